@@ -1,0 +1,155 @@
+"""Instances of Debian's own servers that belong to the lab: apache2, dnsmasq, mariadbd.
+
+A daemon is known by the configuration file that its command line names, a file below the lab's
+own folders: it is never mistaken for the machine's own service of the same program.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from labkit import run, undo
+from labkit.errors import FarmError, MachineError
+from labkit.journal import Journal
+from labkit.lab import Lab
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """How one daemon is started: ``argv`` names ``config`` and makes it go to the background, or
+    not (``foreground``); ``log`` is where its errors go; ``netns`` where it listens."""
+
+    name: str
+    argv: tuple[str, ...]
+    config: Path
+    pidfile: Path
+    log: Path
+    netns: str | None = None
+    foreground: bool = False
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+def pid(daemon: Daemon) -> int | None:
+    """The process id of the running daemon (of the first process, if there are several), or None."""
+    pids = undo.daemon_pids(str(daemon.config))
+    return pids[0] if pids else None
+
+
+def start(
+    lab: Lab, daemon: Daemon, problem: Callable[[], str | None], *, patience: float = 15.0
+) -> bool:
+    """Makes the daemon run and be healthy; returns whether it had to be started.
+
+    :param problem: says what is still wrong with the service, None when it answers as it should.
+    :param patience: seconds until an unhealthy daemon is an error (with the end of its log).
+    """
+    if started := pid(daemon) is None:
+        Journal.of(lab).intend("daemon", pidfile=str(daemon.pidfile), marker=str(daemon.config))
+        daemon.log.parent.mkdir(parents=True, exist_ok=True)
+        daemon.pidfile.parent.mkdir(parents=True, exist_ok=True)
+        _launch(daemon)
+    wait(daemon, problem, patience)
+    return started
+
+
+def stop(lab: Lab, daemon: Daemon) -> bool:
+    """Ends the daemon; returns whether it ran."""
+    ran = pid(daemon) is not None
+    undo.end_daemon(lab, pidfile=str(daemon.pidfile), marker=str(daemon.config))
+    Journal.of(lab).forget("daemon", pidfile=str(daemon.pidfile), marker=str(daemon.config))
+    return ran
+
+
+def send(daemon: Daemon, sig: signal.Signals) -> None:
+    """Sends a signal to the running daemon (``SIGHUP``: dnsmasq reads its files again)."""
+    running = pid(daemon)
+    if running is None:
+        raise FarmError(daemon.name, "is not running", "start it first", f"cat {daemon.log}")
+    os.kill(running, sig)
+
+
+def wait(daemon: Daemon, problem: Callable[[], str | None], patience: float) -> None:
+    """Waits until ``problem`` finds none; raises :class:`FarmError` with the log's end otherwise."""
+    deadline = time.monotonic() + patience
+    pause = 0.005
+    while (reason := problem()) is not None:
+        if time.monotonic() > deadline:
+            raise FarmError(
+                daemon.name,
+                f"{reason} after {patience:g} s; its log ends: {tail(daemon.log)}",
+                "the log says why",
+                f"tail {daemon.log}",
+            )
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.1)
+
+
+def tail(path: Path, characters: int = 600) -> str:
+    """The end of a log, '(empty)' when there is none."""
+    try:
+        text = path.read_text(errors="replace").strip()
+    except OSError:
+        text = ""
+    return text[-characters:] or "(empty)"
+
+
+def listener(port: int, *, netns: str | None = None, address: str = "") -> str | None:
+    """Who listens on a TCP or UDP port: ``apache2 (process 4711)``; None when nobody does.
+
+    A listener on another single address than ``address`` does not count ('' counts every one).
+    """
+    done = run.run(
+        ["ss", "-H", "-l", "-n", "-t", "-u", "-p", "sport", "=", f":{port}"], netns=netns
+    )
+    return next(
+        (who for bound, who in parse_ss(done.stdout) if _overlap(bound, address)),
+        None,
+    )
+
+
+def require_free(
+    port: int, *, netns: str | None, address: str, key: str, own: int | None = None
+) -> None:
+    """Raises :class:`MachineError` naming the process when somebody else (not ``own``) has the port."""
+    who = listener(port, netns=netns, address=address)
+    if who is not None and f"process {own})" not in who:
+        raise MachineError(
+            f"{key} = {port}",
+            f"the port is taken by {who}",
+            f"set {key} to another port, or end that process",
+            f"ss -ltnup 'sport = :{port}'",
+        )
+
+
+def parse_ss(text: str) -> list[tuple[str, str]]:
+    """The (address, process) pairs of the listeners in ``ss -Hlntup``'s output."""
+    found = []
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) < 5:
+            continue
+        users = re.search(r'\(\("([^"]+)",pid=(\d+)', line)
+        who = f"{users[1]} (process {users[2]})" if users else "a process of another user"
+        found.append((words[4].rpartition(":")[0].split("%")[0].strip("[]"), who))
+    return found
+
+
+def _overlap(bound: str, address: str) -> bool:
+    return not address or bound in (address, "0.0.0.0", "*", "::")  # noqa: S104 - compared, not bound
+
+
+def _launch(daemon: Daemon) -> None:
+    if daemon.foreground:
+        with daemon.log.open("ab") as sink:
+            run.start(daemon.argv, netns=daemon.netns, env=daemon.env, output=sink)
+        return
+    run.run(
+        daemon.argv, netns=daemon.netns, env=daemon.env, output=daemon.log, timeout=30,
+        remedy=f"read {daemon.log}",
+    )  # fmt: skip

@@ -1,0 +1,105 @@
+"""How values, checks, tables and results look to a person, as text and as HTML. Pure."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from labkit.checks import Check
+    from labkit.result import Cell, Column, Result, Table
+
+
+def human(value: Cell, unit: str = "") -> str:
+    """A value as a person reads it: bytes in MB or KB (powers of ten), seconds and numbers rounded."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    if unit == "bytes":
+        return human_bytes(value)
+    if isinstance(value, float):
+        return f"{value:,.3f}" if abs(value) < 100 else f"{value:,.0f}"
+    return f"{value:,}"
+
+
+def human_bytes(count: float) -> str:
+    """A number of bytes in the largest fitting power of ten: ``171.3 MB``."""
+    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{int(count)} B"
+
+
+def result_text(result: Result[Any]) -> str:
+    """A result in plain text: its summary, then a line a check."""
+    changed = "changed" if result.changed else "unchanged"
+    lines = [f"{result.summary} [{result.action}, {changed}, {result.seconds:.2f} s]"]
+    lines += [f"  {c.icon} {c.name}: expected {c.expected}; seen {c.seen}" for c in result.checks]
+    return "\n".join(lines)
+
+
+def result_html(result: Result[Any]) -> str:
+    """A result as HTML: summary, checks, tables; the commands folded."""
+    parts = [f"<p><strong>{html.escape(result.summary)}</strong></p>"]
+    if result.checks:
+        parts.append(checks_html(result.checks))
+    parts += [table_html(table) for table in result.tables]
+    if result.commands:
+        lines = "\n".join(
+            f"{html.escape(item.command)}  # {item.status}, {item.seconds:.2f} s"
+            for item in result.commands
+        )
+        parts.append(
+            f"<details><summary>{len(result.commands)} commands</summary><pre>{lines}</pre></details>"
+        )
+    changed = "changed" if result.changed else "unchanged"
+    parts.append(
+        f"<p><small>{html.escape(result.action)} · {changed} · {result.seconds:.2f} s · "
+        f"run {html.escape(result.run)}</small></p>"
+    )
+    return "\n".join(parts)
+
+
+def checks_html(checks: Iterable[Check]) -> str:
+    """Checks as an HTML table: state, name, expected, seen, how to see it again."""
+    rows = "".join(
+        f"<tr><td>{c.icon} {c.state}</td><td>{html.escape(c.name)}</td>"
+        f"<td>{html.escape(c.expected)}</td><td>{html.escape(c.seen)}</td>"
+        f"<td><code>{html.escape(c.again)}</code></td></tr>"
+        for c in checks
+    )
+    heads = "".join(
+        f"<th>{head}</th>" for head in ("state", "check", "expected", "seen", "see it again")
+    )
+    return f'<table class="checks"><tr>{heads}</tr>{rows}</table>'
+
+
+def table_html(table: Table, limit: int = 20) -> str:
+    """A table as HTML, numbers to the right; rows past ``limit`` are folded."""
+    heads = "".join(f"<th>{html.escape(_heading(column))}</th>" for column in table.columns)
+    rows = [
+        "<tr>"
+        + "".join(_cell_html(v, c) for v, c in zip(row, table.columns, strict=True))
+        + "</tr>"
+        for row in table.rows
+    ]
+    head = f"<p>{html.escape(table.title)}</p>"
+    body = f"<table><tr>{heads}</tr>{''.join(rows[:limit])}</table>"
+    if len(rows) <= limit:
+        return head + body
+    rest = f"<table><tr>{heads}</tr>{''.join(rows[limit:])}</table>"
+    return f"{head}{body}<details><summary>{len(rows) - limit} more rows</summary>{rest}</details>"
+
+
+def _heading(column: Column) -> str:
+    return column.name if column.unit == "bytes" else column.heading
+
+
+def _cell_html(value: Cell, column: Column) -> str:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    style = ' style="text-align:right"' if number else ""
+    return f"<td{style}>{html.escape(human(value, column.unit))}</td>"

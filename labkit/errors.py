@@ -1,0 +1,106 @@
+"""Every error that labkit raises, in one tree.
+
+::
+
+    LabkitError
+    ├── ConfigError       a value of lab.toml, a notebook parameter or an option
+    ├── MachineError      the machine lacks something: root, a program, overlayfs, space, a free port
+    ├── CommandError      another program answered with a status that was not expected
+    │   └── CommandTimeoutError   ... or did not answer in time
+    ├── StateError        a file that labkit keeps is damaged or belongs to something else
+    │   └── LockError         another labkit works on the same lab
+    ├── BuildError        a root file system or an image could not be made
+    ├── FarmError         containers, network, DNS, proxy or traffic
+    ├── WikiError         the wiki is down, refuses, or holds something unexpected
+    └── StageError        a notebook did not run, or did not hold what it must
+
+Each carries what was asked (``value``), why it cannot be done (``reason``) and what to do about
+it (``remedy``); a message is always the three of them.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+
+class LabkitError(Exception):
+    """What was asked, why it cannot be done, and the remedy; ``again`` is a command that shows it."""
+
+    def __init__(self, value: str, reason: str, remedy: str = "", again: str = "") -> None:
+        self.value = value
+        self.reason = reason
+        self.remedy = remedy
+        self.again = again
+        super().__init__(value, reason, remedy, again)
+
+    def __str__(self) -> str:
+        lines = [f"{self.value}: {self.reason}"]
+        if self.remedy:
+            lines.append(f"  remedy: {self.remedy}")
+        if self.again:
+            lines.append(f"  see it: {self.again}")
+        return "\n".join(lines)
+
+
+class ConfigError(LabkitError):
+    """A value of the configuration cannot be used; nothing was changed."""
+
+
+class MachineError(LabkitError):
+    """The machine lacks something that the lab needs."""
+
+
+class CommandError(LabkitError):
+    """A program ended with a status that its caller did not expect.
+
+    ``status`` is the exit status, negative when a signal ended it (-9: SIGKILL); ``stderr`` the end
+    of what the program wrote to its standard error.
+    """
+
+    def __init__(
+        self, argv: Sequence[str], status: int, stderr: str = "", remedy: str = ""
+    ) -> None:
+        self.argv = tuple(argv)
+        self.status = status
+        self.stderr = stderr
+        ended = f"signal {-status}" if status < 0 else f"exit status {status}"
+        said = stderr.strip()[-2000:]
+        super().__init__(
+            self.argv[0],
+            f"{ended}{': ' + said if said else ', without a word on its standard error'}",
+            remedy,
+            shlex.join(self.argv),
+        )
+
+
+class CommandTimeoutError(CommandError):
+    """A program did not end within its time and was killed."""
+
+    def __init__(self, argv: Sequence[str], seconds: float, stderr: str = "") -> None:
+        self.seconds = seconds
+        super().__init__(argv, -9, f"killed after {seconds:g} s without an end. {stderr}".strip())
+
+
+class StateError(LabkitError):
+    """A file that labkit keeps is damaged, or a name is taken by something that labkit did not make."""
+
+
+class LockError(StateError):
+    """Another labkit holds the lock of this lab."""
+
+
+class BuildError(LabkitError):
+    """A root file system or an image could not be made; nothing half-made is left in the cache."""
+
+
+class FarmError(LabkitError):
+    """A container, the network, the DNS, the proxy or the traffic is not as asked."""
+
+
+class WikiError(LabkitError):
+    """The wiki is down, refuses, or holds something that labkit will not touch."""
+
+
+class StageError(LabkitError):
+    """A stage's notebook did not run to its end, or a required check does not hold."""

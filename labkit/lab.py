@@ -1,0 +1,496 @@
+"""Lab: one frozen description, from which every name, address and path is derived.
+
+Nothing here touches the machine. A lab is read from ``lab.toml`` (:meth:`Lab.load`) and a notebook's
+parameters (:meth:`Lab.from_parameters`); both are checked whole before anything is made.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from labkit.errors import ConfigError, StateError
+
+#: A DNS label (RFC 1123, section 2.1), in lower case.
+LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+#: Names in the lab's zone that are not a site's.
+RESERVED = ("ns", "balancer")
+#: An interface's name is at most this long (Linux, IFNAMSIZ less the closing NUL).
+IFNAME_LENGTH = 15
+#: The colours of the sites' pages and of their figures: Okabe and Ito's, told apart by everybody.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+
+
+def _label(value: object) -> object:
+    if not isinstance(value, str) or not LABEL.fullmatch(value):
+        raise ValueError(
+            "is no DNS label: lower-case letters, digits and inner hyphens, at most 63 characters"
+        )
+    return value
+
+
+def _domain(value: object) -> object:
+    if not isinstance(value, str) or not all(LABEL.fullmatch(part) for part in value.split(".")):
+        raise ValueError("is no domain name: DNS labels with dots between them")
+    if value and value.rpartition(".")[2] != "test":
+        raise ValueError("is not below .test, the domain reserved for tests (RFC 6761)")
+    return value
+
+
+Label = Annotated[str, BeforeValidator(_label)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]*$")]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and every key is known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Host(Section):
+    """Where the host's side lives: '' is the machine's own network namespace, else one of labkit's."""
+
+    netns: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]{0,30})?$")] = ""
+
+
+class Network(Section):
+    """The farm's own IP network; the bridge has its first address."""
+
+    subnet: str = "10.60.0.0/24"
+
+
+class Rootfs(Section):
+    """How the farm's root file system is made; '' as the suite is the machine's own."""
+
+    suite: Annotated[str, Field(pattern=r"^([a-z][a-z0-9-]*)?$")] = ""
+    tool: Literal["mmdebstrap", "debootstrap"] = "mmdebstrap"
+    variant: Word = "essential"
+    packages: tuple[Word, ...] = ()
+    mirror: Annotated[str, Field(pattern=r"^((https?|file)://[^\s]+)?$")] = ""
+
+
+class Dns(Section):
+    """The lab's own domain; '' is the lab's name below .test."""
+
+    domain: Annotated[str, BeforeValidator(lambda v: v if v == "" else _domain(v))] = ""
+
+
+class Proxy(Section):
+    """The balancer: Apache's load-balancing method, and whether a client stays with its replica."""
+
+    port: Port = 80
+    lbmethod: Literal["byrequests", "bytraffic", "bybusyness"] = "byrequests"
+    sticky: bool = False
+
+
+class Traffic(Section):
+    """How many requests a measurement sends, and how many at a time."""
+
+    requests: Annotated[int, Field(ge=1, le=100_000)] = 600
+    concurrency: Annotated[int, Field(ge=1, le=64)] = 8
+    seconds: Annotated[float, Field(gt=0, le=60)] = 4.0
+
+
+class Wiki(Section):
+    """The wiki: one of the lab's own, or an existing one (``url``; its bot password comes from
+    the environment: ``LABKIT_WIKI_USER``, ``LABKIT_WIKI_PASSWORD``)."""
+
+    port: Port = 8060
+    database: Literal["sqlite", "mariadb"] = "sqlite"
+    url: Annotated[str, Field(pattern=r"^(https?://[^\s]+/api\.php)?$")] = ""
+    assignment: str = ""
+    page: Annotated[str, Field(pattern=r"^[^\[\]{}|#<>/\n]+$")] = "Report"
+
+
+class Site(Section):
+    """One web site: ``weights`` has a number for each of its replicas ('' colour: by its place)."""
+
+    name: Label
+    title: Annotated[str, Field(pattern=r"^[^<>&\n]*$")] = ""
+    colour: Annotated[str, Field(pattern=r"^(#[0-9A-Fa-f]{6})?$")] = ""
+    replicas: Annotated[int, Field(ge=1, le=200)] | None = None
+    weights: tuple[Annotated[int, Field(ge=1, le=100)], ...] = ()
+
+
+class Replica(BaseModel):
+    """One server of a site: everything that is derived for it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    site: str
+    index: int
+    address: IPv4Address
+    weight: int
+    link: str
+    netns: str
+    mac: str
+
+
+def _sites(value: object) -> object:
+    """Plain names stand for sites with nothing else said."""
+    if isinstance(value, (list, tuple)):
+        return tuple({"name": item} if isinstance(item, str) else item for item in value)
+    return value
+
+
+class Lab(Section):
+    """One configured lab. Two labs with different names, subnets and wiki ports fit on one machine."""
+
+    name: Annotated[Label, Field(max_length=24)] = "lab"
+    sites: Annotated[tuple[Site, ...], BeforeValidator(_sites), Field(min_length=1)] = (
+        Site(name="site1"),
+        Site(name="site2"),
+        Site(name="site3"),
+    )
+    replicas: Annotated[int, Field(ge=1, le=200)] = 2
+    host: Host = Host()
+    network: Network = Network()
+    rootfs: Rootfs = Rootfs()
+    dns: Dns = Dns()
+    proxy: Proxy = Proxy()
+    traffic: Traffic = Traffic()
+    wiki: Wiki = Wiki()
+    outputs: str = "outputs"
+    state: str = "/var/lib/labkit"
+    cache: str = ""
+    run: str = "/run/labkit"
+
+    # -- reading -----------------------------------------------------------------------------
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], source: str = "the configuration") -> Lab:
+        """A lab from nested values; raises :class:`ConfigError` that names key, reason and remedy."""
+        try:
+            return cls.model_validate(_tuples(values))
+        except ValidationError as error:
+            raise _explain(error, source) from None
+
+    @classmethod
+    def load(cls, path: Path | None = None, **parameters: object) -> Lab:
+        """The lab of ``path`` (default: ``lab.toml`` here or in a folder above, else the defaults),
+        with ``parameters`` (flat names, see :data:`PARAMETERS`) laid over it; None is 'not given'."""
+        found = path or find_file("lab.toml")
+        values = _read_toml(found) if found else {}
+        for name, value in parameters.items():
+            if name not in PARAMETERS:
+                raise unknown(name, PARAMETERS, "a parameter")
+            if value is not None:
+                _put(values, PARAMETERS[name], value)
+        base = found.parent if found else project_folder()
+        values["outputs"] = str((base / str(values.get("outputs", "outputs"))).resolve())
+        return cls.of(values, str(found) if found else "the parameters")
+
+    @classmethod
+    def from_parameters(cls, namespace: Mapping[str, object]) -> Lab:
+        """The lab of a notebook: ``namespace`` is its ``globals()``.
+
+        The names of :data:`PARAMETERS` are taken, all others left alone. A name that papermill
+        injected and that no lab knows is an error: papermill itself only warns of a misspelt one.
+        """
+        cells = cast("list[str]", namespace.get("In", []))
+        declared = {name for cell in cells for name in declared_names(cell)}
+        for name in (name for cell in cells for name in injected_names(cell)):
+            if name not in declared:
+                raise unknown(name, declared, "a parameter of this notebook")
+        path = namespace.get("lab_file") or os.environ.get("LABKIT_FILE")
+        given = {name: namespace[name] for name in PARAMETERS if name in namespace}
+        return cls.load(Path(str(path)) if path else None, **given)
+
+    # -- checks across fields ----------------------------------------------------------------
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Lab:
+        names = [site.name for site in self.sites]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"sites: two sites have the name {name!r}: give each its own")
+            if name in RESERVED:
+                raise ValueError(f"sites: {name!r} is the name of the lab's own host: take another")
+        for site in self.sites:
+            count = site.replicas or self.replicas
+            if site.weights and len(site.weights) != count:
+                raise ValueError(
+                    f"sites: {site.name} has {count} replicas and {len(site.weights)} weights: "
+                    "give one weight for each replica"
+                )
+        for clash in {replica.name for replica in self.farm} & set(names):
+            raise ValueError(f"sites: {clash!r} is a site's name and a replica's: rename the site")
+        _check_subnet(self)
+        return self
+
+    # -- names and addresses -----------------------------------------------------------------
+
+    @property
+    def subnet(self) -> IPv4Network:
+        """The farm's IP network."""
+        return IPv4Network(self.network.subnet)
+
+    @property
+    def gateway(self) -> IPv4Interface:
+        """The bridge's address, with the prefix length; DNS server and balancer answer there too."""
+        return IPv4Interface(f"{self.subnet[1]}/{self.subnet.prefixlen}")
+
+    @property
+    def bridge(self) -> str:
+        """The bridge's interface name."""
+        return ifname("br", self.name)
+
+    @property
+    def netns(self) -> str | None:
+        """The host's network namespace, None for the machine's own."""
+        return self.host.netns or None
+
+    @property
+    def domain(self) -> str:
+        """The lab's domain, without a closing dot."""
+        return self.dns.domain or f"{self.name}.test"
+
+    def host_name(self, label: str) -> str:
+        """The full name of a site or a replica: ``site1.lab.test``."""
+        return f"{label}.{self.domain}"
+
+    def url(self, label: str, path: str = "/") -> str:
+        """Where a browser finds a site (through the balancer) or, by ``label``, a replica."""
+        through_proxy = label in {site.name for site in self.sites}
+        port = f":{self.proxy.port}" if through_proxy and self.proxy.port != 80 else ""
+        return f"http://{self.host_name(label)}{port}{path}"
+
+    @cached_property
+    def farm(self) -> tuple[Replica, ...]:
+        """All replicas, site by site.
+
+        A replica's host number in the subnet is ``width * index + place`` (``site2-1`` of up to
+        nine sites: 12), so that a further replica or site moves nobody else's address.
+        """
+        width = block_width(len(self.sites))
+        return tuple(
+            self._replica(site, place, index, width)
+            for place, site in enumerate(self.sites, 1)
+            for index in range(1, (site.replicas or self.replicas) + 1)
+        )
+
+    def _replica(self, site: Site, place: int, index: int, width: int) -> Replica:
+        name = f"{site.name}-{index}"
+        address = IPv4Address(int(self.subnet.network_address) + width * index + place)
+        return Replica(
+            name=name,
+            site=site.name,
+            index=index,
+            address=address,
+            weight=site.weights[index - 1] if site.weights else 1,
+            link=ifname(self.name, name),
+            netns=f"{self.name}-{name}",
+            mac="02:60:" + ":".join(f"{byte:02x}" for byte in address.packed),
+        )
+
+    def site(self, name: str) -> Site:
+        """The site of that name."""
+        known = {site.name: site for site in self.sites}
+        if name not in known:
+            raise unknown(name, known, "a site of this lab")
+        return known[name]
+
+    def replica(self, name: str) -> Replica:
+        """The replica of that name (``site1-2``)."""
+        known = {replica.name: replica for replica in self.farm}
+        if name not in known:
+            raise unknown(name, known, "a replica of this lab")
+        return known[name]
+
+    def replicas_of(self, site: str) -> tuple[Replica, ...]:
+        """The replicas of one site, in order."""
+        self.site(site)
+        return tuple(replica for replica in self.farm if replica.site == site)
+
+    def title(self, site: Site) -> str:
+        """What the site's page is headed with."""
+        return site.title or f"Site {self.sites.index(site) + 1}: {site.name}"
+
+    def colour(self, site: Site) -> str:
+        """The site's colour, ``#rrggbb``."""
+        return site.colour or COLOURS[self.sites.index(site) % len(COLOURS)]
+
+    # -- paths -------------------------------------------------------------------------------
+
+    @property
+    def state_dir(self) -> Path:
+        """What outlives a boot: images, wiki data, the journal."""
+        return Path(self.state) / self.name
+
+    @property
+    def cache_dir(self) -> Path:
+        """What all labs of the machine share: root file systems, Debian packages."""
+        return Path(self.cache or f"{self.state}/.cache")
+
+    @property
+    def run_dir(self) -> Path:
+        """What a boot ends: runC's state, mounts, sockets, pid files."""
+        return Path(self.run) / self.name
+
+    @property
+    def output_dir(self) -> Path:
+        """What a person reads."""
+        return Path(self.outputs) / self.name
+
+    @property
+    def journal_file(self) -> Path:
+        """The journal: what labkit has made on this machine for this lab."""
+        return self.state_dir / "journal.jsonl"
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change whenever the description does."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+
+#: The notebooks' flat parameters, and the key of lab.toml that each one overrides.
+PARAMETERS: Mapping[str, str] = {
+    "lab_name": "name",
+    "sites": "sites",
+    "replicas": "replicas",
+    "netns": "host.netns",
+    "subnet": "network.subnet",
+    "suite": "rootfs.suite",
+    "tool": "rootfs.tool",
+    "variant": "rootfs.variant",
+    "mirror": "rootfs.mirror",
+    "domain": "dns.domain",
+    "proxy_port": "proxy.port",
+    "lbmethod": "proxy.lbmethod",
+    "sticky": "proxy.sticky",
+    "requests": "traffic.requests",
+    "concurrency": "traffic.concurrency",
+    "seconds": "traffic.seconds",
+    "wiki_port": "wiki.port",
+    "wiki_database": "wiki.database",
+    "wiki_url": "wiki.url",
+    "assignment": "wiki.assignment",
+    "outputs": "outputs",
+    "state": "state",
+    "cache": "cache",
+    "run": "run",
+}
+
+
+def ifname(*parts: str) -> str:
+    """An interface name of the parts, joined by hyphens; a long one ends in a hash of the whole."""
+    whole = "-".join(parts)
+    if len(whole) <= IFNAME_LENGTH:
+        return whole
+    return f"{whole[: IFNAME_LENGTH - 5]}-{hashlib.sha256(whole.encode()).hexdigest()[:4]}"
+
+
+def block_width(sites: int) -> int:
+    """How far apart the addresses of a site's replicas lie: 10, 20, 40, … above the number of sites."""
+    width = 10
+    while width <= sites:
+        width *= 2
+    return width
+
+
+def unknown(name: str, known: Mapping[str, object] | set[str], what: str) -> ConfigError:
+    """The error for a name that is none of the known ones; names the nearest."""
+    near = difflib.get_close_matches(name, list(known), 1, 0.5)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    return ConfigError(repr(name), f"is not {what}", f"{guess}known: {', '.join(sorted(known))}")
+
+
+def find_file(name: str, start: Path | None = None) -> Path | None:
+    """The nearest file of that name in ``start`` (default: the working folder) or a folder above."""
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
+def project_folder() -> Path:
+    """The folder that holds ``notebooks/``: the working folder's project, else the working folder."""
+    marker = find_file("lab")
+    return marker.parent if marker and (marker.parent / "notebooks").is_dir() else Path.cwd()
+
+
+def declared_names(source: str) -> set[str]:
+    """The names that a notebook declares with an annotation (``replicas: int = 2``)."""
+    return set(re.findall(r"^([A-Za-z_]\w*)\s*:", source, re.MULTILINE))
+
+
+def injected_names(cell: str) -> Iterator[str]:
+    """The names that papermill's injected cell sets; nothing for any other cell."""
+    if cell.startswith("# Parameters\n"):
+        yield from re.findall(r"^([A-Za-z_]\w*)\s*=", cell, re.MULTILINE)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(str(path), "there is no such file", "name an existing lab.toml") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), f"is no TOML: {error}", "correct that line") from None
+    except OSError as error:
+        raise StateError(str(path), f"cannot be read: {error.strerror}") from None
+
+
+def _put(values: dict[str, Any], key: str, value: object) -> None:
+    """Sets a dotted key in nested dictionaries."""
+    *path, last = key.split(".")
+    for part in path:
+        values = values.setdefault(part, {})
+    values[last] = value
+
+
+def _tuples(value: Any) -> Any:
+    """Lists of TOML and JSON as the tuples that frozen sections hold."""
+    if isinstance(value, Mapping):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def _explain(error: ValidationError, source: str) -> ConfigError:
+    """Pydantic's first complaint as labkit's own."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the lab"
+    if first["type"] == "extra_forbidden":
+        section: Any = Lab
+        for part in first["loc"][:-1]:
+            section = Site if section is Lab and part == "sites" else section
+            if isinstance(part, str) and section is not Site:
+                section = section.model_fields[part].annotation
+        wrong = unknown(str(first["loc"][-1]), section.model_fields, "a known key")
+        return ConfigError(f"{where} in {source}", wrong.reason, wrong.remedy)
+    given = f" = {first['input']!r}" if not isinstance(first["input"], (dict, Lab)) else ""
+    reason = first["msg"].removeprefix("Value error, ")
+    return ConfigError(f"{where}{given} in {source}", reason, "correct this value")
+
+
+def _check_subnet(lab: Lab) -> None:
+    """The subnet is one, and has an address for the bridge and for each replica."""
+    try:
+        subnet = IPv4Network(lab.network.subnet)
+    except ValueError as error:
+        raise ValueError(f"network.subnet: {error}: write it like 10.60.0.0/24") from None
+    if not subnet.is_private or subnet.is_loopback or subnet.is_link_local:
+        raise ValueError(
+            f"network.subnet: {subnet} is no private network (RFC 1918): write it like 10.60.0.0/24"
+        )
+    width = block_width(len(lab.sites))
+    most = max((site.replicas or lab.replicas) for site in lab.sites)
+    needed = width * most + len(lab.sites)
+    if needed > subnet.num_addresses - 2:
+        prefix = 32 - (needed + 2).bit_length()
+        raise ValueError(
+            f"network.subnet: {subnet} has {max(subnet.num_addresses - 2, 0)} addresses and this farm "
+            f"numbers its hosts up to {needed}: use a /{prefix} or fewer replicas"
+        )

@@ -1,0 +1,193 @@
+"""Result: what every action returns.
+
+A frozen record with a JSON round trip and a rich display in a notebook. An action is a function
+decorated with :func:`action` that looks, acts, looks again and returns an :class:`Outcome`; the
+decorator adds what every record has: who, when, how long, in which run, by which commands.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from labkit import display, run
+from labkit.checks import Check
+
+if TYPE_CHECKING:
+    import pandas
+
+T = TypeVar("T")
+P = ParamSpec("P")
+Cell = str | int | float | bool | None
+
+#: The MIME types that a notebook keeps a result and a figure under, for the wiki and the review.
+RESULT_MIME = "application/vnd.labkit.result+json"
+FIGURE_MIME = "application/vnd.labkit.figure+json"
+
+
+class Record(BaseModel):
+    """A frozen value with a JSON round trip; an unknown key is a damaged file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Column(Record):
+    """A table's column; ``unit`` is '' where there is none (names, counts)."""
+
+    name: str
+    unit: str = ""
+
+    @property
+    def heading(self) -> str:
+        """Name and unit, as they head the column."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+
+class Table(Record):
+    """Rows of plain values under named columns."""
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        title: str,
+        rows: Iterable[Mapping[str, Cell]],
+        *,
+        units: Mapping[str, str] | None = None,
+        columns: Sequence[str] = (),
+    ) -> Table:
+        """A table from one mapping a row; the columns are ``columns`` or the first row's keys."""
+        listed = list(rows)
+        names = list(columns) or (list(listed[0]) if listed else [])
+        heads = tuple(Column(name=column, unit=(units or {}).get(column, "")) for column in names)
+        body = tuple(tuple(row.get(column) for column in names) for row in listed)
+        return cls(name=name, title=title, columns=heads, rows=body)
+
+    def frame(self) -> pandas.DataFrame:
+        """The same as a pandas DataFrame: one row a row, the columns' names without their units."""
+        import pandas  # a third of a second, and most commands need no table
+
+        return pandas.DataFrame(
+            [list(row) for row in self.rows], columns=[column.name for column in self.columns]
+        )
+
+    def _repr_html_(self) -> str:
+        return display.table_html(self)
+
+
+class Figure(Record):
+    """A picture made from a result: its files (relative to the lab's outputs), alt text, caption."""
+
+    name: str
+    png: str
+    svg: str
+    alt: str
+    caption: str
+
+
+class Command(Record):
+    """A command that an action ran, as one would type it, with its exit status and duration."""
+
+    command: str
+    status: int
+    seconds: float
+
+
+class Result(Record, Generic[T]):
+    """What an action did and found. ``value`` is the action's own typed value."""
+
+    action: str
+    subject: str
+    summary: str
+    changed: bool
+    value: T
+    checks: tuple[Check, ...] = ()
+    tables: tuple[Table, ...] = ()
+    commands: tuple[Command, ...] = ()
+    run: str
+    started: datetime
+    seconds: float
+
+    def table(self, name: str) -> Table:
+        """The table of that name; raises KeyError with the names that there are."""
+        for table in self.tables:
+            if table.name == name:
+                return table
+        raise KeyError(f"{name!r}; this result has {[table.name for table in self.tables]}")
+
+    @property
+    def holds(self) -> bool:
+        """Whether every check holds."""
+        return all(check.holds for check in self.checks)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        return {
+            "text/plain": display.result_text(self),
+            "text/html": display.result_html(self),
+            RESULT_MIME: self.model_dump(mode="json"),
+        }
+
+
+class Outcome(Record, Generic[T]):
+    """What an action's own code knows; :func:`action` makes the :class:`Result` of it."""
+
+    value: T
+    summary: str
+    subject: str = ""
+    changed: bool = False
+    checks: tuple[Check, ...] = ()
+    tables: tuple[Table, ...] = ()
+
+
+def action(name: str) -> Callable[[Callable[P, Outcome[T]]], Callable[P, Result[T]]]:
+    """Makes a function that returns an :class:`Outcome` into one that returns a :class:`Result`."""
+
+    def decorate(function: Callable[P, Outcome[T]]) -> Callable[P, Result[T]]:
+        @functools.wraps(function)
+        def acting(*args: P.args, **kwargs: P.kwargs) -> Result[T]:
+            started, clock = datetime.now(UTC), time.monotonic()
+            with run.tracing() as done:
+                outcome = function(*args, **kwargs)
+            commands = tuple(
+                Command(command=item.command, status=item.status, seconds=round(item.seconds, 4))
+                for item in done
+            )
+            return Result(
+                action=name,
+                subject=outcome.subject,
+                summary=outcome.summary,
+                changed=outcome.changed,
+                value=outcome.value,
+                checks=outcome.checks,
+                tables=outcome.tables,
+                commands=commands,
+                run=run_id(),
+                started=started,
+                seconds=round(time.monotonic() - clock, 4),
+            )
+
+        return acting
+
+    return decorate
+
+
+@functools.cache
+def _own_run_id() -> str:
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
+def run_id() -> str:
+    """The id of this run: the batch's (``LABKIT_RUN``), else one for the life of the process."""
+    return os.environ.get("LABKIT_RUN") or _own_run_id()

@@ -1,0 +1,258 @@
+"""The one door to other programs.
+
+Nothing else in labkit imports :mod:`subprocess`. A program is started from a list of arguments,
+never from a shell string; with an environment on an allow-list; with its standard input closed
+unless the caller gives one. Which exit statuses are good is named at the call.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TypeVar
+
+from labkit.errors import CommandError, CommandTimeoutError, MachineError
+
+log = logging.getLogger("labkit.run")
+
+#: Variables that a started program sees; whatever else it needs is given at the call.
+ALLOWED = (
+    "HOME", "USER", "LOGNAME", "SHELL", "TERM", "TMPDIR", "TZ",
+    "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+    "SSL_CERT_FILE", "SSL_CERT_DIR",
+)  # fmt: skip
+#: A search path that finds the system's own programs even for a caller who is not root.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Done:
+    """A program that has ended: what was asked, and what came back."""
+
+    argv: tuple[str, ...]
+    status: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+    @property
+    def command(self) -> str:
+        """The command as one would type it into a shell."""
+        return shlex.join(self.argv)
+
+
+_trace: contextvars.ContextVar[list[Done] | None] = contextvars.ContextVar("trace", default=None)
+
+
+@contextmanager
+def tracing() -> Iterator[list[Done]]:
+    """Collects every program that ends while the block runs, in the order of their ends."""
+    done: list[Done] = []
+    token = _trace.set(done)
+    try:
+        yield done
+    finally:
+        _trace.reset(token)
+        outer = _trace.get()
+        if outer is not None:
+            outer.extend(done)
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a started program: the allow-list, a fixed PATH and locale, then ``extra``."""
+    kept = {name: os.environ[name] for name in ALLOWED if name in os.environ}
+    return {**kept, "PATH": PATH, "LC_ALL": "C.UTF-8", "LANG": "C.UTF-8", **(extra or {})}
+
+
+def inside(argv: Sequence[str], netns: str | None) -> list[str]:
+    """The argument list that runs ``argv`` in the network namespace ``netns`` (None: as it is).
+
+    ``nsenter`` and not ``ip netns exec``: the latter mounts a new /sys, in which the cgroups are
+    missing.
+    """
+    return [*(["nsenter", f"--net=/run/netns/{netns}", "--"] if netns else []), *argv]
+
+
+def which(program: str) -> str | None:
+    """The path of a program on labkit's fixed search path, or None."""
+    return shutil.which(program, path=PATH)
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    ok: Iterable[int] = (0,),
+    netns: str | None = None,
+    stdin: str | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout: float = 60.0,
+    remedy: str = "",
+    on_line: Callable[[str], None] | None = None,
+    output: Path | None = None,
+    quiet: bool = False,
+) -> Done:
+    """Runs a program to its end and returns what it wrote (text, UTF-8, errors replaced).
+
+    :param ok: the exit statuses that are no error; any other raises :class:`CommandError`.
+    :param timeout: seconds; then the program's whole process group is killed (:class:`CommandTimeoutError`).
+    :param on_line: called with each line of standard error while the program runs (progress).
+    :param output: a file to which both outputs are appended instead of being read: for a program
+        that leaves a child behind which keeps them open (``runc create``, ``apache2 -k start``).
+    :param quiet: leave the command out of the trace and the log (its arguments are nobody's business).
+    """
+    full = inside([str(word) for word in argv], netns)
+    started = time.monotonic()
+    process = _start(full, stdin=stdin is not None, env=env, cwd=cwd, output=output)
+    try:
+        if on_line is None:
+            out, err = process.communicate(stdin, timeout=timeout)
+            out, err = out or "", err or ""
+        else:
+            out, err = _follow(process, on_line, timeout)
+    except subprocess.TimeoutExpired:
+        _kill(process)
+        raise CommandTimeoutError(full, timeout) from None
+    except BaseException:
+        _kill(process)
+        raise
+    done = Done(tuple(full), process.returncode, out, err, time.monotonic() - started)
+    if not quiet:
+        _record(done)
+    if done.status not in tuple(ok):
+        raise CommandError(done.argv, done.status, done.stderr or done.stdout, remedy)
+    return done
+
+
+def start(
+    argv: Sequence[str | Path],
+    *,
+    netns: str | None = None,
+    env: Mapping[str, str] | None = None,
+    output: IO[bytes] | None = None,
+) -> subprocess.Popen[str]:
+    """Starts a program that goes on by itself, in a session of its own.
+
+    Its output goes to ``output`` or nowhere. The caller keeps the handle or the program's pid file;
+    before that it has written its intent into the journal.
+    """
+    full = inside([str(word) for word in argv], netns)
+    log.debug("start %s", shlex.join(full))
+    if which(full[0]) is None:
+        raise missing(full[0])
+    return subprocess.Popen(
+        full,
+        stdin=subprocess.DEVNULL,
+        stdout=output if output is not None else subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
+        env=environment(env),
+        start_new_session=True,
+        text=True,
+    )
+
+
+def replace(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> None:
+    """Becomes another program: does not return. For the front ends of JupyterLab and pytest."""
+    words = [str(word) for word in argv]
+    os.execvpe(words[0], words, {**os.environ, **(env or {})})  # noqa: S606 - becoming it is the point
+
+
+def missing(program: str) -> MachineError:
+    """The error for a program that this machine does not have."""
+    return MachineError(
+        program,
+        "this program is not on the machine",
+        "let `./lab doctor` install what is missing (it reads labkit/debian-packages.txt)",
+        f"command -v {program}",
+    )
+
+
+def spread(function: Callable[[T], R], items: Iterable[T], *, workers: int = 4) -> list[R]:
+    """``function`` of each item, side by side in at most ``workers`` threads, in the items' order.
+
+    All are tried; the first error, in that order, is raised when all have ended.
+    """
+    work = list(items)
+    if len(work) < 2 or workers < 2:
+        return [function(item) for item in work]
+    with ThreadPoolExecutor(min(workers, len(work))) as pool:
+        futures = [pool.submit(contextvars.copy_context().run, function, item) for item in work]
+    return [future.result() for future in futures]
+
+
+def _start(
+    argv: list[str],
+    *,
+    stdin: bool,
+    env: Mapping[str, str] | None,
+    cwd: Path | None,
+    output: Path | None = None,
+) -> subprocess.Popen[str]:
+    if which(argv[0]) is None:
+        raise missing(argv[0])
+    with ExitStack() as stack:
+        sink = stack.enter_context(output.open("ab")) if output else None
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+            stdout=sink or subprocess.PIPE,
+            stderr=sink or subprocess.PIPE,
+            env=environment(env),
+            cwd=cwd,
+            start_new_session=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+
+
+def _follow(
+    process: subprocess.Popen[str], on_line: Callable[[str], None], timeout: float
+) -> tuple[str, str]:
+    """Reads both outputs while the program runs and hands each line of standard error on."""
+    streams = process.stdout, process.stderr
+    lines: list[str] = []
+
+    def listen(stream: IO[str] | None) -> None:
+        for line in stream or ():
+            lines.append(line)
+            on_line(line.rstrip("\n"))
+
+    with ThreadPoolExecutor(2) as pool:
+        heard = pool.submit(contextvars.copy_context().run, listen, streams[1])
+        out = pool.submit(lambda: streams[0].read() if streams[0] else "")
+        try:
+            process.wait(timeout)
+        except BaseException:
+            _kill(process)
+            raise
+        heard.result()
+        return out.result(), "".join(lines)
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """Ends the program and what it started (its process group)."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _record(done: Done) -> None:
+    log.debug("%s -> %d in %.3f s", done.command, done.status, done.seconds)
+    trace = _trace.get()
+    if trace is not None:
+        trace.append(done)

@@ -1,0 +1,224 @@
+"""How each kind of thing in the journal is unmade.
+
+Each function removes exactly the thing that the entry's details identify, is content when it is
+already gone, and raises a :class:`~labkit.errors.LabkitError` when it cannot. Kinds whose things
+end with the machine's boot (all but ``folder``) are gone when the entry is of an earlier boot.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from labkit import run
+from labkit.errors import LabkitError, StateError
+from labkit.journal import Entry, Journal, boot_id
+from labkit.lab import Lab
+
+#: How long a process may take to end by itself before it is killed, in seconds.
+PATIENCE = 5.0
+
+
+def unmake_all(lab: Lab) -> tuple[tuple[Entry, ...], tuple[tuple[Entry, LabkitError], ...]]:
+    """Unmakes what the journal has, the last made first, going on past each failure.
+
+    Returns the entries that were unmade, and those that could not be, with the error of each.
+    """
+    journal = Journal.of(lab)
+    unmade: list[Entry] = []
+    failed: list[tuple[Entry, LabkitError]] = []
+    for entry in reversed(journal.standing()):
+        try:
+            unmake(entry, lab)
+        except LabkitError as error:
+            failed.append((entry, error))
+            continue
+        journal.forget(entry.kind, **entry.what)
+        unmade.append(entry)
+    journal.clear()
+    return tuple(unmade), tuple(failed)
+
+
+def unmake(entry: Entry, lab: Lab) -> None:
+    """Unmakes one thing; nothing is left of it afterwards."""
+    if entry.kind not in KINDS:
+        raise StateError(
+            str(lab.journal_file),
+            f"entry {entry.seq} is of the unknown kind {entry.kind!r}",
+            "use the labkit that wrote it, or remove the thing and the line by hand",
+        )
+    if entry.boot != boot_id() and entry.kind != "folder":
+        return
+    KINDS[entry.kind](lab, **entry.what)
+
+
+def unmount(lab: Lab, *, target: str) -> None:
+    """Unmounts what is mounted at ``target``, however often; a busy mount is detached."""
+    _own(target, lab)
+    while target in mount_points():
+        run.run(["umount", "--lazy", target])
+
+
+def mount_points() -> frozenset[str]:
+    """Where something is mounted now (proc(5), /proc/self/mountinfo, field 5)."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return frozenset(_unescape(line.split()[4]) for line in lines)
+
+
+def remove_netns(lab: Lab, *, name: str) -> None:
+    """Removes a named network namespace; what still runs in it keeps it alive, without its name."""
+    from pyroute2 import netns
+
+    if Path("/run/netns", name).exists():
+        netns.remove(name)
+
+
+def remove_link(lab: Lab, *, name: str, netns: str) -> None:
+    """Removes a network interface of ``netns`` ('' is the machine's own); a veth's peer goes with it."""
+    from pyroute2 import IPRoute
+
+    if netns and not Path("/run/netns", netns).exists():
+        return
+    with IPRoute(netns=netns or None) as ipr:
+        for index in ipr.link_lookup(ifname=name):
+            ipr.link("del", index=index)
+
+
+def remove_route(lab: Lab, *, subnet: str, netns: str) -> None:
+    """Removes the lab's own unreachable route to ``subnet``."""
+    from pyroute2 import IPRoute
+
+    if netns and not Path("/run/netns", netns).exists():
+        return
+    with IPRoute(netns=netns or None) as ipr:
+        if ipr.get_routes(dst=subnet, type=7):
+            ipr.route("del", dst=subnet, type="unreachable", priority=FENCE_METRIC)
+
+
+#: The metric of the lab's unreachable route: the largest, so that any other route goes before it.
+FENCE_METRIC = 4294967295
+
+
+def delete_container(lab: Lab, *, root: str, container: str) -> None:
+    """Kills and deletes a runC container and what runC keeps of it, a half-made one included."""
+    folder = Path(root, container)
+    if not folder.exists():
+        return
+    done = run.run(["runc", "--root", root, "delete", "--force", container], ok=(0, 1), timeout=30)
+    if done.status and folder.exists():
+        # runc was killed before it wrote the state: there is no process, only the folder.
+        if (folder / "state.json").exists():
+            raise LabkitError(container, done.stderr.strip(), "", done.command)
+        shutil.rmtree(folder)
+
+
+def end_daemon(lab: Lab, *, pidfile: str, marker: str) -> None:
+    """Ends the daemon whose arguments contain the path ``marker``, by its pid file.
+
+    The pid of a stale file may be anybody's: the process is only touched when its command line
+    has ``marker``, a file of the lab's own. A daemon killed before it wrote its pid file is found
+    by the same mark.
+    """
+    _own(marker, lab)
+    for pid in daemon_pids(marker):
+        _terminate(pid, marker)
+    Path(pidfile).unlink(missing_ok=True)
+
+
+def daemon_pids(marker: str) -> tuple[int, ...]:
+    """The processes one of whose arguments is, or ends in ``=`` and, the path ``marker``; parents first."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and _is_marked(int(entry.name), marker):
+            found.append(int(entry.name))
+    return tuple(sorted(found))
+
+
+def remove_cgroup(lab: Lab, *, path: str) -> None:
+    """Removes the lab's own (empty) cgroups in every hierarchy, the deepest first."""
+    base = Path("/sys/fs/cgroup")
+    roots = [base, *(item for item in base.iterdir() if item.is_dir())]
+    for root in roots:
+        top = root / path.lstrip("/")
+        if not top.is_dir():
+            continue
+        for folder in sorted(top.rglob("*"), key=lambda p: len(p.parts), reverse=True):
+            if folder.is_dir():
+                _rmdir_cgroup(folder)
+        _rmdir_cgroup(top)
+
+
+def remove_folder(lab: Lab, *, path: str) -> None:
+    """Removes a folder of the lab's own that holds nothing of a person's; refuses one with a mount in it."""
+    _own(path, lab)
+    inner = [point for point in mount_points() if point == path or point.startswith(path + "/")]
+    if inner:
+        raise StateError(
+            path, f"something is still mounted in it: {inner[0]}", f"umount {inner[0]}"
+        )
+    if Path(path).exists():
+        shutil.rmtree(path)
+
+
+KINDS: dict[str, Callable[..., None]] = {
+    "mount": unmount,
+    "netns": remove_netns,
+    "link": remove_link,
+    "route": remove_route,
+    "container": delete_container,
+    "daemon": end_daemon,
+    "cgroup": remove_cgroup,
+    "folder": remove_folder,
+}
+
+
+def _own(path: str, lab: Lab) -> None:
+    """Refuses a path outside the lab's own folders, whatever the journal says."""
+    resolved = Path(os.path.normpath(path))
+    if not any(resolved.is_relative_to(own) for own in (lab.run_dir, lab.state_dir, lab.cache_dir)):
+        raise StateError(path, "is not below the lab's own folders", "correct the journal")
+
+
+def _is_marked(pid: int, marker: str) -> bool:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return False
+    return any(word == marker or word.endswith(f"={marker}") for word in words)
+
+
+def _terminate(pid: int, marker: str) -> None:
+    for sig, patience in ((signal.SIGTERM, PATIENCE), (signal.SIGKILL, PATIENCE)):
+        try:
+            os.kill(pid, sig)
+        except ProcessLookupError:
+            return
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            if not _is_marked(pid, marker):
+                return
+            time.sleep(0.01)
+    raise LabkitError(f"process {pid}", "does not end, not even by SIGKILL", "", f"ps -fp {pid}")
+
+
+def _rmdir_cgroup(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise LabkitError(
+            str(folder),
+            f"the cgroup cannot be removed: {error.strerror}",
+            "",
+            f"cat {folder}/cgroup.procs",
+        ) from None
+
+
+def _unescape(text: str) -> str:
+    """Octal escapes of mountinfo (``\\040`` is a space) undone."""
+    return text.encode().decode("unicode_escape") if "\\" in text else text

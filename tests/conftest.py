@@ -1,0 +1,54 @@
+"""Fixtures: a lab of the test's own, whose host side lives in a namespace of the test's own."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from labkit import Lab, undo
+
+#: What root tests share with the machine's labs: downloaded packages and root file systems.
+CACHE = "/var/lib/labkit/.cache"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that act on the machine are skipped, with that reason, for who is not root."""
+    if os.geteuid() == 0:
+        return
+    for item in items:
+        if "root" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="acts on the machine: needs root"))
+
+
+@pytest.fixture
+def make_lab(tmp_path: Path) -> Iterator[Callable[..., Lab]]:
+    """Makes labs (flat parameters as a notebook's) and, afterwards, unmakes all that they made."""
+    made: list[Lab] = []
+
+    def make(**parameters: object) -> Lab:
+        name = f"t{secrets.token_hex(3)}"
+        defaults: dict[str, object] = {
+            "lab_name": name,
+            "netns": name,
+            "state": str(tmp_path / "state"),
+            "run": str(tmp_path / "run"),
+            "cache": CACHE,
+            "outputs": str(tmp_path / "outputs"),
+        }
+        made.append(Lab.load(None, **{**defaults, **parameters}))
+        return made[-1]
+
+    yield make
+    for lab in made:
+        _, failed = undo.unmake_all(lab)
+        assert not failed, [str(error) for _, error in failed]
+
+
+@pytest.fixture
+def lab(make_lab: Callable[..., Lab]) -> Lab:
+    """One such lab with everything else at its default."""
+    return make_lab()
