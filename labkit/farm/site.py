@@ -1,0 +1,134 @@
+"""The web sites: what each one's image holds. Pure.
+
+A site's page names the site at a glance (title, colour, a large numeral) and the replica that
+served it, which also stands in the response header :data:`REPLICA_HEADER`.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterable
+from datetime import datetime
+from string import Template
+
+from labkit.lab import Lab, Site
+from labkit.result import Record
+
+#: The response header that names the replica.
+REPLICA_HEADER = "X-Labkit-Replica"
+#: The request header whose value the logs keep, so that a measurement finds its own requests.
+TRACE_HEADER = "X-Labkit-Trace"
+#: The environment variable of a container that holds its replica's name.
+REPLICA_VARIABLE = "LABKIT_REPLICA"
+#: One JSON object a request (Apache's mod_log_config). ``%{…}t`` without a prefix: the request's start.
+LOG_FORMAT = (
+    '{"time":"%{%Y-%m-%dT%H:%M:%S}t.%{usec_frac}t%{%z}t","replica":"%{LABKIT_REPLICA}e",'
+    '"client":"%a","request":"%r","status":%>s,"microseconds":%D,'
+    '"trace":"%{X-Labkit-Trace}i","agent":"%{User-Agent}i"}'
+)
+
+
+class Request(Record):
+    """One line of a replica's access log."""
+
+    time: datetime
+    replica: str
+    client: str
+    request: str
+    status: int
+    microseconds: int
+    trace: str
+    agent: str
+
+
+def files(lab: Lab, site: Site) -> dict[str, str]:
+    """What the site's layer holds: path below the root (no leading slash) -> text."""
+    return {
+        "var/www/html/index.html": page(lab, site),
+        "etc/apache2/sites-enabled/000-default.conf": virtual_host(lab, site),
+    }
+
+
+def virtual_host(lab: Lab, site: Site) -> str:
+    """The configuration of the site in its container's apache2 (Debian's layout around it)."""
+    return Template("""\
+# The one site of this container.
+ServerName $name
+ServerTokens Prod
+PassEnv $variable
+LogFormat "$format" labkit
+<VirtualHost *:80>
+    DocumentRoot /var/www/html
+    Header always set $header "%{$variable}e"
+    Header always set Cache-Control no-store
+    ErrorLog $${APACHE_LOG_DIR}/error.log
+    CustomLog $${APACHE_LOG_DIR}/access.log labkit
+    <Directory /var/www/html>
+        Options +Includes
+        AddOutputFilter INCLUDES .html
+    </Directory>
+</VirtualHost>
+""").substitute(
+        name=lab.host_name(site.name),
+        variable=REPLICA_VARIABLE,
+        header=REPLICA_HEADER,
+        format=LOG_FORMAT.replace('"', '\\"'),
+    )
+
+
+def page(lab: Lab, site: Site) -> str:
+    """The site's page; Apache's mod_include puts the replica's name and address in."""
+    return _PAGE.substitute(
+        title=html.escape(lab.title(site)),
+        name=html.escape(lab.host_name(site.name)),
+        numeral=lab.sites.index(site) + 1,
+        colour=lab.colour(site),
+        variable=REPLICA_VARIABLE,
+    )
+
+
+def parse_log(lines: Iterable[str]) -> list[Request]:
+    """The requests of a replica's access log; Apache's ``\\xhh`` escapes are kept as they are."""
+    found = []
+    for line in lines:
+        if line.strip():
+            found.append(Request.model_validate(json.loads(line.replace("\\x", "\\\\x"))))
+    return found
+
+
+_PAGE = Template("""\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>$title</title>
+<style>
+  body { margin: 0; font-family: "DejaVu Sans", sans-serif; color: #1a1a1a; background: #fff; }
+  header { background: $colour; color: #fff; padding: 2.5rem 3rem; display: flex; gap: 2.5rem;
+           align-items: center; }
+  .numeral { font-size: 9rem; line-height: 1; font-weight: bold; text-shadow: 0 0 4px #0006; }
+  h1 { font-size: 2.6rem; margin: 0 0 .5rem; text-shadow: 0 0 4px #0006; }
+  header p { margin: 0; font-size: 1.3rem; text-shadow: 0 0 4px #0006; }
+  main { padding: 2rem 3rem; font-size: 1.4rem; }
+  .replica { display: inline-block; border: .25rem solid $colour; border-radius: .5rem;
+             padding: .4rem 1rem; font-family: "DejaVu Sans Mono", monospace; font-weight: bold; }
+  footer { padding: 0 3rem; color: #555; }
+</style>
+</head>
+<body>
+<header>
+  <div class="numeral">$numeral</div>
+  <div><h1>$title</h1><p>$name</p></div>
+</header>
+<main>
+  <p>Served by replica <span class="replica" id="replica"><!--#echo var="$variable" --></span></p>
+  <p>at address <span id="address"><!--#echo var="SERVER_ADDR" --></span>,
+     asked for as <span id="host"><!--#echo var="HTTP_HOST" --></span></p>
+</main>
+<footer><p>apache2 in a runC container.</p></footer>
+</body>
+</html>
+""")
