@@ -6,121 +6,33 @@ parameters (:meth:`Lab.from_parameters`); both are checked whole before anything
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
-import re
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from labkit.errors import ConfigError, StateError
+from labkit.config import (
+    PARAMETERS, Dns, Host, Label, Network, Proxy, Rootfs, Section, Site, Traffic, Wiki,
+    declared_names, explain, find_file, injected_names, named_sites, project_folder, put, read_toml,
+    tuples, unknown,
+)  # fmt: skip
 
-#: A DNS label (RFC 1123, section 2.1), in lower case.
-LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+__all__ = [
+    "COLOURS", "PARAMETERS", "RESERVED", "Lab", "Replica", "Site",
+    "block_width", "declared_names", "find_file", "ifname", "injected_names", "project_folder", "unknown",
+]  # fmt: skip
+
 #: Names in the lab's zone that are not a site's.
 RESERVED = ("ns", "balancer")
 #: An interface's name is at most this long (Linux, IFNAMSIZ less the closing NUL).
 IFNAME_LENGTH = 15
 #: The colours of the sites' pages and of their figures: Okabe and Ito's, told apart by everybody.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
-
-
-def _label(value: object) -> object:
-    if not isinstance(value, str) or not LABEL.fullmatch(value):
-        raise ValueError(
-            "is no DNS label: lower-case letters, digits and inner hyphens, at most 63 characters"
-        )
-    return value
-
-
-def _domain(value: object) -> object:
-    if not isinstance(value, str) or not all(LABEL.fullmatch(part) for part in value.split(".")):
-        raise ValueError("is no domain name: DNS labels with dots between them")
-    if value and value.rpartition(".")[2] != "test":
-        raise ValueError("is not below .test, the domain reserved for tests (RFC 6761)")
-    return value
-
-
-Label = Annotated[str, BeforeValidator(_label)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]*$")]
-
-
-class Section(BaseModel):
-    """A part of the configuration: frozen, and every key is known."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Host(Section):
-    """Where the host's side lives: '' is the machine's own network namespace, else one of labkit's."""
-
-    netns: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]{0,30})?$")] = ""
-
-
-class Network(Section):
-    """The farm's own IP network; the bridge has its first address."""
-
-    subnet: str = "10.60.0.0/24"
-
-
-class Rootfs(Section):
-    """How the farm's root file system is made; '' as the suite is the machine's own."""
-
-    suite: Annotated[str, Field(pattern=r"^([a-z][a-z0-9-]*)?$")] = ""
-    tool: Literal["mmdebstrap", "debootstrap"] = "mmdebstrap"
-    variant: Word = "essential"
-    packages: tuple[Word, ...] = ()
-    mirror: Annotated[str, Field(pattern=r"^((https?|file)://[^\s]+)?$")] = ""
-
-
-class Dns(Section):
-    """The lab's own domain; '' is the lab's name below .test."""
-
-    domain: Annotated[str, BeforeValidator(lambda v: v if v == "" else _domain(v))] = ""
-
-
-class Proxy(Section):
-    """The balancer: Apache's load-balancing method, and whether a client stays with its replica."""
-
-    port: Port = 80
-    lbmethod: Literal["byrequests", "bytraffic", "bybusyness"] = "byrequests"
-    sticky: bool = False
-
-
-class Traffic(Section):
-    """How many requests a measurement sends, and how many at a time."""
-
-    requests: Annotated[int, Field(ge=1, le=100_000)] = 600
-    concurrency: Annotated[int, Field(ge=1, le=64)] = 8
-    seconds: Annotated[float, Field(gt=0, le=60)] = 4.0
-
-
-class Wiki(Section):
-    """The wiki: one of the lab's own, or an existing one (``url``; its bot password comes from
-    the environment: ``LABKIT_WIKI_USER``, ``LABKIT_WIKI_PASSWORD``)."""
-
-    port: Port = 8060
-    database: Literal["sqlite", "mariadb"] = "sqlite"
-    url: Annotated[str, Field(pattern=r"^(https?://[^\s]+/api\.php)?$")] = ""
-    assignment: str = ""
-    page: Annotated[str, Field(pattern=r"^[^\[\]{}|#<>/\n]+$")] = "Report"
-
-
-class Site(Section):
-    """One web site: ``weights`` has a number for each of its replicas ('' colour: by its place)."""
-
-    name: Label
-    title: Annotated[str, Field(pattern=r"^[^<>&\n]*$")] = ""
-    colour: Annotated[str, Field(pattern=r"^(#[0-9A-Fa-f]{6})?$")] = ""
-    replicas: Annotated[int, Field(ge=1, le=200)] | None = None
-    weights: tuple[Annotated[int, Field(ge=1, le=100)], ...] = ()
 
 
 class Replica(BaseModel):
@@ -138,18 +50,11 @@ class Replica(BaseModel):
     mac: str
 
 
-def _sites(value: object) -> object:
-    """Plain names stand for sites with nothing else said."""
-    if isinstance(value, (list, tuple)):
-        return tuple({"name": item} if isinstance(item, str) else item for item in value)
-    return value
-
-
 class Lab(Section):
     """One configured lab. Two labs with different names, subnets and wiki ports fit on one machine."""
 
     name: Annotated[Label, Field(max_length=24)] = "lab"
-    sites: Annotated[tuple[Site, ...], BeforeValidator(_sites), Field(min_length=1)] = (
+    sites: Annotated[tuple[Site, ...], BeforeValidator(named_sites), Field(min_length=1)] = (
         Site(name="site1"),
         Site(name="site2"),
         Site(name="site3"),
@@ -173,21 +78,21 @@ class Lab(Section):
     def of(cls, values: Mapping[str, Any], source: str = "the configuration") -> Lab:
         """A lab from nested values; raises :class:`ConfigError` that names key, reason and remedy."""
         try:
-            return cls.model_validate(_tuples(values))
+            return cls.model_validate(tuples(values))
         except ValidationError as error:
-            raise _explain(error, source) from None
+            raise explain(error, source, cls) from None
 
     @classmethod
     def load(cls, path: Path | None = None, **parameters: object) -> Lab:
         """The lab of ``path`` (default: ``lab.toml`` here or in a folder above, else the defaults),
         with ``parameters`` (flat names, see :data:`PARAMETERS`) laid over it; None is 'not given'."""
         found = path or find_file("lab.toml")
-        values = _read_toml(found) if found else {}
+        values = read_toml(found) if found else {}
         for name, value in parameters.items():
             if name not in PARAMETERS:
                 raise unknown(name, PARAMETERS, "a parameter")
             if value is not None:
-                _put(values, PARAMETERS[name], value)
+                put(values, PARAMETERS[name], value)
         base = found.parent if found else project_folder()
         values["outputs"] = str((base / str(values.get("outputs", "outputs"))).resolve())
         return cls.of(values, str(found) if found else "the parameters")
@@ -354,35 +259,6 @@ class Lab(Section):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
 
-#: The notebooks' flat parameters, and the key of lab.toml that each one overrides.
-PARAMETERS: Mapping[str, str] = {
-    "lab_name": "name",
-    "sites": "sites",
-    "replicas": "replicas",
-    "netns": "host.netns",
-    "subnet": "network.subnet",
-    "suite": "rootfs.suite",
-    "tool": "rootfs.tool",
-    "variant": "rootfs.variant",
-    "mirror": "rootfs.mirror",
-    "domain": "dns.domain",
-    "proxy_port": "proxy.port",
-    "lbmethod": "proxy.lbmethod",
-    "sticky": "proxy.sticky",
-    "requests": "traffic.requests",
-    "concurrency": "traffic.concurrency",
-    "seconds": "traffic.seconds",
-    "wiki_port": "wiki.port",
-    "wiki_database": "wiki.database",
-    "wiki_url": "wiki.url",
-    "assignment": "wiki.assignment",
-    "outputs": "outputs",
-    "state": "state",
-    "cache": "cache",
-    "run": "run",
-}
-
-
 def ifname(*parts: str) -> str:
     """An interface name of the parts, joined by hyphens; a long one ends in a hash of the whole."""
     whole = "-".join(parts)
@@ -397,82 +273,6 @@ def block_width(sites: int) -> int:
     while width <= sites:
         width *= 2
     return width
-
-
-def unknown(name: str, known: Mapping[str, object] | set[str], what: str) -> ConfigError:
-    """The error for a name that is none of the known ones; names the nearest."""
-    near = difflib.get_close_matches(name, list(known), 1, 0.5)
-    guess = f"did you mean {near[0]!r}? " if near else ""
-    return ConfigError(repr(name), f"is not {what}", f"{guess}known: {', '.join(sorted(known))}")
-
-
-def find_file(name: str, start: Path | None = None) -> Path | None:
-    """The nearest file of that name in ``start`` (default: the working folder) or a folder above."""
-    here = (start or Path.cwd()).resolve()
-    for folder in (here, *here.parents):
-        if (folder / name).is_file():
-            return folder / name
-    return None
-
-
-def project_folder() -> Path:
-    """The folder that holds ``notebooks/``: the working folder's project, else the working folder."""
-    marker = find_file("lab")
-    return marker.parent if marker and (marker.parent / "notebooks").is_dir() else Path.cwd()
-
-
-def declared_names(source: str) -> set[str]:
-    """The names that a notebook declares with an annotation (``replicas: int = 2``)."""
-    return set(re.findall(r"^([A-Za-z_]\w*)\s*:", source, re.MULTILINE))
-
-
-def injected_names(cell: str) -> Iterator[str]:
-    """The names that papermill's injected cell sets; nothing for any other cell."""
-    if cell.startswith("# Parameters\n"):
-        yield from re.findall(r"^([A-Za-z_]\w*)\s*=", cell, re.MULTILINE)
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(str(path), "there is no such file", "name an existing lab.toml") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), f"is no TOML: {error}", "correct that line") from None
-    except OSError as error:
-        raise StateError(str(path), f"cannot be read: {error.strerror}") from None
-
-
-def _put(values: dict[str, Any], key: str, value: object) -> None:
-    """Sets a dotted key in nested dictionaries."""
-    *path, last = key.split(".")
-    for part in path:
-        values = values.setdefault(part, {})
-    values[last] = value
-
-
-def _tuples(value: Any) -> Any:
-    """Lists of TOML and JSON as the tuples that frozen sections hold."""
-    if isinstance(value, Mapping):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
-
-
-def _explain(error: ValidationError, source: str) -> ConfigError:
-    """Pydantic's first complaint as labkit's own."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the lab"
-    if first["type"] == "extra_forbidden":
-        section: Any = Lab
-        for part in first["loc"][:-1]:
-            section = Site if section is Lab and part == "sites" else section
-            if isinstance(part, str) and section is not Site:
-                section = section.model_fields[part].annotation
-        wrong = unknown(str(first["loc"][-1]), section.model_fields, "a known key")
-        return ConfigError(f"{where} in {source}", wrong.reason, wrong.remedy)
-    given = f" = {first['input']!r}" if not isinstance(first["input"], (dict, Lab)) else ""
-    reason = first["msg"].removeprefix("Value error, ")
-    return ConfigError(f"{where}{given} in {source}", reason, "correct this value")
 
 
 def _check_subnet(lab: Lab) -> None:

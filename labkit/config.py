@@ -1,0 +1,230 @@
+"""What a configuration may say: the sections of ``lab.toml``, the notebooks' parameters, and the
+errors that name a wrong key or value. Reads ``lab.toml``; touches nothing else.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from labkit.errors import ConfigError, StateError
+
+#: A DNS label (RFC 1123, section 2.1), in lower case.
+LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def _label(value: object) -> object:
+    if not isinstance(value, str) or not LABEL.fullmatch(value):
+        raise ValueError(
+            "is no DNS label: lower-case letters, digits and inner hyphens, at most 63 characters"
+        )
+    return value
+
+
+def _domain(value: object) -> object:
+    if not isinstance(value, str) or not all(LABEL.fullmatch(part) for part in value.split(".")):
+        raise ValueError("is no domain name: DNS labels with dots between them")
+    if value and value.rpartition(".")[2] != "test":
+        raise ValueError("is not below .test, the domain reserved for tests (RFC 6761)")
+    return value
+
+
+Label = Annotated[str, BeforeValidator(_label)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]*$")]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and every key is known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Host(Section):
+    """Where the host's side lives: '' is the machine's own network namespace, else one of labkit's."""
+
+    netns: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]{0,30})?$")] = ""
+
+
+class Network(Section):
+    """The farm's own IP network; the bridge has its first address."""
+
+    subnet: str = "10.60.0.0/24"
+
+
+class Rootfs(Section):
+    """How the farm's root file system is made; '' as the suite is the machine's own."""
+
+    suite: Annotated[str, Field(pattern=r"^([a-z][a-z0-9-]*)?$")] = ""
+    tool: Literal["mmdebstrap", "debootstrap"] = "mmdebstrap"
+    variant: Word = "essential"
+    packages: tuple[Word, ...] = ()
+    mirror: Annotated[str, Field(pattern=r"^((https?|file)://[^\s]+)?$")] = ""
+
+
+class Dns(Section):
+    """The lab's own domain; '' is the lab's name below .test."""
+
+    domain: Annotated[str, BeforeValidator(lambda v: v if v == "" else _domain(v))] = ""
+
+
+class Proxy(Section):
+    """The balancer: Apache's load-balancing method, and whether a client stays with its replica."""
+
+    port: Port = 80
+    lbmethod: Literal["byrequests", "bytraffic", "bybusyness"] = "byrequests"
+    sticky: bool = False
+
+
+class Traffic(Section):
+    """How many requests a measurement sends, and how many at a time."""
+
+    requests: Annotated[int, Field(ge=1, le=100_000)] = 600
+    concurrency: Annotated[int, Field(ge=1, le=64)] = 8
+    seconds: Annotated[float, Field(gt=0, le=60)] = 4.0
+
+
+class Wiki(Section):
+    """The wiki: one of the lab's own, or an existing one (``url``; its bot password comes from
+    the environment: ``LABKIT_WIKI_USER``, ``LABKIT_WIKI_PASSWORD``)."""
+
+    port: Port = 8060
+    database: Literal["sqlite", "mariadb"] = "sqlite"
+    url: Annotated[str, Field(pattern=r"^(https?://[^\s]+/api\.php)?$")] = ""
+    assignment: str = ""
+    page: Annotated[str, Field(pattern=r"^[^\[\]{}|#<>/\n]+$")] = "Report"
+
+
+class Site(Section):
+    """One web site: ``weights`` has a number for each of its replicas ('' colour: by its place)."""
+
+    name: Label
+    title: Annotated[str, Field(pattern=r"^[^<>&\n]*$")] = ""
+    colour: Annotated[str, Field(pattern=r"^(#[0-9A-Fa-f]{6})?$")] = ""
+    replicas: Annotated[int, Field(ge=1, le=200)] | None = None
+    weights: tuple[Annotated[int, Field(ge=1, le=100)], ...] = ()
+
+
+def named_sites(value: object) -> object:
+    """Plain names stand for sites with nothing else said."""
+    if isinstance(value, (list, tuple)):
+        return tuple({"name": item} if isinstance(item, str) else item for item in value)
+    return value
+
+
+#: The notebooks' flat parameters, and the key of lab.toml that each one overrides.
+PARAMETERS: Mapping[str, str] = {
+    "lab_name": "name",
+    "sites": "sites",
+    "replicas": "replicas",
+    "netns": "host.netns",
+    "subnet": "network.subnet",
+    "suite": "rootfs.suite",
+    "tool": "rootfs.tool",
+    "variant": "rootfs.variant",
+    "mirror": "rootfs.mirror",
+    "domain": "dns.domain",
+    "proxy_port": "proxy.port",
+    "lbmethod": "proxy.lbmethod",
+    "sticky": "proxy.sticky",
+    "requests": "traffic.requests",
+    "concurrency": "traffic.concurrency",
+    "seconds": "traffic.seconds",
+    "wiki_port": "wiki.port",
+    "wiki_database": "wiki.database",
+    "wiki_url": "wiki.url",
+    "assignment": "wiki.assignment",
+    "outputs": "outputs",
+    "state": "state",
+    "cache": "cache",
+    "run": "run",
+}
+
+
+def unknown(name: str, known: Mapping[str, object] | set[str], what: str) -> ConfigError:
+    """The error for a name that is none of the known ones; names the nearest."""
+    near = difflib.get_close_matches(name, list(known), 1, 0.5)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    return ConfigError(repr(name), f"is not {what}", f"{guess}known: {', '.join(sorted(known))}")
+
+
+def find_file(name: str, start: Path | None = None) -> Path | None:
+    """The nearest file of that name in ``start`` (default: the working folder) or a folder above."""
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
+def project_folder() -> Path:
+    """The folder that holds ``notebooks/``: the working folder's project, else the working folder."""
+    marker = find_file("lab")
+    return marker.parent if marker and (marker.parent / "notebooks").is_dir() else Path.cwd()
+
+
+def declared_names(source: str) -> set[str]:
+    """The names that a notebook declares with an annotation (``replicas: int = 2``)."""
+    return set(re.findall(r"^([A-Za-z_]\w*)\s*:", source, re.MULTILINE))
+
+
+def injected_names(cell: str) -> Iterator[str]:
+    """The names that papermill's injected cell sets; nothing for any other cell."""
+    if cell.startswith("# Parameters\n"):
+        yield from re.findall(r"^([A-Za-z_]\w*)\s*=", cell, re.MULTILINE)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The nested values of a TOML file; :class:`ConfigError` says what is wrong with it."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(str(path), "there is no such file", "name an existing lab.toml") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), f"is no TOML: {error}", "correct that line") from None
+    except OSError as error:
+        raise StateError(str(path), f"cannot be read: {error.strerror}") from None
+
+
+def put(values: dict[str, Any], key: str, value: object) -> None:
+    """Sets a dotted key in nested dictionaries."""
+    *path, last = key.split(".")
+    for part in path:
+        values = values.setdefault(part, {})
+    values[last] = value
+
+
+def tuples(value: Any) -> Any:
+    """Lists of TOML and JSON as the tuples that frozen sections hold."""
+    if isinstance(value, Mapping):
+        return {key: tuples(item) for key, item in value.items()}
+    return tuple(tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def explain(error: ValidationError, source: str, model: type[BaseModel]) -> ConfigError:
+    """Pydantic's first complaint about a ``model`` read from ``source``, as labkit's own error."""
+    first = error.errors()[0]
+    *path, key = first["loc"] or ("the lab",)
+    where = ".".join(str(part) for part in (*path, key))
+    if first["type"] == "extra_forbidden":
+        wrong = unknown(str(key), _section(model, path).model_fields, "a known key")
+        return ConfigError(f"{where} in {source}", wrong.reason, wrong.remedy)
+    plain = isinstance(first["input"], (str, int, float, bool, tuple)) or first["input"] is None
+    given = f" = {first['input']!r}" if plain else ""
+    reason = first["msg"].removeprefix("Value error, ")
+    return ConfigError(f"{where}{given} in {source}", reason, "correct this value")
+
+
+def _section(model: type[BaseModel], path: Sequence[str | int]) -> type[BaseModel]:
+    """The model that a path of keys and places leads to: ``("sites", 0)`` is a :class:`Site`."""
+    for key in path:
+        if isinstance(key, str):
+            kind: Any = model.model_fields[key].annotation
+            model = kind if isinstance(kind, type) else get_args(kind)[0]
+    return model
