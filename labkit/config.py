@@ -111,11 +111,34 @@ class Site(Section):
     weights: tuple[Annotated[int, Field(ge=1, le=100)], ...] = ()
 
 
-def named_sites(value: object) -> object:
+def _named(value: object) -> object:
     """Plain names stand for sites with nothing else said."""
     if isinstance(value, (list, tuple)):
         return tuple({"name": item} if isinstance(item, str) else item for item in value)
     return value
+
+
+class Configuration(Section):
+    """All that can be said about a lab; everything has a default."""
+
+    name: Annotated[Label, Field(max_length=24)] = "lab"
+    sites: Annotated[tuple[Site, ...], BeforeValidator(_named), Field(min_length=1)] = (
+        Site(name="site1"),
+        Site(name="site2"),
+        Site(name="site3"),
+    )
+    replicas: Annotated[int, Field(ge=1, le=200)] = 2
+    host: Host = Host()
+    network: Network = Network()
+    rootfs: Rootfs = Rootfs()
+    dns: Dns = Dns()
+    proxy: Proxy = Proxy()
+    traffic: Traffic = Traffic()
+    wiki: Wiki = Wiki()
+    outputs: str = "outputs"
+    state: str = "/var/lib/labkit"
+    cache: str = ""
+    run: str = "/run/labkit"
 
 
 #: The notebooks' flat parameters, and the key of lab.toml that each one overrides.
@@ -192,12 +215,17 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise StateError(str(path), f"cannot be read: {error.strerror}") from None
 
 
-def put(values: dict[str, Any], key: str, value: object) -> None:
-    """Sets a dotted key in nested dictionaries."""
-    *path, last = key.split(".")
-    for part in path:
-        values = values.setdefault(part, {})
-    values[last] = value
+def overlaid(values: Mapping[str, Any], parameters: Mapping[str, object]) -> dict[str, Any]:
+    """Nested ``values`` with flat ``parameters`` laid over them; None is 'not given'."""
+    result = {key: dict(item) if isinstance(item, dict) else item for key, item in values.items()}
+    for name, value in parameters.items():
+        if name not in PARAMETERS:
+            raise unknown(name, PARAMETERS, "a parameter")
+        section, _, key = PARAMETERS[name].rpartition(".")
+        inner = result.setdefault(section, {}) if section else result
+        if value is not None and isinstance(inner, dict):
+            inner[key] = value
+    return result
 
 
 def tuples(value: Any) -> Any:

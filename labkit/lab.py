@@ -12,15 +12,24 @@ from collections.abc import Mapping
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from labkit.config import (
-    PARAMETERS, Dns, Host, Label, Network, Proxy, Rootfs, Section, Site, Traffic, Wiki,
-    declared_names, explain, find_file, injected_names, named_sites, project_folder, put, read_toml,
-    tuples, unknown,
-)  # fmt: skip
+    PARAMETERS,
+    Configuration,
+    Site,
+    declared_names,
+    explain,
+    find_file,
+    injected_names,
+    overlaid,
+    project_folder,
+    read_toml,
+    tuples,
+    unknown,
+)
 
 __all__ = [
     "COLOURS", "PARAMETERS", "RESERVED", "Lab", "Replica", "Site",
@@ -50,27 +59,8 @@ class Replica(BaseModel):
     mac: str
 
 
-class Lab(Section):
+class Lab(Configuration):
     """One configured lab. Two labs with different names, subnets and wiki ports fit on one machine."""
-
-    name: Annotated[Label, Field(max_length=24)] = "lab"
-    sites: Annotated[tuple[Site, ...], BeforeValidator(named_sites), Field(min_length=1)] = (
-        Site(name="site1"),
-        Site(name="site2"),
-        Site(name="site3"),
-    )
-    replicas: Annotated[int, Field(ge=1, le=200)] = 2
-    host: Host = Host()
-    network: Network = Network()
-    rootfs: Rootfs = Rootfs()
-    dns: Dns = Dns()
-    proxy: Proxy = Proxy()
-    traffic: Traffic = Traffic()
-    wiki: Wiki = Wiki()
-    outputs: str = "outputs"
-    state: str = "/var/lib/labkit"
-    cache: str = ""
-    run: str = "/run/labkit"
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -87,12 +77,7 @@ class Lab(Section):
         """The lab of ``path`` (default: ``lab.toml`` here or in a folder above, else the defaults),
         with ``parameters`` (flat names, see :data:`PARAMETERS`) laid over it; None is 'not given'."""
         found = path or find_file("lab.toml")
-        values = read_toml(found) if found else {}
-        for name, value in parameters.items():
-            if name not in PARAMETERS:
-                raise unknown(name, PARAMETERS, "a parameter")
-            if value is not None:
-                put(values, PARAMETERS[name], value)
+        values = overlaid(read_toml(found) if found else {}, parameters)
         base = found.parent if found else project_folder()
         values["outputs"] = str((base / str(values.get("outputs", "outputs"))).resolve())
         return cls.of(values, str(found) if found else "the parameters")
