@@ -64,6 +64,14 @@ def result_html(result: Result[Any]) -> str:
     return "\n".join(parts)
 
 
+def summary_html(sentence: str, problems: Iterable[str]) -> str:
+    """A sentence, and below it what is wrong, as HTML."""
+    items = "".join(f"<li>✘ {html.escape(problem)}</li>" for problem in problems)
+    return f"<p><strong>{html.escape(sentence)}</strong></p>" + (
+        f"<ul>{items}</ul>" if items else ""
+    )
+
+
 def checks_html(checks: Iterable[Check]) -> str:
     """Checks as an HTML table: state, name, expected, seen, how to see it again."""
     rows = "".join(

@@ -7,6 +7,7 @@ decorator adds what every record has: who, when, how long, in which run, by whic
 
 from __future__ import annotations
 
+import base64
 import functools
 import os
 import secrets
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from labkit import display, run
 from labkit.checks import Check
@@ -88,13 +89,32 @@ class Table(Record):
 
 
 class Figure(Record):
-    """A picture made from a result: its files (relative to the lab's outputs), alt text, caption."""
+    """A picture made from a result: its files (relative to the lab's outputs), alt text, caption.
+
+    A figure that was just drawn holds its PNG and shows it in a notebook; one that was read back
+    from JSON is shown by its alt text, and its picture is in its files.
+    """
 
     name: str
     png: str
     svg: str
     alt: str
     caption: str
+    _image: bytes = PrivateAttr(default=b"")
+
+    def holding(self, image: bytes) -> Figure:
+        """The same figure with its PNG, which no JSON contains."""
+        figure = self.model_copy()
+        figure._image = image
+        return figure
+
+    def _repr_mimebundle_(
+        self, include: object = None, exclude: object = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        data: dict[str, Any] = {"text/plain": self.alt, FIGURE_MIME: self.model_dump(mode="json")}
+        if self._image:
+            data["image/png"] = base64.b64encode(self._image).decode()
+        return data, {"image/png": {"alt": self.alt}}
 
 
 class Command(Record):

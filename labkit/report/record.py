@@ -1,0 +1,188 @@
+"""What a stage leaves: its results, figures and checks as one JSON file that tells when it was changed."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from labkit import display
+from labkit.checks import Check, failed
+from labkit.errors import StateError
+from labkit.files import write_atomically
+from labkit.lab import Lab
+from labkit.report.plan import STAGES, plan
+from labkit.result import Figure, Record, Result, Table
+
+
+class Entry(Record):
+    """One recorded result or figure, and the notebook cell (its ``In`` number, 0 outside of one)."""
+
+    cell: int
+    result: Result[Any] | None = None
+    figure: Figure | None = None
+
+
+class StageRecord(Record):
+    """One run of a stage, finished: what it found, and whether that suffices.
+
+    ``parameters`` is the lab's description without the folder it is written to; ``problems`` says
+    why a failed stage has failed; ``closed`` whether its closing cell ran.
+    """
+
+    stage: str
+    title: str
+    state: Literal["passed", "failed"]
+    closed: bool
+    problems: tuple[str, ...] = ()
+    run: str
+    started: datetime
+    seconds: float
+    lab: str
+    parameters: dict[str, Any]
+    entries: tuple[Entry, ...] = ()
+
+    @property
+    def results(self) -> tuple[Result[Any], ...]:
+        """The results, in the order of the notebook."""
+        return tuple(entry.result for entry in self.entries if entry.result)
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """The figures, in the order of the notebook."""
+        return tuple(entry.figure for entry in self.entries if entry.figure)
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """The checks of all results."""
+        return tuple(check for result in self.results for check in result.checks)
+
+    @property
+    def held(self) -> int:
+        """How many checks hold."""
+        return len(self.checks) - len(failed(self.checks))
+
+    @property
+    def sentence(self) -> str:
+        """The stage's state as a sentence."""
+        return (
+            f"{self.stage} {self.state}: {self.held} of {len(self.checks)} checks hold, "
+            f"{self.seconds:.1f} s, run {self.run}"
+        )
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        return {
+            "text/plain": "\n".join([self.sentence, *(f"  ✘ {text}" for text in self.problems)]),
+            "text/html": display.summary_html(self.sentence, self.problems),
+        }
+
+
+def digest(content: object) -> str:
+    """SHA-256 of a JSON value, whatever the order of its keys."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def dump(record: StageRecord) -> str:
+    """The record as the text of its file: its JSON with the hash of its content."""
+    content = json.loads(record.model_dump_json())
+    return json.dumps({"sha256": digest(content), **content}, indent=1, ensure_ascii=False) + "\n"
+
+
+def parse(text: str, path: Path) -> StageRecord:
+    """The record of a file's text; raises :class:`StateError` when the file is not as labkit wrote it."""
+    try:
+        content = json.loads(text)
+        noted = content.pop("sha256")
+        record = StageRecord.model_validate(content)
+    except (ValueError, KeyError, AttributeError, TypeError, ValidationError) as error:
+        raise _damaged(path, f"is no stage's record ({str(error).splitlines()[0]})") from None
+    if noted != digest(content):
+        raise _damaged(
+            path, "was changed after labkit wrote it: its content does not have its hash"
+        )
+    return record
+
+
+def file(lab: Lab, stage: str, ending: str = "json") -> Path:
+    """Where a stage's record is: ``json`` the last that passed, ``failed.json`` a later failure."""
+    return lab.output_dir / "results" / f"{stage}.{ending}"
+
+
+def pending(lab: Lab, stage: str, run: str) -> Path:
+    """Where a stage in a batch leaves its record until the batch has judged the whole notebook."""
+    return lab.output_dir / "results" / f".{stage}.{run}.json"
+
+
+def read(path: Path) -> StageRecord | None:
+    """The record in a file, None when there is no such file; :class:`StateError` when it is damaged."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(path, f"cannot be read ({error})") from None
+    return parse(text, path)
+
+
+def load(lab: Lab, stage: str) -> StageRecord:
+    """The last run of a stage that passed; :class:`StateError` when there is none, or it is damaged."""
+    plan(stage)
+    record = read(file(lab, stage))
+    if record is None:
+        raise StateError(
+            str(file(lab, stage)), "this stage has no run that passed", f"labkit run {stage}"
+        )
+    return record
+
+
+def passed(lab: Lab) -> tuple[StageRecord, ...]:
+    """The last passed run of each stage that has one, in the stages' order."""
+    found = (read(file(lab, stage.name)) for stage in STAGES)
+    return tuple(record for record in found if record)
+
+
+def keep(lab: Lab, record: StageRecord) -> None:
+    """Writes a record where it is read from: a passed one with its tables as CSV in the place of
+    any failure; a failed one beside the last that passed, which stays."""
+    if record.state == "failed":
+        write_atomically(file(lab, record.stage, "failed.json"), dump(record))
+        return
+    _write_tables(lab.output_dir / "tables" / record.stage, record)
+    write_atomically(file(lab, record.stage), dump(record))
+    file(lab, record.stage, "failed.json").unlink(missing_ok=True)
+
+
+def table_csv(table: Table) -> str:
+    """A table as CSV (RFC 4180 but for its line ends): headings with units, then plain values."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([column.heading for column in table.columns])
+    writer.writerows([["" if cell is None else cell for cell in row] for row in table.rows])
+    return text.getvalue()
+
+
+def _write_tables(folder: Path, record: StageRecord) -> None:
+    """Makes the folder hold the record's tables and no older ones; a repeated name gets a number."""
+    texts: dict[str, str] = {}
+    for table in (table for result in record.results for table in result.tables):
+        name, number = table.name, 1
+        while name in texts:
+            number += 1
+            name = f"{table.name}-{number}"
+        texts[name] = table_csv(table)
+    for name, text in texts.items():
+        write_atomically(folder / f"{name}.csv", text)
+    for old in folder.glob("*.csv"):
+        if old.stem not in texts:
+            old.unlink()
+
+
+def _damaged(path: Path, reason: str) -> StateError:
+    return StateError(str(path), reason, "run the stage again: labkit rebuild")

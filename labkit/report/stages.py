@@ -1,0 +1,105 @@
+"""A stage while its notebook runs: what it records, and the closing that says whether it passed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from labkit.errors import StageError
+from labkit.files import write_atomically
+from labkit.lab import Lab
+from labkit.report import record as records
+from labkit.report.plan import ROWS, STAGES, Plan, plan, problems
+from labkit.report.record import Entry, StageRecord
+from labkit.result import Figure, Result, run_id
+
+__all__ = ["ROWS", "STAGES", "Plan", "Stage", "StageRecord"]
+
+Shown = TypeVar("Shown", Result[Any], Figure)
+
+
+class Stage:
+    """A stage that is running. Opening it writes nothing; :meth:`close` writes its record."""
+
+    def __init__(self, stage: Plan, lab: Lab) -> None:
+        self.plan = stage
+        self.lab = lab
+        self.started = datetime.now(UTC)
+        self._clock = time.monotonic()
+        self._entries: dict[str, Entry] = {}
+
+    @classmethod
+    def open(cls, name: str, lab: Lab) -> Stage:
+        """The stage of that name, begun now; raises :class:`ConfigError` that names the nearest."""
+        return cls(plan(name), lab)
+
+    @staticmethod
+    def load(lab: Lab, name: str) -> StageRecord:
+        """The last run of a stage that passed; :class:`StateError` when there is none, or when its
+        file is damaged or was edited by hand."""
+        return records.load(lab, name)
+
+    def record(self, shown: Shown) -> Shown:
+        """Keeps a result or a figure for the stage's record and returns it, for the cell to show.
+
+        A cell that is run again in JupyterLab replaces what it recorded before.
+        """
+        cell, number = _cell()
+        key = f"{cell or len(self._entries)} {type(shown).__name__} {shown_name(shown)}"
+        kept = {"figure": shown} if isinstance(shown, Figure) else {"result": shown}
+        self._entries[key] = Entry.model_validate({"cell": number, **kept})
+        return shown
+
+    def close(self) -> StageRecord:
+        """Writes the stage's record, and returns it when the stage has passed.
+
+        Otherwise raises :class:`StageError` that names each required check that is missing or
+        fails; the failed run is kept as ``results/STAGE.failed.json`` beside the last good one.
+        """
+        record = self._finish()
+        if os.environ.get("LABKIT_RUN"):  # the batch judges the whole notebook before it is kept
+            path = records.pending(self.lab, record.stage, record.run)
+            write_atomically(path, records.dump(record))
+        else:
+            records.keep(self.lab, record)
+        if record.state == "failed":
+            raise StageError(
+                record.stage, "; ".join(record.problems), "each check says how to see it again"
+            )
+        return record
+
+    def _finish(self) -> StageRecord:
+        entries = tuple(self._entries.values())
+        checks = tuple(check for entry in entries if entry.result for check in entry.result.checks)
+        found = problems(self.plan, checks)
+        return StageRecord(
+            stage=self.plan.name,
+            title=self.plan.title,
+            state="failed" if found else "passed",
+            closed=True,
+            problems=found,
+            run=run_id(),
+            started=self.started,
+            seconds=round(time.monotonic() - self._clock, 3),
+            lab=self.lab.name,
+            parameters=self.lab.model_dump(mode="json", exclude={"outputs"}),
+            entries=entries,
+        )
+
+
+def shown_name(shown: Result[Any] | Figure) -> str:
+    """What a recorded thing is called: the figure's name, or the action and its subject."""
+    return shown.name if isinstance(shown, Figure) else f"{shown.action} {shown.subject}"
+
+
+def _cell() -> tuple[str, int]:
+    """The running notebook cell: the front end's id for it ('' when it has none), and its number."""
+    interactive = sys.modules.get("IPython")
+    shell = interactive.get_ipython() if interactive else None
+    if shell is None:
+        return "", 0
+    parent = shell.get_parent() if hasattr(shell, "get_parent") else {}
+    return str(parent.get("metadata", {}).get("cellId", "")), int(shell.execution_count)

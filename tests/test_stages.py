@@ -1,0 +1,234 @@
+"""Stages: what they record, how they close, and how a record is read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from labkit import Check, Figure, Lab, Outcome, Result, Table
+from labkit.errors import ConfigError, StageError, StateError
+from labkit.report import Stage, figures, plan
+from labkit.report.figures import style
+from labkit.report.plan import ROWS, STAGES, Plan
+from labkit.result import FIGURE_MIME, Record, action
+
+
+class Seen(Record):
+    """A value of the tests' own."""
+
+    count: int
+
+
+@action("test.measure")
+def measure(*, holds: bool = True, name: str = "net.ping.one") -> Outcome[Seen]:
+    """A result with one check and one table."""
+    check = Check(name=name, expected="3", seen="3" if holds else "2", holds=holds, rows=("R10",))
+    table = Table.of("sizes", "Sizes", [{"what": "a,b", "size": 12}], units={"size": "bytes"})
+    return Outcome(value=Seen(count=3), summary="Three seen.", checks=(check,), tables=(table,))
+
+
+@pytest.fixture
+def quiet(tmp_path: Path) -> Lab:
+    """A lab that touches nothing but its outputs."""
+    return Lab.of({"name": "quiet", "outputs": str(tmp_path / "outputs")})
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One stage, which needs a check below ``net.ping.`` and answers R10."""
+    monkeypatch.delenv("LABKIT_RUN", raising=False)
+    stages = (Plan(name="04-network", title="N", rows=("R10",), required=("net.ping.",)),)
+    monkeypatch.setattr(plan, "STAGES", stages)
+
+
+def draw(lab: Lab, name: str = "line") -> Figure:
+    """A small figure."""
+    with style.axes(2.0) as (canvas, axes):
+        axes.plot([1, 2], [3, 4])
+        return style.save(lab, canvas, name=name, alt="A line from 3 to 4", caption="A line.")
+
+
+def test_stages_are_ordered() -> None:
+    """Each stage waits only for stages before it, so that the list's order is one to run in."""
+    names = [stage.name for stage in STAGES]
+    for place, stage in enumerate(STAGES):
+        assert set(stage.after) <= set(names[:place])
+
+
+def test_every_row_has_a_stage() -> None:
+    """The stages together answer every row of the assignment."""
+    assert {row for stage in STAGES for row in stage.rows} == set(ROWS)
+
+
+def test_unknown_stage_names_the_nearest(quiet: Lab) -> None:
+    """A misspelt stage is refused, and the nearest is named."""
+    with pytest.raises(ConfigError, match="04-network"):
+        Stage.open("04-netwrk", quiet)
+
+
+@pytest.mark.usefixtures("small")
+def test_record_survives_the_round_trip(quiet: Lab) -> None:
+    """What a stage recorded is read back equal: checks, tables, figures, and the stage's state."""
+    stage = Stage.open("04-network", quiet)
+    result = stage.record(measure())
+    figure = stage.record(draw(quiet))
+    closed = stage.close()
+    loaded = Stage.load(quiet, "04-network")
+    assert loaded.model_dump(mode="json") == closed.model_dump(mode="json")
+    assert (loaded.state, loaded.closed, loaded.held) == ("passed", True, 1)
+    assert loaded.results[0].checks == result.checks
+    assert loaded.results[0].value == {"count": 3}
+    assert loaded.figures[0].png == figure.png
+
+
+def test_record_returns_what_it_was_given(quiet: Lab) -> None:
+    """A recorded result is handed back as it is, so that its cell shows it."""
+    result: Result[Seen] = measure()
+    assert Stage.open("04-network", quiet).record(result) is result
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("recorded", "complaint"),
+    [
+        ([], r"no check net\.ping\.\* was made"),
+        ([measure(holds=False)], r"net\.ping\.one: expected 3; seen 2"),
+        ([measure(name="net.pong")], r"no check net\.ping\.\* was made"),
+        ([measure(holds=False), measure()], r"net\.ping\.one: expected 3; seen 2"),
+    ],
+    ids=["missing", "fails", "another", "once failed"],
+)
+def test_close_names_what_is_missing(
+    quiet: Lab, recorded: list[Result[Seen]], complaint: str
+) -> None:
+    """Closing raises an error that names each required check that is missing or fails."""
+    stage = Stage.open("04-network", quiet)
+    for result in recorded:
+        stage.record(result)
+    with pytest.raises(StageError, match=complaint):
+        stage.close()
+
+
+@pytest.mark.usefixtures("small")
+def test_row_without_a_check_that_holds_is_a_problem(quiet: Lab) -> None:
+    """A stage that answers a row has a check that holds for it."""
+    assert plan.problems(Plan(name="x", title="X", rows=("R9",)), measure().checks) == (
+        "no check that holds answers row R9",
+    )
+
+
+@pytest.mark.usefixtures("small")
+def test_failed_run_does_not_replace_the_good_one(quiet: Lab) -> None:
+    """A failed run is kept beside the last good one, and the next good run removes it."""
+
+    def run(*, holds: bool) -> None:
+        stage = Stage.open("04-network", quiet)
+        stage.record(measure(holds=holds))
+        stage.close()
+
+    results = quiet.output_dir / "results"
+    run(holds=True)
+    good = (results / "04-network.json").read_bytes()
+    with pytest.raises(StageError):
+        run(holds=False)
+    assert (results / "04-network.json").read_bytes() == good
+    assert json.loads((results / "04-network.failed.json").read_text())["state"] == "failed"
+    run(holds=True)
+    assert not (results / "04-network.failed.json").exists()
+
+
+@pytest.mark.usefixtures("small")
+def test_batch_judges_before_a_record_is_kept(quiet: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a batch the closing cell leaves its record for the batch and replaces nothing."""
+    monkeypatch.setenv("LABKIT_RUN", "run1")
+    stage = Stage.open("04-network", quiet)
+    stage.record(measure())
+    stage.close()
+    assert [path.name for path in (quiet.output_dir / "results").iterdir()] == [
+        ".04-network.run1.json"
+    ]
+
+
+@pytest.mark.usefixtures("small")
+def test_tables_are_written_as_csv(quiet: Lab) -> None:
+    """Tables land as CSV with their units; two of one name get a number; older ones go."""
+    stage = Stage.open("04-network", quiet)
+    folder = quiet.output_dir / "tables" / "04-network"
+    folder.mkdir(parents=True)
+    (folder / "older.csv").write_text("x\n")
+    stage.record(measure())
+    stage.record(measure(name="net.ping.two"))
+    stage.close()
+    assert sorted(path.name for path in folder.iterdir()) == ["sizes-2.csv", "sizes.csv"]
+    assert (folder / "sizes.csv").read_text() == 'what,size (bytes)\n"a,b",12\n'
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda text: text[:-20], "is no stage's record"),
+        (lambda text: text.replace('"seen": "3"', '"seen": "4"'), "was changed after"),
+        (lambda text: "[]", "is no stage's record"),
+        (lambda text: text.replace('"state"', '"stat"'), "is no stage's record"),
+    ],
+    ids=["cut", "edited", "another file", "another key"],
+)
+def test_damaged_record_is_refused(quiet: Lab, damage: Callable[[str], str], reason: str) -> None:
+    """A record that was cut short or edited by hand is an error that names the file and the reason."""
+    stage = Stage.open("04-network", quiet)
+    stage.record(measure())
+    stage.close()
+    path = quiet.output_dir / "results" / "04-network.json"
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(StateError, match=reason) as error:
+        Stage.load(quiet, "04-network")
+    assert str(path) in str(error.value)
+
+
+def test_missing_record_says_how_to_make_it(quiet: Lab) -> None:
+    """Reading a stage that never passed says which command runs it."""
+    with pytest.raises(StateError, match="labkit run 04-network"):
+        Stage.load(quiet, "04-network")
+
+
+def test_record_keeps_the_outputs_folder_to_itself(quiet: Lab, tmp_path: Path) -> None:
+    """A record does not say where on the machine the outputs are: it is read elsewhere, too."""
+    stage = Stage.open("04-network", quiet)
+    stage.record(draw(quiet))
+    with pytest.raises(StageError):
+        stage.close()
+    text = (quiet.output_dir / "results" / "04-network.failed.json").read_text()
+    assert str(tmp_path) not in text
+
+
+def test_figure_bytes_are_deterministic(quiet: Lab) -> None:
+    """The same drawing gives the same PNG and SVG, byte for byte."""
+    first = draw(quiet)
+    before = [(quiet.output_dir / path).read_bytes() for path in (first.png, first.svg)]
+    again = draw(quiet)
+    assert [(quiet.output_dir / path).read_bytes() for path in (again.png, again.svg)] == before
+
+
+def test_figure_shows_itself_with_its_alt_text(quiet: Lab) -> None:
+    """A notebook gets the picture, its alt text, and the record that names its files."""
+    data, metadata = draw(quiet)._repr_mimebundle_()
+    assert data["text/plain"] == metadata["image/png"]["alt"] == "A line from 3 to 4"
+    assert data["image/png"].startswith("iVBOR")
+    assert data[FIGURE_MIME]["png"] == "figures/line.png"
+
+
+@pytest.mark.parametrize(("name", "alt"), [("a/b", "x"), ("", "x"), ("ok", " ")])
+def test_figure_without_name_or_alt_is_refused(quiet: Lab, name: str, alt: str) -> None:
+    """A figure's name is a plain file name, and its alt text is not empty; nothing is written."""
+    with style.canvas() as canvas, pytest.raises(ConfigError):
+        style.save(quiet, canvas, name=name, alt=alt, caption="c")
+    assert not quiet.output_dir.exists()
+
+
+def test_figures_are_exported() -> None:
+    """Notebooks say ``figures.NAME``: what the package offers is callable."""
+    assert all(callable(getattr(figures, name)) for name in getattr(figures, "__all__", ()))
