@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
+import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,7 +28,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def make_lab(tmp_path: Path) -> Iterator[Callable[..., Lab]]:
+def open_folder() -> Iterator[Path]:
+    """A folder that every account may enter (tmp_path is root's alone): servers that have given up
+    their rights have their files below it."""
+    folder = Path(tempfile.mkdtemp(prefix="labkit-"))
+    folder.chmod(0o755)
+    yield folder
+    left = [point for point in undo.mount_points() if point.startswith(f"{folder}/")]
+    assert not left  # nothing is removed through a mount
+    shutil.rmtree(folder)
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def make_lab(tmp_path: Path, open_folder: Path) -> Iterator[Callable[..., Lab]]:
     """Makes labs (flat parameters as a notebook's) and, afterwards, unmakes all that they made."""
     made: list[Lab] = []
 
@@ -34,8 +56,9 @@ def make_lab(tmp_path: Path) -> Iterator[Callable[..., Lab]]:
         defaults: dict[str, object] = {
             "lab_name": name,
             "netns": name,
-            "state": str(tmp_path / "state"),
-            "run": str(tmp_path / "run"),
+            "state": str(open_folder / "state"),
+            "run": str(open_folder / "run"),
+            "wiki_port": free_port(),
             "cache": CACHE,
             "outputs": str(tmp_path / "outputs"),
         }
