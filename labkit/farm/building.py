@@ -1,0 +1,123 @@
+"""Building into the cache: whole or not at all, and sealed off from the machine.
+
+A build happens in a folder beside its place and is renamed when it is whole. The programs that it
+starts run in mount and process namespaces of their own (unshare(1)) and die when labkit does
+(setpriv(1), ``--pdeathsig``): a build that is killed, by whatever signal, leaves files in its
+own folder and nothing else, and the next build of the same thing removes them.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from labkit import run, undo
+from labkit.display import human_bytes
+from labkit.errors import BuildError, CommandError
+from labkit.journal import Journal, not_root
+from labkit.lab import Lab
+
+log = logging.getLogger("labkit.build")
+
+#: With less than this left (bytes) a failure is taken for that of a full disk.
+NEARLY_FULL = 4_000_000
+
+
+def sealed(argv: Sequence[str | Path], *, root: Path | None = None) -> list[str]:
+    """The argument list that runs ``argv`` sealed off, with ``root`` as its root folder."""
+    return [
+        "setpriv",
+        "--pdeathsig=KILL",
+        "unshare",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        *([f"--root={root}"] if root else []),
+        "--mount-proc",
+        "--",
+        *(str(word) for word in argv),
+    ]
+
+
+@contextmanager
+def building(lab: Lab, place: Path, *, what: str, space: int = 0) -> Iterator[Path]:
+    """Yields an empty folder that becomes ``place`` when the block ends well, and is removed otherwise.
+
+    The caller holds the lock of the place. What stood there is replaced.
+
+    :param what: how an error names the thing.
+    :param space: bytes that must be free before anything is made.
+    :raises BuildError: the disk is too full, or a program of the block failed.
+    """
+    part = place.with_name(f".{place.name}.part")
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+    except PermissionError:
+        raise not_root(str(part.parent)) from None
+    discard(lab, part)
+    _require_space(part.parent, what, space)
+    Journal.of(lab).intend("folder", path=str(part))
+    try:
+        part.mkdir()
+        yield part
+        discard(lab, place)
+        part.rename(place)
+    except (CommandError, OSError) as error:
+        raise _failed(what, error, part.parent) from error
+    finally:
+        discard(lab, part)
+        Journal.of(lab).forget("folder", path=str(part))
+
+
+def discard(lab: Lab, folder: Path) -> None:
+    """Removes a folder of the lab's own, if it is there."""
+    undo.remove_folder(lab, path=str(folder))
+
+
+def require_programs(programs: Sequence[str]) -> None:
+    """Raises :class:`~labkit.errors.MachineError` for the first program that the machine lacks."""
+    for program in programs:
+        if run.which(program) is None:
+            raise run.missing(program)
+
+
+def _require_space(folder: Path, what: str, space: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < space:
+        raise BuildError(
+            what,
+            f"needs {human_bytes(space)} while it is made, and {folder} has {human_bytes(free)} free",
+            "make room, or set `cache` to a folder on a larger disk",
+            f"df -h {folder}",
+        )
+
+
+def _failed(what: str, error: CommandError | OSError, folder: Path) -> BuildError:
+    if _is_full(error, folder):
+        return BuildError(
+            what,
+            f"the disk of {folder} is full; what was half made has been removed",
+            "make room, or set `cache` to a folder on a larger disk",
+            f"df -h {folder}",
+        )
+    if isinstance(error, CommandError):
+        return BuildError(
+            what,
+            f"{error.value}: {error.reason}",
+            error.remedy
+            or "the lines above come from that program; a network fault passes: try again",
+            error.again,
+        )
+    return BuildError(what, str(error), "", f"ls -la {folder}")
+
+
+def _is_full(error: CommandError | OSError, folder: Path) -> bool:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return True
+    said = error.reason if isinstance(error, CommandError) else ""
+    return "No space left on device" in said or shutil.disk_usage(folder).free < NEARLY_FULL
