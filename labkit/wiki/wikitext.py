@@ -1,0 +1,208 @@
+"""Wikitext from texts, tables, results and figures. Pure: the same input gives the same characters.
+
+What a program or a person wrote never becomes markup. Inside a line (:func:`literal`) each
+character that MediaWiki could read as markup stands as a character reference, which its parser
+leaves alone; a block of text (:func:`pre`) needs only ``&``, ``<`` and ``>`` replaced.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from labkit.checks import Check
+from labkit.display import human
+from labkit.result import Cell, Column, Command, Figure, Result, Table
+
+#: Tables with more rows than this are collapsed.
+LONG = 20
+#: Languages that are highlighted, by the names that notebooks use for them (Pygments' own names).
+LANGUAGES = {
+    "apache": "apacheconf", "apacheconf": "apacheconf", "bash": "bash", "console": "console",
+    "css": "css", "diff": "diff", "html": "html", "ini": "ini", "ipython3": "python",
+    "javascript": "javascript", "js": "javascript", "json": "json", "nginx": "nginx", "php": "php",
+    "py": "python", "python": "python", "python3": "python", "sh": "bash", "shell": "bash",
+    "sql": "sql", "toml": "toml", "xml": "xml", "yaml": "yaml",
+}  # fmt: skip
+
+_ALWAYS = str.maketrans({c: f"&#{ord(c)};" for c in "[]{}|~"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})  # fmt: skip
+#: Each place where a harmless character could begin or complete markup (sources: MediaWiki 1.39,
+#: includes/parser/{Parser,BlockLevelPass,Sanitizer}.php).
+_RISKY = re.compile(
+    r"""
+    (?<![^\n])[*\#:;=!+\-\ \t]             # lists, headings, rules, preformatted: at a line's start
+    | [\ \t](?![^\n])                      # blanks at a line's end are trimmed
+    | (?<![^\n'\1])'|'(?=['\1\n]|$)        # two quotes are italics, also with another text's
+    | (?<![^\n_\1])_|_(?=[_\1\n]|$)        # __TOC__
+    | (?<=!)!|!(?=!)                       # !! divides a header row
+    | (?<=[A-Za-z]):(?=[^\s\1])            # a bare address becomes a link
+    | \ (?=[?:;!%»›])|(?<=[«‹])\           # a blank here becomes a no-break one
+    | (?<=RF)C(?=[\s\1]|$)|(?<=PMI)D(?=[\s\1]|$)|(?<=ISB)N(?=[\s\1]|$)   # numbered documents
+    """,
+    re.VERBOSE,
+)
+_CONTROLS = {c: 0x2400 + c for c in range(32) if c not in (9, 10)} | {127: 0x2421}
+_CONTROLS |= dict.fromkeys([*range(0x80, 0xA0), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF], 0xFFFD)
+#: Raw text that must not stand in a <syntaxhighlight>: its end, a comment (a fence), a remark.
+_BREAKS_OUT = re.compile(r"</syntaxhighlight|<!--|^\s*REX>", re.IGNORECASE | re.MULTILINE)
+
+
+def clean(text: str) -> str:
+    """The text as a wiki stores it: NFC, lines ended by ``\\n``, control characters made visible.
+
+    MediaWiki composes characters itself and replaces those that XML 1.0 does not allow.
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n")
+    return unicodedata.normalize("NFC", lines.translate(_CONTROLS))
+
+
+def literal(text: str, *, begins: bool = True, ends: bool = True) -> str:
+    """The text as inert wikitext within one line; its line breaks become ``<br />``.
+
+    :param begins: the text is the first of its line (``ends``: the last); otherwise other pieces of
+        wikitext stand beside it, and its blanks there are left as they are.
+    """
+    framed = ("" if begins else "\1") + clean(text) + ("" if ends else "\1")
+    marked = _RISKY.sub(lambda match: f"\0{ord(match[0])};", framed).replace("\1", "")
+    return marked.translate(_ALWAYS).replace("\0", "&#").replace("\n", "<br />")
+
+
+def code(text: str) -> str:
+    """The text as inline code."""
+    return f"<code>{literal(text)}</code>" if text else ""
+
+
+def pre(text: str) -> str:
+    """The text as a preformatted block, exactly as it is but for line ends at its end."""
+    return f"<pre>\n{html.escape(clean(text).rstrip(chr(10)), quote=False)}\n</pre>"
+
+
+def source(text: str, language: str) -> str:
+    """The text as a highlighted block, or as :func:`pre` where highlighting is unknown or unsafe."""
+    lexer = LANGUAGES.get(language.strip().lower())
+    safe = clean(text).strip("\n")
+    if lexer is None or not safe.strip() or _BREAKS_OUT.search(safe):
+        return pre(text)
+    return f'<syntaxhighlight lang="{lexer}">\n{safe}\n</syntaxhighlight>'
+
+
+def folded(label: str, body: str) -> str:
+    """A block under a label (plain text) that opens on demand; open where scripts do not run."""
+    return (
+        f'<div class="mw-collapsible mw-collapsed">\n<small>{literal(label)}</small>\n'
+        f'<div class="mw-collapsible-content">\n{body}\n</div>\n</div>'
+    )
+
+
+def heading(text: str, level: int) -> str:
+    """A heading line of a plain text (level 2 to 6)."""
+    return titled(literal(" ".join(text.split())), level)
+
+
+def titled(inline: str, level: int) -> str:
+    """A heading line of wikitext that is already safe."""
+    marks = "=" * min(max(level, 2), 6)
+    return f"{marks} {inline} {marks}"
+
+
+def grid(
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    caption: str = "",
+    css: str = "wikitable sortable",
+) -> str:
+    """A native table of cells that are wikitext already: one line a row, so that histories read well."""
+    lines = [f'{{| class="{css}"']
+    lines += [f"|+ {caption}"] if caption else []
+    lines += ["! " + " !! ".join(head)] if head else []
+    for row in rows:
+        lines += ["|-", "| " + " || ".join(row)]
+    return "\n".join([*lines, "|}"])
+
+
+def table(value: Table) -> str:
+    """A table: sortable, units in the header, numbers to the right, long ones collapsed."""
+    size = f" ({len(value.rows)} rows)" if len(value.rows) > LONG else ""
+    return grid(
+        [literal(_heading(column)) for column in value.columns],
+        [[cell(v, c) for v, c in zip(row, value.columns, strict=True)] for row in value.rows],
+        caption=literal(value.title) + size,
+        css="wikitable sortable" + (" mw-collapsible mw-collapsed" if size else ""),
+    )
+
+
+def cell(value: Cell, column: Column) -> str:
+    """A cell's attributes and text; a humanised number keeps its exact value for sorting."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return literal(human(value, column.unit))
+    shown = human(value, column.unit)
+    exact = f' data-sort-value="{value}"' if column.unit == "bytes" or "," in shown else ""
+    return f'style="text-align:right"{exact} | {shown}'
+
+
+def checks(values: Sequence[Check]) -> str:
+    """Checks as a table: state in word and icon, name, expected, seen, rows, how to see it again."""
+    head = ["State", "Check", "Expected", "Seen", "Answers", "See it again"]
+    rows = [
+        [
+            _state(check.holds, f"{check.icon} {check.state}"),
+            code(check.name),
+            literal(check.expected),
+            literal(check.seen),
+            literal(", ".join(check.rows)),
+            code(check.again),
+        ]
+        for check in values
+    ]
+    held = sum(check.holds for check in values)
+    size = f"{held} of {len(values)} checks hold"
+    long = " mw-collapsible mw-collapsed" if len(values) > LONG and held == len(values) else ""
+    return grid(head, rows, caption=size, css=f"wikitable sortable{long}")
+
+
+def commands(values: Sequence[Command]) -> str:
+    """The commands of an action, folded: each with its exit status and duration."""
+    lines = [f"{item.command}  # {item.status}, {item.seconds:.2f} s" for item in values]
+    return folded(f"{len(values)} commands", pre("\n".join(lines)))
+
+
+def result(value: Result[Any]) -> str:
+    """A result: its summary, its checks, its tables, its commands folded, and whence it comes."""
+    parts = [f"'''{literal(value.summary)}'''"]
+    parts += [checks(value.checks)] if value.checks else []
+    parts += [table(item) for item in value.tables]
+    parts += [commands(value.commands)] if value.commands else []
+    changed = "changed" if value.changed else "unchanged"
+    origin = f"{value.action} · {changed} · {value.seconds:.2f} s · run {value.run}"
+    return "\n\n".join([*parts, f"<small>{literal(origin)}</small>"])
+
+
+def figure(value: Figure, file: str) -> str:
+    """A figure at its own size under its uploaded name, with alt text and caption."""
+    return image(file, alt=value.alt, caption=value.caption)
+
+
+def image(file: str, *, alt: str, caption: str = "") -> str:
+    """An uploaded picture in a paragraph of its own.
+
+    The caption stands in italics, so that no caption is ever read as an option (``left``, ``thumb``).
+    """
+    parts = [f"File:{file}", "frame", "none", f"alt={literal(_one_line(alt))}"]
+    text = literal(_one_line(caption))
+    return "[[" + "|".join([*parts, f"<i>{text}</i>"] if text else parts) + "]]"
+
+
+def _state(good: bool, text: str) -> str:
+    return f'style="background:{"#dff3e4" if good else "#fbdcd9"}" | {text}'
+
+
+def _heading(column: Column) -> str:
+    return column.name if column.unit == "bytes" else column.heading
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
