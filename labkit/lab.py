@@ -80,6 +80,9 @@ class Lab(Configuration):
         values = overlaid(read_toml(found) if found else {}, parameters)
         base = found.parent if found else project_folder()
         values["outputs"] = str((base / str(values.get("outputs", "outputs"))).resolve())
+        wiki = values.get("wiki")
+        if isinstance(wiki, dict) and wiki.get("assignment"):
+            wiki["assignment"] = str((base / str(wiki["assignment"])).resolve())
         return cls.of(values, str(found) if found else "the parameters")
 
     @classmethod
