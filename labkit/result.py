@@ -203,9 +203,12 @@ def action(name: str) -> Callable[[Callable[P, Outcome[T]]], Callable[P, Result[
     return decorate
 
 
-@functools.cache
-def _own_run_id() -> str:
+def new_run_id() -> str:
+    """A run id that nothing has yet: the time (UTC), to the second, and four random digits."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
+_own_run_id = functools.cache(new_run_id)
 
 
 def run_id() -> str:

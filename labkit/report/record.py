@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from labkit.errors import StateError
 from labkit.files import write_atomically
 from labkit.lab import Lab
 from labkit.report.plan import STAGES, plan
-from labkit.result import Figure, Record, Result, Table
+from labkit.result import FIGURE_MIME, RESULT_MIME, Figure, Record, Result, Table
 
 
 class Entry(Record):
@@ -89,6 +90,11 @@ def digest(content: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def signature(record: StageRecord) -> str:
+    """The hash of a record's content, which its file notes."""
+    return digest(json.loads(record.model_dump_json()))
+
+
 def dump(record: StageRecord) -> str:
     """The record as the text of its file: its JSON with the hash of its content."""
     content = json.loads(record.model_dump_json())
@@ -108,6 +114,20 @@ def parse(text: str, path: Path) -> StageRecord:
             path, "was changed after labkit wrote it: its content does not have its hash"
         )
     return record
+
+
+def entries_of(notebook: Mapping[str, Any]) -> tuple[Entry, ...]:
+    """The results and figures that an executed notebook (nbformat 4) shows, for one that never closed."""
+    found = []
+    for cell in notebook["cells"]:
+        number = cell.get("execution_count") or 0
+        for output in cell.get("outputs", ()):
+            data = output.get("data", {})
+            if RESULT_MIME in data:
+                found.append(Entry(cell=number, result=Result.model_validate(data[RESULT_MIME])))
+            if FIGURE_MIME in data:
+                found.append(Entry(cell=number, figure=Figure.model_validate(data[FIGURE_MIME])))
+    return tuple(found)
 
 
 def file(lab: Lab, stage: str, ending: str = "json") -> Path:

@@ -1,0 +1,272 @@
+"""One batch: several stages' notebooks side by side, and what is kept of each."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from labkit.errors import LabkitError, StateError
+from labkit.files import write_atomically
+from labkit.journal import Journal
+from labkit.lab import Lab
+from labkit.report import memory as memories
+from labkit.report import notebook as notebooks
+from labkit.report import record as records
+from labkit.report.ending import end_notebooks
+from labkit.report.memory import Memory, Remembered, executed
+from labkit.report.plan import Plan
+from labkit.report.progress import Progress
+from labkit.report.record import StageRecord
+from labkit.report.schedule import GOOD, Ending, Wish, not_run, ready
+from labkit.report.verdict import verdict
+from labkit.result import new_run_id
+
+#: More papermills at a time are slower, measured on two processors.
+WORKERS = 4
+
+
+class Batch:
+    """One batch of a lab, by a process that holds the lab's session lock.
+
+    ``sources`` has the notebook of each stage; ``interrupted`` is the name of the signal that ended
+    the batch, else ''.
+    """
+
+    def __init__(
+        self, lab: Lab, wish: Wish, sources: Mapping[str, Path], progress: Progress
+    ) -> None:
+        self.lab = lab
+        self.wish = wish
+        self.run_id = new_run_id()
+        self.interrupted = ""
+        self._sources = sources
+        self._progress = progress
+        self._work = lab.run_dir / "rebuild"
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._memory = memories.recall(lab)
+        self._standing = memories.standing(lab)
+
+    def run(self, plans: Sequence[Plan]) -> list[Ending]:
+        """Runs the stages that have to run; how each came out, in the order of ``plans``."""
+        shutil.rmtree(self._work, ignore_errors=True)  # of a batch that was killed
+        self._work.mkdir(parents=True)
+        _write_if_other(self.lab.output_dir / "lab.toml", notebooks.lab_file(self.lab))
+        endings: dict[str, Ending] = {}
+        try:
+            self._run_all(plans, endings)
+        finally:
+            passed = [name for name, ending in endings.items() if ending.state == "passed"]
+            standing = memories.standing(self.lab)
+            self._remember(lambda memory: memories.with_standing(memory, passed, standing))
+            shutil.rmtree(self._work, ignore_errors=True)
+        return [
+            endings.get(stage.name) or not_run(stage, endings, self.interrupted) for stage in plans
+        ]
+
+    def _run_all(self, plans: Sequence[Plan], endings: dict[str, Ending]) -> None:
+        running: dict[Future[Ending], str] = {}
+        with ThreadPoolExecutor(WORKERS) as pool, _signals(self._end):
+            try:
+                while True:
+                    for stage in self._next(plans, endings, running):
+                        running[pool.submit(self._run_one, stage)] = stage.name
+                    if not running:
+                        return
+                    done = wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done
+                    endings.update({running.pop(future): future.result() for future in done})
+            finally:
+                self._over.set()
+
+    def _next(
+        self, plans: Sequence[Plan], endings: Mapping[str, Ending], running: Mapping[Any, str]
+    ) -> list[Plan]:
+        bad = any(ending.state not in GOOD for ending in endings.values())
+        if self.interrupted or (bad and not self.wish.keep_going):
+            return []
+        states = {name: ending.state for name, ending in endings.items()}
+        return ready(plans, states, set(running.values()))
+
+    # -- one stage, in a thread of its own -----------------------------------------------------
+
+    def _run_one(self, stage: Plan) -> Ending:
+        try:
+            ending = self._run_or_leave(stage)
+        except (LabkitError, OSError) as error:
+            ending = Ending(stage=stage.name, state="failed", reasons=(str(error),))
+        self._progress.end(
+            stage.name,
+            ending.state,
+            ending.seconds if ending.state != "unchanged" else 0.0,
+            ending.reasons[0]
+            if ending.reasons
+            else f"{ending.held} of {ending.checks} checks hold",
+        )
+        return ending
+
+    def _run_or_leave(self, stage: Plan) -> Ending:
+        given = self._parameters(stage)
+        after = {name: memories.record_digest(self.lab, name) for name in stage.after}
+        key = memories.key(self._sources[stage.name], given, self.lab, after)
+        why = memories.why_run(self.lab, stage, self._memory, key, self._standing)
+        if not why and stage.name not in self.wish.forced():
+            return _ending("unchanged", records.load(self.lab, stage.name))
+        self._progress.begin(stage.name, why or "it was asked for")
+        self._remember(lambda memory: memories.with_stage(memory, stage.name, None))
+        started, clock = datetime.now(UTC), time.monotonic()
+        execution = self._execute(stage, given)
+        seconds = round(time.monotonic() - clock, 2)
+        record, reasons = self._judge(stage, execution, started, seconds)
+        if record.state == "passed":
+            self._keep(stage, execution, record, key)
+        elif self.interrupted:
+            return _ending("ended", record, (f"ended by {self.interrupted}",), seconds)
+        else:
+            self._keep_failure(stage, execution, record)
+        return _ending(record.state, record, reasons, seconds)
+
+    def _parameters(self, stage: Plan) -> dict[str, Any]:
+        """Those of the given parameters that the stage's notebook declares; ``outputs`` it has
+        from its lab file, relative to which a path would be another."""
+        names = notebooks.declared(notebooks.require(self._sources[stage.name])) - {"outputs"}
+        return {name: value for name, value in self.wish.parameters.items() if name in names}
+
+    def _execute(self, stage: Plan, given: Mapping[str, Any]) -> notebooks.Execution:
+        source = self._sources[stage.name]
+        total = len(notebooks.require(source)["cells"]) + bool(given)
+        log = self.lab.output_dir / "logs" / f"{stage.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("w", encoding="utf-8", buffering=1) as lines:
+
+            def listen(line: str) -> None:
+                lines.write(line + "\n")
+                if number := notebooks.cell_number(line):
+                    self._progress.cell(stage.name, number, total)
+
+            return notebooks.execute(
+                source,
+                self._work / f"{stage.name}.ipynb",
+                parameters=given,
+                env=notebooks.environment(
+                    self.lab.output_dir / "lab.toml", self.run_id, self._work
+                ),
+                on_line=listen,
+                ending=lambda: bool(self.interrupted),
+            )
+
+    def _judge(
+        self, stage: Plan, execution: notebooks.Execution, started: datetime, seconds: float
+    ) -> tuple[StageRecord, tuple[str, ...]]:
+        """The record to keep, failed unless everything says that the stage passed; and the reasons."""
+        pending = records.pending(self.lab, stage.name, self.run_id)
+        try:
+            record = records.read(pending)
+        except StateError:
+            record = None
+        pending.unlink(missing_ok=True)
+        judged = verdict(execution.status, execution.notebook, record, self.run_id)
+        if judged.passed and record:
+            return record, ()
+        unclosed = StageRecord(
+            stage=stage.name,
+            title=stage.title,
+            state="failed",
+            closed=False,
+            run=self.run_id,
+            started=started,
+            seconds=seconds,
+            lab=self.lab.name,
+            parameters=self.lab.model_dump(mode="json", exclude={"outputs"}),
+            entries=records.entries_of(execution.notebook) if execution.notebook else (),
+        )
+        update = {"state": "failed", "problems": judged.reasons}
+        return (record or unclosed).model_copy(update=update), judged.reasons
+
+    def _keep(
+        self, stage: Plan, execution: notebooks.Execution, record: StageRecord, key: str
+    ) -> None:
+        target = executed(self.lab, stage.name)
+        write_atomically(target, notebooks.tidy(execution.notebook or {}, stage.name))
+        records.keep(self.lab, record)
+        executed(self.lab, stage.name, "failed.ipynb").unlink(missing_ok=True)
+        remembered = Remembered(
+            key=key, record=records.signature(record), notebook=notebooks.digest(target)
+        )
+        self._remember(lambda memory: memories.with_stage(memory, stage.name, remembered))
+
+    def _keep_failure(
+        self, stage: Plan, execution: notebooks.Execution, record: StageRecord
+    ) -> None:
+        if execution.notebook:
+            text = notebooks.tidy(execution.notebook, stage.name)
+            write_atomically(executed(self.lab, stage.name, "failed.ipynb"), text)
+        records.keep(self.lab, record)
+
+    def _remember(self, change: Callable[[Memory], Memory]) -> None:
+        with self._lock:
+            changed = change(self._memory)
+            if changed != self._memory or not memories.path(self.lab).exists():
+                self._memory = changed
+                memories.write(self.lab, changed)
+
+    # -- a signal --------------------------------------------------------------------------------
+
+    def _end(self, name: str) -> None:
+        """What a signal does: nothing more is begun, and what runs is ended."""
+        if not self.interrupted:
+            self.interrupted = name
+            threading.Thread(target=self._end_running, name="ending").start()
+
+    def _end_running(self) -> None:
+        self._progress.say(
+            f"{self.interrupted}: the running notebooks and their programs are ended"
+        )
+        entries = Journal.of(self.lab).standing()
+        daemons = [entry.what["marker"] for entry in entries if entry.kind == "daemon"]
+        while not self._over.wait(0.2):  # again: one may have been about to start
+            end_notebooks(str(self._work), daemons)
+
+
+def _ending(
+    state: Any, record: StageRecord, reasons: tuple[str, ...] = (), seconds: float | None = None
+) -> Ending:
+    return Ending(
+        stage=record.stage,
+        state=state,
+        reasons=reasons,
+        seconds=record.seconds if seconds is None else seconds,
+        held=record.held,
+        checks=len(record.checks),
+    )
+
+
+@contextmanager
+def _signals(end: Callable[[str], None]) -> Iterator[None]:
+    """SIGTERM and SIGINT call ``end`` with their name while the block runs (in the main thread)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        end(signal.Signals(number).name)
+
+    before = {sig: signal.signal(sig, handle) for sig in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for sig, old in before.items():
+            signal.signal(sig, old)
+
+
+def _write_if_other(path: Path, text: str) -> None:
+    if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
+        write_atomically(path, text)

@@ -1,0 +1,231 @@
+"""One stage's notebook: its parameters, and its run by papermill in a process of its own."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import labkit
+from labkit import run
+from labkit.errors import CommandTimeoutError, ConfigError
+from labkit.lab import PARAMETERS, Lab, unknown
+from labkit.report.verdict import code_cells, errors, text
+from labkit.result import Record
+
+#: What notebooks see of the environment beside run.py's allow-list, by the beginning of the name.
+PASSED_ON = ("LABKIT_", "JUPYTER_", "MPLCONFIGDIR", "PLAYWRIGHT_", "VIRTUAL_ENV", "XDG_")
+#: How many times a kernel is started that does not come up because another one took its port.
+STARTS = 4
+#: A stage that has not ended after so many seconds never will.
+PATIENCE = 7200.0
+
+
+class Execution(Record):
+    """A run of papermill that has ended; ``notebook`` is what it saved (nbformat 4), None if nothing."""
+
+    status: int
+    notebook: dict[str, Any] | None
+    starts: int
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """The notebook in a file as JSON; None when there is none, or when it is cut short."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and "cells" in content else None
+
+
+def require(path: Path) -> dict[str, Any]:
+    """The notebook in a file; raises :class:`ConfigError` when there is none."""
+    content = read(path)
+    if content is None:
+        raise ConfigError(
+            str(path), "there is no notebook here", "call labkit from the project's folder"
+        )
+    return content
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, '' when there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def declared(notebook: Mapping[str, Any]) -> frozenset[str]:
+    """The names that the cell tagged ``parameters`` assigns.
+
+    papermill's own ``inspect_notebook`` does not see a name whose annotation is ``str | None``.
+    """
+    cells = (c for c in notebook["cells"] if "parameters" in c.get("metadata", {}).get("tags", ()))
+    source = "\n".join(text(cell["source"]) for cell in cells)
+    return frozenset(
+        target.id
+        for node in ast.parse(source).body
+        for target in _targets(node)
+        if isinstance(target, ast.Name)
+    )
+
+
+def require_known(given: Iterable[str], notebooks: Iterable[Mapping[str, Any]]) -> None:
+    """Raises :class:`ConfigError`, with the nearest name, for a parameter that nothing knows: neither
+    the lab nor one of the notebooks. papermill itself would only warn of it."""
+    known = {*PARAMETERS, *(name for notebook in notebooks for name in declared(notebook))}
+    for name in given:
+        if name not in known:
+            raise unknown(name, known, "a parameter of the lab or of a stage's notebook")
+
+
+def arguments(
+    source: Path, target: Path, *, parameters: Path | None, cwd: Path
+) -> tuple[str | Path, ...]:
+    """The command that runs a notebook; it logs each cell's beginning, end and output as text."""
+    return (
+        sys.executable, "-m", "papermill",
+        source,
+        target,
+        *(("--parameters_file", parameters) if parameters else ()),
+        "--cwd", cwd,
+        "--no-progress-bar",
+        "--log-output",
+    )  # fmt: skip
+
+
+def environment(lab_file: Path, run_id: str, folder: Path) -> dict[str, str]:
+    """What a batch's notebook gets on top of run.py's environment.
+
+    The kernels keep their files in ``folder``: nothing of a user's own IPython profile acts on the
+    report, and nothing is left in the user's home.
+    """
+    passed = {name: os.environ[name] for name in os.environ if name.startswith(PASSED_ON)}
+    return {
+        **passed,
+        "LABKIT_RUN": run_id,
+        "LABKIT_FILE": str(lab_file),
+        "IPYTHONDIR": str(folder / "ipython"),
+        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+        "PYTHONPATH": str(Path(labkit.__file__).parent.parent),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # else a warning about the debugger in each log
+        "MPLBACKEND": "agg",
+    }
+
+
+def cell_number(line: str) -> int | None:
+    """The number (from 1, all cells counted) of the cell that a line of papermill's log begins."""
+    found = re.fullmatch(r"Executing Cell (\d+)-+", line)
+    return int(found[1]) if found else None
+
+
+def execute(
+    source: Path,
+    target: Path,
+    *,
+    parameters: Mapping[str, object],
+    env: Mapping[str, str],
+    on_line: Callable[[str], None],
+    ending: Callable[[], bool] = lambda: False,
+    timeout: float = PATIENCE,
+) -> Execution:
+    """Runs ``source`` with ``parameters``; papermill saves what it has in ``target`` after each cell.
+
+    A kernel whose port was taken by another one's before any cell ran is started again, unless
+    ``ending`` says that the batch is being ended.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    file = target.with_suffix(".parameters.json") if parameters else None
+    if file:
+        file.write_text(json.dumps(parameters), encoding="utf-8")
+    argv = arguments(source, target, parameters=file, cwd=source.parent)
+    for start in range(1, STARTS + 1):
+        status, said = _papermill(argv, env, on_line, timeout)
+        notebook = read(target)
+        if start == STARTS or ending() or not lost_port(status, said, notebook):
+            break
+        on_line(f"The kernel's port was taken by another program: start {start + 1} of {STARTS}")
+    return Execution(status=status, notebook=notebook, starts=start)
+
+
+def lost_port(status: int, said: str, notebook: Mapping[str, Any] | None) -> bool:
+    """Whether papermill failed because the kernel's port was taken, before any cell ran."""
+    cells = code_cells(notebook) if notebook else []
+    ran = any(cell.get("execution_count") is not None or errors(cell) for cell in cells)
+    return status != 0 and not ran and "Address already in use" in said
+
+
+def tidy(notebook: Mapping[str, Any], name: str) -> str:
+    """The text of an executed notebook without the paths and environment of the machine it ran on."""
+    content = json.loads(json.dumps(notebook))
+    noted = content["metadata"].get("papermill", {})
+    noted.pop("environment_variables", None)
+    noted.update({"input_path": f"{name}.ipynb", "output_path": f"{name}.ipynb"})
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def lab_file(lab: Lab) -> str:
+    """The lab as the text of a ``lab.toml`` that lies in its own outputs (``outputs/<lab>/lab.toml``)
+    and describes all of it, whatever the defaults, the options and the parameters were."""
+    values = {**lab.model_dump(mode="json", exclude_none=True), "outputs": ".."}
+    plain = [f"{key} = {_toml(value)}" for key, value in values.items() if not _is_table(value)]
+    tables = [
+        "\n".join([f"\n[{key}]", *(f"{name} = {_toml(item)}" for name, item in value.items())])
+        for key, value in values.items()
+        if _is_table(value)
+    ]
+    return "# What this lab's stages were run with.\n" + "\n".join([*plain, *tables]) + "\n"
+
+
+def value_of(text: str) -> Any:
+    """An option's value: JSON where it is JSON (numbers, true, null, lists), else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def pair(option: str) -> tuple[str, Any]:
+    """``replicas=3`` as name and value; :class:`ConfigError` when it is no such pair."""
+    name, equals, value = option.partition("=")
+    if not equals or not name.isidentifier():
+        raise ConfigError(repr(option), "is no NAME=VALUE", "write it like replicas=3")
+    return name, value_of(value)
+
+
+def _papermill(
+    argv: tuple[str | Path, ...],
+    env: Mapping[str, str],
+    on_line: Callable[[str], None],
+    timeout: float,
+) -> tuple[int, str]:
+    """The exit status, and what was said on standard error."""
+    try:
+        done = run.run(argv, ok=range(-64, 256), env=env, timeout=timeout, on_line=on_line)
+    except CommandTimeoutError as error:
+        on_line(str(error))
+        return error.status, str(error)
+    return done.status, done.stderr
+
+
+def _targets(node: ast.stmt) -> list[ast.expr]:
+    if isinstance(node, ast.AnnAssign):
+        return [node.target]
+    return node.targets if isinstance(node, ast.Assign) else []
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _toml(value: Any) -> str:
+    """A plain value in TOML; its strings are JSON's (https://toml.io/en/v1.0.0#string)."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")

@@ -1,0 +1,121 @@
+"""The batch's progress: a live table on a terminal, plain lines anywhere else; both in the log."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+log = logging.getLogger("labkit.rebuild")
+
+#: A stage's states: the mark and the style that go with each word.
+STATES = {
+    "waiting": ("·", "dim"),
+    "running": ("▶", "bold cyan"),
+    "passed": ("✔", "bold green"),
+    "unchanged": ("=", "green"),
+    "failed": ("✘", "bold red"),
+    "not run": ("–", "yellow"),
+    "ended": ("■", "yellow"),
+}
+
+
+@dataclass
+class Line:
+    """How far one stage is."""
+
+    state: str = "waiting"
+    note: str = ""
+    begun: float = 0.0
+    seconds: float = 0.0
+
+
+class Progress:
+    """Shows what the stages do. Used as a context; without a console it only writes the log."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console
+        self._lines: dict[str, Line] = {}
+        self._lock = threading.Lock()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Progress:
+        if self.console and self.console.is_terminal:
+            from rich.live import Live
+
+            live = Live(get_renderable=self._table, console=self.console, refresh_per_second=8)
+            self._stack.enter_context(live)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def expect(self, names: Iterable[str]) -> None:
+        """These stages will be shown, in this order."""
+        self._lines = {name: Line() for name in names}
+
+    def begin(self, name: str, why: str) -> None:
+        """A stage begins to run."""
+        with self._lock:
+            self._lines[name] = Line("running", why, time.monotonic())
+        self._say(f"{name}: runs, {why}")
+
+    def cell(self, name: str, number: int, total: int) -> None:
+        """A stage's notebook has come to this cell."""
+        with self._lock:
+            self._lines[name].note = f"cell {number} of {total}"
+        log.debug("%s: cell %d of %d", name, number, total)
+
+    def end(self, name: str, state: str, seconds: float, note: str) -> None:
+        """A stage has this state now."""
+        with self._lock:
+            self._lines[name] = Line(state, note, 0.0, seconds)
+        took = f" after {seconds:.1f} s" if seconds else ""
+        self._say(f"{name}: {state}{took}{', ' + note if note else ''}")
+
+    def say(self, text: str) -> None:
+        """A line about the whole batch."""
+        self._say(text)
+        if self.console and self.console.is_terminal:
+            self.console.print(text, style="yellow", markup=False, highlight=False)
+
+    def _say(self, text: str) -> None:
+        log.info("%s", text)
+        if self.console and not self.console.is_terminal:
+            clock = time.strftime("%H:%M:%S")
+            self.console.print(f"{clock} {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def _table(self) -> Table:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True)
+        table.add_column(justify="right", no_wrap=True)
+        table.add_column(overflow="ellipsis", no_wrap=True)
+        with self._lock:
+            for name, line in self._lines.items():
+                mark, style = STATES[line.state]
+                seconds = time.monotonic() - line.begun if line.begun else line.seconds
+                table.add_row(
+                    name,
+                    Text(f"{mark} {line.state}", style=style),
+                    f"{seconds:.1f} s" if seconds else "",
+                    Text(line.note, style="dim"),
+                )
+        return table

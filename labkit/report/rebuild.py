@@ -1,0 +1,105 @@
+"""The batch rebuild: papermill over the stages by their dependencies, independent ones side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from labkit import journal
+from labkit.checks import Check
+from labkit.lab import Lab, project_folder
+from labkit.report import notebook as notebooks
+from labkit.report.batch import Batch
+from labkit.report.plan import Plan
+from labkit.report.progress import Progress
+from labkit.report.schedule import GOOD, Ending, Wish
+from labkit.result import Outcome, Record, Table, action
+
+
+class Rebuilt(Record):
+    """A batch that is over; ``interrupted`` is the name of the signal that ended it, else ''."""
+
+    run: str
+    stages: tuple[Ending, ...]
+    interrupted: str = ""
+
+
+@action("report.rebuild")
+def rebuild(
+    lab: Lab,
+    wish: Wish | None = None,
+    *,
+    progress: Progress | None = None,
+    folder: Path | None = None,
+) -> Outcome[Rebuilt]:
+    """Runs the stages that have to be run; a check for each says how it came out.
+
+    Afterwards each stage that passed has its executed notebook, record, tables and figures in the
+    lab's outputs; one that failed left its notebook (``notebooks/NN.failed.ipynb``), its record
+    (``results/NN.failed.json``) and its log beside the outputs of its last good run. SIGTERM and
+    SIGINT end the notebooks and what they have started; the value says so.
+
+    :param wish: what is to be run; default: all that has changed.
+    :param folder: where the notebooks are; default: ``notebooks`` of the project.
+    :raises ConfigError: an unknown stage or parameter, a missing notebook; nothing was run.
+    :raises LockError: another batch works on this lab.
+    """
+    wish = wish or Wish()
+    plans = wish.plans()
+    sources = find(plans, folder or project_folder() / "notebooks", wish.parameters)
+    with journal.lock(lab.run_dir, "session", wait=0), progress or Progress() as shown:
+        shown.expect(stage.name for stage in plans)
+        batch = Batch(lab, wish, sources, shown)
+        endings = batch.run(plans)
+    value = Rebuilt(run=batch.run_id, stages=tuple(endings), interrupted=batch.interrupted)
+    return Outcome(
+        value=value,
+        subject=lab.name,
+        summary=_summary(value),
+        changed=any(ending.state != "unchanged" for ending in endings),
+        checks=tuple(_check(ending) for ending in endings),
+        tables=(_table(endings),),
+    )
+
+
+def find(plans: Sequence[Plan], folder: Path, parameters: Mapping[str, Any]) -> dict[str, Path]:
+    """The notebook of each stage, after a look at each: :class:`ConfigError` when one is missing or
+    is none, or when a parameter is known neither to the lab nor to one of them."""
+    sources = {stage.name: folder / f"{stage.name}.ipynb" for stage in plans}
+    found = [notebooks.require(source) for source in sources.values()]
+    notebooks.require_known(parameters, found)
+    return sources
+
+
+def _summary(value: Rebuilt) -> str:
+    counts: dict[str, int] = {}
+    for ending in value.stages:
+        counts[ending.state] = counts.get(ending.state, 0) + 1
+    said = ", ".join(f"{count} {state}" for state, count in counts.items())
+    ended = f"Ended by {value.interrupted}. " if value.interrupted else ""
+    return f"{ended}{len(value.stages)} stages: {said}."
+
+
+def _check(ending: Ending) -> Check:
+    return Check(
+        name=f"rebuild.{ending.stage}",
+        expected="passed",
+        seen="; ".join([ending.state, *ending.reasons]),
+        holds=ending.state in GOOD,
+        again=f"labkit run {ending.stage}",
+    )
+
+
+def _table(endings: Iterable[Ending]) -> Table:
+    rows = (
+        {
+            "stage": ending.stage,
+            "state": ending.state,
+            "checks": f"{ending.held} of {ending.checks}" if ending.checks else "",
+            "seconds": ending.seconds or None,
+            "note": ending.reasons[0] if ending.reasons else "",
+        }
+        for ending in endings
+    )
+    return Table.of("stages", "Stages of this rebuild", rows, units={"seconds": "s"})

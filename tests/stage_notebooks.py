@@ -1,0 +1,45 @@
+"""Small stages' notebooks for the tests of the batch and of the review."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+
+PARAMETERS = "lab_name: str | None = None\nreplicas: int | None = None\nshown: str = 'plain'"
+OPENING = """
+from labkit import Check, Lab, Outcome, Table
+from labkit.report import Stage, figures, plan
+from labkit.report.figures import style
+from labkit.result import action
+lab = Lab.from_parameters(globals())
+stage = Stage.open("{name}", lab)
+"""
+#: A result with every check that the stage requires, and one for each of its rows.
+PROBE = """
+wanted = plan.plan("{name}")
+names = [*(name + "x" if name.endswith(".") else name for name in wanted.required), *(f"row.{{row}}" for row in wanted.rows)]
+checks = [Check(name=name, expected="1", seen="1", holds=True, rows=wanted.rows, again="true") for name in names]
+probe = action("test.probe")(lambda: Outcome(value=shown, summary=f"{{shown}}, {{lab.replicas}} replicas", checks=tuple(checks)))
+stage.record(probe())
+"""
+CLOSING = "stage.close()"
+
+
+def write(folder: Path, name: str, *cells: str, kernel: str = "python3", close: bool = True) -> Path:
+    """A stage's notebook that opens, runs ``cells`` (default: what makes it pass), and closes."""
+    v4 = nbformat.v4
+    body = cells or (PROBE.format(name=name),)
+    made = [
+        v4.new_markdown_cell(f"# Stage {name}\\n\\nWhat is done, and *why*."),
+        v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+        v4.new_code_cell(OPENING.format(name=name)),
+        *(v4.new_code_cell(cell.replace("PROBE", PROBE.format(name=name))) for cell in body),
+        *([v4.new_code_cell(CLOSING)] if close else []),
+    ]
+    spec = {"name": kernel, "display_name": "Python 3", "language": "python"}
+    notebook = v4.new_notebook(cells=made, metadata={"kernelspec": spec})
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.ipynb"
+    nbformat.write(notebook, path)
+    return path
