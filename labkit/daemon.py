@@ -36,9 +36,17 @@ class Daemon:
 
 
 def pid(daemon: Daemon) -> int | None:
-    """The process id of the running daemon (of the first process, if there are several), or None."""
+    """The process id of the running daemon (of the first process, if there are several), or None.
+
+    When the process that the pid file names was killed, its children may still serve with nobody
+    to lead them: that counts as not running.
+    """
     pids = undo.daemon_pids(str(daemon.config))
-    return pids[0] if pids else None
+    try:
+        leader = int(daemon.pidfile.read_text())
+    except (OSError, ValueError):
+        return pids[0] if pids else None
+    return leader if leader in pids else None
 
 
 def start(
@@ -51,6 +59,7 @@ def start(
     """
     if started := pid(daemon) is None:
         Journal.of(lab).intend("daemon", pidfile=str(daemon.pidfile), marker=str(daemon.config))
+        undo.end_daemon(lab, pidfile=str(daemon.pidfile), marker=str(daemon.config))
         daemon.log.parent.mkdir(parents=True, exist_ok=True)
         daemon.pidfile.parent.mkdir(parents=True, exist_ok=True)
         _launch(daemon)
@@ -60,7 +69,7 @@ def start(
 
 def stop(lab: Lab, daemon: Daemon) -> bool:
     """Ends the daemon; returns whether it ran."""
-    ran = pid(daemon) is not None
+    ran = bool(undo.daemon_pids(str(daemon.config)))
     undo.end_daemon(lab, pidfile=str(daemon.pidfile), marker=str(daemon.config))
     Journal.of(lab).forget("daemon", pidfile=str(daemon.pidfile), marker=str(daemon.config))
     return ran
