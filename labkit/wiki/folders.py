@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pwd
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,11 +34,6 @@ class Folders:
         return self.root / self.database
 
     @property
-    def part(self) -> Path:
-        """Where a database is installed before it is renamed to ``data``."""
-        return self.root / f"{self.database}.part"
-
-    @property
     def installed(self) -> Path:
         """What the database was last made fit for: MediaWiki's version, the accounts' passwords."""
         return self.root / f"{self.database}.json"
@@ -64,8 +60,8 @@ class Folders:
 
     @property
     def images(self) -> Path:
-        """What was uploaded."""
-        return self.root / "images"
+        """What was uploaded to the wiki of this database."""
+        return self.root / "images" / self.database
 
     @property
     def cache(self) -> Path:
@@ -85,7 +81,7 @@ class Folders:
     @property
     def socket(self) -> Path:
         """MariaDB's socket."""
-        return self.run / "mariadb.sock"
+        return self.run / "mariadb" / "server.sock"
 
 
 def origin(lab: Lab) -> str:
@@ -102,6 +98,13 @@ def api_url(lab: Lab) -> str:
 def site_name(lab: Lab) -> str:
     """What the lab's own wiki calls itself."""
     return f"labkit {lab.name}"
+
+
+def owned(path: Path, mode: int) -> None:
+    """A folder of the web server's account, with that mode, is there."""
+    path.mkdir(parents=True, exist_ok=True)
+    shutil.chown(path, USER, USER)
+    path.chmod(mode)
 
 
 def require_reachable(path: Path) -> None:

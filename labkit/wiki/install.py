@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from labkit.errors import CommandError, WikiError
 from labkit.files import write_atomically
 from labkit.lab import Lab
 from labkit.result import Record
-from labkit.wiki import accounts, mediawiki, settings
+from labkit.wiki import accounts, mariadb, mediawiki, settings
 from labkit.wiki.accounts import Passwords
-from labkit.wiki.folders import USER, Folders, origin, require_reachable, site_name
+from labkit.wiki.folders import USER, Folders, origin, owned, require_reachable, site_name
 
 
 class Installed(Record):
@@ -25,36 +26,73 @@ class Installed(Record):
     accounts: str = ""
 
 
-def settings_of(lab: Lab, passwords: Passwords, data: Path) -> settings.Settings:
-    """What the lab's LocalSettings.php is made of, for a database in ``data``."""
+def folders_made(folders: Folders) -> None:
+    """The wiki's folders are there, those that the web server writes into owned by it."""
+    for path in (folders.root, folders.logs, folders.php, folders.run):
+        path.mkdir(parents=True, exist_ok=True)
+    owned(folders.images, 0o755)
+    owned(folders.cache, 0o700)
+
+
+def program(lab: Lab) -> Path:
+    """MediaWiki's folder: of the version that the database was made fit for, else the newest."""
+    known = _recorded(Folders.of(lab)).mediawiki
+    folder = mediawiki.installation(lab.cache_dir, known)
+    found = folder if known and folder.is_dir() else mediawiki.fetch(lab.cache_dir)
+    require_reachable(found)
+    return found
+
+
+def database(lab: Lab, passwords: Passwords, mediawiki_folder: Path) -> bool:
+    """The database is there: installed whole, or not at all; returns whether it had to be."""
+    folders = Folders.of(lab)
+    if folders.data.exists():
+        return False
+    for killed in folders.root.glob(f"{folders.database}.*.part"):
+        mariadb.stop(lab, mariadb.Server.part(folders, killed))
+        shutil.rmtree(killed)
+    part = folders.root / f"{folders.database}.{secrets.token_hex(4)}.part"
+    owned(part, 0o700)
+    install = _sqlite if folders.database == "sqlite" else _mariadb
+    install(lab, passwords, mediawiki_folder, part)
+    part.rename(folders.data)
+    _record(folders, passwords, mediawiki_folder)
+    return True
+
+
+def renew(lab: Lab, passwords: Passwords, mediawiki_folder: Path) -> bool:
+    """The database, whose server runs, is fit for this MediaWiki and its accounts have these
+    passwords; returns whether anything had to be done."""
+    folders = Folders.of(lab)
+    if _recorded(folders) == _wanted(passwords, mediawiki_folder):
+        return False
+    if folders.database == "mariadb":
+        mariadb.account(mariadb.Server.of(folders), passwords.database)
+    with local_settings(lab, passwords, folders.data, folders.socket) as local:
+        update: list[str | Path] = [
+            accounts.php_program(), mediawiki_folder / "maintenance/update.php", "--quick",
+        ]  # fmt: skip
+        accounts.as_server(update, env={"MW_CONFIG_FILE": str(local)}, timeout=600)
+        accounts.apply(folders, passwords, mediawiki=mediawiki_folder, settings=local)
+    _record(folders, passwords, mediawiki_folder)
+    return True
+
+
+def settings_of(lab: Lab, passwords: Passwords, data: Path, socket: Path) -> settings.Settings:
+    """What the lab's LocalSettings.php is made of, for a database in ``data`` or at ``socket``."""
     folders = Folders.of(lab)
     return settings.Settings(
         name=site_name(lab),
         origin=origin(lab),
         database=lab.wiki.database,
         data=data,
-        socket=folders.socket,
+        socket=socket,
         images=folders.images,
         cache=folders.cache,
         secret_key=passwords.secret_key,
         upgrade_key=passwords.upgrade_key,
         database_password=passwords.database,
     )
-
-
-def folders_made(folders: Folders) -> None:
-    """The wiki's folders are there, those that the web server writes into owned by it."""
-    for path in (folders.root, folders.logs, folders.php, folders.run):
-        path.mkdir(parents=True, exist_ok=True)
-    for path, mode in ((folders.images, 0o755), (folders.cache, 0o700)):
-        owned(path, mode)
-
-
-def owned(path: Path, mode: int) -> None:
-    """A folder of the web server's account."""
-    path.mkdir(parents=True, exist_ok=True)
-    shutil.chown(path, USER, USER)
-    path.chmod(mode)
 
 
 def private(path: Path, text: str) -> None:
@@ -64,62 +102,69 @@ def private(path: Path, text: str) -> None:
     path.chmod(0o640)
 
 
-def ensure(lab: Lab, passwords: Passwords) -> tuple[Path, bool]:
-    """The database is there, fit for MediaWiki's version, its accounts have their passwords.
-
-    Returns MediaWiki's folder, and whether anything had to be done.
-    """
-    folders = Folders.of(lab)
-    recorded = _recorded(folders)
-    known = mediawiki.installation(lab.cache_dir, recorded.mediawiki)
-    program = known if recorded.mediawiki and known.is_dir() else mediawiki.fetch(lab.cache_dir)
-    require_reachable(program)
-    wanted = Installed(mediawiki=mediawiki.version(program), accounts=passwords.fingerprint())
-    if folders.data.exists() and wanted == recorded:
-        return program, False
-    if not folders.data.exists():
-        sqlite(lab, passwords, program)
-    else:
-        _renew(lab, passwords, program)
-    write_atomically(folders.installed, wanted.model_dump_json() + "\n")
-    return program, True
-
-
-def sqlite(lab: Lab, passwords: Passwords, program: Path) -> None:
-    """Installs the SQLite database with all accounts: whole, or not at all."""
-    folders = Folders.of(lab)
-    shutil.rmtree(folders.part, ignore_errors=True)  # of an installation that was killed
-    owned(folders.part, 0o700)
-    _installer(
-        lab, passwords, program, ["--dbtype=sqlite", f"--dbpath={folders.part}", "--dbname=wiki"]
-    )
-    with _settings(lab, passwords, folders.part) as local:
-        accounts.apply(folders, passwords, mediawiki=program, settings=local)
-    folders.part.rename(folders.data)
-
-
-def _renew(lab: Lab, passwords: Passwords, program: Path) -> None:
-    """Makes a database that is there fit for another MediaWiki or other passwords."""
-    folders = Folders.of(lab)
-    with _settings(lab, passwords, folders.data) as local:
-        update: list[str | Path] = [
-            accounts.php_program(),
-            program / "maintenance/update.php",
-            "--quick",
-        ]
-        accounts.as_server(update, env={"MW_CONFIG_FILE": str(local)}, timeout=600)
-        accounts.apply(folders, passwords, mediawiki=program, settings=local)
-
-
 @contextmanager
-def _settings(lab: Lab, passwords: Passwords, data: Path) -> Iterator[Path]:
-    """A LocalSettings.php for as long as MediaWiki's own programs work on ``data``."""
+def local_settings(lab: Lab, passwords: Passwords, data: Path, socket: Path) -> Iterator[Path]:
+    """A LocalSettings.php for as long as MediaWiki's own programs work on a database."""
     path = Folders.of(lab).root / "LocalSettings.part.php"
-    private(path, settings.local_settings(settings_of(lab, passwords, data)))
+    private(path, settings.local_settings(settings_of(lab, passwords, data, socket)))
     try:
         yield path
     finally:
         path.unlink()
+
+
+def _sqlite(lab: Lab, passwords: Passwords, mediawiki_folder: Path, part: Path) -> None:
+    given = ["--dbtype=sqlite", f"--dbpath={part}", "--dbname=wiki"]
+    _installer(lab, passwords, mediawiki_folder, part, given)
+    folders = Folders.of(lab)
+    with local_settings(lab, passwords, part, folders.socket) as local:
+        accounts.apply(folders, passwords, mediawiki=mediawiki_folder, settings=local)
+
+
+def _mariadb(lab: Lab, passwords: Passwords, mediawiki_folder: Path, part: Path) -> None:
+    """Installs into a server of its own, whose data folder is moved when it has ended."""
+    folders = Folders.of(lab)
+    server = mariadb.Server.part(folders, part)
+    mariadb.make(server)
+    mariadb.start(lab, server)
+    try:
+        mariadb.account(server, passwords.database)
+        with _password_file(folders, passwords.database) as secret:
+            given = [
+                "--dbtype=mysql",
+                f"--dbserver=localhost:{server.socket}",
+                f"--dbname={mariadb.DATABASE}",
+                f"--dbuser={mariadb.ACCOUNT}",
+                f"--dbpassfile={secret}",
+            ]
+            _installer(lab, passwords, mediawiki_folder, part, given)
+        with local_settings(lab, passwords, part, server.socket) as local:
+            accounts.apply(folders, passwords, mediawiki=mediawiki_folder, settings=local)
+    finally:
+        mariadb.stop(lab, server)
+        server.config.unlink()
+
+
+@contextmanager
+def _password_file(folders: Folders, password: SecretStr) -> Iterator[Path]:
+    """A file with one password, which the web server's account can read, for as long as the block."""
+    path = folders.root / "password.part"
+    private(path, password.get_secret_value())
+    try:
+        yield path
+    finally:
+        path.unlink()
+
+
+def _wanted(passwords: Passwords, mediawiki_folder: Path) -> Installed:
+    return Installed(
+        mediawiki=mediawiki.version(mediawiki_folder), accounts=passwords.fingerprint()
+    )
+
+
+def _record(folders: Folders, passwords: Passwords, mediawiki_folder: Path) -> None:
+    text = _wanted(passwords, mediawiki_folder).model_dump_json()
+    write_atomically(folders.installed, text + "\n")
 
 
 def _recorded(folders: Folders) -> Installed:
@@ -130,15 +175,16 @@ def _recorded(folders: Folders) -> Installed:
         return Installed()
 
 
-def _installer(lab: Lab, passwords: Passwords, program: Path, database: list[str]) -> None:
+def _installer(
+    lab: Lab, passwords: Passwords, mediawiki_folder: Path, part: Path, given: list[str]
+) -> None:
     """Runs MediaWiki's own installer; the LocalSettings.php that it writes is not used."""
-    folders = Folders.of(lab)
-    written = folders.part / "installer"
+    written = part.with_name(f"{part.name}.installer")
     owned(written, 0o700)
     command: list[str | Path] = [
         accounts.php_program(),
-        program / "maintenance/install.php",
-        *database,
+        mediawiki_folder / "maintenance/install.php",
+        *given,
         f"--server={origin(lab)}",
         "--scriptpath=/w",
         "--lang=en",
@@ -151,7 +197,8 @@ def _installer(lab: Lab, passwords: Passwords, program: Path, database: list[str
         accounts.as_server(command, env={}, stdin=passwords.student.get_secret_value(), timeout=300)
     except CommandError as error:
         raise WikiError(
-            str(folders.data), f"MediaWiki's installer failed: {error.stderr.strip()[-600:]}",
+            str(Folders.of(lab).data), f"MediaWiki's installer failed: {error.stderr.strip()[-600:]}",
             "see that PHP's extensions are installed (`./lab doctor`)", error.again,
         ) from None  # fmt: skip
-    shutil.rmtree(written)
+    finally:
+        shutil.rmtree(written)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import http.client
-import json
+import functools
+import hashlib
 import signal
 from pathlib import Path
 
@@ -12,9 +12,9 @@ from labkit.errors import WikiError
 from labkit.files import write_atomically
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, action
-from labkit.wiki import accounts, install, settings
+from labkit.wiki import accounts, ask, install, mariadb, settings
 from labkit.wiki.accounts import Passwords
-from labkit.wiki.folders import ADDRESS, Folders, api_url, origin, require_reachable, site_name
+from labkit.wiki.folders import ADDRESS, Folders, api_url, origin, require_reachable
 
 
 class WikiServer(Record):
@@ -43,15 +43,20 @@ def up(lab: Lab) -> Outcome[WikiServer]:
     with journal.lock(lab.run_dir, "wiki"):
         folders = Folders.of(lab)
         _require_port(lab, folders)
-        installed = _prepare(lab, folders)
+        installed, changed = _prepare(lab, folders)
         started = daemon.start(lab, _apache(folders), lambda: problem(lab), patience=60)
     server = describe(lab)
-    done = "installed and started" if installed else "started" if started else "already up"
+    done = (
+        "installed and started" if installed
+        else "started" if started
+        else "brought up to date" if changed
+        else "already up"
+    )  # fmt: skip
     return Outcome(
         value=server,
         subject=server.address,
         summary=f"{server.version} on {server.database} answers at {server.address} ({done}).",
-        changed=installed or started,
+        changed=installed or changed or started,
     )
 
 
@@ -59,19 +64,21 @@ def up(lab: Lab) -> Outcome[WikiServer]:
 def down(lab: Lab) -> Outcome[bool]:
     """The wiki's servers have ended; its pages, files and passwords stay."""
     with journal.lock(lab.run_dir, "wiki"):
-        ran = daemon.stop(lab, _apache(Folders.of(lab)))
+        folders = Folders.of(lab)
+        served = daemon.stop(lab, _apache(folders))
+        ran = mariadb.stop(lab, mariadb.Server.of(folders)) or served
     said = "has ended; its pages and files are kept" if ran else "was not up"
     return Outcome(value=ran, subject=origin(lab), summary=f"The wiki {said}.", changed=ran)
 
 
 def describe(lab: Lab) -> WikiServer:
     """What the wiki says of itself; raises :class:`WikiError` when it does not answer."""
-    general = site_info(lab)
+    info = ask.site_info(lab)
     own = not lab.wiki.url
     return WikiServer(
         api=api_url(lab),
-        address=general["base"],
-        version=general["generator"],
+        address=info.address,
+        version=info.version,
         database=lab.wiki.database if own else "existing",
         passwords=str(Folders.of(lab).passwords) if own else "",
     )
@@ -80,30 +87,11 @@ def describe(lab: Lab) -> WikiServer:
 def problem(lab: Lab) -> str | None:
     """What is wrong with the lab's own wiki now, None when it answers as this lab's."""
     try:
-        name = site_info(lab)["sitename"]
+        mark = ask.site_info(lab).mark
     except WikiError as error:
         return error.reason
-    return None if name == site_name(lab) else f"answers as another wiki, {name!r}"
-
-
-def site_info(lab: Lab) -> dict[str, str]:
-    """The general information that the lab's own wiki gives (API: Siteinfo)."""
-    path = "/w/api.php?action=query&meta=siteinfo&siprop=general&format=json&formatversion=2"
-    connection = http.client.HTTPConnection(ADDRESS, lab.wiki.port, timeout=30)
-    try:
-        connection.request("GET", path)
-        reply = connection.getresponse()
-        text = reply.read()
-        if reply.status != 200:
-            raise WikiError(origin(lab), f"answers with HTTP status {reply.status}")
-        general = json.loads(text)["query"]["general"]
-        return {name: str(general[name]) for name in ("sitename", "generator", "base")}
-    except (OSError, http.client.HTTPException) as error:
-        raise WikiError(origin(lab), f"does not answer: {error}", "bring it up") from None
-    except (ValueError, KeyError):
-        raise WikiError(origin(lab), "does not answer as a MediaWiki", "") from None
-    finally:
-        connection.close()
+    current = mark and f'"{mark}"' in Folders.of(lab).apache.read_text()
+    return None if current else "answers with another configuration than this lab's"
 
 
 def _apache(folders: Folders) -> daemon.Daemon:
@@ -124,34 +112,45 @@ def _require_port(lab: Lab, folders: Folders) -> None:
         daemon.require_free(lab.wiki.port, netns=None, address=ADDRESS, key="wiki.port")
 
 
-def _prepare(lab: Lab, folders: Folders) -> bool:
-    """Database, accounts and configuration are there; returns whether something had to be made."""
+def _prepare(lab: Lab, folders: Folders) -> tuple[bool, bool]:
+    """Database, accounts and configuration are there, and the database's server runs.
+
+    Returns whether the database had to be installed, and whether anything else had to be done.
+    """
     require_reachable(folders.data)
     install.folders_made(folders)
     passwords = accounts.keep(folders)
-    program, made = install.ensure(lab, passwords)
-    changed = _configure(lab, folders, passwords, program)
-    if changed and daemon.pid(_apache(folders)):
-        daemon.send(_apache(folders), signal.SIGUSR1)
-    return made or changed
+    program = install.program(lab)
+    installed = install.database(lab, passwords, program)
+    server = mariadb.Server.of(folders)
+    woken = folders.database == "mariadb" and mariadb.start(lab, server)
+    renewed = install.renew(lab, passwords, program)
+    rewritten = _configure(lab, folders, passwords, program)
+    if daemon.pid(_apache(folders)) and (renewed or problem(lab)):
+        daemon.send(_apache(folders), signal.SIGUSR1)  # reads all anew, and ends no reply
+    return installed, woken or renewed or rewritten
 
 
 def _configure(lab: Lab, folders: Folders, passwords: Passwords, program: Path) -> bool:
-    local = settings.local_settings(install.settings_of(lab, passwords, folders.data))
-    texts = {
-        folders.php / "php.ini": settings.php_ini(folders),
-        folders.apache: settings.apache(
-            folders, port=lab.wiki.port, mediawiki=program, module=accounts.php_module()
-        ),
-    }
-    changed = _differs(folders.settings, local)
-    if changed:
+    """The configuration files are as they have to be; returns whether one was written."""
+    wanted = install.settings_of(lab, passwords, folders.data, folders.socket)
+    local, php = settings.local_settings(wanted), settings.php_ini(folders)
+    apache = functools.partial(
+        settings.apache,
+        folders,
+        port=lab.wiki.port,
+        mediawiki=program,
+        module=accounts.php_module(),
+    )
+    mark = hashlib.sha256((local + php + apache(mark="")).encode()).hexdigest()[:16]
+    files = {folders.php / "php.ini": php, folders.apache: apache(mark=mark)}
+    outdated = [path for path, text in files.items() if _differs(path, text)]
+    for path in outdated:
+        write_atomically(path, files[path])
+    if _differs(folders.settings, local):
         install.private(folders.settings, local)
-    for path, text in texts.items():
-        if _differs(path, text):
-            write_atomically(path, text)
-            changed = True
-    return changed
+        return True
+    return bool(outdated)
 
 
 def _differs(path: Path, text: str) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from labkit.result import Record
+from labkit.wiki.ask import MARK
 from labkit.wiki.folders import ADDRESS, USER, Folders
 
 #: What MediaWiki's package bundles and the report needs.
@@ -165,7 +166,6 @@ def php_ini(folders: Folders) -> str:
             "expose_php = Off",
             "display_errors = Off",
             "log_errors = On",
-            f'error_log = "{folders.logs}/php.log"',
             "memory_limit = 256M",
             "upload_max_filesize = 32M",
             "post_max_size = 33M",
@@ -182,9 +182,10 @@ def php_ini(folders: Folders) -> str:
     )
 
 
-def apache(folders: Folders, *, port: int, mediawiki: Path, module: Path) -> str:
+def apache(folders: Folders, *, port: int, mediawiki: Path, module: Path, mark: str) -> str:
     """The web server's configuration: loopback alone, MediaWiki's entry points, its styles and
-    scripts, the uploads; nothing else of any folder is served. ``module`` is Debian's PHP module."""
+    scripts, the uploads; nothing else of any folder is served. ``module`` is Debian's PHP module,
+    ``mark`` is what each reply says in :data:`~labkit.wiki.ask.MARK`."""
     loads = [f"LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so" for name in MODULES]
     aliases = [f'Alias /w/{name}.php "{mediawiki}/{name}.php"' for name in ENTRIES]
     aliases += [f'Alias /w/{name} "{mediawiki}/{name}"' for name in ASSETS]
@@ -211,6 +212,7 @@ def apache(folders: Folders, *, port: int, mediawiki: Path, module: Path) -> str
             "RequestReadTimeout header=20-40,MinRate=500 body=20,MinRate=500",
             "ServerTokens Prod",
             "TraceEnable Off",
+            f'Header always set {MARK} "{mark}"',
             "TypesConfig /etc/mime.types",
             f'ErrorLog "{folders.logs}/apache2.log"',
             'LogFormat "%t %>s %Dus %m %U" brief',  # no query: it may hold a token
