@@ -1,0 +1,155 @@
+"""The lab's name server: dnsmasq, authoritative for the lab's zone and for nothing else.
+
+It listens on the bridge's address alone, reads neither /etc/hosts nor /etc/resolv.conf, asks no
+other server and refuses every question outside its zone (dnsmasq(8), "authoritative mode").
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from labkit import daemon, run
+from labkit.config import LABEL
+from labkit.daemon import Daemon
+from labkit.errors import CommandError, ConfigError, FarmError
+from labkit.farm import resolver
+from labkit.farm.endpoint import require_address
+from labkit.farm.question import Answer, ask
+from labkit.farm.zone import Name, Zone, checks, config, names
+from labkit.files import write_atomically
+from labkit.journal import Journal, lock
+from labkit.lab import Lab
+from labkit.result import Outcome, Table, action
+
+__all__ = ["Answer", "Name", "Zone", "address", "checks", "down", "query", "up"]
+
+#: The port of RFC 1035, section 4.2.
+PORT = 53
+
+
+@action("dns.up")
+def up(lab: Lab) -> Outcome[Zone]:
+    """The name server answers for the lab's zone, with the names and addresses of the Lab.
+
+    The running server is replaced only when its configuration is another one, and only after
+    dnsmasq accepted the new one. Raises :class:`MachineError` naming the process that has the
+    port, :class:`FarmError` when the bridge has no address or the server does not come up.
+    """
+    with lock(lab.run_dir, "farm"):
+        changed = _converge(lab)
+    zone = Zone(domain=lab.domain, server=lab.gateway.ip, port=PORT, names=names(lab))
+    return Outcome(
+        value=zone,
+        subject=lab.domain,
+        changed=changed,
+        summary=f"{zone.server} answers for {zone.domain}: {len(zone.names)} names.",
+        checks=checks(lab),
+        tables=(_table(zone),),
+    )
+
+
+@action("dns.down")
+def down(lab: Lab) -> Outcome[str]:
+    """The lab's name server does not run, and its files are gone."""
+    with lock(lab.run_dir, "farm"):
+        ran = daemon.stop(lab, server(lab))
+        for file in sorted(resolver.folder(lab).glob("*")):
+            file.unlink()
+    said = "was ended" if ran else "did not run"
+    return Outcome(
+        value=lab.domain, subject=lab.domain, changed=ran, summary=f"The name server {said}."
+    )
+
+
+def query(lab: Lab, name: str, kind: str = "A") -> Answer:
+    """The server's answer, asked from the host's side; a ``name`` without a dot is in the lab's zone.
+
+    ``kind`` is a record type's name (A, AAAA, PTR, SOA, NS …); PTR takes an address as the name
+    too. That a name does not exist is an answer (``status`` NXDOMAIN); :class:`FarmError` is
+    raised when none comes, :class:`ConfigError` when the question is none.
+    """
+    full = lab.host_name(name) if "." not in name else name
+    return ask(lab, [(full, kind)])[0]
+
+
+def address(lab: Lab, label: str) -> IPv4Address:
+    """The address that the lab's server gives for a site or a replica; :class:`FarmError` if none."""
+    if not LABEL.fullmatch(label):
+        raise ConfigError(repr(label), "is no DNS label", "name a site or a replica")
+    answer = query(lab, label)
+    if not answer.values:
+        raise FarmError(
+            lab.host_name(label),
+            f"the lab's name server knows no address for it ({answer.status})",
+            "bring the name server up to date: `./lab run 06-balancer`",
+            f"{resolver.with_dns(lab)} getent hosts {lab.host_name(label)}",
+        )
+    return IPv4Address(answer.values[0])
+
+
+def server(lab: Lab) -> Daemon:
+    """How the lab's dnsmasq is started."""
+    folder = resolver.folder(lab)
+    file = folder / "dnsmasq.conf"
+    return Daemon(
+        name="dnsmasq",
+        argv=("dnsmasq", f"--conf-file={file}"),
+        config=file,
+        pidfile=folder / "dnsmasq.pid",
+        log=folder / "dnsmasq.log",
+        netns=lab.netns,
+    )
+
+
+def _converge(lab: Lab) -> bool:
+    instance, text = server(lab), config(lab)
+    running = daemon.pid(instance)
+    current = instance.config.read_text() if instance.config.exists() else ""
+    if running is not None and current == text:
+        daemon.wait(instance, lambda: _problem(lab), 5.0)
+        return False
+    require_address(lab)
+    daemon.require_free(
+        PORT,
+        netns=lab.netns,
+        address=str(lab.gateway.ip),
+        key="the name server's port",
+        own=running,
+    )
+    Journal.of(lab).intend("folder", path=str(instance.config.parent))
+    _install(instance.config, text)
+    resolver.write(lab)
+    daemon.stop(lab, instance)
+    daemon.start(lab, instance, lambda: _problem(lab))
+    return True
+
+
+def _install(file: Path, text: str) -> None:
+    """The configuration is in its place, if dnsmasq accepts it; else the old one stays."""
+    candidate = file.with_suffix(".candidate")
+    write_atomically(candidate, text)
+    try:
+        run.run(["dnsmasq", "--test", f"--conf-file={candidate}"])
+    except CommandError as error:
+        raise FarmError(
+            str(candidate),
+            f"dnsmasq refuses this configuration: {error.stderr.strip()}",
+            "the running name server was left as it is",
+            error.again,
+        ) from None
+    candidate.replace(file)
+
+
+def _problem(lab: Lab) -> str | None:
+    """What is wrong with the server's answer about its own zone; None when nothing is."""
+    try:
+        answer = ask(lab, [(lab.domain, "SOA")], patience=0.5)[0]
+    except FarmError as error:
+        return error.reason
+    return None if answer.authoritative and answer.values else f"it answers {answer.status}"
+
+
+def _table(zone: Zone) -> Table:
+    rows = [{"name": item.name, "address": str(item.address)} for item in zone.names]
+    return Table.of("names", f"The zone {zone.domain}", rows)

@@ -1,0 +1,34 @@
+"""The bridge's address, where the lab's name server and its balancer answer."""
+
+from __future__ import annotations
+
+import socket
+
+from labkit.errors import FarmError
+from labkit.farm.netns import inside
+from labkit.lab import Lab
+
+
+def require_address(lab: Lab) -> None:
+    """Raises :class:`FarmError` when the bridge's address is on no interface of the host's side."""
+    if not inside(lab.netns, _has, str(lab.gateway.ip)):
+        raise FarmError(
+            f"{lab.gateway.ip}, the address of bridge {lab.bridge}",
+            "is on no interface of the host's side, so nothing can answer there",
+            "make the network first: `./lab run 04-network`",
+            again(lab, "ip -brief address"),
+        )
+
+
+def again(lab: Lab, command: str) -> str:
+    """A command as a person types it, on the host's side of the lab."""
+    return f"nsenter --net=/run/netns/{lab.netns} -- {command}" if lab.netns else command
+
+
+def _has(address: str) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,220 @@
+"""The lab's name server, and programs that resolve by it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from labkit import Lab, daemon, run
+from labkit.checks import failed
+from labkit.errors import ConfigError, FarmError, MachineError
+from labkit.farm import dns, host, resolver, zone
+from labkit.farm.endpoint import require_address
+from labkit.farm.netns import inside
+
+
+@pytest.fixture
+def addressed(lab: Lab) -> Lab:
+    """A lab whose host side has the bridge's address, and nothing else yet."""
+    return give_address(lab)
+
+
+def give_address(lab: Lab) -> Lab:
+    host.create_namespace(lab, lab.host.netns)
+    with host.netlink(lab.netns) as ipr:
+        ipr.addr(
+            "add", index=1, address=str(lab.gateway.ip), prefixlen=lab.gateway.network.prefixlen
+        )
+    return lab
+
+
+def test_zone_names_balancer_sites_and_replicas() -> None:
+    """The sites' names lead to the balancer, each replica's to its own address."""
+    lab = Lab.load(None, lab_name="shop", sites=["red", "blue"], replicas=1)
+    assert {item.name: str(item.address) for item in zone.names(lab)} == {
+        "balancer.shop.test": "10.60.0.1",
+        "ns.shop.test": "10.60.0.1",
+        "red.shop.test": "10.60.0.1",
+        "blue.shop.test": "10.60.0.1",
+        "red-1.shop.test": "10.60.0.11",
+        "blue-1.shop.test": "10.60.0.12",
+    }
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "listen-address=10.61.0.1",
+        "bind-interfaces",
+        "no-resolv",
+        "no-hosts",
+        "user=nobody",
+        "auth-zone=my.test,10.61.0.0/24",
+        "auth-server=ns.my.test,10.61.0.1",
+        "host-record=site1-2.my.test,10.61.0.21",
+        "pid-file=/run/labkit/lab/dns/dnsmasq.pid",
+    ],
+)
+def test_configuration_is_of_the_lab_alone(line: str) -> None:
+    """dnsmasq listens on one address, reads nothing of the machine's and drops root."""
+    lab = Lab.load(None, domain="my.test", subnet="10.61.0.0/24")
+    assert line in zone.config(lab).splitlines()
+
+
+@pytest.mark.parametrize("netns", ["", "box"])
+def test_program_is_started_with_the_lab_as_its_resolver(netns: str) -> None:
+    """The arguments of a program stay arguments: no shell reads them."""
+    lab = Lab.load(None, netns=netns)
+    argv = resolver.command(lab, ["echo", "$(id); a b"])
+    entered = ["nsenter", "--net=/run/netns/box", "--"] if netns else []
+    assert argv[: len(entered) + 3] == [*entered, "unshare", "--mount", "--"]
+    assert argv[-3:] == ["/run/labkit/lab/dns/resolv.conf", "echo", "$(id); a b"]
+
+
+def test_script_has_the_same_words_as_the_command() -> None:
+    """The wrapper script quotes each word, and passes its own arguments on."""
+    lab = Lab.load(None, netns="box")
+    *_, last = resolver.script(lab, ["a b", "$c"]).splitlines()
+    words = shlex.split(last)
+    assert words[0] == "exec"
+    assert words[1:-1] == resolver.command(lab, ["a b", "$c"])
+    assert words[-1] == "$@"
+
+
+@pytest.mark.root
+def test_server_says_what_the_lab_says(addressed: Lab) -> None:
+    """Every name, every reverse record, what does not exist and what lies outside."""
+    result = dns.up(addressed)
+    assert result.changed
+    assert failed(result.checks) == ()
+    names = {check.name for check in result.checks}
+    assert {"dns.name.site1", "dns.reverse.site3-2", "dns.outside", "dns.libc"} <= names
+    assert dns.address(addressed, "site2-1") == addressed.replica("site2-1").address
+    assert dns.query(addressed, str(addressed.gateway.ip), "PTR").values == (
+        addressed.host_name("balancer"),
+    )
+
+
+@pytest.mark.root
+def test_second_run_changes_nothing(addressed: Lab) -> None:
+    """The running server is left alone."""
+    dns.up(addressed)
+    before = daemon.pid(dns.server(addressed))
+    assert dns.up(addressed).changed is False
+    assert daemon.pid(dns.server(addressed)) == before
+
+
+@pytest.mark.root
+def test_server_gives_up_root(addressed: Lab) -> None:
+    """Once it has its port, dnsmasq runs as nobody."""
+    dns.up(addressed)
+    pid = daemon.pid(dns.server(addressed))
+    assert Path(f"/proc/{pid}").stat().st_uid != 0
+
+
+@pytest.mark.root
+def test_another_zone_replaces_the_first(addressed: Lab) -> None:
+    """A changed Lab is served after the next up, and the old names are gone."""
+    dns.up(addressed)
+    values = {**addressed.model_dump(), "dns": {"domain": "other.test"}}
+    other = Lab.of(values)
+    result = dns.up(other)
+    assert result.changed
+    assert result.holds
+    assert dns.query(other, addressed.host_name("site1")).status == "REFUSED"
+
+
+@pytest.mark.root
+def test_refused_configuration_leaves_the_server_running(
+    addressed: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A configuration that dnsmasq refuses never takes the running one's place."""
+    dns.up(addressed)
+    file = dns.server(addressed).config
+    before = file.read_text()
+    monkeypatch.setattr(dns, "config", lambda lab: "no-such-option\n")
+    with pytest.raises(FarmError, match="refuses this configuration"):
+        dns.up(addressed)
+    assert file.read_text() == before
+    assert dns.query(addressed, "site1").status == "NOERROR"
+
+
+@pytest.mark.root
+def test_down_ends_the_server_and_removes_its_files(addressed: Lab) -> None:
+    """Afterwards nobody answers, and a second down has nothing to do."""
+    dns.up(addressed)
+    assert dns.down(addressed).changed
+    assert dns.down(addressed).changed is False
+    assert list(resolver.folder(addressed).glob("*")) == []
+    with pytest.raises(FarmError, match="does not answer"):
+        dns.query(addressed, "site1")
+    assert [check.name for check in dns.checks(addressed)] == ["dns.server"]
+
+
+@pytest.mark.root
+def test_taken_port_names_the_process(addressed: Lab) -> None:
+    """Somebody else's socket on port 53 is an error that says whose it is."""
+
+    def take() -> socket.socket:
+        taken = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        taken.bind((str(addressed.gateway.ip), 53))
+        return taken
+
+    with inside(addressed.netns, take), pytest.raises(MachineError, match=f"process {os.getpid()}"):
+        dns.up(addressed)
+
+
+@pytest.mark.root
+def test_without_the_bridge_nothing_is_started(lab: Lab) -> None:
+    """A missing address is told as such, before anything is written."""
+    host.create_namespace(lab, lab.host.netns)
+    with pytest.raises(FarmError, match="on no interface"):
+        dns.up(lab)
+    assert not resolver.folder(lab).exists()
+    with pytest.raises(FarmError):
+        require_address(lab)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("name", "kind"), [("site1", "NO-SUCH-TYPE"), ("a..b", "A")])
+def test_what_is_no_question_is_refused(addressed: Lab, name: str, kind: str) -> None:
+    """A record type or a name that cannot be asked for is the caller's mistake."""
+    with pytest.raises(ConfigError, match="is no question"):
+        dns.query(addressed, name, kind)
+
+
+@pytest.mark.root
+def test_name_that_the_zone_has_not_has_no_address(addressed: Lab) -> None:
+    """The error says what the server said."""
+    dns.up(addressed)
+    with pytest.raises(FarmError, match="NXDOMAIN"):
+        dns.address(addressed, "site9")
+
+
+@pytest.mark.root
+def test_program_resolves_by_the_lab_and_etc_stays(addressed: Lab) -> None:
+    """A program of the machine finds a replica by its short name; nobody else's resolver changes."""
+    before = Path("/etc/resolv.conf").read_bytes()
+    dns.up(addressed)
+    done = run.run([str(resolver.with_dns(addressed)), "getent", "hosts", "site1-2"])
+    assert done.stdout.split() == [
+        str(addressed.replica("site1-2").address),
+        addressed.host_name("site1-2"),
+    ]
+    assert Path("/etc/resolv.conf").read_bytes() == before
+
+
+def make_many(make_lab: Callable[..., Lab]) -> Lab:
+    return give_address(make_lab(replicas=200, subnet="10.60.0.0/19", sites=["a", "b"]))
+
+
+@pytest.mark.root
+def test_large_farm_in_an_odd_subnet_is_named_whole(make_lab: Callable[..., Lab]) -> None:
+    """400 replicas in a subnet whose length is no multiple of 8 have both records each."""
+    lab = make_many(make_lab)
+    assert failed(dns.up(lab).checks) == ()
