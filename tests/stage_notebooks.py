@@ -26,7 +26,9 @@ stage.record(probe())
 CLOSING = "stage.close()"
 
 
-def write(folder: Path, name: str, *cells: str, kernel: str = "python3", close: bool = True) -> Path:
+def write(
+    folder: Path, name: str, *cells: str, kernel: str = "python3", close: bool = True
+) -> Path:
     """A stage's notebook that opens, runs ``cells`` (default: what makes it pass), and closes."""
     v4 = nbformat.v4
     body = cells or (PROBE.format(name=name),)

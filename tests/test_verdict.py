@@ -1,0 +1,120 @@
+"""The verdict on a stage's run, against what papermill really leaves in each case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from labkit import Lab, run
+from labkit.report import notebook as notebooks
+from labkit.report import record as records
+from labkit.report.record import StageRecord
+from labkit.report.verdict import Verdict, verdict
+from tests import stage_notebooks
+
+STAGE = "01-wiki"
+#: What a cell of the stage does; None: the stage passes.
+CASES = {
+    "well": "PROBE",
+    "exception": "PROBE\nraise ValueError('no such thing')",
+    "kernel killed": "PROBE\nimport os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+    "cell timeout": "PROBE\nimport time; time.sleep(600)",
+    "sys.exit(0)": "PROBE\nimport sys; sys.exit(0)",
+    "SIGTERM": "PROBE\nimport os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(600)",
+    "exits after closing": "PROBE\nstage.close()\nimport sys; sys.exit(0)",
+    "check missing": "lab",
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, Verdict]]:
+    """Each case run by a real papermill, several side by side: its exit status and the verdict."""
+    root = tmp_path_factory.mktemp("lies")
+    cases = list(CASES)
+    return dict(zip(cases, run.spread(lambda case: papermill(root, case), cases), strict=True))
+
+
+def papermill(root: Path, case: str) -> tuple[int, Verdict]:
+    """One case in folders of its own."""
+    folder = root / case.replace(" ", "-").replace("(", "").replace(")", "")
+    lab = Lab.of({"name": "lies", "outputs": str(folder / "outputs")})
+    source = stage_notebooks.write(folder, STAGE, CASES[case])
+    file = lab.output_dir / "lab.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text(notebooks.lab_file(lab))
+    argv = notebooks.arguments(source, folder / "out.ipynb", parameters=None, cwd=folder)
+    patience = ("--execution-timeout", "4") if case == "cell timeout" else ()
+    done = run.run(
+        [*argv, *patience],
+        ok=range(-64, 256),
+        env=notebooks.environment(file, case, folder / "work"),
+    )
+    record = records.read(records.pending(lab, STAGE, case))
+    return done.status, verdict(done.status, notebooks.read(folder / "out.ipynb"), record, case)
+
+
+@pytest.mark.parametrize(
+    ("case", "status", "reason"),
+    [
+        ("well", 0, ""),
+        ("exception", 1, "code cell 3 of 4 raised ValueError: no such thing"),
+        ("kernel killed", 138, "code cell 3 of 4 did not run to its end"),
+        ("cell timeout", 1, "code cell 3 of 4 raised KeyboardInterrupt"),
+        ("sys.exit(0)", 0, "code cell 3 of 4 raised SystemExit: 0"),
+        ("SIGTERM", -15, "code cell 3 of 4 did not run to its end"),
+        ("exits after closing", 0, "code cell 3 of 4 raised SystemExit: 0"),
+        ("check missing", 1, "code cell 4 of 4 raised StageError"),
+    ],
+)
+def test_only_a_whole_run_passes(
+    outcomes: dict[str, tuple[int, Verdict]], case: str, status: int, reason: str
+) -> None:
+    """Whatever papermill's status says, a run passes only when it is whole; else it says why."""
+    seen, judged = outcomes[case]
+    assert seen == status
+    assert judged.passed is (not reason)
+    assert "; ".join(judged.reasons).startswith(reason)
+
+
+def code(source: str, count: int | None = 1) -> dict[str, object]:
+    """A code cell that ran, or (None) did not."""
+    return {"cell_type": "code", "source": source, "execution_count": count, "outputs": []}
+
+
+WHOLE = {"cells": [code("a"), code(""), code("stage.close()", 2)]}
+
+
+def record(**other: object) -> StageRecord:
+    """A passed record of run ``r``."""
+    values = {
+        "stage": STAGE, "title": "T", "state": "passed", "closed": True, "run": "r",
+        "started": "2024-01-01T00:00:00Z", "seconds": 1, "lab": "l", "parameters": {},
+    }  # fmt: skip
+    return StageRecord.model_validate({**values, **other})
+
+
+@pytest.mark.parametrize(
+    ("status", "notebook", "kept", "reason"),
+    [
+        (0, WHOLE, record(), ""),
+        (1, WHOLE, record(), "papermill ended with exit status 1"),
+        (143, WHOLE, record(), "papermill was ended by signal 15"),
+        (-9, WHOLE, record(), "papermill was ended by signal 9"),
+        (138, WHOLE, record(), "the notebook's kernel died"),
+        (0, None, record(), "papermill left no notebook"),
+        (0, WHOLE, None, "the closing cell left no record"),
+        (0, WHOLE, record(run="q"), "the record is of another run (q)"),
+        (0, WHOLE, record(closed=False), "the record says that the stage was not closed"),
+        (0, WHOLE, record(state="failed"), "the record says that the stage failed"),
+        (0, WHOLE, record(state="failed", problems=("no check x was made",)), "no check x was made"),
+        (0, {"cells": [code("a")]}, record(), "the notebook does not end in stage.close()"),
+        (0, {"cells": []}, record(), "the notebook does not end in stage.close()"),
+        (0, {"cells": [code("stage.close()", None)]}, record(), "code cell 1 of 1 did not run to its end"),
+    ],
+)  # fmt: skip
+def test_each_witness_can_deny(
+    status: int, notebook: dict[str, object] | None, kept: StageRecord | None, reason: str
+) -> None:
+    """Exit status, notebook and record must all agree; any one of them suffices to deny."""
+    assert verdict(status, notebook, kept, "r").reasons == ((reason,) if reason else ())
