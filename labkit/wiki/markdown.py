@@ -200,7 +200,12 @@ def _link(node: SyntaxTreeNode, here: Context, marks: bool) -> str:
 def url(address: str) -> str:
     """An address with everything percent-encoded that could end it or be read as markup."""
     whole = quote(address, safe=":/?#@!$&()*+,;=%")  # leaves letters, digits and _.-~ as well
-    return whole.replace("~", "%7E").replace("__", "_%5F").replace("&", "&amp;")
+    return (
+        whole.replace("~", "%7E")
+        .replace("__", "_%5F")
+        .replace("&", "&amp;")
+        .replace("labkit:", "labkit%3A")
+    )
 
 
 def page_name(target: str) -> str:

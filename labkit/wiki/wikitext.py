@@ -46,8 +46,8 @@ _RISKY = re.compile(
 )
 _CONTROLS = {c: 0x2400 + c for c in range(32) if c not in (9, 10)} | {127: 0x2421}
 _CONTROLS |= dict.fromkeys([*range(0x80, 0xA0), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF], 0xFFFD)
-#: Raw text that must not stand in a <syntaxhighlight>: its end, a comment (a fence), a remark.
-_BREAKS_OUT = re.compile(r"</syntaxhighlight|<!--|^\s*REX>", re.IGNORECASE | re.MULTILINE)
+#: Raw text that must not stand in a <syntaxhighlight>: its end, a fence, a remark.
+_BREAKS_OUT = re.compile(r"</syntaxhighlight|<!--|labkit:|^\s*REX>", re.IGNORECASE | re.MULTILINE)
 
 
 def clean(text: str) -> str:
@@ -77,7 +77,8 @@ def code(text: str) -> str:
 
 def pre(text: str) -> str:
     """The text as a preformatted block, exactly as it is but for line ends at its end."""
-    return f"<pre>\n{html.escape(clean(text).rstrip(chr(10)), quote=False)}\n</pre>"
+    safe = html.escape(clean(text).rstrip("\n"), quote=False)
+    return f"<pre>\n{safe.replace('labkit:', 'labkit&#58;')}\n</pre>"
 
 
 def source(text: str, language: str) -> str:

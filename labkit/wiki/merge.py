@@ -1,0 +1,163 @@
+"""Merging a block line by line: what a person made of it, and what labkit writes now. Pure.
+
+Three texts: ``base``, what labkit wrote last; ``theirs``, what stands on the page; ``ours``, what
+labkit writes now. In the merged text
+
+- a line that a person added stands where it stood, after the same line of labkit's as before;
+- a line of labkit's that a person changed is the person's: it stays as it is, whatever labkit
+  would write in its place;
+- a line of labkit's that a person deleted stays deleted, also in the form that labkit writes now;
+- everything else is as labkit writes it now.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
+
+#: Two lines that are at least this much alike are two forms of one line.
+ALIKE = 0.5
+#: A pairing by likeness compares at most this many pairs of lines; larger changes pair by place.
+PAIRS = 2500
+_OPENS = re.compile(r"\{\||<(?:pre|syntaxhighlight|div|ul|ol|blockquote)\b")
+_CLOSES = re.compile(r"\|\}|</(?:pre|syntaxhighlight|div|ul|ol|blockquote)>")
+
+
+def merge(base: Sequence[str], theirs: Sequence[str], ours: Sequence[str]) -> tuple[str, ...]:
+    """The merged lines; see the module's text for what holds of them."""
+    if list(base) == list(theirs):
+        return tuple(ours)
+    if list(base) == list(ours):
+        return tuple(theirs)
+    to_theirs, to_ours = pair(base, theirs), pair(base, ours)
+    origins = {new: old for old, new in to_ours.items()}
+    added = _places(base, theirs, ours, to_theirs, to_ours)
+    merged = list(added[-1])
+    for place, line in enumerate(ours):
+        old = origins.get(place)
+        if old is None:
+            merged += [] if _in_deletion(place, origins, to_theirs) else [line]
+        elif old in to_theirs:
+            now = theirs[to_theirs[old]]
+            merged.append(line if now == base[old] else now)
+        merged += added[place]
+    return tuple(merged)
+
+
+def persons(base: Sequence[str], theirs: Sequence[str]) -> Counter[str]:
+    """The lines, blank ones apart, that stand on the page and that labkit did not write."""
+    return count(theirs) - count(base)
+
+
+def count(lines: Sequence[str]) -> Counter[str]:
+    """How often each line stands there; blank ones, and blanks at a line's end, do not count."""
+    return Counter(line.rstrip() for line in lines if line.strip())
+
+
+def common(theirs: Sequence[str], ours: Sequence[str]) -> tuple[str, ...]:
+    """The lines that both have, in their order: the base to assume when the real one is lost.
+
+    Every other line of ``theirs`` then counts as a person's, so that nothing is lost.
+    """
+    blocks = _matcher(theirs, ours).get_matching_blocks()
+    return tuple(line for one in blocks for line in theirs[one.a : one.a + one.size])
+
+
+def pair(old: Sequence[str], new: Sequence[str]) -> dict[int, int]:
+    """Which line of ``new`` each line of ``old`` has become, in order; lines that are gone are left out."""
+    pairs: dict[int, int] = {}
+    for tag, i1, i2, j1, j2 in _matcher(old, new).get_opcodes():
+        if tag == "equal":
+            pairs |= dict(zip(range(i1, i2), range(j1, j2), strict=True))
+        elif tag == "replace":
+            found = _alike(old[i1:i2], new[j1:j2])
+            pairs |= {i1 + i: j1 + j for i, j in found}
+    return pairs
+
+
+def _matcher(old: Sequence[str], new: Sequence[str]) -> SequenceMatcher[str]:
+    return SequenceMatcher(None, old, new, autojunk=False)
+
+
+def _alike(old: Sequence[str], new: Sequence[str]) -> list[tuple[int, int]]:
+    """The pairs of like lines, in order, whose likeness adds up to the most."""
+    if len(old) * len(new) > PAIRS:
+        return [(place, place) for place in range(min(len(old), len(new)))]
+    best = [[0.0] * (len(new) + 1) for _ in range(len(old) + 1)]
+    like = [[_likeness(one, other) for other in new] for one in old]
+    for i in reversed(range(len(old))):
+        for j in reversed(range(len(new))):
+            here = like[i][j] + best[i + 1][j + 1] if like[i][j] >= ALIKE else 0.0
+            best[i][j] = max(here, best[i + 1][j], best[i][j + 1])
+    pairs, i, j = [], 0, 0
+    while i < len(old) and j < len(new):
+        if like[i][j] >= ALIKE and best[i][j] == like[i][j] + best[i + 1][j + 1]:
+            pairs.append((i, j))
+            i, j = i + 1, j + 1
+        elif best[i][j] == best[i + 1][j]:
+            i += 1
+        else:
+            j += 1
+    return pairs
+
+
+def _likeness(one: str, other: str) -> float:
+    """How much alike two lines are, 0 to 1; a line that contains the whole other one is like it."""
+    if not one.strip() or not other.strip():
+        return 0.0
+    if min(len(one), len(other)) > 3 and (one in other or other in one):
+        return 1.0
+    matcher = SequenceMatcher(None, one, other, autojunk=False)
+    return matcher.ratio() if matcher.quick_ratio() >= ALIKE else 0.0
+
+
+def _places(
+    base: Sequence[str],
+    theirs: Sequence[str],
+    ours: Sequence[str],
+    to_theirs: Mapping[int, int],
+    to_ours: Mapping[int, int],
+) -> defaultdict[int, list[str]]:
+    """The person's lines that have no line of ours to stand in for, by the line of ours (-1: none)
+    that they follow."""
+    from_theirs = {new: old for old, new in to_theirs.items()}
+    depths, inside = _depths(theirs), _depths(ours)
+    places: defaultdict[int, list[str]] = defaultdict(list)
+    after, old = -1, -1
+    for place, line in enumerate(theirs):
+        old = from_theirs.get(place, old)
+        if place in from_theirs and old in to_ours:
+            after = to_ours[old]
+        elif place not in from_theirs or line != base[old]:
+            before = depths[place - 1] if place else 0
+            after = max(after, _outside(inside, after) if before == 0 else after)
+            places[after].append(line)
+    return places
+
+
+def _depths(lines: Sequence[str]) -> list[int]:
+    """How many tables, preformatted blocks and boxes are open after each line."""
+    depths, depth = [], 0
+    for line in lines:
+        depth = max(0, depth + len(_OPENS.findall(line)) - len(_CLOSES.findall(line)))
+        depths.append(depth)
+    return depths
+
+
+def _outside(depths: Sequence[int], place: int) -> int:
+    """The first line from ``place`` on after which no table or box is open."""
+    if place < 0:
+        return place
+    return next((i for i in range(place, len(depths)) if depths[i] == 0), place)
+
+
+def _in_deletion(place: int, origins: Mapping[int, int], to_theirs: Mapping[int, int]) -> bool:
+    """Whether a new line of ours stands strictly inside a run of lines that a person deleted."""
+    before = next((origins[i] for i in range(place - 1, -1, -1) if i in origins), None)
+    last = max(origins, default=-1)
+    after = next((origins[i] for i in range(place + 1, last + 1) if i in origins), None)
+    if before is None or after is None:
+        return False
+    return not any(old in to_theirs for old in range(before, after + 1))

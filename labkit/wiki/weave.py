@@ -1,0 +1,174 @@
+"""The new text of a page: its blocks brought up to date, everything else as it was. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+from labkit.result import Record
+from labkit.wiki import fences, merge
+from labkit.wiki.fences import Block, Document, Fenced
+
+State = Literal["unchanged", "added", "changed", "deleted"]
+#: Gives what labkit wrote, by a block's name and the hash in its fence; None when that is lost.
+Pristine = Callable[[str, str], Block | None]
+
+
+class Change(Record):
+    """What happens to one block.
+
+    ``deleted``: a person deleted it, and it stays so. ``diff`` is the difference of the page's
+    lines (unified, without a header); ``kept`` the lines in the block that are a person's.
+    """
+
+    name: str
+    state: State
+    diff: str = ""
+    kept: tuple[str, ...] = ()
+
+
+class Woven(Record):
+    """A page's new text, and what happens to each block."""
+
+    text: str
+    changes: tuple[Change, ...]
+
+
+def weave(
+    page: Document,
+    blocks: Sequence[Block],
+    *,
+    pristine: Pristine,
+    restore: Iterable[str] = (),
+    known: Iterable[str] = (),
+) -> Woven:
+    """The page with these blocks; text outside of blocks is copied character by character.
+
+    A page that has none of labkit's comments is taken for one that labkit never wrote.
+
+    :param restore: blocks that a person deleted and that are wanted back.
+    :param known: the blocks that labkit once published here, for a page whose list of them is gone.
+    """
+    published = page.names if page.names is not None else tuple(known if page.blocks else ())
+    gone = {name for name in published if page.find(name) is None} - set(restore)
+    edits = _list(page, (*published, *(block.name for block in blocks)))
+    changes = []
+    for place, block in enumerate(blocks):
+        found = page.find(block.name)
+        if found is None and block.name in gone:
+            changes.append(Change(name=block.name, state="deleted"))
+        elif found is None:
+            edits.append(_insertion(page, blocks, place))
+            changes.append(Change(name=block.name, state="added", diff=_diff("", block.text)))
+        else:
+            text, change = _renewed(page, found, block, pristine)
+            edits += [(found.start, found.end, text)] if change.state == "changed" else []
+            changes.append(change)
+    return Woven(text=_edited(page.text, edits), changes=tuple(changes))
+
+
+def persons(page: Document, pristine: Pristine, ours: Sequence[Block]) -> Counter[str]:
+    """The lines of a page that people wrote: all outside of blocks, and in blocks all that differ."""
+    lines = Counter[str]()
+    for text in page.outside:
+        lines += merge.count(text.split("\n"))
+    for found in page.blocks:
+        if found.touched:
+            base = _base(
+                found, pristine, next((b for b in ours if b.name == found.block.name), None)
+            )
+            lines += merge.persons(base, found.block.lines)
+    return lines
+
+
+def present(page: Document) -> Counter[str]:
+    """All lines of a page, its fences taken off."""
+    lines = Counter[str]()
+    for text in page.outside:
+        lines += merge.count(text.split("\n"))
+    for found in page.blocks:
+        lines += merge.count(found.block.lines)
+    return lines
+
+
+def put_back(text: str, before: str, lost: Counter[str]) -> str:
+    """The text with the lost lines of ``before``, each after the line that it stood after there,
+    or at the end when that one is gone."""
+    lines, missing = text.split("\n"), Counter(lost)
+    above: str | None = None
+    for line in before.split("\n"):
+        if missing[line.rstrip()] > 0:
+            missing[line.rstrip()] -= 1
+            at = lines.index(above) + 1 if above is not None and above in lines else len(lines)
+            lines.insert(at, line)
+        if line.strip():
+            above = line
+    rest = [line for line, times in missing.items() for _ in range(times)]
+    return "\n".join([*lines, *rest])
+
+
+def _renewed(page: Document, found: Fenced, block: Block, pristine: Pristine) -> tuple[str, Change]:
+    if found.digest == block.digest:
+        own = tuple(merge.persons(block.lines, found.block.lines).elements())
+        return "", Change(name=block.name, state="unchanged", kept=own)
+    base = _base(found, pristine, block)
+    theirs = found.block
+    heading = block.heading if theirs.heading == base[0] else theirs.heading
+    body = merge.merge(base[1:], theirs.lines[1:], block.lines[1:])
+    new = Block(name=block.name, heading=heading, body="\n".join(body))
+    text = fences.fenced(new, block.digest)
+    diff = _diff(page.text[found.start : found.end], text)
+    kept = tuple(merge.persons(base, theirs.lines).elements())
+    return text, Change(name=block.name, state="changed", diff=diff, kept=kept)
+
+
+def _base(found: Fenced, pristine: Pristine, ours: Block | None) -> tuple[str, ...]:
+    """The lines that labkit wrote there; when they are lost, those that it would still write."""
+    if not found.touched:
+        return found.block.lines
+    written = pristine(found.block.name, found.digest)
+    if written is not None:
+        return written.lines
+    if ours is None:
+        return ("",)
+    heading = ours.heading if ours.heading == found.block.heading else ""
+    return (heading, *merge.common(found.block.lines[1:], ours.lines[1:]))
+
+
+def _insertion(page: Document, blocks: Sequence[Block], place: int) -> tuple[int, int, str]:
+    """Where a new block goes: after the nearest earlier block of the page, before a later one, or
+    at the page's end."""
+    text = blocks[place].text
+    for earlier in reversed(blocks[:place]):
+        if found := page.find(earlier.name):
+            return found.end, found.end, f"\n\n{text}"
+    for later in blocks[place + 1 :]:
+        if found := page.find(later.name):
+            return found.start, found.start, f"{text}\n\n"
+    return len(page.text), len(page.text), f"\n\n{text}"
+
+
+def _list(page: Document, names: Iterable[str]) -> list[tuple[int, int, str]]:
+    """The edit of the list of published blocks, none when it is right."""
+    listed = tuple(dict.fromkeys(names))
+    if page.names == listed:
+        return []
+    if page.names is None:
+        return [(0, 0, fences.listed(listed) + ("\n" if page.text else ""))]
+    return [(page.list_start, page.list_end, fences.listed(listed))]
+
+
+def _edited(text: str, edits: list[tuple[int, int, str]]) -> str:
+    """The text with the edits at their places; those at one place in their order."""
+    pieces, done = [], 0
+    for start, end, new in sorted(edits, key=lambda edit: edit[:2]):
+        pieces += [text[done:start], new]
+        done = end
+    return "".join([*pieces, text[done:]])
+
+
+def _diff(old: str, new: str) -> str:
+    lines = difflib.unified_diff(old.split("\n"), new.split("\n"), lineterm="", n=2)
+    return "\n".join(list(lines)[2:])
