@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from labkit.errors import StateError
-from labkit.result import Record, Table
+from labkit.result import Cell, Record, Table
 
 #: Where dpkg keeps its database below a root folder.
 STATUS = Path("var/lib/dpkg/status")
@@ -94,7 +94,7 @@ def closure(packages: Sequence[Package], roots: Iterable[str]) -> frozenset[str]
 def table(packages: Sequence[Package], *, name: str = "packages", title: str = "") -> Table:
     """One row a package, the largest first."""
     users = dependants(packages)
-    rows = [
+    rows: list[dict[str, Cell]] = [
         {
             "name": package.name,
             "version": package.version,

@@ -1,0 +1,160 @@
+"""An OCI image layout as it lies on the disk: who points to whom. Pure reading.
+
+The format is the OCI image specification's (image-layout.md, manifest.md, config.md):
+``index.json`` names a manifest for each tag, a manifest names a configuration and layers, and each of
+these is a file below ``blobs/sha256`` whose name is the hash of its content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from labkit.errors import StateError
+from labkit.result import Record
+
+#: The annotation of a manifest in ``index.json`` that holds its tag (annotations.md).
+REF_NAME = "org.opencontainers.image.ref.name"
+
+
+class Descriptor(Record):
+    """A pointer to a blob: its hash (``sha256:…``), its size in bytes, its media type."""
+
+    digest: str
+    size: int
+    media_type: str = ""
+
+
+class Manifest(Record):
+    """What an image consists of: the layers from the bottom up."""
+
+    config: Descriptor
+    layers: tuple[Descriptor, ...] = ()
+
+
+class Made(Record):
+    """One line of an image's history; ``empty`` ones changed the configuration alone."""
+
+    created_by: str = ""
+    comment: str = ""
+    empty: bool = False
+
+
+class Config(Record):
+    """How an image wants to be run, and the hashes of its layers when uncompressed (``diff_ids``)."""
+
+    created: str = ""
+    env: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    ports: tuple[str, ...] = ()
+    labels: dict[str, str] = Field(default_factory=dict)
+    diff_ids: tuple[str, ...] = ()
+    history: tuple[Made, ...] = ()
+
+
+def tags(layout: Path) -> dict[str, Descriptor]:
+    """The manifest of each tag of a layout."""
+    listed = _json(layout / "index.json").get("manifests") or []
+    return {item.get("annotations", {}).get(REF_NAME, ""): _descriptor(item) for item in listed}
+
+
+def manifest(layout: Path, digest: str) -> Manifest:
+    """The manifest of that hash."""
+    read = _json(blob(layout, digest))
+    return Manifest(
+        config=_descriptor(read["config"]),
+        layers=tuple(_descriptor(item) for item in read.get("layers") or ()),
+    )
+
+
+def config(layout: Path, digest: str) -> Config:
+    """The image configuration of that hash."""
+    read = _json(blob(layout, digest))
+    own = read.get("config") or {}
+    return Config(
+        created=read.get("created", ""),
+        env=tuple(own.get("Env") or ()),
+        entrypoint=tuple(own.get("Entrypoint") or ()),
+        cmd=tuple(own.get("Cmd") or ()),
+        ports=tuple(own.get("ExposedPorts") or ()),
+        labels=own.get("Labels") or {},
+        diff_ids=tuple(read["rootfs"].get("diff_ids") or ()),
+        history=tuple(
+            Made(
+                created_by=item.get("created_by", ""),
+                comment=item.get("comment", ""),
+                empty=item.get("empty_layer", False),
+            )
+            for item in read.get("history") or ()
+        ),
+    )
+
+
+def blob(layout: Path, digest: str) -> Path:
+    """Where the blob of that hash lies."""
+    kind, _, name = digest.partition(":")
+    return layout / "blobs" / kind / name
+
+
+def blobs(layout: Path) -> dict[str, int]:
+    """All blobs of a layout, pointed to or not: hash -> size in bytes."""
+    found = sorted((layout / "blobs").glob("*/*"))
+    return {f"{path.parent.name}:{path.name}": path.stat().st_size for path in found}
+
+
+def pointers(layout: Path) -> dict[str, int]:
+    """What something in the layout points to: hash -> the size that the pointer promises."""
+    found: dict[str, int] = {}
+    for pointer in tags(layout).values():
+        found[pointer.digest] = pointer.size
+        if blob(layout, pointer.digest).exists():
+            parts = manifest(layout, pointer.digest)
+            found |= {part.digest: part.size for part in (parts.config, *parts.layers)}
+    return found
+
+
+def unused(layout: Path) -> tuple[str, ...]:
+    """The hashes of blobs that nothing points to, as a changed configuration leaves them."""
+    return tuple(sorted(set(blobs(layout)) - set(pointers(layout))))
+
+
+def missing(layout: Path) -> tuple[str, ...]:
+    """The hashes that something in the layout points to and whose blob is not there as described."""
+    found = blobs(layout)
+    return tuple(d for d, size in pointers(layout).items() if found.get(d) != size)
+
+
+def chain_id(diff_ids: Sequence[str]) -> str:
+    """The one hash that names the root file system which these layers make (config.md, ChainID)."""
+    chain = ""
+    for diff_id in diff_ids:
+        text = f"{chain} {diff_id}" if chain else diff_id
+        chain = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}" if chain else diff_id
+    return chain
+
+
+def short(digest: str) -> str:
+    """A hash as a person compares it: twelve digits."""
+    return digest.partition(":")[2][:12]
+
+
+def _descriptor(item: dict[str, Any]) -> Descriptor:
+    return Descriptor(
+        digest=item["digest"], size=item["size"], media_type=item.get("mediaType", "")
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StateError(
+            str(path), f"is no part of an image layout: {error}", "remove the image and build again"
+        ) from None
+    return read
