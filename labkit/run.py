@@ -232,7 +232,7 @@ def _follow(
             lines.append(line)
             on_line(line.rstrip("\n"))
 
-    with ThreadPoolExecutor(2) as pool:
+    with process, ThreadPoolExecutor(2) as pool:  # the streams are closed when both are read
         heard = pool.submit(contextvars.copy_context().run, listen, streams[1])
         out = pool.submit(lambda: streams[0].read() if streams[0] else "")
         try:
