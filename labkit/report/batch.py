@@ -135,9 +135,10 @@ class Batch:
         return _ending(record.state, record, reasons, seconds)
 
     def _parameters(self, stage: Plan) -> dict[str, Any]:
-        """Those of the given parameters that the stage's notebook declares; ``outputs`` it has
-        from its lab file, relative to which a path would be another."""
-        names = notebooks.declared(notebooks.require(self._sources[stage.name])) - {"outputs"}
+        """Those of the given parameters that the stage's notebook declares, except paths: those it
+        has from its lab file, relative to which they would be others."""
+        names = notebooks.declared(notebooks.require(self._sources[stage.name]))
+        names -= {"outputs", "assignment"}
         return {name: value for name, value in self.wish.parameters.items() if name in names}
 
     def _execute(self, stage: Plan, given: Mapping[str, Any]) -> notebooks.Execution:

@@ -85,6 +85,7 @@ def key(source: Path, parameters: Mapping[str, object], lab: Lab, after: Mapping
         "notebook": digest(source),
         "parameters": {name: parameters[name] for name in sorted(parameters)},
         "lab": lab.fingerprint(),
+        "assignment": digest(Path(lab.wiki.assignment)) if lab.wiki.assignment else "",
         "labkit": package_digest(),
         "after": dict(after),
     }

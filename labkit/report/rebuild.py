@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import labkit
 from labkit import journal
 from labkit.checks import Check
 from labkit.lab import Lab, project_folder
@@ -47,7 +48,7 @@ def rebuild(
     """
     wish = wish or Wish()
     plans = wish.plans()
-    sources = find(plans, folder or project_folder() / "notebooks", wish.parameters)
+    sources = find(plans, folder or notebooks_folder(), wish.parameters)
     with journal.lock(lab.run_dir, "session", wait=0), progress or Progress() as shown:
         shown.expect(stage.name for stage in plans)
         batch = Batch(lab, wish, sources, shown)
@@ -61,6 +62,12 @@ def rebuild(
         checks=tuple(_check(ending) for ending in endings),
         tables=(_table(endings),),
     )
+
+
+def notebooks_folder() -> Path:
+    """The project's ``notebooks``: the working folder's project's or, elsewhere, that of the package."""
+    here = project_folder() / "notebooks"
+    return here if here.is_dir() else Path(labkit.__file__).parents[1] / "notebooks"
 
 
 def find(plans: Sequence[Plan], folder: Path, parameters: Mapping[str, Any]) -> dict[str, Path]:

@@ -1,0 +1,443 @@
+"""The batch rebuild: what is run, what is not, and what is kept when a stage fails or is ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labkit import Lab, journal, run
+from labkit.errors import ConfigError, LockError
+from labkit.journal import Entry, Journal
+from labkit.report import memory, notebook
+from labkit.report.plan import STAGES, plan
+from labkit.report.rebuild import Rebuilt, rebuild
+from labkit.report.record import file
+from labkit.report.schedule import Ending, State, Wish, following, not_run, ready
+from labkit.report.stages import Stage
+from labkit.result import Result
+from tests import stage_notebooks
+
+STANDS = "from labkit.journal import Journal\nJournal.of(lab).intend('mount', target=str(lab.run_dir / 'x'))\n"
+
+
+def a_lab(folder: Path, **other: Any) -> Lab:
+    """A lab whose folders are all below ``folder``."""
+    places = {name: str(folder / name) for name in ("outputs", "state", "run")}
+    return Lab.of({"name": "batch", "replicas": 3, **places, **other})
+
+
+def states(result: Result[Rebuilt]) -> dict[str, str]:
+    """The state of each stage of a batch."""
+    return {ending.stage: ending.state for ending in result.value.stages}
+
+
+# -- pure ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("over", "running", "expected"),
+    [
+        ({}, set(), ["01-wiki", "02-rootfs", "03-containers"]),
+        ({}, {"01-wiki", "03-containers"}, ["02-rootfs"]),
+        ({"03-containers": "passed"}, {"01-wiki", "02-rootfs"}, ["04-network"]),
+        ({"03-containers": "unchanged"}, {"01-wiki", "02-rootfs"}, ["04-network"]),
+        ({"03-containers": "failed"}, {"01-wiki", "02-rootfs"}, []),
+        ({"03-containers": "passed", "04-network": "passed", "05-web": "passed"}, {"01-wiki", "02-rootfs"}, []),
+    ],
+)  # fmt: skip
+def test_stages_begin_when_what_they_wait_for_is_good(
+    over: dict[str, State], running: set[str], expected: list[str]
+) -> None:
+    """A stage begins when those that it waits for have passed or are unchanged, and not before."""
+    assert [stage.name for stage in ready(STAGES, over, running)] == expected
+
+
+def test_stage_alone_waits_for_nobody() -> None:
+    """A stage that is asked for alone waits only for stages that are asked for, too."""
+    wanted = Wish(stages=("06-balancer", "04-network")).plans()
+    assert [stage.name for stage in ready(wanted, {}, set())] == ["04-network", "06-balancer"]
+
+
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [
+        ("04-network", {"04-network", "05-web", "06-balancer", "07-report"}),
+        ("02-rootfs", {"02-rootfs", "06-balancer", "07-report"}),
+        ("07-report", {"07-report"}),
+    ],
+)
+def test_from_a_stage_means_it_and_what_depends_on_it(start: str, expected: set[str]) -> None:
+    """``--from`` takes the stage and all that depend on it, directly or not."""
+    assert following(start) == expected
+
+
+@pytest.mark.parametrize("wish", [Wish(stages=("04-netwrk",)), Wish(start="04-netwrk")])
+def test_misspelt_stage_is_refused(wish: Wish, tmp_path: Path) -> None:
+    """A misspelt stage is an error that names the nearest, and nothing is made."""
+    with pytest.raises(ConfigError, match="04-network"):
+        rebuild(a_lab(tmp_path / "lab"), wish, folder=tmp_path)
+    assert not (tmp_path / "lab").exists()
+
+
+@pytest.mark.parametrize(
+    ("endings", "interrupted", "reason"),
+    [
+        ({"03-containers": "failed"}, "", "it waits for 03-containers"),
+        ({"01-wiki": "failed", "03-containers": "passed"}, "", "01-wiki failed"),
+        ({"03-containers": "passed"}, "SIGTERM", "the rebuild was ended by SIGTERM"),
+    ],
+)
+def test_stage_that_was_not_run_says_why(
+    endings: dict[str, State], interrupted: str, reason: str
+) -> None:
+    """A stage that was never begun names the stage or the signal that it is due to."""
+    ended = {name: Ending(stage=name, state=state) for name, state in endings.items()}
+    assert not_run(plan("04-network"), ended, interrupted).reasons == (reason,)
+
+
+def test_marks_are_of_this_boot() -> None:
+    """What stands says nothing of an earlier boot, of folders, or of the order of making."""
+    one = Entry(seq=1, boot="b", kind="link", what={"name": "x"})
+    two = Entry(seq=2, boot="b", kind="netns", what={"name": "x"})
+    other = [Entry(seq=3, boot="a", kind="link"), Entry(seq=4, boot="b", kind="folder")]
+    assert memory.marks([one, two, *other], "b") == memory.marks([two, one], "b")
+    assert len(memory.marks([one, two], "b")) == 2
+    assert memory.marks([one], "b") != memory.marks([one.model_copy(update={"boot": "c"})], "c")
+
+
+def test_lab_file_is_the_whole_lab(tmp_path: Path) -> None:
+    """The lab that a batch writes for its notebooks is read back equal, whatever is in it."""
+    lab = a_lab(
+        tmp_path,
+        sites=[{"name": "a", "title": 'Ünï "q" \\ \t', "weights": [1, 2, 3]}, {"name": "b", "replicas": 1}],
+        traffic={"seconds": 0.5},
+        host={"netns": "n"},
+    )  # fmt: skip
+    path = lab.output_dir / "lab.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text(notebook.lab_file(lab))
+    assert Lab.load(path) == lab
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("replicas=3", ("replicas", 3)),
+        ("suite=bookworm", ("suite", "bookworm")),
+        ("sites=[\"a\", \"b\"]", ("sites", ["a", "b"])),
+        ("sticky=true", ("sticky", True)),
+        ("assignment=a=b.txt", ("assignment", "a=b.txt")),
+    ],
+)  # fmt: skip
+def test_options_are_json_or_text(option: str, expected: tuple[str, object]) -> None:
+    """A value on the command line is JSON where it is JSON, else the text itself."""
+    assert notebook.pair(option) == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "count", "expected"),
+    [
+        (1, "zmq.error.ZMQError: Address already in use", None, True),
+        (1, "zmq.error.ZMQError: Address already in use", 1, False),
+        (0, "Address already in use", None, False),
+        (1, "ValueError", None, False),
+    ],
+)
+def test_lost_port_is_only_before_the_first_cell(
+    status: int, said: str, count: int | None, expected: bool
+) -> None:
+    """A taken port is the kernel's own only when papermill failed before any cell had run."""
+    cell = {"cell_type": "code", "source": "x", "execution_count": count, "outputs": []}
+    assert notebook.lost_port(status, said, {"cells": [cell]}) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("replcas", "replicas"), ("shwn", "shown"), ("requets", "requests")]
+)
+def test_misspelt_parameter_is_refused(tmp_path: Path, name: str, nearest: str) -> None:
+    """A parameter that neither the lab nor a notebook knows is an error, and nothing is run."""
+    stage_notebooks.write(tmp_path / "nb", "01-wiki")
+    wish = Wish(stages=("01-wiki",), parameters={name: 1})
+    with pytest.raises(ConfigError, match=f"did you mean '{nearest}'"):
+        rebuild(a_lab(tmp_path / "lab"), wish, folder=tmp_path / "nb")
+    assert not (tmp_path / "lab").exists()
+
+
+def test_missing_notebook_is_refused(tmp_path: Path) -> None:
+    """A stage without its notebook is an error that names the file; nothing is run."""
+    with pytest.raises(ConfigError, match=r"01-wiki\.ipynb"):
+        rebuild(a_lab(tmp_path / "lab"), Wish(stages=("01-wiki",)), folder=tmp_path)
+
+
+def test_two_batches_of_one_lab_are_refused(tmp_path: Path) -> None:
+    """While one batch works on a lab, another one is refused at once, with the first one's process."""
+    lab = a_lab(tmp_path / "lab")
+    stage_notebooks.write(tmp_path / "nb", "01-wiki")
+    with (
+        journal.lock(lab.run_dir, "session", wait=0),
+        pytest.raises(LockError, match=f"process {os.getpid()}"),
+    ):
+        rebuild(lab, Wish(stages=("01-wiki",)), folder=tmp_path / "nb")
+
+
+# -- real notebooks ----------------------------------------------------------------------------------
+
+
+class Built:
+    """Two stages that passed in one batch, the second after the first."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.lab = a_lab(root / "lab")
+        self.notebooks = root / "notebooks"
+        for name in ("03-containers", "04-network"):
+            stage_notebooks.write(self.notebooks, name, STANDS + "PROBE")
+        self.first = self.again()
+
+    def again(self, **wish: Any) -> Result[Rebuilt]:
+        """The same batch again."""
+        stages = ("03-containers", "04-network")
+        parameters = {"replicas": 3, "shown": "hello", "outputs": "elsewhere"}
+        given = {"stages": stages, "parameters": parameters, **wish}
+        return rebuild(self.lab, Wish.model_validate(given), folder=self.notebooks)
+
+    def why(self) -> str:
+        """Why the second stage would have to run now."""
+        source = self.notebooks / "04-network.ipynb"
+        after = {"03-containers": memory.record_digest(self.lab, "03-containers")}
+        key = memory.key(source, {"shown": "hello", "replicas": 3}, self.lab, after)
+        recalled, standing = memory.recall(self.lab), memory.standing(self.lab)
+        return memory.why_run(self.lab, plan("04-network"), recalled, key, standing)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """Two stages run once for all the tests that only look."""
+    built = Built(tmp_path_factory.mktemp("batch"))
+    shutil.copytree(built.root, built.root.with_name("pristine"))
+    return built
+
+
+@pytest.fixture
+def built(one: Built) -> Iterator[Built]:
+    """The same for a test that damages it: put back afterwards."""
+    yield one
+    shutil.rmtree(one.root)
+    shutil.copytree(one.root.with_name("pristine"), one.root)
+
+
+def test_first_run_runs_all(one: Built) -> None:
+    """On a fresh machine every stage runs, and leaves its record and its executed notebook."""
+    assert states(one.first) == {"03-containers": "passed", "04-network": "passed"}
+    assert one.first.holds
+    record = Stage.load(one.lab, "04-network")
+    assert record.run == one.first.value.run
+    assert memory.executed(one.lab, "04-network").exists()
+    assert "Executing Cell" in (one.lab.output_dir / "logs" / "04-network.log").read_text()
+
+
+def test_parameters_reach_the_notebook(one: Built) -> None:
+    """A notebook gets the parameters that it declares, and the lab of the batch."""
+    result = Stage.load(one.lab, "04-network").results[0]
+    assert result.summary == "hello, 3 replicas"
+
+
+def test_outputs_do_not_say_where_they_are(one: Built) -> None:
+    """Executed notebooks and records hold no path of the machine's: they are read elsewhere, too."""
+    for path in [*one.lab.output_dir.rglob("*.ipynb"), *one.lab.output_dir.glob("results/*")]:
+        text = path.read_text().replace(str(one.lab.state), "").replace(str(one.lab.run), "")
+        assert str(one.root) not in text, path
+
+
+def test_nothing_is_left_in_the_run_folder(one: Built) -> None:
+    """What the kernels kept while they ran is gone afterwards."""
+    assert [path.name for path in one.lab.run_dir.iterdir()] == ["session.lock"]
+
+
+def test_second_run_runs_nothing(built: Built) -> None:
+    """Where nothing has changed no notebook is run, and no file but the log is written."""
+    before = {path: path.read_bytes() for path in built.root.rglob("*") if path.is_file()}
+    result = built.again()
+    assert states(result) == {"03-containers": "unchanged", "04-network": "unchanged"}
+    assert not result.changed
+    after = {path: path.read_bytes() for path in built.root.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def _edit(path: Path) -> None:
+    path.write_text(path.read_text().replace("hello", "hallo"))
+
+
+def _source(built: Built) -> None:
+    stage_notebooks.write(built.notebooks, "04-network", "lab", "PROBE")
+
+
+DAMAGE: dict[str, tuple[Callable[[Built], object], str]] = {
+    "nothing": (lambda built: None, ""),
+    "its notebook": (_source, "inputs have changed"),
+    "another configuration": (lambda b: setattr(b, "lab", b.lab.model_copy(update={"replicas": 4})), "inputs"),
+    "the stage before": (lambda b: file(b.lab, "03-containers").unlink(), "inputs have changed"),
+    "its record edited": (lambda b: _edit(file(b.lab, "04-network")), "record is gone or was changed"),
+    "its record gone": (lambda b: file(b.lab, "04-network").unlink(), "record is gone"),
+    "executed notebook edited": (lambda b: _edit(memory.executed(b.lab, "04-network")), "executed notebook"),
+    "a failure since": (lambda b: file(b.lab, "04-network", "failed.json").write_text(""), "failed since"),
+    "taken down": (lambda b: Journal.of(b.lab).forget("mount", target=str(b.lab.run_dir / "x")), "1 things"),
+    "memory damaged": (lambda b: memory.path(b.lab).write_text("{"), "no run of it that passed"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_has_changed_runs_again(built: Built, damage: str) -> None:
+    """Whatever a stage's result rests on, its change makes the stage run again; nothing else does."""
+    act, reason = DAMAGE[damage]
+    lab = built.lab
+    act(built)
+    try:
+        assert built.why().startswith(reason) or reason in built.why()
+        assert bool(built.why()) is bool(reason)
+    finally:
+        built.lab = lab
+
+
+def test_failure_keeps_the_last_good_run(built: Built) -> None:
+    """A failed stage leaves its notebook, record and log beside its last good run; the next good
+    one takes them away."""
+    good = {path: path.read_bytes() for path in (
+        file(built.lab, "04-network"), memory.executed(built.lab, "04-network"))}  # fmt: skip
+    source = built.notebooks / "04-network.ipynb"
+    whole = source.read_bytes()
+    stage_notebooks.write(built.notebooks, "04-network", "PROBE", "raise ValueError('broken')")
+    result = built.again()
+    assert states(result) == {"03-containers": "unchanged", "04-network": "failed"}
+    assert "ValueError: broken" in result.checks[1].seen
+    assert {path: path.read_bytes() for path in good} == good
+    failed = json.loads(file(built.lab, "04-network", "failed.json").read_text())
+    assert (failed["state"], failed["closed"]) == ("failed", False)
+    assert [entry["result"]["summary"] for entry in failed["entries"]] == ["hello, 3 replicas"]
+    shown = memory.executed(built.lab, "04-network", "failed.ipynb")
+    assert "ValueError" in shown.read_text()
+    assert "ValueError" in (built.lab.output_dir / "logs" / "04-network.log").read_text()
+    source.write_bytes(whole)
+    assert states(built.again())["04-network"] == "passed"
+    assert not shown.exists()
+    assert not file(built.lab, "04-network", "failed.json").exists()
+
+
+#: Waits until the other stage has failed, at most a minute.
+AFTER_FAILURE = """
+import time
+until = time.monotonic() + 60
+while not (lab.output_dir / "results" / "01-wiki.failed.json").exists() and time.monotonic() < until:
+    time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize(
+    ("keep_going", "expected"), [(False, "not run"), (True, "passed")], ids=["stop", "keep going"]
+)
+def test_failure_stops_what_has_not_begun(tmp_path: Path, keep_going: bool, expected: str) -> None:
+    """After a failure nothing more begins; with ``keep_going`` only what depends on it does not."""
+    stage_notebooks.write(tmp_path, "01-wiki", "1 / 0")
+    stage_notebooks.write(tmp_path, "03-containers", AFTER_FAILURE, "PROBE")
+    for name in ("04-network", "07-report"):
+        stage_notebooks.write(tmp_path, name)
+    stages = ("01-wiki", "03-containers", "04-network", "07-report")
+    wish = Wish(stages=stages, keep_going=keep_going)
+    seen = states(rebuild(a_lab(tmp_path / "lab"), wish, folder=tmp_path))
+    assert seen == {
+        "01-wiki": "failed",
+        "03-containers": "passed",
+        "04-network": expected,
+        "07-report": "not run",
+    }
+
+
+#: A kernel that cannot have its port the first time.
+FLAKY = """
+import pathlib, sys
+mark = pathlib.Path(sys.argv[1])
+if not mark.exists():
+    mark.touch()
+    sys.exit("zmq.error.ZMQError: Address already in use (addr='tcp://127.0.0.1:1')")
+from ipykernel.kernelapp import launch_new_instance
+launch_new_instance(argv=sys.argv[2:])
+"""
+
+
+def test_kernel_that_lost_its_port_starts_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that does not start because its port was taken is started again."""
+    spec = tmp_path / "jupyter" / "kernels" / "flaky" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    argv = [sys.executable, "-c", FLAKY, str(tmp_path / "mark"), "-f", "{connection_file}"]
+    spec.write_text(json.dumps({"argv": argv, "display_name": "flaky", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    source = stage_notebooks.write(tmp_path / "nb", "01-wiki", "lab", kernel="flaky", close=False)
+    lines: list[str] = []
+    done = notebook.execute(
+        source,
+        tmp_path / "out" / "01-wiki.ipynb",
+        parameters={},
+        env=notebook.environment(tmp_path / "none.toml", "r", tmp_path / "out"),
+        on_line=lines.append,
+    )
+    assert done.starts == 2
+    assert any("start 2 of" in line for line in lines)
+
+
+#: Waits in another program, whose process number it leaves in a file.
+WAITS = """
+from labkit import run
+mark = lab.run_dir / "waits"
+run.run(["sh", "-c", 'echo $$ > "$0.part" && mv "$0.part" "$0" && exec sleep 600', str(mark)], timeout=700)
+"""
+BATCH = """
+import sys
+from pathlib import Path
+from rich.console import Console
+from labkit import Lab
+from labkit.report.progress import Progress
+from labkit.report.rebuild import rebuild
+from labkit.report.schedule import Wish
+lab = Lab.load(Path(sys.argv[1]))
+wish = Wish(stages=("01-wiki",))
+result = rebuild(lab, wish, progress=Progress(Console()), folder=Path(sys.argv[2]))
+print(result.summary)
+"""
+
+
+def test_signal_ends_the_notebooks_and_their_programs(tmp_path: Path) -> None:
+    """A signal ends what runs, down to the programs that cells wait for, and is said; no run that
+    was ended counts as failed or passed."""
+    lab = a_lab(tmp_path / "lab")
+    stage_notebooks.write(tmp_path / "nb", "01-wiki", WAITS, "PROBE")
+    file_ = lab.output_dir / "lab.toml"
+    file_.parent.mkdir(parents=True)
+    file_.write_text(notebook.lab_file(lab))
+    env = {"PYTHONPATH": str(Path.cwd())}
+    mark = lab.run_dir / "waits"
+    with (tmp_path / "said").open("wb") as said:
+        argv = [sys.executable, "-c", BATCH, file_, tmp_path / "nb"]
+        batch = run.start([str(word) for word in argv], env=env, output=said)
+        until = time.monotonic() + 60
+        while not mark.exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        sleeper = int(mark.read_text())
+        batch.send_signal(signal.SIGTERM)
+        assert batch.wait(60) == 0
+    assert not Path(f"/proc/{sleeper}").exists()
+    text = (tmp_path / "said").read_text()
+    assert "SIGTERM: the running notebooks and their programs are ended" in text
+    assert "Ended by SIGTERM. 1 stages: 1 ended." in text
+    assert not list(lab.output_dir.glob("results/*.json"))
+    assert not (lab.run_dir / "rebuild").exists()
