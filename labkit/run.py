@@ -103,6 +103,7 @@ def run(
     timeout: float = 60.0,
     remedy: str = "",
     on_line: Callable[[str], None] | None = None,
+    both: bool = False,
     output: Path | None = None,
     quiet: bool = False,
 ) -> Done:
@@ -111,6 +112,7 @@ def run(
     :param ok: the exit statuses that are no error; any other raises :class:`CommandError`.
     :param timeout: seconds; then the program's whole process group is killed (:class:`CommandTimeoutError`).
     :param on_line: called with each line of standard error while the program runs (progress).
+    :param both: ``on_line`` is called with the lines of standard output too.
     :param output: a file to which both outputs are appended instead of being read: for a program
         that leaves a child behind which keeps them open (``runc create``, ``apache2 -k start``).
     :param quiet: leave the command out of the trace and the log (its arguments are nobody's business).
@@ -123,7 +125,7 @@ def run(
             out, err = process.communicate(stdin, timeout=timeout)
             out, err = out or "", err or ""
         else:
-            out, err = _follow(process, on_line, timeout)
+            out, err = _follow(process, on_line, timeout, both)
     except subprocess.TimeoutExpired:
         _kill(process)
         raise CommandTimeoutError(full, timeout) from None
@@ -221,27 +223,27 @@ def _start(
 
 
 def _follow(
-    process: subprocess.Popen[str], on_line: Callable[[str], None], timeout: float
+    process: subprocess.Popen[str], on_line: Callable[[str], None], timeout: float, both: bool
 ) -> tuple[str, str]:
-    """Reads both outputs while the program runs and hands each line of standard error on."""
-    streams = process.stdout, process.stderr
-    lines: list[str] = []
+    """Reads both outputs while the program runs and hands lines on as they come."""
 
-    def listen(stream: IO[str] | None) -> None:
+    def read(stream: IO[str] | None, told: bool) -> str:
+        lines = []
         for line in stream or ():
             lines.append(line)
-            on_line(line.rstrip("\n"))
+            if told:
+                on_line(line.rstrip("\n"))
+        return "".join(lines)
 
-    with process, ThreadPoolExecutor(2) as pool:  # the streams are closed when both are read
-        heard = pool.submit(contextvars.copy_context().run, listen, streams[1])
-        out = pool.submit(lambda: streams[0].read() if streams[0] else "")
+    with ThreadPoolExecutor(2) as pool:
+        err = pool.submit(contextvars.copy_context().run, read, process.stderr, True)
+        out = pool.submit(contextvars.copy_context().run, read, process.stdout, both)
         try:
             process.wait(timeout)
         except BaseException:
             _kill(process)
             raise
-        heard.result()
-        return out.result(), "".join(lines)
+        return out.result(), err.result()
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
