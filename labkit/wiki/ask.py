@@ -49,7 +49,7 @@ def site_info(lab: Lab) -> SiteInfo:
     """What the lab's wiki says of itself (API: Siteinfo); :class:`WikiError` when it does not answer."""
     reply = call(lab, {"action": "query", "meta": "siteinfo", "siprop": "general"})
     try:
-        general = json.loads(reply.body)["query"]["general"]
+        general = parsed(reply)["query"]["general"]
         return SiteInfo(
             name=general["sitename"],
             version=general["generator"],
@@ -64,7 +64,12 @@ def site_info(lab: Lab) -> SiteInfo:
 
 def query(lab: Lab, parameters: Mapping[str, str], *, post: bool = False, cookie: str = "") -> Any:
     """The API's answer to an anonymous request, an error of the wiki's own included."""
-    return json.loads(call(lab, parameters, post=post, cookie=cookie).body)
+    return parsed(call(lab, parameters, post=post, cookie=cookie))
+
+
+def parsed(reply: Reply) -> Any:
+    """The JSON of a reply that :func:`call` returned."""
+    return json.loads(reply.body)
 
 
 def call(lab: Lab, parameters: Mapping[str, str], *, post: bool = False, cookie: str = "") -> Reply:
@@ -103,9 +108,7 @@ def fetch(lab: Lab, url: str, *, data: str | None = None, cookie: str = "") -> R
             return Reply(error.code, error.read(), error.headers)
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise WikiError(
-            url, f"the wiki does not answer: {reason}", _remedy(lab), f"curl {url}"
-        ) from None
+        raise down(lab, url, str(reason)) from None
 
 
 def not_a_wiki(url: str, seen: str) -> WikiError:
@@ -118,7 +121,11 @@ def not_a_wiki(url: str, seen: str) -> WikiError:
     )
 
 
-def _remedy(lab: Lab) -> str:
-    if lab.wiki.url:
-        return "see that this wiki is up and that wiki.url names it"
-    return "bring it up: run the stage 01-wiki"
+def down(lab: Lab, url: str, reason: str) -> WikiError:
+    """The error for a wiki that does not answer."""
+    remedy = (
+        "see that this wiki is up and that wiki.url names it"
+        if lab.wiki.url
+        else "bring it up: run the stage 01-wiki"
+    )
+    return WikiError(url, f"the wiki does not answer: {reason}", remedy, f"curl {url}")

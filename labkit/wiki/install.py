@@ -32,6 +32,9 @@ def folders_made(folders: Folders) -> None:
         path.mkdir(parents=True, exist_ok=True)
     owned(folders.images, 0o755)
     owned(folders.cache, 0o700)
+    log = folders.logs / "mediawiki.log"
+    log.touch(mode=0o640)
+    shutil.chown(log, USER, USER)
 
 
 def program(lab: Lab) -> Path:
@@ -89,6 +92,7 @@ def settings_of(lab: Lab, passwords: Passwords, data: Path, socket: Path) -> set
         socket=socket,
         images=folders.images,
         cache=folders.cache,
+        log=folders.logs / "mediawiki.log",
         secret_key=passwords.secret_key,
         upgrade_key=passwords.upgrade_key,
         database_password=passwords.database,

@@ -22,7 +22,8 @@ from labkit.files import write_atomically
 from labkit.lab import Lab
 from labkit.wiki.folders import USER, Folders, owned
 
-DATABASE = ACCOUNT = "labkit_wiki"
+#: Without an underscore, which in a GRANT stands for any one character.
+DATABASE = ACCOUNT = "labkitwiki"
 #: What MediaWiki needs on its one database, CREATE for the database itself included.
 RIGHTS = (
     "SELECT", "INSERT", "UPDATE", "DELETE", "CREATE", "DROP", "INDEX", "ALTER",
@@ -142,6 +143,23 @@ def sql(server: Server, statements: str) -> list[list[str]]:
         stdin=statements,
     )
     return [line.split("\t") for line in done.stdout.splitlines()]
+
+
+def refused(server: Server, password: SecretStr, statement: str) -> str:
+    """What MariaDB answers when the wiki's account tries a statement: the error, '' for none."""
+    login = f"[client]\nuser={ACCOUNT}\npassword={password.get_secret_value()}\n"
+    done = run.run(
+        [
+            "mariadb",
+            "--defaults-file=/dev/stdin",
+            f"--socket={server.socket}",
+            "--execute",
+            statement,
+        ],
+        stdin=login,
+        ok=(0, 1),
+    )
+    return done.stderr.strip().rpartition("\n")[2] if done.status else ""
 
 
 def account(server: Server, password: SecretStr) -> None:

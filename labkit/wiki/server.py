@@ -8,13 +8,17 @@ import signal
 from pathlib import Path
 
 from labkit import daemon, journal, undo
-from labkit.errors import WikiError
+from labkit.checks import Check
+from labkit.errors import FarmError, WikiError
 from labkit.files import write_atomically
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, action
-from labkit.wiki import accounts, ask, install, mariadb, settings
+from labkit.wiki import accounts, ask, install, mariadb, rights, settings, strangers
 from labkit.wiki.accounts import Passwords
 from labkit.wiki.folders import ADDRESS, Folders, api_url, origin, require_reachable
+
+#: Seconds until a wiki that was started and does not answer is an error.
+PATIENCE = 30.0
 
 
 class WikiServer(Record):
@@ -31,32 +35,77 @@ class WikiServer(Record):
     passwords: str
 
 
+class WikiStatus(Record):
+    """What was observed of a wiki: ``reason`` says why it is not ``up``; process ids, None when
+    that server does not run (or is not the lab's own)."""
+
+    up: bool
+    reason: str
+    address: str
+    database: str
+    installed: bool
+    apache: int | None = None
+    mariadb: int | None = None
+
+
+class LoginPage(Record):
+    """Where a person logs in, as whom, and which file has the passwords (root reads it)."""
+
+    url: str
+    accounts: tuple[str, ...]
+    passwords: str
+
+
 @action("wiki.up")
 def up(lab: Lab) -> Outcome[WikiServer]:
     """The wiki answers: installed when there is none, started when it is down.
 
     An existing wiki (``wiki.url``) is only asked. Raises :class:`MachineError` naming the process
-    that has the port, :class:`WikiError` when MediaWiki cannot be installed.
+    that has the port, :class:`WikiError` when MediaWiki cannot be installed or does not answer.
     """
     if lab.wiki.url:
-        raise NotImplementedError
+        return _outcome(lab, "already up", changed=False)
     with journal.lock(lab.run_dir, "wiki"):
         folders = Folders.of(lab)
         _require_port(lab, folders)
         installed, changed = _prepare(lab, folders)
-        started = daemon.start(lab, _apache(folders), lambda: problem(lab), patience=60)
-    server = describe(lab)
+        started = _serve(lab, folders)
     done = (
         "installed and started" if installed
         else "started" if started
         else "brought up to date" if changed
         else "already up"
     )  # fmt: skip
+    return _outcome(lab, done, changed=installed or changed or started)
+
+
+def _serve(lab: Lab, folders: Folders) -> bool:
+    """The web server runs and the wiki answers; returns whether it had to be started."""
+    try:
+        return daemon.start(lab, _apache(folders), lambda: problem(lab), patience=PATIENCE)
+    except FarmError as error:
+        said = last_complaint(folders.logs / "mediawiki.log")
+        reason = f"{problem(lab)}; MediaWiki's own log: {said}" if said else error.reason
+        raise WikiError(
+            origin(lab), reason, "the logs say why", f"tail {folders.logs}/*.log"
+        ) from None
+
+
+def last_complaint(log: Path) -> str:
+    """The last exception in MediaWiki's log, without the lines of its trace; '' when it has none."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    lines = [line for line in text.splitlines() if line and not line.startswith(("#", "from "))]
+    return lines[-1][-300:] if lines else ""
+
+
+def _outcome(lab: Lab, done: str, *, changed: bool) -> Outcome[WikiServer]:
+    server = describe(lab)
     return Outcome(
         value=server,
         subject=server.address,
-        summary=f"{server.version} on {server.database} answers at {server.address} ({done}).",
-        changed=installed or changed or started,
+        summary=f"{server.version} ({server.database}) answers at {server.address}: {done}.",
+        changed=changed,
+        checks=(rights.answers(lab, server.version), *rights.loopback(lab)),
     )
 
 
@@ -69,6 +118,45 @@ def down(lab: Lab) -> Outcome[bool]:
         ran = mariadb.stop(lab, mariadb.Server.of(folders)) or served
     said = "has ended; its pages and files are kept" if ran else "was not up"
     return Outcome(value=ran, subject=origin(lab), summary=f"The wiki {said}.", changed=ran)
+
+
+def status(lab: Lab) -> WikiStatus:
+    """What is up of the wiki now; nothing is changed, and a wiki that is down is no error."""
+    folders = Folders.of(lab)
+    reason = problem(lab) if not lab.wiki.url else _silence(lab)
+    return WikiStatus(
+        up=reason is None,
+        reason=reason or "",
+        address=lab.wiki.url or f"{origin(lab)}/wiki/",
+        database="existing" if lab.wiki.url else lab.wiki.database,
+        installed=not lab.wiki.url and folders.data.exists(),
+        apache=daemon.pid(_apache(folders)),
+        mariadb=mariadb.pid(mariadb.Server.of(folders)),
+    )
+
+
+def login_page(lab: Lab) -> LoginPage:
+    """Where a person logs in to the lab's own wiki."""
+    return LoginPage(
+        url=f"{origin(lab)}/wiki/Special:UserLogin",
+        accounts=(accounts.STUDENT, accounts.TEACHER),
+        passwords=str(Folders.of(lab).passwords),
+    )
+
+
+def checks(lab: Lab) -> tuple[Check, ...]:
+    """All checks of the wiki, made now; the first one alone when it is down."""
+    try:
+        version = ask.site_info(lab).version
+    except WikiError as error:
+        return (rights.answers(lab, error.reason, up=False),)
+    return (
+        rights.answers(lab, version),
+        *rights.loopback(lab),
+        *rights.accounts(lab).checks,
+        *rights.database(lab).checks,
+        *strangers.refused(lab).checks,
+    )
 
 
 def describe(lab: Lab) -> WikiServer:
@@ -90,8 +178,19 @@ def problem(lab: Lab) -> str | None:
         mark = ask.site_info(lab).mark
     except WikiError as error:
         return error.reason
-    current = mark and f'"{mark}"' in Folders.of(lab).apache.read_text()
-    return None if current else "answers with another configuration than this lab's"
+    written = Folders.of(lab).apache
+    if mark and written.exists() and f'"{mark}"' in written.read_text():
+        return None
+    return "another wiki, or one with another configuration, answers"
+
+
+def _silence(lab: Lab) -> str | None:
+    """Why an existing wiki does not answer, None when it does."""
+    try:
+        ask.site_info(lab)
+    except WikiError as error:
+        return error.reason
+    return None
 
 
 def _apache(folders: Folders) -> daemon.Daemon:

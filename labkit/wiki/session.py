@@ -11,7 +11,7 @@ from pydantic import SecretStr
 import labkit
 from labkit.errors import WikiError
 from labkit.lab import Lab
-from labkit.wiki import accounts
+from labkit.wiki import accounts, ask
 from labkit.wiki.folders import Folders, api_url
 
 if TYPE_CHECKING:
@@ -30,27 +30,41 @@ def open(lab: Lab) -> mwclient.Site:  # noqa: A001 - session.open is what it is 
     """A site of mwclient's, logged in as the bot; :func:`account` names it for ``assertuser``.
 
     Raises :class:`WikiError` when the wiki is down, is no MediaWiki, refuses the password or is
-    read-only; no password is in an exception's text.
+    read-only; no password is in the exception or in what led to it.
     """
+    login, password = credentials(lab)
+    site, wrong = _attempt(lab, login, password)
+    if wrong is not None:  # raised here, where no exception that knows the password is its context
+        raise wrong
+    return site
+
+
+def _attempt(lab: Lab, login: str, password: SecretStr) -> tuple[mwclient.Site, WikiError | None]:
+    """A site that has logged in, or the error that says why it has not."""
     import requests
     from mwclient.errors import LoginError, MwClientError
 
-    login, password = credentials(lab)
     url = api_url(lab)
+    site = None
     try:
         site = connect(url, own=not lab.wiki.url)
+        if "readonly" in site.site:
+            return site, _read_only(url, site.site.get("readonlyreason") or "no reason given")
         site.login(login, password.get_secret_value())
+        return site, None
     except LoginError as error:
-        raise WikiError(
-            f"{login} at {url}", f"the wiki refuses the bot password: {error.code}",
-            _remedy(lab), url,
-        ) from None  # fmt: skip
-    except (MwClientError, requests.RequestException, ValueError, KeyError) as error:
-        raise WikiError(
-            url, f"does not answer as a MediaWiki: {type(error).__name__}",
-            "bring the wiki up, or correct wiki.url (it ends in /api.php)", f"curl {url}",
-        ) from None  # fmt: skip
-    return site
+        reason = f"the wiki refuses the bot password: {error.info or error.code}"
+        return site, WikiError(f"{login} at {url}", reason, _remedy(lab), f"curl {url}")
+    except requests.HTTPError as error:
+        status = error.response.status_code if error.response is not None else "unknown"
+        return site, ask.not_a_wiki(url, f"HTTP status {status}")
+    except requests.RequestException as error:
+        return site, ask.down(lab, url, _plainly(error))
+    except (MwClientError, ValueError, KeyError) as error:
+        return site, ask.not_a_wiki(url, type(error).__name__)
+    finally:
+        if site is not None:
+            site.credentials = None  # what prints the site's attributes prints no password
 
 
 def connect(url: str, *, own: bool) -> mwclient.Site:
@@ -95,6 +109,19 @@ def credentials(lab: Lab) -> tuple[str, SecretStr]:
             "move pages; upload new files) and export both",
         )
     return os.environ[USER_VARIABLE], SecretStr(os.environ[PASSWORD_VARIABLE])
+
+
+def _read_only(url: str, reason: str) -> WikiError:
+    return WikiError(
+        url, f"the wiki is read-only: {reason}", "wait until its owner has opened it again",
+        f"curl '{url}?action=query&meta=siteinfo'",
+    )  # fmt: skip
+
+
+def _plainly(error: Exception) -> str:
+    """The innermost reason of a connection that failed (``Connection refused``)."""
+    last = str(error).rpartition(": ")[2].strip(" '\")>")
+    return last.partition("] ")[2] or last or type(error).__name__
 
 
 def _remedy(lab: Lab) -> str:

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from labkit.result import Record
 from labkit.wiki.ask import MARK
 from labkit.wiki.folders import ADDRESS, USER, Folders
+from labkit.wiki.mariadb import ACCOUNT, DATABASE
 
 #: What MediaWiki's package bundles and the report needs.
 EXTENSIONS = ("Cite", "ParserFunctions", "SyntaxHighlight_GeSHi", "WikiEditor", "Math")
@@ -34,6 +35,7 @@ class Settings(Record):
     socket: Path
     images: Path
     cache: Path
+    log: Path
     secret_key: SecretStr
     upgrade_key: SecretStr
     database_password: SecretStr
@@ -51,6 +53,10 @@ def local_settings(settings: Settings) -> str:
         *(f"wfLoadExtension( {php(name)} );" for name in EXTENSIONS),
         *_rights(),
         *_offline(),
+        *(
+            f"$wgDebugLogGroups[{php(group)}] = {php(settings.log)};"
+            for group in ("exception", "error", "fatal")
+        ),
     ]
     return "\n".join(lines) + "\n"
 
@@ -81,6 +87,7 @@ def _variables(settings: Settings) -> Mapping[str, object]:
         "wgSecretKey": settings.secret_key,
         "wgUpgradeKey": settings.upgrade_key,
         "wgCacheDirectory": settings.cache,
+        "wgDBerrorLog": settings.log,
         "wgMainCacheType": 3,  # CACHE_ACCEL: APCu
         "wgSessionCacheType": 1,  # CACHE_DB: a person stays logged in when the web server restarts
         "wgJobRunRate": 1,
@@ -150,8 +157,8 @@ def _mariadb(settings: Settings) -> list[str]:
     return [
         "$wgDBtype = 'mysql';",
         f"$wgDBserver = {php(f'localhost:{settings.socket}')};",
-        "$wgDBname = 'labkit_wiki';",
-        "$wgDBuser = 'labkit_wiki';",
+        f"$wgDBname = {php(DATABASE)};",
+        f"$wgDBuser = {php(ACCOUNT)};",
         f"$wgDBpassword = {php(settings.database_password)};",
         "$wgDBTableOptions = 'ENGINE=InnoDB, DEFAULT CHARSET=binary';",
         "$wgLocalisationCacheConf['store'] = 'array';",
