@@ -108,8 +108,8 @@ def plan(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
     extra = tuple(sorted(set(lab.rootfs.packages)))
     key = key_of(
         f"{chosen.name}-{suite}",
-        (EDITION, chosen.model_dump_json(), suite, architecture),
-        (program, version, source, pulled, extra),
+        (EDITION, variants.recipe(chosen, suite, extra), architecture),
+        (program, version, source, pulled),
     )
     return Plan(
         variant=chosen,
@@ -232,7 +232,14 @@ def _do(step: Step, name: str) -> None:
             said = doing
             log.info("%s: %s", name, doing)
 
-    run.run(sealed(step.argv), env=apt.proxy(), timeout=TIMEOUT, on_line=listen, quiet=step.quiet)
+    run.run(
+        sealed(step.argv),
+        env=apt.proxy(),
+        timeout=TIMEOUT,
+        on_line=listen,
+        both=True,
+        quiet=step.quiet,
+    )
 
 
 def _measured(planned: Plan, root: Path, seconds: float) -> Rootfs:
