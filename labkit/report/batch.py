@@ -60,7 +60,7 @@ class Batch:
         """Runs the stages that have to run; how each came out, in the order of ``plans``."""
         shutil.rmtree(self._work, ignore_errors=True)  # of a batch that was killed
         self._work.mkdir(parents=True)
-        _write_if_other(self.lab.output_dir / "lab.toml", notebooks.lab_file(self.lab))
+        notebooks.write_lab_file(self.lab)
         endings: dict[str, Ending] = {}
         try:
             self._run_all(plans, endings)
@@ -266,8 +266,3 @@ def _signals(end: Callable[[str], None]) -> Iterator[None]:
     finally:
         for sig, old in before.items():
             signal.signal(sig, old)
-
-
-def _write_if_other(path: Path, text: str) -> None:
-    if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
-        write_atomically(path, text)

@@ -15,6 +15,7 @@ from typing import Any
 import labkit
 from labkit import run
 from labkit.errors import CommandTimeoutError, ConfigError
+from labkit.files import write_atomically
 from labkit.lab import PARAMETERS, Lab, unknown
 from labkit.report.verdict import code_cells, errors, text
 from labkit.result import Record
@@ -179,6 +180,14 @@ def lab_file(lab: Lab) -> str:
         if _is_table(value)
     ]
     return "# What this lab's stages were run with.\n" + "\n".join([*plain, *tables]) + "\n"
+
+
+def write_lab_file(lab: Lab) -> Path:
+    """Makes ``outputs/LAB/lab.toml`` hold the whole lab; an equal file is left as it is."""
+    path, text = lab.output_dir / "lab.toml", lab_file(lab)
+    if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
+        write_atomically(path, text)
+    return path
 
 
 def value_of(text: str) -> Any:

@@ -1,0 +1,214 @@
+"""The ``labkit`` command: a thin front over the package's own functions.
+
+What an action found goes to standard output (``--json``: its record), progress and errors to
+standard error. The exit status is 0 when all is as it should be, 1 when something is not, 2 for a
+command line that is none, and 128 and the signal's number after a signal.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from labkit.errors import ConfigError
+from labkit.report.command import Choice, finish, joined, leave, log_to_file, show, with_options
+
+app = typer.Typer(
+    help=(
+        "Does a virtualisation lab for real, and writes its report from what happened: a farm of web "
+        "servers in runC containers behind an apache2 load balancer, named by a local DNS, reported "
+        "on in a local MediaWiki.\n\n"
+        "Everything has a default; lab.toml (here or in a folder above) overrides it, and options "
+        "override that. First time here: labkit doctor, then labkit rebuild."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Adds a command that also has the options of every command."""
+    app.command()(with_options(function))
+    return function
+
+
+# -- the batch -------------------------------------------------------------------------------------
+
+
+@command
+def rebuild(
+    choice: Choice,
+    force: Annotated[
+        bool, typer.Option("--force", help="Run every stage, changed or not.")
+    ] = False,
+    start: Annotated[
+        str,
+        typer.Option("--from", metavar="STAGE", help="Run this stage and all that depend on it."),
+    ] = "",
+    keep_going: Annotated[
+        bool,
+        typer.Option("--keep-going", "-k", help="After a failure, run what does not depend on it."),
+    ] = False,
+) -> None:
+    """Run what has changed, and build the review site.
+
+    The main job: from nothing to the report. Every stage runs whose inputs have changed or whose
+    containers and servers were taken down, side by side where they do not depend on each other; a
+    second rebuild runs nothing. What it leaves is in outputs/LAB, whose review/index.html shows it.
+    """
+    _batch(choice, force=force, start=start, keep_going=keep_going)
+
+
+@command
+def run(
+    choice: Choice,
+    stages: Annotated[list[str], typer.Argument(metavar="STAGE…", help="Such as 04-network.")],
+) -> None:
+    """Run these stages, changed or not, and nothing else."""
+    _batch(choice, stages=tuple(stages), force=True)
+
+
+def _batch(choice: Choice, **wish: Any) -> None:
+    from rich.console import Console
+
+    from labkit.report import review
+    from labkit.report.progress import Progress
+    from labkit.report.rebuild import rebuild as run_stages
+    from labkit.report.schedule import Wish
+
+    lab = choice.lab(others=True)
+    log_to_file(lab)
+    progress = Progress(Console(stderr=True))
+    asked = Wish.model_validate({**wish, "parameters": choice.parameters()})
+    result = run_stages(lab, asked, progress=progress)
+    site = review.refresh(lab, ran=result.changed)
+    show(result, choice, checks=False)
+    if not choice.as_json:
+        typer.echo(f"Review site: {site}")
+    leave(result, result.value.interrupted)
+
+
+@command
+def notebook(
+    choice: Choice,
+    port: Annotated[int, typer.Option(help="JupyterLab's port on 127.0.0.1.")] = 8888,
+) -> None:
+    """Open the notebooks in JupyterLab, on this machine alone.
+
+    It listens on 127.0.0.1 and asks for a token; the address that it prints has the token in it. The notebooks see the same lab as this command.
+    """
+    from labkit import run as door
+    from labkit.report.notebook import write_lab_file
+    from labkit.report.rebuild import notebooks_folder
+
+    lab = choice.lab()
+    file = write_lab_file(lab)
+    words = (
+        sys.executable, "-m", "jupyterlab",
+        "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.port={port}",
+        f"--ServerApp.root_dir={notebooks_folder()}",
+        *(("--allow-root",) if os.geteuid() == 0 else ()),
+    )  # fmt: skip
+    door.replace(words, env={"LABKIT_FILE": str(file)})
+
+
+@command
+def publish(choice: Choice) -> None:
+    """Publish the report to the wiki; people's lines stay."""
+    from labkit.report.publication import publish as publish_report
+
+    lab = choice.lab()
+    log_to_file(lab)
+    finish(publish_report(lab), choice)
+
+
+@command
+def down(choice: Choice) -> None:
+    """Take down what labkit made on this machine.
+
+    Containers, links, mounts, servers and namespaces of this lab; its outputs, and what its
+    wiki holds, stay."""
+    from labkit.farm import up
+
+    lab = choice.lab()
+    log_to_file(lab)
+    finish(up.down(lab), choice)
+
+
+# -- looking -----------------------------------------------------------------------------------------
+
+
+@command
+def status(choice: Choice) -> None:
+    """What is up now, from observation."""
+    from labkit.farm import up
+
+    show(up.status(choice.lab()), choice)
+
+
+@command
+def check(choice: Choice) -> None:
+    """Run the checks on what is up now.
+
+    The exit status is 1 when one of them does not hold."""
+    from labkit.farm import up
+
+    finish(up.checks(choice.lab()), choice)
+
+
+@command
+def review(choice: Choice) -> None:
+    """Build the review site, and say where it is."""
+    from labkit.report import review as reviewing
+
+    finish(reviewing.build(choice.lab()), choice)
+
+
+@command
+def doctor(choice: Choice) -> None:
+    """Say what keeps this machine from running the lab.
+
+    Each blocker comes with its remedy; the exit status is 1 when there is one."""
+    from labkit import doctor as doctors
+
+    finish(doctors.examine(choice.lab()), choice)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def test(context: typer.Context) -> None:
+    """Run labkit's own tests; the arguments are pytest's."""
+    from labkit import run as door
+
+    project = Path(__file__).parents[1]
+    if not (project / "tests").is_dir():
+        typer.echo(
+            f"labkit: {project}: has no tests: call it from a clone of the project", err=True
+        )
+        raise typer.Exit(1)
+    os.chdir(project)
+    door.replace([sys.executable, "-m", "pytest", *context.args])
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        arguments = joined(sys.argv[1:])
+    except ConfigError as error:
+        typer.echo(f"labkit: {error}", err=True)
+        raise SystemExit(2) from None
+    app(arguments, prog_name="labkit")
+
+
+if __name__ == "__main__":
+    main()

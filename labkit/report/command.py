@@ -1,0 +1,187 @@
+"""What every command of the ``labkit`` front end shares: its options, its errors, its logs, how it tells."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from labkit.errors import ConfigError, LabkitError
+
+if TYPE_CHECKING:
+    from labkit.lab import Lab
+    from labkit.result import Result
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the options of every command say: which lab, and how it is told."""
+
+    config: Path | None = None
+    lab_name: str | None = None
+    netns: str | None = None
+    settings: tuple[str, ...] = ()
+    as_json: bool = False
+    debug: bool = False
+
+    def parameters(self) -> dict[str, Any]:
+        """All parameters given, by their flat names; the last of a name counts."""
+        from labkit.lab import PARAMETERS
+        from labkit.report.notebook import pair
+
+        flat = {key: name for name, key in PARAMETERS.items()}
+        given = dict(pair(setting) for setting in self.settings)
+        named = {"lab_name": self.lab_name, "netns": self.netns}
+        return {
+            **{flat.get(name, name): value for name, value in given.items()},
+            **{name: value for name, value in named.items() if value is not None},
+        }
+
+    def lab(self, *, others: bool = False) -> Lab:
+        """The lab; ``others``: parameters that it does not have may be a notebook's own."""
+        from labkit.lab import PARAMETERS, Lab
+
+        file = self.config or (
+            Path(os.environ["LABKIT_FILE"]) if "LABKIT_FILE" in os.environ else None
+        )
+        given = self.parameters()
+        mine = {name: value for name, value in given.items() if name in PARAMETERS or not others}
+        return Lab.load(file, **mine)
+
+
+def common(  # noqa: PLR0917 - typer reads the signature, nobody calls it by position
+    config: Annotated[
+        Path | None,
+        typer.Option("-c", "--config", metavar="FILE", help="The lab's lab.toml."),
+    ] = None,
+    lab_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The lab's name (default: lab).")
+    ] = None,
+    netns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Put the host's side into this network namespace of labkit's own."
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", "-s",
+            metavar="NAME=VALUE",
+            help="Override a parameter or a key of lab.toml; may be repeated. -p NAME VALUE does the same.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show each command that is run, and an error's traceback.")
+    ] = False,
+) -> Choice:  # fmt: skip
+    """The options that every command has."""
+    return Choice(config, lab_name, netns, tuple(settings or ()), as_json, debug)
+
+
+def with_options(function: Callable[..., None]) -> Callable[..., None]:
+    """``function(choice, …)`` as a command's function, which also has the :func:`common` options.
+
+    An error of labkit's own is told on standard error, without a traceback, and exits with 1.
+    """
+    options = inspect.signature(common).parameters
+    own = list(inspect.signature(function).parameters.values())[1:]
+
+    @functools.wraps(function)
+    def called(**given: Any) -> None:
+        choice = common(**{name: given.pop(name) for name in options})
+        try:
+            _log_to_terminal(choice.debug)
+            function(choice, **given)
+        except LabkitError as error:
+            if choice.debug:
+                raise
+            from labkit.report.terminal import harmless
+
+            typer.echo(f"labkit: {harmless(str(error))}", err=True)
+            raise typer.Exit(1) from None
+
+    hints = {**get_type_hints(function, include_extras=True)}
+    hints |= get_type_hints(common, include_extras=True)
+    kept = [*own, *options.values()]
+    parameters = [
+        item.replace(annotation=hints[item.name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for item in kept
+    ]
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {item.name: item.annotation for item in parameters}
+    return called
+
+
+def finish(result: Result[Any], choice: Choice) -> None:
+    """Tells a result, and exits with 1 when a check of it does not hold."""
+    show(result, choice)
+    leave(result)
+
+
+def show(result: Result[Any], choice: Choice, *, checks: bool = True) -> None:
+    """Tells a result: as JSON, or as tables and sentences."""
+    if choice.as_json:
+        typer.echo(result.model_dump_json(indent=1))
+        return
+    from labkit.report import terminal
+
+    terminal.show(result, checks=checks)
+
+
+def leave(result: Result[Any], interrupted: str = "") -> None:
+    """Exits with the status that tells how it came out; returns when all is well."""
+    if interrupted:
+        raise typer.Exit(128 + signal.Signals[interrupted])
+    if not result.holds:
+        raise typer.Exit(1)
+
+
+def _log_to_terminal(debug: bool) -> None:
+    if debug:
+        logging.basicConfig(format="%(name)s: %(message)s", stream=sys.stderr)
+        logging.getLogger("labkit").setLevel(logging.DEBUG)
+
+
+def log_to_file(lab: Lab) -> None:
+    """Writes what is done into ``outputs/LAB/labkit.log``, and the last megabyte before into ``.1``."""
+    from logging.handlers import RotatingFileHandler
+
+    from labkit.journal import not_root
+
+    path = lab.output_dir / "labkit.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = RotatingFileHandler(path, maxBytes=1_000_000, backupCount=1, encoding="utf-8")
+    except PermissionError:
+        raise not_root(str(path)) from None
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    log = logging.getLogger("labkit")
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    log.info("labkit %s", " ".join(sys.argv[1:]))
+
+
+def joined(arguments: Sequence[str]) -> list[str]:
+    """A command line with papermill's ``-p NAME VALUE`` as ``--set NAME=VALUE``; pytest's are its own."""
+    left = list(arguments)
+    done: list[str] = []
+    while left and "test" not in done:
+        word = left.pop(0)
+        if word != "-p":
+            done.append(word)
+        elif len(left) < 2:
+            raise ConfigError("-p", "needs a name and a value", "write it like -p replicas 3")
+        else:
+            done += ["--set", f"{left.pop(0)}={left.pop(0)}"]
+    return [*done, *left]
