@@ -26,6 +26,10 @@ log = logging.getLogger("labkit.build")
 #: With less than this left (bytes) a failure is taken for that of a full disk.
 NEARLY_FULL = 4_000_000
 
+#: What the tools leave of the machine and of the installation itself, emptied or removed.
+CACHES = ("var/cache/apt/archives/*.deb", "var/cache/apt/*.bin", "var/lib/apt/lists/*_*")
+TRACES = ("etc/resolv.conf", "etc/hostname", "etc/machine-id", "var/log/bootstrap.log")
+
 
 def sealed(argv: Sequence[str | Path], *, root: Path | None = None) -> list[str]:
     """The argument list that runs ``argv`` sealed off, with ``root`` as its root folder."""
@@ -84,6 +88,23 @@ def require_programs(programs: Sequence[str]) -> None:
     for program in programs:
         if run.which(program) is None:
             raise run.missing(program)
+
+
+def tidy(root: Path) -> None:
+    """Downloads and indices are gone, and the files that describe the building machine are empty."""
+    for pattern in CACHES:
+        for path in root.glob(pattern):
+            path.unlink()
+    for name in TRACES:
+        path = root / name
+        if path.is_symlink() or path.exists():
+            path.unlink()
+            path.touch(mode=0o644)
+
+
+def size(root: Path) -> int:
+    """What the files of a folder weigh in bytes: apparent size, hard links once, as ``du -sb`` counts."""
+    return int(run.run(["du", "--summarize", "--bytes", root]).stdout.split()[0])
 
 
 def _require_space(folder: Path, what: str, space: int) -> None:

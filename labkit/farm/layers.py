@@ -17,8 +17,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from labkit import run
-from labkit.farm import apt, rootfs
-from labkit.farm.building import building, discard, require_programs, sealed
+from labkit.farm import apt
+from labkit.farm.building import building, discard, require_programs, sealed, tidy
 from labkit.farm.rootfs import Rootfs, key_of, program_version
 from labkit.files import write_atomically
 from labkit.journal import lock
@@ -197,7 +197,7 @@ def _chroot(root: Path, *argv: str) -> None:
 
 
 def _tidy(root: Path) -> None:
-    rootfs.tidy(root)
+    tidy(root)
     for pattern in LEFT:
         for path in root.glob(pattern):
             path.unlink()

@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -19,12 +21,16 @@ from labkit.checks import Check, equal
 from labkit.display import human_bytes
 from labkit.farm import apt, packages, variants
 from labkit.farm.apt import Archive
-from labkit.farm.building import building, require_programs, sealed
+from labkit.farm.building import building, require_programs, sealed, size, tidy
 from labkit.farm.variants import Step, Variant
 from labkit.files import write_atomically
 from labkit.journal import lock
 from labkit.lab import Lab
-from labkit.result import Outcome, Record, action
+from labkit.result import Outcome, Record, Result, action
+
+if TYPE_CHECKING:
+    from labkit.farm.comparison import Comparison
+    from labkit.farm.unneeded import Unneeded
 
 log = logging.getLogger("labkit.rootfs")
 
@@ -32,9 +38,6 @@ log = logging.getLogger("labkit.rootfs")
 EDITION = 1
 #: A build that takes longer has lost its mirror (seconds).
 TIMEOUT = 1500.0
-#: What the tools leave of the machine and of the installation itself, emptied or removed.
-CACHES = ("var/cache/apt/archives/*.deb", "var/cache/apt/*.bin", "var/lib/apt/lists/*_*")
-TRACES = ("etc/resolv.conf", "etc/hostname", "etc/machine-id", "var/log/bootstrap.log")
 
 
 class Rootfs(Record):
@@ -95,6 +98,20 @@ def build(lab: Lab, variant: str = "", *, registry: str = "") -> Outcome[Rootfs]
         checks=checks(value, listed),
         tables=(packages.table(listed),),
     )
+
+
+def compare(lab: Lab, names: Sequence[str] = (), *, registry: str = "") -> Result[Comparison]:
+    """The variants side by side; see :func:`labkit.farm.comparison.compare`."""
+    from labkit.farm import comparison
+
+    return comparison.compare(lab, names, registry=registry)
+
+
+def unneeded(lab: Lab, variant: str = "debootstrap") -> Result[Unneeded]:
+    """The packages that serving pages does not need; see :func:`labkit.farm.unneeded.find`."""
+    from labkit.farm import unneeded as stands_on_images
+
+    return stands_on_images.find(lab, variant)
 
 
 def plan(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
@@ -259,23 +276,6 @@ def _measured(planned: Plan, root: Path, seconds: float) -> Rootfs:
         origin=planned.origin,
         key=planned.key,
     )
-
-
-def tidy(root: Path) -> None:
-    """Downloads and indices are gone, and the files that describe the building machine are empty."""
-    for pattern in CACHES:
-        for path in root.glob(pattern):
-            path.unlink()
-    for name in TRACES:
-        path = root / name
-        if path.is_symlink() or path.exists():
-            path.unlink()
-            path.touch(mode=0o644)
-
-
-def size(root: Path) -> int:
-    """What the files of a folder weigh in bytes: apparent size, hard links once, as ``du -sb`` counts."""
-    return int(run.run(["du", "--summarize", "--bytes", root]).stdout.split()[0])
 
 
 def _difference(selected: tuple[str, ...], names: tuple[str, ...]) -> str:
