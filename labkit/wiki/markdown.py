@@ -188,7 +188,8 @@ def _unambiguous(parts: Sequence[SyntaxTreeNode]) -> bool:
 
 def _link(node: SyntaxTreeNode, here: Context, marks: bool) -> str:
     address = str(node.attrs.get("href", ""))
-    label = _line(node.children, here, marks=marks) or _text(address)
+    label = _line(node.children, here, marks=marks)
+    label = label if label.strip() else _text(address)
     target = here.link(address)
     if target is not None:
         return f"[[{page_name(target)}|{label}]]<nowiki />"

@@ -77,9 +77,12 @@ def upload(name: str, data: bytes, *, ending: str, text: str) -> Upload:
 
 
 def _source(cells: list[str]) -> list[str]:
-    """The code of cells that follow each other without an output between them, folded."""
+    """The code of cells that follow each other without an output between them: folded, but for a
+    single line."""
     if not cells:
         return []
+    if len(cells) == 1 and "\n" not in cells[0].strip():
+        return [f"<small>{wikitext.code(cells[0].strip())}</small>"]
     return [wikitext.folded("Code", wikitext.source("\n\n".join(cells), "python"))]
 
 

@@ -28,7 +28,7 @@ LANGUAGES = {
     "sql": "sql", "toml": "toml", "xml": "xml", "yaml": "yaml",
 }  # fmt: skip
 
-_ALWAYS = str.maketrans({c: f"&#{ord(c)};" for c in "[]{}|~"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})  # fmt: skip
+_ALWAYS = str.maketrans({c: f"&#{ord(c)};" for c in "[]{}|~"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\ufffd": "&#65533;"})  # fmt: skip
 #: Each place where a harmless character could begin or complete markup (sources: MediaWiki 1.39,
 #: includes/parser/{Parser,BlockLevelPass,Sanitizer}.php).
 _RISKY = re.compile(
@@ -37,17 +37,21 @@ _RISKY = re.compile(
     | [\ \t](?![^\n])                      # blanks at a line's end are trimmed
     | (?<![^\n'\1])'|'(?=['\1\n]|$)        # two quotes are italics, also with another text's
     | (?<![^\n_\1])_|_(?=[_\1\n]|$)        # __TOC__
+    | (?<![^\n\1])[^\x00-\u02ff]         # an accent joins the markup's last character (>, =)
     | (?<=!)!|!(?=!)                       # !! divides a header row
     | (?<=[A-Za-z]):(?=[^\s\1])            # a bare address becomes a link
-    | \ (?=[?:;!%»›])|(?<=[«‹])\           # a blank here becomes a no-break one
+    | \ (?=[?:;!%»›])|(?<=[«‹])\           # a blank here becomes a no-break one (French rules)
     | (?<=RF)C(?=[\s\1]|$)|(?<=PMI)D(?=[\s\1]|$)|(?<=ISB)N(?=[\s\1]|$)   # numbered documents
     """,
     re.VERBOSE,
 )
+_ARMOURED = re.compile(r" (?=[?:;!%»›])|(?<=[«‹]) ")
 _CONTROLS = {c: 0x2400 + c for c in range(32) if c not in (9, 10)} | {127: 0x2421}
 _CONTROLS |= dict.fromkeys([*range(0x80, 0xA0), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF], 0xFFFD)
 #: Raw text that must not stand in a <syntaxhighlight>: its end, a fence, a remark.
-_BREAKS_OUT = re.compile(r"</syntaxhighlight|<!--|labkit:|^\s*REX>", re.IGNORECASE | re.MULTILINE)
+_BREAKS_OUT = re.compile(
+    r"</syntaxhighlight|<!--|labkit:|\ufeff|^\s*REX>", re.IGNORECASE | re.MULTILINE
+)
 
 
 def clean(text: str) -> str:
@@ -66,7 +70,7 @@ def literal(text: str, *, begins: bool = True, ends: bool = True) -> str:
         wikitext stand beside it, and its blanks there are left as they are.
     """
     framed = ("" if begins else "\1") + clean(text) + ("" if ends else "\1")
-    marked = _RISKY.sub(lambda match: f"\0{ord(match[0])};", framed).replace("\1", "")
+    marked = _RISKY.sub(_reference, framed).replace("\1", "")
     return marked.translate(_ALWAYS).replace("\0", "&#").replace("\n", "<br />")
 
 
@@ -77,15 +81,15 @@ def code(text: str) -> str:
 
 def pre(text: str) -> str:
     """The text as a preformatted block, exactly as it is but for line ends at its end."""
-    safe = html.escape(clean(text).rstrip("\n"), quote=False)
-    return f"<pre>\n{safe.replace('labkit:', 'labkit&#58;')}\n</pre>"
+    safe = html.escape(clean(text).rstrip("\n"), quote=False).replace("labkit:", "labkit&#58;")
+    return f"<pre>\n{_ARMOURED.sub('&#32;', safe)}\n</pre>"
 
 
 def source(text: str, language: str) -> str:
     """The text as a highlighted block, or as :func:`pre` where highlighting is unknown or unsafe."""
     lexer = LANGUAGES.get(language.strip().lower())
-    safe = clean(text).strip("\n")
-    if lexer is None or not safe.strip() or _BREAKS_OUT.search(safe):
+    safe = clean(text).strip("\n").rstrip()
+    if lexer is None or not safe or _BREAKS_OUT.search(safe):
         return pre(text)
     return f'<syntaxhighlight lang="{lexer}">\n{safe}\n</syntaxhighlight>'
 
@@ -195,6 +199,12 @@ def image(file: str, *, alt: str, caption: str = "") -> str:
     parts = [f"File:{file}", "frame", "none", f"alt={literal(_one_line(alt))}"]
     text = literal(_one_line(caption))
     return "[[" + "|".join([*parts, f"<i>{text}</i>"] if text else parts) + "]]"
+
+
+def _reference(match: re.Match[str]) -> str:
+    """A risky character as the reference that :func:`literal` completes; most others are no accents."""
+    harmless = ord(match[0]) > 0x2FF and not unicodedata.combining(match[0])
+    return match[0] if harmless else f"\0{ord(match[0])};"
 
 
 def _state(good: bool, text: str) -> str:
