@@ -8,6 +8,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="acts on the machine: needs root"))
 
 
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
+@contextmanager
+def open_place() -> Iterator[Path]:
     """A folder that every account may enter (tmp_path is root's alone): servers that have given up
     their rights have their files below it."""
     folder = Path(tempfile.mkdtemp(prefix="labkit-"))
@@ -39,6 +40,13 @@ def open_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """Such a folder for one test."""
+    with open_place() as folder:
+        yield folder
+
+
 def free_port() -> int:
     """A TCP port of loopback that nobody listens on."""
     with socket.socket() as probe:
@@ -47,7 +55,13 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def make_lab(tmp_path: Path, open_folder: Path) -> Iterator[Callable[..., Lab]]:
+def port() -> int:
+    """Such a port."""
+    return free_port()
+
+
+@contextmanager
+def lab_maker(folder: Path, outputs: Path) -> Iterator[Callable[..., Lab]]:
     """Makes labs (flat parameters as a notebook's) and, afterwards, unmakes all that they made."""
     made: list[Lab] = []
 
@@ -56,11 +70,11 @@ def make_lab(tmp_path: Path, open_folder: Path) -> Iterator[Callable[..., Lab]]:
         defaults: dict[str, object] = {
             "lab_name": name,
             "netns": name,
-            "state": str(open_folder / "state"),
-            "run": str(open_folder / "run"),
+            "state": str(folder / "state"),
+            "run": str(folder / "run"),
             "wiki_port": free_port(),
             "cache": CACHE,
-            "outputs": str(tmp_path / "outputs"),
+            "outputs": str(outputs),
         }
         made.append(Lab.load(None, **{**defaults, **parameters}))
         return made[-1]
@@ -72,6 +86,24 @@ def make_lab(tmp_path: Path, open_folder: Path) -> Iterator[Callable[..., Lab]]:
 
 
 @pytest.fixture
+def make_lab(tmp_path: Path, open_folder: Path) -> Iterator[Callable[..., Lab]]:
+    """Makes labs for one test."""
+    with lab_maker(open_folder, tmp_path / "outputs") as make:
+        yield make
+
+
+@pytest.fixture
 def lab(make_lab: Callable[..., Lab]) -> Lab:
     """One such lab with everything else at its default."""
     return make_lab()
+
+
+@pytest.fixture(scope="session")
+def wiki_lab() -> Iterator[Lab]:
+    """A lab whose own wiki (SQLite) is up, for all tests that leave it up and its settings alone."""
+    from labkit.wiki import server
+
+    with open_place() as folder, lab_maker(folder, folder / "outputs") as make:
+        lab = make()
+        server.up(lab)
+        yield lab

@@ -1,0 +1,135 @@
+"""A session with the wiki, and the errors that say why there is none."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+
+import pytest
+
+from labkit import Lab
+from labkit.errors import WikiError
+from labkit.wiki import accounts, session
+from labkit.wiki.folders import Folders, origin
+
+WRONG = "0123456789abcdef0123456789abcdef"
+
+
+def existing(lab: Lab, path: str = "/w/api.php") -> Lab:
+    """A lab that uses the wiki of ``lab`` as an existing one."""
+    wiki = lab.wiki.model_copy(update={"url": origin(lab) + path})
+    return lab.model_copy(update={"wiki": wiki})
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Sets the variables that hold an existing wiki's bot password."""
+
+    def give(user: str, password: str) -> None:
+        monkeypatch.setenv(session.USER_VARIABLE, user)
+        monkeypatch.setenv(session.PASSWORD_VARIABLE, password)
+
+    return give
+
+
+def bot_password(lab: Lab) -> str:
+    """The lab's own bot password."""
+    return accounts.read(Folders.of(lab).passwords).publish.get_secret_value()
+
+
+@pytest.mark.root
+def test_session_is_the_bots(wiki_lab: Lab) -> None:
+    """A session is logged in as the bot, whose name assertuser takes."""
+    site = session.open(wiki_lab)
+    answer = site.api("query", meta="userinfo", assertuser=session.account(site))
+    assert answer["query"]["userinfo"]["name"] == accounts.BOT
+
+
+@pytest.mark.root
+def test_site_keeps_no_password(wiki_lab: Lab) -> None:
+    """What prints a site's attributes prints no password."""
+    assert bot_password(wiki_lab) not in repr(vars(session.open(wiki_lab)))
+
+
+@pytest.mark.root
+def test_session_with_an_existing_wiki(
+    wiki_lab: Lab, environment: Callable[[str, str], None]
+) -> None:
+    """With wiki.url the bot password comes from the environment."""
+    environment("Labkit@publish", bot_password(wiki_lab))
+    assert session.account(session.open(existing(wiki_lab))) == accounts.BOT
+
+
+@pytest.mark.root
+def test_wrong_password_is_refused_without_showing_it(
+    wiki_lab: Lab, environment: Callable[[str, str], None]
+) -> None:
+    """A refused password is an error that names the account, and nowhere has the password."""
+    environment("Labkit@publish", WRONG)
+    with pytest.raises(WikiError, match=r"Labkit@publish.*refuses the bot password") as error:
+        session.open(existing(wiki_lab))
+    assert error.value.__context__ is None
+    assert WRONG not in "".join(traceback.format_exception(error.value))
+
+
+@pytest.mark.root
+def test_no_proxy_is_asked_for_the_labs_own_wiki(
+    wiki_lab: Lab, monkeypatch: pytest.MonkeyPatch, port: int
+) -> None:
+    """A proxy in the environment does not stand between the machine and its own loopback."""
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert session.account(session.open(wiki_lab)) == accounts.BOT
+
+
+@pytest.mark.root
+def test_read_only_wiki_is_named_as_such(wiki_lab: Lab) -> None:
+    """A wiki that takes no edits is told from one that is down, with its owner's reason."""
+    lock = Folders.of(wiki_lab).images / "lock_yBgMBwiR"  # MediaWiki's $wgReadOnlyFile
+    lock.write_text("the disk is being changed")
+    try:
+        with pytest.raises(WikiError, match="read-only: the disk is being changed"):
+            session.open(wiki_lab)
+    finally:
+        lock.unlink()
+
+
+@pytest.mark.root
+def test_wrong_address_is_named_as_such(
+    wiki_lab: Lab, environment: Callable[[str, str], None]
+) -> None:
+    """An address at which a web server, but no MediaWiki, answers is an error about wiki.url."""
+    environment("Labkit@publish", WRONG)
+    with pytest.raises(WikiError, match="no MediaWiki answers there") as error:
+        session.open(existing(wiki_lab, "/elsewhere/api.php"))
+    assert "wiki.url" in error.value.remedy
+
+
+def test_existing_wiki_that_is_down(lab: Lab, environment: Callable[[str, str], None]) -> None:
+    """An existing wiki that does not answer is an error with the reason of the connection."""
+    environment("Labkit@publish", WRONG)
+    with pytest.raises(WikiError, match="does not answer: Connection refused"):
+        session.open(existing(lab))
+
+
+def test_wiki_that_was_never_brought_up(lab: Lab) -> None:
+    """Without a wiki there are no passwords: the error says to bring it up."""
+    with pytest.raises(WikiError, match="bring the wiki up"):
+        session.open(lab)
+
+
+@pytest.mark.parametrize(
+    ("user", "password", "missing"),
+    [
+        ("", "", "no LABKIT_WIKI_USER and no LABKIT_WIKI_PASSWORD"),
+        ("Labkit@publish", "", "no LABKIT_WIKI_PASSWORD"),
+        ("", WRONG, "no LABKIT_WIKI_USER"),
+    ],
+)
+def test_missing_environment_is_named(
+    lab: Lab, environment: Callable[[str, str], None], user: str, password: str, missing: str
+) -> None:
+    """An existing wiki without its bot password in the environment names the missing variables."""
+    environment(user, password)
+    with pytest.raises(WikiError, match=f"the environment has {missing}"):
+        session.credentials(existing(lab))
