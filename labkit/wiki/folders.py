@@ -44,6 +44,11 @@ class Folders:
         return self.root / "passwords.json"
 
     @property
+    def pages(self) -> Path:
+        """What labkit wrote on the prepared pages."""
+        return self.root / "pages.json"
+
+    @property
     def settings(self) -> Path:
         """MediaWiki's LocalSettings.php."""
         return self.root / "LocalSettings.php"

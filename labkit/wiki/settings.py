@@ -62,13 +62,15 @@ def local_settings(settings: Settings) -> str:
 
 
 def php(value: object) -> str:
-    """A value as a PHP literal: text, number, truth value or a list of them."""
+    """A value as a PHP literal: text, number, truth value, a list or a mapping of them."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
         return str(value)
     if isinstance(value, SecretStr):
         return php(value.get_secret_value())
+    if isinstance(value, Mapping):
+        return f"[{', '.join(f'{php(key)} => {php(item)}' for key, item in value.items())}]"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(php(item) for item in value)}]"
     return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
@@ -84,6 +86,7 @@ def _variables(settings: Settings) -> Mapping[str, object]:
         "wgLanguageCode": "en",
         "wgLocaltimezone": "UTC",
         "wgDefaultSkin": "vector",
+        "wgLogos": {"1x": "/w/resources/assets/mediawiki.png"},
         "wgSecretKey": settings.secret_key,
         "wgUpgradeKey": settings.upgrade_key,
         "wgCacheDirectory": settings.cache,
