@@ -1,0 +1,127 @@
+"""Can this machine run the lab? Looks at everything that the lab needs, and changes nothing.
+
+What keeps the lab from running is a blocker: a check that does not hold, with its remedy in the
+result's value and in its table ``blockers``.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from labkit import run
+from labkit.checks import Check
+from labkit.doctor import kernel, places, programs
+from labkit.errors import LabkitError
+from labkit.farm import apt
+from labkit.lab import Lab
+from labkit.result import Outcome, Record, Table, action
+
+
+class Blocker(Record):
+    """What keeps the lab from running: the check that says so, what was seen, what to do."""
+
+    check: str
+    seen: str
+    remedy: str
+
+
+class Machine(Record):
+    """The machine as it was found; ``memory`` in bytes."""
+
+    system: str
+    kernel: str
+    python: str
+    processors: int
+    memory: int
+    blockers: tuple[Blocker, ...]
+
+
+@dataclass(frozen=True)
+class Need:
+    """One thing that the lab needs: ``look`` says what there is, or raises what is wrong with it."""
+
+    name: str
+    expected: str
+    look: Callable[[Lab], str]
+    again: str
+
+
+NEEDS = (
+    Need("root", "user 0: provisioning needs root", kernel.root, "id -u"),
+    Need("overlayfs", "an overlay can be mounted", kernel.overlay, "grep overlay /proc/filesystems"),
+    Need("namespaces", "network namespaces, veth pairs and bridges can be made", kernel.network,
+         "unshare --net ip link add v0 type veth"),
+    Need("users", "known, not needed: user namespaces", kernel.users, "unshare --user true"),
+    Need("cgroups", "mounted, and writable for root", kernel.cgroups, "grep cgroup /proc/mounts"),
+    Need("python", "3.11 or later", programs.python, "python3 --version"),
+    Need("packages", "all of labkit/debian-packages.txt", programs.packages, "./lab --packages"),
+    Need("programs", "each program that labkit starts", programs.present, "command -v runc"),
+    Need("browser", "Chromium starts and renders a page", programs.browser, "chromium --version"),
+    Need("mirror", "the mirror of Debian packages answers", programs.mirror, "apt-get update"),
+    Need("space.state", "3 GB free for root file systems and the wiki", places.state, "df -h"),
+    Need("space.outputs", "200 MB free for what runs leave", places.outputs, "df -h"),
+    Need("ports.proxy", "free for the balancer", places.proxy_port, "ss -ltnp"),
+    Need("ports.dns", "free for the DNS server", places.dns_port, "ss -lunp"),
+    Need("ports.wiki", "free for the wiki", places.wiki_port, "ss -ltnp"),
+    Need("subnet", "the machine does not route it elsewhere", places.subnet, "ip route"),
+)  # fmt: skip
+
+
+@action("doctor.examine")
+def examine(lab: Lab) -> Outcome[Machine]:
+    """Nothing has changed; every need of the lab has a check, and each that fails a blocker."""
+    seen = run.spread(lambda need: _seen(need, lab), NEEDS)
+    blockers = tuple(blocker for _, blocker in seen if blocker)
+    system = f"{platform.node()}: {apt.os_release().get('PRETTY_NAME', platform.system())}"
+    holds = f"{len(NEEDS) - len(blockers)} of {len(NEEDS)} needs are met"
+    return Outcome(
+        value=_machine(blockers),
+        subject=platform.node(),
+        summary=f"{system}: {holds}; {_verdict(blockers)}.",
+        checks=tuple(check for check, _ in seen),
+        tables=(*_remedies(blockers), programs.table()),
+    )
+
+
+def _seen(need: Need, lab: Lab) -> tuple[Check, Blocker | None]:
+    """The check of one need and, when it is not met, the blocker."""
+    name = f"doctor.{need.name}"
+    try:
+        found, error = need.look(lab), None
+    except LabkitError as raised:
+        found, error = f"{raised.value}: {raised.reason}", raised
+    check = Check(
+        name=name,
+        expected=need.expected,
+        seen=found,
+        holds=error is None,
+        again=(error.again if error else "") or need.again,
+    )
+    return check, Blocker(check=name, seen=found, remedy=error.remedy) if error else None
+
+
+def _verdict(blockers: tuple[Blocker, ...]) -> str:
+    if not blockers:
+        return "this machine can run the lab"
+    return f"{len(blockers)} keep{'s' if len(blockers) == 1 else ''} the lab from running"
+
+
+def _machine(blockers: tuple[Blocker, ...]) -> Machine:
+    return Machine(
+        system=apt.os_release().get("PRETTY_NAME", platform.system()),
+        kernel=platform.release(),
+        python=platform.python_version(),
+        processors=os.cpu_count() or 1,
+        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        blockers=blockers,
+    )
+
+
+def _remedies(blockers: tuple[Blocker, ...]) -> tuple[Table, ...]:
+    if not blockers:
+        return ()
+    rows = [{"check": item.check, "seen": item.seen, "remedy": item.remedy} for item in blockers]
+    return (Table.of("blockers", "What keeps the lab from running, and what to do", rows),)

@@ -1,0 +1,112 @@
+"""What the lab needs of the kernel, tried out where nothing of it stays: in namespaces that end
+with the program that tries."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from labkit import run
+from labkit.doctor.places import existing
+from labkit.errors import CommandError, LabkitError, MachineError
+from labkit.journal import not_root
+from labkit.lab import Lab
+
+#: What may be made in a network namespace, as arguments of ``ip link add``.
+LINKS = (("v0", "type", "veth", "peer", "name", "v1"), ("b0", "type", "bridge"))
+
+
+def root(lab: Lab) -> str:
+    """Who is asking; :class:`MachineError` for anybody but root."""
+    require_root("the machine")
+    return "user 0"
+
+
+def require_root(what: str) -> None:
+    """Raises :class:`MachineError` for anybody but root."""
+    if os.geteuid():
+        raise not_root(what)
+
+
+def overlay(lab: Lab) -> str:
+    """An overlay was mounted where the lab's would be, in a mount namespace of its own."""
+    place = existing(lab.state_dir)
+    require_root(f"a mount below {place}")
+    with tempfile.TemporaryDirectory(prefix=".labkit-doctor-", dir=place) as folder:
+        parts = {name: f"{folder}/{name}" for name in ("lower", "upper", "work", "target")}
+        for path in parts.values():
+            Path(path).mkdir()
+        options = f"lowerdir={parts['lower']},upperdir={parts['upper']},workdir={parts['work']}"
+        _try(
+            ["mount", "--types", "overlay", "overlay", "--options", options, parts["target"]],
+            what="--mount",
+            value="overlayfs",
+            remedy="load the kernel's module (modprobe overlay); in a container, put the lab's state "
+            "(lab.toml: state) on a file system that is no overlay itself",
+        )
+    return f"mounted and gone again, on the file system of {place}"
+
+
+def network(lab: Lab) -> str:
+    """A veth pair and a bridge were made in a network namespace, which is gone again."""
+    require_root("a network namespace")
+    for words in LINKS:
+        _try(
+            ["ip", "link", "add", *words],
+            what="--net",
+            value=f"a link of the kind {words[2]}",
+            remedy=f"a kernel with network namespaces and the module {words[2]}, for root",
+        )
+    return "a veth pair and a bridge, made in a namespace of their own and gone with it"
+
+
+def users(lab: Lab) -> str:
+    """Whether root may make user namespaces: good to know (podman), no need."""
+    done = run.run(["unshare", "--user", "true"], ok=range(256))
+    return "possible" if done.status == 0 else f"not possible: {done.stderr.strip()}"
+
+
+def cgroups(lab: Lab) -> str:
+    """The layout of the mounted cgroups; :class:`MachineError` when there are none, or read-only."""
+    layout, writable = parse_cgroups(Path("/proc/self/mounts").read_text(encoding="utf-8"))
+    if not layout:
+        raise MachineError(
+            "cgroups",
+            "are not mounted: runc cannot start a container",
+            "start the machine with systemd, or install Debian's package cgroupfs-mount and run "
+            "cgroupfs-mount (as root)",
+            "grep cgroup /proc/mounts",
+        )
+    if not writable:
+        raise MachineError(
+            "cgroups",
+            "are mounted read-only: runc cannot make a container's own",
+            "mount them writable; in a container, start that one with its own writable cgroups",
+            "grep cgroup /proc/mounts",
+        )
+    return layout
+
+
+def parse_cgroups(mounts: str) -> tuple[str, bool]:
+    """The layout in /proc/mounts' text ('' for none), and whether any hierarchy is writable."""
+    lines = [line.split() for line in mounts.splitlines()]
+    found = [(words[2], words[3].split(",")) for words in lines if words[2].startswith("cgroup")]
+    kinds = {kind for kind, _ in found}
+    layout = {
+        frozenset(): "",
+        frozenset({"cgroup2"}): "version 2",
+        frozenset({"cgroup"}): "version 1",
+    }.get(frozenset(kinds), "hybrid: version 1 with version 2 beside it")
+    return layout, any("rw" in options for _, options in found)
+
+
+def _try(argv: list[str], *, what: str, value: str, remedy: str) -> None:
+    """Runs a program in a namespace (``what``: unshare's option) that ends with it."""
+    try:
+        run.run(["unshare", what, "--", *argv])
+    except CommandError as error:
+        said = error.stderr.strip() or error.reason
+        raise MachineError(value, f"cannot be had: {said}", remedy, error.again) from None
+    except LabkitError as error:
+        raise MachineError(value, str(error.reason), error.remedy, error.again) from None

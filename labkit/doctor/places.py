@@ -1,0 +1,103 @@
+"""Room on the disk, free ports, a free network."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from labkit import daemon
+from labkit.display import human_bytes
+from labkit.errors import MachineError
+from labkit.farm import host
+from labkit.lab import Lab
+
+#: Bytes that the lab's state and what runs leave may need.
+STATE_BYTES = 3_000_000_000
+OUTPUT_BYTES = 200_000_000
+
+
+def state(lab: Lab) -> str:
+    """How much is free where the lab's state is."""
+    return _room(lab.state_dir, STATE_BYTES, "state")
+
+
+def outputs(lab: Lab) -> str:
+    """How much is free where the outputs are."""
+    return _room(lab.output_dir, OUTPUT_BYTES, "outputs")
+
+
+def existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def proxy_port(lab: Lab) -> str:
+    """The balancer's port on the bridge's address is free, or the lab's own has it."""
+    return _port(lab, lab.proxy.port, str(lab.gateway.ip), "proxy.port", lab.netns)
+
+
+def dns_port(lab: Lab) -> str:
+    """Port 53 on the bridge's address is free, or the lab's own DNS server has it."""
+    return _port(lab, 53, str(lab.gateway.ip), "the DNS port", lab.netns)
+
+
+def wiki_port(lab: Lab) -> str:
+    """The wiki's port on loopback is free, or the lab's own wiki has it."""
+    if lab.wiki.url:
+        return "not needed: the wiki is an existing one"
+    return _port(lab, lab.wiki.port, "127.0.0.1", "wiki.port", None)
+
+
+def subnet(lab: Lab) -> str:
+    """Nobody else's interface has the farm's network; raises what :mod:`labkit.farm.host` raises."""
+    if not _reachable(lab.netns):
+        return f"{lab.subnet} will be in the namespace {lab.netns}, which is yet to be made"
+    with host.netlink(lab.netns) as ipr:
+        host.refuse_taken_subnet(lab, ipr)
+    return f"{lab.subnet} is free"
+
+
+def _room(path: Path, needed: int, key: str) -> str:
+    place = existing(path)
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise MachineError(
+            str(place),
+            f"has {human_bytes(free)} free, {human_bytes(needed)} are needed",
+            f"make room, or set {key} in lab.toml to a folder on a larger file system",
+            f"df -h {place}",
+        )
+    return f"{human_bytes(free)} at {place}"
+
+
+def _port(lab: Lab, port: int, address: str, key: str, netns: str | None) -> str:
+    if not _reachable(netns):
+        return f"port {port}: the namespace {netns} is yet to be made"
+    who = daemon.listener(port, netns=netns, address=address)
+    if who is None:
+        return f"port {port} of {address} is free"
+    if _own(who, lab):
+        return f"port {port} of {address}: the lab's own {who}"
+    raise MachineError(
+        f"{key} = {port}",
+        f"the port is taken by {who}",
+        f"end that process, or set {key} in lab.toml to another port"
+        if "." in key
+        else "end that process, or set host.netns in lab.toml: the lab then has a namespace of its own",
+        f"ss -lntup 'sport = :{port}'",
+    )
+
+
+def _own(who: str, lab: Lab) -> bool:
+    """Whether a listener's command line names a file below the lab's own folders."""
+    found = re.search(r"process (\d+)", who)
+    try:
+        words = Path(f"/proc/{found[1]}/cmdline").read_text(errors="replace") if found else ""
+    except OSError:
+        return False
+    return any(f"{folder}/" in words for folder in (lab.state_dir, lab.run_dir))
+
+
+def _reachable(netns: str | None) -> bool:
+    return netns is None or Path("/run/netns", netns).exists()

@@ -1,0 +1,119 @@
+"""Which programs, packages and services outside labkit there are."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+from labkit import run
+from labkit.doctor.kernel import require_root
+from labkit.errors import CommandError, MachineError
+from labkit.farm import apt
+from labkit.lab import Lab
+from labkit.result import Table
+
+#: The one list of Debian packages, which ``./lab`` installs from.
+LIST = Path(__file__).parents[1] / "debian-packages.txt"
+#: The programs that labkit starts, and the package of the list that each comes with.
+PROGRAMS = {
+    "runc": "runc", "umoci": "umoci", "skopeo": "skopeo",
+    "debootstrap": "debootstrap", "mmdebstrap": "mmdebstrap", "debuerreotype-init": "debuerreotype",
+    "apache2": "apache2-bin", "dnsmasq": "dnsmasq-base", "chromium": "chromium",
+    "wrk": "wrk", "ip": "iproute2", "ss": "iproute2", "ping": "iputils-ping",
+    "ssh": "openssh-client", "ssh-keygen": "openssh-client",
+    "ps": "procps", "nsenter": "util-linux", "unshare": "util-linux",
+    "mount": "mount", "umount": "mount",
+    "php": "php-cli", "mariadbd": "mariadb-server-core", "mariadb": "mariadb-client-core",
+}  # fmt: skip
+INSTALL = "let ./lab install what is missing: sudo ./lab --packages"
+
+
+def python(lab: Lab) -> str:
+    """This interpreter's version, which is new enough: labkit would not have been installed in an older one."""
+    return f"{platform.python_version()}, {sys.executable}"
+
+
+def packages(lab: Lab) -> str:
+    """How many packages of the list are installed; :class:`MachineError` names the missing ones."""
+    wanted = parse_list(LIST.read_text(encoding="utf-8"))
+    there = installed()
+    lacking = [names[0] for names in wanted if not there.keys() & set(names)]
+    if lacking:
+        raise MachineError(
+            ", ".join(lacking), f"{len(lacking)} of {len(wanted)} packages are missing", INSTALL
+        )
+    return f"all {len(wanted)} are installed"
+
+
+def parse_list(text: str) -> list[tuple[str, ...]]:
+    """The list's entries, each a package and those that may stand for it."""
+    lines = (line.partition("#")[0] for line in text.splitlines())
+    return [tuple(line.replace("|", " ").split()) for line in lines if line.strip()]
+
+
+@functools.cache
+def installed() -> dict[str, str]:
+    """The installed packages of the list and their versions; nothing where there is no dpkg."""
+    names = [name for entry in parse_list(LIST.read_text(encoding="utf-8")) for name in entry]
+    if run.which("dpkg-query") is None:
+        return {}
+    shown = "${db:Status-Status} ${Package} ${Version}\n"
+    done = run.run(["dpkg-query", "--show", f"--showformat={shown}", *names], ok=(0, 1))
+    lines = (line.split() for line in done.stdout.splitlines())
+    return {words[1]: words[2] for words in lines if words[0] == "installed"}
+
+
+def present(lab: Lab) -> str:
+    """How many of :data:`PROGRAMS` there are; :class:`MachineError` names the missing ones."""
+    lacking = [program for program in PROGRAMS if run.which(program) is None]
+    if lacking:
+        raise MachineError(", ".join(lacking), "not on this machine", INSTALL)
+    return f"all {len(PROGRAMS)} are present"
+
+
+def table() -> Table:
+    """The programs with their paths, packages and versions."""
+    versions = installed()
+    rows = [
+        {
+            "program": program,
+            "path": run.which(program),
+            "package": package,
+            "version": versions.get(package),
+        }
+        for program, package in PROGRAMS.items()
+    ]
+    return Table.of("programs", "The programs that labkit starts", rows)
+
+
+def browser(lab: Lab) -> str:
+    """Chromium rendered a page, in a network namespace where there is nobody to talk to."""
+    program = run.which("chromium")
+    if program is None:
+        raise run.missing("chromium")
+    require_root("a namespace for the browser")
+    with tempfile.TemporaryDirectory(prefix="labkit-doctor-") as home:
+        argv = [
+            *("setpriv", "--pdeathsig=KILL", "unshare", "--net", "--pid", "--fork", "--kill-child"),
+            *(program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
+            *(f"--user-data-dir={home}", "--dump-dom", "data:text/html,<p>rendered</p>"),
+        ]
+        try:
+            done = run.run(argv, env={"HOME": home}, timeout=30)
+        except CommandError as error:
+            raise MachineError(
+                "chromium", f"does not start: {error.reason[-300:]}", INSTALL, error.again
+            ) from None
+    if "rendered" not in done.stdout:
+        raise MachineError("chromium", "rendered nothing", INSTALL, done.command)
+    return f"Chromium {installed().get('chromium', 'of unknown version')} rendered a page"
+
+
+def mirror(lab: Lab) -> str:
+    """The mirror answers and has the suite; raises what :func:`labkit.farm.apt.require` raises."""
+    archive = apt.archive(lab)
+    apt.require(archive)
+    return f"{archive.kind} answers and has {archive.main.suite}"
