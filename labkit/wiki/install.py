@@ -67,15 +67,19 @@ def renew(lab: Lab, passwords: Passwords, mediawiki_folder: Path) -> bool:
     """The database, whose server runs, is fit for this MediaWiki and its accounts have these
     passwords; returns whether anything had to be done."""
     folders = Folders.of(lab)
-    if _recorded(folders) == _wanted(passwords, mediawiki_folder):
+    recorded, wanted = _recorded(folders), _wanted(passwords, mediawiki_folder)
+    if recorded == wanted:
         return False
     if folders.database == "mariadb":
         mariadb.account(mariadb.Server.of(folders), passwords.database)
     with local_settings(lab, passwords, folders.data, folders.socket) as local:
-        update: list[str | Path] = [
-            accounts.php_program(), mediawiki_folder / "maintenance/update.php", "--quick",
-        ]  # fmt: skip
-        accounts.as_server(update, env={"MW_CONFIG_FILE": str(local)}, timeout=600)
+        if recorded.mediawiki != wanted.mediawiki:
+            script = mediawiki_folder / "maintenance/update.php"
+            accounts.as_server(
+                [accounts.php_program(), script, "--quick"],
+                env={"MW_CONFIG_FILE": str(local)},
+                timeout=600,
+            )
         accounts.apply(folders, passwords, mediawiki=mediawiki_folder, settings=local)
     _record(folders, passwords, mediawiki_folder)
     return True

@@ -1,0 +1,169 @@
+"""The prepared pages: the assignment, the main page, and what a person wrote on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import mwclient
+import pytest
+
+from labkit import Lab
+from labkit.errors import ConfigError, StateError
+from labkit.wiki import accounts, pages, session
+from labkit.wiki.api import Revision
+from labkit.wiki.folders import Folders, origin
+from labkit.wiki.pages import Kept, State, decide, digest
+
+ROWS = [
+    *(f"E{n}" for n in range(1, 6)),
+    *(f"I{n}" for n in range(1, 7)),
+    *(f"R{n}" for n in range(1, 13)),
+]
+
+
+def revision(text: str, user: str = "Labkit") -> Revision:
+    """A page's last revision."""
+    return Revision(number=7, text=text, user=user)
+
+
+def kept(sent: str, saved: str = "") -> Kept:
+    """What labkit remembers of a page that it wrote."""
+    return Kept(sent=digest(sent), saved=digest(saved or sent))
+
+
+@pytest.mark.parametrize(
+    ("page", "memory", "state"),
+    [
+        (None, None, "created"),
+        (None, kept("new"), "created"),
+        (revision("new"), None, "unchanged"),
+        (revision("new\n"), kept("new"), "unchanged"),
+        (revision("signed by Labkit"), kept("new", "signed by Labkit"), "unchanged"),
+        (revision("old"), kept("old"), "updated"),
+        (revision("MediaWiki has been installed.", pages.INSTALLER), None, "updated"),
+        (revision("old"), None, "left as people wrote it"),
+        (revision("old, and more", "Teacher"), kept("old"), "left as people wrote it"),
+        (revision("old, and more"), kept("old"), "left as people wrote it"),
+    ],
+)
+def test_decision(page: Revision | None, memory: Kept | None, state: State) -> None:
+    """Only what labkit itself saved, or the installer, is written over."""
+    assert decide(page, "new", memory) == state
+
+
+def test_own_wording_has_all_rows(lab: Lab) -> None:
+    """labkit's wording of the assignment names each of its rows."""
+    text = pages.assignment(lab)
+    assert [row for row in ROWS if f"\n| {row} || " not in text] == []
+
+
+def test_markdown_assignment_becomes_wikitext(make_lab: Callable[..., Lab], tmp_path: Path) -> None:
+    """A file in Markdown is rendered."""
+    (tmp_path / "task.md").write_text("# Task\n\n- build *it*\n")
+    text = pages.assignment(make_lab(assignment=str(tmp_path / "task.md")))
+    assert "* build ''it''" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("task.pdf", b"%PDF", "does not tell what is in it"),
+        ("task.wiki", b"\xff\xfe", "no text in UTF-8"),
+        ("task.md", b" \n", "is empty"),
+        ("missing.md", None, "No such file"),
+    ],
+)
+def test_unusable_assignment_is_refused(
+    make_lab: Callable[..., Lab], tmp_path: Path, name: str, content: bytes | None, reason: str
+) -> None:
+    """A file that cannot be the assignment is refused before a wiki is installed."""
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    lab = make_lab(assignment=str(tmp_path / name))
+    with pytest.raises(ConfigError, match=reason):
+        pages.prepare(lab)
+    assert not Folders.of(lab).root.exists()
+
+
+def test_report_cannot_be_a_prepared_page(lab: Lab) -> None:
+    """A report that would go onto the assignment's page is refused."""
+    same = lab.wiki.model_copy(update={"page": pages.ASSIGNMENT})
+    with pytest.raises(ConfigError, match="is a page that labkit prepares"):
+        pages.prepare(lab.model_copy(update={"wiki": same}))
+
+
+@pytest.fixture
+def given(wiki_lab: Lab, tmp_path: Path) -> Iterator[tuple[Lab, Path]]:
+    """The shared wiki with an assignment's file of the test's own, and no page of it yet."""
+    path = tmp_path / "task.wiki"
+    path.write_text("the first wording")
+    lab = wiki_lab.model_copy(
+        update={"wiki": wiki_lab.wiki.model_copy(update={"assignment": str(path)})}
+    )
+    student = as_student(lab)
+    for title in (pages.ASSIGNMENT, pages.MAIN):
+        if student.pages[title].exists:
+            student.pages[title].delete()
+    Folders.of(lab).pages.unlink(missing_ok=True)
+    yield lab, path
+
+
+def as_student(lab: Lab) -> mwclient.Site:
+    """A session of the student's."""
+    site = session.connect(f"{origin(lab)}/w/api.php", own=True)
+    word = accounts.read(Folders.of(lab).passwords).student.get_secret_value()
+    site.clientlogin(username=accounts.STUDENT, password=word)
+    site.site_init()
+    return site
+
+
+def states(lab: Lab) -> list[str]:
+    """What became of each page."""
+    return [page.state for page in pages.prepare(lab).value.pages]
+
+
+@pytest.mark.root
+def test_pages_are_made_once(given: tuple[Lab, Path]) -> None:
+    """Both pages are made; the second run saves nothing; the checks answer E1."""
+    lab, _ = given
+    first = pages.prepare(lab)
+    assert [page.state for page in first.value.pages] == ["created", "created"]
+    assert {check.rows for check in first.checks if check.holds} == {("E1",)}
+    second = pages.prepare(lab)
+    assert not second.changed
+    assert [p.revision for p in second.value.pages] == [p.revision for p in first.value.pages]
+
+
+@pytest.mark.root
+def test_changed_file_is_published(given: tuple[Lab, Path]) -> None:
+    """An assignment whose file has changed replaces what labkit itself saved."""
+    lab, path = given
+    pages.prepare(lab)
+    path.write_text("the second wording")
+    assert states(lab) == ["updated", "unchanged"]
+    assert session.open(lab).pages[pages.ASSIGNMENT].text() == "the second wording"
+
+
+@pytest.mark.root
+def test_persons_lines_stay(given: tuple[Lab, Path]) -> None:
+    """A page in which a person wrote is left alone, whatever the file says now."""
+    lab, path = given
+    pages.prepare(lab)
+    as_student(lab).pages[pages.ASSIGNMENT].save("the first wording, explained")
+    path.write_text("the second wording")
+    assert states(lab) == ["left as people wrote it", "unchanged"]
+    assert session.open(lab).pages[pages.ASSIGNMENT].text() == "the first wording, explained"
+
+
+@pytest.mark.root
+def test_damaged_memory_is_named(given: tuple[Lab, Path]) -> None:
+    """A damaged file of what labkit wrote is an error that says what moving it away means."""
+    lab, _ = given
+    Folders.of(lab).pages.write_text('{"pages": 1}')
+    try:
+        with pytest.raises(StateError, match="is damaged") as error:
+            pages.prepare(lab)
+    finally:
+        Folders.of(lab).pages.unlink()
+    assert "move it away" in error.value.remedy

@@ -1,0 +1,412 @@
+"""The lab's own wiki: unpacked, configured, brought up and down, and closed to strangers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from labkit import Lab, daemon, undo
+from labkit.errors import MachineError, StateError, WikiError
+from labkit.wiki import accounts, mediawiki, rights, server, session, settings, strangers
+from labkit.wiki.accounts import Passwords
+from labkit.wiki.folders import Folders, origin, require_reachable
+
+PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63"
+    "d0b8f11f0003ce0219d7a5ad1b0000000049454e44ae426082"
+)
+
+
+# -- pure ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        (
+            "mediawiki:\n  Installed: (none)\n  Candidate: 1:1.39.17-1+deb12u2\n",
+            "1.39.17-1+deb12u2",
+        ),
+        ("mediawiki:\n  Installed: (none)\n  Candidate: 1.43.1-1\n", "1.43.1-1"),
+        ("mediawiki:\n  Installed: (none)\n  Candidate: (none)\n", ""),
+        ("", ""),
+    ],
+)
+def test_candidate_is_read_from_apts_policy(text: str, version: str) -> None:
+    """The version that apt offers is read without its epoch; none is ''."""
+    assert mediawiki.parse_policy(text) == version
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [
+        ("mediawiki_1%3a1.39.17-1+deb12u2_all.deb", "1.39.17-1+deb12u2"),
+        ("mediawiki-classes_1.43.1-1_all.deb", "1.43.1-1"),
+    ],
+)
+def test_version_is_read_from_a_packages_name(name: str, version: str) -> None:
+    """A package file's name says its version, the epoch apart."""
+    assert mediawiki.package_version(name) == version
+
+
+def test_links_of_the_package_lead_within_its_folder(tmp_path: Path) -> None:
+    """Absolute links become relative ones; a link to what each lab has of its own goes."""
+    inside = tmp_path / mediawiki.INSIDE
+    data = tmp_path / "var/lib/mediawiki/extensions"
+    (inside / "extensions-core/Cite").mkdir(parents=True)
+    data.mkdir(parents=True)
+    (inside / "api.php").touch()
+    (inside / "extensions").symlink_to("/var/lib/mediawiki/extensions")
+    (data / "Cite").symlink_to("/usr/share/mediawiki/extensions-core/Cite")
+    (inside / "LocalSettings.php").symlink_to("/var/lib/mediawiki/LocalSettings.php")
+    (data.parent / "LocalSettings.php").symlink_to("/etc/mediawiki/LocalSettings.php")
+    mediawiki.relink(tmp_path)
+    assert (inside / "extensions/Cite").resolve() == inside / "extensions-core/Cite"
+    assert not (inside / "LocalSettings.php").is_symlink()
+
+
+def test_package_without_mediawiki_is_refused(tmp_path: Path) -> None:
+    """A package that holds something else is an error and not an empty wiki."""
+    with pytest.raises(StateError, match="does not hold MediaWiki"):
+        mediawiki.relink(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "literal"),
+    [
+        (True, "true"),
+        (8060, "8060"),
+        ("/var/lib", "'/var/lib'"),
+        ("it's", r"'it\'s'"),
+        ("back\\slash", r"'back\\slash'"),
+        ("$name {$x}", "'$name {$x}'"),
+        (SecretStr("s"), "'s'"),
+        (["png", 1], "['png', 1]"),
+        ({"1x": "a.png"}, "['1x' => 'a.png']"),
+        ([], "[]"),
+    ],
+)
+def test_php_literals(value: object, literal: str) -> None:
+    """A value is a PHP literal that PHP expands nothing in."""
+    assert settings.php(value) == literal
+
+
+def test_web_server_listens_on_loopback_alone() -> None:
+    """The configuration has one Listen, and its address is 127.0.0.1."""
+    folders = Folders(Path("/s"), Path("/r"), "sqlite")
+    text = settings.apache(
+        folders, port=8060, mediawiki=Path("/m"), module=Path("/libphp8.2.so"), mark="x"
+    )
+    assert [line for line in text.splitlines() if line.startswith("Listen")] == [
+        "Listen 127.0.0.1:8060"
+    ]
+
+
+def test_passwords_print_as_stars() -> None:
+    """Neither repr, str nor JSON of the passwords shows one."""
+    passwords = Passwords.new()
+    shown = repr(passwords) + str(passwords) + passwords.model_dump_json()
+    assert not [word for word in passwords.plain().values() if word in shown]
+
+
+def test_fingerprint_changes_with_any_password() -> None:
+    """The hash by which changed passwords are noticed covers each of them."""
+    one = Passwords.new()
+    others = [
+        one.model_copy(update={name: SecretStr("another")}) for name in Passwords.model_fields
+    ]
+    assert len({item.fingerprint() for item in (one, *others)}) == len(others) + 1
+
+
+def test_damaged_passwords_are_not_quoted(tmp_path: Path) -> None:
+    """A damaged file of passwords is an error that names the file and shows nothing of it."""
+    path = tmp_path / "passwords.json"
+    path.write_text('{"student": "hunter2"')
+    with pytest.raises(StateError, match="is damaged") as error:
+        accounts.read(path)
+    assert "hunter2" not in str(error.value)
+    assert error.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ({"error": {"code": "permissiondenied", "info": "no"}}, "permissiondenied"),
+        (
+            {"createaccount": {"status": "FAIL", "messagecode": "permissiondenied"}},
+            "permissiondenied",
+        ),
+        ({"createaccount": {"status": "PASS"}}, "PASS"),
+        ({"edit": {"result": "Success"}}, "Success"),
+    ],
+)
+def test_answers_of_the_api(answer: dict[str, dict[str, str]], code: str) -> None:
+    """What an attempt came to is read from an error as well as from a success."""
+    assert strangers.answer_code(answer) == code
+
+
+def test_folder_that_the_web_server_cannot_enter_is_named(tmp_path: Path) -> None:
+    """State below a folder of root's alone is refused before anything is installed."""
+    closed = tmp_path / "closed"
+    (closed / "state").mkdir(parents=True)
+    tmp_path.chmod(0o755)
+    closed.chmod(0o700)
+    with pytest.raises(MachineError, match="cannot enter this folder") as error:
+        require_reachable(closed / "state" / "wiki")
+    assert error.value.value in [str(folder) for folder in (closed, *closed.parents)]
+
+
+def test_last_complaint_is_without_its_trace(tmp_path: Path) -> None:
+    """Of MediaWiki's log the last exception is shown, and not the end of its stack."""
+    log = tmp_path / "mediawiki.log"
+    log.write_text(
+        "one: Error: first\n#0 a.php(1)\n\ntwo: Error: Cannot access the database\n#0 x\n"
+    )
+    assert server.last_complaint(log) == "two: Error: Cannot access the database"
+
+
+# -- one wiki that stays up ------------------------------------------------------------------
+
+
+@pytest.mark.root
+def test_second_up_changes_nothing(wiki_lab: Lab) -> None:
+    """A wiki that is up is only looked at."""
+    result = server.up(wiki_lab)
+    assert not result.changed
+    assert {item.command.split()[0] for item in result.commands} == {"ss"}
+
+
+@pytest.mark.root
+def test_all_checks_hold_and_answer_the_rows(wiki_lab: Lab) -> None:
+    """The wiki's checks hold, strangers' attempts included, and answer E1 and I1."""
+    found = server.checks(wiki_lab)
+    assert not [check for check in found if not check.holds]
+    assert {row for check in found for row in check.rows} == {"E1", "I1"}
+    assert {"wiki.loopback", "wiki.closed.edit", "wiki.closed.sign-up", "wiki.closed.files"} <= {
+        check.name for check in found
+    }
+
+
+@pytest.mark.root
+def test_status_of_a_wiki_that_is_up(wiki_lab: Lab) -> None:
+    """The status names the process that serves."""
+    seen = server.status(wiki_lab)
+    assert seen.up and seen.installed
+    assert seen.apache in undo.daemon_pids(str(Folders.of(wiki_lab).apache))
+
+
+@pytest.mark.root
+def test_student_logs_in_as_an_administrator(wiki_lab: Lab) -> None:
+    """The password in the file is the student's, whose account has an administrator's rights."""
+    page = server.login_page(wiki_lab)
+    words = json.loads(Path(page.passwords).read_text())
+    site = session.connect(f"{origin(wiki_lab)}/w/api.php", own=True)
+    site.clientlogin(username=accounts.STUDENT, password=words["student"])
+    site.site_init()
+    assert {"block", "delete", "protect"} <= set(site.rights)
+
+
+@pytest.mark.root
+def test_code_is_highlighted_and_formulas_stay_on_the_machine(wiki_lab: Lab) -> None:
+    """Code is coloured by the machine's own pygments; a formula is its source, without a request."""
+    text = "<syntaxhighlight lang=python>import os</syntaxhighlight> <math>x^2</math>"
+    site = session.open(wiki_lab)
+    html = site.post("parse", text=text, contentmodel="wikitext")["parse"]["text"]["*"]
+    assert '<span class="kn">import</span>' in html
+    assert "$ x^2 $" in html
+    assert "http" not in html
+
+
+@pytest.mark.root
+def test_uploaded_picture_is_served(wiki_lab: Lab, tmp_path: Path) -> None:
+    """The bot uploads a picture, and the wiki serves the same bytes."""
+    (tmp_path / "pixel.png").write_bytes(PIXEL)
+    site = session.open(wiki_lab)
+    with (tmp_path / "pixel.png").open("rb") as file:
+        answer = site.upload(file, "Pixel.png", "a pixel", ignore=True)
+    with urllib.request.urlopen(answer["imageinfo"]["url"]) as reply:  # noqa: S310 - loopback
+        assert reply.read() == PIXEL
+
+
+@pytest.mark.root
+def test_passwords_are_in_no_result_and_no_log(wiki_lab: Lab) -> None:
+    """No result has a password, and no file of the wiki but the two that need them."""
+    shown = "".join(
+        result.model_dump_json() + str(result._repr_mimebundle_())
+        for result in (
+            server.up(wiki_lab),
+            rights.accounts(wiki_lab),
+            rights.database(wiki_lab),
+            strangers.refused(wiki_lab),
+        )
+    )
+    folders = Folders.of(wiki_lab)
+    words = [word.encode() for word in accounts.read(folders.passwords).plain().values()]
+    files = [path for path in folders.root.rglob("*") if path.is_file()]
+    holding = {path.name for path in files if any(word in path.read_bytes() for word in words)}
+    assert not [word for word in words if word.decode() in shown]
+    assert holding == {"passwords.json", "LocalSettings.php"}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("name", "seen"),
+    [
+        ("passwords", "root 0600"),
+        ("settings", "root 0640"),
+        ("data", "www-data 0700"),
+        ("cache", "www-data 0700"),
+    ],
+)
+def test_modes_of_the_wikis_files(wiki_lab: Lab, name: str, seen: str) -> None:
+    """What holds secrets is readable by root, or by root and the web server, alone."""
+    assert rights.owner_and_mode(getattr(Folders.of(wiki_lab), name)) == seen
+
+
+@pytest.mark.root
+def test_existing_wiki_is_only_asked(wiki_lab: Lab, make_lab: Callable[..., Lab]) -> None:
+    """With wiki.url nothing is installed: the wiki at that address answers."""
+    lab = make_lab(wiki_url=f"{origin(wiki_lab)}/w/api.php")
+    result = server.up(lab)
+    assert (result.changed, result.value.database, result.value.passwords) == (
+        False,
+        "existing",
+        "",
+    )
+    assert not Folders.of(lab).root.exists()
+
+
+# -- wikis of a test's own -------------------------------------------------------------------
+
+
+@contextmanager
+def watched() -> Iterator[set[str]]:
+    """Collects the command lines of all processes while the block runs."""
+    seen: set[str] = set()
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            for entry in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    seen.add(entry.read_bytes().decode(errors="replace"))
+                except OSError:
+                    continue
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.mark.root
+def test_wiki_outlives_its_servers(make_lab: Callable[..., Lab], port: int) -> None:
+    """Passwords are in no process list while the wiki is installed; what was saved is there after a
+    killed web server, after down and up, and on another port."""
+    lab = make_lab()
+    with watched() as commands:
+        assert server.up(lab).changed
+    words = accounts.read(Folders.of(lab).passwords).plain().values()
+    assert any("maintenance/install.php" in line for line in commands)
+    assert not [line for line in commands if any(word in line for word in words)]
+    session.open(lab).pages["Kept"].save("by people")
+
+    os.kill(server.status(lab).apache or 0, signal.SIGKILL)
+    assert server.up(lab).changed
+    assert session.open(lab).pages["Kept"].text() == "by people"
+
+    assert [server.down(lab).changed for _ in range(2)] == [True, False]
+    assert not undo.daemon_pids(str(Folders.of(lab).apache))
+    assert not server.status(lab).up
+    assert not server.checks(lab)[0].holds
+    moved = lab.model_copy(update={"wiki": lab.wiki.model_copy(update={"port": port})})
+    assert server.up(moved).value.address.startswith(f"http://127.0.0.1:{port}/")
+    assert session.open(moved).pages["Kept"].text() == "by people"
+
+
+@pytest.mark.root
+def test_killed_installation_is_begun_anew(make_lab: Callable[..., Lab]) -> None:
+    """labkit killed while MediaWiki is being installed leaves no half wiki to the next start."""
+    lab = make_lab()
+    folders = Folders.of(lab)
+    script = (
+        "import json, sys; from labkit import Lab; from labkit.wiki import server;"
+        "server.up(Lab.of(json.load(sys.stdin)))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdin
+        process.stdin.write(lab.model_dump_json())
+        process.stdin.close()
+        deadline = time.monotonic() + 60
+        while not list(folders.root.glob("sqlite.*.part/wiki.sqlite")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not folders.data.exists()
+    server.up(lab)
+    assert all(check.holds for check in rights.accounts(lab).checks)
+    assert not list(folders.root.glob("sqlite.*.part"))
+
+
+@pytest.mark.root
+def test_lost_passwords_are_made_anew(make_lab: Callable[..., Lab]) -> None:
+    """When the file of passwords was moved away, new ones are made and given to the accounts."""
+    lab = make_lab()
+    server.up(lab)
+    before = accounts.read(Folders.of(lab).passwords)
+    Folders.of(lab).passwords.unlink()
+    assert server.up(lab).changed
+    assert accounts.read(Folders.of(lab).passwords).publish != before.publish
+    assert session.account(session.open(lab)) == accounts.BOT
+
+
+@pytest.mark.root
+def test_taken_port_names_the_process(make_lab: Callable[..., Lab]) -> None:
+    """A port that somebody else has is an error that names the process; nothing is installed."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        lab = make_lab(wiki_port=other.getsockname()[1])
+        with pytest.raises(MachineError, match=rf"wiki\.port.*\(process {os.getpid()}\)"):
+            server.up(lab)
+    assert not Folders.of(lab).root.exists()
+
+
+def test_down_when_nothing_is_up(lab: Lab) -> None:
+    """Taking down a wiki that never was is no error, and changes nothing."""
+    assert not server.down(lab).changed
+
+
+def test_status_of_a_wiki_that_never_was(lab: Lab) -> None:
+    """The status of a lab without a wiki is an observation and no error."""
+    seen = server.status(lab)
+    assert (seen.up, seen.installed, seen.apache) == (False, False, None)
+    assert "Connection refused" in seen.reason
+
+
+def test_configuration_that_apache_refuses_is_no_running_wiki(lab: Lab) -> None:
+    """Nobody answers for a wiki of which only the configuration is there."""
+    folders = Folders.of(lab)
+    folders.root.mkdir(parents=True)
+    folders.apache.write_text("Listen")
+    assert daemon.pid(server._apache(folders)) is None
+    with pytest.raises(WikiError):
+        session.open(lab)
