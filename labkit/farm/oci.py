@@ -58,10 +58,33 @@ class Config(Record):
     history: tuple[Made, ...] = ()
 
 
+class Tag(Record):
+    """A tag: its manifest, its configuration, its layers from the bottom up (hashes)."""
+
+    name: str
+    manifest: str
+    config: str
+    layers: tuple[str, ...]
+
+
 def tags(layout: Path) -> dict[str, Descriptor]:
     """The manifest of each tag of a layout."""
     listed = _json(layout / "index.json").get("manifests") or []
     return {item.get("annotations", {}).get(REF_NAME, ""): _descriptor(item) for item in listed}
+
+
+def tag(layout: Path, name: str) -> Tag:
+    """One tag and what it stands for; raises :class:`StateError` when the layout has none of that name."""
+    pointer = tags(layout).get(name)
+    if pointer is None:
+        raise StateError(str(layout), f"has no tag {name}", "remove the image and build again")
+    found = manifest(layout, pointer.digest)
+    return Tag(
+        name=name,
+        manifest=pointer.digest,
+        config=found.config.digest,
+        layers=tuple(layer.digest for layer in found.layers),
+    )
 
 
 def manifest(layout: Path, digest: str) -> Manifest:
