@@ -33,7 +33,7 @@ def write(
     v4 = nbformat.v4
     body = cells or (PROBE.format(name=name),)
     made = [
-        v4.new_markdown_cell(f"# Stage {name}\\n\\nWhat is done, and *why*."),
+        v4.new_markdown_cell(f"# Stage {name}\n\nWhat is done, and *why*."),
         v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
         v4.new_code_cell(OPENING.format(name=name)),
         *(v4.new_code_cell(cell.replace("PROBE", PROBE.format(name=name))) for cell in body),

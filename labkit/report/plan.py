@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from labkit.checks import Check
 from labkit.lab import unknown
 from labkit.result import Record
 
-#: The assignment's rows: what it asks for (E), hints at (I) and asks again (R).
-ROWS = (
-    *(f"E{n}" for n in range(1, 6)), *(f"I{n}" for n in range(1, 7)), *(f"R{n}" for n in range(1, 13)),
-)  # fmt: skip
+#: The assignment's rows in a few words: what it asks for (E), hints at (I) and asks again (R).
+ROWS: Mapping[str, str] = {
+    "E1": "A local wiki with the assignment in it and the report's structure prepared",
+    "E2": "An OCI image and a bundle by umoci, with a working root file system",
+    "E3": "The containers on the network: interfaces in them, their peers in a virtual switch",
+    "E4": "apache2 in the root file systems",
+    "E5": "A local DNS; three sites on two servers each behind a load balancer",
+    "I1": "The rights of the wiki's database account",
+    "I2": "The root file system's size against a base Docker image's, and how to reduce it",
+    "I3": "cgroups without systemd",
+    "I4": "PATH in the container's configuration",
+    "I5": "The runtime configuration comes from the image",
+    "I6": "veth pairs, named and addressed in the container's namespace",
+    "R1": "How image layout and bundle relate",
+    "R2": "The root file system compared with a base Docker image's",
+    "R3": "How much smaller, in numbers",
+    "R4": "Packages that the container may not need",
+    "R5": "terminal: false when detached",
+    "R6": "Foreground and detached",
+    "R7": "Several instances started from one terminal, each waiting",
+    "R8": "Every change to config.json; several containers, not several processes",
+    "R9": "What a container in the background can show",
+    "R10": "Addresses in one network, ping both ways, ssh into a container",
+    "R11": "Six containers with web servers, three pages, all seen in a browser",
+    "R12": "The closing table: task, state, comment",
+}
 
 
 class Plan(Record):
@@ -30,10 +54,9 @@ class Plan(Record):
 
 
 class Task(Record):
-    """A line of the closing table: the checks whose names begin so decide its state."""
+    """A line of the closing table: the checks with these names or beginnings decide its state."""
 
     name: str
-    stage: str
     checks: tuple[str, ...]
 
 
@@ -68,7 +91,24 @@ STAGES: tuple[Plan, ...] = (
 )
 
 #: The closing table's tasks, in the order in which the assignment meets them.
-TASKS: tuple[Task, ...] = ()
+TASKS: tuple[Task, ...] = (
+    Task(
+        name="Install the wiki",
+        checks=(
+            "wiki.answers", "wiki.loopback", "wiki.database.", "wiki.accounts", "wiki.bot",
+            "wiki.closed.",
+        ),
+    ),
+    Task(name="Fill the wiki", checks=("wiki.page.",)),
+    Task(name="Make the image", checks=("image.",)),
+    Task(name="Make its root file system", checks=("rootfs.",)),
+    Task(name="Start containers detached", checks=("container.",)),
+    Task(name="Connect the network", checks=("network.",)),
+    Task(name="Run the farm's containers", checks=("farm.",)),
+    Task(name="Serve the web sites", checks=("site.", "browser.")),
+    Task(name="Name the sites by DNS", checks=("dns.",)),
+    Task(name="Balance the load", checks=("proxy.", "traffic.")),
+)  # fmt: skip
 
 
 def plan(name: str) -> Plan:

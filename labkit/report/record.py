@@ -162,9 +162,13 @@ def load(lab: Lab, stage: str) -> StageRecord:
     return record
 
 
-def passed(lab: Lab) -> tuple[StageRecord, ...]:
-    """The last passed run of each stage that has one, in the stages' order."""
-    found = (read(file(lab, stage.name)) for stage in STAGES)
+def latest(lab: Lab) -> tuple[StageRecord, ...]:
+    """The last run of each stage that has one, passed or failed, in the stages' order; raises
+    :class:`StateError` when one is damaged."""
+    found = (
+        read(file(lab, stage.name, "failed.json")) or read(file(lab, stage.name))
+        for stage in STAGES
+    )
     return tuple(record for record in found if record)
 
 

@@ -1,15 +1,35 @@
-"""The review site."""
+"""The review site: static pages from what the stages left, for a teacher who has only the outputs.
+
+It needs no server, no script and nothing from outside its folder. All that programs wrote is
+escaped; what the pages say is only what the stages' records and executed notebooks say.
+"""
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from labkit import __version__, display
+from labkit.checks import Check, failed
+from labkit.errors import StateError
+from labkit.files import write_atomically
 from labkit.lab import Lab
-from labkit.result import Outcome, Record, action
+from labkit.report import closing, pages
+from labkit.report import record as records
+from labkit.report.pages import Page, Shown
+from labkit.report.plan import ROWS
+from labkit.result import Outcome, Record, Table, action
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+#: The table rows that a page shows before the rest is folded.
+ROWS_SHOWN = 12
 
 
 class Site(Record):
-    """A review site that was built: its index, below the lab's outputs."""
+    """A review site that was built: where its index is (relative to the lab's outputs), its pages."""
 
     index: str
     pages: tuple[str, ...]
@@ -17,10 +37,129 @@ class Site(Record):
 
 @action("report.review")
 def build(lab: Lab) -> Outcome[Site]:
-    """Builds the site."""
-    raise NotImplementedError
+    """Makes ``outputs/LAB/review/`` hold the site of what is in the outputs now, and nothing older.
+
+    The same outputs give the same bytes. A check for each stage says how the site shows it.
+    """
+    shown = pages.stages(lab)
+    files = {"index.html": _index(lab, shown).encode()}
+    for stage in shown:
+        for page in stage.pages:
+            files[page.file] = _stage(lab, shown, stage, page).encode()
+            files |= {f"pictures/{item.file}": item.data for item in page.pictures if item.data}
+    folder = lab.output_dir / "review"
+    changed = _write(folder, files)
+    passed = sum(stage.state == "passed" for stage in shown)
+    return Outcome(
+        value=Site(index="review/index.html", pages=tuple(sorted(files))),
+        subject=lab.name,
+        summary=f"{passed} of {len(shown)} stages passed; the review site is {folder}/index.html.",
+        changed=changed,
+        checks=tuple(_check(stage) for stage in shown),
+    )
 
 
 def refresh(lab: Lab, *, ran: bool) -> Path:
     """Builds the site when a stage ran or there is none yet; where its index is."""
-    return lab.output_dir / "review" / "index.html"
+    index = lab.output_dir / "review" / "index.html"
+    if ran or not index.exists():
+        build(lab)
+    return index
+
+
+def _check(stage: Shown) -> Check:
+    record = stage.page.record if stage.page else None
+    return Check(
+        name=f"review.{stage.plan.name}",
+        expected="passed",
+        seen="; ".join(
+            [stage.state, *(record.problems if record else ()), *filter(None, [stage.reason])]
+        ),
+        holds=stage.state == "passed",
+        again=f"labkit run {stage.plan.name}",
+    )
+
+
+def _index(lab: Lab, shown: tuple[Shown, ...]) -> str:
+    try:
+        found = records.latest(lab)
+    except StateError:  # the damaged stage says so itself; the tables are of the others
+        found = tuple(stage.page.record for stage in shown if stage.page)
+    default = Lab().model_dump(mode="json")
+    return (
+        _templates()
+        .get_template("index.html.j2")
+        .render(
+            lab=lab,
+            shown=shown,
+            tasks=closing.states(found),
+            answers=closing.answers(found),
+            rows=ROWS,
+            files={stage.plan.name: stage.page.file for stage in shown if stage.page},
+            parameters=pages.changes(lab.model_dump(mode="json", exclude={"outputs"}), default),
+            pictures=[(page, item) for s in shown if (page := s.page) for item in page.pictures],
+        )
+    )
+
+
+def _stage(lab: Lab, shown: tuple[Shown, ...], stage: Shown, page: Page) -> str:
+    place = shown.index(stage)
+    checks = page.record.checks
+    return (
+        _templates()
+        .get_template("stage.html.j2")
+        .render(
+            lab=lab,
+            stage=stage,
+            page=page,
+            record=page.record,
+            checks=[*failed(checks), *(check for check in checks if check.holds)],
+            before=next((s.page for s in reversed(shown[:place]) if s.page), None),
+            after=next((s.page for s in shown[place + 1 :] if s.page), None),
+        )
+    )
+
+
+@functools.cache
+def _templates() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    templates = Environment(
+        loader=PackageLoader("labkit.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {
+        "when": pages.when,
+        "duration": pages.duration,
+        "human": display.human,
+        "numeric": _is_number,
+    }
+    templates.globals |= {"version": __version__, "rows_shown": ROWS_SHOWN, "wide": _is_wide}
+    return templates
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_wide(table: Table) -> bool:
+    """Whether a table has cells that hold a paragraph."""
+    return any(isinstance(cell, str) and len(cell) > 60 for row in table.rows for cell in row)
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> bool:
+    """Makes the folder hold exactly these pages and pictures; whether that changed anything."""
+    changed = False
+    for name, data in files.items():
+        path = folder / name
+        if not path.is_file() or path.read_bytes() != data:
+            write_atomically(path, data)
+            changed = True
+    for path in [*folder.glob("*.html"), *folder.glob("pictures/*.png")]:
+        if str(path.relative_to(folder)) not in files:
+            path.unlink()
+            changed = True
+    return changed

@@ -12,11 +12,12 @@ from labkit.errors import StageError
 from labkit.files import write_atomically
 from labkit.lab import Lab
 from labkit.report import record as records
+from labkit.report.closing import closing_table, coverage
 from labkit.report.plan import ROWS, STAGES, Plan, plan, problems
 from labkit.report.record import Entry, StageRecord
 from labkit.result import Figure, Result, run_id
 
-__all__ = ["ROWS", "STAGES", "Plan", "Stage", "StageRecord"]
+__all__ = ["ROWS", "STAGES", "Plan", "Stage", "StageRecord", "closing_table", "coverage"]
 
 Shown = TypeVar("Shown", Result[Any], Figure)
 

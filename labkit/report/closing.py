@@ -1,0 +1,186 @@
+"""The closing table and the coverage of the assignment's rows, computed from the stages' checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from labkit.checks import Check
+from labkit.lab import Lab
+from labkit.report import record as records
+from labkit.report.plan import ROWS, TASKS, Task, matches
+from labkit.report.record import StageRecord
+from labkit.result import Outcome, Record, Result, Table, action
+
+#: How many result sentences a task's comment quotes.
+QUOTED = 3
+
+
+class TaskState(Record):
+    """A task of the assignment: ``in part`` when some of its checks fail, ``open`` when it has none."""
+
+    task: str
+    state: Literal["done", "in part", "open"]
+    comment: str
+    held: int
+    checks: int
+
+
+class Answer(Record):
+    """What answers a row of the assignment in one cell: ``cell`` is the notebook's ``In`` number, 0
+    when it is not known."""
+
+    row: str
+    stage: str
+    cell: int
+    checks: tuple[str, ...]
+    held: int
+
+
+class Closing(Record):
+    """The closing table."""
+
+    tasks: tuple[TaskState, ...]
+
+
+class Coverage(Record):
+    """Which cells answer which rows."""
+
+    answers: tuple[Answer, ...]
+
+
+@action("report.closing")
+def closing_table(lab: Lab) -> Outcome[Closing]:
+    """The assignment's closing table (task, state, comment), computed from the last run of each stage.
+
+    Raises :class:`StateError` when a stage's record is damaged or was edited by hand.
+    """
+    found = states(records.latest(lab))
+    done = sum(task.state == "done" for task in found)
+    silent = [task.task for task in found if not task.checks]
+    check = Check(
+        name="report.closing",
+        expected=f"each of {len(found)} tasks has a state that checks decide",
+        seen=f"no check for: {', '.join(silent)}"
+        if silent
+        else f"{len(found)} tasks, each decided",
+        holds=not silent,
+        rows=("R12",),
+        again="labkit review",
+    )
+    return Outcome(
+        value=Closing(tasks=found),
+        subject=lab.name,
+        summary=f"{done} of {len(found)} tasks are done.",
+        checks=(check,),
+        tables=(table(found),),
+    )
+
+
+@action("report.coverage")
+def coverage(lab: Lab, *shown: Result[Any]) -> Outcome[Coverage]:
+    """Which stage, cell and checks answer each row of the assignment, from the last run of each stage.
+
+    :param shown: results of the stage that is running now, whose record is not written yet.
+    """
+    found = answers(records.latest(lab), shown)
+    missing = [row for row in ROWS if not any(a.row == row and a.held for a in found)]
+    check = Check(
+        name="report.coverage",
+        expected=f"each of {len(ROWS)} rows is answered by a check that holds",
+        seen=f"no answer to {', '.join(missing)}" if missing else f"{len(ROWS)} rows answered",
+        holds=not missing,
+        again="labkit review",
+    )
+    answered = len(ROWS) - len(missing)
+    return Outcome(
+        value=Coverage(answers=found),
+        subject=lab.name,
+        summary=f"{answered} of the assignment's {len(ROWS)} rows are answered by checks that hold.",
+        checks=(check,),
+        tables=(coverage_table(found),),
+    )
+
+
+def states(found: Sequence[StageRecord]) -> tuple[TaskState, ...]:
+    """The state of each task, from these records."""
+    results = [result for record in found for result in record.results]
+    return tuple(_state(task, results) for task in TASKS)
+
+
+def answers(found: Sequence[StageRecord], shown: Sequence[Result[Any]] = ()) -> tuple[Answer, ...]:
+    """An answer for each row and each cell that has a check for it, in the rows' order."""
+    cells = [
+        (record.stage, entry.cell, entry.result.checks)
+        for record in found
+        for entry in record.entries
+        if entry.result
+    ]
+    cells += [("07-report", 0, result.checks) for result in shown]
+    given = [
+        Answer(
+            row=row,
+            stage=stage,
+            cell=cell,
+            checks=tuple(check.name for check in own),
+            held=sum(check.holds for check in own),
+        )
+        for row in ROWS
+        for stage, cell, checks in cells
+        if (own := [check for check in checks if row in check.rows])
+    ]
+    return tuple(given)
+
+
+def table(found: Sequence[TaskState]) -> Table:
+    """The closing table."""
+    rows = ({"task": t.task, "state": t.state, "comment": t.comment} for t in found)
+    return Table.of("closing", "Tasks of the assignment", rows)
+
+
+def coverage_table(found: Sequence[Answer]) -> Table:
+    """The coverage, a line for each row and cell; a row without an answer has a line, too."""
+    rows = [
+        line
+        for row in ROWS
+        for line in [_line(answer) for answer in found if answer.row == row] or [_open_line(row)]
+    ]
+    return Table.of("coverage", "What answers each row of the assignment", rows)
+
+
+def _line(answer: Answer) -> dict[str, str | None]:
+    return {
+        "row": answer.row,
+        "about": ROWS[answer.row],
+        "stage": answer.stage,
+        "cell": f"In [{answer.cell}]" if answer.cell else None,
+        "checks": f"{answer.held} of {len(answer.checks)} hold",
+    }
+
+
+def _open_line(row: str) -> dict[str, str | None]:
+    return {"row": row, "about": ROWS[row], "stage": None, "cell": None, "checks": "none"}
+
+
+def _state(task: Task, results: Sequence[Result[Any]]) -> TaskState:
+    """The state that the checks of a task decide; its comment quotes the results that made them."""
+    own = [
+        (
+            result,
+            [c for c in result.checks if any(matches(c.name, wanted) for wanted in task.checks)],
+        )
+        for result in results
+    ]
+    checks = [check for _, listed in own for check in listed]
+    held = sum(check.holds for check in checks)
+    failing = [f"{c.name}: expected {c.expected}; seen {c.seen}" for c in checks if not c.holds]
+    said = list(dict.fromkeys(result.summary for result, listed in own if listed))
+    counted = f"{held} of {len(checks)} checks hold." if checks else "No check was made."
+    state: Literal["done", "in part", "open"] = "in part" if held else "open"
+    return TaskState(
+        task=task.name,
+        state="done" if checks and held == len(checks) else state,
+        comment=" ".join([*failing[:QUOTED], *said[:QUOTED], counted]),
+        held=held,
+        checks=len(checks),
+    )
