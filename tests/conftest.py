@@ -7,8 +7,9 @@ import secrets
 import shutil
 import socket
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,33 @@ def free_port() -> int:
 def port() -> int:
     """Such a port."""
     return free_port()
+
+
+@contextmanager
+def watching() -> Iterator[set[str]]:
+    """Collects the command lines of all processes while the block runs."""
+    seen: set[str] = set()
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            for entry in Path("/proc").glob("[0-9]*/cmdline"):
+                with suppress(OSError):
+                    seen.add(entry.read_bytes().decode(errors="replace"))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.fixture
+def watched() -> AbstractContextManager[set[str]]:
+    """A block that collects the command lines of all processes meanwhile."""
+    return watching()
 
 
 @contextmanager

@@ -180,7 +180,7 @@ def account_sql(password: SecretStr) -> str:
     quoted = password.get_secret_value().replace("\\", "\\\\").replace("'", "''")
     who = f"'{ACCOUNT}'@'localhost'"
     return (
-        f"CREATE USER IF NOT EXISTS {who};\n"
+        f"CREATE USER IF NOT EXISTS {who} IDENTIFIED BY '{quoted}';\n"
         f"ALTER USER {who} IDENTIFIED BY '{quoted}';\n"
         f"REVOKE ALL PRIVILEGES, GRANT OPTION FROM {who};\n"
         f"GRANT {', '.join(RIGHTS)} ON `{DATABASE}`.* TO {who};\n"

@@ -1,0 +1,117 @@
+"""The MariaDB of the lab's own below the wiki."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from labkit import Lab, run, undo
+from labkit.errors import CommandError, ConfigError, WikiError
+from labkit.wiki import accounts, mariadb, rights, server, session
+from labkit.wiki.folders import Folders
+from labkit.wiki.mariadb import Server
+
+
+def at(folder: Path) -> Server:
+    """A server with its files in a folder."""
+    return Server(folder / "data", folder / "m.cnf", folder / "run/m.sock", folder / "m.log")
+
+
+def test_configuration_has_no_network() -> None:
+    """The server is told to listen on its socket alone."""
+    lines = mariadb.config(at(Path("/x"))).splitlines()
+    assert "skip-networking" in lines
+    assert "socket = /x/run/m.sock" in lines
+    assert not [line for line in lines if line.startswith(("bind-address", "port"))]
+
+
+@pytest.mark.parametrize(
+    ("password", "quoted"),
+    [("plain", "'plain'"), ("it's", "'it''s'"), ("back\\slash", r"'back\\slash'")],
+)
+def test_password_is_quoted(password: str, quoted: str) -> None:
+    """A password that somebody chose stays one literal of SQL."""
+    assert f"IDENTIFIED BY {quoted};" in mariadb.account_sql(SecretStr(password))
+
+
+@pytest.mark.parametrize(
+    ("grant", "shown"),
+    [
+        (
+            "GRANT USAGE ON *.* TO `a`@`localhost` IDENTIFIED BY PASSWORD '*94BDCEBE19083CE2A1F959'",
+            "GRANT USAGE ON *.* TO `a`@`localhost`",
+        ),
+        ("GRANT SELECT ON `a`.* TO `a`@`localhost`", "GRANT SELECT ON `a`.* TO `a`@`localhost`"),
+    ],
+)
+def test_grants_are_shown_without_hash(grant: str, shown: str) -> None:
+    """What identifies the account is cut from a line of SHOW GRANTS."""
+    assert mariadb.without_hash(grant) == shown
+
+
+def test_socket_with_too_long_a_path_is_refused(lab: Lab, tmp_path: Path) -> None:
+    """A socket's path that Linux cannot take is refused with the key that is to be changed."""
+    deep = at(tmp_path / ("x" * 120))
+    with pytest.raises(ConfigError, match=r"^run: .*at most 107 bytes"):
+        mariadb.start(lab, deep)
+    assert not deep.data.exists()
+
+
+@pytest.mark.root
+def test_wiki_on_mariadb(
+    make_lab: Callable[..., Lab], watched: AbstractContextManager[set[str]]
+) -> None:
+    """The wiki on MariaDB: no password in a process list, rights on one database, no network; what
+    was saved is there after a killed server and after down and up."""
+    lab = make_lab(wiki_database="mariadb")
+    with watched as commands:
+        assert server.up(lab).changed
+    words = list(accounts.read(Folders.of(lab).passwords).plain().values())
+    assert any("--dbpassfile=" in line for line in commands)
+    assert not [line for line in commands if any(word in line for word in words)]
+    assert not server.up(lab).changed
+
+    found = rights.database(lab)
+    assert {check.name: check.holds for check in found.checks} == {
+        "wiki.database.grants": True,
+        "wiki.database.other": True,
+        "wiki.database.network": True,
+    }
+    assert not [word for word in words if word in found.model_dump_json()]
+    instance = Server.of(Folders.of(lab))
+    pid = mariadb.pid(instance) or 0
+    assert f"pid={pid}," not in run.run(["ss", "-H", "-l", "-n", "-t", "-p"]).stdout
+    assert rights.owner_and_mode(instance.data) == "www-data 0700"
+
+    session.open(lab).pages["Kept"].save("by people")
+    os.kill(pid, signal.SIGKILL)
+    assert server.up(lab).changed
+    assert session.open(lab).pages["Kept"].text() == "by people"
+    assert server.down(lab).changed
+    assert not undo.daemon_pids(str(instance.config))
+    server.up(lab)
+    assert session.open(lab).pages["Kept"].text() == "by people"
+
+
+@pytest.mark.root
+def test_refused_account_shows_no_password(lab: Lab) -> None:
+    """MariaDB's client quotes the statement that failed; the error that a person sees does not."""
+    folders = Folders.of(lab)
+    folders.logs.mkdir(parents=True)
+    folders.root.chmod(0o755)
+    instance = Server.of(folders)
+    mariadb.make(instance)
+    mariadb.start(lab, instance)
+    mariadb.sql(instance, "DROP TABLE mysql.global_priv;")
+    with pytest.raises(CommandError, match="hunter2"):
+        mariadb.sql(instance, mariadb.account_sql(SecretStr("hunter2")))
+    with pytest.raises(WikiError, match="MariaDB refuses the account: error") as error:
+        mariadb.account(instance, SecretStr("hunter2"))
+    assert "hunter2" not in str(error.value)
+    mariadb.stop(lab, instance)
