@@ -1,0 +1,174 @@
+"""The lab's pages in a real browser: Debian's Chromium, headless, on the host's side of the lab.
+
+The browser resolves names by the lab's own name server, and lives in a process namespace of its
+own: whatever it started ends with it. Playwright drives it from a process of its own
+(:mod:`labkit.farm.browsing`), because its calls may not run inside a notebook's event loop.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from labkit import run
+from labkit.checks import Check
+from labkit.config import LABEL
+from labkit.errors import CommandError, ConfigError, FarmError
+from labkit.farm import dns, resolver
+from labkit.farm.browsing import Job, Page, Visits
+from labkit.journal import Journal
+from labkit.lab import Lab
+from labkit.result import Cell, Outcome, Table, action
+
+#: Debian's package chromium.
+PROGRAM = "chromium"
+#: No window, no sandbox (which root may not use; the namespaces are one), and nothing but the
+#: pages that are asked for: no updates, no proxy of the machine, no QUIC.
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--no-proxy-server",
+)
+#: Seconds for the browser's start, and for each page.
+START, PATIENCE = 60.0, 15.0
+#: More namespaces of the browser's own: its processes end when the first one does.
+_UNSHARED = ("--pid", "--fork", "--kill-child", "--mount-proc")
+
+
+@action("browser.visit")
+def visit(lab: Lab, urls: Sequence[str]) -> Outcome[Visits]:
+    """What the browser shows of each address, in their order, with a screenshot of each.
+
+    Screenshots are ``figures/page-HOST.png`` in the lab's outputs. A page that cannot be opened
+    is a check that fails; :class:`FarmError` is raised when the name server or the browser itself
+    does not work, :class:`MachineError` when no browser is installed.
+    """
+    if not urls:
+        raise ConfigError("no address", "there is nothing to visit", "give one URL or more")
+    if run.which(PROGRAM) is None:
+        raise run.missing(PROGRAM)
+    dns.query(lab, lab.domain, "SOA")  # without the name server no page has an address
+    names = _names(urls)
+    with _folder(lab) as folder:
+        job = Job(
+            program=str(_wrapper(lab, folder)),
+            urls=tuple(urls),
+            screenshots=tuple(f"figures/{name}.png" for name in names),
+            folder=str(lab.output_dir),
+            flags=FLAGS,
+            start=START,
+            patience=PATIENCE,
+        )
+        (lab.output_dir / "figures").mkdir(parents=True, exist_ok=True)
+        visits = _drive(job, folder)
+    shown = sum(page.status == 200 for page in visits.pages)
+    return Outcome(
+        value=visits,
+        subject=", ".join(names),
+        summary=f"{visits.browser} opened {shown} of {len(urls)} pages.",
+        checks=tuple(_check(lab, page) for page in visits.pages),
+        tables=(_table(visits),),
+    )
+
+
+def sites(lab: Lab) -> tuple[str, ...]:
+    """The addresses of all sites (through the balancer)."""
+    return tuple(lab.url(site.name) for site in lab.sites)
+
+
+def replicas(lab: Lab) -> tuple[str, ...]:
+    """The addresses of all replicas (directly)."""
+    return tuple(lab.url(replica.name) for replica in lab.farm)
+
+
+def wrapper(lab: Lab, program: str) -> str:
+    """The script that Playwright starts as the browser: it ends when its parent does. Pure."""
+    inner = resolver.command(lab, [program], unshare=_UNSHARED)
+    return f'#!/bin/sh\nexec setpriv --pdeathsig KILL -- {shlex.join(inner)} "$@"\n'
+
+
+def _wrapper(lab: Lab, folder: Path) -> Path:
+    file = folder / "browser"
+    file.write_text(wrapper(lab, PROGRAM))
+    file.chmod(0o755)
+    return file
+
+
+@contextmanager
+def _folder(lab: Lab) -> Iterator[Path]:
+    """A folder for the browser's profile and other files, which are gone afterwards."""
+    base = lab.run_dir / "browser"
+    Journal.of(lab).intend("folder", path=str(base))
+    base.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=base))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _drive(job: Job, folder: Path) -> Visits:
+    """The job's visits; the browser keeps all that it writes (HOME, TMPDIR) in ``folder``."""
+    package = Path(__file__).parents[2]
+    argv = [sys.executable, "-m", "labkit.farm.browsing"]
+    env = {"PYTHONPATH": str(package), "TMPDIR": str(folder), "HOME": str(folder)}
+    limit = job.start + job.patience * len(job.urls)
+    try:
+        done = run.run(argv, stdin=job.model_dump_json(), env=env, timeout=limit)
+    except CommandError as error:
+        raise FarmError(
+            "the browser",
+            f"did not work: {error.stderr.strip()[-800:]}",
+            "see whether `chromium --headless --no-sandbox --dump-dom about:blank` works",
+            error.again,
+        ) from None
+    return Visits.model_validate_json(done.stdout)
+
+
+def _names(urls: Sequence[str]) -> list[str]:
+    """A file name for each address: ``page-site1`` of ``http://site1.lab.test/``, numbered if needed."""
+    names: list[str] = []
+    for url in urls:
+        label = url.partition("://")[2].partition("/")[0].partition(".")[0]
+        name = f"page-{label if LABEL.fullmatch(label) else len(names) + 1}"
+        names.append(name if name not in names else f"{name}-{len(names) + 1}")
+    return names
+
+
+def _check(lab: Lab, page: Page) -> Check:
+    return Check(
+        name=f"browser.{page.name}",
+        expected="status 200, with a title and the replica's name",
+        seen=page.error
+        or f"status {page.status}, {page.title!r}, replica {page.replica or 'none'}",
+        holds=page.status == 200 and bool(page.title) and bool(page.replica),
+        rows=("R11",),
+        again=f"{resolver.with_dns(lab)} {PROGRAM} --headless --no-sandbox --dump-dom {page.url}",
+    )
+
+
+def _table(visits: Visits) -> Table:
+    rows: list[dict[str, Cell]] = [
+        {
+            "address": page.url,
+            "status": page.status,
+            "title": page.title,
+            "heading": page.heading,
+            "replica": page.replica,
+            "seconds": page.seconds,
+        }
+        for page in visits.pages
+    ]
+    return Table.of("pages", "Pages as the browser shows them", rows, units={"seconds": "s"})

@@ -1,0 +1,108 @@
+"""Playwright's side of :mod:`labkit.farm.browser`, a process of its own: a job in, visits out (JSON)."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from labkit.result import Record
+
+if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext
+
+#: The size of a page's window, in pixels of the page.
+SIZE = (960, 540)
+
+
+class Job(Record):
+    """What to open: ``screenshots`` are paths below ``folder``, one for each of ``urls``."""
+
+    program: str
+    urls: tuple[str, ...]
+    screenshots: tuple[str, ...]
+    folder: str
+    flags: tuple[str, ...]
+    start: float
+    patience: float
+
+
+class Page(Record):
+    """What the browser showed of one address; ``error`` says why there is nothing (status 0).
+
+    ``replica`` is the text of the element ``replica``; ``screenshot`` is relative to the lab's
+    outputs; ``seconds`` until the page was loaded.
+    """
+
+    name: str
+    url: str
+    status: int
+    title: str
+    heading: str
+    replica: str
+    screenshot: str
+    seconds: float
+    error: str = ""
+
+
+class Visits(Record):
+    """The browser's name and version, and the pages in the order of their addresses."""
+
+    browser: str
+    pages: tuple[Page, ...]
+
+
+def browse(job: Job) -> Visits:
+    """Opens each address in one browser, each in a page of its own, and closes the browser."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=job.program, args=list(job.flags), timeout=job.start * 1000
+        )
+        width, height = SIZE
+        context = browser.new_context(viewport={"width": width, "height": height})
+        context.set_default_timeout(job.patience * 1000)
+        pages = [_open(context, job, place) for place in range(len(job.urls))]
+        version = f"Chromium {browser.version}"
+        browser.close()
+    return Visits(browser=version, pages=tuple(pages))
+
+
+def _open(context: BrowserContext, job: Job, place: int) -> Page:
+    from playwright.sync_api import Error
+
+    url, screenshot = job.urls[place], job.screenshots[place]
+    name = screenshot.rpartition("/")[2].removeprefix("page-").removesuffix(".png")
+    page = context.new_page()
+    started = time.monotonic()
+    try:
+        response = page.goto(url)
+        seconds = time.monotonic() - started
+        page.screenshot(path=f"{job.folder}/{screenshot}")
+        heading, replica = (
+            page.evaluate(f"document.querySelector({selector!r})?.textContent.trim() ?? ''")
+            for selector in ("h1", "#replica")
+        )
+        return Page(
+            name=name,
+            url=url,
+            status=response.status if response else 0,
+            title=page.title(),
+            heading=heading,
+            replica=replica,
+            screenshot=screenshot,
+            seconds=round(seconds, 4),
+        )
+    except Error as error:
+        seconds = time.monotonic() - started
+        return Page(
+            name=name, url=url, status=0, title="", heading="", replica="", screenshot="",
+            seconds=round(seconds, 4), error=error.message.splitlines()[0],
+        )  # fmt: skip
+    finally:
+        page.close()
+
+
+if __name__ == "__main__":
+    print(browse(Job.model_validate_json(sys.stdin.read())).model_dump_json())
