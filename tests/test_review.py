@@ -1,0 +1,367 @@
+"""The review site: what it shows, that it stands alone, and that nothing in it can act."""
+
+from __future__ import annotations
+
+import base64
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from labkit import Check, Figure, Lab, Result, Table
+from labkit.report import closing, markup, pages, review
+from labkit.report import record as records
+from labkit.report.memory import executed
+from labkit.report.plan import ROWS, TASKS, plan
+from labkit.report.record import Entry, StageRecord
+from labkit.result import FIGURE_MIME, RESULT_MIME
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}"
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    """A lab that touches nothing but its outputs."""
+    return Lab.of({"name": "seen", "outputs": str(tmp_path / "outputs")})
+
+
+def result(text: str = "Three replies.", **other: Any) -> Result[Any]:
+    """A result whose every text is ``text``."""
+    check = {
+        "name": f"network.{text}",
+        "expected": text,
+        "seen": text,
+        "holds": True,
+        "again": text,
+    }
+    values = {
+        "action": text, "subject": text, "summary": text, "changed": True, "value": {"text": text},
+        "checks": [Check.model_validate({**check, "rows": ("R10",)})],
+        "tables": [Table.of("t", text, [{text: text, "size": 1_500_000}], units={"size": "bytes"})],
+        "commands": [{"command": text, "status": 0, "seconds": 0.1}],
+        "run": "run1", "started": "2024-01-01T00:00:00Z", "seconds": 1.5,
+    }  # fmt: skip
+    return Result.model_validate({**values, **other})
+
+
+def figure(name: str = "line", alt: str = "A line from 3 to 4") -> Figure:
+    """A figure."""
+    return Figure(name=name, png=f"figures/{name}.png", svg="figures/x.svg", alt=alt, caption=alt)
+
+
+def keep(lab: Lab, stage: str, *entries: Entry, state: str = "passed", **other: Any) -> StageRecord:
+    """Keeps a stage's record as the batch does."""
+    values = {
+        "stage": stage, "title": plan(stage).title, "state": state, "closed": True, "run": "run1",
+        "started": "2024-01-01T12:30:00Z", "seconds": 75, "lab": lab.name, "parameters": {},
+        "entries": entries,
+    }  # fmt: skip
+    record = StageRecord.model_validate({**values, **other})
+    records.keep(lab, record)
+    return record
+
+
+def notebook(lab: Lab, stage: str, *cells: dict[str, Any], ending: str = "ipynb") -> None:
+    """Writes a stage's executed notebook."""
+    path = executed(lab, stage, ending)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4}))
+
+
+def prose(text: str) -> dict[str, Any]:
+    """A markdown cell."""
+    return {"cell_type": "markdown", "source": text, "metadata": {}}
+
+
+def code(source: str, *outputs: dict[str, Any], count: int = 1) -> dict[str, Any]:
+    """A code cell that ran."""
+    cell = {"cell_type": "code", "source": source, "metadata": {}, "execution_count": count}
+    return {**cell, "outputs": outputs}
+
+
+def showing(data: dict[str, Any]) -> dict[str, Any]:
+    """An output in these formats."""
+    return {"output_type": "execute_result", "data": data, "metadata": {}}
+
+
+def picture(shown: Figure) -> dict[str, Any]:
+    """A figure's output."""
+    image = base64.b64encode(PNG).decode()
+    return showing({FIGURE_MIME: shown.model_dump(mode="json"), "image/png": image})
+
+
+class Reading(HTMLParser):
+    """What a page holds: its elements, their identifiers and addresses, its text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where its links and pictures lead."""
+        found = (a.get(name) for _, a in self.elements for name in ("href", "src"))
+        return [address for address in found if address is not None]
+
+    @property
+    def identifiers(self) -> list[str]:
+        """Its anchors."""
+        return [str(attrs["id"]) for _, attrs in self.elements if "id" in attrs]
+
+
+def site(lab: Lab) -> dict[str, Reading]:
+    """The pages of the site, built now."""
+    review.build(lab)
+    folder = lab.output_dir / "review"
+    return {path.name: Reading(path.read_text()) for path in sorted(folder.glob("*.html"))}
+
+
+def test_empty_outputs_give_a_site(lab: Lab) -> None:
+    """Before anything has run the site says so, for each stage, and answers no row."""
+    pages_ = site(lab)
+    assert list(pages_) == ["index.html"]
+    assert pages_["index.html"].text.count("not run") == 7
+    assert "0 of 23" in pages_["index.html"].text
+
+
+def test_index_tells_each_stage(lab: Lab) -> None:
+    """The index has each stage's state in a word and a mark, its checks, duration and time."""
+    keep(lab, "04-network", Entry(cell=3, result=result()))
+    text = site(lab)["index.html"].text
+    for said in ("✔ passed", "1 of 1", "1 min 15 s", "2024-01-01 12:30 UTC", "04-network, cell 3"):
+        assert said in text
+
+
+def test_stage_page_has_checks_before_the_narrative(lab: Lab) -> None:
+    """A stage's page begins with its checks: expected, seen, how to see it again."""
+    failing = Check(
+        name="network.b", expected="two replies", seen="only one", holds=False, again="ping b"
+    )
+    holding = Check(name="network.a", expected="1", seen="1", holds=True)
+    both = result(checks=[holding, failing])
+    keep(lab, "04-network", Entry(cell=1, result=both))
+    data = {RESULT_MIME: both.model_dump(mode="json")}
+    notebook(lab, "04-network", prose("# The narrative"), code("x", showing(data)))
+    text = site(lab)["04-network.html"].text
+    places = [
+        text.index(said)
+        for said in ("✘ fails", "two replies", "only one", "ping b", "✔ holds", "The narrative")
+    ]
+    assert places == sorted(places)
+
+
+def test_failed_stage_is_never_shown_as_passed(lab: Lab) -> None:
+    """After a failure the index says failed, and the last good run is kept on a page that says so."""
+    keep(lab, "04-network", Entry(cell=1, result=result()))
+    keep(lab, "04-network", state="failed", closed=False, problems=("code cell 2 raised OSError",))
+    shown = site(lab)
+    index = shown["index.html"]
+    assert "✘ failed" in index.text
+    assert "✔ passed" not in index.text
+    assert "code cell 2 raised OSError" in index.text
+    assert "This run failed." in shown["04-network.failed.html"].text
+    assert "This is an earlier run." in shown["04-network.html"].text
+
+
+def test_damaged_record_is_a_state_of_its_own(lab: Lab) -> None:
+    """A record that was edited by hand is shown as damaged, with the reason, and the rest stands."""
+    keep(lab, "04-network", Entry(cell=1, result=result()))
+    keep(lab, "05-web", Entry(cell=1, result=result()))
+    path = records.file(lab, "04-network")
+    path.write_text(path.read_text().replace("Three replies", "Four replies"))
+    built = review.build(lab)
+    text = site(lab)["index.html"].text
+    assert "! damaged" in text
+    assert "was changed after labkit wrote it" in text
+    assert "✔ passed" in text
+    assert {check.name for check in built.checks if check.holds} == {"review.05-web"}
+
+
+def test_second_build_changes_nothing(lab: Lab) -> None:
+    """The same outputs give the same bytes; pages and pictures of what is gone are removed."""
+    keep(lab, "04-network", Entry(cell=1, result=result()))
+    notebook(lab, "04-network", code("x", showing({RESULT_MIME: result().model_dump(mode="json")})), code("y", picture(figure())))  # fmt: skip
+    assert review.build(lab).changed
+    assert not review.build(lab).changed
+    records.file(lab, "04-network").unlink()
+    assert review.build(lab).changed
+    left = {path.name for path in (lab.output_dir / "review").rglob("*") if path.is_file()}
+    assert left == {"index.html"}
+
+
+def hostile_site(lab: Lab) -> dict[str, Reading]:
+    """A site all of whose texts try to get out of their places."""
+    bad = result(HOSTILE)
+    keep(lab, "04-network", Entry(cell=1, result=bad))
+    notebook(
+        lab,
+        "04-network",
+        prose(f"# {HOSTILE}\n\n[a](javascript:alert(3)) ![b](http://192.0.2.1/x.png) <iframe src=x>"),
+        code(HOSTILE, showing({RESULT_MIME: bad.model_dump(mode="json")})),
+        code("x", picture(figure("../../../escape", HOSTILE)), count=2),
+        code("x", {"output_type": "stream", "name": "stdout", "text": f"\x1b[31m{HOSTILE}\x07"}, count=3),
+        code("x", showing({"text/html": HOSTILE, "text/plain": HOSTILE}), count=4),
+        code("x", {"output_type": "error", "ename": "E", "evalue": "v", "traceback": [HOSTILE]}, count=5),
+    )  # fmt: skip
+    keep(lab, "04-network", state="failed", problems=(HOSTILE,))
+    return site(lab)
+
+
+def test_hostile_text_is_only_text(lab: Lab) -> None:
+    """Whatever a program wrote, no page has an element or an attribute that could act."""
+    for name, page in hostile_site(lab).items():
+        assert HOSTILE in page.text, name
+        tags = {tag for tag, _ in page.elements}
+        assert not tags & {"script", "iframe", "object", "embed", "form", "base", "link"}
+        names = {attribute for _, attrs in page.elements for attribute in attrs}
+        assert not [attribute for attribute in names if attribute.startswith("on")]
+
+
+def test_site_stands_alone(lab: Lab) -> None:
+    """Every link and picture leads to a file of the outputs or an anchor that exists: nothing from
+    outside, nothing that only a server could give."""
+    (lab.output_dir).mkdir(parents=True)
+    (lab.output_dir / "lab.toml").touch()
+    shown = hostile_site(lab)
+    folder = lab.output_dir / "review"
+    for name, page in shown.items():
+        assert len(page.identifiers) == len(set(page.identifiers)), name
+        for address in page.addresses:
+            parts = urlsplit(address)
+            assert not parts.scheme and not parts.netloc, address
+            assert not parts.path or (folder / unquote(parts.path)).is_file(), (name, address)
+            if parts.fragment:
+                target = parts.path or name
+                assert unquote(parts.fragment) in shown[target].identifiers, (name, address)
+
+
+def test_picture_stays_in_the_site(lab: Lab) -> None:
+    """A figure's name, whatever it is, names a file of the site's own."""
+    hostile_site(lab)
+    pictures = [path.name for path in (lab.output_dir / "review" / "pictures").iterdir()]
+    assert len(pictures) == 1
+    assert not list(lab.output_dir.parent.parent.glob("escape*"))
+
+
+def test_picture_has_its_alt_text(lab: Lab) -> None:
+    """A figure is shown with its alt text and its caption, on its stage's page and on the index."""
+    shown = result()
+    keep(lab, "04-network", Entry(cell=1, result=shown))
+    notebook(lab, "04-network", code("x", showing({RESULT_MIME: shown.model_dump(mode="json")}), picture(figure())))  # fmt: skip
+    for page in site(lab).values():
+        images = [attrs for tag, attrs in page.elements if tag == "img"]
+        assert [image["alt"] for image in images] == ["A line from 3 to 4"]
+        assert page.text.count("A line from 3 to 4") == 1
+
+
+def test_run_by_hand_is_shown_from_its_record(lab: Lab) -> None:
+    """A stage that was run in JupyterLab leaves no executed notebook: its results are shown still,
+    and an older run's notebook is not shown in their place."""
+    keep(lab, "04-network", Entry(cell=2, result=result("By hand.", run="run2")), run="run2")
+    older = result("From the batch.").model_dump(mode="json")
+    notebook(lab, "04-network", code("x", showing({RESULT_MIME: older})))
+    text = site(lab)["04-network.html"].text
+    assert "By hand." in text
+    assert "From the batch." not in text
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("\x1b[1;31mred\x1b[0m", "red"),
+        ("a\x07b\x00c\td\n", "abc\td\n"),
+        ("\x1b]0;title", "0;title"),
+        ("é ✔", "é ✔"),
+    ],
+)
+def test_control_characters_are_dropped(raw: str, expected: str) -> None:
+    """What a program wrote to steer a terminal is not on the page."""
+    assert markup.plain(raw) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "html"),
+    [
+        ("# A", "<h2>A</h2>\n"),
+        ("<b>x</b>", "<p>&lt;b&gt;x&lt;/b&gt;</p>\n"),
+        ("![alt](http://192.0.2.1/a.png)", "<p>[alt]</p>\n"),
+        ("**R10**", "<p><strong>R10</strong></p>\n"),
+        ("[x](javascript:a)", "<p>[x](javascript:a)</p>\n"),
+    ],
+)
+def test_markdown_cannot_act(source: str, html: str) -> None:
+    """Markdown gives headings below the page's own, and no HTML of its author's."""
+    assert markup.prose(source) == html
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.04, "0.0 s"), (59.9, "59.9 s"), (60, "1 min 0 s"), (200, "3 min 20 s")]
+)
+def test_durations_are_readable(seconds: float, said: str) -> None:
+    """Seconds below a minute, minutes and seconds above."""
+    assert pages.duration(seconds) == said
+
+
+def test_parameters_that_differ_are_named() -> None:
+    """Only what differs from the defaults is listed, by its dotted key."""
+    now = {"a": 1, "b": {"c": 2, "d": 3}, "sites": [{"name": "x"}, {"name": "y"}]}
+    usual = {"a": 1, "b": {"c": 2, "d": 4}, "sites": []}
+    assert pages.changes(now, usual) == [("b.d", "3"), ("sites", "x, y")]
+
+
+# -- the closing table and the coverage ---------------------------------------------------------------
+
+
+def checked(name: str, *, holds: bool, rows: tuple[str, ...] = ()) -> Result[Any]:
+    """A result with one check."""
+    check = Check(name=name, expected="1", seen="1" if holds else "0", holds=holds, rows=rows)
+    return result(f"About {name}.", checks=[check])
+
+
+@pytest.mark.parametrize(
+    ("held", "state"),
+    [((True, True), "done"), ((True, False), "in part"), ((False, False), "open"), ((), "open")],
+)
+def test_closing_table_is_what_checks_say(lab: Lab, held: tuple[bool, ...], state: str) -> None:
+    """A task is done when it has checks and all of them hold; its comment says what was reported."""
+    task = next(task for task in TASKS if task.checks == ("dns.",))
+    results = [checked(f"dns.{number}", holds=holds) for number, holds in enumerate(held)]
+    keep(lab, "06-balancer", *(Entry(cell=1, result=item) for item in results))
+    value = closing.closing_table(lab).value
+    seen = next(line for line in value.tasks if line.task == task.name)
+    assert seen.state == state
+    assert f"{sum(held)} of {len(held)} checks hold." in seen.comment or not held
+    assert all(item.summary in seen.comment for item in results)
+
+
+def test_closing_table_sees_the_last_failure(lab: Lab) -> None:
+    """A stage that failed since it passed is judged by its last run."""
+    keep(lab, "06-balancer", Entry(cell=1, result=checked("dns.a", holds=True)))
+    keep(lab, "06-balancer", Entry(cell=1, result=checked("dns.a", holds=False)), state="failed")
+    tasks = {task.task: task for task in closing.closing_table(lab).value.tasks}
+    assert tasks["Name the sites by DNS"].state == "open"
+
+
+def test_coverage_names_stage_and_cell(lab: Lab) -> None:
+    """Each row has the stage, the cell and the checks that answer it; one without is named."""
+    keep(lab, "04-network", Entry(cell=7, result=checked("network.a", holds=True, rows=("R10",))))
+    found = closing.coverage(lab, checked("report.x", holds=True, rows=("R12",)))
+    answers = {(answer.row, answer.stage, answer.cell) for answer in found.value.answers}
+    assert answers == {("R10", "04-network", 7), ("R12", "07-report", 0)}
+    assert "E1" in found.checks[0].seen
+    assert not found.checks[0].holds
+    assert len(found.table("coverage").rows) == len(ROWS)
