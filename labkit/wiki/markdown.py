@@ -175,7 +175,9 @@ def _text(content: str) -> str:
 
 def _unambiguous(parts: Sequence[SyntaxTreeNode]) -> bool:
     """Whether quote marks can be read in one way alone: nothing nested, nothing side by side."""
-    emphasis = [part.type in ("em", "strong") for part in parts]
+    emphasis = [
+        part.type in ("em", "strong") for part in parts if part.type != "text" or part.content
+    ]
     if any(one and other for one, other in pairwise(emphasis)):
         return False
     return not any(
