@@ -137,10 +137,10 @@ def down(choice: Choice) -> None:
 
     Containers, links, mounts, servers and namespaces of this lab; its outputs, and what its
     wiki holds, stay."""
-    from labkit.farm import up
-
     lab = choice.lab()
     log_to_file(lab)
+    from labkit.farm import up
+
     finish(up.down(lab), choice)
 
 
@@ -150,9 +150,10 @@ def down(choice: Choice) -> None:
 @command
 def status(choice: Choice) -> None:
     """What is up now, from observation."""
+    lab = choice.lab()
     from labkit.farm import up
 
-    show(up.status(choice.lab()), choice)
+    show(up.status(lab), choice)
 
 
 @command
@@ -160,9 +161,10 @@ def check(choice: Choice) -> None:
     """Run the checks on what is up now.
 
     The exit status is 1 when one of them does not hold."""
+    lab = choice.lab()
     from labkit.farm import up
 
-    finish(up.checks(choice.lab()), choice)
+    finish(up.checks(lab), choice)
 
 
 @command

@@ -199,9 +199,9 @@ def value_of(text: str) -> Any:
 
 
 def pair(option: str) -> tuple[str, Any]:
-    """``replicas=3`` as name and value; :class:`ConfigError` when it is no such pair."""
+    """``replicas=3`` or ``proxy.port=81`` as name and value; :class:`ConfigError` when it is no such pair."""
     name, equals, value = option.partition("=")
-    if not equals or not name.isidentifier():
+    if not equals or not name.replace(".", "").isidentifier():
         raise ConfigError(repr(option), "is no NAME=VALUE", "write it like replicas=3")
     return name, value_of(value)
 

@@ -1,0 +1,224 @@
+"""The command: what it says, how it exits, and that it is a thin front."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from labkit import Lab, run
+from labkit.errors import ConfigError
+from labkit.report.command import joined
+from labkit.run import Done
+from tests import stage_notebooks
+from tests.conftest import free_port
+
+COMMANDS = (
+    "rebuild", "run", "notebook", "publish", "down", "status", "check", "review", "doctor", "test",
+)  # fmt: skip
+ROOT = Path(__file__).parents[1]
+
+
+def labkit(*arguments: str | Path, cwd: Path = ROOT, code: str = "") -> Done:
+    """Runs the command as a user's shell would, whatever its exit status."""
+    start = ("-c", code) if code else ("-m", "labkit.cli")
+    env = {"PYTHONPATH": str(ROOT)}
+    return run.run(
+        [sys.executable, *start, *arguments], cwd=cwd, env=env, ok=range(256), timeout=120
+    )
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project of the test's own with one stage, and a lab.toml that keeps it there."""
+    (tmp_path / "lab").touch()
+    stage_notebooks.write(tmp_path / "notebooks", "01-wiki")
+    (tmp_path / "lab.toml").write_text(
+        f'name = "mine"\nstate = "{tmp_path}/state"\nrun = "{tmp_path}/run"\n'
+    )
+    return tmp_path
+
+
+def test_help_names_every_command() -> None:
+    """The help lists each command with what it is for, none of it cut short."""
+    said = labkit("--help").stdout
+    for command in COMMANDS:
+        assert re.search(rf"^  {command} +\S.*[^.]\.$", said, re.MULTILINE), command
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "test"])
+def test_every_command_is_told_which_lab(command: str) -> None:
+    """Every command's own help explains the options that name the lab."""
+    said = labkit(command, "--help")
+    assert said.status == 0
+    for option in ("--config", "--lab-name", "--netns", "--set", "--json", "--debug"):
+        assert option in said.stdout
+
+
+def test_help_and_status_load_little() -> None:
+    """The front end loads none of the slow libraries before a command needs them."""
+    slow = (
+        "pandas",
+        "matplotlib",
+        "papermill",
+        "nbconvert",
+        "pyroute2",
+        "mwclient",
+        "scipy",
+        "rich",
+    )
+    code = f"import labkit.cli, sys; print([name for name in {slow} if name in sys.modules])"
+    assert labkit(code=code).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["run", "04-network"], ["run", "04-network"]),
+        (["rebuild", "-p", "replicas", "3"], ["rebuild", "--set", "replicas=3"]),
+        (["rebuild", "-p", "a", "-1", "-p", "b", "x=y"], ["rebuild", "--set", "a=-1", "--set", "b=x=y"]),
+        (["test", "-p", "no:cacheprovider"], ["test", "-p", "no:cacheprovider"]),
+        ([], []),
+    ],
+)  # fmt: skip
+def test_parameters_as_papermill_has_them(given: list[str], expected: list[str]) -> None:
+    """``-p NAME VALUE`` is ``--set NAME=VALUE``; what is pytest's is left to it."""
+    assert joined(given) == expected
+
+
+def test_parameter_without_a_value_is_refused() -> None:
+    """A ``-p`` at the end of the line is an error, with the way to write it."""
+    with pytest.raises(ConfigError, match="-p replicas 3"):
+        joined(["rebuild", "-p", "replicas"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["status", "--set", "replcas=3"], "did you mean 'replicas'"),
+        (["status", "-p", "replicas", "0"], "replicas = 0"),
+        (["status", "--set", "replicas"], "is no NAME=VALUE"),
+        (["status", "-c", "none.toml"], "there is no such file"),
+        (["run", "04-netwrk"], "did you mean '04-network'"),
+        (["rebuild", "--from", "04-netwrk"], "did you mean '04-network'"),
+    ],
+)
+def test_bad_input_is_told_without_a_traceback(
+    tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    """Bad input exits with 1 and says value, reason and remedy on standard error; nothing else."""
+    done = labkit(*arguments, cwd=tmp_path)
+    assert done.status == 1
+    assert done.stderr.startswith("labkit: ")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    """``--debug`` shows where an error comes from."""
+    done = labkit("status", "--debug", "--set", "replcas=3", cwd=tmp_path)
+    assert done.status == 1
+    assert "Traceback" in done.stderr
+    assert "did you mean 'replicas'" in done.stderr
+
+
+def test_unknown_command_is_a_usage_error() -> None:
+    """A command that does not exist exits with 2."""
+    assert labkit("rebild").status == 2
+
+
+def test_run_tells_the_truth(project: Path) -> None:
+    """A stage that passes exits with 0 and names the site; one that fails exits with 1 and says why."""
+    done = labkit("run", "01-wiki", "--set", "shown=hello", "--set", "network.subnet=10.9.0.0/24", cwd=project)  # fmt: skip
+    assert done.status == 0, done.stderr
+    assert "1 stages: 1 passed." in done.stdout
+    index = project / "outputs" / "mine" / "review" / "index.html"
+    assert f"Review site: {index}" in done.stdout
+    assert "✔ passed" in re.sub(r"<[^>]+>", "", index.read_text())
+    assert "10.9.0.0/24" in index.read_text()
+    assert "01-wiki: passed" in (index.parents[1] / "labkit.log").read_text()
+    stage_notebooks.write(project / "notebooks", "01-wiki", "1 / 0")
+    failed = labkit("run", "01-wiki", "--json", cwd=project)
+    assert failed.status == 1
+    record = json.loads(failed.stdout)
+    assert record["value"]["stages"][0]["state"] == "failed"
+    assert "ZeroDivisionError" in record["checks"][0]["seen"]
+
+
+def test_rebuild_needs_every_notebook(project: Path) -> None:
+    """A rebuild of a project without all its notebooks is refused before anything runs."""
+    done = labkit("rebuild", cwd=project)
+    assert done.status == 1
+    assert "02-rootfs.ipynb: there is no notebook here" in done.stderr
+    assert not (project / "run").exists()
+
+
+def test_options_override_the_file(project: Path) -> None:
+    """An option goes before lab.toml, and lab.toml before the defaults."""
+    named = labkit("review", "--json", cwd=project)
+    other = labkit("review", "--json", "--lab-name", "other", cwd=project)
+    assert [json.loads(done.stdout)["subject"] for done in (named, other)] == ["mine", "other"]
+    assert (project / "outputs" / "other" / "review" / "index.html").exists()
+
+
+def test_control_characters_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    """What an error quotes cannot steer the terminal."""
+    done = labkit("status", "--set", "lab_name=\x1b]0;owned\x07", cwd=tmp_path)
+    assert done.status == 1
+    assert "\x1b" not in done.stderr
+    assert "\x07" not in done.stderr
+
+
+def test_test_hands_its_arguments_to_pytest() -> None:
+    """``labkit test`` becomes pytest with the rest of the line."""
+    done = labkit("test", "--version")
+    assert done.status == 0
+    assert "pytest" in done.stdout + done.stderr
+
+
+def test_notebook_asks_for_a_token(project: Path) -> None:
+    """JupyterLab listens on loopback, prints its address with the token, and refuses who has none."""
+    port = free_port()
+    argv = [sys.executable, "-m", "labkit.cli", "notebook", "--port", str(port), "-c", str(project / "lab.toml")]  # fmt: skip
+    home = {"HOME": str(project), "PYTHONPATH": str(ROOT)}
+    log = project / "jupyter.log"
+    with log.open("wb") as output:
+        server = run.start(argv, env=home, output=output)
+    try:
+        until = time.monotonic() + 60
+        found = None
+        while not found and time.monotonic() < until:
+            time.sleep(0.05)
+            found = re.search(rf"http://127\.0\.0\.1:{port}/lab\?token=(\w+)", log.read_text())
+        assert found, log.read_text()
+        api = f"http://127.0.0.1:{port}/api/contents"
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(api)
+        with urllib.request.urlopen(f"{api}?token={found[1]}") as reply:  # noqa: S310 - loopback
+            assert reply.status == 200
+    finally:
+        os.kill(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+def test_notebooks_see_the_lab_of_the_command(project: Path) -> None:
+    """The lab that JupyterLab's notebooks read is the one that the options describe."""
+    lab = Lab.load(project / "lab.toml", replicas=3)
+    script = (
+        "from labkit.report.notebook import write_lab_file; from labkit import Lab; import sys\n"
+    )
+    script += "from pathlib import Path\n"
+    script += "print(write_lab_file(Lab.load(Path(sys.argv[1]), replicas=3)))"
+    path = labkit(project / "lab.toml", code=script).stdout.strip()
+    assert Lab.load(Path(path)) == lab
+    shutil.rmtree(lab.output_dir)
