@@ -59,9 +59,11 @@ def pointers(layout: Path, folder: Path, name: str) -> Iterator[Pointer]:
     mtree = next(file for file in bundle.files if file.endswith(".mtree"))
     manifest = f"manifest {oci.short(bundle.manifest)}"
     size = (folder / "umoci.json").stat().st_size
-    yield _pointer("bundle: umoci.json", manifest, "unpacked from", size)
+    yield _pointer("bundle: umoci.json", manifest, "names", size)
     size = (folder / mtree).stat().st_size
-    yield _pointer("bundle: *.mtree", manifest, "its name; lists rootfs as unpacked", size)
+    yield _pointer(
+        "bundle: *.mtree", manifest, "named after; lists rootfs as it was unpacked", size
+    )
     config = f"configuration {oci.short(first.config)}"
     size = (folder / "config.json").stat().st_size
     yield _pointer("bundle: config.json", config, "made from", size)

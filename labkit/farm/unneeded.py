@@ -88,8 +88,12 @@ def find(lab: Lab, variant: str = "debootstrap") -> Outcome[Unneeded]:
         summary=f"{len(reasons)} of the {len(listed)} packages of {value.variant} are not needed to "
         f"serve pages: {human_bytes(weight)} of {human_bytes(value.total)} installed.",
         changed=built.changed,
-        checks=(_separable(listed, value, built.value.path), _linked(web, needed), *built.checks),
-        tables=(unneeded_table(listed, reasons), reason_table(by_name, reasons)),
+        checks=(_separable(listed, value, built.value.path), _linked(web, needed)),
+        tables=(
+            unneeded_table(listed, reasons),
+            reason_table(by_name, reasons),
+            packages.table(listed),
+        ),
     )
 
 
