@@ -95,6 +95,7 @@ def apply(folders: Folders, passwords: Passwords, *, mediawiki: Path, settings: 
     """Each account exists with its password and groups, the bot with its bot password and grants."""
     script = folders.root / "accounts.php"
     write_atomically(script, resources.files("labkit.wiki").joinpath("accounts.php").read_bytes())
+    script.chmod(0o644)
     as_server(
         [php_program(), script],
         env={"MW_INSTALL_PATH": str(mediawiki), "MW_CONFIG_FILE": str(settings)},

@@ -30,6 +30,7 @@ def folders_made(folders: Folders) -> None:
     """The wiki's folders are there, those that the web server writes into owned by it."""
     for path in (folders.root, folders.logs, folders.php, folders.run):
         path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o755)  # whatever root's umask is
     owned(folders.images, 0o755)
     owned(folders.cache, 0o700)
     log = folders.logs / "mediawiki.log"
@@ -51,9 +52,7 @@ def database(lab: Lab, passwords: Passwords, mediawiki_folder: Path) -> bool:
     folders = Folders.of(lab)
     if folders.data.exists():
         return False
-    for killed in folders.root.glob(f"{folders.database}.*.part"):
-        mariadb.stop(lab, mariadb.Server.part(folders, killed))
-        shutil.rmtree(killed)
+    _clear_killed(lab, folders)
     part = folders.root / f"{folders.database}.{secrets.token_hex(4)}.part"
     owned(part, 0o700)
     install = _sqlite if folders.database == "sqlite" else _mariadb
@@ -61,6 +60,23 @@ def database(lab: Lab, passwords: Passwords, mediawiki_folder: Path) -> bool:
     part.rename(folders.data)
     _record(folders, passwords, mediawiki_folder)
     return True
+
+
+def _clear_killed(lab: Lab, folders: Folders) -> None:
+    """Removes what an installation that was killed has left."""
+    mariadb.stop(lab, mariadb.Server.part(folders, folders.root))
+    for killed in folders.root.glob(f"{folders.database}.*.part*"):
+        shutil.rmtree(killed)
+    for path in (_part_settings(folders), _part_password(folders)):
+        path.unlink(missing_ok=True)
+
+
+def _part_settings(folders: Folders) -> Path:
+    return folders.root / "LocalSettings.part.php"
+
+
+def _part_password(folders: Folders) -> Path:
+    return folders.root / "password.part"
 
 
 def renew(lab: Lab, passwords: Passwords, mediawiki_folder: Path) -> bool:
@@ -113,7 +129,7 @@ def private(path: Path, text: str) -> None:
 @contextmanager
 def local_settings(lab: Lab, passwords: Passwords, data: Path, socket: Path) -> Iterator[Path]:
     """A LocalSettings.php for as long as MediaWiki's own programs work on a database."""
-    path = Folders.of(lab).root / "LocalSettings.part.php"
+    path = _part_settings(Folders.of(lab))
     private(path, settings.local_settings(settings_of(lab, passwords, data, socket)))
     try:
         yield path
@@ -156,7 +172,7 @@ def _mariadb(lab: Lab, passwords: Passwords, mediawiki_folder: Path, part: Path)
 @contextmanager
 def _password_file(folders: Folders, password: SecretStr) -> Iterator[Path]:
     """A file with one password, which the web server's account can read, for as long as the block."""
-    path = folders.root / "password.part"
+    path = _part_password(folders)
     private(path, password.get_secret_value())
     try:
         yield path

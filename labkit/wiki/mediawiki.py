@@ -80,10 +80,13 @@ def package_version(filename: str) -> str:
 def _download(cache: Path) -> str:
     """Downloads and unpacks the packages; returns their version, whose folder is whole or not there."""
     folder = cache / "mediawiki"
+    for killed in folder.glob(".*.part"):
+        shutil.rmtree(killed)
     aside = folder / f".{os.getpid()}.part"
-    shutil.rmtree(aside, ignore_errors=True)
     tree = aside / "tree"
     tree.mkdir(parents=True)
+    for path in (folder, tree):
+        path.chmod(0o755)  # whatever root's umask is: the web server reads it
     try:
         sandbox = "APT::Sandbox::User=root"  # the account _apt cannot write into the cache
         run.run(["apt-get", "-o", sandbox, "download", *PACKAGES], cwd=aside, timeout=600)

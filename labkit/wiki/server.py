@@ -82,7 +82,7 @@ def up(lab: Lab) -> Outcome[WikiServer]:
 def _serve(lab: Lab, folders: Folders) -> bool:
     """The web server runs and the wiki answers; returns whether it had to be started."""
     try:
-        return daemon.start(lab, _apache(folders), lambda: problem(lab), patience=PATIENCE)
+        return daemon.start(lab, web_server(folders), lambda: problem(lab), patience=PATIENCE)
     except FarmError as error:
         said = last_complaint(folders.logs / "mediawiki.log")
         reason = f"{problem(lab)}; MediaWiki's own log: {said}" if said else error.reason
@@ -114,7 +114,7 @@ def down(lab: Lab) -> Outcome[bool]:
     """The wiki's servers have ended; its pages, files and passwords stay."""
     with journal.lock(lab.run_dir, "wiki"):
         folders = Folders.of(lab)
-        served = daemon.stop(lab, _apache(folders))
+        served = daemon.stop(lab, web_server(folders))
         ran = mariadb.stop(lab, mariadb.Server.of(folders)) or served
     said = "has ended; its pages and files are kept" if ran else "was not up"
     return Outcome(value=ran, subject=origin(lab), summary=f"The wiki {said}.", changed=ran)
@@ -130,7 +130,7 @@ def status(lab: Lab) -> WikiStatus:
         address=lab.wiki.url or f"{origin(lab)}/wiki/",
         database="existing" if lab.wiki.url else lab.wiki.database,
         installed=not lab.wiki.url and folders.data.exists(),
-        apache=daemon.pid(_apache(folders)),
+        apache=daemon.pid(web_server(folders)),
         mariadb=mariadb.pid(mariadb.Server.of(folders)),
     )
 
@@ -193,7 +193,8 @@ def _silence(lab: Lab) -> str | None:
     return None
 
 
-def _apache(folders: Folders) -> daemon.Daemon:
+def web_server(folders: Folders) -> daemon.Daemon:
+    """The wiki's own apache2."""
     return daemon.Daemon(
         name="the wiki's web server",
         argv=("apache2", "-f", str(folders.apache), "-k", "start"),
@@ -218,6 +219,8 @@ def _prepare(lab: Lab, folders: Folders) -> tuple[bool, bool]:
     """
     require_reachable(folders.data)
     install.folders_made(folders)
+    require_reachable(folders.data)
+    require_reachable(folders.socket)
     passwords = accounts.keep(folders)
     program = install.program(lab)
     installed = install.database(lab, passwords, program)
@@ -225,8 +228,8 @@ def _prepare(lab: Lab, folders: Folders) -> tuple[bool, bool]:
     woken = folders.database == "mariadb" and mariadb.start(lab, server)
     renewed = install.renew(lab, passwords, program)
     rewritten = _configure(lab, folders, passwords, program)
-    if daemon.pid(_apache(folders)) and (renewed or problem(lab)):
-        daemon.send(_apache(folders), signal.SIGUSR1)  # reads all anew, and ends no reply
+    if daemon.pid(web_server(folders)) and (renewed or problem(lab)):
+        daemon.send(web_server(folders), signal.SIGUSR1)  # reads all anew, and ends no reply
     return installed, woken or renewed or rewritten
 
 
