@@ -40,6 +40,8 @@ __all__ = [
 RESERVED = ("ns", "balancer")
 #: An interface's name is at most this long (Linux, IFNAMSIZ less the closing NUL).
 IFNAME_LENGTH = 15
+#: The private networks (RFC 1918, section 3).
+PRIVATE = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
 #: The colours of the sites' pages and of their figures: Okabe and Ito's, told apart by everybody.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 
@@ -79,7 +81,8 @@ class Lab(Configuration):
         found = path or find_file("lab.toml")
         values = overlaid(read_toml(found) if found else {}, parameters)
         base = found.parent if found else project_folder()
-        values["outputs"] = str((base / str(values.get("outputs", "outputs"))).resolve())
+        outputs = values.get("outputs", "outputs")
+        values["outputs"] = str((base / outputs).resolve()) if isinstance(outputs, str) else outputs
         wiki = values.get("wiki")
         if isinstance(wiki, dict) and wiki.get("assignment"):
             wiki["assignment"] = str((base / str(wiki["assignment"])).resolve())
@@ -118,9 +121,13 @@ class Lab(Configuration):
                     f"sites: {site.name} has {count} replicas and {len(site.weights)} weights: "
                     "give one weight for each replica"
                 )
+        _check_subnet(self)
+        if long := next((item.name for item in self.farm if len(item.name) > 63), ""):
+            raise ValueError(
+                f"sites: {long!r} is too long for a DNS label: shorten the site's name"
+            )
         for clash in {replica.name for replica in self.farm} & set(names):
             raise ValueError(f"sites: {clash!r} is a site's name and a replica's: rename the site")
-        _check_subnet(self)
         return self
 
     # -- names and addresses -----------------------------------------------------------------
@@ -269,7 +276,7 @@ def _check_subnet(lab: Lab) -> None:
         subnet = IPv4Network(lab.network.subnet)
     except ValueError as error:
         raise ValueError(f"network.subnet: {error}: write it like 10.60.0.0/24") from None
-    if not subnet.is_private or subnet.is_loopback or subnet.is_link_local:
+    if not any(subnet.subnet_of(network) for network in PRIVATE):
         raise ValueError(
             f"network.subnet: {subnet} is no private network (RFC 1918): write it like 10.60.0.0/24"
         )
