@@ -16,21 +16,13 @@ from labkit.errors import ConfigError, FarmError, MachineError
 from labkit.farm import dns, host, resolver, zone
 from labkit.farm.endpoint import require_address
 from labkit.farm.netns import inside
+from tests.host_side import give_address
 
 
 @pytest.fixture
 def addressed(lab: Lab) -> Lab:
     """A lab whose host side has the bridge's address, and nothing else yet."""
     return give_address(lab)
-
-
-def give_address(lab: Lab) -> Lab:
-    host.create_namespace(lab, lab.host.netns)
-    with host.netlink(lab.netns) as ipr:
-        ipr.addr(
-            "add", index=1, address=str(lab.gateway.ip), prefixlen=lab.gateway.network.prefixlen
-        )
-    return lab
 
 
 def test_zone_names_balancer_sites_and_replicas() -> None:

@@ -177,6 +177,8 @@ def install(lab: Lab, text: str) -> bool:
     if running and current == text:
         daemon.wait(instance, lambda: _problem(lab, text), 10.0)
         return False
+    if not running:
+        daemon.stop(lab, instance)  # children that outlived a killed parent have the port
     _require_port(lab, running and balancing.listens(current) == balancing.listens(text))
     for path in (folder(lab), logs(lab)):
         Journal.of(lab).intend("folder", path=str(path))
@@ -186,7 +188,6 @@ def install(lab: Lab, text: str) -> bool:
         daemon.send(instance, signal.SIGUSR1)
         daemon.wait(instance, lambda: _problem(lab, text), 15.0)
     else:
-        daemon.stop(lab, instance)  # children that outlived a killed parent
         _set_log_aside(lab)
         daemon.start(lab, instance, lambda: _problem(lab, text))
     return True

@@ -1,0 +1,234 @@
+"""The lab's balancer: its configuration, its life, and what it says of its workers."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labkit import Lab, daemon
+from labkit.checks import failed
+from labkit.errors import ConfigError, FarmError, MachineError
+from labkit.farm import balancing, fetch, proxy, workers
+from labkit.farm.netns import inside
+from tests.host_side import give_address
+
+RUN, LOGS = Path("/run/labkit/lab/proxy"), Path("/var/lib/labkit/lab/proxy")
+
+
+def text_of(**values: Any) -> str:
+    return balancing.config(Lab.of(values), RUN, LOGS)
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({}, "Listen 10.60.0.1:80"),
+        ({"proxy": {"port": 8080}}, "Listen 10.60.0.1:8080"),
+        ({"network": {"subnet": "10.61.0.0/24"}}, "Listen 10.61.0.1:80"),
+        ({}, "User www-data"),
+        ({}, "ServerName site2.lab.test"),
+        ({"dns": {"domain": "my.test"}}, "ServerName site3.my.test"),
+        ({}, "ProxySet lbmethod=byrequests"),
+        ({"proxy": {"lbmethod": "bytraffic"}}, "ProxySet lbmethod=bytraffic"),
+        ({"proxy": {"sticky": True}}, "ProxySet lbmethod=byrequests stickysession=ROUTEID"),
+        ({}, "Require local"),
+        ({}, 'PidFile "/run/labkit/lab/proxy/apache2.pid"'),
+        ({}, 'CustomLog "/var/lib/labkit/lab/proxy/access.log" labkit'),
+    ],
+)
+def test_configuration_says_what_the_lab_says(values: dict[str, Any], line: str) -> None:
+    """Each of the Lab's parameters has its line."""
+    assert line in [item.strip() for item in text_of(**values).splitlines()]
+
+
+def test_worker_has_address_route_and_weight() -> None:
+    """A replica is a member by its address, named by its route, weighed by its load factor."""
+    text = text_of(sites=({"name": "a", "weights": (3, 1)},))
+    members = [line.split()[1:4] for line in text.splitlines() if "BalancerMember" in line]
+    assert members == [
+        ['"http://10.60.0.11:80"', "route=a-1", "loadfactor=3"],
+        ['"http://10.60.0.21:80"', "route=a-2", "loadfactor=1"],
+    ]
+
+
+def test_only_a_sticky_balancer_gives_cookies() -> None:
+    """Without stickiness no client is marked."""
+    assert "Set-Cookie" not in text_of()
+    assert "Set-Cookie" in text_of(proxy={"sticky": True})
+
+
+@pytest.mark.parametrize(
+    "values", [{"replicas": 3}, {"proxy": {"sticky": True}}, {"proxy": {"port": 81}}]
+)
+def test_fingerprint_tells_configurations_apart(values: dict[str, Any]) -> None:
+    """The fingerprint that a configuration names is the same for the same Lab, and no other's."""
+    plain = balancing.running_fingerprint(text_of())
+    assert len(plain) == 16
+    assert plain == balancing.running_fingerprint(text_of())
+    assert plain != balancing.running_fingerprint(text_of(**values))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("Listen 10.60.0.1:80\n", "10.60.0.1:80"), ("# Listen\n", ""), ("", "")]
+)
+def test_address_is_read_back_from_a_configuration(text: str, found: str) -> None:
+    """What a running balancer listens on is known from its file."""
+    assert balancing.listens(text) == found
+
+
+def test_log_line_keeps_what_a_client_sent_as_it_is() -> None:
+    """A quote or a byte that is no text in a request is escaped by Apache, and breaks no line."""
+    line = proxy.parse(
+        '{"time":"2026-03-01T10:00:00.123456+0000","site":"site1.lab.test","replica":"site1-2",'
+        '"client":"10.60.0.1","request":"GET /\\"\\xc3 HTTP/1.1","status":200,'
+        '"microseconds":1234,"trace":"ab-1"}\n'
+    )
+    assert (line.replica, line.status, line.trace) == ("site1-2", 200, "ab-1")
+    assert line.request == 'GET /"\\xc3 HTTP/1.1'
+    assert line.time.microsecond == 123456
+
+
+MANAGER = """<?xml version='1.0' encoding='UTF-8' ?>
+<httpd:manager xmlns:httpd='http://httpd.apache.org'><httpd:balancers><httpd:balancer>
+<httpd:name>balancer://a</httpd:name><httpd:nonce>n-1</httpd:nonce>
+<httpd:lbmethod>byrequests</httpd:lbmethod><httpd:workers><httpd:worker>
+<httpd:name>http://10.60.0.11</httpd:name><httpd:loadfactor>3.00</httpd:loadfactor>
+<httpd:status>{status} </httpd:status><httpd:elected>7</httpd:elected>
+<httpd:route>a-1</httpd:route><httpd:busy>2</httpd:busy></httpd:worker></httpd:workers>
+</httpd:balancer></httpd:balancers></httpd:manager>"""
+
+
+@pytest.mark.parametrize(
+    ("status", "usable"),
+    [("Init Ok", True), ("Init Err", False), ("Init HcFl Ok", True), ("Init Drn Ok", False)],
+)
+def test_worker_status_is_read_from_the_manager(status: str, usable: bool) -> None:
+    """Apache's words decide whether new requests go to a worker."""
+    found = workers.parse(MANAGER.format(status=status))
+    assert (found.name, found.method, found.nonce) == ("balancer://a", "byrequests", "n-1")
+    (worker,) = found.workers
+    assert (worker.replica, worker.weight, worker.elected, worker.busy) == ("a-1", 3.0, 7, 2)
+    assert worker.usable is usable
+
+
+@pytest.fixture
+def addressed(lab: Lab) -> Lab:
+    """A lab whose host side has the bridge's address, and no replica that answers."""
+    return give_address(lab)
+
+
+@pytest.mark.root
+def test_balancer_comes_up_as_configured(addressed: Lab) -> None:
+    """It serves by the Lab's configuration, as www-data; the second run changes nothing."""
+    result = proxy.up(addressed)
+    assert result.changed
+    broken = {check.name.rpartition(".")[0] for check in failed(result.checks)}
+    assert broken <= {"proxy.worker", "proxy.site"}  # nobody is behind it
+    leader = daemon.pid(proxy.server(addressed))
+    kept = Path(f"/proc/{leader}/task/{leader}/children").read_text().split()
+    assert {Path(f"/proc/{pid}").stat().st_uid for pid in kept} != {0}
+    assert proxy.up(addressed).changed is False
+    assert daemon.pid(proxy.server(addressed)) == leader
+
+
+@pytest.mark.root
+def test_changed_lab_is_taken_over_without_a_restart(addressed: Lab) -> None:
+    """A graceful reload: the leading process stays, the new method and weights hold."""
+    proxy.up(addressed)
+    leader = daemon.pid(proxy.server(addressed))
+    values = addressed.model_dump()
+    values["proxy"]["lbmethod"] = "bybusyness"
+    values["sites"][0]["weights"] = (3, 1)
+    result = proxy.up(Lab.of(values))
+    assert result.changed
+    assert daemon.pid(proxy.server(addressed)) == leader
+    assert result.value.lbmethod == "bybusyness"
+    assert [worker.weight for worker in result.value.workers][:2] == [3.0, 1.0]
+
+
+@pytest.mark.root
+def test_broken_configuration_never_replaces_the_running_one(addressed: Lab) -> None:
+    """What apache2 refuses is not installed, and the balancer goes on."""
+    proxy.up(addressed)
+    before = proxy.server(addressed).config.read_text()
+    with pytest.raises(FarmError, match=r"(?s)refuses this.*NoSuchDirective"):
+        proxy.install(addressed, before + "\nNoSuchDirective on\n")
+    assert proxy.server(addressed).config.read_text() == before
+    assert proxy.up(addressed).changed is False
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("running", [False, True])
+def test_taken_port_names_the_process(addressed: Lab, running: bool) -> None:
+    """Somebody else's port is refused before the start, and before a reload would end the balancer."""
+    if running:
+        proxy.up(addressed)
+    values = {**addressed.model_dump(), "proxy": {"port": 8081}}
+
+    def take() -> socket.socket:
+        return socket.create_server((str(addressed.gateway.ip), 8081))
+
+    with (
+        inside(addressed.netns, take),
+        pytest.raises(MachineError, match=f"proxy.port = 8081.*process {os.getpid()}"),
+    ):
+        proxy.up(Lab.of(values))
+    assert (daemon.pid(proxy.server(addressed)) is not None) is running
+
+
+@pytest.mark.root
+def test_balancer_moves_to_a_free_port(addressed: Lab) -> None:
+    """Another port is taken by a reload, and the first one is free again."""
+    proxy.up(addressed)
+    moved = Lab.of({**addressed.model_dump(), "proxy": {"port": 8081}})
+    assert proxy.up(moved).value.port == 8081
+    with pytest.raises(FarmError, match="does not answer"):
+        fetch.reach(addressed, fetch.front(addressed))
+
+
+@pytest.mark.root
+def test_balancer_that_lost_its_leader_is_started_anew(addressed: Lab) -> None:
+    """Children that outlived a killed parent do not keep the port from a new balancer."""
+    proxy.up(addressed)
+    leader = daemon.pid(proxy.server(addressed))
+    assert leader is not None
+    os.kill(leader, 9)
+    result = proxy.up(addressed)
+    assert result.changed
+    assert daemon.pid(proxy.server(addressed)) not in (None, leader)
+
+
+@pytest.mark.root
+def test_down_ends_the_balancer(addressed: Lab) -> None:
+    """Afterwards nobody answers, the check says so, and a second down has nothing to do."""
+    proxy.up(addressed)
+    assert proxy.down(addressed).changed
+    assert proxy.down(addressed).changed is False
+    (check,) = proxy.checks(addressed)
+    assert (check.name, check.holds) == ("proxy.up", False)
+
+
+@pytest.mark.root
+def test_unknown_name_gets_no_site(addressed: Lab) -> None:
+    """A request for a name that is no site's is answered by the balancer itself."""
+    proxy.up(addressed)
+    there = fetch.front(addressed).model_copy(update={"host": "other.test"})
+    assert fetch.reach(addressed, there).status == 404
+
+
+@pytest.mark.root
+def test_names_of_full_length_are_balanced(addressed: Lab) -> None:
+    """Site names whose replicas have the 63 characters of a DNS label work, even if they differ at the end alone."""
+    sites = ["a" * 60 + "1", "a" * 60 + "2"]
+    lab = Lab.of({**addressed.model_dump(), "sites": sites, "dns": {"domain": ""}})
+    assert len(proxy.up(lab).value.workers) == 4
+
+
+def test_what_is_no_site_has_no_balancer() -> None:
+    """A misspelt site is the caller's mistake, told before anything is asked."""
+    with pytest.raises(ConfigError, match="site1"):
+        workers.members(Lab.of({}), "site11")
