@@ -82,9 +82,13 @@ class Journal:
 
     def _read(self) -> list[Entry]:
         try:
-            text = self.path.read_text(encoding="utf-8")
+            text = self.path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return []
+        except PermissionError:
+            raise not_root(str(self.path)) from None
+        except OSError as error:
+            raise StateError(str(self.path), f"cannot be read: {error.strerror}") from None
         return parse(text, self.path)
 
     def _append(self, entry: Entry) -> None:
@@ -127,7 +131,7 @@ def parse(text: str, path: Path) -> list[Entry]:
         except ValidationError:
             raise _damaged(path, number, line) from None
         except json.JSONDecodeError:
-            if not line.startswith("{") or line.rstrip().endswith("}"):
+            if not line.startswith("{") or line.count("{") <= line.count("}"):
                 raise _damaged(path, number, line) from None
     return entries
 

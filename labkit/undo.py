@@ -7,6 +7,7 @@ end with the machine's boot (all but ``folder``) are gone when the entry is of a
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from labkit import run
 from labkit.errors import LabkitError, StateError
-from labkit.journal import Entry, Journal, boot_id
+from labkit.journal import Entry, Journal, boot_id, not_root
 from labkit.lab import Lab
 
 #: How long a process may take to end by itself before it is killed, in seconds.
@@ -53,14 +54,25 @@ def unmake(entry: Entry, lab: Lab) -> None:
         )
     if entry.boot != boot_id() and entry.kind != "folder":
         return
-    KINDS[entry.kind](lab, **entry.what)
+    try:
+        KINDS[entry.kind](lab, **entry.what)
+    except LabkitError:
+        raise
+    except (
+        Exception
+    ) as error:  # whatever it is, the entries before this one are unmade all the same
+        raise LabkitError(
+            f"{entry.kind} {entry.what}",
+            f"cannot be unmade: {type(error).__name__}: {error}",
+            f"remove it by hand, then its line (entry {entry.seq}) from {lab.journal_file}",
+        ) from error
 
 
 def unmount(lab: Lab, *, target: str) -> None:
     """Unmounts what is mounted at ``target``, however often; a busy mount is detached."""
-    _own(target, lab)
-    while target in mount_points():
-        run.run(["umount", "--lazy", target])
+    real = _own(target, lab)
+    while str(real) in mount_points():
+        run.run(["umount", "--lazy", real])
 
 
 def mount_points() -> frozenset[str]:
@@ -73,6 +85,7 @@ def remove_netns(lab: Lab, *, name: str) -> None:
     """Removes a named network namespace; what still runs in it keeps it alive, without its name."""
     from pyroute2 import netns
 
+    _plain(name, lab)
     if Path("/run/netns", name).exists():
         netns.remove(name)
 
@@ -105,6 +118,8 @@ FENCE_METRIC = 4294967295
 
 def delete_container(lab: Lab, *, root: str, container: str) -> None:
     """Kills and deletes a runC container and what runC keeps of it, a half-made one included."""
+    _own(root, lab)
+    _plain(container, lab)
     folder = Path(root, container)
     if not folder.exists():
         return
@@ -117,20 +132,22 @@ def delete_container(lab: Lab, *, root: str, container: str) -> None:
 
 
 def end_daemon(lab: Lab, *, pidfile: str, marker: str) -> None:
-    """Ends the daemon whose arguments contain the path ``marker``, by its pid file.
+    """Ends the daemon whose command line has the path ``marker``; its pid file is gone.
 
     The pid of a stale file may be anybody's: the process is only touched when its command line
     has ``marker``, a file of the lab's own. A daemon killed before it wrote its pid file is found
     by the same mark.
     """
     _own(marker, lab)
+    _own(pidfile, lab)
     for pid in daemon_pids(marker):
         _terminate(pid, marker)
     Path(pidfile).unlink(missing_ok=True)
 
 
 def daemon_pids(marker: str) -> tuple[int, ...]:
-    """The processes one of whose arguments is, or ends in ``=`` and, the path ``marker``; parents first."""
+    """The processes that were given the path ``marker`` with an option, and have no terminal; parents
+    first. An editor in which somebody looks at that file is none of them."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and _is_marked(int(entry.name), marker):
@@ -140,6 +157,9 @@ def daemon_pids(marker: str) -> tuple[int, ...]:
 
 def remove_cgroup(lab: Lab, *, path: str) -> None:
     """Removes the lab's own (empty) cgroups in every hierarchy, the deepest first."""
+    parts = Path(path).parts
+    if ".." in parts or not any(lab.name in part for part in parts):
+        raise StateError(path, f"is no cgroup of lab {lab.name}", f"correct {lab.journal_file}")
     base = Path("/sys/fs/cgroup")
     roots = [base, *(item for item in base.iterdir() if item.is_dir())]
     for root in roots:
@@ -154,14 +174,14 @@ def remove_cgroup(lab: Lab, *, path: str) -> None:
 
 def remove_folder(lab: Lab, *, path: str) -> None:
     """Removes a folder of the lab's own that holds nothing of a person's; refuses one with a mount in it."""
-    _own(path, lab)
-    inner = [point for point in mount_points() if point == path or point.startswith(path + "/")]
+    real = _own(path, lab)
+    inner = [point for point in mount_points() if Path(point).is_relative_to(real)]
     if inner:
         raise StateError(
             path, f"something is still mounted in it: {inner[0]}", f"umount {inner[0]}"
         )
-    if Path(path).exists():
-        shutil.rmtree(path)
+    if real.exists():
+        shutil.rmtree(real)
 
 
 KINDS: dict[str, Callable[..., None]] = {
@@ -176,19 +196,36 @@ KINDS: dict[str, Callable[..., None]] = {
 }
 
 
-def _own(path: str, lab: Lab) -> None:
-    """Refuses a path outside the lab's own folders, whatever the journal says."""
-    resolved = Path(os.path.normpath(path))
-    if not any(resolved.is_relative_to(own) for own in (lab.run_dir, lab.state_dir, lab.cache_dir)):
-        raise StateError(path, "is not below the lab's own folders", "correct the journal")
+def _own(path: str, lab: Lab) -> Path:
+    """The real path; refuses one outside the lab's own folders, whatever the journal says."""
+    real = Path(path).resolve()
+    owned = (folder.resolve() for folder in (lab.run_dir, lab.state_dir, lab.cache_dir))
+    if not any(real.is_relative_to(folder) for folder in owned):
+        raise StateError(path, "is not below the lab's own folders", f"correct {lab.journal_file}")
+    return real
+
+
+def _plain(name: str, lab: Lab) -> None:
+    """Refuses a name that leads out of its folder."""
+    if "/" in name or name in ("", ".", ".."):
+        raise StateError(repr(name), "is no plain name", f"correct {lab.journal_file}")
 
 
 def _is_marked(pid: int, marker: str) -> bool:
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        given = any(
+            word.endswith(f"={marker}") or (before.startswith("-") and word == marker)
+            for before, word in itertools.pairwise(words)
+        )
+        return given and _terminal(pid) == 0
     except OSError:
         return False
-    return any(word == marker or word.endswith(f"={marker}") for word in words)
+
+
+def _terminal(pid: int) -> int:
+    """The device number of a process' terminal, 0 for none (proc(5), /proc/pid/stat, field 7)."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[4])
 
 
 def _terminate(pid: int, marker: str) -> None:
@@ -197,6 +234,8 @@ def _terminate(pid: int, marker: str) -> None:
             os.kill(pid, sig)
         except ProcessLookupError:
             return
+        except PermissionError:
+            raise not_root(f"process {pid}") from None
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             if not _is_marked(pid, marker):
