@@ -8,7 +8,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -35,8 +35,16 @@ def _domain(value: object) -> object:
     return value
 
 
+def _folder(value: object) -> object:
+    path = PurePosixPath(value) if isinstance(value, str) else PurePosixPath()
+    if not path.is_absolute() or ".." in path.parts or len(path.parts) < 2 or "\0" in str(path):
+        raise ValueError("is no absolute path of a folder below /, without '..'")
+    return value
+
+
 Label = Annotated[str, BeforeValidator(_label)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+Folder = Annotated[str, BeforeValidator(_folder)]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]*$")]
 
 
@@ -135,10 +143,10 @@ class Configuration(Section):
     proxy: Proxy = Proxy()
     traffic: Traffic = Traffic()
     wiki: Wiki = Wiki()
-    outputs: str = "outputs"
-    state: str = "/var/lib/labkit"
-    cache: str = ""
-    run: str = "/run/labkit"
+    outputs: Annotated[str, Field(min_length=1)] = "outputs"
+    state: Folder = "/var/lib/labkit"
+    cache: Annotated[str, BeforeValidator(lambda v: v if v == "" else _folder(v))] = ""
+    run: Folder = "/run/labkit"
 
 
 #: The notebooks' flat parameters, and the key of lab.toml that each one overrides.

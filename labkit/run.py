@@ -208,18 +208,24 @@ def _start(
         raise missing(argv[0])
     with ExitStack() as stack:
         sink = stack.enter_context(output.open("ab")) if output else None
-        return subprocess.Popen(
-            argv,
-            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
-            stdout=sink or subprocess.PIPE,
-            stderr=sink or subprocess.PIPE,
-            env=environment(env),
-            cwd=cwd,
-            start_new_session=True,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-        )
+        try:
+            return subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+                stdout=sink or subprocess.PIPE,
+                stderr=sink or subprocess.PIPE,
+                env=environment(env),
+                cwd=cwd,
+                start_new_session=True,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+            )
+        except OSError as error:
+            where = f" in {cwd}" if cwd else ""
+            raise MachineError(
+                argv[0], f"cannot be started{where}: {error.strerror}", "", shlex.join(argv)
+            ) from None
 
 
 def _follow(
