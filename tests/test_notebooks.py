@@ -22,7 +22,7 @@ LOGIC = (
     ast.Lambda, ast.IfExp, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.NamedExpr,
 )  # fmt: skip
 #: What a parameter may be: what JSON has.
-JSON_TYPE = re.compile(r"(str|int|float|bool|list\[.+\]|dict\[str, .+\])( \| None)?")
+JSON_TYPE = re.compile(r"(str|int|float|bool|list(\[.+\])?|dict\[str, .+\])( \| None)?")
 
 
 def read(name: str) -> dict[str, Any]:

@@ -61,11 +61,26 @@ class Task(Record):
 
 
 STAGES: tuple[Plan, ...] = (
-    Plan(name="01-wiki", title="The wiki", rows=("E1", "I1")),
+    Plan(
+        name="01-wiki",
+        title="The wiki",
+        rows=("E1", "I1"),
+        required=("wiki.answers", "wiki.bot", "wiki.database.", "wiki.closed.", "wiki.page."),
+    ),
     Plan(
         name="02-rootfs",
         title="Root file systems and images",
         rows=("E2", "E4", "I2", "R1", "R2", "R3", "R4"),
+        required=(
+            "image.steps.",
+            "image.shared",
+            "image.whole",
+            "image.inspect.",
+            "rootfs.reduced",
+            "rootfs.docker-smaller",
+            "rootfs.slim-smaller",
+            "rootfs.unneeded.",
+        ),
         leaves=False,
     ),
     Plan(
