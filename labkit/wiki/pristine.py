@@ -12,7 +12,7 @@ import base64
 import re
 import zlib
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +25,10 @@ from labkit.wiki.fences import Block, Document
 if TYPE_CHECKING:
     import mwclient
 
-#: Older blocks that are kept of each name, beside the one on the page.
-KEPT = 4
+#: Blocks that are kept of each name beside the one on the page: the last ones, and more of those
+#: that are so young that another labkit may be about to put them on the page.
+KEPT, KEPT_YOUNG = 3, 24
+YOUNG = timedelta(minutes=10)
 #: Revisions of the page that are looked through for a block that neither place has.
 HISTORY = 100
 #: Characters of one block; a page holds two million (MediaWiki's $wgMaxArticleSize).
@@ -77,7 +79,7 @@ class Store(Record):
         )
         wanted = {(item.block.name, item.digest) for item in page.blocks}
         wanted |= {(block.name, block.digest) for block in blocks}
-        return Store(kept=tuple(_pruned((*self.kept, *new), wanted)))
+        return Store(kept=tuple(_pruned((*self.kept, *new), wanted, now)))
 
 
 class Remote(Record):
@@ -120,12 +122,17 @@ class Memory:
             )
         return self._found[key]
 
+    def again(self) -> None:
+        """What lies beside the page is asked for again: another labkit may have written there."""
+        self._remote = None
+        self._found.clear()
+
     def keep(self, page: Document, blocks: Iterable[Block]) -> None:
         """Keeps the blocks in both places; a place that has them is not written.
 
         Raises :class:`~labkit.wiki.api.ConflictError` when another labkit wrote there meanwhile.
         """
-        self._remote = None  # as it is now, not as it was at an earlier attempt
+        self._remote = None
         beside = self._beside()
         every = beside.store.joined(self._local).adding(blocks, page, now())
         if every != self._local:
@@ -212,13 +219,14 @@ def now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-def _pruned(kept: tuple[Kept, ...], wanted: set[tuple[str, str]]) -> list[Kept]:
+def _pruned(kept: tuple[Kept, ...], wanted: set[tuple[str, str]], now: datetime) -> list[Kept]:
     counts: dict[str, int] = {}
     left = []
     for item in sorted(kept, key=lambda item: item.time, reverse=True):
         name = item.block.name
         counts[name] = counts.get(name, 0) + 1
-        if counts[name] <= KEPT or (name, item.block.digest) in wanted:
+        most = KEPT_YOUNG if now - item.time < YOUNG else KEPT
+        if counts[name] <= most or (name, item.block.digest) in wanted:
             left.append(item)
     return sorted(left, key=lambda item: (item.time, item.block.name))
 

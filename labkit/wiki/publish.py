@@ -144,6 +144,7 @@ def apply(
         try:
             return _once(desk, attempt)
         except ConflictError:
+            memory.again()
             _pause(attempt)
     raise WikiError(
         page,

@@ -1,0 +1,397 @@
+"""Publishing onto a real wiki's page, while people write in it."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import mwclient
+import pytest
+import requests
+from requests.adapters import HTTPAdapter
+
+from labkit import Lab
+from labkit.errors import WikiError
+from labkit.wiki import accounts, api, fences, notebook, pristine, publish, session, wikitext
+from labkit.wiki.fences import Block
+from labkit.wiki.folders import Folders, api_url
+from labkit.wiki.notebook import Upload
+from labkit.wiki.publish import Published
+
+pytestmark = pytest.mark.root
+
+
+class Wire(HTTPAdapter):
+    """Counts a session's requests, and lets somebody else go first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bodies: list[str] = []
+        self.before_edit: list[Callable[[], object]] = []
+
+    def send(self, request: requests.PreparedRequest, *args, **kwargs) -> requests.Response:  # type: ignore[no-untyped-def]
+        body = request.body or b""
+        text = body.decode(errors="replace") if isinstance(body, bytes) else str(body)
+        self.bodies.append(text)
+        if "action=edit" in text and "labkit+state" not in text and self.before_edit:
+            self.before_edit.pop(0)()
+        return super().send(request, *args, **kwargs)
+
+
+class Desk:
+    """One page of a wiki, the bot that publishes on it, and the teacher who writes in it."""
+
+    def __init__(self, lab: Lab, page: str, folder: Path) -> None:
+        self.lab, self.page, self.folder = lab, page, folder
+        self.wire = Wire()
+        self.bot = session.open(lab)
+        self.bot.connection.mount("http://", self.wire)
+        self.teacher = log_in(lab, accounts.TEACHER)
+
+    def publish(self, *blocks: Block, uploads: tuple[Upload, ...] = (), restore: tuple[str, ...] = ()) -> Published:  # fmt: skip
+        """Publishes as the bot."""
+        self.wire.bodies.clear()
+        return publish.apply(
+            self.bot, self.page, blocks, uploads, folder=self.folder, restore=restore
+        )
+
+    @property
+    def text(self) -> str:
+        """The page's text now."""
+        revision = api.read(self.teacher, self.page).revision
+        return revision.text if revision else ""
+
+    @property
+    def revisions(self) -> list[api.Revision]:
+        """The page's history, the last first."""
+        return list(api.history(self.teacher, self.page))
+
+    def write(self, change: Callable[[str], str]) -> None:
+        """The teacher changes the page's text, as in the editor: from the revision now."""
+        revision = api.read(self.teacher, self.page).revision
+        assert revision is not None
+        new = change(revision.text)
+        assert new != revision.text
+        api.edit(self.teacher, self.page, new, base=revision.number, summary="")
+
+    def after(self, line: str, added: str) -> None:
+        """The teacher adds lines after a line."""
+        self.write(lambda text: text.replace(f"{line}\n", f"{line}\n{added}\n", 1))
+
+
+def log_in(lab: Lab, account: str) -> mwclient.Site:
+    """A session of a person's."""
+    site = session.connect(api_url(lab), own=True)
+    password = getattr(accounts.read(Folders.of(lab).passwords), account.lower())
+    site.login(account, password.get_secret_value())
+    return site
+
+
+@contextmanager
+def opened(lab: Lab, page: str, folder: Path) -> Iterator[Desk]:
+    """A desk whose sessions are closed afterwards."""
+    desk = Desk(lab, page, folder)
+    with closing(desk.bot.connection), closing(desk.teacher.connection):
+        yield desk
+
+
+@pytest.fixture
+def desk(wiki_lab: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Desk]:
+    """A page of the test's own."""
+    page = request.node.name.removeprefix("test_").replace("_", " ").capitalize()
+    with opened(wiki_lab, page, tmp_path / "pristine") as made:
+        yield made
+
+
+def stage(megabytes: int, *, rows: int = 3) -> Block:
+    """A stage's block with a table, one of whose numbers is given."""
+    lines = [[f"package {row}", str(row * 10)] for row in range(rows)]
+    body = [
+        "'''Measured.'''",
+        "",
+        wikitext.grid(["name", "MB"], [["all", str(megabytes)], *lines]),
+        "",
+        "The end.",
+    ]
+    return fences.block("02-rootfs", "== Root file systems ==", "\n".join(body))
+
+
+SUMMARY = fences.block("summary", "", "Two stages.")
+WEB = fences.block("05-web", "== Web sites ==", "Six pages.")
+
+
+def picture(shade: int) -> Upload:
+    """A real PNG picture, one grey pixel."""
+    header = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes([0, shade]))), (b"IEND", b""))
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks
+    )
+    return notebook.upload("shade", data, ending="png", text="a pixel")
+
+
+def test_first_publication_makes_page_and_pictures(desk: Desk) -> None:
+    """The page holds the blocks in their order, the wiki their pictures; the bot is the author."""
+    item = picture(1)
+    shown = fences.block("05-web", "== Web sites ==", wikitext.image(item.name, alt="a pixel"))
+    done = desk.publish(SUMMARY, stage(250), shown, uploads=(item,))
+    assert done.edited
+    assert [change.state for change in done.changes] == ["added"] * 3
+    assert done.uploaded == (item.name,)
+    found = fences.parse(desk.text, desk.page)
+    assert [part.block for part in found.blocks] == [SUMMARY, stage(250), shown]
+    assert desk.revisions[0].user == accounts.BOT
+    html = api.parse(desk.teacher, f"{{{{:{desk.page}}}}}")
+    assert 'alt="a pixel"' in html
+    assert item.name in html
+
+
+def test_unchanged_report_costs_one_request(desk: Desk) -> None:
+    """No revision, no upload, nothing asked but what is there."""
+    desk.publish(SUMMARY, stage(250), uploads=(picture(2),))
+    before = [revision.number for revision in desk.revisions]
+    done = desk.publish(SUMMARY, stage(250), uploads=(picture(2),))
+    assert not done.changed
+    assert len(desk.wire.bodies) == 1
+    assert [revision.number for revision in desk.revisions] == before
+
+
+def test_a_changed_number_is_one_revision_of_one_line(desk: Desk) -> None:
+    """The block's fence and the number's line differ, nothing else."""
+    desk.publish(SUMMARY, stage(250), WEB)
+    before = desk.text.split("\n")
+    done = desk.publish(SUMMARY, stage(171), WEB)
+    after = desk.text.split("\n")
+    assert [change.state for change in done.changes] == ["unchanged", "changed", "unchanged"]
+    assert [b for a, b in zip(before, after, strict=True) if a != b] == [
+        f"== Root file systems == <!-- labkit:begin 02-rootfs {stage(171).digest} -->",
+        "| all || 171",
+    ]
+    assert len(desk.revisions) == 2
+
+
+def test_plan_tells_and_writes_nothing(desk: Desk) -> None:
+    """A plan is what publishing then does, block by block with a diff."""
+    desk.publish(stage(250))
+    plan = publish.plan(desk.bot, desk.page, (stage(171), WEB), (picture(3),), folder=desk.folder)
+    assert "-| all || 250\n+| all || 171" in plan.changes[0].diff
+    assert [change.state for change in plan.changes] == ["changed", "added"]
+    assert plan.missing == (picture(3).name,)
+    assert len(desk.revisions) == 1
+    desk.publish(stage(171), WEB, uploads=(picture(3),))
+    assert desk.text == plan.text
+
+
+def test_remarks_inside_and_outside_survive_changed_results(desk: Desk) -> None:
+    """A remark in a table stays at its row, one between blocks stays there, no line is stale."""
+    desk.publish(SUMMARY, stage(250), WEB)
+    desk.after("| package 1 || 10", "|-\n| REX> why 10? || ~~~~")
+    desk.after("<!-- labkit:end 02-rootfs -->", "REX> Quantify smaller.")
+    desk.write(lambda text: f"{text}\nREX> at the end")
+    done = desk.publish(SUMMARY, stage(171, rows=5), WEB)
+    lines = desk.text.split("\n")
+    place = next(n for n, line in enumerate(lines) if line.startswith("| REX> why 10?"))
+    assert lines[place - 2] == "| package 1 || 10"
+    assert lines[lines.index("<!-- labkit:end 02-rootfs -->") + 1] == "REX> Quantify smaller."
+    assert lines[-1] == "REX> at the end"
+    assert "| all || 250" not in lines
+    assert "| package 4 || 40" in lines
+    assert len(done.changes[1].kept) == 2
+
+
+def test_a_person_s_wording_stays_theirs(desk: Desk) -> None:
+    """A rewritten sentence and a renamed heading stay, and are not doubled, run after run."""
+    desk.publish(stage(250))
+    desk.write(lambda text: text.replace("The end.", "The end, I hope.").replace("== Root", "== My root"))  # fmt: skip
+    for megabytes in (171, 68):
+        desk.publish(stage(megabytes))
+        assert f"| all || {megabytes}" in desk.text
+        assert "The end, I hope." in desk.text
+        assert "The end.\n" not in desk.text
+        assert "== My root file systems == <!--" in desk.text
+
+
+def test_an_edit_between_reading_and_writing_survives(desk: Desk) -> None:
+    """Far from what changes, the wiki merges it; at the same line it refuses and is asked again."""
+    desk.publish(SUMMARY, stage(250), WEB)
+    desk.wire.before_edit = [lambda: desk.after("Six pages.", "REX> far away")]
+    far = desk.publish(SUMMARY, stage(171), WEB)
+    assert (far.attempts, far.put_back) == (1, ())
+    desk.wire.before_edit = [
+        lambda: desk.write(lambda text: text.replace("all || 171", "all || 171 REX> right here"))
+    ]
+    near = desk.publish(SUMMARY, stage(68), WEB)
+    assert near.attempts == 2
+    lines = desk.text.split("\n")
+    assert "| all || 171 REX> right here" in lines
+    assert "| all || 68" not in lines
+    assert lines[lines.index("REX> far away") - 1] == "Six pages."
+    assert not desk.publish(SUMMARY, stage(68), WEB).changed
+
+
+def test_a_page_made_between_reading_and_writing_survives(desk: Desk) -> None:
+    """Two that create the page at once do not overwrite each other."""
+
+    def create() -> None:
+        api.edit(desk.teacher, desk.page, "REX> I was first.", base=None, summary="")
+
+    desk.wire.before_edit = [create]
+    assert desk.publish(WEB).attempts == 2
+    assert "REX> I was first." in desk.text
+    assert WEB.text in desk.text
+
+
+def test_another_machine_publishes_without_stale_or_doubled_lines(desk: Desk) -> None:
+    """With the state folder gone, what labkit wrote is known from beside the page."""
+    desk.publish(SUMMARY, stage(250))
+    desk.after("| all || 250", "REX> kept")
+    desk.publish(SUMMARY, stage(171))
+    desk.folder = desk.folder / "elsewhere"
+    desk.publish(SUMMARY, stage(68))
+    assert desk.text.replace("REX> kept\n", "") == "\n\n".join(
+        [fences.listed(("summary", "02-rootfs")), SUMMARY.text, stage(68).text]
+    )
+    assert "| all || 68\nREX> kept\n" in desk.text
+
+
+def test_with_both_stores_gone_history_tells_what_labkit_wrote(desk: Desk) -> None:
+    """The page's own history has the block as nobody had touched it."""
+    desk.publish(stage(250))
+    desk.after("| all || 250", "REX> kept")
+    token = desk.teacher.get_token("csrf")
+    desk.teacher.post("delete", title=pristine.state_title(desk.page), token=token)
+    desk.folder = desk.folder / "elsewhere"
+    desk.publish(stage(171))
+    assert desk.text.replace("REX> kept\n", "") == "\n\n".join(
+        [fences.listed(("02-rootfs",)), stage(171).text]
+    )
+
+
+def test_a_deleted_block_stays_deleted_until_it_is_wanted(desk: Desk) -> None:
+    """The result says so; asked for by name, the block comes back at its place."""
+    desk.publish(SUMMARY, stage(250), WEB)
+    desk.write(lambda text: text.replace(f"{stage(250).text}\n\n", ""))
+    done = desk.publish(SUMMARY, stage(171), fences.block("05-web", WEB.heading, "Seven pages."))
+    assert done.deleted == ("02-rootfs",)
+    assert "02-rootfs " not in desk.text.partition("\n")[2]
+    desk.publish(SUMMARY, stage(171), WEB, restore=("02-rootfs",))
+    names = [found.block.name for found in fences.parse(desk.text, desk.page).blocks]
+    assert names == ["summary", "02-rootfs", "05-web"]
+
+
+def test_a_block_that_was_moved_stays_where_it_is(desk: Desk) -> None:
+    """People may order the page as they like."""
+    desk.publish(SUMMARY, stage(250), WEB)
+    desk.write(lambda text: text.replace(f"{stage(250).text}\n\n", "") + f"\n\n{stage(250).text}")
+    desk.publish(SUMMARY, stage(171), WEB)
+    assert desk.text.endswith(f"{WEB.text}\n\n{stage(171).text}")
+
+
+def test_a_moved_page_is_followed(desk: Desk) -> None:
+    """The redirect that a move leaves behind is followed, what labkit wrote still known."""
+    desk.publish(stage(250))
+    desk.after("| all || 250", "REX> kept")
+    new, token = f"{desk.page} elsewhere", desk.teacher.get_token("csrf")
+    desk.teacher.post("move", **{"from": desk.page}, to=new, token=token)
+    done = desk.publish(stage(171))
+    assert done.page == new
+    assert done.url.endswith("_elsewhere")
+    assert "| all || 171\nREX> kept\n" in desk.text
+    assert "250" not in desk.text
+
+
+def test_a_reverted_page_is_brought_up_to_date(desk: Desk) -> None:
+    """An older revision that a person restored is merged from what labkit wrote then."""
+    desk.publish(stage(250))
+    desk.after("| all || 250", "REX> kept")
+    old = desk.text
+    for megabytes in (171, 68):
+        desk.publish(stage(megabytes))
+    desk.write(lambda text: old)
+    desk.publish(stage(5))
+    assert "| all || 5\nREX> kept\n" in desk.text
+    assert "250" not in desk.text
+
+
+def test_an_emptied_page_is_written_anew(desk: Desk) -> None:
+    """A page without any of labkit's comments is one that labkit never wrote."""
+    desk.publish(stage(250))
+    desk.write(lambda text: "REX> Start again.")
+    desk.publish(stage(171))
+    assert "REX> Start again." in desk.text
+    assert desk.text.endswith(stage(171).text)
+
+
+def test_a_damaged_fence_stops_the_page(desk: Desk) -> None:
+    """The error names the line; no picture, no revision, nothing was written."""
+    desk.publish(stage(250), WEB)
+    desk.write(lambda text: text.replace("<!-- labkit:end 02-rootfs -->", ""))
+    before = desk.revisions[0]
+    line = before.text.split("\n").index(WEB.text.split("\n")[0]) + 1
+    with pytest.raises(WikiError, match=f"line {line}: a block begins inside another one"):
+        desk.publish(stage(171), WEB, uploads=(picture(4),))
+    assert desk.revisions[0] == before
+    assert api.read(desk.teacher, desk.page, files=[picture(4).name]).files == frozenset()
+
+
+def test_a_lost_session_never_edits_without_the_account(desk: Desk) -> None:
+    """Without its cookies the bot is refused, and says so."""
+    desk.publish(stage(250))
+    desk.bot.connection.cookies.clear()
+    with pytest.raises(WikiError, match="session"):
+        desk.publish(stage(171))
+    assert {revision.user for revision in desk.revisions} == {accounts.BOT}
+
+
+def test_a_picture_that_is_there_is_not_sent_again(desk: Desk) -> None:
+    """Sent twice all the same (a reply was lost), it is found to be there."""
+    assert desk.publish(WEB, uploads=(picture(5),)).uploaded == (picture(5).name,)
+    assert desk.publish(WEB, uploads=(picture(5),)).uploaded == ()
+    assert not api.upload(desk.bot, picture(5))
+
+
+def test_a_wiki_that_is_down_is_named(wiki_lab: Lab, port: int, tmp_path: Path) -> None:
+    """No traceback of requests', no token: what was asked, and that nobody answered."""
+    with closing((site := session.open(wiki_lab)).connection):
+        site.host = f"127.0.0.1:{port}"
+        site.sleepers.max_retries = 0
+        with pytest.raises(WikiError, match="does not answer"):
+            publish.apply(site, "Report", (WEB,), folder=tmp_path)
+
+
+def test_publishers_and_teachers_at_once(wiki_lab: Lab, tmp_path: Path) -> None:
+    """Two machines publish while a teacher writes: no remark is lost or doubled, no line stale."""
+    page, remarks = "At once", [f"REX> remark {n}" for n in range(12)]
+    with (
+        opened(wiki_lab, page, tmp_path / "one") as one,
+        opened(wiki_lab, page, tmp_path / "two") as two,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        one.publish(SUMMARY, stage(0), WEB)
+
+        def teach() -> None:
+            for n, remark in enumerate(remarks):
+                place = ("Two stages.", "| package 1 || 10", "Six pages.")[n % 3]
+                while remark not in one.text:
+                    try:
+                        one.after(place, remark)
+                    except api.ConflictError:
+                        continue
+
+        def report(desk: Desk, start: int) -> None:
+            for number in range(start, start + 6):
+                desk.publish(SUMMARY, stage(number), WEB)
+
+        for future in (pool.submit(report, one, 100), pool.submit(report, two, 200), pool.submit(teach)):  # fmt: skip
+            future.result()
+        one.publish(SUMMARY, stage(999), WEB)
+        lines = one.text.split("\n")
+        assert sorted(line for line in lines if line in remarks) == sorted(remarks)
+        machine = "\n".join(line for line in lines if line not in remarks)
+        names = fences.listed(("summary", "02-rootfs", "05-web"))
+        assert machine == "\n\n".join([names, SUMMARY.text, stage(999).text, WEB.text])
