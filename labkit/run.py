@@ -241,7 +241,7 @@ def _follow(
                 on_line(line.rstrip("\n"))
         return "".join(lines)
 
-    with ThreadPoolExecutor(2) as pool:
+    with process, ThreadPoolExecutor(2) as pool:  # the streams are closed when both are read
         err = pool.submit(contextvars.copy_context().run, read, process.stderr, True)
         out = pool.submit(contextvars.copy_context().run, read, process.stdout, both)
         try:
