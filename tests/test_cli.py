@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -11,13 +12,16 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from labkit import Lab, run
+from labkit import Check, Lab, Result, Table, run
 from labkit.errors import ConfigError
 from labkit.report.command import joined
+from labkit.report.terminal import show
 from labkit.run import Done
 from tests import stage_notebooks
 from tests.conftest import free_port
@@ -177,6 +181,30 @@ def test_control_characters_do_not_reach_the_terminal(tmp_path: Path) -> None:
     assert done.status == 1
     assert "\x1b" not in done.stderr
     assert "\x07" not in done.stderr
+
+
+def test_outputs_that_cannot_be_written_are_told(project: Path) -> None:
+    """Where the system refuses a file, the file and the system's word for it are told."""
+    (project / "outputs").touch()
+    done = labkit("review", cwd=project)
+    assert done.status == 1
+    assert re.match(r"labkit: .*outputs.*: (Not a directory|File exists)", done.stderr)
+
+
+def test_result_in_words() -> None:
+    """A result is told with its tables in human units, and a failing check with how to see it again."""
+    failing = Check(name="a.b", expected="2", seen="1 \x1b[0m", holds=False, again="ping b")
+    table = Table.of("t", "Sizes", [{"what": "x", "size": 1_500_000}], units={"size": "bytes"})
+    result = Result[None](
+        action="a", subject="s", summary="Said.", changed=False, value=None, checks=(failing,),
+        tables=(table,), run="r", started=datetime.now(UTC), seconds=1,
+    )  # fmt: skip
+    console = Console(file=io.StringIO(), width=80)
+    show(result, console=console)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    for part in ("Sizes", "1.5 MB", "✘ fails", "see a.b: ping b", "Said."):
+        assert part in said
+    assert "\x1b" not in said
 
 
 def test_test_hands_its_arguments_to_pytest() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -13,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+from rich.text import Text
 
 from labkit import Lab, journal, run
 from labkit.errors import ConfigError, LockError
 from labkit.journal import Entry, Journal
 from labkit.report import memory, notebook
 from labkit.report.plan import STAGES, plan
+from labkit.report.progress import Progress
 from labkit.report.rebuild import Rebuilt, rebuild
 from labkit.report.record import file
 from labkit.report.schedule import Ending, State, Wish, following, not_run, ready
@@ -189,6 +194,19 @@ def test_two_batches_of_one_lab_are_refused(tmp_path: Path) -> None:
         rebuild(lab, Wish(stages=("01-wiki",)), folder=tmp_path / "nb")
 
 
+def test_progress_on_a_terminal_shows_each_stage() -> None:
+    """On a terminal each stage is a line: its state in a mark and a word, and how far it is."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with Progress(console) as progress:
+        progress.expect(["01-wiki", "02-rootfs"])
+        progress.begin("01-wiki", "it was asked for")
+        progress.cell("01-wiki", 3, 9)
+        progress.end("02-rootfs", "failed", 2.5, "broken")
+    lines = Text.from_ansi(console.file.getvalue()).plain.splitlines()  # type: ignore[attr-defined]
+    assert any(re.fullmatch(r"01-wiki +▶ running +[\d.]+ s +cell 3 of 9 *", line) for line in lines)
+    assert any(re.fullmatch(r"02-rootfs +✘ failed +2\.5 s +broken *", line) for line in lines)
+
+
 # -- real notebooks ----------------------------------------------------------------------------------
 
 
@@ -290,7 +308,7 @@ DAMAGE: dict[str, tuple[Callable[[Built], object], str]] = {
     "its record gone": (lambda b: file(b.lab, "04-network").unlink(), "record is gone"),
     "executed notebook edited": (lambda b: _edit(memory.executed(b.lab, "04-network")), "executed notebook"),
     "a failure since": (lambda b: file(b.lab, "04-network", "failed.json").write_text(""), "failed since"),
-    "taken down": (lambda b: Journal.of(b.lab).forget("mount", target=str(b.lab.run_dir / "x")), "1 things"),
+    "taken down": (lambda b: Journal.of(b.lab).forget("mount", target=str(b.lab.run_dir / "x")), "1 of 1 things"),
     "memory damaged": (lambda b: memory.path(b.lab).write_text("{"), "no run of it that passed"),
 }  # fmt: skip
 

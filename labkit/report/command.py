@@ -103,12 +103,12 @@ def with_options(function: Callable[..., None]) -> Callable[..., None]:
         try:
             _log_to_terminal(choice.debug)
             function(choice, **given)
-        except LabkitError as error:
+        except (LabkitError, OSError) as error:
             if choice.debug:
                 raise
             from labkit.report.terminal import harmless
 
-            typer.echo(f"labkit: {harmless(str(error))}", err=True)
+            typer.echo(f"labkit: {harmless(_told(error))}", err=True)
             raise typer.Exit(1) from None
 
     hints = {**get_type_hints(function, include_extras=True)}
@@ -121,6 +121,13 @@ def with_options(function: Callable[..., None]) -> Callable[..., None]:
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     called.__annotations__ = {item.name: item.annotation for item in parameters}
     return called
+
+
+def _told(error: LabkitError | OSError) -> str:
+    """An error in words: labkit's own, or the system's (a folder that is read-only, a full disk)."""
+    if isinstance(error, LabkitError):
+        return str(error)
+    return f"{error.filename or 'the system'}: {error.strerror or error}"
 
 
 def finish(result: Result[Any], choice: Choice) -> None:

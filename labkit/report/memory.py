@@ -140,7 +140,9 @@ def _fallen(last: Remembered, standing: Iterable[str]) -> str:
     if last.standing is None:
         return "the last rebuild did not come to its end"
     gone = set(last.standing) - set(standing)
-    return f"{len(gone)} things that stood after it are gone" if gone else ""
+    return (
+        f"{len(gone)} of {len(last.standing)} things that stood after it are gone" if gone else ""
+    )
 
 
 def marks(entries: Iterable[Entry], boot: str) -> tuple[str, ...]:

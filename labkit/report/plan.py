@@ -88,19 +88,33 @@ STAGES: tuple[Plan, ...] = (
         title="Containers",
         rows=("I3", "I4", "I5", "R5", "R6", "R7", "R8", "R9"),
     ),
-    Plan(name="04-network", title="Network", after=("03-containers",), rows=("E3", "I6", "R10")),
-    Plan(name="05-web", title="Web sites", after=("04-network",), rows=("R11",)),
+    Plan(
+        name="04-network",
+        title="Network",
+        after=("03-containers",),
+        rows=("E3", "I6", "R10"),
+        required=("network.ping.",),
+    ),
+    Plan(
+        name="05-web",
+        title="Web sites",
+        after=("04-network",),
+        rows=("R11",),
+        required=("browser.",),
+    ),
     Plan(
         name="06-balancer",
         title="Names and load balancing",
         after=("05-web", "02-rootfs"),  # no measurement beside a build
         rows=("E5",),
+        required=("dns.name.", "dns.reverse.", "proxy.site.", "traffic.", "failover.", "bench."),
     ),
     Plan(
         name="07-report",
         title="The report",
         after=("01-wiki", "02-rootfs", "03-containers", "04-network", "05-web", "06-balancer"),
         rows=("R12",),
+        required=("report.closing", "report.coverage"),
         leaves=False,
     ),
 )
@@ -122,7 +136,7 @@ TASKS: tuple[Task, ...] = (
     Task(name="Run the farm's containers", checks=("farm.",)),
     Task(name="Serve the web sites", checks=("site.", "browser.")),
     Task(name="Name the sites by DNS", checks=("dns.",)),
-    Task(name="Balance the load", checks=("proxy.", "traffic.")),
+    Task(name="Balance the load", checks=("proxy.", "traffic.", "failover.", "bench.")),
 )  # fmt: skip
 
 
