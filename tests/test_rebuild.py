@@ -8,9 +8,11 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -434,23 +436,25 @@ print(result.summary)
 """
 
 
+@contextmanager
+def waiting(tmp_path: Path, lab: Lab) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A batch in a process of its own, and the number of the program that its notebook waits for."""
+    stage_notebooks.write(tmp_path / "nb", "01-wiki", WAITS, "PROBE")
+    argv = [sys.executable, "-c", BATCH, str(notebook.write_lab_file(lab)), str(tmp_path / "nb")]
+    with (tmp_path / "said").open("wb") as said:
+        batch = run.start(argv, env={"PYTHONPATH": str(Path.cwd())}, output=said)
+        mark = lab.run_dir / "waits"
+        until = time.monotonic() + 60
+        while not mark.exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        yield batch, int(mark.read_text())
+
+
 def test_signal_ends_the_notebooks_and_their_programs(tmp_path: Path) -> None:
     """A signal ends what runs, down to the programs that cells wait for, and is said; no run that
     was ended counts as failed or passed."""
     lab = a_lab(tmp_path / "lab")
-    stage_notebooks.write(tmp_path / "nb", "01-wiki", WAITS, "PROBE")
-    file_ = lab.output_dir / "lab.toml"
-    file_.parent.mkdir(parents=True)
-    file_.write_text(notebook.lab_file(lab))
-    env = {"PYTHONPATH": str(Path.cwd())}
-    mark = lab.run_dir / "waits"
-    with (tmp_path / "said").open("wb") as said:
-        argv = [sys.executable, "-c", BATCH, file_, tmp_path / "nb"]
-        batch = run.start([str(word) for word in argv], env=env, output=said)
-        until = time.monotonic() + 60
-        while not mark.exists() and time.monotonic() < until:
-            time.sleep(0.02)
-        sleeper = int(mark.read_text())
+    with waiting(tmp_path, lab) as (batch, sleeper):
         batch.send_signal(signal.SIGTERM)
         assert batch.wait(60) == 0
     assert not Path(f"/proc/{sleeper}").exists()
@@ -459,3 +463,16 @@ def test_signal_ends_the_notebooks_and_their_programs(tmp_path: Path) -> None:
     assert "Ended by SIGTERM. 1 stages: 1 ended." in text
     assert not list(lab.output_dir.glob("results/*.json"))
     assert not (lab.run_dir / "rebuild").exists()
+
+
+def test_killed_batch_is_cleared_away_by_the_next(tmp_path: Path) -> None:
+    """What a batch that was killed left running is ended before the next one begins."""
+    lab = a_lab(tmp_path / "lab")
+    with waiting(tmp_path, lab) as (batch, sleeper):
+        batch.kill()
+        batch.wait(60)
+        assert Path(f"/proc/{sleeper}").exists()
+        stage_notebooks.write(tmp_path / "nb", "01-wiki")
+        result = rebuild(lab, Wish(stages=("01-wiki",)), folder=tmp_path / "nb")
+    assert states(result) == {"01-wiki": "passed"}
+    assert not Path(f"/proc/{sleeper}").exists()

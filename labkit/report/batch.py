@@ -58,7 +58,8 @@ class Batch:
 
     def run(self, plans: Sequence[Plan]) -> list[Ending]:
         """Runs the stages that have to run; how each came out, in the order of ``plans``."""
-        shutil.rmtree(self._work, ignore_errors=True)  # of a batch that was killed
+        self._end_notebooks()  # of a batch that was killed itself
+        shutil.rmtree(self._work, ignore_errors=True)
         self._work.mkdir(parents=True)
         notebooks.write_lab_file(self.lab)
         endings: dict[str, Ending] = {}
@@ -231,10 +232,13 @@ class Batch:
         self._progress.say(
             f"{self.interrupted}: the running notebooks and their programs are ended"
         )
+        while not self._over.wait(0.2):  # again: one may have been about to start
+            self._end_notebooks()
+
+    def _end_notebooks(self) -> None:
         entries = Journal.of(self.lab).standing()
         daemons = [entry.what["marker"] for entry in entries if entry.kind == "daemon"]
-        while not self._over.wait(0.2):  # again: one may have been about to start
-            end_notebooks(str(self._work), daemons)
+        end_notebooks(str(self._work), daemons)
 
 
 def _ending(

@@ -46,15 +46,15 @@ def below(pid: int, table: Mapping[int, Process]) -> list[Process]:
 
 
 def end_notebooks(mark: str, spared: Iterable[str] = ()) -> int:
-    """Ends this process's own papermills that have ``mark`` in an argument; returns how many there were.
+    """Ends the papermills with the path ``mark`` (of a folder of the lab's own) in an argument;
+    returns how many there were.
 
     Their kernels get SIGINT, which ends the running cell and the programs that it waits for; a
     papermill that is still there after that gets SIGTERM, and what then remains SIGKILL, except
     daemons (processes with an argument that ends in one of ``spared``): those are the journal's.
     """
     table = processes()
-    mine = [p for p in below(os.getpid(), table) if "papermill" in p.words and _has(p, mark)]
-    papermills = [p for p in mine if p.parent == os.getpid()]
+    papermills = [p for p in table.values() if "papermill" in p.words and _has(p, mark)]
     family = [process for papermill in papermills for process in below(papermill.pid, table)]
     for papermill in papermills:
         kernels = [process for process in family if process.parent == papermill.pid]

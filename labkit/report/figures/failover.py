@@ -1,0 +1,128 @@
+"""A replica stopped under load, over time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from labkit.farm.failover import BIN, Failover
+from labkit.lab import Lab
+from labkit.report.figures import style
+from labkit.report.figures.rootfs import table_rows
+from labkit.report.figures.traffic import SEGMENTS
+from labkit.result import Cell, Figure, Result
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Rows = Sequence[Mapping[str, Cell]]
+#: Columns of the table ``timeline`` that are no replica's.
+OTHERS = ("time", "again", "failed", "slowest")
+
+
+def failover(lab: Lab, result: Result[Failover]) -> Figure:
+    """Requests in each tenth of a second by replica, those that failed, and the moments of the stop.
+
+    ``result`` is of :func:`labkit.farm.failover.kill` or ``drain``.
+    """
+    value = result.value
+    kind = "drain" if value.drained else "kill"
+    rows = table_rows(result, f"timeline-{kind}-{value.replica}")
+    names = [name for name in rows[0] if name not in OTHERS] if rows else []
+    with style.canvas(4.8) as figure:
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.2))
+        _served(above, rows, names)
+        _slowest(below, rows)
+        _moments(above, below, value)
+        above.set_title(f"{_how(value)} under {value.requests:,} requests", pad=44)
+        return style.save(
+            lab,
+            figure,
+            name=f"failover-{kind}-{value.replica}",
+            alt=_alt(value),
+            caption=f"{value.site} while {value.replica} was "
+            f"{'drained, stopped' if value.drained else 'killed'} and started again: answered "
+            "requests by replica, and the slowest request of each tenth of a second.",
+        )
+
+
+def _how(value: Failover) -> str:
+    return f"{value.replica} {'drained, stopped' if value.drained else 'killed'} and started again"
+
+
+def _alt(value: Failover) -> str:
+    moments = ", ".join(f"{name} at {moment:.2f} s" for name, moment in _marks(value))
+    return (
+        f"Stacked bars over time, requests in each tenth of a second by replica: {moments}. "
+        f"{value.failed} of {value.requests} requests failed, {value.again} were sent again, "
+        f"the slowest took {value.slowest * 1000:.0f} ms."
+    )
+
+
+def _marks(value: Failover) -> list[tuple[str, float]]:
+    named = (
+        ("drained" if value.drained else "killed", value.stopped),
+        ("left out", value.out),
+        ("started", value.started),
+        ("serving again", value.back),
+    )
+    return [(name, moment) for name, moment in named if moment is not None]
+
+
+def _served(axes: Axes, rows: Rows, names: Sequence[str]) -> None:
+    times = [float(row["time"] or 0) + BIN / 2 for row in rows]
+    below = [0.0] * len(rows)
+    for place, name in enumerate(names):
+        counts = [float(row[name] or 0) for row in rows]
+        colour = SEGMENTS[place % len(SEGMENTS)]
+        axes.bar(times, counts, width=BIN * 0.9, bottom=below, color=colour, label=name)
+        below = [low + count for low, count in zip(below, counts, strict=True)]
+    _marked(axes, rows, times, below, "again", marker="^", color=style.AMBER, label="sent again")
+    _marked(axes, rows, times, below, "failed", marker="X", color=style.ORANGE, label="failed")
+    axes.set_ylabel(f"requests per {BIN * 1000:.0f} ms")
+    axes.set_ylim(0, max(below, default=1.0) * 1.25 or 1.0)
+    axes.grid(axis="y")
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(-0.01, 1.11), ncols=len(names) + 2, borderaxespad=0.1
+    )
+
+
+def _marked(
+    axes: Axes, rows: Rows, times: Sequence[float], tops: Sequence[float], column: str, **look: Any
+) -> None:
+    """A mark with its count above each bar whose row has some in ``column``."""
+    points = [
+        (time, top, int(row[column] or 0))
+        for time, top, row in zip(times, tops, rows, strict=True)
+        if row[column]
+    ]
+    raised = [top * 1.08 for _, top, _ in points]
+    label = f"{look.pop('label')}: {sum(count for _, _, count in points)}"
+    axes.scatter(
+        [time for time, _, _ in points], raised, s=70, zorder=5, edgecolors="black", label=label,
+        **look,
+    )  # fmt: skip
+
+
+def _slowest(axes: Axes, rows: Rows) -> None:
+    times = [float(row["time"] or 0) + BIN / 2 for row in rows]
+    slowest = [1000 * float(row["slowest"] or 0) for row in rows]
+    axes.plot(times, slowest, color=style.GREY, marker=".", linewidth=1)
+    axes.set_ylabel("slowest (ms)")
+    axes.set_xlabel("time since the load began (s)")
+    axes.set_ylim(0, max(slowest, default=1.0) * 1.15 or 1.0)
+    axes.grid(axis="y")
+    axes.margins(x=0.01)
+
+
+def _moments(above: Axes, below: Axes, value: Failover) -> None:
+    """A line through both panels for each moment; its name stands above, to the outer side."""
+    for place, (name, moment) in enumerate(_marks(value)):
+        for axes in (above, below):
+            axes.axvline(moment, color="black", linestyle=("-", ":")[place % 2], linewidth=1.2)
+        before = place % 2 == 0
+        above.annotate(
+            f"{name} {moment:.2f} s", (moment, 1.0), (-3 if before else 3, 4),
+            xycoords=("data", "axes fraction"), textcoords="offset points",
+            ha="right" if before else "left", fontsize=9,
+        )  # fmt: skip
