@@ -122,7 +122,7 @@ class Site(Section):
 def _named(value: object) -> object:
     """Plain names stand for sites with nothing else said."""
     if isinstance(value, (list, tuple)):
-        return tuple({"name": item} if isinstance(item, str) else item for item in value)
+        return tuple({"name": item} if isinstance(item, str) else tuples(item) for item in value)
     return value
 
 

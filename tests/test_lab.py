@@ -1,0 +1,264 @@
+"""The configuration: what may be said, how a wrong word is answered, what is derived."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labkit import Lab
+from labkit.errors import ConfigError, StateError
+from labkit.lab import IFNAME_LENGTH, PARAMETERS, block_width, find_file, ifname
+
+BAD_VALUES = [
+    pytest.param({"replica": 2}, "did you mean 'replicas'", id="misspelt key"),
+    pytest.param({"network": {"subnt": "x"}}, "did you mean 'subnet'", id="misspelt inner key"),
+    pytest.param({"sites": [{"name": "a", "titel": ""}]}, "did you mean 'title'", id="site's key"),
+    pytest.param({"replicas": 0}, "greater than or equal to 1", id="no replicas"),
+    pytest.param({"sites": [{"name": "a", "replicas": 0}]}, "equal to 1", id="no replicas of one"),
+    pytest.param({"replicas": "2"}, "valid integer", id="text for a number"),
+    pytest.param({"replicas": True}, "valid integer", id="truth for a number"),
+    pytest.param({"replicas": 2.5}, "valid integer", id="half a replica"),
+    pytest.param({"network": 5}, "network = 5", id="number for a section"),
+    pytest.param({"sites": 5}, "sites = 5", id="number for the sites"),
+    pytest.param({"sites": "site1"}, "sites = 'site1'", id="text for the sites"),
+    pytest.param({"sites": []}, "at least 1 item", id="no sites"),
+    pytest.param({"sites": ["Site1"]}, "no DNS label", id="capital letter"),
+    pytest.param({"sites": ["-a"]}, "no DNS label", id="like an option"),
+    pytest.param({"sites": ["a_b"]}, "no DNS label", id="underscore"),
+    pytest.param({"sites": ["a.b"]}, "no DNS label", id="dot in a label"),
+    pytest.param({"sites": ["a" * 64]}, "no DNS label", id="64 characters"),
+    pytest.param({"sites": ["é"]}, "no DNS label", id="no ASCII"),
+    pytest.param({"sites": ["a\n"]}, "no DNS label", id="line break"),
+    pytest.param({"sites": ["a", "b", "a"]}, "two sites have the name 'a'", id="name twice"),
+    pytest.param({"sites": ["ns"]}, "the lab's own host", id="name of the server"),
+    pytest.param({"sites": ["a", "a-1"]}, "a site's name and a replica's", id="replica's name"),
+    pytest.param(
+        {"sites": [{"name": "a", "weights": [1]}]}, "2 replicas and 1 weights", id="weights"
+    ),
+    pytest.param({"sites": [{"name": "a", "colour": "red"}]}, "pattern", id="colour"),
+    pytest.param({"name": "../etc"}, "no DNS label", id="dots in the name"),
+    pytest.param({"name": "--help"}, "no DNS label", id="option as a name"),
+    pytest.param({"name": ""}, "no DNS label", id="empty name"),
+    pytest.param({"name": "a" * 25}, "at most 24", id="long name"),
+    pytest.param({"host": {"netns": "../x"}}, "pattern", id="dots in the namespace"),
+    pytest.param({"host": {"netns": "-x"}}, "pattern", id="namespace like an option"),
+    pytest.param({"network": {"subnet": "10.60.0.0/29"}}, "use a /27", id="subnet too small"),
+    pytest.param({"network": {"subnet": "10.60.0.1/32"}}, "use a /27", id="one address"),
+    pytest.param({"network": {"subnet": "8.8.8.0/24"}}, "no private network", id="public subnet"),
+    pytest.param({"network": {"subnet": "127.0.0.0/8"}}, "no private network", id="loopback"),
+    pytest.param({"network": {"subnet": "0.0.0.0/0"}}, "no private network", id="everything"),
+    pytest.param({"network": {"subnet": "240.0.0.0/8"}}, "no private network", id="reserved"),
+    pytest.param({"network": {"subnet": "10.60.0.5/24"}}, "host bits", id="host bits"),
+    pytest.param({"network": {"subnet": "farm"}}, "network.subnet", id="no network"),
+    pytest.param({"network": {"subnet": "fd00::/64"}}, "network.subnet", id="IPv6"),
+    pytest.param({"dns": {"domain": "example.com"}}, "not below .test", id="a real domain"),
+    pytest.param({"dns": {"domain": "a..test"}}, "no domain name", id="empty label"),
+    pytest.param({"proxy": {"port": 65536}}, "less than or equal to 65535", id="port too high"),
+    pytest.param({"proxy": {"port": 0}}, "greater than or equal to 1", id="port 0"),
+    pytest.param({"proxy": {"lbmethod": "heartbeat"}}, "byrequests", id="unknown method"),
+    pytest.param({"rootfs": {"suite": "--help"}}, "pattern", id="suite like an option"),
+    pytest.param({"rootfs": {"suite": "../x"}}, "pattern", id="dots in the suite"),
+    pytest.param({"rootfs": {"packages": ["-y"]}}, "pattern", id="package like an option"),
+    pytest.param({"rootfs": {"mirror": "ftp://mirror.test"}}, "pattern", id="mirror's scheme"),
+    pytest.param({"wiki": {"url": "http://wiki.test/"}}, "pattern", id="no api.php"),
+    pytest.param({"wiki": {"page": "a|b"}}, "pattern", id="no page title"),
+    pytest.param({"traffic": {"seconds": float("inf")}}, "less than or equal to 60", id="for ever"),
+    pytest.param({"state": "/"}, "below /", id="the root as state"),
+    pytest.param({"state": "here"}, "no absolute path", id="relative state"),
+    pytest.param({"run": "/run/../etc"}, "without '..'", id="dots in a path"),
+    pytest.param({"cache": 5}, "no absolute path", id="number for a path"),
+    pytest.param({"outputs": ""}, "at least 1 character", id="no outputs"),
+]
+
+
+@pytest.mark.parametrize(("values", "said"), BAD_VALUES)
+def test_a_wrong_value_is_refused_with_its_key_and_its_reason(
+    values: dict[str, Any], said: str
+) -> None:
+    """Nothing is made of a wrong description; the error names the key, the reason and a remedy."""
+    with pytest.raises(ConfigError) as caught:
+        Lab.of(values, "lab.toml")
+    assert said in str(caught.value)
+    assert "lab.toml" in caught.value.value
+    assert caught.value.remedy
+
+
+BAD_FILES = [
+    pytest.param(b"replicas = ", "is no TOML", id="damaged"),
+    pytest.param(b"replicas = 2\nreplicas = 3\n", "is no TOML", id="key twice"),
+    pytest.param(b"name = '\xff'", "is no TOML", id="not UTF-8"),
+    pytest.param(b"replcas = 2", "did you mean 'replicas'", id="misspelt"),
+    pytest.param(b"outputs = 5", "outputs = 5", id="wrong type"),
+    pytest.param(b"[wiki]\nprot = 1", "did you mean 'port'", id="misspelt in a section"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), BAD_FILES)
+def test_a_damaged_file_is_named(tmp_path: Path, text: bytes, said: str) -> None:
+    """The error names the file and what is wrong in it."""
+    file = tmp_path / "lab.toml"
+    file.write_bytes(text)
+    with pytest.raises(ConfigError) as caught:
+        Lab.load(file)
+    assert said in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """A file that was asked for and is not there is no reason to take the defaults."""
+    with pytest.raises(ConfigError, match="no such file"):
+        Lab.load(tmp_path / "lab.toml")
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    """What exists and cannot be read is an error of the state, with the system's reason."""
+    with pytest.raises(StateError, match="Is a directory"):
+        Lab.load(tmp_path)
+
+
+def test_a_misspelt_parameter_names_the_nearest() -> None:
+    """A parameter that no lab knows is refused."""
+    with pytest.raises(ConfigError, match="did you mean 'subnet'"):
+        Lab.load(None, subnets="10.61.0.0/24")
+
+
+def test_a_parameter_goes_before_the_file_and_none_does_not(tmp_path: Path) -> None:
+    """A parameter overrides lab.toml, lab.toml the defaults; None leaves the file's value."""
+    file = tmp_path / "lab.toml"
+    file.write_text("replicas = 3\n[network]\nsubnet = '10.61.0.0/24'\n")
+    lab = Lab.load(file, replicas=4, subnet=None, sticky=True)
+    assert (lab.replicas, lab.network.subnet, lab.proxy.sticky) == (4, "10.61.0.0/24", True)
+
+
+def test_a_wrong_section_is_not_hidden_by_a_parameter(tmp_path: Path) -> None:
+    """A parameter for a key of a section that is no section leaves the error."""
+    file = tmp_path / "lab.toml"
+    file.write_text("network = 5\n")
+    with pytest.raises(ConfigError, match="network = 5"):
+        Lab.load(file, subnet="10.61.0.0/24")
+
+
+def test_every_parameter_leads_to_a_key() -> None:
+    """Each flat name stands for a key that there is."""
+    values = Lab().model_dump()
+    for key in PARAMETERS.values():
+        found: Any = values
+        for part in key.split("."):
+            found = found[part]
+
+
+def test_outputs_stand_beside_the_file(tmp_path: Path) -> None:
+    """A relative outputs folder is relative to lab.toml, wherever labkit is called from."""
+    file = tmp_path / "lab.toml"
+    file.write_text("outputs = 'out'\n")
+    assert Lab.load(file).output_dir == tmp_path / "out" / "lab"
+
+
+def test_the_file_is_found_from_a_folder_below(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notebook's folder is below the project's: the project's lab.toml counts there too."""
+    (tmp_path / "lab.toml").write_text("name = 'mine'\n")
+    inner = tmp_path / "notebooks" / "x"
+    inner.mkdir(parents=True)
+    monkeypatch.chdir(inner)
+    assert find_file("lab.toml") == tmp_path / "lab.toml"
+    assert Lab.load().name == "mine"
+
+
+def test_a_notebook_gives_its_variables() -> None:
+    """The names of parameters are taken, all others left alone."""
+    lab = Lab.from_parameters({"replicas": 3, "lab_name": "n", "other": object(), "In": []})
+    assert (lab.replicas, lab.name) == (3, "n")
+
+
+def test_a_misspelt_injected_parameter_is_refused() -> None:
+    """Papermill only warns of a name that the notebook does not declare; here it is an error."""
+    cells = ["replicas: int | None = None", "# Parameters\nreplcas = 3\n"]
+    with pytest.raises(ConfigError, match="did you mean 'replicas'"):
+        Lab.from_parameters({"In": cells, "replcas": 3})
+
+
+def test_the_addresses_of_the_default_lab() -> None:
+    """The bridge has the first address; a replica's tells its number and its site's place."""
+    lab = Lab()
+    assert str(lab.gateway) == "10.60.0.1/24"
+    assert {r.name: str(r.address) for r in lab.farm} == {
+        "site1-1": "10.60.0.11", "site1-2": "10.60.0.21",
+        "site2-1": "10.60.0.12", "site2-2": "10.60.0.22",
+        "site3-1": "10.60.0.13", "site3-2": "10.60.0.23",
+    }  # fmt: skip
+
+
+@given(sites=st.integers(1, 30), replicas=st.integers(1, 60))
+def test_derived_names_and_addresses_are_distinct(sites: int, replicas: int) -> None:
+    """Whatever the size: nobody shares an address, a link, a namespace or a MAC address with anybody."""
+    values = {"sites": [f"s{n}" for n in range(sites)], "replicas": replicas}
+    lab = Lab.of({**values, "network": {"subnet": "10.0.0.0/16"}})
+    for attribute in ("name", "address", "link", "netns", "mac"):
+        found = [getattr(replica, attribute) for replica in lab.farm]
+        assert len(set(found)) == sites * replicas
+    assert all(lab.subnet[1] < r.address < lab.subnet.broadcast_address for r in lab.farm)
+    assert all(len(replica.link) <= IFNAME_LENGTH for replica in lab.farm)
+
+
+@given(sites=st.integers(1, 12), replicas=st.integers(1, 12))
+def test_growing_moves_nobody(sites: int, replicas: int) -> None:
+    """A further replica, or a further site within the same width, leaves every address as it was."""
+    names = [f"s{n}" for n in range(sites + 1)]
+    network = {"network": {"subnet": "10.0.0.0/16"}}
+    before = Lab.of({"sites": names[:-1], "replicas": replicas, **network})
+    after = Lab.of({"sites": names, "replicas": replicas + 1, **network})
+    if block_width(sites) == block_width(sites + 1):
+        now: dict[str, IPv4Address] = {r.name: r.address for r in after.farm}
+        assert all(now[r.name] == r.address for r in before.farm)
+
+
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [
+        (("br", "lab"), "br-lab"),
+        (("lab", "site1-1"), "lab-site1-1"),
+        (("a" * 15,), "a" * 15),
+        (("a" * 16,), "aaaaaaaaaa-"),
+    ],
+)
+def test_an_interface_name_fits(parts: tuple[str, ...], name: str) -> None:
+    """A name that the kernel would refuse ends in a hash of the whole name instead."""
+    assert ifname(*parts)[:10] == name[:10]
+    assert len(ifname(*parts)) <= IFNAME_LENGTH
+    assert (ifname(*parts) == "-".join(parts)) is (len("-".join(parts)) <= IFNAME_LENGTH)
+
+
+def test_long_interface_names_stay_apart() -> None:
+    """Two long names with the same beginning are two names."""
+    assert ifname("laboratory", "site1-1") != ifname("laboratory", "site1-2")
+
+
+def test_two_labs_share_nothing_but_the_cache() -> None:
+    """Another name gives other folders and another bridge."""
+    one, two = Lab(name="one"), Lab(name="two")
+    for attribute in ("state_dir", "run_dir", "output_dir", "bridge", "domain", "journal_file"):
+        assert getattr(one, attribute) != getattr(two, attribute)
+    assert one.cache_dir == two.cache_dir
+
+
+def test_an_unknown_site_or_replica_names_the_nearest() -> None:
+    """A name that the lab does not have is answered with the one that was meant."""
+    with pytest.raises(ConfigError, match="did you mean 'site2'"):
+        Lab().replicas_of("site22")
+    with pytest.raises(ConfigError, match="did you mean 'site2-1'"):
+        Lab().replica("site21")
+
+
+def test_a_lab_has_a_round_trip_through_json() -> None:
+    """What is written of a lab is read as the same lab."""
+    lab = Lab.of({"sites": [{"name": "a", "weights": [1, 3]}, {"name": "b"}]})
+    assert Lab.model_validate_json(lab.model_dump_json()) == lab
+    assert Lab.model_validate_json(lab.model_dump_json()).fingerprint() == lab.fingerprint()
+    assert Lab.of({"replicas": 3}).fingerprint() != Lab().fingerprint()
