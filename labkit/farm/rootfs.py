@@ -208,10 +208,10 @@ def checks(value: Rootfs, listed: tuple[packages.Package, ...]) -> tuple[Check, 
 def _make(lab: Lab, planned: Plan) -> Rootfs:
     variant = planned.variant
     require_programs(variants.programs(variant, registry=planned.registry))
-    archive = apt.archive(lab)
-    if not planned.registry:
+    archive = None if planned.registry else apt.archive(lab)
+    if archive:
         apt.require(archive)
-    before = build(lab, variant.after).value if variant.after and not planned.registry else None
+    before = build(lab, variant.after).value if archive and variant.after else None
     what = f"root file system {variant.name} of {planned.suite}"
     started = time.monotonic()
     with building(lab, planned.place, what=what, space=variant.space) as work:
@@ -223,9 +223,12 @@ def _make(lab: Lab, planned: Plan) -> Rootfs:
     return value
 
 
-def _steps(planned: Plan, archive: Archive, work: Path, before: Rootfs | None) -> tuple[Step, ...]:
+def _steps(
+    planned: Plan, archive: Archive | None, work: Path, before: Rootfs | None
+) -> tuple[Step, ...]:
+    """The commands of the build: pulled (no archive), from ``before``, or from the archive."""
     target = work / "rootfs"
-    if planned.registry:
+    if archive is None:
         return variants.pull_steps(planned.variant, planned.suite, work, planned.registry)
     if before is not None:
         copy = Step(doing="copy", argv=("cp", "--archive", str(before.path), str(target)))

@@ -1,0 +1,472 @@
+"""Root file systems: the commands of each variant, builds that are whole or not at all, comparisons."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from labkit import Lab, run, undo
+from labkit.errors import BuildError, ConfigError, MachineError
+from labkit.farm import comparison, rootfs, unneeded, variants
+from labkit.farm.apt import Archive, Source
+from labkit.farm.building import building
+from labkit.farm.packages import Package
+from labkit.farm.rootfs import Rootfs
+from labkit.farm.variants import Variant
+from labkit.journal import Journal
+
+ARCHIVE = Archive(
+    main=Source(mirror="http://mirror.test/debian", suite="bookworm"),
+    kind="the machine's mirror",
+    keyring="/keys.gpg",
+)
+
+
+def _commands(name: str, packages: tuple[str, ...] = ()) -> list[str]:
+    variant = variants.named(name)
+    found = variants.steps(variant, ARCHIVE, Path("/t"), packages=packages, script=Path("/source"))
+    return [" ".join(step.argv) for step in found]
+
+
+@pytest.mark.parametrize(
+    ("name", "packages", "commands"),
+    [
+        ("debootstrap", (), ["debootstrap --keyring=/keys.gpg bookworm /t  /source"]),
+        (
+            "minbase",
+            ("nano", "less"),
+            ["debootstrap --variant=minbase --include=nano,less --keyring=/keys.gpg"
+             " bookworm /t  /source"],
+        ),
+        (
+            "mmdebstrap",
+            (),
+            [f"mmdebstrap --mode=root --hook-dir={variants.MERGE_HOOK} --variant=minbase"
+             " bookworm /t /source"],
+        ),
+        (
+            "docker",
+            ("nano",),
+            ["debuerreotype-init --non-debian --include=nano --keyring=/keys.gpg"
+             " /t bookworm http://mirror.test/debian",
+             "debuerreotype-minimizing-config /t"],
+        ),
+    ],
+)  # fmt: skip
+def test_the_commands_of_a_variant(
+    name: str, packages: tuple[str, ...], commands: list[str]
+) -> None:
+    """What the tool is asked for, word by word."""
+    assert _commands(name, packages) == commands
+
+
+def test_the_farms_base_has_apt_and_no_documentation() -> None:
+    """apt installs the web layer; documentation is left out, the copyright files are not."""
+    (command,) = _commands("essential", ("nano",))
+    assert "--variant=essential --include=apt,nano" in command
+    assert "path-exclude=/usr/share/doc/*" in command
+    assert "path-include=/usr/share/doc/*/copyright" in command
+
+
+@pytest.mark.parametrize("name", variants.VARIANTS)
+def test_no_command_of_the_report_names_the_mirror(name: str) -> None:
+    """The mirror's address is in a file, or the command is quiet."""
+    variant = variants.named(name)
+    steps = variants.steps(variant, ARCHIVE, Path("/t"), packages=(), script=Path("/source"))
+    assert not [step for step in steps if not step.quiet and "mirror.test" in " ".join(step.argv)]
+    assert "mirror.test" not in variants.recipe(variant, "bookworm", ())
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("essential", "deb http://mirror.test/debian bookworm main\n"),
+        (
+            "minbase",
+            ". /usr/share/debootstrap/scripts/bookworm\ndefault_mirror http://mirror.test/debian\n",
+        ),
+    ],
+)
+def test_the_file_beside_the_target_has_the_mirror(name: str, text: str) -> None:
+    """sources.list for mmdebstrap, a script for debootstrap."""
+    assert variants.script_text(variants.named(name), ARCHIVE) == text
+
+
+def test_a_suite_that_debootstrap_does_not_know_is_refused() -> None:
+    """Before anything is made; the remedy is the other tool."""
+    archive = ARCHIVE.model_copy(update={"main": Source(mirror="http://m.test", suite="nosuch")})
+    with pytest.raises(ConfigError) as caught:
+        variants.script_text(variants.named("minbase"), archive)
+    assert "mmdebstrap" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("tool", "variant", "name"),
+    [
+        ("mmdebstrap", "essential", "essential"),
+        ("mmdebstrap", "minbase", "mmdebstrap"),
+        ("debootstrap", "minbase", "minbase"),
+        ("debootstrap", "essential", "debootstrap"),
+        ("mmdebstrap", "docker-slim", "docker-slim"),
+    ],
+)
+def test_tool_and_variant_of_a_lab(tool: str, variant: str, name: str) -> None:
+    """The same word means another variant to another tool."""
+    lab = Lab.of({"rootfs": {"tool": tool, "variant": variant}})
+    assert variants.of_lab(lab).name == name
+
+
+def test_an_unknown_variant_names_the_near_one() -> None:
+    """A misspelt name is refused before anything is made."""
+    with pytest.raises(ConfigError) as caught:
+        rootfs.build(Lab(), "debootstrp")
+    assert "did you mean 'debootstrap'?" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("line", "phase"),
+    [
+        ("I: Retrieving libc6 2.36-9", "download"),
+        ("I: downloading packages with apt...", "download"),
+        ("I: Extracting libc6...", "unpack"),
+        ("I: installing essential packages...", "configure"),
+        ("I: Base system installed successfully.", ""),
+    ],
+)
+def test_progress_of_a_builder(line: str, phase: str) -> None:
+    """What it is doing, from what it says."""
+    assert variants.phase(line) == phase
+
+
+@pytest.mark.parametrize(
+    ("registry", "checked"), [("127.0.0.1:5000", False), ("registry.test", True)]
+)
+def test_dockers_image_is_pulled_by_its_suite(registry: str, checked: bool) -> None:
+    """The tag is the suite's; certificates are only left unchecked on loopback."""
+    pull, unpack = variants.pull_steps(
+        variants.named("docker-slim"), "bookworm", Path("/w"), registry
+    )
+    assert f"docker://{registry}/library/debian:bookworm-slim" in pull.argv
+    assert ("--src-tls-verify=false" not in pull.argv) is checked
+    assert unpack.argv[-2:] == ("/w/image:bookworm-slim", "/w/rootfs")
+
+
+def test_the_key_changes_with_what_determines_the_build() -> None:
+    """Not with the lab's name: another lab of the machine finds what this one built."""
+    lab = Lab.of({"name": "one", "rootfs": {"suite": "bookworm"}})
+    others = [
+        Lab.of({"name": "one", "rootfs": {"suite": "trixie"}}),
+        Lab.of({"name": "one", "rootfs": {"suite": "bookworm", "packages": ["nano"]}}),
+        Lab.of({"name": "one", "rootfs": {"suite": "bookworm", "mirror": "http://m.test"}}),
+    ]
+    keys = {rootfs.plan(each, "essential").key for each in (lab, *others)}
+    assert len(keys) == 4
+    renamed = Lab.of({"name": "two", "rootfs": {"suite": "bookworm"}})
+    assert rootfs.plan(renamed, "essential").key == rootfs.plan(lab, "essential").key
+
+
+# -- comparison and unneeded packages, pure --------------------------------------------------
+
+
+def _rootfs(variant: str, size: int, cleaned: int = 0) -> Rootfs:
+    return Rootfs(
+        variant=variant, suite="bookworm", tool="debootstrap", architecture="amd64",
+        path=Path("/r"), bytes=size, cleaned=cleaned, packages=9, seconds=1.0,
+        origin="built with a tool", key=variant,
+    )  # fmt: skip
+
+
+def test_sizes_stand_beside_dockers() -> None:
+    """The ratio is to Docker's base image; the heaviest comes first."""
+    value = comparison.Comparison(
+        suite="bookworm",
+        variants=(_rootfs("docker", 100), _rootfs("debootstrap", 250, cleaned=50)),
+    )
+    frame = comparison.variant_table(value).frame()
+    assert list(frame["variant"]) == ["debootstrap", "docker"]
+    assert list(frame["size / docker"]) == [2.5, 1.0]
+    assert list(frame["as the tool left it"]) == [300, 100]
+    (check,) = comparison.checks(value)
+    assert (check.name, check.holds, check.rows) == ("rootfs.docker-smaller", True, ("R2", "R3"))
+    assert "60 % less" in check.seen
+
+
+def test_the_stairs_add_up() -> None:
+    """From what debootstrap leaves down to the base, each step is the difference to the one above."""
+    value = comparison.Comparison(
+        suite="bookworm",
+        variants=(
+            _rootfs("debootstrap", 250, cleaned=50),
+            _rootfs("minbase", 120),
+            _rootfs("essential", 70),
+        ),
+    )
+    frame = comparison.stair_table(value).frame()
+    assert list(frame["less by"]) == [0, 50, 130, 50]
+    assert sum(frame["less by"]) == 300 - 70
+
+
+def _package(name: str, **given: object) -> Package:
+    values = {
+        "version": "1", "architecture": "all", "installed": 1, "priority": "optional",
+        "section": "admin", "essential": False,
+    }  # fmt: skip
+    return Package.model_validate({"name": name, **values, **given})
+
+
+@pytest.mark.parametrize(
+    ("package", "users", "words"),
+    [
+        (_package("systemd"), (), "not an init system"),
+        (_package("udev"), (), "the host's"),
+        (_package("apt"), ("tasksel",), "package manager"),
+        (_package("manpages-fr", section="doc"), (), "nobody reads them"),
+        (
+            _package("libkmod2", section="libs"),
+            ("kmod",),
+            "library of packages that are not needed",
+        ),
+        (_package("hostname", essential=True), (), "essential to maintain"),
+        (_package("thing", priority="important"), (), "nobody depends on (priority important)"),
+    ],
+)
+def test_each_package_has_a_reason(package: Package, users: tuple[str, ...], words: str) -> None:
+    """Known roles first, then what section, dependants and flags say."""
+    assert words in unneeded.reason(package, users)
+
+
+def test_needed_is_what_the_servers_depend_on() -> None:
+    """Everything else is explained."""
+    listed = (
+        _package("apache2-bin", depends=(("libssl",),)),
+        _package("libssl", section="libs"),
+        _package("dash"),
+        _package("udev"),
+    )
+    needed = unneeded.needed_names(listed)
+    assert needed == {"apache2-bin", "libssl", "dash"}
+    assert list(unneeded.explain(listed, needed)) == ["udev"]
+
+
+def test_reads_what_the_linker_loads() -> None:
+    """File names of the libraries that were found; the kernel's own has no file."""
+    text = (
+        "/usr/sbin/sshd:\n\tlinux-vdso.so.1 (0x00007ffc)\n"
+        "\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f3a)\n"
+        "\t/lib64/ld-linux-x86-64.so.2 (0x00007f3b)\n"
+    )
+    assert unneeded.parse_ldd(text) == {"libc.so.6", "ld-linux-x86-64.so.2"}
+
+
+# -- building --------------------------------------------------------------------------------
+
+#: The smallest thing that the tools build: a shell and its libraries, unpacked and not configured.
+TINY = Variant(name="tiny", tool="mmdebstrap", mode="extract", about="for tests", space=1_000_000)
+
+
+def _tiny_lab(lab: Lab, cache: Path) -> Lab:
+    packages = lab.rootfs.model_copy(update={"packages": ("dash",)})
+    return lab.model_copy(update={"cache": str(cache), "rootfs": packages})
+
+
+@pytest.fixture
+def tiny(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    """A lab with a cache of its own, and the variant ``tiny``."""
+    monkeypatch.setitem(dict_of_variants(), "tiny", TINY)
+    own = _tiny_lab(lab, tmp_path / "cache")
+    yield own
+    undo.unmake_all(own)
+
+
+def dict_of_variants() -> dict[str, Variant]:
+    """The named variants, to add one."""
+    assert isinstance(variants.VARIANTS, dict)
+    return variants.VARIANTS
+
+
+def _leftovers(lab: Lab) -> list[str]:
+    """What an unfinished build may leave: folders in the cache, mounts, entries in the journal."""
+    folder = lab.cache_dir / "rootfs"
+    parts = [path.name for path in folder.glob(".*")] if folder.exists() else []
+    mounts = [point for point in undo.mount_points() if point.startswith(f"{folder}/")]
+    return [*parts, *mounts, *(str(entry.what) for entry in Journal.of(lab).standing())]
+
+
+@pytest.mark.root
+def test_a_second_build_finds_the_first(tiny: Lab) -> None:
+    """It stands in the cache under its key, with its record, and nothing else is left."""
+    first = rootfs.build(tiny, "tiny")
+    assert first.changed
+    assert (first.value.path / "bin/sh").exists()
+    assert first.value.bytes == int(run.run(["du", "-sb", first.value.path]).stdout.split()[0])
+    assert first.value.origin.startswith("built with mmdebstrap ")
+    second = rootfs.build(tiny, "tiny")
+    assert not second.changed
+    assert second.value == first.value
+    assert not _leftovers(tiny)
+
+
+@pytest.mark.root
+def test_a_damaged_record_is_not_taken_for_a_whole_build(tiny: Lab) -> None:
+    """The root file system counts as missing."""
+    planned = rootfs.plan(tiny, "tiny")
+    planned.place.mkdir(parents=True)
+    (planned.place / "rootfs.json").write_text('{"variant": "tiny"')
+    assert rootfs.find(planned) is None
+
+
+KILLED = """
+import sys
+from labkit import Lab
+from labkit.farm import rootfs, variants
+variants.VARIANTS["tiny"] = variants.Variant.model_validate_json(sys.argv[2])
+rootfs.build(Lab.of(__import__("json").loads(sys.argv[1])), "tiny")
+"""
+
+
+@pytest.mark.root
+def test_a_killed_build_leaves_nothing_that_down_does_not_remove(tiny: Lab) -> None:
+    """SIGKILL in the middle: its programs end with it, nothing stays mounted, nothing is taken for
+    whole, and unmaking the lab removes the rest."""
+    part = rootfs.plan(tiny, "tiny").place.with_name(f".{rootfs.plan(tiny, 'tiny').key}.part")
+    builder = run.start(
+        [sys.executable, "-c", KILLED, tiny.model_dump_json(), TINY.model_dump_json()],
+        env={"PYTHONPATH": str(Path(rootfs.__file__).parents[2])},
+    )
+    try:
+        _until((part / "rootfs/var").exists, "the build began")
+    finally:
+        os.kill(builder.pid, signal.SIGKILL)
+        builder.wait()
+    _until(lambda: not _processes(str(part)), "its programs ended")
+    assert not [point for point in undo.mount_points() if point.startswith(str(part))]
+    assert rootfs.find(rootfs.plan(tiny, "tiny")) is None
+    assert part.exists()
+    undo.unmake_all(tiny)
+    assert not _leftovers(tiny)
+
+
+def _until(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline, f"not within a minute: {what}"
+        time.sleep(0.02)
+
+
+def _processes(word: str) -> list[str]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        found += [line] if word in line else []
+    return found
+
+
+@pytest.fixture
+def small_disk(tiny: Lab, tmp_path: Path) -> Iterator[Lab]:
+    """A lab whose cache is a file system of 20 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    run.run(["mount", "-t", "tmpfs", "-o", "size=20m", "labkit-test", disk])
+    yield tiny.model_copy(update={"cache": str(disk)})
+    run.run(["umount", disk])
+
+
+@pytest.mark.root
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_made(small_disk: Lab) -> None:
+    """The error says what is needed and what is free."""
+    with pytest.raises(BuildError) as caught:
+        rootfs.build(small_disk, "essential")
+    assert "needs 900.0 MB while it is made" in caught.value.reason
+    assert not _leftovers(small_disk)
+
+
+@pytest.mark.root
+def test_a_disk_that_fills_up_is_named(small_disk: Lab) -> None:
+    """The build fails, says why, and leaves nothing."""
+    with pytest.raises(BuildError) as caught:
+        rootfs.build(small_disk, "tiny")
+    assert "is full" in caught.value.reason
+    assert not _leftovers(small_disk)
+
+
+@pytest.mark.root
+def test_a_failed_program_is_the_reason(tiny: Lab) -> None:
+    """What the program said is in the error; nothing is left."""
+    absent = tiny.rootfs.model_copy(update={"packages": ("no-such-package",)})
+    with pytest.raises(BuildError) as caught:
+        rootfs.build(tiny.model_copy(update={"rootfs": absent}), "tiny")
+    assert "no-such-package" in caught.value.reason
+    assert not _leftovers(tiny)
+
+
+@pytest.mark.root
+def test_a_missing_program_is_named_before_anything_is_made(
+    tiny: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mmdebstrap is not on the search path."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("dpkg", "dpkg-query", "setpriv", "unshare", "apt-get"):
+        (programs / name).symlink_to(shutil.which(name, path=run.PATH) or "")
+    monkeypatch.setattr(run, "PATH", str(programs))
+    with pytest.raises(MachineError) as caught:
+        rootfs.build(tiny, "tiny")
+    assert caught.value.value == "mmdebstrap"
+    assert not _leftovers(tiny)
+
+
+@pytest.mark.root
+def test_an_interrupted_block_leaves_nothing(tiny: Lab) -> None:
+    """Ctrl-C while a build runs: its folder and its entry in the journal are gone."""
+    place = tiny.cache_dir / "rootfs" / "thing"
+    with pytest.raises(KeyboardInterrupt), building(tiny, place, what="a thing") as work:
+        (work / "file").touch()
+        raise KeyboardInterrupt
+    assert not place.exists()
+    assert not _leftovers(tiny)
+
+
+# -- on the machine's own cache --------------------------------------------------------------
+
+
+@pytest.mark.root
+def test_the_farms_base_works(lab: Lab) -> None:
+    """A shell starts in it, every package is configured, and dpkg lists the table's packages."""
+    rootfs.build(lab)
+    again = rootfs.build(lab)
+    assert not again.changed
+    assert again.holds, [check for check in again.checks if not check.holds]
+    assert len(again.table("packages").rows) == again.value.packages
+    assert again.value.variant == "essential"
+
+
+@pytest.mark.root
+def test_what_is_unneeded_holds_against_the_linker(lab: Lab) -> None:
+    """Neither dependencies nor loaded libraries contradict the list, and each package has its row."""
+    result = rootfs.unneeded(lab, "essential")
+    assert result.holds, [check for check in result.checks if not check.holds]
+    assert len(result.table("unneeded").rows) == len(result.value.packages)
+    assert set(result.value.packages) >= {"apt", "login", "util-linux"}
+    assert set(result.value.needed) >= {"libc6", "dash", "coreutils"}
+    assert sum(row[2] for row in result.table("reasons").rows if isinstance(row[2], int)) == (
+        result.value.bytes
+    )
+
+
+@pytest.mark.root
+def test_a_comparison_has_a_row_a_variant(lab: Lab) -> None:
+    """What is in the cache is compared without building it again."""
+    rootfs.compare(lab, ("essential",))
+    again = rootfs.compare(lab, ("essential",))
+    assert not again.changed
+    assert [row[0] for row in again.table("variants").rows] == ["essential"]
