@@ -28,13 +28,14 @@ def failover(lab: Lab, result: Result[Failover]) -> Figure:
     value = result.value
     kind = "drain" if value.drained else "kill"
     rows = table_rows(result, f"timeline-{kind}-{value.replica}")
+    rows = rows[:-1] or rows  # the load ended within the last tenth of a second
     names = [name for name in rows[0] if name not in OTHERS] if rows else []
     with style.canvas(4.8) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.2))
         _served(above, rows, names)
         _slowest(below, rows)
         _moments(above, below, value)
-        above.set_title(f"{_how(value)} under {value.requests:,} requests", pad=44)
+        above.set_title(f"{_how(value)} under {value.requests:,} requests", pad=60)
         return style.save(
             lab,
             figure,
@@ -82,8 +83,15 @@ def _served(axes: Axes, rows: Rows, names: Sequence[str]) -> None:
     axes.set_ylabel(f"requests per {BIN * 1000:.0f} ms")
     axes.set_ylim(0, max(below, default=1.0) * 1.25 or 1.0)
     axes.grid(axis="y")
+    handles, labels = axes.get_legend_handles_labels()
+    marks = len(handles) - len(names)  # the replicas first, then the marks
     axes.legend(
-        loc="lower left", bbox_to_anchor=(-0.01, 1.11), ncols=len(names) + 2, borderaxespad=0.1
+        [*handles[marks:], *handles[:marks]],
+        [*labels[marks:], *labels[:marks]],
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 1.18),
+        ncols=len(names) + 2,
+        borderaxespad=0.1,
     )
 
 
@@ -116,13 +124,14 @@ def _slowest(axes: Axes, rows: Rows) -> None:
 
 
 def _moments(above: Axes, below: Axes, value: Failover) -> None:
-    """A line through both panels for each moment; its name stands above, to the outer side."""
+    """A line through both panels for each moment; the names of the stop stand in one row, those of
+    the start above it, each to its own side of the line."""
     for place, (name, moment) in enumerate(_marks(value)):
         for axes in (above, below):
             axes.axvline(moment, color="black", linestyle=("-", ":")[place % 2], linewidth=1.2)
         before = place % 2 == 0
         above.annotate(
-            f"{name} {moment:.2f} s", (moment, 1.0), (-3 if before else 3, 4),
+            f"{name} {moment:.2f} s", (moment, 1.0), (-3 if before else 3, 4 + 13 * (place // 2)),
             xycoords=("data", "axes fraction"), textcoords="offset points",
             ha="right" if before else "left", fontsize=9,
         )  # fmt: skip

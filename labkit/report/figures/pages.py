@@ -18,7 +18,7 @@ def pages(lab: Lab, result: Result[Visits], *, name: str = "pages", columns: int
     """What the browser showed of each address: :func:`labkit.farm.browser.visit`'s screenshots."""
     shown = result.value.pages
     lines = math.ceil(len(shown) / columns)
-    with style.canvas(0.2 + 1.78 * lines) as figure:
+    with style.canvas(0.05 + 1.72 * lines) as figure:
         for place, page in enumerate(shown, 1):
             axes = figure.add_subplot(lines, columns, place)
             axes.set_xticks([])

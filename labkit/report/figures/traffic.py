@@ -143,6 +143,7 @@ def _site_notes(axes: Axes, found: Sequence[Measurement], places: list[float], t
         axes.text(
             (own[0] + own[-1]) / 2, top * 1.13, text,
             ha="center", va="bottom", fontsize=9, linespacing=1.25,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 2},
         )  # fmt: skip
 
 
@@ -219,21 +220,23 @@ def _latency_line(axes: Axes, one: Throughput) -> None:
     axes.plot(range(len(times)), times, marker=mark, color=_colour(one), label=_path(one))
     for place, time in enumerate(times):
         axes.annotate(
-            f"{time:.1f}", (place, time), (0, -14 if one.direct else 8),
+            f"{time:.1f}", (place, time), (0, -16 if one.direct else 9),
             textcoords="offset points", ha="center", fontsize=9, color=style.INK,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
         )  # fmt: skip
 
 
 def _latency_axes(axes: Axes, pair: Sequence[Throughput]) -> None:
-    from matplotlib.ticker import NullFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xticks(range(len(PERCENTILES)), [f"{name[1:]} %" for name in PERCENTILES])
     axes.set_xlabel("of the requests answered within")
     axes.set_ylabel("latency (ms, logarithmic)")
     axes.margins(x=0.12, y=0.22)
-    axes.grid(axis="y", which="both")
+    axes.grid(axis="y")
     axes.set_title("Latency")
     axes.legend(loc="upper left")
