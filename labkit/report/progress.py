@@ -91,13 +91,20 @@ class Progress:
         """A line about the whole batch."""
         self._say(text)
         if self.console and self.console.is_terminal:
-            self.console.print(text, style="yellow", markup=False, highlight=False)
+            self._print(text)
 
     def _say(self, text: str) -> None:
         log.info("%s", text)
         if self.console and not self.console.is_terminal:
-            clock = time.strftime("%H:%M:%S")
-            self.console.print(f"{clock} {text}", markup=False, highlight=False, soft_wrap=True)
+            self._print(f"{time.strftime('%H:%M:%S')} {text}")
+
+    def _print(self, line: str) -> None:
+        """A line on the console; a reader that went away (``| head``) is no reason to stop working."""
+        try:
+            if self.console:
+                self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        except (OSError, SystemExit):  # rich makes the latter of a broken pipe
+            self.console = None
 
     def _table(self) -> Table:
         from rich.table import Table
