@@ -30,7 +30,7 @@ from labkit.report.rebuild import Rebuilt, rebuild
 from labkit.report.record import file
 from labkit.report.schedule import Ending, State, Wish, following, not_run, ready
 from labkit.report.stages import Stage
-from labkit.result import Result
+from labkit.result import RESULT_MIME, Result
 from tests import stage_notebooks
 
 STANDS = "from labkit.journal import Journal\nJournal.of(lab).intend('mount', target=str(lab.run_dir / 'x'))\n"
@@ -263,6 +263,14 @@ def test_first_run_runs_all(one: Built) -> None:
     assert record.run == one.first.value.run
     assert memory.executed(one.lab, "04-network").exists()
     assert "Executing Cell" in (one.lab.output_dir / "logs" / "04-network.log").read_text()
+
+
+def test_record_says_which_cell_it_was(one: Built) -> None:
+    """The cell that a record names is the one that shows the result in the executed notebook."""
+    shown = json.loads(memory.executed(one.lab, "04-network").read_text())["cells"]
+    cells = [cell["execution_count"] for cell in shown
+             if any(RESULT_MIME in output.get("data", {}) for output in cell.get("outputs", ()))]  # fmt: skip
+    assert [entry.cell for entry in Stage.load(one.lab, "04-network").entries] == cells
 
 
 def test_parameters_reach_the_notebook(one: Built) -> None:

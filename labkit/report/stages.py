@@ -103,4 +103,4 @@ def _cell() -> tuple[str, int]:
     if shell is None:
         return "", 0
     parent = shell.get_parent() if hasattr(shell, "get_parent") else {}
-    return str(parent.get("metadata", {}).get("cellId", "")), int(shell.execution_count)
+    return str(parent.get("metadata", {}).get("cellId", "")), len(shell.user_ns.get("In", "-")) - 1
