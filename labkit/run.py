@@ -16,7 +16,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,19 +120,19 @@ def run(
     full = inside([str(word) for word in argv], netns)
     started = time.monotonic()
     process = _start(full, stdin=stdin is not None, env=env, cwd=cwd, output=output)
-    try:
-        if on_line is None:
-            out, err = process.communicate(stdin, timeout=timeout)
-            out, err = out or "", err or ""
-        else:
-            out, err = _follow(process, on_line, timeout, both)
-    except subprocess.TimeoutExpired:
-        _kill(process)
-        raise CommandTimeoutError(full, timeout) from None
-    except BaseException:
-        _kill(process)
-        raise
-    done = Done(tuple(full), process.returncode, out, err, time.monotonic() - started)
+    with process:  # which closes its streams, however it ends
+        try:
+            if on_line is None:
+                out, err = process.communicate(stdin, timeout=timeout)
+            else:
+                out, err = _follow(process, on_line, timeout, both)
+        except subprocess.TimeoutExpired:
+            _kill(process)
+            raise CommandTimeoutError(full, timeout) from None
+        except BaseException:
+            _kill(process)
+            raise
+    done = Done(tuple(full), process.returncode, out or "", err or "", time.monotonic() - started)
     if not quiet:
         _record(done)
     if done.status not in tuple(ok):
@@ -241,11 +241,16 @@ def _follow(
                 on_line(line.rstrip("\n"))
         return "".join(lines)
 
-    with process, ThreadPoolExecutor(2) as pool:  # the streams are closed when both are read
+    deadline = time.monotonic() + timeout
+    with ThreadPoolExecutor(2) as pool:
         err = pool.submit(contextvars.copy_context().run, read, process.stderr, True)
         out = pool.submit(contextvars.copy_context().run, read, process.stdout, both)
         try:
             process.wait(timeout)
+            rest = max(0.0, deadline - time.monotonic())  # a child may still hold the outputs
+            wait([out, err], rest, FIRST_EXCEPTION)
+            if not (out.done() and err.done()):
+                raise subprocess.TimeoutExpired(process.args, timeout)
         except BaseException:
             _kill(process)
             raise

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit import Lab
@@ -195,6 +195,7 @@ def test_the_addresses_of_the_default_lab() -> None:
     }  # fmt: skip
 
 
+@settings(deadline=None)
 @given(sites=st.integers(1, 30), replicas=st.integers(1, 60))
 def test_derived_names_and_addresses_are_distinct(sites: int, replicas: int) -> None:
     """Whatever the size: nobody shares an address, a link, a namespace or a MAC address with anybody."""
@@ -207,6 +208,7 @@ def test_derived_names_and_addresses_are_distinct(sites: int, replicas: int) -> 
     assert all(len(replica.link) <= IFNAME_LENGTH for replica in lab.farm)
 
 
+@settings(deadline=None)
 @given(sites=st.integers(1, 12), replicas=st.integers(1, 12))
 def test_growing_moves_nobody(sites: int, replicas: int) -> None:
     """A further replica, or a further site within the same width, leaves every address as it was."""

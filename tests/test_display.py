@@ -1,0 +1,68 @@
+"""How values, checks, tables and results look."""
+
+from __future__ import annotations
+
+import pytest
+
+from labkit import Check, Table
+from labkit.display import checks_html, human, summary_html, table_html
+from labkit.result import Cell
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [
+        (None, "", "–"),
+        (True, "", "yes"),
+        (False, "bytes", "no"),
+        ("a", "bytes", "a"),
+        (0, "bytes", "0 B"),
+        (999, "bytes", "999 B"),
+        (1000, "bytes", "1.0 kB"),
+        (171_300_000, "bytes", "171.3 MB"),
+        (2_500_000_000, "bytes", "2.5 GB"),
+        (1234, "", "1,234"),
+        (0.12345, "s", "0.123"),
+        (24500.4, "", "24,500"),
+        (-3.5, "s", "-3.500"),
+    ],
+)
+def test_a_value_is_shown_as_a_person_reads_it(value: Cell, unit: str, shown: str) -> None:
+    """Bytes in powers of ten, numbers rounded, truth in words."""
+    assert human(value, unit) == shown
+
+
+def test_nothing_in_a_table_is_markup() -> None:
+    """Title, headings and cells are text, whatever they hold."""
+    evil = "<img src=x onerror=alert(1)>"
+    shown = table_html(Table.of(evil, evil, [{evil: evil}]))
+    assert "<img" not in shown
+    assert shown.count("&lt;img") == 3
+
+
+def test_nothing_in_a_check_is_markup() -> None:
+    """Name, expectation, observation and command are text."""
+    evil = "<b>"
+    check = Check(name=evil, expected=evil, seen=evil, holds=False, again=evil)
+    assert checks_html([check]).count("&lt;b&gt;") == 4
+    assert "<b>" not in checks_html([check])
+    assert "<b>" not in summary_html(evil, [evil])
+
+
+def test_a_long_table_is_folded() -> None:
+    """Rows past the limit are there, folded, and their number is told."""
+    shown = table_html(Table.of("t", "T", [{"n": n} for n in range(25)]))
+    assert "<summary>5 more rows</summary>" in shown
+    assert shown.count("<tr>") == 25 + 2
+
+
+def test_numbers_stand_to_the_right_and_words_do_not() -> None:
+    """A number is aligned; truth and text are no numbers."""
+    shown = table_html(Table.of("t", "T", [{"a": 1, "b": "x", "c": True}]))
+    assert shown.count("text-align:right") == 1
+
+
+def test_a_unit_heads_its_column_except_bytes() -> None:
+    """Bytes are shown with a unit of their own in each cell."""
+    table = Table.of("t", "T", [{"wait": 1.5, "size": 1000}], units={"wait": "s", "size": "bytes"})
+    assert "<th>wait (s)</th><th>size</th>" in table_html(table)

@@ -1,0 +1,170 @@
+"""Results: frozen, with a JSON round trip, made by actions that look, act and look again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from pydantic import ValidationError
+
+from labkit import Check, Outcome, Result, Table, run
+from labkit.checks import equal, failed
+from labkit.errors import FarmError, MachineError
+from labkit.result import FIGURE_MIME, RESULT_MIME, Figure, Record, action, run_id
+
+
+class Value(Record):
+    """What the action of these tests returns."""
+
+    size: int
+    names: tuple[str, ...] = ()
+
+
+@action("test.act")
+def act(names: tuple[str, ...] = ("a",), *, changed: bool = True) -> Outcome[Value]:
+    """An action that starts a real program."""
+    run.run(["true"])
+    run.run(["false"], ok=(1,))
+    return Outcome(
+        value=Value(size=len(names), names=names),
+        subject="names",
+        summary=f"{len(names)} names.",
+        changed=changed,
+        checks=(equal("test.size", 1, len(names), rows=("R1",), again="true"),),
+        tables=(Table.of("names", "Names", [{"name": name} for name in names]),),
+    )
+
+
+def test_an_action_says_who_when_how_long_and_by_which_commands() -> None:
+    """The record has what every action has, and each program that it ran, with its exit status."""
+    result = act()
+    assert (result.action, result.subject, result.changed) == ("test.act", "names", True)
+    assert [(c.command, c.status) for c in result.commands] == [("true", 0), ("false", 1)]
+    assert result.seconds >= sum(c.seconds for c in result.commands)
+    assert result.started.utcoffset() is not None
+
+
+def test_a_result_has_a_round_trip_through_json() -> None:
+    """What is written is read back equal, with its typed value."""
+    result = act(("ä", "<b>"))
+    again = Result[Value].model_validate_json(result.model_dump_json())
+    assert again == result
+    assert again.value.names == ("ä", "<b>")
+
+
+def test_a_result_is_frozen_and_knows_its_keys() -> None:
+    """Nothing is changed afterwards, and a key too many is a damaged file."""
+    result = act()
+    with pytest.raises(ValidationError, match="frozen"):
+        result.changed = False  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        Result[Value].model_validate({**result.model_dump(), "more": 1})
+
+
+def test_an_error_of_an_action_is_its_callers() -> None:
+    """There is no half result: what an action raises goes through."""
+
+    @action("test.fail")
+    def fail() -> Outcome[Value]:
+        raise FarmError("bridge", "is gone", "bring it up", "ip link")
+
+    with pytest.raises(
+        FarmError, match="bridge: is gone\n  remedy: bring it up\n  see it: ip link"
+    ):
+        fail()
+
+
+def test_an_action_inside_another_counts_its_commands_for_both() -> None:
+    """The outer result has the commands of the inner action too."""
+
+    @action("test.outer")
+    def outer() -> Outcome[Value]:
+        return Outcome(value=act().value, summary="Outer.")
+
+    assert len(outer().commands) == 2
+
+
+def test_a_result_holds_when_every_check_does() -> None:
+    """One check that fails is enough."""
+    assert act().holds
+    assert not act(("a", "b")).holds
+    assert [check.name for check in failed(act(("a", "b")).checks)] == ["test.size"]
+
+
+def test_a_table_knows_its_columns_and_units() -> None:
+    """Columns are those of the first row unless given; a missing cell is None."""
+    rows = [{"name": "a", "size": 1}, {"name": "b"}]
+    table = Table.of("t", "T", rows, units={"size": "bytes"})
+    assert [column.heading for column in table.columns] == ["name", "size (bytes)"]
+    assert table.rows == (("a", 1), ("b", None))
+    assert Table.of("t", "T", [], columns=["x"]).frame().columns.tolist() == ["x"]
+    assert Table.of("t", "T", []).rows == ()
+
+
+def test_a_table_is_a_frame() -> None:
+    """The same rows and columns as a pandas DataFrame."""
+    frame = act(("a", "b")).table("names").frame()
+    assert frame["name"].tolist() == ["a", "b"]
+
+
+def test_an_unknown_table_names_those_that_there_are() -> None:
+    """A misspelt table's name is answered with the right ones."""
+    with pytest.raises(KeyError, match="names"):
+        act().table("nmaes")
+
+
+def test_a_notebook_keeps_the_whole_result() -> None:
+    """Beside text and HTML stands the record itself, from which everything else is made."""
+    result = act(("<script>",))
+    bundle = result._repr_mimebundle_()
+    assert Result[Value].model_validate(bundle[RESULT_MIME]) == result
+    assert "<script>" not in bundle["text/html"]
+    assert bundle["text/plain"].startswith("1 names. [test.act, changed")
+
+
+def test_a_figure_holds_its_picture_outside_its_json() -> None:
+    """A notebook shows the PNG with its alt text; what is written has neither."""
+    figure = Figure(name="f", png="f.png", svg="f.svg", alt="A bar.", caption="Bars.")
+    shown, metadata = figure.holding(b"png")._repr_mimebundle_()
+    assert shown["image/png"] == "cG5n"
+    assert metadata["image/png"]["alt"] == "A bar."
+    assert Figure.model_validate(shown[FIGURE_MIME]) == figure
+    assert "image/png" not in figure._repr_mimebundle_()[0]
+
+
+def test_the_runs_id_is_the_batchs_or_the_processes_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All results of a batch carry one id, those of a process without a batch another."""
+    monkeypatch.delenv("LABKIT_RUN", raising=False)
+    own = run_id()
+    assert run_id() == own
+    monkeypatch.setenv("LABKIT_RUN", "20260102T030405Z-0001")
+    assert act().run == "20260102T030405Z-0001"
+
+
+@pytest.mark.parametrize("state", [True, False])
+def test_a_check_needs_no_colour(state: bool) -> None:
+    """State in a word and a mark, beside what was expected and seen."""
+    check = Check(name="a.b", expected="1", seen="2", holds=state)
+    assert (check.state, check.icon) == (("holds", "✔") if state else ("fails", "✘"))
+
+
+def _missing() -> None:
+    run.run(["no-such-program"])
+
+
+def _status() -> None:
+    run.run(["sh", "-c", "echo why >&2; exit 3"])
+
+
+@pytest.mark.parametrize(
+    ("failing", "kind", "said"),
+    [(_missing, MachineError, "remedy: let"), (_status, Exception, "exit status 3: why")],
+)
+def test_an_error_has_value_reason_and_a_command(
+    failing: Callable[[], None], kind: type[Exception], said: str
+) -> None:
+    """The message of every error is the three of them, and a command that shows it."""
+    with pytest.raises(kind) as caught:
+        failing()
+    assert said in str(caught.value)
+    assert "see it: " in str(caught.value)
