@@ -112,6 +112,8 @@ class Journal:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
+        except PermissionError:
+            raise not_root(str(self.path)) from None
         finally:
             os.close(descriptor)
 
