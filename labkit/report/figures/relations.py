@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from labkit.lab import Lab
@@ -19,6 +19,8 @@ ACROSS = {"index.json": 0.0, "manifest": 1.55, "configuration": 3.1, "layer": 3.
 #: The files of a bundle whose arrow says from what they were made; the others' is a hash in them.
 MADE = ("bundle: config.json", "bundle: rootfs")
 Place = tuple[float, float]
+#: What every function that draws a result looks like.
+Drawing = Callable[[Lab, Result[Any]], Figure]
 
 
 def image_relations(lab: Lab, result: Result[Any]) -> Figure:

@@ -1,0 +1,300 @@
+"""The lab's images: layers shared, made whole, read by other programs, unpacked once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from labkit import Lab, run, undo
+from labkit.errors import ConfigError, StateError
+from labkit.farm import image, oci, siteimages, tarball
+from labkit.farm.building import sealed
+from labkit.journal import Journal
+
+# -- layers as archives ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def below(tmp_path: Path) -> Path:
+    """The root file system under a layer: one folder with a mode of its own."""
+    root = tmp_path / "below"
+    (root / "var/www").mkdir(parents=True)
+    (root / "var").chmod(0o700)
+    return root
+
+
+def test_an_archive_has_its_folders_as_they_are_below(tmp_path: Path, below: Path) -> None:
+    """The topmost layer's folder counts, so it has the mode of the one under it."""
+    tarball.write(tmp_path / "a.tar", {"var/www/index.html": "x", "new/run": "#!/bin/sh\n"}, below)
+    with tarfile.open(tmp_path / "a.tar") as archive:
+        found = {member.name: (member.isdir(), member.mode) for member in archive}
+    assert found == {
+        "new": (True, 0o755),
+        "new/run": (False, 0o755),
+        "var": (True, 0o700),
+        "var/www": (True, 0o755),
+        "var/www/index.html": (False, 0o644),
+    }
+
+
+def test_the_same_files_give_the_same_bytes(tmp_path: Path, below: Path) -> None:
+    """Whatever their order, whenever they are written."""
+    tarball.write(tmp_path / "a.tar", {"a": "1", "b/c": "2"}, below)
+    tarball.write(tmp_path / "b.tar", {"b/c": "2", "a": "1"}, below)
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+
+
+def test_a_layer_is_unpacked_as_it_was_packed(tmp_path: Path, below: Path) -> None:
+    """Content and modes come back."""
+    tarball.write(tmp_path / "a.tar", {"var/www/index.html": "page"}, below)
+    tarball.extract(tmp_path / "a.tar", tmp_path / "out")
+    assert (tmp_path / "out/var/www/index.html").read_text() == "page"
+    assert (tmp_path / "out/var").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_layer_that_removes_files_is_no_lower_folder(tmp_path: Path) -> None:
+    """A removal in the archive is a name that overlayfs would show as a file: refused."""
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("etc/.wh.motd"))
+    with pytest.raises(StateError):
+        tarball.extract(tmp_path / "a.tar", tmp_path / "out")
+
+
+# -- layouts ---------------------------------------------------------------------------------
+
+
+def test_a_chain_is_named_by_its_layers() -> None:
+    """One layer is its own name; more are hashed in their order (config.md of the specification)."""
+    a, b = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
+    assert oci.chain_id([a]) == a
+    assert oci.chain_id([a, b]) != oci.chain_id([b, a])
+    assert oci.chain_id([a, b]) == ("sha256:" + hashlib.sha256(f"{a} {b}".encode()).hexdigest())
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Path:
+    """A layout with one image without layers."""
+    run.run(["umoci", "init", "--layout", tmp_path / "layout"])
+    run.run(["umoci", "new", "--image", f"{tmp_path}/layout:one"])
+    return tmp_path / "layout"
+
+
+def test_a_layout_says_what_is_missing(layout: Path) -> None:
+    """A blob that is pointed to and not there, or shorter than promised."""
+    assert oci.missing(layout) == ()
+    tag = oci.tag(layout, "one")
+    oci.blob(layout, tag.config).unlink()
+    assert oci.missing(layout) == (tag.config,)
+    oci.blob(layout, tag.manifest).write_text("{")
+    with pytest.raises(StateError):
+        oci.missing(layout)
+
+
+def test_a_layout_says_what_nobody_uses(layout: Path) -> None:
+    """A changed configuration leaves the old manifest and configuration behind."""
+    before = oci.tag(layout, "one")
+    run.run(["umoci", "config", "--image", f"{layout}:one", "--config.cmd=/bin/sh"])
+    assert set(oci.unused(layout)) == {before.manifest, before.config}
+    assert oci.config(layout, oci.tag(layout, "one").config).cmd == ("/bin/sh",)
+
+
+def test_a_layout_taken_over_shares_its_blobs_and_not_its_index(
+    layout: Path, tmp_path: Path
+) -> None:
+    """A change of one leaves the other as it was."""
+    siteimages.take_over(layout, tmp_path / "copy")
+    tag = oci.tag(layout, "one")
+    assert oci.blob(layout, tag.config).samefile(oci.blob(tmp_path / "copy", tag.config))
+    run.run(["umoci", "config", "--image", f"{tmp_path}/copy:one", "--config.cmd=/bin/sh"])
+    assert oci.tag(layout, "one") == tag
+    assert oci.missing(layout) == ()
+
+
+@pytest.mark.parametrize("name", siteimages.COMMON)
+def test_a_site_may_not_have_a_common_images_name(name: str) -> None:
+    """Refused before anything is made."""
+    with pytest.raises(ConfigError) as caught:
+        image.build(Lab.of({"sites": [{"name": name}]}))
+    assert name in caught.value.value
+
+
+# -- on the machine --------------------------------------------------------------------------
+
+
+@pytest.mark.root
+def test_a_second_build_finds_the_first(lab: Lab) -> None:
+    """All tags are there, the sites share web's layers, and nothing is made again."""
+    first = image.build(lab)
+    assert first.changed
+    assert first.holds, [check for check in first.checks if not check.holds]
+    assert [tag.name for tag in first.value.tags] == ["base", "site1", "site2", "site3", "web"]
+    second = image.build(lab)
+    assert not second.changed
+    assert second.value == first.value
+
+
+@pytest.mark.root
+def test_the_same_lab_has_the_same_images(lab: Lab) -> None:
+    """Made anew from the same files, every tag has the same hash."""
+    first = image.build(lab).value
+    undo.unmake_all(lab)
+    again = image.build(lab)
+    assert again.changed
+    assert again.value == first
+
+
+@pytest.mark.root
+def test_another_page_changes_its_sites_image_alone(make_lab: Callable[..., Lab]) -> None:
+    """And no other lab's: the blobs that they share are as they were."""
+    lab, other = make_lab(), make_lab()
+    before, others = image.build(lab).value, image.build(other).value
+    sites = (lab.sites[0].model_copy(update={"title": "Another title"}), *lab.sites[1:])
+    changed = image.build(lab.model_copy(update={"sites": sites}))
+    assert changed.changed
+    differing = [tag.name for tag in changed.value.tags if tag != before.tag(tag.name)]
+    assert differing == ["site1"]
+    assert image.read(other) == others
+    assert not image.build(other).changed
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda layout: (layout / "index.json").write_text("{}"),
+        lambda layout: (layout / "index.json").write_text("[1, 2"),
+        lambda layout: oci.blob(layout, oci.tag(layout, "site1").config).unlink(),
+        lambda layout: (layout.parent / "image.json").write_text('{"key": 1}'),
+    ],
+    ids=["no tags", "no JSON", "a blob gone", "a damaged record"],
+)
+def test_a_damaged_layout_is_made_anew(lab: Lab, damage: Callable[[Path], object]) -> None:
+    """Whole again afterwards, with the same hashes."""
+    before = image.build(lab).value
+    damage(before.layout)
+    again = image.build(lab)
+    assert again.changed
+    assert again.holds
+    assert again.value == before
+
+
+@pytest.mark.root
+def test_an_image_is_unpacked_once_for_all_labs(make_lab: Callable[..., Lab]) -> None:
+    """The large folder is shared, the site's own lies on top; the second time nothing is made."""
+    lab, other = make_lab(), make_lab()
+    one, two = image.unpacked(lab, "site1"), image.unpacked(other, "site2")
+    assert one.lower[-1] == two.lower[-1]
+    assert one.lower[-1].is_relative_to(lab.cache_dir)
+    assert one.lower[0].is_relative_to(lab.state_dir)
+    assert len(one.lower) == 2
+    assert lab.title(lab.sites[0]) in (one.lower[0] / "var/www/html/index.html").read_text()
+    assert (one.lower[-1] / "usr/sbin/apache2").exists()
+    inode = one.lower[-1].stat().st_ino
+    assert image.unpacked(lab, "site1") == one
+    assert one.lower[-1].stat().st_ino == inode
+
+
+@pytest.mark.root
+def test_a_common_image_is_unpacked_alone(lab: Lab) -> None:
+    """``web`` is one folder; an unknown tag names the near one."""
+    assert len(image.unpacked(lab, "web").lower) == 1
+    with pytest.raises(ConfigError) as caught:
+        image.unpacked(lab, "site11")
+    assert "site1" in caught.value.remedy
+
+
+@pytest.mark.root
+def test_the_runtime_configuration_is_the_images_own(lab: Lab) -> None:
+    """umoci makes it: the command, the PATH and the rest of the environment are the image's."""
+    made = json.loads(image.unpacked(lab, "site1").config.read_text())
+    assert made["process"]["args"] == ["apache2", "-D", "FOREGROUND"]
+    assert any(word.startswith("PATH=/usr/local/sbin:") for word in made["process"]["env"])
+    assert made["annotations"]["labkit.site"] == "site1"
+
+
+@pytest.mark.root
+def test_apache2_accepts_a_sites_configuration(lab: Lab, tmp_path: Path) -> None:
+    """In the site's root file system, put together by overlayfs: its modules are there and on."""
+    unpacked = image.unpacked(lab, "site1")
+    script = tmp_path / "configtest.sh"
+    lower = ":".join(map(str, unpacked.lower))
+    for name in ("root", "upper", "work"):
+        (tmp_path / name).mkdir()
+    written = f"upperdir={tmp_path}/upper,workdir={tmp_path}/work"
+    script.write_text(
+        f"set -e\nmount -t overlay overlay -o lowerdir={lower},{written} {tmp_path}/root\n"
+        f"chroot {tmp_path}/root apache2ctl -t\n"
+    )
+    done = run.run(sealed(["sh", script]), env={"LABKIT_REPLICA": "site1-1"})
+    assert "Syntax OK" in done.stderr + done.stdout
+
+
+@pytest.mark.root
+def test_skopeo_reads_what_umoci_wrote(lab: Lab) -> None:
+    """The same manifest, its layers in order, the labels of the lab."""
+    result = image.inspect(lab, "site2")
+    assert result.holds
+    assert result.value.layers == image.read(lab).tag("site2").layers
+    assert result.value.labels["labkit.site"] == "site2"
+
+
+@pytest.mark.root
+def test_umocis_steps_hold_and_leave_nothing(lab: Lab) -> None:
+    """Each command adds what the specification says; the scratch image is gone afterwards."""
+    result = image.steps(lab)
+    assert result.holds, [check for check in result.checks if not check.holds]
+    added = {step.name: [blob.role for blob in step.added] for step in result.value.steps}
+    assert added["init"] == added["unpack"] == added["unpack again"] == []
+    assert added["repack again"].count("layer") == 1
+    assert not Journal.of(lab).standing()
+    assert {row for check in result.checks for row in check.rows} >= {"E2", "I5", "R1"}
+
+
+PODMAN = """\
+set -e
+if mountpoint --quiet /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi
+cd {folder}
+podman() {{
+    command podman --root {folder}/root --runroot {folder}/run --tmpdir {folder}/tmp \\
+        --cgroup-manager=cgroupfs --events-backend=none "$@"
+}}
+podman pull --quiet oci:layout:site1 > id
+podman run --detach --name site --network none --cgroups=disabled --env LABKIT_REPLICA=site1-1 \\
+    --ulimit nofile={files}:{files} --ulimit nproc={processes}:{processes} "$(cat id)"
+pid=$(podman inspect --format '{{{{.State.Pid}}}}' site)
+for try in $(seq 50); do
+    nsenter --net=/proc/$pid/ns/net perl -MIO::Socket::INET -e '
+        alarm 5; $s = IO::Socket::INET->new("127.0.0.1:80") or exit 1;
+        print $s "GET / HTTP/1.0\\r\\n\\r\\n"; print <$s>;' && break
+    sleep 0.1
+done
+podman logs site >&2
+podman rm --force --time 0 site
+"""
+
+
+@pytest.mark.root
+@pytest.mark.skipif(run.which("podman") is None, reason="podman is not on this machine")
+def test_podman_starts_a_sites_image(lab: Lab, open_folder: Path) -> None:
+    """An engine that knows nothing of labkit runs it as it is: the page and the header say so.
+
+    crun refuses a hybrid cgroup layout, so the unified mount is hidden from it in a mount
+    namespace that ends with the test. podman wants short paths, and limits above the machine's own.
+    """
+    siteimages.take_over(image.build(lab).value.layout, open_folder / "layout")
+    script = open_folder / "podman.sh"
+    limits = {
+        "files": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        "processes": resource.getrlimit(resource.RLIMIT_NPROC)[1],
+    }
+    script.write_text(PODMAN.format(folder=open_folder, **limits))
+    done = run.run(sealed(["sh", script]), timeout=120)
+    assert "HTTP/1.1 200 OK" in done.stdout, done.stderr
+    assert "X-Labkit-Replica: site1-1" in done.stdout
+    assert lab.title(lab.sites[0]) in done.stdout
