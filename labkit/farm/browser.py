@@ -60,12 +60,12 @@ def visit(lab: Lab, urls: Sequence[str]) -> Outcome[Visits]:
     if run.which(PROGRAM) is None:
         raise run.missing(PROGRAM)
     dns.query(lab, lab.domain, "SOA")  # without the name server no page has an address
-    names = _names(urls)
+    labels = names(urls)
     with _folder(lab) as folder:
         job = Job(
             program=str(_wrapper(lab, folder)),
             urls=tuple(urls),
-            screenshots=tuple(f"figures/{name}.png" for name in names),
+            screenshots=tuple(f"figures/{name}.png" for name in labels),
             folder=str(lab.output_dir),
             flags=FLAGS,
             start=START,
@@ -76,7 +76,7 @@ def visit(lab: Lab, urls: Sequence[str]) -> Outcome[Visits]:
     shown = sum(page.status == 200 for page in visits.pages)
     return Outcome(
         value=visits,
-        subject=", ".join(names),
+        subject=", ".join(labels),
         summary=f"{visits.browser} opened {shown} of {len(urls)} pages.",
         checks=tuple(_check(lab, page) for page in visits.pages),
         tables=(_table(visits),),
@@ -130,21 +130,21 @@ def _drive(job: Job, folder: Path) -> Visits:
     except CommandError as error:
         raise FarmError(
             "the browser",
-            f"did not work: {error.stderr.strip()[-800:]}",
+            f"did not work: {error.reason[-800:]}",
             "see whether `chromium --headless --no-sandbox --dump-dom about:blank` works",
             error.again,
         ) from None
     return Visits.model_validate_json(done.stdout)
 
 
-def _names(urls: Sequence[str]) -> list[str]:
+def names(urls: Sequence[str]) -> list[str]:
     """A file name for each address: ``page-site1`` of ``http://site1.lab.test/``, numbered if needed."""
-    names: list[str] = []
+    found: list[str] = []
     for url in urls:
         label = url.partition("://")[2].partition("/")[0].partition(".")[0]
-        name = f"page-{label if LABEL.fullmatch(label) else len(names) + 1}"
-        names.append(name if name not in names else f"{name}-{len(names) + 1}")
-    return names
+        name = f"page-{label if LABEL.fullmatch(label) else len(found) + 1}"
+        found.append(name if name not in found else f"{name}-{len(found) + 1}")
+    return found
 
 
 def _check(lab: Lab, page: Page) -> Check:
