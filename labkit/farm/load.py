@@ -72,9 +72,7 @@ class Load:
 
     def run(self) -> tuple[Sent, ...]:
         """Sends until the end; returns all, in the order of their numbers."""
-        with ThreadPoolExecutor(
-            self.concurrency, initializer=enter, initargs=(self.lab.netns,)
-        ) as pool:
+        with ThreadPoolExecutor(self.concurrency) as pool:
             for work in [pool.submit(self._work) for _ in range(self.concurrency)]:
                 work.result()
         return tuple(sorted(self.sent, key=lambda item: item.number))
@@ -92,6 +90,7 @@ class Load:
         return time.monotonic() - self.began
 
     def _work(self) -> None:
+        enter(self.lab.netns)
         for number in iter(self._next, None):
             self.sent.append(self._send(number))
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+from labkit.errors import FarmError
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -15,17 +17,30 @@ def enter(netns: str | None) -> None:
     """Moves the calling thread, and only it, into a named network namespace (None: stays).
 
     There is no way back that could be trusted: give the thread nothing else to do (setns(2)).
+    Raises :class:`FarmError` when there is no such namespace.
     """
     if netns:
         from pyroute2 import netns as namespaces
 
-        namespaces.setns(netns)
+        try:
+            namespaces.setns(netns, flags=0)  # by default a missing one is made
+        except FileNotFoundError:
+            raise FarmError(
+                f"network namespace {netns}",
+                "does not exist, and so nothing is up in it",
+                "make the network first: `./lab run 04-network`",
+                "ip netns list",
+            ) from None
 
 
 def inside(netns: str | None, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """``function(...)`` as seen from a named network namespace; sockets made there stay there."""
     if netns is None:
         return function(*args, **kwargs)
-    context = contextvars.copy_context()
-    with ThreadPoolExecutor(1, initializer=enter, initargs=(netns,)) as pool:
-        return pool.submit(context.run, function, *args, **kwargs).result()
+
+    def entered() -> R:
+        enter(netns)
+        return function(*args, **kwargs)
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(contextvars.copy_context().run, entered).result()
