@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +198,10 @@ def test_balancer_that_lost_its_leader_is_started_anew(addressed: Lab) -> None:
     proxy.up(addressed)
     leader = daemon.pid(proxy.server(addressed))
     assert leader is not None
-    os.kill(leader, 9)
+    os.kill(leader, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while daemon.pid(proxy.server(addressed)) is not None:
+        assert time.monotonic() < deadline
     result = proxy.up(addressed)
     assert result.changed
     assert daemon.pid(proxy.server(addressed)) not in (None, leader)
