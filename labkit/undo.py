@@ -14,11 +14,15 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from labkit import run
 from labkit.errors import LabkitError, StateError
 from labkit.journal import Entry, Journal, boot_id, not_root
 from labkit.lab import Lab
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
 
 #: How long a process may take to end by itself before it is killed, in seconds.
 PATIENCE = 5.0
@@ -58,9 +62,7 @@ def unmake(entry: Entry, lab: Lab) -> None:
         KINDS[entry.kind](lab, **entry.what)
     except LabkitError:
         raise
-    except (
-        Exception
-    ) as error:  # whatever it is, the entries before this one are unmade all the same
+    except Exception as error:  # the entries before this one are unmade all the same
         raise LabkitError(
             f"{entry.kind} {entry.what}",
             f"cannot be unmade: {type(error).__name__}: {error}",
@@ -108,10 +110,23 @@ def remove_route(lab: Lab, *, subnet: str, netns: str) -> None:
     if netns and not Path("/run/netns", netns).exists():
         return
     with IPRoute(netns=netns or None) as ipr:
-        if ipr.get_routes(dst=subnet, type=7):
+        if fenced(ipr, subnet):
             ipr.route("del", dst=subnet, type="unreachable", priority=FENCE_METRIC)
 
 
+def fenced(ipr: IPRoute, subnet: str) -> bool:
+    """Whether the main table has an unreachable route to exactly ``subnet`` (rtnetlink(7))."""
+    address, _, length = subnet.partition("/")
+    return any(
+        route["type"] == UNREACHABLE
+        and route["dst_len"] == int(length)
+        and route.get_attr("RTA_DST") == address
+        for route in ipr.get_routes(family=2, table=254)
+    )
+
+
+#: rtnetlink(7): RTN_UNREACHABLE.
+UNREACHABLE = 7
 #: The metric of the lab's unreachable route: the largest, so that any other route goes before it.
 FENCE_METRIC = 4294967295
 

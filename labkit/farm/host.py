@@ -16,13 +16,10 @@ from labkit.errors import MachineError, StateError
 from labkit.journal import Journal, lock
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, action
-from labkit.undo import FENCE_METRIC
+from labkit.undo import FENCE_METRIC, fenced
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
-
-#: rtnetlink(7): RTN_UNREACHABLE.
-UNREACHABLE = 7
 
 
 class HostSide(Record):
@@ -43,13 +40,13 @@ def up(lab: Lab) -> Outcome[HostSide]:
         made = _namespace(lab)
         with netlink(lab.netns) as ipr:
             refuse_taken_subnet(lab, ipr)
-            fenced = _fence(lab, ipr)
+            made = _fence(lab, ipr) or made
     value = HostSide(netns=lab.host.netns, inode=namespace_inode(lab.netns))
     where = f"network namespace {lab.netns}" if lab.netns else "the machine's own network namespace"
     return Outcome(
         value=value,
         subject=lab.netns or "machine",
-        changed=made or fenced,
+        changed=made,
         summary=f"The host's side lives in {where} (inode {value.inode}).",
         checks=checks(lab),
     )
@@ -60,13 +57,13 @@ def checks(lab: Lab) -> tuple[Check, ...]:
     if lab.netns and not Path("/run/netns", lab.netns).exists():
         return (equal("host.namespace", lab.netns, "missing", again="ip netns list"),)
     with netlink(lab.netns) as ipr:
-        fenced = bool(ipr.get_routes(dst=str(lab.subnet), type=UNREACHABLE))
+        stands = fenced(ipr, str(lab.subnet))
     return (
         Check(
             name="host.fence",
             expected=f"an unreachable route to {lab.subnet} behind the bridge's own",
-            seen="present" if fenced else "missing",
-            holds=fenced,
+            seen="present" if stands else "missing",
+            holds=stands,
             again=_again(lab, "ip route show type unreachable"),
         ),
     )
@@ -156,7 +153,7 @@ def _settle(name: str) -> None:
 
 
 def _fence(lab: Lab, ipr: IPRoute) -> bool:
-    if ipr.get_routes(dst=str(lab.subnet), type=UNREACHABLE):
+    if fenced(ipr, str(lab.subnet)):
         return False
     Journal.of(lab).intend("route", subnet=str(lab.subnet), netns=lab.host.netns)
     ipr.route("add", dst=str(lab.subnet), type="unreachable", priority=FENCE_METRIC)

@@ -1,0 +1,341 @@
+"""Undoing: each kind for real, twice, and never anything that is not the lab's own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from labkit import Lab, run, undo
+from labkit.errors import LabkitError, StateError
+from labkit.farm.host import netlink, routed
+from labkit.journal import Entry, Journal, boot_id
+
+
+def entry(kind: str, **what: str) -> Entry:
+    """An entry of this boot."""
+    return Entry(seq=1, boot=boot_id(), kind=kind, what=what)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Lab:
+    """A lab whose folders are the test's; nothing is made for it."""
+    folders = {name: str(tmp_path / name) for name in ("state", "run", "outputs", "cache")}
+    return Lab.load(None, lab_name="mine", **folders)
+
+
+# -- what is refused -------------------------------------------------------------------------------
+
+FOREIGN = [
+    pytest.param("mount", {"target": "/proc"}, id="the machine's mount"),
+    pytest.param("mount", {"target": "{run}/mine/../../.."}, id="dots out of the folder"),
+    pytest.param("mount", {"target": "{run}/other/x"}, id="another lab's mount"),
+    pytest.param("folder", {"path": "/etc"}, id="the machine's folder"),
+    pytest.param("folder", {"path": "{state}"}, id="the folder above the lab's"),
+    pytest.param("folder", {"path": "{state}/mineral"}, id="a name that begins alike"),
+    pytest.param("folder", {"path": "etc"}, id="a relative path"),
+    pytest.param("folder", {"path": "{state}/mine/link/x"}, id="through a link"),
+    pytest.param("daemon", {"marker": "/etc/passwd", "pidfile": "{run}/mine/p"}, id="marker"),
+    pytest.param("daemon", {"marker": "{run}/mine/c", "pidfile": "/etc/passwd"}, id="pid file"),
+    pytest.param("container", {"root": "/run/runc", "container": "c"}, id="runC's own folder"),
+    pytest.param("container", {"root": "{run}/mine", "container": "../other"}, id="container"),
+    pytest.param("container", {"root": "{run}/mine", "container": ""}, id="no container"),
+    pytest.param("netns", {"name": "../../etc/passwd"}, id="namespace"),
+    pytest.param("netns", {"name": ""}, id="no namespace"),
+    pytest.param("cgroup", {"path": ""}, id="all cgroups"),
+    pytest.param("cgroup", {"path": "/"}, id="the root cgroup"),
+    pytest.param("cgroup", {"path": "/system.slice"}, id="the machine's cgroup"),
+    pytest.param("cgroup", {"path": "/mine/../system.slice"}, id="dots to a cgroup"),
+]
+
+
+@pytest.mark.parametrize(("kind", "what"), FOREIGN)
+def test_what_is_not_the_labs_is_refused(own: Lab, kind: str, what: dict[str, str]) -> None:
+    """Whatever a hand-edited journal says: nothing outside the lab's own folders is touched."""
+    own.state_dir.mkdir(parents=True)
+    (own.state_dir / "link").symlink_to("/etc")
+    (own.run_dir.parent / "other").mkdir(parents=True)
+    filled = {
+        key: value.format(run=own.run_dir.parent, state=own.state_dir.parent)
+        for key, value in what.items()
+    }
+    with pytest.raises(StateError):
+        undo.unmake(entry(kind, **filled), own)
+    assert Path("/etc/passwd").exists()
+    assert (own.run_dir.parent / "other").exists()
+
+
+WRONG = [
+    pytest.param("volcano", {}, "unknown kind 'volcano'", id="unknown kind"),
+    pytest.param("mount", {"tgt": "/x"}, "cannot be unmade", id="misspelt detail"),
+    pytest.param("folder", {}, "cannot be unmade", id="detail missing"),
+]
+
+
+@pytest.mark.parametrize(("kind", "what", "said"), WRONG)
+def test_an_entry_that_makes_no_sense_is_an_error(
+    own: Lab, kind: str, what: dict[str, str], said: str
+) -> None:
+    """The error names the entry and the journal's file."""
+    with pytest.raises(LabkitError, match=said) as caught:
+        undo.unmake(entry(kind, **what), own)
+    assert "journal" in str(caught.value)
+
+
+# -- in general ------------------------------------------------------------------------------------
+
+
+def test_one_failure_does_not_keep_the_rest(own: Lab) -> None:
+    """The last made goes first; what cannot be unmade stays in the journal, all else is gone."""
+    journal = Journal.of(own)
+    for name in ("a", "b"):
+        journal.intend("folder", path=str(own.state_dir / name))
+        (own.state_dir / name).mkdir()
+    journal.intend("folder", path="/etc")
+    journal.intend("volcano", name="x")
+    unmade, failed = undo.unmake_all(own)
+    assert [Path(item.what["path"]).name for item in unmade] == ["b", "a"]
+    assert [item.kind for item, _ in failed] == ["volcano", "folder"]
+    assert [item.kind for item in journal.standing()] == ["folder", "volcano"]
+    assert not (own.state_dir / "a").exists()
+
+
+def test_nothing_to_unmake_is_no_error(own: Lab) -> None:
+    """A lab that never was: nothing happens, and no folder appears."""
+    assert undo.unmake_all(own) == ((), ())
+
+
+def test_what_was_intended_and_never_made_is_no_error(own: Lab) -> None:
+    """A labkit that was killed right after its intents leaves nothing to do, and a clean journal."""
+    journal = Journal.of(own)
+    journal.intend("netns", name="mine-none")
+    journal.intend("mount", target=str(own.run_dir / "x"))
+    journal.intend("folder", path=str(own.state_dir / "x"))
+    journal.intend("container", root=str(own.run_dir / "runc"), container="c")
+    journal.intend("daemon", pidfile=str(own.run_dir / "p"), marker=str(own.run_dir / "c"))
+    journal.intend("link", name="nolink0", netns="mine-none")
+    journal.intend("cgroup", path="/mine/x")
+    unmade, failed = undo.unmake_all(own)
+    assert (len(unmade), failed) == (7, ())
+    assert not journal.path.exists()
+
+
+def test_things_of_an_earlier_boot_are_gone_but_folders_are_not(own: Lab) -> None:
+    """A name of an earlier boot may be anybody's now; a folder is still the lab's."""
+    folder = own.state_dir / "x"
+    folder.mkdir(parents=True)
+    undo.unmake(Entry(seq=1, boot="b", kind="cgroup", what={"path": "/"}), own)
+    undo.unmake(Entry(seq=2, boot="b", kind="folder", what={"path": str(folder)}), own)
+    assert not folder.exists()
+
+
+# -- each kind, twice ------------------------------------------------------------------------------
+
+
+def test_a_folder_is_removed_with_all_in_it(own: Lab) -> None:
+    """A link in it is removed, and not what it leads to."""
+    folder = own.state_dir / "x"
+    (folder / "y").mkdir(parents=True)
+    kept = own.state_dir / "kept"
+    kept.write_text("mine")
+    (folder / "y" / "link").symlink_to(kept)
+    for _ in range(2):
+        undo.unmake(entry("folder", path=str(folder)), own)
+        assert not folder.exists()
+    assert kept.exists()
+
+
+def test_state_may_be_a_link_to_a_larger_disk(tmp_path: Path) -> None:
+    """The lab's own folders may be reached through a link; things below are still the lab's."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "state").symlink_to(tmp_path / "disk")
+    lab = Lab.load(None, lab_name="mine", state=str(tmp_path / "state"), run=str(tmp_path / "run"))
+    folder = lab.state_dir / "x"
+    folder.mkdir(parents=True)
+    undo.unmake(entry("folder", path=str(folder)), lab)
+    assert not folder.exists()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", ["plain", "with space", "with,comma"])
+def test_a_mount_is_unmounted_however_often(own: Lab, name: str) -> None:
+    """Also one over another, and one in which somebody works."""
+    target = own.run_dir / name
+    target.mkdir(parents=True)
+    for _ in range(2):
+        run.run(["mount", "-t", "tmpfs", "none", target])
+    with (target / "f").open("wb") as sink:
+        busy = run.start(["tail", "-f", "/dev/null"], output=sink)
+    try:
+        for _ in range(2):
+            undo.unmake(entry("mount", target=str(target)), own)
+            assert str(target) not in undo.mount_points()
+    finally:
+        busy.kill()
+        busy.wait()
+
+
+@pytest.mark.root
+def test_a_folder_with_a_mount_in_it_stays(own: Lab) -> None:
+    """What is mounted there may be anybody's files: the error names the mount."""
+    inner = own.state_dir / "x" / "inner"
+    inner.mkdir(parents=True)
+    run.run(["mount", "-t", "tmpfs", "none", inner])
+    (inner / "file").write_text("precious")
+    try:
+        with pytest.raises(StateError, match="still mounted in it"):
+            undo.unmake(entry("folder", path=str(own.state_dir / "x")), own)
+        assert (inner / "file").read_text() == "precious"
+    finally:
+        run.run(["umount", inner])
+
+
+@pytest.fixture
+def namespace(lab: Lab) -> Iterator[str]:
+    """A namespace of the lab's own, with a veth pair and a route in it."""
+    from labkit.farm import host
+
+    host.up(lab)
+    with netlink(lab.netns) as ipr:
+        ipr.link("add", ifname="v0", kind="veth", peer={"ifname": "v1"})
+    yield lab.host.netns
+
+
+@pytest.mark.root
+def test_a_link_is_removed_with_its_peer(lab: Lab, namespace: str) -> None:
+    """The other end goes with it; a link that is gone, or whose namespace is, is no error."""
+    for name in ("v0", "v0"):
+        undo.unmake(entry("link", name=name, netns=namespace), lab)
+        with netlink(namespace) as ipr:
+            assert ipr.link_lookup(ifname="v0") == ipr.link_lookup(ifname="v1") == []
+    undo.unmake(entry("link", name="v0", netns="no-such-namespace"), lab)
+
+
+@pytest.mark.root
+def test_only_the_labs_own_route_is_removed(lab: Lab, namespace: str) -> None:
+    """The unreachable route goes, an ordinary one to the same network stays."""
+    with netlink(namespace) as ipr:
+        ipr.link("set", index=ipr.link_lookup(ifname="v0")[0], state="up")
+        ipr.route("add", dst=str(lab.subnet), oif=ipr.link_lookup(ifname="v0")[0], scope=253)
+    for _ in range(2):
+        undo.unmake(entry("route", subnet=str(lab.subnet), netns=namespace), lab)
+        with netlink(namespace) as ipr:
+            assert not undo.fenced(ipr, str(lab.subnet))
+            assert [network for _, network in routed(ipr)] == [lab.subnet]
+
+
+@pytest.mark.root
+def test_a_namespace_is_removed_by_its_name(lab: Lab, namespace: str) -> None:
+    """The name is gone; a second time is no error."""
+    for _ in range(2):
+        undo.unmake(entry("netns", name=namespace), lab)
+        assert not Path("/run/netns", namespace).exists()
+
+
+@pytest.mark.root
+def test_a_half_made_namespace_is_removed(lab: Lab, namespace: str) -> None:
+    """A name whose maker was killed before it was bound to a namespace is only a file."""
+    name = f"{namespace}-half"
+    Path("/run/netns", name).touch()
+    undo.unmake(entry("netns", name=name), lab)
+    assert not Path("/run/netns", name).exists()
+
+
+@pytest.fixture
+def cgroup(own: Lab) -> Iterator[str]:
+    """Two cgroups, one in the other, wherever the machine has a hierarchy to make them in."""
+    path = f"/labkit-test-{own.name}-{os.getpid()}"
+    made = []
+    for root in hierarchies():
+        try:
+            Path(f"{root}{path}/inner").mkdir(parents=True)
+            made.append(root)
+        except OSError:
+            continue
+    assert made
+    yield path
+    for root in made:
+        for folder in (f"{root}{path}/inner", f"{root}{path}"):
+            if Path(folder).exists():
+                Path(folder).rmdir()
+
+
+def hierarchies() -> list[str]:
+    """Where cgroup file systems are mounted."""
+    lines = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    return [words[1] for words in lines if words[2] in ("cgroup", "cgroup2")]
+
+
+@pytest.mark.root
+def test_cgroups_are_removed_in_every_hierarchy(own: Lab, cgroup: str) -> None:
+    """The inner ones first; the second time there is nothing."""
+    for _ in range(2):
+        undo.unmake(entry("cgroup", path=cgroup), own)
+        assert not any(Path(f"{root}{cgroup}").exists() for root in hierarchies())
+
+
+@pytest.mark.root
+def test_a_cgroup_in_use_stays_and_is_named(own: Lab, cgroup: str) -> None:
+    """Somebody's process in it is not touched."""
+    root = next(root for root in hierarchies() if Path(f"{root}{cgroup}/inner").exists())
+    process = run.start(["sleep", "60"])
+    try:
+        Path(f"{root}{cgroup}/inner/cgroup.procs").write_text(str(process.pid))
+        with pytest.raises(LabkitError, match="cannot be removed"):
+            undo.unmake(entry("cgroup", path=cgroup), own)
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.root
+def test_what_runc_was_killed_in_making_is_removed(own: Lab) -> None:
+    """A folder without a state is all that is left of it."""
+    folder = own.run_dir / "runc" / "c1"
+    folder.mkdir(parents=True)
+    (folder / "exec.fifo").touch()
+    for _ in range(2):
+        undo.unmake(entry("container", root=str(folder.parent), container="c1"), own)
+        assert not folder.exists()
+
+
+KILLED = f"""
+import os, signal, sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from pathlib import Path
+from labkit import Lab
+from labkit.journal import Journal
+from pyroute2 import netns
+lab = Lab.model_validate_json(sys.argv[1])
+step = int(sys.argv[2])
+def check(number):
+    if step == number:
+        os.kill(os.getpid(), signal.SIGKILL)
+target = lab.run_dir / "m"
+Journal.of(lab).intend("netns", name=lab.host.netns); check(0)
+netns.create(lab.host.netns); check(1)
+Journal.of(lab).intend("folder", path=str(lab.run_dir)); check(2)
+target.mkdir(parents=True); check(3)
+Journal.of(lab).intend("mount", target=str(target)); check(4)
+os.system(f"mount -t tmpfs none {{target}}"); check(5)
+"""
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("step", range(6))
+def test_a_kill_anywhere_leaves_nothing_that_cannot_be_found(
+    make_lab: Callable[..., Lab], step: int
+) -> None:
+    """Killed between any intent and its act: afterwards nothing is left."""
+    lab = make_lab()
+    argv = [sys.executable, "-c", KILLED, lab.model_dump_json(), str(step)]
+    run.run(argv, ok=(-signal.SIGKILL,))
+    _, failed = undo.unmake_all(lab)
+    assert failed == ()
+    assert not Path("/run/netns", lab.host.netns).exists()
+    assert not any(Path(point).is_relative_to(lab.run_dir) for point in undo.mount_points())
+    assert not lab.run_dir.exists()
