@@ -1,0 +1,197 @@
+"""The lab's pages in Chromium: what it shows, and that nothing of it stays."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from labkit import Lab
+from labkit.checks import failed
+from labkit.errors import ConfigError, FarmError, MachineError
+from labkit.farm import browser, dns
+from labkit.farm.netns import inside
+from tests.host_side import give_address
+from tests.whole_farm import standing
+
+
+@pytest.fixture(scope="module")
+def farm() -> Iterator[Lab]:
+    """Two sites on two replicas each, with names and balancer."""
+    with standing() as lab:
+        yield lab
+
+
+@pytest.fixture
+def named(lab: Lab) -> Lab:
+    """A lab with names, whose host side has nothing behind them."""
+    dns.up(give_address(lab))
+    return lab
+
+
+def browsers(lab: Lab) -> list[int]:
+    """The processes of Chromium's in the lab's network namespace."""
+    wanted = Path("/run/netns", lab.host.netns).stat().st_ino
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            if (entry / "ns/net").stat().st_ino == wanted and "chrom" in (
+                entry / "comm"
+            ).read_text():
+                found.append(int(entry.name))
+        except OSError:
+            continue  # it has just ended
+    return found
+
+
+def until(happened: Callable[[], object], patience: float = 20.0) -> None:
+    """Waits for something that other processes do; fails when it does not happen."""
+    deadline = time.monotonic() + patience
+    while not happened():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("urls", "names"),
+    [
+        (["http://site1.lab.test/"], ["page-site1"]),
+        (
+            ["http://site1.lab.test:8080/a", "http://site1.lab.test/b"],
+            ["page-site1", "page-site1-2"],
+        ),
+        (["http://10.60.0.11/", "nonsense"], ["page-10", "page-2"]),
+    ],
+)
+def test_screenshots_have_a_name_each(urls: list[str], names: list[str]) -> None:
+    """A page's file is named after its host; no two pages share one."""
+    assert browser.names(urls) == names
+
+
+def test_wrapper_ends_with_its_parent_and_takes_its_processes_along() -> None:
+    """Parent's death signal, a process namespace of its own, and the lab's names."""
+    words = shlex.split(browser.wrapper(Lab.of({"host": {"netns": "box"}}), "chromium"))
+    for word in ("--pdeathsig", "--net=/run/netns/box", "--pid", "--kill-child", "--mount"):
+        assert word in words
+    assert words[-2:] == ["chromium", "$@"]
+
+
+@pytest.mark.root
+def test_browser_shows_sites_and_replicas(farm: Lab) -> None:
+    """Each page has its title, its replica and a screenshot; afterwards no process is left."""
+    urls = [*browser.sites(farm), *browser.replicas(farm)]
+    result = browser.visit(farm, urls)
+    assert failed(result.checks) == ()
+    pages = result.value.pages
+    assert [page.url for page in pages] == urls
+    assert [page.title for page in pages][:2] == ["Site 1: red", "Site 2: blue"]
+    assert pages[0].heading == "Site 1: red"
+    assert [page.replica for page in pages[2:]] == ["red-1", "red-2", "blue-1", "blue-2"]
+    for page in pages:
+        assert (farm.output_dir / page.screenshot).read_bytes().startswith(b"\x89PNG")
+    assert {row for check in result.checks for row in check.rows} == {"R11"}
+    assert browsers(farm) == []
+    assert list((farm.run_dir / "browser").iterdir()) == []
+
+
+@pytest.mark.root
+def test_browser_works_within_an_event_loop(farm: Lab) -> None:
+    """A notebook's cell runs in one, where Playwright's own calls would refuse to."""
+
+    async def cell() -> bool:
+        return browser.visit(farm, browser.sites(farm)[:1]).holds
+
+    assert asyncio.run(cell())
+
+
+@pytest.mark.root
+def test_page_that_cannot_be_opened_is_a_failed_check(
+    farm: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that does not exist, one outside the zone, a closed port and a server that is silent."""
+    monkeypatch.setattr(browser, "PATIENCE", 2.0)
+
+    def listen() -> socket.socket:
+        return socket.create_server((str(farm.gateway.ip), 8088))
+
+    urls = [
+        f"http://{farm.host_name('no-such')}/",
+        "http://example.org/",
+        f"http://{farm.host_name('blue')}:8099/",
+        f"http://{farm.host_name('red')}:8088/",
+    ]
+    with inside(farm.netns, listen):
+        result = browser.visit(farm, urls)
+    seen = [check.seen for check in result.checks]
+    assert len(failed(result.checks)) == 4
+    for word, text in zip(
+        ("NAME_NOT_RESOLVED", "NAME_NOT_RESOLVED", "CONNECTION_REFUSED", "imeout"),
+        seen,
+        strict=True,
+    ):
+        assert word in text
+    assert browsers(farm) == []
+
+
+@pytest.mark.root
+def test_killed_driver_takes_the_browser_along(named: Lab) -> None:
+    """Whoever kills labkit's helper leaves no browser behind, and gets an error that says so."""
+
+    def listen() -> socket.socket:
+        return socket.create_server((str(named.gateway.ip), 80))
+
+    with inside(named.netns, listen), ThreadPoolExecutor(1) as pool:
+        visit = pool.submit(browser.visit, named, [named.url("site1")])
+        until(lambda: browsers(named))
+        for pid in drivers(named):
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(FarmError, match="did not work: signal 9"):
+            visit.result(60)
+    until(lambda: not browsers(named))
+    assert list((named.run_dir / "browser").iterdir()) == []
+
+
+def drivers(lab: Lab) -> list[int]:
+    """labkit's helper processes for this lab's browser, known by their temporary folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if b"labkit.farm.browsing" in words:
+                environment = (entry / "environ").read_bytes().decode().split("\0")
+                if any(str(lab.run_dir) in word for word in environment):
+                    found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.root
+def test_without_names_there_is_no_browser(lab: Lab) -> None:
+    """The name server's absence is told before a browser is started."""
+    give_address(lab)
+    with pytest.raises(FarmError, match="name server"):
+        browser.visit(lab, [lab.url("site1")])
+
+
+def test_nothing_to_visit_is_refused() -> None:
+    """No address is a mistake of the caller's."""
+    with pytest.raises(ConfigError, match="nothing to visit"):
+        browser.visit(Lab.of({}), [])
+
+
+def test_missing_browser_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without Chromium is told so, and what to do."""
+    monkeypatch.setattr(browser, "PROGRAM", "no-such-browser")
+    with pytest.raises(MachineError, match="no-such-browser"):
+        browser.visit(Lab.of({}), ["http://site1.lab.test/"])

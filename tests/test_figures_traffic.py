@@ -1,0 +1,167 @@
+"""Figures of the traffic: drawn from results alone, and told in words as well."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from labkit import Lab, Table
+from labkit.farm import counts, failover
+from labkit.farm.bench import Comparison as Speeds
+from labkit.farm.bench import Throughput
+from labkit.farm.browsing import Page, Visits
+from labkit.farm.failover import Failover
+from labkit.farm.load import Sent
+from labkit.farm.measure import Measurement
+from labkit.farm.traffic import Case, Comparison, Survey
+from labkit.report import figures
+from labkit.result import Figure, Result
+
+T = TypeVar("T")
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    """A lab that is only described, with a folder for its outputs."""
+    return Lab.of({"outputs": str(tmp_path), "sites": ["red", {"name": "blue", "weights": (3, 1)}]})
+
+
+def result(value: T, *tables: Table) -> Result[T]:
+    """A result as an action would have returned it."""
+    return Result(
+        action="test", subject="test", summary="A test.", changed=False, value=value,
+        tables=tables, run="r", started=datetime(2026, 1, 1, tzinfo=UTC), seconds=0.0,
+    )  # fmt: skip
+
+
+def measurement(lab: Lab, site: str, *observed: int, lbmethod: str = "byrequests") -> Measurement:
+    """A measurement in which the site's replicas served these numbers of requests."""
+    sent = [
+        Sent(number=0, replica=item.name, status=200, start=0.0, seconds=0.01)
+        for item, count in zip(lab.replicas_of(site), observed, strict=True)
+        for _ in range(count)
+    ]
+    parts = counts.shares(lab.replicas_of(site), sent)
+    return Measurement(
+        target=site, address="10.60.0.1", lbmethod=lbmethod, trace="t", requests=sum(observed),
+        concurrency=8, failed=0, seconds=1.0, rate=100.0, median=0.01, p95=0.02,
+        shares=parts, fit=counts.fit(parts),
+    )  # fmt: skip
+
+
+def drawn(lab: Lab, figure: Figure) -> None:
+    """Both files are there, the PNG 8 inches wide at 150 dots an inch."""
+    png = (lab.output_dir / figure.png).read_bytes()
+    assert png.startswith(b"\x89PNG")
+    assert int.from_bytes(png[16:20]) == 1200
+    assert (lab.output_dir / figure.svg).read_text().startswith("<?xml")
+
+
+def test_distribution_tells_observed_and_expected(lab: Lab) -> None:
+    """The alternative text has each replica's count and what the weights let expect."""
+    value = Survey(measurements=(measurement(lab, "red", 52, 48), measurement(lab, "blue", 75, 25)))
+    figure = figures.distribution(lab, result(value))
+    assert "red-1 52 (50), red-2 48 (50)" in figure.alt
+    assert "blue-1 75 (75), blue-2 25 (25), p = 1.000" in figure.alt
+    drawn(lab, figure)
+
+
+def test_methods_tells_each_case(lab: Lab) -> None:
+    """One bar a case, named by method and weights; the figure is named after the site."""
+    cases = tuple(
+        Case(lbmethod=method, weights=(3, 1), measurement=measurement(lab, "blue", *observed))
+        for method, observed in (("byrequests", (75, 25)), ("bybusyness", (60, 40)))
+    )
+    figure = figures.methods(lab, result(Comparison(site="blue", cases=cases)))
+    assert figure.name == "methods-blue"
+    assert "byrequests 3:1 gave blue-1 75 (75), blue-2 25 (25)" in figure.alt
+    assert "bybusyness 3:1 gave blue-1 60 (75), blue-2 40 (25)" in figure.alt
+    drawn(lab, figure)
+
+
+def load(lost: int) -> list[Sent]:
+    """Two seconds of a load; ``lost`` requests fail when red-2 is killed after half a second."""
+    sent = []
+    for number in range(200):
+        start = number / 100
+        alive = number % 2 and not 0.5 <= start < 1.5
+        failed = 50 <= number < 50 + lost
+        sent.append(
+            Sent(
+                number=number,
+                replica="" if failed else ("red-2" if alive else "red-1"),
+                status=502 if failed else 200,
+                start=start,
+                seconds=0.005,
+                again=int(number == 60),
+            )
+        )
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("lost", "drained", "back"), [(0, True, 1.5), (3, False, 1.5), (0, False, None)]
+)
+def test_failover_tells_moments_and_failures(
+    lab: Lab, lost: int, drained: bool, back: float | None
+) -> None:
+    """Each moment that was seen is told, with the numbers of failed and repeated requests."""
+    sent = load(lost)
+    value = Failover(
+        replica="red-2", site="red", drained=drained, requests=200, failed=lost, again=1,
+        slowest=0.005, stopped=0.5, out=0.52, started=1.2, back=back,
+    )  # fmt: skip
+    table = failover.timeline(lab, value, sent)
+    assert [column.name for column in table.columns] == [
+        "time", "red-1", "red-2", "again", "failed", "slowest",
+    ]  # fmt: skip
+    assert sum(int(row[4] or 0) for row in table.rows) == lost
+    figure = figures.failover(lab, result(value, table))
+    assert f"{'drained' if drained else 'killed'} at 0.50 s, left out at 0.52 s" in figure.alt
+    assert ("serving again at 1.50 s" in figure.alt) is (back is not None)
+    assert f"{lost} of 200 requests failed, 1 were sent again" in figure.alt
+    drawn(lab, figure)
+
+
+def speed(target: str, direct: bool, rate: float) -> Throughput:
+    """A measurement of wrk's with latencies of 1 to 4 ms."""
+    return Throughput(
+        target=target, direct=direct, connections=32, seconds=4.0, requests=int(4 * rate),
+        rate=rate, p50=0.001, p75=0.002, p90=0.003, p99=0.004, errors=0,
+    )  # fmt: skip
+
+
+def test_throughput_tells_both_ways(lab: Lab) -> None:
+    """Rate and percentiles, directly and balanced."""
+    value = Speeds(direct=speed("red-1", True, 2000), balanced=speed("red", False, 1000.4))
+    figure = figures.throughput(lab, result(value))
+    assert "direct (red-1) 2,000 requests/s, 50 % within 1.00 ms" in figure.alt
+    assert "balanced (red) 1,000 requests/s" in figure.alt
+    drawn(lab, figure)
+
+
+def test_pages_stand_side_by_side(lab: Lab) -> None:
+    """A page that was not reached has its place, and the text says why it is empty."""
+    one = Page(
+        name="red", url="http://red.lab.test/", status=200, title="Site 1", heading="Site 1",
+        replica="red-1", screenshot="figures/throughput-red.png", seconds=0.1,
+    )  # fmt: skip
+    test_throughput_tells_both_ways(lab)  # draws a picture that can stand for a screenshot
+    other = one.model_copy(update={"url": "http://no.lab.test/", "status": 0, "error": "refused"})
+    figure = figures.pages(lab, result(Visits(browser="Chromium 1", pages=(one, other))))
+    assert "http://red.lab.test/: Site 1, served by red-1" in figure.alt
+    assert "http://no.lab.test/: not reached (refused)" in figure.alt
+    drawn(lab, figure)
+
+
+def test_same_result_gives_the_same_bytes(lab: Lab) -> None:
+    """A figure that is drawn again from the same result is the same file."""
+    value = Survey(measurements=(measurement(lab, "red", 52, 48),))
+    file = lab.output_dir / figures.distribution(lab, result(value)).png
+    first = file.read_bytes()
+    file.unlink()
+    figures.distribution(lab, result(value))
+    assert file.read_bytes() == first

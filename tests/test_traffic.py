@@ -1,0 +1,271 @@
+"""Traffic through the balancer of a real farm: who serves, and what a stopped replica does to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from labkit import Lab
+from labkit.checks import failed
+from labkit.errors import ConfigError, FarmError
+from labkit.farm import bench, container, dns, failover, fetch, measure, proxy, traffic, workers
+from labkit.farm.load import Load
+from tests.host_side import give_address
+from tests.whole_farm import standing
+
+
+@pytest.fixture(scope="module")
+def farm() -> Iterator[Lab]:
+    """Two sites on two replicas each, with names and balancer; every test leaves it as it was."""
+    with standing() as lab:
+        yield lab
+
+
+def balanced(farm: Lab, **changes: object) -> Lab:
+    """The farm's balancer as another Lab would have it, until the next :func:`restored`."""
+    lab = Lab.of({**farm.model_dump(), **changes})
+    proxy.up(lab)
+    return lab
+
+
+@pytest.fixture
+def restored(farm: Lab) -> Iterator[Lab]:
+    """The farm, whose balancer is the Lab's own again afterwards."""
+    yield farm
+    proxy.up(farm)
+
+
+@pytest.mark.root
+def test_client_balancer_and_replicas_count_the_same(farm: Lab) -> None:
+    """One row a request; the three counts agree request by request, and fit the weights."""
+    result = traffic.send(farm, "red", 120, 6)
+    assert failed(result.checks) == ()
+    assert {check.name for check in result.checks} == {
+        f"traffic.red.{what}" for what in ("answered", "distribution", "proxy-log", "replica-logs")
+    }
+    table = result.table("requests-red")
+    assert [column.heading for column in table.columns] == [
+        "site", "replica", "status", "start (s)", "seconds (s)", "error",
+    ]  # fmt: skip
+    assert len(table.rows) == 120
+    assert [part.observed for part in result.value.shares] == [60, 60]
+    assert result.changed is False
+
+
+@pytest.mark.root
+def test_request_that_the_balancer_did_not_log_is_a_failed_check(
+    farm: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counts that differ are told, with how many requests differ."""
+    value, sent, _ = measure.measure(farm, "red", 40, 4)
+    log = proxy.logs(farm) / "access.log"
+    original = log.read_text()
+    lines = original.splitlines(keepends=True)
+    log.write_text("".join(line for line in lines if f'"{value.trace}-7"' not in line))
+    monkeypatch.setattr(measure, "PATIENCE", 0.1)
+    (check,) = failed(measure.checks(farm, value, sent))
+    log.write_text(original)
+    assert check.name == "traffic.red.proxy-log"
+    assert check.seen.endswith("; 1 requests differ")
+
+
+@pytest.mark.root
+def test_replica_is_asked_directly(farm: Lab) -> None:
+    """A replica's own name leads past the balancer, which sees nothing of it."""
+    result = traffic.send(farm, "red-2", 30, 3)
+    assert result.holds
+    assert [part.replica for part in result.value.shares] == ["red-2"]
+    assert proxy.log(farm, result.value.trace) == ()
+
+
+@pytest.mark.root
+def test_weights_divide_the_requests(restored: Lab) -> None:
+    """Weights of 3 and 1 give three quarters to the first, which the test against them confirms."""
+    lab = balanced(restored, sites=[{"name": "red", "weights": [3, 1]}, "blue"])
+    result = traffic.send(lab, "red", 120, 6)
+    assert result.holds
+    assert [part.observed for part in result.value.shares] == [90, 30]
+
+
+@pytest.mark.root
+def test_counts_against_the_weights_fail_the_check(restored: Lab) -> None:
+    """The balancer divides 3:1, the Lab expects 1:1: the distribution does not hold."""
+    balanced(restored, sites=[{"name": "red", "weights": [3, 1]}, "blue"])
+    result = traffic.send(restored, "red", 120, 6)
+    assert [check.name for check in failed(result.checks)] == ["traffic.red.distribution"]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("sticky", "replicas"), [(True, 1), (False, 2)])
+def test_sticky_balancer_keeps_a_client(restored: Lab, sticky: bool, replicas: int) -> None:
+    """A client with its cookie stays with one replica when the balancer is sticky, else not."""
+    lab = balanced(restored, proxy={"sticky": sticky})
+    result = traffic.stay(lab, "blue", 12)
+    assert result.holds
+    assert len(set(result.value.served)) == replicas
+
+
+@pytest.mark.root
+def test_survey_measures_every_site(farm: Lab) -> None:
+    """Each site in the Lab's order, one table of shares, one of requests a site."""
+    result = traffic.survey(farm, 40, 4)
+    assert failed(result.checks) == ()
+    assert [one.target for one in result.value.measurements] == ["red", "blue"]
+    assert [table.name for table in result.tables] == ["shares", "requests-red", "requests-blue"]
+
+
+@pytest.mark.root
+def test_comparison_goes_through_all_methods_and_restores_the_balancer(farm: Lab) -> None:
+    """Six cases; the balancer runs by the Lab's own configuration again."""
+    result = traffic.compare(farm, "red", weights=[1, 4], requests=50, concurrency=5)
+    assert failed(result.checks) == ()
+    assert [case.name for case in result.value.cases] == [
+        "byrequests 1:1", "bytraffic 1:1", "bybusyness 1:1",
+        "byrequests 1:4", "bytraffic 1:4", "bybusyness 1:4",
+    ]  # fmt: skip
+    exact = result.value.cases[3].measurement
+    assert [part.observed for part in exact.shares] == [10, 40]
+    assert proxy.up(farm).changed is False
+
+
+@pytest.mark.root
+def test_comparison_that_fails_restores_the_balancer(
+    farm: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error in the middle leaves the Lab's own configuration behind."""
+
+    def broken(lab: Lab, *_: object) -> None:
+        raise FarmError(lab.proxy.lbmethod, "stopped here")
+
+    monkeypatch.setattr(traffic, "measure", broken)
+    with pytest.raises(FarmError, match="stopped here"):
+        traffic.compare(farm, "red")
+    assert proxy.up(farm).changed is False
+
+
+@pytest.mark.root
+def test_weights_that_do_not_fit_change_nothing(farm: Lab) -> None:
+    """Three weights for two replicas are refused before the balancer is touched."""
+    before = proxy.server(farm).config.read_text()
+    with pytest.raises(ConfigError, match="2 replicas and 3 weights"):
+        traffic.compare(farm, "red", weights=[1, 2, 3])
+    assert proxy.server(farm).config.read_text() == before
+
+
+@pytest.mark.root
+def test_reload_loses_no_request(restored: Lab) -> None:
+    """Requests go on being answered while the balancer takes over new configurations."""
+    load = Load(restored, fetch.target(restored, "red"), "reload", concurrency=4, pace=0.002)
+    with failover.running(load):
+        for method in ("bytraffic", "byrequests", "bytraffic"):
+            balanced(restored, proxy={"lbmethod": method})
+    assert len(load.sent) > 50
+    assert [item for item in load.sent if item.failed] == []
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("how", ["kill", "drain"])
+def test_stopped_replica_is_left_out_and_comes_back(farm: Lab, how: str) -> None:
+    """The other replica serves meanwhile; the stopped one is in the balancer again afterwards."""
+    result = (failover.kill if how == "kill" else failover.drain)(farm, "red-2")
+    assert failed(result.checks) == ()
+    value = result.value
+    assert value.out is not None
+    assert value.back is not None
+    assert value.stopped <= value.out <= value.started <= value.back
+    assert workers.worker(farm, farm.replica("red-2")).usable
+    rows = result.table(f"timeline-{how}-red-2").frame()
+    down = rows[(rows["time"] > value.out + 0.1) & (rows["time"] < value.started - 0.1)]
+    assert down["red-2"].sum() == 0
+    assert down["red-1"].sum() > 0
+    assert rows["failed"].sum() == value.failed
+
+
+@pytest.mark.root
+def test_failed_exercise_starts_the_replica_again(
+    farm: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the exercise itself breaks, the replica runs afterwards, and its own error is told."""
+
+    def lost(*_: object) -> None:
+        raise FarmError("the balancer", "was lost from sight")
+
+    monkeypatch.setattr(failover.workers, "worker", lost)
+    with pytest.raises(FarmError, match="lost from sight"):
+        failover.kill(farm, "blue-1")
+    assert fetch.fetch(farm, "blue-1").replica == "blue-1"
+
+
+@pytest.mark.root
+def test_dead_replica_shows_in_the_balancers_checks(farm: Lab) -> None:
+    """While a replica is down its worker's check fails, and its site is served by the other one."""
+    replica = farm.replica("blue-2")
+    container.kill(farm, replica)
+    try:
+        traffic.send(farm, "blue", 10, 2)
+        broken = {check.name for check in failed(proxy.checks(farm))}
+        served = {fetch.fetch(farm, "blue").replica for _ in range(4)}
+    finally:
+        container.start(farm, replica)
+    assert broken == {"proxy.worker.blue-2"}
+    assert served == {"blue-1"}
+
+
+@pytest.mark.root
+def test_balancer_manager_is_for_the_host_alone(farm: Lab) -> None:
+    """From a container of the farm the balancer's page of workers is forbidden."""
+    there = fetch.front(farm, "red")
+    inside = farm.model_copy(
+        update={"host": farm.host.model_copy(update={"netns": farm.replica("red-1").netns})}
+    )
+    assert fetch.reach(inside, there, "/balancer-manager").status == 403
+    assert fetch.reach(farm, there, "/balancer-manager").status == 200
+
+
+@pytest.mark.root
+def test_wrk_measures_direct_and_balanced(farm: Lab) -> None:
+    """Both paths answer without an error; the first replica stands for the direct one."""
+    result = bench.compare(farm, "red", connections=8)
+    assert failed(result.checks) == ()
+    assert [row[0] for row in result.tables[0].rows] == ["red-1", "red"]
+    assert result.value.direct.rate > 0
+    assert result.value.balanced.p50 <= result.value.balanced.p99
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("act", [traffic.send, bench.compare, traffic.stay])
+def test_balancer_that_is_down_is_told(lab: Lab, act: object) -> None:
+    """With names but without a balancer there is one error that says who does not answer."""
+    dns.up(give_address(lab))
+    with pytest.raises(FarmError, match="does not answer: Connection refused"):
+        act(lab, "site1")  # type: ignore[operator]
+
+
+@pytest.mark.root
+def test_without_names_there_is_no_traffic(lab: Lab) -> None:
+    """Without the name server no site has an address."""
+    give_address(lab)
+    with pytest.raises(FarmError, match="does not answer"):
+        traffic.send(lab, "site1")
+
+
+@pytest.mark.parametrize(
+    ("requests", "concurrency", "named"),
+    [
+        (0, 1, "requests = 0"),
+        (100_001, 1, "requests"),
+        (5, 65, "concurrency"),
+        (5, 0, "concurrency"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(requests: int, concurrency: int, named: str) -> None:
+    """The error names the number; nothing was asked."""
+    with pytest.raises(ConfigError, match=named):
+        traffic.send(Lab.of({}), "site1", requests, concurrency)
+
+
+def test_only_replica_of_a_site_is_not_stopped() -> None:
+    """A site that would be down is refused before anything is stopped."""
+    with pytest.raises(ConfigError, match="only replica"):
+        failover.kill(Lab.of({"replicas": 1}), "site1-1")
