@@ -13,7 +13,8 @@ import pytest
 
 from labkit import Lab, run, undo
 from labkit.errors import ConfigError, StateError
-from labkit.farm import image, oci, siteimages, tarball
+from labkit.farm import image, layers, oci, siteimages, tarball
+from labkit.farm.apt import Archive, Source
 from labkit.farm.building import sealed
 from labkit.journal import Journal
 
@@ -116,6 +117,14 @@ def test_a_layout_taken_over_shares_its_blobs_and_not_its_index(
     assert oci.missing(layout) == ()
 
 
+def test_a_mirror_in_a_folder_is_refused_for_the_web_layer() -> None:
+    """apt runs inside the root file system; the remedy is a server."""
+    source = Source(mirror="file:///srv/debian", suite="bookworm")
+    with pytest.raises(ConfigError) as caught:
+        layers.refuse_folder(Archive(main=source, kind="the lab's own mirror"))
+    assert "serve the folder by HTTP" in caught.value.remedy
+
+
 @pytest.mark.parametrize("name", siteimages.COMMON)
 def test_a_site_may_not_have_a_common_images_name(name: str) -> None:
     """Refused before anything is made."""
@@ -198,6 +207,29 @@ def test_an_image_is_unpacked_once_for_all_labs(make_lab: Callable[..., Lab]) ->
     inode = one.lower[-1].stat().st_ino
     assert image.unpacked(lab, "site1") == one
     assert one.lower[-1].stat().st_ino == inode
+
+
+@pytest.mark.root
+def test_what_is_unpacked_is_what_the_image_holds(lab: Lab, open_folder: Path) -> None:
+    """File for file: type, mode, owner, target of a link, size."""
+    kept = image.unpacked(lab, "web").lower[0]
+    web = f"{image.read(lab).layout}:web"
+    run.run(["umoci", "raw", "unpack", "--image", web, open_folder / "fresh"])
+    assert _listing(kept) == _listing(open_folder / "fresh")
+
+
+def _listing(root: Path) -> set[str]:
+    """A line a file; a folder's size is the file system's affair."""
+    shown = [
+        "-type",
+        "d",
+        "-printf",
+        r"%P d %m %U %G\n",
+        "-o",
+        "-printf",
+        r"%P %y %m %U %G %l %s\n",
+    ]
+    return set(run.run(["find", root, *shown]).stdout.splitlines())
 
 
 @pytest.mark.root

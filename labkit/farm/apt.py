@@ -37,6 +37,11 @@ class Source(Record):
         """The same as a line of sources.list(5)."""
         return f"deb {self.mirror} {self.suite} {' '.join(self.components)}"
 
+    @property
+    def in_folder(self) -> bool:
+        """Whether the mirror is a folder of this machine, not a server."""
+        return self.mirror.startswith("file:")
+
 
 class Archive(Record):
     """What root file systems are made from.

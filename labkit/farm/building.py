@@ -23,9 +23,10 @@ from labkit.lab import Lab
 
 log = logging.getLogger("labkit.build")
 
+#: How long one build waits for another of the same thing (seconds).
+PATIENCE = 3600.0
 #: With less than this left (bytes) a failure is taken for that of a full disk.
 NEARLY_FULL = 4_000_000
-
 #: What the tools leave of the machine and of the installation itself, emptied or removed.
 CACHES = ("var/cache/apt/archives/*.deb", "var/cache/apt/*.bin", "var/lib/apt/lists/*_*")
 TRACES = ("etc/resolv.conf", "etc/hostname", "etc/machine-id", "var/log/bootstrap.log")

@@ -17,9 +17,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from labkit import run
-from labkit.farm import apt
-from labkit.farm.building import building, discard, require_programs, sealed, tidy
+from labkit.errors import ConfigError
+from labkit.farm import apt, oci, unpacking
+from labkit.farm.building import PATIENCE, building, discard, require_programs, sealed, tidy
 from labkit.farm.rootfs import Rootfs, key_of, program_version
+from labkit.farm.umoci import configure, told, umoci
 from labkit.files import write_atomically
 from labkit.journal import lock
 from labkit.lab import Lab
@@ -78,7 +80,7 @@ def made(lab: Lab, base: Rootfs) -> tuple[Layers, bool]:
     recipe = (EDITION, PACKAGES, MODULES, dict(ENVIRONMENT), COMMAND, sorted(FOLDERS), LEFT)
     key = key_of(f"web-{base.suite}", base.key, version, recipe)
     place = lab.cache_dir / "images" / key
-    with lock(lab.cache_dir / "locks", key):
+    with lock(lab.cache_dir / "locks", key, wait=PATIENCE):
         kept = _find(place)
         return kept or _make(lab, base, place, version), kept is None
 
@@ -96,6 +98,7 @@ def _find(place: Path) -> Layers | None:
 def _make(lab: Lab, base: Rootfs, place: Path, version: str) -> Layers:
     require_programs(("umoci", "setpriv", "unshare", "chroot", "cp"))
     archive = apt.archive(lab)
+    refuse_folder(archive)
     apt.require(archive)
     started = time.monotonic()
     with building(lab, place, what=f"web image of {base.suite}", space=SPACE) as work:
@@ -114,7 +117,8 @@ def _make(lab: Lab, base: Rootfs, place: Path, version: str) -> Layers:
         names = " ".join(PACKAGES)
         umoci("repack", "--image", f"{image}:web", *told(f"apt-get install {names}"), bundle)
         configure(f"{image}:web", web_options())
-        umoci("gc", "--layout", image)
+        oci.drop_unused(image)
+        unpacking.adopt(lab, image, "web", bundle / "rootfs")
         discard(lab, bundle)
         seconds = round(time.monotonic() - started, 2)
         value = Layers(key=place.name, layout=place / "layout", seconds=seconds, suite=base.suite)
@@ -122,19 +126,15 @@ def _make(lab: Lab, base: Rootfs, place: Path, version: str) -> Layers:
     return value
 
 
-def umoci(*words: str | Path) -> None:
-    """Runs umoci."""
-    run.run(["umoci", *words], timeout=600)
-
-
-def told(by: str) -> tuple[str, ...]:
-    """Options that write into an image's history by what a layer was made."""
-    return ("--history.created_by", by)
-
-
-def configure(image: str, options: tuple[str, ...]) -> None:
-    """Changes the configuration of ``LAYOUT:TAG``."""
-    umoci("config", "--image", image, *options)
+def refuse_folder(archive: apt.Archive) -> None:
+    """Raises :class:`ConfigError` for a mirror that is out of reach from within a root file system."""
+    if archive.main.in_folder:
+        raise ConfigError(
+            f"rootfs.mirror = {archive.main.mirror!r}",
+            "apt, inside the root file system, does not see a folder of the machine",
+            "serve the folder by HTTP and set rootfs.mirror to that address",
+            f"python3 -m http.server --bind 127.0.0.1 --directory {archive.main.mirror[7:]} 8000",
+        )
 
 
 def base_options(base: Rootfs, version: str) -> tuple[str, ...]:

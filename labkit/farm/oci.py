@@ -1,4 +1,4 @@
-"""An OCI image layout as it lies on the disk: who points to whom. Pure reading.
+"""An OCI image layout as it lies on the disk: who points to whom.
 
 The format is the OCI image specification's (image-layout.md, manifest.md, config.md):
 ``index.json`` names a manifest for each tag, a manifest names a configuration and layers, and each of
@@ -145,6 +145,12 @@ def pointers(layout: Path) -> dict[str, int]:
 def unused(layout: Path) -> tuple[str, ...]:
     """The hashes of blobs that nothing points to, as a changed configuration leaves them."""
     return tuple(sorted(set(blobs(layout)) - set(pointers(layout))))
+
+
+def drop_unused(layout: Path) -> None:
+    """Removes the blobs that nothing points to from a layout that nobody else uses yet."""
+    for digest in unused(layout):
+        blob(layout, digest).unlink()
 
 
 def missing(layout: Path) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from labkit.checks import Check, equal
 from labkit.display import human_bytes
 from labkit.farm import apt, packages, variants
 from labkit.farm.apt import Archive
-from labkit.farm.building import building, require_programs, sealed, size, tidy
+from labkit.farm.building import PATIENCE, building, require_programs, sealed, size, tidy
 from labkit.farm.variants import Step, Variant
 from labkit.files import write_atomically
 from labkit.journal import lock
@@ -85,7 +85,7 @@ def build(lab: Lab, variant: str = "", *, registry: str = "") -> Outcome[Rootfs]
         mirror. :raises BuildError: a full disk or a failed program; nothing is left of the build.
     """
     planned = plan(lab, variant, registry=registry)
-    with lock(lab.cache_dir / "locks", planned.key):
+    with lock(lab.cache_dir / "locks", planned.key, wait=PATIENCE):
         kept = find(planned)
         value = kept or _make(lab, planned)
     listed = packages.read(value.path)

@@ -16,10 +16,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from labkit.errors import ConfigError, StateError
-from labkit.farm import layers, oci, tarball, unpacking
+from labkit.farm import oci, tarball, unpacking
 from labkit.farm import site as sites
 from labkit.farm.building import building
-from labkit.farm.layers import Layers, umoci
+from labkit.farm.layers import Layers
+from labkit.farm.umoci import configure, told, umoci
 from labkit.files import write_atomically
 from labkit.journal import Journal
 from labkit.lab import Lab, Site
@@ -76,8 +77,7 @@ def make(lab: Lab, common: Layers) -> None:
         created = oci.config(layout, oci.tag(layout, "web").config).created
         for site in lab.sites:
             _add(lab, site, work, below, created)
-        for digest in oci.unused(layout):
-            oci.blob(layout, digest).unlink()
+        oci.drop_unused(layout)
         kept = Kept(key=_key(lab, common), digests=_digests(layout))
         write_atomically(work / "image.json", kept.model_dump_json(indent=1))
 
@@ -110,9 +110,9 @@ def _add(lab: Lab, site: Site, work: Path, below: Path, created: str) -> None:
     archive = work / f"{site.name}.tar"
     tarball.write(archive, sites.files(lab, site), below)
     when = ("--history.created", created)
-    told = layers.told(f"labkit: the files of {site.name}")
+    history = told(f"labkit: the files of {site.name}")
     image = ("--image", f"{work}/layout:web", "--tag", site.name)
-    umoci("raw", "add-layer", *image, *told, *when, archive)
+    umoci("raw", "add-layer", *image, *history, *when, archive)
     archive.unlink()
     options = (
         f"--config.label=org.opencontainers.image.title={lab.title(site)}",
@@ -120,7 +120,7 @@ def _add(lab: Lab, site: Site, work: Path, below: Path, created: str) -> None:
         f"--config.label=labkit.site={site.name}",
         *when,
     )
-    layers.configure(f"{work}/layout:{site.name}", options)
+    configure(f"{work}/layout:{site.name}", options)
 
 
 def _digests(layout: Path) -> dict[str, str]:

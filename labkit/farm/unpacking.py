@@ -7,7 +7,7 @@ from pathlib import Path
 
 from labkit.farm import oci, tarball
 from labkit.farm.building import building
-from labkit.farm.layers import umoci
+from labkit.farm.umoci import umoci
 from labkit.journal import Journal, lock
 from labkit.lab import Lab
 
@@ -17,13 +17,16 @@ def whole(lab: Lab, layout: Path, name: str) -> Path:
 
     It is named by the hash of the layers' content (ChainID): whoever has the same layers shares it.
     """
-    chain = oci.chain_id(oci.config(layout, oci.tag(layout, name).config).diff_ids)
-    folder = lab.cache_dir / "unpacked" / chain.partition(":")[2][:24]
     return _once(
         lab,
-        folder,
+        _folder(lab, layout, name),
         lambda work: umoci("raw", "unpack", "--image", f"{layout}:{name}", work / "rootfs"),
     )
+
+
+def adopt(lab: Lab, layout: Path, name: str, root: Path) -> Path:
+    """The same folder, where ``root``, from which the tag has just been packed, spares unpacking it."""
+    return _once(lab, _folder(lab, layout, name), lambda work: _move(root, work / "rootfs"))
 
 
 def layer(lab: Lab, layout: Path, digest: str) -> Path:
@@ -50,6 +53,15 @@ def configuration(lab: Lab, layout: Path, name: str, root: Path) -> Path:
             umoci("raw", "runtime-config", "--image", f"{layout}:{name}", "--rootfs", root, part)
             part.replace(path)
     return path
+
+
+def _folder(lab: Lab, layout: Path, name: str) -> Path:
+    chain = oci.chain_id(oci.config(layout, oci.tag(layout, name).config).diff_ids)
+    return lab.cache_dir / "unpacked" / chain.partition(":")[2][:24]
+
+
+def _move(root: Path, place: Path) -> None:
+    root.rename(place)
 
 
 def _once(lab: Lab, folder: Path, make: Callable[[Path], None]) -> Path:

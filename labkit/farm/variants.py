@@ -19,6 +19,8 @@ MB = 1_000_000
 #: mmdebstrap's own hook for suites where one of two packages merges /usr: it takes the one that needs
 #: no perl (as debootstrap does), which is 48 MB less in bookworm.
 MERGE_HOOK = "/usr/share/mmdebstrap/hooks/maybe-merged-usr"
+#: Its hook for mirrors in a folder, which it shows to the programs in the new root.
+FOLDER_HOOK = "/usr/share/mmdebstrap/hooks/file-mirror-automount"
 #: What is left out of the farm's base: for people to read, and never read in a container.
 UNREAD = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*")
 
@@ -235,6 +237,7 @@ def _mmdebstrap(
         "mmdebstrap",
         "--mode=root",
         f"--hook-dir={MERGE_HOOK}",
+        *((f"--hook-dir={FOLDER_HOOK}",) if archive.main.in_folder else ()),
         f"--variant={variant.mode}",
         *((f"--include={','.join(('apt', *packages))}",) if slim or packages else ()),
         *((f"--dpkgopt=path-exclude={path}" for path in UNREAD) if slim else ()),
