@@ -132,7 +132,7 @@ def woven(text: str, *blocks: Block, known: Block = ONE) -> weave.Woven:
 def test_an_empty_page_gets_list_and_blocks() -> None:
     """A new page is the list of blocks and the blocks in their order."""
     new = woven("", ONE, TWO)
-    assert new.text == page(fences.listed(("01-wiki", "02-rootfs")), ONE.text, TWO.text)
+    assert new.text == f"{fences.listed(('01-wiki', '02-rootfs'))}\n{page(ONE.text, TWO.text)}"
     assert [change.state for change in new.changes] == ["added", "added"]
 
 

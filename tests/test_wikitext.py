@@ -85,7 +85,7 @@ def test_a_table_has_units_in_its_header_and_numbers_to_the_right() -> None:
     assert wikitext.table(table) == "\n".join(
         (
             '{| class="wikitable sortable"',
-            "|+ Sizes",
+            '|+ style="text-align:left;white-space:nowrap" | Sizes',
             "! name !! size !! took (s) !! count !! same",
             "|-",
             '| a&#124;b || style="text-align:right" data-sort-value="171300000" | 171.3 MB'
@@ -102,7 +102,7 @@ def test_a_long_table_is_collapsed() -> None:
     head = wikitext.table(table).split("\n")[:2]
     assert head == [
         '{| class="wikitable sortable mw-collapsible mw-collapsed"',
-        "|+ Numbers (21 rows)",
+        '|+ style="text-align:left;white-space:nowrap" | Numbers (21 rows)',
     ]
 
 
@@ -146,11 +146,11 @@ def test_a_result_shows_summary_checks_tables_and_folded_commands() -> None:
         shown.index(part)
         for part in (
             "'''6 of 6 replicas answer &#123;&#123;PAGENAME&#125;&#125;.'''",
-            "|+ 1 of 1 checks hold",
+            "| 1 of 1 checks hold",
             "✔ holds || <code>network.ping.site1-1</code> || 0 lost || 0 lost || R10"
             " || <code>ping -c1 10.60.0.11 &#124; cat</code>",
-            "|+ T",
-            '<div class="mw-collapsible mw-collapsed">',
+            'nowrap" | T',
+            '<div class="mw-collapsible mw-collapsed" style=',
             "echo '&lt;b&gt;'  # 0, 0.50 s",
             "<small>network.connect · changed · 1.25 s · run r1</small>",
         )
@@ -162,9 +162,9 @@ def test_a_result_shows_summary_checks_tables_and_folded_commands() -> None:
 def test_a_caption_is_never_an_option(caption: str) -> None:
     """Whatever a caption says, it is the last parameter and no word of the link's own."""
     shown = wikitext.image("Labkit-x.png", alt="y", caption=caption)
-    assert shown.startswith("[[File:Labkit-x.png|frame|none|alt=y|<i>")
+    assert shown.startswith("[[File:Labkit-x.png|thumb|none|880px|alt=y|<i>")
     assert shown.endswith("</i>]]")
-    assert shown.count("|") == 4
+    assert shown.count("|") == 5
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_markdown_takes_links_and_images_that_the_wiki_has() -> None:
     )
     text = markdown.render('[there](05-web.ipynb) ![alt](a.png "left")', here)
     assert text == (
-        "[[#Web sites|there]]<nowiki /> [[File:Labkit-a.png|frame|none|alt=alt|<i>left</i>]]"
+        "[[#Web sites|there]]<nowiki /> [[File:Labkit-a.png|thumb|none|880px|alt=alt|<i>left</i>]]"
     )
 
 
@@ -279,7 +279,7 @@ def test_a_notebook_gives_title_body_and_pictures() -> None:
     assert page.title == "Stage"
     order = ["Intro '''R1'''.", "a = 1\n\nb = 2\n</syntaxhighlight>", "=== Part ===",
              "<small><code>act()</code></small>", "6 of 6 replicas",
-             f"[[File:{page.uploads[0].name}|frame|none|alt=bars|<i>Sizes</i>]]"]  # fmt: skip
+             f"[[File:{page.uploads[0].name}|thumb|none|880px|alt=bars|<i>Sizes</i>]]"]  # fmt: skip
     assert [page.body.index(part) for part in order] == sorted(map(page.body.index, order))
     assert re.fullmatch(r"Labkit-sizes-[0-9a-f]{16}\.png", page.uploads[0].name)
     assert page.uploads[0].data == PNG

@@ -57,8 +57,9 @@ class Plan(Record):
 
 
 class Published(Record):
-    """What publishing did. ``revision`` is the page's last one afterwards; ``put_back`` the lines
-    that the wiki's merge had dropped; ``attempts`` how often the page was read for it."""
+    """What publishing did. ``revision`` is the page's last one afterwards; ``people`` the number of
+    people's lines on it, ``put_back`` those that the wiki's merge had dropped; ``attempts`` how
+    often the page was read for it."""
 
     page: str
     url: str
@@ -66,6 +67,7 @@ class Published(Record):
     edited: bool
     uploaded: tuple[str, ...]
     changes: tuple[Change, ...]
+    people: int = 0
     put_back: tuple[str, ...] = ()
     attempts: int = 1
 
@@ -201,6 +203,7 @@ def _once(desk: Desk, attempt: int) -> Published:
         edited=saved is not None,
         uploaded=tuple(desk.sent),
         changes=planned.changes,
+        people=weave.persons(page, desk.memory.pristine, desk.blocks).total(),
         put_back=_verify(desk, page, planned, saved) if saved else (),
         attempts=attempt,
     )

@@ -128,6 +128,8 @@ def _base(found: Fenced, pristine: Pristine, ours: Block | None) -> tuple[str, .
     """The lines that labkit wrote there; when they are lost, those that it would still write."""
     if not found.touched:
         return found.block.lines
+    if ours is not None and ours.digest == found.digest:
+        return ours.lines
     written = pristine(found.block.name, found.digest)
     if written is not None:
         return written.lines
@@ -147,7 +149,8 @@ def _insertion(page: Document, blocks: Sequence[Block], place: int) -> tuple[int
     for later in blocks[place + 1 :]:
         if found := page.find(later.name):
             return found.start, found.start, f"{text}\n\n"
-    return len(page.text), len(page.text), f"\n\n{text}"
+    gap = "\n\n" if page.text or place else "\n"
+    return len(page.text), len(page.text), f"{gap}{text}"
 
 
 def _list(page: Document, names: Iterable[str]) -> list[tuple[int, int, str]]:

@@ -19,6 +19,8 @@ from labkit.result import Cell, Column, Command, Figure, Result, Table
 
 #: Tables with more rows than this are collapsed.
 LONG = 20
+#: Pictures are shown at most this wide (pixels); a click opens them whole.
+WIDTH = 880
 #: Languages that are highlighted, by the names that notebooks use for them (Pygments' own names).
 LANGUAGES = {
     "apache": "apacheconf", "apacheconf": "apacheconf", "bash": "bash", "console": "console",
@@ -27,6 +29,11 @@ LANGUAGES = {
     "py": "python", "python": "python", "python3": "python", "sh": "bash", "shell": "bash",
     "sql": "sql", "toml": "toml", "xml": "xml", "yaml": "yaml",
 }  # fmt: skip
+
+#: As wide as what it holds, so that the link that opens it stands beside its label.
+_FOLD = "display:table;min-width:14em;max-width:100%"
+#: A caption of this length at most is not broken by a narrow table below it.
+_SHORT = 80
 
 _ALWAYS = str.maketrans({c: f"&#{ord(c)};" for c in "[]{}|~"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\ufffd": "&#65533;"})  # fmt: skip
 #: Each place where a harmless character could begin or complete markup (sources: MediaWiki 1.39,
@@ -97,7 +104,7 @@ def source(text: str, language: str) -> str:
 def folded(label: str, body: str) -> str:
     """A block under a label (plain text) that opens on demand; open where scripts do not run."""
     return (
-        f'<div class="mw-collapsible mw-collapsed">\n<small>{literal(label)}</small>\n'
+        f'<div class="mw-collapsible mw-collapsed" style="{_FOLD}"><small>{literal(label)}</small>\n'
         f'<div class="mw-collapsible-content">\n{body}\n</div>\n</div>'
     )
 
@@ -122,7 +129,9 @@ def grid(
 ) -> str:
     """A native table of cells that are wikitext already: one line a row, so that histories read well."""
     lines = [f'{{| class="{css}"']
-    lines += [f"|+ {caption}"] if caption else []
+    if caption:
+        narrow = ";white-space:nowrap" if len(caption) <= _SHORT else ""
+        lines.append(f'|+ style="text-align:left{narrow}" | {caption}')
     lines += ["! " + " !! ".join(head)] if head else []
     for row in rows:
         lines += ["|-", "| " + " || ".join(row)]
@@ -187,16 +196,16 @@ def result(value: Result[Any]) -> str:
 
 
 def figure(value: Figure, file: str) -> str:
-    """A figure at its own size under its uploaded name, with alt text and caption."""
+    """A figure under its uploaded name, with alt text and caption."""
     return image(file, alt=value.alt, caption=value.caption)
 
 
 def image(file: str, *, alt: str, caption: str = "") -> str:
-    """An uploaded picture in a paragraph of its own.
+    """An uploaded picture in a paragraph of its own, at most :data:`WIDTH` wide.
 
     The caption stands in italics, so that no caption is ever read as an option (``left``, ``thumb``).
     """
-    parts = [f"File:{file}", "frame", "none", f"alt={literal(_one_line(alt))}"]
+    parts = [f"File:{file}", "thumb", "none", f"{WIDTH}px", f"alt={literal(_one_line(alt))}"]
     text = literal(_one_line(caption))
     return "[[" + "|".join([*parts, f"<i>{text}</i>"] if text else parts) + "]]"
 

@@ -1,0 +1,180 @@
+"""The blocks of the report's page, from what the stages left in the lab's outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from labkit.lab import Lab
+from labkit.report import closing as closings
+from labkit.report import notebook as notebooks
+from labkit.report import record as records
+from labkit.report.memory import executed
+from labkit.report.plan import ROWS, STAGES, Plan
+from labkit.report.record import StageRecord
+from labkit.result import FIGURE_MIME, RESULT_MIME, Record, Table
+from labkit.wiki import fences, markdown, notebook, remarks, wikitext
+from labkit.wiki.fences import Block
+from labkit.wiki.notebook import Rendered, Upload
+from labkit.wiki.remarks import Remarks
+
+#: The stage that publishes: its block is made while it runs.
+OWN = "07-report"
+
+
+class Pages(Record):
+    """What the report's page is made of."""
+
+    blocks: tuple[Block, ...]
+    uploads: tuple[Upload, ...]
+
+
+def pages(lab: Lab, found: Remarks) -> Pages:
+    """The report's blocks and pictures, from what the stages left in the lab's outputs."""
+    latest = {record.stage: record for record in records.latest(lab)}
+    uploads: dict[str, Upload] = {}
+    blocks = [fences.block("summary", "", summary(latest))]
+    for stage in STAGES:
+        shown = own(lab, found) if stage.name == OWN else rendered(lab, stage)
+        uploads |= {item.name: item for item in shown.uploads}
+        blocks.append(fences.block(stage.name, wikitext.heading(stage.title, 2), shown.body))
+    return Pages(blocks=tuple(blocks), uploads=tuple(uploads.values()))
+
+
+def summary(latest: Mapping[str, StageRecord]) -> str:
+    """The page's beginning: what it is, the stages at a glance, how to write a remark."""
+    rows = [_line(stage, latest.get(stage.name)) for stage in STAGES if stage.name != OWN]
+    head = ["Stage", "State", "Checks that hold", "Answers", "Took", "Begun (UTC)"]
+    return "\n\n".join(
+        (
+            "The lab writes this report itself, from what its stages measured. "
+            f"The tasks and their states are {_link(STAGES[-1], 'at its end')}.",
+            wikitext.grid(head, rows),
+            "'''To remark on something''', begin a line with <code>REX&gt;</code>, anywhere on this"
+            " page, and end it with your signature. A line that begins with <code>:</code> directly"
+            " under a remark answers it; <code>REX&gt; settled</code> there settles it. What you"
+            " write stays when the report is published again.",
+        )
+    )
+
+
+def rendered(lab: Lab, stage: Plan) -> Rendered:
+    """A stage's block: its state, then its last passed run as its notebook shows it."""
+    good = records.read(records.file(lab, stage.name))
+    bad = records.read(records.file(lab, stage.name, "failed.json"))
+    if good is None and bad is None:
+        return Rendered(title="", body=_to_come(stage))
+    parts = [_failure(bad, good)] if bad else []
+    shown = _shown(lab, stage, good) if good else None
+    parts += [_status(stage, good), shown.body] if good and shown else []
+    body = "\n\n".join(part for part in parts if part)
+    return Rendered(title="", body=body, uploads=shown.uploads if shown else ())
+
+
+def own(lab: Lab, found: Remarks) -> Rendered:
+    """The closing block: the tasks, what answers each row of the assignment, the remarks.
+
+    It says nothing of the stage that publishes, so that publishing again finds it unchanged.
+    """
+    result = closings.closing_table(lab)
+    others = [record for record in records.latest(lab) if record.stage != OWN]
+    answered = closings.coverage_table(closings.answers(others, (result,)))
+    listed = remarks.table(found)
+    keep = [n for n, column in enumerate(listed.columns) if column.name != "since then"]
+    told = Table(
+        name=listed.name,
+        title=listed.title,
+        columns=tuple(listed.columns[n] for n in keep),
+        rows=tuple(tuple(row[n] for n in keep) for row in listed.rows),
+    )
+    parts = (
+        wikitext.heading("The tasks", 3),
+        f"'''{wikitext.literal(result.summary)}'''",
+        wikitext.table(closings.table(result.value.tasks)),
+        wikitext.heading("The assignment's rows", 3),
+        wikitext.table(answered),
+        wikitext.heading("The remarks", 3),
+        wikitext.table(told) if told.rows else "There is no remark on this page.",
+    )
+    return Rendered(title="", body="\n\n".join(parts))
+
+
+def _line(stage: Plan, record: StageRecord | None) -> list[str]:
+    """A stage's row in the summary."""
+    name = _link(stage, stage.title)
+    rows = ", ".join(stage.rows)
+    if record is None:
+        return [name, "– not run", "", rows, "", ""]
+    held = f"{record.held} of {len(record.checks)}"
+    begun = f"{record.started:%Y-%m-%d %H:%M}"
+    return [name, f"{_icon(record)} {record.state}", held, rows, f"{record.seconds:.1f} s", begun]
+
+
+def _link(stage: Plan, text: str) -> str:
+    label = wikitext.literal(text, begins=False, ends=False)
+    return f"[[{markdown.page_name(f'#{stage.title}')}|{label}]]"
+
+
+def _icon(record: StageRecord) -> str:
+    return "✔" if record.state == "passed" else "✘"
+
+
+def _status(stage: Plan, record: StageRecord) -> str:
+    """A run's state, in a line."""
+    return (
+        f"'''{_icon(record)} {record.state.capitalize()}''': {record.held} of {len(record.checks)} "
+        f"checks hold. <small>Answers {', '.join(stage.rows)} · {record.started:%Y-%m-%d %H:%M} UTC"
+        f" · {record.seconds:.1f} s · run {wikitext.literal(record.run, begins=False)}</small>"
+    )
+
+
+def _failure(bad: StageRecord, good: StageRecord | None) -> str:
+    """That the last run failed, why, and what is shown instead."""
+    said = [f"* {wikitext.literal(problem)}" for problem in bad.problems]
+    rest = ["", "What follows is the last run that passed."] if good else []
+    first = f"'''✘ The last run failed''' <small>({bad.started:%Y-%m-%d %H:%M} UTC)</small>"
+    return "\n".join([first, *said, *rest])
+
+
+def _to_come(stage: Plan) -> str:
+    """What a stage that never ran will answer."""
+    said = [f"* '''{row}''' {wikitext.literal(ROWS[row], begins=False)}" for row in stage.rows]
+    return "\n".join(["''Not run yet.'' It answers:", *said])
+
+
+def _shown(lab: Lab, stage: Plan, record: StageRecord) -> Rendered:
+    """The run as its executed notebook shows it; without that, its results and figures alone."""
+    found = notebooks.read(executed(lab, stage.name))
+    if found is None or not _is_of(found, record.run):
+        found = {"cells": [_cell(entry.result, entry.figure) for entry in record.entries]}
+    cells = [cell for cell in found["cells"] if "".join(cell["source"]).strip() != "stage.close()"]
+    titles = {f"{item.name}.ipynb": f"#{item.title}" for item in STAGES}
+    context = markdown.Context(shift=1, link=titles.get)
+    return notebook.render(
+        {"cells": cells}, read=lambda path: _read(lab.output_dir, path), context=context
+    )
+
+
+def _is_of(found: Mapping[str, Any], run: str) -> bool:
+    """Whether a notebook shows a result of that run."""
+    return any(
+        output.get("data", {}).get(RESULT_MIME, {}).get("run") == run
+        for cell in found["cells"]
+        for output in cell.get("outputs", ())
+    )
+
+
+def _cell(result: Record | None, figure: Record | None) -> dict[str, Any]:
+    """A cell that shows a recorded result or figure."""
+    shown = {RESULT_MIME: result, FIGURE_MIME: figure}
+    data = {mime: item.model_dump(mode="json") for mime, item in shown.items() if item}
+    return {"cell_type": "code", "source": "", "outputs": [{"output_type": "display_data", "data": data}]}  # fmt: skip
+
+
+def _read(outputs: Path, path: str) -> bytes | None:
+    """A file of the lab's outputs; nothing outside of them is ever read."""
+    file = (outputs / path).resolve()
+    if not file.is_relative_to(outputs.resolve()) or not file.is_file():
+        return None
+    return file.read_bytes()

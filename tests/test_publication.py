@@ -1,0 +1,208 @@
+"""The report's page: made from what the stages left, published on a real wiki."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from labkit import Lab
+from labkit.checks import Check
+from labkit.report import blocks, publication
+from labkit.report import record as records
+from labkit.report.memory import executed
+from labkit.report.plan import STAGES
+from labkit.report.record import Entry, StageRecord
+from labkit.result import Figure, Result
+from labkit.wiki import api, fences, remarks, session
+from labkit.wiki.remarks import Remark, Remarks, Thread
+
+NAMES = tuple(stage.name for stage in STAGES)
+#: A real PNG picture of one pixel.
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010804000000b51c0c020000000b4944415478da63fcff1f000"
+    "30301ffa51ba6c90000000049454e44ae426082"
+)
+
+
+def result(megabytes: int, run: str = "run-1") -> Result[None]:
+    """A result with a check."""
+    check = Check(
+        name="rootfs.reduced", expected="less than 250 MB", seen=f"{megabytes} MB",
+        holds=megabytes < 250, rows=("I2",),
+    )  # fmt: skip
+    return Result[None](
+        action="rootfs.compare", subject="x", summary=f"It weighs {megabytes} MB.", changed=True,
+        value=None, checks=(check,), run=run, started=datetime(2026, 1, 1, tzinfo=UTC), seconds=1,
+    )  # fmt: skip
+
+
+def ran(lab: Lab, *shown: Result[None] | Figure, stage: str = "02-rootfs", failed: str = "", run: str = "run-1") -> None:  # fmt: skip
+    """A stage has run and left its record."""
+    kept = [Entry(cell=n, **{"figure" if isinstance(item, Figure) else "result": item}) for n, item in enumerate(shown, 1)]  # type: ignore[arg-type]  # fmt: skip
+    records.keep(
+        lab,
+        StageRecord(
+            stage=stage, title="", state="failed" if failed else "passed", closed=True,
+            problems=(failed,) if failed else (), run=run,
+            started=datetime(2026, 1, 2, 3, 4, tzinfo=UTC), seconds=5, lab=lab.name, parameters={},
+            entries=tuple(kept),
+        ),
+    )  # fmt: skip
+
+
+def notebook_of(lab: Lab, shown: Result[None], stage: str = "02-rootfs") -> None:
+    """The stage's executed notebook lies in the outputs."""
+    data = json.loads(json.dumps(shown._repr_mimebundle_()))
+    call, close = nbformat.v4.new_code_cell("act()"), nbformat.v4.new_code_cell("stage.close()")
+    call.outputs = [nbformat.v4.new_output("execute_result", data=data)]
+    close.outputs = [nbformat.v4.new_output("stream", name="stdout", text="closed")]
+    text = nbformat.v4.new_markdown_cell("# Title\n\nNarrative, see [there](04-network.ipynb).")
+    found = nbformat.v4.new_notebook(cells=[text, call, close])
+    path = executed(lab, stage)
+    path.parent.mkdir(parents=True)
+    path.write_text(nbformat.writes(found))
+
+
+def page_of(lab: Lab, found: Remarks | None = None) -> dict[str, str]:
+    """The bodies of the report's blocks."""
+    made = blocks.pages(lab, found or Remarks(page="Report", url="", remarks=()))
+    return {block.name: block.body for block in made.blocks}
+
+
+def test_before_any_run_the_structure_is_there(lab: Lab) -> None:
+    """Each stage has its block, which says what it will answer; so has the closing table."""
+    made = page_of(lab)
+    assert tuple(made) == ("summary", *NAMES)
+    assert "''Not run yet.'' It answers:" in made["04-network"]
+    assert "* '''R10''' " in made["04-network"]
+    assert "There is no remark on this page." in made["07-report"]
+    assert made["summary"].count("– not run") == len(NAMES) - 1
+
+
+def test_a_stage_shows_its_notebook(lab: Lab) -> None:
+    """State first, then narrative and results; links to other notebooks lead to their stages."""
+    ran(lab, result(171))
+    notebook_of(lab, result(171))
+    body = page_of(lab)["02-rootfs"]
+    assert body.startswith("'''✔ Passed''': 1 of 1 checks hold.")
+    assert "Narrative, see [[#Network|there]]" in body
+    assert "'''It weighs 171 MB.'''" in body
+    assert "stage.close()" not in body
+
+
+def test_a_notebook_of_another_run_is_not_shown(lab: Lab) -> None:
+    """The record is what counts: without its notebook its results are shown alone."""
+    notebook_of(lab, result(250, "run-0"))
+    ran(lab, result(171))
+    body = page_of(lab)["02-rootfs"]
+    assert "'''It weighs 171 MB.'''" in body
+    assert "250 MB.'''" not in body
+
+
+def test_a_failure_is_said_before_the_last_good_run(lab: Lab) -> None:
+    """What failed is named; what is shown below is said to be older."""
+    ran(lab, result(171))
+    ran(lab, result(300), failed="rootfs.reduced: {{too}} large", run="run-2")
+    body = page_of(lab)["02-rootfs"].split("\n")
+    assert body[0].startswith("'''✘ The last run failed'''")
+    assert body[1] == "* rootfs.reduced: &#123;&#123;too&#125;&#125; large"
+    assert "What follows is the last run that passed." in body
+    assert "'''It weighs 171 MB.'''" in body
+
+
+def test_a_figure_is_read_from_the_outputs_alone(lab: Lab) -> None:
+    """A figure's file is uploaded under the hash of its content; no path leads out of the outputs."""
+    shown = [Figure(name="a", png=path, svg="", alt="alt", caption="c") for path in ("figures/a.png", "../../secret")]  # fmt: skip
+    for path in (lab.output_dir / "figures" / "a.png", lab.output_dir.parent.parent / "secret"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(PNG)
+    ran(lab, *shown)
+    made = blocks.pages(lab, Remarks(page="Report", url="", remarks=()))
+    assert [item.data for item in made.uploads] == [PNG]
+    body = next(block.body for block in made.blocks if block.name == "02-rootfs")
+    assert f"[[File:{made.uploads[0].name}|" in body
+    assert "(the picture is missing)" in body
+
+
+def test_remarks_are_listed_without_what_publishing_changes(lab: Lab) -> None:
+    """The list on the page says nothing of the blocks' hashes: publishing again changes nothing."""
+    thread = Thread(
+        number=1, line="REX> why?", block="02-rootfs", section="", text="why?", answer="", state="open"
+    )  # fmt: skip
+    shown = [
+        page_of(lab, Remarks(page="", url="", remarks=(Remark(thread=thread, author="Teacher", written=None, stale=stale),)))["07-report"]
+        for stale in (False, True)
+    ]  # fmt: skip
+    assert shown[0] == shown[1]
+    assert "| open || 02-rootfs || why?" in shown[0]
+
+
+@pytest.fixture
+def wiki(wiki_lab: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Lab:
+    """A lab with the real wiki, a page and outputs of the test's own."""
+    page = wiki_lab.wiki.model_copy(update={"page": request.node.name.replace("_", " ")})
+    return wiki_lab.model_copy(update={"wiki": page, "outputs": str(tmp_path / "outputs")})
+
+
+@pytest.mark.root
+def test_the_report_is_published_once(wiki: Lab) -> None:
+    """The first publication makes the page, the second writes nothing; the checks hold both times."""
+    ran(wiki, result(171))
+    first, second = publication.publish(wiki), publication.publish(wiki)
+    assert first.changed
+    assert not second.changed
+    assert first.holds
+    assert second.holds
+    assert {row for check in first.checks for row in check.rows} == {"E1", "R12"}
+    assert second.value.revision == first.value.revision
+    assert "8 added" in first.summary
+
+
+def written(lab: Lab, change: Callable[[str], str]) -> str:
+    """A person changes the page; returns the text of before."""
+    with closing((site := session.open(lab)).connection):
+        now = api.read(site, lab.wiki.page).revision
+        assert now is not None
+        api.edit(site, lab.wiki.page, change(now.text), base=now.number, summary="")
+        return now.text
+
+
+@pytest.mark.root
+def test_a_remark_comes_back_with_the_next_publication(wiki: Lab) -> None:
+    """It stays in its block, is listed at the page's end, and then publishing is settled again."""
+    ran(wiki, result(300))
+    publication.publish(wiki)
+    written(wiki, lambda text: text.replace("'''It weighs 300 MB.'''\n", "'''It weighs 300 MB.'''\nREX> Quantify.\n"))  # fmt: skip
+    ran(wiki, result(171))
+    done = publication.publish(wiki)
+    assert done.value.people == 1
+    assert done.holds
+    assert not publication.publish(wiki).changed
+    text = written(wiki, lambda text: text)
+    assert "REX> Quantify." in fences.parse(text, "Report").blocks[2].block.body
+    assert "|| 02-rootfs || Quantify. ||" in text
+    [remark] = remarks.read(wiki).value.remarks
+    assert remark.thread.text == "Quantify."
+
+
+@pytest.mark.root
+def test_a_plan_shows_what_would_change(wiki: Lab) -> None:
+    """Nothing is written; a block that a person deleted is said to stay so."""
+    ran(wiki, result(300))
+    publication.publish(wiki)
+    block = "02-rootfs"
+    written(wiki, lambda text: text.replace(text[fences.parse(text, "").find(block).start : fences.parse(text, "").find(block).end], ""))  # type: ignore[union-attr]  # fmt: skip
+    ran(wiki, result(171))
+    plan = publication.plan(wiki)
+    states = {change.name: change.state for change in plan.value.changes}
+    assert (states["summary"], states[block], states["04-network"]) == ("changed", "deleted", "unchanged")  # fmt: skip
+    done = publication.publish(wiki)
+    assert done.value.deleted == (block,)
+    assert done.holds
+    assert publication.publish(wiki, restore=[block]).value.deleted == ()
