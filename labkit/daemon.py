@@ -154,11 +154,9 @@ def _overlap(bound: str, address: str) -> bool:
 
 
 def _launch(daemon: Daemon) -> None:
-    if daemon.foreground:
-        with daemon.log.open("ab") as sink:
-            run.start(daemon.argv, netns=daemon.netns, env=daemon.env, output=sink)
-        return
+    # setsid forks: a program that stays in the foreground is nobody's child then, nor a zombie later
+    detached = ("setsid", "--fork") if daemon.foreground else ()
     run.run(
-        daemon.argv, netns=daemon.netns, env=daemon.env, output=daemon.log, timeout=30,
+        [*detached, *daemon.argv], netns=daemon.netns, env=daemon.env, output=daemon.log, timeout=30,
         remedy=f"read {daemon.log}",
     )  # fmt: skip

@@ -1,0 +1,246 @@
+"""The lab's own servers: started once, healthy or an error, ended without harming anybody else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import Popen
+
+import pytest
+
+from labkit import Lab, daemon, run, undo
+from labkit.daemon import Daemon, parse_ss
+from labkit.errors import FarmError, MachineError
+from labkit.journal import Journal
+
+#: A server that knows its configuration by an option, writes its pid, and ends by SIGTERM or not at all.
+SERVER = """
+import os, signal, sys, time
+_, option, config, pidfile, *words = sys.argv
+if "fail" in words:
+    print("cannot read my configuration", flush=True)
+    sys.exit(1)
+if "stubborn" in words:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGHUP, lambda *_: open(config + ".again", "w").close())
+if "silent" not in words:
+    with open(pidfile + ".part", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename(pidfile + ".part", pidfile)
+while True:
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Lab]:
+    """A lab whose folders are the test's; its daemons are ended afterwards."""
+    folders = {name: str(tmp_path / name) for name in ("state", "run", "outputs", "cache")}
+    lab = Lab.load(None, lab_name="mine", **folders)
+    lab.run_dir.mkdir(parents=True)
+    (lab.run_dir / "server.py").write_text(SERVER)
+    (lab.run_dir / "config").touch()
+    yield lab
+    _, failed = undo.unmake_all(lab)
+    assert not failed
+
+
+def server(lab: Lab, *words: str) -> Daemon:
+    """The server as a daemon of the lab."""
+    folder = lab.run_dir
+    argv = (
+        sys.executable,
+        f"{folder}/server.py",
+        "-f",
+        f"{folder}/config",
+        f"{folder}/pid",
+        *words,
+    )
+    return Daemon(
+        name="server",
+        argv=argv,
+        config=folder / "config",
+        pidfile=folder / "pid",
+        log=folder / "log",
+        foreground=True,
+    )
+
+
+def started(lab: Lab, *words: str) -> Daemon:
+    """The server, running."""
+    made = server(lab, *words)
+    assert daemon.start(lab, made, lambda: None if made.pidfile.exists() else "no pid file")
+    return made
+
+
+def test_a_daemon_is_started_once(own: Lab) -> None:
+    """The second start finds it; it stands in the journal until it is stopped."""
+    made = started(own)
+    first = daemon.pid(made)
+    assert not daemon.start(own, made, lambda: None)
+    assert daemon.pid(made) == first
+    assert [entry.kind for entry in Journal.of(own).standing()] == ["daemon"]
+    assert daemon.stop(own, made)
+    assert (daemon.pid(made), made.pidfile.exists()) == (None, False)
+    assert not daemon.stop(own, made)
+    assert Journal.of(own).standing() == ()
+
+
+def test_a_daemon_that_ends_at_once_is_an_error_with_its_own_words(own: Lab) -> None:
+    """What it wrote stands in the error, with the log's place."""
+    made = server(own, "fail")
+    with pytest.raises(FarmError, match="cannot read my configuration") as caught:
+        daemon.start(own, made, lambda: "not healthy", patience=1)
+    assert caught.value.again == f"tail {made.log}"
+
+
+def test_an_unhealthy_daemon_is_an_error_and_can_be_undone(own: Lab) -> None:
+    """It runs, does not answer as it should, and the journal knows it."""
+    made = server(own)
+    with pytest.raises(FarmError, match=r"no answer after 0\.2 s; its log ends: \(empty\)"):
+        daemon.start(own, made, lambda: "no answer", patience=0.2)
+    undo.unmake_all(own)
+    assert daemon.pid(made) is None
+
+
+def test_a_daemon_that_was_killed_is_started_again(own: Lab) -> None:
+    """A stale pid file is no running daemon."""
+    made = started(own)
+    first = daemon.pid(made)
+    assert first
+    os.kill(first, signal.SIGKILL)
+    daemon.wait(made, lambda: None if daemon.pid(made) is None else "runs", 5)
+    assert made.pidfile.exists()
+    made.pidfile.write_text("")
+    assert daemon.start(own, made, lambda: None if daemon.pid(made) else "not yet")
+    assert daemon.pid(made) not in (None, first)
+
+
+@pytest.fixture
+def bystander() -> Iterator[Popen[str]]:
+    """Somebody else's process."""
+    process = run.start(["sleep", "60"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_stale_pid_file_of_somebody_elses_process_harms_nobody(
+    own: Lab, bystander: Popen[str]
+) -> None:
+    """The pid may be anybody's by now: the process lives, the file is gone."""
+    made = server(own)
+    made.pidfile.write_text(str(bystander.pid))
+    assert daemon.pid(made) is None
+    assert not daemon.stop(own, made)
+    assert bystander.poll() is None
+    assert not made.pidfile.exists()
+
+
+@pytest.mark.parametrize("options", [["-n", "1", "-f"], ["--follow"]])
+def test_who_looks_at_the_configuration_is_no_daemon(own: Lab, options: list[str]) -> None:
+    """A person's program on a terminal that names the same file is left alone."""
+    made = server(own)
+    screen, terminal = os.openpty()
+    person = Popen(["setsid", "--ctty", "tail", *options, str(made.config)], stdin=terminal)
+    try:
+        daemon.wait(made, lambda: None if named(person.pid, str(made.config)) else "not yet", 5)
+        daemon.stop(own, made)
+        assert person.poll() is None
+    finally:
+        person.kill()
+        person.wait()
+        os.close(screen)
+        os.close(terminal)
+
+
+def named(pid: int, path: str) -> bool:
+    """Whether a process has a path among its arguments."""
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return words[0] == b"tail" and path.encode() in words
+
+
+def test_a_daemon_without_a_pid_file_is_found(own: Lab) -> None:
+    """One that was killed before it wrote its pid is known by its configuration."""
+    made = server(own, "silent")
+    daemon.start(own, made, lambda: None if daemon.pid(made) else "not yet")
+    assert daemon.stop(own, made)
+    assert undo.daemon_pids(str(made.config)) == ()
+
+
+def test_a_daemon_that_does_not_end_is_killed(own: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After some patience SIGKILL follows SIGTERM."""
+    monkeypatch.setattr(undo, "PATIENCE", 0.3)
+    made = started(own, "stubborn")
+    assert daemon.stop(own, made)
+    assert undo.daemon_pids(str(made.config)) == ()
+
+
+def test_a_signal_reaches_the_daemon(own: Lab) -> None:
+    """SIGHUP makes it read its files again; without a daemon it is an error."""
+    made = started(own)
+    daemon.send(made, signal.SIGHUP)
+    again = Path(f"{made.config}.again")
+    daemon.wait(made, lambda: None if again.exists() else "not yet", 5)
+    daemon.stop(own, made)
+    with pytest.raises(FarmError, match="is not running"):
+        daemon.send(made, signal.SIGHUP)
+
+
+LISTENERS = [
+    ("", []),
+    (
+        'tcp LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:(("apache2",pid=12,fd=4),("apache2",pid=13,fd=4))\n',
+        [("0.0.0.0", "apache2 (process 12)")],  # noqa: S104 - read, not bound
+    ),
+    ("tcp LISTEN 0 511 *:80 *:*\n", [("*", "a process of another user")]),
+    (
+        'udp UNCONN 0 0 10.60.0.1%br-lab:53 0.0.0.0:* users:(("dnsmasq",pid=7,fd=4))\n',
+        [("10.60.0.1", "dnsmasq (process 7)")],
+    ),
+    (
+        'tcp LISTEN 0 5 [::1]:8060 [::]:* users:(("python3",pid=9,fd=3))\n',
+        [("::1", "python3 (process 9)")],
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "found"), LISTENERS)
+def test_the_listeners_are_read_from_ss(text: str, found: list[tuple[str, str]]) -> None:
+    """Address without interface and brackets; the first process by name and number."""
+    assert parse_ss(text) == found
+
+
+LISTEN = """
+import socket, sys, time
+with socket.create_server((sys.argv[1], int(sys.argv[2]))):
+    print("up", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("address", "taken"), [("127.0.0.1", True), ("127.0.0.2", False)])
+def test_a_taken_port_names_its_process(
+    tmp_path: Path, port: int, address: str, taken: bool
+) -> None:
+    """The error names key, process and remedy; another address' listener takes nothing."""
+    log = tmp_path / "log"
+    with log.open("wb") as sink:
+        process = run.start([sys.executable, "-c", LISTEN, "127.0.0.1", str(port)], output=sink)
+    try:
+        while log.read_text() != "up\n":
+            assert process.poll() is None
+        if not taken:
+            daemon.require_free(port, netns=None, address=address, key="wiki.port")
+            return
+        with pytest.raises(MachineError, match=f"process {process.pid}") as caught:
+            daemon.require_free(port, netns=None, address=address, key="wiki.port")
+        assert "set wiki.port to another port" in caught.value.remedy
+        daemon.require_free(port, netns=None, address=address, key="k", own=process.pid)
+    finally:
+        process.kill()
+        process.wait()
+    daemon.require_free(port, netns=None, address=address, key="wiki.port")
