@@ -137,6 +137,21 @@ def test_refused_configuration_leaves_the_server_running(
 
 
 @pytest.mark.root
+def test_server_moves_with_the_hosts_namespace(
+    addressed: Lab, make_lab: Callable[..., Lab]
+) -> None:
+    """A lab whose host side was put into another namespace has its name server there."""
+    dns.up(addressed)
+    other = give_address(make_lab())
+    moved = Lab.of({**addressed.model_dump(), "host": {"netns": other.netns}})
+    result = dns.up(moved)
+    assert result.changed
+    assert result.holds
+    with pytest.raises(FarmError, match="does not answer"):
+        dns.query(addressed, "site1")
+
+
+@pytest.mark.root
 def test_down_ends_the_server_and_removes_its_files(addressed: Lab) -> None:
     """Afterwards nobody answers, and a second down has nothing to do."""
     dns.up(addressed)

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,20 @@ def test_balancer_that_lost_its_leader_is_started_anew(addressed: Lab) -> None:
     result = proxy.up(addressed)
     assert result.changed
     assert daemon.pid(proxy.server(addressed)) not in (None, leader)
+
+
+@pytest.mark.root
+def test_balancer_moves_with_the_hosts_namespace(
+    addressed: Lab, make_lab: Callable[..., Lab]
+) -> None:
+    """A lab whose host side was put into another namespace has its balancer there, and only there."""
+    proxy.up(addressed)
+    other = give_address(make_lab())
+    moved = Lab.of({**addressed.model_dump(), "host": {"netns": other.netns}})
+    assert proxy.up(moved).changed
+    assert fetch.reach(moved, fetch.front(moved), "/configuration").status == 204
+    with pytest.raises(FarmError, match="does not answer"):
+        fetch.reach(addressed, fetch.front(addressed))
 
 
 @pytest.mark.root

@@ -14,7 +14,7 @@ from labkit.config import LABEL
 from labkit.daemon import Daemon
 from labkit.errors import CommandError, ConfigError, FarmError
 from labkit.farm import resolver
-from labkit.farm.endpoint import require_address
+from labkit.farm.endpoint import is_here, require_address
 from labkit.farm.question import Answer, ask
 from labkit.farm.zone import Name, Zone, checks, config, names
 from labkit.files import write_atomically
@@ -106,9 +106,9 @@ def _converge(lab: Lab) -> bool:
     instance, text = server(lab), config(lab)
     running = daemon.pid(instance)
     current = instance.config.read_text() if instance.config.exists() else ""
-    if running is not None and current == text:
+    if is_here(lab, running) and current == text:
         daemon.wait(instance, lambda: _problem(lab), 5.0)
-        return False
+        return resolver.write(lab)
     require_address(lab)
     daemon.require_free(
         PORT,

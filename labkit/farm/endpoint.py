@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 from labkit.errors import FarmError
+from labkit.farm.host import namespace_inode
 from labkit.farm.netns import inside
 from labkit.lab import Lab
 
@@ -18,6 +20,16 @@ def require_address(lab: Lab) -> None:
             "make the network first: `./lab run 04-network`",
             again(lab, "ip -brief address"),
         )
+
+
+def is_here(lab: Lab, pid: int | None) -> bool:
+    """Whether a process runs, and in the network namespace that the Lab names (``host.netns``)."""
+    try:
+        return pid is not None and (
+            Path(f"/proc/{pid}/ns/net").stat().st_ino == namespace_inode(lab.netns)
+        )
+    except FileNotFoundError:
+        return False
 
 
 def again(lab: Lab, command: str) -> str:

@@ -59,7 +59,7 @@ class Failover(Record):
 
 @action("failover.kill")
 def kill(lab: Lab, replica: str, concurrency: int | None = None) -> Outcome[Failover]:
-    """A replica was killed under load without a warning and started again, and serves again.
+    """A replica was killed under load without a warning, and started again: all is as before.
 
     The load lasts about the Lab's ``traffic.seconds`` and the time that the replica needs to come
     back. The table ``timeline`` has a row for each tenth of a second. Raises
@@ -84,14 +84,15 @@ def _exercise(
     there = fetch.target(lab, replica.site)
     fetch.reach(lab, there)
     threads = lab.traffic.concurrency if concurrency is None else concurrency
-    load = Load(lab, there, secrets.token_hex(6), concurrency=threads, pace=PACE)
+    limit = lab.traffic.seconds + 30  # in case that the exercise hangs
+    trace = secrets.token_hex(6)
+    load = Load(lab, there, trace, concurrency=threads, pace=PACE, limit=limit)
     with running(load), _restored(lab, replica, drained):
         moments = _stop_and_start(lab, replica, load, drained)
     value = _value(replica, load.sent, moments, drained)
     return Outcome(
         value=value,
         subject=replica.name,
-        changed=True,
         summary=_summary(value),
         checks=_checks(lab, value),
         tables=(timeline(lab, value, load.sent), _failed(value, load.sent)),

@@ -19,7 +19,7 @@ from labkit.daemon import Daemon
 from labkit.errors import CommandError, FarmError
 from labkit.farm import balancing, fetch, resolver, workers
 from labkit.farm.balancing import FINGERPRINT_PATH
-from labkit.farm.endpoint import require_address
+from labkit.farm.endpoint import is_here, require_address
 from labkit.farm.workers import Worker
 from labkit.files import write_atomically
 from labkit.journal import Journal, lock
@@ -172,13 +172,13 @@ def converge(lab: Lab) -> bool:
 def install(lab: Lab, text: str) -> bool:
     """Makes the balancer run with this configuration, if apache2 accepts it; the old one stays else."""
     instance = server(lab)
-    running = daemon.pid(instance) is not None
+    running = is_here(lab, daemon.pid(instance))
     current = instance.config.read_text() if instance.config.exists() else ""
     if running and current == text:
         daemon.wait(instance, lambda: _problem(lab, text), 10.0)
         return False
     if not running:
-        daemon.stop(lab, instance)  # children that outlived a killed parent have the port
+        daemon.stop(lab, instance)  # one in another namespace, or children of a killed parent
     _require_port(lab, running and balancing.listens(current) == balancing.listens(text))
     for path in (folder(lab), logs(lab)):
         Journal.of(lab).intend("folder", path=str(path))

@@ -53,7 +53,13 @@ def with_dns(lab: Lab) -> Path:
     return folder(lab) / "with-dns"
 
 
-def write(lab: Lab) -> None:
-    """``resolv.conf`` and ``with-dns`` are in the name server's folder; both belong to the lab alone."""
-    write_atomically(folder(lab) / "resolv.conf", resolv_conf(lab))
-    write_atomically(with_dns(lab), script(lab), mode=0o755)
+def write(lab: Lab) -> bool:
+    """``resolv.conf`` and ``with-dns`` are in the name server's folder; whether one had to change."""
+    wanted = (
+        (folder(lab) / "resolv.conf", resolv_conf(lab), 0o644),
+        (with_dns(lab), script(lab), 0o755),
+    )
+    stale = [item for item in wanted if not item[0].exists() or item[0].read_text() != item[1]]
+    for path, text, mode in stale:
+        write_atomically(path, text, mode=mode)
+    return bool(stale)
