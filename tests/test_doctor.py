@@ -1,0 +1,251 @@
+"""The doctor: what keeps a machine from running the lab, each with a remedy; nothing is changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from labkit import Lab, doctor, run, undo
+from labkit.doctor import kernel, places, programs
+from labkit.errors import LabkitError, MachineError
+
+SERVER = """
+import socket, time
+with socket.create_server(("127.0.0.1", 0)) as server:
+    print(server.getsockname()[1], flush=True)
+    time.sleep(60)
+"""
+V1 = "cgroup /sys/fs/cgroup/cpu cgroup rw,relatime,cpu 0 0\n"
+V2 = "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n"
+
+
+@pytest.mark.parametrize(
+    ("mounts", "layout", "writable"),
+    [
+        ("", "", False),
+        ("proc /proc proc rw 0 0\n", "", False),
+        (V1, "version 1", True),
+        (V2, "version 2", True),
+        (V1 + V2, "hybrid: version 1 with version 2 beside it", True),
+        (V2.replace("rw", "ro"), "version 2", False),
+    ],
+)
+def test_the_layout_of_the_cgroups_is_read_from_the_mounts(
+    mounts: str, layout: str, writable: bool
+) -> None:
+    """Version 1, version 2, both, or none; and whether a container's own can be made."""
+    assert kernel.parse_cgroups(mounts) == (layout, writable)
+
+
+@pytest.mark.parametrize(
+    ("text", "entries"),
+    [
+        ("", []),
+        ("# nothing\n\n   # nothing\n", []),
+        ("runc # starts\n", [("runc",)]),
+        ("a | b # either\nc\n", [("a", "b"), ("c",)]),
+        ("a|b|c", [("a", "b", "c")]),
+    ],
+)
+def test_the_list_of_packages_is_read(text: str, entries: list[tuple[str, ...]]) -> None:
+    """One entry a line, with those that may stand for it; comments are none."""
+    assert programs.parse_list(text) == entries
+
+
+def test_every_program_comes_with_a_package_of_the_list() -> None:
+    """What labkit starts is what ./lab installs."""
+    listed = {name for entry in programs.parse_list(programs.LIST.read_text()) for name in entry}
+    assert set(programs.PROGRAMS.values()) <= listed
+
+
+@pytest.mark.root
+def test_a_machine_is_examined_without_being_changed(make_lab: Callable[..., Lab]) -> None:
+    """Every need has a check; the lab's folders and namespace are not there afterwards."""
+    lab = make_lab()
+    before = mounts_and_namespaces()
+    result = doctor.examine(lab)
+    assert [check.name for check in result.checks] == [f"doctor.{n.name}" for n in doctor.NEEDS]
+    assert result.holds is (result.value.blockers == ())
+    failing = {check.name for check in result.checks if not check.holds}
+    assert failing == {blocker.check for blocker in result.value.blockers}
+    assert all(blocker.remedy for blocker in result.value.blockers)
+    assert not result.changed
+    assert mounts_and_namespaces() == before
+    assert not lab.state_dir.exists()
+    assert not lab.run_dir.exists()
+
+
+@pytest.mark.root
+def test_this_machine_can_run_the_lab(make_lab: Callable[..., Lab]) -> None:
+    """On a machine that ./lab made ready, nothing is in the way."""
+    result = doctor.examine(make_lab())
+    assert result.value.blockers == ()
+    assert "this machine can run the lab" in result.summary
+
+
+def mounts_and_namespaces() -> tuple[list[str], list[str]]:
+    """What the doctor could leave behind."""
+    namespaces = Path("/run/netns")
+    named = sorted(path.name for path in namespaces.iterdir()) if namespaces.exists() else []
+    return sorted(undo.mount_points()), named
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """The block runs as a user without rights."""
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("look", [kernel.root, kernel.overlay, kernel.network, programs.browser])
+def test_who_is_not_root_is_told_so(look: Callable[[Lab], str]) -> None:
+    """What only root can try is a blocker for everybody else, with sudo as the remedy."""
+    with as_nobody(), pytest.raises(MachineError, match="needs root") as caught:
+        look(Lab())
+    assert "sudo" in caught.value.remedy
+
+
+@pytest.mark.parametrize(("look", "key"), [(places.state, "state"), (places.outputs, "outputs")])
+def test_too_little_room_names_the_place(
+    monkeypatch: pytest.MonkeyPatch, look: Callable[[Lab], str], key: str
+) -> None:
+    """What is free, what is needed, and the key that moves it elsewhere."""
+    monkeypatch.setattr(places, "STATE_BYTES", 10**18)
+    monkeypatch.setattr(places, "OUTPUT_BYTES", 10**18)
+    with pytest.raises(MachineError, match="free, 1,000,000,000") as caught:
+        look(Lab.load())
+    assert f"set {key} in lab.toml" in caught.value.remedy
+
+
+def test_a_folder_that_is_yet_to_be_made_is_looked_for_above(tmp_path: Path) -> None:
+    """Its file system is that of the nearest folder above."""
+    assert places.existing(tmp_path / "a" / "b") == tmp_path
+    assert places.existing(tmp_path) == tmp_path
+
+
+def test_a_taken_port_names_its_process() -> None:
+    """This very process has it: the doctor says so, with a remedy."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        lab = Lab.load(None, wiki_port=server.getsockname()[1])
+        with pytest.raises(MachineError, match=rf"process {os.getpid()}\)") as caught:
+            places.wiki_port(lab)
+    assert "set wiki.port in lab.toml" in caught.value.remedy
+    assert "is free" in places.wiki_port(lab)
+
+
+def test_an_existing_wiki_needs_no_port() -> None:
+    """A wiki elsewhere is not served here."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        lab = Lab.load(None, wiki_port=port, wiki_url="http://wiki.test/api.php")
+        assert "not needed" in places.wiki_port(lab)
+
+
+def test_the_labs_own_server_takes_no_port_from_it(tmp_path: Path) -> None:
+    """A listener that was started with a file of the lab's own is the lab's."""
+    lab = Lab.load(None, run=str(tmp_path), state=str(tmp_path))
+    lab.run_dir.mkdir()
+    script = lab.run_dir / "server.py"
+    script.write_text(SERVER)
+    log = tmp_path / "log"
+    with log.open("wb") as sink:
+        process = run.start(["python3", script], output=sink)
+    try:
+        while not log.read_text().endswith("\n"):
+            assert process.poll() is None
+        mine = Lab.load(
+            None, run=str(tmp_path), state=str(tmp_path), wiki_port=int(log.read_text())
+        )
+        assert "the lab's own python3" in places.wiki_port(mine)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.root
+def test_a_subnet_that_the_machine_routes_names_the_interface(lab: Lab) -> None:
+    """An interface of somebody else's has the farm's network."""
+    from labkit.farm import host
+    from labkit.farm.host import netlink
+
+    host.up(lab)
+    with netlink(lab.netns) as ipr:
+        ipr.link("add", ifname="other0", kind="bridge")
+        index = ipr.link_lookup(ifname="other0")[0]
+        ipr.addr("add", index=index, address="10.60.0.77", prefixlen=25)
+        ipr.link("set", index=index, state="up")
+    with pytest.raises(MachineError, match="through interface other0") as caught:
+        places.subnet(lab)
+    assert "network.subnet" in caught.value.remedy
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a mirror that takes connections and hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up() -> None:
+            try:
+                while True:
+                    server.accept()[0].close()
+            except OSError:
+                return
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/debian"
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_a_mirror_that_does_not_answer_is_named(silent: str) -> None:
+    """The mirror's address, what happened, and the key that names another."""
+    with pytest.raises(LabkitError, match="does not answer") as caught:
+        programs.mirror(Lab.load(None, mirror=silent))
+    assert "rootfs.mirror" in caught.value.remedy
+
+
+def test_missing_packages_and_programs_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each by name, with the command that installs them."""
+    wanted = tmp_path / "list"
+    wanted.write_text("coreutils\nno-such-package-a # x\nno-such-b | dpkg\n")
+    monkeypatch.setattr(programs, "LIST", wanted)
+    monkeypatch.setattr(programs, "PROGRAMS", {"no-such-program": "x", "sh": "dash"})
+    programs.installed.cache_clear()
+    with pytest.raises(MachineError, match=r"^no-such-package-a: 1 of 3") as caught:
+        programs.packages(Lab())
+    assert "./lab --packages" in caught.value.remedy
+    with pytest.raises(MachineError, match=r"^no-such-program: not on this machine"):
+        programs.present(Lab())
+    programs.installed.cache_clear()
+
+
+@pytest.mark.root
+def test_a_blocked_machine_says_so_on_the_command_line(tmp_path: Path) -> None:
+    """The exit status is 1, and the JSON names each blocker with its remedy."""
+    code = (
+        "import sys; from labkit.cli import main; sys.argv = ['labkit', 'doctor', '--json']; main()"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        file = tmp_path / "lab.toml"
+        file.write_text(f"[wiki]\nport = {server.getsockname()[1]}\n")
+        done = run.run(
+            [sys.executable, "-c", code], ok=(1,), cwd=tmp_path,
+            env={"PYTHONPATH": str(Path(__file__).parents[1])},
+        )  # fmt: skip
+    blockers = json.loads(done.stdout)["value"]["blockers"]
+    assert "doctor.ports.wiki" in [blocker["check"] for blocker in blockers]
