@@ -313,13 +313,25 @@ def test_a_second_build_finds_the_first(tiny: Lab) -> None:
     assert not _leftovers(tiny)
 
 
-@pytest.mark.root
-def test_a_damaged_record_is_not_taken_for_a_whole_build(tiny: Lab) -> None:
-    """The root file system counts as missing."""
-    planned = rootfs.plan(tiny, "tiny")
+@pytest.mark.parametrize("kept", ['{"variant": "tiny"', None], ids=["no JSON", "no files"])
+def test_a_damaged_build_is_not_taken_for_whole(tmp_path: Path, kept: str | None) -> None:
+    """A record that cannot be read, or one whose root file system is gone, counts as no build."""
+    planned = rootfs.plan(Lab.of({"cache": str(tmp_path)}), "essential")
     planned.place.mkdir(parents=True)
-    (planned.place / "rootfs.json").write_text('{"variant": "tiny"')
+    record = kept or _rootfs("essential", 1).model_dump_json()
+    (planned.place / "rootfs.json").write_text(record)
     assert rootfs.find(planned) is None
+
+
+def test_a_cache_may_be_moved(tmp_path: Path) -> None:
+    """The place of a root file system is where it was found, not where it was built."""
+    planned = rootfs.plan(Lab.of({"cache": str(tmp_path)}), "essential")
+    (planned.place / "rootfs/var/lib/dpkg").mkdir(parents=True)
+    (planned.place / "rootfs/var/lib/dpkg/status").touch()
+    (planned.place / "rootfs.json").write_text(_rootfs("essential", 1).model_dump_json())
+    found = rootfs.find(planned)
+    assert found is not None
+    assert found.path == planned.place / "rootfs"
 
 
 KILLED = """

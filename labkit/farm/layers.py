@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from labkit import run
-from labkit.errors import ConfigError
+from labkit.errors import ConfigError, StateError
 from labkit.farm import apt, oci, unpacking
 from labkit.farm.building import PATIENCE, building, discard, require_programs, sealed, tidy
 from labkit.farm.rootfs import Rootfs, key_of, program_version
@@ -86,13 +86,20 @@ def made(lab: Lab, base: Rootfs) -> tuple[Layers, bool]:
 
 
 def _find(place: Path) -> Layers | None:
+    """The layers in the cache, or None: also when their record or their layout is damaged."""
+    layout = place / "layout"
     try:
-        return Layers.model_validate_json((place / "layers.json").read_text(encoding="utf-8"))
+        text = (place / "layers.json").read_text(encoding="utf-8")
+        found = Layers.model_validate_json(text).model_copy(update={"layout": layout})
+        whole = not oci.missing(layout)
     except FileNotFoundError:
         return None
-    except ValidationError:
+    except (ValidationError, StateError):
+        whole = False
+    if not whole:
         log.warning("%s is damaged: it is built again", place)
         return None
+    return found
 
 
 def _make(lab: Lab, base: Rootfs, place: Path, version: str) -> Layers:

@@ -157,15 +157,19 @@ def program_version(package: str) -> str:
 
 
 def find(planned: Plan) -> Rootfs | None:
-    """The whole root file system in the cache, or None."""
+    """The whole root file system in the cache, or None: also when its record or its files are damaged."""
+    root = planned.place / "rootfs"
     try:
         text = (planned.place / "rootfs.json").read_text(encoding="utf-8")
-        return Rootfs.model_validate_json(text)
+        found = Rootfs.model_validate_json(text).model_copy(update={"path": root})
     except FileNotFoundError:
         return None
     except ValidationError:
+        found = None
+    if found is None or not (root / packages.STATUS).is_file():
         log.warning("%s is damaged: it is built again", planned.place)
         return None
+    return found
 
 
 def checks(value: Rootfs, listed: tuple[packages.Package, ...]) -> tuple[Check, ...]:
