@@ -1,0 +1,136 @@
+"""What holds of the project as a whole: names, sizes, pins, and nothing of the machine it was made on."""
+
+from __future__ import annotations
+
+import ast
+import re
+import statistics
+import tomllib
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+import labkit
+from labkit import run
+
+PROJECT = Path(__file__).parents[1]
+MODULES = sorted((PROJECT / "labkit").rglob("*.py"))
+
+
+def committed() -> list[Path]:
+    """The project's text files as they would be cloned."""
+    if not (PROJECT / ".git").exists():
+        pytest.skip("no clone of the project")
+    options = ["--cached", "--others", "--exclude-standard", "-z"]
+    git = ["git", "-c", f"safe.directory={PROJECT}", "-C", str(PROJECT), "ls-files", *options]
+    names = run.run(git).stdout.split("\0")
+    paths = (PROJECT / name for name in names if name)
+    return [p for p in paths if p.is_file() and b"\0" not in p.read_bytes()[:8000]]
+
+
+def test_the_exported_names() -> None:
+    """What `from labkit import …` offers is what is meant, and each name is there."""
+    assert labkit.__all__ == ["Check", "Figure", "Lab", "LabkitError", "Outcome", "Result", "Table"]
+    assert all(hasattr(labkit, name) for name in labkit.__all__)
+
+
+def test_importing_labkit_is_cheap() -> None:
+    """Slow libraries are imported where they are needed, so that every command starts at once."""
+    slow = "pandas matplotlib scipy pyroute2 mwclient papermill nbconvert playwright dns IPython"
+    code = (
+        "import sys, labkit, labkit.cli; "
+        f"print([name for name in {slow.split()!r} if name in sys.modules])"
+    )
+    done = run.run([*python(), "-c", code], env={"PYTHONPATH": str(PROJECT)})
+    assert done.stdout.strip() == "[]"
+
+
+def python() -> list[str]:
+    """The interpreter that runs these tests."""
+    import sys
+
+    return [sys.executable]
+
+
+def test_modules_are_short() -> None:
+    """No module has more than 300 lines."""
+    long = {str(p.relative_to(PROJECT)): n for p in MODULES if (n := lines(p)) > 300}
+    assert long == {}
+
+
+def lines(path: Path) -> int:
+    """A file's number of lines."""
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def test_functions_are_short() -> None:
+    """None has more than 60 lines, half of them have at most 10."""
+    sizes = {
+        f"{path.relative_to(PROJECT)}: {node.name}": node.end_lineno - node.lineno + 1
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.end_lineno
+    }
+    assert {name: size for name, size in sizes.items() if size > 60} == {}
+    assert statistics.median(sizes.values()) <= 10
+
+
+def machine_words() -> set[str]:
+    """Hosts and paths of this machine's own settings, and where this clone is."""
+    apt = run.run(["apt-get", "indextargets", "--format", "$(SITE)"], ok=(0, 100)).stdout.split()
+    pip = run.run([*python(), "-m", "pip", "config", "list"], ok=(0, 1)).stdout
+    found = {urlsplit(site).netloc for site in apt}
+    for address in re.findall(r"(?:https?|file)://[^\s'\"]+", pip):
+        found |= {urlsplit(address).netloc or urlsplit(address).path}
+    if run.which("npm"):
+        npm = run.run(["npm", "config", "get", "registry"], ok=range(256)).stdout.strip()
+        found.add(urlsplit(npm).netloc)
+    top = f"/{PROJECT.parts[1]}/"
+    common = {f"/{name}/" for name in ("home", "opt", "root", "srv", "tmp", "usr", "var")}
+    return {word for word in found if word} | {str(PROJECT)} | ({top} - common)
+
+
+def test_nothing_of_this_machine_is_in_the_repository() -> None:
+    """Neither a mirror's or an index' host from this machine's settings nor a path of its own."""
+    words = machine_words()
+    found = {
+        f"{path.relative_to(PROJECT)}: {word}"
+        for path in committed()
+        for word in words
+        if re.search(rf"(?<![\w.]){re.escape(word)}", path.read_text(errors="replace"))
+    }
+    assert found == set()
+
+
+def requirements() -> dict[str, str]:
+    """The lock's entries: name -> all of its lines."""
+    text = (PROJECT / "requirements.lock").read_text(encoding="utf-8")
+    blocks = re.findall(r"^([A-Za-z0-9._-]+)==(.*?)(?=^[A-Za-z0-9]|\Z)", text, re.M | re.S)
+    return {name.lower(): rest for name, rest in blocks}
+
+
+def test_every_library_is_pinned_by_hash() -> None:
+    """What pyproject.toml asks for is in the lock; each entry has hashes, and none an address."""
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    names = {re.split(r"[<>=!~\[; ]", line)[0].lower() for line in asked}
+    locked = requirements()
+    assert names <= locked.keys()
+    assert all("--hash=sha256:" in rest for rest in locked.values())
+    text = (PROJECT / "requirements.lock").read_text()
+    assert not re.search(r"://|--index|--find|--trusted|@ file", text)
+
+
+def test_the_conda_environment_is_the_package_itself() -> None:
+    """environment.yml repeats no dependency: it installs the package, with its tests' libraries."""
+    text = (PROJECT / "environment.yml").read_text()
+    wanted = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert f"python={wanted.removeprefix('>=')}" in text
+    assert "-e .[test]" in text
+
+
+def test_the_script_is_executable_and_its_list_is_package_data() -> None:
+    """A clone can be called at once, and an installed labkit knows the packages that it needs."""
+    assert (PROJECT / "lab").stat().st_mode & 0o111
+    assert (PROJECT / "labkit" / "debian-packages.txt").is_file()
