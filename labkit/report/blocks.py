@@ -93,9 +93,9 @@ def own(lab: Lab, found: Remarks) -> Rendered:
         f"'''{wikitext.literal(result.summary)}'''",
         wikitext.table(closings.table(result.value.tasks)),
         wikitext.heading("The assignment's rows", 3),
-        wikitext.table(answered),
+        wikitext.table(answered, longest=100),
         wikitext.heading("The remarks", 3),
-        wikitext.table(told) if told.rows else "There is no remark on this page.",
+        wikitext.table(told, longest=100) if told.rows else "There is no remark on this page.",
     )
     return Rendered(title="", body="\n\n".join(parts))
 

@@ -138,9 +138,9 @@ def grid(
     return "\n".join([*lines, "|}"])
 
 
-def table(value: Table) -> str:
-    """A table: sortable, units in the header, numbers to the right, long ones collapsed."""
-    size = f" ({len(value.rows)} rows)" if len(value.rows) > LONG else ""
+def table(value: Table, *, longest: int = LONG) -> str:
+    """A table: sortable, units in the header, numbers to the right, longer ones collapsed."""
+    size = f" ({len(value.rows)} rows)" if len(value.rows) > longest else ""
     return grid(
         [literal(_heading(column)) for column in value.columns],
         [[cell(v, c) for v, c in zip(row, value.columns, strict=True)] for row in value.rows],
