@@ -256,9 +256,9 @@ def test_apache2_accepts_a_sites_configuration(lab: Lab, tmp_path: Path) -> None
     unpacked = image.unpacked(lab, "site1")
     script = tmp_path / "configtest.sh"
     lower = ":".join(map(str, unpacked.lower))
-    for name in ("root", "upper", "work"):
+    for name in ("root", "upper", "scratch"):
         (tmp_path / name).mkdir()
-    written = f"upperdir={tmp_path}/upper,workdir={tmp_path}/work"
+    written = f"upperdir={tmp_path}/upper,workdir={tmp_path}/scratch"
     script.write_text(
         f"set -e\nmount -t overlay overlay -o lowerdir={lower},{written} {tmp_path}/root\n"
         f"chroot {tmp_path}/root apache2ctl -t\n"
