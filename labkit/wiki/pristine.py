@@ -65,10 +65,10 @@ class Store(Record):
         return tuple(dict.fromkeys(item.block.name for item in self.kept))
 
     def joined(self, other: Store) -> Store:
-        """Both stores' blocks."""
-        every = {(item.block.name, item.block.digest): item for item in (*other.kept, *self.kept)}
-        ordered = sorted(every.values(), key=lambda item: (item.time, item.block.name))
-        return Store(kept=tuple(ordered))
+        """Both stores' blocks, each with its earlier time."""
+        latest_first = sorted((*other.kept, *self.kept), key=_order, reverse=True)
+        every = {(item.block.name, item.block.digest): item for item in latest_first}
+        return Store(kept=tuple(sorted(every.values(), key=_order)))
 
     def adding(self, blocks: Iterable[Block], page: Document, now: datetime) -> Store:
         """The store with these blocks, and without old ones that the page does not have."""
@@ -222,13 +222,17 @@ def now() -> datetime:
 def _pruned(kept: tuple[Kept, ...], wanted: set[tuple[str, str]], now: datetime) -> list[Kept]:
     counts: dict[str, int] = {}
     left = []
-    for item in sorted(kept, key=lambda item: item.time, reverse=True):
+    for item in sorted(kept, key=_order, reverse=True):
         name = item.block.name
         counts[name] = counts.get(name, 0) + 1
         most = KEPT_YOUNG if now - item.time < YOUNG else KEPT
         if counts[name] <= most or (name, item.block.digest) in wanted:
             left.append(item)
-    return sorted(left, key=lambda item: (item.time, item.block.name))
+    return sorted(left, key=_order)
+
+
+def _order(item: Kept) -> tuple[datetime, str, str]:
+    return item.time, item.block.name, item.block.digest
 
 
 def _packed(block: Block) -> str:

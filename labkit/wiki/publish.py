@@ -40,7 +40,7 @@ class Plan(Record):
     """What publishing would do: the page's text as it would be, and what happens to each block.
 
     ``revision`` is the one that was read (None: there is no page yet); ``missing`` the pictures
-    that the wiki does not have.
+    that the wiki does not have; ``people`` the number of people's lines on it now.
     """
 
     page: str
@@ -48,6 +48,7 @@ class Plan(Record):
     text: str
     changes: tuple[Change, ...]
     missing: tuple[str, ...]
+    people: int
     edits: bool
 
     @property
@@ -58,7 +59,7 @@ class Plan(Record):
 
 class Published(Record):
     """What publishing did. ``revision`` is the page's last one afterwards; ``people`` the number of
-    people's lines on it, ``put_back`` those that the wiki's merge had dropped; ``attempts`` how
+    people's lines on it before, ``put_back`` those that the wiki's merge had dropped; ``attempts`` how
     often the page was read for it."""
 
     page: str
@@ -183,6 +184,7 @@ def _plan(desk: Desk) -> tuple[Plan, Document]:
         text=new,
         changes=woven.changes,
         missing=tuple(name for name in files if name not in snapshot.files),
+        people=weave.persons(page, memory.pristine, desk.blocks).total(),
         edits=new != text,
     )
     return planned, page
@@ -203,7 +205,7 @@ def _once(desk: Desk, attempt: int) -> Published:
         edited=saved is not None,
         uploaded=tuple(desk.sent),
         changes=planned.changes,
-        people=weave.persons(page, desk.memory.pristine, desk.blocks).total(),
+        people=planned.people,
         put_back=_verify(desk, page, planned, saved) if saved else (),
         attempts=attempt,
     )
