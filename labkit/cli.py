@@ -139,9 +139,9 @@ def down(choice: Choice) -> None:
     wiki holds, stay."""
     lab = choice.lab()
     log_to_file(lab)
-    from labkit.farm import up
+    from labkit.report import standing
 
-    finish(up.down(lab), choice)
+    finish(standing.down(lab), choice)
 
 
 # -- looking -----------------------------------------------------------------------------------------
@@ -151,9 +151,9 @@ def down(choice: Choice) -> None:
 def status(choice: Choice) -> None:
     """What is up now, from observation."""
     lab = choice.lab()
-    from labkit.farm import up
+    from labkit.report import standing
 
-    show(up.status(lab), choice)
+    show(standing.status(lab), choice)
 
 
 @command
@@ -162,9 +162,9 @@ def check(choice: Choice) -> None:
 
     The exit status is 1 when one of them does not hold."""
     lab = choice.lab()
-    from labkit.farm import up
+    from labkit.report import standing
 
-    finish(up.checks(lab), choice)
+    finish(standing.checks(lab), choice)
 
 
 @command

@@ -7,12 +7,15 @@ decorator adds what every record has: who, when, how long, in which run, by whic
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextvars
 import functools
 import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
@@ -172,14 +175,18 @@ class Outcome(Record, Generic[T]):
 
 
 def action(name: str) -> Callable[[Callable[P, Outcome[T]]], Callable[P, Result[T]]]:
-    """Makes a function that returns an :class:`Outcome` into one that returns a :class:`Result`."""
+    """Makes a function that returns an :class:`Outcome` into one that returns a :class:`Result`.
+
+    In a notebook the caller's thread runs an event loop, in which neither pyroute2 nor playwright
+    can run one of their own: there the function runs in a thread beside it.
+    """
 
     def decorate(function: Callable[P, Outcome[T]]) -> Callable[P, Result[T]]:
         @functools.wraps(function)
         def acting(*args: P.args, **kwargs: P.kwargs) -> Result[T]:
             started, clock = datetime.now(UTC), time.monotonic()
             with run.tracing() as done:
-                outcome = function(*args, **kwargs)
+                outcome = _beside_loop(functools.partial(function, *args, **kwargs))
             commands = tuple(
                 Command(command=item.command, status=item.status, seconds=round(item.seconds, 4))
                 for item in done
@@ -201,6 +208,15 @@ def action(name: str) -> Callable[[Callable[P, Outcome[T]]], Callable[P, Result[
         return acting
 
     return decorate
+
+
+def _beside_loop(function: Callable[[], T]) -> T:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return function()
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(contextvars.copy_context().run, function).result()
 
 
 def new_run_id() -> str:

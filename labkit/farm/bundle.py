@@ -1,0 +1,171 @@
+"""What becomes of an image's runtime configuration in a container's bundle. Pure.
+
+The configuration comes from the image (umoci makes it); labkit changes what the container's own
+job needs, and every change has its reason here. Names: OCI Runtime Specification 1.0, config.json.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from labkit.result import Record
+
+Json = Mapping[str, Any]
+
+#: Why each part of the configuration is changed: the longest fitting beginning counts.
+REASONS: Mapping[str, str] = {
+    "annotations": "names the lab's container",
+    "hostname": "the container's own name, as its shell and its logs show it",
+    "linux.cgroupsPath": "a control group of the lab's own, so that its limits and its end are known",
+    "linux.namespaces": "the namespace whose eth0 is the peer of a port of the bridge",
+    "linux.resources": "limits: one container cannot starve the others",
+    "linux.sysctl": "port 80 without a capability (net.ipv4.ip_unprivileged_port_start)",
+    "mounts": "folders that the process writes, in memory or on the host; nothing else is shared",
+    "process.args": "the one process that this container is for",
+    "process.capabilities": "the fewest with which it works",
+    "process.env": "what the process reads from its environment, PATH included",
+    "process.rlimits": "as many open files as the process may need",
+    "process.terminal": "a detached container has no terminal to hold: false",
+    "process.user": "not root, where the process does not need it",
+    "root": "where the root file system lies",
+}
+
+
+class Mount(Record):
+    """A mount in the container: ``kind`` tmpfs, or bind (then ``source`` is a folder of the host)."""
+
+    destination: str
+    kind: str
+    source: str
+    options: tuple[str, ...] = ()
+
+
+class Spec(Record):
+    """What one container is to be. ``memory`` in bytes; ``netns`` '' makes a new, empty one."""
+
+    name: str
+    args: tuple[str, ...]
+    environment: dict[str, str]
+    cgroup: str
+    uid: int = 0
+    gid: int = 0
+    terminal: bool = False
+    capabilities: tuple[str, ...] = ()
+    files: int = 4096
+    netns: str = ""
+    sysctl: dict[str, str]
+    mounts: tuple[Mount, ...] = ()
+    memory: int = 256 * 2**20
+    pids: int = 256
+
+
+class Change(Record):
+    """One changed value of config.json: where, what it was, what it is (as JSON), and why."""
+
+    key: str
+    before: str
+    after: str
+    reason: str
+
+
+def configure(image: Json, spec: Spec) -> dict[str, Any]:
+    """The bundle's config.json: the image's own with what ``spec`` says."""
+    config: dict[str, Any] = copy.deepcopy(dict(image))
+    process, linux = config["process"], config["linux"]
+    process["terminal"] = spec.terminal
+    process["user"] = {"uid": spec.uid, "gid": spec.gid}
+    process["args"] = list(spec.args)
+    process["env"] = environment(process.get("env", []), spec.environment)
+    process["capabilities"] = capabilities(spec.capabilities)
+    process["rlimits"] = [{"type": "RLIMIT_NOFILE", "hard": spec.files, "soft": spec.files}]
+    process["noNewPrivileges"] = True
+    config["hostname"] = spec.name
+    config["mounts"] = [*config["mounts"], *map(_mount, spec.mounts)]
+    linux["cgroupsPath"] = spec.cgroup
+    linux["sysctl"] = dict(spec.sysctl)
+    linux["resources"] = {
+        **linux.get("resources", {}),
+        "memory": {"limit": spec.memory},
+        "pids": {"limit": spec.pids},
+    }
+    linux["namespaces"] = [_namespace(item, spec.netns) for item in linux["namespaces"]]
+    return config
+
+
+def environment(own: list[str], given: Mapping[str, str]) -> list[str]:
+    """The image's variables with the given ones laid over them, in their order."""
+    values = dict(item.split("=", 1) for item in own) | dict(given)
+    return [f"{name}={value}" for name, value in values.items()]
+
+
+def capabilities(names: tuple[str, ...]) -> dict[str, list[str]]:
+    """The same capabilities in all sets but the ambient and inheritable (capabilities(7))."""
+    return {kind: list(names) for kind in ("bounding", "effective", "permitted")}
+
+
+def changes(before: Json, after: Json) -> tuple[Change, ...]:
+    """Every value that differs, by its key's path, with the reason for it."""
+    old, new = dict(_leaves(before)), dict(_leaves(after))
+    return tuple(
+        Change(
+            key=key,
+            before=old.get(key, "(absent)"),
+            after=new.get(key, "(removed)"),
+            reason=reason(key),
+        )
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    )
+
+
+def diff(before: Json, after: Json) -> str:
+    """The changes as a unified diff of the two files, with three lines around each."""
+    lines = difflib.unified_diff(
+        text(before).splitlines(), text(after).splitlines(),
+        "config.json of the image", "config.json of the container", lineterm="",
+    )  # fmt: skip
+    return "\n".join(lines)
+
+
+def text(config: Json) -> str:
+    """A configuration as it is written: keys in order, two spaces."""
+    return json.dumps(config, indent=2, sort_keys=True) + "\n"
+
+
+def reason(key: str) -> str:
+    """Why labkit changes the value at ``key``."""
+    fitting = [
+        known for known in REASONS if key == known or key.startswith((f"{known}.", f"{known}["))
+    ]
+    return REASONS[max(fitting, key=len)] if fitting else "hardening"
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """(path, JSON) of every value that is no object; a list counts as one value, but mounts one by one."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _leaves(item, f"{key}.{name}" if key else name)
+    elif key == "mounts":
+        for item in value:
+            yield f"mounts[{item['destination']}]", json.dumps(item, sort_keys=True)
+    else:
+        yield key, json.dumps(value, sort_keys=True)
+
+
+def _mount(mount: Mount) -> dict[str, Any]:
+    return {
+        "destination": mount.destination,
+        "type": mount.kind,
+        "source": mount.source,
+        "options": list(mount.options),
+    }
+
+
+def _namespace(item: Mapping[str, str], netns: str) -> dict[str, str]:
+    if item["type"] == "network" and netns:
+        return {"type": "network", "path": f"/run/netns/{netns}"}
+    return dict(item)

@@ -1,0 +1,144 @@
+"""ssh from the host into a container, with keys made for the lab and never baked into an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from labkit import run
+from labkit.checks import Check
+from labkit.errors import CommandError
+from labkit.farm import container, endpoint
+from labkit.journal import lock
+from labkit.lab import Lab, Replica
+from labkit.result import Cell, Outcome, Record, Table, action
+
+#: What sshd needs, and only its process in the container has: to become the user who logs in, and to
+#: shut its own first part (privilege separation) away.
+CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_SYS_CHROOT", "CAP_DAC_OVERRIDE", "CAP_KILL")
+#: What is changed in Debian's sshd_config: keys alone, and no PAM, which a container has no use for.
+CONFIGURATION = """\
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+UsePAM no
+PidFile /run/sshd/labkit.pid
+"""
+
+
+class Keys(Record):
+    """The lab's keys: folders and public halves; the private halves stay in their files (0600)."""
+
+    folder: Path
+    user: str
+    host: str
+
+
+class Login(Record):
+    """What the container answered over ssh: its own host name and the user's name."""
+
+    replica: str
+    hostname: str
+    user: str
+    seconds: float
+
+
+def keys(lab: Lab) -> Keys:
+    """A key for the student and one for the containers' sshd, made once for the lab (Ed25519)."""
+    folder = lab.state_dir / "ssh"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for name in ("student", "host"):
+        if not (folder / name).exists():
+            words = ["-q", "-t", "ed25519", "-N", "", "-C", f"{name}@{lab.name}"]
+            run.run(["ssh-keygen", *words, "-f", folder / name])
+    public = [(folder / f"{name}.pub").read_text().strip() for name in ("student", "host")]
+    return Keys(folder=folder, user=public[0], host=public[1])
+
+
+def files(given: Keys) -> Mapping[str, str]:
+    """What goes into a container's own layer: path below the root -> text."""
+    return {
+        "root/.ssh/authorized_keys": given.user + "\n",
+        "etc/ssh/ssh_host_ed25519_key": (given.folder / "host").read_text(),
+        "etc/ssh/sshd_config.d/labkit.conf": CONFIGURATION,
+    }
+
+
+@action("network.ssh")
+def login(lab: Lab) -> Outcome[tuple[Login, ...]]:
+    """An ssh session from the host into each container answers with that container's host name."""
+    with lock(lab.run_dir, "farm"):
+        given = keys(lab)
+        _known_hosts(lab, given)
+        started = [_serve(lab, replica) for replica in lab.farm]
+    logins, checks = [], []
+    for replica in lab.farm:
+        done = _try(lab, given, replica)
+        if isinstance(done, Login):
+            logins.append(done)
+        checks.append(_check(lab, given, replica, done))
+    rows: list[dict[str, Cell]] = [
+        {"replica": i.replica, "host name": i.hostname, "user": i.user, "time": i.seconds}
+        for i in logins
+    ]
+    return Outcome(
+        value=tuple(logins),
+        subject=lab.name,
+        changed=any(started),
+        summary=f"ssh opened a session in {len(logins)} of {len(lab.farm)} containers.",
+        checks=tuple(checks),
+        tables=(Table.of("ssh", "ssh from the host", rows, units={"time": "s"}),),
+    )
+
+
+def _serve(lab: Lab, replica: Replica) -> bool:
+    """sshd runs in the container; returns whether it had to be started."""
+    pids = run.run(["ss", "-H", "-l", "-n", "-t", "sport", "=", ":22"], netns=replica.netns)
+    if pids.stdout.strip():
+        return False
+    options = ["--user", "0:0", "--detach"]
+    for name in CAPABILITIES:
+        options += ["--cap", name]
+    log = container.folder(lab, replica.name) / "sshd.log"
+    words = container.runc(lab, "exec", *options, replica.name, "/usr/sbin/sshd", "-D", "-e")
+    run.run(words, output=log, remedy=f"read {log}")
+    return True
+
+
+def _try(lab: Lab, given: Keys, replica: Replica) -> Login | CommandError:
+    words = [*_ssh(given, replica), "hostname; id --user --name"]
+    try:
+        done = run.run(words, netns=lab.netns, timeout=20)
+    except CommandError as error:
+        return error
+    hostname, user = done.stdout.split()[:2]
+    return Login(replica=replica.name, hostname=hostname, user=user, seconds=round(done.seconds, 3))
+
+
+def _ssh(given: Keys, replica: Replica) -> list[str]:
+    options = [
+        "BatchMode=yes", "StrictHostKeyChecking=yes", "ConnectTimeout=5", "ConnectionAttempts=3",
+        f"UserKnownHostsFile={given.folder / 'known_hosts'}", "IdentitiesOnly=yes",
+    ]  # fmt: skip
+    words = ["ssh", "-F", "none", "-i", str(given.folder / "student")]
+    for option in options:
+        words += ["-o", option]
+    return [*words, f"root@{replica.address}"]
+
+
+def _known_hosts(lab: Lab, given: Keys) -> None:
+    kind, key = given.host.split()[:2]
+    lines = "".join(f"{replica.address} {kind} {key}\n" for replica in lab.farm)
+    (given.folder / "known_hosts").write_text(lines)
+
+
+def _check(lab: Lab, given: Keys, replica: Replica, done: Login | CommandError) -> Check:
+    words = " ".join(_ssh(given, replica))
+    seen = done.reason if isinstance(done, CommandError) else f"{done.user} at {done.hostname}"
+    return Check(
+        name=f"network.ssh.{replica.name}",
+        expected=f"root at {replica.name}",
+        seen=seen,
+        holds=seen == f"root at {replica.name}",
+        rows=("R10",),
+        again=endpoint.again(lab, f"{words} hostname"),
+    )

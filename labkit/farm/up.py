@@ -1,0 +1,133 @@
+"""The whole farm: every replica of every site up, linked and answering."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+from labkit import run
+from labkit.checks import Check
+from labkit.errors import FarmError
+from labkit.farm import container, endpoint, fetch, host, network, ssh
+from labkit.farm.bundle import Spec
+from labkit.farm.image import Unpacked
+from labkit.farm.netns import inside
+from labkit.journal import lock
+from labkit.lab import Lab, Replica
+from labkit.result import Cell, Outcome, Record, Table, action
+
+#: How long a started replica may take until it answers, in seconds.
+PATIENCE = 15.0
+
+
+class Farm(Record):
+    """The replicas by name, with the process id of each one's first process (0: it is not running)."""
+
+    pids: dict[str, int]
+
+
+@action("farm.replicas")
+def replicas(lab: Lab) -> Outcome[Farm]:
+    """Every replica of the lab answers HTTP 200 at its own address; those that do are left alone."""
+    host.up(lab)
+    images = {site.name: container.unpack(lab, site.name) for site in lab.sites}
+    with lock(lab.run_dir, "farm"):
+        wired = network.wire(lab)
+        keys = ssh.keys(lab)
+        prepare = partial(_prepare, lab, images, keys)
+        made = run.spread(prepare, lab.farm)
+        states = container.states(lab)
+        idle = [
+            replica
+            for replica, changed in zip(lab.farm, made, strict=True)
+            if changed or replica.name not in states or not states[replica.name].pid
+        ]
+        run.spread(partial(_restart, lab), idle)
+        run.spread(partial(_await, lab), idle)
+    pids = {name: state.pid for name, state in container.states(lab).items()}
+    value = Farm(pids={replica.name: pids.get(replica.name, 0) for replica in lab.farm})
+    return Outcome(
+        value=value,
+        subject=lab.name,
+        changed=wired or bool(idle),
+        summary=f"{len(lab.farm)} replicas of {len(lab.sites)} sites answer at their own addresses.",
+        checks=replica_checks(lab),
+        tables=(replica_table(lab, value),),
+    )
+
+
+def problem(lab: Lab, replica: Replica) -> str | None:
+    """What is wrong with the replica's answer at its own address; None when it is HTTP 200 and its own."""
+    there = fetch.Target(
+        label=replica.name, host=lab.host_name(replica.name), address=replica.address, port=80
+    )
+    try:
+        reply = inside(lab.netns, fetch.get, there, patience=2.0)
+    except fetch.ERRORS as error:
+        return f"no answer: {fetch.reason(error)}"
+    if reply.status != 200 or reply.replica != replica.name:
+        return f"answered HTTP {reply.status} as {reply.replica or 'nobody'}"
+    return None
+
+
+def replica_checks(lab: Lab) -> tuple[Check, ...]:
+    """Whether each replica's container runs and answers for itself at its own address."""
+    states = container.states(lab)
+    return tuple(_replica_check(lab, replica, states) for replica in lab.farm)
+
+
+def replica_table(lab: Lab, value: Farm) -> Table:
+    """The farm, a row a replica."""
+    rows: list[dict[str, Cell]] = [
+        {
+            "replica": replica.name,
+            "site": replica.site,
+            "address": str(replica.address),
+            "name": lab.host_name(replica.name),
+            "process": value.pids[replica.name],
+        }
+        for replica in lab.farm
+    ]
+    return Table.of("replicas", "The farm's replicas", rows)
+
+
+def _replica_check(lab: Lab, replica: Replica, states: dict[str, container.State]) -> Check:
+    state = states.get(replica.name)
+    alive = state is not None and state.status == "running"
+    fault = problem(lab, replica) if alive else "its container is not running"
+    expected = f"{replica.name} answers HTTP 200 at {replica.address}"
+    return Check(
+        name=f"farm.replica.{replica.name}",
+        expected=expected,
+        seen=fault or expected,
+        holds=fault is None,
+        rows=("R11", "E4"),
+        again=endpoint.again(lab, f"curl --include http://{replica.address}/"),
+    )
+
+
+def _prepare(lab: Lab, images: dict[str, Unpacked], keys: ssh.Keys, replica: Replica) -> bool:
+    spec: Spec = container.replica_spec(lab, replica)
+    return container.prepare(lab, spec, images[replica.site], ssh.files(keys))
+
+
+def _restart(lab: Lab, replica: Replica) -> None:
+    container.create(lab, replica.name)
+    container.begin(lab, replica.name)
+
+
+def _await(lab: Lab, replica: Replica) -> None:
+    """The replica answers; a first process that died is the error, with its own words."""
+    deadline = time.monotonic() + PATIENCE
+    while (reason := problem(lab, replica)) is not None:
+        state = container.states(lab).get(replica.name)
+        if state is None or state.status == "stopped":
+            raise container.death(lab, replica.name)
+        if time.monotonic() > deadline:
+            raise FarmError(
+                f"replica {replica.name}",
+                f"{reason} after {PATIENCE:g} s",
+                "its own logs say why",
+                f"tail {container.console(lab, replica.name)} {container.folder(lab, replica.name)}/log/*",
+            )
+        time.sleep(0.01)

@@ -1,0 +1,137 @@
+"""What of a lab is up on this machine: looked at, checked, taken down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from labkit import run, undo
+from labkit.checks import Check
+from labkit.errors import LabkitError
+from labkit.farm import container, dns, host, network, proxy, topology, up
+from labkit.journal import Journal, lock
+from labkit.lab import Lab
+from labkit.result import Cell, Outcome, Record, Table, action
+from labkit.wiki import server
+
+
+class Standing(Record):
+    """What is up, by kind (container, link, mount, daemon, …), as the journal has it and as seen."""
+
+    running: tuple[str, ...]
+    journal: int
+
+
+class Down(Record):
+    """How many things were unmade, and those that could not be, with the reason."""
+
+    unmade: int
+    failed: tuple[str, ...]
+
+
+@action("farm.status")
+def status(lab: Lab) -> Outcome[Standing]:
+    """What of the lab is up now, as observed; nothing is changed."""
+    states = container.states(lab)
+    seen = network.observe(lab)
+    wiki = server.status(lab)
+    names = [name for name, state in states.items() if state.status == "running"]
+    zone, balancer = _holds(dns.checks, lab), _holds(proxy.checks, lab)
+    rows: list[dict[str, Cell]] = [
+        {
+            "part": "bridge",
+            "state": "up" if seen.up else "down",
+            "detail": ", ".join(seen.addresses),
+        },
+        {"part": "links", "state": _of(len(seen.ports), len(lab.farm)), "detail": ""},
+        {"part": "containers", "state": _of(len(names), len(lab.farm)), "detail": " ".join(names)},
+        {"part": "DNS", "state": "up" if zone else "down", "detail": lab.domain},
+        {"part": "balancer", "state": "up" if balancer else "down", "detail": str(lab.gateway.ip)},
+        {"part": "wiki", "state": "up" if wiki.up else "down", "detail": wiki.address},
+    ]
+    standing = len(Journal.of(lab).standing())
+    running = [
+        str(row["part"]) for row in rows if row["state"] not in ("down", _of(0, len(lab.farm)))
+    ]
+    return Outcome(
+        value=Standing(running=tuple(running), journal=standing),
+        subject=lab.name,
+        summary=f"Up in lab {lab.name}: {', '.join(running) or 'nothing'}.",
+        tables=(Table.of("status", f"Lab {lab.name}", rows),),
+    )
+
+
+@action("farm.checks")
+def checks(lab: Lab) -> Outcome[tuple[Check, ...]]:
+    """Every check that can be made on what is up, without changing anything."""
+    found = (
+        *host.checks(lab),
+        *topology.checks(lab, network.observe(lab)),
+        *network.namespace_checks(lab),
+        *up.replica_checks(lab),
+        *_made(dns.checks, lab, "dns"),
+        *_made(proxy.checks, lab, "proxy"),
+        *_made(server.checks, lab, "wiki"),
+    )
+    held = sum(check.holds for check in found)
+    return Outcome(
+        value=found,
+        subject=lab.name,
+        summary=f"{held} of {len(found)} checks hold on what is up now.",
+        checks=found,
+    )
+
+
+@action("farm.down")
+def down(lab: Lab) -> Outcome[Down]:
+    """Nothing that labkit made for this lab is left: no process, mount, link, namespace, cgroup.
+
+    Outputs, cached root file systems and the wiki's content stay. What could not be removed is
+    told, with the reason, and the result's check fails.
+    """
+    with lock(lab.run_dir, "farm"), lock(lab.run_dir, "wiki"):
+        _kill_all(lab)
+        unmade, failed = undo.unmake_all(lab)
+    problems = tuple(f"{entry.kind} {entry.what}: {error}" for entry, error in failed)
+    kinds = sorted({entry.kind for entry in unmade})
+    return Outcome(
+        value=Down(unmade=len(unmade), failed=problems),
+        subject=lab.name,
+        changed=bool(unmade),
+        summary=f"{len(unmade)} things were unmade ({', '.join(kinds) or 'nothing was up'}).",
+        checks=(
+            Check(
+                name="farm.down",
+                expected="nothing of the journal is left",
+                seen="; ".join(problems) or "nothing of the journal is left",
+                holds=not problems,
+                again=f"cat {lab.journal_file}",
+            ),
+        ),
+    )
+
+
+def _kill_all(lab: Lab) -> None:
+    """SIGKILL to every container first: `runc delete` waits for each one by itself."""
+    for name, state in container.states(lab).items():
+        if state.status == "running":
+            run.run(container.runc(lab, "kill", name, "KILL"), ok=range(256))
+
+
+def _holds(look: Callable[[Lab], tuple[Check, ...]], lab: Lab) -> bool:
+    try:
+        found = look(lab)
+    except LabkitError:
+        return False
+    return bool(found) and all(check.holds for check in found)
+
+
+def _made(look: Callable[[Lab], tuple[Check, ...]], lab: Lab, part: str) -> tuple[Check, ...]:
+    """The part's checks; one that fails in their place when it is not there to be looked at."""
+    try:
+        return look(lab)
+    except LabkitError as error:
+        return (Check(name=f"{part}.up", expected=f"{part} is up", seen=error.reason, holds=False),)
+
+
+def _of(count: int, total: int) -> str:
+    return f"{count} of {total} up"
