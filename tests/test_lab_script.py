@@ -1,0 +1,237 @@
+"""The `lab` script on a machine where nothing is ready yet: what it installs, keeps, refuses, leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from labkit import run
+from tests.scratch_machine import (
+    CLONE,
+    POLICY,
+    PROJECT,
+    SETTINGS,
+    STARTED,
+    Machine,
+    lock,
+    scratch_machine,
+    wheel,
+)
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    """A machine on which ./lab was never called."""
+    with scratch_machine(tmp_path) as made:
+        yield made
+
+
+def test_the_first_call_makes_ready_and_the_second_does_nothing(machine: Machine) -> None:
+    """Package and .venv come once; the arguments are handed on as they are."""
+    first = machine.lab("run", "a b", "*")
+    assert first.stdout == "ready 0 ['run', 'a b', '*']\n"
+    assert "installing 1 Debian packages" in first.stderr
+    assert "the Python libraries of requirements.lock: done in" in first.stderr
+    second = machine.lab("x")
+    assert (second.stdout, second.stderr) == ("ready 0 ['x']\n", "")
+
+
+def test_installing_starts_enables_and_changes_no_service(machine: Machine) -> None:
+    """A package that would start a service, enable it and change the machine's apache2 does neither."""
+    machine.write("/etc/apache2/mods-enabled/own.load", "own")
+    before = sorted(machine.path("/etc/systemd/system").rglob("*.wants/*"))
+    machine.lab("--packages")
+    assert not machine.path(STARTED).exists()
+    assert not machine.path(POLICY).exists()
+    assert sorted(machine.path("/etc/systemd/system").rglob("*.wants/*")) == before
+    modules = machine.path("/etc/apache2/mods-enabled")
+    assert "own.load" in [path.name for path in modules.iterdir()]
+    assert not (modules / "test.load").is_symlink()
+    machine.run("dpkg", "--purge", "labkit-test")
+    machine.run("apt-get", "-y", "install", "labkit-test")
+    assert machine.path(STARTED).exists(), "apt alone starts it: the test can fail"
+
+
+def test_a_policy_of_the_machines_own_stays(machine: Machine) -> None:
+    """It is the administrator's word on what may be started: kept, byte for byte."""
+    machine.write(POLICY, "#!/bin/sh\n# mine\nexit 101\n", 0o755)
+    machine.lab("--packages")
+    assert machine.path(POLICY).read_text() == "#!/bin/sh\n# mine\nexit 101\n"
+
+
+def test_help_installs_nothing(machine: Machine) -> None:
+    """On a fresh machine ./lab alone says what it would do, and does not."""
+    for words in ([], ["--help"], ["help"]):
+        done = machine.lab(*words)
+        assert "sudo ./lab rebuild" in done.stdout
+        assert done.stderr == ""
+    assert not machine.path(f"{CLONE}/.venv").exists()
+
+
+def test_a_failure_shows_the_logs_end_and_its_place(machine: Machine) -> None:
+    """Nobody has to guess: what apt said, where the whole of it is, what to do."""
+    machine.write(f"{CLONE}/labkit/debian-packages.txt", "no-such-package\n")
+    done = machine.lab("x", ok=(1,))
+    assert "Unable to locate package no-such-package" in done.stderr
+    place = done.stderr.partition("the whole log: ")[2].split()[0]
+    assert "Unable to locate" in machine.path(place).read_text()
+    assert "remedy: " in done.stderr
+    assert not machine.path(POLICY).exists()
+
+
+def test_lists_are_fetched_when_the_present_ones_lack_a_package(machine: Machine) -> None:
+    """apt-get update runs once the package cannot be had without it, and not before."""
+    done = machine.lab("--packages")
+    assert "fetching apt's package lists" in done.stderr
+    machine.run("dpkg", "--purge", "labkit-test")
+    assert "fetching" not in machine.lab("--packages").stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "installs"),
+    [
+        ("# nothing\n", False),
+        ("dpkg # there\nno-such | dpkg # either\n", False),
+        ("labkit-test | no-such\n", True),
+    ],
+)
+def test_the_list_may_name_alternatives(machine: Machine, text: str, installs: bool) -> None:
+    """Of two that will do, neither is installed when one is there; else the first."""
+    machine.write(f"{CLONE}/labkit/debian-packages.txt", text)
+    assert ("installing 1 Debian" in machine.lab("--packages").stderr) is installs
+
+
+def test_who_is_not_root_is_told_what_to_run(machine: Machine) -> None:
+    """Without sudo the command for root is named; nothing was changed."""
+    for sudo in ("/usr/bin/sudo", "/usr/local/bin/sudo"):
+        machine.path(sudo).unlink(missing_ok=True)
+    drop = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    done = machine.run(*drop, f"{CLONE}/lab", "x", ok=(1,))
+    assert f"run as root: {CLONE}/lab --packages" in done.stderr
+    assert not machine.path(f"{CLONE}/.venv").exists()
+
+
+def test_called_by_sudo_the_venv_is_the_callers(machine: Machine) -> None:
+    """The folder's owner can use and change .venv afterwards; labkit itself runs as root."""
+    machine.run("useradd", "--create-home", "--uid", "4711", "student")
+    machine.run("chown", "-R", "4711:4711", CLONE)
+    done = machine.lab("x", SUDO_UID="4711", SUDO_GID="4711", SUDO_USER="student")
+    assert done.stdout == "ready 0 ['x']\n"
+    venv = machine.path(f"{CLONE}/.venv")
+    assert {path.lstat().st_uid for path in (venv, *venv.rglob("*"))} == {4711}
+
+
+def test_an_interrupted_venv_is_not_taken_for_whole(machine: Machine) -> None:
+    """Without its stamp it is made anew, whatever is in it."""
+    machine.lab("x")
+    machine.path(f"{CLONE}/.venv/lab.stamp").write_text("")
+    next(machine.path(f"{CLONE}/.venv").rglob("tiny.py")).unlink()
+    done = machine.lab("x")
+    assert done.stdout == "ready 0 ['x']\n"
+    assert "making .venv" in done.stderr
+
+
+def test_a_new_lock_is_followed(machine: Machine) -> None:
+    """Another requirements.lock brings other libraries at the next call."""
+    machine.lab("x")
+    lock(machine, wheel(machine, "newer"))
+    assert machine.lab("x").stderr.count("requirements.lock: done") == 1
+
+
+def test_a_library_with_another_hash_is_refused(machine: Machine) -> None:
+    """What is not what was pinned is not installed; the next call, with the right one, works."""
+    digest = wheel(machine, "ready")
+    wheel(machine, "forged")
+    done = machine.lab("x", ok=(1,))
+    assert "THESE PACKAGES DO NOT MATCH THE HASHES" in done.stderr
+    assert not list(machine.path(f"{CLONE}/.venv").rglob("tiny.py"))
+    assert wheel(machine, "ready") == digest
+    assert "making .venv" in machine.lab("x").stderr
+
+
+def test_somebodys_own_venv_is_left_alone(machine: Machine) -> None:
+    """A .venv that this script did not make is refused, not replaced."""
+    machine.write(f"{CLONE}/.venv/mine", "precious")
+    done = machine.lab("x", ok=(1,))
+    assert "was not made by this script" in done.stderr
+    assert machine.path(f"{CLONE}/.venv/mine").read_text() == "precious"
+
+
+def slow(machine: Machine) -> None:
+    """Makes apt wait, while it installs, for as long as the test likes."""
+    hook = (
+        'DPkg::Pre-Invoke {"touch /run/reached; while [ ! -e /run/go ]; do sleep 0.05; done";};\n'
+    )
+    machine.write("/etc/apt/apt.conf.d/99slow", hook)
+
+
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_installation_leaves_no_policy(
+    machine: Machine, sig: signal.Signals
+) -> None:
+    """Ctrl-C while apt works: what was there only for a while is gone, and the status says why."""
+    slow(machine)
+    process = run.start(machine.inside(f"{CLONE}/lab", "--packages"), env=SETTINGS)
+    try:
+        until(machine.path("/run/reached").exists)
+        assert machine.path(POLICY).exists()
+        os.killpg(process.pid, sig)
+        machine.write("/run/go", "")
+        assert process.wait(30) in (128 + sig, -sig)
+    finally:
+        process.kill()
+        process.wait()
+    until(lambda: not working(machine, "lab"))
+    assert not machine.path(POLICY).exists()
+    machine.lab("--packages")
+    assert not machine.path(STARTED).exists()
+
+
+def working(machine: Machine, program: str) -> bool:
+    """Whether a program runs on the machine."""
+    return machine.run("pgrep", "-x", program, ok=(0, 1)).status == 0
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Waits for something to become true; fails when it does not within half a minute."""
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_killed_installation_forbids_nothing_for_ever(machine: Machine) -> None:
+    """What a killed script leaves has no effect any more, and the next call removes it."""
+    slow(machine)
+    process = run.start(
+        machine.inside("setpriv", "--pdeathsig=KILL", f"{CLONE}/lab", "--packages"), env=SETTINGS
+    )
+    try:
+        until(machine.path("/run/reached").exists)
+        assert machine.run(POLICY, "x", "start", ok=(101,)).status == 101
+        lab = machine.run("pgrep", "-o", "-x", "lab").stdout.strip()
+        machine.run("kill", "-KILL", lab)
+        assert machine.run(POLICY, "x", "start").status == 0
+        machine.write("/run/go", "")
+    finally:
+        process.kill()
+        process.wait()
+    until(lambda: not working(machine, "apt-get"))
+    machine.lab("--packages")
+    assert not machine.path(POLICY).exists()
+
+
+def test_a_system_without_dpkg_is_told_so(tmp_path: Path) -> None:
+    """Elsewhere than on Debian the remedy is the conda environment."""
+    for name in ("dirname", "readlink", "sed", "id", "sha256sum", "cat", "sh", "tr"):
+        (tmp_path / name).symlink_to(run.which(name) or "")
+    done = run.run(["sh", PROJECT / "lab", "--packages"], env={"PATH": str(tmp_path)}, ok=(1,))
+    assert "this system has no dpkg" in done.stderr
+    assert "environment.yml" in done.stderr
