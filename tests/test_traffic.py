@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -34,6 +35,14 @@ def restored(farm: Lab) -> Iterator[Lab]:
     """The farm, whose balancer is the Lab's own again afterwards."""
     yield farm
     proxy.up(farm)
+
+
+def until(happened: Callable[[], bool], patience: float = 20.0) -> None:
+    """Waits for something that the balancer does by itself; fails when it does not happen."""
+    deadline = time.monotonic() + patience
+    while not happened():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.02)
 
 
 @pytest.mark.root
@@ -194,7 +203,9 @@ def test_failed_exercise_starts_the_replica_again(
     monkeypatch.setattr(failover.workers, "worker", lost)
     with pytest.raises(FarmError, match="lost from sight"):
         failover.kill(farm, "blue-1")
-    assert fetch.fetch(farm, "blue-1").replica == "blue-1"
+    assert fetch.problem(farm, farm.replica("blue-1")) is None
+    monkeypatch.undo()
+    until(lambda: workers.worker(farm, farm.replica("blue-1")).usable)
 
 
 @pytest.mark.root
@@ -208,6 +219,7 @@ def test_dead_replica_shows_in_the_balancers_checks(farm: Lab) -> None:
         served = {fetch.fetch(farm, "blue").replica for _ in range(4)}
     finally:
         container.start(farm, replica)
+        until(lambda: workers.worker(farm, replica).usable)
     assert broken == {"proxy.worker.blue-2"}
     assert served == {"blue-1"}
 

@@ -130,12 +130,17 @@ def _served_since(load: Load, replica: Replica, moment: float) -> bool:
 
 def _when(load: Load, happened: Callable[[], bool], patience: float) -> float | None:
     """The moment at which something had happened; None when it did not within ``patience`` s."""
+    return load.now() if _until(happened, patience) else None
+
+
+def _until(happened: Callable[[], bool], patience: float) -> bool:
+    """Waits until something has happened; returns whether it did within ``patience`` seconds."""
     deadline = time.monotonic() + patience
     while not happened():
         if time.monotonic() > deadline:
-            return None
-        load.wait(0.01)
-    return load.now()
+            return False
+        time.sleep(0.01)
+    return True
 
 
 @contextmanager
@@ -158,6 +163,7 @@ def _restored(lab: Lab, replica: Replica, drained: bool) -> Iterator[None]:
     except BaseException:
         with suppress(LabkitError):
             container.start(lab, replica)
+            _until(lambda: fetch.problem(lab, replica) is None, BACK)
         if drained:
             with suppress(LabkitError):
                 workers.drain(lab, replica, False)

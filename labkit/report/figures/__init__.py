@@ -6,5 +6,17 @@ are imported below, so that a notebook says ``figures.package_sizes(lab, result)
 
 from labkit.report.figures.relations import image_relations
 from labkit.report.figures.rootfs import package_sizes, variant_sizes
+from labkit.report.figures.screens import pages
+from labkit.report.figures.stopping import failover
+from labkit.report.figures.traffic import distribution, methods, throughput
 
-__all__ = ["image_relations", "package_sizes", "variant_sizes"]
+__all__ = [
+    "distribution",
+    "failover",
+    "image_relations",
+    "methods",
+    "package_sizes",
+    "pages",
+    "throughput",
+    "variant_sizes",
+]
