@@ -72,6 +72,11 @@ def tracing() -> Iterator[list[Done]]:
             outer.extend(done)
 
 
+def traced() -> tuple[Done, ...]:
+    """The programs that have ended so far in the innermost :func:`tracing` block around the caller."""
+    return tuple(_trace.get() or ())
+
+
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a started program: the allow-list, a fixed PATH and locale, then ``extra``."""
     kept = {name: os.environ[name] for name in ALLOWED if name in os.environ}

@@ -190,11 +190,16 @@ def kill(lab: Lab, replica: Replica) -> None:
     if _status(lab, replica.name) != "running":
         return
     run.run(runc(lab, "kill", replica.name, "KILL"))
+    wait(lab, replica.name)
+
+
+def wait(lab: Lab, name: str) -> None:
+    """The container's first process has ended; :class:`FarmError` when it takes over five seconds."""
     deadline = time.monotonic() + PATIENCE
-    while _status(lab, replica.name) == "running":
+    while _status(lab, name) == "running":
         if time.monotonic() > deadline:
             raise FarmError(
-                replica.name, "does not end after SIGKILL", "", f"runc state {replica.name}"
+                f"container {name}", "does not end", "", f"runc --root {runc_root(lab)} list"
             )
         time.sleep(0.005)
 

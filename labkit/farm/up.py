@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from pathlib import Path
 
 from labkit import run
-from labkit.checks import Check
+from labkit.checks import Check, equal
 from labkit.errors import FarmError
 from labkit.farm import container, endpoint, fetch, host, network, ssh
 from labkit.farm.bundle import Spec
@@ -51,7 +52,7 @@ def replicas(lab: Lab) -> Outcome[Farm]:
         subject=lab.name,
         changed=wired or bool(idle),
         summary=f"{len(lab.farm)} replicas of {len(lab.sites)} sites answer at their own addresses.",
-        checks=replica_checks(lab),
+        checks=(*replica_checks(lab), *privilege_checks(value)),
         tables=(replica_table(lab, value),),
     )
 
@@ -74,6 +75,28 @@ def replica_checks(lab: Lab) -> tuple[Check, ...]:
     """Whether each replica's container runs and answers for itself at its own address."""
     states = container.states(lab)
     return tuple(_replica_check(lab, replica, states) for replica in lab.farm)
+
+
+def privilege_checks(value: Farm) -> tuple[Check, ...]:
+    """Whether each replica's process is www-data's and has no capability (proc(5), CapEff)."""
+    return tuple(
+        equal(
+            f"farm.privileges.{name}",
+            f"user {container.WWW_DATA}, no capability",
+            _privileges(Path(f"/proc/{pid}/status").read_text()),
+            rows=("E4",),
+            again=f"grep -E 'Uid|CapEff' /proc/{pid}/status",
+        )
+        for name, pid in value.pids.items()
+        if pid
+    )
+
+
+def _privileges(status: str) -> str:
+    fields = dict(line.split(":", 1) for line in status.splitlines())
+    effective = int(fields["CapEff"], 16)
+    held = f"capabilities {effective:#x}" if effective else "no capability"
+    return f"user {fields['Uid'].split()[1]}, {held}"
 
 
 def replica_table(lab: Lab, value: Farm) -> Table:
