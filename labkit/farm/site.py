@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Iterable
 from datetime import datetime
 from string import Template
@@ -93,8 +94,17 @@ def parse_log(lines: Iterable[str]) -> list[Request]:
     found = []
     for line in lines:
         if line.strip():
-            found.append(Request.model_validate(json.loads(line.replace("\\x", "\\\\x"))))
+            found.append(Request.model_validate(json.loads(_ESCAPE.sub(_as_json, line))))
     return found
+
+
+#: A backslash and what it escapes, read from the left: in ``\\x41`` it is the second backslash.
+_ESCAPE = re.compile(r"\\(.)")
+
+
+def _as_json(escape: re.Match[str]) -> str:
+    """Apache's escapes that JSON does not have (``\\xhh``, ``\\v``) with their backslash kept."""
+    return escape[0] if escape[1] in '"\\/bfnrt' else f"\\{escape[0]}"
 
 
 _PAGE = Template("""\
