@@ -195,9 +195,11 @@ def find_file(name: str, start: Path | None = None) -> Path | None:
 
 
 def project_folder() -> Path:
-    """The folder that holds ``notebooks/``: the working folder's project, else the working folder."""
+    """The folder that holds ``notebooks/``: of the working folder's project, else of the clone that
+    labkit is installed from, else the working folder."""
     marker = find_file("lab")
-    return marker.parent if marker and (marker.parent / "notebooks").is_dir() else Path.cwd()
+    clones = (marker.parent if marker else Path.cwd(), Path(__file__).parents[1])
+    return next((clone for clone in clones if (clone / "notebooks").is_dir()), Path.cwd())
 
 
 def declared_names(source: str) -> set[str]:

@@ -1,9 +1,11 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and given to the person who called sudo."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -19,3 +21,18 @@ def write_atomically(path: Path, data: str | bytes, *, mode: int = 0o644) -> Non
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def hand_back(folder: Path) -> None:
+    """What root owns in ``folder`` belongs to the person who called sudo, if the folder's place is theirs.
+
+    Links are not followed; a file with several names stays as it is. Nothing happens without sudo.
+    """
+    owner, group = (int(os.environ.get(name, "0")) for name in ("SUDO_UID", "SUDO_GID"))
+    if os.geteuid() or not owner or not folder.is_dir() or folder.parent.stat().st_uid != owner:
+        return
+    for path in (folder, *folder.rglob("*")):
+        with suppress(FileNotFoundError):
+            seen = path.lstat()
+            if seen.st_uid == 0 and (seen.st_nlink == 1 or stat.S_ISDIR(seen.st_mode)):
+                os.chown(path, owner, group, follow_symlinks=False)

@@ -106,7 +106,7 @@ def _try(argv: list[str], *, what: str, value: str, remedy: str) -> None:
     try:
         run.run(["unshare", what, "--", *argv])
     except CommandError as error:
-        said = error.stderr.strip() or error.reason
+        said = " ".join((error.stderr or error.reason).split())
         raise MachineError(value, f"cannot be had: {said}", remedy, error.again) from None
     except LabkitError as error:
         raise MachineError(value, str(error.reason), error.remedy, error.again) from None

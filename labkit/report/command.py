@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import inspect
 import logging
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from labkit.errors import ConfigError, LabkitError
+from labkit.files import hand_back
 
 if TYPE_CHECKING:
     from labkit.lab import Lab
@@ -169,6 +171,7 @@ def log_to_file(lab: Lab) -> None:
     path = lab.output_dir / "labkit.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        atexit.register(hand_back, Path(lab.outputs))
         handler = RotatingFileHandler(path, maxBytes=1_000_000, backupCount=1, encoding="utf-8")
     except PermissionError:
         raise not_root(str(path)) from None
