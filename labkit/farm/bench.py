@@ -13,6 +13,9 @@ from labkit.result import Cell, Outcome, Record, Table, action
 
 #: wrk's threads and connections: two cores, and what the planning's figures were measured with.
 THREADS, CONNECTIONS = 2, 32
+#: The part of the requests that may end in an error: apache2 ends idle processes, and with them
+#: connections that were kept, in whose last moment a request may be on its way.
+ERRORS = 0.001
 #: wrk writes durations in these units; here they are seconds.
 UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 #: The percentiles that ``wrk --latency`` writes.
@@ -137,9 +140,9 @@ def _errors(text: str) -> int:
 def _check(lab: Lab, value: Throughput) -> Check:
     return Check(
         name=f"bench.{value.target}",
-        expected="requests answered, none with an error",
+        expected="requests answered, at most one in a thousand with an error",
         seen=f"{value.requests} answered, {value.errors} errors",
-        holds=value.requests > 0 and value.errors == 0,
+        holds=value.requests > 0 and value.errors <= value.requests * ERRORS,
         rows=("E5",),
         again=(
             f"{resolver.with_dns(lab)} wrk --threads {THREADS} --connections {value.connections} "
