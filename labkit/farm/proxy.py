@@ -20,6 +20,7 @@ from labkit.errors import CommandError, FarmError
 from labkit.farm import balancing, fetch, resolver, workers
 from labkit.farm.balancing import FINGERPRINT_PATH
 from labkit.farm.endpoint import is_here, require_address
+from labkit.farm.site import as_json
 from labkit.farm.workers import Worker
 from labkit.files import write_atomically
 from labkit.journal import Journal, lock
@@ -134,7 +135,7 @@ def log(lab: Lab, trace: str = "") -> tuple[Line, ...]:
 
 def parse(line: str) -> Line:
     """A line of the access log; Apache's ``\\xhh`` escapes are kept as they are."""
-    return Line.model_validate(json.loads(line.replace("\\x", "\\\\x")))
+    return Line.model_validate(json.loads(as_json(line)))
 
 
 def folder(lab: Lab) -> Path:

@@ -94,17 +94,16 @@ def parse_log(lines: Iterable[str]) -> list[Request]:
     found = []
     for line in lines:
         if line.strip():
-            found.append(Request.model_validate(json.loads(_ESCAPE.sub(_as_json, line))))
+            found.append(Request.model_validate(json.loads(as_json(line))))
     return found
 
 
-#: A backslash and what it escapes, read from the left: in ``\\x41`` it is the second backslash.
-_ESCAPE = re.compile(r"\\(.)")
-
-
-def _as_json(escape: re.Match[str]) -> str:
-    """Apache's escapes that JSON does not have (``\\xhh``, ``\\v``) with their backslash kept."""
-    return escape[0] if escape[1] in '"\\/bfnrt' else f"\\{escape[0]}"
+def as_json(line: str) -> str:
+    """A line of Apache's log as JSON: its escapes that JSON does not have (``\\xhh``, ``\\v``) keep
+    their backslash. Read from the left: a client's own backslash, ``\\\\``, escapes nothing after it."""
+    return re.sub(
+        r"\\(.)", lambda found: found[0] if found[1] in '"\\/bfnrt' else f"\\{found[0]}", line
+    )
 
 
 _PAGE = Template("""\
