@@ -70,10 +70,18 @@ def checks(lab: Lab) -> tuple[Check, ...]:
 
 
 def netlink(netns: str | None) -> IPRoute:
-    """A netlink socket in a named network namespace (None: the machine's own); a context manager."""
+    """A netlink socket in a named network namespace (None: the machine's own); a context manager.
+
+    Raises :class:`FarmError` when there is no such namespace.
+    """
     from pyroute2 import IPRoute
 
-    return IPRoute(netns=netns) if netns else IPRoute()
+    from labkit.farm.netns import missing
+
+    try:
+        return IPRoute(netns=netns, flags=0) if netns else IPRoute()  # by default one is made
+    except FileNotFoundError:
+        raise missing(str(netns)) from None
 
 
 def namespace_inode(netns: str | None) -> int:

@@ -25,12 +25,17 @@ def enter(netns: str | None) -> None:
         try:
             namespaces.setns(netns, flags=0)  # by default a missing one is made
         except FileNotFoundError:
-            raise FarmError(
-                f"network namespace {netns}",
-                "does not exist, and so nothing is up in it",
-                "make the network first: `./lab run 04-network`",
-                "ip netns list",
-            ) from None
+            raise missing(netns) from None
+
+
+def missing(netns: str) -> FarmError:
+    """The error for a network namespace that is not there."""
+    return FarmError(
+        f"network namespace {netns}",
+        "does not exist, and so nothing is up in it",
+        "make the network first: `./lab run 04-network`",
+        "ip netns list",
+    )
 
 
 def inside(netns: str | None, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

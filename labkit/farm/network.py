@@ -41,8 +41,9 @@ def connect(lab: Lab) -> Outcome[Topology]:
     What is missing or different is put right; nothing else is touched. An interface of the bridge's
     or a link's name that labkit did not make is a :class:`StateError`.
     """
+    made = host.up(lab).changed
     with lock(lab.run_dir, "farm"):
-        changed = wire(lab)
+        changed = wire(lab) or made
         seen = observe(lab)
     return Outcome(
         value=seen,

@@ -30,7 +30,7 @@ class Farm(Record):
 @action("farm.replicas")
 def replicas(lab: Lab) -> Outcome[Farm]:
     """Every replica of the lab answers HTTP 200 at its own address; those that do are left alone."""
-    host.up(lab)
+    made_side = host.up(lab).changed
     images = {site.name: container.unpack(lab, site.name) for site in lab.sites}
     with lock(lab.run_dir, "farm"):
         wired = network.wire(lab)
@@ -50,7 +50,7 @@ def replicas(lab: Lab) -> Outcome[Farm]:
     return Outcome(
         value=value,
         subject=lab.name,
-        changed=wired or bool(idle),
+        changed=made_side or wired or bool(idle),
         summary=f"{len(lab.farm)} replicas of {len(lab.sites)} sites answer at their own addresses.",
         checks=(*replica_checks(lab), *privilege_checks(value)),
         tables=(replica_table(lab, value),),
