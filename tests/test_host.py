@@ -1,0 +1,165 @@
+"""The host's side: its namespace, the fence around the subnet, and what is refused."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+from pyroute2 import netns as namespaces
+
+from labkit import Lab, undo
+from labkit.checks import failed
+from labkit.errors import MachineError, StateError
+from labkit.farm import host
+from labkit.farm.netns import inside
+from labkit.journal import Journal
+
+
+def add_link(netns: str | None, name: str, address: str) -> int:
+    """An interface that is not labkit's, up and with an address; its index."""
+    with host.netlink(netns) as ipr:
+        ipr.link("add", ifname=name, kind="veth", peer={"ifname": f"{name[:10]}-peer"})
+        index = int(ipr.link_lookup(ifname=name)[0])
+        for end in (index, ipr.link_lookup(ifname=f"{name[:10]}-peer")[0]):
+            ipr.link("set", index=end, state="up")
+        ip, _, length = address.partition("/")
+        ipr.addr("add", index=index, address=ip, prefixlen=int(length))
+    return index
+
+
+@contextmanager
+def foreign_namespace(name: str) -> Iterator[int]:
+    """A namespace of that name that labkit did not make, and its inode."""
+    namespaces.create(name)
+    try:
+        yield host.namespace_inode(name)
+    finally:
+        namespaces.remove(name)
+
+
+def connecting(address: str) -> int:
+    """The error number that a connection to the address gets."""
+    with socket.socket() as client:
+        client.settimeout(5)
+        return client.connect_ex((address, 80))
+
+
+@pytest.mark.root
+def test_namespace_stands_with_loopback_and_fence(lab: Lab) -> None:
+    """The first run makes it, and says where."""
+    result = host.up(lab)
+    assert result.changed
+    assert failed(result.checks) == ()
+    assert [check.name for check in result.checks] == ["host.fence"]
+    assert result.value.inode == Path("/run/netns", lab.host.netns).stat().st_ino
+    with host.netlink(lab.netns) as ipr:
+        assert ipr.get_links(1)[0]["flags"] & 1
+    off = inside(lab.netns, Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").read_text)
+    assert off.strip() == "1"
+
+
+@pytest.mark.root
+def test_second_run_changes_nothing(lab: Lab) -> None:
+    """The namespace is the same one, with one fence, and the journal has not grown."""
+    first = host.up(lab)
+    journal = lab.journal_file.read_bytes()
+    second = host.up(lab)
+    assert second.changed is False
+    assert second.value == first.value
+    assert lab.journal_file.read_bytes() == journal
+
+
+@pytest.mark.root
+def test_requests_to_the_subnet_fail_at_once_without_a_bridge(lab: Lab) -> None:
+    """Even where there is a default route, by which they would leave."""
+    host.up(lab)
+    index = add_link(lab.netns, "out0", "192.168.77.2/24")
+    with host.netlink(lab.netns) as ipr:
+        ipr.route("add", dst="default", gateway="192.168.77.1", oif=index)
+    assert inside(lab.netns, connecting, str(lab.farm[0].address)) in (
+        errno.EHOSTUNREACH,
+        errno.ENETUNREACH,
+    )
+
+
+@pytest.mark.root
+def test_a_removed_fence_is_put_back(lab: Lab) -> None:
+    """The check fails without it, and the next run changes just that."""
+    inode = host.up(lab).value.inode
+    undo.remove_route(lab, subnet=str(lab.subnet), netns=lab.host.netns)
+    assert [check.name for check in failed(host.checks(lab))] == ["host.fence"]
+    result = host.up(lab)
+    assert result.changed
+    assert result.holds
+    assert result.value.inode == inode
+
+
+@pytest.mark.root
+def test_a_missing_namespace_fails_its_check(lab: Lab) -> None:
+    """And looking makes none."""
+    assert [check.seen for check in host.checks(lab)] == ["missing"]
+    assert not Path("/run/netns", lab.host.netns).exists()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("address", ["10.60.0.77/24", "10.60.0.130/25", "10.1.2.3/8"])
+def test_a_subnet_routed_elsewhere_is_refused_by_the_interface_s_name(
+    lab: Lab, address: str
+) -> None:
+    """The same network, a part of it, or one around it; the interface keeps its address."""
+    host.create_namespace(lab, lab.host.netns)
+    index = add_link(lab.netns, "other7", address)
+    with pytest.raises(MachineError, match="through interface other7") as caught:
+        host.up(lab)
+    assert caught.value.value == "network.subnet = 10.60.0.0/24"
+    assert "other7" in caught.value.again
+    assert not host.checks(lab)[0].holds
+    with host.netlink(lab.netns) as ipr:
+        assert (index, IPv4Network(address, strict=False)) in host.routed(ipr)
+
+
+@pytest.mark.root
+def test_a_neighbouring_network_is_no_hindrance(lab: Lab) -> None:
+    """Only networks that overlap are in the way."""
+    host.create_namespace(lab, lab.host.netns)
+    add_link(lab.netns, "other7", "10.60.1.1/24")
+    assert host.up(lab).holds
+
+
+@pytest.mark.root
+def test_a_foreign_namespace_of_the_name_is_refused(make_lab: Callable[..., Lab]) -> None:
+    """It stays as it was, and is not written into the journal: down would remove it."""
+    lab = make_lab()
+    with foreign_namespace(lab.host.netns) as inode:
+        with pytest.raises(StateError, match="labkit did not make it"):
+            host.up(lab)
+        assert host.namespace_inode(lab.netns) == inode
+        assert Journal.of(lab).standing() == ()
+        with host.netlink(lab.netns) as ipr:
+            assert not undo.fenced(ipr, str(lab.subnet))
+
+
+@pytest.mark.root
+def test_another_lab_s_namespace_is_foreign(make_lab: Callable[..., Lab]) -> None:
+    """Two labs never share a host side by accident."""
+    first = make_lab()
+    host.up(first)
+    other = make_lab(netns=first.host.netns)
+    with pytest.raises(StateError, match="did not make it for this lab"):
+        host.up(other)
+    assert host.up(first).changed is False
+
+
+@pytest.mark.root
+def test_a_namespace_removed_by_hand_is_made_anew(lab: Lab) -> None:
+    """With its loopback and its fence."""
+    host.up(lab)
+    namespaces.remove(lab.host.netns)
+    result = host.up(lab)
+    assert result.changed
+    assert result.holds
