@@ -1,0 +1,246 @@
+"""The bridge and the links in namespaces of the test's own, and what is put right after a hand was in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pyroute2 import netns as namespaces
+
+from labkit import Lab
+from labkit.checks import failed
+from labkit.errors import MachineError, StateError
+from labkit.farm import host, network
+from labkit.journal import Journal
+from tests.test_host import add_link, foreign_namespace
+
+Damage = Callable[[Lab], None]
+
+
+@pytest.fixture
+def small(make_lab: Callable[..., Lab]) -> Lab:
+    """A lab of one site on two replicas; nothing is made yet."""
+    return make_lab(sites=["red"])
+
+
+@pytest.fixture
+def wired(small: Lab) -> Lab:
+    """That lab with its network, and without a container."""
+    network.connect(small)
+    return small
+
+
+def indexes(lab: Lab) -> dict[str, int]:
+    """The interfaces of the host's side by name: a new interface has a new index."""
+    with host.netlink(lab.netns) as ipr:
+        return {link.get_attr("IFLA_IFNAME"): link["index"] for link in ipr.get_links()}
+
+
+def change(netns: str | None, name: str, **settings: object) -> None:
+    """Sets an interface by hand."""
+    with host.netlink(netns) as ipr:
+        ipr.link("set", index=ipr.link_lookup(ifname=name)[0], **settings)
+
+
+def delete_link(lab: Lab) -> None:
+    """`ip link del` on the first replica's link."""
+    with host.netlink(lab.netns) as ipr:
+        ipr.link("del", index=ipr.link_lookup(ifname=lab.farm[0].link)[0])
+
+
+def delete_bridge(lab: Lab) -> None:
+    """`ip link del` on the bridge."""
+    with host.netlink(lab.netns) as ipr:
+        ipr.link("del", index=ipr.link_lookup(ifname=lab.bridge)[0])
+
+
+def flush(netns: str | None, name: str) -> None:
+    """`ip address flush`."""
+    with host.netlink(netns) as ipr:
+        ipr.flush_addr(index=ipr.link_lookup(ifname=name)[0])
+
+
+def delete_default(lab: Lab) -> None:
+    """`ip route del default` in the first replica's namespace."""
+    with host.netlink(lab.farm[0].netns) as ipr:
+        ipr.route("del", dst="default", gateway=str(lab.gateway.ip))
+
+
+def delete_namespace(lab: Lab) -> None:
+    """`ip netns del` on the first replica's."""
+    namespaces.remove(lab.farm[0].netns)
+
+
+DAMAGES: dict[str, Damage] = {
+    "link deleted": delete_link,
+    "address in the container removed": lambda lab: flush(lab.farm[0].netns, "eth0"),
+    "address of the bridge removed": lambda lab: flush(lab.netns, lab.bridge),
+    "bridge down": lambda lab: change(lab.netns, lab.bridge, state="down"),
+    "link down": lambda lab: change(lab.netns, lab.farm[0].link, state="down"),
+    "link out of the bridge": lambda lab: change(lab.netns, lab.farm[0].link, master=0),
+    "eth0 down": lambda lab: change(lab.farm[0].netns, "eth0", state="down"),
+    "default route deleted": delete_default,
+    "namespace deleted": delete_namespace,
+}
+
+
+@pytest.mark.root
+def test_bridge_and_links_are_as_described(small: Lab) -> None:
+    """From nothing at all: names, addresses, MAC addresses, and no port besides."""
+    result = network.connect(small)
+    assert result.changed
+    assert failed(result.checks) == ()
+    seen = result.value
+    assert (seen.up, seen.addresses) == (True, ("10.60.0.1/24",))
+    assert seen.ports == tuple(sorted(replica.link for replica in small.farm))
+    assert [(port.replica, port.peer, port.addresses, port.mac) for port in seen.links] == [
+        ("red-1", "eth0", ("10.60.0.11/24",), "02:60:0a:3c:00:0b"),
+        ("red-2", "eth0", ("10.60.0.21/24",), "02:60:0a:3c:00:15"),
+    ]
+    assert len(result.table("links").rows) == 2
+
+
+@pytest.mark.root
+def test_what_connect_makes_is_in_the_journal(small: Lab) -> None:
+    """Each namespace and link that was not there before, so that down finds it."""
+    before = {path.name for path in Path("/run/netns").iterdir()}
+    network.connect(small)
+    made = {path.name for path in Path("/run/netns").iterdir()} - before
+    mine = {name for name in made if name.startswith(small.name)}
+    entries = Journal.of(small).standing()
+    assert mine == {entry.what["name"] for entry in entries if entry.kind == "netns"}
+    links = {entry.what["name"] for entry in entries if entry.kind == "link"}
+    assert links == {small.bridge, *(replica.link for replica in small.farm)}
+
+
+@pytest.mark.root
+def test_second_run_changes_nothing(wired: Lab) -> None:
+    """The same interfaces, and a journal that has not grown."""
+    before, journal = indexes(wired), wired.journal_file.read_bytes()
+    result = network.connect(wired)
+    assert result.changed is False
+    assert result.holds
+    assert indexes(wired) == before
+    assert wired.journal_file.read_bytes() == journal
+
+
+@pytest.mark.root
+def test_pings_are_answered_both_ways(wired: Lab) -> None:
+    """Two for each replica, each with the time that it took and the row that it answers."""
+    result = network.ping(wired)
+    assert failed(result.checks) == ()
+    assert {check.name for check in result.checks} == {
+        f"network.ping.{name}.{way}" for name in ("red-1", "red-2") for way in ("out", "back")
+    }
+    assert all("R10" in check.rows for check in result.checks)
+    assert len(result.value.milliseconds) == 4
+    assert min(result.value.milliseconds.values()) > 0
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_what_a_hand_broke_is_put_right(wired: Lab, damage: Damage) -> None:
+    """Just that: the second replica's link and the bridge are the same interfaces as before."""
+    before = indexes(wired)
+    damage(wired)
+    result = network.connect(wired)
+    assert result.changed
+    assert failed(result.checks) == ()
+    assert network.ping(wired).holds
+    after = indexes(wired)
+    assert {name for name in before if after.get(name) != before[name]} <= {wired.farm[0].link}
+    assert network.connect(wired).changed is False
+
+
+@pytest.mark.root
+def test_a_deleted_bridge_is_made_anew_around_the_links(wired: Lab) -> None:
+    """The links themselves are the same interfaces as before."""
+    before = indexes(wired)
+    delete_bridge(wired)
+    assert not network.observe(wired).up
+    assert network.connect(wired).holds
+    after = indexes(wired)
+    assert {name for name in before if after.get(name) != before[name]} == {wired.bridge}
+    assert network.ping(wired).holds
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("which", ["bridge", "link"])
+def test_a_foreign_interface_of_the_name_is_refused(small: Lab, which: str) -> None:
+    """It keeps its index and its address, and does not get into the journal."""
+    host.up(small)
+    name = small.bridge if which == "bridge" else small.farm[1].link
+    index = add_link(small.netns, name, "192.168.77.1/24")
+    with pytest.raises(StateError, match="labkit did not make it") as caught:
+        network.connect(small)
+    assert caught.value.value == f"interface {name}"
+    assert indexes(small)[name] == index
+    with host.netlink(small.netns) as ipr:
+        (address,) = ipr.get_addr(family=2, index=index)
+        assert address.get_attr("IFA_ADDRESS") == "192.168.77.1"
+        assert ipr.get_links(index)[0].get_attr("IFLA_MASTER") is None
+    assert not Journal.of(small).owns("link", name=name, netns=small.host.netns)
+
+
+@pytest.mark.root
+def test_a_foreign_namespace_of_a_replica_s_name_is_refused(small: Lab) -> None:
+    """Nothing is put into it."""
+    with foreign_namespace(small.farm[0].netns) as inode:
+        with pytest.raises(StateError, match="network namespace .*-red-1"):
+            network.connect(small)
+        assert host.namespace_inode(small.farm[0].netns) == inode
+        with host.netlink(small.farm[0].netns) as ipr:
+            assert ipr.link_lookup(ifname="eth0") == []
+
+
+@pytest.mark.root
+def test_a_subnet_routed_elsewhere_is_refused_before_there_is_a_bridge(small: Lab) -> None:
+    """By the name of the interface that has it."""
+    host.create_namespace(small, small.host.netns)
+    add_link(small.netns, "other7", "10.60.0.200/24")
+    with pytest.raises(MachineError, match="through interface other7"):
+        network.connect(small)
+    assert small.bridge not in indexes(small)
+
+
+@pytest.mark.root
+def test_a_foreign_port_of_the_bridge_is_told(wired: Lab) -> None:
+    """It is left where it is: the check names it."""
+    add_link(wired.netns, "eth9", "192.168.77.1/24")
+    change(wired.netns, "eth9", master=indexes(wired)[wired.bridge])
+    result = network.connect(wired)
+    assert [check.name for check in failed(result.checks)] == ["network.ports"]
+    assert "eth9" in failed(result.checks)[0].seen
+    assert "eth9" in result.value.ports
+
+
+@pytest.mark.root
+def test_a_replica_that_is_cut_off_answers_no_ping(wired: Lab) -> None:
+    """Both of its ways fail, and the other replica's hold."""
+    change(wired.netns, wired.farm[0].link, state="down")
+    assert {check.name for check in failed(network.ping(wired).checks)} == {
+        "network.ping.red-1.out",
+        "network.ping.red-1.back",
+    }
+
+
+@pytest.mark.root
+def test_each_mistake_would_have_been_caught(wired: Lab) -> None:
+    """The assignment's three, held against what is really up; nothing is changed."""
+    result = network.mistakes(wired)
+    assert result.holds
+    assert len(result.checks) == 3
+    assert {"network.ports", "network.addresses", "network.targets"} <= {
+        row[2] for row in result.table("mistakes").rows
+    }
+    assert network.connect(wired).changed is False
+
+
+@pytest.mark.root
+def test_looking_at_a_network_that_is_not_there_makes_nothing(small: Lab) -> None:
+    """The checks fail, and no namespace comes into being."""
+    seen = network.observe(small)
+    assert (seen.up, seen.ports, seen.links) == (False, (), ())
+    assert not network.ping(small).holds
+    assert not Path("/run/netns", small.host.netns).exists()
