@@ -8,6 +8,7 @@ from labkit.report.figures.relations import image_relations
 from labkit.report.figures.rootfs import package_sizes, variant_sizes
 from labkit.report.figures.screens import pages
 from labkit.report.figures.stopping import failover
+from labkit.report.figures.topology import topology
 from labkit.report.figures.traffic import distribution, methods, throughput
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "package_sizes",
     "pages",
     "throughput",
+    "topology",
     "variant_sizes",
 ]
