@@ -58,6 +58,14 @@ def virtual_host(lab: Lab, site: Site) -> str:
 ServerName $name
 ServerTokens Prod
 PassEnv $variable
+# One process from first to last: Debian's settings end idle ones, and with them kept connections.
+StartServers 1
+ServerLimit 1
+ThreadLimit 128
+ThreadsPerChild 128
+MaxRequestWorkers 128
+MinSpareThreads 1
+MaxSpareThreads 128
 LogFormat "$format" labkit
 <VirtualHost *:80>
     DocumentRoot /var/www/html
