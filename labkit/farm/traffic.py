@@ -159,8 +159,8 @@ def stay(lab: Lab, site: str, requests: int = 20) -> Outcome[Stay]:
     expected = 1 if lab.proxy.sticky else min(len(own), requests)
     check = equal(
         f"traffic.{site}.stay",
-        f"{expected} replica(s)",
-        f"{len(set(served) & own)} replica(s)",
+        f"different replicas: {expected}",
+        f"different replicas: {len(set(served) & own)}",
         rows=("E5",),
         again=f"{resolver.with_dns(lab)} curl -si {lab.url(site)}",
     )
