@@ -86,7 +86,8 @@ def test_a_missing_link_is_told(lab: Lab) -> None:
     """A container without a link is drawn all the same, and counted as not linked."""
     seen = wired(lab)
     lost = seen.links[0].model_copy(update={"link": "", "bridge": "", "peer": "", "addresses": ()})
-    alt = topology(lab, connected(seen.model_copy(update={"links": (lost, *seen.links[1:])}))).alt
+    left = {"ports": seen.ports[1:], "links": (lost, *seen.links[1:])}
+    alt = topology(lab, connected(seen.model_copy(update=left))).alt
     assert "5 of 6 containers" in alt
     assert "no link to no peer of site1-1, no address" in alt
 

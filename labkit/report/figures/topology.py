@@ -18,6 +18,8 @@ HOST, SERVICE, BRIDGE, INSIDE, SITE = (0.1, 4.15), (0.25, 1.35), (1.65, 2.8), (4
 TOP, ROW, DENSE, BOX, BETWEEN = 0.95, 0.4, 0.29, 0.24, 0.16
 #: More links than these stand closer.
 FEW = 12
+#: The least height in inches: the boxes beside the bridge have room.
+LEAST = 2.3
 
 
 class Row(Record):
@@ -32,12 +34,12 @@ class Row(Record):
 def topology(lab: Lab, result: Result[Topology]) -> Figure:
     """The links as seen, a line each; ``result`` is :func:`labkit.farm.network.connect`'s.
 
-    A link that is missing, down or in no bridge is dotted; a port that is no container's is drawn
+    A link that is missing, down or no port of the bridge is dotted; a port that is no container's is drawn
     without an end.
     """
     seen = result.value
     rows = arrange(lab, seen)
-    height = (rows[-1].y if rows else TOP) + 0.45
+    height = max((rows[-1].y if rows else TOP) + 0.45, LEAST)
     with style.canvas(height) as figure:
         axes = figure.add_subplot()
         axes.set_axis_off()
@@ -46,7 +48,7 @@ def topology(lab: Lab, result: Result[Topology]) -> Figure:
         _host(axes, lab, height)
         _bridge(axes, lab, seen, height)
         for row in rows:
-            _link(axes, row, bridge=seen.bridge)
+            _link(axes, row, linked=row.link.link in seen.ports)
         for site in lab.sites:
             _site(axes, lab, site.name, [row.y for row in rows if row.site == site.name])
         return style.save(
@@ -118,17 +120,17 @@ def _bridge(axes: Axes, lab: Lab, seen: Topology, height: float) -> None:
         axes.text(sum(SERVICE) / 2, y, text, ha="center", va="center", fontsize=8, linespacing=1.3)
 
 
-def _link(axes: Axes, row: Row, *, bridge: str) -> None:
+def _link(axes: Axes, row: Row, *, linked: bool) -> None:
     """One pair: the port's square, its name, the line, and the container with eth0 and address."""
     link, y = row.link, row.y
-    right = link.bridge == bridge and link.up and bool(link.peer)
+    right = linked and link.up and bool(link.peer)
     end = INSIDE[0] if link.replica else HOST[1] - 0.15
     axes.plot(
         [BRIDGE[1], end], [y, y],
         color=style.INK if right else style.ORANGE, linestyle="-" if right else ":",
         linewidth=1.3, zorder=3,
     )  # fmt: skip
-    if link.bridge == bridge:
+    if linked:
         axes.plot(BRIDGE[1], y, marker="s", markersize=5, color=style.INK, zorder=4)
     name = link.link or "no link"
     axes.text(BRIDGE[1] + 0.08, y - 0.03, name, va="bottom", fontsize=7.5, zorder=4)
@@ -187,7 +189,7 @@ def _box(
 
 def _told(lab: Lab, seen: Topology) -> str:
     """The counts, and every line of the figure in words."""
-    linked = sum(link.bridge == seen.bridge for link in seen.links)
+    linked = sum(link.link in seen.ports for link in seen.links)
     place = f"namespace {lab.netns}" if lab.netns else "the machine"
     listed = "; ".join(
         f"{link.link or 'no link'} to {link.peer or 'no peer'} of {link.replica}, "
