@@ -7,6 +7,7 @@ end with the machine's boot (all but ``folder``) are gone when the entry is of a
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import shutil
@@ -94,13 +95,17 @@ def remove_netns(lab: Lab, *, name: str) -> None:
 
 def remove_link(lab: Lab, *, name: str, netns: str) -> None:
     """Removes a network interface of ``netns`` ('' is the machine's own); a veth's peer goes with it."""
-    from pyroute2 import IPRoute
+    from pyroute2 import IPRoute, NetlinkError
 
     if netns and not Path("/run/netns", netns).exists():
         return
     with IPRoute(netns=netns or None) as ipr:
         for index in ipr.link_lookup(ifname=name):
-            ipr.link("del", index=index)
+            try:
+                ipr.link("del", index=index)
+            except NetlinkError as error:
+                if error.code != errno.ENODEV:  # a veth's end goes when its peer's namespace does
+                    raise
 
 
 def remove_route(lab: Lab, *, subnet: str, netns: str) -> None:

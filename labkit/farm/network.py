@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labkit import run
+from labkit import run, undo
 from labkit.checks import Check, equal
 from labkit.errors import CommandError, StateError
 from labkit.farm import container, host, topology
@@ -183,7 +183,15 @@ def _bridge(lab: Lab, ipr: IPRoute) -> tuple[int, bool]:
 def _link(lab: Lab, ipr: IPRoute, bridge: int, replica: Replica) -> bool:
     """The pair exists: its host end up in the bridge, its peer in the namespace as eth0."""
     changed = False
-    if not ipr.link_lookup(ifname=replica.link):
+    found = ipr.link_lookup(ifname=replica.link)
+    if found:
+        _require_own(lab, replica.link)
+        if not _has_peer(
+            replica
+        ):  # it went with a namespace that lost its name, or was never moved
+            undo.remove_link(lab, name=replica.link, netns=lab.host.netns)
+            found = []
+    if not found:
         Journal.of(lab).intend("link", name=replica.link, netns=lab.host.netns)
         with Path("/run/netns", replica.netns).open("rb") as inner:
             # The peer is born on the host's side and then moved and renamed, as one does by hand.
@@ -194,13 +202,17 @@ def _link(lab: Lab, ipr: IPRoute, bridge: int, replica: Replica) -> bool:
                 "set", index=index, net_ns_fd=inner.fileno(), ifname="eth0", address=replica.mac
             )
         changed = True
-    else:
-        _require_own(lab, replica.link)
     end = ipr.get_links(ipr.link_lookup(ifname=replica.link)[0])[0]
     if end.get_attr("IFLA_MASTER") != bridge or not end["flags"] & UP:
         ipr.link("set", index=end["index"], master=bridge, state="up")
         changed = True
     return changed
+
+
+def _has_peer(replica: Replica) -> bool:
+    """Whether the replica's namespace has an eth0."""
+    with host.netlink(replica.netns) as ipr:
+        return bool(ipr.link_lookup(ifname="eth0"))
 
 
 def _inner(lab: Lab, replica: Replica) -> bool:
@@ -243,14 +255,8 @@ def _addresses(ipr: IPRoute, index: int) -> tuple[str, ...]:
 def _port(lab: Lab, replica: Replica, links: dict[str, ifinfmsg]) -> Port:
     """One link as seen from both of its ends."""
     end = links.get(replica.link)
-    master = next(
-        (
-            name
-            for name, link in links.items()
-            if end is not None and link["index"] == end.get_attr("IFLA_MASTER")
-        ),
-        "",
-    )
+    names = {link["index"]: name for name, link in links.items()}
+    master = names.get(end.get_attr("IFLA_MASTER"), "") if end is not None else ""
     peer, mac = "", ""
     addresses: tuple[str, ...] = ()
     if Path("/run/netns", replica.netns).exists():
