@@ -72,7 +72,15 @@ def delete_namespace(lab: Lab) -> None:
     namespaces.remove(lab.farm[0].netns)
 
 
+def unmove(lab: Lab) -> None:
+    """As a labkit leaves it that was killed between making a pair and moving its peer away."""
+    delete_link(lab)
+    with host.netlink(lab.netns) as ipr:
+        ipr.link("add", ifname=lab.farm[0].link, kind="veth", peer={"ifname": "p3c000b"})
+
+
 DAMAGES: dict[str, Damage] = {
+    "peer not moved": unmove,
     "link deleted": delete_link,
     "address in the container removed": lambda lab: flush(lab.farm[0].netns, "eth0"),
     "address of the bridge removed": lambda lab: flush(lab.netns, lab.bridge),
@@ -187,7 +195,7 @@ def test_a_foreign_interface_of_the_name_is_refused(small: Lab, which: str) -> N
 def test_a_foreign_namespace_of_a_replica_s_name_is_refused(small: Lab) -> None:
     """Nothing is put into it."""
     with foreign_namespace(small.farm[0].netns) as inode:
-        with pytest.raises(StateError, match="network namespace .*-red-1"):
+        with pytest.raises(StateError, match=r"network namespace .*-red-1"):
             network.connect(small)
         assert host.namespace_inode(small.farm[0].netns) == inode
         with host.netlink(small.farm[0].netns) as ipr:
