@@ -1,0 +1,265 @@
+"""Containers by runC: what runs in them, what they cannot do, and how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from labkit import Lab, run
+from labkit.errors import CommandError, FarmError
+from labkit.farm import container, fetch, site, up
+from labkit.farm.bundle import Spec
+from labkit.farm.netns import inside
+from labkit.undo import mount_points
+from tests.test_run import gone
+from tests.whole_farm import standing
+
+
+@pytest.fixture(scope="module")
+def farm() -> Iterator[Lab]:
+    """One site on two replicas; every test leaves both running."""
+    with standing(sites=["red"]) as lab:
+        yield lab
+
+
+@pytest.fixture
+def unmade(make_lab: Callable[..., Lab]) -> Lab:
+    """A lab of which nothing is made."""
+    return make_lab(sites=["red"])
+
+
+def pid(lab: Lab, name: str) -> int:
+    """The process id of a container's first process."""
+    return container.states(lab)[name].pid
+
+
+def status_of(process: int) -> dict[str, str]:
+    """proc(5), /proc/pid/status, by its keys."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def processes(lab: Lab, name: str) -> list[int]:
+    """The container's processes, by its control group."""
+    words = container.runc(lab, "ps", "--format", "json", name)
+    return [int(item) for item in json.loads(run.run(words).stdout)]
+
+
+def small_spec(lab: Lab, name: str, *args: str) -> Spec:
+    """A container with a network namespace of its own and nothing to serve."""
+    return Spec(
+        name=name, args=args, environment={}, cgroup=f"{container.cgroup(lab)}/{name}", sysctl={}
+    )
+
+
+@pytest.fixture
+def short_lived(unmade: Lab) -> Callable[..., str]:
+    """Makes and starts a container of the image that is none of the farm's replicas; its name."""
+
+    def make(*args: str) -> str:
+        unpacked = container.unpack(unmade, "red")
+        container.prepare(unmade, small_spec(unmade, "extra", *args), unpacked)
+        container.create(unmade, "extra")
+        container.begin(unmade, "extra")
+        return "extra"
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("output", "wanted"),
+    [
+        ("null", []),
+        ("[]", []),
+        (
+            '[{"ociVersion":"1.0.2","id":"a","pid":0,"status":"stopped","bundle":"/b"}]',
+            [container.State(id="a", pid=0, status="stopped", bundle="/b")],
+        ),
+    ],
+)
+def test_list_of_containers_is_read(output: str, wanted: list[container.State]) -> None:
+    """As runC writes it: null where there is none, pid 0 where the first process has ended."""
+    assert container.parse_list(output) == wanted
+
+
+def test_commands_are_on_the_lab_s_own_containers() -> None:
+    """runC's state is below the lab's run folder, whatever else runs on the machine."""
+    lab = Lab.load(None, lab_name="shop")
+    assert [str(word) for word in container.runc(lab, "list")] == [
+        "runc", "--root", "/run/labkit/shop/runc", "list",
+    ]  # fmt: skip
+
+
+@pytest.mark.root
+def test_no_containers_of_a_lab_that_is_down(unmade: Lab) -> None:
+    """Asking makes no folder."""
+    assert container.states(unmade) == {}
+    assert not container.runc_root(unmade).exists()
+
+
+@pytest.mark.root
+def test_apache_runs_without_a_single_capability_and_not_as_root(farm: Lab) -> None:
+    """Every process of it: www-data, all five sets empty, and no way to gain one."""
+    found = processes(farm, "red-1")
+    assert pid(farm, "red-1") in found
+    for process in found:
+        status = status_of(process)
+        assert status["Name"] == "apache2"
+        assert set(status["Uid"].split()) == {"33"}
+        assert set(status["Gid"].split()) == {"33"}
+        assert status["NoNewPrivs"] == "1"
+        for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+            assert int(status[kind], 16) == 0, kind
+
+
+@pytest.mark.root
+def test_the_container_has_its_own_namespaces(farm: Lab) -> None:
+    """Processes, mounts, host name and network; the latter is the one with the lab's name."""
+    first, second = (pid(farm, name) for name in ("red-1", "red-2"))
+    for kind in ("pid", "mnt", "uts", "ipc", "net"):
+        seen = {Path(f"/proc/{item}/ns/{kind}").readlink() for item in (first, second, os.getpid())}
+        assert len(seen) == 3, kind
+    named = Path("/run/netns", farm.replica("red-1").netns).stat().st_ino
+    assert Path(f"/proc/{first}/ns/net").stat().st_ino == named
+
+
+@pytest.mark.root
+def test_its_configuration_is_the_image_s_with_what_labkit_needs(farm: Lab) -> None:
+    """terminal is false, PATH is the image's, and the limits are in the control group."""
+    config = json.loads((container.bundle(farm, "red-1") / "config.json").read_text())
+    assert config["process"]["terminal"] is False
+    assert config["process"]["args"] == ["apache2", "-D", "FOREGROUND"]
+    environment = container.execute(farm, "red-1", "env").stdout.splitlines()
+    assert "LABKIT_REPLICA=red-1" in environment
+    assert any(line.startswith("PATH=/usr/") for line in environment)
+    assert container.execute(farm, "red-1", "hostname").stdout.strip() == "red-1"
+
+
+@pytest.mark.root
+def test_the_container_is_in_a_control_group_of_the_lab_s(farm: Lab) -> None:
+    """With its limit of processes, as the kernel has it."""
+    groups = Path(f"/proc/{pid(farm, 'red-1')}/cgroup").read_text()
+    assert f"/labkit-{farm.name}/red-1" in groups
+    files = list(Path("/sys/fs/cgroup").glob(f"**/labkit-{farm.name}/red-1/pids.max"))
+    assert [file.read_text().strip() for file in files] == ["256"]
+
+
+@pytest.mark.root
+def test_replicas_share_the_image_and_write_apart(farm: Lab) -> None:
+    """One layer of the image on the disk; what one container's root writes, no other sees."""
+    unpacked = container.unpack(farm, "red")
+    roots = [container.bundle(farm, name) / "rootfs" for name in ("red-1", "red-2")]
+    inner = [root / "usr/sbin/apache2" for root in roots]
+    assert len({file.stat().st_size for file in inner}) == 1
+    (roots[0] / "var/written").write_text("by one")
+    try:
+        assert not (roots[1] / "var/written").exists()
+        assert not any((lower / "var/written").exists() for lower in unpacked.lower)
+    finally:
+        (roots[0] / "var/written").unlink()
+
+
+@pytest.mark.root
+def test_the_server_cannot_write_its_own_pages(farm: Lab) -> None:
+    """www-data owns nothing but its logs and what it keeps in memory."""
+    with pytest.raises(CommandError, match="Permission denied"):
+        container.execute(farm, "red-1", "sh", "-c", "echo x > /var/www/html/index.html")
+
+
+@pytest.mark.root
+def test_access_log_names_the_replica(farm: Lab) -> None:
+    """The host reads it, whatever the client put into its request."""
+    replica = farm.replica("red-1")
+    there = fetch.Target(
+        label="red-1", host=farm.host_name("red-1"), address=replica.address, port=80
+    )
+    hostile = 'a "b" \\x41 \\\\ \\u0041 é {}'
+    headers = {"X-Labkit-Trace": "own-trace", "User-Agent": hostile.encode().decode("latin-1")}
+    assert inside(farm.netns, fetch.get, there, headers=headers).replica == "red-1"
+    found = site.parse_log(container.access_log(farm, replica).read_text().splitlines())
+    (mine,) = [item for item in found if item.trace == "own-trace"]
+    assert (mine.replica, mine.status, mine.request) == ("red-1", 200, "GET / HTTP/1.1")
+    assert mine.client == str(farm.gateway.ip)
+    assert mine.agent == hostile.replace("é", r"\xc3\xa9")
+    assert {item.replica for item in found} == {"red-1"}
+
+
+@pytest.mark.root
+def test_a_killed_container_is_told_and_started_again(farm: Lab) -> None:
+    """Its first process is gone, the other replica's is the same; its address stays."""
+    replica = farm.replica("red-1")
+    first, other = pid(farm, "red-1"), pid(farm, "red-2")
+    container.kill(farm, replica)
+    assert container.states(farm)["red-1"].status == "stopped"
+    assert gone(first)
+    assert "no answer" in (up.problem(farm, replica) or "")
+    container.start(farm, replica)
+    assert container.states(farm)["red-1"].status == "running"
+    assert up.replicas(farm).holds
+    assert pid(farm, "red-2") == other
+
+
+@pytest.mark.root
+def test_killing_the_dead_and_starting_the_running_do_nothing(farm: Lab) -> None:
+    """The second call of each leaves things as they are."""
+    replica = farm.replica("red-2")
+    before = pid(farm, "red-2")
+    container.start(farm, replica)
+    assert pid(farm, "red-2") == before
+    container.kill(farm, replica)
+    container.kill(farm, replica)
+    assert container.states(farm)["red-2"].status == "stopped"
+    container.start(farm, replica)
+
+
+@pytest.mark.root
+def test_a_bundle_that_stands_is_left_alone(farm: Lab) -> None:
+    """The same description is no change; another one is, and is written."""
+    spec = container.replica_spec(farm, farm.replica("red-1"))
+    unpacked = container.unpack(farm, "red")
+    file = container.bundle(farm, "red-1") / "config.json"
+    before = file.stat().st_mtime_ns
+    assert container.prepare(farm, spec, unpacked) is False
+    assert file.stat().st_mtime_ns == before
+    assert container.prepare(farm, spec.model_copy(update={"pids": 99}), unpacked) is True
+    assert json.loads(file.read_text())["linux"]["resources"]["pids"] == {"limit": 99}
+    assert container.prepare(farm, spec, unpacked) is True
+
+
+@pytest.mark.root
+def test_a_first_process_that_dies_is_an_error_with_its_words_and_status(
+    unmade: Lab, short_lived: Callable[..., str]
+) -> None:
+    """Not a riddle about a process 0."""
+    name = short_lived("sh", "-c", "echo no such thing; exit 3")
+    error = container.death(unmade, name)
+    assert isinstance(error, FarmError)
+    assert "no such thing" in error.reason
+    assert "exit status 3" in error.reason
+    assert container.states(unmade) == {}
+
+
+@pytest.mark.root
+def test_a_container_that_cannot_be_created_says_why(
+    unmade: Lab, short_lived: Callable[..., str]
+) -> None:
+    """runC's own words, the program's name in them."""
+    with pytest.raises(FarmError, match="no-such-program"):
+        short_lived("no-such-program")
+
+
+@pytest.mark.root
+def test_a_removed_container_leaves_nothing(unmade: Lab, short_lived: Callable[..., str]) -> None:
+    """No process, no mount, no folder; a second removal is content."""
+    name = short_lived("sleep", "300")
+    process = pid(unmade, name)
+    container.remove(unmade, name)
+    container.remove(unmade, name)
+    assert gone(process)
+    assert not container.folder(unmade, name).exists()
+    assert container.states(unmade) == {}
+    assert not [point for point in mount_points() if str(unmade.state_dir) in point]
