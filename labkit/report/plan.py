@@ -87,20 +87,21 @@ STAGES: tuple[Plan, ...] = (
         name="03-containers",
         title="Containers",
         rows=("I3", "I4", "I5", "R5", "R6", "R7", "R8", "R9"),
+        required=("container.",),
     ),
     Plan(
         name="04-network",
         title="Network",
         after=("03-containers",),
         rows=("E3", "I6", "R10"),
-        required=("network.ping.",),
+        required=("network.ports", "network.ping.", "network.ssh.", "network.mistake."),
     ),
     Plan(
         name="05-web",
         title="Web sites",
         after=("04-network",),
-        rows=("R11",),
-        required=("browser.",),
+        rows=("E4", "R11"),
+        required=("farm.replica.", "site.", "browser."),
     ),
     Plan(
         name="06-balancer",
@@ -114,7 +115,9 @@ STAGES: tuple[Plan, ...] = (
         title="The report",
         after=("01-wiki", "02-rootfs", "03-containers", "04-network", "05-web", "06-balancer"),
         rows=("R12",),
-        required=("publish.",),  # alone, before the other stages, its table says so and it is published
+        required=(
+            "publish.",
+        ),  # alone, before the other stages, its table says so and it is published
         leaves=False,
     ),
 )

@@ -1,0 +1,125 @@
+"""What each replica serves, held against the others: one page a site, and no two sites alike."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import re
+from collections.abc import Sequence
+
+from labkit.checks import Check
+from labkit.farm import endpoint, fetch
+from labkit.farm.fetch import Reply, Target
+from labkit.lab import Lab, Replica
+from labkit.result import Cell, Outcome, Record, Table, action
+
+
+class Served(Record):
+    """A replica's answer: ``header`` is the replica that it names; ``page`` the fingerprint (12
+    hexadecimal digits) of its body without the replica's own name and address."""
+
+    replica: str
+    site: str
+    address: str
+    status: int
+    title: str
+    header: str
+    page: str
+
+
+@action("site.compare")
+def compare(lab: Lab) -> Outcome[tuple[Served, ...]]:
+    """Each replica is asked once, at its own address, and the answers are compared.
+
+    Raises :class:`FarmError` when a replica does not answer at all.
+    """
+    seen = tuple(served(replica, _ask(lab, replica), lab) for replica in lab.farm)
+    pages = {item.page for item in seen}
+    return Outcome(
+        value=seen,
+        subject=lab.name,
+        summary=f"{len(seen)} replicas serve {len(pages)} pages for {len(lab.sites)} sites.",
+        checks=checks(lab, seen),
+        tables=(_table(seen),),
+    )
+
+
+def served(replica: Replica, reply: Reply, lab: Lab) -> Served:
+    """The answer in the terms that replicas are compared in. Pure."""
+    title = re.search(r"<title>(.*?)</title>", reply.body, re.DOTALL)
+    return Served(
+        replica=replica.name,
+        site=replica.site,
+        address=str(replica.address),
+        status=reply.status,
+        title=html.unescape(title[1]).strip() if title else "",
+        header=reply.replica,
+        page=_fingerprint(lab, replica, reply.body),
+    )
+
+
+def checks(lab: Lab, seen: Sequence[Served]) -> tuple[Check, ...]:
+    """Whether each site's replicas serve its one page under their own names, and sites differ. Pure."""
+    return (*(_site_check(lab, site.name, seen) for site in lab.sites), _apart_check(lab, seen))
+
+
+def _ask(lab: Lab, replica: Replica) -> Reply:
+    there = Target(
+        label=replica.name, host=lab.host_name(replica.name), address=replica.address, port=80
+    )
+    return fetch.reach(lab, there)
+
+
+def _fingerprint(lab: Lab, replica: Replica, body: str) -> str:
+    for own in (lab.host_name(replica.name), replica.name, str(replica.address)):
+        body = body.replace(own, "")
+    return hashlib.sha256(body.encode()).hexdigest()[:12]
+
+
+def _site_check(lab: Lab, site: str, seen: Sequence[Served]) -> Check:
+    """One page, the site's title on it, and as many names as there are replicas."""
+    own = [item for item in seen if item.site == site]
+    title = lab.title(lab.site(site))
+    names = {item.header for item in own}
+    expected = f"{len(own)} replicas, one page {title!r}"
+    titles = ", ".join(sorted({repr(item.title) for item in own}))
+    pages = len({item.page for item in own})
+    said = f"{len(names)} replicas, {'one page' if pages == 1 else f'{pages} pages'} {titles}"
+    addresses = " ".join(f"http://{item.address}/" for item in own)
+    return Check(
+        name=f"site.page.{site}",
+        expected=expected,
+        seen=said,
+        holds=said == expected and names == {item.replica for item in own},
+        rows=("R11", "E4"),
+        again=endpoint.again(lab, f"curl --include {addresses}"),
+    )
+
+
+def _apart_check(lab: Lab, seen: Sequence[Served]) -> Check:
+    count = len(lab.sites)
+    pages, titles = len({item.page for item in seen}), len({item.title for item in seen})
+    return Check(
+        name="site.told-apart",
+        expected=f"{count} sites, {count} titles, {count} pages",
+        seen=f"{count} sites, {titles} titles, {pages} pages",
+        holds=titles == pages == count,
+        rows=("R11",),
+        again=endpoint.again(
+            lab, f"curl --silent {' '.join(f'http://{item.address}/' for item in seen)}"
+        ),
+    )
+
+
+def _table(seen: Sequence[Served]) -> Table:
+    rows: list[dict[str, Cell]] = [
+        {
+            "address": item.address,
+            "status": item.status,
+            "title": item.title,
+            "replica in the header": item.header,
+            "page": item.page,
+        }
+        for item in seen
+    ]
+    return Table.of("served", "What each replica serves", rows)
