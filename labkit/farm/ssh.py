@@ -65,11 +65,16 @@ def files(given: Keys) -> Mapping[str, str]:
 
 @action("network.ssh")
 def login(lab: Lab) -> Outcome[tuple[Login, ...]]:
-    """An ssh session from the host into each container answers with that container's host name."""
+    """An ssh session from the host into each container answers with that container's host name.
+
+    A container that does not run is not started: its check fails, and the others' sessions count.
+    """
     with lock(lab.run_dir, "farm"):
         given = keys(lab)
         _known_hosts(lab, given)
-        started = [_serve(lab, replica) for replica in lab.farm]
+        states = container.states(lab)
+        up = [item for item in lab.farm if item.name in states and states[item.name].pid]
+        started = [_serve(lab, replica) for replica in up]
     logins, checks = [], []
     for replica in lab.farm:
         done = _try(lab, given, replica)
