@@ -1,0 +1,153 @@
+"""ssh from the host into the containers of a real farm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from labkit import Lab, run
+from labkit.checks import failed
+from labkit.errors import CommandError
+from labkit.farm import container, ssh, up
+from tests.test_run import gone
+from tests.whole_farm import standing
+
+
+@pytest.fixture(scope="module")
+def farm() -> Iterator[Lab]:
+    """One site on two replicas, with sshd in both; every test leaves it so."""
+    with standing(sites=["red"]) as lab:
+        ssh.login(lab)
+        yield lab
+
+
+def listeners(lab: Lab) -> dict[str, int]:
+    """The process id of each replica's sshd."""
+    found = {}
+    for replica in lab.farm:
+        words = ["ss", "-H", "-l", "-n", "-t", "-p", "sport", "=", ":22"]
+        line = run.run(words, netns=replica.netns).stdout.splitlines()[0]
+        found[replica.name] = int(line.partition("pid=")[2].split(",")[0])
+    return found
+
+
+def client(lab: Lab, *options: str) -> list[str]:
+    """An ssh command to the first replica that knows its host key and nothing else."""
+    known = lab.state_dir / "ssh" / "known_hosts"
+    words = ["ssh", "-F", "none", "-o", f"UserKnownHostsFile={known}", "-o", "BatchMode=yes"]
+    for option in ("StrictHostKeyChecking=yes", "IdentitiesOnly=yes", *options):
+        words += ["-o", option]
+    return [*words, f"root@{lab.farm[0].address}", "hostname"]
+
+
+def test_a_container_s_files_hold_no_private_key_of_the_student_s(
+    make_lab: Callable[..., Lab],
+) -> None:
+    """The student's public half and the container's own key go in; passwords are off."""
+    lab = make_lab()
+    given = ssh.keys(lab)
+    made = ssh.files(given)
+    private = (given.folder / "student").read_text()
+    assert made["root/.ssh/authorized_keys"] == given.user + "\n"
+    assert private not in made.values()
+    assert "PasswordAuthentication no" in made["etc/ssh/sshd_config.d/labkit.conf"].splitlines()
+
+
+def test_keys_are_made_once_and_for_their_owner_alone(make_lab: Callable[..., Lab]) -> None:
+    """The second call returns the same; nobody else can read the private halves."""
+    lab = make_lab()
+    given = ssh.keys(lab)
+    assert ssh.keys(lab) == given
+    assert given.folder.stat().st_mode & 0o777 == 0o700
+    for name in ("student", "host"):
+        assert (given.folder / name).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.root
+def test_a_session_answers_with_the_container_s_host_name(farm: Lab) -> None:
+    """Root in each container, told in the result's table and by its check."""
+    result = ssh.login(farm)
+    assert failed(result.checks) == ()
+    assert [(item.replica, item.hostname, item.user) for item in result.value] == [
+        ("red-1", "red-1", "root"),
+        ("red-2", "red-2", "root"),
+    ]
+    assert all(check.rows == ("R10",) for check in result.checks)
+    assert [row[0] for row in result.table("ssh").rows] == ["red-1", "red-2"]
+
+
+@pytest.mark.root
+def test_second_run_changes_nothing(farm: Lab) -> None:
+    """The same sshd in each container."""
+    before = listeners(farm)
+    assert ssh.login(farm).changed is False
+    assert listeners(farm) == before
+
+
+@pytest.mark.root
+def test_a_password_is_not_even_asked_for(farm: Lab) -> None:
+    """Without a key the server refuses, and offers keys alone."""
+    with pytest.raises(CommandError) as caught:
+        run.run(client(farm, "PubkeyAuthentication=no"), netns=farm.netns, timeout=20)
+    assert "Permission denied (publickey)" in caught.value.stderr
+
+
+@pytest.mark.root
+def test_a_strange_key_is_refused(farm: Lab) -> None:
+    """The container's own key, which is no student's."""
+    strange = farm.state_dir / "ssh" / "host"
+    with pytest.raises(CommandError, match="Permission denied"):
+        run.run(client(farm, f"IdentityFile={strange}"), netns=farm.netns, timeout=20)
+
+
+@pytest.mark.root
+def test_keys_are_in_no_image(farm: Lab) -> None:
+    """The image's layers hold neither host keys nor anybody's authorized_keys."""
+    for lower in container.unpack(farm, "red").lower:
+        assert list(lower.glob("etc/ssh/ssh_host_*")) == []
+        assert list(lower.glob("root/.ssh/*")) == []
+
+
+@pytest.mark.root
+def test_the_host_key_in_the_container_is_root_s_alone(farm: Lab) -> None:
+    """The server, www-data, cannot read it."""
+    with pytest.raises(CommandError, match="Permission denied"):
+        container.execute(farm, "red-1", "cat", "/etc/ssh/ssh_host_ed25519_key")
+
+
+@pytest.mark.root
+def test_sshd_has_the_capabilities_it_needs_and_no_more(farm: Lab) -> None:
+    """The web server beside it still has none."""
+    pids = listeners(farm)
+    words = ["grep", "CapEff", f"/proc/{pids['red-1']}/status"]
+    mask = int(run.run(words).stdout.split()[1], 16)
+    assert bin(mask).count("1") == len(ssh.CAPABILITIES)
+    server = container.states(farm)["red-1"].pid
+    assert run.run(["grep", "CapEff", f"/proc/{server}/status"]).stdout.split()[1] == "0" * 16
+
+
+@pytest.mark.root
+def test_sshd_is_started_again_with_its_container(farm: Lab) -> None:
+    """It ended with the container; the other's goes on."""
+    before = listeners(farm)
+    container.kill(farm, farm.farm[0])
+    up.replicas(farm)
+    assert gone(before["red-1"])
+    result = ssh.login(farm)
+    assert result.changed
+    assert result.holds
+    assert listeners(farm)["red-2"] == before["red-2"]
+
+
+@pytest.mark.root
+def test_a_container_that_is_dead_is_told_by_its_check(farm: Lab) -> None:
+    """The error names the container, and the others' sessions are not lost in it."""
+    container.kill(farm, farm.farm[0])
+    try:
+        result = ssh.login(farm)
+        assert [check.name for check in failed(result.checks)] == ["network.ssh.red-1"]
+        assert [item.replica for item in result.value] == ["red-2"]
+    finally:
+        up.replicas(farm)
+        ssh.login(farm)
