@@ -10,7 +10,7 @@ import pytest
 from labkit import Lab
 from labkit.checks import failed
 from labkit.errors import ConfigError, FarmError
-from labkit.farm import bench, container, dns, failover, fetch, measure, proxy, traffic, workers
+from labkit.farm import bench, container, dns, failover, fetch, measure, proxy, traffic, up, workers
 from labkit.farm.load import Load
 from tests.host_side import give_address
 from tests.whole_farm import standing
@@ -203,7 +203,7 @@ def test_failed_exercise_starts_the_replica_again(
     monkeypatch.setattr(failover.workers, "worker", lost)
     with pytest.raises(FarmError, match="lost from sight"):
         failover.kill(farm, "blue-1")
-    assert fetch.problem(farm, farm.replica("blue-1")) is None
+    assert up.problem(farm, farm.replica("blue-1")) is None
     monkeypatch.undo()
     until(lambda: workers.worker(farm, farm.replica("blue-1")).usable)
 

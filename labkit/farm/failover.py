@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 
 from labkit.checks import Check
 from labkit.errors import ConfigError, LabkitError
-from labkit.farm import balancing, container, fetch, resolver, workers
+from labkit.farm import balancing, container, fetch, resolver, up, workers
 from labkit.farm.load import Load, Sent
 from labkit.lab import Lab, Replica
 from labkit.result import Cell, Outcome, Record, Table, action
@@ -163,7 +163,7 @@ def _restored(lab: Lab, replica: Replica, drained: bool) -> Iterator[None]:
     except BaseException:
         with suppress(LabkitError):
             container.start(lab, replica)
-            _until(lambda: fetch.problem(lab, replica) is None, BACK)
+            _until(lambda: up.problem(lab, replica) is None, BACK)
         if drained:
             with suppress(LabkitError):
                 workers.drain(lab, replica, False)

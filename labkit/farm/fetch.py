@@ -12,7 +12,7 @@ from labkit.errors import FarmError
 from labkit.farm import dns, resolver
 from labkit.farm.netns import inside
 from labkit.farm.site import REPLICA_HEADER
-from labkit.lab import Lab, Replica
+from labkit.lab import Lab
 from labkit.result import Record
 
 #: What goes wrong on the way to an answer; each has a readable text (:func:`reason`).
@@ -117,21 +117,6 @@ def reach(
         raise down(lab, there, error) from None
 
 
-def problem(lab: Lab, replica: Replica, *, patience: float = 2.0) -> str | None:
-    """Why a replica does not answer for itself at its own address (no name server is asked);
-    None when it does: status 200, and its own name in the header."""
-    there = Target(
-        label=replica.name, host=lab.host_name(replica.name), address=replica.address, port=80
-    )
-    try:
-        reply = inside(lab.netns, get, there, patience=patience)
-    except (*ERRORS, FarmError) as error:
-        return reason(error)
-    if (reply.status, reply.replica) != (200, replica.name):
-        return f"HTTP {reply.status} from {reply.replica or 'nobody that tells its name'}"
-    return None
-
-
 def down(lab: Lab, there: Target, error: Exception) -> FarmError:
     """The error for a target that does not answer."""
     what = "replica" if there.label in {item.name for item in lab.farm} else "balancer"
@@ -145,8 +130,6 @@ def down(lab: Lab, there: Target, error: Exception) -> FarmError:
 
 def reason(error: Exception) -> str:
     """An error in a few words: ``Connection refused``, ``timed out``, ``RemoteDisconnected``."""
-    if isinstance(error, FarmError):
-        return error.reason
     text = error.strerror if isinstance(error, OSError) else ""
     return text or str(error) or type(error).__name__
 
