@@ -41,7 +41,7 @@ def replicas(lab: Lab) -> Outcome[Farm]:
         idle = [
             replica
             for replica, changed in zip(lab.farm, made, strict=True)
-            if changed or replica.name not in states or not states[replica.name].pid
+            if changed or not _stands(replica, states)
         ]
         run.spread(partial(_restart, lab), idle)
         run.spread(partial(_await, lab), idle)
@@ -132,6 +132,18 @@ def _replica_check(lab: Lab, replica: Replica, states: dict[str, container.State
 def _prepare(lab: Lab, images: dict[str, Unpacked], keys: ssh.Keys, replica: Replica) -> bool:
     spec: Spec = container.replica_spec(lab, replica)
     return container.prepare(lab, spec, images[replica.site], ssh.files(keys))
+
+
+def _stands(replica: Replica, states: dict[str, container.State]) -> bool:
+    """Whether its first process lives, in the namespace that has the replica's name and eth0."""
+    state = states.get(replica.name)
+    if state is None or not state.pid:
+        return False
+    try:
+        inode = Path(f"/proc/{state.pid}/ns/net").stat().st_ino
+    except FileNotFoundError:
+        return False
+    return inode == host.namespace_inode(replica.netns)
 
 
 def _restart(lab: Lab, replica: Replica) -> None:
