@@ -1,0 +1,186 @@
+"""The whole farm up, up again, and up after something happened to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pyroute2 import netns as namespaces
+
+from labkit import Lab, run
+from labkit.checks import failed
+from labkit.errors import FarmError, MachineError
+from labkit.farm import container, host, network, up
+from labkit.farm.bundle import Spec
+from tests.test_host import add_link
+from tests.test_network import delete_link
+from tests.test_run import wait_until_gone
+from tests.whole_farm import standing
+
+
+@pytest.fixture(scope="module")
+def farm() -> Iterator[Lab]:
+    """One site on two replicas; every test leaves both up."""
+    with standing(sites=["red"]) as lab:
+        yield lab
+
+
+def dying(lab: Lab, replica: object) -> Spec:
+    """A replica's description whose first process says a word and ends."""
+    name = replica.name  # type: ignore[attr-defined]
+    spec = REPLICA_SPEC(lab, lab.replica(name))
+    return spec.model_copy(update={"args": ("sh", "-c", "echo no such page; exit 3")})
+
+
+REPLICA_SPEC = container.replica_spec
+
+
+def kill_by_runc(lab: Lab) -> None:
+    """The lab's own way to end one."""
+    container.kill(lab, lab.farm[0])
+
+
+def kill_by_hand(lab: Lab) -> None:
+    """`kill -9` on the first process."""
+    pid = container.states(lab)["red-1"].pid
+    os.kill(pid, signal.SIGKILL)
+    assert wait_until_gone(pid)
+
+
+def delete_by_hand(lab: Lab) -> None:
+    """`runc delete --force`."""
+    run.run(container.runc(lab, "delete", "--force", "red-1"))
+
+
+def delete_namespace(lab: Lab) -> None:
+    """`ip netns del`: the container goes on in a namespace without a name."""
+    namespaces.remove(lab.farm[0].netns)
+
+
+@pytest.mark.root
+def test_replicas_answer_from_nothing(make_lab: Callable[..., Lab]) -> None:
+    """One call: HTTP 200 at each one's own address, told by check and table."""
+    lab = make_lab(sites=["red"])
+    result = up.replicas(lab)
+    assert result.changed
+    assert failed(result.checks) == ()
+    names = {check.name for check in result.checks}
+    assert {"farm.replica.red-1", "farm.replica.red-2"} <= names
+    assert {row[2] for row in result.table("replicas").rows} == {"10.60.0.11", "10.60.0.21"}
+    assert result.value.pids == {name: state.pid for name, state in container.states(lab).items()}
+    assert [up.problem(lab, replica) for replica in lab.farm] == [None, None]
+
+
+@pytest.mark.root
+def test_second_run_changes_nothing(farm: Lab) -> None:
+    """The same processes and the same journal."""
+    first = up.replicas(farm)
+    journal = farm.journal_file.read_bytes()
+    second = up.replicas(farm)
+    assert second.changed is False
+    assert second.value == first.value
+    assert farm.journal_file.read_bytes() == journal
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    "harm", [kill_by_runc, kill_by_hand, delete_by_hand, delete_namespace], ids=lambda f: f.__name__
+)
+def test_a_lost_container_is_started_again(farm: Lab, harm: Callable[[Lab], None]) -> None:
+    """At the same address; the other container's process is left alone."""
+    before = up.replicas(farm).value.pids
+    harm(farm)
+    result = up.replicas(farm)
+    assert result.changed
+    assert failed(result.checks) == ()
+    assert result.value.pids["red-2"] == before["red-2"]
+    assert result.value.pids["red-1"] != before["red-1"]
+    assert network.observe(farm).links[0].addresses == ("10.60.0.11/24",)
+    assert failed(network.namespace_checks(farm)) == ()
+    assert up.replicas(farm).changed is False
+
+
+@pytest.mark.root
+def test_the_address_stays_while_a_container_is_dead(farm: Lab) -> None:
+    """Its namespace is the lab's: connections are refused at once instead of timing out."""
+    container.kill(farm, farm.farm[0])
+    assert network.observe(farm).links[0].addresses == ("10.60.0.11/24",)
+    assert network.ping(farm).holds
+    assert "refused" in (up.problem(farm, farm.farm[0]) or "")
+    (check,) = failed(up.replica_checks(farm))
+    assert (check.name, check.seen) == ("farm.replica.red-1", "its container is not running")
+    assert up.replicas(farm).holds
+
+
+@pytest.mark.root
+def test_a_deleted_link_is_put_back_under_the_running_container(farm: Lab) -> None:
+    """No process is touched for it."""
+    before = up.replicas(farm).value
+    delete_link(farm)
+    assert not up.replica_checks(farm)[0].holds
+    result = up.replicas(farm)
+    assert result.changed
+    assert failed(result.checks) == ()
+    assert result.value == before
+
+
+@pytest.mark.root
+def test_another_configuration_starts_its_container_anew(
+    farm: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the replica that it is for, and of no other."""
+    before = up.replicas(farm).value.pids
+
+    def narrow(lab: Lab, replica: object) -> Spec:
+        spec = REPLICA_SPEC(lab, replica)  # type: ignore[arg-type]
+        return spec.model_copy(update={"files": 2048}) if spec.name == "red-1" else spec
+
+    with monkeypatch.context() as patch:
+        patch.setattr(container, "replica_spec", narrow)
+        after = up.replicas(farm).value.pids
+    assert after["red-1"] != before["red-1"]
+    assert after["red-2"] == before["red-2"]
+    assert up.replicas(farm).changed
+
+
+@pytest.mark.root
+def test_one_more_replica_leaves_the_others_alone(make_lab: Callable[..., Lab]) -> None:
+    """Their processes and addresses are as before."""
+    lab = make_lab(sites=["red"], replicas=1)
+    before = up.replicas(lab).value.pids
+    more = Lab.of({**lab.model_dump(), "replicas": 2})
+    result = up.replicas(more)
+    assert result.holds
+    assert result.value.pids["red-1"] == before["red-1"]
+
+
+@pytest.mark.root
+def test_a_first_process_that_dies_is_the_error(
+    make_lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its own words and its exit status; the next run, of a sound description, mends it."""
+    lab = make_lab(sites=["red"], replicas=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(container, "replica_spec", dying)
+        with pytest.raises(FarmError, match="no such page") as caught:
+            up.replicas(lab)
+    assert caught.value.value == "container red-1"
+    assert "exit status 3" in caught.value.reason
+    assert container.states(lab) == {}
+    assert up.replicas(lab).holds
+
+
+@pytest.mark.root
+def test_a_taken_subnet_is_refused_before_anything_is_started(make_lab: Callable[..., Lab]) -> None:
+    """By the interface's name; there is no bridge and no container."""
+    lab = make_lab(sites=["red"])
+    host.create_namespace(lab, lab.host.netns)
+    add_link(lab.netns, "other7", "10.60.0.9/24")
+    with pytest.raises(MachineError, match="through interface other7"):
+        up.replicas(lab)
+    assert not network.observe(lab).up
+    assert container.states(lab) == {}
+    assert not Path("/run/netns", lab.farm[0].netns).exists()
