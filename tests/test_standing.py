@@ -1,0 +1,257 @@
+"""What of a lab is up: looked at, checked, and taken down without a trace."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from pyroute2 import netns as namespaces
+
+from labkit import Lab, run
+from labkit.checks import failed
+from labkit.farm import container, ssh, up
+from labkit.journal import Journal
+from labkit.report import standing
+from labkit.undo import mount_points
+from tests.test_run import gone, wait_until_gone
+from tests.whole_farm import standing as whole_farm
+
+
+@pytest.fixture
+def lab(make_lab: Callable[..., Lab]) -> Lab:
+    """One site on two replicas, up, without names and balancer."""
+    made = make_lab(sites=["red"])
+    up.replicas(made)
+    return made
+
+
+def of_the_lab(process: Path, lab: Lab) -> bool:
+    """Whether a process is in the lab's control group, or was given one of the lab's files."""
+    try:
+        groups = (process / "cgroup").read_text()
+        words = (process / "cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return False
+    owned = (f"/labkit-{lab.name}", str(lab.run_dir), str(lab.state_dir))
+    return any(mark in groups + words for mark in owned) and not gone(int(process.name))
+
+
+def inventory(lab: Lab) -> dict[str, list[str]]:
+    """What the machine has of the lab now, by kind, whatever the journal says."""
+    folders = (f"{lab.run_dir}/", f"{lab.state_dir}/")
+    states = container.runc_root(lab)
+    return {
+        "mounts": [point for point in mount_points() if point.startswith(folders)],
+        "namespaces": [p.name for p in Path("/run/netns").iterdir() if p.name.startswith(lab.name)],
+        "cgroups": [str(p) for p in Path("/sys/fs/cgroup").glob(f"**/labkit-{lab.name}")],
+        "processes": [p.name for p in Path("/proc").glob("[0-9]*") if of_the_lab(p, lab)],
+        "runc": [p.name for p in states.iterdir()] if states.exists() else [],
+        "containers": [str(p) for p in (lab.state_dir / "containers").glob("*")],
+        "links": [p.name for p in Path("/sys/class/net").iterdir() if lab.name in p.name],
+        "journal": [entry.kind for entry in Journal.of(lab).standing()],
+    }
+
+
+def nothing(lab: Lab) -> bool:
+    """Whether the machine has nothing of the lab; says what it has."""
+    left = {kind: found for kind, found in inventory(lab).items() if found}
+    assert left == {}
+    return True
+
+
+@contextmanager
+def sleeper_in(folder: Path) -> Iterator[int]:
+    """A process whose working folder it is, which keeps a mount busy."""
+    script = 'cd "$1" && exec sleep 300'
+    with run.start(["sh", "-c", script, "sh", str(folder)]) as process:
+        try:
+            deadline = time.monotonic() + 5
+            while Path(f"/proc/{process.pid}/cwd").readlink() != folder.resolve():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def killed_container(lab: Lab) -> None:
+    """One replica's first process has ended already."""
+    container.kill(lab, lab.farm[0])
+
+
+def deleted_container(lab: Lab) -> None:
+    """runC has forgotten one replica."""
+    run.run(container.runc(lab, "delete", "--force", lab.farm[0].name))
+
+
+def half_made_container(lab: Lab) -> None:
+    """runc was killed before it wrote its state."""
+    deleted_container(lab)
+    (container.runc_root(lab) / lab.farm[0].name).mkdir()
+
+
+def replica_namespace(lab: Lab) -> None:
+    """One replica's namespace was removed by hand."""
+    namespaces.remove(lab.farm[0].netns)
+
+
+def host_namespace(lab: Lab) -> None:
+    """The host side's namespace was removed by hand, bridge and all."""
+    namespaces.remove(lab.host.netns)
+
+
+def unmounted(lab: Lab) -> None:
+    """One replica's root file system was unmounted by hand."""
+    run.run(["umount", "--lazy", container.bundle(lab, lab.farm[0].name) / "rootfs"])
+
+
+def no_configuration(lab: Lab) -> None:
+    """A dead container has lost its bundle's config.json."""
+    killed_container(lab)
+    (container.bundle(lab, lab.farm[0].name) / "config.json").unlink()
+
+
+def logged_in(lab: Lab) -> None:
+    """sshd and a program run in the containers besides."""
+    ssh.login(lab)
+    words = container.runc(lab, "exec", "--detach", lab.farm[0].name, "sleep", "300")
+    run.run(words, output=lab.run_dir / "exec.log")
+
+
+HARMS = [
+    killed_container,
+    deleted_container,
+    half_made_container,
+    replica_namespace,
+    host_namespace,
+    unmounted,
+    no_configuration,
+    logged_in,
+]
+
+
+@pytest.mark.root
+def test_down_leaves_nothing_of_a_whole_farm() -> None:
+    """Containers, links, names and balancer: every kind was there and none is; a second says so."""
+    with whole_farm(sites=["red"]) as lab:
+        before = inventory(lab)
+        assert [kind for kind, found in before.items() if not found] == ["links"]
+        result = standing.down(lab)
+        assert (result.changed, result.holds, result.value.failed) == (True, True, ())
+        assert result.value.unmade == len(before["journal"])
+        assert nothing(lab)
+        again = standing.down(lab)
+        assert (again.changed, again.holds, again.value.unmade) == (False, True, 0)
+        assert "nothing was up" in again.summary
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("harm", HARMS, ids=lambda function: function.__name__)
+def test_down_leaves_nothing_after(lab: Lab, harm: Callable[[Lab], None]) -> None:
+    """Whatever is half gone or more than was made."""
+    pids = [state.pid for state in container.states(lab).values()]
+    harm(lab)
+    result = standing.down(lab)
+    assert result.value.failed == ()
+    assert nothing(lab)
+    assert all(wait_until_gone(pid) for pid in pids)
+
+
+@pytest.mark.root
+def test_down_detaches_a_busy_mount(lab: Lab) -> None:
+    """A process of somebody's that stands in a container's files is not killed for it."""
+    with sleeper_in(container.bundle(lab, lab.farm[0].name) / "rootfs" / "etc") as pid:
+        result = standing.down(lab)
+        assert result.value.failed == ()
+        assert not gone(pid)
+        assert nothing(lab)
+
+
+@pytest.mark.root
+def test_what_cannot_be_unmade_is_told_and_the_rest_is_unmade(lab: Lab) -> None:
+    """The check fails, and the entry stays in the journal."""
+    what = {"name": "x"}
+    Journal.of(lab).intend("marvel", **what)
+    try:
+        result = standing.down(lab)
+        assert [check.name for check in failed(result.checks)] == ["farm.down"]
+        assert len(result.value.failed) == 1
+        assert "marvel" in result.value.failed[0]
+        assert inventory(lab)["journal"] == ["marvel"]
+        assert inventory(lab)["processes"] == []
+    finally:
+        Journal.of(lab).forget("marvel", **what)
+
+
+@pytest.mark.root
+def test_the_farm_comes_up_again_after_down(lab: Lab) -> None:
+    """Outputs, keys and cache are still there."""
+    (lab.output_dir).mkdir(parents=True)
+    (lab.output_dir / "kept").write_text("by a person")
+    key = (lab.state_dir / "ssh" / "student").read_text()
+    standing.down(lab)
+    assert (lab.output_dir / "kept").read_text() == "by a person"
+    assert up.replicas(lab).holds
+    assert (lab.state_dir / "ssh" / "student").read_text() == key
+
+
+@pytest.mark.root
+def test_down_leaves_another_lab_alone(lab: Lab, make_lab: Callable[..., Lab]) -> None:
+    """Its containers are the same processes."""
+    other = make_lab(sites=["red"], replicas=1)
+    pids = up.replicas(other).value.pids
+    standing.down(lab)
+    assert up.replicas(other).changed is False
+    assert up.replicas(other).value.pids == pids
+
+
+@pytest.mark.root
+def test_status_is_what_is_seen(lab: Lab) -> None:
+    """Up and down by part; looking changes nothing."""
+    journal = lab.journal_file.read_bytes()
+    result = standing.status(lab)
+    assert result.changed is False
+    assert result.value.running == ("bridge", "links", "containers")
+    assert lab.journal_file.read_bytes() == journal
+    container.kill(lab, lab.farm[0])
+    rows = {row[0]: row[1] for row in standing.status(lab).table("status").rows}
+    assert rows["containers"] == "1 of 2 up"
+    assert rows["links"] == "2 of 2 up"
+    standing.down(lab)
+    assert standing.status(lab).value == standing.Standing(running=(), journal=0)
+
+
+@pytest.mark.root
+def test_looking_at_a_lab_that_was_never_up_makes_nothing(make_lab: Callable[..., Lab]) -> None:
+    """Status, checks and down: no namespace, no journal; every check that is made fails."""
+    lab = make_lab(sites=["red"])
+    assert standing.status(lab).value.running == ()
+    result = standing.checks(lab)
+    assert {check.name for check in failed(result.checks)} >= {
+        "host.namespace",
+        "farm.replica.red-1",
+    }
+    assert standing.down(lab).changed is False
+    assert nothing(lab)
+    assert not lab.journal_file.exists()
+
+
+@pytest.mark.root
+def test_checks_name_what_broke(lab: Lab) -> None:
+    """Names are unique; the dead replica's fails beside those of the parts that are not up."""
+    container.kill(lab, lab.farm[0])
+    found = standing.checks(lab).checks
+    assert len({check.name for check in found}) == len(found)
+    names = {check.name for check in failed(found)}
+    assert "farm.replica.red-1" in names
+    assert not {name for name in names if name.startswith(("network.", "host."))}
+    assert "farm.replica.red-2" not in names
+
+
+def test_this_process_is_of_no_lab(make_lab: Callable[..., Lab]) -> None:
+    """The inventory of the other tests does not count the tests themselves."""
+    assert str(os.getpid()) not in inventory(make_lab())["processes"]
