@@ -11,12 +11,15 @@ import pytest
 
 from labkit import Lab, run
 from labkit.errors import CommandError, FarmError
-from labkit.farm import container, fetch, site, up
+from labkit.farm import bundle, container, fetch, site, up
 from labkit.farm.bundle import Spec
 from labkit.farm.netns import inside
+from labkit.lab import Replica
 from labkit.undo import mount_points
 from tests.test_run import gone
 from tests.whole_farm import standing
+
+REPLICA_SPEC = container.replica_spec
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +143,17 @@ def test_its_configuration_is_the_image_s_with_what_labkit_needs(farm: Lab) -> N
 
 
 @pytest.mark.root
+def test_every_change_to_the_image_s_own_configuration_has_a_reason(farm: Lab) -> None:
+    """As umoci made it, against what runC was given: no difference that nobody can explain."""
+    image = container.image_configuration(container.unpack(farm, "red"))
+    config = json.loads((container.bundle(farm, "red-1") / "config.json").read_text())
+    found = {item.key: item for item in bundle.changes(image, config)}
+    assert {key for key in found if found[key].reason == "hardening"} <= {"process.noNewPrivileges"}
+    assert (found["process.terminal"].before, found["process.terminal"].after) == ("true", "false")
+    assert '-    "terminal": true,' in bundle.diff(image, config).splitlines()
+
+
+@pytest.mark.root
 def test_the_container_is_in_a_control_group_of_the_lab_s(farm: Lab) -> None:
     """With its limit of processes, as the kernel has it."""
     groups = Path(f"/proc/{pid(farm, 'red-1')}/cgroup").read_text()
@@ -241,6 +255,23 @@ def test_a_first_process_that_dies_is_an_error_with_its_words_and_status(
     assert "no such thing" in error.reason
     assert "exit status 3" in error.reason
     assert container.states(unmade) == {}
+
+
+@pytest.mark.root
+def test_a_server_that_dies_without_output_is_told_by_its_error_log(
+    farm: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """apache2 writes there, once it has opened it, why it ends."""
+    script = "echo cannot fork >> /var/log/apache2/error.log; exit 4"
+
+    def dying(lab: Lab, replica: Replica) -> Spec:
+        return REPLICA_SPEC(lab, replica).model_copy(update={"args": ("sh", "-c", script)})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(container, "replica_spec", dying)
+        with pytest.raises(FarmError, match=r"(?s)exit status 4.*cannot fork"):
+            up.replicas(farm)
+    assert up.replicas(farm).holds
 
 
 @pytest.mark.root

@@ -15,6 +15,7 @@ from labkit.checks import failed
 from labkit.errors import FarmError, MachineError
 from labkit.farm import container, host, network, up
 from labkit.farm.bundle import Spec
+from labkit.lab import Replica
 from tests.test_host import add_link
 from tests.test_network import delete_link
 from tests.test_run import wait_until_gone
@@ -28,11 +29,11 @@ def farm() -> Iterator[Lab]:
         yield lab
 
 
-def dying(lab: Lab, replica: object) -> Spec:
+def dying(lab: Lab, replica: Replica) -> Spec:
     """A replica's description whose first process says a word and ends."""
-    name = replica.name  # type: ignore[attr-defined]
-    spec = REPLICA_SPEC(lab, lab.replica(name))
-    return spec.model_copy(update={"args": ("sh", "-c", "echo no such page; exit 3")})
+    return REPLICA_SPEC(lab, replica).model_copy(
+        update={"args": ("sh", "-c", "echo no such page; exit 3")}
+    )
 
 
 REPLICA_SPEC = container.replica_spec
@@ -134,8 +135,8 @@ def test_another_configuration_starts_its_container_anew(
     """Of the replica that it is for, and of no other."""
     before = up.replicas(farm).value.pids
 
-    def narrow(lab: Lab, replica: object) -> Spec:
-        spec = REPLICA_SPEC(lab, replica)  # type: ignore[arg-type]
+    def narrow(lab: Lab, replica: Replica) -> Spec:
+        spec = REPLICA_SPEC(lab, replica)
         return spec.model_copy(update={"files": 2048}) if spec.name == "red-1" else spec
 
     with monkeypatch.context() as patch:

@@ -220,10 +220,13 @@ def execute(lab: Lab, name: str, *words: str, options: tuple[str, ...] = ()) -> 
 def death(lab: Lab, name: str) -> FarmError:
     """The error for a container whose first process has ended: its output and its exit status.
 
+    A server that said nothing there has said it in its error log, whose end is taken instead.
+
     runC keeps no exit status of a detached container, so the same bundle is run once more, in the
     foreground and for at most two seconds.
     """
-    said = tail(console(lab, name))
+    logs = (console(lab, name), folder(lab, name) / "log" / "error.log")
+    said = next((tail(log) for log in logs if log.exists() and log.stat().st_size), "(no output)")
     delete_container(lab, root=str(runc_root(lab)), container=name)
     status = "it has ended"
     with suppress(CommandTimeoutError):
@@ -236,7 +239,7 @@ def death(lab: Lab, name: str) -> FarmError:
         f"container {name}",
         f"its first process does not live ({status}): {said[-1000:]}",
         "correct what its own output says",
-        f"cat {console(lab, name)}",
+        f"cat {logs[0]} {logs[1]}",
     )
 
 
