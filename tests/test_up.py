@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from labkit.checks import failed
 from labkit.errors import FarmError, MachineError
 from labkit.farm import container, host, network, up
 from labkit.farm.bundle import Spec
+from labkit.journal import Journal
 from labkit.lab import Replica
 from tests.test_host import add_link
 from tests.test_network import delete_link
@@ -185,3 +187,15 @@ def test_a_taken_subnet_is_refused_before_anything_is_started(make_lab: Callable
     assert not network.observe(lab).up
     assert container.states(lab) == {}
     assert not Path("/run/netns", lab.farm[0].netns).exists()
+
+
+@pytest.mark.root
+def test_two_at_once_make_one_farm(make_lab: Callable[..., Lab]) -> None:
+    """One of them waits for the other, and finds all of it up."""
+    lab = make_lab(sites=["red"])
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(up.replicas, (lab, lab))
+    assert first.value == second.value
+    assert (first.holds, second.holds) == (True, True)
+    containers = [entry.what for entry in Journal.of(lab).standing() if entry.kind == "container"]
+    assert len(containers) == 2
