@@ -157,6 +157,10 @@ class Lab(Configuration):
         """The lab's domain, without a closing dot."""
         return self.dns.domain or f"{self.name}.test"
 
+    def link_name(self, replica: str) -> str:
+        """The host's end of a replica's link."""
+        return ifname(self.name, replica)
+
     def host_name(self, label: str) -> str:
         """The full name of a site or a replica: ``site1.lab.test``."""
         return f"{label}.{self.domain}"
@@ -190,7 +194,7 @@ class Lab(Configuration):
             index=index,
             address=address,
             weight=site.weights[index - 1] if site.weights else 1,
-            link=ifname(self.name, name),
+            link=self.link_name(name),
             netns=f"{self.name}-{name}",
             mac="02:60:" + ":".join(f"{byte:02x}" for byte in address.packed),
         )

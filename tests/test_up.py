@@ -199,3 +199,17 @@ def test_two_at_once_make_one_farm(make_lab: Callable[..., Lab]) -> None:
     assert (first.holds, second.holds) == (True, True)
     containers = [entry.what for entry in Journal.of(lab).standing() if entry.kind == "container"]
     assert len(containers) == 2
+
+
+@pytest.mark.root
+def test_replicas_that_left_the_lab_are_removed() -> None:
+    """Fewer replicas: the rest keep their processes, the surplus is gone with its link and namespace."""
+    with standing(sites=["red"], replicas=2) as lab:
+        kept = container.states(lab)["red-1"].pid
+        smaller = Lab.of({**lab.model_dump(), "replicas": 1})
+        assert up.replicas(smaller).changed
+        assert container.states(lab).keys() == {"red-1"}
+        assert container.states(lab)["red-1"].pid == kept
+        assert not Path("/run/netns", lab.replica("red-2").netns).exists()
+        assert not failed(network.connect(smaller).checks)
+        assert not up.replicas(smaller).changed

@@ -9,7 +9,7 @@ from pathlib import Path
 from labkit import run
 from labkit.checks import Check, equal
 from labkit.errors import FarmError
-from labkit.farm import container, endpoint, fetch, host, network, ssh
+from labkit.farm import container, endpoint, fetch, host, network, ssh, surplus
 from labkit.farm.bundle import Spec
 from labkit.farm.image import Unpacked
 from labkit.farm.netns import inside
@@ -33,6 +33,7 @@ def replicas(lab: Lab) -> Outcome[Farm]:
     made_side = host.up(lab).changed
     images = {site.name: container.unpack(lab, site.name) for site in lab.sites}
     with lock(lab.run_dir, "farm"):
+        removed = surplus.remove(lab)
         wired = network.wire(lab)
         keys = ssh.keys(lab)
         prepare = partial(_prepare, lab, images, keys)
@@ -50,7 +51,7 @@ def replicas(lab: Lab) -> Outcome[Farm]:
     return Outcome(
         value=value,
         subject=lab.name,
-        changed=made_side or wired or bool(idle),
+        changed=made_side or wired or bool(idle or removed),
         summary=f"{len(lab.farm)} replicas of {len(lab.sites)} sites answer at their own addresses.",
         checks=(*replica_checks(lab), *privilege_checks(value)),
         tables=(replica_table(lab, value),),

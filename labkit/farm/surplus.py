@@ -1,0 +1,56 @@
+"""Replicas that stand from an earlier description of the lab and are no longer in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from labkit import undo
+from labkit.farm import container
+from labkit.journal import Entry, Journal
+from labkit.lab import Lab
+
+
+def remove(lab: Lab) -> tuple[str, ...]:
+    """Those replicas are gone with their links and namespaces; returns their names.
+
+    They are known from the journal alone: a namespace that labkit made for a replica, and the
+    container, mount, folder and link of the same replica. The caller holds the lab's ``farm`` lock.
+    """
+    journal = Journal.of(lab)
+    entries = journal.standing()
+    names = surplus(lab, entries)
+    for entry in reversed(entries):
+        if _belongs(lab, entry, names):
+            undo.unmake(entry, lab)
+            journal.forget(entry.kind, **entry.what)
+    return names
+
+
+def surplus(lab: Lab, entries: tuple[Entry, ...]) -> tuple[str, ...]:
+    """The names of the replicas that have a namespace in the journal and are not in the lab. Pure."""
+    prefix = f"{lab.name}-"
+    own = {replica.netns for replica in lab.farm} | {lab.host.netns}
+    return tuple(
+        entry.what["name"].removeprefix(prefix)
+        for entry in entries
+        if entry.kind == "netns" and entry.what["name"].startswith(prefix)
+        if entry.what["name"] not in own
+    )
+
+
+def _belongs(lab: Lab, entry: Entry, names: tuple[str, ...]) -> bool:
+    """Whether the thing of an entry is one of these replicas' own."""
+    what = entry.what
+    folders = {container.folder(lab, name) for name in names}
+    match entry.kind:
+        case "netns":
+            return what["name"] in {f"{lab.name}-{name}" for name in names}
+        case "link":
+            return what["name"] in {lab.link_name(name) for name in names}
+        case "container":
+            return what["container"] in names
+        case "folder":
+            return Path(what["path"]) in folders
+        case "mount":
+            return not folders.isdisjoint(Path(what["target"]).parents)
+    return False
