@@ -98,7 +98,8 @@ def test_no_row_lies_on_another(tmp_path: Path, shape: tuple[int, int]) -> None:
     sites = [{"name": f"site{n}"} for n in range(1, shape[0] + 1)]
     lab = Lab.of({"outputs": str(tmp_path), "sites": sites, "replicas": shape[1]})
     rows = arrange(lab, wired(lab))
-    within, across = set(), set()
+    within: set[float] = set()
+    across: set[float] = set()
     for above, below in pairwise(rows):
         (within if above.site == below.site else across).add(round(below.y - above.y, 3))
     assert min(within) > BOX
