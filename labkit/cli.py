@@ -114,6 +114,8 @@ def notebook(
     words = (
         sys.executable, "-m", "jupyterlab",
         "--ServerApp.ip=127.0.0.1",
+        "--LabApp.news_url=None",  # nothing is asked of the outside
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         f"--ServerApp.port={port}",
         f"--ServerApp.root_dir={notebooks_folder()}",
         *(("--allow-root",) if os.geteuid() == 0 else ()),

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from labkit.result import Cell, Column, Result, Table
 
 
+#: JupyterLab would set every cell to the right.
+LEFT, RIGHT = ' style="text-align:left"', ' style="text-align:right"'
+
+
 def human(value: Cell, unit: str = "") -> str:
     """A value as a person reads it: bytes in MB or KB (powers of ten), seconds and numbers rounded."""
     if value is None:
@@ -75,20 +79,20 @@ def summary_html(sentence: str, problems: Iterable[str]) -> str:
 def checks_html(checks: Iterable[Check]) -> str:
     """Checks as an HTML table: state, name, expected, seen, how to see it again."""
     rows = "".join(
-        f"<tr><td>{c.icon} {c.state}</td><td>{html.escape(c.name)}</td>"
-        f"<td>{html.escape(c.expected)}</td><td>{html.escape(c.seen)}</td>"
-        f"<td><code>{html.escape(c.again)}</code></td></tr>"
+        f"<tr><td{LEFT}>{c.icon} {c.state}</td><td{LEFT}>{html.escape(c.name)}</td>"
+        f"<td{LEFT}>{html.escape(c.expected)}</td><td{LEFT}>{html.escape(c.seen)}</td>"
+        f"<td{LEFT}><code>{html.escape(c.again)}</code></td></tr>"
         for c in checks
     )
     heads = "".join(
-        f"<th>{head}</th>" for head in ("state", "check", "expected", "seen", "see it again")
+        f"<th{LEFT}>{head}</th>" for head in ("state", "check", "expected", "seen", "see it again")
     )
     return f'<table class="checks"><tr>{heads}</tr>{rows}</table>'
 
 
 def table_html(table: Table, limit: int = 20) -> str:
     """A table as HTML, numbers to the right; rows past ``limit`` are folded."""
-    heads = "".join(f"<th>{html.escape(_heading(column))}</th>" for column in table.columns)
+    heads = "".join(f"<th{LEFT}>{html.escape(_heading(column))}</th>" for column in table.columns)
     rows = [
         "<tr>"
         + "".join(_cell_html(v, c) for v, c in zip(row, table.columns, strict=True))
@@ -109,5 +113,4 @@ def _heading(column: Column) -> str:
 
 def _cell_html(value: Cell, column: Column) -> str:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    style = ' style="text-align:right"' if number else ""
-    return f"<td{style}>{html.escape(human(value, column.unit))}</td>"
+    return f"<td{RIGHT if number else LEFT}>{html.escape(human(value, column.unit))}</td>"

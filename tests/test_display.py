@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from labkit import Check, Table
@@ -65,4 +67,4 @@ def test_numbers_stand_to_the_right_and_words_do_not() -> None:
 def test_a_unit_heads_its_column_except_bytes() -> None:
     """Bytes are shown with a unit of their own in each cell."""
     table = Table.of("t", "T", [{"wait": 1.5, "size": 1000}], units={"wait": "s", "size": "bytes"})
-    assert "<th>wait (s)</th><th>size</th>" in table_html(table)
+    assert re.findall(r"<th[^>]*>([^<]*)</th>", table_html(table)) == ["wait (s)", "size"]
