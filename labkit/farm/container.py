@@ -273,12 +273,12 @@ def _overlay(lab: Lab, name: str, unpacked: Unpacked, files: Mapping[str, str]) 
     if mounted:
         delete_container(lab, root=str(runc_root(lab)), container=name)
         unmount(lab, target=str(target))
-    for part in ("upper", "work", "log", "bundle/rootfs"):
+    for part in ("upper", "scratch", "log", "bundle/rootfs"):
         (own / part).mkdir(parents=True, exist_ok=True)
     shutil.chown(own / "log", WWW_DATA, WWW_DATA)
     for path, content in files.items():
         write_atomically(own / "upper" / path, content, mode=0o600)
-    layers = f"{lower_folders(unpacked)},upperdir={own / 'upper'},workdir={own / 'work'}"
+    layers = f"{lower_folders(unpacked)},upperdir={own / 'upper'},workdir={own / 'scratch'}"
     run.run(["mount", "-t", "overlay", "overlay", "-o", layers, target])
     write_atomically(marker, lower_folders(unpacked))
     return True
