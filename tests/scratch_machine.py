@@ -28,8 +28,8 @@ number=0
 for place in / /usr /var /etc; do
     [ "$place" = / ] || mountpoint -q "$place" || continue
     number=$((number + 1))
-    mkdir -p "$1/up$number" "$1/work$number" "$1/root"
-    mount -t overlay overlay -o "lowerdir=$place,upperdir=$1/up$number,workdir=$1/work$number" "$1/root$place"
+    mkdir -p "$1/up$number" "$1/scratch$number" "$1/root"
+    mount -t overlay overlay -o "lowerdir=$place,upperdir=$1/up$number,workdir=$1/scratch$number" "$1/root$place"
 done
 mount -t proc proc "$1/root/proc"
 mount --rbind /dev "$1/root/dev"

@@ -18,7 +18,7 @@ from labkit.result import Cell, Outcome, Record, Table, action
 #: Seconds between two starts of requests: 400 a second, whatever the concurrency.
 PACE = 0.0025
 #: How long the balancer may take to leave a replica out, and to take it back, in seconds.
-OUT, BACK = 2.0, 10.0
+OUT, BACK = 5.0, 10.0
 #: The part of the requests that may fail when a replica is killed, and when it is drained first.
 TOLERATED = {False: 0.01, True: 0.0}
 #: The width of a row of the table ``timeline``, in seconds.
