@@ -45,7 +45,7 @@ def replicas(lab: Lab) -> Outcome[Farm]:
             if changed or not _stands(replica, states)
         ]
         run.spread(partial(_restart, lab), idle)
-        run.spread(partial(_await, lab), idle)
+        run.spread(partial(_await, lab), lab.farm if wired else idle)
     pids = {name: state.pid for name, state in container.states(lab).items()}
     value = Farm(pids={replica.name: pids.get(replica.name, 0) for replica in lab.farm})
     return Outcome(
