@@ -6,7 +6,12 @@ from pathlib import Path
 
 import nbformat
 
-PARAMETERS = "lab_name: str | None = None\nreplicas: int | None = None\nshown: str = 'plain'"
+PARAMETERS = """
+from typing import Optional
+lab_name: Optional[str] = None
+replicas: Optional[int] = None
+shown: str = "plain"
+"""
 OPENING = """
 from labkit import Check, Lab, Outcome, Table
 from labkit.report import Stage, figures, plan

@@ -21,8 +21,10 @@ PLAIN = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.Expr)
 LOGIC = (
     ast.Lambda, ast.IfExp, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.NamedExpr,
 )  # fmt: skip
-#: What a parameter may be: what JSON has.
-JSON_TYPE = re.compile(r"(str|int|float|bool|list(\[.+\])?|dict\[str, .+\])( \| None)?")
+#: What a parameter may be: what JSON has. papermill cannot read ``str | None``.
+JSON_TYPE = re.compile(r"(str|int|float|bool|list)|Optional\[(str|int|float|bool|list)\]")
+#: What a person may want to say of every stage: which lab, and where its files are.
+EVERYWHERE = ("lab_name", "netns", "outputs", "state", "cache", "run")
 
 
 def read(name: str) -> dict[str, Any]:
@@ -36,11 +38,14 @@ def sources(name: str, kind: str = "code") -> list[str]:
     return ["".join(cell["source"]) for cell in read(name)["cells"] if cell["cell_type"] == kind]
 
 
-def parameters(name: str) -> list[ast.stmt]:
-    """The statements of the cell that is tagged ``parameters``."""
+def parameters(name: str) -> dict[str, ast.AnnAssign]:
+    """The declarations in the cell that is tagged ``parameters``, by name; nothing else is in it."""
     cells = [c for c in read(name)["cells"] if "parameters" in c["metadata"].get("tags", ())]
     assert len(cells) == 1, "exactly one cell is tagged 'parameters'"
-    return ast.parse("".join(cells[0]["source"])).body
+    first, *rest = ast.parse("".join(cells[0]["source"])).body
+    assert ast.unparse(first) == "from typing import Optional"
+    assert all(isinstance(statement, ast.AnnAssign) for statement in rest)
+    return {ast.unparse(item.target): item for item in rest if isinstance(item, ast.AnnAssign)}
 
 
 def test_notebooks_are_stages() -> None:
@@ -64,24 +69,49 @@ def test_parameters_are_json_and_known(name: str) -> None:
     """Each parameter is annotated with a JSON type, and the lab or a later cell knows it."""
     later = {node.id for source in sources(name) for node in ast.walk(ast.parse(source))
              if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}  # fmt: skip
-    for statement in parameters(name):
-        assert isinstance(statement, ast.AnnAssign), ast.unparse(statement)
-        assert isinstance(statement.target, ast.Name)
+    for parameter, statement in parameters(name).items():
         assert JSON_TYPE.fullmatch(ast.unparse(statement.annotation)), ast.unparse(statement)
-        assert statement.target.id in {*PARAMETERS, *later}
+        assert parameter in {*PARAMETERS, *later}
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_papermill_tells_what_each_parameter_is_for(name: str) -> None:
+    """``papermill --help-notebook`` lists every parameter with its type, its default and a sentence, so
+    that none of them is "unknown" to it when it is given."""
+    from papermill import inspect_notebook
+
+    listed = inspect_notebook(FOLDER / name)
+    declared = parameters(name)
+    assert list(listed) == list(declared)
+    for parameter, told in listed.items():
+        statement = declared[parameter]
+        assert told["inferred_type_name"] == ast.unparse(statement.annotation)
+        assert ast.literal_eval(told["default"]) == ast.literal_eval(statement.value or "")
+        assert len(told["help"]) > 10, parameter
+
+
+def test_a_parameter_is_told_alike_in_every_notebook() -> None:
+    """One name, one type, one sentence."""
+    from papermill import inspect_notebook
+
+    told: dict[str, set[str]] = {}
+    for name in NOTEBOOKS:
+        for parameter, found in inspect_notebook(FOLDER / name).items():
+            told.setdefault(parameter, set()).add(str(found))
+    assert {parameter: texts for parameter, texts in told.items() if len(texts) > 1} == {}
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebook_is_told_which_lab(name: str) -> None:
-    """The lab's name and its host's namespace are parameters of every notebook, unset by default."""
-    targets = {ast.unparse(item.target): item for item in parameters(name) if isinstance(item, ast.AnnAssign)}  # fmt: skip
-    for parameter in ("lab_name", "netns"):
-        assert ast.unparse(targets[parameter].value or ast.Constant(0)) == "None"
+    """The lab, its host's namespace and its folders are parameters of every notebook, unset by default."""
+    declared = parameters(name)
+    for parameter in EVERYWHERE:
+        assert ast.unparse(declared[parameter].value or ast.Constant(0)) == "None"
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebook_has_no_logic(name: str) -> None:
-    """A notebook defines, loops and decides nothing, calls no shell, and imports labkit alone."""
+    """A notebook defines, loops and decides nothing, calls no shell, and imports labkit (and a type) alone."""
     for source in sources(name):
         tree = ast.parse(source)  # a line that begins with ! or % is no Python
         for statement in tree.body:
@@ -90,7 +120,7 @@ def test_notebook_has_no_logic(name: str) -> None:
             assert not isinstance(node, LOGIC), ast.unparse(node)
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 modules = [getattr(node, "module", None) or alias.name for alias in node.names]
-                assert all(module.split(".")[0] == "labkit" for module in modules)
+                assert all(module.split(".")[0] in ("labkit", "typing") for module in modules)
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

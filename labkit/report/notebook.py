@@ -63,7 +63,7 @@ def digest(path: Path) -> str:
 def declared(notebook: Mapping[str, Any]) -> frozenset[str]:
     """The names that the cell tagged ``parameters`` assigns.
 
-    papermill's own ``inspect_notebook`` does not see a name whose annotation is ``str | None``.
+    papermill's own ``inspect_notebook`` misses a name whose annotation it cannot read (``str | None``).
     """
     cells = (c for c in notebook["cells"] if "parameters" in c.get("metadata", {}).get("tags", ()))
     source = "\n".join(text(cell["source"]) for cell in cells)
