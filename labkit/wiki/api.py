@@ -50,12 +50,16 @@ class ConflictError(WikiError):
 
 
 class Revision(Record):
-    """A revision of a page; its number, its text, who saved it and when."""
+    """A revision of a page; its number, its text, who saved it and when.
+
+    ``hidden``: the wiki's owners have hidden the text, which is '' then.
+    """
 
     number: int
     text: str
     user: str = ""
     time: datetime | None = None
+    hidden: bool = False
 
 
 class Snapshot(Record):
@@ -105,20 +109,38 @@ def text_of(site: mwclient.Site, number: int) -> str:
     return _revision(answer["query"]["pages"][0]["revisions"][0]).text
 
 
-def history(site: mwclient.Site, title: str, *, limit: int = 500) -> Iterator[Revision]:
-    """The page's revisions with their texts, the last first, at most ``limit``; asked for as needed."""
+def history(
+    site: mwclient.Site, title: str, *, limit: int = 500, oldest: bool = False, start: int = 0
+) -> Iterator[Revision]:
+    """The page's revisions with their texts, at most ``limit``, 50 a request and only as needed.
+
+    The last comes first, or with ``oldest`` the first, or the one of number ``start``.
+    """
+    order: Mapping[str, Any] = {"rvdir": "newer"} if oldest else {}
+    order = {**order, "rvstartid": start} if start else order
     more: Mapping[str, str] = {"continue": ""}
     count = 0
     while more and count < limit:
         with _asking(title):
             answer = site.post(
                 "query", prop="revisions", titles=title, rvprop="ids|timestamp|user|content",
-                rvslots="main", rvlimit=min(50, limit - count), formatversion=2, **more,
+                rvslots="main", rvlimit=min(50, limit - count), formatversion=2, **order, **more,
             )  # fmt: skip
         for item in answer["query"]["pages"][0].get("revisions", ()):
             count += 1
             yield _revision(item)
         more = answer.get("continue", {})
+
+
+def moves(site: mwclient.Site, title: str) -> tuple[str, ...]:
+    """The titles to which a page of that title was ever moved (API: Logevents), the last first."""
+    with _asking(title):
+        answer = site.post(
+            "query", list="logevents", letype="move", letitle=title, leprop="details",
+            lelimit=BATCH, formatversion=2,
+        )  # fmt: skip
+    found = (item.get("params", {}) for item in answer["query"]["logevents"])
+    return tuple(item["target_title"] for item in found if "target_title" in item)
 
 
 def edit(
@@ -204,6 +226,7 @@ def _revision(item: Mapping[str, Any]) -> Revision:
         text=item.get("slots", {}).get("main", {}).get("content", ""),
         user=item.get("user", ""),
         time=item.get("timestamp"),
+        hidden="texthidden" in item.get("slots", {}).get("main", {}),
     )
 
 

@@ -1,4 +1,4 @@
-"""A session with the wiki: logged in as the bot, with bounded retries and clear errors."""
+"""A session with the wiki: logged in as the bot or the student, with bounded retries and clear errors."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Where an existing wiki's bot password comes from: its full name (``Labkit@publish``) and itself.
 USER_VARIABLE, PASSWORD_VARIABLE = "LABKIT_WIKI_USER", "LABKIT_WIKI_PASSWORD"
+#: The same of the student's account, for the answers that are given in the student's name.
+STUDENT_VARIABLES = ("LABKIT_WIKI_STUDENT", "LABKIT_WIKI_STUDENT_PASSWORD")
 #: Retries after a lost connection or a server error; each waits ``RETRY_SECONDS`` longer.
 RETRIES = 2
 RETRY_SECONDS = 1
@@ -26,13 +28,13 @@ RETRY_SECONDS = 1
 TIMEOUT = (5.0, 60.0)
 
 
-def open(lab: Lab) -> mwclient.Site:  # noqa: A001 - session.open is what it is called as
-    """A site of mwclient's, logged in as the bot; :func:`account` names it for ``assertuser``.
+def open(lab: Lab, *, student: bool = False) -> mwclient.Site:  # noqa: A001 - session.open is what it is called as
+    """A site of mwclient's, logged in as the bot, or as the student; :func:`account` names which.
 
     Raises :class:`WikiError` when the wiki is down, is no MediaWiki, refuses the password or is
     read-only; no password is in the exception or in what led to it.
     """
-    login, password = credentials(lab)
+    login, password = credentials(lab, student=student)
     site, wrong = _attempt(lab, login, password)
     if wrong is not None:  # raised here, where no exception that knows the password is its context
         raise wrong
@@ -53,7 +55,8 @@ def _attempt(lab: Lab, login: str, password: SecretStr) -> tuple[mwclient.Site, 
         site.login(login, password.get_secret_value())
         return site, None
     except LoginError as error:
-        reason = f"the wiki refuses the bot password: {error.info or error.code}"
+        kind = "bot password" if "@" in login else "password"
+        reason = f"the wiki refuses the {kind}: {error.info or error.code}"
         return site, WikiError(f"{login} at {url}", reason, _remedy(lab), f"curl {url}")
     except requests.HTTPError as error:
         status = error.response.status_code if error.response is not None else "unknown"
@@ -95,20 +98,26 @@ def account(site: mwclient.Site) -> str:
     return str(site.username)
 
 
-def credentials(lab: Lab) -> tuple[str, SecretStr]:
-    """The bot password's name and itself: the lab's own, or the environment's for an existing wiki."""
+def credentials(lab: Lab, *, student: bool = False) -> tuple[str, SecretStr]:
+    """The login's name and password, the bot's or the student's: those of the lab's own wiki, or the
+    environment's for an existing one."""
     if not lab.wiki.url:
         passwords = accounts.read(Folders.of(lab).passwords)
+        if student:
+            return accounts.STUDENT, passwords.student
         return f"{accounts.BOT}@{accounts.APP}", passwords.publish
-    missing = [name for name in (USER_VARIABLE, PASSWORD_VARIABLE) if not os.environ.get(name)]
+    names = STUDENT_VARIABLES if student else (USER_VARIABLE, PASSWORD_VARIABLE)
+    missing = [name for name in names if not os.environ.get(name)]
     if missing:
         raise WikiError(
             lab.wiki.url,
             f"the environment has no {' and no '.join(missing)}",
-            "make a bot password at Special:BotPasswords of that wiki (grants: create, edit and "
-            "move pages; upload new files) and export both",
+            "make a bot password at Special:BotPasswords of that wiki, logged in as "
+            f"{'the student' if student else 'the bot'} (grants: "
+            f"{'edit pages' if student else 'create, edit and move pages; upload new files'}), "
+            "and export both",
         )
-    return os.environ[USER_VARIABLE], SecretStr(os.environ[PASSWORD_VARIABLE])
+    return os.environ[names[0]], SecretStr(os.environ[names[1]])
 
 
 def _read_only(url: str, reason: str) -> WikiError:
@@ -126,5 +135,5 @@ def _plainly(error: Exception) -> str:
 
 def _remedy(lab: Lab) -> str:
     if lab.wiki.url:
-        return f"correct {USER_VARIABLE} and {PASSWORD_VARIABLE} in the environment"
+        return "correct the account and its password in the environment (LABKIT_WIKI_…)"
     return f"see {Folders.of(lab).passwords}; moved away, it is made anew at the next start"
