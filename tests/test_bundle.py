@@ -122,15 +122,12 @@ def test_mounts_are_added_to_the_image_s() -> None:
 
 
 def test_every_change_has_its_own_reason() -> None:
-    """A replica's real description changes nothing for which labkit has no reason of its own but
-    ``noNewPrivileges``, which hardens."""
+    """A replica's real description changes nothing for which labkit has no reason."""
     lab = Lab.load(None, sites=["red"])
     made = bundle.configure(IMAGE, container.replica_spec(lab, lab.farm[0]))
     found = bundle.changes(IMAGE, made)
-    assert {item.key for item in found if item.reason == "hardening"} == {"process.noNewPrivileges"}
-    assert {"process.terminal", "process.args", "process.env", "hostname"} <= {
-        item.key for item in found
-    }
+    assert [item.key for item in found if not item.reason] == []
+    assert {"process.terminal", "process.args", "hostname"} <= {item.key for item in found}
 
 
 def test_changes_are_those_values_that_differ() -> None:
@@ -149,11 +146,23 @@ def test_nothing_differs_from_itself() -> None:
     assert bundle.diff(IMAGE, IMAGE) == ""
 
 
-def test_mounts_are_told_one_by_one() -> None:
-    """One more mount is one change, by its destination."""
-    made = bundle.configure(IMAGE, spec(mounts=(container.memory_mount("/run/a", 33),)))
-    keys = [item.key for item in bundle.changes(IMAGE, made) if item.key.startswith("mounts")]
-    assert keys == ["mounts[/run/a]"]
+@pytest.mark.parametrize(
+    ("changes", "part", "keys"),
+    [
+        ({"mounts": (container.memory_mount("/run/a", 33),)}, "mounts", ["mounts[/run/a]"]),
+        ({}, "process.env", ["process.env[WHO]"]),
+        ({"environment": {"MODE": "a=c"}}, "process.env", ["process.env[MODE]"]),
+        ({"netns": "x-red-1"}, "linux.namespaces", ["linux.namespaces[network]"]),
+        ({}, "linux.namespaces", []),
+    ],
+)
+def test_items_that_have_names_are_told_one_by_one(
+    changes: dict[str, Any], part: str, keys: list[str]
+) -> None:
+    """One more mount, variable or other namespace is one change, by its name."""
+    made = bundle.configure(IMAGE, spec(**changes))
+    found = [item.key for item in bundle.changes(IMAGE, made) if item.key.startswith(part)]
+    assert found == keys
 
 
 def test_diff_is_a_unified_diff_of_the_two_files() -> None:
@@ -187,7 +196,7 @@ def test_text_reads_back_as_the_configuration() -> None:
 )
 def test_reason_is_that_of_the_part(key: str, known: str | None) -> None:
     """A part's reason counts for what is in it, not for a name that only begins alike."""
-    assert bundle.reason(key) == (bundle.REASONS[known] if known else "hardening")
+    assert bundle.reason(key) == (bundle.REASONS[known] if known else "")
 
 
 def test_a_description_says_where_its_names_lie() -> None:

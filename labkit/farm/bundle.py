@@ -9,14 +9,15 @@ from __future__ import annotations
 import copy
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from labkit.result import Record
 
 Json = Mapping[str, Any]
 
-#: Why each part of the configuration is changed: the longest fitting beginning counts.
+#: Why each part of the configuration is changed: the longest fitting beginning counts. What is not
+#: here has no reason to differ.
 REASONS: Mapping[str, str] = {
     "annotations": "names the lab's container",
     "hostname": "the container's own name, as its shell and its logs show it",
@@ -27,6 +28,7 @@ REASONS: Mapping[str, str] = {
     "mounts": "folders that the process writes, in memory or on the host; nothing else is shared",
     "process.args": "the one process that this container is for",
     "process.capabilities": "the fewest with which it works",
+    "process.noNewPrivileges": "no program in it gains rights by its file's set-uid bit",
     "process.env": "what the process reads from its environment, PATH included",
     "process.rlimits": "as many open files as the process may need",
     "process.terminal": "a detached container has no terminal to hold: false",
@@ -64,7 +66,8 @@ class Spec(Record):
 
 
 class Change(Record):
-    """One changed value of config.json: where, what it was, what it is (as JSON), and why."""
+    """One changed value of config.json: where, what it was, what it is (as JSON), and why ('' when
+    nothing that labkit does explains it)."""
 
     key: str
     before: str
@@ -137,23 +140,38 @@ def text(config: Json) -> str:
 
 
 def reason(key: str) -> str:
-    """Why labkit changes the value at ``key``."""
+    """Why labkit changes the value at ``key``; '' for one that it has no reason to change."""
     fitting = [
         known for known in REASONS if key == known or key.startswith((f"{known}.", f"{known}["))
     ]
-    return REASONS[max(fitting, key=len)] if fitting else "hardening"
+    return REASONS[max(fitting, key=len)] if fitting else ""
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """(path, JSON) of every value that is no object; a list counts as one value, but mounts one by one."""
+    """(path, JSON) of every value that is no object; a list counts as one value, but the
+    :data:`NAMED` ones item by item."""
     if isinstance(value, Mapping):
         for name, item in value.items():
             yield from _leaves(item, f"{key}.{name}" if key else name)
-    elif key == "mounts":
+    elif key in NAMED:
         for item in value:
-            yield f"mounts[{item['destination']}]", json.dumps(item, sort_keys=True)
+            name, content = NAMED[key](item)
+            yield f"{key}[{name}]", json.dumps(content, sort_keys=True)
     else:
         yield key, json.dumps(value, sort_keys=True)
+
+
+def _variable(item: str) -> tuple[str, str]:
+    name, _, value = item.partition("=")
+    return name, value
+
+
+#: Lists of things that have names: their items are told apart by (name, content).
+NAMED: Mapping[str, Callable[[Any], tuple[str, Any]]] = {
+    "linux.namespaces": lambda item: (item["type"], item),
+    "mounts": lambda item: (item["destination"], item),
+    "process.env": _variable,
+}
 
 
 def _mount(mount: Mount) -> dict[str, Any]:

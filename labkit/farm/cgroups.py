@@ -10,9 +10,14 @@ from labkit.journal import lock
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, Table, action
 
+#: The controllers whose limits are looked at, with the file of a limit in cgroup v1 and in v2
+#: (Linux, Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst).
+LIMITS = {"memory": ("memory.limit_in_bytes", "memory.max"), "pids": ("pids.max", "pids.max")}
+
 
 class Groups(Record):
-    """Control groups: the hierarchies mounted ('cgroup2' or a v1 controller) and a container's own."""
+    """Control groups: the hierarchies mounted ('cgroup2' or a v1 controller), a container's own
+    groups, and its limits as the kernel has them ('' when it shows none)."""
 
     layout: str
     hierarchies: tuple[str, ...]
@@ -25,33 +30,60 @@ class Groups(Record):
 def found(lab: Lab) -> Outcome[Groups]:
     """The control groups as found on this machine, and those of a running container."""
     item = trial.spec(lab, "trial-cgroup", "sleep", "300")
+    mounts = Path("/proc/self/mountinfo").read_text()
     with lock(lab.run_dir, "farm"), trial.prepared(lab, item):
         container.create(lab, item.name)
         container.begin(lab, item.name)
         pid = container.states(lab)[item.name].pid
-        own = Path(f"/proc/{pid}/cgroup").read_text().split()
-        memory, processes = _limit(item.cgroup, "memory"), _limit(item.cgroup, "pids")
-    hierarchies = mounted_groups(Path("/proc/self/mountinfo").read_text())
+        own = Path(f"/proc/{pid}/cgroup").read_text()
+        files = [_limit_file(own, mounts, controller) for controller in LIMITS]
+        memory, processes = (file.read_text().strip() if file.exists() else "" for file in files)
+    hierarchies = mounted_groups(mounts)
     value = Groups(
-        layout=layout(hierarchies), hierarchies=hierarchies, own=tuple(own),
+        layout=layout(hierarchies), hierarchies=hierarchies, own=tuple(own.split()),
         memory=memory, processes=processes,
     )  # fmt: skip
+    joined = {group(own, controller)[1] for controller in LIMITS}
     return Outcome(
         value=value,
         subject=item.name,
-        summary=f"Control groups are mounted ({value.layout}); the container has its own in each.",
+        summary=f"Control groups are mounted ({value.layout}); the container's limits in them: "
+        f"{memory or 'no'} bytes of memory, {processes or 'no'} processes.",
         checks=(
             Check(name="container.cgroups", expected="control groups are mounted",
                   seen=", ".join(hierarchies) or "none: install cgroupfs-mount and run it",
                   holds=bool(hierarchies), rows=("I3",), again="grep cgroup /proc/mounts"),
-            equal("container.memory", item.memory, int(memory), rows=("I3",),
-                  again="cat /sys/fs/cgroup/…/memory.limit_in_bytes"),
-            equal("container.pids", item.pids, int(processes), rows=("I3",),
-                  again="cat /sys/fs/cgroup/…/pids.max"),
+            equal("container.cgroup", item.cgroup, ", ".join(sorted(joined)), rows=("I3",),
+                  again="cat /proc/PID/cgroup"),
+            equal("container.memory", str(item.memory), memory, rows=("I3",),
+                  again=f"cat {files[0]}"),
+            equal("container.pids", str(item.pids), processes, rows=("I3",),
+                  again=f"cat {files[1]}"),
         ),
         tables=(Table.of("cgroups", "The container's control groups (/proc/PID/cgroup)",
-                         [{"group": line} for line in own]),),
+                         [{"group": line} for line in value.own]),),
     )  # fmt: skip
+
+
+def group(own: str, controller: str) -> tuple[str, str]:
+    """The hierarchy ('cgroup2' or the v1 controller) that has a process' group of a controller, and
+    that group, of the lines of /proc/pid/cgroup (cgroups(7)); both '' without one. Pure."""
+    lines = [line.split(":", 2) for line in own.splitlines()]
+    for _, controllers, path in lines:
+        if controller in controllers.split(","):
+            return controller, path
+    return next((("cgroup2", path) for _, names, path in lines if not names), ("", ""))
+
+
+def mounted_at(mountinfo: str, hierarchy: str) -> str:
+    """Where a hierarchy is mounted, '' for nowhere (proc(5), /proc/pid/mountinfo). Pure."""
+    for line in mountinfo.splitlines():
+        fields, _, rest = line.partition(" - ")
+        kind, _, options = rest.split(" ", 2)
+        names = ["cgroup2"] if kind == "cgroup2" else options.split(",")
+        if kind in ("cgroup", "cgroup2") and hierarchy in names:
+            return fields.split()[4]
+    return ""
 
 
 def mounted_groups(mountinfo: str) -> tuple[str, ...]:
@@ -75,11 +107,8 @@ def layout(hierarchies: tuple[str, ...]) -> str:
     return "v2" if len(hierarchies) == 1 else "hybrid"
 
 
-def _limit(group: str, controller: str) -> str:
-    """The limit in force, as the kernel shows it (v1 or v2)."""
-    names = {"memory": ("memory.limit_in_bytes", "memory.max"), "pids": ("pids.max", "pids.max")}
-    first, second = names[controller]
-    path = Path("/sys/fs/cgroup", controller, group.lstrip("/"), first)
-    if not path.exists():
-        path = Path("/sys/fs/cgroup", group.lstrip("/"), second)
-    return path.read_text().strip()
+def _limit_file(own: str, mountinfo: str, controller: str) -> Path:
+    """The file in which the kernel shows the limit that holds for the container."""
+    hierarchy, path = group(own, controller)
+    name = LIMITS[controller][hierarchy == "cgroup2"]
+    return Path(mounted_at(mountinfo, hierarchy) or "/sys/fs/cgroup", path.lstrip("/"), name)

@@ -1,4 +1,4 @@
-"""What runC does with a container: configured, in the foreground, detached, several, and limited.
+"""What runC does with a container: in the foreground, detached, several, and limited.
 
 Each function asks one question of the assignment by trying it.
 """
@@ -6,32 +6,39 @@ Each function asks one question of the assignment by trying it.
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
 from labkit import run
 from labkit.checks import Check, equal
 from labkit.daemon import tail
-from labkit.farm import bundle, container, trial
-from labkit.farm.bundle import Change
+from labkit.farm import container, process, trial
+from labkit.farm.bundle import Spec
 from labkit.journal import lock
 from labkit.lab import Lab
 from labkit.result import Cell, Outcome, Record, Table, action
 
 
-class Configuration(Record):
-    """The changes from the image's configuration to a container's, also as a unified diff."""
+class Start(Record):
+    """One way to start a container, tried: runC's exit status and how long it held its caller, in
+    seconds; then the container's status, what its process has as a terminal, and runC's last words."""
 
-    changes: tuple[Change, ...]
-    diff: str
+    seconds: float
+    exit: int
+    status: str
+    terminal: str
+    said: str
 
 
 class Modes(Record):
-    """How long each way to start a container held the terminal, in seconds, and what runC refused."""
+    """The ways to start a container: detached with ``terminal: true``, alone and with somebody who
+    takes the terminal over, are the last two."""
 
-    foreground: float
-    detached: float
-    refusal: str
+    foreground: Start
+    detached: Start
+    refused: Start
+    taken: Start
 
 
 class Instances(Record):
@@ -43,43 +50,13 @@ class Instances(Record):
 
 
 class Listing(Record):
-    """What a program that only lists a folder shows in the foreground, and where it went detached."""
+    """What a program that only lists a folder showed in the foreground; detached, what went into the
+    file that its output was sent to, the container's status then, and how runC answered ``exec``."""
 
     foreground: str
     detached: str
     status: str
-
-
-@action("container.configuration")
-def configuration(lab: Lab) -> Outcome[Configuration]:
-    """Every change that labkit makes to the image's runtime configuration for a replica."""
-    replica = lab.farm[0]
-    before = container.image_configuration(container.unpack(lab, replica.site))
-    after = bundle.configure(before, container.replica_spec(lab, replica))
-    found = Configuration(changes=bundle.changes(before, after), diff=bundle.diff(before, after))
-    rows: list[dict[str, Cell]] = [
-        {"key": c.key, "image": _short(c.before), "container": _short(c.after), "why": c.reason}
-        for c in found.changes
-    ]
-    path = container.bundle(lab, replica.name) / "config.json"
-    variables = after["process"]["env"]
-    return Outcome(
-        value=found,
-        subject=replica.name,
-        summary=f"{len(rows)} values of config.json differ between image and container.",
-        checks=(
-            equal("container.terminal", False, after["process"]["terminal"], rows=("R5", "R8"),
-                  again=f"grep terminal {path}"),
-            equal("container.path", True, any(v.startswith("PATH=") for v in variables),
-                  rows=("I4",), again=f"grep PATH= {path}"),
-            equal("container.source", "umoci, from the image", _source(before), rows=("I5",),
-                  again="umoci raw runtime-config --image LAYOUT:TAG config.json"),
-        ),
-        tables=(
-            Table.of("changes", f"config.json of {replica.name}: every change", rows),
-            Table.of("diff", "The same as a unified diff", [{"line": x} for x in found.diff.split("\n")]),
-        ),
-    )  # fmt: skip
+    answer: str
 
 
 @action("container.modes")
@@ -88,49 +65,94 @@ def modes(lab: Lab) -> Outcome[Modes]:
     short = trial.spec(lab, "trial-foreground", "sleep", "1")
     long = trial.spec(lab, "trial-detached", "sleep", "300")
     wrong = trial.spec(lab, "trial-terminal", "sleep", "300", terminal=True)
-    with lock(lab.run_dir, "farm"), trial.prepared(lab, short, long, wrong):
-        foreground = trial.foreground(lab, short.name)
-        container.create(lab, long.name)
-        container.begin(lab, long.name)
-        status = container.states(lab)[long.name].status
-        detached = _seconds_detached(lab, long.name)
-        refused = trial.foreground(lab, wrong.name, "--detach")
-    refusal = _last_line(refused.stderr)
-    value = Modes(
-        foreground=round(foreground.seconds, 3), detached=round(detached, 3), refusal=refusal
-    )
-    rows: list[dict[str, Cell]] = [
-        {"start": "foreground, sleep 1", "terminal held": value.foreground, "runC": "exit 0"},
-        {"start": "detached, sleep 300", "terminal held": value.detached, "runC": status},
-        {"start": "detached with terminal: true", "terminal held": None, "runC": refusal},
-    ]
+    held = trial.spec(lab, "trial-taken", "sleep", "300", terminal=True)
+    with lock(lab.run_dir, "farm"), trial.prepared(lab, short, long, wrong, held):
+        front = _start(lab, short, trial.foreground(lab, short.name))
+        back = _start(lab, long, trial.detached(lab, long.name))
+        refused = _start(lab, wrong, trial.detached(lab, wrong.name))
+        with trial.taken_terminal(lab, held.name) as socket:
+            taken = _start(lab, held, trial.detached(lab, held.name, "--console-socket", socket))
+    value = Modes(foreground=front, detached=back, refused=refused, taken=taken)
     return Outcome(
         value=value,
         subject="trial containers",
         summary=(
-            f"In the foreground runC held the terminal for {value.foreground:.2f} s, detached for "
-            f"{value.detached:.2f} s; with terminal: true it refuses to detach."
+            f"In the foreground runC held the terminal for {front.seconds:.2f} s, detached for "
+            f"{back.seconds:.2f} s; detached with terminal: true it ended with status "
+            f"{refused.exit}: {refused.said}."
         ),
-        checks=(
-            Check(name="container.foreground", expected="held until the process ends (1 s)",
-                  seen=f"held for {value.foreground:.2f} s", holds=value.foreground >= 1.0,
-                  rows=("R6",), again="runc run --bundle BUNDLE NAME"),
-            Check(name="container.detached", expected="returns at once, the process goes on",
-                  seen=f"returned after {value.detached:.2f} s; {status}",
-                  holds=value.detached < value.foreground and status == "running", rows=("R6",),
-                  again="runc run --detach --bundle BUNDLE NAME; runc list"),
-            Check(name="container.terminal-refused", expected="runC refuses and names the terminal",
-                  seen=refusal, holds=refused.status != 0 and "tty" in refusal, rows=("R5",),
-                  again="runc run --detach --bundle BUNDLE NAME  # with terminal: true"),
-        ),
-        tables=(Table.of("modes", "Starting a container", rows, units={"terminal held": "s"}),),
+        checks=mode_checks(value),
+        tables=(_mode_table(value),),
+    )
+
+
+def _start(lab: Lab, spec: Spec, done: run.Done) -> Start:
+    """What came of it, just after runC gave its caller back the terminal."""
+    state = container.states(lab).get(spec.name)
+    running = state is not None and state.status == "running"
+    log = container.console(lab, spec.name)
+    return Start(
+        seconds=round(done.seconds, 3),
+        exit=done.status,
+        status=state.status if state else "gone",
+        terminal=process.first(state.pid).held if state and running else "",
+        said=last_line(done.stderr or (log.read_text() if log.exists() else "")),
+    )
+
+
+def mode_checks(value: Modes) -> tuple[Check, ...]:
+    """Whether each way to start a container came to what the assignment says of it. Pure."""
+    front, back, taken = value.foreground, value.detached, value.taken
+    words = "runc run --detach --bundle BUNDLE NAME"
+    return (
+        Check(name="container.foreground", expected="exit status 0 when the process ends, after 1 s",
+              seen=f"exit status {front.exit} after {front.seconds:.2f} s",
+              holds=front.exit == 0 and front.seconds >= 1.0,
+              rows=("R6",), again="runc run --bundle BUNDLE NAME"),
+        Check(name="container.detached", expected="returns before the process ends (300 s)",
+              seen=f"exit status {back.exit} after {back.seconds:.2f} s; container {back.status}",
+              holds=back.exit == 0 and back.status == "running", rows=("R6",),
+              again=f"{words}; runc list"),
+        equal("container.detached-terminal", "no terminal", back.terminal or back.said,
+              rows=("R5",), again=f"{words}; ls -l /proc/PID/fd"),
+        Check(name="container.terminal-refused", expected="runC refuses and names the terminal",
+              seen=f"exit status {value.refused.exit}: {value.refused.said}",
+              holds=value.refused.exit != 0 and "tty" in value.refused.said, rows=("R5",),
+              again=f"{words}  # with terminal: true"),
+        Check(name="container.terminal-taken", expected="the detached process holds a terminal",
+              seen=f"it holds {taken.terminal}" if taken.terminal else taken.said,
+              holds=taken.terminal.startswith("terminal "), rows=("R5",),
+              again="runc run --detach --console-socket SOCKET --bundle BUNDLE NAME"),
     )  # fmt: skip
+
+
+def _mode_table(value: Modes) -> Table:
+    named = {
+        "foreground, sleep 1": value.foreground,
+        "detached, sleep 300": value.detached,
+        "detached with terminal: true": value.refused,
+        "the same, and a program takes the terminal over": value.taken,
+    }
+    rows: list[dict[str, Cell]] = [
+        {
+            "start": name,
+            "runC returned after": start.seconds,
+            "exit status": start.exit,
+            "container then": start.status,
+            "its process holds": start.terminal or "–",
+            "runC said": start.said,
+        }
+        for name, start in named.items()
+    ]
+    units = {"runC returned after": "s"}
+    return Table.of("modes", "Starting a container", rows, units=units)
 
 
 @action("container.instances")
 def instances(lab: Lab, count: int = 6, minutes: int = 5) -> Outcome[Instances]:
     """``count`` containers of one image, each waiting ``minutes``, started from one terminal."""
-    specs = [trial.spec(lab, f"wait-{n}", "sleep", str(60 * minutes)) for n in range(1, count + 1)]
+    wait = ("sleep", str(60 * minutes))
+    specs = [trial.spec(lab, f"wait-{n}", *wait) for n in range(1, count + 1)]
     names = [item.name for item in specs]
     seconds = 0.0
     with lock(lab.run_dir, "farm"), trial.prepared(lab, *specs):
@@ -140,30 +162,33 @@ def instances(lab: Lab, count: int = 6, minutes: int = 5) -> Outcome[Instances]:
             seconds += _seconds_detached(lab, name)
         states = container.states(lab)
         running = [name for name in names if states[name].status == "running"]
+        first = {name: process.first(states[name].pid) for name in running}
         value = Instances(
-            pids={name: states[name].pid for name in running},
-            namespaces={n: Path(f"/proc/{states[n].pid}/ns/pid").stat().st_ino for n in running},
+            pids={name: item.pid for name, item in first.items()},
+            namespaces={name: _namespace(item.pid) for name, item in first.items()},
             seconds=round(seconds, 3),
         )
         rows: list[dict[str, Cell]] = [
             {
-                "container": name, "process": value.pids[name], "status": states[name].status,
-                "process namespace": value.namespaces[name],
-                "processes in it": _processes(lab, name), "command": f"sleep {60 * minutes}",
+                "container": name, "process": str(item.pid), "status": states[name].status,
+                "process namespace": f"pid:[{value.namespaces[name]}]",
+                "processes in it": _processes(lab, name), "command": " ".join(item.command),
             }
-            for name in running
+            for name, item in first.items()
         ]  # fmt: skip
-    apart = len(set(value.namespaces.values()))
+    apart = len(set(value.namespaces.values()) - {_namespace(os.getpid())})
+    commands = {str(row["command"]) for row in rows}
     again = f"runc --root {container.runc_root(lab)} list"
     return Outcome(
         value=value,
         subject="trial containers",
-        summary=f"{len(running)} containers waited at once, in {apart} process namespaces.",
+        summary=f"{len(running)} containers waited at once, in {apart} process namespaces; "
+        f"starting them took {seconds:.2f} s.",
         checks=(
-            equal("container.instances", f"{count} running", f"{len(running)} running",
-                  rows=("R7",), again=again),
-            equal("container.apart", f"{count} containers, one process each",
-                  f"{apart} containers, {_each(rows)} each", rows=("R8",),
+            equal("container.instances", f"{count} running: {' '.join(wait)}",
+                  f"{len(running)} running: {', '.join(sorted(commands))}", rows=("R7",), again=again),
+            equal("container.apart", f"{count} process namespaces, one process in each",
+                  f"{apart} process namespaces, {_each(rows)} in each", rows=("R8",),
                   again="readlink /proc/PID/ns/pid"),
         ),
         tables=(Table.of("instances", "Instances started from one terminal", rows),),
@@ -177,25 +202,32 @@ def listing(lab: Lab) -> Outcome[Listing]:
     with lock(lab.run_dir, "farm"), trial.prepared(lab, front, back):
         done = trial.foreground(lab, front.name)
         shown = " ".join(done.stdout.split())
-        container.create(lab, back.name)
-        container.begin(lab, back.name)
+        trial.detached(lab, back.name)
         container.wait(lab, back.name)
         state = container.states(lab)[back.name]
         kept = " ".join(tail(container.console(lab, back.name)).split())
-    value = Listing(foreground=shown, detached=kept, status=state.status)
+        late = run.run(container.runc(lab, "exec", back.name, "ls", "/"), ok=range(256))
+    answer = last_line(late.stderr) if late.status else last_line(late.stdout)
+    value = Listing(foreground=shown, detached=kept, status=state.status, answer=answer)
     return Outcome(
         value=value,
         subject="trial containers",
-        summary="In the background `ls` showed nothing in the terminal and its container had ended.",
+        summary=f"In the background the container of `ls` was {state.status} when it was looked at; "
+        f"to `runc exec` runC answered: {answer}.",
         checks=(
             Check(name="container.listing.foreground", expected="the folder's names on the terminal",
-                  seen=shown, holds="etc" in shown.split() and done.status == 0, rows=("R9",),
+                  seen=shown or last_line(done.stderr),
+                  holds="etc" in shown.split() and done.status == 0, rows=("R9",),
                   again="runc run --bundle BUNDLE NAME  # args: ls /"),
             Check(name="container.listing.detached",
-                  expected="nothing on the terminal, container stopped, names in its own log",
-                  seen=f"container {state.status}, log: {kept}",
-                  holds=state.status == "stopped" and kept == shown, rows=("R9",),
-                  again="runc run --detach --bundle BUNDLE NAME; runc list"),
+                  expected="the same names in the file that the output was sent to", seen=kept,
+                  holds=kept == shown, rows=("R9",),
+                  again=f"cat {container.console(lab, back.name)}  # while it is there"),
+            Check(name="container.listing.ended",
+                  expected="nothing is left to look into: stopped, and runC refuses exec",
+                  seen=f"{state.status}; {answer}",
+                  holds=state.status == "stopped" and late.status != 0, rows=("R9",),
+                  again="runc run --detach --bundle BUNDLE NAME; runc list; runc exec NAME ls /"),
         ),
     )  # fmt: skip
 
@@ -208,17 +240,23 @@ def pathless(lab: Lab) -> Outcome[str]:
     config["process"] = {**config["process"], "env": ["TERM=xterm"]}
     with lock(lab.run_dir, "farm"), trial.prepared(lab, item, **{item.name: config}):
         done = trial.foreground(lab, item.name)
-    answer = _last_line(done.stderr)
+    answer = last_line(done.stderr)
     return Outcome(
         value=answer,
         subject=item.name,
-        summary="Without PATH in config.json runC does not find the program.",
+        summary=f"Without PATH in config.json runC ended with status {done.status}: {answer}.",
         checks=(
-            Check(name="container.pathless", expected="runC does not find `sleep`", seen=answer,
-                  holds=done.status != 0 and "PATH" in answer, rows=("I4",),
+            Check(name="container.pathless", expected="runC does not find `sleep`",
+                  seen=f"exit status {done.status}: {answer}",
+                  holds=done.status != 0 and "sleep" in answer and "PATH" in answer, rows=("I4",),
                   again="runc run --bundle BUNDLE NAME  # env without PATH"),
         ),
     )  # fmt: skip
+
+
+def _namespace(pid: int) -> int:
+    """The inode that identifies a process' namespace of process ids."""
+    return Path(f"/proc/{pid}/ns/pid").stat().st_ino
 
 
 def _processes(lab: Lab, name: str) -> int:
@@ -237,16 +275,7 @@ def _each(rows: list[dict[str, Cell]]) -> str:
     return "one process" if counts == {1} else f"{sorted(map(str, counts))} processes"
 
 
-def _source(config: bundle.Json) -> str:
-    made = config.get("annotations", {}).get("labkit.umoci")
-    return "umoci, from the image" if made else "somebody else"
-
-
-def _short(value: str) -> str:
-    return value if len(value) <= 160 else f"{value[:157]}…"
-
-
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
     """The last line of runC's output, without the time and level that its log format puts around."""
     lines = [line for line in text.strip().splitlines() if line.strip()]
     if not lines:

@@ -1,0 +1,140 @@
+"""A process as the kernel shows it, on real processes of the test's own; no container is needed."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from labkit import run
+from labkit.errors import FarmError
+from labkit.farm import process
+
+
+def loaded(pid: int) -> int:
+    """The process once it is its own program, and not the copy of its parent that it began as."""
+    while not Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep\0"):
+        time.sleep(0.001)
+    return pid
+
+
+@pytest.fixture
+def quiet() -> Iterator[int]:
+    """A process whose input and outputs are /dev/null."""
+    with run.start(["sleep", "60"], env={"WHO": "a=b"}) as started:
+        yield loaded(started.pid)
+        started.kill()
+
+
+@pytest.fixture
+def typed() -> Iterator[int]:
+    """A process that somebody has started from a terminal."""
+    pid, master = pty.fork()
+    if not pid:
+        os.execvp("sleep", ["sleep", "60"])  # noqa: S606 - nobody may stand between it and its terminal
+    yield loaded(pid)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    os.close(master)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (b"", ()),
+        (b"sleep\x00300\x00", ("sleep", "300")),
+        (b"a b\x00\x00c\x00", ("a b", "", "c")),
+        (b"runc\x00init\x00", process.INIT),
+    ],
+)
+def test_command_line_is_read_word_by_word(text: bytes, wanted: tuple[str, ...]) -> None:
+    """An empty word is one, and the last NUL is no word."""
+    assert process.words(text) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (b"", {}),
+        (b"A=1\x00B=\x00", {"A": "1", "B": ""}),
+        (b"A=b=c\x00ODD\x00", {"A": "b=c", "ODD": ""}),
+    ],
+)
+def test_variables_are_read_by_name(text: bytes, wanted: dict[str, str]) -> None:
+    """What is behind the first equals sign is the value."""
+    assert process.variables(text) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("7 (sleep) S 1 7 7 0 -1 4194560 0", False),
+        ("7 (sleep) S 1 7 7 34816 -1 4194560 0", True),
+        ("7 (a) S 0 (b) S 1 7 7 34816 -1 4194560 0", True),
+    ],
+)
+def test_controlling_terminal_is_field_seven(text: str, wanted: bool) -> None:
+    """Whatever the program calls itself."""
+    assert process.controlled(text) is wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("7 (sleep) S 1 7", False), ("7 (sleep) Z 1 7", True), ("7 (a) Z (b) R 1 7", False)],
+)
+def test_a_process_that_nobody_has_asked_for_has_ended(text: str, wanted: bool) -> None:
+    """A zombie still has its number."""
+    assert process.ended(text) is wanted
+
+
+def test_a_process_without_a_terminal_holds_none(quiet: int) -> None:
+    """Its command, its variables, and what its streams are open on."""
+    seen = process.first(quiet)
+    assert (seen.command, seen.environment["WHO"]) == (("sleep", "60"), "a=b")
+    assert seen.streams == ("/dev/null", "/dev/null", "/dev/null")
+    assert (seen.terminals, seen.control, seen.held) == ((), False, "no terminal")
+
+
+def test_a_process_on_a_terminal_holds_it(typed: int) -> None:
+    """By all three streams, and as its controlling terminal."""
+    seen = process.first(typed)
+    assert len(seen.terminals) == 3
+    assert seen.control
+    assert seen.held == f"terminal {seen.streams[0]}"
+    assert seen.streams[0].startswith("/dev/pts/")
+
+
+@pytest.mark.parametrize(
+    ("terminals", "control", "words"),
+    [
+        ((), False, "no terminal"),
+        ((), True, "terminal (controlling)"),
+        (("/dev/pts/3",), False, "terminal /dev/pts/3"),
+    ],
+)
+def test_one_stream_or_the_controlling_terminal_is_enough(
+    terminals: tuple[str, ...], control: bool, words: str
+) -> None:
+    """Whichever it has, it holds a terminal."""
+    seen = process.Process(
+        pid=1,
+        command=(),
+        environment={},
+        streams=("", "", ""),
+        terminals=terminals,
+        control=control,
+    )
+    assert seen.held == words
+
+
+def test_a_process_that_has_ended_is_an_error(quiet: int) -> None:
+    """It is not taken for one without a terminal, not even before its parent has asked for it."""
+    os.kill(quiet, signal.SIGKILL)
+    os.waitid(os.P_PID, quiet, os.WEXITED | os.WNOWAIT)
+    with pytest.raises(FarmError, match="has ended"):
+        process.first(quiet)
