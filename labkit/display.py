@@ -38,6 +38,13 @@ def human_bytes(count: float) -> str:
     return f"{int(count)} B"
 
 
+def ink_on(colour: str, dark: str = "#1f2933") -> str:
+    """Whichever of white and ``dark`` has more contrast with a background ``#rrggbb`` (WCAG 2.2)."""
+    ground = _luminance(colour)
+    light = 1.05 / (ground + 0.05)
+    return "#ffffff" if light >= (ground + 0.05) / (_luminance(dark) + 0.05) else dark
+
+
 def result_text(result: Result[Any]) -> str:
     """A result in plain text: its summary, then a line a check."""
     changed = "changed" if result.changed else "unchanged"
@@ -114,3 +121,10 @@ def _heading(column: Column) -> str:
 def _cell_html(value: Cell, column: Column) -> str:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return f"<td{RIGHT if number else LEFT}>{html.escape(human(value, column.unit))}</td>"
+
+
+def _luminance(colour: str) -> float:
+    """The relative luminance of ``#rrggbb``, 0 (black) to 1 (white), as WCAG 2.2 defines it."""
+    parts = (int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5))
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from labkit import Check, Table
-from labkit.display import checks_html, human, summary_html, table_html
+from labkit.display import checks_html, human, ink_on, summary_html, table_html
 from labkit.result import Cell
 
 
@@ -68,3 +68,15 @@ def test_a_unit_heads_its_column_except_bytes() -> None:
     """Bytes are shown with a unit of their own in each cell."""
     table = Table.of("t", "T", [{"wait": 1.5, "size": 1000}], units={"wait": "s", "size": "bytes"})
     assert re.findall(r"<th[^>]*>([^<]*)</th>", table_html(table)) == ["wait (s)", "size"]
+
+
+@pytest.mark.parametrize(
+    ("colour", "ink"),
+    [
+        ("#000000", "#ffffff"), ("#ffffff", "#1f2933"), ("#0072B2", "#ffffff"),
+        ("#56B4E9", "#1f2933"), ("#F0E442", "#1f2933"), ("#009E73", "#1f2933"),
+    ],
+)  # fmt: skip
+def test_text_on_a_colour_has_the_ink_that_reads_best(colour: str, ink: str) -> None:
+    """White on dark grounds, dark on light ones, whichever contrasts more."""
+    assert ink_on(colour) == ink
