@@ -9,15 +9,15 @@ from typing import TypeVar
 import pytest
 
 from labkit import Lab, Table
-from labkit.farm import counts, failover
+from labkit.farm import counts, outage
 from labkit.farm.bench import Comparison as Speeds
 from labkit.farm.bench import Throughput
 from labkit.farm.browsing import Page, Visits
-from labkit.farm.failover import Failover
 from labkit.farm.load import Sent
 from labkit.farm.measure import Measurement
-from labkit.farm.traffic import Case, Comparison, Survey
+from labkit.farm.spread import Case, Comparison, Survey
 from labkit.report import figures
+from labkit.report.figures import screens, spread, stopping
 from labkit.result import Figure, Result
 
 T = TypeVar("T")
@@ -110,11 +110,9 @@ def test_failover_tells_moments_and_failures(
 ) -> None:
     """Each moment that was seen is told, with the numbers of failed and repeated requests."""
     sent = load(lost)
-    value = Failover(
-        replica="red-2", site="red", drained=drained, requests=200, failed=lost, again=1,
-        slowest=0.005, stopped=0.5, out=0.52, started=1.2, back=back,
-    )  # fmt: skip
-    table = failover.timeline(lab, value, sent)
+    moments = (0.5, 0.52, 1.2, back)
+    value = outage.value(lab, lab.replica("red-2"), sent, moments, drained=drained)
+    table = outage.timeline(lab, value, sent)
     assert [column.name for column in table.columns] == [
         "time", "red-1", "red-2", "again", "failed", "slowest",
     ]  # fmt: skip
@@ -124,6 +122,73 @@ def test_failover_tells_moments_and_failures(
     assert ("serving again at 1.50 s" in figure.alt) is (back is not None)
     assert f"{lost} of 200 requests failed, 1 were sent again" in figure.alt
     drawn(lab, figure)
+
+
+def test_outage_of_an_only_replica_is_drawn_as_one(lab: Lab) -> None:
+    """Without another replica the alternative text says so, and the failed requests are bars."""
+    single = Lab.of({"sites": ["red"], "replicas": 1, "outputs": lab.outputs})
+    sent = [
+        Sent(number=n, replica="red-1", status=503 if 50 <= n < 150 else 200, start=n / 100, seconds=0.01)
+        for n in range(200)
+    ]  # fmt: skip
+    value = outage.value(single, single.replica("red-1"), sent, (0.5, 0.6, 1.2, 1.5), drained=False)
+    figure = figures.failover(single, result(value, outage.timeline(single, value, sent)))
+    assert figure.alt.startswith("red-1 is the only replica of red. ")
+    assert "100 of 200 requests failed" in figure.alt
+    assert "its only replica" in figure.caption
+    drawn(lab, figure)
+
+
+def test_many_replicas_are_one_bar_beside_the_stopped_one() -> None:
+    """More replicas than colours tell apart are added up; the stopped one keeps its own column."""
+    many = Lab.of({"sites": ["red"], "replicas": 9})
+    replicas = many.replicas_of("red")
+    sent = [Sent(number=n, replica=item.name, status=200, start=0.0, seconds=0.01)
+            for n, item in enumerate(replicas)]  # fmt: skip
+    value = outage.value(many, replicas[-1], sent, (0.0, 0.0, 0.0, 0.0), drained=False)
+    table = outage.timeline(many, value, sent)
+    heads = [column.name for column in table.columns]
+    rows = [dict(zip(heads, row, strict=True)) for row in table.rows]
+    (row,) = stopping.grouped(rows, value)
+    assert row == {"time": 0.0, "the other 8 replicas": 8, "red-9": 1, "again": 0, "failed": 0,
+                   "slowest": 0.01}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sites", "replicas", "width", "lines"),
+    [
+        (1, 1, 12, [[0.0]]),
+        (3, 2, 12, [[0.0, 2.5, 5.0]]),
+        (10, 3, 12, [[0.0, 3.5, 7.0], [0.0, 3.5, 7.0], [0.0, 3.5, 7.0], [0.0]]),
+        (10, 1, 12, [[1.5 * place for place in range(8)], [0.0, 1.5]]),
+        (2, 30, 12, [[0.0], [0.0], [0.0], [0.0], [0.0], [0.0]]),
+    ],
+)
+def test_distribution_goes_on_in_a_new_line(
+    sites: int, replicas: int, width: int, lines: list[list[float]]
+) -> None:
+    """No line has more bars than stay legible, and a site that fits into one is not divided."""
+    names = [f"site{number}" for number in range(1, sites + 1)]
+    many = Lab.of({"sites": names, "replicas": replicas, "network": {"subnet": "10.60.0.0/16"}})
+    found = [measurement(many, name, *[5] * replicas) for name in names]
+    arranged = spread.arrange(found, width)
+    assert [[group.place for group in line] for line in arranged] == lines
+    listed = [part.replica for line in arranged for group in line for part in group.shares]
+    assert listed == [replica.name for replica in many.farm]
+
+
+@pytest.mark.parametrize(("sites", "replicas"), [(1, 1), (10, 3), (45, 1), (1, 16)])
+def test_every_size_of_farm_has_its_figures(lab: Lab, sites: int, replicas: int) -> None:
+    """From one replica to many, all are drawn and told, without a warning of the layout's."""
+    names = [f"site{number}" for number in range(1, sites + 1)]
+    farm = Lab.of({"sites": names, "replicas": replicas, "outputs": lab.outputs, "network": {"subnet": "10.60.0.0/16"}})  # fmt: skip
+    found = tuple(measurement(farm, name, *[5] * replicas) for name in names)
+    figure = figures.distribution(farm, result(Survey(measurements=found)))
+    assert all(f"{replica.name} 5 (5)" in figure.alt for replica in farm.farm)
+    assert ("nothing to divide" in figure.caption) is (replicas == 1)
+    drawn(farm, figure)
+    case = Case(lbmethod="byrequests", weights=(1,) * replicas, measurement=found[0])
+    drawn(farm, figures.methods(farm, result(Comparison(site="site1", cases=(case,)))))
 
 
 def speed(target: str, direct: bool, rate: float) -> Throughput:
@@ -155,6 +220,28 @@ def test_pages_stand_side_by_side(lab: Lab) -> None:
     assert "http://red.lab.test/: Site 1, served by red-1" in figure.alt
     assert "http://no.lab.test/: not reached (refused)" in figure.alt
     drawn(lab, figure)
+
+
+@pytest.mark.parametrize(
+    ("sites", "replicas", "places"),
+    [
+        (3, 1, [(0, 0), (0, 1), (0, 2)]),
+        (3, 2, [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2)]),
+        (5, 2, [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1), (3, 0), (3, 1), (4, 0), (4, 1)]),
+        (1, 6, [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1)]),
+    ],
+)
+def test_pages_of_one_site_stand_together(
+    sites: int, replicas: int, places: list[tuple[int, int]]
+) -> None:
+    """A column a site or, of more than four, a line a site; never more than four beside each other."""
+    farm = Lab.of({"sites": [f"s{number}" for number in range(sites)], "replicas": replicas})
+    shown = [
+        Page(name="x", url=farm.url(replica.name), status=200, title="", heading="", replica="",
+             screenshot="", seconds=0.0)
+        for replica in farm.farm
+    ]  # fmt: skip
+    assert screens.arrange(farm, shown) == places
 
 
 def test_same_result_gives_the_same_bytes(lab: Lab) -> None:

@@ -277,7 +277,59 @@ def test_numbers_out_of_range_are_refused(requests: int, concurrency: int, named
         traffic.send(Lab.of({}), "site1", requests, concurrency)
 
 
-def test_only_replica_of_a_site_is_not_stopped() -> None:
-    """A site that would be down is refused before anything is stopped."""
-    with pytest.raises(ConfigError, match="only replica"):
-        failover.kill(Lab.of({"replicas": 1}), "site1-1")
+@pytest.fixture(scope="module")
+def alone() -> Iterator[Lab]:
+    """One site on one replica."""
+    with standing(sites=["lone"], replicas=1, seconds=1.0, requests=60) as lab:
+        yield lab
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("how", ["kill", "drain"])
+def test_stop_of_the_only_replica_is_an_outage_that_is_measured(alone: Lab, how: str) -> None:
+    """Nobody takes over: requests fail between the stop and the return, and the result says so."""
+    result = (failover.kill if how == "kill" else failover.drain)(alone)
+    assert failed(result.checks) == ()
+    assert {check.name.rpartition(".")[2] for check in result.checks} == {
+        "outage", "refused", "out", "back",
+    }  # fmt: skip
+    value = result.value
+    assert (value.replica, value.others) == ("lone-1", 0)
+    assert 0 < value.refused <= value.failed < value.requests
+    assert value.seconds_down > 0
+    assert result.summary.startswith("lone has no other replica than lone-1, so nobody could take")
+    assert workers.worker(alone, alone.farm[0]).usable
+
+
+@pytest.mark.root
+def test_one_replica_is_told_to_show_no_balancing(alone: Lab) -> None:
+    """All that can be measured holds; the one check that fails says what the lab does not show."""
+    result = traffic.survey(alone)
+    assert [check.name for check in failed(result.checks)] == ["balance.several"]
+    assert "nothing to divide, with one replica: lone" in result.summary
+    assert result.table("shares").rows == (("lone", "lone-1", 1, 60, 60.0, None),)
+
+
+@pytest.mark.root
+def test_methods_are_measured_once_where_nothing_is_divided(alone: Lab) -> None:
+    """One replica, one weight: three cases, whose checks need all requests served by it."""
+    result = traffic.compare(alone)
+    assert failed(result.checks) == ()
+    assert [case.name for case in result.value.cases] == [
+        "byrequests 1", "bytraffic 1", "bybusyness 1",
+    ]  # fmt: skip
+    assert "lone has one replica, which no method or weight changes" in result.summary
+    assert traffic.stay(alone).summary.endswith("lone-1 20, as there is no other.")
+
+
+@pytest.mark.parametrize(
+    ("sites", "chosen"),
+    [
+        (["a", "b"], "a"),
+        ([{"name": "a", "replicas": 1}, {"name": "b", "replicas": 2}], "b"),
+        ([{"name": "a", "replicas": 1}, {"name": "b", "replicas": 1}], "a"),
+    ],
+)
+def test_balancing_is_shown_where_there_is_some(sites: list[object], chosen: str) -> None:
+    """The first site with several replicas is the one; where none has, the first."""
+    assert measure.shared(Lab.of({"sites": sites})) == chosen

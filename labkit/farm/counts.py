@@ -40,6 +40,11 @@ class Fit(Record):
         """Whether the shares agree with the weights."""
         return self.p >= LEVEL
 
+    @property
+    def told(self) -> str:
+        """``p = 0.732``, or that there was nothing to test."""
+        return f"p = {self.p:.3f}" if self.freedom else "nothing to test"
+
 
 def shares(replicas: Sequence[Replica], sent: Iterable[Sent]) -> tuple[Share, ...]:
     """The shares of the answered requests."""

@@ -2,45 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from labkit.checks import Check, equal
-from labkit.farm import counts, fetch, proxy, resolver
-from labkit.farm.load import Sent
-from labkit.farm.measure import Measurement, measure
+from labkit.farm import balancing, counts, fetch, proxy, resolver, spread
+from labkit.farm.measure import Measurement, measure, shared
 from labkit.farm.netns import inside
+from labkit.farm.spread import Case, Comparison, Survey
 from labkit.journal import lock
 from labkit.lab import Lab
-from labkit.result import Cell, Outcome, Record, Table, action
+from labkit.result import Outcome, Record, action
 
 #: Apache's methods that the comparison goes through.
 METHODS = ("byrequests", "bytraffic", "bybusyness")
-
-
-class Case(Record):
-    """One case of a comparison: the method, the weights in the replicas' order, what it gave."""
-
-    lbmethod: str
-    weights: tuple[int, ...]
-    measurement: Measurement
-
-    @property
-    def name(self) -> str:
-        """``byrequests 3:1``."""
-        return f"{self.lbmethod} {':'.join(str(weight) for weight in self.weights)}"
-
-
-class Comparison(Record):
-    """The cases of a comparison on one site."""
-
-    site: str
-    cases: tuple[Case, ...]
-
-
-class Survey(Record):
-    """A measurement of each site, in the Lab's order."""
-
-    measurements: tuple[Measurement, ...]
 
 
 class Stay(Record):
@@ -69,11 +43,11 @@ def send(
         summary=(
             f"{value.requests} requests to {how}: {value.failed} failed, "
             f"{counts.told(item.replica for item in sent if not item.failed)}; "
-            f"{f'chi-square p = {value.fit.p:.3f}, ' if value.fit.freedom else ''}"
+            f"{f'chi-square {value.fit.told}, ' if value.fit.freedom else ''}"
             f"median {value.median * 1000:.1f} ms."
         ),
         checks=checks,
-        tables=(shares_table(value), _requests_table(label, sent)),
+        tables=(spread.shares_table(value), spread.requests_table(label, sent)),
     )
 
 
@@ -83,23 +57,19 @@ def survey(
 ) -> Outcome[Survey]:
     """:func:`send` for each site of the lab, one after the other.
 
-    The table ``shares`` has one row a replica, and each site has its table ``requests-SITE``.
+    The table ``shares`` has one row a replica, and each site has its table ``requests-SITE``. The
+    check ``balance.several`` fails where a site has one replica: it shows no balancing then.
     """
     found = [measure(lab, item.name, requests, concurrency) for item in lab.sites]
     value = Survey(measurements=tuple(one for one, _, _ in found))
-    failed = sum(one.failed for one in value.measurements)
     return Outcome(
         value=value,
         subject=lab.domain,
-        summary=(
-            f"{sum(one.requests for one in value.measurements)} requests to {len(found)} sites: "
-            f"{failed} failed; smallest chi-square p = "
-            f"{min(one.fit.p for one in value.measurements):.3f}."
-        ),
-        checks=tuple(check for _, _, checks in found for check in checks),
+        summary=spread.surveyed(value),
+        checks=(*(check for _, _, checks in found for check in checks), _several(lab)),
         tables=(
-            shares_table(*value.measurements),
-            *(_requests_table(one.target, sent) for one, sent, _ in found),
+            spread.shares_table(*value.measurements),
+            *(spread.requests_table(one.target, sent) for one, sent, _ in found),
         ),
     )
 
@@ -107,7 +77,7 @@ def survey(
 @action("traffic.compare")
 def compare(
     lab: Lab,
-    site: str,
+    site: str | None = None,
     *,
     weights: Sequence[int] | None = None,
     requests: int | None = None,
@@ -117,11 +87,15 @@ def compare(
 
     The balancer is reloaded for each case, and afterwards, whatever happened, runs again as the
     Lab says. Raises :class:`ConfigError` before anything when the weights do not fit the replicas.
+
+    :param site: default: the first with several replicas. With a single one there is nothing to
+        divide, and each method is measured once.
     """
-    count = len(lab.replicas_of(site))
-    uneven = tuple(weights) if weights is not None else (3, *[1] * (count - 1))
+    site = site or shared(lab)
     variants = [
-        variant(lab, site, method, given) for given in ((1,) * count, uneven) for method in METHODS
+        variant(lab, site, method, given)
+        for given in _weightings(len(lab.replicas_of(site)), weights)
+        for method in METHODS
     ]
     cases: list[Case] = []
     checks: list[Check] = []
@@ -138,18 +112,21 @@ def compare(
     return Outcome(
         value=whole,
         subject=site,
-        summary=_compared(whole),
+        summary=spread.compared(whole),
         checks=tuple(checks),
-        tables=(_cases_table(whole),),
+        tables=(spread.cases_table(whole),),
     )
 
 
 @action("traffic.stay")
-def stay(lab: Lab, site: str, requests: int = 20) -> Outcome[Stay]:
+def stay(lab: Lab, site: str | None = None, requests: int = 20) -> Outcome[Stay]:
     """Who serves one client that keeps its cookies, one request after the other.
 
     A sticky balancer (``proxy.sticky``) sends it to one replica, any other one to all in turn.
+
+    :param site: default: the first with several replicas.
     """
+    site = site or shared(lab)
     there = fetch.target(lab, site)
     try:
         served = inside(lab.netns, _visit, there, requests)
@@ -157,6 +134,7 @@ def stay(lab: Lab, site: str, requests: int = 20) -> Outcome[Stay]:
         raise fetch.down(lab, there, error) from None
     own = {item.name for item in lab.replicas_of(site)}
     expected = 1 if lab.proxy.sticky else min(len(own), requests)
+    alone = ", as there is no other" if len(own) == 1 else ""
     check = equal(
         f"traffic.{site}.stay",
         f"different replicas: {expected}",
@@ -167,7 +145,7 @@ def stay(lab: Lab, site: str, requests: int = 20) -> Outcome[Stay]:
     return Outcome(
         value=Stay(site=site, sticky=lab.proxy.sticky, served=served),
         subject=site,
-        summary=f"A client that keeps its cookies was served by {counts.told(served)}.",
+        summary=f"A client that keeps its cookies was served by {counts.told(served)}{alone}.",
         checks=(check,),
     )
 
@@ -180,39 +158,6 @@ def variant(lab: Lab, site: str, lbmethod: str, weights: Sequence[int]) -> Lab:
         if item["name"] == site:
             item["weights"] = tuple(weights)
     return Lab.of(values, "the comparison")
-
-
-def shares_table(*values: Measurement) -> Table:
-    """One row a replica: observed and expected requests, and the chi-square p of its site."""
-    rows: list[dict[str, Cell]] = [
-        {
-            "target": value.target,
-            "replica": part.replica,
-            "weight": part.weight,
-            "observed": part.observed,
-            "expected": round(part.expected, 1),
-            "p": round(value.fit.p, 4),
-        }
-        for value in values
-        for part in value.shares
-    ]
-    return Table.of("shares", "Requests observed and expected", rows)
-
-
-def _requests_table(label: str, sent: Sequence[Sent]) -> Table:
-    rows: Iterator[dict[str, Cell]] = (
-        {
-            "site": label,
-            "replica": item.replica,
-            "status": item.status,
-            "start": item.start,
-            "seconds": item.seconds,
-            "error": item.error,
-        }
-        for item in sent
-    )
-    units = {"start": "s", "seconds": "s"}
-    return Table.of(f"requests-{label}", f"Requests to {label}", rows, units=units)
 
 
 def _visit(there: fetch.Target, requests: int) -> tuple[str, ...]:
@@ -246,28 +191,22 @@ def _case_checks(case: Case, checks: Sequence[Check]) -> list[Check]:
     return [shared.model_copy(update={"name": f"{name}.distribution"}), logged]
 
 
-def _compared(value: Comparison) -> str:
-    parts = (
-        f"{case.name} gave {':'.join(str(part.observed) for part in case.measurement.shares)}"
-        for case in value.cases
+def _weightings(count: int, weights: Sequence[int] | None) -> tuple[tuple[int, ...], ...]:
+    """Equal weights and uneven ones; once what is the same."""
+    even = (1,) * count
+    uneven = tuple(weights) if weights is not None else (3, *even[1:])
+    return (even, uneven) if count > 1 and even != uneven else (uneven if weights else even,)
+
+
+def _several(lab: Lab) -> Check:
+    """Whether the lab is one that can show balancing at all. No stage requires it."""
+    alone = [site.name for site in lab.sites if len(lab.replicas_of(site.name)) == 1]
+    shown = lab.url(alone[0] if alone else lab.sites[0].name, balancing.STATUS_PATH)
+    return Check(
+        name="balance.several",
+        expected="each site on two replicas or more, to divide its requests and take over",
+        seen=f"one replica: {', '.join(alone)}" if alone else "each site on two or more",
+        holds=not alone,
+        rows=("E5",),
+        again=f"{resolver.with_dns(lab)} curl -s {shown}",
     )
-    return f"{value.site}: {'; '.join(parts)}."
-
-
-def _cases_table(value: Comparison) -> Table:
-    rows: list[dict[str, Cell]] = [
-        {
-            "lbmethod": case.lbmethod,
-            "weights": ":".join(str(weight) for weight in case.weights),
-            "replica": part.replica,
-            "observed": part.observed,
-            "expected": round(part.expected, 1),
-            "p": round(case.measurement.fit.p, 4),
-            "rate": case.measurement.rate,
-            "median": case.measurement.median,
-        }
-        for case in value.cases
-        for part in case.measurement.shares
-    ]
-    units = {"rate": "requests/s", "median": "s"}
-    return Table.of(f"compare-{value.site}", "Methods and weights compared", rows, units=units)

@@ -139,7 +139,10 @@ TASKS: tuple[Task, ...] = (
     Task(name="Run the farm's containers", checks=("farm.",)),
     Task(name="Serve the web sites", checks=("site.", "browser.")),
     Task(name="Name the sites by DNS", checks=("dns.",)),
-    Task(name="Balance the load", checks=("proxy.", "traffic.", "failover.", "bench.")),
+    Task(
+        name="Balance the load",
+        checks=("proxy.", "balance.", "traffic.", "compare.", "failover.", "bench."),
+    ),
 )  # fmt: skip
 
 

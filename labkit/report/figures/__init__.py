@@ -7,9 +7,10 @@ are imported below, so that a notebook says ``figures.package_sizes(lab, result)
 from labkit.report.figures.relations import image_relations
 from labkit.report.figures.rootfs import package_sizes, variant_sizes
 from labkit.report.figures.screens import pages
+from labkit.report.figures.spread import distribution
 from labkit.report.figures.stopping import failover
 from labkit.report.figures.topology import topology
-from labkit.report.figures.traffic import distribution, methods, throughput
+from labkit.report.figures.traffic import methods, throughput
 
 __all__ = [
     "distribution",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from labkit.farm.failover import BIN, Failover
+from labkit.farm.outage import BIN, Failover
 from labkit.lab import Lab
 from labkit.report.figures import style
 from labkit.report.figures.rootfs import table_rows
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Rows = Sequence[Mapping[str, Cell]]
+#: The most replicas that a colour each tells apart.
+APART = 6
 #: Columns of the table ``timeline`` that are no replica's.
 OTHERS = ("time", "again", "failed", "slowest")
 
@@ -26,25 +28,48 @@ def failover(lab: Lab, result: Result[Failover]) -> Figure:
     ``result`` is of :func:`labkit.farm.failover.kill` or ``drain``.
     """
     value = result.value
-    kind = "drain" if value.drained else "kill"
-    rows = table_rows(result, f"timeline-{kind}-{value.replica}")
-    rows = rows[:-1] or rows  # the load ended within the last tenth of a second
+    table = table_rows(result, f"timeline-{value.kind}-{value.replica}")
+    rows = grouped(table[:-1] or table, value)  # the load ended within the last tenth of a second
     names = [name for name in rows[0] if name not in OTHERS] if rows else []
     with style.canvas(4.8) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.2))
-        _served(above, rows, names)
+        _served(above, rows, names, alone=not value.others)
         _slowest(below, rows)
         _moments(above, below, value)
         above.set_title(f"{_how(value)} under {value.requests:,} requests", pad=60)
         return style.save(
             lab,
             figure,
-            name=f"failover-{kind}-{value.replica}",
+            name=f"failover-{value.kind}-{value.replica}",
             alt=_alt(value),
-            caption=f"{value.site} while {value.replica} was "
-            f"{'drained, stopped' if value.drained else 'killed'} and started again: answered "
-            "requests by replica, and the slowest request of each tenth of a second.",
+            caption=_caption(value),
         )
+
+
+def grouped(rows: Rows, value: Failover) -> Rows:
+    """The rows with one column for all other replicas, where there are too many to tell apart."""
+    names = [name for name in rows[0] if name not in OTHERS] if rows else []
+    others = [name for name in names if name != value.replica]
+    if len(names) <= APART:
+        return rows
+    return [
+        {
+            "time": row["time"],
+            f"the other {len(others)} replicas": sum(int(row[name] or 0) for name in others),
+            **{name: row[name] for name in (value.replica, *OTHERS[1:])},
+        }
+        for row in rows
+    ]
+
+
+def _caption(value: Failover) -> str:
+    only = ", its only replica," if not value.others else ""
+    how = "drained, stopped" if value.drained else "killed"
+    return (
+        f"{value.site} while {value.replica}{only} was {how} and started again: answered requests "
+        f"{'and failed ones' if only else 'by replica'}, and the slowest request of each tenth of a "
+        "second."
+    )
 
 
 def _how(value: Failover) -> str:
@@ -53,7 +78,9 @@ def _how(value: Failover) -> str:
 
 def _alt(value: Failover) -> str:
     moments = ", ".join(f"{name} at {moment:.2f} s" for name, moment in _marks(value))
+    only = f"{value.replica} is the only replica of {value.site}. " if not value.others else ""
     return (
+        f"{only}"
         f"Stacked bars over time, requests in each tenth of a second by replica: {moments}. "
         f"{value.failed} of {value.requests} requests failed, {value.again} were sent again, "
         f"the slowest took {value.slowest * 1000:.0f} ms."
@@ -70,7 +97,7 @@ def _marks(value: Failover) -> list[tuple[str, float]]:
     return [(name, moment) for name, moment in named if moment is not None]
 
 
-def _served(axes: Axes, rows: Rows, names: Sequence[str]) -> None:
+def _served(axes: Axes, rows: Rows, names: Sequence[str], *, alone: bool) -> None:
     times = [float(row["time"] or 0) + BIN / 2 for row in rows]
     below = [0.0] * len(rows)
     for place, name in enumerate(names):
@@ -78,21 +105,27 @@ def _served(axes: Axes, rows: Rows, names: Sequence[str]) -> None:
         colour = SEGMENTS[place % len(SEGMENTS)]
         axes.bar(times, counts, width=BIN * 0.9, bottom=below, color=colour, label=name)
         below = [low + count for low, count in zip(below, counts, strict=True)]
+    if alone:
+        failed = [float(row["failed"] or 0) for row in rows]
+        axes.bar(
+            times, failed, width=BIN * 0.9, bottom=below, facecolor="white",
+            edgecolor=style.ORANGE, hatch="////", linewidth=0.8, label=f"failed: {sum(failed):.0f}",
+        )  # fmt: skip
+        below = [low + count for low, count in zip(below, failed, strict=True)]
     _marked(axes, rows, times, below, "again", marker="^", color=style.AMBER, label="sent again")
-    _marked(axes, rows, times, below, "failed", marker="X", color=style.ORANGE, label="failed")
+    if not alone:
+        _marked(axes, rows, times, below, "failed", marker="X", color=style.ORANGE, label="failed")
     axes.set_ylabel(f"requests per {BIN * 1000:.0f} ms")
     axes.set_ylim(0, max(below, default=1.0) * 1.25 or 1.0)
     axes.grid(axis="y")
     handles, labels = axes.get_legend_handles_labels()
-    marks = len(handles) - len(names)  # the replicas first, then the marks
+    known = dict(zip(labels, handles, strict=True))
+    order = [*names, *(label for label in labels if label not in names)]  # the marks at the end
     axes.legend(
-        [*handles[marks:], *handles[:marks]],
-        [*labels[marks:], *labels[:marks]],
-        loc="lower left",
-        bbox_to_anchor=(-0.01, 1.18),
-        ncols=len(names) + 2,
-        borderaxespad=0.1,
-    )
+        [known[label] for label in order], order,
+        loc="lower left", bbox_to_anchor=(-0.01, 1.18), ncols=len(order), borderaxespad=0.1,
+        **({"columnspacing": 1.0, "handlelength": 1.2, "fontsize": 9} if len(order) > 5 else {}),
+    )  # fmt: skip
 
 
 def _marked(

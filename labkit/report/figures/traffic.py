@@ -1,21 +1,23 @@
-"""Figures of the traffic: who served how much, by which method, and how fast."""
+"""Figures of the traffic: who served how much by which method, and how fast."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from labkit import display
 from labkit.farm.bench import Comparison as Speeds
 from labkit.farm.bench import Throughput
 from labkit.farm.counts import Share
-from labkit.farm.measure import Measurement
-from labkit.farm.traffic import Case, Comparison, Survey
+from labkit.farm.spread import Case, Comparison
 from labkit.lab import Lab
 from labkit.report.figures import style
+from labkit.report.figures.spread import shares, weighed
 from labkit.result import Figure, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
 
 #: How the segments of a bar are told apart, in the order of a site's replicas.
 SEGMENTS = (style.BLUE, style.SKY, style.GREEN, style.AMBER, style.PINK, style.YELLOW, style.ORANGE)
@@ -25,36 +27,9 @@ GOES_BY = {
     "bytraffic": "counts bytes",
     "bybusyness": "counts unfinished requests",
 }
+#: As many replicas have their key above the bars; more have it below; of still more it says the order.
+ABOVE, LISTED = 4, 14
 PERCENTILES = ("p50", "p75", "p90", "p99")
-
-
-def distribution(lab: Lab, result: Result[Survey]) -> Figure:
-    """Requests a replica, site by site, against what the weights let expect."""
-    found = result.value.measurements
-    parts = [(one, part) for one in found for part in one.shares]
-    with style.axes(3.9, width=max(style.WIDTH, 1.6 + 0.62 * len(parts))) as (figure, axes):
-        places = _places(found)
-        for place, (one, part) in zip(places, parts, strict=True):
-            _share_bar(axes, place, part, lab.colour(lab.site(one.target)))
-        axes.set_xticks(places, [part.replica for _, part in parts], color=style.INK)
-        if len(parts) > 12:
-            axes.tick_params(axis="x", rotation=60)
-        axes.set_ylabel("requests answered")
-        top = max(max(part.observed, part.expected) for _, part in parts) or 1
-        axes.set_ylim(0, top * 1.38)
-        axes.grid(axis="y")
-        _site_notes(axes, found, places, top)
-        axes.set_title("Requests served by each replica, and expected from the weights")
-        _expectation_key(axes)
-        listed = "; ".join(f"{_shares(one)}, p = {one.fit.p:.3f}" for one in found)
-        return style.save(
-            lab,
-            figure,
-            name="distribution",
-            alt=f"Bars, requests answered by each replica (expected in brackets): {listed}.",
-            caption="Requests served by each replica; black lines: expected from the weights; "
-            "p: of a chi-square test of the site's counts against them.",
-        )
 
 
 def methods(lab: Lab, result: Result[Comparison]) -> Figure:
@@ -69,16 +44,19 @@ def methods(lab: Lab, result: Result[Comparison]) -> Figure:
         axes.invert_yaxis()
         axes.set_xlim(0, 100)
         axes.set_xlabel("part of the requests (%)")
-        axes.set_title(f"Who serves {result.value.site}, by method and weights", pad=30)
-        _methods_key(axes, cases[0].measurement.shares)
-        listed = "; ".join(f"{case.name} gave {_shares(case.measurement)}" for case in cases)
+        parts = cases[0].measurement.shares
+        above = len(parts) <= ABOVE
+        axes.set_title(
+            f"Who serves {result.value.site}, by method and weights", pad=12 + 18 * above
+        )
+        _methods_key(figure, axes, parts, above=above)
+        listed = "; ".join(f"{case.name} gave {shares(case.measurement)}" for case in cases)
         return style.save(
             lab,
             figure,
             name=f"methods-{result.value.site}",
             alt=f"Stacked bars, each replica's part of the requests: {listed}.",
-            caption="Apache's methods with equal and with uneven weights: the numbers are requests, "
-            "the black lines where the weights would divide them.",
+            caption=_methods_caption(len(parts)),
         )
 
 
@@ -114,48 +92,14 @@ def throughput(lab: Lab, result: Result[Speeds]) -> Figure:
 # -- drawing ---------------------------------------------------------------------------------
 
 
-def _places(found: Sequence[Measurement]) -> list[float]:
-    """Where the replicas' bars stand: side by side, with a gap between sites."""
-    places, place = [], 0.0
-    for one in found:
-        places += [place + step for step in range(len(one.shares))]
-        place += len(one.shares) + 0.5
-    return places
-
-
-def _share_bar(axes: Axes, place: float, part: Share, colour: str) -> None:
-    axes.bar(place, part.observed, width=0.7, color=colour)
-    axes.hlines(part.expected, place - 0.43, place + 0.43, color="black", linewidth=2.2)
-    axes.annotate(
-        f"{part.observed}", (place, max(part.observed, part.expected)), (0, 5),
-        textcoords="offset points", ha="center", fontsize=10,
-    )  # fmt: skip
-
-
-def _site_notes(axes: Axes, found: Sequence[Measurement], places: list[float], top: float) -> None:
-    """Above each site's bars: its name, weights and p-value."""
-    start = 0
-    for one in found:
-        own = places[start : start + len(one.shares)]
-        start += len(one.shares)
-        weights = ":".join(str(part.weight) for part in one.shares)
-        text = f"{one.target}\nweights {weights}\np = {one.fit.p:.3f}"
-        axes.text(
-            (own[0] + own[-1]) / 2, top * 1.13, text,
-            ha="center", va="bottom", fontsize=9, linespacing=1.25,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 2},
-        )  # fmt: skip
-
-
-def _expectation_key(axes: Axes) -> None:
-    from matplotlib.lines import Line2D
-
-    handle = Line2D([], [], color="black", linewidth=2.2, label="expected from the weights")
-    axes.legend(handles=[handle], loc="upper center", bbox_to_anchor=(0.5, -0.1))
-
-
-def _shares(one: Measurement) -> str:
-    return ", ".join(f"{part.replica} {part.observed} ({part.expected:.0f})" for part in one.shares)
+def _methods_caption(replicas: int) -> str:
+    if replicas == 1:
+        return (
+            "Apache's methods on a site with one replica, which serves all whatever the method: the "
+            "numbers are requests."
+        )
+    lines = ", the black lines where the weights would divide them" if replicas <= LISTED else ""
+    return f"Apache's methods with equal and with uneven weights: the numbers are requests{lines}."
 
 
 def _case_bar(axes: Axes, place: float, case: Case) -> None:
@@ -165,36 +109,43 @@ def _case_bar(axes: Axes, place: float, case: Case) -> None:
         width = 100 * part.observed / total
         colour = SEGMENTS[segment % len(SEGMENTS)]
         axes.barh(place, width, left=left, height=0.72, color=colour, edgecolor="white")
-        dark = colour in (style.BLUE, style.GREEN, style.ORANGE)
         if width > 4:
             axes.text(
-                left + width / 2, place, f"{part.observed}", ha="center", va="center",
-                color="white" if dark else style.INK,
+                left + width / 2, place, f"{part.observed}", ha="center", va="center", zorder=4,
+                color=display.ink_on(colour, style.INK),
+                bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.0},
             )  # fmt: skip
         left += width
         bound += 100 * part.weight / sum(case.weights)
-        if segment < len(case.weights) - 1:
+        if segment < len(case.weights) - 1 < LISTED:
             axes.vlines(bound, place - 0.45, place + 0.45, color="black", linewidth=2.2)
 
 
 def _case_label(case: Case) -> str:
-    weights = ":".join(str(weight) for weight in case.weights)
-    return f"{case.lbmethod} {weights}\n({GOES_BY[case.lbmethod]})"
+    return f"{case.lbmethod}, {weighed(case.weights)}\n({GOES_BY[case.lbmethod]})"
 
 
-def _methods_key(axes: Axes, parts: Sequence[Share]) -> None:
+def _methods_key(figure: Canvas, axes: Axes, parts: Sequence[Share], *, above: bool) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    bars = [
+    handles: list[Patch | Line2D] = [
         Patch(color=SEGMENTS[place % len(SEGMENTS)], label=part.replica)
         for place, part in enumerate(parts)
     ]
-    line = Line2D([], [], color="black", linewidth=2.2, label="where the weights divide")
-    axes.legend(
-        handles=[*bars, line], loc="lower left", bbox_to_anchor=(-0.01, 1.0),
-        ncols=min(len(parts) + 1, 5), borderaxespad=0.2,
-    )  # fmt: skip
+    if len(parts) > LISTED:
+        order = f"from the left: {parts[0].replica} to {parts[-1].replica}"
+        handles = [Patch(color=SEGMENTS[0], label=order)]
+    if 1 < len(parts) <= LISTED:
+        said = "where the weights divide"
+        handles.append(Line2D([], [], color="black", linewidth=2.2, label=said))
+    if above:
+        axes.legend(
+            handles=handles, loc="lower left", bbox_to_anchor=(-0.01, 1.0),
+            ncols=len(handles), borderaxespad=0.2,
+        )  # fmt: skip
+    else:
+        figure.legend(handles=handles, loc="outside lower center", ncols=5)
 
 
 def _colour(one: Throughput) -> str:

@@ -1,0 +1,84 @@
+"""What clients noticed of a stopped replica: as values, sentences and checks."""
+
+from __future__ import annotations
+
+import pytest
+
+from labkit import Lab
+from labkit.checks import failed
+from labkit.farm import outage
+from labkit.farm.load import Sent
+from labkit.farm.outage import Failover, Moments
+
+#: Stopped, left out, started again, back: in seconds of the load.
+MOMENTS: Moments = (1.0, 1.1, 2.0, 3.0)
+
+
+def sent(start: float, status: int = 200, again: int = 0) -> Sent:
+    """A request that took 10 ms."""
+    return Sent(number=0, replica="", status=status, start=start, seconds=0.01, again=again)
+
+
+def seen(
+    *requests: Sent, replicas: int = 1, drained: bool = False, moments: Moments = MOMENTS
+) -> Failover:
+    """A stop of the last replica of a site with so many, under these requests and 100 good ones."""
+    lab = Lab.of({"replicas": replicas})
+    good = [sent(place / 25) for place in range(100)]
+    replica = lab.replicas_of("site1")[-1]
+    return outage.value(lab, replica, [*good, *requests], moments, drained=drained)
+
+
+def failing(value: Failover) -> set[str]:
+    """The last words of the names of the checks that fail."""
+    found = failed(outage.checks(Lab.of({"replicas": value.others + 1}), value))
+    return {check.name.rpartition(".")[2] for check in found}
+
+
+@pytest.mark.parametrize(
+    ("requests", "fails"),
+    [
+        ((sent(1.0, 503), sent(2.9, 503)), set()),
+        ((sent(1.0, 503), sent(3.4, 503)), set()),
+        ((), {"outage"}),
+        ((sent(0.5, 503), sent(2.0, 503)), {"outage"}),
+        ((sent(2.0, 503), sent(3.6, 503)), {"outage"}),
+        ((sent(1.0, 503), sent(1.0, 0)), set()),
+        ((sent(1.0, 503), sent(1.0, 0), sent(1.0, 302)), {"refused"}),
+    ],
+    ids=["within", "just after", "none", "before", "after", "one cut", "two cut"],
+)
+def test_outage_of_an_only_replica(requests: tuple[Sent, ...], fails: set[str]) -> None:
+    """Requests fail from the stop to the return and at no other time, by the balancer's refusal but
+    for one in a hundred."""
+    assert failing(seen(*requests)) == fails
+
+
+def test_drained_only_replica_cuts_no_request() -> None:
+    """After a warning each request that fails was refused."""
+    assert failing(seen(sent(1.0, 503), drained=True)) == set()
+    assert failing(seen(sent(1.0, 503), sent(1.0, 0), drained=True)) == {"refused"}
+
+
+@pytest.mark.parametrize(("lost", "fails"), [(1, set()), (2, {"served"})])
+def test_others_take_over(lost: int, fails: set[str]) -> None:
+    """With a second replica one request in a hundred may fail when one is killed, none when drained."""
+    requests = [sent(1.0, 502) for _ in range(lost)]
+    assert failing(seen(*requests, replicas=2)) == fails
+    assert failing(seen(*requests, replicas=2, drained=True)) == {"served"}
+
+
+def test_what_the_balancer_did_not_notice_fails() -> None:
+    """A stop or a return that was not seen in time is a failed check each."""
+    blind: Moments = (1.0, None, 2.0, None)
+    assert failing(seen(replicas=2, moments=blind)) == {"out", "back"}
+    assert failing(seen(sent(1.5, 503), moments=blind)) == {"out", "back", "outage"}
+
+
+def test_summary_says_whether_anybody_could_take_over() -> None:
+    """A sentence with the measured numbers; of an only replica, that there was no failover."""
+    alone = outage.summary(seen(sent(1.0, 503), sent(2.5, 503)))
+    assert "nobody could take over" in alone
+    assert "2 failed in an outage of 1.50 s" in alone
+    both = outage.summary(seen(sent(1.0, 200, again=1), replicas=2))
+    assert both.startswith("site1-2 was killed under 101 requests: 0 failed, 1 were sent again")
