@@ -17,10 +17,10 @@ from requests.adapters import HTTPAdapter
 from labkit import Lab
 from labkit.errors import WikiError
 from labkit.wiki import accounts, api, fences, notebook, pristine, publish, session, wikitext
+from labkit.wiki.desk import Published
 from labkit.wiki.fences import Block
 from labkit.wiki.folders import Folders, api_url
 from labkit.wiki.notebook import Upload
-from labkit.wiki.publish import Published
 
 pytestmark = pytest.mark.root
 

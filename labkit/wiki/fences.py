@@ -33,12 +33,16 @@ ADVICE = (
     "Leave these comments as they are."
 )
 NAME = r"[a-z0-9][a-z0-9.-]*"
-_FENCE = re.compile(
+#: A whole comment.
+FENCE = re.compile(
     rf"<!-- labkit:(?:(?P<begin>begin) (?P<name>{NAME}) (?P<digest>[0-9a-f]{{16}})"
     rf"|end (?P<end>{NAME})|page(?P<names>(?: {NAME})*) \|[^\n]*?) -->"
 )
-#: Whatever looks like the rest of a fence: a whole one is read by the expression above.
-_TRACE = re.compile(r"<!--\s*labkit\b|\blabkit:(?:begin|end|page)\b", re.IGNORECASE)
+#: Whatever looks like the rest of a comment: a whole one is read by the expression above.
+TRACE = re.compile(
+    r"<!--\s*labkit\s*(?::|(?:begin|end|page)\b)|\blabkit:(?:begin|end|page)\b(?=[^\n]*--+>)",
+    re.IGNORECASE,
+)
 
 
 class Block(Record):
@@ -170,7 +174,7 @@ def line_of(text: str, place: int) -> int:
 def _fences(text: str, page: str) -> Iterator[re.Match[str]]:
     """The fences in their order; anything else that was one is an error."""
     place = 0
-    for match in _FENCE.finditer(text):
+    for match in FENCE.finditer(text):
         _refuse_traces(text, place, match.start(), page)
         place = match.end()
         yield match
@@ -178,7 +182,7 @@ def _fences(text: str, page: str) -> Iterator[re.Match[str]]:
 
 
 def _refuse_traces(text: str, start: int, end: int, page: str) -> None:
-    trace = _TRACE.search(text, start, end)
+    trace = TRACE.search(text, start, end)
     if trace:
         _expect(False, text, trace, page, "a comment of labkit's is damaged")
 
@@ -211,5 +215,6 @@ def _damage(page: str, line: int, fault: str) -> WikiError:
     return WikiError(
         f"{page}, line {line}",
         fault,
-        "restore the comment (the page's history has it); nothing was published",
+        "nothing was published; `labkit publish --repair` mends it and loses no line (see before what it "
+        "would do: --repair --dry-run)",
     )

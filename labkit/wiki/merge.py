@@ -63,14 +63,14 @@ def common(theirs: Sequence[str], ours: Sequence[str]) -> tuple[str, ...]:
 
     Every other line of ``theirs`` then counts as a person's, so that nothing is lost.
     """
-    return tuple(theirs[place] for place, _ in _equal(theirs, ours))
+    return tuple(theirs[place] for place, _ in equal(theirs, ours))
 
 
 def pair(old: Sequence[str], new: Sequence[str]) -> dict[int, int]:
     """Which line of ``new`` each line of ``old`` has become, in order; lines that are gone are left out."""
     pairs: dict[int, int] = {}
     i1 = j1 = 0
-    for i2, j2 in [*_equal(old, new), (len(old), len(new))]:
+    for i2, j2 in [*equal(old, new), (len(old), len(new))]:
         found = _alike(old[i1:i2], new[j1:j2])
         pairs |= {i1 + i: j1 + j for i, j in found}
         if i2 < len(old):
@@ -79,7 +79,7 @@ def pair(old: Sequence[str], new: Sequence[str]) -> dict[int, int]:
     return pairs
 
 
-def _equal(old: Sequence[str], new: Sequence[str]) -> list[tuple[int, int]]:
+def equal(old: Sequence[str], new: Sequence[str]) -> list[tuple[int, int]]:
     """The longest common subsequence of two texts' lines, as pairs of places, in order.
 
     E. W. Myers, "An O(ND) difference algorithm and its variations" (1986), the greedy form. It is

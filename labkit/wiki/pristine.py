@@ -111,6 +111,12 @@ class Memory:
         """The names of all blocks that were ever about to be written on the page."""
         return self._beside().store.joined(self._local).names
 
+    @property
+    def versions(self) -> tuple[Block, ...]:
+        """All blocks that are kept, here or beside the page, the last first."""
+        every = self._beside().store.joined(self._local)
+        return tuple(item.block for item in reversed(every.kept))
+
     def pristine(self, name: str, digest: str) -> Block | None:
         """The block of that name and hash, None when nobody knows it any more."""
         key = name, digest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
@@ -20,7 +21,8 @@ class Change(Record):
     """What happens to one block.
 
     ``deleted``: a person deleted it, and it stays so. ``diff`` is the difference of the page's
-    lines (unified, without a header); ``kept`` the lines in the block that are a person's.
+    lines (unified, numbered as on the page, without a header); ``kept`` the lines in the block that
+    are a person's.
     """
 
     name: str
@@ -30,10 +32,15 @@ class Change(Record):
 
 
 class Woven(Record):
-    """A page's new text, and what happens to each block."""
+    """A page's new text, what happens to each block, and the difference of the list of blocks."""
 
     text: str
     changes: tuple[Change, ...]
+    listed: str = ""
+
+
+#: The place of a text's first character, of the one after its last, and what takes its place.
+Edit = tuple[int, int, str]
 
 
 def weave(
@@ -53,20 +60,25 @@ def weave(
     """
     published = page.names if page.names is not None else tuple(known if page.blocks else ())
     gone = {name for name in published if page.find(name) is None} - set(restore)
-    edits = _list(page, (*published, *(block.name for block in blocks)))
-    changes = []
+    listed = _list(page, (*published, *(block.name for block in blocks)))
+    made: list[tuple[Change, Edit | None]] = []
     for place, block in enumerate(blocks):
         found = page.find(block.name)
         if found is None and block.name in gone:
-            changes.append(Change(name=block.name, state="deleted"))
+            made.append((Change(name=block.name, state="deleted"), None))
         elif found is None:
-            edits.append(_insertion(page, blocks, place))
-            changes.append(Change(name=block.name, state="added", diff=_diff("", block.text)))
+            made.append((Change(name=block.name, state="added"), _insertion(page, blocks, place)))
         else:
-            text, change = _renewed(page, found, block, pristine)
-            edits += [(found.start, found.end, text)] if change.state == "changed" else []
-            changes.append(change)
-    return Woven(text=_edited(page.text, edits), changes=tuple(changes))
+            made.append(_renewed(found, block, pristine))
+    edits = sorted([*listed, *(edit for _, edit in made if edit)], key=lambda edit: edit[:2])
+    return Woven(
+        text=_edited(page.text, edits),
+        changes=tuple(
+            change.model_copy(update={"diff": _shown(page.text, edits, edit)}) if edit else change
+            for change, edit in made
+        ),
+        listed="".join(_shown(page.text, edits, edit) for edit in listed),
+    )
 
 
 def persons(page: Document, pristine: Pristine, ours: Sequence[Block]) -> Counter[str]:
@@ -109,19 +121,35 @@ def put_back(text: str, before: str, lost: Counter[str]) -> str:
     return "\n".join([*lines, *rest])
 
 
-def _renewed(page: Document, found: Fenced, block: Block, pristine: Pristine) -> tuple[str, Change]:
+def difference(old: str, new: str, *, lines: tuple[int, int] = (1, 1)) -> str:
+    """The difference of two texts (unified, two lines of context, without a header), of which the
+    first lines have these numbers; '' for none."""
+
+    def numbered(match: re.Match[str]) -> str:
+        start = int(match[2]) + (lines[0] if match[1] == "-" else lines[1]) - 1
+        return f"{match[1]}{start}{match[3]}"
+
+    found = difflib.unified_diff(old.split("\n"), new.split("\n"), lineterm="", n=2)
+    return "\n".join(
+        re.sub(r"([-+])(\d+)((?:,\d+)?)(?=[ @,])", numbered, line)
+        if line.startswith("@@ ")
+        else line
+        for line in list(found)[2:]
+    )
+
+
+def _renewed(found: Fenced, block: Block, pristine: Pristine) -> tuple[Change, Edit | None]:
     if found.digest == block.digest:
         own = tuple(merge.persons(block.lines, found.block.lines).elements())
-        return "", Change(name=block.name, state="unchanged", kept=own)
+        return Change(name=block.name, state="unchanged", kept=own), None
     base = _base(found, pristine, block)
     theirs = found.block
     heading = block.heading if theirs.heading == base[0] else theirs.heading
     body = merge.merge(base[1:], theirs.lines[1:], block.lines[1:])
     new = Block(name=block.name, heading=heading, body="\n".join(body))
-    text = fences.fenced(new, block.digest)
-    diff = _diff(page.text[found.start : found.end], text)
     kept = tuple(merge.persons(base, theirs.lines).elements())
-    return text, Change(name=block.name, state="changed", diff=diff, kept=kept)
+    edit = (found.start, found.end, fences.fenced(new, block.digest))
+    return Change(name=block.name, state="changed", kept=kept), edit
 
 
 def _base(found: Fenced, pristine: Pristine, ours: Block | None) -> tuple[str, ...]:
@@ -139,7 +167,7 @@ def _base(found: Fenced, pristine: Pristine, ours: Block | None) -> tuple[str, .
     return (heading, *merge.common(found.block.lines[1:], ours.lines[1:]))
 
 
-def _insertion(page: Document, blocks: Sequence[Block], place: int) -> tuple[int, int, str]:
+def _insertion(page: Document, blocks: Sequence[Block], place: int) -> Edit:
     """Where a new block goes: after the nearest earlier block of the page, before a later one, or
     at the page's end."""
     text = blocks[place].text
@@ -153,7 +181,7 @@ def _insertion(page: Document, blocks: Sequence[Block], place: int) -> tuple[int
     return len(page.text), len(page.text), f"{gap}{text}"
 
 
-def _list(page: Document, names: Iterable[str]) -> list[tuple[int, int, str]]:
+def _list(page: Document, names: Iterable[str]) -> list[Edit]:
     """The edit of the list of published blocks, none when it is right."""
     listed = tuple(dict.fromkeys(names))
     if page.names == listed:
@@ -163,15 +191,22 @@ def _list(page: Document, names: Iterable[str]) -> list[tuple[int, int, str]]:
     return [(page.list_start, page.list_end, fences.listed(listed))]
 
 
-def _edited(text: str, edits: list[tuple[int, int, str]]) -> str:
-    """The text with the edits at their places; those at one place in their order."""
+def _edited(text: str, edits: Sequence[Edit]) -> str:
+    """The text with the edits, which are in the order of their places."""
     pieces, done = [], 0
-    for start, end, new in sorted(edits, key=lambda edit: edit[:2]):
+    for start, end, new in edits:
         pieces += [text[done:start], new]
         done = end
     return "".join([*pieces, text[done:]])
 
 
-def _diff(old: str, new: str) -> str:
-    lines = difflib.unified_diff(old.split("\n"), new.split("\n"), lineterm="", n=2)
-    return "\n".join(list(lines)[2:])
+def _shown(text: str, edits: Sequence[Edit], edit: Edit) -> str:
+    """The difference that one of the edits makes, in whole lines, numbered as on the page."""
+    start = text.rfind("\n", 0, edit[0]) + 1
+    last = text.find("\n", edit[1])
+    end = len(text) if last < 0 else last
+    new = text[start : edit[0]] + edit[2] + text[edit[1] : end]
+    earlier = edits[: edits.index(edit)]
+    grown = sum(new.count("\n") - text.count("\n", i, j) for i, j, new in earlier)
+    first = fences.line_of(text, start)
+    return difference(text[start:end], new, lines=(first, first + grown))
