@@ -114,8 +114,9 @@ def notebook(
     words = (
         sys.executable, "-m", "jupyterlab",
         "--ServerApp.ip=127.0.0.1",
-        "--LabApp.news_url=None",  # nothing is asked of the outside
+        "--LabApp.news_url=None",  # nothing is asked of the outside, nor of the student
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        f"--LabApp.app_settings_dir={Path(__file__).parent / 'report' / 'jupyterlab'}",
         f"--ServerApp.port={port}",
         f"--ServerApp.root_dir={notebooks_folder()}",
         *(("--allow-root",) if os.geteuid() == 0 else ()),
