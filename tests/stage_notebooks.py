@@ -1,10 +1,17 @@
-"""Small stages' notebooks for the tests of the batch and of the review."""
+"""Notebooks to run: small stages' for the tests of the batch and of the review, and copies of the real ones."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import nbformat
+
+from labkit import Lab
+from labkit.report.notebook import lab_file
+
+ROOT = Path(__file__).parents[1]
 
 PARAMETERS = """
 from typing import Optional
@@ -50,3 +57,18 @@ def write(
     path = folder / f"{name}.ipynb"
     nbformat.write(notebook, path)
     return path
+
+
+def clone(folder: Path, lab: Lab) -> Path:
+    """The project's notebooks and package in ``folder``, with a ``lab.toml`` of the lab; that file.
+
+    What runs there is neither changed by who edits the project meanwhile, nor writes into it.
+    """
+    for name in ("notebooks", "labkit"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(".ipynb_*"))
+    shutil.copy2(ROOT / "lab", folder / "lab")
+    file = folder / "lab.toml"
+    outputs = f"outputs = {json.dumps(str(lab.outputs))}"
+    file.write_text(lab_file(lab).replace('outputs = ".."', outputs), encoding="utf-8")
+    assert Lab.load(file) == lab
+    return file
