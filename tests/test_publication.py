@@ -13,14 +13,15 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import Check
-from labkit.report import blocks, publication
+from labkit.report import blocks, dialogue, publication
 from labkit.report import record as records
 from labkit.report.memory import executed
 from labkit.report.plan import STAGES
 from labkit.report.record import Entry, StageRecord
 from labkit.result import Figure, Result
-from labkit.wiki import api, fences, remarks, session
-from labkit.wiki.remarks import Remark, Remarks, Thread
+from labkit.wiki import api, fences, session
+from labkit.wiki.listing import Remark, Remarks
+from labkit.wiki.threads import Thread
 
 NAMES = tuple(stage.name for stage in STAGES)
 #: A real PNG picture of one pixel.
@@ -78,10 +79,10 @@ def page_of(lab: Lab, found: Remarks | None = None) -> dict[str, str]:
 def test_before_any_run_the_structure_is_there(lab: Lab) -> None:
     """Each stage has its block, which says what it will answer; so has the closing table."""
     made = page_of(lab)
-    assert tuple(made) == ("summary", *NAMES)
+    assert tuple(made) == ("summary", *NAMES, "remarks")
     assert "''Not run yet.'' It answers:" in made["04-network"]
     assert "* '''R10''' " in made["04-network"]
-    assert "There is no remark on this page." in made["07-report"]
+    assert made["remarks"] == "There is no remark on this page."
     assert made["summary"].count("– not run") == len(NAMES) - 1
 
 
@@ -136,11 +137,11 @@ def test_remarks_are_listed_without_what_publishing_changes(lab: Lab) -> None:
         number=1, line="REX> why?", block="02-rootfs", section="", text="why?", answer="", state="open"
     )  # fmt: skip
     shown = [
-        page_of(lab, Remarks(page="", url="", remarks=(Remark(thread=thread, author="Teacher", written=None, stale=stale),)))["07-report"]
+        page_of(lab, Remarks(page="", url="", remarks=(Remark(thread=thread, author="Teacher", written=None, stale=stale),)))["remarks"]
         for stale in (False, True)
     ]  # fmt: skip
     assert shown[0] == shown[1]
-    assert "| open || 02-rootfs || why?" in shown[0]
+    assert "open || 02-rootfs || why?" in shown[0]
 
 
 @pytest.fixture
@@ -161,7 +162,7 @@ def test_the_report_is_published_once(wiki: Lab) -> None:
     assert second.holds
     assert {row for check in first.checks for row in check.rows} == {"E1", "R12"}
     assert second.value.revision == first.value.revision
-    assert "8 added" in first.summary
+    assert "9 added" in first.summary
 
 
 def written(lab: Lab, change: Callable[[str], str]) -> str:
@@ -187,7 +188,7 @@ def test_a_remark_comes_back_with_the_next_publication(wiki: Lab) -> None:
     text = written(wiki, lambda text: text)
     assert "REX> Quantify." in fences.parse(text, "Report").blocks[2].block.body
     assert "|| 02-rootfs || Quantify. ||" in text
-    [remark] = remarks.read(wiki).value.remarks
+    [remark] = dialogue.remarks(wiki).value.remarks
     assert remark.thread.text == "Quantify."
 
 

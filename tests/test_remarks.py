@@ -1,149 +1,191 @@
-"""Remarks: what people write in the report, read back."""
+"""Remarks, read back from a real wiki: who wrote each, when, about which run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import mwclient
 import pytest
 
 from labkit import Lab
-from labkit.wiki import accounts, api, fences, publish, remarks, session
-from labkit.wiki.api import Revision
-from labkit.wiki.folders import Folders, api_url
-from labkit.wiki.remarks import State
+from labkit.wiki import api, listing, pristine, threads
+from labkit.wiki.listing import Addressed, Remark, Remarks
+from labkit.wiki.threads import State
+from tests.writers import WEB, Writers, run_id, stage, writers
 
-SIGNED = "[[User:Teacher|Teacher]] ([[User talk:Teacher|talk]]) 10:32, 23 November 2026 (UTC)"
-ROOTFS = fences.block(
-    "02-rootfs", "== Root file systems ==", "All: 250 MB.\n\n=== Docker ===\nSlim."
-)
-WEB = fences.block("05-web", "== Web sites ==", "Six pages.")
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def remark(text: str, **other: object) -> Remark:
+    """A remark as it stands on a page."""
+    [thread] = threads.parse(text)
+    values = {"id": "0badcafe", "author": "Teacher", "asked": NOON, "written": NOON, "stale": False}
+    return Remark.model_validate({**values, "thread": thread, "state": thread.state, **other})
 
 
 @pytest.mark.parametrize(
-    ("lines", "text", "answer", "state"),
+    ("text", "holds", "minutes", "state"),
     [
-        ("REX> Why?", "Why?", "", "open"),
-        ("REX> Why?\nREX> And how?", "Why?\nAnd how?", "", "open"),
-        (f"REX> Why? {SIGNED}", "Why?", "", "open"),
-        (f"REX> Why?\n: Because. {SIGNED}", "Why?", "Because.", "answered"),
-        ("REX> Why?\n: Because.\nREX> And how?", "Why?\nAnd how?", "Because.", "open"),
-        ("REX> Why?\n: Because.\nREX> settled", "Why?", "Because.", "settled"),
-        ("REX> Why?\nREX> Settled, thank you.", "Why?", "", "settled"),
-        ("REX> Why?\nREX> settled\nREX> But still.", "Why?\nBut still.", "", "open"),
-        ("| REX> in a table", "in a table", "", "open"),
-        ("REX> Why?\n\n: not under it", "Why?", "", "open"),
-        ("REX> Settled debts?\n: Yes.", "Settled debts?", "Yes.", "answered"),
-        (f"REX> Why?\nREX> settled {SIGNED}", "Why?", "", "settled"),
+        ("REX> Why?", True, 1, "answered"),
+        ("REX> Why?", False, 1, "open"),
+        ("REX> Why?", True, -1, "open"),
+        ("REX> Why?\nREX> settled", True, 1, "settled"),
+        ("REX> Why?\n: So.", False, 1, "answered"),
     ],
 )
-def test_a_remark_has_text_answer_and_state(
-    lines: str, text: str, answer: str, state: State
-) -> None:
-    """A run of lines is one remark; what stands directly under it says what became of it."""
-    [found] = remarks.parse(f"Before.\n\n{lines}\n\nAfter.", "Report")
-    assert (found.text, found.answer, found.state) == (text, answer, state)
+def test_a_result_answers(text: str, holds: bool, minutes: int, state: State) -> None:
+    """One whose checks hold and that is younger than the question; it never unsettles a remark."""
+    given = Addressed(
+        stage="02-rootfs", cell=3, run="r", summary="171 MB.", holds=holds,
+        started=NOON + timedelta(minutes=minutes),
+    )  # fmt: skip
+    page = Remarks(page="Report", url="", remarks=(remark(text),), revision=1)
+    [found] = listing.addressed(page, [("0badcafe", given), ("another", given)]).remarks
+    assert found.state == state
+    assert found.addressed == (given,)
+    assert "02-rootfs: 171 MB." in listing.answers(found)
 
 
-def test_remarks_that_an_empty_line_divides_are_two() -> None:
-    """The assignment's page has such pairs."""
-    found = remarks.parse("REX> a\n\nREX> b\nwords\nREX> c", "Report")
-    assert [(remark.number, remark.text) for remark in found] == [(1, "a"), (2, "b"), (3, "c")]
-
-
-def test_a_remark_knows_where_it_stands() -> None:
-    """In a block, under the last heading of a block, in a person's own section, before everything."""
-    body = ROOTFS.text.replace("Slim.", "Slim.\nREX> inside")
-    text = f"REX> first\n\n{body}\nREX> under it\n\n== Ours ==\nREX> own\n\n{WEB.text}\n\nREX> last"
-    assert [(r.text, r.block, r.section) for r in remarks.parse(text, "Report")] == [
-        ("first", "", ""),
-        ("inside", "02-rootfs", "Docker"),
-        ("under it", "02-rootfs", "Docker"),
-        ("own", "", "Ours"),
-        ("last", "05-web", "Web sites"),
-    ]
-
-
-@pytest.mark.parametrize("line", ["a REX> b", "REX&gt; b", "<pre>REX> b</pre>", "REX: b", "R > b"])
-def test_other_lines_are_no_remarks(line: str) -> None:
-    """A remark begins its line, and what labkit shows of somebody's REX> is none."""
-    assert remarks.parse(line, "Report") == ()
-
-
-def revision(number: int, *lines: str) -> Revision:
-    """A revision of a page of these lines."""
-    return Revision(number=number, text="\n".join(lines), user=f"user {number}")
-
-
-def test_a_line_is_traced_to_who_brought_it() -> None:
-    """Each of two equal lines has its own author; an old page's lines came with its oldest revision."""
-    history = [
-        revision(4, "REX> a", "x", "REX> a", "REX> b"),
-        revision(3, "REX> a", "REX> a", "REX> b"),
-        revision(2, "REX> a", "REX> b"),
-        revision(1, "REX> b"),
-    ]
-    found = remarks.trace(history, ["REX> a", "REX> a", "REX> b", "REX> c"])
-    assert [item and item.number for item in found] == [2, 3, 1, None]
-
-
-def test_history_is_read_no_further_than_needed() -> None:
-    """Once each line's revision is known, no older one is asked for."""
-
-    def history() -> Iterator[Revision]:
-        yield revision(3, "REX> a")
-        yield revision(2)
-        raise AssertionError("read too far")
-
-    [found] = remarks.trace(history(), ["REX> a"])
-    assert found is not None
-    assert found.number == 3
+def test_the_table_reads_as_the_page_does() -> None:
+    """References and line breaks are resolved; what stands in it is told where it is shown stale."""
+    old = remark("REX> a &lt; b<br />c", stale=True, run="r1", now="r2")
+    [row] = listing.table(Remarks(page="", url="", remarks=(old,))).rows
+    assert row[3] == "a < b c"
+    assert row[-1] == "was made on run r1, block now of run r2"
 
 
 @pytest.fixture
-def teacher(wiki_lab: Lab) -> Iterator[mwclient.Site]:
-    """The teacher's session with a real wiki."""
-    site = session.connect(api_url(wiki_lab), own=True)
-    site.login(
-        accounts.TEACHER, accounts.read(Folders.of(wiki_lab).passwords).teacher.get_secret_value()
-    )
-    with closing(site.connection):
-        yield site
+def page(wiki_lab: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Writers]:
+    """A page of the test's own."""
+    title = request.node.name.removeprefix("test_").replace("_", " ").capitalize()
+    with writers(wiki_lab, title, tmp_path / "wiki") as made:
+        yield made
 
 
 @pytest.mark.root
-def test_remarks_are_read_back_from_the_wiki(
-    wiki_lab: Lab, teacher: mwclient.Site, tmp_path: Path
-) -> None:
-    """Author and date are the page's history's, whoever saved it since; a changed block makes stale."""
-    page = wiki_lab.wiki.page
-    with closing((bot := session.open(wiki_lab)).connection):
-        publish.apply(bot, page, (ROOTFS, WEB), folder=tmp_path)
-        assert "No" not in remarks.read(wiki_lab).summary
-        now = api.read(teacher, page).revision
-        assert now is not None
-        text = now.text.replace("250 MB.", "250 MB.\nREX> Quantify. ~~~~").replace("Six pages.", "Six pages.\nREX> Good.\nREX> settled")  # fmt: skip
-        api.edit(teacher, page, text, base=now.number, summary="")
-        small = fences.block(ROOTFS.name, ROOTFS.heading, ROOTFS.body.replace("250", "68"))
-        publish.apply(bot, page, (small, WEB), folder=tmp_path)
-    result = remarks.read(wiki_lab)
-    one, other = result.value.remarks
-    assert result.summary == f"2 remarks on the page {page}: 1 open, 0 answered, 1 settled."
-    assert (one.author, one.thread.text, one.thread.block, one.stale) == (
-        "Teacher", "Quantify.", "02-rootfs", True,
-    )  # fmt: skip
-    assert (other.author, other.thread.state, other.stale) == ("Teacher", "settled", False)
+def test_author_date_and_run_are_the_historys(page: Writers) -> None:
+    """They stay what they were when others saved the page since, and the remark is stale then."""
+    page.publish(stage(250, 1), WEB)
+    page.after("All: 250 MB.", "REX> Quantify. ~~~~")
+    page.after("Six pages.", "REX> Good.\nREX> settled")
+    page.publish(stage(68, 2), WEB)
+    found = page.remarks()
+    one, other = found.remarks
+    assert (one.author, one.thread.text, one.thread.block) == ("Teacher", "Quantify.", "02-rootfs")
+    assert (one.stale, one.run, one.now) == (True, run_id(1), run_id(2))
+    assert one.since == f"was made on run {run_id(1)}, block now of run {run_id(2)}"
+    assert (other.author, other.state, other.stale) == ("Teacher", "settled", False)
+    assert one.written == one.asked
     assert one.written is not None
     assert abs((datetime.now(UTC) - one.written).total_seconds()) < 600
-    assert result.table("remarks").rows[0][:3] == ("open", "02-rootfs", "Quantify.")
-    assert not result.changed
+    said = f"2 remarks on the page {page.page}: 1 open, 0 answered, 1 settled."
+    assert listing.sentence(found) == said
 
 
 @pytest.mark.root
-def test_a_page_that_is_not_there_has_no_remarks(wiki_lab: Lab) -> None:
+def test_a_remark_is_stale_only_when_a_reader_sees_a_change(page: Writers) -> None:
+    """Another run with the same numbers, and other people's lines, change nothing of the kind."""
+    page.publish(stage(250, 1))
+    page.after("All: 250 MB.", "REX> Quantify.")
+    page.publish(stage(250, 2))
+    page.after("The end.", "A word of mine.")
+    page.publish(stage(250, 3))
+    [remark] = page.remarks().remarks
+    assert (remark.stale, remark.run, remark.now) == (False, run_id(1), run_id(3))
+    page.publish(stage(171, 4))
+    assert page.remarks().remarks[0].stale
+    page.publish(stage(250, 5))
+    assert not page.remarks().remarks[0].stale
+
+
+@pytest.mark.root
+def test_an_identifier_stays(page: Writers) -> None:
+    """Over publications, answers, other remarks above, a move of the line, and on another machine."""
+    page.publish(stage(250, 1), WEB)
+    page.after("All: 250 MB.", "REX> Why?")
+    [first] = page.remarks().remarks
+    page.publish(stage(171, 2), WEB)
+    page.after("REX> Why?", ": Because.")
+    page.after("'''Passed.''' " + stage(171, 2).body.split("\n")[0].partition("''' ")[2], "\nREX> Why?\n")  # fmt: skip
+    page.folder = page.folder / "elsewhere"
+    same = [remark.id for remark in page.remarks().remarks]
+    assert len(set(same)) == 2
+    assert first.id in same
+    page.write(lambda text: text.replace("REX> Why?\n: Because.\n", "") + "\nREX> Why?\n: Because.")
+    assert {remark.id for remark in page.remarks().remarks} == set(same)
+
+
+@pytest.mark.root
+def test_an_unchanged_page_costs_one_request(page: Writers) -> None:
+    """And a page that was saved since costs its new revisions alone."""
+    page.publish(stage(250, 1))
+    page.after("All: 250 MB.", "REX> Why?")
+    before = page.remarks()
+    assert page.remarks() == before
+    assert len(page.wire.bodies) == 1
+    start = page.revision.number
+    page.after("REX> Why?", "REX> And how?")
+    page.remarks()
+    asked = [body for body in page.wire.bodies if "rvdir=newer" in body]
+    assert len(asked) == 1
+    assert f"rvstartid={start}" in asked[0]
+
+
+@pytest.mark.root
+def test_what_was_kept_of_another_page_is_not_used(page: Writers) -> None:
+    """A page made anew under the same name has a history of its own."""
+    page.publish(stage(250, 1))
+    page.after("All: 250 MB.", "REX> Why?")
+    [old] = page.remarks().remarks
+    for title in (page.page, pristine.state_title(page.page)):
+        page.teacher.post("delete", title=title, token=page.teacher.get_token("csrf"))
+    page.publish(stage(250, 1))
+    page.after("All: 250 MB.", "REX> Why?", page.student)
+    [new] = page.remarks().remarks
+    assert (old.author, new.author) == ("Teacher", "Student")
+    assert old.id != new.id
+
+
+@pytest.mark.root
+def test_a_moved_page_keeps_its_remarks(page: Writers) -> None:
+    """Its history moves with it, and so do the identifiers."""
+    page.publish(stage(250, 1))
+    page.after("All: 250 MB.", "REX> Why?")
+    [old] = page.remarks().remarks
+    new, token = f"{page.page} elsewhere", page.teacher.get_token("csrf")
+    page.teacher.post("move", **{"from": page.page}, to=new, token=token)
+    found = page.remarks()
+    assert found.page == new
+    assert [(item.id, item.author) for item in found.remarks] == [(old.id, "Teacher")]
+
+
+@pytest.mark.root
+def test_a_page_that_is_not_there_has_no_remarks(page: Writers) -> None:
     """Nothing was published yet: nothing to read, and no error."""
-    other = wiki_lab.wiki.model_copy(update={"page": "Not there"})
-    assert remarks.read(wiki_lab.model_copy(update={"wiki": other})).value.remarks == ()
+    found = page.remarks()
+    assert (found.remarks, found.revision) == ((), 0)
+    said = f"The wiki has no page {page.page} yet: nothing was published there."
+    assert listing.sentence(found) == said
+
+
+@pytest.mark.root
+def test_a_damaged_fence_hides_no_remark(page: Writers) -> None:
+    """The page's remarks are read all the same; where the blocks are cannot be told."""
+    page.publish(stage(250, 1))
+    page.after("All: 250 MB.", "REX> Why?")
+    page.write(lambda text: text.replace("<!-- labkit:end 02-rootfs -->", ""))
+    [found] = page.remarks().remarks
+    assert (found.author, found.thread.block, found.run) == ("Teacher", "", run_id(1))
+
+
+@pytest.mark.root
+def test_texts_of_many_revisions_are_read_at_once(page: Writers) -> None:
+    """Fifty a request; a revision that the wiki does not have is left out."""
+    page.publish(stage(250, 1))
+    for number in range(3):
+        page.write(lambda text, number=number: f"{text}\nline {number}")  # type: ignore[misc]
+    wanted = [revision.number for revision in api.history(page.teacher, page.page)]
+    found = api.texts(page.teacher, [*wanted, 10**8])
+    assert sorted(found) == sorted(wanted)
+    assert found[wanted[0]].endswith("line 2")

@@ -8,16 +8,17 @@ from typing import Any
 
 from labkit.lab import Lab
 from labkit.report import closing as closings
+from labkit.report import dialogue
 from labkit.report import notebook as notebooks
 from labkit.report import record as records
 from labkit.report.memory import executed
 from labkit.report.plan import ROWS, STAGES, Plan
 from labkit.report.record import StageRecord
 from labkit.result import FIGURE_MIME, RESULT_MIME, Record, Table
-from labkit.wiki import fences, markdown, notebook, remarks, wikitext
+from labkit.wiki import fences, listing, markdown, notebook, threads, wikitext
 from labkit.wiki.fences import Block
+from labkit.wiki.listing import Remarks
 from labkit.wiki.notebook import Rendered, Upload
-from labkit.wiki.remarks import Remarks
 
 #: The stage that publishes: its block is made while it runs.
 OWN = "07-report"
@@ -33,12 +34,14 @@ class Pages(Record):
 def pages(lab: Lab, found: Remarks) -> Pages:
     """The report's blocks and pictures, from what the stages left in the lab's outputs."""
     latest = {record.stage: record for record in records.latest(lab)}
+    asked = dialogue.with_results(found, tuple(latest.values()))
     uploads: dict[str, Upload] = {}
     blocks = [fences.block("summary", "", summary(latest))]
     for stage in STAGES:
-        shown = own(lab, found) if stage.name == OWN else rendered(lab, stage)
+        shown = own(lab) if stage.name == OWN else rendered(lab, stage)
         uploads |= {item.name: item for item in shown.uploads}
         blocks.append(fences.block(stage.name, wikitext.heading(stage.title, 2), shown.body))
+    blocks.append(fences.block(threads.LIST, wikitext.heading("Remarks", 2), listed(asked)))
     return Pages(blocks=tuple(blocks), uploads=tuple(uploads.values()))
 
 
@@ -72,32 +75,40 @@ def rendered(lab: Lab, stage: Plan) -> Rendered:
     return Rendered(title="", body=body, uploads=shown.uploads if shown else ())
 
 
-def own(lab: Lab, found: Remarks) -> Rendered:
-    """The closing block: the tasks, what answers each row of the assignment, the remarks.
+def own(lab: Lab) -> Rendered:
+    """The closing block: the tasks, and what answers each row of the assignment.
 
     It says nothing of the stage that publishes, so that publishing again finds it unchanged.
     """
     result = closings.closing_table(lab)
     others = [record for record in records.latest(lab) if record.stage != OWN]
     answered = closings.coverage_table(closings.answers(others, (result,)))
-    listed = remarks.table(found)
-    keep = [n for n, column in enumerate(listed.columns) if column.name != "since then"]
-    told = Table(
-        name=listed.name,
-        title=listed.title,
-        columns=tuple(listed.columns[n] for n in keep),
-        rows=tuple(tuple(row[n] for n in keep) for row in listed.rows),
-    )
     parts = (
         wikitext.heading("The tasks", 3),
         f"'''{wikitext.literal(result.summary)}'''",
         wikitext.table(closings.table(result.value.tasks)),
         wikitext.heading("The assignment's rows", 3),
         wikitext.table(answered, longest=100),
-        wikitext.heading("The remarks", 3),
-        wikitext.table(told, longest=100) if told.rows else "There is no remark on this page.",
     )
     return Rendered(title="", body="\n\n".join(parts))
+
+
+def listed(found: Remarks) -> str:
+    """The list of the remarks, a block of its own: a remark changes no stage's block.
+
+    It says nothing of what publishing itself changes, so that publishing again finds it unchanged.
+    """
+    if not found.remarks:
+        return "There is no remark on this page."
+    every = listing.table(found)
+    keep = [n for n, column in enumerate(every.columns) if column.name != "since then"]
+    told = Table(
+        name=every.name,
+        title=every.title,
+        columns=tuple(every.columns[n] for n in keep),
+        rows=tuple(tuple(row[n] for n in keep) for row in every.rows),
+    )
+    return wikitext.table(told, longest=100)
 
 
 def _line(stage: Plan, record: StageRecord | None) -> list[str]:
@@ -108,7 +119,8 @@ def _line(stage: Plan, record: StageRecord | None) -> list[str]:
         return [name, "– not run", "", rows, "", ""]
     held = f"{record.held} of {len(record.checks)}"
     begun = f"{record.started:%Y-%m-%d %H:%M}"
-    return [name, f"{_icon(record)} {record.state}", held, rows, f"{record.seconds:.1f} s", begun]
+    took = f"<small>{record.seconds:.1f} s</small>"
+    return [name, f"{_icon(record)} {record.state}", held, rows, took, begun]
 
 
 def _link(stage: Plan, text: str) -> str:
@@ -125,15 +137,21 @@ def _status(stage: Plan, record: StageRecord) -> str:
     return (
         f"'''{_icon(record)} {record.state.capitalize()}''': {record.held} of {len(record.checks)} "
         f"checks hold. <small>Answers {', '.join(stage.rows)} · {record.started:%Y-%m-%d %H:%M} UTC"
-        f" · {record.seconds:.1f} s · run {wikitext.literal(record.run, begins=False)}</small>"
+        f" · {record.seconds:.1f} s · {_run(record)}</small>"
     )
+
+
+def _run(record: StageRecord) -> str:
+    """The run, as :func:`labkit.wiki.visible.run_of` reads it at the end of small print."""
+    return f"run {wikitext.literal(record.run, begins=False)}"
 
 
 def _failure(bad: StageRecord, good: StageRecord | None) -> str:
     """That the last run failed, why, and what is shown instead."""
     said = [f"* {wikitext.literal(problem)}" for problem in bad.problems]
     rest = ["", "What follows is the last run that passed."] if good else []
-    first = f"'''✘ The last run failed''' <small>({bad.started:%Y-%m-%d %H:%M} UTC)</small>"
+    when = f"{bad.started:%Y-%m-%d %H:%M} UTC · {_run(bad)}"
+    first = f"'''✘ The last run failed''' <small>({when})</small>"
     return "\n".join([first, *said, *rest])
 
 

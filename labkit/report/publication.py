@@ -30,7 +30,7 @@ def publish(lab: Lab, *, restore: Sequence[str] = ()) -> Outcome[Published]:
     with journal.lock(lab.run_dir, "wiki"):
         site = session.open(lab)
         with closing(site.connection):
-            made = pages(lab, remarks.collect(site, lab.wiki.page))
+            made = pages(lab, remarks.collect(site, lab.wiki.page, remarks.folder(lab)))
             done = publishing.apply(
                 site, lab.wiki.page, made.blocks, made.uploads,
                 folder=folder(lab), restore=restore, note=f"run {run_id()}",
@@ -53,7 +53,7 @@ def plan(lab: Lab, *, restore: Sequence[str] = ()) -> Outcome[publishing.Plan]:
     """What :func:`publish` would write on the page as it is now, block by block; nothing is written."""
     site = session.open(lab)
     with closing(site.connection):
-        made = pages(lab, remarks.collect(site, lab.wiki.page))
+        made = pages(lab, remarks.collect(site, lab.wiki.page, remarks.folder(lab)))
         found = publishing.plan(
             site, lab.wiki.page, made.blocks, made.uploads, folder=folder(lab), restore=restore
         )

@@ -23,11 +23,13 @@ from labkit.result import FIGURE_MIME, RESULT_MIME, Figure, Record, Result, Tabl
 
 
 class Entry(Record):
-    """One recorded result or figure, and the notebook cell (its ``In`` number, 0 outside of one)."""
+    """One recorded result or figure, the notebook cell (its ``In`` number, 0 outside of one), and the
+    identifiers of the remarks that it addresses."""
 
     cell: int
     result: Result[Any] | None = None
     figure: Figure | None = None
+    addresses: tuple[str, ...] = ()
 
 
 class StageRecord(Record):

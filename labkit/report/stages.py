@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -43,15 +44,20 @@ class Stage:
         file is damaged or was edited by hand."""
         return records.load(lab, name)
 
-    def record(self, shown: Shown) -> Shown:
+    def record(self, shown: Shown, *, addresses: Sequence[str] = ()) -> Shown:
         """Keeps a result or a figure for the stage's record and returns it, for the cell to show.
 
         A cell that is run again in JupyterLab replaces what it recorded before.
+
+        :param addresses: the identifiers of remarks (``labkit remarks`` tells them) that the result
+            addresses: they count as answered by it while its checks hold.
         """
         cell, number = _cell()
         key = f"{cell or len(self._entries)} {type(shown).__name__} {shown_name(shown)}"
         kept = {"figure": shown} if isinstance(shown, Figure) else {"result": shown}
-        self._entries[key] = Entry.model_validate({"cell": number, **kept})
+        self._entries[key] = Entry.model_validate(
+            {"cell": number, "addresses": tuple(addresses), **kept}
+        )
         return shown
 
     def close(self) -> StageRecord:

@@ -109,6 +109,26 @@ def text_of(site: mwclient.Site, number: int) -> str:
     return _revision(answer["query"]["pages"][0]["revisions"][0]).text
 
 
+def texts(site: mwclient.Site, numbers: Iterable[int]) -> dict[int, str]:
+    """The texts of revisions, 50 a request; those that are hidden or gone are left out."""
+    found: dict[int, str] = {}
+    wanted = sorted(numbers)
+    for start in range(0, len(wanted), BATCH):
+        ids = "|".join(str(number) for number in wanted[start : start + BATCH])
+        more: Mapping[str, str] = {"continue": ""}
+        while more:
+            with _asking("the page's history"):
+                answer = site.post(
+                    "query", prop="revisions", rvprop="ids|content", rvslots="main", revids=ids,
+                    formatversion=2, **more,
+                )  # fmt: skip
+            pages = answer["query"].get("pages", ())
+            read = [_revision(item) for page in pages for item in page.get("revisions", ())]
+            found |= {revision.number: revision.text for revision in read if not revision.hidden}
+            more = answer.get("continue", {})
+    return found
+
+
 def history(
     site: mwclient.Site, title: str, *, limit: int = 500, oldest: bool = False, start: int = 0
 ) -> Iterator[Revision]:
