@@ -44,7 +44,7 @@ def test_a_remark_has_text_answer_and_state(
     """A run of lines is one remark; what stands directly under it says what became of it."""
     [found] = threads.parse(f"Before.\n\n{lines}\n\nAfter.")
     assert (found.text, found.answer, found.state) == (text, answer, state)
-    end = 2 + len([line for line in lines.partition("\n\n")[0].split("\n")])
+    end = 2 + len(lines.partition("\n\n")[0].split("\n"))
     assert (found.first, found.last) == (3, end)
 
 
