@@ -38,6 +38,11 @@ def human_bytes(count: float) -> str:
     return f"{int(count)} B"
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 replica``, ``6 replicas``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def ink_on(colour: str, dark: str = "#1f2933") -> str:
     """Whichever of white and ``dark`` has more contrast with a background ``#rrggbb`` (WCAG 2.2)."""
     ground = _luminance(colour)

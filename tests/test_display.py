@@ -7,7 +7,7 @@ import re
 import pytest
 
 from labkit import Check, Table
-from labkit.display import checks_html, human, ink_on, summary_html, table_html
+from labkit.display import checks_html, counted, human, ink_on, summary_html, table_html
 from labkit.result import Cell
 
 
@@ -80,3 +80,9 @@ def test_a_unit_heads_its_column_except_bytes() -> None:
 def test_text_on_a_colour_has_the_ink_that_reads_best(colour: str, ink: str) -> None:
     """White on dark grounds, dark on light ones, whichever contrasts more."""
     assert ink_on(colour) == ink
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "0 pages"), (1, "1 page"), (1200, "1,200 pages")])
+def test_a_single_one_is_no_plural(count: int, said: str) -> None:
+    """A number with its noun reads as a person would write it."""
+    assert counted(count, "page") == said

@@ -82,6 +82,15 @@ def test_three_sites_are_told_apart() -> None:
     assert len({Page(text).heading for text in pages}) == 3
 
 
+@pytest.mark.parametrize(
+    ("colour", "ink"), [("#0072B2", "#ffffff"), ("#F0E442", "#1f2933"), ("#56B4E9", "#1f2933")]
+)
+def test_a_heading_is_legible_on_any_colour(colour: str, ink: str) -> None:
+    """White on a dark ground, dark on a light one."""
+    lab = Lab.load(None, sites=[{"name": "red", "colour": colour}])
+    assert f"background: {colour}; color: {ink};" in site.page(lab, lab.sites[0])
+
+
 def test_the_replica_is_put_in_by_the_server() -> None:
     """The page and the header name it by the container's variable, so one image serves for all."""
     lab = Lab.load(None, sites=["red"])

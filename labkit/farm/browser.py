@@ -18,6 +18,7 @@ from pathlib import Path
 from labkit import run
 from labkit.checks import Check
 from labkit.config import LABEL
+from labkit.display import counted
 from labkit.errors import CommandError, ConfigError, FarmError
 from labkit.farm import dns, resolver
 from labkit.farm.browsing import Job, Page, Visits
@@ -77,7 +78,7 @@ def visit(lab: Lab, urls: Sequence[str]) -> Outcome[Visits]:
     return Outcome(
         value=visits,
         subject=", ".join(labels),
-        summary=f"{visits.browser} opened {shown} of {len(urls)} pages.",
+        summary=f"{visits.browser} opened {shown} of {counted(len(urls), 'page')}.",
         checks=tuple(_check(lab, page) for page in visits.pages),
         tables=(_table(visits),),
     )

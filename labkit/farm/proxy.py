@@ -16,6 +16,7 @@ from pathlib import Path
 from labkit import daemon, run
 from labkit.checks import Check, equal
 from labkit.daemon import Daemon
+from labkit.display import counted
 from labkit.errors import CommandError, FarmError
 from labkit.farm import balancing, fetch, resolver, workers
 from labkit.farm.balancing import FINGERPRINT_PATH
@@ -71,8 +72,8 @@ def up(lab: Lab) -> Outcome[Balancer]:
         subject=lab.host_name("balancer"),
         changed=changed,
         summary=(
-            f"{value.address}:{value.port} balances {len(lab.sites)} sites over "
-            f"{len(value.workers)} replicas ({value.lbmethod})."
+            f"{value.address}:{value.port} balances {counted(len(lab.sites), 'site')} over "
+            f"{counted(len(value.workers), 'replica')} ({value.lbmethod})."
         ),
         checks=checks(lab),
         tables=(_table(value),),

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 
 from labkit.checks import Check
+from labkit.display import counted
 from labkit.farm import endpoint, fetch
 from labkit.farm.fetch import Reply, Target
 from labkit.lab import Lab, Replica
@@ -38,7 +39,10 @@ def compare(lab: Lab) -> Outcome[tuple[Served, ...]]:
     return Outcome(
         value=seen,
         subject=lab.name,
-        summary=f"{len(seen)} replicas serve {len(pages)} pages for {len(lab.sites)} sites.",
+        summary=(
+            f"{counted(len(pages), 'different page')} for {counted(len(lab.sites), 'site')}, "
+            f"served by {counted(len(seen), 'replica')}."
+        ),
         checks=checks(lab, seen),
         tables=(_table(seen),),
     )
@@ -81,10 +85,10 @@ def _site_check(lab: Lab, site: str, seen: Sequence[Served]) -> Check:
     own = [item for item in seen if item.site == site]
     title = lab.title(lab.site(site))
     names = {item.header for item in own}
-    expected = f"{len(own)} replicas, one page {title!r}"
+    expected = f"{counted(len(own), 'replica')}, one page {title!r}"
     titles = ", ".join(sorted({repr(item.title) for item in own}))
     pages = len({item.page for item in own})
-    said = f"{len(names)} replicas, {'one page' if pages == 1 else f'{pages} pages'} {titles}"
+    said = f"{counted(len(names), 'replica')}, {'one page' if pages == 1 else f'{pages} pages'} {titles}"
     addresses = " ".join(f"http://{item.address}/" for item in own)
     return Check(
         name=f"site.page.{site}",
@@ -101,14 +105,18 @@ def _apart_check(lab: Lab, seen: Sequence[Served]) -> Check:
     pages, titles = len({item.page for item in seen}), len({item.title for item in seen})
     return Check(
         name="site.told-apart",
-        expected=f"{count} sites, {count} titles, {count} pages",
-        seen=f"{count} sites, {titles} titles, {pages} pages",
+        expected=_apart(count, count, count),
+        seen=_apart(count, titles, pages),
         holds=titles == pages == count,
         rows=("R11",),
         again=endpoint.again(
             lab, f"curl --silent {' '.join(f'http://{item.address}/' for item in seen)}"
         ),
     )
+
+
+def _apart(sites: int, titles: int, pages: int) -> str:
+    return ", ".join(map(counted, (sites, titles, pages), ("site", "title", "page")))
 
 
 def _table(seen: Sequence[Served]) -> Table:

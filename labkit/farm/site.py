@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from string import Template
 
+from labkit.display import ink_on
 from labkit.lab import Lab, Site
 from labkit.result import Record
 
@@ -93,6 +94,7 @@ def page(lab: Lab, site: Site) -> str:
         name=html.escape(lab.host_name(site.name)),
         numeral=lab.sites.index(site) + 1,
         colour=lab.colour(site),
+        ink=ink_on(lab.colour(site)),
         variable=REPLICA_VARIABLE,
     )
 
@@ -124,11 +126,11 @@ _PAGE = Template("""\
 <title>$title</title>
 <style>
   body { margin: 0; font-family: "DejaVu Sans", sans-serif; color: #1a1a1a; background: #fff; }
-  header { background: $colour; color: #fff; padding: 2.5rem 3rem; display: flex; gap: 2.5rem;
+  header { background: $colour; color: $ink; padding: 2.5rem 3rem; display: flex; gap: 2.5rem;
            align-items: center; }
-  .numeral { font-size: 9rem; line-height: 1; font-weight: bold; text-shadow: 0 0 4px #0006; }
-  h1 { font-size: 2.6rem; margin: 0 0 .5rem; text-shadow: 0 0 4px #0006; }
-  header p { margin: 0; font-size: 1.3rem; text-shadow: 0 0 4px #0006; }
+  .numeral { font-size: 9rem; line-height: 1; font-weight: bold; }
+  h1 { font-size: 2.6rem; margin: 0 0 .5rem; }
+  header p { margin: 0; font-size: 1.3rem; }
   main { padding: 2rem 3rem; font-size: 1.4rem; }
   .replica { display: inline-block; border: .25rem solid $colour; border-radius: .5rem;
              padding: .4rem 1rem; font-family: "DejaVu Sans Mono", monospace; font-weight: bold; }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from labkit.display import counted
 from labkit.farm.load import Sent
 from labkit.farm.measure import Measurement
 from labkit.result import Cell, Record, Table
@@ -45,8 +46,8 @@ def surveyed(value: Survey) -> str:
         *([f"smallest chi-square {min(tested, key=lambda fit: fit.p).told}"] if tested else []),
         *([f"nothing to divide, with one replica: {', '.join(alone)}"] if alone else []),
     ]
-    sites = "1 site" if len(found) == 1 else f"{len(found)} sites"
-    return f"{sum(one.requests for one in found)} requests to {sites}: {'; '.join(parts)}."
+    requests = sum(one.requests for one in found)
+    return f"{requests} requests to {counted(len(found), 'site')}: {'; '.join(parts)}."
 
 
 def compared(value: Comparison) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from labkit import run
 from labkit.checks import Check, equal
+from labkit.display import counted
 from labkit.errors import FarmError
 from labkit.farm import container, endpoint, fetch, host, network, ssh, surplus
 from labkit.farm.bundle import Spec
@@ -52,7 +53,10 @@ def replicas(lab: Lab) -> Outcome[Farm]:
         value=value,
         subject=lab.name,
         changed=made_side or wired or bool(idle or removed),
-        summary=f"{len(lab.farm)} replicas of {len(lab.sites)} sites answer at their own addresses.",
+        summary=(
+            f"Up at their own addresses: {counted(len(lab.farm), 'replica')} of "
+            f"{counted(len(lab.sites), 'site')}, each answering for itself."
+        ),
         checks=(*replica_checks(lab), *privilege_checks(value)),
         tables=(replica_table(lab, value),),
     )

@@ -173,7 +173,7 @@ def _state(task: Task, results: Sequence[Result[Any]]) -> TaskState:
     ]
     checks = [check for _, listed in own for check in listed]
     held = sum(check.holds for check in checks)
-    failing = [f"{c.name}: expected {c.expected}; seen {c.seen}" for c in checks if not c.holds]
+    failing = [f"{c.name}: expected {c.expected}; seen {c.seen}." for c in checks if not c.holds]
     said = list(dict.fromkeys(result.summary for result, listed in own if listed))
     counted = f"{held} of {len(checks)} checks hold." if checks else "No check was made."
     state: Literal["done", "in part", "open"] = "in part" if held else "open"

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from labkit.display import counted
 from labkit.farm.browsing import SIZE, Page, Visits
 from labkit.lab import Lab
 from labkit.report.figures import style
@@ -46,7 +47,7 @@ def pages(lab: Lab, result: Result[Visits], *, name: str = "pages") -> Figure:
             lab,
             figure,
             name=name,
-            alt=f"Screenshots of {counted(len(shown))}: {listed}.",
+            alt=f"Screenshots of {counted(len(shown), 'page')}: {listed}.",
             caption=f"The {'pages' if len(shown) > 1 else 'page'} as {result.value.browser} shows "
             f"{'them' if len(shown) > 1 else 'it'}.",
         )
@@ -71,11 +72,6 @@ def arrange(lab: Lab, shown: Sequence[Page]) -> list[tuple[int, int]]:
         sum(math.ceil(count / MOST) for count in groups[:group]) for group in range(len(groups))
     ]
     return [(first[group] + step // MOST, step % MOST) for group, step in places]
-
-
-def counted(pages: int) -> str:
-    """``1 page``, ``6 pages``."""
-    return f"{pages} page{'s' if pages > 1 else ''}"
 
 
 def _picture(lab: Lab, page: Page, axes: Axes) -> None:
