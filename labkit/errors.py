@@ -21,7 +21,14 @@ it (``remedy``); a message is always the three of them.
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
+
+
+def typed(argv: Sequence[str]) -> str:
+    """A command as one would type it into a shell; the interpreter that runs labkit is ``python``,
+    wherever on this machine it is."""
+    return shlex.join("python" if word == sys.executable else word for word in argv)
 
 
 class LabkitError(Exception):
@@ -67,10 +74,10 @@ class CommandError(LabkitError):
         ended = f"signal {-status}" if status < 0 else f"exit status {status}"
         said = stderr.strip()[-2000:]
         super().__init__(
-            self.argv[0],
+            typed(self.argv[:1]),
             f"{ended}{': ' + said if said else ', without a word on its standard error'}",
             remedy,
-            shlex.join(self.argv),
+            typed(self.argv),
         )
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
 
-from labkit.errors import CommandError, CommandTimeoutError, MachineError
+from labkit.errors import CommandError, CommandTimeoutError, MachineError, typed
 
 log = logging.getLogger("labkit.run")
 
@@ -51,8 +51,8 @@ class Done:
 
     @property
     def command(self) -> str:
-        """The command as one would type it into a shell."""
-        return shlex.join(self.argv)
+        """The command as one would type it into a shell (:func:`labkit.errors.typed`)."""
+        return typed(self.argv)
 
 
 _trace: contextvars.ContextVar[list[Done] | None] = contextvars.ContextVar("trace", default=None)
@@ -229,7 +229,7 @@ def _start(
         except OSError as error:
             where = f" in {cwd}" if cwd else ""
             raise MachineError(
-                argv[0], f"cannot be started{where}: {error.strerror}", "", shlex.join(argv)
+                argv[0], f"cannot be started{where}: {error.strerror}", "", typed(argv)
             ) from None
 
 
@@ -270,7 +270,7 @@ def _kill(process: subprocess.Popen[str]) -> None:
 
 
 def _record(done: Done) -> None:
-    log.debug("%s -> %d in %.3f s", done.command, done.status, done.seconds)
+    log.debug("%s -> %d in %.3f s", shlex.join(done.argv), done.status, done.seconds)
     trace = _trace.get()
     if trace is not None:
         trace.append(done)

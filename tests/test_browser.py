@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -102,6 +103,16 @@ def test_browser_shows_sites_and_replicas(farm: Lab) -> None:
     assert {row for check in result.checks for row in check.rows} == {"R11"}
     assert browsers(farm) == []
     assert list((farm.run_dir / "browser").iterdir()) == []
+
+
+@pytest.mark.root
+def test_result_says_nothing_of_where_labkit_is_installed(farm: Lab) -> None:
+    """Neither the interpreter's path nor the checkout's is in what is recorded and published."""
+    result = browser.visit(farm, browser.sites(farm)[:1])
+    text = result.model_dump_json() + str(result._repr_mimebundle_())
+    assert "python -m labkit.farm.browsing" in text
+    for place in (sys.executable, str(Path(__file__).parents[1])):
+        assert place not in text
 
 
 @pytest.mark.root

@@ -38,6 +38,18 @@ def test_what_a_program_wrote_comes_back() -> None:
     assert done.command == "sh -c 'echo out; echo '\"'\"'e r r'\"'\"' >&2'"
 
 
+def test_a_command_does_not_say_where_the_interpreter_is() -> None:
+    """What ran is known exactly; what a person reads has ``python`` and no path of this machine."""
+    done = run.run([sys.executable, "-c", "print(1)"])
+    assert done.argv[0] == sys.executable
+    assert done.command == "python -c 'print(1)'"
+    with pytest.raises(CommandError) as failed:
+        run.run([sys.executable, "-c", "raise SystemExit(3)"])
+    assert failed.value.argv[0] == sys.executable
+    assert str(failed.value).startswith("python: exit status 3")
+    assert sys.executable not in str(failed.value)
+
+
 def test_no_shell_reads_the_arguments() -> None:
     """A word is handed on as it is, whatever is in it."""
     word = "$(id); `id` * ~ \n '\""
