@@ -1,17 +1,23 @@
-"""The rules that every committed notebook keeps: thin, whole, and without outputs."""
+"""The rules that every committed notebook keeps (thin, whole, without outputs), and each one alone."""
 
 from __future__ import annotations
 
 import ast
 import json
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from labkit import Lab, run
 from labkit.config import PARAMETERS
+from labkit.report import Stage, standing
 from labkit.report.plan import STAGES, plan
+from labkit.run import Done
+from tests import stage_notebooks
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(path.name for path in FOLDER.glob("*.ipynb"))
@@ -152,3 +158,64 @@ def test_narrative_names_the_rows(name: str) -> None:
         re.findall(r"\b[EIR]\d+\b", " ".join(re.findall(r"\*\*(.+?)\*\*", "\n".join(text))))
     )
     assert set(plan(name.removesuffix(".ipynb")).rows) <= named
+
+
+# -- alone, by Jupyter's own programs ------------------------------------------------------------
+
+
+def by_nbconvert(source: Path, target: Path, lab: Lab) -> Done:
+    """``jupyter nbconvert --execute``, with a ``lab.toml`` in a folder above."""
+    assert source.parent.with_name("lab.toml").exists()
+    argv = ["jupyter", "nbconvert", "--to", "notebook", "--execute", source, "--output", target]
+    return launched(argv, source.parents[1])
+
+
+def by_papermill(source: Path, target: Path, lab: Lab) -> Done:
+    """``papermill -p NAME VALUE``, without a ``lab.toml``: what the notebook declares of the lab."""
+    source.parent.with_name("lab.toml").unlink()
+    told = {"lab_name": lab.name, "netns": lab.netns, "wiki_port": lab.wiki.port}
+    told |= {name: str(getattr(lab, name)) for name in ("outputs", "state", "cache", "run")}
+    given = [("-p", name, str(told[name])) for name in parameters(source.name) if name in told]
+    argv = ["papermill", source, target, "--no-progress-bar"]
+    return launched([*argv, *(word for words in given for word in words)], source.parents[1])
+
+
+def launched(argv: list[str | Path], project: Path) -> Done:
+    """One of Jupyter's programs, in a project's folder; the kernel's files stay there."""
+    program, *rest = argv
+    env = {"PYTHONPATH": str(project), "IPYTHONDIR": str(project / "ipython")}
+    words = [Path(sys.executable).with_name(str(program)), *rest]
+    return run.run(words, cwd=project, env=env, timeout=600)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("stage", "execute"),
+    [
+        ("01-wiki", by_nbconvert),
+        ("02-rootfs", by_papermill),
+        ("03-containers", by_nbconvert),
+        ("04-network", by_papermill),
+        ("05-web", by_nbconvert),
+        ("06-balancer", by_nbconvert),
+        ("07-report", by_papermill),
+    ],
+)
+def test_notebook_runs_alone(
+    stage: str,
+    execute: Callable[[Path, Path, Lab], Done],
+    make_lab: Callable[..., Lab],
+    tmp_path: Path,
+) -> None:
+    """On a machine where no stage has run, without the ``labkit`` command: every cell runs and the stage passes."""
+    lab = make_lab(**({"requests": 200, "seconds": 2.0} if stage == "06-balancer" else {}))
+    project = stage_notebooks.clone(tmp_path / "project", lab).parent
+    target = tmp_path / "executed.ipynb"
+    done = execute(project / "notebooks" / f"{stage}.ipynb", target, lab)
+    assert "unknown parameter" not in done.stderr
+    cells = [cell for cell in json.loads(target.read_text())["cells"] if cell["source"]]
+    counts = [cell["execution_count"] for cell in cells if cell["cell_type"] == "code"]
+    assert counts == list(range(1, len(counts) + 1))
+    assert Stage.load(lab, stage).state == "passed"
+    assert [path.stem for path in (lab.output_dir / "results").iterdir()] == [stage]
+    standing.down(lab)  # faster than one container after the other
