@@ -125,13 +125,39 @@ def notebook(
 
 
 @command
-def publish(choice: Choice) -> None:
-    """Publish the report to the wiki; people's lines stay."""
-    from labkit.report.publication import publish as publish_report
+def publish(
+    choice: Choice,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", "-n", help="Show what would change on the page; write nothing."),
+    ] = False,
+    restore: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="BLOCK", help="Publish a block that a person deleted; may be repeated."
+        ),
+    ] = None,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="First mend damaged comments of labkit's; no line is lost."),
+    ] = False,
+) -> None:
+    """Publish the report to the wiki; people's lines stay.
+
+    Only blocks that have changed are written, and only pictures that are missing. --dry-run shows both
+    as a difference against the page as it is now; with --repair it shows what would be mended.
+    """
+    from labkit.report import difference, publication
 
     lab = choice.lab()
-    log_to_file(lab)
-    finish(publish_report(lab), choice)
+    wanted = tuple(restore or ())
+    if dry_run and repair:
+        difference.tell_mending(publication.mend(lab), choice)
+    elif dry_run:
+        difference.tell_plan(publication.plan(lab, restore=wanted), choice)
+    else:
+        log_to_file(lab)
+        finish(publication.publish(lab, restore=wanted, repair=repair), choice)
 
 
 @command

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from labkit import journal
 from labkit.checks import Check
@@ -14,30 +15,35 @@ from labkit.report.blocks import Pages, pages
 from labkit.result import Cell, Outcome, Table, action, run_id
 from labkit.wiki import publish as publishing
 from labkit.wiki import remarks, server, session
-from labkit.wiki.publish import Published
+from labkit.wiki.desk import Mended, Plan, Published
+from labkit.wiki.listing import Remarks
+
+if TYPE_CHECKING:
+    import mwclient
 
 
 @action("report.publish")
-def publish(lab: Lab, *, restore: Sequence[str] = ()) -> Outcome[Published]:
+def publish(lab: Lab, *, restore: Sequence[str] = (), repair: bool = False) -> Outcome[Published]:
     """The wiki's page ``wiki.page`` shows all stages as they last ran; people's lines are kept.
 
     A stage that never ran has a block that says what it will answer. A block that a person deleted
-    is left out unless ``restore`` names it. The lab's own wiki is brought up. Raises
-    :class:`WikiError` when the wiki refuses or a fence of the page is damaged (the page stays as
-    it is then), :class:`StateError` when a stage's record is damaged.
+    is left out unless ``restore`` names it. Damaged comments are mended first with ``repair``. The
+    lab's own wiki is brought up. Raises :class:`WikiError` when the wiki refuses or a comment of the
+    page is damaged (the page stays as it is then), :class:`StateError` when a stage's record is
+    damaged, :class:`ConfigError` for a block that the report does not have.
     """
     server.up(lab)
     with journal.lock(lab.run_dir, "wiki"):
         site = session.open(lab)
         with closing(site.connection):
+            mended = _mended(lab, site, dry=False) if repair else None
             made = pages(lab, remarks.collect(site, lab.wiki.page, remarks.folder(lab)))
             done = publishing.apply(
                 site, lab.wiki.page, made.blocks, made.uploads,
                 folder=folder(lab), restore=restore, note=f"run {run_id()}",
             )  # fmt: skip
-            again = publishing.plan(
-                site, lab.wiki.page, made.blocks, made.uploads, folder=folder(lab)
-            )
+            again = _again(lab, site, made) if done.changed else None
+    done = done.model_copy(update={"mended": mended.diff}) if mended else done
     return Outcome(
         value=done,
         subject=done.url,
@@ -49,7 +55,7 @@ def publish(lab: Lab, *, restore: Sequence[str] = ()) -> Outcome[Published]:
 
 
 @action("report.plan")
-def plan(lab: Lab, *, restore: Sequence[str] = ()) -> Outcome[publishing.Plan]:
+def plan(lab: Lab, *, restore: Sequence[str] = ()) -> Outcome[Plan]:
     """What :func:`publish` would write on the page as it is now, block by block; nothing is written."""
     site = session.open(lab)
     with closing(site.connection):
@@ -57,13 +63,30 @@ def plan(lab: Lab, *, restore: Sequence[str] = ()) -> Outcome[publishing.Plan]:
         found = publishing.plan(
             site, lab.wiki.page, made.blocks, made.uploads, folder=folder(lab), restore=restore
         )
-    counts = Counter(change.state for change in found.changes)
-    said = ", ".join(f"{number} {state}" for state, number in counts.items())
+    address = publishing.url(site, found.page)
+    return Outcome(value=found, subject=address, summary=planned(found, address))
+
+
+@action("report.mend")
+def mend(lab: Lab) -> Outcome[Mended]:
+    """What ``publish(repair=True)`` would mend of the page's comments; nothing is written."""
+    site = session.open(lab)
+    with closing(site.connection):
+        found = _mended(lab, site, dry=True)
+    said = "are whole" if not found.diff else "are damaged, and would be mended"
     return Outcome(
-        value=found,
-        subject=publishing.url(site, found.page),
-        summary=f"Publishing would leave the blocks so: {said}; {len(found.missing)} pictures are missing.",
+        value=found, subject=found.url, summary=f"labkit's comments on {found.url} {said}."
     )
+
+
+def _mended(lab: Lab, site: mwclient.Site, *, dry: bool) -> Mended:
+    made = pages(lab, Remarks(page=lab.wiki.page, url="", remarks=()))
+    return publishing.mend(site, lab.wiki.page, made.blocks, folder=folder(lab), dry=dry)
+
+
+def _again(lab: Lab, site: mwclient.Site, made: Pages) -> Plan:
+    """What would still be written."""
+    return publishing.plan(site, lab.wiki.page, made.blocks, made.uploads, folder=folder(lab))
 
 
 def folder(lab: Lab) -> Path:
@@ -71,13 +94,16 @@ def folder(lab: Lab) -> Path:
     return lab.state_dir / "wiki" / "pristine"
 
 
-def checks(done: Published, again: publishing.Plan, made: Pages) -> tuple[Check, ...]:
-    """What holds of the page after the publication."""
-    there = len(made.blocks) - sum(c.state in ("added", "deleted") for c in again.changes)
+def checks(done: Published, again: Plan | None, made: Pages) -> tuple[Check, ...]:
+    """What holds of the page after the publication; ``again`` is what would still be written, None
+    when the publication itself saw that there was nothing."""
+    changes = again.changes if again else done.changes
+    there = len(made.blocks) - sum(change.state in ("added", "deleted") for change in changes)
     left_out = f", {len(done.deleted)} deleted by people" if done.deleted else ""
     put_back = f", {len(done.put_back)} of them put back" if done.put_back else ""
-    pictures = len(made.uploads) - len(again.missing)
-    seen = "nothing is left to write" if not again.changed else _left(again)
+    pictures = len(made.uploads) - len(again.missing if again else ())
+    seen = _left(again) if again and again.changed else "nothing is left to write"
+    onto = f"that stood in revision {done.base}" if done.base else "(there was no page)"
     return (
         Check(
             name="publish.blocks", expected=f"{len(made.blocks)} blocks on the page",
@@ -89,15 +115,27 @@ def checks(done: Published, again: publishing.Plan, made: Pages) -> tuple[Check,
             seen=f"{pictures} in it", holds=pictures == len(made.uploads), again=done.url,
         ),
         Check(
-            name="publish.people", expected=f"{done.people} or more lines of people's on the page",
-            seen=f"{again.people} on it{put_back}", holds=again.people >= done.people,
-            again=f"{done.url}?action=history",
+            name="publish.people", expected=f"all {done.people} lines of people's {onto}",
+            seen=f"{done.there} in revision {done.revision}{put_back}",
+            holds=done.there == done.people, again=f"{done.url}?action=history",
         ),
         Check(
             name="publish.unchanged", expected="nothing is left to write", seen=seen,
-            holds=not again.changed, rows=("E1",), again="labkit publish",
+            holds=not (again and again.changed), rows=("E1",), again="labkit publish",
         ),
     )  # fmt: skip
+
+
+def planned(found: Plan, address: str) -> str:
+    """What a publication would do, in a sentence."""
+    if not found.changed:
+        return f"The report at {address} is as it should be: publishing would write nothing."
+    counts = Counter(change.state for change in found.changes)
+    states = [f"{number} {state}" for state, number in counts.items()]
+    return (
+        f"Publishing to {address} would leave the {len(found.changes)} blocks so: {', '.join(states)}; "
+        f"{len(found.missing)} pictures are missing."
+    )
 
 
 def sentence(done: Published) -> str:
@@ -121,7 +159,7 @@ def table(done: Published) -> Table:
     return Table.of("blocks", "Blocks of the report's page", rows)
 
 
-def _left(again: publishing.Plan) -> str:
+def _left(again: Plan) -> str:
     """What a publication would still write."""
     names = [change.name for change in again.changes if change.state in ("added", "changed")]
     return ", ".join([*names, *again.missing]) or "the list of blocks"
