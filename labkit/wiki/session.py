@@ -52,7 +52,7 @@ def _attempt(lab: Lab, login: str, password: SecretStr) -> tuple[mwclient.Site, 
         site = connect(url, own=not lab.wiki.url)
         if "readonly" in site.site:
             return site, _read_only(url, site.site.get("readonlyreason") or "no reason given")
-        site.login(login, password.get_secret_value())
+        _log_in(site, login, password)
         return site, None
     except LoginError as error:
         kind = "bot password" if "@" in login else "password"
@@ -68,6 +68,19 @@ def _attempt(lab: Lab, login: str, password: SecretStr) -> tuple[mwclient.Site, 
     finally:
         if site is not None:
             site.credentials = None  # what prints the site's attributes prints no password
+
+
+def _log_in(site: mwclient.Site, login: str, password: SecretStr) -> None:
+    """The session is that account's: by a bot password (``NAME@APP``), or as its person logs in."""
+    from mwclient.errors import LoginError
+
+    if "@" in login:
+        site.login(login, password.get_secret_value())
+        return
+    answer = site.clientlogin(username=login, password=password.get_secret_value())
+    if answer is not True:
+        raise LoginError(site, "", "it asks for more than a password: use a bot password")
+    site.site_init()  # what may be done now, and as whom
 
 
 def connect(url: str, *, own: bool) -> mwclient.Site:
