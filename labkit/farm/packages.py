@@ -14,13 +14,17 @@ from labkit.result import Cell, Record, Table
 
 #: Where dpkg keeps its database below a root folder.
 STATUS = Path("var/lib/dpkg/status")
+#: Where debootstrap notes what the archive says of the packages: its priorities are not always the
+#: packages' own, and they decide what is taken.
+AVAILABLE = Path("var/lib/dpkg/available")
 #: How many dependants a table names before it only counts the rest.
 NAMED = 6
 
 
 class Package(Record):
     """One installed package; ``depends`` holds a tuple of alternatives for each dependency
-    (Depends and Pre-Depends), without versions and architectures; ``installed`` is in bytes."""
+    (Depends and Pre-Depends), without versions and architectures, ``recommends`` likewise;
+    ``installed`` is in bytes, ``description`` the line in which Debian says what it is."""
 
     name: str
     version: str
@@ -31,24 +35,40 @@ class Package(Record):
     essential: bool
     depends: tuple[tuple[str, ...], ...] = ()
     provides: tuple[str, ...] = ()
+    recommends: tuple[tuple[str, ...], ...] = ()
+    description: str = ""
 
 
 def read(root: Path) -> tuple[Package, ...]:
-    """The installed packages of the root file system ``root``, by name."""
+    """The installed packages of the root file system ``root``, by name; the priorities are the
+    archive's, where debootstrap has noted them."""
+    noted = root / AVAILABLE
     try:
         text = (root / STATUS).read_text(encoding="utf-8", errors="replace")
+        archive = noted.read_text(encoding="utf-8", errors="replace") if noted.exists() else ""
     except OSError as error:
         raise StateError(
             str(root / STATUS), f"cannot be read: {error.strerror}", "build it again"
         ) from None
-    return parse_status(text)
+    return parse_status(text, parse_priorities(archive))
 
 
-def parse_status(text: str) -> tuple[Package, ...]:
-    """The packages of a dpkg database that are installed, by name."""
-    stanzas = (_fields(stanza) for stanza in re.split(r"\n\s*\n", text) if stanza.strip())
-    installed = (s for s in stanzas if s.get("Status", "").endswith(" ok installed"))
-    return tuple(sorted(map(_package, installed), key=lambda package: package.name))
+def parse_status(text: str, priorities: Mapping[str, str] | None = None) -> tuple[Package, ...]:
+    """The packages of a dpkg database that are installed, by name; ``priorities`` go before theirs."""
+    installed = (s for s in _stanzas(text) if s.get("Status", "").endswith(" ok installed"))
+    given = priorities or {}
+    found = (
+        _package(s | {"Priority": given.get(s["Package"], s.get("Priority", "optional"))})
+        for s in installed
+    )
+    return tuple(sorted(found, key=lambda package: package.name))
+
+
+def parse_priorities(text: str) -> dict[str, str]:
+    """The priority of each package in an index of packages."""
+    return {
+        s["Package"]: s["Priority"] for s in _stanzas(text) if s.keys() >= {"Package", "Priority"}
+    }
 
 
 def parse_relations(text: str) -> tuple[tuple[str, ...], ...]:
@@ -66,10 +86,10 @@ def parse_selections(text: str) -> tuple[str, ...]:
 def dependants(packages: Sequence[Package]) -> dict[str, tuple[str, ...]]:
     """For each package the packages of which it satisfies a dependency, by name."""
     needed: dict[str, set[str]] = {package.name: set() for package in packages}
-    providers = _providers(packages)
+    known = providers(packages)
     for package in packages:
         for group in package.depends:
-            for name in _satisfying(group, providers):
+            for name in satisfying(group, known):
                 needed[name].add(package.name)
     return {name: tuple(sorted(users - {name})) for name, users in needed.items()}
 
@@ -79,7 +99,7 @@ def closure(packages: Sequence[Package], roots: Iterable[str]) -> frozenset[str]
 
     Of alternatives, all that are installed count; a root that is not installed is left out.
     """
-    providers = _providers(packages)
+    names = providers(packages)
     known = {package.name: package for package in packages}
     found: set[str] = set()
     waiting = [name for name in roots if name in known]
@@ -87,7 +107,7 @@ def closure(packages: Sequence[Package], roots: Iterable[str]) -> frozenset[str]
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            waiting += [n for group in known[name].depends for n in _satisfying(group, providers)]
+            waiting += [n for group in known[name].depends for n in satisfying(group, names)]
     return frozenset(found)
 
 
@@ -123,6 +143,11 @@ def naming(names: Sequence[str], limit: int = NAMED) -> str:
     return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
 
 
+def _stanzas(text: str) -> Iterator[dict[str, str]]:
+    """The stanzas of a file in the format of deb-control(5)."""
+    return (_fields(stanza) for stanza in re.split(r"\n\s*\n", text) if stanza.strip())
+
+
 def _fields(stanza: str) -> dict[str, str]:
     """The fields of a stanza of a control file; continuation lines belong to their field."""
     return dict(_split_fields(stanza))
@@ -147,6 +172,8 @@ def _package(fields: Mapping[str, str]) -> Package:
         essential=fields.get("Essential") == "yes",
         depends=parse_relations(relations),
         provides=tuple(name for group in provides for name in group),
+        recommends=parse_relations(fields.get("Recommends", "")),
+        description=fields.get("Description", "").partition("\n")[0],
     )
 
 
@@ -155,7 +182,7 @@ def _bare(relation: str) -> str:
     return re.split(r"[\s(:\[<]", relation.strip(), maxsplit=1)[0]
 
 
-def _providers(packages: Sequence[Package]) -> dict[str, tuple[str, ...]]:
+def providers(packages: Sequence[Package]) -> dict[str, tuple[str, ...]]:
     """For each real or virtual name, the installed packages that satisfy it."""
     found: dict[str, list[str]] = {}
     for package in packages:
@@ -164,6 +191,7 @@ def _providers(packages: Sequence[Package]) -> dict[str, tuple[str, ...]]:
     return {name: tuple(dict.fromkeys(names)) for name, names in found.items()}
 
 
-def _satisfying(group: Sequence[str], providers: Mapping[str, Sequence[str]]) -> list[str]:
-    """The installed packages that satisfy one dependency, by any of its alternatives."""
-    return [name for wanted in group for name in providers.get(wanted, ())]
+def satisfying(group: Sequence[str], known: Mapping[str, Sequence[str]]) -> list[str]:
+    """The installed packages that satisfy one dependency, by any of its alternatives; ``known`` is what
+    :func:`providers` found."""
+    return [name for wanted in group for name in known.get(wanted, ())]

@@ -1,0 +1,175 @@
+"""The account of a root file system: each byte by owner and by kind, and the sums that add up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from labkit.farm.contents import database, kinds, owners, scan
+from labkit.farm.contents.owners import MEANING, Owner
+from labkit.farm.contents.reasons import Asked, reasons
+from labkit.farm.contents.scan import File
+from labkit.farm.packages import STATUS, Package
+from labkit.result import Cell, Record, Table
+
+T = TypeVar("T")
+
+
+class Weight(Record):
+    """How many files, their apparent size and what they take on their disk (bytes)."""
+
+    files: int
+    size: int
+    disk: int
+
+    @classmethod
+    def of(cls, files: Iterable[File]) -> Weight:
+        """The sum of some files."""
+        listed = list(files)
+        return cls(
+            files=len(listed),
+            size=sum(file.size for file in listed),
+            disk=sum(file.disk for file in listed),
+        )
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The files of a root file system, each with its owner and its kind (by path), and its packages."""
+
+    name: str
+    files: tuple[File, ...]
+    owners: Mapping[str, Owner]
+    kinds: Mapping[str, str]
+    packages: tuple[Package, ...]
+
+    @property
+    def weight(self) -> Weight:
+        """The sum of all files, as du(1) counts a folder."""
+        return Weight.of(self.files)
+
+    def by(self, key: Callable[[File], T]) -> dict[T, Weight]:
+        """The sums of the files that have the same key, the heaviest first."""
+        groups: dict[T, list[File]] = {}
+        for file in self.files:
+            groups.setdefault(key(file), []).append(file)
+        sums = {group: Weight.of(files) for group, files in groups.items()}
+        return dict(sorted(sums.items(), key=lambda item: -item[1].size))
+
+    def by_package(self) -> dict[str, Weight]:
+        """What each package weighs: its files, its links, what its scripts made, and dpkg's notes on
+        it; '' for what is owed to no package."""
+        return self.by(lambda file: self.owners[file.path].package)
+
+
+def read(name: str, *roots: Path) -> Contents:
+    """The contents of a root file system; of an image's layers ``roots``, the topmost first.
+
+    dpkg's database is that of the first root that has one; raises StateError when none has.
+    """
+    files = scan.scan(*roots)
+    base = next((root for root in roots if (root / STATUS).is_file()), roots[-1])
+    known = database.read(base)
+    return Contents(
+        name=name,
+        files=files,
+        owners=owners.attribute(files, known),
+        kinds=kinds.kinds(files),
+        packages=known.packages,
+    )
+
+
+# -- tables, each of which adds up to the whole ----------------------------------------------------
+
+UNITS = {"size": "bytes", "on disk": "bytes"}
+
+
+def owner_table(contents: Contents) -> Table:
+    """One row for each way in which files belong to somebody."""
+    sums = contents.by(lambda file: contents.owners[file.path].how)
+    rows = [_row({"whose": MEANING[how]}, weight) for how, weight in sums.items()]
+    return _table("owners", f"{contents.name}: whose the files are", rows)
+
+
+def kind_table(contents: Contents) -> Table:
+    """One row a kind of file."""
+    sums = contents.by(lambda file: contents.kinds[file.path])
+    rows = [_row({"kind": kind}, weight) for kind, weight in sums.items()]
+    return _table("kinds", f"{contents.name}: what kind of files they are", rows)
+
+
+def section_table(contents: Contents) -> Table:
+    """One row a section of Debian's archive."""
+    return _group_table(contents, "sections", "section", lambda package: package.section)
+
+
+def priority_table(contents: Contents) -> Table:
+    """One row a priority."""
+    return _group_table(contents, "priorities", "priority", lambda package: package.priority)
+
+
+def package_table(contents: Contents, given: Asked) -> Table:
+    """One row a package, the heaviest first, with why it is there; the last row is nobody's."""
+    why = reasons(contents.packages, given)
+    sums = contents.by_package()
+    mostly = _mostly(contents)
+    rows: list[dict[str, Cell]] = [
+        {
+            "package": package.name,
+            "section": package.section,
+            "priority": package.priority,
+            **_weight_cells(sums.get(package.name, NOTHING)),
+            "mostly": mostly.get(package.name, ""),
+            "why it is there": why[package.name].text,
+            "what it is": package.description,
+        }
+        for package in contents.packages
+    ]
+    known = {package.name for package in contents.packages}
+    rest = Weight.of(f for f in contents.files if contents.owners[f.path].package not in known)
+    rows.sort(key=lambda row: -int(row["size"] or 0))
+    rows.append(_row({"package": "(no package)"}, rest))
+    return _table(
+        "packages", f"{contents.name}: what each package weighs, and why it is there", rows
+    )
+
+
+NOTHING = Weight(files=0, size=0, disk=0)
+
+
+def _mostly(contents: Contents) -> dict[str, str]:
+    """The kind that most bytes of a package are of."""
+    found: dict[str, str] = {}
+    sums = contents.by(lambda f: (contents.owners[f.path].package, contents.kinds[f.path]))
+    for package, kind in sums:  # the heaviest first
+        found.setdefault(package, kind)
+    return found
+
+
+def _group_table(
+    contents: Contents, name: str, heading: str, key: Callable[[Package], str]
+) -> Table:
+    groups = {package.name: key(package) for package in contents.packages}
+    counts: dict[str, int] = {}
+    for group in groups.values():
+        counts[group] = counts.get(group, 0) + 1
+    sums = contents.by(lambda f: groups.get(contents.owners[f.path].package, "(no package)"))
+    rows = [
+        _row({heading: group, "packages": counts.get(group, 0)}, weight)
+        for group, weight in sums.items()
+    ]
+    return _table(name, f"{contents.name}: by {heading} of the packages", rows)
+
+
+def _row(first: Mapping[str, Cell], weight: Weight) -> dict[str, Cell]:
+    return {**first, **_weight_cells(weight)}
+
+
+def _weight_cells(weight: Weight) -> dict[str, Cell]:
+    return {"files": weight.files, "size": weight.size, "on disk": weight.disk}
+
+
+def _table(name: str, title: str, rows: list[dict[str, Cell]]) -> Table:
+    return Table.of(name, title, rows, units=UNITS)
