@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,15 @@ from pyroute2 import netns as namespaces
 from labkit import Lab
 from labkit.checks import failed
 from labkit.errors import MachineError, StateError
-from labkit.farm import host, network
+from labkit.farm import host, neighbours, network, topology
+from labkit.farm.netns import inside
 from labkit.journal import Journal
+from tests.conftest import lab_maker, open_place
 from tests.test_host import add_link, foreign_namespace
 
 Damage = Callable[[Lab], None]
+#: rtnetlink(7): NUD_INCOMPLETE, an address that has been asked for and not found yet.
+INCOMPLETE = 1
 
 
 @pytest.fixture
@@ -29,6 +35,15 @@ def wired(small: Lab) -> Lab:
     """That lab with its network, and without a container."""
     network.connect(small)
     return small
+
+
+@pytest.fixture(scope="module")
+def standing() -> Iterator[Lab]:
+    """Such a lab for the tests that leave its network as they found it."""
+    with open_place() as folder, lab_maker(folder, folder / "outputs") as make:
+        lab = make(sites=["red"])
+        network.connect(lab)
+        yield lab
 
 
 def indexes(lab: Lab) -> dict[str, int]:
@@ -123,20 +138,20 @@ def test_what_connect_makes_is_in_the_journal(small: Lab) -> None:
 
 
 @pytest.mark.root
-def test_second_run_changes_nothing(wired: Lab) -> None:
+def test_second_run_changes_nothing(standing: Lab) -> None:
     """The same interfaces, and a journal that has not grown."""
-    before, journal = indexes(wired), wired.journal_file.read_bytes()
-    result = network.connect(wired)
+    before, journal = indexes(standing), standing.journal_file.read_bytes()
+    result = network.connect(standing)
     assert result.changed is False
     assert result.holds
-    assert indexes(wired) == before
-    assert wired.journal_file.read_bytes() == journal
+    assert indexes(standing) == before
+    assert standing.journal_file.read_bytes() == journal
 
 
 @pytest.mark.root
-def test_pings_are_answered_both_ways(wired: Lab) -> None:
+def test_pings_are_answered_both_ways(standing: Lab) -> None:
     """Two for each replica, each with the time that it took and the row that it answers."""
-    result = network.ping(wired)
+    result = network.ping(standing)
     assert failed(result.checks) == ()
     assert {check.name for check in result.checks} == {
         f"network.ping.{name}.{way}" for name in ("red-1", "red-2") for way in ("out", "back")
@@ -148,17 +163,18 @@ def test_pings_are_answered_both_ways(wired: Lab) -> None:
 
 @pytest.mark.root
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_what_a_hand_broke_is_put_right(wired: Lab, damage: Damage) -> None:
+def test_what_a_hand_broke_is_told_and_put_right(standing: Lab, damage: Damage) -> None:
     """Just that: the second replica's link and the bridge are the same interfaces as before."""
-    before = indexes(wired)
-    damage(wired)
-    result = network.connect(wired)
+    before = indexes(standing)
+    damage(standing)
+    assert failed(topology.checks(standing, network.observe(standing)))
+    result = network.connect(standing)
     assert result.changed
     assert failed(result.checks) == ()
-    assert network.ping(wired).holds
-    after = indexes(wired)
-    assert {name for name in before if after.get(name) != before[name]} <= {wired.farm[0].link}
-    assert network.connect(wired).changed is False
+    assert network.ping(standing).holds
+    after = indexes(standing)
+    assert {name for name in before if after.get(name) != before[name]} <= {standing.farm[0].link}
+    assert network.connect(standing).changed is False
 
 
 @pytest.mark.root
@@ -233,16 +249,81 @@ def test_a_replica_that_is_cut_off_answers_no_ping(wired: Lab) -> None:
     }
 
 
+def unanswered(lab: Lab) -> None:
+    """A request to the first replica, which the host goes on asking for: its address has no answer."""
+    with socket.socket() as client:
+        client.setblocking(False)
+        assert client.connect_ex((str(lab.farm[0].address), 80)) == errno.EINPROGRESS
+
+
+def asked(lab: Lab) -> int:
+    """The error number of a request to the first replica: refused where nothing serves there."""
+    with socket.socket() as client:
+        client.settimeout(5)
+        return client.connect_ex((str(lab.farm[0].address), 80))
+
+
+def patient(lab: Lab) -> None:
+    """The host asks for an address again only after a minute."""
+    Path(f"/proc/sys/net/ipv4/neigh/{lab.bridge}/retrans_time_ms").write_text("60000")
+
+
 @pytest.mark.root
-def test_each_mistake_would_have_been_caught(wired: Lab) -> None:
-    """The assignment's three, held against what is really up; nothing is changed."""
-    result = network.mistakes(wired)
-    assert result.holds
-    assert len(result.checks) == 3
-    assert {"network.ports", "network.addresses", "network.targets"} <= {
-        row[2] for row in result.table("mistakes").rows
-    }
-    assert network.connect(wired).changed is False
+@pytest.mark.parametrize(
+    "damage", [delete_link, DAMAGES["eth0 down"]], ids=["link deleted", "eth0 down"]
+)
+def test_a_request_that_failed_does_not_fail_the_next_one(wired: Lab, damage: Damage) -> None:
+    """The host asked for the address while the link was gone; it asks anew when the link is back."""
+    damage(wired)
+    inside(wired.netns, patient, wired)
+    inside(wired.netns, unanswered, wired)
+    with host.netlink(wired.netns) as ipr:
+        (entry,) = ipr.get_neighbours(dst=str(wired.farm[0].address))
+        assert entry["state"] == INCOMPLETE
+    assert network.connect(wired).changed
+    assert inside(wired.netns, asked, wired) == errno.ECONNREFUSED
+
+
+@pytest.mark.root
+def test_what_the_host_remembers_of_the_others_stays(wired: Lab) -> None:
+    """Only the mended replica is forgotten; forgetting what nobody remembers is content."""
+    assert network.ping(wired).holds
+    DAMAGES["eth0 down"](wired)
+    assert network.connect(wired).changed
+    with host.netlink(wired.netns) as ipr:
+        known = {entry.get_attr("NDA_DST") for entry in ipr.get_neighbours(family=2)}
+        assert known & {"10.60.0.11", "10.60.0.21"} == {"10.60.0.21"}
+        assert neighbours.forget(ipr, wired.farm[0].address) == 0
+        assert neighbours.forget(ipr, wired.farm[1].address) == 1
+
+
+@pytest.mark.root
+def test_an_answer_from_somebody_else_does_not_hold(wired: Lab) -> None:
+    """The host gets the replica's address itself: its ping is answered, and never leaves it."""
+    with host.netlink(wired.netns) as ipr:
+        ipr.addr("add", index=1, address=str(wired.farm[0].address), prefixlen=32)
+    found = {check.name: check for check in network.ping(wired).checks}
+    assert found["network.ping.red-1.out"].seen.startswith("answered in ")
+    assert found["network.ping.red-1.out"].seen.endswith("red-1 counted 0 of 2 requests")
+    assert not found["network.ping.red-1.out"].holds
+    assert found["network.ping.red-2.out"].holds
+
+
+@pytest.mark.root
+def test_swapped_links_are_told(wired: Lab) -> None:
+    """Each eth0 is there with its address, at the end of the other one's link."""
+    first, second = wired.farm
+    with host.netlink(wired.netns) as ipr:
+        a, b = (ipr.link_lookup(ifname=replica.link)[0] for replica in (first, second))
+        ipr.link("set", index=a, state="down")
+        ipr.link("set", index=b, state="down")
+        ipr.link("set", index=a, ifname="between")
+        ipr.link("set", index=b, ifname=first.link)
+        ipr.link("set", index=a, ifname=second.link)
+        ipr.link("set", index=a, state="up")
+        ipr.link("set", index=b, state="up")
+    found = {check.name for check in failed(topology.checks(wired, network.observe(wired)))}
+    assert found == {"network.peers"}
 
 
 @pytest.mark.root

@@ -11,27 +11,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labkit import run, undo
+from labkit import undo
 from labkit.checks import Check, equal
-from labkit.errors import CommandError, StateError
-from labkit.farm import container, host, topology
+from labkit.errors import StateError
+from labkit.farm import container, echo, host, neighbours, topology
+from labkit.farm.container import State
+from labkit.farm.echo import Echo
+from labkit.farm.netlink import within
 from labkit.farm.topology import Port, Topology
 from labkit.journal import Journal, lock
 from labkit.lab import Lab, Replica
-from labkit.result import Cell, Outcome, Record, Table, action
+from labkit.result import Outcome, Record, action
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
     from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
-#: rtnetlink(7): IFF_UP.
-UP = 1
+#: netdevice(7): IFF_UP, and IFF_LOWER_UP: the other end is up as well.
+UP, CARRIER = 1, 0x10000
 
 
 class Pings(Record):
-    """Round-trip times in milliseconds, by 'from -> to'."""
+    """Round-trip times in milliseconds, by 'from -> to', and what was counted at both ends."""
 
     milliseconds: dict[str, float]
+    echoes: tuple[Echo, ...]
 
 
 @action("network.connect")
@@ -58,109 +62,94 @@ def connect(lab: Lab) -> Outcome[Topology]:
 @action("network.ping")
 def ping(lab: Lab) -> Outcome[Pings]:
     """Each container is pinged from the host, and the bridge from each container's namespace."""
-    times: dict[str, float] = {}
-    checks: list[Check] = []
-    for replica in lab.farm:
-        for name, netns, target in (
-            (f"host -> {replica.name}", lab.netns, str(replica.address)),
-            (f"{replica.name} -> bridge", replica.netns, str(lab.gateway.ip)),
-        ):
-            seconds = _ping(netns, target)
-            if seconds is not None:
-                times[name] = seconds
-            checks.append(_ping_check(replica, name, target=target, netns=netns, ms=seconds))
-    rows: list[dict[str, Cell]] = [{"path": name, "time": ms} for name, ms in times.items()]
+    seen = echo.both_ways(lab)
+    times = {item.path: item.fastest for item in seen if item.fastest is not None}
     return Outcome(
-        value=Pings(milliseconds=times),
+        value=Pings(milliseconds=times, echoes=seen),
         subject=lab.bridge,
-        summary=f"{len(times)} of {len(checks)} pings were answered, both ways.",
-        checks=tuple(checks),
-        tables=(Table.of("pings", "Ping, both ways", rows, units={"time": "ms"}),),
-    )
-
-
-@action("network.mistakes")
-def mistakes(lab: Lab) -> Outcome[tuple[topology.Mistake, ...]]:
-    """The assignment's mistakes, each held against the checks that would have caught it."""
-    found = topology.mistakes(observe(lab))
-    rows: list[dict[str, Cell]] = []
-    checks: list[Check] = []
-    for mistake in found:
-        failing = [check for check in topology.checks(lab, mistake.topology) if not check.holds]
-        rows += [
-            {"mistake": mistake.name, "done by": mistake.story, "caught by": c.name, "seen": c.seen}
-            for c in failing
-        ]
-        checks.append(
-            Check(
-                name=f"network.mistake.{len(checks) + 1}",
-                expected=f"a check fails for: {mistake.name}",
-                seen=", ".join(check.name for check in failing) or "none fails",
-                holds=bool(failing),
-                rows=("R10",),
-                again="labkit check",
-            )
-        )
-    return Outcome(
-        value=found,
-        subject=lab.bridge,
-        summary=f"Each of {len(found)} mistakes would have been caught by name.",
-        checks=tuple(checks),
-        tables=(Table.of("mistakes", "Mistakes, and the check that catches each", rows),),
+        summary=f"{sum(item.arrives for item in seen)} of {len(seen)} pings, both ways, were answered "
+        "by whom they were meant for.",
+        checks=echo.checks(lab, seen),
+        tables=(echo.table(seen),),
     )
 
 
 def wire(lab: Lab) -> bool:
-    """What :func:`connect` does, for a caller that holds the lab's lock; whether anything changed."""
+    """What :func:`connect` does, for a caller that holds the lab's lock; whether anything changed.
+
+    What the host remembers of a replica whose link was made or mended is forgotten: the next request
+    to it is answered, and does not fail with the last one.
+    """
     made = [host.create_namespace(lab, replica.netns) for replica in lab.farm]
-    with host.netlink(lab.netns) as ipr:
-        bridge, changed = _bridge(lab, ipr)
-        linked = [_link(lab, ipr, bridge, replica) for replica in lab.farm]
-    inner = [_inner(lab, replica) for replica in lab.farm]
-    return changed or any(made) or any(linked) or any(inner)
+    return within(lab.netns, _wire, lab) or any(made)
+
+
+def _wire(ipr: IPRoute, lab: Lab) -> bool:
+    bridge, changed = _bridge(ipr, lab)
+    linked = [_link(ipr, lab, replica, bridge) for replica in lab.farm]
+    inner = [within(replica.netns, _inner, lab, replica) for replica in lab.farm]
+    for replica, *new in zip(lab.farm, linked, inner, strict=True):
+        if any(new):
+            neighbours.forget(ipr, replica.address, index=bridge)
+    return changed or any(linked) or any(inner)
 
 
 def observe(lab: Lab) -> Topology:
     """The bridge and the links as the kernel has them now; missing ones are empty."""
-    missing = Topology(bridge=lab.bridge, up=False, addresses=(), ports=(), links=())
     if lab.netns and not Path("/run/netns", lab.netns).exists():
-        return missing
-    with host.netlink(lab.netns) as ipr:
-        links = {link.get_attr("IFLA_IFNAME"): link for link in ipr.get_links()}
-        if lab.bridge not in links:
-            return missing
-        bridge = links[lab.bridge]
-        ports = tuple(
-            sorted(
-                n for n, link in links.items() if link.get_attr("IFLA_MASTER") == bridge["index"]
-            )
-        )
-        return Topology(
-            bridge=lab.bridge,
-            up=bool(bridge["flags"] & UP),
-            addresses=_addresses(ipr, bridge["index"]),
-            ports=ports,
-            links=tuple(_port(lab, replica, links) for replica in lab.farm),
-        )
+        return _missing(lab)
+    return within(lab.netns, _observe, lab)
+
+
+def _observe(ipr: IPRoute, lab: Lab) -> Topology:
+    links = {link.get_attr("IFLA_IFNAME"): link for link in ipr.get_links()}
+    if lab.bridge not in links:
+        return _missing(lab)
+    bridge = links[lab.bridge]
+    ports = [n for n, link in links.items() if link.get_attr("IFLA_MASTER") == bridge["index"]]
+    return Topology(
+        bridge=lab.bridge,
+        up=bool(bridge["flags"] & UP),
+        addresses=_addresses(ipr, bridge["index"]),
+        ports=tuple(sorted(ports)),
+        links=tuple(_port(lab, replica, links) for replica in lab.farm),
+    )
+
+
+def _missing(lab: Lab) -> Topology:
+    return Topology(bridge=lab.bridge, up=False, addresses=(), ports=(), links=())
 
 
 def namespace_checks(lab: Lab) -> tuple[Check, ...]:
     """Whether each running container's ``/proc/<pid>/ns/net`` is the namespace that holds its eth0."""
     states = container.states(lab)
     return tuple(
-        equal(
-            f"network.namespace.{replica.name}",
-            host.namespace_inode(replica.netns),
-            Path(f"/proc/{states[replica.name].pid}/ns/net").stat().st_ino,
-            rows=("I6", "E3"),
-            again=f"stat -L /proc/{states[replica.name].pid}/ns/net /run/netns/{replica.netns}",
-        )
+        _namespace_check(replica, states[replica.name])
         for replica in lab.farm
         if replica.name in states and states[replica.name].pid
     )
 
 
-def _bridge(lab: Lab, ipr: IPRoute) -> tuple[int, bool]:
+def _namespace_check(replica: Replica, state: State) -> Check:
+    named, own = Path("/run/netns", replica.netns), Path(f"/proc/{state.pid}/ns/net")
+    return equal(
+        f"network.namespace.{replica.name}",
+        _inode(named) or f"an inode of {named}",
+        _inode(own) or "its process has ended",
+        rows=("I6", "E3"),
+        again=f"stat -L {own} {named}",
+    )
+
+
+def _inode(path: Path) -> int | None:
+    """The number of what the path leads to, None when it leads to nothing."""
+    try:
+        return path.stat().st_ino
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def _bridge(ipr: IPRoute, lab: Lab) -> tuple[int, bool]:
     """The bridge's index, and whether it had to be made or put right."""
     changed = False
     found = ipr.link_lookup(ifname=lab.bridge)
@@ -180,15 +169,14 @@ def _bridge(lab: Lab, ipr: IPRoute) -> tuple[int, bool]:
     return index, changed
 
 
-def _link(lab: Lab, ipr: IPRoute, bridge: int, replica: Replica) -> bool:
+def _link(ipr: IPRoute, lab: Lab, replica: Replica, bridge: int) -> bool:
     """The pair exists: its host end up in the bridge, its peer in the namespace as eth0."""
     changed = False
     found = ipr.link_lookup(ifname=replica.link)
     if found:
         _require_own(lab, replica.link)
-        if not _has_peer(
-            replica
-        ):  # it went with a namespace that lost its name, or was never moved
+        # The peer went with a namespace that lost its name, or was never moved.
+        if not within(replica.netns, _has_peer):
             undo.remove_link(lab, name=replica.link, netns=lab.host.netns)
             found = []
     if not found:
@@ -209,29 +197,24 @@ def _link(lab: Lab, ipr: IPRoute, bridge: int, replica: Replica) -> bool:
     return changed
 
 
-def _has_peer(replica: Replica) -> bool:
-    """Whether the replica's namespace has an eth0."""
-    with host.netlink(replica.netns) as ipr:
-        return bool(ipr.link_lookup(ifname="eth0"))
+def _has_peer(ipr: IPRoute) -> bool:
+    """Whether the namespace has an eth0."""
+    return bool(ipr.link_lookup(ifname="eth0"))
 
 
-def _inner(lab: Lab, replica: Replica) -> bool:
+def _inner(ipr: IPRoute, lab: Lab, replica: Replica) -> bool:
     """eth0 in the namespace is up with its address and the route to everywhere else."""
     changed = False
-    with host.netlink(replica.netns) as ipr:
-        index = ipr.link_lookup(ifname="eth0")[0]
-        address = f"{replica.address}/{lab.subnet.prefixlen}"
-        if address not in _addresses(ipr, index):
-            ipr.addr(
-                "add", index=index, address=str(replica.address), prefixlen=lab.subnet.prefixlen
-            )
-            changed = True
-        if not ipr.get_links(index)[0]["flags"] & UP:
-            ipr.link("set", index=index, state="up")
-            changed = True
-        if not ipr.get_default_routes(family=2):
-            ipr.route("add", dst="default", gateway=str(lab.gateway.ip))
-            changed = True
+    index = ipr.link_lookup(ifname="eth0")[0]
+    if f"{replica.address}/{lab.subnet.prefixlen}" not in _addresses(ipr, index):
+        ipr.addr("add", index=index, address=str(replica.address), prefixlen=lab.subnet.prefixlen)
+        changed = True
+    if not ipr.get_links(index)[0]["flags"] & UP:
+        ipr.link("set", index=index, state="up")
+        changed = True
+    if not ipr.get_default_routes(family=2):
+        ipr.route("add", dst="default", gateway=str(lab.gateway.ip))
+        changed = True
     return changed
 
 
@@ -256,44 +239,47 @@ def _port(lab: Lab, replica: Replica, links: dict[str, ifinfmsg]) -> Port:
     """One link as seen from both of its ends."""
     end = links.get(replica.link)
     names = {link["index"]: name for name, link in links.items()}
-    master = names.get(end.get_attr("IFLA_MASTER"), "") if end is not None else ""
-    peer, mac = "", ""
-    addresses: tuple[str, ...] = ()
+    inner = Inner()
     if Path("/run/netns", replica.netns).exists():
-        with host.netlink(replica.netns) as ipr:
-            for index in ipr.link_lookup(ifname="eth0"):
-                peer, addresses = "eth0", _addresses(ipr, index)
-                mac = ipr.get_links(index)[0].get_attr("IFLA_ADDRESS")
+        inner = within(replica.netns, _inner_end, end)
     return Port(
         replica=replica.name,
         link=replica.link if end is not None else "",
-        bridge=master,
-        up=end is not None and bool(end["flags"] & UP),
-        peer=peer,
-        addresses=addresses,
-        mac=mac,
+        bridge=names.get(end.get_attr("IFLA_MASTER"), "") if end is not None else "",
+        up=end is not None and end["flags"] & (UP | CARRIER) == UP | CARRIER,
+        **inner.model_dump(),
     )
 
 
-def _ping(netns: str | None, target: str) -> float | None:
-    """The round-trip time in milliseconds of the faster of two echoes, None without an answer."""
-    words = ["ping", "-n", "-q", "-c", "2", "-i", "0.05", "-W", "1", target]
-    try:
-        output = run.run(words, netns=netns, timeout=10).stdout
-    except CommandError:
-        return None
-    return float(output.rpartition("= ")[2].split("/")[0])
+class Inner(Record):
+    """What of a link is in the container's namespace (see :class:`~labkit.farm.topology.Port`)."""
+
+    peer: str = ""
+    addresses: tuple[str, ...] = ()
+    mac: str = ""
+    gateway: str = ""
 
 
-def _ping_check(
-    replica: Replica, name: str, *, target: str, netns: str | None, ms: float | None
-) -> Check:
-    way = "out" if name.startswith("host") else "back"
-    return Check(
-        name=f"network.ping.{replica.name}.{way}",
-        expected=f"{name}: an answer from {target}",
-        seen="no answer" if ms is None else f"answered in {ms:.3f} ms",
-        holds=ms is not None,
-        rows=("R10", "E3") if way == "out" else ("R10",),
-        again=f"{f'ip netns exec {netns} ' if netns else ''}ping -c 2 {target}",
+def _inner_end(ipr: IPRoute, end: ifinfmsg | None) -> Inner:
+    for index in ipr.link_lookup(ifname="eth0"):
+        inner = ipr.get_links(index)[0]
+        return Inner(
+            peer="eth0" if _paired(end, inner) else "eth0 of another link",
+            addresses=_addresses(ipr, index),
+            mac=inner.get_attr("IFLA_ADDRESS"),
+            gateway=_gateway(ipr),
+        )
+    return Inner()
+
+
+def _paired(end: ifinfmsg | None, inner: ifinfmsg) -> bool:
+    """Whether two interfaces are the ends of one link: each names the other's index (IFLA_LINK)."""
+    return end is not None and (
+        end.get_attr("IFLA_LINK") == inner["index"] and inner.get_attr("IFLA_LINK") == end["index"]
     )
+
+
+def _gateway(ipr: IPRoute) -> str:
+    """Where a namespace's default route leads, '' without one."""
+    routes = ipr.get_default_routes(family=2)
+    return str(routes[0].get_attr("RTA_GATEWAY")) if routes else ""

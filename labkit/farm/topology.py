@@ -7,7 +7,7 @@ assignment's readers get wrong, each by its name.
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Interface
 
 from labkit.checks import Check
 from labkit.lab import Lab
@@ -15,8 +15,9 @@ from labkit.result import Cell, Record, Table
 
 
 class Port(Record):
-    """One end of a link as seen: on the host, its bridge ('' for none) and whether it is up; in the
-    container's namespace, the peer's name and addresses (with prefix lengths)."""
+    """One link as seen: on the host, its bridge ('' for none) and whether it is up at both ends; in
+    the container's namespace, the peer's name, its addresses (with prefix lengths), and where the
+    default route leads ('' without one)."""
 
     replica: str
     link: str
@@ -25,6 +26,7 @@ class Port(Record):
     peer: str
     addresses: tuple[str, ...]
     mac: str
+    gateway: str = ""
 
 
 class Topology(Record):
@@ -37,25 +39,23 @@ class Topology(Record):
     links: tuple[Port, ...]
 
 
-class Mistake(Record):
-    """A way to get the network wrong: how it comes about, and the topology that it leaves."""
-
-    name: str
-    story: str
-    topology: Topology
+Finding = tuple[bool, str]
+Rule = Callable[[Lab, Topology], Finding]
 
 
-def foreign_ports(lab: Lab, seen: Topology) -> str | None:
+def foreign_ports(lab: Lab, seen: Topology) -> Finding:
     """The bridge holds the containers' links and nothing else: not the machine's own interface."""
     wanted = {replica.link for replica in lab.farm}
     strange = sorted(set(seen.ports) - wanted)
     lost = sorted(wanted - set(seen.ports))
     if strange:
-        return f"{', '.join(strange)} is in the bridge and is no container's link"
-    return f"{', '.join(lost)} is not in the bridge" if lost else None
+        return False, f"{', '.join(strange)} is in the bridge and is no container's link"
+    if lost:
+        return False, f"{', '.join(lost)} is not in the bridge"
+    return True, f"{len(seen.ports)} ports: {', '.join(seen.ports)}"
 
 
-def doubled_addresses(lab: Lab, seen: Topology) -> str | None:
+def doubled_addresses(lab: Lab, seen: Topology) -> Finding:
     """No two interfaces have the same address: the bridge has its own, each container another."""
     owners: dict[str, list[str]] = {}
     for name, addresses in [(seen.bridge, seen.addresses)] + [
@@ -64,39 +64,60 @@ def doubled_addresses(lab: Lab, seen: Topology) -> str | None:
         for address in addresses:
             owners.setdefault(address.partition("/")[0], []).append(name)
     twice = {address: names for address, names in owners.items() if len(names) > 1}
-    return "; ".join(f"{a} is on {' and on '.join(n)}" for a, n in twice.items()) or None
+    if twice:
+        return False, "; ".join(f"{a} is on {' and on '.join(n)}" for a, n in twice.items())
+    return bool(owners), f"{len(owners)} addresses, no two alike" if owners else "no address at all"
 
 
-def loopback_targets(lab: Lab, seen: Topology) -> str | None:
+def loopback_targets(lab: Lab, seen: Topology) -> Finding:
     """What is pinged is the container: an address on its eth0, never 127.0.0.1 (the pinger itself)."""
+    targets = []
     for link in seen.links:
         own = [IPv4Interface(address).ip for address in link.addresses]
         if not own or any(address.is_loopback for address in own):
-            return f"{link.replica} would be pinged at {own[0] if own else 'no address'}"
-    return None
+            return False, f"{link.replica} would be pinged at {own[0] if own else 'no address'}"
+        targets.append(f"{link.replica} {own[0]}")
+    return True, ", ".join(targets)
 
 
-def other_networks(lab: Lab, seen: Topology) -> str | None:
+def other_networks(lab: Lab, seen: Topology) -> Finding:
     """The bridge's address and each eth0's are in one network."""
-    for name, addresses in [(seen.bridge, seen.addresses)] + [
-        (link.replica, link.addresses) for link in seen.links
-    ]:
+    every = [
+        (seen.bridge, seen.addresses),
+        *((link.replica, link.addresses) for link in seen.links),
+    ]
+    for name, addresses in every:
         if not any(IPv4Interface(address).network == lab.subnet for address in addresses):
-            return f"{name} has no address in {lab.subnet} (has {', '.join(addresses) or 'none'})"
-    return None
+            has = ", ".join(addresses) or "none"
+            return False, f"{name} has no address in {lab.subnet} (has {has})"
+    return True, f"{len(every)} interfaces with an address in {lab.subnet}"
 
 
-def misnamed_peers(lab: Lab, seen: Topology) -> str | None:
-    """The end in each container is named eth0 and the end on the host is up."""
+def misnamed_peers(lab: Lab, seen: Topology) -> Finding:
+    """The end in each container is named eth0, and both ends are up."""
     for link in seen.links:
         if link.peer != "eth0" or not link.up:
-            return f"{link.replica}: {link.peer or 'no peer'}, {'up' if link.up else 'down'}"
-    return None
+            return False, f"{link.replica}: {link.peer or 'no peer'}, {'up' if link.up else 'down'}"
+    return True, f"{len(seen.links)} times eth0, up at both ends"
 
 
-Rule = Callable[[Lab, Topology], str | None]
+def idle_bridge(lab: Lab, seen: Topology) -> Finding:
+    """The bridge forwards: it is up."""
+    return seen.up, f"{seen.bridge} is {'up' if seen.up else 'down'}"
 
-#: Rule's name -> (what holds, the function that finds the exception, the assignment's rows).
+
+def other_gateways(lab: Lab, seen: Topology) -> Finding:
+    """Each container reaches what is not in its own network by the bridge."""
+    for link in seen.links:
+        if link.gateway != str(lab.gateway.ip):
+            return (
+                False,
+                f"{link.replica} has {f'one by {link.gateway}' if link.gateway else 'none'}",
+            )
+    return True, f"{len(seen.links)} default routes by {lab.gateway.ip}"
+
+
+#: Rule's name -> (what holds, the function that says whether and what it saw, the assignment's rows).
 RULES: dict[str, tuple[str, Rule, tuple[str, ...]]] = {
     "ports": ("the bridge holds each container's link and nothing else", foreign_ports, ("E3",)),
     "addresses": ("no address is on two interfaces", doubled_addresses, ("R10",)),
@@ -106,57 +127,28 @@ RULES: dict[str, tuple[str, Rule, tuple[str, ...]]] = {
         loopback_targets,
         ("R10",),
     ),
-    "peers": ("each container's end is named eth0 and is up", misnamed_peers, ("I6",)),
+    "peers": ("each container's end is named eth0, and both ends are up", misnamed_peers, ("I6",)),
+    "bridge": ("the bridge is up", idle_bridge, ("E3",)),
+    "routes": ("each container's default route leads to the bridge", other_gateways, ("R10",)),
 }
 
 
 def checks(lab: Lab, seen: Topology) -> tuple[Check, ...]:
-    """Each rule held against the topology."""
+    """Each rule held against the topology; none holds of a network that is not there."""
+    look = f"bridge link show; {_ip(lab)} -br address; {_ip(lab)} -br link"
     return tuple(
         Check(
             name=f"network.{name}",
             expected=expected,
-            seen=problem or expected,
-            holds=problem is None,
+            seen=said,
+            holds=holds,
             rows=rows,
-            again=_inside(lab, f"bridge link show; {_ip(lab)} -br address"),
+            again=_inside(lab, look),
         )
         for name, (expected, rule, rows) in RULES.items()
-        for problem in (rule(lab, seen),)
-    )
-
-
-def mistakes(seen: Topology) -> tuple[Mistake, ...]:
-    """The readers' mistakes, each as the topology that it would make of the one that is seen."""
-    first, *others = seen.links
-    own_address = IPv4Interface(seen.addresses[0])
-    return (
-        Mistake(
-            name="the host's eth0 in the bridge instead of the container's link",
-            story="brctl addif br0 eth0",
-            topology=seen.model_copy(
-                update={"ports": ("eth0", *(p for p in seen.ports if p != first.link))}
-            ),
-        ),
-        Mistake(
-            name="one and the same address on the bridge and on eth0",
-            story=f"address {own_address.ip} given to both",
-            topology=seen.model_copy(
-                update={"links": (first.model_copy(update={"addresses": seen.addresses}), *others)}
-            ),
-        ),
-        Mistake(
-            name="127.0.0.1 pinged as if it were the container",
-            story="ping 127.0.0.1",
-            topology=seen.model_copy(
-                update={
-                    "links": (
-                        first.model_copy(update={"addresses": (f"{IPv4Address('127.0.0.1')}/8",)}),
-                        *others,
-                    )
-                }
-            ),
-        ),
+        for holds, said in (
+            rule(lab, seen) if seen.links else (False, f"there is no bridge {seen.bridge}"),
+        )
     )
 
 
