@@ -25,7 +25,11 @@ from labkit import display, run
 from labkit.checks import Check
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas
+
+    from labkit.lab import Lab
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -217,6 +221,19 @@ def _beside_loop(function: Callable[[], T]) -> T:
         return function()
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(contextvars.copy_context().run, function).result()
+
+
+def drafts(lab: Lab, run: str = "") -> Path:
+    """The folder in which a run's pictures (default: this run's) wait until their stage has passed: a
+    run that fails leaves those of the last good one, in ``figures``, as they are."""
+    return lab.output_dir / "figures" / f".{run or run_id()}"
+
+
+def picture(lab: Lab, path: str) -> Path:
+    """Where a picture (``figures/NAME.png``, relative to the lab's outputs) of this run can be read: its
+    draft or, without one, its place."""
+    waiting = drafts(lab) / path.removeprefix("figures/")
+    return waiting if waiting.exists() else lab.output_dir / path
 
 
 def new_run_id() -> str:

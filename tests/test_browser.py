@@ -20,6 +20,7 @@ from labkit.checks import failed
 from labkit.errors import ConfigError, FarmError, MachineError
 from labkit.farm import browser, dns
 from labkit.farm.netns import inside
+from labkit.result import picture
 from tests.host_side import give_address
 from tests.whole_farm import standing
 
@@ -99,7 +100,7 @@ def test_browser_shows_sites_and_replicas(farm: Lab) -> None:
     assert pages[0].heading == "Site 1: red"
     assert [page.replica for page in pages[2:]] == ["red-1", "red-2", "blue-1", "blue-2"]
     for page in pages:
-        assert (farm.output_dir / page.screenshot).read_bytes().startswith(b"\x89PNG")
+        assert picture(farm, page.screenshot).read_bytes().startswith(b"\x89PNG")
     assert {row for check in result.checks for row in check.rows} == {"R11"}
     assert browsers(farm) == []
     assert list((farm.run_dir / "browser").iterdir()) == []

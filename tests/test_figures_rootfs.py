@@ -12,7 +12,7 @@ import pytest
 from labkit import Lab, Result, Table
 from labkit.errors import ConfigError
 from labkit.report.figures import image_relations, package_sizes, relations, variant_sizes
-from labkit.result import Cell, Figure
+from labkit.result import Cell, Figure, picture
 
 PACKAGES: list[Mapping[str, Cell]] = [
     {"name": f"package-{n}", "installed": (30 - n) * 1_000_000} for n in range(30)
@@ -62,7 +62,7 @@ def _result(**tables: list[Mapping[str, Cell]]) -> Result[str]:
 
 
 def _written(lab: Lab, figure: Figure) -> tuple[bytes, bytes]:
-    return (lab.output_dir / figure.png).read_bytes(), (lab.output_dir / figure.svg).read_bytes()
+    return picture(lab, figure.png).read_bytes(), picture(lab, figure.svg).read_bytes()
 
 
 DRAWINGS = [

@@ -18,7 +18,7 @@ from labkit.farm.measure import Measurement
 from labkit.farm.spread import Case, Comparison, Survey
 from labkit.report import figures
 from labkit.report.figures import screens, spread, stopping
-from labkit.result import Figure, Result
+from labkit.result import Figure, Result, picture
 
 T = TypeVar("T")
 
@@ -54,10 +54,10 @@ def measurement(lab: Lab, site: str, *observed: int, lbmethod: str = "byrequests
 
 def drawn(lab: Lab, figure: Figure) -> None:
     """Both files are there, the PNG 8 inches wide at 150 dots an inch."""
-    png = (lab.output_dir / figure.png).read_bytes()
+    png = picture(lab, figure.png).read_bytes()
     assert png.startswith(b"\x89PNG")
     assert int.from_bytes(png[16:20]) == 1200
-    assert (lab.output_dir / figure.svg).read_text().startswith("<?xml")
+    assert picture(lab, figure.svg).read_text().startswith("<?xml")
 
 
 def test_distribution_tells_observed_and_expected(lab: Lab) -> None:
@@ -247,7 +247,7 @@ def test_pages_of_one_site_stand_together(
 def test_same_result_gives_the_same_bytes(lab: Lab) -> None:
     """A figure that is drawn again from the same result is the same file."""
     value = Survey(measurements=(measurement(lab, "red", 52, 48),))
-    file = lab.output_dir / figures.distribution(lab, result(value)).png
+    file = picture(lab, figures.distribution(lab, result(value)).png)
     first = file.read_bytes()
     file.unlink()
     figures.distribution(lab, result(value))

@@ -360,6 +360,35 @@ def test_failure_keeps_the_last_good_run(built: Built) -> None:
     assert not file(built.lab, "04-network", "failed.json").exists()
 
 
+#: A figure that ends at a height of one's choice, recorded.
+DRAWN = """
+with style.axes(2.0) as (canvas, axes):
+    axes.plot([1, 2], [3, {end}])
+    line = style.save(lab, canvas, name="line", alt="A line", caption="A line.")
+stage.record(line)
+"""
+
+
+def test_failure_keeps_the_last_good_figures(built: Built) -> None:
+    """A stage that fails after it drew leaves the pictures of its last good run, its own beside them,
+    and no draft."""
+    place = built.lab.output_dir / "figures"
+    stage_notebooks.write(built.notebooks, "04-network", "PROBE", DRAWN.format(end=4))
+    assert states(built.again())["04-network"] == "passed"
+    good = {path: path.read_bytes() for path in (place / "line.png", place / "line.svg")}
+    stage_notebooks.write(
+        built.notebooks, "04-network", "PROBE", DRAWN.format(end=5), "raise ValueError('broken')"
+    )
+    assert states(built.again())["04-network"] == "failed"
+    assert {path: path.read_bytes() for path in good} == good
+    assert (place / "line.failed.png").read_bytes() != good[place / "line.png"]
+    failed = json.loads(file(built.lab, "04-network", "failed.json").read_text())
+    assert failed["entries"][1]["figure"]["png"] == "figures/line.failed.png"
+    assert sorted(path.name for path in place.iterdir()) == [
+        "line.failed.png", "line.failed.svg", "line.png", "line.svg",
+    ]  # fmt: skip
+
+
 #: Waits until the other stage has failed, at most a minute.
 AFTER_FAILURE = """
 import time

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from labkit import Check, Figure, Lab, Outcome, Result, Table
 from labkit.errors import ConfigError, StageError, StateError
-from labkit.report import Stage, figures, plan
+from labkit.report import Stage, figures, pictures, plan
+from labkit.report import record as records
 from labkit.report.figures import style
 from labkit.report.plan import ROWS, STAGES, Plan
-from labkit.result import FIGURE_MIME, Record, action
+from labkit.result import FIGURE_MIME, Record, action, drafts, picture
 
 
 class Seen(Record):
@@ -44,10 +48,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "STAGES", stages)
 
 
-def draw(lab: Lab, name: str = "line") -> Figure:
+def draw(lab: Lab, name: str = "line", *, end: int = 4) -> Figure:
     """A small figure."""
     with style.axes(2.0) as (canvas, axes):
-        axes.plot([1, 2], [3, 4])
+        axes.plot([1, 2], [3, end])
         return style.save(lab, canvas, name=name, alt="A line from 3 to 4", caption="A line.")
 
 
@@ -140,6 +144,68 @@ def test_failed_run_does_not_replace_the_good_one(quiet: Lab) -> None:
     assert not (results / "04-network.failed.json").exists()
 
 
+def run_once(lab: Lab, *names: str, holds: bool, end: int) -> bytes:
+    """A run of the stage that draws these figures; returns the PNG that it shows."""
+    stage = Stage.open("04-network", lab)
+    stage.record(measure(holds=holds))
+    figures = [stage.record(draw(lab, name, end=end)) for name in names]
+    with nullcontext() if holds else pytest.raises(StageError):
+        stage.close()
+    return figures[0]._image
+
+
+@pytest.mark.usefixtures("small")
+def test_failed_run_does_not_replace_the_good_figures(quiet: Lab) -> None:
+    """Figures of a failed run lie beside the good ones under a name of their own, which its record
+    has; the next good run replaces both."""
+    place = quiet.output_dir / "figures"
+    good = run_once(quiet, "line", holds=True, end=4)
+    bad = run_once(quiet, "line", holds=False, end=5)
+    assert good != bad
+    assert (place / "line.png").read_bytes() == good
+    assert (place / "line.failed.png").read_bytes() == bad
+    (failed,) = [record for record in records.latest(quiet) if record.state == "failed"]
+    assert (failed.figures[0].png, failed.figures[0].svg) == (
+        "figures/line.failed.png", "figures/line.failed.svg",
+    )  # fmt: skip
+    assert run_once(quiet, "line", holds=True, end=5) == bad
+    assert (place / "line.png").read_bytes() == bad
+    assert sorted(path.name for path in place.glob("*.*") if path.is_file()) == [
+        "line.png", "line.svg",
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("small")
+def test_figures_that_a_stage_has_no_more_are_removed(quiet: Lab) -> None:
+    """What the last good run drew and this one does not is gone; what is another stage's stays."""
+    place = quiet.output_dir / "figures"
+    run_once(quiet, "old", "line", holds=True, end=4)
+    (place / "others.png").write_bytes(b"")
+    run_once(quiet, "line", holds=True, end=4)
+    assert {path.name for path in place.glob("*.png")} == {"line.png", "others.png"}
+
+
+@pytest.mark.usefixtures("small")
+def test_failed_cell_can_be_run_again_before_the_stage_closes_once_more(quiet: Lab) -> None:
+    """After a failure the other cells' figures are still there for a second closing."""
+    stage = Stage.open("04-network", quiet)
+    figure = stage.record(draw(quiet))
+    with pytest.raises(StageError):
+        stage.close()
+    stage.record(measure())
+    stage.close()
+    assert (quiet.output_dir / figure.png).read_bytes() == figure._image
+
+
+def test_drafts_of_runs_that_ended_long_ago_are_swept_away(quiet: Lab) -> None:
+    """A killed run's drafts go with the next stage that is kept, a running one's do not."""
+    for name, age in (("old", 100_000), ("new", 0)):
+        drafts(quiet, name).mkdir(parents=True)
+        os.utime(drafts(quiet, name), (time.time() - age,) * 2)
+    pictures.sweep(quiet)
+    assert [path.name for path in (quiet.output_dir / "figures").iterdir()] == [".new"]
+
+
 @pytest.mark.usefixtures("small")
 def test_batch_judges_before_a_record_is_kept(quiet: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a batch the closing cell leaves its record for the batch and replaces nothing."""
@@ -208,9 +274,9 @@ def test_record_keeps_the_outputs_folder_to_itself(quiet: Lab, tmp_path: Path) -
 def test_figure_bytes_are_deterministic(quiet: Lab) -> None:
     """The same drawing gives the same PNG and SVG, byte for byte."""
     first = draw(quiet)
-    before = [(quiet.output_dir / path).read_bytes() for path in (first.png, first.svg)]
+    before = [picture(quiet, path).read_bytes() for path in (first.png, first.svg)]
     again = draw(quiet)
-    assert [(quiet.output_dir / path).read_bytes() for path in (again.png, again.svg)] == before
+    assert [picture(quiet, path).read_bytes() for path in (again.png, again.svg)] == before
 
 
 def test_figure_shows_itself_with_its_alt_text(quiet: Lab) -> None:

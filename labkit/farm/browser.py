@@ -24,7 +24,7 @@ from labkit.farm import dns, resolver
 from labkit.farm.browsing import Job, Page, Visits
 from labkit.journal import Journal
 from labkit.lab import Lab
-from labkit.result import Cell, Outcome, Table, action
+from labkit.result import Cell, Outcome, Table, action, drafts
 
 #: Debian's package chromium.
 PROGRAM = "chromium"
@@ -52,7 +52,8 @@ _UNSHARED = ("--pid", "--fork", "--kill-child", "--mount-proc")
 def visit(lab: Lab, urls: Sequence[str]) -> Outcome[Visits]:
     """What the browser shows of each address, in their order, with a screenshot of each.
 
-    Screenshots are ``figures/page-HOST.png`` in the lab's outputs. A page that cannot be opened
+    Screenshots are ``figures/page-HOST.png`` in the lab's outputs, once the stage has passed
+    (:func:`labkit.result.drafts`). A page that cannot be opened
     is a check that fails; :class:`FarmError` is raised when the name server or the browser itself
     does not work, :class:`MachineError` when no browser is installed.
     """
@@ -62,17 +63,18 @@ def visit(lab: Lab, urls: Sequence[str]) -> Outcome[Visits]:
         raise run.missing(PROGRAM)
     dns.query(lab, lab.domain, "SOA")  # without the name server no page has an address
     labels = names(urls)
+    waiting = drafts(lab)
     with _folder(lab) as folder:
         job = Job(
             program=str(_wrapper(lab, folder)),
             urls=tuple(urls),
             screenshots=tuple(f"figures/{name}.png" for name in labels),
-            folder=str(lab.output_dir),
+            folder=str(waiting),
             flags=FLAGS,
             start=START,
             patience=PATIENCE,
         )
-        (lab.output_dir / "figures").mkdir(parents=True, exist_ok=True)
+        waiting.mkdir(parents=True, exist_ok=True)
         visits = _drive(job, folder)
     shown = sum(page.status == 200 for page in visits.pages)
     return Outcome(

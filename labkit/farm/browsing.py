@@ -16,7 +16,8 @@ SIZE = (960, 540)
 
 
 class Job(Record):
-    """What to open: ``screenshots`` are paths below ``folder``, one for each of ``urls``."""
+    """What to open: ``screenshots`` has a path for each of ``urls``, relative to the lab's outputs;
+    ``folder`` is where they wait meanwhile."""
 
     program: str
     urls: tuple[str, ...]
@@ -79,7 +80,7 @@ def _open(context: BrowserContext, job: Job, place: int) -> Page:
     try:
         response = page.goto(url)
         seconds = time.monotonic() - started
-        page.screenshot(path=f"{job.folder}/{screenshot}")
+        page.screenshot(path=f"{job.folder}/{screenshot.rpartition('/')[2]}")
         heading, replica = (
             page.evaluate(f"document.querySelector({selector!r})?.textContent.trim() ?? ''")
             for selector in ("h1", "#replica")

@@ -20,6 +20,7 @@ from labkit.journal import Journal
 from labkit.lab import Lab
 from labkit.report import memory as memories
 from labkit.report import notebook as notebooks
+from labkit.report import pictures
 from labkit.report import record as records
 from labkit.report.ending import end_notebooks
 from labkit.report.memory import Memory, Remembered, executed
@@ -69,6 +70,7 @@ class Batch:
             passed = [name for name, ending in endings.items() if ending.state == "passed"]
             standing = memories.standing(self.lab)
             self._remember(lambda memory: memories.with_standing(memory, passed, standing))
+            pictures.discard(self.lab, self.run_id)
             shutil.rmtree(self._work, ignore_errors=True)
         return [
             endings.get(stage.name) or not_run(stage, endings, self.interrupted) for stage in plans

@@ -38,8 +38,9 @@ def rebuild(
 
     Afterwards each stage that passed has its executed notebook, record, tables and figures in the
     lab's outputs; one that failed left its notebook (``notebooks/NN.failed.ipynb``), its record
-    (``results/NN.failed.json``) and its log beside the outputs of its last good run. SIGTERM and
-    SIGINT end the notebooks and what they have started; the value says so.
+    (``results/NN.failed.json``), its figures (``figures/NAME.failed.png``) and its log beside the
+    outputs of its last good run. SIGTERM and SIGINT end the notebooks and what they have started;
+    the value says so.
 
     :param wish: what is to be run; default: all that has changed.
     :param folder: where the notebooks are; default: ``notebooks`` of the project.

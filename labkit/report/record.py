@@ -18,6 +18,7 @@ from labkit.checks import Check, failed
 from labkit.errors import StateError
 from labkit.files import write_atomically
 from labkit.lab import Lab
+from labkit.report import pictures
 from labkit.report.plan import STAGES, plan
 from labkit.result import FIGURE_MIME, RESULT_MIME, Figure, Record, Result, Table
 
@@ -175,14 +176,32 @@ def latest(lab: Lab) -> tuple[StageRecord, ...]:
 
 
 def keep(lab: Lab, record: StageRecord) -> None:
-    """Writes a record where it is read from: a passed one with its tables as CSV in the place of
-    any failure; a failed one beside the last that passed, which stays."""
+    """Writes a record where it is read from: a passed one with its pictures, and its tables as CSV, in
+    the place of any failure; a failed one beside the last that passed, which stays with its own.
+
+    Pictures that neither run has any more are removed.
+    """
+    good, bad = file(lab, record.stage), file(lab, record.stage, "failed.json")
+    text = record.model_dump_json()
+    names = pictures.named(text)
+    earlier = {name for name in _named_in(bad) if pictures.is_failed(name)}
     if record.state == "failed":
-        write_atomically(file(lab, record.stage, "failed.json"), dump(record))
+        aside = pictures.set_aside(lab, record.run, names)
+        kept = StageRecord.model_validate_json(pictures.renamed(text, aside))
+        write_atomically(bad, dump(kept))
+        pictures.remove(lab, earlier.difference(aside.values()))
         return
+    before = _named_in(good)
+    pictures.keep(lab, record.run, names)
     _write_tables(lab.output_dir / "tables" / record.stage, record)
-    write_atomically(file(lab, record.stage), dump(record))
-    file(lab, record.stage, "failed.json").unlink(missing_ok=True)
+    write_atomically(good, dump(record))
+    bad.unlink(missing_ok=True)
+    pictures.remove(lab, (before | earlier) - names)
+
+
+def _named_in(path: Path) -> frozenset[str]:
+    """The pictures that a record's file names, whatever else is the matter with it."""
+    return pictures.named(path.read_text(errors="replace")) if path.is_file() else frozenset()
 
 
 def table_csv(table: Table) -> str:

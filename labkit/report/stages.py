@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 from labkit.errors import StageError
 from labkit.files import write_atomically
 from labkit.lab import Lab
+from labkit.report import pictures
 from labkit.report import record as records
 from labkit.report.closing import closing_table, coverage
 from labkit.report.plan import ROWS, STAGES, Plan, plan, problems
@@ -32,6 +34,8 @@ class Stage:
         self.started = datetime.now(UTC)
         self._clock = time.monotonic()
         self._entries: dict[str, Entry] = {}
+        if not os.environ.get("LABKIT_RUN"):  # a batch discards the drafts of all its stages itself
+            atexit.register(pictures.discard, lab, run_id())
 
     @classmethod
     def open(cls, name: str, lab: Lab) -> Stage:
@@ -64,7 +68,8 @@ class Stage:
         """Writes the stage's record, and returns it when the stage has passed.
 
         Otherwise raises :class:`StageError` that names each required check that is missing or
-        fails; the failed run is kept as ``results/STAGE.failed.json`` beside the last good one.
+        fails; the failed run is kept as ``results/STAGE.failed.json``, with its pictures
+        (``figures/NAME.failed.png``), beside the last good one.
         """
         record = self._finish()
         if os.environ.get("LABKIT_RUN"):  # the batch judges the whole notebook before it is kept

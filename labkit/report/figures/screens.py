@@ -11,7 +11,7 @@ from labkit.display import counted
 from labkit.farm.browsing import SIZE, Page, Visits
 from labkit.lab import Lab
 from labkit.report.figures import style
-from labkit.result import Figure, Result
+from labkit.result import Figure, Result, picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,7 +77,7 @@ def arrange(lab: Lab, shown: Sequence[Page]) -> list[tuple[int, int]]:
 def _picture(lab: Lab, page: Page, axes: Axes) -> None:
     from matplotlib.image import imread
 
-    file = lab.output_dir / page.screenshot
+    file = picture(lab, page.screenshot)
     if page.status and file.exists():
         axes.imshow(imread(file))
     else:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from labkit.errors import ConfigError
 from labkit.files import write_atomically
 from labkit.lab import COLOURS, Lab
-from labkit.result import Figure
+from labkit.result import Figure, drafts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,11 +79,12 @@ def axes(height: float = 4.0, *, width: float = WIDTH) -> Iterator[tuple[Canvas,
 
 
 def save(lab: Lab, figure: Canvas, *, name: str, alt: str, caption: str) -> Figure:
-    """Writes ``figures/NAME.png`` (150 dots an inch) and ``.svg`` into the lab's outputs.
+    """Writes the drafts (:func:`labkit.result.drafts`) of ``figures/NAME.png`` (150 dots an inch) and
+    ``.svg``, which replace those of the last good run when the stage has passed.
 
-    The same drawing gives the same bytes. ``name`` is of lower-case letters, digits and hyphens; ``alt`` says to somebody who
-    does not see the picture what it shows, with its numbers; ``caption`` is the line below it.
-    Raises :class:`ConfigError` when one of them is missing.
+    The same drawing gives the same bytes. ``name`` is of lower-case letters, digits and hyphens;
+    ``alt`` says to somebody who does not see the picture what it shows, with its numbers;
+    ``caption`` is the line below it. Raises :class:`ConfigError` when one of them is missing.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
         raise ConfigError(repr(name), "is no figure's name", "lower-case letters, digits, hyphens")
@@ -91,7 +92,7 @@ def save(lab: Lab, figure: Canvas, *, name: str, alt: str, caption: str) -> Figu
         raise ConfigError(name, "a figure without alt text or caption", "say what it shows")
     images = {"png": _bytes(figure, "png"), "svg": _bytes(figure, "svg")}
     for ending, image in images.items():
-        write_atomically(lab.output_dir / "figures" / f"{name}.{ending}", image)
+        write_atomically(drafts(lab) / f"{name}.{ending}", image)
     return Figure(
         name=name, png=f"figures/{name}.png", svg=f"figures/{name}.svg", alt=alt, caption=caption
     ).holding(images["png"])
