@@ -12,6 +12,7 @@ from labkit import Lab, Result
 from labkit.farm.topology import Port, Topology
 from labkit.report.figures import topology
 from labkit.report.figures.topology import BOX, arrange, short
+from labkit.result import picture
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_the_same_network_gives_the_same_bytes(tmp_path: Path, shape: tuple[int,
     for _ in range(2):
         figure = topology(lab, connected(wired(lab)))
         drawn.append(
-            ((lab.output_dir / figure.png).read_bytes(), (lab.output_dir / figure.svg).read_bytes())
+            (picture(lab, figure.png).read_bytes(), picture(lab, figure.svg).read_bytes())
         )
     assert drawn[0][0].startswith(b"\x89PNG")
     assert drawn[0] == drawn[1]
