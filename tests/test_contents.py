@@ -10,8 +10,8 @@ import pytest
 
 from labkit import Lab, run
 from labkit.errors import ConfigError
-from labkit.farm import packages, variants
-from labkit.farm.contents import account, database, explanation, kinds, owners, reasons, scan
+from labkit.farm import packages, sizes, variants
+from labkit.farm.contents import account, database, kinds, owners, reasons, scan
 from labkit.farm.contents.database import Database, Diversion
 from labkit.farm.contents.owners import NOBODY, Owner
 from labkit.farm.contents.reasons import Asked
@@ -397,18 +397,23 @@ def test_every_table_adds_up_to_the_whole(tmp_path: Path) -> None:
 
 
 def test_of_layers_the_database_below_counts(tmp_path: Path) -> None:
-    """A site's layer has files and no packages."""
-    below = _system(tmp_path / "below", {"usr/bin/bash": "x"})
+    """A site's layer has files and no packages; its files are its own, also where a package lists them."""
+    lists = {"var/lib/dpkg/info/bash.list": "/usr/bin/bash\n/etc/bash\n"}
+    below = _system(tmp_path / "below", {"usr/bin/bash": "x", "etc/bash": "x", **lists})
     (tmp_path / "above/var/www").mkdir(parents=True)
+    (tmp_path / "above/etc").mkdir()
+    (tmp_path / "above/etc/bash").write_text("site")
     contents = account.read("site", tmp_path / "above", below)
     assert [package.name for package in contents.packages] == ["bash"]
     assert contents.owners["/var/www"] == NOBODY
+    assert contents.owners["/etc/bash"] == Owner("builder")
+    assert contents.owners["/usr/bin/bash"] == Owner("package", "bash")
 
 
 def test_an_unknown_name_is_refused() -> None:
     """Neither a variant nor, as ``image:`` says, a tag of the image: before anything is built."""
     with pytest.raises(ConfigError) as caught:
-        explanation.find(Lab(), "debootstrp")
+        sizes.find(Lab(), "debootstrp")
     assert "debootstrap" in caught.value.remedy
 
 
@@ -434,13 +439,13 @@ def test_every_byte_of_every_variant_in_the_cache_is_owned(lab: Lab) -> None:
 @pytest.mark.root
 def test_the_farms_base_is_explained(lab: Lab) -> None:
     """Every package has a reason; dpkg, asked of the same files, names the same owners."""
-    result = explanation.explain(lab, "essential")
+    result = sizes.explain(lab, "essential")
     assert result.holds
     assert not result.changed
     rows = result.table("packages").frame()
     assert "nobody needs it any more" not in set(rows["why it is there"])
-    contents = explanation.named(lab, "essential")
-    (root,) = explanation.find(lab, "essential").roots
+    contents = sizes.named(lab, "essential")
+    (root,) = sizes.find(lab, "essential").roots
     for path in ("/usr/bin/perl", "/etc/adduser.conf", "/usr/bin/apt-get"):
         said = run.run(["dpkg", f"--root={root}", "--search", path]).stdout
         assert contents.owners[path] == Owner("package", said.split(":")[0])

@@ -67,15 +67,17 @@ class Contents:
 def read(name: str, *roots: Path) -> Contents:
     """The contents of a root file system; of an image's layers ``roots``, the topmost first.
 
-    dpkg's database is that of the first root that has one; raises StateError when none has.
+    dpkg's database is that of the first root that has one; raises StateError when none has. What
+    lies in the layers above that one was written by who built the image.
     """
     files = scan.scan(*roots)
-    base = next((root for root in roots if (root / STATUS).is_file()), roots[-1])
-    known = database.read(base)
+    place = next((n for n, root in enumerate(roots) if (root / STATUS).is_file()), 0)
+    known = database.read(roots[place])
+    above = {f.path for root in roots[:place] for f in scan.scan(root) if f.form != "folder"}
     return Contents(
         name=name,
         files=files,
-        owners=owners.attribute(files, known),
+        owners=owners.attribute(files, known) | dict.fromkeys(above, Owner("builder")),
         kinds=kinds.kinds(files),
         packages=known.packages,
     )

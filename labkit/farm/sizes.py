@@ -1,15 +1,18 @@
-"""Explains a root file system: whose each byte is, of what kind, and why each package is there."""
+"""Explains the size of root file systems: whose each byte is, of what kind, and why each package is
+there; and what makes the difference between any two."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from labkit import run
-from labkit.checks import Check
+from labkit.checks import Check, equal
 from labkit.display import human_bytes
 from labkit.farm import image, layers, rootfs, siteimages, variants
 from labkit.farm.contents import account
+from labkit.farm.contents import difference as causes
 from labkit.farm.contents.account import Contents, Weight
+from labkit.farm.contents.difference import Change, Version
 from labkit.farm.contents.reasons import Asked, asked
 from labkit.lab import Lab, unknown
 from labkit.result import Outcome, Record, action
@@ -26,6 +29,17 @@ class Explained(Record):
     whole: Weight
     folders: Weight
     nobody: Weight
+
+
+class Difference(Record):
+    """Two root file systems: their sizes (bytes), what makes the difference, the packages that differ."""
+
+    before: str
+    after: str
+    size_before: int
+    size_after: int
+    changes: tuple[Change, ...]
+    packages: tuple[Version, ...]
 
 
 class Place(Record):
@@ -69,6 +83,38 @@ def explain(lab: Lab, name: str = "debootstrap") -> Outcome[Explained]:
     )
 
 
+@action("rootfs.difference")
+def difference(lab: Lab, before: str, after: str) -> Outcome[Difference]:
+    """Every byte by which two root file systems differ has a cause; names as for :func:`explain`."""
+    one, other = named(lab, before), named(lab, after)
+    found, packages = causes.changes(one, other), causes.versions(one, other)
+    value = Difference(
+        before=one.name,
+        after=other.name,
+        size_before=one.weight.size,
+        size_after=other.weight.size,
+        changes=found,
+        packages=packages,
+    )
+    return Outcome(
+        value=value,
+        subject=f"{one.name} to {other.name}",
+        summary=_told(value),
+        checks=(
+            equal(
+                f"rootfs.difference.{one.name}-{other.name}",
+                f"the causes add up to {value.size_after - value.size_before} bytes",
+                f"the causes add up to {sum(change.size for change in found)} bytes",
+                rows=("R3",),
+            ),
+        ),
+        tables=(
+            causes.cause_table(one, other, found),
+            causes.version_table(one, other, packages),
+        ),
+    )
+
+
 def find(lab: Lab, name: str) -> Place:
     """The root file system of that name, built if it is not there yet."""
     if name in variants.VARIANTS:
@@ -95,6 +141,17 @@ def _summary(value: Explained) -> str:
     return (
         f"{value.name}: {whole.files} files and folders, {human_bytes(whole.size)}, "
         f"{human_bytes(whole.disk)} on disk, in {value.packages} packages; {left}."
+    )
+
+
+def _told(value: Difference) -> str:
+    more = value.size_after - value.size_before
+    removed = sum(not item.after for item in value.packages)
+    added = sum(not item.before for item in value.packages)
+    changed = len(value.packages) - removed - added
+    return (
+        f"{value.after} is {human_bytes(abs(more))} {'larger' if more > 0 else 'smaller'} than "
+        f"{value.before}: {added} packages more, {removed} fewer, {changed} in another version."
     )
 
 

@@ -1,0 +1,83 @@
+"""What a root file system weighs as an OCI layer, compressed: measured, by making the layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from labkit import run
+from labkit.farm import oci
+from labkit.farm.building import PATIENCE, discard, require_programs
+from labkit.farm.rootfs import Rootfs, key_of, program_version
+from labkit.farm.umoci import umoci
+from labkit.files import write_atomically
+from labkit.journal import Journal, lock
+from labkit.lab import Lab
+from labkit.result import Record
+
+#: The file beside a root file system that keeps what was measured.
+FILE = "layer.json"
+
+
+class Compressed(Record):
+    """The bytes of one layer with all of a root file system: gzip as umoci packs it, zstd as skopeo
+    does; ``key`` changes with those programs."""
+
+    key: str
+    gzip: int
+    zstd: int
+
+
+def compressed(lab: Lab, rootfs: Rootfs) -> Compressed:
+    """The weights of a root file system in the cache, measured once and kept beside it."""
+    versions = [f"{name} {program_version(name)}" for name in ("umoci", "skopeo")]
+    key = key_of("layer", rootfs.key, *versions)
+    kept = rootfs.path.parent / FILE
+    with lock(lab.cache_dir / "locks", key, wait=PATIENCE):
+        found = _find(kept, key)
+        if found is None:
+            found = _measure(lab, rootfs.path, key)
+            write_atomically(kept, found.model_dump_json(indent=1))
+    return found
+
+
+def _find(path: Path, key: str) -> Compressed | None:
+    with suppress(FileNotFoundError, ValidationError):
+        found = Compressed.model_validate_json(path.read_text(encoding="utf-8"))
+        return found if found.key == key else None
+    return None
+
+
+def _measure(lab: Lab, root: Path, key: str) -> Compressed:
+    require_programs(("umoci", "skopeo"))
+    with _scratch(lab, lab.cache_dir / "rootfs" / f".{key}.part") as work:
+        made, again = work / "made", work / "again"
+        umoci("init", "--layout", made)
+        umoci("new", "--image", f"{made}:whole")
+        umoci("insert", "--image", f"{made}:whole", root, "/")
+        words = ("--quiet", "--dest-compress-format=zstd")
+        run.run(["skopeo", "copy", *words, f"oci:{made}:whole", f"oci:{again}:whole"], timeout=600)
+        return Compressed(key=key, gzip=_layer(made), zstd=_layer(again))
+
+
+def _layer(layout: Path) -> int:
+    """The bytes of a layout's only layer."""
+    (digest,) = oci.tag(layout, "whole").layers
+    return oci.blobs(layout)[digest]
+
+
+@contextmanager
+def _scratch(lab: Lab, folder: Path) -> Iterator[Path]:
+    """An empty folder that is gone after the block; a killed one's is found by the journal."""
+    discard(lab, folder)
+    journal = Journal.of(lab)
+    journal.intend("folder", path=str(folder))
+    try:
+        folder.mkdir()
+        yield folder
+    finally:
+        discard(lab, folder)
+        journal.forget("folder", path=str(folder))
