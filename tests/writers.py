@@ -59,6 +59,11 @@ class Writers:
         return found
 
     @property
+    def title(self) -> str:
+        """Where the page is now."""
+        return api.read(self.teacher, self.page).title
+
+    @property
     def text(self) -> str:
         """The page's text now."""
         return self.revision.text
@@ -70,9 +75,11 @@ class Writers:
 
     def write(self, change: Callable[[str], str], who: mwclient.Site | None = None) -> None:
         """The teacher, or another, changes the page's text from the revision that is the last one now."""
-        now = self.revision
-        assert change(now.text) != now.text
-        api.edit(who or self.teacher, self.page, change(now.text), base=now.number, summary="")
+        now = api.read(self.teacher, self.page)
+        assert now.revision is not None
+        new = change(now.revision.text)
+        assert new != now.revision.text
+        api.edit(who or self.teacher, now.title, new, base=now.revision.number, summary="")
 
     def after(self, line: str, added: str, who: mwclient.Site | None = None) -> None:
         """The teacher, or another, adds lines after a line."""
