@@ -71,11 +71,27 @@ def test_a_process_that_is_not_as_configured_is_told(
     assert [check.name for check in failed(found)] == [f"container.{name}" for name in fails]
 
 
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("--- a", "--- a"),
+        ("@@ -1,8 +1,9 @@", "@@ -1,8 +1,9 @@"),
+        ('-  "a b": 1,', '-\u00a0\u00a0"a b": 1,'),
+        ('   "a b": 1,', '\u00a0\u00a0\u00a0"a b": 1,'),
+        (" }", "\u00a0}"),
+        ("", ""),
+    ],
+)
+def test_a_diff_s_lines_keep_their_indentation(line: str, wanted: str) -> None:
+    """In a table's cell, which drops plain spaces; those within a line are left."""
+    assert configuration.indented(line) == wanted
+
+
 def a_source(**changes: object) -> Origin:
     """A container's origin as it should be."""
     digest = f"sha256:{'a' * 64}"
     sound = {
-        "tag": "red", "pid": 7, "wanted": ("/own", "/shared"), "mounted": ("/own", "/shared"),
+        "tag": "red", "pid": 7, "wanted": ("/own/rootfs", "/shared/rootfs"), "mounted": ("/own/rootfs", "/shared/rootfs"),
         "blobs": (Blob(role="manifest", named=digest, found=digest, bytes=1),),
         "made": digest, "used": digest,
     }  # fmt: skip
@@ -96,8 +112,8 @@ def a_source(**changes: object) -> Origin:
             "blobs",
             "layer 1 12 is missing",
         ),
-        ({"mounted": ("/old", "/shared")}, "layers", "/old over /shared"),
-        ({"mounted": ("/shared", "/own")}, "layers", "/shared over /own"),
+        ({"mounted": ("/old/rootfs", "/shared/rootfs")}, "layers", "old over shared"),
+        ({"mounted": ("/shared/rootfs", "/own/rootfs")}, "layers", "shared over own"),
         ({"mounted": ()}, "layers", "no overlay"),
         ({"made": "sha256:56"}, "configuration", "umoci, asked again: 56"),
         ({"made": "no such tag"}, "configuration", "umoci, asked again: no such tag"),
@@ -218,7 +234,8 @@ def test_a_container_on_an_older_image_is_told(ran: Lab) -> None:
     stale = origin.look(layout, now, pid, scratch)
     (check,) = failed(origin.checks(layout, stale))
     assert check.name == "container.source.layers"
-    assert check.seen == " over ".join(map(str, before.lower))
+    assert stale.mounted == tuple(map(str, before.lower))
+    assert check.seen == " over ".join(folder.parent.name for folder in before.lower)
     assert not scratch.exists()
     assert failing(changed) == set()
     assert container.states(ran)["red-1"].pid != pid

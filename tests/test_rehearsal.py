@@ -115,15 +115,15 @@ def an_echo(**changes: object) -> Echo:
     ("symptoms", "words"),
     [
         ([], ""),
-        ([an_echo()], "host -> red-1: no answer (red-1 saw no request)"),
-        ([an_echo(counted=1)], "host -> red-1: no answer (red-1 saw the request)"),
+        ([an_echo()], "host → red-1: no answer (red-1 saw no request)"),
+        ([an_echo(counted=1)], "host → red-1: no answer (red-1 saw the request)"),
         (
             [an_echo(said="lost"), an_echo(source="red-2", said="lost")],
-            "host -> red-1, red-2 -> red-1: lost",
+            "host → red-1, red-2 → red-1: lost",
         ),
         (
             [an_echo(answered=1, fastest=0.1, address="127.0.0.1")],
-            "host -> red-1: an answer from 127.0.0.1, and red-1 saw no request",
+            "host → red-1: an answer from 127.0.0.1, and red-1 saw no request",
         ),
     ],
 )
@@ -167,7 +167,7 @@ def test_the_machine_is_cut_off_by_its_eth0_in_the_bridge(
 ) -> None:
     """Not the container alone: what the host reached by eth0, it reaches no more."""
     (found,) = (item for item in tried.value if item.mistake.name == "eth0-in-bridge")
-    assert {"host -> model-1", "host -> the outside"} <= {item.path for item in found.symptoms}
+    assert {"host → model-1", "host → the outside"} <= {item.path for item in found.symptoms}
 
 
 @pytest.mark.root
@@ -196,9 +196,12 @@ def only(monkeypatch: pytest.MonkeyPatch, change: Callable[[Mistake], Mistake]) 
 @pytest.mark.parametrize(
     ("changes", "seen"),
     [
-        ({"made": ("true",), "mended": ("true",)}, "no check fails. Every ping was answered."),
-        ({"check": "network.ports"}, "network.peers: model-1: eth0, down. "),
-        ({"mended": ("true",)}, "Still after it: network.peers: model-1: eth0, down"),
+        (
+            {"made": ("true",), "mended": ("true",)},
+            "no check failed; 0 pings failed; after the remedy none",
+        ),
+        ({"check": "network.ports"}, "network.peers failed; 3 pings failed; "),
+        ({"mended": ("true",)}, "after the remedy network.peers: model-1's link is down"),
     ],
     ids=["harmless", "caught by another", "not mended"],
 )
@@ -229,7 +232,7 @@ def test_a_network_that_is_wrong_from_the_start_is_told(
     monkeypatch.setattr(network, "wire", half)
     found = {check.name: check for check in rehearsal.mistakes(farm).checks}
     assert not found["network.mistake.none"].holds
-    assert "network.peers: model-2: eth0, down" in found["network.mistake.none"].seen
+    assert "network.peers: model-2's link is down" in found["network.mistake.none"].seen
 
 
 @pytest.mark.root

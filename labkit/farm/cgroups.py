@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from labkit.checks import Check, equal
+from labkit.display import human_bytes
 from labkit.farm import container, trial
 from labkit.journal import lock
 from labkit.lab import Lab
@@ -48,7 +49,8 @@ def found(lab: Lab) -> Outcome[Groups]:
         value=value,
         subject=item.name,
         summary=f"Control groups are mounted ({value.layout}); the container's limits in them: "
-        f"{memory or 'no'} bytes of memory, {processes or 'no'} processes.",
+        f"{human_bytes(int(memory)) if memory.isdigit() else 'all'} of memory, "
+        f"{processes or 'any number of'} processes.",
         checks=(
             Check(name="container.cgroups", expected="control groups are mounted",
                   seen=", ".join(hierarchies) or "none: install cgroupfs-mount and run it",

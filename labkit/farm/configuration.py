@@ -87,10 +87,17 @@ def checks(lab: Lab, state: State, config: Json, seen: Process, *, path: str) ->
               seen=f"{said}; the process holds {seen.held} (standard input: {seen.streams[0]})",
               holds=config["process"]["terminal"] is False and seen.held == "no terminal",
               rows=("R5", "R8"), again=f"ls -l /proc/{seen.pid}/fd"),
-        equal("container.path", f"PATH={path}" if path else "a PATH in the image's configuration",
-              f"PATH={seen.environment['PATH']}" if "PATH" in seen.environment else "no PATH",
+        Check(name="container.path", expected="the process has the PATH of the image's configuration",
+              seen=_paths(path, seen), holds=bool(path) and seen.environment.get("PATH") == path,
               rows=("I4",), again=f"tr '\\0' '\\n' </proc/{seen.pid}/environ | grep PATH="),
     )  # fmt: skip
+
+
+def _paths(path: str, seen: Process) -> str:
+    """Both search paths; one when they are the same."""
+    own = seen.environment.get("PATH")
+    said = f"PATH={own}" if own is not None else "no PATH"
+    return said if own == path else f"{said}, and the image {f'PATH={path}' if path else 'none'}"
 
 
 def _start(lab: Lab, replica: Replica, unpacked: Unpacked) -> bool:
@@ -129,8 +136,15 @@ def _table(replica: Replica, value: Configuration) -> Table:
 
 
 def _diff_table(value: Configuration) -> Table:
-    rows = [{"line": line} for line in value.diff.split("\n")]
+    rows = [{"line": indented(line)} for line in value.diff.split("\n")]
     return Table.of("diff", "The same as a unified diff of the two files", rows)
+
+
+def indented(line: str) -> str:
+    """A line of a diff whose indentation a table's cell keeps: behind the mark, no-break spaces. Pure."""
+    mark, rest = (line[:1], line[1:]) if line[:1] in ("+", "-", " ") else ("", line)
+    bare = rest.lstrip(" ")
+    return (mark + " " * (len(rest) - len(bare))).replace(" ", "\u00a0") + bare
 
 
 def _image_path(layout: Path, tag: str) -> str:

@@ -34,7 +34,7 @@ class Echo(Record):
     @property
     def path(self) -> str:
         """Who pings whom."""
-        return f"{self.source} -> {self.target}"
+        return f"{self.source} → {self.target}"
 
     @property
     def arrives(self) -> bool:

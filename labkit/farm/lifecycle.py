@@ -113,7 +113,7 @@ def mode_checks(value: Modes) -> tuple[Check, ...]:
               seen=f"exit status {back.exit} after {back.seconds:.2f} s; container {back.status}",
               holds=back.exit == 0 and back.status == "running", rows=("R6",),
               again=f"{words}; runc list"),
-        equal("container.detached-terminal", "no terminal", back.terminal or back.said,
+        equal("container.detached-terminal", "no terminal", back.terminal or f"gone: {back.said}",
               rows=("R5",), again=f"{words}; ls -l /proc/PID/fd"),
         Check(name="container.terminal-refused", expected="runC refuses and names the terminal",
               seen=f"exit status {value.refused.exit}: {value.refused.said}",
@@ -140,7 +140,7 @@ def _mode_table(value: Modes) -> Table:
             "exit status": start.exit,
             "container then": start.status,
             "its process holds": start.terminal or "–",
-            "runC said": start.said,
+            "runC said": start.said or "–",
         }
         for name, start in named.items()
     ]
@@ -276,9 +276,9 @@ def _each(rows: list[dict[str, Cell]]) -> str:
 
 
 def last_line(text: str) -> str:
-    """The last line of runC's output, without the time and level that its log format puts around."""
+    """The last line of runC's output ('' for none), without the time and level that its log format puts around."""
     lines = [line for line in text.strip().splitlines() if line.strip()]
     if not lines:
-        return "(nothing)"
+        return ""
     message = re.search(r'msg="((?:[^"\\]|\\.)*)"', lines[-1])
     return message[1].replace('\\"', '"') if message else lines[-1].strip()

@@ -32,7 +32,7 @@ UP, CARRIER = 1, 0x10000
 
 
 class Pings(Record):
-    """Round-trip times in milliseconds, by 'from -> to', and what was counted at both ends."""
+    """Round-trip times in milliseconds, by 'from → to', and what was counted at both ends."""
 
     milliseconds: dict[str, float]
     echoes: tuple[Echo, ...]

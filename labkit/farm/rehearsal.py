@@ -137,11 +137,11 @@ def _sound(before: tuple[Check, ...]) -> Check:
 
 
 def _check(item: Tried) -> Check:
-    said = "; ".join(f"{check.name}: {check.seen}" for check in item.caught) or "no check fails"
+    names = ", ".join(check.name for check in item.caught) or "no check"
     return Check(
         name=f"network.mistake.{item.mistake.name}",
         expected=f"{item.mistake.check} fails, a ping shows it, and after the remedy none fails",
-        seen=f"{said}. {told(item.symptoms) or 'Every ping was answered'}. {_after(item)}.",
+        seen=f"{names} failed; {len(item.symptoms)} pings failed; {_after(item)}",
         holds=item.holds,
         rows=("R10",),
         again="./lab run 04-network",
@@ -150,7 +150,7 @@ def _check(item: Tried) -> Check:
 
 def _after(item: Tried) -> str:
     """What the remedy led to, in words."""
-    return f"Still after it: {', '.join(item.left)}" if item.left else "After the remedy none fails"
+    return f"after the remedy {', '.join(item.left) or 'none'}"
 
 
 def _table(found: tuple[Tried, ...]) -> Table:

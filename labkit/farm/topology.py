@@ -88,16 +88,18 @@ def other_networks(lab: Lab, seen: Topology) -> Finding:
     ]
     for name, addresses in every:
         if not any(IPv4Interface(address).network == lab.subnet for address in addresses):
-            has = ", ".join(addresses) or "none"
-            return False, f"{name} has no address in {lab.subnet} (has {has})"
+            other = f" but {', '.join(addresses)}" if addresses else ""
+            return False, f"{name} has no address in {lab.subnet}{other}"
     return True, f"{len(every)} interfaces with an address in {lab.subnet}"
 
 
 def misnamed_peers(lab: Lab, seen: Topology) -> Finding:
     """The end in each container is named eth0, and both ends are up."""
     for link in seen.links:
-        if link.peer != "eth0" or not link.up:
-            return False, f"{link.replica}: {link.peer or 'no peer'}, {'up' if link.up else 'down'}"
+        if link.peer != "eth0":
+            return False, f"{link.replica} has {link.peer or 'no eth0'}"
+        if not link.up:
+            return False, f"{link.replica}'s link is down, at one end or both"
     return True, f"{len(seen.links)} times eth0, up at both ends"
 
 
@@ -110,10 +112,8 @@ def other_gateways(lab: Lab, seen: Topology) -> Finding:
     """Each container reaches what is not in its own network by the bridge."""
     for link in seen.links:
         if link.gateway != str(lab.gateway.ip):
-            return (
-                False,
-                f"{link.replica} has {f'one by {link.gateway}' if link.gateway else 'none'}",
-            )
+            other = f"leads to {link.gateway}" if link.gateway else "is missing"
+            return False, f"{link.replica}'s default route {other}"
     return True, f"{len(seen.links)} default routes by {lab.gateway.ip}"
 
 
