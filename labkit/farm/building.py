@@ -18,6 +18,7 @@ from pathlib import Path
 from labkit import run, undo
 from labkit.display import human_bytes
 from labkit.errors import BuildError, CommandError
+from labkit.farm.contents.scan import scan
 from labkit.journal import Journal, not_root
 from labkit.lab import Lab
 
@@ -104,8 +105,9 @@ def tidy(root: Path) -> None:
 
 
 def size(root: Path) -> int:
-    """What the files of a folder weigh in bytes: apparent size, hard links once, as ``du -sb`` counts."""
-    return int(run.run(["du", "--summarize", "--bytes", root]).stdout.split()[0])
+    """What the files and folders of a folder weigh in bytes: apparent size, hard links once, as
+    ``du -sb`` counts (later ones than coreutils 9.1 leave out the folders themselves)."""
+    return sum(file.size for file in scan(root))
 
 
 def _require_space(folder: Path, what: str, space: int) -> None:

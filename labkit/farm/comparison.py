@@ -1,13 +1,18 @@
-"""Root file systems side by side: what each weighs beside the Docker base image's, and why."""
+"""Root file systems side by side: what each weighs, on disk and as a layer, beside the Docker base
+image's; of what kinds of files that is; and the way down from the largest to the smallest."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from labkit import run
-from labkit.checks import Check
+from labkit.checks import Check, equal
 from labkit.display import human_bytes
 from labkit.farm import packages, rootfs, variants
+from labkit.farm.contents import account, kinds, layer, waterfall
+from labkit.farm.contents.account import Contents
+from labkit.farm.contents.layer import Compressed
+from labkit.farm.contents.waterfall import Step
 from labkit.farm.rootfs import Rootfs
 from labkit.lab import Lab
 from labkit.result import Cell, Outcome, Record, Table, action
@@ -16,24 +21,29 @@ from labkit.result import Cell, Outcome, Record, Table, action
 WORKERS = 2
 #: What the others are measured against: the Docker base image's root file system.
 YARDSTICK = "docker"
-#: The way down from what debootstrap leaves: variant, and what it leaves out of the one above.
-STAIRS = (
-    ("debootstrap", "downloaded packages and indices"),
-    ("minbase", "packages of priority important"),
-    ("docker-slim", "documentation, manuals, translations"),
-    ("essential", "packages that are not essential"),
-)
+#: The way down, from variant to variant; what each step leaves out is computed from their files.
+LADDER = ("debootstrap", "minbase", "essential")
+
+
+class Measured(Record):
+    """One root file system: its build, what it takes on its disk (bytes), and as a compressed layer."""
+
+    rootfs: Rootfs
+    disk: int
+    layer: Compressed
 
 
 class Comparison(Record):
-    """Root file systems of one suite."""
+    """Root file systems of one suite, and the steps from the first of the ladder to its last."""
 
     suite: str
-    variants: tuple[Rootfs, ...]
+    variants: tuple[Measured, ...]
+    steps: tuple[Step, ...] = ()
 
     def of(self, name: str) -> Rootfs | None:
         """The one of that variant, if it was compared."""
-        return next((item for item in self.variants if item.variant == name), None)
+        found = (item.rootfs for item in self.variants)
+        return next((item for item in found if item.variant == name), None)
 
 
 @action("rootfs.compare")
@@ -50,15 +60,35 @@ def compare(lab: Lab, names: Sequence[str] = (), *, registry: str = "") -> Outco
         workers=WORKERS,
     )
     found = tuple(result.value for result in results)
-    value = Comparison(suite=found[0].suite, variants=found)
+    layers = run.spread(lambda item: layer.compressed(lab, item), found, workers=WORKERS)
+    contents = {item.variant: account.read(item.variant, item.path) for item in found}
+    value = Comparison(
+        suite=found[0].suite,
+        variants=tuple(
+            Measured(rootfs=item, disk=contents[item.variant].weight.disk, layer=packed)
+            for item, packed in zip(found, layers, strict=True)
+        ),
+        steps=steps(found, contents),
+    )
     return Outcome(
         value=value,
         subject=value.suite,
         changed=any(result.changed for result in results),
         summary=_summary(value),
-        checks=(*checks(value), *(check for result in results for check in result.checks)),
-        tables=(variant_table(value), stair_table(value)),
+        checks=(
+            *checks(value),
+            *(_still(item, contents[item.variant]) for item in found),
+            *(check for result in results for check in result.checks),
+        ),
+        tables=(variant_table(value), kind_table(contents), waterfall.table(value.steps)),
     )
+
+
+def steps(found: Sequence[Rootfs], contents: Mapping[str, Contents]) -> tuple[Step, ...]:
+    """The way down, over those of the ladder that were compared."""
+    left = {item.variant: item.cleaned for item in found}
+    chain = [contents[name] for name in LADDER if name in contents]
+    return waterfall.steps(chain, left=left[chain[0].name]) if chain else ()
 
 
 def variant_table(value: Comparison) -> Table:
@@ -66,44 +96,44 @@ def variant_table(value: Comparison) -> Table:
     docker = value.of(YARDSTICK)
     rows: list[dict[str, Cell]] = [
         {
-            "variant": item.variant,
-            "tool": item.tool,
-            "packages": item.packages,
-            "size": item.bytes,
-            "as the tool left it": item.bytes + item.cleaned,
-            "build": item.seconds,
-            "size / docker": round(item.bytes / docker.bytes, 2) if docker else None,
-            "what it is": variants.named(item.variant).about,
-            "origin": item.origin,
+            "variant": one.variant,
+            "tool": one.tool,
+            "packages": one.packages,
+            "size": one.bytes,
+            "on disk": item.disk,
+            "gzip": item.layer.gzip,
+            "zstd": item.layer.zstd,
+            "as the tool left it": one.bytes + one.cleaned,
+            "build": one.seconds,
+            "size / docker": round(one.bytes / docker.bytes, 2) if docker else None,
+            "what it is": variants.named(one.variant).about,
+            "origin": one.origin,
         }
-        for item in sorted(value.variants, key=lambda item: -item.bytes)
+        for item in sorted(value.variants, key=lambda item: -item.rootfs.bytes)
+        for one in (item.rootfs,)
     ]
-    units = {"size": "bytes", "as the tool left it": "bytes", "build": "s"}
+    sizes = ("size", "on disk", "gzip", "zstd", "as the tool left it")
+    units = {**dict.fromkeys(sizes, "bytes"), "build": "s"}
     title = (
-        f"Root file systems of {value.suite}: apparent size without downloads and indices; build time "
-        "as it was measured then, perhaps with another build beside it"
+        f"Root file systems of {value.suite}: apparent size without downloads and indices, disk space, "
+        "size as a compressed layer of an image; build time as it was measured then, perhaps with "
+        "another build beside it"
     )
     return Table.of("variants", title, rows, units=units)
 
 
-def stair_table(value: Comparison) -> Table:
-    """From what debootstrap leaves down to the farm's base, and what each step takes away."""
-    first = value.of("debootstrap")
-    rows: list[dict[str, Cell]] = []
-    above = first.bytes + first.cleaned if first else 0
-    if first:
-        rows.append(_stair("as debootstrap leaves it", "nothing", above, above, first.packages))
-    for name, less in STAIRS if first else ():
-        if item := value.of(name):
-            rows.append(_stair(name, less, item.bytes, above, item.packages))
-            above = item.bytes
-    return Table.of(
-        "stairs",
-        "How far it can be reduced",
-        rows,
-        units={"size": "bytes", "less by": "bytes"},
-        columns=("root file system", "left out", "less by", "size", "packages"),
-    )
+def kind_table(contents: Mapping[str, Contents]) -> Table:
+    """One row a kind of file, one column a root file system; every column adds up to its size."""
+    order = sorted(contents.values(), key=lambda item: -item.weight.size)
+    sums = {item.name: item.by_kind() for item in order}
+    rows: list[dict[str, Cell]] = [
+        {"kind": kind, **{name: by[kind].size if kind in by else 0 for name, by in sums.items()}}
+        for kind in kinds.KINDS
+        if any(kind in by for by in sums.values())
+    ]
+    rows.sort(key=lambda row: -max(int(row[item.name] or 0) for item in order))
+    title = "What kind of files they consist of: apparent size"
+    return Table.of("kinds", title, rows, units=dict.fromkeys(sums, "bytes"))
 
 
 def checks(value: Comparison) -> tuple[Check, ...]:
@@ -130,17 +160,18 @@ def _smaller(name: str, less: Rootfs, more: Rootfs, rows: tuple[str, ...]) -> Ch
     )
 
 
-def _stair(name: str, less: str, size: int, above: int, count: int) -> dict[str, Cell]:
-    return {
-        "root file system": name,
-        "left out": less,
-        "less by": above - size,
-        "size": size,
-        "packages": count,
-    }
+def _still(item: Rootfs, contents: Contents) -> Check:
+    """What was measured when it was built is what all its files weigh now."""
+    return equal(
+        f"rootfs.whole.{item.variant}",
+        f"its files weigh {item.bytes} bytes, as when it was built",
+        f"its files weigh {contents.weight.size} bytes, as when it was built",
+        rows=("I2",),
+        again=f"du --summarize --bytes {item.path}",
+    )
 
 
 def _summary(value: Comparison) -> str:
-    ordered = sorted(value.variants, key=lambda item: item.bytes)
+    ordered = sorted((item.rootfs for item in value.variants), key=lambda item: item.bytes)
     weights = [f"{item.variant} {human_bytes(item.bytes)}" for item in ordered]
     return f"Root file systems of {value.suite}: {packages.naming(weights, len(weights))}."

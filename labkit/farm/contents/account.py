@@ -58,6 +58,10 @@ class Contents:
         sums = {group: Weight.of(files) for group, files in groups.items()}
         return dict(sorted(sums.items(), key=lambda item: -item[1].size))
 
+    def by_kind(self) -> dict[str, Weight]:
+        """What the files of each kind weigh (:data:`labkit.farm.contents.kinds.KINDS`)."""
+        return self.by(lambda file: self.kinds[file.path])
+
     def by_package(self) -> dict[str, Weight]:
         """What each package weighs: its files, its links, what its scripts made, and dpkg's notes on
         it; '' for what is owed to no package."""
@@ -97,8 +101,7 @@ def owner_table(contents: Contents) -> Table:
 
 def kind_table(contents: Contents) -> Table:
     """One row a kind of file."""
-    sums = contents.by(lambda file: contents.kinds[file.path])
-    rows = [_row({"kind": kind}, weight) for kind, weight in sums.items()]
+    rows = [_row({"kind": kind}, weight) for kind, weight in contents.by_kind().items()]
     return _table("kinds", f"{contents.name}: what kind of files they are", rows)
 
 
