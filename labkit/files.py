@@ -8,19 +8,42 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+from labkit.errors import StateError
+
 
 def write_atomically(path: Path, data: str | bytes, *, mode: int = 0o644) -> None:
-    """Writes a file whole or not at all: beside its place first, then renamed over it."""
+    """Writes a file whole or not at all: beside its place first, then renamed over it.
+
+    Raises :class:`StateError` when a folder stands there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(3)}.part")
     try:
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
-        part.replace(path)
+        put(part, path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def put(part: Path, path: Path) -> None:
+    """Renames a file over another one; raises :class:`StateError` when a folder stands there."""
+    try:
+        part.replace(path)
+    except IsADirectoryError:
+        raise StateError(
+            str(path), "is a folder where labkit keeps a file", "move it away", f"ls -la {path}"
+        ) from None
+
+
+def text_of(path: Path) -> str | None:
+    """The text of a file (UTF-8); None when nothing there can be read as one."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def hand_back(folder: Path) -> None:

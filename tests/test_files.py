@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from labkit import run
+from labkit.errors import StateError
 from labkit.files import hand_back, write_atomically
 
 KILLED = """
@@ -36,7 +37,7 @@ def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path: Path) -> None:
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     """Neither a half file nor the part beside its place."""
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError, match="directory"):
+    with pytest.raises(StateError, match="is a folder where labkit keeps a file"):
         write_atomically(tmp_path / "folder", "text")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
