@@ -88,7 +88,7 @@ class Journal:
         except PermissionError:
             raise not_root(str(self.path)) from None
         except OSError as error:
-            raise StateError(str(self.path), f"cannot be read: {error.strerror}") from None
+            raise self._unusable("cannot be read", error) from None
         return parse(text, self.path)
 
     def _append(self, entry: Entry) -> None:
@@ -114,8 +114,19 @@ class Journal:
             yield
         except PermissionError:
             raise not_root(str(self.path)) from None
+        except OSError as error:
+            raise self._unusable("cannot be written", error) from None
         finally:
             os.close(descriptor)
+
+    def _unusable(self, what: str, error: OSError) -> StateError:
+        return StateError(
+            str(self.path),
+            f"{what}: {error.strerror}",
+            "put the journal back, a file; if nothing of the lab is left on the machine, move away "
+            "what stands there",
+            f"ls -la {self.path}",
+        )
 
 
 def parse(text: str, path: Path) -> list[Entry]:
@@ -162,6 +173,10 @@ def lock(folder: Path, name: str, *, wait: float = 600.0) -> Iterator[None]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except PermissionError:
         raise not_root(str(path)) from None
+    except IsADirectoryError:
+        raise StateError(
+            str(path), "is a folder where labkit keeps a lock", "move it away", f"ls -la {path}"
+        ) from None
     try:
         _acquire(descriptor, path, wait)
         os.ftruncate(descriptor, 0)
@@ -189,7 +204,7 @@ def _acquire(descriptor: int, path: Path, wait: float) -> None:
             return
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                holder = os.pread(descriptor, 20, 0).decode().strip() or "unknown"
+                holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
                 raise LockError(
                     str(path),
                     f"another labkit (process {holder}) works on this lab",
