@@ -161,6 +161,26 @@ def publish(
 
 
 @command
+def answer(
+    choice: Choice,
+    identity: Annotated[str, typer.Argument(metavar="ID", help="As labkit remarks tells it.")],
+    text: Annotated[
+        str, typer.Argument(metavar="TEXT", help="One line; [[links]] and ''emphasis'' work.")
+    ],
+) -> None:
+    """Answer a remark on the wiki, in the student's name.
+
+    The answer stands below the remark, signed; the same answer is not given twice. A remark is settled
+    by its writer, on the page: with a line REX> settled below it.
+    """
+    from labkit.wiki import answers
+
+    lab = choice.lab()
+    log_to_file(lab)
+    finish(answers.answer(lab, identity, text), choice)
+
+
+@command
 def down(choice: Choice) -> None:
     """Take down what labkit made on this machine.
 
@@ -194,6 +214,34 @@ def check(choice: Choice) -> None:
     from labkit.report import standing
 
     finish(standing.checks(lab), choice)
+
+
+@command
+def remarks(
+    choice: Choice,
+    only_open: Annotated[
+        bool, typer.Option("--open", help="Show those alone that wait for an answer.")
+    ] = False,
+    audit: Annotated[
+        bool,
+        typer.Option("--audit", help="Look through the page's history for lines that labkit lost."),
+    ] = False,
+) -> None:
+    """List the remarks that people wrote in the report.
+
+    Each with its state, its author and the run that it was made on; they are also kept for the review
+    site. With --audit the exit status is 1 when labkit ever took away a line that a person wrote.
+    """
+    lab = choice.lab()
+    log_to_file(lab)
+    if audit:
+        from labkit.wiki import audit as auditing
+
+        finish(auditing.audit(lab), choice)
+        return
+    from labkit.report import dialogue
+
+    finish(dialogue.remarks(lab, only="open" if only_open else None), choice)
 
 
 @command

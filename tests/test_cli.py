@@ -27,7 +27,8 @@ from tests import stage_notebooks
 from tests.conftest import free_port
 
 COMMANDS = (
-    "rebuild", "run", "notebook", "publish", "down", "status", "check", "review", "doctor", "test",
+    "rebuild", "run", "notebook", "publish", "answer", "down", "status", "check", "remarks", "review",
+    "doctor", "test",
 )  # fmt: skip
 ROOT = Path(__file__).parents[1]
 
