@@ -15,10 +15,12 @@ from labkit.report.memory import executed
 from labkit.report.plan import ROWS, STAGES, Plan
 from labkit.report.record import StageRecord
 from labkit.result import FIGURE_MIME, RESULT_MIME, Record, Table
-from labkit.wiki import fences, listing, markdown, notebook, threads, wikitext
+from labkit.wiki import fences, listing, notebook, threads, wikitext
+from labkit.wiki.features import Features
 from labkit.wiki.fences import Block
 from labkit.wiki.listing import Remarks
 from labkit.wiki.notebook import Rendered, Upload
+from labkit.wiki.places import Place, page_name
 
 #: The stage that publishes: its block is made while it runs.
 OWN = "07-report"
@@ -31,14 +33,15 @@ class Pages(Record):
     uploads: tuple[Upload, ...]
 
 
-def pages(lab: Lab, found: Remarks) -> Pages:
-    """The report's blocks and pictures, from what the stages left in the lab's outputs."""
+def pages(lab: Lab, found: Remarks, features: Features | None = None) -> Pages:
+    """The report's blocks and pictures, from what the stages left in the lab's outputs, for a wiki
+    that has these features (all of them where none are given)."""
     latest = {record.stage: record for record in records.latest(lab)}
     asked = dialogue.with_results(found, tuple(latest.values()))
     uploads: dict[str, Upload] = {}
     blocks = [fences.block("summary", "", summary(latest))]
     for stage in STAGES:
-        shown = own(lab) if stage.name == OWN else rendered(lab, stage)
+        shown = own(lab) if stage.name == OWN else rendered(lab, stage, features)
         uploads |= {item.name: item for item in shown.uploads}
         blocks.append(fences.block(stage.name, wikitext.heading(stage.title, 2), shown.body))
     blocks.append(fences.block(threads.LIST, wikitext.heading("Remarks", 2), listed(asked)))
@@ -62,14 +65,14 @@ def summary(latest: Mapping[str, StageRecord]) -> str:
     )
 
 
-def rendered(lab: Lab, stage: Plan) -> Rendered:
+def rendered(lab: Lab, stage: Plan, features: Features | None = None) -> Rendered:
     """A stage's block: its state, then its last passed run as its notebook shows it."""
     good = records.read(records.file(lab, stage.name))
     bad = records.read(records.file(lab, stage.name, "failed.json"))
     if good is None and bad is None:
         return Rendered(title="", body=_to_come(stage))
     parts = [_failure(bad, good)] if bad else []
-    shown = _shown(lab, stage, good) if good else None
+    shown = _shown(lab, stage, good, features or Features()) if good else None
     parts += [_status(stage, good), shown.body] if good and shown else []
     body = "\n\n".join(part for part in parts if part)
     return Rendered(title="", body=body, uploads=shown.uploads if shown else ())
@@ -125,7 +128,7 @@ def _line(stage: Plan, record: StageRecord | None) -> list[str]:
 
 def _link(stage: Plan, text: str) -> str:
     label = wikitext.literal(text, begins=False, ends=False)
-    return f"[[{markdown.page_name(f'#{stage.title}')}|{label}]]"
+    return f"[[{page_name(f'#{stage.title}')}|{label}]]"
 
 
 def _icon(record: StageRecord) -> str:
@@ -161,17 +164,18 @@ def _to_come(stage: Plan) -> str:
     return "\n".join(["''Not run yet.'' It answers:", *said])
 
 
-def _shown(lab: Lab, stage: Plan, record: StageRecord) -> Rendered:
+def _shown(lab: Lab, stage: Plan, record: StageRecord, features: Features) -> Rendered:
     """The run as its executed notebook shows it; without that, its results and figures alone."""
     found = notebooks.read(executed(lab, stage.name))
     if found is None or not _is_of(found, record.run):
         found = {"cells": [_cell(entry.result, entry.figure) for entry in record.entries]}
     cells = [cell for cell in found["cells"] if "".join(cell["source"]).strip() != "stage.close()"]
     titles = {f"{item.name}.ipynb": f"#{item.title}" for item in STAGES}
-    context = markdown.Context(shift=1, link=titles.get)
-    return notebook.render(
-        {"cells": cells}, read=lambda path: _read(lab.output_dir, path), context=context
-    )
+    place = Place(
+        least=3, name=stage.name, link=titles.get, features=features,
+        read=lambda path: _read(lab.output_dir, path),
+    )  # fmt: skip
+    return notebook.render({"cells": cells}, place=place)
 
 
 def _is_of(found: Mapping[str, Any], run: str) -> bool:

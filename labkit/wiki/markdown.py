@@ -1,238 +1,254 @@
-"""Markdown to wikitext, over markdown-it-py's syntax tree. Pure.
+"""Markdown read into :mod:`labkit.wiki.tree`, over markdown-it-py's syntax tree. Pure.
 
-CommonMark with tables and strikethrough; HTML in the text is text. What a wiki's own list syntax
-cannot hold (a list item with a block of code in it) becomes the HTML elements that MediaWiki
-accepts.
+CommonMark with tables, strike-through, task lists, definition lists, footnotes and formulas, as in
+JupyterLab or one of its usual extensions. Of HTML in the text a few elements are understood; any
+other is text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cache
-from itertools import pairwise
-from urllib.parse import quote
 
 from markdown_it import MarkdownIt
 from markdown_it.tree import SyntaxTreeNode
 
-from labkit.wiki import wikitext
+from labkit.wiki import foreign, images
+from labkit.wiki.images import Picture
+from labkit.wiki.tree import (
+    Break,
+    Cell,
+    Code,
+    Document,
+    Fold,
+    Formula,
+    Grid,
+    Heading,
+    Image,
+    Item,
+    Line,
+    Link,
+    Listing,
+    Note,
+    Paragraph,
+    Part,
+    Parts,
+    Piece,
+    Quote,
+    Rule,
+    Side,
+    Source,
+    Styled,
+    Terms,
+    Text,
+)  # fmt: skip
 
-#: Link targets that are kept as links; every other one leaves its text alone.
-SCHEMES = ("http", "https", "mailto")
-#: Inline elements: their wiki marks, and the HTML elements for where the marks would be ambiguous.
-_EMPHASIS = {"em": ("''", "i"), "strong": ("'''", "b"), "s": ("", "s")}
+#: Gives the picture at an image's address; None where it knows none.
+Find = Callable[[str], Picture | None]
+_DETAILS = re.compile(
+    r"\s*<details(?:\s[^>]*)?>\s*(?:<summary>(.*?)</summary>)?", re.IGNORECASE | re.DOTALL
+)
+_DETAILS_TAG = re.compile(r"<(/?)details\b", re.IGNORECASE)
+#: HTML that has no meaning where only its text is taken: comments, and wrappers in lines of their own.
+_EMPTY = re.compile(
+    r"\s*(?:<!--.*?-->\s*|</?(?:div|center|p|span|section|figure)(?:\s[^<>]*)?>\s*)+", re.S | re.I
+)
+_TASK = re.compile(r"\[([ xX])\][ \t]+")
 
 
-@dataclass(frozen=True)
-class Context:
-    """What a text refers to beyond itself.
+def read(text: str, *, find: Find | None = None, first_note: int = 0) -> Document:
+    """The text's parts and footnotes; its marks count from ``first_note``.
 
-    ``shift`` is added to the level of each heading; ``image`` gives the uploaded name for an
-    image's address, ``link`` the wiki's own target (a page, ``#a heading``) for a link's; None
-    where they know none.
+    ``find`` gives the pictures that are not in the text itself.
     """
-
-    shift: int = 1
-    image: Callable[[str], str | None] = lambda address: None
-    link: Callable[[str], str | None] = lambda address: None
-
-
-def render(text: str, context: Context | None = None) -> str:
-    """The wikitext of a Markdown text, its blocks divided by empty lines."""
     tree = SyntaxTreeNode(_parser().parse(text))
-    return _blocks(tree.children, context or Context())
-
-
-def first_heading(text: str, context: Context | None = None) -> tuple[str, str]:
-    """The text of a first heading of level 1 as wikitext ('' when there is none), and the rest."""
-    tree = SyntaxTreeNode(_parser().parse(text))
-    here = context or Context()
-    first = tree.children[0] if tree.children else None
-    if first is None or first.type != "heading" or first.tag != "h1":
-        return "", _blocks(tree.children, here)
-    return _inline(first.children, here), _blocks(tree.children[1:], here)
+    reader = _Reader(find or (lambda address: None), first_note)
+    parts = reader.parts(tree.children)
+    return Document(parts, tuple(reader.notes))
 
 
 @cache
 def _parser() -> MarkdownIt:
-    return MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+    from mdit_py_plugins.amsmath import amsmath_plugin
+    from mdit_py_plugins.deflist import deflist_plugin
+    from mdit_py_plugins.dollarmath import dollarmath_plugin
+    from mdit_py_plugins.footnote import footnote_plugin
+
+    parser = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    parser.use(dollarmath_plugin, allow_space=False, allow_digits=False, double_inline=True)
+    parser.validateLink = _is_shown  # type: ignore[method-assign,assignment]  # as its manual does
+    return parser.use(footnote_plugin).use(amsmath_plugin).use(deflist_plugin)
 
 
-def _blocks(nodes: Sequence[SyntaxTreeNode], here: Context) -> str:
-    return "\n\n".join(_block(node, here) for node in nodes)
+def _is_shown(address: str) -> bool:
+    """Whether a link is read as one: who writes it out decides where it may lead."""
+    return not re.match(r"\s*(?:javascript|vbscript|file|data:(?!image/))", address, re.IGNORECASE)
 
 
-def _block(node: SyntaxTreeNode, here: Context) -> str:
-    write = _BLOCKS.get(node.type)
-    return write(node, here) if write else wikitext.literal(node.content)
+@dataclass
+class _Reader:
+    """What one text refers to, and the footnotes that were found in it."""
+
+    find: Find
+    first_note: int
+    notes: list[Parts] = field(default_factory=list)
+
+    def parts(self, nodes: Sequence[SyntaxTreeNode]) -> Parts:
+        """Parts in their order; what stands between <details> and </details> is folded."""
+        found: list[Part] = []
+        place = 0
+        while place < len(nodes):
+            node = nodes[place]
+            place += 1
+            end = _closing(nodes, place - 1)
+            if end:
+                found.append(self.fold(node.content, nodes[place:end], nodes[end].content))
+                place = end + 1
+            else:
+                found += self.part(node)
+        return tuple(found)
+
+    def fold(self, opening: str, nodes: Sequence[SyntaxTreeNode], closing: str) -> Fold:
+        """What stands between two pieces of HTML that open and close <details>."""
+        found = _DETAILS.match(opening)
+        label = foreign.text(found[1] or "") if found else ""
+        first = self.html(opening[found.end() if found else 0 :])
+        last = self.html(closing[: closing.lower().rfind("</details")])
+        return Fold(label or "Details", (*first, *self.parts(nodes), *last))
+
+    def part(self, node: SyntaxTreeNode) -> Parts:  # noqa: PLR0911 - one line a kind
+        """One node's parts: mostly one, none for what shows nothing."""
+        match node.type:
+            case "heading":
+                return (Heading(int(node.tag[1:]), self.inline(node)),)
+            case "paragraph" | "inline":
+                return (Paragraph(self.inline(node)),)
+            case "bullet_list" | "ordered_list":
+                return (self.listing(node),)
+            case "fence" | "code_block":
+                return (Source(node.content.rstrip("\n"), node.info.split(" ")[0]),)
+            case "blockquote":
+                return (Quote(self.parts(node.children)),)
+            case "hr":
+                return (Rule(),)
+            case "table":
+                return (self.table(node),)
+            case "dl":
+                return (Terms(tuple(self.term(child) for child in node.children)),)
+            case "math_block" | "math_block_label" | "amsmath":
+                return (Paragraph((Formula(node.content.strip(), display=True),)),)
+            case "html_block":
+                return self.html(node.content)
+            case "footnote_block":
+                self.notes += [self.parts(child.children) for child in node.children]
+                return ()
+        return (Paragraph((Text(node.content),)),)
+
+    def html(self, content: str) -> Parts:
+        """HTML in lines of its own: what it shows, or itself where it has elements of its own."""
+        if not content.strip() or _EMPTY.fullmatch(content):
+            return ()
+        if foreign.is_known(content):
+            return foreign.read(content, find=self.find)
+        lines = content.strip().split("\n")
+        return (Paragraph(tuple(piece for line in lines for piece in (Break(), Text(line)))[1:]),)
+
+    def listing(self, node: SyntaxTreeNode) -> Listing:
+        """A list, its tasks marked as done or not."""
+        items = tuple(_task(Item(self.parts(item.children))) for item in node.children)
+        start = node.attrs.get("start", 1) if node.type == "ordered_list" else None
+        return Listing(items, None if start is None else int(start))
+
+    def term(self, node: SyntaxTreeNode) -> tuple[Line, Parts]:
+        """An entry of a list of definitions."""
+        if node.type == "dt":
+            return self.inline(node), ()
+        return (), self.parts(node.children)
+
+    def table(self, node: SyntaxTreeNode) -> Grid:
+        """A table, with one row as its header."""
+        rows = [row.children for part in node.children for row in part.children]
+        return Grid(
+            tuple(tuple(self.cell(cell, n == 0) for cell in row) for n, row in enumerate(rows))
+        )
+
+    def cell(self, node: SyntaxTreeNode, head: bool) -> Cell:
+        """A cell, aligned as its column is."""
+        sides: dict[str, Side] = {"left": "left", "center": "center", "right": "right"}
+        side = str(node.attrs.get("style", "")).removeprefix("text-align:")
+        return Cell(self.inline(node), head, sides.get(side, ""))
+
+    def inline(self, node: SyntaxTreeNode) -> Line:
+        """The pieces of a node's line."""
+        return self.line([part for child in node.children for part in (child.children if child.type == "inline" else [child])])  # fmt: skip
+
+    def line(self, nodes: Iterable[SyntaxTreeNode]) -> Line:
+        """Pieces one after the other; pairs of HTML tags that are understood become styles."""
+        pairs = foreign.Pairs()
+        for node in nodes:
+            if node.type == "html_inline":
+                pairs.tag(node.content)
+            else:
+                pairs.add(*self.piece(node))
+        return pairs.line()
+
+    def piece(self, node: SyntaxTreeNode) -> Line:  # noqa: PLR0911 - one line a kind
+        """One node within a line."""
+        match node.type:
+            case "softbreak":
+                return (Text(" "),)
+            case "hardbreak":
+                return (Break(),)
+            case "em" | "strong" | "s":
+                return (Styled(foreign.STYLES[node.type], self.line(node.children)),)
+            case "link":
+                return (Link(str(node.attrs.get("href", "")), self.line(node.children)),)
+            case "image":
+                return (self.image(node),)
+            case "code_inline":
+                return (Code(node.content),)
+            case "math_inline":
+                return (Formula(node.content.strip()),)
+            case "math_inline_double":
+                return (Formula(node.content.strip(), display=True),)
+            case "footnote_ref":
+                return (Note(self.first_note + int(node.meta["id"])),)
+            case "footnote_anchor":
+                return ()
+        return (Text(node.content),)
+
+    def image(self, node: SyntaxTreeNode) -> Image:
+        """An image: the one that the text holds, or that ``find`` knows."""
+        address = str(node.attrs.get("src", ""))
+        picture = images.inline(address) or self.find(address)
+        shown = "" if address.startswith("data:") else address
+        return Image(node.content, picture, shown, str(node.attrs.get("title", "")))
 
 
-def _heading(node: SyntaxTreeNode, here: Context) -> str:
-    return wikitext.titled(_inline(node.children, here), int(node.tag[1:]) + here.shift)
+def _task(item: Item) -> Item:
+    """The item as a task, when it begins with ``[ ]`` or ``[x]``."""
+    first = item.parts[0] if item.parts else None
+    if not isinstance(first, Paragraph) or not first.line or not isinstance(first.line[0], Text):
+        return item
+    mark = _TASK.match(first.line[0].text)
+    if mark is None:
+        return item
+    rest: Piece = Text(first.line[0].text[mark.end() :])
+    parts = (Paragraph((rest, *first.line[1:])), *item.parts[1:])
+    return Item(parts, done=mark[1] != " ")
 
 
-def _source(node: SyntaxTreeNode, here: Context) -> str:
-    return wikitext.source(node.content, node.info.split(" ")[0])
-
-
-def _quote(node: SyntaxTreeNode, here: Context) -> str:
-    return f"<blockquote>\n{_blocks(node.children, here)}\n</blockquote>"
-
-
-def _list(node: SyntaxTreeNode, here: Context) -> str:
-    if _is_plain(node):
-        return "\n".join(_plain_items(node, "", here))
-    tag, start = ("ul", "") if node.type == "bullet_list" else ("ol", node.attrs.get("start", ""))
-    opening = f'{tag} start="{int(start)}"' if start != "" else tag
-    items = "\n".join(f"<li>\n{_blocks(item.children, here)}\n</li>" for item in node.children)
-    return f"<{opening}>\n{items}\n</{tag}>"
-
-
-def _is_plain(node: SyntaxTreeNode) -> bool:
-    """Whether the wiki's own lists can hold it: each item one paragraph, then only such lists."""
-    if "start" in node.attrs:
-        return False
-    for item in node.children:
-        kinds = [child.type for child in item.children]
-        if kinds[:1] != ["paragraph"] or _has_image(item.children[0]):
-            return False
-        if not all(kind in ("bullet_list", "ordered_list") for kind in kinds[1:]):
-            return False
-    return all(_is_plain(child) for item in node.children for child in item.children[1:])
-
-
-def _has_image(node: SyntaxTreeNode) -> bool:
-    return any(part.type == "image" for part in node.walk())
-
-
-def _plain_items(node: SyntaxTreeNode, outer: str, here: Context) -> list[str]:
-    mark = outer + ("*" if node.type == "bullet_list" else "#")
-    lines = []
-    for item in node.children:
-        lines.append(f"{mark} {_inline(item.children[0].children, here)}")
-        for child in item.children[1:]:
-            lines += _plain_items(child, mark, here)
-    return lines
-
-
-def _table(node: SyntaxTreeNode, here: Context) -> str:
-    rows = [row for part in node.children for row in part.children]
-    head = [_inline(cell.children, here) for cell in rows[0].children]
-    body = [[_cell(cell, here) for cell in row.children] for row in rows[1:]]
-    return wikitext.grid(head, body, css="wikitable")
-
-
-def _cell(node: SyntaxTreeNode, here: Context) -> str:
-    style = node.attrs.get("style")
-    text = _inline(node.children, here)
-    return f'style="{style}" | {text}' if style else text
-
-
-def _inline(nodes: Sequence[SyntaxTreeNode], here: Context) -> str:
-    """The inline wikitext of a block's children: one line."""
-    parts = [
-        part for node in nodes for part in (node.children if node.type == "inline" else [node])
-    ]
-    return _line(parts, here, marks=_unambiguous(parts), outer=True).strip()
-
-
-def _line(
-    parts: Sequence[SyntaxTreeNode], here: Context, *, marks: bool, outer: bool = False
-) -> str:
-    """Inline nodes one after the other; ``outer`` when they are the whole of a line."""
-    last = len(parts) - 1
-    return "".join(
-        wikitext.literal(part.content, begins=outer and place == 0, ends=outer and place == last)
-        if part.type == "text"
-        else _piece(part, here, marks)
-        for place, part in enumerate(parts)
-    )
-
-
-def _piece(node: SyntaxTreeNode, here: Context, marks: bool) -> str:
-    match node.type:
-        case "softbreak" | "hardbreak":
-            return " " if node.type == "softbreak" else "<br />"
-        case "em" | "strong" | "s":
-            return _emphasis(node, here, marks)
-        case "link":
-            return _link(node, here, marks)
-        case "image":
-            return _image(node, here)
-    return wikitext.code(node.content) if node.type == "code_inline" else _text(node.content)
-
-
-def _emphasis(node: SyntaxTreeNode, here: Context, marks: bool) -> str:
-    text = _line(node.children, here, marks=marks)
-    mark, tag = _EMPHASIS[node.type]
-    return f"{mark}{text}{mark}" if marks and mark else f"<{tag}>{text}</{tag}>"
-
-
-def _text(content: str) -> str:
-    return wikitext.literal(content, begins=False, ends=False)
-
-
-def _unambiguous(parts: Sequence[SyntaxTreeNode]) -> bool:
-    """Whether quote marks can be read in one way alone: nothing nested, nothing side by side."""
-    emphasis = [
-        part.type in ("em", "strong") for part in parts if part.type != "text" or part.content
-    ]
-    if any(one and other for one, other in pairwise(emphasis)):
-        return False
-    return not any(
-        inner.type in ("em", "strong")
-        for part in parts
-        if part.children
-        for inner in part.walk(include_self=False)
-    )
-
-
-def _link(node: SyntaxTreeNode, here: Context, marks: bool) -> str:
-    address = str(node.attrs.get("href", ""))
-    label = _line(node.children, here, marks=marks)
-    label = label if label.strip() else _text(address)
-    target = here.link(address)
-    if target is not None:
-        return f"[[{page_name(target)}|{label}]]<nowiki />"
-    if address.partition(":")[0].lower() not in SCHEMES or _has_image(node):
-        return label
-    return f"[{url(address)} {label}]"
-
-
-def url(address: str) -> str:
-    """An address with everything percent-encoded that could end it or be read as markup."""
-    whole = quote(address, safe=":/?#@!$&()*+,;=%")  # leaves letters, digits and _.-~ as well
-    return (
-        whole.replace("~", "%7E")
-        .replace("__", "_%5F")
-        .replace("&", "&amp;")
-        .replace("labkit:", "labkit%3A")
-    )
-
-
-def page_name(target: str) -> str:
-    """A page's name, or ``#`` and a heading's text, without what no title may hold."""
-    kept = "".join(" " if c in "[]{}|<>#\n" else c for c in target.lstrip("#"))
-    return ("#" if target.startswith("#") else ":") + " ".join(kept.split())
-
-
-def _image(node: SyntaxTreeNode, here: Context) -> str:
-    alt = node.content
-    file = here.image(str(node.attrs.get("src", "")))
-    if file is None:
-        return _text(f"[{alt}]")
-    return wikitext.image(file, alt=alt, caption=str(node.attrs.get("title", "")))
-
-
-_BLOCKS: dict[str, Callable[[SyntaxTreeNode, Context], str]] = {
-    "heading": _heading,
-    "paragraph": lambda node, here: _inline(node.children, here),
-    "bullet_list": _list,
-    "ordered_list": _list,
-    "fence": _source,
-    "code_block": _source,
-    "blockquote": _quote,
-    "hr": lambda node, here: "----",
-    "table": _table,
-}
+def _closing(nodes: Sequence[SyntaxTreeNode], start: int) -> int:
+    """The place of the node that closes the <details> which the one at ``start`` opens; 0 for none."""
+    if nodes[start].type != "html_block" or not _DETAILS.match(nodes[start].content):
+        return 0
+    depth = 0
+    for place in range(start, len(nodes)):
+        if nodes[place].type == "html_block":
+            for tag in _DETAILS_TAG.finditer(nodes[place].content):
+                depth += -1 if tag[1] else 1
+            if depth <= 0:
+                return place if place > start else 0
+    return 0

@@ -16,7 +16,7 @@ from labkit.errors import ConfigError, StateError
 from labkit.files import write_atomically
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, Table, action
-from labkit.wiki import api, markdown, publish, server, session
+from labkit.wiki import api, markdown, publish, server, session, writing
 from labkit.wiki.api import ConflictError, Revision
 from labkit.wiki.folders import Folders, api_url
 
@@ -113,7 +113,9 @@ def assignment(lab: Lab) -> str:
         raise ConfigError(key, f"cannot be read: {error.strerror}", "name a file") from None
     if not text.strip():
         raise ConfigError(key, "is empty", "name the file that has the assignment")
-    return markdown.render(text) if path.suffix.lower() in MARKDOWN else text
+    if path.suffix.lower() in MARKDOWN:
+        return writing.write(markdown.read(text)).text
+    return text
 
 
 def main_page(lab: Lab) -> str:

@@ -52,12 +52,17 @@ _RISKY = re.compile(
     """,
     re.VERBOSE,
 )
-_ARMOURED = re.compile(r" (?=[?:;!%»›])|(?<=[«‹]) ")
-_CONTROLS = {c: 0x2400 + c for c in range(32) if c not in (9, 10)} | {127: 0x2421}
+#: What is read in a preformatted block all the same: French blanks, a fence, another language's
+#: variants, and a reply's colon for who reads the page's lines.
+_IN_PRE = re.compile(r" (?=[?:;!%»›])|(?<=[«‹]) |(?<=labkit):|(?<=-)\{|^:", re.MULTILINE)
+_CONTROLS: dict[int, int] = {c: 0x2400 + c for c in range(32) if c not in (9, 10)} | {127: 0x2421}
 _CONTROLS |= dict.fromkeys([*range(0x80, 0xA0), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF], 0xFFFD)
+#: What turns the direction of the characters around it: shown by its number (Unicode, annex 9).
+_TURNS = {c: f"[U+{c:04X}]" for c in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+_SHOWN: dict[int, int | str] = {**_CONTROLS, **_TURNS}
 #: Raw text that must not stand in a <syntaxhighlight>: its end, a fence, a remark.
 _BREAKS_OUT = re.compile(
-    r"</syntaxhighlight|<!--|labkit:|\ufeff|^\s*REX>", re.IGNORECASE | re.MULTILINE
+    r"</syntaxhighlight|<!--|labkit:|-\{|\ufeff|^\s*(?:REX>|:)", re.IGNORECASE | re.MULTILINE
 )
 
 
@@ -67,7 +72,7 @@ def clean(text: str) -> str:
     MediaWiki composes characters itself and replaces those that XML 1.0 does not allow.
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n")
-    return unicodedata.normalize("NFC", lines.translate(_CONTROLS))
+    return unicodedata.normalize("NFC", lines.translate(_SHOWN))
 
 
 def literal(text: str, *, begins: bool = True, ends: bool = True) -> str:
@@ -86,15 +91,22 @@ def code(text: str) -> str:
     return f"<code>{literal(text)}</code>" if text else ""
 
 
-def pre(text: str) -> str:
+def pre(text: str, *, attributes: str = "") -> str:
     """The text as a preformatted block, exactly as it is but for line ends at its end."""
-    safe = html.escape(clean(text).rstrip("\n"), quote=False).replace("labkit:", "labkit&#58;")
-    return f"<pre>\n{_ARMOURED.sub('&#32;', safe)}\n</pre>"
+    safe = html.escape(clean(text).rstrip("\n"), quote=False)
+    return f"<pre{attributes}>\n{_IN_PRE.sub(_referred, safe)}\n</pre>"
 
 
-def source(text: str, language: str) -> str:
-    """The text as a highlighted block, or as :func:`pre` where highlighting is unknown or unsafe."""
-    lexer = LANGUAGES.get(language.strip().lower())
+def span(text: str, css: str) -> str:
+    """A piece of a line in a style, as it stands ('' for no style)."""
+    safe = literal(text, begins=False, ends=False)
+    return f'<span style="{css}">{safe}</span>' if css else safe
+
+
+def source(text: str, language: str, *, highlight: bool = True) -> str:
+    """The text as a highlighted block; as :func:`pre` where highlighting is unknown or unsafe, or
+    the wiki has none."""
+    lexer = LANGUAGES.get(language.strip().lower()) if highlight else None
     safe = clean(text).strip("\n").rstrip()
     if lexer is None or not safe or _BREAKS_OUT.search(safe):
         return pre(text)
@@ -111,7 +123,7 @@ def folded(label: str, body: str) -> str:
 
 def heading(text: str, level: int) -> str:
     """A heading line of a plain text (level 2 to 6)."""
-    return titled(literal(" ".join(text.split())), level)
+    return titled(literal(_one_line(text)), level)
 
 
 def titled(inline: str, level: int) -> str:
@@ -128,14 +140,17 @@ def grid(
     css: str = "wikitable sortable",
 ) -> str:
     """A native table of cells that are wikitext already: one line a row, so that histories read well."""
-    lines = [f'{{| class="{css}"']
-    if caption:
-        narrow = ";white-space:nowrap" if len(caption) <= _SHORT else ""
-        lines.append(f'|+ style="text-align:left{narrow}" | {caption}')
+    lines = [f'{{| class="{css}"', *title(caption)]
     lines += ["! " + " !! ".join(head)] if head else []
     for row in rows:
         lines += ["|-", "| " + " || ".join(row)]
     return "\n".join([*lines, "|}"])
+
+
+def title(caption: str) -> list[str]:
+    """A table's caption line of wikitext that is already safe; none for ''."""
+    narrow = ";white-space:nowrap" if len(caption) <= _SHORT else ""
+    return [f'|+ style="text-align:left{narrow}" | {caption}'] if caption else []
 
 
 def table(value: Table, *, longest: int = LONG) -> str:
@@ -200,14 +215,24 @@ def figure(value: Figure, file: str) -> str:
     return image(file, alt=value.alt, caption=value.caption)
 
 
-def image(file: str, *, alt: str, caption: str = "") -> str:
-    """An uploaded picture in a paragraph of its own, at most :data:`WIDTH` wide.
+def image(
+    file: str, *, alt: str, caption: str = "", framed: bool = True, target: str | None = None
+) -> str:
+    """An uploaded picture at most :data:`WIDTH` wide; a click opens it whole, or ``target``.
 
-    The caption stands in italics, so that no caption is ever read as an option (``left``, ``thumb``).
+    One that is ``framed`` stands by itself with its caption below; another one within a line. The
+    caption stands in italics, so that no caption is ever read as an option (``left``, ``thumb``).
     """
-    parts = [f"File:{file}", "thumb", "none", f"{WIDTH}px", f"alt={literal(_one_line(alt))}"]
+    parts = [f"File:{file}", *(("thumb", "none") if framed else ("frameless",)), f"{WIDTH}px"]
+    parts += [f"link={target}"] if target is not None else []
+    parts += [f"alt={literal(_one_line(alt))}"]
     text = literal(_one_line(caption))
     return "[[" + "|".join([*parts, f"<i>{text}</i>"] if text else parts) + "]]"
+
+
+def _referred(match: re.Match[str]) -> str:
+    """A character as its reference."""
+    return f"&#{ord(match[0])};"
 
 
 def _reference(match: re.Match[str]) -> str:
@@ -225,4 +250,4 @@ def _heading(column: Column) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return " ".join(clean(text).split())

@@ -1,0 +1,30 @@
+"""What a wiki can show beyond plain MediaWiki."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from labkit.result import Record
+
+if TYPE_CHECKING:
+    import mwclient
+
+
+class Features(Record):
+    """The extensions that the report uses where they are: SyntaxHighlight, and Cite."""
+
+    highlight: bool = True
+    notes: bool = True
+
+
+def of(extensions: Iterable[str]) -> Features:
+    """The features of a wiki with these extensions, by the names that Special:Version has."""
+    names = set(extensions)
+    return Features(highlight="SyntaxHighlight" in names, notes="Cite" in names)
+
+
+def ask(site: mwclient.Site) -> Features:
+    """The features of this wiki, in one request."""
+    answer = site.get("query", meta="siteinfo", siprop="extensions", formatversion=2)
+    return of(item["name"] for item in answer["query"]["extensions"])

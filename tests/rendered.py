@@ -1,0 +1,50 @@
+"""The tables of what is rendered: what was written, its wikitext, and what a real wiki makes of that.
+
+A row in ``tests/rendering/*.txt`` is three texts under its name. A picture's name holds the hash of its
+content, which depends on the versions of the libraries that paint it: there it stands as ``H``.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from labkit.wiki.places import Place
+
+FOLDER = Path(__file__).parent / "rendering"
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYGBgAAAABQABpfZFQAAAAABJRU5ErkJggg=="
+PNG = base64.b64decode(PIXEL)
+#: Where the texts of the tables stand: one other page is known.
+PLACE = Place(name="t", link={"05-web.ipynb": "#Web | sites"}.get)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table; ``PNG`` in what was written stands for a picture's base64."""
+
+    name: str
+    written: str
+    wikitext: str
+    html: str
+
+
+def rows(table: str) -> list[Row]:
+    """The rows of a table, by its file's name."""
+    return list(_rows((FOLDER / f"{table}.txt").read_text(encoding="utf-8")))
+
+
+def _rows(text: str) -> Iterator[Row]:
+    for chunk in re.split(r"^===== ", text, flags=re.MULTILINE)[1:]:
+        name, _, rest = chunk.partition("\n")
+        written, wikitext, html = (
+            part.strip("\n") for part in re.split(r"^-----$", rest, flags=re.M)
+        )
+        yield Row(name, written.replace("PNG", PIXEL), wikitext, html)
+
+
+def unnamed(text: str) -> str:
+    """The text with ``H`` for each hash in a picture's name."""
+    return re.sub(r"-[0-9a-f]{16}\.", "-H.", text).strip("\n")
