@@ -198,9 +198,9 @@ def only(monkeypatch: pytest.MonkeyPatch, change: Callable[[Mistake], Mistake]) 
     [
         (
             {"made": ("true",), "mended": ("true",)},
-            "no check failed; 0 pings failed; after the remedy none",
+            "failed: no check, and no pings; after the remedy none",
         ),
-        ({"check": "network.ports"}, "network.peers failed; 3 pings failed; "),
+        ({"check": "network.ports"}, "failed: network.peers, and 3 pings; "),
         ({"mended": ("true",)}, "after the remedy network.peers: model-1's link is down"),
     ],
     ids=["harmless", "caught by another", "not mended"],

@@ -141,11 +141,16 @@ def _check(item: Tried) -> Check:
     return Check(
         name=f"network.mistake.{item.mistake.name}",
         expected=f"{item.mistake.check} fails, a ping shows it, and after the remedy none fails",
-        seen=f"{names} failed; {len(item.symptoms)} pings failed; {_after(item)}",
+        seen=f"failed: {names}, and {_count(item)}; {_after(item)}",
         holds=item.holds,
         rows=("R10",),
         again="./lab run 04-network",
     )
+
+
+def _count(item: Tried) -> str:
+    count = len(item.symptoms)
+    return f"{count or 'no'} ping{'' if count == 1 else 's'}"
 
 
 def _after(item: Tried) -> str:
