@@ -15,11 +15,12 @@ from labkit.checks import Check, failed
 from labkit.errors import StateError
 from labkit.files import write_atomically
 from labkit.lab import Lab
-from labkit.report import closing, pages
+from labkit.report import closing, dialogue, pages
 from labkit.report import record as records
 from labkit.report.pages import Page, Shown
 from labkit.report.plan import ROWS
 from labkit.result import Outcome, Record, Table, action
+from labkit.wiki import threads
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -95,7 +96,8 @@ def _index(lab: Lab, shown: tuple[Shown, ...]) -> str:
             tasks=closing.states(found),
             answers=closing.answers(found),
             rows=ROWS,
-            files={stage.plan.name: stage.page.file for stage in shown if stage.page},
+            files=_files(shown),
+            listing=dialogue.last(lab),
             parameters=pages.changes(lab.model_dump(mode="json", exclude={"outputs"}), default),
             pictures=[(page, item) for s in shown if (page := s.page) for item in page.pictures],
         )
@@ -105,6 +107,7 @@ def _index(lab: Lab, shown: tuple[Shown, ...]) -> str:
 def _stage(lab: Lab, shown: tuple[Shown, ...], stage: Shown, page: Page) -> str:
     place = shown.index(stage)
     checks = page.record.checks
+    listing = dialogue.last(lab)
     return (
         _templates()
         .get_template("stage.html.j2")
@@ -113,11 +116,19 @@ def _stage(lab: Lab, shown: tuple[Shown, ...], stage: Shown, page: Page) -> str:
             stage=stage,
             page=page,
             record=page.record,
+            files=_files(shown),
+            listing=listing,
+            asked=listing.about(stage.plan.name) if listing else (),
             checks=[*failed(checks), *(check for check in checks if check.holds)],
             before=next((s.page for s in reversed(shown[:place]) if s.page), None),
             after=next((s.page for s in shown[place + 1 :] if s.page), None),
         )
     )
+
+
+def _files(shown: tuple[Shown, ...]) -> dict[str, str]:
+    """The page of each stage that has one."""
+    return {stage.plan.name: stage.page.file for stage in shown if stage.page}
 
 
 @functools.cache
@@ -136,6 +147,7 @@ def _templates() -> Environment:
         "duration": pages.duration,
         "human": display.human,
         "numeric": _is_number,
+        "plain": threads.plain,
     }
     templates.globals |= {"version": __version__, "rows_shown": ROWS_SHOWN, "wide": _is_wide}
     return templates

@@ -1,0 +1,97 @@
+"""The remarks on the review site: on its index, and on the page of the stage that each is about."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from labkit import Lab
+from labkit.files import write_atomically
+from labkit.report import dialogue
+from labkit.report.dialogue import Listing
+from labkit.report.record import Entry
+from labkit.wiki.listing import Addressed, Remark, Remarks
+from tests import test_review as site_tests
+from tests.test_remarks import remark
+from tests.test_review import HOSTILE, keep, result, site
+
+lab = site_tests.lab
+READ = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+
+
+def listed(lab: Lab, *found: Remark, page: str = "Report") -> None:
+    """The remarks were read from the wiki."""
+    remarks = Remarks(page=page, url="http://127.0.0.1/wiki/Report", remarks=found, revision=3)
+    kept = Listing(read=READ, run="r", remarks=remarks)
+    write_atomically(dialogue.file(lab), kept.model_dump_json())
+
+
+def on(block: str, text: str, **other: Any) -> Remark:
+    """A remark on a block."""
+    made = remark(text, **other)
+    return made.model_copy(update={"thread": made.thread.model_copy(update={"block": block})})
+
+
+def test_each_remark_is_told_where_it_belongs(lab: Lab) -> None:
+    """All on the index with what became of each; on a stage's page its own alone."""
+    keep(lab, "04-network", Entry(cell=3, result=result()))
+    keep(lab, "05-web", Entry(cell=3, result=result()))
+    given = Addressed(
+        stage="05-web", cell=3, run="r", summary="Six of six.", holds=True, started=READ
+    )
+    listed(
+        lab,
+        on("04-network", "REX> Both ways?\n: Yes &lt;both&gt;.", id="aaaa0000", stale=True, run="r1", now="r2"),
+        on("05-web", "REX> All six?", id="bbbb0000", state="answered", addressed=(given,)),
+        on("", "REX> Good so far.", id="cccc0000"),
+    )  # fmt: skip
+    pages = site(lab)
+    index = pages["index.html"]
+    for said in (
+        "1 of 3", "remarks open", "2026-01-02 03:04 UTC", "? open", "✔ answered", "Both ways?",
+        "Yes <both>.", "05-web, cell 3", ": Six of six.", "Teacher", "aaaa0000", "the page's beginning",
+        "was made on run r1, block now of run r2",
+    ):  # fmt: skip
+        assert said in index.text, said
+    assert "remark-cccc0000" in index.identifiers
+    assert "Both ways?" in pages["04-network.html"].text
+    assert "All six?" not in pages["04-network.html"].text
+    assert "All six?" in pages["05-web.html"].text
+
+
+def test_no_remark_is_said_so(lab: Lab) -> None:
+    """Read and none found is said; never read is not said at all."""
+    keep(lab, "04-network", Entry(cell=3, result=result()))
+    assert "Remarks" not in site(lab)["index.html"].text
+    listed(lab)
+    assert "There was no remark on it." in site(lab)["index.html"].text
+    assert "Remarks" not in site(lab)["04-network.html"].text
+
+
+@pytest.mark.parametrize("place", ["04-network", HOSTILE])
+def test_a_hostile_remark_is_only_text(lab: Lab, place: str) -> None:
+    """Nothing of a page of the wiki acts on the site, and no link leads out of it."""
+    keep(lab, "04-network", Entry(cell=1, result=result()))
+    (lab.output_dir / "lab.toml").touch()
+    given = Addressed(stage=HOSTILE, cell=1, run="r", summary=HOSTILE, holds=True, started=READ)
+    bad = on(
+        place, f"REX> {HOSTILE}\n: {HOSTILE}", author=HOSTILE, stale=True, run=HOSTILE, addressed=(given,)
+    )  # fmt: skip
+    listed(lab, bad, page=HOSTILE)
+    pages = site(lab)
+    assert HOSTILE in pages["index.html"].text
+    for page in pages.values():
+        assert not {"script", "iframe", "img"} & {tag for tag, _ in page.elements}
+        assert not [
+            link for link in page.addresses if "://" in link or link.startswith("javascript")
+        ]
+
+
+def test_the_same_remarks_give_the_same_bytes(lab: Lab) -> None:
+    """Built twice, nothing changes."""
+    keep(lab, "04-network", Entry(cell=3, result=result()))
+    listed(lab, on("04-network", "REX> Both ways?"))
+    site(lab)
+    assert not site_tests.review.build(lab).changed
