@@ -114,8 +114,8 @@ def checks(layout: Path, seen: Origin) -> tuple[Check, ...]:
             if seen.made == seen.used
             else f"umoci, asked again: {_told(seen.made)}",
             rows=ROWS,
-            again=f"umoci raw runtime-config --image {layout}:{seen.tag} "
-            f"--rootfs /proc/{seen.pid}/root /dev/stdout | sha256sum",
+            again=f"cd {Path(seen.wanted[-1]).parent} && umoci raw runtime-config "
+            f"--image {layout}:{seen.tag} --rootfs rootfs /dev/stdout | sha256sum",
         ),
     )
 
