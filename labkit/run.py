@@ -26,9 +26,10 @@ from labkit.errors import CommandError, CommandTimeoutError, MachineError, typed
 
 log = logging.getLogger("labkit.run")
 
-#: Variables that a started program sees; whatever else it needs is given at the call.
+#: Variables that a started program sees; whatever else it needs is given at the call. TMPDIR is none of
+#: them: a folder of root's alone (libpam-tmpdir) is no use to www-data, nor to who is in a chroot.
 ALLOWED = (
-    "HOME", "USER", "LOGNAME", "SHELL", "TERM", "TMPDIR", "TZ",
+    "HOME", "USER", "LOGNAME", "SHELL", "TERM", "TZ",
     "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
     "SSL_CERT_FILE", "SSL_CERT_DIR",
 )  # fmt: skip
