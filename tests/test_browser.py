@@ -8,8 +8,7 @@ import shlex
 import signal
 import socket
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from labkit.farm import browser, dns
 from labkit.farm.netns import inside
 from labkit.result import picture
 from tests.host_side import give_address
+from tests.waiting import until
 from tests.whole_farm import standing
 
 
@@ -54,14 +54,6 @@ def browsers(lab: Lab) -> list[int]:
         except OSError:
             continue  # it has just ended
     return found
-
-
-def until(happened: Callable[[], object], patience: float = 20.0) -> None:
-    """Waits for something that other processes do; fails when it does not happen."""
-    deadline = time.monotonic() + patience
-    while not happened():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,10 @@ def text_of(**values: Any) -> str:
         ({"proxy": {"sticky": True}}, "ProxySet lbmethod=byrequests stickysession=ROUTEID"),
         ({}, "Require local"),
         ({}, 'PidFile "/run/labkit/lab/proxy/apache2.pid"'),
-        ({}, 'CustomLog "/var/lib/labkit/lab/proxy/access.log" labkit'),
+        (
+            {},
+            "CustomLog \"|/usr/bin/rotatelogs -n 5 '/var/lib/labkit/lab/proxy/access.log' 10M\" labkit",
+        ),
     ],
 )
 def test_configuration_says_what_the_lab_says(values: dict[str, Any], line: str) -> None:

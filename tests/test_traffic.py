@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,6 +12,7 @@ from labkit.errors import ConfigError, FarmError
 from labkit.farm import bench, container, dns, failover, fetch, measure, proxy, traffic, up, workers
 from labkit.farm.load import Load
 from tests.host_side import give_address
+from tests.waiting import until
 from tests.whole_farm import standing
 
 
@@ -35,14 +35,6 @@ def restored(farm: Lab) -> Iterator[Lab]:
     """The farm, whose balancer is the Lab's own again afterwards."""
     yield farm
     proxy.up(farm)
-
-
-def until(happened: Callable[[], bool], patience: float = 20.0) -> None:
-    """Waits for something that the balancer does by itself; fails when it does not happen."""
-    deadline = time.monotonic() + patience
-    while not happened():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.02)
 
 
 @pytest.mark.root

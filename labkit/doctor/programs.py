@@ -21,7 +21,7 @@ LIST = Path(__file__).parents[1] / "debian-packages.txt"
 PROGRAMS = {
     "runc": "runc", "umoci": "umoci", "skopeo": "skopeo",
     "debootstrap": "debootstrap", "mmdebstrap": "mmdebstrap", "debuerreotype-init": "debuerreotype",
-    "apache2": "apache2-bin", "dnsmasq": "dnsmasq-base", "chromium": "chromium",
+    "apache2": "apache2-bin", "rotatelogs": "apache2-utils", "dnsmasq": "dnsmasq-base", "chromium": "chromium",
     "wrk": "wrk", "curl": "curl", "ip": "iproute2", "ss": "iproute2", "ping": "iputils-ping",
     "ssh": "openssh-client", "ssh-keygen": "openssh-client",
     "ps": "procps", "nsenter": "util-linux", "unshare": "util-linux",

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from labkit.farm.site import TRACE_HEADER
+from labkit.farm import accesslog
+from labkit.farm.site import HEALTH_QUERY, TRACE_HEADER
 from labkit.lab import Lab, Replica, Site
 
 #: Where Debian's apache2-bin keeps its modules.
@@ -40,7 +41,7 @@ RETRY = 302
 #: (``ttl``) before the replica would close it, at Apache's KeepAliveTimeout of 5 s.
 WORKER = (
     "connectiontimeout=500ms timeout=10 retry=60 ttl=3 "
-    "hcmethod=HEAD hcuri=/ hcinterval=1 hcpasses=1 hcfails=1"
+    f"hcmethod=HEAD hcuri=/?{HEALTH_QUERY} hcinterval=1 hcpasses=1 hcfails=1"
 )
 
 
@@ -94,10 +95,10 @@ MaxSpareThreads 128
 Timeout 30
 KeepAliveTimeout 5
 MaxKeepAliveRequests 0
-ErrorLog "{logs}/error.log"
+ErrorLog {accesslog.cut(f"{logs}/error.log")}
 LogLevel warn
 LogFormat "{log_format}" labkit
-CustomLog "{logs}/access.log" labkit
+CustomLog {accesslog.rotated(f"{logs}/access.log")} labkit
 ProxyRequests Off
 BalancerInherit Off
 """

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from labkit.checks import Check, equal
 from labkit.errors import ConfigError
-from labkit.farm import container, counts, fetch, proxy, resolver, site
+from labkit.farm import accesslog, container, counts, fetch, proxy, resolver, site
 from labkit.farm.balancing import RETRY
 from labkit.farm.counts import Fit, Share
 from labkit.farm.load import Load, Sent
@@ -169,9 +169,7 @@ def replica_log(lab: Lab, value: Measurement) -> dict[int, str]:
     """Request number -> replica, by the replicas' own logs."""
     found: dict[int, str] = {}
     for item in replicas_of(lab, value.target):
-        file = container.access_log(lab, item)
-        lines = file.read_text(errors="replace").splitlines() if file.exists() else []
-        own = site.parse_log(line for line in lines if value.trace in line)
+        own = site.parse_log(accesslog.lines(container.access_log(lab, item), value.trace))
         found |= counts.by_log(((line.trace, item.name) for line in own), value.trace)
     return found
 
@@ -193,4 +191,4 @@ def _grep(lab: Lab, value: Measurement, *, own: bool) -> str:
         if own
         else [proxy.logs(lab) / "access.log"]
     )
-    return f"grep --count {value.trace} {' '.join(str(file) for file in files)}"
+    return accesslog.count(value.trace, *files)

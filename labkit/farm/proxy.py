@@ -18,7 +18,7 @@ from labkit.checks import Check, equal
 from labkit.daemon import Daemon
 from labkit.display import counted
 from labkit.errors import CommandError, FarmError
-from labkit.farm import balancing, fetch, resolver, workers
+from labkit.farm import accesslog, balancing, fetch, resolver, workers
 from labkit.farm.balancing import FINGERPRINT_PATH
 from labkit.farm.endpoint import is_here, require_address
 from labkit.farm.site import as_json
@@ -82,7 +82,8 @@ def up(lab: Lab) -> Outcome[Balancer]:
 
 @action("proxy.down")
 def down(lab: Lab) -> Outcome[str]:
-    """The balancer does not run and its configuration is gone; its logs stay until the next start."""
+    """The balancer does not run and its configuration is gone; its logs stay, and the next one goes on
+    writing them."""
     with lock(lab.run_dir, "farm"):
         ran = daemon.stop(lab, server(lab))
         server(lab).config.unlink(missing_ok=True)
@@ -127,11 +128,7 @@ def checks(lab: Lab) -> tuple[Check, ...]:
 
 def log(lab: Lab, trace: str = "") -> tuple[Line, ...]:
     """The lines of the balancer's access log that contain ``trace``; none when there is no log."""
-    file = logs(lab) / "access.log"
-    if not file.exists():
-        return ()
-    with file.open(encoding="utf-8", errors="replace") as lines:
-        return tuple(parse(line) for line in lines if trace in line and line.endswith("\n"))
+    return tuple(parse(line) for line in accesslog.lines(logs(lab) / "access.log", trace))
 
 
 def parse(line: str) -> Line:
@@ -145,7 +142,7 @@ def folder(lab: Lab) -> Path:
 
 
 def logs(lab: Lab) -> Path:
-    """Where the balancer's logs are: ``access.log`` and ``error.log``."""
+    """Where the balancer's logs are: ``access.log`` (in parts) and ``error.log``."""
     return lab.state_dir / "proxy"
 
 
@@ -173,6 +170,8 @@ def converge(lab: Lab) -> bool:
 
 def install(lab: Lab, text: str) -> bool:
     """Makes the balancer run with this configuration, if apache2 accepts it; the old one stays else."""
+    if run.which(accesslog.PROGRAM) is None:
+        raise run.missing("rotatelogs")
     instance = server(lab)
     running = is_here(lab, daemon.pid(instance))
     current = instance.config.read_text() if instance.config.exists() else ""
@@ -190,7 +189,6 @@ def install(lab: Lab, text: str) -> bool:
         daemon.send(instance, signal.SIGUSR1)
         daemon.wait(instance, lambda: _problem(lab, text), 15.0)
     else:
-        _set_log_aside(lab)
         daemon.start(lab, instance, lambda: _problem(lab, text))
     return True
 
@@ -217,13 +215,6 @@ def _accept(file: Path, text: str) -> None:
             error.again,
         ) from None
     candidate.replace(file)
-
-
-def _set_log_aside(lab: Lab) -> None:
-    """A new balancer begins a new access log; the one before it is kept."""
-    old = logs(lab) / "access.log"
-    if old.exists():
-        old.replace(logs(lab) / "access.log.1")
 
 
 def _wanted(lab: Lab) -> str:

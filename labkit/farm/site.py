@@ -14,6 +14,7 @@ from datetime import datetime
 from string import Template
 
 from labkit.display import ink_on
+from labkit.farm import accesslog
 from labkit.lab import Lab, Site
 from labkit.result import Record
 
@@ -21,6 +22,10 @@ from labkit.result import Record
 REPLICA_HEADER = "X-Labkit-Replica"
 #: The request header whose value the logs keep, so that a measurement finds its own requests.
 TRACE_HEADER = "X-Labkit-Trace"
+#: The query of the balancer's health checks (HEAD requests), which the logs leave out.
+HEALTH_QUERY = "labkit-health"
+#: Where a container's apache2 writes its logs.
+LOGS = "/var/log/apache2"
 #: The environment variable of a container that holds its replica's name.
 REPLICA_VARIABLE = "LABKIT_REPLICA"
 #: One JSON object a request (Apache's mod_log_config). ``%{…}t`` without a prefix: the request's start.
@@ -73,7 +78,8 @@ LogFormat "$format" labkit
     Header always set $header "%{$variable}e"
     Header always set Cache-Control no-store
     ErrorLog $${APACHE_LOG_DIR}/error.log
-    CustomLog $${APACHE_LOG_DIR}/access.log labkit
+    # All but the balancer's health checks: a line a second that nobody reads.
+    CustomLog $log labkit "expr=!(%{REQUEST_METHOD} == 'HEAD' && %{QUERY_STRING} == '$health')"
     <Directory /var/www/html>
         Options +Includes
         AddOutputFilter INCLUDES .html
@@ -83,6 +89,8 @@ LogFormat "$format" labkit
         name=lab.host_name(site.name),
         variable=REPLICA_VARIABLE,
         header=REPLICA_HEADER,
+        log=accesslog.rotated(f"{LOGS}/access.log"),
+        health=HEALTH_QUERY,
         format=LOG_FORMAT.replace('"', '\\"'),
     )
 

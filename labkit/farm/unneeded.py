@@ -19,7 +19,7 @@ from labkit.lab import Lab
 from labkit.result import Cell, Outcome, Record, Table, action
 
 #: The servers of the container.
-SERVERS = ("apache2-bin", "openssh-server")
+SERVERS = ("apache2-bin", "apache2-utils", "openssh-server")  # apache2-utils: rotatelogs
 #: What starts them: a shell and its tools, the folders and the users that they run with.
 STARTERS = ("dash", "coreutils", "base-files", "base-passwd")
 #: Packages whose use in a container is known, by what makes it superfluous there.
