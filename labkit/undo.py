@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labkit import run
+from labkit import groups, run
 from labkit.errors import LabkitError, StateError
 from labkit.journal import Entry, Journal, boot_id, not_root
 from labkit.lab import Lab
@@ -137,17 +137,19 @@ FENCE_METRIC = 4294967295
 
 
 def delete_container(lab: Lab, *, root: str, container: str) -> None:
-    """Kills and deletes a runC container and what runC keeps of it, a half-made one included."""
+    """Kills and deletes a runC container and what runC keeps of it, half-made or damaged as it may be.
+
+    runC knows a container by its state file alone: where that was lost, damaged or never written,
+    the container's processes are found in its own control group.
+    """
     _own(root, lab)
     _plain(container, lab)
     folder = Path(root, container)
-    if not folder.exists():
-        return
-    done = run.run(["runc", "--root", root, "delete", "--force", container], ok=(0, 1), timeout=30)
-    if done.status and folder.exists():
-        # runc was killed before it wrote the state: there is no process, only the folder.
-        if (folder / "state.json").exists():
-            raise LabkitError(container, done.stderr.strip(), "", done.command)
+    if folder.exists():
+        words = ["runc", "--root", root, "delete", "--force", container]
+        run.run(words, ok=range(-64, 256), timeout=30)
+    groups.end(f"/labkit-{lab.name}/{container}")
+    if folder.exists():
         shutil.rmtree(folder)
 
 
@@ -180,16 +182,7 @@ def remove_cgroup(lab: Lab, *, path: str) -> None:
     parts = Path(path).parts
     if ".." in parts or not any(lab.name in part for part in parts):
         raise StateError(path, f"is no cgroup of lab {lab.name}", f"correct {lab.journal_file}")
-    base = Path("/sys/fs/cgroup")
-    roots = [base, *(item for item in base.iterdir() if item.is_dir())]
-    for root in roots:
-        top = root / path.lstrip("/")
-        if not top.is_dir():
-            continue
-        for folder in sorted(top.rglob("*"), key=lambda p: len(p.parts), reverse=True):
-            if folder.is_dir():
-                _rmdir_cgroup(folder)
-        _rmdir_cgroup(top)
+    groups.remove(path)
 
 
 def remove_folder(lab: Lab, *, path: str) -> None:
@@ -262,20 +255,6 @@ def _terminate(pid: int, marker: str) -> None:
                 return
             time.sleep(0.01)
     raise LabkitError(f"process {pid}", "does not end, not even by SIGKILL", "", f"ps -fp {pid}")
-
-
-def _rmdir_cgroup(folder: Path) -> None:
-    try:
-        folder.rmdir()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise LabkitError(
-            str(folder),
-            f"the cgroup cannot be removed: {error.strerror}",
-            "",
-            f"cat {folder}/cgroup.procs",
-        ) from None
 
 
 def _unescape(text: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from labkit import Lab, run
 from labkit.errors import CommandError, FarmError
-from labkit.farm import accesslog, bundle, container, fetch, site, up
+from labkit.farm import accesslog, bundle, container, fetch, site, ssh, up
 from labkit.farm.bundle import Spec
 from labkit.farm.netns import inside
 from labkit.lab import Replica
@@ -238,13 +238,14 @@ def test_a_bundle_that_stands_is_left_alone(farm: Lab) -> None:
     """The same description is no change; another one is, and is written."""
     spec = container.replica_spec(farm, farm.replica("red-1"))
     unpacked = container.unpack(farm, "red")
+    files = ssh.files(ssh.keys(farm))
     file = container.bundle(farm, "red-1") / "config.json"
     before = file.stat().st_mtime_ns
-    assert container.prepare(farm, spec, unpacked) is False
+    assert container.prepare(farm, spec, unpacked, files) is False
     assert file.stat().st_mtime_ns == before
-    assert container.prepare(farm, spec.model_copy(update={"pids": 99}), unpacked) is True
+    assert container.prepare(farm, spec.model_copy(update={"pids": 99}), unpacked, files) is True
     assert json.loads(file.read_text())["linux"]["resources"]["pids"] == {"limit": 99}
-    assert container.prepare(farm, spec, unpacked) is True
+    assert container.prepare(farm, spec, unpacked, files) is True
 
 
 @pytest.mark.root

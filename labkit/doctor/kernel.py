@@ -4,12 +4,11 @@ with the program that tries."""
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 from labkit import run
-from labkit.doctor.places import existing
 from labkit.errors import CommandError, LabkitError, MachineError
+from labkit.farm import overlay as overlays
 from labkit.journal import not_root
 from labkit.lab import Lab
 
@@ -31,21 +30,7 @@ def require_root(what: str) -> None:
 
 def overlay(lab: Lab) -> str:
     """An overlay was mounted where the lab's would be, in a mount namespace of its own."""
-    place = existing(lab.state_dir)
-    require_root(f"a mount below {place}")
-    with tempfile.TemporaryDirectory(prefix=".labkit-doctor-", dir=place) as folder:
-        parts = {name: f"{folder}/{name}" for name in ("lower", "upper", "work", "target")}
-        for path in parts.values():
-            Path(path).mkdir()
-        options = f"lowerdir={parts['lower']},upperdir={parts['upper']},workdir={parts['work']}"
-        _try(
-            ["mount", "--types", "overlay", "overlay", "--options", options, parts["target"]],
-            what="--mount",
-            value="overlayfs",
-            remedy="load the kernel's module (modprobe overlay); in a container, put the lab's state "
-            "(lab.toml: state) on a file system that is no overlay itself",
-        )
-    return f"mounted and gone again, on the file system of {place}"
+    return f"mounted and gone again, on the file system of {overlays.require(lab)}"
 
 
 def network(lab: Lab) -> str:

@@ -16,11 +16,11 @@ from pathlib import Path
 from labkit import run
 from labkit.daemon import tail
 from labkit.errors import CommandTimeoutError, FarmError
-from labkit.farm import image
+from labkit.farm import image, overlay
 from labkit.farm.bundle import Json, Mount, Spec, configure, text
 from labkit.farm.image import Unpacked
 from labkit.farm.site import REPLICA_VARIABLE
-from labkit.files import write_atomically
+from labkit.files import text_of, write_atomically
 from labkit.journal import Journal
 from labkit.lab import Lab, Replica
 from labkit.result import Record
@@ -123,7 +123,7 @@ def prepare(
     made = _overlay(lab, spec.name, unpacked, files or {})
     config = bundle(lab, spec.name) / "config.json"
     wanted = text(configure(image_configuration(unpacked), spec))
-    if not config.exists() or config.read_text() != wanted:
+    if text_of(config) != wanted:
         write_atomically(config, wanted)
         made = True
     return made
@@ -133,8 +133,17 @@ def states(lab: Lab) -> dict[str, State]:
     """The lab's containers by id, as runC knows them."""
     if not runc_root(lab).is_dir():
         return {}
-    done = run.run(runc(lab, "list", "--format", "json"), quiet=True)
+    done = run.run(runc(lab, "list", "--format", "json"), ok=range(256), quiet=True)
+    if done.status:  # one damaged state file ends runC: each container is asked by itself
+        asked = (_state(lab, path.name) for path in sorted(runc_root(lab).iterdir()))
+        return {item.id: item for item in asked if item}
     return {item.id: item for item in parse_list(done.stdout)}
+
+
+def _state(lab: Lab, name: str) -> State | None:
+    """One container as runC knows it (runc-state(8)), None when it does not."""
+    done = run.run(runc(lab, "state", name), ok=range(256), quiet=True)
+    return parse_list(f"[{done.stdout}]")[0] if done.status == 0 else None
 
 
 def parse_list(output: str) -> list[State]:
@@ -243,29 +252,24 @@ def death(lab: Lab, name: str) -> FarmError:
     )
 
 
-def lower_folders(unpacked: Unpacked) -> str:
-    """The overlay's option with the image's layers, the topmost first."""
-    return "lowerdir=" + ":".join(str(path) for path in unpacked.lower)
-
-
 def unpack(lab: Lab, tag: str) -> Unpacked:
     """The image's layers and configuration, unpacked (see :func:`labkit.farm.image.unpacked`)."""
     return image.unpacked(lab, tag)
 
 
 def _status(lab: Lab, name: str) -> str:
-    """A container's status (runc-state(8)), 'absent' when runC does not know it."""
-    done = run.run(runc(lab, "state", name), ok=(0, 1), quiet=True)
-    return str(json.loads(done.stdout)["status"]) if done.status == 0 else "absent"
+    """A container's status, 'absent' when runC does not know it."""
+    state = _state(lab, name)
+    return state.status if state else "absent"
 
 
 def _overlay(lab: Lab, name: str, unpacked: Unpacked, files: Mapping[str, str]) -> bool:
     """Mounts the container's root file system; returns whether it was not mounted as wanted."""
     own = folder(lab, name)
     target = bundle(lab, name) / "rootfs"
-    marker = own / "lower"
+    marker, made_of = own / "lower", overlay.made_of(unpacked.lower, files)
     mounted = str(target.resolve()) in mount_points()
-    if mounted and marker.exists() and marker.read_text() == lower_folders(unpacked):
+    if mounted and text_of(marker) == made_of:
         return False
     journal = Journal.of(lab)
     journal.intend("folder", path=str(own))
@@ -278,7 +282,6 @@ def _overlay(lab: Lab, name: str, unpacked: Unpacked, files: Mapping[str, str]) 
     shutil.chown(own / "log", WWW_DATA, WWW_DATA)
     for path, content in files.items():
         write_atomically(own / "upper" / path, content, mode=0o600)
-    layers = f"{lower_folders(unpacked)},upperdir={own / 'upper'},workdir={own / 'scratch'}"
-    run.run(["mount", "-t", "overlay", "overlay", "-o", layers, target])
-    write_atomically(marker, lower_folders(unpacked))
+    overlay.mount(unpacked.lower, own, target)
+    write_atomically(marker, made_of)
     return True

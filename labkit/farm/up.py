@@ -10,16 +10,20 @@ from labkit import run
 from labkit.checks import Check, equal
 from labkit.display import counted
 from labkit.errors import FarmError
-from labkit.farm import container, endpoint, fetch, host, network, ssh, surplus
+from labkit.farm import container, endpoint, fetch, host, network, overlay, ssh, surplus
+from labkit.farm.building import require_programs
 from labkit.farm.bundle import Spec
 from labkit.farm.image import Unpacked
 from labkit.farm.netns import inside
 from labkit.journal import lock
 from labkit.lab import Lab, Replica
 from labkit.result import Cell, Outcome, Record, Table, action
+from labkit.undo import mount_points
 
 #: How long a started replica may take until it answers, in seconds.
 PATIENCE = 15.0
+#: What the replicas are made with, beside what makes their image.
+PROGRAMS = ("runc", "mount", "umount", "unshare", "nsenter", "ssh-keygen")
 
 
 class Farm(Record):
@@ -31,6 +35,7 @@ class Farm(Record):
 @action("farm.replicas")
 def replicas(lab: Lab) -> Outcome[Farm]:
     """Every replica of the lab answers HTTP 200 at its own address; those that do are left alone."""
+    _require(lab)
     made_side = host.up(lab).changed
     images = {site.name: container.unpack(lab, site.name) for site in lab.sites}
     with lock(lab.run_dir, "farm"):
@@ -60,6 +65,16 @@ def replicas(lab: Lab) -> Outcome[Farm]:
         checks=(*replica_checks(lab), *privilege_checks(value)),
         tables=(replica_table(lab, value),),
     )
+
+
+def _require(lab: Lab) -> None:
+    """Refuses a machine that lacks what the farm is made with, before anything is made."""
+    require_programs(PROGRAMS)
+    mounted = mount_points()
+    if any(
+        str(container.bundle(lab, r.name).resolve() / "rootfs") not in mounted for r in lab.farm
+    ):
+        overlay.require(lab)
 
 
 def problem(lab: Lab, replica: Replica) -> str | None:
