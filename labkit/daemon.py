@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -123,11 +123,11 @@ def listener(port: int, *, netns: str | None = None, address: str = "") -> str |
 
 
 def require_free(
-    port: int, *, netns: str | None, address: str, key: str, own: int | None = None
+    port: int, *, netns: str | None, address: str, key: str, own: Iterable[int] = ()
 ) -> None:
-    """Raises :class:`MachineError` naming the process when somebody else (not ``own``) has the port."""
+    """Raises :class:`MachineError` naming the process when somebody else (none of ``own``) has the port."""
     who = listener(port, netns=netns, address=address)
-    if who is not None and f"process {own})" not in who:
+    if who is not None and not any(f"process {pid})" in who for pid in own):
         raise MachineError(
             f"{key} = {port}",
             f"the port is taken by {who}",

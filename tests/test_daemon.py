@@ -238,7 +238,7 @@ def test_a_taken_port_names_its_process(
         with pytest.raises(MachineError, match=f"process {process.pid}") as caught:
             daemon.require_free(port, netns=None, address=address, key="wiki.port")
         assert "set wiki.port to another port" in caught.value.remedy
-        daemon.require_free(port, netns=None, address=address, key="k", own=process.pid)
+        daemon.require_free(port, netns=None, address=address, key="k", own=(process.pid,))
     finally:
         process.kill()
         process.wait()

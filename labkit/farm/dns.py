@@ -9,7 +9,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from labkit import daemon, run
+from labkit import daemon, run, undo
 from labkit.config import LABEL
 from labkit.daemon import Daemon
 from labkit.errors import CommandError, ConfigError, FarmError
@@ -17,7 +17,7 @@ from labkit.farm import resolver
 from labkit.farm.endpoint import is_here, require_address
 from labkit.farm.question import Answer, ask
 from labkit.farm.zone import Name, Zone, checks, config, names
-from labkit.files import write_atomically
+from labkit.files import put, text_of, write_atomically
 from labkit.journal import Journal, lock
 from labkit.lab import Lab
 from labkit.result import Outcome, Table, action
@@ -105,7 +105,7 @@ def server(lab: Lab) -> Daemon:
 def _converge(lab: Lab) -> bool:
     instance, text = server(lab), config(lab)
     running = daemon.pid(instance)
-    current = instance.config.read_text() if instance.config.exists() else ""
+    current = text_of(instance.config)
     if is_here(lab, running) and current == text:
         daemon.wait(instance, lambda: _problem(lab), 5.0)
         return resolver.write(lab)
@@ -115,7 +115,7 @@ def _converge(lab: Lab) -> bool:
         netns=lab.netns,
         address=str(lab.gateway.ip),
         key="the name server's port",
-        own=running,
+        own=undo.daemon_pids(str(instance.config)),
     )
     Journal.of(lab).intend("folder", path=str(instance.config.parent))
     _install(instance.config, text)
@@ -138,7 +138,7 @@ def _install(file: Path, text: str) -> None:
             "the running name server was left as it is",
             error.again,
         ) from None
-    candidate.replace(file)
+    put(candidate, file)
 
 
 def _problem(lab: Lab) -> str | None:

@@ -13,7 +13,7 @@ from datetime import datetime
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from labkit import daemon, run
+from labkit import daemon, run, undo
 from labkit.checks import Check, equal
 from labkit.daemon import Daemon
 from labkit.display import counted
@@ -23,7 +23,7 @@ from labkit.farm.balancing import FINGERPRINT_PATH
 from labkit.farm.endpoint import is_here, require_address
 from labkit.farm.site import as_json
 from labkit.farm.workers import Worker
-from labkit.files import write_atomically
+from labkit.files import put, text_of, write_atomically
 from labkit.journal import Journal, lock
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, Table, action
@@ -174,7 +174,7 @@ def install(lab: Lab, text: str) -> bool:
         raise run.missing("rotatelogs")
     instance = server(lab)
     running = is_here(lab, daemon.pid(instance))
-    current = instance.config.read_text() if instance.config.exists() else ""
+    current = text_of(instance.config) or ""
     if running and current == text:
         daemon.wait(instance, lambda: _problem(lab, text), 10.0)
         return False
@@ -197,8 +197,13 @@ def _require_port(lab: Lab, listening: bool) -> None:
     """Refuses a port that somebody else has, unless the running balancer already listens there."""
     require_address(lab)
     if not listening:
-        address = str(lab.gateway.ip)
-        daemon.require_free(lab.proxy.port, netns=lab.netns, address=address, key="proxy.port")
+        daemon.require_free(
+            lab.proxy.port,
+            netns=lab.netns,
+            address=str(lab.gateway.ip),
+            key="proxy.port",
+            own=undo.daemon_pids(str(server(lab).config)),
+        )
 
 
 def _accept(file: Path, text: str) -> None:
@@ -214,7 +219,7 @@ def _accept(file: Path, text: str) -> None:
             "the running balancer was left as it is",
             error.again,
         ) from None
-    candidate.replace(file)
+    put(candidate, file)
 
 
 def _wanted(lab: Lab) -> str:

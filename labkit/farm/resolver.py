@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from labkit.files import write_atomically
+from labkit.files import text_of, write_atomically
 from labkit.lab import Lab
 from labkit.run import inside
 
@@ -59,7 +59,7 @@ def write(lab: Lab) -> bool:
         (folder(lab) / "resolv.conf", resolv_conf(lab), 0o644),
         (with_dns(lab), script(lab), 0o755),
     )
-    stale = [item for item in wanted if not item[0].exists() or item[0].read_text() != item[1]]
+    stale = [item for item in wanted if text_of(item[0]) != item[1]]
     for path, text, mode in stale:
         write_atomically(path, text, mode=mode)
     return bool(stale)
