@@ -14,8 +14,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from labkit import run
 from labkit.errors import ConfigError, StateError
 from labkit.farm import apt, oci, unpacking
@@ -94,7 +92,7 @@ def _find(place: Path) -> Layers | None:
         whole = not oci.missing(layout)
     except FileNotFoundError:
         return None
-    except (ValidationError, StateError):
+    except (OSError, ValueError, StateError):
         whole = False
     if not whole:
         log.warning("%s is damaged: it is built again", place)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from labkit.result import Record
 
 #: The annotation of a manifest in ``index.json`` that holds its tag (annotations.md).
 REF_NAME = "org.opencontainers.image.ref.name"
+#: Bytes up to which a blob's content is held against its hash whenever the layout is looked at.
+SMALL = 1_000_000
 
 
 class Descriptor(Record):
@@ -69,8 +72,10 @@ class Tag(Record):
 
 def tags(layout: Path) -> dict[str, Descriptor]:
     """The manifest of each tag of a layout."""
-    listed = _json(layout / "index.json").get("manifests") or []
-    return {item.get("annotations", {}).get(REF_NAME, ""): _descriptor(item) for item in listed}
+    path = layout / "index.json"
+    with _reading(path):
+        listed = _json(path).get("manifests") or []
+        return {item.get("annotations", {}).get(REF_NAME, ""): _descriptor(item) for item in listed}
 
 
 def tag(layout: Path, name: str) -> Tag:
@@ -89,16 +94,23 @@ def tag(layout: Path, name: str) -> Tag:
 
 def manifest(layout: Path, digest: str) -> Manifest:
     """The manifest of that hash."""
-    read = _json(blob(layout, digest))
-    return Manifest(
-        config=_descriptor(read["config"]),
-        layers=tuple(_descriptor(item) for item in read.get("layers") or ()),
-    )
+    path = blob(layout, digest)
+    with _reading(path):
+        read = _json(path)
+        return Manifest(
+            config=_descriptor(read["config"]),
+            layers=tuple(_descriptor(item) for item in read.get("layers") or ()),
+        )
 
 
 def config(layout: Path, digest: str) -> Config:
     """The image configuration of that hash."""
-    read = _json(blob(layout, digest))
+    path = blob(layout, digest)
+    with _reading(path):
+        return _config(_json(path))
+
+
+def _config(read: dict[str, Any]) -> Config:
     own = read.get("config") or {}
     return Config(
         created=read.get("created", ""),
@@ -154,9 +166,21 @@ def drop_unused(layout: Path) -> None:
 
 
 def missing(layout: Path) -> tuple[str, ...]:
-    """The hashes that something in the layout points to and whose blob is not there as described."""
+    """The hashes that something in the layout points to and whose blob is not there as described.
+
+    A blob's size is compared, and the content of the small ones: manifests, configurations, the
+    layers of sites.
+    """
     found = blobs(layout)
-    return tuple(d for d, size in pointers(layout).items() if found.get(d) != size)
+    return tuple(
+        digest
+        for digest, size in pointers(layout).items()
+        if found.get(digest) != size or (size <= SMALL and not _is_content(layout, digest))
+    )
+
+
+def _is_content(layout: Path, digest: str) -> bool:
+    return digest == f"sha256:{hashlib.sha256(blob(layout, digest).read_bytes()).hexdigest()}"
 
 
 def chain_id(diff_ids: Sequence[str]) -> str:
@@ -180,10 +204,17 @@ def _descriptor(item: dict[str, Any]) -> Descriptor:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StateError(
-            str(path), f"is no part of an image layout: {error}", "remove the image and build again"
-        ) from None
+    read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return read
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever is wrong with the file that the block reads is a :class:`StateError` that names it."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        said = str(error).partition("\n")[0] or type(error).__name__
+        raise StateError(
+            str(path), f"is no part of an image layout: {said}", "remove the image and build again"
+        ) from None

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from labkit import run
 from labkit.checks import Check, equal
 from labkit.display import human_bytes
@@ -164,7 +162,7 @@ def find(planned: Plan) -> Rootfs | None:
         found = Rootfs.model_validate_json(text).model_copy(update={"path": root})
     except FileNotFoundError:
         return None
-    except ValidationError:
+    except (OSError, ValueError):
         found = None
     if found is None or not (root / packages.STATUS).is_file():
         log.warning("%s is damaged: it is built again", planned.place)

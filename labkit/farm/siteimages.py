@@ -13,8 +13,6 @@ import os
 import shutil
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from labkit.errors import ConfigError, StateError
 from labkit.farm import oci, tarball, unpacking
 from labkit.farm import site as sites
@@ -62,7 +60,7 @@ def stands(lab: Lab, common: Layers) -> bool:
         kept = Kept.model_validate_json((place(lab) / "image.json").read_text(encoding="utf-8"))
         whole = not oci.missing(layout)
         found = _digests(layout)
-    except (FileNotFoundError, ValidationError, StateError):
+    except (OSError, ValueError, StateError):  # none, or one that is damaged
         return False
     return whole and kept == Kept(key=_key(lab, common), digests=found)
 

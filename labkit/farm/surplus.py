@@ -31,26 +31,26 @@ def surplus(lab: Lab, entries: tuple[Entry, ...]) -> tuple[str, ...]:
     prefix = f"{lab.name}-"
     own = {replica.netns for replica in lab.farm} | {lab.host.netns}
     return tuple(
-        entry.what["name"].removeprefix(prefix)
+        name.removeprefix(prefix)
         for entry in entries
-        if entry.kind == "netns" and entry.what["name"].startswith(prefix)
-        if entry.what["name"] not in own
+        if entry.kind == "netns" and (name := entry.what.get("name", "")).startswith(prefix)
+        if name not in own
     )
 
 
 def _belongs(lab: Lab, entry: Entry, names: tuple[str, ...]) -> bool:
     """Whether the thing of an entry is one of these replicas' own."""
-    what = entry.what
+    what = entry.what.get
     folders = {container.folder(lab, name) for name in names}
     match entry.kind:
         case "netns":
-            return what["name"] in {f"{lab.name}-{name}" for name in names}
+            return what("name") in {f"{lab.name}-{name}" for name in names}
         case "link":
-            return what["name"] in {lab.link_name(name) for name in names}
+            return what("name") in {lab.link_name(name) for name in names}
         case "container":
-            return what["container"] in names
+            return what("container") in names
         case "folder":
-            return Path(what["path"]) in folders
+            return Path(what("path", "")) in folders
         case "mount":
-            return not folders.isdisjoint(Path(what["target"]).parents)
+            return not folders.isdisjoint(Path(what("target", "")).parents)
     return False

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 from labkit.farm import oci, tarball
 from labkit.farm.building import building
 from labkit.farm.umoci import umoci
+from labkit.files import text_of, write_atomically
 from labkit.journal import Journal, lock
 from labkit.lab import Lab
 
@@ -39,20 +41,30 @@ def layer(lab: Lab, layout: Path, digest: str) -> Path:
 
 
 def configuration(lab: Lab, layout: Path, name: str, root: Path) -> Path:
-    """The file with a tag's runtime configuration, made by umoci from the image's own.
+    """The file with a tag's runtime configuration, as umoci made it from the image's own.
 
-    ``root`` is the unpacked root file system, where umoci looks users up.
+    ``root`` is the unpacked root file system, where umoci looks users up. The file's name has the
+    hash of its content: one that was changed is not taken, and made again.
     """
-    digest = oci.tag(layout, name).manifest
-    path = lab.state_dir / "unpacked" / f"{oci.short(digest)}.json"
+    folder = lab.state_dir / "unpacked"
+    stem = oci.short(oci.tag(layout, name).manifest)
     with lock(lab.run_dir, "unpacked"):
-        if not path.exists():
-            Journal.of(lab).intend("folder", path=str(path.parent))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")
-            umoci("raw", "runtime-config", "--image", f"{layout}:{name}", "--rootfs", root, part)
-            part.replace(path)
-    return path
+        for path in folder.glob(f"{stem}-*.json"):
+            text = text_of(path)
+            if text is not None and path.name == _named(stem, text):
+                return path
+        Journal.of(lab).intend("folder", path=str(folder))
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f".{stem}.part"
+        umoci("raw", "runtime-config", "--image", f"{layout}:{name}", "--rootfs", root, part)
+        text = part.read_text(encoding="utf-8")
+        part.unlink()
+        write_atomically(folder / _named(stem, text), text)
+        return folder / _named(stem, text)
+
+
+def _named(stem: str, text: str) -> str:
+    return f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
 
 
 def _folder(lab: Lab, layout: Path, name: str) -> Path:
@@ -65,9 +77,10 @@ def _move(root: Path, place: Path) -> None:
 
 
 def _once(lab: Lab, folder: Path, make: Callable[[Path], None]) -> Path:
-    """``folder/rootfs``, made if it is not there."""
+    """``folder/rootfs``, made if it is not there or was emptied."""
     with lock(lab.cache_dir / "locks", f"unpacked-{folder.name}"):
-        if not folder.exists():
+        root = folder / "rootfs"
+        if not (root.is_dir() and any(root.iterdir())):
             with building(lab, folder, what=f"unpacked image {folder.name}") as work:
                 make(work)
-    return folder / "rootfs"
+    return root
