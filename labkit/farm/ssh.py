@@ -7,8 +7,9 @@ from pathlib import Path
 
 from labkit import run
 from labkit.checks import Check
-from labkit.errors import CommandError
+from labkit.errors import CommandError, StateError
 from labkit.farm import container, endpoint
+from labkit.files import text_of, write_atomically
 from labkit.journal import lock
 from labkit.lab import Lab, Replica
 from labkit.result import Cell, Outcome, Record, Table, action
@@ -43,15 +44,37 @@ class Login(Record):
 
 
 def keys(lab: Lab) -> Keys:
-    """A key for the student and one for the containers' sshd, made once for the lab (Ed25519)."""
+    """A key for the student and one for the containers' sshd, made once for the lab (Ed25519).
+
+    The public halves beside them are as the private ones say. Raises :class:`StateError` when a private
+    one is damaged: it may be somebody's own.
+    """
     folder = lab.state_dir / "ssh"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for name in ("student", "host"):
-        if not (folder / name).exists():
-            words = ["-q", "-t", "ed25519", "-N", "", "-C", f"{name}@{lab.name}"]
-            run.run(["ssh-keygen", *words, "-f", folder / name])
-    public = [(folder / f"{name}.pub").read_text().strip() for name in ("student", "host")]
+    public = [_public(folder / name, f"{name}@{lab.name}") for name in ("student", "host")]
     return Keys(folder=folder, user=public[0], host=public[1])
+
+
+def _public(private: Path, comment: str) -> str:
+    """The public half of a key in a file, which is made when there is none."""
+    if not private.exists():
+        private.unlink(missing_ok=True)  # a link that leads nowhere
+        words: list[str | Path] = ["-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", private]
+        run.run(["ssh-keygen", *words], stdin="y\n")
+    if private.is_file():
+        private.chmod(0o600)  # else ssh-keygen does not read it
+    done = run.run(["ssh-keygen", "-y", "-P", "", "-f", private], ok=range(256), quiet=True)
+    if done.status or not done.stdout.startswith("ssh-"):
+        raise StateError(
+            str(private),
+            f"is no ssh key without a passphrase: {' '.join(done.stderr.split())}",
+            "move it away: `./lab run 04-network` makes a new one and puts it into the containers",
+            f"ssh-keygen -y -f {private}",
+        )
+    public = private.with_name(f"{private.name}.pub")
+    if text_of(public) != done.stdout:
+        write_atomically(public, done.stdout)
+    return done.stdout.strip()
 
 
 def files(given: Keys) -> Mapping[str, str]:
@@ -133,7 +156,7 @@ def _ssh(given: Keys, replica: Replica) -> list[str]:
 def _known_hosts(lab: Lab, given: Keys) -> None:
     kind, key = given.host.split()[:2]
     lines = "".join(f"{replica.address} {kind} {key}\n" for replica in lab.farm)
-    (given.folder / "known_hosts").write_text(lines)
+    write_atomically(given.folder / "known_hosts", lines)
 
 
 def _check(lab: Lab, given: Keys, replica: Replica, done: Login | CommandError) -> Check:
