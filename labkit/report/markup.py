@@ -1,64 +1,46 @@
-"""Notebook text as HTML that cannot do anything: markdown, code, what programs wrote."""
+"""Programs' words as HTML that cannot do anything."""
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Mapping
+import unicodedata
 from typing import TYPE_CHECKING, Any
 
+from labkit.wiki.wikitext import LANGUAGES
+
 if TYPE_CHECKING:
-    from markdown_it import MarkdownIt
     from markupsafe import Markup
 
 #: ECMA-48 control sequences: colours and the like, which a page shows as nothing.
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]")
 
 
-def prose(source: str) -> Markup:
-    """A markdown cell as HTML, its headings one level lower: the page has one of its own.
+def code(source: str, language: str = "python") -> Markup:
+    """Source as HTML, its words marked with Pygments' classes where the language is known."""
+    from markupsafe import Markup, escape
 
-    HTML in it is shown as text, a picture by its alt text: the site takes nothing from outside.
-    """
-    from markupsafe import Markup
-
-    rendering = _markdown()
-    tokens = rendering.parse(source)
-    for token in tokens:
-        if token.type.startswith("heading_"):
-            token.tag = f"h{min(int(token.tag[1]) + 1, 6)}"
-    html = rendering.renderer.render(tokens, rendering.options, {})
-    return Markup(html)  # noqa: S704 - markdown-it escapes, html is off
-
-
-def code(source: str) -> Markup:
-    """Python source as HTML, its words marked with Pygments' classes."""
-    from markupsafe import Markup
+    lexer = _lexer(language)
+    if lexer is None:
+        return escape(plain(source))
     from pygments import highlight  # type: ignore[import-untyped]  # it has no annotations
     from pygments.formatters.html import HtmlFormatter  # type: ignore[import-untyped]
-    from pygments.lexers.python import PythonLexer  # type: ignore[import-untyped]
 
-    return Markup(  # noqa: S704 - Pygments escapes
-        highlight(source, PythonLexer(), HtmlFormatter(nowrap=True))
-    )
+    return Markup(highlight(plain(source), lexer, HtmlFormatter(nowrap=True)))  # noqa: S704 - it escapes
 
 
 def plain(text: str) -> str:
     """What a program wrote, without its control sequences and control characters."""
-    kept = (c for c in _CONTROL.sub("", text) if c in "\n\t" or c.isprintable())
-    return "".join(kept)
+    return "".join(c for c in _CONTROL.sub("", text) if c.isprintable() or _is_blank(c))
 
 
-@functools.cache
-def _markdown() -> MarkdownIt:
-    from markdown_it import MarkdownIt
-
-    rendering = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
-    rendering.add_render_rule("image", _picture)
-    return rendering
+def _is_blank(character: str) -> bool:
+    """Whether it is a blank, or joins the parts of one picture character."""
+    return character in "\n\t\u200d" or unicodedata.category(character) == "Zs"
 
 
-def _picture(self: Any, tokens: Any, index: int, options: Any, env: Mapping[str, Any]) -> str:
-    from html import escape
+def _lexer(language: str) -> Any:
+    """Pygments' reader of a language, None for one that is not known."""
+    from pygments.lexers import get_lexer_by_name  # type: ignore[import-untyped]
 
-    return escape(f"[{tokens[index].content}]")
+    name = LANGUAGES.get(language.strip().lower())
+    return get_lexer_by_name(name, stripnl=False) if name else None

@@ -48,6 +48,7 @@ def build(lab: Lab) -> Outcome[Site]:
         for page in stage.pages:
             files[page.file] = _stage(lab, shown, stage, page).encode()
             files |= {f"pictures/{item.file}": item.data for item in page.pictures if item.data}
+            files |= page.files
     folder = lab.output_dir / "review"
     changed = _write(folder, files)
     passed = sum(stage.state == "passed" for stage in shown)
@@ -170,7 +171,7 @@ def _write(folder: Path, files: dict[str, bytes]) -> bool:
         if not path.is_file() or path.read_bytes() != data:
             write_atomically(path, data)
             changed = True
-    for path in [*folder.glob("*.html"), *folder.glob("pictures/*.png")]:
+    for path in [*folder.glob("*.html"), *folder.glob("pictures/*.*")]:
         if str(path.relative_to(folder)) not in files:
             path.unlink()
             changed = True

@@ -21,9 +21,9 @@ from labkit.wiki.tree import (
     Piece,
     Styled,
     Text,
-    lines,
     plain,
     slug,
+    words,
 )  # fmt: skip
 from labkit.wiki.uploads import Upload, upload
 
@@ -159,8 +159,8 @@ class Lines:
         if number >= len(self.notes):
             return ""
         if self.in_note:  # Cite takes no footnote in a footnote
-            words = " ".join(plain(line).strip() for line in lines(self.notes[number]))
-            return wikitext.literal(f" ({words})", begins=False, ends=False)
+            said = f" ({words(self.notes[number])})"
+            return wikitext.literal(said, begins=False, ends=False)
         known = number in self.met
         if not known and not self.noted(number).strip():
             return ""

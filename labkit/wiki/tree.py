@@ -238,6 +238,11 @@ def plain(line: Iterable[Piece]) -> str:
     return "".join(_characters(piece) for piece in line)
 
 
+def words(parts: Iterable[Part]) -> str:
+    """The words of these parts, in one line."""
+    return " ".join(plain(line).strip() for line in lines(parts))
+
+
 def _characters(piece: Piece) -> str:
     match piece:
         case Text(text) | Code(text):
