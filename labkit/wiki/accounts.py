@@ -13,10 +13,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
 from labkit import run
-from labkit.errors import StateError, WikiError
+from labkit.errors import CommandError, StateError, WikiError
 from labkit.files import write_atomically
 from labkit.result import Record
 from labkit.wiki.folders import USER, Folders
@@ -25,6 +25,8 @@ from labkit.wiki.folders import USER, Folders
 STUDENT, TEACHER, BOT = "Student", "Teacher", "Labkit"
 #: The name of the bot password: it logs in as ``Labkit@publish``.
 APP = "publish"
+#: A bot password has exactly so many characters.
+PUBLISH = 32
 #: The fewest grants with which pages and files can be published.
 GRANTS = ("createeditmovepage", "uploadfile")
 #: Administrators both; the student installed the wiki, and so has what its installer gives.
@@ -51,7 +53,7 @@ class Passwords(Record):
         return cls.model_validate(
             {
                 **words,
-                "publish": secrets.token_hex(16),  # a bot password has exactly 32 characters
+                "publish": secrets.token_hex(PUBLISH // 2),
                 "secret_key": secrets.token_hex(32),
                 "upgrade_key": secrets.token_hex(8),
             }
@@ -77,12 +79,15 @@ def keep(folders: Folders) -> Passwords:
 def read(path: Path) -> Passwords:
     """The passwords of a file; raises :class:`StateError`, which does not quote the file."""
     try:
-        return Passwords.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        found = Passwords.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        if not all(found.plain().values()) or len(found.publish) != PUBLISH:
+            raise ValueError
+        return found
     except FileNotFoundError:
         raise WikiError(str(path), "there is none yet", "bring the wiki up first") from None
     except PermissionError:
         raise WikiError(str(path), "is readable by root alone", "call it with sudo") from None
-    except (ValidationError, ValueError):
+    except (OSError, ValueError):
         raise StateError(
             str(path),
             "is damaged: not the passwords that labkit wrote",
@@ -96,11 +101,19 @@ def apply(folders: Folders, passwords: Passwords, *, mediawiki: Path, settings: 
     script = folders.root / "accounts.php"
     write_atomically(script, resources.files("labkit.wiki").joinpath("accounts.php").read_bytes())
     script.chmod(0o644)
-    as_server(
-        [php_program(), script],
-        env={"MW_INSTALL_PATH": str(mediawiki), "MW_CONFIG_FILE": str(settings)},
-        stdin=json.dumps(request(passwords)),
-    )
+    try:
+        as_server(
+            [php_program(), script],
+            env={"MW_INSTALL_PATH": str(mediawiki), "MW_CONFIG_FILE": str(settings)},
+            stdin=json.dumps(request(passwords)),
+        )
+    except CommandError as error:
+        raise WikiError(
+            str(folders.passwords),
+            f"MediaWiki does not give the accounts these passwords: {error.stderr.strip()[-300:]}",
+            "if one of them was edited, correct it, or move the file away: the next start makes new ones",
+            error.again,
+        ) from None
 
 
 def request(passwords: Passwords) -> dict[str, Any]:

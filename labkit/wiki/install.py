@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
 from labkit.errors import CommandError, WikiError
 from labkit.files import write_atomically
@@ -42,7 +42,7 @@ def program(lab: Lab) -> Path:
     """MediaWiki's folder: of the version that the database was made fit for, else the newest."""
     known = _recorded(Folders.of(lab)).mediawiki
     folder = mediawiki.installation(lab.cache_dir, known)
-    found = folder if known and folder.is_dir() else mediawiki.fetch(lab.cache_dir)
+    found = folder if known and mediawiki.whole(folder) else mediawiki.fetch(lab.cache_dir)
     require_reachable(found)
     return found
 
@@ -195,7 +195,7 @@ def _recorded(folders: Folders) -> Installed:
     """What was recorded; a record that is missing or damaged is none, and is made again."""
     try:
         return Installed.model_validate_json(folders.installed.read_bytes())
-    except (FileNotFoundError, ValidationError):
+    except (OSError, ValueError):
         return Installed()
 
 

@@ -105,17 +105,17 @@ def make(server: Server) -> None:
 def start(lab: Lab, server: Server) -> bool:
     """The server answers on its socket; returns whether it had to be started."""
     _prepare(server)
-    return daemon.start(lab, _daemon(server), lambda: problem(server), patience=30)
+    return daemon.start(lab, daemon_of(server), lambda: problem(server), patience=30)
 
 
 def stop(lab: Lab, server: Server) -> bool:
     """The server has ended; returns whether it ran."""
-    return daemon.stop(lab, _daemon(server))
+    return daemon.stop(lab, daemon_of(server))
 
 
 def pid(server: Server) -> int | None:
     """The process id of the running server, or None."""
-    return daemon.pid(_daemon(server))
+    return daemon.pid(daemon_of(server))
 
 
 def problem(server: Server) -> str | None:
@@ -223,7 +223,7 @@ def _prepare(server: Server) -> None:
     write_atomically(server.config, config(server))
 
 
-def _daemon(server: Server) -> daemon.Daemon:
+def daemon_of(server: Server) -> daemon.Daemon:
     """mariadbd cannot go to the background by itself: setsid lets it."""
     return daemon.Daemon(
         name="the wiki's MariaDB",

@@ -26,7 +26,7 @@ def fetch(cache: Path) -> Path:
     """
     with journal.lock(cache / "locks", "mediawiki"):
         known = candidate()
-        if known and (cache / "mediawiki" / known).is_dir():
+        if known and whole(installation(cache, known)):
             return installation(cache, known)
         present = versions(cache)
         try:
@@ -47,6 +47,11 @@ def installation(cache: Path, version: str) -> Path:
     return cache / "mediawiki" / version / INSIDE
 
 
+def whole(program: Path) -> bool:
+    """Whether MediaWiki is in an :func:`installation`: an emptied folder is none."""
+    return (program / "api.php").is_file()
+
+
 def version(program: Path) -> str:
     """The package's version of an :func:`installation`, without its epoch."""
     return program.parents[INSIDE.count("/")].name
@@ -55,9 +60,7 @@ def version(program: Path) -> str:
 def versions(cache: Path) -> list[str]:
     """The versions that are unpacked in the cache, the oldest unpacked first."""
     folder = cache / "mediawiki"
-    found = (
-        [item for item in folder.iterdir() if (item / INSIDE).is_dir()] if folder.exists() else []
-    )
+    found = [item for item in folder.iterdir() if whole(item / INSIDE)] if folder.exists() else []
     return [item.name for item in sorted(found, key=lambda item: item.stat().st_mtime)]
 
 
@@ -95,7 +98,8 @@ def _download(cache: Path) -> str:
             run.run(["dpkg-deb", "--extract", package, tree], timeout=300)
         relink(tree)
         got = package_version(packages[0].name)
-        if not (folder / got).exists():
+        if not whole(installation(cache, got)):
+            shutil.rmtree(folder / got, ignore_errors=True)  # damaged
             tree.rename(folder / got)
         return got
     finally:
@@ -115,7 +119,7 @@ def relink(tree: Path) -> None:
     for link in links:
         if not link.exists():
             link.unlink()
-    if not (tree / INSIDE / "api.php").is_file():
+    if not whole(tree / INSIDE):
         raise StateError(
             str(tree),
             "the package does not hold MediaWiki where Debian 12 and 13 do",

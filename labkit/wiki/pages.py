@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from labkit import journal
 from labkit.checks import Check
@@ -189,7 +189,7 @@ def _read(path: Path) -> Store:
         return Store.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return Store()
-    except (ValidationError, ValueError):
+    except (OSError, ValueError):
         raise StateError(
             str(path),
             "is damaged: not what labkit wrote",

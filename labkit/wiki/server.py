@@ -10,10 +10,10 @@ from pathlib import Path
 from labkit import daemon, journal, undo
 from labkit.checks import Check
 from labkit.errors import FarmError, WikiError
-from labkit.files import write_atomically
+from labkit.files import text_of, write_atomically
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, action
-from labkit.wiki import accounts, ask, install, mariadb, rights, settings, strangers
+from labkit.wiki import accounts, ask, install, mariadb, rights, settings, sqlite, strangers
 from labkit.wiki.accounts import Passwords
 from labkit.wiki.folders import ADDRESS, Folders, api_url, origin, require_reachable
 
@@ -178,8 +178,8 @@ def problem(lab: Lab) -> str | None:
         mark = ask.site_info(lab).mark
     except WikiError as error:
         return error.reason
-    written = Folders.of(lab).apache
-    if mark and written.exists() and f'"{mark}"' in written.read_text():
+    written = text_of(Folders.of(lab).apache)
+    if mark and written and f'"{mark}"' in written:
         return None
     return "another wiki, or one with another configuration, answers"
 
@@ -204,12 +204,16 @@ def web_server(folders: Folders) -> daemon.Daemon:
     )
 
 
+def daemons(lab: Lab) -> tuple[daemon.Daemon, ...]:
+    """The servers that a lab's own wiki may have."""
+    folders = Folders.of(lab)
+    return web_server(folders), mariadb.daemon_of(mariadb.Server.of(folders))
+
+
 def _require_port(lab: Lab, folders: Folders) -> None:
     """Raises :class:`MachineError` naming the process when somebody else has the wiki's port."""
-    who = daemon.listener(lab.wiki.port, address=ADDRESS)
     own = undo.daemon_pids(str(folders.apache))
-    if who is not None and not any(f"process {pid})" in who for pid in own):
-        daemon.require_free(lab.wiki.port, netns=None, address=ADDRESS, key="wiki.port")
+    daemon.require_free(lab.wiki.port, netns=None, address=ADDRESS, key="wiki.port", own=own)
 
 
 def _prepare(lab: Lab, folders: Folders) -> tuple[bool, bool]:
@@ -224,13 +228,14 @@ def _prepare(lab: Lab, folders: Folders) -> tuple[bool, bool]:
     passwords = accounts.keep(folders)
     program = install.program(lab)
     installed = install.database(lab, passwords, program)
+    mended = sqlite.mend(folders.data) if folders.database == "sqlite" else ()
     server = mariadb.Server.of(folders)
     woken = folders.database == "mariadb" and mariadb.start(lab, server)
     renewed = install.renew(lab, passwords, program)
     rewritten = _configure(lab, folders, passwords, program)
     if daemon.pid(web_server(folders)) and (renewed or problem(lab)):
         daemon.send(web_server(folders), signal.SIGUSR1)  # reads all anew, and ends no reply
-    return installed, woken or renewed or rewritten
+    return installed, woken or renewed or rewritten or bool(mended)
 
 
 def _configure(lab: Lab, folders: Folders, passwords: Passwords, program: Path) -> bool:
@@ -256,4 +261,4 @@ def _configure(lab: Lab, folders: Folders, passwords: Passwords, program: Path) 
 
 
 def _differs(path: Path, text: str) -> bool:
-    return not path.exists() or path.read_text(encoding="utf-8") != text
+    return text_of(path) != text
