@@ -81,15 +81,17 @@ def _batch(choice: Choice, **wish: Any) -> None:
 
     from labkit.report import review
     from labkit.report.progress import Progress
+    from labkit.report.rebuild import find, notebooks_folder
     from labkit.report.rebuild import rebuild as run_stages
     from labkit.report.schedule import Wish
 
     lab = choice.lab(others=True)
+    asked = Wish.model_validate({**wish, "parameters": choice.parameters()})
+    find(asked.plans(), notebooks_folder(), asked.parameters)  # refused before the log is begun
     log_to_file(lab)
     progress = Progress(Console(stderr=True))
-    asked = Wish.model_validate({**wish, "parameters": choice.parameters()})
     result = run_stages(lab, asked, progress=progress)
-    site = review.refresh(lab, ran=result.changed)
+    site = lab.output_dir / review.build(lab).value.index
     show(result, choice, checks=False)
     if not choice.as_json:
         typer.echo(f"Review site: {site}")
@@ -187,7 +189,8 @@ def down(choice: Choice) -> None:
     Containers, links, mounts, servers and namespaces of this lab; its outputs, and what its
     wiki holds, stay."""
     lab = choice.lab()
-    log_to_file(lab)
+    if lab.state_dir.exists():  # else nothing was ever up, and nothing is left of having asked
+        log_to_file(lab)
     from labkit.report import standing
 
     finish(standing.down(lab), choice)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import functools
 import inspect
 import logging
@@ -22,6 +23,21 @@ from labkit.files import hand_back
 if TYPE_CHECKING:
     from labkit.lab import Lab
     from labkit.result import Result
+
+
+log = logging.getLogger("labkit.command")
+
+#: What to do about the system's own errors.
+REMEDIES = {
+    errno.ENOSPC: "make room on that disk (df -h)",
+    errno.EDQUOT: "make room: the account's quota is used up",
+    errno.EROFS: "choose a folder on a disk that is not read-only",
+    errno.EACCES: "call it with sudo, or choose a folder of your own",
+    errno.EPERM: "call it with sudo",
+    errno.ENOTDIR: "move away the file that stands where a folder has to be",
+    errno.EEXIST: "move away the file that stands where a folder has to be",
+    errno.EISDIR: "move away the folder that stands where a file has to be",
+}
 
 
 @dataclass(frozen=True)
@@ -105,11 +121,14 @@ def with_options(function: Callable[..., None]) -> Callable[..., None]:
         try:
             _log_to_terminal(choice.debug)
             function(choice, **given)
-        except (LabkitError, OSError) as error:
+        except typer.Exit:
+            raise
+        except Exception as error:
             if choice.debug:
                 raise
             from labkit.report.terminal import harmless
 
+            log.debug("ended by", exc_info=error)
             typer.echo(f"labkit: {harmless(_told(error))}", err=True)
             raise typer.Exit(1) from None
 
@@ -125,11 +144,21 @@ def with_options(function: Callable[..., None]) -> Callable[..., None]:
     return called
 
 
-def _told(error: LabkitError | OSError) -> str:
-    """An error in words: labkit's own, or the system's (a folder that is read-only, a full disk)."""
+def _told(error: Exception) -> str:
+    """An error in words: labkit's own, the system's (a folder that is read-only, a full disk), or a fault."""
     if isinstance(error, LabkitError):
         return str(error)
-    return f"{error.filename or 'the system'}: {error.strerror or error}"
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+        remedy = REMEDIES.get(error.errno or 0, "see what is there: ls -la")
+        return str(LabkitError(str(error.filename or "the system"), reason, remedy))
+    return str(
+        LabkitError(
+            type(error).__name__,
+            f"{error} (a fault of labkit's own)",
+            "call it again with --debug, and report what that shows",
+        )
+    )
 
 
 def finish(result: Result[Any], choice: Choice) -> None:
