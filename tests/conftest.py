@@ -11,10 +11,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from labkit import Lab, undo
+
+if TYPE_CHECKING:
+    from tests.desks import Desk
 
 #: What root tests share with the machine's labs: downloaded packages and root file systems.
 CACHE = "/var/lib/labkit/.cache"
@@ -126,12 +130,37 @@ def lab(make_lab: Callable[..., Lab]) -> Lab:
     return make_lab()
 
 
-@pytest.fixture(scope="session")
-def wiki_lab() -> Iterator[Lab]:
-    """A lab whose own wiki (SQLite) is up, for all tests that leave it up and its settings alone."""
+@contextmanager
+def _wiki(database: str) -> Iterator[Lab]:
     from labkit.wiki import server
 
     with open_place() as folder, lab_maker(folder, folder / "outputs") as make:
-        lab = make()
+        lab = make(wiki_database=database)
         server.up(lab)
         yield lab
+
+
+@pytest.fixture(scope="session")
+def wiki_lab() -> Iterator[Lab]:
+    """A lab whose own wiki (SQLite) is up, for all tests that leave it up and its settings alone."""
+    with _wiki("sqlite") as lab:
+        yield lab
+
+
+@pytest.fixture(scope="session")
+def mariadb_wiki_lab() -> Iterator[Lab]:
+    """The same on MariaDB."""
+    with _wiki("mariadb") as lab:
+        yield lab
+
+
+@pytest.fixture
+def desk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Desk]:
+    """A page of the test's own, on SQLite, or on the database that the test's parameter names."""
+    from tests.desks import opened
+
+    database = getattr(request, "param", "sqlite")
+    lab = request.getfixturevalue("wiki_lab" if database == "sqlite" else "mariadb_wiki_lab")
+    page = request.node.originalname.removeprefix("test_").replace("_", " ").capitalize()
+    with opened(lab, page, tmp_path / "pristine") as made:
+        yield made

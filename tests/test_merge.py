@@ -63,6 +63,25 @@ def test_a_line_with_a_remark_at_its_end_is_the_person_s() -> None:
     assert "Took 9.1 s." not in merged
 
 
+def figure(digest: str, caption: str) -> str:
+    """A line that shows a figure."""
+    return f"[[File:Labkit-sizes-{digest * 16}.png|thumb|none|800px|alt=Sizes|<i>{caption}</i>]]"
+
+
+def test_a_rewritten_caption_keeps_its_picture() -> None:
+    """The words are the person's for good, the picture is the one that labkit draws now."""
+    base, theirs = [figure("a", "By size.")], [figure("a", "By size. Why so large?")]
+    merged = merge(base, theirs, [figure("b", "By size, in MB.")])
+    assert merged == (figure("b", "By size. Why so large?"),)
+    assert persons(base, theirs) == persons([], merged)
+
+
+def test_a_picture_that_a_person_chose_is_theirs() -> None:
+    """Only labkit's own picture is ever exchanged."""
+    theirs = figure("a", "By size.").replace("Labkit-sizes-", "Mine-")
+    assert merge([figure("a", "By size.")], [theirs], [figure("b", "By size.")]) == (theirs,)
+
+
 def test_a_deleted_table_stays_deleted_whatever_its_numbers() -> None:
     """New rows within a deleted table are part of it."""
     theirs = [BASE[0], *BASE[-2:]]

@@ -2,143 +2,18 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
-import mwclient
 import pytest
-import requests
-from requests.adapters import HTTPAdapter
 
 from labkit import Lab
 from labkit.errors import WikiError
-from labkit.wiki import accounts, api, fences, notebook, pristine, publish, session, wikitext
-from labkit.wiki.desk import Published
-from labkit.wiki.fences import Block
-from labkit.wiki.folders import Folders, api_url
-from labkit.wiki.notebook import Upload
+from labkit.wiki import accounts, api, fences, pristine, publish, session, wikitext
+from tests.desks import SUMMARY, WEB, Desk, fresh, opened, picture, stage
 
 pytestmark = pytest.mark.root
-
-
-class Wire(HTTPAdapter):
-    """Counts a session's requests, and lets somebody else go first."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bodies: list[str] = []
-        self.before_edit: list[Callable[[], object]] = []
-
-    def send(self, request: requests.PreparedRequest, *args, **kwargs) -> requests.Response:  # type: ignore[no-untyped-def]
-        body = request.body or b""
-        text = body.decode(errors="replace") if isinstance(body, bytes) else str(body)
-        self.bodies.append(text)
-        if "action=edit" in text and "labkit+state" not in text and self.before_edit:
-            self.before_edit.pop(0)()
-        return super().send(request, *args, **kwargs)
-
-
-class Desk:
-    """One page of a wiki, the bot that publishes on it, and the teacher who writes in it."""
-
-    def __init__(self, lab: Lab, page: str, folder: Path) -> None:
-        self.lab, self.page, self.folder = lab, page, folder
-        self.wire = Wire()
-        self.bot = session.open(lab)
-        self.bot.connection.mount("http://", self.wire)
-        self.teacher = log_in(lab, accounts.TEACHER)
-
-    def publish(self, *blocks: Block, uploads: tuple[Upload, ...] = (), restore: tuple[str, ...] = ()) -> Published:  # fmt: skip
-        """Publishes as the bot."""
-        self.wire.bodies.clear()
-        return publish.apply(
-            self.bot, self.page, blocks, uploads, folder=self.folder, restore=restore
-        )
-
-    @property
-    def text(self) -> str:
-        """The page's text now."""
-        revision = api.read(self.teacher, self.page).revision
-        return revision.text if revision else ""
-
-    @property
-    def revisions(self) -> list[api.Revision]:
-        """The page's history, the last first."""
-        return list(api.history(self.teacher, self.page))
-
-    def write(self, change: Callable[[str], str]) -> None:
-        """The teacher changes the page's text, as in the editor: from the revision now."""
-        revision = api.read(self.teacher, self.page).revision
-        assert revision is not None
-        new = change(revision.text)
-        assert new != revision.text
-        api.edit(self.teacher, self.page, new, base=revision.number, summary="")
-
-    def after(self, line: str, added: str) -> None:
-        """The teacher adds lines after a line."""
-        self.write(lambda text: text.replace(f"{line}\n", f"{line}\n{added}\n", 1))
-
-
-def log_in(lab: Lab, account: str) -> mwclient.Site:
-    """A session of a person's."""
-    site = session.connect(api_url(lab), own=True)
-    password = getattr(accounts.read(Folders.of(lab).passwords), account.lower())
-    site.login(account, password.get_secret_value())
-    return site
-
-
-@contextmanager
-def opened(lab: Lab, page: str, folder: Path) -> Iterator[Desk]:
-    """A desk whose sessions are closed afterwards."""
-    desk = Desk(lab, page, folder)
-    with closing(desk.bot.connection), closing(desk.teacher.connection):
-        yield desk
-
-
-@pytest.fixture
-def desk(wiki_lab: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Desk]:
-    """A page of the test's own."""
-    page = request.node.name.removeprefix("test_").replace("_", " ").capitalize()
-    with opened(wiki_lab, page, tmp_path / "pristine") as made:
-        yield made
-
-
-def stage(megabytes: int, *, rows: int = 3) -> Block:
-    """A stage's block with a table, one of whose numbers is given."""
-    lines = [[f"package {row}", str(row * 10)] for row in range(rows)]
-    body = [
-        "'''Measured.'''",
-        "",
-        wikitext.grid(["name", "MB"], [["all", str(megabytes)], *lines]),
-        "",
-        "The end.",
-    ]
-    return fences.block("02-rootfs", "== Root file systems ==", "\n".join(body))
-
-
-SUMMARY = fences.block("summary", "", "Two stages.")
-WEB = fences.block("05-web", "== Web sites ==", "Six pages.")
-
-
-def fresh(*blocks: Block) -> str:
-    """A page that nobody but labkit wrote on."""
-    names = fences.listed(tuple(block.name for block in blocks))
-    return names + "\n" + "\n\n".join(block.text for block in blocks)
-
-
-def picture(shade: int) -> Upload:
-    """A real PNG picture, one grey pixel."""
-    header = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes([0, shade]))), (b"IEND", b""))
-    data = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        for name, body in chunks
-    )
-    return notebook.upload("shade", data, ending="png", text="a pixel")
 
 
 def test_first_publication_makes_page_and_pictures(desk: Desk) -> None:
@@ -342,12 +217,13 @@ def test_a_damaged_fence_stops_the_page(desk: Desk) -> None:
 
 
 def test_a_lost_session_never_edits_without_the_account(desk: Desk) -> None:
-    """Without its cookies the bot is refused, and says so."""
+    """Without its cookies the bot is refused, logs in once more, and goes on as itself."""
     desk.publish(stage(250))
     desk.bot.connection.cookies.clear()
-    with pytest.raises(WikiError, match="session"):
-        desk.publish(stage(171))
+    done = desk.publish(stage(171))
+    assert done.edited
     assert {revision.user for revision in desk.revisions} == {accounts.BOT}
+    assert len([body for body in desk.wire.bodies if "action=login" in body]) == 1
 
 
 def test_a_picture_that_is_there_is_not_sent_again(desk: Desk) -> None:

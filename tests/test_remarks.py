@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.wiki import api, listing, pristine, threads
+from labkit.wiki import api, listing, pristine, publish, threads
 from labkit.wiki.listing import Addressed, Remark, Remarks
 from labkit.wiki.threads import State
 from tests.writers import WEB, Writers, run_id, stage, writers
@@ -140,7 +140,7 @@ def test_what_was_kept_of_another_page_is_not_used(page: Writers) -> None:
     [old] = page.remarks().remarks
     for title in (page.page, pristine.state_title(page.page)):
         page.teacher.post("delete", title=title, token=page.teacher.get_token("csrf"))
-    page.publish(stage(250, 1))
+    publish.apply(page.bot, page.page, [stage(250, 1)], folder=page.folder, restore=[page.page])
     page.after("All: 250 MB.", "REX> Why?", page.student)
     [new] = page.remarks().remarks
     assert (old.author, new.author) == ("Teacher", "Student")

@@ -8,45 +8,28 @@ page than the one that was read. So none of the three is ever sent.
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import WikiError
 from labkit.result import Record
+from labkit.wiki import calls, whereabouts
+from labkit.wiki.refusals import ConflictError, refusal, unsaved
 
 if TYPE_CHECKING:
     import mwclient
 
     from labkit.wiki.notebook import Upload
 
-#: Refusals after which the page is read again and the edit made anew.
-CONFLICTS = ("editconflict", "articleexists", "missingtitle", "pagedeleted")
+__all__ = ["ConflictError", "Revision", "Saved", "Snapshot"]
 #: Titles that one request may name.
 BATCH = 50
-#: What the wiki's refusals mean, and what to do.
-_REFUSALS = {
-    "assertuserfailed": ("the session has ended", "publish again"),
-    "assertnameduserfailed": ("the session is another account's", "publish again"),
-    "assertanonfailed": ("the session is another account's", "publish again"),
-    "badtoken": ("the session has ended", "publish again"),
-    "readonly": ("the wiki is read-only now", "publish again when it is not"),
-    "protectedpage": ("the page is protected", "let the bot's account edit it, or unprotect it"),
-    "cascadeprotected": ("the page is protected", "let the bot's account edit it"),
-    "permissiondenied": ("the bot's account may not do that", "grant its bot password that right"),
-    "blocked": ("the bot's account is blocked", "unblock it"),
-    "ratelimited": ("the wiki limits how often the bot may write", "publish again in a minute"),
-    "maxlag": ("the wiki's database lags behind", "publish again in a minute"),
-    "contenttoobig": ("the page is larger than the wiki allows", "show shorter outputs"),
-    "abusefilter-disallowed": ("an abuse filter of the wiki refuses the text", "exempt the bot"),
-    "spamblacklist": ("the wiki refuses an address in the text", "exempt the bot"),
-}
-
-
-class ConflictError(WikiError):
-    """Somebody saved the page in between: it has to be read again."""
+#: How often a page that was moved again and again is looked for.
+MOVES = 5
+#: What a picture of labkit's is called: nothing else is ever uploaded.
+PICTURE = re.compile(r"Labkit-[A-Za-z0-9-]{1,60}-[0-9a-f]{16}\.(?:png|jpg)")
 
 
 class Revision(Record):
@@ -63,12 +46,16 @@ class Revision(Record):
 
 
 class Snapshot(Record):
-    """A page as it is now: its title (after a redirect, the target's), its last revision (None: no
-    such page), and which of the files that were asked for the wiki has."""
+    """A page as it is now: its title (that of where it was moved, or redirects to), its last revision
+    (None: no such page), and which of the files that were asked for the wiki has.
+
+    ``deleted`` says who deleted it, when and why; '' when nobody did.
+    """
 
     title: str
     revision: Revision | None
     files: frozenset[str]
+    deleted: str = ""
 
 
 class Saved(Record):
@@ -79,34 +66,50 @@ class Saved(Record):
 
 
 def read(site: mwclient.Site, title: str, *, files: Sequence[str] = ()) -> Snapshot:
-    """The page as it is now, in one request (and one more for each 50 files)."""
-    answer = _query(site, [title, *(f"File:{name}" for name in files[: BATCH - 1])])
-    names = {item["from"]: item["to"] for item in answer.get("normalized", ())}
-    moved = {item["from"]: item["to"] for item in answer.get("redirects", ())}
-    real = names.get(title, title)
-    real = moved.get(real, real)
-    pages = {page["title"]: page for page in answer["pages"]}
-    have = _files(answer)
-    for start in range(BATCH - 1, len(files), BATCH):
-        have |= _files(_query(site, [f"File:{name}" for name in files[start : start + BATCH]]))
-    if pages[real].get("invalid"):
-        raise WikiError(title, "is no page's name on this wiki", "correct wiki.page")
+    """The page as it is now, in one request (and one more for each 50 files); one that is no longer
+    under its title is looked for. Raises :class:`WikiError` where it is no page of text."""
+    whereabouts.require_name(title)
+    found = _read(site, title, files)
+    seen, deleted = [found.title], ""
+    while found.revision is None and len(seen) <= MOVES:
+        with calls.asking(title):
+            fate = whereabouts.of(site, found.title)
+        deleted = deleted or fate.deleted
+        if not fate.target or fate.target in seen:
+            return found.model_copy(update={"deleted": deleted})
+        found = _read(site, fate.target, files)
+        seen.append(found.title)
+    return found
+
+
+def _read(site: mwclient.Site, title: str, files: Sequence[str]) -> Snapshot:
+    names = [f"File:{name}" for name in files]
+    answer = calls.query(site, [title, *names[: BATCH - 1]])
+    pages = {page["title"]: page for page in answer.get("pages", ())}
+    real = calls.landed(answer, title)
+    if real not in pages:
+        raise WikiError(title, "leads to itself or to another wiki", "correct its redirect")
+    whereabouts.require_plain(site, title, pages[real])
+    have = _files(answer, names[: BATCH - 1])
+    for start in range(BATCH - 1, len(names), BATCH):
+        more = names[start : start + BATCH]
+        have |= _files(calls.query(site, more), more)
     revisions = pages[real].get("revisions")
     return Snapshot(
         title=real,
         revision=_revision(revisions[0]) if revisions else None,
-        files=frozenset(name for name in files if _same_file(name) in have),
+        files=frozenset(name.removeprefix("File:") for name in have),
     )
 
 
 def text_of(site: mwclient.Site, number: int) -> str:
     """The text of a revision."""
-    with _asking("the page's history"):
+    with calls.asking("the page's history"):
         answer = site.post(
             "query", prop="revisions", revids=number, rvprop="ids|content", rvslots="main",
             formatversion=2,
         )  # fmt: skip
-    return _revision(answer["query"]["pages"][0]["revisions"][0]).text
+        return _revision(answer["query"]["pages"][0]["revisions"][0]).text
 
 
 def texts(site: mwclient.Site, numbers: Iterable[int]) -> dict[int, str]:
@@ -117,7 +120,7 @@ def texts(site: mwclient.Site, numbers: Iterable[int]) -> dict[int, str]:
         ids = "|".join(str(number) for number in wanted[start : start + BATCH])
         more: Mapping[str, str] = {"continue": ""}
         while more:
-            with _asking("the page's history"):
+            with calls.asking("the page's history"):
                 answer = site.post(
                     "query", prop="revisions", rvprop="ids|content", rvslots="main", revids=ids,
                     formatversion=2, **more,
@@ -141,7 +144,7 @@ def history(
     more: Mapping[str, str] = {"continue": ""}
     count = 0
     while more and count < limit:
-        with _asking(title):
+        with calls.asking(title):
             answer = site.post(
                 "query", prop="revisions", titles=title, rvprop="ids|timestamp|user|content",
                 rvslots="main", rvlimit=min(50, limit - count), formatversion=2, **order, **more,
@@ -154,7 +157,7 @@ def history(
 
 def moves(site: mwclient.Site, title: str) -> tuple[str, ...]:
     """The titles to which a page of that title was ever moved (API: Logevents), the last first."""
-    with _asking(title):
+    with calls.asking(title):
         answer = site.post(
             "query", list="logevents", letype="move", letitle=title, leprop="details",
             lelimit=BATCH, formatversion=2,
@@ -170,45 +173,60 @@ def edit(
 
     :param base: the revision that the text was made from; None when there must be no page yet.
     :raises ConflictError: somebody saved, made or deleted the page since.
+    :raises UnansweredError: no reply came; the text may have been saved.
     """
     ground = {"createonly": 1} if base is None else {"baserevid": base, "nocreate": 1}
-    with _asking(title):
-        answer = site.post(
-            "edit", title=title, text=text, summary=summary[:480], bot=1, assertuser=site.username,
-            token=site.get_token("csrf"), formatversion=2, **ground,
-        )["edit"]  # fmt: skip
+    words = {"title": title, "text": text, "summary": summary[:480], "bot": 1, **ground}
+    answer = calls.write(site, title, "edit", words)["edit"]
     if answer.get("result") != "Success":
-        what = "asks for a captcha" if "captcha" in answer else f"answers {_words(answer)}"
-        raise WikiError(title, f"was not saved: the wiki {what}", "exempt the bot's account")
+        raise unsaved(title, answer)
     if answer.get("nochange"):
         return None
     return Saved(revision=answer["newrevid"], before=answer["oldrevid"])
 
 
 def upload(site: mwclient.Site, item: Upload) -> bool:
-    """The wiki has the picture; returns whether it had to be sent."""
+    """The wiki has the picture; returns whether it had to be sent.
+
+    :raises UnansweredError: no reply came; the wiki may have it.
+    """
+    if not PICTURE.fullmatch(item.name):
+        raise WikiError(item.name, "is no name of a picture of labkit's", "report this")
     words = {
-        "action": "upload", "format": "json", "filename": item.name, "text": item.text,
-        "comment": "A picture of the report", "ignorewarnings": "1",
-        "assertuser": site.username, "token": site.get_token("csrf"),
+        "filename": item.name, "text": item.text, "comment": "A picture of the report",
+        "ignorewarnings": 1,
     }  # fmt: skip
     try:
-        with _asking(f"File:{item.name}"):
-            reply = site.raw_call("api", words, files={"file": ("picture", item.data)})
-            answer = json.loads(reply)
-            site.handle_api_result(answer)
+        answer = calls.write(site, f"File:{item.name}", "upload", words, file=item.data).get(
+            "upload", {}
+        )
     except WikiError as error:
         if "fileexists" in error.reason:  # its name is the hash of its content: it is the same
             return False
         raise
-    if answer.get("upload", {}).get("result") != "Success":
-        raise WikiError(item.name, f"was not uploaded: {_words(answer)}", "allow the bot to upload")
+    if answer.get("result") != "Success":
+        raise unsaved(f"File:{item.name}", answer)
     return True
+
+
+def require_editable(site: mwclient.Site, title: str) -> None:
+    """Raises what the wiki would refuse an edit of this page with: a protection, a block, a right that
+    the account lacks. A filter of the text's it cannot foresee."""
+    with calls.asking(title):
+        answer = site.post(
+            "query", titles=title, prop="info", intestactions="edit|create",
+            intestactionsdetail="full", errorformat="plaintext", formatversion=2,
+        )  # fmt: skip
+        page = answer["query"]["pages"][0]
+    wanted = ("edit", "create") if page.get("missing") else ("edit",)
+    for action in wanted:
+        for error in page.get("actions", {}).get(action, ()):
+            raise refusal(title, str(error["code"]), str(error.get("text", "")))
 
 
 def parse(site: mwclient.Site, text: str) -> str:
     """The HTML that the wiki makes of a text."""
-    with _asking("a text"):
+    with calls.asking("a text"):
         answer = site.post(
             "parse", text=text, contentmodel="wikitext", prop="text", disablelimitreport=1,
             disableeditsection=1, formatversion=2,
@@ -216,28 +234,10 @@ def parse(site: mwclient.Site, text: str) -> str:
     return str(answer["parse"]["text"])
 
 
-def _query(site: mwclient.Site, titles: list[str]) -> Mapping[str, Any]:
-    """Pages, files and a token at once."""
-    with _asking(titles[0]):
-        answer = site.post(
-            "query", titles="|".join(titles), prop="revisions|imageinfo", meta="tokens",
-            rvprop="ids|timestamp|user|content", rvslots="main", iiprop="size", redirects=1,
-            formatversion=2,
-        )["query"]  # fmt: skip
-    site.tokens["csrf"] = answer["tokens"]["csrftoken"]
-    return dict(answer)
-
-
-def _files(answer: Mapping[str, Any]) -> set[str]:
-    return {
-        _same_file(page["title"].partition(":")[2])
-        for page in answer["pages"]
-        if page.get("imageinfo")
-    }
-
-
-def _same_file(name: str) -> str:
-    return name.replace("_", " ")
+def _files(answer: Mapping[str, Any], names: Iterable[str]) -> set[str]:
+    """Those of the names under which the wiki has a file."""
+    there = {page["title"] for page in answer.get("pages", ()) if page.get("imageinfo")}
+    return {name for name in names if calls.landed(answer, name) in there}
 
 
 def _revision(item: Mapping[str, Any]) -> Revision:
@@ -248,39 +248,3 @@ def _revision(item: Mapping[str, Any]) -> Revision:
         time=item.get("timestamp"),
         hidden="texthidden" in item.get("slots", {}).get("main", {}),
     )
-
-
-@contextmanager
-def _asking(what: str) -> Iterator[None]:
-    """Turns what mwclient and requests raise into labkit's errors; no token is in their text."""
-    import requests
-    from mwclient.errors import APIError, MwClientError
-
-    try:
-        yield
-    except APIError as error:
-        raise refusal(what, str(error.code), str(error.info)) from None
-    except MwClientError as error:
-        raise WikiError(what, f"the wiki does not answer as one: {type(error).__name__}") from None
-    except requests.RequestException as error:
-        raise WikiError(
-            what,
-            f"the wiki does not answer: {type(error).__name__}",
-            "bring it up, then publish again: what was saved is whole, the rest follows",
-        ) from None
-    except (KeyError, ValueError, IndexError) as error:
-        raise WikiError(what, f"the wiki's answer cannot be read: {type(error).__name__}") from None
-
-
-def refusal(what: str, code: str, info: str) -> WikiError:
-    """The error for a refusal of the API's, by its code."""
-    if code in CONFLICTS:
-        return ConflictError(what, f"was saved by somebody else in between ({code})", "publish again")  # fmt: skip
-    reason, remedy = _REFUSALS.get(code, ("the wiki refuses", ""))
-    return WikiError(what, f"{reason} ({code}: {info})", remedy)
-
-
-def _words(answer: Mapping[str, Any]) -> str:
-    """A refusal's own words, in short."""
-    said: Iterable[str] = (f"{name} {value}" for name, value in answer.items() if name != "token")
-    return ", ".join(said)[:300]

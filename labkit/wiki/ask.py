@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -22,6 +24,13 @@ from labkit.wiki.folders import api_url
 MARK = "X-Labkit-Configuration"
 #: Seconds for a reply; the first one after a start fills PHP's caches.
 TIMEOUT = 30.0
+
+
+#: What to do about a certificate that nobody vouches for.
+TRUST = (
+    "have the machine trust who issued it (Debian: put that authority's certificate into "
+    "/usr/local/share/ca-certificates and call update-ca-certificates), or export SSL_CERT_FILE with it"
+)
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,15 @@ def fetch(lab: Lab, url: str, *, data: str | None = None, cookie: str = "") -> R
             return Reply(error.code, error.read(), error.headers)
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
+        if isinstance(reason, ssl.SSLError):
+            raise WikiError(url, distrust(str(reason)), TRUST, f"curl {url}") from None
         raise down(lab, url, str(reason)) from None
+
+
+def distrust(said: str) -> str:
+    """Why an https wiki is not talked to, from OpenSSL's words."""
+    inner = re.sub(r"^.*?(?:certificate verify failed: |\] )|\s*\(_ssl\.c:\d+\)", "", said)
+    return f"its certificate cannot be verified: {inner or said}"
 
 
 def not_a_wiki(url: str, seen: str) -> WikiError:

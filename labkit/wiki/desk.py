@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from labkit.config import unknown
+from labkit.errors import WikiError
 from labkit.result import Record
 from labkit.wiki import api, fences, weave
+from labkit.wiki.api import Snapshot
 from labkit.wiki.fences import Block, Document
 from labkit.wiki.notebook import Upload
 from labkit.wiki.pristine import Memory
@@ -92,13 +95,14 @@ class Mended(Record):
 @dataclass(frozen=True)
 class Desk:
     """What one publication works with: the blocks and their pictures, what labkit wrote before, and
-    the pictures that it has sent."""
+    the pictures that it has ``sent``, or may have sent (``tried``: no reply came)."""
 
     memory: Memory
     blocks: tuple[Block, ...]
     uploads: tuple[Upload, ...] = ()
     restore: tuple[str, ...] = ()
     sent: list[str] = field(default_factory=list)
+    tried: list[str] = field(default_factory=list)
 
     @property
     def site(self) -> mwclient.Site:
@@ -111,12 +115,12 @@ class Desk:
         return self.memory.title
 
 
-def require_known(restore: Sequence[str], blocks: Sequence[Block]) -> None:
-    """Raises :class:`ConfigError`, with the nearest name, for a block that the report does not have."""
-    names = {block.name for block in blocks}
+def require_known(restore: Sequence[str], blocks: Sequence[Block], page: str) -> None:
+    """Raises :class:`ConfigError`, with the nearest name, for what is neither a block nor the page."""
+    names = {page, *(block.name for block in blocks)}
     for name in restore:
         if name not in names:
-            raise unknown(name, names, "a block of the report")
+            raise unknown(name, names, "a block of the report, nor its page")
 
 
 def look(desk: Desk) -> tuple[Plan, Document]:
@@ -125,6 +129,8 @@ def look(desk: Desk) -> tuple[Plan, Document]:
     memory, files = desk.memory, [item.name for item in desk.uploads]
     snapshot = api.read(desk.site, desk.title, files=files)
     memory.title = snapshot.title
+    if snapshot.deleted and memory.page not in desk.restore:
+        raise _deleted(memory.page, snapshot)
     text = snapshot.revision.text if snapshot.revision else ""
     page = fences.parse(text, snapshot.title)
     woven = weave.weave(
@@ -146,3 +152,12 @@ def look(desk: Desk) -> tuple[Plan, Document]:
         listed=woven.listed,
     )
     return planned, page
+
+
+def _deleted(page: str, snapshot: Snapshot) -> WikiError:
+    return WikiError(
+        snapshot.title,
+        f"was deleted {snapshot.deleted}",
+        f"`labkit publish --restore {shlex.quote(page)}` publishes it anew; what people wrote there an "
+        "administrator of the wiki can undelete",
+    )

@@ -5,7 +5,8 @@ labkit writes now. In the merged text
 
 - a line that a person added stands where it stood, after the same line of labkit's as before;
 - a line of labkit's that a person changed is the person's: it stays as it is, whatever labkit
-  would write in its place;
+  would write in its place; only a picture that it shows is the one that labkit shows there now
+  (pictures are named by the hash of their content), so that a rewritten caption keeps its picture;
 - a line of labkit's that a person deleted stays deleted, also in the form that labkit writes now;
 - everything else is as labkit writes it now.
 """
@@ -23,6 +24,8 @@ ALIKE = 0.5
 PAIRS = 2500
 #: Texts that differ in this many lines have next to nothing in common.
 EDITS = 1200
+#: The name of a picture of labkit's up to the hash of its content, and the hash.
+_PICTURE = re.compile(r"(Labkit-[A-Za-z0-9-]+-)[0-9a-f]{16}(?=\.(?:png|jpg)\b)")
 _OPENS = re.compile(r"\{\||<(?:pre|syntaxhighlight|div|ul|ol|blockquote)\b")
 _CLOSES = re.compile(r"\|\}|</(?:pre|syntaxhighlight|div|ul|ol|blockquote)>")
 
@@ -43,7 +46,7 @@ def merge(base: Sequence[str], theirs: Sequence[str], ours: Sequence[str]) -> tu
             merged += [] if _in_deletion(place, origins, to_theirs) else [line]
         elif old in to_theirs:
             now = theirs[to_theirs[old]]
-            merged.append(line if now == base[old] else now)
+            merged.append(line if now == base[old] else _with_picture(now, base[old], line))
         merged += added[place]
     return tuple(merged)
 
@@ -54,8 +57,14 @@ def persons(base: Sequence[str], theirs: Sequence[str]) -> Counter[str]:
 
 
 def count(lines: Sequence[str]) -> Counter[str]:
-    """How often each line stands there; blank ones, and blanks at a line's end, do not count."""
-    return Counter(line.rstrip() for line in lines if line.strip())
+    """How often each line stands there, by its :func:`key`; blank ones do not count."""
+    return Counter(key(line) for line in lines if line.strip())
+
+
+def key(line: str) -> str:
+    """What makes a line the same as another one: all but blanks at its end, and which content labkit's
+    picture in it has."""
+    return _PICTURE.sub(r"\1", line.rstrip())
 
 
 def common(theirs: Sequence[str], ours: Sequence[str]) -> tuple[str, ...]:
@@ -137,6 +146,14 @@ def _alike(old: Sequence[str], new: Sequence[str]) -> list[tuple[int, int]]:
         else:
             j += 1
     return pairs
+
+
+def _with_picture(theirs: str, base: str, ours: str) -> str:
+    """A person's line in which a picture of labkit's is replaced by the one that labkit has now."""
+    old, new = ({match[0] for match in _PICTURE.finditer(line)} for line in (base, ours))
+    if len(old) == len(new) == 1:
+        return theirs.replace(old.pop(), new.pop())
+    return theirs
 
 
 def _likeness(one: str, other: str) -> float:

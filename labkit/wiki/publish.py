@@ -14,18 +14,21 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
 from labkit.errors import WikiError
-from labkit.wiki import api, desk, repair, saving
+from labkit.wiki import api, desk, pictures, repair, saving
 from labkit.wiki.api import ConflictError
 from labkit.wiki.desk import Desk, Mended, Plan, Published
 from labkit.wiki.fences import Block
 from labkit.wiki.notebook import Upload
 from labkit.wiki.pristine import Memory
+from labkit.wiki.refusals import UnansweredError
 from labkit.wiki.saving import Kept
 
 if TYPE_CHECKING:
     import mwclient
 
 T = TypeVar("T")
+#: How often a publication goes on after a request that writes and has no reply.
+SILENT = 2
 
 
 def plan(
@@ -39,7 +42,7 @@ def plan(
 ) -> Plan:
     """What :func:`apply` would do now; nothing is written. Raises :class:`WikiError` naming the line
     when a fence of the page is damaged or doubled, :class:`ConfigError` for an unknown block."""
-    desk.require_known(restore, blocks)
+    desk.require_known(restore, blocks, page)
     memory = Memory(site, page, folder)
     return desk.look(Desk(memory, tuple(blocks), tuple(uploads), tuple(restore)))[0]
 
@@ -62,7 +65,7 @@ def apply(
     :raises WikiError: a fence is damaged or doubled, or the wiki refuses; the page is whole then.
     :raises ConfigError: a block to restore is none of these; nothing was written then.
     """
-    desk.require_known(restore, blocks)
+    desk.require_known(restore, blocks, page)
     memory = Memory(site, page, folder, note)
     made = Desk(memory, tuple(blocks), tuple(uploads), tuple(restore))
     return _until_saved(memory, lambda attempt: _once(made, attempt))
@@ -89,13 +92,20 @@ def url(site: mwclient.Site, title: str) -> str:
 
 
 def _until_saved(memory: Memory, once: Callable[[int], T]) -> T:
-    """What ``once`` returns when nobody saves the page between its reading and its edit."""
+    """What ``once`` returns when nobody saves the page between its reading and its edit, and every
+    request has its reply; what had none is looked up by reading again."""
+    silent = 0
     for attempt in range(1, saving.ATTEMPTS + 1):
         try:
             return once(attempt)
         except ConflictError:
-            memory.again()
-            saving.pause(attempt)
+            pass
+        except UnansweredError:
+            silent += 1
+            if silent > SILENT:
+                raise
+        memory.again()
+        saving.pause(attempt)
     raise WikiError(
         memory.title,
         f"was saved by others {saving.ATTEMPTS} times while it was being published",
@@ -106,10 +116,8 @@ def _until_saved(memory: Memory, once: Callable[[int], T]) -> T:
 def _once(made: Desk, attempt: int) -> Published:
     """One reading of the page, and the edit that follows from it."""
     planned, page = desk.look(made)
-    for item in made.uploads:
-        unsent = item.name in planned.missing and item.name not in made.sent
-        if unsent and api.upload(made.site, item):
-            made.sent.append(item.name)
+    pictures.require_room(made, planned)
+    pictures.send(made, planned)
     saved = saving.save(made, page, planned) if planned.edits else None
     base = planned.revision or 0
     kept = Kept(base=base, people=planned.people, there=planned.people)

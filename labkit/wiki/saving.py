@@ -12,11 +12,14 @@ from labkit.wiki import api, comments, fences, merge, weave
 from labkit.wiki.api import ConflictError, Saved
 from labkit.wiki.desk import Desk, Plan
 from labkit.wiki.fences import Document
+from labkit.wiki.refusals import UnansweredError
 from labkit.wiki.repair import Repaired
 
 #: How often a page that others save meanwhile is read and written again, and the longest pause.
 ATTEMPTS = 12
 LONGEST_PAUSE = 2.0
+#: Revisions that are looked through for an edit whose reply was lost.
+HISTORY = 50
 
 
 class Kept(Record):
@@ -38,7 +41,13 @@ def save(desk: Desk, page: Document, planned: Plan) -> Saved | None:
     desk.memory.keep(page, desk.blocks)
     names = [f"{c.name} {c.state}" for c in planned.changes if c.state in ("added", "changed")]
     note = desk.memory.summary(", ".join(names) or "list of blocks")
-    return api.edit(desk.site, desk.title, planned.text, base=planned.revision, summary=note)
+    try:
+        return api.edit(desk.site, desk.title, planned.text, base=planned.revision, summary=note)
+    except UnansweredError:
+        saved = _saved(desk, planned)
+        if saved is None:
+            raise
+        return saved
 
 
 def verify(desk: Desk, page: Document, planned: Plan, saved: Saved) -> Kept:
@@ -88,7 +97,7 @@ def put_lines_back(desk: Desk, before: str, lost: Counter[str]) -> tuple[str, ..
         try:
             api.edit(desk.site, desk.title, text, base=now.number, summary=note)
             done |= missing
-        except ConflictError:
+        except (ConflictError, UnansweredError):
             pause(attempt)
     raise WikiError(
         desk.title,
@@ -102,6 +111,19 @@ def pause(attempt: int) -> None:
     """Waits longer after each conflict, and never as long as another labkit does."""
     most = min(LONGEST_PAUSE, 0.05 * 2**attempt)
     time.sleep(random.uniform(most / 4, most))  # noqa: S311 - no secret
+
+
+def _saved(desk: Desk, planned: Plan) -> Saved | None:
+    """What the wiki saved of an edit whose reply was lost; None when (so far) it has not."""
+    changed = {change.name for change in planned.changes if change.state in ("added", "changed")}
+    wanted = {(block.name, block.digest) for block in desk.blocks if block.name in changed}
+    before = start = planned.revision or 0
+    for revision in api.history(desk.site, desk.title, limit=HISTORY, oldest=True, start=start):
+        there = {(match["name"], match["digest"]) for match in fences.FENCE.finditer(revision.text)}
+        if revision.number != start and revision.user == desk.site.username and wanted <= there:
+            return Saved(revision=revision.number, before=before)
+        before = revision.number
+    return None
 
 
 def _guard(desk: Desk, page: Document, planned: Plan) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-import labkit
 from labkit.errors import WikiError
 from labkit.lab import Lab
 from labkit.wiki import accounts, ask
@@ -17,57 +16,73 @@ from labkit.wiki.folders import Folders, api_url
 if TYPE_CHECKING:
     import mwclient
 
+    from labkit.wiki.transport import Session
+
 #: Where an existing wiki's bot password comes from: its full name (``Labkit@publish``) and itself.
 USER_VARIABLE, PASSWORD_VARIABLE = "LABKIT_WIKI_USER", "LABKIT_WIKI_PASSWORD"
 #: The same of the student's account, for the answers that are given in the student's name.
 STUDENT_VARIABLES = ("LABKIT_WIKI_STUDENT", "LABKIT_WIKI_STUDENT_PASSWORD")
-#: Retries after a lost connection or a server error; each waits ``RETRY_SECONDS`` longer.
-RETRIES = 2
-RETRY_SECONDS = 1
-#: Seconds for the connection and for each reply: (to connect, between bytes).
-TIMEOUT = (5.0, 60.0)
 
 
-def open(lab: Lab, *, student: bool = False) -> mwclient.Site:  # noqa: A001 - session.open is what it is called as
-    """A site of mwclient's, logged in as the bot, or as the student; :func:`account` names which.
+def open(lab: Lab, *, student: bool = False) -> Session:  # noqa: A001 - session.open is what it is called as
+    """A site of mwclient's, logged in as the bot, or as the student; :func:`account` names which. When
+    the wiki ends the session, the next request that notices logs in once more.
 
     Raises :class:`WikiError` when the wiki is down, is no MediaWiki, refuses the password or is
     read-only; no password is in the exception or in what led to it.
     """
     login, password = credentials(lab, student=student)
     site, wrong = _attempt(lab, login, password)
-    if wrong is not None:  # raised here, where no exception that knows the password is its context
-        raise wrong
+    if (
+        wrong is not None or site is None
+    ):  # raised here, where no exception that knows the password is
+        raise wrong or ask.not_a_wiki(api_url(lab), "nothing")  # its context
+    site.renew = functools.partial(_renew, lab, site, student=student)
     return site
 
 
-def _attempt(lab: Lab, login: str, password: SecretStr) -> tuple[mwclient.Site, WikiError | None]:
+def _renew(lab: Lab, site: Session, *, student: bool) -> None:
+    """The session is logged in anew."""
+    login, password = credentials(lab, student=student)
+    site.connection.cookies.clear()
+    site.tokens.clear()
+    _, wrong = _attempt(lab, login, password, site)
+    if wrong is not None:
+        raise wrong
+
+
+def _attempt(
+    lab: Lab, login: str, password: SecretStr, site: Session | None = None
+) -> tuple[Session | None, WikiError | None]:
     """A site that has logged in, or the error that says why it has not."""
-    import requests
-    from mwclient.errors import LoginError, MwClientError
+    from mwclient.errors import LoginError, MaximumRetriesExceeded, MwClientError
 
     url = api_url(lab)
-    site = None
+    wrong: WikiError | None = None
     try:
-        site = connect(url, own=not lab.wiki.url)
-        if "readonly" in site.site:
-            return site, _read_only(url, site.site.get("readonlyreason") or "no reason given")
-        _log_in(site, login, password)
-        return site, None
+        site = site or connect(url, own=not lab.wiki.url)
+        known = getattr(site, "site", {})  # a private wiki says nothing before the login
+        if "readonly" in known:
+            wrong = _read_only(url, known.get("readonlyreason") or "no reason given")
+        else:
+            _log_in(site, login, password)
+    except WikiError as error:
+        wrong = error.with_traceback(None)  # whose frames hold the password
     except LoginError as error:
         kind = "bot password" if "@" in login else "password"
         reason = f"the wiki refuses the {kind}: {error.info or error.code}"
-        return site, WikiError(f"{login} at {url}", reason, _remedy(lab), f"curl {url}")
-    except requests.HTTPError as error:
-        status = error.response.status_code if error.response is not None else "unknown"
-        return site, ask.not_a_wiki(url, f"HTTP status {status}")
-    except requests.RequestException as error:
-        return site, ask.down(lab, url, _plainly(error))
+        wrong = WikiError(f"{login} at {url}", reason, _remedy(lab), f"curl {url}")
+    except MaximumRetriesExceeded:
+        reason = "the wiki wants no more logins for a while"
+        wrong = WikiError(f"{login} at {url}", reason, "publish again in a few minutes")
     except (MwClientError, ValueError, KeyError) as error:
-        return site, ask.not_a_wiki(url, type(error).__name__)
+        wrong = ask.not_a_wiki(url, type(error).__name__)
     finally:
         if site is not None:
             site.credentials = None  # what prints the site's attributes prints no password
+    if wrong is not None and site is not None:
+        site.connection.close()
+    return site, wrong
 
 
 def _log_in(site: mwclient.Site, login: str, password: SecretStr) -> None:
@@ -83,27 +98,14 @@ def _log_in(site: mwclient.Site, login: str, password: SecretStr) -> None:
     site.site_init()  # what may be done now, and as whom
 
 
-def connect(url: str, *, own: bool) -> mwclient.Site:
+def connect(url: str, *, own: bool) -> Session:
     """An anonymous session with the wiki whose ``api.php`` is at ``url``.
 
     The lab's ``own`` wiki is on loopback, so that no proxy of the environment is asked for it.
     """
-    import mwclient
-    import requests
+    from labkit.wiki.transport import Session  # it imports mwclient
 
-    parts = urlsplit(url)
-    pool = requests.Session()
-    pool.trust_env = not own
-    pool.headers["User-Agent"] = f"labkit/{labkit.__version__} mwclient/{mwclient.__version__}"
-    return mwclient.Site(
-        parts.netloc,
-        path=parts.path.removesuffix("api.php"),
-        scheme=parts.scheme,
-        pool=pool,
-        max_retries=RETRIES,
-        retry_timeout=RETRY_SECONDS,
-        connection_options={"timeout": TIMEOUT},
-    )
+    return Session(url, own=own)
 
 
 def account(site: mwclient.Site) -> str:
@@ -138,12 +140,6 @@ def _read_only(url: str, reason: str) -> WikiError:
         url, f"the wiki is read-only: {reason}", "wait until its owner has opened it again",
         f"curl '{url}?action=query&meta=siteinfo'",
     )  # fmt: skip
-
-
-def _plainly(error: Exception) -> str:
-    """The innermost reason of a connection that failed (``Connection refused``)."""
-    last = str(error).rpartition(": ")[2].strip(" '\")>")
-    return last.partition("] ")[2] or last or type(error).__name__
 
 
 def _remedy(lab: Lab) -> str:

@@ -111,8 +111,8 @@ def put_back(text: str, before: str, lost: Counter[str]) -> str:
     lines, missing = text.split("\n"), Counter(lost)
     above: str | None = None
     for line in before.split("\n"):
-        if missing[line.rstrip()] > 0:
-            missing[line.rstrip()] -= 1
+        if missing[merge.key(line)] > 0:
+            missing[merge.key(line)] -= 1
             at = lines.index(above) + 1 if above is not None and above in lines else len(lines)
             lines.insert(at, line)
         if line.strip():

@@ -1,0 +1,56 @@
+"""The pictures of a page: those that the wiki lacks are uploaded."""
+
+from __future__ import annotations
+
+import sys
+
+from labkit.errors import WikiError
+from labkit.wiki import api
+from labkit.wiki.desk import Desk, Plan
+from labkit.wiki.notebook import Upload
+from labkit.wiki.refusals import UnansweredError
+
+
+def send(desk: Desk, planned: Plan) -> None:
+    """The wiki has the pictures. Where the page itself could not be saved, none of them is sent.
+
+    Raises :class:`WikiError` for a refusal, :class:`UnansweredError` when a reply did not come.
+    """
+    missing = [item for item in desk.uploads if item.name in planned.missing]
+    desk.sent.extend(name for name in desk.tried if name not in planned.missing)
+    desk.tried.clear()
+    if not missing:
+        return
+    if planned.edits:
+        api.require_editable(desk.site, desk.title)
+    for item in missing:
+        _send(desk, item)
+
+
+def _send(desk: Desk, item: Upload) -> None:
+    try:
+        if api.upload(desk.site, item):
+            desk.sent.append(item.name)
+    except UnansweredError:
+        desk.tried.append(item.name)
+        raise
+
+
+def require_room(desk: Desk, planned: Plan) -> None:
+    """Raises :class:`WikiError` when the page or a picture is larger than the wiki says that it takes."""
+    limits = desk.site.site
+    size, most = len(planned.text.encode()), int(limits.get("maxarticlesize", sys.maxsize))
+    if planned.edits and size > most:
+        raise _large(
+            desk.title, size, most, "show less output in the notebooks, or raise $wgMaxArticleSize"
+        )
+    most = int(limits.get("maxuploadsize", sys.maxsize))
+    for item in desk.uploads:
+        if item.name in planned.missing and len(item.data) > most:
+            remedy = "draw a smaller one, or raise $wgMaxUploadSize and PHP's upload_max_filesize"
+            raise _large(f"File:{item.name}", len(item.data), most, remedy)
+
+
+def _large(what: str, size: int, most: int, remedy: str) -> WikiError:
+    reason = f"has {size:,} bytes, and the wiki takes {most:,} at most; nothing was published"
+    return WikiError(what, reason, remedy)
