@@ -15,9 +15,9 @@ from labkit import Lab
 from labkit.checks import Check
 from labkit.report import blocks, dialogue, publication
 from labkit.report import record as records
-from labkit.report.memory import executed
 from labkit.report.plan import STAGES
 from labkit.report.record import Entry, StageRecord
+from labkit.report.saved import file as executed
 from labkit.result import Figure, Result
 from labkit.wiki import api, fences, session
 from labkit.wiki.listing import Remark, Remarks

@@ -23,7 +23,7 @@ from rich.text import Text
 from labkit import Lab, journal, run
 from labkit.errors import ConfigError, LockError
 from labkit.journal import Entry, Journal
-from labkit.report import memory, notebook
+from labkit.report import memory, notebook, saved
 from labkit.report.plan import STAGES, plan
 from labkit.report.progress import Progress
 from labkit.report.rebuild import Rebuilt, rebuild
@@ -261,13 +261,13 @@ def test_first_run_runs_all(one: Built) -> None:
     assert one.first.holds
     record = Stage.load(one.lab, "04-network")
     assert record.run == one.first.value.run
-    assert memory.executed(one.lab, "04-network").exists()
+    assert saved.file(one.lab, "04-network").exists()
     assert "Executing Cell" in (one.lab.output_dir / "logs" / "04-network.log").read_text()
 
 
 def test_record_says_which_cell_it_was(one: Built) -> None:
     """The cell that a record names is the one that shows the result in the executed notebook."""
-    shown = json.loads(memory.executed(one.lab, "04-network").read_text())["cells"]
+    shown = json.loads(saved.file(one.lab, "04-network").read_text())["cells"]
     cells = [cell["execution_count"] for cell in shown
              if any(RESULT_MIME in output.get("data", {}) for output in cell.get("outputs", ()))]  # fmt: skip
     assert [entry.cell for entry in Stage.load(one.lab, "04-network").entries] == cells
@@ -316,7 +316,7 @@ DAMAGE: dict[str, tuple[Callable[[Built], object], str]] = {
     "the stage before": (lambda b: file(b.lab, "03-containers").unlink(), "inputs have changed"),
     "its record edited": (lambda b: _edit(file(b.lab, "04-network")), "record is gone or was changed"),
     "its record gone": (lambda b: file(b.lab, "04-network").unlink(), "record is gone"),
-    "executed notebook edited": (lambda b: _edit(memory.executed(b.lab, "04-network")), "executed notebook"),
+    "executed notebook edited": (lambda b: _edit(saved.file(b.lab, "04-network")), "executed notebook"),
     "a failure since": (lambda b: file(b.lab, "04-network", "failed.json").write_text(""), "failed since"),
     "taken down": (lambda b: Journal.of(b.lab).forget("mount", target=str(b.lab.run_dir / "x")), "1 of 1 things"),
     "memory damaged": (lambda b: memory.path(b.lab).write_text("{"), "no run of it that passed"),
@@ -340,7 +340,7 @@ def test_failure_keeps_the_last_good_run(built: Built) -> None:
     """A failed stage leaves its notebook, record and log beside its last good run; the next good
     one takes them away."""
     good = {path: path.read_bytes() for path in (
-        file(built.lab, "04-network"), memory.executed(built.lab, "04-network"))}  # fmt: skip
+        file(built.lab, "04-network"), saved.file(built.lab, "04-network"))}  # fmt: skip
     source = built.notebooks / "04-network.ipynb"
     whole = source.read_bytes()
     stage_notebooks.write(built.notebooks, "04-network", "PROBE", "raise ValueError('broken')")
@@ -351,7 +351,7 @@ def test_failure_keeps_the_last_good_run(built: Built) -> None:
     failed = json.loads(file(built.lab, "04-network", "failed.json").read_text())
     assert (failed["state"], failed["closed"]) == ("failed", False)
     assert [entry["result"]["summary"] for entry in failed["entries"]] == ["hello, 3 replicas"]
-    shown = memory.executed(built.lab, "04-network", "failed.ipynb")
+    shown = saved.file(built.lab, "04-network", "failed.ipynb")
     assert "ValueError" in shown.read_text()
     assert "ValueError" in (built.lab.output_dir / "logs" / "04-network.log").read_text()
     source.write_bytes(whole)

@@ -14,9 +14,9 @@ import pytest
 from labkit import Check, Figure, Lab, Result, Table
 from labkit.report import closing, markup, pages, review
 from labkit.report import record as records
-from labkit.report.memory import executed
 from labkit.report.plan import ROWS, TASKS, plan
 from labkit.report.record import Entry, StageRecord
+from labkit.report.saved import file as executed
 from labkit.result import FIGURE_MIME, RESULT_MIME
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}"
@@ -206,13 +206,14 @@ def test_second_build_changes_nothing(lab: Lab) -> None:
 def hostile_site(lab: Lab) -> dict[str, Reading]:
     """A site all of whose texts try to get out of their places."""
     bad = result(HOSTILE)
-    keep(lab, "04-network", Entry(cell=1, result=bad))
+    drawn = figure("../../../escape", HOSTILE)
+    keep(lab, "04-network", Entry(cell=1, result=bad), Entry(cell=2, figure=drawn))
     notebook(
         lab,
         "04-network",
         prose(f"# {HOSTILE}\n\n[a](javascript:alert(3)) ![b](http://192.0.2.1/x.png) <iframe src=x>"),
         code(HOSTILE, showing({RESULT_MIME: bad.model_dump(mode="json")})),
-        code("x", picture(figure("../../../escape", HOSTILE)), count=2),
+        code("x", picture(drawn), count=2),
         code("x", {"output_type": "stream", "name": "stdout", "text": f"\x1b[31m{HOSTILE}\x07"}, count=3),
         code("x", showing({"text/html": HOSTILE, "text/plain": HOSTILE}), count=4),
         code("x", {"output_type": "error", "ename": "E", "evalue": "v", "traceback": [HOSTILE]}, count=5),
@@ -260,7 +261,7 @@ def test_picture_stays_in_the_site(lab: Lab) -> None:
 def test_picture_has_its_alt_text(lab: Lab) -> None:
     """A figure is shown with its alt text and its caption, on its stage's page and on the index."""
     shown = result()
-    keep(lab, "04-network", Entry(cell=1, result=shown))
+    keep(lab, "04-network", Entry(cell=1, result=shown), Entry(cell=1, figure=figure()))
     notebook(lab, "04-network", code("x", showing({RESULT_MIME: shown.model_dump(mode="json")}), picture(figure())))  # fmt: skip
     for page in site(lab).values():
         images = [attrs for tag, attrs in page.elements if tag == "img"]

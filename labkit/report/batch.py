@@ -20,10 +20,10 @@ from labkit.journal import Journal
 from labkit.lab import Lab
 from labkit.report import memory as memories
 from labkit.report import notebook as notebooks
-from labkit.report import pictures
+from labkit.report import pictures, saved
 from labkit.report import record as records
-from labkit.report.ending import end_notebooks
-from labkit.report.memory import Memory, Remembered, executed
+from labkit.report.ending import end_notebooks, markers
+from labkit.report.memory import Memory, Remembered
 from labkit.report.plan import Plan
 from labkit.report.progress import Progress
 from labkit.report.record import StageRecord
@@ -198,12 +198,15 @@ class Batch:
     def _keep(
         self, stage: Plan, execution: notebooks.Execution, record: StageRecord, key: str
     ) -> None:
-        target = executed(self.lab, stage.name)
+        target = saved.file(self.lab, stage.name)
         write_atomically(target, notebooks.tidy(execution.notebook or {}, stage.name))
         records.keep(self.lab, record)
-        executed(self.lab, stage.name, "failed.ipynb").unlink(missing_ok=True)
+        saved.file(self.lab, stage.name, "failed.ipynb").unlink(missing_ok=True)
         remembered = Remembered(
-            key=key, record=records.signature(record), notebook=notebooks.digest(target)
+            key=key,
+            record=records.signature(record),
+            notebook=notebooks.digest(target),
+            files=memories.files_digest(self.lab, stage.name),
         )
         self._remember(lambda memory: memories.with_stage(memory, stage.name, remembered))
 
@@ -212,7 +215,7 @@ class Batch:
     ) -> None:
         if execution.notebook:
             text = notebooks.tidy(execution.notebook, stage.name)
-            write_atomically(executed(self.lab, stage.name, "failed.ipynb"), text)
+            write_atomically(saved.file(self.lab, stage.name, "failed.ipynb"), text)
         records.keep(self.lab, record)
 
     def _remember(self, change: Callable[[Memory], Memory]) -> None:
@@ -238,9 +241,7 @@ class Batch:
             self._end_notebooks()
 
     def _end_notebooks(self) -> None:
-        entries = Journal.of(self.lab).standing()
-        daemons = [entry.what["marker"] for entry in entries if entry.kind == "daemon"]
-        end_notebooks(str(self._work), daemons)
+        end_notebooks(str(self._work), markers(Journal.of(self.lab).standing()))
 
 
 def _ending(

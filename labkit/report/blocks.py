@@ -8,10 +8,8 @@ from typing import Any
 
 from labkit.lab import Lab
 from labkit.report import closing as closings
-from labkit.report import dialogue
-from labkit.report import notebook as notebooks
+from labkit.report import dialogue, saved
 from labkit.report import record as records
-from labkit.report.memory import executed
 from labkit.report.plan import ROWS, STAGES, Plan
 from labkit.report.record import StageRecord
 from labkit.result import FIGURE_MIME, RESULT_MIME, Record, Table
@@ -166,8 +164,8 @@ def _to_come(stage: Plan) -> str:
 
 def _shown(lab: Lab, stage: Plan, record: StageRecord, features: Features) -> Rendered:
     """The run as its executed notebook shows it; without that, its results and figures alone."""
-    found = notebooks.read(executed(lab, stage.name))
-    if found is None or not _is_of(found, record.run):
+    found = saved.of(lab, record)
+    if found is None:
         found = {"cells": [_cell(entry.result, entry.figure) for entry in record.entries]}
     cells = [cell for cell in found["cells"] if "".join(cell["source"]).strip() != "stage.close()"]
     titles = {f"{item.name}.ipynb": f"#{item.title}" for item in STAGES}
@@ -176,15 +174,6 @@ def _shown(lab: Lab, stage: Plan, record: StageRecord, features: Features) -> Re
         read=lambda path: _read(lab.output_dir, path),
     )  # fmt: skip
     return notebook.render({"cells": cells}, place=place)
-
-
-def _is_of(found: Mapping[str, Any], run: str) -> bool:
-    """Whether a notebook shows a result of that run."""
-    return any(
-        output.get("data", {}).get(RESULT_MIME, {}).get("run") == run
-        for cell in found["cells"]
-        for output in cell.get("outputs", ())
-    )
 
 
 def _cell(result: Record | None, figure: Record | None) -> dict[str, Any]:

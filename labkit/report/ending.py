@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from labkit.journal import Entry
+
 #: How long a notebook may take to end by itself, and then how long papermill may, in seconds.
 PATIENCE = 10.0
 LAST_PATIENCE = 3.0
@@ -68,6 +70,11 @@ def end_notebooks(mark: str, spared: Iterable[str] = ()) -> int:
     rest = [p for p in family if not any(word.endswith(daemons) for word in p.words if daemons)]
     _signal([*papermills, *rest], signal.SIGKILL)
     return len(papermills)
+
+
+def markers(entries: Iterable[Entry]) -> tuple[str, ...]:
+    """What marks the daemons among a journal's entries: the configuration file in their command line."""
+    return tuple(e.what["marker"] for e in entries if e.kind == "daemon" and "marker" in e.what)
 
 
 def _process(pid: int) -> Process | None:

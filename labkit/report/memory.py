@@ -15,6 +15,7 @@ from labkit.errors import StateError
 from labkit.files import write_atomically
 from labkit.journal import Entry, Journal, boot_id
 from labkit.lab import Lab
+from labkit.report import pictures, saved
 from labkit.report import record as records
 from labkit.report.notebook import digest
 from labkit.report.plan import Plan
@@ -22,7 +23,8 @@ from labkit.result import Record
 
 
 class Remembered(Record):
-    """One stage that passed: the hash of its inputs, of its record and of its executed notebook.
+    """One stage that passed: the hash of its inputs, of its record, of its executed notebook, and of the
+    other files that a person reads (figures and tables).
 
     ``standing`` are the :func:`marks` of what stood on the machine when that rebuild had ended;
     None when it never came to its end.
@@ -31,6 +33,7 @@ class Remembered(Record):
     key: str
     record: str
     notebook: str
+    files: str = ""
     standing: tuple[str, ...] | None = None
 
 
@@ -112,9 +115,15 @@ def record_digest(lab: Lab, stage: str) -> str:
     return records.signature(record) if record else ""
 
 
-def executed(lab: Lab, stage: str, ending: str = "ipynb") -> Path:
-    """Where the executed notebook of a stage's last passed run is (``failed.ipynb``: of a later failure)."""
-    return lab.output_dir / "notebooks" / f"{stage}.{ending}"
+def files_digest(lab: Lab, stage: str) -> str:
+    """The hash of the pictures and tables that a stage's last passed run left beside its record."""
+    record = records.read(records.file(lab, stage))
+    drawn = sorted(pictures.named(record.model_dump_json())) if record else ()
+    files = [*(lab.output_dir / name for name in drawn), *records.tables(lab, stage)]
+    total = hashlib.sha256()
+    for file in files:
+        total.update(f"{file.name}\0{digest(file)}\n".encode())
+    return total.hexdigest()
 
 
 def why_run(lab: Lab, stage: Plan, memory: Memory, now: str, standing: Iterable[str]) -> str:
@@ -130,8 +139,10 @@ def why_run(lab: Lab, stage: Plan, memory: Memory, now: str, standing: Iterable[
         return "it failed since"
     if last.record != record_digest(lab, stage.name):
         return "its record is gone or was changed"
-    if last.notebook != digest(executed(lab, stage.name)):
+    if last.notebook != digest(saved.file(lab, stage.name)):
         return "its executed notebook is gone or was changed"
+    if last.files != files_digest(lab, stage.name):
+        return "a figure or a table of its is gone or was changed"
     return _fallen(last, standing) if stage.leaves else ""
 
 

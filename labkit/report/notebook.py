@@ -15,8 +15,9 @@ from typing import Any
 import labkit
 from labkit import run
 from labkit.errors import CommandTimeoutError, ConfigError
-from labkit.files import write_atomically
+from labkit.files import text_of, write_atomically
 from labkit.lab import PARAMETERS, Lab, unknown
+from labkit.report import saved
 from labkit.report.verdict import code_cells, errors, text
 from labkit.result import Record
 
@@ -36,18 +37,13 @@ class Execution(Record):
     starts: int
 
 
-def read(path: Path) -> dict[str, Any] | None:
-    """The notebook in a file as JSON; None when there is none, or when it is cut short."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) and "cells" in content else None
-
-
 def require(path: Path) -> dict[str, Any]:
-    """The notebook in a file; raises :class:`ConfigError` when there is none."""
-    content = read(path)
+    """The notebook in a file; raises :class:`ConfigError` when there is none, or a damaged one."""
+    content = saved.read(path)
+    if content is None and path.exists():
+        raise ConfigError(
+            str(path), "is damaged: no notebook that Jupyter can read", "restore it (git restore)"
+        )
     if content is None:
         raise ConfigError(
             str(path), "there is no notebook here", "call labkit from the project's folder"
@@ -67,11 +63,16 @@ def declared(notebook: Mapping[str, Any]) -> frozenset[str]:
     """
     cells = (c for c in notebook["cells"] if "parameters" in c.get("metadata", {}).get("tags", ()))
     source = "\n".join(text(cell["source"]) for cell in cells)
+    try:
+        body = ast.parse(source).body
+    except SyntaxError as error:
+        raise ConfigError(
+            "the cell tagged 'parameters'",
+            f"is no Python: {error.msg} in line {error.lineno}: {(error.text or '').strip()}",
+            "correct that line of the notebook",
+        ) from None
     return frozenset(
-        target.id
-        for node in ast.parse(source).body
-        for target in _targets(node)
-        if isinstance(target, ast.Name)
+        target.id for node in body for target in _targets(node) if isinstance(target, ast.Name)
     )
 
 
@@ -146,7 +147,7 @@ def execute(
     argv = arguments(source, target, parameters=file, cwd=source.parent)
     for start in range(1, STARTS + 1):
         status, said = _papermill(argv, env, on_line, timeout)
-        notebook = read(target)
+        notebook = saved.read(target)
         if start == STARTS or ending() or not lost_port(status, said, notebook):
             break
         on_line(f"The kernel's port was taken by another program: start {start + 1} of {STARTS}")
@@ -185,7 +186,7 @@ def lab_file(lab: Lab) -> str:
 def write_lab_file(lab: Lab) -> Path:
     """Makes ``outputs/LAB/lab.toml`` hold the whole lab; an equal file is left as it is."""
     path, text = lab.output_dir / "lab.toml", lab_file(lab)
-    if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
+    if text_of(path) != text:
         write_atomically(path, text)
     return path
 

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from labkit.errors import StateError
 from labkit.lab import Lab
-from labkit.report import notebook as notebooks
 from labkit.report import record as records
-from labkit.report import showing
-from labkit.report.memory import executed
+from labkit.report import saved, showing
 from labkit.report.plan import STAGES, Plan
 from labkit.report.record import StageRecord
-from labkit.report.showing import Block, Picture, Showing
+from labkit.report.showing import Block, Picture
 
 if TYPE_CHECKING:
     pass
@@ -129,10 +127,10 @@ def _stage(lab: Lab, plan: Plan) -> Shown:
 
 
 def _page(lab: Lab, plan: Plan, record: StageRecord, ending: str) -> Page:
-    notebook = notebooks.read(executed(lab, plan.name, f"{ending}ipynb"))
-    shown = showing.of_notebook(notebook, _linked(lab)) if notebook else Showing()
-    if record.entries and not any(_is_of(block, record.run) for block in shown.blocks):
-        shown = showing.of_record(lab, record)
+    notebook = saved.of(lab, record)
+    shown = (
+        showing.of_notebook(notebook, _linked(lab)) if notebook else showing.of_record(lab, record)
+    )
     return Page(plan, record, shown.blocks, f"{plan.name}.{ending}html", shown.files)
 
 
@@ -140,7 +138,3 @@ def _linked(lab: Lab) -> dict[str, str]:
     """The pages that a narrative may lead to, by their notebooks' file names."""
     there = (plan.name for plan in STAGES if records.file(lab, plan.name).exists())
     return {f"{name}.ipynb": f"{name}.html" for name in there}
-
-
-def _is_of(block: Block, run: str) -> bool:
-    return block.result is not None and block.result.run == run

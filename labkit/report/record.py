@@ -175,6 +175,11 @@ def latest(lab: Lab) -> tuple[StageRecord, ...]:
     return tuple(record for record in found if record)
 
 
+def tables(lab: Lab, stage: str) -> list[Path]:
+    """The tables of a stage's last passed run, as CSV."""
+    return sorted((lab.output_dir / "tables" / stage).glob("*.csv"))
+
+
 def keep(lab: Lab, record: StageRecord) -> None:
     """Writes a record where it is read from: a passed one with its pictures, and its tables as CSV, in
     the place of any failure; a failed one beside the last that passed, which stays with its own.

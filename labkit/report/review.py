@@ -61,14 +61,6 @@ def build(lab: Lab) -> Outcome[Site]:
     )
 
 
-def refresh(lab: Lab, *, ran: bool) -> Path:
-    """Builds the site when a stage ran or there is none yet; where its index is."""
-    index = lab.output_dir / "review" / "index.html"
-    if ran or not index.exists():
-        build(lab)
-    return index
-
-
 def _check(stage: Shown) -> Check:
     record = stage.page.record if stage.page else None
     return Check(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 
-from labkit import run, undo
+from labkit import groups, run, undo
 from labkit.checks import Check
 from labkit.errors import LabkitError
 from labkit.farm import container, dns, host, network, proxy, topology, up
-from labkit.journal import Journal, lock
+from labkit.journal import Entry, Journal, lock
 from labkit.lab import Lab
+from labkit.report.ending import end_notebooks, markers
 from labkit.result import Cell, Outcome, Record, Table, action
 from labkit.wiki import server
 
@@ -86,23 +89,38 @@ def down(lab: Lab) -> Outcome[Down]:
     """Nothing that labkit made for this lab is left: no process, mount, link, namespace, cgroup.
 
     Outputs, cached root file systems and the wiki's content stay. What could not be removed is
-    told, with the reason, and the result's check fails.
+    told, with the reason, and the result's check fails; so is what stands in the lab's own folders
+    and is not in its journal. Raises :class:`LockError` while a rebuild of the lab runs; notebooks
+    of one that was killed are ended.
     """
-    with lock(lab.run_dir, "farm"), lock(lab.run_dir, "wiki"):
-        _kill_all(lab)
-        unmade, failed = undo.unmake_all(lab)
-    problems = tuple(f"{entry.kind} {entry.what}: {error}" for entry, error in failed)
+    if not (lab.run_dir.exists() or lab.journal_file.exists()):
+        return _taken_down(lab, (), (), changed=False)
+    with lock(lab.run_dir, "session", wait=0):
+        end_notebooks(str(lab.run_dir / "rebuild"), markers(Journal.of(lab).standing()))
+        shutil.rmtree(lab.run_dir / "rebuild", ignore_errors=True)
+        with lock(lab.run_dir, "farm"), lock(lab.run_dir, "wiki"):
+            killed = _kill_all(lab)
+            unmade, failed = undo.unmake_all(lab)
+            problems = [f"{entry.kind} {entry.what}: {error}" for entry, error in failed]
+            problems += [f"{what} stands, and is not in the journal" for what in _left(lab)]
+    return _taken_down(lab, unmade, tuple(problems), changed=killed or bool(unmade))
+
+
+def _taken_down(
+    lab: Lab, unmade: tuple[Entry, ...], problems: tuple[str, ...], *, changed: bool
+) -> Outcome[Down]:
     kinds = sorted({entry.kind for entry in unmade})
+    nothing = "nothing of it is in the journal" if problems or changed else "nothing was up"
     return Outcome(
         value=Down(unmade=len(unmade), failed=problems),
         subject=lab.name,
-        changed=bool(unmade),
-        summary=f"{len(unmade)} things were unmade ({', '.join(kinds) or 'nothing was up'}).",
+        changed=changed,
+        summary=f"{len(unmade)} things were unmade ({', '.join(kinds) or nothing}).",
         checks=(
             Check(
                 name="farm.down",
-                expected="nothing of the journal is left",
-                seen="; ".join(problems) or "nothing of the journal is left",
+                expected="nothing of the lab is left",
+                seen="; ".join(problems) or "nothing of the lab is left",
                 holds=not problems,
                 again=f"cat {lab.journal_file}",
             ),
@@ -110,11 +128,31 @@ def down(lab: Lab) -> Outcome[Down]:
     )
 
 
-def _kill_all(lab: Lab) -> None:
-    """SIGKILL to every container first: `runc delete` waits for each one by itself."""
-    for name, state in container.states(lab).items():
-        if state.status == "running":
+def _left(lab: Lab) -> tuple[str, ...]:
+    """What stands in the lab's own folders and groups, and in no entry of its journal: it was lost."""
+    known = {value for entry in Journal.of(lab).standing() for value in entry.what.values()}
+    folders = tuple(f"{folder.resolve()}/" for folder in (lab.run_dir, lab.state_dir))
+    mounts = [point for point in undo.mount_points() if point.startswith(folders)]
+    group = container.cgroup(lab)
+    configs = [
+        str(item.config) for item in (dns.server(lab), proxy.server(lab), *server.daemons(lab))
+    ]
+    return (
+        *(f"mount {point}" for point in sorted(mounts) if point not in known),
+        *(f"cgroup {group}" for _ in groups.folders(group)[:1] if group not in known),
+        *(f"process {pid} ({config})" for config in configs if config not in known
+          for pid in undo.daemon_pids(config)),
+    )  # fmt: skip
+
+
+def _kill_all(lab: Lab) -> bool:
+    """SIGKILL to every container first: `runc delete` waits for each one by itself. Whether one ran."""
+    running: list[str] = []
+    with suppress(LabkitError):  # unmaking them says what is wrong
+        running = [item.id for item in container.states(lab).values() if item.status == "running"]
+        for name in running:
             run.run(container.runc(lab, "kill", name, "KILL"), ok=range(256))
+    return bool(running)
 
 
 def _holds(look: Callable[[Lab], tuple[Check, ...]], lab: Lab) -> bool:

@@ -1,0 +1,91 @@
+"""Executed notebooks as they lie in the outputs: read back, and held against their stage's record.
+
+A person may have edited one, and a program may have cut one short: what is not a notebook, or shows
+other results than its stage has recorded, is not shown to anybody as that stage's.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from labkit.lab import Lab
+from labkit.report.record import StageRecord, entries_of
+
+#: A text in a notebook's file: whole, or line by line.
+Text = str | list[str]
+
+
+class _Stream(BaseModel):
+    output_type: Literal["stream"]
+    text: Text
+
+
+class _Error(BaseModel):
+    output_type: Literal["error"]
+    ename: str
+    evalue: str
+    traceback: list[str]
+
+
+class _Shown(BaseModel):
+    output_type: Literal["display_data", "execute_result"]
+    data: dict[str, Text | dict[str, Any]]
+
+
+class _Metadata(BaseModel):
+    tags: list[str] = []
+    execution: dict[str, Any] = {}
+
+
+class _Cell(BaseModel):
+    cell_type: str
+    source: Text
+    metadata: _Metadata = _Metadata()
+    execution_count: int | None = None
+    outputs: list[Annotated[_Stream | _Error | _Shown, Field(discriminator="output_type")]] = []
+    attachments: dict[str, dict[str, Text]] = {}
+
+    @model_validator(mode="after")
+    def _has_outputs(self) -> _Cell:
+        if self.cell_type == "code" and "outputs" not in self.model_fields_set:
+            raise ValueError("a code cell without its list of outputs")
+        return self
+
+
+class _Notebook(BaseModel):
+    cells: list[_Cell]
+    metadata: dict[str, Any] = {}
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """The notebook (nbformat 4) in a file as JSON; None when there is none, or what is there is none."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        _Notebook.model_validate(content)
+    except (OSError, ValueError):
+        return None
+    return content
+
+
+def file(lab: Lab, stage: str, ending: str = "ipynb") -> Path:
+    """Where the executed notebook of a stage's last passed run is (``failed.ipynb``: of a later failure)."""
+    return lab.output_dir / "notebooks" / f"{stage}.{ending}"
+
+
+def of(lab: Lab, record: StageRecord) -> dict[str, Any] | None:
+    """The executed notebook of the record's run; None when it was not kept, is another run's, or shows a
+    result or a figure that the record does not have."""
+    found = read(file(lab, record.stage, "ipynb" if record.state == "passed" else "failed.ipynb"))
+    try:
+        shown = entries_of(found) if found else ()
+    except ValidationError:
+        return None
+    known = [entry.result or entry.figure for entry in record.entries]
+    if record.state == "passed" and any((e.result or e.figure) not in known for e in shown):
+        return None  # of a failed run the record calls the pictures otherwise
+    is_of = not record.entries or any(e.result and e.result.run == record.run for e in shown)
+    return found if is_of else None
