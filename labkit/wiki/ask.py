@@ -18,7 +18,7 @@ import labkit
 from labkit.errors import WikiError
 from labkit.lab import Lab
 from labkit.result import Record
-from labkit.wiki.folders import api_url
+from labkit.wiki.folders import Folders, api_url
 
 #: The reply header in which the lab's own web server names its configuration.
 MARK = "X-Labkit-Configuration"
@@ -68,7 +68,7 @@ def site_info(lab: Lab) -> SiteInfo:
             mark=reply.headers.get(MARK, ""),
         )
     except (KeyError, TypeError):
-        raise not_a_wiki(api_url(lab), "its answer has no site information") from None
+        raise not_a_wiki(lab, "its answer has no site information") from None
 
 
 def query(lab: Lab, parameters: Mapping[str, str], *, post: bool = False, cookie: str = "") -> Any:
@@ -88,11 +88,11 @@ def call(lab: Lab, parameters: Mapping[str, str], *, post: bool = False, cookie:
     address, data = (url, words) if post else (f"{url}?{words}", None)
     reply = fetch(lab, address, data=data, cookie=cookie)
     if reply.status != 200:
-        raise not_a_wiki(url, f"HTTP status {reply.status}")
+        raise not_a_wiki(lab, f"HTTP status {reply.status}")
     try:
         json.loads(reply.body)
     except ValueError:
-        raise not_a_wiki(url, "its answer is no JSON") from None
+        raise not_a_wiki(lab, "its answer is no JSON") from None
     return reply
 
 
@@ -128,14 +128,15 @@ def distrust(said: str) -> str:
     return f"its certificate cannot be verified: {inner or said}"
 
 
-def not_a_wiki(url: str, seen: str) -> WikiError:
+def not_a_wiki(lab: Lab, seen: str) -> WikiError:
     """The error for an address at which no MediaWiki answers."""
-    return WikiError(
-        url,
-        f"no MediaWiki answers there: {seen}",
-        "correct wiki.url: the full address, which ends in /api.php",
-        f"curl -i {url}",
+    url = api_url(lab)
+    remedy = (
+        "correct wiki.url: the full address, which ends in /api.php"
+        if lab.wiki.url
+        else f"the logs in {Folders.of(lab).logs} say why; then run the stage 01-wiki"
     )
+    return WikiError(url, f"no MediaWiki answers there: {seen}", remedy, f"curl -i {url}")
 
 
 def down(lab: Lab, url: str, reason: str) -> WikiError:

@@ -36,7 +36,7 @@ def open(lab: Lab, *, student: bool = False) -> Session:  # noqa: A001 - session
     if (
         wrong is not None or site is None
     ):  # raised here, where no exception that knows the password is
-        raise wrong or ask.not_a_wiki(api_url(lab), "nothing")  # its context
+        raise wrong or ask.not_a_wiki(lab, "nothing")  # its context
     site.renew = functools.partial(_renew, lab, site, student=student)
     return site
 
@@ -76,7 +76,7 @@ def _attempt(
         reason = "the wiki wants no more logins for a while"
         wrong = WikiError(f"{login} at {url}", reason, "publish again in a few minutes")
     except (MwClientError, ValueError, KeyError) as error:
-        wrong = ask.not_a_wiki(url, type(error).__name__)
+        wrong = ask.not_a_wiki(lab, type(error).__name__)
     finally:
         if site is not None:
             site.credentials = None  # what prints the site's attributes prints no password
