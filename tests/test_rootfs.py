@@ -14,13 +14,12 @@ import pytest
 
 from labkit import Lab, run, undo
 from labkit.errors import BuildError, ConfigError, MachineError
-from labkit.farm import comparison, rootfs, unneeded, variants
+from labkit.farm import comparison, rootfs, variants
 from labkit.farm.apt import Archive, Source
 from labkit.farm.building import building
 from labkit.farm.comparison import Measured
 from labkit.farm.contents.layer import Compressed
 from labkit.farm.contents.scan import scan
-from labkit.farm.packages import Package
 from labkit.farm.rootfs import Rootfs
 from labkit.farm.variants import Variant
 from labkit.journal import Journal
@@ -175,7 +174,7 @@ def test_the_key_changes_with_what_determines_the_build() -> None:
     assert rootfs.plan(renamed, "essential").key == rootfs.plan(lab, "essential").key
 
 
-# -- comparison and unneeded packages, pure --------------------------------------------------
+# -- comparison, pure ------------------------------------------------------------------------------
 
 
 def _rootfs(variant: str, size: int, cleaned: int = 0) -> Rootfs:
@@ -205,58 +204,6 @@ def test_sizes_stand_beside_dockers() -> None:
     (check,) = comparison.checks(value)
     assert (check.name, check.holds, check.rows) == ("rootfs.docker-smaller", True, ("R2", "R3"))
     assert "60 % less" in check.seen
-
-
-def _package(name: str, **given: object) -> Package:
-    values = {
-        "version": "1", "architecture": "all", "installed": 1, "priority": "optional",
-        "section": "admin", "essential": False,
-    }  # fmt: skip
-    return Package.model_validate({"name": name, **values, **given})
-
-
-@pytest.mark.parametrize(
-    ("package", "users", "words"),
-    [
-        (_package("systemd"), (), "not an init system"),
-        (_package("udev"), (), "the host's"),
-        (_package("apt"), ("tasksel",), "package manager"),
-        (_package("manpages-fr", section="doc"), (), "nobody reads them"),
-        (
-            _package("libkmod2", section="libs"),
-            ("kmod",),
-            "library of packages that are not needed",
-        ),
-        (_package("hostname", essential=True), (), "essential to maintain"),
-        (_package("thing", priority="important"), (), "nobody depends on (priority important)"),
-    ],
-)
-def test_each_package_has_a_reason(package: Package, users: tuple[str, ...], words: str) -> None:
-    """Known roles first, then what section, dependants and flags say."""
-    assert words in unneeded.reason(package, users)
-
-
-def test_needed_is_what_the_servers_depend_on() -> None:
-    """Everything else is explained."""
-    listed = (
-        _package("apache2-bin", depends=(("libssl",),)),
-        _package("libssl", section="libs"),
-        _package("dash"),
-        _package("udev"),
-    )
-    needed = unneeded.needed_names(listed)
-    assert needed == {"apache2-bin", "libssl", "dash"}
-    assert list(unneeded.explain(listed, needed)) == ["udev"]
-
-
-def test_reads_what_the_linker_loads() -> None:
-    """File names of the libraries that were found; the kernel's own has no file."""
-    text = (
-        "/usr/sbin/sshd:\n\tlinux-vdso.so.1 (0x00007ffc)\n"
-        "\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f3a)\n"
-        "\t/lib64/ld-linux-x86-64.so.2 (0x00007f3b)\n"
-    )
-    assert unneeded.parse_ldd(text) == {"libc.so.6", "ld-linux-x86-64.so.2"}
 
 
 # -- building --------------------------------------------------------------------------------
@@ -457,19 +404,6 @@ def test_the_farms_base_works(lab: Lab) -> None:
     assert again.holds, [check for check in again.checks if not check.holds]
     assert len(again.table("packages").rows) == again.value.packages
     assert again.value.variant == "essential"
-
-
-@pytest.mark.root
-def test_what_is_unneeded_holds_against_the_linker(lab: Lab) -> None:
-    """Neither dependencies nor loaded libraries contradict the list, and each package has its row."""
-    result = rootfs.unneeded(lab, "essential")
-    assert result.holds, [check for check in result.checks if not check.holds]
-    assert len(result.table("unneeded").rows) == len(result.value.packages)
-    assert set(result.value.packages) >= {"apt", "login", "util-linux"}
-    assert set(result.value.needed) >= {"libc6", "dash", "coreutils"}
-    assert sum(row[2] for row in result.table("reasons").rows if isinstance(row[2], int)) == (
-        result.value.bytes
-    )
 
 
 @pytest.mark.root

@@ -1,7 +1,8 @@
-"""Which packages of a root file system a web server's container does not need, and why.
+"""Which packages of a root file system a web server's container does not need, and why they are there.
 
-Needed is what apache2 and sshd depend on, as dpkg's database of the web image has it, and what
-starts them. Everything else gets the first reason below that fits it.
+Nothing here is a list of names. Needed are the packages of which a replica, doing its job, opens a
+file, and what these and the servers' own packages depend on; the rest is not. Each package has the
+reason for which it is in the root file system, and what came of leaving it out of the farm's image.
 """
 
 from __future__ import annotations
@@ -9,176 +10,214 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from labkit import run
 from labkit.checks import Check
 from labkit.display import human_bytes
-from labkit.farm import image, packages, rootfs
+from labkit.farm import container, packages, removal, rootfs, variants
+from labkit.farm.contents import account
+from labkit.farm.contents.account import Contents, Weight
+from labkit.farm.contents.reasons import Why, asked, reasons
 from labkit.farm.packages import Package
+from labkit.farm.removal import PROGRAMS, Evidence, Trial
 from labkit.lab import Lab
 from labkit.result import Cell, Outcome, Record, Table, action
 
-#: The servers of the container.
-SERVERS = ("apache2-bin", "apache2-utils", "openssh-server")  # apache2-utils: rotatelogs
-#: What starts them: a shell and its tools, the folders and the users that they run with.
-STARTERS = ("dash", "coreutils", "base-files", "base-passwd")
-#: Packages whose use in a container is known, by what makes it superfluous there.
-ROLES: Mapping[str, tuple[str, ...]] = {
-    "the container's first process is apache2, not an init system": (
-        "systemd", "systemd-sysv", "systemd-timesyncd", "init", "sysvinit-core", "sysvinit-utils",
-        "initscripts", "dbus", "libpam-systemd", "init-system-helpers", "libnss-systemd",
-    ),
-    "kernel, devices and disks are the host's": (
-        "udev", "kmod", "dmidecode", "e2fsprogs", "fdisk", "logsave", "mount", "pciutils", "dmsetup",
-        "util-linux", "util-linux-extra", "eject", "usbutils",
-    ),
-    "addresses and routes are set from outside": (
-        "ifupdown", "isc-dhcp-client", "isc-dhcp-common", "iproute2", "iputils-ping", "nftables",
-        "iptables", "netbase", "dhcpcd-base", "inetutils-ping", "netcat-traditional",
-    ),
-    "package manager: needed to install, not to serve": (
-        "apt", "apt-utils", "dpkg", "debconf", "debconf-i18n", "gpgv", "debian-archive-keyring",
-        "tasksel", "tasksel-data", "aptitude", "usrmerge", "usr-is-merged", "sqv",
-    ),
-    "logs and timed jobs are the host's": (
-        "rsyslog", "logrotate", "cron", "cron-daemon-common", "anacron",
-    ),
-    "for a person at a terminal": (
-        "nano", "vim-tiny", "vim-common", "less", "whiptail", "readline-common", "bash", "login",
-        "ncurses-base", "ncurses-bin", "bsdextrautils", "wget", "procps", "sensible-utils",
-    ),
-    "time zones: the container keeps UTC": ("tzdata",),
-}  # fmt: skip
-#: Sections that hold what people read.
-READING = frozenset(("doc", "localization"))
-READERS = frozenset(("man-db", "groff-base", "manpages", "install-info", "doc-debian", "mailcap"))
+Use = Literal["opened", "idle", "unneeded"]
+
+#: What each use means, as a table says it.
+MEANING: Mapping[Use, str] = {
+    "unneeded": "neither opened nor depended on",
+    "idle": "depended on, but never opened",
+    "opened": "opened by a running replica",
+}
+#: What a trial says of a package that was never there.
+ABSENT = "not in the farm's image, which answers"
 
 
 class Unneeded(Record):
-    """The packages of a variant that the container does without, and their installed sizes (bytes)."""
+    """The packages of a variant by their use, and what they weigh in it (bytes): ``packages`` are not
+    needed, ``idle`` needed by Debian's dependencies alone, ``needed`` opened by a replica."""
 
     variant: str
     packages: tuple[str, ...]
+    idle: tuple[str, ...]
     needed: tuple[str, ...]
     bytes: int
+    idle_bytes: int
     total: int
+    evidence: Evidence
 
 
 @action("rootfs.unneeded")
 def find(lab: Lab, variant: str = "debootstrap") -> Outcome[Unneeded]:
-    """Names the packages of a root file system that serving static pages does not need, each with a
-    reason and its installed size. Builds the root file system and the web image if need be."""
+    """Names the packages of a root file system that a replica does not need, each with its weight,
+    the reason for which it is there, and what came of leaving it out of the farm's image.
+
+    Builds the root file system and the images if need be; the first time on an image a dozen
+    containers are tried, one after the other.
+    """
     built = rootfs.build(lab, variant)
-    listed = packages.read(built.value.path)
-    web = image.unpacked(lab, "web").lower[-1]
-    needed = needed_names(packages.read(web))
-    reasons = explain(listed, needed)
-    by_name = {package.name: package for package in listed}
-    weight = sum(by_name[name].installed for name in reasons)
-    value = Unneeded(
-        variant=built.value.variant,
-        packages=tuple(reasons),
-        needed=tuple(sorted(set(by_name) - set(reasons))),
-        bytes=weight,
-        total=sum(package.installed for package in listed),
-    )
+    unpacked = container.unpack(lab, lab.sites[0].name)
+    found = removal.evidence(lab)
+    contents = account.read(built.value.variant, built.value.path)
+    uses = classify(contents.packages, found)
+    value = _value(contents, uses, found)
+    why = reasons(contents.packages, asked(variants.named(value.variant), lab.rootfs.packages))
+    web = account.read("image", *unpacked.lower)
     return Outcome(
         value=value,
         subject=value.variant,
-        summary=f"{len(reasons)} of the {len(listed)} packages of {value.variant} are not needed to "
-        f"serve pages: {human_bytes(weight)} of {human_bytes(value.total)} installed.",
+        summary=_summary(value),
         changed=built.changed,
-        checks=(_separable(listed, value, built.value.path), _linked(web, needed)),
+        checks=(
+            _separable(contents.packages, value, built.value.path),
+            _linked(web, unpacked.lower[-1], found.needed),
+            _answers(found),
+        ),
         tables=(
-            unneeded_table(listed, reasons),
-            reason_table(by_name, reasons),
-            packages.table(listed),
+            package_table(contents, uses, why, found),
+            ground_table(contents, uses, why),
+            trial_table(found),
         ),
     )
 
 
-def needed_names(web: Sequence[Package]) -> frozenset[str]:
-    """What the servers and what starts them need, from the packages of the web image."""
-    return packages.closure(web, (*SERVERS, *STARTERS))
+def classify(listed: Sequence[Package], found: Evidence) -> dict[str, Use]:
+    """The use of each package, by name."""
+    uses: dict[str, Use] = {}
+    for package in listed:
+        if package.name in found.opened:
+            uses[package.name] = "opened"
+        else:
+            uses[package.name] = "idle" if package.name in found.needed else "unneeded"
+    return uses
 
 
-def explain(listed: Sequence[Package], needed: frozenset[str]) -> dict[str, str]:
-    """A reason for each package that is not needed, by name."""
-    users = packages.dependants(listed)
-    return {
-        package.name: reason(package, users[package.name])
-        for package in listed
-        if package.name not in needed
-    }
-
-
-def reason(package: Package, users: Sequence[str]) -> str:
-    """Why a container that serves pages does without a package that its servers do not depend on."""
-    for why, names in ROLES.items():
-        if package.name in names:
-            return why
-    if package.section in READING or package.name in READERS:
-        return "documentation and translations: nobody reads them in a container"
-    kind = "library" if package.section in ("libs", "oldlibs") else "tool"
-    if users:
-        return f"{kind} of packages that are not needed themselves"
-    if package.essential:
-        return "essential to maintain a Debian system, not to serve"
-    return f"{kind} that nobody depends on (priority {package.priority})"
-
-
-def unneeded_table(listed: Sequence[Package], reasons: Mapping[str, str]) -> Table:
-    """One row a package that is not needed, the largest first."""
-    users = packages.dependants(listed)
+def package_table(
+    contents: Contents, uses: Mapping[str, Use], why: Mapping[str, Why], found: Evidence
+) -> Table:
+    """One row a package, those that are not needed first, the heaviest of each use before the others."""
+    weights = contents.by_package()
+    here = {*found.needed, *found.spare}
     rows: list[dict[str, Cell]] = [
         {
-            "name": package.name,
-            "installed": package.installed,
-            "reason": reasons[package.name],
-            "priority": package.priority,
+            "package": package.name,
+            "size": _size(package.name, weights),
+            "use": MEANING[uses[package.name]],
+            "why it is there": why[package.name].text,
+            "left out of the farm's image": found.told(package.name)
+            or ("" if package.name in here else ABSENT),
+            "what it is": package.description,
             "section": package.section,
-            "essential": package.essential,
-            "needed by": packages.naming(users[package.name]),
         }
-        for package in sorted(listed, key=lambda package: -package.installed)
-        if package.name in reasons
+        for package in contents.packages
     ]
-    title = "Packages that serving pages does not need"
-    return Table.of("unneeded", title, rows, units={"installed": "bytes"})
+    order = tuple(MEANING)
+    rows.sort(key=lambda row: (order.index(uses[str(row["package"])]), -int(row["size"] or 0)))
+    title = f"The packages of {contents.name}: what a container that serves does without"
+    return Table.of("unneeded", title, rows, units={"size": "bytes"})
 
 
-def reason_table(by_name: Mapping[str, Package], reasons: Mapping[str, str]) -> Table:
-    """One row a reason: how many packages, what they weigh."""
-    rows: list[dict[str, Cell]] = []
-    for why in dict.fromkeys(reasons.values()):
-        names = [name for name, given in reasons.items() if given == why]
-        weight = sum(by_name[name].installed for name in names)
-        rows.append({"reason": why, "packages": len(names), "installed": weight})
-    rows.sort(key=lambda row: -int(row["installed"] or 0))
-    return Table.of("reasons", "Why they are not needed", rows, units={"installed": "bytes"})
+def ground_table(contents: Contents, uses: Mapping[str, Use], why: Mapping[str, Why]) -> Table:
+    """One row a use and a ground: how many packages, what they weigh; the last row is no package's."""
+    weights = contents.by_package()
+    groups: dict[tuple[Use, str], list[str]] = {}
+    for name, use in uses.items():
+        groups.setdefault((use, why[name].ground), []).append(name)
+    rows: list[dict[str, Cell]] = [
+        {
+            "use": MEANING[use],
+            "it, or what needs it, is": ground,
+            "packages": len(names),
+            "size": sum(_size(name, weights) for name in names),
+            "such as": packages.naming(sorted(names, key=lambda n: -_size(n, weights)), 4),
+        }
+        for (use, ground), names in sorted(
+            groups.items(), key=lambda item: tuple(MEANING).index(item[0][0])
+        )
+    ]
+    rest = contents.weight.size - sum(int(row["size"] or 0) for row in rows)
+    rows.append({"use": "(no package)", "packages": 0, "size": rest})
+    title = f"What {contents.name} consists of, by use"
+    return Table.of("uses", title, rows, units={"size": "bytes"})
+
+
+def trial_table(found: Evidence) -> Table:
+    """One row a trial: what was left out of the farm's image, and whether it still did its job."""
+    whole = Trial(packages=(), files=0, size=0, served=found.whole)
+    rows: list[dict[str, Cell]] = [
+        {
+            "left out": packages.naming(item.packages, 3) or "nothing",
+            "packages": len(item.packages),
+            "files": item.files,
+            "size": item.size,
+            "page": item.served.web,
+            "after a reload": item.served.reload,
+            "ssh session": item.served.ssh,
+        }
+        for item in (whole, *found.trials)
+    ]
+    title = "The farm's image with packages left out, tried"
+    return Table.of("trials", title, rows, units={"size": "bytes"})
+
+
+def _value(contents: Contents, uses: Mapping[str, Use], found: Evidence) -> Unneeded:
+    weights = contents.by_package()
+    of = {use: tuple(sorted(n for n, own in uses.items() if own == use)) for use in MEANING}
+    sums = {use: sum(_size(n, weights) for n in names) for use, names in of.items()}
+    return Unneeded(
+        variant=contents.name,
+        packages=of["unneeded"],
+        idle=of["idle"],
+        needed=of["opened"],
+        bytes=sums["unneeded"],
+        idle_bytes=sums["idle"],
+        total=contents.weight.size,
+        evidence=found,
+    )
+
+
+def _summary(value: Unneeded) -> str:
+    found = value.evidence
+    count = len(value.packages) + len(value.idle) + len(value.needed)
+    every = found.without(*found.idle, *found.spare)
+    tried = (
+        f" Without {len(every.packages)} packages ({human_bytes(every.size)} of "
+        f"{human_bytes(found.size)}) of the farm's image: {every.served.told}."
+        if every
+        else ""
+    )
+    return (
+        f"Of the {count} packages of {value.variant} a running replica opens files of "
+        f"{len(value.needed)}; {len(value.packages)} ({human_bytes(value.bytes)} of "
+        f"{human_bytes(value.total)}) are neither opened nor depended on, {len(value.idle)} "
+        f"({human_bytes(value.idle_bytes)}) depended on, but never opened.{tried}"
+    )
 
 
 def _separable(listed: Sequence[Package], value: Unneeded, path: Path) -> Check:
     """The variant's own database, asked the other way round: does a needed package need one of them?"""
-    drawn = packages.closure(listed, value.needed) & set(value.packages)
+    drawn = packages.closure(listed, (*value.needed, *value.idle)) & set(value.packages)
+    kept = len(value.needed) + len(value.idle)
     return Check(
         name=f"rootfs.unneeded.{value.variant}",
         expected="no needed package depends on one that is called unneeded",
         seen=f"needed after all: {packages.naming(sorted(drawn))}" if drawn else
-        f"none of the {len(value.needed)} needed depends on one of the {len(value.packages)} others",
+        f"none of the {kept} needed depends on one of the {len(value.packages)} others",
         holds=not drawn,
         rows=("R4",),
         again=f"dpkg --root={path} --get-selections",
     )  # fmt: skip
 
 
-def _linked(web: Path, needed: frozenset[str]) -> Check:
+def _linked(web: Contents, root: Path, needed: Sequence[str]) -> Check:
     """The dynamic linker's own answer: whose libraries do the servers load?"""
-    programs = ["/usr/sbin/apache2", "/usr/sbin/sshd", *modules(web)]
-    argv = ["chroot", str(web), "ldd", *programs]
-    owners = library_owners(web)
+    argv = ["chroot", str(root), "ldd", *PROGRAMS, *modules(root)]
+    owners = {PurePosixPath(file.path).name: web.owners[file.path].package for file in web.files}
     loaded = {owners.get(name, name) for name in parse_ldd(run.run(argv).stdout)}
-    stray = sorted(loaded - needed)
+    stray = sorted(loaded - set(needed))
     return Check(
         name="rootfs.unneeded.libraries",
         expected="apache2, its modules and sshd load libraries of needed packages only",
@@ -186,6 +225,20 @@ def _linked(web: Path, needed: frozenset[str]) -> Check:
         holds=not stray and bool(loaded),
         rows=("R4",),
         again=" ".join(argv[:5]),
+    )
+
+
+def _answers(found: Evidence) -> Check:
+    """The proof: the farm's image without what nothing asks for."""
+    tried = found.without(*found.spare)
+    return Check(
+        name="rootfs.unneeded.left-out",
+        expected=f"without {len(found.spare)} packages of the farm's image that nothing asks for, "
+        "apache2 and sshd answer",
+        seen=tried.served.told if tried else "there are none",
+        holds=found.whole.fine and (tried is None or tried.served.fine),
+        rows=("R4",),
+        again="./lab run 02-rootfs",
     )
 
 
@@ -202,12 +255,5 @@ def parse_ldd(text: str) -> set[str]:
     return {PurePosixPath(path).name for path in re.findall(r"(/\S+) \(0x", text)}
 
 
-def library_owners(root: Path) -> dict[str, str]:
-    """The package of each shared library in a root file system, by the library's file name."""
-    owners = {}
-    for listing in (root / "var/lib/dpkg/info").glob("*.list"):
-        package = listing.stem.split(":")[0]
-        for path in listing.read_text().splitlines():
-            if ".so" in path:
-                owners[PurePosixPath(path).name] = package
-    return owners
+def _size(name: str, weights: Mapping[str, Weight]) -> int:
+    return weights[name].size if name in weights else 0

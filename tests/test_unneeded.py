@@ -1,0 +1,286 @@
+"""Packages that a container does without: what a run opens, what was left out, and what that came to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from labkit import Lab, run
+from labkit.farm import container, removal, rootfs, serving, unneeded
+from labkit.farm.contents import opened
+from labkit.farm.contents.account import Contents
+from labkit.farm.contents.owners import NOBODY, Owner
+from labkit.farm.contents.reasons import Asked, reasons
+from labkit.farm.contents.scan import File
+from labkit.farm.packages import Package
+from labkit.farm.removal import Evidence, Trial
+from labkit.farm.serving import FINE, UNTRIED, Served
+from labkit.journal import Journal
+
+
+def _package(name: str, **given: object) -> Package:
+    values = {
+        "version": "1", "architecture": "all", "installed": 1, "priority": "optional",
+        "section": "admin", "essential": False,
+    }  # fmt: skip
+    return Package.model_validate({"name": name, **values, **given})
+
+
+FILES = {
+    "/": Owner("shared"),
+    "/usr/sbin/apache2": Owner("package", "apache2-bin"),
+    "/usr/sbin/sshd": Owner("package", "openssh-server"),
+    "/usr/lib/libssl.so": Owner("package", "libssl"),
+    "/usr/lib/libxml.so": Owner("package", "libxml"),
+    "/usr/bin/perl": Owner("package", "perl"),
+    "/etc/perl.conf": Owner("script", "perl"),
+    "/usr/bin/awk": Owner("alternative", "mawk"),
+    "/usr/bin/mawk": Owner("package", "mawk"),
+    "/var/lib/dpkg/info/mawk.list": Owner("state", "mawk"),
+    "/etc/passwd": Owner("script", "passwd"),
+    "/notes": NOBODY,
+}
+SIZES = {"/usr/bin/perl": 900, "/usr/bin/mawk": 50, "/usr/lib/libxml.so": 400}
+WEB = Contents(
+    name="web",
+    files=tuple(
+        File(path, "folder" if path == "/" else "file", SIZES.get(path, 1), 4096) for path in FILES
+    ),
+    owners=FILES,
+    kinds=dict.fromkeys(FILES, "other data"),
+    packages=(
+        _package("apache2-bin", depends=(("libssl",), ("libxml",), ("perl",))),
+        _package("openssh-server"),
+        _package("libssl", section="libs"),
+        _package("libxml", section="libs"),
+        _package("perl"),
+        _package("mawk", essential=True, description="an awk"),
+        _package("passwd"),
+    ),
+)
+OPENED = ("/usr/sbin/apache2", "/usr/lib/libssl.so", "/etc/passwd", "/usr/sbin/sshd", "/tmp/x")
+FOUND = removal.classes(WEB, OPENED)
+WENT = Served(web=FINE, reload=FINE, ssh=FINE)
+FAILED = Served(web=FINE, reload="apache2 has ended: (no output)", ssh=UNTRIED)
+
+
+def test_packages_are_told_apart_by_what_a_run_opens() -> None:
+    """Opened ones and the servers' own, what these depend on, and the others."""
+    assert FOUND.opened == ("apache2-bin", "libssl", "openssh-server", "passwd")
+    assert FOUND.needed == ("apache2-bin", "libssl", "libxml", "openssh-server", "passwd", "perl")
+    assert FOUND.idle == ("libxml", "perl")
+    assert FOUND.spare == ("mawk",)
+    assert FOUND.size == WEB.weight.size
+    assert FOUND.opened_size == 4
+
+
+def test_what_is_left_out_trial_by_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The spare ones, all that no run opens, and the heaviest of them each by itself; nothing twice."""
+    both = ("libxml", "mawk", "perl")
+    assert list(removal.sets(WEB, FOUND)) == [("mawk",), both, ("perl",), ("libxml",)]
+    monkeypatch.setattr(removal, "SINGLE", 1)
+    assert list(removal.sets(WEB, FOUND)) == [("mawk",), both, ("perl",)]
+    needed = FOUND.model_copy(update={"idle": (), "spare": ()})
+    assert list(removal.sets(WEB, needed)) == []
+
+
+def test_the_files_that_go_with_a_package() -> None:
+    """Its own and its alternatives; what its scripts made and what dpkg notes of it stays."""
+    assert removal.files(WEB, ("perl", "mawk")) == (
+        "/usr/bin/perl",
+        "/usr/bin/awk",
+        "/usr/bin/mawk",
+    )
+
+
+def _evidence(*trials: Trial) -> Evidence:
+    return FOUND.model_copy(update={"whole": WENT, "trials": trials})
+
+
+ALONE = Trial(packages=("perl",), files=1, size=900, served=WENT)
+TOGETHER = Trial(packages=("libxml", "mawk", "perl"), files=4, size=1351, served=FAILED)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("perl", "alone: apache2 and sshd answer"),
+        (
+            "libxml",
+            "with 2 others: after a reload: apache2 has ended: (no output); ssh: not tried",
+        ),
+        ("libssl", ""),
+    ],
+)
+def test_what_came_of_leaving_a_package_out(name: str, told: str) -> None:
+    """Alone where that was tried, else with the others; '' for a package that stayed."""
+    assert _evidence(TOGETHER, ALONE).told(name) == told
+
+
+LISTED = (*WEB.packages, _package("systemd", priority="important"))
+
+
+def test_the_use_of_each_package() -> None:
+    """Of a package that the farm's image does not have there is no use."""
+    assert unneeded.classify(LISTED, FOUND) == {
+        "apache2-bin": "opened", "openssh-server": "opened", "libssl": "opened",
+        "passwd": "opened", "libxml": "idle", "perl": "idle", "mawk": "unneeded",
+        "systemd": "unneeded",
+    }  # fmt: skip
+
+
+def test_each_package_has_its_reason_its_weight_and_its_trial() -> None:
+    """Those that are not needed come first, the heaviest before the others."""
+    uses = unneeded.classify(WEB.packages, FOUND)
+    why = reasons(WEB.packages, Asked(packages=("apache2-bin",)))
+    table = unneeded.package_table(WEB, uses, why, _evidence(TOGETHER, ALONE))
+    assert [(row[0], row[1], row[3]) for row in table.rows[:3]] == [
+        ("mawk", 52, "essential"),
+        ("perl", 901, "asked for: apache2-bin → perl"),
+        ("libxml", 400, "asked for: apache2-bin → libxml"),
+    ]
+    assert table.frame().set_index("package").loc["mawk", "what it is"] == "an awk"
+
+
+def test_the_uses_add_up_to_the_whole() -> None:
+    """With what belongs to no package as the last row."""
+    uses = unneeded.classify(WEB.packages, FOUND)
+    why = reasons(WEB.packages, Asked())
+    frame = unneeded.ground_table(WEB, uses, why).frame()
+    assert frame["size"].sum() == WEB.weight.size
+    assert frame["packages"].sum() == len(WEB.packages)
+
+
+def test_a_package_that_was_not_in_the_image_needs_no_trial() -> None:
+    """It is told so."""
+    contents = Contents(
+        name="large", files=(), owners={}, kinds={}, packages=(_package("systemd"),)
+    )
+    why = reasons(contents.packages, Asked())
+    table = unneeded.package_table(contents, {"systemd": "unneeded"}, why, _evidence())
+    assert unneeded.ABSENT in table.rows[0]
+
+
+def test_reads_what_the_linker_loads() -> None:
+    """File names of the libraries that were found; the kernel's own has no file."""
+    text = (
+        "/usr/sbin/sshd:\n\tlinux-vdso.so.1 (0x00007ffc)\n"
+        "\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f3a)\n"
+        "\t/lib64/ld-linux-x86-64.so.2 (0x00007f3b)\n"
+    )
+    assert unneeded.parse_ldd(text) == {"libc.so.6", "ld-linux-x86-64.so.2"}
+
+
+def test_the_trials_have_a_row_each() -> None:
+    """The first is the image as it is."""
+    frame = unneeded.trial_table(_evidence(TOGETHER, ALONE)).frame()
+    assert frame["left out"].tolist() == ["nothing", "libxml, mawk, perl", "perl"]
+    assert frame["ssh session"].tolist() == [FINE, UNTRIED, FINE]
+
+
+# -- opened files ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "seen"),
+    [("/run/lab/rootfs/etc/passwd", "/etc/passwd"), ("/etc/passwd", "/etc/passwd"), ("/run/lab/rootfs", "/")],
+)  # fmt: skip
+def test_paths_are_told_from_the_root_of_the_file_system(path: str, seen: str) -> None:
+    """Whether it was opened where it is mounted, or in a mount namespace of its own."""
+    assert opened.inside(path, Path("/run/lab/rootfs")) == seen
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of the test's own."""
+    run.run(["mount", "-t", "tmpfs", "labkit-test", tmp_path])
+    try:
+        yield tmp_path
+    finally:
+        run.run(["umount", tmp_path])
+
+
+@pytest.mark.root
+def test_the_kernel_tells_which_files_are_opened(disk: Path) -> None:
+    """Read, written and executed ones, by whomever; not those that were only looked at."""
+    for name in ("read", "executed", "looked", "before"):
+        (disk / name).write_text("#!/bin/sh\n")
+        (disk / name).chmod(0o755)
+    (disk / "before").read_text()
+    with opened.watching(disk) as seen:
+        (disk / "read").read_text()
+        (disk / "written").write_text("x")
+        run.run([disk / "executed"])
+        (disk / "looked").stat()
+    assert seen == {"/read", "/written", "/executed"}
+
+
+# -- on the farm's own image -----------------------------------------------------------------------
+
+
+@pytest.mark.root
+def test_a_replica_opens_a_small_part_of_its_image(lab: Lab) -> None:
+    """The server, its modules and the page, and what an ssh session needs; nothing is left of it."""
+    done = serving.serve(lab, watch=True)
+    assert done.fine, done.told
+    assert {
+        "/usr/sbin/apache2", "/usr/lib/apache2/modules/mod_include.so", "/usr/sbin/sshd",
+        "/var/www/html/index.html", "/usr/bin/bash", "/usr/bin/hostname",
+    } <= set(done.opened)  # fmt: skip
+    assert not any("perl" in path for path in done.opened)
+    assert not container.folder(lab, serving.NAME).exists()
+    assert not [e for e in Journal.of(lab).standing() if e.kind in ("netns", "container", "mount")]
+
+
+@pytest.mark.root
+def test_what_is_missing_is_named(lab: Lab) -> None:
+    """A library of the server, and the ssh server: each breaks its own part of the job."""
+    unpacked = container.unpack(lab, lab.sites[0].name)
+    (library,) = (unpacked.lower[-1] / "usr/lib").glob("*/libpcre2-8.so.0.*")
+    path = f"/{library.relative_to(unpacked.lower[-1])}"
+    broken = serving.serve(lab, [path])
+    assert "libpcre2-8.so.0" in broken.web
+    assert broken.ssh == UNTRIED
+    closed = serving.serve(lab, ["/usr/sbin/sshd"])
+    assert (closed.web, closed.reload) == (FINE, FINE)
+    assert "sshd does not start" in closed.ssh
+    assert not closed.fine
+    absent = serving.serve(lab, ["/usr/sbin/apache2"])
+    assert "apache2" in absent.web
+    assert "answers" not in absent.told
+
+
+@pytest.mark.root
+def test_the_farms_base_has_packages_that_it_could_do_without(lab: Lab) -> None:
+    """Neither dependencies nor loaded libraries nor a trial contradict the list; a second look tries nothing."""
+    result = rootfs.unneeded(lab, "essential")
+    assert result.holds, [check for check in result.checks if not check.holds]
+    value = result.value
+    assert set(value.packages) >= {"apt", "util-linux"}
+    assert set(value.needed) >= {"libc6", "bash", "coreutils"}
+    assert {*value.packages, *value.idle, *value.needed} == {
+        row[0] for row in result.table("unneeded").rows
+    }
+    assert result.table("uses").frame()["size"].sum() == value.total
+    again = rootfs.unneeded(lab, "essential")
+    assert not [c for c in again.commands if " create " in c.command]
+
+
+@pytest.mark.root
+def test_the_evidence_is_the_same_for_another_lab(make_lab: Callable[..., Lab]) -> None:
+    """The lab's own names do not matter; what is kept is read back as it was."""
+    one, other = make_lab(), make_lab()
+    assert removal.evidence(one) == removal.evidence(other)
+
+
+@pytest.mark.root
+def test_a_replica_that_cannot_be_prepared_leaves_nothing(
+    lab: Lab,
+) -> None:
+    """A file to leave out that is not there: the error, and the container's folder is gone."""
+    with pytest.raises(FileNotFoundError):
+        serving.serve(lab, ["/no/such/file"])
+    assert not container.folder(lab, serving.NAME).exists()
+    assert not Path("/run/netns", f"{lab.name}-{serving.NAME}").exists()
