@@ -30,7 +30,7 @@ HERE, THERE = IPv4Interface("192.0.2.2/24"), IPv4Interface("192.0.2.1/24")
 #: The smallest subnet that has room for two replicas is a /27.
 SMALLEST = 27
 #: How long each ping waits for an answer, and a namespace until it asks for a neighbour again.
-WAIT, AGAIN_MS = 0.15, 20
+WAIT, AGAIN_MS = 0.15, 10
 
 
 class Model(Record):
