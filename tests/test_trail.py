@@ -64,7 +64,12 @@ def test_a_hidden_revision_is_passed_over() -> None:
 
 def test_a_trail_goes_on_where_it_had_come_to() -> None:
     """Kept as JSON and read again, it gives what the whole history gives."""
-    history = [revision(1, "REX> a"), revision(2, "x"), revision(3, "REX> b"), revision(4, "REX> a")]
+    history = [
+        revision(1, "REX> a"),
+        revision(2, "x"),
+        revision(3, "REX> b"),
+        revision(4, "REX> a"),
+    ]
     half = Trail.model_validate_json(followed(*history[:2]).model_dump_json())
     assert half.at(history[1])
     assert not half.at(revision(2, "another wiki's text"))
@@ -97,10 +102,26 @@ def test_a_line_keeps_its_blocks_run() -> None:
         ("| 2026-01-01 10:32 || ok", "| 2026-01-01 10:32 || failed", False),
         ("made at 2026-01-01T10:32:01Z", "made at 2026-01-02T10:32:01Z", True),
         ("ip link add vx1  # 0, 0.12 s", "ip link add vx2  # 0, 0.31 s", True),
-        ("| 0.12 s", "| 0.31 s", False),
+        ("answered in 0.055 ms", "answered in 0.041 ms", True),
+        ("24.5 k requests/s, 2 lost", "9,301 requests/s, 2 lost", True),
+        ("24.5 k requests/s, 2 lost", "24.5 k requests/s, 3 lost", False),
+        ("6 sites, 3 min 20.5 s", "6 sites, 59 s", True),
+        ("6 sites in 20.5 s", "5 sites in 20.5 s", False),
         ("of 20260101T000000Z-abcd", "of 20260102T000000Z-0000", True),
     ],
 )
 def test_what_a_reader_sees(one: str, other: str, same: bool) -> None:
-    """Numbers and words count; moments, run ids, small print and the commands do not."""
+    """Numbers and words count; moments, run ids, times, rates, small print and the commands do not."""
     assert (visible.seen([one]) == visible.seen([other])) is same
+
+
+def test_a_column_of_times_is_not_seen() -> None:
+    """Its unit stands in the table's head; other columns and other tables count."""
+
+    def table(time: str, size: str, head: str = "time (ms)") -> tuple[str, ...]:
+        rows = ["|-", f'| a || style="text-align:right" | {time} || {size}', "|}", "| not a table"]
+        return visible.seen(['{| class="wikitable"', f"! name !! {head} !! size (bytes)", *rows])
+
+    assert table("0.055", "12") == table("0.041", "12")
+    assert table("0.055", "12") != table("0.055", "13")
+    assert table("0.055", "12", "height") != table("0.041", "12", "height")
