@@ -205,7 +205,12 @@ def _fault(error: requests.RequestException) -> Fault:
     )
 
 
-def _plainly(error: Exception) -> str:
+def _plainly(error: BaseException) -> str:
     """The innermost reason of a connection that failed (``Connection refused``)."""
-    last = str(error).rpartition(": ")[2].strip(" '\")>")
-    return last.partition("] ")[2] or last or type(error).__name__
+    inner: BaseException | None = error
+    while inner is not None:
+        error = inner
+        inside = (*error.args, getattr(error, "reason", None))
+        inner = next((item for item in inside if isinstance(item, BaseException)), None)
+    last = str(error).rpartition(": ")[2] if "SSL" not in str(error) else str(error)
+    return last.rpartition("] ")[2].strip() or type(error).__name__
