@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: JupyterLab would set every cell to the right.
 LEFT, RIGHT = ' style="text-align:left"', ' style="text-align:right"'
+#: A long path in a command would push the table's last column off the page.
+BREAKING = ' style="overflow-wrap:anywhere"'
 
 
 def human(value: Cell, unit: str = "") -> str:
@@ -93,7 +95,7 @@ def checks_html(checks: Iterable[Check]) -> str:
     rows = "".join(
         f"<tr><td{LEFT}>{c.icon} {c.state}</td><td{LEFT}>{html.escape(c.name)}</td>"
         f"<td{LEFT}>{html.escape(c.expected)}</td><td{LEFT}>{html.escape(c.seen)}</td>"
-        f"<td{LEFT}><code>{html.escape(c.again)}</code></td></tr>"
+        f"<td{LEFT}><code{BREAKING}>{html.escape(c.again)}</code></td></tr>"
         for c in checks
     )
     heads = "".join(
