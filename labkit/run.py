@@ -189,6 +189,13 @@ def missing(program: str) -> MachineError:
     )
 
 
+def require(*programs: str) -> None:
+    """Raises :class:`MachineError` for the first of these programs that the machine lacks."""
+    for program in programs:
+        if which(program) is None:
+            raise missing(program)
+
+
 def spread(function: Callable[[T], R], items: Iterable[T], *, workers: int = 4) -> list[R]:
     """``function`` of each item, side by side in at most ``workers`` threads, in the items' order.
 

@@ -97,7 +97,7 @@ def remove_link(lab: Lab, *, name: str, netns: str) -> None:
     """Removes a network interface of ``netns`` ('' is the machine's own); a veth's peer goes with it."""
     from pyroute2 import IPRoute, NetlinkError
 
-    if netns and not Path("/run/netns", netns).exists():
+    if netns and f"/run/netns/{netns}" not in mount_points():
         return
     with IPRoute(netns=netns or None) as ipr:
         for index in ipr.link_lookup(ifname=name):
@@ -112,7 +112,7 @@ def remove_route(lab: Lab, *, subnet: str, netns: str) -> None:
     """Removes the lab's own unreachable route to ``subnet``."""
     from pyroute2 import IPRoute
 
-    if netns and not Path("/run/netns", netns).exists():
+    if netns and f"/run/netns/{netns}" not in mount_points():
         return
     with IPRoute(netns=netns or None) as ipr:
         if fenced(ipr, subnet):

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from labkit import run, undo
+from labkit import undo
 from labkit.display import human_bytes
 from labkit.errors import BuildError, CommandError
 from labkit.farm.contents.scan import scan
@@ -83,13 +83,6 @@ def building(lab: Lab, place: Path, *, what: str, space: int = 0) -> Iterator[Pa
 def discard(lab: Lab, folder: Path) -> None:
     """Removes a folder of the lab's own, if it is there."""
     undo.remove_folder(lab, path=str(folder))
-
-
-def require_programs(programs: Sequence[str]) -> None:
-    """Raises :class:`~labkit.errors.MachineError` for the first program that the machine lacks."""
-    for program in programs:
-        if run.which(program) is None:
-            raise run.missing(program)
 
 
 def tidy(root: Path) -> None:

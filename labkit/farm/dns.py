@@ -103,6 +103,7 @@ def server(lab: Lab) -> Daemon:
 
 
 def _converge(lab: Lab) -> bool:
+    run.require("dnsmasq", "ss")
     instance, text = server(lab), config(lab)
     running = daemon.pid(instance)
     current = text_of(instance.config)

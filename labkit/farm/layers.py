@@ -17,7 +17,7 @@ from pathlib import Path
 from labkit import run
 from labkit.errors import ConfigError, StateError
 from labkit.farm import apt, oci, unpacking
-from labkit.farm.building import PATIENCE, building, discard, require_programs, sealed, tidy
+from labkit.farm.building import PATIENCE, building, discard, sealed, tidy
 from labkit.farm.rootfs import Rootfs, key_of, program_version
 from labkit.farm.umoci import configure, told, umoci
 from labkit.files import write_atomically
@@ -101,7 +101,7 @@ def _find(place: Path) -> Layers | None:
 
 
 def _make(lab: Lab, base: Rootfs, place: Path, version: str) -> Layers:
-    require_programs(("umoci", "setpriv", "unshare", "chroot", "cp"))
+    run.require("umoci", "setpriv", "unshare", "chroot", "cp")
     archive = apt.archive(lab)
     refuse_folder(archive)
     apt.require(archive)

@@ -172,6 +172,7 @@ def install(lab: Lab, text: str) -> bool:
     """Makes the balancer run with this configuration, if apache2 accepts it; the old one stays else."""
     if run.which(accesslog.PROGRAM) is None:
         raise run.missing("rotatelogs")
+    run.require("apache2", "ss")
     instance = server(lab)
     running = is_here(lab, daemon.pid(instance))
     current = text_of(instance.config) or ""

@@ -19,7 +19,7 @@ from labkit.checks import Check, equal
 from labkit.display import human_bytes
 from labkit.farm import apt, packages, variants
 from labkit.farm.apt import Archive
-from labkit.farm.building import PATIENCE, building, require_programs, sealed, size, tidy
+from labkit.farm.building import PATIENCE, building, sealed, size, tidy
 from labkit.farm.variants import Step, Variant
 from labkit.files import write_atomically
 from labkit.journal import lock
@@ -209,7 +209,7 @@ def checks(value: Rootfs, listed: tuple[packages.Package, ...]) -> tuple[Check, 
 
 def _make(lab: Lab, planned: Plan) -> Rootfs:
     variant = planned.variant
-    require_programs(variants.programs(variant, registry=planned.registry))
+    run.require(*variants.programs(variant, registry=planned.registry))
     archive = None if planned.registry else apt.archive(lab)
     if archive:
         apt.require(archive)

@@ -12,7 +12,7 @@ from pathlib import Path
 from labkit import run
 from labkit.checks import Check, equal
 from labkit.farm import oci, umocibundle
-from labkit.farm.building import discard, require_programs
+from labkit.farm.building import discard
 from labkit.farm.layers import ENVIRONMENT
 from labkit.farm.umocibundle import Bundle, Pointer
 from labkit.journal import Journal, lock
@@ -56,7 +56,7 @@ class Steps(Record):
 def steps(lab: Lab) -> Outcome[Steps]:
     """Runs umoci's commands one by one on a scratch image and says what each made; nothing is left
     of it. The relation of layout and bundle is checked, not told."""
-    require_programs(("umoci",))
+    run.require("umoci")
     with lock(lab.run_dir, "image"), _scratch(lab) as work:
         done = [
             _step(work, "init", f"umoci init --layout {LAYOUT}", "an empty layout"),

@@ -11,7 +11,6 @@ from labkit.checks import Check, equal
 from labkit.display import counted
 from labkit.errors import FarmError
 from labkit.farm import container, endpoint, fetch, host, network, overlay, ssh, surplus
-from labkit.farm.building import require_programs
 from labkit.farm.bundle import Spec
 from labkit.farm.image import Unpacked
 from labkit.farm.netns import inside
@@ -22,8 +21,10 @@ from labkit.undo import mount_points
 
 #: How long a started replica may take until it answers, in seconds.
 PATIENCE = 15.0
-#: What the replicas are made with, beside what makes their image.
-PROGRAMS = ("runc", "mount", "umount", "unshare", "nsenter", "ssh-keygen")
+#: What the replicas are made with, once their image is there.
+PROGRAMS = (
+    "runc", "umoci", "mount", "umount", "unshare", "nsenter", "ssh-keygen", "dpkg", "dpkg-query",
+)  # fmt: skip
 
 
 class Farm(Record):
@@ -69,7 +70,7 @@ def replicas(lab: Lab) -> Outcome[Farm]:
 
 def _require(lab: Lab) -> None:
     """Refuses a machine that lacks what the farm is made with, before anything is made."""
-    require_programs(PROGRAMS)
+    run.require(*PROGRAMS)
     mounted = mount_points()
     if any(
         str(container.bundle(lab, r.name).resolve() / "rootfs") not in mounted for r in lab.farm

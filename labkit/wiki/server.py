@@ -7,7 +7,7 @@ import hashlib
 import signal
 from pathlib import Path
 
-from labkit import daemon, journal, undo
+from labkit import daemon, journal, run, undo
 from labkit.checks import Check
 from labkit.errors import FarmError, WikiError
 from labkit.files import text_of, write_atomically
@@ -67,6 +67,9 @@ def up(lab: Lab) -> Outcome[WikiServer]:
         return _outcome(lab, "already up", changed=False)
     with journal.lock(lab.run_dir, "wiki"):
         folders = Folders.of(lab)
+        run.require("apache2", "ss", "setpriv", accounts.php_program(), "apt-cache", "dpkg-deb")
+        if folders.database == "mariadb":
+            run.require("mariadbd", "mariadb", "mariadb-install-db")
         _require_port(lab, folders)
         installed, changed = _prepare(lab, folders)
         started = _serve(lab, folders)

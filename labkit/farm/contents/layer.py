@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from labkit import run
 from labkit.farm import oci
-from labkit.farm.building import PATIENCE, discard, require_programs
+from labkit.farm.building import PATIENCE, discard
 from labkit.farm.rootfs import Rootfs, key_of, program_version
 from labkit.farm.umoci import umoci
 from labkit.files import write_atomically
@@ -52,7 +52,7 @@ def _find(path: Path, key: str) -> Compressed | None:
 
 
 def _measure(lab: Lab, root: Path, key: str) -> Compressed:
-    require_programs(("umoci", "skopeo"))
+    run.require("umoci", "skopeo")
     with _scratch(lab, lab.cache_dir / "rootfs" / f".{key}.part") as work:
         made, again = work / "made", work / "again"
         umoci("init", "--layout", made)
