@@ -212,7 +212,7 @@ def test_pages_stand_side_by_side(lab: Lab) -> None:
     """A page that was not reached has its place, and the text says why it is empty."""
     one = Page(
         name="red", url="http://red.lab.test/", status=200, title="Site 1", heading="Site 1",
-        replica="red-1", screenshot="figures/throughput-red.png", seconds=0.1,
+        marks={"replica": "red-1"}, screenshot="figures/throughput-red.png", seconds=0.1,
     )  # fmt: skip
     test_throughput_tells_both_ways(lab)  # draws a picture that can stand for a screenshot
     other = one.model_copy(update={"url": "http://no.lab.test/", "status": 0, "error": "refused"})
@@ -237,7 +237,7 @@ def test_pages_of_one_site_stand_together(
     """A column a site or, of more than four, a line a site; never more than four beside each other."""
     farm = Lab.of({"sites": [f"s{number}" for number in range(sites)], "replicas": replicas})
     shown = [
-        Page(name="x", url=farm.url(replica.name), status=200, title="", heading="", replica="",
+        Page(name="x", url=farm.url(replica.name), status=200, title="", heading="", marks={},
              screenshot="", seconds=0.0)
         for replica in farm.farm
     ]  # fmt: skip

@@ -11,9 +11,10 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from labkit import run
 from labkit.checks import Check
@@ -59,23 +60,11 @@ def visit(lab: Lab, urls: Sequence[str]) -> Outcome[Visits]:
     """
     if not urls:
         raise ConfigError("no address", "there is nothing to visit", "give one URL or more")
-    if run.which(PROGRAM) is None:
-        raise run.missing(PROGRAM)
+    require()
     dns.query(lab, lab.domain, "SOA")  # without the name server no page has an address
     labels = names(urls)
-    waiting = drafts(lab)
-    with _folder(lab) as folder:
-        job = Job(
-            program=str(_wrapper(lab, folder)),
-            urls=tuple(urls),
-            screenshots=tuple(f"figures/{name}.png" for name in labels),
-            folder=str(waiting),
-            flags=FLAGS,
-            start=START,
-            patience=PATIENCE,
-        )
-        waiting.mkdir(parents=True, exist_ok=True)
-        visits = _drive(job, folder)
+    pages = dict(zip(labels, urls, strict=True))
+    visits = _look(lab, pages, script=wrapper(lab, PROGRAM), marks={"replica": "#replica"})
     shown = sum(page.status == 200 for page in visits.pages)
     return Outcome(
         value=visits,
@@ -84,6 +73,12 @@ def visit(lab: Lab, urls: Sequence[str]) -> Outcome[Visits]:
         checks=tuple(_check(lab, page) for page in visits.pages),
         tables=(_table(visits),),
     )
+
+
+def require() -> None:
+    """Raises :class:`MachineError` when no browser is installed."""
+    if run.which(PROGRAM) is None:
+        raise run.missing(PROGRAM)
 
 
 def sites(lab: Lab) -> tuple[str, ...]:
@@ -96,17 +91,52 @@ def replicas(lab: Lab) -> tuple[str, ...]:
     return tuple(lab.url(replica.name) for replica in lab.farm)
 
 
+def at_home(lab: Lab, pages: Mapping[str, str], marks: Mapping[str, str]) -> Visits:
+    """What a browser in the machine's own network shows of addresses, by the names of their
+    screenshots (``page-wiki``: ``figures/page-wiki.png``); ``marks`` are the elements to read.
+
+    It reaches the hosts of these addresses and no other. Raises what :func:`visit` raises.
+    """
+    return _look(lab, pages, script=home_wrapper(tuple(pages.values()), PROGRAM), marks=marks)
+
+
 def wrapper(lab: Lab, program: str) -> str:
     """The script that Playwright starts as the browser: it ends when its parent does. Pure."""
-    inner = resolver.command(lab, [program], unshare=_UNSHARED)
+    return _script(resolver.command(lab, [program], unshare=_UNSHARED))
+
+
+def home_wrapper(urls: Sequence[str], program: str) -> str:
+    """The same for a browser in the machine's own network, which finds the hosts of ``urls`` alone. Pure."""
+    hosts = sorted({urlsplit(url).hostname or "" for url in urls})
+    rules = ", ".join(["MAP * ~NOTFOUND", *(f"EXCLUDE {host}" for host in hosts)])
+    return _script(
+        ["unshare", "--mount", *_UNSHARED, "--", program, f"--host-resolver-rules={rules}"]
+    )
+
+
+def _script(inner: Sequence[str]) -> str:
     return f'#!/bin/sh\nexec setpriv --pdeathsig KILL -- {shlex.join(inner)} "$@"\n'
 
 
-def _wrapper(lab: Lab, folder: Path) -> Path:
-    file = folder / "browser"
-    file.write_text(wrapper(lab, PROGRAM))
-    file.chmod(0o755)
-    return file
+def _look(lab: Lab, pages: Mapping[str, str], *, script: str, marks: Mapping[str, str]) -> Visits:
+    """The pages as the browser that ``script`` starts shows them; their screenshots are drafts."""
+    waiting = drafts(lab)
+    with _folder(lab) as folder:
+        program = folder / "browser"
+        program.write_text(script)
+        program.chmod(0o755)
+        job = Job(
+            program=str(program),
+            urls=tuple(pages.values()),
+            screenshots=tuple(f"figures/{name}.png" for name in pages),
+            folder=str(waiting),
+            flags=FLAGS,
+            marks=dict(marks),
+            start=START,
+            patience=PATIENCE,
+        )
+        waiting.mkdir(parents=True, exist_ok=True)
+        return _drive(job, folder)
 
 
 @contextmanager

@@ -17,13 +17,15 @@ SIZE = (960, 540)
 
 class Job(Record):
     """What to open: ``screenshots`` has a path for each of ``urls``, relative to the lab's outputs;
-    ``folder`` is where they wait meanwhile."""
+    ``folder`` is where they wait meanwhile; ``marks`` are the elements whose text is read, a CSS
+    selector by its name."""
 
     program: str
     urls: tuple[str, ...]
     screenshots: tuple[str, ...]
     folder: str
     flags: tuple[str, ...]
+    marks: dict[str, str]
     start: float
     patience: float
 
@@ -31,8 +33,8 @@ class Job(Record):
 class Page(Record):
     """What the browser showed of one address; ``error`` says why there is nothing (status 0).
 
-    ``replica`` is the text of the element ``replica``; ``screenshot`` is relative to the lab's
-    outputs; ``seconds`` until the page was loaded.
+    ``marks`` has the text of each element that was asked for, '' where there is none;
+    ``screenshot`` is relative to the lab's outputs; ``seconds`` until the page was loaded.
     """
 
     name: str
@@ -40,10 +42,15 @@ class Page(Record):
     status: int
     title: str
     heading: str
-    replica: str
+    marks: dict[str, str]
     screenshot: str
     seconds: float
     error: str = ""
+
+    @property
+    def replica(self) -> str:
+        """The replica that the page says has served it, '' when it says none."""
+        return self.marks.get("replica", "")
 
 
 class Visits(Record):
@@ -81,9 +88,9 @@ def _open(context: BrowserContext, job: Job, place: int) -> Page:
         response = page.goto(url)
         seconds = time.monotonic() - started
         page.screenshot(path=f"{job.folder}/{screenshot.rpartition('/')[2]}")
-        heading, replica = (
-            page.evaluate(f"document.querySelector({selector!r})?.textContent.trim() ?? ''")
-            for selector in ("h1", "#replica")
+        heading, *marks = (
+            page.evaluate("one => document.querySelector(one)?.textContent.trim() ?? ''", selector)
+            for selector in ("h1", *job.marks.values())
         )
         return Page(
             name=name,
@@ -91,14 +98,14 @@ def _open(context: BrowserContext, job: Job, place: int) -> Page:
             status=response.status if response else 0,
             title=page.title(),
             heading=heading,
-            replica=replica,
+            marks=dict(zip(job.marks, marks, strict=True)),
             screenshot=screenshot,
             seconds=round(seconds, 4),
         )
     except Error as error:
         seconds = time.monotonic() - started
         return Page(
-            name=name, url=url, status=0, title="", heading="", replica="", screenshot="",
+            name=name, url=url, status=0, title="", heading="", marks={}, screenshot="",
             seconds=round(seconds, 4), error=error.message.splitlines()[0],
         )  # fmt: skip
     finally:

@@ -85,7 +85,8 @@ def _picture(lab: Lab, page: Page, axes: Axes) -> None:
 
 
 def _told(page: Page) -> str:
-    said = (
-        f"{page.title}, served by {page.replica}" if page.status else f"not reached ({page.error})"
-    )
-    return f"{page.url}: {said}"
+    if not page.status:
+        return f"{page.url}: not reached ({page.error})"
+    served = f", served by {page.replica}" if page.replica else ""
+    heading = f", {page.heading}" if page.heading not in ("", page.title) else ""
+    return f"{page.url}: {page.title}{heading}{served}"

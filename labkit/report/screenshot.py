@@ -1,0 +1,46 @@
+"""The wiki as a stranger sees it: its main page in a browser that nobody has logged in with."""
+
+from __future__ import annotations
+
+from labkit.checks import Check
+from labkit.farm import browser
+from labkit.farm.browsing import Page, Visits
+from labkit.lab import Lab
+from labkit.result import Outcome, action
+from labkit.wiki import server
+
+#: The link that MediaWiki's skins show to who is not logged in.
+MARKS = {"login": "[id^=pt-login] a"}
+
+
+@action("wiki.shown")
+def main_page(lab: Lab) -> Outcome[Visits]:
+    """What Chromium shows of the wiki's main page, with a screenshot (``figures/page-wiki.png``).
+
+    Raises :class:`WikiError` when the wiki does not answer, :class:`FarmError` when the browser does
+    not work, and :class:`MachineError` when none is installed.
+    """
+    browser.require()
+    address = server.describe(lab).address
+    visits = browser.at_home(lab, {"page-wiki": address}, MARKS)
+    (page,) = visits.pages
+    return Outcome(
+        value=visits,
+        subject=address,
+        summary=f"{visits.browser} shows {page.heading or 'nothing'!r} at {address}.",
+        checks=(check(page),),
+    )
+
+
+def check(page: Page) -> Check:
+    """Whether the page was shown, and to a stranger. Pure."""
+    login = page.marks.get("login", "")
+    link = f"the link {login!r}" if login else "no link to log in"
+    return Check(
+        name="wiki.shown",
+        expected="status 200, with a heading, and a link to log in",
+        seen=page.error or f"status {page.status}, {page.heading!r}, {link}",
+        holds=page.status == 200 and bool(page.heading) and bool(login),
+        rows=("E1",),
+        again=f"{browser.PROGRAM} {page.url}",
+    )

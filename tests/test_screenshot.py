@@ -1,0 +1,76 @@
+"""The wiki's main page in Chromium, as somebody who is not logged in sees it."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from labkit import Lab
+from labkit.checks import failed
+from labkit.errors import MachineError, WikiError
+from labkit.farm import browser
+from labkit.farm.browsing import Page
+from labkit.report import figures, screenshot
+from labkit.result import picture
+from labkit.wiki import pages
+
+
+@pytest.mark.root
+def test_main_page_is_shown_to_a_stranger(wiki_lab: Lab) -> None:
+    """Its heading and the link to log in are read from what the browser drew; the picture is kept, and
+    the figure tells it in words."""
+    pages.prepare(wiki_lab)
+    result = screenshot.main_page(wiki_lab)
+    assert failed(result.checks) == ()
+    (page,) = result.value.pages
+    assert page.heading == "Main Page"
+    assert page.marks == {"login": "Log in"}
+    assert picture(wiki_lab, page.screenshot).read_bytes().startswith(b"\x89PNG")
+    figure = figures.pages(wiki_lab, result, name="wiki")
+    assert f"{page.url}: {page.title}, Main Page" in figure.alt
+    assert "served by" not in figure.alt
+
+
+def test_browser_at_home_finds_no_other_host() -> None:
+    """The names of the given addresses alone are looked up, in no network namespace of the lab's."""
+    urls = ("http://127.0.0.1:8060/wiki/", "https://wiki.example.test/w/")
+    words = shlex.split(browser.home_wrapper(urls, "chromium"))
+    rules = "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE wiki.example.test"
+    assert f"--host-resolver-rules={rules}" in words
+    assert "--kill-child" in words
+    assert not any(word.startswith("--net") for word in words)
+
+
+@pytest.mark.parametrize(
+    ("status", "heading", "login", "holds"),
+    [
+        (200, "Main Page", "Log in", True),
+        (200, "Main Page", "", False),
+        (200, "", "Log in", False),
+        (404, "Main Page", "Log in", False),
+    ],
+)
+def test_check_needs_the_page_and_a_stranger(
+    status: int, heading: str, login: str, holds: bool
+) -> None:
+    """A page that shows no link to log in was shown to somebody."""
+    page = Page(
+        name="wiki", url="http://127.0.0.1/", status=status, title="", heading=heading,
+        marks={"login": login}, screenshot="", seconds=0.1,
+    )  # fmt: skip
+    assert screenshot.check(page).holds is holds
+
+
+@pytest.mark.root
+def test_wiki_that_is_down_has_no_picture(lab: Lab) -> None:
+    """The wiki's silence is the error, before a browser is started."""
+    with pytest.raises(WikiError):
+        screenshot.main_page(lab)
+
+
+def test_missing_browser_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without Chromium is told so before anything else."""
+    monkeypatch.setattr(browser, "PROGRAM", "no-such-browser")
+    with pytest.raises(MachineError, match="no-such-browser"):
+        screenshot.main_page(Lab.of({}))
