@@ -39,10 +39,12 @@ def open_place() -> Iterator[Path]:
     their rights have their files below it."""
     folder = Path(tempfile.mkdtemp(prefix="labkit-"))
     folder.chmod(0o755)
-    yield folder
-    left = [point for point in undo.mount_points() if point.startswith(f"{folder}/")]
-    assert not left  # nothing is removed through a mount
-    shutil.rmtree(folder)
+    try:
+        yield folder
+    finally:
+        left = [point for point in undo.mount_points() if point.startswith(f"{folder}/")]
+        assert not left  # nothing is removed through a mount
+        shutil.rmtree(folder)
 
 
 @pytest.fixture
@@ -111,10 +113,12 @@ def lab_maker(folder: Path, outputs: Path) -> Iterator[Callable[..., Lab]]:
         made.append(Lab.load(None, **{**defaults, **parameters}))
         return made[-1]
 
-    yield make
-    for lab in made:
-        _, failed = undo.unmake_all(lab)
-        assert not failed, [str(error) for _, error in failed]
+    try:
+        yield make
+    finally:
+        for lab in made:
+            _, failed = undo.unmake_all(lab)
+            assert not failed, [str(error) for _, error in failed]
 
 
 @pytest.fixture
