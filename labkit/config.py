@@ -245,17 +245,27 @@ def tuples(value: Any) -> Any:
     return tuple(tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
-def explain(error: ValidationError, source: str, model: type[BaseModel]) -> ConfigError:
-    """Pydantic's first complaint about a ``model`` read from ``source``, as labkit's own error."""
+def explain(
+    error: ValidationError, source: str, model: type[BaseModel], parameters: Mapping[str, object]
+) -> ConfigError:
+    """Pydantic's first complaint about a ``model`` as labkit's own error: read from ``source``, or one of
+    the flat ``parameters`` that override it."""
     first = error.errors()[0]
-    *path, key = first["loc"] or ("the lab",)
-    where = ".".join(str(part) for part in (*path, key))
+    reason = first["msg"].removeprefix("Value error, ")
+    if first["loc"]:
+        *path, key = first["loc"]
+        where = ".".join(str(part) for part in (*path, key))
+    else:  # a check across fields begins with the one that it is about
+        path, (where, _, reason) = [], reason.partition(": ")
+        key = where
+    for name, value in parameters.items():
+        if value is not None and f"{where}.".startswith(f"{PARAMETERS[name]}."):
+            source = f"the parameter {name}"
     if first["type"] == "extra_forbidden":
         wrong = unknown(str(key), _section(model, path).model_fields, "a known key")
         return ConfigError(f"{where} in {source}", wrong.reason, wrong.remedy)
     plain = isinstance(first["input"], (str, int, float, bool, tuple)) or first["input"] is None
     given = f" = {first['input']!r}" if plain else ""
-    reason = first["msg"].removeprefix("Value error, ")
     return ConfigError(f"{where}{given} in {source}", reason, "correct this value")
 
 

@@ -67,12 +67,15 @@ class Lab(Configuration):
     # -- reading -----------------------------------------------------------------------------
 
     @classmethod
-    def of(cls, values: Mapping[str, Any], source: str = "the configuration") -> Lab:
-        """A lab from nested values; raises :class:`ConfigError` that names key, reason and remedy."""
+    def of(
+        cls, values: Mapping[str, Any], source: str = "the configuration", **parameters: object
+    ) -> Lab:
+        """A lab from nested values; :class:`ConfigError` names key, reason and remedy, and where the
+        value is from: ``source``, or one of the flat ``parameters`` that were laid over it."""
         try:
             return cls.model_validate(tuples(values))
         except ValidationError as error:
-            raise explain(error, source, cls) from None
+            raise explain(error, source, cls, parameters) from None
 
     @classmethod
     def load(cls, path: Path | None = None, **parameters: object) -> Lab:
@@ -86,7 +89,7 @@ class Lab(Configuration):
         wiki = values.get("wiki")
         if isinstance(wiki, dict) and wiki.get("assignment"):
             wiki["assignment"] = str((base / str(wiki["assignment"])).resolve())
-        return cls.of(values, str(found) if found else "the parameters")
+        return cls.of(values, str(found) if found else "the parameters", **parameters)
 
     @classmethod
     def from_parameters(cls, namespace: Mapping[str, object]) -> Lab:

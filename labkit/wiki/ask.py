@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import shlex
 import ssl
 import urllib.error
 import urllib.request
@@ -146,4 +147,5 @@ def down(lab: Lab, url: str, reason: str) -> WikiError:
         if lab.wiki.url
         else "bring it up: run the stage 01-wiki"
     )
-    return WikiError(url, f"the wiki does not answer: {reason}", remedy, f"curl {url}")
+    words = f"curl {shlex.quote(url)}"
+    return WikiError(url, f"the wiki does not answer: {reason}", remedy, words)
