@@ -128,7 +128,7 @@ def replica_table(lab: Lab, value: Farm) -> Table:
             "site": replica.site,
             "address": str(replica.address),
             "name": lab.host_name(replica.name),
-            "process": value.pids[replica.name],
+            "process": str(value.pids[replica.name]),  # a name, not a number to group
         }
         for replica in lab.farm
     ]

@@ -94,7 +94,14 @@ STAGES: tuple[Plan, ...] = (
         name="03-containers",
         title="Containers",
         rows=("I3", "I4", "I5", "R5", "R6", "R7", "R8", "R9"),
-        required=("container.",),
+        required=(
+            "container.terminal",
+            "container.path",
+            "container.changes",
+            "container.source.",
+            "container.instances",
+            "container.cgroups",
+        ),
     ),
     Plan(
         name="04-network",
