@@ -281,6 +281,34 @@ def test_run_by_hand_is_shown_from_its_record(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("debootstrap and umoci", "debootstrap and umoci"),
+        ("<b> & more", "&lt;b&gt; &amp; more"),
+        ("see process.capabilities.effective", "see process.<wbr>capabilities.<wbr>effective"),
+        ("a" * 50, f"{'a' * 24}<wbr>{'a' * 24}<wbr>aa"),
+        ("/var/lib/labkit/lab/wiki/x", "/<wbr>var/<wbr>lib/<wbr>labkit/<wbr>lab/<wbr>wiki/<wbr>x"),
+    ],
+)
+def test_only_long_words_break_and_where_one_would(text: str, html: str) -> None:
+    """A column of a table never breaks a plain word; no character is lost, and none acts."""
+    assert str(markup.breakable(text)) == html
+
+
+def test_long_tables_show_little_and_texts_keep_their_blanks(lab: Lab) -> None:
+    """Of hundreds of rows a few are shown, the rest is folded; a table of lines is a text."""
+    many = Table.of("many", "Many", [{"number": number} for number in range(600)])
+    few = Table.of("few", "Few", [{"number": number} for number in range(13)])
+    diff = Table.of("diff", "Diff", [{"line": '+    "indented": 1,'}])
+    keep(lab, "04-network", Entry(cell=1, result=result(tables=[many, few, diff])))
+    review.build(lab)
+    page = (lab.output_dir / "review" / "04-network.html").read_text()
+    assert "<summary>596 more rows</summary>" in page
+    assert "<summary>1 more row</summary>" in page
+    assert "<pre>+    &#34;indented&#34;: 1,\n</pre>" in page
+
+
+@pytest.mark.parametrize(
     ("raw", "expected"),
     [
         ("\x1b[1;31mred\x1b[0m", "red"),

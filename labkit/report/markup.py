@@ -28,6 +28,22 @@ def code(source: str, language: str = "python") -> Markup:
     return Markup(highlight(plain(source), lexer, HtmlFormatter(nowrap=True)))  # noqa: S704 - it escapes
 
 
+def breakable(text: str) -> Markup:
+    """A table cell's text as HTML in which only long words may be broken, and those where one would
+    break them by hand: after a dot, a slash, a comma and their like."""
+    from markupsafe import Markup, escape
+
+    parts = re.split(r"(\S{25,})", text)
+    broken = [_broken(part) if place % 2 else [part] for place, part in enumerate(parts)]
+    joined = (Markup("<wbr>").join(map(escape, pieces)) for pieces in broken)
+    return Markup("").join(joined)
+
+
+def _broken(word: str) -> list[str]:
+    """A long word in pieces: after its punctuation, and at least every 24 characters."""
+    return re.findall(r"[^./,:=_@\[\]-]{1,24}[./,:=_@\[\]-]*|[./,:=_@\[\]-]{1,24}", word)
+
+
 def plain(text: str) -> str:
     """What a program wrote, without its control sequences and control characters."""
     return "".join(c for c in _CONTROL.sub("", text) if c.isprintable() or _is_blank(c))

@@ -15,7 +15,7 @@ from labkit.checks import Check, failed
 from labkit.errors import StateError
 from labkit.files import write_atomically
 from labkit.lab import Lab
-from labkit.report import closing, dialogue, pages
+from labkit.report import closing, dialogue, markup, pages
 from labkit.report import record as records
 from labkit.report.pages import Page, Shown
 from labkit.report.plan import ROWS
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: The table rows that a page shows before the rest is folded.
 ROWS_SHOWN = 12
+#: Of a table with more rows than this, which nobody reads through, so many are shown.
+LONG, FEW_SHOWN = 100, 4
 
 
 class Site(Record):
@@ -141,9 +143,26 @@ def _templates() -> Environment:
         "human": display.human,
         "numeric": _is_number,
         "plain": threads.plain,
+        "breakable": markup.breakable,
     }
-    templates.globals |= {"version": __version__, "rows_shown": ROWS_SHOWN, "wide": _is_wide}
+    templates.globals |= {
+        "version": __version__,
+        "rows_shown": ROWS_SHOWN,
+        "shown_of": _shown_of,
+        "wide": _is_wide,
+        "of_lines": _is_of_lines,
+    }
     return templates
+
+
+def _shown_of(table: Table) -> int:
+    """How many of a table's rows are shown before the rest is folded."""
+    return FEW_SHOWN if len(table.rows) > LONG else ROWS_SHOWN
+
+
+def _is_of_lines(table: Table) -> bool:
+    """Whether a table is a text, line by line, in which blanks count."""
+    return [column.name for column in table.columns] == ["line"]
 
 
 def _is_number(value: object) -> bool:
