@@ -154,7 +154,7 @@ PLACES = (
     Place("term", lambda t: Terms(((words(t), ()), ((), (paragraph(Text("q")),)))), frozenset({"dl", "dt", "dd", "br"}), lambda t: f"{wikitext.clean(t)}\nq"),
     Place("quote", lambda t: Quote((paragraph(Text(t)),)), frozenset({"blockquote", "p", "br"})),
     Place("heading", lambda t: Heading(2, words(one_line(t))), frozenset({"h3", "span"}), one_line),
-    Place("label", lambda t: Fold(t, (paragraph(Text("q")),)), frozenset({"div", "small", "p", "br"}), lambda t: f"{wikitext.clean(t)}\nq"),
+    Place("label", lambda t: Fold(t, (paragraph(Text("q")),)), frozenset({"div", "small", "p", "br"}), lambda t: f"{wikitext.clean(t)}\u00a0\nq"),
     Place("pre", Source, frozenset({"pre"})),
     Place("source", lambda t: Source(t, "python"), frozenset({"pre", "div", "span"}), rare=True),
     Place("screen", coloured, frozenset({"pre", "span", "div"}), lambda t: screen(f"A{unescaped(t)}B")),

@@ -1,7 +1,8 @@
 """The tables of what is rendered: what was written, its wikitext, and what a real wiki makes of that.
 
 A row in ``tests/rendering/*.txt`` is three texts under its name. A picture's name holds the hash of its
-content, which depends on the versions of the libraries that paint it: there it stands as ``H``.
+content, which depends on the versions of the libraries that paint it: there it stands as ``H``, and so do
+the folders that a wiki makes of it.
 """
 
 from __future__ import annotations
@@ -46,5 +47,6 @@ def _rows(text: str) -> Iterator[Row]:
 
 
 def unnamed(text: str) -> str:
-    """The text with ``H`` for each hash in a picture's name."""
-    return re.sub(r"-[0-9a-f]{16}\.", "-H.", text).strip("\n")
+    """The text with ``H`` for each hash in a picture's name, and for the folders named by it."""
+    named = re.sub(r"-[0-9a-f]{16}\.", "-H.", text)
+    return re.sub(r"/[0-9a-f]/[0-9a-f]{2}/", "/H/", named).strip("\n")

@@ -3,21 +3,33 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import mwclient
 import pytest
 
-from labkit import Lab
+from labkit import Lab, run
+from labkit.result import RESULT_MIME
 from labkit.wiki import api, features, markdown, notebook, outputs, session, writing
 from labkit.wiki.features import Features
 from labkit.wiki.places import Place
 from labkit.wiki.tree import Document
-from tests.rendered import PLACE, PNG, Row, rows, unnamed
+from tests.rendered import FOLDER, PIXEL, PLACE, Row, rows, unnamed
 
 MARKDOWN, OUTPUTS = rows("markdown"), rows("outputs")
+
+
+def document(row: Row) -> Document:
+    """What a row's text is read as: outputs are JSON."""
+    if row in OUTPUTS:
+        return Document(outputs.read(json.loads(row.written)))
+    return markdown.read(row.written)
 
 
 def named(row: Row) -> str:
@@ -28,14 +40,14 @@ def named(row: Row) -> str:
 @pytest.mark.parametrize("row", MARKDOWN, ids=named)
 def test_markdown_becomes_wikitext(row: Row) -> None:
     """Each construct in the wiki's own form, HTML elements where that cannot hold it."""
-    written = writing.write(markdown.read(row.written), PLACE)
+    written = writing.write(document(row), PLACE)
     assert unnamed(written.text) == row.wikitext
 
 
 @pytest.mark.parametrize("row", OUTPUTS, ids=named)
 def test_outputs_become_wikitext(row: Row) -> None:
     """The richest form that can be shown and cannot act; nothing is passed on as it is."""
-    written = writing.write(Document(outputs.read(json.loads(row.written))), PLACE)
+    written = writing.write(document(row), PLACE)
     assert unnamed(written.text) == row.wikitext
 
 
@@ -50,12 +62,15 @@ def site(wiki_lab: Lab) -> Iterator[mwclient.Site]:
 @pytest.mark.root
 @pytest.mark.parametrize("table", [MARKDOWN, OUTPUTS], ids=["markdown", "outputs"])
 def test_a_real_wiki_reads_what_was_meant(site: mwclient.Site, table: list[Row]) -> None:
-    """The HTML that MediaWiki makes of each row's wikitext."""
-    made = {row.name: api.parse(site, row.wikitext) for row in table}
-    shown = {
-        name: html.removeprefix('<div class="mw-parser-output">').removesuffix("</div>").strip()
-        for name, html in made.items()
-    }
+    """The HTML that MediaWiki makes of each row, its pictures uploaded."""
+    shown = {}
+    for row in table:
+        written = writing.write(document(row), PLACE)
+        for item in written.uploads:
+            api.upload(site, item)
+        html = api.parse(site, written.text)
+        inner = html.removeprefix('<div class="mw-parser-output">').removesuffix("</div>")
+        shown[row.name] = unnamed(inner.strip())
     assert shown == {row.name: row.html for row in table}
 
 
@@ -76,8 +91,9 @@ def test_a_wiki_without_extensions_is_written_for() -> None:
             "",
             "<pre>\nx\n</pre>",
             "",
+            '<div style="border-top:1px solid #a2a9b1;margin-top:1.5em;font-size:90%">',
             "<ol>\n<li id=\"t-1\">One ''x''. [[#t-1-mark|↑]]</li>",
-            '<li id="t-2">\n<p>Two.</p>\n\n<p>More.</p>\n [[#t-2-mark|↑]]</li>\n</ol>',
+            '<li id="t-2">Two.\n\n<p>More.</p>\n [[#t-2-mark|↑]]</li>\n</ol>\n</div>',
         )
     )
 
@@ -106,15 +122,86 @@ def test_footnotes_are_counted_through_a_notebook() -> None:
         }
     )
     assert page.body.split("\n\n") == [
-        'a<ref name="text-1">one</ref>', 'b<ref name="text-2">two</ref>', "<references />",
+        'a<ref name="text-1">one</ref>', 'b<ref name="text-2">two</ref>',
+        '<div style="border-top:1px solid #a2a9b1;margin-top:1.5em;font-size:90%">\n<references />\n</div>',
     ]  # fmt: skip
 
 
 def test_pictures_are_described_and_named_by_content() -> None:
     """The upload's own text is the picture's description; one content has one name."""
-    text = "![a|b](data:image/png;base64,{0}) ![c](data:image/png;base64,{0})"
-    import base64
-
-    written = writing.write(markdown.read(text.format(base64.b64encode(PNG).decode())))
+    text = f"![a|b](data:image/png;base64,{PIXEL}) ![c](data:image/png;base64,{PIXEL})"
+    written = writing.write(markdown.read(text))
     assert [item.text for item in written.uploads] == ["c"]
-    assert len({item.name for item in written.uploads}) == 1
+    assert written.text.count(f"[[File:{written.uploads[0].name}|") == 2
+
+
+# -- the same results, the same page ----------------------------------------------------------
+
+
+RESULTS = json.loads((FOLDER / "results.json").read_text(encoding="utf-8"))
+
+
+def page(results: list[Any]) -> list[str]:
+    """The lines of the page that shows these results of a stage."""
+    shown = [{"output_type": "display_data", "data": {RESULT_MIME: item}} for item in results]
+    cells = [{"cell_type": "code", "source": "act()", "outputs": [item]} for item in shown]
+    return notebook.render({"cells": cells}).body.split("\n")
+
+
+def numbers() -> list[tuple[int, int, int, int]]:
+    """Where each number of the results' tables is: result, table, row, column."""
+    return [
+        (n, t, r, c)
+        for n, item in enumerate(RESULTS)
+        for t, table in enumerate(item["tables"])
+        for r, row in enumerate(table["rows"])
+        for c, cell in enumerate(row)
+        if isinstance(cell, (int, float)) and not isinstance(cell, bool)
+    ]
+
+
+def test_a_changed_number_changes_its_line_alone() -> None:
+    """Of a real stage's results (names, balancer, failover, throughput), whichever number differs in
+    another run, one line of the page does."""
+    before = page(RESULTS)
+    places = numbers()
+    assert len(places) > 150
+    for n, t, r, c in places:
+        results = [*RESULTS[:n], copy.deepcopy(RESULTS[n]), *RESULTS[n + 1 :]]
+        results[n]["tables"][t]["rows"][r][c] += 1000
+        after = page(results)
+        assert len(after) == len(before)
+        changed = [
+            number for number, (a, b) in enumerate(zip(before, after, strict=True)) if a != b
+        ]
+        assert len(changed) == 1, (n, t, r, c)
+
+
+#: Renders all that the tables hold, and says a hash of every text and picture.
+SCRIPT = """
+import hashlib, json
+from labkit.wiki import markdown, outputs, writing
+from labkit.wiki.tree import Document
+from tests.rendered import rows
+seen = hashlib.sha256()
+told = [markdown.read(row.written) for row in rows("markdown")]
+told += [Document(outputs.read(json.loads(row.written))) for row in rows("outputs")]
+for document in told:
+    written = writing.write(document)
+    seen.update(written.text.encode())
+    for item in written.uploads:
+        seen.update(item.name.encode() + item.data)
+print(seen.hexdigest())
+"""
+
+
+def test_two_runs_give_the_same_bytes() -> None:
+    """Texts and painted pictures are the same in another process, whatever order its sets have."""
+    root = str(Path(__file__).parents[1])
+    made = {
+        run.run(
+            [sys.executable, "-c", SCRIPT], env={"PYTHONPATH": root, "PYTHONHASHSEED": seed}
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(made) == 1

@@ -13,41 +13,11 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from labkit.report import markup
-from labkit.wiki import formulas, terminal
+from labkit.wiki import formulas, terminal, tree
 from labkit.wiki.images import Picture
 from labkit.wiki.places import is_outside
-from labkit.wiki.tree import (
-    Aside,
-    Break,
-    Cell,
-    Code,
-    Fold,
-    Formula,
-    Grid,
-    Heading,
-    Image,
-    Item,
-    Line,
-    Link,
-    Listing,
-    Note,
-    Paragraph,
-    Part,
-    Parts,
-    Piece,
-    Quote,
-    Rule,
-    Screen,
-    Shown,
-    Source,
-    Styled,
-    Terms,
-    Text,
-    plain,
-    slug,
-    unheaded,
-    words,
-)  # fmt: skip
+from labkit.wiki.tree import Formula, Image, Line, Paragraph, Part, Parts, Piece
+from labkit.wiki.walking import plain, slug, unheaded, words
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -103,7 +73,7 @@ class Hypertext:
     def part(self, part: Part) -> str:  # noqa: PLR0911, PLR0912 - one line a kind
         """One part."""
         match part:
-            case Heading(level, line):
+            case tree.Heading(level, line):
                 return self.heading(level, line)
             case Paragraph((Image() as image,)) if image.picture:
                 return self.figure(image)
@@ -111,25 +81,25 @@ class Hypertext:
                 return f'<div class="formula">{self.formula(tex, True)}</div>'
             case Paragraph(line):
                 return f"<p>{self.line(line)}</p>" if line else ""
-            case Source(text, language):
+            case tree.Source(text, language):
                 return f"<pre><code>{markup.code(text, language)}</code></pre>" if text else ""
-            case Quote(inner):
+            case tree.Quote(inner):
                 return f"<blockquote>{self.within(inner)}</blockquote>"
-            case Listing():
+            case tree.Listing():
                 return self.listing(part)
-            case Terms(entries):
+            case tree.Terms(entries):
                 return f"<dl>{''.join(self.entry(*entry) for entry in entries)}</dl>"
-            case Grid():
+            case tree.Grid():
                 return self.grid(part)
-            case Rule():
+            case tree.Rule():
                 return "<hr>"
-            case Fold(label, inner):
+            case tree.Fold(label, inner):
                 return f"<details><summary>{_text(label)}</summary>{self.within(inner)}</details>"
-            case Screen():
+            case tree.Screen():
                 return screen(part)
-            case Aside(text):
+            case tree.Aside(text):
                 return f'<p class="meta">{_text(text)}</p>'
-            case Shown():
+            case tree.Shown():
                 return ""  # the page has forms of its own for these
 
     def within(self, parts: Parts) -> str:
@@ -152,17 +122,17 @@ class Hypertext:
         tag = f"h{min(level + 1, 6)}"
         return f"<{tag}{anchor}>{text}</{tag}>" if text else ""
 
-    def listing(self, part: Listing) -> str:
+    def listing(self, part: tree.Listing) -> str:
         """A list; the tasks in it have boxes."""
         tag = "ul" if part.start is None else "ol"
         first = f' start="{part.start}"' if part.start not in (None, 1) else ""
         return f"<{tag}{first}>{''.join(self.item(item) for item in part.items)}</{tag}>"
 
-    def item(self, item: Item) -> str:
+    def item(self, item: tree.Item) -> str:
         """An item of a list."""
         box = "" if item.done is None else ("☑ " if item.done else "☐ ")
         match item.parts:
-            case (Paragraph(line), *rest) if not _is_alone(line) and all(isinstance(part, Listing) for part in rest):  # fmt: skip
+            case (Paragraph(line), *rest) if not _is_alone(line) and all(isinstance(part, tree.Listing) for part in rest):  # fmt: skip
                 return f"<li>{box}{self.line(line)}{self.parts(rest)}</li>"
         return f"<li>{box}{self.within(item.parts)}</li>"
 
@@ -170,11 +140,12 @@ class Hypertext:
         """A term, or what it means."""
         return f"<dt>{self.line(term)}</dt>" if term else f"<dd>{self.boxed(meaning)}</dd>"
 
-    def grid(self, part: Grid) -> str:
+    def grid(self, part: tree.Grid) -> str:
         """A table; a long one is folded."""
         heads = "".join(self.row(row) for row in part.rows[: part.head])
         body = "".join(self.row(row) for row in part.rows[part.head :])
-        caption = f"<caption>{_text(part.caption)}</caption>" if part.caption else ""
+        said = part.caption or ("" if body else part.size)
+        caption = f"<caption>{_text(said)}</caption>" if said else ""
         head = f"<thead>{heads}</thead>" if heads else ""
         table = f'<div class="scroll" tabindex="0"><table class="data">{caption}{head}<tbody>{body}</tbody></table></div>'  # fmt: skip
         if len(part.rows) - part.head <= LONG:
@@ -182,11 +153,11 @@ class Hypertext:
         label = f"{part.caption} ({part.size})" if part.caption else part.size
         return f"<details><summary>{_text(label)}</summary>{table}</details>"
 
-    def row(self, row: Iterable[Cell]) -> str:
+    def row(self, row: Iterable[tree.Cell]) -> str:
         """A row of a table."""
         return f"<tr>{''.join(self.cell(cell) for cell in row)}</tr>"
 
-    def cell(self, cell: Cell) -> str:
+    def cell(self, cell: tree.Cell) -> str:
         """A cell of a table."""
         tag = "th" if cell.head else "td"
         sides = {"right": ' class="n"', "center": ' class="c"'}
@@ -208,21 +179,21 @@ class Hypertext:
     def piece(self, piece: Piece) -> str:  # noqa: PLR0911 - one line a kind
         """One piece."""
         match piece:
-            case Text(text):
+            case tree.Text(text):
                 return _text(text).replace("\n", "<br>")
-            case Break():
+            case tree.Break():
                 return "<br>"
-            case Code(text):
+            case tree.Code(text):
                 return f"<code>{_text(text)}</code>"
-            case Styled(name, line):
+            case tree.Styled(name, line):
                 return f"<{name}>{self.line(line)}</{name}>"
-            case Link(address, line):
+            case tree.Link(address, line):
                 return self.link(address, self.line(line) or _text(address))
             case Image():
                 return self.image(piece)
             case Formula(tex, display):
                 return self.formula(tex, display)
-            case Note(number):
+            case tree.Note(number):
                 return self.note(number)
 
     def link(self, address: str, text: str) -> str:
@@ -244,7 +215,8 @@ class Hypertext:
         """A picture, a file of the site's own; elsewhere its words."""
         if image.picture is None:
             return _text(f"[{image.alt or 'a picture'}]")
-        shown = f'<img src="{self.file(image.picture)}" alt="{_text(image.alt)}">'
+        width = f' width="{image.picture.width}"' if image.picture.width else ""
+        shown = f'<img src="{self.file(image.picture)}" alt="{_text(image.alt)}"{width}>'
         return self.link(image.target, shown) if image.target else shown
 
     def file(self, picture: Picture) -> str:
@@ -275,7 +247,7 @@ class Hypertext:
         return f'<sup{anchor}><a href="#note-{shown}">[{shown}]</a></sup>'
 
 
-def screen(part: Screen) -> str:
+def screen(part: tree.Screen) -> str:
     """A program's lines in their colours."""
     names = [name for name, there in (("ansi", part.coloured), (part.stream, part.stream)) if there]
     attributes = f' class="{" ".join(names)}"' if names else ""

@@ -14,9 +14,10 @@ from labkit.report.hypertext import Hypertext
 from labkit.report.record import StageRecord
 from labkit.result import Figure, Result
 from labkit.wiki import notebook as notebooks
-from labkit.wiki import outputs, tree
+from labkit.wiki import outputs
 from labkit.wiki.outputs import text
 from labkit.wiki.tree import Document, Heading, Part, Parts, Screen, Shown
+from labkit.wiki.walking import plain, slug
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -86,7 +87,7 @@ def of_notebook(notebook: Mapping[str, Any], pages: Mapping[str, str]) -> Showin
     told = [told for _, told in cells if told]
     heads = (p for t in told for p in t.parts if isinstance(p, Heading))
     writer = Hypertext(
-        headings=frozenset(tree.slug(tree.plain(head.line)) for head in heads),
+        headings=frozenset(slug(plain(head.line)) for head in heads),
         pages=pages,
         notes=[note for t in told for note in t.notes],
     )

@@ -35,8 +35,8 @@ from labkit.wiki.tree import (
     Styled,
     Terms,
     Text,
-    plain,
-)  # fmt: skip
+)
+from labkit.wiki.walking import plain
 
 #: Elements within a line, by the style that they are shown in.
 STYLES: dict[str, Emphasis] = {

@@ -33,6 +33,8 @@ _WORDS = {
     r"\bigl": "", r"\bigr": "", r"\textrm": r"\mathrm", r"\textbf": r"\mathbf",
     r"\textit": r"\mathit", r"\bm": r"\mathbf", r"\boldsymbol": r"\mathbf",
 }  # fmt: skip
+#: Operators with limits, after which matplotlib leaves no room.
+_OPERATOR = re.compile(r"(\\(?:sum|prod)(?:\s*[_^]\s*(?:\{[^{}]*\}|\w))+)")
 _ENVIRONMENT = re.compile(
     r"\s*\\begin\{(align|aligned|gather|gathered|equation|split|multline)(\*?)\}(.*)\\end\{\1\2\}\s*",
     re.DOTALL,
@@ -105,6 +107,7 @@ def _known(tex: str, display: bool) -> str:
     bare = re.sub(r"\\(?:label|tag)\*?\{[^}]*\}", "", tex)
     said = re.sub(r"\\(?:[A-Za-z]+|!)", lambda word: _WORDS.get(word[0], word[0]), bare)
     halves = re.sub(r"\\(d?frac)\s*(\w)\s*(\w)", r"\\\1{\2}{\3}", said)
+    halves = _OPERATOR.sub(r"\1\\,", halves)
     large = re.sub(r"\\frac(?![A-Za-z])", r"\\dfrac", halves) if display else halves
     return " ".join(large.split())
 

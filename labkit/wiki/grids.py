@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from labkit.wiki.tree import Cell, Grid, Line, Parts, Text, plain
+from labkit.wiki.tree import Cell, Grid, Line, Parts, Text
+from labkit.wiki.walking import plain
 
 #: More rows than this are shown by their beginning and their end.
 MOST = 1000

@@ -7,7 +7,7 @@ import binascii
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from xml.etree import ElementTree
 
 #: What the first bytes of each format are, and the ending of its files.
@@ -25,10 +25,12 @@ _SVG = "http://www.w3.org/2000/svg"
 
 @dataclass(frozen=True)
 class Picture:
-    """The bytes of a PNG, JPEG or GIF file, and its name's ending."""
+    """The bytes of a PNG, JPEG or GIF file, and its name's ending; ``width`` is how wide it is to be
+    shown, in pixels, where that is not its own."""
 
     ending: str
     data: bytes = field(repr=False)
+    width: int = 0
 
     @property
     def size(self) -> tuple[int, int]:
@@ -93,7 +95,8 @@ def painted(svg: str, *, pixels: int = 0, fonts: bool = True) -> Picture | None:
         data = resvg_py.svg_to_bytes(svg_string=text, width=across, skip_system_fonts=not fonts)
     except ValueError:
         return None
-    return checked(bytes(data))
+    made = checked(bytes(data))
+    return replace(made, width=round(width)) if made else None
 
 
 def _drawing(svg: str) -> ElementTree.Element | None:

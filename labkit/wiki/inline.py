@@ -21,11 +21,9 @@ from labkit.wiki.tree import (
     Piece,
     Styled,
     Text,
-    plain,
-    slug,
-    words,
-)  # fmt: skip
+)
 from labkit.wiki.uploads import Upload, upload
+from labkit.wiki.walking import plain, slug, words
 
 #: Styles that have wiki marks.
 _MARKS = {"em": "''", "strong": "'''"}
@@ -33,6 +31,9 @@ _MARKS = {"em": "''", "strong": "'''"}
 _ELEMENTS = {"em": "i", "strong": "b"}
 #: Pixels an em of a wiki's text has, and how many more a formula's picture is painted with.
 _EM, _SHARP = 14.0 * formulas.SCALE, 3
+
+#: A box whose line is its own lower edge (CSS 2.2, section 10.8.1), from which a depth is measured.
+_ON_THE_LINE = "display:inline-block;overflow:hidden;line-height:0"
 
 
 @dataclass
@@ -130,8 +131,9 @@ class Lines:
         file = self.file(piece.picture, "picture", piece.alt)
         target = (self.target(piece.target) or url(piece.target)) if piece.target else None
         return wikitext.image(
-            file, alt=piece.alt, caption=piece.caption, framed=alone, target=target
-        )
+            file, alt=piece.alt, caption=piece.caption, framed=alone, target=target,
+            width=piece.picture.width,
+        )  # fmt: skip
 
     def formula(self, tex: str, display: bool) -> str:
         """A formula as a picture on the line of the words around it; its source where it cannot be
@@ -144,7 +146,7 @@ class Lines:
         if picture is None:
             return wikitext.code(tex)
         name = self.file(picture, "formula", tex)
-        style = f"display:inline-block;vertical-align:-{drawing.depth * _EM:.1f}px"
+        style = f"{_ON_THE_LINE};vertical-align:-{drawing.depth * _EM:.1f}px"
         alt = wikitext.literal(" ".join(tex.split()))
         return f'<span style="{style}">[[File:{name}|bottom|{width}px|link=|alt={alt}]]</span>'
 

@@ -43,7 +43,7 @@ from labkit.wiki.tree import (
     Styled,
     Terms,
     Text,
-)  # fmt: skip
+)
 
 #: Gives the picture at an image's address; None where it knows none.
 Find = Callable[[str], Picture | None]

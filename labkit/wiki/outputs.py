@@ -27,8 +27,8 @@ from labkit.wiki.tree import (
     Shown,
     Source,
     Terms,
-    unheaded,
-)  # fmt: skip
+)
+from labkit.wiki.walking import unheaded
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 #: What a picture's text says when nobody described it: a program's name for the object.

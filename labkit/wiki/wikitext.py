@@ -116,7 +116,7 @@ def source(text: str, language: str, *, highlight: bool = True) -> str:
 def folded(label: str, body: str) -> str:
     """A block under a label (plain text) that opens on demand; open where scripts do not run."""
     return (
-        f'<div class="mw-collapsible mw-collapsed" style="{_FOLD}"><small>{literal(label)}</small>\n'
+        f'<div class="mw-collapsible mw-collapsed" style="{_FOLD}"><small>{literal(label)}</small>&#160;\n'
         f'<div class="mw-collapsible-content">\n{body}\n</div>\n</div>'
     )
 
@@ -196,7 +196,8 @@ def checks(values: Sequence[Check]) -> str:
 def commands(values: Sequence[Command]) -> str:
     """The commands of an action, folded: each with its exit status and duration."""
     lines = [f"{item.command}  # {item.status}, {item.seconds:.2f} s" for item in values]
-    return folded(f"{len(values)} commands", pre("\n".join(lines)))
+    count = f"{len(values)} command{'' if len(values) == 1 else 's'}"
+    return folded(count, pre("\n".join(lines)))
 
 
 def result(value: Result[Any]) -> str:
@@ -216,14 +217,19 @@ def figure(value: Figure, file: str) -> str:
 
 
 def image(
-    file: str, *, alt: str, caption: str = "", framed: bool = True, target: str | None = None
-) -> str:
-    """An uploaded picture at most :data:`WIDTH` wide; a click opens it whole, or ``target``.
+    file: str, *, alt: str, caption: str = "", framed: bool = True, target: str | None = None,
+    width: int = 0,
+) -> str:  # fmt: skip
+    """An uploaded picture at most :data:`WIDTH` (or ``width``) wide; a click opens it whole, or ``target``.
 
     One that is ``framed`` stands by itself with its caption below; another one within a line. The
     caption stands in italics, so that no caption is ever read as an option (``left``, ``thumb``).
     """
-    parts = [f"File:{file}", *(("thumb", "none") if framed else ("frameless",)), f"{WIDTH}px"]
+    parts = [
+        f"File:{file}",
+        *(("thumb", "none") if framed else ("frameless",)),
+        f"{min(width or WIDTH, WIDTH)}px",
+    ]
     parts += [f"link={target}"] if target is not None else []
     parts += [f"alt={literal(_one_line(alt))}"]
     text = literal(_one_line(caption))

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from labkit.result import Figure
-from labkit.wiki import formulas, gridtext, images, tree, wikitext
+from labkit.wiki import formulas, gridtext, images, wikitext
 from labkit.wiki.inline import Lines
 from labkit.wiki.places import Place
 from labkit.wiki.tree import (
@@ -34,11 +34,9 @@ from labkit.wiki.tree import (
     Source,
     Terms,
     Text,
-    links,
-    plain,
-    slug,
-)  # fmt: skip
+)
 from labkit.wiki.uploads import Upload
+from labkit.wiki.walking import links, plain, slug, unheaded
 
 #: The attributes of what a program wrote, by where to.
 _BARS = {
@@ -46,6 +44,9 @@ _BARS = {
     "stderr": ' title="standard error" style="border-left:3px solid #7a5300"',
     "error": ' title="error" style="border-left:3px solid #b3261e"',
 }
+
+#: The list of footnotes stands apart from what is above it.
+_NOTES = "border-top:1px solid #a2a9b1;margin-top:1.5em;font-size:90%"
 
 
 @dataclass(frozen=True)
@@ -140,18 +141,20 @@ class Writer:
 
     def boxed(self, parts: Parts) -> str:
         """Parts within an element of HTML's, where the wiki itself makes no paragraphs."""
-        if len(parts) == 1:
-            return self.within(parts)
+        return self.within(parts) if len(parts) == 1 else self.spaced(parts)
+
+    def spaced(self, parts: Iterable[Part]) -> str:
+        """Parts with their paragraphs as elements."""
         return "\n\n".join(
             f"<p>{self.lines.line(part.line)}</p>"
             if isinstance(part, Paragraph) and not _is_alone(part.line)
             else self.part(part)
-            for part in tree.unheaded(parts)
+            for part in unheaded(parts)
         )
 
     def within(self, parts: Parts) -> str:
         """Parts within another one: a section of the page cannot begin there."""
-        return self.parts(tree.unheaded(parts))
+        return self.parts(unheaded(parts))
 
     def listing(self, part: Listing) -> str:
         """A list in the wiki's own form, in HTML's where that cannot hold it."""
@@ -205,17 +208,24 @@ class Writer:
     def noted(self, number: int) -> str:
         """A footnote's text; a mark in it leads nowhere."""
         self.lines.in_note = True
-        parts = self.document.notes[number]
-        text = self.boxed(parts)
+        match self.document.notes[number]:
+            case (Paragraph(line), *rest) if not _is_alone(line):
+                more = f"\n\n{self.spaced(rest)}\n" if rest else ""
+                text = self.lines.line(line) + more
+            case parts:
+                text = f"\n{self.spaced(parts)}\n"
         self.lines.in_note = False
-        return text if len(parts) == 1 and isinstance(parts[0], Paragraph) else f"\n{text}\n"
+        return text
 
     def notes(self) -> str:
         """The footnotes whose marks were met, as a list; '' without any."""
         if not self.lines.met:
             return ""
-        if self.place.features.notes:
-            return "<references />"
+        shown = "<references />" if self.place.features.notes else self.listed()
+        return f'<div style="{_NOTES}">\n{shown}\n</div>'
+
+    def listed(self) -> str:
+        """The same list where the wiki itself makes none."""
         names = [f"{self.place.name}-{number + 1}" for number in self.lines.met]
         items = [f'<li id="{name}">{self.noted(number)} [[#{name}-mark|↑]]</li>' for name, number in zip(names, self.lines.met, strict=True)]  # fmt: skip
         return "\n".join(["<ol>", *items, "</ol>"])
