@@ -207,7 +207,7 @@ def test_everybody_at_once(wiki_lab: Lab, tmp_path: Path) -> None:
         ThreadPoolExecutor(5) as pool,
     ):
         one.publish(stage(0), WEB)
-        asked = [f"REX> {who} asks {n}" for who in "ab" for n in range(5)]
+        asked = [f"REX> {who} asks {n}" for who in "ab" for n in range(4)]
 
         def teach(page: Writers, who: str) -> None:
             for line in asked:
@@ -216,7 +216,7 @@ def test_everybody_at_once(wiki_lab: Lab, tmp_path: Path) -> None:
                     persistently(lambda line=line, place=place: page.after(place, f"\n{line}\n"))  # type: ignore[misc]
 
         def publish(page: Writers, start: int) -> None:
-            for number in range(start, start + 5):
+            for number in range(start, start + 4):
                 page.publish(stage(number, number % 10), WEB)
 
         def reply() -> None:

@@ -45,7 +45,7 @@ class Ledger:
         self._written: dict[tuple[str, str], Block] = {}
         self._brought: dict[str, str] = {}
         self._losses: list[Loss] = []
-        self._before: str | None = ""
+        self._before: tuple[str, Document | None] | None = None
         self._lines = Counter[str]()
 
     @property
@@ -65,12 +65,12 @@ class Ledger:
         lines = weave.present(document) if document else bare(revision.text)
         self._come_back(lines - self._lines)
         if revision.user == self.bot and self._before is not None:
-            gone = self._people(self._before) - lines
+            gone = self._people(*self._before) - lines
             self._losses += [self._loss(revision, line, times) for line, times in gone.items()]
         for line in lines:
             self._brought.setdefault(line, revision.user)
         self._learn(document)
-        self._before, self._lines = revision.text, lines
+        self._before, self._lines = (revision.text, document), lines
 
     def _come_back(self, more: Counter[str]) -> None:
         """Takes lines that the page has again out of the losses."""
@@ -94,9 +94,8 @@ class Ledger:
             if not found.touched:
                 self._written[found.block.name, found.digest] = found.block
 
-    def _people(self, text: str) -> Counter[str]:
+    def _people(self, text: str, document: Document | None) -> Counter[str]:
         """The lines of people's of a revision's text."""
-        document = _parsed(text)
         if document is None:
             return self._theirs(bare(text).elements())
         known = self._known(document)
@@ -111,7 +110,7 @@ class Ledger:
             found = document.find(name)
             if written is None and found is not None:
                 theirs = self._theirs(found.block.lines)
-                rest = [line for line in found.block.lines if not theirs[line.rstrip()]]
+                rest = [line for line in found.block.lines if not theirs[merge.key(line)]]
                 return Block(name=name, heading="", body="\n".join(rest))
             return written
 

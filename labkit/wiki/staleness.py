@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from labkit.errors import WikiError
-from labkit.wiki import api, fences, threads, visible, weave
+from labkit.wiki import api, fences, merge, threads, visible, weave
 from labkit.wiki.api import Revision
 from labkit.wiki.fences import Fenced
 from labkit.wiki.threads import Thread
@@ -57,7 +57,9 @@ def face(text: str, name: str, people: Collection[str]) -> tuple[str, ...]:
     }
     block = next((item.block for item in blocks(text) if item.block.name == name), None)
     lines = [line.rstrip() for line in block.lines] if block else []
-    return visible.seen(line for line in lines if line not in people and line not in said)
+    return visible.seen(
+        line for line in lines if merge.key(line) not in people and line not in said
+    )
 
 
 def blocks(text: str) -> tuple[Fenced, ...]:

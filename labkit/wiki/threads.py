@@ -87,12 +87,14 @@ def marked(text: str) -> tuple[Line, ...]:
 
 def lines(text: str) -> Iterator[Line]:
     """The page's lines with their places."""
-    spans = _spans(text)
+    spans = list(reversed(_spans(text)))
     block = section = ""
     start = 0
     for number, raw in enumerate(text.split("\n"), 1):
         at = start + max(raw.find("REX>"), 0)
-        inside = next((name for begin, end, name in spans if begin <= at < end), "")
+        while spans and spans[-1][1] <= at:
+            spans.pop()
+        inside = spans[-1][2] if spans and spans[-1][0] <= at else ""
         line = _COMMENT.sub("", raw) if "<!--" in raw else raw
         heading = _HEADING.fullmatch(line.rstrip()) if line.startswith("=") else None
         if heading:

@@ -7,8 +7,9 @@ was gone for a while (a revert, lines put back) still comes from whoever wrote i
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -18,6 +19,7 @@ from labkit.errors import WikiError
 from labkit.result import Record
 from labkit.wiki import fences, threads, visible
 from labkit.wiki.api import Revision
+from labkit.wiki.fences import Fenced
 from labkit.wiki.threads import Line
 
 
@@ -54,10 +56,13 @@ def advance(trail: Trail, revision: Revision) -> Trail:
     copies: dict[str, list[Line]] = {}
     for line in threads.marked(revision.text):
         copies.setdefault(line.text, []).append(line)
+    blocks = functools.cache(_blocks)
     here, gone = {}, dict(trail.gone)
     for text, found in copies.items():
         before, away = list(trail.here.get(text, ())), list(gone.pop(text, ()))
-        here[text] = tuple(_matched(found, before, away, lambda line: _origin(line, revision)))
+        here[text] = tuple(
+            _matched(found, before, away, lambda line: _origin(line, revision, blocks))
+        )
         gone |= {text: (*before, *away)} if before or away else {}
     for text, origins in trail.here.items():
         if text not in copies:
@@ -94,10 +99,10 @@ def _taken(known: list[Origin], section: str | None) -> Origin | None:
     return None
 
 
-def _origin(line: Line, revision: Revision) -> Origin:
-    found = None
-    with suppress(WikiError):  # a page whose fences are damaged has no blocks
-        found = fences.parse(revision.text, "").find(line.block)
+def _origin(
+    line: Line, revision: Revision, blocks: Callable[[str], Mapping[str, Fenced]]
+) -> Origin:
+    found = blocks(revision.text).get(line.block)
     return Origin(
         revision=revision.number,
         user=revision.user,
@@ -106,3 +111,10 @@ def _origin(line: Line, revision: Revision) -> Origin:
         digest=found.digest if found else "",
         run=visible.run_of(found.block.lines) if found else "",
     )
+
+
+def _blocks(text: str) -> dict[str, Fenced]:
+    """The blocks of a page; none where its fences are damaged."""
+    with suppress(WikiError):
+        return {item.block.name: item for item in fences.parse(text, "").blocks}
+    return {}
