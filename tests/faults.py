@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -12,12 +12,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 #: of it; something between answers in the wiki's place.
 KINDS = ("no request", "no reply", "half a reply", "503", "garbage", "HTML")
 
+NONE: Mapping[str, str] = {}
+
 
 class Proxy(ThreadingHTTPServer):
     """Passes requests on to the wiki at ``port``, and fails at the ``place``-th from now on.
 
-    ``kind`` is one of :data:`KINDS`, "never" (no answer, no end), or "hold": the wiki acts, and the
-    reply waits until ``released``. ``lasting``: so it goes with all that follow.
+    ``kind`` is one of :data:`KINDS`, "never" (no answer, no end), "given" (the answer that it was
+    given), or "hold": the wiki acts, and the reply waits until ``released``. ``lasting``: so it goes
+    with all that follow.
     """
 
     daemon_threads = True
@@ -27,6 +30,7 @@ class Proxy(ThreadingHTTPServer):
         self.wiki = port
         self.lock = threading.Lock()
         self.held, self.released = threading.Event(), threading.Event()
+        self.given: tuple[int, bytes, dict[str, str]] = (200, b"{}", {})
         self.arm(0, "")
 
     @property
@@ -71,6 +75,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif kind == "no request":
             self.close_connection = True
+        elif kind == "given":
+            status, content, headers = self.server.given
+            self._answer(status, content, "application/json", headers)
         elif kind == "503":
             self._answer(503, b"Service Unavailable", "text/plain")
         elif kind == "garbage":
@@ -109,8 +116,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content[: len(content) // 2] if kind == "half a reply" else content)
         self.close_connection = kind == "half a reply"
 
-    def _answer(self, status: int, content: bytes, kind: str) -> None:
+    def _answer(
+        self, status: int, content: bytes, kind: str, headers: Mapping[str, str] = NONE
+    ) -> None:
         self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()

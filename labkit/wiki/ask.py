@@ -125,7 +125,7 @@ def fetch(lab: Lab, url: str, *, data: str | None = None, cookie: str = "") -> R
 
 def distrust(said: str) -> str:
     """Why an https wiki is not talked to, from OpenSSL's words."""
-    inner = re.sub(r"^.*?(?:certificate verify failed: |\] )|\s*\(_ssl\.c:\d+\)", "", said)
+    inner = re.sub(r"\[SSL[^\]]*\] |certificate verify failed: |\s*\(_ssl\.c:\d+\)", "", said)
     return f"its certificate cannot be verified: {inner or said}"
 
 

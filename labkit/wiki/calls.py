@@ -27,7 +27,12 @@ def query(site: mwclient.Site, titles: list[str]) -> Mapping[str, Any]:
 
 
 def write(
-    site: mwclient.Site, what: str, action: str, words: Mapping[str, Any], *, file: bytes = b""
+    site: mwclient.Site,
+    what: str,
+    action: str,
+    words: Mapping[str, Any],
+    *,
+    file: bytes | None = None,
 ) -> Mapping[str, Any]:
     """A request that changes something, as the session's account; a session that has ended is renewed
     once."""
@@ -39,7 +44,7 @@ def write(
                     **words, "action": action, "format": "json", "formatversion": 2,
                     "assertuser": site.username, "token": site.get_token("csrf"),
                 }  # fmt: skip
-                sent = {"file": ("picture", file)} if file else None
+                sent = {"file": ("picture", file)} if file is not None else None
                 answer = json.loads(site.raw_call("api", given, files=sent))
                 site.handle_api_result(answer)
                 return dict(answer)

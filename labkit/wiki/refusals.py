@@ -76,7 +76,9 @@ def refusal(what: str, code: str, info: str) -> WikiError:
         )
     if code in ENDED:
         return SessionEndedError(what, f"the session has ended ({code})", "publish again")
-    reason, remedy = _MEANING.get(code, ("the wiki refuses", ""))
+    reason, remedy = _MEANING.get(
+        code, ("the wiki refuses", "ask the wiki's owner what that means")
+    )
     return WikiError(what, f"{reason} ({code}: {info})"[:600], remedy)
 
 
