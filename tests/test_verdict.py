@@ -9,6 +9,7 @@ import pytest
 from labkit import Lab, run
 from labkit.report import notebook as notebooks
 from labkit.report import record as records
+from labkit.report import saved
 from labkit.report.record import StageRecord
 from labkit.report.verdict import Verdict, verdict
 from tests import stage_notebooks
@@ -51,7 +52,7 @@ def papermill(root: Path, case: str) -> tuple[int, Verdict]:
         env=notebooks.environment(file, case, folder / "work"),
     )
     record = records.read(records.pending(lab, STAGE, case))
-    return done.status, verdict(done.status, notebooks.read(folder / "out.ipynb"), record, case)
+    return done.status, verdict(done.status, saved.read(folder / "out.ipynb"), record, case)
 
 
 @pytest.mark.parametrize(
