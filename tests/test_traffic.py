@@ -47,7 +47,7 @@ def test_client_balancer_and_replicas_count_the_same(farm: Lab) -> None:
     }
     table = result.table("requests-red")
     assert [column.heading for column in table.columns] == [
-        "site", "replica", "status", "start (s)", "seconds (s)", "error",
+        "site", "replica", "status", "start (s)", "took (s)", "error",
     ]  # fmt: skip
     assert len(table.rows) == 120
     assert [part.observed for part in result.value.shares] == [60, 60]

@@ -200,8 +200,8 @@ def _table(visits: Visits) -> Table:
             "title": page.title,
             "heading": page.heading,
             "replica": page.replica,
-            "seconds": page.seconds,
+            "took": page.seconds,
         }
         for page in visits.pages
     ]
-    return Table.of("pages", "Pages as the browser shows them", rows, units={"seconds": "s"})
+    return Table.of("pages", "Pages as the browser shows them", rows, units={"took": "s"})

@@ -125,11 +125,11 @@ def timeline(lab: Lab, value: Failover, sent: Sequence[Sent]) -> Table:
 def failures(value: Failover, sent: Sequence[Sent]) -> Table:
     """One row a request that failed, in the order of their ends."""
     rows: list[dict[str, Cell]] = [
-        {"start": i.start, "seconds": i.seconds, "status": i.status, "error": i.error}
+        {"start": i.start, "took": i.seconds, "status": i.status, "error": i.error}
         for i in sent
         if i.failed
     ]
-    columns, units = ("start", "seconds", "status", "error"), {"start": "s", "seconds": "s"}
+    columns, units = ("start", "took", "status", "error"), {"start": "s", "took": "s"}
     name = f"failed-{value.kind}-{value.replica}"
     return Table.of(name, "Requests that failed", rows, columns=columns, units=units)
 
@@ -144,11 +144,11 @@ def summary(value: Failover) -> str:
     if not value.others:
         return (
             f"{value.site} has no other replica than {value.replica}, so nobody could take over: "
-            f"it was {how} under {value.requests} requests, and {value.failed} failed in an outage "
+            f"it was {how} under {value.requests:,} requests, and {value.failed:,} failed in an outage "
             f"of {value.seconds_down:.2f} s; {times}"
         )
     return (
-        f"{value.replica} was {how} under {value.requests} requests: {value.failed} failed, "
+        f"{value.replica} was {how} under {value.requests:,} requests: {value.failed:,} failed, "
         f"{value.again} were sent again; {times}"
     )
 

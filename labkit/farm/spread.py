@@ -47,7 +47,7 @@ def surveyed(value: Survey) -> str:
         *([f"nothing to divide, with one replica: {', '.join(alone)}"] if alone else []),
     ]
     requests = sum(one.requests for one in found)
-    return f"{requests} requests to {counted(len(found), 'site')}: {'; '.join(parts)}."
+    return f"{requests:,} requests to {counted(len(found), 'site')}: {'; '.join(parts)}."
 
 
 def compared(value: Comparison) -> str:
@@ -86,12 +86,12 @@ def requests_table(label: str, sent: Sequence[Sent]) -> Table:
             "replica": item.replica,
             "status": item.status,
             "start": item.start,
-            "seconds": item.seconds,
+            "took": item.seconds,
             "error": item.error,
         }
         for item in sent
     )
-    units = {"start": "s", "seconds": "s"}
+    units = {"start": "s", "took": "s"}
     return Table.of(f"requests-{label}", f"Requests to {label}", rows, units=units)
 
 
@@ -99,7 +99,7 @@ def cases_table(value: Comparison) -> Table:
     """One row a case and replica."""
     rows: list[dict[str, Cell]] = [
         {
-            "lbmethod": case.lbmethod,
+            "method": case.lbmethod,
             "weights": ":".join(str(weight) for weight in case.weights),
             "replica": part.replica,
             "observed": part.observed,

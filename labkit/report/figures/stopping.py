@@ -109,7 +109,7 @@ def _served(axes: Axes, rows: Rows, names: Sequence[str], *, alone: bool) -> Non
         failed = [float(row["failed"] or 0) for row in rows]
         axes.bar(
             times, failed, width=BIN * 0.9, bottom=below, facecolor="white",
-            edgecolor=style.ORANGE, hatch="////", linewidth=0.8, label=f"failed: {sum(failed):.0f}",
+            edgecolor=style.ORANGE, hatch="////", linewidth=0.8, label=f"failed: {sum(failed):,.0f}",
         )  # fmt: skip
         below = [low + count for low, count in zip(below, failed, strict=True)]
     _marked(axes, rows, times, below, "again", marker="^", color=style.AMBER, label="sent again")
@@ -138,7 +138,7 @@ def _marked(
         if row[column]
     ]
     raised = [top * 1.08 for _, top, _ in points]
-    label = f"{look.pop('label')}: {sum(count for _, _, count in points)}"
+    label = f"{look.pop('label')}: {sum(count for _, _, count in points):,}"
     axes.scatter(
         [time for time, _, _ in points], raised, s=70, zorder=5, edgecolors="black", label=label,
         **look,
