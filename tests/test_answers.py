@@ -281,3 +281,22 @@ def test_a_student_logs_in_without_a_word(
     monkeypatch.delenv("LABKIT_WIKI_STUDENT_PASSWORD")
     with pytest.raises(WikiError, match="has no LABKIT_WIKI_STUDENT_PASSWORD"):
         session.open(existing, student=True)
+
+
+@pytest.mark.root
+def test_a_line_that_the_wikis_merge_dropped_is_put_back(page: Writers) -> None:
+    """What was saved is read again: it has every line of before, or gets it."""
+    page.after("All: 250 MB.", "A word of mine.")
+    original, calls = api.edit, []
+
+    def dropping(site, title, text, **other):  # type: ignore[no-untyped-def]
+        calls.append(site)
+        text = text.replace("A word of mine.\n", "") if len(calls) == 1 else text
+        return original(site, title, text, **other)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answers.api, "edit", dropping)
+        done = give(page, "171 MB.")
+    assert done.attempts == 3
+    assert page.lines[page.lines.index("A word of mine.") - 1] == "All: 250 MB."
+    assert page.remarks().remarks[0].thread.answer == "171 MB."
