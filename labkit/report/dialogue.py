@@ -91,7 +91,9 @@ def last(lab: Lab) -> Listing | None:
 
 def _unknown(found: Remarks, latest: Sequence[StageRecord]) -> tuple[Check, ...]:
     """The check that each remark that a result addresses is on the page; none when no result does."""
-    named = {identity for record in latest for entry in record.entries for identity in entry.addresses}
+    named = {
+        identity for record in latest for entry in record.entries for identity in entry.addresses
+    }
     missing = sorted(named - {remark.id for remark in found.remarks})
     if not named:
         return ()
