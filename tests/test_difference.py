@@ -97,11 +97,11 @@ def test_packages_that_are_not_the_same() -> None:
 def test_the_way_down_goes_by_its_largest_causes() -> None:
     """Downloads first, then packages and kinds by name where they weigh enough, the rest in one."""
     assert waterfall.steps((BEFORE, AFTER), left=1000) == (
-        Step(name="large, as its tool leaves it", whole=True, size=1955, after=1955),
+        Step(name="large, as built", whole=True, size=1955, after=1955),
         Step(name="downloads and indices", whole=False, size=-1000, after=955),
         Step(name="large", whole=True, size=955, after=955),
-        Step(name="1 package more", whole=False, size=20, after=975),
-        Step(name="init", whole=False, size=-750, after=225),
+        Step(name="1 package", whole=False, size=20, after=975),
+        Step(name="package init", whole=False, size=-750, after=225),
         Step(name="documentation left out", whole=False, size=-60, after=165),
         Step(name="all else", whole=False, size=10, after=175),
         Step(name="small", whole=True, size=175, after=175),
@@ -123,7 +123,7 @@ def test_small_packages_are_summed_up() -> None:
     )
     two = _contents("b", ("/z", 1, "", "other data"))
     names = [step.name for step in waterfall.steps((one, two)) if not step.whole]
-    assert names == ["x", "1 package fewer besides", "all else"]
+    assert names == ["package x", "1 other package", "all else"]
 
 
 # -- on real root file systems ---------------------------------------------------------------------

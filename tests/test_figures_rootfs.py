@@ -11,18 +11,50 @@ import pytest
 
 from labkit import Lab, Result, Table
 from labkit.errors import ConfigError
-from labkit.report.figures import image_relations, package_sizes, relations, variant_sizes
+from labkit.report.figures import (
+    image_relations,
+    package_map,
+    relations,
+    use_map,
+    variant_sizes,
+    waterfall,
+)
+from labkit.report.figures.squares import Box, divided
+from labkit.report.figures.treemap import NONE, Label, heading_of, label_of
 from labkit.result import Cell, Figure, picture
 
-PACKAGES: list[Mapping[str, Cell]] = [
-    {"name": f"package-{n}", "installed": (30 - n) * 1_000_000} for n in range(30)
-]
 VARIANTS: list[Mapping[str, Cell]] = [
     {"variant": "debootstrap", "tool": "debootstrap", "packages": 156, "size": 197_000_000,
-     "as the tool left it": 297_000_000},
+     "on disk": 216_000_000, "gzip": 79_000_000, "zstd": 66_000_000},
     {"variant": "docker", "tool": "debuerreotype", "packages": 88, "size": 120_000_000,
-     "as the tool left it": 120_000_000},
+     "on disk": 133_000_000, "gzip": 51_000_000, "zstd": 40_000_000},
+    {"variant": "docker-slim", "tool": "debuerreotype", "packages": 88, "size": 77_000_000,
+     "on disk": 85_000_000, "gzip": 30_000_000, "zstd": 24_000_000},
 ]  # fmt: skip
+KINDS: list[Mapping[str, Cell]] = [
+    {"kind": f"kind {n}", "debootstrap": (20 - n) * 900_000, "docker": (20 - n) * 500_000,
+     "docker-slim": (20 - n) * 300_000}
+    for n in range(20)
+]  # fmt: skip
+STEPS: list[Mapping[str, Cell]] = [
+    {"step": name, "a root file system": whole, "more or less": more, "size": size}
+    for name, whole, more, size in (
+        ("debootstrap", True, 0, 197_000_000),
+        ("package udev", False, -24_000_000, 173_000_000),
+        ("all else", False, 1_000_000, 174_000_000),
+        ("minbase", True, 0, 174_000_000),
+    )
+]
+PARTS: list[Mapping[str, Cell]] = [
+    {"kind": f"kind {kind}", "package": f"package-{kind}-{n}", "size": 900_000 * (12 - n) // (kind + 1)}
+    for kind in range(10)
+    for n in range(12)
+]  # fmt: skip
+USES: list[Mapping[str, Cell]] = [
+    {"package": f"package-{n}", "use": use, "size": (30 - n) * 400_000}
+    for n in range(30)
+    for use in ("neither", "idle", "opened")[n % 3 : n % 3 + 1]
+]
 POINTERS: list[Mapping[str, Cell]] = [
     {"from": source, "to": target, "as": role, "bytes": 1}
     for source, target, role in (
@@ -66,9 +98,11 @@ def _written(lab: Lab, figure: Figure) -> tuple[bytes, bytes]:
 
 
 DRAWINGS = [
-    (package_sizes, _result(packages=PACKAGES)),
-    (package_sizes, _result(packages=PACKAGES, unneeded=PACKAGES[2:5])),
-    (variant_sizes, _result(variants=VARIANTS)),
+    (package_map, _result(parts=PARTS)),
+    (use_map, _result(unneeded=USES)),
+    (variant_sizes, _result(variants=VARIANTS, kinds=KINDS)),
+    (waterfall, _result(variants=VARIANTS, waterfall=STEPS)),
+    (waterfall, _result(variants=VARIANTS[:1], waterfall=STEPS[:1])),
     (image_relations, _result(pointers=POINTERS)),
 ]
 
@@ -83,20 +117,95 @@ def test_the_same_result_gives_the_same_bytes(
     assert first == _written(lab, draw(lab, result))
 
 
-def test_the_largest_packages_are_told_in_words(lab: Lab) -> None:
-    """The alt text has the bars' numbers and says which packages are not needed; the rest is left out."""
-    figure = package_sizes(lab, _result(packages=PACKAGES, unneeded=PACKAGES[2:5]), most=4)
-    assert (
-        "package-0 30.0 MB, package-1 29.0 MB, package-2 28.0 MB, package-3 27.0 MB" in figure.alt
-    )
-    assert "Not needed to serve pages: package-2, package-3." in figure.alt
-    assert "package-4" not in figure.alt
-
-
 def test_the_variants_are_told_in_words(lab: Lab) -> None:
-    """Size and number of packages of each."""
-    figure = variant_sizes(lab, _result(variants=VARIANTS))
-    assert "debootstrap 197.0 MB in 156 packages; docker 120.0 MB in 88 packages" in figure.alt
+    """Sizes, as files and as a layer, and the number of packages of each."""
+    figure = variant_sizes(lab, _result(variants=VARIANTS, kinds=KINDS))
+    assert (
+        "docker 120.0 MB in 88 packages, 133.0 MB on disk, as a layer 51.0 MB (gzip) or 40.0 MB (zstd)"
+        in figure.alt
+    )
+
+
+def test_the_way_down_is_told_in_words(lab: Lab) -> None:
+    """Each root file system by its size, each step by what it takes or adds."""
+    figure = waterfall(lab, _result(variants=VARIANTS, waterfall=STEPS))
+    assert (
+        "debootstrap 197.0 MB; package udev 24.0 MB less; all else 1.0 MB more; minbase 174.0 MB"
+        in figure.alt
+    )
+
+
+def test_the_maps_are_told_in_words(lab: Lab) -> None:
+    """The groups, the heaviest first, and the heaviest packages of each."""
+    figure = use_map(lab, _result(unneeded=USES))
+    assert "neither 66.0 MB (package-0 12.0 MB, package-3 10.8 MB, package-6 9.6 MB)" in figure.alt
+    assert figure.alt.index("neither") < figure.alt.index("idle") < figure.alt.index("opened")
+    parts = package_map(lab, _result(parts=PARTS))
+    assert "kind 0 70.2 MB (package-0-0 10.8 MB" in parts.alt
+
+
+def test_a_figures_file_has_a_plain_name(lab: Lab) -> None:
+    """Whatever the root file system is called."""
+    result = _result(parts=PARTS).model_copy(update={"subject": "image:web"})
+    assert package_map(lab, result).png == "figures/map-image-web.png"
+
+
+# -- the layout of treemaps ------------------------------------------------------------------------
+
+BOX = Box(10, 20, 400, 300)
+
+
+@pytest.mark.parametrize(
+    "sizes", [[1.0], [6.0, 6.0, 4.0, 3.0, 2.0, 2.0, 1.0], [1000.0, 1.0, 1.0], [1.0] * 50]
+)
+@pytest.mark.parametrize("box", [BOX, Box(0, 0, 30, 900)])
+def test_the_parts_fill_the_box(sizes: list[float], box: Box) -> None:
+    """Each has its share of the area, none lies on another, and none outside."""
+    parts = divided(sizes, box)
+    scale = box.width * box.height / sum(sizes)
+    for size, part in zip(sizes, parts, strict=True):
+        assert part.width * part.height == pytest.approx(size * scale)
+        assert part.x >= box.x - 1e-6
+        assert part.y >= box.y - 1e-6
+        assert part.x + part.width <= box.x + box.width + 1e-6
+        assert part.y + part.height <= box.y + box.height + 1e-6
+    for one, other in combinations(parts, 2):
+        across = min(one.x + one.width, other.x + other.width) - max(one.x, other.x)
+        along = min(one.y + one.height, other.y + other.height) - max(one.y, other.y)
+        assert min(across, along) < 1e-6
+
+
+def test_the_parts_are_nearly_square() -> None:
+    """The example of the paper that describes the layout: 6 by 4, and no part longer than 3 to 1."""
+    parts = divided([6.0, 6.0, 4.0, 3.0, 2.0, 2.0, 1.0], Box(0, 0, 6, 4))
+    assert [(part.width, part.height) for part in parts[:2]] == [(3.0, 2.0), (3.0, 2.0)]
+    assert all(max(p.width / p.height, p.height / p.width) <= 3.0 for p in parts)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "height", "label"),
+    [
+        ("udev", 200, 100, Label("udev\n1.0 MB", 10.0)),
+        ("libsystemd-shared", 66, 90, Label("libsystemd-\nshared\n1.0 MB", 9.393939393939394)),
+        ("libelf1", 33, 60, Label("libelf1\n1.0 MB", 10.0, True)),
+        ("libunistring2", 30, 12, NONE),
+        ("gpgv", 30, 14, Label("gpgv", 10.0)),
+    ],
+)
+def test_the_label_of_a_tile(name: str, width: float, height: float, label: Label) -> None:
+    """With its size where that is legible; broken or upright where it must be; none where none fits."""
+    found = label_of(name, "1.0 MB", width, height)
+    assert (found.text, found.upright) == (label.text, label.upright)
+    assert found.letters == pytest.approx(label.letters)
+
+
+@pytest.mark.parametrize(
+    ("width", "text"), [(200, "documentation  9.3 MB"), (84, "documentation"), (40, "")]
+)
+def test_the_heading_of_a_group(width: float, text: str) -> None:
+    """With its size where there is room for it."""
+    assert heading_of("documentation", "9.3 MB", Box(0, 0, width, 100)).text == text
+    assert heading_of("documentation", "9.3 MB", Box(0, 0, width, 30)) == NONE
 
 
 def test_no_box_lies_on_another() -> None:
@@ -109,9 +218,9 @@ def test_no_box_lies_on_another() -> None:
     assert len({x for name, (x, _) in places.items() if name.startswith("bundle")}) == 1
 
 
-@pytest.mark.parametrize("draw", [package_sizes, variant_sizes, image_relations])
+@pytest.mark.parametrize("draw", [package_map, use_map, variant_sizes, waterfall, image_relations])
 def test_a_result_of_another_action_is_refused(lab: Lab, draw: relations.Drawing) -> None:
     """The error names the table that is missing and those that there are."""
     with pytest.raises(ConfigError) as caught:
-        draw(lab, _result(other=PACKAGES))
+        draw(lab, _result(other=PARTS))
     assert "['other']" in caught.value.reason

@@ -79,6 +79,7 @@ def explain(lab: Lab, name: str = "debootstrap") -> Outcome[Explained]:
             account.section_table(contents),
             account.priority_table(contents),
             account.package_table(contents, place.asked),
+            account.part_table(contents),
         ),
     )
 

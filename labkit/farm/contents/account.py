@@ -141,6 +141,27 @@ def package_table(contents: Contents, given: Asked) -> Table:
     )
 
 
+def part_table(contents: Contents) -> Table:
+    """One row a kind of file and a package; of each kind the packages with too little are one row."""
+    limit = contents.weight.size * PART
+    sums = contents.by(lambda f: (contents.kinds[f.path], contents.owners[f.path].package))
+    names = {
+        key: (key[1] or "(no package)") if sums[key].size >= limit else "(others)" for key in sums
+    }
+    merged = contents.by(lambda f: _named(f, contents, names))
+    rows = [_row({"kind": kind, "package": name}, w) for (kind, name), w in merged.items()]
+    return _table("parts", f"{contents.name}: whose files of each kind are", rows)
+
+
+#: The share of a root file system from which on a package's files of one kind have a row.
+PART = 1 / 2000
+
+
+def _named(file: File, contents: Contents, names: Mapping[tuple[str, str], str]) -> tuple[str, str]:
+    kind = contents.kinds[file.path]
+    return kind, names[kind, contents.owners[file.path].package]
+
+
 NOTHING = Weight(files=0, size=0, disk=0)
 
 

@@ -35,7 +35,7 @@ def steps(chain: Sequence[Contents], *, left: int = 0) -> tuple[Step, ...]:
     first = chain[0].weight.size
     found: list[Step] = []
     if left:
-        name = f"{chain[0].name}, as its tool leaves it"
+        name = f"{chain[0].name}, as built"
         found += [
             Step(name=name, whole=True, size=first + left, after=first + left),
             Step(name=DOWNLOADS, whole=False, size=-left, after=first),
@@ -72,8 +72,8 @@ def _whole(contents: Contents) -> Step:
 
 def _parts(found: Sequence[Change], scale: int) -> Iterator[tuple[str, int]]:
     """(name, bytes) of the steps between two: packages added, packages removed, kinds, the rest."""
-    yield from _packages([c for c in found if c.cause == "package added"], "more", scale)
-    yield from _packages([c for c in found if c.cause == "package removed"], "fewer", scale)
+    for cause in ("package added", "package removed"):
+        yield from _packages([change for change in found if change.cause == cause], scale)
     others = [c for c in found if c.cause not in ("package added", "package removed")]
     kinds = [c for c in others if abs(c.size) >= scale * KIND]
     for change in kinds:
@@ -82,11 +82,12 @@ def _parts(found: Sequence[Change], scale: int) -> Iterator[tuple[str, int]]:
         yield "all else", rest
 
 
-def _packages(found: Sequence[Change], word: str, scale: int) -> Iterator[tuple[str, int]]:
+def _packages(found: Sequence[Change], scale: int) -> Iterator[tuple[str, int]]:
+    """(name, bytes) of the packages that weigh enough, and of the others together."""
     named = [change for change in found if abs(change.size) >= scale * PACKAGE]
     for change in named:
-        yield f"{change.what}", change.size
+        yield f"package {change.what}", change.size
     rest = found[len(named) :]  # the weightiest come first
     if rest:
-        count = f"{len(rest)} package{'' if len(rest) == 1 else 's'} {word}"
-        yield (f"{count} besides" if named else count), sum(change.size for change in rest)
+        name = f"{len(rest)} {'other ' if named else ''}package{'' if len(rest) == 1 else 's'}"
+        yield name, sum(change.size for change in rest)

@@ -1,4 +1,4 @@
-"""Figures of the root file systems: their packages, and the variants side by side."""
+"""Figures of the root file systems side by side, and of the way down from one to the next."""
 
 from __future__ import annotations
 
@@ -15,93 +15,87 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MB = 1_000_000
-#: The variants that are Docker's, and what the figure calls them.
+#: The variants that are Docker's, and what the figures call them.
 DOCKER = {"docker": "Docker's base image", "docker-slim": "Docker's slim image"}
+#: The colours of kinds of files, the style's own in tints on which dark letters are legible; the
+#: last is for all kinds that have none.
+TINTS = ("#8fc1e3", "#f0b183", "#8fd0b5", "#ecc3d8", "#f3d489", "#c9e5f7", "#f6f0a0", "#d9dee5")
+#: A layer's bars: gzip, zstd.
+LAYERS = {"gzip": "#3d4852", "zstd": "#8a949e"}
+#: How wide a letter of a label within a bar is, as a share of the longest bar.
+LETTER = 0.0115
 
 
-def package_sizes(lab: Lab, result: Result[Any], *, most: int = 20) -> Figure:
-    """The largest packages of a root file system as bars; ``result`` has a table ``packages``.
+def waterfall(lab: Lab, result: Result[Any]) -> Figure:
+    """The way down from the largest root file system, step by step, with Docker's as lines.
 
-    With a table ``unneeded`` beside it, the packages that serving pages does not need are hatched.
+    ``result`` is :func:`labkit.farm.rootfs.compare`'s; the steps are of its table ``waterfall``.
     """
-    rows = table_rows(result, "packages")[:most]
-    names = {table.name for table in result.tables}
-    spare = (
-        {str(row["name"]) for row in table_rows(result, "unneeded")}
-        if "unneeded" in names
-        else set()
-    )
-    known = len(table_rows(result, "packages"))
-    sizes = [float(row["installed"] or 0) / MB for row in rows]
-    with style.axes(0.9 + 0.27 * len(rows)) as (figure, axes):
-        for place, (row, size) in enumerate(zip(rows, sizes, strict=True)):
-            free = row["name"] in spare
-            axes.barh(place, size, **(SPARE if free else KEPT))
-            axes.text(size, place, f" {size:.1f}", va="center", fontsize=9)
-        axes.set_yticks(range(len(rows)), [str(row["name"]) for row in rows], color=style.INK)
-        axes.invert_yaxis()
-        axes.set_xlabel("installed size (MB)")
-        axes.set_title(f"The {len(rows)} largest of {known} packages of {result.subject}")
-        axes.grid(axis="x")
-        axes.margins(x=0.08, y=0.02)
-        if spare:
-            _key(axes)
-        marked = [str(row["name"]) for row in rows if row["name"] in spare]
-        listed = ", ".join(
-            f"{row['name']} {size:.1f} MB" for row, size in zip(rows, sizes, strict=True)
+    rows = table_rows(result, "waterfall")
+    highest = max(float(row["size"] or 0) for row in rows) / MB
+    with style.axes(1.1 + 0.3 * len(rows)) as (figure, axes):
+        level = 0.0
+        for place, row in enumerate(rows):
+            _step(axes, place, row, level)
+            level = float(row["size"] or 0) / MB
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlim(0, 1.16 * highest)
+        axes.set_yticks(range(len(rows)), [_step_label(row) for row in rows], color=style.INK)
+        for label, row in zip(axes.get_yticklabels(), rows, strict=True):
+            label.set_fontweight("bold" if row["a root file system"] else "normal")
+        axes.set_xlabel("apparent size (MB)")
+        axes.set_title(
+            f"From {human_bytes(float(rows[0]['size'] or 0))} to "
+            f"{human_bytes(float(rows[-1]['size'] or 0))}: what makes the difference",
+            pad=24,
         )
-        also = f" Not needed to serve pages: {', '.join(marked)}." if marked else ""
+        axes.grid(axis="x")
+        axes.tick_params(axis="y", length=0)
+        _docker_lines(axes, table_rows(result, "variants"))
         return style.save(
             lab,
             figure,
-            name=f"packages-{result.subject}",
-            alt=f"Horizontal bars, the largest packages of {result.subject}: {listed}.{also}",
-            caption=f"The largest packages of the root file system {result.subject}"
-            + ("; hatched: not needed to serve pages." if spare else "."),
+            name="waterfall",
+            alt=f"A waterfall of sizes: {_told(rows)}.",
+            caption="The way down, step by step. Blue: a root file system as it stands; orange: what "
+            "the next one does not have (green: has besides), computed from the files of both; dashed: "
+            "Docker's base image and its slim one.",
         )
 
 
 def variant_sizes(lab: Lab, result: Result[Any]) -> Figure:
-    """The variants side by side, Docker's marked, with what the tools leave of downloads.
+    """The variants side by side: the kinds of their files, and each as a compressed layer.
 
-    ``result`` is :func:`labkit.farm.rootfs.compare`'s.
+    ``result`` is :func:`labkit.farm.rootfs.compare`'s, with tables ``variants`` and ``kinds``.
     """
     rows = table_rows(result, "variants")
-    with style.axes(1.3 + 0.62 * len(rows)) as (figure, axes):
+    kinds = table_rows(result, "kinds")
+    widest = max(float(row["on disk"] or 0) for row in rows) / MB
+    with style.axes(1.6 + 0.78 * len(rows)) as (figure, axes):
+        axes.set_xlim(0, 1.3 * widest)
         for place, row in enumerate(rows):
-            _variant_bar(axes, place, row)
+            _variant(axes, place, row, _shares(kinds, str(row["variant"])))
         axes.set_yticks(range(len(rows)), [_variant_label(row) for row in rows], color=style.INK)
-        axes.invert_yaxis()
-        axes.set_xlabel("apparent size (MB)")
-        axes.set_title(f"Root file systems of {result.subject}", pad=26)
+        axes.set_ylim(len(rows) - 0.45, -0.55)
+        axes.set_xlabel("MB")
+        axes.set_title(f"Root file systems of {result.subject}: files, and compressed layer")
         axes.grid(axis="x")
-        axes.set_xlim(0, max(float(row["as the tool left it"] or 0) for row in rows) / MB * 1.3)
-        _docker_lines(axes, rows)
-        _variant_key(axes)
+        axes.tick_params(axis="y", length=0)
+        _variant_key(axes, list(_shares(kinds, str(rows[0]["variant"]))))
         listed = "; ".join(
-            f"{row['variant']} {human_bytes(float(row['size'] or 0))} in {row['packages']} packages"
+            f"{row['variant']} {human_bytes(float(row['size'] or 0))} in {row['packages']} packages, "
+            f"{human_bytes(float(row['on disk'] or 0))} on disk, as a layer "
+            f"{human_bytes(float(row['gzip'] or 0))} (gzip) or {human_bytes(float(row['zstd'] or 0))} (zstd)"
             for row in rows
         )
         return style.save(
             lab,
             figure,
             name="variants",
-            alt=f"Horizontal bars, the size of each root file system: {listed}.",
-            caption="Root file systems side by side; dashed: Docker's base image and its slim one. "
-            "Hatched: downloaded packages and indices that the tool left and labkit removed.",
+            alt=f"Horizontal bars, the size of each root file system by kind of file: {listed}.",
+            caption="Root file systems side by side: the apparent size of their files by kind (the mark: "
+            "what they take on the disk), and below it the same as one compressed layer of an image.",
         )
-
-
-# -- drawing ---------------------------------------------------------------------------------
-
-KEPT: Mapping[str, Any] = {"color": style.BLUE, "height": 0.7}
-SPARE: Mapping[str, Any] = {
-    "facecolor": "white",
-    "edgecolor": style.ORANGE,
-    "hatch": "////",
-    "linewidth": 1.0,
-    "height": 0.7,
-}
 
 
 def table_rows(result: Result[Any], name: str) -> list[dict[str, Cell]]:
@@ -114,33 +108,94 @@ def table_rows(result: Result[Any], name: str) -> list[dict[str, Cell]]:
     return [dict(zip(heads, row, strict=True)) for row in table.rows]
 
 
-def _key(axes: Axes) -> None:
-    from matplotlib.patches import Patch
-
-    handles = [
-        Patch(color=style.BLUE, label="needed by apache2 or sshd"),
-        Patch(facecolor="white", edgecolor=style.ORANGE, hatch="////", label="not needed to serve"),
-    ]
-    axes.legend(handles=handles, loc="lower right")
+# -- the waterfall -----------------------------------------------------------------------------------
 
 
-def _variant_bar(axes: Axes, place: int, row: Mapping[str, Cell]) -> None:
-    size = float(row["size"] or 0) / MB
-    left = float(row["as the tool left it"] or 0) / MB
-    colour = style.ORANGE if row["variant"] in DOCKER else style.BLUE
-    axes.barh(place, size, height=0.62, color=colour)
-    if left - size > 1:
-        axes.barh(
-            place, left - size, left=size, height=0.62,
-            facecolor="white", edgecolor=style.GREY, hatch="....", linewidth=0.8,
-        )  # fmt: skip
-    axes.text(
-        size - 2, place, f"{size:.0f} MB", ha="right", va="center", color="white", fontsize=10
-    )
-    axes.text(
-        max(left, size) + 3, place, f"{row['packages']} packages", va="center", fontsize=9,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5}, zorder=4,
+def _step(axes: Axes, place: int, row: Mapping[str, Cell], level: float) -> None:
+    """A root file system's bar from nothing on, or a step's from the level before it."""
+    after, more = float(row["size"] or 0) / MB, float(row["more or less"] or 0) / MB
+    if row["a root file system"]:
+        axes.barh(place, after, height=0.66, color=style.BLUE)
+        text = f"{after:.1f}"
+    else:
+        colour = style.GREEN if more > 0 else style.ORANGE
+        axes.barh(place, abs(more), left=min(level, after), height=0.5, color=colour)
+        text = f"{more:+.1f}".replace("-", "−")
+        axes.plot([level, level], [place - 0.75, place - 0.25], color=style.GREY, linewidth=0.8)
+    end = after if row["a root file system"] else max(level, after)
+    axes.annotate(
+        text, (end, place), (5, 0), textcoords="offset points", va="center", fontsize=9,
+        fontweight="bold" if row["a root file system"] else "normal",
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8}, zorder=4,
     )  # fmt: skip
+
+
+def _step_label(row: Mapping[str, Cell]) -> str:
+    name = str(row["step"])
+    return name if row["a root file system"] else f"{name}  "
+
+
+def _docker_lines(axes: Axes, rows: Sequence[Mapping[str, Cell]]) -> None:
+    """A line down from each of Docker's, so that the others can be held against it."""
+    sizes = {str(row["variant"]): float(row["size"] or 0) / MB for row in rows}
+    lines = sorted((size, name) for name, size in sizes.items() if name in DOCKER)
+    for place, (size, name) in enumerate(lines):
+        axes.axvline(size, color=style.INK, linestyle="--", linewidth=1, zorder=3)
+        side = ("right", -4) if place == 0 and len(lines) > 1 else ("left", 4)
+        axes.annotate(
+            f"{name} {size:.1f}", (size, -0.72), (side[1], 0), textcoords="offset points",
+            ha=side[0], va="bottom", fontsize=9, annotation_clip=False,
+        )  # fmt: skip
+
+
+def _told(rows: Sequence[Mapping[str, Cell]]) -> str:
+    parts = []
+    for row in rows:
+        more, after = float(row["more or less"] or 0), float(row["size"] or 0)
+        sign = "less" if more < 0 else "more"
+        size = human_bytes(after if row["a root file system"] else abs(more))
+        parts.append(f"{row['step']} {size}{'' if row['a root file system'] else ' ' + sign}")
+    return "; ".join(parts)
+
+
+# -- side by side ------------------------------------------------------------------------------------
+
+
+def _shares(kinds: Sequence[Mapping[str, Cell]], variant: str) -> dict[str, float]:
+    """The sizes of a variant's kinds (MB): the largest ones of all variants, and the rest."""
+    sizes = {str(row["kind"]): float(row[variant] or 0) / MB for row in kinds}
+    named = list(sizes)[: len(TINTS) - 1]
+    rest = sum(size for name, size in sizes.items() if name not in named)
+    return {**{name: sizes[name] for name in named}, "all else": rest}
+
+
+def _variant(axes: Axes, place: int, row: Mapping[str, Cell], shares: Mapping[str, float]) -> None:
+    """The files by kind with the space that they take on the disk, and the two layers below."""
+    left, widest = 0.0, axes.get_xlim()[1]
+    for (name, size), colour in zip(shares.items(), TINTS, strict=True):
+        axes.barh(
+            place - 0.12, size, left=left, height=0.4, color=colour, edgecolor="white", linewidth=0.6
+        )  # fmt: skip
+        if size > LETTER * widest * len(name):
+            axes.text(
+                left + size / 2, place - 0.12, name, ha="center", va="center", fontsize=8
+            )  # fmt: skip
+        left += size
+    disk = float(row["on disk"] or 0) / MB
+    axes.plot([disk, disk], [place - 0.32, place + 0.08], color=style.INK, linewidth=1.6)
+    axes.annotate(
+        f"{left:.1f}", (disk, place - 0.12), (5, 0), textcoords="offset points", va="center",
+        fontsize=9, fontweight="bold",
+    )  # fmt: skip
+    axes.annotate(
+        f"on disk {disk:.1f}", (disk, place - 0.12), (38, 0), textcoords="offset points",
+        va="center", fontsize=8,
+    )  # fmt: skip
+    for step, (name, colour) in enumerate(LAYERS.items()):
+        size = float(row[name] or 0) / MB
+        height = place + 0.16 + 0.14 * step
+        axes.barh(height, size, height=0.12, color=colour)
+        axes.text(size + 1.5, height, f"{name} {size:.1f}", va="center", fontsize=7.5)
 
 
 def _variant_label(row: Mapping[str, Cell]) -> str:
@@ -148,29 +203,13 @@ def _variant_label(row: Mapping[str, Cell]) -> str:
     return f"{name}\n({DOCKER[name]})" if name in DOCKER else f"{name}\n(by {row['tool']})"
 
 
-def _docker_lines(axes: Axes, rows: Sequence[Mapping[str, Cell]]) -> None:
-    """A line down from each of Docker's, so that the others can be held against it."""
-    for row in rows:
-        if row["variant"] in DOCKER:
-            size = float(row["size"] or 0) / MB
-            axes.axvline(size, color=style.INK, linestyle="--", linewidth=1, zorder=3)
-            axes.text(
-                size, -0.62, f"{row['variant']}", ha="center", va="bottom", fontsize=9,
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0}, zorder=4,
-            )  # fmt: skip
-
-
-def _variant_key(axes: Axes) -> None:
+def _variant_key(axes: Axes, names: Sequence[str]) -> None:
+    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    handles = [
-        Patch(color=style.BLUE, label="built for the farm or for comparison"),
-        Patch(color=style.ORANGE, label="Docker's way"),
-        Patch(
-            facecolor="white",
-            edgecolor=style.GREY,
-            hatch="....",
-            label="downloads and indices, removed",
-        ),
+    handles: list[Any] = [
+        Patch(color=colour, label=name) for name, colour in zip(names, TINTS, strict=True)
     ]
-    axes.legend(handles=handles, loc="lower right")
+    handles.append(Line2D([], [], color=style.INK, linewidth=1.6, label="space on the disk"))
+    handles += [Patch(color=colour, label=f"layer, {name}") for name, colour in LAYERS.items()]
+    axes.legend(handles=handles, loc="lower right", fontsize=8)
