@@ -104,7 +104,7 @@ class Wiki(Section):
 
     port: Port = 8060
     database: Literal["sqlite", "mariadb"] = "sqlite"
-    url: Annotated[str, Field(pattern=r"^(https?://[^\s]+/api\.php)?$")] = ""
+    url: Annotated[str, Field(pattern=r"^(https?://[^\s@]+/api\.php)?$")] = ""
     assignment: str = ""
     page: Annotated[str, Field(pattern=r"^[^\[\]{}|#<>/\n]+$")] = "Report"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -132,9 +133,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def proxy_to(port: int) -> Iterator[Proxy]:
-    """A proxy that has ended afterwards."""
+def proxy_to(port: int, *, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]:
+    """A proxy, which speaks https with ``tls``, that has ended afterwards."""
     proxy = Proxy(port)
+    if tls is not None:
+        proxy.socket = tls.wrap_socket(proxy.socket, server_side=True)
     thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
