@@ -33,10 +33,9 @@ def open(lab: Lab, *, student: bool = False) -> Session:  # noqa: A001 - session
     """
     login, password = credentials(lab, student=student)
     site, wrong = _attempt(lab, login, password)
-    if (
-        wrong is not None or site is None
-    ):  # raised here, where no exception that knows the password is
-        raise wrong or ask.not_a_wiki(lab, "nothing")  # its context
+    if wrong is not None or site is None:
+        # raised here, where no exception that knows the password is its context
+        raise wrong or ask.not_a_wiki(lab, "nothing")
     site.renew = functools.partial(_renew, lab, site, student=student)
     return site
 

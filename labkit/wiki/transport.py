@@ -110,16 +110,11 @@ class Session(mwclient.Site):  # type: ignore[misc]
 
     def _send(self, method: str, data: Mapping[str, Any], files: Any) -> tuple[str, Fault | None]:
         """One request: its reply's text, and what is wrong with it."""
-        given = {"params" if method == "GET" else "data": data}
+        given = {"params" if method == "GET" else "data": data, "files": files, "timeout": TIMEOUT}
+        pool = self.connection
         try:
-            with self.connection.request(
-                method,
-                self.url,
-                files=files,
-                timeout=TIMEOUT,
-                allow_redirects=False,
-                stream=True,
-                **given,
+            with pool.request(
+                method, self.url, allow_redirects=False, stream=True, verify=pool.verify, **given
             ) as reply:
                 return _judged(reply, _text(reply))
         except requests.RequestException as error:
