@@ -68,7 +68,7 @@ def throughput(lab: Lab, result: Result[Speeds]) -> Figure:
         for place, one in enumerate(pair):
             bar = rates.bar(place, one.rate, width=0.6, color=_colour(one))
             rates.bar_label(bar, [f"{one.rate:,.0f}"], padding=3)
-            _latency_line(latencies, one)
+            _latency_line(latencies, one, pair[1 - place])
         rates.set_xticks((0, 1), [_path(one).replace(" (", "\n(") for one in pair], color=style.INK)
         rates.set_ylabel("requests/s")
         rates.yaxis.set_major_formatter("{x:,.0f}")
@@ -165,13 +165,16 @@ def _part(one: Throughput, name: str) -> float:
     return {"p50": one.p50, "p75": one.p75, "p90": one.p90, "p99": one.p99}[name]
 
 
-def _latency_line(axes: Axes, one: Throughput) -> None:
+def _latency_line(axes: Axes, one: Throughput, other: Throughput) -> None:
+    """A line with its values, each on the side of the other line that it is on."""
+    others = [1000 * _part(other, name) for name in PERCENTILES]
     times = [1000 * _part(one, name) for name in PERCENTILES]
     mark = style.MARKS[0 if one.direct else 1]
     axes.plot(range(len(times)), times, marker=mark, color=_colour(one), label=_path(one))
-    for place, time in enumerate(times):
+    for place, (time, beside) in enumerate(zip(times, others, strict=True)):
+        below = time < beside or (time == beside and one.direct)
         axes.annotate(
-            f"{time:.1f}", (place, time), (0, -16 if one.direct else 9),
+            f"{time:.1f}", (place, time), (0, -16 if below else 9),
             textcoords="offset points", ha="center", fontsize=9, color=style.INK,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
         )  # fmt: skip
