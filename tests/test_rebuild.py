@@ -135,6 +135,18 @@ def test_lab_file_is_the_whole_lab(tmp_path: Path) -> None:
     assert Lab.load(path) == lab
 
 
+def test_traceback_does_not_say_where_labkit_is_installed() -> None:
+    """A failed notebook names files from the project's folder on; what it printed stays as it is."""
+    project = Path(notebook.__file__).parents[2]
+    raised = {"output_type": "error", "ename": "E", "evalue": "", "traceback": [f"File {project}/labkit/run.py:3", f"File {sys.prefix}/lib/x.py:1"]}  # fmt: skip
+    printed = {"output_type": "stream", "name": "stdout", "text": f"{project}/labkit"}
+    cell = {"cell_type": "code", "source": "", "metadata": {}, "outputs": [raised, printed]}
+    kept = json.loads(notebook.tidy({"cells": [cell], "metadata": {}}, "x"))["cells"][0]["outputs"]
+    assert kept[0]["traceback"][0] == "File labkit/run.py:3"
+    assert str(project) not in kept[0]["traceback"][1]
+    assert kept[1] == printed
+
+
 @pytest.mark.parametrize(
     ("option", "expected"),
     [

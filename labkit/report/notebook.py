@@ -167,7 +167,20 @@ def tidy(notebook: Mapping[str, Any], name: str) -> str:
     noted = content["metadata"].get("papermill", {})
     noted.pop("environment_variables", None)
     noted.update({"input_path": f"{name}.ipynb", "output_path": f"{name}.ipynb"})
+    for output in (output for cell in content["cells"] for output in cell.get("outputs", ())):
+        if "traceback" in output:
+            output["traceback"] = [_here(line) for line in output["traceback"]]
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _here(line: str) -> str:
+    """A line of a traceback with paths from the project's folder (or the libraries') on."""
+    places = [Path(labkit.__file__).parents[1]]
+    if sys.prefix != sys.base_prefix:
+        places.append(Path(sys.prefix))
+    for place in places:
+        line = line.replace(f"{place}/", "")
+    return line
 
 
 def lab_file(lab: Lab) -> str:
