@@ -113,7 +113,9 @@ def table_html(table: Table, limit: int = 20) -> str:
         + "</tr>"
         for row in table.rows
     ]
-    head = f"<p>{html.escape(table.title)}</p>"
+    head = f"<p>{html.escape(table.title)}{'' if rows else ': none'}</p>"
+    if not rows:
+        return head
     body = f"<table><tr>{heads}</tr>{''.join(rows[:limit])}</table>"
     if len(rows) <= limit:
         return head + body

@@ -296,15 +296,18 @@ def test_only_long_words_break_and_where_one_would(text: str, html: str) -> None
 
 
 def test_long_tables_show_little_and_texts_keep_their_blanks(lab: Lab) -> None:
-    """Of hundreds of rows a few are shown, the rest is folded; a table of lines is a text."""
+    """Of hundreds of rows a few are shown, the rest is folded; a table of lines is a text; one
+    without rows says so."""
     many = Table.of("many", "Many", [{"number": number} for number in range(600)])
     few = Table.of("few", "Few", [{"number": number} for number in range(13)])
     diff = Table.of("diff", "Diff", [{"line": '+    "indented": 1,'}])
-    keep(lab, "04-network", Entry(cell=1, result=result(tables=[many, few, diff])))
+    empty = Table.of("failed", "What failed", [], columns=("start", "status"))
+    keep(lab, "04-network", Entry(cell=1, result=result(tables=[many, few, diff, empty])))
     review.build(lab)
     page = (lab.output_dir / "review" / "04-network.html").read_text()
     assert "<summary>596 more rows</summary>" in page
     assert "<summary>1 more row</summary>" in page
+    assert "What failed: none." in page
     assert "<pre>+    &#34;indented&#34;: 1,\n</pre>" in page
 
 
