@@ -18,7 +18,7 @@ from typing import Any
 import mwclient
 from hypothesis import strategies as st
 
-from labkit.wiki import api, foreign, outputs, terminal, uploads, wikitext, writing
+from labkit.wiki import api, foreign, markdown, outputs, terminal, uploads, wikitext, writing
 from labkit.wiki.images import Picture
 from labkit.wiki.tree import (
     Cell,
@@ -283,6 +283,86 @@ def bare(text: str, loose: bool) -> str:
     composed = unicodedata.normalize("NFC", text)
     shown = re.sub(r"[\n|]+", "\n", composed).strip("\n")
     return shown.rstrip() if loose else shown
+
+
+#: What Markdown and HTML make of texts, in pieces that hypothesis puts together with the dangerous ones.
+MARKUP = (
+    "\n- ", "\n1. ", "\n> ", "\n# ", "*", "**", "~~", "`", "```", "\n```\n", "![a](", "[a](", ")", "](#a)",
+    "$", "$$", "[^1]", "\n[^1]: ", "^[", "\n|---|\n", "\n: ", "<b>", "</b>", "<sub>", "<details>", "</details>",
+    "<summary>", "</summary>", "<table>", "<tr>", "<td rowspan=99999>", "<th colspan=3>", "<li>", "<ul>",
+    "<a href=javascript:x>", "<a href='{{x}}'>", "<img src=x onerror=y alt='[[x]]'>", "<br>", "<h2>", "<p>",
+    "<caption>", "<dl><dt>", "<dd>", "<blockquote>", "<kbd>", "[a](http://x.test/", "[a]([[x]])", "<http://x.test/",
+    "\\begin{align}", "\\end{align}", "\n\n", "\n    ",
+)  # fmt: skip
+MARKED = st.lists(
+    st.sampled_from(MARKUP) | st.sampled_from(DANGEROUS) | st.characters(), min_size=1, max_size=20
+).map("".join)
+#: All elements that a text may become on a page.
+SHOWN = frozenset(
+    [
+        "a",
+        "b",
+        "blockquote",
+        "br",
+        "caption",
+        "code",
+        "dd",
+        "div",
+        "dl",
+        "dt",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "hr",
+        "i",
+        "img",
+        "kbd",
+        "li",
+        "mark",
+        "ol",
+        "p",
+        "pre",
+        "s",
+        "small",
+        "span",
+        "strong",
+        "sub",
+        "sup",
+        "table",
+        "tbody",
+        "td",
+        "th",
+        "tr",
+        "u",
+        "ul",
+    ]
+)
+
+
+def documents(text: str) -> list[Document]:
+    """What a text is read as: Markdown, HTML, and outputs of both."""
+    told = markdown.read(text)
+    shown = [{"text/markdown": text}, {"text/html": text}, {"text/latex": text}]
+    made = [{"output_type": "display_data", "data": data, "metadata": {}} for data in shown]
+    return [told, Document(foreign.read(text)), Document(outputs.read(made))]
+
+
+def expect_inert(site: mwclient.Site, texts: Sequence[str]) -> None:
+    """Whatever Markdown or HTML the texts are, nothing of the page is the wiki's own markup."""
+    page = "\n\n".join(writing.write(told).text for text in texts for told in documents(text))
+    answer = parsed(site, f"__NOTOC__\n{page}")
+    found = set(re.findall(r"<([a-z0-9]+)", answer["text"]))
+    assert found <= SHOWN, texts
+    # a footnote may have no text, which Cite says in a category; pictures are not uploaded
+    assert not [name for name in LINKS if name != "categories" and answer[name]], texts
+    assert {item["category"] for item in answer["categories"]} <= {
+        "Pages_with_broken_file_links"
+    }, texts
+    assert all(re.match(r"(https?://|mailto:)", a) for a in answer["externallinks"]), texts
+    stored = site.post("parse", text=page, onlypst=1, contentmodel="wikitext", formatversion=2)
+    assert stored["parse"]["text"].rstrip() == page.rstrip(), texts
 
 
 def put_picture(site: mwclient.Site) -> None:

@@ -44,6 +44,18 @@ def test_any_text_is_read_as_itself(site: mwclient.Site, texts: list[str]) -> No
 
 
 @pytest.mark.root
+@settings(
+    max_examples=8, phases=[Phase.generate, Phase.shrink], deadline=None, derandomize=True,
+    database=None, suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+@given(texts=st.lists(inert.MARKED, min_size=16, max_size=16))
+def test_any_markdown_and_html_is_inert(site: mwclient.Site, texts: list[str]) -> None:
+    """128 texts, read as Markdown, as HTML and as outputs: no template, category, file of theirs or
+    foreign element is on the page, and it is stored as it was sent."""
+    inert.expect_inert(site, texts)
+
+
+@pytest.mark.root
 @pytest.mark.parametrize(
     "text",
     [

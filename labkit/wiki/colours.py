@@ -56,15 +56,15 @@ def css(
 
 def _legible(ink: Colour, ground: Colour) -> Colour:
     """The nearest colour towards black or white that stands out enough."""
-    end = 0 if _contrast((0, 0, 0), ground) >= _contrast((255, 255, 255), ground) else 255
+    end = 0 if contrast((0, 0, 0), ground) >= contrast((255, 255, 255), ground) else 255
     for step in range(21):
         red, green, blue = (round(value + (end - value) * step / 20) for value in ink)
-        if _contrast((red, green, blue), ground) >= _ENOUGH:
+        if contrast((red, green, blue), ground) >= _ENOUGH:
             return red, green, blue
     return end, end, end
 
 
-def _contrast(one: Colour, other: Colour) -> float:
+def contrast(one: Colour, other: Colour) -> float:
     """The contrast ratio (WCAG 2.1)."""
     high, low = sorted((_luminance(one), _luminance(other)), reverse=True)
     return (high + 0.05) / (low + 0.05)

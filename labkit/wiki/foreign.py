@@ -186,7 +186,9 @@ class _Reader:
     def fold(self, item: Element) -> Fold:
         """A <details> element."""
         label = [inner for inner in item.elements if inner.name == "summary"][:1]
-        rest = Element("div", {}, [inner for inner in item.inside if inner not in label])
+        rest = Element(
+            "div", {}, [inner for inner in item.inside if not any(inner is said for said in label)]
+        )
         said = " ".join(label[0].text().split()) if label else ""
         return Fold(said or "Details", self.parts(rest))
 

@@ -89,8 +89,10 @@ def svg(drawing: Drawing, *, em: float = 0.0, attributes: str = "") -> str:
 
 def _rows(tex: str, display: bool) -> list[list[str]]:
     """The lines of a formula, each divided where its neighbours are to be aligned."""
-    if len(tex) > LONGEST or re.search(r"[^\x00-\u2fff]|[\x00-\x08\x0b-\x1f$#]", tex):
+    if len(tex) > LONGEST or re.search(r"[\x00-\x08\x0b-\x1f\x7f$#]", tex):
         raise ValueError(tex)
+    if not tex.isascii() and not {ord(c) for c in tex if ord(c) > 127} <= _glyphs():
+        raise ValueError(tex)  # it would be drawn with another character in its place
     inner = _ENVIRONMENT.fullmatch(tex)
     if inner is None:
         return [[_known(tex, display)]]
@@ -136,6 +138,14 @@ def _font() -> FontProperties:
     from matplotlib.font_manager import FontProperties
 
     return FontProperties(size=_EM, math_fontfamily="stix")
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    """The characters that the formulas' font has."""
+    from matplotlib.font_manager import findfont, get_font
+
+    return frozenset(get_font(findfont("STIXGeneral")).get_charmap())
 
 
 def _laid_out(rows: list[list[_Piece | None]]) -> Drawing:

@@ -70,8 +70,9 @@ def _numeric(body: Sequence[Row]) -> frozenset[int]:
     """The columns that hold numbers, and nothing else but signs of absence."""
     good: set[int] = set()
     bad: set[int] = set()
+    widest = max(map(_width, body), default=0)
     for row in body:
-        for column, cell in _placed(row, body):
+        for column, cell in _placed(row, widest):
             text = plain(cell.line).strip()
             if cell.across > 1 or not (number(text) or text.lower() in _NOTHING):
                 bad.add(column)
@@ -80,19 +81,21 @@ def _numeric(body: Sequence[Row]) -> frozenset[int]:
     return frozenset(good - bad)
 
 
-def _placed(row: Row, rows: Sequence[Row]) -> Iterator[tuple[int, Cell]]:
-    """The cells of a row that no cell above reaches into from the left, each with its column."""
-    widest = max(map(_width, rows))
-    column = widest - _width(row)  # cells that span rows stand at the left: an index's outer levels
+def _placed(row: Row, widest: int) -> Iterator[tuple[int, Cell]]:
+    """The cells of a row, each with its column; cells above that reach into a row stand at its left, as
+    the outer levels of an index do."""
+    column = widest - _width(row)
     for cell in row:
         yield column, cell
         column += cell.across
 
 
 def _aligned(rows: Sequence[Row], head: int, numeric: frozenset[int]) -> Iterator[Row]:
+    """The rows, columns of numbers to the right."""
+    widest = max(map(_width, rows))
     for n, row in enumerate(rows):
         yield tuple(
             replace(cell, side="right") if column in numeric and (n >= head or cell.across == 1)
             else cell
-            for column, cell in _placed(row, rows)
+            for column, cell in _placed(row, widest)
         )  # fmt: skip

@@ -92,7 +92,9 @@ def painted(svg: str, *, pixels: int = 0, fonts: bool = True) -> Picture | None:
         return None
     text = ElementTree.tostring(root, encoding="unicode")
     try:
-        data = resvg_py.svg_to_bytes(svg_string=text, width=across, skip_system_fonts=not fonts)
+        data = resvg_py.svg_to_bytes(
+            svg_string=text, width=across, dpi=96.0, skip_system_fonts=not fonts
+        )
     except ValueError:
         return None
     made = checked(bytes(data))
