@@ -33,11 +33,12 @@ def human(value: Cell, unit: str = "") -> str:
 
 
 def human_bytes(count: float) -> str:
-    """A number of bytes in the largest fitting power of ten: ``171.3 MB``."""
+    """A number of bytes in the largest fitting power of ten: ``171.3 MB``, ``−4.6 MB``."""
+    sign, count = "−" if count < 0 else "", abs(count)
     for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if count >= size:
-            return f"{count / size:,.1f} {unit}"
-    return f"{int(count)} B"
+            return f"{sign}{count / size:,.1f} {unit}"
+    return f"{sign}{int(count)} B"
 
 
 def counted(count: int, noun: str) -> str:
