@@ -134,10 +134,10 @@ def ground_table(contents: Contents, uses: Mapping[str, Use], why: Mapping[str, 
             "size": sum(_size(name, weights) for name in names),
             "such as": packages.naming(sorted(names, key=lambda n: -_size(n, weights)), 4),
         }
-        for (use, ground), names in sorted(
-            groups.items(), key=lambda item: tuple(MEANING).index(item[0][0])
-        )
+        for (use, ground), names in groups.items()
     ]
+    order = tuple(MEANING.values())
+    rows.sort(key=lambda row: (order.index(str(row["use"])), -int(row["size"] or 0)))
     rest = contents.weight.size - sum(int(row["size"] or 0) for row in rows)
     rows.append({"use": "(no package)", "packages": 0, "size": rest})
     title = f"What {contents.name} consists of, by use"
@@ -149,7 +149,7 @@ def trial_table(found: Evidence) -> Table:
     whole = Trial(packages=(), files=0, size=0, served=found.whole)
     rows: list[dict[str, Cell]] = [
         {
-            "left out": packages.naming(item.packages, 3) or "nothing",
+            "left out": _which(item, found),
             "packages": len(item.packages),
             "files": item.files,
             "size": item.size,
@@ -159,8 +159,21 @@ def trial_table(found: Evidence) -> Table:
         }
         for item in (whole, *found.trials)
     ]
-    title = "The farm's image with packages left out, tried"
+    title = (
+        f"The farm's image of {human_bytes(found.size)}, of which a replica opens "
+        f"{len(found.whole.opened)} files with {human_bytes(found.opened_size)}: packages left out"
+    )
     return Table.of("trials", title, rows, units={"size": "bytes"})
+
+
+def _which(item: Trial, found: Evidence) -> str:
+    """The packages of a trial, as its row is called."""
+    known = {
+        frozenset(): "nothing",
+        frozenset((*found.idle, *found.spare)): "all that are never opened",
+        frozenset(found.spare): f"all that are {MEANING['unneeded']}",
+    }
+    return known.get(frozenset(item.packages)) or packages.naming(item.packages, 3)
 
 
 def _value(contents: Contents, uses: Mapping[str, Use], found: Evidence) -> Unneeded:

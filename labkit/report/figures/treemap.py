@@ -20,7 +20,7 @@ HEIGHT, TITLE = 6.2, 0.42
 #: Points (1/72 inch): the strip of a group's heading and its letters, the gaps around groups.
 HEADING, HEADED, GAP = 13.0, 9.0, 1.5
 #: The sizes of a tile's letters: at most, so that its size is told too, at least.
-LARGEST, COMFORTABLE, SMALLEST = 10.0, 7.5, 6.0
+LARGEST, COMFORTABLE, SMALLEST = 10.0, 7.5, 6.5
 #: How wide a letter is as a share of its size (DejaVu Sans, on average; bold), and how high a line.
 LETTER, BOLD, SPACING = 0.6, 0.67, 1.2
 #: The uses' colours, by :data:`labkit.farm.unneeded.MEANING`'s order.
