@@ -171,7 +171,7 @@ def test_a_line_that_the_bot_really_removed_is_found(page: Writers) -> None:
 
 @pytest.mark.root
 def test_a_page_that_was_moved_without_a_trace_is_audited(page: Writers) -> None:
-    """The bot publishes anew at the old name; the page that went elsewhere is read all the same."""
+    """No redirect leads to where it went; its history is read all the same."""
     page.publish(stage(250), WEB)
     page.after("All: 250 MB.", "REX> inside")
     page.write(lambda text: text.replace("REX> inside\n", ""), page.bot)
