@@ -75,9 +75,12 @@ def test_a_real_wiki_reads_what_was_meant(site: mwclient.Site, table: list[Row])
 
 
 @pytest.mark.root
-def test_the_labs_own_wiki_has_what_the_report_uses(site: mwclient.Site) -> None:
-    """The lab's own wiki highlights code and knows footnotes."""
+def test_the_labs_own_wiki_has_what_the_report_uses(site: mwclient.Site, wiki_lab: Lab) -> None:
+    """The lab's own wiki highlights code and knows footnotes; only another one is asked whether it
+    does."""
     assert features.ask(site) == Features(highlight=True, notes=True)
+    closed = mwclient.Site("127.0.0.1", do_init=False)
+    assert features.of_lab(wiki_lab, closed) == Features()
 
 
 def test_a_wiki_without_extensions_is_written_for() -> None:

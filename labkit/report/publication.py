@@ -13,8 +13,8 @@ from labkit.checks import Check
 from labkit.lab import Lab
 from labkit.report.blocks import Pages, pages
 from labkit.result import Cell, Outcome, Table, action, run_id
+from labkit.wiki import features, remarks, server, session
 from labkit.wiki import publish as publishing
-from labkit.wiki import remarks, server, session
 from labkit.wiki.desk import Mended, Plan, Published
 from labkit.wiki.listing import Remarks
 
@@ -37,7 +37,7 @@ def publish(lab: Lab, *, restore: Sequence[str] = (), repair: bool = False) -> O
         site = session.open(lab)
         with closing(site.connection):
             mended = _mended(lab, site, dry=False) if repair else None
-            made = pages(lab, remarks.collect(site, lab.wiki.page, remarks.folder(lab)))
+            made = _pages(lab, site)
             done = publishing.apply(
                 site, lab.wiki.page, made.blocks, made.uploads,
                 folder=folder(lab), restore=restore, note=f"run {run_id()}",
@@ -59,7 +59,7 @@ def plan(lab: Lab, *, restore: Sequence[str] = ()) -> Outcome[Plan]:
     """What :func:`publish` would write on the page as it is now, block by block; nothing is written."""
     site = session.open(lab)
     with closing(site.connection):
-        made = pages(lab, remarks.collect(site, lab.wiki.page, remarks.folder(lab)))
+        made = _pages(lab, site)
         found = publishing.plan(
             site, lab.wiki.page, made.blocks, made.uploads, folder=folder(lab), restore=restore
         )
@@ -79,8 +79,15 @@ def mend(lab: Lab) -> Outcome[Mended]:
     )
 
 
+def _pages(lab: Lab, site: mwclient.Site) -> Pages:
+    """The report as this wiki can show it, with the remarks that are on its page."""
+    found = remarks.collect(site, lab.wiki.page, remarks.folder(lab))
+    return pages(lab, found, features.of_lab(lab, site))
+
+
 def _mended(lab: Lab, site: mwclient.Site, *, dry: bool) -> Mended:
-    made = pages(lab, Remarks(page=lab.wiki.page, url="", remarks=()))
+    nothing = Remarks(page=lab.wiki.page, url="", remarks=())
+    made = pages(lab, nothing, features.of_lab(lab, site))
     return publishing.mend(site, lab.wiki.page, made.blocks, folder=folder(lab), dry=dry)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from labkit.lab import Lab
 from labkit.result import Record
+from labkit.wiki import calls
 
 if TYPE_CHECKING:
     import mwclient
@@ -26,5 +28,11 @@ def of(extensions: Iterable[str]) -> Features:
 
 def ask(site: mwclient.Site) -> Features:
     """The features of this wiki, in one request."""
-    answer = site.get("query", meta="siteinfo", siprop="extensions", formatversion=2)
-    return of(item["name"] for item in answer["query"]["extensions"])
+    with calls.asking("the wiki's extensions"):
+        answer = site.post("query", meta="siteinfo", siprop="extensions", formatversion=2)
+        return of(str(item["name"]) for item in answer["query"]["extensions"])
+
+
+def of_lab(lab: Lab, site: mwclient.Site) -> Features:
+    """The features of the lab's wiki; its own one has them all, another one is asked."""
+    return ask(site) if lab.wiki.url else Features()

@@ -72,7 +72,8 @@ def is_known(html: str) -> bool:
 class Pairs:
     """A line in the making: tags of HTML that come in pairs become styles, all others text."""
 
-    def __init__(self) -> None:
+    def __init__(self, find: Callable[[str], Picture | None] | None = None) -> None:
+        self._find = find or (lambda address: None)
         self._open: list[tuple[str, str, list[Piece]]] = [("", "", [])]
 
     def add(self, *pieces: Piece) -> None:
@@ -83,17 +84,15 @@ class Pairs:
         """Takes a tag, as it was written."""
         found = _TAG.fullmatch(written)
         name = found[2].lower() if found else ""
-        if written.startswith("<!--"):
+        if written.startswith("<!--") or name == "wbr":
             return
-        if name == "br":
-            self.add(Break())
-        elif name == "img" and found:
-            self.add(*_image(parsed(written).elements[:1]))
-        elif found and not found[1] and (name in STYLES or name in _CODES):
+        if name in ("br", "img"):
+            self.add(*_Reader(self._find).line(list(parsed(written).inside)))
+        elif found and not found[1] and name in _INLINE:
             self._open.append((name, written, []))
         elif found and found[1] and self._open[-1][0] == name:
-            _, _, inside = self._open.pop()
-            self.add(_styled(name, joined(inside)))
+            _, opening, inside = self._open.pop()
+            self.add(*_closed(name, opening, joined(inside)))
         else:
             self.add(Text(written))
 
@@ -120,12 +119,13 @@ def _styled(name: str, line: Line) -> Piece:
     return Code(plain(line)) if name in _CODES else Styled(STYLES[name], line)
 
 
-def _image(found: list[Element]) -> Line:
-    """An image element, as far as its address holds it."""
-    if not found:
-        return ()
-    address = found[0].attributes.get("src", "")
-    return (_picture(found[0].attributes, images.inline(address)),)
+def _closed(name: str, opening: str, line: Line) -> Line:
+    """What stands between a pair of tags; those that have no meaning here are left out."""
+    if name in STYLES or name in _CODES:
+        return (_styled(name, line),)
+    given = parsed(opening).elements
+    address = given[0].attributes.get("href", "") if given else ""
+    return (Link(address, line),) if name == "a" and address else line
 
 
 def _picture(attributes: dict[str, str], picture: Picture | None) -> Image:

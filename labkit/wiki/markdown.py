@@ -186,7 +186,7 @@ class _Reader:
 
     def line(self, nodes: Iterable[SyntaxTreeNode]) -> Line:
         """Pieces one after the other; pairs of HTML tags that are understood become styles."""
-        pairs = foreign.Pairs()
+        pairs = foreign.Pairs(self.find)
         for node in nodes:
             if node.type == "html_inline":
                 pairs.tag(node.content)
