@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 STAGE = "04-network"
 #: Milliseconds for one step in the browser, and for all cells of the notebook.
-STEP, CELLS = 30_000, 180_000
+STEP, CELLS = 60_000, 180_000
 #: The kind of an output, as JupyterLab has chosen it.
 MIME = "element => element.dataset.mimeType"
 

@@ -174,8 +174,8 @@ def test_nothing_temporary_is_left(whole: Whole) -> None:
 
 
 @pytest.mark.root
-def test_logs_have_no_traceback_and_no_warning(whole: Whole) -> None:
-    """A run in which all went well says nothing else."""
+def test_logs_have_no_complaint(whole: Whole) -> None:
+    """What went well leaves no traceback, no warning of Python's, and no parameter unknown to papermill."""
     for path in (whole.lab.output_dir / "logs").iterdir():
         wrong = re.findall(r".*(?:Traceback|Error|Warning|unknown parameter).*", path.read_text())
         assert wrong == [], path.name
