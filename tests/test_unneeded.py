@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab, run
+from labkit.errors import FarmError
 from labkit.farm import container, removal, rootfs, serving, unneeded
 from labkit.farm.contents import opened
 from labkit.farm.contents.account import Contents
@@ -273,6 +274,20 @@ def test_the_evidence_is_the_same_for_another_lab(make_lab: Callable[..., Lab]) 
     """The lab's own names do not matter; what is kept is read back as it was."""
     one, other = make_lab(), make_lab()
     assert removal.evidence(one) == removal.evidence(other)
+
+
+@pytest.mark.root
+def test_an_image_that_does_not_serve_is_no_evidence(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an error that says what went wrong, after a second try, and nothing is kept of it."""
+    monkeypatch.setattr(serving, "QUESTION", "no-such-program")
+    unpacked = container.unpack(lab, lab.sites[0].name)
+    before = sorted(unpacked.lower[-1].parent.iterdir())
+    with pytest.raises(FarmError) as caught:
+        removal.evidence(lab)
+    assert "ssh: " in caught.value.reason
+    assert sorted(unpacked.lower[-1].parent.iterdir()) == before
 
 
 @pytest.mark.root
