@@ -90,3 +90,10 @@ def test_a_fence_on_a_remarks_line_is_no_part_of_it(text: str, block: str) -> No
 def test_other_lines_are_no_remarks(line: str) -> None:
     """A remark begins its line, and what labkit shows of somebody's REX> is none."""
     assert threads.parse(line) == ()
+
+
+def test_a_section_is_named_by_its_headings_words() -> None:
+    """Marks, anchors and references of a rendered heading are no part of its name."""
+    heading = "=== <span id=\"02-rootfs-a\"></span>Sizes ''of'' <code>a&#124;b</code> ==="
+    [thread] = threads.parse(f"{heading}\nREX> why?\n")
+    assert thread.section == "Sizes of a|b"

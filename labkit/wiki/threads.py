@@ -144,5 +144,5 @@ def _unsigned(text: str) -> str:
 
 
 def _unmarked(heading: str) -> str:
-    """A heading's text without its marks."""
-    return re.sub(r"'{2,}|</?[a-z]+ ?/?>", "", heading)
+    """A heading's text without its marks, and with its references as characters."""
+    return html.unescape(re.sub(r"'{2,}|</?[a-z]+(?: [^<>]*)?/?>", "", heading)).strip()
