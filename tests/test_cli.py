@@ -8,8 +8,8 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sys
-import time
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ from labkit.report.terminal import show
 from labkit.run import Done
 from tests import stage_notebooks
 from tests.conftest import free_port
+from tests.waiting import until
 
 COMMANDS = (
     "rebuild", "run", "notebook", "publish", "answer", "down", "status", "check", "remarks", "review",
@@ -215,6 +216,12 @@ def test_test_hands_its_arguments_to_pytest() -> None:
     assert "pytest" in done.stdout + done.stderr
 
 
+def listens(port: int) -> bool:
+    """Whether something accepts connections on a port of the loopback address."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
 def test_notebook_asks_for_a_token(project: Path) -> None:
     """JupyterLab listens on loopback, prints its address with the token, and refuses who has none."""
     port = free_port()
@@ -224,11 +231,9 @@ def test_notebook_asks_for_a_token(project: Path) -> None:
     with log.open("wb") as output:
         server = run.start(argv, env=home, output=output)
     try:
-        until = time.monotonic() + 60
-        found = None
-        while not found and time.monotonic() < until:
-            time.sleep(0.05)
-            found = re.search(rf"http://127\.0\.0\.1:{port}/lab\?token=(\w+)", log.read_text())
+        address = re.compile(rf"http://127\.0\.0\.1:{port}/lab\?token=(\w+)")
+        until(lambda: address.search(log.read_text()) and listens(port), patience=60)
+        found = address.search(log.read_text())
         assert found, log.read_text()
         api = f"http://127.0.0.1:{port}/api/contents"
         with pytest.raises(urllib.error.HTTPError, match="403"):
