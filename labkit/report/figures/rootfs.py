@@ -20,6 +20,8 @@ DOCKER = {"docker": "Docker's base image", "docker-slim": "Docker's slim image"}
 #: The colours of kinds of files, the style's own in tints on which dark letters are legible; the
 #: last is for all kinds that have none.
 TINTS = ("#8fc1e3", "#f0b183", "#8fd0b5", "#ecc3d8", "#f3d489", "#c9e5f7", "#f6f0a0", "#d9dee5")
+#: Marks on those tints that are alike to some eyes, in the same order.
+HATCHES = ("", "", "", "////", "....", "\\\\\\\\", "xxxx", "")
 #: A layer's bars: gzip, zstd.
 LAYERS = {"gzip": "#3d4852", "zstd": "#8a949e"}
 #: How wide a letter of a label within a bar is, as a share of the longest bar.
@@ -172,13 +174,18 @@ def _shares(kinds: Sequence[Mapping[str, Cell]], variant: str) -> dict[str, floa
 def _variant(axes: Axes, place: int, row: Mapping[str, Cell], shares: Mapping[str, float]) -> None:
     """The files by kind with the space that they take on the disk, and the two layers below."""
     left, widest = 0.0, axes.get_xlim()[1]
-    for (name, size), colour in zip(shares.items(), TINTS, strict=True):
+    for (name, size), colour, hatch in zip(shares.items(), TINTS, HATCHES, strict=True):
         axes.barh(
-            place - 0.12, size, left=left, height=0.4, color=colour, edgecolor="white", linewidth=0.6
+            place - 0.12, size, left=left, height=0.4, color=colour, edgecolor=style.GREY,
+            linewidth=0, hatch=hatch,
+        )  # fmt: skip
+        axes.barh(
+            place - 0.12, size, left=left, height=0.4, facecolor="none", edgecolor="white", linewidth=0.8
         )  # fmt: skip
         if size > LETTER * widest * len(name):
             axes.text(
-                left + size / 2, place - 0.12, name, ha="center", va="center", fontsize=8
+                left + size / 2, place - 0.12, name, ha="center", va="center", fontsize=8,
+                bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.0},
             )  # fmt: skip
         left += size
     disk = float(row["on disk"] or 0) / MB
@@ -208,7 +215,8 @@ def _variant_key(axes: Axes, names: Sequence[str]) -> None:
     from matplotlib.patches import Patch
 
     handles: list[Any] = [
-        Patch(color=colour, label=name) for name, colour in zip(names, TINTS, strict=True)
+        Patch(facecolor=colour, hatch=hatch, edgecolor=style.GREY, linewidth=0, label=name)
+        for name, colour, hatch in zip(names, TINTS, HATCHES, strict=True)
     ]
     handles.append(Line2D([], [], color=style.INK, linewidth=1.6, label="space on the disk"))
     handles += [Patch(color=colour, label=f"layer, {name}") for name, colour in LAYERS.items()]
