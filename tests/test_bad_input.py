@@ -1,0 +1,466 @@
+"""Bad input, each kind of it by the real command: what is said, how it exits, and that nothing was changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from labkit import Lab, run, undo
+from labkit.errors import BuildError, ConfigError, LabkitError, MachineError
+from labkit.farm import host, image, rootfs
+from labkit.farm.netns import inside
+from labkit.journal import Journal
+from labkit.run import Done
+from labkit.wiki.folders import origin
+from tests.conftest import CACHE, free_port, open_place
+from tests.host_side import give_address
+from tests.projects import ROOT, Listing, Project, files, listing, project
+from tests.test_apt import mirror
+from tests.test_host import add_link
+from tests.test_rootfs import small_disk, tiny
+from tests.test_standing import inventory, nothing
+
+__all__ = ["mirror", "small_disk", "tiny"]  # fixtures of those modules
+
+#: Runs the command as somebody who may read everything and change nothing.
+NOBODY = (
+    "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+    "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search", "--",
+)  # fmt: skip
+
+
+def refused(done: Done, *said: str) -> bool:
+    """Whether a command was refused as it should be: status 1, the error on standard error alone, with a
+    remedy, and without a word about Python."""
+    assert done.status == 1, done
+    assert done.stderr.startswith("labkit: ")
+    assert "\n  remedy: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "a fault of labkit" not in done.stderr
+    assert not done.stdout
+    for words in said:
+        assert words in done.stderr
+    return True
+
+
+# -- what the description says -----------------------------------------------------------------------
+
+DESCRIPTIONS = {
+    "misspelt -p": ("", ["rebuild", "-p", "replcas", "3"], "'replcas'", "did you mean 'replicas'"),
+    "misspelt -p of a notebook": ("", ["run", "06-balancer", "-p", "weigths", "[1]"], "'weigths'", "did you mean 'weights'"),
+    "misspelt key": ("replcas = 3", ["down"], "replcas in ", "lab.toml", "did you mean 'replicas'"),
+    "misspelt key of a section": ("wiki.prot = 8060", ["publish"], "wiki.prot in ", "did you mean 'port'"),
+    "misspelt stage": ("", ["run", "04-netwrk"], "'04-netwrk'", "did you mean '04-network'"),
+    "no replicas": ("replicas = 0", ["rebuild"], "replicas = 0 in ", "lab.toml", "greater than or equal to 1"),
+    "no replicas by -p": ("", ["rebuild", "-p", "replicas", "0"], "replicas = 0 in the parameter replicas"),
+    "no replicas of a site": ('sites = [{name = "red", replicas = 0}]', ["check"], "sites.0.replicas = 0"),
+    "no DNS label": ('sites = ["my_site"]', ["run", "05-web"], "sites.0.name = 'my_site'", "is no DNS label"),
+    "two sites of one name": ('sites = ["red", "blue", "red"]', ["review"], "sites in ", "two sites have the name 'red'"),
+    "subnet too small": ('network.subnet = "10.60.0.0/29"', ["rebuild"], "10.60.0.0/29 has 6 addresses", "use a /27"),
+    "no suite's name": ('rootfs.suite = "../sid"', ["status"], "rootfs.suite = '../sid'"),
+    "no TOML": ("replicas = ", ["doctor"], "lab.toml", "is no TOML"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DESCRIPTIONS)
+def test_a_wrong_description_changes_nothing(tmp_path: Path, case: str) -> None:
+    """Value, reason and remedy are told; not even a log is begun."""
+    text, words, *said = DESCRIPTIONS[case]
+    own = project(tmp_path, text)
+    before = listing(tmp_path)
+    assert refused(own.labkit(*words), *said)
+    assert listing(tmp_path) == before
+
+
+def test_a_notebook_that_is_none_is_not_run(tmp_path: Path) -> None:
+    """One that was cut short, and one whose parameters are no Python, are told from one that is missing."""
+    own = project(tmp_path)
+    source = json.loads((ROOT / "notebooks" / "04-network.ipynb").read_text())
+    (tmp_path / "notebooks").unlink()
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    file = folder / "04-network.ipynb"
+    assert refused(own.labkit("run", "04-network"), str(file), "there is no notebook here")
+    file.write_text(json.dumps(source)[:500])
+    assert refused(own.labkit("run", "04-network"), str(file), "is damaged", "git restore")
+    (tagged,) = (c for c in source["cells"] if "parameters" in c["metadata"].get("tags", ()))
+    tagged["source"] = "replicas: Optional[int] = = 3"
+    file.write_text(json.dumps(source))
+    assert refused(own.labkit("run", "04-network"), "is no Python", "in line 1: replicas:")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lab", "lab.toml", "notebooks"]
+
+
+# -- what the machine says, by the real notebooks ------------------------------------------------------
+
+
+def by_papermill(own: Project) -> Done:
+    """A misspelt parameter, of which papermill itself only warns."""
+    argv = [sys.executable, "-m", "papermill", ROOT / "notebooks/04-network.ipynb", own.folder / "done.ipynb",
+            "-p", "replcas", "3", "--no-progress-bar"]  # fmt: skip
+    env = {"LABKIT_FILE": str(own.file), "PYTHONPATH": str(ROOT)}
+    return run.run(argv, env=env, cwd=own.folder, ok=range(256), timeout=120)
+
+
+def of_stage(stage: str, *words: str) -> Callable[[Project], Done]:
+    """A stage by the command, which tells the record of its run."""
+    return lambda own: own.labkit("run", stage, "--json", *words)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A stage that had to fail: what its command said; before it and after it, what lay in the lab's
+    folders and what the machine had of the lab."""
+
+    done: Done
+    before: tuple[Listing, dict[str, list[str]]]
+    after: tuple[Listing, dict[str, list[str]]]
+
+    @property
+    def reasons(self) -> str:
+        """Why the stage failed, by the command's record."""
+        (stage,) = json.loads(self.done.stdout)["value"]["stages"]
+        assert stage["state"] == "failed"
+        return "; ".join(stage["reasons"])
+
+
+@pytest.fixture(scope="module")
+def refusals() -> Iterator[dict[str, Refusal]]:
+    """Real notebooks, each in a project of its own in which it must fail; two at a time."""
+    with open_place() as place, tmpfs(place / "small"):
+        cases: dict[str, tuple[Callable[[Project], Done], dict[str, object]]] = {
+            "parameter": (by_papermill, {}),
+            "subnet": (of_stage("04-network"), {}),
+            "disk": (of_stage("03-containers"), {"cache": str(place / "small")}),
+        }
+        projects = {}
+        for name, (_, keys) in cases.items():
+            (place / name).mkdir()
+            projects[name] = project(place / name, **keys)
+        try:
+            host.up(projects["subnet"].lab)
+            add_link(projects["subnet"].lab.netns, "other7", "10.60.0.9/24")
+            acts = [(act, projects[name]) for name, (act, _) in cases.items()]
+            done = run.spread(lambda item: refusal(*item), acts, workers=2)
+            yield dict(zip(cases, done, strict=True))
+        finally:
+            for own in projects.values():
+                assert not undo.unmake_all(own.lab)[1]
+
+
+def refusal(act: Callable[[Project], Done], own: Project) -> Refusal:
+    """How one came out."""
+    before = seen(own.lab)
+    return Refusal(act(own), before, seen(own.lab))
+
+
+def seen(lab: Lab) -> tuple[Listing, dict[str, list[str]]]:
+    """The files in the lab's own folders, but for the memory of the rebuild, and what the machine has of it."""
+    own = (lab.cache_dir,) if lab.cache != CACHE else ()
+    found = files(listing(lab.state_dir, lab.run_dir, *own))
+    found.pop(str(lab.state_dir / "rebuild.json"), None)
+    return found, inventory(lab)
+
+
+@contextmanager
+def tmpfs(folder: Path, size: str = "20m") -> Iterator[None]:
+    """A small file system of the test's own."""
+    folder.mkdir()
+    run.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "labkit-test", folder])
+    try:
+        yield
+    finally:
+        run.run(["umount", folder])
+
+
+@pytest.mark.root
+def test_a_misspelt_parameter_of_a_notebook_by_papermill(refusals: dict[str, Refusal]) -> None:
+    """papermill only warns of it; the notebook's first cell refuses it, and nothing was made."""
+    refused = refusals["parameter"]
+    assert refused.done.status == 1
+    assert "'replcas': is not a parameter of this notebook" in refused.done.stderr
+    assert "did you mean 'replicas'" in refused.done.stderr
+    assert refused.after == refused.before
+
+
+REASONS = {
+    "subnet": ("MachineError: network.subnet = 10.60.0.0/24", "already routes 10.60.0.0/24 through interface other7", "set network.subnet"),
+    "disk": ("BuildError: root file system essential", "needs 900.0 MB while it is made", "MB free", "make room, or set `cache`"),
+}  # fmt: skip
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("case", REASONS)
+def test_a_stage_that_the_machine_refuses(refusals: dict[str, Refusal], case: str) -> None:
+    """The run's record says value, reason and remedy, the exit status is 1, and nothing was made."""
+    refused = refusals[case]
+    assert refused.done.status == 1
+    for words in REASONS[case]:
+        assert words in refused.reasons
+    assert refused.after == refused.before
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("suite", "error", "said"),
+    [
+        ("", MachineError, r"(?s)the mirror http://127\.0\.0\.1:\d+/debian: does not answer: Connection refused.*set rootfs\.mirror"),
+        ("bokworm", ConfigError, r"(?s)rootfs\.suite = 'bokworm': the lab's own mirror has no such suite.*it has bookworm"),
+    ],
+    ids=["silent mirror", "unknown suite"],
+)  # fmt: skip
+def test_a_mirror_that_cannot_serve_leaves_nothing(
+    tmp_path: Path, mirror: str, suite: str, error: type[LabkitError], said: str
+) -> None:
+    """Neither in the cache nor in the lab's folders, where an image was to be built."""
+    address = mirror if suite else f"http://127.0.0.1:{free_port()}/debian"
+    keys = {"cache": f"{tmp_path}/cache", "rootfs.mirror": address, "rootfs.suite": suite}
+    lab = project(tmp_path, **keys).lab
+    with pytest.raises(error) as caught:
+        image.build(lab)
+    assert re.match(said, str(caught.value))
+    assert listing(lab.state_dir, lab.run_dir, lab.cache_dir) == {}
+
+
+# -- a machine that lacks something --------------------------------------------------------------------
+
+#: In a mount namespace of its own: lays /dev/null over a program, so that it is none, and goes on.
+HIDE = 'mount --bind /dev/null "$(readlink -f "$(command -v "$0")")" && exec "$@"'
+
+
+def without(program: str) -> tuple[str, ...]:
+    """The words that call a command on a machine that lacks a program."""
+    return ("unshare", "--mount", "--", "sh", "-c", HIDE, program)
+
+
+ACT = """
+import sys
+from labkit import Lab
+from labkit.errors import LabkitError
+from labkit.farm.netns import inside
+from labkit.farm import dns, proxy, up
+from pathlib import Path
+act = {"replicas": up.replicas, "dns": dns.up, "proxy": proxy.up}[sys.argv[1]]
+try:
+    act(Lab.load(Path(sys.argv[2])))
+except LabkitError as error:
+    print(type(error).__name__, error)
+"""
+
+
+def act(own: Project, name: str, before: tuple[str, ...]) -> str:
+    """What an action of the farm says, called by these words."""
+    argv = [*before, sys.executable, "-c", ACT, name, str(own.file)]
+    return run.run(argv, env={"PYTHONPATH": str(ROOT)}, timeout=120).stdout
+
+
+@pytest.fixture
+def own(open_folder: Path) -> Project:
+    """A project that every account may enter."""
+    return project(open_folder)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("program", "action"),
+    [
+        ("runc", "replicas"),
+        ("umoci", "replicas"),
+        ("ssh-keygen", "replicas"),
+        ("dnsmasq", "dns"),
+        ("apache2", "proxy"),
+    ],
+)
+def test_a_missing_program_is_named_before_anything_is_made(
+    own: Project, program: str, action: str
+) -> None:
+    """No namespace, no folder: the program, and what installs it."""
+    said = act(own, action, without(program))
+    assert said.startswith(
+        f"MachineError {program}: this program is not on the machine\n  remedy: "
+    )
+    assert "./lab doctor" in said
+    assert nothing(own.lab)
+    assert listing(own.lab.state_dir, own.lab.run_dir) == {}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("program", ["apache2", "setpriv", "mariadb-install-db"])
+def test_a_missing_program_of_the_wiki(own: Project, program: str) -> None:
+    """The command names it, and begins no wiki."""
+    done = own.labkit("publish", "-p", "wiki_database", "mariadb", before=without(program))
+    assert refused(done, f"{program}: this program is not on the machine", "./lab doctor")
+    assert listing(own.lab.state_dir, own.lab.run_dir) == {}
+
+
+@pytest.fixture
+def overlaid(own: Project) -> Iterator[Project]:
+    """The lab's state lies on an overlay itself, which no overlay can stand on."""
+    parts = {name: own.folder / name for name in ("lower", "upper", "scratch", "state")}
+    for part in parts.values():
+        part.mkdir()
+    options = f"lowerdir={parts['lower']},upperdir={parts['upper']},workdir={parts['scratch']}"
+    run.run(["mount", "-t", "overlay", "overlay", "-o", options, parts["state"]])
+    try:
+        yield own
+    finally:
+        run.run(["umount", parts["state"]])
+
+
+@pytest.mark.root
+def test_a_file_system_that_no_overlay_can_stand_on(overlaid: Project) -> None:
+    """The kernel's refusal is the reason, the place and the key that moves it are told; nothing is made,
+    neither by the farm nor by who asks whether it can be."""
+    said = act(overlaid, "replicas", ())
+    place = overlaid.folder / "state"
+    assert f"MachineError overlayfs: cannot be had at {place}: mount: " in said
+    assert "  remedy: load the kernel's module" in said
+    assert "lab.toml: state" in said
+    assert f"cannot be had at {place}" in blockers(overlaid)["doctor.overlayfs"]["seen"]
+    assert nothing(overlaid.lab)
+    assert listing(place, overlaid.lab.run_dir) == {}
+
+
+@pytest.mark.root
+def test_root_that_may_not_mount(own: Project) -> None:
+    """In a container root often has no right to mount (CAP_SYS_ADMIN)."""
+    said = act(own, "replicas", ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"))
+    assert "MachineError overlayfs: cannot be had at" in said
+    assert "Operation not permitted" in said
+    assert "give that one the right to mount" in said
+    assert nothing(own.lab)
+    assert listing(own.lab.state_dir, own.lab.run_dir) == {}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("words", [["rebuild"], ["down"]])
+def test_who_is_not_root_changes_nothing(own: Project, words: list[str]) -> None:
+    """The file that could not be written, who asked, and sudo; also where the outputs are one's own."""
+    lab = own.lab
+    Journal.of(lab).intend("netns", name=lab.host.netns)  # what `down` would act on
+    before = listing(own.folder)
+    for _ in range(2):
+        done = own.labkit(*words, before=NOBODY)
+        assert refused(done, "cannot be changed by user 65534: provisioning needs root", "sudo")
+        log = str(lab.output_dir / "labkit.log")
+        after = files(listing(own.folder))
+        after.pop(log, None)
+        assert after == files(before)
+        lab.output_dir.mkdir(parents=True, exist_ok=True)
+        for folder in (lab.output_dir.parent, lab.output_dir):
+            os.chown(folder, 65534, 65534)
+    Journal.of(lab).forget("netns", name=lab.host.netns)
+
+
+@pytest.mark.root
+def test_a_disk_that_was_full_and_is_no_more(small_disk: Lab) -> None:
+    """Nothing half-made stands in the way of the build that has room, and that one is whole."""
+    place = rootfs.plan(small_disk, "tiny").place
+    with pytest.raises(BuildError, match="is full"):
+        rootfs.build(small_disk, "tiny")
+    assert rootfs.find(rootfs.plan(small_disk, "tiny")) is None
+    assert list(place.parent.iterdir()) == []
+    run.run(["mount", "-o", "remount,size=600m", small_disk.cache_dir])
+    result = rootfs.build(small_disk, "tiny")
+    assert result.changed
+    assert (result.value.path / "bin/sh").exists()
+    assert not rootfs.build(small_disk, "tiny").changed
+    assert [path.name for path in place.parent.iterdir()] == [place.name]
+
+
+# -- ports, and the wiki ---------------------------------------------------------------------------------
+
+
+@pytest.mark.root
+def test_a_taken_port_of_the_wiki(own: Project) -> None:
+    """The command names port, process and its number; no wiki is begun."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = own.labkit("publish", "-p", "wiki_port", str(port))
+    who = f"the port is taken by {Path('/proc/self/comm').read_text().strip()} (process {os.getpid()})"
+    assert refused(done, f"wiki.port = {port}", who, "set wiki.port to another port")
+    assert listing(own.lab.state_dir, own.lab.run_dir) == {}
+
+
+@pytest.mark.root
+def test_all_that_keeps_a_machine_from_running_the_lab_is_told_at_once(own: Project) -> None:
+    """Ports with the process that has them, and the mirror: by the command, which changes nothing."""
+    lab = own.lab
+    host.up(lab)
+    give_address(lab)
+    before = listing(own.folder)
+    silent = f"http://127.0.0.1:{free_port()}/debian"
+    with inside(lab.netns, listener, lab, 80), inside(lab.netns, listener, lab, 53):
+        found = blockers(own, "-p", "mirror", silent)
+    me = f"(process {os.getpid()})"
+    assert me in found["doctor.ports.proxy"]["seen"]
+    assert me in found["doctor.ports.dns"]["seen"]
+    assert "end that process" in found["doctor.ports.dns"]["remedy"]
+    assert f"the mirror {silent}: does not answer" in found["doctor.mirror"]["seen"]
+    assert listing(own.folder) == before
+    assert not undo.unmake_all(lab)[1]
+
+
+def blockers(own: Project, *words: str) -> dict[str, dict[str, str]]:
+    """What the command says keeps the lab from running, by the checks."""
+    done = own.labkit("doctor", "--json", *words)
+    assert done.status == 1
+    return {item["check"]: item for item in json.loads(done.stdout)["value"]["blockers"]}
+
+
+def listener(lab: Lab, port: int) -> socket.socket:
+    """A listener on the bridge's address."""
+    return socket.create_server((str(lab.gateway.ip), port))
+
+
+def test_an_existing_wiki_that_is_down(tmp_path: Path) -> None:
+    """Its address and the connection's reason; nothing is installed in its place."""
+    address = f"http://127.0.0.1:{free_port()}/w/api.php"
+    own = project(tmp_path, **{"wiki.url": address})
+    done = own.labkit("publish")
+    assert refused(done, address, "Connection refused", "see that this wiki is up")
+    assert listing(own.lab.state_dir, own.lab.run_dir) == {}
+
+
+@pytest.mark.root
+def test_an_existing_wiki_whose_password_nobody_gave(own: Project, wiki_lab: Lab) -> None:
+    """The variables that are missing, and where their content is made."""
+    done = own.labkit("publish", "-p", "wiki_url", f"{origin(wiki_lab)}/w/api.php")
+    assert refused(done, "no LABKIT_WIKI_USER and no LABKIT_WIKI_PASSWORD", "Special:BotPasswords")
+    assert listing(own.lab.state_dir, own.lab.run_dir) == {}
+
+
+@pytest.mark.root
+def test_an_existing_wiki_that_refuses_the_password(own: Project, wiki_lab: Lab) -> None:
+    """The account is named, the variables to correct too, the password nowhere."""
+    password = secrets.token_hex(16)
+    env = {"LABKIT_WIKI_USER": "Labkit@publish", "LABKIT_WIKI_PASSWORD": password}
+    address = f"{origin(wiki_lab)}/w/api.php"
+    done = own.labkit("publish", "-p", "wiki_url", address, **env)
+    assert refused(done, f"Labkit@publish at {address}", "refuses the bot password", "LABKIT_WIKI_")
+    assert password not in done.stderr
+    assert all(password.encode() not in Path(p).read_bytes() for p in files(listing(own.folder)))
+
+
+# -- nothing to take down --------------------------------------------------------------------------------
+
+
+def test_down_when_nothing_is_up(tmp_path: Path) -> None:
+    """It says so, exits with 0, and leaves nothing of having been asked; a second time, too."""
+    own = project(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    for _ in range(2):
+        done = own.labkit("down", "--json")
+        record = json.loads(done.stdout)
+        assert (done.status, record["changed"], record["value"]["unmade"]) == (0, False, 0)
+        assert "nothing was up" in record["summary"]
+    assert sorted(tmp_path.rglob("*")) == before
