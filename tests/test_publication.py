@@ -19,7 +19,7 @@ from labkit.report.plan import STAGES
 from labkit.report.record import Entry, StageRecord
 from labkit.report.saved import file as executed
 from labkit.result import Figure, Result
-from labkit.wiki import api, fences, session
+from labkit.wiki import api, fences, session, transport
 from labkit.wiki.listing import Remark, Remarks
 from labkit.wiki.threads import Thread
 
@@ -207,3 +207,29 @@ def test_a_plan_shows_what_would_change(wiki: Lab) -> None:
     assert done.value.deleted == (block,)
     assert done.holds
     assert publication.publish(wiki, restore=[block]).value.deleted == ()
+
+
+@pytest.mark.root
+def test_an_unchanged_report_costs_two_requests(wiki: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once logged in: one for the remarks, one for the page with its pictures; nothing is written."""
+    ran(wiki, result(171))
+    publication.publish(wiki)
+    asked: list[str] = []
+    send = transport.Session._send
+
+    def counted(
+        site: transport.Session, method: str, data: dict[str, str], files: object
+    ) -> object:
+        asked.append("login" if data["action"] == "login" else f"{method} {data['action']}")
+        return send(site, method, data, files)
+
+    monkeypatch.setattr(transport.Session, "_send", counted)
+    done = publication.publish(wiki)
+    assert done.holds
+    assert not done.changed
+    after = asked[asked.index("login") + 1 :]
+    assert after == [
+        "GET query",
+        "POST query",
+        "POST query",
+    ]  # the first: as whom one has logged in

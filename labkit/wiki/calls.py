@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -36,23 +36,27 @@ def write(
 ) -> Mapping[str, Any]:
     """A request that changes something, as the session's account; a session that has ended is renewed
     once."""
-    renew: Callable[[], None] | None = getattr(site, "renew", None)
+    renewable = getattr(site, "renew", None) is not None
     while True:
+        token = ""
         try:
             with asking(what):
+                token = site.get_token("csrf")
                 given = {
                     **words, "action": action, "format": "json", "formatversion": 2,
-                    "assertuser": site.username, "token": site.get_token("csrf"),
+                    "assertuser": site.username, "token": token,
                 }  # fmt: skip
                 sent = {"file": ("picture", file)} if file is not None else None
                 answer = json.loads(site.raw_call("api", given, files=sent))
                 site.handle_api_result(answer)
                 return dict(answer)
         except SessionEndedError:
-            if renew is None:
+            if not renewable:
                 raise
-        renew()
-        renew = None  # once
+        with site.renewing:
+            if site.tokens.get("csrf") in (token, None):  # and no other thread has done so
+                site.renew()
+        renewable = False  # once
 
 
 def landed(answer: Mapping[str, Any], title: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from labkit.errors import WikiError
 from labkit.wiki import api
@@ -10,9 +11,14 @@ from labkit.wiki.desk import Desk, Plan
 from labkit.wiki.notebook import Upload
 from labkit.wiki.refusals import UnansweredError
 
+#: Connections over which pictures are sent to the lab's own wiki; others' wikis want one request at a
+#: time (API: Etiquette).
+CONNECTIONS = 3
+
 
 def send(desk: Desk, planned: Plan) -> None:
-    """The wiki has the pictures. Where the page itself could not be saved, none of them is sent.
+    """The wiki has the pictures, sent over several connections if it is the lab's own. Where the page
+    itself could not be saved, none of them is sent; after one that is refused, no other.
 
     Raises :class:`WikiError` for a refusal, :class:`UnansweredError` when a reply did not come.
     """
@@ -23,8 +29,19 @@ def send(desk: Desk, planned: Plan) -> None:
         return
     if planned.edits:
         api.require_editable(desk.site, desk.title)
-    for item in missing:
-        _send(desk, item)
+    wrong = list[WikiError]()
+
+    def upload(item: Upload) -> None:
+        if not wrong:
+            try:
+                _send(desk, item)
+            except WikiError as error:
+                wrong.append(error)
+
+    with ThreadPoolExecutor(CONNECTIONS if desk.site.own else 1) as pool:
+        list(pool.map(upload, missing))
+    if wrong:  # a refusal says more than a silence
+        raise min(wrong, key=lambda error: isinstance(error, UnansweredError))
 
 
 def _send(desk: Desk, item: Upload) -> None:

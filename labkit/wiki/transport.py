@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 import json
 import ssl
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -64,11 +65,16 @@ class Fault:
 
 
 class Session(mwclient.Site):  # type: ignore[misc]
-    """A session with the wiki whose ``api.php`` is at ``url``; ``renew`` logs in again when it has ended."""
+    """A session with the wiki whose ``api.php`` is at ``url``, the lab's ``own`` or another one.
+
+    ``renew`` logs in again when it has ended; who does so holds ``renewing``. Several threads may write.
+    """
 
     def __init__(self, url: str, *, own: bool) -> None:
         parts = urlsplit(url)
+        self.own = own
         self.renew: Callable[[], None] | None = None
+        self.renewing = threading.Lock()
         super().__init__(
             parts.netloc,
             path=parts.path.removesuffix("api.php"),
