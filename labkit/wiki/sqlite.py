@@ -21,7 +21,7 @@ def mend(folder: Path) -> tuple[str, ...]:
 
     Raises :class:`StateError` when the pages themselves are damaged: nobody can make them again.
     """
-    if wrong := problem(folder / PAGES):
+    if wrong := problem(folder / PAGES, table="page"):
         raise StateError(
             str(folder / PAGES),
             f"the wiki's pages are damaged: {wrong}",
@@ -37,15 +37,18 @@ def mend(folder: Path) -> tuple[str, ...]:
     return tuple(path.name for path in damaged)
 
 
-def problem(path: Path) -> str:
-    """What is wrong with a SQLite file, '' when it is whole, or in use just now."""
+def problem(path: Path, *, table: str = "") -> str:
+    """What is wrong with a SQLite file, '' when it is whole, or in use just now.
+
+    :param table: one that it has to have.
+    """
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True)) as database:
             (said,) = database.execute("PRAGMA quick_check(1)").fetchone()
-            empty = not database.execute("PRAGMA schema_version").fetchone()[0]
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
     except sqlite3.Error as error:
         code = (error.sqlite_errorcode or 0) & 0xFF
         return str(error) if code in DAMAGED else ""
     if said != "ok":
         return str(said)
-    return "it is empty" if empty else ""
+    return f"it has no table {table}" if table and table not in tables else ""

@@ -193,7 +193,7 @@ class Writer:
         if not isinstance(value, Figure):
             return wikitext.result(value)
         data = self.place.read(value.png)
-        picture = images.checked(data) if data else part.image
+        picture = (images.checked(data) if data else None) or part.image
         if picture is None:
             lost = wikitext.literal(f"(the picture is missing) {value.caption}", begins=False)
             return f"<i>{lost}</i>"
