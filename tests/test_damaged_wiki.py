@@ -1,0 +1,148 @@
+"""Files of the lab's own wiki that somebody damaged or edited: each is made again, or named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from labkit import Lab
+from labkit.checks import failed
+from labkit.errors import StateError, WikiError
+from labkit.wiki import accounts, mediawiki, pristine, server, session, sqlite
+from labkit.wiki.folders import Folders
+from tests.conftest import lab_maker, open_place
+from tests.damage import MENDED, damaged, folder, junk, nowhere, torn
+
+Harm = Callable[[Path], None]
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """A lab whose own wiki is up; every test leaves it so."""
+    with open_place() as place, lab_maker(place, place / "outputs") as make:
+        made = make()
+        server.up(made)
+        yield made
+
+
+def is_up(lab: Lab) -> bool:
+    """Whether the wiki comes up with all its checks and the bot's login, and then needs nothing more."""
+    server.up(lab)
+    assert failed(server.checks(lab)) == ()
+    assert session.account(session.open(lab)) == accounts.BOT
+    return not server.up(lab).changed
+
+
+FILES: dict[str, Callable[[Folders], Path]] = {
+    "LocalSettings.php": lambda folders: folders.settings,
+    "apache2.conf": lambda folders: folders.apache,
+    "php.ini": lambda folders: folders.php / "php.ini",
+    "sessions": lambda folders: folders.data / "wikicache.sqlite",
+}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("harm", MENDED)
+def test_a_wiki_whose_files_were_all_damaged_comes_up(lab: Lab, harm: str) -> None:
+    """Settings, the servers' configuration, sessions: all that labkit or MediaWiki makes again."""
+    for find in FILES.values():
+        MENDED[harm](find(Folders.of(lab)))
+    server.status(lab)
+    assert is_up(lab)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", ["LocalSettings.php", "apache2.conf", "php.ini"])
+def test_a_folder_in_a_file_s_place_is_named(lab: Lab, name: str) -> None:
+    """And what to do about it."""
+    path = FILES[name](Folders.of(lab))
+    folder(path)
+    with pytest.raises(StateError, match="is a folder where labkit keeps a file") as caught:
+        server.up(lab)
+    assert (caught.value.value, caught.value.remedy) == (str(path), "move it away")
+    path.rmdir()
+    assert is_up(lab)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("harm", [torn, junk, folder, nowhere], ids=lambda harm: harm.__name__)
+def test_damaged_pages_are_never_replaced(lab: Lab, harm: Harm) -> None:
+    """What people wrote cannot be made again: the file is named, nothing is served or installed over it."""
+    path = Folders.of(lab).data / sqlite.PAGES
+    with damaged(path, harm):
+        with pytest.raises(StateError, match="the wiki's pages are damaged") as caught:
+            server.up(lab)
+        assert caught.value.value == str(path)
+        assert "put a copy of that file back; or move" in caught.value.remedy
+    assert is_up(lab)
+
+
+def _edited(path: Path, **words: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **words}))
+
+
+@pytest.mark.root
+def test_an_edited_password_that_mediawiki_refuses(lab: Lab) -> None:
+    """MediaWiki's reason is told, the password is not; the accounts keep theirs."""
+    path = Folders.of(lab).passwords
+    with damaged(path, lambda file: _edited(file, student="kurzes")):
+        with pytest.raises(WikiError, match="Passwords must be at least") as caught:
+            server.up(lab)
+        assert caught.value.value == str(path)
+        assert "move the file away" in caught.value.remedy
+        assert "kurzes" not in str(caught.value)
+    assert is_up(lab)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"publish": "0" * 31},
+        {"publish": ""},
+        {"student": ""},
+        {"student": 5},
+        {"teacher": None},
+        {"further": "0123456789"},
+    ],
+    ids=str,
+)
+def test_edited_passwords_that_cannot_be_right_are_damage(
+    tmp_path: Path, words: dict[str, object]
+) -> None:
+    """A bot password has 32 characters, and no password is empty; none of them is quoted."""
+    path = tmp_path / "passwords.json"
+    path.write_text(json.dumps(accounts.Passwords.new().plain()))
+    assert accounts.read(path)
+    _edited(path, **words)
+    with pytest.raises(StateError, match="is damaged") as caught:
+        accounts.read(path)
+    plain = [word for word in json.loads(path.read_text()).values() if word]
+    assert not [word for word in plain if str(word) in str(caught.value)]
+
+
+def test_a_folder_instead_of_passwords_is_damage(tmp_path: Path) -> None:
+    """It is told like every other."""
+    with pytest.raises(StateError, match="is damaged"):
+        accounts.read(tmp_path)
+
+
+@pytest.mark.parametrize("harm", [torn, junk, folder, nowhere], ids=lambda harm: harm.__name__)
+def test_a_damaged_store_of_pristine_blocks_is_empty(tmp_path: Path, harm: Harm) -> None:
+    """The wiki has it, too, beside the page."""
+    path = pristine.local_file(tmp_path, "Report")
+    path.write_text("nothing of labkit's")
+    harm(path)
+    assert pristine.read_local(path) == pristine.Store()
+
+
+def test_an_emptied_mediawiki_is_none(tmp_path: Path) -> None:
+    """It is downloaded again, and the folder that is there is replaced."""
+    program = mediawiki.installation(tmp_path, "1.39")
+    program.mkdir(parents=True)
+    assert not mediawiki.whole(program)
+    assert mediawiki.versions(tmp_path) == []
+    (program / "api.php").touch()
+    assert mediawiki.versions(tmp_path) == ["1.39"]
