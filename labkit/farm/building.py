@@ -66,7 +66,10 @@ def building(lab: Lab, place: Path, *, what: str, space: int = 0) -> Iterator[Pa
     except PermissionError:
         raise not_root(str(part.parent)) from None
     discard(lab, part)
-    _require_space(part.parent, what, space)
+    try:
+        _require_space(part.parent, what, space)
+    except FileNotFoundError as error:  # another labkit has just taken the lab down
+        raise _failed(what, error, part.parent) from None
     Journal.of(lab).intend("folder", path=str(part))
     try:
         part.mkdir()
@@ -130,11 +133,15 @@ def _failed(what: str, error: CommandError | OSError, folder: Path) -> BuildErro
             or "the lines above come from that program; a network fault passes: try again",
             error.again,
         )
-    return BuildError(what, str(error), "", f"ls -la {folder}")
+    return BuildError(what, str(error), "see what is there, then call it again", f"ls -la {folder}")
 
 
 def _is_full(error: CommandError | OSError, folder: Path) -> bool:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return True
     said = error.reason if isinstance(error, CommandError) else ""
-    return "No space left on device" in said or shutil.disk_usage(folder).free < NEARLY_FULL
+    try:
+        left = shutil.disk_usage(folder).free
+    except FileNotFoundError:  # somebody took the folder away while it was built in
+        return False
+    return "No space left on device" in said or left < NEARLY_FULL
