@@ -28,11 +28,11 @@ CONFINED = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 
 
 @pytest.fixture
-def page(tmp_path: Path) -> Iterator[Page]:
-    """A page of Debian's Chromium, whose files are the test's own."""
+def page(open_folder: Path) -> Iterator[Page]:
+    """A page of Debian's Chromium, whose files are the test's own (its socket's path has to be short)."""
     from playwright.sync_api import sync_playwright
 
-    home = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    home = {"HOME": str(open_folder), "TMPDIR": str(open_folder), "PATH": "/usr/bin:/bin"}
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(
             executable_path=f"/usr/bin/{farm.PROGRAM}", args=[*farm.FLAGS, CONFINED], env=home
