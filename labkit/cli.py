@@ -136,7 +136,8 @@ def publish(
     restore: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="BLOCK", help="Publish a block that a person deleted; may be repeated."
+            metavar="BLOCK",
+            help="Publish a block, or the page, that a person deleted; may be repeated.",
         ),
     ] = None,
     repair: Annotated[
@@ -269,7 +270,9 @@ def doctor(choice: Choice) -> None:
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 def test(context: typer.Context) -> None:
-    """Run labkit's own tests; the arguments are pytest's."""
+    """Run labkit's own tests; the arguments are pytest's.
+
+    They run side by side, one on each processor; with -n 0 one after the other."""
     from labkit import run as door
 
     project = Path(__file__).parents[1]
@@ -279,7 +282,8 @@ def test(context: typer.Context) -> None:
         )
         raise typer.Exit(1)
     os.chdir(project)
-    door.replace([sys.executable, "-m", "pytest", *context.args])
+    side_by_side = ("-n", "auto", "--dist", "loadfile")
+    door.replace([sys.executable, "-m", "pytest", *side_by_side, *context.args])
 
 
 def main() -> None:
