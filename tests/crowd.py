@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from labkit import Lab
+from labkit.errors import WikiError
 from labkit.wiki import api
 from labkit.wiki.api import ConflictError
 from tests.desks import SUMMARY, WEB, Desk, fresh, opened, stage
@@ -25,12 +26,14 @@ PLACES = (
 
 @dataclass
 class Crowd:
-    """What was counted: ``lost``, ``doubled`` and ``stale`` are lines of the page in the end, ``gone``
-    remarks that a later revision of the history lacked."""
+    """What was counted: ``lost``, ``doubled``, ``stale`` and ``missing`` are lines of the page in the
+    end, ``gone`` remarks that a later revision of the history lacked; ``given_up`` are publications and
+    teachers' edits that came to an error (too many conflicts, no word from a busy wiki)."""
 
     remarks: int = 0
     publications: int = 0
     conflicts: int = 0
+    given_up: int = 0
     put_back: int = 0
     revisions: int = 0
     seconds: float = 0.0
@@ -50,7 +53,12 @@ def crowd(lab: Lab, folder: Path, *, page: str, remarks: int, each: int = 3) -> 
 
     def report(desk: Desk) -> None:
         while not done.is_set():
-            made = desk.publish(SUMMARY, stage(1000 + next(numbers)), WEB)
+            try:
+                made = desk.publish(SUMMARY, stage(1000 + next(numbers)), WEB)
+            except WikiError:
+                with lock:
+                    seen.given_up += 1
+                continue
             with lock:
                 seen.publications += 1
                 seen.conflicts += made.attempts - 1
@@ -58,12 +66,18 @@ def crowd(lab: Lab, folder: Path, *, page: str, remarks: int, each: int = 3) -> 
 
     def teach(desk: Desk, mine: list[str]) -> None:
         for n, remark in enumerate(mine):
-            while remark not in desk.text:
+            there = False
+            while not there:
                 try:
-                    desk.after(PLACES[n % len(PLACES)], remark)
+                    there = remark in desk.text
+                    if not there:
+                        desk.after(PLACES[n % len(PLACES)], remark)
                 except ConflictError:
                     with lock:
                         seen.conflicts += 1
+                except WikiError:
+                    with lock:
+                        seen.given_up += 1
 
     with ExitStack() as stack, ThreadPoolExecutor(2 * each) as pool:
         desks = [stack.enter_context(opened(lab, page, folder / str(n))) for n in range(each)]

@@ -118,9 +118,10 @@ def fresh(*blocks: Block) -> str:
 
 
 def picture(shade: int) -> Upload:
-    """A real PNG picture, one grey pixel."""
-    header = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes([0, shade]))), (b"IEND", b""))
+    """A real PNG picture, one pixel of one of 65,536 greys."""
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 0, 0, 0, 0)
+    line = b"\0" + struct.pack(">H", shade)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(line)), (b"IEND", b""))
     data = b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
         for name, body in chunks

@@ -19,9 +19,10 @@ from labkit.report.plan import STAGES
 from labkit.report.record import Entry, StageRecord
 from labkit.report.saved import file as executed
 from labkit.result import Figure, Result
-from labkit.wiki import api, fences, session, transport
+from labkit.wiki import api, fences, session
 from labkit.wiki.listing import Remark, Remarks
 from labkit.wiki.threads import Thread
+from labkit.wiki.transport import Session
 
 NAMES = tuple(stage.name for stage in STAGES)
 #: A real PNG picture of one pixel.
@@ -215,15 +216,13 @@ def test_an_unchanged_report_costs_two_requests(wiki: Lab, monkeypatch: pytest.M
     ran(wiki, result(171))
     publication.publish(wiki)
     asked: list[str] = []
-    send = transport.Session._send
+    send = Session._send
 
-    def counted(
-        site: transport.Session, method: str, data: dict[str, str], files: object
-    ) -> object:
+    def counted(site: Session, method: str, url: str, data: dict[str, str], files: None) -> object:
         asked.append("login" if data["action"] == "login" else f"{method} {data['action']}")
-        return send(site, method, data, files)
+        return send(site, method, url, data, files)
 
-    monkeypatch.setattr(transport.Session, "_send", counted)
+    monkeypatch.setattr(Session, "_send", counted)
     done = publication.publish(wiki)
     assert done.holds
     assert not done.changed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import closing
 from pathlib import Path
 
@@ -144,6 +145,17 @@ def test_another_machine_publishes_without_stale_or_doubled_lines(desk: Desk) ->
     desk.publish(SUMMARY, stage(68))
     assert desk.text.replace("REX> kept\n", "") == fresh(SUMMARY, stage(68))
     assert "| all || 68\nREX> kept\n" in desk.text
+
+
+def test_a_machine_whose_state_is_gone_publishes_on(desk: Desk) -> None:
+    """Between any two publications the folder may go: nothing is stale, nothing doubled."""
+    desk.publish(SUMMARY, stage(250))
+    desk.after("| all || 250", "REX> kept")
+    for megabytes in (171, 68):
+        shutil.rmtree(desk.folder)
+        desk.publish(SUMMARY, stage(megabytes))
+        assert desk.text.replace("REX> kept\n", "") == fresh(SUMMARY, stage(megabytes))
+        assert f"| all || {megabytes}\nREX> kept\n" in desk.text
 
 
 @BOTH

@@ -55,13 +55,13 @@ _ADDRESS = "correct wiki.url: the full address, which ends in /api.php"
 @dataclass(frozen=True)
 class Fault:
     """Why a request has no good reply: in words, with a remedy. ``wait`` is how long the wiki wants to be
-    left alone (seconds), ``undone`` that it did not act; ``again`` that it may go better next time."""
+    left alone (seconds), ``undone`` that it did not act; ``tries`` how often it is worth trying."""
 
     reason: str
     remedy: str = _REMEDY
     wait: float = 0.0
     undone: bool = False
-    again: bool = True
+    tries: int = TRIES
 
 
 class Session(mwclient.Site):  # type: ignore[misc]
@@ -83,11 +83,6 @@ class Session(mwclient.Site):  # type: ignore[misc]
             max_retries=0,
         )
 
-    @property
-    def url(self) -> str:
-        """The address of the API."""
-        return f"{self.scheme}://{self.host}{self.path}api{self.ext}"
-
     def raw_call(
         self,
         script: str,
@@ -97,30 +92,33 @@ class Session(mwclient.Site):  # type: ignore[misc]
         http_method: str = "POST",
     ) -> str:
         """The reply's text, JSON; raises :class:`WikiError` when there is none, or none that can be read."""
+        url = f"{self.scheme}://{self.host}{self.path}{script}{self.ext}"
         asks = data.get("action") in ASKING
         given = dict(data) if asks else {**data, "maxlag": LAG}
         for attempt in itertools.count(1):
-            said, fault = self._send(http_method, given, files)
+            said, fault = self._send(http_method, url, given, files)
             if fault is None:
                 return said
             wait = max(fault.wait, PAUSE * (attempt - 1))
-            hopeless = not fault.again or wait > LONGEST_WAIT or not (asks or fault.undone)
-            if attempt < TRIES and not hopeless:
+            hopeless = wait > LONGEST_WAIT or not (asks or fault.undone)
+            if attempt < fault.tries and not hopeless:
                 time.sleep(wait)
             elif said:  # the wiki's own refusal, which says more
                 return said
             else:
                 kind = WikiError if asks or fault.undone else UnansweredError
-                raise kind(self.url, fault.reason, fault.remedy, f"curl -i {self.url}")
+                raise kind(url, fault.reason, fault.remedy, f"curl -i {url}")
         raise AssertionError  # the tries have an end
 
-    def _send(self, method: str, data: Mapping[str, Any], files: Any) -> tuple[str, Fault | None]:
+    def _send(
+        self, method: str, url: str, data: Mapping[str, Any], files: Any
+    ) -> tuple[str, Fault | None]:
         """One request: its reply's text, and what is wrong with it."""
         given = {"params" if method == "GET" else "data": data, "files": files, "timeout": TIMEOUT}
         pool = self.connection
         try:
             with pool.request(
-                method, self.url, allow_redirects=False, stream=True, verify=pool.verify, **given
+                method, url, allow_redirects=False, stream=True, verify=pool.verify, **given
             ) as reply:
                 return _judged(reply, _text(reply))
         except requests.RequestException as error:
@@ -158,7 +156,7 @@ def _judged(reply: requests.Response, text: str) -> tuple[str, Fault | None]:
     status, wait = reply.status_code, _seconds(reply.headers.get("Retry-After", ""))
     code = _code(text)
     if code in LATER:
-        return text, Fault(f"{code}", wait=wait, undone=True, again=wait > 0)
+        return text, Fault(f"{code}", wait=wait, undone=True, tries=TRIES if wait else 1)
     if code is not None and code.startswith("internal_api_error_DB"):
         return "", Fault(f"{_SILENT}: its database fails ({code})")
     if code is not None and (code or status == 200):
@@ -167,11 +165,11 @@ def _judged(reply: requests.Response, text: str) -> tuple[str, Fault | None]:
         place = urlsplit(reply.headers.get("Location", ""))
         elsewhere = f"{place.scheme}://{place.hostname}{place.path}"
         said = f"the wiki sends on to {elsewhere}"
-        return "", Fault(said, "let wiki.url be that address", again=False)
+        return "", Fault(said, "let wiki.url be that address", tries=1)
     if status in (200, 429) or status >= 500:
         said = f"HTTP status {status}" if status != 200 else "its answer is no JSON"
         return "", Fault(f"{_SILENT}: {said}", wait=wait, undone=status == 429)
-    return "", Fault(f"no MediaWiki answers there: HTTP status {status}", _ADDRESS, again=False)
+    return "", Fault(f"no MediaWiki answers there: HTTP status {status}", _ADDRESS, tries=1)
 
 
 def _code(text: str) -> str | None:
@@ -196,9 +194,9 @@ def _seconds(header: str) -> float:
 def _fault(error: requests.RequestException) -> Fault:
     """What a failed request tells; nothing of the request itself."""
     if isinstance(error, requests.exceptions.SSLError):
-        return Fault(ask.distrust(_plainly(error)), ask.TRUST, again=False, undone=True)
+        return Fault(ask.distrust(_plainly(error)), ask.TRUST, tries=1, undone=True)
     if isinstance(error, requests.ReadTimeout):
-        return Fault(f"{_SILENT}: no word within {TIMEOUT[1]:g} s", again=False)
+        return Fault(f"{_SILENT}: no word within {TIMEOUT[1]:g} s", tries=2)
     refused = "NewConnectionError" in repr(getattr(error, "args", ""))
     return Fault(
         f"{_SILENT}: {_plainly(error)}",

@@ -36,7 +36,15 @@ def main() -> int:
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     seen = measure(given.database, given.remarks)
-    for name in ("remarks", "publications", "conflicts", "revisions", "put_back", "seconds"):
+    for name in (
+        "remarks",
+        "publications",
+        "conflicts",
+        "given_up",
+        "revisions",
+        "put_back",
+        "seconds",
+    ):
         print(f"{name:14} {getattr(seen, name):8.0f}")
     bad = ("lost", "doubled", "stale", "missing", "gone")
     for name in bad:
