@@ -19,7 +19,7 @@ def whole(lab: Lab, layout: Path, name: str) -> Path:
 
     It is named by the hash of the layers' content (ChainID): whoever has the same layers shares it.
     """
-    return _once(
+    return _shared(
         lab,
         _folder(lab, layout, name),
         lambda work: umoci("raw", "unpack", "--image", f"{layout}:{name}", work / "rootfs"),
@@ -28,16 +28,17 @@ def whole(lab: Lab, layout: Path, name: str) -> Path:
 
 def adopt(lab: Lab, layout: Path, name: str, root: Path) -> Path:
     """The same folder, where ``root``, from which the tag has just been packed, spares unpacking it."""
-    return _once(lab, _folder(lab, layout, name), lambda work: _move(root, work / "rootfs"))
+    return _shared(lab, _folder(lab, layout, name), lambda work: _move(root, work / "rootfs"))
 
 
 def layer(lab: Lab, layout: Path, digest: str) -> Path:
     """The folder in the lab's state with the files of one layer, which removes none."""
     folder = lab.state_dir / "unpacked" / oci.short(digest)
-    Journal.of(lab).intend("folder", path=str(folder.parent))
-    return _once(
-        lab, folder, lambda work: tarball.extract(oci.blob(layout, digest), work / "rootfs")
-    )
+    with lock(lab.run_dir, "unpacked"):
+        Journal.of(lab).intend("folder", path=str(folder.parent))
+        return _once(
+            lab, folder, lambda work: tarball.extract(oci.blob(layout, digest), work / "rootfs")
+        )
 
 
 def configuration(lab: Lab, layout: Path, name: str, root: Path) -> Path:
@@ -76,11 +77,16 @@ def _move(root: Path, place: Path) -> None:
     root.rename(place)
 
 
-def _once(lab: Lab, folder: Path, make: Callable[[Path], None]) -> Path:
-    """``folder/rootfs``, made if it is not there or was emptied."""
+def _shared(lab: Lab, folder: Path, make: Callable[[Path], None]) -> Path:
+    """A folder of all labs' own."""
     with lock(lab.cache_dir / "locks", f"unpacked-{folder.name}"):
-        root = folder / "rootfs"
-        if not (root.is_dir() and any(root.iterdir())):
-            with building(lab, folder, what=f"unpacked image {folder.name}") as work:
-                make(work)
+        return _once(lab, folder, make)
+
+
+def _once(lab: Lab, folder: Path, make: Callable[[Path], None]) -> Path:
+    """``folder/rootfs``, made if it is not there or was emptied. The caller holds its lock."""
+    root = folder / "rootfs"
+    if not (root.is_dir() and any(root.iterdir())):
+        with building(lab, folder, what=f"unpacked image {folder.name}") as work:
+            make(work)
     return root

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from labkit import groups, run, undo
 from labkit.checks import Check
@@ -98,7 +98,9 @@ def down(lab: Lab) -> Outcome[Down]:
     with lock(lab.run_dir, "session", wait=0):
         end_notebooks(str(lab.run_dir / "rebuild"), markers(Journal.of(lab).standing()))
         shutil.rmtree(lab.run_dir / "rebuild", ignore_errors=True)
-        with lock(lab.run_dir, "farm"), lock(lab.run_dir, "wiki"):
+        with ExitStack() as held:
+            for name in ("farm", "wiki", "image", "unpacked"):
+                held.enter_context(lock(lab.run_dir, name))
             killed = _kill_all(lab)
             unmade, failed = undo.unmake_all(lab)
             problems = [f"{entry.kind} {entry.what}: {error}" for entry, error in failed]
