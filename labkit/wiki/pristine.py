@@ -9,9 +9,11 @@ written before the page is: whatever hash a page carries, its block is known.
 from __future__ import annotations
 
 import base64
+import random
 import re
+import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +22,7 @@ from labkit.errors import WikiError
 from labkit.files import write_atomically
 from labkit.result import Record
 from labkit.wiki import api, fences
+from labkit.wiki.api import ConflictError
 from labkit.wiki.fences import Block, Document
 
 if TYPE_CHECKING:
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 #: that are so young that another labkit may be about to put them on the page.
 KEPT, KEPT_YOUNG = 3, 24
 YOUNG = timedelta(minutes=10)
+#: How often the page beside is read and written again when other labkits write there.
+ATTEMPTS = 8
 #: Revisions of the page that are looked through for a block that neither place has.
 HISTORY = 100
 #: Characters of one block; a page holds two million (MediaWiki's $wgMaxArticleSize).
@@ -105,6 +110,7 @@ class Memory:
         self._local = read_local(self._file)
         self._remote: Remote | None = None
         self._found: dict[tuple[str, str], Block | None] = {}
+        self._kept = set[tuple[str, str]]()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -133,12 +139,27 @@ class Memory:
         self._remote = None
         self._found.clear()
 
-    def keep(self, page: Document, blocks: Iterable[Block]) -> None:
-        """Keeps the blocks in both places; a place that has them is not written.
+    def keep(self, page: Document, blocks: Sequence[Block]) -> None:
+        """Keeps the blocks in both places; a place that has them is not written, and neither is asked
+        again for what this memory has put there.
 
-        Raises :class:`~labkit.wiki.api.ConflictError` when another labkit wrote there meanwhile.
+        Raises :class:`~labkit.wiki.api.ConflictError` when other labkits kept writing there meanwhile.
         """
-        self._remote = None
+        wanted = {(block.name, block.digest) for block in blocks}
+        for attempt in range(1, ATTEMPTS + 1):
+            if wanted <= self._kept:
+                return
+            self._remote = None
+            try:
+                self._keep(page, blocks)
+            except ConflictError:  # two labkits' blocks do not exclude each other
+                if attempt == ATTEMPTS:
+                    raise
+                time.sleep(random.uniform(0.01, 0.05 * attempt))  # noqa: S311 - no secret
+            else:
+                self._kept |= wanted
+
+    def _keep(self, page: Document, blocks: Sequence[Block]) -> None:
         beside = self._beside()
         every = beside.store.joined(self._local).adding(blocks, page, now())
         if every != self._local:
