@@ -166,8 +166,8 @@ def test_narrative_names_the_rows(name: str) -> None:
 def by_nbconvert(source: Path, target: Path, lab: Lab) -> Done:
     """``jupyter nbconvert --execute``, with a ``lab.toml`` in a folder above."""
     assert source.parent.with_name("lab.toml").exists()
-    argv = ["jupyter", "nbconvert", "--to", "notebook", "--execute", source, "--output", target]
-    return launched(argv, source.parents[1])
+    words = ("nbconvert", "--to", "notebook", "--execute", str(source), "--output", str(target))
+    return launched("jupyter", words, source.parents[1])
 
 
 def by_papermill(source: Path, target: Path, lab: Lab) -> Done:
@@ -176,16 +176,15 @@ def by_papermill(source: Path, target: Path, lab: Lab) -> Done:
     told = {"lab_name": lab.name, "netns": lab.netns, "wiki_port": lab.wiki.port}
     told |= {name: str(getattr(lab, name)) for name in ("outputs", "state", "cache", "run")}
     given = [("-p", name, str(told[name])) for name in parameters(source.name) if name in told]
-    argv = ["papermill", source, target, "--no-progress-bar"]
-    return launched([*argv, *(word for words in given for word in words)], source.parents[1])
+    words = (str(source), str(target), "--no-progress-bar", *(w for words in given for w in words))
+    return launched("papermill", words, source.parents[1])
 
 
-def launched(argv: list[str | Path], project: Path) -> Done:
+def launched(program: str, words: tuple[str, ...], project: Path) -> Done:
     """One of Jupyter's programs, in a project's folder; the kernel's files stay there."""
-    program, *rest = argv
     env = {"PYTHONPATH": str(project), "IPYTHONDIR": str(project / "ipython")}
-    words = [Path(sys.executable).with_name(str(program)), *rest]
-    return run.run(words, cwd=project, env=env, timeout=600)
+    here = str(Path(sys.executable).with_name(program))
+    return run.run([here, *words], cwd=project, env=env, timeout=600)
 
 
 @pytest.mark.root
