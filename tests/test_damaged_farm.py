@@ -81,7 +81,7 @@ def all_up(lab: Lab) -> bool:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("harm", MENDED)
+@pytest.mark.parametrize("harm", ["torn", "junk", "null", "nowhere"])
 def test_a_farm_whose_files_were_all_damaged_comes_up(farm: Lab, harm: str) -> None:
     """Bringing it up makes each of them again."""
     for path in [find(farm) for find in FILES.values()]:
@@ -102,18 +102,23 @@ def test_looking_at_damaged_files_is_no_error(farm: Lab) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("name", [name for name in FILES if not name.endswith(".pid")])
-def test_a_folder_in_a_file_s_place_is_named(farm: Lab, name: str) -> None:
-    """It may be somebody's: labkit says what to do, or gets along without it."""
-    path = FILES[name](farm)
-    folder(path)
-    try:
-        assert all_up(farm)
-    except StateError as error:
-        assert error.value == str(path)
-        assert error.reason == "is a folder where labkit keeps a file"
-        assert error.remedy == "move it away"
-        path.rmdir()
+def test_folders_in_the_places_of_files_are_named(farm: Lab) -> None:
+    """One after the other, with what to do; those that labkit gets along without or replaces are not."""
+    paths = {name: find(farm) for name, find in FILES.items() if not name.endswith(".pid")}
+    for path in paths.values():
+        folder(path)
+    named = []
+    while len(named) < len(paths):
+        try:
+            assert all_up(farm)
+            break
+        except StateError as error:
+            assert error.reason == "is a folder where labkit keeps a file"
+            assert error.remedy == "move it away"
+            named.append(error.value)
+            Path(error.value).rmdir()
+    mended = {"record of the image", "index of the image", "manifest of the image", "runC's state"}
+    assert set(named) == {str(path) for name, path in paths.items() if name not in mended}
     assert all_up(farm)
 
 
@@ -160,7 +165,7 @@ def test_a_key_that_everybody_may_read_is_shut_again(farm: Lab) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("harm", MENDED)
+@pytest.mark.parametrize("harm", ["junk", "null", "gone"])
 def test_down_ends_a_container_whose_state_runc_cannot_read(
     make_lab: Callable[..., Lab], harm: str
 ) -> None:
@@ -194,7 +199,7 @@ def test_down_without_the_journal_says_what_it_leaves(farm: Lab) -> None:
 @pytest.mark.parametrize("harm", [junk, null, folder], ids=lambda harm: harm.__name__)
 def test_a_damaged_journal_stops_everything(farm: Lab, harm: Harm) -> None:
     """Nothing is guessed, made or removed; put back, all is as before."""
-    assert all_up(farm)
+    up.replicas(farm)
     before = inventory(farm)
     with damaged(farm.journal_file, harm):
         for act in (standing.down, up.replicas):
@@ -203,7 +208,7 @@ def test_a_damaged_journal_stops_everything(farm: Lab, harm: Harm) -> None:
             assert str(farm.journal_file) in caught.value.value
             assert "move" in caught.value.remedy
     assert inventory(farm) == before
-    assert all_up(farm)
+    assert not up.replicas(farm).changed
 
 
 def test_a_journal_that_leads_nowhere_is_named(tmp_path: Path) -> None:
