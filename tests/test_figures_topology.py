@@ -54,9 +54,7 @@ def test_the_same_network_gives_the_same_bytes(tmp_path: Path, shape: tuple[int,
     drawn = []
     for _ in range(2):
         figure = topology(lab, connected(wired(lab)))
-        drawn.append(
-            (picture(lab, figure.png).read_bytes(), picture(lab, figure.svg).read_bytes())
-        )
+        drawn.append((picture(lab, figure.png).read_bytes(), picture(lab, figure.svg).read_bytes()))
     assert drawn[0][0].startswith(b"\x89PNG")
     assert drawn[0] == drawn[1]
 
