@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab, run, undo
-from labkit.errors import BuildError, ConfigError, LabkitError, MachineError
-from labkit.farm import host, image, rootfs
+from labkit.errors import ConfigError, LabkitError, MachineError
+from labkit.farm import host, image
 from labkit.farm.netns import inside
 from labkit.journal import Journal
 from labkit.run import Done
@@ -27,10 +27,9 @@ from tests.host_side import give_address
 from tests.projects import ROOT, Listing, Project, files, listing, project
 from tests.test_apt import mirror
 from tests.test_host import add_link
-from tests.test_rootfs import small_disk, tiny
 from tests.test_standing import inventory, nothing
 
-__all__ = ["mirror", "small_disk", "tiny"]  # fixtures of those modules
+__all__ = ["mirror"]  # a fixture of that module
 
 #: Runs the command as somebody who may read everything and change nothing.
 NOBODY = (
@@ -354,22 +353,6 @@ def test_who_is_not_root_changes_nothing(own: Project, command: str, whose: int)
     assert (log is None) is (whose == 0)
     assert files(after) == files(before)
     Journal.of(lab).forget("netns", name=lab.host.netns)
-
-
-@pytest.mark.root
-def test_a_disk_that_was_full_and_is_no_more(small_disk: Lab) -> None:
-    """Nothing half-made stands in the way of the build that has room, and that one is whole."""
-    place = rootfs.plan(small_disk, "tiny").place
-    with pytest.raises(BuildError, match="is full"):
-        rootfs.build(small_disk, "tiny")
-    assert rootfs.find(rootfs.plan(small_disk, "tiny")) is None
-    assert list(place.parent.iterdir()) == []
-    run.run(["mount", "-o", "remount,size=600m", small_disk.cache_dir])
-    result = rootfs.build(small_disk, "tiny")
-    assert result.changed
-    assert (result.value.path / "bin/sh").exists()
-    assert not rootfs.build(small_disk, "tiny").changed
-    assert [path.name for path in place.parent.iterdir()] == [place.name]
 
 
 # -- ports, and the wiki ---------------------------------------------------------------------------------

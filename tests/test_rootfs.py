@@ -347,12 +347,23 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_made(small_disk:
 
 
 @pytest.mark.root
-def test_a_disk_that_fills_up_is_named(small_disk: Lab) -> None:
-    """The build fails, says why, and leaves nothing."""
+def test_a_disk_that_fills_up_is_named_and_is_in_nobody_s_way_when_it_has_room(
+    small_disk: Lab,
+) -> None:
+    """The build fails, says why, and leaves nothing; the next one, which has room, is whole."""
+    place = rootfs.plan(small_disk, "tiny").place
     with pytest.raises(BuildError) as caught:
         rootfs.build(small_disk, "tiny")
     assert "is full" in caught.value.reason
+    assert "make room" in caught.value.remedy
     assert not _leftovers(small_disk)
+    assert list(place.parent.iterdir()) == []
+    run.run(["mount", "-o", "remount,size=600m", small_disk.cache_dir])
+    result = rootfs.build(small_disk, "tiny")
+    assert result.changed
+    assert (result.value.path / "bin/sh").exists()
+    assert not rootfs.build(small_disk, "tiny").changed
+    assert [path.name for path in place.parent.iterdir()] == [place.name]
 
 
 @pytest.mark.root
