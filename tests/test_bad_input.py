@@ -17,7 +17,7 @@ import pytest
 
 from labkit import Lab, run, undo
 from labkit.errors import ConfigError, LabkitError, MachineError
-from labkit.farm import host, image
+from labkit.farm import host, image, lifecycle, traffic
 from labkit.farm.netns import inside
 from labkit.journal import Journal
 from labkit.run import Done
@@ -91,6 +91,31 @@ def test_a_notebook_that_is_none_is_not_run(tmp_path: Path) -> None:
     file.write_text(json.dumps(source))
     assert refused(own.labkit("run", "04-network"), "is no Python", "in line 1: replicas:")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lab", "lab.toml", "notebooks"]
+
+
+NUMBERS = {
+    "no instances": (lambda lab: lifecycle.instances(lab, 0), "instances = 0", "from 1 to 60"),
+    "too many": (lambda lab: lifecycle.instances(lab, 1_000_000), "instances = 1000000", "from 1 to 60"),
+    "no number": (lambda lab: lifecycle.instances(lab, "six"), "instances = 'six'", "from 1 to 60"),
+    "half a minute": (lambda lab: lifecycle.instances(lab, 6, 0.5), "minutes = 0.5", "from 1 to 60"),
+    "one weight": (lambda lab: traffic.compare(lab, "site1", weights=[3]), "sites", "one weight for each replica"),
+    "no list": (lambda lab: traffic.compare(lab, "site1", weights=3), "weights = 3", "is no list of numbers"),
+    "no weight": (lambda lab: traffic.compare(lab, "site1", weights=[3, 0]), "sites.0.weights.1 = 0", "greater than"),
+    "no site": (lambda lab: traffic.compare(lab, "site", weights=[3, 1]), "'site'", "did you mean 'site"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NUMBERS)
+def test_a_wrong_parameter_of_a_notebook_s_own_is_refused_first(tmp_path: Path, case: str) -> None:
+    """Before anything of the farm is looked at: there is none."""
+    act, value, said = NUMBERS[case]
+    lab = project(tmp_path).lab
+    with pytest.raises(ConfigError) as caught:
+        act(lab)
+    assert caught.value.value.startswith(value)
+    assert said in str(caught.value)
+    assert caught.value.remedy
+    assert listing(lab.state_dir, lab.run_dir) == {}
 
 
 # -- what the machine says, by the real notebooks ------------------------------------------------------

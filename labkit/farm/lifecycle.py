@@ -13,11 +13,15 @@ from pathlib import Path
 from labkit import run
 from labkit.checks import Check, equal
 from labkit.daemon import tail
+from labkit.errors import ConfigError
 from labkit.farm import container, process, trial
 from labkit.farm.bundle import Spec
 from labkit.journal import lock
 from labkit.lab import Lab
 from labkit.result import Cell, Outcome, Record, Table, action
+
+#: The most containers to be started from one terminal, and the most minutes for them to wait.
+MOST = 60
 
 
 class Start(Record):
@@ -148,9 +152,19 @@ def _mode_table(value: Modes) -> Table:
     return Table.of("modes", "Starting a container", rows, units=units)
 
 
+def _require_number(name: str, value: object) -> None:
+    if type(value) is not int or not 1 <= value <= MOST:
+        raise ConfigError(
+            f"{name} = {value!r}", f"is no whole number from 1 to {MOST}", "correct this value"
+        )
+
+
 @action("container.instances")
 def instances(lab: Lab, count: int = 6, minutes: int = 5) -> Outcome[Instances]:
-    """``count`` containers of one image, each waiting ``minutes``, started from one terminal."""
+    """``count`` containers of one image, each waiting ``minutes``, started from one terminal; neither is
+    more than :data:`MOST`. Raises :class:`ConfigError` before anything is made."""
+    _require_number("instances", count)
+    _require_number("minutes", minutes)
     wait = ("sleep", str(60 * minutes))
     specs = [trial.spec(lab, f"wait-{n}", *wait) for n in range(1, count + 1)]
     names = [item.name for item in specs]

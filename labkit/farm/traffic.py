@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from labkit.checks import Check, equal
+from labkit.errors import ConfigError
 from labkit.farm import balancing, counts, fetch, proxy, resolver, spread
 from labkit.farm.measure import Measurement, measure, shared
 from labkit.farm.netns import inside
@@ -193,6 +194,8 @@ def _case_checks(case: Case, checks: Sequence[Check]) -> list[Check]:
 
 def _weightings(count: int, weights: Sequence[int] | None) -> tuple[tuple[int, ...], ...]:
     """Equal weights and uneven ones; once what is the same."""
+    if not isinstance(weights, (Sequence, type(None))):
+        raise ConfigError(f"weights = {weights!r}", "is no list of numbers", "write it like [3, 1]")
     even = (1,) * count
     uneven = tuple(weights) if weights is not None else (3, *even[1:])
     return (even, uneven) if count > 1 and even != uneven else (uneven if weights else even,)
