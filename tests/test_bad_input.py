@@ -395,8 +395,10 @@ def test_a_taken_port_of_the_wiki(own: Project) -> None:
 
 
 @pytest.mark.root
-def test_all_that_keeps_a_machine_from_running_the_lab_is_told_at_once(own: Project) -> None:
-    """Ports with the process that has them, and the mirror: by the command, which changes nothing."""
+def test_all_that_keeps_a_machine_from_running_the_lab_is_told_at_once(
+    own: Project, mirror: str
+) -> None:
+    """Ports with the process that has them, the mirror, the suite: by the command, which changes nothing."""
     lab = own.lab
     host.up(lab)
     give_address(lab)
@@ -409,6 +411,9 @@ def test_all_that_keeps_a_machine_from_running_the_lab_is_told_at_once(own: Proj
     assert me in found["doctor.ports.dns"]["seen"]
     assert "end that process" in found["doctor.ports.dns"]["remedy"]
     assert f"the mirror {silent}: does not answer" in found["doctor.mirror"]["seen"]
+    wrong = blockers(own, "-p", "mirror", mirror, "-p", "suite", "bokworm")["doctor.mirror"]
+    assert "rootfs.suite = 'bokworm'" in wrong["seen"]
+    assert "it has bookworm" in wrong["remedy"]
     assert listing(own.folder) == before
     assert not undo.unmake_all(lab)[1]
 
