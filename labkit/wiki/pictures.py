@@ -11,9 +11,9 @@ from labkit.wiki.desk import Desk, Plan
 from labkit.wiki.notebook import Upload
 from labkit.wiki.refusals import UnansweredError
 
-#: Connections over which pictures are sent to the lab's own wiki; others' wikis want one request at a
-#: time (API: Etiquette).
-CONNECTIONS = 3
+#: Connections over which pictures are sent to the lab's own wiki (SQLite has one writer at a time, and
+#: more would only wait for each other); others' wikis want one request at a time (API: Etiquette).
+CONNECTIONS = 2
 
 
 def send(desk: Desk, planned: Plan) -> None:

@@ -16,7 +16,7 @@ from labkit.wiki.refusals import UnansweredError
 from labkit.wiki.repair import Repaired
 
 #: How often a page that others save meanwhile is read and written again, and the longest pause.
-ATTEMPTS = 12
+ATTEMPTS = 20
 LONGEST_PAUSE = 2.0
 #: Revisions that are looked through for an edit whose reply was lost.
 HISTORY = 50
