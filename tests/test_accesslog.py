@@ -9,7 +9,9 @@ import pytest
 
 from labkit import Lab, run
 from labkit.checks import failed
-from labkit.farm import accesslog, container, fetch, proxy, traffic, workers
+from labkit.farm import container, proxy, traffic
+from labkit.farm.balancer import accesslog, workers
+from labkit.farm.measuring import fetch
 from labkit.farm.site import HEALTH_QUERY
 from tests.waiting import until
 from tests.whole_farm import standing

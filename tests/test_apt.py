@@ -12,8 +12,8 @@ import pytest
 
 from labkit import Lab
 from labkit.errors import ConfigError, MachineError
-from labkit.farm import apt
-from labkit.farm.apt import Archive, Source
+from labkit.farm.debian import apt
+from labkit.farm.debian.apt import Archive, Source
 
 MAIN = "http://mirror.test/debian"
 SECURITY = "http://mirror.test/security"

@@ -18,7 +18,7 @@ import pytest
 from labkit import Lab, run, undo
 from labkit.errors import ConfigError, LabkitError, MachineError
 from labkit.farm import host, image, lifecycle, traffic
-from labkit.farm.netns import inside
+from labkit.farm.links.netns import inside
 from labkit.journal import Journal
 from labkit.run import Done
 from labkit.wiki.folders import origin

@@ -18,7 +18,7 @@ from labkit import Lab
 from labkit.checks import failed
 from labkit.errors import ConfigError, FarmError, MachineError
 from labkit.farm import browser, dns
-from labkit.farm.netns import inside
+from labkit.farm.links.netns import inside
 from labkit.result import picture
 from tests.host_side import give_address
 from tests.waiting import until

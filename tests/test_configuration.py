@@ -12,11 +12,12 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.farm import configuration, container, image, oci, origin, up
+from labkit.farm import configuration, container, image, up
 from labkit.farm.container import State
 from labkit.farm.image import Unpacked
-from labkit.farm.origin import Blob, Origin
-from labkit.farm.process import Process
+from labkit.farm.oci import origin, store
+from labkit.farm.oci.origin import Blob, Origin
+from labkit.farm.runc.process import Process
 from tests.conftest import lab_maker, open_place
 
 LAB = Lab.load(None, lab_name="shop", sites=["red"])
@@ -206,9 +207,9 @@ def test_a_blob_edited_by_hand_is_told(ran: Lab, part: str) -> None:
         "config": lambda text: text.replace(b"PATH=/usr/local/sbin", b"PATH=/usr/local/zbin", 1),
         "layer": lambda data: data[:-1] + bytes([data[-1] ^ 1]),
     }
-    with altered(oci.blob(image.read(ran).layout, digest), change[part]):
+    with altered(store.blob(image.read(ran).layout, digest), change[part]):
         found = source_faults(ran, unpacked)
-        assert oci.short(digest) in found["container.source.blobs"]
+        assert store.short(digest) in found["container.source.blobs"]
         if part == "config":
             assert "mismatch" in found["container.source.configuration"]
         assert failing(ran) == set()

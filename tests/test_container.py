@@ -11,9 +11,12 @@ import pytest
 
 from labkit import Lab, run
 from labkit.errors import CommandError, FarmError
-from labkit.farm import accesslog, bundle, container, fetch, site, ssh, up
-from labkit.farm.bundle import Spec
-from labkit.farm.netns import inside
+from labkit.farm import container, site, ssh, up
+from labkit.farm.balancer import accesslog
+from labkit.farm.links.netns import inside
+from labkit.farm.measuring import fetch
+from labkit.farm.runc import bundle
+from labkit.farm.runc.bundle import Spec
 from labkit.lab import Replica
 from labkit.undo import mount_points
 from tests.test_run import gone

@@ -10,13 +10,14 @@ import pytest
 
 from labkit import Lab, run
 from labkit.errors import ConfigError
-from labkit.farm import packages, sizes, variants
+from labkit.farm import sizes
 from labkit.farm.contents import account, database, kinds, owners, reasons, scan
 from labkit.farm.contents.database import Database, Diversion
 from labkit.farm.contents.owners import NOBODY, Owner
 from labkit.farm.contents.reasons import Asked
 from labkit.farm.contents.scan import File, Form
-from labkit.farm.packages import Package
+from labkit.farm.debian import packages, variants
+from labkit.farm.debian.packages import Package
 
 
 def _package(name: str, **given: object) -> Package:

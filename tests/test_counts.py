@@ -6,10 +6,11 @@ import pytest
 
 from labkit import Lab
 from labkit.errors import FarmError
-from labkit.farm import bench, counts
-from labkit.farm.counts import Share
-from labkit.farm.fetch import Target
-from labkit.farm.load import Sent
+from labkit.farm import bench
+from labkit.farm.measuring import counts
+from labkit.farm.measuring.counts import Share
+from labkit.farm.measuring.fetch import Target
+from labkit.farm.measuring.load import Sent
 
 
 def sent(*replicas: str) -> list[Sent]:

@@ -10,19 +10,9 @@ import pytest
 from labkit import Lab, run
 from labkit.checks import failed
 from labkit.errors import LockError, StateError
-from labkit.farm import (
-    container,
-    dns,
-    layers,
-    oci,
-    proxy,
-    rootfs,
-    siteimages,
-    ssh,
-    surplus,
-    unpacking,
-    up,
-)  # fmt: skip
+from labkit.farm import container, dns, proxy, rootfs, ssh, up
+from labkit.farm.oci import layers, siteimages, store, unpacking
+from labkit.farm.runc import surplus  # fmt: skip
 from labkit.journal import Entry, Journal, lock
 from labkit.report import standing
 from labkit.undo import mount_points
@@ -49,7 +39,7 @@ def runtime_configuration(lab: Lab) -> Path:
 def small_blob(lab: Lab) -> Path:
     """The manifest of the site's image."""
     layout = siteimages.place(lab) / "layout"
-    return oci.blob(layout, oci.tag(layout, "red").manifest)
+    return store.blob(layout, store.tag(layout, "red").manifest)
 
 
 FILES: dict[str, Callable[[Lab], Path]] = {
@@ -272,7 +262,7 @@ def test_a_damaged_record_in_the_cache_is_no_build(tmp_path: Path, harm: Harm) -
 def test_an_emptied_root_file_system_is_unpacked_again(farm: Lab, lab: Lab) -> None:
     """The folder that is there does not count as one."""
     layout = siteimages.place(farm) / "layout"
-    digest = oci.tag(layout, "red").layers[-1]
+    digest = store.tag(layout, "red").layers[-1]
     root = unpacking.layer(lab, layout, digest)
     whole = sorted(root.rglob("*"))
     run.run(["find", root, "-mindepth", "1", "-delete"])
@@ -295,5 +285,5 @@ def test_an_edited_index_is_named(tmp_path: Path, edit: str) -> None:
     """Whatever is wrong in it."""
     (tmp_path / "index.json").write_text(EDITS[edit])
     with pytest.raises(StateError, match="is no part of an image layout") as caught:
-        oci.tags(tmp_path)
+        store.tags(tmp_path)
     assert caught.value.value == str(tmp_path / "index.json")

@@ -13,7 +13,7 @@ from labkit.farm.contents.account import Contents
 from labkit.farm.contents.owners import NOBODY, Owner
 from labkit.farm.contents.scan import File
 from labkit.farm.contents.waterfall import Step
-from labkit.farm.packages import Package
+from labkit.farm.debian.packages import Package
 
 
 def _package(name: str, version: str = "1") -> Package:

@@ -13,9 +13,10 @@ import pytest
 from labkit import Lab, daemon, run
 from labkit.checks import failed
 from labkit.errors import ConfigError, FarmError, MachineError
-from labkit.farm import dns, host, resolver, zone
-from labkit.farm.endpoint import require_address
-from labkit.farm.netns import inside
+from labkit.farm import dns, host
+from labkit.farm.links.endpoint import require_address
+from labkit.farm.links.netns import inside
+from labkit.farm.names import resolver, zone
 from tests.host_side import give_address
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab, Result
-from labkit.farm.topology import Port, Topology
+from labkit.farm.links.topology import Port, Topology
 from labkit.report.figures import topology
 from labkit.report.figures.topology import BOX, arrange, short
 from labkit.result import picture

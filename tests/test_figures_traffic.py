@@ -9,13 +9,13 @@ from typing import TypeVar
 import pytest
 
 from labkit import Lab, Table
-from labkit.farm import counts, outage
 from labkit.farm.bench import Comparison as Speeds
 from labkit.farm.bench import Throughput
 from labkit.farm.browsing import Page, Visits
-from labkit.farm.load import Sent
-from labkit.farm.measure import Measurement
-from labkit.farm.spread import Case, Comparison, Survey
+from labkit.farm.measuring import counts, outage
+from labkit.farm.measuring.load import Sent
+from labkit.farm.measuring.measure import Measurement
+from labkit.farm.measuring.spread import Case, Comparison, Survey
 from labkit.report import figures
 from labkit.report.figures import screens, spread, stopping
 from labkit.result import Figure, Result, picture

@@ -16,7 +16,7 @@ from labkit import Lab, undo
 from labkit.checks import failed
 from labkit.errors import MachineError, StateError
 from labkit.farm import host
-from labkit.farm.netns import inside
+from labkit.farm.links.netns import inside
 from labkit.journal import Journal
 
 

@@ -13,9 +13,10 @@ import pytest
 
 from labkit import Lab, run, undo
 from labkit.errors import ConfigError, StateError
-from labkit.farm import image, layers, oci, siteimages, tarball
-from labkit.farm.apt import Archive, Source
-from labkit.farm.building import sealed
+from labkit.farm import image
+from labkit.farm.debian.apt import Archive, Source
+from labkit.farm.debian.building import sealed
+from labkit.farm.oci import layers, siteimages, store, tarball
 from labkit.journal import Journal
 
 # -- layers as archives ----------------------------------------------------------------------
@@ -73,9 +74,9 @@ def test_a_layer_that_removes_files_is_no_lower_folder(tmp_path: Path) -> None:
 def test_a_chain_is_named_by_its_layers() -> None:
     """One layer is its own name; more are hashed in their order (config.md of the specification)."""
     a, b = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
-    assert oci.chain_id([a]) == a
-    assert oci.chain_id([a, b]) != oci.chain_id([b, a])
-    assert oci.chain_id([a, b]) == ("sha256:" + hashlib.sha256(f"{a} {b}".encode()).hexdigest())
+    assert store.chain_id([a]) == a
+    assert store.chain_id([a, b]) != store.chain_id([b, a])
+    assert store.chain_id([a, b]) == ("sha256:" + hashlib.sha256(f"{a} {b}".encode()).hexdigest())
 
 
 @pytest.fixture
@@ -88,21 +89,21 @@ def layout(tmp_path: Path) -> Path:
 
 def test_a_layout_says_what_is_missing(layout: Path) -> None:
     """A blob that is pointed to and not there, or shorter than promised."""
-    assert oci.missing(layout) == ()
-    tag = oci.tag(layout, "one")
-    oci.blob(layout, tag.config).unlink()
-    assert oci.missing(layout) == (tag.config,)
-    oci.blob(layout, tag.manifest).write_text("{")
+    assert store.missing(layout) == ()
+    tag = store.tag(layout, "one")
+    store.blob(layout, tag.config).unlink()
+    assert store.missing(layout) == (tag.config,)
+    store.blob(layout, tag.manifest).write_text("{")
     with pytest.raises(StateError):
-        oci.missing(layout)
+        store.missing(layout)
 
 
 def test_a_layout_says_what_nobody_uses(layout: Path) -> None:
     """A changed configuration leaves the old manifest and configuration behind."""
-    before = oci.tag(layout, "one")
+    before = store.tag(layout, "one")
     run.run(["umoci", "config", "--image", f"{layout}:one", "--config.cmd=/bin/sh"])
-    assert set(oci.unused(layout)) == {before.manifest, before.config}
-    assert oci.config(layout, oci.tag(layout, "one").config).cmd == ("/bin/sh",)
+    assert set(store.unused(layout)) == {before.manifest, before.config}
+    assert store.config(layout, store.tag(layout, "one").config).cmd == ("/bin/sh",)
 
 
 def test_a_layout_taken_over_shares_its_blobs_and_not_its_index(
@@ -110,11 +111,11 @@ def test_a_layout_taken_over_shares_its_blobs_and_not_its_index(
 ) -> None:
     """A change of one leaves the other as it was."""
     siteimages.take_over(layout, tmp_path / "copy")
-    tag = oci.tag(layout, "one")
-    assert oci.blob(layout, tag.config).samefile(oci.blob(tmp_path / "copy", tag.config))
+    tag = store.tag(layout, "one")
+    assert store.blob(layout, tag.config).samefile(store.blob(tmp_path / "copy", tag.config))
     run.run(["umoci", "config", "--image", f"{tmp_path}/copy:one", "--config.cmd=/bin/sh"])
-    assert oci.tag(layout, "one") == tag
-    assert oci.missing(layout) == ()
+    assert store.tag(layout, "one") == tag
+    assert store.missing(layout) == ()
 
 
 def test_a_mirror_in_a_folder_is_refused_for_the_web_layer() -> None:
@@ -178,7 +179,7 @@ def test_another_page_changes_its_sites_image_alone(make_lab: Callable[..., Lab]
     [
         lambda layout: (layout / "index.json").write_text("{}"),
         lambda layout: (layout / "index.json").write_text("[1, 2"),
-        lambda layout: oci.blob(layout, oci.tag(layout, "site1").config).unlink(),
+        lambda layout: store.blob(layout, store.tag(layout, "site1").config).unlink(),
         lambda layout: (layout.parent / "image.json").write_text('{"key": 1}'),
     ],
     ids=["no tags", "no JSON", "a blob gone", "a damaged record"],

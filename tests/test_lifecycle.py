@@ -6,9 +6,10 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.farm import cgroups, container, lifecycle, trial
-from labkit.farm.bundle import Spec
+from labkit.farm import cgroups, container, lifecycle
 from labkit.farm.lifecycle import Modes, Start
+from labkit.farm.runc import trial
+from labkit.farm.runc.bundle import Spec
 
 MIXED = """\
 30 23 0:26 / /sys/fs/cgroup/memory rw,relatime shared:9 - cgroup cgroup rw,memory

@@ -9,7 +9,7 @@ import pytest
 from labkit import Lab
 from labkit.errors import FarmError
 from labkit.farm import dns, host
-from labkit.farm.netns import inside
+from labkit.farm.links.netns import inside
 
 
 @pytest.mark.root

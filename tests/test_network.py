@@ -13,8 +13,9 @@ from pyroute2 import netns as namespaces
 from labkit import Lab
 from labkit.checks import failed
 from labkit.errors import MachineError, StateError
-from labkit.farm import host, neighbours, network, topology
-from labkit.farm.netns import inside
+from labkit.farm import host, network
+from labkit.farm.links import neighbours, topology
+from labkit.farm.links.netns import inside
 from labkit.journal import Journal
 from tests.conftest import lab_maker, open_place
 from tests.test_host import add_link, foreign_namespace

@@ -8,8 +8,8 @@ import pytest
 
 from labkit import run
 from labkit.errors import StateError
-from labkit.farm import packages
-from labkit.farm.packages import Package
+from labkit.farm.debian import packages
+from labkit.farm.debian.packages import Package
 
 STATUS = """\
 Package: web

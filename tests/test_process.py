@@ -13,7 +13,7 @@ import pytest
 
 from labkit import run
 from labkit.errors import FarmError
-from labkit.farm import process
+from labkit.farm.runc import process
 
 
 def loaded(pid: int) -> int:

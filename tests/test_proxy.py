@@ -15,8 +15,10 @@ import pytest
 from labkit import Lab, daemon
 from labkit.checks import failed
 from labkit.errors import ConfigError, FarmError, MachineError
-from labkit.farm import balancing, fetch, proxy, workers
-from labkit.farm.netns import inside
+from labkit.farm import proxy
+from labkit.farm.balancer import balancing, workers
+from labkit.farm.links.netns import inside
+from labkit.farm.measuring import fetch
 from tests.host_side import give_address
 
 RUN, LOGS = Path("/run/labkit/lab/proxy"), Path("/var/lib/labkit/lab/proxy")

@@ -9,9 +9,10 @@ import pytest
 
 from labkit import Lab, undo
 from labkit.checks import failed
-from labkit.farm import host, mistakes, model, network, rehearsal
-from labkit.farm.echo import Echo
-from labkit.farm.mistakes import Mistake
+from labkit.farm import host, network, rehearsal
+from labkit.farm.links import mistakes, model
+from labkit.farm.links.echo import Echo
+from labkit.farm.links.mistakes import Mistake
 from labkit.farm.rehearsal import Tried
 from labkit.journal import Journal, lock
 from labkit.result import Result

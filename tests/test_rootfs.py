@@ -14,14 +14,16 @@ import pytest
 
 from labkit import Lab, run, undo
 from labkit.errors import BuildError, ConfigError, MachineError
-from labkit.farm import comparison, rootfs, variants
-from labkit.farm.apt import Archive, Source
-from labkit.farm.building import building
-from labkit.farm.comparison import Measured
+from labkit.farm import rootfs
+from labkit.farm.contents import comparison
+from labkit.farm.contents.comparison import Measured
 from labkit.farm.contents.layer import Compressed
 from labkit.farm.contents.scan import scan
+from labkit.farm.debian import variants
+from labkit.farm.debian.apt import Archive, Source
+from labkit.farm.debian.building import building
+from labkit.farm.debian.variants import Variant
 from labkit.farm.rootfs import Rootfs
-from labkit.farm.variants import Variant
 from labkit.journal import Journal
 
 ARCHIVE = Archive(
@@ -281,7 +283,8 @@ def test_a_cache_may_be_moved(tmp_path: Path) -> None:
 KILLED = """
 import sys
 from labkit import Lab
-from labkit.farm import rootfs, variants
+from labkit.farm import rootfs
+from labkit.farm.debian import variants
 variants.VARIANTS["tiny"] = variants.Variant.model_validate_json(sys.argv[2])
 rootfs.build(Lab.of(__import__("json").loads(sys.argv[1])), "tiny")
 """

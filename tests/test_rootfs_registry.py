@@ -12,7 +12,9 @@ import pytest
 
 from labkit import Lab, run
 from labkit.errors import BuildError
-from labkit.farm import apt, oci, rootfs
+from labkit.farm import rootfs
+from labkit.farm.debian import apt
+from labkit.farm.oci import store
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 STATUS = """\
@@ -38,18 +40,18 @@ class _Registry(BaseHTTPRequestHandler):
         if self.path == "/v2/":
             self._answer(b"{}", "application/json")
         elif kind == "/v2/library/debian/manifests" and name in (
-            *oci.tags(self.layout),
+            *store.tags(self.layout),
             *self._all(),
         ):
-            digest = getattr(oci.tags(self.layout).get(name), "digest", name)
-            self._answer(oci.blob(self.layout, digest).read_bytes(), MANIFEST)
+            digest = getattr(store.tags(self.layout).get(name), "digest", name)
+            self._answer(store.blob(self.layout, digest).read_bytes(), MANIFEST)
         elif kind == "/v2/library/debian/blobs" and name in self._all():
-            self._answer(oci.blob(self.layout, name).read_bytes(), "application/octet-stream")
+            self._answer(store.blob(self.layout, name).read_bytes(), "application/octet-stream")
         else:
             self.send_error(404)
 
     def _all(self) -> dict[str, int]:
-        return oci.blobs(self.layout)
+        return store.blobs(self.layout)
 
     def _answer(self, body: bytes, kind: str) -> None:
         self.send_response(200)

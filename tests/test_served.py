@@ -9,7 +9,7 @@ import pytest
 from labkit import Lab
 from labkit.checks import failed
 from labkit.farm import served, up
-from labkit.farm.fetch import Reply
+from labkit.farm.measuring.fetch import Reply
 from labkit.farm.served import Served
 
 

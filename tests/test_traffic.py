@@ -9,8 +9,10 @@ import pytest
 from labkit import Lab
 from labkit.checks import failed
 from labkit.errors import ConfigError, FarmError
-from labkit.farm import bench, container, dns, failover, fetch, measure, proxy, traffic, up, workers
-from labkit.farm.load import Load
+from labkit.farm import bench, container, dns, failover, proxy, traffic, up
+from labkit.farm.balancer import workers
+from labkit.farm.measuring import fetch, measure
+from labkit.farm.measuring.load import Load
 from tests.host_side import give_address
 from tests.waiting import until
 from tests.whole_farm import standing

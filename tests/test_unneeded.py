@@ -9,15 +9,15 @@ import pytest
 
 from labkit import Lab, run
 from labkit.errors import FarmError
-from labkit.farm import container, removal, rootfs, serving, unneeded
-from labkit.farm.contents import opened
+from labkit.farm import container, rootfs
+from labkit.farm.contents import opened, removal, serving, unneeded
 from labkit.farm.contents.account import Contents
 from labkit.farm.contents.owners import NOBODY, Owner
 from labkit.farm.contents.reasons import Asked, reasons
+from labkit.farm.contents.removal import Evidence, Trial
 from labkit.farm.contents.scan import File
-from labkit.farm.packages import Package
-from labkit.farm.removal import Evidence, Trial
-from labkit.farm.serving import FINE, UNTRIED, Served
+from labkit.farm.contents.serving import FINE, UNTRIED, Served
+from labkit.farm.debian.packages import Package
 from labkit.journal import Journal
 
 

@@ -15,7 +15,7 @@ from labkit import Lab, run
 from labkit.checks import failed
 from labkit.errors import FarmError, MachineError
 from labkit.farm import container, host, network, up
-from labkit.farm.bundle import Spec
+from labkit.farm.runc.bundle import Spec
 from labkit.journal import Journal
 from labkit.lab import Replica
 from tests.test_host import add_link

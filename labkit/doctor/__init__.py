@@ -15,7 +15,7 @@ from labkit import run
 from labkit.checks import Check
 from labkit.doctor import kernel, places, programs
 from labkit.errors import LabkitError
-from labkit.farm import apt
+from labkit.farm.debian import apt
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, Table, action
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from labkit import run
 from labkit.errors import CommandError, LabkitError, MachineError
-from labkit.farm import overlay as overlays
+from labkit.farm.runc import overlay as overlays
 from labkit.journal import not_root
 from labkit.lab import Lab
 

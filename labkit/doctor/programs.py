@@ -11,7 +11,7 @@ from pathlib import Path
 from labkit import run
 from labkit.doctor.kernel import require_root
 from labkit.errors import CommandError, MachineError
-from labkit.farm import apt
+from labkit.farm.debian import apt
 from labkit.lab import Lab
 from labkit.result import Table
 
@@ -113,7 +113,7 @@ def browser(lab: Lab) -> str:
 
 
 def mirror(lab: Lab) -> str:
-    """The mirror answers and has the suite; raises what :func:`labkit.farm.apt.require` raises."""
+    """The mirror answers and has the suite; raises what :func:`labkit.farm.debian.apt.require` raises."""
     archive = apt.archive(lab)
     apt.require(archive)
     return f"{archive.kind} answers and has {archive.main.suite}"

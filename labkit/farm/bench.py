@@ -7,7 +7,8 @@ import re
 from labkit import run
 from labkit.checks import Check
 from labkit.errors import FarmError
-from labkit.farm import fetch, resolver
+from labkit.farm.measuring import fetch
+from labkit.farm.names import resolver
 from labkit.lab import Lab
 from labkit.result import Cell, Outcome, Record, Table, action
 

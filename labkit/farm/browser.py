@@ -21,8 +21,9 @@ from labkit.checks import Check
 from labkit.config import LABEL
 from labkit.display import counted
 from labkit.errors import CommandError, ConfigError, FarmError
-from labkit.farm import dns, resolver
+from labkit.farm import dns
 from labkit.farm.browsing import Job, Page, Visits
+from labkit.farm.names import resolver
 from labkit.journal import Journal
 from labkit.lab import Lab
 from labkit.result import Cell, Outcome, Table, action, drafts

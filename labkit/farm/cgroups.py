@@ -6,7 +6,8 @@ from pathlib import Path
 
 from labkit.checks import Check, equal
 from labkit.display import human_bytes
-from labkit.farm import container, trial
+from labkit.farm import container
+from labkit.farm.runc import trial
 from labkit.journal import lock
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, Table, action

@@ -11,12 +11,14 @@ import json
 from pathlib import Path
 
 from labkit.checks import Check, equal
-from labkit.farm import bundle, container, host, image, oci, origin, process, ssh
-from labkit.farm.bundle import Change, Json
+from labkit.farm import container, host, image, ssh
 from labkit.farm.container import State
 from labkit.farm.image import Unpacked
-from labkit.farm.origin import Origin
-from labkit.farm.process import Process
+from labkit.farm.oci import origin, store
+from labkit.farm.oci.origin import Origin
+from labkit.farm.runc import bundle, process
+from labkit.farm.runc.bundle import Change, Json
+from labkit.farm.runc.process import Process
 from labkit.journal import lock
 from labkit.lab import Lab, Replica
 from labkit.result import Cell, Outcome, Record, Table, action
@@ -149,7 +151,7 @@ def indented(line: str) -> str:
 
 def _image_path(layout: Path, tag: str) -> str:
     """The search path in the image's own configuration, '' when it has none."""
-    found = oci.config(layout, oci.tag(layout, tag).config).env
+    found = store.config(layout, store.tag(layout, tag).config).env
     return next((v.removeprefix("PATH=") for v in found if v.startswith("PATH=")), "")
 
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from labkit import run
 from labkit.daemon import tail
 from labkit.errors import CommandTimeoutError, FarmError
-from labkit.farm import image, overlay
-from labkit.farm.bundle import Json, Mount, Spec, configure, text
+from labkit.farm import image
 from labkit.farm.image import Unpacked
+from labkit.farm.runc import overlay
+from labkit.farm.runc.bundle import Json, Mount, Spec, configure, text
 from labkit.farm.site import REPLICA_VARIABLE
 from labkit.files import text_of, write_atomically
 from labkit.journal import Journal

@@ -13,10 +13,10 @@ from labkit import daemon, run, undo
 from labkit.config import LABEL
 from labkit.daemon import Daemon
 from labkit.errors import CommandError, ConfigError, FarmError
-from labkit.farm import resolver
-from labkit.farm.endpoint import is_here, require_address
-from labkit.farm.question import Answer, ask
-from labkit.farm.zone import Name, Zone, checks, config, names
+from labkit.farm.links.endpoint import is_here, require_address
+from labkit.farm.names import resolver
+from labkit.farm.names.question import Answer, ask
+from labkit.farm.names.zone import Name, Zone, checks, config, names
 from labkit.files import put, text_of, write_atomically
 from labkit.journal import Journal, lock
 from labkit.lab import Lab

@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 from labkit.errors import LabkitError
-from labkit.farm import container, fetch, measure, outage, up, workers
-from labkit.farm.load import Load
-from labkit.farm.outage import BACK, OUT, Failover, Moments
+from labkit.farm import container, up
+from labkit.farm.balancer import workers
+from labkit.farm.measuring import fetch, measure, outage
+from labkit.farm.measuring.load import Load
+from labkit.farm.measuring.outage import BACK, OUT, Failover, Moments
 from labkit.lab import Lab, Replica
 from labkit.result import Outcome, action
 

@@ -76,7 +76,7 @@ def netlink(netns: str | None) -> IPRoute:
     """
     from pyroute2 import IPRoute
 
-    from labkit.farm.netns import missing
+    from labkit.farm.links.netns import missing
 
     try:
         return IPRoute(netns=netns, flags=0) if netns else IPRoute()  # by default one is made
@@ -147,7 +147,7 @@ def _namespace(lab: Lab) -> bool:
 
 def _settle(name: str) -> None:
     """Loopback up and IPv6 off in a new namespace."""
-    from labkit.farm.netns import inside
+    from labkit.farm.links.netns import inside
 
     def off() -> None:
         for scope in ("all", "default"):

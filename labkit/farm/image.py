@@ -8,8 +8,10 @@ from pathlib import Path
 from labkit import run
 from labkit.checks import Check, equal
 from labkit.display import human_bytes
-from labkit.farm import layers, oci, packages, rootfs, siteimages, umocisteps, unpacking
-from labkit.farm.umocisteps import Steps
+from labkit.farm import rootfs
+from labkit.farm.debian import packages
+from labkit.farm.oci import layers, siteimages, store, umocisteps, unpacking
+from labkit.farm.oci.umocisteps import Steps
 from labkit.journal import lock
 from labkit.lab import Lab, unknown
 from labkit.result import Cell, Outcome, Record, Result, Table, action
@@ -28,10 +30,10 @@ class Image(Record):
     """The lab's layout."""
 
     layout: Path
-    tags: tuple[oci.Tag, ...]
+    tags: tuple[store.Tag, ...]
     layers: tuple[Layer, ...]
 
-    def tag(self, name: str) -> oci.Tag:
+    def tag(self, name: str) -> store.Tag:
         """The tag of that name; raises :class:`~labkit.errors.ConfigError` with the nearest one."""
         known = {tag.name: tag for tag in self.tags}
         if name not in known:
@@ -121,7 +123,7 @@ def inspect(lab: Lab, tag: str) -> Outcome[Inspected]:
 
 
 def steps(lab: Lab) -> Result[Steps]:
-    """What umoci makes at each step; see :func:`labkit.farm.umocisteps.steps`."""
+    """What umoci makes at each step; see :func:`labkit.farm.oci.umocisteps.steps`."""
     return umocisteps.steps(lab)
 
 
@@ -140,13 +142,13 @@ def unpacked(lab: Lab, tag: str) -> Unpacked:
 def read(lab: Lab) -> Image:
     """The layout as it lies on the disk; raises :class:`StateError` when it is not there."""
     layout = siteimages.place(lab) / "layout"
-    tags = tuple(oci.tag(layout, name) for name in sorted(oci.tags(layout)))
+    tags = tuple(store.tag(layout, name) for name in sorted(store.tags(layout)))
     users: dict[str, list[str]] = {}
     for tag in tags:
         for digest in tag.layers:
             users.setdefault(digest, []).append(tag.name)
     by = {digest: who for tag in tags for digest, who in _makers(layout, tag)}
-    sizes = oci.blobs(layout)
+    sizes = store.blobs(layout)
     return Image(
         layout=layout,
         tags=tags,
@@ -159,13 +161,13 @@ def read(lab: Lab) -> Image:
 
 def checks(lab: Lab, value: Image) -> tuple[Check, ...]:
     """Whether the layout is whole, the sites share what they can, and web has the servers and no keys."""
-    lost = [oci.short(digest) for digest in oci.missing(value.layout)]
+    lost = [store.short(digest) for digest in store.missing(value.layout)]
     web = value.tag("web").layers
     apart = [site.name for site in lab.sites if value.tag(site.name).layers[:-1] != web]
     pathless = [
         tag.name
         for tag in value.tags
-        if not any(v.startswith("PATH=") for v in oci.config(value.layout, tag.config).env)
+        if not any(v.startswith("PATH=") for v in store.config(value.layout, tag.config).env)
     ]
     show = f"skopeo inspect oci:{value.layout}:{lab.sites[0].name}"
     return (
@@ -219,9 +221,9 @@ def _all(
     return equal(name, statement, seen, rows=rows, again=again)
 
 
-def _makers(layout: Path, tag: oci.Tag) -> list[tuple[str, str]]:
+def _makers(layout: Path, tag: store.Tag) -> list[tuple[str, str]]:
     """By what each layer of a tag was made, from the image's history."""
-    history = oci.config(layout, tag.config).history
+    history = store.config(layout, tag.config).history
     made = [step.created_by for step in history if not step.empty]
     return list(zip(tag.layers, made, strict=False))
 
@@ -230,9 +232,9 @@ def _tag_table(value: Image) -> Table:
     rows: list[dict[str, Cell]] = [
         {
             "tag": tag.name,
-            "manifest": oci.short(tag.manifest),
-            "config": oci.short(tag.config),
-            "layers": " + ".join(map(oci.short, tag.layers)),
+            "manifest": store.short(tag.manifest),
+            "config": store.short(tag.config),
+            "layers": " + ".join(map(store.short, tag.layers)),
         }
         for tag in value.tags
     ]
@@ -242,7 +244,7 @@ def _tag_table(value: Image) -> Table:
 def _layer_table(value: Image) -> Table:
     rows: list[dict[str, Cell]] = [
         {
-            "layer": oci.short(layer.digest),
+            "layer": store.short(layer.digest),
             "compressed": layer.bytes,
             "made by": layer.made_by,
             "used by": ", ".join(layer.tags),

@@ -14,8 +14,9 @@ from labkit import run
 from labkit.checks import Check, equal
 from labkit.daemon import tail
 from labkit.errors import ConfigError
-from labkit.farm import container, process, trial
-from labkit.farm.bundle import Spec
+from labkit.farm import container
+from labkit.farm.runc import process, trial
+from labkit.farm.runc.bundle import Spec
 from labkit.journal import lock
 from labkit.lab import Lab
 from labkit.result import Cell, Outcome, Record, Table, action

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 from labkit import undo
 from labkit.checks import Check, equal
 from labkit.errors import StateError
-from labkit.farm import container, echo, host, neighbours, topology
+from labkit.farm import container, host
 from labkit.farm.container import State
-from labkit.farm.echo import Echo
-from labkit.farm.netlink import within
-from labkit.farm.topology import Port, Topology
+from labkit.farm.links import echo, neighbours, topology
+from labkit.farm.links.echo import Echo
+from labkit.farm.links.netlink import within
+from labkit.farm.links.topology import Port, Topology
 from labkit.journal import Journal, lock
 from labkit.lab import Lab, Replica
 from labkit.result import Outcome, Record, action
@@ -252,7 +253,7 @@ def _port(lab: Lab, replica: Replica, links: dict[str, ifinfmsg]) -> Port:
 
 
 class Inner(Record):
-    """What of a link is in the container's namespace (see :class:`~labkit.farm.topology.Port`)."""
+    """What of a link is in the container's namespace (see :class:`~labkit.farm.links.topology.Port`)."""
 
     peer: str = ""
     addresses: tuple[str, ...] = ()

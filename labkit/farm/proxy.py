@@ -18,11 +18,13 @@ from labkit.checks import Check, equal
 from labkit.daemon import Daemon
 from labkit.display import counted
 from labkit.errors import CommandError, FarmError
-from labkit.farm import accesslog, balancing, fetch, resolver, workers
-from labkit.farm.balancing import FINGERPRINT_PATH
-from labkit.farm.endpoint import is_here, require_address
+from labkit.farm.balancer import accesslog, balancing, workers
+from labkit.farm.balancer.balancing import FINGERPRINT_PATH
+from labkit.farm.balancer.workers import Worker
+from labkit.farm.links.endpoint import is_here, require_address
+from labkit.farm.measuring import fetch
+from labkit.farm.names import resolver
 from labkit.farm.site import as_json
-from labkit.farm.workers import Worker
 from labkit.files import put, text_of, write_atomically
 from labkit.journal import Journal, lock
 from labkit.lab import Lab

@@ -11,11 +11,11 @@ from collections.abc import Iterable
 
 from labkit import run
 from labkit.checks import Check, failed
-from labkit.farm import echo, topology
-from labkit.farm import model as models
-from labkit.farm.echo import Echo
-from labkit.farm.mistakes import Mistake, known
-from labkit.farm.model import Look, Model
+from labkit.farm.links import echo, topology
+from labkit.farm.links import model as models
+from labkit.farm.links.echo import Echo
+from labkit.farm.links.mistakes import Mistake, known
+from labkit.farm.links.model import Look, Model
 from labkit.journal import lock
 from labkit.lab import Lab
 from labkit.result import Cell, Outcome, Record, Table, action

@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING
 from labkit import run
 from labkit.checks import Check, equal
 from labkit.display import human_bytes
-from labkit.farm import apt, packages, variants
-from labkit.farm.apt import Archive
-from labkit.farm.building import PATIENCE, building, sealed, size, tidy
-from labkit.farm.variants import Step, Variant
+from labkit.farm.debian import apt, packages, variants
+from labkit.farm.debian.apt import Archive
+from labkit.farm.debian.building import PATIENCE, building, sealed, size, tidy
+from labkit.farm.debian.variants import Step, Variant
 from labkit.files import write_atomically
 from labkit.journal import lock
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, Result, action
 
 if TYPE_CHECKING:
-    from labkit.farm.comparison import Comparison
-    from labkit.farm.unneeded import Unneeded
+    from labkit.farm.contents.comparison import Comparison
+    from labkit.farm.contents.unneeded import Unneeded
 
 log = logging.getLogger("labkit.rootfs")
 
@@ -76,7 +76,7 @@ class Plan(Record):
 def build(lab: Lab, variant: str = "", *, registry: str = "") -> Outcome[Rootfs]:
     """The root file system stands in the cache, whole; a second call finds it there.
 
-    :param variant: a name of :data:`labkit.farm.variants.VARIANTS`; '' is the lab's own.
+    :param variant: a name of :data:`labkit.farm.debian.variants.VARIANTS`; '' is the lab's own.
     :param registry: the host name of a registry that has the official ``debian`` image, for the
         docker variants; '' builds them on this machine. No registry is contacted otherwise.
     :raises ConfigError: an unknown variant or suite. :raises MachineError: a missing program, a silent
@@ -99,15 +99,15 @@ def build(lab: Lab, variant: str = "", *, registry: str = "") -> Outcome[Rootfs]
 
 
 def compare(lab: Lab, names: Sequence[str] = (), *, registry: str = "") -> Result[Comparison]:
-    """The variants side by side; see :func:`labkit.farm.comparison.compare`."""
-    from labkit.farm import comparison
+    """The variants side by side; see :func:`labkit.farm.contents.comparison.compare`."""
+    from labkit.farm.contents import comparison
 
     return comparison.compare(lab, names, registry=registry)
 
 
 def unneeded(lab: Lab, variant: str = "debootstrap") -> Result[Unneeded]:
-    """The packages that serving pages does not need; see :func:`labkit.farm.unneeded.find`."""
-    from labkit.farm import unneeded as stands_on_images
+    """The packages that serving pages does not need; see :func:`labkit.farm.contents.unneeded.find`."""
+    from labkit.farm.contents import unneeded as stands_on_images
 
     return stands_on_images.find(lab, variant)
 

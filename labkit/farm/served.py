@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from labkit.checks import Check
 from labkit.display import counted
-from labkit.farm import endpoint, fetch
-from labkit.farm.fetch import Reply, Target
+from labkit.farm.links import endpoint
+from labkit.farm.measuring import fetch
+from labkit.farm.measuring.fetch import Reply, Target
 from labkit.lab import Lab, Replica
 from labkit.result import Cell, Outcome, Record, Table, action
 

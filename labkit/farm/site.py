@@ -14,7 +14,7 @@ from datetime import datetime
 from string import Template
 
 from labkit.display import ink_on
-from labkit.farm import accesslog
+from labkit.farm.balancer import accesslog
 from labkit.lab import Lab, Site
 from labkit.result import Record
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from labkit import run
 from labkit.checks import Check, equal
 from labkit.display import human_bytes
-from labkit.farm import image, layers, rootfs, siteimages, variants
+from labkit.farm import image, rootfs
 from labkit.farm.contents import account
 from labkit.farm.contents import difference as causes
 from labkit.farm.contents.account import Contents, Weight
 from labkit.farm.contents.difference import Change, Version
 from labkit.farm.contents.reasons import Asked, asked
+from labkit.farm.debian import variants
+from labkit.farm.oci import layers, siteimages
 from labkit.lab import Lab, unknown
 from labkit.result import Outcome, Record, action
 
@@ -54,7 +56,7 @@ class Place(Record):
 def explain(lab: Lab, name: str = "debootstrap") -> Outcome[Explained]:
     """Every byte of a root file system has an owner and a kind, and every package a reason.
 
-    :param name: a variant (:data:`labkit.farm.variants.VARIANTS`), or a tag of the lab's image
+    :param name: a variant (:data:`labkit.farm.debian.variants.VARIANTS`), or a tag of the lab's image
         (``base``, ``web``, a site), which ``image:`` before it tells apart from a variant.
     :raises ConfigError: neither a variant nor a tag has that name.
     """

@@ -8,7 +8,8 @@ from pathlib import Path
 from labkit import run
 from labkit.checks import Check
 from labkit.errors import CommandError, StateError
-from labkit.farm import container, endpoint
+from labkit.farm import container
+from labkit.farm.links import endpoint
 from labkit.files import text_of, write_atomically
 from labkit.journal import lock
 from labkit.lab import Lab, Replica

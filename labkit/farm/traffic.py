@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 from labkit.checks import Check, equal
 from labkit.errors import ConfigError
-from labkit.farm import balancing, counts, fetch, proxy, resolver, spread
-from labkit.farm.measure import Measurement, measure, shared
-from labkit.farm.netns import inside
-from labkit.farm.spread import Case, Comparison, Survey
+from labkit.farm import proxy
+from labkit.farm.balancer import balancing
+from labkit.farm.links.netns import inside
+from labkit.farm.measuring import counts, fetch, spread
+from labkit.farm.measuring.measure import Measurement, measure, shared
+from labkit.farm.measuring.spread import Case, Comparison, Survey
+from labkit.farm.names import resolver
 from labkit.journal import lock
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, action

@@ -10,10 +10,13 @@ from labkit import run
 from labkit.checks import Check, equal
 from labkit.display import counted
 from labkit.errors import FarmError
-from labkit.farm import container, endpoint, fetch, host, network, overlay, ssh, surplus
-from labkit.farm.bundle import Spec
+from labkit.farm import container, host, network, ssh
 from labkit.farm.image import Unpacked
-from labkit.farm.netns import inside
+from labkit.farm.links import endpoint
+from labkit.farm.links.netns import inside
+from labkit.farm.measuring import fetch
+from labkit.farm.runc import overlay, surplus
+from labkit.farm.runc.bundle import Spec
 from labkit.journal import lock
 from labkit.lab import Lab, Replica
 from labkit.result import Cell, Outcome, Record, Table, action

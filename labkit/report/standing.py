@@ -9,7 +9,8 @@ from contextlib import ExitStack, suppress
 from labkit import groups, run, undo
 from labkit.checks import Check
 from labkit.errors import LabkitError
-from labkit.farm import container, dns, host, network, proxy, topology, up
+from labkit.farm import container, dns, host, network, proxy, up
+from labkit.farm.links import topology
 from labkit.journal import Entry, Journal, lock
 from labkit.lab import Lab
 from labkit.report.ending import end_notebooks, markers

@@ -11,7 +11,7 @@ from labkit.farm.contents import database, kinds, owners, scan
 from labkit.farm.contents.owners import MEANING, Owner
 from labkit.farm.contents.reasons import Asked, reasons
 from labkit.farm.contents.scan import File
-from labkit.farm.packages import STATUS, Package
+from labkit.farm.debian.packages import STATUS, Package
 from labkit.result import Cell, Record, Table
 
 T = TypeVar("T")

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from labkit.farm import packages
-from labkit.farm.packages import Package
+from labkit.farm.debian import packages
+from labkit.farm.debian.packages import Package
 
 #: dpkg's own folder below a root folder.
 DPKG = "var/lib/dpkg"

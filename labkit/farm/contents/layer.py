@@ -9,10 +9,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from labkit import run
-from labkit.farm import oci
-from labkit.farm.building import PATIENCE, discard
+from labkit.farm.debian.building import PATIENCE, discard
+from labkit.farm.oci import store
+from labkit.farm.oci.umoci import umoci
 from labkit.farm.rootfs import Rootfs, key_of, program_version
-from labkit.farm.umoci import umoci
 from labkit.files import write_atomically
 from labkit.journal import Journal, lock
 from labkit.lab import Lab
@@ -65,8 +65,8 @@ def _measure(lab: Lab, root: Path, key: str) -> Compressed:
 
 def _layer(layout: Path) -> int:
     """The bytes of a layout's only layer."""
-    (digest,) = oci.tag(layout, "whole").layers
-    return oci.blobs(layout)[digest]
+    (digest,) = store.tag(layout, "whole").layers
+    return store.blobs(layout)[digest]
 
 
 @contextmanager

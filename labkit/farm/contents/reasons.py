@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from labkit.farm import packages
-from labkit.farm.packages import Package
-from labkit.farm.variants import Variant
+from labkit.farm.debian import packages
+from labkit.farm.debian.packages import Package
+from labkit.farm.debian.variants import Variant
 from labkit.result import Record
 
 Ground = Literal["asked for", "essential", "required", "important", "recommended", "nobody"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from labkit.farm.counts import Share
-from labkit.farm.measure import Measurement
-from labkit.farm.spread import Survey
+from labkit.farm.measuring.counts import Share
+from labkit.farm.measuring.measure import Measurement
+from labkit.farm.measuring.spread import Survey
 from labkit.lab import Lab
 from labkit.report.figures import style
 from labkit.result import Figure, Record, Result

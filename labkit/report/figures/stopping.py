@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from labkit.farm.outage import BIN, Failover
+from labkit.farm.measuring.outage import BIN, Failover
 from labkit.lab import Lab
 from labkit.report.figures import style
 from labkit.report.figures.rootfs import table_rows

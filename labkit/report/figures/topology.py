@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from labkit.farm.topology import Port, Topology
+from labkit.farm.links.topology import Port, Topology
 from labkit.lab import Lab
 from labkit.report.figures import style
 from labkit.result import Figure, Record, Result

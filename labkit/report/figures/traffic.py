@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from labkit import display
 from labkit.farm.bench import Comparison as Speeds
 from labkit.farm.bench import Throughput
-from labkit.farm.counts import Share
-from labkit.farm.spread import Case, Comparison
+from labkit.farm.measuring.counts import Share
+from labkit.farm.measuring.spread import Case, Comparison
 from labkit.lab import Lab
 from labkit.report.figures import style
 from labkit.report.figures.spread import shares, weighed

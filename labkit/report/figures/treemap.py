@@ -23,7 +23,7 @@ HEADING, HEADED, GAP = 13.0, 9.0, 1.5
 LARGEST, COMFORTABLE, SMALLEST = 10.0, 7.5, 6.5
 #: How wide a letter is as a share of its size (DejaVu Sans, on average; bold), and how high a line.
 LETTER, BOLD, SPACING = 0.6, 0.67, 1.2
-#: The uses' colours, by :data:`labkit.farm.unneeded.MEANING`'s order.
+#: The uses' colours, by :data:`labkit.farm.contents.unneeded.MEANING`'s order.
 USES = ("#f0b183", "#f6f0a0", "#3a87c2")
 
 

@@ -1,0 +1,159 @@
+"""How the lab's balancer is configured: the text of its apache2 configuration. Pure.
+
+Directives and parameters are those of Apache 2.4's mod_proxy, mod_proxy_balancer and
+mod_proxy_hcheck; times without a unit are seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from labkit.farm.balancer import accesslog
+from labkit.farm.site import HEALTH_QUERY, TRACE_HEADER
+from labkit.lab import Lab, Replica, Site
+
+#: Where Debian's apache2-bin keeps its modules.
+MODULES = Path("/usr/lib/apache2/modules")
+LOADED = (
+    "mpm_event", "authz_core", "authz_host", "alias", "headers", "slotmem_shm",
+    "proxy", "proxy_http", "proxy_balancer", "proxy_hcheck",
+    "lbmethod_byrequests", "lbmethod_bytraffic", "lbmethod_bybusyness",
+)  # fmt: skip
+#: The path below a site at which Apache's balancer-manager answers, to the host alone.
+STATUS_PATH = "/balancer-manager"
+#: The path at the name ``balancer`` at which the running configuration tells its fingerprint.
+FINGERPRINT_PATH = "/configuration"
+FINGERPRINT_HEADER = "X-Labkit-Configuration"
+#: The cookie that names a client's replica when the balancer is sticky.
+STICKY_COOKIE = "ROUTEID"
+#: One JSON object a request; ``replica`` is the route of the worker that answered, '-' for none.
+LOG_FORMAT = (
+    '{"time":"%{%Y-%m-%dT%H:%M:%S}t.%{usec_frac}t%{%z}t","site":"%v",'
+    '"replica":"%{BALANCER_WORKER_ROUTE}e","client":"%a","request":"%r","status":%>s,'
+    f'"microseconds":%D,"trace":"%{{{TRACE_HEADER}}}i"}}'
+)
+#: The status by which the balancer asks a client to send a request again (an ErrorDocument that is
+#: an address answers so): the replica ended while it answered, and the next try goes elsewhere.
+RETRY = 302
+#: How a worker is watched. A replica that refuses a connection is left out at once, and the
+#: request goes to another one; the health check lets it in again. An idle connection is closed
+#: (``ttl``) before the replica would close it, at Apache's KeepAliveTimeout of 5 s.
+WORKER = (
+    "connectiontimeout=500ms timeout=10 retry=60 ttl=3 "
+    f"hcmethod=HEAD hcuri=/?{HEALTH_QUERY} hcinterval=1 hcpasses=1 hcfails=1"
+)
+
+
+def config(lab: Lab, folder: Path, logs: Path) -> str:
+    """The whole configuration; it names its own fingerprint, which a change of anything changes."""
+    sites = "\n".join(_site(lab, site) for site in lab.sites)
+    text = f"{_server(lab, folder, logs)}\n{_front(lab)}\n{sites}"
+    return text.replace("FINGERPRINT", fingerprint(text))
+
+
+def fingerprint(text: str) -> str:
+    """16 hexadecimal digits of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def running_fingerprint(text: str) -> str:
+    """The fingerprint that a configuration names, '' when it names none."""
+    _, _, rest = text.partition(f"Header always set {FINGERPRINT_HEADER} ")
+    return rest.split("\n", 1)[0].strip('"')
+
+
+def listens(text: str) -> str:
+    """The address and port on which a configuration listens, '' when it says none."""
+    lines = (line.split() for line in text.splitlines())
+    return next((words[1] for words in lines if words[:1] == ["Listen"]), "")
+
+
+def _server(lab: Lab, folder: Path, logs: Path) -> str:
+    modules = "\n".join(f'LoadModule {name}_module "{MODULES}/mod_{name}.so"' for name in LOADED)
+    log_format = LOG_FORMAT.replace('"', '\\"')
+    return f"""\
+# The balancer of lab {lab.name}.
+ServerRoot "{folder}"
+DefaultRuntimeDir "{folder}"
+PidFile "{folder}/apache2.pid"
+Listen {lab.gateway.ip}:{lab.proxy.port}
+ServerName {lab.host_name("balancer")}
+ServerTokens Prod
+User www-data
+Group www-data
+{modules}
+# One process at a time: its threads share one view of the workers. The other slots are for
+# processes that finish their requests after a graceful reload.
+StartServers 1
+ServerLimit 4
+ThreadsPerChild 128
+ThreadLimit 128
+MaxRequestWorkers 128
+MinSpareThreads 1
+MaxSpareThreads 128
+Timeout 30
+KeepAliveTimeout 5
+MaxKeepAliveRequests 0
+ErrorLog {accesslog.cut(f"{logs}/error.log")}
+LogLevel warn
+LogFormat "{log_format}" labkit
+CustomLog {accesslog.rotated(f"{logs}/access.log")} labkit
+ProxyRequests Off
+BalancerInherit Off
+"""
+
+
+def _front(lab: Lab) -> str:
+    """What answers to any name that is no site's: the first virtual host."""
+    return f"""\
+<VirtualHost *:{lab.proxy.port}>
+    ServerName {lab.host_name("balancer")}
+    Header always set {FINGERPRINT_HEADER} "FINGERPRINT"
+    Redirect 204 "{FINGERPRINT_PATH}"
+    Redirect 404 "/"
+</VirtualHost>
+"""
+
+
+def _site(lab: Lab, site: Site) -> str:
+    members = "\n".join(_member(item) for item in lab.replicas_of(site.name))
+    balancer = f"balancer://{balancer_name(site)}"
+    address = lab.url(site.name, "")
+    sticky = f" stickysession={STICKY_COOKIE}" if lab.proxy.sticky else ""
+    return f"""\
+<VirtualHost *:{lab.proxy.port}>
+    ServerName {lab.host_name(site.name)}
+    <Proxy "{balancer}">
+{members}
+        ProxySet lbmethod={lab.proxy.lbmethod}{sticky}
+    </Proxy>
+    <Location "{STATUS_PATH}">
+        SetHandler balancer-manager
+        Require local
+    </Location>
+    ErrorDocument 502 "{address}%{{REQUEST_URI}}?%{{QUERY_STRING}}"
+    ProxyPreserveHost On
+    ProxyPass "{STATUS_PATH}" "!"
+    ProxyPass "/" "{balancer}/"
+{_stick(lab)}</VirtualHost>
+"""
+
+
+def _member(replica: Replica) -> str:
+    return (
+        f'        BalancerMember "http://{replica.address}:80" route={replica.name} '
+        f"loadfactor={replica.weight} {WORKER}"
+    )
+
+
+def _stick(lab: Lab) -> str:
+    if not lab.proxy.sticky:
+        return ""
+    cookie = f"{STICKY_COOKIE}=.%{{BALANCER_WORKER_ROUTE}}e; path=/"
+    return f'    Header add Set-Cookie "{cookie}" env=BALANCER_ROUTE_CHANGED\n'
+
+
+def balancer_name(site: Site) -> str:
+    """The site's name, shortened to what Apache takes (63 characters with ``balancer://``)."""
+    return site.name[:48].rstrip("-")

@@ -1,0 +1,118 @@
+"""What the balancer says of its workers: Apache's balancer-manager, asked from the host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from xml.etree import ElementTree
+
+from labkit.errors import FarmError
+from labkit.farm.balancer.balancing import STATUS_PATH
+from labkit.farm.measuring import fetch
+from labkit.lab import Lab, Replica
+from labkit.result import Record
+
+#: The XML namespace of mod_proxy_balancer's answer.
+_SPACE = "{http://httpd.apache.org}"
+
+
+class Worker(Record):
+    """One replica as the balancer sees it.
+
+    ``status`` is Apache's: ``Init Ok``; ``Err`` after a refused connection, ``HcFl`` after a
+    failed health check, ``Drn`` while it drains. ``elected`` counts its requests since the reload,
+    ``busy`` those that it has not answered yet.
+    """
+
+    replica: str
+    url: str
+    weight: float
+    status: str
+    elected: int
+    busy: int
+
+    @property
+    def usable(self) -> bool:
+        """Whether new requests go to it."""
+        return "Ok" in self.status.split() and not self.draining
+
+    @property
+    def draining(self) -> bool:
+        """Whether it gets no new requests because somebody said so."""
+        return "Drn" in self.status.split()
+
+
+class Members(Record):
+    """A site's balancer: its method, its workers, and the word that a change must repeat."""
+
+    name: str
+    method: str
+    workers: tuple[Worker, ...]
+    nonce: str
+
+
+def members(lab: Lab, site: str) -> Members:
+    """The balancer of a site as it is now; :class:`FarmError` when it does not answer."""
+    return parse(_ask(lab, site))
+
+
+def worker(lab: Lab, replica: Replica) -> Worker:
+    """One replica as its site's balancer sees it now; :class:`FarmError` when it does not know it."""
+    for item in members(lab, replica.site).workers:
+        if item.replica == replica.name:
+            return item
+    raise FarmError(
+        replica.name, "is no worker of the balancer", "reload it: `./lab run 06-balancer`"
+    )
+
+
+def drain(lab: Lab, replica: Replica, on: bool) -> None:
+    """Sets or ends a worker's drain mode: it gets no new requests, and finishes those it has.
+
+    Until the balancer's next reload; :class:`FarmError` when it did not take it.
+    """
+    url, balancer = worker(lab, replica).url, members(lab, replica.site)
+    name = balancer.name.removeprefix("balancer://")
+    change = {"b": name, "w": url, "nonce": balancer.nonce, "w_status_N": str(int(on))}
+    _ask(lab, replica.site, change)
+    if worker(lab, replica).draining != on:
+        raise FarmError(replica.name, "the balancer did not change its drain mode")
+
+
+def parse(text: str) -> Members:
+    """The (one) balancer of balancer-manager's XML."""
+    root = ElementTree.fromstring(text)  # noqa: S314 - the lab's own apache2 wrote it
+    balancer = root.find(f"{_SPACE}balancers/{_SPACE}balancer")
+    if balancer is None:
+        raise FarmError("the balancer-manager's answer", "names no balancer")
+    return Members(
+        name=_text(balancer, "name"),
+        method=_text(balancer, "lbmethod"),
+        workers=tuple(_worker(item) for item in balancer.iter(f"{_SPACE}worker")),
+        nonce=_text(balancer, "nonce"),
+    )
+
+
+def _worker(element: ElementTree.Element) -> Worker:
+    return Worker(
+        replica=_text(element, "route"),
+        url=_text(element, "name"),
+        weight=float(_text(element, "loadfactor")),
+        status=_text(element, "status"),
+        elected=int(_text(element, "elected")),
+        busy=int(_text(element, "busy")),
+    )
+
+
+def _text(element: ElementTree.Element, name: str) -> str:
+    return (element.findtext(f"{_SPACE}{name}") or "").strip()
+
+
+def _ask(lab: Lab, site: str, change: Mapping[str, str] | None = None) -> str:
+    """The manager's answer; it heeds parameters only from its own page (the ``Referer``)."""
+    there = fetch.front(lab, site)
+    path = STATUS_PATH if change else f"{STATUS_PATH}?xml=1"
+    headers = {"Referer": f"http://{there.host}{STATUS_PATH}"}
+    reply = fetch.reach(lab, there, path, headers=headers, form=change)
+    if reply.status != 200:
+        raise FarmError(f"{there.host}{STATUS_PATH}", f"answers {reply.status}")
+    return reply.body

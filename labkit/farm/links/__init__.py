@@ -1,0 +1,1 @@
+"""The kernel's side of the network: namespaces, links, addresses, neighbours, and what each mistake does."""

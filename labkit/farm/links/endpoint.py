@@ -1,0 +1,46 @@
+"""The bridge's address, where the lab's name server and its balancer answer."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from labkit.errors import FarmError
+from labkit.farm.host import namespace_inode
+from labkit.farm.links.netns import inside
+from labkit.lab import Lab
+
+
+def require_address(lab: Lab) -> None:
+    """Raises :class:`FarmError` when the bridge's address is on no interface of the host's side."""
+    if not inside(lab.netns, _has, str(lab.gateway.ip)):
+        raise FarmError(
+            f"{lab.gateway.ip}, the address of bridge {lab.bridge}",
+            "is on no interface of the host's side, so nothing can answer there",
+            "make the network first: `./lab run 04-network`",
+            again(lab, "ip -brief address"),
+        )
+
+
+def is_here(lab: Lab, pid: int | None) -> bool:
+    """Whether a process runs, and in the network namespace that the Lab names (``host.netns``)."""
+    try:
+        return pid is not None and (
+            Path(f"/proc/{pid}/ns/net").stat().st_ino == namespace_inode(lab.netns)
+        )
+    except FileNotFoundError:
+        return False
+
+
+def again(lab: Lab, command: str) -> str:
+    """A command as a person types it, on the host's side of the lab."""
+    return f"nsenter --net=/run/netns/{lab.netns} -- {command}" if lab.netns else command
+
+
+def _has(address: str) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,139 @@
+"""One HTTP request on the host's side of the lab; a connection for each, nothing is sent twice."""
+
+from __future__ import annotations
+
+import http.client
+import time
+from collections.abc import Mapping
+from ipaddress import IPv4Address
+from urllib.parse import urlencode
+
+from labkit.errors import FarmError
+from labkit.farm import dns
+from labkit.farm.links.netns import inside
+from labkit.farm.names import resolver
+from labkit.farm.site import REPLICA_HEADER
+from labkit.lab import Lab
+from labkit.result import Record
+
+#: What goes wrong on the way to an answer; each has a readable text (:func:`reason`).
+ERRORS = (OSError, http.client.HTTPException)
+
+
+class Target(Record):
+    """Where requests go: the name that is asked for, and the address and port that answer."""
+
+    label: str
+    host: str
+    address: IPv4Address
+    port: int
+
+
+class Reply(Record):
+    """An HTTP response: ``replica`` as its header names it ('' for none), ``seconds`` to its end."""
+
+    status: int
+    replica: str
+    location: str
+    cookie: str
+    configuration: str
+    body: str
+    seconds: float
+
+
+def target(lab: Lab, label: str) -> Target:
+    """A site (through the balancer) or a replica (directly), its address asked from the lab's DNS.
+
+    Raises :class:`ConfigError` for a label of neither, :class:`FarmError` without an address.
+    """
+    if label not in {item.name for item in lab.farm}:
+        return front(lab, label).model_copy(update={"address": dns.address(lab, label)})
+    address = dns.address(lab, label)
+    return Target(label=label, host=lab.host_name(label), address=address, port=80)
+
+
+def front(lab: Lab, label: str = "balancer") -> Target:
+    """A site, or the balancer itself, where the Lab puts it: no name server is asked."""
+    if label != "balancer":
+        lab.site(label)
+    host, port = lab.host_name(label), lab.proxy.port
+    return Target(label=label, host=host, address=lab.gateway.ip, port=port)
+
+
+def get(
+    there: Target,
+    path: str = "/",
+    *,
+    headers: Mapping[str, str] | None = None,
+    form: Mapping[str, str] | None = None,
+    patience: float = 5.0,
+) -> Reply:
+    """The response to a GET (with ``form``: to a POST), in the calling thread's network namespace.
+
+    Raises one of :data:`ERRORS` when there is none within ``patience`` seconds of silence.
+    """
+    started = time.monotonic()
+    connection = http.client.HTTPConnection(str(there.address), there.port, timeout=patience)
+    try:
+        sent = {"Host": _host(there), "Connection": "close", **(headers or {})}
+        if form is None:
+            connection.request("GET", path, headers=sent)
+        else:
+            sent["Content-Type"] = "application/x-www-form-urlencoded"
+            connection.request("POST", path, urlencode(form), sent)
+        response = connection.getresponse()
+        body = response.read()
+    finally:
+        connection.close()
+    return Reply(
+        status=response.status,
+        replica=response.getheader(REPLICA_HEADER, ""),
+        location=response.getheader("Location", ""),
+        cookie=response.getheader("Set-Cookie", "").partition(";")[0],
+        configuration=response.getheader("X-Labkit-Configuration", ""),
+        body=body.decode(errors="replace"),
+        seconds=time.monotonic() - started,
+    )
+
+
+def fetch(
+    lab: Lab, label: str, path: str = "/", *, headers: Mapping[str, str] | None = None
+) -> Reply:
+    """The response of a site or a replica by its name; :class:`FarmError` when none comes."""
+    return reach(lab, target(lab, label), path, headers=headers)
+
+
+def reach(
+    lab: Lab,
+    there: Target,
+    path: str = "/",
+    *,
+    headers: Mapping[str, str] | None = None,
+    form: Mapping[str, str] | None = None,
+) -> Reply:
+    """The response of a target, asked from the host's side; :class:`FarmError` when none comes."""
+    try:
+        return inside(lab.netns, get, there, path, headers=headers, form=form)
+    except ERRORS as error:
+        raise down(lab, there, error) from None
+
+
+def down(lab: Lab, there: Target, error: Exception) -> FarmError:
+    """The error for a target that does not answer."""
+    what = "replica" if there.label in {item.name for item in lab.farm} else "balancer"
+    return FarmError(
+        f"http://{_host(there)}/ at {there.address}",
+        f"the {what} does not answer: {reason(error)}",
+        "start it: `./lab run 06-balancer`",
+        f"{resolver.with_dns(lab)} curl --head http://{_host(there)}/",
+    )
+
+
+def reason(error: Exception) -> str:
+    """An error in a few words: ``Connection refused``, ``timed out``, ``RemoteDisconnected``."""
+    text = error.strerror if isinstance(error, OSError) else ""
+    return text or str(error) or type(error).__name__
+
+
+def _host(there: Target) -> str:
+    return there.host if there.port == 80 else f"{there.host}:{there.port}"

@@ -1,0 +1,127 @@
+"""Requests in numbers: threads on the host's side, each request with a trace of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+
+from labkit.farm.balancer.balancing import RETRY
+from labkit.farm.links.netns import enter
+from labkit.farm.measuring import fetch
+from labkit.farm.measuring.fetch import Target
+from labkit.farm.site import TRACE_HEADER
+from labkit.lab import Lab
+from labkit.result import Record
+
+#: How often a request that the balancer sends back to the same address is sent again.
+AGAIN = 3
+
+
+class Sent(Record):
+    """One request: which replica answered ('' for none), with which status (0: no answer).
+
+    ``start`` counts seconds from the beginning of the load; ``seconds`` until the answer's end;
+    ``again`` how often the balancer asked to send it again; ``error`` why there is no answer.
+    """
+
+    number: int
+    replica: str
+    status: int
+    start: float
+    seconds: float
+    again: int = 0
+    error: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether a person would have seen something else than the page."""
+        return self.status != 200
+
+
+class Load:
+    """A load on one target: ``concurrency`` threads that send until the numbers or the time end.
+
+    ``pace`` is the least time between two starts in seconds (0: as fast as it goes). Whatever is
+    sent is in :attr:`sent` as soon as it has ended, in the order of the ends.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        target: Target,
+        trace: str,
+        *,
+        concurrency: int,
+        requests: int | None = None,
+        pace: float = 0.0,
+        limit: float = 60.0,
+    ) -> None:
+        self.lab = lab
+        self.target = target
+        self.trace = trace
+        self.concurrency = concurrency
+        self.pace = pace
+        self.limit = limit
+        self.sent: list[Sent] = []
+        self.began = time.monotonic()
+        self._numbers = iter(range(requests)) if requests is not None else count()
+        self._turn = threading.Lock()
+        self._stopped = threading.Event()
+
+    def run(self) -> tuple[Sent, ...]:
+        """Sends until the end; returns all, in the order of their numbers."""
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            for work in [pool.submit(self._work) for _ in range(self.concurrency)]:
+                work.result()
+        return tuple(sorted(self.sent, key=lambda item: item.number))
+
+    def stop(self) -> None:
+        """No request is begun any more; :meth:`run` returns when the last one has ended."""
+        self._stopped.set()
+
+    def wait(self, seconds: float) -> None:
+        """Lets the load go on for so long, or until it is stopped."""
+        self._stopped.wait(seconds)
+
+    def now(self) -> float:
+        """Seconds since the beginning of the load."""
+        return time.monotonic() - self.began
+
+    def _work(self) -> None:
+        enter(self.lab.netns)
+        for number in iter(self._next, None):
+            self.sent.append(self._send(number))
+
+    def _next(self) -> int | None:
+        """The number of the next request, when it is its time; None at the end."""
+        with self._turn:
+            if self.now() > self.limit:
+                self._stopped.set()
+            number = None if self._stopped.is_set() else next(self._numbers, None)
+        if number is not None and self.pace:
+            self._stopped.wait(max(0.0, number * self.pace - self.now()))
+        return number
+
+    def _send(self, number: int) -> Sent:
+        start, again, error = self.now(), 0, ""
+        headers = {TRACE_HEADER: f"{self.trace}-{number}"}
+        replica, status = "", 0
+        try:
+            reply = fetch.get(self.target, headers=headers)
+            while reply.status == RETRY and again < AGAIN:
+                again += 1
+                reply = fetch.get(self.target, headers=headers)
+            replica, status = reply.replica, reply.status
+        except fetch.ERRORS as problem:
+            error = fetch.reason(problem)
+        return Sent(
+            number=number,
+            replica=replica,
+            status=status,
+            start=round(start, 6),
+            seconds=round(self.now() - start, 6),
+            again=again,
+            error=error,
+        )

@@ -1,0 +1,118 @@
+"""Questions to the lab's name server, asked from the host's side."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterable
+from ipaddress import AddressValueError, IPv4Address
+from typing import TYPE_CHECKING
+
+from labkit.errors import ConfigError, FarmError
+from labkit.farm.links import endpoint
+from labkit.farm.links.netns import inside
+from labkit.lab import Lab
+from labkit.result import Record
+
+if TYPE_CHECKING:
+    from dns.message import Message
+
+
+class Answer(Record):
+    """What the server said: ``status`` is the response code's name (NOERROR, NXDOMAIN, REFUSED),
+    ``values`` the records' data as text, ``seconds`` from question to answer."""
+
+    name: str
+    kind: str
+    status: str
+    values: tuple[str, ...]
+    authoritative: bool
+    seconds: float
+
+
+def ask(
+    lab: Lab, questions: Iterable[tuple[str, str]], *, tcp: bool = False, patience: float = 2.0
+) -> list[Answer]:
+    """The answers to (name, record type) questions, in their order, over one socket.
+
+    Raises :class:`FarmError` when one is not answered within ``patience`` seconds, and
+    :class:`ConfigError` when a name or a type is none.
+    """
+    messages = [_message(name, kind) for name, kind in questions]
+    try:
+        return inside(lab.netns, _exchange, str(lab.gateway.ip), messages, tcp, patience)
+    except OSError as error:
+        raise FarmError(
+            f"the name server of {lab.domain} at {lab.gateway.ip}",
+            f"does not answer: {error.strerror or error}",
+            "start it: `./lab run 06-balancer`",
+            endpoint.again(lab, "ss -lntup"),
+        ) from None
+
+
+def _message(name: str, kind: str) -> Message:
+    import dns.exception
+    import dns.message
+    import dns.reversename
+
+    try:
+        asked = dns.reversename.from_address(str(IPv4Address(name))) if kind == "PTR" else name
+    except AddressValueError:
+        asked = name
+    try:
+        return dns.message.make_query(asked, kind)
+    except (dns.exception.DNSException, UnicodeError) as error:
+        raise ConfigError(f"{name} {kind}", f"is no question: {error}", "name and type") from None
+
+
+def _exchange(server: str, messages: list[Message], tcp: bool, patience: float) -> list[Answer]:
+    """Asks over a connected socket, so that a port without a server is refused at once."""
+    kind = socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM
+    with socket.socket(socket.AF_INET, kind) as channel:
+        channel.settimeout(patience)
+        channel.connect((server, 53))
+        return [_ask(channel, message, tcp) for message in messages]
+
+
+def _ask(channel: socket.socket, message: Message, tcp: bool) -> Answer:
+    import dns.flags
+    import dns.message
+    import dns.rcode
+
+    started = time.monotonic()
+    wire = message.to_wire(prepend_length=tcp)
+    channel.sendall(wire)
+    reply = dns.message.from_wire(_receive(channel, tcp))
+    if not message.is_response(reply):
+        raise OSError("an answer to another question came")
+    question = message.question[0]
+    return Answer(
+        name=question.name.to_text(omit_final_dot=True),
+        kind=question.rdtype.name,
+        status=dns.rcode.to_text(reply.rcode()),
+        values=tuple(
+            item.to_text().rstrip(".")
+            for rrset in reply.answer
+            if rrset.rdtype == question.rdtype
+            for item in rrset
+        ),
+        authoritative=bool(reply.flags & dns.flags.AA),
+        seconds=round(time.monotonic() - started, 6),
+    )
+
+
+def _receive(channel: socket.socket, tcp: bool) -> bytes:
+    if not tcp:
+        return channel.recv(65535)
+    size = int.from_bytes(_exactly(channel, 2))
+    return _exactly(channel, size)
+
+
+def _exactly(channel: socket.socket, size: int) -> bytes:
+    received = b""
+    while len(received) < size:
+        part = channel.recv(size - len(received))
+        if not part:
+            raise OSError("the server closed the connection")
+        received += part
+    return received

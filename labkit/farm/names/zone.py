@@ -1,0 +1,141 @@
+"""What the lab's zone holds, how dnsmasq is told, and whether the server says the same."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+from labkit import run
+from labkit.checks import Check, equal
+from labkit.errors import FarmError, LabkitError
+from labkit.farm.names import resolver
+from labkit.farm.names.question import Answer, ask
+from labkit.lab import Lab
+from labkit.result import Record
+
+#: The assignment's row that the checks of this module answer.
+ROWS = ("E5",)
+#: A name for which the lab's server is not responsible (RFC 2606).
+OUTSIDE = "example.org"
+
+
+class Name(Record):
+    """A name of the zone and its address."""
+
+    name: str
+    address: IPv4Address
+
+
+class Zone(Record):
+    """A zone, the server that answers for it, and its names; each address has a reverse record."""
+
+    domain: str
+    server: IPv4Address
+    port: int
+    names: tuple[Name, ...]
+
+
+def names(lab: Lab) -> tuple[Name, ...]:
+    """The zone's names: the balancer's first, which is the one that its address stands for."""
+    here = ["balancer", "ns", *(site.name for site in lab.sites)]
+    return (
+        *(Name(name=lab.host_name(label), address=lab.gateway.ip) for label in here),
+        *(Name(name=lab.host_name(item.name), address=item.address) for item in lab.farm),
+    )
+
+
+def config(lab: Lab) -> str:
+    """dnsmasq's configuration. Pure."""
+    folder, server = resolver.folder(lab), lab.gateway.ip
+    records = "\n".join(f"host-record={item.name},{item.address}" for item in names(lab))
+    return f"""\
+# The name server of lab {lab.name}: it answers for {lab.domain} and asks nobody.
+listen-address={server}
+bind-interfaces
+no-resolv
+no-hosts
+user=nobody
+group=nogroup
+pid-file={folder / "dnsmasq.pid"}
+log-facility={folder / "dnsmasq.log"}
+auth-server={lab.host_name("ns")},{server}
+auth-zone={lab.domain},{lab.subnet}
+auth-ttl=60
+{records}
+"""
+
+
+def checks(lab: Lab) -> tuple[Check, ...]:
+    """Whether the server says of each name and address what the Lab says, by asking it."""
+    try:
+        forward = ask(lab, [(item.name, "A") for item in names(lab)])
+        reverse = ask(lab, [(str(address), "PTR") for address in _reverse(lab)])
+        unknown, outside = ask(lab, [(lab.host_name("no-such"), "A"), (OUTSIDE, "A")])
+        # One question a connection: dnsmasq 2.90 closes its first one after the first answer.
+        (tcp,) = ask(lab, [(lab.domain, "NS")], tcp=True)
+    except FarmError as error:
+        return (_down(lab, error),)
+    return (
+        *(
+            _holds(lab, f"dns.name.{_label(lab, item)}", str(item.address), answer)
+            for item, answer in zip(names(lab), forward, strict=True)
+        ),
+        *(
+            _holds(lab, f"dns.reverse.{label}", lab.host_name(label), answer)
+            for label, answer in zip(_reverse(lab).values(), reverse, strict=True)
+        ),
+        _holds(lab, "dns.tcp", lab.host_name("ns"), tcp),
+        _status(lab, "dns.unknown", "NXDOMAIN", unknown),
+        _status(lab, "dns.outside", "REFUSED", outside),
+        _libc(lab),
+    )
+
+
+def _reverse(lab: Lab) -> dict[IPv4Address, str]:
+    """Each address of the zone and the label of its reverse record."""
+    return {lab.gateway.ip: "balancer", **{item.address: item.name for item in lab.farm}}
+
+
+def _label(lab: Lab, item: Name) -> str:
+    return item.name.removesuffix(f".{lab.domain}")
+
+
+def _again(lab: Lab, asked: str) -> str:
+    return f"{resolver.with_dns(lab)} getent hosts {asked}"
+
+
+def _holds(lab: Lab, name: str, expected: str, answer: Answer) -> Check:
+    seen = ", ".join(answer.values) or answer.status
+    asked = answer.name if answer.kind != "PTR" else _address(answer.name)
+    said = seen if answer.authoritative else f"{seen} (not authoritative)"
+    return equal(name, expected, said, rows=ROWS, again=_again(lab, asked))
+
+
+def _address(reverse_name: str) -> str:
+    """``10.60.0.11`` of ``11.0.60.10.in-addr.arpa``."""
+    return ".".join(reversed(reverse_name.split(".")[:4]))
+
+
+def _status(lab: Lab, name: str, expected: str, answer: Answer) -> Check:
+    return equal(name, expected, answer.status, rows=ROWS, again=_again(lab, answer.name))
+
+
+def _libc(lab: Lab) -> Check:
+    """A program of the machine, which knows nothing of labkit, resolves the first site's name."""
+    name = lab.host_name(lab.sites[0].name)
+    try:
+        done = run.run(resolver.command(lab, ["getent", "ahostsv4", name]), ok=(0, 2), timeout=20)
+        seen = done.stdout.split()[0] if done.stdout else "no address"
+    except LabkitError as error:
+        seen = error.reason
+    return equal("dns.libc", str(lab.gateway.ip), seen, rows=ROWS, again=_again(lab, name))
+
+
+def _down(lab: Lab, error: FarmError) -> Check:
+    return Check(
+        name="dns.server",
+        expected=f"answers for {lab.domain}",
+        seen=error.reason,
+        holds=False,
+        rows=ROWS,
+        again=error.again,
+    )

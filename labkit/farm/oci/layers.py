@@ -1,0 +1,225 @@
+"""The two layers that every site's image stands on: ``base`` and ``web``.
+
+They are the same for all labs with the same root file system, so they are made once, in the
+cache. ``base`` is the root file system; ``web`` adds apache2 and an ssh server, without starting
+them and without the keys of an ssh host: those are each container's own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from labkit import run
+from labkit.errors import ConfigError, StateError
+from labkit.farm.debian import apt
+from labkit.farm.debian.building import PATIENCE, building, discard, sealed, tidy
+from labkit.farm.oci import store, unpacking
+from labkit.farm.oci.umoci import configure, told, umoci
+from labkit.farm.rootfs import Rootfs, key_of, program_version
+from labkit.files import write_atomically
+from labkit.journal import lock
+from labkit.lab import Lab
+from labkit.result import Record, run_id
+
+log = logging.getLogger("labkit.image")
+
+#: Goes up with every change of what a build leaves.
+EDITION = 1
+#: What the web layer installs, and the modules of apache2 that it turns on.
+PACKAGES = ("apache2", "openssh-server")
+MODULES = ("headers", "include")
+#: What apache2's own start script would set (Debian: /etc/apache2/envvars), as the image's
+#: environment: so the server itself is the container's first process, without a script around it.
+ENVIRONMENT: Mapping[str, str] = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+    "APACHE_RUN_USER": "www-data",
+    "APACHE_RUN_GROUP": "www-data",
+    "APACHE_RUN_DIR": "/run/apache2",
+    "APACHE_LOCK_DIR": "/run/lock/apache2",
+    "APACHE_LOG_DIR": "/var/log/apache2",
+    "APACHE_PID_FILE": "/run/apache2/apache2.pid",
+}
+COMMAND = ("apache2", "-D", "FOREGROUND")
+#: Apache's signal for a stop that finishes the requests it has begun (stopping.html of its manual).
+STOP_SIGNAL = "SIGWINCH"
+#: Folders that the services' start scripts make, with their modes.
+FOLDERS = {"run/apache2": 0o755, "run/lock/apache2": 0o755, "run/sshd": 0o755}
+#: Traces of the installation: logs, backups, and the keys of an ssh host.
+LEFT = (
+    "etc/ssh/ssh_host_*",
+    "var/log/*.log",
+    "var/log/apt/*",
+    "var/cache/debconf/*-old",
+    "var/lib/dpkg/*-old",
+    "var/cache/ldconfig/aux-cache",
+)
+#: Bytes that must be free while the layers are made.
+SPACE = 1_000_000_000
+
+
+class Layers(Record):
+    """The layout in the cache that holds the tags ``base`` and ``web``; ``seconds`` of its build."""
+
+    key: str
+    layout: Path
+    seconds: float
+    suite: str
+
+
+def made(lab: Lab, base: Rootfs) -> tuple[Layers, bool]:
+    """The layers on the root file system ``base`` stand in the cache; the second is whether they
+    had to be made."""
+    version = program_version("umoci")
+    recipe = (EDITION, PACKAGES, MODULES, dict(ENVIRONMENT), COMMAND, sorted(FOLDERS), LEFT)
+    key = key_of(f"web-{base.suite}", base.key, version, recipe)
+    place = lab.cache_dir / "images" / key
+    with lock(lab.cache_dir / "locks", key, wait=PATIENCE):
+        kept = _find(place)
+        return kept or _make(lab, base, place, version), kept is None
+
+
+def _find(place: Path) -> Layers | None:
+    """The layers in the cache, or None: also when their record or their layout is damaged."""
+    layout = place / "layout"
+    try:
+        text = (place / "layers.json").read_text(encoding="utf-8")
+        found = Layers.model_validate_json(text).model_copy(update={"layout": layout})
+        whole = not store.missing(layout)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, StateError):
+        whole = False
+    if not whole:
+        log.warning("%s is damaged: it is built again", place)
+        return None
+    return found
+
+
+def _make(lab: Lab, base: Rootfs, place: Path, version: str) -> Layers:
+    run.require("umoci", "setpriv", "unshare", "chroot", "cp")
+    archive = apt.archive(lab)
+    refuse_folder(archive)
+    apt.require(archive)
+    started = time.monotonic()
+    with building(lab, place, what=f"web image of {base.suite}", space=SPACE) as work:
+        image, bundle = work / "layout", work / "bundle"
+        log.info("image: base layer")
+        umoci("init", "--layout", image)
+        umoci("new", "--image", f"{image}:base")
+        umoci("unpack", "--image", f"{image}:base", bundle)
+        run.run(["cp", "--archive", "--link", f"{base.path}/.", bundle / "rootfs"], timeout=300)
+        umoci("repack", "--image", f"{image}:base", *told(base.origin), bundle)
+        configure(f"{image}:base", base_options(base, version))
+        discard(lab, bundle)
+        umoci("unpack", "--image", f"{image}:base", bundle)
+        install(bundle / "rootfs", archive)
+        log.info("image: web layer")
+        names = " ".join(PACKAGES)
+        umoci("repack", "--image", f"{image}:web", *told(f"apt-get install {names}"), bundle)
+        configure(f"{image}:web", web_options())
+        store.drop_unused(image)
+        unpacking.adopt(lab, image, "web", bundle / "rootfs")
+        discard(lab, bundle)
+        seconds = round(time.monotonic() - started, 2)
+        value = Layers(key=place.name, layout=place / "layout", seconds=seconds, suite=base.suite)
+        write_atomically(work / "layers.json", value.model_dump_json(indent=1))
+    return value
+
+
+def refuse_folder(archive: apt.Archive) -> None:
+    """Raises :class:`ConfigError` for a mirror that is out of reach from within a root file system."""
+    if archive.main.in_folder:
+        raise ConfigError(
+            f"rootfs.mirror = {archive.main.mirror!r}",
+            "apt, inside the root file system, does not see a folder of the machine",
+            "serve the folder by HTTP and set rootfs.mirror to that address",
+            f"python3 -m http.server --bind 127.0.0.1 --directory {archive.main.mirror[7:]} 8000",
+        )
+
+
+def base_options(base: Rootfs, version: str) -> tuple[str, ...]:
+    """The configuration of the base image: where it comes from, and a PATH, without which no
+    program in it is found."""
+    labels = {
+        "org.opencontainers.image.title": f"{base.variant} of {base.suite}",
+        "labkit.rootfs": base.key,
+        "labkit.origin": base.origin,
+        "labkit.umoci": version,
+        "labkit.run": run_id(),
+    }
+    return (
+        *_pairs("--config.env", {"PATH": ENVIRONMENT["PATH"]}),
+        "--config.cmd=/bin/sh",
+        *_pairs("--config.label", labels),
+        f"--history.comment=run {run_id()}",
+    )
+
+
+def web_options() -> tuple[str, ...]:
+    """The configuration of the web image: apache2 is the first process and answers on port 80."""
+    return (
+        *_pairs("--config.env", ENVIRONMENT),
+        *(f"--config.cmd={word}" for word in COMMAND),
+        "--config.exposedports=80/tcp",
+        f"--config.stopsignal={STOP_SIGNAL}",
+        *_pairs("--config.label", {"org.opencontainers.image.title": " and ".join(PACKAGES)}),
+        f"--history.comment=run {run_id()}",
+    )
+
+
+def install(root: Path, archive: apt.Archive) -> None:
+    """The web layer's packages are in ``root``; nothing of them was started, and nothing is left of
+    the installation."""
+    lines = "".join(f"{source.line}\n" for source in (archive.main, *archive.further))
+    for path in (root / "etc/apt/sources.list.d").glob("*"):
+        path.unlink()
+    (root / "etc/apt/sources.list").write_text(lines)
+    shutil.copyfile("/etc/resolv.conf", root / "etc/resolv.conf")
+    policy = root / "usr/sbin/policy-rc.d"
+    own = policy.exists()
+    if not own:
+        policy.write_text("#!/bin/sh\nexit 101\n")  # invoke-rc.d(8): the action is not allowed
+        policy.chmod(0o755)
+    log.info("image: apt-get update")
+    _chroot(root, "apt-get", "--quiet", "--option=Acquire::Languages=none", "update")
+    log.info("image: apt-get install %s", " ".join(PACKAGES))
+    options = ("--quiet", "--yes", "--no-install-recommends")
+    _chroot(root, "apt-get", "install", *options, *PACKAGES)
+    _chroot(root, "a2enmod", "--quiet", *MODULES)
+    if not own:
+        policy.unlink()
+    _tidy(root)
+
+
+def _chroot(root: Path, *argv: str) -> None:
+    env = {"DEBIAN_FRONTEND": "noninteractive", **apt.proxy()}
+    run.run(sealed(argv, root=root), env=env, timeout=900)
+
+
+def _tidy(root: Path) -> None:
+    tidy(root)
+    for pattern in LEFT:
+        for path in root.glob(pattern):
+            path.unlink()
+    for name, mode in FOLDERS.items():
+        folder = root / name
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(mode)
+    www = root / "run/lock/apache2"
+    os.chown(www, *_owner(root / "etc/passwd", "www-data"))
+
+
+def _owner(passwd: Path, name: str) -> tuple[int, int]:
+    """The user and group number of a user in a root file system."""
+    rows = (line.split(":") for line in passwd.read_text().splitlines())
+    return next((int(row[2]), int(row[3])) for row in rows if row[0] == name)
+
+
+def _pairs(option: str, values: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(f"{option}={name}={value}" for name, value in values.items())

@@ -1,0 +1,132 @@
+"""A lab's own layout: the common layers taken over from the cache, and a tag for each site.
+
+The large blobs are the cache's own files (hard links: a blob's name is the hash of its content,
+so nobody writes into one); ``index.json`` and the sites' blobs are the lab's alone. The layout is
+always made whole beside its place and then renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+from labkit.errors import ConfigError, StateError
+from labkit.farm import site as sites
+from labkit.farm.debian.building import building
+from labkit.farm.oci import store, tarball, unpacking
+from labkit.farm.oci.layers import Layers
+from labkit.farm.oci.umoci import configure, told, umoci
+from labkit.files import write_atomically
+from labkit.journal import Journal
+from labkit.lab import Lab, Site
+from labkit.result import Record
+
+#: Goes up with every change of what a build leaves.
+EDITION = 1
+#: The tags that are no site's.
+COMMON = ("base", "web")
+
+
+class Kept(Record):
+    """The file beside the layout: what it was made from, and the manifest that each tag had then."""
+
+    key: str
+    digests: dict[str, str]
+
+
+def place(lab: Lab) -> Path:
+    """The folder of the lab's ``layout`` and the record of how it was made."""
+    return lab.state_dir / "image"
+
+
+def refuse_common_names(lab: Lab) -> None:
+    """Raises :class:`ConfigError` when a site has the name of a tag that is for all sites."""
+    for site in lab.sites:
+        if site.name in COMMON:
+            raise ConfigError(
+                f"sites: {site.name!r}",
+                f"is the name of the image that all sites stand on ({', '.join(COMMON)})",
+                "give the site another name",
+            )
+
+
+def stands(lab: Lab, common: Layers) -> bool:
+    """Whether the layout is the one that this lab and these layers make, and whole."""
+    layout = place(lab) / "layout"
+    try:
+        kept = Kept.model_validate_json((place(lab) / "image.json").read_text(encoding="utf-8"))
+        whole = not store.missing(layout)
+        found = _digests(layout)
+    except (OSError, ValueError, StateError):  # none, or one that is damaged
+        return False
+    return whole and kept == Kept(key=_key(lab, common), digests=found)
+
+
+def make(lab: Lab, common: Layers) -> None:
+    """The lab's layout is made anew; the caller holds its lock."""
+    Journal.of(lab).intend("folder", path=str(place(lab)))
+    below = unpacking.whole(lab, common.layout, "web")
+    with building(lab, place(lab), what=f"images of {lab.name}") as work:
+        layout = work / "layout"
+        take_over(common.layout, layout)
+        created = store.config(layout, store.tag(layout, "web").config).created
+        for site in lab.sites:
+            _add(lab, site, work, below, created)
+        store.drop_unused(layout)
+        kept = Kept(key=_key(lab, common), digests=_digests(layout))
+        write_atomically(work / "image.json", kept.model_dump_json(indent=1))
+
+
+def take_over(source: Path, target: Path) -> None:
+    """``target`` is a layout of its own with ``source``'s content; the blobs are the same files where
+    both lie on one file system."""
+    for path in sorted(source.rglob("*")):
+        copy = target / path.relative_to(source)
+        if path.is_dir():
+            copy.mkdir(parents=True)
+        elif path.parent.parent.name == "blobs":
+            _link(path, copy)
+        else:
+            shutil.copyfile(path, copy)
+
+
+def _link(path: Path, copy: Path) -> None:
+    try:
+        os.link(path, copy)
+    except OSError:  # another file system, or more links than it allows
+        shutil.copy2(path, copy)
+
+
+def _add(lab: Lab, site: Site, work: Path, below: Path, created: str) -> None:
+    """The layout in ``work`` has the site's tag: web's layers and one with the site's files.
+
+    Nothing in it depends on the time, so the same files give the same image again.
+    """
+    archive = work / f"{site.name}.tar"
+    tarball.write(archive, sites.files(lab, site), below)
+    when = ("--history.created", created)
+    history = told(f"labkit: the files of {site.name}")
+    image = ("--image", f"{work}/layout:web", "--tag", site.name)
+    umoci("raw", "add-layer", *image, *history, *when, archive)
+    archive.unlink()
+    options = (
+        f"--config.label=org.opencontainers.image.title={lab.title(site)}",
+        f"--config.label=labkit.lab={lab.name}",
+        f"--config.label=labkit.site={site.name}",
+        *when,
+    )
+    configure(f"{work}/layout:{site.name}", options)
+
+
+def _digests(layout: Path) -> dict[str, str]:
+    return {name: pointer.digest for name, pointer in store.tags(layout).items()}
+
+
+def _key(lab: Lab, common: Layers) -> str:
+    """Changes with whatever the layout is made from."""
+    parts = {site.name: [lab.title(site), sites.files(lab, site)] for site in lab.sites}
+    text = json.dumps([EDITION, common.key, common.seconds, parts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,92 @@
+"""Images unpacked for runC's bundles: each layer once, however many containers stand on it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from labkit.farm.debian.building import building
+from labkit.farm.oci import store, tarball
+from labkit.farm.oci.umoci import umoci
+from labkit.files import text_of, write_atomically
+from labkit.journal import Journal, lock
+from labkit.lab import Lab
+
+
+def whole(lab: Lab, layout: Path, name: str) -> Path:
+    """The folder in the cache with the whole root file system of a tag, for all labs.
+
+    It is named by the hash of the layers' content (ChainID): whoever has the same layers shares it.
+    """
+    return _shared(
+        lab,
+        _folder(lab, layout, name),
+        lambda work: umoci("raw", "unpack", "--image", f"{layout}:{name}", work / "rootfs"),
+    )
+
+
+def adopt(lab: Lab, layout: Path, name: str, root: Path) -> Path:
+    """The same folder, where ``root``, from which the tag has just been packed, spares unpacking it."""
+    return _shared(lab, _folder(lab, layout, name), lambda work: _move(root, work / "rootfs"))
+
+
+def layer(lab: Lab, layout: Path, digest: str) -> Path:
+    """The folder in the lab's state with the files of one layer, which removes none."""
+    folder = lab.state_dir / "unpacked" / store.short(digest)
+    with lock(lab.run_dir, "unpacked"):
+        Journal.of(lab).intend("folder", path=str(folder.parent))
+        return _once(
+            lab, folder, lambda work: tarball.extract(store.blob(layout, digest), work / "rootfs")
+        )
+
+
+def configuration(lab: Lab, layout: Path, name: str, root: Path) -> Path:
+    """The file with a tag's runtime configuration, as umoci made it from the image's own.
+
+    ``root`` is the unpacked root file system, where umoci looks users up. The file's name has the
+    hash of its content: one that was changed is not taken, and made again.
+    """
+    folder = lab.state_dir / "unpacked"
+    stem = store.short(store.tag(layout, name).manifest)
+    with lock(lab.run_dir, "unpacked"):
+        for path in folder.glob(f"{stem}-*.json"):
+            text = text_of(path)
+            if text is not None and path.name == _named(stem, text):
+                return path
+        Journal.of(lab).intend("folder", path=str(folder))
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f".{stem}.part"
+        umoci("raw", "runtime-config", "--image", f"{layout}:{name}", "--rootfs", root, part)
+        text = part.read_text(encoding="utf-8")
+        part.unlink()
+        write_atomically(folder / _named(stem, text), text)
+        return folder / _named(stem, text)
+
+
+def _named(stem: str, text: str) -> str:
+    return f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
+
+
+def _folder(lab: Lab, layout: Path, name: str) -> Path:
+    chain = store.chain_id(store.config(layout, store.tag(layout, name).config).diff_ids)
+    return lab.cache_dir / "unpacked" / chain.partition(":")[2][:24]
+
+
+def _move(root: Path, place: Path) -> None:
+    root.rename(place)
+
+
+def _shared(lab: Lab, folder: Path, make: Callable[[Path], None]) -> Path:
+    """A folder of all labs' own."""
+    with lock(lab.cache_dir / "locks", f"unpacked-{folder.name}"):
+        return _once(lab, folder, make)
+
+
+def _once(lab: Lab, folder: Path, make: Callable[[Path], None]) -> Path:
+    """``folder/rootfs``, made if it is not there or was emptied. The caller holds its lock."""
+    root = folder / "rootfs"
+    if not (root.is_dir() and any(root.iterdir())):
+        with building(lab, folder, what=f"unpacked image {folder.name}") as work:
+            make(work)
+    return root
