@@ -13,10 +13,13 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from labkit import Lab
-from labkit.wiki import accounts, api, fences, notebook, publish, session, wikitext
-from labkit.wiki.desk import Published
-from labkit.wiki.fences import Block
-from labkit.wiki.folders import Folders, api_url
+from labkit.wiki import notebook, publish, session, wikitext
+from labkit.wiki.access import api
+from labkit.wiki.instance import accounts
+from labkit.wiki.instance.folders import Folders, api_url
+from labkit.wiki.merging import fences
+from labkit.wiki.merging.desk import Published
+from labkit.wiki.merging.fences import Block
 from labkit.wiki.notebook import Upload
 
 

@@ -18,9 +18,11 @@ from typing import Any
 import mwclient
 from hypothesis import strategies as st
 
-from labkit.wiki import api, foreign, markdown, outputs, terminal, uploads, wikitext, writing
-from labkit.wiki.images import Picture
-from labkit.wiki.tree import (
+from labkit.wiki import wikitext
+from labkit.wiki.access import api
+from labkit.wiki.rendering import foreign, markdown, outputs, terminal, uploads, writing
+from labkit.wiki.rendering.images import Picture
+from labkit.wiki.rendering.tree import (
     Cell,
     Code,
     Document,

@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 
 from labkit import Lab
 from labkit.errors import ConfigError, WikiError
-from labkit.wiki import answers, api, fences, session, threads
+from labkit.wiki import answers, session
+from labkit.wiki.access import api
 from labkit.wiki.answers import Answer
-from labkit.wiki.folders import api_url
-from labkit.wiki.listing import Remarks
+from labkit.wiki.instance.folders import api_url
+from labkit.wiki.merging import fences
+from labkit.wiki.talk import threads
+from labkit.wiki.talk.listing import Remarks
 from tests.test_dialogue import of_its_own
 from tests.test_remarks import remark
 from tests.writers import WEB, Writers, stage, writers

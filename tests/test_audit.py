@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.wiki import api, audit
-from labkit.wiki.api import Revision
+from labkit.wiki import audit
+from labkit.wiki.access import api
+from labkit.wiki.access.api import Revision
 from labkit.wiki.audit import Audit
-from labkit.wiki.ledger import Ledger
+from labkit.wiki.talk.ledger import Ledger
 from tests.test_dialogue import of_its_own
 from tests.writers import WEB, Writers, stage, writers
 

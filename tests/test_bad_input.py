@@ -21,7 +21,7 @@ from labkit.farm import host, image, lifecycle, traffic
 from labkit.farm.links.netns import inside
 from labkit.journal import Journal
 from labkit.run import Done
-from labkit.wiki.folders import origin
+from labkit.wiki.instance.folders import origin
 from tests.conftest import CACHE, free_port, open_place
 from tests.host_side import give_address
 from tests.projects import ROOT, Listing, Project, files, listing, project

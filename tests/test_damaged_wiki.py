@@ -11,8 +11,10 @@ import pytest
 from labkit import Lab
 from labkit.checks import failed
 from labkit.errors import StateError, WikiError
-from labkit.wiki import accounts, mediawiki, pristine, server, session, sqlite
-from labkit.wiki.folders import Folders
+from labkit.wiki import server, session
+from labkit.wiki.instance import accounts, mediawiki, sqlite
+from labkit.wiki.instance.folders import Folders
+from labkit.wiki.merging import pristine
 from tests.conftest import lab_maker, open_place
 from tests.damage import MENDED, damaged, folder, junk, nowhere, torn
 

@@ -14,8 +14,8 @@ from labkit.errors import WikiError
 from labkit.report import Stage, dialogue
 from labkit.report import record as records
 from labkit.report.record import Entry, StageRecord
-from labkit.wiki import listing
-from labkit.wiki.listing import Remarks
+from labkit.wiki.talk import listing
+from labkit.wiki.talk.listing import Remarks
 from tests.test_remarks import remark
 from tests.writers import WEB, stage, writers
 

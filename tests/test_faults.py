@@ -12,8 +12,10 @@ import pytest
 
 from labkit import Lab
 from labkit.errors import WikiError
-from labkit.wiki import api, fences, session, transport
-from labkit.wiki.fences import Block
+from labkit.wiki import session
+from labkit.wiki.access import api, transport
+from labkit.wiki.merging import fences
+from labkit.wiki.merging.fences import Block
 from labkit.wiki.notebook import Upload
 from tests.desks import SUMMARY, Desk, fresh, opened, picture, stage
 from tests.faults import KINDS, Proxy, proxy_to
@@ -159,7 +161,7 @@ def test_a_killed_publication_leaves_the_page_whole(case: Callable[[], Case], pr
     """kill -9 at each request, when the wiki has acted and the process does not know it yet."""
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(
-        ["labkit.wiki.publish", "labkit.wiki.transport", "tests.test_faults"]
+        ["labkit.wiki.publish", "labkit.wiki.access.transport", "tests.test_faults"]
     )
     for place in itertools.count(1):
         made = case()

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 
 from labkit.report import markup, showing
 from labkit.report.hypertext import Hypertext
-from labkit.wiki import markdown, outputs, terminal
-from labkit.wiki.tree import Paragraph, Text
+from labkit.wiki.rendering import markdown, outputs, terminal
+from labkit.wiki.rendering.tree import Paragraph, Text
 from tests import inert
 from tests.rendered import PIXEL, rows
 

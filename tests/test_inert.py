@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from labkit import Lab
 from labkit.checks import Check
 from labkit.result import RESULT_MIME, Column, Command, Table
-from labkit.wiki import api, fences, notebook, session, wikitext
+from labkit.wiki import notebook, session, wikitext
+from labkit.wiki.access import api
+from labkit.wiki.merging import fences
 from tests import inert
 from tests.test_wikitext import cells, code, result, shown
 

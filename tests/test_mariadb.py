@@ -13,9 +13,10 @@ from pydantic import SecretStr
 
 from labkit import Lab, run, undo
 from labkit.errors import CommandError, ConfigError, WikiError
-from labkit.wiki import accounts, mariadb, rights, server, session
-from labkit.wiki.folders import Folders
-from labkit.wiki.mariadb import Server
+from labkit.wiki import rights, server, session
+from labkit.wiki.instance import accounts, mariadb
+from labkit.wiki.instance.folders import Folders
+from labkit.wiki.instance.mariadb import Server
 
 
 def at(folder: Path) -> Server:

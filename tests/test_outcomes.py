@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labkit.errors import ConfigError, WikiError
-from labkit.wiki import api, fences, notebook, pristine, publish, whereabouts, wikitext
+from labkit.wiki import notebook, publish, wikitext
+from labkit.wiki.access import api, whereabouts
+from labkit.wiki.merging import fences, pristine
 from tests.desks import SUMMARY, WEB, Desk, fresh, picture, stage
 
 BOTH = pytest.mark.parametrize("desk", ["sqlite", "mariadb"], indirect=True)

@@ -19,10 +19,12 @@ from labkit.report.plan import STAGES
 from labkit.report.record import Entry, StageRecord
 from labkit.report.saved import file as executed
 from labkit.result import Figure, Result
-from labkit.wiki import api, fences, session
-from labkit.wiki.listing import Remark, Remarks
-from labkit.wiki.threads import Thread
-from labkit.wiki.transport import Session
+from labkit.wiki import session
+from labkit.wiki.access import api
+from labkit.wiki.access.transport import Session
+from labkit.wiki.merging import fences
+from labkit.wiki.talk.listing import Remark, Remarks
+from labkit.wiki.talk.threads import Thread
 
 NAMES = tuple(stage.name for stage in STAGES)
 #: A real PNG picture of one pixel.

@@ -10,7 +10,10 @@ import pytest
 
 from labkit import Lab
 from labkit.errors import WikiError
-from labkit.wiki import accounts, api, fences, pristine, publish, session, wikitext
+from labkit.wiki import publish, session, wikitext
+from labkit.wiki.access import api
+from labkit.wiki.instance import accounts
+from labkit.wiki.merging import fences, pristine
 from tests.crowd import crowd
 from tests.desks import SUMMARY, WEB, Desk, fresh, picture, stage
 

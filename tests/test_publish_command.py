@@ -19,7 +19,9 @@ from labkit.report import difference, publication
 from labkit.report.notebook import lab_file
 from labkit.result import Figure
 from labkit.run import Done
-from labkit.wiki import api, fences, session
+from labkit.wiki import session
+from labkit.wiki.access import api
+from labkit.wiki.merging import fences
 from tests.test_publication import PNG, ran, result, written
 
 pytestmark = pytest.mark.root

@@ -13,8 +13,11 @@ import pytest
 
 from labkit import Lab, daemon
 from labkit.errors import WikiError
-from labkit.wiki import accounts, api, fences, refusals, server, session, transport
-from labkit.wiki.folders import Folders
+from labkit.wiki import server, session
+from labkit.wiki.access import api, refusals, transport
+from labkit.wiki.instance import accounts
+from labkit.wiki.instance.folders import Folders
+from labkit.wiki.merging import fences
 from labkit.wiki.notebook import Upload
 from tests.conftest import lab_maker, open_place
 from tests.desks import SUMMARY, Desk, fresh, picture, stage

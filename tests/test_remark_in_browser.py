@@ -13,7 +13,7 @@ from labkit import Figure, Lab
 from labkit.farm import browser as farm
 from labkit.report import publication
 from labkit.report.notebook import write_lab_file
-from labkit.wiki.folders import origin
+from labkit.wiki.instance.folders import origin
 from tests.test_cli import labkit
 from tests.test_dialogue import of_its_own
 from tests.test_publication import PNG, ran, result

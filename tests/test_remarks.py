@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.wiki import api, listing, pristine, publish, threads
-from labkit.wiki.listing import Addressed, Remark, Remarks
-from labkit.wiki.threads import State
+from labkit.wiki import publish
+from labkit.wiki.access import api
+from labkit.wiki.merging import pristine
+from labkit.wiki.talk import listing, threads
+from labkit.wiki.talk.listing import Addressed, Remark, Remarks
+from labkit.wiki.talk.threads import State
 from tests.writers import WEB, Writers, run_id, stage, writers
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

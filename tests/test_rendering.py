@@ -16,10 +16,12 @@ import pytest
 
 from labkit import Lab, run
 from labkit.result import RESULT_MIME
-from labkit.wiki import api, features, markdown, notebook, outputs, session, writing
-from labkit.wiki.features import Features
-from labkit.wiki.places import Place
-from labkit.wiki.tree import Document
+from labkit.wiki import notebook, session
+from labkit.wiki.access import api, features
+from labkit.wiki.access.features import Features
+from labkit.wiki.rendering import markdown, outputs, writing
+from labkit.wiki.rendering.places import Place
+from labkit.wiki.rendering.tree import Document
 from tests.rendered import FOLDER, PIXEL, PLACE, Row, rows, unnamed
 
 MARKDOWN, OUTPUTS = rows("markdown"), rows("outputs")
@@ -183,8 +185,8 @@ def test_a_changed_number_changes_its_line_alone() -> None:
 #: Renders all that the tables hold, and says a hash of every text and picture.
 SCRIPT = """
 import hashlib, json
-from labkit.wiki import markdown, outputs, writing
-from labkit.wiki.tree import Document
+from labkit.wiki.rendering import markdown, outputs, writing
+from labkit.wiki.rendering.tree import Document
 from tests.rendered import rows
 seen = hashlib.sha256()
 told = [markdown.read(row.written) for row in rows("markdown")]

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit.errors import WikiError
-from labkit.wiki import comments, fences, merge, weave
-from labkit.wiki.fences import Block
-from labkit.wiki.repair import Repaired, repair
+from labkit.wiki.merging import comments, fences, merge, weave
+from labkit.wiki.merging.fences import Block
+from labkit.wiki.merging.repair import Repaired, repair
 
 ONE = fences.block("01-wiki", "== Wiki ==", 'It answers.\n\n{| class="wikitable"\n| page || 17\n|}')
 TWO = fences.block("02-rootfs", "== Root file systems ==", "It weighs 171 MB.\n\nThe end of it.")

@@ -12,7 +12,7 @@ from labkit.files import write_atomically
 from labkit.report import dialogue
 from labkit.report.dialogue import Listing
 from labkit.report.record import Entry
-from labkit.wiki.listing import Addressed, Remark, Remarks
+from labkit.wiki.talk.listing import Addressed, Remark, Remarks
 from tests import test_review as site_tests
 from tests.test_remarks import remark
 from tests.test_review import HOSTILE, keep, result, site

@@ -16,9 +16,12 @@ import pytest
 from labkit import Lab, run
 from labkit.errors import ConfigError, WikiError
 from labkit.report.notebook import lab_file
-from labkit.wiki import accounts, ask, fences, install, publish, server, session
-from labkit.wiki.folders import Folders, api_url
-from labkit.wiki.transport import Session
+from labkit.wiki import publish, server, session
+from labkit.wiki.access import ask
+from labkit.wiki.access.transport import Session
+from labkit.wiki.instance import accounts, install
+from labkit.wiki.instance.folders import Folders, api_url
+from labkit.wiki.merging import fences
 from tests.desks import picture
 from tests.faults import Proxy, proxy_to
 

@@ -6,9 +6,10 @@ from functools import reduce
 
 import pytest
 
-from labkit.wiki import fences, visible
-from labkit.wiki.api import Revision
-from labkit.wiki.trail import Trail, advance
+from labkit.wiki.access.api import Revision
+from labkit.wiki.merging import fences
+from labkit.wiki.talk import visible
+from labkit.wiki.talk.trail import Trail, advance
 
 
 def revision(number: int, *lines: str, hidden: bool = False) -> Revision:

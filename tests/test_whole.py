@@ -25,8 +25,8 @@ from labkit.report import Stage
 from labkit.report.plan import ROWS, STAGES
 from labkit.run import Done
 from labkit.undo import mount_points
-from labkit.wiki import accounts
-from labkit.wiki.folders import Folders, origin
+from labkit.wiki.instance import accounts
+from labkit.wiki.instance.folders import Folders, origin
 from tests import stage_notebooks
 from tests.conftest import lab_maker, open_place
 from tests.test_jupyterlab import chromium

@@ -10,9 +10,10 @@ import pytest
 
 from labkit import Lab
 from labkit.errors import ConfigError, StateError
-from labkit.wiki import accounts, pages, session
-from labkit.wiki.api import Revision
-from labkit.wiki.folders import Folders, origin
+from labkit.wiki import pages, session
+from labkit.wiki.access.api import Revision
+from labkit.wiki.instance import accounts
+from labkit.wiki.instance.folders import Folders, origin
 from labkit.wiki.pages import Kept, State, decide, digest
 
 ROWS = [

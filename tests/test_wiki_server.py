@@ -19,9 +19,10 @@ from pydantic import SecretStr
 
 from labkit import Lab, undo
 from labkit.errors import MachineError, StateError
-from labkit.wiki import accounts, mediawiki, rights, server, session, settings, strangers
-from labkit.wiki.accounts import Passwords
-from labkit.wiki.folders import Folders, origin, require_reachable
+from labkit.wiki import rights, server, session, strangers
+from labkit.wiki.instance import accounts, mediawiki, settings
+from labkit.wiki.instance.accounts import Passwords
+from labkit.wiki.instance.folders import Folders, origin, require_reachable
 
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63"

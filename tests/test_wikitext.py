@@ -12,8 +12,9 @@ import pytest
 
 from labkit.checks import Check
 from labkit.result import FIGURE_MIME, RESULT_MIME, Column, Command, Figure, Result, Table
-from labkit.wiki import fences, notebook, wikitext
-from labkit.wiki.places import Place
+from labkit.wiki import notebook, wikitext
+from labkit.wiki.merging import fences
+from labkit.wiki.rendering.places import Place
 from tests.rendered import PNG
 
 

@@ -11,11 +11,14 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from labkit import Lab
-from labkit.wiki import accounts, api, fences, publish, remarks, session
-from labkit.wiki.fences import Block
-from labkit.wiki.folders import Folders, api_url
-from labkit.wiki.listing import Remarks
+from labkit.wiki import publish, remarks, session
+from labkit.wiki.access import api
+from labkit.wiki.instance import accounts
+from labkit.wiki.instance.folders import Folders, api_url
+from labkit.wiki.merging import fences
+from labkit.wiki.merging.fences import Block
 from labkit.wiki.publish import Published
+from labkit.wiki.talk.listing import Remarks
 
 
 class Counting(HTTPAdapter):

@@ -13,12 +13,14 @@ from labkit.report import record as records
 from labkit.report.plan import ROWS, STAGES, Plan
 from labkit.report.record import StageRecord
 from labkit.result import FIGURE_MIME, RESULT_MIME, Record, Table
-from labkit.wiki import fences, listing, notebook, threads, wikitext
-from labkit.wiki.features import Features
-from labkit.wiki.fences import Block
-from labkit.wiki.listing import Remarks
+from labkit.wiki import notebook, wikitext
+from labkit.wiki.access.features import Features
+from labkit.wiki.merging import fences
+from labkit.wiki.merging.fences import Block
 from labkit.wiki.notebook import Rendered, Upload
-from labkit.wiki.places import Place, page_name
+from labkit.wiki.rendering.places import Place, page_name
+from labkit.wiki.talk import listing, threads
+from labkit.wiki.talk.listing import Remarks
 
 #: The stage that publishes: its block is made while it runs.
 OWN = "07-report"
@@ -143,7 +145,7 @@ def _status(stage: Plan, record: StageRecord) -> str:
 
 
 def _run(record: StageRecord) -> str:
-    """The run, as :func:`labkit.wiki.visible.run_of` reads it at the end of small print."""
+    """The run, as :func:`labkit.wiki.talk.visible.run_of` reads it at the end of small print."""
     return f"run {wikitext.literal(record.run, begins=False)}"
 
 

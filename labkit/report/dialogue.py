@@ -15,10 +15,11 @@ from labkit.lab import Lab
 from labkit.report import record as records
 from labkit.report.record import StageRecord
 from labkit.result import Outcome, Record, action, run_id
-from labkit.wiki import listing, session
 from labkit.wiki import remarks as wiki
-from labkit.wiki.listing import Addressed, Remark, Remarks
-from labkit.wiki.threads import State
+from labkit.wiki import session
+from labkit.wiki.talk import listing
+from labkit.wiki.talk.listing import Addressed, Remark, Remarks
+from labkit.wiki.talk.threads import State
 
 
 class Listing(Record):

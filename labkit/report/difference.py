@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from labkit.result import Result
-    from labkit.wiki.desk import Mended, Plan
+    from labkit.wiki.merging.desk import Mended, Plan
 
 #: The colour of a line of a difference, by its first character.
 COLOURS = {"+": "green", "-": "red", "@": "cyan"}

@@ -1,4 +1,4 @@
-"""What a notebook shows (:mod:`labkit.wiki.tree`) as HTML that cannot do anything.
+"""What a notebook shows (:mod:`labkit.wiki.rendering.tree`) as HTML that cannot do anything.
 
 All characters are escaped; there are no elements, attributes or addresses but the ones written here.
 Pictures are files beside the page, formulas are drawn in it: nothing comes from outside.
@@ -13,11 +13,11 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from labkit.report import markup
-from labkit.wiki import formulas, terminal, tree
-from labkit.wiki.images import Picture
-from labkit.wiki.places import is_outside
-from labkit.wiki.tree import Formula, Image, Line, Paragraph, Part, Parts, Piece
-from labkit.wiki.walking import plain, slug, unheaded, words
+from labkit.wiki.rendering import formulas, terminal, tree
+from labkit.wiki.rendering.images import Picture
+from labkit.wiki.rendering.places import is_outside
+from labkit.wiki.rendering.tree import Formula, Image, Line, Paragraph, Part, Parts, Piece
+from labkit.wiki.rendering.walking import plain, slug, unheaded, words
 
 if TYPE_CHECKING:
     from markupsafe import Markup

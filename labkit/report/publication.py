@@ -13,10 +13,11 @@ from labkit.checks import Check
 from labkit.lab import Lab
 from labkit.report.blocks import Pages, pages
 from labkit.result import Cell, Outcome, Table, action, run_id
-from labkit.wiki import features, remarks, server, session
 from labkit.wiki import publish as publishing
-from labkit.wiki.desk import Mended, Plan, Published
-from labkit.wiki.listing import Remarks
+from labkit.wiki import remarks, server, session
+from labkit.wiki.access import features
+from labkit.wiki.merging.desk import Mended, Plan, Published
+from labkit.wiki.talk.listing import Remarks
 
 if TYPE_CHECKING:
     import mwclient

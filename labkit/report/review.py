@@ -20,7 +20,7 @@ from labkit.report import record as records
 from labkit.report.pages import Page, Shown
 from labkit.report.plan import ROWS
 from labkit.result import Outcome, Record, Table, action
-from labkit.wiki import threads
+from labkit.wiki.talk import threads
 
 if TYPE_CHECKING:
     from jinja2 import Environment

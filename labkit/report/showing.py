@@ -14,10 +14,10 @@ from labkit.report.hypertext import Hypertext
 from labkit.report.record import StageRecord
 from labkit.result import Figure, Result
 from labkit.wiki import notebook as notebooks
-from labkit.wiki import outputs
-from labkit.wiki.outputs import text
-from labkit.wiki.tree import Document, Heading, Part, Parts, Screen, Shown
-from labkit.wiki.walking import plain, slug
+from labkit.wiki.rendering import outputs
+from labkit.wiki.rendering.outputs import text
+from labkit.wiki.rendering.tree import Document, Heading, Part, Parts, Screen, Shown
+from labkit.wiki.rendering.walking import plain, slug
 
 if TYPE_CHECKING:
     from markupsafe import Markup

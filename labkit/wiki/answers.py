@@ -17,10 +17,13 @@ from labkit import journal
 from labkit.errors import ConfigError, WikiError
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, action
-from labkit.wiki import api, merge, remarks, saving, session, threads, weave, wikitext
-from labkit.wiki.api import ConflictError, Saved, Snapshot
-from labkit.wiki.listing import Remark, Remarks
-from labkit.wiki.staleness import blocks
+from labkit.wiki import remarks, session, wikitext
+from labkit.wiki.access import api
+from labkit.wiki.access.api import ConflictError, Saved, Snapshot
+from labkit.wiki.merging import merge, saving, weave
+from labkit.wiki.talk import threads
+from labkit.wiki.talk.listing import Remark, Remarks
+from labkit.wiki.talk.staleness import blocks
 
 if TYPE_CHECKING:
     import mwclient

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 from labkit.checks import Check
 from labkit.lab import Lab
 from labkit.result import Cell, Outcome, Record, Table, action
-from labkit.wiki import api, pristine, publish, remarks, session
-from labkit.wiki.fences import Block
-from labkit.wiki.ledger import Ledger, Loss
-from labkit.wiki.pristine import Kept
+from labkit.wiki import publish, remarks, session
+from labkit.wiki.access import api
+from labkit.wiki.merging import pristine
+from labkit.wiki.merging.fences import Block
+from labkit.wiki.merging.pristine import Kept
+from labkit.wiki.talk.ledger import Ledger, Loss
 
 if TYPE_CHECKING:
     import mwclient

@@ -10,11 +10,11 @@ from typing import Any
 from urllib.parse import unquote
 
 from labkit.result import Record
-from labkit.wiki import images, markdown, outputs, writing
-from labkit.wiki.images import Picture
-from labkit.wiki.outputs import text
-from labkit.wiki.places import Place
-from labkit.wiki.tree import (
+from labkit.wiki.rendering import images, markdown, outputs, writing
+from labkit.wiki.rendering.images import Picture
+from labkit.wiki.rendering.outputs import text
+from labkit.wiki.rendering.places import Place
+from labkit.wiki.rendering.tree import (
     Code,
     Document,
     Fold,
@@ -26,8 +26,8 @@ from labkit.wiki.tree import (
     Source,
     Styled,
 )
-from labkit.wiki.uploads import Upload as Upload  # noqa: PLC0414 - offered here, too
-from labkit.wiki.uploads import upload as upload  # noqa: PLC0414 - offered here, too
+from labkit.wiki.rendering.uploads import Upload as Upload  # noqa: PLC0414 - offered here, too
+from labkit.wiki.rendering.uploads import upload as upload  # noqa: PLC0414 - offered here, too
 
 
 class Rendered(Record):

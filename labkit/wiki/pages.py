@@ -16,9 +16,11 @@ from labkit.errors import ConfigError, StateError
 from labkit.files import write_atomically
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, Table, action
-from labkit.wiki import api, markdown, publish, server, session, writing
-from labkit.wiki.api import ConflictError, Revision
-from labkit.wiki.folders import Folders, api_url
+from labkit.wiki import publish, server, session
+from labkit.wiki.access import api
+from labkit.wiki.access.api import ConflictError, Revision
+from labkit.wiki.instance.folders import Folders, api_url
+from labkit.wiki.rendering import markdown, writing
 
 if TYPE_CHECKING:
     import mwclient

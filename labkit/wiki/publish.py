@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
 from labkit.errors import WikiError
-from labkit.wiki import api, desk, pictures, repair, saving
-from labkit.wiki.api import ConflictError
-from labkit.wiki.desk import Desk, Mended, Plan, Published
-from labkit.wiki.fences import Block
+from labkit.wiki.access import api
+from labkit.wiki.access.api import ConflictError
+from labkit.wiki.access.refusals import UnansweredError
+from labkit.wiki.merging import desk, pictures, repair, saving
+from labkit.wiki.merging.desk import Desk, Mended, Plan, Published
+from labkit.wiki.merging.fences import Block
+from labkit.wiki.merging.pristine import Memory
+from labkit.wiki.merging.saving import Kept
 from labkit.wiki.notebook import Upload
-from labkit.wiki.pristine import Memory
-from labkit.wiki.refusals import UnansweredError
-from labkit.wiki.saving import Kept
 
 if TYPE_CHECKING:
     import mwclient

@@ -15,13 +15,15 @@ from labkit.errors import WikiError
 from labkit.files import write_atomically
 from labkit.lab import Lab
 from labkit.result import Record
-from labkit.wiki import api, publish, threads, visible
-from labkit.wiki.api import Revision, Snapshot
-from labkit.wiki.listing import Remark, Remarks, identifier
-from labkit.wiki.pristine import Memory
-from labkit.wiki.staleness import blocks, stale
-from labkit.wiki.threads import Thread
-from labkit.wiki.trail import Origin, Trail, advance
+from labkit.wiki import publish
+from labkit.wiki.access import api
+from labkit.wiki.access.api import Revision, Snapshot
+from labkit.wiki.merging.pristine import Memory
+from labkit.wiki.talk import threads, visible
+from labkit.wiki.talk.listing import Remark, Remarks, identifier
+from labkit.wiki.talk.staleness import blocks, stale
+from labkit.wiki.talk.threads import Thread
+from labkit.wiki.talk.trail import Origin, Trail, advance
 
 if TYPE_CHECKING:
     import mwclient

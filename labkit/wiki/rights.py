@@ -9,9 +9,11 @@ from labkit import daemon, run
 from labkit.checks import Check, equal
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, Table, action
-from labkit.wiki import accounts as people
-from labkit.wiki import ask, mariadb, session
-from labkit.wiki.folders import ADDRESS, USER, Folders, api_url, origin
+from labkit.wiki import session
+from labkit.wiki.access import ask
+from labkit.wiki.instance import accounts as people
+from labkit.wiki.instance import mariadb
+from labkit.wiki.instance.folders import ADDRESS, USER, Folders, api_url, origin
 
 #: Rights of the bot's without which nothing is published, and rights that it must not have.
 NEEDED = ("createpage", "edit", "upload")

@@ -13,9 +13,11 @@ from labkit.errors import FarmError, WikiError
 from labkit.files import text_of, write_atomically
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, action
-from labkit.wiki import accounts, ask, install, mariadb, rights, settings, sqlite, strangers
-from labkit.wiki.accounts import Passwords
-from labkit.wiki.folders import ADDRESS, Folders, api_url, origin, require_reachable
+from labkit.wiki import rights, strangers
+from labkit.wiki.access import ask
+from labkit.wiki.instance import accounts, install, mariadb, settings, sqlite
+from labkit.wiki.instance.accounts import Passwords
+from labkit.wiki.instance.folders import ADDRESS, Folders, api_url, origin, require_reachable
 
 #: Seconds until a wiki that was started and does not answer is an error.
 PATIENCE = 30.0

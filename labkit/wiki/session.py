@@ -10,13 +10,14 @@ from pydantic import SecretStr
 
 from labkit.errors import WikiError
 from labkit.lab import Lab
-from labkit.wiki import accounts, ask
-from labkit.wiki.folders import Folders, api_url
+from labkit.wiki.access import ask
+from labkit.wiki.instance import accounts
+from labkit.wiki.instance.folders import Folders, api_url
 
 if TYPE_CHECKING:
     import mwclient
 
-    from labkit.wiki.transport import Session
+    from labkit.wiki.access.transport import Session
 
 #: Where an existing wiki's bot password comes from: its full name (``Labkit@publish``) and itself.
 USER_VARIABLE, PASSWORD_VARIABLE = "LABKIT_WIKI_USER", "LABKIT_WIKI_PASSWORD"
@@ -102,7 +103,7 @@ def connect(url: str, *, own: bool) -> Session:
 
     The lab's ``own`` wiki is on loopback, so that no proxy of the environment is asked for it.
     """
-    from labkit.wiki.transport import Session  # it imports mwclient
+    from labkit.wiki.access.transport import Session  # it imports mwclient
 
     return Session(url, own=own)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from labkit.checks import Check, equal
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, action
-from labkit.wiki import ask
-from labkit.wiki.folders import api_url, origin
+from labkit.wiki.access import ask
+from labkit.wiki.instance.folders import api_url, origin
 
 #: Addresses at which a careless web server would give MediaWiki's secrets or its programs away.
 HIDDEN = (

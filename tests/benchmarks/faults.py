@@ -13,7 +13,8 @@ import time
 import warnings
 from pathlib import Path
 
-from labkit.wiki import server, transport
+from labkit.wiki import server
+from labkit.wiki.access import transport
 from tests.conftest import lab_maker, open_place
 from tests.desks import Desk, opened
 from tests.faults import KINDS, Proxy, proxy_to

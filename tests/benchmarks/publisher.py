@@ -26,9 +26,11 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from labkit import Lab
-from labkit.wiki import accounts, fences, notebook, publish, server, session, wikitext
-from labkit.wiki.fences import Block
-from labkit.wiki.folders import Folders
+from labkit.wiki import notebook, publish, server, session, wikitext
+from labkit.wiki.instance import accounts
+from labkit.wiki.instance.folders import Folders
+from labkit.wiki.merging import fences
+from labkit.wiki.merging.fences import Block
 from labkit.wiki.notebook import Upload
 from tests.conftest import lab_maker, open_place
 

@@ -1,0 +1,151 @@
+"""Asking a wiki without an account, quickly: with nothing but the standard library."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import shlex
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.message import Message
+from typing import Any
+from urllib.parse import urlencode
+
+import labkit
+from labkit.errors import WikiError
+from labkit.lab import Lab
+from labkit.result import Record
+from labkit.wiki.instance.folders import Folders, api_url
+
+#: The reply header in which the lab's own web server names its configuration.
+MARK = "X-Labkit-Configuration"
+#: Seconds for a reply; the first one after a start fills PHP's caches.
+TIMEOUT = 30.0
+
+
+#: What to do about a certificate that nobody vouches for.
+TRUST = (
+    "have the machine trust who issued it (Debian: put that authority's certificate into "
+    "/usr/local/share/ca-certificates and call update-ca-certificates), or export SSL_CERT_FILE with it"
+)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An HTTP reply."""
+
+    status: int
+    body: bytes
+    headers: Message
+
+
+class SiteInfo(Record):
+    """What a wiki says of itself; ``readonly`` is the reason why nothing can be saved, '' if it can;
+    ``mark`` names the configuration that the lab's own runs with."""
+
+    name: str
+    version: str
+    address: str
+    uploads: bool
+    readonly: str
+    mark: str = ""
+
+
+def site_info(lab: Lab) -> SiteInfo:
+    """What the lab's wiki says of itself (API: Siteinfo); :class:`WikiError` when it does not answer."""
+    reply = call(lab, {"action": "query", "meta": "siteinfo", "siprop": "general"})
+    try:
+        general = parsed(reply)["query"]["general"]
+        return SiteInfo(
+            name=general["sitename"],
+            version=general["generator"],
+            address=general["base"],
+            uploads=bool(general["uploadsenabled"]),
+            readonly=general.get("readonlyreason") or "",
+            mark=reply.headers.get(MARK, ""),
+        )
+    except (KeyError, TypeError):
+        raise not_a_wiki(lab, "its answer has no site information") from None
+
+
+def query(lab: Lab, parameters: Mapping[str, str], *, post: bool = False, cookie: str = "") -> Any:
+    """The API's answer to an anonymous request, an error of the wiki's own included."""
+    return parsed(call(lab, parameters, post=post, cookie=cookie))
+
+
+def parsed(reply: Reply) -> Any:
+    """The JSON of a reply that :func:`call` returned."""
+    return json.loads(reply.body)
+
+
+def call(lab: Lab, parameters: Mapping[str, str], *, post: bool = False, cookie: str = "") -> Reply:
+    """The API's reply, in JSON; :class:`WikiError` when it is none."""
+    url = api_url(lab)
+    words = urlencode({**parameters, "format": "json", "formatversion": "2"})
+    address, data = (url, words) if post else (f"{url}?{words}", None)
+    reply = fetch(lab, address, data=data, cookie=cookie)
+    if reply.status != 200:
+        raise not_a_wiki(lab, f"HTTP status {reply.status}")
+    try:
+        json.loads(reply.body)
+    except ValueError:
+        raise not_a_wiki(lab, "its answer is no JSON") from None
+    return reply
+
+
+def fetch(lab: Lab, url: str, *, data: str | None = None, cookie: str = "") -> Reply:
+    """What an address answers, whatever its status; :class:`WikiError` when nobody does.
+
+    The lab's own wiki is on loopback: no proxy of the environment is asked for it.
+    """
+    proxies = [] if lab.wiki.url else [urllib.request.ProxyHandler({})]
+    headers = {
+        "User-Agent": f"labkit/{labkit.__version__}",
+        **({"Cookie": cookie} if cookie else {}),
+    }
+    request = urllib.request.Request(  # noqa: S310 - the configuration allows http(s) alone
+        url, data.encode() if data is not None else None, headers
+    )
+    try:
+        with urllib.request.build_opener(*proxies).open(request, timeout=TIMEOUT) as reply:
+            return Reply(reply.status, reply.read(), reply.headers)
+    except urllib.error.HTTPError as error:
+        with error:
+            return Reply(error.code, error.read(), error.headers)
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        if isinstance(reason, ssl.SSLError):
+            raise WikiError(url, distrust(str(reason)), TRUST, f"curl {url}") from None
+        raise down(lab, url, str(reason)) from None
+
+
+def distrust(said: str) -> str:
+    """Why an https wiki is not talked to, from OpenSSL's words."""
+    inner = re.sub(r"\[SSL[^\]]*\] |certificate verify failed: |\s*\(_ssl\.c:\d+\)", "", said)
+    return f"its certificate cannot be verified: {inner or said}"
+
+
+def not_a_wiki(lab: Lab, seen: str) -> WikiError:
+    """The error for an address at which no MediaWiki answers."""
+    url = api_url(lab)
+    remedy = (
+        "correct wiki.url: the full address, which ends in /api.php"
+        if lab.wiki.url
+        else f"the logs in {Folders.of(lab).logs} say why; then run the stage 01-wiki"
+    )
+    return WikiError(url, f"no MediaWiki answers there: {seen}", remedy, f"curl -i {url}")
+
+
+def down(lab: Lab, url: str, reason: str) -> WikiError:
+    """The error for a wiki that does not answer."""
+    remedy = (
+        "see that this wiki is up and that wiki.url names it"
+        if lab.wiki.url
+        else "bring it up: run the stage 01-wiki"
+    )
+    words = f"curl {shlex.quote(url)}"
+    return WikiError(url, f"the wiki does not answer: {reason}", remedy, words)

@@ -1,0 +1,38 @@
+"""What a wiki can show beyond plain MediaWiki."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from labkit.lab import Lab
+from labkit.result import Record
+from labkit.wiki.access import calls
+
+if TYPE_CHECKING:
+    import mwclient
+
+
+class Features(Record):
+    """The extensions that the report uses where they are: SyntaxHighlight, and Cite."""
+
+    highlight: bool = True
+    notes: bool = True
+
+
+def of(extensions: Iterable[str]) -> Features:
+    """The features of a wiki with these extensions, by the names that Special:Version has."""
+    names = set(extensions)
+    return Features(highlight="SyntaxHighlight" in names, notes="Cite" in names)
+
+
+def ask(site: mwclient.Site) -> Features:
+    """The features of this wiki, in one request."""
+    with calls.asking("the wiki's extensions"):
+        answer = site.post("query", meta="siteinfo", siprop="extensions", formatversion=2)
+        return of(str(item["name"]) for item in answer["query"]["extensions"])
+
+
+def of_lab(lab: Lab, site: mwclient.Site) -> Features:
+    """The features of the lab's wiki; its own one has them all, another one is asked."""
+    return ask(site) if lab.wiki.url else Features()

@@ -1,0 +1,1 @@
+"""One lab's own MediaWiki: unpacked, installed, configured, with its database and its accounts."""

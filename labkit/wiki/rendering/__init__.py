@@ -1,0 +1,1 @@
+"""What a notebook shows, as a tree of values, and the tree as wikitext. Pure."""

@@ -1,0 +1,1 @@
+"""The remarks of a page: where each stands, when it was made, and what became of it."""
