@@ -1,0 +1,32 @@
+"""The ``labkit`` command: a thin front over the package's own functions.
+
+What an action found goes to standard output (``--json``: its record), progress and errors to
+standard error. The exit status is 0 when all is as it should be, 1 when something is not, 2 for a
+command line that is none, and 128 and the signal's number after a signal.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from labkit.cli import batch, machine, page, project
+from labkit.cli.front import app
+from labkit.errors import ConfigError
+from labkit.report.command import joined
+
+__all__ = ["app", "main"]
+
+#: The modules whose import adds the commands, in the order in which --help lists them.
+COMMANDS = (batch, machine, page, project)
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        arguments = joined(sys.argv[1:])
+    except ConfigError as error:
+        typer.echo(f"labkit: {error}", err=True)
+        raise SystemExit(2) from None
+    app(arguments, prog_name="labkit")

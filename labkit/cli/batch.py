@@ -1,0 +1,96 @@
+"""Commands that run the stages, one by one or all."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from labkit.cli.front import command
+from labkit.report.command import Choice, leave, log_to_file, show
+
+
+@command
+def rebuild(
+    choice: Choice,
+    force: Annotated[
+        bool, typer.Option("--force", help="Run every stage, changed or not.")
+    ] = False,
+    start: Annotated[
+        str,
+        typer.Option("--from", metavar="STAGE", help="Run this stage and all that depend on it."),
+    ] = "",
+    keep_going: Annotated[
+        bool,
+        typer.Option("--keep-going", "-k", help="After a failure, run what does not depend on it."),
+    ] = False,
+) -> None:
+    """Run what has changed, and build the review site.
+
+    The main job: from nothing to the report. Every stage runs whose inputs have changed or whose
+    containers and servers were taken down, side by side where they do not depend on each other; a
+    second rebuild runs nothing. What it leaves is in outputs/LAB, whose review/index.html shows it.
+    """
+    _batch(choice, force=force, start=start, keep_going=keep_going)
+
+
+@command
+def run(
+    choice: Choice,
+    stages: Annotated[list[str], typer.Argument(metavar="STAGE…", help="Such as 04-network.")],
+) -> None:
+    """Run these stages, changed or not, and nothing else."""
+    _batch(choice, stages=tuple(stages), force=True)
+
+
+def _batch(choice: Choice, **wish: Any) -> None:
+    from rich.console import Console
+
+    from labkit.report import review
+    from labkit.report.progress import Progress
+    from labkit.report.rebuild import find, notebooks_folder
+    from labkit.report.rebuild import rebuild as run_stages
+    from labkit.report.schedule import Wish
+
+    lab = choice.lab(others=True)
+    asked = Wish.model_validate({**wish, "parameters": choice.parameters()})
+    find(asked.plans(), notebooks_folder(), asked.parameters)  # refused before the log is begun
+    log_to_file(lab)
+    progress = Progress(Console(stderr=True))
+    result = run_stages(lab, asked, progress=progress)
+    site = lab.output_dir / review.build(lab).value.index
+    show(result, choice, checks=False)
+    if not choice.as_json:
+        typer.echo(f"Review site: {site}")
+    leave(result, result.value.interrupted)
+
+
+@command
+def notebook(
+    choice: Choice,
+    port: Annotated[int, typer.Option(help="JupyterLab's port on 127.0.0.1.")] = 8888,
+) -> None:
+    """Open the notebooks in JupyterLab, on this machine alone.
+
+    It listens on 127.0.0.1 and asks for a token; the address that it prints has the token in it. The notebooks see the same lab as this command.
+    """
+    from labkit import run as door
+    from labkit.report.notebook import write_lab_file
+    from labkit.report.rebuild import notebooks_folder
+
+    lab = choice.lab()
+    file = write_lab_file(lab)
+    words = (
+        sys.executable, "-m", "jupyterlab",
+        "--ServerApp.ip=127.0.0.1",
+        "--LabApp.news_url=None",  # nothing is asked of the outside, nor of the student
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        f"--LabApp.app_settings_dir={Path(__file__).parents[1] / 'report' / 'jupyterlab'}",
+        f"--ServerApp.port={port}",
+        f"--ServerApp.root_dir={notebooks_folder()}",
+        *(("--allow-root",) if os.geteuid() == 0 else ()),
+    )  # fmt: skip
+    door.replace(words, env={"LABKIT_FILE": str(file)})

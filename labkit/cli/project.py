@@ -1,0 +1,40 @@
+"""Commands about the report's site and labkit itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import typer
+
+from labkit.cli.front import app, command
+from labkit.report.command import Choice, finish
+
+
+@command
+def review(choice: Choice) -> None:
+    """Build the review site, and say where it is."""
+    from labkit.report import review as reviewing
+
+    finish(reviewing.build(choice.lab()), choice)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def test(context: typer.Context) -> None:
+    """Run labkit's own tests; the arguments are pytest's.
+
+    They run side by side, one on each processor; with -n 0 one after the other."""
+    from labkit import run as door
+
+    project = Path(__file__).parents[2]
+    if not (project / "tests").is_dir():
+        typer.echo(
+            f"labkit: {project}: has no tests: call it from a clone of the project", err=True
+        )
+        raise typer.Exit(1)
+    os.chdir(project)
+    side_by_side = ("-n", "auto", "--dist", "loadfile")
+    door.replace([sys.executable, "-m", "pytest", *side_by_side, *context.args])
