@@ -18,12 +18,13 @@ from labkit.result import Cell, Outcome, Record, Table, action
 #: What sshd needs, and only its process in the container has: to become the user who logs in, and to
 #: shut its own first part (privilege separation) away.
 CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_SYS_CHROOT", "CAP_DAC_OVERRIDE", "CAP_KILL")
-#: What is changed in Debian's sshd_config: keys alone, and no PAM, which a container has no use for.
+#: What is changed in Debian's sshd_config: keys alone, no PAM, which a container has no use for, and no
+#: file with the process id, which would be all that a replica writes into its own layer.
 CONFIGURATION = """\
 PermitRootLogin prohibit-password
 PasswordAuthentication no
 UsePAM no
-PidFile /run/sshd/labkit.pid
+PidFile none
 """
 
 

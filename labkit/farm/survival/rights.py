@@ -1,0 +1,60 @@
+"""Questions about what a server may do: as whom it works, and where it writes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from labkit import groups
+from labkit.farm import container
+from labkit.farm.container import WWW_DATA
+from labkit.farm.survival import web
+from labkit.farm.survival.stand import Stand
+
+#: A process that was just made may not have given its rights away yet (seconds).
+PATIENCE = 2.0
+USERS = {
+    False: f"every process is user {WWW_DATA}'s",
+    True: f"the first process is user 0's, the others user {WWW_DATA}'s",
+}
+UNWRITTEN = "nothing outside the folders in memory and the logs"
+
+
+def users(stand: Stand) -> str:
+    """Whose the server's processes are, once it has answered."""
+    web.first(stand)
+    deadline = time.monotonic() + PATIENCE
+    while (said := _users(stand)) not in USERS.values() and time.monotonic() < deadline:
+        time.sleep(web.PAUSE)
+    return said
+
+
+def written(stands: Sequence[Stand]) -> str:
+    """What the containers wrote into their own layers, all questions asked."""
+    found = sorted({path for stand in stands for path in stand.written()})
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    return f"{', '.join(found[:5])}{more}" if found else UNWRITTEN
+
+
+def _users(stand: Stand) -> str:
+    path = f"{container.cgroup(stand.lab)}/{stand.replica.name}"
+    found = [seen for pid in sorted(groups.processes(path)) if (seen := _server(pid))]
+    first = [user for inner, user in found if inner == 1]
+    others = sorted({user for inner, user in found if inner != 1})
+    if first == others == [WWW_DATA]:
+        return USERS[False]
+    if (first, others) == ([0], [WWW_DATA]):
+        return USERS[True]
+    return f"the first process is user {first}'s, the others users {others}'s"
+
+
+def _server(pid: int) -> tuple[int, int] | None:
+    """The number within its container, and the effective user, of one of apache2's processes (proc(5))."""
+    with suppress(OSError):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+        if fields["Name"] == "apache2":
+            return int(fields["NSpid"].split()[-1]), int(fields["Uid"].split()[1])
+    return None
