@@ -19,7 +19,7 @@ from labkit.farm.contents import comparison
 from labkit.farm.contents.comparison import Measured
 from labkit.farm.contents.layer import Compressed
 from labkit.farm.contents.scan import scan
-from labkit.farm.debian import variants
+from labkit.farm.debian import commands, variants
 from labkit.farm.debian.apt import Archive, Source
 from labkit.farm.debian.building import building
 from labkit.farm.debian.variants import Variant
@@ -35,7 +35,7 @@ ARCHIVE = Archive(
 
 def _commands(name: str, packages: tuple[str, ...] = ()) -> list[str]:
     variant = variants.named(name)
-    found = variants.steps(variant, ARCHIVE, Path("/t"), packages=packages, script=Path("/source"))
+    found = commands.steps(variant, ARCHIVE, Path("/t"), packages=packages, script=Path("/source"))
     return [" ".join(step.argv) for step in found]
 
 
@@ -52,7 +52,7 @@ def _commands(name: str, packages: tuple[str, ...] = ()) -> list[str]:
         (
             "mmdebstrap",
             (),
-            [f"mmdebstrap --mode=root --hook-dir={variants.MERGE_HOOK} --variant=minbase"
+            [f"mmdebstrap --mode=root --hook-dir={commands.MERGE_HOOK} --variant=minbase"
              " bookworm /t /source"],
         ),
         (
@@ -83,9 +83,9 @@ def test_the_farms_base_has_apt_and_no_documentation() -> None:
 def test_no_command_of_the_report_names_the_mirror(name: str) -> None:
     """The mirror's address is in a file, or the command is quiet."""
     variant = variants.named(name)
-    steps = variants.steps(variant, ARCHIVE, Path("/t"), packages=(), script=Path("/source"))
+    steps = commands.steps(variant, ARCHIVE, Path("/t"), packages=(), script=Path("/source"))
     assert not [step for step in steps if not step.quiet and "mirror.test" in " ".join(step.argv)]
-    assert "mirror.test" not in variants.recipe(variant, "bookworm", ())
+    assert "mirror.test" not in commands.recipe(variant, "bookworm", ())
 
 
 @pytest.mark.parametrize(
@@ -100,14 +100,14 @@ def test_no_command_of_the_report_names_the_mirror(name: str) -> None:
 )
 def test_the_file_beside_the_target_has_the_mirror(name: str, text: str) -> None:
     """sources.list for mmdebstrap, a script for debootstrap."""
-    assert variants.script_text(variants.named(name), ARCHIVE) == text
+    assert commands.script_text(variants.named(name), ARCHIVE) == text
 
 
 def test_a_suite_that_debootstrap_does_not_know_is_refused() -> None:
     """Before anything is made; the remedy is the other tool."""
     archive = ARCHIVE.model_copy(update={"main": Source(mirror="http://m.test", suite="nosuch")})
     with pytest.raises(ConfigError) as caught:
-        variants.script_text(variants.named("minbase"), archive)
+        commands.script_text(variants.named("minbase"), archive)
     assert "mmdebstrap" in caught.value.remedy
 
 
@@ -146,7 +146,7 @@ def test_an_unknown_variant_names_the_near_one() -> None:
 )
 def test_progress_of_a_builder(line: str, phase: str) -> None:
     """What it is doing, from what it says."""
-    assert variants.phase(line) == phase
+    assert commands.phase(line) == phase
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_progress_of_a_builder(line: str, phase: str) -> None:
 )
 def test_dockers_image_is_pulled_by_its_suite(registry: str, checked: bool) -> None:
     """The tag is the suite's; certificates are only left unchecked on loopback."""
-    pull, unpack = variants.pull_steps(
+    pull, unpack = commands.pull_steps(
         variants.named("docker-slim"), "bookworm", Path("/w"), registry
     )
     assert f"docker://{registry}/library/debian:bookworm-slim" in pull.argv
@@ -284,7 +284,7 @@ KILLED = """
 import sys
 from labkit import Lab
 from labkit.farm import rootfs
-from labkit.farm.debian import variants
+from labkit.farm.debian import commands, variants
 variants.VARIANTS["tiny"] = variants.Variant.model_validate_json(sys.argv[2])
 rootfs.build(Lab.of(__import__("json").loads(sys.argv[1])), "tiny")
 """

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 from labkit import run
 from labkit.checks import Check, equal
 from labkit.display import human_bytes
-from labkit.farm.debian import apt, packages, variants
+from labkit.farm.debian import apt, commands, packages, variants
 from labkit.farm.debian.apt import Archive
 from labkit.farm.debian.building import PATIENCE, building, sealed, size, tidy
-from labkit.farm.debian.variants import Step, Variant
+from labkit.farm.debian.commands import Step
+from labkit.farm.debian.variants import Variant
 from labkit.files import write_atomically
 from labkit.journal import lock
 from labkit.lab import Lab
@@ -123,7 +124,7 @@ def plan(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
     extra = tuple(sorted(set(lab.rootfs.packages)))
     key = key_of(
         f"{chosen.name}-{suite}",
-        (EDITION, variants.recipe(chosen, suite, extra), architecture),
+        (EDITION, commands.recipe(chosen, suite, extra), architecture),
         (program, version, source, pulled),
     )
     return Plan(
@@ -231,13 +232,13 @@ def _steps(
     """The commands of the build: pulled (no archive), from ``before``, or from the archive."""
     target = work / "rootfs"
     if archive is None:
-        return variants.pull_steps(planned.variant, planned.suite, work, planned.registry)
+        return commands.pull_steps(planned.variant, planned.suite, work, planned.registry)
     if before is not None:
         copy = Step(doing="copy", argv=("cp", "--archive", str(before.path), str(target)))
-        return (copy, *variants.slim_steps(target))
+        return (copy, *commands.slim_steps(target))
     script = work / "source"
-    script.write_text(variants.script_text(planned.variant, archive))
-    return variants.steps(
+    script.write_text(commands.script_text(planned.variant, archive))
+    return commands.steps(
         planned.variant, archive, target, packages=planned.packages, script=script
     )
 
@@ -249,7 +250,7 @@ def _do(step: Step, name: str) -> None:
 
     def listen(line: str) -> None:
         nonlocal said
-        doing = variants.phase(line)
+        doing = commands.phase(line)
         if doing and doing != said:
             said = doing
             log.info("%s: %s", name, doing)

@@ -1,4 +1,5 @@
-"""The named ways to make a root file system, and the commands of each. Pure.
+"""The named ways to make a root file system. Pure; :mod:`labkit.farm.debian.commands` has the commands of
+each.
 
 ``docker`` and ``docker-slim`` are made as the official Debian images are: their makers publish
 debuerreotype(1) and build the images with it.
@@ -6,23 +7,13 @@ debuerreotype(1) and build the images with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Literal
 
-from labkit.errors import ConfigError
-from labkit.farm.debian.apt import Archive, Source
 from labkit.lab import Lab, unknown
 from labkit.result import Record
 
 MB = 1_000_000
-#: mmdebstrap's own hook for suites where one of two packages merges /usr: it takes the one that needs
-#: no perl (as debootstrap does), which is 48 MB less in bookworm.
-MERGE_HOOK = "/usr/share/mmdebstrap/hooks/maybe-merged-usr"
-#: Its hook for mirrors in a folder, which it shows to the programs in the new root.
-FOLDER_HOOK = "/usr/share/mmdebstrap/hooks/file-mirror-automount"
-#: What is left out of the farm's base: for people to read, and never read in a container.
-UNREAD = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*")
 
 
 class Variant(Record):
@@ -40,15 +31,6 @@ class Variant(Record):
     space: int = 900 * MB
     after: str = ""
     image: str | None = None
-
-
-class Step(Record):
-    """One command of a build, and what a person is told that it does; the arguments of a ``quiet``
-    one name the mirror or a registry and are not for the report."""
-
-    doing: str
-    argv: tuple[str, ...]
-    quiet: bool = False
 
 
 VARIANTS: Mapping[str, Variant] = {
@@ -131,137 +113,3 @@ def programs(variant: Variant, *, registry: str = "") -> tuple[str, ...]:
 def package_of(variant: Variant, *, registry: str = "") -> str:
     """The Debian package whose version decides what is built."""
     return "skopeo" if registry and variant.image is not None else variant.tool
-
-
-def steps(
-    variant: Variant, archive: Archive, target: Path, *, packages: Sequence[str], script: Path
-) -> tuple[Step, ...]:
-    """The commands that make ``target``.
-
-    :param script: a file beside the target (:func:`script_text`): sources.list for mmdebstrap, a
-        script for debootstrap. It holds the mirror's address, so that the commands do not.
-    """
-    makers = {
-        "debootstrap": _debootstrap,
-        "mmdebstrap": _mmdebstrap,
-        "debuerreotype": _debuerreotype,
-    }
-    return makers[variant.tool](variant, archive, target, packages, script)
-
-
-def recipe(variant: Variant, suite: str, packages: Sequence[str]) -> str:
-    """All that a variant's commands say, with stand-ins for what does not determine the outcome."""
-    place = Path("target")
-    source = Archive(main=Source(mirror="mirror", suite=suite), kind="", keyring="keyring")
-    made = steps(variant, source, place, packages=packages, script=Path("script"))
-    then = slim_steps(place) if variant.after else ()
-    return repr([step.argv for step in (*made, *then)])
-
-
-def script_text(variant: Variant, archive: Archive) -> str:
-    """What the file beside the target holds; see :func:`steps`."""
-    if variant.tool == "mmdebstrap":
-        return f"{archive.main.line}\n"
-    # debootstrap(8) sources its script argument; a default mirror that the script names is used
-    # when the command line names none.
-    known = Path("/usr/share/debootstrap/scripts", archive.main.suite)
-    if not known.exists():
-        raise ConfigError(
-            f"rootfs.suite = {archive.main.suite!r}",
-            "this machine's debootstrap does not know the suite",
-            "use mmdebstrap (rootfs.tool), or install a newer debootstrap",
-            "ls /usr/share/debootstrap/scripts",
-        )
-    return f". {known}\ndefault_mirror {archive.main.mirror}\n"
-
-
-def pull_steps(variant: Variant, suite: str, work: Path, registry: str) -> tuple[Step, ...]:
-    """The commands that pull the official image into ``work/image`` and unpack it to ``work/rootfs``."""
-    tag = f"{suite}{variant.image}"
-    loopback = registry.partition(":")[0] in ("127.0.0.1", "localhost")
-    return (
-        Step(
-            doing="pull",
-            quiet=True,
-            argv=(
-                "skopeo",
-                "copy",
-                *(("--src-tls-verify=false",) if loopback else ()),
-                f"docker://{registry}/library/debian:{tag}",
-                f"oci:{work}/image:{tag}",
-            ),
-        ),
-        Step(
-            doing="unpack",
-            argv=("umoci", "raw", "unpack", "--image", f"{work}/image:{tag}", f"{work}/rootfs"),
-        ),
-    )
-
-
-def slim_steps(target: Path) -> tuple[Step, ...]:
-    """The command that makes ``target``, a copy of ``docker``, into ``docker-slim``."""
-    return (Step(doing="slim", argv=("debuerreotype-slimify", str(target))),)
-
-
-def phase(line: str) -> str:
-    """What a builder is doing, from a line of its output: download, unpack, configure or ''."""
-    words = (
-        ("download", ("Retrieving", "downloading", "apt-get update", "Fetched", "Resolving")),
-        ("unpack", ("Extracting", "extracting", "Unpacking")),
-        ("configure", ("Configuring", "Installing", "installing", "Setting up")),
-    )
-    return next((name for name, marks in words if any(mark in line for mark in marks)), "")
-
-
-def _debootstrap(
-    variant: Variant, archive: Archive, target: Path, packages: Sequence[str], script: Path
-) -> tuple[Step, ...]:
-    argv = (
-        "debootstrap",
-        *((f"--variant={variant.mode}",) if variant.mode else ()),
-        *((f"--include={','.join(packages)}",) if packages else ()),
-        *((f"--keyring={archive.keyring}",) if archive.keyring else ()),
-        archive.main.suite,
-        str(target),
-        "",  # the mirror: the script's default
-        str(script),
-    )
-    return (Step(doing="debootstrap", argv=argv),)
-
-
-def _mmdebstrap(
-    variant: Variant, archive: Archive, target: Path, packages: Sequence[str], script: Path
-) -> tuple[Step, ...]:
-    slim = variant.mode == "essential"
-    argv = (
-        "mmdebstrap",
-        "--mode=root",
-        f"--hook-dir={MERGE_HOOK}",
-        *((f"--hook-dir={FOLDER_HOOK}",) if archive.main.in_folder else ()),
-        f"--variant={variant.mode}",
-        *((f"--include={','.join(('apt', *packages))}",) if slim or packages else ()),
-        *((f"--dpkgopt=path-exclude={path}" for path in UNREAD) if slim else ()),
-        *(("--dpkgopt=path-include=/usr/share/doc/*/copyright",) if slim else ()),
-        archive.main.suite,
-        str(target),
-        str(script),
-    )
-    return (Step(doing="mmdebstrap", argv=argv),)
-
-
-def _debuerreotype(
-    variant: Variant, archive: Archive, target: Path, packages: Sequence[str], script: Path
-) -> tuple[Step, ...]:
-    init = (
-        "debuerreotype-init",
-        "--non-debian",  # from the mirror as it is today, not from a dated snapshot of it
-        *((f"--include={','.join(packages)}",) if packages else ()),
-        *((f"--keyring={archive.keyring}",) if archive.keyring else ()),
-        str(target),
-        archive.main.suite,
-        archive.main.mirror,
-    )
-    return (
-        Step(doing="debootstrap", argv=init, quiet=True),
-        Step(doing="minimise", argv=("debuerreotype-minimizing-config", str(target))),
-    )
