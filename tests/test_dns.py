@@ -16,7 +16,7 @@ from labkit.errors import ConfigError, FarmError, MachineError
 from labkit.farm import dns, host
 from labkit.farm.links.endpoint import require_address
 from labkit.farm.links.netns import inside
-from labkit.farm.names import resolver, zone
+from labkit.farm.names import instance, resolver, zone
 from tests.host_side import give_address
 
 
@@ -49,7 +49,7 @@ def test_zone_names_balancer_sites_and_replicas() -> None:
         "user=nobody",
         "auth-zone=my.test,10.61.0.0/24",
         "auth-server=ns.my.test,10.61.0.1",
-        "host-record=site1-2.my.test,10.61.0.21",
+        "addn-hosts=/run/labkit/lab/dns/hosts",
         "pid-file=/run/labkit/lab/dns/dnsmasq.pid",
     ],
 )
@@ -57,6 +57,16 @@ def test_configuration_is_of_the_lab_alone(line: str) -> None:
     """dnsmasq listens on one address, reads nothing of the machine's and drops root."""
     lab = Lab.load(None, domain="my.test", subnet="10.61.0.0/24")
     assert line in zone.config(lab).splitlines()
+
+
+def test_names_are_lines_of_hosts_and_their_mark_changes_with_them() -> None:
+    """dnsmasq reads them again while it runs; by the mark it is known that it has."""
+    lab = Lab.load(None, domain="my.test", subnet="10.61.0.0/24", replicas=1)
+    lines = zone.hosts(lab).splitlines()
+    assert lines[0] == "10.61.0.1 balancer.my.test"
+    assert "10.61.0.11 site1-1.my.test" in lines
+    assert lines[-1] == f"10.61.0.1 {zone.mark(lab)}"
+    assert zone.mark(lab) != zone.mark(Lab.of({**lab.model_dump(), "replicas": 2}))
 
 
 @pytest.mark.parametrize("netns", ["", "box"])
@@ -123,6 +133,46 @@ def test_another_zone_replaces_the_first(addressed: Lab) -> None:
 
 
 @pytest.mark.root
+def test_a_further_replica_is_named_by_the_running_server(addressed: Lab) -> None:
+    """Its process stays, and so does every other name."""
+    dns.up(addressed)
+    before = daemon.pid(dns.server(addressed))
+    more = Lab.of({**addressed.model_dump(), "replicas": 3})
+    result = dns.up(more)
+    assert result.changed
+    assert result.holds
+    assert dns.query(more, "site1-3").values == ("10.60.0.31",)
+    assert dns.up(addressed).changed
+    assert dns.query(addressed, "site1-3").status == "NXDOMAIN"
+    assert daemon.pid(dns.server(addressed)) == before
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", ["hosts", "resolv.conf", "with-dns", "dnsmasq.conf"])
+def test_an_edited_file_is_mended(addressed: Lab, name: str) -> None:
+    """Whichever of the server's files it is; the facts say that something is wrong, and then not."""
+    dns.up(addressed)
+    file = resolver.folder(addressed) / name
+    before = file.read_text()
+    file.write_text(f"{before}# edited\n")
+    assert instance.seen(addressed) != instance.wanted(addressed)
+    assert dns.up(addressed).changed
+    assert file.read_text() == before
+    assert instance.seen(addressed) == instance.wanted(addressed)
+
+
+@pytest.mark.root
+def test_names_that_were_written_and_not_read_are_read(addressed: Lab) -> None:
+    """As when labkit was killed between the two: the server itself says what it serves."""
+    dns.up(addressed)
+    more = Lab.of({**addressed.model_dump(), "replicas": 3})
+    (resolver.folder(more) / "hosts").write_text(zone.hosts(more))
+    assert (instance.seen(more) or {})["served"] == "not this zone"
+    assert dns.up(more).changed
+    assert dns.query(more, "site1-3").status == "NOERROR"
+
+
+@pytest.mark.root
 def test_refused_configuration_leaves_the_server_running(
     addressed: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +180,7 @@ def test_refused_configuration_leaves_the_server_running(
     dns.up(addressed)
     file = dns.server(addressed).config
     before = file.read_text()
-    monkeypatch.setattr(dns, "config", lambda lab: "no-such-option\n")
+    monkeypatch.setattr(instance, "config", lambda lab: "no-such-option\n")
     with pytest.raises(FarmError, match="refuses this configuration"):
         dns.up(addressed)
     assert file.read_text() == before

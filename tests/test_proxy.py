@@ -16,7 +16,7 @@ from labkit import Lab, daemon
 from labkit.checks import failed
 from labkit.errors import ConfigError, FarmError, MachineError
 from labkit.farm import proxy
-from labkit.farm.balancer import balancing, workers
+from labkit.farm.balancer import balancing, instance, workers
 from labkit.farm.links.netns import inside
 from labkit.farm.measuring import fetch
 from tests.host_side import give_address
@@ -112,7 +112,13 @@ MANAGER = """<?xml version='1.0' encoding='UTF-8' ?>
 
 @pytest.mark.parametrize(
     ("status", "usable"),
-    [("Init Ok", True), ("Init Err", False), ("Init HcFl Ok", True), ("Init Drn Ok", False)],
+    [
+        ("Init Ok", True),
+        ("Init Err", False),
+        ("Init HcFl Ok", True),
+        ("Init Drn Ok", False),
+        ("Init Stop Ok", False),
+    ],
 )
 def test_worker_status_is_read_from_the_manager(status: str, usable: bool) -> None:
     """Apache's words decide whether new requests go to a worker."""
@@ -257,3 +263,33 @@ def test_what_is_no_site_has_no_balancer() -> None:
     """A misspelt site is the caller's mistake, told before anything is asked."""
     with pytest.raises(ConfigError, match="site1"):
         workers.members(Lab.of({}), "site11")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("status", ["Drn", "Stop", "Dis"])
+def test_a_worker_that_was_withdrawn_is_put_back_into_service(addressed: Lab, status: str) -> None:
+    """By the balancer-manager's own form, as a person may have done it: seen, and mended without a reload."""
+    proxy.up(addressed)
+    workers.change(addressed, addressed.farm[0], {workers.WITHDRAWN[status]: "1"})
+    found = (instance.seen(addressed) or {})["workers"]
+    assert addressed.farm[0].name in found
+    assert status in found
+    assert proxy.up(addressed).changed
+    assert instance.seen(addressed) == instance.wanted(addressed)
+
+
+@pytest.mark.root
+def test_an_edited_configuration_is_mended(addressed: Lab) -> None:
+    """Whether the balancer has read it or not; its leading process stays."""
+    proxy.up(addressed)
+    leader = daemon.pid(proxy.server(addressed))
+    file = proxy.server(addressed).config
+    before = file.read_text()
+    file.write_text(before.replace("byrequests", "bytraffic"))
+    assert proxy.up(addressed).changed
+    proxy.install(addressed, before.replace(balancing.running_fingerprint(before), "f" * 16))
+    file.write_text(before)
+    assert (instance.seen(addressed) or {})["served"] == "f" * 16
+    assert proxy.up(addressed).changed
+    assert instance.seen(addressed) == instance.wanted(addressed)
+    assert daemon.pid(proxy.server(addressed)) == leader

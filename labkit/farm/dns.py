@@ -7,37 +7,42 @@ other server and refuses every question outside its zone (dnsmasq(8), "authorita
 from __future__ import annotations
 
 from ipaddress import IPv4Address
-from pathlib import Path
 
-from labkit import daemon, run, undo
+from labkit import daemon
 from labkit.config import LABEL
-from labkit.daemon import Daemon
-from labkit.errors import CommandError, ConfigError, FarmError
-from labkit.farm.links.endpoint import is_here, require_address
+from labkit.errors import ConfigError, FarmError
 from labkit.farm.names import resolver
+from labkit.farm.names.instance import PORT, converge, server
 from labkit.farm.names.question import Answer, ask
-from labkit.farm.names.zone import Name, Zone, checks, config, names
-from labkit.files import put, text_of, write_atomically
-from labkit.journal import Journal, lock
+from labkit.farm.names.zone import Name, Zone, checks, names
+from labkit.journal import lock
 from labkit.lab import Lab
 from labkit.result import Outcome, Table, action
 
-__all__ = ["Answer", "Name", "Zone", "address", "checks", "down", "query", "up"]
-
-#: The port of RFC 1035, section 4.2.
-PORT = 53
+__all__ = [
+    "Answer",
+    "Name",
+    "Zone",
+    "address",
+    "checks",
+    "converge",
+    "down",
+    "query",
+    "server",
+    "up",
+]
 
 
 @action("dns.up")
 def up(lab: Lab) -> Outcome[Zone]:
     """The name server answers for the lab's zone, with the names and addresses of the Lab.
 
-    The running server is replaced only when its configuration is another one, and only after
-    dnsmasq accepted the new one. Raises :class:`MachineError` naming the process that has the
+    A changed name is read by the running server, which goes on; it is replaced only when its
+    configuration is another one, and only after dnsmasq accepted the new one. Raises :class:`MachineError` naming the process that has the
     port, :class:`FarmError` when the bridge has no address or the server does not come up.
     """
     with lock(lab.run_dir, "farm"):
-        changed = _converge(lab)
+        changed = converge(lab)
     zone = Zone(domain=lab.domain, server=lab.gateway.ip, port=PORT, names=names(lab))
     return Outcome(
         value=zone,
@@ -86,69 +91,6 @@ def address(lab: Lab, label: str) -> IPv4Address:
             f"{resolver.with_dns(lab)} getent hosts {lab.host_name(label)}",
         )
     return IPv4Address(answer.values[0])
-
-
-def server(lab: Lab) -> Daemon:
-    """How the lab's dnsmasq is started."""
-    folder = resolver.folder(lab)
-    file = folder / "dnsmasq.conf"
-    return Daemon(
-        name="dnsmasq",
-        argv=("dnsmasq", f"--conf-file={file}"),
-        config=file,
-        pidfile=folder / "dnsmasq.pid",
-        log=folder / "dnsmasq.log",
-        netns=lab.netns,
-    )
-
-
-def _converge(lab: Lab) -> bool:
-    run.require("dnsmasq", "ss")
-    instance, text = server(lab), config(lab)
-    running = daemon.pid(instance)
-    current = text_of(instance.config)
-    if is_here(lab, running) and current == text:
-        daemon.wait(instance, lambda: _problem(lab), 5.0)
-        return resolver.write(lab)
-    require_address(lab)
-    daemon.require_free(
-        PORT,
-        netns=lab.netns,
-        address=str(lab.gateway.ip),
-        key="the name server's port",
-        own=undo.daemon_pids(str(instance.config)),
-    )
-    Journal.of(lab).intend("folder", path=str(instance.config.parent))
-    _install(instance.config, text)
-    resolver.write(lab)
-    daemon.stop(lab, instance)
-    daemon.start(lab, instance, lambda: _problem(lab))
-    return True
-
-
-def _install(file: Path, text: str) -> None:
-    """The configuration is in its place, if dnsmasq accepts it; else the old one stays."""
-    candidate = file.with_suffix(".candidate")
-    write_atomically(candidate, text)
-    try:
-        run.run(["dnsmasq", "--test", f"--conf-file={candidate}"])
-    except CommandError as error:
-        raise FarmError(
-            str(candidate),
-            f"dnsmasq refuses this configuration: {error.stderr.strip()}",
-            "the running name server was left as it is",
-            error.again,
-        ) from None
-    put(candidate, file)
-
-
-def _problem(lab: Lab) -> str | None:
-    """What is wrong with the server's answer about its own zone; None when nothing is."""
-    try:
-        answer = ask(lab, [(lab.domain, "SOA")], patience=0.5)[0]
-    except FarmError as error:
-        return error.reason
-    return None if answer.authoritative and answer.values else f"it answers {answer.status}"
 
 
 def _table(zone: Zone) -> Table:

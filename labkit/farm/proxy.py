@@ -8,27 +8,28 @@ a graceful reload, which ends no request (apache2(8), ``graceful``).
 from __future__ import annotations
 
 import json
-import signal
 from datetime import datetime
 from ipaddress import IPv4Address
-from pathlib import Path
 
-from labkit import daemon, run, undo
+from labkit import daemon
 from labkit.checks import Check, equal
-from labkit.daemon import Daemon
 from labkit.display import counted
-from labkit.errors import CommandError, FarmError
+from labkit.errors import FarmError
 from labkit.farm.balancer import accesslog, balancing, workers
 from labkit.farm.balancer.balancing import FINGERPRINT_PATH
+from labkit.farm.balancer.instance import converge, folder, install, logs, server, text_for
 from labkit.farm.balancer.workers import Worker
-from labkit.farm.links.endpoint import is_here, require_address
 from labkit.farm.measuring import fetch
 from labkit.farm.names import resolver
 from labkit.farm.site import as_json
-from labkit.files import put, text_of, write_atomically
-from labkit.journal import Journal, lock
+from labkit.journal import lock
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, Table, action
+
+__all__ = [
+    "Balancer", "Line", "checks", "converge", "down", "folder", "install", "log", "logs", "observe",
+    "parse", "server", "up",
+]  # fmt: skip
 
 #: The assignment's row that the checks of this module answer.
 ROWS = ("E5",)
@@ -117,7 +118,7 @@ def checks(lab: Lab) -> tuple[Check, ...]:
     return (
         equal(
             "proxy.configuration",
-            _wanted(lab),
+            balancing.running_fingerprint(text_for(lab)),
             found.configuration,
             rows=ROWS,
             again=_again(lab, "balancer", FINGERPRINT_PATH),
@@ -136,108 +137,6 @@ def log(lab: Lab, trace: str = "") -> tuple[Line, ...]:
 def parse(line: str) -> Line:
     """A line of the access log; Apache's ``\\xhh`` escapes are kept as they are."""
     return Line.model_validate(json.loads(as_json(line)))
-
-
-def folder(lab: Lab) -> Path:
-    """Where the balancer's configuration and its pid file are."""
-    return lab.run_dir / "proxy"
-
-
-def logs(lab: Lab) -> Path:
-    """Where the balancer's logs are: ``access.log`` (in parts) and ``error.log``."""
-    return lab.state_dir / "proxy"
-
-
-def server(lab: Lab) -> Daemon:
-    """How the lab's apache2 is started."""
-    file = folder(lab) / "apache2.conf"
-    return Daemon(
-        name="balancer",
-        argv=("apache2", "-f", str(file), "-k", "start"),
-        config=file,
-        pidfile=folder(lab) / "apache2.pid",
-        log=logs(lab) / "error.log",
-        netns=lab.netns,
-    )
-
-
-def converge(lab: Lab) -> bool:
-    """Makes the balancer run as the Lab says; returns whether anything had to change.
-
-    The caller holds the lab's ``farm`` lock.
-    """
-    text = balancing.config(lab, folder(lab), logs(lab))
-    return install(lab, text)
-
-
-def install(lab: Lab, text: str) -> bool:
-    """Makes the balancer run with this configuration, if apache2 accepts it; the old one stays else."""
-    if run.which(accesslog.PROGRAM) is None:
-        raise run.missing("rotatelogs")
-    run.require("apache2", "ss")
-    instance = server(lab)
-    running = is_here(lab, daemon.pid(instance))
-    current = text_of(instance.config) or ""
-    if running and current == text:
-        daemon.wait(instance, lambda: _problem(lab, text), 10.0)
-        return False
-    if not running:
-        daemon.stop(lab, instance)  # one in another namespace, or children of a killed parent
-    _require_port(lab, running and balancing.listens(current) == balancing.listens(text))
-    for path in (folder(lab), logs(lab)):
-        Journal.of(lab).intend("folder", path=str(path))
-        path.mkdir(parents=True, exist_ok=True)
-    _accept(instance.config, text)
-    if running:
-        daemon.send(instance, signal.SIGUSR1)
-        daemon.wait(instance, lambda: _problem(lab, text), 15.0)
-    else:
-        daemon.start(lab, instance, lambda: _problem(lab, text))
-    return True
-
-
-def _require_port(lab: Lab, listening: bool) -> None:
-    """Refuses a port that somebody else has, unless the running balancer already listens there."""
-    require_address(lab)
-    if not listening:
-        daemon.require_free(
-            lab.proxy.port,
-            netns=lab.netns,
-            address=str(lab.gateway.ip),
-            key="proxy.port",
-            own=undo.daemon_pids(str(server(lab).config)),
-        )
-
-
-def _accept(file: Path, text: str) -> None:
-    """The configuration is in its place, if apache2 accepts it; else the old one stays there."""
-    candidate = file.with_suffix(".candidate")
-    write_atomically(candidate, text)
-    try:
-        run.run(["apache2", "-t", "-f", candidate])
-    except CommandError as error:
-        raise FarmError(
-            str(candidate),
-            f"apache2 refuses this configuration: {error.stderr.strip()}",
-            "the running balancer was left as it is",
-            error.again,
-        ) from None
-    put(candidate, file)
-
-
-def _wanted(lab: Lab) -> str:
-    text = balancing.config(lab, folder(lab), logs(lab))
-    return balancing.running_fingerprint(text)
-
-
-def _problem(lab: Lab, text: str) -> str | None:
-    """Why the running balancer does not serve by this configuration; None when it does."""
-    try:
-        running = fetch.reach(lab, fetch.front(lab), FINGERPRINT_PATH).configuration
-    except FarmError as error:
-        return error.reason
-    wanted = balancing.running_fingerprint(text)
-    return None if running == wanted else f"serves configuration {running}, not {wanted}"
 
 
 def _worker_check(lab: Lab, name: str, worker: Worker | None) -> Check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from xml.etree import ElementTree
 
 from labkit.errors import FarmError
@@ -13,6 +14,10 @@ from labkit.result import Record
 
 #: The XML namespace of mod_proxy_balancer's answer.
 _SPACE = "{http://httpd.apache.org}"
+
+
+#: The statuses that a person sets, and what the manager's form calls each.
+WITHDRAWN = {"Drn": "w_status_N", "Stop": "w_status_S", "Dis": "w_status_D"}
 
 
 class Worker(Record):
@@ -33,12 +38,17 @@ class Worker(Record):
     @property
     def usable(self) -> bool:
         """Whether new requests go to it."""
-        return "Ok" in self.status.split() and not self.draining
+        return "Ok" in self.status.split() and not self.withdrawn
 
     @property
     def draining(self) -> bool:
         """Whether it gets no new requests because somebody said so."""
         return "Drn" in self.status.split()
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether somebody said that it is to have no (new) requests: it drains, is stopped or disabled."""
+        return not WITHDRAWN.keys().isdisjoint(self.status.split())
 
 
 class Members(Record):
@@ -70,12 +80,49 @@ def drain(lab: Lab, replica: Replica, on: bool) -> None:
 
     Until the balancer's next reload; :class:`FarmError` when it did not take it.
     """
-    url, balancer = worker(lab, replica).url, members(lab, replica.site)
-    name = balancer.name.removeprefix("balancer://")
-    change = {"b": name, "w": url, "nonce": balancer.nonce, "w_status_N": str(int(on))}
-    _ask(lab, replica.site, change)
+    change(lab, replica, {WITHDRAWN["Drn"]: str(int(on))})
     if worker(lab, replica).draining != on:
         raise FarmError(replica.name, "the balancer did not change its drain mode")
+
+
+def stop(lab: Lab, replica: Replica, on: bool) -> None:
+    """Stops a worker, or ends that: it gets no requests at all, also none of clients that stay with it,
+    and no health checks, so that it serves at once when the stop is ended."""
+    change(lab, replica, {WITHDRAWN["Stop"]: str(int(on))})
+
+
+def hold(lab: Lab, site: str, seconds: int) -> None:
+    """How long the requests of a site wait for a worker when there is none (0: they are refused)."""
+    balancer = members(lab, site)
+    _ask(lab, site, {"b": _name(balancer), "nonce": balancer.nonce, "b_tmo": str(seconds)})
+
+
+def change(lab: Lab, replica: Replica, values: Mapping[str, str]) -> None:
+    """Sets values of the manager's form for a worker."""
+    url, balancer = worker(lab, replica).url, members(lab, replica.site)
+    _ask(lab, replica.site, {"b": _name(balancer), "w": url, "nonce": balancer.nonce, **values})
+
+
+def withdrawn(lab: Lab) -> tuple[str, ...]:
+    """The lab's workers that somebody withdrew, each with its status; none when nobody answers."""
+    found = []
+    for site in lab.sites:
+        with suppress(FarmError, ElementTree.ParseError):
+            found += [item for item in members(lab, site.name).workers if item.withdrawn]
+    return tuple(f"{item.replica} ({item.status})" for item in found)
+
+
+def restore(lab: Lab) -> tuple[str, ...]:
+    """No worker of the lab is withdrawn; the names of those that were."""
+    found = [
+        lab.replica(item.replica)
+        for site in lab.sites
+        for item in members(lab, site.name).workers
+        if item.withdrawn
+    ]
+    for replica in found:
+        change(lab, replica, dict.fromkeys(WITHDRAWN.values(), "0"))
+    return tuple(replica.name for replica in found)
 
 
 def parse(text: str) -> Members:
@@ -90,6 +137,11 @@ def parse(text: str) -> Members:
         workers=tuple(_worker(item) for item in balancer.iter(f"{_SPACE}worker")),
         nonce=_text(balancer, "nonce"),
     )
+
+
+def _name(balancer: Members) -> str:
+    """A balancer's name as the manager's form takes it."""
+    return balancer.name.removeprefix("balancer://")
 
 
 def _worker(element: ElementTree.Element) -> Worker:

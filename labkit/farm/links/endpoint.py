@@ -32,6 +32,14 @@ def is_here(lab: Lab, pid: int | None) -> bool:
         return False
 
 
+def whereabouts(lab: Lab, pid: int | None) -> str:
+    """A server's process in words: 'running' where it is to be, 'running in another namespace', or
+    'not running'."""
+    if pid is None:
+        return "not running"
+    return "running" if is_here(lab, pid) else "running in another namespace"
+
+
 def again(lab: Lab, command: str) -> str:
     """A command as a person types it, on the host's side of the lab."""
     return f"nsenter --net=/run/netns/{lab.netns} -- {command}" if lab.netns else command

@@ -53,13 +53,17 @@ def with_dns(lab: Lab) -> Path:
     return folder(lab) / "with-dns"
 
 
-def write(lab: Lab) -> bool:
-    """``resolv.conf`` and ``with-dns`` are in the name server's folder; whether one had to change."""
-    wanted = (
+def files(lab: Lab) -> tuple[tuple[Path, str, int], ...]:
+    """Path, text and mode of the files for programs that resolve by the lab's server. Pure."""
+    return (
         (folder(lab) / "resolv.conf", resolv_conf(lab), 0o644),
         (with_dns(lab), script(lab), 0o755),
     )
-    stale = [item for item in wanted if text_of(item[0]) != item[1]]
+
+
+def write(lab: Lab) -> bool:
+    """``resolv.conf`` and ``with-dns`` are in the name server's folder; whether one had to change."""
+    stale = [item for item in files(lab) if text_of(item[0]) != item[1]]
     for path, text, mode in stale:
         write_atomically(path, text, mode=mode)
     return bool(stale)

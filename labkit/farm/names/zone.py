@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from ipaddress import IPv4Address
 
 from labkit import run
@@ -44,9 +45,8 @@ def names(lab: Lab) -> tuple[Name, ...]:
 
 
 def config(lab: Lab) -> str:
-    """dnsmasq's configuration. Pure."""
+    """dnsmasq's configuration: all but the names, which it reads anew without a restart. Pure."""
     folder, server = resolver.folder(lab), lab.gateway.ip
-    records = "\n".join(f"host-record={item.name},{item.address}" for item in names(lab))
     return f"""\
 # The name server of lab {lab.name}: it answers for {lab.domain} and asks nobody.
 listen-address={server}
@@ -60,8 +60,21 @@ log-facility={folder / "dnsmasq.log"}
 auth-server={lab.host_name("ns")},{server}
 auth-zone={lab.domain},{lab.subnet}
 auth-ttl=60
-{records}
+addn-hosts={folder / "hosts"}
 """
+
+
+def hosts(lab: Lab) -> str:
+    """The zone's names as hosts(5), which dnsmasq reads again on SIGHUP; an address' first name is that
+    of its reverse record. The last line is the zone's :func:`mark`. Pure."""
+    lines = "".join(f"{item.address} {item.name}\n" for item in names(lab))
+    return f"{lines}{lab.gateway.ip} {mark(lab)}\n"
+
+
+def mark(lab: Lab) -> str:
+    """A name that the server knows when it serves exactly this zone: it has the names' hash in it."""
+    text = "".join(f"{item.address} {item.name}\n" for item in names(lab))
+    return lab.host_name(f"labkit-zone-{hashlib.sha256(text.encode()).hexdigest()[:12]}")
 
 
 def checks(lab: Lab) -> tuple[Check, ...]:

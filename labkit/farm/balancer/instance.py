@@ -1,0 +1,164 @@
+"""The running balancer held against the Lab, and brought to it by a graceful reload where it runs."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from labkit import daemon, run, undo
+from labkit.daemon import Daemon
+from labkit.errors import CommandError, FarmError
+from labkit.farm.balancer import accesslog, balancing, workers
+from labkit.farm.balancer.balancing import FINGERPRINT_PATH
+from labkit.farm.links.endpoint import is_here, require_address, whereabouts
+from labkit.farm.measuring import fetch
+from labkit.farm.planning.resources import fingerprint
+from labkit.files import put, text_of, write_atomically
+from labkit.journal import Journal
+from labkit.lab import Lab
+
+#: The facts that a reload, or a start, puts right; what is left is how the workers stand.
+CONFIGURED = ("process", "listens", "configuration", "served")
+
+
+def folder(lab: Lab) -> Path:
+    """Where the balancer's configuration and its pid file are."""
+    return lab.run_dir / "proxy"
+
+
+def logs(lab: Lab) -> Path:
+    """Where the balancer's logs are: ``access.log`` (in parts) and ``error.log``."""
+    return lab.state_dir / "proxy"
+
+
+def server(lab: Lab) -> Daemon:
+    """How the lab's apache2 is started."""
+    file = folder(lab) / "apache2.conf"
+    return Daemon(
+        name="balancer",
+        argv=("apache2", "-f", str(file), "-k", "start"),
+        config=file,
+        pidfile=folder(lab) / "apache2.pid",
+        log=logs(lab) / "error.log",
+        netns=lab.netns,
+    )
+
+
+def text_for(lab: Lab) -> str:
+    """The configuration that the Lab asks for. Pure."""
+    return balancing.config(lab, folder(lab), logs(lab))
+
+
+def wanted(lab: Lab) -> dict[str, str]:
+    """What holds of the balancer when it is as the Lab says: facts by name. Pure."""
+    text = text_for(lab)
+    return {
+        "process": "running",
+        "listens": balancing.listens(text),
+        "configuration": fingerprint(text),
+        "served": balancing.running_fingerprint(text),
+        "workers": "in service",
+    }
+
+
+def seen(lab: Lab) -> dict[str, str] | None:
+    """The same facts as they are seen now; None when there is neither a balancer nor its files."""
+    instance = server(lab)
+    running, text = daemon.pid(instance), text_of(instance.config)
+    if running is None and text is None:
+        return None
+    process = whereabouts(lab, running)
+    here = process == "running"
+    out = workers.withdrawn(lab) if here else ()
+    return {
+        "process": process,
+        "listens": balancing.listens(text or "") or "none",
+        "configuration": fingerprint(text or ""),
+        "served": _served(lab, text or "") if here else "nothing",
+        "workers": f"withdrawn: {', '.join(out)}" if out else "in service",
+    }
+
+
+def converge(lab: Lab) -> bool:
+    """Makes the balancer run as the Lab says, all workers in service; whether anything had to change.
+
+    The caller holds the lab's ``farm`` lock.
+    """
+    changed = install(lab, text_for(lab))
+    return bool(workers.restore(lab)) or changed
+
+
+def install(lab: Lab, text: str) -> bool:
+    """Makes the balancer run with this configuration, if apache2 accepts it; the old one stays else."""
+    if run.which(accesslog.PROGRAM) is None:
+        raise run.missing("rotatelogs")
+    run.require("apache2", "ss")
+    instance = server(lab)
+    running = is_here(lab, daemon.pid(instance))
+    current = text_of(instance.config) or ""
+    if running and current == text and _problem(lab, text) is None:
+        return False
+    if not running:
+        daemon.stop(lab, instance)  # one in another namespace, or children of a killed parent
+    _require_port(lab, running and balancing.listens(current) == balancing.listens(text))
+    for path in (folder(lab), logs(lab)):
+        Journal.of(lab).intend("folder", path=str(path))
+        path.mkdir(parents=True, exist_ok=True)
+    _accept(instance.config, text)
+    if running:
+        daemon.send(instance, signal.SIGUSR1)
+        daemon.wait(instance, lambda: _problem(lab, text), 15.0)
+    else:
+        daemon.start(lab, instance, lambda: _problem(lab, text))
+    return True
+
+
+def _require_port(lab: Lab, listening: bool) -> None:
+    """Refuses a port that somebody else has, unless the running balancer already listens there."""
+    require_address(lab)
+    if not listening:
+        daemon.require_free(
+            lab.proxy.port,
+            netns=lab.netns,
+            address=str(lab.gateway.ip),
+            key="proxy.port",
+            own=undo.daemon_pids(str(server(lab).config)),
+        )
+
+
+def _accept(file: Path, text: str) -> None:
+    """The configuration is in its place, if apache2 accepts it; else the old one stays there."""
+    candidate = file.with_suffix(".candidate")
+    write_atomically(candidate, text)
+    try:
+        run.run(["apache2", "-t", "-f", candidate])
+    except CommandError as error:
+        raise FarmError(
+            str(candidate),
+            f"apache2 refuses this configuration: {error.stderr.strip()}",
+            "the running balancer was left as it is",
+            error.again,
+        ) from None
+    put(candidate, file)
+
+
+def _served(lab: Lab, text: str) -> str:
+    """The fingerprint that the running balancer tells, where its own configuration says it listens."""
+    address, _, port = balancing.listens(text).rpartition(":")
+    there = fetch.front(lab)
+    if address and port.isdigit():
+        there = there.model_copy(update={"address": address, "port": int(port)})
+    try:
+        return fetch.reach(lab, there, FINGERPRINT_PATH).configuration or "another's"
+    except FarmError as error:
+        return error.reason
+
+
+def _problem(lab: Lab, text: str) -> str | None:
+    """Why the running balancer does not serve by this configuration; None when it does."""
+    try:
+        running = fetch.reach(lab, fetch.front(lab), FINGERPRINT_PATH).configuration
+    except FarmError as error:
+        return error.reason
+    wanted = balancing.running_fingerprint(text)
+    return None if running == wanted else f"serves configuration {running}, not {wanted}"
