@@ -10,11 +10,14 @@ power failure.
 
 from __future__ import annotations
 
+import copy
 import fcntl
+import functools
 import json
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,6 +38,10 @@ class Entry(Record):
     unmade: int | None = None
 
 
+#: A kind of :mod:`labkit.undo`, and its details.
+Thing = tuple[str, Mapping[str, str]]
+
+
 class Journal:
     """The journal of one lab. Opening it reads nothing and makes nothing."""
 
@@ -48,58 +55,70 @@ class Journal:
 
     def intend(self, kind: str, **what: str) -> None:
         """Writes that a thing is about to be made; once is enough while it stands."""
+        self.intend_all([(kind, what)])
+
+    def intend_all(self, things: Iterable[Thing]) -> None:
+        """Writes that things are about to be made, in their order, all before the first of them is."""
+        wanted = {_key(kind, what): (kind, dict(what)) for kind, what in things}
         with self._locked():
-            entries = self._read()
-            if not any(entry.kind == kind and entry.what == what for entry in standing(entries)):
-                seq = entries[-1].seq + 1 if entries else 1
-                self._append(Entry(seq=seq, boot=boot_id(), kind=kind, what=what))
+            state, boot = self._state(), boot_id()
+            new = [thing for key, thing in wanted.items() if not state.has(key, boot)]
+            self._append(
+                Entry(seq=seq, boot=boot, kind=kind, what=what)
+                for seq, (kind, what) in enumerate(new, state.last + 1)
+            )
 
     def forget(self, kind: str, **what: str) -> None:
         """Writes that a thing is no more; nothing is written of a thing that the journal does not have."""
+        self.forget_all([(kind, what)])
+
+    def forget_all(self, things: Iterable[Thing]) -> None:
+        """Writes that things are no more, all after the last of them was unmade."""
+        gone = dict.fromkeys(_key(kind, what) for kind, what in things)
         with self._locked():
-            entries = self._read()
-            for entry in standing(entries):
-                if entry.kind == kind and entry.what == what:
-                    seq = entries[-1].seq + 1
-                    self._append(Entry(seq=seq, boot=boot_id(), unmade=entry.seq))
+            state, boot = self._state(), boot_id()
+            numbers = [seq for key in gone for seq in state.by_key.get(key, ())]
+            self._append(
+                Entry(seq=seq, boot=boot, unmade=number)
+                for seq, number in enumerate(numbers, state.last + 1)
+            )
 
     def owns(self, kind: str, **what: str) -> bool:
         """Whether labkit made this thing, or was about to, since the machine's last boot."""
-        return any(
-            entry.kind == kind and entry.what == what and entry.boot == boot_id()
-            for entry in self.standing()
-        )
+        return self._state().has(_key(kind, what), boot_id())
 
     def standing(self) -> tuple[Entry, ...]:
         """What was made and not unmade, in the order of making."""
-        return standing(self._read())
+        return tuple(self._state().standing.values())
 
     def clear(self) -> None:
         """Starts the file anew when nothing stands; otherwise leaves it as it is."""
         with self._locked():
-            if self.path.exists() and not standing(self._read()):
+            if self.path.exists() and not self._state().standing:
                 self.path.unlink()
 
-    def _read(self) -> list[Entry]:
+    def _state(self) -> _State:
         try:
-            text = self.path.read_text(encoding="utf-8", errors="replace")
+            data = self.path.read_bytes()
         except FileNotFoundError:
-            return []
+            return _State()
         except PermissionError:
             raise not_root(str(self.path)) from None
         except OSError as error:
             raise self._unusable("cannot be read", error) from None
-        return parse(text, self.path)
+        return _state_of(data, self.path)
 
-    def _append(self, entry: Entry) -> None:
-        line = json.dumps(entry.model_dump(exclude_defaults=True)) + "\n"
+    def _append(self, entries: Iterable[Entry]) -> None:
+        lines = [json.dumps(entry.model_dump(exclude_defaults=True)) + "\n" for entry in entries]
+        if not lines:
+            return
         with self.path.open("r+b" if self.path.exists() else "w+b") as file:
             file.seek(0, os.SEEK_END)
             if file.tell():
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":
-                    line = "\n" + line  # the last writer was killed within its line
-            file.write(line.encode())
+                    lines.insert(0, "\n")  # the last writer was killed within its line
+            file.write("".join(lines).encode())
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -129,14 +148,63 @@ class Journal:
         )
 
 
-def parse(text: str, path: Path) -> list[Entry]:
-    """The entries of a journal's text.
+class _State:
+    """What a journal's lines come to, one after the other."""
+
+    def __init__(self) -> None:
+        self.read = b""  # the whole lines that it has come from
+        self.lines = 0
+        self.last = 0
+        self.standing: dict[int, Entry] = {}
+        self.by_key: dict[_Key, list[int]] = {}
+
+    def add(self, entry: Entry) -> None:
+        """Takes in the next entry."""
+        self.last = entry.seq
+        if entry.unmade is None:
+            self.standing[entry.seq] = entry
+            self.by_key.setdefault(_key(entry.kind, entry.what), []).append(entry.seq)
+        elif gone := self.standing.pop(entry.unmade, None):
+            self.by_key[_key(gone.kind, gone.what)].remove(gone.seq)
+
+    def has(self, key: _Key, boot: str) -> bool:
+        """Whether such a thing stands that was made since that boot."""
+        return any(self.standing[seq].boot == boot for seq in self.by_key.get(key, ()))
+
+
+_Key = tuple[str, tuple[tuple[str, str], ...]]
+_known: dict[Path, _State] = {}
+_reading = threading.Lock()
+
+
+def _key(kind: str, what: Mapping[str, str]) -> _Key:
+    return kind, tuple(sorted(what.items()))
+
+
+def _state_of(data: bytes, path: Path) -> _State:
+    """What the file's content comes to. Its beginning is compared with what was read of it before, and
+    only what is new is read: others write into it, too."""
+    with _reading:
+        state = _known.pop(path, None)
+        if state is None or not data.startswith(state.read):
+            state = _State()
+        text = data[len(state.read) :].decode(errors="replace")
+        for entry in parse(text, path, first=state.lines + 1):
+            state.add(entry)
+        if data.endswith(b"\n"):  # else its last line may yet be written, or was torn
+            state.read, state.lines = data, state.lines + text.count("\n")
+            _known[path] = state
+        return copy.copy(state)
+
+
+def parse(text: str, path: Path, first: int = 1) -> list[Entry]:
+    """The entries of a journal's text, whose first line has the number ``first``.
 
     A killed writer leaves at most the beginning of a line, which counts as unwritten; any other
     damage is a :class:`StateError`.
     """
     entries: list[Entry] = []
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(text.split("\n"), first):
         if not line.strip():
             continue
         try:
@@ -149,12 +217,15 @@ def parse(text: str, path: Path) -> list[Entry]:
     return entries
 
 
-def standing(entries: list[Entry]) -> tuple[Entry, ...]:
+def standing(entries: Iterable[Entry]) -> tuple[Entry, ...]:
     """The entries of things that were not unmade."""
-    gone = {entry.unmade for entry in entries if entry.unmade is not None}
-    return tuple(entry for entry in entries if entry.unmade is None and entry.seq not in gone)
+    state = _State()
+    for entry in entries:
+        state.add(entry)
+    return tuple(state.standing.values())
 
 
+@functools.cache
 def boot_id() -> str:
     """The kernel's random id of this boot (random(4))."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -73,6 +73,49 @@ def test_a_thing_of_an_earlier_boot_is_not_owned(journal: Journal) -> None:
     assert not journal.owns("mount", target="/x")
 
 
+def test_many_intents_are_one_and_the_standing_ones_are_left_out(journal: Journal) -> None:
+    """In their order, each once; those that stand already are not written again."""
+    journal.intend("mount", target="/b")
+    journal.intend_all([("mount", {"target": name}) for name in ("/a", "/b", "/c", "/a")])
+    assert [entry.what["target"] for entry in journal.standing()] == ["/b", "/a", "/c"]
+    assert [entry.seq for entry in journal.standing()] == [1, 2, 3]
+    before = journal.path.read_bytes()
+    journal.intend_all([("mount", {"target": "/c"})])
+    journal.intend_all([])
+    assert journal.path.read_bytes() == before
+
+
+def test_many_things_are_forgotten_at_once(journal: Journal) -> None:
+    """What the journal does not have is left out, and the rest stands."""
+    journal.intend_all([("mount", {"target": name}) for name in ("/a", "/b", "/c")])
+    journal.forget_all([("mount", {"target": name}) for name in ("/c", "/x", "/a")])
+    assert [entry.what["target"] for entry in journal.standing()] == ["/b"]
+
+
+def test_what_another_process_wrote_counts_at_once(journal: Journal) -> None:
+    """Lines that came, lines that were changed, and a file that was begun anew, even one as long."""
+    journal.intend("mount", target="/a")
+    line = journal.path.read_text()
+    journal.path.write_text(line + line.replace('"seq": 1', '"seq": 2').replace("/a", "/b"))
+    assert [entry.what["target"] for entry in journal.standing()] == ["/a", "/b"]
+    journal.path.write_text(line.replace("/a", "/c"))
+    assert [entry.what["target"] for entry in journal.standing()] == ["/c"]
+    journal.path.unlink()
+    assert journal.standing() == ()
+    journal.intend("mount", target="/d")
+    assert [(entry.seq, entry.what["target"]) for entry in journal.standing()] == [(1, "/d")]
+
+
+def test_a_thing_of_an_earlier_boot_is_written_again(journal: Journal) -> None:
+    """Else what is made now would count as gone with that boot, and stay; both are forgotten at once."""
+    journal.path.parent.mkdir()
+    journal.path.write_text(ENTRY + "\n")
+    journal.intend("mount", target="/x")
+    assert journal.owns("mount", target="/x")
+    journal.forget("mount", target="/x")
+    assert journal.standing() == ()
+
+
 def test_an_empty_journal_is_removed_and_a_standing_one_is_not(journal: Journal) -> None:
     """The file starts anew when nothing stands."""
     journal.clear()

@@ -1,0 +1,1 @@
+"""What labkit asks of the kernel with no program between: system calls, network namespaces, netlink."""
