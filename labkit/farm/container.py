@@ -19,7 +19,7 @@ from labkit.errors import CommandTimeoutError, FarmError
 from labkit.farm import image
 from labkit.farm.image import Unpacked
 from labkit.farm.runc import overlay
-from labkit.farm.runc.bundle import Json, Mount, Spec, configure, text
+from labkit.farm.runc.bundle import MADE_OF, Json, Mount, Spec, configure, marked, text
 from labkit.farm.site import REPLICA_VARIABLE
 from labkit.files import text_of, write_atomically
 from labkit.journal import Journal
@@ -34,12 +34,14 @@ PATIENCE = 5.0
 
 
 class State(Record):
-    """A container as ``runc list`` shows it; ``pid`` is 0 once its first process has ended."""
+    """A container as ``runc list`` shows it; ``pid`` is 0 once its first process has ended; ``made_of``
+    is the fingerprint of the configuration that it was created with ('' when that names none)."""
 
     id: str
     pid: int
     status: str
     bundle: str
+    made_of: str = ""
 
 
 def folder(lab: Lab, name: str) -> Path:
@@ -123,11 +125,16 @@ def prepare(
     """
     made = _overlay(lab, spec.name, unpacked, files or {})
     config = bundle(lab, spec.name) / "config.json"
-    wanted = text(configure(image_configuration(unpacked), spec))
+    wanted = configuration(image_configuration(unpacked), spec)
     if text_of(config) != wanted:
         write_atomically(config, wanted)
         made = True
     return made
+
+
+def configuration(image_own: Json, spec: Spec) -> str:
+    """The text of the bundle's config.json; it names its own fingerprint, which runC shows again."""
+    return text(marked(configure(image_own, spec)))
 
 
 def states(lab: Lab) -> dict[str, State]:
@@ -150,7 +157,10 @@ def _state(lab: Lab, name: str) -> State | None:
 def parse_list(output: str) -> list[State]:
     """The containers in ``runc list --format json``'s output (``null`` when there is none)."""
     return [
-        State(id=item["id"], pid=item["pid"], status=item["status"], bundle=item["bundle"])
+        State(
+            **{key: item[key] for key in ("id", "pid", "status", "bundle")},
+            made_of=(item.get("annotations") or {}).get(MADE_OF, ""),
+        )
         for item in json.loads(output) or []
     ]
 

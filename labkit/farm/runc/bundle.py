@@ -9,9 +9,11 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from labkit.farm.planning.resources import fingerprint
 from labkit.result import Record
 
 Json = Mapping[str, Any]
@@ -19,7 +21,7 @@ Json = Mapping[str, Any]
 #: Why each part of the configuration is changed: the longest fitting beginning counts. What is not
 #: here has no reason to differ.
 REASONS: Mapping[str, str] = {
-    "annotations": "names the lab's container",
+    "annotations": "the configuration's own fingerprint: whether a container runs by it is seen from outside",
     "hostname": "the container's own name, as its shell and its logs show it",
     "linux.cgroupsPath": "a control group of the lab's own, so that its limits and its end are known",
     "linux.namespaces": "the namespace whose eth0 is the peer of a port of the bridge",
@@ -35,6 +37,10 @@ REASONS: Mapping[str, str] = {
     "process.user": "not root, where the process does not need it",
     "root": "where the root file system lies",
 }
+
+
+#: The annotation with the fingerprint of the configuration that a container was created with.
+MADE_OF = "labkit.made-of"
 
 
 class Mount(Record):
@@ -97,6 +103,19 @@ def configure(image: Json, spec: Spec) -> dict[str, Any]:
     }
     linux["namespaces"] = [_namespace(item, spec.netns) for item in linux["namespaces"]]
     return config
+
+
+def marked(config: Json) -> dict[str, Any]:
+    """The same configuration, which names its fingerprint (12 hexadecimal digits) in an annotation."""
+    own = {key: value for key, value in config.get("annotations", {}).items() if key != MADE_OF}
+    bare = {**config, "annotations": own}
+    return {**bare, "annotations": {**own, MADE_OF: fingerprint(text(bare))}}
+
+
+def made_of(config: str) -> str:
+    """The fingerprint that a configuration's text names, '' when it names none."""
+    found = re.search(rf'"{re.escape(MADE_OF)}": "([0-9a-f]*)"', config)
+    return found[1] if found else ""
 
 
 def environment(own: list[str], given: Mapping[str, str]) -> list[str]:
