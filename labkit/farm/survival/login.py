@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 from labkit import run
@@ -9,6 +10,8 @@ from labkit.daemon import tail
 from labkit.errors import FarmError
 from labkit.farm import container, ssh
 from labkit.farm.contents.serving import QUESTION
+from labkit.farm.links.netns import inside
+from labkit.farm.survival import web
 from labkit.farm.survival.stand import Stand
 from labkit.files import write_atomically
 
@@ -51,11 +54,10 @@ def _log(stand: Stand) -> Path:
 
 
 def _ssh(stand: Stand, key: Path) -> run.Done:
-    """ssh as root with that key, whatever comes of it; sshd is started when nobody listens yet."""
+    """ssh as root with that key, whatever comes of it; sshd is started before the first."""
     stand.require()
     replica, own = stand.replica, container.folder(stand.lab, stand.replica.name)
-    heard = run.run(["ss", "-H", "-l", "-n", "-t", "sport", "=", ":22"], netns=replica.netns)
-    if not heard.stdout.strip():
+    if not stand.programs:
         _serve(stand)
     kind, host = ssh.keys(stand.lab).host.split()[:2]
     write_atomically(own / "known_hosts", f"{replica.address} {kind} {host}\n")
@@ -68,9 +70,21 @@ def _ssh(stand: Stand, key: Path) -> run.Done:
 
 
 def _serve(stand: Stand) -> None:
+    """sshd listens; :class:`FarmError` when it has ended or keeps silent.
+
+    It stays a child of labkit's, so that it is gone at once when the container is.
+    """
     caps = [word for name in ssh.CAPABILITIES for word in ("--cap", name)]
     server = (stand.replica.name, "/usr/sbin/sshd", "-D", "-e")
-    words = container.runc(stand.lab, "exec", "--user", "0:0", "--detach", *caps, *server)
-    done = run.run(words, output=_log(stand), ok=range(256))
-    if done.status:
-        raise FarmError("sshd", f"does not start: {tail(_log(stand))[-300:]}", again=done.command)
+    words = container.runc(stand.lab, "exec", "--user", "0:0", *caps, *server)
+    with _log(stand).open("ab") as sink:
+        process = run.start(words, output=sink)
+    stand.programs.append(process.wait)
+    web.until(lambda: process.poll() is not None or inside(stand.replica.netns, _listens))
+    if process.poll() is not None:
+        raise FarmError("sshd", f"does not start: {tail(_log(stand))[-300:]}")
+
+
+def _listens() -> bool:
+    with socket.socket() as channel:
+        return channel.connect_ex(("127.0.0.1", 22)) == 0

@@ -67,7 +67,8 @@ def probe(lab: Lab, image: Unpacked | str) -> tuple[Probe, ...]:
         lock(lab.run_dir, "farm"),
         standing(lab, unpacked, [role.trial for role in parts]) as stands,
     ):
-        answers = run.spread(lambda pair: _play(*pair), zip(parts, stands, strict=True))
+        pairs = list(zip(parts, stands, strict=True))  # they wait more than they work
+        answers = run.spread(lambda pair: _play(*pair), pairs, workers=len(pairs))
         last = _probe(
             Question("writes", _always(rights.UNWRITTEN), lambda _: rights.written(stands)),
             stands[0],

@@ -5,8 +5,6 @@ from __future__ import annotations
 import http.client
 import secrets
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from labkit.errors import CommandError, FarmError
@@ -35,7 +33,7 @@ def reread(stand: Stand) -> str:
         try:
             write_atomically(stand.conf / "reload.conf", f'ErrorDocument 404 "{word}"\n')
             _apachectl(stand)
-            seen = _until(lambda: web.ask(stand, web.NOWHERE).body == word)
+            seen = web.until(lambda: web.ask(stand, web.CHANGING).body == word)
         finally:
             done.set()
         failed, asked = load.result()
@@ -48,15 +46,15 @@ def rotated(stand: Stand) -> str:
     """Whether the logs are begun anew after they were renamed, as a rotation does it."""
     web.first(stand)
     trace = f"rotation-{secrets.token_hex(4)}"
-    if not _until(lambda: all(_text(stand, kind) for kind in LOGS)):
+    if not web.until(lambda: all(_text(stand, kind) for kind in LOGS)):
         return f"nothing in the {' or the '.join(k for k in LOGS if not _text(stand, k))} log"
     for kind in LOGS:
         log = stand.log(kind)
         log.rename(log.with_suffix(".old"))
     stand.signal(RELOAD)
-    if not _until(lambda: bool(web.ask(stand, trace=trace)) and trace in _text(stand, "access")):
+    if not web.until(lambda: bool(web.ask(stand, trace=trace)) and trace in _text(stand, "access")):
         return "nothing in the new access log"
-    if not _until(lambda: STARTED in _text(stand, "error")):
+    if not web.until(lambda: STARTED in _text(stand, "error")):
         return "nothing in the new error log"
     return ROTATED
 
@@ -79,15 +77,6 @@ def _load(done: threading.Event) -> tuple[int, int]:
         except (OSError, http.client.HTTPException):
             failed += 1
     return failed, asked
-
-
-def _until(holds: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + web.PATIENCE
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(web.PAUSE)
-    return True
 
 
 def _text(stand: Stand, kind: str) -> str:

@@ -33,7 +33,9 @@ def users(stand: Stand) -> str:
 
 def written(stands: Sequence[Stand]) -> str:
     """What the containers wrote into their own layers, all questions asked."""
-    found = sorted({path for stand in stands for path in stand.written()})
+    if all(stand.error for stand in stands if not stand.trial.foreground):
+        return "no container began"
+    found = sorted({path for stand in stands if not stand.error for path in stand.written()})
     more = f" and {len(found) - 5} more" if len(found) > 5 else ""
     return f"{', '.join(found[:5])}{more}" if found else UNWRITTEN
 

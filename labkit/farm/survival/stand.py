@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -43,7 +43,8 @@ class Trial(Record):
 class Stand:
     """A container that stands, or the error because of which it does not.
 
-    ``before`` is what its writable layer held when it had not begun.
+    ``before`` is what its writable layer held when it had not begun; ``programs`` wait for the ends of
+    those that were started in it.
     """
 
     lab: Lab
@@ -51,6 +52,7 @@ class Stand:
     replica: Replica
     before: frozenset[tuple[str, float, int]] = frozenset()
     error: LabkitError | None = None
+    programs: list[Callable[[], object]] = field(default_factory=list)
 
     @property
     def conf(self) -> Path:
@@ -100,15 +102,19 @@ def standing(lab: Lab, unpacked: Unpacked, trials: Sequence[Trial]) -> Iterator[
     The caller holds the lab's ``farm`` lock.
     """
     own = [_replica(lab, trial) for trial in trials]
+    stands: list[Stand] = []
     journal = Journal.of(lab)
     journal.intend("folder", path=str(_folder(lab)))
     try:
         for replica in own:
             host.create_namespace(lab, replica.netns)
         pairs = zip(trials, own, strict=True)
-        yield run.spread(lambda pair: _created(lab, unpacked, *pair), pairs)
+        stands = run.spread(lambda pair: _created(lab, unpacked, *pair), pairs)
+        yield stands
     finally:
         run.spread(lambda replica: container.remove(lab, replica.name), own)
+        for wait in (wait for stand in stands for wait in stand.programs):
+            wait()
         for replica in own:
             remove_netns(lab, name=replica.netns)
             journal.forget("netns", name=replica.netns)

@@ -6,6 +6,7 @@ import html
 import http.client
 import re
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from labkit.errors import FarmError
@@ -19,8 +20,8 @@ from labkit.result import Record
 PATIENCE = 10.0
 #: Between two looks (seconds).
 PAUSE = 0.02
-#: A page that no site has.
-NOWHERE = "/survival/nowhere"
+#: Pages that no site has: one that stays so, and one whose error is told anew after a reload.
+NOWHERE, CHANGING = "/survival/nowhere", "/survival/changing"
 
 
 class Reply(Record):
@@ -63,6 +64,16 @@ def first(stand: Stand) -> Reply:
         stand.require()
         time.sleep(PAUSE)
     raise FarmError(stand.replica.name, f"no answer on port 80 within {PATIENCE:g} s")
+
+
+def until(holds: Callable[[], bool]) -> bool:
+    """Whether it holds within the patience."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(PAUSE)
+    return True
 
 
 def page(stand: Stand) -> str:
