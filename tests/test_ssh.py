@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -151,3 +152,47 @@ def test_a_container_that_is_dead_is_told_by_its_check(farm: Lab) -> None:
     finally:
         up.replicas(farm)
         ssh.login(farm)
+
+
+def key_made_in(folder: Path, comment: str = "a@b") -> tuple[str, str]:
+    """A private key and its public half, made by ssh-keygen."""
+    run.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", folder / "key"])
+    return (folder / "key").read_text(), (folder / "key.pub").read_text()
+
+
+def test_the_public_half_is_read_from_the_private_key(tmp_path: Path) -> None:
+    """The same that ssh-keygen writes beside it, without its comment."""
+    private, public = key_made_in(tmp_path)
+    assert public.startswith(f"{ssh.public_half(private)} ")
+
+
+def test_a_key_with_a_passphrase_has_no_public_half_for_labkit(tmp_path: Path) -> None:
+    """It could be read, but the key itself could not be used."""
+    path = tmp_path / "key"
+    run.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", path])
+    assert ssh.public_half(path.read_text()) == ""
+
+
+@pytest.mark.parametrize("text", ["", "no key", "-----BEGIN-----\nAAAA\n-----END-----\n", "AAAAé"])
+def test_what_is_no_key_has_no_public_half(text: str) -> None:
+    """Whatever stands in the file."""
+    assert ssh.public_half(text) == ""
+
+
+def test_the_keys_are_looked_at_without_making_them(make_lab: Callable[..., Lab]) -> None:
+    """Missing, sound, of another private key, readable for others, damaged."""
+    lab = make_lab()
+    folder = lab.state_dir / "ssh"
+    assert ssh.standing(lab) == {"student": "missing", "host": "missing"}
+    assert not folder.exists()
+    ssh.keys(lab)
+    assert ssh.standing(lab) == {"student": "sound", "host": "sound"}
+    (folder / "student.pub").write_text((folder / "host.pub").read_text())
+    (folder / "host").chmod(0o644)
+    assert ssh.standing(lab) == {
+        "student": "not the one of its public half",
+        "host": "for others to read",
+    }
+    ssh.keys(lab)
+    (folder / "host").write_text("damaged")
+    assert ssh.standing(lab) == {"student": "sound", "host": "damaged"}

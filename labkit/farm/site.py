@@ -36,6 +36,10 @@ LOG_FORMAT = (
 )
 
 
+#: Where the site's two files lie in its image.
+PAGE, CONFIGURATION = "var/www/html/index.html", "etc/apache2/sites-enabled/000-default.conf"
+
+
 class Request(Record):
     """One line of a replica's access log."""
 
@@ -51,10 +55,7 @@ class Request(Record):
 
 def files(lab: Lab, site: Site) -> dict[str, str]:
     """What the site's layer holds: path below the root (no leading slash) -> text."""
-    return {
-        "var/www/html/index.html": page(lab, site),
-        "etc/apache2/sites-enabled/000-default.conf": virtual_host(lab, site),
-    }
+    return {PAGE: page(lab, site), CONFIGURATION: virtual_host(lab, site)}
 
 
 def virtual_host(lab: Lab, site: Site) -> str:

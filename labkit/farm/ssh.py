@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -55,6 +57,57 @@ def keys(lab: Lab) -> Keys:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     public = [_public(folder / name, f"{name}@{lab.name}") for name in ("student", "host")]
     return Keys(folder=folder, user=public[0], host=public[1])
+
+
+def standing(lab: Lab) -> dict[str, str]:
+    """How each of the lab's keys is found, in words: 'sound', or what :func:`keys` has to do or to say.
+
+    No program is asked; nothing is changed.
+    """
+    return {name: _state(lab.state_dir / "ssh" / name) for name in ("student", "host")}
+
+
+def _state(private: Path) -> str:
+    if not private.is_file():
+        return "missing"
+    own, other = (
+        public_half(text_of(private) or ""),
+        text_of(private.with_name(f"{private.name}.pub")),
+    )
+    if not own:
+        return "damaged"
+    if not (other or "").startswith(f"{own} "):
+        return "not the one of its public half"
+    return "sound" if private.stat().st_mode & 0o077 == 0 else "for others to read"
+
+
+def public_half(private: str) -> str:
+    """The public half that an OpenSSH private key's text holds, '' when it is none, or has a passphrase.
+    Pure (PROTOCOL.key of OpenSSH: the magic word, cipher, key derivation, its options, a number of keys,
+    the public key)."""
+    lines = [line for line in private.splitlines() if not line.startswith("-")]
+    try:
+        rest = base64.b64decode("".join(lines), validate=True).removeprefix(b"openssh-key-v1\0")
+        (cipher, _, _), rest = _fields(rest, 3)
+        (key,), _ = _fields(rest[4:], 1)
+        (kind,), _ = _fields(key, 1)
+    except (ValueError, struct.error):
+        return ""
+    return (
+        f"{kind.decode(errors='replace')} {base64.b64encode(key).decode()}"
+        if cipher == b"none"
+        else ""
+    )
+
+
+def _fields(data: bytes, count: int) -> tuple[list[bytes], bytes]:
+    """The first fields, each after its length in four bytes, and what follows them (RFC 4251, section 5)."""
+    found = []
+    for _ in range(count):
+        (length,) = struct.unpack_from("!I", data)
+        found.append(data[4 : 4 + length])
+        data = data[4 + length :]
+    return found, data
 
 
 def _public(private: Path, comment: str) -> str:

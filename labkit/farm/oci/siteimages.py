@@ -31,9 +31,11 @@ COMMON = ("base", "web")
 
 
 class Kept(Record):
-    """The file beside the layout: what it was made from, and the manifest that each tag had then."""
+    """The file beside the layout: what it was made from (``rootfs``: in words, :func:`made_from`), and
+    the manifest that each tag had then."""
 
     key: str
+    rootfs: str = ""
     digests: dict[str, str]
 
 
@@ -53,6 +55,24 @@ def refuse_common_names(lab: Lab) -> None:
             )
 
 
+def made_from(lab: Lab, suite: str) -> str:
+    """The root file system that the Lab's images are to stand on, in words; ``suite`` is what '' stands
+    for. Pure."""
+    asked = lab.rootfs
+    more = f" and {' '.join(sorted(set(asked.packages)))}" if asked.packages else ""
+    mirror = " from the lab's own mirror" if asked.mirror else ""
+    return f"{asked.variant} of {asked.suite or suite} by {asked.tool}{more}{mirror}"
+
+
+def recorded(lab: Lab) -> str:
+    """The same of the images that lie there; 'none' when there are none, or their record is damaged."""
+    try:
+        text = (place(lab) / "image.json").read_text(encoding="utf-8")
+        return Kept.model_validate_json(text).rootfs or "unknown"
+    except (OSError, ValueError):
+        return "none"
+
+
 def stands(lab: Lab, common: Layers) -> bool:
     """Whether the layout is the one that this lab and these layers make, and whole."""
     layout = place(lab) / "layout"
@@ -62,7 +82,7 @@ def stands(lab: Lab, common: Layers) -> bool:
         found = _digests(layout)
     except (OSError, ValueError, StateError):  # none, or one that is damaged
         return False
-    return whole and kept == Kept(key=_key(lab, common), digests=found)
+    return whole and kept == _kept(lab, common, found)
 
 
 def make(lab: Lab, common: Layers) -> None:
@@ -76,7 +96,7 @@ def make(lab: Lab, common: Layers) -> None:
         for site in lab.sites:
             _add(lab, site, work, below, created)
         store.drop_unused(layout)
-        kept = Kept(key=_key(lab, common), digests=_digests(layout))
+        kept = _kept(lab, common, _digests(layout))
         write_atomically(work / "image.json", kept.model_dump_json(indent=1))
 
 
@@ -123,6 +143,11 @@ def _add(lab: Lab, site: Site, work: Path, below: Path, created: str) -> None:
 
 def _digests(layout: Path) -> dict[str, str]:
     return {name: pointer.digest for name, pointer in store.tags(layout).items()}
+
+
+def _kept(lab: Lab, common: Layers, digests: dict[str, str]) -> Kept:
+    rootfs = made_from(lab, common.suite)
+    return Kept(key=_key(lab, common), rootfs=rootfs, digests=digests)
 
 
 def _key(lab: Lab, common: Layers) -> str:

@@ -26,6 +26,21 @@ def whole(lab: Lab, layout: Path, name: str) -> Path:
     )
 
 
+def whole_place(lab: Lab, layout: Path, name: str) -> Path:
+    """Where :func:`whole` has, or would have, a tag's root file system."""
+    return _folder(lab, layout, name) / "rootfs"
+
+
+def layer_place(lab: Lab, digest: str) -> Path:
+    """Where :func:`layer` has, or would have, a layer's files."""
+    return lab.state_dir / "unpacked" / store.short(digest) / "rootfs"
+
+
+def is_filled(root: Path) -> bool:
+    """Whether the files of an image are there."""
+    return root.is_dir() and any(root.iterdir())
+
+
 def adopt(lab: Lab, layout: Path, name: str, root: Path) -> Path:
     """The same folder, where ``root``, from which the tag has just been packed, spares unpacking it."""
     return _shared(lab, _folder(lab, layout, name), lambda work: _move(root, work / "rootfs"))
@@ -33,7 +48,7 @@ def adopt(lab: Lab, layout: Path, name: str, root: Path) -> Path:
 
 def layer(lab: Lab, layout: Path, digest: str) -> Path:
     """The folder in the lab's state with the files of one layer, which removes none."""
-    folder = lab.state_dir / "unpacked" / store.short(digest)
+    folder = layer_place(lab, digest).parent
     with lock(lab.run_dir, "unpacked"):
         Journal.of(lab).intend("folder", path=str(folder.parent))
         return _once(
@@ -50,10 +65,9 @@ def configuration(lab: Lab, layout: Path, name: str, root: Path) -> Path:
     folder = lab.state_dir / "unpacked"
     stem = store.short(store.tag(layout, name).manifest)
     with lock(lab.run_dir, "unpacked"):
-        for path in folder.glob(f"{stem}-*.json"):
-            text = text_of(path)
-            if text is not None and path.name == _named(stem, text):
-                return path
+        found = found_configuration(lab, store.tag(layout, name).manifest)
+        if found is not None:
+            return found
         Journal.of(lab).intend("folder", path=str(folder))
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f".{stem}.part"
@@ -62,6 +76,16 @@ def configuration(lab: Lab, layout: Path, name: str, root: Path) -> Path:
         part.unlink()
         write_atomically(folder / _named(stem, text), text)
         return folder / _named(stem, text)
+
+
+def found_configuration(lab: Lab, manifest: str) -> Path | None:
+    """The file that :func:`configuration` has made for the image of that manifest, None without one."""
+    stem = store.short(manifest)
+    for path in (lab.state_dir / "unpacked").glob(f"{stem}-*.json"):
+        text = text_of(path)
+        if text is not None and path.name == _named(stem, text):
+            return path
+    return None
 
 
 def _named(stem: str, text: str) -> str:
@@ -86,7 +110,7 @@ def _shared(lab: Lab, folder: Path, make: Callable[[Path], None]) -> Path:
 def _once(lab: Lab, folder: Path, make: Callable[[Path], None]) -> Path:
     """``folder/rootfs``, made if it is not there or was emptied. The caller holds its lock."""
     root = folder / "rootfs"
-    if not (root.is_dir() and any(root.iterdir())):
+    if not is_filled(root):
         with building(lab, folder, what=f"unpacked image {folder.name}") as work:
             make(work)
     return root

@@ -1,0 +1,68 @@
+"""The lab's images as they lie there, read without building or unpacking anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from labkit.errors import StateError
+from labkit.farm.image import Unpacked
+from labkit.farm.oci import siteimages, store, unpacking
+from labkit.farm.oci.store import Tag
+from labkit.farm.site import CONFIGURATION, PAGE
+from labkit.files import text_of
+from labkit.lab import Lab
+from labkit.result import Record
+
+
+class Site(Record):
+    """A site's image: the text of its page and of its virtual host ('' for none), and the unpacked
+    image, None when a part of that is missing."""
+
+    page: str
+    host: str
+    unpacked: Unpacked | None
+
+
+class Images(Record):
+    """The lab's layout in words ('whole'), what root file system it stands on, and the sites' images."""
+
+    layout: str
+    rootfs: str
+    sites: dict[str, Site] = Field(default_factory=dict)
+
+
+def images(lab: Lab) -> Images | None:
+    """What is there of the lab's images; None when there is no layout."""
+    layout = siteimages.place(lab) / "layout"
+    try:
+        lost = store.missing(layout)
+        names = store.tags(layout)
+        web = store.tag(layout, "web")
+        below = unpacking.whole_place(lab, layout, "web")
+        sites = {
+            site.name: _site(lab, store.tag(layout, site.name), web, below)
+            for site in lab.sites
+            if site.name in names
+        }
+    except StateError:
+        return None
+    said = f"{len(lost)} blobs missing or damaged" if lost else "whole"
+    return Images(layout=said, rootfs=siteimages.recorded(lab), sites=sites)
+
+
+def _site(lab: Lab, tag: Tag, web: Tag, below: Path) -> Site:
+    own = [unpacking.layer_place(lab, digest) for digest in tag.layers[len(web.layers) :]]
+    config = unpacking.found_configuration(lab, tag.manifest)
+    lower = (*reversed(own), below)
+    there = tag.layers[: len(web.layers)] == web.layers and all(map(unpacking.is_filled, lower))
+    return Site(
+        page=_text(own, PAGE),
+        host=_text(own, CONFIGURATION),
+        unpacked=Unpacked(tag=tag.name, lower=lower, config=config) if there and config else None,
+    )
+
+
+def _text(layers: list[Path], path: str) -> str:
+    return next((text for layer in layers if (text := text_of(layer / path)) is not None), "")
