@@ -7,23 +7,23 @@ end with the machine's boot (all but ``folder``) are gone when the entry is of a
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 import shutil
 import signal
 import time
+import zlib
 from collections.abc import Callable
+from ipaddress import IPv4Network
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from labkit import groups, run
 from labkit.errors import LabkitError, StateError
 from labkit.journal import Entry, Journal, boot_id, not_root
+from labkit.kernel import netns as namespaces
+from labkit.kernel import requests, seen
+from labkit.kernel.netlink import Netlink, is_gone
 from labkit.lab import Lab
-
-if TYPE_CHECKING:
-    from pyroute2 import IPRoute
 
 #: How long a process may take to end by itself before it is killed, in seconds.
 PATIENCE = 5.0
@@ -86,54 +86,65 @@ def mount_points() -> frozenset[str]:
 
 def remove_netns(lab: Lab, *, name: str) -> None:
     """Removes a named network namespace; what still runs in it keeps it alive, without its name."""
-    from pyroute2 import netns
-
     _plain(name, lab)
-    if Path("/run/netns", name).exists():
-        netns.remove(name)
+    namespaces.remove(name)
 
 
 def remove_link(lab: Lab, *, name: str, netns: str) -> None:
     """Removes a network interface of ``netns`` ('' is the machine's own); a veth's peer goes with it."""
-    from pyroute2 import IPRoute, NetlinkError
+    if _is_there(netns):
+        _inside(netns, lambda netlink: _remove_link(netlink, name))
 
-    if netns and f"/run/netns/{netns}" not in mount_points():
-        return
-    with IPRoute(netns=netns or None) as ipr:
-        for index in ipr.link_lookup(ifname=name):
-            try:
-                ipr.link("del", index=index)
-            except NetlinkError as error:
-                if error.code != errno.ENODEV:  # a veth's end goes when its peer's namespace does
-                    raise
+
+def _remove_link(netlink: Netlink, name: str) -> None:
+    found = seen.links(netlink).get(name)
+    error = netlink.try_all([requests.no_link(found.index)])[0] if found else None
+    if error is not None and not is_gone(error):  # a veth's end goes when its peer's namespace does
+        raise error
 
 
 def remove_route(lab: Lab, *, subnet: str, netns: str) -> None:
     """Removes the lab's own unreachable route to ``subnet``."""
-    from pyroute2 import IPRoute
-
-    if netns and f"/run/netns/{netns}" not in mount_points():
-        return
-    with IPRoute(netns=netns or None) as ipr:
-        if fenced(ipr, subnet):
-            ipr.route("del", dst=subnet, type="unreachable", priority=FENCE_METRIC)
+    if _is_there(netns):
+        _inside(netns, lambda netlink: _remove_route(netlink, IPv4Network(subnet)))
 
 
-def fenced(ipr: IPRoute, subnet: str) -> bool:
+def _remove_route(netlink: Netlink, subnet: IPv4Network) -> None:
+    if fenced(netlink, subnet):
+        netlink.ask(requests.not_unreachable(subnet, FENCE_METRIC))
+
+
+def fenced(netlink: Netlink, subnet: IPv4Network) -> bool:
     """Whether the main table has an unreachable route to exactly ``subnet`` (rtnetlink(7))."""
-    address, _, length = subnet.partition("/")
     return any(
-        route["type"] == UNREACHABLE
-        and route["dst_len"] == int(length)
-        and route.get_attr("RTA_DST") == address
-        for route in ipr.get_routes(family=2, table=254)
+        route.kind == requests.UNREACHABLE and route.network == subnet
+        for route in seen.routes(netlink)
     )
 
 
-#: rtnetlink(7): RTN_UNREACHABLE.
-UNREACHABLE = 7
+def group(lab: Lab) -> int:
+    """The number that the lab's links have in common (IFLA_GROUP), by which they go at once. Pure."""
+    return zlib.crc32(f"labkit {lab.name}".encode()) or 1
+
+
 #: The metric of the lab's unreachable route: the largest, so that any other route goes before it.
 FENCE_METRIC = 4294967295
+
+
+def _is_there(name: str) -> bool:
+    return not name or namespaces.stands(name)
+
+
+def _inside(name: str, function: Callable[[Netlink], None]) -> None:
+    """``function`` with a socket of a named network namespace ('' is the machine's own)."""
+
+    def entered() -> None:
+        if name:
+            namespaces.enter(name)
+        with Netlink() as netlink:
+            function(netlink)
+
+    namespaces.alone(entered)
 
 
 def delete_container(lab: Lab, *, root: str, container: str) -> None:

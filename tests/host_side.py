@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from labkit import Lab
 from labkit.farm import host
+from tests.netlink import netlink
 
 
 def give_address(lab: Lab) -> Lab:
     """The lab's namespace stands and has the bridge's address, on its loopback."""
     host.create_namespace(lab, lab.host.netns)
     length = lab.gateway.network.prefixlen
-    with host.netlink(lab.netns) as ipr:
+    with netlink(lab.netns) as ipr:
         ipr.addr("add", index=1, address=str(lab.gateway.ip), prefixlen=length)
     return lab

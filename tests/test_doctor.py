@@ -171,7 +171,7 @@ def test_the_labs_own_server_takes_no_port_from_it(tmp_path: Path) -> None:
 def test_a_subnet_that_the_machine_routes_names_the_interface(lab: Lab) -> None:
     """An interface of somebody else's has the farm's network."""
     from labkit.farm import host
-    from labkit.farm.host import netlink
+    from tests.netlink import netlink
 
     host.up(lab)
     with netlink(lab.netns) as ipr:

@@ -16,13 +16,15 @@ from labkit import Lab, undo
 from labkit.checks import failed
 from labkit.errors import MachineError, StateError
 from labkit.farm import host
+from labkit.farm.links.netlink import within
 from labkit.farm.links.netns import inside
 from labkit.journal import Journal
+from tests.netlink import netlink
 
 
 def add_link(netns: str | None, name: str, address: str) -> int:
     """An interface that is not labkit's, up and with an address; its index."""
-    with host.netlink(netns) as ipr:
+    with netlink(netns) as ipr:
         ipr.link("add", ifname=name, kind="veth", peer={"ifname": f"{name[:10]}-peer"})
         index = int(ipr.link_lookup(ifname=name)[0])
         for end in (index, ipr.link_lookup(ifname=f"{name[:10]}-peer")[0]):
@@ -57,7 +59,7 @@ def test_namespace_stands_with_loopback_and_fence(lab: Lab) -> None:
     assert failed(result.checks) == ()
     assert [check.name for check in result.checks] == ["host.fence"]
     assert result.value.inode == Path("/run/netns", lab.host.netns).stat().st_ino
-    with host.netlink(lab.netns) as ipr:
+    with netlink(lab.netns) as ipr:
         assert ipr.get_links(1)[0]["flags"] & 1
     off = inside(lab.netns, Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").read_text)
     assert off.strip() == "1"
@@ -79,7 +81,7 @@ def test_requests_to_the_subnet_fail_at_once_without_a_bridge(lab: Lab) -> None:
     """Even where there is a default route, by which they would leave."""
     host.up(lab)
     index = add_link(lab.netns, "out0", "192.168.77.2/24")
-    with host.netlink(lab.netns) as ipr:
+    with netlink(lab.netns) as ipr:
         ipr.route("add", dst="default", gateway="192.168.77.1", oif=index)
     assert inside(lab.netns, connecting, str(lab.farm[0].address)) in (
         errno.EHOSTUNREACH,
@@ -119,8 +121,7 @@ def test_a_subnet_routed_elsewhere_is_refused_by_the_interface_s_name(
     assert caught.value.value == "network.subnet = 10.60.0.0/24"
     assert "other7" in caught.value.again
     assert not host.checks(lab)[0].holds
-    with host.netlink(lab.netns) as ipr:
-        assert (index, IPv4Network(address, strict=False)) in host.routed(ipr)
+    assert (index, IPv4Network(address, strict=False)) in within(lab.netns, host.routed)
 
 
 @pytest.mark.root
@@ -140,8 +141,7 @@ def test_a_foreign_namespace_of_the_name_is_refused(make_lab: Callable[..., Lab]
             host.up(lab)
         assert host.namespace_inode(lab.netns) == inode
         assert Journal.of(lab).standing() == ()
-        with host.netlink(lab.netns) as ipr:
-            assert not undo.fenced(ipr, str(lab.subnet))
+        assert not within(lab.netns, undo.fenced, lab.subnet)
 
 
 @pytest.mark.root

@@ -15,9 +15,11 @@ from labkit.checks import failed
 from labkit.errors import MachineError, StateError
 from labkit.farm import host, network
 from labkit.farm.links import neighbours, topology
+from labkit.farm.links.netlink import within
 from labkit.farm.links.netns import inside
 from labkit.journal import Journal
 from tests.conftest import lab_maker, open_place
+from tests.netlink import netlink
 from tests.test_host import add_link, foreign_namespace
 
 Damage = Callable[[Lab], None]
@@ -49,37 +51,37 @@ def standing() -> Iterator[Lab]:
 
 def indexes(lab: Lab) -> dict[str, int]:
     """The interfaces of the host's side by name: a new interface has a new index."""
-    with host.netlink(lab.netns) as ipr:
+    with netlink(lab.netns) as ipr:
         return {link.get_attr("IFLA_IFNAME"): link["index"] for link in ipr.get_links()}
 
 
 def change(netns: str | None, name: str, **settings: object) -> None:
     """Sets an interface by hand."""
-    with host.netlink(netns) as ipr:
+    with netlink(netns) as ipr:
         ipr.link("set", index=ipr.link_lookup(ifname=name)[0], **settings)
 
 
 def delete_link(lab: Lab) -> None:
     """`ip link del` on the first replica's link."""
-    with host.netlink(lab.netns) as ipr:
+    with netlink(lab.netns) as ipr:
         ipr.link("del", index=ipr.link_lookup(ifname=lab.farm[0].link)[0])
 
 
 def delete_bridge(lab: Lab) -> None:
     """`ip link del` on the bridge."""
-    with host.netlink(lab.netns) as ipr:
+    with netlink(lab.netns) as ipr:
         ipr.link("del", index=ipr.link_lookup(ifname=lab.bridge)[0])
 
 
 def flush(netns: str | None, name: str) -> None:
     """`ip address flush`."""
-    with host.netlink(netns) as ipr:
+    with netlink(netns) as ipr:
         ipr.flush_addr(index=ipr.link_lookup(ifname=name)[0])
 
 
 def delete_default(lab: Lab) -> None:
     """`ip route del default` in the first replica's namespace."""
-    with host.netlink(lab.farm[0].netns) as ipr:
+    with netlink(lab.farm[0].netns) as ipr:
         ipr.route("del", dst="default", gateway=str(lab.gateway.ip))
 
 
@@ -91,7 +93,7 @@ def delete_namespace(lab: Lab) -> None:
 def unmove(lab: Lab) -> None:
     """As a labkit leaves it that was killed between making a pair and moving its peer away."""
     delete_link(lab)
-    with host.netlink(lab.netns) as ipr:
+    with netlink(lab.netns) as ipr:
         ipr.link("add", ifname=lab.farm[0].link, kind="veth", peer={"ifname": "p3c000b"})
 
 
@@ -201,7 +203,7 @@ def test_a_foreign_interface_of_the_name_is_refused(small: Lab, which: str) -> N
         network.connect(small)
     assert caught.value.value == f"interface {name}"
     assert indexes(small)[name] == index
-    with host.netlink(small.netns) as ipr:
+    with netlink(small.netns) as ipr:
         (address,) = ipr.get_addr(family=2, index=index)
         assert address.get_attr("IFA_ADDRESS") == "192.168.77.1"
         assert ipr.get_links(index)[0].get_attr("IFLA_MASTER") is None
@@ -215,7 +217,7 @@ def test_a_foreign_namespace_of_a_replica_s_name_is_refused(small: Lab) -> None:
         with pytest.raises(StateError, match=r"network namespace .*-red-1"):
             network.connect(small)
         assert host.namespace_inode(small.farm[0].netns) == inode
-        with host.netlink(small.farm[0].netns) as ipr:
+        with netlink(small.farm[0].netns) as ipr:
             assert ipr.link_lookup(ifname="eth0") == []
 
 
@@ -278,7 +280,7 @@ def test_a_request_that_failed_does_not_fail_the_next_one(wired: Lab, damage: Da
     damage(wired)
     inside(wired.netns, patient, wired)
     inside(wired.netns, unanswered, wired)
-    with host.netlink(wired.netns) as ipr:
+    with netlink(wired.netns) as ipr:
         (entry,) = ipr.get_neighbours(dst=str(wired.farm[0].address))
         assert entry["state"] == INCOMPLETE
     assert network.connect(wired).changed
@@ -291,17 +293,17 @@ def test_what_the_host_remembers_of_the_others_stays(wired: Lab) -> None:
     assert network.ping(wired).holds
     DAMAGES["eth0 down"](wired)
     assert network.connect(wired).changed
-    with host.netlink(wired.netns) as ipr:
+    with netlink(wired.netns) as ipr:
         known = {entry.get_attr("NDA_DST") for entry in ipr.get_neighbours(family=2)}
         assert known & {"10.60.0.11", "10.60.0.21"} == {"10.60.0.21"}
-        assert neighbours.forget(ipr, wired.farm[0].address) == 0
-        assert neighbours.forget(ipr, wired.farm[1].address) == 1
+    assert within(wired.netns, neighbours.forget, {wired.farm[0].address}) == 0
+    assert within(wired.netns, neighbours.forget, {wired.farm[1].address}) == 1
 
 
 @pytest.mark.root
 def test_an_answer_from_somebody_else_does_not_hold(wired: Lab) -> None:
     """The host gets the replica's address itself: its ping is answered, and never leaves it."""
-    with host.netlink(wired.netns) as ipr:
+    with netlink(wired.netns) as ipr:
         ipr.addr("add", index=1, address=str(wired.farm[0].address), prefixlen=32)
     found = {check.name: check for check in network.ping(wired).checks}
     assert found["network.ping.red-1.out"].seen.startswith("answered in ")
@@ -314,7 +316,7 @@ def test_an_answer_from_somebody_else_does_not_hold(wired: Lab) -> None:
 def test_swapped_links_are_told(wired: Lab) -> None:
     """Each eth0 is there with its address, at the end of the other one's link."""
     first, second = wired.farm
-    with host.netlink(wired.netns) as ipr:
+    with netlink(wired.netns) as ipr:
         a, b = (ipr.link_lookup(ifname=replica.link)[0] for replica in (first, second))
         ipr.link("set", index=a, state="down")
         ipr.link("set", index=b, state="down")

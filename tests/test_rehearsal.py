@@ -17,6 +17,7 @@ from labkit.farm.rehearsal import Tried
 from labkit.journal import Journal, lock
 from labkit.result import Result
 from tests.conftest import lab_maker, open_place
+from tests.netlink import netlink
 from tests.test_host import add_link
 from tests.test_network import indexes
 
@@ -226,7 +227,7 @@ def test_a_network_that_is_wrong_from_the_start_is_told(
 
     def half(lab: Lab) -> bool:
         made = wire(lab)
-        with host.netlink(lab.netns) as ipr:
+        with netlink(lab.netns) as ipr:
             ipr.link("set", index=ipr.link_lookup(ifname=lab.farm[1].link)[0], state="down")
         return made
 

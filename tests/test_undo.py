@@ -12,8 +12,10 @@ import pytest
 
 from labkit import Lab, run, undo
 from labkit.errors import LabkitError, StateError
-from labkit.farm.host import netlink, routed
+from labkit.farm.host import routed
+from labkit.farm.links.netlink import within
 from labkit.journal import Entry, Journal, boot_id
+from tests.netlink import netlink
 
 
 def entry(kind: str, **what: str) -> Entry:
@@ -223,9 +225,8 @@ def test_only_the_labs_own_route_is_removed(lab: Lab, namespace: str) -> None:
         ipr.route("add", dst=str(lab.subnet), oif=ipr.link_lookup(ifname="v0")[0], scope=253)
     for _ in range(2):
         undo.unmake(entry("route", subnet=str(lab.subnet), netns=namespace), lab)
-        with netlink(namespace) as ipr:
-            assert not undo.fenced(ipr, str(lab.subnet))
-            assert [network for _, network in routed(ipr)] == [lab.subnet]
+        assert not within(namespace, undo.fenced, lab.subnet)
+        assert [network for _, network in within(namespace, routed)] == [lab.subnet]
 
 
 @pytest.mark.root

@@ -10,6 +10,7 @@ from labkit import daemon
 from labkit.display import human_bytes
 from labkit.errors import MachineError
 from labkit.farm import host
+from labkit.farm.links.netlink import within
 from labkit.lab import Lab
 
 #: Bytes that the lab's state and what runs leave may need.
@@ -53,8 +54,7 @@ def subnet(lab: Lab) -> str:
     """Nobody else's interface has the farm's network; raises what :mod:`labkit.farm.host` raises."""
     if not _reachable(lab.netns):
         return f"{lab.subnet} will be in the namespace {lab.netns}, which is yet to be made"
-    with host.netlink(lab.netns) as ipr:
-        host.refuse_taken_subnet(lab, ipr)
+    within(lab.netns, lambda netlink: host.refuse_taken_subnet(lab, netlink))
     return f"{lab.subnet} is free"
 
 

@@ -7,19 +7,20 @@ it is gone, requests to the farm fail at once instead of leaving by the machine'
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from labkit.checks import Check, equal
 from labkit.errors import MachineError, StateError
+from labkit.farm.links.netlink import within
 from labkit.journal import Journal, lock
+from labkit.kernel import netns as namespaces
+from labkit.kernel import requests, seen
+from labkit.kernel.netlink import Netlink
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, action
 from labkit.undo import FENCE_METRIC, fenced
-
-if TYPE_CHECKING:
-    from pyroute2 import IPRoute
 
 
 class HostSide(Record):
@@ -38,9 +39,7 @@ def up(lab: Lab) -> Outcome[HostSide]:
     """
     with lock(lab.run_dir, "farm"):
         made = _namespace(lab)
-        with netlink(lab.netns) as ipr:
-            refuse_taken_subnet(lab, ipr)
-            made = _fence(lab, ipr) or made
+        made = within(lab.netns, _fence, lab) or made
     value = HostSide(netns=lab.host.netns, inode=namespace_inode(lab.netns))
     where = f"network namespace {lab.netns}" if lab.netns else "the machine's own network namespace"
     return Outcome(
@@ -54,10 +53,9 @@ def up(lab: Lab) -> Outcome[HostSide]:
 
 def checks(lab: Lab) -> tuple[Check, ...]:
     """Whether the namespace stands and nothing to the subnet can leave the machine."""
-    if lab.netns and not Path("/run/netns", lab.netns).exists():
+    if lab.netns and not namespaces.stands(lab.netns):
         return (equal("host.namespace", lab.netns, "missing", again="ip netns list"),)
-    with netlink(lab.netns) as ipr:
-        stands = fenced(ipr, str(lab.subnet))
+    stands = within(lab.netns, fenced, lab.subnet)
     return (
         Check(
             name="host.fence",
@@ -69,35 +67,25 @@ def checks(lab: Lab) -> tuple[Check, ...]:
     )
 
 
-def netlink(netns: str | None) -> IPRoute:
-    """A netlink socket in a named network namespace (None: the machine's own); a context manager.
-
-    Raises :class:`FarmError` when there is no such namespace.
-    """
-    from pyroute2 import IPRoute
-
-    from labkit.farm.links.netns import missing
-
-    try:
-        return IPRoute(netns=netns, flags=0) if netns else IPRoute()  # by default one is made
-    except FileNotFoundError:
-        raise missing(str(netns)) from None
-
-
 def namespace_inode(netns: str | None) -> int:
     """The inode that identifies a network namespace."""
     return (Path("/run/netns", netns) if netns else Path("/proc/self/ns/net")).stat().st_ino
 
 
 def create_namespace(lab: Lab, name: str) -> bool:
-    """Makes the named network namespace of the lab's own; returns whether it had to be made.
+    """Makes the named network namespace of the lab's own; returns whether it had to be made."""
+    return bool(create_namespaces(lab, (name,)))
 
-    IPv6 is off in it: the farm has none, and its duplicate address detection makes each link wait.
+
+def create_namespaces(lab: Lab, names: Sequence[str]) -> tuple[str, ...]:
+    """Makes the named network namespaces of the lab's own; returns those that had to be made.
+
+    IPv6 is off in them: the farm has none, and its duplicate address detection makes each link wait.
+    A name that somebody else's namespace has is a :class:`StateError`, and none is made then.
     """
-    from pyroute2 import netns
-
     journal = Journal.of(lab)
-    if Path("/run/netns", name).exists():
+    taken = [name for name in names if Path("/run/netns", name).exists()]
+    for name in taken:
         if not journal.owns("netns", name=name):
             raise StateError(
                 f"network namespace {name}",
@@ -105,20 +93,22 @@ def create_namespace(lab: Lab, name: str) -> bool:
                 "choose another name (lab.toml: name, host.netns)",
                 "ip netns list",
             )
-        return False
-    journal.intend("netns", name=name)
-    netns.create(name)
-    _settle(name)
-    return True
+    new = tuple(name for name in names if name not in taken or not namespaces.stands(name))
+    if new:
+        journal.intend_all(("netns", {"name": name}) for name in new)
+        for name in set(new) & set(taken):
+            namespaces.remove(name)  # its maker was killed before the name was a namespace's
+        namespaces.create(new, _settle)
+    return new
 
 
-def refuse_taken_subnet(lab: Lab, ipr: IPRoute) -> None:
+def refuse_taken_subnet(lab: Lab, netlink: Netlink) -> None:
     """Raises :class:`MachineError` when another interface than the lab's bridge has the subnet."""
-    own = set(ipr.link_lookup(ifname=lab.bridge))
-    for interface, network in routed(ipr):
-        if interface in own or not network.overlaps(lab.subnet):
+    names = {link.index: link.name for link in seen.links(netlink).values()}
+    for interface, network in routed(netlink):
+        name = names.get(interface, f"number {interface}")
+        if name == lab.bridge or not network.overlaps(lab.subnet):
             continue
-        name = ipr.get_links(interface)[0].get_attr("IFLA_IFNAME")
         raise MachineError(
             f"network.subnet = {lab.subnet}",
             f"the machine already routes {network} through interface {name}",
@@ -127,14 +117,13 @@ def refuse_taken_subnet(lab: Lab, ipr: IPRoute) -> None:
         )
 
 
-def routed(ipr: IPRoute) -> list[tuple[int, IPv4Network]]:
+def routed(netlink: Netlink) -> list[tuple[int, IPv4Network]]:
     """The (interface index, network) pairs of the main table's IPv4 routes, default routes aside."""
-    found = []
-    for route in ipr.get_routes(family=2, table=254):
-        destination, interface = route.get_attr("RTA_DST"), route.get_attr("RTA_OIF")
-        if destination and interface:
-            found.append((interface, IPv4Network(f"{destination}/{route['dst_len']}")))
-    return found
+    return [
+        (route.link, route.network)
+        for route in seen.routes(netlink)
+        if route.link and route.network.prefixlen
+    ]
 
 
 def _again(lab: Lab, command: str) -> str:
@@ -145,24 +134,20 @@ def _namespace(lab: Lab) -> bool:
     return create_namespace(lab, lab.netns) if lab.netns else False
 
 
-def _settle(name: str) -> None:
-    """Loopback up and IPv6 off in a new namespace."""
-    from labkit.farm.links.netns import inside
-
-    def off() -> None:
-        for scope in ("all", "default"):
-            switch = Path("/proc/sys/net/ipv6/conf", scope, "disable_ipv6")
-            if switch.exists():
-                switch.write_text("1")
-
-    inside(name, off)
-    with netlink(name) as ipr:
-        ipr.link("set", index=1, state="up")
+def _settle() -> None:
+    """Loopback up and IPv6 off in the new namespace that the calling thread is in."""
+    for scope in ("all", "default"):
+        switch = Path("/proc/sys/net/ipv6/conf", scope, "disable_ipv6")
+        if switch.exists():
+            switch.write_text("1")
+    with Netlink() as netlink:
+        netlink.ask(requests.link_up(1))
 
 
-def _fence(lab: Lab, ipr: IPRoute) -> bool:
-    if fenced(ipr, str(lab.subnet)):
+def _fence(netlink: Netlink, lab: Lab) -> bool:
+    refuse_taken_subnet(lab, netlink)
+    if fenced(netlink, lab.subnet):
         return False
     Journal.of(lab).intend("route", subnet=str(lab.subnet), netns=lab.host.netns)
-    ipr.route("add", dst=str(lab.subnet), type="unreachable", priority=FENCE_METRIC)
+    netlink.ask(requests.unreachable(lab.subnet, FENCE_METRIC))
     return True

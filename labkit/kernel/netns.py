@@ -24,6 +24,14 @@ def path(name: str) -> Path:
     return FOLDER / name
 
 
+def stands(name: str) -> bool:
+    """Whether there is a namespace of that name: a file alone, whose maker was killed, is none."""
+    try:
+        return path(name).stat().st_dev != FOLDER.stat().st_dev
+    except FileNotFoundError:
+        return False
+
+
 def create(names: Sequence[str], settle: Callable[[], None] = lambda: None) -> None:
     """Namespaces of those names exist, which had not; ``settle`` was called in each, before it had its name.
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Interface
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from labkit import undo
 from labkit.farm import host, network
@@ -20,11 +19,11 @@ from labkit.farm.links.echo import Echo
 from labkit.farm.links.netlink import within
 from labkit.farm.links.topology import Topology
 from labkit.journal import Entry, Journal
+from labkit.kernel import netns as namespaces
+from labkit.kernel import requests, seen
+from labkit.kernel.netlink import Netlink
 from labkit.lab import Lab
 from labkit.result import Record
-
-if TYPE_CHECKING:
-    from pyroute2 import IPRoute
 
 #: The host's address on its eth0, and the one at the far end of it (RFC 5737, TEST-NET-1).
 HERE, THERE = IPv4Interface("192.0.2.2/24"), IPv4Interface("192.0.2.1/24")
@@ -86,8 +85,7 @@ def standing(lab: Lab) -> Iterator[Model]:
     model = describe(lab)
     unmake(model)
     try:
-        for name in model.namespaces:
-            host.create_namespace(model.lab, name)
+        host.create_namespaces(model.lab, model.namespaces)
         network.wire(model.lab)
         _uplink(model)
         yield model
@@ -132,26 +130,21 @@ def _uplink(model: Model) -> None:
     """The host's side has an eth0, and its other end is in the namespace beyond."""
     name = model.lab.host.netns
     Journal.of(model.lab).intend("link", name="eth0", netns=name)
-    with Path("/run/netns", model.far).open("rb") as outer:
-        within(name, _pair, outer.fileno())
+    with namespaces.opened(model.far) as outer:
+        within(name, Netlink.ask, requests.pair("eth0", "far0", namespace=outer))
     within(name, _address, "eth0", HERE)
     within(model.far, _address, "far0", THERE)
 
 
-def _pair(ipr: IPRoute, outer: int) -> None:
-    ipr.link("add", ifname="eth0", kind="veth", peer={"ifname": "far0"})
-    ipr.link("set", index=ipr.link_lookup(ifname="far0")[0], net_ns_fd=outer)
+def _address(netlink: Netlink, name: str, address: IPv4Interface) -> None:
+    index = seen.links(netlink)[name].index
+    netlink.ask(requests.address(index, address))
+    netlink.ask(requests.link_up(index))
 
 
-def _address(ipr: IPRoute, name: str, address: IPv4Interface) -> None:
-    index = ipr.link_lookup(ifname=name)[0]
-    ipr.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
-    ipr.link("set", index=index, state="up")
-
-
-def _forget(ipr: IPRoute) -> None:
+def _forget(netlink: Netlink) -> None:
     """The namespace knows no neighbour, and is quick to give up on one that does not answer."""
-    neighbours.forget(ipr)
+    neighbours.forget(netlink)
     for file in Path("/proc/sys/net/ipv4/neigh").glob("*/retrans_time_ms"):
         if file.parent.name != "default":  # where there is one, it is the machine's
             file.write_text(str(AGAIN_MS))

@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-import errno
+from collections.abc import Collection
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pyroute2 import IPRoute
-
-#: rtnetlink(7): NUD_NOARP and NUD_PERMANENT, entries that nobody has to ask for.
-LASTING = 0x40 | 0x80
+from labkit.kernel import requests, seen
+from labkit.kernel.netlink import Netlink, is_gone
 
 
-def forget(ipr: IPRoute, address: IPv4Address | None = None, *, index: int | None = None) -> int:
-    """No entry for ``address`` (None: for any) is left on the interface ``index`` (None: on any); how
+def forget(
+    netlink: Netlink, of: Collection[IPv4Address] | None = None, *, index: int | None = None
+) -> int:
+    """No entry for these addresses (None: for any) is left on the interface ``index`` (None: on any); how
     many there were.
 
     The next packet asks anew. Without it, a packet waits for the answer to a request that was sent
     while nobody could hear it, and fails with that (EHOSTUNREACH) after up to three seconds.
     """
-    asked: dict[str, object] = {"family": 2}
-    if index is not None:
-        asked["ifindex"] = index
-    if address is not None:
-        asked["dst"] = str(address)
-    found = [entry for entry in ipr.get_neighbours(**asked) if not entry["state"] & LASTING]
-    return sum(_remove(ipr, entry.get_attr("NDA_DST"), entry["ifindex"]) for entry in found)
-
-
-def _remove(ipr: IPRoute, address: str, index: int) -> bool:
-    """Whether the entry was still there."""
-    from pyroute2 import NetlinkError
-
-    try:
-        ipr.neigh("del", dst=address, ifindex=index)
-    except NetlinkError as error:
-        if error.code != errno.ENOENT:
-            raise
-        return False
-    return True
+    found = [
+        entry
+        for entry in seen.neighbours(netlink)
+        if not entry.lasting and (of is None or entry.address in of) and index in (None, entry.link)
+    ]
+    errors = netlink.try_all([requests.no_neighbour(item.link, item.address) for item in found])
+    for error in errors:
+        if error is not None and not is_gone(error):
+            raise error
+    return errors.count(None)

@@ -1,19 +1,13 @@
-"""Netlink inside a network namespace, from a thread that has entered it.
-
-A socket that pyroute2 opens in another namespace costs it a process of its own; a thread is several
-times cheaper, which counts where a namespace is looked at again and again.
-"""
+"""Netlink inside network namespaces, from a thread that enters one after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Concatenate, ParamSpec, TypeVar
 
-from labkit.farm import host
-from labkit.farm.links.netns import inside
-
-if TYPE_CHECKING:
-    from pyroute2 import IPRoute
+from labkit.farm.links.netns import enter, inside
+from labkit.kernel import netns as namespaces
+from labkit.kernel.netlink import Netlink
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -21,17 +15,31 @@ R = TypeVar("R")
 
 def within(
     netns: str | None,
-    function: Callable[Concatenate[IPRoute, P], R],
+    function: Callable[Concatenate[Netlink, P], R],
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> R:
-    """``function(ipr, ...)`` with a netlink socket of a named network namespace (None: as it is).
+    """``function(netlink, ...)`` with a socket of a named network namespace (None: the machine's own).
 
     Raises :class:`FarmError` when there is no such namespace.
     """
 
     def entered() -> R:
-        with host.netlink(None) as ipr:
-            return function(ipr, *args, **kwargs)
+        with Netlink() as netlink:
+            return function(netlink, *args, **kwargs)
 
     return inside(netns, entered)
+
+
+def each(netns: Iterable[str], function: Callable[[Netlink, str], R]) -> dict[str, R]:
+    """``function(netlink, name)`` in each of these namespaces; those that do not stand are left out."""
+    return namespaces.alone(_each, [name for name in netns if namespaces.stands(name)], function)
+
+
+def _each(names: list[str], function: Callable[[Netlink, str], R]) -> dict[str, R]:
+    found = {}
+    for name in names:
+        enter(name)
+        with Netlink() as netlink:
+            found[name] = function(netlink, name)
+    return found

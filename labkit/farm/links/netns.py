@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextvars
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from labkit.errors import FarmError
+from labkit.kernel import netns as namespaces
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -20,12 +19,9 @@ def enter(netns: str | None) -> None:
     Raises :class:`FarmError` when there is no such namespace.
     """
     if netns:
-        from pyroute2 import netns as namespaces
-
-        try:
-            namespaces.setns(netns, flags=0)  # by default a missing one is made
-        except FileNotFoundError:
-            raise missing(netns) from None
+        if not namespaces.stands(netns):
+            raise missing(netns)
+        namespaces.enter(netns)
 
 
 def missing(netns: str) -> FarmError:
@@ -47,5 +43,4 @@ def inside(netns: str | None, function: Callable[P, R], *args: P.args, **kwargs:
         enter(netns)
         return function(*args, **kwargs)
 
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(contextvars.copy_context().run, entered).result()
+    return namespaces.alone(entered)

@@ -1,0 +1,176 @@
+"""The bridge and the farm's links made and mended, in as few steps as there are kinds of things.
+
+What is there is looked at, what is missing or different is asked of the kernel in one go: first on the
+host's side, then in each replica's namespace. Whatever is made is in the journal before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface
+
+from labkit.errors import StateError
+from labkit.farm.links import neighbours
+from labkit.farm.links.netlink import each
+from labkit.journal import Journal
+from labkit.kernel import netns, requests, seen
+from labkit.kernel.netlink import Netlink, Request
+from labkit.kernel.seen import Link
+from labkit.lab import Lab, Replica
+from labkit.undo import group
+
+
+@dataclass(frozen=True)
+class Inner:
+    """What of a link is in the container's namespace: its end, the addresses, the default route."""
+
+    eth0: Link | None
+    addresses: tuple[IPv4Interface, ...]
+    gateway: IPv4Address | None
+
+
+def look(farm: Iterable[Replica]) -> dict[str, Inner]:
+    """The replicas' ends of their links, by namespace; one without a namespace is left out."""
+    return each((replica.netns for replica in farm), lambda netlink, _: _inner(netlink))
+
+
+def wire(netlink: Netlink, lab: Lab) -> bool:
+    """Bridge and links are as the Lab says; whether anything had to change."""
+    links = seen.links(netlink)
+    _refuse_foreign(lab, links)
+    bridge, changed = _bridge(netlink, lab, links.get(lab.bridge))
+    inner = look(replica for replica in lab.farm if replica.link in links)
+    lost = {r.link for r in lab.farm if r.link in links and not _has_peer(inner.get(r.netns))}
+    _drop(netlink, [links.pop(name) for name in lost])
+    new = [replica for replica in lab.farm if replica.link not in links]
+    _make(netlink, lab, new, bridge)
+    mended = _mend(netlink, lab, links, bridge)
+    inside = _inside(lab, inner)
+    touched = [r for r in lab.farm if r in new or r.name in inside or r.name in mended]
+    if touched:
+        neighbours.forget(netlink, {replica.address for replica in touched}, index=bridge)
+    return changed or bool(touched)
+
+
+def _refuse_foreign(lab: Lab, links: dict[str, Link]) -> None:
+    """Raises :class:`StateError` for an interface of the lab's names that is not the lab's."""
+    journal = Journal.of(lab)
+    for name in (lab.bridge, *(replica.link for replica in lab.farm)):
+        if name in links and not journal.owns("link", name=name, netns=lab.host.netns):
+            raise StateError(
+                f"interface {name}",
+                "exists already and labkit did not make it for this lab",
+                "choose another lab name (lab.toml: name), or remove the interface yourself",
+                f"ip link show {name}",
+            )
+
+
+def _bridge(netlink: Netlink, lab: Lab, found: Link | None) -> tuple[int, bool]:
+    """The bridge's index, and whether it had to be made or put right."""
+    changed = found is None
+    if found is None:
+        Journal.of(lab).intend("link", name=lab.bridge, netns=lab.host.netns)
+        netlink.ask(requests.bridge(lab.bridge))
+        found = seen.links(netlink)[lab.bridge]
+    if lab.gateway not in seen.addresses(netlink).get(found.index, ()):
+        netlink.ask(requests.address(found.index, lab.gateway))
+        changed = True
+    if not found.up:
+        netlink.ask(requests.link_up(found.index))
+        changed = True
+    return found.index, changed
+
+
+def _has_peer(inner: Inner | None) -> bool:
+    """Whether the namespace has an eth0: else the peer went with one that lost its name."""
+    return inner is not None and inner.eth0 is not None
+
+
+def _drop(netlink: Netlink, links: Sequence[Link]) -> None:
+    _all_done(netlink.try_all([requests.no_link(link.index) for link in links]))
+
+
+def _make(netlink: Netlink, lab: Lab, new: Sequence[Replica], bridge: int) -> None:
+    """The pairs exist: the host's ends up in the bridge, their peers in the namespaces as eth0."""
+    if not new:
+        return
+    Journal.of(lab).intend_all(
+        ("link", {"name": replica.link, "netns": lab.host.netns}) for replica in new
+    )
+    with ExitStack() as opened:
+        made = [
+            requests.pair(
+                replica.link,
+                "eth0",
+                mac=replica.mac,
+                namespace=opened.enter_context(netns.opened(replica.netns)),
+                master=bridge,
+                group=group(lab),
+            )
+            for replica in new
+        ]
+        _all_done(netlink.try_all(made))
+
+
+def _mend(netlink: Netlink, lab: Lab, links: dict[str, Link], bridge: int) -> set[str]:
+    """Links that were there are up and in the bridge; the replicas of those that were not."""
+    wrong = [
+        replica
+        for replica in lab.farm
+        if (link := links.get(replica.link)) and not (link.up and link.master == bridge)
+    ]
+    _all_done(
+        netlink.try_all([requests.link_up(links[r.link].index, master=bridge) for r in wrong])
+    )
+    return {replica.name for replica in wrong}
+
+
+def _inside(lab: Lab, known: dict[str, Inner]) -> set[str]:
+    """Each eth0 is up with its address and the route to everywhere else; the replicas where it was not."""
+    todo = {
+        replica.netns: replica
+        for replica in lab.farm
+        if not _has_peer(known.get(replica.netns)) or _missing(lab, replica, known[replica.netns])
+    }
+
+    def settle(netlink: Netlink, name: str) -> None:
+        wanted = _missing(lab, todo[name], _inner(netlink))
+        _all_done(netlink.try_all(wanted))
+
+    if todo:
+        each(todo, settle)
+    return {replica.name for replica in todo.values()}
+
+
+def _missing(lab: Lab, replica: Replica, inner: Inner) -> list[Request]:
+    """What is to be asked so that the container's end is as it has to be. Pure."""
+    own = IPv4Interface(f"{replica.address}/{lab.subnet.prefixlen}")
+    if inner.eth0 is None:
+        return []
+    wanted = []
+    if own not in inner.addresses:
+        wanted.append(requests.address(inner.eth0.index, own))
+    if not inner.eth0.up:
+        wanted.append(requests.link_up(inner.eth0.index))
+    if inner.gateway is None:
+        wanted.append(requests.default_route(lab.gateway.ip))
+    return wanted
+
+
+def _inner(netlink: Netlink) -> Inner:
+    eth0 = seen.links(netlink).get("eth0")
+    routes = seen.routes(netlink)
+    return Inner(
+        eth0=eth0,
+        addresses=seen.addresses(netlink).get(eth0.index, ()) if eth0 else (),
+        gateway=next((r.gateway for r in routes if not r.network.prefixlen and r.gateway), None),
+    )
+
+
+def _all_done(errors: Iterable[OSError | None]) -> None:
+    """Raises the first error of several requests, after all were tried."""
+    for error in errors:
+        if error is not None:
+            raise error

@@ -1,0 +1,10 @@
+"""The network as pyroute2 sees and changes it, which shares no code with labkit's own netlink."""
+
+from __future__ import annotations
+
+from pyroute2 import IPRoute
+
+
+def netlink(netns: str | None) -> IPRoute:
+    """A netlink socket in a named network namespace (None: the machine's own); a context manager."""
+    return IPRoute(netns=netns, flags=0) if netns else IPRoute()  # by default a missing one is made

@@ -1,0 +1,226 @@
+"""What is asked of the kernel with no program between, held against pyroute2 and the kernel's own files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+
+import pytest
+from pyroute2 import netns as other
+
+from labkit.kernel import calls, netns, requests, seen
+from labkit.kernel.netlink import Netlink, attribute, attributes, is_gone
+from tests.netlink import netlink
+
+OWN = IPv4Interface("10.7.0.1/24")
+
+
+def settle() -> None:
+    """Loopback up."""
+    with Netlink() as own:
+        own.ask(requests.link_up(1))
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[str, str]]:
+    """Two namespaces of the test's own."""
+    names = (f"t{secrets.token_hex(3)}", f"t{secrets.token_hex(3)}")
+    netns.create(names, settle)
+    yield names
+    for name in names:
+        netns.remove(name)
+
+
+def within(name: str, *asked: requests.Request) -> list[OSError | None]:
+    """What the kernel says to these requests in a namespace."""
+
+    def entered() -> list[OSError | None]:
+        netns.enter(name)
+        with Netlink() as own:
+            return own.try_all(asked)
+
+    return netns.alone(entered)
+
+
+def test_attributes_are_read_as_they_were_written() -> None:
+    """Numbers, texts and bytes of any length, each padded to four bytes."""
+    data = attribute(3, "eth0") + attribute(4, 1500) + attribute(1, b"\x02\x60\x0a")
+    assert len(data) % 4 == 0
+    assert attributes(data) == {3: b"eth0\0", 4: (1500).to_bytes(4, "little"), 1: b"\x02\x60\x0a"}
+    assert attributes(attribute(0x8001, b"x")) == {1: b"x"}
+
+
+@pytest.mark.parametrize("data", [b"", b"\0\0\0\0", b"\1\0", b"\3\0\1\0"])
+def test_what_is_no_attribute_ends_the_reading(data: bytes) -> None:
+    """Nothing is guessed, and nothing goes on for ever."""
+    assert attributes(data) == {}
+
+
+def test_options_that_the_kernel_would_cut_are_refused(tmp_path: Path) -> None:
+    """mount(2) takes one page of them, and says nothing of the rest."""
+    with pytest.raises(OSError, match="do not fit into a page"):
+        calls.mount("overlay", tmp_path, "overlay", options="x" * 4096)
+
+
+@pytest.mark.root
+def test_a_namespace_is_seen_by_others_and_stands_until_it_is_removed(
+    pair: tuple[str, str],
+) -> None:
+    """Its name is in /run/netns, settled; removing it twice is no error."""
+    assert set(pair) <= set(other.listnetns())
+    assert [netns.stands(name) for name in pair] == [True, True]
+    with netlink(pair[0]) as ipr:
+        assert ipr.get_links(1)[0]["flags"] & 1
+    for _ in range(2):
+        netns.remove(pair[0])
+        assert not netns.stands(pair[0])
+    assert pair[0] not in other.listnetns()
+
+
+@pytest.mark.root
+def test_the_callers_stay_where_they_are(pair: tuple[str, str]) -> None:
+    """Only threads of their own go into a namespace, and new ones are made in such a thread."""
+    here = Path("/proc/thread-self/ns/net").stat().st_ino
+    inside = netns.alone(lambda: (netns.enter(pair[0]), Path("/proc/thread-self/ns/net").stat())[1])
+    assert inside.st_ino == netns.path(pair[0]).stat().st_ino != here
+    assert Path("/proc/thread-self/ns/net").stat().st_ino == here
+
+
+@pytest.mark.root
+def test_a_name_without_a_namespace_is_told_and_removed() -> None:
+    """As a process leaves it that was killed between the file and the mount on it."""
+    name = f"t{secrets.token_hex(3)}"
+    netns.prepare()
+    netns.path(name).touch()
+    assert not netns.stands(name)
+    netns.remove(name)
+    assert not netns.path(name).exists()
+
+
+@pytest.mark.root
+def test_a_name_that_is_taken_is_an_error(pair: tuple[str, str]) -> None:
+    """The namespace that has it stays."""
+    inode = netns.path(pair[0]).stat().st_ino
+    with pytest.raises(FileExistsError):
+        netns.create([pair[0]])
+    assert netns.path(pair[0]).stat().st_ino == inode
+
+
+def connect(first: str, second: str) -> None:
+    """A bridge with an address in the first namespace, and a pair from there into the second."""
+    assert within(first, requests.bridge("br0")) == [None]
+    index = look(first)["br0"].index
+    with netns.opened(second) as there:
+        made = requests.pair(
+            "v0", "eth0", mac="02:60:0a:07:00:02", namespace=there, master=index, group=77
+        )
+        assert within(first, requests.address(index, OWN), made) == [None, None]
+    inner = look(second)["eth0"].index
+    address = requests.address(inner, IPv4Interface("10.7.0.2/24"))
+    asked = (address, requests.link_up(inner), requests.default_route(OWN.ip))
+    assert within(second, *asked) == [None] * 3
+
+
+def look(name: str) -> dict[str, seen.Link]:
+    """The links of a namespace as labkit sees them."""
+
+    def entered() -> dict[str, seen.Link]:
+        netns.enter(name)
+        with Netlink() as own:
+            return seen.links(own)
+
+    return netns.alone(entered)
+
+
+@pytest.mark.root
+def test_links_are_made_as_asked_and_read_as_pyroute2_reads_them(pair: tuple[str, str]) -> None:
+    """Bridge, port, group, the peer's name and address, and what leads where."""
+    connect(*pair)
+    for name in pair:
+        with netlink(name) as ipr:
+            theirs = {
+                link.get_attr("IFLA_IFNAME"): (
+                    link["index"],
+                    link["flags"],
+                    link.get_attr("IFLA_MASTER") or 0,
+                    link.get_attr("IFLA_LINK") or 0,
+                    link.get_attr("IFLA_GROUP"),
+                    link.get_attr("IFLA_ADDRESS"),
+                )
+                for link in ipr.get_links()
+            }
+        ours = {
+            link.name: (link.index, link.flags, link.master, link.peer, link.group, link.mac)
+            for link in look(name).values()
+        }
+        assert ours == theirs
+    assert look(pair[1])["eth0"].mac == "02:60:0a:07:00:02"
+    assert look(pair[0])["v0"].carrier
+
+
+@pytest.mark.root
+def test_addresses_and_routes_are_read_as_they_were_asked_for(pair: tuple[str, str]) -> None:
+    """With their prefix lengths, broadcast addresses and gateways."""
+    connect(*pair)
+
+    def entered() -> tuple[object, ...]:
+        netns.enter(pair[1])
+        with Netlink() as own:
+            own.ask(requests.unreachable(IPv4Network("10.8.0.0/16"), 99))
+            return seen.addresses(own), seen.routes(own)
+
+    addresses, routes = netns.alone(entered)
+    index = look(pair[1])["eth0"].index
+    assert addresses[index] == (IPv4Interface("10.7.0.2/24"),)  # type: ignore[index]
+    assert set(routes) == {  # type: ignore[call-overload]
+        seen.Route(1, IPv4Network("0.0.0.0/0"), index, OWN.ip, 0),
+        seen.Route(1, OWN.network, index, None, 0),
+        seen.Route(7, IPv4Network("10.8.0.0/16"), 0, None, 99),
+    }
+    with netlink(pair[1]) as ipr:
+        (address,) = ipr.get_addr(family=2, index=index)
+        assert address.get_attr("IFA_BROADCAST") == "10.7.0.255"
+
+
+@pytest.mark.root
+def test_a_group_of_links_goes_at_once_with_its_peers(pair: tuple[str, str]) -> None:
+    """Others stay; of a group without links it says so."""
+    connect(*pair)
+    assert within(pair[0], requests.no_group(77)) == [None]
+    assert set(look(pair[0])) == {"lo", "br0"}
+    assert set(look(pair[1])) == {"lo"}
+    assert is_gone(within(pair[0], requests.no_group(77))[0])
+
+
+@pytest.mark.root
+def test_each_request_has_its_own_answer(pair: tuple[str, str]) -> None:
+    """More than the socket takes at once: what fails is told with its words, what follows is done."""
+    names = [f"b{number}" for number in range(450)]
+    wrong = requests.link_up(9999)
+    asked = [requests.bridge(name) for name in names[:2]] + [wrong] * 440
+    found = within(pair[0], *asked, requests.bridge("b0"), requests.bridge("b2"))
+    assert [error.errno if error else 0 for error in found] == [
+        0, 0, *([errno.ENODEV] * 440), errno.EEXIST, 0,
+    ]  # fmt: skip
+    assert {"b0", "b1", "b2"} <= set(look(pair[0]))
+
+
+@pytest.mark.root
+def test_a_neighbour_that_was_asked_for_is_seen_and_forgotten(pair: tuple[str, str]) -> None:
+    """By its address and its link."""
+    connect(*pair)
+
+    def entered() -> tuple[seen.Neighbour, ...]:
+        netns.enter(pair[0])
+        os.system("ping -c 1 -W 1 10.7.0.2 >/dev/null")  # noqa: S605
+        with Netlink() as own:
+            found = [n for n in seen.neighbours(own) if not n.lasting]
+            assert [own.try_all([requests.no_neighbour(n.link, n.address)]) for n in found]
+            return (*found, *(n for n in seen.neighbours(own) if not n.lasting))
+
+    (known,) = netns.alone(entered)
+    assert known == seen.Neighbour(look(pair[0])["br0"].index, IPv4Address("10.7.0.2"), False)
