@@ -48,7 +48,7 @@ def page(lab: Lab) -> str:
 
 def block(lab: Lab) -> str:
     """The stage's block of the report's page on the wiki."""
-    return blocks.rendered(lab, plan.plan(STAGE)).body
+    return next(item.body for item in blocks.stages(lab).blocks if item.name == STAGE)
 
 
 def test_a_whole_notebook_is_shown(lab: Lab) -> None:
@@ -122,7 +122,7 @@ def test_an_edited_result_is_not_shown(lab: Lab, place: tuple[str | int, ...], v
 def test_a_damaged_picture_is_not_sent_to_the_wiki(lab: Lab, harm: Harm) -> None:
     """The one that the notebook holds is."""
     harm(lab.output_dir / "figures/line.png")
-    (sent,) = blocks.rendered(lab, plan.plan(STAGE)).uploads
+    (sent,) = blocks.stages(lab).uploads
     assert sent.data == PNG
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import nbformat
 import pytest
@@ -20,7 +21,7 @@ from labkit.report.record import Entry, StageRecord
 from labkit.report.saved import file as executed
 from labkit.result import Figure, Result
 from labkit.wiki import session
-from labkit.wiki.access import api
+from labkit.wiki.access import api, ask
 from labkit.wiki.access.transport import Session
 from labkit.wiki.merging import fences
 from labkit.wiki.talk.listing import Remark, Remarks
@@ -212,25 +213,51 @@ def test_a_plan_shows_what_would_change(wiki: Lab) -> None:
     assert publication.publish(wiki, restore=[block]).value.deleted == ()
 
 
-@pytest.mark.root
-def test_an_unchanged_report_costs_two_requests(wiki: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once logged in: one for the remarks, one for the page with its pictures; nothing is written."""
-    ran(wiki, result(171))
-    publication.publish(wiki)
-    asked: list[str] = []
-    send = Session._send
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every request that the wiki is sent, from either of the two places that send any."""
+    found: list[str] = []
+    send, fetch = Session._send, ask.fetch
 
-    def counted(site: Session, method: str, url: str, data: dict[str, str], files: None) -> object:
-        asked.append("login" if data["action"] == "login" else f"{method} {data['action']}")
+    def sent(site: Session, method: str, url: str, data: dict[str, str], files: None) -> object:
+        found.append(" ".join(str(data[key]) for key in ("action", "meta") if key in data))
         return send(site, method, url, data, files)
 
-    monkeypatch.setattr(Session, "_send", counted)
+    def fetched(lab: Lab, url: str, **given: str) -> ask.Reply:
+        found.append(f"stranger's {parse_qs(urlsplit(url).query)['meta'][0]}")
+        return fetch(lab, url, **given)
+
+    monkeypatch.setattr(Session, "_send", sent)
+    monkeypatch.setattr(ask, "fetch", fetched)
+    return found
+
+
+@pytest.mark.root
+def test_an_unchanged_report_costs_two_requests(wiki: Lab, asked: list[str]) -> None:
+    """What the wiki is, and the page with its pictures and remarks; nobody logs in, nothing is written."""
+    ran(wiki, result(171))
+    publication.publish(wiki)
+    asked.clear()
     done = publication.publish(wiki)
     assert done.holds
     assert not done.changed
-    after = asked[asked.index("login") + 1 :]
-    assert after == [
-        "GET query",
-        "POST query",
-        "POST query",
-    ]  # the first: as whom one has logged in
+    assert asked == ["stranger's siteinfo", "query tokens|userinfo"]
+
+
+@pytest.mark.root
+def test_a_changed_report_is_written_from_what_the_bot_itself_has_read(
+    wiki: Lab, asked: list[str]
+) -> None:
+    """A stranger may be shown less of a page: once something is to be written, the bot logs in and reads
+    it again; one reading of what was saved serves the check of people's lines and of what is left."""
+    ran(wiki, result(300))
+    publication.publish(wiki)
+    ran(wiki, result(171))
+    asked.clear()
+    assert publication.publish(wiki).holds
+    page = "query tokens|userinfo"
+    assert asked == [
+        "stranger's siteinfo", page,
+        "query tokens", "login", "query userinfo|tokens|userinfo", page,
+        page, "edit", "edit", page,
+    ]  # fmt: skip

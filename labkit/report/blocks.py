@@ -27,8 +27,9 @@ OWN = "07-report"
 
 
 class Pages(Record):
-    """What the report's page is made of."""
+    """What the report's page is made of, from these records (of each stage's last run)."""
 
+    latest: tuple[StageRecord, ...]
     blocks: tuple[Block, ...]
     uploads: tuple[Upload, ...]
 
@@ -36,16 +37,29 @@ class Pages(Record):
 def pages(lab: Lab, found: Remarks, features: Features | None = None) -> Pages:
     """The report's blocks and pictures, from what the stages left in the lab's outputs, for a wiki
     that has these features (all of them where none are given)."""
+    return with_remarks(stages(lab, features), found)
+
+
+def stages(lab: Lab, features: Features | None = None) -> Pages:
+    """The same without the block that lists the remarks."""
     latest = {record.stage: record for record in records.latest(lab)}
-    asked = dialogue.with_results(found, tuple(latest.values()))
     uploads: dict[str, Upload] = {}
     blocks = [fences.block("summary", "", summary(latest))]
     for stage in STAGES:
-        shown = own(lab) if stage.name == OWN else rendered(lab, stage, features)
+        record = latest.get(stage.name)
+        shown = own(latest) if stage.name == OWN else rendered(lab, stage, record, features)
         uploads |= {item.name: item for item in shown.uploads}
         blocks.append(fences.block(stage.name, wikitext.heading(stage.title, 2), shown.body))
-    blocks.append(fences.block(threads.LIST, wikitext.heading("Remarks", 2), listed(asked)))
-    return Pages(blocks=tuple(blocks), uploads=tuple(uploads.values()))
+    return Pages(
+        latest=tuple(latest.values()), blocks=tuple(blocks), uploads=tuple(uploads.values())
+    )
+
+
+def with_remarks(made: Pages, found: Remarks) -> Pages:
+    """These pages with the block that lists the remarks. Pure."""
+    asked = dialogue.with_results(found, made.latest)
+    block = fences.block(threads.LIST, wikitext.heading("Remarks", 2), listed(asked))
+    return made.model_copy(update={"blocks": (*made.blocks, block)})
 
 
 def summary(latest: Mapping[str, StageRecord]) -> str:
@@ -65,10 +79,13 @@ def summary(latest: Mapping[str, StageRecord]) -> str:
     )
 
 
-def rendered(lab: Lab, stage: Plan, features: Features | None = None) -> Rendered:
-    """A stage's block: its state, then its last passed run as its notebook shows it."""
-    good = records.read(records.file(lab, stage.name))
-    bad = records.read(records.file(lab, stage.name, "failed.json"))
+def rendered(
+    lab: Lab, stage: Plan, latest: StageRecord | None, features: Features | None = None
+) -> Rendered:
+    """A stage's block: its state, then its last passed run as its notebook shows it. ``latest`` is the
+    record of its last run, if it has one."""
+    bad = latest if latest and latest.state == "failed" else None
+    good = records.read(records.file(lab, stage.name)) if bad else latest
     if good is None and bad is None:
         return Rendered(title="", body=_to_come(stage))
     parts = [_failure(bad, good)] if bad else []
@@ -78,13 +95,13 @@ def rendered(lab: Lab, stage: Plan, features: Features | None = None) -> Rendere
     return Rendered(title="", body=body, uploads=shown.uploads if shown else ())
 
 
-def own(lab: Lab) -> Rendered:
+def own(latest: Mapping[str, StageRecord]) -> Rendered:
     """The closing block: the tasks, and what answers each row of the assignment.
 
     It says nothing of the stage that publishes, so that publishing again finds it unchanged.
     """
-    result = closings.closing_table(lab)
-    others = [record for record in records.latest(lab) if record.stage != OWN]
+    result = closings.closing_of(tuple(latest.values()))
+    others = [record for record in latest.values() if record.stage != OWN]
     answered = closings.coverage_table(closings.answers(others, (result,)))
     parts = (
         wikitext.heading("The tasks", 3),

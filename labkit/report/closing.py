@@ -55,7 +55,13 @@ def closing_table(lab: Lab) -> Outcome[Closing]:
 
     Raises :class:`StateError` when a stage's record is damaged or was edited by hand.
     """
-    found = states(records.latest(lab))
+    found = closing_of(records.latest(lab))
+    return found.model_copy(update={"subject": lab.name})
+
+
+def closing_of(latest: Sequence[StageRecord]) -> Outcome[Closing]:
+    """The closing table, from these records. Pure."""
+    found = states(latest)
     done = sum(task.state == "done" for task in found)
     silent = [task.task for task in found if not task.checks]
     check = Check(
@@ -70,7 +76,7 @@ def closing_table(lab: Lab) -> Outcome[Closing]:
     )
     return Outcome(
         value=Closing(tasks=found),
-        subject=lab.name,
+        subject="",
         summary=f"{done} of {len(found)} tasks are done.",
         checks=(check,),
         tables=(table(found),),
@@ -108,7 +114,9 @@ def states(found: Sequence[StageRecord]) -> tuple[TaskState, ...]:
     return tuple(_state(task, results) for task in TASKS)
 
 
-def answers(found: Sequence[StageRecord], shown: Sequence[Result[Any]] = ()) -> tuple[Answer, ...]:
+def answers(
+    found: Sequence[StageRecord], shown: Sequence[Result[Any] | Outcome[Any]] = ()
+) -> tuple[Answer, ...]:
     """An answer for each row and each cell that has a check for it, in the rows' order."""
     cells = [
         (record.stage, entry.cell, entry.result.checks)

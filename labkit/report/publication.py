@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from labkit import journal
 from labkit.checks import Check
 from labkit.lab import Lab
-from labkit.report.blocks import Pages, pages
+from labkit.report.blocks import Pages, stages, with_remarks
 from labkit.result import Cell, Outcome, Table, action, run_id
 from labkit.wiki import publish as publishing
 from labkit.wiki import remarks, server, session
-from labkit.wiki.access import features
+from labkit.wiki.access import api, ask, features
+from labkit.wiki.access.api import Snapshot
 from labkit.wiki.merging.desk import Mended, Plan, Published
 from labkit.wiki.talk.listing import Remarks
 
@@ -33,24 +34,23 @@ def publish(lab: Lab, *, restore: Sequence[str] = (), repair: bool = False) -> O
     page is damaged (the page stays as it is then), :class:`StateError` when a stage's record is
     damaged, :class:`ConfigError` for a block that the report does not have.
     """
-    server.up(lab)
+    info = server.ready(lab)
     with journal.lock(lab.run_dir, "wiki"):
-        site = session.open(lab)
+        site = session.open(lab, info=info)
         with closing(site.connection):
             mended = _mended(lab, site, dry=False) if repair else None
-            made = _pages(lab, site)
+            made, snapshot = _pages(lab, site)
             done = publishing.apply(
-                site, lab.wiki.page, made.blocks, made.uploads,
-                folder=folder(lab), restore=restore, note=f"run {run_id()}",
+                site, lab.wiki.page, made.blocks, made.uploads, folder=folder(lab),
+                restore=restore, note=f"run {run_id()}", snapshot=snapshot,
             )  # fmt: skip
-            again = _again(lab, site, made) if done.changed else None
     done = done.model_copy(update={"mended": mended.diff}) if mended else done
     return Outcome(
         value=done,
         subject=done.url,
         summary=sentence(done),
         changed=done.changed,
-        checks=checks(done, again, made),
+        checks=checks(done, made),
         tables=(table(done),),
     )
 
@@ -58,12 +58,13 @@ def publish(lab: Lab, *, restore: Sequence[str] = (), repair: bool = False) -> O
 @action("report.plan")
 def plan(lab: Lab, *, restore: Sequence[str] = ()) -> Outcome[Plan]:
     """What :func:`publish` would write on the page as it is now, block by block; nothing is written."""
-    site = session.open(lab)
+    site = session.open(lab, info=ask.site_info(lab))
     with closing(site.connection):
-        made = _pages(lab, site)
+        made, snapshot = _pages(lab, site)
         found = publishing.plan(
-            site, lab.wiki.page, made.blocks, made.uploads, folder=folder(lab), restore=restore
-        )
+            site, lab.wiki.page, made.blocks, made.uploads,
+            folder=folder(lab), restore=restore, snapshot=snapshot,
+        )  # fmt: skip
     address = publishing.url(site, found.page)
     return Outcome(value=found, subject=address, summary=planned(found, address))
 
@@ -71,7 +72,7 @@ def plan(lab: Lab, *, restore: Sequence[str] = ()) -> Outcome[Plan]:
 @action("report.mend")
 def mend(lab: Lab) -> Outcome[Mended]:
     """What ``publish(repair=True)`` would mend of the page's comments; nothing is written."""
-    site = session.open(lab)
+    site = session.open(lab, info=ask.site_info(lab))
     with closing(site.connection):
         found = _mended(lab, site, dry=True)
     said = "are whole" if not found.diff else "are damaged, and would be mended"
@@ -80,21 +81,20 @@ def mend(lab: Lab) -> Outcome[Mended]:
     )
 
 
-def _pages(lab: Lab, site: mwclient.Site) -> Pages:
-    """The report as this wiki can show it, with the remarks that are on its page."""
-    found = remarks.collect(site, lab.wiki.page, remarks.folder(lab))
-    return pages(lab, found, features.of_lab(lab, site))
+def _pages(lab: Lab, site: mwclient.Site) -> tuple[Pages, Snapshot]:
+    """The report as this wiki can show it, with the remarks that are on its page, and the page as it is:
+    read once for both."""
+    drawn = stages(lab, features.of_lab(lab, site))
+    page, files = lab.wiki.page, [item.name for item in drawn.uploads]
+    snapshot = api.read(site, page, files=files)
+    found = remarks.of(site, snapshot, page=page, folder=remarks.folder(lab))
+    return with_remarks(drawn, found), snapshot
 
 
 def _mended(lab: Lab, site: mwclient.Site, *, dry: bool) -> Mended:
     nothing = Remarks(page=lab.wiki.page, url="", remarks=())
-    made = pages(lab, nothing, features.of_lab(lab, site))
+    made = with_remarks(stages(lab, features.of_lab(lab, site)), nothing)
     return publishing.mend(site, lab.wiki.page, made.blocks, folder=folder(lab), dry=dry)
-
-
-def _again(lab: Lab, site: mwclient.Site, made: Pages) -> Plan:
-    """What would still be written."""
-    return publishing.plan(site, lab.wiki.page, made.blocks, made.uploads, folder=folder(lab))
 
 
 def folder(lab: Lab) -> Path:
@@ -102,20 +102,17 @@ def folder(lab: Lab) -> Path:
     return lab.state_dir / "wiki" / "pristine"
 
 
-def checks(done: Published, again: Plan | None, made: Pages) -> tuple[Check, ...]:
-    """What holds of the page after the publication; ``again`` is what would still be written, None
-    when the publication itself saw that there was nothing."""
-    changes = again.changes if again else done.changes
-    there = len(made.blocks) - sum(change.state in ("added", "deleted") for change in changes)
+def checks(done: Published, made: Pages) -> tuple[Check, ...]:
+    """What holds of the page after the publication."""
     left_out = f", {len(done.deleted)} deleted by people" if done.deleted else ""
     put_back = f", {len(done.put_back)} of them put back" if done.put_back else ""
-    pictures = len(made.uploads) - len(again.missing if again else ())
-    seen = _left(again) if again and again.changed else "nothing is left to write"
+    pictures = len(made.uploads) - len(done.missing)
     onto = f"that stood in revision {done.base}" if done.base else "(there was no page)"
     return (
         Check(
             name="publish.blocks", expected=f"{len(made.blocks)} blocks on the page",
-            seen=f"{there} on it{left_out}", holds=there + len(done.deleted) == len(made.blocks),
+            seen=f"{done.standing} on it{left_out}",
+            holds=done.standing + len(done.deleted) == len(made.blocks),
             rows=("E1", "R12"), again=done.url,
         ),
         Check(
@@ -128,8 +125,9 @@ def checks(done: Published, again: Plan | None, made: Pages) -> tuple[Check, ...
             holds=done.there == done.people, again=f"{done.url}?action=history",
         ),
         Check(
-            name="publish.unchanged", expected="nothing is left to write", seen=seen,
-            holds=not (again and again.changed), rows=("E1",), again="labkit publish",
+            name="publish.unchanged", expected="nothing is left to write",
+            seen=", ".join(done.left) or "nothing is left to write",
+            holds=not done.left, rows=("E1",), again="labkit publish",
         ),
     )  # fmt: skip
 
@@ -165,9 +163,3 @@ def table(done: Published) -> Table:
         for change in done.changes
     ]
     return Table.of("blocks", "Blocks of the report's page", rows)
-
-
-def _left(again: Plan) -> str:
-    """What a publication would still write."""
-    names = [change.name for change in again.changes if change.state in ("added", "changed")]
-    return ", ".join([*names, *again.missing]) or "the list of blocks"

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from labkit.errors import WikiError
 from labkit.wiki.access import api
-from labkit.wiki.access.api import ConflictError
+from labkit.wiki.access.api import ConflictError, Snapshot
 from labkit.wiki.access.refusals import UnansweredError
 from labkit.wiki.merging import desk, pictures, repair, saving
 from labkit.wiki.merging.desk import Desk, Mended, Plan, Published
@@ -40,12 +40,15 @@ def plan(
     *,
     folder: Path,
     restore: Sequence[str] = (),
+    snapshot: Snapshot | None = None,
 ) -> Plan:
-    """What :func:`apply` would do now; nothing is written. Raises :class:`WikiError` naming the line
+    """What :func:`apply` would do now, with the page as it is or as it was read (``snapshot``, which knows
+    of these pictures); nothing is written. Raises :class:`WikiError` naming the line
     when a fence of the page is damaged or doubled, :class:`ConfigError` for an unknown block."""
     desk.require_known(restore, blocks, page)
     memory = Memory(site, page, folder)
-    return desk.look(Desk(memory, tuple(blocks), tuple(uploads), tuple(restore)))[0]
+    made = Desk(memory, tuple(blocks), tuple(uploads), tuple(restore))
+    return desk.look(made, snapshot or desk.read(made))[0]
 
 
 def apply(
@@ -57,19 +60,22 @@ def apply(
     folder: Path,
     restore: Sequence[str] = (),
     note: str = "",
+    snapshot: Snapshot | None = None,
 ) -> Published:
     """The page holds these blocks and the wiki their pictures; every line of a person's is still there.
 
     :param folder: where this machine keeps what labkit wrote.
     :param restore: blocks that a person deleted and that are wanted back.
     :param note: ends the edits' summaries (the run's id).
+    :param snapshot: the page and these pictures as they were read just now, so that nothing is asked
+        where nothing is to do; whoever saved the page since is met as if later.
     :raises WikiError: a fence is damaged or doubled, or the wiki refuses; the page is whole then.
     :raises ConfigError: a block to restore is none of these; nothing was written then.
     """
     desk.require_known(restore, blocks, page)
     memory = Memory(site, page, folder, note)
     made = Desk(memory, tuple(blocks), tuple(uploads), tuple(restore))
-    return _until_saved(memory, lambda attempt: _once(made, attempt))
+    return _until_saved(memory, lambda attempt: _once(made, attempt, snapshot))
 
 
 def mend(
@@ -114,16 +120,23 @@ def _until_saved(memory: Memory, once: Callable[[int], T]) -> T:
     )
 
 
-def _once(made: Desk, attempt: int) -> Published:
-    """One reading of the page, and the edit that follows from it."""
-    planned, page = desk.look(made)
+def _once(made: Desk, attempt: int, given: Snapshot | None) -> Published:
+    """One reading of the page (the first is ``given``, if any), the edit that follows from it, and a
+    reading of what came of that."""
+    planned, page = desk.look(made, given if given and attempt == 1 else desk.read(made))
+    if planned.changed and getattr(made.site, "late", False):
+        made.site.log_in()  # what is written follows from what the account itself has read
+        planned, page = desk.look(made, desk.read(made))
     pictures.require_room(made, planned)
     pictures.send(made, planned)
     saved = saving.save(made, page, planned) if planned.edits else None
     base = planned.revision or 0
     kept = Kept(base=base, people=planned.people, there=planned.people)
-    if saved:
-        kept = saving.verify(made, page, planned, saved)
+    left = planned
+    if planned.changed:
+        after = desk.read(made)
+        kept = saving.verify(made, page, planned, saved, after) if saved else kept
+        left = desk.look(made, desk.read(made) if kept.put_back else after)[0]
     return Published(
         page=made.title,
         url=url(made.site, made.title),
@@ -132,6 +145,9 @@ def _once(made: Desk, attempt: int) -> Published:
         uploaded=tuple(made.sent),
         changes=planned.changes,
         attempts=attempt,
+        standing=left.standing,
+        missing=left.missing,
+        left=left.left,
         **kept.model_dump(),
     )
 

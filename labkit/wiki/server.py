@@ -15,6 +15,7 @@ from labkit.lab import Lab
 from labkit.result import Outcome, Record, action
 from labkit.wiki import rights, strangers
 from labkit.wiki.access import ask
+from labkit.wiki.access.ask import SiteInfo
 from labkit.wiki.instance import accounts, install, mariadb, settings, sqlite
 from labkit.wiki.instance.accounts import Passwords
 from labkit.wiki.instance.folders import ADDRESS, Folders, api_url, origin, require_reachable
@@ -65,29 +66,56 @@ def up(lab: Lab) -> Outcome[WikiServer]:
     An existing wiki (``wiki.url``) is only asked. Raises :class:`MachineError` naming the process
     that has the port, :class:`WikiError` when MediaWiki cannot be installed or does not answer.
     """
+    info, done = _up(lab)
+    server = _described(lab, info)
+    return Outcome(
+        value=server,
+        subject=server.address,
+        summary=f"{server.version} ({server.database}) answers at {server.address}: {done or 'already up'}.",
+        changed=bool(done),
+        checks=(rights.answers(lab, server.version), *rights.loopback(lab)),
+    )
+
+
+def ready(lab: Lab) -> SiteInfo:
+    """The wiki answers, as after :func:`up`; returns what it says of itself. One request, if it is up."""
+    return _up(lab)[0]
+
+
+def _up(lab: Lab) -> tuple[SiteInfo, str]:
+    """The wiki answers; what it says of itself, and what had to be done for it ('' for nothing)."""
     if lab.wiki.url:
-        return _outcome(lab, "already up", changed=False)
+        return ask.site_info(lab), ""
     with journal.lock(lab.run_dir, "wiki"):
         folders = Folders.of(lab)
         run.require("apache2", "ss", "setpriv", accounts.php_program(), "apt-cache", "dpkg-deb")
         if folders.database == "mariadb":
             run.require("mariadbd", "mariadb", "mariadb-install-db")
         _require_port(lab, folders)
-        installed, changed = _prepare(lab, folders)
-        started = _serve(lab, folders)
+        installed, changed, renewed = _prepare(lab, folders)
+        info, started = _serve(lab, folders, renewed=renewed)
     done = (
         "installed and started" if installed
         else "started" if started
-        else "brought up to date" if changed
-        else "already up"
+        else "brought up to date" if changed or renewed
+        else ""
     )  # fmt: skip
-    return _outcome(lab, done, changed=installed or changed or started)
+    return info, done
 
 
-def _serve(lab: Lab, folders: Folders) -> bool:
-    """The web server runs and the wiki answers; returns whether it had to be started."""
+def _serve(lab: Lab, folders: Folders, *, renewed: bool) -> tuple[SiteInfo, bool]:
+    """The web server runs and the wiki answers; what it says, and whether it had to be started.
+
+    One that runs with what is no longer so reads all anew, and ends no reply for it.
+    """
+    if daemon.pid(web_server(folders)):
+        info, wrong = _look(lab)
+        if info and not wrong and not renewed:
+            return info, False
+        daemon.send(web_server(folders), signal.SIGUSR1)
     try:
-        return daemon.start(lab, web_server(folders), lambda: problem(lab), patience=PATIENCE)
+        started = daemon.start(lab, web_server(folders), lambda: problem(lab), patience=PATIENCE)
+        return ask.site_info(lab), started
     except FarmError as error:
         said = last_complaint(folders.logs / "mediawiki.log")
         reason = f"{problem(lab)}; MediaWiki's own log: {said}" if said else error.reason
@@ -101,17 +129,6 @@ def last_complaint(log: Path) -> str:
     text = log.read_text(errors="replace") if log.exists() else ""
     lines = [line for line in text.splitlines() if line and not line.startswith(("#", "from "))]
     return lines[-1][-300:] if lines else ""
-
-
-def _outcome(lab: Lab, done: str, *, changed: bool) -> Outcome[WikiServer]:
-    server = describe(lab)
-    return Outcome(
-        value=server,
-        subject=server.address,
-        summary=f"{server.version} ({server.database}) answers at {server.address}: {done}.",
-        changed=changed,
-        checks=(rights.answers(lab, server.version), *rights.loopback(lab)),
-    )
 
 
 @action("wiki.down")
@@ -166,7 +183,10 @@ def checks(lab: Lab) -> tuple[Check, ...]:
 
 def describe(lab: Lab) -> WikiServer:
     """What the wiki says of itself; raises :class:`WikiError` when it does not answer."""
-    info = ask.site_info(lab)
+    return _described(lab, ask.site_info(lab))
+
+
+def _described(lab: Lab, info: SiteInfo) -> WikiServer:
     own = not lab.wiki.url
     return WikiServer(
         api=api_url(lab),
@@ -179,14 +199,19 @@ def describe(lab: Lab) -> WikiServer:
 
 def problem(lab: Lab) -> str | None:
     """What is wrong with the lab's own wiki now, None when it answers as this lab's."""
+    return _look(lab)[1]
+
+
+def _look(lab: Lab) -> tuple[SiteInfo | None, str | None]:
+    """What a wiki at the lab's address says, and what is wrong with that."""
     try:
-        mark = ask.site_info(lab).mark
+        info = ask.site_info(lab)
     except WikiError as error:
-        return error.reason
+        return None, error.reason
     written = text_of(Folders.of(lab).apache)
-    if mark and written and f'"{mark}"' in written:
-        return None
-    return "another wiki, or one with another configuration, answers"
+    if info.mark and written and f'"{info.mark}"' in written:
+        return info, None
+    return info, "another wiki, or one with another configuration, answers"
 
 
 def _silence(lab: Lab) -> str | None:
@@ -221,10 +246,11 @@ def _require_port(lab: Lab, folders: Folders) -> None:
     daemon.require_free(lab.wiki.port, netns=None, address=ADDRESS, key="wiki.port", own=own)
 
 
-def _prepare(lab: Lab, folders: Folders) -> tuple[bool, bool]:
+def _prepare(lab: Lab, folders: Folders) -> tuple[bool, bool, bool]:
     """Database, accounts and configuration are there, and the database's server runs.
 
-    Returns whether the database had to be installed, and whether anything else had to be done.
+    Returns whether the database had to be installed, whether anything else had to be done, and whether
+    passwords or tables were renewed below a running wiki.
     """
     require_reachable(folders.data)
     install.folders_made(folders)
@@ -238,9 +264,7 @@ def _prepare(lab: Lab, folders: Folders) -> tuple[bool, bool]:
     woken = folders.database == "mariadb" and mariadb.start(lab, server)
     renewed = install.renew(lab, passwords, program)
     rewritten = _configure(lab, folders, passwords, program)
-    if daemon.pid(web_server(folders)) and (renewed or problem(lab)):
-        daemon.send(web_server(folders), signal.SIGUSR1)  # reads all anew, and ends no reply
-    return installed, woken or renewed or rewritten or bool(mended)
+    return installed, woken or rewritten or bool(mended), renewed
 
 
 def _configure(lab: Lab, folders: Folders, passwords: Passwords, program: Path) -> bool:

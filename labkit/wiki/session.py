@@ -17,6 +17,7 @@ from labkit.wiki.instance.folders import Folders, api_url
 if TYPE_CHECKING:
     import mwclient
 
+    from labkit.wiki.access.ask import SiteInfo
     from labkit.wiki.access.transport import Session
 
 #: Where an existing wiki's bot password comes from: its full name (``Labkit@publish``) and itself.
@@ -25,18 +26,38 @@ USER_VARIABLE, PASSWORD_VARIABLE = "LABKIT_WIKI_USER", "LABKIT_WIKI_PASSWORD"
 STUDENT_VARIABLES = ("LABKIT_WIKI_STUDENT", "LABKIT_WIKI_STUDENT_PASSWORD")
 
 
-def open(lab: Lab, *, student: bool = False) -> Session:  # noqa: A001 - session.open is what it is called as
+def open(lab: Lab, *, student: bool = False, info: SiteInfo | None = None) -> Session:  # noqa: A001 - session.open is what it is called as
     """A site of mwclient's, logged in as the bot, or as the student; :func:`account` names which. When
     the wiki ends the session, the next request that notices logs in once more.
+
+    With ``info``, what the wiki said of itself just now, nothing is asked: the session reads as a stranger
+    and logs in when it is to write. A private wiki's is logged in at once.
 
     Raises :class:`WikiError` when the wiki is down, is no MediaWiki, refuses the password or is
     read-only; no password is in the exception or in what led to it.
     """
+    if info and not info.private:
+        return _late(lab, info, student=student)
     login, password = credentials(lab, student=student)
     site, wrong = _attempt(lab, login, password)
     if wrong is not None or site is None:
         # raised here, where no exception that knows the password is its context
         raise wrong or ask.not_a_wiki(lab, "nothing")
+    site.renew = functools.partial(_renew, lab, site, student=student)
+    return site
+
+
+def _late(lab: Lab, info: SiteInfo, *, student: bool) -> Session:
+    """A session that has not asked the wiki anything yet."""
+    from mwclient.errors import MwClientError
+
+    from labkit.wiki.access.transport import Session  # it imports mwclient
+
+    try:
+        site = Session(api_url(lab), own=not lab.wiki.url, info=info)
+    except MwClientError as error:  # what it calls itself has no version
+        raise ask.not_a_wiki(lab, type(error).__name__) from None
+    site.late = True
     site.renew = functools.partial(_renew, lab, site, student=student)
     return site
 

@@ -15,6 +15,8 @@ from email.message import Message
 from typing import Any
 from urllib.parse import urlencode
 
+from pydantic import Field
+
 import labkit
 from labkit.errors import WikiError
 from labkit.lab import Lab
@@ -45,31 +47,55 @@ class Reply:
 
 class SiteInfo(Record):
     """What a wiki says of itself; ``readonly`` is the reason why nothing can be saved, '' if it can;
-    ``mark`` names the configuration that the lab's own runs with."""
+    ``mark`` names the configuration that the lab's own runs with; sizes in bytes, None where it says
+    none. A ``private`` wiki tells a stranger nothing of this."""
 
-    name: str
-    version: str
+    name: str = ""
+    version: str = "MediaWiki (private)"
     address: str
-    uploads: bool
-    readonly: str
+    uploads: bool = True
+    readonly: str = ""
     mark: str = ""
+    server: str = ""
+    articlepath: str = ""
+    largest_page: int | None = None
+    largest_file: int | None = None
+    namespaces: dict[int, str] = Field(default_factory=dict)
+    extensions: tuple[str, ...] = ()
+    private: bool = False
 
 
 def site_info(lab: Lab) -> SiteInfo:
     """What the lab's wiki says of itself (API: Siteinfo); :class:`WikiError` when it does not answer."""
-    reply = call(lab, {"action": "query", "meta": "siteinfo", "siprop": "general"})
+    wanted = "general|namespaces|extensions"
+    reply = call(lab, {"action": "query", "meta": "siteinfo", "siprop": wanted})
+    answer = parsed(reply)
     try:
-        general = parsed(reply)["query"]["general"]
-        return SiteInfo(
-            name=general["sitename"],
-            version=general["generator"],
-            address=general["base"],
-            uploads=bool(general["uploadsenabled"]),
-            readonly=general.get("readonlyreason") or "",
-            mark=reply.headers.get(MARK, ""),
-        )
-    except (KeyError, TypeError):
+        if answer.get("error", {}).get("code") == "readapidenied":
+            return SiteInfo(address=api_url(lab), private=True)
+        return _described(answer["query"], reply.headers.get(MARK, ""))
+    except (KeyError, TypeError, AttributeError, ValueError):
         raise not_a_wiki(lab, "its answer has no site information") from None
+
+
+def _described(said: Mapping[str, Any], mark: str) -> SiteInfo:
+    general = said["general"]
+    return SiteInfo(
+        name=general["sitename"],
+        version=general["generator"],
+        address=general["base"],
+        uploads=bool(general["uploadsenabled"]),
+        readonly=(general.get("readonlyreason") or "no reason given")
+        if general["readonly"]
+        else "",
+        mark=mark,
+        server=general["server"],
+        articlepath=general["articlepath"],
+        largest_page=general.get("maxarticlesize"),
+        largest_file=general.get("maxuploadsize"),
+        namespaces={item["id"]: item["name"] for item in said["namespaces"].values()},
+        extensions=tuple(item["name"] for item in said["extensions"]),
+    )
 
 
 def query(lab: Lab, parameters: Mapping[str, str], *, post: bool = False, cookie: str = "") -> Any:

@@ -34,8 +34,10 @@ def write(
     *,
     file: bytes | None = None,
 ) -> Mapping[str, Any]:
-    """A request that changes something, as the session's account; a session that has ended is renewed
-    once."""
+    """A request that changes something, as the session's account: a late session logs in before, one
+    that has ended is renewed once."""
+    if getattr(site, "late", False):
+        site.log_in()
     renewable = getattr(site, "renew", None) is not None
     while True:
         token = ""

@@ -34,5 +34,8 @@ def ask(site: mwclient.Site) -> Features:
 
 
 def of_lab(lab: Lab, site: mwclient.Site) -> Features:
-    """The features of the lab's wiki; its own one has them all, another one is asked."""
-    return ask(site) if lab.wiki.url else Features()
+    """The features of the lab's wiki; its own one has them all, another one has said so or is asked."""
+    if not lab.wiki.url:
+        return Features()
+    said = getattr(site, "extensions", None)
+    return of(said) if said is not None else ask(site)

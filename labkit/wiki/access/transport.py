@@ -32,6 +32,7 @@ import requests
 import labkit
 from labkit.errors import WikiError
 from labkit.wiki.access import ask
+from labkit.wiki.access.ask import SiteInfo
 from labkit.wiki.access.refusals import LATER, UnansweredError
 
 #: How often a request is sent that only asks, or that the wiki did not act upon.
@@ -68,20 +69,60 @@ class Session(mwclient.Site):  # type: ignore[misc]
     """A session with the wiki whose ``api.php`` is at ``url``, the lab's ``own`` or another one.
 
     ``renew`` logs in again when it has ended; who does so holds ``renewing``. Several threads may write.
+    A ``late`` one looks around as a stranger until it is to write. With ``info``, what the wiki said of
+    itself just now, it is not asked for that again.
     """
 
-    def __init__(self, url: str, *, own: bool) -> None:
+    def __init__(self, url: str, *, own: bool, info: SiteInfo | None = None) -> None:
         parts = urlsplit(url)
         self.own = own
+        self.late = False
         self.renew: Callable[[], None] | None = None
         self.renewing = threading.Lock()
+        self.extensions = info.extensions if info else None
         super().__init__(
             parts.netloc,
             path=parts.path.removesuffix("api.php"),
             scheme=parts.scheme,
             pool=_pool(own=own),
             max_retries=0,
+            do_init=info is None,
         )
+        if info:
+            self._learn(info)
+
+    def log_in(self) -> None:
+        """A late session is logged in from now on; raises :class:`WikiError` when the wiki refuses."""
+        with self.renewing:
+            if self.late and self.renew:
+                self.renew()
+                self.late = False
+
+    def site_init(self) -> None:
+        """What the wiki is, once; after each login as whom, what that one may do, and a token to write
+        with, in one request."""
+        if not self.initialized:
+            super().site_init()
+            return
+        answer = self.get("query", meta="userinfo|tokens", uiprop="groups|rights")["query"]
+        self.username, self.groups = answer["userinfo"]["name"], answer["userinfo"]["groups"]
+        self.rights = answer["userinfo"]["rights"]
+        self.tokens = {"csrf": answer["tokens"]["csrftoken"]}
+
+    def _learn(self, info: SiteInfo) -> None:
+        """Takes over what mwclient would ask for first (its ``site_init``), in mwclient's words."""
+        said = {
+            "server": info.server,
+            "articlepath": info.articlepath,
+            "maxarticlesize": info.largest_page,
+            "maxuploadsize": info.largest_file,
+            "readonly": info.readonly or None,
+            "readonlyreason": info.readonly,
+        }
+        self.site = {name: value for name, value in said.items() if value is not None}
+        self.namespaces = dict(info.namespaces)
+        self.version = self.version_tuple_from_generator(info.version)
+        self.initialized = True
 
     def raw_call(
         self,

@@ -47,13 +47,28 @@ class Plan(Record):
         """Whether publishing would write anything."""
         return self.edits or bool(self.missing)
 
+    @property
+    def standing(self) -> int:
+        """How many blocks are on the page."""
+        return sum(change.state not in ("added", "deleted") for change in self.changes)
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """What publishing would write: blocks, pictures, or the list of blocks."""
+        names = [change.name for change in self.changes if change.state in ("added", "changed")]
+        return (*names, *self.missing) or (("the list of blocks",) if self.edits else ())
+
 
 class Published(Record):
     """What publishing did. ``revision`` is the page's last one afterwards and ``base`` the one that
     it was saved onto (0: there was no page); ``people`` the number of people's lines in that one,
     ``there`` how many of them stand in what the wiki saved, ``put_back`` those that its own merge
     had dropped; ``attempts`` how often the page was read for it; ``mended`` is the difference that
-    the mending of damaged comments made."""
+    the mending of damaged comments made.
+
+    Afterwards ``standing`` blocks are on the page, the wiki lacks the pictures ``missing``, and ``left``
+    is what the next publication would write.
+    """
 
     page: str
     url: str
@@ -67,6 +82,9 @@ class Published(Record):
     put_back: tuple[str, ...] = ()
     attempts: int = 1
     mended: str = ""
+    standing: int = 0
+    missing: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -124,11 +142,15 @@ def require_known(restore: Sequence[str], blocks: Sequence[Block], page: str) ->
             raise unknown(name, names, "a block of the report, nor its page")
 
 
-def look(desk: Desk) -> tuple[Plan, Document]:
-    """What publishing would do with the page as it is now, and the page. One request, if labkit's own
-    lines in it are known on this machine."""
+def read(desk: Desk) -> Snapshot:
+    """The page as it is now, and which of the pictures the wiki has. One request."""
+    return api.read(desk.site, desk.title, files=[item.name for item in desk.uploads])
+
+
+def look(desk: Desk, snapshot: Snapshot) -> tuple[Plan, Document]:
+    """What publishing would do with the page that was read, and the page. The wiki is only asked where
+    labkit's own lines in it are not known on this machine."""
     memory, files = desk.memory, [item.name for item in desk.uploads]
-    snapshot = api.read(desk.site, desk.title, files=files)
     memory.title = snapshot.title
     if snapshot.deleted and memory.page not in desk.restore:
         raise _deleted(memory.page, snapshot)

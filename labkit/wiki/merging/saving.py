@@ -9,7 +9,7 @@ from collections import Counter
 from labkit.errors import WikiError
 from labkit.result import Record
 from labkit.wiki.access import api
-from labkit.wiki.access.api import ConflictError, Saved
+from labkit.wiki.access.api import ConflictError, Saved, Snapshot
 from labkit.wiki.access.refusals import UnansweredError
 from labkit.wiki.merging import comments, fences, merge, weave
 from labkit.wiki.merging.desk import Desk, Plan
@@ -51,13 +51,15 @@ def save(desk: Desk, page: Document, planned: Plan) -> Saved | None:
         return saved
 
 
-def verify(desk: Desk, page: Document, planned: Plan, saved: Saved) -> Kept:
+def verify(desk: Desk, page: Document, planned: Plan, saved: Saved, after: Snapshot) -> Kept:
     """What became of people's lines, from what the wiki saved; those that it lacked were put back.
 
-    When somebody saved between our reading and our edit and the two did not overlap, the wiki has
+    ``after`` is the page as it was read since. When somebody saved between our reading and our edit and the two did not overlap, the wiki has
     merged them without a word: what stood before the edit is then the other's revision.
     """
-    text = api.text_of(desk.site, saved.revision)
+    now = after.revision
+    ours = now is not None and now.number == saved.revision  # nobody has saved it since
+    text = now.text if now and ours else api.text_of(desk.site, saved.revision)
     before = page
     if saved.before and saved.before != planned.revision:
         before = fences.parse(api.text_of(desk.site, saved.before), desk.title)
