@@ -6,10 +6,9 @@ except :func:`kill` and :func:`start`, which work on one replica of a farm that 
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,65 +17,31 @@ from labkit.daemon import tail
 from labkit.errors import CommandTimeoutError, FarmError
 from labkit.farm import image
 from labkit.farm.image import Unpacked
-from labkit.farm.runc import overlay
-from labkit.farm.runc.bundle import MADE_OF, Json, Mount, Spec, configure, marked, text
+from labkit.farm.runc import roots
+from labkit.farm.runc.bundle import Mount, Spec
+from labkit.farm.runc.places import bundle, cgroup, console, folder, runc, runc_root
+from labkit.farm.runc.roots import WWW_DATA, Wanted, configuration, image_configuration
+from labkit.farm.runc.states import State, parse_list, state, states
 from labkit.farm.site import REPLICA_VARIABLE
-from labkit.files import text_of, write_atomically
 from labkit.journal import Journal
 from labkit.lab import Lab, Replica
-from labkit.result import Record
-from labkit.undo import delete_container, mount_points, unmount
+from labkit.undo import delete_container, unmount
 
-#: Debian's www-data (base-passwd, static ids).
-WWW_DATA = 33
+__all__ = [
+    "WWW_DATA", "State", "bundle", "cgroup", "configuration", "console", "folder",
+    "image_configuration", "parse_list", "runc", "runc_root", "state", "states",
+]  # fmt: skip
+
+#: runC's own environment: on one processor its run time does not start threads that then wait for
+#: each other, which saves a fifth of its work.
+QUICK = {"GOMAXPROCS": "1"}
 #: How long a killed process may take to be gone, in seconds.
 PATIENCE = 5.0
-
-
-class State(Record):
-    """A container as ``runc list`` shows it; ``pid`` is 0 once its first process has ended; ``made_of``
-    is the fingerprint of the configuration that it was created with ('' when that names none)."""
-
-    id: str
-    pid: int
-    status: str
-    bundle: str
-    made_of: str = ""
-
-
-def folder(lab: Lab, name: str) -> Path:
-    """The container's own folder: bundle, writable layer and output."""
-    return lab.state_dir / "containers" / name
-
-
-def bundle(lab: Lab, name: str) -> Path:
-    """The bundle that ``runc create --bundle`` is given."""
-    return folder(lab, name) / "bundle"
 
 
 def access_log(lab: Lab, replica: Replica) -> Path:
     """Where the host reads the replica's access log (:data:`labkit.farm.site.LOG_FORMAT`)."""
     return folder(lab, replica.name) / "log" / "access.log"
-
-
-def console(lab: Lab, name: str) -> Path:
-    """What a detached container's first process wrote to its standard output and error."""
-    return folder(lab, name) / "console.log"
-
-
-def runc_root(lab: Lab) -> Path:
-    """Where runC keeps the state of this lab's containers, apart from everybody else's."""
-    return lab.run_dir / "runc"
-
-
-def cgroup(lab: Lab) -> str:
-    """The control group that holds those of the lab's containers."""
-    return f"/labkit-{lab.name}"
-
-
-def runc(lab: Lab, *words: str | Path) -> list[str | Path]:
-    """The argument list of a runC command on this lab's containers."""
-    return ["runc", "--root", runc_root(lab), *words]
 
 
 def replica_spec(lab: Lab, replica: Replica) -> Spec:
@@ -109,74 +74,46 @@ def memory_mount(destination: str, owner: int) -> Mount:
     return Mount(destination=destination, kind="tmpfs", source="tmpfs", options=options)
 
 
-def image_configuration(unpacked: Unpacked) -> Json:
-    """The runtime configuration that umoci made from the image's own."""
-    found: Json = json.loads(unpacked.config.read_text())
-    return found
-
-
 def prepare(
     lab: Lab, spec: Spec, unpacked: Unpacked, files: Mapping[str, str] | None = None
 ) -> bool:
-    """The bundle stands: config.json, and the root file system as an overlay on the image's layers.
-
-    ``files`` (path below the root -> text, mode 0600) are put into the container's own layer.
-    Returns whether anything had to be made.
-    """
-    made = _overlay(lab, spec.name, unpacked, files or {})
-    config = bundle(lab, spec.name) / "config.json"
-    wanted = configuration(image_configuration(unpacked), spec)
-    if text_of(config) != wanted:
-        write_atomically(config, wanted)
-        made = True
-    return made
-
-
-def configuration(image_own: Json, spec: Spec) -> str:
-    """The text of the bundle's config.json; it names its own fingerprint, which runC shows again."""
-    return text(marked(configure(image_own, spec)))
-
-
-def states(lab: Lab) -> dict[str, State]:
-    """The lab's containers by id, as runC knows them."""
-    if not runc_root(lab).is_dir():
-        return {}
-    done = run.run(runc(lab, "list", "--format", "json"), ok=range(256), quiet=True)
-    if done.status:  # one damaged state file ends runC: each container is asked by itself
-        asked = (_state(lab, path.name) for path in sorted(runc_root(lab).iterdir()))
-        return {item.id: item for item in asked if item}
-    return {item.id: item for item in parse_list(done.stdout)}
-
-
-def _state(lab: Lab, name: str) -> State | None:
-    """One container as runC knows it (runc-state(8)), None when it does not."""
-    done = run.run(runc(lab, "state", name), ok=range(256), quiet=True)
-    return parse_list(f"[{done.stdout}]")[0] if done.status == 0 else None
-
-
-def parse_list(output: str) -> list[State]:
-    """The containers in ``runc list --format json``'s output (``null`` when there is none)."""
-    return [
-        State(
-            **{key: item[key] for key in ("id", "pid", "status", "bundle")},
-            made_of=(item.get("annotations") or {}).get(MADE_OF, ""),
-        )
-        for item in json.loads(output) or []
-    ]
+    """One container's bundle stands (:func:`labkit.farm.runc.roots.prepare`); whether anything had to be
+    made."""
+    return bool(roots.prepare(lab, [Wanted(spec, unpacked, files or {})]))
 
 
 def create(lab: Lab, name: str) -> None:
     """The container exists and waits to be started; what was left of an earlier one is removed."""
-    journal = Journal.of(lab)
-    delete_container(lab, root=str(runc_root(lab)), container=name)
+    intend(lab, [name])
+    _runc(lab, name, "create")
+
+
+def begin(lab: Lab, name: str) -> None:
+    """The created container's first process runs."""
+    run.run(runc(lab, "start", name), env=QUICK)
+
+
+def intend(lab: Lab, names: Iterable[str]) -> None:
+    """The journal has these containers, which are about to be made."""
+    root = str(runc_root(lab))
     runc_root(lab).mkdir(parents=True, exist_ok=True)
-    journal.intend("cgroup", path=cgroup(lab))
-    journal.intend("container", root=str(runc_root(lab)), container=name)
+    made = (("container", {"root": root, "container": name}) for name in names)
+    Journal.of(lab).intend_all([("cgroup", {"path": cgroup(lab)}), *made])
+
+
+def launch(lab: Lab, name: str) -> None:
+    """A container that is in the journal runs, made and started in one step; what was left of an
+    earlier one is removed."""
+    _runc(lab, name, "run", "--detach")
+
+
+def _runc(lab: Lab, name: str, *command: str) -> None:
+    delete_container(lab, root=str(runc_root(lab)), container=name)
     log = folder(lab, name) / "runc.log"
     log.unlink(missing_ok=True)
     console(lab, name).unlink(missing_ok=True)
-    words = runc(lab, "--log", log, "create", "--bundle", bundle(lab, name), name)
-    done = run.run(words, ok=range(256), output=console(lab, name))
+    words = runc(lab, "--log", log, *command, "--bundle", bundle(lab, name), name)
+    done = run.run(words, ok=range(256), output=console(lab, name), env=QUICK)
     if done.status:
         said = f"{tail(log)} {tail(console(lab, name))}".replace("(empty)", "").strip()
         raise FarmError(
@@ -185,11 +122,6 @@ def create(lab: Lab, name: str) -> None:
             "its config.json or the kernel lacks something: `labkit doctor` knows the common causes",
             done.command,
         )
-
-
-def begin(lab: Lab, name: str) -> None:
-    """The created container's first process runs."""
-    run.run(runc(lab, "start", name))
 
 
 def remove(lab: Lab, name: str) -> None:
@@ -268,31 +200,12 @@ def unpack(lab: Lab, tag: str) -> Unpacked:
     return image.unpacked(lab, tag)
 
 
+def unpack_all(lab: Lab) -> dict[str, Unpacked]:
+    """The same of every site's image, by the site's name."""
+    return {site.name: unpack(lab, site.name) for site in lab.sites}
+
+
 def _status(lab: Lab, name: str) -> str:
     """A container's status, 'absent' when runC does not know it."""
-    state = _state(lab, name)
-    return state.status if state else "absent"
-
-
-def _overlay(lab: Lab, name: str, unpacked: Unpacked, files: Mapping[str, str]) -> bool:
-    """Mounts the container's root file system; returns whether it was not mounted as wanted."""
-    own = folder(lab, name)
-    target = bundle(lab, name) / "rootfs"
-    marker, made_of = own / "lower", overlay.made_of(unpacked.lower, files)
-    mounted = str(target.resolve()) in mount_points()
-    if mounted and text_of(marker) == made_of:
-        return False
-    journal = Journal.of(lab)
-    journal.intend("folder", path=str(own))
-    journal.intend("mount", target=str(target))
-    if mounted:
-        delete_container(lab, root=str(runc_root(lab)), container=name)
-        unmount(lab, target=str(target))
-    for part in ("upper", "scratch", "log", "bundle/rootfs"):
-        (own / part).mkdir(parents=True, exist_ok=True)
-    shutil.chown(own / "log", WWW_DATA, WWW_DATA)
-    for path, content in files.items():
-        write_atomically(own / "upper" / path, content, mode=0o600)
-    overlay.mount(unpacked.lower, own, target)
-    write_atomically(marker, made_of)
-    return True
+    known = state(lab, name)
+    return known.status if known else "absent"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 from labkit import run
@@ -11,12 +11,13 @@ from labkit.checks import Check, equal
 from labkit.display import counted
 from labkit.errors import FarmError
 from labkit.farm import container, host, network, ssh
-from labkit.farm.image import Unpacked
 from labkit.farm.links import endpoint
 from labkit.farm.links.netns import inside
-from labkit.farm.measuring import fetch
-from labkit.farm.runc import overlay, surplus
-from labkit.farm.runc.bundle import Spec
+from labkit.farm.measuring import answers
+from labkit.farm.measuring.answers import Head
+from labkit.farm.runc import overlay, roots, surplus
+from labkit.farm.runc.roots import Wanted
+from labkit.farm.site import REPLICA_HEADER
 from labkit.journal import lock
 from labkit.lab import Lab, Replica
 from labkit.result import Cell, Outcome, Record, Table, action
@@ -26,7 +27,7 @@ from labkit.undo import mount_points
 PATIENCE = 15.0
 #: What the replicas are made with, once their image is there.
 PROGRAMS = (
-    "runc", "umoci", "mount", "umount", "unshare", "nsenter", "ssh-keygen", "dpkg", "dpkg-query",
+    "runc", "umoci", "nsenter", "ssh-keygen", "dpkg", "dpkg-query",
 )  # fmt: skip
 
 
@@ -41,21 +42,22 @@ def replicas(lab: Lab) -> Outcome[Farm]:
     """Every replica of the lab answers HTTP 200 at its own address; those that do are left alone."""
     _require(lab)
     made_side = host.up(lab).changed
-    images = {site.name: container.unpack(lab, site.name) for site in lab.sites}
+    images = container.unpack_all(lab)
     with lock(lab.run_dir, "farm"):
         removed = surplus.remove(lab)
         wired = network.wire(lab)
-        keys = ssh.keys(lab)
-        prepare = partial(_prepare, lab, images, keys)
-        made = run.spread(prepare, lab.farm)
-        states = container.states(lab)
-        idle = [
-            replica
-            for replica, changed in zip(lab.farm, made, strict=True)
-            if changed or not _stands(replica, states)
+        files = ssh.files(ssh.keys(lab))
+        wanted = [
+            Wanted(container.replica_spec(lab, replica), images[replica.site], files)
+            for replica in lab.farm
         ]
-        run.spread(partial(_restart, lab), idle)
-        run.spread(partial(_await, lab), lab.farm if wired else idle)
+        made = roots.prepare(lab, wanted)
+        states = container.states(lab)
+        idle = [r for r in lab.farm if r.name in made or not _stands(r, states)]
+        if idle:
+            container.intend(lab, (replica.name for replica in idle))
+        run.spread(lambda replica: container.launch(lab, replica.name), idle)
+        _await(lab, lab.farm if wired else idle)
     pids = {name: state.pid for name, state in container.states(lab).items()}
     value = Farm(pids={replica.name: pids.get(replica.name, 0) for replica in lab.farm})
     return Outcome(
@@ -83,22 +85,34 @@ def _require(lab: Lab) -> None:
 
 def problem(lab: Lab, replica: Replica) -> str | None:
     """What is wrong with the replica's answer at its own address; None when it is HTTP 200 and its own."""
-    there = fetch.Target(
-        label=replica.name, host=lab.host_name(replica.name), address=replica.address, port=80
-    )
-    try:
-        reply = inside(lab.netns, fetch.get, there, patience=2.0)
-    except fetch.ERRORS as error:
-        return f"no answer: {fetch.reason(error)}"
-    if reply.status != 200 or reply.replica != replica.name:
-        return f"answered HTTP {reply.status} as {reply.replica or 'nobody'}"
+    return problems(lab, [replica])[replica.name]
+
+
+def problems(lab: Lab, farm: Sequence[Replica]) -> dict[str, str | None]:
+    """The same of several replicas, by name, all asked at the same time."""
+    there = [(replica.address, 80) for replica in farm]
+    hosts = [lab.host_name(replica.name) for replica in farm]
+    found = inside(lab.netns, answers.heads, there, hosts) if farm else []
+    return {
+        replica.name: _problem(replica, head) for replica, head in zip(farm, found, strict=True)
+    }
+
+
+def _problem(replica: Replica, head: Head) -> str | None:
+    if head.fault:
+        return f"no answer: {head.fault}"
+    who = head.headers.get(REPLICA_HEADER.lower(), "")
+    if head.status != 200 or who != replica.name:
+        return f"answered HTTP {head.status} as {who or 'nobody'}"
     return None
 
 
 def replica_checks(lab: Lab) -> tuple[Check, ...]:
     """Whether each replica's container runs and answers for itself at its own address."""
     states = container.states(lab)
-    return tuple(_replica_check(lab, replica, states) for replica in lab.farm)
+    alive = [r for r in lab.farm if r.name in states and states[r.name].status == "running"]
+    faults = {r.name: "its container is not running" for r in lab.farm} | problems(lab, alive)
+    return tuple(_replica_check(lab, replica, faults[replica.name]) for replica in lab.farm)
 
 
 def privilege_checks(value: Farm) -> tuple[Check, ...]:
@@ -138,10 +152,7 @@ def replica_table(lab: Lab, value: Farm) -> Table:
     return Table.of("replicas", "The farm's replicas", rows)
 
 
-def _replica_check(lab: Lab, replica: Replica, states: dict[str, container.State]) -> Check:
-    state = states.get(replica.name)
-    alive = state is not None and state.status == "running"
-    fault = problem(lab, replica) if alive else "its container is not running"
+def _replica_check(lab: Lab, replica: Replica, fault: str | None) -> Check:
     expected = f"{replica.name} answers HTTP 200 at {replica.address}"
     return Check(
         name=f"farm.replica.{replica.name}",
@@ -151,11 +162,6 @@ def _replica_check(lab: Lab, replica: Replica, states: dict[str, container.State
         rows=("R11", "E4"),
         again=endpoint.again(lab, f"curl --include http://{replica.address}/"),
     )
-
-
-def _prepare(lab: Lab, images: dict[str, Unpacked], keys: ssh.Keys, replica: Replica) -> bool:
-    spec: Spec = container.replica_spec(lab, replica)
-    return container.prepare(lab, spec, images[replica.site], ssh.files(keys))
 
 
 def _stands(replica: Replica, states: dict[str, container.State]) -> bool:
@@ -170,23 +176,26 @@ def _stands(replica: Replica, states: dict[str, container.State]) -> bool:
     return inode == host.namespace_inode(replica.netns)
 
 
-def _restart(lab: Lab, replica: Replica) -> None:
-    container.create(lab, replica.name)
-    container.begin(lab, replica.name)
-
-
-def _await(lab: Lab, replica: Replica) -> None:
-    """The replica answers; a first process that died is the error, with its own words."""
-    deadline = time.monotonic() + PATIENCE
-    while (reason := problem(lab, replica)) is not None:
-        state = container.states(lab).get(replica.name)
-        if state is None or state.status == "stopped":
-            raise container.death(lab, replica.name)
+def _await(lab: Lab, farm: Sequence[Replica]) -> None:
+    """The replicas answer; a first process that died is the error, with its own words."""
+    deadline, pause = time.monotonic() + PATIENCE, 0.002
+    waiting = list(farm)
+    while faults := {k: v for k, v in problems(lab, waiting).items() if v is not None}:
+        waiting = [replica for replica in waiting if replica.name in faults]
+        for replica in waiting:
+            state = container.state(lab, replica.name)
+            if state is None or state.status == "stopped":
+                raise container.death(lab, replica.name)
         if time.monotonic() > deadline:
-            raise FarmError(
-                f"replica {replica.name}",
-                f"{reason} after {PATIENCE:g} s",
-                "its own logs say why",
-                f"tail {container.console(lab, replica.name)} {container.folder(lab, replica.name)}/log/*",
-            )
-        time.sleep(0.01)
+            raise _silent(lab, waiting[0], faults[waiting[0].name])
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
+
+
+def _silent(lab: Lab, replica: Replica, reason: str | None) -> FarmError:
+    return FarmError(
+        f"replica {replica.name}",
+        f"{reason} after {PATIENCE:g} s",
+        "its own logs say why",
+        f"tail {container.console(lab, replica.name)} {container.folder(lab, replica.name)}/log/*",
+    )

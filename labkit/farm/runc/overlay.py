@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from labkit import run
-from labkit.errors import CommandError, MachineError
+from labkit.errors import MachineError
 from labkit.journal import not_root
+from labkit.kernel import calls, netns
 from labkit.lab import Lab
 
 #: What to do where the kernel refuses.
@@ -34,14 +35,17 @@ def require(lab: Lab) -> Path:
         folder = Path(name)
         for part in ("lower", "upper", "scratch", "target"):
             (folder / part).mkdir()
-        words = _mount((folder / "lower",), folder, folder / "target")
-        _run(["unshare", "--mount", "--", *words], place)
+        netns.alone(_try, folder, place)
     return place
 
 
 def mount(lower: Sequence[Path], own: Path, target: Path) -> None:
     """The folders ``lower``, the topmost first, are seen at ``target``, below what is in ``own/upper``."""
-    _run(_mount(lower, own, target), own)
+    options = _options(lower, own)
+    try:
+        calls.mount("overlay", target, "overlay", options=options)
+    except OSError as error:
+        raise _refused(error, own, options, target) from None
 
 
 def made_of(lower: Sequence[Path], files: Mapping[str, str]) -> str:
@@ -50,18 +54,25 @@ def made_of(lower: Sequence[Path], files: Mapping[str, str]) -> str:
     return "\n".join([*map(str, lower), given, ""])
 
 
-def _mount(lower: Sequence[Path], own: Path, target: Path) -> list[str]:
-    options = (
+def _try(folder: Path, place: Path) -> None:
+    """Mounts one where nobody sees it, in a thread that ends and takes it along."""
+    options, target = _options((folder / "lower",), folder), folder / "target"
+    try:
+        calls.unshare(calls.CLONE_NEWNS)
+        calls.mount("", Path("/"), flags=calls.MS_REC | calls.MS_PRIVATE)
+        calls.mount("overlay", target, "overlay", options=options)
+    except OSError as error:
+        raise _refused(error, place, options, target) from None
+
+
+def _options(lower: Sequence[Path], own: Path) -> str:
+    return (
         f"lowerdir={':'.join(map(str, lower))},upperdir={own / 'upper'},workdir={own / 'scratch'}"
     )
-    return ["mount", "--types", "overlay", "overlay", "--options", options, str(target)]
 
 
-def _run(words: list[str], place: Path) -> None:
-    try:
-        run.run(words)
-    except CommandError as error:
-        said = " ".join((error.stderr or error.reason).split())
-        raise MachineError(
-            "overlayfs", f"cannot be had at {place}: {said}", REMEDY, error.again
-        ) from None
+def _refused(error: OSError, place: Path, options: str, target: Path) -> MachineError:
+    words = ["mount", "--types", "overlay", "overlay", "--options", options, str(target)]
+    return MachineError(
+        "overlayfs", f"cannot be had at {place}: mount: {error.strerror}", REMEDY, shlex.join(words)
+    )

@@ -1,0 +1,37 @@
+"""Where a lab's containers are. Pure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from labkit.lab import Lab
+
+
+def folder(lab: Lab, name: str) -> Path:
+    """The container's own folder: bundle, writable layer and output."""
+    return lab.state_dir / "containers" / name
+
+
+def bundle(lab: Lab, name: str) -> Path:
+    """The bundle that ``runc create --bundle`` is given."""
+    return folder(lab, name) / "bundle"
+
+
+def console(lab: Lab, name: str) -> Path:
+    """What a detached container's first process wrote to its standard output and error."""
+    return folder(lab, name) / "console.log"
+
+
+def runc_root(lab: Lab) -> Path:
+    """Where runC keeps the state of this lab's containers, apart from everybody else's."""
+    return lab.run_dir / "runc"
+
+
+def cgroup(lab: Lab) -> str:
+    """The control group that holds those of the lab's containers."""
+    return f"/labkit-{lab.name}"
+
+
+def runc(lab: Lab, *words: str | Path) -> list[str | Path]:
+    """The argument list of a runC command on this lab's containers."""
+    return ["runc", "--root", runc_root(lab), *words]

@@ -1,0 +1,111 @@
+"""What runC knows of a lab's containers, read from its own files.
+
+runC has a folder for each container, with ``state.json`` (who the first process is) and, until the
+container is started, ``exec.fifo``; whether it runs is the kernel's to say (runC 1.0 to 1.2,
+libcontainer/container_linux.go). ``runc list`` reads the same and takes as long as a container needs to
+start. A file that is not as expected is left to runC itself to read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from labkit import run
+from labkit.farm.runc.bundle import MADE_OF
+from labkit.farm.runc.places import runc, runc_root
+from labkit.lab import Lab
+from labkit.result import Record
+
+#: /proc/pid/stat's fields after the program's name: the state, and the time of the start.
+STATE, STARTED = 0, 19
+#: What the freezer says of a group whose processes are stopped: version 1, version 2.
+FROZEN = {"freezer.state": ("FROZEN", "FREEZING"), "cgroup.freeze": ("1",)}
+
+
+class State(Record):
+    """A container as ``runc list`` shows it; ``pid`` is 0 once its first process has ended; ``made_of``
+    is the fingerprint of the configuration that it was created with ('' when that names none)."""
+
+    id: str
+    pid: int
+    status: str
+    bundle: str
+    made_of: str = ""
+
+
+def states(lab: Lab) -> dict[str, State]:
+    """The lab's containers by id, as runC knows them."""
+    try:
+        names = sorted(path.name for path in runc_root(lab).iterdir())
+    except FileNotFoundError:
+        return {}
+    return {name: found for name in names if (found := state(lab, name))}
+
+
+def state(lab: Lab, name: str) -> State | None:
+    """One container as runC knows it, None when it does not."""
+    folder = runc_root(lab) / name
+    try:
+        kept = json.loads((folder / "state.json").read_bytes())
+        return _read(folder, kept)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return _asked(lab, name)
+
+
+def _read(folder: Path, kept: Mapping[str, Any]) -> State:
+    labels = dict(item.partition("=")[::2] for item in kept["config"]["labels"])
+    pid = int(kept["init_process_pid"])
+    status = "stopped"
+    if _lives(pid, int(kept["init_process_start"])):
+        started = not (folder / "exec.fifo").exists()
+        status = "paused" if _frozen(kept["cgroup_paths"].values()) else "running"
+        status = status if started else "created"
+    return State(
+        id=kept["id"],
+        pid=0 if status == "stopped" else pid,
+        status=status,
+        bundle=labels["bundle"],
+        made_of=labels.get(MADE_OF, ""),
+    )
+
+
+def _lives(pid: int, started: int) -> bool:
+    """Whether a process of that number runs which was started then (proc(5))."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    fields = text.rpartition(")")[2].split()
+    return int(fields[STARTED]) == started and fields[STATE] not in ("Z", "X")
+
+
+def _frozen(groups: Iterable[str]) -> bool:
+    for group in groups:
+        for name, words in FROZEN.items():
+            with suppress(OSError):
+                if Path(group, name).read_text().strip() in words:
+                    return True
+    return False
+
+
+def _asked(lab: Lab, name: str) -> State | None:
+    """One container as runc-state(8) tells of it."""
+    done = run.run(runc(lab, "state", name), ok=range(256), quiet=True)
+    return parse_list(f"[{done.stdout}]")[0] if done.status == 0 else None
+
+
+def parse_list(output: str) -> list[State]:
+    """The containers in ``runc list --format json``'s output (``null`` when there is none)."""
+    return [
+        State(
+            **{key: item[key] for key in ("id", "pid", "status", "bundle")},
+            made_of=(item.get("annotations") or {}).get(MADE_OF, ""),
+        )
+        for item in json.loads(output) or []
+    ]
