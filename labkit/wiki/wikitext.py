@@ -32,8 +32,11 @@ LANGUAGES = {
 
 #: As wide as what it holds, so that the link that opens it stands beside its label.
 _FOLD = "display:table;min-width:14em;max-width:100%"
-#: A caption of this length at most is not broken by a narrow table below it.
-_SHORT = 80
+#: A caption of this length at most is not broken by a narrow table below it; a longer one has a width of
+#: its own, for a table that is collapsed has none.
+_SHORT, _CAPTION = 80, "min-width:min(45em,80vw)"
+#: A word of this length (a hash, a path) is broken in its table's cell, so that the page is not widened.
+_UNBROKEN, _BREAKS = re.compile(r"\S{25}"), "overflow-wrap:anywhere"
 
 _ALWAYS = str.maketrans({c: f"&#{ord(c)};" for c in "[]{}|~"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\ufffd": "&#65533;"})  # fmt: skip
 #: Each place where a harmless character could begin or complete markup (sources: MediaWiki 1.39,
@@ -142,15 +145,27 @@ def grid(
     """A native table of cells that are wikitext already: one line a row, so that histories read well."""
     lines = [f'{{| class="{css}"', *title(caption)]
     lines += ["! " + " !! ".join(head)] if head else []
-    for row in rows:
-        lines += ["|-", "| " + " || ".join(row)]
+    body = [line for row in rows for line in ("|-", "| " + " || ".join(row))]
+    none = ["|-", f'| colspan="{len(head)}" | <i>none</i>'] if head else []
+    lines += body or none
     return "\n".join([*lines, "|}"])
 
 
 def title(caption: str) -> list[str]:
     """A table's caption line of wikitext that is already safe; none for ''."""
-    narrow = ";white-space:nowrap" if len(caption) <= _SHORT else ""
-    return [f'|+ style="text-align:left{narrow}" | {caption}'] if caption else []
+    narrow = "white-space:nowrap" if len(caption) <= _SHORT else _CAPTION
+    return [f'|+ style="text-align:left;{narrow}" | {caption}'] if caption else []
+
+
+def style(text: str) -> str:
+    """The style of a table's cell that shows the text; '' for none."""
+    return _BREAKS if _UNBROKEN.search(text) else ""
+
+
+def _styled(inline: str, text: str) -> str:
+    """A cell of wikitext that is already safe, which shows the text."""
+    css = style(text)
+    return f'style="{css}" | {inline}' if css else inline
 
 
 def table(value: Table, *, longest: int = LONG) -> str:
@@ -167,7 +182,8 @@ def table(value: Table, *, longest: int = LONG) -> str:
 def cell(value: Cell, column: Column) -> str:
     """A cell's attributes and text; a humanised number keeps its exact value for sorting."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return literal(human(value, column.unit))
+        text = human(value, column.unit)
+        return _styled(literal(text), text)
     shown = human(value, column.unit)
     exact = f' data-sort-value="{value}"' if column.unit == "bytes" or "," in shown else ""
     return f'style="text-align:right"{exact} | {shown}'
@@ -180,10 +196,10 @@ def checks(values: Sequence[Check]) -> str:
         [
             _state(check.holds, f"{check.icon} {check.state}"),
             code(check.name),
-            literal(check.expected),
-            literal(check.seen),
+            _styled(literal(check.expected), check.expected),
+            _styled(literal(check.seen), check.seen),
             literal(", ".join(check.rows)),
-            code(check.again),
+            _styled(code(check.again), check.again),
         ]
         for check in values
     ]

@@ -86,6 +86,7 @@ def _variables(settings: Settings) -> Mapping[str, object]:
         "wgLanguageCode": "en",
         "wgLocaltimezone": "UTC",
         "wgDefaultSkin": "vector",
+        "wgFavicon": "/w/resources/assets/mediawiki.png",  # not /favicon.ico: nothing is served there
         "wgLogos": {"1x": "/w/resources/assets/mediawiki.png"},
         "wgSecretKey": settings.secret_key,
         "wgUpgradeKey": settings.upgrade_key,

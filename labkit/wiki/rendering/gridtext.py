@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from labkit.wiki import wikitext
 from labkit.wiki.rendering.tree import Cell, Grid, Line
+from labkit.wiki.rendering.walking import plain
 
 
 def grid(part: Grid, write: Callable[[Line], str]) -> str:
@@ -51,11 +52,13 @@ def _row(row: Sequence[Cell], write: Callable[[Line], str]) -> list[str]:
 
 def _cell(cell: Cell, write: Callable[[Line], str], more: list[str]) -> str:
     """A cell's attributes and text."""
+    styles = [f"text-align:{cell.side}"] if cell.side else []
+    css = ";".join([*styles, *filter(None, [wikitext.style(plain(cell.line))])])
     given = [
         *more,
         *([f'colspan="{cell.across}"'] if cell.across > 1 else []),
         *([f'rowspan="{cell.down}"'] if cell.down > 1 else []),
-        *([f'style="text-align:{cell.side}"'] if cell.side else []),
+        *([f'style="{css}"'] if css else []),
     ]
     text = write(cell.line)
     return f"{' '.join(given)} | {text}" if given else text
