@@ -147,6 +147,7 @@ class Configuration(Section):
     state: Folder = "/var/lib/labkit"
     cache: Annotated[str, BeforeValidator(lambda v: v if v == "" else _folder(v))] = ""
     run: Folder = "/run/labkit"
+    offline: bool = False
 
 
 #: The notebooks' flat parameters, and the key of lab.toml that each one overrides.
@@ -175,6 +176,7 @@ PARAMETERS: Mapping[str, str] = {
     "state": "state",
     "cache": "cache",
     "run": "run",
+    "offline": "offline",
 }
 
 

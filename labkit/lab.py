@@ -257,8 +257,10 @@ class Lab(Configuration):
         return self.state_dir / "journal.jsonl"
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change whenever the description does."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+        """16 hexadecimal digits that change whenever the description does (what is there is the same
+        with and without the network)."""
+        text = self.model_dump_json(exclude={"offline"})
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def ifname(*parts: str) -> str:

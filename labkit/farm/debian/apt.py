@@ -7,18 +7,23 @@ The repository names no mirror: the one that this machine's apt uses is found by
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from labkit import run
 from labkit.errors import ConfigError, MachineError
+from labkit.files import text_of, write_atomically
 from labkit.lab import Lab
 from labkit.result import Record
 
 #: What apt is asked to print of each file that ``apt-get update`` would load.
 TARGET_FORMAT = "$(CREATED_BY) $(REPO_URI) $(RELEASE) $(CODENAME) $(COMPONENT) $(ORIGIN)"
+#: Where apt keeps its configuration, and what it knows of its sources.
+APT, LISTS = Path("/etc/apt"), Path("/var/lib/apt/lists")
 #: How long a mirror may take to answer: until connected, and then between two bytes (seconds).
 PATIENCE = (5.0, 10.0)
 #: The suites that debootstrap knows; one of them may be meant by a misspelt name.
@@ -57,14 +62,14 @@ class Archive(Record):
 
 
 def archive(lab: Lab) -> Archive:
-    """Where the lab's packages come from; asks the machine's apt (a second), not the network.
+    """Where the lab's packages come from; asks the machine's apt (a second, and again when its
+    configuration has changed), not the network.
 
     Raises :class:`ConfigError` when neither the lab nor the machine's apt names a mirror.
     """
     release = os_release()
-    done = run.run(["apt-get", "indextargets", "--format", TARGET_FORMAT])
     main, further = choose(
-        parse_targets(done.stdout, release.get("ID", "debian")),
+        parse_targets(_targets(lab), release.get("ID", "debian")),
         codename=release.get("VERSION_CODENAME", ""),
         suite=lab.rootfs.suite,
         mirror=lab.rootfs.mirror,
@@ -107,18 +112,22 @@ def os_release() -> dict[str, str]:
 
 
 def require(archive: Archive) -> None:
+    """Returns when the mirror has the suite; see :func:`require_source`."""
+    require_source(archive.main, kind=archive.kind)
+
+
+def require_source(source: Source, *, kind: str = "the mirror") -> None:
     """Returns when the mirror has the suite; says within some seconds what is wrong otherwise.
 
     :raises ConfigError: the mirror answers and has no such suite; names those near to it that it has.
     :raises MachineError: the mirror does not answer.
     """
-    source = archive.main
     if _has(source.mirror, source.suite):
         return
     found = [name for name in near(source.suite, known_suites()) if _has(source.mirror, name)]
     raise ConfigError(
         f"rootfs.suite = {source.suite!r}",
-        f"{archive.kind} has no such suite",
+        f"{kind} has no such suite",
         f"it has {', '.join(found)}"
         if found
         else "leave rootfs.suite empty for the machine's own, or correct rootfs.mirror",
@@ -218,6 +227,27 @@ def release_url(mirror: str, suite: str) -> str:
 
 
 # -- asking ----------------------------------------------------------------------------------
+
+
+def _targets(lab: Lab) -> str:
+    """What apt prints of its sources (:data:`TARGET_FORMAT`); it takes its time, so it is asked once
+    for each state of its configuration and its lists."""
+    if lab.rootfs.mirror:
+        return ""
+    kept = lab.cache_dir / "debian" / f"sources-{_configured()}"
+    text = text_of(kept)
+    if text is None:
+        text = run.run(["apt-get", "indextargets", "--format", TARGET_FORMAT]).stdout
+        with suppress(PermissionError):
+            write_atomically(kept, text)
+    return text
+
+
+def _configured() -> str:
+    """A hash that changes with apt's configuration and its lists."""
+    places = [APT, LISTS, *APT.glob("*"), *APT.glob("*.d/*")]
+    seen = sorted((str(path), path.stat().st_mtime_ns) for path in places if path.exists())
+    return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
 
 
 def _has(mirror: str, suite: str) -> bool:

@@ -10,17 +10,24 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from labkit import undo
 from labkit.display import human_bytes
 from labkit.errors import BuildError, CommandError
 from labkit.farm.contents.scan import scan
+from labkit.farm.debian.gateway import NOWHERE, Way
 from labkit.journal import Journal, not_root
+from labkit.kernel import calls
+from labkit.kernel.netns import alone
 from labkit.lab import Lab
+
+T = TypeVar("T")
 
 log = logging.getLogger("labkit.build")
 
@@ -28,14 +35,24 @@ log = logging.getLogger("labkit.build")
 PATIENCE = 3600.0
 #: With less than this left (bytes) a failure is taken for that of a full disk.
 NEARLY_FULL = 4_000_000
+#: How many times the bytes of a build have to be free in memory for it to happen there: two builds run
+#: side by side, and others want memory too.
+ROOMY = 4
 #: What the tools leave of the machine and of the installation itself, emptied or removed.
 CACHES = ("var/cache/apt/archives/*.deb", "var/cache/apt/*.bin", "var/lib/apt/lists/*_*")
 TRACES = ("etc/resolv.conf", "etc/hostname", "etc/machine-id", "var/log/bootstrap.log")
 
 
-def sealed(argv: Sequence[str | Path], *, root: Path | None = None) -> list[str]:
-    """The argument list that runs ``argv`` sealed off, with ``root`` as its root folder."""
+def sealed(
+    argv: Sequence[str | Path], *, root: Path | None = None, way: Way = NOWHERE
+) -> list[str]:
+    """The argument list that runs ``argv`` sealed off, with ``root`` as its root folder.
+
+    :param way: the way to the mirror (:func:`labkit.farm.debian.gateway.gateway`), and then to nothing
+        else; without one the network is the machine's.
+    """
     return [
+        *way.words,
         "setpriv",
         "--pdeathsig=KILL",
         "unshare",
@@ -88,22 +105,59 @@ def discard(lab: Lab, folder: Path) -> None:
     undo.remove_folder(lab, path=str(folder))
 
 
-def tidy(root: Path) -> None:
-    """Downloads and indices are gone, and the files that describe the building machine are empty."""
+def in_memory(work: Path, space: int, function: Callable[[Path], T]) -> T:
+    """``function(folder)``, with a folder in memory where the machine has plenty of it, else ``work``.
+
+    Installing packages writes each file several times and waits for the disk each time. The folder
+    is mounted in a namespace of the calling thread alone: nobody else sees it, and it ends with it.
+    """
+    if _memory() < ROOMY * space:
+        return function(work)
+    folder = work / "memory"
+
+    def inside() -> T:
+        calls.unshare(calls.CLONE_NEWNS)
+        calls.mount("none", Path("/"), flags=calls.MS_REC | calls.MS_PRIVATE)
+        calls.mount("labkit", folder, "tmpfs", options="mode=755")
+        try:
+            return function(folder)
+        finally:
+            calls.unmount(folder, calls.MNT_DETACH)
+
+    folder.mkdir()
+    done = alone(inside)
+    folder.rmdir()
+    return done
+
+
+def tidy(root: Path) -> int:
+    """Downloads and indices are gone, and the files that describe the building machine are empty;
+    returns how many bytes that was."""
+    removed = 0
     for pattern in CACHES:
         for path in root.glob(pattern):
+            removed += path.lstat().st_size
             path.unlink()
     for name in TRACES:
         path = root / name
         if path.is_symlink() or path.exists():
+            removed += path.lstat().st_size
             path.unlink()
             path.touch(mode=0o644)
+    return removed
 
 
 def size(root: Path) -> int:
     """What the files and folders of a folder weigh in bytes: apparent size, hard links once, as
     ``du -sb`` counts (later ones than coreutils 9.1 leave out the folders themselves)."""
     return sum(file.size for file in scan(root))
+
+
+def _memory() -> int:
+    """The bytes of memory that programs may still take (proc(5), /proc/meminfo)."""
+    text = Path("/proc/meminfo").read_text(encoding="ascii")
+    found = re.search(r"^MemAvailable:\s*(\d+) kB$", text, re.M)
+    return int(found[1]) * 1024 if found else 0
 
 
 def _require_space(folder: Path, what: str, space: int) -> None:

@@ -18,6 +18,31 @@ FOLDER_HOOK = "/usr/share/mmdebstrap/hooks/file-mirror-automount"
 #: What is left out of the farm's base: for people to read, and never read in a container.
 UNREAD = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*")
 
+#: debootstrap reads its index of 60 000 packages some dozen times, for a second each. The index that it
+#: has downloaded and verified is cut down to the packages that can matter before it is read.
+SHORTER = r"""
+pkgdetails_needed () {
+	local word shorter
+	for word; do
+		shift
+		case "$word" in
+		"$TARGET"/*_Packages)
+			shorter="$TARGET/debootstrap/needed_${word##*/}"
+			if [ ! -e "$shorter" ]; then
+				awk 'FNR == NR { wanted[$1]; next } /^Package: / { on = $2 in wanted } on' \
+					"NEEDED" "$word" >"$shorter"
+			fi
+			word="$shorter" ;;
+		esac
+		set -- "$@" "$word"
+	done
+	pkgdetails_perl "$@"
+}
+if [ "$PKGDETAILS" = pkgdetails_perl ]; then
+	PKGDETAILS=pkgdetails_needed
+fi
+"""
+
 
 class Step(Record):
     """One command of a build, and what a person is told that it does; the arguments of a ``quiet``
@@ -53,8 +78,12 @@ def recipe(variant: Variant, suite: str, packages: Sequence[str]) -> str:
     return repr([step.argv for step in (*made, *then)])
 
 
-def script_text(variant: Variant, archive: Archive) -> str:
-    """What the file beside the target holds; see :func:`steps`."""
+def script_text(variant: Variant, archive: Archive, *, needed: Path | None = None) -> str:
+    """What the file beside the target holds; see :func:`steps`.
+
+    :param needed: a file with the names of all packages that can matter, one a line: debootstrap then
+        looks for them in that part of its index.
+    """
     if variant.tool == "mmdebstrap":
         return f"{archive.main.line}\n"
     # debootstrap(8) sources its script argument; a default mirror that the script names is used
@@ -67,7 +96,8 @@ def script_text(variant: Variant, archive: Archive) -> str:
             "use mmdebstrap (rootfs.tool), or install a newer debootstrap",
             "ls /usr/share/debootstrap/scripts",
         )
-    return f". {known}\ndefault_mirror {archive.main.mirror}\n"
+    mirror = f". {known}\ndefault_mirror {archive.main.mirror}\n"
+    return mirror + (SHORTER.replace("NEEDED", str(needed)) if needed else "")
 
 
 def pull_steps(variant: Variant, suite: str, work: Path, registry: str) -> tuple[Step, ...]:

@@ -53,6 +53,14 @@ def read(root: Path) -> tuple[Package, ...]:
     return parse_status(text, parse_priorities(archive))
 
 
+def changed(root: Path) -> int:
+    """When the packages of ``root`` last changed: nanoseconds since 1970, 0 when it has none."""
+    try:
+        return (root / STATUS).stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
 def parse_status(text: str, priorities: Mapping[str, str] | None = None) -> tuple[Package, ...]:
     """The packages of a dpkg database that are installed, by name; ``priorities`` go before theirs."""
     installed = (s for s in _stanzas(text) if s.get("Status", "").endswith(" ok installed"))

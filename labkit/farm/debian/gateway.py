@@ -1,0 +1,136 @@
+"""A build's only way out: a network namespace with a loopback and, on it, the depot's HTTP proxy.
+
+The programs that build a root file system reach nothing else. What they ask the proxy for comes
+from the depot, which fetches it from the mirror if it has to. The namespace has no name: it ends
+with the process that made it, however that ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from pydantic import Field
+
+from labkit.errors import MachineError
+from labkit.farm.debian.depot import AbsentError, Depot
+from labkit.kernel import calls
+from labkit.kernel.netns import alone
+from labkit.result import Record
+
+#: netdevice(7): read and write an interface's flags; the one that says it is up.
+SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
+
+
+class Way(Record):
+    """How a program is started that may go through the gateway: the words before its own, and its
+    environment. Without a gateway both are empty."""
+
+    words: tuple[str, ...] = ()
+    env: dict[str, str] = Field(default_factory=dict)
+
+
+#: No gateway at all.
+NOWHERE = Way()
+
+
+@contextmanager
+def gateway(depot: Depot, *, secure: frozenset[str] = frozenset()) -> Iterator[Way]:
+    """The gateway is open while the block runs.
+
+    :param secure: the hosts that are asked by https, though programs name them with http (a proxy
+        cannot keep what it cannot read).
+    """
+    listening, namespace = alone(_apart)
+    try:
+        with ThreadingHTTPServer(("", 0), _handler(depot, secure), False) as server:
+            server.socket.close()
+            server.socket = listening
+            thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="gateway")
+            thread.start()
+            try:
+                yield _way(namespace, listening.getsockname()[1])
+            finally:
+                server.shutdown()
+                thread.join()
+    finally:
+        listening.close()
+        os.close(namespace)
+
+
+def _way(namespace: int, port: int) -> Way:
+    address = f"http://127.0.0.1:{port}"
+    return Way(
+        words=("nsenter", f"--net=/proc/{os.getpid()}/fd/{namespace}", "--"),
+        env={
+            **dict.fromkeys(("http_proxy", "HTTP_PROXY"), address),
+            **dict.fromkeys(("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"), ""),
+        },
+    )
+
+
+def _apart() -> tuple[socket.socket, int]:
+    """A listening socket in a new network namespace, and a descriptor of that."""
+    try:
+        calls.unshare(calls.CLONE_NEWNET)
+    except PermissionError:
+        raise MachineError(
+            "a network namespace", "needs root", "call it with sudo, or from a root shell", "id"
+        ) from None
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        request = struct.pack("16sH14x", b"lo", 0)
+        (flags,) = struct.unpack_from("16xH", fcntl.ioctl(control, SIOCGIFFLAGS, request))
+        fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | IFF_UP))
+    listening = socket.create_server(("127.0.0.1", 0), backlog=64)
+    return listening, os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _handler(depot: Depot, secure: frozenset[str]) -> type[BaseHTTPRequestHandler]:
+    """What answers requests: with a file of the depot, or with what came of fetching it."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            try:
+                path = depot.get(asked(self.path, secure))
+            except AbsentError as error:
+                status = error.status or HTTPStatus.GATEWAY_TIMEOUT
+                self._end(status, len(error.reason.encode()))
+                if self.command == "GET":
+                    self.wfile.write(error.reason.encode())
+                return
+            except OSError:  # which the depot remembers
+                self._end(HTTPStatus.INSUFFICIENT_STORAGE, 0)
+                return
+            with path.open("rb") as file:
+                self._end(HTTPStatus.OK, os.fstat(file.fileno()).st_size)
+                if self.command == "GET":
+                    shutil.copyfileobj(file, self.wfile)
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def _end(self, status: int, length: int) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(length))
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """The depot says what it fetches; what it has need not be told."""
+
+    return Handler
+
+
+def asked(target: str, secure: frozenset[str]) -> str:
+    """The address that a request to a proxy is for (RFC 9112, section 3.2.2: absolute form). Pure."""
+    host = target.removeprefix("http://").partition("/")[0]
+    return target.replace("http://", "https://", 1) if host in secure else target

@@ -1,0 +1,159 @@
+"""What a root file system is made from, the name that this gives it, and its place in the cache.
+
+The name is made of everything that determines the content: the tool and its version, the commands, and
+the packages that may get into it, with their versions. What has the name is what would be built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from functools import cache
+from pathlib import Path
+
+from labkit import run
+from labkit.farm.debian import apt, commands, index, packages, variants
+from labkit.farm.debian.apt import Archive
+from labkit.farm.debian.depot import Depot
+from labkit.farm.debian.variants import Variant
+from labkit.lab import Lab
+from labkit.result import Record
+
+log = logging.getLogger("labkit.rootfs")
+
+#: Goes up with every change of what a build leaves, so that older ones are not taken for it.
+EDITION = 2
+
+
+class Rootfs(Record):
+    """One root file system.
+
+    ``bytes`` is what its files weigh (apparent size, hard links once: ``du -sb``), ``cleaned`` what
+    the tool had left of downloads and indices and labkit removed, ``seconds`` how long its
+    build took when it was built, ``origin`` by what it was made.
+    """
+
+    variant: str
+    suite: str
+    tool: str
+    architecture: str
+    path: Path
+    bytes: int
+    cleaned: int
+    packages: int
+    seconds: float
+    origin: str
+    key: str
+
+
+class Plan(Record):
+    """What will be built, and its place in the cache.
+
+    ``archive`` is where its packages come from (None: it is pulled from a registry), ``needed`` the
+    packages that may get into it, by name; none of them are known while ``digest`` is '': the
+    suite's list of packages is not in the cache yet.
+    """
+
+    variant: Variant
+    suite: str
+    architecture: str
+    packages: tuple[str, ...]
+    registry: str
+    archive: Archive | None
+    needed: tuple[str, ...]
+    digest: str
+    origin: str
+    key: str
+    place: Path
+
+
+def plan(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
+    """What a build would make; asks the machine's package database, not the network."""
+    chosen = variants.named(variant) if variant else variants.of_lab(lab)
+    suite, architecture = apt.suite(lab), apt.architecture()
+    pulled = registry if chosen.image is not None else ""
+    program = variants.package_of(chosen, registry=pulled)
+    version = program_version(program)
+    archive = None if pulled else apt.archive(lab)
+    extra = tuple(sorted(set(lab.rootfs.packages)))
+    recipe = commands.recipe(chosen, suite, extra)
+    known = (
+        index.needed(_depot(lab), (archive.main,), architecture, asked(recipe)) if archive else None
+    )
+    digest = known.digest if known else ""
+    key = key_of(
+        f"{chosen.name}-{suite}",
+        (EDITION, recipe, architecture),
+        (program, version, lab.rootfs.mirror or apt.kind(lab), pulled, digest),
+    )
+    return Plan(
+        variant=chosen,
+        suite=suite,
+        architecture=architecture,
+        packages=extra,
+        registry=pulled,
+        archive=archive,
+        needed=known.names if known else (),
+        digest=digest,
+        origin=f"{'pulled' if pulled else 'built'} with {program} {version}",
+        key=key,
+        place=lab.cache_dir / "rootfs" / key,
+    )
+
+
+def ready(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
+    """The same, with the suite's list of packages, which is fetched if the cache does not have it."""
+    planned = plan(lab, variant, registry=registry)
+    if planned.digest or not planned.archive:
+        return planned
+    index.ensure(Depot.of(lab), planned.archive.main, planned.architecture)
+    return plan(lab, variant, registry=registry)
+
+
+def asked(recipe: str) -> frozenset[str]:
+    """The packages that a recipe's commands name."""
+    lists = re.findall(r"--include=([^\s'\"]+)", recipe)
+    return frozenset(name for names in lists for name in names.split(","))
+
+
+def key_of(name: str, *parts: object) -> str:
+    """A folder's name: readable, and another one whenever a part differs."""
+    return f"{name}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
+
+
+def program_version(package: str) -> str:
+    """The installed version of a Debian package; raises MachineError when it is not installed."""
+    version, status = _installed(package, packages.changed(Path("/")))
+    if status != "installed":
+        raise run.missing(package)
+    return version
+
+
+def find(planned: Plan) -> Rootfs | None:
+    """The whole root file system in the cache, or None: also when its record or its files are damaged."""
+    root = planned.place / "rootfs"
+    try:
+        text = (planned.place / "rootfs.json").read_text(encoding="utf-8")
+        found = Rootfs.model_validate_json(text).model_copy(update={"path": root})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        found = None
+    if found is None or not (root / packages.STATUS).is_file():
+        log.warning("%s is damaged: it is built again", planned.place)
+        return None
+    return found
+
+
+def _depot(lab: Lab) -> Depot:
+    """The lab's depot for looking at what is there."""
+    return Depot(lab.cache_dir / "debian", offline=True)
+
+
+@cache
+def _installed(package: str, _state: int) -> tuple[str, str]:
+    """A package's version and status on this machine, asked once for each state of its database."""
+    words = ["dpkg-query", "--show", "--showformat=${Version} ${db:Status-Status}", package]
+    version, _, status = run.run(words, ok=(0, 1)).stdout.partition(" ")
+    return version, status
