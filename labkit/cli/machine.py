@@ -2,8 +2,48 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from labkit.cli.front import command
 from labkit.report.command import Choice, finish, log_to_file, show
+
+#: The exit status of `plan --exit-code` when something would change.
+CHANGES = 3
+
+
+@command
+def plan(
+    choice: Choice,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="Exit with 3 when something would change.")
+    ] = False,
+) -> None:
+    """Show what apply would change, and why; change nothing.
+
+    What lab.toml says is compared with what is seen on the machine: the bridge and its links, images,
+    containers, the name server, the balancer. The wiki is none of it."""
+    lab = choice.lab()
+    from labkit.farm import upkeep
+
+    result = upkeep.plan(lab)
+    show(result, choice)
+    if exit_code and not result.value.empty:
+        raise typer.Exit(CHANGES)
+
+
+@command
+def apply(choice: Choice) -> None:
+    """Make the farm what lab.toml says, with the least that is needed.
+
+    Only what differs is touched, and what depends on it; requests that run through the balancer
+    meanwhile are answered. With nothing to do, nothing is done."""
+    lab = choice.lab()
+    log_to_file(lab)
+    from labkit.farm import upkeep
+
+    finish(upkeep.apply(lab), choice)
 
 
 @command

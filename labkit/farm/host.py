@@ -102,6 +102,12 @@ def create_namespaces(lab: Lab, names: Sequence[str]) -> tuple[str, ...]:
     return new
 
 
+def name_again(lab: Lab, name: str, pid: int) -> None:
+    """The network namespace of the lab's own that a process is in has its name again, which was removed."""
+    Journal.of(lab).intend("netns", name=name)
+    namespaces.name_again(name, pid)
+
+
 def refuse_taken_subnet(lab: Lab, netlink: Netlink) -> None:
     """Raises :class:`MachineError` when another interface than the lab's bridge has the subnet."""
     names = {link.index: link.name for link in seen.links(netlink).values()}

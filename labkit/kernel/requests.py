@@ -106,6 +106,13 @@ def address(index: int, given: IPv4Interface) -> Request:
     return Request(NEWADDR, CREATE | EXCLUSIVE, header + body)
 
 
+def no_address(index: int, given: IPv4Interface) -> Request:
+    """A link has that address no more."""
+    header = ADDRESS_HEADER.pack(socket.AF_INET, given.network.prefixlen, 0, UNIVERSE, index)
+    body = attribute(IFA_LOCAL, given.ip.packed) + attribute(IFA_ADDRESS, given.ip.packed)
+    return Request(DELADDR, 0, header + body)
+
+
 def routes() -> Request:
     """All IPv4 routes of the main table."""
     return Request(GETROUTE, 0, _route(0, 0) + attribute(RTA_TABLE, MAIN))
@@ -115,6 +122,11 @@ def default_route(gateway: IPv4Address) -> Request:
     """What is not in the namespace's own networks goes by ``gateway``."""
     body = _route(0, UNICAST) + attribute(RTA_GATEWAY, gateway.packed)
     return Request(NEWROUTE, CREATE | EXCLUSIVE, body)
+
+
+def no_default_route(gateway: IPv4Address) -> Request:
+    """That route is gone."""
+    return Request(DELROUTE, 0, _route(0, UNICAST) + attribute(RTA_GATEWAY, gateway.packed))
 
 
 def unreachable(subnet: IPv4Network, metric: int) -> Request:

@@ -117,7 +117,7 @@ def _step(item: Resource, seen: Resource | None, before: Mapping[str, Step]) -> 
     found = [
         (ACTIONS.get((item.kind, fact), "change"), Reason(fact=fact, wanted=value, seen=other))
         for fact, value in item.facts.items()
-        if (other := seen.facts.get(fact, "none")) != value
+        if (other := seen.facts.get(fact, value)) != value
     ]
     found += [
         forced for need in item.needs if need in before for forced in _forced(item, before[need])

@@ -1,7 +1,8 @@
 """Resources: the things a farm is made of, each with facts that can be wanted and seen. Pure.
 
-The same kind has the same facts on both sides; a fact that nobody can know yet (the content of a
-root file system whose image has not been built) is left out of the wanted side.
+The same kind has the same facts on both sides. A fact that nobody can know yet (the content of a root
+file system whose image has not been built) is left out of the wanted side, one that could not be
+looked at (the namespace of a container that does not run) out of the seen one.
 """
 
 from __future__ import annotations
@@ -36,13 +37,14 @@ class Resource(Record):
 
 
 class Known(Record):
-    """What of the wanted side only the machine can tell: the fingerprints of the root file systems and
-    of the configurations that the images make for each replica (none for a replica whose image is not
-    there), and the Debian suite that '' stands for."""
+    """What of the wanted side only the machine can tell: the Debian suite that '' stands for and, for each
+    replica whose image is there, the fingerprint of its root file system's parts (``roots``), the one
+    that its configuration names (``configurations``), and that of the whole config.json (``files``)."""
 
     suite: str = ""
     roots: dict[str, str] = Field(default_factory=dict)
     configurations: dict[str, str] = Field(default_factory=dict)
+    files: dict[str, str] = Field(default_factory=dict)
 
 
 def fingerprint(*texts: str) -> str:
@@ -51,7 +53,7 @@ def fingerprint(*texts: str) -> str:
 
 
 def listed(items: Iterable[object]) -> str:
-    """A fact with several values, in an order of its own."""
+    """A fact with several values, in an order of its own; 'none' without any."""
     return ", ".join(sorted(map(str, items))) or "none"
 
 

@@ -98,8 +98,10 @@ def _root(lab: Lab, replica: Replica, known: Known) -> Resource:
 def _container(replica: Replica, known: Known) -> Resource:
     facts = {"process": "running", "namespace": replica.netns}
     if replica.name in known.configurations:
-        made = known.configurations[replica.name]
-        facts |= {"made of": made, "file": made}
+        facts |= {
+            "made of": known.configurations[replica.name],
+            "file": known.files[replica.name],
+        }
     needs = (f"root {replica.name}", f"namespace {replica.netns}")
     return Resource(kind="container", name=replica.name, facts=facts, needs=needs)
 

@@ -1,0 +1,179 @@
+"""A plan carried out: each kind of step by the function that its subject has for it, in a safe order.
+
+First what is missing is made, then what serves is replaced piece by piece, then the two servers in
+front are told, and only then is removed what the Lab does not have any more: nobody is sent to a
+replica that is not there yet, or not there any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from labkit import run
+from labkit.errors import FarmError
+from labkit.farm import container, host, network, ssh
+from labkit.farm.balancer import instance as balancer
+from labkit.farm.container import State
+from labkit.farm.convergence import answering, removing, rolling
+from labkit.farm.convergence.looking import Look, is_unnamed, look
+from labkit.farm.links import stale
+from labkit.farm.names import instance as names
+from labkit.farm.planning.difference import Plan
+from labkit.farm.planning.resources import KINDS
+from labkit.farm.runc import overlay, roots
+from labkit.farm.runc.roots import Wanted
+from labkit.journal import lock
+from labkit.lab import Lab, Replica
+from labkit.undo import delete_container
+
+#: How many looks it may take: images that were made, or a namespace that has its name again, show what
+#: else is to be done.
+ROUNDS = 5
+#: What the replicas are made with, once their image is there.
+PROGRAMS = (
+    "runc", "umoci", "nsenter", "ssh-keygen", "dpkg", "dpkg-query",
+)  # fmt: skip
+
+
+def converge(lab: Lab, kinds: Sequence[str] = KINDS) -> tuple[Plan, ...]:
+    """The lab's resources of these kinds are as the Lab says; the plans that were carried out for it.
+
+    Images are built before the lab's ``farm`` lock is taken, everything else is done under it.
+    :raises FarmError: what is seen does not become what is wanted, whatever is done; and whatever the
+        steps themselves raise.
+    """
+    first = look(lab, kinds).plan(lab, kinds)
+    if first.empty:
+        return ()
+    done = [prepare(lab, first)]
+    with lock(lab.run_dir, "farm"):
+        while not (plan := (seen := look(lab, kinds)).plan(lab, kinds)).empty:
+            if len(done) > ROUNDS or done[-1].steps == plan.steps:
+                raise _stuck(plan)
+            act(lab, plan, seen)
+            done.append(plan)
+    return tuple(plan for plan in done if plan.steps)
+
+
+def prepare(lab: Lab, plan: Plan) -> Plan:
+    """What is needed before anything of the farm is touched: programs, overlayfs, the host's side, images;
+    the part of the plan that was carried out by this."""
+    run.require(*PROGRAMS)
+    if plan.named("root", "create", "replace"):
+        overlay.require(lab)
+    side = {lab.host.netns, str(lab.subnet)}
+    steps = [step for step in plan.steps if step.kind == "image" or step.name in side]
+    steps = [step for step in steps if step.action != "remove"]
+    if any(step.name in {*side, lab.bridge} for step in plan.steps):
+        host.up(lab)
+    if plan.named("image"):
+        container.unpack_all(lab)
+    return plan.model_copy(update={"steps": tuple(steps)})
+
+
+def act(lab: Lab, plan: Plan, seen: Look) -> None:
+    """Carries out the steps; the caller holds the ``farm`` lock and has called :func:`prepare`."""
+    if plan.named("image"):
+        prepare(lab, plan)
+    if plan.named("keys"):
+        ssh.keys(lab)
+    removing.elsewhere(lab, plan)
+    wired = _wire(lab, plan, seen.states)
+    _contain(lab, plan, seen.states, wired=wired)
+    before = rolling.serving(lab)
+    _serve(lab, plan)
+    if plan.named("balancer", "change") and _takes_away(plan):
+        rolling.finished(lab, before)
+    removing.surplus(lab, plan)
+    if wired and _has_stale(plan):
+        stale.remove(lab)
+
+
+def _wire(lab: Lab, plan: Plan, states: dict[str, State]) -> bool:
+    """Namespaces, bridge and links are there; whether there was anything to do."""
+    asked = {item.netns for item in lab.farm}
+    new = asked.intersection(plan.named("namespace", "create", "change"))
+    if not (
+        new or plan.named("bridge", "create", "change") or plan.named("link", "create", "change")
+    ):
+        return False
+    for replica in lab.farm:
+        if replica.netns in new and is_unnamed(replica, states):
+            host.name_again(lab, replica.netns, states[replica.name].pid)
+    network.wire(lab)
+    if _has_stale(plan):
+        stale.route(lab)
+    return True
+
+
+def _has_stale(plan: Plan) -> bool:
+    """Whether an interface has addresses or routes that are none of its own."""
+    return any(
+        reason.fact in ("addresses", "gateway")
+        for step in plan.steps
+        if step.kind in ("bridge", "link")
+        for reason in step.reasons
+    )
+
+
+def _takes_away(plan: Plan) -> bool:
+    """Whether something is removed that an earlier request may still need."""
+    return _has_stale(plan) or any(step.action == "remove" for step in plan.steps)
+
+
+def _contain(lab: Lab, plan: Plan, states: dict[str, State], *, wired: bool) -> None:
+    """Every container runs as it is to, on the root file system that it is to have, and answers."""
+    touched = {*plan.named("root"), *plan.named("container")}
+    asked = [item for item in lab.farm if item.name in touched]
+    renewed = {
+        *plan.named("root"),
+        *plan.named("container", "create", "restart", "replace"),
+    }
+    make = partial(_make, lab, renewed)
+    alive = {name for name, state in states.items() if state.pid}
+    first = [item for item in asked if item.name not in alive or item.name not in renewed]
+    make(first)
+    rolling.replace(lab, [item.name for item in asked if item not in first], make)
+    if wired:
+        answering.wait(lab, lab.farm)
+
+
+def _make(lab: Lab, renewed: set[str], replicas: Sequence[Replica]) -> None:
+    """The replicas' bundles stand; those of ``renewed`` run in new containers, and answer."""
+    if not replicas:
+        return
+    images, files = container.unpack_all(lab), ssh.files(ssh.keys(lab))
+    anew = [item for item in replicas if item.name in renewed]
+    run.spread(partial(_end, lab), anew)
+    wanted = [
+        Wanted(container.replica_spec(lab, item), images[item.site], files) for item in replicas
+    ]
+    roots.prepare(lab, wanted)
+    if anew:
+        container.intend(lab, [item.name for item in anew])
+    run.spread(lambda item: container.launch(lab, item.name), anew)
+    answering.wait(lab, anew)
+
+
+def _end(lab: Lab, replica: Replica) -> None:
+    """The replica's container is no more: its root file system is not mounted anew below it."""
+    delete_container(lab, root=str(container.runc_root(lab)), container=replica.name)
+
+
+def _serve(lab: Lab, plan: Plan) -> None:
+    """Name server and balancer say what the Lab says."""
+    if plan.named("names", "create", "change", "restart"):
+        names.converge(lab)
+    if plan.named("balancer", "create", "change", "restart"):
+        balancer.converge(lab)
+
+
+def _stuck(plan: Plan) -> FarmError:
+    step = plan.steps[0]
+    return FarmError(
+        step.id,
+        f"is not as it has to be, although labkit did what it can: {step.why}",
+        "something else changes it at the same time, or it cannot be had on this machine",
+        "labkit plan",
+    )

@@ -1,0 +1,62 @@
+"""Whether replicas answer for themselves, and the wait until they do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from labkit.errors import FarmError
+from labkit.farm import container
+from labkit.farm.links.netns import inside
+from labkit.farm.measuring import answers
+from labkit.farm.measuring.answers import Head
+from labkit.farm.site import REPLICA_HEADER
+from labkit.lab import Lab, Replica
+
+#: How long a started replica may take until it answers, in seconds.
+PATIENCE = 15.0
+
+
+def problems(lab: Lab, farm: Sequence[Replica]) -> dict[str, str | None]:
+    """What is wrong with the answers of several replicas at their own addresses, all asked at the same
+    time: by name, None for one that is HTTP 200 and its own."""
+    there = [(replica.address, 80) for replica in farm]
+    hosts = [lab.host_name(replica.name) for replica in farm]
+    found = inside(lab.netns, answers.heads, there, hosts) if farm else []
+    return {
+        replica.name: _problem(replica, head) for replica, head in zip(farm, found, strict=True)
+    }
+
+
+def _problem(replica: Replica, head: Head) -> str | None:
+    if head.fault:
+        return f"no answer: {head.fault}"
+    who = head.headers.get(REPLICA_HEADER.lower(), "")
+    if head.status != 200 or who != replica.name:
+        return f"answered HTTP {head.status} as {who or 'nobody'}"
+    return None
+
+
+def wait(lab: Lab, farm: Sequence[Replica]) -> None:
+    """The replicas answer; a first process that died is the error, with its own words."""
+    deadline, pause = time.monotonic() + PATIENCE, 0.002
+    waiting = list(farm)
+    while faults := {k: v for k, v in problems(lab, waiting).items() if v is not None}:
+        waiting = [replica for replica in waiting if replica.name in faults]
+        for replica in waiting:
+            state = container.state(lab, replica.name)
+            if state is None or state.status == "stopped":
+                raise container.death(lab, replica.name)
+        if time.monotonic() > deadline:
+            raise _silent(lab, waiting[0], faults[waiting[0].name])
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
+
+
+def _silent(lab: Lab, replica: Replica, reason: str | None) -> FarmError:
+    return FarmError(
+        f"replica {replica.name}",
+        f"{reason} after {PATIENCE:g} s",
+        "its own logs say why",
+        f"tail {container.console(lab, replica.name)} {container.folder(lab, replica.name)}/log/*",
+    )

@@ -1,0 +1,208 @@
+"""One look at the machine: the lab's resources as they are now. Nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from labkit.farm import container, host, network, ssh
+from labkit.farm.balancer import instance as balancer
+from labkit.farm.container import State
+from labkit.farm.debian import apt
+from labkit.farm.links.netlink import within
+from labkit.farm.names import instance as names
+from labkit.farm.oci import found
+from labkit.farm.oci.found import Images
+from labkit.farm.planning import observed
+from labkit.farm.planning.difference import Plan, difference
+from labkit.farm.planning.resources import KINDS, Known, Resource, fingerprint, of_kinds
+from labkit.farm.planning.wanted import wanted
+from labkit.farm.runc import bundle, overlay, surplus
+from labkit.files import text_of
+from labkit.journal import Entry, Journal, boot_id
+from labkit.kernel import netns as namespaces
+from labkit.kernel import requests
+from labkit.kernel import seen as kernel
+from labkit.kernel.netlink import Netlink
+from labkit.lab import Lab, Replica
+from labkit.result import Record
+from labkit.undo import mount_points
+
+
+class Look(Record):
+    """What is there, what of the wanted side the machine tells, and each container as runC knows it."""
+
+    seen: tuple[Resource, ...]
+    known: Known
+    states: dict[str, State]
+
+    def plan(self, lab: Lab, kinds: Sequence[str] = KINDS) -> Plan:
+        """The steps from here to the Lab, of some kinds of resources."""
+        asked = wanted(lab, self.known)
+        return difference(of_kinds(asked, kinds), of_kinds(self.seen, kinds))
+
+
+def look(lab: Lab, kinds: Sequence[str] = KINDS) -> Look:
+    """The lab's resources as they are now, the two servers only if their kinds are asked for."""
+    states = container.states(lab)
+    entries = tuple(e for e in Journal.of(lab).standing() if e.boot == boot_id())
+    images = found.images(lab)
+    unnamed = frozenset(item.name for item in lab.farm if is_unnamed(item, states))
+    topology = network.observe(lab)
+    mounted = mount_points()
+    seen = (
+        *_namespaces(lab, entries, states, unnamed),
+        *_routes(lab, entries),
+        *observed.bridge(topology),
+        *observed.images(lab, images),
+        *observed.keys(lab, ssh.standing(lab)),
+        *observed.links(topology, unnamed=unnamed),
+        *(found for item in lab.farm for found in _contained(lab, item, states, mounted)),
+        *_servers(lab, kinds),
+        *_surplus(lab, entries, states, topology.ports, mounted),
+    )
+    return Look(seen=seen, known=known(lab, images), states=states)
+
+
+def known(lab: Lab, images: Images | None) -> Known:
+    """What the images and keys that are there make of each replica."""
+    given = _key_files(lab)
+    roots: dict[str, str] = {}
+    texts: dict[str, str] = {}
+    for site in lab.sites if images and given else ():
+        unpacked = (
+            images.sites[site.name].unpacked if images and site.name in images.sites else None
+        )
+        if unpacked is None:
+            continue
+        own = container.image_configuration(unpacked)
+        for replica in lab.replicas_of(site.name):
+            roots[replica.name] = fingerprint(overlay.made_of(unpacked.lower, given))
+            texts[replica.name] = container.configuration(own, container.replica_spec(lab, replica))
+    return Known(
+        suite=apt.suite(lab),
+        roots=roots,
+        configurations={name: bundle.made_of(text) for name, text in texts.items()},
+        files={name: fingerprint(text) for name, text in texts.items()},
+    )
+
+
+def is_unnamed(replica: Replica, states: dict[str, State]) -> bool:
+    """Whether the replica's container runs in a namespace that has lost its name, and so can have it back."""
+    state = states.get(replica.name)
+    return bool(state and state.pid and not namespaces.stands(replica.netns))
+
+
+def _key_files(lab: Lab) -> dict[str, str]:
+    """What goes into the containers' own layers; nothing when a key is not as it is to be."""
+    if set(ssh.standing(lab).values()) != {"sound"}:
+        return {}
+    folder = lab.state_dir / "ssh"
+    user, own = ((text_of(folder / f"{name}.pub") or "").strip() for name in ("student", "host"))
+    return dict(ssh.files(ssh.Keys(folder=folder, user=user, host=own)))
+
+
+def _namespaces(
+    lab: Lab, entries: Sequence[Entry], states: dict[str, State], unnamed: frozenset[str]
+) -> Iterator[Resource]:
+    owned = {entry.what.get("name", "") for entry in entries if entry.kind == "netns"}
+    asked = {item.netns: item for item in lab.farm}
+    for name in dict.fromkeys((*filter(None, [lab.netns]), *asked, *sorted(owned))):
+        if namespaces.stands(name):
+            said = name if name in owned else f"{name}, made by somebody else"
+            yield Resource(kind="namespace", name=name, facts={"name": said})
+        elif name in asked and asked[name].name in unnamed:
+            process = states[asked[name].name].pid
+            said = f"none, but process {process} is in it"
+            yield Resource(kind="namespace", name=name, facts={"name": said})
+
+
+def _routes(lab: Lab, entries: Sequence[Entry]) -> Iterator[Resource]:
+    """The unreachable routes that labkit made, wherever it did, and the wanted one if it is there."""
+    made = {(e.what["netns"], e.what["subnet"]) for e in entries if e.kind == "route"}
+    made.add((lab.host.netns, str(lab.subnet)))
+    for netns in sorted({netns for netns, _ in made}):
+        if not netns or namespaces.stands(netns):
+            there = within(netns or None, _unreachable)
+            for _, subnet in sorted(item for item in made if item[0] == netns):
+                if subnet in there:
+                    name = subnet + place(lab, netns)
+                    yield Resource(kind="route", name=name, facts={"type": "unreachable"})
+
+
+def _unreachable(netlink: Netlink) -> frozenset[str]:
+    routes = kernel.routes(netlink)
+    return frozenset(str(route.network) for route in routes if route.kind == requests.UNREACHABLE)
+
+
+def place(lab: Lab, netns: str) -> str:
+    """What a resource's name ends with when it is on another host side than the lab's."""
+    if netns == lab.host.netns:
+        return ""
+    return f" in {netns}" if netns else " on the machine itself"
+
+
+def _contained(
+    lab: Lab, replica: Replica, states: dict[str, State], mounted: frozenset[str]
+) -> Iterator[Resource]:
+    own, name = container.folder(lab, replica.name), replica.name
+    yield from observed.root(
+        name,
+        text_of(own / "lower"),
+        mounted=str((own / "bundle" / "rootfs").resolve()) in mounted,
+    )
+    state = states.get(name)
+    inside = replica.netns if _is_inside(state, replica) else "another one"
+    config = text_of(own / "bundle" / "config.json")
+    yield from observed.container(name, state, config, namespace=inside)
+
+
+def _is_inside(state: State | None, replica: Replica) -> bool:
+    """Whether the container's first process is in the replica's namespace, or in one that can have its name."""
+    if state is None or not state.pid:
+        return False
+    if not namespaces.stands(replica.netns):
+        return True
+    try:
+        inode = Path(f"/proc/{state.pid}/ns/net").stat().st_ino
+    except FileNotFoundError:
+        return False
+    return inode == host.namespace_inode(replica.netns)
+
+
+def _servers(lab: Lab, kinds: Sequence[str]) -> Iterator[Resource]:
+    for kind, name, server in (
+        ("names", lab.domain, names),
+        ("balancer", lab.host_name("balancer"), balancer),
+    ):
+        facts = server.seen(lab) if kind in kinds else None
+        if facts is not None:
+            yield Resource(kind=kind, name=name, facts=facts)
+
+
+def _surplus(
+    lab: Lab,
+    entries: Sequence[Entry],
+    states: dict[str, State],
+    ports: Sequence[str],
+    mounted: frozenset[str],
+) -> Iterator[Resource]:
+    """What is there of replicas that the lab does not have (their namespaces apart), and of another host
+    side than the lab's."""
+    for name in surplus.surplus(lab, tuple(entries)):
+        there = {
+            "container": name in states,
+            "root": str((container.bundle(lab, name) / "rootfs").resolve()) in mounted,
+            "link": lab.link_name(name) in ports,
+        }
+        yield from (
+            Resource(kind=kind, name=name, facts={}) for kind, found in there.items() if found
+        )
+    for entry in entries:
+        netns = entry.what.get("netns", "")
+        if entry.kind == "link" and netns != lab.host.netns and _has(netns, entry.what["name"]):
+            yield Resource(kind="link", name=entry.what["name"] + place(lab, netns), facts={})
+
+
+def _has(netns: str, link: str) -> bool:
+    return (not netns or namespaces.stands(netns)) and link in within(netns or None, kernel.links)

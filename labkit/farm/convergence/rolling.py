@@ -1,0 +1,128 @@
+"""Containers that serve are replaced one part of a site after the other, so that no request is lost.
+
+Before a replica goes, the balancer sends it nothing new and it has answered what it was asked; where
+it is the last of its site, the balancer holds the site's requests until it is back (balancer-manager's
+timeout of the balancer: how long a request waits for a free worker).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from labkit import daemon
+from labkit.errors import FarmError
+from labkit.farm.balancer import instance, workers
+from labkit.lab import Lab, Replica
+
+#: How long a replica may take to answer what it was asked before it goes, and how long a request
+#: waits for its site's only replica, in seconds.
+PATIENCE, HELD = 10.0, 20
+
+
+def waves(lab: Lab, names: Sequence[str]) -> tuple[tuple[Replica, ...], ...]:
+    """The replicas of these names in the order in which they are replaced: at most the half of a site's
+    at a time (or its only one), all sites side by side. Pure."""
+    found: list[list[Replica]] = []
+    for site in lab.sites:
+        own = lab.replicas_of(site.name)
+        asked = [item for item in own if item.name in names]
+        width = max(1, len(own) // 2)
+        for place in range(0, len(asked), width):
+            number = place // width
+            if number == len(found):
+                found.append([])
+            found[number] += asked[place : place + width]
+    return tuple(map(tuple, found))
+
+
+def replace(lab: Lab, names: Sequence[str], act: Callable[[Sequence[Replica]], None]) -> None:
+    """``act`` is called for each wave of replicas while the balancer leaves them out; it makes them serve
+    again."""
+    for wave in waves(lab, names):
+        with withdrawn(lab, wave):
+            act(wave)
+
+
+@contextmanager
+def withdrawn(lab: Lab, replicas: Sequence[Replica]) -> Iterator[None]:
+    """The balancer, if it runs, sends these replicas nothing while the block runs, and they are idle when
+    it begins."""
+    known = set(_known(lab, {item.site for item in replicas}))
+    gone = [item for item in replicas if item.name in known]
+    with ExitStack() as after:
+        for site in sorted({item.site for item in gone}):
+            left = {item.name for item in lab.replicas_of(site)} - {item.name for item in gone}
+            if not left & known:
+                workers.hold(lab, site, HELD)
+                after.callback(_again, workers.hold, lab, site, 0)
+        for item in gone:
+            workers.stop(lab, item, True)
+            after.callback(_again, workers.stop, lab, item, False)
+        _until(lambda: not _busy(lab, gone))
+        yield
+
+
+def _known(lab: Lab, sites: set[str]) -> Iterator[str]:
+    """The workers of some sites that the running balancer has in service; none when it does not run."""
+    if daemon.pid(instance.server(lab)) is None:
+        return
+    for site in sorted(sites):
+        with suppress(FarmError):
+            yield from (w.replica for w in workers.members(lab, site).workers if w.usable)
+
+
+def _busy(lab: Lab, replicas: Sequence[Replica]) -> bool:
+    """Whether one of them still has a request to answer."""
+    asked = {item.name for item in replicas}
+    return any(
+        worker.busy
+        for site in sorted({item.site for item in replicas})
+        for worker in workers.members(lab, site).workers
+        if worker.replica in asked
+    )
+
+
+def _again(function: Callable[..., None], *given: object) -> None:
+    """Called on the way out: a balancer that has gone meanwhile has nothing to be told."""
+    with suppress(FarmError):
+        function(*given)
+
+
+def finished(lab: Lab, processes: Sequence[int]) -> None:
+    """The balancer's processes of before a reload have answered what they were asked, and have ended."""
+    _until(lambda: all(map(_ended, processes)))
+
+
+def serving(lab: Lab) -> tuple[int, ...]:
+    """The balancer's processes that answer requests now: those that an orderly reload lets end."""
+    leader = daemon.pid(instance.server(lab))
+    if leader is None:
+        return ()
+    with suppress(OSError):
+        children = Path(f"/proc/{leader}/task/{leader}/children").read_text().split()
+        return tuple(int(pid) for pid in children if _name(int(pid)) == "apache2")
+    return ()
+
+
+def _name(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return ""
+
+
+def _ended(pid: int) -> bool:
+    return _name(pid) != "apache2"
+
+
+def _until(holds: Callable[[], bool]) -> bool:
+    """Waits until something holds, at most :data:`PATIENCE` seconds; whether it does."""
+    deadline, pause = time.monotonic() + PATIENCE, 0.002
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.05)
+    return True
