@@ -166,6 +166,22 @@ def test_the_public_half_is_read_from_the_private_key(tmp_path: Path) -> None:
     assert public.startswith(f"{ssh.public_half(private)} ")
 
 
+@pytest.mark.parametrize("cut", range(1, 6))
+def test_a_key_that_was_cut_has_no_public_half(tmp_path: Path, cut: int) -> None:
+    """Whatever its comment's length: a line that is missing, or one that is somebody else's."""
+    path, other = tmp_path / "k", tmp_path / "o"
+    for place in (path, other):
+        words = ["-q", "-t", "ed25519", "-N", "", "-C", "x" * cut, "-f", str(place)]
+        run.run(["ssh-keygen", *words])
+    lines, others = path.read_text().splitlines(), other.read_text().splitlines()
+    assert ssh.public_half("\n".join(lines))
+    last = len(lines) - 2
+    for place in range(1, last + 1):
+        assert ssh.public_half("\n".join(lines[:place] + lines[place + 1 :])) == ""
+    mixed = [lines[0], *others[1:3], *lines[3:]]
+    assert ssh.public_half("\n".join(mixed)) == ""
+
+
 def test_a_key_with_a_passphrase_has_no_public_half_for_labkit(tmp_path: Path) -> None:
     """It could be read, but the key itself could not be used."""
     path = tmp_path / "key"

@@ -17,6 +17,7 @@ from labkit.daemon import tail
 from labkit.errors import CommandTimeoutError, FarmError
 from labkit.farm import image
 from labkit.farm.image import Unpacked
+from labkit.farm.oci import remembered
 from labkit.farm.runc import roots
 from labkit.farm.runc.bundle import Mount, Spec
 from labkit.farm.runc.places import bundle, cgroup, console, folder, runc, runc_root
@@ -197,12 +198,17 @@ def death(lab: Lab, name: str) -> FarmError:
 
 def unpack(lab: Lab, tag: str) -> Unpacked:
     """The image's layers and configuration, unpacked (see :func:`labkit.farm.image.unpacked`)."""
-    return image.unpacked(lab, tag)
+    known = remembered.unpacked(lab) or {}
+    return known.get(tag) or image.unpacked(lab, tag)
 
 
 def unpack_all(lab: Lab) -> dict[str, Unpacked]:
     """The same of every site's image, by the site's name."""
-    return {site.name: unpack(lab, site.name) for site in lab.sites}
+    found = remembered.unpacked(lab)
+    if found is None:
+        found = {site.name: image.unpacked(lab, site.name) for site in lab.sites}
+        remembered.remember(lab, found)
+    return found
 
 
 def _status(lab: Lab, name: str) -> str:

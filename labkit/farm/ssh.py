@@ -82,21 +82,31 @@ def _state(private: Path) -> str:
 
 
 def public_half(private: str) -> str:
-    """The public half that an OpenSSH private key's text holds, '' when it is none, or has a passphrase.
-    Pure (PROTOCOL.key of OpenSSH: the magic word, cipher, key derivation, its options, a number of keys,
-    the public key)."""
+    """The public half that an OpenSSH private key's text holds, '' when it is none, is damaged, or has a
+    passphrase. Pure (PROTOCOL.key of OpenSSH: the magic word, cipher, key derivation, its options, a
+    number of keys, the public key, the private part to the end)."""
     lines = [line for line in private.splitlines() if not line.startswith("-")]
     try:
         rest = base64.b64decode("".join(lines), validate=True).removeprefix(b"openssh-key-v1\0")
         (cipher, _, _), rest = _fields(rest, 3)
-        (key,), _ = _fields(rest[4:], 1)
-        (kind,), _ = _fields(key, 1)
+        (key, secret), rest = _fields(rest[4:], 2)
+        (kind,), own = _fields(key, 1)
     except (ValueError, struct.error):
         return ""
+    if cipher != b"none" or rest or not _is_whole(secret, key[: len(key) - len(own)], own):
+        return ""
+    return f"{kind.decode(errors='replace')} {base64.b64encode(key).decode()}"
+
+
+def _is_whole(secret: bytes, kind: bytes, own: bytes) -> bool:
+    """Whether a key's private part begins and ends as one: two equal numbers, the public key again, and
+    1, 2, 3 … to the end of a block of eight bytes. Pure."""
+    filled = secret[len(secret) - secret[-1] :] if secret else b""
     return (
-        f"{kind.decode(errors='replace')} {base64.b64encode(key).decode()}"
-        if cipher == b"none"
-        else ""
+        len(secret) % 8 == 0
+        and secret[:4] == secret[4:8]
+        and secret[8:].startswith(kind + own)
+        and (secret[-1] > 7 or filled == bytes(range(1, secret[-1] + 1)))
     )
 
 
@@ -105,6 +115,8 @@ def _fields(data: bytes, count: int) -> tuple[list[bytes], bytes]:
     found = []
     for _ in range(count):
         (length,) = struct.unpack_from("!I", data)
+        if len(data) < 4 + length:
+            raise ValueError("cut off")
         found.append(data[4 : 4 + length])
         data = data[4 + length :]
     return found, data
@@ -118,6 +130,9 @@ def _public(private: Path, comment: str) -> str:
         run.run(["ssh-keygen", *words], stdin="y\n")
     if private.is_file():
         private.chmod(0o600)  # else ssh-keygen does not read it
+        known = text_of(private.with_name(f"{private.name}.pub")) or ""
+        if (own := public_half(text_of(private) or "")) and known.startswith(f"{own} "):
+            return known.strip()
     done = run.run(["ssh-keygen", "-y", "-P", "", "-f", private], ok=range(256), quiet=True)
     if done.status or not done.stdout.startswith("ssh-"):
         raise StateError(

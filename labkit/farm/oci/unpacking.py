@@ -83,9 +83,14 @@ def found_configuration(lab: Lab, manifest: str) -> Path | None:
     stem = store.short(manifest)
     for path in (lab.state_dir / "unpacked").glob(f"{stem}-*.json"):
         text = text_of(path)
-        if text is not None and path.name == _named(stem, text):
+        if text is not None and is_named(path, text):
             return path
     return None
+
+
+def is_named(path: Path, text: str) -> bool:
+    """Whether a configuration's file has the hash of its text in its name."""
+    return path.name == _named(path.name.partition("-")[0], text)
 
 
 def _named(stem: str, text: str) -> str:

@@ -1,0 +1,112 @@
+"""Images that were found whole are found again at once, as long as nothing that they depend on changed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from labkit import Lab, run
+from labkit.farm import container
+from labkit.farm.oci import remembered
+from tests.conftest import lab_maker, open_place
+
+Change = Callable[[Lab], None]
+
+
+@pytest.fixture(scope="module")
+def found() -> Iterator[Lab]:
+    """A lab of one site whose images were looked at."""
+    with open_place() as folder, lab_maker(folder, folder / "outputs") as make:
+        lab = make(sites=["red"])
+        container.unpack_all(lab)
+        yield lab
+
+
+def blob(lab: Lab) -> Path:
+    """The largest blob of the layout."""
+    blobs = (lab.state_dir / "image" / "layout" / "blobs").glob("*/*")
+    return max(blobs, key=lambda path: path.stat().st_size)
+
+
+def edit_blob(lab: Lab) -> None:
+    """The first byte of a blob, written into a copy: the cache has the same file."""
+    path = blob(lab)
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+
+
+def edit_configuration(lab: Lab) -> None:
+    """The runtime configuration gets another line."""
+    path = container.unpack(lab, "red").config
+    path.write_text(path.read_text() + " ")
+
+
+def empty_layer(lab: Lab) -> None:
+    """The site's own layer has no files any more."""
+    shutil.rmtree(container.unpack(lab, "red").lower[0])
+
+
+def lose_record(lab: Lab) -> None:
+    """What was remembered is torn."""
+    path = lab.state_dir / "unpacked" / "found.json"
+    path.write_text(path.read_text()[:40])
+
+
+@pytest.mark.root
+def test_nothing_is_asked_while_nothing_changes(found: Lab) -> None:
+    """No program runs, and the images are those that a whole look finds."""
+    with run.tracing() as done:
+        known = container.unpack_all(found)
+    assert done == []
+    assert known == remembered.unpacked(found)
+    assert known["red"] == container.unpack(found, "red")
+    assert all(any(folder.iterdir()) for folder in known["red"].lower)
+
+
+@pytest.mark.root
+def test_another_description_is_not_what_was_found(found: Lab) -> None:
+    """Another title, site, suite of packages or root file system."""
+    other = [
+        {"sites": [{"name": "red", "title": "Crimson"}]},
+        {"sites": [{"name": "red"}, {"name": "blue"}]},
+        {"rootfs": {**found.rootfs.model_dump(), "packages": ["tzdata"]}},
+    ]
+    for changed in other:
+        assert remembered.unpacked(Lab.of({**found.model_dump(), **changed})) is None
+    assert remembered.unpacked(Lab.of({**found.model_dump(), "replicas": 5})) is not None
+
+
+@pytest.mark.root
+def test_another_state_of_the_machine_s_packages_is_seen(
+    found: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Programs may have other versions then, which make other images; so may other sources."""
+    status, sources = tmp_path / "status", tmp_path / "sources"
+    status.write_text("one")
+    sources.mkdir()
+    monkeypatch.setattr(remembered, "MACHINE", (status, sources))
+    known = container.unpack_all(found)
+    assert remembered.unpacked(found) == known
+    status.write_text("another")
+    assert remembered.unpacked(found) is None
+    remembered.remember(found, known)
+    (sources / "more.list").write_text("deb http://archive.example/debian stable main\n")
+    assert remembered.unpacked(found) is None
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    "change", [edit_blob, edit_configuration, empty_layer, lose_record], ids=lambda f: f.__name__
+)
+def test_whatever_was_changed_by_hand_is_looked_at_whole(found: Lab, change: Change) -> None:
+    """And made again; afterwards it is found at once."""
+    container.unpack_all(found)
+    change(found)
+    assert remembered.unpacked(found) is None
+    known = container.unpack_all(found)
+    assert all(any(folder.iterdir()) for folder in known["red"].lower)
+    assert remembered.unpacked(found) == known
