@@ -28,7 +28,8 @@ PLACES = (
 class Crowd:
     """What was counted: ``lost``, ``doubled``, ``stale`` and ``missing`` are lines of the page in the
     end, ``gone`` remarks that a later revision of the history lacked; ``given_up`` are publications and
-    teachers' edits that came to an error (too many conflicts, no word from a busy wiki)."""
+    teachers' edits that came to an error (too many conflicts, no word from a busy wiki), and ``said``
+    what those errors say."""
 
     remarks: int = 0
     publications: int = 0
@@ -42,6 +43,7 @@ class Crowd:
     stale: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
 
 
 def crowd(lab: Lab, folder: Path, *, page: str, remarks: int, each: int = 3) -> Crowd:
@@ -55,9 +57,10 @@ def crowd(lab: Lab, folder: Path, *, page: str, remarks: int, each: int = 3) -> 
         while not done.is_set():
             try:
                 made = desk.publish(SUMMARY, stage(1000 + next(numbers)), WEB)
-            except WikiError:
+            except WikiError as error:
                 with lock:
                     seen.given_up += 1
+                    seen.said.append(f"publisher: {error}")
                 continue
             with lock:
                 seen.publications += 1
@@ -75,9 +78,10 @@ def crowd(lab: Lab, folder: Path, *, page: str, remarks: int, each: int = 3) -> 
                 except ConflictError:
                     with lock:
                         seen.conflicts += 1
-                except WikiError:
+                except WikiError as error:
                     with lock:
                         seen.given_up += 1
+                        seen.said.append(f"teacher: {error}")
 
     with ExitStack() as stack, ThreadPoolExecutor(2 * each) as pool:
         desks = [stack.enter_context(opened(lab, page, folder / str(n))) for n in range(each)]

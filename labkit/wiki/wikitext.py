@@ -7,6 +7,7 @@ leaves alone; a block of text (:func:`pre`) needs only ``&``, ``<`` and ``>`` re
 
 from __future__ import annotations
 
+import functools
 import html
 import re
 import unicodedata
@@ -84,6 +85,11 @@ def literal(text: str, *, begins: bool = True, ends: bool = True) -> str:
     :param begins: the text is the first of its line (``ends``: the last); otherwise other pieces of
         wikitext stand beside it, and its blanks there are left as they are.
     """
+    return _literal(text, begins, ends)
+
+
+@functools.lru_cache(maxsize=8192)  # tables say the same again and again
+def _literal(text: str, begins: bool, ends: bool) -> str:
     framed = ("" if begins else "\1") + clean(text) + ("" if ends else "\1")
     marked = _RISKY.sub(_reference, framed).replace("\1", "")
     return marked.translate(_ALWAYS).replace("\0", "&#").replace("\n", "<br />")

@@ -49,6 +49,8 @@ def main() -> int:
     bad = ("lost", "doubled", "stale", "missing", "gone")
     for name in bad:
         print(f"{name:14} {len(getattr(seen, name)):8}")
+    for error in seen.said:
+        print(error)
     return int(any(getattr(seen, name) for name in bad))
 
 

@@ -140,8 +140,8 @@ def difference(old: str, new: str, *, lines: tuple[int, int] = (1, 1)) -> str:
 
 def _renewed(found: Fenced, block: Block, pristine: Pristine) -> tuple[Change, Edit | None]:
     if found.digest == block.digest:
-        own = tuple(merge.persons(block.lines, found.block.lines).elements())
-        return Change(name=block.name, state="unchanged", kept=own), None
+        own = merge.persons(block.lines, found.block.lines) if found.touched else Counter[str]()
+        return Change(name=block.name, state="unchanged", kept=tuple(own.elements())), None
     base = _base(found, pristine, block)
     theirs = found.block
     heading = block.heading if theirs.heading == base[0] else theirs.heading

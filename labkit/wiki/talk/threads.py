@@ -67,6 +67,8 @@ class Thread(Record):
 
 def parse(text: str) -> tuple[Thread, ...]:
     """The remarks of a page's text; where its fences are damaged, no remark has a block."""
+    if "REX>" not in text:
+        return ()
     found: list[Thread] = []
     current: list[Line] = []
     for line in lines(text):
