@@ -63,6 +63,12 @@ def delete_namespace(lab: Lab) -> None:
     namespaces.remove(lab.farm[0].netns)
 
 
+def end_namespace(lab: Lab) -> None:
+    """The same of a container that does not run any more: nothing is left of the namespace."""
+    kill_by_hand(lab)
+    delete_namespace(lab)
+
+
 @pytest.mark.root
 def test_replicas_answer_from_nothing(make_lab: Callable[..., Lab]) -> None:
     """One call: HTTP 200 at each one's own address, told by check and table."""
@@ -90,7 +96,7 @@ def test_second_run_changes_nothing(farm: Lab) -> None:
 
 @pytest.mark.root
 @pytest.mark.parametrize(
-    "harm", [kill_by_runc, kill_by_hand, delete_by_hand, delete_namespace], ids=lambda f: f.__name__
+    "harm", [kill_by_runc, kill_by_hand, delete_by_hand, end_namespace], ids=lambda f: f.__name__
 )
 def test_a_lost_container_is_started_again(farm: Lab, harm: Callable[[Lab], None]) -> None:
     """At the same address; the other container's process is left alone."""
@@ -103,6 +109,19 @@ def test_a_lost_container_is_started_again(farm: Lab, harm: Callable[[Lab], None
     assert result.value.pids["red-1"] != before["red-1"]
     assert network.observe(farm).links[0].addresses == ("10.60.0.11/24",)
     assert failed(network.namespace_checks(farm)) == ()
+    assert up.replicas(farm).changed is False
+
+
+@pytest.mark.root
+def test_a_namespace_that_lost_its_name_has_it_again(farm: Lab) -> None:
+    """Its container runs on in it, the same process with the same link."""
+    before = up.replicas(farm).value
+    delete_namespace(farm)
+    result = up.replicas(farm)
+    assert result.changed
+    assert failed(result.checks) == ()
+    assert result.value == before
+    assert failed(network.connect(farm).checks) == ()
     assert up.replicas(farm).changed is False
 
 

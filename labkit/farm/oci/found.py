@@ -34,7 +34,7 @@ class Images(Record):
 
 
 def images(lab: Lab) -> Images | None:
-    """What is there of the lab's images; None when there is no layout."""
+    """What is there of the lab's images; None when there is no layout, or one that cannot be read."""
     layout = siteimages.place(lab) / "layout"
     try:
         lost = store.missing(layout)
@@ -46,7 +46,7 @@ def images(lab: Lab) -> Images | None:
             for site in lab.sites
             if site.name in names
         }
-    except StateError:
+    except (StateError, OSError, ValueError):
         return None
     said = f"{len(lost)} blobs missing or damaged" if lost else "whole"
     return Images(layout=said, rootfs=siteimages.recorded(lab), sites=sites)
