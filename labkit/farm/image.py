@@ -10,7 +10,7 @@ from labkit.checks import Check, equal
 from labkit.display import human_bytes
 from labkit.farm import rootfs
 from labkit.farm.debian import packages
-from labkit.farm.oci import layers, siteimages, store, umocisteps, unpacking
+from labkit.farm.oci import inputs, layers, siteimages, store, umocisteps, unpacking
 from labkit.farm.oci.umocisteps import Steps
 from labkit.journal import lock
 from labkit.lab import Lab, unknown
@@ -79,6 +79,7 @@ def build(lab: Lab) -> Outcome[Image]:
             siteimages.make(lab, common)
         value = read(lab)
     weight = sum(layer.bytes for layer in value.layers)
+    given = inputs.of(lab, base, common)
     return Outcome(
         value=value,
         subject=lab.name,
@@ -87,7 +88,7 @@ def build(lab: Lab) -> Outcome[Image]:
         f"{human_bytes(weight)} compressed; the {len(lab.sites)} sites share all but "
         f"{human_bytes(sum(layer.bytes for layer in value.layers if len(layer.tags) == 1))}.",
         checks=checks(lab, value),
-        tables=(_tag_table(value), _layer_table(value)),
+        tables=(inputs.table(given), _tag_table(value), _layer_table(value)),
     )
 
 

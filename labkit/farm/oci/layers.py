@@ -7,29 +7,32 @@ them and without the keys of an ssh host: those are each container's own.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from labkit import run
 from labkit.errors import ConfigError, StateError
-from labkit.farm.debian import apt
+from labkit.farm.debian import apt, dating, packages
 from labkit.farm.debian.building import PATIENCE, building, discard, sealed, tidy
+from labkit.farm.debian.packages import Package
 from labkit.farm.oci import store, unpacking
-from labkit.farm.oci.umoci import configure, told, umoci
-from labkit.farm.rootfs import Rootfs, key_of, program_version
+from labkit.farm.oci.umoci import configure, dated, told, umoci
+from labkit.farm.oci.umoci import version as umoci_version
+from labkit.farm.rootfs import Rootfs, key_of
 from labkit.files import write_atomically
 from labkit.journal import lock
 from labkit.lab import Lab
-from labkit.result import Record, run_id
+from labkit.result import Record
 
 log = logging.getLogger("labkit.image")
 
 #: Goes up with every change of what a build leaves.
-EDITION = 1
+EDITION = 2
 #: What the web layer installs, and the modules of apache2 that it turns on.
 PACKAGES = ("apache2", "openssh-server")
 MODULES = ("headers", "include")
@@ -50,33 +53,31 @@ COMMAND = ("apache2", "-D", "FOREGROUND")
 STOP_SIGNAL = "SIGWINCH"
 #: Folders that the services' start scripts make, with their modes.
 FOLDERS = {"run/apache2": 0o755, "run/lock/apache2": 0o755, "run/sshd": 0o755}
-#: Traces of the installation: logs, backups, and the keys of an ssh host.
-LEFT = (
-    "etc/ssh/ssh_host_*",
-    "var/log/*.log",
-    "var/log/apt/*",
-    "var/cache/debconf/*-old",
-    "var/lib/dpkg/*-old",
-    "var/cache/ldconfig/aux-cache",
-)
+#: The keys of an ssh host, which the installation makes.
+KEYS = "etc/ssh/ssh_host_*"
 #: Bytes that must be free while the layers are made.
 SPACE = 1_000_000_000
 
 
 class Layers(Record):
-    """The layout in the cache that holds the tags ``base`` and ``web``; ``seconds`` of its build."""
+    """The layout in the cache that holds the tags ``base`` and ``web``; ``seconds`` of its build;
+    ``epoch``, the source date of the files in ``web`` (:mod:`labkit.farm.debian.dating`); how many
+    packages are in it, and their :func:`fingerprint`."""
 
     key: str
     layout: Path
     seconds: float
     suite: str
+    epoch: int
+    packages: int
+    listed: str
 
 
 def made(lab: Lab, base: Rootfs) -> tuple[Layers, bool]:
     """The layers on the root file system ``base`` stand in the cache; the second is whether they
     had to be made."""
-    version = program_version("umoci")
-    recipe = (EDITION, PACKAGES, MODULES, dict(ENVIRONMENT), COMMAND, sorted(FOLDERS), LEFT)
+    version = umoci_version()
+    recipe = (EDITION, PACKAGES, MODULES, dict(ENVIRONMENT), COMMAND, sorted(FOLDERS), KEYS)
     key = key_of(f"web-{base.suite}", base.key, version, recipe)
     place = lab.cache_dir / "images" / key
     with lock(lab.cache_dir / "locks", key, wait=PATIENCE):
@@ -106,7 +107,7 @@ def _make(lab: Lab, base: Rootfs, place: Path, version: str) -> Layers:
     archive = apt.archive(lab)
     refuse_folder(archive)
     apt.require(archive)
-    started = time.monotonic()
+    started, began = time.monotonic(), time.time()
     with building(lab, place, what=f"web image of {base.suite}", space=SPACE) as work:
         image, bundle = work / "layout", work / "bundle"
         log.info("image: base layer")
@@ -114,22 +115,39 @@ def _make(lab: Lab, base: Rootfs, place: Path, version: str) -> Layers:
         umoci("new", "--image", f"{image}:base")
         umoci("unpack", "--image", f"{image}:base", bundle)
         run.run(["cp", "--archive", "--link", f"{base.path}/.", bundle / "rootfs"], timeout=300)
-        umoci("repack", "--image", f"{image}:base", *told(base.origin), bundle)
+        told_base = told(base.origin, dating.source_date(base.path))
+        umoci("repack", "--image", f"{image}:base", *told_base, bundle)
         configure(f"{image}:base", base_options(base, version))
         discard(lab, bundle)
         umoci("unpack", "--image", f"{image}:base", bundle)
-        install(bundle / "rootfs", archive)
+        epoch = install(bundle / "rootfs", archive, began)
         log.info("image: web layer")
         names = " ".join(PACKAGES)
-        umoci("repack", "--image", f"{image}:web", *told(f"apt-get install {names}"), bundle)
-        configure(f"{image}:web", web_options())
+        told_web = told(f"apt-get install {names}", epoch)
+        umoci("repack", "--image", f"{image}:web", *told_web, bundle)
+        configure(f"{image}:web", web_options(epoch))
         store.drop_unused(image)
+        listed = packages.read(bundle / "rootfs")
         unpacking.adopt(lab, image, "web", bundle / "rootfs")
         discard(lab, bundle)
         seconds = round(time.monotonic() - started, 2)
-        value = Layers(key=place.name, layout=place / "layout", seconds=seconds, suite=base.suite)
+        value = Layers(
+            key=place.name,
+            layout=place / "layout",
+            seconds=seconds,
+            suite=base.suite,
+            epoch=epoch,
+            packages=len(listed),
+            listed=fingerprint(listed),
+        )
         write_atomically(work / "layers.json", value.model_dump_json(indent=1))
     return value
+
+
+def fingerprint(listed: Sequence[Package]) -> str:
+    """Twelve digits that change with any package's name, version or architecture. Pure."""
+    names = sorted(f"{item.name}={item.version}:{item.architecture}" for item in listed)
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
 
 
 def refuse_folder(archive: apt.Archive) -> None:
@@ -151,17 +169,16 @@ def base_options(base: Rootfs, version: str) -> tuple[str, ...]:
         "labkit.rootfs": base.key,
         "labkit.origin": base.origin,
         "labkit.umoci": version,
-        "labkit.run": run_id(),
     }
     return (
         *_pairs("--config.env", {"PATH": ENVIRONMENT["PATH"]}),
         "--config.cmd=/bin/sh",
         *_pairs("--config.label", labels),
-        f"--history.comment=run {run_id()}",
+        *dated(dating.source_date(base.path)),
     )
 
 
-def web_options() -> tuple[str, ...]:
+def web_options(epoch: int) -> tuple[str, ...]:
     """The configuration of the web image: apache2 is the first process and answers on port 80."""
     return (
         *_pairs("--config.env", ENVIRONMENT),
@@ -169,13 +186,13 @@ def web_options() -> tuple[str, ...]:
         "--config.exposedports=80/tcp",
         f"--config.stopsignal={STOP_SIGNAL}",
         *_pairs("--config.label", {"org.opencontainers.image.title": " and ".join(PACKAGES)}),
-        f"--history.comment=run {run_id()}",
+        *dated(epoch),
     )
 
 
-def install(root: Path, archive: apt.Archive) -> None:
+def install(root: Path, archive: apt.Archive, began: float) -> int:
     """The web layer's packages are in ``root``; nothing of them was started, and nothing is left of
-    the installation."""
+    the installation, which ``began`` then. Returns the source date."""
     lines = "".join(f"{source.line}\n" for source in (archive.main, *archive.further))
     for path in (root / "etc/apt/sources.list.d").glob("*"):
         path.unlink()
@@ -195,6 +212,7 @@ def install(root: Path, archive: apt.Archive) -> None:
     if not own:
         policy.unlink()
     _tidy(root)
+    return dating.settle(root, began)
 
 
 def _chroot(root: Path, *argv: str) -> None:
@@ -204,9 +222,8 @@ def _chroot(root: Path, *argv: str) -> None:
 
 def _tidy(root: Path) -> None:
     tidy(root)
-    for pattern in LEFT:
-        for path in root.glob(pattern):
-            path.unlink()
+    for path in root.glob(KEYS):
+        path.unlink()
     for name, mode in FOLDERS.items():
         folder = root / name
         folder.mkdir(parents=True, exist_ok=True)

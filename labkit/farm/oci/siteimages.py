@@ -18,14 +18,14 @@ from labkit.farm import site as sites
 from labkit.farm.debian.building import building
 from labkit.farm.oci import store, tarball, unpacking
 from labkit.farm.oci.layers import Layers
-from labkit.farm.oci.umoci import configure, told, umoci
+from labkit.farm.oci.umoci import configure, dated, told, umoci
 from labkit.files import write_atomically
 from labkit.journal import Journal
 from labkit.lab import Lab, Site
 from labkit.result import Record
 
 #: Goes up with every change of what a build leaves.
-EDITION = 1
+EDITION = 2
 #: The tags that are no site's.
 COMMON = ("base", "web")
 
@@ -92,9 +92,8 @@ def make(lab: Lab, common: Layers) -> None:
     with building(lab, place(lab), what=f"images of {lab.name}") as work:
         layout = work / "layout"
         take_over(common.layout, layout)
-        created = store.config(layout, store.tag(layout, "web").config).created
         for site in lab.sites:
-            _add(lab, site, work, below, created)
+            _add(lab, site, work, below, common.epoch)
         store.drop_unused(layout)
         kept = _kept(lab, common, _digests(layout))
         write_atomically(work / "image.json", kept.model_dump_json(indent=1))
@@ -120,23 +119,22 @@ def _link(path: Path, copy: Path) -> None:
         shutil.copy2(path, copy)
 
 
-def _add(lab: Lab, site: Site, work: Path, below: Path, created: str) -> None:
+def _add(lab: Lab, site: Site, work: Path, below: Path, epoch: int) -> None:
     """The layout in ``work`` has the site's tag: web's layers and one with the site's files.
 
     Nothing in it depends on the time, so the same files give the same image again.
     """
     archive = work / f"{site.name}.tar"
     tarball.write(archive, sites.files(lab, site), below)
-    when = ("--history.created", created)
-    history = told(f"labkit: the files of {site.name}")
+    history = told(f"labkit: the files of {site.name}", epoch)
     image = ("--image", f"{work}/layout:web", "--tag", site.name)
-    umoci("raw", "add-layer", *image, *history, *when, archive)
+    umoci("raw", "add-layer", *image, *history, archive)
     archive.unlink()
     options = (
         f"--config.label=org.opencontainers.image.title={lab.title(site)}",
         f"--config.label=labkit.lab={lab.name}",
         f"--config.label=labkit.site={site.name}",
-        *when,
+        *dated(epoch),
     )
     configure(f"{work}/layout:{site.name}", options)
 
@@ -152,6 +150,7 @@ def _kept(lab: Lab, common: Layers, digests: dict[str, str]) -> Kept:
 
 def _key(lab: Lab, common: Layers) -> str:
     """Changes with whatever the layout is made from."""
+    web = store.tag(common.layout, "web")
     parts = {site.name: [lab.title(site), sites.files(lab, site)] for site in lab.sites}
-    text = json.dumps([EDITION, common.key, common.seconds, parts], sort_keys=True)
+    text = json.dumps([EDITION, common.key, web.manifest, parts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from labkit import run
+from labkit.farm.debian.dating import stamp
+from labkit.farm.rootfs import program_version
 
 
 def umoci(*words: str | Path) -> None:
@@ -12,9 +14,19 @@ def umoci(*words: str | Path) -> None:
     run.run(["umoci", *words], timeout=600)
 
 
-def told(by: str) -> tuple[str, ...]:
-    """Options that write into an image's history by what a layer was made."""
-    return ("--history.created_by", by)
+def version() -> str:
+    """Its version, which decides how layers are written."""
+    return program_version("umoci")
+
+
+def told(by: str, epoch: int) -> tuple[str, ...]:
+    """Options that write into an image's history by what a layer was made, and its source date."""
+    return ("--history.created_by", by, "--history.created", stamp(epoch))
+
+
+def dated(epoch: int) -> tuple[str, ...]:
+    """Options that date an image's configuration, and this change of it."""
+    return ("--created", stamp(epoch), "--history.created", stamp(epoch))
 
 
 def configure(image: str, options: tuple[str, ...]) -> None:

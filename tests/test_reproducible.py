@@ -1,0 +1,111 @@
+"""The same inputs give the same bytes: times, logs and days of a build are not in what it makes."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from labkit.farm import image
+from labkit.farm.debian import dating
+from labkit.farm.debian.packages import Package
+from labkit.farm.oci import layers, store
+from tests.conftest import lab_maker, open_place
+
+# -- times, pure and in a folder of the test's own -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "settled"),
+    [
+        ("root:*:20000:0:99999:7:::\n", "root:*:19000:0:99999:7:::\n"),
+        ("root:*:18000:0:99999:7:::\n", "root:*:18000:0:99999:7:::\n"),
+        ("sshd:!:19001::::::\n", "sshd:!:19000::::::\n"),
+        ("new::0:0:::::\nold:*::0:::::\n", "new::0:0:::::\nold:*::0:::::\n"),
+        ("", ""),
+    ],
+    ids=["later", "earlier", "a day later", "to be changed, and never", "empty"],
+)
+def test_no_password_was_changed_after_the_source_date(line: str, settled: str) -> None:
+    """A later day becomes that of the source date; an earlier one, and what is none, stays."""
+    assert dating.changed_by(line, 19000) == settled
+
+
+def test_times_are_written_as_images_have_them() -> None:
+    """RFC 3339 in UTC, whatever the machine's time zone."""
+    assert dating.stamp(1_700_000_000) == "2023-11-14T22:13:20Z"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A root file system: a package's files of two ages, and what was made on installing them."""
+    top = tmp_path / "root"
+    for name in ("usr/bin/old", "usr/bin/young", "etc/made", "var/log/dpkg.log", "etc/shadow"):
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_text("root:*:99999:0:99999:7:::\n")
+    (top / "etc/link").symlink_to("nowhere")
+    for name, when in (("usr/bin/old", 1_600_000_000), ("usr/bin/young", 1_700_000_000)):
+        os.utime(top / name, (when, when))
+    return top
+
+
+def test_what_was_installed_is_dated_like_the_youngest_of_a_packages_files(root: Path) -> None:
+    """Files, folders, links and the root itself; older files keep their time."""
+    epoch = dating.settle(root, time.time() - 60)
+    times = {path.name: int(path.lstat().st_mtime) for path in (root, *root.rglob("*"))}
+    assert epoch == 1_700_000_000 == dating.source_date(root)
+    assert times.pop("old") == 1_600_000_000
+    assert set(times.values()) == {epoch}
+    assert {"root", "etc", "made", "link", "shadow"} <= times.keys()
+
+
+def test_logs_of_the_installation_are_gone_and_passwords_of_its_day(root: Path) -> None:
+    """And a second time changes nothing."""
+    for _ in range(2):
+        epoch = dating.settle(root, time.time() - 60)
+        assert not (root / "var/log/dpkg.log").exists()
+        assert (root / "etc/shadow").read_text() == f"root:*:{epoch // 86400}:0:99999:7:::\n"
+
+
+def test_packages_are_told_apart_by_version_and_architecture() -> None:
+    """Their order does not matter."""
+
+    def package(name: str, version: str, architecture: str = "amd64") -> Package:
+        return Package(
+            name=name, version=version, architecture=architecture, installed=1,
+            priority="required", section="admin", essential=False,
+        )  # fmt: skip
+
+    one = [package("a", "1"), package("b", "2")]
+    assert layers.fingerprint(one) == layers.fingerprint(one[::-1])
+    others = ([package("a", "1")], [package("a", "1"), package("b", "3")],
+              [package("a", "1"), package("b", "2", "all")])  # fmt: skip
+    assert len({layers.fingerprint(item) for item in (one, *others)}) == 4
+
+
+# -- on the real machine ---------------------------------------------------------------------------
+
+
+@pytest.mark.root
+def test_two_builds_from_nothing_give_the_same_images() -> None:
+    """With a cache of its own each, at different times: every blob, every tag, every input."""
+    built = []
+    for _ in range(2):
+        with open_place() as folder, lab_maker(folder, folder / "outputs") as make:
+            lab = make(lab_name="same", netns="same", cache=str(folder / "cache"))
+            result = image.build(lab)
+            assert result.changed
+            layout = result.value.layout
+            found = (
+                sorted(store.blobs(layout)),
+                (layout / "index.json").read_bytes(),
+                result.table("inputs").rows,
+            )
+        built.append(found)
+    first, second = built
+    assert first == second
+    assert (
+        len(first[0]) == 5 + 2 * 5
+    )  # base, web and three sites: a layer, a configuration, a manifest
