@@ -19,12 +19,13 @@ from labkit.farm.contents import comparison
 from labkit.farm.contents.comparison import Measured
 from labkit.farm.contents.layer import Compressed
 from labkit.farm.contents.scan import scan
-from labkit.farm.debian import commands, variants
+from labkit.farm.debian import commands, plans, variants
 from labkit.farm.debian.apt import Archive, Source
 from labkit.farm.debian.building import building
 from labkit.farm.debian.variants import Variant
 from labkit.farm.rootfs import Rootfs
 from labkit.journal import Journal
+from tests.conftest import CACHE
 
 ARCHIVE = Archive(
     main=Source(mirror="http://mirror.test/debian", suite="bookworm"),
@@ -58,7 +59,7 @@ def _commands(name: str, packages: tuple[str, ...] = ()) -> list[str]:
         (
             "docker",
             ("nano",),
-            ["debuerreotype-init --non-debian --include=nano --keyring=/keys.gpg"
+            ["debuerreotype-init --non-debian --include=nano --keyring=/keys.gpg --debootstrap=/source"
              " /t bookworm http://mirror.test/debian",
              "debuerreotype-minimizing-config /t"],
         ),
@@ -221,11 +222,20 @@ def _tiny_lab(lab: Lab, cache: Path) -> Lab:
 
 @pytest.fixture
 def tiny(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    """A lab with a cache of its own, and the variant ``tiny``."""
+    """A lab with a cache of its own, but for downloaded files, and the variant ``tiny``."""
     monkeypatch.setitem(dict_of_variants(), "tiny", TINY)
     own = _tiny_lab(lab, tmp_path / "cache")
+    _share_depot(own)
     yield own
     undo.unmake_all(own)
+
+
+def _share_depot(lab: Lab) -> None:
+    """What was downloaded is the machine's."""
+    depot = Path(CACHE, "debian")
+    depot.mkdir(parents=True, exist_ok=True)
+    lab.cache_dir.mkdir(exist_ok=True)
+    (lab.cache_dir / "debian").symlink_to(depot)
 
 
 def dict_of_variants() -> dict[str, Variant]:
@@ -284,32 +294,44 @@ KILLED = """
 import sys
 from labkit import Lab
 from labkit.farm import rootfs
-from labkit.farm.debian import commands, variants
+from labkit.farm.debian import commands, plans, variants
 variants.VARIANTS["tiny"] = variants.Variant.model_validate_json(sys.argv[2])
 rootfs.build(Lab.of(__import__("json").loads(sys.argv[1])), "tiny")
 """
 
 
 @pytest.mark.root
-def test_a_killed_build_leaves_nothing_that_down_does_not_remove(tiny: Lab) -> None:
-    """SIGKILL in the middle: its programs end with it, nothing stays mounted, nothing is taken for
-    whole, and unmaking the lab removes the rest."""
-    part = rootfs.plan(tiny, "tiny").place.with_name(f".{rootfs.plan(tiny, 'tiny').key}.part")
+@pytest.mark.parametrize("moment", ["begun", "running", "copied"])
+def test_a_killed_build_leaves_nothing_that_a_later_one_takes_for_whole(
+    tiny: Lab, moment: str
+) -> None:
+    """SIGKILL at several points: its programs end with it, nothing stays mounted, nothing is taken for
+    whole; unmaking the lab removes the rest, and the next build is whole."""
+    planned = plans.ready(tiny, "tiny")
+    part = planned.place.with_name(f".{planned.key}.part")
+    moments = {
+        "begun": (part / "memory").exists,
+        "running": lambda: any("mmdebstrap" in line for line in _processes(str(part))),
+        "copied": (part / "rootfs").exists,
+    }
     builder = run.start(
         [sys.executable, "-c", KILLED, tiny.model_dump_json(), TINY.model_dump_json()],
         env={"PYTHONPATH": str(Path(rootfs.__file__).parents[2])},
     )
     try:
-        _until((part / "rootfs/var").exists, "the build began")
+        _until(moments[moment], moment)
     finally:
         os.kill(builder.pid, signal.SIGKILL)
         builder.wait()
     _until(lambda: not _processes(str(part)), "its programs ended")
     assert not [point for point in undo.mount_points() if point.startswith(str(part))]
-    assert rootfs.find(rootfs.plan(tiny, "tiny")) is None
+    assert rootfs.find(planned) is None
     assert part.exists()
     undo.unmake_all(tiny)
     assert not _leftovers(tiny)
+    whole = rootfs.build(tiny, "tiny")
+    assert whole.changed
+    assert (whole.value.path / "bin/sh").exists()
 
 
 def _until(holds: Callable[[], bool], what: str) -> None:
@@ -336,7 +358,9 @@ def small_disk(tiny: Lab, tmp_path: Path) -> Iterator[Lab]:
     disk = tmp_path / "disk"
     disk.mkdir()
     run.run(["mount", "-t", "tmpfs", "-o", "size=20m", "labkit-test", disk])
-    yield tiny.model_copy(update={"cache": str(disk)})
+    own = tiny.model_copy(update={"cache": str(disk)})
+    _share_depot(own)
+    yield own
     run.run(["umount", disk])
 
 

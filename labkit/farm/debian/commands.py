@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from labkit.errors import ConfigError
+from labkit.farm.debian import servers
 from labkit.farm.debian.apt import Archive, Source
 from labkit.farm.debian.variants import Variant
+from labkit.farm.shrinking import ladder
 from labkit.result import Record
 
 #: mmdebstrap's own hook for suites where one of two packages merges /usr: it takes the one that needs
@@ -17,6 +20,14 @@ MERGE_HOOK = "/usr/share/mmdebstrap/hooks/maybe-merged-usr"
 FOLDER_HOOK = "/usr/share/mmdebstrap/hooks/file-mirror-automount"
 #: What is left out of the farm's base: for people to read, and never read in a container.
 UNREAD = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*")
+#: What else is left out of the root file systems that serve: character sets that nobody converts, and
+#: Perl but for what each Debian system has. Maintainer scripts may rely on that alone (Debian's policy,
+#: 3.8 and 7.2), so packages install as ever; ``a2enmod`` needs two names more.
+UNUSED = (
+    "/usr/share/lintian/*", "/usr/lib/*/gconv/*", "/usr/lib/*/perl/*", "/usr/share/perl/*",
+    "/usr/lib/*/libperl.so*",
+)  # fmt: skip
+STAYING = ("/usr/share/doc/*/copyright", "/usr/share/perl/*/if.pm", "/usr/share/perl/5.[0-9][0-9]")
 
 #: debootstrap reads its index of 60 000 packages some dozen times, for a second each. The index that it
 #: has downloaded and verified is cut down to the packages that can matter before it is read.
@@ -43,6 +54,12 @@ if [ "$PKGDETAILS" = pkgdetails_perl ]; then
 fi
 """
 
+#: What debuerreotype-init starts instead of debootstrap, with the same words: … SUITE TARGET MIRROR SCRIPT.
+COPIED = """#!/bin/sh
+while [ $# -gt 3 ]; do shift; done
+mkdir -p "$1" && exec cp --archive "BASE/." "$1"
+"""
+
 
 class Step(Record):
     """One command of a build, and what a person is told that it does; the arguments of a ``quiet``
@@ -54,38 +71,62 @@ class Step(Record):
 
 
 def steps(
-    variant: Variant, archive: Archive, target: Path, *, packages: Sequence[str], script: Path
+    variant: Variant,
+    archive: Archive,
+    target: Path,
+    *,
+    packages: Sequence[str],
+    script: Path,
+    before: Path = Path("before"),
 ) -> tuple[Step, ...]:
     """The commands that make ``target``.
 
-    :param script: a file beside the target (:func:`script_text`): sources.list for mmdebstrap, a
+    :param script: a file beside the target (:func:`script_text`): sources.list for mmdebstrap and dpkg, a
         script for debootstrap. It holds the mirror's address, so that the commands do not.
+    :param before: the root file system that it is made from, for a variant that is made from another.
     """
+    if variant.mode == "shrunk":
+        return _shrunk(variant, target, script, before)
+    if variant.name == "docker-slim":
+        copy = Step(doing="copy", argv=("cp", "--archive", str(before), str(target)))
+        return (copy, *slim_steps(target))
     makers = {
         "debootstrap": _debootstrap,
         "mmdebstrap": _mmdebstrap,
         "debuerreotype": _debuerreotype,
+        "dpkg": _dpkg,
     }
     return makers[variant.tool](variant, archive, target, packages, script)
 
 
 def recipe(variant: Variant, suite: str, packages: Sequence[str]) -> str:
     """All that a variant's commands say, with stand-ins for what does not determine the outcome."""
-    place = Path("target")
     source = Archive(main=Source(mirror="mirror", suite=suite), kind="", keyring="keyring")
-    made = steps(variant, source, place, packages=packages, script=Path("script"))
-    then = slim_steps(place) if variant.after else ()
-    return repr([step.argv for step in (*made, *then)])
+    made = steps(variant, source, Path("target"), packages=packages, script=Path("script"))
+    words = [word if word != sys.executable else "python" for step in made for word in step.argv]
+    return repr((variant.edition, words, ladder.LADDER.get(variant.name, ())))
 
 
-def script_text(variant: Variant, archive: Archive, *, needed: Path | None = None) -> str:
+def sources(variant: Variant, archive: Archive) -> tuple[Source, ...]:
+    """Where its packages come from: what serves has the suite's security fixes in it from the beginning."""
+    return (archive.main, *archive.further) if variant.tool == "dpkg" else (archive.main,)
+
+
+def script_text(
+    variant: Variant, archive: Archive, *, needed: Path | None = None, base: Path | None = None
+) -> str:
     """What the file beside the target holds; see :func:`steps`.
 
     :param needed: a file with the names of all packages that can matter, one a line: debootstrap then
         looks for them in that part of its index.
+    :param base: what debuerreotype takes for the work of debootstrap: the same variant, made already.
     """
+    if variant.tool == "debuerreotype":
+        return COPIED.replace("BASE", str(base))
     if variant.tool == "mmdebstrap":
         return f"{archive.main.line}\n"
+    if variant.tool == "dpkg":
+        return "".join(f"{source.line}\n" for source in sources(variant, archive))
     # debootstrap(8) sources its script argument; a default mirror that the script names is used
     # when the command line names none.
     known = Path("/usr/share/debootstrap/scripts", archive.main.suite)
@@ -182,6 +223,7 @@ def _debuerreotype(
         "--non-debian",  # from the mirror as it is today, not from a dated snapshot of it
         *((f"--include={','.join(packages)}",) if packages else ()),
         *((f"--keyring={archive.keyring}",) if archive.keyring else ()),
+        *((f"--debootstrap={script}",) if variant.after else ()),
         str(target),
         archive.main.suite,
         archive.main.mirror,
@@ -190,3 +232,35 @@ def _debuerreotype(
         Step(doing="debootstrap", argv=init, quiet=True),
         Step(doing="minimise", argv=("debuerreotype-minimizing-config", str(target))),
     )
+
+
+def _dpkg(
+    variant: Variant, archive: Archive, target: Path, packages: Sequence[str], script: Path
+) -> tuple[Step, ...]:
+    argv = (
+        sys.executable,
+        "-m",
+        "labkit.farm.assembly",
+        f"--sources={script}",
+        f"--include={','.join((*servers.PACKAGES, 'apt', *packages))}",
+        *(f"--leave-out={path}" for path in (*UNREAD, *UNUSED)),
+        *(f"--keep={path}" for path in STAYING),
+        *(f"--module={name}" for name in servers.MODULES),
+        str(target),
+    )
+    return (Step(doing="assemble", argv=argv),)
+
+
+def _shrunk(variant: Variant, target: Path, script: Path, before: Path) -> tuple[Step, ...]:
+    added = ladder.ADDED[variant.name]
+    argv = (
+        sys.executable,
+        "-m",
+        "labkit.farm.shrinking",
+        f"--variant={variant.name}",
+        f"--sources={script}",
+        *((f"--include={','.join(added)}",) if added else ()),
+        str(before),
+        str(target),
+    )
+    return (Step(doing="shrink", argv=argv),)

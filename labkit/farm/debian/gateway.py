@@ -8,6 +8,7 @@ with the process that made it, however that ends.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 import socket
@@ -25,6 +26,8 @@ from labkit.farm.debian.depot import AbsentError, Depot
 from labkit.kernel import calls
 from labkit.kernel.netns import alone
 from labkit.result import Record
+
+log = logging.getLogger("labkit.gateway")
 
 #: netdevice(7): read and write an interface's flags; the one that says it is up.
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
@@ -51,7 +54,7 @@ def gateway(depot: Depot, *, secure: frozenset[str] = frozenset()) -> Iterator[W
     """
     listening, namespace = alone(_apart)
     try:
-        with ThreadingHTTPServer(("", 0), _handler(depot, secure), False) as server:
+        with _Server(("", 0), _handler(depot, secure), False) as server:
             server.socket.close()
             server.socket = listening
             thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="gateway")
@@ -64,6 +67,15 @@ def gateway(depot: Depot, *, secure: frozenset[str] = frozenset()) -> Iterator[W
     finally:
         listening.close()
         os.close(namespace)
+
+
+class _Server(ThreadingHTTPServer):
+    """One thread for each connection; a program that goes away in the middle of one is no fault."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        log.debug("a connection of %s ended", client_address, exc_info=True)
 
 
 def _way(namespace: int, port: int) -> Way:

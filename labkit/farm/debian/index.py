@@ -11,9 +11,11 @@ import hashlib
 import json
 import lzma
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,13 +27,12 @@ from labkit.farm.debian.packages import parse_relations
 from labkit.files import text_of, write_atomically
 from labkit.result import Record
 
-#: Priorities that make a package part of every system, by one tool or another.
-EVERYWHERE = ("required", "important")
 #: What the tools install without being asked.
 TOOLS = ("apt", "usr-is-merged", "usrmerge")
-FIELDS = re.compile(
-    r"^(Package|Version|SHA256|Essential|Priority|Depends|Pre-Depends|Provides): (.*)$", re.M
-)
+FIELDS = re.compile(r"^(Version|SHA256|Depends|Pre-Depends): (.*)$", re.M)
+#: Marks in a package's stanza that make it part of every system.
+EVERYWHERE = ("\nEssential: yes\n", "\nPriority: required\n", "\nPriority: important\n")
+PROVIDES = re.compile(r"\nProvides: (.*)\n")
 
 
 class Needed(Record):
@@ -42,14 +43,24 @@ class Needed(Record):
 
 
 class Offer(NamedTuple):
-    """One package as a mirror offers it; ``depends`` has every alternative of every dependency."""
+    """One package as a mirror offers it; ``stanza`` is all that its list says of it."""
 
     name: str
-    version: str
-    hash: str
     everywhere: bool
-    depends: tuple[str, ...]
     provides: tuple[str, ...]
+    stanza: str
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """Those of the fields that count."""
+        return dict(FIELDS.findall(self.stanza))
+
+    @property
+    def depends(self) -> tuple[str, ...]:
+        """Every alternative of every dependency, by name."""
+        found = self.fields
+        relations = ", ".join(found[name] for name in ("Pre-Depends", "Depends") if name in found)
+        return tuple(name for group in parse_relations(relations) for name in group)
 
 
 def ensure(depot: Depot, source: Source, architecture: str) -> None:
@@ -79,7 +90,8 @@ def needed(
     kept = depot.folder / "needed" / f"{hashlib.sha256(names.encode()).hexdigest()[:24]}.json"
     with suppress(ValueError):
         return Needed.model_validate_json(text_of(kept) or "")
-    offers = [offer for path in lists for offer in parse(_text(path))]
+    with _reading:
+        offers = [offer for path in lists for offer in _offers(path)]
     found = summed(closure(offers, asked))
     with suppress(PermissionError):
         write_atomically(kept, found.model_dump_json())
@@ -99,38 +111,45 @@ def date(depot: Depot, source: Source) -> int | None:
 
 
 def parse(text: str) -> Iterator[Offer]:
-    """The packages in a list (deb-control(5))."""
+    """The packages in a list (deb-control(5)); there are tens of thousands, so little is looked at."""
     for stanza in text.split("\n\n"):
-        fields = dict(FIELDS.findall(stanza))
-        if "Package" in fields:
-            yield _offer(fields)
+        if stanza.startswith("Package: "):
+            provides = PROVIDES.search(stanza) if "\nProvides:" in stanza else None
+            groups = parse_relations(provides[1]) if provides else ()
+            yield Offer(
+                name=stanza[len("Package: ") :].partition("\n")[0],
+                everywhere=any(mark in stanza for mark in EVERYWHERE),
+                provides=tuple(name for group in groups for name in group),
+                stanza=stanza,
+            )
 
 
 def closure(offers: Iterable[Offer], asked: Collection[str]) -> list[Offer]:
     """Those that are everywhere or asked for, and all that these may draw in."""
     known: dict[str, list[Offer]] = {}
+    waiting = [*TOOLS, *asked]
     for offer in offers:
         for name in (offer.name, *offer.provides):
             known.setdefault(name, []).append(offer)
-    every = {offer.name for found in known.values() for offer in found if offer.everywhere}
-    waiting = [*every, *TOOLS, *asked]
+        if offer.everywhere:
+            waiting.append(offer.name)
     done: set[str] = set()
-    found: dict[tuple[str, str, str], Offer] = {}
+    found: set[Offer] = set()
     while waiting:
         name = waiting.pop()
-        if name in done:
-            continue
-        done.add(name)
-        for offer in known.get(name, ()):
-            found[offer.name, offer.version, offer.hash] = offer
-            waiting += [*offer.depends]
-    return [found[key] for key in sorted(found)]
+        if name not in done:
+            done.add(name)
+            found.update(known.get(name, ()))
+            waiting += [other for offer in known.get(name, ()) for other in offer.depends]
+    return sorted(found)
 
 
 def summed(offers: Iterable[Offer]) -> Needed:
     """Their names, and the hash of all that could change what is installed."""
     listed = list(offers)
-    lines = [[o.name, o.version, o.hash, o.everywhere] for o in listed]
+    lines = [
+        (o.name, o.fields.get("Version"), o.fields.get("SHA256"), o.everywhere) for o in listed
+    ]
     return Needed(
         names=tuple(sorted({offer.name for offer in listed})),
         digest=hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:24],
@@ -142,20 +161,6 @@ def hashes(release: str) -> dict[str, str]:
     _, _, section = release.partition("\nSHA256:\n")
     rows = re.findall(r"^ ([0-9a-f]{64}) +\d+ (\S+)$", section, re.M)
     return {path: digest for digest, path in rows}
-
-
-def _offer(fields: Mapping[str, str]) -> Offer:
-    relations = ", ".join(fields[name] for name in ("Pre-Depends", "Depends") if name in fields)
-    return Offer(
-        name=fields["Package"],
-        version=fields.get("Version", ""),
-        hash=fields.get("SHA256", ""),
-        everywhere=fields.get("Essential") == "yes" or fields.get("Priority") in EVERYWHERE,
-        depends=tuple(name for group in parse_relations(relations) for name in group),
-        provides=tuple(
-            name for group in parse_relations(fields.get("Provides", "")) for name in group
-        ),
-    )
 
 
 # -- reading ---------------------------------------------------------------------------------
@@ -203,6 +208,16 @@ def _file(depot: Depot, address: str, digest: str = "") -> Path:
     if not path.is_file():
         raise AbsentError(address, 404, "there is no such file")
     return path
+
+
+@lru_cache(maxsize=4)
+def _offers(path: Path) -> tuple[Offer, ...]:
+    """What a list in the depot has; its name tells its content."""
+    return tuple(parse(_text(path)))
+
+
+#: Builds side by side read the same lists: one reads, the others wait.
+_reading = threading.Lock()
 
 
 def _text(path: Path) -> str:

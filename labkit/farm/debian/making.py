@@ -42,7 +42,8 @@ def stand(lab: Lab, variant: str = "", *, registry: str = "") -> tuple[Rootfs, b
         planned = ready(lab, variant, registry=registry)
         if planned.archive:
             log.info("the mirror has other packages by now: its list is taken anew")
-            Depot.of(lab).forget(planned.archive.main)
+            for source in commands.sources(planned.variant, planned.archive):
+                Depot.of(lab).forget(source)
         return _stand(lab, ready(lab, variant, registry=registry))
 
 
@@ -116,8 +117,10 @@ def _name_mirror(root: Path, archive: Archive) -> None:
     """The sources in a root file system are named as they are; see :func:`plain`."""
     listed = root / "etc/apt/sources.list"
     if secure(archive) and listed.exists():
-        named = plain(archive).main.mirror
-        listed.write_text(listed.read_text().replace(named, archive.main.mirror))
+        text = listed.read_text()
+        for source in (archive.main, *archive.further):
+            text = text.replace(source.mirror.replace("https://", "http://", 1), source.mirror)
+        listed.write_text(text)
 
 
 def _steps(planned: Plan, shop: Path, before: Rootfs | None) -> tuple[Step, ...]:
@@ -125,14 +128,20 @@ def _steps(planned: Plan, shop: Path, before: Rootfs | None) -> tuple[Step, ...]
     target, variant = shop / "rootfs", planned.variant
     if planned.archive is None:
         return commands.pull_steps(variant, planned.suite, shop, planned.registry)
-    if before is not None and variant.tool == "debuerreotype" and variant.mode:
-        copy = Step(doing="copy", argv=("cp", "--archive", str(before.path), str(target)))
-        return (copy, *commands.slim_steps(target))
     archive, script = plain(planned.archive), shop / "source"
     names = shop / "needed"
     names.write_text("".join(f"{name}\n" for name in planned.needed))
-    script.write_text(commands.script_text(variant, archive, needed=names))
-    return commands.steps(variant, archive, target, packages=planned.packages, script=script)
+    base = before.path if before else None
+    script.write_text(commands.script_text(variant, archive, needed=names, base=base))
+    script.chmod(0o755)
+    return commands.steps(
+        variant,
+        archive,
+        target,
+        packages=planned.packages,
+        script=script,
+        before=before.path if before else Path("before"),
+    )
 
 
 def _do(step: Step, name: str, way: Way) -> None:

@@ -79,13 +79,17 @@ def plan(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
     extra = tuple(sorted(set(lab.rootfs.packages)))
     recipe = commands.recipe(chosen, suite, extra)
     known = (
-        index.needed(_depot(lab), (archive.main,), architecture, asked(recipe)) if archive else None
+        index.needed(_depot(lab), commands.sources(chosen, archive), architecture, asked(recipe))
+        if archive
+        else None
     )
+    before = plan(lab, chosen.after).key if archive and chosen.after else ""
     digest = known.digest if known else ""
+    below = plan(lab, chosen.after).key if archive and chosen.after else ""
     key = key_of(
         f"{chosen.name}-{suite}",
-        (EDITION, recipe, architecture),
-        (program, version, lab.rootfs.mirror or apt.kind(lab), pulled, digest),
+        (EDITION, recipe, architecture, before),
+        (program, version, lab.rootfs.mirror or apt.kind(lab), pulled, digest, below),
     )
     return Plan(
         variant=chosen,
@@ -107,7 +111,9 @@ def ready(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
     planned = plan(lab, variant, registry=registry)
     if planned.digest or not planned.archive:
         return planned
-    index.ensure(Depot.of(lab), planned.archive.main, planned.architecture)
+    run.require(*variants.programs(planned.variant), "nsenter", "cp")
+    for source in commands.sources(planned.variant, planned.archive):
+        index.ensure(Depot.of(lab), source, planned.architecture)
     return plan(lab, variant, registry=registry)
 
 

@@ -21,16 +21,19 @@ class Variant(Record):
 
     ``tool`` is the program, ``mode`` its own name for the variant; ``space`` the bytes that must be
     free while it is built; ``after`` the variant that it is made from, '' for none; ``image`` the
-    tag's ending of the official image of this kind, None when there is none.
+    tag's ending of the official image of this kind, None when there is none. One that ``serves`` has
+    the farm's servers in it. ``edition`` goes up with every change of what labkit's own tool makes.
     """
 
     name: str
-    tool: Literal["debootstrap", "mmdebstrap", "debuerreotype"]
+    tool: Literal["debootstrap", "mmdebstrap", "debuerreotype", "dpkg"]
     mode: str = ""
     about: str
     space: int = 900 * MB
     after: str = ""
     image: str | None = None
+    serves: bool = False
+    edition: int = 1
 
 
 VARIANTS: Mapping[str, Variant] = {
@@ -63,6 +66,7 @@ VARIANTS: Mapping[str, Variant] = {
             name="docker",
             tool="debuerreotype",
             about="the base image debian of Docker",
+            after="minbase",
             image="",
         ),
         Variant(
@@ -72,6 +76,36 @@ VARIANTS: Mapping[str, Variant] = {
             about="the base image debian, slim, of Docker",
             after="docker",
             image="-slim",
+        ),
+        Variant(
+            name="web",
+            tool="dpkg",
+            about="apache2 and sshd with all of dpkg and apt, without documentation",
+            serves=True,
+        ),
+        Variant(
+            name="web-slim",
+            tool="dpkg",
+            mode="shrunk",
+            about="the same servers and a shell, without what administers packages",
+            after="web",
+            serves=True,
+        ),
+        Variant(
+            name="smallest-openssh",
+            tool="dpkg",
+            mode="shrunk",
+            about="apache2, sshd and busybox, and what these load",
+            after="web",
+            serves=True,
+        ),
+        Variant(
+            name="smallest",
+            tool="dpkg",
+            mode="shrunk",
+            about="apache2, dropbear instead of sshd, and busybox, and what these load",
+            after="web",
+            serves=True,
         ),
     )
 }  # fmt: skip
@@ -106,6 +140,7 @@ def programs(variant: Variant, *, registry: str = "") -> tuple[str, ...]:
         "debootstrap": ("debootstrap", "wget"),
         "mmdebstrap": ("mmdebstrap",),
         "debuerreotype": ("debootstrap", "debuerreotype-init", "debuerreotype-slimify"),
+        "dpkg": ("apt-get", "dpkg-query"),
     }
     return (*isolation, *own[variant.tool])
 
