@@ -1,0 +1,55 @@
+"""The program that makes a root file system: ``python -m labkit.farm.assembly --help``.
+
+It is a program of its own so that it is sealed off and ends with labkit, as debootstrap does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from labkit.farm.assembly import configuring, fetching, finishing, unpacking
+from labkit.farm.assembly.selection import Selection
+from labkit.farm.debian import apt
+
+
+def main() -> None:
+    """Makes the target, an empty or missing folder; beside it is a folder for downloads meanwhile."""
+    given = parser().parse_args()
+    sources, root = given.sources.read_text(encoding="utf-8"), given.target
+    chosen = Selection(tuple(given.leave_out), tuple(given.keep))
+    work = root.with_name(f"{root.name}.apt")
+    work.mkdir()
+    files = fetching.fetch(sources, (*fetching.WHOLE, *given.include.split(",")), work)
+    print(f"extracting {len(files)} packages", flush=True)
+    architecture = apt.architecture()
+    root.mkdir(exist_ok=True)
+    root.chmod(0o755)
+    found = unpacking.unpack(files, root, chosen)
+    shutil.rmtree(work)
+    epoch = max(item.newest for item in found)
+    finishing.note(
+        root,
+        sources,
+        chosen.configuration,
+        finishing.automatic(found, given.include.split(","), architecture),
+    )
+    configuring.configure(root, found, architecture, epoch)
+    finishing.finish(root, given.module)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The program's arguments; :func:`labkit.farm.debian.commands.steps` gives them."""
+    made = argparse.ArgumentParser(prog="labkit.farm.assembly", description=__doc__)
+    made.add_argument("--sources", type=Path, required=True, help="a file like sources.list(5)")
+    made.add_argument("--include", required=True, help="packages, with commas between them")
+    made.add_argument("--leave-out", action="append", default=[], help="paths (dpkg(1))")
+    made.add_argument("--keep", action="append", default=[], help="paths that stay nevertheless")
+    made.add_argument("--module", action="append", default=[], help="of apache2, to turn on")
+    made.add_argument("target", type=Path)
+    return made
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""The program that shrinks a root file system: ``python -m labkit.farm.shrinking --help``.
+
+It is a program of its own so that it is sealed off and ends with labkit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from labkit.farm.assembly import fetching, unpacking
+from labkit.farm.assembly.selection import Selection
+from labkit.farm.debian.packages import STATUS
+from labkit.farm.shrinking import rules, writing
+from labkit.farm.shrinking.ladder import LADDER
+from labkit.farm.shrinking.tree import Tree
+
+#: What is not unpacked of packages that are added.
+UNREAD = Selection(
+    left_out=("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/initramfs-tools/*"),
+    kept=("/usr/share/doc/*/copyright",),
+)
+
+
+def main() -> None:
+    """Makes the target, a missing folder, of the root file system ``before``, which is not changed."""
+    given = parser().parse_args()
+    tree, target = Tree.read(given.before), given.target
+    names = tuple(filter(None, given.include.split(",")))
+    added = add(names, given.before, target.with_name("added"), given.sources)
+    for step in LADDER[given.variant]:
+        print(f"leaving out: {step.name}", flush=True)
+        tree = rules.apply(tree, step, added)
+    target.mkdir()
+    writing.write(tree, target)
+    shutil.rmtree(target.with_name("added"), ignore_errors=True)
+
+
+def add(names: tuple[str, ...], before: Path, folder: Path, sources: Path) -> Tree | None:
+    """The packages in a folder of their own, with what they need that is not in ``before``."""
+    if not names:
+        return None
+    folder.mkdir()
+    status = (before / STATUS).read_text(encoding="utf-8")
+    files = fetching.fetch(sources.read_text(encoding="utf-8"), names, folder / "apt", status)
+    root = folder / "root"
+    root.mkdir()
+    unpacking.unpack(files, root, UNREAD, configured=True)
+    return Tree.read(root)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The program's arguments; :func:`labkit.farm.debian.commands.steps` gives them."""
+    made = argparse.ArgumentParser(prog="labkit.farm.shrinking", description=__doc__)
+    made.add_argument("--variant", choices=LADDER, required=True)
+    made.add_argument("--sources", type=Path, required=True, help="a file like sources.list(5)")
+    made.add_argument("--include", default="", help="packages that steps add, with commas between")
+    made.add_argument("before", type=Path)
+    made.add_argument("target", type=Path)
+    return made
+
+
+if __name__ == "__main__":
+    main()
