@@ -3,6 +3,7 @@ image's; of what kinds of files that is; and the way down from the largest to th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 from labkit import run
@@ -16,10 +17,10 @@ from labkit.farm.contents.waterfall import Step
 from labkit.farm.debian import packages, variants
 from labkit.farm.rootfs import Rootfs
 from labkit.lab import Lab
-from labkit.result import Cell, Outcome, Record, Table, action
+from labkit.result import Cell, Outcome, Record, Result, Table, action
 
-#: At most so many are built side by side: each keeps a processor and the disk busy.
-WORKERS = 2
+#: So many are built side by side, or one for each processor up to the second number.
+WORKERS = (2, 4)
 #: What the others are measured against: the Docker base image's root file system.
 YARDSTICK = "docker"
 #: The way down, from variant to variant; what each step leaves out is computed from their files.
@@ -51,17 +52,15 @@ class Comparison(Record):
 def compare(lab: Lab, names: Sequence[str] = (), *, registry: str = "") -> Outcome[Comparison]:
     """Every named variant (none named: all) stands in the cache and is measured beside the others.
 
-    What is missing is built, two at a time; all of them from nothing take some minutes. Errors
+    What is missing is built, side by side; all of them from nothing take some minutes. Errors
     are those of :func:`labkit.farm.rootfs.build`.
     """
     chosen = tuple(variants.named(name) for name in names or variants.VARIANTS)
-    results = run.spread(
-        lambda variant: rootfs.build(lab, variant.name, registry=registry),
-        chosen,
-        workers=WORKERS,
+    made = run.spread(
+        lambda variant: _weighed(lab, variant.name, registry), chosen, workers=workers()
     )
+    results, layers = zip(*made, strict=True)
     found = tuple(result.value for result in results)
-    layers = run.spread(lambda item: layer.compressed(lab, item), found, workers=WORKERS)
     contents = {item.variant: account.read(item.variant, item.path) for item in found}
     value = Comparison(
         suite=found[0].suite,
@@ -83,6 +82,17 @@ def compare(lab: Lab, names: Sequence[str] = (), *, registry: str = "") -> Outco
         ),
         tables=(variant_table(value), kind_table(contents), waterfall.table(value.steps)),
     )
+
+
+def _weighed(lab: Lab, name: str, registry: str) -> tuple[Result[Rootfs], Compressed]:
+    """A variant built, and its layer weighed: the next one is built meanwhile."""
+    built = rootfs.build(lab, name, registry=registry)
+    return built, layer.compressed(lab, built.value)
+
+
+def workers() -> int:
+    """How many builds keep this machine's processors busy."""
+    return max(WORKERS[0], min(os.cpu_count() or 1, WORKERS[1]))
 
 
 def steps(found: Sequence[Rootfs], contents: Mapping[str, Contents]) -> tuple[Step, ...]:

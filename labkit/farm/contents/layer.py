@@ -20,11 +20,13 @@ from labkit.result import Record
 
 #: The file beside a root file system that keeps what was measured.
 FILE = "layer.json"
+#: What packs it.
+PROGRAMS = ("umoci", "tar", "zstd")
 
 
 class Compressed(Record):
-    """The bytes of one layer with all of a root file system: gzip as umoci packs it, zstd as skopeo
-    does; ``key`` changes with those programs."""
+    """The bytes of one layer with all of a root file system: gzip as umoci packs it, zstd as tar(1) and
+    zstd(1) do at its own level; ``key`` changes with those programs."""
 
     key: str
     gzip: int
@@ -33,7 +35,7 @@ class Compressed(Record):
 
 def compressed(lab: Lab, rootfs: Rootfs) -> Compressed:
     """The weights of a root file system in the cache, measured once and kept beside it."""
-    versions = [f"{name} {program_version(name)}" for name in ("umoci", "skopeo")]
+    versions = [f"{name} {program_version(name)}" for name in PROGRAMS]
     key = key_of("layer", rootfs.key, *versions)
     kept = rootfs.path.parent / FILE
     with lock(lab.cache_dir / "locks", key, wait=PATIENCE):
@@ -52,15 +54,15 @@ def _find(path: Path, key: str) -> Compressed | None:
 
 
 def _measure(lab: Lab, root: Path, key: str) -> Compressed:
-    run.require("umoci", "skopeo")
+    run.require(*PROGRAMS)
     with _scratch(lab, lab.cache_dir / "rootfs" / f".{key}.part") as work:
-        made, again = work / "made", work / "again"
-        umoci("init", "--layout", made)
-        umoci("new", "--image", f"{made}:whole")
-        umoci("insert", "--image", f"{made}:whole", root, "/")
-        words = ("--quiet", "--dest-compress-format=zstd")
-        run.run(["skopeo", "copy", *words, f"oci:{made}:whole", f"oci:{again}:whole"], timeout=600)
-        return Compressed(key=key, gzip=_layer(made), zstd=_layer(again))
+        layout, packed = work / "layout", work / "layer.tar.zst"
+        umoci("init", "--layout", layout)
+        umoci("new", "--image", f"{layout}:whole")
+        umoci("insert", "--image", f"{layout}:whole", root, "/")
+        words = ("--create", "--zstd", "--sort=name", "--numeric-owner")
+        run.run(["tar", *words, f"--file={packed}", f"--directory={root}", "."], timeout=600)
+        return Compressed(key=key, gzip=_layer(layout), zstd=packed.stat().st_size)
 
 
 def _layer(layout: Path) -> int:
