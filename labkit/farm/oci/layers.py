@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -17,9 +16,10 @@ from pathlib import Path
 
 from labkit import run
 from labkit.errors import ConfigError, StateError
-from labkit.farm.debian import apt, dating, packages
+from labkit.farm.debian import apt, dating, packages, servers, variants
 from labkit.farm.debian.building import PATIENCE, building, discard, sealed, tidy
 from labkit.farm.debian.packages import Package
+from labkit.farm.debian.servers import FOLDERS, MODULES, PACKAGES
 from labkit.farm.oci import store, unpacking
 from labkit.farm.oci.umoci import configure, dated, told, umoci
 from labkit.farm.oci.umoci import version as umoci_version
@@ -32,10 +32,7 @@ from labkit.result import Record
 log = logging.getLogger("labkit.image")
 
 #: Goes up with every change of what a build leaves.
-EDITION = 2
-#: What the web layer installs, and the modules of apache2 that it turns on.
-PACKAGES = ("apache2", "openssh-server")
-MODULES = ("headers", "include")
+EDITION = 3
 #: What apache2's own start script would set (Debian: /etc/apache2/envvars), as the image's
 #: environment: so the server itself is the container's first process, without a script around it.
 ENVIRONMENT: Mapping[str, str] = {
@@ -51,8 +48,6 @@ ENVIRONMENT: Mapping[str, str] = {
 COMMAND = ("apache2", "-D", "FOREGROUND")
 #: Apache's signal for a stop that finishes the requests it has begun (stopping.html of its manual).
 STOP_SIGNAL = "SIGWINCH"
-#: Folders that the services' start scripts make, with their modes.
-FOLDERS = {"run/apache2": 0o755, "run/lock/apache2": 0o755, "run/sshd": 0o755}
 #: The keys of an ssh host, which the installation makes.
 KEYS = "etc/ssh/ssh_host_*"
 #: Bytes that must be free while the layers are made.
@@ -104,9 +99,10 @@ def _find(place: Path) -> Layers | None:
 
 def _make(lab: Lab, base: Rootfs, place: Path, version: str) -> Layers:
     run.require("umoci", "setpriv", "unshare", "chroot", "cp")
-    archive = apt.archive(lab)
-    refuse_folder(archive)
-    apt.require(archive)
+    archive = None if variants.named(base.variant).serves else apt.archive(lab)
+    if archive:
+        refuse_folder(archive)
+        apt.require(archive)
     started, began = time.monotonic(), time.time()
     with building(lab, place, what=f"web image of {base.suite}", space=SPACE) as work:
         image, bundle = work / "layout", work / "bundle"
@@ -118,14 +114,13 @@ def _make(lab: Lab, base: Rootfs, place: Path, version: str) -> Layers:
         told_base = told(base.origin, dating.source_date(base.path))
         umoci("repack", "--image", f"{image}:base", *told_base, bundle)
         configure(f"{image}:base", base_options(base, version))
-        discard(lab, bundle)
-        umoci("unpack", "--image", f"{image}:base", bundle)
-        epoch = install(bundle / "rootfs", archive, began)
-        log.info("image: web layer")
-        names = " ".join(PACKAGES)
-        told_web = told(f"apt-get install {names}", epoch)
-        umoci("repack", "--image", f"{image}:web", *told_web, bundle)
-        configure(f"{image}:web", web_options(epoch))
+        if archive:
+            discard(lab, bundle)
+            umoci("unpack", "--image", f"{image}:base", bundle)
+            epoch = _web(archive, image, bundle, began)
+        else:  # the servers are in it: the same files, with another configuration
+            epoch = dating.source_date(base.path)
+            configure(f"{image}:base", ("--tag", "web", *web_options(epoch)))
         store.drop_unused(image)
         listed = packages.read(bundle / "rootfs")
         unpacking.adopt(lab, image, "web", bundle / "rootfs")
@@ -142,6 +137,16 @@ def _make(lab: Lab, base: Rootfs, place: Path, version: str) -> Layers:
         )
         write_atomically(work / "layers.json", value.model_dump_json(indent=1))
     return value
+
+
+def _web(archive: apt.Archive, image: Path, bundle: Path, began: float) -> int:
+    """The servers are in ``bundle`` and in the layout's tag ``web``; returns the source date."""
+    epoch = install(bundle / "rootfs", archive, began)
+    log.info("image: web layer")
+    by = told(f"apt-get install {' '.join(PACKAGES)}", epoch)
+    umoci("repack", "--image", f"{image}:web", *by, bundle)
+    configure(f"{image}:web", web_options(epoch))
+    return epoch
 
 
 def fingerprint(listed: Sequence[Package]) -> str:
@@ -224,18 +229,7 @@ def _tidy(root: Path) -> None:
     tidy(root)
     for path in root.glob(KEYS):
         path.unlink()
-    for name, mode in FOLDERS.items():
-        folder = root / name
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(mode)
-    www = root / "run/lock/apache2"
-    os.chown(www, *_owner(root / "etc/passwd", "www-data"))
-
-
-def _owner(passwd: Path, name: str) -> tuple[int, int]:
-    """The user and group number of a user in a root file system."""
-    rows = (line.split(":") for line in passwd.read_text().splitlines())
-    return next((int(row[2]), int(row[3])) for row in rows if row[0] == name)
+    servers.prepare(root)
 
 
 def _pairs(option: str, values: Mapping[str, str]) -> tuple[str, ...]:
