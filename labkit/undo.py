@@ -8,45 +8,75 @@ end with the machine's boot (all but ``folder``) are gone when the entry is of a
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import signal
 import time
-import zlib
-from collections.abc import Callable
-from ipaddress import IPv4Network
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from labkit import groups, run
+from labkit import groups, links, run
 from labkit.errors import LabkitError, StateError
 from labkit.journal import Entry, Journal, boot_id, not_root
+from labkit.kernel import calls, processes
 from labkit.kernel import netns as namespaces
-from labkit.kernel import requests, seen
-from labkit.kernel.netlink import Netlink, is_gone
 from labkit.lab import Lab
 
 #: How long a process may take to end by itself before it is killed, in seconds.
 PATIENCE = 5.0
 
 
-def unmake_all(lab: Lab) -> tuple[tuple[Entry, ...], tuple[tuple[Entry, LabkitError], ...]]:
+Failure = tuple[Entry, LabkitError]
+
+
+def unmake_all(lab: Lab) -> tuple[tuple[Entry, ...], tuple[Failure, ...]]:
     """Unmakes what the journal has, the last made first, going on past each failure.
 
     Returns the entries that were unmade, and those that could not be, with the error of each.
     """
     journal = Journal.of(lab)
-    unmade: list[Entry] = []
-    failed: list[tuple[Entry, LabkitError]] = []
-    for entry in reversed(journal.standing()):
-        try:
-            unmake(entry, lab)
-        except LabkitError as error:
-            failed.append((entry, error))
-            continue
-        journal.forget(entry.kind, **entry.what)
-        unmade.append(entry)
+    found = unmake_these(lab, journal.standing())
     journal.clear()
+    return found
+
+
+def unmake_these(
+    lab: Lab, entries: Sequence[Entry]
+) -> tuple[tuple[Entry, ...], tuple[Failure, ...]]:
+    """The same for some of its entries.
+
+    Neighbours of one kind are unmade together, where that is faster, and then each is looked at by
+    itself; what is gone is forgotten when all of them have been.
+    """
+    unmade: list[Entry] = []
+    failed: list[Failure] = []
+    for kind, group in itertools.groupby(reversed(entries), lambda entry: entry.kind):
+        batch = list(group)
+        _begin(lab, kind, [entry.what for entry in batch if entry.boot == boot_id()])
+        tried = run.spread(partial(_try, lab=lab), batch, workers=4 if kind == "container" else 1)
+        gone = [entry for entry, error in zip(batch, tried, strict=True) if error is None]
+        failed += [(entry, error) for entry, error in zip(batch, tried, strict=True) if error]
+        Journal.of(lab).forget_all((entry.kind, entry.what) for entry in gone)
+        unmade += gone
     return tuple(unmade), tuple(failed)
+
+
+def _begin(lab: Lab, kind: str, things: Sequence[Mapping[str, str]]) -> None:
+    """Does at once what can be; whatever comes of it, each thing is then unmade by itself."""
+    if kind in TOGETHER and len(things) > 1:
+        with suppress(Exception):
+            TOGETHER[kind](lab, things)
+
+
+def _try(entry: Entry, lab: Lab) -> LabkitError | None:
+    try:
+        unmake(entry, lab)
+    except LabkitError as error:
+        return error
+    return None
 
 
 def unmake(entry: Entry, lab: Lab) -> None:
@@ -75,7 +105,15 @@ def unmount(lab: Lab, *, target: str) -> None:
     """Unmounts what is mounted at ``target``, however often; a busy mount is detached."""
     real = _own(target, lab)
     while str(real) in mount_points():
-        run.run(["umount", "--lazy", real])
+        calls.unmount(real, calls.MNT_DETACH)
+
+
+def _unmount_together(lab: Lab, things: Sequence[Mapping[str, str]]) -> None:
+    """One list of the mounts for all, and several are waited for at once."""
+    mounted = mount_points()
+    places = [_own(thing["target"], lab) for thing in things]
+    there = [place for place in places if str(place) in mounted]
+    run.spread(partial(calls.unmount, flags=calls.MNT_DETACH), there)
 
 
 def mount_points() -> frozenset[str]:
@@ -90,78 +128,44 @@ def remove_netns(lab: Lab, *, name: str) -> None:
     namespaces.remove(name)
 
 
-def remove_link(lab: Lab, *, name: str, netns: str) -> None:
-    """Removes a network interface of ``netns`` ('' is the machine's own); a veth's peer goes with it."""
-    if _is_there(netns):
-        _inside(netns, lambda netlink: _remove_link(netlink, name))
-
-
-def _remove_link(netlink: Netlink, name: str) -> None:
-    found = seen.links(netlink).get(name)
-    error = netlink.try_all([requests.no_link(found.index)])[0] if found else None
-    if error is not None and not is_gone(error):  # a veth's end goes when its peer's namespace does
-        raise error
-
-
-def remove_route(lab: Lab, *, subnet: str, netns: str) -> None:
-    """Removes the lab's own unreachable route to ``subnet``."""
-    if _is_there(netns):
-        _inside(netns, lambda netlink: _remove_route(netlink, IPv4Network(subnet)))
-
-
-def _remove_route(netlink: Netlink, subnet: IPv4Network) -> None:
-    if fenced(netlink, subnet):
-        netlink.ask(requests.not_unreachable(subnet, FENCE_METRIC))
-
-
-def fenced(netlink: Netlink, subnet: IPv4Network) -> bool:
-    """Whether the main table has an unreachable route to exactly ``subnet`` (rtnetlink(7))."""
-    return any(
-        route.kind == requests.UNREACHABLE and route.network == subnet
-        for route in seen.routes(netlink)
-    )
-
-
-def group(lab: Lab) -> int:
-    """The number that the lab's links have in common (IFLA_GROUP), by which they go at once. Pure."""
-    return zlib.crc32(f"labkit {lab.name}".encode()) or 1
-
-
-#: The metric of the lab's unreachable route: the largest, so that any other route goes before it.
-FENCE_METRIC = 4294967295
-
-
-def _is_there(name: str) -> bool:
-    return not name or namespaces.stands(name)
-
-
-def _inside(name: str, function: Callable[[Netlink], None]) -> None:
-    """``function`` with a socket of a named network namespace ('' is the machine's own)."""
-
-    def entered() -> None:
-        if name:
-            namespaces.enter(name)
-        with Netlink() as netlink:
-            function(netlink)
-
-    namespaces.alone(entered)
-
-
 def delete_container(lab: Lab, *, root: str, container: str) -> None:
     """Kills and deletes a runC container and what runC keeps of it, half-made or damaged as it may be.
 
-    runC knows a container by its state file alone: where that was lost, damaged or never written,
-    the container's processes are found in its own control group.
+    Its processes are those of its own control group: what ``runc delete --force`` does besides, waiting a
+    tenth of a second for each container, is left to it where the first process is in another group, or
+    runC's file does not say which process that is.
     """
     _own(root, lab)
     _plain(container, lab)
     folder = Path(root, container)
-    if folder.exists():
+    groups.end(_group_of(lab, container))
+    if not folder.exists():
+        return
+    if _is_elsewhere(folder):
         words = ["runc", "--root", root, "delete", "--force", container]
         run.run(words, ok=range(-64, 256), timeout=30)
-    groups.end(f"/labkit-{lab.name}/{container}")
     if folder.exists():
         shutil.rmtree(folder)
+
+
+def _kill_together(lab: Lab, things: Sequence[Mapping[str, str]]) -> None:
+    """All end at the same time."""
+    for thing in things:
+        _plain(thing["container"], lab)
+        groups.kill(_group_of(lab, thing["container"]))
+
+
+def _group_of(lab: Lab, container: str) -> str:
+    return f"/labkit-{lab.name}/{container}"
+
+
+def _is_elsewhere(folder: Path) -> bool:
+    """Whether the container's first process may still run, in another control group than its own."""
+    try:
+        known = json.loads((folder / "state.json").read_bytes())
+        return processes.lives(int(known["init_process_pid"]), int(known["init_process_start"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
 
 
 def end_daemon(lab: Lab, *, pidfile: str, marker: str) -> None:
@@ -181,11 +185,7 @@ def end_daemon(lab: Lab, *, pidfile: str, marker: str) -> None:
 def daemon_pids(marker: str) -> tuple[int, ...]:
     """The processes that were given the path ``marker`` with an option, and have no terminal; parents
     first. An editor in which somebody looks at that file is none of them."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and _is_marked(int(entry.name), marker):
-            found.append(int(entry.name))
-    return tuple(sorted(found))
+    return processes.marked(marker)
 
 
 def remove_cgroup(lab: Lab, *, path: str) -> None:
@@ -211,12 +211,20 @@ def remove_folder(lab: Lab, *, path: str) -> None:
 KINDS: dict[str, Callable[..., None]] = {
     "mount": unmount,
     "netns": remove_netns,
-    "link": remove_link,
-    "route": remove_route,
+    "link": links.remove_link,
+    "route": links.remove_route,
     "container": delete_container,
     "daemon": end_daemon,
     "cgroup": remove_cgroup,
     "folder": remove_folder,
+}
+
+
+#: Kinds of which many are unmade at once.
+TOGETHER: dict[str, Callable[[Lab, Sequence[Mapping[str, str]]], None]] = {
+    "mount": _unmount_together,
+    "link": links.cut_together,
+    "container": _kill_together,
 }
 
 
@@ -235,23 +243,6 @@ def _plain(name: str, lab: Lab) -> None:
         raise StateError(repr(name), "is no plain name", f"correct {lab.journal_file}")
 
 
-def _is_marked(pid: int, marker: str) -> bool:
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-        given = any(
-            word.endswith(f"={marker}") or (before.startswith("-") and word == marker)
-            for before, word in itertools.pairwise(words)
-        )
-        return given and _terminal(pid) == 0
-    except OSError:
-        return False
-
-
-def _terminal(pid: int) -> int:
-    """The device number of a process' terminal, 0 for none (proc(5), /proc/pid/stat, field 7)."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[4])
-
-
 def _terminate(pid: int, marker: str) -> None:
     for sig, patience in ((signal.SIGTERM, PATIENCE), (signal.SIGKILL, PATIENCE)):
         try:
@@ -262,7 +253,7 @@ def _terminate(pid: int, marker: str) -> None:
             raise not_root(f"process {pid}") from None
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
-            if not _is_marked(pid, marker):
+            if not processes.is_marked(pid, marker):
                 return
             time.sleep(0.01)
     raise LabkitError(f"process {pid}", "does not end, not even by SIGKILL", "", f"ps -fp {pid}")

@@ -93,6 +93,33 @@ def test_list_of_containers_is_read(output: str, wanted: list[container.State]) 
     assert container.parse_list(output) == wanted
 
 
+def listed(lab: Lab) -> dict[str, container.State]:
+    """The lab's containers as `runc list` tells of them."""
+    done = run.run(container.runc(lab, "list", "--format", "json"))
+    return {item.id: item for item in container.parse_list(done.stdout)}
+
+
+@pytest.mark.root
+def test_states_are_those_that_runc_tells(unmade: Lab) -> None:
+    """Read from runC's files: created, running, paused, running again, ended."""
+    unpacked = container.unpack(unmade, "red")
+    container.prepare(unmade, small_spec(unmade, "extra", "sleep", "60"), unpacked)
+    container.create(unmade, "extra")
+    seen = [container.states(unmade)["extra"].status]
+    assert container.states(unmade) == listed(unmade)
+    container.begin(unmade, "extra")
+    for command in ((), ("pause", "extra"), ("resume", "extra"), ("kill", "extra", "KILL")):
+        if command:
+            run.run(container.runc(unmade, *command))
+        if "kill" in command:
+            container.wait(unmade, "extra")
+        assert container.states(unmade) == listed(unmade)
+        seen.append(container.states(unmade)["extra"].status)
+    assert seen == ["created", "running", "paused", "running", "stopped"]
+    container.remove(unmade, "extra")
+    assert container.states(unmade) == {}
+
+
 def test_commands_are_on_the_lab_s_own_containers() -> None:
     """runC's state is below the lab's run folder, whatever else runs on the machine."""
     lab = Lab.load(None, lab_name="shop")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pyroute2 import netns as namespaces
 
-from labkit import Lab, undo
+from labkit import Lab, links
 from labkit.checks import failed
 from labkit.errors import MachineError, StateError
 from labkit.farm import host
@@ -93,7 +93,7 @@ def test_requests_to_the_subnet_fail_at_once_without_a_bridge(lab: Lab) -> None:
 def test_a_removed_fence_is_put_back(lab: Lab) -> None:
     """The check fails without it, and the next run changes just that."""
     inode = host.up(lab).value.inode
-    undo.remove_route(lab, subnet=str(lab.subnet), netns=lab.host.netns)
+    links.remove_route(lab, subnet=str(lab.subnet), netns=lab.host.netns)
     assert [check.name for check in failed(host.checks(lab))] == ["host.fence"]
     result = host.up(lab)
     assert result.changed
@@ -141,7 +141,7 @@ def test_a_foreign_namespace_of_the_name_is_refused(make_lab: Callable[..., Lab]
             host.up(lab)
         assert host.namespace_inode(lab.netns) == inode
         assert Journal.of(lab).standing() == ()
-        assert not within(lab.netns, undo.fenced, lab.subnet)
+        assert not within(lab.netns, links.fenced, lab.subnet)
 
 
 @pytest.mark.root

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, run, undo
+from labkit import Lab, links, run, undo
 from labkit.errors import LabkitError, StateError
 from labkit.farm.host import routed
 from labkit.farm.links.netlink import within
 from labkit.journal import Entry, Journal, boot_id
+from labkit.kernel import calls, seen
 from tests.netlink import netlink
 
 
@@ -225,8 +226,48 @@ def test_only_the_labs_own_route_is_removed(lab: Lab, namespace: str) -> None:
         ipr.route("add", dst=str(lab.subnet), oif=ipr.link_lookup(ifname="v0")[0], scope=253)
     for _ in range(2):
         undo.unmake(entry("route", subnet=str(lab.subnet), netns=namespace), lab)
-        assert not within(namespace, undo.fenced, lab.subnet)
+        assert not within(namespace, links.fenced, lab.subnet)
         assert [network for _, network in within(namespace, routed)] == [lab.subnet]
+
+
+@pytest.mark.root
+def test_links_go_together_and_another_s_stay(lab: Lab, namespace: str) -> None:
+    """Those of the lab's group at once, but not when somebody else's link is in it: then one by one."""
+    journal = Journal.of(lab)
+    number = links.group(lab)
+
+    def add(*names: str) -> None:
+        with netlink(namespace) as ipr:
+            for name in names:
+                ipr.link("add", ifname=name, kind="bridge")
+                ipr.link("set", index=ipr.link_lookup(ifname=name)[0], group=number)
+
+    for others in ((), ("other0",)):
+        add("a0", "b0", *others)
+        journal.intend_all(("link", {"name": name, "netns": namespace}) for name in ("a0", "b0"))
+        entries = [item for item in journal.standing() if item.kind == "link"]
+        unmade, failed = undo.unmake_these(lab, entries)
+        assert (len(unmade), failed) == (2, ())
+        assert set(within(namespace, seen.links)) == {"lo", "v0", "v1", *others}
+        assert not [item for item in journal.standing() if item.kind == "link"]
+
+
+@pytest.mark.root
+def test_mounts_go_together_however_often_they_are_mounted(own: Lab) -> None:
+    """One of them twice, one busy, one not at all; what cannot be unmounted is told, the rest is gone."""
+    targets = [own.run_dir / name for name in ("once", "twice", "busy", "never")]
+    for target in targets:
+        target.mkdir(parents=True)
+    for target in (*targets[:3], targets[1]):
+        calls.mount("none", target, "tmpfs")
+    journal = Journal.of(own)
+    journal.intend_all(("mount", {"target": str(target)}) for target in targets)
+    journal.intend("mount", target="/proc")
+    with (targets[2] / "open").open("w"):
+        unmade, failed = undo.unmake_all(own)
+    assert [item.what["target"] for item, _ in failed] == ["/proc"]
+    assert len(unmade) == 4
+    assert not {point for point in undo.mount_points() if point.startswith(str(own.run_dir))}
 
 
 @pytest.mark.root

@@ -19,8 +19,8 @@ from labkit.kernel import netns as namespaces
 from labkit.kernel import requests, seen
 from labkit.kernel.netlink import Netlink
 from labkit.lab import Lab
+from labkit.links import FENCE_METRIC, fenced
 from labkit.result import Outcome, Record, action
-from labkit.undo import FENCE_METRIC, fenced
 
 
 class HostSide(Record):

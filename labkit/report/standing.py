@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 
-from labkit import groups, run, undo
+from labkit import groups, undo
 from labkit.checks import Check
 from labkit.errors import LabkitError
 from labkit.farm import container, dns, host, network, proxy, up
@@ -149,13 +149,8 @@ def _left(lab: Lab) -> tuple[str, ...]:
 
 
 def _kill_all(lab: Lab) -> bool:
-    """SIGKILL to every container first: `runc delete` waits for each one by itself. Whether one ran."""
-    running: list[str] = []
-    with suppress(LabkitError):  # unmaking them says what is wrong
-        running = [item.id for item in container.states(lab).values() if item.status == "running"]
-        for name in running:
-            run.run(container.runc(lab, "kill", name, "KILL"), ok=range(256))
-    return bool(running)
+    """SIGKILL to every process of every container, so that all end at the same time. Whether one ran."""
+    return bool(groups.kill(container.cgroup(lab)))
 
 
 def _holds(look: Callable[[Lab], tuple[Check, ...]], lab: Lab) -> bool:

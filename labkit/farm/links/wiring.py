@@ -19,7 +19,7 @@ from labkit.kernel import netns, requests, seen
 from labkit.kernel.netlink import Netlink, Request
 from labkit.kernel.seen import Link
 from labkit.lab import Lab, Replica
-from labkit.undo import group
+from labkit.links import group
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,10 @@ from typing import Any
 from labkit import run
 from labkit.farm.runc.bundle import MADE_OF
 from labkit.farm.runc.places import runc, runc_root
+from labkit.kernel import processes
 from labkit.lab import Lab
 from labkit.result import Record
 
-#: /proc/pid/stat's fields after the program's name: the state, and the time of the start.
-STATE, STARTED = 0, 19
 #: What the freezer says of a group whose processes are stopped: version 1, version 2.
 FROZEN = {"freezer.state": ("FROZEN", "FREEZING"), "cgroup.freeze": ("1",)}
 
@@ -62,7 +61,7 @@ def _read(folder: Path, kept: Mapping[str, Any]) -> State:
     labels = dict(item.partition("=")[::2] for item in kept["config"]["labels"])
     pid = int(kept["init_process_pid"])
     status = "stopped"
-    if _lives(pid, int(kept["init_process_start"])):
+    if processes.lives(pid, int(kept["init_process_start"])):
         started = not (folder / "exec.fifo").exists()
         status = "paused" if _frozen(kept["cgroup_paths"].values()) else "running"
         status = status if started else "created"
@@ -73,16 +72,6 @@ def _read(folder: Path, kept: Mapping[str, Any]) -> State:
         bundle=labels["bundle"],
         made_of=labels.get(MADE_OF, ""),
     )
-
-
-def _lives(pid: int, started: int) -> bool:
-    """Whether a process of that number runs which was started then (proc(5))."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    fields = text.rpartition(")")[2].split()
-    return int(fields[STARTED]) == started and fields[STATE] not in ("Z", "X")
 
 
 def _frozen(groups: Iterable[str]) -> bool:

@@ -16,13 +16,12 @@ def remove(lab: Lab) -> tuple[str, ...]:
     They are known from the journal alone: a namespace that labkit made for a replica, and the
     container, mount, folder and link of the same replica. The caller holds the lab's ``farm`` lock.
     """
-    journal = Journal.of(lab)
-    entries = journal.standing()
+    entries = Journal.of(lab).standing()
     names = surplus(lab, entries)
-    for entry in reversed(entries):
-        if _belongs(lab, entry, names):
-            undo.unmake(entry, lab)
-            journal.forget(entry.kind, **entry.what)
+    own = [entry for entry in entries if _belongs(lab, entry, names)] if names else []
+    _, failed = undo.unmake_these(lab, own)
+    for _, error in failed:
+        raise error
     return names
 
 
