@@ -14,7 +14,7 @@ from labkit import Lab
 from labkit.errors import WikiError
 from labkit.wiki import session
 from labkit.wiki.access import api, transport
-from labkit.wiki.merging import fences
+from labkit.wiki.merging import fences, saving
 from labkit.wiki.merging.fences import Block
 from labkit.wiki.notebook import Upload
 from tests.desks import SUMMARY, Desk, fresh, opened, picture, stage
@@ -181,6 +181,45 @@ def test_a_killed_publication_leaves_the_page_whole(case: Callable[[], Case], pr
         assert child.exitcode == -9
         made.require_whole()
         made.require_finished()
+
+
+def busy(proxy: Proxy, monkeypatch: pytest.MonkeyPatch, edits: int) -> None:
+    """The wiki's database is locked when so many edits come."""
+    left = iter(range(edits))
+
+    def kind(body: bytes) -> str:
+        return "given" if b"action=edit" in body and next(left, None) is not None else ""
+
+    locked = b'{"error": {"code": "internal_api_error_DBQueryError", "info": "database is locked"}}'
+    proxy.given = (200, locked, {})
+    monkeypatch.setattr(proxy, "next", kind)
+    monkeypatch.setattr(saving, "LONGEST_PAUSE", 0.01)
+
+
+def test_a_busy_database_is_waited_for(
+    case: Callable[[], Case], proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than a silence would be: the publication goes on when its edit is taken."""
+    made = case()
+    made.desk.bot.host = proxy.host
+    busy(proxy, monkeypatch, edits=8)
+    assert made.desk.publish(*made.blocks, uploads=made.uploads).attempts == 9
+    made.require_whole()
+    made.require_finished()
+
+
+def test_a_database_that_stays_busy_is_told(
+    case: Callable[[], Case], proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After as many tries as others' edits would have; the page is whole, the next publication finishes."""
+    made = case()
+    made.desk.bot.host = proxy.host
+    busy(proxy, monkeypatch, edits=saving.ATTEMPTS)
+    with pytest.raises(WikiError, match="its database fails, or is busy") as caught:
+        made.publish()
+    assert "publish again" in caught.value.remedy
+    made.require_whole()
+    made.require_finished()
 
 
 def test_a_wiki_that_never_answers_is_not_waited_for_long(

@@ -4,6 +4,14 @@ The page converges: only what changed is written, pictures first, then what labk
 lines, then the page. Every edit is made from the revision that was read, by the bot's account. What
 people wrote is in the page before and after; that is checked before the edit and on what the wiki
 saved, and a line that the wiki's own merge dropped is put back.
+
+An unchanged page costs one request. One that changes costs five (and one for each missing picture, and
+before the first of these one that asks whether the page may be edited at all), none of which can be left
+out: the page, which alone tells what people wrote; the bot's own page beside it, for another machine
+may have kept blocks there since; that page's edit, before a fence can carry a hash that nobody else
+knows; the page's edit; and the page again, for the wiki merges edits that do not overlap without a word.
+A session that has looked as a stranger (:func:`labkit.wiki.session.open`) logs in and reads the page once
+more before anything is written.
 """
 
 from __future__ import annotations
@@ -16,7 +24,7 @@ from urllib.parse import quote
 from labkit.errors import WikiError
 from labkit.wiki.access import api
 from labkit.wiki.access.api import ConflictError, Snapshot
-from labkit.wiki.access.refusals import UnansweredError
+from labkit.wiki.access.refusals import BusyError, UnansweredError
 from labkit.wiki.merging import desk, pictures, repair, saving
 from labkit.wiki.merging.desk import Desk, Mended, Plan, Published
 from labkit.wiki.merging.fences import Block
@@ -100,20 +108,23 @@ def url(site: mwclient.Site, title: str) -> str:
 
 def _until_saved(memory: Memory, once: Callable[[int], T]) -> T:
     """What ``once`` returns when nobody saves the page between its reading and its edit, and every
-    request has its reply; what had none is looked up by reading again."""
-    silent = 0
+    request has its reply; what had none is looked up by reading again. A busy database is waited for
+    as others' edits are: after a pause that no other publisher takes as long."""
+    silent, busy = 0, None
     for attempt in range(1, saving.ATTEMPTS + 1):
         try:
             return once(attempt)
         except ConflictError:
-            pass
+            busy = None
+        except BusyError as error:
+            busy = error
         except UnansweredError:
             silent += 1
             if silent > SILENT:
                 raise
         memory.again()
         saving.pause(attempt)
-    raise WikiError(
+    raise busy or WikiError(
         memory.title,
         f"was saved by others {saving.ATTEMPTS} times while it was being published",
         "publish again when they have finished; nothing of theirs was touched",

@@ -68,6 +68,10 @@ class UnansweredError(WikiError):
     """No answer came to a request that writes: whether it was acted upon has to be looked up."""
 
 
+class BusyError(UnansweredError):
+    """The wiki's database was busy, which passes: the same has to be looked up, and is worth it again."""
+
+
 def refusal(what: str, code: str, info: str) -> WikiError:
     """The error for a refusal of the API's, by its code."""
     if code in CONFLICTS:

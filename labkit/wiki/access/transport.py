@@ -33,10 +33,12 @@ import labkit
 from labkit.errors import WikiError
 from labkit.wiki.access import ask
 from labkit.wiki.access.ask import SiteInfo
-from labkit.wiki.access.refusals import LATER, UnansweredError
+from labkit.wiki.access.refusals import LATER, BusyError, UnansweredError
 
 #: How often a request is sent that only asks, or that the wiki did not act upon.
 TRIES = 3
+#: The same where the wiki answers that its database fails: SQLite has one writer at a time.
+BUSY_TRIES = 6
 #: Seconds for the connection and between two bytes of a reply, and for a whole reply.
 TIMEOUT, PATIENCE = (5.0, 60.0), 120.0
 #: Seconds between two tries: the first, and the most that a reply may ask for.
@@ -56,13 +58,15 @@ _ADDRESS = "correct wiki.url: the full address, which ends in /api.php"
 @dataclass(frozen=True)
 class Fault:
     """Why a request has no good reply: in words, with a remedy. ``wait`` is how long the wiki wants to be
-    left alone (seconds), ``undone`` that it did not act; ``tries`` how often it is worth trying."""
+    left alone (seconds), ``undone`` that it did not act; ``tries`` how often it is worth trying, ``busy``
+    that it may well be another time."""
 
     reason: str
     remedy: str = _REMEDY
     wait: float = 0.0
     undone: bool = False
     tries: int = TRIES
+    busy: bool = False
 
 
 class Session(mwclient.Site):  # type: ignore[misc]
@@ -147,7 +151,8 @@ class Session(mwclient.Site):  # type: ignore[misc]
             elif said:  # the wiki's own refusal, which says more
                 return said
             else:
-                kind = WikiError if asks or fault.undone else UnansweredError
+                silence = BusyError if fault.busy else UnansweredError
+                kind = WikiError if asks or fault.undone else silence
                 raise kind(url, fault.reason, fault.remedy, f"curl -i {url}")
         raise AssertionError  # the tries have an end
 
@@ -199,7 +204,8 @@ def _judged(reply: requests.Response, text: str) -> tuple[str, Fault | None]:
     if code in LATER:
         return text, Fault(f"{code}", wait=wait, undone=True, tries=TRIES if wait else 1)
     if code is not None and code.startswith("internal_api_error_DB"):
-        return "", Fault(f"{_SILENT}: its database fails ({code})")
+        said = f"{_SILENT}: its database fails, or is busy ({code})"
+        return "", Fault(said, tries=BUSY_TRIES, busy=True)
     if code is not None and (code or status == 200):
         return text, None
     if 300 <= status < 400:
