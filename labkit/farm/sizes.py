@@ -14,8 +14,8 @@ from labkit.farm.contents import difference as causes
 from labkit.farm.contents.account import Contents, Weight
 from labkit.farm.contents.difference import Change, Version
 from labkit.farm.contents.reasons import Asked, asked
-from labkit.farm.debian import variants
-from labkit.farm.oci import layers, siteimages
+from labkit.farm.debian import servers, variants
+from labkit.farm.oci import siteimages
 from labkit.lab import Lab, unknown
 from labkit.result import Outcome, Record, action
 
@@ -129,7 +129,7 @@ def find(lab: Lab, name: str) -> Place:
     if tag not in tags:
         raise unknown(name, {*variants.VARIANTS, *tags}, "a root file system or a tag of the image")
     base = asked(variants.of_lab(lab), lab.rootfs.packages)
-    more = layers.PACKAGES if tag != "base" else ()
+    more = servers.PACKAGES if tag != "base" else ()
     given = base.model_copy(update={"packages": (*more, *base.packages)})
     return Place(name=name, roots=image.unpacked(lab, tag).lower, asked=given)
 

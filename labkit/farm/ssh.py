@@ -30,6 +30,13 @@ PidFile none
 """
 
 
+#: dropbear reads a host key in a form of its own, which is kept in memory.
+DROPBEAR = (
+    "dropbearconvert openssh dropbear /etc/ssh/ssh_host_ed25519_key /dev/shm/ssh_host_key && "
+    "exec dropbear -F -E -s -P /dev/shm/ssh.pid -r /dev/shm/ssh_host_key"
+)
+
+
 class Keys(Record):
     """The lab's keys: folders and public halves; the private halves stay in their files (0600)."""
 
@@ -156,6 +163,14 @@ def files(given: Keys) -> Mapping[str, str]:
     }
 
 
+def server(root: Path) -> tuple[str, ...]:
+    """The command that starts the ssh server of a root file system, in the foreground: sshd, or dropbear
+    with passwords off (dropbear(8)), where that is the one there."""
+    if (root / "usr/sbin/dropbear").exists():
+        return ("/bin/sh", "-c", DROPBEAR)
+    return ("/usr/sbin/sshd", "-D", "-e")
+
+
 @action("network.ssh")
 def login(lab: Lab) -> Outcome[tuple[Login, ...]]:
     """An ssh session from the host into each container answers with that container's host name.
@@ -197,13 +212,14 @@ def _serve(lab: Lab, replica: Replica) -> bool:
     for name in CAPABILITIES:
         options += ["--cap", name]
     log = container.folder(lab, replica.name) / "sshd.log"
-    words = container.runc(lab, "exec", *options, replica.name, "/usr/sbin/sshd", "-D", "-e")
+    command = server(container.bundle(lab, replica.name) / "rootfs")
+    words = container.runc(lab, "exec", *options, replica.name, *command)
     run.run(words, output=log, remedy=f"read {log}")
     return True
 
 
 def _try(lab: Lab, given: Keys, replica: Replica) -> Login | CommandError:
-    words = [*_ssh(given, replica), "hostname; id --user --name"]
+    words = [*_ssh(given, replica), "hostname; id -un"]
     try:
         done = run.run(words, netns=lab.netns, timeout=20)
     except CommandError as error:

@@ -31,7 +31,7 @@ NAME = "trial-serving"
 #: How long each answer may take (seconds).
 PATIENCE = 10.0
 #: What is asked by ssh: the question of the farm's own check.
-QUESTION = "hostname; id --user --name"
+QUESTION = "hostname; id -un"
 #: Apache's signals (stopping.html of its manual): a graceful restart, a graceful stop.
 RELOAD, STOP = "USR1", "WINCH"
 FINE = "answers"
@@ -156,7 +156,8 @@ def _session(lab: Lab, replica: Replica, given: ssh.Keys) -> str:
     kind, key = given.host.split()[:2]
     write_atomically(own / "known_hosts", f"{replica.address} {kind} {key}\n")
     caps = [word for name in ssh.CAPABILITIES for word in ("--cap", name)]
-    server = ("--user", "0:0", "--detach", *caps, replica.name, "/usr/sbin/sshd", "-D", "-e")
+    command = ssh.server(container.bundle(lab, replica.name) / "rootfs")
+    server = ("--user", "0:0", "--detach", *caps, replica.name, *command)
     started = run.run(container.runc(lab, "exec", *server), output=own / "sshd.log", ok=range(256))
     if started.status:
         return f"sshd does not start: {tail(own / 'sshd.log')[-300:]}"

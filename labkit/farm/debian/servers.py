@@ -9,6 +9,8 @@ from pathlib import Path
 #: What is installed, and the modules of apache2 that are turned on.
 PACKAGES = ("apache2", "openssh-server")
 MODULES = ("headers", "include")
+#: The packages that have an ssh server.
+SSH = ("openssh-server", "dropbear-bin")
 #: Folders that the services' start scripts make, with their modes.
 FOLDERS: Mapping[str, int] = {"run/apache2": 0o755, "run/lock/apache2": 0o755, "run/sshd": 0o755}
 

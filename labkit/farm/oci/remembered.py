@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from labkit.farm import site as sites
+from labkit.farm.debian import servers
 from labkit.farm.image import Unpacked
 from labkit.farm.oci import layers, siteimages, unpacking
 from labkit.files import text_of, write_atomically
@@ -24,7 +25,7 @@ from labkit.result import Record
 MACHINE = (Path("/var/lib/dpkg/status"), Path("/etc/apt"), Path("/etc/apt/sources.list.d"))
 #: What a build of the common layers is determined by, besides the root file system.
 RECIPE = (
-    siteimages.EDITION, layers.EDITION, layers.PACKAGES, layers.MODULES, dict(layers.ENVIRONMENT),
+    siteimages.EDITION, layers.EDITION, servers.PACKAGES, servers.MODULES, dict(layers.ENVIRONMENT),
     layers.COMMAND,
 )  # fmt: skip
 

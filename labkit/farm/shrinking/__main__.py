@@ -11,7 +11,6 @@ from pathlib import Path
 
 from labkit.farm.assembly import fetching, unpacking
 from labkit.farm.assembly.selection import Selection
-from labkit.farm.debian.packages import STATUS
 from labkit.farm.shrinking import rules, writing
 from labkit.farm.shrinking.ladder import LADDER
 from labkit.farm.shrinking.tree import Tree
@@ -28,26 +27,27 @@ def main() -> None:
     given = parser().parse_args()
     tree, target = Tree.read(given.before), given.target
     names = tuple(filter(None, given.include.split(",")))
-    added = add(names, given.before, target.with_name("added"), given.sources)
+    sources = given.sources.read_text(encoding="utf-8")
+    whole = full(tree, names, target.with_name("added"), sources)
     for step in LADDER[given.variant]:
         print(f"leaving out: {step.name}", flush=True)
-        tree = rules.apply(tree, step, added)
+        tree = rules.apply(tree, step, whole)
     target.mkdir()
     writing.write(tree, target)
     shutil.rmtree(target.with_name("added"), ignore_errors=True)
 
 
-def add(names: tuple[str, ...], before: Path, folder: Path, sources: Path) -> Tree | None:
-    """The packages in a folder of their own, with what they need that is not in ``before``."""
+def full(tree: Tree, names: tuple[str, ...], folder: Path, sources: str) -> Tree:
+    """The tree with these packages and what they need besides, which are unpacked in ``folder``."""
     if not names:
-        return None
+        return tree
     folder.mkdir()
-    status = (before / STATUS).read_text(encoding="utf-8")
-    files = fetching.fetch(sources.read_text(encoding="utf-8"), names, folder / "apt", status)
+    files = fetching.fetch(sources, names, folder / "apt", tree.entries[0])
     root = folder / "root"
     root.mkdir()
     unpacking.unpack(files, root, UNREAD, configured=True)
-    return Tree.read(root)
+    added = Tree.read(root)
+    return added.having(tree.items, tree)
 
 
 def parser() -> argparse.ArgumentParser:

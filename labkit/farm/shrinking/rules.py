@@ -1,6 +1,7 @@
 """What a step takes away: one function for each rule, from a tree to a tree. Pure but for reading files.
 
-Each is given the tree, the step, and the packages that may be added (a tree of their own).
+Each is given the tree, the step, and all files that there are: of the root file system from which the
+first step started, and of packages that steps add.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from labkit.farm.shrinking import elf
 from labkit.farm.shrinking.ladder import Step
 from labkit.farm.shrinking.tree import DOCUMENTATION, Item, Tree
 
-Rule = Callable[[Tree, Step, Tree | None], Tree]
+Rule = Callable[[Tree, Step, Tree], Tree]
 
 #: Where commands are; where shared objects are that the linker finds by name.
 COMMANDS = re.compile(r"/usr/(local/)?s?bin/[^/]+")
@@ -34,7 +35,7 @@ STANDING = re.compile(r"/|/(etc|root|home|tmp|run|srv|mnt|var(/(cache|lib|log|tm
 FIRST, SEPARATOR = b"\0[\0[[\0", b"\0"
 
 
-def paths(tree: Tree, step: Step, _: Tree | None = None) -> Tree:
+def paths(tree: Tree, step: Step, _: Tree) -> Tree:
     """Without the paths that fit ``words``, but for those that fit ``kept`` (a shell's patterns)."""
     out, back = pattern(step.words), pattern(step.kept)
     return tree.without(
@@ -42,7 +43,7 @@ def paths(tree: Tree, step: Step, _: Tree | None = None) -> Tree:
     )
 
 
-def needed(tree: Tree, step: Step, _: Tree | None = None) -> Tree:
+def needed(tree: Tree, step: Step, _: Tree) -> Tree:
     """Without the files of all packages that the packages ``words`` do not need. ``kept`` are dependencies
     that do not count: what only they need goes with them."""
     cut = set(step.kept)
@@ -51,7 +52,7 @@ def needed(tree: Tree, step: Step, _: Tree | None = None) -> Tree:
     return _of_packages(tree, {package.name for package in tree.packages} - stay)
 
 
-def modules(tree: Tree, step: Step, _: Tree | None = None) -> Tree:
+def modules(tree: Tree, step: Step, _: Tree) -> Tree:
     """Without the modules and configurations of apache2 that are not turned on."""
     on = {place for path in tree.items if ENABLED.fullmatch(path) and (place := tree.place(path))}
     text = "".join(tree.data(path).decode("utf-8", "replace") for path in sorted(on))
@@ -68,14 +69,14 @@ def modules(tree: Tree, step: Step, _: Tree | None = None) -> Tree:
     return tree.without(gone)
 
 
-def programs(tree: Tree, step: Step, _: Tree | None = None) -> Tree:
+def programs(tree: Tree, step: Step, _: Tree) -> Tree:
     """Without all commands but ``words`` (names), what those are links to, and links to these."""
     commands = [path for path in tree.items if COMMANDS.fullmatch(path)]
     stay = {tree.place(path) for path in commands if _name(path) in step.words}
     return tree.without({path for path in commands if tree.place(path) not in stay})
 
 
-def libraries(tree: Tree, step: Step, _: Tree | None = None) -> Tree:
+def libraries(tree: Tree, step: Step, _: Tree) -> Tree:
     """Without the shared objects that no program, plug-in or other shared object of the tree asks for;
     ``words`` are asked for while a program runs, which no file says (patterns)."""
     kept = pattern(step.words)
@@ -100,10 +101,10 @@ def libraries(tree: Tree, step: Step, _: Tree | None = None) -> Tree:
     return tree.without(candidates - reached)
 
 
-def busybox(tree: Tree, step: Step, extra: Tree | None = None) -> Tree:
+def busybox(tree: Tree, step: Step, full: Tree) -> Tree:
     """Without the packages ``words``; busybox has those of their commands that it knows, and is each user's
     shell whose own shell is gone."""
-    added = _added(tree, ("busybox",), extra)
+    added = _added(tree, ("busybox",), full)
     program = "/usr/bin/busybox"
     applets = set(applet_names(added.data(program)))
     gone = _of_packages(added, set(step.words))
@@ -117,12 +118,12 @@ def busybox(tree: Tree, step: Step, extra: Tree | None = None) -> Tree:
     return _shells(gone.having(links))
 
 
-def swap(tree: Tree, step: Step, extra: Tree | None = None) -> Tree:
+def swap(tree: Tree, step: Step, full: Tree) -> Tree:
     """With the packages ``kept`` and what they need; without ``words``."""
-    return _of_packages(_added(tree, step.kept, extra), set(step.words))
+    return _of_packages(_added(tree, step.kept, full), set(step.words))
 
 
-def licences(tree: Tree, step: Step, _: Tree | None = None) -> Tree:
+def licences(tree: Tree, step: Step, _: Tree) -> Tree:
     """Without the documentation of packages of which nothing else is left."""
     stay = tree.left()
     return tree.without(
@@ -149,9 +150,9 @@ RULES: Mapping[str, Rule] = {
 }  # fmt: skip
 
 
-def apply(tree: Tree, step: Step, extra: Tree | None = None) -> Tree:
+def apply(tree: Tree, step: Step, full: Tree) -> Tree:
     """The tree after the step, without folders that the step has emptied."""
-    after = RULES[step.rule](tree, step, extra)
+    after = RULES[step.rule](tree, step, full)
     return after.without(_emptied(tree, after))
 
 
@@ -171,23 +172,17 @@ def _of_packages(tree: Tree, names: Collection[str]) -> Tree:
     )
 
 
-def _added(tree: Tree, names: Iterable[str], extra: Tree | None) -> Tree:
-    """With the files of those packages of ``extra``, and what they need there."""
-    if extra is None:
-        return tree
-    wanted = packages.closure(extra.packages, names)
-    own = {
-        path: item
-        for path, item in extra.items.items()
-        if item.package in wanted and path not in tree.items
-    }
+def _added(tree: Tree, names: Iterable[str], full: Tree) -> Tree:
+    """With the files of those packages, and of what they need of which nothing is left in the tree."""
+    wanted = packages.closure(full.packages, names) - tree.left()
+    own = {path: item for path, item in full.items.items() if item.package in wanted}
     folders = {
-        above: extra.items[above]
+        above: full.items[above]
         for path in own
         for above in _above(path)
-        if above not in tree.items and above in extra.items
+        if above not in tree.items and above in full.items
     }
-    return tree.having({**folders, **own}, extra)
+    return tree.having({**folders, **own}, full)
 
 
 def _shells(tree: Tree) -> Tree:

@@ -75,7 +75,8 @@ def _serve(stand: Stand) -> None:
     It stays a child of labkit's, so that it is gone at once when the container is.
     """
     caps = [word for name in ssh.CAPABILITIES for word in ("--cap", name)]
-    server = (stand.replica.name, "/usr/sbin/sshd", "-D", "-e")
+    root = container.bundle(stand.lab, stand.replica.name) / "rootfs"
+    server = (stand.replica.name, *ssh.server(root))
     words = container.runc(stand.lab, "exec", "--user", "0:0", *caps, *server)
     with _log(stand).open("ab") as sink:
         process = run.start(words, output=sink)
