@@ -115,5 +115,7 @@ def browser(lab: Lab) -> str:
 def mirror(lab: Lab) -> str:
     """The mirror answers and has the suite; raises what :func:`labkit.farm.debian.apt.require` raises."""
     archive = apt.archive(lab)
+    if lab.offline:
+        return f"{archive.kind} is not asked: the lab is to stay offline"
     apt.require(archive)
     return f"{archive.kind} answers and has {archive.main.suite}"

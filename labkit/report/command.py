@@ -50,6 +50,7 @@ class Choice:
     settings: tuple[str, ...] = ()
     as_json: bool = False
     debug: bool = False
+    offline: bool = False
 
     def parameters(self) -> dict[str, Any]:
         """All parameters given, by their flat names; the last of a name counts."""
@@ -62,6 +63,7 @@ class Choice:
         return {
             **{flat.get(name, name): value for name, value in given.items()},
             **{name: value for name, value in named.items() if value is not None},
+            **({"offline": True} if self.offline else {}),
         }
 
     def lab(self, *, others: bool = False) -> Lab:
@@ -102,9 +104,12 @@ def common(  # noqa: PLR0917 - typer reads the signature, nobody calls it by pos
     debug: Annotated[
         bool, typer.Option("--debug", help="Show each command that is run, and an error's traceback.")
     ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Ask no mirror; use what is there, or say what is missing.")
+    ] = False,
 ) -> Choice:  # fmt: skip
     """The options that every command has."""
-    return Choice(config, lab_name, netns, tuple(settings or ()), as_json, debug)
+    return Choice(config, lab_name, netns, tuple(settings or ()), as_json, debug, offline)
 
 
 def with_options(function: Callable[..., None]) -> Callable[..., None]:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from labkit import run
 from labkit.errors import ConfigError, StateError
-from labkit.farm.debian import apt, dating, packages, servers, variants
+from labkit.farm.debian import apt, dating, index, packages, servers, variants
 from labkit.farm.debian.building import PATIENCE, building, discard, sealed, tidy
+from labkit.farm.debian.depot import Depot
+from labkit.farm.debian.gateway import NOWHERE, Way, gateway
+from labkit.farm.debian.making import plain, secure
 from labkit.farm.debian.packages import Package
 from labkit.farm.debian.servers import FOLDERS, MODULES, PACKAGES
 from labkit.farm.oci import store, unpacking
@@ -50,6 +52,8 @@ COMMAND = ("apache2", "-D", "FOREGROUND")
 STOP_SIGNAL = "SIGWINCH"
 #: The keys of an ssh host, which the installation makes.
 KEYS = "etc/ssh/ssh_host_*"
+#: The list is the one that is in the depot, however old: its signature is checked all the same.
+UPDATE = ("--option=Acquire::Languages=none", "--option=Acquire::Check-Valid-Until=false")
 #: Bytes that must be free while the layers are made.
 SPACE = 1_000_000_000
 
@@ -73,11 +77,24 @@ def made(lab: Lab, base: Rootfs) -> tuple[Layers, bool]:
     had to be made."""
     version = umoci_version()
     recipe = (EDITION, PACKAGES, MODULES, dict(ENVIRONMENT), COMMAND, sorted(FOLDERS), KEYS)
-    key = key_of(f"web-{base.suite}", base.key, version, recipe)
+    archive = None if variants.named(base.variant).serves else apt.archive(lab)
+    key = key_of(f"web-{base.suite}", base.key, version, recipe, _versions(lab, base, archive))
     place = lab.cache_dir / "images" / key
     with lock(lab.cache_dir / "locks", key, wait=PATIENCE):
         kept = _find(place)
-        return kept or _make(lab, base, place, version), kept is None
+        return kept or _make(lab, base, archive, place, version), kept is None
+
+
+def _versions(lab: Lab, base: Rootfs, archive: apt.Archive | None) -> str:
+    """The hash of the packages that may be added to the base, with their versions; '' for none."""
+    if archive is None:
+        return ""
+    refuse_folder(archive)
+    depot, sources = Depot.of(lab), (archive.main, *archive.further)
+    for source in sources:
+        index.ensure(depot, source, base.architecture)
+    found = index.needed(depot, sources, base.architecture, PACKAGES)
+    return found.digest if found else ""
 
 
 def _find(place: Path) -> Layers | None:
@@ -97,12 +114,8 @@ def _find(place: Path) -> Layers | None:
     return found
 
 
-def _make(lab: Lab, base: Rootfs, place: Path, version: str) -> Layers:
-    run.require("umoci", "setpriv", "unshare", "chroot", "cp")
-    archive = None if variants.named(base.variant).serves else apt.archive(lab)
-    if archive:
-        refuse_folder(archive)
-        apt.require(archive)
+def _make(lab: Lab, base: Rootfs, archive: apt.Archive | None, place: Path, version: str) -> Layers:
+    run.require("umoci", "setpriv", "unshare", "nsenter", "chroot", "cp")
     started, began = time.monotonic(), time.time()
     with building(lab, place, what=f"web image of {base.suite}", space=SPACE) as work:
         image, bundle = work / "layout", work / "bundle"
@@ -117,7 +130,7 @@ def _make(lab: Lab, base: Rootfs, place: Path, version: str) -> Layers:
         if archive:
             discard(lab, bundle)
             umoci("unpack", "--image", f"{image}:base", bundle)
-            epoch = _web(archive, image, bundle, began)
+            epoch = _web(lab, archive, image, bundle, began)
         else:  # the servers are in it: the same files, with another configuration
             epoch = dating.source_date(base.path)
             configure(f"{image}:base", ("--tag", "web", *web_options(epoch)))
@@ -139,9 +152,9 @@ def _make(lab: Lab, base: Rootfs, place: Path, version: str) -> Layers:
     return value
 
 
-def _web(archive: apt.Archive, image: Path, bundle: Path, began: float) -> int:
+def _web(lab: Lab, archive: apt.Archive, image: Path, bundle: Path, began: float) -> int:
     """The servers are in ``bundle`` and in the layout's tag ``web``; returns the source date."""
-    epoch = install(bundle / "rootfs", archive, began)
+    epoch = install(bundle / "rootfs", archive, Depot.of(lab), began)
     log.info("image: web layer")
     by = told(f"apt-get install {' '.join(PACKAGES)}", epoch)
     umoci("repack", "--image", f"{image}:web", *by, bundle)
@@ -195,34 +208,40 @@ def web_options(epoch: int) -> tuple[str, ...]:
     )
 
 
-def install(root: Path, archive: apt.Archive, began: float) -> int:
+def install(root: Path, archive: apt.Archive, depot: Depot, began: float) -> int:
     """The web layer's packages are in ``root``; nothing of them was started, and nothing is left of
     the installation, which ``began`` then. Returns the source date."""
-    lines = "".join(f"{source.line}\n" for source in (archive.main, *archive.further))
-    for path in (root / "etc/apt/sources.list.d").glob("*"):
-        path.unlink()
-    (root / "etc/apt/sources.list").write_text(lines)
-    shutil.copyfile("/etc/resolv.conf", root / "etc/resolv.conf")
+    _name_sources(root, plain(archive))
     policy = root / "usr/sbin/policy-rc.d"
     own = policy.exists()
     if not own:
         policy.write_text("#!/bin/sh\nexit 101\n")  # invoke-rc.d(8): the action is not allowed
         policy.chmod(0o755)
-    log.info("image: apt-get update")
-    _chroot(root, "apt-get", "--quiet", "--option=Acquire::Languages=none", "update")
-    log.info("image: apt-get install %s", " ".join(PACKAGES))
-    options = ("--quiet", "--yes", "--no-install-recommends")
-    _chroot(root, "apt-get", "install", *options, *PACKAGES)
-    _chroot(root, "a2enmod", "--quiet", *MODULES)
+    with gateway(depot, secure=secure(archive)) as way:
+        log.info("image: apt-get update")
+        _chroot(root, way, "apt-get", "--quiet", *UPDATE, "update")
+        log.info("image: apt-get install %s", " ".join(PACKAGES))
+        options = ("--quiet", "--yes", "--no-install-recommends")
+        _chroot(root, way, "apt-get", "install", *options, *PACKAGES)
+    _chroot(root, NOWHERE, "a2enmod", "--quiet", *MODULES)
     if not own:
         policy.unlink()
+    _name_sources(root, archive)
     _tidy(root)
     return dating.settle(root, began)
 
 
-def _chroot(root: Path, *argv: str) -> None:
-    env = {"DEBIAN_FRONTEND": "noninteractive", **apt.proxy()}
-    run.run(sealed(argv, root=root), env=env, timeout=900)
+def _name_sources(root: Path, archive: apt.Archive) -> None:
+    """The archive's sources are those of the root file system, and no others."""
+    for path in (root / "etc/apt/sources.list.d").glob("*"):
+        path.unlink()
+    lines = "".join(f"{source.line}\n" for source in (archive.main, *archive.further))
+    (root / "etc/apt/sources.list").write_text(lines)
+
+
+def _chroot(root: Path, way: Way, *argv: str) -> None:
+    env = {"DEBIAN_FRONTEND": "noninteractive", **way.env}
+    run.run(sealed(argv, root=root, way=way), env=env, timeout=900)
 
 
 def _tidy(root: Path) -> None:

@@ -42,7 +42,11 @@ def program(lab: Lab) -> Path:
     """MediaWiki's folder: of the version that the database was made fit for, else the newest."""
     known = _recorded(Folders.of(lab)).mediawiki
     folder = mediawiki.installation(lab.cache_dir, known)
-    found = folder if known and mediawiki.whole(folder) else mediawiki.fetch(lab.cache_dir)
+    found = (
+        folder
+        if known and mediawiki.whole(folder)
+        else mediawiki.fetch(lab.cache_dir, offline=lab.offline)
+    )
     require_reachable(found)
     return found
 

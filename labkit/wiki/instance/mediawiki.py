@@ -19,7 +19,7 @@ PACKAGES = ("mediawiki", "mediawiki-classes")
 INSIDE = "usr/share/mediawiki"
 
 
-def fetch(cache: Path) -> Path:
+def fetch(cache: Path, *, offline: bool = False) -> Path:
     """The folder of MediaWiki's newest version that apt offers, unpacked in the cache if need be.
 
     A version that is there already serves when apt has nothing to offer (no package lists, no network).
@@ -29,6 +29,15 @@ def fetch(cache: Path) -> Path:
         if known and whole(installation(cache, known)):
             return installation(cache, known)
         present = versions(cache)
+        if offline and present:
+            return installation(cache, present[-1])
+        if offline:
+            raise MachineError(
+                "mediawiki",
+                f"no version of it is in {cache}, and labkit is to stay offline",
+                "call it once without --offline, where the machine's Debian mirror can be reached",
+                "apt-get download --print-uris mediawiki",
+            )
         try:
             return installation(cache, _download(cache))
         except CommandError as error:
