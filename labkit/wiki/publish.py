@@ -164,6 +164,8 @@ def _once(made: Desk, attempt: int, given: Snapshot | None) -> Published:
 
 
 def _mend(made: Desk, *, dry: bool) -> Mended:
+    if not dry and getattr(made.site, "late", False):
+        made.site.log_in()  # as in _once
     snapshot = api.read(made.site, made.title)
     made.memory.title = snapshot.title
     place = url(made.site, snapshot.title)
