@@ -125,8 +125,9 @@ def default_route(gateway: IPv4Address) -> Request:
 
 
 def no_default_route(gateway: IPv4Address) -> Request:
-    """That route is gone."""
-    return Request(DELROUTE, 0, _route(0, UNICAST) + attribute(RTA_GATEWAY, gateway.packed))
+    """That route is gone, whoever made it (protocol and type 0: any; scope 255: nowhere, any)."""
+    header = ROUTE_HEADER.pack(socket.AF_INET, 0, 0, 0, MAIN, 0, 255, 0, 0)
+    return Request(DELROUTE, 0, header + attribute(RTA_GATEWAY, gateway.packed))
 
 
 def unreachable(subnet: IPv4Network, metric: int) -> Request:

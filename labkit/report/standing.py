@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from labkit import groups, undo
 from labkit.checks import Check
 from labkit.errors import LabkitError
-from labkit.farm import container, dns, host, network, proxy, up
+from labkit.farm import container, dns, host, network, proxy, up, upkeep
 from labkit.farm.links import topology
 from labkit.journal import Entry, Journal, lock
 from labkit.lab import Lab
@@ -74,6 +74,7 @@ def checks(lab: Lab) -> Outcome[tuple[Check, ...]]:
         *up.replica_checks(lab),
         *_made(dns.checks, lab, "dns"),
         *_made(proxy.checks, lab, "proxy"),
+        *upkeep.checks(lab),
         *_made(server.checks, lab, "wiki"),
     )
     held = sum(check.holds for check in found)

@@ -91,12 +91,6 @@ def stop(lab: Lab, replica: Replica, on: bool) -> None:
     change(lab, replica, {WITHDRAWN["Stop"]: str(int(on))})
 
 
-def hold(lab: Lab, site: str, seconds: int) -> None:
-    """How long the requests of a site wait for a worker when there is none (0: they are refused)."""
-    balancer = members(lab, site)
-    _ask(lab, site, {"b": _name(balancer), "nonce": balancer.nonce, "b_tmo": str(seconds)})
-
-
 def change(lab: Lab, replica: Replica, values: Mapping[str, str]) -> None:
     """Sets values of the manager's form for a worker."""
     url, balancer = worker(lab, replica).url, members(lab, replica.site)

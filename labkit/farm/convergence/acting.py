@@ -1,8 +1,8 @@
 """A plan carried out: each kind of step by the function that its subject has for it, in a safe order.
 
-First what is missing is made, then what serves is replaced piece by piece, then the two servers in
-front are told, and only then is removed what the Lab does not have any more: nobody is sent to a
-replica that is not there yet, or not there any more.
+First what is missing is made, then the two servers in front are told, then what serves is replaced piece
+by piece, and only then is removed what the Lab does not have any more: nobody is sent to a replica
+that is not there yet, or not there any more.
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ def converge(lab: Lab, kinds: Sequence[str] = KINDS) -> tuple[Plan, ...]:
         while not (plan := (seen := look(lab, kinds)).plan(lab, kinds)).empty:
             if len(done) > ROUNDS or done[-1].steps == plan.steps:
                 raise _stuck(plan)
-            act(lab, plan, seen)
-            done.append(plan)
+            wider = rolling.surging(lab, plan, seen.states) if KINDS[-1] in kinds else lab
+            done.append(plan if wider == lab else seen.plan(wider, kinds))
+            act(wider, done[-1], seen)
     return tuple(plan for plan in done if plan.steps)
 
 
@@ -80,9 +81,10 @@ def act(lab: Lab, plan: Plan, seen: Look) -> None:
         ssh.keys(lab)
     removing.elsewhere(lab, plan)
     wired = _wire(lab, plan, seen.states)
-    _contain(lab, plan, seen.states, wired=wired)
+    serving = _contain(lab, plan, seen.states, wired=wired)
     before = rolling.serving(lab)
     _serve(lab, plan)
+    rolling.replace(lab, serving, partial(_make, lab, {*serving}))
     if plan.named("balancer", "change") and _takes_away(plan):
         rolling.finished(lab, before)
     removing.surplus(lab, plan)
@@ -122,21 +124,17 @@ def _takes_away(plan: Plan) -> bool:
     return _has_stale(plan) or any(step.action == "remove" for step in plan.steps)
 
 
-def _contain(lab: Lab, plan: Plan, states: dict[str, State], *, wired: bool) -> None:
-    """Every container runs as it is to, on the root file system that it is to have, and answers."""
-    touched = {*plan.named("root"), *plan.named("container")}
-    asked = [item for item in lab.farm if item.name in touched]
-    renewed = {
-        *plan.named("root"),
-        *plan.named("container", "create", "restart", "replace"),
-    }
-    make = partial(_make, lab, renewed)
+def _contain(lab: Lab, plan: Plan, states: dict[str, State], *, wired: bool) -> tuple[str, ...]:
+    """Every container that does not serve yet runs as it is to, and answers; those that serve, and have to
+    be replaced, are returned."""
+    renewed = {*plan.named("root"), *plan.named("container", "create", "restart", "replace")}
+    asked = [item for item in lab.farm if item.name in {*renewed, *plan.named("container")}]
     alive = {name for name, state in states.items() if state.pid}
-    first = [item for item in asked if item.name not in alive or item.name not in renewed]
-    make(first)
-    rolling.replace(lab, [item.name for item in asked if item not in first], make)
+    later = tuple(item.name for item in asked if item.name in renewed & alive)
+    _make(lab, renewed, [item for item in asked if item.name not in later])
     if wired:
-        answering.wait(lab, lab.farm)
+        answering.wait(lab, [item for item in lab.farm if item.name not in later])
+    return later
 
 
 def _make(lab: Lab, renewed: set[str], replicas: Sequence[Replica]) -> None:

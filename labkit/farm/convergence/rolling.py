@@ -1,8 +1,7 @@
 """Containers that serve are replaced one part of a site after the other, so that no request is lost.
 
-Before a replica goes, the balancer sends it nothing new and it has answered what it was asked; where
-it is the last of its site, the balancer holds the site's requests until it is back (balancer-manager's
-timeout of the balancer: how long a request waits for a free worker).
+Before a replica goes, the balancer sends it nothing new and it has answered what it was asked. A site
+that has only one gets a second one for the time (:func:`surging`).
 """
 
 from __future__ import annotations
@@ -13,13 +12,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from labkit import daemon
-from labkit.errors import FarmError
+from labkit.errors import ConfigError, FarmError
 from labkit.farm.balancer import instance, workers
-from labkit.lab import Lab, Replica
+from labkit.farm.container import State
+from labkit.farm.planning.difference import Plan
+from labkit.lab import Lab, Replica, Site
 
-#: How long a replica may take to answer what it was asked before it goes, and how long a request
-#: waits for its site's only replica, in seconds.
-PATIENCE, HELD = 10.0, 20
+#: How long a replica may take to answer what it was asked before it goes, in seconds.
+PATIENCE = 10.0
 
 
 def waves(lab: Lab, names: Sequence[str]) -> tuple[tuple[Replica, ...], ...]:
@@ -38,6 +38,31 @@ def waves(lab: Lab, names: Sequence[str]) -> tuple[tuple[Replica, ...], ...]:
     return tuple(map(tuple, found))
 
 
+def surging(lab: Lab, plan: Plan, states: dict[str, State]) -> Lab:
+    """The Lab with one replica more for each site whose only one is to be replaced while it serves; the Lab
+    itself where that cannot be, or need not."""
+    renewed = {*plan.named("root"), *plan.named("container", "restart", "replace")}
+    alive = {name for name, state in states.items() if state.pid}
+    only = {
+        site.name
+        for site in lab.sites
+        if len(own := lab.replicas_of(site.name)) == 1 and own[0].name in renewed & alive
+    }
+    if not only & {name.rpartition("-")[0] for name in _known(lab, only)}:
+        return lab
+    try:
+        return Lab.of({**lab.model_dump(), "sites": [_wider(site, only) for site in lab.sites]})
+    except ConfigError:  # no address, or no name, is left for another one
+        return lab
+
+
+def _wider(site: Site, only: set[str]) -> dict[str, object]:
+    values = site.model_dump()
+    if site.name in only:
+        values |= {"replicas": 2, "weights": site.weights and (*site.weights, *site.weights)}
+    return values
+
+
 def replace(lab: Lab, names: Sequence[str], act: Callable[[Sequence[Replica]], None]) -> None:
     """``act`` is called for each wave of replicas while the balancer leaves them out; it makes them serve
     again."""
@@ -53,11 +78,6 @@ def withdrawn(lab: Lab, replicas: Sequence[Replica]) -> Iterator[None]:
     known = set(_known(lab, {item.site for item in replicas}))
     gone = [item for item in replicas if item.name in known]
     with ExitStack() as after:
-        for site in sorted({item.site for item in gone}):
-            left = {item.name for item in lab.replicas_of(site)} - {item.name for item in gone}
-            if not left & known:
-                workers.hold(lab, site, HELD)
-                after.callback(_again, workers.hold, lab, site, 0)
         for item in gone:
             workers.stop(lab, item, True)
             after.callback(_again, workers.stop, lab, item, False)

@@ -1,0 +1,252 @@
+"""A farm that drifted from its lab: each harm is named by the checks, planned, and mended alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from labkit import Lab, daemon, run
+from labkit.checks import failed
+from labkit.farm import container, dns, network, proxy, upkeep
+from labkit.farm.balancer import workers
+from labkit.farm.names import resolver
+from labkit.journal import Journal
+from labkit.kernel import netns as namespaces
+from labkit.report import standing
+from tests.test_run import wait_until_gone
+from tests.whole_farm import standing as whole_farm
+
+
+@pytest.fixture(scope="module")
+def farm() -> Iterator[Lab]:
+    """Two sites on two replicas each, all up; every test leaves it whole."""
+    with whole_farm() as lab:
+        upkeep.apply(lab)
+        yield lab
+
+
+def processes(lab: Lab) -> dict[str, int | None]:
+    """The first processes of containers and servers, by name."""
+    pids: dict[str, int | None] = {name: s.pid for name, s in container.states(lab).items()}
+    servers = {"names": dns.server(lab), "balancer": proxy.server(lab)}
+    return pids | {name: daemon.pid(server) for name, server in servers.items()}
+
+
+def ip(lab: Lab, *words: str, inside: str = "") -> None:
+    """An ip(8) command on the host's side, or in a replica's namespace."""
+    run.run(["ip", *words], netns=lab.replica(inside).netns if inside else lab.netns)
+
+
+def kill(pid: int | None) -> None:
+    assert pid
+    os.kill(pid, signal.SIGKILL)
+    assert wait_until_gone(pid)
+
+
+def kill_container(lab: Lab) -> None:
+    kill(container.states(lab)["red-1"].pid)
+
+
+def delete_container(lab: Lab) -> None:
+    run.run(container.runc(lab, "delete", "--force", "red-1"))
+
+
+def delete_link(lab: Lab) -> None:
+    ip(lab, "link", "del", lab.link_name("red-1"))
+
+
+def take_link_out(lab: Lab) -> None:
+    ip(lab, "link", "set", lab.link_name("red-1"), "nomaster")
+
+
+def take_inner_end_down(lab: Lab) -> None:
+    ip(lab, "link", "set", "eth0", "down", inside="red-1")
+
+
+def remove_address(lab: Lab) -> None:
+    ip(lab, "address", "del", "10.60.0.11/24", "dev", "eth0", inside="red-1")
+
+
+def add_address(lab: Lab) -> None:
+    ip(lab, "address", "add", "10.60.0.99/24", "dev", "eth0", inside="red-1")
+
+
+def misroute(lab: Lab) -> None:
+    ip(lab, "route", "replace", "default", "via", "10.60.0.12", inside="red-1")
+
+
+def remove_bridge_address(lab: Lab) -> None:
+    ip(lab, "address", "del", str(lab.gateway), "dev", lab.bridge)
+
+
+def take_bridge_down(lab: Lab) -> None:
+    ip(lab, "link", "set", lab.bridge, "down")
+
+
+def delete_bridge(lab: Lab) -> None:
+    ip(lab, "link", "del", lab.bridge)
+
+
+def remove_fence(lab: Lab) -> None:
+    ip(lab, "route", "del", "unreachable", str(lab.subnet), "metric", "4294967295")
+
+
+def stop_balancer(lab: Lab) -> None:
+    run.run(["apache2", "-f", proxy.server(lab).config, "-k", "stop"], netns=lab.netns)
+    assert wait_until_gone(int(processes(lab)["balancer"] or 0))
+
+
+def kill_names(lab: Lab) -> None:
+    kill(daemon.pid(dns.server(lab)))
+
+
+def edit_zone(lab: Lab) -> None:
+    file = resolver.folder(lab) / "hosts"
+    file.write_text(file.read_text().replace("10.60.0.11 ", "10.60.0.12 "))
+    daemon.send(dns.server(lab), signal.SIGHUP)
+
+
+def edit_balancer(lab: Lab) -> None:
+    file = proxy.server(lab).config
+    file.write_text(file.read_text().replace("loadfactor=1", "loadfactor=9", 1))
+    daemon.send(proxy.server(lab), signal.SIGUSR1)
+
+
+def withdraw_worker(lab: Lab) -> None:
+    workers.stop(lab, lab.replica("red-1"), True)
+
+
+def unmount(lab: Lab) -> None:
+    run.run(["umount", "--lazy", container.bundle(lab, "red-1") / "rootfs"])
+
+
+def remove_namespace_file(lab: Lab) -> None:
+    namespaces.remove(lab.replica("red-1").netns)
+
+
+def edit_bundle(lab: Lab) -> None:
+    file = container.bundle(lab, "red-1") / "config.json"
+    file.write_text(file.read_text().replace('"limit": 256', '"limit": 999'))
+
+
+class Drift(NamedTuple):
+    """A harm, the checks that name it, the steps that mend it, and whose process ends by both."""
+
+    harm: Callable[[Lab], None]
+    checks: set[str]
+    steps: list[str]
+    anew: frozenset[str] = frozenset()
+
+
+RED = frozenset(["red-1"])
+DRIFTS = [
+    Drift(kill_container, {"farm.replica.red-1", "converged.container"}, ["restart container red-1"], RED),
+    Drift(delete_container, {"farm.replica.red-1", "converged.container"}, ["restart container red-1"], RED),
+    Drift(delete_link, {"network.ports", "converged.link"}, ["create link red-1"]),
+    Drift(take_link_out, {"network.ports", "converged.link"}, ["change link red-1"]),
+    Drift(take_inner_end_down, {"network.peers", "converged.link"}, ["change link red-1"]),
+    Drift(remove_address, {"network.one-network", "converged.link"}, ["change link red-1"]),
+    Drift(add_address, {"converged.link"}, ["change link red-1"]),
+    Drift(misroute, {"network.routes", "converged.link"}, ["change link red-1"]),
+    Drift(
+        remove_bridge_address,
+        {"network.one-network", "proxy.up", "dns.server", "converged.bridge"},
+        ["change bridge BRIDGE", "change names ZONE", "change balancer BALANCER"],
+    ),
+    Drift(
+        take_bridge_down,
+        {"network.bridge", "farm.replica.red-1", "converged.bridge"},
+        ["change bridge BRIDGE"],
+    ),
+    Drift(remove_fence, {"host.fence", "converged.route"}, ["create route 10.60.0.0/24"]),
+    Drift(stop_balancer, {"proxy.up", "converged.balancer"}, ["restart balancer BALANCER"], frozenset(["balancer"])),
+    Drift(kill_names, {"dns.server", "converged.names"}, ["restart names ZONE"], frozenset(["names"])),
+    Drift(edit_zone, {"dns.name.red-1", "converged.names"}, ["change names ZONE"]),
+    Drift(edit_balancer, {"proxy.worker.red-1", "converged.balancer"}, ["change balancer BALANCER"]),
+    Drift(withdraw_worker, {"proxy.worker.red-1", "converged.balancer"}, ["change balancer BALANCER"]),
+    Drift(unmount, {"converged.root"}, ["replace root red-1", "replace container red-1"], RED),
+    Drift(
+        remove_namespace_file,
+        {"network.namespace.red-1", "converged.namespace"},
+        ["change namespace LAB-red-1"],
+    ),
+    Drift(edit_bundle, {"converged.container"}, ["change container red-1"]),
+]  # fmt: skip
+
+
+def named(lab: Lab, step: str) -> str:
+    """A step of the table with this lab's own names."""
+    names = {
+        "BRIDGE": lab.bridge,
+        "ZONE": lab.domain,
+        "BALANCER": lab.host_name("balancer"),
+        "LAB": lab.name,
+    }
+    for word, name in names.items():
+        step = step.replace(word, name)
+    return step
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("drift", DRIFTS, ids=lambda drift: drift.harm.__name__)
+def test_drift_is_named_planned_and_mended_alone(farm: Lab, drift: Drift) -> None:
+    """The checks say what was seen, the plan what will be done; nobody else's process is another one."""
+    before = processes(farm)
+    drift.harm(farm)
+    broken = {check.name for check in failed(standing.checks(farm).checks)}
+    assert drift.checks <= broken
+    planned = upkeep.plan(farm).value
+    assert [f"{step.action} {step.id}" for step in planned.steps] == [
+        named(farm, step) for step in drift.steps
+    ]
+    result = upkeep.apply(farm)
+    assert (result.changed, failed(result.checks)) == (True, ())
+    after = processes(farm)
+    assert {name for name in before if after[name] != before[name]} == drift.anew
+    assert upkeep.plan(farm).value.empty
+    assert failed(network.connect(farm).checks) == ()
+
+
+@pytest.mark.root
+def test_nothing_to_do_changes_nothing(farm: Lab) -> None:
+    """Neither a process nor a line of the journal; plan and apply say so."""
+    before, journal = processes(farm), farm.journal_file.read_bytes()
+    planned, applied = upkeep.plan(farm), upkeep.apply(farm)
+    assert planned.value.empty
+    assert (applied.changed, applied.value.plans, applied.holds) == (False, (), True)
+    assert processes(farm) == before
+    assert farm.journal_file.read_bytes() == journal
+
+
+@pytest.mark.root
+def test_planning_makes_nothing(make_lab: Callable[..., Lab]) -> None:
+    """Of a lab that was never up: no folder, no namespace, no journal."""
+    lab = make_lab(sites=["red"])
+    result = upkeep.plan(lab)
+    assert {step.action for step in result.value.steps} == {"create"}
+    assert not (lab.state_dir.exists() or lab.run_dir.exists())
+    assert not Path("/run/netns", lab.host.netns).exists()
+
+
+@pytest.mark.root
+def test_a_farm_is_made_from_nothing_and_moves_to_another_namespace(
+    make_lab: Callable[..., Lab],
+) -> None:
+    """The containers go with it; nothing is left on the host side where it was."""
+    lab = make_lab(sites=["red"])
+    assert upkeep.apply(lab).holds
+    before = processes(lab)
+    moved = Lab.of({**lab.model_dump(), "host": {"netns": f"{lab.name}b"}})
+    result = upkeep.apply(moved)
+    assert result.holds
+    after = processes(moved)
+    assert {name for name in before if after[name] == before[name]} == {"red-1", "red-2"}
+    broken = {check.name for check in failed(standing.checks(moved).checks)}
+    assert {name for name in broken if not name.startswith("wiki")} == set()
+    assert not Path("/run/netns", lab.host.netns).exists()
+    assert not [e for e in Journal.of(lab).standing() if lab.host.netns in e.what.values()]
