@@ -50,7 +50,7 @@ BUILT = re.compile(
     r"|/usr/lib(32|64|x32|o32)|/(bin|sbin|lib|lib32|lib64|libx32)"
     r"|/etc/(fstab|hostname|hosts|resolv\.conf)|/var/log/bootstrap\.log"
     r"|/etc/apt/sources\.list(\.d/[^/]+)?|/etc/apt/apt\.conf\.d/(99mmdebstrap|docker-.*)"
-    r"|/etc/dpkg/dpkg\.cfg\.d/(99mmdebstrap|docker.*)"
+    r"|/etc/dpkg/dpkg\.cfg\.d/(99mmdebstrap|99labkit|docker.*)"
     r"|/usr/sbin/policy-rc\.d|/debuerreotype-epoch|/debootstrap(/.*)?"
     r"|/run/apache2|/run/lock/apache2|/run/sshd"
 )

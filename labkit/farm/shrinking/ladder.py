@@ -58,6 +58,8 @@ PROGRAMS = (
     "apache2", "apache2ctl", "apachectl", "rotatelogs", "sshd", "dropbear", "dropbearconvert", "getent",
     "busybox",
 )  # fmt: skip
+#: Packages that consist of users, types and names, and of no program that is needed.
+PLAIN = ("base-files", "base-passwd", "debianutils", "libc-bin", "media-types", "passwd")
 #: Loaded while a program runs: by the C library when a thread ends, and by dlopen(3).
 LATER = ("*/libgcc_s.so.*",)
 
@@ -94,6 +96,12 @@ SLIM = (
         rule="modules",
     ),
     Step(
+        name="device files",
+        why="a container's runtime makes its own",
+        rule="paths",
+        words=("/dev/*",),
+    ),
+    Step(
         name="databases for apr-util",
         why="plug-ins by which apache2's modules ask LDAP or SQL: those modules are off",
         rule="paths",
@@ -106,9 +114,10 @@ SLIM = (
         words=LATER,
     ),
     Step(
-        name="licences of what is gone",
-        why="a package's licence stays with what is left of it",
-        rule="licences",
+        name="remnants of packages",
+        why="configuration and licences of packages that have nothing else here any more",
+        rule="remnants",
+        kept=PLAIN,
     ),
 )  # fmt: skip
 
@@ -146,7 +155,7 @@ SMALL = (
         name="pictures and translated error pages of apache2",
         why="for listings of folders without an index, and for a configuration that is off",
         rule="paths",
-        words=("/usr/share/apache2*", "/usr/lib/cgi-bin*"),
+        words=("/usr/share/apache2*", "/usr/lib/cgi-bin*", "/usr/lib/apache2/modules/httpd.exp"),
     ),
     Step(
         name="locales, terminals, examples",
@@ -172,9 +181,10 @@ SMALL = (
         words=LATER,
     ),
     Step(
-        name="licences of what is gone by now",
-        why="a package's licence stays with what is left of it",
-        rule="licences",
+        name="more remnants of packages",
+        why="configuration and licences of packages that have nothing else here by now",
+        rule="remnants",
+        kept=PLAIN,
     ),
 )  # fmt: skip
 
@@ -200,9 +210,10 @@ DROPBEAR = (
         words=LATER,
     ),
     Step(
-        name="licences of what else is gone",
-        why="a package's licence stays with what is left of it",
-        rule="licences",
+        name="remnants of OpenSSH",
+        why="its configuration, and that of libraries it loaded",
+        rule="remnants",
+        kept=PLAIN,
     ),
 )
 

@@ -16,7 +16,7 @@ from labkit.farm.contents.scan import File
 from labkit.farm.debian import packages
 from labkit.farm.shrinking import elf
 from labkit.farm.shrinking.ladder import Step
-from labkit.farm.shrinking.tree import DOCUMENTATION, Item, Tree
+from labkit.farm.shrinking.tree import Item, Tree
 
 Rule = Callable[[Tree, Step, Tree], Tree]
 
@@ -30,7 +30,7 @@ ENABLED, AVAILABLE = (
 )
 MODULE = re.compile(r"/usr/lib/apache2/modules/[^/]+\.so")
 #: Folders that stay although nothing is left in them.
-STANDING = re.compile(r"/|/(etc|root|home|tmp|run|srv|mnt|var(/(cache|lib|log|tmp|www(/html)?))?)")
+STANDING = re.compile(r"/|/(dev|etc|root|home|tmp|run|srv|mnt|var(/(cache|lib|log|tmp|www(/html)?))?)")
 #: The list of its commands in the program busybox: the first two, then the others by the alphabet.
 FIRST, SEPARATOR = b"\0[\0[[\0", b"\0"
 
@@ -123,14 +123,19 @@ def swap(tree: Tree, step: Step, full: Tree) -> Tree:
     return _of_packages(_added(tree, step.kept, full), set(step.words))
 
 
-def licences(tree: Tree, step: Step, _: Tree) -> Tree:
-    """Without the documentation of packages of which nothing else is left."""
-    stay = tree.left()
+def remnants(tree: Tree, step: Step, _: Tree) -> Tree:
+    """Without what is left of packages that brought programs or data and have none any more: configuration,
+    licences, folders. ``kept`` are packages that are there for such files."""
+    stay = tree.alive() | set(step.kept)
+    full = {above for p, i in tree.items.items() if i.package in stay for above in (p, *_above(p))}
     return tree.without(
         {
             path
             for path, item in tree.items.items()
-            if path.startswith(DOCUMENTATION) and item.package not in stay
+            if item.package
+            and item.package not in stay
+            and path not in full
+            and not STANDING.fullmatch(path)
         }
     )
 
@@ -146,7 +151,7 @@ def applet_names(data: bytes) -> list[str]:
 
 RULES: Mapping[str, Rule] = {
     "paths": paths, "needed": needed, "modules": modules, "programs": programs,
-    "libraries": libraries, "busybox": busybox, "swap": swap, "licences": licences,
+    "libraries": libraries, "busybox": busybox, "swap": swap, "remnants": remnants,
 }  # fmt: skip
 
 
@@ -199,22 +204,11 @@ def _shells(tree: Tree) -> Tree:
 
 
 def _emptied(before: Tree, after: Tree) -> set[str]:
-    """Folders of ``after`` with nothing in them that had something in ``before``, and those above them that
-    have nothing else."""
-    had = {
-        above
-        for path, item in before.items.items()
-        if item.file.form != "folder"
-        for above in _above(path)
-    }
-    has = {
-        above
-        for path, item in after.items.items()
-        if item.file.form != "folder"
-        for above in _above(path)
-    }
+    """Folders of ``after`` that had something in ``before``, and now have nothing but such folders."""
+    had = {above for path in before.items for above in _above(path)}
     empty = {p for p, i in after.items.items() if i.file.form == "folder" and p not in had}
-    stays = has | empty | {above for path in empty for above in _above(path)}
+    ends = [p for p, i in after.items.items() if i.file.form != "folder" or p in empty]
+    stays = empty | {above for path in ends for above in _above(path)}
     return {
         path
         for path, item in after.items.items()

@@ -77,6 +77,17 @@ class Tree:
         texts = tuple(dict.fromkeys((*self.entries, *entries)))
         return Tree({**self.items, **items}, listed, texts)
 
+    def alive(self) -> frozenset[str]:
+        """The packages that have a program, a library or data in the tree."""
+        return frozenset(
+            item.package
+            for path, item in self.items.items()
+            if item.package
+            and item.file.form == "file"
+            and path.startswith("/usr/")
+            and not path.startswith(DOCUMENTATION)
+        )
+
     def left(self) -> frozenset[str]:
         """The packages of which a file is left, other than documentation and dpkg's own notes."""
         return frozenset(

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from labkit.farm.shrinking.tree import INFO, Item, Tree
 
-STATUS = "/var/lib/dpkg/status"
+DPKG = "/var/lib/dpkg/"
+STATUS = f"{DPKG}status"
 #: A paragraph's list of configuration files, and its lines.
 CONFFILES = re.compile(r"^Conffiles:\n((?: .*\n?)*)", re.MULTILINE)
 
@@ -35,8 +36,9 @@ def write(tree: Tree, target: Path) -> Tree:
 def described(tree: Tree) -> Tree:
     """The tree with dpkg's database of what is in it."""
     remaining = tree.left()
+    tree = _adopted(tree, remaining)
     texts = {
-        path: shortened(tree.data(path).decode("utf-8", "replace"), tree, found[4])
+        path: _noted(path, tree, found[2], found[4])
         for path, item in tree.items.items()
         if (found := INFO.fullmatch(path)) and item.file.form == "file" and found[2] in remaining
     }
@@ -44,6 +46,29 @@ def described(tree: Tree) -> Tree:
     texts[STATUS] = _status(tree, remaining)
     fewer = tree.without(listed - texts.keys())
     return fewer.having({path: _with_text(tree.items[path], text) for path, text in texts.items()})
+
+
+def _adopted(tree: Tree, names: frozenset[str]) -> Tree:
+    """Folders of packages that are gone are owed to the first package that has something in them."""
+    heirs: dict[str, Item] = {}
+    for path, item in tree.items.items():
+        above = path
+        while item.package in names and (above := above.rpartition("/")[0]):
+            folder = tree.items[above]
+            if folder.package and folder.package not in names:
+                heirs.setdefault(above, folder._replace(package=item.package))
+    return tree.having(heirs)
+
+
+def _noted(path: str, tree: Tree, package: str, kind: str) -> str:
+    """One of dpkg's files on a package: of the list of its files, those that its scripts made are part, too,
+    as nobody else would know of them once the scripts are gone."""
+    text = shortened(tree.data(path).decode("utf-8", "replace"), tree, kind)
+    if kind != "list":
+        return text
+    known = {tree.real(line) for line in text.splitlines()}
+    made = (p for p, i in tree.items.items() if i.package == package and p not in known)
+    return text + "".join(f"{p}\n" for p in made if not p.startswith(DPKG))
 
 
 def shortened(text: str, tree: Tree, kind: str) -> str:
