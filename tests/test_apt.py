@@ -150,6 +150,18 @@ def test_an_unknown_suite_names_the_near_one_that_the_mirror_has(mirror: str) ->
     assert caught.value.remedy == "it has bookworm"
 
 
+def test_a_suite_that_the_mirror_no_longer_carries_is_said_to_be_one(mirror: str) -> None:
+    """The error tells one that has ended from one that never was, and where such suites are kept."""
+    with pytest.raises(ConfigError) as caught:
+        apt.require(_archive(mirror, "stretch"))
+    assert caught.value.value == "rootfs.suite = 'stretch'"
+    assert caught.value.reason == "the lab's own mirror does not carry this suite, or no longer"
+    assert "suites that have ended" in caught.value.remedy
+    with pytest.raises(ConfigError) as unknown:
+        apt.require(_archive(mirror, "no-such-suite"))
+    assert unknown.value.reason == "the lab's own mirror has no such suite"
+
+
 def test_a_mirror_that_refuses_is_named(port: int) -> None:
     """Nobody listens there."""
     with pytest.raises(MachineError) as caught:

@@ -28,6 +28,12 @@ APT, LISTS = Path("/etc/apt"), Path("/var/lib/apt/lists")
 PATIENCE = (5.0, 10.0)
 #: The suites that debootstrap knows; one of them may be meant by a misspelt name.
 SCRIPTS = Path("/usr/share/debootstrap/scripts")
+#: What to do about a suite that a mirror lacks: one that there is or was, and one of which nobody knows.
+ENDED = (
+    "leave rootfs.suite empty for the machine's own; Debian keeps suites that have ended on mirrors of "
+    "their own, whose address rootfs.mirror takes"
+)
+UNKNOWN = "leave rootfs.suite empty for the machine's own, or correct rootfs.mirror"
 
 
 class Source(Record):
@@ -119,18 +125,23 @@ def require(archive: Archive) -> None:
 def require_source(source: Source, *, kind: str = "the mirror") -> None:
     """Returns when the mirror has the suite; says within some seconds what is wrong otherwise.
 
-    :raises ConfigError: the mirror answers and has no such suite; names those near to it that it has.
+    :raises ConfigError: the mirror answers and has no such suite; names those near to it that it has, and
+        says of one that debootstrap knows that the mirror carries it no longer.
     :raises MachineError: the mirror does not answer.
     """
     if _has(source.mirror, source.suite):
         return
-    found = [name for name in near(source.suite, known_suites()) if _has(source.mirror, name)]
+    known = known_suites()
+    if source.suite in known:
+        reason, remedy = f"{kind} does not carry this suite, or no longer", ENDED
+    else:
+        found = [name for name in near(source.suite, known) if _has(source.mirror, name)]
+        reason = f"{kind} has no such suite"
+        remedy = f"it has {', '.join(found)}" if found else UNKNOWN
     raise ConfigError(
         f"rootfs.suite = {source.suite!r}",
-        f"{kind} has no such suite",
-        f"it has {', '.join(found)}"
-        if found
-        else "leave rootfs.suite empty for the machine's own, or correct rootfs.mirror",
+        reason,
+        remedy,
         f"wget -q -O- {shlex.quote(release_url(source.mirror, source.suite))}",
     )
 
