@@ -93,6 +93,7 @@ def _variables(settings: Settings) -> Mapping[str, object]:
         "wgCacheDirectory": settings.cache,
         "wgDBerrorLog": settings.log,
         "wgMainCacheType": 3,  # CACHE_ACCEL: APCu
+        "wgParserCacheType": 1,  # CACHE_DB: the report need not be read anew after a restart
         "wgSessionCacheType": 1,  # CACHE_DB: a person stays logged in when the web server restarts
         "wgJobRunRate": 1,
         "wgEnableUploads": True,
