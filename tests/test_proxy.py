@@ -88,6 +88,30 @@ def test_address_is_read_back_from_a_configuration(text: str, found: str) -> Non
     assert balancing.listens(text) == found
 
 
+@pytest.mark.parametrize(
+    ("values", "lines"),
+    [
+        ({"proxy": {"port": 81}}, ["Listen 10.60.0.1:81", "Listen 10.60.0.1:80", "<VirtualHost *:81 *:80>"]),
+        (
+            {"network": {"subnet": "10.61.0.0/24"}},
+            ["Listen 10.61.0.1:80", "Listen 10.60.0.1:80", "<VirtualHost *:80>"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_balancer_that_moves_listens_at_both_places_meanwhile(
+    values: dict[str, Any], lines: list[str]
+) -> None:
+    """By a configuration with a fingerprint of its own; one that does not move is the new one at once."""
+    old, new = text_of(), text_of(**values)
+    both = balancing.between(old, new)
+    found = [line for line in both.splitlines() if line.startswith(("Listen", "<VirtualHost"))]
+    assert list(dict.fromkeys(found)) == lines
+    prints = {balancing.running_fingerprint(text) for text in (old, new, both)}
+    assert len(prints) == 3
+    assert balancing.between(old, text_of(replicas=3)) == text_of(replicas=3)
+    assert balancing.between("", new) == new
+
+
 def test_log_line_keeps_what_a_client_sent_as_it_is() -> None:
     """A quote or a byte that is no text in a request is escaped by Apache, and breaks no line."""
     line = proxy.parse(

@@ -69,6 +69,21 @@ def listens(text: str) -> str:
     return next((words[1] for words in lines if words[:1] == ["Listen"]), "")
 
 
+def between(old: str, new: str) -> str:
+    """A configuration by which the new one is served where it says and where the old one listens, too; the
+    new one where that is the same. Its fingerprint is its own."""
+    there, here = listens(old), listens(new)
+    if not there or there == here:
+        return new
+    ports = [address.rpartition(":")[2] for address in (here, there)]
+    text = new.replace(f"Listen {here}\n", f"Listen {here}\nListen {there}\n")
+    if ports[0] != ports[1]:
+        text = text.replace(
+            f"<VirtualHost *:{ports[0]}>", f"<VirtualHost *:{ports[0]} *:{ports[1]}>"
+        )
+    return text.replace(running_fingerprint(new), fingerprint(text))
+
+
 def _server(lab: Lab, folder: Path, logs: Path) -> str:
     modules = "\n".join(f'LoadModule {name}_module "{MODULES}/mod_{name}.so"' for name in LOADED)
     log_format = LOG_FORMAT.replace('"', '\\"')

@@ -79,6 +79,16 @@ def seen(lab: Lab) -> dict[str, str] | None:
     }
 
 
+def widen(lab: Lab) -> bool:
+    """Makes a running balancer that is to listen elsewhere serve there as the Lab says, and still where it
+    did, until :func:`converge`; returns whether that was to be done."""
+    instance = server(lab)
+    text = balancing.between(text_of(instance.config) or "", text_for(lab))
+    if text == text_for(lab) or not is_here(lab, daemon.pid(instance)):
+        return False
+    return install(lab, text)
+
+
 def converge(lab: Lab) -> bool:
     """Makes the balancer run as the Lab says, all workers in service; whether anything had to change.
 

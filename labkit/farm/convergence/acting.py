@@ -160,7 +160,10 @@ def _end(lab: Lab, replica: Replica) -> None:
 
 
 def _serve(lab: Lab, plan: Plan) -> None:
-    """Name server and balancer say what the Lab says."""
+    """Name server and balancer say what the Lab says; a balancer that moves answers where it was until the
+    names lead to where it will be."""
+    if plan.named("balancer", "change"):
+        balancer.widen(lab)
     if plan.named("names", "create", "change", "restart"):
         names.converge(lab)
     if plan.named("balancer", "create", "change", "restart"):
