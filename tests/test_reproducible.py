@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from labkit.farm import image
-from labkit.farm.debian import dating
+from labkit.farm.debian import dating, modes
 from labkit.farm.debian.packages import Package
 from labkit.farm.oci import layers, store
 from tests.conftest import lab_maker, open_place
@@ -88,14 +88,35 @@ def test_packages_are_told_apart_by_version_and_architecture() -> None:
 # -- on the real machine ---------------------------------------------------------------------------
 
 
+def test_new_files_have_ordinary_modes_in_a_build(tmp_path: Path) -> None:
+    """Whatever the user's mask is, and also while another build ends; then it is the user's again."""
+    before = os.umask(0o077)
+    try:
+        with modes.ordinary():
+            with modes.ordinary():
+                (tmp_path / "inner").touch()
+            (tmp_path / "outer").touch()
+        (tmp_path / "after").touch()
+    finally:
+        os.umask(before)
+    found = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert found == {"inner": 0o644, "outer": 0o644, "after": 0o600}
+
+
 @pytest.mark.root
-def test_two_builds_from_nothing_give_the_same_images() -> None:
-    """With a cache of its own each, at different times: every blob, every tag, every input."""
+def test_two_builds_from_nothing_give_the_same_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a cache of its own each, at different times, by users with other settings: every blob, every
+    tag, every input."""
     built = []
-    for _ in range(2):
+    for mask, zone in ((0o022, "UTC"), (0o077, "Asia/Tokyo")):
         with open_place() as folder, lab_maker(folder, folder / "outputs") as make:
             lab = make(lab_name="same", netns="same", cache=str(folder / "cache"))
-            result = image.build(lab)
+            monkeypatch.setenv("TZ", zone)
+            before = os.umask(mask)
+            try:
+                result = image.build(lab)
+            finally:
+                os.umask(before)
             assert result.changed
             layout = result.value.layout
             found = (

@@ -37,8 +37,8 @@ def tried() -> Iterator[tuple[Lab, Unpacked]]:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not come is not waited for as long as on a busy machine."""
-    monkeypatch.setattr(web, "PATIENCE", 4.0)
-    monkeypatch.setattr(ending, "LIFE", 5.0)
+    monkeypatch.setattr(web, "PATIENCE", 5.0)
+    monkeypatch.setattr(ending, "LIFE", 12.0)
 
 
 def broken(

@@ -21,6 +21,7 @@ from labkit import undo
 from labkit.display import human_bytes
 from labkit.errors import BuildError, CommandError
 from labkit.farm.contents.scan import scan
+from labkit.farm.debian import modes
 from labkit.farm.debian.gateway import NOWHERE, Way
 from labkit.journal import Journal, not_root
 from labkit.kernel import calls
@@ -71,7 +72,8 @@ def sealed(
 def building(lab: Lab, place: Path, *, what: str, space: int = 0) -> Iterator[Path]:
     """Yields an empty folder that becomes ``place`` when the block ends well, and is removed otherwise.
 
-    The caller holds the lock of the place. What stood there is replaced.
+    The caller holds the lock of the place. What stood there is replaced. New files have ordinary modes
+    meanwhile, whatever the user's umask is.
 
     :param what: how an error names the thing.
     :param space: bytes that must be free before anything is made.
@@ -89,8 +91,9 @@ def building(lab: Lab, place: Path, *, what: str, space: int = 0) -> Iterator[Pa
         raise _failed(what, error, part.parent) from None
     Journal.of(lab).intend("folder", path=str(part))
     try:
-        part.mkdir()
-        yield part
+        with modes.ordinary():
+            part.mkdir()
+            yield part
         discard(lab, place)
         part.rename(place)
     except (CommandError, OSError) as error:
