@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from threading import Event
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from labkit.cli.front import command
 from labkit.report.command import Choice, finish, log_to_file, show
+
+if TYPE_CHECKING:
+    from labkit.farm.upkeep import Mend
 
 #: The exit status of `plan --exit-code` when something would change.
 CHANGES = 3
@@ -44,6 +52,59 @@ def apply(choice: Choice) -> None:
     from labkit.farm import upkeep
 
     finish(upkeep.apply(lab), choice)
+
+
+@command
+def watch(
+    choice: Choice,
+    seconds: Annotated[
+        float | None,
+        typer.Option("--for", metavar="SECONDS", min=0, help="End after so long."),
+    ] = None,
+    every: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, help="Pause between two looks.")
+    ] = 1.0,
+) -> None:
+    """Keep the farm what lab.toml says, until stopped: apply, again and again.
+
+    A line is printed for each mend. Ctrl-C or SIGTERM ends it after the mend that is under way, with
+    exit status 0; so does labkit down. While a rebuild works on the lab nothing is mended."""
+    lab = choice.lab()
+    log_to_file(lab)
+    from labkit.farm import upkeep
+
+    with until_stopped() as over:
+        tell = partial(_tell_mend, choice)
+        show(upkeep.watch(lab, over=over, tell=tell, seconds=seconds, every=every), choice)
+
+
+def _tell_mend(choice: Choice, mend: Mend) -> None:
+    """A mend in a line: what the command is for, unless its record is to be read by a program."""
+    from labkit.report.terminal import harmless
+
+    typer.echo(harmless(str(mend)).replace("\n", " "), err=choice.as_json)
+
+
+@contextmanager
+def until_stopped() -> Iterator[Event]:
+    """An event that SIGINT and SIGTERM set while the block runs; a second one acts as without it."""
+    over, signals = Event(), (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in signals}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def stop(number: int, frame: object) -> None:
+        over.set()
+        restore()
+
+    for number in signals:
+        signal.signal(number, stop)
+    try:
+        yield over
+    finally:
+        restore()
 
 
 @command
@@ -88,3 +149,31 @@ def doctor(choice: Choice) -> None:
     from labkit import doctor as doctors
 
     finish(doctors.examine(choice.lab()), choice)
+
+
+@command
+def gc(
+    choice: Choice,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Say what would be removed; remove nothing.")
+    ] = False,
+) -> None:
+    """Remove from the cache what no lab uses any more.
+
+    Superseded root file systems and images, downloaded packages that none of them has, and what
+    killed builds left. What a lab uses that is up, or was not taken down, stays."""
+    lab = choice.lab()
+    from labkit.farm import collecting
+
+    finish(collecting.collect(lab, dry=dry_run), choice)
+
+
+@command
+def refresh(choice: Choice) -> None:
+    """Take the mirror's lists of packages anew.
+
+    What has newer packages by then is built again by the next run that needs it; nothing else is."""
+    lab = choice.lab()
+    from labkit.farm import rootfs
+
+    finish(rootfs.refresh(lab), choice)

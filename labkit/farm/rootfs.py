@@ -8,16 +8,18 @@ another lab of the machine finds it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from labkit import run
 from labkit.checks import Check, equal
 from labkit.display import human_bytes
-from labkit.farm.debian import packages
+from labkit.farm.debian import apt, index, packages
+from labkit.farm.debian.depot import Depot
 from labkit.farm.debian.making import stand
 from labkit.farm.debian.plans import Plan, Rootfs, find, key_of, plan, program_version
 from labkit.lab import Lab
-from labkit.result import Outcome, Result, action
+from labkit.result import Outcome, Record, Result, action
 
 if TYPE_CHECKING:
     from labkit.farm.contents.comparison import Comparison
@@ -49,6 +51,39 @@ def build(lab: Lab, variant: str = "", *, registry: str = "") -> Outcome[Rootfs]
         checks=checks(value, listed),
         tables=(packages.table(listed),),
     )
+
+
+@action("rootfs.refresh")
+def refresh(lab: Lab) -> Outcome[Lists]:
+    """The suite's lists of packages are the mirror's newest; nothing is built.
+
+    :raises MachineError: the mirror does not answer; the lists are as they were.
+    """
+    archive, depot = apt.archive(lab), Depot.of(lab)
+    sources = (archive.main, *archive.further)
+    before = [index.date(depot, source) for source in sources]
+    for source in sources:
+        if not source.in_folder:
+            apt.require_source(source, kind=archive.kind)
+            depot.forget(source)
+        index.ensure(depot, source, apt.architecture())
+    after = [index.date(depot, source) or 0 for source in sources]
+    value = Lists(suites=tuple(source.suite for source in sources), dates=tuple(after))
+    newest = datetime.fromtimestamp(max(after), UTC)
+    return Outcome(
+        value=value,
+        subject=archive.main.suite,
+        changed=before != after,
+        summary=f"{len(sources)} lists of packages, the newest of {newest:%Y-%m-%d %H:%M} UTC.",
+    )
+
+
+class Lists(Record):
+    """The lists of packages that root file systems are made by: of each suite when the mirror made it,
+    in seconds since 1970."""
+
+    suites: tuple[str, ...]
+    dates: tuple[int, ...]
 
 
 def compare(lab: Lab, names: Sequence[str] = (), *, registry: str = "") -> Result[Comparison]:

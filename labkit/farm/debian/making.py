@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from labkit import run
+from labkit import run, uses
 from labkit.errors import BuildError
 from labkit.farm.debian import commands, dating, packages, variants
 from labkit.farm.debian.apt import Archive
@@ -48,9 +48,8 @@ def stand(lab: Lab, variant: str = "", *, registry: str = "") -> tuple[Rootfs, b
 
 
 def _stand(lab: Lab, planned: Plan) -> tuple[Rootfs, bool]:
-    if kept := find(planned):  # a place is renamed to when it is whole: no lock is needed
-        return kept, False
     with lock(lab.cache_dir / "locks", planned.key, wait=PATIENCE):
+        uses.hold(lab, f"rootfs-{planned.variant.name}", planned.place)
         kept = find(planned)
         return kept or _make(lab, planned), kept is None
 

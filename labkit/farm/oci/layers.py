@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from labkit import run
+from labkit import run, uses
 from labkit.errors import ConfigError, StateError
 from labkit.farm.debian import apt, dating, index, packages, servers, variants
 from labkit.farm.debian.building import PATIENCE, building, discard, sealed, tidy
@@ -81,6 +81,7 @@ def made(lab: Lab, base: Rootfs) -> tuple[Layers, bool]:
     key = key_of(f"web-{base.suite}", base.key, version, recipe, _versions(lab, base, archive))
     place = lab.cache_dir / "images" / key
     with lock(lab.cache_dir / "locks", key, wait=PATIENCE):
+        uses.hold(lab, "images", place)
         kept = _find(place)
         return kept or _make(lab, base, archive, place, version), kept is None
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+from labkit import uses
 from labkit.farm.debian.building import building
 from labkit.farm.oci import store, tarball
 from labkit.farm.oci.umoci import umoci
@@ -21,6 +22,7 @@ def whole(lab: Lab, layout: Path, name: str) -> Path:
     """
     return _shared(
         lab,
+        name,
         _folder(lab, layout, name),
         lambda work: umoci("raw", "unpack", "--image", f"{layout}:{name}", work / "rootfs"),
     )
@@ -43,7 +45,7 @@ def is_filled(root: Path) -> bool:
 
 def adopt(lab: Lab, layout: Path, name: str, root: Path) -> Path:
     """The same folder, where ``root``, from which the tag has just been packed, spares unpacking it."""
-    return _shared(lab, _folder(lab, layout, name), lambda work: _move(root, work / "rootfs"))
+    return _shared(lab, name, _folder(lab, layout, name), lambda work: _move(root, work / "rootfs"))
 
 
 def layer(lab: Lab, layout: Path, digest: str) -> Path:
@@ -106,9 +108,10 @@ def _move(root: Path, place: Path) -> None:
     root.rename(place)
 
 
-def _shared(lab: Lab, folder: Path, make: Callable[[Path], None]) -> Path:
+def _shared(lab: Lab, name: str, folder: Path, make: Callable[[Path], None]) -> Path:
     """A folder of all labs' own."""
     with lock(lab.cache_dir / "locks", f"unpacked-{folder.name}"):
+        uses.hold(lab, f"unpacked-{name}", folder)
         return _once(lab, folder, make)
 
 

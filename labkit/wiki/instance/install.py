@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from labkit import uses
 from labkit.errors import CommandError, WikiError
 from labkit.files import write_atomically
 from labkit.lab import Lab
@@ -48,6 +49,7 @@ def program(lab: Lab) -> Path:
         else mediawiki.fetch(lab.cache_dir, offline=lab.offline)
     )
     require_reachable(found)
+    uses.hold(lab, "mediawiki", lab.cache_dir / "mediawiki" / mediawiki.version(found))
     return found
 
 
