@@ -28,7 +28,7 @@ from tests.conftest import free_port
 from tests.waiting import until
 
 COMMANDS = (
-    "rebuild", "run", "notebook", "publish", "answer", "plan", "apply", "down", "status", "check", "remarks", "review",
+    "rebuild", "run", "notebook", "publish", "answer", "plan", "apply", "watch", "down", "status", "check", "remarks", "review",
     "doctor", "test",
 )  # fmt: skip
 ROOT = Path(__file__).parents[1]

@@ -65,10 +65,11 @@ def watch(
         float, typer.Option(metavar="SECONDS", min=0.1, help="Pause between two looks.")
     ] = 1.0,
 ) -> None:
-    """Keep the farm what lab.toml says, until stopped: apply, again and again.
+    """Keep the farm what lab.toml says, until stopped.
 
-    A line is printed for each mend. Ctrl-C or SIGTERM ends it after the mend that is under way, with
-    exit status 0; so does labkit down. While a rebuild works on the lab nothing is mended."""
+    It is looked at every second, and what differs is put right as apply does it; a line is printed for
+    each mend. Ctrl-C or SIGTERM ends it after the mend that is under way, with exit status 0; so does
+    labkit down. While a rebuild works on the lab nothing is mended."""
     lab = choice.lab()
     log_to_file(lab)
     from labkit.farm import upkeep

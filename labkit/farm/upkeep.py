@@ -2,19 +2,54 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from threading import Event
+
 from labkit.checks import Check
+from labkit.display import counted
+from labkit.errors import LabkitError, LockError
 from labkit.farm.convergence import acting
 from labkit.farm.convergence.looking import look
 from labkit.farm.planning import telling
-from labkit.farm.planning.difference import Plan
+from labkit.farm.planning.difference import Plan, Step
+from labkit.journal import Journal, lock
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, action
+
+#: How long a watch waits after a mend that failed, at first and at most, in seconds.
+AGAIN, AT_MOST = 1.0, 30.0
 
 
 class Applied(Record):
     """What was done: one plan a look at the machine, after the last of which nothing differed any more."""
 
     plans: tuple[Plan, ...]
+
+
+class Mend(Record):
+    """What a watch did at once: the steps, how long they took, and why they failed ('': they did not)."""
+
+    time: datetime
+    steps: tuple[Step, ...]
+    seconds: float = 0.0
+    error: str = ""
+
+    def __str__(self) -> str:
+        what = "; ".join(f"{step.action} {step.id} ({step.why})" for step in self.steps)
+        how = f"failed: {self.error}" if self.error else f"mended in {self.seconds:.2f} s"
+        return f"{self.time:%H:%M:%S} {what}{': ' if what else ''}{how}"
+
+
+class Watched(Record):
+    """A watch that is over: how often it looked, how often it mended and could not, and why it ended."""
+
+    looks: int
+    mends: int
+    failures: int
+    ended: str
 
 
 @action("farm.plan")
@@ -45,6 +80,96 @@ def apply(lab: Lab) -> Outcome[Applied]:
         checks=checks(lab),
         tables=telling.tables(lab, value.plans[0]) if value.plans else (),
     )
+
+
+@action("farm.watch")
+def watch(
+    lab: Lab,
+    *,
+    over: Event,
+    tell: Callable[[Mend], None] = lambda mend: None,
+    seconds: float | None = None,
+    every: float = 1.0,
+) -> Outcome[Watched]:
+    """The farm was kept as the Lab says until ``over`` was set, for ``seconds`` (None: without an end), or
+    until somebody took the lab down; each mend was told.
+
+    While a rebuild works on the lab nothing is mended. What cannot be mended is told once, and tried again.
+
+    :param every: seconds from the end of a look to the next one.
+    """
+    keeper = Keeper(lab, tell)
+    deadline = time.monotonic() + seconds if seconds is not None else float("inf")
+    ended = ""
+    while not ended:
+        keeper.look()
+        left = deadline - time.monotonic()
+        if keeper.is_down():
+            ended = "the lab was taken down"
+        elif left <= 0 or over.wait(min(keeper.pause or every, left)):
+            ended = "it was told to end" if over.is_set() else "its time was over"
+    value = Watched(looks=keeper.looks, mends=keeper.mends, failures=keeper.failures, ended=ended)
+    return Outcome(
+        value=value,
+        subject=lab.name,
+        changed=bool(value.mends),
+        summary=f"Watched lab {lab.name}: {counted(value.looks, 'look')}, "
+        f"{counted(value.mends, 'mend')}, {counted(value.failures, 'failure')}; {ended}.",
+    )
+
+
+class Keeper:
+    """What a watch does at each look, and remembers from one to the next: ``pause`` is how long it waits
+    after a failure, 0 after none."""
+
+    def __init__(self, lab: Lab, tell: Callable[[Mend], None]) -> None:
+        self.lab = lab
+        self.tell = tell
+        self.looks = self.mends = self.failures = 0
+        self.pause = 0.0
+        self._said = ""
+        self._stood = False
+
+    def look(self) -> None:
+        """Looks once, and mends what differs; an error is told when it is another one than the last."""
+        began = time.monotonic()
+        self.looks += 1
+        steps: tuple[Step, ...] = ()
+        try:
+            steps = look(self.lab).plan(self.lab).steps
+            done = self._mended() if steps else False
+        except LockError:  # a rebuild works on the lab, or somebody takes it down
+            return
+        except LabkitError as error:
+            self._failed(steps, f"{error.value}: {error.reason}")
+            return
+        self.pause, self._said = 0.0, ""
+        if done:
+            self.mends += 1
+            took = round(time.monotonic() - began, 3)
+            self.tell(Mend(time=datetime.now(UTC).astimezone(), steps=steps, seconds=took))
+
+    def is_down(self) -> bool:
+        """Whether nothing of the lab is in its journal any more, where there was something."""
+        with suppress(LabkitError):
+            stands = bool(Journal.of(self.lab).standing())
+            down, self._stood = self._stood and not stands, self._stood or stands
+            return down
+        return False
+
+    def _mended(self) -> bool:
+        """Whether there was something to mend: not in a lab that was taken down since the last look."""
+        with lock(self.lab.run_dir, "session", wait=0):
+            if self._stood and not Journal.of(self.lab).standing():
+                return False
+            return bool(acting.converge(self.lab))
+
+    def _failed(self, steps: tuple[Step, ...], said: str) -> None:
+        self.failures += 1
+        self.pause = min(max(2 * self.pause, AGAIN), AT_MOST)
+        if said != self._said:
+            self._said = said
+            self.tell(Mend(time=datetime.now(UTC).astimezone(), steps=steps, error=said))
 
 
 def checks(lab: Lab) -> tuple[Check, ...]:

@@ -17,6 +17,9 @@ from labkit.report.ending import end_notebooks, markers
 from labkit.result import Cell, Outcome, Record, Table, action
 from labkit.wiki import server
 
+#: How long a watch may take with the mend that is under way, in seconds.
+MEND = 3.0
+
 
 class Standing(Record):
     """What is up, by kind (container, link, mount, daemon, …), as the journal has it and as seen."""
@@ -97,7 +100,7 @@ def down(lab: Lab) -> Outcome[Down]:
     """
     if not (lab.run_dir.exists() or lab.journal_file.exists()):
         return _taken_down(lab, (), (), changed=False)
-    with lock(lab.run_dir, "session", wait=0):
+    with lock(lab.run_dir, "session", wait=MEND):
         end_notebooks(str(lab.run_dir / "rebuild"), markers(Journal.of(lab).standing()))
         shutil.rmtree(lab.run_dir / "rebuild", ignore_errors=True)
         with ExitStack() as held:
