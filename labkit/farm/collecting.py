@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import unquote
 
 from labkit import uses
 from labkit.display import human_bytes
@@ -193,7 +193,7 @@ def _downloads(lab: Lab, used: Collection[Path], *, dry: bool) -> Iterator[Thing
         elif not kept:
             why = "no root file system is used"
         else:
-            unknown = "pool" in path.parts and path.name.partition("@")[0] not in kept
+            unknown = "pool" in path.parts and unquote(path.name.partition("@")[0]) not in kept
             why = "no root file system that is used has this package" if unknown else ""
         if why:
             yield _file(path, "downloads", why, dry)
@@ -205,15 +205,13 @@ def _kept_packages(places: Iterable[Path]) -> frozenset[str]:
     for place in places:
         with suppress(Exception):  # one that is damaged keeps nothing
             for item in packages.read(place / "rootfs"):
-                found |= file_names(item.name, item.version, item.architecture)
+                found.add(file_name(item.name, item.version, item.architecture))
     return frozenset(found)
 
 
-def file_names(name: str, version: str, architecture: str) -> set[str]:
-    """How a package's file may be called on a mirror: without its epoch, escaped or not. Pure."""
-    plain = version.partition(":")[2] or version
-    whole = f"{name}_{plain}_{architecture}.deb"
-    return {whole, quote(whole, safe="_.~+-"), quote(whole, safe="_.-"), quote(whole, safe="_.~-")}
+def file_name(name: str, version: str, architecture: str) -> str:
+    """How a package's file is called on a mirror: without its epoch (deb-version(7)). Pure."""
+    return f"{name}_{version.partition(':')[2] or version}_{architecture}.deb"
 
 
 def _runs(path: Path) -> bool:

@@ -140,6 +140,7 @@ class Depot:
                 if expected and file.tell() != int(expected):
                     raise AbsentError(address, 0, f"ended after {file.tell()} of {expected} bytes")
         except urllib.error.HTTPError as error:
+            error.close()
             raise AbsentError(address, error.code, f"the mirror answers {error.code}") from None
         except OSError as error:
             if error.errno in FULL:
