@@ -17,6 +17,7 @@ from pathlib import Path
 from labkit import run, undo
 from labkit.errors import FarmError, MachineError
 from labkit.journal import Journal
+from labkit.kernel import processes
 from labkit.lab import Lab
 
 
@@ -41,12 +42,11 @@ def pid(daemon: Daemon) -> int | None:
     When the process that the pid file names was killed, its children may still serve with nobody
     to lead them: that counts as not running.
     """
-    pids = undo.daemon_pids(str(daemon.config))
     try:
         leader = int(daemon.pidfile.read_text())
     except (OSError, ValueError):
-        return pids[0] if pids else None
-    return leader if leader in pids else None
+        return next(iter(undo.daemon_pids(str(daemon.config))), None)
+    return leader if processes.is_marked(leader, str(daemon.config)) else None
 
 
 def start(

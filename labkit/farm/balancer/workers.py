@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
+import http.client
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from xml.etree import ElementTree
 
 from labkit.errors import FarmError
 from labkit.farm.balancer.balancing import STATUS_PATH
+from labkit.farm.links.netns import inside
 from labkit.farm.measuring import fetch
+from labkit.farm.measuring.fetch import Target
 from labkit.lab import Lab, Replica
 from labkit.result import Record
 
@@ -99,11 +102,35 @@ def change(lab: Lab, replica: Replica, values: Mapping[str, str]) -> None:
 
 def withdrawn(lab: Lab) -> tuple[str, ...]:
     """The lab's workers that somebody withdrew, each with its status; none when nobody answers."""
-    found = []
-    for site in lab.sites:
-        with suppress(FarmError, ElementTree.ParseError):
-            found += [item for item in members(lab, site.name).workers if item.withdrawn]
+    found = [item for members in everyone(lab) for item in members.workers if item.withdrawn]
     return tuple(f"{item.replica} ({item.status})" for item in found)
+
+
+def everyone(lab: Lab) -> tuple[Members, ...]:
+    """The balancers of all sites, asked over one connection; those that do not answer are left out."""
+    try:
+        answers = inside(lab.netns, _ask_all, [fetch.front(lab, site.name) for site in lab.sites])
+    except fetch.ERRORS:
+        return ()
+    return tuple(found for text in answers if (found := _parsed(text)))
+
+
+def _ask_all(targets: Sequence[Target]) -> list[str]:
+    channel = http.client.HTTPConnection(str(targets[0].address), targets[0].port, timeout=5.0)
+    with closing(channel):
+        found = []
+        for there in targets:
+            port = "" if there.port == 80 else f":{there.port}"
+            channel.request("GET", f"{STATUS_PATH}?xml=1", headers={"Host": there.host + port})
+            found.append(channel.getresponse().read().decode(errors="replace"))
+        return found
+
+
+def _parsed(text: str) -> Members | None:
+    try:
+        return parse(text)
+    except (FarmError, ElementTree.ParseError):
+        return None
 
 
 def restore(lab: Lab) -> tuple[str, ...]:

@@ -46,7 +46,8 @@ def look(lab: Lab, kinds: Sequence[str] = KINDS) -> Look:
     """The lab's resources as they are now, the two servers only if their kinds are asked for."""
     states = container.states(lab)
     entries = tuple(e for e in Journal.of(lab).standing() if e.boot == boot_id())
-    images = found.images(lab)
+    suite = apt.suite(lab)
+    images = found.images(lab, suite)
     unnamed = frozenset(item.name for item in lab.farm if is_unnamed(item, states))
     topology = network.observe(lab)
     mounted = mount_points()
@@ -61,10 +62,10 @@ def look(lab: Lab, kinds: Sequence[str] = KINDS) -> Look:
         *_servers(lab, kinds),
         *_surplus(lab, entries, states, topology.ports, mounted),
     )
-    return Look(seen=seen, known=known(lab, images), states=states)
+    return Look(seen=seen, known=known(lab, images, suite), states=states)
 
 
-def known(lab: Lab, images: Images | None) -> Known:
+def known(lab: Lab, images: Images | None, suite: str) -> Known:
     """What the images and keys that are there make of each replica."""
     given = _key_files(lab)
     roots: dict[str, str] = {}
@@ -80,7 +81,7 @@ def known(lab: Lab, images: Images | None) -> Known:
             roots[replica.name] = fingerprint(overlay.made_of(unpacked.lower, given))
             texts[replica.name] = container.configuration(own, container.replica_spec(lab, replica))
     return Known(
-        suite=apt.suite(lab),
+        suite=suite,
         roots=roots,
         configurations={name: bundle.made_of(text) for name, text in texts.items()},
         files={name: fingerprint(text) for name, text in texts.items()},

@@ -8,9 +8,9 @@ from pydantic import Field
 
 from labkit.errors import StateError
 from labkit.farm.image import Unpacked
-from labkit.farm.oci import siteimages, store, unpacking
+from labkit.farm.oci import remembered, siteimages, store, unpacking
 from labkit.farm.oci.store import Tag
-from labkit.farm.site import CONFIGURATION, PAGE
+from labkit.farm.site import CONFIGURATION, PAGE, files
 from labkit.files import text_of
 from labkit.lab import Lab
 from labkit.result import Record
@@ -33,8 +33,26 @@ class Images(Record):
     sites: dict[str, Site] = Field(default_factory=dict)
 
 
-def images(lab: Lab) -> Images | None:
-    """What is there of the lab's images; None when there is no layout, or one that cannot be read."""
+def images(lab: Lab, suite: str) -> Images | None:
+    """What is there of the lab's images; None when there is no layout, or one that cannot be read.
+
+    Where nothing has changed since they were looked at whole (:mod:`labkit.farm.oci.remembered`), they are
+    not read. ``suite`` is what '' stands for.
+    """
+    known = remembered.unpacked(lab)
+    return _read(lab) if known is None else _as_wanted(lab, known, suite)
+
+
+def _as_wanted(lab: Lab, known: dict[str, Unpacked], suite: str) -> Images:
+    texts = {site.name: files(lab, site) for site in lab.sites}
+    sites = {
+        name: Site(page=text[PAGE], host=text[CONFIGURATION], unpacked=known[name])
+        for name, text in texts.items()
+    }
+    return Images(layout="whole", rootfs=siteimages.made_from(lab, suite), sites=sites)
+
+
+def _read(lab: Lab) -> Images | None:
     layout = siteimages.place(lab) / "layout"
     try:
         lost = store.missing(layout)
