@@ -121,7 +121,8 @@ def _ask_all(targets: Sequence[Target]) -> list[str]:
         found = []
         for there in targets:
             port = "" if there.port == 80 else f":{there.port}"
-            channel.request("GET", f"{STATUS_PATH}?xml=1", headers={"Host": there.host + port})
+            headers = {"Host": there.host + port, **_referer(there)}
+            channel.request("GET", f"{STATUS_PATH}?xml=1", headers=headers)
             found.append(channel.getresponse().read().decode(errors="replace"))
         return found
 
@@ -184,8 +185,11 @@ def _ask(lab: Lab, site: str, change: Mapping[str, str] | None = None) -> str:
     """The manager's answer; it heeds parameters only from its own page (the ``Referer``)."""
     there = fetch.front(lab, site)
     path = STATUS_PATH if change else f"{STATUS_PATH}?xml=1"
-    headers = {"Referer": f"http://{there.host}{STATUS_PATH}"}
-    reply = fetch.reach(lab, there, path, headers=headers, form=change)
+    reply = fetch.reach(lab, there, path, headers=_referer(there), form=change)
     if reply.status != 200:
         raise FarmError(f"{there.host}{STATUS_PATH}", f"answers {reply.status}")
     return reply.body
+
+
+def _referer(there: Target) -> dict[str, str]:
+    return {"Referer": f"http://{there.host}{STATUS_PATH}"}
