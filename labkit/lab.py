@@ -112,12 +112,11 @@ class Lab(Configuration):
     @model_validator(mode="after")
     def _consistent(self) -> Lab:
         names = [site.name for site in self.sites]
-        for name in names:
+        for name, site in zip(names, self.sites, strict=True):
             if names.count(name) > 1:
                 raise ValueError(f"sites: two sites have the name {name!r}: give each its own")
             if name in RESERVED:
                 raise ValueError(f"sites: {name!r} is the name of the lab's own host: take another")
-        for site in self.sites:
             count = site.replicas or self.replicas
             if site.weights and len(site.weights) != count:
                 raise ValueError(
@@ -125,22 +124,20 @@ class Lab(Configuration):
                     "give one weight for each replica"
                 )
         _check_subnet(self)
-        if long := next((item.name for item in self.farm if len(item.name) > 63), ""):
-            raise ValueError(
-                f"sites: {long!r} is too long for a DNS label: shorten the site's name"
-            )
+        if far := next((item.name for item in self.farm if len(item.name) > 63), ""):
+            raise ValueError(f"sites: {far!r} is too long for a DNS label: shorten the site's name")
         for clash in {replica.name for replica in self.farm} & set(names):
             raise ValueError(f"sites: {clash!r} is a site's name and a replica's: rename the site")
         return self
 
     # -- names and addresses -----------------------------------------------------------------
 
-    @property
+    @cached_property
     def subnet(self) -> IPv4Network:
         """The farm's IP network."""
         return IPv4Network(self.network.subnet)
 
-    @property
+    @cached_property
     def gateway(self) -> IPv4Interface:
         """The bridge's address, with the prefix length; DNS server and balancer answer there too."""
         return IPv4Interface(f"{self.subnet[1]}/{self.subnet.prefixlen}")
@@ -170,8 +167,7 @@ class Lab(Configuration):
 
     def url(self, label: str, path: str = "/") -> str:
         """Where a browser finds a site (through the balancer) or, by ``label``, a replica."""
-        through_proxy = label in {site.name for site in self.sites}
-        port = f":{self.proxy.port}" if through_proxy and self.proxy.port != 80 else ""
+        port = f":{self.proxy.port}" if label in self.places and self.proxy.port != 80 else ""
         return f"http://{self.host_name(label)}{port}{path}"
 
     @cached_property
@@ -204,10 +200,9 @@ class Lab(Configuration):
 
     def site(self, name: str) -> Site:
         """The site of that name."""
-        known = {site.name: site for site in self.sites}
-        if name not in known:
-            raise unknown(name, known, "a site of this lab")
-        return known[name]
+        if name not in self.places:
+            raise unknown(name, self.places, "a site of this lab")
+        return self.sites[self.places[name]]
 
     def replica(self, name: str) -> Replica:
         """The replica of that name (``site1-2``)."""
@@ -221,13 +216,18 @@ class Lab(Configuration):
         self.site(site)
         return tuple(replica for replica in self.farm if replica.site == site)
 
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Each site's place in the list of sites, from 0, by its name."""
+        return {site.name: place for place, site in enumerate(self.sites)}
+
     def title(self, site: Site) -> str:
         """What the site's page is headed with."""
-        return site.title or f"Site {self.sites.index(site) + 1}: {site.name}"
+        return site.title or f"Site {self.places[site.name] + 1}: {site.name}"
 
     def colour(self, site: Site) -> str:
         """The site's colour, ``#rrggbb``."""
-        return site.colour or COLOURS[self.sites.index(site) % len(COLOURS)]
+        return site.colour or COLOURS[self.places[site.name] % len(COLOURS)]
 
     # -- paths -------------------------------------------------------------------------------
 

@@ -36,8 +36,19 @@ LOG_FORMAT = (
 )
 
 
-#: Where the site's two files lie in its image.
+#: Where the site's files lie in its image: the page, its virtual host, and the server's main configuration.
 PAGE, CONFIGURATION = "var/www/html/index.html", "etc/apache2/sites-enabled/000-default.conf"
+SERVER = "etc/apache2/apache2.conf"
+#: The modules that the page needs: a third of those that Debian turns on, and of their memory.
+MODULES = ("mpm_event", "authz_core", "dir", "env", "filter", "headers", "include", "mime")
+#: The types of files that a site may have: Debian's list of a thousand others is memory in each replica.
+TYPES = {
+    "text/html": ".html .htm", "text/plain": ".txt", "text/css": ".css", "text/javascript": ".js",
+    "application/json": ".json", "image/png": ".png", "image/jpeg": ".jpg .jpeg", "image/svg+xml": ".svg",
+}  # fmt: skip
+#: Threads that answer in a replica (each has a stack that it has written to), and how many connections each
+#: of them may have besides that nobody waits on: together more than the balancer ever opens.
+THREADS, CONNECTIONS = 16, 15
 
 
 class Request(Record):
@@ -55,7 +66,50 @@ class Request(Record):
 
 def files(lab: Lab, site: Site) -> dict[str, str]:
     """What the site's layer holds: path below the root (no leading slash) -> text."""
-    return {PAGE: page(lab, site), CONFIGURATION: virtual_host(lab, site)}
+    return {
+        PAGE: page(lab, site),
+        CONFIGURATION: virtual_host(lab, site),
+        SERVER: server(),
+    }
+
+
+def server() -> str:
+    """The main configuration of a container's apache2, in the place of Debian's: as much as the page needs."""
+    return Template("""\
+# As much of Debian's configuration as this container needs: memory that each replica has not.
+DefaultRuntimeDir $${APACHE_RUN_DIR}
+PidFile $${APACHE_PID_FILE}
+User $${APACHE_RUN_USER}
+Group $${APACHE_RUN_GROUP}
+ErrorLog $${APACHE_LOG_DIR}/error.log
+LogLevel warn
+Listen 80
+Timeout 60
+TraceEnable Off
+ServerSignature Off
+$modules
+TypesConfig /dev/null
+$types
+<Directory />
+    Options FollowSymLinks
+    AllowOverride None
+    Require all denied
+</Directory>
+<Directory /var/www/>
+    Options FollowSymLinks
+    AllowOverride None
+    Require all granted
+</Directory>
+<FilesMatch "^\\.ht">
+    Require all denied
+</FilesMatch>
+IncludeOptional sites-enabled/*.conf
+""").substitute(
+        modules="\n".join(
+            f"LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so" for name in MODULES
+        ),
+        types="\n".join(f"AddType {kind} {names}" for kind, names in TYPES.items()),
+    )
 
 
 def virtual_host(lab: Lab, site: Site) -> str:
@@ -68,11 +122,12 @@ PassEnv $variable
 # One process from first to last: Debian's settings end idle ones, and with them kept connections.
 StartServers 1
 ServerLimit 1
-ThreadLimit 128
-ThreadsPerChild 128
-MaxRequestWorkers 128
+ThreadLimit $threads
+ThreadsPerChild $threads
+MaxRequestWorkers $threads
 MinSpareThreads 1
-MaxSpareThreads 128
+MaxSpareThreads $threads
+AsyncRequestWorkerFactor $connections
 LogFormat "$format" labkit
 <VirtualHost *:80>
     DocumentRoot /var/www/html
@@ -88,6 +143,8 @@ LogFormat "$format" labkit
 </VirtualHost>
 """).substitute(
         name=lab.host_name(site.name),
+        threads=THREADS,
+        connections=CONNECTIONS,
         variable=REPLICA_VARIABLE,
         header=REPLICA_HEADER,
         log=accesslog.rotated(f"{LOGS}/access.log"),
@@ -101,7 +158,7 @@ def page(lab: Lab, site: Site) -> str:
     return _PAGE.substitute(
         title=html.escape(lab.title(site)),
         name=html.escape(lab.host_name(site.name)),
-        numeral=lab.sites.index(site) + 1,
+        numeral=lab.places[site.name] + 1,
         colour=lab.colour(site),
         ink=ink_on(lab.colour(site)),
         variable=REPLICA_VARIABLE,
