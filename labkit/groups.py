@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,24 +20,41 @@ PATIENCE = 5.0
 
 def folders(path: str) -> tuple[Path, ...]:
     """The group of that path in each hierarchy that has it."""
-    if not BASE.is_dir():
+    try:
+        roots = [str(BASE), *(item.path for item in os.scandir(BASE) if item.is_dir())]
+    except FileNotFoundError:
         return ()
-    roots = (BASE, *(item for item in BASE.iterdir() if item.is_dir()))
-    return tuple(root / path.lstrip("/") for root in roots if (root / path.lstrip("/")).is_dir())
+    places = (f"{root}/{path.lstrip('/')}" for root in roots)
+    return tuple(Path(place) for place in places if os.path.isdir(place))  # noqa: PTH112 - many
 
 
 def processes(path: str) -> frozenset[int]:
     """The processes in a group and in those below it."""
+    return _listed(_below(path))
+
+
+def _listed(folders: Iterable[str]) -> frozenset[int]:
     found: set[int] = set()
-    for folder in _below(path):
-        with suppress(OSError):  # a group that has just gone, or one of threads
-            found.update(map(int, (folder / "cgroup.procs").read_text().split()))
+    for folder in folders:
+        with suppress(OSError), open(f"{folder}/cgroup.procs") as file:  # noqa: PTH123 - many
+            found.update(
+                map(int, file.read().split())
+            )  # a group may just have gone, or be of threads
     return frozenset(found)
 
 
 def kill(path: str) -> frozenset[int]:
     """SIGKILL to every process in a group and in those below it; returns whom."""
-    found = processes(path)
+    return _kill(processes(path))
+
+
+def kill_most(path: str) -> frozenset[int]:
+    """SIGKILL to the processes that a group has in one of the hierarchies; returns whom. The rest of
+    them, which somebody has moved, is :func:`end`'s to find."""
+    return _kill(_listed(map(str, folders(path)[:1])))
+
+
+def _kill(found: frozenset[int]) -> frozenset[int]:
     for pid in found:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -54,18 +72,37 @@ def end(path: str) -> None:
             )  # fmt: skip
         time.sleep(pause)
         pause = min(2 * pause, 0.02)
+        if pause > 0.01:
+            _thaw(path)
     remove(path)
+
+
+def _thaw(path: str) -> None:
+    """Paused processes go on: until then they do not end."""
+    for folder in _below(path):
+        for name, word in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+            with suppress(OSError), open(f"{folder}/{name}", "r+") as file:  # noqa: PTH123 - many
+                file.write(word)
 
 
 def remove(path: str) -> None:
     """The (empty) group is gone from every hierarchy, those below it first."""
     for folder in _below(path):
-        _rmdir(folder)
+        _rmdir(Path(folder))
 
 
-def _below(path: str) -> list[Path]:
-    """The group of that path in each hierarchy, and those below it, the deepest first."""
-    return [Path(folder) for top in folders(path) for folder, _, _ in os.walk(top, topdown=False)]
+def _below(path: str) -> list[str]:
+    """The group of that path in each hierarchy, and those below it, the deepest first.
+
+    A folder has as many links as folders are in it, and two: most groups need not be listed.
+    """
+    found: list[str] = []
+    for top in folders(path):
+        if top.stat().st_nlink > 2:
+            found += [folder for folder, _, _ in os.walk(top, topdown=False)]
+        else:
+            found.append(str(top))
+    return found
 
 
 def _rmdir(folder: Path) -> None:

@@ -152,7 +152,7 @@ def _kill_together(lab: Lab, things: Sequence[Mapping[str, str]]) -> None:
     """All end at the same time."""
     for thing in things:
         _plain(thing["container"], lab)
-        groups.kill(_group_of(lab, thing["container"]))
+        groups.kill_most(_group_of(lab, thing["container"]))
 
 
 def _group_of(lab: Lab, container: str) -> str:
@@ -199,7 +199,7 @@ def remove_cgroup(lab: Lab, *, path: str) -> None:
 def remove_folder(lab: Lab, *, path: str) -> None:
     """Removes a folder of the lab's own that holds nothing of a person's; refuses one with a mount in it."""
     real = _own(path, lab)
-    inner = [point for point in mount_points() if Path(point).is_relative_to(real)]
+    inner = [point for point in mount_points() if f"{point}/".startswith(f"{real}/")]
     if inner:
         raise StateError(
             path, f"something is still mounted in it: {inner[0]}", f"umount {inner[0]}"
@@ -230,11 +230,11 @@ TOGETHER: dict[str, Callable[[Lab, Sequence[Mapping[str, str]]], None]] = {
 
 def _own(path: str, lab: Lab) -> Path:
     """The real path; refuses one outside the lab's own folders, whatever the journal says."""
-    real = Path(path).resolve()
-    owned = (folder.resolve() for folder in (lab.run_dir, lab.state_dir, lab.cache_dir))
-    if not any(real.is_relative_to(folder) for folder in owned):
+    real = os.path.realpath(path)
+    owned = (os.path.realpath(folder) for folder in (lab.run_dir, lab.state_dir, lab.cache_dir))
+    if not any(f"{real}/".startswith(f"{folder}/") for folder in owned):
         raise StateError(path, "is not below the lab's own folders", f"correct {lab.journal_file}")
-    return real
+    return Path(real)
 
 
 def _plain(name: str, lab: Lab) -> None:

@@ -207,4 +207,4 @@ def test_a_description_says_where_its_names_lie() -> None:
     assert (made.uid, made.gid, made.capabilities, made.terminal) == (33, 33, (), False)
     assert made.netns == "shop-red-2"
     assert made.cgroup == "/labkit-shop/red-2"
-    assert made.environment == {"LABKIT_REPLICA": "red-2"}
+    assert made.environment == {"LABKIT_REPLICA": "red-2", "MALLOC_ARENA_MAX": "1"}

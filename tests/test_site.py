@@ -144,3 +144,16 @@ def test_the_format_of_the_log_is_one_json_object() -> None:
     """Each key that is read back is in the format, once."""
     keys = json.loads(site.LOG_FORMAT.replace("%>s", "0").replace("%D", "0")).keys()
     assert keys == site.Request.model_fields.keys()
+
+
+def test_a_container_s_server_loads_what_the_page_needs() -> None:
+    """Each module of Debian's name, nothing of Debian's lists, and room for the balancer's connections."""
+    lab = Lab.load(None, sites=["red"])
+    files = site.files(lab, lab.sites[0])
+    text = files[site.SERVER]
+    loaded = [line.split()[1] for line in text.splitlines() if line.startswith("LoadModule")]
+    assert loaded == [f"{name}_module" for name in site.MODULES]
+    assert "mods-enabled" not in text
+    assert "sites-enabled/*.conf" in text
+    assert site.THREADS * (site.CONNECTIONS + 1) >= 2 * 128
+    assert f"ThreadsPerChild {site.THREADS}\n" in files[site.CONFIGURATION]

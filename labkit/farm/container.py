@@ -50,7 +50,8 @@ def replica_spec(lab: Lab, replica: Replica) -> Spec:
     return Spec(
         name=replica.name,
         args=("apache2", "-D", "FOREGROUND"),
-        environment={REPLICA_VARIABLE: replica.name},
+        # one heap for all threads, not one for each processor: glibc, mallopt(3)
+        environment={REPLICA_VARIABLE: replica.name, "MALLOC_ARENA_MAX": "1"},
         uid=WWW_DATA,
         gid=WWW_DATA,
         cgroup=f"{cgroup(lab)}/{replica.name}",

@@ -43,4 +43,5 @@ def is_marked(pid: int, marker: str) -> bool:
 
 def _stat(pid: int) -> list[str]:
     """The fields from the third on: the second, the program's name, may hold any character."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123 - looked at for many, again and again
+        return file.read().rpartition(")")[2].split()

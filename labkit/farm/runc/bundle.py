@@ -27,7 +27,8 @@ REASONS: Mapping[str, str] = {
     "linux.namespaces": "the namespace whose eth0 is the peer of a port of the bridge",
     "linux.resources": "limits: one container cannot starve the others",
     "linux.sysctl": "port 80 without a capability (net.ipv4.ip_unprivileged_port_start)",
-    "mounts": "folders that the process writes, in memory or on the host; nothing else is shared",
+    "mounts": "folders that the process writes, in memory or on the host; nothing else is shared, and "
+    "nothing of the control groups is shown",
     "process.args": "the one process that this container is for",
     "process.capabilities": "the fewest with which it works",
     "process.noNewPrivileges": "no program in it gains rights by its file's set-uid bit",
@@ -39,6 +40,9 @@ REASONS: Mapping[str, str] = {
 }
 
 
+#: File systems that no container is given: a server has no use for the control groups, not even to read, and
+#: runC mounts each of their hierarchies by itself.
+WITHHELD = ("cgroup",)
 #: The annotation with the fingerprint of the configuration that a container was created with.
 MADE_OF = "labkit.made-of"
 
@@ -93,7 +97,8 @@ def configure(image: Json, spec: Spec) -> dict[str, Any]:
     process["rlimits"] = [{"type": "RLIMIT_NOFILE", "hard": spec.files, "soft": spec.files}]
     process["noNewPrivileges"] = True
     config["hostname"] = spec.name
-    config["mounts"] = [*config["mounts"], *map(_mount, spec.mounts)]
+    own = [mount for mount in config["mounts"] if mount["type"] not in WITHHELD]
+    config["mounts"] = [*own, *map(_mount, spec.mounts)]
     linux["cgroupsPath"] = spec.cgroup
     linux["sysctl"] = dict(spec.sysctl)
     linux["resources"] = {
@@ -109,7 +114,7 @@ def marked(config: Json) -> dict[str, Any]:
     """The same configuration, which names its fingerprint (12 hexadecimal digits) in an annotation."""
     own = {key: value for key, value in config.get("annotations", {}).items() if key != MADE_OF}
     bare = {**config, "annotations": own}
-    return {**bare, "annotations": {**own, MADE_OF: fingerprint(text(bare))}}
+    return {**bare, "annotations": {**own, MADE_OF: fingerprint(json.dumps(bare, sort_keys=True))}}
 
 
 def made_of(config: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-import shutil
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +55,13 @@ def prepare(lab: Lab, wanted: Sequence[Wanted]) -> tuple[str, ...]:
 
 def configuration(image_own: Json, spec: Spec) -> str:
     """The text of the bundle's config.json; it names its own fingerprint, which runC shows again."""
-    return text(marked(configure(image_own, spec)))
+    return _configuration(json.dumps(image_own), spec.model_dump_json())
+
+
+@functools.lru_cache(maxsize=1024)
+def _configuration(image_own: str, spec: str) -> str:
+    """The same of both as JSON: a farm is looked at more than once while it is brought up."""
+    return text(marked(configure(json.loads(image_own), Spec.model_validate_json(spec))))
 
 
 def image_configuration(unpacked: Unpacked) -> Json:
@@ -85,11 +91,19 @@ def _make(lab: Lab, item: Wanted, *, mounted: frozenset[str]) -> None:
         unmount(lab, target=str(target))
     for part in ("upper", "scratch", "log", "bundle/rootfs"):
         (own / part).mkdir(parents=True, exist_ok=True)
-    shutil.chown(own / "log", WWW_DATA, WWW_DATA)
+    os.chown(own / "log", WWW_DATA, WWW_DATA)
     for path, content in item.files.items():
-        write_atomically(own / "upper" / path, content, mode=0o600)
+        _put(own / "upper" / path, content)
     overlay.mount(item.unpacked.lower, own, target)
     write_atomically(own / "lower", _made_of(item))
+
+
+def _put(path: Path, content: str) -> None:
+    """A file of root's alone. Half of one counts as none: what the root is made of is written last."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(content)
 
 
 def _configure(lab: Lab, item: Wanted) -> bool:

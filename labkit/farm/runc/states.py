@@ -9,9 +9,9 @@ start. A file that is not as expected is left to runC itself to read.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from labkit import run
@@ -21,8 +21,9 @@ from labkit.kernel import processes
 from labkit.lab import Lab
 from labkit.result import Record
 
-#: What the freezer says of a group whose processes are stopped: version 1, version 2.
-FROZEN = {"freezer.state": ("FROZEN", "FREEZING"), "cgroup.freeze": ("1",)}
+#: Where a group says whether its processes are stopped, and what it says then: in the hierarchy of that name
+#: in runC's list of them (version 1), or in the one without a name (version 2).
+FREEZERS = (("freezer", "freezer.state", ("FROZEN", "FREEZING")), ("", "cgroup.freeze", ("1",)))
 
 
 class State(Record):
@@ -47,23 +48,27 @@ def states(lab: Lab) -> dict[str, State]:
 
 def state(lab: Lab, name: str) -> State | None:
     """One container as runC knows it, None when it does not."""
-    folder = runc_root(lab) / name
+    folder = f"{runc_root(lab)}/{name}"
     try:
-        kept = json.loads((folder / "state.json").read_bytes())
-        return _read(folder, kept)
+        return _read(folder, json.loads(_text(f"{folder}/state.json")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return _asked(lab, name)
 
 
-def _read(folder: Path, kept: Mapping[str, Any]) -> State:
+def _text(path: str) -> str:
+    with open(path) as file:  # noqa: PTH123 - read for each container, again and again
+        return file.read()
+
+
+def _read(folder: str, kept: Mapping[str, Any]) -> State:
     labels = dict(item.partition("=")[::2] for item in kept["config"]["labels"])
     pid = int(kept["init_process_pid"])
     status = "stopped"
     if processes.lives(pid, int(kept["init_process_start"])):
-        started = not (folder / "exec.fifo").exists()
-        status = "paused" if _frozen(kept["cgroup_paths"].values()) else "running"
+        started = not os.path.exists(f"{folder}/exec.fifo")  # noqa: PTH110 - as above
+        status = "paused" if _frozen(kept["cgroup_paths"]) else "running"
         status = status if started else "created"
     return State(
         id=kept["id"],
@@ -74,12 +79,11 @@ def _read(folder: Path, kept: Mapping[str, Any]) -> State:
     )
 
 
-def _frozen(groups: Iterable[str]) -> bool:
-    for group in groups:
-        for name, words in FROZEN.items():
-            with suppress(OSError):
-                if Path(group, name).read_text().strip() in words:
-                    return True
+def _frozen(groups: Mapping[str, str]) -> bool:
+    for hierarchy, name, words in FREEZERS:
+        with suppress(OSError, KeyError):
+            if _text(f"{groups[hierarchy]}/{name}").strip() in words:
+                return True
     return False
 
 
