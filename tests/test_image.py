@@ -169,6 +169,8 @@ def test_another_page_changes_its_sites_image_alone(make_lab: Callable[..., Lab]
     assert changed.changed
     differing = [tag.name for tag in changed.value.tags if tag != before.tag(tag.name)]
     assert differing == ["site1"]
+    built = [item.command for item in changed.commands if "add-layer" in item.command]
+    assert [command.count(" site1 ") for command in built] == [1]  # the others were not built again
     assert image.read(other) == others
     assert not image.build(other).changed
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
+
+from pydantic import Field
 
 from labkit.errors import ConfigError, StateError
 from labkit.farm import site as sites
@@ -31,11 +32,12 @@ COMMON = ("base", "web")
 
 
 class Kept(Record):
-    """The file beside the layout: what it was made from (``rootfs``: in words, :func:`made_from`), and
-    the manifest that each tag had then."""
+    """The file beside the layout: what it was made from (``rootfs``: in words, :func:`made_from`;
+    ``parts``: for each site by itself), and the manifest that each tag had then."""
 
     key: str
     rootfs: str = ""
+    parts: dict[str, str] = Field(default_factory=dict)
     digests: dict[str, str]
 
 
@@ -66,34 +68,34 @@ def made_from(lab: Lab, suite: str) -> str:
 
 def recorded(lab: Lab) -> str:
     """The same of the images that lie there; 'none' when there are none, or their record is damaged."""
-    try:
-        text = (place(lab) / "image.json").read_text(encoding="utf-8")
-        return Kept.model_validate_json(text).rootfs or "unknown"
-    except (OSError, ValueError):
-        return "none"
+    kept = _read(lab)
+    return (kept.rootfs or "unknown") if kept else "none"
 
 
 def stands(lab: Lab, common: Layers) -> bool:
     """Whether the layout is the one that this lab and these layers make, and whole."""
     layout = place(lab) / "layout"
     try:
-        kept = Kept.model_validate_json((place(lab) / "image.json").read_text(encoding="utf-8"))
         whole = not store.missing(layout)
         found = _digests(layout)
     except (OSError, ValueError, StateError):  # none, or one that is damaged
         return False
-    return whole and kept == _kept(lab, common, found)
+    return whole and _read(lab) == _kept(lab, common, found)
 
 
 def make(lab: Lab, common: Layers) -> None:
-    """The lab's layout is made anew; the caller holds its lock."""
+    """The lab's layout is made anew, of the images that are as they have to be already and those that it
+    lacks; the caller holds its lock."""
     Journal.of(lab).intend("folder", path=str(place(lab)))
     below = unpacking.whole(lab, common.layout, "web")
     with building(lab, place(lab), what=f"images of {lab.name}") as work:
         layout = work / "layout"
         take_over(common.layout, layout)
+        kept_ones = _reusable(lab, common)
+        store.adopt(place(lab) / "layout", layout, kept_ones)
         for site in lab.sites:
-            _add(lab, site, work, below, common.epoch)
+            if site.name not in kept_ones:
+                _add(lab, site, work, below, common.epoch)
         store.drop_unused(layout)
         kept = _kept(lab, common, _digests(layout))
         write_atomically(work / "image.json", kept.model_dump_json(indent=1))
@@ -107,16 +109,35 @@ def take_over(source: Path, target: Path) -> None:
         if path.is_dir():
             copy.mkdir(parents=True)
         elif path.parent.parent.name == "blobs":
-            _link(path, copy)
+            store.link(path, copy)
         else:
             shutil.copyfile(path, copy)
 
 
-def _link(path: Path, copy: Path) -> None:
+def _reusable(lab: Lab, common: Layers) -> tuple[str, ...]:
+    """The sites whose image in the layout is whole, and the one that would be made again."""
+    kept, layout = _read(lab), place(lab) / "layout"
     try:
-        os.link(path, copy)
-    except OSError:  # another file system, or more links than it allows
-        shutil.copy2(path, copy)
+        lost, found = set(store.missing(layout)), _digests(layout)
+        return tuple(
+            site.name
+            for site in lab.sites
+            if kept is not None
+            and kept.parts.get(site.name) == _part(lab, common, site)
+            and kept.digests.get(site.name) == found.get(site.name, "none")
+            and lost.isdisjoint(store.blobs_of(layout, site.name))
+        )
+    except (OSError, ValueError, StateError):
+        return ()
+
+
+def _read(lab: Lab) -> Kept | None:
+    """The record of the layout, None when there is none, or a damaged one."""
+    try:
+        text = (place(lab) / "image.json").read_text(encoding="utf-8")
+        return Kept.model_validate_json(text)
+    except (OSError, ValueError):
+        return None
 
 
 def _add(lab: Lab, site: Site, work: Path, below: Path, epoch: int) -> None:
@@ -145,7 +166,15 @@ def _digests(layout: Path) -> dict[str, str]:
 
 def _kept(lab: Lab, common: Layers, digests: dict[str, str]) -> Kept:
     rootfs = made_from(lab, common.suite)
-    return Kept(key=_key(lab, common), rootfs=rootfs, digests=digests)
+    parts = {site.name: _part(lab, common, site) for site in lab.sites}
+    return Kept(key=_key(lab, common), rootfs=rootfs, parts=parts, digests=digests)
+
+
+def _part(lab: Lab, common: Layers, site: Site) -> str:
+    """Changes with whatever one site's image is made from."""
+    web = store.tag(common.layout, "web").manifest
+    parts = [EDITION, common.key, web, lab.name, lab.title(site), sites.files(lab, site)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _key(lab: Lab, common: Layers) -> str:

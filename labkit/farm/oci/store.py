@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 from pydantic import Field
 
 from labkit.errors import StateError
+from labkit.files import write_atomically
 from labkit.result import Record
 
 #: The annotation of a manifest in ``index.json`` that holds its tag (annotations.md).
@@ -181,6 +184,34 @@ def missing(layout: Path) -> tuple[str, ...]:
 
 def _is_content(layout: Path, digest: str) -> bool:
     return digest == f"sha256:{hashlib.sha256(blob(layout, digest).read_bytes()).hexdigest()}"
+
+
+def blobs_of(layout: Path, name: str) -> tuple[str, ...]:
+    """The hashes of all blobs that a tag stands for."""
+    found = tag(layout, name)
+    return (found.manifest, found.config, *found.layers)
+
+
+def adopt(source: Path, target: Path, names: Sequence[str]) -> None:
+    """``target`` has these tags of ``source``, too; where both lie on one file system, by the same files."""
+    if not names:
+        return
+    for digest in {digest for name in names for digest in blobs_of(source, name)}:
+        if not blob(target, digest).exists():
+            link(blob(source, digest), blob(target, digest))
+    index, other = _json(target / "index.json"), _json(source / "index.json")
+    index["manifests"] = [*(index.get("manifests") or []), *(
+        item for item in other["manifests"] if item.get("annotations", {}).get(REF_NAME) in names
+    )]  # fmt: skip
+    write_atomically(target / "index.json", json.dumps(index))
+
+
+def link(path: Path, copy: Path) -> None:
+    """``copy`` is the same file as ``path`` or, on another file system, has the same content."""
+    try:
+        os.link(path, copy)
+    except OSError:  # another file system, or more links than it allows
+        shutil.copy2(path, copy)
 
 
 def chain_id(diff_ids: Sequence[str]) -> str:
