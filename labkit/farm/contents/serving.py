@@ -7,6 +7,7 @@ for a page, for one that it does not have, for a reload and for an ssh session, 
 from __future__ import annotations
 
 import http.client
+import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -30,6 +31,8 @@ from labkit.undo import remove_netns
 NAME = "trial-serving"
 #: How long each answer may take (seconds).
 PATIENCE = 10.0
+#: How long an ssh server may take until it listens (seconds).
+READY = 3.0
 #: What is asked by ssh: the question of the farm's own check.
 QUESTION = "hostname; id -un"
 #: Apache's signals (stopping.html of its manual): a graceful restart, a graceful stop.
@@ -61,20 +64,44 @@ class Served(Record):
         return "; ".join(f"{name}: {said}" for name, said in parts.items() if said != FINE)
 
 
-def serve(lab: Lab, without: Iterable[str] = (), *, watch: bool = False) -> Served:
+def serve(
+    lab: Lab,
+    without: Iterable[str] = (),
+    *,
+    watch: bool = False,
+    unpacked: Unpacked | None = None,
+    page_only: bool = False,
+) -> Served:
     """Does the job once, in a copy of the first site's image without the files ``without``.
 
     :param without: paths as they really lie in the image, from its root on (``/usr/bin/perl``).
     :param watch: whether the files that are opened are of interest.
+    :param unpacked: another image to do it on.
+    :param page_only: nothing is done after the first page, so that what was opened is that page's alone.
     """
-    unpacked = container.unpack(lab, lab.sites[0].name)
+    unpacked = unpacked or container.unpack(lab, lab.sites[0].name)
+    with lock(lab.run_dir, "farm"):
+        return serve_on(lab, unpacked, without, watch=watch, page_only=page_only)
+
+
+def serve_on(
+    lab: Lab,
+    unpacked: Unpacked,
+    without: Iterable[str],
+    *,
+    name: str = NAME,
+    watch: bool = False,
+    page_only: bool = False,
+) -> Served:
+    """The same on an image that is unpacked, by a container of that name; several of different names may
+    do it side by side. The caller holds the ``farm`` lock."""
     given = ssh.keys(lab)
-    with lock(lab.run_dir, "farm"), _prepared(lab, unpacked, ssh.files(given)) as replica:
+    with _prepared(lab, unpacked, ssh.files(given), name) as replica:
         root = container.bundle(lab, replica.name) / "rootfs"
         for path in without:
             Path(f"{root}{path}").unlink()
         with watching(root) if watch else nullcontext(set[str]()) as opened:
-            done = _job(lab, replica, given)
+            done = _job(lab, replica, given, page_only=page_only)
             if watch and done.fine:  # what it opens when it stops counts too
                 run.run(container.runc(lab, "kill", replica.name, STOP))
                 container.wait(lab, replica.name)
@@ -82,16 +109,18 @@ def serve(lab: Lab, without: Iterable[str] = (), *, watch: bool = False) -> Serv
 
 
 @contextmanager
-def _prepared(lab: Lab, unpacked: Unpacked, files: Mapping[str, str]) -> Iterator[Replica]:
+def _prepared(
+    lab: Lab, unpacked: Unpacked, files: Mapping[str, str], name: str
+) -> Iterator[Replica]:
     """The bundle and the network namespace stand; afterwards nothing of the container does."""
     replica = Replica(
-        name=NAME,
+        name=name,
         site=lab.sites[0].name,
         index=0,
         address=IPv4Address("127.0.0.1"),
         weight=1,
         link="",
-        netns=f"{lab.name}-{NAME}",
+        netns=f"{lab.name}-{name}",
         mac="",
     )
     try:
@@ -104,7 +133,7 @@ def _prepared(lab: Lab, unpacked: Unpacked, files: Mapping[str, str]) -> Iterato
         Journal.of(lab).forget("netns", name=replica.netns)
 
 
-def _job(lab: Lab, replica: Replica, given: ssh.Keys) -> Served:
+def _job(lab: Lab, replica: Replica, given: ssh.Keys, *, page_only: bool) -> Served:
     """The parts of the job, one after the other; what follows on a server that has ended is not tried."""
     try:
         container.create(lab, replica.name)
@@ -112,7 +141,7 @@ def _job(lab: Lab, replica: Replica, given: ssh.Keys) -> Served:
     except LabkitError as error:
         return Served(web=error.reason, reload=UNTRIED, ssh=UNTRIED)
     web = _page(lab, replica)
-    if web != FINE:
+    if web != FINE or page_only:
         return Served(web=web, reload=UNTRIED, ssh=UNTRIED)
     run.run(container.runc(lab, "kill", replica.name, RELOAD))
     reload = _page(lab, replica)
@@ -161,6 +190,7 @@ def _session(lab: Lab, replica: Replica, given: ssh.Keys) -> str:
     started = run.run(container.runc(lab, "exec", *server), output=own / "sshd.log", ok=range(256))
     if started.status:
         return f"sshd does not start: {tail(own / 'sshd.log')[-300:]}"
+    _await_ssh(lab, replica)
     words = [
         "ssh", "-F", "none", "-i", str(given.folder / "student"), "-o", "BatchMode=yes",
         "-o", "StrictHostKeyChecking=yes", "-o", "ConnectTimeout=5", "-o", "ConnectionAttempts=3",
@@ -170,6 +200,21 @@ def _session(lab: Lab, replica: Replica, given: ssh.Keys) -> str:
     done = run.run(words, netns=replica.netns, timeout=20, ok=range(256))
     said = done.stdout.split()
     return FINE if said == [replica.name, "root"] else tail(own / "sshd.log")[-300:]
+
+
+def _await_ssh(lab: Lab, replica: Replica) -> None:
+    """Returns when the ssh server listens, or will not: ssh itself would wait for a second before it tries
+    again."""
+    deadline = time.monotonic() + READY
+    while not inside(replica.netns, _listens) and _runs(lab, replica):
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.02)
+
+
+def _listens() -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", 22)) == 0
 
 
 def _last(lab: Lab, replica: Replica) -> str:

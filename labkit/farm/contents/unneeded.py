@@ -57,7 +57,7 @@ def find(lab: Lab, variant: str = "debootstrap") -> Outcome[Unneeded]:
     the reason for which it is there, and what came of leaving it out of the farm's image.
 
     Builds the root file system and the images if need be; the first time on an image a dozen
-    containers are tried, one after the other.
+    containers are tried, four at a time.
     """
     built = rootfs.build(lab, variant)
     unpacked = container.unpack(lab, lab.sites[0].name)
