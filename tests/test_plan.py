@@ -221,6 +221,25 @@ def test_drift_asks_for_its_own_mend_alone(harm: Harm, expected: list[str], why:
     assert plan.steps[0].why == why
 
 
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        (
+            {"sites": [{"name": "red", "weights": (3, 1)}, "blue"]},
+            "site red: wanted red-1 ×3, red-2 ×1 byrequests, seen red-1 ×1, red-2 ×1 byrequests",
+        ),
+        ({"proxy": {"port": 81}}, "listens: wanted 10.60.0.1:81, seen 10.60.0.1:80"),
+        ({"sites": ["red"]}, "sites: wanted red, seen blue, red"),
+    ],
+)
+def test_reasons_are_told_in_words_where_there_are_some(values: dict[str, Any], why: str) -> None:
+    """Of the balancer: who serves, how much, and where; not the fingerprints that differ besides."""
+    plan = difference(state_of(lab_of(**values)), state_of(lab_of()))
+    (step,) = (step for step in plan.steps if step.kind == "balancer")
+    assert step.why == why
+    assert {reason.fact for reason in step.reasons} >= {"configuration", "served"}
+
+
 def test_what_could_not_be_looked_at_is_no_difference() -> None:
     """A fact that is missing on the seen side, such as the namespace of a process that is none."""
     state = state_of(lab_of())

@@ -7,6 +7,7 @@ mod_proxy_hcheck; times without a unit are seconds.
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 from labkit.farm.balancer import accesslog
@@ -67,6 +68,21 @@ def listens(text: str) -> str:
     """The address and port on which a configuration listens, '' when it says none."""
     lines = (line.split() for line in text.splitlines())
     return next((words[1] for words in lines if words[:1] == ["Listen"]), "")
+
+
+def told(text: str) -> dict[str, str]:
+    """What a configuration says in words: ``sites``, and of each its workers with their weights and how one
+    is chosen (``site red``: ``red-1 ×3, red-2 ×1 byrequests``)."""
+    found: dict[str, str] = {}
+    for block in text.split("<VirtualHost ")[1:]:
+        members = re.findall(r" route=(\S+) loadfactor=(\d+)", block)
+        method = re.search(r"ProxySet lbmethod=(.*)", block)
+        if members and method:
+            site = members[0][0].rpartition("-")[0]
+            workers = ", ".join(f"{route} ×{weight}" for route, weight in members)
+            found[f"site {site}"] = f"{workers} {method[1]}"
+    names = (name.removeprefix("site ") for name in found)
+    return {"sites": ", ".join(sorted(names)) or "none", **found}
 
 
 def between(old: str, new: str) -> str:

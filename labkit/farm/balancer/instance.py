@@ -17,9 +17,6 @@ from labkit.files import put, text_of, write_atomically
 from labkit.journal import Journal
 from labkit.lab import Lab
 
-#: The facts that a reload, or a start, puts right; what is left is how the workers stand.
-CONFIGURED = ("process", "listens", "configuration", "served")
-
 
 def folder(lab: Lab) -> Path:
     """Where the balancer's configuration and its pid file are."""
@@ -55,6 +52,7 @@ def wanted(lab: Lab) -> dict[str, str]:
     return {
         "process": "running",
         "listens": balancing.listens(text),
+        **balancing.told(text),
         "configuration": fingerprint(text),
         "served": balancing.running_fingerprint(text),
         "workers": "in service",
@@ -73,6 +71,8 @@ def seen(lab: Lab) -> dict[str, str] | None:
     return {
         "process": process,
         "listens": balancing.listens(text or "") or "none",
+        **{f"site {site.name}": "none" for site in lab.sites},
+        **balancing.told(text or ""),
         "configuration": fingerprint(text or ""),
         "served": _served(lab, text or "") if here else "nothing",
         "workers": f"withdrawn: {', '.join(out)}" if out else "in service",

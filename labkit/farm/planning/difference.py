@@ -36,6 +36,12 @@ FORCED: Mapping[tuple[str, str], tuple[Action, frozenset[str]]] = {
 }
 
 
+#: Facts whose values say nothing to a person, but that something differs.
+FINGERPRINTS = frozenset(
+    ("configuration", "served", "page", "server", "made of", "file", "resolver")
+)
+
+
 class Reason(Record):
     """Why there is a step: a fact with the value that is wanted and the one that was seen, or (with
     the fact '') another step that asks for it, in words."""
@@ -66,8 +72,9 @@ class Step(Record):
 
     @property
     def why(self) -> str:
-        """The reasons in words."""
-        return "; ".join(map(str, self.reasons))
+        """The reasons in words; fingerprints only where nothing else is known."""
+        plain = [reason for reason in self.reasons if reason.fact not in FINGERPRINTS]
+        return "; ".join(map(str, plain or self.reasons))
 
 
 class Plan(Record):
