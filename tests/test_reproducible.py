@@ -61,6 +61,24 @@ def test_what_was_installed_is_dated_like_the_youngest_of_a_packages_files(root:
     assert {"root", "etc", "made", "link", "shadow"} <= times.keys()
 
 
+@pytest.mark.parametrize(("layer", "when"), [(False, 1_700_000_000), (True, 1_500_000_000)])
+def test_folders_have_one_date_but_in_a_layer_on_others(root: Path, layer: bool, when: int) -> None:
+    """Which of a folder's packages was unpacked last does not matter; a layer has no folder of those below."""
+    os.utime(root / "etc", (1_500_000_000, 1_500_000_000))
+    dating.settle(root, time.time() - 60, layer=layer)
+    assert (root / "etc").stat().st_mtime == when
+
+
+@pytest.mark.root
+def test_folders_that_apt_owns_are_roots(root: Path) -> None:
+    """Whether apt could give them to its own user depends on where the root file system was made."""
+    folder = root / dating.PARTIAL[0]
+    folder.mkdir(parents=True)
+    os.chown(folder, 42, 0)
+    dating.settle(root, time.time() - 60)
+    assert folder.stat().st_uid == 0
+
+
 def test_logs_of_the_installation_are_gone_and_passwords_of_its_day(root: Path) -> None:
     """And a second time changes nothing."""
     for _ in range(2):

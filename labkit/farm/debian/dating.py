@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,9 @@ TRACES = (
 )
 #: Where the day of each password's last change is written (shadow(5), field 3).
 SHADOWS = ("etc/shadow", "etc/shadow-")
+#: Folders that apt gives to a user of its own where that one can get at them, which depends on the folders
+#: above the root file system, and to root elsewhere; on its next start it does so again.
+PARTIAL = ("var/cache/apt/archives/partial", "var/lib/apt/lists/partial")
 DAY = 86400
 
 
@@ -33,19 +37,27 @@ def source_date(root: Path, before: float = math.inf) -> int:
     return int(max((time for time in times if time < before), default=0))
 
 
-def settle(root: Path, began: float) -> int:
+def settle(root: Path, began: float, *, layer: bool = False) -> int:
     """What was installed since ``began`` is dated like the youngest file that is older; no password was
-    changed later, and no log tells of the installation. Returns that source date."""
+    changed later, and neither a log nor an owner tells of the installation. Returns that source date.
+
+    Folders get that date, too: of several packages that have one, the last to be unpacked has dated it. In a
+    ``layer`` on others those that are older keep their time, else all of them would be in it.
+    """
     for pattern in TRACES:
         for path in root.glob(pattern):
             path.unlink()
+    for path in (root / name for name in PARTIAL):
+        if path.is_dir():
+            os.chown(path, 0, 0)
     epoch = source_date(root, began - 1)  # file systems' clocks are coarse
     for path in (root / name for name in SHADOWS):
         if path.exists():
             text = path.read_text(encoding="utf-8")
             path.write_text(changed_by(text, epoch // DAY), encoding="utf-8")
     for path in _paths(root):
-        if path.lstat().st_mtime > epoch:
+        seen = path.lstat()
+        if seen.st_mtime > epoch or (stat.S_ISDIR(seen.st_mode) and not layer):
             os.utime(path, (epoch, epoch), follow_symlinks=False)
     return epoch
 

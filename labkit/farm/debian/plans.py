@@ -23,7 +23,7 @@ from labkit.result import Record
 log = logging.getLogger("labkit.rootfs")
 
 #: Goes up with every change of what a build leaves, so that older ones are not taken for it.
-EDITION = 2
+EDITION = 3
 
 
 class Rootfs(Record):

@@ -229,7 +229,7 @@ def install(root: Path, archive: apt.Archive, depot: Depot, began: float) -> int
         policy.unlink()
     _name_sources(root, archive)
     _tidy(root)
-    return dating.settle(root, began)
+    return dating.settle(root, began, layer=True)
 
 
 def _name_sources(root: Path, archive: apt.Archive) -> None:
