@@ -53,7 +53,7 @@ def _commands(name: str, packages: tuple[str, ...] = ()) -> list[str]:
         (
             "mmdebstrap",
             (),
-            [f"mmdebstrap --mode=root --hook-dir={commands.MERGE_HOOK} --variant=minbase"
+            [f"mmdebstrap --verbose --mode=root --hook-dir={commands.MERGE_HOOK} --variant=minbase"
              " bookworm /t /source"],
         ),
         (
@@ -133,21 +133,6 @@ def test_an_unknown_variant_names_the_near_one() -> None:
     with pytest.raises(ConfigError) as caught:
         rootfs.build(Lab(), "debootstrp")
     assert "did you mean 'debootstrap'?" in caught.value.remedy
-
-
-@pytest.mark.parametrize(
-    ("line", "phase"),
-    [
-        ("I: Retrieving libc6 2.36-9", "download"),
-        ("I: downloading packages with apt...", "download"),
-        ("I: Extracting libc6...", "unpack"),
-        ("I: installing essential packages...", "configure"),
-        ("I: Base system installed successfully.", ""),
-    ],
-)
-def test_progress_of_a_builder(line: str, phase: str) -> None:
-    """What it is doing, from what it says."""
-    assert commands.phase(line) == phase
 
 
 @pytest.mark.parametrize(

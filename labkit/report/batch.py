@@ -149,6 +149,8 @@ class Batch:
         total = len(notebooks.require(source)["cells"]) + bool(given)
         log = self.lab.output_dir / "logs" / f"{stage.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
+        doing = self._work / f"{stage.name}.doing"
+        self._progress.watch(stage.name, doing)
         with log.open("w", encoding="utf-8", buffering=1) as lines:
 
             def listen(line: str) -> None:
@@ -160,9 +162,12 @@ class Batch:
                 source,
                 self._work / f"{stage.name}.ipynb",
                 parameters=given,
-                env=notebooks.environment(
-                    self.lab.output_dir / "lab.toml", self.run_id, self._work
-                ),
+                env={
+                    **notebooks.environment(
+                        self.lab.output_dir / "lab.toml", self.run_id, self._work
+                    ),
+                    "LABKIT_DOING": str(doing),
+                },
                 on_line=listen,
                 ending=lambda: bool(self.interrupted),
             )

@@ -8,8 +8,11 @@ import time
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
+
+from labkit.doing import told
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,6 +40,13 @@ class Line:
     note: str = ""
     begun: float = 0.0
     seconds: float = 0.0
+    doing: Path | None = None
+
+    @property
+    def told(self) -> str:
+        """Its note, and what the running cell is doing just now."""
+        now = told(self.doing) if self.doing and self.state == "running" else ""
+        return f"{self.note}: {now}" if now else self.note
 
 
 class Progress:
@@ -74,11 +84,20 @@ class Progress:
             self._lines[name] = Line("running", why, time.monotonic())
         self._say(f"{name}: runs, {why}")
 
+    def watch(self, name: str, path: Path) -> None:
+        """The stage writes into this file what it is doing (:mod:`labkit.doing`)."""
+        with self._lock:
+            self._lines[name].doing = path
+
     def cell(self, name: str, number: int, total: int) -> None:
         """A stage's notebook has come to this cell."""
         with self._lock:
             self._lines[name].note = f"cell {number} of {total}"
         log.debug("%s: cell %d of %d", name, number, total)
+
+    def note(self, name: str) -> str:
+        """What is shown beside a stage now."""
+        return self._lines[name].told
 
     def end(self, name: str, state: str, seconds: float, note: str) -> None:
         """A stage has this state now."""
@@ -123,6 +142,6 @@ class Progress:
                     name,
                     Text(f"{mark} {line.state}", style=style),
                     f"{seconds:.1f} s" if seconds else "",
-                    Text(line.note, style="dim"),
+                    Text(line.told, style="dim"),
                 )
         return table

@@ -25,7 +25,7 @@ UNREAD = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/sha
 #: 3.8 and 7.2), so packages install as ever; ``a2enmod`` needs two names more.
 UNUSED = (
     "/usr/share/lintian/*", "/usr/lib/*/gconv/*", "/usr/lib/*/perl/*", "/usr/share/perl/*",
-    "/usr/lib/*/libperl.so*",
+    "/usr/lib/*/libperl.so*", "/usr/bin/perl5*-*",
 )  # fmt: skip
 STAYING = ("/usr/share/doc/*/copyright", "/usr/share/perl/*/if.pm", "/usr/share/perl/5.[0-9][0-9]")
 
@@ -169,16 +169,6 @@ def slim_steps(target: Path) -> tuple[Step, ...]:
     return (Step(doing="slim", argv=("debuerreotype-slimify", str(target))),)
 
 
-def phase(line: str) -> str:
-    """What a builder is doing, from a line of its output: download, unpack, configure or ''."""
-    words = (
-        ("download", ("Retrieving", "downloading", "apt-get update", "Fetched", "Resolving")),
-        ("unpack", ("Extracting", "extracting", "Unpacking")),
-        ("configure", ("Configuring", "Installing", "installing", "Setting up")),
-    )
-    return next((name for name, marks in words if any(mark in line for mark in marks)), "")
-
-
 def _debootstrap(
     variant: Variant, archive: Archive, target: Path, packages: Sequence[str], script: Path
 ) -> tuple[Step, ...]:
@@ -201,6 +191,7 @@ def _mmdebstrap(
     slim = variant.mode == "essential"
     argv = (
         "mmdebstrap",
+        "--verbose",  # it passes on what apt and dpkg say: how far they are
         "--mode=root",
         f"--hook-dir={MERGE_HOOK}",
         *((f"--hook-dir={FOLDER_HOOK}",) if archive.main.in_folder else ()),

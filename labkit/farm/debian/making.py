@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from labkit import run, uses
+from labkit.doing import Doing, doing
 from labkit.errors import BuildError
 from labkit.farm.debian import commands, dating, packages, variants
 from labkit.farm.debian.apt import Archive
@@ -17,6 +18,7 @@ from labkit.farm.debian.commands import Step
 from labkit.farm.debian.depot import Depot
 from labkit.farm.debian.gateway import NOWHERE, Way, gateway
 from labkit.farm.debian.plans import Plan, Rootfs, find, ready
+from labkit.farm.debian.saying import heard
 from labkit.files import write_atomically
 from labkit.journal import lock
 from labkit.lab import Lab
@@ -150,25 +152,26 @@ def _steps(planned: Plan, shop: Path, before: Rootfs | None) -> tuple[Step, ...]
 
 
 def _do(step: Step, name: str, way: Way) -> None:
-    """Runs one command of a build, sealed off, and logs what it is doing."""
-    log.info("%s: %s", name, step.doing)
-    said = ""
+    """Runs one command of a build, sealed off, and tells what it is doing."""
+    with doing(name) as tell:
+        state = Doing(what=name, phase=step.doing)
 
-    def listen(line: str) -> None:
-        nonlocal said
-        doing = commands.phase(line)
-        if doing and doing != said:
-            said = doing
-            log.info("%s: %s", name, doing)
+        def listen(line: str) -> None:
+            nonlocal state
+            after = heard(line, state)
+            if after != state:
+                state = after
+                tell(state)
 
-    run.run(
-        sealed(step.argv, way=way),
-        env=way.env,
-        timeout=TIMEOUT,
-        on_line=listen,
-        both=True,
-        quiet=step.quiet,
-    )
+        tell(state)
+        run.run(
+            sealed(step.argv, way=way),
+            env=way.env,
+            timeout=TIMEOUT,
+            on_line=listen,
+            both=True,
+            quiet=step.quiet,
+        )
 
 
 def _explained(depot: Depot, planned: Plan, error: Exception) -> Exception:
