@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from labkit import run
-from labkit.farm.debian.building import PATIENCE, discard
+from labkit.farm.contents.scratch import scratch
+from labkit.farm.debian.building import PATIENCE
 from labkit.farm.oci import store
 from labkit.farm.oci.umoci import umoci
 from labkit.farm.rootfs import Rootfs, key_of, program_version
 from labkit.files import write_atomically
-from labkit.journal import Journal, lock
+from labkit.journal import lock
 from labkit.lab import Lab
 from labkit.result import Record
 
@@ -55,7 +55,7 @@ def _find(path: Path, key: str) -> Compressed | None:
 
 def _measure(lab: Lab, root: Path, key: str) -> Compressed:
     run.require(*PROGRAMS)
-    with _scratch(lab, lab.cache_dir / "rootfs" / f".{key}.part") as work:
+    with scratch(lab, lab.cache_dir / "rootfs" / f".{key}.part") as work:
         layout, packed = work / "layout", work / "layer.tar.zst"
         umoci("init", "--layout", layout)
         umoci("new", "--image", f"{layout}:whole")
@@ -69,17 +69,3 @@ def _layer(layout: Path) -> int:
     """The bytes of a layout's only layer."""
     (digest,) = store.tag(layout, "whole").layers
     return store.blobs(layout)[digest]
-
-
-@contextmanager
-def _scratch(lab: Lab, folder: Path) -> Iterator[Path]:
-    """An empty folder that is gone after the block; a killed one's is found by the journal."""
-    discard(lab, folder)
-    journal = Journal.of(lab)
-    journal.intend("folder", path=str(folder))
-    try:
-        folder.mkdir()
-        yield folder
-    finally:
-        discard(lab, folder)
-        journal.forget("folder", path=str(folder))

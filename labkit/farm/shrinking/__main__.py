@@ -28,26 +28,30 @@ def main() -> None:
     tree, target = Tree.read(given.before), given.target
     names = tuple(filter(None, given.include.split(",")))
     sources = given.sources.read_text(encoding="utf-8")
-    whole = full(tree, names, target.with_name("added"), sources)
+    if given.added_only:
+        shutil.move(_added(tree, names, target.with_name("fetched"), sources), target)
+        shutil.rmtree(target.with_name("fetched"))
+        return
+    whole = tree
+    if names:
+        added = Tree.read(_added(tree, names, target.with_name("fetched"), sources))
+        whole = added.having(tree.items, tree)
     for step in LADDER[given.variant]:
         print(f"leaving out: {step.name}", flush=True)
         tree = rules.apply(tree, step, whole)
     target.mkdir()
     writing.write(tree, target)
-    shutil.rmtree(target.with_name("added"), ignore_errors=True)
+    shutil.rmtree(target.with_name("fetched"), ignore_errors=True)
 
 
-def full(tree: Tree, names: tuple[str, ...], folder: Path, sources: str) -> Tree:
-    """The tree with these packages and what they need besides, which are unpacked in ``folder``."""
-    if not names:
-        return tree
+def _added(tree: Tree, names: tuple[str, ...], folder: Path, sources: str) -> Path:
+    """A folder with these packages, and what they need besides what the tree has."""
     folder.mkdir()
     files = fetching.fetch(sources, names, folder / "apt", tree.entries[0])
     root = folder / "root"
     root.mkdir()
     unpacking.unpack(files, root, UNREAD, configured=True)
-    added = Tree.read(root)
-    return added.having(tree.items, tree)
+    return root
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--variant", choices=LADDER, required=True)
     made.add_argument("--sources", type=Path, required=True, help="a file like sources.list(5)")
     made.add_argument("--include", default="", help="packages that steps add, with commas between")
+    made.add_argument("--added-only", action="store_true", help="unpack those alone, as the target")
     made.add_argument("before", type=Path)
     made.add_argument("target", type=Path)
     return made

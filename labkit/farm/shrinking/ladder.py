@@ -58,8 +58,10 @@ PROGRAMS = (
     "apache2", "apache2ctl", "apachectl", "rotatelogs", "sshd", "dropbear", "dropbearconvert", "getent",
     "busybox",
 )  # fmt: skip
-#: Packages that consist of users, types and names, and of no program that is needed.
-PLAIN = ("base-files", "base-passwd", "debianutils", "libc-bin", "media-types", "passwd")
+#: Packages that consist of users, types, names or others' licences, and of no program that is needed.
+PLAIN = (
+    "base-files", "base-passwd", "debianutils", "gcc-12-base", "libc-bin", "media-types", "passwd",
+)  # fmt: skip
 #: Loaded while a program runs: by the C library when a thread ends, and by dlopen(3).
 LATER = ("*/libgcc_s.so.*",)
 

@@ -30,7 +30,9 @@ ENABLED, AVAILABLE = (
 )
 MODULE = re.compile(r"/usr/lib/apache2/modules/[^/]+\.so")
 #: Folders that stay although nothing is left in them.
-STANDING = re.compile(r"/|/(dev|etc|root|home|tmp|run|srv|mnt|var(/(cache|lib|log|tmp|www(/html)?))?)")
+STANDING = re.compile(
+    r"/|/(dev|etc|root|home|tmp|run|srv|mnt|var(/(cache|lib|log|tmp|www(/html)?))?)"
+)
 #: The list of its commands in the program busybox: the first two, then the others by the alphabet.
 FIRST, SEPARATOR = b"\0[\0[[\0", b"\0"
 
@@ -140,6 +142,22 @@ def remnants(tree: Tree, step: Step, _: Tree) -> Tree:
     )
 
 
+def only(tree: Tree, step: Step, _: Tree) -> Tree:
+    """With nothing but the files that are really at ``words``, links and folders that lead there, and what
+    fits ``kept`` (patterns)."""
+    stay, kept = set(step.words), pattern(step.kept)
+    stay |= {path for path, item in tree.items.items() if item.file.form == "folder"}
+    return tree.without(
+        {
+            path
+            for path, item in tree.items.items()
+            if item.file.form != "folder"
+            and tree.place(path) not in stay
+            and not kept.fullmatch(path)
+        }
+    )
+
+
 def applet_names(data: bytes) -> list[str]:
     """The commands that a busybox knows, from the program itself; none when it is no busybox."""
     start = data.find(FIRST)
@@ -152,6 +170,7 @@ def applet_names(data: bytes) -> list[str]:
 RULES: Mapping[str, Rule] = {
     "paths": paths, "needed": needed, "modules": modules, "programs": programs,
     "libraries": libraries, "busybox": busybox, "swap": swap, "remnants": remnants,
+    "only": only,
 }  # fmt: skip
 
 
@@ -167,12 +186,13 @@ def pattern(words: Iterable[str]) -> re.Pattern[str]:
 
 
 def _of_packages(tree: Tree, names: Collection[str]) -> Tree:
-    """Without the files that are owed to these packages; folders stay."""
+    """Without the files that are owed to these packages, and their folders with nothing in them."""
+    full = {path.rpartition("/")[0] for path in tree.items}
     return tree.without(
         {
             path
             for path, item in tree.items.items()
-            if item.package in names and item.file.form != "folder"
+            if item.package in names and path not in full and not STANDING.fullmatch(path)
         }
     )
 

@@ -89,14 +89,11 @@ class Tree:
         )
 
     def left(self) -> frozenset[str]:
-        """The packages of which a file is left, other than documentation and dpkg's own notes."""
+        """The packages of which a file is left, other than dpkg's own notes."""
         return frozenset(
             item.package
             for path, item in self.items.items()
-            if item.package
-            and item.file.form != "folder"
-            and not INFO.fullmatch(path)
-            and not path.startswith(DOCUMENTATION)
+            if item.package and item.file.form != "folder" and not INFO.fullmatch(path)
         )
 
     def place(self, path: str) -> str | None:

@@ -16,8 +16,10 @@ STATUS = f"{DPKG}status"
 CONFFILES = re.compile(r"^Conffiles:\n((?: .*\n?)*)", re.MULTILINE)
 
 
-def write(tree: Tree, target: Path) -> Tree:
+def write(tree: Tree, target: Path, *, linked: bool = False) -> Tree:
     """The tree stands in ``target``, an empty folder; returns it as it was written.
+
+    ``linked`` files are further names of those that they are made from: for a folder that nobody writes into.
 
     dpkg's database has the packages that are left something of, and of these the files that are left: so
     the list of packages is true, and ``dpkg --verify`` finds every file as Debian made it.
@@ -26,7 +28,7 @@ def write(tree: Tree, target: Path) -> Tree:
     newest = max(_time(item) for item in whole.items.values())
     names: dict[tuple[int, int], str] = {}
     for path, item in whole.items.items():
-        _put(item, f"{target}{path}", newest, names)
+        _put(item, f"{target}{path}", newest, names if not linked else None)
     for path, item in reversed(whole.items.items()):
         if item.file.form == "folder" and item.source:
             shutil.copystat(item.source, f"{target}{path}")
@@ -43,7 +45,8 @@ def described(tree: Tree) -> Tree:
         if (found := INFO.fullmatch(path)) and item.file.form == "file" and found[2] in remaining
     }
     listed = {path for path in tree.items if INFO.fullmatch(path)}
-    texts[STATUS] = _status(tree, remaining)
+    if STATUS in tree.items:
+        texts[STATUS] = _status(tree, remaining)
     fewer = tree.without(listed - texts.keys())
     return fewer.having({path: _with_text(tree.items[path], text) for path, text in texts.items()})
 
@@ -101,7 +104,7 @@ def _with_text(item: Item, text: str) -> Item:
     return item._replace(text=text, file=item.file._replace(size=len(text.encode())))
 
 
-def _put(item: Item, target: str, newest: float, names: dict[tuple[int, int], str]) -> None:
+def _put(item: Item, target: str, newest: float, names: dict[tuple[int, int], str] | None) -> None:
     form, source = item.file.form, item.source
     if item.text is not None or source is None:
         _new(item, target, newest)
@@ -112,8 +115,8 @@ def _put(item: Item, target: str, newest: float, names: dict[tuple[int, int], st
         Path(target).mkdir(exist_ok=True)
     elif form == "device":
         os.mknod(target, status.st_mode, status.st_rdev)
-    elif inode in names:
-        os.link(names[inode], target, follow_symlinks=False)
+    elif names is None or inode in names:
+        os.link(names[inode] if names else source, target, follow_symlinks=False)
         return
     else:
         names[inode] = target
