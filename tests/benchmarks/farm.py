@@ -1,0 +1,275 @@
+"""Farms of N replicas, from nothing to HTTP 200 on all and down again, beside podman; run by hand, as root:
+
+    .venv/bin/python -m tests.benchmarks.farm [6 30 120] [--runs 3] [--no-podman]
+
+In one run, one after the other and as often as is asked for: labkit; its replicas' processes alone, by ``runc
+run`` in four threads on bundles and links that stand (the floor); and podman with the same image, the
+same runC and one bridge, four at a time. The images are there before. Everything is in network
+namespaces and folders of the benchmark's own. Each figure is the median, in seconds; ``cpu`` is what
+this process, the programs that it started and the containers used of the processors meanwhile: it says
+more than the time on a machine that does something else besides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import resource
+import secrets
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
+
+from labkit import Lab, groups, links, run, undo
+from labkit.farm import container, host, image, up
+from labkit.farm.links.netlink import within
+from labkit.farm.links.netns import inside
+from labkit.farm.measuring import answers
+from labkit.kernel import netns, requests, seen
+from labkit.kernel.netlink import Netlink
+from labkit.lab import Replica
+from labkit.report import standing
+from tests.conftest import CACHE, open_place
+
+PATIENCE = 60.0
+SUBNET = "10.64.0.0/16"
+Figures = dict[str, list[float]]
+
+
+class Clock:
+    """The figures of a run, each under the name of what was done."""
+
+    def __init__(self, group: str) -> None:
+        self.group = group
+        self.figures: Figures = {}
+        self.contained: dict[str, float] = {}
+
+    @contextmanager
+    def measuring(self, name: str) -> Iterator[None]:
+        """Takes the time and the processors' time of the block."""
+        cpu, began = self._cpu(), time.monotonic()
+        yield
+        took = time.monotonic() - began
+        self.note(name, took)
+        self.note(f"{name} cpu", self._cpu() - cpu)
+
+    def note(self, name: str, value: float) -> None:
+        """Keeps a figure."""
+        self.figures.setdefault(name, []).append(value)
+
+    def _cpu(self) -> float:
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        inside = Path(f"/sys/fs/cgroup/cpuacct{self.group}/cpuacct.usage")
+        if self.group and inside.exists():  # else it has just been removed, and has used no more
+            self.contained[self.group] = int(inside.read_text()) / 1e9
+        more = self.contained.get(self.group, 0.0)
+        return sum(item.ru_utime + item.ru_stime for item in used) + more
+
+
+def lab_of(folder: Path, count: int) -> Lab:
+    """A lab of one site on ``count`` replicas, in folders and a namespace of its own; its file is there."""
+    name = f"b{secrets.token_hex(3)}"
+    text = f"""
+name = "{name}"
+state = "{folder}/state"
+run = "{folder}/run"
+cache = "{CACHE}"
+outputs = "{folder}/outputs"
+replicas = {count}
+sites = [{{ name = "red" }}]
+[host]
+netns = "{name}"
+[network]
+subnet = "{SUBNET}"
+"""
+    (folder / "lab.toml").write_text(text)
+    return Lab.load(folder / "lab.toml")
+
+
+def all_answer(lab: Lab, addresses: Sequence[IPv4Address], namespace: str | None) -> None:
+    """HTTP 200 on all of them."""
+    deadline, left = time.monotonic() + PATIENCE, list(addresses)
+    while left:
+        found = inside(namespace, answers.heads, [(item, 80) for item in left], ["red"] * len(left))
+        left = [item for item, head in zip(left, found, strict=True) if head.status != 200]
+        assert time.monotonic() < deadline, f"no answer from {left[:3]} of {len(left)}"
+        time.sleep(0.002 if left else 0)
+
+
+def memory(lab: Lab) -> float:
+    """MiB of a replica: the proportional set size of all its processes (proc(5), smaps_rollup)."""
+    pids = groups.processes(container.cgroup(lab))
+    texts = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
+    sizes = [int(found[1]) for text in texts if (found := re.search(r"^Pss:\s+(\d+)", text, re.M))]
+    return sum(sizes) / 1024 / len(lab.farm)
+
+
+def labkit(folder: Path, count: int, clock: Clock) -> None:
+    """The farm up, up again, looked at, its processes alone, and down."""
+    lab = lab_of(folder, count)
+    clock.group = container.cgroup(lab)
+    try:
+        container.unpack_all(lab)
+        with clock.measuring("up"):
+            result = up.replicas(lab)
+        assert result.holds
+        assert result.changed
+        clock.note("MiB a replica", memory(lab))
+        with clock.measuring("nothing to do"):
+            assert not up.replicas(lab).changed
+        _command(lab, folder, clock, "status")
+        _floor(lab, clock)
+        with clock.measuring("down"):
+            assert standing.down(lab).holds
+        container.unpack_all(lab)
+        _command(lab, folder, clock, "apply")
+    finally:
+        assert undo.unmake_all(lab)[1] == ()
+
+
+def _command(lab: Lab, folder: Path, clock: Clock, words: str) -> None:
+    argv = [sys.executable, "-m", "labkit", *words.split(), "--config", str(folder / "lab.toml")]
+    project = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    with clock.measuring(f"labkit {words}"):
+        run.run(argv, env=project, timeout=PATIENCE, ok=(0, 1))
+
+
+def _floor(lab: Lab, clock: Clock) -> None:
+    """The containers' processes alone: bundles and links stand."""
+    root = str(container.runc_root(lab))
+
+    def end(replica: Replica) -> None:
+        undo.delete_container(lab, root=root, container=replica.name)
+
+    def start(replica: Replica) -> None:
+        name = replica.name
+        run.run(container.runc(lab, "run", "--detach", "--bundle", container.bundle(lab, name), name),
+                output=container.console(lab, name), env=container.QUICK)  # fmt: skip
+
+    run.spread(end, lab.farm)
+    with clock.measuring("runc alone"):
+        run.spread(start, lab.farm)
+        all_answer(lab, [replica.address for replica in lab.farm], lab.netns)
+
+
+def podman(folder: Path, count: int, clock: Clock) -> None:
+    """The same with podman: the image pulled from the layout, a network of its own, four at a time."""
+    lab = lab_of(folder, count)
+    clock.group = f"/{lab.name}"
+    own = folder / "podman"
+    words = ["podman", "--root", f"{own}/root", "--runroot", f"{own}/run", "--tmpdir", f"{own}/tmp",
+             "--network-config-dir", f"{own}/net", "--cgroup-manager", "cgroupfs", "--runtime", "runc",
+             "--events-backend", "none"]  # fmt: skip
+    call = partial(_podman, words, lab.netns)
+    names = [f"{lab.name}-{number}" for number in range(count)]
+    first = lab.subnet[256]
+    addresses = [IPv4Address(int(first) + number) for number in range(count)]
+    try:
+        layout = image.build(lab).value.layout
+        host.create_namespace(lab, lab.host.netns)
+        call("pull", "--quiet", f"oci:{layout}:red")
+        found = call("images", "--quiet").split()[0]
+        call("network", "create", "--subnet", SUBNET, lab.name)
+
+        def start(number: int) -> None:
+            call("run", "--detach", "--quiet", "--name", names[number], "--network", lab.name,
+                 "--ip", str(addresses[number]), "--env", f"LABKIT_REPLICA={names[number]}",
+                 "--cgroup-parent", f"/{lab.name}", "--log-driver", "none", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096",
+                 found, "apache2", "-D", "FOREGROUND")  # fmt: skip
+
+        with clock.measuring("up"):
+            run.spread(start, range(count))
+            all_answer(lab, addresses, lab.netns)
+        with clock.measuring("down"):
+            run.spread(lambda name: call("rm", "--force", "--time", "0", name), names)
+    finally:
+        call("rm", "--all", "--force", "--time", "0")
+        call("network", "rm", "--force", lab.name)
+        for point in sorted(undo.mount_points(), reverse=True):
+            if point.startswith(f"{own}/"):
+                run.run(["umount", "--lazy", point])
+        groups.end(f"/{lab.name}")
+        assert undo.unmake_all(lab)[1] == ()
+
+
+def _podman(words: Sequence[str], namespace: str | None, *more: str) -> str:
+    return run.run([*words, *more], netns=namespace, timeout=120).stdout
+
+
+def cut(count: int, clock: Clock) -> None:
+    """Links alone: pairs in a bridge, addressed and up at both ends, in one namespace; and gone again."""
+    name = f"b{secrets.token_hex(3)}"
+    lab = Lab.load(None, lab_name=name, netns=name)
+    netns.create([name], host._settle)
+    try:
+        with clock.measuring(f"{count} links"):
+            within(name, _wire, count, links.group(lab))
+        with clock.measuring(f"{count} links gone"):
+            within(name, Netlink.ask, requests.no_group(links.group(lab)))
+    finally:
+        netns.remove(name)
+
+
+def _wire(netlink: Netlink, count: int, group: int) -> None:
+    netlink.ask(requests.bridge("br"))
+    bridge = seen.links(netlink)["br"].index
+    asked = [requests.pair(f"v{n}", f"p{n}", master=bridge, group=group) for n in range(count)]
+    assert not any(netlink.try_all(asked))
+    known = seen.links(netlink)
+    asked = []
+    for number in range(count):
+        index = known[f"p{number}"].index
+        address = IPv4Interface((IPv4Address("10.65.0.0") + number, 16))
+        asked += [requests.address(index, address), requests.link_up(index)]
+    assert not any(netlink.try_all(asked))
+
+
+def measured(what: Callable[[Path, int, Clock], None], count: int, runs: int) -> Figures:
+    """The figures of several runs."""
+    clock = Clock("")
+    for _ in range(runs):
+        with open_place() as folder:
+            what(folder, count, clock)
+    return clock.figures
+
+
+def tell(title: str, figures: Figures) -> None:
+    """Prints the medians."""
+    print(f"\n{title}   (load {os.getloadavg()[0]:.1f})")
+    for name in [name for name in figures if not name.endswith(" cpu")]:
+        cpu = figures.get(f"{name} cpu")
+        more = f"   cpu {statistics.median(cpu):8.3f}" if cpu else ""
+        values = " ".join(f"{value:.3f}" for value in figures[name])
+        print(f"  {name:16} {statistics.median(figures[name]):8.3f}{more}   ({values})", flush=True)
+
+
+def main() -> None:
+    """Prints the figures of each size."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("sizes", nargs="*", type=int, default=[6, 30, 120])
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--links", type=int, default=500)
+    parser.add_argument("--no-podman", action="store_true")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory():
+        for count in given.sizes:
+            tell(f"labkit, {count} replicas", measured(labkit, count, given.runs))
+            if not given.no_podman:
+                tell(f"podman, {count} containers", measured(podman, count, given.runs))
+    clock = Clock("")
+    for _ in range(given.runs):
+        cut(given.links, clock)
+    tell("links", clock.figures)
+
+
+if __name__ == "__main__":
+    main()
