@@ -207,7 +207,7 @@ def unpack_all(lab: Lab) -> dict[str, Unpacked]:
     """The same of every site's image, by the site's name."""
     found = remembered.unpacked(lab)
     if found is None:
-        found = {site.name: image.unpacked(lab, site.name) for site in lab.sites}
+        found = image.every_site(lab)
         remembered.remember(lab, found)
     return found
 

@@ -131,7 +131,16 @@ def steps(lab: Lab) -> Result[Steps]:
 def unpacked(lab: Lab, tag: str) -> Unpacked:
     """The image is unpacked, each layer set once: what ``web`` holds in the cache, for all labs, a site's
     own layer in the lab's state folder."""
+    return _unpacked(lab, build(lab).value, tag)
+
+
+def every_site(lab: Lab) -> dict[str, Unpacked]:
+    """The same of every site's image, by the site's name; they are built, and looked at, once for all."""
     value = build(lab).value
+    return {site.name: _unpacked(lab, value, site.name) for site in lab.sites}
+
+
+def _unpacked(lab: Lab, value: Image, tag: str) -> Unpacked:
     chosen, web = value.tag(tag), value.tag("web")
     whole = chosen if len(chosen.layers) <= len(web.layers) else web
     below = unpacking.whole(lab, value.layout, whole.name)
