@@ -159,12 +159,18 @@ def mariadb_wiki_lab() -> Iterator[Lab]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Desk]:
-    """A page of the test's own, on SQLite, or on the database that the test's parameter names."""
+def wiki_on(request: pytest.FixtureRequest) -> Lab:
+    """A lab whose wiki is up on SQLite, or on the database that the test's parameter names."""
+    database = getattr(request, "param", "sqlite")
+    found: Lab = request.getfixturevalue("wiki_lab" if database == "sqlite" else "mariadb_wiki_lab")
+    return found
+
+
+@pytest.fixture
+def desk(wiki_on: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Desk]:
+    """A page of the test's own."""
     from tests.desks import opened
 
-    database = getattr(request, "param", "sqlite")
-    lab = request.getfixturevalue("wiki_lab" if database == "sqlite" else "mariadb_wiki_lab")
     page = request.node.originalname.removeprefix("test_").replace("_", " ").capitalize()
-    with opened(lab, page, tmp_path / "pristine") as made:
+    with opened(wiki_on, page, tmp_path / "pristine") as made:
         yield made

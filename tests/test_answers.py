@@ -40,6 +40,8 @@ MARKUP = st.lists(
     min_size=1, max_size=12,
 ).map("".join)  # fmt: skip
 
+BOTH = pytest.mark.parametrize("wiki_on", ["sqlite", "mariadb"], indirect=True)
+
 
 @pytest.mark.parametrize(
     ("typed", "line"),
@@ -109,10 +111,10 @@ def test_a_remark_is_named_by_its_identifier(identity: str, said: str) -> None:
 
 
 @pytest.fixture
-def page(wiki_lab: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Writers]:
+def page(wiki_on: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Writers]:
     """A page of the test's own with a published block and the teacher's remark in it."""
-    title = request.node.name.removeprefix("test_").replace("_", " ").capitalize()
-    with writers(wiki_lab, title, tmp_path / "wiki") as made:
+    title = request.node.originalname.removeprefix("test_").replace("_", " ").capitalize()
+    with writers(wiki_on, title, tmp_path / "wiki") as made:
         made.publish(stage(250), WEB)
         made.after("All: 250 MB.", "REX> Quantify. ~~~~")
         yield made
@@ -125,6 +127,7 @@ def give(page: Writers, text: str) -> Answer:
     return answers.give(page.student, page.page, asked.id, line, folder=page.folder)
 
 
+@BOTH
 @pytest.mark.root
 def test_an_answer_stands_below_its_remark_in_the_students_name(page: Writers) -> None:
     """Signed, so that the history says so, and it stays through publications; given again it changes nothing."""
@@ -286,6 +289,7 @@ def test_a_student_logs_in_without_a_word(
         session.open(existing, student=True)
 
 
+@BOTH
 @pytest.mark.root
 def test_a_line_that_the_wikis_merge_dropped_is_put_back(page: Writers) -> None:
     """What was saved is read again: it has every line of before, or gets it."""

@@ -25,6 +25,8 @@ TOUCHED = BLOCK.replace("All: 250 MB.", "All: 250 MB.\nREX> why?")
 NEXT = stage(171).text
 KEPT = NEXT.replace("All: 171 MB.", "All: 171 MB.\nREX> why?")
 
+BOTH = pytest.mark.parametrize("wiki_on", ["sqlite", "mariadb"], indirect=True)
+
 
 def losses(*history: tuple[str, str]) -> list[tuple[str, str, int, int]]:
     """What the bot took away in a history of (user, text): line, author, revision, how often."""
@@ -99,10 +101,10 @@ def test_an_unknown_pristine_text_is_guessed_from_who_brought_what() -> None:
 
 
 @pytest.fixture
-def page(wiki_lab: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Writers]:
+def page(wiki_on: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Writers]:
     """A page of the test's own."""
-    title = request.node.name.removeprefix("test_").replace("_", " ").capitalize()
-    with writers(wiki_lab, title, tmp_path / "wiki") as made:
+    title = request.node.originalname.removeprefix("test_").replace("_", " ").capitalize()
+    with writers(wiki_on, title, tmp_path / "wiki") as made:
         yield made
 
 
@@ -125,6 +127,7 @@ def edits(page: Writers, rng: random.Random, number: int) -> list[Callable[[], o
     ]  # fmt: skip
 
 
+@BOTH
 @pytest.mark.root
 def test_many_publications_with_a_teacher_in_between_take_nothing_away(page: Writers) -> None:
     """Remarks, words, sections, deletions, rewritten lines, reverts; a state folder that is lost; a move."""
@@ -151,6 +154,7 @@ def move(page: Writers, title: str, **options: object) -> None:
     page.teacher.post("move", **{"from": page.page}, to=title, token=token, **options)
 
 
+@BOTH
 @pytest.mark.root
 def test_a_line_that_the_bot_really_removed_is_found(page: Writers) -> None:
     """Also when the wiki merged that edit with another's, and after the page was published again."""

@@ -14,7 +14,7 @@ from labkit.wiki.access import api, whereabouts
 from labkit.wiki.merging import fences, pristine
 from tests.desks import SUMMARY, WEB, Desk, fresh, picture, stage
 
-BOTH = pytest.mark.parametrize("desk", ["sqlite", "mariadb"], indirect=True)
+BOTH = pytest.mark.parametrize("wiki_on", ["sqlite", "mariadb"], indirect=True)
 
 
 def event(kind: str, action: str = "", target: str = "") -> dict[str, object]:

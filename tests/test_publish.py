@@ -18,7 +18,7 @@ from tests.crowd import crowd
 from tests.desks import SUMMARY, WEB, Desk, fresh, picture, stage
 
 pytestmark = pytest.mark.root
-BOTH = pytest.mark.parametrize("desk", ["sqlite", "mariadb"], indirect=True)
+BOTH = pytest.mark.parametrize("wiki_on", ["sqlite", "mariadb"], indirect=True)
 
 
 @BOTH

@@ -19,6 +19,8 @@ from tests.writers import WEB, Writers, run_id, stage, writers
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
+BOTH = pytest.mark.parametrize("wiki_on", ["sqlite", "mariadb"], indirect=True)
+
 
 def remark(text: str, **other: object) -> Remark:
     """A remark as it stands on a page."""
@@ -59,13 +61,14 @@ def test_the_table_reads_as_the_page_does() -> None:
 
 
 @pytest.fixture
-def page(wiki_lab: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Writers]:
+def page(wiki_on: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Writers]:
     """A page of the test's own."""
-    title = request.node.name.removeprefix("test_").replace("_", " ").capitalize()
-    with writers(wiki_lab, title, tmp_path / "wiki") as made:
+    title = request.node.originalname.removeprefix("test_").replace("_", " ").capitalize()
+    with writers(wiki_on, title, tmp_path / "wiki") as made:
         yield made
 
 
+@BOTH
 @pytest.mark.root
 def test_author_date_and_run_are_the_historys(page: Writers) -> None:
     """They stay what they were when others saved the page since, and the remark is stale then."""
@@ -150,6 +153,7 @@ def test_what_was_kept_of_another_page_is_not_used(page: Writers) -> None:
     assert old.id != new.id
 
 
+@BOTH
 @pytest.mark.root
 def test_a_moved_page_keeps_its_remarks(page: Writers) -> None:
     """Its history moves with it, and so do the identifiers."""
