@@ -7,12 +7,12 @@ decorator adds what every record has: who, when, how long, in which run, by whic
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextvars
 import functools
 import os
 import secrets
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -215,12 +215,24 @@ def action(name: str) -> Callable[[Callable[P, Outcome[T]]], Callable[P, Result[
 
 
 def _beside_loop(function: Callable[[], T]) -> T:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _in_loop():
         return function()
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(contextvars.copy_context().run, function).result()
+
+
+def _in_loop() -> bool:
+    """Whether the calling thread runs an event loop; without asyncio, which takes as long to import as half
+    a farm to start, nobody does."""
+    if "asyncio" not in sys.modules:
+        return False
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def drafts(lab: Lab, run: str = "") -> Path:
