@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -25,7 +26,11 @@ from labkit.farm.debian.building import building
 from labkit.farm.debian.variants import Variant
 from labkit.farm.rootfs import Rootfs
 from labkit.journal import Journal
+from labkit.kernel import calls
+from labkit.kernel.netns import alone
 from tests.conftest import CACHE
+
+T = TypeVar("T")
 
 ARCHIVE = Archive(
     main=Source(mirror="http://mirror.test/debian", suite="bookworm"),
@@ -234,7 +239,9 @@ def _leftovers(lab: Lab) -> list[str]:
     folder = lab.cache_dir / "rootfs"
     parts = [path.name for path in folder.glob(".*")] if folder.exists() else []
     mounts = [point for point in undo.mount_points() if point.startswith(f"{folder}/")]
-    return [*parts, *mounts, *(str(entry.what) for entry in Journal.of(lab).standing())]
+    uses = str(lab.state_dir / "uses")  # which root file systems the lab has, for `labkit gc`
+    stands = [entry.what for entry in Journal.of(lab).standing() if entry.what != {"path": uses}]
+    return [*parts, *mounts, *map(str, stands)]
 
 
 @pytest.mark.root
@@ -335,6 +342,53 @@ def _processes(word: str) -> list[str]:
             continue
         found += [line] if word in line else []
     return found
+
+
+def _cut_off(function: Callable[[], T]) -> T:
+    """``function()`` in a network namespace that has no interface that is up, not even loopback."""
+
+    def inside() -> T:
+        calls.unshare(calls.CLONE_NEWNET)
+        return function()
+
+    return alone(inside)
+
+
+@pytest.mark.root
+def test_offline_it_is_built_from_what_was_downloaded_before(tiny: Lab) -> None:
+    """The same root file system, without any network; and it is found without one."""
+    first = rootfs.build(tiny, "tiny").value
+    offline = tiny.model_copy(update={"offline": True})
+    assert not _cut_off(lambda: rootfs.build(offline, "tiny")).changed
+    undo.remove_folder(tiny, path=str(first.path.parent))
+    again = _cut_off(lambda: rootfs.build(offline, "tiny"))
+    assert again.changed
+    assert (again.value.key, again.value.bytes) == (first.key, first.bytes)
+
+
+@pytest.mark.root
+def test_offline_the_packages_that_are_missing_are_named(tiny: Lab) -> None:
+    """No mirror is asked, nothing is left, and the remedy is to call it once with the network."""
+    rootfs.build(tiny, "tiny")
+    rare = tiny.rootfs.model_copy(update={"packages": ("0ad-data",)})
+    offline = tiny.model_copy(update={"offline": True, "rootfs": rare})
+    with pytest.raises(BuildError) as caught:
+        _cut_off(lambda: rootfs.build(offline, "tiny"))
+    assert "not in the cache" in caught.value.reason
+    assert "0ad-data_" in caught.value.reason
+    assert "without --offline" in caught.value.remedy
+    assert not _leftovers(tiny)
+
+
+@pytest.mark.root
+def test_offline_without_a_list_of_packages_nothing_is_begun(tiny: Lab, tmp_path: Path) -> None:
+    """The list that is missing is named by its address."""
+    offline = tiny.model_copy(update={"offline": True, "cache": str(tmp_path / "empty")})
+    with pytest.raises(MachineError) as caught:
+        _cut_off(lambda: rootfs.build(offline, "tiny"))
+    assert caught.value.value.endswith("/InRelease")
+    assert "offline" in caught.value.reason
+    assert not _leftovers(offline)
 
 
 @pytest.fixture
