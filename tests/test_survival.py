@@ -17,7 +17,7 @@ from labkit.farm.survival.stand import Trial, standing
 from labkit.journal import Journal
 from tests.conftest import lab_maker, open_place
 
-CONF = "etc/apache2/conf-enabled/broken.conf"
+CONF = "etc/apache2/sites-enabled/broken.conf"
 WEB = {"not-found", "failing", "reload", "rotation", "stop", "terminate"}
 USERS = {"users.www-data", "users.root"}
 NAMES = {"names.dns", "names.hosts"}
@@ -133,16 +133,22 @@ def test_the_farms_image_survives_everything(tried: tuple[Lab, Unpacked]) -> Non
     assert not container.states(lab)
 
 
+ALIAS = "LoadModule alias_module /usr/lib/apache2/modules/mod_alias.so\n"
 #: What is done to the image (files, removals), the questions that it then fails, and a word of the first.
 BROKEN: dict[str, tuple[dict[str, str], tuple[str, ...], set[str], str]] = {
-    "a module": ({}, ("etc/apache2/mods-enabled/include.load",), PAGES, "no name in it"),
+    "pages that are not put together": (
+        {CONF: '<Files "index.html">\n    Options -Includes\n</Files>\n'},
+        (),
+        PAGES,
+        "no name in it",
+    ),
     "a page for everything": (
-        {CONF: "Alias /survival/nowhere /var/www/html/index.html\n"},
+        {CONF: f"{ALIAS}Alias /survival/nowhere /var/www/html/index.html\n"},
         (),
         {"not-found"},
         "Site 1",
     ),
-    "folders without a say": ({CONF: "AccessFileName .none\n"}, (), {"failing"}, "Index of"),
+    "folders without a say": ({CONF: "AccessFileName .none\n"}, (), {"failing"}, "404"),
     "a program of apachectl": ({}, ("usr/bin/mktemp",), {"reload"}, "mktemp: not found"),
     "the logger": (
         {"usr/bin/rotatelogs": "#!/bin/sh\nexec cat >/dev/null\n"},
@@ -180,6 +186,12 @@ BROKEN: dict[str, tuple[dict[str, str], tuple[str, ...], set[str], str]] = {
         (),
         {"writes"},
         "/var/cache/apache2/mod_cache_disk/x.log",
+    ),
+    "a module": (
+        {},
+        ("usr/lib/apache2/modules/mod_include.so",),
+        EVERYTHING - {"writes"},
+        "mod_include.so: cannot open",
     ),
     "the server": ({}, ("usr/sbin/apache2",), EVERYTHING, "apache2"),
 }
