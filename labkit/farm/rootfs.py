@@ -24,9 +24,10 @@ from labkit.result import Outcome, Record, Result, action
 if TYPE_CHECKING:
     from labkit.farm.contents.comparison import Comparison
     from labkit.farm.contents.unneeded import Unneeded
+    from labkit.farm.shrinking.ablation import Ablation
 
 __all__ = [
-    "Plan", "Rootfs", "build", "checks", "compare", "find", "key_of", "plan", "program_version", "unneeded",
+    "Plan", "Rootfs", "build", "checks", "compare", "find", "key_of", "plan", "program_version", "shrink", "unneeded",
 ]  # fmt: skip
 
 
@@ -98,6 +99,13 @@ def unneeded(lab: Lab, variant: str = "debootstrap") -> Result[Unneeded]:
     from labkit.farm.contents import unneeded as stands_on_images
 
     return stands_on_images.find(lab, variant)
+
+
+def shrink(lab: Lab, variant: str = "smallest") -> Result[Ablation]:
+    """The steps to a small variant, tried one by one; see :func:`labkit.farm.shrinking.ablation.shrink`."""
+    from labkit.farm.shrinking import ablation
+
+    return ablation.shrink(lab, variant)
 
 
 def checks(value: Rootfs, listed: tuple[packages.Package, ...]) -> tuple[Check, ...]:

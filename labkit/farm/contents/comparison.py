@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from labkit import run
 from labkit.checks import Check, equal
@@ -23,8 +24,25 @@ from labkit.result import Cell, Outcome, Record, Result, Table, action
 WORKERS = (2, 4)
 #: What the others are measured against: the Docker base image's root file system.
 YARDSTICK = "docker"
-#: The way down, from variant to variant; what each step leaves out is computed from their files.
-LADDER = ("debootstrap", "minbase", "essential")
+#: The way down, from variant to variant; what each step leaves out is computed from their files. Up to
+#: ``essential`` there is no server in them, from ``web`` on there is one.
+LADDER = (
+    "debootstrap", "minbase", "essential", "web", "web-slim", "smallest-openssh", "smallest",
+)  # fmt: skip
+
+
+class Limit(NamedTuple):
+    """What a variant is to stay within: bytes on its disk, and as a layer (gzip), 0 for any."""
+
+    disk: int
+    layer: int = 0
+
+
+LIMITS: Mapping[str, Limit] = {
+    "web": Limit(150_000_000),
+    "web-slim": Limit(60_000_000),
+    "smallest": Limit(12_000_000, 5_000_000),
+}
 
 
 class Measured(Record):
@@ -154,9 +172,14 @@ def checks(value: Comparison) -> tuple[Check, ...]:
         ("rootfs.docker-smaller", "docker", "debootstrap", ("R2", "R3")),
         ("rootfs.slim-smaller", "docker-slim", "docker", ("R3",)),
         ("rootfs.base-smaller", "essential", "docker", ("R3",)),
+        ("rootfs.serving-smaller", "smallest", "docker-slim", ("R3",)),
     )
     found = ((name, value.of(a), value.of(b), rows) for name, a, b, rows in pairs)
-    return tuple(_smaller(name, a, b, rows) for name, a, b, rows in found if a and b)
+    return (
+        *(_smaller(name, a, b, rows) for name, a, b, rows in found if a and b),
+        *(_within(item, LIMITS[item.rootfs.variant]) for item in value.variants
+          if item.rootfs.variant in LIMITS),
+    )  # fmt: skip
 
 
 def _smaller(name: str, less: Rootfs, more: Rootfs, rows: tuple[str, ...]) -> Check:
@@ -168,6 +191,19 @@ def _smaller(name: str, less: Rootfs, more: Rootfs, rows: tuple[str, ...]) -> Ch
         holds=less.bytes < more.bytes,
         rows=rows,
         again=f"du -sb {less.path} {more.path}",
+    )
+
+
+def _within(item: Measured, limit: Limit) -> Check:
+    layer = item.layer.gzip
+    both = f", {human_bytes(limit.layer)} as a layer" if limit.layer else ""
+    return Check(
+        name=f"rootfs.limit.{item.rootfs.variant}",
+        expected=f"at most {human_bytes(limit.disk)} on its disk{both}",
+        seen=f"{human_bytes(item.disk)} on its disk, {human_bytes(layer)} as a layer",
+        holds=item.disk <= limit.disk and (not limit.layer or layer <= limit.layer),
+        rows=("I2", "R3"),
+        again=f"du --summarize --block-size=1 {item.rootfs.path}",
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from labkit.farm.debian import packages
+from labkit.farm.debian import packages, servers
 from labkit.farm.debian.packages import Package
 from labkit.farm.debian.variants import Variant
 from labkit.result import Record
@@ -28,10 +28,14 @@ class Asked(Record):
 
 
 #: What a program's variant takes without being asked (debootstrap's scripts/debian-common; VARIANTS
-#: in mmdebstrap(1)); essential packages are always taken.
+#: in mmdebstrap(1); labkit's own tool); essential packages are always taken.
 TAKEN: Mapping[tuple[str, str], Asked] = {
     ("debootstrap", ""): Asked(priorities=("required", "important")),
     ("mmdebstrap", "essential"): Asked(packages=("apt",), priorities=()),
+    ("dpkg", ""): Asked(packages=(*servers.PACKAGES, "apt"), priorities=()),
+    ("dpkg", "shrunk"): Asked(
+        packages=("apache2", "apache2-bin", *servers.SSH, "busybox"), priorities=()
+    ),
 }
 MINBASE = Asked(packages=("apt",))
 

@@ -32,6 +32,8 @@ from labkit.result import Cell, Outcome, Record, Table, action
 
 #: Goes up with every change of what is tried.
 EDITION = 1
+#: How much of what was seen a table shows.
+SHOWN = 160
 
 
 class Ablation(Record):
@@ -146,7 +148,8 @@ def _table(name: str, title: str, items: Iterable[Tried]) -> Table:
             "left": item.size_after,
             "left on disk": item.disk_after,
             "answered": f"{item.asked - len(item.broke)} of {item.asked}",
-            "outcome": _told(item),
+            "not answered": ", ".join(item.broke),
+            "seen": shortly(item),
             "why": item.why,
         }
         for item in items
@@ -155,11 +158,12 @@ def _table(name: str, title: str, items: Iterable[Tried]) -> Table:
     return Table.of(name, title, rows, units=dict.fromkeys(sizes, "bytes"))
 
 
-def _told(item: Tried) -> str:
+def shortly(item: Tried) -> str:
+    """What was seen instead of the first answer. Pure."""
     if not item.broke:
-        return "kept"
-    lost = "; ".join(f"{name}: {seen}" for name, seen in item.broke.items())
-    return f"undone: {lost[:400]}"
+        return ""
+    said = " ".join(next(iter(item.broke.values())).split())
+    return said if len(said) <= SHOWN else f"{said[: SHOWN - 1]}…"
 
 
 def _lost(broken: dict[str, dict[str, str]]) -> str:

@@ -7,6 +7,7 @@ are imported below, so that a notebook says ``figures.waterfall(lab, result)``.
 from labkit.report.figures.relations import image_relations
 from labkit.report.figures.rootfs import variant_sizes, waterfall
 from labkit.report.figures.screens import pages
+from labkit.report.figures.shrinking import shrinking
 from labkit.report.figures.spread import distribution
 from labkit.report.figures.stopping import failover
 from labkit.report.figures.topology import topology
@@ -20,6 +21,7 @@ __all__ = [
     "methods",
     "package_map",
     "pages",
+    "shrinking",
     "throughput",
     "topology",
     "use_map",
