@@ -56,12 +56,21 @@ def unmake_these(
     for kind, group in itertools.groupby(reversed(entries), lambda entry: entry.kind):
         batch = list(group)
         _begin(lab, kind, [entry.what for entry in batch if entry.boot == boot_id()])
-        tried = run.spread(partial(_try, lab=lab), batch, workers=4 if kind == "container" else 1)
+        tried = run.spread(partial(_try, lab=lab), batch, workers=4 if _are_apart(batch) else 1)
         gone = [entry for entry, error in zip(batch, tried, strict=True) if error is None]
         failed += [(entry, error) for entry, error in zip(batch, tried, strict=True) if error]
         Journal.of(lab).forget_all((entry.kind, entry.what) for entry in gone)
         unmade += gone
     return tuple(unmade), tuple(failed)
+
+
+def _are_apart(batch: Sequence[Entry]) -> bool:
+    """Whether things wait for the kernel and not for each other: containers, folders none of which is in
+    another. Pure."""
+    if batch[0].kind != "folder":
+        return batch[0].kind == "container"
+    paths = sorted(f"{entry.what.get('path', '')}/" for entry in batch)
+    return not any(later.startswith(earlier) for earlier, later in itertools.pairwise(paths))
 
 
 def _begin(lab: Lab, kind: str, things: Sequence[Mapping[str, str]]) -> None:

@@ -107,6 +107,19 @@ def test_one_failure_does_not_keep_the_rest(own: Lab) -> None:
     assert not (own.state_dir / "a").exists()
 
 
+def test_folders_in_each_other_are_removed_from_within(own: Lab) -> None:
+    """However many there are, beside each other or not: the inner ones were made later."""
+    outer = own.state_dir / "a"
+    paths = [outer, own.state_dir / "b", outer / "x", outer / "x" / "y", own.state_dir / "a-b"]
+    Journal.of(own).intend_all(("folder", {"path": str(path)}) for path in paths)
+    for path in paths:
+        path.mkdir(parents=True)
+    unmade, failed = undo.unmake_all(own)
+    assert failed == ()
+    assert [entry.what["path"] for entry in unmade] == [str(path) for path in reversed(paths)]
+    assert not any(path.exists() for path in paths)
+
+
 def test_nothing_to_unmake_is_no_error(own: Lab) -> None:
     """A lab that never was: nothing happens, and no folder appears."""
     assert undo.unmake_all(own) == ((), ())
