@@ -29,7 +29,7 @@ from tests.waiting import until
 
 COMMANDS = (
     "rebuild", "run", "notebook", "publish", "answer", "plan", "apply", "watch", "down", "status", "check", "remarks", "review",
-    "doctor", "test",
+    "doctor", "gc", "refresh", "test",
 )  # fmt: skip
 ROOT = Path(__file__).parents[1]
 
@@ -66,8 +66,29 @@ def test_every_command_is_told_which_lab(command: str) -> None:
     """Every command's own help explains the options that name the lab."""
     said = labkit(command, "--help")
     assert said.status == 0
-    for option in ("--config", "--lab-name", "--netns", "--set", "--json", "--debug"):
+    for option in ("--config", "--lab-name", "--netns", "--set", "--json", "--debug", "--offline"):
         assert option in said.stdout
+
+
+@pytest.mark.root
+def test_collecting_is_told_and_tried_first(project: Path) -> None:
+    """A dry run names what would go; the command itself removes it."""
+    left = project / "state/.cache/rootfs/.minbase.part"
+    left.mkdir(parents=True)
+    dry = labkit("gc", "--dry-run", cwd=project)
+    assert dry.status == 0
+    assert "would be removed" in dry.stdout
+    assert left.exists()
+    assert labkit("gc", cwd=project).status == 0
+    assert not left.exists()
+
+
+@pytest.mark.root
+def test_offline_no_list_is_taken_anew(project: Path) -> None:
+    """The mirror is not asked; the error says why."""
+    said = labkit("refresh", "--offline", cwd=project)
+    assert said.status == 1
+    assert "offline" in said.stderr
 
 
 def test_help_and_status_load_little() -> None:

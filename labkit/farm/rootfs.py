@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from labkit import run
 from labkit.checks import Check, equal
 from labkit.display import human_bytes
+from labkit.errors import ConfigError
 from labkit.farm.debian import apt, index, packages
 from labkit.farm.debian.depot import Depot
 from labkit.farm.debian.making import stand
@@ -58,8 +59,11 @@ def build(lab: Lab, variant: str = "", *, registry: str = "") -> Outcome[Rootfs]
 def refresh(lab: Lab) -> Outcome[Lists]:
     """The suite's lists of packages are the mirror's newest; nothing is built.
 
-    :raises MachineError: the mirror does not answer; the lists are as they were.
+    :raises ConfigError: the lab is to stay offline. :raises MachineError: the mirror does not answer;
+        the lists are as they were.
     """
+    if lab.offline:
+        raise ConfigError("offline", "no list can be taken anew", "call it without --offline")
     archive, depot = apt.archive(lab), Depot.of(lab)
     sources = (archive.main, *archive.further)
     before = [index.date(depot, source) for source in sources]
