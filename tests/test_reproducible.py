@@ -137,6 +137,11 @@ def test_two_builds_from_nothing_give_the_same_images(monkeypatch: pytest.Monkey
                 os.umask(before)
             assert result.changed
             layout = result.value.layout
+            dates = {
+                store.config(layout, store.tag(layout, name).config).created
+                for name in ("web", "site1")
+            }
+            assert dates == {row[1] for row in result.table("inputs").rows if "date" in str(row[0])}
             found = (
                 sorted(store.blobs(layout)),
                 (layout / "index.json").read_bytes(),
