@@ -124,21 +124,21 @@ def labkit(folder: Path, count: int, clock: Clock) -> None:
         clock.note("MiB a replica", memory(lab))
         with clock.measuring("nothing to do"):
             assert not up.replicas(lab).changed
-        _command(lab, folder, clock, "status")
+        _command(folder, clock, "status")
         _floor(lab, clock)
         with clock.measuring("down"):
             assert standing.down(lab).holds
         container.unpack_all(lab)
-        _command(lab, folder, clock, "apply")
+        _command(folder, clock, "apply")
     finally:
         assert undo.unmake_all(lab)[1] == ()
 
 
-def _command(lab: Lab, folder: Path, clock: Clock, words: str) -> None:
-    argv = [sys.executable, "-m", "labkit", *words.split(), "--config", str(folder / "lab.toml")]
-    project = {"PYTHONPATH": str(Path(__file__).parents[2])}
-    with clock.measuring(f"labkit {words}"):
-        run.run(argv, env=project, timeout=PATIENCE, ok=(0, 1))
+def _command(folder: Path, clock: Clock, name: str) -> None:
+    """The whole command, its interpreter's start and all."""
+    program = Path(sys.executable).with_name("labkit")
+    with clock.measuring(f"labkit {name}"):
+        run.run([program, name, "--config", folder / "lab.toml"], timeout=PATIENCE)
 
 
 def _floor(lab: Lab, clock: Clock) -> None:
