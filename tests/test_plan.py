@@ -333,7 +333,7 @@ def test_links_are_seen_with_the_facts_that_are_wanted(
     values: dict[str, Any], facts: dict[str, str]
 ) -> None:
     """A sound one has exactly the wanted facts, a broken one differs in its own."""
-    (link,) = observed.links(seen_of(PORT.model_copy(update=values)))
+    (link,) = observed.links(seen_of(PORT.model_copy(update=values)), ["lab-red-1"])
     asked = next(item for item in wanted(lab_of()) if item.id == "link red-1")
     assert link.facts == {**asked.facts, **facts}
 
@@ -341,15 +341,22 @@ def test_links_are_seen_with_the_facts_that_are_wanted(
 def test_the_inner_end_of_a_link_in_an_unnamed_namespace_is_not_judged() -> None:
     """Nobody could look at it."""
     port = PORT.model_copy(update={"peer": "", "addresses": (), "gateway": ""})
-    (link,) = observed.links(seen_of(port), unnamed=frozenset(["red-1"]))
-    assert link.facts == {"bridge": "br-lab", "state": "up"}
+    (link,) = observed.links(seen_of(port), ["lab-red-1"], unnamed=["red-1"])
+    assert link.facts == {"made by": "this lab", "bridge": "br-lab", "state": "up"}
+
+
+def test_an_interface_that_labkit_did_not_make_is_told_so() -> None:
+    """Whatever it is like: making the farm then refuses its name."""
+    (link,) = observed.links(seen_of(PORT), [])
+    (bridge,) = observed.bridge(seen_of(PORT), ["lab-red-1"])
+    assert (link.facts["made by"], bridge.facts["made by"]) == ("somebody else", "somebody else")
 
 
 def test_a_link_without_an_end_on_the_host_is_none() -> None:
     """And so is a bridge of which nothing was seen."""
-    assert list(observed.links(seen_of(PORT.model_copy(update={"link": ""})))) == []
+    assert list(observed.links(seen_of(PORT.model_copy(update={"link": ""})), [])) == []
     gone = Topology(bridge="br-lab", up=False, addresses=(), ports=(), links=())
-    assert list(observed.bridge(gone)) == []
+    assert list(observed.bridge(gone, [])) == []
 
 
 @pytest.mark.parametrize(

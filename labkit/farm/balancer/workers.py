@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import http.client
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from xml.etree import ElementTree
 
@@ -94,10 +94,28 @@ def stop(lab: Lab, replica: Replica, on: bool) -> None:
     change(lab, replica, {WITHDRAWN["Stop"]: str(int(on))})
 
 
+def leave(lab: Lab, names: Collection[str]) -> bool:
+    """Workers of these names, of whatever replicas, are stopped at the balancers of the lab's sites; whether
+    one of them still has a request to answer."""
+    busy = False
+    for site in lab.sites:
+        balancer = members(lab, site.name)
+        for item in balancer.workers:
+            if item.replica in names and not item.withdrawn:
+                _set(lab, site.name, balancer, item.url, {WITHDRAWN["Stop"]: "1"})
+            busy |= item.replica in names and item.busy > 0
+    return busy
+
+
 def change(lab: Lab, replica: Replica, values: Mapping[str, str]) -> None:
     """Sets values of the manager's form for a worker."""
     url, balancer = worker(lab, replica).url, members(lab, replica.site)
-    _ask(lab, replica.site, {"b": _name(balancer), "w": url, "nonce": balancer.nonce, **values})
+    _set(lab, replica.site, balancer, url, values)
+
+
+def _set(lab: Lab, site: str, balancer: Members, url: str, values: Mapping[str, str]) -> None:
+    name = balancer.name.removeprefix("balancer://")  # as the manager's form takes it
+    _ask(lab, site, {"b": name, "w": url, "nonce": balancer.nonce, **values})
 
 
 def withdrawn(lab: Lab) -> tuple[str, ...]:
@@ -159,11 +177,6 @@ def parse(text: str) -> Members:
         workers=tuple(_worker(item) for item in balancer.iter(f"{_SPACE}worker")),
         nonce=_text(balancer, "nonce"),
     )
-
-
-def _name(balancer: Members) -> str:
-    """A balancer's name as the manager's form takes it."""
-    return balancer.name.removeprefix("balancer://")
 
 
 def _worker(element: ElementTree.Element) -> Worker:

@@ -87,6 +87,8 @@ def act(lab: Lab, plan: Plan, seen: Look) -> None:
     rolling.replace(lab, serving, partial(_make, lab, {*serving}))
     if plan.named("balancer", "change") and _takes_away(plan):
         rolling.finished(lab, before)
+    elif plan.named("container", "remove"):
+        rolling.leave(lab, plan.named("container", "remove"))
     removing.surplus(lab, plan)
     if wired and _has_stale(plan):
         stale.remove(lab)

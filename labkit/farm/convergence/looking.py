@@ -51,13 +51,15 @@ def look(lab: Lab, kinds: Sequence[str] = KINDS) -> Look:
     unnamed = frozenset(item.name for item in lab.farm if is_unnamed(item, states))
     topology = network.observe(lab)
     mounted = mount_points()
+    own = (e.what for e in entries if e.kind == "link" and e.what.get("netns") == lab.host.netns)
+    owned = frozenset(what.get("name", "") for what in own)
     seen = (
         *_namespaces(lab, entries, states, unnamed),
         *_routes(lab, entries),
-        *observed.bridge(topology),
+        *observed.bridge(topology, owned),
         *observed.images(lab, images),
         *observed.keys(lab, ssh.standing(lab)),
-        *observed.links(topology, unnamed=unnamed),
+        *observed.links(topology, owned, unnamed=unnamed),
         *(found for item in lab.farm for found in _contained(lab, item, states, mounted)),
         *_servers(lab, kinds),
         *_surplus(lab, entries, states, topology.ports, mounted),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from labkit.farm.container import State
 from labkit.farm.links.topology import Port, Topology
@@ -12,24 +12,35 @@ from labkit.farm.planning.wanted import page_facts
 from labkit.lab import Lab
 
 
-def bridge(seen: Topology) -> Iterator[Resource]:
-    """The bridge; nothing of one that is not there."""
+def bridge(seen: Topology, owned: Collection[str]) -> Iterator[Resource]:
+    """The bridge; nothing of one that is not there. ``owned`` are the links that labkit made for the lab."""
     if seen.links or seen.up or seen.addresses:
-        facts = {"state": "up" if seen.up else "down", "addresses": listed(seen.addresses)}
+        facts = {
+            "made by": _maker(seen.bridge, owned),
+            "state": "up" if seen.up else "down",
+            "addresses": listed(seen.addresses),
+        }
         yield Resource(kind="bridge", name=seen.bridge, facts=facts)
 
 
-def links(seen: Topology, *, unnamed: frozenset[str] = frozenset()) -> Iterator[Resource]:
+def _maker(link: str, owned: Collection[str]) -> str:
+    return "this lab" if link in owned else "somebody else"
+
+
+def links(
+    seen: Topology, owned: Collection[str], *, unnamed: Collection[str] = ()
+) -> Iterator[Resource]:
     """The links that have an end on the host; of replicas whose namespace has lost its name (``unnamed``)
     nobody could look at the other end."""
     for port in seen.links:
         if port.link:
-            facts = _outer(port) if port.replica in unnamed else {**_outer(port), **_inner(port)}
+            facts = {
+                "made by": _maker(port.link, owned),
+                "bridge": port.bridge or "none",
+                "state": "up" if port.up else "down",
+                **({} if port.replica in unnamed else _inner(port)),
+            }
             yield Resource(kind="link", name=port.replica, facts=facts)
-
-
-def _outer(port: Port) -> dict[str, str]:
-    return {"bridge": port.bridge or "none", "state": "up" if port.up else "down"}
 
 
 def _inner(port: Port) -> dict[str, str]:

@@ -52,7 +52,7 @@ def _host_side(lab: Lab) -> Iterator[Resource]:
     yield Resource(
         kind="bridge",
         name=lab.bridge,
-        facts={"state": "up", "addresses": str(lab.gateway)},
+        facts={"made by": "this lab", "state": "up", "addresses": str(lab.gateway)},
         needs=below,
     )
 
@@ -77,6 +77,7 @@ def _link(lab: Lab, replica: Replica) -> Resource:
         kind="link",
         name=replica.name,
         facts={
+            "made by": "this lab",
             "bridge": lab.bridge,
             "state": "up",
             "end": "eth0",
