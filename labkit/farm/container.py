@@ -11,13 +11,11 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from labkit import run
 from labkit.daemon import tail
 from labkit.errors import CommandTimeoutError, FarmError
-from labkit.farm import image
-from labkit.farm.image import Unpacked
-from labkit.farm.oci import remembered
 from labkit.farm.runc import roots
 from labkit.farm.runc.bundle import Mount, Spec
 from labkit.farm.runc.places import bundle, cgroup, console, folder, runc, runc_root
@@ -27,6 +25,9 @@ from labkit.farm.site import REPLICA_VARIABLE
 from labkit.journal import Journal
 from labkit.lab import Lab, Replica
 from labkit.undo import delete_container, unmount
+
+if TYPE_CHECKING:  # whoever looks at containers builds no image
+    from labkit.farm.image import Unpacked
 
 __all__ = [
     "WWW_DATA", "State", "bundle", "cgroup", "configuration", "console", "folder",
@@ -199,12 +200,18 @@ def death(lab: Lab, name: str) -> FarmError:
 
 def unpack(lab: Lab, tag: str) -> Unpacked:
     """The image's layers and configuration, unpacked (see :func:`labkit.farm.image.unpacked`)."""
+    from labkit.farm import image
+    from labkit.farm.oci import remembered
+
     known = remembered.unpacked(lab) or {}
     return known.get(tag) or image.unpacked(lab, tag)
 
 
 def unpack_all(lab: Lab) -> dict[str, Unpacked]:
     """The same of every site's image, by the site's name."""
+    from labkit.farm import image
+    from labkit.farm.oci import remembered
+
     found = remembered.unpacked(lab)
     if found is None:
         found = image.every_site(lab)

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from labkit import groups, undo
 from labkit.checks import Check
 from labkit.errors import LabkitError
-from labkit.farm import container, dns, host, network, proxy, up, upkeep
+from labkit.farm import container, dns, host, network, proxy
 from labkit.farm.links import topology
 from labkit.journal import Entry, Journal, lock
 from labkit.lab import Lab
@@ -70,6 +70,8 @@ def status(lab: Lab) -> Outcome[Standing]:
 @action("farm.checks")
 def checks(lab: Lab) -> Outcome[tuple[Check, ...]]:
     """Every check that can be made on what is up, without changing anything."""
+    from labkit.farm import up, upkeep  # which can build images: more to import than `status` needs
+
     found = (
         *host.checks(lab),
         *topology.checks(lab, network.observe(lab)),

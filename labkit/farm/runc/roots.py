@@ -12,9 +12,9 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from labkit import run
-from labkit.farm.image import Unpacked
 from labkit.farm.runc import overlay
 from labkit.farm.runc.bundle import Json, Spec, configure, marked, text
 from labkit.farm.runc.places import bundle, folder, runc_root
@@ -22,6 +22,9 @@ from labkit.files import text_of, write_atomically
 from labkit.journal import Journal
 from labkit.lab import Lab
 from labkit.undo import delete_container, mount_points, unmount
+
+if TYPE_CHECKING:
+    from labkit.farm.image import Unpacked
 
 #: Debian's www-data (base-passwd, static ids).
 WWW_DATA = 33
