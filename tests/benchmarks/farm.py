@@ -74,16 +74,19 @@ class Clock:
 
 
 def lab_of(folder: Path, count: int) -> Lab:
-    """A lab of one site on ``count`` replicas, in folders and a namespace of its own; its file is there."""
+    """A lab on ``count`` replicas, at most 120 to a site, in folders and a namespace of its own; its file is
+    there."""
     name = f"b{secrets.token_hex(3)}"
+    parts = -(-count // 120)
+    sites = ", ".join(f'{{ name = "{site}" }}' for site in ("red", "blue", "green")[:parts])
     text = f"""
 name = "{name}"
 state = "{folder}/state"
 run = "{folder}/run"
 cache = "{CACHE}"
 outputs = "{folder}/outputs"
-replicas = {count}
-sites = [{{ name = "red" }}]
+replicas = {count // parts}
+sites = [{sites}]
 [host]
 netns = "{name}"
 [network]
