@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from labkit import run, uses
+from labkit.doing import Doing, doing
 from labkit.errors import ConfigError, StateError
 from labkit.farm.debian import apt, dating, index, packages, servers, variants
 from labkit.farm.debian.building import PATIENCE, building, discard, sealed, tidy
@@ -21,6 +22,7 @@ from labkit.farm.debian.depot import Depot
 from labkit.farm.debian.gateway import NOWHERE, Way, gateway
 from labkit.farm.debian.making import plain, secure
 from labkit.farm.debian.packages import Package
+from labkit.farm.debian.saying import heard
 from labkit.farm.debian.servers import FOLDERS, MODULES, PACKAGES
 from labkit.farm.oci import store, unpacking
 from labkit.farm.oci.umoci import configure, dated, told, umoci
@@ -222,7 +224,7 @@ def install(root: Path, archive: apt.Archive, depot: Depot, began: float) -> int
         log.info("image: apt-get update")
         _chroot(root, way, "apt-get", "--quiet", *UPDATE, "update")
         log.info("image: apt-get install %s", " ".join(PACKAGES))
-        options = ("--quiet", "--yes", "--no-install-recommends")
+        options = ("--quiet", "--yes", "--no-install-recommends", "--option=APT::Status-Fd=1")
         _chroot(root, way, "apt-get", "install", *options, *PACKAGES)
     _chroot(root, NOWHERE, "a2enmod", "--quiet", *MODULES)
     if not own:
@@ -241,8 +243,20 @@ def _name_sources(root: Path, archive: apt.Archive) -> None:
 
 
 def _chroot(root: Path, way: Way, *argv: str) -> None:
+    """Runs a program in ``root``, and tells how far it is; apt says it on its standard output."""
     env = {"DEBIAN_FRONTEND": "noninteractive", **way.env}
-    run.run(sealed(argv, root=root, way=way), env=env, timeout=900)
+    state = Doing(what="image", phase=argv[0])
+
+    def listen(line: str) -> None:
+        nonlocal state
+        after = heard(line, state)
+        if after != state:
+            state = after
+            tell(state)
+
+    with doing("image") as tell:
+        words = sealed(argv, root=root, way=way)
+        run.run(words, env=env, timeout=900, on_line=listen, both=True)
 
 
 def _tidy(root: Path) -> None:
