@@ -15,6 +15,7 @@ from labkit.report.figures import (
     image_relations,
     package_map,
     relations,
+    shrinking,
     use_map,
     variant_sizes,
     waterfall,
@@ -45,6 +46,16 @@ STEPS: list[Mapping[str, Cell]] = [
         ("minbase", True, 0, 174_000_000),
     )
 ]
+TRIED: list[Mapping[str, Cell]] = [
+    {"step": step, "files": 1, "saved": saved, "saved on disk": saved, "left": left, "left on disk": left,
+     "answered": answered, "not answered": lost, "seen": "", "why": "because"}
+    for step, saved, left, answered, lost in (
+        ("web, as it is", 0, 140_000_000, "20 of 20", ""),
+        ("package tools", 90_000_000, 50_000_000, "20 of 20", ""),
+        ("a small ssh server", -1_000_000, 51_000_000, "20 of 20", ""),
+        ("a shell", 2_000_000, 49_000_000, "18 of 20", "reload, ssh"),
+    )
+]  # fmt: skip
 PARTS: list[Mapping[str, Cell]] = [
     {"kind": f"kind {kind}", "package": f"package-{kind}-{n}", "size": 900_000 * (12 - n) // (kind + 1)}
     for kind in range(10)
@@ -104,6 +115,8 @@ DRAWINGS = [
     (waterfall, _result(variants=VARIANTS, waterfall=STEPS)),
     (waterfall, _result(variants=VARIANTS[:1], waterfall=STEPS[:1])),
     (image_relations, _result(pointers=POINTERS)),
+    (shrinking, _result(steps=TRIED[:3], undone=TRIED[3:])),
+    (shrinking, _result(steps=TRIED[:1], undone=[])),
 ]
 
 
@@ -133,6 +146,13 @@ def test_the_way_down_is_told_in_words(lab: Lab) -> None:
         "debootstrap 197.0 MB; package udev 24.0 MB less; all else 1.0 MB more; minbase 174.0 MB"
         in figure.alt
     )
+
+
+def test_the_steps_are_told_in_words(lab: Lab) -> None:
+    """What each one leaves, how many questions are answered then, and what an undone one fails."""
+    figure = shrinking(lab, _result(steps=TRIED[:3], undone=TRIED[3:]))
+    assert "package tools 50.0 MB, 20 of 20 answered" in figure.alt
+    assert figure.alt.endswith("Undone: a shell, fails reload, ssh.")
 
 
 def test_the_maps_are_told_in_words(lab: Lab) -> None:

@@ -13,6 +13,8 @@ from labkit.result import Cell, Record, Table
 #: A kind of file has a step of its own from this share of the first root file system on, a single
 #: package from the second; what is less is summed up.
 KIND, PACKAGE = 1 / 150, 1 / 40
+#: So many packages together are called by their names.
+FEW = 2
 #: What the first step takes away.
 DOWNLOADS = "downloads and indices"
 
@@ -89,5 +91,6 @@ def _packages(found: Sequence[Change], scale: int) -> Iterator[tuple[str, int]]:
         yield f"package {change.what}", change.size
     rest = found[len(named) :]  # the weightiest come first
     if rest:
-        name = f"{len(rest)} {'other ' if named else ''}package{'' if len(rest) == 1 else 's'}"
-        yield name, sum(change.size for change in rest)
+        few = f"package{'s'[: len(rest) > 1]} {', '.join(change.what for change in rest)}"
+        many = f"{len(rest)} {'other ' if named else ''}packages"
+        yield few if len(rest) <= FEW else many, sum(change.size for change in rest)

@@ -31,7 +31,7 @@ from labkit.lab import Lab, unknown
 from labkit.result import Cell, Outcome, Record, Table, action
 
 #: Goes up with every change of what is tried.
-EDITION = 1
+EDITION = 2
 #: How much of what was seen a table shows.
 SHOWN = 160
 
@@ -192,7 +192,7 @@ def _try(lab: Lab, built: Rootfs, place: Path) -> Ablation:
         tree = Tree.read(before.path)
         full = _full(lab, planned, before.path, folder)
         trials = Trials(lab, tree, full, folder)
-        tried = [trials.begin(), *trials.each(LADDER[built.variant])]
+        tried = [trials.begin(before.variant), *trials.each(LADDER[built.variant])]
         same = _same(trials.tree, built.path)
         tried += trials.each((trials.traced(), *margins.TOO_FAR))
     return Ablation(variant=built.variant, before=before.variant, tried=tuple(tried), same=same)

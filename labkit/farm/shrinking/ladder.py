@@ -154,7 +154,7 @@ SMALL = (
                "/usr/lib/*/sasl2*", "/usr/lib/sasl2*", "/usr/lib/*/perl*"),
     ),
     Step(
-        name="pictures and translated error pages of apache2",
+        name="apache2's pictures and error pages",
         why="for listings of folders without an index, and for a configuration that is off",
         rule="paths",
         words=("/usr/share/apache2*", "/usr/lib/cgi-bin*", "/usr/lib/apache2/modules/httpd.exp"),

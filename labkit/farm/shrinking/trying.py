@@ -10,6 +10,8 @@ from pathlib import Path
 from labkit.display import human_bytes
 from labkit.farm import image, survival
 from labkit.farm.contents import serving
+from labkit.farm.contents.account import Weight
+from labkit.farm.contents.scan import scan
 from labkit.farm.debian.building import discard
 from labkit.farm.image import Unpacked
 from labkit.farm.shrinking import margins, rules, soundness, writing
@@ -42,7 +44,8 @@ class Tried(Record):
 
 
 class Trials:
-    """Steps tried one after the other from one tree on; ``tree`` is what the kept ones have left."""
+    """Steps tried one after the other from one tree on; ``tree`` is what the kept ones have left, and
+    ``weight`` what that weighs when it is written (None before the first)."""
 
     def __init__(self, lab: Lab, tree: Tree, full: Tree, folder: Path) -> None:
         """``full`` has all files that there are (:mod:`labkit.farm.shrinking.rules`), ``folder`` is scratch."""
@@ -51,10 +54,11 @@ class Trials:
         self.full = full
         self.folder = folder
         self.config = image.unpacked(lab, "web").config
+        self.weight: Weight | None = None
         self._count = 0
 
-    def begin(self) -> Tried:
-        """The tree as it is."""
+    def begin(self, name: str) -> Tried:
+        """The tree as it is, under its name."""
         step = Step(
             name="the beginning", why="the root file system that the steps start from", rule=""
         )
@@ -90,8 +94,11 @@ class Trials:
         if lost := [probe for probe in probes if not probe.holds]:
             probes = self._asked(folder, unpacked)  # what a busy machine did counts for nothing
             lost = [probe for probe in probes if not probe.holds]
+        left = Weight.of(scan(folder))
         discard(self.lab, folder)
-        before, left = self.tree.weight, after.weight
+        before = self.weight or left
+        if not lost and not step.breaks:
+            self.weight = left
         return Tried(
             name=step.name,
             why=step.why,

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 MB = 1_000_000
 #: The variants that are Docker's, and what the figures call them.
 DOCKER = {"docker": "Docker's base image", "docker-slim": "Docker's slim image"}
+#: What the waterfall says of some root file systems, beside their sizes.
+NOTES = {
+    "essential": "the farm's base, no server yet",
+    "web": "with apache2 and sshd",
+    "web-slim": "without package tools",
+    "smallest-openssh": "with busybox, and what is loaded",
+    "smallest": "with dropbear for OpenSSH",
+}
 #: The colours of kinds of files, the style's own in tints on which dark letters are legible; the
 #: last is for all kinds that have none.
 TINTS = ("#8fc1e3", "#f0b183", "#8fd0b5", "#ecc3d8", "#f3d489", "#c9e5f7", "#f6f0a0", "#d9dee5")
@@ -118,7 +126,8 @@ def _step(axes: Axes, place: int, row: Mapping[str, Cell], level: float) -> None
     after, more = float(row["size"] or 0) / MB, float(row["more or less"] or 0) / MB
     if row["a root file system"]:
         axes.barh(place, after, height=0.66, color=style.BLUE)
-        text = f"{after:.1f}"
+        note = NOTES.get(str(row["step"]))
+        text = f"{after:.1f}   {note}" if note else f"{after:.1f}"
     else:
         colour = style.GREEN if more > 0 else style.ORANGE
         axes.barh(place, abs(more), left=min(level, after), height=0.5, color=colour)

@@ -18,7 +18,7 @@ MB = 1_000_000
 #: Where the axis has its lines (MB): the distance is a ratio, so that small steps are seen, too.
 TICKS = (5, 10, 20, 50, 100, 200)
 #: How many broken questions a label names.
-NAMED = 4
+NAMED = 3
 
 
 def shrinking(lab: Lab, result: Result[Any]) -> Figure:
@@ -31,14 +31,16 @@ def shrinking(lab: Lab, result: Result[Any]) -> Figure:
     with style.axes(1.5 + 0.3 * len(rows)) as (figure, axes):
         axes.set_xscale("log")
         sizes = [_left(row) for row in rows]
-        axes.set_xlim(0.75 * min(sizes), 6.0 * max(sizes))
+        axes.set_xlim(0.75 * min(sizes), 9.0 * max(sizes))
         for place, row in enumerate(steps):
             _step(axes, place, row, steps[place - 1] if place else None)
         for place, row in enumerate(undone, len(steps)):
             _undone(axes, place, row)
         axes.axhline(len(steps) - 0.5, color=style.GREY, linewidth=1)
         axes.set_ylim(len(rows) - 0.4, -0.7)
-        axes.set_yticks(range(len(rows)), [str(row["step"]) for row in rows], color=style.INK)
+        axes.set_yticks(
+            range(len(rows)), [str(row["step"]) for row in rows], color=style.INK, fontsize=9
+        )
         ticks = [tick for tick in TICKS if axes.get_xlim()[0] < tick < axes.get_xlim()[1]]
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()
@@ -74,7 +76,8 @@ def _step(
     axes.plot([left], [place], marker="o", color=style.BLUE, markersize=6)
     end = max(left, _left(before)) if before is not None else left
     text = f"{left:.1f}" if whole else f"{-_saved(row):+.1f} → {left:.1f}".replace("-", "−")
-    _text(axes, place, end, f"{text}   {row['answered']}")
+    asked = " questions answered" if whole else ""
+    _text(axes, place, end, f"{text}   {row['answered']}{asked}")
 
 
 def _undone(axes: Axes, place: int, row: Mapping[str, Cell]) -> None:
