@@ -75,7 +75,7 @@ def _are_apart(batch: Sequence[Entry]) -> bool:
 
 def _begin(lab: Lab, kind: str, things: Sequence[Mapping[str, str]]) -> None:
     """Does at once what can be; whatever comes of it, each thing is then unmade by itself."""
-    if kind in TOGETHER and len(things) > 1:
+    if kind in TOGETHER and things:
         with suppress(Exception):
             TOGETHER[kind](lab, things)
 
@@ -158,7 +158,11 @@ def delete_container(lab: Lab, *, root: str, container: str) -> None:
 
 
 def _kill_together(lab: Lab, things: Sequence[Mapping[str, str]]) -> None:
-    """All end at the same time."""
+    """All end at the same time; and before them runC, which goes on making one when labkit was killed."""
+    for root in {thing["root"] for thing in things}:
+        _own(root, lab)
+        for pid in processes.marked(root):
+            _terminate(pid, root)
     for thing in things:
         _plain(thing["container"], lab)
         groups.kill_most(_group_of(lab, thing["container"]))

@@ -349,6 +349,21 @@ def test_a_cgroup_in_use_stays_and_is_named(own: Lab, cgroup: str) -> None:
 
 
 @pytest.mark.root
+def test_what_still_makes_a_container_is_ended_first(own: Lab) -> None:
+    """runC goes on when the labkit that called it was killed: it would make the container after `down`."""
+    root = own.run_dir / "runc"
+    root.mkdir(parents=True)
+    Journal.of(own).intend("container", root=str(root), container="c1")
+    late = run.start(["sh", "-c", "sleep 60; :", "runc", "--root", str(root), "run", "c1"])
+    try:
+        assert undo.unmake_all(own)[1] == ()
+        assert late.wait(10) == -signal.SIGTERM
+    finally:
+        late.kill()
+        late.wait()
+
+
+@pytest.mark.root
 def test_what_runc_was_killed_in_making_is_removed(own: Lab) -> None:
     """A folder without a state is all that is left of it."""
     folder = own.run_dir / "runc" / "c1"
