@@ -17,6 +17,8 @@ from labkit.farm.container import State
 from labkit.farm.image import Unpacked
 from labkit.farm.oci import origin, store
 from labkit.farm.oci.origin import Blob, Origin
+from labkit.farm.runc import roots
+from labkit.farm.runc.bundle import Json, Spec, text
 from labkit.farm.runc.process import Process
 from tests.conftest import lab_maker, open_place
 
@@ -253,13 +255,13 @@ def test_a_container_on_an_older_image_is_told(ran: Lab) -> None:
 @pytest.mark.root
 def test_a_change_without_a_reason_is_told(ran: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """By its key: here labkit hardens something and does not say why."""
-    configure = container.configure
+    configuration_of = roots.configuration
 
-    def silent(*given: object) -> dict[str, object]:
-        return {**configure(*given), "domainname": "silent"}  # type: ignore[arg-type]
+    def silent(image_own: Json, spec: Spec) -> str:
+        return text({**json.loads(configuration_of(image_own, spec)), "domainname": "silent"})
 
     with monkeypatch.context() as patch:
-        patch.setattr(container, "configure", silent)
+        patch.setattr(roots, "configuration", silent)
         found = {check.name: check for check in configuration.changes(ran).checks}
     assert found["container.changes"].seen == "none for domainname"
     assert not found["container.changes"].holds

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pyroute2 import netns as namespaces
 
-from labkit import Lab, run
+from labkit import Lab, groups, run
 from labkit.checks import failed
 from labkit.farm import container, ssh, up
 from labkit.journal import Journal
@@ -47,7 +47,7 @@ def inventory(lab: Lab) -> dict[str, list[str]]:
     return {
         "mounts": [point for point in mount_points() if point.startswith(folders)],
         "namespaces": [p.name for p in Path("/run/netns").iterdir() if p.name.startswith(lab.name)],
-        "cgroups": [str(p) for p in Path("/sys/fs/cgroup").glob(f"**/labkit-{lab.name}")],
+        "cgroups": [str(folder) for folder in groups.folders(f"/labkit-{lab.name}")],
         "processes": [p.name for p in Path("/proc").glob("[0-9]*") if of_the_lab(p, lab)],
         "runc": [p.name for p in states.iterdir()] if states.exists() else [],
         "containers": [str(p) for p in (lab.state_dir / "containers").glob("*")],
