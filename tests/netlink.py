@@ -1,4 +1,4 @@
-"""The network as pyroute2 sees and changes it, which shares no code with labkit's own netlink."""
+"""The network as pyroute2 sees and changes it, by sockets of its own: not those of labkit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked of the kernel with no program between, held against pyroute2 and the kernel's own files."""
+"""What is asked of the kernel with no program between, held against what pyroute2 sees by its own sockets and the kernel's own files."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 from pyroute2 import netns as other
+from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from labkit.kernel import calls, netns, requests, seen
-from labkit.kernel.netlink import Netlink, attribute, attributes, is_gone
+from labkit.kernel.netlink import Netlink, is_gone, written
 from tests.netlink import netlink
 
 OWN = IPv4Interface("10.7.0.1/24")
@@ -46,18 +47,16 @@ def within(name: str, *asked: requests.Request) -> list[OSError | None]:
     return netns.alone(entered)
 
 
-def test_attributes_are_read_as_they_were_written() -> None:
-    """Numbers, texts and bytes of any length, each padded to four bytes."""
-    data = attribute(3, "eth0") + attribute(4, 1500) + attribute(1, b"\x02\x60\x0a")
-    assert len(data) % 4 == 0
-    assert attributes(data) == {3: b"eth0\0", 4: (1500).to_bytes(4, "little"), 1: b"\x02\x60\x0a"}
-    assert attributes(attribute(0x8001, b"x")) == {1: b"x"}
-
-
-@pytest.mark.parametrize("data", [b"", b"\0\0\0\0", b"\1\0", b"\3\0\1\0"])
-def test_what_is_no_attribute_ends_the_reading(data: bytes) -> None:
-    """Nothing is guessed, and nothing goes on for ever."""
-    assert attributes(data) == {}
+def test_requests_are_numbered_and_read_as_they_were_written() -> None:
+    """By pyroute2 itself: type, flags, number, fields and attributes, the nested ones too."""
+    asked = (requests.pair("v0", "eth0", mac="02:60:0a:07:00:02", master=7), requests.no_link(3))
+    one, other = MarshalRtnl().parse(b"".join(written(asked, flags=5, first=8)))
+    assert one["header"]["sequence_number"] == 8
+    assert one["header"]["flags"] == requests.CREATE | requests.EXCLUSIVE | 5
+    assert (one.get_attr("IFLA_IFNAME"), one.get_attr("IFLA_MASTER"), one["flags"]) == ("v0", 7, 1)
+    peer = one.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA", "VETH_INFO_PEER")
+    assert (peer.get_attr("IFLA_IFNAME"), peer.get_attr("IFLA_ADDRESS")) == ("eth0", "02:60:0a:07:00:02")  # fmt: skip
+    assert (other["header"]["type"], other["index"]) == (requests.DELLINK, 3)
 
 
 def test_options_that_the_kernel_would_cut_are_refused(tmp_path: Path) -> None:

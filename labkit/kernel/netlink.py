@@ -1,54 +1,55 @@
-"""A socket of the kernel's network configuration (netlink(7), rtnetlink(7)), and how its messages are read.
+"""A socket of the kernel's network configuration (netlink(7), rtnetlink(7)), whose messages pyroute2 writes and reads.
 
-Requests are sent many at a time and answered one by one: a farm's links cost one system call, not one each.
+Requests are sent many at a time and answered one by one: a farm's links cost one system call, not one each,
+and a socket costs nothing but itself. (pyroute2's own sockets each start an event loop, and each one that
+goes into a namespace a process; its batches do not say which of their requests failed.)
 :mod:`labkit.kernel.requests` makes the requests, :mod:`labkit.kernel.seen` what is read from the answers.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import socket
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from types import TracebackType
+from typing import Any
 
-#: netlink(7): struct nlmsghdr (length, type, flags, sequence, port), struct nlattr (length, type).
-HEADER, ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=HH")
 #: linux/netlink.h: flags of a request, types of an answer.
 REQUEST, ACK, DUMP = 1, 4, 0x300
 ERROR, DONE = 2, 3
-#: linux/netlink.h: flags of an answer: a dump that something changed under; an error with its attributes,
-#: without the request that it answers.
-INTERRUPTED, CAPPED, EXPLAINED = 0x10, 0x100, 0x200
-#: linux/netlink.h: options of a socket, and the attribute with an error's words.
-SOL_NETLINK, EXT_ACK, CAP_ACK, STRICT, WORDS = 270, 11, 10, 12, 1
+#: linux/netlink.h: flag of the answers to a dump that something changed under.
+INTERRUPTED = 0x10
+#: linux/netlink.h: options of a socket: an error has its words, a dump is filtered.
+SOL_NETLINK, EXT_ACK, STRICT = 270, 11, 12
 #: sys/socket.h: a receive buffer that only root may have (SO_RCVBUFFORCE).
 BUFFER_OPTION, BUFFER = 33, 4 << 20
 #: Requests that are sent at once: their answers have to fit into the buffer.
 AT_ONCE = 200
 
+#: A message as pyroute2 reads it: fields by their names, ``get_attr`` for attributes.
+Message = Any
+
 
 @dataclass(frozen=True)
 class Request:
-    """A request: its type and flags (rtnetlink(7)), and what follows the header."""
+    """A request: its type and flags (rtnetlink(7)), its header's fields and its attributes, by pyroute2's names."""
 
     kind: int
-    flags: int
-    body: bytes
-
-
-Attributes = dict[int, bytes]
+    flags: int = 0
+    fields: Mapping[str, int] = field(default_factory=dict)
+    attributes: Sequence[tuple[str, Any]] = ()
 
 
 class Netlink:
     """A socket in the network namespace that the calling thread is in; it stays in that one."""
 
     def __init__(self) -> None:
+        self._marshal = _marshal()()
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
-        for option in (EXT_ACK, CAP_ACK, STRICT):
+        for option in (EXT_ACK, STRICT):
             with suppress(OSError):  # an older kernel's answers are longer
                 self._socket.setsockopt(SOL_NETLINK, option, 1)
         with suppress(PermissionError):
@@ -80,95 +81,76 @@ class Netlink:
             found += self._try(requests[start : start + AT_ONCE])
         return found
 
-    def dump(self, request: Request) -> list[bytes]:
-        """What follows the header of each answer; asked again when something changed meanwhile."""
+    def dump(self, request: Request) -> list[Message]:
+        """The answers as pyroute2 reads them; asked again when something changed meanwhile."""
         while True:
-            first = self._send([Request(request.kind, request.flags | DUMP, request.body)])
-            found, whole = self._collect(first)
+            found, whole = self._collect(self._send([request], DUMP))
             if whole:
                 return found
 
     def _try(self, requests: Sequence[Request]) -> list[OSError | None]:
-        first = self._send([Request(r.kind, r.flags | ACK, r.body) for r in requests])
+        first = self._send(requests, ACK)
         answers: dict[int, OSError | None] = {}
         while len(answers) < len(requests):
-            for kind, flags, number, body in self._receive():
-                if kind == ERROR and 0 <= number - first < len(requests):
-                    answers[number] = _error(flags, body)
+            for message in self._receive():
+                number = message["header"]["sequence_number"]
+                if message["header"]["type"] == ERROR and 0 <= number - first < len(requests):
+                    answers[number] = _error(message)
         return [answers[first + place] for place in range(len(requests))]
 
-    def _collect(self, number: int) -> tuple[list[bytes], bool]:
-        found: list[bytes] = []
+    def _collect(self, number: int) -> tuple[list[Message], bool]:
+        found: list[Message] = []
         whole = True
         while True:
-            for kind, flags, answered, body in self._receive():
-                if answered != number:
+            for message in self._receive():
+                header = message["header"]
+                if header["sequence_number"] != number:
                     continue
-                whole = whole and not flags & INTERRUPTED
-                if kind == ERROR and (error := _error(flags, body)) is not None:
+                whole = whole and not header["flags"] & INTERRUPTED
+                if header["type"] == ERROR and (error := _error(message)) is not None:
                     raise error
-                if kind in (DONE, ERROR):
+                if header["type"] in (DONE, ERROR):
                     return found, whole
-                found.append(body)
+                found.append(message)
 
-    def _send(self, requests: Sequence[Request]) -> int:
+    def _send(self, requests: Sequence[Request], flags: int) -> int:
         """The number of the first of them."""
         first = self._sequence + 1
         self._sequence += len(requests)
-        parts = []
-        for number, item in enumerate(requests, first):
-            length = HEADER.size + len(item.body)
-            parts.append(HEADER.pack(length, item.kind, item.flags | REQUEST, number, 0))
-            parts.append(item.body)
-        self._socket.send(b"".join(parts))
+        self._socket.send(b"".join(written(requests, flags=flags | REQUEST, first=first)))
         return first
 
-    def _receive(self) -> Iterator[tuple[int, int, int, bytes]]:
-        data = self._socket.recv(1 << 17)
-        place = 0
-        while place < len(data):
-            length, kind, flags, number, _ = HEADER.unpack_from(data, place)
-            yield kind, flags, number, data[place + HEADER.size : place + length]
-            place += _aligned(length)
+    def _receive(self) -> Iterator[Message]:
+        return iter(self._marshal.parse(self._socket.recv(1 << 17)))
 
 
-def attribute(kind: int, value: bytes | int | str) -> bytes:
-    """An attribute: a number has 32 bits, a text ends with a NUL. Pure."""
-    if isinstance(value, int):
-        value = struct.pack("=I", value)
-    elif isinstance(value, str):
-        value = value.encode() + b"\0"
-    length = ATTRIBUTE.size + len(value)
-    return ATTRIBUTE.pack(length, kind) + value + bytes(_aligned(length) - length)
+def written(requests: Iterable[Request], *, flags: int, first: int) -> Iterator[bytes]:
+    """The requests as the kernel takes them, numbered from ``first``. Pure."""
+    kinds = _marshal().msg_map
+    for number, request in enumerate(requests, first):
+        message = kinds[request.kind]()
+        for name, value in request.fields.items():
+            message[name] = value
+        message["attrs"] = list(request.attributes)
+        message["header"]["type"] = request.kind
+        message["header"]["flags"] = request.flags | flags
+        message["header"]["sequence_number"] = number
+        message.encode()
+        yield bytes(message.data)
 
 
-def attributes(data: bytes) -> Attributes:
-    """The attributes by their types, without the types' own flags; the last of a type counts. Pure."""
-    found: Attributes = {}
-    place = 0
-    while place + ATTRIBUTE.size <= len(data):
-        length, kind = ATTRIBUTE.unpack_from(data, place)
-        if length < ATTRIBUTE.size:
-            break
-        found[kind & 0x3FFF] = data[place + ATTRIBUTE.size : place + length]
-        place += _aligned(length)
-    return found
+@cache
+def _marshal() -> Any:
+    """pyroute2's reader of rtnetlink's messages, which also knows each type's class."""
+    from pyroute2.netlink.rtnl.marshal import MarshalRtnl
+
+    return MarshalRtnl
 
 
-def _aligned(length: int) -> int:
-    return (length + 3) & ~3
-
-
-def _error(flags: int, body: bytes) -> OSError | None:
-    """What an answer says: struct nlmsgerr has the error's number below zero, 0 for none."""
-    (number,) = struct.unpack_from("=i", body)
-    if not number:
-        return None
-    words = b""
-    if flags & EXPLAINED and flags & CAPPED:
-        words = attributes(body[4 + HEADER.size :]).get(WORDS, b"").rstrip(b"\0")
-    said = f"{os.strerror(-number)}{f': {words.decode()}' if words else ''}"
-    return OSError(-number, said)
+def _error(message: Message) -> OSError | None:
+    """What an answer says, None when it was done."""
+    error = message["header"]["error"]
+    return None if error is None else OSError(*error.args)
 
 
 def is_gone(error: OSError | None) -> bool:

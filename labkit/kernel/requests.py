@@ -1,12 +1,12 @@
-"""Requests to the kernel's network configuration, each as rtnetlink(7) says. Pure."""
+"""Requests to the kernel's network configuration, each as rtnetlink(7) says, by pyroute2's names. Pure."""
 
 from __future__ import annotations
 
 import socket
-import struct
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from typing import Any
 
-from labkit.kernel.netlink import Request, attribute
+from labkit.kernel.netlink import Request
 
 #: linux/rtnetlink.h: types of requests.
 NEWLINK, DELLINK, GETLINK = 16, 17, 18
@@ -15,37 +15,28 @@ NEWROUTE, DELROUTE, GETROUTE = 24, 25, 26
 DELNEIGH, GETNEIGH = 29, 30
 #: linux/netlink.h: nothing of the kind may be there; it is made.
 EXCLUSIVE, CREATE = 0x200, 0x400
-#: linux/if_link.h: attributes of a link; of its IFLA_LINKINFO; of a veth's IFLA_INFO_DATA.
-ADDRESS, NAME, LINK, MASTER, LINKINFO, GROUP, NET_NS_FD, EXT_MASK = 1, 3, 5, 10, 18, 27, 28, 29
-INFO_KIND, INFO_DATA, VETH_PEER = 1, 2, 1
 #: linux/rtnetlink.h: dumps leave out the counters (RTEXT_FILTER_SKIP_STATS).
 WITHOUT_COUNTERS = 8
-#: linux/if_addr.h, linux/rtnetlink.h, linux/neighbour.h: attributes.
-IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST = 1, 2, 4
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE = 1, 4, 5, 6, 15
-NDA_DST = 1
 #: netdevice(7): IFF_UP.
 UP = 1
-#: linux/rtnetlink.h: table main; who made a route (static); a link's and everybody's scope; types of routes.
-MAIN, STATIC, LINK_SCOPE, UNIVERSE, UNICAST, UNREACHABLE = 254, 4, 253, 0, 1, 7
-#: struct ifinfomsg, struct ifaddrmsg, struct rtmsg, struct ndmsg.
-LINK_HEADER, ADDRESS_HEADER = struct.Struct("=BxHiII"), struct.Struct("=BBBBI")
-ROUTE_HEADER, NEIGHBOUR_HEADER = struct.Struct("=BBBBBBBBI"), struct.Struct("=BxxxiHBB")
+#: linux/rtnetlink.h: table main; who made a route (static); no scope; types of routes.
+MAIN, STATIC, NOWHERE, UNICAST, UNREACHABLE = 254, 4, 255, 1, 7
+#: What makes a link go up.
+RAISED = {"flags": UP, "change": UP}
+
+Attributes = list[tuple[str, Any]]
 
 
 def links() -> Request:
     """All links, without their counters."""
-    return Request(GETLINK, 0, _link() + attribute(EXT_MASK, WITHOUT_COUNTERS))
+    return Request(GETLINK, attributes=[("IFLA_EXT_MASK", WITHOUT_COUNTERS)])
 
 
 def bridge(name: str) -> Request:
     """A new bridge, up."""
-    info = attribute(INFO_KIND, b"bridge")
-    return Request(
-        NEWLINK,
-        CREATE | EXCLUSIVE,
-        _link(flags=UP, change=UP) + attribute(NAME, name) + attribute(LINKINFO, info),
-    )
+    info = {"attrs": [("IFLA_INFO_KIND", "bridge")]}
+    named: Attributes = [("IFLA_IFNAME", name), ("IFLA_LINKINFO", info)]
+    return Request(NEWLINK, CREATE | EXCLUSIVE, RAISED, named)
 
 
 def pair(
@@ -61,107 +52,115 @@ def pair(
     the ``group``; ``peer``, with the address ``mac``, is born in the namespace that a descriptor is open
     on (None: in the same), and not yet up.
     """  # fmt: skip
-    inner = _link() + attribute(NAME, peer)
+    inner: Attributes = [("IFLA_IFNAME", peer)]
     if mac:
-        inner += attribute(ADDRESS, bytes.fromhex(mac.replace(":", "")))
+        inner.append(("IFLA_ADDRESS", mac))
     if namespace is not None:
-        inner += attribute(NET_NS_FD, namespace)
-    data = attribute(INFO_DATA, attribute(VETH_PEER, inner))
-    body = _link(flags=UP, change=UP) + attribute(NAME, name)
-    body += attribute(MASTER, master) if master else b""
-    body += attribute(GROUP, group) if group else b""
-    body += attribute(LINKINFO, attribute(INFO_KIND, b"veth") + data)
-    return Request(NEWLINK, CREATE | EXCLUSIVE, body)
+        inner.append(("IFLA_NET_NS_FD", namespace))
+    data = {"attrs": [("VETH_INFO_PEER", {"attrs": inner})]}
+    info = {"attrs": [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", data)]}
+    outer: Attributes = [("IFLA_IFNAME", name)]
+    if master:
+        outer.append(("IFLA_MASTER", master))
+    if group:
+        outer.append(("IFLA_GROUP", group))
+    return Request(NEWLINK, CREATE | EXCLUSIVE, RAISED, [*outer, ("IFLA_LINKINFO", info)])
 
 
 def link_up(index: int, *, master: int | None = None, mac: str = "") -> Request:
     """A link that is there is up and, where they are given, a port of that bridge and has that address."""
-    body = _link(index, flags=UP, change=UP)
-    body += b"" if master is None else attribute(MASTER, master)
-    body += attribute(ADDRESS, bytes.fromhex(mac.replace(":", ""))) if mac else b""
-    return Request(NEWLINK, 0, body)
+    wanted: Attributes = [] if master is None else [("IFLA_MASTER", master)]
+    if mac:
+        wanted.append(("IFLA_ADDRESS", mac))
+    return Request(NEWLINK, 0, {"index": index, **RAISED}, wanted)
 
 
 def no_link(index: int) -> Request:
     """That link is gone, and the other end of its pair."""
-    return Request(DELLINK, 0, _link(index))
+    return Request(DELLINK, 0, {"index": index})
 
 
 def no_group(group: int) -> Request:
     """All links of a group are gone, at once: each by itself waits for the kernel's other users."""
-    return Request(DELLINK, 0, _link() + attribute(GROUP, group))
+    return Request(DELLINK, attributes=[("IFLA_GROUP", group)])
 
 
 def addresses() -> Request:
     """All IPv4 addresses."""
-    return Request(GETADDR, 0, ADDRESS_HEADER.pack(socket.AF_INET, 0, 0, 0, 0))
+    return Request(GETADDR, 0, {"family": socket.AF_INET})
 
 
 def address(index: int, given: IPv4Interface) -> Request:
     """A link has that address."""
-    header = ADDRESS_HEADER.pack(socket.AF_INET, given.network.prefixlen, 0, UNIVERSE, index)
-    body = attribute(IFA_LOCAL, given.ip.packed) + attribute(IFA_ADDRESS, given.ip.packed)
+    wanted = _address(given)
     if given.network.prefixlen < 31:
-        body += attribute(IFA_BROADCAST, given.network.broadcast_address.packed)
-    return Request(NEWADDR, CREATE | EXCLUSIVE, header + body)
+        wanted.append(("IFA_BROADCAST", str(given.network.broadcast_address)))
+    return Request(NEWADDR, CREATE | EXCLUSIVE, _on(index, given), wanted)
 
 
 def no_address(index: int, given: IPv4Interface) -> Request:
     """A link has that address no more."""
-    header = ADDRESS_HEADER.pack(socket.AF_INET, given.network.prefixlen, 0, UNIVERSE, index)
-    body = attribute(IFA_LOCAL, given.ip.packed) + attribute(IFA_ADDRESS, given.ip.packed)
-    return Request(DELADDR, 0, header + body)
+    return Request(DELADDR, 0, _on(index, given), _address(given))
 
 
 def routes() -> Request:
     """All IPv4 routes of the main table."""
-    return Request(GETROUTE, 0, _route(0, 0) + attribute(RTA_TABLE, MAIN))
+    return Request(GETROUTE, 0, {"family": socket.AF_INET}, [("RTA_TABLE", MAIN)])
 
 
 def default_route(gateway: IPv4Address) -> Request:
     """What is not in the namespace's own networks goes by ``gateway``."""
-    body = _route(0, UNICAST) + attribute(RTA_GATEWAY, gateway.packed)
-    return Request(NEWROUTE, CREATE | EXCLUSIVE, body)
+    return Request(
+        NEWROUTE, CREATE | EXCLUSIVE, _route(0, UNICAST), [("RTA_GATEWAY", str(gateway))]
+    )
 
 
 def no_default_route(gateway: IPv4Address) -> Request:
     """That route is gone, whoever made it (protocol and type 0: any; scope 255: nowhere, any)."""
-    header = ROUTE_HEADER.pack(socket.AF_INET, 0, 0, 0, MAIN, 0, 255, 0, 0)
-    return Request(DELROUTE, 0, header + attribute(RTA_GATEWAY, gateway.packed))
+    anyones = {"family": socket.AF_INET, "table": MAIN, "scope": NOWHERE}
+    return Request(DELROUTE, 0, anyones, [("RTA_GATEWAY", str(gateway))])
 
 
 def unreachable(subnet: IPv4Network, metric: int) -> Request:
     """What no other route leads to in that network is refused at once."""
-    return Request(NEWROUTE, CREATE | EXCLUSIVE, _unreachable(subnet, metric))
+    wanted = _unreachable(subnet, metric)
+    return Request(NEWROUTE, CREATE | EXCLUSIVE, _route(subnet.prefixlen, UNREACHABLE), wanted)
 
 
 def not_unreachable(subnet: IPv4Network, metric: int) -> Request:
     """That route is gone."""
-    return Request(DELROUTE, 0, _unreachable(subnet, metric))
+    wanted = _unreachable(subnet, metric)
+    return Request(DELROUTE, 0, _route(subnet.prefixlen, UNREACHABLE), wanted)
 
 
 def neighbours() -> Request:
     """All neighbours of IPv4."""
-    return Request(GETNEIGH, 0, NEIGHBOUR_HEADER.pack(socket.AF_INET, 0, 0, 0, 0))
+    return Request(GETNEIGH, 0, {"family": socket.AF_INET})
 
 
 def no_neighbour(index: int, address: IPv4Address) -> Request:
     """What was remembered of that address is forgotten."""
-    header = NEIGHBOUR_HEADER.pack(socket.AF_INET, index, 0, 0, 0)
-    return Request(DELNEIGH, 0, header + attribute(NDA_DST, address.packed))
+    place = {"family": socket.AF_INET, "ifindex": index}
+    return Request(DELNEIGH, 0, place, [("NDA_DST", str(address))])
 
 
-def _link(index: int = 0, *, flags: int = 0, change: int = 0) -> bytes:
-    return LINK_HEADER.pack(socket.AF_UNSPEC, 0, index, flags, change)
+def _on(index: int, given: IPv4Interface) -> dict[str, int]:
+    return {"family": socket.AF_INET, "prefixlen": given.network.prefixlen, "index": index}
 
 
-def _route(length: int, kind: int) -> bytes:
-    known = (MAIN, STATIC, UNIVERSE, kind) if kind else (0, 0, 0, 0)
-    return ROUTE_HEADER.pack(socket.AF_INET, length, 0, 0, *known, 0)
+def _address(given: IPv4Interface) -> Attributes:
+    return [("IFA_LOCAL", str(given.ip)), ("IFA_ADDRESS", str(given.ip))]
 
 
-def _unreachable(subnet: IPv4Network, metric: int) -> bytes:
-    body = _route(subnet.prefixlen, UNREACHABLE)
-    return (
-        body + attribute(RTA_DST, subnet.network_address.packed) + attribute(RTA_PRIORITY, metric)
-    )
+def _route(length: int, kind: int) -> dict[str, int]:
+    return {
+        "family": socket.AF_INET,
+        "dst_len": length,
+        "table": MAIN,
+        "proto": STATIC,
+        "type": kind,
+    }
+
+
+def _unreachable(subnet: IPv4Network, metric: int) -> Attributes:
+    return [("RTA_DST", str(subnet.network_address)), ("RTA_PRIORITY", metric)]

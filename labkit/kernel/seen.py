@@ -1,13 +1,13 @@
-"""Links, addresses, routes and neighbours as the kernel shows them (rtnetlink(7))."""
+"""Links, addresses, routes and neighbours as the kernel shows them (rtnetlink(7)) and pyroute2 reads them."""
 
 from __future__ import annotations
 
-import struct
+import socket
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from labkit.kernel import requests
-from labkit.kernel.netlink import Netlink, attributes
+from labkit.kernel.netlink import Message, Netlink
 
 #: netdevice(7): IFF_UP, and IFF_LOWER_UP: the other end is up as well.
 UP, CARRIER = 1, 0x10000
@@ -61,78 +61,71 @@ class Neighbour:
 
 def links(netlink: Netlink) -> dict[str, Link]:
     """The links of a namespace by their names."""
-    found = (read_link(data) for data in netlink.dump(requests.links()))
+    found = (read_link(message) for message in netlink.dump(requests.links()))
     return {link.name: link for link in found}
 
 
 def addresses(netlink: Netlink) -> dict[int, tuple[IPv4Interface, ...]]:
     """The addresses (IPv4) of each link, by its index."""
     found: dict[int, tuple[IPv4Interface, ...]] = {}
-    for data in netlink.dump(requests.addresses()):
-        index, given = read_address(data)
+    for message in netlink.dump(requests.addresses()):
+        index, given = read_address(message)
         found[index] = (*found.get(index, ()), given)
     return found
 
 
 def routes(netlink: Netlink) -> tuple[Route, ...]:
     """The routes (IPv4) of the main table."""
-    every = (read_route(data) for data in netlink.dump(requests.routes()))
+    every = (read_route(message) for message in netlink.dump(requests.routes()))
     return tuple(route for route in every if route is not None)
 
 
 def neighbours(netlink: Netlink) -> tuple[Neighbour, ...]:
     """The neighbours (IPv4) that the namespace remembers."""
-    every = (read_neighbour(data) for data in netlink.dump(requests.neighbours()))
+    every = (read_neighbour(message) for message in netlink.dump(requests.neighbours()))
     return tuple(item for item in every if item is not None)
 
 
-def read_link(data: bytes) -> Link:
-    """A link of an answer's body. Pure."""
-    _, _, index, flags, _ = requests.LINK_HEADER.unpack_from(data)
-    found = attributes(data[requests.LINK_HEADER.size :])
+def read_link(message: Message) -> Link:
+    """A link of an answer. Pure."""
     return Link(
-        index=index,
-        name=found[requests.NAME].rstrip(b"\0").decode(),
-        flags=flags,
-        master=_number(found.get(requests.MASTER)),
-        peer=_number(found.get(requests.LINK)),
-        group=_number(found.get(requests.GROUP)),
-        mac=found.get(requests.ADDRESS, b"").hex(":"),
+        index=message["index"],
+        name=message.get_attr("IFLA_IFNAME"),
+        flags=message["flags"],
+        master=message.get_attr("IFLA_MASTER") or 0,
+        peer=message.get_attr("IFLA_LINK") or 0,
+        group=message.get_attr("IFLA_GROUP") or 0,
+        mac=message.get_attr("IFLA_ADDRESS") or "",
     )
 
 
-def read_address(data: bytes) -> tuple[int, IPv4Interface]:
-    """A link's index and an address of an answer's body. Pure."""
-    _, length, _, _, index = requests.ADDRESS_HEADER.unpack_from(data)
-    found = attributes(data[requests.ADDRESS_HEADER.size :])
-    own = found.get(requests.IFA_LOCAL) or found[requests.IFA_ADDRESS]
-    return index, IPv4Interface((own, length))
+def read_address(message: Message) -> tuple[int, IPv4Interface]:
+    """A link's index and an address of an answer. Pure."""
+    own = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+    return message["index"], IPv4Interface((own, message["prefixlen"]))
 
 
-def read_route(data: bytes) -> Route | None:
-    """A route of an answer's body, None for another table's. Pure."""
-    _, length, _, _, table, _, _, kind, _ = requests.ROUTE_HEADER.unpack_from(data)
-    found = attributes(data[requests.ROUTE_HEADER.size :])
-    if _number(found.get(requests.RTA_TABLE), table) != requests.MAIN:
+def read_route(message: Message) -> Route | None:
+    """A route of an answer, None for another table's. Pure."""
+    if (message.get_attr("RTA_TABLE") or message["table"]) != requests.MAIN:
         return None
-    gateway = found.get(requests.RTA_GATEWAY)
+    gateway = message.get_attr("RTA_GATEWAY")
     return Route(
-        kind=kind,
-        network=IPv4Network((found.get(requests.RTA_DST, bytes(4)), length)),
-        link=_number(found.get(requests.RTA_OIF)),
+        kind=message["type"],
+        network=IPv4Network((message.get_attr("RTA_DST") or 0, message["dst_len"])),
+        link=message.get_attr("RTA_OIF") or 0,
         gateway=IPv4Address(gateway) if gateway else None,
-        metric=_number(found.get(requests.RTA_PRIORITY)),
+        metric=message.get_attr("RTA_PRIORITY") or 0,
     )
 
 
-def read_neighbour(data: bytes) -> Neighbour | None:
-    """A neighbour of an answer's body, None for one without an address of IPv4. Pure."""
-    _, index, state, _, _ = requests.NEIGHBOUR_HEADER.unpack_from(data)
-    address = attributes(data[requests.NEIGHBOUR_HEADER.size :]).get(requests.NDA_DST, b"")
-    if len(address) != 4:
+def read_neighbour(message: Message) -> Neighbour | None:
+    """A neighbour of an answer, None for one without an address of IPv4. Pure."""
+    address = message.get_attr("NDA_DST")
+    if not address or message["family"] != socket.AF_INET:
         return None
-    return Neighbour(link=index, address=IPv4Address(address), lasting=bool(state & LASTING))
-
-
-def _number(data: bytes | None, otherwise: int = 0) -> int:
-    return int(struct.unpack("=I", data)[0]) if data else otherwise
+    return Neighbour(
+        link=message["ifindex"],
+        address=IPv4Address(address),
+        lasting=bool(message["state"] & LASTING),
+    )
