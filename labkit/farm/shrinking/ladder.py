@@ -60,10 +60,10 @@ PROGRAMS = (
 )  # fmt: skip
 #: Packages that consist of users, types, names or others' licences, and of no program that is needed.
 PLAIN = (
-    "base-files", "base-passwd", "debianutils", "gcc-12-base", "libc-bin", "media-types", "passwd",
+    "base-files", "base-passwd", "debianutils", "gcc-*-base", "libc-bin", "media-types", "passwd",
 )  # fmt: skip
-#: Loaded while a program runs: by the C library when a thread ends, and by dlopen(3).
-LATER = ("*/libgcc_s.so.*",)
+#: Loaded while a program runs: by the C library when a thread ends, and, up to version 2.33, for names.
+LATER = ("*/libgcc_s.so.*", "*/libnss_files*", "*/libnss_dns*")
 
 SLIM = (
     Step(
@@ -142,7 +142,7 @@ SMALL = (
         why="the container is logged in to, nobody logs in from it; its host key is the lab's",
         rule="paths",
         words=("/usr/lib/openssh/*", "/usr/lib/sftp-server", "/etc/ssh/ssh_config*", "/etc/ssh/moduli"),
-        kept=("/usr/lib/openssh/sftp-server", "/usr/lib/sftp-server"),
+        kept=("/usr/lib/openssh/sftp-server", "/usr/lib/sftp-server", "/usr/lib/openssh/sshd-*"),
     ),
     Step(
         name="plug-ins",
@@ -172,7 +172,7 @@ SMALL = (
                "/usr/share/libc-bin*", "/usr/share/base-passwd*", "/usr/share/base-files*",
                "/usr/share/info*", "/usr/share/man*", "/usr/src*", "/usr/include*", "/usr/games*",
                "/usr/lib/mime*", "/etc/skel*", "/etc/profile.d*", "/etc/bash*", "/etc/kernel*",
-               "/etc/opt*", "/etc/perl*", "/etc/alternatives*", "/var/backups*", "/var/lib/misc*"),
+               "/etc/opt*", "/etc/perl*", "/etc/alternatives*", "/etc/vconsole.conf", "/etc/mailcap*", "/run/utmp", "/var/backups*", "/var/lib/misc*"),
         kept=("*/terminfo/l/linux", "*/terminfo/x/xterm", "*/terminfo/x/xterm-256color",
               "*/terminfo/v/vt100", "*/terminfo/s/screen"),
     ),

@@ -127,8 +127,9 @@ def swap(tree: Tree, step: Step, full: Tree) -> Tree:
 
 def remnants(tree: Tree, step: Step, _: Tree) -> Tree:
     """Without what is left of packages that brought programs or data and have none any more: configuration,
-    licences, folders. ``kept`` are packages that are there for such files."""
-    stay = tree.alive() | set(step.kept)
+    licences, folders. ``kept`` are packages that are there for such files (patterns of their names)."""
+    plain = pattern(step.kept)
+    stay = tree.alive() | {name for name in tree.left() if plain.fullmatch(name)}
     full = {above for p, i in tree.items.items() if i.package in stay for above in (p, *_above(p))}
     return tree.without(
         {

@@ -76,7 +76,7 @@ def _step(
     axes.plot([left], [place], marker="o", color=style.BLUE, markersize=6)
     end = max(left, _left(before)) if before is not None else left
     text = f"{left:.1f}" if whole else f"{-_saved(row):+.1f} → {left:.1f}".replace("-", "−")
-    asked = " questions answered" if whole else ""
+    asked = " answered" if whole else ""
     _text(axes, place, end, f"{text}   {row['answered']}{asked}")
 
 
