@@ -202,4 +202,4 @@ def test_watch_ends_by_itself_after_its_time(farm: Lab, tmp_path: Path) -> None:
     said = run.run([*words, *options(farm, tmp_path)], env={"PYTHONPATH": str(ROOT)})
     value = json.loads(said.stdout)["value"]
     assert (value["mends"], value["failures"], value["ended"]) == (0, 0, "its time was over")
-    assert value["looks"] >= 2
+    assert value["looks"] >= 1
