@@ -12,6 +12,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from labkit import run
@@ -104,6 +105,7 @@ def kind(lab: Lab) -> str:
     return "the lab's own mirror" if lab.rootfs.mirror else "the machine's mirror"
 
 
+@cache
 def architecture() -> str:
     """The machine's architecture, as Debian names it."""
     return run.run(["dpkg", "--print-architecture"]).stdout.strip()

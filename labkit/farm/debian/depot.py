@@ -22,6 +22,7 @@ import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.response import addinfourl
@@ -167,8 +168,15 @@ def _part(place: Path) -> Iterator[Path]:
 
 
 def _sha256(path: Path) -> str:
+    """The hash of a file, '' when it is gone; computed once for each state of it."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        status = path.stat()
     except FileNotFoundError:
         return ""
+    return _hashed(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _hashed(path: Path, *_state: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
