@@ -69,4 +69,8 @@ def _at_least(total: int, done: int) -> int:
 
 def _phase_of(said: str) -> str:
     """The phase of dpkg's work that apt names (``Preparing bash (amd64)``)."""
-    return "configure" if re.match(r"Config|Preparing to configure|Running|Installed", said) else "unpack"
+    return (
+        "configure"
+        if re.match(r"Config|Preparing to configure|Running|Installed", said)
+        else "unpack"
+    )
