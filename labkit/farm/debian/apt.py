@@ -251,8 +251,11 @@ def _targets(lab: Lab) -> str:
     text = text_of(kept)
     if text is None:
         text = run.run(["apt-get", "indextargets", "--format", TARGET_FORMAT]).stdout
-        with suppress(PermissionError):
-            write_atomically(kept, text)
+        if (
+            kept.parent.is_dir()
+        ):  # else nothing was ever fetched, and nothing is left of having asked
+            with suppress(PermissionError):
+                write_atomically(kept, text)
     return text
 
 

@@ -86,7 +86,7 @@ def building(lab: Lab, place: Path, *, what: str, space: int = 0) -> Iterator[Pa
         raise not_root(str(part.parent)) from None
     discard(lab, part)
     try:
-        _require_space(part.parent, what, space)
+        require_space(part.parent, what, space)
     except FileNotFoundError as error:  # another labkit has just taken the lab down
         raise _failed(what, error, part.parent) from None
     Journal.of(lab).intend("folder", path=str(part))
@@ -106,6 +106,22 @@ def building(lab: Lab, place: Path, *, what: str, space: int = 0) -> Iterator[Pa
 def discard(lab: Lab, folder: Path) -> None:
     """Removes a folder of the lab's own, if it is there."""
     undo.remove_folder(lab, path=str(folder))
+
+
+def require_space(folder: Path, what: str, space: int) -> None:
+    """Returns when a folder's disk has that many bytes free; the folder need not be there yet.
+
+    :param what: how the :class:`BuildError` names what is to be made there.
+    """
+    there = next(path for path in (folder, *folder.parents) if path.is_dir())
+    free = shutil.disk_usage(there).free
+    if free < space:
+        raise BuildError(
+            what,
+            f"needs {human_bytes(space)} while it is made, and {folder} has {human_bytes(free)} free",
+            "make room, or set `cache` to a folder on a larger disk",
+            f"df -h {there}",
+        )
 
 
 def in_memory(work: Path, space: int, function: Callable[[Path], T]) -> T:
@@ -161,17 +177,6 @@ def _memory() -> int:
     text = Path("/proc/meminfo").read_text(encoding="ascii")
     found = re.search(r"^MemAvailable:\s*(\d+) kB$", text, re.M)
     return int(found[1]) * 1024 if found else 0
-
-
-def _require_space(folder: Path, what: str, space: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < space:
-        raise BuildError(
-            what,
-            f"needs {human_bytes(space)} while it is made, and {folder} has {human_bytes(free)} free",
-            "make room, or set `cache` to a folder on a larger disk",
-            f"df -h {folder}",
-        )
 
 
 def _failed(what: str, error: CommandError | OSError, folder: Path) -> BuildError:

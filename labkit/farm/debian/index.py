@@ -63,13 +63,13 @@ class Offer(NamedTuple):
         return tuple(name for group in parse_relations(relations) for name in group)
 
 
-def ensure(depot: Depot, source: Source, architecture: str) -> None:
+def ensure(depot: Depot, source: Source, architecture: str, *, kind: str = "the mirror") -> None:
     """The suite's list is in the depot; raises what :func:`labkit.farm.debian.apt.require` raises, and
     :class:`~labkit.farm.debian.depot.AbsentError` offline."""
     if source.in_folder or depot.find(_release_address(source)):
         return
     if not depot.offline:
-        apt.require_source(source)
+        apt.require_source(source, kind=kind)
     for component in source.components:
         _packages(depot, source, component, architecture)
 

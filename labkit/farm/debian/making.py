@@ -60,15 +60,14 @@ def _make(lab: Lab, planned: Plan) -> Rootfs:
     variant, archive = planned.variant, planned.archive
     run.require(*variants.programs(variant, registry=planned.registry), "nsenter", "cp")
     before = stand(lab, variant.after)[0] if archive and variant.after else None
-    what = f"root file system {variant.name} of {planned.suite}"
     if planned.registry and lab.offline:
         raise BuildError(
-            what,
+            planned.what,
             "is not in the cache, and labkit is to stay offline: no registry is asked",
             "call it once without --offline, or without a registry",
         )
     started = time.monotonic()
-    with building(lab, planned.place, what=what, space=variant.space) as work:
+    with building(lab, planned.place, what=planned.what, space=variant.space) as work:
         removed = in_memory(work, variant.space, lambda shop: _fill(lab, planned, shop, before))
         (work / "source").unlink(missing_ok=True)
         spent = time.monotonic() - started + (before.seconds if before else 0)

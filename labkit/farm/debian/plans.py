@@ -15,6 +15,7 @@ from pathlib import Path
 from labkit import run
 from labkit.farm.debian import apt, commands, index, packages, variants
 from labkit.farm.debian.apt import Archive
+from labkit.farm.debian.building import require_space
 from labkit.farm.debian.depot import Depot
 from labkit.farm.debian.variants import Variant
 from labkit.lab import Lab
@@ -67,6 +68,11 @@ class Plan(Record):
     key: str
     place: Path
 
+    @property
+    def what(self) -> str:
+        """How an error names it."""
+        return f"root file system {self.variant.name} of {self.suite}"
+
 
 def plan(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
     """What a build would make; asks the machine's package database, not the network."""
@@ -107,13 +113,17 @@ def plan(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
 
 
 def ready(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
-    """The same, with the suite's list of packages, which is fetched if the cache does not have it."""
+    """The same, with the suite's list of packages, which is fetched if the cache does not have it.
+
+    :raises BuildError: there is no room to build it; nothing was fetched.
+    """
     planned = plan(lab, variant, registry=registry)
     if planned.digest or not planned.archive:
         return planned
     run.require(*variants.programs(planned.variant), "nsenter", "cp")
+    require_space(planned.place.parent, planned.what, planned.variant.space)
     for source in commands.sources(planned.variant, planned.archive):
-        index.ensure(Depot.of(lab), source, planned.architecture)
+        index.ensure(Depot.of(lab), source, planned.architecture, kind=planned.archive.kind)
     return plan(lab, variant, registry=registry)
 
 
