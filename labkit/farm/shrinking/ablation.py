@@ -127,7 +127,8 @@ def table(value: Ablation) -> Table:
         f"From {value.before} to {value.variant}: what each step takes away, and how many of the questions "
         "that serving asks are answered after it"
     )
-    return _table("steps", title, (item for item in value.tried if not item.too_far))
+    first = value.tried[0].model_copy(update={"name": f"{value.before}, as it is"})
+    return _table("steps", title, (first, *value.kept))
 
 
 def undone_table(value: Ablation) -> Table:
