@@ -192,7 +192,7 @@ def test_what_the_checks_of_an_ablation_say(
     kept: tuple[str, ...], undone: tuple[str, ...], same: bool, failing: set[str]
 ) -> None:
     """A step that breaks something, one that goes too far and does not, and another result are each told."""
-    tried = (_tried("the beginning"), _tried("a", *kept), _tried("b", *undone, too_far=True))
+    tried = (_tried("web, as it is"), _tried("a", *kept), _tried("b", *undone, too_far=True))
     value = Ablation(variant="smallest", before="web", tried=tried, same=same)
     assert {check.name for check in ablation.checks(value) if not check.holds} == failing
     assert [row[0] for row in ablation.table(value).rows] == ["web, as it is", "a"]

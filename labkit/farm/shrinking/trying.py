@@ -59,9 +59,7 @@ class Trials:
 
     def begin(self, name: str) -> Tried:
         """The tree as it is, under its name."""
-        step = Step(
-            name="the beginning", why="the root file system that the steps start from", rule=""
-        )
+        step = Step(name=f"{name}, as it is", why="what the steps start from", rule="")
         return self._tried(step, self.tree)
 
     def each(self, steps: Sequence[Step]) -> Iterator[Tried]:
