@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from labkit import Lab
 from labkit.errors import ConfigError
 from labkit.farm import site
+from labkit.farm.balancer import balancing
 
 #: Titles that would do something in a page or in a template if they were not inert.
 HOSTILE = [
@@ -147,7 +149,7 @@ def test_the_format_of_the_log_is_one_json_object() -> None:
 
 
 def test_a_container_s_server_loads_what_the_page_needs() -> None:
-    """Each module of Debian's name, nothing of Debian's lists, and room for the balancer's connections."""
+    """Each module of Debian's name, nothing of Debian's lists."""
     lab = Lab.load(None, sites=["red"])
     files = site.files(lab, lab.sites[0])
     text = files[site.SERVER]
@@ -155,5 +157,11 @@ def test_a_container_s_server_loads_what_the_page_needs() -> None:
     assert loaded == [f"{name}_module" for name in site.MODULES]
     assert "mods-enabled" not in text
     assert "sites-enabled/*.conf" in text
-    assert site.THREADS * (site.CONNECTIONS + 1) >= 2 * 128
-    assert f"ThreadsPerChild {site.THREADS}\n" in files[site.CONFIGURATION]
+    assert f"MaxRequestWorkers {site.THREADS}\n" in files[site.CONFIGURATION]
+
+
+def test_a_replica_answers_as_many_requests_at_a_time_as_the_balancer_sends() -> None:
+    """Else its server closes kept connections in the middle of them."""
+    config = balancing.config(Lab.load(None, sites=["red"]), Path("/x"), Path("/y"))
+    [most] = [line.split()[1] for line in config.splitlines() if "MaxRequestWorkers" in line]
+    assert int(most) <= site.THREADS

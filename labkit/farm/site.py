@@ -46,9 +46,9 @@ TYPES = {
     "text/html": ".html .htm", "text/plain": ".txt", "text/css": ".css", "text/javascript": ".js",
     "application/json": ".json", "image/png": ".png", "image/jpeg": ".jpg .jpeg", "image/svg+xml": ".svg",
 }  # fmt: skip
-#: Threads that answer in a replica (each has a stack that it has written to), and how many connections each
-#: of them may have besides that nobody waits on: together more than the balancer ever opens.
-THREADS, CONNECTIONS = 16, 15
+#: Threads that answer in a replica: as many as the balancer has itself. With fewer, more requests at a time than
+#: threads make the server close kept connections (event_mpm: "All workers busy"), some with a request on its way.
+THREADS = 128
 
 
 class Request(Record):
@@ -127,7 +127,6 @@ ThreadsPerChild $threads
 MaxRequestWorkers $threads
 MinSpareThreads 1
 MaxSpareThreads $threads
-AsyncRequestWorkerFactor $connections
 LogFormat "$format" labkit
 <VirtualHost *:80>
     DocumentRoot /var/www/html
@@ -144,7 +143,6 @@ LogFormat "$format" labkit
 """).substitute(
         name=lab.host_name(site.name),
         threads=THREADS,
-        connections=CONNECTIONS,
         variable=REPLICA_VARIABLE,
         header=REPLICA_HEADER,
         log=accesslog.rotated(f"{LOGS}/access.log"),
