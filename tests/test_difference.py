@@ -100,7 +100,7 @@ def test_the_way_down_goes_by_its_largest_causes() -> None:
         Step(name="large, as built", whole=True, size=1955, after=1955),
         Step(name="downloads and indices", whole=False, size=-1000, after=955),
         Step(name="large", whole=True, size=955, after=955),
-        Step(name="1 package", whole=False, size=20, after=975),
+        Step(name="package web", whole=False, size=20, after=975),
         Step(name="package init", whole=False, size=-750, after=225),
         Step(name="documentation left out", whole=False, size=-60, after=165),
         Step(name="all else", whole=False, size=10, after=175),
@@ -116,14 +116,19 @@ def test_the_steps_add_up() -> None:
     assert frame["size"][frame["a root file system"]].tolist() == [955, 175, 955]
 
 
-def test_small_packages_are_summed_up() -> None:
-    """Beside the large ones, and by themselves."""
+@pytest.mark.parametrize(
+    ("small", "named"),
+    [("y", "package y"), ("yz", "packages y, z"), ("wyz", "3 other packages")],
+)
+def test_small_packages_are_summed_up(small: str, named: str) -> None:
+    """Beside the large ones; a few of them are called by their names."""
+    files = [(f"/{name}", 10, name, "executables") for name in small]
     one = _contents(
-        "a", ("/x", 900, "x", "executables"), ("/y", 10, "y", "executables"), x="1", y="1"
+        "a", ("/x", 900, "x", "executables"), *files, x="1", **dict.fromkeys(small, "1")
     )
-    two = _contents("b", ("/z", 1, "", "other data"))
+    two = _contents("b", ("/o", 1, "", "other data"))
     names = [step.name for step in waterfall.steps((one, two)) if not step.whole]
-    assert names == ["package x", "1 other package", "all else"]
+    assert names == ["package x", named, "all else"]
 
 
 # -- on real root file systems ---------------------------------------------------------------------

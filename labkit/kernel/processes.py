@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import time
 from pathlib import Path
 
 #: Fields of /proc/pid/stat after the program's name: the state, the terminal, the time of the start.
 STATE, TERMINAL, STARTED = 0, 4, 19
+#: How often a process is looked at that has no command line yet.
+BEGINNING = 50
 
 
 def lives(pid: int, started: int) -> bool:
@@ -31,7 +34,7 @@ def marked(marker: str) -> tuple[int, ...]:
 def is_marked(pid: int, marker: str) -> bool:
     """Whether that process is one of them."""
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        words = _command_line(pid).decode(errors="replace").split("\0")
         given = any(
             word.endswith(f"={marker}") or (before.startswith("-") and word == marker)
             for before, word in itertools.pairwise(words)
@@ -39,6 +42,18 @@ def is_marked(pid: int, marker: str) -> bool:
         return given and int(_stat(pid)[TERMINAL]) == 0
     except OSError:
         return False
+
+
+def _command_line(pid: int) -> bytes:
+    """What the process was called with. For a moment after execve(2) has begun it has none yet: it is
+    looked at again. A kernel's thread and a zombie, which have no program either, stay without."""
+    path = Path(f"/proc/{pid}/cmdline")
+    for _ in range(BEGINNING):
+        if found := path.read_bytes():
+            return found
+        Path(f"/proc/{pid}/exe").readlink()
+        time.sleep(0.002)
+    return b""
 
 
 def _stat(pid: int) -> list[str]:
