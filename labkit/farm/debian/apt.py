@@ -248,12 +248,9 @@ def _targets(lab: Lab) -> str:
     if lab.rootfs.mirror:
         return ""
     kept = lab.cache_dir / "debian" / f"sources-{_configured()}"
-    text = text_of(kept)
-    if text is None:
+    if (text := text_of(kept)) is None:
         text = run.run(["apt-get", "indextargets", "--format", TARGET_FORMAT]).stdout
-        if (
-            kept.parent.is_dir()
-        ):  # else nothing was ever fetched, and nothing is left of having asked
+        if kept.parent.is_dir():  # a cache that was never used is left as it is
             with suppress(PermissionError):
                 write_atomically(kept, text)
     return text
