@@ -17,7 +17,7 @@ def write_atomically(path: Path, data: str | bytes, *, mode: int = 0o644) -> Non
     Raises :class:`StateError` when a folder stands there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(3)}.part")
+    part = beside(path)
     try:
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as file:
@@ -26,6 +26,11 @@ def write_atomically(path: Path, data: str | bytes, *, mode: int = 0o644) -> Non
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def beside(path: Path) -> Path:
+    """A name in the same folder for what is not whole yet: its own for each process and each thread."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(3)}.part")
 
 
 def put(part: Path, path: Path) -> None:

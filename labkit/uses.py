@@ -12,6 +12,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from labkit.files import beside
 from labkit.journal import Journal
 from labkit.lab import Lab
 
@@ -63,7 +64,6 @@ def _leads(link: Path, place: Path) -> bool:
 
 def _link(link: Path, place: Path) -> None:
     """A link made whole or not at all, over one that leads elsewhere."""
-    part = link.with_name(f".{link.name}.{os.getpid()}.part")
-    part.unlink(missing_ok=True)
+    part = beside(link)
     part.symlink_to(place)
     part.replace(link)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,18 @@ def test_a_lab_whose_state_lies_elsewhere_keeps_what_it_holds(own: Lab, tmp_path
     other = own.model_copy(update={"name": "other", "state": str(tmp_path / "far")})
     uses.hold(other, "rootfs-minbase", own.cache_dir / "rootfs/minbase-1")
     assert collecting.collect(own).value.removed == ()
+
+
+@pytest.mark.root
+def test_many_threads_say_at_the_same_time_what_they_use(own: Lab) -> None:
+    """As independent builds do that end together: each thing is held, and nothing half-made is left."""
+    places = [_thing(own, "rootfs", f"variant-{number}") for number in range(200)]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda place: uses.hold(own, place.name, place), places))
+    assert set(places) <= set(uses.held(own.cache_dir, own.state_dir))
+    assert [
+        path.name for path in (own.cache_dir / "labs").iterdir() if path.name.startswith(".")
+    ] == []
 
 
 @pytest.fixture

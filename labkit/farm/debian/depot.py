@@ -13,8 +13,6 @@ import errno
 import glob
 import hashlib
 import logging
-import os
-import secrets
 import shutil
 import threading
 import urllib.error
@@ -30,6 +28,7 @@ from urllib.response import addinfourl
 from labkit.errors import ConfigError, MachineError
 from labkit.farm.debian import apt
 from labkit.farm.debian.apt import Source
+from labkit.files import beside
 from labkit.lab import Lab
 
 log = logging.getLogger("labkit.depot")
@@ -160,7 +159,7 @@ class Depot:
 @contextmanager
 def _part(place: Path) -> Iterator[Path]:
     """A name beside a place; what a killed process left under such a name is nobody's, and gc's."""
-    part = place.with_name(f".{place.name}.{os.getpid()}.{secrets.token_hex(3)}.part")
+    part = beside(place)
     try:
         yield part
     finally:
