@@ -1,18 +1,18 @@
-"""What a configuration may say: the sections of ``lab.toml``, the notebooks' parameters, and the
-errors that name a wrong key or value. Reads ``lab.toml``; touches nothing else.
+"""What a configuration may say: the sections of ``lab.toml``, and the notebooks' parameters. Reads
+``lab.toml``; touches nothing else.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from labkit.complaints import Fault, unknown
 from labkit.errors import ConfigError, StateError
 
 #: A DNS label (RFC 1123, section 2.1), in lower case.
@@ -21,24 +21,25 @@ LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 def _label(value: object) -> object:
     if not isinstance(value, str) or not LABEL.fullmatch(value):
-        raise ValueError(
-            "is no DNS label: lower-case letters, digits and inner hyphens, at most 63 characters"
+        raise Fault(
+            "label",
+            "is no DNS label: lower-case letters, digits and inner hyphens, at most 63 characters",
         )
     return value
 
 
 def _domain(value: object) -> object:
     if not isinstance(value, str) or not all(LABEL.fullmatch(part) for part in value.split(".")):
-        raise ValueError("is no domain name: DNS labels with dots between them")
+        raise Fault("domain", "is no domain name: DNS labels with dots between them")
     if value and value.rpartition(".")[2] != "test":
-        raise ValueError("is not below .test, the domain reserved for tests (RFC 6761)")
+        raise Fault("domain", "is not below .test, the domain reserved for tests (RFC 6761)")
     return value
 
 
 def _folder(value: object) -> object:
     path = PurePosixPath(value) if isinstance(value, str) else PurePosixPath()
     if not path.is_absolute() or ".." in path.parts or len(path.parts) < 2 or "\0" in str(path):
-        raise ValueError("is no absolute path of a folder below /, without '..'")
+        raise Fault("folder", "is no absolute path of a folder below /, without '..'")
     return value
 
 
@@ -180,13 +181,6 @@ PARAMETERS: Mapping[str, str] = {
 }
 
 
-def unknown(name: str, known: Mapping[str, object] | set[str], what: str) -> ConfigError:
-    """The error for a name that is none of the known ones; names the nearest."""
-    near = difflib.get_close_matches(name, list(known), 1, 0.5)
-    guess = f"did you mean {near[0]!r}? " if near else ""
-    return ConfigError(repr(name), f"is not {what}", f"{guess}known: {', '.join(sorted(known))}")
-
-
 def find_file(name: str, start: Path | None = None) -> Path | None:
     """The nearest file of that name in ``start`` (default: the working folder) or a folder above."""
     here = (start or Path.cwd()).resolve()
@@ -220,11 +214,17 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(str(path), "there is no such file", "name an existing lab.toml") from None
+        raise ConfigError(
+            str(path), "there is no such file", "name an existing lab.toml", code="config.no-file"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), f"is no TOML: {error}", "correct that line") from None
+        raise ConfigError(
+            str(path), f"is no TOML: {error}", "correct that line", code="config.no-toml"
+        ) from None
     except OSError as error:
-        raise StateError(str(path), f"cannot be read: {error.strerror}") from None
+        raise StateError(
+            str(path), f"cannot be read: {error.strerror}", code="state.unreadable"
+        ) from None
 
 
 def overlaid(values: Mapping[str, Any], parameters: Mapping[str, object]) -> dict[str, Any]:
@@ -245,36 +245,3 @@ def tuples(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: tuples(item) for key, item in value.items()}
     return tuple(tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
-
-
-def explain(
-    error: ValidationError, source: str, model: type[BaseModel], parameters: Mapping[str, object]
-) -> ConfigError:
-    """Pydantic's first complaint about a ``model`` as labkit's own error: read from ``source``, or one of
-    the flat ``parameters`` that override it."""
-    first = error.errors()[0]
-    reason = first["msg"].removeprefix("Value error, ")
-    if first["loc"]:
-        *path, key = first["loc"]
-        where = ".".join(str(part) for part in (*path, key))
-    else:  # a check across fields begins with the one that it is about
-        path, (where, _, reason) = [], reason.partition(": ")
-        key = where
-    for name, value in parameters.items():
-        if value is not None and f"{where}.".startswith(f"{PARAMETERS[name]}."):
-            source = f"the parameter {name}"
-    if first["type"] == "extra_forbidden":
-        wrong = unknown(str(key), _section(model, path).model_fields, "a known key")
-        return ConfigError(f"{where} in {source}", wrong.reason, wrong.remedy)
-    plain = isinstance(first["input"], (str, int, float, bool, tuple)) or first["input"] is None
-    given = f" = {first['input']!r}" if plain else ""
-    return ConfigError(f"{where}{given} in {source}", reason, "correct this value")
-
-
-def _section(model: type[BaseModel], path: Sequence[str | int]) -> type[BaseModel]:
-    """The model that a path of keys and places leads to: ``("sites", 0)`` is a :class:`Site`."""
-    for key in path:
-        if isinstance(key, str):
-            kind: Any = model.model_fields[key].annotation
-            model = kind if isinstance(kind, type) else get_args(kind)[0]
-    return model

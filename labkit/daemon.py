@@ -79,7 +79,13 @@ def send(daemon: Daemon, sig: signal.Signals) -> None:
     """Sends a signal to the running daemon (``SIGHUP``: dnsmasq reads its files again)."""
     running = pid(daemon)
     if running is None:
-        raise FarmError(daemon.name, "is not running", "start it first", f"cat {daemon.log}")
+        raise FarmError(
+            daemon.name,
+            "is not running",
+            "start it first",
+            f"cat {daemon.log}",
+            code="farm.server-down",
+        )
     os.kill(running, sig)
 
 
@@ -94,6 +100,7 @@ def wait(daemon: Daemon, problem: Callable[[], str | None], patience: float) -> 
                 f"{reason} after {patience:g} s; its log ends: {tail(daemon.log)}",
                 "the log says why",
                 f"tail {daemon.log}",
+                code="farm.server-silent",
             )
         time.sleep(pause)
         pause = min(pause * 1.5, 0.1)
@@ -133,6 +140,7 @@ def require_free(
             f"the port is taken by {who}",
             f"set {key} to another port, or end that process",
             f"ss -ltnup 'sport = :{port}'",
+            code="machine.port-taken",
         )
 
 

@@ -14,15 +14,17 @@
     ├── WikiError         the wiki is down, refuses, or holds something unexpected
     └── StageError        a notebook did not run, or did not hold what it must
 
-Each carries what was asked (``value``), why it cannot be done (``reason``) and what to do about
-it (``remedy``); a message is always the three of them.
+Each carries what was asked (``value``), why it cannot be done (``reason``), what to do about it
+(``remedy``), a command that shows it (``again``) and a ``code`` that stays the same when the words
+change: its first part is the error's kind, its second one what went wrong (``machine.port-taken``).
 """
 
 from __future__ import annotations
 
+import errno
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 def typed(argv: Sequence[str]) -> str:
@@ -32,14 +34,26 @@ def typed(argv: Sequence[str]) -> str:
 
 
 class LabkitError(Exception):
-    """What was asked, why it cannot be done, and the remedy; ``again`` is a command that shows it."""
+    """What was asked, why it cannot be done, and the remedy; ``again`` is a command that shows it, ``code``
+    the name by which a program or a reader knows this error from others."""
 
-    def __init__(self, value: str, reason: str, remedy: str = "", again: str = "") -> None:
+    code = "labkit.error"
+
+    def __init__(
+        self, value: str, reason: str, remedy: str = "", again: str = "", *, code: str = ""
+    ) -> None:
         self.value = value
         self.reason = reason
         self.remedy = remedy
         self.again = again
+        self.code = code or type(self).code
         super().__init__(value, reason, remedy, again)
+
+    @property
+    def record(self) -> dict[str, str]:
+        """The same for a program."""
+        names = ("code", "value", "reason", "remedy", "again")
+        return {name: str(getattr(self, name)) for name in names}
 
     def __str__(self) -> str:
         lines = [f"{self.value}: {self.reason}"]
@@ -47,6 +61,7 @@ class LabkitError(Exception):
             lines.append(f"  remedy: {self.remedy}")
         if self.again:
             lines.append(f"  see it: {self.again}")
+        lines.append(f"  code: {self.code}")
         return "\n".join(lines)
 
 
@@ -64,6 +79,8 @@ class CommandError(LabkitError):
     ``status`` is the exit status, negative when a signal ended it (-9: SIGKILL); ``stderr`` the end
     of what the program wrote to its standard error.
     """
+
+    code = "command.failed"
 
     def __init__(
         self, argv: Sequence[str], status: int, stderr: str = "", remedy: str = ""
@@ -83,6 +100,8 @@ class CommandError(LabkitError):
 
 class CommandTimeoutError(CommandError):
     """A program did not end within its time and was killed."""
+
+    code = "command.timeout"
 
     def __init__(self, argv: Sequence[str], seconds: float, stderr: str = "") -> None:
         self.seconds = seconds
@@ -111,3 +130,29 @@ class WikiError(LabkitError):
 
 class StageError(LabkitError):
     """A stage's notebook did not run to its end, or a required check does not hold."""
+
+
+#: The system's own errors that somebody can do something about: the end of the code, and what.
+SYSTEM: Mapping[int, tuple[str, str]] = {
+    errno.ENOSPC: ("disk-full", "make room on that disk (df -h)"),
+    errno.EDQUOT: ("disk-full", "make room: the account's quota is used up"),
+    errno.EROFS: ("read-only", "choose a folder on a disk that is not read-only"),
+    errno.EACCES: ("not-allowed", "call it with sudo, or choose a folder of your own"),
+    errno.EPERM: ("not-allowed", "call it with sudo"),
+    errno.ENOTDIR: ("in-the-way", "move away the file that stands where a folder has to be"),
+    errno.EEXIST: ("in-the-way", "move away the file that stands where a folder has to be"),
+    errno.EISDIR: ("in-the-way", "move away the folder that stands where a file has to be"),
+}
+
+
+def of_system(error: OSError, path: str = "") -> MachineError:
+    """What the system refuses, at ``path`` where it names no other place."""
+    place = str(error.filename or path)
+    code, remedy = SYSTEM.get(error.errno or 0, ("system", "see what is there"))
+    return MachineError(
+        place or "the system",
+        error.strerror or str(error),
+        f"{remedy}; lab.toml has the folders: state, cache, run, outputs",
+        f"ls -lad {shlex.quote(place)}" if place else "df -h",
+        code=f"machine.{code}",
+    )

@@ -39,7 +39,11 @@ def put(part: Path, path: Path) -> None:
         part.replace(path)
     except IsADirectoryError:
         raise StateError(
-            str(path), "is a folder where labkit keeps a file", "move it away", f"ls -la {path}"
+            str(path),
+            "is a folder where labkit keeps a file",
+            "move it away",
+            f"ls -la {path}",
+            code="state.folder-in-place",
         ) from None
 
 

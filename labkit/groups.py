@@ -68,7 +68,7 @@ def end(path: str) -> None:
         if time.monotonic() > deadline:
             raise LabkitError(
                 path, f"its processes do not end, not even by SIGKILL: {sorted(pids)}", "",
-                f"systemd-cgls {path}",
+                f"systemd-cgls {path}", code="machine.process-stays",
             )  # fmt: skip
         time.sleep(pause)
         pause = min(2 * pause, 0.02)
@@ -127,4 +127,5 @@ def _refused(folder: Path, error: OSError) -> LabkitError:
         f"the cgroup cannot be removed: {error.strerror}",
         "end what runs in it, then call it again",
         f"cat {folder}/cgroup.procs",
+        code="machine.cgroup-stays",
     )

@@ -1,4 +1,4 @@
-"""What labkit has made on this machine for one lab, and the lab's locks.
+"""What labkit has made on this machine for one lab.
 
 The journal is a file of JSON lines. Before a thing is made, :meth:`Journal.intend` writes what it
 is and how it is unmade (a kind of :mod:`labkit.undo` and its details); after it was unmade,
@@ -16,16 +16,18 @@ import functools
 import json
 import os
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from labkit.errors import LockError, MachineError, StateError
+from labkit.errors import StateError
 from labkit.lab import Lab
+from labkit.locks import lock, not_root
 from labkit.result import Record
+
+__all__ = ["Entry", "Journal", "Thing", "boot_id", "lock", "not_root", "parse", "standing"]
 
 
 class Entry(Record):
@@ -145,6 +147,7 @@ class Journal:
             "put the journal back, a file; if nothing of the lab is left on the machine, move away "
             "what stands there",
             f"ls -la {self.path}",
+            code="state.journal-unusable",
         )
 
 
@@ -231,64 +234,11 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-@contextmanager
-def lock(folder: Path, name: str, *, wait: float = 600.0) -> Iterator[None]:
-    """Holds the lock ``name`` in ``folder``; waits at most ``wait`` seconds, then :class:`LockError`.
-
-    The lock file holds its owner's pid and stays when the lock is released: the kernel ends the
-    lock with the process, however that ends.
-    """
-    path = folder / f"{name}.lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except PermissionError:
-        raise not_root(str(path)) from None
-    except IsADirectoryError:
-        raise StateError(
-            str(path), "is a folder where labkit keeps a lock", "move it away", f"ls -la {path}"
-        ) from None
-    try:
-        _acquire(descriptor, path, wait)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def not_root(what: str) -> MachineError:
-    """The error for an action that needs root."""
-    return MachineError(
-        what,
-        f"cannot be changed by user {os.geteuid()}: provisioning needs root",
-        "call it with sudo, or from a root shell",
-        "id",
-    )
-
-
-def _acquire(descriptor: int, path: Path, wait: float) -> None:
-    deadline = time.monotonic() + wait
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
-                raise LockError(
-                    str(path),
-                    f"another labkit (process {holder}) works on this lab",
-                    "wait until it has ended, or give this lab another name (lab.toml: name)",
-                    f"ps -fp {holder}",
-                ) from None
-            time.sleep(0.05)
-
-
 def _damaged(path: Path, number: int, line: str) -> StateError:
     return StateError(
         f"{path}, line {number}",
         f"is no entry of labkit's journal: {line[:60]!r}",
         "restore the line or, if nothing of the lab is left on the machine, move the file away",
         f"sed -n {number}p {path}",
+        code="state.journal-damaged",
     )

@@ -16,19 +16,20 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from labkit import addresses
+from labkit.addresses import block_width
+from labkit.complaints import Fault, explain, unknown
 from labkit.config import (
     PARAMETERS,
     Configuration,
     Site,
     declared_names,
-    explain,
     find_file,
     injected_names,
     overlaid,
     project_folder,
     read_toml,
     tuples,
-    unknown,
 )
 
 __all__ = [
@@ -40,8 +41,6 @@ __all__ = [
 RESERVED = ("ns", "balancer")
 #: An interface's name is at most this long (Linux, IFNAMSIZ less the closing NUL).
 IFNAME_LENGTH = 15
-#: The private networks (RFC 1918, section 3).
-PRIVATE = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
 #: The colours of the sites' pages and of their figures: Okabe and Ito's, told apart by everybody.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 
@@ -75,7 +74,7 @@ class Lab(Configuration):
         try:
             return cls.model_validate(tuples(values))
         except ValidationError as error:
-            raise explain(error, source, cls, parameters) from None
+            raise explain(error, source, cls, parameters, PARAMETERS) from None
 
     @classmethod
     def load(cls, path: Path | None = None, **parameters: object) -> Lab:
@@ -114,20 +113,30 @@ class Lab(Configuration):
         names = [site.name for site in self.sites]
         for name, site in zip(names, self.sites, strict=True):
             if names.count(name) > 1:
-                raise ValueError(f"sites: two sites have the name {name!r}: give each its own")
+                raise Fault(
+                    "site-twice", f"sites: two sites have the name {name!r}: give each its own"
+                )
             if name in RESERVED:
-                raise ValueError(f"sites: {name!r} is the name of the lab's own host: take another")
+                raise Fault(
+                    "site-name", f"sites: {name!r} is the name of the lab's own host: take another"
+                )
             count = site.replicas or self.replicas
             if site.weights and len(site.weights) != count:
-                raise ValueError(
+                raise Fault(
+                    "weights",
                     f"sites: {site.name} has {count} replicas and {len(site.weights)} weights: "
-                    "give one weight for each replica"
+                    "give one weight for each replica",
                 )
-        _check_subnet(self)
+        counts = [site.replicas or self.replicas for site in self.sites]
+        addresses.check(self.network.subnet, counts)
         if far := next((item.name for item in self.farm if len(item.name) > 63), ""):
-            raise ValueError(f"sites: {far!r} is too long for a DNS label: shorten the site's name")
+            raise Fault(
+                "label", f"sites: {far!r} is too long for a DNS label: shorten the site's name"
+            )
         for clash in {replica.name for replica in self.farm} & set(names):
-            raise ValueError(f"sites: {clash!r} is a site's name and a replica's: rename the site")
+            raise Fault(
+                "site-name", f"sites: {clash!r} is a site's name and a replica's: rename the site"
+            )
         return self
 
     # -- names and addresses -----------------------------------------------------------------
@@ -269,32 +278,3 @@ def ifname(*parts: str) -> str:
     if len(whole) <= IFNAME_LENGTH:
         return whole
     return f"{whole[: IFNAME_LENGTH - 5]}-{hashlib.sha256(whole.encode()).hexdigest()[:4]}"
-
-
-def block_width(sites: int) -> int:
-    """How far apart the addresses of a site's replicas lie: 10, 20, 40, … above the number of sites."""
-    width = 10
-    while width <= sites:
-        width *= 2
-    return width
-
-
-def _check_subnet(lab: Lab) -> None:
-    """The subnet is one, and has an address for the bridge and for each replica."""
-    try:
-        subnet = IPv4Network(lab.network.subnet)
-    except ValueError as error:
-        raise ValueError(f"network.subnet: {error}: write it like 10.60.0.0/24") from None
-    if not any(subnet.subnet_of(network) for network in PRIVATE):
-        raise ValueError(
-            f"network.subnet: {subnet} is no private network (RFC 1918): write it like 10.60.0.0/24"
-        )
-    width = block_width(len(lab.sites))
-    most = max((site.replicas or lab.replicas) for site in lab.sites)
-    needed = width * most + len(lab.sites)
-    if needed > subnet.num_addresses - 2:
-        prefix = 32 - (needed + 2).bit_length()
-        raise ValueError(
-            f"network.subnet: {subnet} has {max(subnet.num_addresses - 2, 0)} addresses and this farm "
-            f"numbers its hosts up to {needed}: use a /{prefix} or fewer replicas"
-        )

@@ -186,6 +186,7 @@ def missing(program: str) -> MachineError:
         "this program is not on the machine",
         "let `./lab doctor` install what is missing (it reads labkit/debian-packages.txt)",
         f"command -v {program}",
+        code="machine.no-program",
     )
 
 
@@ -237,7 +238,11 @@ def _start(
         except OSError as error:
             where = f" in {cwd}" if cwd else ""
             raise MachineError(
-                argv[0], f"cannot be started{where}: {error.strerror}", "", typed(argv)
+                argv[0],
+                f"cannot be started{where}: {error.strerror}",
+                "",
+                typed(argv),
+                code="machine.program-start",
             ) from None
 
 

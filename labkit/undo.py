@@ -95,6 +95,7 @@ def unmake(entry: Entry, lab: Lab) -> None:
             str(lab.journal_file),
             f"entry {entry.seq} is of the unknown kind {entry.kind!r}",
             "use the labkit that wrote it, or remove the thing and the line by hand",
+            code="state.unknown-kind",
         )
     if entry.boot != boot_id() and entry.kind != "folder":
         return
@@ -107,6 +108,7 @@ def unmake(entry: Entry, lab: Lab) -> None:
             f"{entry.kind} {entry.what}",
             f"cannot be unmade: {type(error).__name__}: {error}",
             f"remove it by hand, then its line (entry {entry.seq}) from {lab.journal_file}",
+            code="machine.stays",
         ) from error
 
 
@@ -205,7 +207,12 @@ def remove_cgroup(lab: Lab, *, path: str) -> None:
     """Removes the lab's own (empty) cgroups in every hierarchy, the deepest first."""
     parts = Path(path).parts
     if ".." in parts or not any(lab.name in part for part in parts):
-        raise StateError(path, f"is no cgroup of lab {lab.name}", f"correct {lab.journal_file}")
+        raise StateError(
+            path,
+            f"is no cgroup of lab {lab.name}",
+            f"correct {lab.journal_file}",
+            code="state.not-own",
+        )
     groups.remove(path)
 
 
@@ -215,7 +222,10 @@ def remove_folder(lab: Lab, *, path: str) -> None:
     inner = [point for point in mount_points() if f"{point}/".startswith(f"{real}/")]
     if inner:
         raise StateError(
-            path, f"something is still mounted in it: {inner[0]}", f"umount {inner[0]}"
+            path,
+            f"something is still mounted in it: {inner[0]}",
+            f"umount {inner[0]}",
+            code="state.mounted",
         )
     if real.exists():
         shutil.rmtree(real)
@@ -246,14 +256,21 @@ def _own(path: str, lab: Lab) -> Path:
     real = os.path.realpath(path)
     owned = (os.path.realpath(folder) for folder in (lab.run_dir, lab.state_dir, lab.cache_dir))
     if not any(f"{real}/".startswith(f"{folder}/") for folder in owned):
-        raise StateError(path, "is not below the lab's own folders", f"correct {lab.journal_file}")
+        raise StateError(
+            path,
+            "is not below the lab's own folders",
+            f"correct {lab.journal_file}",
+            code="state.not-own",
+        )
     return Path(real)
 
 
 def _plain(name: str, lab: Lab) -> None:
     """Refuses a name that leads out of its folder."""
     if "/" in name or name in ("", ".", ".."):
-        raise StateError(repr(name), "is no plain name", f"correct {lab.journal_file}")
+        raise StateError(
+            repr(name), "is no plain name", f"correct {lab.journal_file}", code="state.not-own"
+        )
 
 
 def _terminate(pid: int, marker: str) -> None:
@@ -269,7 +286,13 @@ def _terminate(pid: int, marker: str) -> None:
             if not processes.is_marked(pid, marker):
                 return
             time.sleep(0.01)
-    raise LabkitError(f"process {pid}", "does not end, not even by SIGKILL", "", f"ps -fp {pid}")
+    raise LabkitError(
+        f"process {pid}",
+        "does not end, not even by SIGKILL",
+        "",
+        f"ps -fp {pid}",
+        code="machine.process-stays",
+    )
 
 
 def _unescape(text: str) -> str:

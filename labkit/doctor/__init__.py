@@ -21,9 +21,10 @@ from labkit.result import Outcome, Record, Table, action
 
 
 class Blocker(Record):
-    """What keeps the lab from running: the check that says so, what was seen, what to do."""
+    """What keeps the lab from running: the check that says so, the error's code, what was seen, what to do."""
 
     check: str
+    code: str
     seen: str
     remedy: str
 
@@ -100,7 +101,9 @@ def _seen(need: Need, lab: Lab) -> tuple[Check, Blocker | None]:
         holds=error is None,
         again=(error.again if error else "") or need.again,
     )
-    return check, Blocker(check=name, seen=found, remedy=error.remedy) if error else None
+    if error is None:
+        return check, None
+    return check, Blocker(check=name, code=error.code, seen=found, remedy=error.remedy)
 
 
 def _verdict(blockers: tuple[Blocker, ...]) -> str:

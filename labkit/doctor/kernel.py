@@ -62,6 +62,7 @@ def cgroups(lab: Lab) -> str:
             "start the machine with systemd, or install Debian's package cgroupfs-mount and run "
             "cgroupfs-mount (as root)",
             "grep cgroup /proc/mounts",
+            code="machine.no-cgroups",
         )
     if not writable:
         raise MachineError(
@@ -69,6 +70,7 @@ def cgroups(lab: Lab) -> str:
             "are mounted read-only: runc cannot make a container's own",
             "mount them writable; in a container, start that one with its own writable cgroups",
             "grep cgroup /proc/mounts",
+            code="machine.cgroups-read-only",
         )
     return layout
 
@@ -92,6 +94,10 @@ def _try(argv: list[str], *, what: str, value: str, remedy: str) -> None:
         run.run(["unshare", what, "--", *argv])
     except CommandError as error:
         said = " ".join((error.stderr or error.reason).split())
-        raise MachineError(value, f"cannot be had: {said}", remedy, error.again) from None
+        raise MachineError(
+            value, f"cannot be had: {said}", remedy, error.again, code="machine.kernel"
+        ) from None
     except LabkitError as error:
-        raise MachineError(value, str(error.reason), error.remedy, error.again) from None
+        raise MachineError(
+            value, str(error.reason), error.remedy, error.again, code="machine.kernel"
+        ) from None

@@ -67,6 +67,7 @@ def _room(path: Path, needed: int, key: str) -> str:
             f"has {human_bytes(free)} free, {human_bytes(needed)} are needed",
             f"make room, or set {key} in lab.toml to a folder on a larger file system",
             f"df -h {place}",
+            code="machine.no-space",
         )
     return f"{human_bytes(free)} at {place}"
 
@@ -86,6 +87,7 @@ def _port(lab: Lab, port: int, address: str, key: str, netns: str | None) -> str
         if "." in key
         else "end that process, or set host.netns in lab.toml: the lab then has a namespace of its own",
         f"ss -lntup 'sport = :{port}'",
+        code="machine.port-taken",
     )
 
 

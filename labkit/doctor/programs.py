@@ -43,7 +43,10 @@ def packages(lab: Lab) -> str:
     lacking = [names[0] for names in wanted if not there.keys() & set(names)]
     if lacking:
         raise MachineError(
-            ", ".join(lacking), f"{len(lacking)} of {len(wanted)} packages are missing", INSTALL
+            ", ".join(lacking),
+            f"{len(lacking)} of {len(wanted)} packages are missing",
+            INSTALL,
+            code="machine.no-packages",
         )
     return f"all {len(wanted)} are installed"
 
@@ -70,7 +73,9 @@ def present(lab: Lab) -> str:
     """How many of :data:`PROGRAMS` there are; :class:`MachineError` names the missing ones."""
     lacking = [program for program in PROGRAMS if run.which(program) is None]
     if lacking:
-        raise MachineError(", ".join(lacking), "not on this machine", INSTALL)
+        raise MachineError(
+            ", ".join(lacking), "not on this machine", INSTALL, code="machine.no-program"
+        )
     return f"all {len(PROGRAMS)} are present"
 
 
@@ -105,10 +110,16 @@ def browser(lab: Lab) -> str:
             done = run.run(argv, env={"HOME": home}, timeout=30)
         except CommandError as error:
             raise MachineError(
-                "chromium", f"does not start: {error.reason[-300:]}", INSTALL, error.again
+                "chromium",
+                f"does not start: {error.reason[-300:]}",
+                INSTALL,
+                error.again,
+                code="machine.browser",
             ) from None
     if "rendered" not in done.stdout:
-        raise MachineError("chromium", "rendered nothing", INSTALL, done.command)
+        raise MachineError(
+            "chromium", "rendered nothing", INSTALL, done.command, code="machine.browser"
+        )
     return f"Chromium {installed().get('chromium', 'of unknown version')} rendered a page"
 
 

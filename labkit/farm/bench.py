@@ -107,7 +107,11 @@ def parse(text: str, *, target: str, direct: bool, connections: int) -> Throughp
     rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
     latencies = dict(re.findall(r"^\s+(\d+)%\s+([\d.]+(?:us|ms|s|m|h))$", text, re.MULTILINE))
     if not total or not rate or any(str(part) not in latencies for part in PERCENTILES):
-        raise FarmError(f"wrk on {target}", f"its report cannot be read: {text.strip()[-300:]!r}")
+        raise FarmError(
+            f"wrk on {target}",
+            f"its report cannot be read: {text.strip()[-300:]!r}",
+            code="farm.wrk",
+        )
     p50, p75, p90, p99 = (_seconds(latencies[str(part)]) for part in PERCENTILES)
     return Throughput(
         target=target,

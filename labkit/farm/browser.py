@@ -60,7 +60,12 @@ def visit(lab: Lab, urls: Sequence[str]) -> Outcome[Visits]:
     does not work, :class:`MachineError` when no browser is installed.
     """
     if not urls:
-        raise ConfigError("no address", "there is nothing to visit", "give one URL or more")
+        raise ConfigError(
+            "no address",
+            "there is nothing to visit",
+            "give one URL or more",
+            code="config.no-address",
+        )
     require()
     dns.query(lab, lab.domain, "SOA")  # without the name server no page has an address
     labels = names(urls)
@@ -167,6 +172,7 @@ def _drive(job: Job, folder: Path) -> Visits:
             f"did not work: {error.reason[-800:]}",
             "see whether `chromium --headless --no-sandbox --dump-dom about:blank` works",
             error.again,
+            code="farm.browser",
         ) from None
     return Visits.model_validate_json(done.stdout)
 

@@ -124,6 +124,7 @@ def _runc(lab: Lab, name: str, *command: str) -> None:
             f"runC could not create it (status {done.status}): {said or 'without a word'}",
             "its config.json or the kernel lacks something: `labkit doctor` knows the common causes",
             done.command,
+            code="farm.container-refused",
         )
 
 
@@ -154,7 +155,11 @@ def wait(lab: Lab, name: str) -> None:
     while _status(lab, name) == "running":
         if time.monotonic() > deadline:
             raise FarmError(
-                f"container {name}", "does not end", "", f"runc --root {runc_root(lab)} list"
+                f"container {name}",
+                "does not end",
+                "",
+                f"runc --root {runc_root(lab)} list",
+                code="farm.container-endless",
             )
         time.sleep(0.005)
 
@@ -195,6 +200,7 @@ def death(lab: Lab, name: str) -> FarmError:
         f"its first process does not live ({status}): {said[-1000:]}",
         "correct what its own output says",
         f"cat {logs[0]} {logs[1]}",
+        code="farm.container-died",
     )
 
 

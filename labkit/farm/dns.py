@@ -81,7 +81,9 @@ def query(lab: Lab, name: str, kind: str = "A") -> Answer:
 def address(lab: Lab, label: str) -> IPv4Address:
     """The address that the lab's server gives for a site or a replica; :class:`FarmError` if none."""
     if not LABEL.fullmatch(label):
-        raise ConfigError(repr(label), "is no DNS label", "name a site or a replica")
+        raise ConfigError(
+            repr(label), "is no DNS label", "name a site or a replica", code="config.label"
+        )
     answer = query(lab, label)
     if not answer.values:
         raise FarmError(
@@ -89,6 +91,7 @@ def address(lab: Lab, label: str) -> IPv4Address:
             f"the lab's name server knows no address for it ({answer.status})",
             "bring the name server up to date: `./lab run 06-balancer`",
             f"{resolver.with_dns(lab)} getent hosts {lab.host_name(label)}",
+            code="farm.no-name",
         )
     return IPv4Address(answer.values[0])
 

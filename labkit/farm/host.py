@@ -92,6 +92,7 @@ def create_namespaces(lab: Lab, names: Sequence[str]) -> tuple[str, ...]:
                 "exists already and labkit did not make it for this lab",
                 "choose another name (lab.toml: name, host.netns)",
                 "ip netns list",
+                code="state.namespace-taken",
             )
     new = tuple(name for name in names if name not in taken or not namespaces.stands(name))
     if new:
@@ -120,6 +121,7 @@ def refuse_taken_subnet(lab: Lab, netlink: Netlink) -> None:
             f"the machine already routes {network} through interface {name}",
             "set network.subnet to a free private network, for example 10.61.0.0/24",
             _again(lab, f"ip route show dev {name}"),
+            code="machine.subnet-taken",
         )
 
 

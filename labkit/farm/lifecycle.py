@@ -155,9 +155,8 @@ def _mode_table(value: Modes) -> Table:
 
 def _require_number(name: str, value: object) -> None:
     if type(value) is not int or not 1 <= value <= MOST:
-        raise ConfigError(
-            f"{name} = {value!r}", f"is no whole number from 1 to {MOST}", "correct this value"
-        )
+        reason = f"is no whole number from 1 to {MOST}"
+        raise ConfigError(f"{name} = {value!r}", reason, "correct this value", code="config.number")
 
 
 @action("container.instances")

@@ -63,7 +63,12 @@ def refresh(lab: Lab) -> Outcome[Lists]:
         the lists are as they were.
     """
     if lab.offline:
-        raise ConfigError("offline", "no list can be taken anew", "call it without --offline")
+        raise ConfigError(
+            "offline",
+            "no list can be taken anew",
+            "call it without --offline",
+            code="config.offline",
+        )
     archive, depot = apt.archive(lab), Depot.of(lab)
     sources = (archive.main, *archive.further)
     before = [index.date(depot, source) for source in sources]

@@ -147,6 +147,7 @@ def _public(private: Path, comment: str) -> str:
             f"is no ssh key without a passphrase: {' '.join(done.stderr.split())}",
             "move it away: `./lab run 04-network` makes a new one and puts it into the containers",
             f"ssh-keygen -y -f {private}",
+            code="state.damaged-key",
         )
     public = private.with_name(f"{private.name}.pub")
     if text_of(public) != done.stdout:

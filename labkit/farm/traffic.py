@@ -198,7 +198,12 @@ def _case_checks(case: Case, checks: Sequence[Check]) -> list[Check]:
 def _weightings(count: int, weights: Sequence[int] | None) -> tuple[tuple[int, ...], ...]:
     """Equal weights and uneven ones; once what is the same."""
     if not isinstance(weights, (Sequence, type(None))):
-        raise ConfigError(f"weights = {weights!r}", "is no list of numbers", "write it like [3, 1]")
+        raise ConfigError(
+            f"weights = {weights!r}",
+            "is no list of numbers",
+            "write it like [3, 1]",
+            code="config.weights",
+        )
     even = (1,) * count
     uneven = tuple(weights) if weights is not None else (3, *even[1:])
     return (even, uneven) if count > 1 and even != uneven else (uneven if weights else even,)

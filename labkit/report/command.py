@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import atexit
-import errno
 import functools
 import inspect
+import json
 import logging
 import os
 import signal
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from labkit.errors import ConfigError, LabkitError
+from labkit.errors import ConfigError, LabkitError, of_system
 from labkit.files import hand_back
 
 if TYPE_CHECKING:
@@ -26,18 +26,6 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("labkit.command")
-
-#: What to do about the system's own errors.
-REMEDIES = {
-    errno.ENOSPC: "make room on that disk (df -h)",
-    errno.EDQUOT: "make room: the account's quota is used up",
-    errno.EROFS: "choose a folder on a disk that is not read-only",
-    errno.EACCES: "call it with sudo, or choose a folder of your own",
-    errno.EPERM: "call it with sudo",
-    errno.ENOTDIR: "move away the file that stands where a folder has to be",
-    errno.EEXIST: "move away the file that stands where a folder has to be",
-    errno.EISDIR: "move away the folder that stands where a file has to be",
-}
 
 
 @dataclass(frozen=True)
@@ -134,7 +122,10 @@ def with_options(function: Callable[..., None]) -> Callable[..., None]:
             from labkit.report.terminal import harmless
 
             log.debug("ended by", exc_info=error)
-            typer.echo(f"labkit: {harmless(_told(error))}", err=True)
+            said = told(error)
+            typer.echo(f"labkit: {harmless(str(said))}", err=True)
+            if choice.as_json:
+                typer.echo(json.dumps({"error": said.record}, indent=1))
             raise typer.Exit(1) from None
 
     hints = {**get_type_hints(function, include_extras=True)}
@@ -149,20 +140,18 @@ def with_options(function: Callable[..., None]) -> Callable[..., None]:
     return called
 
 
-def _told(error: Exception) -> str:
-    """An error in words: labkit's own, the system's (a folder that is read-only, a full disk), or a fault."""
+def told(error: Exception) -> LabkitError:
+    """An error as it is told: labkit's own, the system's (a folder that is read-only, a full disk), or a
+    fault."""
     if isinstance(error, LabkitError):
-        return str(error)
+        return error
     if isinstance(error, OSError):
-        reason = error.strerror or str(error)
-        remedy = REMEDIES.get(error.errno or 0, "see what is there: ls -la")
-        return str(LabkitError(str(error.filename or "the system"), reason, remedy))
-    return str(
-        LabkitError(
-            type(error).__name__,
-            f"{error} (a fault of labkit's own)",
-            "call it again with --debug, and report what that shows",
-        )
+        return of_system(error)
+    return LabkitError(
+        type(error).__name__,
+        f"{error} (a fault of labkit's own)",
+        "call it again with --debug, and report what that shows",
+        code="labkit.fault",
     )
 
 
@@ -225,7 +214,12 @@ def joined(arguments: Sequence[str]) -> list[str]:
         if word != "-p":
             done.append(word)
         elif len(left) < 2:
-            raise ConfigError("-p", "needs a name and a value", "write it like -p replicas 3")
+            raise ConfigError(
+                "-p",
+                "needs a name and a value",
+                "write it like -p replicas 3",
+                code="config.option",
+            )
         else:
             done += ["--set", f"{left.pop(0)}={left.pop(0)}"]
     return [*done, *left]

@@ -42,11 +42,17 @@ def require(path: Path) -> dict[str, Any]:
     content = saved.read(path)
     if content is None and path.exists():
         raise ConfigError(
-            str(path), "is damaged: no notebook that Jupyter can read", "restore it (git restore)"
+            str(path),
+            "is damaged: no notebook that Jupyter can read",
+            "restore it (git restore)",
+            code="config.damaged-notebook",
         )
     if content is None:
         raise ConfigError(
-            str(path), "there is no notebook here", "call labkit from the project's folder"
+            str(path),
+            "there is no notebook here",
+            "call labkit from the project's folder",
+            code="config.no-notebook",
         )
     return content
 
@@ -70,6 +76,7 @@ def declared(notebook: Mapping[str, Any]) -> frozenset[str]:
             "the cell tagged 'parameters'",
             f"is no Python: {error.msg} in line {error.lineno}: {(error.text or '').strip()}",
             "correct that line of the notebook",
+            code="config.notebook-parameters",
         ) from None
     return frozenset(
         target.id for node in body for target in _targets(node) if isinstance(target, ast.Name)
@@ -216,7 +223,9 @@ def pair(option: str) -> tuple[str, Any]:
     """``replicas=3`` or ``proxy.port=81`` as name and value; :class:`ConfigError` when it is no such pair."""
     name, equals, value = option.partition("=")
     if not equals or not name.replace(".", "").isidentifier():
-        raise ConfigError(repr(option), "is no NAME=VALUE", "write it like replicas=3")
+        raise ConfigError(
+            repr(option), "is no NAME=VALUE", "write it like replicas=3", code="config.option"
+        )
     return name, value_of(value)
 
 

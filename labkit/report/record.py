@@ -160,7 +160,10 @@ def load(lab: Lab, stage: str) -> StageRecord:
     record = read(file(lab, stage))
     if record is None:
         raise StateError(
-            str(file(lab, stage)), "this stage has no run that passed", f"labkit run {stage}"
+            str(file(lab, stage)),
+            "this stage has no run that passed",
+            f"labkit run {stage}",
+            code="state.no-run",
         )
     return record
 
@@ -235,4 +238,6 @@ def _write_tables(folder: Path, record: StageRecord) -> None:
 
 
 def _damaged(path: Path, reason: str) -> StateError:
-    return StateError(str(path), reason, "run the stage again: labkit rebuild")
+    return StateError(
+        str(path), reason, "run the stage again: labkit rebuild", code="state.damaged-record"
+    )

@@ -79,7 +79,10 @@ class Stage:
             records.keep(self.lab, record)
         if record.state == "failed":
             raise StageError(
-                record.stage, "; ".join(record.problems), "each check says how to see it again"
+                record.stage,
+                "; ".join(record.problems),
+                "each check says how to see it again",
+                code="stage.checks",
             )
         return record
 

@@ -83,7 +83,9 @@ def composed(text: str) -> str:
     words = text.strip()
     if not words or len(words) > LONGEST:
         reason = f"has {len(words):,} characters" if words else "is empty"
-        raise ConfigError("the answer", reason, f"write 1 to {LONGEST:,} characters")
+        raise ConfigError(
+            "the answer", reason, f"write 1 to {LONGEST:,} characters", code="config.answer"
+        )
     pieces, place = [], 0
     for match in _LIVE.finditer(words):
         pieces += [_literal(words, place, match.start()), _live(match)]
@@ -120,6 +122,7 @@ def give(site: mwclient.Site, page: str, identity: str, line: str, *, folder: Pa
         page,
         f"was saved by others {saving.ATTEMPTS} times while it was being answered on",
         "answer again when they have finished; nothing of theirs was touched",
+        code="wiki.busy",
     )
 
 
@@ -133,7 +136,10 @@ def chosen(found: Remarks, identity: str) -> Remark:
         f"{len(fitting)} remarks' identifiers begin so" if fitting else "is no remark's identifier"
     )
     raise ConfigError(
-        f"remark {identity!r}", f"{many} on the page {found.page}", "labkit remarks lists them"
+        f"remark {identity!r}",
+        f"{many} on the page {found.page}",
+        "labkit remarks lists them",
+        code="config.remark",
     )
 
 
@@ -150,6 +156,7 @@ def below(text: str, remark: Remark, line: str) -> str:
             "the answer",
             "would change the page around it",
             "write it on the page; nothing was saved",
+            code="wiki.answer-markup",
         )
     return new
 

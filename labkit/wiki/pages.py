@@ -75,7 +75,10 @@ def prepare(lab: Lab) -> Outcome[Pages]:
         texts[MAIN] = main_page(lab)
     if lab.wiki.page in texts:
         raise ConfigError(
-            f"wiki.page = {lab.wiki.page!r}", "is a page that labkit prepares", "name it otherwise"
+            f"wiki.page = {lab.wiki.page!r}",
+            "is a page that labkit prepares",
+            "name it otherwise",
+            code="config.page",
         )
     server.up(lab)
     with journal.lock(lab.run_dir, "wiki"):
@@ -105,16 +108,25 @@ def assignment(lab: Lab) -> str:
     if path.suffix.lower() not in MARKDOWN + WIKITEXT:
         known = ", ".join(MARKDOWN + WIKITEXT)
         raise ConfigError(
-            key, "its name does not tell what is in it", f"let it end in one of {known}"
+            key,
+            "its name does not tell what is in it",
+            f"let it end in one of {known}",
+            code="config.assignment",
         )
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise ConfigError(key, "is no text in UTF-8", "convert it (iconv)") from None
+        raise ConfigError(
+            key, "is no text in UTF-8", "convert it (iconv)", code="config.assignment"
+        ) from None
     except OSError as error:
-        raise ConfigError(key, f"cannot be read: {error.strerror}", "name a file") from None
+        raise ConfigError(
+            key, f"cannot be read: {error.strerror}", "name a file", code="config.assignment"
+        ) from None
     if not text.strip():
-        raise ConfigError(key, "is empty", "name the file that has the assignment")
+        raise ConfigError(
+            key, "is empty", "name the file that has the assignment", code="config.assignment"
+        )
     if path.suffix.lower() in MARKDOWN:
         return writing.write(markdown.read(text)).text
     return text
@@ -197,6 +209,7 @@ def _read(path: Path) -> Store:
             "is damaged: not what labkit wrote",
             "move it away: pages that differ from labkit's wording then count as a person's",
             f"cat {path}",
+            code="state.damaged-pages",
         ) from None
 
 

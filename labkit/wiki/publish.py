@@ -128,6 +128,7 @@ def _until_saved(memory: Memory, once: Callable[[int], T]) -> T:
         memory.title,
         f"was saved by others {saving.ATTEMPTS} times while it was being published",
         "publish again when they have finished; nothing of theirs was touched",
+        code="wiki.busy",
     )
 
 

@@ -120,7 +120,7 @@ def _serve(lab: Lab, folders: Folders, *, renewed: bool) -> tuple[SiteInfo, bool
         said = last_complaint(folders.logs / "mediawiki.log")
         reason = f"{problem(lab)}; MediaWiki's own log: {said}" if said else error.reason
         raise WikiError(
-            origin(lab), reason, "the logs say why", f"tail {folders.logs}/*.log"
+            origin(lab), reason, "the logs say why", f"tail {folders.logs}/*.log", code="wiki.down"
         ) from None
 
 

@@ -92,10 +92,14 @@ def _attempt(
     except LoginError as error:
         kind = "bot password" if "@" in login else "password"
         reason = f"the wiki refuses the {kind}: {error.info or error.code}"
-        wrong = WikiError(f"{login} at {url}", reason, _remedy(lab), f"curl {url}")
+        wrong = WikiError(
+            f"{login} at {url}", reason, _remedy(lab), f"curl {url}", code="wiki.login"
+        )
     except MaximumRetriesExceeded:
         reason = "the wiki wants no more logins for a while"
-        wrong = WikiError(f"{login} at {url}", reason, "publish again in a few minutes")
+        wrong = WikiError(
+            f"{login} at {url}", reason, "publish again in a few minutes", code="wiki.login"
+        )
     except (MwClientError, ValueError, KeyError) as error:
         wrong = ask.not_a_wiki(lab, type(error).__name__)
     finally:
@@ -152,6 +156,7 @@ def credentials(lab: Lab, *, student: bool = False) -> tuple[str, SecretStr]:
             f"{'the student' if student else 'the bot'} (grants: "
             f"{'edit pages' if student else 'create, edit and move pages; upload new files'}), "
             "and export both",
+            code="wiki.no-password",
         )
     return os.environ[names[0]], SecretStr(os.environ[names[1]])
 
@@ -159,7 +164,7 @@ def credentials(lab: Lab, *, student: bool = False) -> tuple[str, SecretStr]:
 def _read_only(url: str, reason: str) -> WikiError:
     return WikiError(
         url, f"the wiki is read-only: {reason}", "wait until its owner has opened it again",
-        f"curl '{url}?action=query&meta=siteinfo'",
+        f"curl '{url}?action=query&meta=siteinfo'", code="wiki.read-only",
     )  # fmt: skip
 
 

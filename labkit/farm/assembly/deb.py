@@ -94,4 +94,9 @@ def _plain(path: Path, name: str, data: bytes) -> bytes:
 
 
 def _damaged(path: Path, reason: str) -> StateError:
-    return StateError(str(path), f"is no package: {reason}", "remove the file: it is fetched anew")
+    return StateError(
+        str(path),
+        f"is no package: {reason}",
+        "remove the file: it is fetched anew",
+        code="state.damaged-package",
+    )

@@ -148,6 +148,7 @@ def _accept(file: Path, text: str) -> None:
             f"apache2 refuses this configuration: {error.stderr.strip()}",
             "the running balancer was left as it is",
             error.again,
+            code="farm.configuration-refused",
         ) from None
     put(candidate, file)
 

@@ -74,7 +74,10 @@ def worker(lab: Lab, replica: Replica) -> Worker:
         if item.replica == replica.name:
             return item
     raise FarmError(
-        replica.name, "is no worker of the balancer", "reload it: `./lab run 06-balancer`"
+        replica.name,
+        "is no worker of the balancer",
+        "reload it: `./lab run 06-balancer`",
+        code="farm.no-worker",
     )
 
 
@@ -85,7 +88,9 @@ def drain(lab: Lab, replica: Replica, on: bool) -> None:
     """
     change(lab, replica, {WITHDRAWN["Drn"]: str(int(on))})
     if worker(lab, replica).draining != on:
-        raise FarmError(replica.name, "the balancer did not change its drain mode")
+        raise FarmError(
+            replica.name, "the balancer did not change its drain mode", code="farm.drain"
+        )
 
 
 def stop(lab: Lab, replica: Replica, on: bool) -> None:
@@ -170,7 +175,9 @@ def parse(text: str) -> Members:
     root = ElementTree.fromstring(text)  # noqa: S314 - the lab's own apache2 wrote it
     balancer = root.find(f"{_SPACE}balancers/{_SPACE}balancer")
     if balancer is None:
-        raise FarmError("the balancer-manager's answer", "names no balancer")
+        raise FarmError(
+            "the balancer-manager's answer", "names no balancer", code="farm.balancer-manager"
+        )
     return Members(
         name=_text(balancer, "name"),
         method=_text(balancer, "lbmethod"),
@@ -200,7 +207,9 @@ def _ask(lab: Lab, site: str, change: Mapping[str, str] | None = None) -> str:
     path = STATUS_PATH if change else f"{STATUS_PATH}?xml=1"
     reply = fetch.reach(lab, there, path, headers=_referer(there), form=change)
     if reply.status != 200:
-        raise FarmError(f"{there.host}{STATUS_PATH}", f"answers {reply.status}")
+        raise FarmError(
+            f"{there.host}{STATUS_PATH}", f"answers {reply.status}", code="farm.balancer-manager"
+        )
     return reply.body
 
 

@@ -105,4 +105,5 @@ def _refused(call: str, number: int) -> MachineError:
         f"the kernel does not tell which files are opened: {os.strerror(number)}",
         "root rights and a kernel from 4.20 on with CONFIG_FANOTIFY are needed",
         "grep FANOTIFY /boot/config-$(uname -r)",
+        code="machine.fanotify",
     )

@@ -152,6 +152,7 @@ def _try(lab: Lab, unpacked: Unpacked) -> Evidence:
             f"does not do its job: {whole.told}",
             "make the farm work first: nothing can be left out of what does not",
             "./lab run 05-web",
+            code="farm.trial",
         )
     found = classes(contents, whole.opened)
     wanted = list(enumerate(sets(contents, found), 1))

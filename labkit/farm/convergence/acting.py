@@ -179,4 +179,5 @@ def _stuck(plan: Plan) -> FarmError:
         f"is not as it has to be, although labkit did what it can: {step.why}",
         "something else changes it at the same time, or it cannot be had on this machine",
         "labkit plan",
+        code="farm.not-converged",
     )

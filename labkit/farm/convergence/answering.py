@@ -59,4 +59,5 @@ def _silent(lab: Lab, replica: Replica, reason: str | None) -> FarmError:
         f"{reason} after {PATIENCE:g} s",
         "its own logs say why",
         f"tail {container.console(lab, replica.name)} {container.folder(lab, replica.name)}/log/*",
+        code="farm.replica-silent",
     )

@@ -94,9 +94,8 @@ def suite(lab: Lab) -> str:
     """The lab's suite; the machine's own when the lab names none."""
     found = lab.rootfs.suite or os_release().get("VERSION_CODENAME", "")
     if not found:
-        raise ConfigError(
-            "rootfs.suite", "this machine's os-release names no suite", "set rootfs.suite"
-        )
+        reason = "this machine's os-release names no suite"
+        raise ConfigError("rootfs.suite", reason, "set rootfs.suite", code="config.no-suite")
     return found
 
 
@@ -140,12 +139,9 @@ def require_source(source: Source, *, kind: str = "the mirror") -> None:
         found = [name for name in near(source.suite, known) if _has(source.mirror, name)]
         reason = f"{kind} has no such suite"
         remedy = f"it has {', '.join(found)}" if found else UNKNOWN
-    raise ConfigError(
-        f"rootfs.suite = {source.suite!r}",
-        reason,
-        remedy,
-        f"wget -q -O- {shlex.quote(release_url(source.mirror, source.suite))}",
-    )
+    again = f"wget -q -O- {shlex.quote(release_url(source.mirror, source.suite))}"
+    value, code = f"rootfs.suite = {source.suite!r}", "config.unknown-suite"
+    raise ConfigError(value, reason, remedy, again, code=code)
 
 
 def proxy() -> dict[str, str]:
@@ -215,6 +211,7 @@ def choose(
             "this machine's apt has no mirror of Debian that debootstrap can read",
             "set rootfs.mirror to the address of one",
             "apt-get indextargets",
+            code="config.no-mirror",
         )
     further = [s for s, name in targets if re.fullmatch(f"{wanted}-(updates|security)", name)]
     main_only = {"components": ("main",)}
@@ -289,6 +286,7 @@ def _silent(mirror: str, reason: str) -> MachineError:
         f"does not answer: {reason}",
         "check the network, or set rootfs.mirror to a mirror that this machine reaches",
         f"wget -q -T 10 -O /dev/null {shlex.quote(mirror)}/",
+        code="machine.mirror",
     )
 
 

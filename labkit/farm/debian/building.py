@@ -121,6 +121,7 @@ def require_space(folder: Path, what: str, space: int) -> None:
             f"needs {human_bytes(space)} while it is made, and {folder} has {human_bytes(free)} free",
             "make room, or set `cache` to a folder on a larger disk",
             f"df -h {there}",
+            code="build.no-space",
         )
 
 
@@ -186,6 +187,7 @@ def _failed(what: str, error: CommandError | OSError, folder: Path) -> BuildErro
             f"the disk of {folder} is full; what was half made has been removed",
             "make room, or set `cache` to a folder on a larger disk",
             f"df -h {folder}",
+            code="build.disk-full",
         )
     if isinstance(error, CommandError):
         return BuildError(
@@ -194,8 +196,15 @@ def _failed(what: str, error: CommandError | OSError, folder: Path) -> BuildErro
             error.remedy
             or "the lines above come from that program; a network fault passes: try again",
             error.again,
+            code="build.failed",
         )
-    return BuildError(what, str(error), "see what is there, then call it again", f"ls -la {folder}")
+    return BuildError(
+        what,
+        str(error),
+        "see what is there, then call it again",
+        f"ls -la {folder}",
+        code="build.failed",
+    )
 
 
 def _is_full(error: CommandError | OSError, folder: Path) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from labkit.errors import ConfigError
 from labkit.farm.debian import servers
+from labkit.farm.assembly.finishing import LEFT_OUT
 from labkit.farm.debian.apt import Archive, Source
 from labkit.farm.debian.variants import Variant
 from labkit.farm.shrinking import ladder
@@ -27,7 +28,8 @@ UNUSED = (
     "/usr/share/lintian/*", "/usr/lib/*/gconv/*", "/usr/lib/*/perl/*", "/usr/share/perl/*",
     "/usr/lib/*/libperl.so*", "/usr/bin/perl5*-*",
 )  # fmt: skip
-STAYING = ("/usr/share/doc/*/copyright", "/usr/share/perl/*/if.pm", "/usr/share/perl/5.[0-9][0-9]")
+COPYRIGHT = "/usr/share/doc/*/copyright"
+STAYING = (COPYRIGHT, "/usr/share/perl/*/if.pm", "/usr/share/perl/5.[0-9][0-9]")
 
 #: debootstrap reads its index of 60 000 packages some dozen times, for a second each. The index that it
 #: has downloaded and verified is cut down to the packages that can matter before it is read.
@@ -136,6 +138,7 @@ def script_text(
             "this machine's debootstrap does not know the suite",
             "use mmdebstrap (rootfs.tool), or install a newer debootstrap",
             "ls /usr/share/debootstrap/scripts",
+            code="config.unknown-suite",
         )
     mirror = f". {known}\ndefault_mirror {archive.main.mirror}\n"
     return mirror + (SHORTER.replace("NEEDED", str(needed)) if needed else "")
@@ -197,13 +200,25 @@ def _mmdebstrap(
         *((f"--hook-dir={FOLDER_HOOK}",) if archive.main.in_folder else ()),
         f"--variant={variant.mode}",
         *((f"--include={','.join(('apt', *packages))}",) if slim or packages else ()),
-        *((f"--dpkgopt=path-exclude={path}" for path in UNREAD) if slim else ()),
-        *(("--dpkgopt=path-include=/usr/share/doc/*/copyright",) if slim else ()),
+        *(_without_unread() if slim else ()),
         archive.main.suite,
         str(target),
         str(script),
     )
     return (Step(doing="mmdebstrap", argv=argv),)
+
+
+def _without_unread() -> tuple[str, ...]:
+    """The hooks by which dpkg leaves out what is not read. mmdebstrap's own way (``--dpkgopt``) starts a Python
+    program for each package that it extracts, before dpkg installs them all once more."""
+    lines = [*(f"path-exclude={path}" for path in UNREAD), f"path-include={COPYRIGHT}"]
+    folder = LEFT_OUT.rpartition("/")[0]
+    unread = " ".join(f'"$1"{path.removesuffix("/*")}' for path in UNREAD)
+    wanted = " ".join(f"'{line}'" for line in lines)
+    return (
+        f'--setup-hook=mkdir -p "$1"/{folder} && printf "%s\\n" {wanted} >"$1"/{LEFT_OUT}',
+        f"--extract-hook=rm -rf {unread}",
+    )
 
 
 def _debuerreotype(

@@ -86,7 +86,9 @@ class Depot:
         parts = urlsplit(address)
         names = [name for name in parts.path.split("/") if name]
         if not parts.netloc or not names or any(name in (".", "..") for name in names):
-            raise ConfigError(address, "is no address of a file on a mirror", "")
+            raise ConfigError(
+                address, "is no address of a file on a mirror", "", code="config.address"
+            )
         return self.folder.joinpath(parts.netloc, *names)
 
     def find(self, address: str) -> Path | None:

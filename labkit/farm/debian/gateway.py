@@ -95,7 +95,11 @@ def _apart() -> tuple[socket.socket, int]:
         calls.unshare(calls.CLONE_NEWNET)
     except PermissionError:
         raise MachineError(
-            "a network namespace", "needs root", "call it with sudo, or from a root shell", "id"
+            "a network namespace",
+            "needs root",
+            "call it with sudo, or from a root shell",
+            "id",
+            code="machine.not-root",
         ) from None
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         request = struct.pack("16sH14x", b"lo", 0)

@@ -183,6 +183,7 @@ def _packages(depot: Depot, source: Source, component: str, architecture: str) -
             _release_address(source),
             f"names no list of the {component} packages for {architecture}",
             "set rootfs.mirror to a mirror that has them",
+            code="state.no-list",
         )
     base = f"{source.mirror}/dists/{source.suite}"
     try:

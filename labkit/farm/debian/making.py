@@ -65,6 +65,7 @@ def _make(lab: Lab, planned: Plan) -> Rootfs:
             planned.what,
             "is not in the cache, and labkit is to stay offline: no registry is asked",
             "call it once without --offline, or without a registry",
+            code="build.offline",
         )
     started = time.monotonic()
     with building(lab, planned.place, what=planned.what, space=variant.space) as work:
@@ -187,10 +188,12 @@ def _explained(depot: Depot, planned: Plan, error: Exception) -> Exception:
         reason = (
             f"{len(lost)} packages are not in the cache, and labkit is to stay offline: {names}"
         )
-        return BuildError(what, reason, first.remedy, first.again)
+        return BuildError(what, reason, first.remedy, first.again, code="build.failed")
     if first.status in (404, 410):
         return OutdatedError(what, f"the mirror no longer has {names}", first.remedy, first.again)
-    return BuildError(what, f"{names}: {first.reason}", first.remedy, first.again)
+    return BuildError(
+        what, f"{names}: {first.reason}", first.remedy, first.again, code="build.failed"
+    )
 
 
 def _measured(planned: Plan, root: Path, *, removed: int, seconds: float) -> Rootfs:

@@ -48,7 +48,10 @@ def read(root: Path) -> tuple[Package, ...]:
         archive = noted.read_text(encoding="utf-8", errors="replace") if noted.exists() else ""
     except OSError as error:
         raise StateError(
-            str(root / STATUS), f"cannot be read: {error.strerror}", "build it again"
+            str(root / STATUS),
+            f"cannot be read: {error.strerror}",
+            "build it again",
+            code="state.unreadable",
         ) from None
     return parse_status(text, parse_priorities(archive))
 

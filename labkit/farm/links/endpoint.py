@@ -19,6 +19,7 @@ def require_address(lab: Lab) -> None:
             "is on no interface of the host's side, so nothing can answer there",
             "make the network first: `./lab run 04-network`",
             again(lab, "ip -brief address"),
+            code="farm.no-bridge",
         )
 
 

@@ -31,6 +31,7 @@ def missing(netns: str) -> FarmError:
         "does not exist, and so nothing is up in it",
         "make the network first: `./lab run 04-network`",
         "ip netns list",
+        code="farm.no-namespace",
     )
 
 

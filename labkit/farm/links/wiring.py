@@ -64,6 +64,7 @@ def _refuse_foreign(lab: Lab, links: dict[str, Link]) -> None:
                 "exists already and labkit did not make it for this lab",
                 "choose another lab name (lab.toml: name), or remove the interface yourself",
                 f"ip link show {name}",
+                code="state.interface-taken",
             )
 
 

@@ -126,6 +126,7 @@ def down(lab: Lab, there: Target, error: Exception) -> FarmError:
         f"the {what} does not answer: {reason(error)}",
         "start it: `./lab run 06-balancer`",
         f"{resolver.with_dns(lab)} curl --head http://{_host(there)}/",
+        code="farm.no-answer",
     )
 
 

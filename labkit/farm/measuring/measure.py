@@ -71,7 +71,12 @@ def _numbers(lab: Lab, requests: int | None, concurrency: int | None) -> tuple[i
         ("concurrency", threads, MOST_THREADS),
     ):
         if not 1 <= value <= most:
-            raise ConfigError(f"{name} = {value}", f"is not between 1 and {most}", "correct it")
+            raise ConfigError(
+                f"{name} = {value}",
+                f"is not between 1 and {most}",
+                "correct it",
+                code="config.number",
+            )
     return total, min(threads, total)
 
 

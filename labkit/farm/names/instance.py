@@ -132,6 +132,7 @@ def _install(file: Path, text: str) -> None:
             f"dnsmasq refuses this configuration: {error.stderr.strip()}",
             "the running name server was left as it is",
             error.again,
+            code="farm.configuration-refused",
         ) from None
     put(candidate, file)
 

@@ -49,6 +49,7 @@ def ask(
             f"does not answer: {error.strerror or error}",
             "start it: `./lab run 06-balancer`",
             endpoint.again(lab, "ss -lntup"),
+            code="farm.names-silent",
         ) from None
 
 
@@ -89,7 +90,9 @@ def _message(name: str, kind: str) -> Message:
     try:
         return dns.message.make_query(asked, kind)
     except (dns.exception.DNSException, UnicodeError) as error:
-        raise ConfigError(f"{name} {kind}", f"is no question: {error}", "name and type") from None
+        raise ConfigError(
+            f"{name} {kind}", f"is no question: {error}", "name and type", code="config.question"
+        ) from None
 
 
 def _exchange(server: str, messages: list[Message], tcp: bool, patience: float) -> list[Answer]:

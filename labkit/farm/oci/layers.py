@@ -179,6 +179,7 @@ def refuse_folder(archive: apt.Archive) -> None:
             "apt, inside the root file system, does not see a folder of the machine",
             "serve the folder by HTTP and set rootfs.mirror to that address",
             f"python3 -m http.server --bind 127.0.0.1 --directory {archive.main.mirror[7:]} 8000",
+            code="config.mirror-folder",
         )
 
 

@@ -169,7 +169,9 @@ def _mounted(pid: int) -> tuple[str, ...]:
     try:
         return lower_folders(Path(f"/proc/{pid}/mountinfo").read_text())
     except (FileNotFoundError, ProcessLookupError):
-        raise FarmError(f"process {pid}", "has ended", "", f"ps -fp {pid}") from None
+        raise FarmError(
+            f"process {pid}", "has ended", "", f"ps -fp {pid}", code="farm.process-ended"
+        ) from None
 
 
 def _configuration(layout: Path, unpacked: Unpacked, scratch: Path) -> str:

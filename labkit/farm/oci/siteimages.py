@@ -54,6 +54,7 @@ def refuse_common_names(lab: Lab) -> None:
                 f"sites: {site.name!r}",
                 f"is the name of the image that all sites stand on ({', '.join(COMMON)})",
                 "give the site another name",
+                code="config.site-name",
             )
 
 

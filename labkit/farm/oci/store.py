@@ -85,7 +85,12 @@ def tag(layout: Path, name: str) -> Tag:
     """One tag and what it stands for; raises :class:`StateError` when the layout has none of that name."""
     pointer = tags(layout).get(name)
     if pointer is None:
-        raise StateError(str(layout), f"has no tag {name}", "remove the image and build again")
+        raise StateError(
+            str(layout),
+            f"has no tag {name}",
+            "remove the image and build again",
+            code="state.no-tag",
+        )
     found = manifest(layout, pointer.digest)
     return Tag(
         name=name,
@@ -247,5 +252,8 @@ def _reading(path: Path) -> Iterator[None]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         said = str(error).partition("\n")[0] or type(error).__name__
         raise StateError(
-            str(path), f"is no part of an image layout: {said}", "remove the image and build again"
+            str(path),
+            f"is no part of an image layout: {said}",
+            "remove the image and build again",
+            code="state.damaged-image",
         ) from None

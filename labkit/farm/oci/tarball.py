@@ -38,7 +38,10 @@ def extract(blob: Path, target: Path) -> None:
     gone = [name for name in names if PurePosixPath(name).name.startswith(WHITEOUT)]
     if gone:
         raise StateError(
-            str(blob), f"the layer removes {gone[0]}", "unpack the image whole instead"
+            str(blob),
+            f"the layer removes {gone[0]}",
+            "unpack the image whole instead",
+            code="state.whiteout",
         )
     # tar(1) refuses to leave the folder, which Python's own extraction before 3.11.4 does not
     run.run(["tar", "--extract", f"--file={blob}", f"--directory={target}", "--numeric-owner"])

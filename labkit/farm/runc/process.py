@@ -57,7 +57,11 @@ def first(pid: int) -> Process:
         )
     except (FileNotFoundError, ProcessLookupError):
         raise FarmError(
-            f"process {pid}", "has ended", "its container's output says why", f"ps -fp {pid}"
+            f"process {pid}",
+            "has ended",
+            "its container's output says why",
+            f"ps -fp {pid}",
+            code="farm.process-ended",
         ) from None
 
 
@@ -95,7 +99,11 @@ def _command(pid: int) -> tuple[str, ...]:
             raise ProcessLookupError(pid)
         if time.monotonic() > deadline:
             raise FarmError(
-                f"process {pid}", "does not become the container's program", "", f"ps -fp {pid}"
+                f"process {pid}",
+                "does not become the container's program",
+                "",
+                f"ps -fp {pid}",
+                code="farm.process-stuck",
             )
         time.sleep(0.002)
     return command

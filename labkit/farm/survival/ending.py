@@ -71,10 +71,16 @@ def _wait(stand: Stand, ended: Future[run.Done]) -> None:
             return
         time.sleep(web.PAUSE)
     if not ended.done():
-        raise FarmError(stand.replica.name, f"no answer on port 80 within {web.PATIENCE:g} s")
+        raise FarmError(
+            stand.replica.name,
+            f"no answer on port 80 within {web.PATIENCE:g} s",
+            code="farm.replica-silent",
+        )
     done = ended.result()
     said = " ".join((done.stderr or done.stdout).split())[-300:] or stand.last_words()
-    raise FarmError(stand.replica.name, f"has ended (status {done.status}): {said}")
+    raise FarmError(
+        stand.replica.name, f"has ended (status {done.status}): {said}", code="farm.container-died"
+    )
 
 
 def _interrupted(interrupt: Callable[[], None]) -> tuple[bool, bool]:

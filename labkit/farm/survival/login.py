@@ -46,7 +46,9 @@ def stranger(stand: Stand) -> str:
 
 def _silent(stand: Stand, done: run.Done) -> FarmError:
     said = " ".join(done.stderr.split()) or f"status {done.status}"
-    return FarmError("ssh", f"{said}; sshd: {tail(_log(stand))[-200:]}", again=done.command)
+    return FarmError(
+        "ssh", f"{said}; sshd: {tail(_log(stand))[-200:]}", again=done.command, code="farm.ssh"
+    )
 
 
 def _log(stand: Stand) -> Path:
@@ -83,7 +85,7 @@ def _serve(stand: Stand) -> None:
     stand.programs.append(process.wait)
     web.until(lambda: process.poll() is not None or inside(stand.replica.netns, _listens))
     if process.poll() is not None:
-        raise FarmError("sshd", f"does not start: {tail(_log(stand))[-300:]}")
+        raise FarmError("sshd", f"does not start: {tail(_log(stand))[-300:]}", code="farm.ssh")
 
 
 def _listens() -> bool:

@@ -64,7 +64,7 @@ def _apachectl(stand: Stand) -> None:
         container.execute(stand.lab, stand.replica.name, "apachectl", "graceful")
     except CommandError as error:
         said = " ".join(error.reason.split())
-        raise FarmError("apachectl graceful", said, again=error.again) from None
+        raise FarmError("apachectl graceful", said, again=error.again, code="farm.reload") from None
 
 
 def _load(done: threading.Event) -> tuple[int, int]:

@@ -78,7 +78,9 @@ class Stand:
     def require(self) -> None:
         """Raises :class:`FarmError` with its last words when its first process has ended."""
         if not self.trial.foreground and not self.runs():
-            raise FarmError(self.replica.name, f"has ended: {self.last_words()}")
+            raise FarmError(
+                self.replica.name, f"has ended: {self.last_words()}", code="farm.container-died"
+            )
 
     def last_words(self) -> str:
         """The last line of its output, or of its error log."""

@@ -63,7 +63,11 @@ def first(stand: Stand) -> Reply:
             return ask(stand)
         stand.require()
         time.sleep(PAUSE)
-    raise FarmError(stand.replica.name, f"no answer on port 80 within {PATIENCE:g} s")
+    raise FarmError(
+        stand.replica.name,
+        f"no answer on port 80 within {PATIENCE:g} s",
+        code="farm.replica-silent",
+    )
 
 
 def until(holds: Callable[[], bool]) -> bool:

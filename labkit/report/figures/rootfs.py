@@ -113,7 +113,9 @@ def table_rows(result: Result[Any], name: str) -> list[dict[str, Cell]]:
     try:
         table = result.table(name)
     except KeyError as error:
-        raise ConfigError(f"the result of {result.action}", f"has no table {error}") from None
+        raise ConfigError(
+            f"the result of {result.action}", f"has no table {error}", code="config.table"
+        ) from None
     heads = [column.name for column in table.columns]
     return [dict(zip(heads, row, strict=True)) for row in table.rows]
 

@@ -87,9 +87,16 @@ def save(lab: Lab, figure: Canvas, *, name: str, alt: str, caption: str) -> Figu
     ``caption`` is the line below it. Raises :class:`ConfigError` when one of them is missing.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
-        raise ConfigError(repr(name), "is no figure's name", "lower-case letters, digits, hyphens")
+        raise ConfigError(
+            repr(name),
+            "is no figure's name",
+            "lower-case letters, digits, hyphens",
+            code="config.figure",
+        )
     if not alt.strip() or not caption.strip():
-        raise ConfigError(name, "a figure without alt text or caption", "say what it shows")
+        raise ConfigError(
+            name, "a figure without alt text or caption", "say what it shows", code="config.figure"
+        )
     images = {"png": _bytes(figure, "png"), "svg": _bytes(figure, "svg")}
     for ending, image in images.items():
         write_atomically(drafts(lab) / f"{name}.{ending}", image)

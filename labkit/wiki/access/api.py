@@ -88,7 +88,12 @@ def _read(site: mwclient.Site, title: str, files: Sequence[str]) -> Snapshot:
     pages = {page["title"]: page for page in answer.get("pages", ())}
     real = calls.landed(answer, title)
     if real not in pages:
-        raise WikiError(title, "leads to itself or to another wiki", "correct its redirect")
+        raise WikiError(
+            title,
+            "leads to itself or to another wiki",
+            "correct its redirect",
+            code="wiki.redirect",
+        )
     whereabouts.require_plain(site, title, pages[real])
     have = _files(answer, names[: BATCH - 1])
     for start in range(BATCH - 1, len(names), BATCH):
@@ -191,7 +196,12 @@ def upload(site: mwclient.Site, item: Upload) -> bool:
     :raises UnansweredError: no reply came; the wiki may have it.
     """
     if not PICTURE.fullmatch(item.name):
-        raise WikiError(item.name, "is no name of a picture of labkit's", "report this")
+        raise WikiError(
+            item.name,
+            "is no name of a picture of labkit's",
+            "report this",
+            code="wiki.picture-name",
+        )
     words = {
         "filename": item.name, "text": item.text, "comment": "A picture of the report",
         "ignorewarnings": 1,

@@ -145,7 +145,9 @@ def fetch(lab: Lab, url: str, *, data: str | None = None, cookie: str = "") -> R
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         if isinstance(reason, ssl.SSLError):
-            raise WikiError(url, distrust(str(reason)), TRUST, f"curl {url}") from None
+            raise WikiError(
+                url, distrust(str(reason)), TRUST, f"curl {url}", code="wiki.certificate"
+            ) from None
         raise down(lab, url, str(reason)) from None
 
 
@@ -163,7 +165,9 @@ def not_a_wiki(lab: Lab, seen: str) -> WikiError:
         if lab.wiki.url
         else f"the logs in {Folders.of(lab).logs} say why; then run the stage 01-wiki"
     )
-    return WikiError(url, f"no MediaWiki answers there: {seen}", remedy, f"curl -i {url}")
+    return WikiError(
+        url, f"no MediaWiki answers there: {seen}", remedy, f"curl -i {url}", code="wiki.not-a-wiki"
+    )
 
 
 def down(lab: Lab, url: str, reason: str) -> WikiError:
@@ -174,4 +178,4 @@ def down(lab: Lab, url: str, reason: str) -> WikiError:
         else "bring it up: run the stage 01-wiki"
     )
     words = f"curl {shlex.quote(url)}"
-    return WikiError(url, f"the wiki does not answer: {reason}", remedy, words)
+    return WikiError(url, f"the wiki does not answer: {reason}", remedy, words, code="wiki.down")

@@ -82,6 +82,8 @@ def asking(what: str) -> Iterator[None]:
     except APIError as error:
         wrong = refusal(what, str(error.code), str(error.info))
     except (MwClientError, KeyError, ValueError, IndexError, TypeError) as error:
-        wrong = WikiError(what, f"the wiki's answer cannot be read: {type(error).__name__}")
+        wrong = WikiError(
+            what, f"the wiki's answer cannot be read: {type(error).__name__}", code="wiki.answer"
+        )
     if wrong is not None:
         raise wrong

@@ -83,7 +83,7 @@ def refusal(what: str, code: str, info: str) -> WikiError:
     reason, remedy = _MEANING.get(
         code, ("the wiki refuses", "ask the wiki's owner what that means")
     )
-    return WikiError(what, f"{reason} ({code}: {info})"[:600], remedy)
+    return WikiError(what, f"{reason} ({code}: {info})"[:600], remedy, code="wiki.refused")
 
 
 def unsaved(what: str, answer: Mapping[str, Any]) -> WikiError:

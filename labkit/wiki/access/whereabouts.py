@@ -60,23 +60,30 @@ def require_name(title: str) -> None:
     """Raises :class:`WikiError` for what is no page's name (Manual: $wgLegalTitleChars), or names
     several pages or a part of one."""
     if not title.strip(" _:") or _ILLEGAL.search(title):
-        raise WikiError(title, "is no page's name", "correct wiki.page")
+        raise WikiError(title, "is no page's name", "correct wiki.page", code="wiki.page-name")
 
 
 def require_plain(site: mwclient.Site, title: str, found: Mapping[str, Any]) -> None:
     """Raises :class:`WikiError` for a page that labkit does not write on; ``found`` is what the API says
     of the page that ``title`` leads to."""
     if found.get("invalid") or found.get("special"):
-        raise WikiError(title, "is no page's name on this wiki", "correct wiki.page")
+        raise WikiError(
+            title, "is no page's name on this wiki", "correct wiki.page", code="wiki.page-name"
+        )
     real, model = str(found["title"]), found.get("contentmodel", "wikitext")
     if model != "wikitext" or found["ns"] == INTERFACE:
-        raise WikiError(real, f"is no page of text ({model})", "name another page in wiki.page")
+        raise WikiError(
+            real,
+            f"is no page of text ({model})",
+            "name another page in wiki.page",
+            code="wiki.page-kind",
+        )
     prefix = title.partition(":")[0].replace("_", " ").casefold()
     home = next((n for n, name in site.namespaces.items() if name.casefold() == prefix and name), 0)
     if found["ns"] not in (*PLAIN, home):
         raise WikiError(
             title, f"leads to {real}, which is no page for a report",
-            "let its redirect lead to a page of text, or name another page in wiki.page",
+            "let its redirect lead to a page of text, or name another page in wiki.page", code="wiki.page-kind",
         )  # fmt: skip
 
 

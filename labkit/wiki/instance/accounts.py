@@ -84,15 +84,20 @@ def read(path: Path) -> Passwords:
             raise ValueError
         return found
     except FileNotFoundError:
-        raise WikiError(str(path), "there is none yet", "bring the wiki up first") from None
+        raise WikiError(
+            str(path), "there is none yet", "bring the wiki up first", code="wiki.no-passwords"
+        ) from None
     except PermissionError:
-        raise WikiError(str(path), "is readable by root alone", "call it with sudo") from None
+        raise WikiError(
+            str(path), "is readable by root alone", "call it with sudo", code="machine.not-root"
+        ) from None
     except (OSError, ValueError):
         raise StateError(
             str(path),
             "is damaged: not the passwords that labkit wrote",
             "move it away: the next start makes new passwords and gives them to the accounts",
             f"ls -l {path}",
+            code="state.damaged-passwords",
         ) from None
 
 
@@ -113,6 +118,7 @@ def apply(folders: Folders, passwords: Passwords, *, mediawiki: Path, settings: 
             f"MediaWiki does not give the accounts these passwords: {error.stderr.strip()[-300:]}",
             "if one of them was edited, correct it, or move the file away: the next start makes new ones",
             error.again,
+            code="wiki.accounts",
         ) from None
 
 

@@ -128,4 +128,5 @@ def require_reachable(path: Path) -> None:
                 f"the web server's account {USER} cannot enter this folder, and the wiki lies below it",
                 "put `state`, `cache` and `run` below folders that everybody may enter, or `chmod o+x` it",
                 f"ls -ld {folder}",
+                code="machine.folder-closed",
             )

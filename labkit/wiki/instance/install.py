@@ -228,7 +228,7 @@ def _installer(
     except CommandError as error:
         raise WikiError(
             str(Folders.of(lab).data), f"MediaWiki's installer failed: {error.stderr.strip()[-600:]}",
-            "see that PHP's extensions are installed (`./lab doctor`)", error.again,
+            "see that PHP's extensions are installed (`./lab doctor`)", error.again, code="wiki.installer",
         ) from None  # fmt: skip
     finally:
         shutil.rmtree(written)

@@ -172,6 +172,7 @@ def account(server: Server, password: SecretStr) -> None:
             f"{ACCOUNT}@localhost",
             f"MariaDB refuses the account: error {number[1] if number else 'unknown'}",
             f"read {server.log}",
+            code="wiki.database-account",
         ) from None
 
 
@@ -214,6 +215,7 @@ def _prepare(server: Server) -> None:
             f"run: {server.socket}",
             f"a socket's path has at most {SOCKET_PATH} bytes",
             "set `run` to a shorter folder",
+            code="config.socket-path",
         )
     owned(server.data, 0o700)
     owned(server.socket.parent, 0o750)

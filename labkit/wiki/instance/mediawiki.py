@@ -37,6 +37,7 @@ def fetch(cache: Path, *, offline: bool = False) -> Path:
                 f"no version of it is in {cache}, and labkit is to stay offline",
                 "call it once without --offline, where the machine's Debian mirror can be reached",
                 "apt-get download --print-uris mediawiki",
+                code="machine.offline",
             )
         try:
             return installation(cache, _download(cache))
@@ -48,6 +49,7 @@ def fetch(cache: Path, *, offline: bool = False) -> Path:
                 f"apt cannot download Debian's package: {error.stderr.strip()[-300:]}",
                 "call `apt-get update` and see that the machine's Debian mirror answers",
                 "apt-get download --print-uris mediawiki",
+                code="machine.mirror",
             ) from None
 
 
@@ -133,4 +135,5 @@ def relink(tree: Path) -> None:
             str(tree),
             "the package does not hold MediaWiki where Debian 12 and 13 do",
             "report this",
+            code="state.mediawiki-package",
         )

@@ -28,6 +28,7 @@ def mend(folder: Path) -> tuple[str, ...]:
             f"put a copy of that file back; or move {folder} away: the next start makes an empty wiki, "
             "and publishing fills it, without what people wrote",
             f"ls -la {folder}",
+            code="state.damaged-pages",
         )
     others = [path for path in sorted(folder.glob("*.sqlite")) if path.is_file()]
     damaged = [path for path in others if problem(path)]

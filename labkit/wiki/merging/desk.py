@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from labkit.config import unknown
+from labkit.complaints import unknown
 from labkit.errors import WikiError
 from labkit.result import Record
 from labkit.wiki.access import api
@@ -183,4 +183,5 @@ def _deleted(page: str, snapshot: Snapshot) -> WikiError:
         f"was deleted {snapshot.deleted}",
         f"`labkit publish --restore {shlex.quote(page)}` publishes it anew; what people wrote there an "
         "administrator of the wiki can undelete",
+        code="wiki.page-deleted",
     )

@@ -217,4 +217,5 @@ def _damage(page: str, line: int, fault: str) -> WikiError:
         fault,
         "nothing was published; `labkit publish --repair` mends it and loses no line (see before what it "
         "would do: --repair --dry-run)",
+        code="wiki.page-damaged",
     )

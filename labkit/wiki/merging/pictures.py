@@ -70,4 +70,4 @@ def require_room(desk: Desk, planned: Plan) -> None:
 
 def _large(what: str, size: int, most: int, remedy: str) -> WikiError:
     reason = f"has {size:,} bytes, and the wiki takes {most:,} at most; nothing was published"
-    return WikiError(what, reason, remedy)
+    return WikiError(what, reason, remedy, code="wiki.too-large")

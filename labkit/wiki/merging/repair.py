@@ -293,5 +293,5 @@ def _guard(bench: Bench, new: str, page: str) -> None:
     if fault:
         raise WikiError(
             page, f"its comments cannot be mended: {fault}",
-            "nothing was published; put the comments back by hand (the page's history has them)",
+            "nothing was published; put the comments back by hand (the page's history has them)", code="wiki.page-damaged",
         )  # fmt: skip

@@ -107,6 +107,7 @@ def put_lines_back(desk: Desk, before: str, lost: Counter[str]) -> tuple[str, ..
         f"{lost.total()} lines that the wiki's merge dropped could not be put back: others kept "
         f"saving the page; the first is {next(iter(lost))!r}",
         "the page's history has them",
+        code="wiki.lines-lost",
     )
 
 
@@ -138,6 +139,7 @@ def _guard(desk: Desk, page: Document, planned: Plan) -> None:
             desk.title,
             f"the new text would lose {lost.total()} of people's lines, first {next(iter(lost))!r}",
             "nothing was published; this is a fault of labkit's: report it with the page's text",
+            code="wiki.lines-lost",
         )
 
 
