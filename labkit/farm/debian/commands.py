@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from labkit.errors import ConfigError
-from labkit.farm.debian import servers
 from labkit.farm.assembly.finishing import LEFT_OUT
+from labkit.farm.debian import servers
 from labkit.farm.debian.apt import Archive, Source
 from labkit.farm.debian.variants import Variant
 from labkit.farm.shrinking import ladder
