@@ -6,11 +6,11 @@ import hashlib
 import json
 import os
 import shlex
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from labkit.errors import MachineError
+from labkit.farm.runc import attempt
 from labkit.journal import not_root
 from labkit.kernel import calls, netns
 from labkit.lab import Lab
@@ -31,8 +31,7 @@ def require(lab: Lab) -> Path:
     place = next(folder for folder in (state, *state.parents) if folder.is_dir())
     if os.geteuid():
         raise not_root(f"a mount below {place}")
-    with tempfile.TemporaryDirectory(prefix=".labkit-", dir=place) as name:
-        folder = Path(name)
+    with attempt.folder(lab) as folder:
         for part in ("lower", "upper", "scratch", "target"):
             (folder / part).mkdir()
         netns.alone(_try, folder, place)
