@@ -63,7 +63,11 @@ def _leads(link: Path, place: Path) -> bool:
 
 
 def _link(link: Path, place: Path) -> None:
-    """A link made whole or not at all, over one that leads elsewhere."""
-    part = beside(link)
-    part.symlink_to(place)
-    part.replace(link)
+    """A link made whole or not at all, over one that leads elsewhere: only then is one beside it first,
+    which who is killed leaves there."""
+    with suppress(FileExistsError):
+        link.symlink_to(place)
+    if not _leads(link, place):
+        part = beside(link)
+        part.symlink_to(place)
+        part.replace(link)
