@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from labkit import Lab
 from labkit.errors import ConfigError
-from labkit.farm import site
+from labkit.farm import bench, site
 from labkit.farm.balancer import balancing
 
 #: Titles that would do something in a page or in a template if they were not inert.
@@ -160,8 +161,17 @@ def test_a_container_s_server_loads_what_the_page_needs() -> None:
     assert f"MaxRequestWorkers {site.THREADS}\n" in files[site.CONFIGURATION]
 
 
-def test_a_replica_answers_as_many_requests_at_a_time_as_the_balancer_sends() -> None:
-    """Else its server closes kept connections in the middle of them."""
+def test_a_replica_has_threads_for_all_that_the_balancer_and_a_measurement_send() -> None:
+    """Else its server closes kept connections in the middle of requests: two processes of the balancer, the
+    older one ending after a reload, each with a health check, or a measurement's clients directly."""
+    config = balancing.config(Lab.load(None, sites=["red"]), Path("/x"), Path("/y"))
+    [most] = {int(item) for item in re.findall(r" max=(\d+) ", config)}
+    assert 2 * (most + 1) <= site.THREADS
+    assert bench.CONNECTIONS < site.THREADS
+
+
+def test_the_balancer_has_threads_for_more_clients_than_its_replicas_take_at_a_time() -> None:
+    """Those that wait for a replica's turn have a thread of the balancer's each."""
     config = balancing.config(Lab.load(None, sites=["red"]), Path("/x"), Path("/y"))
     [most] = [line.split()[1] for line in config.splitlines() if "MaxRequestWorkers" in line]
-    assert int(most) <= site.THREADS
+    assert int(most) >= 2 * 128

@@ -37,6 +37,13 @@ __all__ = [
 #: runC's own environment: on one processor its run time does not start threads that then wait for
 #: each other, which saves a fifth of its work.
 QUICK = {"GOMAXPROCS": "1"}
+#: A server's memory, as glibc takes it: one heap for all threads and not one for each processor (mallopt(3));
+#: no room on each thread's stack for libraries that are loaded later and want thread-local variables there
+#: (glibc's manual, Dynamic Linking Tunables), which is a page of each thread.
+SMALL = {
+    "MALLOC_ARENA_MAX": "1",
+    "GLIBC_TUNABLES": "glibc.rtld.nns=1:glibc.rtld.optional_static_tls=0",
+}
 #: How long a killed process may take to be gone, in seconds.
 PATIENCE = 5.0
 
@@ -51,8 +58,7 @@ def replica_spec(lab: Lab, replica: Replica) -> Spec:
     return Spec(
         name=replica.name,
         args=("apache2", "-D", "FOREGROUND"),
-        # one heap for all threads, not one for each processor: glibc, mallopt(3)
-        environment={REPLICA_VARIABLE: replica.name, "MALLOC_ARENA_MAX": "1"},
+        environment={REPLICA_VARIABLE: replica.name, **SMALL},
         uid=WWW_DATA,
         gid=WWW_DATA,
         cgroup=f"{cgroup(lab)}/{replica.name}",

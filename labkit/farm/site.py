@@ -46,9 +46,12 @@ TYPES = {
     "text/html": ".html .htm", "text/plain": ".txt", "text/css": ".css", "text/javascript": ".js",
     "application/json": ".json", "image/png": ".png", "image/jpeg": ".jpg .jpeg", "image/svg+xml": ".svg",
 }  # fmt: skip
-#: Threads that answer in a replica: as many as the balancer has itself. With fewer, more requests at a time than
-#: threads make the server close kept connections (event_mpm: "All workers busy"), some with a request on its way.
-THREADS = 128
+#: Requests that the balancer sends to a replica at a time: more bring no more answers, the rest waits with it.
+AT_ONCE = 16
+#: Threads that answer in a replica: enough for two processes of the balancer (one that ends after a reload), the
+#: health checks, and a measurement's clients. With more requests at a time than threads the server closes kept
+#: connections (event_mpm: "All workers busy"), some with a request on its way; each thread is 8 KiB of memory.
+THREADS = 40
 
 
 class Request(Record):

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from labkit.farm.balancer import accesslog
-from labkit.farm.site import HEALTH_QUERY, TRACE_HEADER
+from labkit.farm.site import AT_ONCE, HEALTH_QUERY, TRACE_HEADER
 from labkit.lab import Lab, Replica, Site
 
 #: Where Debian's apache2-bin keeps its modules.
@@ -34,14 +34,19 @@ LOG_FORMAT = (
     '"replica":"%{BALANCER_WORKER_ROUTE}e","client":"%a","request":"%r","status":%>s,'
     f'"microseconds":%D,"trace":"%{{{TRACE_HEADER}}}i"}}'
 )
+#: Threads of the balancer, one for each request that it has in hand: with more clients at a time it closes kept
+#: connections, as a replica does. The health checks and the balancer's own pages need some, too.
+THREADS = 256
 #: The status by which the balancer asks a client to send a request again (an ErrorDocument that is
 #: an address answers so): the replica ended while it answered, and the next try goes elsewhere.
 RETRY = 302
 #: How a worker is watched. A replica that refuses a connection is left out at once, and the
 #: request goes to another one; the health check lets it in again. An idle connection is closed
-#: (``ttl``) before the replica would close it, at Apache's KeepAliveTimeout of 5 s.
+#: (``ttl``) before the replica would close it, at Apache's KeepAliveTimeout of 5 s. It gets no more
+#: requests at a time (``max``) than it has threads for: the others wait here, at most as long as for
+#: an answer (``acquire``, in milliseconds), and then go to another replica.
 WORKER = (
-    "connectiontimeout=500ms timeout=10 retry=60 ttl=3 "
+    f"connectiontimeout=500ms timeout=10 retry=60 ttl=3 max={AT_ONCE} acquire=10000 "
     f"hcmethod=HEAD hcuri=/?{HEALTH_QUERY} hcinterval=1 hcpasses=1 hcfails=1"
 )
 
@@ -118,11 +123,11 @@ Group www-data
 # processes that finish their requests after a graceful reload.
 StartServers 1
 ServerLimit 4
-ThreadsPerChild 128
-ThreadLimit 128
-MaxRequestWorkers 128
+ThreadsPerChild {THREADS}
+ThreadLimit {THREADS}
+MaxRequestWorkers {THREADS}
 MinSpareThreads 1
-MaxSpareThreads 128
+MaxSpareThreads {THREADS}
 Timeout 30
 KeepAliveTimeout 5
 MaxKeepAliveRequests 0
