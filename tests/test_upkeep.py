@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from labkit import Lab, daemon, run
+from labkit import Lab, daemon, groups, run
 from labkit.checks import failed
 from labkit.farm import container, dns, network, proxy, upkeep
-from labkit.farm.balancer import workers
+from labkit.farm.balancer import accesslog, workers
+from labkit.farm.convergence import answering
+from labkit.farm.links.netns import inside
 from labkit.farm.names import resolver
 from labkit.journal import Journal
 from labkit.kernel import netns as namespaces
@@ -134,6 +138,11 @@ def edit_bundle(lab: Lab) -> None:
     file.write_text(file.read_text().replace('"limit": 256', '"limit": 999'))
 
 
+def stop_processes(lab: Lab) -> None:
+    for pid in groups.processes(f"/labkit-{lab.name}/red-1"):
+        os.kill(pid, signal.SIGSTOP)
+
+
 class Drift(NamedTuple):
     """A harm, the checks that name it, the steps that mend it, and whose process ends by both."""
 
@@ -146,6 +155,7 @@ class Drift(NamedTuple):
 RED = frozenset(["red-1"])
 DRIFTS = [
     Drift(kill_container, {"farm.replica.red-1", "converged.container"}, ["restart container red-1"], RED),
+    Drift(stop_processes, {"farm.replica.red-1", "converged.container"}, ["restart container red-1"], RED),
     Drift(delete_container, {"farm.replica.red-1", "converged.container"}, ["restart container red-1"], RED),
     Drift(delete_link, {"network.ports", "converged.link"}, ["create link red-1"]),
     Drift(take_link_out, {"network.ports", "converged.link"}, ["change link red-1"]),
@@ -194,8 +204,13 @@ def named(lab: Lab, step: str) -> str:
 
 @pytest.mark.root
 @pytest.mark.parametrize("drift", DRIFTS, ids=lambda drift: drift.harm.__name__)
-def test_drift_is_named_planned_and_mended_alone(farm: Lab, drift: Drift) -> None:
+def test_drift_is_named_planned_and_mended_alone(
+    farm: Lab, drift: Drift, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The checks say what was seen, the plan what will be done; nobody else's process is another one."""
+    monkeypatch.setattr(
+        answering, "GRACE", 2.0
+    )  # what is told as 2 s then; else the test waits long
     before = processes(farm)
     drift.harm(farm)
     broken = {check.name for check in failed(standing.checks(farm).checks)}
@@ -210,6 +225,64 @@ def test_drift_is_named_planned_and_mended_alone(farm: Lab, drift: Drift) -> Non
     assert {name for name in before if after[name] != before[name]} == drift.anew
     assert upkeep.plan(farm).value.empty
     assert failed(network.connect(farm).checks) == ()
+
+
+@pytest.mark.root
+def test_a_hung_container_is_told_with_the_grace_that_it_had(
+    farm: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watch restarts it and says so; one that is slow, and answers within the grace, is left alone."""
+    before, said = processes(farm), list[str]()
+    own = sorted(groups.processes(f"/labkit-{farm.name}/red-1"))
+    for pid in own:
+        os.kill(pid, signal.SIGSTOP)
+    slow = threading.Timer(1.5, lambda: [os.kill(pid, signal.SIGCONT) for pid in own])
+    slow.start()
+    assert upkeep.plan(farm).value.empty
+    slow.join()
+    monkeypatch.setattr(answering, "GRACE", 1.0)
+    stop_processes(farm)
+    over = threading.Event()
+
+    def tell(mend: upkeep.Mend) -> None:
+        said.append(str(mend))
+        over.set()
+
+    upkeep.watch(farm, over=over, tell=tell, seconds=60)
+    after = processes(farm)
+    assert {name for name in before if after[name] != before[name]} == {"red-1"}
+    assert (
+        "restart container red-1 (answers: wanted yes, seen nothing within 1 s: timed out)"
+        in said[0]
+    )
+
+
+@pytest.mark.root
+def test_a_replica_s_logs_end_at_their_size(farm: Lab) -> None:
+    """Requests that are refused fill the error log; it begins anew at a megabyte, and both go on."""
+    replica = farm.replica("red-1")
+    log = container.folder(farm, replica.name) / "log" / "error.log"
+    line = f"GET /.htaccess HTTP/1.1\r\nHost: {farm.host_name('red-1')}\r\n\r\n".encode()
+
+    def flood() -> int:
+        """The largest that it was, while a thousand requests a time were refused."""
+        return max(refused() for _ in range(9))
+
+    def refused() -> int:
+        for _ in range(20):
+            with socket.create_connection((str(replica.address), 80), timeout=20) as channel:
+                channel.sendall(line * 50)
+                answered = b""
+                while answered.count(b"HTTP/1.1 403") < 50:
+                    data = channel.recv(1 << 20)
+                    assert data
+                    answered += data
+        return log.stat().st_size
+
+    largest = inside(farm.netns, flood)
+    assert 500_000 < largest < 1_200_000
+    assert log.stat().st_size < largest
+    assert sum(1 for _ in accesslog.lines(container.access_log(farm, replica))) >= 9000
 
 
 @pytest.mark.root

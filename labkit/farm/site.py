@@ -84,7 +84,7 @@ DefaultRuntimeDir $${APACHE_RUN_DIR}
 PidFile $${APACHE_PID_FILE}
 User $${APACHE_RUN_USER}
 Group $${APACHE_RUN_GROUP}
-ErrorLog $${APACHE_LOG_DIR}/error.log
+ErrorLog $errors
 LogLevel warn
 Listen 80
 Timeout 60
@@ -108,6 +108,7 @@ $types
 </FilesMatch>
 IncludeOptional sites-enabled/*.conf
 """).substitute(
+        errors=accesslog.cut(f"{LOGS}/error.log"),
         modules="\n".join(
             f"LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so" for name in MODULES
         ),
@@ -135,7 +136,6 @@ LogFormat "$format" labkit
     DocumentRoot /var/www/html
     Header always set $header "%{$variable}e"
     Header always set Cache-Control no-store
-    ErrorLog $${APACHE_LOG_DIR}/error.log
     # All but the balancer's health checks: a line a second that nobody reads.
     CustomLog $log labkit "expr=!(%{REQUEST_METHOD} == 'HEAD' && %{QUERY_STRING} == '$health')"
     <Directory /var/www/html>

@@ -131,7 +131,7 @@ def _contain(lab: Lab, plan: Plan, states: dict[str, State], *, wired: bool) -> 
     be replaced, are returned."""
     renewed = {*plan.named("root"), *plan.named("container", "create", "restart", "replace")}
     asked = [item for item in lab.farm if item.name in {*renewed, *plan.named("container")}]
-    alive = {name for name, state in states.items() if state.pid}
+    alive = {name for name, state in states.items() if state.pid} - plan.hung()
     later = tuple(item.name for item in asked if item.name in renewed & alive)
     _make(lab, renewed, [item for item in asked if item.name not in later])
     if wired:

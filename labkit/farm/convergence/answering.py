@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from labkit.errors import FarmError
 from labkit.farm import container
@@ -15,6 +16,26 @@ from labkit.lab import Lab, Replica
 
 #: How long a started replica may take until it answers, in seconds.
 PATIENCE = 15.0
+#: How long a replica that is up and connected may be silent until it counts as hung, in seconds.
+GRACE = 5.0
+
+
+def silent(lab: Lab, farm: Sequence[Replica], *, grace: float) -> dict[str, str]:
+    """The replicas that have answered nothing at all within ``grace`` seconds, by name, and why. All are
+    asked at once, and a connection that was refused again; whatever comes back is an answer."""
+    deadline, pause = time.monotonic() + grace, 0.01
+    waiting, found = list(farm), dict[str, str]()
+    while waiting and (left := deadline - time.monotonic()) > 0:
+        there = [(replica.address, 80) for replica in waiting]
+        hosts = [lab.host_name(replica.name) for replica in waiting]
+        seen = inside(lab.netns, partial(answers.heads, patience=left), there, hosts)
+        pairs = zip(waiting, seen, strict=True)
+        found = {replica.name: head.fault for replica, head in pairs if head.fault}
+        waiting = [replica for replica in waiting if replica.name in found]
+        if waiting:
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, 0.2)
+    return {name: f"nothing within {grace:g} s: {fault}" for name, fault in found.items()}
 
 
 def problems(lab: Lab, farm: Sequence[Replica]) -> dict[str, str | None]:

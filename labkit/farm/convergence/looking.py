@@ -8,8 +8,10 @@ from pathlib import Path
 from labkit.farm import container, host, network, ssh
 from labkit.farm.balancer import instance as balancer
 from labkit.farm.container import State
+from labkit.farm.convergence import answering
 from labkit.farm.debian import apt
 from labkit.farm.links.netlink import within
+from labkit.farm.links.topology import Topology
 from labkit.farm.names import instance as names
 from labkit.farm.oci import found
 from labkit.farm.oci.found import Images
@@ -51,6 +53,9 @@ def look(lab: Lab, kinds: Sequence[str] = KINDS) -> Look:
     unnamed = frozenset(item.name for item in lab.farm if is_unnamed(item, states))
     topology = network.observe(lab)
     mounted = mount_points()
+    asked = _asked(lab, kinds, topology, states)
+    silent = answering.silent(lab, asked, grace=answering.GRACE)
+    answers = {item.name: silent.get(item.name, "yes") for item in asked}
     own = (e.what for e in entries if e.kind == "link" and e.what.get("netns") == lab.host.netns)
     owned = frozenset(what.get("name", "") for what in own)
     seen = (
@@ -60,7 +65,11 @@ def look(lab: Lab, kinds: Sequence[str] = KINDS) -> Look:
         *observed.images(lab, images),
         *observed.keys(lab, ssh.standing(lab)),
         *observed.links(topology, owned, unnamed=unnamed),
-        *(found for item in lab.farm for found in _contained(lab, item, states, mounted)),
+        *(
+            found
+            for item in lab.farm
+            for found in _contained(lab, item, states, mounted, answers=answers.get(item.name, ""))
+        ),
         *_servers(lab, kinds),
         *_surplus(lab, entries, states, topology.ports, mounted),
     )
@@ -146,7 +155,12 @@ def place(lab: Lab, netns: str) -> str:
 
 
 def _contained(
-    lab: Lab, replica: Replica, states: dict[str, State], mounted: frozenset[str]
+    lab: Lab,
+    replica: Replica,
+    states: dict[str, State],
+    mounted: frozenset[str],
+    *,
+    answers: str,
 ) -> Iterator[Resource]:
     own, name = container.folder(lab, replica.name), replica.name
     yield from observed.root(
@@ -157,7 +171,28 @@ def _contained(
     state = states.get(name)
     inside = replica.netns if _is_inside(state, replica) else "another one"
     config = text_of(own / "bundle" / "config.json")
-    yield from observed.container(name, state, config, namespace=inside)
+    yield from observed.container(name, state, config, namespace=inside, answers=answers)
+
+
+def _asked(
+    lab: Lab, kinds: Sequence[str], seen: Topology, states: dict[str, State]
+) -> list[Replica]:
+    """The replicas that run and can be reached: if one of them does not answer, that is its own fault."""
+    if "container" not in kinds or not seen.up or str(lab.gateway) not in seen.addresses:
+        return []
+    linked = {
+        port.replica: port.addresses
+        for port in seen.links
+        if port.up and port.bridge == lab.bridge and port.peer == "eth0"
+    }
+    return [
+        item
+        for item in lab.farm
+        if item.name in states
+        and states[item.name].status == "running"
+        and f"{item.address}/{lab.subnet.prefixlen}" in linked.get(item.name, ())
+        and _is_inside(states[item.name], item)
+    ]
 
 
 def _is_inside(state: State | None, replica: Replica) -> bool:

@@ -42,7 +42,7 @@ def surging(lab: Lab, plan: Plan, states: dict[str, State]) -> Lab:
     """The Lab with one replica more for each site whose only one is to be replaced while it serves; the Lab
     itself where that cannot be, or need not."""
     renewed = {*plan.named("root"), *plan.named("container", "restart", "replace")}
-    alive = {name for name, state in states.items() if state.pid}
+    alive = {name for name, state in states.items() if state.pid} - plan.hung()
     only = {
         site.name
         for site in lab.sites

@@ -14,6 +14,7 @@ Action = Literal["create", "change", "restart", "replace", "remove"]
 ACTIONS: Mapping[tuple[str, str], Action] = {
     ("container", "process"): "restart",
     ("container", "namespace"): "restart",
+    ("container", "answers"): "restart",
     ("container", "made of"): "replace",
     ("root", "mounted"): "replace",
     ("root", "made of"): "replace",
@@ -87,6 +88,14 @@ class Plan(Record):
     def empty(self) -> bool:
         """Whether everything is as wanted."""
         return not self.steps
+
+    def hung(self) -> frozenset[str]:
+        """The names of the containers that run and do not answer."""
+        return frozenset(
+            step.name
+            for step in self.steps
+            if step.kind == "container" and any(r.fact == "answers" for r in step.reasons)
+        )
 
     def named(self, kind: str, *actions: Action) -> tuple[str, ...]:
         """The names of the resources of a kind that have a step (one of ``actions``, if there are any)."""

@@ -79,13 +79,14 @@ def root(name: str, marker: str | None, *, mounted: bool) -> Iterator[Resource]:
 
 
 def container(
-    name: str, state: State | None, config: str | None, *, namespace: str
+    name: str, state: State | None, config: str | None, *, namespace: str, answers: str = ""
 ) -> Iterator[Resource]:
-    """A container: as runC knows it, the text of its config.json, and the name of the network namespace
-    that its first process is in."""
+    """A container: as runC knows it, the text of its config.json, the name of the network namespace that
+    its first process is in, and whether its server answers ('' for one that could not be asked)."""
     if state is None and config is None:
         return
     facts = {"process": state.status if state else "none", "file": fingerprint(config or "")}
     if state is not None and state.pid:
         facts |= {"namespace": namespace, "made of": state.made_of or "none"}
+        facts |= {"answers": answers} if answers else {}
     yield Resource(kind="container", name=name, facts=facts)

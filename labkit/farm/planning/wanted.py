@@ -97,7 +97,7 @@ def _root(lab: Lab, replica: Replica, known: Known) -> Resource:
 
 
 def _container(replica: Replica, known: Known) -> Resource:
-    facts = {"process": "running", "namespace": replica.netns}
+    facts = {"process": "running", "namespace": replica.netns, "answers": "yes"}
     if replica.name in known.configurations:
         facts |= {
             "made of": known.configurations[replica.name],
