@@ -40,6 +40,7 @@ def spec(**changes: Any) -> Spec:
         "environment": {"WHO": "red-1"},
         "cgroup": "/labkit-x/red-1",
         "sysctl": {"net.ipv4.ip_unprivileged_port_start": "0"},
+        "kernel": frozenset(("swap", "processors")),
     }
     return Spec(**{**given, **changes})
 
@@ -52,13 +53,20 @@ def spec(**changes: Any) -> Spec:
         ("process.terminal", False),
         ("process.noNewPrivileges", True),
         ("process.capabilities", {"bounding": [], "effective": [], "permitted": []}),
-        ("process.rlimits", [{"type": "RLIMIT_NOFILE", "hard": 4096, "soft": 4096}]),
+        (
+            "process.rlimits",
+            [
+                {"type": "RLIMIT_CORE", "hard": 0, "soft": 0},
+                {"type": "RLIMIT_NOFILE", "hard": 4096, "soft": 4096},
+            ],
+        ),
         ("linux.cgroupsPath", "/labkit-x/red-1"),
         ("linux.sysctl", {"net.ipv4.ip_unprivileged_port_start": "0"}),
-        ("linux.resources.memory", {"limit": 256 * 2**20}),
+        ("linux.resources.memory", {"limit": 256 * 2**20, "swap": 256 * 2**20}),
         ("linux.resources.pids", {"limit": 256}),
+        ("linux.resources.cpu", {"shares": 1024, "quota": 100_000, "period": 100_000}),
         ("linux.resources.devices", [{"allow": False, "access": "rwm"}]),
-        ("root", {"path": "rootfs"}),
+        ("root", {"path": "rootfs", "readonly": True}),
     ],
 )
 def test_configuration_says_what_the_spec_says(path: str, value: object) -> None:
@@ -88,7 +96,7 @@ def test_network_namespace_is_the_named_one_or_a_new_one(
 ) -> None:
     """The other namespaces are the container's own in both cases."""
     made = bundle.configure(IMAGE, spec(netns=netns))["linux"]["namespaces"]
-    assert made == [{"type": "pid"}, wanted]
+    assert made == [{"type": "pid"}, wanted, {"type": "cgroup"}]
 
 
 @pytest.mark.parametrize(
@@ -150,11 +158,19 @@ def test_nothing_differs_from_itself() -> None:
 @pytest.mark.parametrize(
     ("changes", "part", "keys"),
     [
-        ({"mounts": (container.memory_mount("/run/a", 33),)}, "mounts", ["mounts[/run/a]"]),
+        (
+            {"mounts": (container.memory_mount("/run/a", 33),)},
+            "mounts",
+            ["mounts[/proc]", "mounts[/run/a]"],
+        ),
         ({}, "process.env", ["process.env[WHO]"]),
         ({"environment": {"MODE": "a=c"}}, "process.env", ["process.env[MODE]"]),
-        ({"netns": "x-red-1"}, "linux.namespaces", ["linux.namespaces[network]"]),
-        ({}, "linux.namespaces", []),
+        (
+            {"netns": "x-red-1"},
+            "linux.namespaces",
+            ["linux.namespaces[cgroup]", "linux.namespaces[network]"],
+        ),
+        ({}, "linux.namespaces", ["linux.namespaces[cgroup]"]),
     ],
 )
 def test_items_that_have_names_are_told_one_by_one(
@@ -207,4 +223,4 @@ def test_a_description_says_where_its_names_lie() -> None:
     assert (made.uid, made.gid, made.capabilities, made.terminal) == (33, 33, (), False)
     assert made.netns == "shop-red-2"
     assert made.cgroup == "/labkit-shop/red-2"
-    assert made.environment == {"LABKIT_REPLICA": "red-2", "MALLOC_ARENA_MAX": "1"}
+    assert made.environment["LABKIT_REPLICA"] == "red-2"

@@ -20,6 +20,7 @@ from labkit.farm.runc import roots
 from labkit.farm.runc.bundle import Mount, Spec
 from labkit.farm.runc.places import bundle, cgroup, console, folder, runc, runc_root
 from labkit.farm.runc.roots import WWW_DATA, Wanted, configuration, image_configuration
+from labkit.farm.runc.seccomp import SERVING
 from labkit.farm.runc.states import State, parse_list, state, states
 from labkit.farm.site import REPLICA_VARIABLE
 from labkit.journal import Journal
@@ -64,6 +65,7 @@ def replica_spec(lab: Lab, replica: Replica) -> Spec:
         cgroup=f"{cgroup(lab)}/{replica.name}",
         netns=replica.netns,
         sysctl={"net.ipv4.ip_unprivileged_port_start": "0"},
+        works=SERVING,
         mounts=(
             memory_mount("/run/apache2", WWW_DATA),
             memory_mount("/run/lock/apache2", WWW_DATA),

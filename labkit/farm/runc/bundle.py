@@ -13,7 +13,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from pydantic import Field
+
 from labkit.farm.planning.resources import fingerprint
+from labkit.farm.runc import fences, limits, seccomp
+from labkit.farm.runc.limits import Counted
+from labkit.farm.runc.seccomp import Work
 from labkit.result import Record
 
 Json = Mapping[str, Any]
@@ -24,25 +29,27 @@ REASONS: Mapping[str, str] = {
     "annotations": "the configuration's own fingerprint: whether a container runs by it is seen from outside",
     "hostname": "the container's own name, as its shell and its logs show it",
     "linux.cgroupsPath": "a control group of the lab's own, so that its limits and its end are known",
-    "linux.namespaces": "the namespace whose eth0 is the peer of a port of the bridge",
-    "linux.resources": "limits: one container cannot starve the others",
+    "linux.maskedPaths": "what the kernel says there is about the machine, not about the container",
+    "linux.namespaces": "a view of the control groups that begins at the container's own",
+    "linux.namespaces[network]": "the namespace whose eth0 is the peer of a port of the bridge",
+    "linux.readonlyPaths": "what the kernel takes there for an order is for the machine's root alone",
+    "linux.resources": "limits on memory, processes and processor time: one container cannot starve the others",
+    "linux.seccomp": "the system calls that its work needs; every other one answers that there is no such call",
     "linux.sysctl": "port 80 without a capability (net.ipv4.ip_unprivileged_port_start)",
-    "mounts": "folders that the process writes, in memory or on the host; nothing else is shared, and "
-    "nothing of the control groups is shown",
+    "mounts": "folders that the process writes, in memory or on the host, without programs or devices; nothing "
+    "else is shared, and nothing of the machine's devices and control groups is shown",
     "process.args": "the one process that this container is for",
     "process.capabilities": "the fewest with which it works",
     "process.noNewPrivileges": "no program in it gains rights by its file's set-uid bit",
     "process.env": "what the process reads from its environment, PATH included",
-    "process.rlimits": "as many open files as the process may need",
+    "process.rlimits": "as many open files as the process may need, and no memory dumps",
     "process.terminal": "a detached container has no terminal to hold: false",
     "process.user": "not root, where the process does not need it",
     "root": "where the root file system lies",
+    "root.readonly": "what the image holds stays as it is, whoever breaks into the container",
 }
 
 
-#: File systems that no container is given: a server has no use for the control groups, not even to read, and
-#: runC mounts each of their hierarchies by itself.
-WITHHELD = ("cgroup",)
 #: The annotation with the fingerprint of the configuration that a container was created with.
 MADE_OF = "labkit.made-of"
 
@@ -57,7 +64,9 @@ class Mount(Record):
 
 
 class Spec(Record):
-    """What one container is to be. ``memory`` in bytes; ``netns`` '' makes a new, empty one."""
+    """What one container is to be. ``memory`` in bytes; ``processors`` whose time it may use at most;
+    ``works`` are the kinds of system calls; ``kernel`` is what this machine's counts; ``netns`` '' makes a new,
+    empty one."""
 
     name: str
     args: tuple[str, ...]
@@ -73,6 +82,10 @@ class Spec(Record):
     mounts: tuple[Mount, ...] = ()
     memory: int = 256 * 2**20
     pids: int = 256
+    processors: float = 1.0
+    kernel: frozenset[Counted] = Field(default_factory=limits.counted)
+    works: tuple[Work, ...] = seccomp.ALONE
+    readonly: bool = True
 
 
 class Change(Record):
@@ -94,20 +107,33 @@ def configure(image: Json, spec: Spec) -> dict[str, Any]:
     process["args"] = list(spec.args)
     process["env"] = environment(process.get("env", []), spec.environment)
     process["capabilities"] = capabilities(spec.capabilities)
-    process["rlimits"] = [{"type": "RLIMIT_NOFILE", "hard": spec.files, "soft": spec.files}]
+    process["rlimits"] = limits.rlimits(spec.files)
     process["noNewPrivileges"] = True
+    config["root"] = {**config["root"], "readonly": spec.readonly}
     config["hostname"] = spec.name
-    own = [mount for mount in config["mounts"] if mount["type"] not in WITHHELD]
-    config["mounts"] = [*own, *map(_mount, spec.mounts)]
-    linux["cgroupsPath"] = spec.cgroup
-    linux["sysctl"] = dict(spec.sysctl)
-    linux["resources"] = {
-        **linux.get("resources", {}),
-        "memory": {"limit": spec.memory},
-        "pids": {"limit": spec.pids},
-    }
-    linux["namespaces"] = [_namespace(item, spec.netns) for item in linux["namespaces"]]
+    config["mounts"] = [*fences.mounts(config["mounts"]), *map(_mount, spec.mounts)]
+    linux.update(_linux(linux, spec))
     return config
+
+
+def _linux(own: Json, spec: Spec) -> dict[str, Any]:
+    """What the specification says of the kernel's part, beside what the image says of it."""
+    spaces = [_namespace(item, spec.netns) for item in own["namespaces"]]
+    masked = fences.paths(own.get("maskedPaths", ()), fences.MASKED)
+    return {
+        "cgroupsPath": spec.cgroup,
+        "sysctl": dict(spec.sysctl),
+        "resources": limits.resources(
+            own.get("resources", {}), memory=spec.memory, pids=spec.pids,
+            processors=spec.processors, kernel=spec.kernel,
+        ),
+        "namespaces": [*spaces, *([] if {"type": "cgroup"} in spaces else [{"type": "cgroup"}])],
+        "maskedPaths": masked,
+        "readonlyPaths": fences.paths(
+            own.get("readonlyPaths", ()), fences.READ_ONLY, unless=masked
+        ),
+        "seccomp": seccomp.profile(spec.works),
+    }  # fmt: skip
 
 
 def marked(config: Json) -> dict[str, Any]:
