@@ -91,6 +91,13 @@ class Proxy(Section):
     sticky: bool = False
 
 
+class Containers(Section):
+    """What a container has of its own: its ids, where the machine can give it some (``auto``), in any case
+    (``required``: else nothing is started), or never."""
+
+    user_namespace: Literal["auto", "required", "off"] = "auto"
+
+
 class Traffic(Section):
     """How many requests a measurement sends, and how many at a time."""
 
@@ -142,6 +149,7 @@ class Configuration(Section):
     rootfs: Rootfs = Rootfs()
     dns: Dns = Dns()
     proxy: Proxy = Proxy()
+    containers: Containers = Containers()
     traffic: Traffic = Traffic()
     wiki: Wiki = Wiki()
     outputs: Annotated[str, Field(min_length=1)] = "outputs"
@@ -166,6 +174,7 @@ PARAMETERS: Mapping[str, str] = {
     "proxy_port": "proxy.port",
     "lbmethod": "proxy.lbmethod",
     "sticky": "proxy.sticky",
+    "user_namespace": "containers.user_namespace",
     "requests": "traffic.requests",
     "concurrency": "traffic.concurrency",
     "seconds": "traffic.seconds",

@@ -17,6 +17,7 @@ from labkit.farm.links.netns import inside
 from labkit.farm.measuring import fetch
 from labkit.farm.runc import bundle
 from labkit.farm.runc.bundle import Spec
+from labkit.kernel import users
 from labkit.lab import Replica
 from labkit.undo import mount_points
 from tests.test_run import gone
@@ -143,8 +144,8 @@ def test_apache_runs_without_a_single_capability_and_not_as_root(farm: Lab) -> N
     for process in found:
         status = status_of(process)
         assert status["Name"] in ("apache2", "rotatelogs")
-        assert set(status["Uid"].split()) == {"33"}
-        assert set(status["Gid"].split()) == {"33"}
+        assert {users.inner(process, int(item)) for item in status["Uid"].split()} == {33}
+        assert {users.inner(process, int(item)) for item in status["Gid"].split()} == {33}
         assert status["NoNewPrivs"] == "1"
         for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
             assert int(status[kind], 16) == 0, kind

@@ -18,7 +18,7 @@ from labkit.daemon import tail
 from labkit.errors import CommandTimeoutError, FarmError
 from labkit.farm.runc import roots
 from labkit.farm.runc.bundle import Mount, Spec
-from labkit.farm.runc.places import bundle, cgroup, console, folder, runc, runc_root
+from labkit.farm.runc.places import bundle, cgroup, console, folder, runc, runc_root, users_file
 from labkit.farm.runc.roots import WWW_DATA, Wanted, configuration, image_configuration
 from labkit.farm.runc.seccomp import SERVING
 from labkit.farm.runc.states import State, parse_list, state, states
@@ -142,9 +142,9 @@ def remove(lab: Lab, name: str) -> None:
     root = str(runc_root(lab))
     delete_container(lab, root=root, container=name)
     journal.forget("container", root=root, container=name)
-    target = str(bundle(lab, name) / "rootfs")
-    unmount(lab, target=target)
-    journal.forget("mount", target=target)
+    for target in (str(bundle(lab, name) / "rootfs"), str(users_file(lab, name))):
+        unmount(lab, target=target)
+        journal.forget("mount", target=target)
     shutil.rmtree(folder(lab, name), ignore_errors=True)
     journal.forget("folder", path=str(folder(lab, name)))
 

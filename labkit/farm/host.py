@@ -14,11 +14,12 @@ from pathlib import Path
 from labkit.checks import Check, equal
 from labkit.errors import MachineError, StateError
 from labkit.farm.links.netlink import within
+from labkit.farm.runc import idmap
 from labkit.journal import Journal, lock
 from labkit.kernel import netns as namespaces
 from labkit.kernel import requests, seen
 from labkit.kernel.netlink import Netlink
-from labkit.lab import Lab
+from labkit.lab import Lab, Replica
 from labkit.links import FENCE_METRIC, fenced
 from labkit.result import Outcome, Record, action
 
@@ -80,8 +81,9 @@ def create_namespace(lab: Lab, name: str) -> bool:
 def create_namespaces(lab: Lab, names: Sequence[str]) -> tuple[str, ...]:
     """Makes the named network namespaces of the lab's own; returns those that had to be made.
 
-    IPv6 is off in them: the farm has none, and its duplicate address detection makes each link wait.
-    A name that somebody else's namespace has is a :class:`StateError`, and none is made then.
+    IPv6 is off in them: the farm has none, and its duplicate address detection makes each link wait. A
+    container's belongs to the container's user namespace, where it has one, so that who enters that may
+    enter it, too. A name that somebody else's namespace has is a :class:`StateError`, and none is made then.
     """
     journal = Journal.of(lab)
     taken = [name for name in names if Path("/run/netns", name).exists()]
@@ -99,8 +101,26 @@ def create_namespaces(lab: Lab, names: Sequence[str]) -> tuple[str, ...]:
         journal.intend_all(("netns", {"name": name}) for name in new)
         for name in set(new) & set(taken):
             namespaces.remove(name)  # its maker was killed before the name was a namespace's
-        namespaces.create(new, _settle)
+        namespaces.create(new, _settle, _ids(lab, new))
     return new
+
+
+def renew_namespaces(lab: Lab, farm: Sequence[Replica]) -> bool:
+    """Namespaces of replicas that belong to another user namespace than their containers are to have are
+    gone, which do not run; whether there was one."""
+    found = [item.netns for item in farm if namespaces.stands(item.netns)]
+    ids = _ids(lab, found)
+    wrong = [name for name in found if namespaces.owner(name, lab.state_dir) != ids[name]]
+    for name in wrong:
+        namespaces.remove(name)
+    return bool(wrong)
+
+
+def _ids(lab: Lab, names: Sequence[str]) -> dict[str, int]:
+    """The first of the ids of each namespace's container by its name, 0 for those without their own."""
+    own = {name: name.removeprefix(f"{lab.name}-") for name in names if name != lab.host.netns}
+    given = idmap.allot(lab, list(own.values())) if own else {}
+    return {name: given[container] for name, container in own.items()}
 
 
 def name_again(lab: Lab, name: str, pid: int) -> None:

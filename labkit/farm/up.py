@@ -10,6 +10,7 @@ from labkit.farm import container
 from labkit.farm.convergence import acting, answering
 from labkit.farm.links import endpoint
 from labkit.farm.planning.resources import FARM
+from labkit.kernel import users
 from labkit.lab import Lab, Replica
 from labkit.result import Cell, Outcome, Record, Table, action
 
@@ -58,12 +59,12 @@ def replica_checks(lab: Lab) -> tuple[Check, ...]:
 
 
 def privilege_checks(value: Farm) -> tuple[Check, ...]:
-    """Whether each replica's process is www-data's and has no capability (proc(5), CapEff)."""
+    """Whether each replica's process is its www-data's and has no capability (proc(5), CapEff)."""
     return tuple(
         equal(
             f"farm.privileges.{name}",
             f"user {container.WWW_DATA}, no capability",
-            _privileges(Path(f"/proc/{pid}/status").read_text()),
+            _privileges(pid, Path(f"/proc/{pid}/status").read_text()),
             rows=("E4",),
             again=f"grep -E 'Uid|CapEff' /proc/{pid}/status",
         )
@@ -72,11 +73,11 @@ def privilege_checks(value: Farm) -> tuple[Check, ...]:
     )
 
 
-def _privileges(status: str) -> str:
+def _privileges(pid: int, status: str) -> str:
     fields = dict(line.split(":", 1) for line in status.splitlines())
     effective = int(fields["CapEff"], 16)
     held = f"capabilities {effective:#x}" if effective else "no capability"
-    return f"user {fields['Uid'].split()[1]}, {held}"
+    return f"user {users.inner(pid, int(fields['Uid'].split()[1]))}, {held}"
 
 
 def replica_table(lab: Lab, value: Farm) -> Table:

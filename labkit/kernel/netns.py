@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextvars
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from labkit.kernel import calls
+from labkit.kernel import calls, users
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,13 +32,18 @@ def stands(name: str) -> bool:
         return False
 
 
-def create(names: Sequence[str], settle: Callable[[], None] = lambda: None) -> None:
+def create(
+    names: Sequence[str],
+    settle: Callable[[], None] = lambda: None,
+    ids: Mapping[str, int] | None = None,
+) -> None:
     """Namespaces of those names exist, which had not; ``settle`` was called in each, before it had its name.
 
-    One thread goes from one new namespace to the next (unshare(2)).
+    One that has an entry (not 0) in ``ids`` belongs to a user namespace with the ids from there on, the
+    others to the machine's. One thread goes from one new namespace to the next (unshare(2)).
     """
     prepare()
-    alone(_create, names, settle)
+    alone(_create, names, settle, ids or {})
 
 
 def prepare() -> None:
@@ -53,9 +58,13 @@ def prepare() -> None:
         calls.mount("", FOLDER, "none", flags=shared)
 
 
-def _create(names: Sequence[str], settle: Callable[[], None]) -> None:
+def _create(names: Sequence[str], settle: Callable[[], None], ids: Mapping[str, int]) -> None:
     for name in names:
-        calls.unshare(calls.CLONE_NEWNET)
+        if ids.get(name):
+            with users.network(ids[name]) as made:
+                calls.setns(made, calls.CLONE_NEWNET)
+        else:
+            calls.unshare(calls.CLONE_NEWNET)
         settle()
         place = path(name)
         os.close(os.open(place, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0))
@@ -91,6 +100,12 @@ def opened(name: str) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def owner(name: str, place: Path) -> int:
+    """The first of the ids of the user namespace that a namespace belongs to (:func:`users.first_of`)."""
+    with opened(name) as namespace, users.owner(namespace) as found:
+        return users.first_of(found, place)
 
 
 def enter(name: str) -> None:

@@ -146,6 +146,8 @@ def _make(lab: Lab, renewed: set[str], replicas: Sequence[Replica]) -> None:
     images, files = container.unpack_all(lab), ssh.files(ssh.keys(lab))
     anew = [item for item in replicas if item.name in renewed]
     run.spread(partial(_end, lab), anew)
+    if host.renew_namespaces(lab, anew):
+        network.wire(lab)
     wanted = [
         Wanted(container.replica_spec(lab, item), images[item.site], files) for item in replicas
     ]

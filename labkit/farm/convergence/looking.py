@@ -19,7 +19,7 @@ from labkit.farm.planning import observed
 from labkit.farm.planning.difference import Plan, difference
 from labkit.farm.planning.resources import KINDS, Known, Resource, fingerprint, of_kinds
 from labkit.farm.planning.wanted import wanted
-from labkit.farm.runc import bundle, overlay, surplus
+from labkit.farm.runc import bundle, idmap, overlay, surplus
 from labkit.files import text_of
 from labkit.journal import Entry, Journal, boot_id
 from labkit.kernel import netns as namespaces
@@ -78,7 +78,7 @@ def look(lab: Lab, kinds: Sequence[str] = KINDS) -> Look:
 
 def known(lab: Lab, images: Images | None, suite: str) -> Known:
     """What the images and keys that are there make of each replica."""
-    given = _key_files(lab)
+    given, ids = _key_files(lab), idmap.foreseen(lab, [replica.name for replica in lab.farm])
     roots: dict[str, str] = {}
     texts: dict[str, str] = {}
     for site in lab.sites if images and given else ():
@@ -89,8 +89,10 @@ def known(lab: Lab, images: Images | None, suite: str) -> Known:
             continue
         own = container.image_configuration(unpacked)
         for replica in lab.replicas_of(site.name):
-            roots[replica.name] = fingerprint(overlay.made_of(unpacked.lower, given))
-            texts[replica.name] = container.configuration(own, container.replica_spec(lab, replica))
+            first = ids[replica.name]
+            roots[replica.name] = fingerprint(overlay.made_of(unpacked.lower, given, first))
+            spec = idmap.given(lab, container.replica_spec(lab, replica), first)
+            texts[replica.name] = container.configuration(own, spec)
     return Known(
         suite=suite,
         roots=roots,

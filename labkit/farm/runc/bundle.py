@@ -19,6 +19,7 @@ from labkit.farm.planning.resources import fingerprint
 from labkit.farm.runc import fences, limits, seccomp
 from labkit.farm.runc.limits import Counted
 from labkit.farm.runc.seccomp import Work
+from labkit.kernel.users import IDS
 from labkit.result import Record
 
 Json = Mapping[str, Any]
@@ -29,13 +30,16 @@ REASONS: Mapping[str, str] = {
     "annotations": "the configuration's own fingerprint: whether a container runs by it is seen from outside",
     "hostname": "the container's own name, as its shell and its logs show it",
     "linux.cgroupsPath": "a control group of the lab's own, so that its limits and its end are known",
+    "linux.gidMappings": "ids of the container's own: what is root in it is nobody on the machine",
     "linux.maskedPaths": "what the kernel says there is about the machine, not about the container",
     "linux.namespaces": "a view of the control groups that begins at the container's own",
     "linux.namespaces[network]": "the namespace whose eth0 is the peer of a port of the bridge",
+    "linux.namespaces[user]": "a user namespace: rights in it are none outside",
     "linux.readonlyPaths": "what the kernel takes there for an order is for the machine's root alone",
     "linux.resources": "limits on memory, processes and processor time: one container cannot starve the others",
     "linux.seccomp": "the system calls that its work needs; every other one answers that there is no such call",
     "linux.sysctl": "port 80 without a capability (net.ipv4.ip_unprivileged_port_start)",
+    "linux.uidMappings": "ids of the container's own: what is root in it is nobody on the machine",
     "mounts": "folders that the process writes, in memory or on the host, without programs or devices; nothing "
     "else is shared, and nothing of the machine's devices and control groups is shown",
     "process.args": "the one process that this container is for",
@@ -66,7 +70,8 @@ class Mount(Record):
 class Spec(Record):
     """What one container is to be. ``memory`` in bytes; ``processors`` whose time it may use at most;
     ``works`` are the kinds of system calls; ``kernel`` is what this machine's counts; ``netns`` '' makes a new,
-    empty one."""
+    empty one; ``ids`` is the first of the machine's ids that stand for the container's own, 0 for none but the
+    machine's; ``users`` is a file that is a user namespace with them, '' makes a new one."""
 
     name: str
     args: tuple[str, ...]
@@ -74,6 +79,8 @@ class Spec(Record):
     cgroup: str
     uid: int = 0
     gid: int = 0
+    ids: int = 0
+    users: str = ""
     terminal: bool = False
     capabilities: tuple[str, ...] = ()
     files: int = 4096
@@ -113,6 +120,17 @@ def configure(image: Json, spec: Spec) -> dict[str, Any]:
     config["hostname"] = spec.name
     config["mounts"] = [*fences.mounts(config["mounts"]), *map(_mount, spec.mounts)]
     linux.update(_linux(linux, spec))
+    return _shifted(config, spec) if spec.ids else config
+
+
+def _shifted(config: dict[str, Any], spec: Spec) -> dict[str, Any]:
+    """The same in a user namespace, without a /sys: where that is not whole, the kernel gives no new one."""
+    linux = config["linux"]
+    path = {"path": spec.users} if spec.users else {}
+    linux["namespaces"].append({"type": "user", **path})
+    for kind in ("uidMappings", "gidMappings"):
+        linux[kind] = [{"containerID": 0, "hostID": spec.ids, "size": IDS}]
+    config["mounts"] = [mount for mount in config["mounts"] if mount["type"] != "sysfs"]
     return config
 
 

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shlex
+import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
+from labkit import run
 from labkit.errors import MachineError
 from labkit.farm.runc import attempt
 from labkit.journal import not_root
-from labkit.kernel import calls, netns
+from labkit.kernel import calls, netns, users
 from labkit.lab import Lab
+
+#: The first of the ids that are tried with: nobody's, the last that are no negative number anywhere.
+FOREIGN = 2**31 - users.IDS
+#: How many threads mount at a time.
+WORKERS = 4
 
 #: What to do where the kernel refuses.
 REMEDY = (
@@ -38,30 +49,141 @@ def require(lab: Lab) -> Path:
     return place
 
 
-def mount(lower: Sequence[Path], own: Path, target: Path) -> None:
-    """The folders ``lower``, the topmost first, are seen at ``target``, below what is in ``own/upper``."""
-    options = _options(lower, own)
+@dataclass(frozen=True)
+class Root:
+    """A root file system: the folders ``lower``, the topmost first, are to be seen at ``target``, below what
+    is in ``own/upper``; with ``ids``, every owner in ``lower`` as so many ids further on."""
+
+    lower: Sequence[Path]
+    own: Path
+    target: Path
+    ids: int = 0
+
+
+def mount_all(roots: Sequence[Root]) -> None:
+    """The root file systems are mounted; those with owners of their own share the folders below, too."""
+    run.spread(_mount, [root for root in roots if not root.ids])
+    shifted = [root for root in roots if root.ids]
+    groups = [shifted[place::WORKERS] for place in range(WORKERS)]
+    run.spread(lambda group: netns.alone(_mount_shifted, group), [part for part in groups if part])
+
+
+def require_shifted(*below: Path) -> None:
+    """An overlay can be mounted on folders like these with owners of its own, tried as :func:`require` does.
+
+    Raises :class:`OSError` where the kernel or one of their file systems cannot, with a few words that say
+    what of it was tried in its ``filename``.
+    """
+    with ExitStack() as made:
+        places = [_temporary(made, place) for place in below]
+        for part in ("upper", "scratch", "target"):
+            (places[0] / part).mkdir()
+            os.chown(places[0] / part, FOREIGN, FOREIGN)
+        lower = []
+        for number, place in enumerate(places):
+            (place / "lower").mkdir()
+            (place / "lower" / str(number)).touch()
+            lower.append(place / "lower")
+        netns.alone(_try_shifted, Root(lower, places[0], places[0] / "target", FOREIGN))
+
+
+def _temporary(made: ExitStack, place: Path) -> Path:
+    prefix = ".labkit-"
+    return Path(made.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=place)))
+
+
+def _mount(root: Root) -> None:
+    options = _options(root.lower, root.own)
     try:
-        calls.mount("overlay", target, "overlay", options=options)
+        calls.mount("overlay", root.target, "overlay", options=options)
     except OSError as error:
-        raise _refused(error, own, options, target) from None
+        raise _refused(error, root.own, options, root.target) from None
 
 
-def made_of(lower: Sequence[Path], files: Mapping[str, str]) -> str:
+def _mount_shifted(roots: Sequence[Root]) -> None:
+    """In a thread that ends: mounts them where nobody sees it, and puts them in their places then.
+
+    The folders below are mounted over themselves, with their owners shifted, in a mount namespace that ends
+    with the thread: an overlay keeps copies of the mounts that it was made on.
+    """
+    made: list[tuple[int, Root]] = []
+    with ExitStack() as opened:
+        home = _descriptor(opened, "/proc/thread-self/ns/mnt", os.O_RDONLY)
+        _leave()
+        below = {place: 0 for root in roots for place in root.lower}
+        below = {place: _descriptor(opened, place, os.O_PATH) for place in below}
+        for root in roots:
+            try:
+                made.append((_shifted(opened, root, below), root))
+            except OSError as error:
+                options = _options(root.lower, root.own)
+                raise _refused(error, root.own, options, root.target) from None
+        calls.setns(home, calls.CLONE_NEWNS)
+        for mounted, root in made:
+            calls.mount_placed(mounted, root.target)
+
+
+def _shifted(opened: ExitStack, root: Root, below: Mapping[Path, int]) -> int:
+    """A descriptor of the overlay, which is mounted in the caller's own mount namespace alone; ``below`` are
+    open on the folders as they really are."""
+    with users.opened(root.ids) as namespace:
+        for place in root.lower:
+            mounted = calls.mount_copied(below[place])
+            try:
+                calls.mount_shifted(mounted, namespace)
+                calls.mount_placed(mounted, place)
+            finally:
+                os.close(mounted)
+    calls.mount("overlay", root.target, "overlay", options=_options(root.lower, root.own))
+    with ExitStack() as passing:
+        found = calls.mount_copied(_descriptor(passing, root.target, os.O_PATH))
+    opened.callback(os.close, found)
+    return found
+
+
+def _leave() -> None:
+    """The calling thread is in a mount namespace of its own: what it mounts nobody else sees."""
+    calls.unshare(calls.CLONE_NEWNS)
+    calls.mount("", Path("/"), flags=calls.MS_REC | calls.MS_SLAVE)
+
+
+def _descriptor(opened: ExitStack, path: str | Path, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    opened.callback(os.close, descriptor)
+    return descriptor
+
+
+def made_of(lower: Sequence[Path], files: Mapping[str, str], ids: int = 0) -> str:
     """What a root file system is made of: another text, and it has to be mounted anew."""
     given = hashlib.sha256(json.dumps(sorted(files.items())).encode()).hexdigest()[:16]
-    return "\n".join([*map(str, lower), given, ""])
+    return "\n".join([*map(str, lower), given, *([f"ids {ids}"] if ids else []), ""])
+
+
+def ids_of(text: str) -> int:
+    """The ids that such a text names, 0 when it names none. Pure."""
+    found = re.search(r"^ids (\d+)$", text, re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
 def _try(folder: Path, place: Path) -> None:
     """Mounts one where nobody sees it, in a thread that ends and takes it along."""
     options, target = _options((folder / "lower",), folder), folder / "target"
     try:
-        calls.unshare(calls.CLONE_NEWNS)
-        calls.mount("", Path("/"), flags=calls.MS_REC | calls.MS_PRIVATE)
+        _leave()
         calls.mount("overlay", target, "overlay", options=options)
     except OSError as error:
         raise _refused(error, place, options, target) from None
+
+
+def _try_shifted(root: Root) -> None:
+    """The same with shifted owners; whether they are seen so."""
+    _leave()
+    with ExitStack() as opened:
+        below = {place: _descriptor(opened, place, os.O_PATH) for place in root.lower}
+        _shifted(opened, root, below)
+        names = [str(number) for number in range(len(root.lower))]
+        if any((root.target / name).stat().st_uid != root.ids for name in names):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), "overlay")
 
 
 def _options(lower: Sequence[Path], own: Path) -> str:
@@ -73,5 +195,9 @@ def _options(lower: Sequence[Path], own: Path) -> str:
 def _refused(error: OSError, place: Path, options: str, target: Path) -> MachineError:
     words = ["mount", "--types", "overlay", "overlay", "--options", options, str(target)]
     return MachineError(
-        "overlayfs", f"cannot be had at {place}: mount: {error.strerror}", REMEDY, shlex.join(words)
+        "overlayfs",
+        f"cannot be had at {place}: mount: {error.strerror}",
+        REMEDY,
+        shlex.join(words),
+        code="machine.overlayfs",
     )

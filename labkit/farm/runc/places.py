@@ -22,6 +22,11 @@ def console(lab: Lab, name: str) -> Path:
     return folder(lab, name) / "console.log"
 
 
+def users_file(lab: Lab, name: str) -> Path:
+    """Where the container's user namespace is mounted, if it has one, for runC to find it."""
+    return folder(lab, name) / "users"
+
+
 def runc_root(lab: Lab) -> Path:
     """Where runC keeps the state of this lab's containers, apart from everybody else's."""
     return lab.run_dir / "runc"

@@ -9,17 +9,20 @@ from __future__ import annotations
 import functools
 import json
 import os
+import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labkit import run
-from labkit.farm.runc import overlay
+from labkit.farm.runc import idmap, overlay
 from labkit.farm.runc.bundle import Json, Spec, configure, marked, text
-from labkit.farm.runc.places import bundle, folder, runc_root
+from labkit.farm.runc.places import bundle, folder, runc_root, users_file
 from labkit.files import text_of, write_atomically
 from labkit.journal import Journal
+from labkit.kernel import calls, netns, users
+from labkit.kernel.users import IDS
 from labkit.lab import Lab
 from labkit.undo import delete_container, mount_points, unmount
 
@@ -43,15 +46,21 @@ class Wanted:
 def prepare(lab: Lab, wanted: Sequence[Wanted]) -> tuple[str, ...]:
     """The bundles stand: config.json, and the root file system as an overlay on the image's layers.
 
-    Returns the names of those of which anything had to be made. The caller holds the ``farm`` lock.
+    Each has ids of its own, where the lab and the machine allow it (:mod:`labkit.farm.runc.idmap`). Returns
+    the names of those of which anything had to be made. The caller holds the ``farm`` lock.
     """
+    wanted = _with_ids(lab, wanted)
     mounted = mount_points()
     new = [item for item in wanted if not _stands(lab, item, mounted)]
     things = [("folder", {"path": str(folder(lab, item.spec.name))}) for item in new]
-    things += [("mount", {"target": str(_root(lab, item))}) for item in new]
+    things += [("mount", {"target": str(target)}) for item in new for target in _targets(lab, item)]
     if new:
         Journal.of(lab).intend_all(things)
-    run.spread(functools.partial(_make, lab, mounted=mounted), new)
+    run.spread(functools.partial(_lay, lab, mounted=mounted), new)
+    overlay.mount_all([_overlay(lab, item) for item in new])
+    for item in new:
+        _keep_users(item.spec)
+        write_atomically(folder(lab, item.spec.name) / "lower", _made_of(item))
     configured = [item for item in wanted if _configure(lab, item)]
     return tuple(item.spec.name for item in wanted if item in new or item in configured)
 
@@ -77,28 +86,88 @@ def _root(lab: Lab, item: Wanted) -> Path:
     return bundle(lab, item.spec.name) / "rootfs"
 
 
+def _targets(lab: Lab, item: Wanted) -> list[Path]:
+    """Where something is mounted for the container."""
+    users = [Path(item.spec.users)] if item.spec.users else []
+    return [_root(lab, item), *users]
+
+
 def _made_of(item: Wanted) -> str:
-    return overlay.made_of(item.unpacked.lower, item.files)
+    return overlay.made_of(item.unpacked.lower, item.files, item.spec.ids)
 
 
 def _stands(lab: Lab, item: Wanted, mounted: frozenset[str]) -> bool:
-    """Whether the root file system is mounted as wanted."""
-    own = folder(lab, item.spec.name)
-    return str(_root(lab, item).resolve()) in mounted and text_of(own / "lower") == _made_of(item)
+    """Whether root file system and user namespace are mounted as wanted."""
+    there = all(str(target.resolve()) in mounted for target in _targets(lab, item))
+    made_of = text_of(folder(lab, item.spec.name) / "lower")
+    return there and made_of == _made_of(item) and _has_users(item.spec)
 
 
-def _make(lab: Lab, item: Wanted, *, mounted: frozenset[str]) -> None:
-    own, target = folder(lab, item.spec.name), _root(lab, item)
-    if str(target.resolve()) in mounted:
-        delete_container(lab, root=str(runc_root(lab)), container=item.spec.name)
-        unmount(lab, target=str(target))
+def _with_ids(lab: Lab, wanted: Sequence[Wanted]) -> list[Wanted]:
+    ids = idmap.allot(lab, [item.spec.name for item in wanted])
+    return [replace(item, spec=idmap.given(lab, item.spec, ids[item.spec.name])) for item in wanted]
+
+
+def _overlay(lab: Lab, item: Wanted) -> overlay.Root:
+    return overlay.Root(
+        lower=item.unpacked.lower,
+        own=folder(lab, item.spec.name),
+        target=_root(lab, item),
+        ids=item.spec.ids,
+    )
+
+
+def _keep_users(spec: Spec) -> None:
+    """The user namespace that the container's network belongs to is mounted where runC looks for it."""
+    if spec.users:
+        Path(spec.users).touch()
+        with netns.opened(spec.netns) as network, users.owner(network) as found:
+            calls.mount(f"/proc/self/fd/{found}", Path(spec.users), flags=calls.MS_BIND)
+
+
+def _has_users(spec: Spec) -> bool:
+    """Whether what is mounted there is the one that its network belongs to."""
+    if not spec.users or not netns.stands(spec.netns):
+        return True
+    with netns.opened(spec.netns) as network, users.owner(network) as found:
+        return os.path.samestat(os.fstat(found), Path(spec.users).stat())
+
+
+def _lay(lab: Lab, item: Wanted, *, mounted: frozenset[str]) -> None:
+    """The container's own folders, and the files in them, are there and its own; nothing is mounted."""
+    place, target, ids = folder(lab, item.spec.name), _root(lab, item), item.spec.ids
+    for stale in (target, users_file(lab, item.spec.name)):
+        if str(stale.resolve()) in mounted:
+            delete_container(lab, root=str(runc_root(lab)), container=item.spec.name)
+            unmount(lab, target=str(stale))
     for part in ("upper", "scratch", "log", "bundle/rootfs"):
-        (own / part).mkdir(parents=True, exist_ok=True)
-    os.chown(own / "log", WWW_DATA, WWW_DATA)
+        (place / part).mkdir(parents=True, exist_ok=True)
+    before = overlay.ids_of(text_of(place / "lower") or "")
     for path, content in item.files.items():
-        _put(own / "upper" / path, content)
-    overlay.mount(item.unpacked.lower, own, target)
-    write_atomically(own / "lower", _made_of(item))
+        _put(place / "upper" / path, content)
+    for part in ("upper", "scratch", "log"):
+        shift(place / part, before, ids)
+    os.chown(place / "log", ids + WWW_DATA, ids + WWW_DATA)
+
+
+def shift(place: Path, before: int, now: int) -> None:
+    """What belongs to the ids from ``before`` on, or to the machine's own first ones, belongs to those from
+    ``now`` on; links are not followed."""
+    if before == now == 0:
+        return
+    for path in (place, *place.rglob("*")):
+        seen = path.lstat()
+        owners = [_shifted(number, before, now) for number in (seen.st_uid, seen.st_gid)]
+        if owners != [seen.st_uid, seen.st_gid]:
+            os.chown(path, *owners, follow_symlinks=False)
+            if stat.S_ISREG(seen.st_mode):
+                path.chmod(stat.S_IMODE(seen.st_mode))  # which chown(2) takes set-uid bits from
+
+
+def _shifted(number: int, before: int, now: int) -> int:
+    """The id that stands for the same one of the container's. Pure."""
+    start = next((first for first in (before, 0) if first <= number < first + IDS), None)
+    return number if start is None else number - start + now
 
 
 def _put(path: Path, content: str) -> None:

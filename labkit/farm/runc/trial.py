@@ -9,6 +9,7 @@ from pathlib import Path
 
 from labkit import run
 from labkit.farm import container
+from labkit.farm.runc import idmap
 from labkit.farm.runc.bundle import Json, Spec, configure, text
 from labkit.files import write_atomically
 from labkit.journal import Journal
@@ -52,7 +53,9 @@ def prepared(lab: Lab, *specs: Spec, **changed: Json) -> Iterator[None]:
 
 def own_configuration(lab: Lab, item: Spec) -> Json:
     """The config.json that a trial container gets by itself."""
-    return configure(container.image_configuration(container.unpack(lab, TAG)), item)
+    ids = idmap.foreseen(lab, [item.name])[item.name]
+    unpacked = container.unpack(lab, TAG)
+    return configure(container.image_configuration(unpacked), idmap.given(lab, item, ids))
 
 
 def foreground(lab: Lab, name: str, timeout: float = 30.0) -> run.Done:

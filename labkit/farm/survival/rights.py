@@ -12,6 +12,7 @@ from labkit.farm import container
 from labkit.farm.container import WWW_DATA
 from labkit.farm.survival import web
 from labkit.farm.survival.stand import Stand
+from labkit.kernel.users import inner as inner_user
 
 #: A process that was just made may not have given its rights away yet (seconds).
 PATIENCE = 2.0
@@ -53,10 +54,11 @@ def _users(stand: Stand) -> str:
 
 
 def _server(pid: int) -> tuple[int, int] | None:
-    """The number within its container, and the effective user, of one of apache2's processes (proc(5))."""
+    """The number within its container, and the effective user there, of one of apache2's processes (proc(5))."""
     with suppress(OSError):
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
         if fields["Name"] == "apache2":
-            return int(fields["NSpid"].split()[-1]), int(fields["Uid"].split()[1])
+            user = inner_user(pid, int(fields["Uid"].split()[1]))
+            return int(fields["NSpid"].split()[-1]), user
     return None
