@@ -13,8 +13,9 @@ import pytest
 from pyroute2 import netns as other
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
-from labkit.kernel import calls, netns, requests, seen
-from labkit.kernel.netlink import Netlink, is_gone, written
+from labkit.kernel import calls, messages, netns, requests, seen
+from labkit.kernel.messages import Request, written
+from labkit.kernel.netlink import Netlink, is_gone
 from tests.netlink import netlink
 
 OWN = IPv4Interface("10.7.0.1/24")
@@ -57,6 +58,61 @@ def test_requests_are_numbered_and_read_as_they_were_written() -> None:
     peer = one.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA", "VETH_INFO_PEER")
     assert (peer.get_attr("IFLA_IFNAME"), peer.get_attr("IFLA_ADDRESS")) == ("eth0", "02:60:0a:07:00:02")  # fmt: skip
     assert (other["header"]["type"], other["index"]) == (requests.DELLINK, 3)
+
+
+def forms(number: int) -> list[Request]:
+    """A request of each kind, with values of its own for each number from 1 to 9."""
+    inside, subnet = IPv4Interface(f"10.7.{number}.1/24"), IPv4Network(f"10.{number}.0.0/16")
+    return [
+        requests.links(),
+        requests.bridge(f"br{number}"),
+        requests.pair(f"v{number}", f"p{number}"),
+        requests.pair(
+            f"v{number}",
+            "eth0",
+            mac=f"02:60:0a:07:00:0{number}",
+            namespace=number,
+            master=number,
+            group=number << 16,
+        ),
+        requests.link_up(number),
+        requests.link_up(number, master=number, mac=f"02:60:0a:07:00:0{number}"),
+        requests.no_link(number),
+        requests.no_group(number),
+        requests.addresses(),
+        requests.address(number, inside),
+        requests.no_address(number, inside),
+        requests.routes(),
+        requests.default_route(inside.ip),
+        requests.no_default_route(inside.ip),
+        requests.unreachable(subnet, number),
+        requests.not_unreachable(subnet, number),
+        requests.neighbours(),
+        requests.no_neighbour(number, inside.ip),
+    ]
+
+
+def test_a_request_with_other_values_is_written_as_pyroute2_writes_it() -> None:
+    """Byte for byte, whatever was written of its form before."""
+    list(written(forms(1), flags=1, first=1))
+    for number in range(2, 10):
+        own = list(written(forms(number), flags=5, first=number))
+        assert own == [
+            bytes(messages._encoded(request, 5, place).data)
+            for place, request in enumerate(forms(number), number)
+        ]
+    assert all(
+        messages._forms.values()
+    )  # none of labkit's requests is one that pyroute2 writes each time
+
+
+def test_of_an_answer_the_attributes_that_are_asked_for_are_read() -> None:
+    """By pyroute2, as it reads them among the others."""
+    (data,) = written([requests.pair("v0", "eth0", mac="02:60:0a:07:00:02", master=7, group=3)], flags=5, first=8)  # fmt: skip
+    kinds = messages.kinds(requests.NEWLINK, ("IFLA_IFNAME", "IFLA_MASTER"))
+    assert messages.attributes(messages.read(data, kinds)) == {"IFLA_IFNAME": "v0", "IFLA_MASTER": 7}  # fmt: skip
+    whole = messages.attributes(messages.read(data))
+    assert (whole["IFLA_IFNAME"], whole["IFLA_MASTER"], whole["IFLA_GROUP"]) == ("v0", 7, 3)
 
 
 def test_options_that_the_kernel_would_cut_are_refused(tmp_path: Path) -> None:

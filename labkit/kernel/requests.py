@@ -6,7 +6,7 @@ import socket
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Any
 
-from labkit.kernel.netlink import Request
+from labkit.kernel.messages import Request
 
 #: linux/rtnetlink.h: types of requests.
 NEWLINK, DELLINK, GETLINK = 16, 17, 18
@@ -21,6 +21,8 @@ WITHOUT_COUNTERS = 8
 UP = 1
 #: linux/rtnetlink.h: table main; who made a route (static); no scope; types of routes.
 MAIN, STATIC, NOWHERE, UNICAST, UNREACHABLE = 254, 4, 255, 1, 7
+#: What is read of a link.
+TOLD = ("IFLA_IFNAME", "IFLA_MASTER", "IFLA_LINK", "IFLA_GROUP", "IFLA_ADDRESS")
 #: What makes a link go up.
 RAISED = {"flags": UP, "change": UP}
 
@@ -29,7 +31,7 @@ Attributes = list[tuple[str, Any]]
 
 def links() -> Request:
     """All links, without their counters."""
-    return Request(GETLINK, attributes=[("IFLA_EXT_MASK", WITHOUT_COUNTERS)])
+    return Request(GETLINK, attributes=[("IFLA_EXT_MASK", WITHOUT_COUNTERS)], wanted=TOLD)
 
 
 def bridge(name: str) -> Request:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from labkit.kernel import requests
-from labkit.kernel.netlink import Message, Netlink
+from labkit.kernel.messages import Message, attributes
+from labkit.kernel.netlink import Netlink
 
 #: netdevice(7): IFF_UP, and IFF_LOWER_UP: the other end is up as well.
 UP, CARRIER = 1, 0x10000
@@ -88,14 +89,15 @@ def neighbours(netlink: Netlink) -> tuple[Neighbour, ...]:
 
 def read_link(message: Message) -> Link:
     """A link of an answer. Pure."""
+    told = attributes(message)
     return Link(
         index=message["index"],
-        name=message.get_attr("IFLA_IFNAME"),
+        name=told["IFLA_IFNAME"],
         flags=message["flags"],
-        master=message.get_attr("IFLA_MASTER") or 0,
-        peer=message.get_attr("IFLA_LINK") or 0,
-        group=message.get_attr("IFLA_GROUP") or 0,
-        mac=message.get_attr("IFLA_ADDRESS") or "",
+        master=told.get("IFLA_MASTER", 0),
+        peer=told.get("IFLA_LINK", 0),
+        group=told.get("IFLA_GROUP", 0),
+        mac=told.get("IFLA_ADDRESS", ""),
     )
 
 

@@ -26,7 +26,7 @@ from labkit import Lab, run, undo
 from labkit.farm import container, upkeep
 from labkit.farm.measuring import answers
 from labkit.journal import Journal
-from labkit.kernel import netlink
+from labkit.kernel import messages
 from labkit.report import standing
 from tests import inventory, killing
 from tests.conftest import CACHE
@@ -260,7 +260,7 @@ def main() -> None:
     given = parser.parse_args()
     if not given.here:
         run.replace(python_on_it(__spec__.name, "--here", *sys.argv[1:]))
-    netlink._marshal()  # which the processes of their own need not import again
+    messages._marshal()  # which the processes of their own need not import again
     sys.exit(bool(measure(given)))
 
 

@@ -7,7 +7,8 @@ from ipaddress import IPv4Interface
 from labkit.farm.links import neighbours
 from labkit.farm.links.netlink import each, within
 from labkit.kernel import requests, seen
-from labkit.kernel.netlink import Netlink, Request
+from labkit.kernel.messages import Request
+from labkit.kernel.netlink import Netlink
 from labkit.lab import Lab, Replica
 
 

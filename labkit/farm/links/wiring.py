@@ -16,7 +16,8 @@ from labkit.farm.links import neighbours
 from labkit.farm.links.netlink import each
 from labkit.journal import Journal
 from labkit.kernel import netns, requests, seen
-from labkit.kernel.netlink import Netlink, Request
+from labkit.kernel.messages import Request
+from labkit.kernel.netlink import Netlink
 from labkit.kernel.seen import Link
 from labkit.lab import Lab, Replica
 from labkit.links import group
