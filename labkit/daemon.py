@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from labkit import run, undo
+from labkit import interrupting, run, undo
 from labkit.errors import FarmError, MachineError
 from labkit.journal import Journal
 from labkit.kernel import processes
@@ -102,7 +102,7 @@ def wait(daemon: Daemon, problem: Callable[[], str | None], patience: float) -> 
                 f"tail {daemon.log}",
                 code="farm.server-silent",
             )
-        time.sleep(pause)
+        interrupting.pause(pause)
         pause = min(pause * 1.5, 0.1)
 
 

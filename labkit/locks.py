@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from labkit import interrupting
 from labkit.doing import Doing, doing
 from labkit.errors import LockError, MachineError, StateError, of_system, typed
 
@@ -91,7 +92,7 @@ def _polled(descriptor: int, seconds: float) -> bool:
     while time.monotonic() < deadline:
         if _got(descriptor):
             return True
-        time.sleep(0.02)
+        interrupting.pause(0.02)
     return False
 
 

@@ -8,20 +8,18 @@ decorator adds what every record has: who, when, how long, in which run, by whic
 from __future__ import annotations
 
 import base64
-import contextvars
 import functools
 import os
 import secrets
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
-from labkit import display, run
+from labkit import display, interrupting, run
 from labkit.checks import Check
 
 if TYPE_CHECKING:
@@ -217,8 +215,7 @@ def action(name: str) -> Callable[[Callable[P, Outcome[T]]], Callable[P, Result[
 def _beside_loop(function: Callable[[], T]) -> T:
     if not _in_loop():
         return function()
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(contextvars.copy_context().run, function).result()
+    return interrupting.alone(function)
 
 
 def _in_loop() -> bool:

@@ -19,9 +19,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, TypeVar
 
+from labkit import interrupting
 from labkit.errors import CommandError, CommandTimeoutError, MachineError, typed
 
 log = logging.getLogger("labkit.run")
@@ -128,10 +130,11 @@ def run(
     process = _start(full, stdin=stdin is not None, env=env, cwd=cwd, output=output)
     with process:  # which closes its streams, however it ends
         try:
-            if on_line is None:
-                out, err = process.communicate(stdin, timeout=timeout)
-            else:
-                out, err = _follow(process, on_line, timeout, both)
+            with interrupting.ended_by(partial(_end, process)):
+                if on_line is None:
+                    out, err = process.communicate(stdin, timeout=timeout)
+                else:
+                    out, err = _follow(process, on_line, timeout, both)
         except subprocess.TimeoutExpired:
             _kill(process)
             raise CommandTimeoutError(full, timeout) from None
@@ -205,9 +208,9 @@ def spread(function: Callable[[T], R], items: Iterable[T], *, workers: int = 4) 
     work = list(items)
     if len(work) < 2 or workers < 2:
         return [function(item) for item in work]
-    with ThreadPoolExecutor(min(workers, len(work))) as pool:
-        futures = [pool.submit(contextvars.copy_context().run, function, item) for item in work]
-    return [future.result() for future in futures]
+    return interrupting.together(
+        [partial(function, item) for item in work], min(workers, len(work))
+    )
 
 
 def _start(
@@ -276,10 +279,16 @@ def _follow(
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
-    """Ends the program and what it started (its process group)."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    """The program and what it started are ended."""
+    _end(process)
     process.wait()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """SIGKILL to the program and what it started (its process group), unless its end was seen."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _record(done: Done) -> None:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labkit import run
+from labkit import interrupting, run
 from labkit.daemon import tail
 from labkit.errors import CommandTimeoutError, FarmError
 from labkit.farm.runc import roots
@@ -169,7 +169,7 @@ def wait(lab: Lab, name: str) -> None:
                 f"runc --root {runc_root(lab)} list",
                 code="farm.container-endless",
             )
-        time.sleep(0.005)
+        interrupting.pause(0.005)
 
 
 def start(lab: Lab, replica: Replica) -> None:

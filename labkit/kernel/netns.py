@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextvars
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from labkit import interrupting
 from labkit.kernel import calls, users
 
 P = ParamSpec("P")
@@ -119,6 +119,4 @@ def enter(name: str) -> None:
 
 def alone(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """``function(...)`` in a thread of its own, which may then be in any namespace and ends."""
-    with ThreadPoolExecutor(1) as pool:
-        context = contextvars.copy_context()
-        return pool.submit(lambda: context.run(function, *args, **kwargs)).result()
+    return interrupting.alone(partial(function, *args, **kwargs))

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from labkit import interrupting
 from labkit.checks import Check, equal
 from labkit.errors import ConfigError
 from labkit.farm import container, proxy, site
@@ -189,7 +190,7 @@ def _settled(read: Callable[[], dict[int, str]], client: Mapping[int, str]) -> d
     """
     deadline = time.monotonic() + PATIENCE
     while (found := read()) != client and time.monotonic() < deadline:
-        time.sleep(0.05)
+        interrupting.pause(0.05)
     return found
 
 

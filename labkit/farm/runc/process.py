@@ -7,6 +7,7 @@ import stat
 import time
 from pathlib import Path
 
+from labkit import interrupting
 from labkit.errors import FarmError
 from labkit.result import Record
 
@@ -105,7 +106,7 @@ def _command(pid: int) -> tuple[str, ...]:
                 f"ps -fp {pid}",
                 code="farm.process-stuck",
             )
-        time.sleep(0.002)
+        interrupting.pause(0.002)
     return command
 
 

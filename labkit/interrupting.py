@@ -1,0 +1,128 @@
+"""Threads that end when who waits for them is interrupted.
+
+Ctrl-C raises KeyboardInterrupt in the main thread alone, and that one may be waiting for others. Here they
+are told: the programs that they wait for are ended, and each of them raises KeyboardInterrupt, once, at its
+next program or pause. What it then does to clean up is left alone.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import TypeVar
+
+R = TypeVar("R")
+
+#: How often a waiting thread looks whether it was interrupted, in seconds: the system may have given the
+#: signal to another thread, and then nothing wakes this one.
+LOOK = 0.2
+
+
+class _Work:
+    """What threads do for one caller: whether that was interrupted, and how their programs are ended."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self._endings: set[Callable[[], None]] = set()
+        self._changing = threading.Lock()
+
+    def interrupt(self) -> None:
+        """Ends the programs that the threads wait for; whoever comes later finds that it is over."""
+        with self._changing:
+            self.over.set()
+            endings = tuple(self._endings)
+        for end in endings:
+            end()
+
+    @contextmanager
+    def ended_by(self, end: Callable[[], None]) -> Iterator[None]:
+        """While the block runs, an interrupt calls ``end``."""
+        with self._changing:
+            if not self.over.is_set():
+                self._endings.add(end)
+        try:
+            yield
+        finally:
+            with self._changing:
+                self._endings.discard(end)
+
+
+_work: contextvars.ContextVar[_Work | None] = contextvars.ContextVar("work", default=None)
+_told: contextvars.ContextVar[bool] = contextvars.ContextVar("told", default=False)
+
+
+def together(functions: Sequence[Callable[[], R]], workers: int) -> list[R]:
+    """What the functions return, each called in one of ``workers`` threads with the caller's context.
+
+    All are called before the first error, in their order, is raised. Interrupted, those that run end
+    soon, the others are not called, and KeyboardInterrupt is raised when no thread is left.
+    """
+    outer = _work.get()
+    work = outer or _Work()
+    token = _work.set(work)
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            try:
+                futures = [
+                    pool.submit(contextvars.copy_context().run, _begin, item) for item in functions
+                ]
+                while wait(futures, LOOK).not_done:
+                    check()
+            except BaseException:
+                work.interrupt()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return [future.result() for future in futures]
+    except KeyboardInterrupt:
+        if outer:  # the caller is one of them, and is told by this
+            _told.set(True)
+        raise
+    finally:
+        _work.reset(token)
+
+
+def alone(function: Callable[[], R]) -> R:
+    """The same of one function in one thread."""
+    (found,) = together([function], 1)
+    return found
+
+
+def check() -> None:
+    """Raises KeyboardInterrupt in a thread that has not been told yet that it is over."""
+    work = _work.get()
+    if work is not None and work.over.is_set() and not _told.get():
+        _told.set(True)
+        raise KeyboardInterrupt
+
+
+def pause(seconds: float) -> None:
+    """Waits so long; an interrupt ends the wait in whatever thread."""
+    work = _work.get()
+    if work is None or _told.get():
+        time.sleep(seconds)
+    else:
+        work.over.wait(seconds)
+        check()
+
+
+@contextmanager
+def ended_by(end: Callable[[], None]) -> Iterator[None]:
+    """While the block runs, ``end`` is called when the caller's work is interrupted; in what cleans up
+    after that it is not."""
+    check()
+    work = _work.get()
+    if work is None or _told.get():
+        yield
+        return
+    with work.ended_by(end):
+        yield
+    check()
+
+
+def _begin(function: Callable[[], R]) -> R:
+    check()
+    return function()
