@@ -204,7 +204,7 @@ class Lab(Configuration):
             weight=site.weights[index - 1] if site.weights else 1,
             link=self.link_name(name),
             netns=f"{self.name}-{name}",
-            mac="02:60:" + ":".join(f"{byte:02x}" for byte in address.packed),
+            mac="02:" + hashlib.sha256(name.encode()).digest()[:5].hex(":"),
         )
 
     def site(self, name: str) -> Site:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from labkit import groups, links, run
+from labkit import groups, links, run, tables
 from labkit.errors import LabkitError, StateError
 from labkit.journal import Entry, Journal, boot_id, not_root
 from labkit.kernel import calls, processes
@@ -27,7 +27,6 @@ from labkit.lab import Lab
 
 #: How long a process may take to end by itself before it is killed, in seconds.
 PATIENCE = 5.0
-
 
 Failure = tuple[Entry, LabkitError]
 
@@ -207,12 +206,8 @@ def remove_cgroup(lab: Lab, *, path: str) -> None:
     """Removes the lab's own (empty) cgroups in every hierarchy, the deepest first."""
     parts = Path(path).parts
     if ".." in parts or not any(lab.name in part for part in parts):
-        raise StateError(
-            path,
-            f"is no cgroup of lab {lab.name}",
-            f"correct {lab.journal_file}",
-            code="state.not-own",
-        )
+        said = f"is no cgroup of lab {lab.name}"
+        raise StateError(path, said, f"correct {lab.journal_file}", code="state.not-own")
     groups.remove(path)
 
 
@@ -236,6 +231,7 @@ KINDS: dict[str, Callable[..., None]] = {
     "netns": remove_netns,
     "link": links.remove_link,
     "route": links.remove_route,
+    "table": tables.remove_tables,
     "container": delete_container,
     "daemon": end_daemon,
     "cgroup": remove_cgroup,

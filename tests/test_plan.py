@@ -61,7 +61,7 @@ def test_a_farm_of_any_size_is_planned_from_nothing(sites: int, replicas: int) -
     plan = difference(state, [])
     count = sites * replicas
     assert {step.action for step in plan.steps} == {"create"}
-    assert len(plan.steps) == plan.resources == 6 + sites + 4 * count
+    assert len(plan.steps) == plan.resources == 7 + sites + 4 * count
     place = {step.id: number for number, step in enumerate(plan.steps)}
     assert len(place) == len(plan.steps)
     assert all(place[need] < place[item.id] for item in state for need in item.needs)
@@ -87,6 +87,7 @@ def test_a_farm_of_any_size_is_planned_from_nothing(sites: int, replicas: int) -
         (
             {"sites": ["red", {"name": "blue", "replicas": 3}]},
             [
+                "change firewall labkit-lab",
                 "create namespace lab-blue-3", "create link blue-3", "create root blue-3",
                 "create container blue-3", "change names lab.test", "change balancer balancer.lab.test",
             ],
@@ -94,7 +95,7 @@ def test_a_farm_of_any_size_is_planned_from_nothing(sites: int, replicas: int) -
         (
             {"sites": ["red", "blue", {"name": "green", "replicas": 1}]},
             [
-                "create image green", "create namespace lab-green-1", "create link green-1",
+                "change firewall labkit-lab", "create image green", "create namespace lab-green-1", "create link green-1",
                 "create root green-1", "create container green-1",
                 "change names lab.test", "change balancer balancer.lab.test",
             ],
@@ -102,6 +103,7 @@ def test_a_farm_of_any_size_is_planned_from_nothing(sites: int, replicas: int) -
         (
             {"sites": ["red", {"name": "blue", "replicas": 1}]},
             [
+                "change firewall labkit-lab",
                 "change names lab.test", "change balancer balancer.lab.test",
                 "remove container blue-2", "remove root blue-2", "remove link blue-2",
                 "remove namespace lab-blue-2",
@@ -110,7 +112,7 @@ def test_a_farm_of_any_size_is_planned_from_nothing(sites: int, replicas: int) -
         (
             {"network": {"subnet": "10.61.0.0/24"}},
             [
-                "create route 10.61.0.0/24", "change bridge br-lab",
+                "create route 10.61.0.0/24", "change firewall labkit-lab", "change bridge br-lab",
                 "change link red-1", "change link red-2", "change link blue-1", "change link blue-2",
                 "restart names lab.test", "change balancer balancer.lab.test",
                 "remove route 10.60.0.0/24",
@@ -274,8 +276,8 @@ def test_a_plan_of_many_alike_is_told_in_few_rows() -> None:
     (table,) = telling.tables(lab, plan)
     objects = [row[1] for row in table.rows]
     assert "container red-1 … blue-20 (40)" in objects
-    assert len(objects) == len(set(objects)) == 11
-    assert telling.summary(plan) == "168 steps: 168 to create; 0 of 168 resources stay."
+    assert len(objects) == len(set(objects)) == 12
+    assert telling.summary(plan) == "169 steps: 169 to create; 0 of 169 resources stay."
 
 
 def test_an_empty_plan_says_so() -> None:
@@ -283,7 +285,7 @@ def test_an_empty_plan_says_so() -> None:
     lab = lab_of()
     plan = difference(state_of(lab), state_of(lab))
     assert telling.tables(lab, plan) == ()
-    assert telling.summary(plan).startswith("Nothing to do: 24 resources")
+    assert telling.summary(plan).startswith("Nothing to do: 25 resources")
 
 
 def test_each_kind_has_a_check_that_names_what_differs() -> None:
@@ -304,7 +306,7 @@ def test_a_plan_survives_json() -> None:
 
 PORT = Port(
     replica="red-1", link="lab-red-1", bridge="br-lab", up=True, peer="eth0",
-    addresses=("10.60.0.11/24",), mac="02:60:0a:3c:00:0b", gateway="10.60.0.1",
+    addresses=("10.60.0.11/24",), mac="02:12:cf:b1:f9:75", gateway="10.60.0.1",
 )  # fmt: skip
 
 
@@ -327,6 +329,7 @@ def seen_of(port: Port) -> Topology:
             {"addresses": "10.1.0.1/8, 10.60.0.11/24"},
         ),
         ({"gateway": ""}, {"gateway": "none"}),
+        ({"mac": "02:00:00:00:00:01"}, {"MAC address": "02:00:00:00:00:01"}),
     ],
 )
 def test_links_are_seen_with_the_facts_that_are_wanted(

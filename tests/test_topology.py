@@ -119,6 +119,6 @@ def test_the_table_has_a_row_a_link() -> None:
     table = topology.link_table(LAB, sound())
     assert table.title == "Bridge br-shop (10.60.0.1/24) and its links"
     assert table.rows[0] == (
-        "red-1", "shop-red-1", "br-shop", "eth0", "10.60.0.11/24", "02:60:0a:3c:00:0b", True,
+        "red-1", "shop-red-1", "br-shop", "eth0", "10.60.0.11/24", "02:12:cf:b1:f9:75", True,
     )  # fmt: skip
     assert len(table.rows) == 2

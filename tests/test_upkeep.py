@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from labkit import Lab, daemon, groups, run
+from labkit import Lab, daemon, groups, run, tables
 from labkit.checks import failed
 from labkit.farm import container, dns, network, proxy, upkeep
 from labkit.farm.balancer import accesslog, workers
@@ -100,6 +100,29 @@ def remove_fence(lab: Lab) -> None:
     ip(lab, "route", "del", "unreachable", str(lab.subnet), "metric", "4294967295")
 
 
+def remove_tables(lab: Lab) -> None:
+    for family in tables.FAMILIES:
+        run.run(["nft", "delete", "table", family, tables.name(lab)], netns=lab.netns)
+
+
+def remove_table(lab: Lab) -> None:
+    run.run(["nft", "delete", "table", "bridge", tables.name(lab)], netns=lab.netns)
+
+
+def add_rule(lab: Lab) -> None:
+    words = [*("inet", tables.name(lab), "to_the_host"), "tcp", "dport", "8060", "accept"]
+    run.run(["nft", "insert", "rule", *words], netns=lab.netns)
+
+
+def switch_tables_off(lab: Lab) -> None:
+    table = f"{tables.name(lab)} {{ flags dormant; }}"
+    run.run(["nft", "add", "table", "inet", table], netns=lab.netns)
+
+
+def readdress_inner_end(lab: Lab) -> None:
+    ip(lab, "link", "set", "eth0", "address", "02:00:00:00:00:01", inside="red-1")
+
+
 def stop_balancer(lab: Lab) -> None:
     run.run(["apache2", "-f", proxy.server(lab).config, "-k", "stop"], netns=lab.netns)
     assert wait_until_gone(int(processes(lab)["balancer"] or 0))
@@ -174,6 +197,11 @@ DRIFTS = [
         ["change bridge BRIDGE"],
     ),
     Drift(remove_fence, {"host.fence", "converged.route"}, ["create route 10.60.0.0/24"]),
+    Drift(remove_tables, {"converged.firewall"}, ["create firewall TABLE"]),
+    Drift(remove_table, {"converged.firewall"}, ["change firewall TABLE"]),
+    Drift(add_rule, {"converged.firewall"}, ["change firewall TABLE"]),
+    Drift(switch_tables_off, {"converged.firewall"}, ["change firewall TABLE"]),
+    Drift(readdress_inner_end, {"farm.replica.red-1", "converged.link"}, ["change link red-1"]),
     Drift(stop_balancer, {"proxy.up", "converged.balancer"}, ["restart balancer BALANCER"], frozenset(["balancer"])),
     Drift(kill_names, {"dns.server", "converged.names"}, ["restart names ZONE"], frozenset(["names"])),
     Drift(edit_zone, {"dns.name.red-1", "converged.names"}, ["change names ZONE"]),
@@ -195,6 +223,7 @@ def named(lab: Lab, step: str) -> str:
         "BRIDGE": lab.bridge,
         "ZONE": lab.domain,
         "BALANCER": lab.host_name("balancer"),
+        "TABLE": tables.name(lab),
         "LAB": lab.name,
     }
     for word, name in names.items():

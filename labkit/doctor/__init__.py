@@ -58,6 +58,8 @@ NEEDS = (
     Need("users", "known, not needed: user namespaces", kernel.users, "unshare --user true"),
     Need("cgroups", "mounted, and writable for root", kernel.cgroups, "grep cgroup /proc/mounts"),
     Need("python", "3.11 or later", programs.python, "python3 --version"),
+    Need("firewall", "known, not needed: nftables, to keep replicas apart", kernel.firewall,
+         "unshare --net nft add table bridge x"),
     Need("packages", "all of labkit/debian-packages.txt", programs.packages, "./lab --packages"),
     Need("programs", "each program that labkit starts", programs.present, "command -v runc"),
     Need("browser", "Chromium starts and renders a page", programs.browser, "chromium --version"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from labkit import run
 from labkit.errors import CommandError, LabkitError, MachineError
+from labkit.farm.isolation import guard
 from labkit.farm.runc import overlay as overlays
 from labkit.journal import not_root
 from labkit.lab import Lab
@@ -73,6 +74,13 @@ def cgroups(lab: Lab) -> str:
             code="machine.cgroups-read-only",
         )
     return layout
+
+
+def firewall(lab: Lab) -> str:
+    """Whether replicas can be kept from the host and from each other: without nftables they are not."""
+    require_root("a network namespace")
+    lacking = guard.impossible()
+    return f"not possible: {lacking}" if lacking else "tables of both families, made and gone again"
 
 
 def parse_cgroups(mounts: str) -> tuple[str, bool]:

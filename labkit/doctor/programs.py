@@ -22,7 +22,7 @@ PROGRAMS = {
     "runc": "runc", "umoci": "umoci", "skopeo": "skopeo",
     "debootstrap": "debootstrap", "mmdebstrap": "mmdebstrap", "debuerreotype-init": "debuerreotype",
     "apache2": "apache2-bin", "rotatelogs": "apache2-utils", "dnsmasq": "dnsmasq-base", "chromium": "chromium",
-    "wrk": "wrk", "curl": "curl", "ip": "iproute2", "ss": "iproute2", "ping": "iputils-ping",
+    "wrk": "wrk", "curl": "curl", "ip": "iproute2", "ss": "iproute2", "ping": "iputils-ping", "nft": "nftables",
     "ssh": "openssh-client", "ssh-keygen": "openssh-client",
     "ps": "procps", "nsenter": "util-linux", "unshare": "util-linux",
     "mount": "mount", "umount": "mount",

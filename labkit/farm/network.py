@@ -15,6 +15,7 @@ from pathlib import Path
 from labkit.checks import Check, equal
 from labkit.farm import container, host
 from labkit.farm.container import State
+from labkit.farm.isolation import guard, telling
 from labkit.farm.links import echo, topology, wiring
 from labkit.farm.links.echo import Echo
 from labkit.farm.links.netlink import within
@@ -45,6 +46,7 @@ def connect(lab: Lab) -> Outcome[Topology]:
     """
     made = host.up(lab).changed
     with lock(lab.run_dir, "farm"):
+        made = guard.widen(lab) or made
         changed = wire(lab) or made
         seen = observe(lab)
     return Outcome(
@@ -52,8 +54,8 @@ def connect(lab: Lab) -> Outcome[Topology]:
         subject=lab.bridge,
         changed=changed,
         summary=f"{len(seen.ports)} links are in bridge {lab.bridge}, which has {lab.gateway}.",
-        checks=(*topology.checks(lab, seen), *namespace_checks(lab)),
-        tables=(topology.link_table(lab, seen),),
+        checks=(*topology.checks(lab, seen), *namespace_checks(lab), telling.check(lab)),
+        tables=(topology.link_table(lab, seen), telling.table(lab)),
     )
 
 

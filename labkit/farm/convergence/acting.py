@@ -17,6 +17,7 @@ from labkit.farm.balancer import instance as balancer
 from labkit.farm.container import State
 from labkit.farm.convergence import answering, removing, rolling
 from labkit.farm.convergence.looking import Look, is_unnamed, look
+from labkit.farm.isolation import guard
 from labkit.farm.links import stale
 from labkit.farm.names import instance as names
 from labkit.farm.planning.difference import Plan
@@ -32,7 +33,7 @@ from labkit.undo import delete_container
 ROUNDS = 5
 #: What the replicas are made with, once their image is there.
 PROGRAMS = (
-    "runc", "umoci", "nsenter", "ssh-keygen", "dpkg", "dpkg-query",
+    "runc", "umoci", "nsenter", "nft", "ssh-keygen", "dpkg", "dpkg-query",
 )  # fmt: skip
 
 
@@ -80,6 +81,8 @@ def act(lab: Lab, plan: Plan, seen: Look) -> None:
     if plan.named("keys"):
         ssh.keys(lab)
     removing.elsewhere(lab, plan)
+    if plan.named("firewall", "create", "change"):
+        guard.widen(lab)
     wired = _wire(lab, plan, seen.states)
     serving = _contain(lab, plan, seen.states, wired=wired)
     before = rolling.serving(lab)
@@ -92,6 +95,8 @@ def act(lab: Lab, plan: Plan, seen: Look) -> None:
     removing.surplus(lab, plan)
     if wired and _has_stale(plan):
         stale.remove(lab)
+    if plan.named("firewall", "create", "change"):
+        guard.settle(lab)
 
 
 def _wire(lab: Lab, plan: Plan, states: dict[str, State]) -> bool:

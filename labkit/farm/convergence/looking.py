@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from labkit import tables
 from labkit.farm import container, host, network, ssh
 from labkit.farm.balancer import instance as balancer
 from labkit.farm.container import State
 from labkit.farm.convergence import answering
 from labkit.farm.debian import apt
+from labkit.farm.isolation import guard
 from labkit.farm.links.netlink import within
 from labkit.farm.links.topology import Topology
 from labkit.farm.names import instance as names
@@ -53,7 +55,8 @@ def look(lab: Lab, kinds: Sequence[str] = KINDS) -> Look:
     unnamed = frozenset(item.name for item in lab.farm if is_unnamed(item, states))
     topology = network.observe(lab)
     mounted = mount_points()
-    asked = _asked(lab, kinds, topology, states)
+    firewall = guard.facts(lab)
+    asked = [] if guard.differs(lab, firewall) else _asked(lab, kinds, topology, states)
     silent = answering.silent(lab, asked, grace=answering.GRACE)
     answers = {item.name: silent.get(item.name, "yes") for item in asked}
     own = (e.what for e in entries if e.kind == "link" and e.what.get("netns") == lab.host.netns)
@@ -61,6 +64,7 @@ def look(lab: Lab, kinds: Sequence[str] = KINDS) -> Look:
     seen = (
         *_namespaces(lab, entries, states, unnamed),
         *_routes(lab, entries),
+        *_firewalls(lab, entries, firewall),
         *observed.bridge(topology, owned),
         *observed.images(lab, images),
         *observed.keys(lab, ssh.standing(lab)),
@@ -144,6 +148,18 @@ def _routes(lab: Lab, entries: Sequence[Entry]) -> Iterator[Resource]:
                     yield Resource(kind="route", name=name, facts={"type": "unreachable"})
 
 
+def _firewalls(
+    lab: Lab, entries: Sequence[Entry], facts: dict[str, str] | None
+) -> Iterator[Resource]:
+    """The lab's tables, and those that it still has on another host side."""
+    name = tables.name(lab)
+    if facts is not None:
+        yield Resource(kind="firewall", name=name, facts=facts)
+    for netns in dict.fromkeys(e.what["netns"] for e in entries if e.kind == "table"):
+        if netns != lab.host.netns and (not netns or namespaces.stands(netns)):
+            yield Resource(kind="firewall", name=name + place(lab, netns), facts={})
+
+
 def _unreachable(netlink: Netlink) -> frozenset[str]:
     routes = kernel.routes(netlink)
     return frozenset(str(route.network) for route in routes if route.kind == requests.UNREACHABLE)
@@ -183,16 +199,18 @@ def _asked(
     if "container" not in kinds or not seen.up or str(lab.gateway) not in seen.addresses:
         return []
     linked = {
-        port.replica: port.addresses
+        port.replica: (port.mac, port.addresses)
         for port in seen.links
         if port.up and port.bridge == lab.bridge and port.peer == "eth0"
     }
+    nobody: tuple[str, tuple[str, ...]] = ("", ())
     return [
         item
         for item in lab.farm
         if item.name in states
         and states[item.name].status == "running"
-        and f"{item.address}/{lab.subnet.prefixlen}" in linked.get(item.name, ())
+        and linked.get(item.name, nobody)[0] == item.mac
+        and f"{item.address}/{lab.subnet.prefixlen}" in linked[item.name][1]
         and _is_inside(states[item.name], item)
     ]
 

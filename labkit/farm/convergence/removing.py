@@ -25,6 +25,7 @@ def surplus(lab: Lab, plan: Plan) -> None:
     if not any(step.action == "remove" for step in plan.steps):
         return
     replicas.remove(lab)
+    _unmake(lab, lambda entry: entry.kind == "table" and _is_elsewhere(lab, entry))
     _unmake(lab, lambda entry: entry.kind == "route" and _is_other_route(lab, entry))
     asked = {lab.host.netns, *(item.netns for item in lab.farm)}
     _unmake(lab, lambda entry: entry.kind == "netns" and entry.what.get("name") not in asked)

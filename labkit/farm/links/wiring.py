@@ -154,8 +154,8 @@ def _missing(lab: Lab, replica: Replica, inner: Inner) -> list[Request]:
     wanted = []
     if own not in inner.addresses:
         wanted.append(requests.address(inner.eth0.index, own))
-    if not inner.eth0.up:
-        wanted.append(requests.link_up(inner.eth0.index))
+    if not inner.eth0.up or inner.eth0.mac != replica.mac:
+        wanted.append(requests.link_up(inner.eth0.index, mac=replica.mac))
     if inner.gateway is None:
         wanted.append(requests.default_route(lab.gateway.ip))
     return wanted

@@ -48,6 +48,7 @@ def _inner(port: Port) -> dict[str, str]:
         "end": port.peer or "none",
         "addresses": listed(port.addresses),
         "gateway": port.gateway or "none",
+        "MAC address": port.mac or "none",
     }
 
 

@@ -16,7 +16,7 @@ from labkit.result import Record
 
 #: The kinds of resources, in the order in which they are made; they are removed in the opposite one.
 KINDS = (
-    "namespace", "route", "bridge", "image", "keys", "link", "root", "container", "names", "balancer",
+    "namespace", "route", "firewall", "bridge", "image", "keys", "link", "root", "container", "names", "balancer",
 )  # fmt: skip
 #: The kinds that :func:`labkit.farm.up.replicas` sees to: all but the two servers in front of them.
 FARM = KINDS[:-2]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from labkit import tables
 from labkit.farm import site
 from labkit.farm.balancer import instance as balancer
+from labkit.farm.isolation import guard
 from labkit.farm.names import instance as names
 from labkit.farm.oci import siteimages
 from labkit.farm.planning.resources import Known, Resource, fingerprint
@@ -49,6 +51,7 @@ def _host_side(lab: Lab) -> Iterator[Resource]:
         below = (side.id,)
         yield side
     yield Resource(kind="route", name=str(lab.subnet), facts={"type": "unreachable"}, needs=below)
+    yield Resource(kind="firewall", name=tables.name(lab), facts=guard.wanted(lab), needs=below)
     yield Resource(
         kind="bridge",
         name=lab.bridge,
@@ -83,6 +86,7 @@ def _link(lab: Lab, replica: Replica) -> Resource:
             "end": "eth0",
             "addresses": f"{replica.address}/{lab.subnet.prefixlen}",
             "gateway": str(lab.gateway.ip),
+            "MAC address": replica.mac,
         },
         needs=(f"bridge {lab.bridge}", f"namespace {replica.netns}"),
     )

@@ -1,0 +1,40 @@
+"""What the lab's tables come to, as a check and a table."""
+
+from __future__ import annotations
+
+from labkit.checks import Check
+from labkit.farm.isolation import guard
+from labkit.farm.isolation.rules import COUNTERS
+from labkit.lab import Lab
+from labkit.result import Cell, Table
+
+EXPECTED = "replicas are kept from the host, from each other and from what is beyond"
+
+
+def check(lab: Lab) -> Check:
+    """Whether the lab's tables are in force as the Lab says; a kernel that has none is told, and no failure."""
+    facts, found = guard.facts(lab), guard.look(lab)
+    lacking = found.lacking if found else ""
+    differing = [f"{fact}: {seen}" for fact, seen in (facts or {}).items() if guard.wanted(lab)[fact] != seen]  # fmt: skip
+    seen = EXPECTED
+    if lacking:
+        seen = f"nobody is kept from anything: {lacking}"
+    elif facts is None or differing:
+        seen = "; ".join(differing) or "there are no such tables"
+    return Check(
+        name="network.isolation",
+        expected=EXPECTED,
+        seen=seen,
+        holds=bool(lacking) or (facts is not None and not differing),
+        again=guard.again(lab),
+    )
+
+
+def table(lab: Lab) -> Table:
+    """What was refused so far, a row for each counter."""
+    found = guard.counts(lab)
+    rows: list[dict[str, Cell]] = [
+        {"counter": name, "packets": found.get(name), "what is refused": what}
+        for name, what in COUNTERS.items()
+    ]
+    return Table.of("refused", "What replicas were refused by the lab's tables", rows)

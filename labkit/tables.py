@@ -1,0 +1,36 @@
+"""The lab's tables of nftables: their name, and how they are removed."""
+
+from __future__ import annotations
+
+from labkit import run
+from labkit.errors import StateError
+from labkit.kernel import netns as namespaces
+from labkit.lab import Lab
+
+#: The families of which the lab has a table (nft(8)): what passes the bridge, and what leaves it for the host.
+FAMILIES = ("bridge", "inet")
+
+
+def name(lab: Lab) -> str:
+    """What both of the lab's tables are called."""
+    return f"labkit-{lab.name}"
+
+
+def removal(table: str) -> str:
+    """The commands after which there is no table of that name, whether there was one or not. Pure."""
+    return "".join(
+        f"table {family} {table}\ndelete table {family} {table}\n" for family in FAMILIES
+    )
+
+
+def remove_tables(lab: Lab, *, name: str, netns: str) -> None:
+    """Removes the lab's tables in ``netns`` ('' is the machine's own), in one step."""
+    if name != f"labkit-{lab.name}":
+        raise StateError(
+            name,
+            f"is no table of lab {lab.name}",
+            f"correct {lab.journal_file}",
+            code="state.not-own",
+        )
+    if not netns or namespaces.stands(netns):
+        run.run(["nft", "-f", "-"], stdin=removal(name), netns=netns or None)

@@ -1,0 +1,446 @@
+"""What a replica can reach, tried from within: what the lab needs, and nothing else of the host, of the other
+replicas, of what is beyond the host."""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from labkit import Lab, run, tables, undo
+from labkit.checks import failed
+from labkit.errors import StateError
+from labkit.farm import container, network, up, upkeep
+from labkit.farm.isolation import guard, listing, rules, telling
+from labkit.farm.links import echo
+from labkit.farm.links.netns import inside
+from labkit.journal import Journal
+from labkit.kernel import calls, nftables
+from labkit.kernel import netns as namespaces
+from tests.netlink import netlink
+from tests.whole_farm import standing as whole_farm
+
+#: The host's address in a network that is none of the lab's, and a neighbour there (RFC 5737, TEST-NET-2).
+HERE, THERE = "198.51.100.1", "198.51.100.2"
+#: How long silence is waited for, in seconds.
+SILENCE = 0.4
+#: What becomes of a connection or a datagram that goes nowhere.
+REFUSED = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.EACCES, errno.EAGAIN, errno.ETIMEDOUT}
+
+
+@contextmanager
+def beyond(lab: Lab) -> Iterator[None]:
+    """The host's side sends packets on, and has a neighbour in a network that is none of the lab's."""
+    far = f"{lab.name}-far"
+    namespaces.create([far])
+    try:
+        run.run(
+            ["ip", "link", "add", "out0", "type", "veth", "peer", "eth0", "netns", far],
+            netns=lab.netns,
+        )
+        for netns, name, address in ((lab.netns, "out0", HERE), (far, "eth0", THERE)):
+            run.run(["ip", "address", "add", f"{address}/24", "dev", name], netns=netns)
+            run.run(["ip", "link", "set", name, "up"], netns=netns)
+        run.run(["ip", "route", "add", "default", "via", HERE], netns=far)
+        inside(lab.netns, forward)
+        yield
+    finally:
+        namespaces.remove(far)
+
+
+def forward() -> None:
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+
+
+@pytest.fixture(scope="module")
+def farm() -> Iterator[Lab]:
+    """Two sites on two replicas each, all up, and a network beyond; every test leaves it whole."""
+    with whole_farm() as lab, beyond(lab):
+        upkeep.apply(lab)
+        yield lab
+
+
+@contextmanager
+def listening(
+    netns: str | None, kind: socket.SocketKind = socket.SOCK_STREAM, port: int = 0
+) -> Iterator[socket.socket]:
+    """Somebody listens on all addresses of a namespace, at a port of their own, or at this one."""
+
+    def made() -> socket.socket:
+        found = socket.socket(socket.AF_INET, kind)
+        found.bind(("0.0.0.0", port))  # noqa: S104 - in a namespace of the test's own
+        if kind == socket.SOCK_STREAM:
+            found.listen()
+        return found
+
+    with inside(netns, made) as server:
+        server.settimeout(SILENCE)
+        yield server
+
+
+def connecting(address: str, port: int, source: str = "") -> int:
+    """The error number that a connection gets, 0 when it is made."""
+    with socket.socket() as client:
+        client.settimeout(SILENCE)
+        if source:
+            client.bind((source, 0))
+        return client.connect_ex((address, port))
+
+
+class Try(NamedTuple):
+    """An attempt: from which namespace (a replica, or far beyond), to whom, and the counter that counts it."""
+
+    name: str
+    source: Callable[[Lab], str]
+    target: Callable[[Lab], tuple[str | None, str]]
+    counter: str
+
+
+def far(lab: Lab) -> str:
+    return f"{lab.name}-far"
+
+
+def first(lab: Lab) -> str:
+    return lab.farm[0].netns
+
+
+TRIES = [
+    Try("the bridge's address", first, lambda lab: (lab.netns, str(lab.gateway.ip)), "host"),
+    Try("another address of the host", first, lambda lab: (lab.netns, HERE), "host"),
+    Try("another replica", first, lambda lab: (lab.farm[1].netns, str(lab.farm[1].address)), "between"),
+    Try("beyond the host", first, lambda lab: (far(lab), THERE), "outwards"),
+    Try("from beyond the host", far, lambda lab: (first(lab), str(lab.farm[0].address)), "inwards"),
+]  # fmt: skip
+
+
+@contextmanager
+def opened(lab: Lab) -> Iterator[None]:
+    """The lab's tables are gone while the block runs: what then succeeds is refused by them alone."""
+    undo.tables.remove_tables(lab, name=tables.name(lab), netns=lab.host.netns)
+    try:
+        yield
+    finally:
+        upkeep.apply(lab)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("attempt", TRIES, ids=lambda item: item.name)
+def test_a_listener_is_reached_without_the_tables_and_not_with_them(
+    farm: Lab, attempt: Try
+) -> None:
+    """By TCP, on any port; each packet that is refused is counted for what it was."""
+    place, address = attempt.target(farm)
+    with listening(place) as server:
+        port = server.getsockname()[1]
+        with opened(farm):
+            assert inside(attempt.source(farm), connecting, address, port) == 0
+            server.accept()[0].close()
+        before = guard.counts(farm)[attempt.counter]
+        assert inside(attempt.source(farm), connecting, address, port) in REFUSED
+        assert guard.counts(farm)[attempt.counter] > before
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("attempt", TRIES, ids=lambda item: item.name)
+def test_a_datagram_arrives_without_the_tables_and_not_with_them(farm: Lab, attempt: Try) -> None:
+    """The same by UDP."""
+    place, address = attempt.target(farm)
+
+    def send(port: int) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.sendto(b"x", (address, port))
+
+    with listening(place, socket.SOCK_DGRAM) as server:
+        port = server.getsockname()[1]
+        with opened(farm):
+            inside(attempt.source(farm), send, port)
+            assert server.recv(1) == b"x"
+        inside(attempt.source(farm), send, port)
+        with pytest.raises(TimeoutError):
+            server.recv(1)
+
+
+@pytest.mark.root
+def test_the_labs_own_servers_are_out_of_a_container_s_reach(farm: Lab) -> None:
+    """The balancer's port, the wiki's, and a replica's own site by the balancer: from a program in a container."""
+    for port in (farm.proxy.port, farm.wiki.port, 22):
+        shell = f"exec 3<>/dev/tcp/{farm.gateway.ip}/{port}"
+        words = container.runc(farm, "exec", farm.farm[0].name, "bash", "-c", shell)
+        assert "Connection refused" in run.run(words, ok=(1,)).stderr
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("tcp", [False, True], ids=["UDP", "TCP"])
+def test_names_are_answered_in_a_container(farm: Lab, tcp: bool) -> None:
+    """By the lab's own name server, both ways to ask."""
+    import dns.message
+    import dns.query
+
+    question = dns.message.make_query(farm.host_name("red"), "A")
+    ask = dns.query.tcp if tcp else dns.query.udp
+    answer = inside(first(farm), ask, question, str(farm.gateway.ip), 2.0)
+    assert str(farm.gateway.ip) in str(answer.answer)
+
+
+@pytest.mark.root
+def test_what_the_lab_needs_is_as_before(farm: Lab) -> None:
+    """Replicas answer the host and the balancer; pings both ways, and between replicas."""
+    assert failed(up.replica_checks(farm)) == ()
+    assert network.ping(farm).holds
+    (one, other) = farm.farm[:2]
+    there = (other.name, other.netns)
+    assert echo.ask((one.name, one.netns), there, str(other.address), count=1).arrives
+
+
+@pytest.mark.root
+def test_answers_begin_no_connection(farm: Lab) -> None:
+    """A connection from the port that a replica answers from is refused as any other."""
+
+    def from_port_80(port: int) -> int:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            client.settimeout(SILENCE)
+            client.bind(("0.0.0.0", 22))  # noqa: S104 - nothing listens there, and it is the source
+            return client.connect_ex((str(farm.gateway.ip), port))
+
+    with listening(farm.netns) as server:
+        assert inside(first(farm), from_port_80, server.getsockname()[1]) in REFUSED
+
+
+@contextmanager
+def disguised(lab: Lab, *words: str) -> Iterator[None]:
+    """The first replica's end has been changed by who had every right within it; it is put right afterwards."""
+    run.run(["ip", *words], netns=first(lab))
+    try:
+        yield
+    finally:
+        upkeep.apply(lab)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("address", "add", "10.60.0.99/24", "dev", "eth0"),
+        ("address", "add", "10.60.0.12/24", "dev", "eth0"),
+        ("link", "set", "eth0", "address", "02:00:00:00:00:01"),
+        ("link", "set", "eth0", "address", "MAC of another"),
+    ],
+    ids=["nobody's address", "another's address", "nobody's MAC", "another's MAC"],
+)
+def test_who_is_not_as_it_was_made_is_not_heard(farm: Lab, words: tuple[str, ...]) -> None:
+    """What it sends under another name is dropped at its port, and counted; the others stay reachable."""
+    assert str(farm.farm[2].address) == "10.60.0.12"
+    given = [farm.farm[2].mac if word == "MAC of another" else word for word in words]
+    source = words[2].partition("/")[0] if words[0] == "address" else ""
+    before = guard.counts(farm)["spoofed"]
+    with disguised(farm, *given):
+        assert inside(first(farm), connecting, str(farm.gateway.ip), 53, source) in REFUSED
+        assert guard.counts(farm)["spoofed"] > before
+        found = {check.name for check in failed(up.replica_checks(farm))}
+        assert found <= {f"farm.replica.{farm.farm[0].name}"}
+    assert inside(first(farm), connecting, str(farm.gateway.ip), 53) == 0
+
+
+@pytest.mark.root
+def test_a_look_at_what_did_not_change_starts_no_program(farm: Lab) -> None:
+    """Whatever else changes in the same packet filter is looked at once."""
+
+    def programs() -> list[str]:
+        with run.tracing() as done:
+            assert guard.facts(farm) == guard.wanted(farm)
+        return ["nft" for item in done if "nft" in item.argv]
+
+    assert programs() == []
+    run.run(["nft", "add", "table", "inet", "another"], netns=farm.netns)
+    assert programs() == ["nft", "nft"]
+    assert programs() == []
+    run.run(["nft", "delete", "table", "inet", "another"], netns=farm.netns)
+
+
+@pytest.mark.root
+def test_a_description_that_is_lost_is_told_and_made_again(farm: Lab) -> None:
+    """It is known by the journal that the tables are the lab's."""
+    (farm.run_dir / "isolation" / "tables.json").unlink()
+    (step,) = upkeep.plan(farm).value.steps
+    assert (step.kind, step.action) == ("firewall", "change")
+    assert "the file that describes them is gone" in step.why
+    assert upkeep.apply(farm).holds
+    assert upkeep.plan(farm).value.empty
+
+
+# -- the machine's own namespace, and others' tables ----------------------------------------------
+
+
+def on_a_machine(function: Callable[[], None]) -> None:
+    """Calls it in a thread whose network namespace, a new one, is the machine's own for it."""
+
+    def entered() -> None:
+        calls.unshare(calls.CLONE_NEWNET)
+        with netlink(None) as ipr:
+            ipr.link("set", index=1, state="up")
+        function()
+
+    namespaces.alone(entered)
+
+
+def stand() -> dict[str, set[str]]:
+    """The tables of the calling thread's namespace by family."""
+    listed = json.loads(run.run(["nft", "-j", "list", "tables"]).stdout)["nftables"]
+    found: dict[str, set[str]] = {}
+    for table in (item["table"] for item in listed if "table" in item):
+        found.setdefault(table["family"], set()).add(table["name"])
+    return found
+
+
+@pytest.mark.root
+def test_in_the_machine_s_own_namespace_others_tables_stay(make_lab: Callable[..., Lab]) -> None:
+    """The lab's tables judge nothing but its bridge, and alone go with it; a second run changes nothing."""
+    lab = make_lab(sites=["red"], netns="")
+
+    def tried() -> None:
+        run.run(
+            [
+                "nft",
+                "add table inet filter; add chain inet filter input { type filter hook input priority 0; }",
+            ]
+        )
+        before = stand()
+        result = network.connect(lab)
+        assert failed(result.checks) == ()
+        assert stand() == {"inet": {"filter", tables.name(lab)}, "bridge": {tables.name(lab)}}
+        assert network.connect(lab).changed is False
+        with listening(None) as server:
+            port = server.getsockname()[1]
+            assert connecting("127.0.0.1", port) == 0
+            assert inside(first(lab), connecting, str(lab.gateway.ip), port) in REFUSED
+        assert undo.unmake_all(lab)[1] == ()
+        assert stand() == before
+
+    on_a_machine(tried)
+
+
+@pytest.mark.root
+def test_two_labs_on_one_machine_are_kept_apart(make_lab: Callable[..., Lab]) -> None:
+    """Neither reaches the other's replicas, nor its host's address; each goes without the other."""
+    one = make_lab(sites=["red"], netns="")
+    two = make_lab(sites=["red"], netns="", subnet="10.61.0.0/24")
+
+    def tried() -> None:
+        forward()
+        assert network.connect(one).holds
+        assert network.connect(two).holds
+        with ExitStack() as stack:
+            stack.enter_context(listening(first(two), port=80))
+            host = stack.enter_context(listening(None)).getsockname()[1]
+            assert connecting(str(two.farm[0].address), 80) == 0
+            assert inside(first(one), connecting, str(two.farm[0].address), 80) in REFUSED
+            assert inside(first(one), connecting, str(two.gateway.ip), host) in REFUSED
+        assert undo.unmake_all(one)[1] == ()
+        assert stand() == {"inet": {tables.name(two)}, "bridge": {tables.name(two)}}
+        assert failed([telling.check(two)]) == ()
+        assert undo.unmake_all(two)[1] == ()
+        assert stand() == {}
+
+    on_a_machine(tried)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("family", tables.FAMILIES)
+def test_a_table_of_the_name_that_is_not_the_lab_s_is_refused(
+    make_lab: Callable[..., Lab], family: str
+) -> None:
+    """Nothing is made, neither is it touched nor in the journal."""
+    lab = make_lab(sites=["red"], netns="")
+
+    def tried() -> None:
+        run.run(
+            [
+                "nft",
+                f"add table {family} {tables.name(lab)}; add chain {family} {tables.name(lab)} own",
+            ]
+        )
+        with pytest.raises(StateError, match="labkit did not make it"):
+            network.connect(lab)
+        with netlink(None) as ipr:
+            assert ipr.link_lookup(ifname=lab.bridge) == []
+        assert not [entry for entry in Journal.of(lab).standing() if entry.kind == "table"]
+        assert undo.unmake_all(lab)[1] == ()
+        assert "chain own" in run.run(["nft", "list", "table", family, tables.name(lab)]).stdout
+
+    on_a_machine(tried)
+
+
+@pytest.mark.root
+def test_a_kernel_without_nftables_is_told_and_no_failure(
+    make_lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network stands without; the check says that nobody is kept from anything, and nothing is tried again."""
+    monkeypatch.setattr(nftables, "generation", lambda: None)
+    lab = make_lab(sites=["red"])
+    result = network.connect(lab)
+    assert result.holds
+    (check,) = (item for item in result.checks if item.name == "network.isolation")
+    assert check.seen == "nobody is kept from anything: this kernel has no nftables"
+    assert not [step for step in upkeep.plan(lab).value.steps if step.kind == "firewall"]
+    assert network.connect(lab).changed is False
+
+
+# -- without root -----------------------------------------------------------------------------------
+
+
+def test_the_rules_name_the_lab_s_bridge_and_ports_alone() -> None:
+    """Each chain's first rule lets pass what is nobody's in the farm."""
+    lab = Lab.of({"name": "shop", "sites": ["red"]})
+    text = rules.text("labkit-shop", rules.wanted(lab))
+    assert text.count("chain ") == 5
+    assert text.count("iifname != @ports accept") == 2
+    assert 'iifname != "br-shop" accept' in text
+    assert '"shop-red-1" . 02:12:cf:b1:f9:75 . 10.60.0.11' in text
+
+
+def test_while_one_farm_becomes_another_both_are_allowed() -> None:
+    """Each address at its own port, and both of the host's; none twice."""
+    old, new = (
+        Lab.of({"sites": ["red"]}),
+        Lab.of({"sites": ["red"], "network": {"subnet": "10.61.0.0/24"}}),
+    )
+    found = rules.both(rules.wanted(old), rules.wanted(new))
+    assert found.gateways == ("10.60.0.1", "10.61.0.1")
+    assert [(end.link, end.address) for end in found.ends] == [
+        ("lab-red-1", "10.60.0.11"), ("lab-red-2", "10.60.0.21"),
+        ("lab-red-1", "10.61.0.11"), ("lab-red-2", "10.61.0.21"),
+    ]  # fmt: skip
+    assert rules.both(found, found) == found
+
+
+@pytest.mark.parametrize(
+    ("seen", "told"),
+    [
+        ("a\nb\nc", ""),
+        ("a\nc", "`b` is gone"),
+        ("a\nb\nc\nx", "`x` is new"),
+        ("a", "`b` is gone; `c` is gone"),
+        ("", "`a` is gone; `b` is gone; 1 more"),
+        ("b\na\nc", "`b` is in another place"),
+    ],
+)
+def test_what_a_hand_did_to_a_table_is_told(seen: str, told: str) -> None:
+    """The lines that are gone or new, a few of them; or the first that is elsewhere."""
+    assert listing.told("a\nb\nc", seen) == told
+
+
+def test_the_kernel_s_answer_is_read() -> None:
+    """The number of the last change; None for an error, and for an answer without one."""
+    header = b"\0\0\0\0" + (10 << 8 | 15).to_bytes(2, "little") + b"\0" * 14
+    assert nftables.read(header + b"\x08\0\x02\0aaaa" + b"\x08\0\x01\0\0\0\x01\x02") == 258
+    assert nftables.read(header) is None
+    assert nftables.read(b"\0\0\0\0\x02\0" + b"\0" * 30) is None
