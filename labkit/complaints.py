@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
@@ -60,10 +61,15 @@ def explain(
             f"{where} in {source}", wrong.reason, wrong.remedy, code="config.unknown-key"
         )
     plain = isinstance(first["input"], (str, int, float, bool, tuple)) or first["input"] is None
-    given = f" = {first['input']!r}" if plain else ""
+    given = f" = {without_password(repr(first['input']))}" if plain else ""
     return ConfigError(
         f"{where}{given} in {source}", reason, "correct this value", code=_code(first["type"])
     )
+
+
+def without_password(text: str) -> str:
+    """A text in which no address shows who may get in there."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "...@", text)
 
 
 def _code(kind: str) -> str:

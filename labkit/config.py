@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -232,7 +233,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise StateError(
-            str(path), f"cannot be read: {error.strerror}", code="state.unreadable"
+            str(path),
+            f"cannot be read: {error.strerror}",
+            "call it with sudo, or name another file: --config FILE",
+            f"ls -la {shlex.quote(str(path))}",
+            code="state.unreadable",
         ) from None
 
 

@@ -22,9 +22,11 @@ change: its first part is the error's kind, its second one what went wrong (``ma
 from __future__ import annotations
 
 import errno
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 
 def typed(argv: Sequence[str]) -> str:
@@ -147,7 +149,7 @@ SYSTEM: Mapping[int, tuple[str, str]] = {
 
 def of_system(error: OSError, path: str = "") -> MachineError:
     """What the system refuses, at ``path`` where it names no other place."""
-    place = str(error.filename or path)
+    place = _in_the_way(str(error.filename or path))
     code, remedy = SYSTEM.get(error.errno or 0, ("system", "see what is there"))
     return MachineError(
         place or "the system",
@@ -156,3 +158,10 @@ def of_system(error: OSError, path: str = "") -> MachineError:
         f"ls -lad {shlex.quote(place)}" if place else "df -h",
         code=f"machine.{code}",
     )
+
+
+def _in_the_way(path: str) -> str:
+    """What stands where a folder of the path has to be; the path itself when nothing does."""
+    parts = (Path(path), *Path(path).parents) if path else ()
+    there = next((part for part in parts if os.path.lexists(part)), None)
+    return str(there) if there and not there.is_dir() else path

@@ -11,6 +11,7 @@ power failure.
 from __future__ import annotations
 
 import copy
+import errno
 import fcntl
 import functools
 import json
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from labkit.errors import StateError
+from labkit.errors import SYSTEM, LabkitError, StateError, of_system
 from labkit.lab import Lab
 from labkit.locks import lock, not_root
 from labkit.result import Record
@@ -140,7 +141,9 @@ class Journal:
         finally:
             os.close(descriptor)
 
-    def _unusable(self, what: str, error: OSError) -> StateError:
+    def _unusable(self, what: str, error: OSError) -> LabkitError:
+        if error.errno in SYSTEM and error.errno != errno.EISDIR:
+            return of_system(error, str(self.path))
         return StateError(
             str(self.path),
             f"{what}: {error.strerror}",

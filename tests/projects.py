@@ -74,7 +74,7 @@ def listing(*folders: Path) -> Listing:
             continue
         if path.is_file():
             found[str(path)] = path.stat().st_size, path.stat().st_mtime_ns
-        elif any(item.suffix != ".lock" for item in path.rglob("*")):
+        elif any(item.suffix != ".lock" and not item.is_dir() for item in path.rglob("*")):
             found[str(path)] = 0, 0
     return found
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from labkit.checks import Check, equal
 from labkit.errors import MachineError, StateError
+from labkit.farm.links import others
 from labkit.farm.links.netlink import within
 from labkit.farm.runc import idmap
 from labkit.journal import Journal, lock
@@ -20,7 +21,7 @@ from labkit.kernel import netns as namespaces
 from labkit.kernel import requests, seen
 from labkit.kernel.netlink import Netlink
 from labkit.lab import Lab, Replica
-from labkit.links import FENCE_METRIC, fenced
+from labkit.links import FENCE_METRIC, fenced, remove_link
 from labkit.result import Outcome, Record, action
 
 
@@ -85,17 +86,7 @@ def create_namespaces(lab: Lab, names: Sequence[str]) -> tuple[str, ...]:
     container's belongs to the container's user namespace, where it has one, so that who enters that may
     enter it, too. A name that somebody else's namespace has is a :class:`StateError`, and none is made then.
     """
-    journal = Journal.of(lab)
-    taken = [name for name in names if Path("/run/netns", name).exists()]
-    for name in taken:
-        if not journal.owns("netns", name=name):
-            raise StateError(
-                f"network namespace {name}",
-                "exists already and labkit did not make it for this lab",
-                "choose another name (lab.toml: name, host.netns)",
-                "ip netns list",
-                code="state.namespace-taken",
-            )
+    taken, journal = refuse_taken_namespaces(lab, names), Journal.of(lab)
     new = tuple(name for name in names if name not in taken or not namespaces.stands(name))
     if new:
         journal.intend_all(("netns", {"name": name}) for name in new)
@@ -107,12 +98,13 @@ def create_namespaces(lab: Lab, names: Sequence[str]) -> tuple[str, ...]:
 
 def renew_namespaces(lab: Lab, farm: Sequence[Replica]) -> bool:
     """Namespaces of replicas that belong to another user namespace than their containers are to have are
-    gone, which do not run; whether there was one."""
-    found = [item.netns for item in farm if namespaces.stands(item.netns)]
-    ids = _ids(lab, found)
-    wrong = [name for name in found if namespaces.owner(name, lab.state_dir) != ids[name]]
-    for name in wrong:
-        namespaces.remove(name)
+    gone with their links, where no container runs; whether there was one."""
+    there = [item for item in farm if namespaces.stands(item.netns)]
+    ids = _ids(lab, [item.netns for item in there])
+    wrong = [r for r in there if namespaces.owner(r.netns, lab.state_dir) != ids[r.netns]]
+    for replica in wrong:
+        remove_link(lab, name=replica.link, netns=lab.host.netns)
+        namespaces.remove(replica.netns)
     return bool(wrong)
 
 
@@ -123,6 +115,25 @@ def _ids(lab: Lab, names: Sequence[str]) -> dict[str, int]:
     return {name: given[container] for name, container in own.items()}
 
 
+def refuse_taken_namespaces(lab: Lab, names: Sequence[str]) -> list[str]:
+    """Those of the names that a network namespace of the lab's own has; :class:`StateError` for one that
+    is somebody else's."""
+    journal = Journal.of(lab)
+    taken = [name for name in names if Path("/run/netns", name).exists()]
+    for name in taken:
+        if not journal.owns("netns", name=name):
+            other = others.owner(lab, "netns", name=name)
+            raise StateError(
+                f"network namespace {name}",
+                "exists already and labkit did not make it for this lab"
+                + (f": it is lab {other}'s" if other else ""),
+                "choose another name (lab.toml: name, host.netns)",
+                "ip netns list",
+                code="state.namespace-taken",
+            )
+    return taken
+
+
 def name_again(lab: Lab, name: str, pid: int) -> None:
     """The network namespace of the lab's own that a process is in has its name again, which was removed."""
     Journal.of(lab).intend("netns", name=name)
@@ -130,15 +141,26 @@ def name_again(lab: Lab, name: str, pid: int) -> None:
 
 
 def refuse_taken_subnet(lab: Lab, netlink: Netlink) -> None:
-    """Raises :class:`MachineError` when another interface than the lab's bridge has the subnet."""
+    """Raises :class:`MachineError` when another interface than the lab's bridge has the subnet, or another
+    lab is about to have it."""
+    if other := others.owner(lab, "route", subnet=str(lab.subnet), netns=lab.host.netns):
+        raise MachineError(
+            f"network.subnet = {lab.subnet}",
+            f"is lab {other}'s on this host side",
+            f"take down lab {other}, or set network.subnet to a free private network",
+            f"labkit status --lab-name {other}",
+            code="machine.subnet-taken",
+        )
     names = {link.index: link.name for link in seen.links(netlink).values()}
     for interface, network in routed(netlink):
         name = names.get(interface, f"number {interface}")
         if name == lab.bridge or not network.overlaps(lab.subnet):
             continue
+        other = others.owner(lab, "link", name=name, netns=lab.host.netns)
         raise MachineError(
             f"network.subnet = {lab.subnet}",
-            f"the machine already routes {network} through interface {name}",
+            f"the machine already routes {network} through interface {name}"
+            + (f", which is lab {other}'s" if other else ""),
             "set network.subnet to a free private network, for example 10.61.0.0/24",
             _again(lab, f"ip route show dev {name}"),
             code="machine.subnet-taken",

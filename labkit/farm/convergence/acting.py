@@ -15,7 +15,7 @@ from labkit.errors import FarmError
 from labkit.farm import container, host, network, ssh
 from labkit.farm.balancer import instance as balancer
 from labkit.farm.container import State
-from labkit.farm.convergence import answering, removing, rolling
+from labkit.farm.convergence import answering, claims, removing, rolling
 from labkit.farm.convergence.looking import Look, is_unnamed, look
 from labkit.farm.isolation import guard
 from labkit.farm.links import stale
@@ -35,6 +35,8 @@ ROUNDS = 5
 PROGRAMS = (
     "runc", "umoci", "nsenter", "nft", "ssh-keygen", "dpkg", "dpkg-query",
 )  # fmt: skip
+#: What the two servers in front of them are.
+SERVERS = ("dnsmasq", "apache2", "ss")
 
 
 def converge(lab: Lab, kinds: Sequence[str] = KINDS) -> tuple[Plan, ...]:
@@ -59,18 +61,19 @@ def converge(lab: Lab, kinds: Sequence[str] = KINDS) -> tuple[Plan, ...]:
 
 
 def prepare(lab: Lab, plan: Plan) -> Plan:
-    """What is needed before anything of the farm is touched: programs, overlayfs, the host's side, images;
-    the part of the plan that was carried out by this."""
-    run.require(*PROGRAMS)
+    """What is needed before anything of the farm is touched: programs, overlayfs, names and ports that nobody
+    else has, images, the host's side; the part of the plan that was carried out by this."""
+    run.require(*PROGRAMS, *(SERVERS if plan.named("names") or plan.named("balancer") else ()))
     if plan.named("root", "create", "replace"):
         overlay.require(lab)
+    claims.refuse_taken(lab, plan)
     side = {lab.host.netns, str(lab.subnet)}
     steps = [step for step in plan.steps if step.kind == "image" or step.name in side]
     steps = [step for step in steps if step.action != "remove"]
-    if any(step.name in {*side, lab.bridge} for step in plan.steps):
-        host.up(lab)
     if plan.named("image"):
         container.unpack_all(lab)
+    if any(step.name in {*side, lab.bridge} for step in plan.steps):
+        host.up(lab)
     return plan.model_copy(update={"steps": tuple(steps)})
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 
 from labkit.errors import StateError
-from labkit.farm.links import neighbours
+from labkit.farm.links import neighbours, others
 from labkit.farm.links.netlink import each
 from labkit.journal import Journal
 from labkit.kernel import netns, requests, seen
@@ -40,7 +40,7 @@ def look(farm: Iterable[Replica]) -> dict[str, Inner]:
 def wire(netlink: Netlink, lab: Lab) -> bool:
     """Bridge and links are as the Lab says; whether anything had to change."""
     links = seen.links(netlink)
-    _refuse_foreign(lab, links)
+    refuse_foreign(lab, links)
     bridge, changed = _bridge(netlink, lab, links.get(lab.bridge))
     inner = look(replica for replica in lab.farm if replica.link in links)
     lost = {r.link for r in lab.farm if r.link in links and not _has_peer(inner.get(r.netns))}
@@ -55,14 +55,16 @@ def wire(netlink: Netlink, lab: Lab) -> bool:
     return changed or bool(touched)
 
 
-def _refuse_foreign(lab: Lab, links: dict[str, Link]) -> None:
+def refuse_foreign(lab: Lab, links: dict[str, Link]) -> None:
     """Raises :class:`StateError` for an interface of the lab's names that is not the lab's."""
     journal = Journal.of(lab)
     for name in (lab.bridge, *(replica.link for replica in lab.farm)):
         if name in links and not journal.owns("link", name=name, netns=lab.host.netns):
+            other = others.owner(lab, "link", name=name, netns=lab.host.netns)
             raise StateError(
                 f"interface {name}",
-                "exists already and labkit did not make it for this lab",
+                "exists already and labkit did not make it for this lab"
+                + (f": it is lab {other}'s" if other else ""),
                 "choose another lab name (lab.toml: name), or remove the interface yourself",
                 f"ip link show {name}",
                 code="state.interface-taken",

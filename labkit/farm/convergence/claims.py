@@ -1,0 +1,72 @@
+"""What a lab is about to take for itself and somebody else has: refused before anything is made or fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from labkit import daemon, groups, undo
+from labkit.errors import StateError
+from labkit.farm import container, host
+from labkit.farm.balancer import instance as balancer
+from labkit.farm.links import others, wiring
+from labkit.farm.links.netlink import within
+from labkit.farm.names import instance as names
+from labkit.farm.planning.difference import Plan
+from labkit.journal import Journal
+from labkit.kernel import netns as namespaces
+from labkit.kernel import seen
+from labkit.kernel.netlink import Netlink
+from labkit.lab import Lab
+
+
+def refuse_taken(lab: Lab, plan: Plan) -> None:
+    """Returns when names, subnet, control group and ports that the plan makes use of are free, or the lab's
+    own. Raises :class:`StateError` or :class:`MachineError`, which name who has them."""
+    made = {step.kind for step in plan.steps if step.action == "create"}
+    if "namespace" in made:
+        host.refuse_taken_namespaces(lab, list(_namespaces(lab)))
+    if "container" in made:
+        _refuse_group(lab)
+    if not lab.netns or namespaces.stands(lab.netns):
+        if made & {"route", "bridge", "link"}:
+            within(lab.netns, _refuse_links, lab)
+        _refuse_ports(lab, [*plan.named("names", "create"), *plan.named("balancer", "create")])
+
+
+def _namespaces(lab: Lab) -> Iterator[str]:
+    yield from (item.netns for item in lab.farm)
+    if lab.netns:
+        yield lab.netns
+
+
+def _refuse_links(netlink: Netlink, lab: Lab) -> None:
+    host.refuse_taken_subnet(lab, netlink)
+    wiring.refuse_foreign(lab, seen.links(netlink))
+
+
+def _refuse_group(lab: Lab) -> None:
+    """The lab's own control group is kept from somebody else's processes, which would end with it."""
+    path = container.cgroup(lab)
+    found = groups.processes(path)
+    if not found or Journal.of(lab).owns("cgroup", path=path):
+        return
+    other = others.owner(lab, "cgroup", path=path)
+    raise StateError(
+        f"control group {path}",
+        f"has processes that labkit did not start for this lab: {', '.join(map(str, sorted(found)))}"
+        + (f" (lab {other})" if other else ""),
+        "choose another lab name (lab.toml: name), or end those processes yourself",
+        f"ps -fp {','.join(map(str, sorted(found)))}",
+        code="state.cgroup-taken",
+    )
+
+
+def _refuse_ports(lab: Lab, made: Sequence[str]) -> None:
+    for name, port, key, server in (
+        (lab.domain, names.PORT, "the name server's port", names.server(lab)),
+        (lab.host_name("balancer"), lab.proxy.port, "proxy.port", balancer.server(lab)),
+    ):
+        if name in made:
+            own = undo.daemon_pids(str(server.config))
+            address = str(lab.gateway.ip)
+            daemon.require_free(port, netns=lab.netns, address=address, key=key, own=own)

@@ -1,0 +1,306 @@
+"""Machines that are broken, each in a namespace or a folder of the test's own, for the catalogue of errors."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from labkit import Lab, groups, run
+from labkit.farm import host
+from labkit.farm.links.netns import inside
+from tests.conftest import free_port
+from tests.host_side import give_address
+from tests.projects import Project
+from tests.test_host import add_link
+
+
+@dataclass(frozen=True)
+class Broken:
+    """How the command is called while something is broken: the words that call it (``before``) and that it
+    is given besides, its environment; and what the error must say of this very breakage."""
+
+    before: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    said: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A breakage, the command that meets it, its error's code, and words of the error."""
+
+    harm: Callable[[Project], AbstractContextManager[Broken]]
+    code: str
+    words: tuple[str, ...] = ()
+    command: tuple[str, ...] = ("apply",)
+
+
+def privately(script: str) -> tuple[str, ...]:
+    """The words that call a command in a mount namespace of its own, in which ``script`` was run before."""
+    return ("unshare", "--mount", "--", "sh", "-ec", f'{script}\nexec "$@"', "sh")
+
+
+def missing(program: str, *keys: str) -> Callable[[Project], AbstractContextManager[Broken]]:
+    """A program is not on the machine: /dev/null lies over it, which is none. HERE in a key's value is the
+    project's folder."""
+
+    @contextmanager
+    def harm(own: Project) -> Iterator[Broken]:
+        path = shlex.quote(os.path.realpath(str(run.which(program))))
+        words = tuple(word.replace("HERE", str(own.folder)) for word in keys)
+        yield Broken(privately(f"mount --bind /dev/null {path}"), words, said=(program,))
+
+    return harm
+
+
+def answering(
+    program: str, words: str, status: int = 1
+) -> Callable[[Project], AbstractContextManager[Broken]]:
+    """A program that says something else than its own words, and ends with a status."""
+
+    @contextmanager
+    def harm(own: Project) -> Iterator[Broken]:
+        script = own.folder / program
+        script.write_text(f"#!/bin/sh\necho {shlex.quote(words)} >&2\nexit {status}\n")
+        script.chmod(0o755)
+        path = shlex.quote(os.path.realpath(str(run.which(program))))
+        yield Broken(privately(f"mount --bind {shlex.quote(str(script))} {path}"), said=(words,))
+
+    return harm
+
+
+@contextmanager
+def without_root(own: Project) -> Iterator[Broken]:
+    """Somebody who may read everything and change nothing."""
+    yield Broken(
+        ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+         "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search", "--"),
+        said=("user 65534",),
+    )  # fmt: skip
+
+
+@contextmanager
+def unreadable(own: Project) -> Iterator[Broken]:
+    """lab.toml is root's alone."""
+    own.file.chmod(0o600)
+    yield Broken(("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"),
+                 said=(str(own.file),))  # fmt: skip
+
+
+@contextmanager
+def without_mounts(own: Project) -> Iterator[Broken]:
+    """Root in a container often may not mount."""
+    yield Broken(("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"))
+
+
+@contextmanager
+def file_for_state(own: Project) -> Iterator[Broken]:
+    """A file stands where the lab's state has to be."""
+    (own.folder / "state").write_text("mine\n")
+    yield Broken(said=(str(own.folder / "state"),))
+
+
+@contextmanager
+def read_only(own: Project) -> Iterator[Broken]:
+    """The lab's folders are on a file system that is mounted read-only."""
+    folder = shlex.quote(str(own.folder))
+    yield Broken(privately(f"mount --bind {folder} {folder}; mount -o remount,bind,ro {folder}"))
+
+
+@contextmanager
+def full(own: Project) -> Iterator[Broken]:
+    """Nothing can be written any more where the lab's state is."""
+    place = own.folder / "state"
+    place.mkdir()
+    run.run(["mount", "-t", "tmpfs", "-o", "size=64k", "labkit-test", place])
+    try:
+        with (place / "all").open("wb") as file:
+            try:
+                while True:
+                    file.write(b"0" * 4096)
+                    file.flush()
+            except OSError:
+                pass
+    except OSError:
+        pass
+    try:
+        yield Broken(said=(str(place),))
+    finally:
+        run.run(["umount", place])
+
+
+@contextmanager
+def file_for_run(own: Project) -> Iterator[Broken]:
+    """A file stands where locks and sockets have to be."""
+    (own.folder / "run").write_text("mine\n")
+    yield Broken(said=(str(own.folder / "run"),))
+
+
+@contextmanager
+def damaged_journal(own: Project) -> Iterator[Broken]:
+    """A line in the middle of the journal is somebody's own words."""
+    file = own.lab.journal_file
+    file.parent.mkdir(parents=True)
+    file.write_text('{"seq": 1, "boot": "x", "kind": "netns", "what": {"name": "x"}}\nmine\n{}\n')
+    try:
+        yield Broken(said=(f"{file}, line 2", "'mine'"))
+    finally:
+        file.unlink()
+
+
+@contextmanager
+def folder_for_journal(own: Project) -> Iterator[Broken]:
+    """A folder stands where the journal has to be."""
+    own.lab.journal_file.mkdir(parents=True)
+    try:
+        yield Broken(said=(str(own.lab.journal_file),))
+    finally:
+        own.lab.journal_file.rmdir()
+
+
+@contextmanager
+def held(own: Project) -> Iterator[Broken]:
+    """Another process works on the lab."""
+    file = own.lab.run_dir / "session.lock"
+    file.parent.mkdir(parents=True)
+    with file.open("w") as holder:
+        holder.write(f"{os.getpid()}\n")
+        holder.flush()
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        yield Broken(said=(f"process {os.getpid()}",))
+
+
+@contextmanager
+def taken_subnet(own: Project) -> Iterator[Broken]:
+    """An interface of the machine has an address in the lab's subnet."""
+    host.up(own.lab)
+    add_link(own.lab.netns, "other7", "10.60.0.9/24")
+    yield Broken(said=("other7", "10.60.0.0/24"))
+
+
+@contextmanager
+def taken_interface(own: Project, name: str = "") -> Iterator[Broken]:
+    """Somebody has a bridge of the name of the lab's."""
+    host.up(own.lab)
+    run.run(["ip", "link", "add", own.lab.bridge, "type", "bridge"], netns=own.lab.netns)
+    yield Broken(said=(f"interface {own.lab.bridge}",))
+
+
+@contextmanager
+def taken_namespace(own: Project) -> Iterator[Broken]:
+    """Somebody has a network namespace of the name of a replica's."""
+    name = own.lab.farm[0].netns
+    run.run(["ip", "netns", "add", name])
+    try:
+        yield Broken(said=(f"network namespace {name}",))
+    finally:
+        run.run(["ip", "netns", "del", name])
+
+
+@contextmanager
+def taken_group(own: Project) -> Iterator[Broken]:
+    """Somebody's process is in a control group of the lab's name."""
+    path = Path("/sys/fs/cgroup/pids", f"labkit-{own.lab.name}")
+    path.mkdir()
+    process = run.start(["sleep", "300"])
+    try:
+        (path / "cgroup.procs").write_text(f"{process.pid}\n")
+        yield Broken(said=(str(process.pid),))
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+        groups.remove(f"/labkit-{own.lab.name}")
+
+
+def taken_port(number: Callable[[Lab], int]) -> Callable[[Project], AbstractContextManager[Broken]]:
+    """Another process listens on a port of the bridge's address."""
+
+    @contextmanager
+    def harm(own: Project) -> Iterator[Broken]:
+        lab = own.lab
+        host.up(lab)
+        give_address(lab)
+        port = number(lab)
+        with inside(lab.netns, socket.create_server, ("0.0.0.0", port)):  # noqa: S104 - the lab's own
+            yield Broken(said=(f"(process {os.getpid()})",))
+
+    return harm
+
+
+@contextmanager
+def taken_wiki_port(own: Project) -> Iterator[Broken]:
+    """Another process listens where the wiki is to be."""
+    with socket.create_server(("127.0.0.1", own.lab.wiki.port)):
+        yield Broken(said=(f"wiki.port = {own.lab.wiki.port}", f"(process {os.getpid()})"))
+
+
+def setting(**keys: str) -> Callable[[Project], AbstractContextManager[Broken]]:
+    """The lab has these keys besides, in which PORT is one that nobody listens on and HERE its folder."""
+
+    @contextmanager
+    def harm(own: Project) -> Iterator[Broken]:
+        names = {"PORT": str(free_port()), "HERE": str(own.folder)}
+        for word, value in names.items():
+            keys.update({key: text.replace(word, value) for key, text in keys.items()})
+        yield Broken(words=tuple(w for key, text in keys.items() for w in ("-p", key, text)))
+
+    return harm
+
+
+@contextmanager
+def without_names(own: Project) -> Iterator[Broken]:
+    """The machine's resolver answers nothing: its name server is loopback's, where none is."""
+    file = own.folder / "resolv.conf"
+    file.write_text("nameserver 127.0.0.254\noptions timeout:1 attempts:1\n")
+    target = os.path.realpath("/etc/resolv.conf")
+    before = privately(f"mount --bind {file} {shlex.quote(target)}")
+    words = ("-p", "mirror", "http://mirror.test/debian", "-p", "cache", f"{own.folder}/cache")
+    yield Broken(before, words, said=("http://mirror.test/debian",))
+
+
+@contextmanager
+def small_cache(own: Project) -> Iterator[Broken]:
+    """The disk of the cache has no room for a root file system."""
+    place = own.folder / "cache"
+    place.mkdir()
+    run.run(["mount", "-t", "tmpfs", "-o", "size=20m", "labkit-test", place])
+    try:
+        yield Broken(words=("-p", "cache", str(place)))
+    finally:
+        run.run(["umount", place])
+
+
+MACHINES: dict[str, Row] = {
+    "not root": Row(without_root, "machine.not-root", ("provisioning needs root", "sudo")),
+    "root may not mount": Row(without_mounts, "machine.overlayfs", ("Operation not permitted", "the right to mount")),
+    "lab.toml is not readable": Row(unreadable, "state.unreadable", ("Permission denied",)),
+    "no runc": Row(missing("runc"), "machine.no-program", ("not on the machine", "./lab doctor")),
+    "no umoci": Row(missing("umoci"), "machine.no-program", ("not on the machine",)),
+    "no dnsmasq": Row(missing("dnsmasq"), "machine.no-program", ("not on the machine",)),
+    "no apache2": Row(missing("apache2"), "machine.no-program", ("not on the machine",)),
+    "no mmdebstrap": Row(missing("mmdebstrap", "-p", "cache", "HERE/cache"), "machine.no-program", ("not on the machine",)),
+    "state is a file": Row(file_for_state, "machine.in-the-way", ("Not a directory", "move away")),
+    "run is a file": Row(file_for_run, "machine.in-the-way", ("move away",)),
+    "the lab's folders are read-only": Row(read_only, "machine.read-only", ("Read-only file system",)),
+    "the state's disk is full": Row(full, "machine.disk-full", ("No space left", "make room")),
+    "the journal has somebody's words": Row(damaged_journal, "state.journal-damaged", ("no entry of labkit's journal", "restore the line")),
+    "the journal is a folder": Row(folder_for_journal, "state.journal-unusable", ("Is a directory",)),
+    "somebody works on the lab": Row(held, "lock.held", ("works on this lab", "wait until it has ended"), ("run", "01-wiki")),
+    "the subnet is an interface's": Row(taken_subnet, "machine.subnet-taken", ("already routes", "set network.subnet")),
+    "the bridge is somebody's": Row(taken_interface, "state.interface-taken", ("did not make it for this lab", "another lab name")),
+    "a namespace is somebody's": Row(taken_namespace, "state.namespace-taken", ("did not make it for this lab",)),
+    "the control group is somebody's": Row(taken_group, "state.cgroup-taken", ("did not start for this lab",)),
+    "the balancer's port is taken": Row(taken_port(lambda lab: lab.proxy.port), "machine.port-taken", ("proxy.port = 80", "end that process")),
+    "the name server's port is taken": Row(taken_port(lambda lab: 53), "machine.port-taken", ("name server's port = 53", "end that process")),
+    "the wiki's port is taken": Row(taken_wiki_port, "machine.port-taken", ("set wiki.port",), ("publish",)),
+    "the mirror refuses": Row(setting(mirror="http://127.0.0.1:PORT/debian", cache="HERE/cache"), "machine.mirror", ("Connection refused", "set rootfs.mirror")),
+    "no names are resolved": Row(without_names, "machine.mirror", ("does not answer", "check the network")),
+    "no room for a root file system": Row(small_cache, "build.no-space", ("900.0 MB", "make room")),
+}  # fmt: skip

@@ -1,0 +1,164 @@
+"""The catalogue: bad inputs and broken machines, each with its own error, and nothing is changed by it.
+
+A row has what is wrong, the error's code, and words that the error must have. Every row is called by the real
+command; before and after it, all that the machine has of the lab, and all that lies in its folders, is
+the same.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from labkit import undo
+from labkit.errors import LabkitError
+from labkit.journal import Journal
+from labkit.run import Done
+from tests import breakages
+from tests.conftest import open_place
+from tests.projects import Project, listing, project
+from tests.test_standing import inventory
+
+#: What is wrong in lab.toml (its text), the code, words of the error.
+INPUTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "a misspelt key": ("replcas = 3", "config.unknown-key", ("replcas in ", "lab.toml", "did you mean 'replicas'")),
+    "a misspelt key of a section": ('network.subnt = "10.61.0.0/24"', "config.unknown-key", ("network.subnt", "did you mean 'subnet'")),
+    "a section that there is not": ("[balancer]\nport = 80", "config.unknown-key", ("balancer", "known: ")),
+    "words for a number": ('replicas = "two"', "config.type", ("replicas = 'two'", "integer")),
+    "a number for a list": ("sites = 3", "config.type", ("sites = 3", "tuple")),
+    "no replicas": ("replicas = 0", "config.range", ("replicas = 0", "greater than or equal to 1")),
+    "too many replicas": ("replicas = 1000", "config.range", ("replicas = 1000", "less than or equal to 200")),
+    "no sites": ("sites = []", "config.length", ("sites", "at least 1 item")),
+    "a weight of nothing": ('sites = [{name = "red", weights = [1, 0]}]', "config.range", ("sites.0.weights.1 = 0", "greater than")),
+    "a weight too few": ('sites = [{name = "red", weights = [3]}]', "config.weights", ("2 replicas and 1 weights", "one weight for each")),
+    "no subnet": ('network.subnet = "10.60.0/24"', "config.subnet", ("network.subnet", "write it like 10.60.0.0/24")),
+    "a host for a subnet": ('network.subnet = "10.60.0.1/24"', "config.subnet", ("host bits set", "write it like")),
+    "somebody's subnet": ('network.subnet = "8.8.8.0/24"', "config.subnet", ("8.8.8.0/24 is no private network",)),
+    "a subnet too small": ('network.subnet = "10.60.0.0/28"', "config.subnet-small", ("10.60.0.0/28 has 14 addresses", "use a /27")),
+    "two sites of one name": ('sites = ["red", "blue", "red"]', "config.site-twice", ("two sites have the name 'red'",)),
+    "a site named as the name server": ('sites = ["ns"]', "config.site-name", ("'ns'", "take another")),
+    "a site named as a replica": ('sites = ["red", "red-1"]', "config.site-name", ("a site's name and a replica's",)),
+    "a site's name that is no label": ('sites = ["my_site"]', "config.label", ("sites.0.name = 'my_site'", "no DNS label")),
+    "a site's name too long for its replicas": (f'sites = ["{"r" * 62}"]', "config.label", ("too long for a DNS label", "shorten")),
+    "a lab's name too long": (f'name = "{"l" * 25}"', "config.length", ("at most 24",)),
+    "a lab's name that leads elsewhere": ('name = "../lab"', "config.label", ("name = '../lab'", "no DNS label")),
+    "a namespace that leads elsewhere": ('host.netns = "../x"', "config.pattern", ("host.netns = '../x'", "match pattern")),
+    "a domain of somebody's": ('dns.domain = "example.com"', "config.domain", ("dns.domain = 'example.com'", "not below .test")),
+    "a domain that is none": ('dns.domain = "lab..test"', "config.domain", ("dns.domain", "is no domain name")),
+    "a port that is none": ("proxy.port = 70000", "config.range", ("proxy.port = 70000", "less than or equal to 65535")),
+    "a method that apache2 has not": ('proxy.lbmethod = "random"', "config.choice", ("proxy.lbmethod = 'random'", "'byrequests'")),
+    "a database that there is not": ('wiki.database = "oracle"', "config.choice", ("wiki.database = 'oracle'", "'sqlite'")),
+    "a tool that there is not": ('rootfs.tool = "cdebootstrap"', "config.choice", ("rootfs.tool", "'mmdebstrap'")),
+    "a mirror that is no address": ('rootfs.mirror = "debian"', "config.pattern", ("rootfs.mirror = 'debian'",)),
+    "a suite that is no name": ('rootfs.suite = "Book worm"', "config.pattern", ("rootfs.suite = 'Book worm'",)),
+    "a colour that is none": ('sites = [{name = "red", colour = "red"}]', "config.pattern", ("sites.0.colour = 'red'",)),
+    "a page that is none": ('wiki.page = "a[b]"', "config.pattern", ("wiki.page = 'a[b]'",)),
+    "a password in an address": ('wiki.url = "http://bot:secret@x/api.php"', "config.pattern", ("wiki.url",)),
+    "a folder of nowhere": ('state = "state"', "config.folder", ("state = 'state'", "no absolute path")),
+    "a folder that leads elsewhere": ('run = "/run/../etc"', "config.folder", ("run = '/run/../etc'", "without '..'")),
+    "no TOML": ("replicas = = 3", "config.no-toml", ("lab.toml", "is no TOML", "line 1")),
+    "no text": ("name = '\udcff'", "config.no-toml", ("lab.toml", "is no TOML")),
+}  # fmt: skip
+
+#: The words of a command line, the code, words of the error.
+COMMANDS: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
+    "a misspelt -p": (("plan", "-p", "replcas", "3"), "config.unknown-name", ("'replcas'", "did you mean 'replicas'")),
+    "a setting without a value": (("plan", "--set", "replicas"), "config.option", ("'replicas'", "NAME=VALUE")),
+    "a setting of a wrong type": (("plan", "-p", "replicas", "many"), "config.type", ("the parameter replicas", "integer")),
+    "a lab.toml that is not there": (("plan", "--config", "none.toml"), "config.no-file", ("none.toml", "there is no such file")),
+    "a stage that there is not": (("run", "08-nothing"), "config.unknown-name", ("'08-nothing'", "is not a stage")),
+    "a name that is an option's": (("plan", "--lab-name=--force"), "config.label", ("'--force'", "no DNS label")),
+}  # fmt: skip
+
+
+def record(done: Done) -> dict[str, str]:
+    """The error that a command told, to a person and to a program alike."""
+    assert done.status == 1, done
+    assert "Traceback" not in done.stderr
+    told: dict[str, str] = json.loads(done.stdout)["error"]
+    for part in ("value", "reason", "remedy", "code"):
+        assert told[part], f"{part} of {told}"
+        assert told[part].splitlines()[0] in done.stderr
+    return told
+
+
+def seen(own: Project) -> tuple[object, ...]:
+    """All that there is of the project: its files, but for its log, and what the machine has of its lab."""
+    outputs, files = own.folder / "outputs", listing(own.folder)
+    logs = (outputs, *outputs.glob("*"), *outputs.glob("*/labkit.log"))
+    kept = {path: what for path, what in files.items() if path not in map(str, logs)}
+    try:
+        entries = Journal.of(own.lab).standing()
+        kept.pop(str(own.lab.journal_file), None)  # what was tried and unmade may stand there, too
+        return kept, inventory(own.lab), [(entry.kind, entry.what) for entry in entries]
+    except LabkitError as error:  # a lab.toml or a journal that cannot be read
+        return kept, error.code
+
+
+@pytest.mark.parametrize("case", [*INPUTS, *COMMANDS])
+def test_a_bad_input_is_refused_by_its_code(tmp_path: Path, case: str) -> None:
+    """Value, reason and remedy are told, and not even a log is begun."""
+    text, code, words = INPUTS.get(case, ("", "", ()))
+    command: tuple[str, ...] = ("plan",)
+    if case in COMMANDS:
+        command, code, words = COMMANDS[case]
+    own = project(tmp_path, text.encode("utf-8", "replace").decode())
+    if "\udcff" in text:
+        own.file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    before = listing(tmp_path)
+    told = record(own.labkit(*command, "--json"))
+    assert told["code"] == code
+    for word in words:
+        assert word in "\n".join(told.values())
+    assert "secret" not in "\n".join(told.values())
+    assert listing(tmp_path) == before
+
+
+# -- broken machines -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    """A folder for the projects of this module, which every account may enter."""
+    with open_place() as folder:
+        yield folder
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("case", breakages.MACHINES)
+def test_a_broken_machine_is_told_by_its_code(place: Path, case: str) -> None:
+    """The cause is named, with a remedy and a command that shows it; nothing was made or fetched."""
+    row = breakages.MACHINES[case]
+    folder = place / re.sub(r"\W+", "-", case)
+    folder.mkdir()
+    own = project(folder)
+    try:
+        with ExitStack() as stack:
+            broken = stack.enter_context(row.harm(own))
+            before = seen(own)
+            done = own.labkit(
+                *row.command, "--json", *broken.words, before=broken.before, **broken.env
+            )
+            told = record(done)
+            after = seen(own)
+            assert told["code"] == row.code, told
+            for word in (*row.words, *broken.said):
+                assert word in "\n".join(told.values())
+            assert told["again"]
+            assert after == before
+    finally:
+        if own.lab.journal_file.is_file():
+            assert not undo.unmake_all(own.lab)[1]
+
+
+def test_the_catalogue_is_whole() -> None:
+    """Half of it and more are inputs; there are as many rows as was promised, and each error is told apart."""
+    machines = [row.code for row in breakages.MACHINES.values()]
+    assert len(INPUTS) + len(COMMANDS) >= 20
+    assert len(machines) >= 20
+    assert len({code for _, code, _ in (*INPUTS.values(), *COMMANDS.values())} | {*machines}) >= 25
