@@ -17,14 +17,15 @@ def folder(lab: Lab, place: Path | None = None) -> Iterator[Path]:
     """An empty folder in ``place`` (None: in the lab's state folder), one of the lab's own folders, while
     the block runs; it is in the journal meanwhile, so that who is killed leaves nothing that is not found.
 
-    A state folder that was not there before is not there afterwards.
+    A folder above it that was not there before is not there afterwards.
     """
     journal = Journal.of(lab)
-    new = [path for path in (lab.state_dir, *lab.state_dir.parents) if not path.exists()]
-    made = (place or lab.state_dir) / f".try-{secrets.token_hex(3)}"
+    above = (place or lab.state_dir, lab.state_dir)
+    new = [path for top in above for path in (top, *top.parents) if not path.exists()]
+    made = above[0] / f".try-{secrets.token_hex(3)}"
     try:
         journal.intend("folder", path=str(made))
-        made.mkdir()
+        made.mkdir(parents=True)
         yield made
     finally:
         if journal.path.exists():

@@ -9,7 +9,6 @@ state, until it is taken down; nothing in /etc is asked for or changed, but no r
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -171,21 +170,27 @@ def used(lab: Lab) -> bool:
 
 def refusal(lab: Lab) -> str:
     """Why containers cannot have ids of their own on this machine, '' when they can; tried once a process."""
-    return _refusal(lab.state_dir, lab.cache_dir)
+    key = lab.state_dir, lab.cache_dir
+    if key not in _tried:
+        _tried[key] = _refusal(lab)
+    return _tried[key]
 
 
-@functools.cache
-def _refusal(state: Path, cache: Path) -> str:
-    places = [_standing(path) for path in (state, cache)]
+_tried: dict[tuple[Path, Path], str] = {}
+
+
+def _refusal(lab: Lab) -> str:
+    own = [lab.state_dir, lab.cache_dir]
+    places = [_standing(path) for path in own]
     if places[0].stat().st_dev == places[1].stat().st_dev:
-        del places[1]
+        del own[1]
     for place in (places[0], *places[0].parents):
         if not place.stat().st_mode & 0o001:
             return f"{place} is closed to others, and so to a container's root (chmod o+x {place})"
     if hidden := covered(Path("/proc/self/mountinfo").read_text()):
         return f"where a part of /proc is covered the kernel gives no new one: {hidden}"
     try:
-        overlay.require_shifted(*places)
+        overlay.require_shifted(lab, *own)
     except OSError as error:
         return f"{_part(str(error.filename), places)}: {error.strerror}"
     return ""

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shlex
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -68,14 +67,14 @@ def mount_all(roots: Sequence[Root]) -> None:
     run.spread(lambda group: netns.alone(_mount_shifted, group), [part for part in groups if part])
 
 
-def require_shifted(*below: Path) -> None:
-    """An overlay can be mounted on folders like these with owners of its own, tried as :func:`require` does.
+def require_shifted(lab: Lab, *below: Path) -> None:
+    """An overlay can be mounted on folders in these of the lab's own with owners of its own, tried as :func:`require` does.
 
     Raises :class:`OSError` where the kernel or one of their file systems cannot, with a few words that say
     what of it was tried in its ``filename``.
     """
     with ExitStack() as made:
-        places = [_temporary(made, place) for place in below]
+        places = [made.enter_context(attempt.folder(lab, place)) for place in below]
         for part in ("upper", "scratch", "target"):
             (places[0] / part).mkdir()
             os.chown(places[0] / part, FOREIGN, FOREIGN)
@@ -85,11 +84,6 @@ def require_shifted(*below: Path) -> None:
             (place / "lower" / str(number)).touch()
             lower.append(place / "lower")
         netns.alone(_try_shifted, Root(lower, places[0], places[0] / "target", FOREIGN))
-
-
-def _temporary(made: ExitStack, place: Path) -> Path:
-    prefix = ".labkit-"
-    return Path(made.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=place)))
 
 
 def _mount(root: Root) -> None:
