@@ -9,8 +9,10 @@ from pathlib import Path
 from labkit import run
 from labkit.errors import CommandError, LabkitError, MachineError
 from labkit.farm.isolation import guard
+from labkit.farm.runc import idmap
 from labkit.farm.runc import overlay as overlays
 from labkit.journal import not_root
+from labkit.kernel.users import IDS
 from labkit.lab import Lab
 
 #: What may be made in a network namespace, as arguments of ``ip link add``.
@@ -48,9 +50,11 @@ def network(lab: Lab) -> str:
 
 
 def users(lab: Lab) -> str:
-    """Whether root may make user namespaces: good to know (podman), no need."""
-    done = run.run(["unshare", "--user", "true"], ok=range(256))
-    return "possible" if done.status == 0 else f"not possible: {done.stderr.strip()}"
+    """Whether each container has a user namespace with ids of its own: no need, unless the lab demands it."""
+    require_root("a user namespace")
+    if reason := idmap.without(lab):
+        return f"user namespace: no, because {reason}"
+    return f"user namespace: yes, ids from {idmap.FIRST * IDS} on, {IDS} for each container"
 
 
 def cgroups(lab: Lab) -> str:

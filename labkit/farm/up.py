@@ -10,6 +10,7 @@ from labkit.farm import container
 from labkit.farm.convergence import acting, answering
 from labkit.farm.links import endpoint
 from labkit.farm.planning.resources import FARM
+from labkit.farm.runc import idmap
 from labkit.kernel import users
 from labkit.lab import Lab, Replica
 from labkit.result import Cell, Outcome, Record, Table, action
@@ -38,7 +39,7 @@ def replicas(lab: Lab) -> Outcome[Farm]:
             f"Up at their own addresses: {counted(len(lab.farm), 'replica')} of "
             f"{counted(len(lab.sites), 'site')}, each answering for itself."
         ),
-        checks=(*replica_checks(lab), *privilege_checks(value)),
+        checks=(*replica_checks(lab), *privilege_checks(value), users_check(lab, value)),
         tables=(replica_table(lab, value),),
     )
 
@@ -70,6 +71,23 @@ def privilege_checks(value: Farm) -> tuple[Check, ...]:
         )
         for name, pid in value.pids.items()
         if pid
+    )
+
+
+def users_check(lab: Lab, value: Farm) -> Check:
+    """Whether each replica has ids of its own, which stand for others outside (user_namespaces(7)), where
+    the lab and the machine allow it."""
+    maps = [Path(f"/proc/{pid}/uid_map").read_text() for pid in value.pids.values() if pid]
+    own = {text for text in maps if users.outer_of(text, 0) > 0}
+    reason = idmap.without(lab)
+    count = 0 if reason else len(maps)
+    because = f": {reason}" if reason else ""
+    return equal(
+        "farm.user-namespaces",
+        f"{count} of {len(maps)} replicas have ids of their own{because}",
+        f"{len(own)} of {len(maps)} replicas have ids of their own{because}",
+        rows=("E4",),
+        again="cat /proc/PID/uid_map",
     )
 
 

@@ -81,6 +81,15 @@ def inner(pid: int, user: int) -> int:
     return inner_of(Path(f"/proc/{pid}/uid_map").read_text(), user)
 
 
+def outer_of(mapping: str, user: int) -> int:
+    """The id outside of one inside, by the same lines; -1 for none. Pure."""
+    for line in mapping.splitlines():
+        inside, outside, length = map(int, line.split())
+        if inside <= user < inside + length:
+            return outside + user - inside
+    return -1
+
+
 def inner_of(mapping: str, user: int) -> int:
     """The id inside of one outside, by the lines of uid_map(5): inside, outside, length; -1 for none. Pure."""
     for line in mapping.splitlines():

@@ -15,7 +15,6 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from labkit import uses
 from labkit.errors import MachineError
 from labkit.farm.runc import overlay
 from labkit.farm.runc.bundle import Spec
@@ -56,12 +55,10 @@ def allot(lab: Lab, names: Sequence[str]) -> dict[str, int]:
 
 
 def foreseen(lab: Lab, names: Sequence[str]) -> dict[str, int]:
-    """What :func:`allot` would say now; nothing is noted."""
+    """What :func:`allot` would say now, if no other lab had any of it; nothing is noted."""
     if not used(lab):
         return dict.fromkeys(names, 0)
-    own = noted(lab.state_dir)
-    if not own.keys() >= set(names):
-        own = chosen(names, own, set(_taken(lab)), seed=str(lab.state_dir))
+    own = chosen(names, noted(lab.state_dir), (), seed=str(lab.state_dir))
     return {name: own[name] for name in names}
 
 
@@ -125,10 +122,11 @@ def _file(state: Path) -> Path:
 
 
 def _taken(lab: Lab) -> Iterator[int]:
-    """The ranges of all other labs that the machine shows, and those in which it has accounts."""
-    beside = {path for path in lab.state_dir.parent.glob("[!.]*") if path.is_dir()}
-    for state in {*beside, *uses.states(lab.cache_dir)} - {lab.state_dir}:
-        yield from noted(state).values()
+    """The ranges of all labs that the machine shows, and those in which it has accounts."""
+    for beside in (lab.state_dir.parent, lab.cache_dir / "labs"):  # labkit.uses
+        for name in os.listdir(beside) if beside.is_dir() else ():  # noqa: PTH208 - there may be hundreds
+            if os.path.exists(f"{beside}/{name}/ids/ranges.json"):  # noqa: PTH110 - as above
+                yield from noted(beside / name).values()
     for name in NOTED:
         yield from accounts(text_of(Path(name)) or "", each=name.startswith("/etc/sub"))
 
@@ -166,6 +164,14 @@ def used(lab: Lab) -> bool:
             code="machine.user-namespace",
         )
     return not reason
+
+
+def without(lab: Lab) -> str:
+    """Why the lab's containers have no ids of their own, '' when they have; raises what :func:`used` does."""
+    if used(lab):
+        return ""
+    asked = lab.containers.user_namespace
+    return f'containers.user_namespace = "{asked}"' if asked == "off" else refusal(lab)
 
 
 def refusal(lab: Lab) -> str:

@@ -8,8 +8,8 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,12 +51,14 @@ def require(lab: Lab) -> Path:
 @dataclass(frozen=True)
 class Root:
     """A root file system: the folders ``lower``, the topmost first, are to be seen at ``target``, below what
-    is in ``own/upper``; with ``ids``, every owner in ``lower`` as so many ids further on."""
+    is in ``own/upper``; with ``ids``, every owner in ``lower`` as so many ids further on, by the user
+    namespace that is mounted at ``users``, or a new one."""
 
     lower: Sequence[Path]
     own: Path
     target: Path
     ids: int = 0
+    users: Path | None = None
 
 
 def mount_all(roots: Sequence[Root]) -> None:
@@ -120,7 +122,7 @@ def _mount_shifted(roots: Sequence[Root]) -> None:
 def _shifted(opened: ExitStack, root: Root, below: Mapping[Path, int]) -> int:
     """A descriptor of the overlay, which is mounted in the caller's own mount namespace alone; ``below`` are
     open on the folders as they really are."""
-    with users.opened(root.ids) as namespace:
+    with _users(root) as namespace:
         for place in root.lower:
             mounted = calls.mount_copied(below[place])
             try:
@@ -133,6 +135,17 @@ def _shifted(opened: ExitStack, root: Root, below: Mapping[Path, int]) -> int:
         found = calls.mount_copied(_descriptor(passing, root.target, os.O_PATH))
     opened.callback(os.close, found)
     return found
+
+
+@contextmanager
+def _users(root: Root) -> Iterator[int]:
+    """A descriptor of the user namespace by which owners are shifted."""
+    if root.users is None:
+        with users.opened(root.ids) as made:
+            yield made
+        return
+    with ExitStack() as opened:
+        yield _descriptor(opened, root.users, os.O_RDONLY)
 
 
 def _leave() -> None:

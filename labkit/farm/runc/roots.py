@@ -57,9 +57,10 @@ def prepare(lab: Lab, wanted: Sequence[Wanted]) -> tuple[str, ...]:
     if new:
         Journal.of(lab).intend_all(things)
     run.spread(functools.partial(_lay, lab, mounted=mounted), new)
-    overlay.mount_all([_overlay(lab, item) for item in new])
     for item in new:
         _keep_users(item.spec)
+    overlay.mount_all([_overlay(lab, item) for item in new])
+    for item in new:
         write_atomically(folder(lab, item.spec.name) / "lower", _made_of(item))
     configured = [item for item in wanted if _configure(lab, item)]
     return tuple(item.spec.name for item in wanted if item in new or item in configured)
@@ -114,6 +115,7 @@ def _overlay(lab: Lab, item: Wanted) -> overlay.Root:
         own=folder(lab, item.spec.name),
         target=_root(lab, item),
         ids=item.spec.ids,
+        users=Path(item.spec.users) if item.spec.users else None,
     )
 
 
