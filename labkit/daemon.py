@@ -20,11 +20,16 @@ from labkit.journal import Journal
 from labkit.kernel import processes
 from labkit.lab import Lab
 
+#: The rights (capabilities(7)) of a server's first process, which is root's until it has bound its port: to
+#: become somebody else, and to end those that are. Neither it nor a program that it starts can get more.
+RIGHTS = ("setuid", "setgid", "net_bind_service", "kill")
+
 
 @dataclass(frozen=True)
 class Daemon:
     """How one daemon is started: ``argv`` names ``config`` and makes it go to the background, or
-    not (``foreground``); ``log`` is where its errors go; ``netns`` where it listens."""
+    not (``foreground``); ``log`` is where its errors go; ``netns`` where it listens; ``user`` who it is from its
+    start on ('': root until it has bound its port)."""
 
     name: str
     argv: tuple[str, ...]
@@ -33,6 +38,7 @@ class Daemon:
     log: Path
     netns: str | None = None
     foreground: bool = False
+    user: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -161,10 +167,21 @@ def _overlap(bound: str, address: str) -> bool:
     return not address or bound in (address, "0.0.0.0", "*", "::")  # noqa: S104 - compared, not bound
 
 
+def confined(user: str = "") -> tuple[str, ...]:
+    """The beginning of an argument list that starts a program with :data:`RIGHTS` and no others, or as a
+    ``user`` without any (setpriv(1)). Pure."""
+    kept = "" if user else "".join(f",+{name}" for name in RIGHTS)
+    who = (f"--reuid={user}", f"--regid={user}", "--clear-groups") if user else ()
+    return (
+        *("setpriv", *who),
+        *(f"--bounding-set=-all{kept}", "--inh-caps=-all", "--no-new-privs", "--"),
+    )
+
+
 def _launch(daemon: Daemon) -> None:
     # setsid forks: a program that stays in the foreground is nobody's child then, nor a zombie later
     detached = ("setsid", "--fork") if daemon.foreground else ()
     run.run(
-        [*detached, *daemon.argv], netns=daemon.netns, env=daemon.env, output=daemon.log, timeout=30,
+        [*confined(daemon.user), *detached, *daemon.argv], netns=daemon.netns, env=daemon.env, output=daemon.log, timeout=30,
         remedy=f"read {daemon.log}",
     )  # fmt: skip

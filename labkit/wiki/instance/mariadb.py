@@ -65,7 +65,6 @@ def config(server: Server) -> str:
         (
             "# Written by labkit at each start of the wiki: a change made here is lost.",
             "[mariadbd]",
-            f"user = {USER}",
             f"datadir = {server.data}",
             f"socket = {server.socket}",
             f"pid-file = {server.socket.with_suffix('.pid')}",
@@ -231,6 +230,7 @@ def daemon_of(server: Server) -> daemon.Daemon:
         name="the wiki's MariaDB",
         argv=("setsid", "--fork", "mariadbd", f"--defaults-file={server.config}"),
         config=server.config,
+        user=USER,
         pidfile=server.socket.with_suffix(".pid"),
         log=server.log,
     )
