@@ -101,6 +101,7 @@ STAGES: tuple[Plan, ...] = (
             "container.source.",
             "container.instances",
             "container.cgroups",
+            "container.confined.",
         ),
     ),
     Plan(

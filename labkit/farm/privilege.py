@@ -1,0 +1,213 @@
+"""What a container cannot do: tried from inside, seen from outside, and held against others' defaults."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from labkit.checks import Check, equal
+from labkit.display import counted
+from labkit.farm import container, ssh
+from labkit.farm.confinement import attempts, own, program
+from labkit.farm.confinement.attempts import Attempt
+from labkit.farm.confinement.published import DEFAULTS
+from labkit.farm.runc import trial
+from labkit.farm.runc.bundle import Json, Mount, Spec
+from labkit.journal import lock
+from labkit.lab import Lab
+from labkit.result import Cell, Outcome, Record, Table, action
+
+#: Where the containers that try find their program, and what it is called there.
+PLACE, PROGRAM = "/run/labkit", "try"
+#: The words of /proc/pid/status that say what a process may do (proc(5)), and what they are to say.
+RIGHTS = {
+    "NoNewPrivs": "1",
+    "Seccomp": "2",
+    **dict.fromkeys(("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"), "0" * 16),
+}
+
+
+class Process(Record):
+    """A running container's first process, and the words of :data:`RIGHTS` as the kernel has them."""
+
+    container: str
+    pid: int
+    rights: dict[str, str]
+
+
+class Confinement(Record):
+    """What was tried, as the web server's user and as root with the ssh server's rights: kind, what, and what
+    came of it (empty where the program for it does not run on this machine's processor); the running
+    containers' first processes; how many system calls a container may make."""
+
+    server: tuple[tuple[str, str, str], ...]
+    root: tuple[tuple[str, str, str], ...]
+    processes: tuple[Process, ...]
+    calls: int
+
+
+@action("container.confined")
+def confined(lab: Lab) -> Outcome[Confinement]:
+    """What no container may do is tried in two: one of a replica's own configuration, and the same as root
+    with the ssh server's capabilities, as if that had been broken into. Neither outlives the answer."""
+    specs = (_spec(lab, "trial-server"), _spec(lab, "trial-root", *ssh.CAPABILITIES))
+    with lock(lab.run_dir, "farm"), trial.prepared(lab, *specs):
+        server, root = (_tried(lab, item) for item in specs)
+        config = _read(container.bundle(lab, specs[0].name) / "config.json")
+        processes = tuple(_processes(lab))
+    value = Confinement(
+        server=server, root=root, processes=processes, calls=own.default(config).calls or 0
+    )
+    return Outcome(
+        value=value,
+        subject="trial containers",
+        summary=f"A replica may make {value.calls} system calls; {_summed(value)}.",
+        checks=(*_checks(value), _least(config), *_kept(lab, value)),
+        tables=(own.table(config), _table(value)),
+    )
+
+
+@contextmanager
+def holding(folder: Path, content: bytes) -> Iterator[Path]:
+    """A folder with the program, as a container is given it, while the block runs."""
+    folder.mkdir(exist_ok=True)
+    path = folder / PROGRAM
+    path.write_bytes(content)
+    path.chmod(0o755)
+    yield path
+    path.unlink()
+
+
+def _spec(lab: Lab, name: str, *rights: str) -> Spec:
+    """A replica's container in a network of its own, whose program is the one that tries."""
+    replica = lab.farm[0].model_copy(update={"name": name})
+    folder = Mount(
+        destination=PLACE,
+        kind="bind",
+        source=str(_folder(lab, name)),
+        options=("bind", "ro", "nosuid", "nodev"),
+    )
+    spec = container.replica_spec(lab, replica)
+    user = {"uid": 0, "gid": 0, "capabilities": rights} if rights else {}
+    return spec.model_copy(
+        update={
+            "args": (f"{PLACE}/{PROGRAM}",), "netns": "", "mounts": (*spec.mounts, folder), **user,
+        }
+    )  # fmt: skip
+
+
+def _folder(lab: Lab, name: str) -> Path:
+    return container.folder(lab, name) / "try"
+
+
+def _tried(lab: Lab, spec: Spec) -> tuple[tuple[str, str, str], ...]:
+    if os.uname().machine != program.MACHINE:
+        return ()
+    with holding(_folder(lab, spec.name), attempts.program()):
+        done = trial.foreground(lab, spec.name)
+    found = attempts.read(done.stdout)
+    if len(found) < attempts.count():
+        said = done.stderr.strip()[-200:] or f"the program ended early, with status {done.status}"
+        return (*found, ("call", "the rest", said))
+    return found
+
+
+def _processes(lab: Lab) -> Iterator[Process]:
+    for name, state in container.states(lab).items():
+        if state.pid:
+            lines = Path(f"/proc/{state.pid}/status").read_text().splitlines()
+            seen = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+            rights = {word: seen.get(word, "").strip() for word in RIGHTS}
+            yield Process(container=name, pid=state.pid, rights=rights)
+
+
+def _summed(value: Confinement) -> str:
+    tried = [Attempt(*item) for item in (*value.server, *value.root)]
+    if not tried:
+        return f"what it may not do was not tried on {os.uname().machine}"
+    refused = [item for item in tried if item.kind != "allowed"]
+    prevented = sum(item.prevented for item in refused)
+    return f"of {len(refused)} things that it must not do, {prevented} came to nothing"
+
+
+def _checks(value: Confinement) -> Iterator[Check]:
+    """Whether every attempt of a kind came to nothing, and the allowed ones to something."""
+    expected = {
+        "call": "no such call", "read": "nothing is read", "write": "nothing is written",
+        "allowed": "the logs and the server's folder in memory are written",
+    }  # fmt: skip
+    for who, found in (("server", value.server), ("root", value.root)):
+        for kind, said in expected.items() if found else ():
+            tried = [Attempt(*item) for item in found if item[0] == kind]
+            wrong = [item for item in tried if item.prevented == (kind == "allowed")]
+            yield Check(
+                name=f"container.confined.{who}.{kind}",
+                expected=f"{said}: {len(tried)} of {len(tried)}",
+                seen=_listed(wrong) or f"{said}: {len(tried)} of {len(tried)}",
+                holds=bool(tried) and not wrong,
+                rows=("R8",),
+                again="cat config.json  # of the bundle: linux.seccomp, linux.maskedPaths, root",
+            )
+
+
+def _least(config: Json) -> Check:
+    """Whether it may do less than others' defaults say, where they say a number."""
+    mine = own.default(config)
+    more = [
+        f"{word} of {other.name}: {there}"
+        for other in DEFAULTS
+        for word, here, there in (
+            ("calls", mine.calls, other.calls),
+            ("capabilities", mine.capabilities, other.capabilities),
+        )
+        if there is not None and (here is None or here >= there)
+    ]
+    seen = f"{mine.calls} system calls and {mine.capabilities} capabilities"
+    return Check(
+        name="container.confined.least",
+        expected="fewer system calls and capabilities than each of the published defaults",
+        seen=f"{seen}; not fewer: {', '.join(more)}" if more else seen,
+        holds=not more,
+        rows=("R8",),
+        again="cat config.json  # of the bundle: process.capabilities, linux.seccomp",
+    )
+
+
+def _kept(lab: Lab, value: Confinement) -> Iterator[Check]:
+    """Whether the kernel holds the running containers' first processes to it."""
+    if value.processes:
+        wrong = [item.container for item in value.processes if item.rights != RIGHTS]
+        said = counted(len(value.processes), "running container")
+        yield equal(
+            "container.confined.processes",
+            f"no capability, no new privileges, filtered system calls: {said}",
+            f"no capability, no new privileges, filtered system calls: {said}"
+            if not wrong
+            else f"not so: {', '.join(wrong)}",
+            rows=("R8",),
+            again=f"grep -E 'Cap|NoNew|Seccomp' /proc/PID/status  # runc --root "
+            f"{container.runc_root(lab)} list",
+        )
+
+
+def _table(value: Confinement) -> Table:
+    rows: list[dict[str, Cell]] = [
+        {"tried": f"{kind} {what}", "as the web server": seen, "as root, like sshd": other[2]}
+        for (kind, what, seen), other in zip(value.server, value.root, strict=False)
+    ]
+    return Table.of(
+        "attempts", "What was tried from inside", rows,
+        columns=("tried", "as the web server", "as root, like sshd"),
+    )  # fmt: skip
+
+
+def _listed(items: list[Attempt]) -> str:
+    return "; ".join(f"{item.what}: {item.seen}" for item in items[:5])
+
+
+def _read(path: Path) -> Json:
+    found: Json = json.loads(path.read_text())
+    return found

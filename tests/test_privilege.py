@@ -1,0 +1,360 @@
+"""What a container may not do, and what one that misbehaves does to the others."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from labkit import Lab, groups, run
+from labkit.checks import failed
+from labkit.errors import CommandError
+from labkit.farm import container, privilege, up
+from labkit.farm.confinement import attempts, own, program, published
+from labkit.farm.confinement.attempts import Attempt
+from labkit.farm.links.netns import inside
+from labkit.farm.runc import fences, limits, seccomp, trial
+from labkit.farm.runc.bundle import Spec
+from labkit.farm.runc.seccomp import Work
+from labkit.journal import Journal
+from tests.waiting import until
+from tests.whole_farm import standing
+
+# -- pure --------------------------------------------------------------------------------------
+
+
+def test_each_kind_of_work_has_a_reason_and_no_call_is_in_two() -> None:
+    """A call is allowed for one reason."""
+    calls = [name for work in seccomp.WORKS for name in seccomp.GROUPS[work].calls]
+    calls += [name for cases in seccomp.LIMITED.values() for name in cases]
+    assert len(calls) == len(set(calls))
+    assert all(seccomp.GROUPS[work].reason for work in seccomp.WORKS)
+    for work in seccomp.WORKS:
+        assert list(seccomp.GROUPS[work].calls) == sorted(seccomp.GROUPS[work].calls)
+
+
+@pytest.mark.parametrize(
+    ("machine", "native"),
+    [
+        ("x86_64", ["SCMP_ARCH_X86_64"]),
+        ("aarch64", ["SCMP_ARCH_AARCH64"]),
+        ("riscv64", None),  # runC takes the machine's own
+    ],
+)
+def test_a_profile_is_for_the_machine_s_own_calls(machine: str, native: list[str] | None) -> None:
+    """A call by another interface of the processor is in none; what is not listed is not there."""
+    made = seccomp.profile(seccomp.SERVING, machine)
+    assert made.get("architectures") == native
+    assert (made["defaultAction"], made["defaultErrnoRet"]) == ("SCMP_ACT_ERRNO", 38)
+
+
+@pytest.mark.parametrize(
+    ("works", "there", "absent"),
+    [
+        (seccomp.ALONE, {"execve", "openat", "clone"}, {"socket", "setuid", "chroot"}),
+        (seccomp.SERVING, {"execve", "socket", "accept4", "setuid"}, {"ptrace", "mount", "clone3"}),
+        (("run",), {"execve"}, {"openat", "clone"}),
+    ],
+)
+def test_a_profile_has_the_calls_of_its_work(
+    works: tuple[Work, ...], there: set[str], absent: set[str]
+) -> None:
+    """And of no other."""
+    allowed = seccomp.allowed(seccomp.profile(works, "x86_64"))
+    assert there <= allowed
+    assert not absent & allowed
+
+
+def test_arguments_are_compared_as_runc_reads_them() -> None:
+    """Where there is a mask it is the value, and what is left by it the second one."""
+    rules = seccomp.profile(("processes",), "x86_64")["syscalls"]
+    (clone,) = (rule for rule in rules if rule["names"] == ["clone"])
+    assert clone["args"] == [
+        {"index": 0, "value": 0x7E020000, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
+    ]
+
+
+def test_what_a_container_does_not_see_is_not_mounted() -> None:
+    """No control groups, no sysfs, no message queues; what is there takes no programs."""
+    kinds = {"/proc": "proc", "/dev": "tmpfs", "/sys": "sysfs", "/dev/mqueue": "mqueue", "/a": "x"}
+    own_mounts = [{"destination": place, "type": kind} for place, kind in kinds.items()]
+    made = {item["destination"]: item.get("options") for item in fences.mounts(own_mounts)}
+    assert list(made) == ["/proc", "/dev", "/a"]
+    assert {"ro", "noexec", "nosuid"} <= set(made["/dev"] or ())
+    assert made["/a"] is None
+
+
+def test_a_path_is_masked_or_read_only_not_both() -> None:
+    """An image's own list counts too, each path once."""
+    assert fences.paths(("/b", "/a"), ("/a", "/c"), unless=("/c",)) == ["/a", "/b"]
+    assert not set(fences.MASKED) & set(fences.READ_ONLY)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "wanted"),
+    [
+        (("swap", "processors"),
+         {"memory": {"limit": 8, "swap": 8}, "cpu": {"shares": 1024, "quota": 50_000, "period": 100_000}}),
+        (("swap",), {"memory": {"limit": 8, "swap": 8}, "cpu": {"shares": 1024}}),
+        ((), {"memory": {"limit": 8}, "cpu": {"shares": 1024}}),
+    ],
+)  # fmt: skip
+def test_what_the_kernel_does_not_count_is_not_limited(
+    kernel: tuple[limits.Counted, ...], wanted: dict[str, object]
+) -> None:
+    """runC refuses a limit whose file is missing."""
+    made = limits.resources(
+        {"devices": []}, memory=8, pids=3, processors=0.5, kernel=frozenset(kernel)
+    )
+    assert made == {"devices": [], "pids": {"limit": 3}, **wanted}
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        (("cgroup.controllers",), {"swap", "processors"}),
+        (("memory/memory.memsw.limit_in_bytes",), {"swap"}),
+        (("cpu/cpu.cfs_quota_us", "memory/memory.limit_in_bytes"), {"processors"}),
+        ((), set()),
+    ],
+)
+def test_what_the_kernel_counts_is_seen_in_its_control_groups(
+    tmp_path: Path, files: tuple[str, ...], wanted: set[str]
+) -> None:
+    """Version 2 has one file at its root that version 1 does not have."""
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert limits.counted(tmp_path) == wanted
+
+
+def test_the_program_says_a_character_for_each_call() -> None:
+    """A number, nothing, errors by their names, and those beyond the last by one word."""
+    assert program.outcomes("/01V~") == ("some", "nothing", "EPERM", "ENOSYS", "an error")
+
+
+@pytest.mark.parametrize(
+    ("attempt", "prevented"),
+    [
+        (Attempt("call", "mount", "ENOSYS"), True),
+        (Attempt("call", "mount", "EPERM"), False),
+        (Attempt("call", "ptrace", "nothing"), False),
+        (Attempt("read", "/proc/keys", "nothing"), True),
+        (Attempt("read", "/proc/keys", "ENOENT"), True),
+        (Attempt("read", "/proc/keys", "some"), False),
+        (Attempt("write", "/etc/passwd", "EROFS"), True),
+        (Attempt("write", "/etc/passwd", "done"), False),
+    ],
+)
+def test_what_counts_as_prevented(attempt: Attempt, *, prevented: bool) -> None:
+    """A call that the kernel itself refuses was let through to it."""
+    assert attempt.prevented is prevented
+
+
+def test_attempts_that_the_program_did_not_come_to_are_missing() -> None:
+    """It was killed before, and said no more."""
+    whole = "V" * len(attempts.CALLS) + "1" * 200
+    assert len(attempts.read(whole)) == attempts.count()
+    assert len(attempts.read("VVV")) == 3
+    assert attempts.read("") == ()
+
+
+def test_every_subject_is_told_of_every_default() -> None:
+    """No cell of the comparison is empty, and a replica's own is computed from its configuration."""
+    lab = Lab.load(None, sites=["red"])
+    image = {
+        "process": {},
+        "root": {"path": "rootfs"},
+        "mounts": [{"destination": "/dev", "type": "tmpfs"}],
+        "linux": {"namespaces": [], "resources": {}},
+    }
+    spec = container.replica_spec(lab, lab.farm[0])
+    config = json.loads(container.configuration(image, spec))
+    found = own.table(config).frame()
+    assert tuple(found["what"]) == published.SUBJECTS
+    assert not found.isna().any().any()
+    mine = dict(zip(found["what"], found[own.NAME], strict=True))
+    assert mine["root file system"] == "read-only"
+    assert mine["capabilities"] == "none"
+    assert mine["/sys"] == "absent"
+
+
+# -- on real containers ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def farm() -> Iterator[Lab]:
+    """Two sites on two replicas each, with a balancer."""
+    with standing() as lab:
+        yield lab
+
+
+@pytest.mark.root
+def test_nothing_that_is_tried_from_inside_comes_about(farm: Lab) -> None:
+    """Neither as the web server nor as root with sshd's rights; nothing is left of the containers."""
+    before = container.states(farm)
+    result = privilege.confined(farm)
+    assert failed(result.checks) == ()
+    assert {name for _, name, _ in result.value.server} >= set(attempts.CALLS)
+    assert len(result.value.server) == len(result.value.root) == attempts.count()
+    assert {item.container for item in result.value.processes} == {item.name for item in farm.farm}
+    assert container.states(farm) == before
+    assert not list(farm.state_dir.glob("containers/trial-*"))
+
+
+@pytest.mark.root
+def test_an_attempt_that_comes_about_fails_its_check(
+    farm: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the filter the kernel is asked, with a writable root the file is written."""
+    real = container.replica_spec
+    monkeypatch.setattr(
+        seccomp, "profile", lambda _: {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}
+    )
+    monkeypatch.setattr(
+        container, "replica_spec",
+        lambda *given: real(*given).model_copy(update={"readonly": False}),
+    )  # fmt: skip
+    names = {check.name for check in failed(privilege.confined(farm).checks)}
+    assert {"container.confined.server.call", "container.confined.root.write"} <= names
+
+
+@pytest.mark.root
+def test_a_call_by_another_interface_of_the_processor_ends_its_caller(farm: Lab) -> None:
+    """SIGSYS, 31, as runC tells of a signal."""
+    item = privilege._spec(farm, "trial-foreign")
+    with trial.prepared(farm, item):
+        folder = container.folder(farm, item.name) / "try"
+        with privilege.holding(folder, program.foreign()):
+            assert trial.foreground(farm, item.name).status == 128 + 31
+
+
+def small(lab: Lab, name: str, **changes: object) -> Spec:
+    """A trial container that only waits."""
+    return trial.spec(lab, name, "sleep", "60").model_copy(update=changes)
+
+
+@pytest.mark.root
+def test_a_hog_uses_no_more_processors_than_it_may(farm: Lab) -> None:
+    """Two programs that could use two processors have a tenth of one between them, as the kernel counts it."""
+    item = small(farm, "trial-hog", processors=0.1)
+    with trial.prepared(farm, item):
+        container.create(farm, item.name)
+        container.begin(farm, item.name)
+        started = time.monotonic()
+        with pytest.raises(CommandError):
+            spin = "while :; do :; done"
+            words = ("timeout", "2", "sh", "-c", f"({spin}) & {spin}")
+            container.execute(farm, item.name, *words)
+        used = cpu_seconds(item.cgroup)
+        assert 0 < used <= 0.1 * (time.monotonic() - started) + 0.15
+
+
+def cpu_seconds(path: str) -> float:
+    """The processor time of a control group, in either version."""
+    if nanoseconds := told(path, "cpuacct.usage", ""):
+        return nanoseconds / 1e9
+    return told(path, "cpu.stat", "usage_usec ") / 1e6
+
+
+#: Processes that make processes: as many as they can get, and none that ends of itself within the test.
+BOMB = "bomb() { bomb & bomb & sleep 60; }; bomb"
+#: Memory that is taken and kept.
+HOG = "tail /dev/zero"
+
+
+class Visitor:
+    """Asks the sites through the balancer while a block runs; what failed is in ``failed``. A request that a
+    replica lost is answered by a redirection to the same page, which is followed."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.asked = 0
+        self.failed: list[str] = []
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=lambda: inside(lab.netns or "", self._ask))
+
+    def __enter__(self) -> Visitor:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _ask(self) -> None:
+        while not self._done.is_set():
+            for site in self.lab.sites:
+                self.asked += 1
+                answers = [self._answer(site.name)]
+                while answers[-1] == "302" and len(answers) < 5:  # as every browser does
+                    answers.append(self._answer(site.name))
+                if answers[-1] != "200":
+                    self.failed.append(f"{site.name}: {', '.join(answers)}")
+            time.sleep(0.02)
+
+    def _answer(self, site: str) -> str:
+        lab = self.lab
+        there = http.client.HTTPConnection(str(lab.gateway.ip), lab.proxy.port, timeout=20)
+        try:
+            there.request("GET", "/", headers={"Host": lab.host_name(site)})
+            return str(there.getresponse().status)
+        except (OSError, http.client.HTTPException) as error:
+            return str(error)
+        finally:
+            there.close()
+
+
+@pytest.mark.root
+def test_a_fork_bomb_and_a_memory_hog_leave_the_sites_up(farm: Lab) -> None:
+    """Each in another replica: both limits are reached, every page is there meanwhile, and when the two
+    were mended no process is left of either."""
+    first, second = farm.replicas_of("red")[0], farm.replicas_of("blue")[0]
+    before = set(container.states(farm))
+    with Visitor(farm) as visitor:
+        run_in(farm, first.name, BOMB)
+        run_in(farm, second.name, HOG)
+        own = [f"{container.cgroup(farm)}/{replica.name}" for replica in (first, second)]
+        until(lambda: told(own[0], "pids.events", "max "))
+        until(
+            lambda: (
+                told(own[1], "memory.oom_control", "oom_kill ")
+                or told(own[1], "memory.events", "oom_kill ")
+            )
+        )
+        most = len(groups.processes(own[0]))
+        for replica in (first, second):
+            container.kill(farm, replica)
+        up.replicas(farm)
+    assert most <= 256
+    assert visitor.asked > 20
+    assert visitor.failed == []
+    assert set(container.states(farm)) == before
+    for replica in (first, second):
+        left = groups.processes(f"{container.cgroup(farm)}/{replica.name}")
+        assert 0 < len(left) < 20
+
+
+def run_in(lab: Lab, name: str, script: str) -> None:
+    """A script goes on in a replica, as whoever the web server is."""
+    words = container.runc(lab, "exec", "--detach", name, "sh", "-c", script)
+    run.run(words, output=container.folder(lab, name) / "hog.log")
+
+
+def told(path: str, name: str, word: str) -> int:
+    """How often the kernel has had to keep to a group's limit, as it counts that in a file of the group's."""
+    files = [folder / name for folder in groups.folders(path) if (folder / name).exists()]
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    return max((int(line.removeprefix(word)) for line in lines if line.startswith(word)), default=0)
+
+
+@pytest.mark.root
+def test_nothing_stays_of_the_trials(farm: Lab) -> None:
+    """The journal has the farm's own things alone."""
+    entries = Journal.of(farm).standing()
+    assert not [entry for entry in entries if "trial-" in json.dumps(entry.what)]
