@@ -14,7 +14,7 @@ class Check(BaseModel):
     assignment that it answers (``R10``); ``again`` is a command or an address that shows it again.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     name: str
     expected: str

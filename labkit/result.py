@@ -41,7 +41,7 @@ FIGURE_MIME = "application/vnd.labkit.figure+json"
 class Record(BaseModel):
     """A frozen value with a JSON round trip; an unknown key is a damaged file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Column(Record):

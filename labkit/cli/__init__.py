@@ -7,6 +7,7 @@ command line that is none, and 128 and the signal's number after a signal.
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -20,10 +21,13 @@ __all__ = ["app", "main"]
 
 #: The modules whose import adds the commands, in the order in which --help lists them.
 COMMANDS = (batch, machine, page, project)
+#: labkit's records need no plugins of pydantic's, for which it would read what each installed package says of itself.
+NO_PLUGINS = ("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 
 def main() -> None:
     """The console script."""
+    os.environ.setdefault(*NO_PLUGINS)
     try:
         arguments = joined(sys.argv[1:])
     except ConfigError as error:

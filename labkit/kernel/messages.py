@@ -9,11 +9,15 @@ pyroute2 writes each time.
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec, module_from_spec
 from typing import Any
 
 #: linux/netlink.h: struct nlmsghdr (length, type, flags, number, port), struct nlattr (length, type), and the
@@ -90,7 +94,7 @@ def parts(data: bytes) -> Iterator[tuple[int, int, int, int, int]]:
 def read(data: bytes, kinds: frozenset[int] = frozenset()) -> Message:
     """A message as pyroute2 reads it; with ``kinds``, these types of its attributes alone. Pure."""
     (kind,) = struct.unpack_from("=H", data, 4)
-    made = _marshal().msg_map[kind]
+    made = _types()[kind]
     message = made(_cut(data, _start(made), kinds) if kinds else data)
     message.decode()
     return message
@@ -99,7 +103,7 @@ def read(data: bytes, kinds: frozenset[int] = frozenset()) -> Message:
 def kinds(kind: int, names: Iterable[str]) -> frozenset[int]:
     """The types of these attributes of a type of message, as pyroute2's table has them (some tables name
     the types, others have them in order)."""
-    table = _marshal().msg_map[kind].nla_map
+    table = _types()[kind].nla_map
     numbered = [item[:2] if isinstance(item[0], int) else (n, item[0]) for n, item in enumerate(table)]  # fmt: skip
     return frozenset(number for number, name in numbered if name in set(names))
 
@@ -113,8 +117,13 @@ def error(data: bytes) -> OSError | None:
     """What an answer to a request says, None when it was done; the words are the kernel's own."""
     if struct.unpack_from("=i", data, HEADER.size)[0] == 0:
         return None
-    (message,) = _reader().parse(data)
-    return OSError(*message["header"]["error"].args)
+    _types()
+    from pyroute2.netlink import nlmsgerr
+
+    message = nlmsgerr(data)
+    message.decode()
+    code = abs(message["error"])
+    return OSError(code, message.get_attr("NLMSGERR_ATTR_MSG") or os.strerror(code))
 
 
 def _shape(given: Sequence[tuple[str, Any]], values: list[Value]) -> tuple[Any, ...]:
@@ -170,7 +179,7 @@ def _writer(cell: Any) -> Callable[[Value], bytes] | None:
 
 def _encoded(request: Request, flags: int, number: int) -> Any:
     """The message that pyroute2 wrote."""
-    message = _marshal().msg_map[request.kind]()
+    message = _types()[request.kind]()
     for name, value in request.fields.items():
         message[name] = value
     message["attrs"] = list(request.attributes)
@@ -200,13 +209,34 @@ def _cut(data: bytes, start: int, kinds: frozenset[int]) -> bytes:
 
 
 @cache
-def _marshal() -> Any:
-    """pyroute2's reader of rtnetlink's messages, which also knows each type's class."""
-    from pyroute2.netlink.rtnl.marshal import MarshalRtnl
+def _types() -> Mapping[int, Any]:
+    """pyroute2's classes of the messages, by their types: those of requests, of their answers and of what goes."""
+    _lazily("pyroute2")
+    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+    from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+    from pyroute2.netlink.rtnl.ndmsg import ndmsg
+    from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-    return MarshalRtnl
+    first = {16: ifinfmsg, 20: ifaddrmsg, 24: rtmsg, 28: ndmsg}
+    return {kind + more: made for kind, made in first.items() for more in range(3)}
 
 
-@cache
-def _reader() -> Any:
-    return _marshal()()
+def _lazily(name: str) -> None:
+    """The modules of a package can be imported without the package itself, which imports them all, servers and
+    databases among them: its own code runs when somebody asks it for a name."""
+    spec = find_spec(name)
+    if name in sys.modules or spec is None or spec.loader is None:
+        return
+    package, loader = module_from_spec(spec), spec.loader
+
+    def missing(asked: str) -> Any:
+        if asked.startswith("__"):
+            raise AttributeError(asked)
+        if find_spec(f"{name}.{asked}"):
+            return import_module(f"{name}.{asked}")
+        vars(package).pop("__getattr__", None)
+        loader.exec_module(package)
+        return getattr(package, asked)
+
+    vars(package)["__getattr__"] = missing
+    sys.modules[name] = package

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
-from pathlib import Path
 
 #: Fields of /proc/pid/stat after the program's name: the state, the terminal, the time of the start.
 STATE, TERMINAL, STARTED = 0, 4, 19
@@ -24,17 +24,17 @@ def lives(pid: int, started: int) -> bool:
 def marked(marker: str) -> tuple[int, ...]:
     """The processes that were given the path ``marker`` with an option, and have no terminal; parents
     first. An editor in which somebody looks at that file is none of them."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and is_marked(int(entry.name), marker):
-            found.append(int(entry.name))
-    return tuple(sorted(found))
+    pids = (int(name) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208 - names alone
+    return tuple(sorted(pid for pid in pids if is_marked(pid, marker)))
 
 
 def is_marked(pid: int, marker: str) -> bool:
     """Whether that process is one of them."""
     try:
-        words = _command_line(pid).decode(errors="replace").split("\0")
+        line = _command_line(pid)
+        if marker.encode() not in line:  # most, and there are hundreds
+            return False
+        words = line.decode(errors="replace").split("\0")
         given = any(
             word.endswith(f"={marker}") or (before.startswith("-") and word == marker)
             for before, word in itertools.pairwise(words)
@@ -47,11 +47,11 @@ def is_marked(pid: int, marker: str) -> bool:
 def _command_line(pid: int) -> bytes:
     """What the process was called with. For a moment after execve(2) has begun it has none yet: it is
     looked at again. A kernel's thread and a zombie, which have no program either, stay without."""
-    path = Path(f"/proc/{pid}/cmdline")
     for _ in range(BEGINNING):
-        if found := path.read_bytes():
-            return found
-        Path(f"/proc/{pid}/exe").readlink()
+        with open(f"/proc/{pid}/cmdline", "rb", buffering=0) as file:  # noqa: PTH123 - looked at for many
+            if found := file.read():
+                return found
+        os.readlink(f"/proc/{pid}/exe")  # noqa: PTH115
         time.sleep(0.002)
     return b""
 

@@ -43,16 +43,22 @@ class Choice:
     def parameters(self) -> dict[str, Any]:
         """All parameters given, by their flat names; the last of a name counts."""
         from labkit.lab import PARAMETERS
-        from labkit.report.notebook import pair
 
         flat = {key: name for name, key in PARAMETERS.items()}
-        given = dict(pair(setting) for setting in self.settings)
+        given = self._pairs() if self.settings else {}
         named = {"lab_name": self.lab_name, "netns": self.netns}
         return {
             **{flat.get(name, name): value for name, value in given.items()},
             **{name: value for name, value in named.items() if value is not None},
             **({"offline": True} if self.offline else {}),
         }
+
+    def _pairs(self) -> dict[str, Any]:
+        from labkit.report.notebook import (
+            pair,
+        )  # which reads notebooks: more to import than most commands need
+
+        return dict(pair(setting) for setting in self.settings)
 
     def lab(self, *, others: bool = False) -> Lab:
         """The lab; ``others``: parameters that it does not have may be a notebook's own."""

@@ -11,6 +11,8 @@ from labkit.checks import Check
 from labkit.errors import LabkitError
 from labkit.farm import container, dns, host, network, proxy
 from labkit.farm.links import topology
+from labkit.farm.names import question
+from labkit.farm.names.zone import mark
 from labkit.journal import Entry, Journal, lock
 from labkit.lab import Lab
 from labkit.report.ending import end_notebooks, markers
@@ -42,7 +44,8 @@ def status(lab: Lab) -> Outcome[Standing]:
     seen = network.observe(lab)
     wiki = server.status(lab)
     names = [name for name, state in states.items() if state.status == "running"]
-    zone, balancer = _holds(dns.checks, lab), _holds(proxy.checks, lab)
+    zone = question.knows(lab, mark(lab))
+    balancer = _holds(proxy.checks, lab)
     rows: list[dict[str, Cell]] = [
         {
             "part": "bridge",

@@ -260,7 +260,7 @@ def main() -> None:
     given = parser.parse_args()
     if not given.here:
         run.replace(python_on_it(__spec__.name, "--here", *sys.argv[1:]))
-    messages._marshal()  # which the processes of their own need not import again
+    messages._types()  # which the processes of their own need not import again
     sys.exit(bool(measure(given)))
 
 
