@@ -31,6 +31,8 @@ AROUND = (
     "labkit.kernel.calls:unmount",
     "labkit.run:run",
 )
+#: The exit status of a process of :func:`apart` that was interrupted.
+INTERRUPTED = 130
 #: A stroke: what the point is called, and what is done of it before the process is cut off within it.
 Stroke = Callable[[str, Callable[[], object] | None], None]
 
@@ -174,6 +176,8 @@ def _child(action: Callable[[], Any], writing: int) -> int:
     os.set_inheritable(writing, False)
     try:
         said, status = action(), 0
+    except KeyboardInterrupt:
+        said, status = "", INTERRUPTED
     except BaseException as error:
         said, status = f"{error!s}\n{''.join(traceback.format_exception(error))[-1500:]}", 1
     with os.fdopen(writing, "w") as file:

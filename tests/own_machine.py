@@ -18,6 +18,8 @@ sed 's/^[^ ]* [^ ]* [^ ]* [^ ]* \\([^ ]*\\) .*/\\1/' /proc/self/mountinfo | grep
     sort --reverse | while read -r place; do umount --lazy "$place" || true; done
 mount -t tmpfs -o mode=0755 tmpfs /run
 mkdir /run/own /run/project
+cp --archive /etc /run/etc
+mount --bind /run/etc /etc
 mount --bind "$1" /run/project
 mount -t tmpfs -o mode=1777 tmpfs /tmp
 ip link set lo up

@@ -1,8 +1,8 @@
 """labkit killed at every step, and what becomes of it; run by hand, as root:
 
-    .venv/bin/python -m tests.benchmarks.killed [apply] [change] [down] [--every N] [--sample N] [--seed S] [--both]
+    .venv/bin/python -m tests.benchmarks.killed [apply] [change] [down] [--every N] [--sample N] [--seed S] [--both] [--signal TERM]
 
-Killed (SIGKILL) at each point of :mod:`tests.killing`, its children left as they are: ``apply`` of a farm
+Killed (SIGKILL, or SIGTERM, or interrupted as by Ctrl-C: INT) at each point of :mod:`tests.killing`, its children left as they are: ``apply`` of a farm
 from nothing; ``apply`` of a change (a site more, a replica less, another subnet); ``down``. After each point
 of the journal, once, ``apply`` again and ``down``; and once ``down`` alone; at the points between, either of
 them in turn (``--both``: both). The farm must answer after the one, and the machine have the
@@ -13,9 +13,11 @@ its own (:mod:`tests.own_machine`), on which the lab is on *the machine itself*.
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import secrets
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,9 +33,11 @@ from labkit.report import standing
 from tests import inventory, killing
 from tests.conftest import CACHE
 from tests.inventory import Inventory
+from tests.killing import INTERRUPTED
 from tests.own_machine import PLACE, python_on_it
 
-SIGKILL = -9
+#: How the process that is cut off may end: by SIGKILL or SIGTERM, by KeyboardInterrupt, or before its point.
+ENDS = {"KILL": (-9,), "TERM": (-15,), "INT": (INTERRUPTED, 0)}
 #: Control groups and the cache are shared with the machine that this one is on.
 NAME = f"k{secrets.token_hex(3)}"
 
@@ -157,18 +161,24 @@ class Tally:
         print(f"FAILED {where}\n{problem}", flush=True)
 
 
-def one(work: Work, number: int, *, again: bool, baseline: Baseline, where: str, tally: Tally) -> None:  # fmt: skip
+def one(
+    work: Work, number: int, *, sig: str, again: bool, baseline: Baseline, where: str, tally: Tally
+) -> None:
     """One run: killed there; then applied again (or not), and taken down; and what is left."""
     done(work.before)
 
+    def strike() -> None:
+        os.kill(os.getpid(), signal.Signals[f"SIG{sig}"])
+
     def cut() -> None:
-        killing.install(killing.Cut(number))
+        killing.install(killing.Cut(number, strike))
         work.act()
 
     ended = killing.apart(lambda: _said(cut()))
     tally.runs += 1
     tally.unkilled += ended.status == 0  # threads take turns: there were fewer points this time
-    problems = [] if ended.status in (0, SIGKILL) else [f"ended with {ended.status}: {ended.said}"]
+    fine = ended.status in (0, *ENDS[sig])
+    problems = [] if fine else [f"ended with {ended.status}: {ended.said}"]
     for action in (up, down) if again else (down,):
         found = killing.apart(lambda action=action: action(work.wanted))  # type: ignore[misc]
         if found.status:
@@ -232,7 +242,15 @@ def measure(given: argparse.Namespace) -> int:
                 where = f"{work.name}, point {number}: {listed[number - 1]}; then {then}"
                 if given.verbose:
                     print(where, flush=True)
-                one(work, number, again=again, baseline=before, where=where, tally=tally)
+                one(
+                    work,
+                    number,
+                    sig=given.signal,
+                    again=again,
+                    baseline=before,
+                    where=where,
+                    tally=tally,
+                )
         took = time.monotonic() - began
         print(
             f"{work.name}: {len(listed)} points, {len(steps)} of them of the journal; killed at "
@@ -255,6 +273,7 @@ def main() -> None:
     parser.add_argument("--both", action="store_true")
     parser.add_argument("--sample", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--signal", choices=ENDS, default="KILL")
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
