@@ -1,13 +1,14 @@
-"""Farms of N replicas, from nothing to HTTP 200 on all and down again, beside podman; run by hand, as root:
+"""Farms of N replicas, from nothing to HTTP 200 on all and down again, beside podman and docker; run by hand, as root:
 
-    .venv/bin/python -m tests.benchmarks.farm [6 30 120] [--runs 3] [--no-podman]
+    .venv/bin/python -m tests.benchmarks.farm [1 6 30 120] [--runs 3] [--peers podman,docker] [--docker FOLDER]
 
 In one run, one after the other and as often as is asked for: labkit; its replicas' processes alone, by ``runc
-run`` in four threads on bundles and links that stand (the floor); and podman with the same image, the
-same runC and one bridge, four at a time. The images are there before. Everything is in network
-namespaces and folders of the benchmark's own. Each figure is the median, in seconds; ``cpu`` is what
-this process, the programs that it started and the containers used of the processors meanwhile: it says
-more than the time on a machine that does something else besides.
+run`` in four threads on bundles and links that stand (the floor); and podman and docker
+(:mod:`tests.benchmarks.peers`) with the same image, the same runC and one bridge, four at a time, up to
+``--peers-up-to`` containers (30). The images are there before. Everything is in network namespaces and folders of the
+benchmark's own. Each figure is the median, in seconds; ``cpu`` is what this process, the programs that it
+started and the containers used of the processors meanwhile: it says more than the time on a machine that does
+something else besides. A table in Markdown comes last.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import os
 import re
 import resource
 import secrets
+import shutil
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
@@ -36,11 +37,16 @@ from labkit.kernel import netns, requests, seen
 from labkit.kernel.netlink import Netlink
 from labkit.lab import Replica
 from labkit.report import standing
+from tests.benchmarks import peers
 from tests.conftest import CACHE, open_place
 
 PATIENCE = 60.0
 SUBNET = "10.64.0.0/16"
 Figures = dict[str, list[float]]
+#: A peer, opened: its image, its network and, where it needs one, its daemon are there in the block.
+Opened = Callable[[Lab, Path, Path, str], AbstractContextManager[tuple[peers.Call, str]]]
+#: What the table at the end compares.
+COMPARED = ("up", "up cpu", "check", "nothing to do", "down", "MiB a replica")
 
 
 class Clock:
@@ -125,6 +131,9 @@ def labkit(folder: Path, count: int, clock: Clock) -> None:
         assert result.holds
         assert result.changed
         clock.note("MiB a replica", memory(lab))
+        with clock.measuring("check"):
+            assert len([item for item in container.states(lab).values() if item.pid]) == count
+            all_answer(lab, [replica.address for replica in lab.farm], lab.netns)
         with clock.measuring("nothing to do"):
             assert not up.replicas(lab).changed
         _command(folder, clock, "status")
@@ -162,48 +171,34 @@ def _floor(lab: Lab, clock: Clock) -> None:
         all_answer(lab, [replica.address for replica in lab.farm], lab.netns)
 
 
-def podman(folder: Path, count: int, clock: Clock) -> None:
-    """The same with podman: the image pulled from the layout, a network of its own, four at a time."""
+def peer(by: str, tool: Opened, folder: Path, count: int, clock: Clock) -> None:
+    """The same with another program: its image, network and daemon are there, the containers are made four at a
+    time. Looking is asking it and them; what runs is started again, which is nothing to do."""
     lab = lab_of(folder, count)
     clock.group = f"/{lab.name}"
-    own = folder / "podman"
-    words = ["podman", "--root", f"{own}/root", "--runroot", f"{own}/run", "--tmpdir", f"{own}/tmp",
-             "--network-config-dir", f"{own}/net", "--cgroup-manager", "cgroupfs", "--runtime", "runc",
-             "--events-backend", "none"]  # fmt: skip
-    call = partial(_podman, words, lab.netns)
     names = [f"{lab.name}-{number}" for number in range(count)]
     first = lab.subnet[256]
     addresses = [IPv4Address(int(first) + number) for number in range(count)]
     try:
         layout = image.build(lab).value.layout
         host.create_namespace(lab, lab.host.netns)
-        call("pull", "--quiet", f"oci:{layout}:red")
-        found = call("images", "--quiet").split()[0]
-        call("network", "create", "--subnet", SUBNET, lab.name)
+        with tool(lab, folder, Path(layout), SUBNET) as (call, found):
 
-        def start(number: int) -> None:
-            call("run", "--detach", "--quiet", "--name", names[number], "--network", lab.name,
-                 "--ip", str(addresses[number]), "--env", f"LABKIT_REPLICA={names[number]}",
-                 "--cgroup-parent", f"/{lab.name}", "--log-driver", "none", "--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096",
-                 found, "apache2", "-D", "FOREGROUND")  # fmt: skip
+            def start(number: int) -> None:
+                peers.start(call, lab, found, names[number], str(addresses[number]))
 
-        with clock.measuring("up"):
-            run.spread(start, range(count))
-            all_answer(lab, addresses, lab.netns)
-        with clock.measuring("down"):
-            run.spread(lambda name: call("rm", "--force", "--time", "0", name), names)
+            with clock.measuring("up"):
+                run.spread(start, range(count))
+                all_answer(lab, addresses, lab.netns)
+            with clock.measuring("check"):
+                assert len(call("ps", "--quiet").split()) == count
+                all_answer(lab, addresses, lab.netns)
+            with clock.measuring("nothing to do"):
+                call("start", *names)
+            with clock.measuring("down"):
+                run.spread(lambda name: call(*peers.REMOVE[by], name), names)
     finally:
-        call("rm", "--all", "--force", "--time", "0")
-        call("network", "rm", "--force", lab.name)
-        for point in sorted(undo.mount_points(), reverse=True):
-            if point.startswith(f"{own}/"):
-                run.run(["umount", "--lazy", point])
-        groups.end(f"/{lab.name}")
         assert undo.unmake_all(lab)[1] == ()
-
-
-def _podman(words: Sequence[str], namespace: str | None, *more: str) -> str:
-    return run.run([*words, *more], netns=namespace, timeout=120).stdout
 
 
 def cut(count: int, clock: Clock) -> None:
@@ -253,25 +248,62 @@ def tell(title: str, figures: Figures) -> None:
         print(f"  {name:16} {statistics.median(figures[name]):8.3f}{more}   ({values})", flush=True)
 
 
+def table(found: Mapping[int, Mapping[str, Figures]]) -> str:
+    """The medians as a Markdown table: seconds, and how many times as long as labkit's they are. Pure."""
+    lines = [f"| containers | by | {' | '.join(COMPARED)} |", "| --- " * (len(COMPARED) + 2) + "|"]
+    for count, tools in found.items():
+        own = tools["labkit"]
+        for name, figures in tools.items():
+            cells = [_cell(figures, own if name != "labkit" else {}, what) for what in COMPARED]
+            lines.append(f"| {count} | {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(figures: Figures, own: Figures, what: str) -> str:
+    if what not in figures:
+        return "–"
+    took = statistics.median(figures[what])
+    ratio = f" ({took / statistics.median(own[what]):.1f} ×)" if what in own else ""
+    return f"{took:.2f}{ratio}"
+
+
+def tools(given: argparse.Namespace) -> dict[str, Opened]:
+    """The peers that there are; the others are named."""
+    path = peers.docker_there(given.docker)
+    there: dict[str, Opened | None] = {
+        "podman": peers.podman if shutil.which("podman") else None,
+        "docker": partial(peers.docker, path=path) if path else None,
+    }
+    for name in [name for name, tool in there.items() if tool is None]:
+        print(f"{name}: not installed")
+    return {name: tool for name, tool in there.items() if tool and name in given.peers.split(",")}
+
+
 def main() -> None:
-    """Prints the figures of each size."""
+    """Prints the figures of each size, and a table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("sizes", nargs="*", type=int, default=[6, 30, 120])
+    parser.add_argument("sizes", nargs="*", type=int, default=[1, 6, 30, 120])
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--links", type=int, default=500)
-    parser.add_argument("--no-podman", action="store_true")
+    parser.add_argument("--peers", default="podman,docker")
+    parser.add_argument("--peers-up-to", type=int, default=30, metavar="N")
+    parser.add_argument("--docker", type=Path, metavar="FOLDER")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory():
-        for count in given.sizes:
-            tell(f"labkit, {count} replicas", measured(labkit, count, given.runs))
-            if not given.no_podman:
-                tell(f"podman, {count} containers", measured(podman, count, given.runs))
+    others = tools(given)
+    found: dict[int, dict[str, Figures]] = {}
+    for count in given.sizes:
+        found[count] = {"labkit": measured(labkit, count, given.runs)}
+        tell(f"labkit, {count} replicas", found[count]["labkit"])
+        for name, tool in others.items() if count <= given.peers_up_to else ():
+            found[count][name] = measured(partial(peer, name, tool), count, given.runs)
+            tell(f"{name}, {count} containers", found[count][name])
     clock = Clock("")
     for _ in range(given.runs):
         cut(given.links, clock)
     tell("links", clock.figures)
+    print(f"\n{table(found)}")
 
 
 if __name__ == "__main__":
