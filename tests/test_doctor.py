@@ -242,3 +242,16 @@ def test_a_blocked_machine_says_so_on_the_command_line(tmp_path: Path) -> None:
         )  # fmt: skip
     blockers = json.loads(done.stdout)["value"]["blockers"]
     assert "doctor.ports.wiki" in [blocker["check"] for blocker in blockers]
+
+
+@pytest.mark.parametrize("known", [None, "allow log"])
+def test_a_kernel_that_filters_no_calls_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: str | None
+) -> None:
+    """It has no such file, or cannot refuse a call in it."""
+    monkeypatch.setattr(kernel, "FILTERS", tmp_path / "actions_avail")
+    if known is not None:
+        kernel.FILTERS.write_text(known)
+    with pytest.raises(MachineError, match="cannot refuse") as caught:
+        kernel.system_calls(Lab())
+    assert caught.value.code == "machine.no-seccomp"

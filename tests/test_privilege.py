@@ -22,6 +22,7 @@ from labkit.farm.runc import fences, limits, seccomp, trial
 from labkit.farm.runc.bundle import Spec
 from labkit.farm.runc.seccomp import Work
 from labkit.journal import Journal
+from labkit.lab import Replica
 from tests.waiting import until
 from tests.whole_farm import standing
 
@@ -208,20 +209,32 @@ def test_nothing_that_is_tried_from_inside_comes_about(farm: Lab) -> None:
 
 
 @pytest.mark.root
-def test_an_attempt_that_comes_about_fails_its_check(
+def test_a_call_that_the_filter_lets_through_fails_its_check(
     farm: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the filter the kernel is asked, with a writable root the file is written."""
-    real = container.replica_spec
-    monkeypatch.setattr(
-        seccomp, "profile", lambda _: {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}
-    )
-    monkeypatch.setattr(
-        container, "replica_spec",
-        lambda *given: real(*given).model_copy(update={"readonly": False}),
-    )  # fmt: skip
+    """Whatever the kernel itself then says to it."""
+    everything = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}
+    monkeypatch.setattr(seccomp, "profile", lambda _: everything)
     names = {check.name for check in failed(privilege.confined(farm).checks)}
-    assert {"container.confined.server.call", "container.confined.root.write"} <= names
+    assert {"container.confined.server.call", "container.confined.root.call"} <= names
+
+
+@pytest.mark.root
+def test_a_file_that_can_be_written_fails_its_check(
+    farm: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a root file system that is not read-only: by root everywhere, by others in /tmp."""
+    real = container.replica_spec
+
+    def writable(lab: Lab, replica: Replica) -> Spec:
+        return real(lab, replica).model_copy(update={"readonly": False})
+
+    monkeypatch.setattr(container, "replica_spec", writable)
+    found = failed(privilege.confined(farm).checks)
+    assert {check.name for check in found} == {
+        "container.confined.server.write", "container.confined.root.write",
+    }  # fmt: skip
+    assert "/tmp/new" in found[0].seen
 
 
 @pytest.mark.root

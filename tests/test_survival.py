@@ -154,7 +154,7 @@ BROKEN: dict[str, tuple[dict[str, str], tuple[str, ...], set[str], str]] = {
         {"usr/bin/rotatelogs": "#!/bin/sh\nexec cat >/dev/null\n"},
         (),
         {"rotation"},
-        "nothing in the access log",
+        "nothing in the access",
     ),
     "a program of the session": ({}, ("usr/bin/hostname",), {"ssh"}, "root"),
     "the ssh server": ({}, ("usr/sbin/sshd",), SSH, "sshd"),

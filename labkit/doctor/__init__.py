@@ -58,6 +58,8 @@ NEEDS = (
     Need("users", "a user namespace for each container, where it can be had", kernel.users,
          "unshare --user true"),
     Need("cgroups", "mounted, and writable for root", kernel.cgroups, "grep cgroup /proc/mounts"),
+    Need("filter", "the kernel filters system calls", kernel.system_calls,
+         "cat /proc/sys/kernel/seccomp/actions_avail"),
     Need("python", "3.11 or later", programs.python, "python3 --version"),
     Need("firewall", "known, not needed: nftables, to keep replicas apart", kernel.firewall,
          "unshare --net nft add table bridge x"),

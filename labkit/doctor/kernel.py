@@ -18,6 +18,9 @@ from labkit.lab import Lab
 #: What may be made in a network namespace, as arguments of ``ip link add``.
 LINKS = (("v0", "type", "veth", "peer", "name", "v1"), ("b0", "type", "bridge"))
 
+#: What the kernel's filter of system calls knows to do.
+FILTERS = Path("/proc/sys/kernel/seccomp/actions_avail")
+
 
 def root(lab: Lab) -> str:
     """Who is asking; :class:`MachineError` for anybody but root."""
@@ -55,6 +58,20 @@ def users(lab: Lab) -> str:
     if reason := idmap.without(lab):
         return f"user namespace: no, because {reason}"
     return f"user namespace: yes, ids from {idmap.FIRST * IDS} on, {IDS} for each container"
+
+
+def system_calls(lab: Lab) -> str:
+    """What the kernel can answer to a call that a container must not make (proc(5), seccomp(2))."""
+    known = FILTERS.read_text().split() if FILTERS.exists() else []
+    if "errno" not in known:
+        raise MachineError(
+            "seccomp",
+            "this kernel cannot refuse single system calls: runc starts no container with such a list",
+            "a kernel with CONFIG_SECCOMP_FILTER, as Debian's is",
+            f"cat {FILTERS}",
+            code="machine.no-seccomp",
+        )
+    return f"it can: {', '.join(known)}"
 
 
 def cgroups(lab: Lab) -> str:

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from labkit.checks import Check, equal
 from labkit.display import human_bytes
 from labkit.farm import container
-from labkit.farm.runc import trial
+from labkit.farm.runc import limits, trial
+from labkit.farm.runc.bundle import Spec
 from labkit.journal import lock
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, Table, action
 
 #: The controllers whose limits are looked at, with the file of a limit in cgroup v1 and in v2
 #: (Linux, Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst).
-LIMITS = {"memory": ("memory.limit_in_bytes", "memory.max"), "pids": ("pids.max", "pids.max")}
+LIMITS = {
+    "memory": ("memory.limit_in_bytes", "memory.max"),
+    "pids": ("pids.max", "pids.max"),
+    "cpu": ("cpu.cfs_quota_us", "cpu.max"),
+}
 
 
 class Groups(Record):
     """Control groups: the hierarchies mounted ('cgroup2' or a v1 controller), a container's own
-    groups, and its limits as the kernel has them ('' when it shows none)."""
+    groups, and its limits as the kernel has them ('' when it shows none): bytes, processes, and
+    microseconds of processor time in each :data:`labkit.farm.runc.limits.PERIOD`."""
 
     layout: str
     hierarchies: tuple[str, ...]
     own: tuple[str, ...]
     memory: str
     processes: str
+    time: str = ""
 
 
 @action("container.cgroups")
@@ -39,11 +47,13 @@ def found(lab: Lab) -> Outcome[Groups]:
         pid = container.states(lab)[item.name].pid
         own = Path(f"/proc/{pid}/cgroup").read_text()
         files = [_limit_file(own, mounts, controller) for controller in LIMITS]
-        memory, processes = (file.read_text().strip() if file.exists() else "" for file in files)
+        memory, processes, time = (
+            file.read_text().split()[0] if file.exists() else "" for file in files
+        )
     hierarchies = mounted_groups(mounts)
     value = Groups(
         layout=layout(hierarchies), hierarchies=hierarchies, own=tuple(own.split()),
-        memory=memory, processes=processes,
+        memory=memory, processes=processes, time=time,
     )  # fmt: skip
     joined = {group(own, controller)[1] for controller in LIMITS}
     return Outcome(
@@ -51,7 +61,7 @@ def found(lab: Lab) -> Outcome[Groups]:
         subject=item.name,
         summary=f"Control groups are mounted ({value.layout}); the container's limits in them: "
         f"{human_bytes(int(memory)) if memory.isdigit() else 'all'} of memory, "
-        f"{processes or 'any number of'} processes.",
+        f"{processes or 'any number of'} processes, {_share(time)}.",
         checks=(
             Check(name="container.cgroups", expected="control groups are mounted",
                   seen=", ".join(hierarchies) or "none: install cgroupfs-mount and run it",
@@ -62,10 +72,25 @@ def found(lab: Lab) -> Outcome[Groups]:
                   again=f"cat {files[0]}"),
             equal("container.pids", str(item.pids), processes, rows=("I3",),
                   again=f"cat {files[1]}"),
+            *_time(item, time, files[2]),
         ),
         tables=(Table.of("cgroups", "The container's control groups (/proc/PID/cgroup)",
                          [{"group": line} for line in value.own]),),
     )  # fmt: skip
+
+
+def _time(item: Spec, time: str, file: Path) -> Iterator[Check]:
+    """Whether the limit of processor time is the kernel's, where that has one."""
+    if "processors" in item.kernel:
+        wanted = int(item.processors * limits.PERIOD)
+        yield equal("container.time", str(wanted), time, rows=("I3",), again=f"cat {file}")
+
+
+def _share(time: str) -> str:
+    """A limit of processor time in words. Pure."""
+    if not time.isdigit():
+        return "all processor time"
+    return f"{int(time) / limits.PERIOD:g} s of processor time a second"
 
 
 def group(own: str, controller: str) -> tuple[str, str]:

@@ -35,7 +35,8 @@ def default(config: Mapping[str, Any]) -> Default:
             "masked paths": f"{len(linux['maskedPaths'])}, and {len(linux['readonlyPaths'])} read-only",
             **_limits(linux["resources"]),
             "user namespace": _users(linux),
-            "network reach": "its port of the lab's own bridge",
+            # labkit.farm.isolation keeps to that, whatever config.json says
+            "network reach": "answers to the lab's host; of itself the lab's name server alone",
         },
     )
 
@@ -58,7 +59,7 @@ def _sys(config: Mapping[str, Any]) -> str:
 def _devices(config: Mapping[str, Any]) -> str:
     options = next(item["options"] for item in config["mounts"] if item["destination"] == "/dev")
     more = len(config["linux"].get("devices", ()))
-    kinds = f"the default ones and {more} more" if more else "the 7 default ones"
+    kinds = f"the default ones and {more} more" if more else "the default ones"
     return f"{kinds}; /dev {'read-only' if 'ro' in options else 'writable'}"
 
 
