@@ -17,7 +17,6 @@ from typing import Any, cast
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from labkit import addresses
-from labkit.addresses import block_width
 from labkit.complaints import Fault, explain, unknown
 from labkit.config import (
     PARAMETERS,
@@ -34,7 +33,7 @@ from labkit.config import (
 
 __all__ = [
     "COLOURS", "PARAMETERS", "RESERVED", "Lab", "Replica", "Site",
-    "block_width", "declared_names", "find_file", "ifname", "injected_names", "project_folder", "unknown",
+    "declared_names", "find_file", "ifname", "injected_names", "project_folder", "unknown",
 ]  # fmt: skip
 
 #: Names in the lab's zone that are not a site's.
@@ -127,13 +126,13 @@ class Lab(Configuration):
                     f"sites: {site.name} has {count} replicas and {len(site.weights)} weights: "
                     "give one weight for each replica",
                 )
-        counts = [site.replicas or self.replicas for site in self.sites]
-        addresses.check(self.network.subnet, counts)
-        if far := next((item.name for item in self.farm if len(item.name) > 63), ""):
+        addresses.check(self.network.subnet, [*self._counts.values()])
+        replicas = [f"{s}-{n}" for s, count in self._counts.items() for n in range(1, count + 1)]
+        if far := next((name for name in replicas if len(name) > 63), ""):
             raise Fault(
                 "label", f"sites: {far!r} is too long for a DNS label: shorten the site's name"
             )
-        for clash in {replica.name for replica in self.farm} & set(names):
+        for clash in set(replicas) & set(names):
             raise Fault(
                 "site-name", f"sites: {clash!r} is a site's name and a replica's: rename the site"
             )
@@ -181,26 +180,41 @@ class Lab(Configuration):
 
     @cached_property
     def farm(self) -> tuple[Replica, ...]:
-        """All replicas, site by site.
-
-        A replica's host number in the subnet is ``width * index + place`` (``site2-1`` of up to
-        nine sites: 12), so that a further replica or site moves nobody else's address.
-        """
-        width = block_width(len(self.sites))
+        """All replicas, site by site, each with the address that it has, or is to get
+        (:func:`labkit.addresses.allot`)."""
+        known, sites = self._known, self._counts
+        own = {f"{site}-{index}" for site, count in sites.items() for index in range(1, count + 1)}
+        others = [number for name, number in known.hosts.items() if name not in own]
+        taken = others if known.netns == self.host.netns else []
+        asked = {name: (self.numbers[name], count) for name, count in sites.items()}
+        found = addresses.allot(asked, self.subnet.num_addresses, known.hosts, taken)
         return tuple(
-            self._replica(site, place, index, width)
-            for place, site in enumerate(self.sites, 1)
-            for index in range(1, (site.replicas or self.replicas) + 1)
+            self._replica(site, index, found[f"{site.name}-{index}"])
+            for site in self.sites
+            for index in range(1, sites[site.name] + 1)
         )
 
-    def _replica(self, site: Site, place: int, index: int, width: int) -> Replica:
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """Each site's number, from 1, by its name: what its page, its colour and its addresses have."""
+        return addresses.numbered([site.name for site in self.sites], self._known.sites)
+
+    @cached_property
+    def _known(self) -> addresses.Allotment:
+        return addresses.remembered(self.addresses_file)
+
+    @property
+    def _counts(self) -> dict[str, int]:
+        """Each site's number of replicas."""
+        return {site.name: site.replicas or self.replicas for site in self.sites}
+
+    def _replica(self, site: Site, index: int, number: int) -> Replica:
         name = f"{site.name}-{index}"
-        address = IPv4Address(int(self.subnet.network_address) + width * index + place)
         return Replica(
             name=name,
             site=site.name,
             index=index,
-            address=address,
+            address=self.subnet[number],
             weight=site.weights[index - 1] if site.weights else 1,
             link=self.link_name(name),
             netns=f"{self.name}-{name}",
@@ -232,11 +246,11 @@ class Lab(Configuration):
 
     def title(self, site: Site) -> str:
         """What the site's page is headed with."""
-        return site.title or f"Site {self.places[site.name] + 1}: {site.name}"
+        return site.title or f"Site {self.numbers[site.name]}: {site.name}"
 
     def colour(self, site: Site) -> str:
         """The site's colour, ``#rrggbb``."""
-        return site.colour or COLOURS[self.places[site.name] % len(COLOURS)]
+        return site.colour or COLOURS[(self.numbers[site.name] - 1) % len(COLOURS)]
 
     # -- paths -------------------------------------------------------------------------------
 
@@ -264,6 +278,11 @@ class Lab(Configuration):
     def journal_file(self) -> Path:
         """The journal: what labkit has made on this machine for this lab."""
         return self.state_dir / "journal.jsonl"
+
+    @property
+    def addresses_file(self) -> Path:
+        """What says which addresses the replicas have, while the farm is up."""
+        return self.state_dir / "addresses" / "hosts.json"
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change whenever the description does (what is there is the same

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit import Lab
+from labkit.addresses import block_width
 from labkit.errors import ConfigError, StateError
-from labkit.lab import IFNAME_LENGTH, PARAMETERS, block_width, find_file, ifname
+from labkit.lab import IFNAME_LENGTH, PARAMETERS, find_file, ifname
 
 BAD_VALUES = [
     pytest.param({"replica": 2}, "did you mean 'replicas'", id="misspelt key"),

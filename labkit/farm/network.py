@@ -16,7 +16,7 @@ from labkit.checks import Check, equal
 from labkit.farm import container, host
 from labkit.farm.container import State
 from labkit.farm.isolation import guard, telling
-from labkit.farm.links import echo, topology, wiring
+from labkit.farm.links import allotment, echo, topology, wiring
 from labkit.farm.links.echo import Echo
 from labkit.farm.links.netlink import within
 from labkit.farm.links.topology import Port, Topology
@@ -47,6 +47,7 @@ def connect(lab: Lab) -> Outcome[Topology]:
     made = host.up(lab).changed
     with lock(lab.run_dir, "farm"):
         made = guard.widen(lab) or made
+        allotment.remember(lab, others=True)
         changed = wire(lab) or made
         seen = observe(lab)
     return Outcome(

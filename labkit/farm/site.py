@@ -159,7 +159,7 @@ def page(lab: Lab, site: Site) -> str:
     return _PAGE.substitute(
         title=html.escape(lab.title(site)),
         name=html.escape(lab.host_name(site.name)),
-        numeral=lab.places[site.name] + 1,
+        numeral=lab.numbers[site.name],
         colour=lab.colour(site),
         ink=ink_on(lab.colour(site)),
         variable=REPLICA_VARIABLE,

@@ -18,7 +18,7 @@ from labkit.farm.container import State
 from labkit.farm.convergence import answering, claims, removing, rolling
 from labkit.farm.convergence.looking import Look, is_unnamed, look
 from labkit.farm.isolation import guard
-from labkit.farm.links import stale
+from labkit.farm.links import allotment, stale
 from labkit.farm.names import instance as names
 from labkit.farm.planning.difference import Plan
 from labkit.farm.planning.resources import KINDS
@@ -81,6 +81,7 @@ def act(lab: Lab, plan: Plan, seen: Look) -> None:
     """Carries out the steps; the caller holds the ``farm`` lock and has called :func:`prepare`."""
     if plan.named("image"):
         prepare(lab, plan)
+    allotment.remember(lab, others=True)
     if plan.named("keys"):
         ssh.keys(lab)
     removing.elsewhere(lab, plan)
@@ -96,6 +97,7 @@ def act(lab: Lab, plan: Plan, seen: Look) -> None:
     elif plan.named("container", "remove"):
         rolling.leave(lab, plan.named("container", "remove"))
     removing.surplus(lab, plan)
+    allotment.remember(lab, others=False)
     if wired and _has_stale(plan):
         stale.remove(lab)
     if plan.named("firewall", "create", "change"):
