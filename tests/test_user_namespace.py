@@ -389,6 +389,15 @@ def test_where_it_cannot_be_had_it_is_said_and_done_without(
 
 
 @pytest.mark.root
+def test_a_file_system_that_cannot_shift_owners_is_named(make_lab: Callable[..., Lab]) -> None:
+    """Here the one of /sys, as the cache's; nothing is written to find out."""
+    lab = make_lab(cache="/sys/kernel/labkit")
+    assert "file system of" in idmap.refusal(lab)
+    assert "/sys/kernel cannot be shown with shifted owners" in idmap.refusal(lab)
+    assert not lab.state_dir.exists()
+
+
+@pytest.mark.root
 def test_two_labs_of_one_name_have_no_id_in_common(make_lab: Callable[..., Lab]) -> None:
     """What the second notes is none of the first's, even where they would have looked for the same."""
     one, two = make_lab(sites=["red"]), make_lab(sites=["red"])

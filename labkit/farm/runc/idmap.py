@@ -186,17 +186,16 @@ _tried: dict[tuple[Path, Path], str] = {}
 
 
 def _refusal(lab: Lab) -> str:
-    own = [lab.state_dir, lab.cache_dir]
-    places = [_standing(path) for path in own]
+    places = [_standing(path) for path in (lab.state_dir, lab.cache_dir)]
     if places[0].stat().st_dev == places[1].stat().st_dev:
-        del own[1]
+        del places[1]
     for place in (places[0], *places[0].parents):
         if not place.stat().st_mode & 0o001:
             return f"{place} is closed to others, and so to a container's root (chmod o+x {place})"
     if hidden := covered(Path("/proc/self/mountinfo").read_text()):
         return f"where a part of /proc is covered the kernel gives no new one: {hidden}"
     try:
-        overlay.require_shifted(lab, *own)
+        overlay.require_shifted(*places)
     except OSError as error:
         return f"{_part(str(error.filename), places)}: {error.strerror}"
     return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -69,23 +68,14 @@ def mount_all(roots: Sequence[Root]) -> None:
     run.spread(lambda group: netns.alone(_mount_shifted, group), [part for part in groups if part])
 
 
-def require_shifted(lab: Lab, *below: Path) -> None:
-    """An overlay can be mounted on folders in these of the lab's own with owners of its own, tried as :func:`require` does.
+def require_shifted(*below: Path) -> None:
+    """An overlay can be mounted on folders like these with owners of its own: tried on them, in memory, where
+    nobody sees it. Nothing is written anywhere.
 
     Raises :class:`OSError` where the kernel or one of their file systems cannot, with a few words that say
     what of it was tried in its ``filename``.
     """
-    with ExitStack() as made:
-        places = [made.enter_context(attempt.folder(lab, place)) for place in below]
-        for part in ("upper", "scratch", "target"):
-            (places[0] / part).mkdir()
-            os.chown(places[0] / part, FOREIGN, FOREIGN)
-        lower = []
-        for number, place in enumerate(places):
-            (place / "lower").mkdir()
-            (place / "lower" / str(number)).touch()
-            lower.append(place / "lower")
-        netns.alone(_try_shifted, Root(lower, places[0], places[0] / "target", FOREIGN))
+    netns.alone(_try_shifted, below)
 
 
 def _mount(root: Root) -> None:
@@ -182,15 +172,24 @@ def _try(folder: Path, place: Path) -> None:
         raise _refused(error, place, options, target) from None
 
 
-def _try_shifted(root: Root) -> None:
-    """The same with shifted owners; whether they are seen so."""
+def _try_shifted(below: Sequence[Path]) -> None:
+    """In a thread that ends and takes along what is mounted: all of it in a file system in memory."""
     _leave()
     with ExitStack() as opened:
-        below = {place: _descriptor(opened, place, os.O_PATH) for place in root.lower}
-        _shifted(opened, root, below)
-        names = [str(number) for number in range(len(root.lower))]
-        if any((root.target / name).stat().st_uid != root.ids for name in names):
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), "overlay")
+        folders = [_descriptor(opened, place, os.O_PATH) for place in below]
+        own = below[0]
+        calls.mount("tmpfs", own, "tmpfs")
+        namespace = opened.enter_context(users.opened(FOREIGN))
+        for number, folder in enumerate(folders):
+            mounted = calls.mount_copied(folder)
+            opened.callback(os.close, mounted)
+            calls.mount_shifted(mounted, namespace)
+            (own / str(number)).mkdir()
+            calls.mount_placed(mounted, own / str(number))
+        for part in ("upper", "scratch", "target"):
+            (own / part).mkdir()
+        lower = [own / str(number) for number in range(len(folders))]
+        calls.mount("overlay", own / "target", "overlay", options=_options(lower, own))
 
 
 def _options(lower: Sequence[Path], own: Path) -> str:
