@@ -25,6 +25,7 @@ from typing import IO, TypeVar
 
 from labkit import interrupting
 from labkit.errors import CommandError, CommandTimeoutError, MachineError, typed
+from labkit.kernel import processes
 
 log = logging.getLogger("labkit.run")
 
@@ -131,6 +132,8 @@ def run(
     with process:  # which closes its streams, however it ends
         try:
             with interrupting.ended_by(partial(_end, process)):
+                if output is not None and not processes.ended(process.pid, timeout):
+                    raise subprocess.TimeoutExpired(full, timeout)
                 if on_line is None:
                     out, err = process.communicate(stdin, timeout=timeout)
                 else:
@@ -293,6 +296,5 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 def _record(done: Done) -> None:
     log.debug("%s -> %d in %.3f s", shlex.join(done.argv), done.status, done.seconds)
-    trace = _trace.get()
-    if trace is not None:
+    if (trace := _trace.get()) is not None:
         trace.append(done)

@@ -278,3 +278,11 @@ def test_becoming_another_program_keeps_the_process() -> None:
     code = "import os; from labkit import run; run.replace(['sh', '-c', 'echo $PPID $X'], env={'X': 'x'})"
     done = run.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
     assert done.stdout.split() == [str(os.getpid()), "x"]
+
+
+def test_a_program_whose_output_goes_to_a_file_is_ended_after_its_time(tmp_path: Path) -> None:
+    """As one whose output is read; one that ends by itself is not waited for any longer."""
+    with pytest.raises(CommandTimeoutError):
+        run.run(["sleep", "60"], output=tmp_path / "out", timeout=0.2)
+    assert run.run(["sh", "-c", "echo done"], output=tmp_path / "out").status == 0
+    assert (tmp_path / "out").read_text() == "done\n"
