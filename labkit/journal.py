@@ -86,6 +86,15 @@ class Journal:
                 for seq, number in enumerate(numbers, state.last + 1)
             )
 
+    def forget_if_room(self, things: Iterable[Thing]) -> None:
+        """The same, but on a full disk: there they stay, which is no harm, for what is gone is unmade again
+        without an error; and what is unmade next makes room."""
+        try:
+            self.forget_all(things)
+        except LabkitError as error:
+            if error.code != "machine.disk-full":
+                raise
+
     def owns(self, kind: str, **what: str) -> bool:
         """Whether labkit made this thing, or was about to, since the machine's last boot."""
         return self._state().has(_key(kind, what), boot_id())
@@ -94,10 +103,11 @@ class Journal:
         """What was made and not unmade, in the order of making."""
         return tuple(self._state().standing.values())
 
-    def clear(self) -> None:
-        """Starts the file anew when nothing stands; otherwise leaves it as it is."""
+    def clear(self, gone: Iterable[Entry] = ()) -> None:
+        """Starts the file anew when nothing stands, apart from ``gone``; otherwise leaves it as it is."""
         with self._locked():
-            if self.path.exists() and not self._state().standing:
+            known = {entry.seq for entry in gone}
+            if self.path.exists() and known.issuperset(self._state().standing):
                 self.path.unlink()
 
     def _state(self) -> _State:

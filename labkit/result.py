@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from labkit import display, interrupting, run
 from labkit.checks import Check
+from labkit.errors import LabkitError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -188,7 +189,10 @@ def action(name: str) -> Callable[[Callable[P, Outcome[T]]], Callable[P, Result[
         def acting(*args: P.args, **kwargs: P.kwargs) -> Result[T]:
             started, clock = datetime.now(UTC), time.monotonic()
             with run.tracing() as done:
-                outcome = _beside_loop(functools.partial(function, *args, **kwargs))
+                try:
+                    outcome = _beside_loop(functools.partial(function, *args, **kwargs))
+                except (OSError, LabkitError) as error:
+                    raise _explained(error, args) from error.__cause__
             commands = tuple(
                 Command(command=item.command, status=item.status, seconds=round(item.seconds, 4))
                 for item in done
@@ -210,6 +214,15 @@ def action(name: str) -> Callable[[Callable[P, Outcome[T]]], Callable[P, Result[
         return acting
 
     return decorate
+
+
+def _explained(error: Exception, given: Sequence[object]) -> Exception:
+    """The error of an action on a lab; a full disk is named."""
+    from labkit import room
+    from labkit.lab import Lab
+
+    lab = next((item for item in given if isinstance(item, Lab)), None)
+    return room.explained(error, lab) if lab else error
 
 
 def _beside_loop(function: Callable[[], T]) -> T:

@@ -173,8 +173,8 @@ def _said(path: Path) -> str:
         if not stat.S_ISREG(seen.st_mode) or path.suffix == ".lock":
             return rights
         return f"{rights} {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
-    except FileNotFoundError:
-        return "gone meanwhile"
+    except OSError as error:  # gone meanwhile, or a namespace's name
+        return str(error.strerror)
 
 
 def settled(

@@ -15,13 +15,14 @@ from pathlib import Path
 FIRST = """
 set -e
 sed 's/^[^ ]* [^ ]* [^ ]* [^ ]* \\([^ ]*\\) .*/\\1/' /proc/self/mountinfo | grep -E '^/(run|tmp|var/lib/labkit)/' |
-    sort --reverse | while read -r place; do umount --lazy "$place" || true; done
+    sort --reverse | while read -r place; do umount --lazy "$place" 2>/dev/null || true; done
 mount -t tmpfs -o mode=0755 tmpfs /run
 mkdir /run/own /run/project
 cp --archive /etc /run/etc
 mount --bind /run/etc /etc
 mount --bind "$1" /run/project
 mount -t tmpfs -o mode=1777 tmpfs /tmp
+mount -t tmpfs -o mode=1777 tmpfs /var/tmp
 ip link set lo up
 cd /run/project
 shift

@@ -81,14 +81,16 @@ def down(lab: Lab) -> None:
 
 def wiped(lab: Lab) -> None:
     """Not even its folders are left."""
-    assert not [place for place in undo.mount_points() if place.startswith(f"{PLACE}/")]
-    for folder in (lab.state_dir, lab.run_dir):
+    folders = (lab.state_dir, lab.run_dir)
+    below = tuple(f"{folder}/" for folder in folders)
+    assert not [place for place in undo.mount_points() if place.startswith(below)]
+    for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def taken(lab: Lab) -> Inventory:
     """What the machine has; of keys, which are made anew after :func:`wiped`, the names and rights."""
-    found = inventory.take(PLACE, groups=f"labkit-{lab.name}")
+    found = inventory.take(PLACE, lab.state_dir.parent, groups=f"labkit-{lab.name}")
     files = {
         name: said.rpartition(" ")[0] if "/ssh/" in name else said
         for name, said in found["file"].items()
