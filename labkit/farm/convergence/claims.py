@@ -22,11 +22,12 @@ from labkit.lab import Lab
 def refuse_taken(lab: Lab, plan: Plan) -> None:
     """Returns when names, subnet, control group and ports that the plan makes use of are free, or the lab's
     own. Raises :class:`StateError` or :class:`MachineError`, which name who has them."""
-    made = {step.kind for step in plan.steps if step.action == "create"}
+    made = {step.kind for step in plan.steps if step.action != "remove"}
     if "namespace" in made:
         host.refuse_taken_namespaces(lab, list(_namespaces(lab)))
     if "container" in made:
         _refuse_group(lab)
+        _refuse_containers(lab)
     if not lab.netns or namespaces.stands(lab.netns):
         if made & {"route", "bridge", "link"}:
             within(lab.netns, _refuse_links, lab)
@@ -59,6 +60,21 @@ def _refuse_group(lab: Lab) -> None:
         f"ps -fp {','.join(map(str, sorted(found)))}",
         code="state.cgroup-taken",
     )
+
+
+def _refuse_containers(lab: Lab) -> None:
+    """What lies in runC's folder of the lab by the name of a replica is the lab's own."""
+    journal, root = Journal.of(lab), container.runc_root(lab)
+    for item in lab.farm:
+        owned = journal.owns("container", root=str(root), container=item.name)
+        if (root / item.name).exists() and not owned:
+            raise StateError(
+                f"container {item.name} in {root}",
+                "exists already and labkit did not make it for this lab",
+                "remove it yourself, or choose another lab name (lab.toml: name)",
+                f"runc --root {root} list",
+                code="state.container-taken",
+            )
 
 
 def _refuse_ports(lab: Lab, made: Sequence[str]) -> None:
