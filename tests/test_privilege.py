@@ -6,7 +6,7 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -208,28 +208,38 @@ def test_nothing_that_is_tried_from_inside_comes_about(farm: Lab) -> None:
     assert not list(farm.state_dir.glob("containers/trial-*"))
 
 
+@pytest.fixture
+def changed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes replicas' containers other than they are."""
+    real = container.replica_spec
+
+    def change(**values: object) -> None:
+        def other(lab: Lab, replica: Replica) -> Spec:
+            return real(lab, replica).model_copy(update=values)
+
+        monkeypatch.setattr(container, "replica_spec", other)
+
+    return change
+
+
 @pytest.mark.root
 def test_a_call_that_the_filter_lets_through_fails_its_check(
-    farm: Lab, monkeypatch: pytest.MonkeyPatch
+    farm: Lab, changed: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the kernel itself then says to it."""
     everything = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}
     monkeypatch.setattr(seccomp, "profile", lambda _: everything)
+    changed(files=4095)  # a configuration that is not known yet
     names = {check.name for check in failed(privilege.confined(farm).checks)}
     assert {"container.confined.server.call", "container.confined.root.call"} <= names
 
 
 @pytest.mark.root
 def test_a_file_that_can_be_written_fails_its_check(
-    farm: Lab, monkeypatch: pytest.MonkeyPatch
+    farm: Lab, changed: Callable[..., None]
 ) -> None:
     """In a root file system that is not read-only: by root everywhere, by others in /tmp."""
-    real = container.replica_spec
-
-    def writable(lab: Lab, replica: Replica) -> Spec:
-        return real(lab, replica).model_copy(update={"readonly": False})
-
-    monkeypatch.setattr(container, "replica_spec", writable)
+    changed(readonly=False)
     found = failed(privilege.confined(farm).checks)
     assert {check.name for check in found} == {
         "container.confined.server.write", "container.confined.root.write",
