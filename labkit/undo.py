@@ -15,7 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from labkit import groups, links, run, tables
@@ -113,9 +113,7 @@ def unmake(entry: Entry, lab: Lab) -> None:
 
 def unmount(lab: Lab, *, target: str) -> None:
     """Unmounts what is mounted at ``target``, however often; a busy mount is detached."""
-    real = _own(target, lab)
-    while str(real) in mount_points():
-        calls.unmount(real, calls.MNT_DETACH)
+    calls.detach(_own(target, lab))
 
 
 def _unmount_together(lab: Lab, things: Sequence[Mapping[str, str]]) -> None:
@@ -128,8 +126,12 @@ def _unmount_together(lab: Lab, things: Sequence[Mapping[str, str]]) -> None:
 
 def mount_points() -> frozenset[str]:
     """Where something is mounted now (proc(5), /proc/self/mountinfo, field 5)."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return frozenset(_unescape(line.split()[4]) for line in lines)
+    return _points(Path("/proc/self/mountinfo").read_text())
+
+
+@lru_cache(1)  # read for each of many folders, between which nothing is mounted
+def _points(text: str) -> frozenset[str]:
+    return frozenset(_unescape(line.split()[4]) for line in text.splitlines())
 
 
 def remove_netns(lab: Lab, *, name: str) -> None:

@@ -7,6 +7,7 @@ them (unshare(1), mount(8)) costs some milliseconds, a call some microseconds.
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
 import os
 import signal
@@ -57,6 +58,16 @@ def mount(source: str, target: Path, kind: str = "", *, flags: int = 0, options:
 def unmount(target: Path, flags: int = 0) -> None:
     """The topmost mount at ``target`` is unmounted (umount2(2))."""
     _checked(_libc().umount2(os.fsencode(target), flags), str(target))
+
+
+def detach(target: Path) -> None:
+    """Nothing is mounted at ``target``, however often something was; a busy mount ends with its last user."""
+    try:
+        while True:
+            unmount(target, MNT_DETACH)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOENT):  # no mount, or not even a folder
+            raise
 
 
 def mount_copied(place: int) -> int:
