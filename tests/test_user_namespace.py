@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab, run
-from labkit.errors import ConfigError, MachineError
-from labkit.farm import container, up
+from labkit.errors import ConfigError, MachineError, StateError
+from labkit.farm import configuration, container, host, up
 from labkit.farm.container import WWW_DATA
 from labkit.farm.runc import bundle, idmap, overlay, roots
 from labkit.farm.runc.bundle import Spec
@@ -365,6 +365,45 @@ def test_switched_off_and_on_again(make_lab: Callable[..., Lab]) -> None:
     assert whole.down(now).holds
     assert not lab.state_dir.exists() or not (lab.state_dir / "ids").exists()
     assert not [point for point in mount_points() if lab.name in point]
+
+
+@pytest.mark.root
+def test_a_stage_that_runs_one_replica_alone_sees_to_its_namespace(
+    make_lab: Callable[..., Lab],
+) -> None:
+    """A farm from before has networks of the machine's own: the container is never put into the machine's
+    user namespace because of one, and the farm has its link again."""
+    lab = make_lab(sites=["red"], replicas=1, user_namespace="off")
+    up.replicas(lab)
+    now = Lab.of({**lab.model_dump(), "containers": {"user_namespace": "required"}})
+    assert configuration.changes(now).holds
+    assert first_id(pids(now)["red-1"]) == idmap.noted(now.state_dir)["red-1"]
+    assert up.replicas(now).holds
+    assert not up.replicas(now).changed
+
+
+@pytest.mark.root
+def test_a_network_of_another_user_namespace_is_refused(make_lab: Callable[..., Lab]) -> None:
+    """With a way out, before anything runs."""
+    lab = make_lab(sites=["red"], replicas=1, user_namespace="required")
+    replica = lab.farm[0]
+    host.create_namespace(make_lab(lab_name=lab.name, user_namespace="off"), replica.netns)
+    with pytest.raises(StateError) as refused:
+        container.prepare(lab, container.replica_spec(lab, replica), container.unpack(lab, "red"))
+    assert refused.value.code == "state.namespace-owner"
+    assert up.replicas(lab).holds
+
+
+@pytest.mark.root
+def test_notes_of_containers_that_are_yet_to_be_made_are_kept(lab: Lab) -> None:
+    """One after the other, as throw-away containers' networks are made; a name without anything is
+    forgotten."""
+    for name in ("trial-a", "trial-b"):
+        host.create_namespace(lab, f"{lab.name}-{name}")
+    assert set(idmap.noted(lab.state_dir)) == {"trial-a", "trial-b"}
+    netns.remove(f"{lab.name}-trial-a")
+    idmap.allot(lab, ["red-1"])
+    assert set(idmap.noted(lab.state_dir)) == {"trial-b", "red-1"}
 
 
 @pytest.mark.root

@@ -104,7 +104,7 @@ def _paths(path: str, seen: Process) -> str:
 
 def _start(lab: Lab, replica: Replica, unpacked: Unpacked) -> bool:
     """The replica's container runs on a bundle that stands; whether anything had to be made."""
-    made = host.create_namespace(lab, replica.netns)
+    made = host.replica_namespace(lab, replica)
     spec = container.replica_spec(lab, replica)
     made = container.prepare(lab, spec, unpacked, ssh.files(ssh.keys(lab))) or made
     state = container.states(lab).get(replica.name)

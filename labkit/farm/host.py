@@ -96,6 +96,13 @@ def create_namespaces(lab: Lab, names: Sequence[str]) -> tuple[str, ...]:
     return new
 
 
+def replica_namespace(lab: Lab, replica: Replica) -> bool:
+    """The network namespace of a container that does not serve is there, and the container's own user
+    namespace is what it belongs to; whether it had to be made."""
+    renew_namespaces(lab, [replica])
+    return create_namespace(lab, replica.netns)
+
+
 def renew_namespaces(lab: Lab, farm: Sequence[Replica]) -> bool:
     """Namespaces of replicas that belong to another user namespace than their containers are to have are
     gone with their links, where no container runs; whether there was one."""

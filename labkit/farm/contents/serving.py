@@ -124,7 +124,7 @@ def _prepared(
         mac="",
     )
     try:
-        host.create_namespace(lab, replica.netns)
+        host.replica_namespace(lab, replica)
         container.prepare(lab, container.replica_spec(lab, replica), unpacked, files)
         yield replica
     finally:

@@ -21,6 +21,7 @@ from labkit.farm.runc.bundle import Spec
 from labkit.farm.runc.places import folder, users_file
 from labkit.files import text_of, write_atomically
 from labkit.journal import Journal, lock
+from labkit.kernel import netns
 from labkit.kernel.users import IDS
 from labkit.lab import Lab
 
@@ -44,14 +45,20 @@ def allot(lab: Lab, names: Sequence[str]) -> dict[str, int]:
     """
     if not used(lab):
         return dict.fromkeys(names, 0)
-    own = noted(lab.state_dir)
-    if not own.keys() >= set(names):
+    if not noted(lab.state_dir).keys() >= set(names):
         with lock(lab.cache_dir / "locks", "ids"):
-            kept = {n: ids for n, ids in own.items() if n in names or folder(lab, n).exists()}
+            known = noted(lab.state_dir)
+            kept = {n: ids for n, ids in known.items() if n in names or _is_there(lab, n)}
             own = chosen(names, kept, set(_taken(lab)), seed=str(lab.state_dir))
             Journal.of(lab).intend("folder", path=str(_file(lab.state_dir).parent))
             write_atomically(_file(lab.state_dir), json.dumps(own, indent=1))
+    own = noted(lab.state_dir)
     return {name: own[name] for name in names}
+
+
+def _is_there(lab: Lab, name: str) -> bool:
+    """Whether something of a container may still have its ids."""
+    return folder(lab, name).exists() or netns.path(f"{lab.name}-{name}").exists()
 
 
 def foreseen(lab: Lab, names: Sequence[str]) -> dict[str, int]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labkit import run
+from labkit.errors import StateError
 from labkit.farm.runc import idmap, overlay
 from labkit.farm.runc.bundle import Json, Spec, configure, marked, text
 from labkit.farm.runc.places import bundle, folder, runc_root, users_file
@@ -122,9 +123,22 @@ def _overlay(lab: Lab, item: Wanted) -> overlay.Root:
 def _keep_users(spec: Spec) -> None:
     """The user namespace that the container's network belongs to is mounted where runC looks for it."""
     if spec.users:
-        Path(spec.users).touch()
+        place = Path(spec.users)
+        place.touch()
         with netns.opened(spec.netns) as network, users.owner(network) as found:
-            calls.mount(f"/proc/self/fd/{found}", Path(spec.users), flags=calls.MS_BIND)
+            if users.first_of(found, place.parent) != spec.ids:
+                raise _strange(spec)
+            calls.mount(f"/proc/self/fd/{found}", place, flags=calls.MS_BIND)
+
+
+def _strange(spec: Spec) -> StateError:
+    return StateError(
+        f"network namespace {spec.netns}",
+        f"does not belong to the user namespace of {spec.name}, which could not be entered again",
+        "remove it, and `labkit apply` makes a new one",
+        f"ip netns delete {spec.netns}",
+        code="state.namespace-owner",
+    )
 
 
 def _has_users(spec: Spec) -> bool:

@@ -109,7 +109,7 @@ def standing(lab: Lab, unpacked: Unpacked, trials: Sequence[Trial]) -> Iterator[
     journal.intend("folder", path=str(_folder(lab)))
     try:
         for replica in own:
-            host.create_namespace(lab, replica.netns)
+            host.replica_namespace(lab, replica)
         pairs = zip(trials, own, strict=True)
         stands = run.spread(lambda pair: _created(lab, unpacked, *pair), pairs)
         yield stands
