@@ -76,13 +76,16 @@ def notebook(
     """Open the notebooks in JupyterLab, on this machine alone.
 
     It listens on 127.0.0.1 and asks for a token; the address that it prints has the token in it. The notebooks see the same lab as this command.
+    Called with sudo, JupyterLab is the person's own, and so is what it saves; its kernels alone are root's, and end with it.
     """
     from labkit import run as door
+    from labkit.report.kernels import person
     from labkit.report.notebook import write_lab_file
     from labkit.report.rebuild import notebooks_folder
 
     lab = choice.lab()
-    file = write_lab_file(lab)
+    settings = {"LABKIT_FILE": str(write_lab_file(lab))}
+    who = person.caller(os.environ, os.geteuid())
     words = (
         sys.executable, "-m", "jupyterlab",
         "--ServerApp.ip=127.0.0.1",
@@ -91,6 +94,9 @@ def notebook(
         f"--LabApp.app_settings_dir={Path(__file__).parents[1] / 'report' / 'jupyterlab'}",
         f"--ServerApp.port={port}",
         f"--ServerApp.root_dir={notebooks_folder()}",
-        *(("--allow-root",) if os.geteuid() == 0 else ()),
+        *(("--allow-root",) if os.geteuid() == 0 and who is None else ()),
     )  # fmt: skip
-    door.replace(words, env={"LABKIT_FILE": str(file)})
+    if who is None:
+        door.replace(words, env=settings)
+    else:
+        raise typer.Exit(person.serve(who, words, settings))
