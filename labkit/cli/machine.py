@@ -31,12 +31,15 @@ def plan(
     """Show what apply would change, and why; change nothing.
 
     What lab.toml says is compared with what is seen on the machine: the bridge and its links, images,
-    containers, the name server, the balancer. The wiki is none of it."""
+    containers, the name server, the balancer. What `rebuild` would do besides (a wiki that does not run,
+    stages whose inputs have changed, a report that is not published) is a table of its own."""
     lab = choice.lab()
     from labkit.farm import upkeep
+    from labkit.report import foresight
 
     result = upkeep.plan(lab)
-    show(result, choice)
+    tables = (*result.tables, *foresight.table(lab))
+    show(result.model_copy(update={"tables": tables}), choice)
     if exit_code and not result.value.empty:
         raise typer.Exit(CHANGES)
 

@@ -1,0 +1,38 @@
+"""What a rebuild would do besides what the farm needs: stages that would run, and the wiki. Nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from labkit.lab import Lab
+from labkit.report import memory as memories
+from labkit.report.plan import STAGES
+from labkit.report.rebuild import find, notebooks_folder
+from labkit.result import Cell, Table
+from labkit.wiki import server
+
+
+def table(lab: Lab) -> tuple[Table, ...]:
+    """A row for the wiki, if it does not run, and one for each stage that a rebuild would run, with the
+    reason; no table when there is nothing. What only its own command line gives a notebook is not known."""
+    rows: list[dict[str, Cell]] = [{"step": step, "why": why} for step, why in _steps(lab)]
+    return (Table.of("rebuild", "What a rebuild would do besides", rows),) if rows else ()
+
+
+def _steps(lab: Lab) -> Iterator[tuple[str, str]]:
+    wiki = server.status(lab)
+    if not wiki.up:
+        yield ("start" if wiki.installed else "create") + " wiki", wiki.reason
+    memory, standing = memories.recall(lab), memories.standing(lab)
+    if not memory.stages:
+        yield "publish report", "no rebuild of this lab has passed yet"
+        return
+    sources, again = find(STAGES, notebooks_folder(), {}), dict[str, str]()
+    for stage in STAGES:
+        after = {name: memories.record_digest(lab, name) for name in stage.after}
+        key = memories.key(sources[stage.name], {}, lab, after)
+        why = memories.why_run(lab, stage, memory, key, standing)
+        earlier = [name for name in stage.after if name in again]
+        if why or earlier:
+            again[stage.name] = why or f"{earlier[0]} is run again"
+            yield f"run {stage.name}", again[stage.name]
