@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import threading
@@ -14,7 +15,7 @@ import pytest
 from labkit import Lab, groups, run
 from labkit.checks import failed
 from labkit.errors import CommandError
-from labkit.farm import container, privilege, up
+from labkit.farm import container, privilege, ssh, up
 from labkit.farm.confinement import attempts, own, program, published
 from labkit.farm.confinement.attempts import Attempt
 from labkit.farm.links.netns import inside
@@ -69,6 +70,17 @@ def test_a_profile_has_the_calls_of_its_work(
     allowed = seccomp.allowed(seccomp.profile(works, "x86_64"))
     assert there <= allowed
     assert not absent & allowed
+
+
+def test_what_is_refused_by_another_error_is_not_allowed() -> None:
+    """sshd asks for the kernel's audit, and knows the answer that there is none."""
+    rules = seccomp.profile(seccomp.SERVING, "x86_64")["syscalls"]
+    (refused,) = (rule for rule in rules if rule["action"] != "SCMP_ACT_ALLOW")
+    assert (refused["names"], refused["errnoRet"]) == (["socket"], errno.EPROTONOSUPPORT)
+    given = [
+        [item["value"] for item in rule["args"]] for rule in rules if rule["names"] == ["socket"]
+    ]
+    assert len(given) == len({tuple(values) for values in given})
 
 
 def test_arguments_are_compared_as_runc_reads_them() -> None:
@@ -255,6 +267,25 @@ def test_a_call_by_another_interface_of_the_processor_ends_its_caller(farm: Lab)
         folder = container.folder(farm, item.name) / "try"
         with privilege.holding(folder, program.foreign()):
             assert trial.foreground(farm, item.name).status == 128 + 31
+
+
+@pytest.mark.root
+def test_a_session_with_a_terminal_works_as_without_the_filter(farm: Lab) -> None:
+    """The ssh server's and a shell's own questions to the kernel get answers that they know."""
+    ssh.login(farm)
+    given = ssh.keys(farm)
+    words = ["-F", "none", "-tt", "-i", str(given.folder / "student"), "-o", "BatchMode=yes"]
+    words += ["-o", f"UserKnownHostsFile={given.folder / 'known_hosts'}"]
+    asked = (
+        "tty; ls -l /dev/pts; ps ax; df /; find /etc -name passwd; tar -cf - /etc/hostname | wc -c"
+    )
+    there = f"root@{farm.farm[0].address}"
+    done = run.run(["ssh", *words, there, asked], netns=farm.netns, timeout=20)
+    said = done.stdout + done.stderr
+    assert "/dev/pts/0" in said
+    assert "apache2" in said
+    assert "/etc/passwd" in said
+    assert "not implemented" not in said
 
 
 def small(lab: Lab, name: str, **changes: object) -> Spec:

@@ -52,8 +52,9 @@ NAMESPACES = 0x7E020000
 #: socket(2), linux/socket.h: families, the part of a type that is no flag, and its values.
 UNIX, INET, INET6, NETLINK = 1, 2, 10, 16
 TYPE, STREAM, DATAGRAM = 0xF, 1, 2
-#: netlink(7): the protocol by which the C library asks for the machine's own addresses.
-ROUTE = 0
+#: netlink(7): the protocols by which the C library asks for the machine's own addresses, and by which sshd
+#: tells the kernel's audit of a session with a terminal.
+ROUTE, AUDIT = 0, 9
 
 #: The calls of each kind of work. What another machine or kernel does not have is left out there.
 GROUPS: Mapping[Work, Group] = {
@@ -70,8 +71,8 @@ GROUPS: Mapping[Work, Group] = {
         "to find files and folders and to read them",
         (
             "access", "chdir", "close", "close_range", "dup", "dup2", "dup3", "faccessat", "faccessat2",
-            "fadvise64", "fchdir", "fcntl", "flock", "fstat", "fstatfs", "getcwd", "getdents", "getdents64",
-            "ioctl", "lseek", "lstat", "newfstatat", "open", "openat", "pread64", "read", "readlink",
+            "fadvise64", "fchdir", "fcntl", "flock", "fstat", "fstatfs", "getcwd", "getdents", "getdents64", "getxattr",
+            "ioctl", "lgetxattr", "listxattr", "llistxattr", "lseek", "lstat", "newfstatat", "open", "openat", "pread64", "read", "readlink",
             "readlinkat", "readv", "stat", "statfs", "statx", "umask",
         ),
     ),
@@ -134,6 +135,12 @@ LIMITED: Mapping[Work, Mapping[str, tuple[tuple[Condition, ...], ...]]] = {
     },
 }
 
+#: Calls that are refused by the error that their callers know for "this kernel has no such thing": sshd ends
+#: a session when it is another one.
+REFUSED: Mapping[Work, Mapping[str, tuple[int, tuple[Condition, ...]]]] = {
+    "network": {"socket": (errno.EPROTONOSUPPORT, (Condition(0, NETLINK), Condition(2, AUDIT)))},
+}
+
 
 def profile(works: tuple[Work, ...], machine: str = "") -> dict[str, Any]:
     """``linux.seccomp`` for processes that do these kinds of work on a machine (default: this one).
@@ -147,12 +154,17 @@ def profile(works: tuple[Work, ...], machine: str = "") -> dict[str, Any]:
         for name, lines in LIMITED.get(work, {}).items()
         for case in lines
     ]
+    refused = [
+        {**_allowed((name,), case), "action": "SCMP_ACT_ERRNO", "errnoRet": error}
+        for work in works
+        for name, (error, case) in REFUSED.get(work, {}).items()
+    ]
     native = ARCHITECTURES.get(machine or os.uname().machine)
     return {
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": errno.ENOSYS,
         **({"architectures": [native]} if native else {}),
-        "syscalls": [_allowed(tuple(plain)), *cases],
+        "syscalls": [_allowed(tuple(plain)), *cases, *refused],
     }
 
 
