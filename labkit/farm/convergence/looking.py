@@ -99,6 +99,7 @@ def known(lab: Lab, images: Images | None, suite: str) -> Known:
             texts[replica.name] = container.configuration(own, spec)
     return Known(
         suite=suite,
+        tools=images.tools if images else "",
         roots=roots,
         configurations={name: bundle.made_of(text) for name, text in texts.items()},
         files={name: fingerprint(text) for name, text in texts.items()},

@@ -26,10 +26,13 @@ class Site(Record):
 
 
 class Images(Record):
-    """The lab's layout in words ('whole'), what root file system it stands on, and the sites' images."""
+    """The lab's layout in words ('whole'), what root file system it stands on, and the sites' images; by
+    which versions of programs they were made, and would be now ('' where nothing has changed)."""
 
     layout: str
     rootfs: str
+    made_by: str = ""
+    tools: str = ""
     sites: dict[str, Site] = Field(default_factory=dict)
 
 
@@ -67,7 +70,13 @@ def _read(lab: Lab) -> Images | None:
     except (StateError, OSError, ValueError):
         return None
     said = f"{len(lost)} blobs missing or damaged" if lost else "whole"
-    return Images(layout=said, rootfs=siteimages.recorded(lab), sites=sites)
+    return Images(
+        layout=said,
+        rootfs=siteimages.recorded(lab),
+        made_by=siteimages.made_by(lab),
+        tools=siteimages.tools(lab),
+        sites=sites,
+    )
 
 
 def _site(lab: Lab, tag: Tag, web: Tag, below: Path) -> Site:

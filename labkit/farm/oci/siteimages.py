@@ -14,9 +14,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from labkit.errors import ConfigError, StateError
+from labkit.errors import ConfigError, MachineError, StateError
 from labkit.farm import site as sites
 from labkit.farm.debian.building import building
+from labkit.farm.debian.plans import program_version
 from labkit.farm.oci import store, tarball, unpacking
 from labkit.farm.oci.layers import Layers
 from labkit.farm.oci.umoci import configure, dated, told, umoci
@@ -33,10 +34,12 @@ COMMON = ("base", "web")
 
 class Kept(Record):
     """The file beside the layout: what it was made from (``rootfs``: in words, :func:`made_from`;
-    ``parts``: for each site by itself), and the manifest that each tag had then."""
+    ``tools``: by which versions of programs; ``parts``: for each site by itself), and the manifest that each
+    tag had then."""
 
     key: str
     rootfs: str = ""
+    tools: str = ""
     parts: dict[str, str] = Field(default_factory=dict)
     digests: dict[str, str]
 
@@ -65,6 +68,24 @@ def made_from(lab: Lab, suite: str) -> str:
     more = f" and {' '.join(sorted(set(asked.packages)))}" if asked.packages else ""
     mirror = " from the lab's own mirror" if asked.mirror else ""
     return f"{asked.variant} of {asked.suite or suite} by {asked.tool}{more}{mirror}"
+
+
+def tools(lab: Lab) -> str:
+    """The machine's versions of the programs that images are made by, which decide their bytes."""
+    return ", ".join(f"{name} {_version(name)}" for name in ("umoci", lab.rootfs.tool))
+
+
+def _version(program: str) -> str:
+    try:
+        return program_version(program)
+    except MachineError:
+        return "(not installed)"
+
+
+def made_by(lab: Lab) -> str:
+    """The same of the images that lie there; '' when there are none, or nobody wrote it down."""
+    kept = _read(lab)
+    return kept.tools if kept else ""
 
 
 def recorded(lab: Lab) -> str:
@@ -168,7 +189,9 @@ def _digests(layout: Path) -> dict[str, str]:
 def _kept(lab: Lab, common: Layers, digests: dict[str, str]) -> Kept:
     rootfs = made_from(lab, common.suite)
     parts = {site.name: _part(lab, common, site) for site in lab.sites}
-    return Kept(key=_key(lab, common), rootfs=rootfs, parts=parts, digests=digests)
+    return Kept(
+        key=_key(lab, common), rootfs=rootfs, tools=tools(lab), parts=parts, digests=digests
+    )
 
 
 def _part(lab: Lab, common: Layers, site: Site) -> str:

@@ -37,11 +37,12 @@ class Resource(Record):
 
 
 class Known(Record):
-    """What of the wanted side only the machine can tell: the Debian suite that '' stands for and, for each
-    replica whose image is there, the fingerprint of its root file system's parts (``roots``), the one
+    """What of the wanted side only the machine can tell: the Debian suite that '' stands for, the versions of
+    the programs that images are made by ('' where that need not be asked) and, for each replica whose image is there, the fingerprint of its root file system's parts (``roots``), the one
     that its configuration names (``configurations``), and that of the whole config.json (``files``)."""
 
     suite: str = ""
+    tools: str = ""
     roots: dict[str, str] = Field(default_factory=dict)
     configurations: dict[str, str] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict)

@@ -67,6 +67,7 @@ def _image(lab: Lab, item: Site, known: Known) -> Resource:
         "rootfs": siteimages.made_from(lab, known.suite),
         **page_facts(files[site.PAGE], files[site.CONFIGURATION]),
         "unpacked": "yes",
+        **({"programs": known.tools} if known.tools else {}),
     }
     return Resource(kind="image", name=item.name, facts=facts)
 
