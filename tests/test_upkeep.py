@@ -18,11 +18,13 @@ from labkit.farm import container, dns, network, proxy, upkeep
 from labkit.farm.balancer import accesslog, workers
 from labkit.farm.convergence import answering
 from labkit.farm.links.netns import inside
+from labkit.farm.measuring import answers
 from labkit.farm.names import resolver
 from labkit.journal import Journal
 from labkit.kernel import netns as namespaces
 from labkit.report import standing
 from tests.test_run import wait_until_gone
+from tests.waiting import until
 from tests.whole_farm import standing as whole_farm
 
 
@@ -352,3 +354,19 @@ def test_a_farm_is_made_from_nothing_and_moves_to_another_namespace(
     assert {name for name in broken if not name.startswith("wiki")} == set()
     assert not Path("/run/netns", lab.host.netns).exists()
     assert not [e for e in Journal.of(lab).standing() if lab.host.netns in e.what.values()]
+
+
+@pytest.mark.root
+def test_a_site_answers_when_it_has_been_mended(farm: Lab) -> None:
+    """At once, although the balancer had given up all of its replicas."""
+
+    def status() -> int:
+        there = (farm.gateway.ip, farm.proxy.port)
+        (head,) = inside(farm.netns, answers.heads, [there], [farm.host_name("red")])
+        return head.status
+
+    for replica in farm.replicas_of("red"):
+        kill(container.states(farm)[replica.name].pid)
+    until(lambda: status() == 503)
+    assert upkeep.apply(farm).holds
+    assert status() == 200

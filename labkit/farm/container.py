@@ -124,7 +124,7 @@ def _runc(lab: Lab, name: str, *command: str) -> None:
     log.unlink(missing_ok=True)
     console(lab, name).unlink(missing_ok=True)
     words = runc(lab, "--log", log, *command, "--bundle", bundle(lab, name), name)
-    done = run.run(words, ok=range(256), output=console(lab, name), env=QUICK)
+    done = run.run(words, ok=range(-64, 256), output=console(lab, name), env=QUICK)
     if done.status:
         said = f"{tail(log)} {tail(console(lab, name))}".replace("(empty)", "").strip()
         raise FarmError(

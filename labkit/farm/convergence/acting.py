@@ -92,6 +92,8 @@ def act(lab: Lab, plan: Plan, seen: Look) -> None:
     before = rolling.serving(lab)
     _serve(lab, plan)
     rolling.replace(lab, serving, partial(_make, lab, {*serving}))
+    if plan.named("container") and not plan.named("balancer", "create", "restart"):
+        rolling.taken_back(lab)
     if plan.named("balancer", "change") and _takes_away(plan):
         rolling.finished(lab, before)
     elif plan.named("container", "remove"):

@@ -93,6 +93,22 @@ def leave(lab: Lab, names: Collection[str]) -> None:
             _until(lambda: not workers.leave(lab, names))
 
 
+def taken_back(lab: Lab) -> None:
+    """The balancer, if it runs, sends requests to every replica again that nobody withdrew: it looks once a
+    second whether one answers that had not."""
+    if daemon.pid(instance.server(lab)) is not None:
+        names = {replica.name for replica in lab.farm}
+        _until(lambda: not any(_is_out(item) for item in _workers(lab) if item.replica in names))
+
+
+def _workers(lab: Lab) -> Iterator[workers.Worker]:
+    return (item for members in workers.everyone(lab) for item in members.workers)
+
+
+def _is_out(item: workers.Worker) -> bool:
+    return not (item.usable or item.withdrawn)
+
+
 def _known(lab: Lab, sites: set[str]) -> Iterator[str]:
     """The workers of some sites that the running balancer has in service; none when it does not run."""
     if daemon.pid(instance.server(lab)) is None:
