@@ -124,13 +124,12 @@ def configure(image: Json, spec: Spec) -> dict[str, Any]:
 
 
 def _shifted(config: dict[str, Any], spec: Spec) -> dict[str, Any]:
-    """The same in a user namespace, without a /sys: where that is not whole, the kernel gives no new one."""
+    """The same in a user namespace, the one at ``spec.users`` or a new one."""
     linux = config["linux"]
     path = {"path": spec.users} if spec.users else {}
     linux["namespaces"].append({"type": "user", **path})
     for kind in ("uidMappings", "gidMappings"):
         linux[kind] = [{"containerID": 0, "hostID": spec.ids, "size": IDS}]
-    config["mounts"] = [mount for mount in config["mounts"] if mount["type"] != "sysfs"]
     return config
 
 
