@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -425,6 +426,51 @@ def test_where_it_cannot_be_had_it_is_said_and_done_without(
     assert result.holds
     assert first_id(pids(lab)["red-1"]) == 0
     assert f"{closed} is closed to others" in told(result)
+
+
+#: What is tried where the kernel makes no (more) user namespaces.
+FEW = """
+import sys
+from pathlib import Path
+from labkit import Lab, LabkitError
+from labkit.farm import host
+from labkit.farm.runc import idmap
+
+def end():
+    Path("/proc/sys/user/max_user_namespaces").write_text("0")
+
+lab = Lab.load(None, lab_name="few", sites=["red"], state=sys.argv[1], cache=sys.argv[1])
+if sys.argv[2] == "before":
+    end()
+    print(idmap.refusal(lab))
+else:
+    idmap._tried[lab.state_dir, lab.cache_dir] = ""  # it was possible when it was tried
+    end()
+    try:
+        host.create_namespaces(lab, [lab.farm[0].netns])
+    except LabkitError as error:
+        print(error.code, error)
+"""
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("when", "expected"),
+    [
+        ("before", "no user namespace can be made (user.max_user_namespaces = 0): No space left"),
+        ("later", "machine.user-namespace user namespace cannot be made: No space left"),
+    ],
+)
+def test_a_kernel_without_user_namespaces_is_told_of(
+    open_folder: Path, when: str, expected: str
+) -> None:
+    """The limit is of a user namespace of the test's own: the lab does without, or says what to do."""
+    alone = ["unshare", "--user", "--map-root-user", "--mount", "--"]
+    words = [sys.executable, "-c", FEW, str(open_folder / "state"), when]
+    done = run.run([*alone, *words], env={"PYTHONPATH": str(Path(__file__).parents[1])})
+    assert expected in " ".join(done.stdout.split()).replace(
+        "user namespace: cannot", "user namespace cannot"
+    )
 
 
 @pytest.mark.root

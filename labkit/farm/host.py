@@ -7,7 +7,7 @@ it is gone, requests to the farm fail at once instead of leaving by the machine'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -92,8 +92,23 @@ def create_namespaces(lab: Lab, names: Sequence[str]) -> tuple[str, ...]:
         journal.intend_all(("netns", {"name": name}) for name in new)
         for name in set(new) & set(taken):
             namespaces.remove(name)  # its maker was killed before the name was a namespace's
-        namespaces.create(new, _settle, _ids(lab, new))
+        _make(new, _ids(lab, new))
     return new
+
+
+def _make(names: Sequence[str], ids: Mapping[str, int]) -> None:
+    try:
+        namespaces.create(names, _settle, ids)
+    except OSError as error:
+        if error.filename != "clone":
+            raise
+        raise MachineError(
+            "user namespace",
+            f"cannot be made: {error.strerror}",
+            'raise the limit user.max_user_namespaces, or set containers.user_namespace to "off" in lab.toml',
+            "sysctl user.max_user_namespaces",
+            code="machine.user-namespace",
+        ) from None
 
 
 def replica_namespace(lab: Lab, replica: Replica) -> bool:
