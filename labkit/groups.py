@@ -10,12 +10,48 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from labkit.errors import LabkitError
+from labkit.errors import LabkitError, MachineError
 
 #: Where the hierarchies are mounted.
 BASE = Path("/sys/fs/cgroup")
 #: How long killed processes may take to be gone, in seconds.
 PATIENCE = 5.0
+
+
+def require() -> str:
+    """The layout of the mounted cgroups; :class:`MachineError` when there are none, or read-only."""
+    layout, writable = mounted(Path("/proc/self/mounts").read_text(encoding="utf-8"))
+    if not layout:
+        raise MachineError(
+            "cgroups",
+            "are not mounted: runc cannot start a container",
+            "start the machine with systemd, or install Debian's package cgroupfs-mount and run "
+            "cgroupfs-mount (as root)",
+            "grep cgroup /proc/mounts",
+            code="machine.no-cgroups",
+        )
+    if not writable:
+        raise MachineError(
+            "cgroups",
+            "are mounted read-only: runc cannot make a container's own",
+            "mount them writable; in a container, start that one with its own writable cgroups",
+            "grep cgroup /proc/mounts",
+            code="machine.cgroups-read-only",
+        )
+    return layout
+
+
+def mounted(mounts: str) -> tuple[str, bool]:
+    """The layout in /proc/mounts' text ('' for none), and whether any hierarchy is writable."""
+    lines = [line.split() for line in mounts.splitlines()]
+    found = [(words[2], words[3].split(",")) for words in lines if words[2].startswith("cgroup")]
+    kinds = {kind for kind, _ in found}
+    layout = {
+        frozenset(): "",
+        frozenset({"cgroup2"}): "version 2",
+        frozenset({"cgroup"}): "version 1",
+    }.get(frozenset(kinds), "hybrid: version 1 with version 2 beside it")
+    return layout, any("rw" in options for _, options in found)
 
 
 def folders(path: str) -> tuple[Path, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from labkit import Lab, groups, run
-from labkit.farm import host
+from labkit.farm import container, host
 from labkit.farm.links.netns import inside
 from tests.conftest import free_port
 from tests.host_side import give_address
@@ -302,5 +302,82 @@ MACHINES: dict[str, Row] = {
     "the wiki's port is taken": Row(taken_wiki_port, "machine.port-taken", ("set wiki.port",), ("publish",)),
     "the mirror refuses": Row(setting(mirror="http://127.0.0.1:PORT/debian", cache="HERE/cache"), "machine.mirror", ("Connection refused", "set rootfs.mirror")),
     "no names are resolved": Row(without_names, "machine.mirror", ("does not answer", "check the network")),
+    "offline, and nothing is there": Row(setting(offline="true", cache="HERE/cache"), "machine.offline", ("to stay offline", "without --offline")),
     "no room for a root file system": Row(small_cache, "build.no-space", ("900.0 MB", "make room")),
+}  # fmt: skip
+
+
+# -- a farm that is up ---------------------------------------------------------------------------------------
+
+
+def killed(own: Project, name: str = "red-1") -> None:
+    """A replica's container has ended."""
+    container.kill(own.lab, own.lab.replica(name))
+
+
+def together(
+    *harms: Callable[[Project], object],
+) -> Callable[[Project], AbstractContextManager[Broken]]:
+    """Several of them, of which the last one says how the command is called."""
+
+    @contextmanager
+    def harm(own: Project) -> Iterator[Broken]:
+        for first in harms[:-1]:
+            first(own)
+        last = harms[-1](own)
+        assert isinstance(last, AbstractContextManager)
+        with last as broken:
+            yield broken
+
+    return harm
+
+
+def replaced(
+    path: Callable[[Lab], Path], text: str, *, more: bool = False
+) -> Callable[[Project], AbstractContextManager[Broken]]:
+    """A file has another text, or ``more`` of it."""
+
+    @contextmanager
+    def harm(own: Project) -> Iterator[Broken]:
+        file = path(own.lab)
+        before = file.read_bytes()
+        file.write_bytes((before if more else b"") + text.encode())
+        try:
+            yield Broken()
+        finally:
+            file.write_bytes(before)
+
+    return harm
+
+
+def asked(text: str) -> Callable[[Project], None]:
+    """lab.toml says something else of the site."""
+
+    def harm(own: Project) -> None:
+        own.file.write_text(own.file.read_text().replace('sites = ["red", "blue"]', text))
+
+    return harm
+
+
+@contextmanager
+def groups_read_only(own: Project) -> Iterator[Broken]:
+    """The control groups are mounted read-only, as in many a container."""
+    script = "for i in $(awk '$3 ~ /^cgroup/ {print $2}' /proc/mounts); do mount -o remount,bind,ro $i; done"
+    yield Broken(privately(script))
+
+
+def inner(path: str) -> Callable[[Lab], Path]:
+    """A file of the first replica's root file system, by the host's way."""
+    return lambda lab: container.bundle(lab, "red-1") / "rootfs" / path
+
+
+FARM: dict[str, Row] = {
+    "runc refuses": Row(together(killed, answering("runc", "cannot allocate memory")), "farm.container-refused", ("container red-1", "status 1", "cannot allocate memory")),
+    "a container's first process dies": Row(together(killed, replaced(inner("etc/apache2/apache2.conf"), "Nonsense on\n", more=True)), "farm.container-died", ("container red-1", "exit status 1", "Syntax error on line", "Nonsense")),
+    "a container's program is none": Row(together(killed, replaced(inner("usr/sbin/apache2"), "mine\n")), "farm.container-died", ("container red-1", "exec format error")),
+    "the control groups are read-only": Row(together(killed, groups_read_only), "machine.cgroups-read-only", ("read-only", "mount them writable")),
+    "the balancer's configuration is refused": Row(answering("apache2", "Syntax error in it"), "farm.configuration-refused", ("Syntax error in it", "left as it is"), ("apply", "-p", "lbmethod", "bybusyness")),
+    "the name server's configuration is refused": Row(answering("dnsmasq", "bad option in it"), "farm.configuration-refused", ("bad option in it", "left as it is"), ("apply", "-p", "domain", "other.test")),
+    "umoci fails": Row(together(asked('sites = [{name = "red", colour = "#123456"}, "blue"]'), answering("umoci", "umoci: not today")), "build.failed", ("umoci", "exit status 1", "not today")),
+    "a key is damaged": Row(replaced(lambda lab: lab.state_dir / "ssh" / "student", "mine\n"), "state.damaged-key", ("no ssh key", "move it away")),
 }  # fmt: skip

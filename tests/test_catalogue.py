@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from labkit import undo
+from labkit import daemon, undo
 from labkit.errors import LabkitError
+from labkit.farm import container, dns, proxy
 from labkit.journal import Journal
 from labkit.run import Done
 from tests import breakages
@@ -156,9 +157,66 @@ def test_a_broken_machine_is_told_by_its_code(place: Path, case: str) -> None:
             assert not undo.unmake_all(own.lab)[1]
 
 
+@pytest.fixture(scope="module")
+def farm() -> Iterator[Project]:
+    """A project whose lab is up: two sites of one replica each, names and balancer."""
+    with open_place() as folder:
+        own = project(folder, 'sites = ["red", "blue"]\nreplicas = 1')
+        try:
+            done = own.labkit("apply")
+            assert done.status == 0, done.stderr
+            yield own
+        finally:
+            assert not undo.unmake_all(own.lab)[1]
+
+
+def standing(own: Project) -> tuple[object, ...]:
+    """What is up of the farm: containers, servers with their configurations, mounts, names and links."""
+    lab = own.lab
+    states = {name: state.pid for name, state in container.states(lab).items() if state.pid}
+    servers = [server.server(lab) for server in (dns, proxy)]
+    there = inventory(lab)
+    return (
+        states,
+        [(daemon.pid(server), server.config.read_text()) for server in servers],
+        [(kind, sorted(there[kind])) for kind in ("mounts", "namespaces", "containers", "links")],
+    )
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("case", breakages.FARM)
+def test_a_broken_farm_is_told_by_its_code(farm: Project, case: str) -> None:
+    """What is not concerned stays up with its processes; when it is mended, the same command ends well."""
+    row, text = breakages.FARM[case], farm.file.read_text()
+    try:
+        with row.harm(farm) as broken:
+            before = standing(farm)
+            done = farm.labkit(
+                *row.command, "--json", *broken.words, before=broken.before, **broken.env
+            )
+            told = record(done)
+            assert told["code"] == row.code, told
+            for word in (*row.words, *broken.said):
+                assert word in "\n".join(told.values())
+            assert told["again"]
+            assert standing(farm) == before
+    finally:
+        farm.file.write_text(text)
+        mended = farm.labkit("apply")
+        assert mended.status == 0, mended.stderr
+
+
+@pytest.mark.root
+def test_a_locale_that_is_missing_is_no_error(tmp_path: Path) -> None:
+    """Nor a home that is not there: programs are called with a locale of labkit's own."""
+    own = project(tmp_path)
+    done = own.labkit("plan", "--json", LC_ALL="xx_XX.UTF-8", LANG="xx_XX", HOME="/nowhere")
+    assert (done.status, done.stderr) == (0, "")
+
+
 def test_the_catalogue_is_whole() -> None:
     """Half of it and more are inputs; there are as many rows as was promised, and each error is told apart."""
-    machines = [row.code for row in breakages.MACHINES.values()]
+    machines = [row.code for row in (*breakages.MACHINES.values(), *breakages.FARM.values())]
     assert len(INPUTS) + len(COMMANDS) >= 20
     assert len(machines) >= 20
     assert len({code for _, code, _ in (*INPUTS.values(), *COMMANDS.values())} | {*machines}) >= 25

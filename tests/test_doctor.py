@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, doctor, run, undo
+from labkit import Lab, doctor, groups, run, undo
 from labkit.doctor import kernel, places, programs
 from labkit.errors import LabkitError, MachineError
 
@@ -42,7 +42,7 @@ def test_the_layout_of_the_cgroups_is_read_from_the_mounts(
     mounts: str, layout: str, writable: bool
 ) -> None:
     """Version 1, version 2, both, or none; and whether a container's own can be made."""
-    assert kernel.parse_cgroups(mounts) == (layout, writable)
+    assert groups.mounted(mounts) == (layout, writable)
 
 
 @pytest.mark.parametrize(

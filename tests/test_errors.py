@@ -83,6 +83,23 @@ def test_an_error_of_a_worker_keeps_its_code() -> None:
     assert (again.code, str(again).splitlines()[1]) == ("machine.x", "  remedy: z")
 
 
+def test_every_further_class_has_a_code_of_its_own() -> None:
+    """Those that modules make for themselves: a conflict on the wiki, a package that the mirror lacks."""
+    found = {
+        node.name: [
+            item.targets[0].id
+            for item in node.body
+            if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name)
+        ]
+        for path in MODULES
+        if path.name != "errors.py"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Error") and node.name[0] != "_"
+    }
+    assert len(found) > 4
+    assert [name for name, given in found.items() if "code" not in given] == []
+
+
 def test_the_kinds_are_those_of_the_tree() -> None:
     """No class of errors is forgotten here."""
     classes = {

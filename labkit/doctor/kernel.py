@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from labkit import run
+from labkit import groups, run
 from labkit.errors import CommandError, LabkitError, MachineError
 from labkit.farm.isolation import guard
 from labkit.farm.runc import idmap
@@ -76,25 +76,7 @@ def system_calls(lab: Lab) -> str:
 
 def cgroups(lab: Lab) -> str:
     """The layout of the mounted cgroups; :class:`MachineError` when there are none, or read-only."""
-    layout, writable = parse_cgroups(Path("/proc/self/mounts").read_text(encoding="utf-8"))
-    if not layout:
-        raise MachineError(
-            "cgroups",
-            "are not mounted: runc cannot start a container",
-            "start the machine with systemd, or install Debian's package cgroupfs-mount and run "
-            "cgroupfs-mount (as root)",
-            "grep cgroup /proc/mounts",
-            code="machine.no-cgroups",
-        )
-    if not writable:
-        raise MachineError(
-            "cgroups",
-            "are mounted read-only: runc cannot make a container's own",
-            "mount them writable; in a container, start that one with its own writable cgroups",
-            "grep cgroup /proc/mounts",
-            code="machine.cgroups-read-only",
-        )
-    return layout
+    return groups.require()
 
 
 def firewall(lab: Lab) -> str:
@@ -102,19 +84,6 @@ def firewall(lab: Lab) -> str:
     require_root("a network namespace")
     lacking = guard.impossible()
     return f"not possible: {lacking}" if lacking else "tables of both families, made and gone again"
-
-
-def parse_cgroups(mounts: str) -> tuple[str, bool]:
-    """The layout in /proc/mounts' text ('' for none), and whether any hierarchy is writable."""
-    lines = [line.split() for line in mounts.splitlines()]
-    found = [(words[2], words[3].split(",")) for words in lines if words[2].startswith("cgroup")]
-    kinds = {kind for kind, _ in found}
-    layout = {
-        frozenset(): "",
-        frozenset({"cgroup2"}): "version 2",
-        frozenset({"cgroup"}): "version 1",
-    }.get(frozenset(kinds), "hybrid: version 1 with version 2 beside it")
-    return layout, any("rw" in options for _, options in found)
 
 
 def _try(argv: list[str], *, what: str, value: str, remedy: str) -> None:

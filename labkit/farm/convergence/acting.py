@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from labkit import run
+from labkit import groups, run
 from labkit.errors import FarmError
 from labkit.farm import container, host, network, ssh
 from labkit.farm.balancer import instance as balancer
@@ -64,6 +64,8 @@ def prepare(lab: Lab, plan: Plan) -> Plan:
     """What is needed before anything of the farm is touched: programs, overlayfs, names and ports that nobody
     else has, images, the host's side; the part of the plan that was carried out by this."""
     run.require(*PROGRAMS, *(SERVERS if plan.named("names") or plan.named("balancer") else ()))
+    if plan.named("container"):
+        groups.require()
     if plan.named("root", "create", "replace"):
         overlay.require(lab)
     claims.refuse_taken(lab, plan)

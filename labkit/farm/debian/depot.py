@@ -45,6 +45,8 @@ class AbsentError(MachineError):
     """A file that is not in the depot and could not be fetched: ``status`` is the mirror's answer, 0
     when it gave none, and None when it was not asked (offline)."""
 
+    code = "machine.mirror"
+
     def __init__(self, address: str, status: int | None, reason: str) -> None:
         self.address = address
         self.status = status
@@ -55,6 +57,7 @@ class AbsentError(MachineError):
             if status is None
             else "check the network; after an update of the archive: labkit refresh",
             f"wget -q -O /dev/null {address}",
+            code="machine.offline" if status is None else self.code,
         )
 
 

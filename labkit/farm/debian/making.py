@@ -32,6 +32,8 @@ TIMEOUT = 1500.0
 class OutdatedError(BuildError):
     """The mirror no longer has the packages of the list that the build was made by."""
 
+    code = "build.outdated"
+
 
 def stand(lab: Lab, variant: str = "", *, registry: str = "") -> tuple[Rootfs, bool]:
     """The root file system in the cache, and whether it had to be built.

@@ -59,17 +59,25 @@ _MEANING = {
 class ConflictError(WikiError):
     """Somebody saved the page in between: it has to be read again."""
 
+    code = "wiki.conflict"
+
 
 class SessionEndedError(WikiError):
     """The session is no longer the account's; nothing was done."""
+
+    code = "wiki.session-ended"
 
 
 class UnansweredError(WikiError):
     """No answer came to a request that writes: whether it was acted upon has to be looked up."""
 
+    code = "wiki.unanswered"
+
 
 class BusyError(UnansweredError):
     """The wiki's database was busy, which passes: the same has to be looked up, and is worth it again."""
+
+    code = "wiki.busy"
 
 
 def refusal(what: str, code: str, info: str) -> WikiError:
