@@ -8,11 +8,12 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from labkit import paths
 from labkit.complaints import Fault, unknown
 from labkit.errors import ConfigError, StateError
 
@@ -37,17 +38,14 @@ def _domain(value: object) -> object:
     return value
 
 
-def _folder(value: object) -> object:
-    path = PurePosixPath(value) if isinstance(value, str) else PurePosixPath()
-    if not path.is_absolute() or ".." in path.parts or len(path.parts) < 2 or "\0" in str(path):
-        raise Fault("folder", "is no absolute path of a folder below /, without '..'")
-    return value
-
-
 Label = Annotated[str, BeforeValidator(_label)]
 Port = Annotated[int, Field(ge=1, le=65535)]
-Folder = Annotated[str, BeforeValidator(_folder)]
-Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]*$")]
+Folder = Annotated[str, BeforeValidator(paths.folder)]
+Place = Annotated[str, AfterValidator(paths.path)]
+Line = Annotated[str, Field(max_length=200), AfterValidator(paths.printable)]
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]*$", max_length=100)]
+#: Characters of an address (RFC 3986, section 2) that need no quoting anywhere.
+ADDRESS = r"[A-Za-z0-9._~:/?@%+=&,\[\]-]"
 
 
 class Section(BaseModel):
@@ -71,11 +69,11 @@ class Network(Section):
 class Rootfs(Section):
     """How the farm's root file system is made; '' as the suite is the machine's own."""
 
-    suite: Annotated[str, Field(pattern=r"^([a-z][a-z0-9-]*)?$")] = ""
+    suite: Annotated[str, Field(pattern=r"^([a-z][a-z0-9-]{0,40})?$")] = ""
     tool: Literal["mmdebstrap", "debootstrap"] = "mmdebstrap"
     variant: Word = "essential"
     packages: tuple[Word, ...] = ()
-    mirror: Annotated[str, Field(pattern=r"^((https?|file)://[^\s]+)?$")] = ""
+    mirror: Annotated[str, Field(pattern=rf"^((https?|file)://{ADDRESS}{{1,500}})?$")] = ""
 
 
 class Dns(Section):
@@ -113,16 +111,18 @@ class Wiki(Section):
 
     port: Port = 8060
     database: Literal["sqlite", "mariadb"] = "sqlite"
-    url: Annotated[str, Field(pattern=r"^(https?://[^\s@]+/api\.php)?$")] = ""
-    assignment: str = ""
-    page: Annotated[str, Field(pattern=r"^[^\[\]{}|#<>/\n]+$")] = "Report"
+    url: Annotated[
+        str, Field(pattern=rf"^(https?://{ADDRESS.replace('@', '')}{{1,500}}/api\.php)?$")
+    ] = ""
+    assignment: Place = ""
+    page: Annotated[Line, Field(pattern=r"^[^\[\]{}|#<>/\n.-][^\[\]{}|#<>/\n]*$")] = "Report"
 
 
 class Site(Section):
     """One web site: ``weights`` has a number for each of its replicas ('' colour: by its place)."""
 
     name: Label
-    title: Annotated[str, Field(pattern=r"^[^<>&\n]*$")] = ""
+    title: Annotated[Line, Field(pattern=r"^[^<>&\n]*$")] = ""
     colour: Annotated[str, Field(pattern=r"^(#[0-9A-Fa-f]{6})?$")] = ""
     replicas: Annotated[int, Field(ge=1, le=200)] | None = None
     weights: tuple[Annotated[int, Field(ge=1, le=100)], ...] = ()
@@ -153,9 +153,9 @@ class Configuration(Section):
     containers: Containers = Containers()
     traffic: Traffic = Traffic()
     wiki: Wiki = Wiki()
-    outputs: Annotated[str, Field(min_length=1)] = "outputs"
+    outputs: Annotated[str, Field(min_length=1), AfterValidator(paths.path)] = "outputs"
     state: Folder = "/var/lib/labkit"
-    cache: Annotated[str, BeforeValidator(lambda v: v if v == "" else _folder(v))] = ""
+    cache: Annotated[str, BeforeValidator(lambda v: v if v == "" else paths.folder(v))] = ""
     run: Folder = "/run/labkit"
     offline: bool = False
 

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from labkit import addresses
+from labkit import addresses, paths
 from labkit.complaints import Fault, explain, unknown
 from labkit.config import (
     PARAMETERS,
@@ -82,12 +82,13 @@ class Lab(Configuration):
         found = path or find_file("lab.toml")
         values = overlaid(read_toml(found) if found else {}, parameters)
         base = found.parent if found else project_folder()
-        outputs = values.get("outputs", "outputs")
-        values["outputs"] = str((base / outputs).resolve()) if isinstance(outputs, str) else outputs
+        values["outputs"] = paths.resolved(base, values.get("outputs", "outputs"))
         wiki = values.get("wiki")
         if isinstance(wiki, dict) and wiki.get("assignment"):
-            wiki["assignment"] = str((base / str(wiki["assignment"])).resolve())
-        return cls.of(values, str(found) if found else "the parameters", **parameters)
+            wiki["assignment"] = paths.resolved(base, wiki["assignment"])
+        lab = cls.of(values, str(found) if found else "the parameters", **parameters)
+        paths.require_apart(lab)
+        return lab
 
     @classmethod
     def from_parameters(cls, namespace: Mapping[str, object]) -> Lab:
