@@ -75,6 +75,12 @@ class MachineError(LabkitError):
     """The machine lacks something that the lab needs."""
 
 
+#: Programs that only set up what another one, after ``--``, runs in.
+AROUND = ("nsenter", "setpriv", "unshare", "setsid")
+#: What to do about a program that ended by a signal, where nothing better is known.
+ENDED = "somebody ended it, or the kernel did for want of memory (dmesg says so): call this again"
+
+
 class CommandError(LabkitError):
     """A program ended with a status that its caller did not expect.
 
@@ -93,11 +99,18 @@ class CommandError(LabkitError):
         ended = f"signal {-status}" if status < 0 else f"exit status {status}"
         said = stderr.strip()[-2000:]
         super().__init__(
-            typed(self.argv[:1]),
+            typed([_meant(self.argv)]),
             f"{ended}{': ' + said if said else ', without a word on its standard error'}",
-            remedy,
+            remedy or (ENDED if status < 0 else ""),
             typed(self.argv),
         )
+
+
+def _meant(argv: Sequence[str]) -> str:
+    """The program that is meant: the one behind those that only set up what it runs in. Pure."""
+    while argv[0] in AROUND and "--" in argv[:-1]:
+        argv = argv[argv.index("--") + 1 :]
+    return argv[0]
 
 
 class CommandTimeoutError(CommandError):
@@ -107,7 +120,8 @@ class CommandTimeoutError(CommandError):
 
     def __init__(self, argv: Sequence[str], seconds: float, stderr: str = "") -> None:
         self.seconds = seconds
-        super().__init__(argv, -9, f"killed after {seconds:g} s without an end. {stderr}".strip())
+        said = f"killed after {seconds:g} s without an end. {stderr}".strip()
+        super().__init__(argv, -9, said, "call that command by itself and see where it hangs; then this again")  # fmt: skip
 
 
 class StateError(LabkitError):

@@ -48,13 +48,19 @@ Thing = tuple[str, Mapping[str, str]]
 class Journal:
     """The journal of one lab. Opening it reads nothing and makes nothing."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, lenient: bool = False) -> None:
         self.path = path
+        self.lenient = lenient
 
     @classmethod
-    def of(cls, lab: Lab) -> Journal:
-        """The journal of a lab."""
-        return cls(lab.journal_file)
+    def of(cls, lab: Lab, *, lenient: bool = False) -> Journal:
+        """The journal of a lab; a ``lenient`` one passes over lines that cannot be read, as long as one can:
+        what the others say can still be unmade."""
+        return cls(lab.journal_file, lenient=lenient)
+
+    def damage(self) -> tuple[StateError, ...]:
+        """The lines that cannot be read, each with what to do about it."""
+        return tuple(_split(self._read(), self.path)[1])
 
     def intend(self, kind: str, **what: str) -> None:
         """Writes that a thing is about to be made; once is enough while it stands."""
@@ -111,15 +117,26 @@ class Journal:
                 self.path.unlink()
 
     def _state(self) -> _State:
+        data = self._read()
+        if not self.lenient:
+            return _state_of(data, self.path)
+        entries, damage = _split(data, self.path)
+        if damage and not entries:
+            raise damage[0]
+        state = _State()
+        for entry in entries:
+            state.add(entry)
+        return state
+
+    def _read(self) -> bytes:
         try:
-            data = self.path.read_bytes()
+            return self.path.read_bytes()
         except FileNotFoundError:
-            return _State()
+            return b""
         except PermissionError:
             raise not_root(str(self.path)) from None
         except OSError as error:
             raise self._unusable("cannot be read", error) from None
-        return _state_of(data, self.path)
 
     def _append(self, entries: Iterable[Entry]) -> None:
         lines = [json.dumps(entry.model_dump(exclude_defaults=True)) + "\n" for entry in entries]
@@ -220,17 +237,31 @@ def parse(text: str, path: Path, first: int = 1) -> list[Entry]:
     damage is a :class:`StateError`.
     """
     entries: list[Entry] = []
+    for found in _lines(text, path, first):
+        if isinstance(found, StateError):
+            raise found
+        entries.append(found)
+    return entries
+
+
+def _split(data: bytes, path: Path) -> tuple[list[Entry], list[StateError]]:
+    """What can be read of a journal, and the errors of the lines that cannot."""
+    found = list(_lines(data.decode(errors="replace"), path, 1))
+    entries = [item for item in found if isinstance(item, Entry)]
+    return entries, [item for item in found if isinstance(item, StateError)]
+
+
+def _lines(text: str, path: Path, first: int) -> Iterator[Entry | StateError]:
     for number, line in enumerate(text.split("\n"), first):
         if not line.strip():
             continue
         try:
-            entries.append(Entry.model_validate(json.loads(line)))
+            yield Entry.model_validate(json.loads(line))
         except ValidationError:
-            raise _damaged(path, number, line) from None
+            yield _damaged(path, number, line)
         except json.JSONDecodeError:
             if not line.startswith("{") or line.count("{") <= line.count("}"):
-                raise _damaged(path, number, line) from None
-    return entries
+                yield _damaged(path, number, line)
 
 
 def standing(entries: Iterable[Entry]) -> tuple[Entry, ...]:

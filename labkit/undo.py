@@ -36,9 +36,10 @@ def unmake_all(lab: Lab) -> tuple[tuple[Entry, ...], tuple[Failure, ...]]:
 
     Returns the entries that were unmade, and those that could not be, with the error of each.
     """
-    journal = Journal.of(lab)
+    journal = Journal.of(lab, lenient=True)
     unmade, failed = unmake_these(lab, journal.standing())
-    journal.clear(unmade)
+    if not journal.damage():
+        journal.clear(unmade)
     return unmade, failed
 
 
@@ -58,7 +59,7 @@ def unmake_these(
         tried = run.spread(partial(_try, lab=lab), batch, workers=4 if _are_apart(batch) else 1)
         gone = [entry for entry, error in zip(batch, tried, strict=True) if error is None]
         failed += [(entry, error) for entry, error in zip(batch, tried, strict=True) if error]
-        Journal.of(lab).forget_if_room((entry.kind, entry.what) for entry in gone)
+        Journal.of(lab, lenient=True).forget_if_room((entry.kind, entry.what) for entry in gone)
         unmade += gone
     return tuple(unmade), tuple(failed)
 

@@ -105,8 +105,9 @@ def down(lab: Lab) -> Outcome[Down]:
     """
     if not (lab.run_dir.exists() or lab.journal_file.exists()):
         return _taken_down(lab, (), (), changed=False)
+    journal = Journal.of(lab, lenient=True)
     with lock(lab.run_dir, "session", wait=MEND):
-        end_notebooks(str(lab.run_dir / "rebuild"), markers(Journal.of(lab).standing()))
+        end_notebooks(str(lab.run_dir / "rebuild"), markers(journal.standing()))
         shutil.rmtree(lab.run_dir / "rebuild", ignore_errors=True)
         with ExitStack() as held:
             for name in ("farm", "wiki", "image", "unpacked"):
@@ -115,6 +116,7 @@ def down(lab: Lab) -> Outcome[Down]:
             unmade, failed = undo.unmake_all(lab)
             problems = [f"{entry.kind} {entry.what}: {error}" for entry, error in failed]
             problems += [f"{what} stands, and is not in the journal" for what in _left(lab)]
+            problems += [f"{error.value} {error.reason}" for error in journal.damage()]
     return _taken_down(lab, unmade, tuple(problems), changed=killed or bool(unmade))
 
 
@@ -142,7 +144,9 @@ def _taken_down(
 
 def _left(lab: Lab) -> tuple[str, ...]:
     """What stands in the lab's own folders and groups, and in no entry of its journal: it was lost."""
-    known = {value for entry in Journal.of(lab).standing() for value in entry.what.values()}
+    known = {
+        value for entry in Journal.of(lab, lenient=True).standing() for value in entry.what.values()
+    }
     folders = tuple(f"{folder.resolve()}/" for folder in (lab.run_dir, lab.state_dir))
     mounts = [point for point in undo.mount_points() if point.startswith(folders)]
     group = container.cgroup(lab)

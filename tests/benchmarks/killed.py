@@ -95,7 +95,7 @@ def taken(lab: Lab) -> Inventory:
         name: said.rpartition(" ")[0] if "/ssh/" in name else said
         for name, said in found["file"].items()
     }
-    shared = {str(path): "" for path in Path(CACHE).glob(f"*/*{lab.name}*")}
+    shared = {str(path): "" for path in Path(CACHE, "labs").glob(f"*{lab.name}*")}
     return {**found, "file": files, "file of the cache": shared}
 
 
@@ -237,7 +237,9 @@ def measure(given: argparse.Namespace) -> int:
         listed, began, first = points(work), time.monotonic(), tally.runs
         steps = [point for point in listed if "journal:" in point]
         numbers = list(chosen(len(listed), given))
-        for number in numbers:
+        for place, number in enumerate(numbers):
+            if place % 50 == 49:
+                print(f"{work.name}: {place + 1} of {len(numbers)} points", flush=True)
             both = given.both or "journal:" in listed[number - 1]
             for again in (True, False) if both else (number % 2 == 0,):
                 then = "apply and down" if again else "down"
