@@ -1,7 +1,7 @@
 """The lab's tables made, looked at and mended, each as a whole: one transaction of the kernel's.
 
-What nft(8) lists of them is kept with the number of the last change of the namespace's packet filter. As long
-as that number is the same, nothing was changed, and no program is started to see it.
+The number of the last change of the namespace's packet filter is kept. As long as it is the same, nothing was
+changed, and no program is started to see it; else what nft(8) lists is held against what it is to list.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ from labkit.kernel import nftables
 from labkit.lab import Lab
 from labkit.result import Record
 
+#: The one fixed shell text: loads the rules of standard input and lists the tables of that name.
+_LISTED = 'nft -f - && nft -s list table bridge "$0" && nft -s list table inet "$0"'
 #: What is said of a kernel that cannot keep anybody apart.
 LACKING = "this kernel has no nftables"
 
 
 class Made(Record):
-    """What was made: the namespace's number, that of the change after it, the rules, and what nft listed of each
-    family's table; ``lacking`` is why nothing could be."""
+    """What was made: the namespace's number, that of the change after it, the rules, and (once that was
+    asked) what nft lists of each family's table; ``lacking`` is why nothing could be."""
 
     namespace: int
     generation: int
@@ -90,12 +92,26 @@ def look(lab: Lab) -> Seen | None:
 def _compared(lab: Lab, made: Made | None, now: int) -> Seen | None:
     """The tables as nft lists them now, beside what it listed when they were made."""
     found = _listed(lab)
-    if made is None or found != made.listed:
-        told = _difference(made, found)
-        return Seen(rules=made and made.rules, difference=told) if found else None
+    if not found:
+        return None
+    if made is None:
+        return Seen(rules=None, difference="unknown: the file that describes them is gone")
+    known = made.listed or _expected(lab, made.rules)
+    if found != known:
+        return Seen(rules=made.rules, difference=_difference(known, found))
     with suppress(OSError):  # who only looks may have no right to it
-        _keep(lab, made.model_copy(update={"generation": now}))
+        _keep(lab, made.model_copy(update={"generation": now, "listed": known}))
     return Seen(rules=made.rules)
+
+
+def _expected(lab: Lab, given: Rules) -> dict[str, str]:
+    """What nft lists of tables with these rules: asked where nobody has changed them, in a namespace that ends
+    with the program."""
+    name = tables.name(lab)
+    words = ["unshare", "--net", "--", "sh", "-c", _LISTED, name]
+    output = run.run(words, stdin=rules.text(name, given)).stdout
+    first, mark, second = output.partition("table inet ")
+    return {"bridge": first, "inet": mark + second}
 
 
 def widen(lab: Lab) -> bool:
@@ -144,8 +160,8 @@ def _install(lab: Lab, asked: Rules, found: Seen | None) -> bool:
     if lacking := _load(lab, asked):
         _keep(lab, new.model_copy(update={"lacking": lacking}))
         return False
-    _, now = inside(lab.netns, _where)  # before the listing: what changes after it is seen later
-    _keep(lab, new.model_copy(update={"generation": now or 0, "listed": _listed(lab)}))
+    _, now = inside(lab.netns, _where)
+    _keep(lab, new.model_copy(update={"generation": now or 0}))
     return True
 
 
@@ -204,13 +220,11 @@ def _listed(lab: Lab) -> dict[str, str]:
     return found
 
 
-def _difference(made: Made | None, found: Mapping[str, str]) -> str:
-    if made is None:
-        return "unknown: the file that describes them is gone"
-    gone = [family for family in made.listed if family not in found]
+def _difference(known: Mapping[str, str], found: Mapping[str, str]) -> str:
+    gone = [family for family in known if family not in found]
     if gone:
         return f"changed by hand: the table of family {gone[0]} is gone"
-    told = (listing.told(text, found[family]) for family, text in made.listed.items())
+    told = (listing.told(text, found[family]) for family, text in known.items())
     return f"changed by hand: {'; '.join(filter(None, told))}"
 
 
