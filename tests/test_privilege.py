@@ -258,6 +258,26 @@ def test_a_file_that_can_be_written_fails_its_check(
 
 
 @pytest.mark.root
+def test_a_container_that_runs_without_the_filter_is_named(farm: Lab) -> None:
+    """By what the kernel says of its first process; the others are as they have to be."""
+    (before,) = privilege.checks(farm)
+    assert before.holds
+    item = small(farm, "trial-open")
+    config = dict(trial.own_configuration(farm, item))
+    config["linux"] = {key: value for key, value in config["linux"].items() if key != "seccomp"}
+    with trial.prepared(farm, item, **{item.name: config}):
+        container.create(farm, item.name)
+        container.begin(farm, item.name)
+        assert [check.seen for check in privilege.checks(farm)] == ["not so: trial-open"]
+
+
+@pytest.mark.root
+def test_a_lab_without_containers_has_nothing_to_look_at(lab: Lab) -> None:
+    """And nothing is made by looking."""
+    assert privilege.checks(lab) == ()
+
+
+@pytest.mark.root
 def test_a_call_by_another_interface_of_the_processor_ends_its_caller(farm: Lab) -> None:
     """SIGSYS, 31, as runC tells of a signal."""
     item = privilege._spec(farm, "trial-foreign")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from labkit.checks import Check, equal
@@ -58,6 +58,7 @@ def confined(lab: Lab) -> Outcome[Confinement]:
         server, root = (_tried(lab, item) for item in specs)
         config = _read(container.bundle(lab, specs[0].name) / "config.json")
         processes = tuple(_processes(lab))
+        kept = checks(lab)
     value = Confinement(
         server=server, root=root, processes=processes, calls=own.default(config).calls or 0
     )
@@ -65,9 +66,26 @@ def confined(lab: Lab) -> Outcome[Confinement]:
         value=value,
         subject="trial containers",
         summary=f"A replica may make {value.calls} system calls; {_summed(value)}.",
-        checks=(*_checks(value), _least(config), *_kept(lab, value)),
+        checks=(*_checks(value), _least(config), *kept),
         tables=(own.table(config), _table(value)),
     )
+
+
+def checks(lab: Lab) -> tuple[Check, ...]:
+    """Whether the kernel holds the running containers' first processes to what they may do; none when none
+    runs. Nothing is started."""
+    processes = tuple(_processes(lab))
+    wrong = [item.container for item in processes if item.rights != RIGHTS]
+    said = "no capability, no new privileges, filtered system calls: "
+    expected = f"{said}{counted(len(processes), 'running container')}"
+    found = equal(
+        "container.confined.processes",
+        expected,
+        f"not so: {', '.join(wrong)}" if wrong else expected,
+        rows=("R8",),
+        again=f"runc --root {container.runc_root(lab)} list; grep -E 'Cap|NoNew|Seccomp' /proc/PID/status",
+    )
+    return (found,) if processes else ()
 
 
 @contextmanager
@@ -117,11 +135,18 @@ def _tried(lab: Lab, spec: Spec) -> tuple[tuple[str, str, str], ...]:
 
 def _processes(lab: Lab) -> Iterator[Process]:
     for name, state in container.states(lab).items():
-        if state.pid:
-            lines = Path(f"/proc/{state.pid}/status").read_text().splitlines()
+        if state.status == "running":
+            lines = _lines(Path(f"/proc/{state.pid}/status"))
             seen = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
             rights = {word: seen.get(word, "").strip() for word in RIGHTS}
             yield Process(container=name, pid=state.pid, rights=rights)
+
+
+def _lines(path: Path) -> list[str]:
+    """Of a process that may just have ended: none then."""
+    with suppress(OSError):
+        return path.read_text().splitlines()
+    return []
 
 
 def _summed(value: Confinement) -> str:
@@ -174,23 +199,6 @@ def _least(config: Json) -> Check:
         rows=("R8",),
         again="cat config.json  # of the bundle: process.capabilities, linux.seccomp",
     )
-
-
-def _kept(lab: Lab, value: Confinement) -> Iterator[Check]:
-    """Whether the kernel holds the running containers' first processes to it."""
-    if value.processes:
-        wrong = [item.container for item in value.processes if item.rights != RIGHTS]
-        said = counted(len(value.processes), "running container")
-        yield equal(
-            "container.confined.processes",
-            f"no capability, no new privileges, filtered system calls: {said}",
-            f"no capability, no new privileges, filtered system calls: {said}"
-            if not wrong
-            else f"not so: {', '.join(wrong)}",
-            rows=("R8",),
-            again=f"grep -E 'Cap|NoNew|Seccomp' /proc/PID/status  # runc --root "
-            f"{container.runc_root(lab)} list",
-        )
 
 
 def _table(value: Confinement) -> Table:

@@ -73,13 +73,15 @@ def status(lab: Lab) -> Outcome[Standing]:
 @action("farm.checks")
 def checks(lab: Lab) -> Outcome[tuple[Check, ...]]:
     """Every check that can be made on what is up, without changing anything."""
-    from labkit.farm import up, upkeep  # which can build images: more to import than `status` needs
+    # which can build images: more to import than `status` needs
+    from labkit.farm import privilege, up, upkeep
 
     found = (
         *host.checks(lab),
         *topology.checks(lab, network.observe(lab)),
         *network.namespace_checks(lab),
         *up.replica_checks(lab),
+        *privilege.checks(lab),
         *_made(dns.checks, lab, "dns"),
         *_made(proxy.checks, lab, "proxy"),
         *upkeep.checks(lab),
