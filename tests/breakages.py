@@ -283,6 +283,7 @@ MACHINES: dict[str, Row] = {
     "lab.toml is not readable": Row(unreadable, "state.unreadable", ("Permission denied",)),
     "no runc": Row(missing("runc"), "machine.no-program", ("not on the machine", "./lab doctor")),
     "no umoci": Row(missing("umoci"), "machine.no-program", ("not on the machine",)),
+    "no ssh-keygen": Row(missing("ssh-keygen"), "machine.no-program", ("not on the machine",)),
     "no dnsmasq": Row(missing("dnsmasq"), "machine.no-program", ("not on the machine",)),
     "no apache2": Row(missing("apache2"), "machine.no-program", ("not on the machine",)),
     "no mmdebstrap": Row(missing("mmdebstrap", "-p", "cache", "HERE/cache"), "machine.no-program", ("not on the machine",)),

@@ -52,27 +52,7 @@ def refused(done: Done, *said: str) -> bool:
     return True
 
 
-# -- what the description says -----------------------------------------------------------------------
-
-DESCRIPTIONS = {
-    "misspelt -p": ("", ["rebuild", "-p", "replcas", "3"], "'replcas'", "did you mean 'replicas'"),
-    "misspelt -p of a notebook": ("", ["run", "06-balancer", "-p", "weigths", "[1]"], "'weigths'", "did you mean 'weights'"),
-    "misspelt key": ("replcas = 3", ["down"], "replcas in ", "lab.toml", "did you mean 'replicas'"),
-    "no replicas": ("replicas = 0", ["rebuild"], "replicas = 0 in ", "lab.toml", "greater than or equal to 1"),
-    "no DNS label": ('sites = ["my_site"]', ["run", "05-web"], "sites.0.name = 'my_site'", "is no DNS label"),
-    "two sites of one name": ('sites = ["red", "blue", "red"]', ["review"], "sites in ", "two sites have the name 'red'"),
-    "subnet too small": ('network.subnet = "10.60.0.0/29"', ["rebuild"], "10.60.0.0/29 has 6 addresses", "use a /27"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", DESCRIPTIONS)
-def test_a_wrong_description_changes_nothing(tmp_path: Path, case: str) -> None:
-    """Value, reason and remedy are told; not even a log is begun."""
-    text, words, *said = DESCRIPTIONS[case]
-    own = project(tmp_path, text)
-    before = listing(tmp_path)
-    assert refused(own.labkit(*words), *said)
-    assert listing(tmp_path) == before
+# -- notebooks and their parameters (what lab.toml says: test_catalogue.py) ------------------------------
 
 
 def test_a_notebook_that_is_none_is_not_run(tmp_path: Path) -> None:
@@ -273,17 +253,6 @@ try:
 except LabkitError as error:
     print(type(error).__name__, error)
 """
-#: The same on a machine that lacks one program after the other.
-LACKS = """
-import os, subprocess, sys
-code, pairs = sys.argv[3], [pair.split("/") for pair in sys.argv[4:]]
-for program, action in pairs:
-    path = os.path.realpath(subprocess.check_output(["which", program], text=True).strip())
-    subprocess.check_call(["mount", "--bind", "/dev/null", path])
-    sys.argv[2] = action
-    exec(code)
-    subprocess.check_call(["umount", path])
-"""
 
 
 def act(own: Project, name: str, before: tuple[str, ...] = ()) -> str:
@@ -296,22 +265,6 @@ def act(own: Project, name: str, before: tuple[str, ...] = ()) -> str:
 def own(open_folder: Path) -> Project:
     """A project that every account may enter."""
     return project(open_folder)
-
-
-@pytest.mark.root
-def test_a_missing_program_is_named_before_anything_is_made(own: Project) -> None:
-    """No namespace, no folder: the program, and what installs it."""
-    pairs = {
-        "runc": "replicas", "umoci": "replicas", "ssh-keygen": "replicas",
-        "dnsmasq": "dns", "apache2": "proxy",
-    }  # fmt: skip
-    words = [f"{program}/{action}" for program, action in pairs.items()]
-    argv = ["unshare", "--mount", "--", sys.executable, "-c", LACKS, own.file, "", ACT, *words]
-    said = run.run(argv, env={"PYTHONPATH": str(ROOT)}, timeout=120).stdout
-    found = re.findall(r"^MachineError (.*): this program is not on the machine\n  remedy: .*\./lab doctor", said, re.M)  # fmt: skip
-    assert found == list(pairs)
-    assert nothing(own.lab)
-    assert listing(own.lab.state_dir, own.lab.run_dir) == {}
 
 
 @pytest.mark.root
@@ -352,17 +305,6 @@ def test_a_file_system_that_no_overlay_can_stand_on(overlaid: Project) -> None:
 
 
 @pytest.mark.root
-def test_root_that_may_not_mount(own: Project) -> None:
-    """In a container root often has no right to mount (CAP_SYS_ADMIN)."""
-    said = act(own, "replicas", ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"))
-    assert "MachineError overlayfs: cannot be had at" in said
-    assert "Operation not permitted" in said
-    assert "give that one the right to mount" in said
-    assert nothing(own.lab)
-    assert listing(own.lab.state_dir, own.lab.run_dir) == {}
-
-
-@pytest.mark.root
 @pytest.mark.parametrize("whose", [0, 65534], ids=["root's outputs", "outputs of one's own"])
 @pytest.mark.parametrize("command", ["rebuild", "down"])
 def test_who_is_not_root_changes_nothing(own: Project, command: str, whose: int) -> None:
@@ -382,17 +324,6 @@ def test_who_is_not_root_changes_nothing(own: Project, command: str, whose: int)
 
 
 # -- ports, and the wiki ---------------------------------------------------------------------------------
-
-
-@pytest.mark.root
-def test_a_taken_port_of_the_wiki(own: Project) -> None:
-    """The command names port, process and its number; no wiki is begun."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        done = own.labkit("publish", "-p", "wiki_port", str(port))
-    who = f"the port is taken by {Path('/proc/self/comm').read_text().strip()} (process {os.getpid()})"
-    assert refused(done, f"wiki.port = {port}", who, "set wiki.port to another port")
-    assert listing(own.lab.state_dir, own.lab.run_dir) == {}
 
 
 @pytest.mark.root

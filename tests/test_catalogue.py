@@ -69,6 +69,7 @@ INPUTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 #: The words of a command line, the code, words of the error.
 COMMANDS: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
     "a misspelt -p": (("plan", "-p", "replcas", "3"), "config.unknown-name", ("'replcas'", "did you mean 'replicas'")),
+    "a misspelt -p of a notebook": (("run", "06-balancer", "-p", "weigths", "[1]"), "config.unknown-name", ("'weigths'", "did you mean 'weights'")),
     "a setting without a value": (("plan", "--set", "replicas"), "config.option", ("'replicas'", "NAME=VALUE")),
     "a setting of a wrong type": (("plan", "-p", "replicas", "many"), "config.type", ("the parameter replicas", "integer")),
     "a lab.toml that is not there": (("plan", "--config", "none.toml"), "config.no-file", ("none.toml", "there is no such file")),
