@@ -16,11 +16,11 @@ import pytest
 from labkit import Lab, run, tables, undo
 from labkit.checks import failed
 from labkit.errors import StateError
-from labkit.farm import container, network, up, upkeep
+from labkit.farm import container, host, network, up, upkeep
 from labkit.farm.isolation import guard, listing, rules, telling
 from labkit.farm.links import echo
 from labkit.farm.links.netns import inside
-from labkit.journal import Journal
+from labkit.journal import Journal, lock
 from labkit.kernel import calls, nftables
 from labkit.kernel import netns as namespaces
 from tests.netlink import netlink
@@ -436,6 +436,17 @@ def test_while_one_farm_becomes_another_both_are_allowed() -> None:
 def test_what_a_hand_did_to_a_table_is_told(seen: str, told: str) -> None:
     """The lines that are gone or new, a few of them; or the first that is elsewhere."""
     assert listing.told("a\nb\nc", seen) == told
+
+
+@pytest.mark.root
+def test_making_the_tables_takes_one_program(make_lab: Callable[..., Lab]) -> None:
+    """Whether the name is somebody else's is asked of the kernel itself."""
+    lab = make_lab(sites=["red"])
+    host.up(lab)
+    with run.tracing() as done, lock(lab.run_dir, "farm"):
+        assert guard.widen(lab)
+        assert not guard.settle(lab)
+    assert [item.argv[-3:] for item in done] == [("nft", "-f", "-")]
 
 
 def test_the_kernel_s_answer_is_read() -> None:

@@ -13,6 +13,10 @@ import struct
 NETFILTER = 12
 #: linux/netfilter/nfnetlink.h and nf_tables.h: the subsystem, its question for the number, the answer's attribute.
 SUBSYSTEM, GETGEN, GEN_ID = 10 << 8, 16, 1
+#: The question for a table, and the attribute that names it.
+GETTABLE, TABLE_NAME = 1, 1
+#: linux/netfilter.h: the families that the lab has tables of.
+FAMILIES = {"bridge": 7, "inet": 1}
 #: linux/netlink.h: flag of a request, type of an error.
 REQUEST, ERROR = 1, 2
 #: asm-generic/socket.h: a number that a network namespace has as long as the machine runs, and no other one after it.
@@ -28,6 +32,26 @@ def generation() -> int | None:
             return read(asked.recv(4096))
     except OSError:
         return None
+
+
+def stands(family: str, name: str) -> bool:
+    """Whether there is a table of that family and name in the network namespace of the calling thread."""
+    text = name.encode() + b"\0"
+    attribute = struct.pack("=HH", 4 + len(text), TABLE_NAME) + text + bytes(-len(text) % 4)
+    head = struct.pack(
+        "=IHHIIBBH",
+        20 + len(attribute),
+        SUBSYSTEM | GETTABLE,
+        REQUEST,
+        1,
+        0,
+        FAMILIES[family],
+        0,
+        0,
+    )
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER) as asked:
+        asked.send(head + attribute)
+        return bool(struct.unpack_from("=H", asked.recv(4096), 4)[0] != ERROR)
 
 
 def read(answer: bytes) -> int | None:

@@ -197,9 +197,10 @@ def impossible() -> str:
 
 def _refuse_foreign(lab: Lab) -> None:
     """Raises :class:`StateError` for tables of the lab's name that labkit did not make."""
-    if _owned(lab) or not (found := _listed(lab)):
-        return
     name = tables.name(lab)
+    found = [] if _owned(lab) else inside(lab.netns, _standing, name)
+    if not found:
+        return
     raise StateError(
         f"nftables' {' and '.join(found)} table {name}",
         "exists already and labkit did not make it for this lab",
@@ -230,6 +231,11 @@ def _difference(known: Mapping[str, str], found: Mapping[str, str]) -> str:
 
 def _owned(lab: Lab) -> bool:
     return Journal.of(lab).owns("table", name=tables.name(lab), netns=lab.host.netns)
+
+
+def _standing(name: str) -> list[str]:
+    """The families of which the calling thread's namespace has a table of that name."""
+    return [family for family in tables.FAMILIES if nftables.stands(family, name)]
 
 
 def _where() -> tuple[int, int | None]:
