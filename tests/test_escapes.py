@@ -15,6 +15,7 @@ import pytest
 from labkit import Lab
 from labkit.config import PARAMETERS
 from labkit.errors import ConfigError
+from labkit.farm.debian import plans
 from labkit.report.notebook import lab_file
 from tests.projects import listing, project
 from tests.test_catalogue import record
@@ -147,6 +148,14 @@ def test_what_is_allowed_is_read_back_as_it_was(what: str, tmp_path: Path) -> No
     """A title is a title in the file that the stages read, and nothing besides."""
     lab = Lab.of({**with_value("sites.title", HOSTILE[what]), "outputs": str(tmp_path)})
     assert tomllib.loads(lab_file(lab))["sites"] == [{"name": "red", "title": HOSTILE[what], "colour": "", "weights": []}]  # fmt: skip
+
+
+@pytest.mark.parametrize("what", [name for name in HOSTILE if name != "very long"])
+def test_no_registry_is_more_than_a_host(what: str) -> None:
+    """The notebook's own parameter, which becomes a part of an address."""
+    with pytest.raises(ConfigError, match="is no host of a registry"):
+        plans.require_host(HOSTILE[what])
+    plans.require_host("registry.example:5000")
 
 
 #: Words of command lines; each leads elsewhere, or is another option's.

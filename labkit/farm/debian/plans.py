@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from labkit import run
+from labkit.errors import ConfigError
 from labkit.farm.debian import apt, commands, index, packages, variants
 from labkit.farm.debian.apt import Archive
 from labkit.farm.debian.building import require_space
@@ -25,6 +26,8 @@ log = logging.getLogger("labkit.rootfs")
 
 #: Goes up with every change of what a build leaves, so that older ones are not taken for it.
 EDITION = 3
+#: A host of a registry, with or without its port.
+HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?(:[0-9]{1,5})?")
 
 
 class Rootfs(Record):
@@ -74,9 +77,21 @@ class Plan(Record):
         return f"root file system {self.variant.name} of {self.suite}"
 
 
+def require_host(registry: str) -> None:
+    """Raises :class:`ConfigError` for what is neither '' nor a host, with or without a port. Pure."""
+    if registry and not HOST.fullmatch(registry):
+        raise ConfigError(
+            f"registry = {registry[:200]!r}",
+            "is no host of a registry",
+            "write it like registry.example:5000",
+            code="config.registry",
+        )
+
+
 def plan(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
     """What a build would make; asks the machine's package database, not the network."""
     chosen = variants.named(variant) if variant else variants.of_lab(lab)
+    require_host(registry)
     suite, architecture = apt.suite(lab), apt.architecture()
     pulled = registry if chosen.image is not None else ""
     program = variants.package_of(chosen, registry=pulled)
