@@ -14,9 +14,9 @@ from labkit import Lab
 from labkit.checks import failed
 from labkit.farm import configuration, container, image, up
 from labkit.farm.container import State
-from labkit.farm.image import Unpacked
 from labkit.farm.oci import origin, store
 from labkit.farm.oci.origin import Blob, Origin
+from labkit.farm.oci.unpacking import Unpacked
 from labkit.farm.runc import roots
 from labkit.farm.runc.bundle import Json, Spec, text
 from labkit.farm.runc.process import Process

@@ -11,7 +11,7 @@ import pytest
 
 from labkit import Lab
 from labkit.farm import container, image, survival
-from labkit.farm.image import Unpacked
+from labkit.farm.oci.unpacking import Unpacked
 from labkit.farm.survival import ending, given, naming, proof, rights, web
 from labkit.farm.survival.stand import Trial, standing
 from labkit.journal import Journal

@@ -13,9 +13,9 @@ from pathlib import Path
 from labkit.checks import Check, equal
 from labkit.farm import container, host, image, ssh
 from labkit.farm.container import State
-from labkit.farm.image import Unpacked
 from labkit.farm.oci import origin, store
 from labkit.farm.oci.origin import Origin
+from labkit.farm.oci.unpacking import Unpacked
 from labkit.farm.runc import bundle, process
 from labkit.farm.runc.bundle import Change, Json
 from labkit.farm.runc.process import Process

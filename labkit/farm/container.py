@@ -28,7 +28,7 @@ from labkit.lab import Lab, Replica
 from labkit.undo import delete_container, unmount
 
 if TYPE_CHECKING:  # whoever looks at containers builds no image
-    from labkit.farm.image import Unpacked
+    from labkit.farm.oci.unpacking import Unpacked
 
 __all__ = [
     "WWW_DATA", "State", "bundle", "cgroup", "configuration", "console", "folder",

@@ -12,6 +12,7 @@ from labkit.farm import rootfs
 from labkit.farm.debian import packages, servers
 from labkit.farm.oci import inputs, layers, siteimages, store, umocisteps, unpacking
 from labkit.farm.oci.umocisteps import Steps
+from labkit.farm.oci.unpacking import Unpacked
 from labkit.journal import lock
 from labkit.lab import Lab, unknown
 from labkit.result import Cell, Outcome, Record, Result, Table, action
@@ -39,16 +40,6 @@ class Image(Record):
         if name not in known:
             raise unknown(name, known, "a tag of this lab's image")
         return known[name]
-
-
-class Unpacked(Record):
-    """An image as runC's bundles use it: ``lower`` are overlayfs' lower folders, the topmost first,
-    that nobody writes into; ``config`` is the runtime configuration that umoci made from the
-    image's own."""
-
-    tag: str
-    lower: tuple[Path, ...]
-    config: Path
 
 
 class Inspected(Record):

@@ -22,8 +22,8 @@ from labkit.farm.contents.account import Contents
 from labkit.farm.contents.serving import Served
 from labkit.farm.debian import packages
 from labkit.farm.debian.building import PATIENCE
-from labkit.farm.image import Unpacked
 from labkit.farm.oci import layers
+from labkit.farm.oci.unpacking import Unpacked
 from labkit.farm.rootfs import key_of
 from labkit.files import write_atomically
 from labkit.journal import lock

@@ -19,8 +19,8 @@ from labkit.daemon import tail
 from labkit.errors import LabkitError
 from labkit.farm import container, host, ssh
 from labkit.farm.contents.opened import watching
-from labkit.farm.image import Unpacked
 from labkit.farm.links.netns import inside
+from labkit.farm.oci.unpacking import Unpacked
 from labkit.files import write_atomically
 from labkit.journal import Journal, lock
 from labkit.lab import Lab, Replica

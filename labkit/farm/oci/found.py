@@ -7,9 +7,9 @@ from pathlib import Path
 from pydantic import Field
 
 from labkit.errors import StateError
-from labkit.farm.image import Unpacked
 from labkit.farm.oci import remembered, siteimages, store, unpacking
 from labkit.farm.oci.store import Tag
+from labkit.farm.oci.unpacking import Unpacked
 from labkit.farm.site import CONFIGURATION, PAGE, files
 from labkit.files import text_of
 from labkit.lab import Lab

@@ -7,9 +7,9 @@ import json
 
 from labkit.farm import site as sites
 from labkit.farm.debian import dating
+from labkit.farm.debian.plans import Rootfs
 from labkit.farm.oci.layers import Layers
 from labkit.farm.oci.umoci import version
-from labkit.farm.rootfs import Rootfs
 from labkit.lab import Lab
 from labkit.result import Cell, Record, Table
 

@@ -22,12 +22,12 @@ from labkit.farm.debian.depot import Depot
 from labkit.farm.debian.gateway import NOWHERE, Way, gateway
 from labkit.farm.debian.making import plain, secure
 from labkit.farm.debian.packages import Package
+from labkit.farm.debian.plans import Rootfs, key_of
 from labkit.farm.debian.saying import heard
 from labkit.farm.debian.servers import FOLDERS, MODULES, PACKAGES
 from labkit.farm.oci import store, unpacking
 from labkit.farm.oci.umoci import configure, dated, told, umoci
 from labkit.farm.oci.umoci import version as umoci_version
-from labkit.farm.rootfs import Rootfs, key_of
 from labkit.files import write_atomically
 from labkit.journal import lock
 from labkit.lab import Lab

@@ -13,8 +13,8 @@ from pathlib import Path
 from labkit import run
 from labkit.checks import Check, equal
 from labkit.errors import CommandError, FarmError
-from labkit.farm.image import Unpacked
 from labkit.farm.oci import store
+from labkit.farm.oci.unpacking import Unpacked
 from labkit.result import Cell, Record, Table
 
 #: The assignment's row: the configuration comes from the image.

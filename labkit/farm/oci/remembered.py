@@ -15,8 +15,8 @@ from pathlib import Path
 
 from labkit.farm import site as sites
 from labkit.farm.debian import servers
-from labkit.farm.image import Unpacked
 from labkit.farm.oci import layers, siteimages, unpacking
+from labkit.farm.oci.unpacking import Unpacked
 from labkit.files import text_of, write_atomically
 from labkit.lab import Lab
 from labkit.result import Record

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from labkit import run
 from labkit.farm.debian.dating import stamp
-from labkit.farm.rootfs import program_version
+from labkit.farm.debian.plans import program_version
 
 
 def umoci(*words: str | Path) -> None:

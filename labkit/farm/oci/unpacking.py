@@ -13,6 +13,17 @@ from labkit.farm.oci.umoci import umoci
 from labkit.files import text_of, write_atomically
 from labkit.journal import Journal, lock
 from labkit.lab import Lab
+from labkit.result import Record
+
+
+class Unpacked(Record):
+    """An image as runC's bundles use it: ``lower`` are overlayfs' lower folders, the topmost first,
+    that nobody writes into; ``config`` is the runtime configuration that umoci made from the
+    image's own."""
+
+    tag: str
+    lower: tuple[Path, ...]
+    config: Path
 
 
 def whole(lab: Lab, layout: Path, name: str) -> Path:

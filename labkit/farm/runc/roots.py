@@ -28,7 +28,7 @@ from labkit.lab import Lab
 from labkit.undo import delete_container, mount_points, unmount
 
 if TYPE_CHECKING:
-    from labkit.farm.image import Unpacked
+    from labkit.farm.oci.unpacking import Unpacked
 
 #: Debian's www-data (base-passwd, static ids).
 WWW_DATA = 33

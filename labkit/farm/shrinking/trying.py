@@ -13,7 +13,7 @@ from labkit.farm.contents import serving
 from labkit.farm.contents.account import Weight
 from labkit.farm.contents.scan import scan
 from labkit.farm.debian.building import discard
-from labkit.farm.image import Unpacked
+from labkit.farm.oci.unpacking import Unpacked
 from labkit.farm.shrinking import margins, rules, soundness, writing
 from labkit.farm.shrinking.ladder import Step
 from labkit.farm.shrinking.tree import Tree

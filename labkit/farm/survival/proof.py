@@ -14,7 +14,7 @@ from labkit.checks import Check
 from labkit.display import counted
 from labkit.errors import LabkitError
 from labkit.farm import container, ssh
-from labkit.farm.image import Unpacked
+from labkit.farm.oci.unpacking import Unpacked
 from labkit.farm.survival import ending, given, login, naming, reload, rights, web
 from labkit.farm.survival.stand import Stand, Trial, standing
 from labkit.journal import lock

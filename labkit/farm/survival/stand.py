@@ -15,7 +15,7 @@ from labkit import run
 from labkit.daemon import tail
 from labkit.errors import FarmError, LabkitError
 from labkit.farm import container, host, ssh
-from labkit.farm.image import Unpacked
+from labkit.farm.oci.unpacking import Unpacked
 from labkit.farm.runc.bundle import Mount, Spec
 from labkit.farm.survival import given
 from labkit.journal import Journal
