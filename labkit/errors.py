@@ -81,6 +81,10 @@ AROUND = ("nsenter", "setpriv", "unshare", "setsid")
 ENDED = "somebody ended it, or the kernel did for want of memory (dmesg says so): call this again"
 
 
+#: What to do about one that refused to work.
+REFUSED = "correct what its own words name; called by itself it says them again"
+
+
 class CommandError(LabkitError):
     """A program ended with a status that its caller did not expect.
 
@@ -101,7 +105,7 @@ class CommandError(LabkitError):
         super().__init__(
             typed([_meant(self.argv)]),
             f"{ended}{': ' + said if said else ', without a word on its standard error'}",
-            remedy or (ENDED if status < 0 else ""),
+            remedy or (ENDED if status < 0 else REFUSED),
             typed(self.argv),
         )
 

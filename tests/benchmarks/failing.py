@@ -27,7 +27,7 @@ from tests.benchmarks.killed import SITES, Baseline, Tally, done, down, lab_of, 
 from tests.own_machine import PLACE, python_on_it
 
 #: The programs of which calls fail, and how.
-PROGRAMS = ("runc", "apache2", "dnsmasq", "nft", "umoci", "ssh-keygen", "nsenter", "dpkg-query")
+PROGRAMS = ("runc", "apache2", "dnsmasq", "nft", "umoci", "ssh-keygen", "nsenter")
 KINDS = ("exits with 1", "is killed", "hangs")
 #: How long a program may take here, in seconds.
 PATIENCE = 4.0
