@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from labkit import Lab, run
+from labkit import Lab, run, undo
 from labkit.errors import ConfigError
 from labkit.kernel import netns
 from labkit.report.kernels import door, person
@@ -234,6 +234,8 @@ def test_nothing_is_left_running(
         os.kill(found.keeper.pid, sig)
         found.keeper.wait(60)
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in own), patience=30)
+        assert undo.unmake_all(found.lab)[1] == ()
+        assert [path for path in found.lab.run_dir.rglob("*") if path.is_file()] == []
 
 
 # -- the door ---------------------------------------------------------------------------------------

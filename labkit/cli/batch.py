@@ -99,4 +99,4 @@ def notebook(
     if who is None:
         door.replace(words, env=settings)
     else:
-        raise typer.Exit(person.serve(who, words, settings))
+        raise typer.Exit(person.serve(lab, who, words, settings))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,6 +15,8 @@ from types import FrameType
 from typing import IO, TYPE_CHECKING
 
 from labkit import run
+from labkit.journal import Journal
+from labkit.lab import Lab
 from labkit.report.kernels.door import Asked, Door
 from labkit.report.notebook import PASSED_ON
 from labkit.result import Record
@@ -51,13 +53,13 @@ def caller(environment: Mapping[str, str], euid: int) -> Person | None:
     return Person(uid=int(uid), gid=int(gid), name=known.pw_name, home=known.pw_dir)
 
 
-def serve(person: Person, server: Sequence[str], settings: Mapping[str, str]) -> int:
+def serve(lab: Lab, person: Person, server: Sequence[str], settings: Mapping[str, str]) -> int:
     """JupyterLab (``server``) has run as the person, and ended; its exit status. Its kernels, which had the
     variables ``settings``, have ended with it."""
     before = {number: signal.signal(number, _stop) for number in _STOPS}
     door = Door(person.uid, partial(_kernel, settings))
     try:
-        with _home(person) as home:
+        with _home(lab, person) as home:
             env = {**variables(person, home), "LABKIT_DOOR": door.name}
             return _served(door, run.start(as_person(person, server), env=env, output=_terminal()))
     except _Told:
@@ -96,15 +98,21 @@ def as_person(person: Person, argv: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def _home(person: Person) -> Iterator[str]:
-    """The person's home; one for the session for who has none."""
+def _home(lab: Lab, person: Person) -> Iterator[str]:
+    """The person's home; one for the session for who has none, which is in the journal."""
     home = Path(person.home or "/nonexistent")
     if home.is_dir() and home.stat().st_uid == person.uid:
         yield str(home)
         return
-    with tempfile.TemporaryDirectory(prefix="labkit-notebook-") as own:
-        os.chown(own, person.uid, person.gid)
-        yield own
+    own = lab.run_dir / "notebook" / str(os.getpid())
+    Journal.of(lab).intend("folder", path=str(own))
+    own.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.chown(own, person.uid, person.gid)
+    try:
+        yield str(own)
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+        Journal.of(lab).forget("folder", path=str(own))
 
 
 def variables(person: Person, home: str) -> dict[str, str]:
