@@ -70,7 +70,7 @@ def podman(lab: Lab, folder: Path, layout: Path, subnet: str) -> Iterator[tuple[
              "--events-backend", "none"]  # fmt: skip
     call = partial(_called, words, lab.netns, {})
     try:
-        call("pull", "--quiet", f"oci:{layout}:red")
+        call("load", "--quiet", "--input", _archive(lab, folder, layout))
         call("network", "create", "--subnet", subnet, lab.name)
         yield call, call("images", "--quiet").split()[0]
     finally:
@@ -93,9 +93,7 @@ def docker(lab: Lab, folder: Path, layout: Path, subnet: str, *, path: str) -> I
         while not (own / "sock").exists():
             assert time.monotonic() < deadline, (own / "log").read_text()[-2000:]
             time.sleep(0.05)
-        archive = f"docker-archive:{own}/image.tar:{lab.name}:latest"
-        run.run(["skopeo", "copy", "--quiet", f"oci:{layout}:red", archive], timeout=120)
-        call("load", "--quiet", "--input", str(own / "image.tar"))
+        call("load", "--quiet", "--input", _archive(lab, folder, layout))
         call("network", "create", "--subnet", subnet, lab.name)
         try:
             yield call, f"{lab.name}:latest"
@@ -138,6 +136,14 @@ def _daemon(lab: Lab, own: Path, path: str) -> Iterator[None]:
 
 def _called(words: Sequence[str], namespace: str | None, env: dict[str, str], *more: str) -> str:
     return run.run([*words, *more], netns=namespace, env=env, timeout=180).stdout
+
+
+def _archive(lab: Lab, folder: Path, layout: Path) -> str:
+    """The image as both load it: as a name of podman's, a folder's path may not be spelt as it likes."""
+    archive = f"{folder}/{lab.name}.tar"
+    there = f"docker-archive:{archive}:{lab.name}:latest"
+    run.run(["skopeo", "copy", "--quiet", f"oci:{layout}:red", there], timeout=120)
+    return archive
 
 
 def _unmounted(folder: Path) -> None:
