@@ -125,7 +125,7 @@ def test_lab_file_is_the_whole_lab(tmp_path: Path) -> None:
     """The lab that a batch writes for its notebooks is read back equal, whatever is in it."""
     lab = a_lab(
         tmp_path,
-        sites=[{"name": "a", "title": 'Ünï "q" \\ \t', "weights": [1, 2, 3]}, {"name": "b", "replicas": 1}],
+        sites=[{"name": "a", "title": 'Ünï "q" \\ #', "weights": [1, 2, 3]}, {"name": "b", "replicas": 1}],
         traffic={"seconds": 0.5},
         host={"netns": "n"},
     )  # fmt: skip

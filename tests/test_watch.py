@@ -180,7 +180,7 @@ def test_plan_exits_with_three_when_something_would_change(farm: Lab, tmp_path: 
     more = [*words, "--set", "replicas=3"]
     said = run.run(more, env=env)
     assert [step["kind"] for step in json.loads(said.stdout)["value"]["steps"]] == [
-        "namespace", "link", "root", "container", "names", "balancer",
+        "firewall", "namespace", "link", "root", "container", "names", "balancer",
     ]  # fmt: skip
     assert run.run([*more, "--exit-code"], env=env, ok=(3,)).status == 3
 
