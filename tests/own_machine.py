@@ -32,15 +32,21 @@ exit $?
 """
 #: A folder on the machine for the labs' own; it is in memory.
 PLACE = Path("/run/own")
+#: The project's Python, by the place that the project has there: its own may be in a folder that is not seen.
+HERE = Path(__file__).parents[1]
+PYTHON = str(
+    "/run/project" / Path(sys.executable).relative_to(HERE)
+    if Path(sys.executable).is_relative_to(HERE)
+    else sys.executable
+)
 SPACES = ("--mount", "--propagation=private", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")  # fmt: skip
 
 
 def on_it(words: Sequence[str]) -> list[str]:
     """The arguments that run a program, in the project's folder, on a machine of its own."""
-    project = str(Path(__file__).parents[1])
-    return ["unshare", *SPACES, "--", "sh", "-c", FIRST, "sh", project, *words]
+    return ["unshare", *SPACES, "--", "sh", "-c", FIRST, "sh", str(HERE), *words]
 
 
 def python_on_it(module: str, *words: str) -> list[str]:
     """The arguments that run a Python module of the project there."""
-    return on_it([sys.executable, "-m", module, *words])
+    return on_it([PYTHON, "-m", module, *words])

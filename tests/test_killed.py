@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 
 from labkit import run
 from tests import inventory
-from tests.own_machine import on_it, python_on_it
+from tests.own_machine import PYTHON, on_it, python_on_it
 
 #: What a machine of its own takes at most, in seconds.
 LONG = 600.0
@@ -72,6 +70,6 @@ print(*found, sep="\\n")
 def test_the_inventory_sees_what_a_lab_could_leave() -> None:
     """Each kind of thing, made behind its back on a machine of its own."""
     commands = "\n".join(MADE.values())
-    done = run.run(on_it([sys.executable, "-c", LOOK, commands]), timeout=LONG)
+    done = run.run(on_it([PYTHON, "-c", LOOK, commands]), timeout=LONG)
     lines = done.stdout.splitlines()
     assert [what for what in MADE if not any(line.startswith(what.strip()) for line in lines)] == []

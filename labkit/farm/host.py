@@ -40,8 +40,7 @@ def up(lab: Lab) -> Outcome[HostSide]:
     :class:`StateError` when the namespace's name is taken by something else.
     """
     with lock(lab.run_dir, "farm"):
-        made = _namespace(lab)
-        made = within(lab.netns, _fence, lab) or made
+        made = make(lab)
     value = HostSide(netns=lab.host.netns, inode=namespace_inode(lab.netns))
     where = f"network namespace {lab.netns}" if lab.netns else "the machine's own network namespace"
     return Outcome(
@@ -51,6 +50,12 @@ def up(lab: Lab) -> Outcome[HostSide]:
         summary=f"The host's side lives in {where} (inode {value.inode}).",
         checks=checks(lab),
     )
+
+
+def make(lab: Lab) -> bool:
+    """The same for who holds the lab's ``farm`` lock already; whether anything had to be done."""
+    made = _namespace(lab)
+    return within(lab.netns, _fence, lab) or made
 
 
 def checks(lab: Lab) -> tuple[Check, ...]:

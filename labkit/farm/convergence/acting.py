@@ -74,15 +74,26 @@ def prepare(lab: Lab, plan: Plan) -> Plan:
     steps = [step for step in steps if step.action != "remove"]
     if plan.named("image"):
         container.unpack_all(lab)
-    if any(step.name in {*side, lab.bridge} for step in plan.steps):
+    if _needs_side(lab, plan):
         host.up(lab)
     return plan.model_copy(update={"steps": tuple(steps)})
 
 
+def _needs_side(lab: Lab, plan: Plan) -> bool:
+    """Whether the plan changes the host's side: its namespace, the bridge, the fence around the subnet."""
+    side = {lab.host.netns, str(lab.subnet), lab.bridge}
+    return any(step.name in side for step in plan.steps)
+
+
 def act(lab: Lab, plan: Plan, seen: Look) -> None:
-    """Carries out the steps; the caller holds the ``farm`` lock and has called :func:`prepare`."""
+    """Carries out the steps; the caller holds the ``farm`` lock and has called :func:`prepare`.
+
+    What that made may be gone again: another process took the lab down before this one had the lock.
+    """
     if plan.named("image"):
-        prepare(lab, plan)
+        container.unpack_all(lab)
+    if _needs_side(lab, plan):
+        host.make(lab)
     allotment.remember(lab, others=True)
     if plan.named("keys"):
         ssh.keys(lab)
