@@ -371,24 +371,33 @@ def test_an_existing_wiki_that_is_down(tmp_path: Path) -> None:
     assert listing(own.lab.state_dir, own.lab.run_dir) == {}
 
 
+@pytest.fixture
+def unwritten(own: Project) -> Project:
+    """Its report's page is none that another test has written: for one that is as it should be nobody logs in."""
+    own.file.write_text(own.file.read_text() + 'wiki.page = "Unwritten"\n')
+    return own
+
+
 @pytest.mark.root
-def test_an_existing_wiki_whose_password_nobody_gave(own: Project, wiki_lab: Lab) -> None:
+def test_an_existing_wiki_whose_password_nobody_gave(unwritten: Project, wiki_lab: Lab) -> None:
     """The variables that are missing, and where their content is made."""
-    done = own.labkit("publish", "-p", "wiki_url", f"{origin(wiki_lab)}/w/api.php")
+    done = unwritten.labkit("publish", "-p", "wiki_url", f"{origin(wiki_lab)}/w/api.php")
     assert refused(done, "no LABKIT_WIKI_USER and no LABKIT_WIKI_PASSWORD", "Special:BotPasswords")
-    assert listing(own.lab.state_dir, own.lab.run_dir) == {}
+    assert listing(unwritten.lab.state_dir, unwritten.lab.run_dir) == {}
 
 
 @pytest.mark.root
-def test_an_existing_wiki_that_refuses_the_password(own: Project, wiki_lab: Lab) -> None:
+def test_an_existing_wiki_that_refuses_the_password(unwritten: Project, wiki_lab: Lab) -> None:
     """The account is named, the variables to correct too, the password nowhere."""
     password = secrets.token_hex(16)
     env = {"LABKIT_WIKI_USER": "Labkit@publish", "LABKIT_WIKI_PASSWORD": password}
     address = f"{origin(wiki_lab)}/w/api.php"
-    done = own.labkit("publish", "-p", "wiki_url", address, **env)
+    done = unwritten.labkit("publish", "-p", "wiki_url", address, **env)
     assert refused(done, f"Labkit@publish at {address}", "refuses the bot password", "LABKIT_WIKI_")
     assert password not in done.stderr
-    assert all(password.encode() not in Path(p).read_bytes() for p in files(listing(own.folder)))
+    assert all(
+        password.encode() not in Path(p).read_bytes() for p in files(listing(unwritten.folder))
+    )
 
 
 # -- nothing to take down --------------------------------------------------------------------------------
