@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
@@ -107,6 +108,32 @@ def test_a_lab_that_is_taken_down_stays_down(make_lab: Callable[..., Lab]) -> No
     finally:
         over.set()
         thread.join()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("look", [upkeep.plan, standing.status])
+def test_who_looks_while_a_lab_comes_and_goes_sees_one_or_the_other(
+    look: Callable[[Lab], object], make_lab: Callable[..., Lab]
+) -> None:
+    """And no error about what the other took away between two of the look's questions."""
+    lab = make_lab(sites=["red"], replicas=1)
+    over = Event()
+    seen: list[object] = []
+
+    def work() -> None:
+        while not over.is_set():
+            seen.append(look(lab))
+
+    with ThreadPoolExecutor() as pool:
+        done = [pool.submit(work) for _ in range(2)]
+        try:
+            for _ in range(3):
+                upkeep.apply(lab)
+                standing.down(lab)
+        finally:
+            over.set()
+        assert [future.exception() for future in done] == [None, None]
+    assert len(seen) > 20
 
 
 def test_what_cannot_be_mended_is_told_once_and_tried_again(

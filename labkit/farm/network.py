@@ -19,10 +19,10 @@ from labkit.farm.isolation import guard, telling
 from labkit.farm.links import allotment, echo, topology, wiring
 from labkit.farm.links.echo import Echo
 from labkit.farm.links.netlink import within
+from labkit.farm.links.netns import NamespaceError
 from labkit.farm.links.topology import Port, Topology
 from labkit.farm.links.wiring import Inner
 from labkit.journal import lock
-from labkit.kernel import netns as namespaces
 from labkit.kernel import seen
 from labkit.kernel.netlink import Netlink
 from labkit.kernel.seen import Link
@@ -87,9 +87,10 @@ def wire(lab: Lab) -> bool:
 
 def observe(lab: Lab) -> Topology:
     """The bridge and the links as the kernel has them now; missing ones are empty."""
-    if lab.netns and not namespaces.stands(lab.netns):
+    try:
+        return within(lab.netns, _observe, lab)
+    except NamespaceError:
         return _missing(lab)
-    return within(lab.netns, _observe, lab)
 
 
 def _observe(netlink: Netlink, lab: Lab) -> Topology:

@@ -143,6 +143,9 @@ class Keeper:
         except LabkitError as error:
             self._failed(steps, f"{error.value}: {error.reason}")
             return
+        except OSError as error:  # no reason to leave the farm alone from now on
+            self._failed(steps, str(error))
+            return
         self.pause, self._said = 0.0, ""
         if done:
             self.mends += 1

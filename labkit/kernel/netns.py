@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -114,7 +115,12 @@ def enter(name: str) -> None:
     There is no way back that could be trusted: give the thread nothing else to do.
     """
     with opened(name) as descriptor:
-        calls.setns(descriptor, calls.CLONE_NEWNET)
+        try:
+            calls.setns(descriptor, calls.CLONE_NEWNET)
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # its name's file alone: it was being made, or unmade
+                raise FileNotFoundError(errno.ENOENT, "no namespace", str(path(name))) from None
+            raise
 
 
 def alone(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from labkit import tables
@@ -13,6 +14,7 @@ from labkit.farm.convergence import answering
 from labkit.farm.debian import apt
 from labkit.farm.isolation import guard
 from labkit.farm.links.netlink import within
+from labkit.farm.links.netns import NamespaceError
 from labkit.farm.links.topology import Topology
 from labkit.farm.names import instance as names
 from labkit.farm.oci import found
@@ -32,6 +34,9 @@ from labkit.lab import Lab, Replica
 from labkit.result import Record
 from labkit.undo import mount_points
 
+#: How often a look is begun anew when the lab changed under it.
+AGAIN = 2
+
 
 class Look(Record):
     """What is there, what of the wanted side the machine tells, and each container as runC knows it."""
@@ -47,7 +52,17 @@ class Look(Record):
 
 
 def look(lab: Lab, kinds: Sequence[str] = KINDS) -> Look:
-    """The lab's resources as they are now, the two servers only if their kinds are asked for."""
+    """The lab's resources as they are now, the two servers only if their kinds are asked for.
+
+    It holds no lock: what an `apply` or a `down` beside it took away in its midst is looked at again.
+    """
+    for _ in range(AGAIN):
+        with suppress(FileNotFoundError, NamespaceError):
+            return _look(lab, kinds)
+    return _look(lab, kinds)
+
+
+def _look(lab: Lab, kinds: Sequence[str]) -> Look:
     states = container.states(lab)
     entries = tuple(e for e in Journal.of(lab).standing() if e.boot == boot_id())
     suite = apt.suite(lab)

@@ -12,21 +12,26 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class NamespaceError(FarmError):
+    """A network namespace is not there, or not any more."""
+
+
 def enter(netns: str | None) -> None:
     """Moves the calling thread, and only it, into a named network namespace (None: stays).
 
     There is no way back that could be trusted: give the thread nothing else to do (setns(2)).
-    Raises :class:`FarmError` when there is no such namespace.
+    Raises :class:`NamespaceError` when there is no such namespace.
     """
     if netns:
-        if not namespaces.stands(netns):
-            raise missing(netns)
-        namespaces.enter(netns)
+        try:
+            namespaces.enter(netns)
+        except FileNotFoundError:
+            raise missing(netns) from None
 
 
-def missing(netns: str) -> FarmError:
+def missing(netns: str) -> NamespaceError:
     """The error for a network namespace that is not there."""
-    return FarmError(
+    return NamespaceError(
         f"network namespace {netns}",
         "does not exist, and so nothing is up in it",
         "make the network first: `./lab run 04-network`",
