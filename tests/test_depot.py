@@ -7,6 +7,7 @@ import lzma
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -292,6 +293,30 @@ def test_a_list_that_is_forgotten_is_fetched_anew(
     index.ensure(depot, source, "amd64")
     assert index.date(depot, source) == 1747472400 + 86400
     assert depot.find(f"{address}/a_1_all.deb")
+
+
+def test_a_release_without_its_lists_is_no_list(
+    depot: Depot, mirror: tuple[str, list[str]]
+) -> None:
+    """One that was killed between the two, or that fetches them at this moment, leaves just that."""
+    address, _ = mirror
+    source = Source(mirror=address, suite="bookworm")
+    depot.get(f"{address}/dists/bookworm/InRelease")
+    assert index.needed(depot, (source,), "amd64", ()) is None
+    index.ensure(depot, source, "amd64")
+    assert index.needed(depot, (source,), "amd64", ()) is not None
+
+
+def test_a_file_that_two_builds_ask_for_is_fetched_once(
+    depot: Depot, mirror: tuple[str, list[str]]
+) -> None:
+    """Each has a depot of its own, in the same folder."""
+    address, seen = mirror
+    depots = [Depot(depot.folder) for _ in range(8)]
+    with ThreadPoolExecutor(len(depots)) as pool:
+        found = set(pool.map(lambda one: one.get(f"{address}/a_1_all.deb"), depots))
+    assert len(found) == 1
+    assert len(seen) == 1
 
 
 def test_offline_without_a_list_says_which_one_is_missing(depot: Depot) -> None:

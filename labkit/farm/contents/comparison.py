@@ -16,12 +16,14 @@ from labkit.farm.contents.account import Contents
 from labkit.farm.contents.layer import Compressed
 from labkit.farm.contents.waterfall import Step
 from labkit.farm.debian import packages, variants
+from labkit.farm.debian.variants import Variant
 from labkit.farm.rootfs import Rootfs
 from labkit.lab import Lab
 from labkit.result import Cell, Outcome, Record, Result, Table, action
 
-#: So many are built side by side, or one for each processor up to the second number.
-WORKERS = (2, 4)
+#: At least and at most so many are built side by side: one more than there are processors, as one of
+#: them often waits for the mirror.
+WORKERS = (3, 4)
 #: What the others are measured against: the Docker base image's root file system.
 YARDSTICK = "docker"
 #: The way down, from variant to variant; what each step leaves out is computed from their files. Up to
@@ -74,10 +76,12 @@ def compare(lab: Lab, names: Sequence[str] = (), *, registry: str = "") -> Outco
     are those of :func:`labkit.farm.rootfs.build`.
     """
     chosen = tuple(variants.named(name) for name in names or variants.VARIANTS)
+    ordered = in_order(chosen)
     made = run.spread(
-        lambda variant: _weighed(lab, variant.name, registry), chosen, workers=workers()
+        lambda variant: _weighed(lab, variant.name, registry), ordered, workers=workers()
     )
-    results, layers = zip(*made, strict=True)
+    of = dict(zip(ordered, made, strict=True))
+    results, layers = zip(*(of[variant] for variant in chosen), strict=True)
     found = tuple(result.value for result in results)
     contents = {item.variant: account.read(item.variant, item.path) for item in found}
     value = Comparison(
@@ -110,7 +114,17 @@ def _weighed(lab: Lab, name: str, registry: str) -> tuple[Result[Rootfs], Compre
 
 def workers() -> int:
     """How many builds keep this machine's processors busy."""
-    return max(WORKERS[0], min(os.cpu_count() or 1, WORKERS[1]))
+    return max(WORKERS[0], min((os.cpu_count() or 1) + 1, WORKERS[1]))
+
+
+def in_order(chosen: Sequence[Variant]) -> list[Variant]:
+    """First what others are made from, last what is made from others: nobody waits for what is not begun."""
+    sources = {variant.after for variant in chosen}
+    return sorted(chosen, key=lambda variant: (_depth(variant), variant.name not in sources))
+
+
+def _depth(variant: Variant) -> int:
+    return 1 + _depth(variants.named(variant.after)) if variant.after else 0
 
 
 def steps(found: Sequence[Rootfs], contents: Mapping[str, Contents]) -> tuple[Step, ...]:

@@ -39,6 +39,8 @@ PATIENCE = 30.0
 CHUNK = 1 << 20
 #: What a disk says that takes no more.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+#: One for each file that builds of this process ask for: one fetches it, the others wait.
+_locks: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
 
 
 class AbsentError(MachineError):
@@ -75,7 +77,6 @@ class Depot:
         self.absent: dict[str, AbsentError] = {}
         self.failed: OSError | None = None
         self._proxy = proxy
-        self._locks: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
 
     @classmethod
     def of(cls, lab: Lab) -> Depot:
@@ -106,7 +107,7 @@ class Depot:
 
     def get(self, address: str) -> Path:
         """The file of that address, fetched if need be; raises :class:`AbsentError`."""
-        with self._locks[self.place(address)]:
+        with _locks[self.place(address)]:
             try:
                 return self.find(address) or self._fetch(address)
             except AbsentError as error:

@@ -64,11 +64,11 @@ class Offer(NamedTuple):
 
 
 def ensure(depot: Depot, source: Source, architecture: str, *, kind: str = "the mirror") -> None:
-    """The suite's list is in the depot; raises what :func:`labkit.farm.debian.apt.require` raises, and
+    """The suite's lists are all in the depot; raises what :func:`labkit.farm.debian.apt.require` raises, and
     :class:`~labkit.farm.debian.depot.AbsentError` offline."""
-    if source.in_folder or depot.find(_release_address(source)):
+    if source.in_folder:
         return
-    if not depot.offline:
+    if not depot.offline and not depot.find(_release_address(source)):
         apt.require_source(source, kind=kind)
     for component in source.components:
         _packages(depot, source, component, architecture)

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from labkit import run
-from labkit.errors import ConfigError
+from labkit.errors import ConfigError, StateError
 from labkit.farm.debian import apt, commands, index, packages, variants
 from labkit.farm.debian.apt import Archive
 from labkit.farm.debian.building import require_space
@@ -139,7 +139,18 @@ def ready(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
     require_space(planned.place.parent, planned.what, planned.variant.space)
     for source in commands.sources(planned.variant, planned.archive):
         index.ensure(Depot.of(lab), source, planned.architecture, kind=planned.archive.kind)
-    return plan(lab, variant, registry=registry)
+    known = plan(lab, variant, registry=registry)
+    if (
+        not known.digest
+    ):  # it would have the name of something else, and be made of nobody knows what
+        raise StateError(
+            known.what,
+            "the suite's list of packages was taken out of the cache while it was read",
+            "call it again when no other labkit refreshes the list",
+            "labkit refresh --help",
+            code="state.list-gone",
+        )
+    return known
 
 
 def asked(recipe: str) -> frozenset[str]:
