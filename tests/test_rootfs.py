@@ -183,6 +183,21 @@ def _measured(variant: str, size: int, cleaned: int = 0) -> Measured:
     return Measured(rootfs=_rootfs(variant, size, cleaned), disk=size + 8, layer=packed)
 
 
+@pytest.mark.parametrize(
+    ("chosen", "ordered"),
+    [
+        ("docker-slim docker debootstrap minbase", "minbase debootstrap docker docker-slim"),
+        ("smallest essential web", "web essential smallest"),
+        ("web-slim docker-slim", "web-slim docker-slim"),
+        ("essential mmdebstrap", "essential mmdebstrap"),
+    ],
+)
+def test_what_others_are_made_from_is_built_first(chosen: str, ordered: str) -> None:
+    """And what is made from others last; otherwise it is as it was asked for."""
+    named = [variants.named(name) for name in chosen.split()]
+    assert [variant.name for variant in comparison.in_order(named)] == ordered.split()
+
+
 def test_sizes_stand_beside_dockers() -> None:
     """The ratio is to Docker's base image; the heaviest comes first."""
     value = comparison.Comparison(
