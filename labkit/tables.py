@@ -11,7 +11,7 @@ from labkit.lab import Lab
 FAMILIES = ("bridge", "inet")
 
 
-def name(lab: Lab) -> str:
+def name_of(lab: Lab) -> str:
     """What both of the lab's tables are called."""
     return f"labkit-{lab.name}"
 
@@ -25,7 +25,7 @@ def removal(table: str) -> str:
 
 def remove_tables(lab: Lab, *, name: str, netns: str) -> None:
     """Removes the lab's tables in ``netns`` ('' is the machine's own), in one step."""
-    if name != f"labkit-{lab.name}":
+    if name != name_of(lab):
         raise StateError(
             name,
             f"is no table of lab {lab.name}",

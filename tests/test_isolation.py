@@ -122,7 +122,7 @@ TRIES = [
 @contextmanager
 def opened(lab: Lab) -> Iterator[None]:
     """The lab's tables are gone while the block runs: what then succeeds is refused by them alone."""
-    undo.tables.remove_tables(lab, name=tables.name(lab), netns=lab.host.netns)
+    undo.tables.remove_tables(lab, name=tables.name_of(lab), netns=lab.host.netns)
     try:
         yield
     finally:
@@ -316,7 +316,7 @@ def test_in_the_machine_s_own_namespace_others_tables_stay(make_lab: Callable[..
         before = stand()
         result = network.connect(lab)
         assert failed(result.checks) == ()
-        assert stand() == {"inet": {"filter", tables.name(lab)}, "bridge": {tables.name(lab)}}
+        assert stand() == {"inet": {"filter", tables.name_of(lab)}, "bridge": {tables.name_of(lab)}}
         assert network.connect(lab).changed is False
         with listening(None) as server:
             port = server.getsockname()[1]
@@ -345,7 +345,7 @@ def test_two_labs_on_one_machine_are_kept_apart(make_lab: Callable[..., Lab]) ->
             assert inside(first(one), connecting, str(two.farm[0].address), 80) in REFUSED
             assert inside(first(one), connecting, str(two.gateway.ip), host) in REFUSED
         assert undo.unmake_all(one)[1] == ()
-        assert stand() == {"inet": {tables.name(two)}, "bridge": {tables.name(two)}}
+        assert stand() == {"inet": {tables.name_of(two)}, "bridge": {tables.name_of(two)}}
         assert failed([telling.check(two)]) == ()
         assert undo.unmake_all(two)[1] == ()
         assert stand() == {}
@@ -365,7 +365,7 @@ def test_a_table_of_the_name_that_is_not_the_lab_s_is_refused(
         run.run(
             [
                 "nft",
-                f"add table {family} {tables.name(lab)}; add chain {family} {tables.name(lab)} own",
+                f"add table {family} {tables.name_of(lab)}; add chain {family} {tables.name_of(lab)} own",
             ]
         )
         with pytest.raises(StateError, match="labkit did not make it"):
@@ -374,7 +374,7 @@ def test_a_table_of_the_name_that_is_not_the_lab_s_is_refused(
             assert ipr.link_lookup(ifname=lab.bridge) == []
         assert not [entry for entry in Journal.of(lab).standing() if entry.kind == "table"]
         assert undo.unmake_all(lab)[1] == ()
-        assert "chain own" in run.run(["nft", "list", "table", family, tables.name(lab)]).stdout
+        assert "chain own" in run.run(["nft", "list", "table", family, tables.name_of(lab)]).stdout
 
     on_a_machine(tried)
 

@@ -104,20 +104,20 @@ def remove_fence(lab: Lab) -> None:
 
 def remove_tables(lab: Lab) -> None:
     for family in tables.FAMILIES:
-        run.run(["nft", "delete", "table", family, tables.name(lab)], netns=lab.netns)
+        run.run(["nft", "delete", "table", family, tables.name_of(lab)], netns=lab.netns)
 
 
 def remove_table(lab: Lab) -> None:
-    run.run(["nft", "delete", "table", "bridge", tables.name(lab)], netns=lab.netns)
+    run.run(["nft", "delete", "table", "bridge", tables.name_of(lab)], netns=lab.netns)
 
 
 def add_rule(lab: Lab) -> None:
-    words = [*("inet", tables.name(lab), "to_the_host"), "tcp", "dport", "8060", "accept"]
+    words = [*("inet", tables.name_of(lab), "to_the_host"), "tcp", "dport", "8060", "accept"]
     run.run(["nft", "insert", "rule", *words], netns=lab.netns)
 
 
 def switch_tables_off(lab: Lab) -> None:
-    table = f"{tables.name(lab)} {{ flags dormant; }}"
+    table = f"{tables.name_of(lab)} {{ flags dormant; }}"
     run.run(["nft", "add", "table", "inet", table], netns=lab.netns)
 
 
@@ -225,7 +225,7 @@ def named(lab: Lab, step: str) -> str:
         "BRIDGE": lab.bridge,
         "ZONE": lab.domain,
         "BALANCER": lab.host_name("balancer"),
-        "TABLE": tables.name(lab),
+        "TABLE": tables.name_of(lab),
         "LAB": lab.name,
     }
     for word, name in names.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -83,17 +83,23 @@ def inner(pid: int, user: int) -> int:
 
 def outer_of(mapping: str, user: int) -> int:
     """The id outside of one inside, by the same lines; -1 for none. Pure."""
-    for line in mapping.splitlines():
-        inside, outside, length = map(int, line.split())
-        if inside <= user < inside + length:
-            return outside + user - inside
-    return -1
+    return _other(user, _ranges(mapping))
 
 
 def inner_of(mapping: str, user: int) -> int:
     """The id inside of one outside, by the lines of uid_map(5): inside, outside, length; -1 for none. Pure."""
+    return _other(user, ((outside, inside, length) for inside, outside, length in _ranges(mapping)))
+
+
+def _ranges(mapping: str) -> Iterator[tuple[int, int, int]]:
     for line in mapping.splitlines():
         inside, outside, length = map(int, line.split())
-        if outside <= user < outside + length:
-            return inside + user - outside
-    return -1
+        yield inside, outside, length
+
+
+def _other(user: int, ranges: Iterable[tuple[int, int, int]]) -> int:
+    """The id that stands for one, by (first of these, first of the others, length); -1 for none. Pure."""
+    found = (
+        others + user - first for first, others, length in ranges if 0 <= user - first < length
+    )
+    return next(found, -1)

@@ -168,7 +168,7 @@ def _firewalls(
     lab: Lab, entries: Sequence[Entry], facts: dict[str, str] | None
 ) -> Iterator[Resource]:
     """The lab's tables, and those that it still has on another host side."""
-    name = tables.name(lab)
+    name = tables.name_of(lab)
     if facts is not None:
         yield Resource(kind="firewall", name=name, facts=facts)
     for netns in dict.fromkeys(e.what["netns"] for e in entries if e.kind == "table"):

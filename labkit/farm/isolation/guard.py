@@ -107,7 +107,7 @@ def _compared(lab: Lab, made: Made | None, now: int) -> Seen | None:
 def _expected(lab: Lab, given: Rules) -> dict[str, str]:
     """What nft lists of tables with these rules: asked where nobody has changed them, in a namespace that ends
     with the program."""
-    name = tables.name(lab)
+    name = tables.name_of(lab)
     words = ["unshare", "--net", "--", "sh", "-c", _LISTED, name]
     output = run.run(words, stdin=rules.text(name, given)).stdout
     first, mark, second = output.partition("table inet ")
@@ -132,14 +132,14 @@ def counts(lab: Lab) -> Mapping[str, int]:
     """How many packets were refused, by the counters of :data:`labkit.farm.isolation.rules.COUNTERS`."""
     found: dict[str, int] = {}
     for family in tables.FAMILIES if run.which("nft") else ():
-        words = ["nft", "-j", "list", "table", family, tables.name(lab)]
+        words = ["nft", "-j", "list", "table", family, tables.name_of(lab)]
         found |= listing.counters(run.run(words, netns=lab.netns, ok=(0, 1)).stdout)
     return found
 
 
 def again(lab: Lab) -> str:
     """The command that shows the lab's tables."""
-    commands = (f"nft list table {family} {tables.name(lab)}" for family in tables.FAMILIES)
+    commands = (f"nft list table {family} {tables.name_of(lab)}" for family in tables.FAMILIES)
     return "; ".join(endpoint.again(lab, command) for command in commands)
 
 
@@ -156,7 +156,7 @@ def _install(lab: Lab, asked: Rules, found: Seen | None) -> bool:
         return False
     run.require("nft")
     _refuse_foreign(lab)
-    Journal.of(lab).intend("table", name=tables.name(lab), netns=lab.host.netns)
+    Journal.of(lab).intend("table", name=tables.name_of(lab), netns=lab.host.netns)
     if lacking := _load(lab, asked):
         _keep(lab, new.model_copy(update={"lacking": lacking}))
         return False
@@ -167,14 +167,14 @@ def _install(lab: Lab, asked: Rules, found: Seen | None) -> bool:
 
 def _load(lab: Lab, asked: Rules) -> str:
     """The rules are in force; why this kernel cannot have them ('' when it can)."""
-    text = rules.text(tables.name(lab), asked)
+    text = rules.text(tables.name_of(lab), asked)
     try:
         run.run(["nft", "-f", "-"], stdin=text, netns=lab.netns)
     except CommandError as error:
         if lacking := impossible():
             return lacking
         raise FarmError(
-            f"table {tables.name(lab)}",
+            f"table {tables.name_of(lab)}",
             f"nft refuses it: {error.stderr.strip()[:600]}",
             "end what changes the same tables, and call again",
             again(lab),
@@ -197,7 +197,7 @@ def impossible() -> str:
 
 def _refuse_foreign(lab: Lab) -> None:
     """Raises :class:`StateError` for tables of the lab's name that labkit did not make."""
-    name = tables.name(lab)
+    name = tables.name_of(lab)
     found = [] if _owned(lab) else inside(lab.netns, _standing, name)
     if not found:
         return
@@ -214,7 +214,7 @@ def _listed(lab: Lab) -> dict[str, str]:
     """What nft lists of the tables of the lab's name, by family, without what they count."""
     found = {}
     for family in tables.FAMILIES if run.which("nft") else ():
-        words = ["nft", "-s", "list", "table", family, tables.name(lab)]
+        words = ["nft", "-s", "list", "table", family, tables.name_of(lab)]
         done = run.run(words, netns=lab.netns, ok=(0, 1))
         if done.status == 0:
             found[family] = done.stdout
@@ -230,7 +230,7 @@ def _difference(known: Mapping[str, str], found: Mapping[str, str]) -> str:
 
 
 def _owned(lab: Lab) -> bool:
-    return Journal.of(lab).owns("table", name=tables.name(lab), netns=lab.host.netns)
+    return Journal.of(lab).owns("table", name=tables.name_of(lab), netns=lab.host.netns)
 
 
 def _standing(name: str) -> list[str]:

@@ -51,7 +51,7 @@ def _host_side(lab: Lab) -> Iterator[Resource]:
         below = (side.id,)
         yield side
     yield Resource(kind="route", name=str(lab.subnet), facts={"type": "unreachable"}, needs=below)
-    yield Resource(kind="firewall", name=tables.name(lab), facts=guard.wanted(lab), needs=below)
+    yield Resource(kind="firewall", name=tables.name_of(lab), facts=guard.wanted(lab), needs=below)
     yield Resource(
         kind="bridge",
         name=lab.bridge,
