@@ -12,20 +12,32 @@ failed in order again, ``apply`` goes on to its end. As in :mod:`tests.benchmark
 from __future__ import annotations
 
 import argparse
-import random
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from labkit import Lab, run
 from labkit.errors import LabkitError
 from labkit.farm import container, upkeep
-from labkit.kernel import calls, messages
+from labkit.kernel import calls
 from tests import inventory, killing
-from tests.benchmarks.killed import SITES, Baseline, Tally, done, down, lab_of, taken, up, wiped
-from tests.own_machine import PLACE, python_on_it
+from tests.benchmarks import points
+from tests.benchmarks.killed import (
+    SITES,
+    Baseline,
+    Tally,
+    done,
+    down,
+    forgotten,
+    lab_of,
+    taken,
+    up,
+    wiped,
+)
+from tests.own_machine import PLACE
 
+#: What is made to fail, in the order in which it is.
+WORKS = ("programs", "disk")
 #: The programs of which calls fail, and how.
 PROGRAMS = ("runc", "apache2", "dnsmasq", "nft", "umoci", "ssh-keygen", "nsenter")
 KINDS = ("exits with 1", "is killed", "hangs")
@@ -178,15 +190,11 @@ def measure(given: argparse.Namespace) -> int:
     lab = lab_of(sites=SITES)
     done(lambda: container.unpack_all(lab) and None)
     baseline, tally = baseline_of(lab), Tally()
-    names: Sequence[str] = given.works or ["programs", "disk"]
-    for name in names:
+    for name in given.works or WORKS:
         cases = list(failing(lab, given) if name == "programs" else filling(lab))
-        total, began, first = len(cases), time.monotonic(), tally.runs
-        cases = cases[given.start - 1 :: given.every]
-        if given.sample:
-            cases = random.Random(given.seed).sample(cases, min(given.sample, len(cases)))  # noqa: S311
+        began, first = time.monotonic(), tally.runs
         errors: Counter[str] = Counter()
-        for place, (where, act, word) in enumerate(cases):
+        for place, (where, act, word) in enumerate(points.chosen(cases, given)):
             for again in (True, False) if given.both else (place % 2 == 0,):
                 said, problems = one(lab, act, word, baseline, again=again)
                 tally.runs += 1
@@ -196,7 +204,7 @@ def measure(given: argparse.Namespace) -> int:
                 if problems:
                     tally.note(where, "\n".join(map(str, problems)))
         took = time.monotonic() - began
-        print(f"{name}: {total} cases; {tally.runs - first} runs in {took:.0f} s, "
+        print(f"{name}: {len(cases)} cases; {tally.runs - first} runs in {took:.0f} s, "
               f"{errors['']} without an error", flush=True)  # fmt: skip
     print(f"{tally.runs} runs; {len(tally.failures)} differ")
     return len(tally.failures)
@@ -204,22 +212,8 @@ def measure(given: argparse.Namespace) -> int:
 
 def main() -> None:
     """Prints what came of it; the exit status is 1 when a run failed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("works", nargs="*", choices=["programs", "disk", []])
-    parser.add_argument("--every", type=int, default=1)
-    parser.add_argument("--start", type=int, default=1)
-    parser.add_argument("--sample", type=int, default=0)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--both", action="store_true")
-    parser.add_argument("--verbose", action="store_true")
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if not given.here:
-        run.replace(python_on_it(__spec__.name, "--here", *sys.argv[1:]))
-    messages._types()  # which the processes of their own need not import again
-    sys.exit(bool(measure(given)))
+    given = points.parser(__doc__, WORKS).parse_args()
+    points.measured(__spec__.name, given, measure, forgotten)
 
 
 if __name__ == "__main__":

@@ -14,30 +14,30 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
 import secrets
 import shutil
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from labkit import Lab, run, undo
+from labkit import Lab, undo
 from labkit.farm import container, upkeep
 from labkit.farm.measuring import answers
 from labkit.journal import Journal
-from labkit.kernel import messages
 from labkit.report import standing
 from tests import inventory, killing
+from tests.benchmarks import points
 from tests.conftest import CACHE
 from tests.inventory import Inventory
 from tests.killing import INTERRUPTED
-from tests.own_machine import PLACE, python_on_it
+from tests.own_machine import PLACE
 
 #: How the process that is cut off may end: by SIGKILL or SIGTERM, by KeyboardInterrupt, or before its point.
 ENDS = {"KILL": (-9,), "TERM": (-15,), "INT": (INTERRUPTED, 0)}
+#: What can be killed, in the order in which it is.
+WORKS = ("apply", "change", "down")
 #: Control groups and the cache are shared with the machine that this one is on.
 NAME = f"k{secrets.token_hex(3)}"
 
@@ -122,7 +122,7 @@ def works() -> dict[str, Work]:
     return {work.name: work for work in found}
 
 
-def points(work: Work) -> list[str]:
+def points_of(work: Work) -> list[str]:
     """What its points are called, in a run that is not killed; the machine is down before and after."""
 
     def recorded() -> list[str]:
@@ -216,27 +216,18 @@ def baseline_of(found: Sequence[Work]) -> Baseline:
     return Baseline(after, frozenset(f"{sign}{text}" for sign in "+-" for text in new))
 
 
-def chosen(total: int, given: argparse.Namespace) -> Iterator[int]:
-    """The numbers of the points, from 1, at which it is killed."""
-    every = range(given.start, total + 1, given.every)
-    if given.sample:
-        pick = random.Random(given.seed)  # noqa: S311 - no secret
-        every = sorted(pick.sample(every, min(given.sample, len(every))))  # type: ignore[assignment]
-    yield from every
-
-
 def measure(given: argparse.Namespace) -> int:
     """All runs; the number of those that failed."""
-    names = given.works or ["apply", "change", "down"]
+    names = given.works or WORKS
     found = [work for name, work in works().items() if name in names]
     done(lambda: container.unpack_all(found[0].wanted) and None)
     done(lambda: down(found[0].wanted))
     before = baseline_of(list(works().values()))
     tally = Tally()
     for work in found:
-        listed, began, first = points(work), time.monotonic(), tally.runs
+        listed, began, first = points_of(work), time.monotonic(), tally.runs
         steps = [point for point in listed if "journal:" in point]
-        numbers = list(chosen(len(listed), given))
+        numbers = points.chosen(range(1, len(listed) + 1), given)
         for place, number in enumerate(numbers):
             if place % 50 == 49:
                 print(f"{work.name}: {place + 1} of {len(numbers)} points", flush=True)
@@ -266,25 +257,17 @@ def measure(given: argparse.Namespace) -> int:
     return len(tally.failures)
 
 
+def forgotten() -> None:
+    """The cache, which is the machine's, does not know of the lab any more."""
+    for link in Path(CACHE, "labs").glob(f"{NAME}-*"):
+        link.unlink()
+
+
 def main() -> None:
     """Prints what came of it; the exit status is 1 when a run failed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("works", nargs="*", choices=["apply", "change", "down", []])
-    parser.add_argument("--every", type=int, default=1)
-    parser.add_argument("--start", type=int, default=1)
-    parser.add_argument("--both", action="store_true")
-    parser.add_argument("--sample", type=int, default=0)
-    parser.add_argument("--seed", type=int, default=1)
+    parser = points.parser(__doc__, WORKS)
     parser.add_argument("--signal", choices=ENDS, default="KILL")
-    parser.add_argument("--verbose", action="store_true")
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if not given.here:
-        run.replace(python_on_it(__spec__.name, "--here", *sys.argv[1:]))
-    messages._types()  # which the processes of their own need not import again
-    sys.exit(bool(measure(given)))
+    points.measured(__spec__.name, parser.parse_args(), measure, forgotten)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Each has folders, a control group and a network namespace of its own. docker's daemon is started for the
 benchmark, in a mount namespace in which /etc, /opt and /run are its own as well: it makes nothing on the machine,
-and ends with the benchmark. Debian's docker.io is not among labkit's packages. Without installing it::
+and ends with the benchmark, however that ends. Debian's docker.io is not among labkit's packages. Without installing it::
 
     apt-get download docker.io containerd && for file in *.deb; do dpkg-deb -x "$file" FOLDER; done
 
@@ -37,7 +37,7 @@ ALONE = """
 for place in /sys/fs/cgroup/cpuacct /sys/fs/cgroup/cpu,cpuacct /sys/fs/cgroup; do
     if [ -w "$place/$1/cgroup.procs" ]; then echo $$ > "$place/$1/cgroup.procs"; break; fi
 done
-mount -t overlay -o "lowerdir=/etc,upperdir=$2/etc,workdir=$2/work" overlay /etc
+mount -t overlay -o "lowerdir=/etc,upperdir=$2/etc,workdir=$2/scratch" overlay /etc
 mount -t tmpfs tmpfs /opt
 mount -t tmpfs tmpfs /run
 shift 2
@@ -84,7 +84,7 @@ def podman(lab: Lab, folder: Path, layout: Path, subnet: str) -> Iterator[tuple[
 def docker(lab: Lab, folder: Path, layout: Path, subnet: str, *, path: str) -> Iterator[tuple[Call, str]]:  # fmt: skip
     """The same with docker, whose daemon runs in the block."""
     own = folder / "docker"
-    for name in ("etc", "work", "client"):
+    for name in ("etc", "scratch", "client"):
         (own / name).mkdir(parents=True)
     env = {"PATH": path, "DOCKER_CONFIG": f"{own}/client"}
     call = partial(_called, ["docker", "--host", f"unix://{own}/sock"], lab.netns, env)
@@ -105,14 +105,15 @@ def docker(lab: Lab, folder: Path, layout: Path, subnet: str, *, path: str) -> I
 
 @contextmanager
 def _daemon(lab: Lab, own: Path, path: str) -> Iterator[None]:
-    """dockerd, and what it starts, from first to last."""
+    """dockerd, and what it starts, from first to last; it ends the containers and itself (SIGTERM) when
+    this process is killed."""
     group = f"{lab.name}-daemon"
     for root in (Path("/sys/fs/cgroup/cpuacct"), Path("/sys/fs/cgroup")):
         if root.is_dir():
             (root / lab.name / group).mkdir(parents=True, exist_ok=True)
             break
     (own / "daemon.json").write_text("{}\n")
-    argv = ["nsenter", f"--net={netns.path(lab.host.netns)}", "unshare", "--mount", "--propagation", "private",
+    argv = ["setpriv", "--pdeathsig=TERM", "nsenter", f"--net={netns.path(lab.host.netns)}", "unshare", "--mount", "--propagation", "private",
             "sh", "-ec", ALONE, "sh", f"{lab.name}/{group}", str(own),
             "dockerd", "--config-file", f"{own}/daemon.json", "--host", f"unix://{own}/sock", "--data-root", f"{own}/data",
             "--exec-root", f"{own}/exec", "--pidfile", f"{own}/pid", "--bridge", "none", "--iptables=false",
