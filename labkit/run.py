@@ -270,11 +270,14 @@ def _follow(
         err = pool.submit(contextvars.copy_context().run, read, process.stderr, True)
         out = pool.submit(contextvars.copy_context().run, read, process.stdout, both)
         try:
-            process.wait(timeout)
+            # its end is seen and not asked for: until it is, its number names its group and no other
+            if not processes.ended(process.pid, timeout):
+                raise subprocess.TimeoutExpired(process.args, timeout)
             rest = max(0.0, deadline - time.monotonic())  # a child may still hold the outputs
             wait([out, err], rest, FIRST_EXCEPTION)
             if not (out.done() and err.done()):
                 raise subprocess.TimeoutExpired(process.args, timeout)
+            process.wait()
         except BaseException:
             _kill(process)
             raise

@@ -119,16 +119,17 @@ def test_a_missing_working_folder_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("follow", [False, True])
 def test_a_child_that_keeps_the_output_is_out_of_time_too(tmp_path: Path, follow: bool) -> None:
-    """A program that ended, and left a child that holds its outputs, is not waited for for ever."""
-    file = tmp_path / "pid"
+    """A program that ended, and left a child that holds its outputs: the child's own end is not waited for."""
+    file, over = tmp_path / "pid", tmp_path / "over"
     lines: list[str] = []
     with pytest.raises(CommandTimeoutError):
         run.run(
-            ["sh", "-c", f"sleep 60 & echo $! > {file}"],
+            ["sh", "-c", f"(sleep 4; touch {over}) & echo $! > {file}"],
             timeout=0.5,
             on_line=lines.append if follow else None,
         )
     assert wait_until_gone(int(file.read_text()))
+    assert not over.exists()
 
 
 @pytest.mark.parametrize("follow", [False, True])
