@@ -7,7 +7,7 @@ from pathlib import Path
 
 from labkit import run
 from labkit.checks import Check, equal
-from labkit.display import human_bytes
+from labkit.display import counted, human_bytes
 from labkit.farm import image, rootfs
 from labkit.farm.contents import account
 from labkit.farm.contents import difference as causes
@@ -137,12 +137,12 @@ def find(lab: Lab, name: str) -> Place:
 def _summary(value: Explained) -> str:
     whole, nobody = value.whole, value.nobody
     left = (
-        f"{human_bytes(nobody.size)} in {nobody.files} files belong to nobody"
+        f"{human_bytes(nobody.size)} in {counted(nobody.files, 'file')} of nobody's"
         if nobody.files
         else "none belongs to nobody"
     )
     return (
-        f"{value.name}: {whole.files} files and folders, {human_bytes(whole.size)}, "
+        f"{value.name}: {whole.files:,} files and folders, {human_bytes(whole.size)}, "
         f"{human_bytes(whole.disk)} on disk, in {value.packages} packages; {left}."
     )
 

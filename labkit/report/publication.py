@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from labkit import journal
 from labkit.checks import Check
+from labkit.display import counted
 from labkit.lab import Lab
 from labkit.report.blocks import Pages, stages, with_remarks
 from labkit.result import Cell, Outcome, Table, action, run_id
@@ -152,7 +153,7 @@ def sentence(done: Published) -> str:
     states = [f"{counts[state]} {state}" for state in ("added", "changed", "unchanged", "deleted") if counts[state]]  # fmt: skip
     return (
         f"The report is at {done.url}: of {len(done.changes)} blocks {', '.join(states)}; "
-        f"{len(done.uploaded)} pictures uploaded, {done.people} lines of people's kept."
+        f"{counted(len(done.uploaded), 'picture')} uploaded, {counted(done.people, 'line')} of people's kept."
     )
 
 
