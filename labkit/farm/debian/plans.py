@@ -106,11 +106,10 @@ def plan(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
     )
     before = plan(lab, chosen.after).key if archive and chosen.after else ""
     digest = known.digest if known else ""
-    below = plan(lab, chosen.after).key if archive and chosen.after else ""
     key = key_of(
         f"{chosen.name}-{suite}",
         (EDITION, recipe, architecture, before),
-        (program, version, lab.rootfs.mirror or apt.kind(lab), pulled, digest, below),
+        (program, version, lab.rootfs.mirror or apt.kind(lab), pulled, digest, before),
     )
     return Plan(
         variant=chosen,
