@@ -60,14 +60,15 @@ def missing(program: str, *keys: str) -> Callable[[Project], AbstractContextMana
 
 
 def answering(
-    program: str, words: str, status: int = 1
+    program: str, words: str, status: int | str = 1
 ) -> Callable[[Project], AbstractContextManager[Broken]]:
-    """A program that says something else than its own words, and ends with a status."""
+    """A program that says something else than its own words, and ends with a status, or by a signal."""
+    end = f"exit {status}" if isinstance(status, int) else f"kill -s {status} $$"
 
     @contextmanager
     def harm(own: Project) -> Iterator[Broken]:
         script = own.folder / program
-        script.write_text(f"#!/bin/sh\necho {shlex.quote(words)} >&2\nexit {status}\n")
+        script.write_text(f"#!/bin/sh\necho {shlex.quote(words)} >&2\n{end}\n")
         script.chmod(0o755)
         path = shlex.quote(os.path.realpath(str(run.which(program))))
         yield Broken(privately(f"mount --bind {shlex.quote(str(script))} {path}"), said=(words,))
@@ -379,6 +380,8 @@ FARM: dict[str, Row] = {
     "the control groups are read-only": Row(together(killed, groups_read_only), "machine.cgroups-read-only", ("read-only", "mount them writable")),
     "the balancer's configuration is refused": Row(answering("apache2", "Syntax error in it"), "farm.configuration-refused", ("Syntax error in it", "left as it is"), ("apply", "-p", "lbmethod", "bybusyness")),
     "the name server's configuration is refused": Row(answering("dnsmasq", "bad option in it"), "farm.configuration-refused", ("bad option in it", "left as it is"), ("apply", "-p", "domain", "other.test")),
+    "runc is killed": Row(together(killed, answering("runc", "to work", "KILL")), "farm.container-refused", ("container red-1", "signal 9", "want of memory")),
+    "a configuration's test is killed": Row(answering("apache2", "to work", "KILL"), "command.failed", ("apache2", "signal 9", "want of memory"), ("apply", "-p", "lbmethod", "bybusyness")),
     "umoci fails": Row(together(asked('sites = [{name = "red", colour = "#123456"}, "blue"]'), answering("umoci", "umoci: not today")), "build.failed", ("umoci", "exit status 1", "not today")),
     "a key is damaged": Row(replaced(lambda lab: lab.state_dir / "ssh" / "student", "mine\n"), "state.damaged-key", ("no ssh key", "move it away")),
 }  # fmt: skip

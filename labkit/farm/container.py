@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from labkit import interrupting, run
 from labkit.daemon import tail
-from labkit.errors import CommandTimeoutError, FarmError
+from labkit.errors import ENDED, CommandTimeoutError, FarmError
 from labkit.farm.runc import roots
 from labkit.farm.runc.bundle import Mount, Spec
 from labkit.farm.runc.places import bundle, cgroup, console, folder, runc, runc_root, users_file
@@ -127,10 +127,14 @@ def _runc(lab: Lab, name: str, *command: str) -> None:
     done = run.run(words, ok=range(-64, 256), output=console(lab, name), env=QUICK)
     if done.status:
         said = f"{tail(log)} {tail(console(lab, name))}".replace("(empty)", "").strip()
+        killed = done.status < 0
         raise FarmError(
             f"container {name}",
-            f"runC could not create it (status {done.status}): {said or 'without a word'}",
-            "its config.json or the kernel lacks something: `labkit doctor` knows the common causes",
+            f"runC could not create it ({'signal' if killed else 'status'} {abs(done.status)}): "
+            f"{said or 'without a word'}",
+            ENDED
+            if killed
+            else "its config.json or the kernel lacks something: `labkit doctor` knows the common causes",
             done.command,
             code="farm.container-refused",
         )

@@ -143,10 +143,12 @@ def _accept(file: Path, text: str) -> None:
     try:
         run.run(["apache2", "-t", "-f", candidate])
     except CommandError as error:
+        if error.status < 0:  # it was killed, or hung: nothing was refused
+            raise
         raise FarmError(
             str(candidate),
             f"apache2 refuses this configuration: {error.stderr.strip()}",
-            "the running balancer was left as it is",
+            "correct what it names; the running balancer was left as it is",
             error.again,
             code="farm.configuration-refused",
         ) from None

@@ -171,6 +171,8 @@ def _load(lab: Lab, asked: Rules) -> str:
     try:
         run.run(["nft", "-f", "-"], stdin=text, netns=lab.netns)
     except CommandError as error:
+        if error.status < 0:  # it was killed, or hung: nothing was refused
+            raise
         if lacking := impossible():
             return lacking
         raise FarmError(

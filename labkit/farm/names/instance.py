@@ -127,10 +127,12 @@ def _install(file: Path, text: str) -> None:
     try:
         run.run(["dnsmasq", "--test", f"--conf-file={candidate}"])
     except CommandError as error:
+        if error.status < 0:  # it was killed, or hung: nothing was refused
+            raise
         raise FarmError(
             str(candidate),
             f"dnsmasq refuses this configuration: {error.stderr.strip()}",
-            "the running name server was left as it is",
+            "correct what it names; the running name server was left as it is",
             error.again,
             code="farm.configuration-refused",
         ) from None
