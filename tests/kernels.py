@@ -251,7 +251,10 @@ SAMPLES: dict[str, tuple[tuple[Callable[..., None], Cut, str, int], ...]] = {
         (changing, ASKED, *CHANGES[1]),
     ),
 }
-ALL = {"interrupted": (interrupted, interrupted_twice), "restarted": (KILLED, ASKED)}
+ALL: dict[str, tuple[Cut, ...]] = {
+    "interrupted": (interrupted, interrupted_twice),
+    "restarted": (KILLED, ASKED),
+}
 
 
 def rounds(kind: str) -> Iterator[tuple[Callable[..., None], Cut, str, int]]:

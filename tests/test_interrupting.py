@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab, interrupting, run
+from labkit.farm.convergence import rolling
 from labkit.journal import Journal, lock
 from labkit.kernel import processes
+from tests import waiting
 
 #: Longer than any test may take, and than what is interrupted may go on.
 LONG = 60.0
@@ -130,6 +132,29 @@ def test_who_waits_for_a_lock_in_a_thread_is_interrupted(tmp_path: Path) -> None
     with lock(tmp_path, "farm"), pytest.raises(KeyboardInterrupt):
         interrupting.alone(wait)
     thread.join()
+    assert time.monotonic() - began < LONG
+
+
+def test_who_waits_for_the_balancers_processes_in_a_thread_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait of a rolling change for an old one that still answers: however long it would have taken."""
+    monkeypatch.setattr(rolling, "PATIENCE", LONG)
+    began, program = time.monotonic(), tmp_path / "apache2"
+    program.symlink_to("/bin/sleep")
+
+    def wait() -> None:
+        (tmp_path / "waits").touch()
+        rolling.finished(Lab(), [process.pid])
+        raise AssertionError("it has ended")
+
+    with run.start([program, f"{LONG:g}"]) as process:
+        waiting.until(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "apache2\n")
+        thread = interrupt_when((tmp_path / "waits").exists)
+        with pytest.raises(KeyboardInterrupt):
+            interrupting.alone(wait)
+        thread.join()
+        process.kill()
     assert time.monotonic() - began < LONG
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
+from labkit import interrupting
 from labkit.errors import LabkitError
 from labkit.farm import container, up
 from labkit.farm.balancer import workers
@@ -105,7 +106,7 @@ def _until(happened: Callable[[], bool], patience: float) -> bool:
     while not happened():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.01)
+        interrupting.pause(0.01)
     return True
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from labkit import run
+from labkit import interrupting, run
 from labkit.daemon import tail
 from labkit.errors import LabkitError
 from labkit.farm import container, host, ssh
@@ -161,7 +161,7 @@ def _page(lab: Lab, replica: Replica) -> str:
                 return FINE
         if not _runs(lab, replica):
             return f"apache2 has ended: {_last(lab, replica)}"
-        time.sleep(0.02)
+        interrupting.pause(0.02)
     return f"status {seen.strip()} instead of 200 and 404"
 
 
@@ -209,7 +209,7 @@ def _await_ssh(lab: Lab, replica: Replica) -> None:
     while not inside(replica.netns, _listens) and _runs(lab, replica):
         if time.monotonic() > deadline:
             return
-        time.sleep(0.02)
+        interrupting.pause(0.02)
 
 
 def _listens() -> bool:

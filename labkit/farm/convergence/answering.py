@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
+from labkit import interrupting
 from labkit.errors import FarmError
 from labkit.farm import container
 from labkit.farm.links.netns import inside
@@ -33,7 +34,7 @@ def silent(lab: Lab, farm: Sequence[Replica], *, grace: float) -> dict[str, str]
         found = {replica.name: head.fault for replica, head in pairs if head.fault}
         waiting = [replica for replica in waiting if replica.name in found]
         if waiting:
-            time.sleep(min(pause, left))
+            interrupting.pause(min(pause, left))
             pause = min(2 * pause, 0.2)
     return {name: f"nothing within {grace:g} s: {fault}" for name, fault in found.items()}
 
@@ -70,7 +71,7 @@ def wait(lab: Lab, farm: Sequence[Replica]) -> None:
                 raise container.death(lab, replica.name)
         if time.monotonic() > deadline:
             raise _silent(lab, waiting[0], faults[waiting[0].name])
-        time.sleep(pause)
+        interrupting.pause(pause)
         pause = min(2 * pause, 0.05)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from labkit import daemon
+from labkit import daemon, interrupting
 from labkit.errors import ConfigError, FarmError
 from labkit.farm.balancer import instance, workers
 from labkit.farm.container import State
@@ -167,6 +167,6 @@ def _until(holds: Callable[[], bool]) -> bool:
     while not holds():
         if time.monotonic() > deadline:
             return False
-        time.sleep(pause)
+        interrupting.pause(pause)
         pause = min(pause * 1.5, 0.05)
     return True

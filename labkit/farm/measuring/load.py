@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import count
 
+from labkit import interrupting
 from labkit.farm.balancer.balancing import RETRY
 from labkit.farm.links.netns import enter
 from labkit.farm.measuring import fetch
@@ -72,7 +74,12 @@ class Load:
 
     def run(self) -> tuple[Sent, ...]:
         """Sends until the end; returns all, in the order of their numbers."""
-        with ThreadPoolExecutor(self.concurrency) as pool:
+        with (
+            interrupting.ended_by(self.stop),
+            ThreadPoolExecutor(self.concurrency) as pool,
+            ExitStack() as interrupted,
+        ):
+            interrupted.callback(self.stop)
             for work in [pool.submit(self._work) for _ in range(self.concurrency)]:
                 work.result()
         return tuple(sorted(self.sent, key=lambda item: item.number))
@@ -82,8 +89,9 @@ class Load:
         self._stopped.set()
 
     def wait(self, seconds: float) -> None:
-        """Lets the load go on for so long, or until it is stopped."""
-        self._stopped.wait(seconds)
+        """Lets the load go on for so long, or until it is stopped, which an interrupt does."""
+        with interrupting.ended_by(self.stop):
+            self._stopped.wait(seconds)
 
     def now(self) -> float:
         """Seconds since the beginning of the load."""

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 
-from labkit import run
+from labkit import interrupting, run
 from labkit.errors import FarmError
 from labkit.farm import container
 from labkit.farm.contents.serving import STOP
@@ -69,7 +69,7 @@ def _wait(stand: Stand, ended: Future[run.Done]) -> None:
         with suppress(OSError, http.client.HTTPException):
             web.ask(stand)
             return
-        time.sleep(web.PAUSE)
+        interrupting.pause(web.PAUSE)
     if not ended.done():
         raise FarmError(
             stand.replica.name,

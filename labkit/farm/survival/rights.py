@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from labkit import groups
+from labkit import groups, interrupting
 from labkit.farm import container
 from labkit.farm.container import WWW_DATA
 from labkit.farm.survival import web
@@ -28,7 +28,7 @@ def users(stand: Stand) -> str:
     web.first(stand)
     deadline = time.monotonic() + PATIENCE
     while (said := _users(stand)) not in USERS.values() and time.monotonic() < deadline:
-        time.sleep(web.PAUSE)
+        interrupting.pause(web.PAUSE)
     return said
 
 

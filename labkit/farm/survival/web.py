@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from labkit import interrupting
 from labkit.errors import FarmError
 from labkit.farm.links.netns import inside
 from labkit.farm.site import REPLICA_HEADER, TRACE_HEADER
@@ -62,7 +63,7 @@ def first(stand: Stand) -> Reply:
         with suppress(OSError, http.client.HTTPException):
             return ask(stand)
         stand.require()
-        time.sleep(PAUSE)
+        interrupting.pause(PAUSE)
     raise FarmError(
         stand.replica.name,
         f"no answer on port 80 within {PATIENCE:g} s",
@@ -76,7 +77,7 @@ def until(holds: Callable[[], bool]) -> bool:
     while not holds():
         if time.monotonic() > deadline:
             return False
-        time.sleep(PAUSE)
+        interrupting.pause(PAUSE)
     return True
 
 
