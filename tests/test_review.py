@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -299,16 +300,29 @@ def test_long_tables_show_little_and_texts_keep_their_blanks(lab: Lab) -> None:
     """Of hundreds of rows a few are shown, the rest is folded; a table of lines is a text; one
     without rows says so."""
     many = Table.of("many", "Many", [{"number": number} for number in range(600)])
-    few = Table.of("few", "Few", [{"number": number} for number in range(13)])
+    few = Table.of("few", "Few", [{"number": number} for number in range(16)])
     diff = Table.of("diff", "Diff", [{"line": '+    "indented": 1,'}])
     empty = Table.of("failed", "What failed", [], columns=("start", "status"))
     keep(lab, "04-network", Entry(cell=1, result=result(tables=[many, few, diff, empty])))
     review.build(lab)
     page = (lab.output_dir / "review" / "04-network.html").read_text()
     assert "<summary>596 more rows</summary>" in page
-    assert "<summary>1 more row</summary>" in page
+    assert "<summary>4 more rows</summary>" in page
     assert "What failed: none." in page
     assert "<pre>+    &#34;indented&#34;: 1,\n</pre>" in page
+
+
+@pytest.mark.parametrize(("rows", "folded"), [(12, []), (13, []), (15, []), (16, ["4"] * 3)])
+def test_a_small_rest_is_shown_not_folded(lab: Lab, rows: int, folded: list[str]) -> None:
+    """Of a table, of a text and of the checks: to unfold three lines takes longer than to read them."""
+    numbers = Table.of("numbers", "Numbers", [{"number": number} for number in range(rows)])
+    text = Table.of("text", "Text", [{"line": f"line {number}"} for number in range(rows)])
+    checks = [Check(name=f"c.{n}", expected="x", seen="x", holds=True) for n in range(rows)]
+    keep(lab, "04-network", Entry(cell=1, result=result(tables=[numbers, text], checks=checks)))
+    review.build(lab)
+    page = (lab.output_dir / "review" / "04-network.html").read_text()
+    assert re.findall(r"<summary>(\d+) more (?:rows|lines|checks)", page) == folded
+    assert page.count(f"line {rows - 1}\n") == 1
 
 
 @pytest.mark.parametrize(

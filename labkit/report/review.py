@@ -7,6 +7,7 @@ escaped; what the pages say is only what the stages' records and executed notebo
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 ROWS_SHOWN = 12
 #: Of a table with more rows than this, which nobody reads through, so many are shown.
 LONG, FEW_SHOWN = 100, 4
+#: A rest of no more than this is shown, too: to unfold it takes longer than to read it.
+REST = 3
 
 
 class Site(Record):
@@ -147,7 +150,7 @@ def _templates() -> Environment:
     }
     templates.globals |= {
         "version": __version__,
-        "rows_shown": ROWS_SHOWN,
+        "head_of": _head_of,
         "shown_of": _shown_of,
         "wide": _is_wide,
         "of_lines": _is_of_lines,
@@ -157,7 +160,11 @@ def _templates() -> Environment:
 
 def _shown_of(table: Table) -> int:
     """How many of a table's rows are shown before the rest is folded."""
-    return FEW_SHOWN if len(table.rows) > LONG else ROWS_SHOWN
+    return _head_of(table.rows, FEW_SHOWN if len(table.rows) > LONG else ROWS_SHOWN)
+
+
+def _head_of(items: Sequence[object], most: int = ROWS_SHOWN) -> int:
+    return len(items) if len(items) - most <= REST else most
 
 
 def _is_of_lines(table: Table) -> bool:
