@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from labkit import Lab, daemon, run
+from labkit import Lab, daemon, run, undo
 from labkit.checks import failed
 from labkit.errors import ConfigError, FarmError, MachineError
 from labkit.farm import dns, host
 from labkit.farm.links.endpoint import require_address
 from labkit.farm.links.netns import inside
 from labkit.farm.names import instance, resolver, zone
+from tests import killing
 from tests.host_side import give_address
 
 
@@ -130,6 +133,53 @@ def test_another_zone_replaces_the_first(addressed: Lab) -> None:
     assert result.changed
     assert result.holds
     assert dns.query(other, addressed.host_name("site1")).status == "REFUSED"
+
+
+@pytest.mark.root
+def test_a_replacement_that_was_cut_off_is_gone_on_with(addressed: Lab) -> None:
+    """Wherever it was killed, the next up brings the new zone: whoever runs was started with the
+    configuration that is in its place."""
+    other = Lab.of({**addressed.model_dump(), "dns": {"domain": "other.test"}})
+
+    def recorded() -> list[str]:
+        stroke = killing.Recorded()
+        killing.install(stroke)
+        dns.up(other)
+        return stroke.points
+
+    dns.up(addressed)
+    points = killing.apart(recorded).said
+    first = next(n for n, point in enumerate(points, 1) if "dnsmasq.candidate" in point)
+    last = points.index("after journal: daemon")
+    wanted = instance.wanted(other)
+    for number in range(first, last, 2):
+        dns.up(addressed)
+        ended = killing.apart(partial(killed, other, number))
+        assert ended.status == -9, points[number - 1]
+        seen = instance.seen(other) or {}
+        assert seen["process"] != "running" or seen["configuration"] != wanted["configuration"]
+        dns.up(other)
+        assert dns.query(other, "site1").status == "NOERROR", points[number - 1]
+
+
+def killed(lab: Lab, number: int) -> None:
+    """In a process of its own: the name server is brought up, until that point."""
+    killing.install(killing.Cut(number))
+    dns.up(lab)
+
+
+@pytest.mark.root
+def test_a_server_that_hears_nothing_is_replaced(
+    addressed: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that it is told to read anew are of no use to it."""
+    monkeypatch.setattr(undo, "PATIENCE", 0.1)
+    dns.up(addressed)
+    stopped = daemon.pid(dns.server(addressed))
+    daemon.send(dns.server(addressed), signal.SIGSTOP)
+    assert dns.up(addressed).changed
+    assert dns.query(addressed, "site1").status == "NOERROR"
+    assert daemon.pid(dns.server(addressed)) != stopped
 
 
 @pytest.mark.root

@@ -86,11 +86,18 @@ def converge(lab: Lab) -> bool:
     if any(found.get(fact) != asked[fact] for fact in RESTART):
         _start_anew(lab, instance)
     elif any(found[fact] != asked[fact] for fact in ("zone", "served")):
-        _write_names(lab)
-        daemon.send(instance, signal.SIGHUP)
-        daemon.wait(instance, lambda: _problem(lab), 5.0)
+        _read_anew(lab, instance)
     resolver.write(lab)
     return True
+
+
+def _read_anew(lab: Lab, instance: Daemon) -> None:
+    _write_names(lab)
+    daemon.send(instance, signal.SIGHUP)
+    try:
+        daemon.wait(instance, lambda: _problem(lab), 5.0)
+    except FarmError:  # it hears nothing, or was started with another configuration
+        _start_anew(lab, instance)
 
 
 def _start_anew(lab: Lab, instance: Daemon) -> None:
@@ -103,9 +110,10 @@ def _start_anew(lab: Lab, instance: Daemon) -> None:
         own=undo.daemon_pids(str(instance.config)),
     )
     Journal.of(lab).intend("folder", path=str(instance.config.parent))
-    _install(instance.config, config(lab))
+    candidate = _accepted(instance.config, config(lab))
     _write_names(lab)
     daemon.stop(lab, instance)
+    put(candidate, instance.config)  # who runs has read what is there, wherever this is cut off
     daemon.start(lab, instance, lambda: _problem(lab))
 
 
@@ -120,8 +128,8 @@ def _write_names(lab: Lab) -> None:
     _hosts(lab).parent.chmod(0o755)
 
 
-def _install(file: Path, text: str) -> None:
-    """The configuration is in its place, if dnsmasq accepts it; else the old one stays."""
+def _accepted(file: Path, text: str) -> Path:
+    """The configuration in a file beside its place; an error when dnsmasq does not accept it."""
     candidate = file.with_suffix(".candidate")
     write_atomically(candidate, text)
     try:
@@ -136,7 +144,7 @@ def _install(file: Path, text: str) -> None:
             error.again,
             code="farm.configuration-refused",
         ) from None
-    put(candidate, file)
+    return candidate
 
 
 def _zone(text: str) -> str:
