@@ -160,7 +160,7 @@ class Configuration(Section):
     offline: bool = False
 
 
-#: The notebooks' flat parameters, and the key of lab.toml that each one overrides.
+#: The notebooks' flat parameters, and the key of lab.toml that each one overrides: every key has one.
 PARAMETERS: Mapping[str, str] = {
     "lab_name": "name",
     "sites": "sites",
@@ -170,6 +170,7 @@ PARAMETERS: Mapping[str, str] = {
     "suite": "rootfs.suite",
     "tool": "rootfs.tool",
     "variant": "rootfs.variant",
+    "rootfs_packages": "rootfs.packages",
     "mirror": "rootfs.mirror",
     "domain": "dns.domain",
     "proxy_port": "proxy.port",
@@ -183,6 +184,7 @@ PARAMETERS: Mapping[str, str] = {
     "wiki_database": "wiki.database",
     "wiki_url": "wiki.url",
     "assignment": "wiki.assignment",
+    "wiki_page": "wiki.page",
     "outputs": "outputs",
     "state": "state",
     "cache": "cache",

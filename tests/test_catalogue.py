@@ -71,6 +71,8 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
     "a misspelt -p": (("plan", "-p", "replcas", "3"), "config.unknown-name", ("'replcas'", "did you mean 'replicas'")),
     "a misspelt -p of a notebook": (("run", "06-balancer", "-p", "weigths", "[1]"), "config.unknown-name", ("'weigths'", "did you mean 'weights'")),
     "a setting without a value": (("plan", "--set", "replicas"), "config.option", ("'replicas'", "NAME=VALUE")),
+    "a misspelt key": (("plan", "--set", "wiki.pgae=Lab"), "config.unknown-name", ("'wiki.pgae'", "is not a key of lab.toml", "did you mean 'wiki.page'")),
+    "a page that is none, by its key": (("plan", "--set", "wiki.page=a[b]"), "config.pattern", ("wiki.page = 'a[b]'", "the parameter wiki_page")),
     "a setting of a wrong type": (("plan", "-p", "replicas", "many"), "config.type", ("the parameter replicas", "integer")),
     "a lab.toml that is not there": (("plan", "--config", "none.toml"), "config.no-file", ("none.toml", "there is no such file")),
     "a stage that there is not": (("run", "08-nothing"), "config.unknown-name", ("'08-nothing'", "is not a stage")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import operator
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ from rich.console import Console
 
 from labkit import Check, Lab, Result, Table, run
 from labkit.errors import ConfigError
-from labkit.report.command import joined
+from labkit.report.command import Choice, joined
 from labkit.report.terminal import show
 from labkit.run import Done
 from tests import stage_notebooks
@@ -126,6 +127,28 @@ def test_parameter_without_a_value_is_refused() -> None:
     """A ``-p`` at the end of the line is an error, with the way to write it."""
     with pytest.raises(ConfigError, match="-p replicas 3"):
         joined(["rebuild", "-p", "replicas"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "key", "value"),
+    [
+        ("wiki.page=Our lab", "wiki.page", "Our lab"),
+        ("wiki_page=Our lab", "wiki.page", "Our lab"),
+        ('rootfs.packages=["curl"]', "rootfs.packages", ("curl",)),
+        ("proxy.port=81", "proxy.port", 81),
+        ("name=ours", "name", "ours"),
+        ("offline=true", "offline", True),
+    ],
+)
+def test_a_setting_is_a_parameter_or_a_key(
+    setting: str, key: str, value: object, tmp_path: Path
+) -> None:
+    """Whatever lab.toml can say, ``--set`` can say, by the key's own name or the parameter's."""
+    file = tmp_path / "lab.toml"
+    file.write_text("[wiki]\npage = 'Theirs'\nport = 8061\n")
+    lab = Choice(config=file, settings=(setting,)).lab()
+    assert operator.attrgetter(key)(lab) == value
+    assert lab.wiki.port == 8061
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -144,13 +145,18 @@ def test_a_wrong_section_is_not_hidden_by_a_parameter(tmp_path: Path) -> None:
         Lab.load(file, subnet="10.61.0.0/24")
 
 
-def test_every_parameter_leads_to_a_key() -> None:
-    """Each flat name stands for a key that there is."""
-    values = Lab().model_dump()
-    for key in PARAMETERS.values():
-        found: Any = values
-        for part in key.split("."):
-            found = found[part]
+def keys(values: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    """The dotted names of all that is no section."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from keys(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}"
+
+
+def test_every_parameter_leads_to_a_key_and_every_key_has_one() -> None:
+    """Each flat name stands for a key of its own, and no key can be said in lab.toml alone."""
+    assert sorted(PARAMETERS.values()) == sorted(keys(Lab().model_dump()))
 
 
 def test_outputs_stand_beside_the_file(tmp_path: Path) -> None:

@@ -41,11 +41,15 @@ class Choice:
     offline: bool = False
 
     def parameters(self) -> dict[str, Any]:
-        """All parameters given, by their flat names; the last of a name counts."""
-        from labkit.lab import PARAMETERS
+        """All parameters given, by their flat names; the last of a name counts. Raises
+        :class:`ConfigError`, with the nearest one, for a key that lab.toml does not have."""
+        from labkit.lab import PARAMETERS, unknown
 
         flat = {key: name for name, key in PARAMETERS.items()}
         given = self._pairs() if self.settings else {}
+        for name in given:
+            if "." in name and name not in flat:
+                raise unknown(name, flat, "a key of lab.toml")
         named = {"lab_name": self.lab_name, "netns": self.netns}
         return {
             **{flat.get(name, name): value for name, value in given.items()},
@@ -91,7 +95,8 @@ def common(  # noqa: PLR0917 - typer reads the signature, nobody calls it by pos
         typer.Option(
             "--set", "-s",
             metavar="NAME=VALUE",
-            help="Override a parameter or a key of lab.toml; may be repeated. -p NAME VALUE does the same.",
+            help="Override a parameter or a key of lab.toml, such as wiki.page; may be repeated. "
+            "-p NAME VALUE does the same.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
