@@ -291,7 +291,7 @@ MACHINES: dict[str, Row] = {
     "state is a file": Row(file_for_state, "machine.in-the-way", ("Not a directory", "move away")),
     "run is a file": Row(file_for_run, "machine.in-the-way", ("move away",)),
     "the lab's folders are read-only": Row(read_only, "machine.read-only", ("Read-only file system",)),
-    "the state's disk is full": Row(full, "machine.disk-full", ("No space left", "make room")),
+    "the state's disk is full": Row(full, "machine.disk-full", ("No space left", "make room", "set `state` to")),
     "the journal has somebody's words": Row(damaged_journal, "state.journal-damaged", ("no entry of labkit's journal", "restore the line")),
     "the journal is a folder": Row(folder_for_journal, "state.journal-unusable", ("Is a directory",)),
     "somebody works on the lab": Row(held, "lock.held", ("works on this lab", "wait until it has ended"), ("run", "01-wiki")),

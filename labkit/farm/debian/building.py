@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from labkit import undo
+from labkit import room, undo
 from labkit.display import human_bytes
 from labkit.errors import BuildError, CommandError
 from labkit.farm.contents.scan import scan
@@ -86,9 +86,9 @@ def building(lab: Lab, place: Path, *, what: str, space: int = 0) -> Iterator[Pa
         raise not_root(str(part.parent)) from None
     discard(lab, part)
     try:
-        require_space(part.parent, what, space)
+        require_space(lab, part.parent, what=what, space=space)
     except FileNotFoundError as error:  # another labkit has just taken the lab down
-        raise _failed(what, error, part.parent) from None
+        raise _failed(lab, part.parent, what=what, error=error) from None
     Journal.of(lab).intend("folder", path=str(part))
     try:
         with modes.ordinary():
@@ -97,7 +97,7 @@ def building(lab: Lab, place: Path, *, what: str, space: int = 0) -> Iterator[Pa
         discard(lab, place)
         part.rename(place)
     except (CommandError, OSError) as error:
-        raise _failed(what, error, part.parent) from error
+        raise _failed(lab, part.parent, what=what, error=error) from error
     finally:
         discard(lab, part)
         Journal.of(lab).forget("folder", path=str(part))
@@ -108,7 +108,7 @@ def discard(lab: Lab, folder: Path) -> None:
     undo.remove_folder(lab, path=str(folder))
 
 
-def require_space(folder: Path, what: str, space: int) -> None:
+def require_space(lab: Lab, folder: Path, *, what: str, space: int) -> None:
     """Returns when a folder's disk has that many bytes free; the folder need not be there yet.
 
     :param what: how the :class:`BuildError` names what is to be made there.
@@ -119,7 +119,7 @@ def require_space(folder: Path, what: str, space: int) -> None:
         raise BuildError(
             what,
             f"needs {human_bytes(space)} while it is made, and {folder} has {human_bytes(free)} free",
-            "make room, or set `cache` to a folder on a larger disk",
+            room.remedy(lab, folder),
             f"df -h {there}",
             code="build.no-space",
         )
@@ -180,12 +180,12 @@ def _memory() -> int:
     return int(found[1]) * 1024 if found else 0
 
 
-def _failed(what: str, error: CommandError | OSError, folder: Path) -> BuildError:
+def _failed(lab: Lab, folder: Path, *, what: str, error: CommandError | OSError) -> BuildError:
     if _is_full(error, folder):
         return BuildError(
             what,
             f"the disk of {folder} is full; what was half made has been removed",
-            "make room, or set `cache` to a folder on a larger disk",
+            room.remedy(lab, folder),
             f"df -h {folder}",
             code="build.disk-full",
         )

@@ -135,7 +135,7 @@ def ready(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
     if planned.digest or not planned.archive:
         return planned
     run.require(*variants.programs(planned.variant), "nsenter", "cp")
-    require_space(planned.place.parent, planned.what, planned.variant.space)
+    require_space(lab, planned.place.parent, what=planned.what, space=planned.variant.space)
     for source in commands.sources(planned.variant, planned.archive):
         index.ensure(Depot.of(lab), source, planned.architecture, kind=planned.archive.kind)
     known = plan(lab, variant, registry=registry)
