@@ -242,10 +242,9 @@ def _start(
                 errors="replace",
             )
         except OSError as error:
-            where = f" in {cwd}" if cwd else ""
             raise MachineError(
                 argv[0],
-                f"cannot be started{where}: {error.strerror}",
+                f"cannot be started{f' in {cwd}' if cwd else ''}: {error.strerror}",
                 "",
                 typed(argv),
                 code="machine.program-start",
@@ -271,11 +270,9 @@ def _follow(
         out = pool.submit(contextvars.copy_context().run, read, process.stdout, both)
         try:
             # its end is seen and not asked for: until it is, its number names its group and no other
-            if not processes.ended(process.pid, timeout):
-                raise subprocess.TimeoutExpired(process.args, timeout)
-            rest = max(0.0, deadline - time.monotonic())  # a child may still hold the outputs
-            wait([out, err], rest, FIRST_EXCEPTION)
-            if not (out.done() and err.done()):
+            ended = processes.ended(process.pid, timeout)
+            wait([out, err], max(0.0, deadline - time.monotonic()), FIRST_EXCEPTION)
+            if not (ended and out.done() and err.done()):  # a child may still hold the outputs
                 raise subprocess.TimeoutExpired(process.args, timeout)
             process.wait()
         except BaseException:

@@ -15,6 +15,8 @@ R = TypeVar("R")
 class NamespaceError(FarmError):
     """A network namespace is not there, or not any more."""
 
+    code = "farm.no-namespace"
+
 
 def enter(netns: str | None) -> None:
     """Moves the calling thread, and only it, into a named network namespace (None: stays).
@@ -36,7 +38,6 @@ def missing(netns: str) -> NamespaceError:
         "does not exist, and so nothing is up in it",
         "make the network first: `./lab run 04-network`",
         "ip netns list",
-        code="farm.no-namespace",
     )
 
 
