@@ -11,8 +11,8 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 R = TypeVar("R")
@@ -65,17 +65,13 @@ def together(functions: Sequence[Callable[[], R]], workers: int) -> list[R]:
     work = outer or _Work()
     token = _work.set(work)
     try:
-        with ThreadPoolExecutor(workers) as pool:
-            try:
-                futures = [
-                    pool.submit(contextvars.copy_context().run, _begin, item) for item in functions
-                ]
-                while wait(futures, LOOK).not_done:
-                    check()
-            except BaseException:
-                work.interrupt()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        crew = _Crew(len(functions))
+        with ThreadPoolExecutor(workers) as pool, _ending(work, crew), _ending(work, crew):
+            futures = [
+                pool.submit(contextvars.copy_context().run, crew.do, item) for item in functions
+            ]
+            while not crew.ended.acquire(timeout=LOOK):
+                check()
         return [future.result() for future in futures]
     except KeyboardInterrupt:
         if outer:  # the caller is one of them, and is told by this
@@ -123,6 +119,45 @@ def ended_by(end: Callable[[], None]) -> Iterator[None]:
     check()
 
 
-def _begin(function: Callable[[], R]) -> R:
-    check()
-    return function()
+class _Crew:
+    """Threads at work. Who waits for them has nothing to do with Python's own ways to wait, which hold locks
+    that a second Ctrl-C leaves held: it takes ``ended``, which is free when ``count`` functions have ended."""
+
+    def __init__(self, count: int) -> None:
+        self.working = 0
+        self.ended = threading.Lock()
+        self._left = count
+        self._changing = threading.Lock()
+        if count:
+            self.ended.acquire()
+
+    def do(self, function: Callable[[], R]) -> R:
+        """What the function returns."""
+        with self._changing:
+            self.working += 1
+        try:
+            check()
+            return function()
+        finally:
+            with self._changing:
+                self.working -= 1
+                self._left -= 1
+                if not self._left:
+                    self.ended.release()
+
+
+@contextmanager
+def _ending(work: _Work, crew: _Crew) -> Iterator[None]:
+    """When the block raises something, whoever works is told that it is over, and has ended. A second Ctrl-C
+    can reach the caller anywhere and changes nothing: a thread tells, which no signal interrupts."""
+    try:
+        yield
+    except BaseException:
+        ended = False
+        while not ended:
+            with suppress(KeyboardInterrupt):
+                threading.Thread(target=work.interrupt, daemon=True).start()
+                while crew.working or not work.over.is_set():
+                    time.sleep(0.005)
+                ended = True
+        raise
