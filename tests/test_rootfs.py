@@ -510,3 +510,11 @@ def test_a_comparison_has_a_row_a_variant(lab: Lab) -> None:
     assert again.table("kinds").frame()["essential"].sum() == measured.rootfs.bytes
     assert again.value.steps[-1].after == measured.rootfs.bytes
     assert measured.layer.zstd < measured.layer.gzip < measured.rootfs.bytes < measured.disk
+
+
+def test_a_package_that_is_not_installed_is_told_as_such() -> None:
+    """A program of that name may be on the machine, of another origin: what dpkg knows is told, and asked again."""
+    with pytest.raises(MachineError, match="this Debian package is not installed") as told:
+        plans.program_version("labkit-no-such-package")
+    assert told.value.code == "machine.no-program"
+    assert told.value.again == "dpkg-query --show labkit-no-such-package"

@@ -39,7 +39,10 @@ from tests.own_machine import PLACE
 #: What is made to fail, in the order in which it is.
 WORKS = ("programs", "disk")
 #: The programs of which calls fail, and how.
-PROGRAMS = ("runc", "apache2", "dnsmasq", "nft", "umoci", "ssh-keygen", "nsenter")
+PROGRAMS = (
+    "runc", "apache2", "dnsmasq", "nft", "umoci", "ssh-keygen",
+    "setpriv", "ss", "tar", "dpkg", "dpkg-query", "chroot",
+)  # fmt: skip
 KINDS = ("exits with 1", "is killed", "hangs")
 #: How long a program may take here, in seconds.
 PATIENCE = 4.0

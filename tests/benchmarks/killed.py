@@ -173,6 +173,8 @@ def one(
         os.kill(os.getpid(), signal.Signals[f"SIG{sig}"])
 
     def cut() -> None:
+        # a shell starts what runs in its background with this signal ignored, and Python leaves it so
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         killing.install(killing.Cut(number, strike))
         work.act()
 

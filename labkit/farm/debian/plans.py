@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from labkit import run
-from labkit.errors import ConfigError, StateError
+from labkit.errors import ConfigError, MachineError, StateError
 from labkit.farm.debian import apt, commands, index, packages, variants
 from labkit.farm.debian.apt import Archive
 from labkit.farm.debian.building import require_space
@@ -166,8 +166,14 @@ def key_of(name: str, *parts: object) -> str:
 def program_version(package: str) -> str:
     """The installed version of a Debian package; raises MachineError when it is not installed."""
     version, status = _installed(package, packages.changed(Path("/")))
-    if status != "installed":
-        raise run.missing(package)
+    if status != "installed":  # the program may be there all the same, of another origin
+        raise MachineError(
+            package,
+            "this Debian package is not installed, as dpkg-query says",
+            "let `./lab doctor` install what is missing (it reads labkit/debian-packages.txt)",
+            f"dpkg-query --show {package}",
+            code="machine.no-program",
+        )
     return version
 
 
