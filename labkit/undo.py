@@ -225,8 +225,9 @@ def remove_folder(lab: Lab, *, path: str) -> None:
             f"umount {inner[0]}",
             code="state.mounted",
         )
-    if real.exists():
-        shutil.rmtree(real)
+    while real.exists():
+        with suppress(FileNotFoundError):  # a `down` beside this one removes it too
+            shutil.rmtree(real)
 
 
 KINDS: dict[str, Callable[..., None]] = {
