@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -451,7 +452,11 @@ def test_making_the_tables_takes_one_program(make_lab: Callable[..., Lab]) -> No
 
 def test_the_kernel_s_answer_is_read() -> None:
     """The number of the last change; None for an error, and for an answer without one."""
-    header = b"\0\0\0\0" + (10 << 8 | 15).to_bytes(2, "little") + b"\0" * 14
-    assert nftables.read(header + b"\x08\0\x02\0aaaa" + b"\x08\0\x01\0\0\0\x01\x02") == 258
-    assert nftables.read(header) is None
-    assert nftables.read(b"\0\0\0\0\x02\0" + b"\0" * 30) is None
+    process, number = b"\x08\0\x02\0aaaa", b"\x08\0\x01\0\0\0\x01\x02"
+    assert nftables.read(_message(10 << 8 | 15, b"\0" * 4 + process + number)) == 258
+    assert nftables.read(_message(10 << 8 | 15, b"\0" * 4)) is None
+    assert nftables.read(_message(2, b"\0" * 20)) is None
+
+
+def _message(kind: int, content: bytes) -> bytes:
+    return struct.pack("=IHHII", 16 + len(content), kind, 0, 1, 0) + content

@@ -211,7 +211,7 @@ def _cut(data: bytes, start: int, kinds: frozenset[int]) -> bytes:
 @cache
 def _types() -> Mapping[int, Any]:
     """pyroute2's classes of the messages, by their types: those of requests, of their answers and of what goes."""
-    _lazily("pyroute2")
+    lazily("pyroute2")
     from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
     from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
     from pyroute2.netlink.rtnl.ndmsg import ndmsg
@@ -221,7 +221,7 @@ def _types() -> Mapping[int, Any]:
     return {kind + more: made for kind, made in first.items() for more in range(3)}
 
 
-def _lazily(name: str) -> None:
+def lazily(name: str) -> None:
     """The modules of a package can be imported without the package itself, which imports them all, servers and
     databases among them: its own code runs when somebody asks it for a name."""
     spec = find_spec(name)
