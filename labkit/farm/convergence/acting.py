@@ -7,7 +7,7 @@ that is not there yet, or not there any more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from labkit import groups, run
@@ -95,12 +95,9 @@ def act(lab: Lab, plan: Plan, seen: Look) -> None:
     if _needs_side(lab, plan):
         host.make(lab)
     allotment.remember(lab, others=True)
-    if plan.named("keys"):
-        ssh.keys(lab)
     removing.elsewhere(lab, plan)
-    if plan.named("firewall", "create", "change"):
-        guard.widen(lab)
-    wired = _wire(lab, plan, seen.states)
+    _ready(lab, plan, seen.states)
+    wired = _wire(lab, plan)
     serving = _contain(lab, plan, seen.states, wired=wired)
     before = rolling.serving(lab)
     _serve(lab, plan)
@@ -119,17 +116,41 @@ def act(lab: Lab, plan: Plan, seen: Look) -> None:
         guard.settle(lab)
 
 
-def _wire(lab: Lab, plan: Plan, states: dict[str, State]) -> bool:
-    """Namespaces, bridge and links are there; whether there was anything to do."""
+def _ready(lab: Lab, plan: Plan, states: dict[str, State]) -> None:
+    """Keys, the fence around the replicas, and their namespaces are there: made side by side, since each of
+    them waits for programs or the kernel."""
+    steps: list[Callable[[], object]] = []
+    if plan.named("keys"):
+        steps.append(partial(ssh.keys, lab))
+    if plan.named("firewall", "create", "change"):
+        steps.append(partial(guard.widen, lab))
+    if new := _new(lab, plan):
+        steps.append(partial(_name, lab, new, states))
+    run.spread(lambda step: step(), steps)
+
+
+def _new(lab: Lab, plan: Plan) -> set[str]:
+    """The replicas' namespaces that are not there as they are to be."""
     asked = {item.netns for item in lab.farm}
-    new = asked.intersection(plan.named("namespace", "create", "change"))
-    if not (
-        new or plan.named("bridge", "create", "change") or plan.named("link", "create", "change")
-    ):
-        return False
+    return asked.intersection(plan.named("namespace", "create", "change"))
+
+
+def _name(lab: Lab, new: set[str], states: dict[str, State]) -> None:
+    """The namespaces of these names are there: again, where a container still runs in one."""
     for replica in lab.farm:
         if replica.netns in new and is_unnamed(replica, states):
             host.name_again(lab, replica.netns, states[replica.name].pid)
+    host.create_namespaces(lab, [replica.netns for replica in lab.farm])
+
+
+def _wire(lab: Lab, plan: Plan) -> bool:
+    """Bridge and links are there; whether there was anything to do."""
+    if not (
+        _new(lab, plan)
+        or plan.named("bridge", "create", "change")
+        or plan.named("link", "create", "change")
+    ):
+        return False
     network.wire(lab)
     if _has_stale(plan):
         stale.route(lab)
@@ -159,8 +180,9 @@ def _contain(lab: Lab, plan: Plan, states: dict[str, State], *, wired: bool) -> 
     alive = {name for name, state in states.items() if state.pid} - plan.hung()
     later = tuple(item.name for item in asked if item.name in renewed & alive)
     _make(lab, renewed, [item for item in asked if item.name not in later])
-    if wired:
-        answering.wait(lab, [item for item in lab.farm if item.name not in later])
+    if wired:  # those that were made have answered since
+        others = (item for item in lab.farm if item.name not in renewed)
+        answering.wait(lab, [item for item in others if item.name not in later])
     return later
 
 
@@ -190,13 +212,16 @@ def _end(lab: Lab, replica: Replica) -> None:
 
 def _serve(lab: Lab, plan: Plan) -> None:
     """Name server and balancer say what the Lab says; a balancer that moves answers where it was until the
-    names lead to where it will be."""
-    if plan.named("balancer", "change"):
+    names lead to where it will be. One that serves nobody yet is started beside the name server."""
+    moves = bool(plan.named("balancer", "change"))
+    if moves:
         balancer.widen(lab)
+    steps: list[Callable[[Lab], object]] = []
     if plan.named("names", "create", "change", "restart"):
-        names.converge(lab)
+        steps.append(names.converge)
     if plan.named("balancer", "create", "change", "restart"):
-        balancer.converge(lab)
+        steps.append(balancer.converge)
+    run.spread(lambda step: step(lab), steps, workers=1 if moves else len(steps))
 
 
 def _stuck(plan: Plan) -> FarmError:
