@@ -66,6 +66,7 @@ def together(functions: Sequence[Callable[[], R]], workers: int) -> list[R]:
     token = _work.set(work)
     try:
         crew = _Crew(len(functions))
+        # Twice: a second Ctrl-C can come where the inner one ends, after its last line that expects it.
         with ThreadPoolExecutor(workers) as pool, _ending(work, crew), _ending(work, crew):
             futures = [
                 pool.submit(contextvars.copy_context().run, crew.do, item) for item in functions

@@ -22,7 +22,7 @@ from labkit.farm.balancer import instance as balancer
 from labkit.farm.names import instance as names
 from labkit.report import notebook
 from tests import inventory, killing
-from tests.benchmarks.killed import CHANGED, FIRST, down, lab_of, taken, up
+from tests.benchmarks.killed import CHANGED, FIRST, down, forgotten, lab_of, taken, up
 from tests.waiting import until
 
 #: What the kernels themselves keep; it is not looked at.
@@ -271,16 +271,19 @@ def main() -> None:
     parser.add_argument("--all", action="store_true")
     given = parser.parse_args()
     lab = wanted(CHANGED)
-    up(wanted(FIRST))
-    up(lab)
-    down(lab)
-    before = taken(lab)
-    for act, cut, point, number in rounds(given.kind) if given.all else SAMPLES[given.kind]:
-        began = time.monotonic()
-        act(cut, point, number)
-        left = inventory.settled(before, lambda: taken(lab))
-        assert not left, f"{act.__name__}, {point}: {left}"
-        print(f"{act.__name__}, {point}: {time.monotonic() - began:.1f} s", flush=True)
+    try:
+        up(wanted(FIRST))
+        up(lab)
+        down(lab)
+        before = taken(lab)
+        for act, cut, point, number in rounds(given.kind) if given.all else SAMPLES[given.kind]:
+            began = time.monotonic()
+            act(cut, point, number)
+            left = inventory.settled(before, lambda: taken(lab))
+            assert not left, f"{act.__name__}, {point}: {left}"
+            print(f"{act.__name__}, {point}: {time.monotonic() - began:.1f} s", flush=True)
+    finally:
+        forgotten()
     print("nothing is left")
 
 

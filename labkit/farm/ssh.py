@@ -28,8 +28,8 @@ PasswordAuthentication no
 UsePAM no
 PidFile none
 """
-
-
+#: The private keys: whose login it is, and that of the containers' ssh server.
+NAMES = ("student", "host")
 #: dropbear reads a host key in a form of its own, which is kept in memory.
 DROPBEAR = (
     "dropbearconvert openssh dropbear /etc/ssh/ssh_host_ed25519_key /dev/shm/ssh_host_key && "
@@ -62,7 +62,7 @@ def keys(lab: Lab) -> Keys:
     """
     folder = lab.state_dir / "ssh"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    public = [_public(folder / name, f"{name}@{lab.name}") for name in ("student", "host")]
+    public = [_public(folder / name, f"{name}@{lab.name}") for name in NAMES]
     return Keys(folder=folder, user=public[0], host=public[1])
 
 
@@ -71,7 +71,14 @@ def standing(lab: Lab) -> dict[str, str]:
 
     No program is asked; nothing is changed.
     """
-    return {name: _state(lab.state_dir / "ssh" / name) for name in ("student", "host")}
+    return {name: _state(lab.state_dir / "ssh" / name) for name in NAMES}
+
+
+def refuse_damaged(lab: Lab) -> None:
+    """Raises :class:`StateError` when something lies where a private key is to be, and is none."""
+    for private in (lab.state_dir / "ssh" / name for name in NAMES):
+        if private.exists() and _state(private) in ("missing", "damaged"):
+            _asked(private)
 
 
 def _state(private: Path) -> str:
@@ -136,10 +143,21 @@ def _public(private: Path, comment: str) -> str:
         words: list[str | Path] = ["-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", private]
         run.run(["ssh-keygen", *words], stdin="y\n")
     if private.is_file():
-        private.chmod(0o600)  # else ssh-keygen does not read it
+        private.chmod(0o600)
         known = text_of(private.with_name(f"{private.name}.pub")) or ""
         if (own := public_half(text_of(private) or "")) and known.startswith(f"{own} "):
             return known.strip()
+    asked = _asked(private)
+    public = private.with_name(f"{private.name}.pub")
+    if text_of(public) != asked:
+        write_atomically(public, asked)
+    return asked.strip()
+
+
+def _asked(private: Path) -> str:
+    """What ssh-keygen says is the public half of a key; :class:`StateError` when it says that it is none."""
+    if private.is_file():
+        private.chmod(0o600)  # else ssh-keygen does not read it
     done = run.run(["ssh-keygen", "-y", "-P", "", "-f", private], ok=range(256), quiet=True)
     if done.status or not done.stdout.startswith("ssh-"):
         raise StateError(
@@ -149,10 +167,7 @@ def _public(private: Path, comment: str) -> str:
             f"ssh-keygen -y -f {private}",
             code="state.damaged-key",
         )
-    public = private.with_name(f"{private.name}.pub")
-    if text_of(public) != done.stdout:
-        write_atomically(public, done.stdout)
-    return done.stdout.strip()
+    return done.stdout
 
 
 def files(given: Keys) -> Mapping[str, str]:

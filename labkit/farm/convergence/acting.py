@@ -62,13 +62,15 @@ def converge(lab: Lab, kinds: Sequence[str] = KINDS) -> tuple[Plan, ...]:
 
 def prepare(lab: Lab, plan: Plan) -> Plan:
     """What is needed before anything of the farm is touched: programs, overlayfs, names and ports that nobody
-    else has, images, the host's side; the part of the plan that was carried out by this."""
+    else has, keys that are some, images, the host's side; the part of the plan that was carried out by this."""
     run.require(*PROGRAMS, *(SERVERS if plan.named("names") or plan.named("balancer") else ()))
     if plan.named("container"):
         groups.require()
     if plan.named("root", "create", "replace"):
         overlay.require(lab)
     claims.refuse_taken(lab, plan)
+    if plan.named("keys"):
+        ssh.refuse_damaged(lab)
     side = {lab.host.netns, str(lab.subnet)}
     steps = [step for step in plan.steps if step.kind == "image" or step.name in side]
     steps = [step for step in steps if step.action != "remove"]

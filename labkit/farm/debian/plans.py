@@ -139,9 +139,8 @@ def ready(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
     for source in commands.sources(planned.variant, planned.archive):
         index.ensure(Depot.of(lab), source, planned.architecture, kind=planned.archive.kind)
     known = plan(lab, variant, registry=registry)
-    if (
-        not known.digest
-    ):  # it would have the name of something else, and be made of nobody knows what
+    # Without the list's digest it would have the name of something else, and be made of nobody knows what.
+    if not known.digest:
         raise StateError(
             known.what,
             "the suite's list of packages was taken out of the cache while it was read",
