@@ -121,18 +121,28 @@ def tail(path: Path, characters: int = 600) -> str:
     return text[-characters:] or "(empty)"
 
 
-def listener(port: int, *, netns: str | None = None, address: str = "") -> str | None:
-    """Who listens on a TCP or UDP port: ``apache2 (process 4711)``; None when nobody does.
+@dataclass(frozen=True)
+class Listener:
+    """Who listens at an address: the name of the socket's first process, and all that have it (a server's
+    children too); neither when they are another user's. As text: ``apache2 (process 4711)``."""
+
+    address: str
+    name: str = ""
+    pids: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name} (process {self.pids[0]})" if self.pids else "a process of another user"
+
+
+def listener(port: int, *, netns: str | None = None, address: str = "") -> Listener | None:
+    """Who listens on a TCP or UDP port; None when nobody does.
 
     A listener on another single address than ``address`` does not count ('' counts every one).
     """
     done = run.run(
         ["ss", "-H", "-l", "-n", "-t", "-u", "-p", "sport", "=", f":{port}"], netns=netns
     )
-    return next(
-        (who for bound, who in parse_ss(done.stdout) if _overlap(bound, address)),
-        None,
-    )
+    return next((who for who in parse_ss(done.stdout) if _overlap(who.address, address)), None)
 
 
 def require_free(
@@ -140,7 +150,7 @@ def require_free(
 ) -> None:
     """Raises :class:`MachineError` naming the process when somebody else (none of ``own``) has the port."""
     who = listener(port, netns=netns, address=address)
-    if who is not None and not any(f"process {pid})" in who for pid in own):
+    if who is not None and not {*own}.intersection(who.pids):
         raise MachineError(
             f"{key} = {port}",
             f"the port is taken by {who}",
@@ -150,16 +160,17 @@ def require_free(
         )
 
 
-def parse_ss(text: str) -> list[tuple[str, str]]:
-    """The (address, process) pairs of the listeners in ``ss -Hlntup``'s output."""
+def parse_ss(text: str) -> list[Listener]:
+    """The listeners in ``ss -Hlntup``'s output. Pure."""
     found = []
     for line in text.splitlines():
         words = line.split()
         if len(words) < 5:
             continue
-        users = re.search(r'\(\("([^"]+)",pid=(\d+)', line)
-        who = f"{users[1]} (process {users[2]})" if users else "a process of another user"
-        found.append((words[4].rpartition(":")[0].split("%")[0].strip("[]"), who))
+        users = re.findall(r'\("([^"]+)",pid=(\d+)', line)
+        address = words[4].rpartition(":")[0].split("%")[0].strip("[]")
+        name = users[0][0] if users else ""
+        found.append(Listener(address, name, tuple(int(pid) for _, pid in users)))
     return found
 
 

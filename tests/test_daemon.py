@@ -12,9 +12,10 @@ from subprocess import Popen
 import pytest
 
 from labkit import Lab, daemon, run, undo
-from labkit.daemon import Daemon, parse_ss
+from labkit.daemon import Daemon, Listener, parse_ss
 from labkit.errors import FarmError, MachineError
 from labkit.journal import Journal
+from tests.waiting import until
 
 #: A server that knows its configuration by an option, writes its pid, and ends by SIGTERM or not at all.
 SERVER = """
@@ -193,24 +194,58 @@ LISTENERS = [
     ("", []),
     (
         'tcp LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:(("apache2",pid=12,fd=4),("apache2",pid=13,fd=4))\n',
-        [("0.0.0.0", "apache2 (process 12)")],  # noqa: S104 - read, not bound
+        [Listener("0.0.0.0", "apache2", (12, 13))],  # noqa: S104 - read, not bound
     ),
-    ("tcp LISTEN 0 511 *:80 *:*\n", [("*", "a process of another user")]),
+    ("tcp LISTEN 0 511 *:80 *:*\n", [Listener("*")]),
     (
         'udp UNCONN 0 0 10.60.0.1%br-lab:53 0.0.0.0:* users:(("dnsmasq",pid=7,fd=4))\n',
-        [("10.60.0.1", "dnsmasq (process 7)")],
+        [Listener("10.60.0.1", "dnsmasq", (7,))],
     ),
     (
         'tcp LISTEN 0 5 [::1]:8060 [::]:* users:(("python3",pid=9,fd=3))\n',
-        [("::1", "python3 (process 9)")],
+        [Listener("::1", "python3", (9,))],
     ),
 ]
 
 
 @pytest.mark.parametrize(("text", "found"), LISTENERS)
-def test_the_listeners_are_read_from_ss(text: str, found: list[tuple[str, str]]) -> None:
-    """Address without interface and brackets; the first process by name and number."""
+def test_the_listeners_are_read_from_ss(text: str, found: list[Listener]) -> None:
+    """Address without interface and brackets; all processes, the first one by its name."""
     assert parse_ss(text) == found
+
+
+def test_a_listener_is_told_by_its_first_process() -> None:
+    """By name and number, as far as both can be seen."""
+    assert str(Listener("::1", "apache2", (12, 13))) == "apache2 (process 12)"
+    assert str(Listener("::1")) == "a process of another user"
+
+
+#: A server with a child that has its socket too.
+FORK = """
+import os, socket, sys, time
+with socket.create_server(("127.0.0.1", int(sys.argv[1]))):
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_server_s_child_is_its_own(port: int, tmp_path: Path) -> None:
+    """Whichever of its processes is known: another may have begun since they were asked for."""
+    log = tmp_path / "log"
+    with log.open("wb") as sink:
+        process = run.start([sys.executable, "-c", FORK, str(port)], output=sink)
+    try:
+        until(log.read_text)
+        child = int(log.read_text())
+        for known in (process.pid, child):
+            daemon.require_free(port, netns=None, address="127.0.0.1", key="k", own=(known,))
+        with pytest.raises(MachineError, match="the port is taken by python"):
+            daemon.require_free(port, netns=None, address="127.0.0.1", key="k", own=(1,))
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 LISTEN = """

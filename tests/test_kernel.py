@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from pyroute2 import netns as other
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
+from labkit import run
 from labkit.kernel import calls, messages, netns, requests, seen
 from labkit.kernel.messages import Request, written
 from labkit.kernel.netlink import Netlink, is_gone
@@ -279,3 +281,32 @@ def test_a_neighbour_that_was_asked_for_is_seen_and_forgotten(pair: tuple[str, s
 
     (known,) = netns.alone(entered)
     assert known == seen.Neighbour(look(pair[0])["br0"].index, IPv4Address("10.7.0.2"), False)
+
+
+#: In a fresh Python: threads that ask the kernel their first questions at once, and what was imported for them.
+MEETING = """
+import sys, threading
+from concurrent.futures import ThreadPoolExecutor
+from labkit.kernel import nftables, requests
+from labkit.kernel.netlink import Netlink
+def look():
+    with Netlink() as own:
+        own.ask(requests.link_up(1))
+asked = (nftables.generation, look, nftables.generation, look)
+door = threading.Barrier(len(asked))
+def enter(question):
+    door.wait()
+    question()
+with ThreadPoolExecutor(len(asked)) as pool:
+    list(pool.map(enter, asked))
+print("netlink" in str(sys.modules), "pyroute2.ndb" in sys.modules)
+"""
+
+
+@pytest.mark.root
+def test_threads_may_ask_their_first_questions_at_once() -> None:
+    """pyroute2's modules import each other, and Python ends one of two threads that wait for each other there;
+    nor is the package as a whole imported, which takes longer than a farm to be looked at."""
+    for _ in range(5):
+        done = run.run([sys.executable, "-c", MEETING], ok=range(256))
+        assert (done.status, done.stdout) == (0, "True False\n"), done.stderr

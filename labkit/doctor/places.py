@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from labkit.display import human_bytes
 from labkit.errors import MachineError
 from labkit.farm import host
 from labkit.farm.links.netlink import within
+from labkit.files import text_of
 from labkit.lab import Lab
 
 #: Bytes that the lab's state and what runs leave may need.
@@ -91,14 +91,11 @@ def _port(lab: Lab, port: int, address: str, key: str, netns: str | None) -> str
     )
 
 
-def _own(who: str, lab: Lab) -> bool:
-    """Whether a listener's command line names a file below the lab's own folders."""
-    found = re.search(r"process (\d+)", who)
-    try:
-        words = Path(f"/proc/{found[1]}/cmdline").read_text(errors="replace") if found else ""
-    except OSError:
-        return False
-    return any(f"{folder}/" in words for folder in (lab.state_dir, lab.run_dir))
+def _own(who: daemon.Listener, lab: Lab) -> bool:
+    """Whether the command line of one of the listener's processes names a file below the lab's own folders."""
+    words = (text_of(Path(f"/proc/{pid}/cmdline")) or "" for pid in who.pids)
+    own = tuple(f"{folder}/" for folder in (lab.state_dir, lab.run_dir))
+    return any(folder in text for text in words for folder in own)
 
 
 def _reachable(netns: str | None) -> bool:

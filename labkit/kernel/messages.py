@@ -12,13 +12,12 @@ from __future__ import annotations
 import os
 import socket
 import struct
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import import_module
-from importlib.util import find_spec, module_from_spec
 from typing import Any
+
+from labkit.kernel import pyroute
 
 #: linux/netlink.h: struct nlmsghdr (length, type, flags, number, port), struct nlattr (length, type), and the
 #: bits of an attribute's type that say something else (NLA_F_NESTED, NLA_F_NET_BYTEORDER).
@@ -117,10 +116,7 @@ def error(data: bytes) -> OSError | None:
     """What an answer to a request says, None when it was done; the words are the kernel's own."""
     if struct.unpack_from("=i", data, HEADER.size)[0] == 0:
         return None
-    _types()
-    from pyroute2.netlink import nlmsgerr
-
-    message = nlmsgerr(data)
+    message = pyroute.module("netlink").nlmsgerr(data)
     message.decode()
     code = abs(message["error"])
     return OSError(code, message.get_attr("NLMSGERR_ATTR_MSG") or os.strerror(code))
@@ -211,32 +207,8 @@ def _cut(data: bytes, start: int, kinds: frozenset[int]) -> bytes:
 @cache
 def _types() -> Mapping[int, Any]:
     """pyroute2's classes of the messages, by their types: those of requests, of their answers and of what goes."""
-    lazily("pyroute2")
-    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-    from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-    from pyroute2.netlink.rtnl.ndmsg import ndmsg
-    from pyroute2.netlink.rtnl.rtmsg import rtmsg
-
-    first = {16: ifinfmsg, 20: ifaddrmsg, 24: rtmsg, 28: ndmsg}
+    names = {16: "ifinfmsg", 20: "ifaddrmsg", 24: "rtmsg", 28: "ndmsg"}
+    first = {
+        kind: getattr(pyroute.module(f"netlink.rtnl.{name}"), name) for kind, name in names.items()
+    }
     return {kind + more: made for kind, made in first.items() for more in range(3)}
-
-
-def lazily(name: str) -> None:
-    """The modules of a package can be imported without the package itself, which imports them all, servers and
-    databases among them: its own code runs when somebody asks it for a name."""
-    spec = find_spec(name)
-    if name in sys.modules or spec is None or spec.loader is None:
-        return
-    package, loader = module_from_spec(spec), spec.loader
-
-    def missing(asked: str) -> Any:
-        if asked.startswith("__"):
-            raise AttributeError(asked)
-        if find_spec(f"{name}.{asked}"):
-            return import_module(f"{name}.{asked}")
-        vars(package).pop("__getattr__", None)
-        loader.exec_module(package)
-        return getattr(package, asked)
-
-    vars(package)["__getattr__"] = missing
-    sys.modules[name] = package

@@ -12,7 +12,8 @@ import struct
 from functools import cache
 from typing import Any
 
-from labkit.kernel.messages import HEADER, lazily
+from labkit.kernel import pyroute
+from labkit.kernel.messages import HEADER
 
 #: linux/netlink.h: the packet filter's family.
 NETFILTER = 12
@@ -53,12 +54,10 @@ def read(answer: bytes) -> int | None:
 
 def _written(kind: int, family: int = 0, **attributes: str) -> bytes:
     """A question as the kernel takes it. Pure."""
-    from pyroute2.netlink.nfnetlink import NFNL_SUBSYS_NFTABLES
-
     message = _types()[kind]()
     message["nfgen_family"] = family
     message["attrs"] = list(attributes.items())
-    message["header"]["type"] = NFNL_SUBSYS_NFTABLES << 8 | kind
+    message["header"]["type"] = pyroute.module("netlink.nfnetlink").NFNL_SUBSYS_NFTABLES << 8 | kind
     message["header"]["flags"] = REQUEST
     message["header"]["sequence_number"] = 1
     message.encode()
@@ -75,14 +74,12 @@ def _answer(question: bytes) -> bytes:
 def _types() -> dict[int, Any]:
     """The classes of the messages, by the questions (linux/netfilter/nf_tables.h: nft_table_attributes,
     nft_gen_attributes)."""
-    lazily("pyroute2")
-    from pyroute2.netlink.nfnetlink import nfgen_msg
-
+    made = pyroute.module("netlink.nfnetlink").nfgen_msg
     maps = {
         GETTABLE: (("NFTA_TABLE_UNSPEC", "none"), ("NFTA_TABLE_NAME", "asciiz")),
         GETGEN: (("NFTA_GEN_UNSPEC", "none"), ("NFTA_GEN_ID", "be32")),
     }
-    return {kind: type("message", (nfgen_msg,), {"nla_map": known}) for kind, known in maps.items()}
+    return {kind: type("message", (made,), {"nla_map": known}) for kind, known in maps.items()}
 
 
 def cookie() -> int:

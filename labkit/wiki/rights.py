@@ -65,7 +65,7 @@ def loopback(lab: Lab) -> tuple[Check, ...]:
         return ()
     words = ["ss", "-H", "-l", "-n", "-t", "-u", "-p", "sport", "=", f":{lab.wiki.port}"]
     listeners = daemon.parse_ss(run.run(words).stdout)
-    seen = ", ".join(sorted({address for address, _ in listeners})) or "nothing"
+    seen = ", ".join(sorted({item.address for item in listeners})) or "nothing"
     return (equal("wiki.loopback", ADDRESS, seen, rows=("E1",), again=" ".join(words)),)
 
 
