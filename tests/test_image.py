@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import resource
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab, run, undo
-from labkit.errors import ConfigError, StateError
-from labkit.farm import image
+from labkit.errors import BuildError, ConfigError, StateError
+from labkit.farm import image, rootfs
 from labkit.farm.debian.apt import Archive, Source
 from labkit.farm.debian.building import sealed
 from labkit.farm.oci import layers, siteimages, store, tarball
 from labkit.journal import Journal
+from tests.conftest import CACHE
 
 # -- layers as archives ----------------------------------------------------------------------
 
@@ -147,6 +150,25 @@ def test_a_second_build_finds_the_first(lab: Lab) -> None:
     second = image.build(lab)
     assert not second.changed
     assert second.value == first.value
+
+
+@pytest.mark.root
+def test_offline_the_web_layer_s_packages_that_are_missing_are_named(
+    lab: Lab, open_folder: Path
+) -> None:
+    """A cache with the lists of packages and the root file system, and without a package."""
+    base, cache = rootfs.build(lab).value.path.parent, open_folder / "cache"
+    lists, but = Path(CACHE, "debian"), shutil.ignore_patterns("pool", "*.part")
+    shutil.copytree(lists, cache / "debian", symlinks=True, ignore=but)
+    (cache / "rootfs").mkdir()
+    run.run(["cp", "--archive", base, cache / "rootfs"])
+    offline = lab.model_copy(update={"offline": True, "cache": str(cache)})
+    with pytest.raises(BuildError) as caught:
+        image.build(offline)
+    assert caught.value.value.startswith("web image of ")
+    assert re.match(r"[0-9]+ packages are not in the cache.*: apache2", caught.value.reason)
+    assert "without --offline" in caught.value.remedy
+    assert not [*(cache / "images").iterdir()]
 
 
 @pytest.mark.root

@@ -88,7 +88,8 @@ def _fill(lab: Lab, planned: Plan, shop: Path, before: Rootfs | None) -> int:
             for step in _steps(planned, shop, before):
                 _do(step, planned.variant.name, way)
     except Exception as error:
-        raise _explained(depot, planned, error) from error
+        what = f"root file system {planned.variant.name} of {planned.suite}"
+        raise explained(depot, what, error) from error
     root = shop / "rootfs"
     if planned.archive:
         _name_mirror(root, planned.archive)
@@ -176,11 +177,10 @@ def _do(step: Step, name: str, way: Way) -> None:
         )
 
 
-def _explained(depot: Depot, planned: Plan, error: Exception) -> Exception:
-    """The error, or the reason for it: packages that the depot could not give."""
+def explained(depot: Depot, what: str, error: Exception) -> Exception:
+    """The error of what was being made, or the reason for it: packages that the depot could not give."""
     if depot.failed:
         return depot.failed
-    what = f"root file system {planned.variant.name} of {planned.suite}"
     lost = {a: e for a, e in depot.absent.items() if "/pool/" in a}
     if not lost:
         return error

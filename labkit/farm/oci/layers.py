@@ -15,12 +15,12 @@ from pathlib import Path
 
 from labkit import run, uses
 from labkit.doing import Doing, doing
-from labkit.errors import ConfigError, StateError
+from labkit.errors import CommandError, ConfigError, StateError
 from labkit.farm.debian import apt, dating, index, packages, servers, variants
 from labkit.farm.debian.building import PATIENCE, building, discard, sealed, tidy
 from labkit.farm.debian.depot import Depot
 from labkit.farm.debian.gateway import NOWHERE, Way, gateway
-from labkit.farm.debian.making import plain, secure
+from labkit.farm.debian.making import explained, plain, secure
 from labkit.farm.debian.packages import Package
 from labkit.farm.debian.plans import Rootfs, key_of
 from labkit.farm.debian.saying import heard
@@ -120,7 +120,8 @@ def _find(place: Path) -> Layers | None:
 def _make(lab: Lab, base: Rootfs, archive: apt.Archive | None, place: Path, version: str) -> Layers:
     run.require("umoci", "setpriv", "unshare", "nsenter", "chroot", "cp")
     started, began = time.monotonic(), time.time()
-    with building(lab, place, what=f"web image of {base.suite}", space=SPACE) as work:
+    what = f"web image of {base.suite}"
+    with building(lab, place, what=what, space=SPACE) as work:
         image, bundle = work / "layout", work / "bundle"
         log.info("image: base layer")
         umoci("init", "--layout", image)
@@ -133,7 +134,11 @@ def _make(lab: Lab, base: Rootfs, archive: apt.Archive | None, place: Path, vers
         if archive:
             discard(lab, bundle)
             umoci("unpack", "--image", f"{image}:base", bundle)
-            epoch = _web(lab, archive, image, bundle, began)
+            depot = Depot.of(lab)
+            try:
+                epoch = _web(archive, image, bundle, began, depot)
+            except CommandError as error:
+                raise explained(depot, what, error) from error
         else:  # the servers are in it: the same files, with another configuration
             epoch = dating.source_date(base.path)
             configure(f"{image}:base", ("--tag", "web", *web_options(epoch)))
@@ -155,9 +160,9 @@ def _make(lab: Lab, base: Rootfs, archive: apt.Archive | None, place: Path, vers
     return value
 
 
-def _web(lab: Lab, archive: apt.Archive, image: Path, bundle: Path, began: float) -> int:
+def _web(archive: apt.Archive, image: Path, bundle: Path, began: float, depot: Depot) -> int:
     """The servers are in ``bundle`` and in the layout's tag ``web``; returns the source date."""
-    epoch = install(bundle / "rootfs", archive, Depot.of(lab), began)
+    epoch = install(bundle / "rootfs", archive, depot, began)
     log.info("image: web layer")
     by = told(f"apt-get install {' '.join(PACKAGES)}", epoch)
     umoci("repack", "--image", f"{image}:web", *by, bundle)
