@@ -15,9 +15,11 @@ import pytest
 
 from labkit import Lab, run
 from labkit.farm import container, upkeep
+from labkit.farm.convergence import looking
 from labkit.farm.upkeep import Mend
 from labkit.journal import Journal, lock
 from labkit.report import standing
+from labkit.result import Result
 from tests.test_run import wait_until_gone
 from tests.test_upkeep import delete_link, kill_container, kill_names, processes
 from tests.waiting import until
@@ -94,12 +96,16 @@ def test_a_lab_that_is_taken_down_stays_down(make_lab: Callable[..., Lab]) -> No
     """The watch ends with it, and makes nothing anew."""
     lab = make_lab(sites=["red"], replicas=1)
     upkeep.apply(lab)
-    over = Event()
-    results = []
-    thread = Thread(target=lambda: results.append(upkeep.watch(lab, over=over, every=0.05)))
+    kill_container(lab)
+    over, told, results = Event(), list[Mend](), list[Result[upkeep.Watched]]()
+
+    def work() -> None:
+        results.append(upkeep.watch(lab, over=over, tell=told.append, every=0.05))
+
+    thread = Thread(target=work)
     thread.start()
     try:
-        until((lab.run_dir / "farm.lock").exists)
+        until(lambda: told)  # it has begun
         assert standing.down(lab).holds
         thread.join(20)
         assert [result.value.ended for result in results] == ["the lab was taken down"]
@@ -108,6 +114,24 @@ def test_a_lab_that_is_taken_down_stays_down(make_lab: Callable[..., Lab]) -> No
     finally:
         over.set()
         thread.join()
+
+
+@pytest.mark.root
+def test_a_lab_that_is_taken_down_while_it_is_first_looked_at_stays_down(
+    make_lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when nothing of it is left by the time of the second look."""
+    lab = make_lab(sites=["red"], replicas=1)
+    upkeep.apply(lab)
+
+    def taken_down(lab: Lab) -> looking.Look:
+        assert standing.down(lab).holds
+        return looking.look(lab)
+
+    monkeypatch.setattr(upkeep, "look", taken_down)
+    watched = upkeep.watch(lab, over=Event(), seconds=20).value
+    assert (watched.looks, watched.mends, watched.ended) == (1, 0, "the lab was taken down")
+    assert Journal.of(lab).standing() == ()
 
 
 @pytest.mark.root

@@ -136,6 +136,7 @@ class Keeper:
         self.looks += 1
         steps: tuple[Step, ...] = ()
         try:
+            self._stands()  # whoever takes it down from now on is not undone
             steps = look(self.lab).plan(self.lab).steps
             done = self._mended() if steps else False
         except LockError:  # a rebuild works on the lab, or somebody takes it down
@@ -155,15 +156,19 @@ class Keeper:
     def is_down(self) -> bool:
         """Whether nothing of the lab is in its journal any more, where there was something."""
         with suppress(LabkitError):
-            stands = bool(Journal.of(self.lab).standing())
-            down, self._stood = self._stood and not stands, self._stood or stands
-            return down
+            return not self._stands() and self._stood
         return False
+
+    def _stands(self) -> bool:
+        """Whether something of the lab is in its journal; that it once was is remembered."""
+        stands = bool(Journal.of(self.lab).standing())
+        self._stood = self._stood or stands
+        return stands
 
     def _mended(self) -> bool:
         """Whether there was something to mend: not in a lab that was taken down since the last look."""
         with lock(self.lab.run_dir, "session", wait=0):
-            if self._stood and not Journal.of(self.lab).standing():
+            if not self._stands() and self._stood:
                 return False
             return bool(acting.converge(self.lab))
 
