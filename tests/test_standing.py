@@ -46,7 +46,7 @@ def inventory(lab: Lab) -> dict[str, list[str]]:
     states = container.runc_root(lab)
     return {
         "mounts": [point for point in mount_points() if point.startswith(folders)],
-        "namespaces": [p.name for p in Path("/run/netns").iterdir() if p.name.startswith(lab.name)],
+        "namespaces": [p.name for p in Path("/run/netns").glob(f"{lab.name}*")],
         "cgroups": [str(folder) for folder in groups.folders(f"/labkit-{lab.name}")],
         "processes": [p.name for p in Path("/proc").glob("[0-9]*") if of_the_lab(p, lab)],
         "runc": [p.name for p in states.iterdir()] if states.exists() else [],

@@ -95,6 +95,7 @@ def _variables(settings: Settings) -> Mapping[str, object]:
         "wgMainCacheType": 3,  # CACHE_ACCEL: APCu
         "wgParserCacheType": 1,  # CACHE_DB: the report need not be read anew after a restart
         "wgSessionCacheType": 1,  # CACHE_DB: a person stays logged in when the web server restarts
+        "wgCachePages": False,  # a browser's copy is told from a newer one by the second only: the old one would stay
         "wgJobRunRate": 1,
         "wgEnableUploads": True,
         "wgUploadDirectory": settings.images,
