@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
-from labkit import display, interrupting, run
+from labkit import display, interrupting, modes, run
 from labkit.checks import Check
 from labkit.errors import LabkitError
 
@@ -181,14 +181,15 @@ def action(name: str) -> Callable[[Callable[P, Outcome[T]]], Callable[P, Result[
     """Makes a function that returns an :class:`Outcome` into one that returns a :class:`Result`.
 
     In a notebook the caller's thread runs an event loop, in which neither pyroute2 nor playwright
-    can run one of their own: there the function runs in a thread beside it.
+    can run one of their own: there the function runs in a thread beside it. What it makes has ordinary
+    modes, whatever the caller's umask is: servers and containers that are not root's have to read it.
     """
 
     def decorate(function: Callable[P, Outcome[T]]) -> Callable[P, Result[T]]:
         @functools.wraps(function)
         def acting(*args: P.args, **kwargs: P.kwargs) -> Result[T]:
             started, clock = datetime.now(UTC), time.monotonic()
-            with run.tracing() as done:
+            with run.tracing() as done, modes.ordinary():
                 try:
                     outcome = _beside_loop(functools.partial(function, *args, **kwargs))
                 except (OSError, LabkitError) as error:

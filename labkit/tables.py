@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from labkit import run
 from labkit.errors import StateError
 from labkit.kernel import netns as namespaces
+from labkit.kernel import nftables
 from labkit.lab import Lab
 
 #: The families of which the lab has a table (nft(8)): what passes the bridge, and what leaves it for the host.
@@ -32,5 +35,21 @@ def remove_tables(lab: Lab, *, name: str, netns: str) -> None:
             f"correct {lab.journal_file}",
             code="state.not-own",
         )
-    if not netns or namespaces.stands(netns):
+    if (not netns or namespaces.stands(netns)) and namespaces.alone(_stand, name, netns):
         run.run(["nft", "-f", "-"], stdin=removal(name), netns=netns or None)
+
+
+def remove_together(lab: Lab, things: Sequence[Mapping[str, str]]) -> None:
+    """All of them are removed, each in one step."""
+    for thing in things:
+        remove_tables(lab, **thing)
+
+
+def _stand(name: str, netns: str) -> bool:
+    """Whether a table of that name is in ``netns``, which the calling thread then is in."""
+    if netns:
+        namespaces.enter(netns)
+    try:
+        return any(nftables.stands(family, name) for family in FAMILIES)
+    except OSError:  # a kernel without nftables has none
+        return False

@@ -48,14 +48,14 @@ def unmake_these(
 ) -> tuple[tuple[Entry, ...], tuple[Failure, ...]]:
     """The same for some of its entries.
 
-    Neighbours of one kind are unmade together, where that is faster, and then each is looked at by
-    itself; what is gone is forgotten when all of them have been.
+    Neighbours of one kind (or :data:`BESIDE` each other) are unmade together, where that is faster, and then
+    each is looked at by itself; what is gone is forgotten when all of them have been.
     """
     unmade: list[Entry] = []
     failed: list[Failure] = []
-    for kind, group in itertools.groupby(reversed(entries), lambda entry: entry.kind):
-        batch = list(group)
-        _begin(lab, kind, [entry.what for entry in batch if entry.boot == boot_id()])
+    alike = itertools.groupby(reversed(entries), lambda entry: BESIDE.get(entry.kind, entry.kind))
+    for batch in (list(group) for _, group in alike):
+        run.spread(partial(_begin, lab, batch), sorted({entry.kind for entry in batch}))
         tried = run.spread(partial(_try, lab=lab), batch, workers=4 if _are_apart(batch) else 1)
         gone = [entry for entry, error in zip(batch, tried, strict=True) if error is None]
         failed += [(entry, error) for entry, error in zip(batch, tried, strict=True) if error]
@@ -73,8 +73,9 @@ def _are_apart(batch: Sequence[Entry]) -> bool:
     return not any(later.startswith(earlier) for earlier, later in itertools.pairwise(paths))
 
 
-def _begin(lab: Lab, kind: str, things: Sequence[Mapping[str, str]]) -> None:
-    """Does at once what can be; whatever comes of it, each thing is then unmade by itself."""
+def _begin(lab: Lab, batch: Sequence[Entry], kind: str) -> None:
+    """Does at once what can be of one kind; whatever comes of it, each thing is then unmade by itself."""
+    things = [entry.what for entry in batch if entry.kind == kind and entry.boot == boot_id()]
     if kind in TOGETHER and things:
         with suppress(Exception):
             TOGETHER[kind](lab, things)
@@ -200,8 +201,8 @@ def end_daemon(lab: Lab, *, pidfile: str, marker: str) -> None:
 
 
 def daemon_pids(marker: str) -> tuple[int, ...]:
-    """The processes that were given the path ``marker`` with an option, and have no terminal; parents
-    first. An editor in which somebody looks at that file is none of them."""
+    """The processes that were given the path ``marker`` with an option, and have no terminal (as an editor
+    of that file has one); parents first."""
     return processes.marked(marker)
 
 
@@ -215,16 +216,12 @@ def remove_cgroup(lab: Lab, *, path: str) -> None:
 
 
 def remove_folder(lab: Lab, *, path: str) -> None:
-    """Removes a folder of the lab's own that holds nothing of a person's; refuses one with a mount in it."""
+    """Removes a folder of the lab's own; refuses one with a mount in it."""
     real = _own(path, lab)
     inner = [point for point in mount_points() if f"{point}/".startswith(f"{real}/")]
     if inner:
-        raise StateError(
-            path,
-            f"something is still mounted in it: {inner[0]}",
-            f"umount {inner[0]}",
-            code="state.mounted",
-        )
+        said, remedy = f"something is still mounted in it: {inner[0]}", f"umount {inner[0]}"
+        raise StateError(path, said, remedy, code="state.mounted")
     while real.exists():
         with suppress(FileNotFoundError):  # a `down` beside this one removes it too
             shutil.rmtree(real)
@@ -248,7 +245,10 @@ TOGETHER: dict[str, Callable[[Lab, Sequence[Mapping[str, str]]], None]] = {
     "mount": _unmount_together,
     "link": links.cut_together,
     "container": _kill_together,
+    "table": tables.remove_together,
 }
+#: Kinds that go together with those of another one: both wait for the kernel.
+BESIDE = {"table": "link"}
 
 
 def _own(path: str, lab: Lab) -> Path:

@@ -1,17 +1,22 @@
-"""Access logs: bounded by rotatelogs, without the health checks, and read whole from their parts."""
+"""Access logs: the balancer's, bounded by rotatelogs and read whole from its parts; the replicas', bounded by the
+kernel; without the health checks."""
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from labkit import Lab, run
+from labkit import Lab, groups, run
 from labkit.checks import failed
 from labkit.farm import container, proxy, traffic
 from labkit.farm.balancer import accesslog, workers
+from labkit.farm.links.netns import inside
 from labkit.farm.measuring import fetch
+from labkit.farm.runc import logs
 from labkit.farm.site import HEALTH_QUERY
 from tests.waiting import until
 from tests.whole_farm import standing
@@ -61,18 +66,78 @@ def test_counts_agree_across_the_parts(farm: Lab) -> None:
     """A measurement that fills several parts is found again request by request, in both logs."""
     result = traffic.send(farm, "lone", 300, 4)
     assert failed(result.checks) == ()
-    for log in (container.access_log(farm, farm.farm[0]), proxy.logs(farm) / "access.log"):
-        assert len(accesslog.parts(log)) > 2
+    assert len(accesslog.parts(proxy.logs(farm) / "access.log")) > 2
 
 
 @pytest.mark.root
-def test_logs_of_replica_and_balancer_are_bounded(farm: Lab) -> None:
-    """However many requests there are, the logs hold their parts and no more."""
+def test_the_balancer_s_log_is_bounded(farm: Lab) -> None:
+    """However many requests there are, it holds its parts and no more."""
     for _ in range(4):
         traffic.send(farm, "lone", 300, 4)
-    for log in (container.access_log(farm, farm.farm[0]), proxy.logs(farm) / "access.log"):
-        assert len(accesslog.parts(log)) == accesslog.PARTS
-        assert sum(path.stat().st_size for path in accesslog.parts(log)) < 2 * 5 * 20 * 1024
+    log = proxy.logs(farm) / "access.log"
+    assert len(accesslog.parts(log)) == accesslog.PARTS
+    assert sum(path.stat().st_size for path in accesslog.parts(log)) < 2 * 5 * 20 * 1024
+
+
+def refused(lab: Lab, count: int) -> None:
+    """Requests that the replica refuses, each a line in both of its logs; every one is answered."""
+    address = str(lab.farm[0].address)
+    line = f"GET /.htaccess HTTP/1.1\r\nHost: {lab.host_name('lone-1')}\r\n\r\n".encode()
+    with socket.create_connection((address, 80), timeout=20) as channel:
+        channel.sendall(line * count)
+        answered = b""
+        while answered.count(b"HTTP/1.1 403") < count:
+            data = channel.recv(1 << 20)
+            assert data
+            answered += data
+
+
+def limit(pid: int) -> str:
+    """The largest file that a process may write, in bytes (proc(5))."""
+    text = Path(f"/proc/{pid}/limits").read_text()
+    return next(line.split()[3] for line in text.splitlines() if line.startswith("Max file size"))
+
+
+@pytest.mark.root
+def test_a_replica_s_logs_end_at_the_kernel_s_limit(
+    farm: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full logs are no harm to who asks; with room in them again, a measurement finds all of its requests."""
+    pids = groups.processes(f"{container.cgroup(farm)}/lone-1")
+    assert {limit(pid) for pid in pids} == {str(64 * 2**20)}
+    for pid in pids:
+        run.run(["prlimit", "--pid", str(pid), "--fsize=40000"])
+    logs_of = [logs.place(farm, "lone-1", kind) for kind in ("access", "error")]
+    monkeypatch.setattr(logs, "FULL", 0)
+    logs.make_room(farm, "lone-1")
+    for _ in range(8):
+        inside(farm.netns, refused, farm, 50)
+    assert [log.stat().st_size for log in logs_of] == [40000, 40000]
+    assert next(logs.lines(logs_of[0]))
+    monkeypatch.setattr(logs, "FULL", 39999)
+    assert failed(traffic.send(farm, "lone", 100, 4).checks) == ()
+    assert all(log.stat().st_size < 40000 for log in logs_of)
+
+
+def test_what_is_no_plain_file_is_no_log(tmp_path: Path) -> None:
+    """A container's folder is its own: a link there leads the host nowhere, and a pipe does not make it wait."""
+    lab = Lab.of({"state": str(tmp_path)})
+    error = logs.place(lab, "red-1", "error")
+    error.parent.mkdir(parents=True)
+    kept = tmp_path / "kept"
+    kept.write_text("of the machine\n" * 4_000_000)
+    error.symlink_to(kept)
+    access = logs.place(lab, "red-1", "access")
+    os.mkfifo(access)
+    logs.make_room(lab, "red-1")
+    assert kept.stat().st_size == 60_000_000
+    for log in (error, access, access.with_name("none.log"), access.parent):
+        assert (list(logs.lines(log)), logs.end(log)) == ([], "")
+    error.unlink()
+    kept.rename(error)
+    assert logs.end(error, 20) == "chine\nof the machine"
+    logs.make_room(lab, "red-1")
+    assert error.read_text() == ""
 
 
 @pytest.mark.root

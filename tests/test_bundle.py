@@ -57,6 +57,7 @@ def spec(**changes: Any) -> Spec:
             "process.rlimits",
             [
                 {"type": "RLIMIT_CORE", "hard": 0, "soft": 0},
+                {"type": "RLIMIT_FSIZE", "hard": 64 * 2**20, "soft": 64 * 2**20},
                 {"type": "RLIMIT_NOFILE", "hard": 4096, "soft": 4096},
             ],
         ),

@@ -12,7 +12,7 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.farm import configuration, container, image, up
+from labkit.farm import configuration, container, image, ssh, up
 from labkit.farm.container import State
 from labkit.farm.oci import origin, store
 from labkit.farm.oci.origin import Blob, Origin
@@ -168,7 +168,8 @@ def failing(lab: Lab) -> set[str]:
 def source_faults(lab: Lab, unpacked: Unpacked) -> dict[str, str]:
     """What fails of what the first replica's container stands on, with nothing mended before."""
     layout, pid = image.read(lab).layout, container.states(lab)["red-1"].pid
-    seen = origin.look(layout, unpacked, pid, lab.state_dir / "scratch.json")
+    lower = roots.lower(lab, unpacked, ssh.files(ssh.keys(lab)))
+    seen = origin.look(layout, unpacked, lower, pid, lab.state_dir / "scratch.json")
     return {check.name: check.seen for check in failed(origin.checks(layout, seen))}
 
 
@@ -241,11 +242,13 @@ def test_a_container_on_an_older_image_is_told(ran: Lab) -> None:
     before = container.unpack(ran, "red")
     now = container.unpack(changed, "red")
     layout = image.read(changed).layout
-    stale = origin.look(layout, now, pid, scratch)
+    keys = ssh.files(ssh.keys(ran))
+    stale = origin.look(layout, now, roots.lower(ran, now, keys), pid, scratch)
     (check,) = failed(origin.checks(layout, stale))
     assert check.name == "container.source.layers"
-    assert stale.mounted == tuple(map(str, before.lower))
-    assert check.seen == " over ".join(folder.parent.name for folder in before.lower)
+    own, *layers = roots.lower(ran, before, keys)
+    assert stale.mounted == tuple(map(str, (own, *layers)))
+    assert check.seen == " over ".join((own.name, *(folder.parent.name for folder in layers)))
     assert not scratch.exists()
     assert failing(changed) == set()
     assert container.states(ran)["red-1"].pid != pid

@@ -150,11 +150,11 @@ BROKEN: dict[str, tuple[dict[str, str], tuple[str, ...], set[str], str]] = {
     ),
     "folders without a say": ({CONF: "AccessFileName .none\n"}, (), {"failing"}, "404"),
     "a program of apachectl": ({}, ("usr/bin/mktemp",), {"reload"}, "mktemp: not found"),
-    "the logger": (
-        {"usr/bin/rotatelogs": "#!/bin/sh\nexec cat >/dev/null\n"},
+    "a log that goes nowhere": (
+        {CONF: "ErrorLog /dev/null\n"},
         (),
         {"rotation"},
-        "nothing in the access",
+        "nothing in the error",
     ),
     "a program of the session": ({}, ("usr/bin/hostname",), {"ssh"}, "root"),
     "the ssh server": ({}, ("usr/sbin/sshd",), SSH, "sshd"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 from labkit import Lab, daemon, groups, run, tables
 from labkit.checks import failed
 from labkit.farm import container, dns, network, proxy, upkeep
-from labkit.farm.balancer import accesslog, workers
+from labkit.farm.balancer import workers
 from labkit.farm.convergence import answering
 from labkit.farm.links.netns import inside
 from labkit.farm.measuring import answers
@@ -286,34 +285,6 @@ def test_a_hung_container_is_told_with_the_grace_that_it_had(
         "restart container red-1 (answers: wanted yes, seen nothing within 1 s: timed out)"
         in said[0]
     )
-
-
-@pytest.mark.root
-def test_a_replica_s_logs_end_at_their_size(farm: Lab) -> None:
-    """Requests that are refused fill the error log; it begins anew at a megabyte, and both go on."""
-    replica = farm.replica("red-1")
-    log = container.folder(farm, replica.name) / "log" / "error.log"
-    line = f"GET /.htaccess HTTP/1.1\r\nHost: {farm.host_name('red-1')}\r\n\r\n".encode()
-
-    def flood() -> int:
-        """The largest that it was, while a thousand requests a time were refused."""
-        return max(refused() for _ in range(9))
-
-    def refused() -> int:
-        for _ in range(20):
-            with socket.create_connection((str(replica.address), 80), timeout=20) as channel:
-                channel.sendall(line * 50)
-                answered = b""
-                while answered.count(b"HTTP/1.1 403") < 50:
-                    data = channel.recv(1 << 20)
-                    assert data
-                    answered += data
-        return log.stat().st_size
-
-    largest = inside(farm.netns, flood)
-    assert 500_000 < largest < 1_200_000
-    assert log.stat().st_size < largest
-    assert sum(1 for _ in accesslog.lines(container.access_log(farm, replica))) >= 9000
 
 
 @pytest.mark.root

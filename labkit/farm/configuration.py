@@ -16,7 +16,7 @@ from labkit.farm.container import State
 from labkit.farm.oci import origin, store
 from labkit.farm.oci.origin import Origin
 from labkit.farm.oci.unpacking import Unpacked
-from labkit.farm.runc import bundle, process
+from labkit.farm.runc import bundle, process, roots
 from labkit.farm.runc.bundle import Change, Json
 from labkit.farm.runc.process import Process
 from labkit.journal import lock
@@ -54,7 +54,8 @@ def changes(lab: Lab) -> Outcome[Configuration]:
         seen = process.first(state.pid)
         layout = image.read(lab).layout
         scratch = container.folder(lab, replica.name) / "origin.json"
-        stands = origin.look(layout, unpacked, state.pid, scratch)
+        lower = roots.lower(lab, unpacked, ssh.files(ssh.keys(lab)))
+        stands = origin.look(layout, unpacked, lower, state.pid, scratch)
         before, after = _read(unpacked.config), _read(Path(state.bundle) / "config.json")
         path = _image_path(layout, replica.site)
     found = bundle.changes(before, after)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from labkit import interrupting, run
 from labkit.daemon import tail
 from labkit.errors import ENDED, CommandTimeoutError, FarmError
-from labkit.farm.runc import roots
+from labkit.farm.runc import logs, roots
 from labkit.farm.runc.bundle import Mount, Spec
 from labkit.farm.runc.places import bundle, cgroup, console, folder, runc, runc_root, users_file
 from labkit.farm.runc.roots import WWW_DATA, Wanted, configuration, image_configuration
@@ -51,7 +51,7 @@ PATIENCE = 5.0
 
 def access_log(lab: Lab, replica: Replica) -> Path:
     """Where the host reads the replica's access log (:data:`labkit.farm.site.LOG_FORMAT`)."""
-    return folder(lab, replica.name) / "log" / "access.log"
+    return logs.place(lab, replica.name, "access")
 
 
 def replica_spec(lab: Lab, replica: Replica) -> Spec:
@@ -122,6 +122,7 @@ def _runc(lab: Lab, name: str, *command: str) -> None:
     delete_container(lab, root=str(runc_root(lab)), container=name)
     log = folder(lab, name) / "runc.log"
     log.unlink(missing_ok=True)
+    logs.make_room(lab, name)
     console(lab, name).unlink(missing_ok=True)
     words = runc(lab, "--log", log, *command, "--bundle", bundle(lab, name), name)
     done = run.run(words, ok=range(-64, 256), output=console(lab, name), env=QUICK)
@@ -197,8 +198,8 @@ def death(lab: Lab, name: str) -> FarmError:
     runC keeps no exit status of a detached container, so the same bundle is run once more, in the
     foreground and for at most two seconds.
     """
-    logs = (console(lab, name), folder(lab, name) / "log" / "error.log")
-    said = next((tail(log) for log in logs if log.exists() and log.stat().st_size), "(no output)")
+    output, errors = console(lab, name), logs.place(lab, name, "error")
+    said = logs.end(output) or logs.end(errors) or "(no output)"
     delete_container(lab, root=str(runc_root(lab)), container=name)
     status = "it has ended"
     with suppress(CommandTimeoutError):
@@ -211,7 +212,7 @@ def death(lab: Lab, name: str) -> FarmError:
         f"container {name}",
         f"its first process does not live ({status}): {said[-1000:]}",
         "correct what its own output says",
-        f"cat {logs[0]} {logs[1]}",
+        f"cat {output} {errors}",
         code="farm.container-died",
     )
 

@@ -14,7 +14,6 @@ from datetime import datetime
 from string import Template
 
 from labkit.display import ink_on
-from labkit.farm.balancer import accesslog
 from labkit.lab import Lab, Site
 from labkit.result import Record
 
@@ -108,7 +107,7 @@ $types
 </FilesMatch>
 IncludeOptional sites-enabled/*.conf
 """).substitute(
-        errors=accesslog.cut(f"{LOGS}/error.log"),
+        errors=f"{LOGS}/error.log",
         modules="\n".join(
             f"LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so" for name in MODULES
         ),
@@ -148,7 +147,7 @@ LogFormat "$format" labkit
         threads=THREADS,
         variable=REPLICA_VARIABLE,
         header=REPLICA_HEADER,
-        log=accesslog.rotated(f"{LOGS}/access.log"),
+        log=f"{LOGS}/access.log",
         health=HEALTH_QUERY,
         format=LOG_FORMAT.replace('"', '\\"'),
     )

@@ -34,10 +34,12 @@ def links() -> Request:
     return Request(GETLINK, attributes=[("IFLA_EXT_MASK", WITHOUT_COUNTERS)], wanted=TOLD)
 
 
-def bridge(name: str) -> Request:
-    """A new bridge, up."""
+def bridge(name: str, *, group: int = 0) -> Request:
+    """A new bridge, up, in the ``group``."""
     info = {"attrs": [("IFLA_INFO_KIND", "bridge")]}
     named: Attributes = [("IFLA_IFNAME", name), ("IFLA_LINKINFO", info)]
+    if group:
+        named.append(("IFLA_GROUP", group))
     return Request(NEWLINK, CREATE | EXCLUSIVE, RAISED, named)
 
 

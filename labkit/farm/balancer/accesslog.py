@@ -1,4 +1,4 @@
-"""The access logs of replicas and balancer: bounded by Apache's rotatelogs, and read whole.
+"""The balancer's access log: bounded by Apache's rotatelogs, and read whole.
 
 rotatelogs(8) with ``-n`` writes ``access.log`` until it is full, then ``access.log.1`` and so on,
 and then over ``access.log`` again. What is kept is more than the longest measurement writes, so
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-#: Debian's package apache2-utils, on the host and in the containers.
+#: Debian's package apache2-utils.
 PROGRAM = "/usr/bin/rotatelogs"
 #: The parts of a log, and the size of each: 100,000 lines of a measurement fit into four.
 PARTS, SIZE = 5, "10M"

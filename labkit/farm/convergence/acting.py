@@ -37,6 +37,8 @@ PROGRAMS = (
 )  # fmt: skip
 #: What the two servers in front of them are.
 SERVERS = ("dnsmasq", "apache2", "ss")
+#: What can be done beside something else.
+Step = Callable[[], object]
 
 
 def converge(lab: Lab, kinds: Sequence[str] = KINDS) -> tuple[Plan, ...]:
@@ -98,12 +100,15 @@ def act(lab: Lab, plan: Plan, seen: Look) -> None:
         host.make(lab)
     allotment.remember(lab, others=True)
     removing.elsewhere(lab, plan)
-    _ready(lab, plan, seen.states)
-    wired = _wire(lab, plan)
-    serving = _contain(lab, plan, seen.states, wired=wired)
+    renewed, now, later = _asked(lab, plan, seen.states)
+    wired = _ready(lab, plan, seen.states, partial(_lay, lab, renewed, now))
+    _launch(lab, renewed, now)
+    if wired:  # those that were made have answered since
+        others = (item for item in lab.farm if item.name not in {*renewed, *later})
+        answering.wait(lab, list(others))
     before = rolling.serving(lab)
     _serve(lab, plan)
-    rolling.replace(lab, serving, partial(_make, lab, {*serving}))
+    rolling.replace(lab, later, partial(_make, lab, {*later}))
     if plan.named("container") and not plan.named("balancer", "create", "restart"):
         rolling.taken_back(lab)
     if plan.named("balancer", "change") and _takes_away(plan):
@@ -118,17 +123,28 @@ def act(lab: Lab, plan: Plan, seen: Look) -> None:
         guard.settle(lab)
 
 
-def _ready(lab: Lab, plan: Plan, states: dict[str, State]) -> None:
-    """Keys, the fence around the replicas, and their namespaces are there: made side by side, since each of
-    them waits for programs or the kernel."""
-    steps: list[Callable[[], object]] = []
-    if plan.named("keys"):
-        steps.append(partial(ssh.keys, lab))
-    if plan.named("firewall", "create", "change"):
-        steps.append(partial(guard.widen, lab))
+def _ready(lab: Lab, plan: Plan, states: dict[str, State], lay: Callable[[], None]) -> bool:
+    """Keys, the fence around the replicas, their namespaces, links and (``lay``) bundles are there: made side
+    by side, since each of them waits for programs or the kernel. Whether there was anything to wire."""
+
+    def connected() -> bool:
+        steps: list[Step] = [partial(ssh.keys, lab)] if plan.named("keys") else []
+        steps.append(partial(_connect, lab, plan, states))
+        wired = run.spread(_do, steps)[-1]
+        lay()
+        return bool(wired)
+
+    if plan.named("firewall", "change"):  # before what it is to let through
+        guard.widen(lab)
+    steps: list[Step] = [partial(guard.widen, lab)] if plan.named("firewall", "create") else []
+    return bool(run.spread(_do, [*steps, connected])[-1])
+
+
+def _connect(lab: Lab, plan: Plan, states: dict[str, State]) -> bool:
+    """The replicas' namespaces and links are there; whether there was anything to wire."""
     if new := _new(lab, plan):
-        steps.append(partial(_name, lab, new, states))
-    run.spread(lambda step: step(), steps)
+        _name(lab, new, states)
+    return _wire(lab, plan)
 
 
 def _new(lab: Lab, plan: Plan) -> set[str]:
@@ -174,22 +190,26 @@ def _takes_away(plan: Plan) -> bool:
     return _has_stale(plan) or any(step.action == "remove" for step in plan.steps)
 
 
-def _contain(lab: Lab, plan: Plan, states: dict[str, State], *, wired: bool) -> tuple[str, ...]:
-    """Every container that does not serve yet runs as it is to, and answers; those that serve, and have to
-    be replaced, are returned."""
+def _asked(
+    lab: Lab, plan: Plan, states: dict[str, State]
+) -> tuple[set[str], list[Replica], tuple[str, ...]]:
+    """Whose containers are made anew; the replicas that do not serve yet, of which something has to be made;
+    those that serve, and have to be replaced."""
     renewed = {*plan.named("root"), *plan.named("container", "create", "restart", "replace")}
     asked = [item for item in lab.farm if item.name in {*renewed, *plan.named("container")}]
     alive = {name for name, state in states.items() if state.pid} - plan.hung()
     later = tuple(item.name for item in asked if item.name in renewed & alive)
-    _make(lab, renewed, [item for item in asked if item.name not in later])
-    if wired:  # those that were made have answered since
-        others = (item for item in lab.farm if item.name not in renewed)
-        answering.wait(lab, [item for item in others if item.name not in later])
-    return later
+    return renewed, [item for item in asked if item.name not in later], later
 
 
 def _make(lab: Lab, renewed: set[str], replicas: Sequence[Replica]) -> None:
     """The replicas' bundles stand; those of ``renewed`` run in new containers, and answer."""
+    _lay(lab, renewed, replicas)
+    _launch(lab, renewed, replicas)
+
+
+def _lay(lab: Lab, renewed: set[str], replicas: Sequence[Replica]) -> None:
+    """The replicas' bundles stand; of those of ``renewed`` no container is left."""
     if not replicas:
         return
     images, files = container.unpack_all(lab), ssh.files(ssh.keys(lab))
@@ -201,6 +221,11 @@ def _make(lab: Lab, renewed: set[str], replicas: Sequence[Replica]) -> None:
         Wanted(container.replica_spec(lab, item), images[item.site], files) for item in replicas
     ]
     roots.prepare(lab, wanted)
+
+
+def _launch(lab: Lab, renewed: set[str], replicas: Sequence[Replica]) -> None:
+    """Those of ``renewed`` run in new containers, and answer."""
+    anew = [item for item in replicas if item.name in renewed]
     if anew:
         container.intend(lab, [item.name for item in anew])
     run.spread(lambda item: container.launch(lab, item.name), anew)
@@ -218,12 +243,16 @@ def _serve(lab: Lab, plan: Plan) -> None:
     moves = bool(plan.named("balancer", "change"))
     if moves:
         balancer.widen(lab)
-    steps: list[Callable[[Lab], object]] = []
+    steps: list[Step] = []
     if plan.named("names", "create", "change", "restart"):
-        steps.append(names.converge)
+        steps.append(partial(names.converge, lab))
     if plan.named("balancer", "create", "change", "restart"):
-        steps.append(balancer.converge)
-    run.spread(lambda step: step(lab), steps, workers=1 if moves else len(steps))
+        steps.append(partial(balancer.converge, lab))
+    run.spread(_do, steps, workers=1 if moves else len(steps))
+
+
+def _do(step: Step) -> object:
+    return step()
 
 
 def _stuck(plan: Plan) -> FarmError:

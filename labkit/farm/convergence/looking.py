@@ -23,7 +23,7 @@ from labkit.farm.planning import observed
 from labkit.farm.planning.difference import Plan, difference
 from labkit.farm.planning.resources import KINDS, Known, Resource, fingerprint, of_kinds
 from labkit.farm.planning.wanted import wanted
-from labkit.farm.runc import bundle, idmap, overlay, surplus
+from labkit.farm.runc import bundle, idmap, overlay, roots, surplus
 from labkit.files import text_of
 from labkit.journal import Entry, Journal, boot_id
 from labkit.kernel import netns as namespaces
@@ -98,7 +98,7 @@ def _look(lab: Lab, kinds: Sequence[str]) -> Look:
 def known(lab: Lab, images: Images | None, suite: str) -> Known:
     """What the images and keys that are there make of each replica."""
     given, ids = _key_files(lab), idmap.foreseen(lab, [replica.name for replica in lab.farm])
-    roots: dict[str, str] = {}
+    made_of: dict[str, str] = {}
     texts: dict[str, str] = {}
     for site in lab.sites if images and given else ():
         unpacked = (
@@ -109,13 +109,14 @@ def known(lab: Lab, images: Images | None, suite: str) -> Known:
         own = container.image_configuration(unpacked)
         for replica in lab.replicas_of(site.name):
             first = ids[replica.name]
-            roots[replica.name] = fingerprint(overlay.made_of(unpacked.lower, given, first))
+            below = roots.lower(lab, unpacked, given)
+            made_of[replica.name] = fingerprint(overlay.made_of(below, first))
             spec = idmap.given(lab, container.replica_spec(lab, replica), first)
             texts[replica.name] = container.configuration(own, spec)
     return Known(
         suite=suite,
         tools=images.tools if images else "",
-        roots=roots,
+        roots=made_of,
         configurations={name: bundle.made_of(text) for name, text in texts.items()},
         files={name: fingerprint(text) for name, text in texts.items()},
     )

@@ -17,11 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from labkit import room, undo
+from labkit import modes, room, undo
 from labkit.display import human_bytes
 from labkit.errors import BuildError, CommandError
 from labkit.farm.contents.scan import scan
-from labkit.farm.debian import modes
 from labkit.farm.debian.gateway import NOWHERE, Way
 from labkit.journal import Journal, not_root
 from labkit.kernel import calls

@@ -76,7 +76,7 @@ def _bridge(netlink: Netlink, lab: Lab, found: Link | None) -> tuple[int, bool]:
     changed = found is None
     if found is None:
         Journal.of(lab).intend("link", name=lab.bridge, netns=lab.host.netns)
-        netlink.ask(requests.bridge(lab.bridge))
+        netlink.ask(requests.bridge(lab.bridge, group=group(lab)))
         found = seen.links(netlink)[lab.bridge]
     if lab.gateway not in seen.addresses(netlink).get(found.index, ()):
         netlink.ask(requests.address(found.index, lab.gateway))

@@ -20,6 +20,7 @@ from labkit.farm.measuring import counts, fetch
 from labkit.farm.measuring.counts import Fit, Share
 from labkit.farm.measuring.load import Load, Sent
 from labkit.farm.names import resolver
+from labkit.farm.runc import logs
 from labkit.lab import Lab, Replica
 from labkit.result import Record
 
@@ -58,6 +59,8 @@ def measure(
     total, threads = _numbers(lab, requests, concurrency)
     there = fetch.target(lab, label)
     fetch.reach(lab, there)  # raises when nobody is there; the load itself only counts
+    for replica in replicas_of(lab, label):
+        logs.make_room(lab, replica.name)
     load = Load(lab, there, secrets.token_hex(6), concurrency=threads, requests=total)
     sent = load.run()
     value = _measurement(lab, load, sent)
@@ -178,7 +181,7 @@ def replica_log(lab: Lab, value: Measurement) -> dict[int, str]:
     """Request number -> replica, by the replicas' own logs."""
     found: dict[int, str] = {}
     for item in replicas_of(lab, value.target):
-        own = site.parse_log(accesslog.lines(container.access_log(lab, item), value.trace))
+        own = site.parse_log(logs.lines(container.access_log(lab, item), value.trace))
         found |= counts.by_log(((line.trace, item.name) for line in own), value.trace)
     return found
 

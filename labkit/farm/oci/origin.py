@@ -8,6 +8,7 @@ layers were unpacked into; and umoci, asked again, gives the runtime configurati
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from labkit import run
@@ -39,8 +40,8 @@ class Blob(Record):
 class Origin(Record):
     """What a tag of a layout stands for, and what the container with first process ``pid`` stands on.
 
-    ``wanted`` and ``mounted`` are overlay folders, the topmost first: of the tag's layers, and those
-    of the container's root as mounted. ``made`` is the hash of the runtime configuration that umoci
+    ``wanted`` and ``mounted`` are overlay folders, the topmost first: of the lab's files and the tag's
+    layers, and those of the container's root as mounted. ``made`` is the hash of the runtime configuration that umoci
     gives now, or what it says when it refuses; ``used`` the hash of the file that the bundle was
     made from.
     """
@@ -54,14 +55,16 @@ class Origin(Record):
     used: str
 
 
-def look(layout: Path, unpacked: Unpacked, pid: int, scratch: Path) -> Origin:
-    """The origin of the container whose first process is ``pid``; ``scratch`` is a file that may be
-    written and is gone afterwards."""
+def look(
+    layout: Path, unpacked: Unpacked, lower: Sequence[Path], pid: int, scratch: Path
+) -> Origin:
+    """The origin of the container whose first process is ``pid``, and which is to be seen through ``lower``;
+    ``scratch`` is a file that may be written and is gone afterwards."""
     return Origin(
         tag=unpacked.tag,
         pid=pid,
         blobs=blobs(layout, unpacked.tag),
-        wanted=tuple(str(path) for path in unpacked.lower),
+        wanted=tuple(map(str, lower)),
         mounted=_mounted(pid),
         made=_configuration(layout, unpacked, scratch),
         used=_sha256(unpacked.config),
@@ -101,7 +104,8 @@ def checks(layout: Path, seen: Origin) -> tuple[Check, ...]:
         ),
         Check(
             name="container.source.layers",
-            expected=f"the root is an overlay of {seen.tag}'s layers: {_folders(seen.wanted)}",
+            expected=f"the root is an overlay of the lab's ssh files and {seen.tag}'s layers: "
+            f"{_folders(seen.wanted)}",
             seen=_folders(seen.mounted) or "no overlay",
             holds=seen.mounted == seen.wanted,
             rows=ROWS,
@@ -160,8 +164,8 @@ def _told(hashed: str) -> str:
 
 
 def _folders(folders: tuple[str, ...]) -> str:
-    """Overlay folders by what tells them apart: each is ``HASH/rootfs``."""
-    return " over ".join(Path(folder).parent.name for folder in folders)
+    """Overlay folders by what tells them apart: a layer's is ``HASH/rootfs``, the lab's ``HASH``."""
+    return " over ".join(Path(folder.removesuffix("/rootfs")).name for folder in folders)
 
 
 def _mounted(pid: int) -> tuple[str, ...]:

@@ -46,7 +46,8 @@ REASONS: Mapping[str, str] = {
     "process.capabilities": "the fewest with which it works",
     "process.noNewPrivileges": "no program in it gains rights by its file's set-uid bit",
     "process.env": "what the process reads from its environment, PATH included",
-    "process.rlimits": "as many open files as the process may need, and no memory dumps",
+    "process.rlimits": "as many open files as the process may need, no file that fills the disk, and no "
+    "memory dumps",
     "process.terminal": "a detached container has no terminal to hold: false",
     "process.user": "not root, where the process does not need it",
     "root": "where the root file system lies",
@@ -68,7 +69,7 @@ class Mount(Record):
 
 
 class Spec(Record):
-    """What one container is to be. ``memory`` in bytes; ``processors`` whose time it may use at most;
+    """What one container is to be. ``memory`` in bytes, and ``size``, of a file that it writes; ``processors`` whose time it may use at most;
     ``works`` are the kinds of system calls; ``kernel`` is what this machine's counts; ``netns`` '' makes a new,
     empty one; ``ids`` is the first of the machine's ids that stand for the container's own, 0 for none but the
     machine's; ``users`` is a file that is a user namespace with them, '' makes a new one."""
@@ -84,6 +85,7 @@ class Spec(Record):
     terminal: bool = False
     capabilities: tuple[str, ...] = ()
     files: int = 4096
+    size: int = 64 * 2**20
     netns: str = ""
     sysctl: dict[str, str]
     mounts: tuple[Mount, ...] = ()
@@ -114,7 +116,7 @@ def configure(image: Json, spec: Spec) -> dict[str, Any]:
     process["args"] = list(spec.args)
     process["env"] = environment(process.get("env", []), spec.environment)
     process["capabilities"] = capabilities(spec.capabilities)
-    process["rlimits"] = limits.rlimits(spec.files)
+    process["rlimits"] = limits.rlimits(spec.files, spec.size)
     process["noNewPrivileges"] = True
     config["root"] = {**config["root"], "readonly": spec.readonly}
     config["hostname"] = spec.name

@@ -57,7 +57,8 @@ def resources(
     }
 
 
-def rlimits(files: int) -> list[dict[str, Any]]:
-    """``process.rlimits``: open files, and no memory dumps of a process that dies (getrlimit(2)). Pure."""
-    values = {"RLIMIT_CORE": 0, "RLIMIT_NOFILE": files}
+def rlimits(files: int, size: int) -> list[dict[str, Any]]:
+    """``process.rlimits``: open files, the bytes of a file that is written, and no memory dumps of a process
+    that dies (getrlimit(2)). Pure."""
+    values = {"RLIMIT_CORE": 0, "RLIMIT_FSIZE": size, "RLIMIT_NOFILE": files}
     return [{"type": name, "hard": value, "soft": value} for name, value in values.items()]

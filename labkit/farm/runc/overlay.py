@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import shlex
@@ -150,10 +148,9 @@ def _descriptor(opened: ExitStack, path: str | Path, flags: int) -> int:
     return descriptor
 
 
-def made_of(lower: Sequence[Path], files: Mapping[str, str], ids: int = 0) -> str:
-    """What a root file system is made of: another text, and it has to be mounted anew."""
-    given = hashlib.sha256(json.dumps(sorted(files.items())).encode()).hexdigest()[:16]
-    return "\n".join([*map(str, lower), given, *([f"ids {ids}"] if ids else []), ""])
+def made_of(lower: Sequence[Path], ids: int = 0) -> str:
+    """What a root file system is made of: another text, and it has to be mounted anew. Pure."""
+    return "\n".join([*map(str, lower), *([f"ids {ids}"] if ids else []), ""])
 
 
 def ids_of(text: str) -> int:

@@ -7,8 +7,10 @@ first of it is made.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
+import shutil
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +22,7 @@ from labkit.errors import StateError
 from labkit.farm.runc import idmap, overlay
 from labkit.farm.runc.bundle import Json, Spec, configure, marked, text
 from labkit.farm.runc.places import bundle, folder, runc_root, users_file
-from labkit.files import text_of, write_atomically
+from labkit.files import beside, put, text_of, write_atomically
 from labkit.journal import Journal
 from labkit.kernel import calls, netns, users
 from labkit.kernel.users import IDS
@@ -37,7 +39,7 @@ WWW_DATA = 33
 @dataclass(frozen=True)
 class Wanted:
     """A container's bundle as it has to be: the image's layers, and the files (path below the root -> text,
-    mode 0600) of the container's own."""
+    mode 0600) that the lab puts above them."""
 
     spec: Spec
     unpacked: Unpacked
@@ -55,16 +57,33 @@ def prepare(lab: Lab, wanted: Sequence[Wanted]) -> tuple[str, ...]:
     new = [item for item in wanted if not _stands(lab, item, mounted)]
     things = [("folder", {"path": str(folder(lab, item.spec.name))}) for item in new]
     things += [("mount", {"target": str(target)}) for item in new for target in _targets(lab, item)]
+    given = {place: item.files for item in new for place in _given(lab, item.files)}
+    things += [("folder", {"path": str(place.parent)}) for place in given]
     if new:
         Journal.of(lab).intend_all(things)
+    for place, files in given.items():
+        _give(place, files)
     run.spread(functools.partial(_lay, lab, mounted=mounted), new)
     for item in new:
         _keep_users(item.spec)
     overlay.mount_all([_overlay(lab, item) for item in new])
     for item in new:
-        write_atomically(folder(lab, item.spec.name) / "lower", _made_of(item))
+        write_atomically(folder(lab, item.spec.name) / "lower", _made_of(lab, item))
     configured = [item for item in wanted if _configure(lab, item)]
     return tuple(item.spec.name for item in wanted if item in new or item in configured)
+
+
+def lower(lab: Lab, unpacked: Unpacked, files: Mapping[str, str]) -> tuple[Path, ...]:
+    """The folders that a root file system with these files is seen through, the topmost first. Pure."""
+    return (*_given(lab, files), *unpacked.lower)
+
+
+def _given(lab: Lab, files: Mapping[str, str]) -> tuple[Path, ...]:
+    """The folder with these files, one for all containers that have the same; none for none. Pure."""
+    if not files:
+        return ()
+    text = json.dumps(sorted(files.items()))
+    return (lab.state_dir / "layers" / hashlib.sha256(text.encode()).hexdigest()[:16],)
 
 
 def configuration(image_own: Json, spec: Spec) -> str:
@@ -95,15 +114,15 @@ def _targets(lab: Lab, item: Wanted) -> list[Path]:
     return [_root(lab, item), *users]
 
 
-def _made_of(item: Wanted) -> str:
-    return overlay.made_of(item.unpacked.lower, item.files, item.spec.ids)
+def _made_of(lab: Lab, item: Wanted) -> str:
+    return overlay.made_of(lower(lab, item.unpacked, item.files), item.spec.ids)
 
 
 def _stands(lab: Lab, item: Wanted, mounted: frozenset[str]) -> bool:
     """Whether root file system and user namespace are mounted as wanted."""
     there = all(str(target.resolve()) in mounted for target in _targets(lab, item))
     made_of = text_of(folder(lab, item.spec.name) / "lower")
-    return there and made_of == _made_of(item) and _has_users(item.spec)
+    return there and made_of == _made_of(lab, item) and _has_users(item.spec)
 
 
 def _with_ids(lab: Lab, wanted: Sequence[Wanted]) -> list[Wanted]:
@@ -113,7 +132,7 @@ def _with_ids(lab: Lab, wanted: Sequence[Wanted]) -> list[Wanted]:
 
 def _overlay(lab: Lab, item: Wanted) -> overlay.Root:
     return overlay.Root(
-        lower=item.unpacked.lower,
+        lower=lower(lab, item.unpacked, item.files),
         own=folder(lab, item.spec.name),
         target=_root(lab, item),
         ids=item.spec.ids,
@@ -151,7 +170,7 @@ def _has_users(spec: Spec) -> bool:
 
 
 def _lay(lab: Lab, item: Wanted, *, mounted: frozenset[str]) -> None:
-    """The container's own folders, and the files in them, are there and its own; nothing is mounted."""
+    """The container's own folders are there and its own; nothing is mounted."""
     place, target, ids = folder(lab, item.spec.name), _root(lab, item), item.spec.ids
     for stale in (target, users_file(lab, item.spec.name)):
         if str(stale.resolve()) in mounted:
@@ -160,8 +179,6 @@ def _lay(lab: Lab, item: Wanted, *, mounted: frozenset[str]) -> None:
     for part in ("upper", "scratch", "log", "bundle/rootfs"):
         (place / part).mkdir(parents=True, exist_ok=True)
     before = overlay.ids_of(text_of(place / "lower") or "")
-    for path, content in item.files.items():
-        _put(place / "upper" / path, content)
     for part in ("upper", "scratch", "log"):
         shift(place / part, before, ids)
     os.chown(place / "log", ids + WWW_DATA, ids + WWW_DATA)
@@ -187,12 +204,19 @@ def _shifted(number: int, before: int, now: int) -> int:
     return number if start is None else number - start + now
 
 
-def _put(path: Path, content: str) -> None:
-    """A file of root's alone. Half of one counts as none: what the root is made of is written last."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(content)
+def _give(place: Path, files: Mapping[str, str]) -> None:
+    """The folder is there with the files, each of root's alone: whole or not at all."""
+    if place.exists():
+        return
+    part = beside(place)
+    for path, content in files.items():
+        write_atomically(part / path, content, mode=0o600)
+    try:
+        put(part, place)
+    except OSError:  # another thread was faster
+        if not place.is_dir():
+            raise
+        shutil.rmtree(part)
 
 
 def _configure(lab: Lab, item: Wanted) -> bool:

@@ -55,7 +55,7 @@ REPLACED = (
 )  # fmt: skip
 #: The programs that a replica is for, and those that they or an administrator call.
 PROGRAMS = (
-    "apache2", "apache2ctl", "apachectl", "rotatelogs", "sshd", "dropbear", "dropbearconvert", "getent",
+    "apache2", "apache2ctl", "apachectl", "sshd", "dropbear", "dropbearconvert", "getent",
     "busybox",
 )  # fmt: skip
 #: Packages that consist of users, types, names or others' licences, and of no program that is needed.

@@ -11,6 +11,7 @@ from labkit.errors import CommandError, FarmError
 from labkit.farm import container
 from labkit.farm.contents.serving import RELOAD
 from labkit.farm.links.netns import inside
+from labkit.farm.runc import logs
 from labkit.farm.survival import web
 from labkit.farm.survival.stand import Stand
 from labkit.files import write_atomically
@@ -18,7 +19,7 @@ from labkit.files import write_atomically
 REREAD = "the new configuration is served, and no request failed meanwhile"
 ROTATED = "the new access log has the next request, the new error log the server's start"
 
-LOGS = ("access", "error")
+LOGS: tuple[logs.Kind, ...] = ("access", "error")
 #: What the server writes when it goes on after a reload (AH00489: "... configured -- resuming ...").
 STARTED = "configured"
 
@@ -79,6 +80,6 @@ def _load(done: threading.Event) -> tuple[int, int]:
     return failed, asked
 
 
-def _text(stand: Stand, kind: str) -> str:
+def _text(stand: Stand, kind: logs.Kind) -> str:
     log = stand.log(kind)
     return log.read_text(errors="replace") if log.exists() else ""

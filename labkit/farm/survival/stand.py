@@ -12,10 +12,10 @@ from pathlib import Path
 from pydantic import Field
 
 from labkit import run
-from labkit.daemon import tail
 from labkit.errors import FarmError, LabkitError
 from labkit.farm import container, host, ssh
 from labkit.farm.oci.unpacking import Unpacked
+from labkit.farm.runc import logs
 from labkit.farm.runc.bundle import Mount, Spec
 from labkit.farm.survival import given
 from labkit.journal import Journal
@@ -84,13 +84,13 @@ class Stand:
 
     def last_words(self) -> str:
         """The last line of its output, or of its error log."""
-        logs = (container.console(self.lab, self.replica.name), self.log("error"))
-        said = [tail(path).strip().splitlines()[-1] for path in logs]
-        return next((line[:300] for line in said if line != "(empty)"), "without a word")
+        places = (container.console(self.lab, self.replica.name), self.log("error"))
+        said = [line[:300] for path in places for line in logs.end(path).splitlines()[-1:]]
+        return next(iter(said), "without a word")
 
-    def log(self, kind: str) -> Path:
+    def log(self, kind: logs.Kind) -> Path:
         """Where the host reads its ``access`` or ``error`` log."""
-        return container.access_log(self.lab, self.replica).with_name(f"{kind}.log")
+        return logs.place(self.lab, self.replica.name, kind)
 
     def written(self) -> tuple[str, ...]:
         """The paths in its writable layer that are not as they were before it began."""
