@@ -335,15 +335,15 @@ def together(
 
 
 def replaced(
-    path: Callable[[Lab], Path], text: str, *, more: bool = False
+    path: Callable[[Lab], Path], text: str
 ) -> Callable[[Project], AbstractContextManager[Broken]]:
-    """A file has another text, or ``more`` of it."""
+    """A file has another text."""
 
     @contextmanager
     def harm(own: Project) -> Iterator[Broken]:
         file = path(own.lab)
         before = file.read_bytes()
-        file.write_bytes((before if more else b"") + text.encode())
+        file.write_text(text)
         try:
             yield Broken()
         finally:
@@ -368,15 +368,27 @@ def groups_read_only(own: Project) -> Iterator[Broken]:
     yield Broken(privately(script))
 
 
-def inner(path: str) -> Callable[[Lab], Path]:
-    """A file of the first replica's root file system, by the host's way."""
-    return lambda lab: container.bundle(lab, "red-1") / "rootfs" / path
+def covered(
+    path: str, text: str, *, more: bool = False
+) -> Callable[[Project], AbstractContextManager[Broken]]:
+    """A file of the first replica's root file system has another text, or ``more`` of it, for the command."""
+
+    @contextmanager
+    def harm(own: Project) -> Iterator[Broken]:
+        file = container.bundle(own.lab, "red-1") / "rootfs" / path
+        other = own.folder / "other"
+        other.write_bytes((file.read_bytes() if more else b"") + text.encode())
+        other.chmod(0o755)
+        yield Broken(privately(shlex.join(["mount", "--bind", str(other), str(file)])))
+        other.unlink()
+
+    return harm
 
 
 FARM: dict[str, Row] = {
     "runc refuses": Row(together(killed, answering("runc", "cannot allocate memory")), "farm.container-refused", ("container red-1", "status 1", "cannot allocate memory")),
-    "a container's first process dies": Row(together(killed, replaced(inner("etc/apache2/apache2.conf"), "Nonsense on\n", more=True)), "farm.container-died", ("container red-1", "exit status 1", "Syntax error on line", "Nonsense")),
-    "a container's program is none": Row(together(killed, replaced(inner("usr/sbin/apache2"), "mine\n")), "farm.container-died", ("container red-1", "exec format error")),
+    "a container's first process dies": Row(together(killed, covered("etc/apache2/apache2.conf", "Nonsense on\n", more=True)), "farm.container-died", ("container red-1", "exit status 1", "Syntax error on line", "Nonsense")),
+    "a container's program is none": Row(together(killed, covered("usr/sbin/apache2", "mine\n")), "farm.container-died", ("container red-1", "exec format error")),
     "the control groups are read-only": Row(together(killed, groups_read_only), "machine.cgroups-read-only", ("read-only", "mount them writable")),
     "the balancer's configuration is refused": Row(answering("apache2", "Syntax error in it"), "farm.configuration-refused", ("Syntax error in it", "left as it is"), ("apply", "-p", "lbmethod", "bybusyness")),
     "the name server's configuration is refused": Row(answering("dnsmasq", "bad option in it"), "farm.configuration-refused", ("bad option in it", "left as it is"), ("apply", "-p", "domain", "other.test")),

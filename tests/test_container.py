@@ -195,18 +195,32 @@ def test_the_container_is_in_a_control_group_of_the_lab_s(farm: Lab) -> None:
 
 
 @pytest.mark.root
-def test_replicas_share_the_image_and_write_apart(farm: Lab) -> None:
-    """One layer of the image on the disk; what one container's root writes, no other sees."""
-    unpacked = container.unpack(farm, "red")
+def test_replicas_share_the_image_and_nobody_writes_into_it(farm: Lab) -> None:
+    """One layer of the image on the disk, and not even the machine's root changes it through a replica."""
     roots = [container.bundle(farm, name) / "rootfs" for name in ("red-1", "red-2")]
-    inner = [root / "usr/sbin/apache2" for root in roots]
-    assert len({file.stat().st_size for file in inner}) == 1
+    assert len({(root / "usr/sbin/apache2").stat().st_ino for root in roots}) == 1
+    with pytest.raises(OSError, match="Read-only file system"):
+        (roots[0] / "var/written").write_text("by one")
+
+
+@pytest.mark.root
+def test_containers_that_may_be_written_into_write_apart(unmade: Lab) -> None:
+    """What is written into one's root is seen in no other one, and not in the image."""
+    unpacked = container.unpack(unmade, "red")
+    names = ("one", "other")
+    for name in names:
+        spec = small_spec(unmade, name, "sleep", "60")
+        container.prepare(unmade, spec, unpacked, writable=True)
+    roots = [container.bundle(unmade, name) / "rootfs" for name in names]
     (roots[0] / "var/written").write_text("by one")
-    try:
-        assert not (roots[1] / "var/written").exists()
-        assert not any((lower / "var/written").exists() for lower in unpacked.lower)
-    finally:
-        (roots[0] / "var/written").unlink()
+    assert not (roots[1] / "var/written").exists()
+    assert not any((lower / "var/written").exists() for lower in unpacked.lower)
+    spec = small_spec(unmade, "one", "sleep", "60")
+    assert container.prepare(unmade, spec, unpacked) is True
+    assert not (roots[0] / "var/written").exists()
+    assert container.prepare(unmade, spec, unpacked) is False
+    for name in names:
+        container.remove(unmade, name)
 
 
 @pytest.mark.root

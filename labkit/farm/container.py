@@ -86,11 +86,16 @@ def memory_mount(destination: str, owner: int) -> Mount:
 
 
 def prepare(
-    lab: Lab, spec: Spec, unpacked: Unpacked, files: Mapping[str, str] | None = None
+    lab: Lab,
+    spec: Spec,
+    unpacked: Unpacked,
+    files: Mapping[str, str] | None = None,
+    *,
+    writable: bool = False,
 ) -> bool:
     """One container's bundle stands (:func:`labkit.farm.runc.roots.prepare`); whether anything had to be
     made."""
-    return bool(roots.prepare(lab, [Wanted(spec, unpacked, files or {})]))
+    return bool(roots.prepare(lab, [Wanted(spec, unpacked, files or {}, writable)]))
 
 
 def create(lab: Lab, name: str) -> None:

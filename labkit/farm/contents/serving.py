@@ -125,7 +125,8 @@ def _prepared(
     )
     try:
         host.replica_namespace(lab, replica)
-        container.prepare(lab, container.replica_spec(lab, replica), unpacked, files)
+        spec = container.replica_spec(lab, replica)
+        container.prepare(lab, spec, unpacked, files, writable=True)
         yield replica
     finally:
         container.remove(lab, replica.name)

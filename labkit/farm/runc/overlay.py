@@ -48,11 +48,11 @@ def require(lab: Lab) -> Path:
 @dataclass(frozen=True)
 class Root:
     """A root file system: the folders ``lower``, the topmost first, are to be seen at ``target``, below what
-    is in ``own/upper``; with ``ids``, every owner in ``lower`` as so many ids further on, by the user
+    is in ``own/upper`` (None: nobody can write there, and two of them are needed); with ``ids``, every owner in ``lower`` as so many ids further on, by the user
     namespace that is mounted at ``users``, or a new one."""
 
     lower: Sequence[Path]
-    own: Path
+    own: Path | None
     target: Path
     ids: int = 0
     users: Path | None = None
@@ -81,7 +81,7 @@ def _mount(root: Root) -> None:
     try:
         calls.mount("overlay", root.target, "overlay", options=options)
     except OSError as error:
-        raise _refused(error, root.own, options, root.target) from None
+        raise _refused(error, root.target, options, root.target) from None
 
 
 def _mount_shifted(roots: Sequence[Root]) -> None:
@@ -101,7 +101,7 @@ def _mount_shifted(roots: Sequence[Root]) -> None:
                 made.append((_shifted(opened, root, below), root))
             except OSError as error:
                 options = _options(root.lower, root.own)
-                raise _refused(error, root.own, options, root.target) from None
+                raise _refused(error, root.target, options, root.target) from None
         calls.setns(home, calls.CLONE_NEWNS)
         for mounted, root in made:
             calls.mount_placed(mounted, root.target)
@@ -148,9 +148,10 @@ def _descriptor(opened: ExitStack, path: str | Path, flags: int) -> int:
     return descriptor
 
 
-def made_of(lower: Sequence[Path], ids: int = 0) -> str:
+def made_of(lower: Sequence[Path], ids: int = 0, *, writable: bool = False) -> str:
     """What a root file system is made of: another text, and it has to be mounted anew. Pure."""
-    return "\n".join([*map(str, lower), *([f"ids {ids}"] if ids else []), ""])
+    more = [*(["writable"] if writable else []), *([f"ids {ids}"] if ids else [])]
+    return "\n".join([*map(str, lower), *more, ""])
 
 
 def ids_of(text: str) -> int:
@@ -189,10 +190,9 @@ def _try_shifted(below: Sequence[Path]) -> None:
         calls.mount("overlay", own / "target", "overlay", options=_options(lower, own))
 
 
-def _options(lower: Sequence[Path], own: Path) -> str:
-    return (
-        f"lowerdir={':'.join(map(str, lower))},upperdir={own / 'upper'},workdir={own / 'scratch'}"
-    )
+def _options(lower: Sequence[Path], own: Path | None) -> str:
+    above = f",upperdir={own / 'upper'},workdir={own / 'scratch'}" if own else ""
+    return f"lowerdir={':'.join(map(str, lower))}{above}"
 
 
 def _refused(error: OSError, place: Path, options: str, target: Path) -> MachineError:

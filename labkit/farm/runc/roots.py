@@ -34,16 +34,19 @@ if TYPE_CHECKING:
 
 #: Debian's www-data (base-passwd, static ids).
 WWW_DATA = 33
+#: How many layers an overlay needs that nobody writes into (the kernel's overlayfs).
+LEAST = 2
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A container's bundle as it has to be: the image's layers, and the files (path below the root -> text,
-    mode 0600) that the lab puts above them."""
+    """A container's bundle as it has to be: the image's layers, the files (path below the root -> text, mode
+    0600) that the lab puts above them, and whether the host, or the container, is to write into its root."""
 
     spec: Spec
     unpacked: Unpacked
     files: Mapping[str, str]
+    writable: bool = False
 
 
 def prepare(lab: Lab, wanted: Sequence[Wanted]) -> tuple[str, ...]:
@@ -115,7 +118,13 @@ def _targets(lab: Lab, item: Wanted) -> list[Path]:
 
 
 def _made_of(lab: Lab, item: Wanted) -> str:
-    return overlay.made_of(lower(lab, item.unpacked, item.files), item.spec.ids)
+    below = lower(lab, item.unpacked, item.files)
+    return overlay.made_of(below, item.spec.ids, writable=_has_own(lab, item))
+
+
+def _has_own(lab: Lab, item: Wanted) -> bool:
+    """Whether the container has a layer of its own; a single one below is not shown without."""
+    return item.writable or len(lower(lab, item.unpacked, item.files)) < LEAST
 
 
 def _stands(lab: Lab, item: Wanted, mounted: frozenset[str]) -> bool:
@@ -133,7 +142,7 @@ def _with_ids(lab: Lab, wanted: Sequence[Wanted]) -> list[Wanted]:
 def _overlay(lab: Lab, item: Wanted) -> overlay.Root:
     return overlay.Root(
         lower=lower(lab, item.unpacked, item.files),
-        own=folder(lab, item.spec.name),
+        own=folder(lab, item.spec.name) if _has_own(lab, item) else None,
         target=_root(lab, item),
         ids=item.spec.ids,
         users=Path(item.spec.users) if item.spec.users else None,
@@ -176,10 +185,11 @@ def _lay(lab: Lab, item: Wanted, *, mounted: frozenset[str]) -> None:
         if str(stale.resolve()) in mounted:
             delete_container(lab, root=str(runc_root(lab)), container=item.spec.name)
             unmount(lab, target=str(stale))
-    for part in ("upper", "scratch", "log", "bundle/rootfs"):
+    own = ("upper", "scratch") if _has_own(lab, item) else ()
+    for part in (*own, "log", "bundle/rootfs"):
         (place / part).mkdir(parents=True, exist_ok=True)
     before = overlay.ids_of(text_of(place / "lower") or "")
-    for part in ("upper", "scratch", "log"):
+    for part in (*own, "log"):
         shift(place / part, before, ids)
     os.chown(place / "log", ids + WWW_DATA, ids + WWW_DATA)
 

@@ -151,7 +151,8 @@ def _created(lab: Lab, unpacked: Unpacked, trial: Trial, replica: Replica) -> St
         given.lay(own / "layer", {**given.files(lab, trial.site), **trial.files}, unpacked.lower)
         stand.conf.mkdir()
         image = unpacked.model_copy(update={"lower": (own / "layer", *unpacked.lower)})
-        container.prepare(lab, _spec(lab, stand), image, ssh.files(ssh.keys(lab)))
+        files = ssh.files(ssh.keys(lab))
+        container.prepare(lab, _spec(lab, stand), image, files, writable=True)
         if not trial.foreground:
             container.create(lab, replica.name)
     except LabkitError as error:
