@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -45,6 +46,25 @@ def put(part: Path, path: Path) -> None:
             f"ls -la {path}",
             code="state.folder-in-place",
         ) from None
+
+
+def remove_whole(folder: Path) -> None:
+    """No folder is there, and it was there whole until it was not: it is put aside first, so that nobody takes
+    what a killed call has left of it for all of it. The next call removes that, too.
+
+    Where a disk is too full for another name it is removed in its place.
+    """
+    aside = folder.with_name(f".{folder.name}.gone")
+    while folder.exists() or aside.exists():
+        with suppress(FileNotFoundError):  # somebody beside this call removes it too
+            if aside.exists():
+                shutil.rmtree(aside)
+            try:
+                folder.replace(aside)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                shutil.rmtree(folder)
 
 
 def text_of(path: Path) -> str | None:

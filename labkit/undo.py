@@ -20,6 +20,7 @@ from pathlib import Path
 
 from labkit import groups, links, run, tables
 from labkit.errors import LabkitError, StateError
+from labkit.files import remove_whole
 from labkit.journal import Entry, Journal, boot_id, not_root
 from labkit.kernel import calls, processes
 from labkit.kernel import netns as namespaces
@@ -222,9 +223,7 @@ def remove_folder(lab: Lab, *, path: str) -> None:
     if inner:
         said, remedy = f"something is still mounted in it: {inner[0]}", f"umount {inner[0]}"
         raise StateError(path, said, remedy, code="state.mounted")
-    while real.exists():
-        with suppress(FileNotFoundError):  # a `down` beside this one removes it too
-            shutil.rmtree(real)
+    remove_whole(real)
 
 
 KINDS: dict[str, Callable[..., None]] = {

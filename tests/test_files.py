@@ -11,7 +11,7 @@ import pytest
 
 from labkit import run
 from labkit.errors import StateError
-from labkit.files import hand_back, write_atomically
+from labkit.files import hand_back, remove_whole, write_atomically
 
 KILLED = """
 import os, signal, sys
@@ -19,6 +19,15 @@ from pathlib import Path
 from labkit.files import write_atomically
 os.replace = Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 write_atomically(Path(sys.argv[1]), "new")
+"""
+
+
+REMOVING = """
+import os, signal, sys
+from pathlib import Path
+from labkit.files import remove_whole
+sys.addaudithook(lambda event, _: event == "os.rmdir" and os.kill(os.getpid(), signal.SIGKILL))
+remove_whole(Path(sys.argv[1]))
 """
 
 
@@ -64,3 +73,34 @@ def test_outputs_are_handed_back_to_who_called_sudo(
     owners = {path.name: path.lstat().st_uid for path in (folder, *folder.iterdir())}
     assert owners == {"outputs": 4711, "lab": 4711, "link": 4711, "twice": 0, "other": 1234}
     assert (tmp_path / "target").stat().st_uid == 0
+
+
+def test_a_removal_that_is_killed_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
+    """Nothing stands in the folder's place from its first moment on; the next one removes the rest, too."""
+    folder = tmp_path / "folder"
+    (folder / "part").mkdir(parents=True)
+    (folder / "part" / "file").write_text("x")
+    argv = [sys.executable, "-c", REMOVING, folder]
+    env = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    run.run(argv, env=env, ok=(-signal.SIGKILL,))
+    assert not folder.exists()
+    assert list(tmp_path.iterdir())
+    folder.mkdir()
+    remove_whole(folder)
+    assert list(tmp_path.iterdir()) == []
+    remove_whole(folder)
+
+
+def test_a_folder_is_removed_in_its_place_where_it_cannot_be_put_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that has no room for another name."""
+    folder = tmp_path / "folder"
+    (folder / "part").mkdir(parents=True)
+
+    def full(*names: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    remove_whole(folder)
+    assert list(tmp_path.iterdir()) == []
