@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from labkit.display import human_bytes
@@ -34,6 +34,7 @@ def default(config: Mapping[str, Any]) -> Default:
             "devices": _devices(config),
             "masked paths": f"{len(linux['maskedPaths'])}, and {len(linux['readonlyPaths'])} read-only",
             **_limits(linux["resources"]),
+            "size of a file": _size(process.get("rlimits", ())),
             "user namespace": _users(linux),
             # labkit.farm.isolation keeps to that, whatever config.json says
             "network reach": "answers to the lab's host; of itself the lab's name server alone",
@@ -72,6 +73,11 @@ def _limits(resources: Mapping[str, Any]) -> dict[str, str]:
         "processes": str(resources["pids"]["limit"]),
         "processors": f"{quota / cpu['period']:g}" if quota else "a weight like any other",
     }
+
+
+def _size(rlimits: Sequence[Mapping[str, Any]]) -> str:
+    asked = next((item["hard"] for item in rlimits if item["type"] == "RLIMIT_FSIZE"), None)
+    return human_bytes(asked) if asked else "no limit"
 
 
 def _users(linux: Mapping[str, Any]) -> str:
