@@ -337,7 +337,10 @@ podman rm --force --time 0 site
 
 
 @pytest.mark.root
-@pytest.mark.skipif(run.which("podman") is None, reason="podman is not on this machine")
+@pytest.mark.skipif(
+    run.which("podman") is None or run.which("crun") is None,
+    reason="podman and crun are not on this machine",
+)
 def test_podman_starts_a_sites_image(lab: Lab, open_folder: Path) -> None:
     """An engine that knows nothing of labkit runs it as it is: the page and the header say so.
 

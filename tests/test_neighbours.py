@@ -51,9 +51,14 @@ class Machine:
         kept = {path for path in found if not path.endswith((".log", ".log.1"))}
         return own, kept, inventory(lab), self.addresses()
 
-    def addresses(self) -> str:
-        """The host side's links and addresses."""
-        return run.run(["ip", "-brief", "address"], netns=self.netns).stdout
+    def addresses(self) -> dict[str, list[str]]:
+        """The host side's links, each with its IPv4 addresses: the others, and a bridge's state, come by
+        themselves in the second after it is up."""
+        found = json.loads(run.run(["ip", "-json", "address"], netns=self.netns).stdout)
+        return {
+            link["ifname"]: [a["local"] for a in link["addr_info"] if a["family"] == "inet"]
+            for link in found
+        }
 
 
 @pytest.fixture(scope="module")

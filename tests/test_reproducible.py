@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from labkit import modes
 from labkit.farm import image
-from labkit.farm.debian import dating, modes
+from labkit.farm.debian import dating
 from labkit.farm.debian.packages import Package
 from labkit.farm.oci import layers, store
 from tests.conftest import lab_maker, open_place
