@@ -7,6 +7,7 @@ import json
 import operator
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -300,3 +301,10 @@ def test_notebooks_see_the_lab_of_the_command(project: Path) -> None:
     path = labkit(project / "lab.toml", code=script).stdout.strip()
     assert Lab.load(Path(path)) == lab
     shutil.rmtree(lab.output_dir)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(project: Path) -> None:
+    """As `head`, which ends before all was written: nothing is said of that."""
+    words = shlex.join([sys.executable, "-m", "labkit.cli", "plan", "--json"])
+    done = run.run(["sh", "-c", f"{words} | true"], cwd=project, env={"PYTHONPATH": str(ROOT)})
+    assert (done.stdout, done.stderr) == ("", "")

@@ -53,10 +53,12 @@ def test_a_result_answers(text: str, holds: bool, minutes: int, state: State) ->
 
 
 def test_the_table_reads_as_the_page_does() -> None:
-    """References and line breaks are resolved; what stands in it is told where it is shown stale."""
-    old = remark("REX> a &lt; b<br />c", stale=True, run="r1", now="r2")
+    """References, line breaks, emphasis and links are resolved, what is written as itself is not; what stands in
+    it is told where it is shown stale."""
+    words = "a &lt; b<br />''c'' <code>d</code> [[E|f]] [[G]] [https://h.test/ i] &lt;b&gt; [j]"
+    old = remark(f"REX> {words}", stale=True, run="r1", now="r2")
     [row] = listing.table(Remarks(page="", url="", remarks=(old,))).rows
-    assert row[3] == "a < b c"
+    assert row[3] == "a < b c d f G i <b> [j]"
     assert row[-1] == "was made on run r1, block now of run r2"
 
 

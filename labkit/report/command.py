@@ -125,7 +125,10 @@ def with_options(function: Callable[..., None]) -> Callable[..., None]:
         try:
             _log_to_terminal(choice.debug)
             function(choice, **given)
-        except typer.Exit:
+        except (
+            typer.Exit,
+            BrokenPipeError,
+        ):  # whoever reads, as `head`, has seen enough: typer ends
             raise
         except Exception as error:
             if choice.debug:

@@ -30,6 +30,8 @@ _ANSWER = re.compile(r":[:*#\s]*(.*)")
 _SETTLED = re.compile(r"settled\s*(?:$|[.,;:!(\[–—-])", re.IGNORECASE)
 _HEADING = re.compile(r"(={1,6})\s*(.*?)\s*\1\s*")
 _COMMENT = re.compile(r"<!--\s*labkit:.*?-->")
+#: A link to a page, or to elsewhere, of which the words are seen.
+_LINK = re.compile(r"\[\[(?:[^|\]]*\|)?([^\]]*)\]\]|\[(?:[a-z]+:)?//\S+ ([^\]]+)\]")
 #: What ``~~~~`` becomes, in any of MediaWiki's languages: a link to the writer, year and time zone.
 _SIGNATURE = re.compile(
     r"\s*(?:--|—)?\s*\[\[[^\[\]|]+[:/][^\[\]]*\]\](?: \(\[\[[^\[\]]*\]\]\))?"
@@ -108,8 +110,9 @@ def lines(text: str) -> Iterator[Line]:
 
 
 def plain(text: str) -> str:
-    """A remark's or an answer's words as a reader sees them: references and line breaks resolved."""
-    return html.unescape(re.sub(r"<br ?/?>", " ", text))
+    """A remark's or an answer's words as a reader sees them: references, line breaks, emphasis and links
+    resolved."""
+    return _unmarked(_LINK.sub(r"\1\2", re.sub(r"<br ?/?>", " ", text)))
 
 
 def _spans(text: str) -> tuple[tuple[int, int, str], ...]:
