@@ -201,7 +201,7 @@ def checks(values: Sequence[Check]) -> str:
     rows = [
         [
             _state(check.holds, f"{check.icon} {check.state}"),
-            code(check.name),
+            _styled(code(check.name), check.name),
             _styled(literal(check.expected), check.expected),
             _styled(literal(check.seen), check.seen),
             literal(", ".join(check.rows)),
