@@ -6,7 +6,8 @@ In one run, one after the other and as often as is asked for: labkit; its replic
 run`` in four threads on bundles and links that stand (the floor); and podman and docker
 (:mod:`tests.benchmarks.peers`) with the same image, the same runC and one bridge, four at a time, up to
 ``--peers-up-to`` containers (30). The images are there before. Everything is in network namespaces and folders of the
-benchmark's own. Each figure is the median, in seconds; ``cpu`` is what this process, the programs that it
+benchmark's own; these are in TMPDIR, for an ext4 without a journal makes a new file ten times slower for minutes where
+many were just removed, whoever removed them, so that later runs would be of the file system (``TMPDIR=/dev/shm``). Each figure is the median, in seconds; ``cpu`` is what this process, the programs that it
 started and the containers used of the processors meanwhile: it says more than the time on a machine that does
 something else besides. A table in Markdown comes last.
 """
