@@ -125,10 +125,7 @@ def with_options(function: Callable[..., None]) -> Callable[..., None]:
         try:
             _log_to_terminal(choice.debug)
             function(choice, **given)
-        except (
-            typer.Exit,
-            BrokenPipeError,
-        ):  # whoever reads, as `head`, has seen enough: typer ends
+        except (typer.Exit, BrokenPipeError):  # the latter: who reads (`head`) has seen enough
             raise
         except Exception as error:
             if choice.debug:

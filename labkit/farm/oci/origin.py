@@ -41,8 +41,8 @@ class Origin(Record):
     """What a tag of a layout stands for, and what the container with first process ``pid`` stands on.
 
     ``wanted`` and ``mounted`` are overlay folders, the topmost first: of the lab's files and the tag's
-    layers, and those of the container's root as mounted. ``made`` is the hash of the runtime configuration that umoci
-    gives now, or what it says when it refuses; ``used`` the hash of the file that the bundle was
+    layers, and those of the container's root as mounted. ``made`` is the hash of the runtime configuration
+    that umoci gives now, or what it says when it refuses; ``used`` the hash of the file that the bundle was
     made from.
     """
 

@@ -69,10 +69,11 @@ class Mount(Record):
 
 
 class Spec(Record):
-    """What one container is to be. ``memory`` in bytes, and ``size``, of a file that it writes; ``processors`` whose time it may use at most;
-    ``works`` are the kinds of system calls; ``kernel`` is what this machine's counts; ``netns`` '' makes a new,
-    empty one; ``ids`` is the first of the machine's ids that stand for the container's own, 0 for none but the
-    machine's; ``users`` is a file that is a user namespace with them, '' makes a new one."""
+    """What one container is to be. ``memory`` in bytes, and ``size``, of a file that it writes; ``processors``
+    whose time it may use at most; ``works`` are the kinds of system calls; ``kernel`` is what this machine's
+    counts; ``netns`` '' makes a new, empty one; ``ids`` is the first of the machine's ids that stand for the
+    container's own, 0 for none but the machine's; ``users`` is a file that is a user namespace with them, ''
+    makes a new one."""
 
     name: str
     args: tuple[str, ...]

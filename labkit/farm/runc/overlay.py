@@ -48,8 +48,8 @@ def require(lab: Lab) -> Path:
 @dataclass(frozen=True)
 class Root:
     """A root file system: the folders ``lower``, the topmost first, are to be seen at ``target``, below what
-    is in ``own/upper`` (None: nobody can write there, and two of them are needed); with ``ids``, every owner in ``lower`` as so many ids further on, by the user
-    namespace that is mounted at ``users``, or a new one."""
+    is in ``own/upper`` (None: nobody can write there, and two of them are needed); with ``ids``, every owner
+    in ``lower`` as so many ids further on, by the user namespace that is mounted at ``users``, or a new one."""
 
     lower: Sequence[Path]
     own: Path | None
