@@ -48,10 +48,14 @@ class Recorded:
 
 
 class Cut:
-    """Does something at one point, once: by default the process kills itself."""
+    """Does something at one point, once: by default the process kills itself. One that goes on does nothing
+    ``within`` it, for it then does the whole."""
 
-    def __init__(self, number: int, act: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self, number: int, act: Callable[[], object] | None = None, *, within: bool = True
+    ) -> None:
         self.left = number
+        self.within = within
         self.act = act or (lambda: os.kill(os.getpid(), signal.SIGKILL))
         self._counting = threading.Lock()
         self._striking = False
@@ -63,7 +67,7 @@ class Cut:
             self.left -= 1
             self._striking = self.left == 0
         if self._striking:
-            if part is not None:
+            if part is not None and self.within:
                 part()
             self.act()
             self.left = -1

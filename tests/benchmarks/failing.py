@@ -125,7 +125,7 @@ def full(lab: Lab, number: int) -> list[str]:
                 except OSError:
                     size //= 2
 
-    killing.install(killing.Cut(number, fill))
+    killing.install(killing.Cut(number, fill, within=False))
     return tried(lab)
 
 
