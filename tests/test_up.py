@@ -232,3 +232,14 @@ def test_replicas_that_left_the_lab_are_removed() -> None:
         assert not Path("/run/netns", lab.replica("red-2").netns).exists()
         assert not failed(network.connect(smaller).checks)
         assert not up.replicas(smaller).changed
+
+
+@pytest.mark.root
+def test_a_farm_comes_up_whatever_root_s_umask_is(make_lab: Callable[..., Lab]) -> None:
+    """Servers and containers that are not root's read what it makes; the caller's umask stays theirs."""
+    own = os.umask(0o077)
+    try:
+        assert up.replicas(make_lab(sites=["red"], replicas=1)).holds
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(own)
