@@ -207,7 +207,7 @@ def _web_checks(root: Path) -> tuple[Check, ...]:
         ),
         _all(
             "image.no-keys",
-            "no ssh host key is in the image: each container makes its own",
+            "no ssh host key is in the image: the lab has one, laid above it",
             keys,
             ("E4",),
             f"ls {root}/etc/ssh",
