@@ -9,13 +9,14 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from labkit import Lab, undo
+from tests import proc
 
 if TYPE_CHECKING:
     from tests.desks import Desk
@@ -75,9 +76,7 @@ def watching() -> Iterator[set[str]]:
 
     def watch() -> None:
         while not done.is_set():
-            for entry in Path("/proc").glob("[0-9]*/cmdline"):
-                with suppress(OSError):
-                    seen.add(entry.read_bytes().decode(errors="replace"))
+            seen.update(text for _, text in proc.texts("cmdline"))
 
     thread = threading.Thread(target=watch)
     thread.start()

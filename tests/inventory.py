@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit import run
+from tests import proc
 
 #: By kind, what there is: each thing's name, and what is so of it.
 Inventory = Mapping[str, Mapping[str, str]]
@@ -64,12 +65,11 @@ def difference(before: Inventory, after: Inventory) -> tuple[str, ...]:
 def processes() -> Iterator[tuple[str, str]]:
     """Every process but the caller's own: its number and start are nobody else's; kernel threads and those
     that have ended are none."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            fields = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
-            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            if words[0] and int(folder.name) != os.getpid():
-                yield f"{folder.name} started {fields[19]}", " ".join(words).strip()
+    lines = dict(proc.texts("cmdline"))
+    for pid, text in proc.texts("stat"):
+        words = lines.get(pid, "").split("\0")
+        if words[0] and pid != os.getpid():
+            yield f"{pid} started {text.rpartition(')')[2].split()[19]}", " ".join(words).strip()
 
 
 def listeners() -> Iterator[tuple[str, str]]:
@@ -140,11 +140,12 @@ def _lasting(value: Any) -> Any:
 def settings() -> Iterator[tuple[str, str]]:
     """The kernel's settings that a farm could touch (sysctl(8))."""
     for place in SETTINGS:
-        for path in sorted(Path("/proc/sys", place).rglob("*")):
-            own = "/conf/" not in str(path) or path.parent.name in ("all", "default")
-            if own and path.name not in COUNTERS and path.is_file():
+        for folder, _, names in os.walk(f"/proc/sys/{place}"):
+            if "/conf/" in f"{folder}/" and Path(folder).name not in ("conf", "all", "default"):
+                continue  # an interface's own
+            for name in sorted(set(names) - set(COUNTERS)):
                 with suppress(OSError):
-                    yield str(path), path.read_text(errors="replace").strip()
+                    yield f"{folder}/{name}", Path(folder, name).read_text(errors="replace").strip()
 
 
 def control_groups(part: str) -> Iterator[Path]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab, run
+from labkit import groups as tree
 from labkit.errors import CommandError, FarmError
 from labkit.farm import container, site, ssh, up
 from labkit.farm.balancer import accesslog
@@ -190,8 +191,9 @@ def test_the_container_is_in_a_control_group_of_the_lab_s(farm: Lab) -> None:
     """With its limit of processes, as the kernel has it."""
     groups = Path(f"/proc/{pid(farm, 'red-1')}/cgroup").read_text()
     assert f"/labkit-{farm.name}/red-1" in groups
-    files = list(Path("/sys/fs/cgroup").glob(f"**/labkit-{farm.name}/red-1/pids.max"))
-    assert [file.read_text().strip() for file in files] == ["256"]
+    folders = tree.folders(f"/labkit-{farm.name}/red-1")
+    found = [file for folder in folders for file in folder.glob("pids.max")]
+    assert [file.read_text().strip() for file in found] == ["256"]
 
 
 @pytest.mark.root

@@ -25,7 +25,7 @@ from labkit.kernel import netns
 from labkit.report.kernels import door, person
 from labkit.report.kernels.door import Asked, Door
 from labkit.report.kernels.person import Person
-from tests import stage_notebooks
+from tests import proc, stage_notebooks
 from tests.conftest import free_port, lab_maker, open_place
 from tests.waiting import until
 
@@ -54,19 +54,6 @@ class Session:
         with urllib.request.urlopen(asked, timeout=60) as reply:  # noqa: S310 - loopback
             text = reply.read()
         return json.loads(text) if text else None
-
-
-def processes(word: str) -> dict[int, list[str]]:
-    """The processes with a word in their command lines, each with all of it."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        if any(word in item for item in words):
-            found[int(path.parent.name)] = words
-    return found
 
 
 def uid(pid: int) -> int:
@@ -108,7 +95,7 @@ def opened() -> Iterator[Session]:
     with open_place() as folder, lab_maker(folder, folder / "outputs") as make:
         with session(folder, make(sites=["red"])) as found:
             yield found
-        assert processes(str(folder)) == {}
+        assert proc.command_lines(str(folder)) == {}
 
 
 @contextmanager
@@ -122,13 +109,13 @@ def kernel(opened: Session) -> Iterator[tuple[str, Path]]:
         yield number, Path(home[1], f".local/share/jupyter/runtime/kernel-{number}.json")
     finally:
         opened.ask("DELETE", f"kernels/{number}")
-        until(lambda: not processes(number))
+        until(lambda: not proc.command_lines(number))
 
 
 def server(opened: Session) -> int:
     """JupyterLab's process."""
     port = opened.address.rpartition(":")[2]
-    (found,) = processes(f"--ServerApp.port={port}")
+    (found,) = proc.command_lines(f"--ServerApp.port={port}")
     return found
 
 
@@ -167,7 +154,7 @@ def test_the_server_is_the_persons_and_the_kernel_roots(opened: Session) -> None
         assert re.search(r"^Groups:\t\s*$", status, re.M)
         assert (file.stat().st_uid, oct(file.stat().st_mode & 0o777)) == (UID, "0o600")
         assert execute(file, "import os; os.geteuid()") == "0"
-        assert sorted(map(uid, processes(number))) == [0, UID]
+        assert sorted(map(uid, proc.command_lines(number))) == [0, UID]
         assert (file.stat().st_uid, oct(file.stat().st_mode & 0o777)) == (UID, "0o600")
 
 
@@ -207,7 +194,8 @@ def test_a_kernel_that_dies_is_started_again(opened: Session) -> None:
         os.kill(before, signal.SIGKILL)
         until(
             lambda: (
-                any(uid(pid) == 0 for pid in processes(number)) and before not in processes(number)
+                any(uid(pid) == 0 for pid in proc.command_lines(number))
+                and before not in proc.command_lines(number)
             ),
             patience=30,
         )
@@ -229,8 +217,8 @@ def test_nothing_is_left_running(
     """However the command ends, its server and the kernels end with it."""
     with session(open_folder, make_lab(sites=["red"])) as found:
         number = found.ask("POST", "kernels", name="python3", path="")["id"]
-        until(lambda: any(uid(pid) == 0 for pid in processes(number)), patience=30)
-        own = {server(found), *processes(number)}
+        until(lambda: any(uid(pid) == 0 for pid in proc.command_lines(number)), patience=30)
+        own = {server(found), *proc.command_lines(number)}
         os.kill(found.keeper.pid, sig)
         found.keeper.wait(60)
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in own), patience=30)

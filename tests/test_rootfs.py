@@ -28,6 +28,7 @@ from labkit.farm.rootfs import Rootfs
 from labkit.journal import Journal
 from labkit.kernel import calls
 from labkit.kernel.netns import alone
+from tests import proc
 from tests.conftest import CACHE
 
 T = TypeVar("T")
@@ -318,7 +319,9 @@ def test_a_killed_build_leaves_nothing_that_a_later_one_takes_for_whole(
     part = planned.place.with_name(f".{planned.key}.part")
     moments = {
         "begun": (part / "memory").exists,
-        "running": lambda: any("mmdebstrap" in line for line in _processes(str(part))),
+        "running": lambda: any(
+            "mmdebstrap" in " ".join(words) for words in proc.command_lines(str(part)).values()
+        ),
         "copied": (part / "rootfs").exists,
     }
     builder = run.start(
@@ -330,7 +333,7 @@ def test_a_killed_build_leaves_nothing_that_a_later_one_takes_for_whole(
     finally:
         os.kill(builder.pid, signal.SIGKILL)
         builder.wait()
-    _until(lambda: not _processes(str(part)), "its programs ended")
+    _until(lambda: not proc.command_lines(str(part)), "its programs ended")
     assert not [point for point in undo.mount_points() if point.startswith(str(part))]
     assert rootfs.find(planned) is None
     assert part.exists()
@@ -346,17 +349,6 @@ def _until(holds: Callable[[], bool], what: str) -> None:
     while not holds():
         assert time.monotonic() < deadline, f"not within a minute: {what}"
         time.sleep(0.02)
-
-
-def _processes(word: str) -> list[str]:
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        found += [line] if word in line else []
-    return found
 
 
 def _cut_off(function: Callable[[], T]) -> T:

@@ -17,6 +17,7 @@ from labkit.farm import container, ssh, up
 from labkit.journal import Journal
 from labkit.report import standing
 from labkit.undo import mount_points
+from tests import proc
 from tests.test_run import gone, wait_until_gone
 from tests.whole_farm import standing as whole_farm
 
@@ -29,15 +30,16 @@ def lab(make_lab: Callable[..., Lab]) -> Lab:
     return made
 
 
-def of_the_lab(process: Path, lab: Lab) -> bool:
-    """Whether a process is in the lab's control group, or was given one of the lab's files."""
-    try:
-        groups = (process / "cgroup").read_text()
-        words = (process / "cmdline").read_bytes().decode(errors="replace")
-    except OSError:
-        return False
+def processes(lab: Lab) -> list[str]:
+    """The processes that are in the lab's control group, or were given one of the lab's files."""
     owned = (f"/labkit-{lab.name}", str(lab.run_dir), str(lab.state_dir))
-    return any(mark in groups + words for mark in owned) and not gone(int(process.name))
+    groups, words = dict(proc.texts("cgroup")), dict(proc.texts("cmdline"))
+    found = {pid: groups[pid] + words.get(pid, "") for pid in groups}
+    return [
+        str(pid)
+        for pid, text in found.items()
+        if any(mark in text for mark in owned) and not gone(pid)
+    ]
 
 
 def inventory(lab: Lab) -> dict[str, list[str]]:
@@ -48,7 +50,7 @@ def inventory(lab: Lab) -> dict[str, list[str]]:
         "mounts": [point for point in mount_points() if point.startswith(folders)],
         "namespaces": [p.name for p in Path("/run/netns").glob(f"{lab.name}*")],
         "cgroups": [str(folder) for folder in groups.folders(f"/labkit-{lab.name}")],
-        "processes": [p.name for p in Path("/proc").glob("[0-9]*") if of_the_lab(p, lab)],
+        "processes": processes(lab),
         "runc": [p.name for p in states.iterdir()] if states.exists() else [],
         "containers": [str(p) for p in (lab.state_dir / "containers").glob("*")],
         "links": [p.name for p in Path("/sys/class/net").iterdir() if lab.name in p.name],

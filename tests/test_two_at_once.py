@@ -18,7 +18,7 @@ from labkit.checks import failed
 from labkit.errors import LabkitError
 from labkit.farm import dns, proxy, ssh, up
 from labkit.report import standing
-from tests import stage_notebooks
+from tests import proc, stage_notebooks
 from tests.projects import ROOT, Project, listing, project
 from tests.test_bad_input import refused
 from tests.test_rebuild import WAITS
@@ -76,14 +76,8 @@ def test_a_second_rebuild_and_down_are_refused_while_one_runs(tmp_path: Path) ->
 
 def _papermills(own: Project) -> list[str]:
     """The command lines of processes that work on the project's notebooks."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        found += [line] if "papermill" in line and str(own.folder) in line else []
-    return found
+    lines = [" ".join(words) for words in proc.command_lines(str(own.folder)).values()]
+    return [line for line in lines if "papermill" in line]
 
 
 @pytest.mark.root

@@ -29,6 +29,7 @@ from labkit.wiki.instance import accounts
 from labkit.wiki.instance.folders import Folders, origin
 from tests import stage_notebooks
 from tests.conftest import lab_maker, open_place
+from tests.inventory import control_groups
 from tests.test_jupyterlab import chromium
 from tests.test_review import Reading
 from tests.test_run import gone
@@ -112,7 +113,7 @@ def inventory(lab: Lab, namespaces: set[str]) -> dict[str, set[str]]:
         "mounts": {point for point in mount_points() if point.startswith(mark)},
         "links": {p.name for p in Path("/sys/class/net").iterdir() if lab.name in p.name},
         "namespaces": {p.name for p in Path("/run/netns").glob(f"*{lab.name}*")},
-        "cgroups": {str(p) for p in Path("/sys/fs/cgroup").glob(f"**/*{lab.name}*")},
+        "cgroups": set(map(str, control_groups(lab.name))),
     }
 
 

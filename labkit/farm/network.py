@@ -23,7 +23,7 @@ from labkit.farm.links.netns import NamespaceError
 from labkit.farm.links.topology import Port, Topology
 from labkit.farm.links.wiring import Inner
 from labkit.journal import lock
-from labkit.kernel import seen
+from labkit.kernel import processes, seen
 from labkit.kernel.netlink import Netlink
 from labkit.kernel.seen import Link
 from labkit.lab import Lab, Replica
@@ -123,13 +123,13 @@ def namespace_checks(lab: Lab) -> tuple[Check, ...]:
 
 
 def _namespace_check(replica: Replica, state: State) -> Check:
-    named, own = Path("/run/netns", replica.netns), Path(f"/proc/{state.pid}/ns/net")
+    named = Path("/run/netns", replica.netns)
     return equal(
         f"network.namespace.{replica.name}",
         _inode(named) or f"an inode of {named}",
-        _inode(own) or "its process has ended",
+        processes.namespace(state.pid, "net") or "its process has ended",
         rows=("I6", "E3"),
-        again=f"stat -L {own} {named}",
+        again=f"stat -L /proc/{state.pid}/ns/net {named}",
     )
 
 
@@ -137,7 +137,7 @@ def _inode(path: Path) -> int | None:
     """The number of what the path leads to, None when it leads to nothing."""
     try:
         return path.stat().st_ino
-    except (FileNotFoundError, ProcessLookupError):
+    except FileNotFoundError:
         return None
 
 

@@ -22,6 +22,15 @@ def lives(pid: int, started: int) -> bool:
     return int(fields[STARTED]) == started and fields[STATE] not in ("Z", "X")
 
 
+def namespace(pid: int, kind: str) -> int | None:
+    """The inode that identifies a namespace of a process (namespaces(7): ``kind`` is net, pid, user, ...); None
+    of one that has ended: Linux refuses that of a zombie (EACCES), and finds none of one that is gone."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/{kind}").st_ino  # noqa: PTH116 - a magic link: no path
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+
+
 def ended(pid: int, timeout: float) -> bool:
     """Whether a child ends within so many seconds; its end is seen at once (pidfd_open(2)). subprocess looks
     again and again, at last each 50 ms: as long as a container needs to start."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from labkit import tables
 from labkit.farm import container, host, network, ssh
@@ -27,7 +26,7 @@ from labkit.farm.runc import bundle, idmap, overlay, roots, surplus
 from labkit.files import text_of
 from labkit.journal import Entry, Journal, boot_id
 from labkit.kernel import netns as namespaces
-from labkit.kernel import requests
+from labkit.kernel import processes, requests
 from labkit.kernel import seen as kernel
 from labkit.kernel.netlink import Netlink
 from labkit.lab import Lab, Replica
@@ -239,10 +238,9 @@ def _is_inside(state: State | None, replica: Replica) -> bool:
     if not namespaces.stands(replica.netns):
         return True
     try:
-        inode = Path(f"/proc/{state.pid}/ns/net").stat().st_ino
-    except FileNotFoundError:
+        return processes.namespace(state.pid, "net") == host.namespace_inode(replica.netns)
+    except FileNotFoundError:  # removed since
         return False
-    return inode == host.namespace_inode(replica.netns)
 
 
 def _servers(lab: Lab, kinds: Sequence[str]) -> Iterator[Resource]:

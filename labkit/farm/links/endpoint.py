@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 
 from labkit.errors import FarmError
 from labkit.farm.host import namespace_inode
 from labkit.farm.links.netns import inside
+from labkit.kernel import processes
 from labkit.lab import Lab
 
 
@@ -26,10 +26,8 @@ def require_address(lab: Lab) -> None:
 def is_here(lab: Lab, pid: int | None) -> bool:
     """Whether a process runs, and in the network namespace that the Lab names (``host.netns``)."""
     try:
-        return pid is not None and (
-            Path(f"/proc/{pid}/ns/net").stat().st_ino == namespace_inode(lab.netns)
-        )
-    except FileNotFoundError:
+        return pid is not None and processes.namespace(pid, "net") == namespace_inode(lab.netns)
+    except FileNotFoundError:  # the named namespace is gone
         return False
 
 
