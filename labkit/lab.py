@@ -30,16 +30,15 @@ from labkit.config import (
     read_toml,
     tuples,
 )
+from labkit.ifnames import ifname
 
 __all__ = [
     "COLOURS", "PARAMETERS", "RESERVED", "Lab", "Replica", "Site",
-    "declared_names", "find_file", "ifname", "injected_names", "project_folder", "unknown",
+    "declared_names", "find_file", "injected_names", "project_folder", "unknown",
 ]  # fmt: skip
 
 #: Names in the lab's zone that are not a site's.
 RESERVED = ("ns", "balancer")
-#: An interface's name is at most this long (Linux, IFNAMSIZ less the closing NUL).
-IFNAME_LENGTH = 15
 #: The colours of the sites' pages and of their figures: Okabe and Ito's, told apart by everybody.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 
@@ -290,11 +289,3 @@ class Lab(Configuration):
         with and without the network)."""
         text = self.model_dump_json(exclude={"offline"})
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def ifname(*parts: str) -> str:
-    """An interface name of the parts, joined by hyphens; a long one ends in a hash of the whole."""
-    whole = "-".join(parts)
-    if len(whole) <= IFNAME_LENGTH:
-        return whole
-    return f"{whole[: IFNAME_LENGTH - 5]}-{hashlib.sha256(whole.encode()).hexdigest()[:4]}"

@@ -10,6 +10,7 @@ from ipaddress import IPv4Network
 from labkit.kernel import netns as namespaces
 from labkit.kernel import requests, seen
 from labkit.kernel.netlink import Netlink, is_gone
+from labkit.kernel.seen import Link
 from labkit.lab import Lab
 
 #: The metric of the lab's unreachable route: the largest, so that any other route goes before it.
@@ -19,14 +20,24 @@ FENCE_METRIC = 4294967295
 def remove_link(lab: Lab, *, name: str, netns: str) -> None:
     """Removes a network interface of ``netns`` ('' is the machine's own); a veth's peer goes with it."""
     if _is_there(netns):
-        _inside(netns, lambda netlink: _remove_link(netlink, name))
+        _inside(netns, partial(_remove_link, lab=lab, name=name))
 
 
-def _remove_link(netlink: Netlink, name: str) -> None:
-    found = seen.links(netlink).get(name)
+def _remove_link(netlink: Netlink, *, lab: Lab, name: str) -> None:
+    links = seen.links(netlink)
+    found = links.get(name)
+    if not found and name == lab.bridge:
+        found = renamed_bridge(netlink, lab, links)
     error = netlink.try_all([requests.no_link(found.index)])[0] if found else None
     if error is not None and not is_gone(error):  # a veth's end goes when its peer's namespace does
         raise error
+
+
+def renamed_bridge(netlink: Netlink, lab: Lab, links: Mapping[str, Link]) -> Link | None:
+    """The lab's bridge under another name that somebody gave it: what in the lab's group has the gateway's address."""
+    marked = [link for link in links.values() if link.group == group(lab) and not link.peer]
+    there = seen.addresses(netlink) if marked else {}
+    return next((link for link in marked if lab.gateway in there.get(link.index, ())), None)
 
 
 def cut_together(lab: Lab, things: Sequence[Mapping[str, str]]) -> None:

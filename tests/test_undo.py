@@ -266,6 +266,20 @@ def test_links_go_together_and_another_s_stay(lab: Lab, namespace: str) -> None:
 
 
 @pytest.mark.root
+def test_a_bridge_that_was_renamed_is_removed(lab: Lab, namespace: str) -> None:
+    """It is known by the lab's group and the gateway's address; another bridge with the one alone is not it."""
+    with netlink(namespace) as ipr:
+        for name, number in (("switch0", links.group(lab)), ("other0", 7)):
+            ipr.link("add", ifname=name, kind="bridge")
+            index = ipr.link_lookup(ifname=name)[0]
+            ipr.link("set", index=index, group=number)
+            ipr.addr("add", index=index, address=str(lab.gateway.ip), prefixlen=24)
+    for _ in range(2):
+        undo.unmake(entry("link", name=lab.bridge, netns=namespace), lab)
+        assert set(within(namespace, seen.links)) == {"lo", "v0", "v1", "other0"}
+
+
+@pytest.mark.root
 def test_mounts_go_together_however_often_they_are_mounted(own: Lab) -> None:
     """One of them twice, one busy, one not at all; what cannot be unmounted is told, the rest is gone."""
     targets = [own.run_dir / name for name in ("once", "twice", "busy", "never")]

@@ -65,6 +65,23 @@ def delete_link(lab: Lab) -> None:
     ip(lab, "link", "del", lab.link_name("red-1"))
 
 
+def rename_link(lab: Lab) -> None:
+    rename(lab, lab.link_name("red-1"), "patch0")
+
+
+def rename_inner_end(lab: Lab) -> None:
+    rename(lab, "eth0", "wan0", inside="red-1")
+
+
+def rename_bridge(lab: Lab) -> None:
+    rename(lab, lab.bridge, "switch0")
+
+
+def rename(lab: Lab, old: str, new: str, inside: str = "") -> None:
+    for words in ([old, "down"], [old, "name", new], [new, "up"]):
+        ip(lab, "link", "set", *words, inside=inside)
+
+
 def take_link_out(lab: Lab) -> None:
     ip(lab, "link", "set", lab.link_name("red-1"), "nomaster")
 
@@ -182,6 +199,13 @@ DRIFTS = [
     Drift(stop_processes, {"farm.replica.red-1", "converged.container"}, ["restart container red-1"], RED),
     Drift(delete_container, {"farm.replica.red-1", "converged.container"}, ["restart container red-1"], RED),
     Drift(delete_link, {"network.ports", "converged.link"}, ["create link red-1"]),
+    Drift(rename_link, {"network.ports", "converged.link"}, ["create link red-1"]),
+    Drift(rename_inner_end, {"network.peers", "converged.link"}, ["change link red-1"]),
+    Drift(
+        rename_bridge,
+        {"network.bridge", "converged.bridge"},
+        ["create bridge BRIDGE", *(f"create link {name}" for name in ("red-1", "red-2", "blue-1", "blue-2"))],
+    ),
     Drift(take_link_out, {"network.ports", "converged.link"}, ["change link red-1"]),
     Drift(take_inner_end_down, {"network.peers", "converged.link"}, ["change link red-1"]),
     Drift(remove_address, {"network.one-network", "converged.link"}, ["change link red-1"]),

@@ -21,7 +21,7 @@ from labkit.kernel import netns as namespaces
 from labkit.kernel import requests, seen
 from labkit.kernel.netlink import Netlink
 from labkit.lab import Lab, Replica
-from labkit.links import FENCE_METRIC, fenced, remove_link
+from labkit.links import FENCE_METRIC, fenced, remove_link, renamed_bridge
 from labkit.result import Outcome, Record, action
 
 
@@ -178,11 +178,13 @@ def refuse_taken_subnet(lab: Lab, netlink: Netlink) -> None:
             f"labkit status --lab-name {other}",
             code="machine.subnet-taken",
         )
-    names = {link.index: link.name for link in seen.links(netlink).values()}
+    links = seen.links(netlink)
+    names = {link.index: link.name for link in links.values()}
+    bridge = links.get(lab.bridge) or renamed_bridge(netlink, lab, links)
     for interface, network in routed(netlink):
-        name = names.get(interface, f"number {interface}")
-        if name == lab.bridge or not network.overlaps(lab.subnet):
+        if (bridge and interface == bridge.index) or not network.overlaps(lab.subnet):
             continue
+        name = names.get(interface, f"number {interface}")
         other = others.owner(lab, "link", name=name, netns=lab.host.netns)
         raise MachineError(
             f"network.subnet = {lab.subnet}",

@@ -17,11 +17,12 @@ from labkit.farm import container, host
 from labkit.farm.container import State
 from labkit.farm.isolation import guard, telling
 from labkit.farm.links import allotment, echo, topology, wiring
+from labkit.farm.links import inner as ends
 from labkit.farm.links.echo import Echo
+from labkit.farm.links.inner import Inner
 from labkit.farm.links.netlink import within
 from labkit.farm.links.netns import NamespaceError
 from labkit.farm.links.topology import Port, Topology
-from labkit.farm.links.wiring import Inner
 from labkit.journal import lock
 from labkit.kernel import processes, seen
 from labkit.kernel.netlink import Netlink
@@ -98,7 +99,7 @@ def _observe(netlink: Netlink, lab: Lab) -> Topology:
     if lab.bridge not in links:
         return _missing(lab)
     bridge = links[lab.bridge]
-    inner = wiring.look(lab.farm)
+    inner = ends.look(lab.farm)
     return Topology(
         bridge=lab.bridge,
         up=bridge.up,

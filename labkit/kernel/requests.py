@@ -79,6 +79,16 @@ def link_up(index: int, *, master: int | None = None, mac: str = "") -> Request:
     return Request(NEWLINK, 0, {"index": index, **RAISED}, wanted)
 
 
+def link_down(index: int) -> Request:
+    """A link that is there is down."""
+    return Request(NEWLINK, 0, {"index": index, "flags": 0, "change": UP})
+
+
+def renamed(index: int, name: str) -> Request:
+    """A link that is there, and down, has that name."""
+    return Request(NEWLINK, 0, {"index": index}, [("IFLA_IFNAME", name)])
+
+
 def no_link(index: int) -> Request:
     """That link is gone, and the other end of its pair."""
     return Request(DELLINK, 0, {"index": index})

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Interface
 
 from labkit.errors import StateError
-from labkit.farm.links import neighbours, others
+from labkit.farm.links import inner, neighbours, others, renaming
+from labkit.farm.links.inner import Inner
 from labkit.farm.links.netlink import each
 from labkit.journal import Journal
 from labkit.kernel import netns, requests, seen
@@ -23,32 +23,20 @@ from labkit.lab import Lab, Replica
 from labkit.links import group
 
 
-@dataclass(frozen=True)
-class Inner:
-    """What of a link is in the container's namespace: its end, the addresses, the default route."""
-
-    eth0: Link | None
-    addresses: tuple[IPv4Interface, ...]
-    gateway: IPv4Address | None
-
-
-def look(farm: Iterable[Replica]) -> dict[str, Inner]:
-    """The replicas' ends of their links, by namespace; one without a namespace is left out."""
-    return each((replica.netns for replica in farm), lambda netlink, _: _inner(netlink))
-
-
 def wire(netlink: Netlink, lab: Lab) -> bool:
     """Bridge and links are as the Lab says; whether anything had to change."""
     links = seen.links(netlink)
     refuse_foreign(lab, links)
+    if renaming.restore(netlink, lab, links):
+        links = seen.links(netlink)
     bridge, changed = _bridge(netlink, lab, links.get(lab.bridge))
-    inner = look(replica for replica in lab.farm if replica.link in links)
-    lost = {r.link for r in lab.farm if r.link in links and not _has_peer(inner.get(r.netns))}
+    ends = inner.look(replica for replica in lab.farm if replica.link in links)
+    lost = {r.link for r in lab.farm if r.link in links and not _has_peer(ends.get(r.netns))}
     _drop(netlink, [links.pop(name) for name in lost])
     new = [replica for replica in lab.farm if replica.link not in links]
     _make(netlink, lab, new, bridge)
     mended = _mend(netlink, lab, links, bridge)
-    inside = _inside(lab, inner)
+    inside = _inside(lab, ends)
     touched = [r for r in lab.farm if r in new or r.name in inside or r.name in mended]
     if touched:
         neighbours.forget(netlink, {replica.address for replica in touched}, index=bridge)
@@ -87,9 +75,9 @@ def _bridge(netlink: Netlink, lab: Lab, found: Link | None) -> tuple[int, bool]:
     return found.index, changed
 
 
-def _has_peer(inner: Inner | None) -> bool:
+def _has_peer(end: Inner | None) -> bool:
     """Whether the namespace has an eth0: else the peer went with one that lost its name."""
-    return inner is not None and inner.eth0 is not None
+    return end is not None and end.eth0 is not None
 
 
 def _drop(netlink: Netlink, links: Sequence[Link]) -> None:
@@ -140,7 +128,7 @@ def _inside(lab: Lab, known: dict[str, Inner]) -> set[str]:
     }
 
     def settle(netlink: Netlink, name: str) -> None:
-        wanted = _missing(lab, todo[name], _inner(netlink))
+        wanted = _missing(lab, todo[name], inner.inner(netlink))
         _all_done(netlink.try_all(wanted))
 
     if todo:
@@ -148,29 +136,19 @@ def _inside(lab: Lab, known: dict[str, Inner]) -> set[str]:
     return {replica.name for replica in todo.values()}
 
 
-def _missing(lab: Lab, replica: Replica, inner: Inner) -> list[Request]:
+def _missing(lab: Lab, replica: Replica, end: Inner) -> list[Request]:
     """What is to be asked so that the container's end is as it has to be. Pure."""
     own = IPv4Interface(f"{replica.address}/{lab.subnet.prefixlen}")
-    if inner.eth0 is None:
+    if end.eth0 is None:
         return []
     wanted = []
-    if own not in inner.addresses:
-        wanted.append(requests.address(inner.eth0.index, own))
-    if not inner.eth0.up or inner.eth0.mac != replica.mac:
-        wanted.append(requests.link_up(inner.eth0.index, mac=replica.mac))
-    if inner.gateway is None:
+    if own not in end.addresses:
+        wanted.append(requests.address(end.eth0.index, own))
+    if not end.eth0.up or end.eth0.mac != replica.mac:
+        wanted.append(requests.link_up(end.eth0.index, mac=replica.mac))
+    if end.gateway is None:
         wanted.append(requests.default_route(lab.gateway.ip))
     return wanted
-
-
-def _inner(netlink: Netlink) -> Inner:
-    eth0 = seen.links(netlink).get("eth0")
-    routes = seen.routes(netlink)
-    return Inner(
-        eth0=eth0,
-        addresses=seen.addresses(netlink).get(eth0.index, ()) if eth0 else (),
-        gateway=next((r.gateway for r in routes if not r.network.prefixlen and r.gateway), None),
-    )
 
 
 def _all_done(errors: Iterable[OSError | None]) -> None:
