@@ -86,6 +86,24 @@ def take_link_out(lab: Lab) -> None:
     ip(lab, "link", "set", lab.link_name("red-1"), "nomaster")
 
 
+def give_inner_end_away(lab: Lab) -> None:
+    other = lab.replica("blue-1").netns
+    ip(lab, "link", "set", "eth0", "netns", other, "name", "wan0", inside="red-1")
+
+
+def block_inside(lab: Lab) -> None:
+    ip(lab, "route", "add", "blackhole", str(lab.gateway.ip), inside="red-1")
+
+
+def lie_about_a_neighbour(lab: Lab) -> None:
+    words = ["10.60.0.11", "lladdr", "02:00:00:00:00:09", "dev", lab.bridge, "nud", "permanent"]
+    ip(lab, "neigh", "replace", *words)
+
+
+def take_an_address_over(lab: Lab) -> None:
+    ip(lab, "address", "add", "10.60.0.11/32", "dev", lab.bridge)
+
+
 def take_inner_end_down(lab: Lab) -> None:
     ip(lab, "link", "set", "eth0", "down", inside="red-1")
 
@@ -206,6 +224,10 @@ DRIFTS = [
         {"network.bridge", "converged.bridge"},
         ["create bridge BRIDGE", *(f"create link {name}" for name in ("red-1", "red-2", "blue-1", "blue-2"))],
     ),
+    Drift(give_inner_end_away, {"network.peers", "converged.link"}, ["change link red-1"]),
+    Drift(block_inside, {"farm.replica.red-1", "converged.container"}, ["restart container red-1"], RED),
+    Drift(lie_about_a_neighbour, {"farm.replica.red-1", "converged.container"}, ["restart container red-1"], RED),
+    Drift(take_an_address_over, {"network.addresses", "converged.bridge"}, ["change bridge BRIDGE"]),
     Drift(take_link_out, {"network.ports", "converged.link"}, ["change link red-1"]),
     Drift(take_inner_end_down, {"network.peers", "converged.link"}, ["change link red-1"]),
     Drift(remove_address, {"network.one-network", "converged.link"}, ["change link red-1"]),

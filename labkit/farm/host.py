@@ -7,7 +7,7 @@ it is gone, requests to the farm fail at once instead of leaving by the machine'
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -123,12 +123,17 @@ def replica_namespace(lab: Lab, replica: Replica) -> bool:
     return create_namespace(lab, replica.netns)
 
 
-def renew_namespaces(lab: Lab, farm: Sequence[Replica]) -> bool:
-    """Namespaces of replicas that belong to another user namespace than their containers are to have are
-    gone with their links, where no container runs; whether there was one."""
+def renew_namespaces(lab: Lab, farm: Sequence[Replica], named: Collection[str] = ()) -> bool:
+    """Namespaces of replicas that belong to another user namespace than their containers are to have, and those
+    of the replicas ``named``, are gone with their links, where no container runs; whether there was one."""
     there = [item for item in farm if namespaces.stands(item.netns)]
     ids = _ids(lab, [item.netns for item in there])
-    wrong = [r for r in there if namespaces.owner(r.netns, lab.state_dir) != ids[r.netns]]
+    wrong = [
+        replica
+        for replica in there
+        if replica.name in named
+        or namespaces.owner(replica.netns, lab.state_dir) != ids[replica.netns]
+    ]
     for replica in wrong:
         remove_link(lab, name=replica.link, netns=lab.host.netns)
         namespaces.remove(replica.netns)

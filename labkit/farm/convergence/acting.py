@@ -7,7 +7,7 @@ that is not there yet, or not there any more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from labkit import groups, run
@@ -101,7 +101,7 @@ def act(lab: Lab, plan: Plan, seen: Look) -> None:
     allotment.remember(lab, others=True)
     removing.elsewhere(lab, plan)
     renewed, now, later = _asked(lab, plan, seen.states)
-    wired = _ready(lab, plan, seen.states, partial(_lay, lab, renewed, now))
+    wired = _ready(lab, plan, seen.states, partial(_lay, lab, renewed, now, plan.hung()))
     _launch(lab, renewed, now)
     if wired:  # those that were made have answered since
         others = (item for item in lab.farm if item.name not in {*renewed, *later})
@@ -109,7 +109,7 @@ def act(lab: Lab, plan: Plan, seen: Look) -> None:
     before = rolling.serving(lab)
     _serve(lab, plan)
     rolling.replace(lab, later, partial(_make, lab, {*later}))
-    if plan.named("container") and not plan.named("balancer", "create", "restart"):
+    if (wired or plan.named("container")) and not plan.named("balancer", "create", "restart"):
         rolling.taken_back(lab)
     if plan.named("balancer", "change") and _takes_away(plan):
         rolling.finished(lab, before)
@@ -208,14 +208,17 @@ def _make(lab: Lab, renewed: set[str], replicas: Sequence[Replica]) -> None:
     _launch(lab, renewed, replicas)
 
 
-def _lay(lab: Lab, renewed: set[str], replicas: Sequence[Replica]) -> None:
-    """The replicas' bundles stand; of those of ``renewed`` no container is left."""
+def _lay(
+    lab: Lab, renewed: set[str], replicas: Sequence[Replica], hung: Collection[str] = ()
+) -> None:
+    """The replicas' bundles stand; of those of ``renewed`` no container is left, and of those of ``hung`` neither
+    namespace nor link: they are made anew, without whatever else keeps the replica from answering."""
     if not replicas:
         return
     images, files = container.unpack_all(lab), ssh.files(ssh.keys(lab))
     anew = [item for item in replicas if item.name in renewed]
     run.spread(partial(_end, lab), anew)
-    if host.renew_namespaces(lab, anew):
+    if host.renew_namespaces(lab, anew, hung):
         network.wire(lab)
     wanted = [
         Wanted(container.replica_spec(lab, item), images[item.site], files) for item in replicas

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -9,6 +11,7 @@ from functools import partial
 from labkit import interrupting
 from labkit.errors import FarmError
 from labkit.farm import container
+from labkit.farm.links.endpoint import again
 from labkit.farm.links.netns import inside
 from labkit.farm.measuring import answers
 from labkit.farm.measuring.answers import Head
@@ -17,6 +20,11 @@ from labkit.lab import Lab, Replica
 
 #: How long a started replica may take until it answers, in seconds.
 PATIENCE = 15.0
+#: What connect(2) says when the host's own rules and routes, and nobody else, keep a request from its way.
+OWN = frozenset(
+    os.strerror(number)
+    for number in (errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENETUNREACH, errno.EADDRNOTAVAIL)
+)
 #: How long a replica that is up and connected may be silent until it counts as hung, in seconds.
 GRACE = 5.0
 
@@ -76,6 +84,14 @@ def wait(lab: Lab, farm: Sequence[Replica]) -> None:
 
 
 def _silent(lab: Lab, replica: Replica, reason: str | None) -> FarmError:
+    if reason and reason.endswith(tuple(OWN)):
+        return FarmError(
+            f"replica {replica.name}",
+            f"{reason} after {PATIENCE:g} s: the host has no way to {replica.address}",
+            "remove the rule or the route that keeps it from there; labkit has made none such",
+            again(lab, f"ip route get {replica.address}"),
+            code="farm.replica-unreachable",
+        )
     return FarmError(
         f"replica {replica.name}",
         f"{reason} after {PATIENCE:g} s",

@@ -220,6 +220,7 @@ def _asked(
         if port.up and port.bridge == lab.bridge and port.peer == "eth0"
     }
     nobody: tuple[str, tuple[str, ...]] = ("", ())
+    hosts = {address.partition("/")[0] for address in seen.addresses}
     return [
         item
         for item in lab.farm
@@ -227,6 +228,7 @@ def _asked(
         and states[item.name].status == "running"
         and linked.get(item.name, nobody)[0] == item.mac
         and f"{item.address}/{lab.subnet.prefixlen}" in linked[item.name][1]
+        and str(item.address) not in hosts
         and _is_inside(states[item.name], item)
     ]
 

@@ -66,9 +66,15 @@ def _bridge(netlink: Netlink, lab: Lab, found: Link | None) -> tuple[int, bool]:
         Journal.of(lab).intend("link", name=lab.bridge, netns=lab.host.netns)
         netlink.ask(requests.bridge(lab.bridge, group=group(lab)))
         found = seen.links(netlink)[lab.bridge]
-    if lab.gateway not in seen.addresses(netlink).get(found.index, ()):
+    there = seen.addresses(netlink).get(found.index, ())
+    if lab.gateway not in there:
         netlink.ask(requests.address(found.index, lab.gateway))
         changed = True
+    replicas = {replica.address for replica in lab.farm}
+    for address in there:
+        if address.ip in replicas:  # that one could not be reached: the host would answer for it
+            netlink.ask(requests.no_address(found.index, address))
+            changed = True
     if not found.up:
         netlink.ask(requests.link_up(found.index))
         changed = True
