@@ -28,6 +28,7 @@ TOLD = frozenset((
 AROUND = (
     "labkit.kernel.calls:unshare",
     "labkit.kernel.calls:mount",
+    "labkit.kernel.calls:mount_placed",
     "labkit.kernel.calls:unmount",
     "labkit.run:run",
 )

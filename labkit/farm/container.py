@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labkit import interrupting, run
 from labkit.daemon import tail
 from labkit.errors import ENDED, CommandTimeoutError, FarmError
-from labkit.farm.runc import logs, roots
+from labkit.farm.runc import logs, mounts, roots
 from labkit.farm.runc.bundle import Mount, Spec
 from labkit.farm.runc.places import bundle, cgroup, console, folder, runc, runc_root, users_file
 from labkit.farm.runc.roots import WWW_DATA, Wanted, configuration, image_configuration
@@ -24,6 +25,7 @@ from labkit.farm.runc.seccomp import SERVING
 from labkit.farm.runc.states import State, parse_list, state, states
 from labkit.farm.site import REPLICA_VARIABLE
 from labkit.journal import Journal
+from labkit.kernel import netns
 from labkit.lab import Lab, Replica
 from labkit.undo import delete_container, unmount
 
@@ -121,6 +123,24 @@ def launch(lab: Lab, name: str) -> None:
     """A container that is in the journal runs, made and started in one step; what was left of an
     earlier one is removed."""
     _runc(lab, name, "run", "--detach")
+
+
+def launch_all(lab: Lab, farm: Sequence[Replica]) -> None:
+    """The same of several replicas at once."""
+    if len(farm) < mounts.WORTH:
+        run.spread(lambda item: launch(lab, item.name), farm)
+        return
+    places = {replica: _mounts(lab, replica) for replica in lab.farm}
+    with mounts.without([place for own in places.values() for place in own]) as few:
+        run.spread(
+            lambda item: mounts.within(few, places[item], partial(launch, lab, item.name)), farm
+        )
+
+
+def _mounts(lab: Lab, replica: Replica) -> list[Path]:
+    """Where something is mounted for a replica's container."""
+    root = bundle(lab, replica.name) / "rootfs"
+    return [root, users_file(lab, replica.name), netns.path(replica.netns)]
 
 
 def _runc(lab: Lab, name: str, *command: str) -> None:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 #: sched.h: a new mount namespace, a new network namespace, a new user namespace.
 CLONE_NEWNS, CLONE_NEWNET, CLONE_NEWUSER = 0x20000, 0x40000000, 0x10000000
+#: sched.h: a working directory and a root of its own.
+CLONE_FS = 0x200
 #: sched.h: the child works in the caller's memory.
 CLONE_VM = 0x100
 #: wait(2): children count, too, whose end is told by no signal (__WALL).
@@ -44,6 +46,12 @@ def unshare(flags: int) -> None:
 def setns(descriptor: int, flags: int = 0) -> None:
     """The calling thread, and only it, is in the namespace that the descriptor is open on (setns(2))."""
     _checked(_libc().setns(descriptor, flags), "setns")
+
+
+def leave_mounts() -> None:
+    """The calling thread, and only it, is in a mount namespace of its own: what it mounts nobody else sees."""
+    unshare(CLONE_NEWNS)
+    mount("", Path("/"), flags=MS_REC | MS_SLAVE)
 
 
 def mount(source: str, target: Path, kind: str = "", *, flags: int = 0, options: str = "") -> None:

@@ -57,7 +57,7 @@ def lab_of(**parameters: object) -> Lab:
 
 
 SITES = [{"name": "red", "replicas": 1}, {"name": "blue", "replicas": 1}]
-FIRST = [{"name": "red", "replicas": 2}, {"name": "blue", "replicas": 1}]
+FIRST = [{"name": "red", "replicas": 3}, {"name": "blue", "replicas": 1}]
 CHANGED = [*SITES, {"name": "green", "replicas": 1}]
 
 

@@ -231,7 +231,7 @@ def _launch(lab: Lab, renewed: set[str], replicas: Sequence[Replica]) -> None:
     anew = [item for item in replicas if item.name in renewed]
     if anew:
         container.intend(lab, [item.name for item in anew])
-    run.spread(lambda item: container.launch(lab, item.name), anew)
+        container.launch_all(lab, anew)
     answering.wait(lab, anew)
 
 

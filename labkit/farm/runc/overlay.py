@@ -93,7 +93,7 @@ def _mount_shifted(roots: Sequence[Root]) -> None:
     made: list[tuple[int, Root]] = []
     with ExitStack() as opened:
         home = _descriptor(opened, "/proc/thread-self/ns/mnt", os.O_RDONLY)
-        _leave()
+        calls.leave_mounts()
         below = {place: 0 for root in roots for place in root.lower}
         below = {place: _descriptor(opened, place, os.O_PATH) for place in below}
         for root in roots:
@@ -136,12 +136,6 @@ def _users(root: Root) -> Iterator[int]:
         yield _descriptor(opened, root.users, os.O_RDONLY)
 
 
-def _leave() -> None:
-    """The calling thread is in a mount namespace of its own: what it mounts nobody else sees."""
-    calls.unshare(calls.CLONE_NEWNS)
-    calls.mount("", Path("/"), flags=calls.MS_REC | calls.MS_SLAVE)
-
-
 def _descriptor(opened: ExitStack, path: str | Path, flags: int) -> int:
     descriptor = os.open(path, flags | os.O_CLOEXEC)
     opened.callback(os.close, descriptor)
@@ -164,7 +158,7 @@ def _try(folder: Path, place: Path) -> None:
     """Mounts one where nobody sees it, in a thread that ends and takes it along."""
     options, target = _options((folder / "lower",), folder), folder / "target"
     try:
-        _leave()
+        calls.leave_mounts()
         calls.mount("overlay", target, "overlay", options=options)
     except OSError as error:
         raise _refused(error, place, options, target) from None
@@ -172,7 +166,7 @@ def _try(folder: Path, place: Path) -> None:
 
 def _try_shifted(below: Sequence[Path]) -> None:
     """In a thread that ends and takes along what is mounted: all of it in a file system in memory."""
-    _leave()
+    calls.leave_mounts()
     with ExitStack() as opened:
         folders = [_descriptor(opened, place, os.O_PATH) for place in below]
         own = below[0]
