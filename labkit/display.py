@@ -94,7 +94,7 @@ def summary_html(sentence: str, problems: Iterable[str]) -> str:
 def checks_html(checks: Iterable[Check]) -> str:
     """Checks as an HTML table: state, name, expected, seen, how to see it again."""
     rows = "".join(
-        f"<tr><td{LEFT}>{c.icon} {c.state}</td><td{LEFT}>{html.escape(c.name)}</td>"
+        f"<tr><td{LEFT}>{c.icon}&nbsp;{c.state}</td><td{LEFT}>{html.escape(c.name)}</td>"
         f"<td{LEFT}>{html.escape(c.expected)}</td><td{LEFT}>{html.escape(c.seen)}</td>"
         f"<td{LEFT}><code{BREAKING}>{html.escape(c.again)}</code></td></tr>"
         for c in checks
