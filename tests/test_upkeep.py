@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -188,6 +189,11 @@ def unmount(lab: Lab) -> None:
     run.run(["umount", "--lazy", container.bundle(lab, "red-1") / "rootfs"])
 
 
+def remove_layer(lab: Lab) -> None:
+    for folder in (lab.state_dir / "layers").iterdir():
+        shutil.rmtree(folder)
+
+
 def remove_namespace_file(lab: Lab) -> None:
     namespaces.remove(lab.replica("red-1").netns)
 
@@ -212,6 +218,7 @@ class Drift(NamedTuple):
 
 
 RED = frozenset(["red-1"])
+FOUR = ("red-1", "red-2", "blue-1", "blue-2")
 DRIFTS = [
     Drift(kill_container, {"farm.replica.red-1", "converged.container"}, ["restart container red-1"], RED),
     Drift(stop_processes, {"farm.replica.red-1", "converged.container"}, ["restart container red-1"], RED),
@@ -222,7 +229,7 @@ DRIFTS = [
     Drift(
         rename_bridge,
         {"network.bridge", "converged.bridge"},
-        ["create bridge BRIDGE", *(f"create link {name}" for name in ("red-1", "red-2", "blue-1", "blue-2"))],
+        ["create bridge BRIDGE", *(f"create link {name}" for name in FOUR)],
     ),
     Drift(give_inner_end_away, {"network.peers", "converged.link"}, ["change link red-1"]),
     Drift(block_inside, {"farm.replica.red-1", "converged.container"}, ["restart container red-1"], RED),
@@ -255,6 +262,12 @@ DRIFTS = [
     Drift(edit_balancer, {"proxy.worker.red-1", "converged.balancer"}, ["change balancer BALANCER"]),
     Drift(withdraw_worker, {"proxy.worker.red-1", "converged.balancer"}, ["change balancer BALANCER"]),
     Drift(unmount, {"converged.root"}, ["replace root red-1", "replace container red-1"], RED),
+    Drift(
+        remove_layer,
+        {"converged.root"},
+        [f"replace {kind} {name}" for kind in ("root", "container") for name in FOUR],
+        frozenset(FOUR),
+    ),
     Drift(
         remove_namespace_file,
         {"network.namespace.red-1", "converged.namespace"},

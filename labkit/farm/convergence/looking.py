@@ -199,7 +199,7 @@ def _contained(
     own, name = container.folder(lab, replica.name), replica.name
     yield from observed.root(
         name,
-        text_of(own / "lower"),
+        overlay.found(own / "lower"),
         mounted=str((own / "bundle" / "rootfs").resolve()) in mounted,
     )
     state = states.get(name)

@@ -13,6 +13,7 @@ from pathlib import Path
 from labkit import run
 from labkit.errors import MachineError
 from labkit.farm.runc import attempt
+from labkit.files import text_of
 from labkit.journal import not_root
 from labkit.kernel import calls, netns, users
 from labkit.lab import Lab
@@ -146,6 +147,14 @@ def made_of(lower: Sequence[Path], ids: int = 0, *, writable: bool = False) -> s
     """What a root file system is made of: another text, and it has to be mounted anew. Pure."""
     more = [*(["writable"] if writable else []), *([f"ids {ids}"] if ids else [])]
     return "\n".join([*map(str, lower), *more, ""])
+
+
+def found(file: Path) -> str | None:
+    """What such a text in a file says, None without one; nothing ('') when a folder that it names is gone: what
+    is mounted shows less than it did."""
+    text = text_of(file)
+    folders = [Path(line) for line in (text or "").splitlines() if line.startswith("/")]
+    return text if all(folder.is_dir() for folder in folders) else ""
 
 
 def ids_of(text: str) -> int:

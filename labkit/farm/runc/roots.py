@@ -130,7 +130,7 @@ def _has_own(lab: Lab, item: Wanted) -> bool:
 def _stands(lab: Lab, item: Wanted, mounted: frozenset[str]) -> bool:
     """Whether root file system and user namespace are mounted as wanted."""
     there = all(str(target.resolve()) in mounted for target in _targets(lab, item))
-    made_of = text_of(folder(lab, item.spec.name) / "lower")
+    made_of = overlay.found(folder(lab, item.spec.name) / "lower")
     return there and made_of == _made_of(lab, item) and _has_users(item.spec)
 
 
