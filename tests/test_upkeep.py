@@ -14,6 +14,7 @@ import pytest
 
 from labkit import Lab, daemon, groups, run, tables
 from labkit.checks import failed
+from labkit.errors import FarmError
 from labkit.farm import container, dns, network, proxy, upkeep
 from labkit.farm.balancer import workers
 from labkit.farm.convergence import answering
@@ -400,3 +401,21 @@ def test_a_site_answers_when_it_has_been_mended(farm: Lab) -> None:
     until(lambda: status() == 503)
     assert upkeep.apply(farm).holds
     assert status() == 200
+
+
+@pytest.mark.root
+def test_a_host_without_a_way_to_its_replicas_is_told(
+    farm: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rule of somebody's that keeps requests on the host is the error, and not the replica's silence."""
+    monkeypatch.setattr(answering, "PATIENCE", 0.3)
+    rule = ["to", str(farm.subnet), "blackhole"]
+    ip(farm, "rule", "add", *rule)
+    try:
+        with pytest.raises(FarmError, match=r"the host has no way to 10\.60\.0\.11") as caught:
+            answering.wait(farm, farm.farm[:1])
+    finally:
+        ip(farm, "rule", "del", *rule)
+    assert caught.value.code == "farm.replica-unreachable"
+    assert caught.value.again.endswith("ip route get 10.60.0.11")
+    answering.wait(farm, farm.farm)
