@@ -10,11 +10,12 @@ import socket
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from labkit import Lab
+from labkit import Lab, run
 from labkit.checks import failed
 from labkit.errors import ConfigError, FarmError, MachineError
 from labkit.farm import browser, dns
@@ -145,6 +146,39 @@ def test_page_that_cannot_be_opened_is_a_failed_check(
     ):
         assert word in text
     assert browsers(farm) == []
+
+
+@pytest.mark.root
+def test_a_network_that_is_changed_meanwhile_is_no_failed_page(farm: Lab) -> None:
+    """The page's address comes to the host while Chromium waits for whoever has it: which ends that wait."""
+    address = "10.60.0.50"
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b"<h1>here now</h1>"
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002 - its name there
+
+    def sought() -> bool:
+        return address in run.run(["ip", "neigh", "show", address], netns=farm.netns).stdout
+
+    server = inside(farm.netns, ThreadingHTTPServer, ("", 8099), Page)
+    with server, ThreadPoolExecutor(2) as pool:
+        pool.submit(server.serve_forever)
+        visited = pool.submit(browser.visit, farm, [f"http://{address}:8099/"])
+        words = [f"{address}/32", "dev", farm.bridge]
+        until(sought, patience=30)
+        run.run(["ip", "address", "add", *words], netns=farm.netns)
+        try:
+            (page,) = visited.result().value.pages
+        finally:
+            run.run(["ip", "address", "del", *words], netns=farm.netns)
+            server.shutdown()
+    assert (page.status, page.error, page.heading) == (200, "", "here now")
 
 
 @pytest.mark.root

@@ -239,7 +239,7 @@ def test_six_replicas_and_three_sites_open_by_name(whole: Whole) -> None:
     """Chromium, on the host's side of the lab: each replica shows itself, each site one of its own."""
     lab = whole.lab
     pages = browser.visit(lab, [*browser.replicas(lab), *browser.sites(lab)]).value.pages
-    assert [page.status for page in pages] == [200] * 9
+    assert [(page.status, page.error) for page in pages] == [(200, "")] * 9
     assert [page.replica for page in pages[:6]] == [replica.name for replica in lab.farm]
     for site, page in zip(lab.sites, pages[6:], strict=True):
         assert page.url == f"http://{site.name}.{lab.domain}:8087/"

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: The size of a page's window, in pixels of the page.
 SIZE = (960, 540)
+#: What Chromium says when it gave up because the network was changed, and how often the page is opened again then.
+CHANGED, AGAIN = "net::ERR_NETWORK_CHANGED", 2
 
 
 class Job(Record):
@@ -78,6 +80,16 @@ def browse(job: Job) -> Visits:
 
 
 def _open(context: BrowserContext, job: Job, place: int) -> Page:
+    """What came of an address. Where the network was changed while it was opened (an address, how names are
+    resolved), Chromium gives up; a person's own opens it again by itself."""
+    for _ in range(AGAIN):
+        page = _show(context, job, place)
+        if CHANGED not in page.error:
+            return page
+    return _show(context, job, place)
+
+
+def _show(context: BrowserContext, job: Job, place: int) -> Page:
     from playwright.sync_api import Error
 
     url, screenshot = job.urls[place], job.screenshots[place]
