@@ -26,7 +26,7 @@ def require() -> str:
             "cgroups",
             "are not mounted: runc cannot start a container",
             "start the machine with systemd, or install Debian's package cgroupfs-mount and run "
-            "cgroupfs-mount (as root)",
+            "cgroupfs-mount (as root); `ip netns exec` hides them: use nsenter --net=/run/netns/NAME",
             "grep cgroup /proc/mounts",
             code="machine.no-cgroups",
         )

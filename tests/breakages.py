@@ -101,6 +101,13 @@ def without_mounts(own: Project) -> Iterator[Broken]:
 
 
 @contextmanager
+def hidden_groups(own: Project) -> Iterator[Broken]:
+    """A new /sys is in the place of the machine's, without what is mounted in that: so does ip-netns(8)."""
+    hide = 'umount --lazy /sys && mount -t sysfs sysfs /sys && exec "$@"'
+    yield Broken(("unshare", "--mount", "--propagation=private", "sh", "-c", hide, "sh"))
+
+
+@contextmanager
 def file_for_state(own: Project) -> Iterator[Broken]:
     """A file stands where the lab's state has to be."""
     (own.folder / "state").write_text("mine\n")
@@ -281,6 +288,7 @@ def small_cache(own: Project) -> Iterator[Broken]:
 MACHINES: dict[str, Row] = {
     "not root": Row(without_root, "machine.not-root", ("provisioning needs root", "sudo")),
     "root may not mount": Row(without_mounts, "machine.overlayfs", ("Operation not permitted", "the right to mount")),
+    "the control groups are hidden": Row(hidden_groups, "machine.no-cgroups", ("are not mounted", "`ip netns exec` hides them: use nsenter")),
     "lab.toml is not readable": Row(unreadable, "state.unreadable", ("Permission denied",)),
     "no runc": Row(missing("runc"), "machine.no-program", ("not on the machine", "./lab doctor")),
     "no umoci": Row(missing("umoci"), "machine.no-program", ("not on the machine",)),

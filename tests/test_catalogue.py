@@ -55,6 +55,7 @@ INPUTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "a method that apache2 has not": ('proxy.lbmethod = "random"', "config.choice", ("proxy.lbmethod = 'random'", "'byrequests'")),
     "a database that there is not": ('wiki.database = "oracle"', "config.choice", ("wiki.database = 'oracle'", "'sqlite'")),
     "a tool that there is not": ('rootfs.tool = "cdebootstrap"', "config.choice", ("rootfs.tool", "'mmdebstrap'")),
+    "a variant that there is not": ('rootfs.variant = "smalest"', "config.unknown-name", ("'smalest'", "is not a variant", "did you mean 'smallest'")),
     "a mirror that is no address": ('rootfs.mirror = "debian"', "config.pattern", ("rootfs.mirror = 'debian'",)),
     "a suite that is no name": ('rootfs.suite = "Book worm"', "config.pattern", ("rootfs.suite = 'Book worm'",)),
     "a colour that is none": ('sites = [{name = "red", colour = "red"}]', "config.pattern", ("sites.0.colour = 'red'",)),

@@ -191,6 +191,15 @@ def test_misspelt_parameter_is_refused(tmp_path: Path, name: str, nearest: str) 
     assert not (tmp_path / "lab").exists()
 
 
+def test_misspelt_variant_is_refused(tmp_path: Path) -> None:
+    """A root file system that there is not is an error before the first stage, and not in the second."""
+    stage_notebooks.write(tmp_path / "nb", "01-wiki")
+    lab = a_lab(tmp_path / "lab", rootfs={"variant": "smalest"})
+    with pytest.raises(ConfigError, match="did you mean 'smallest'"):
+        rebuild(lab, Wish(stages=("01-wiki",)), folder=tmp_path / "nb")
+    assert not (tmp_path / "lab").exists()
+
+
 def test_missing_notebook_is_refused(tmp_path: Path) -> None:
     """A stage without its notebook is an error that names the file; nothing is run."""
     with pytest.raises(ConfigError, match=r"01-wiki\.ipynb"):

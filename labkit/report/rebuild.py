@@ -9,6 +9,7 @@ from typing import Any
 import labkit
 from labkit import journal
 from labkit.checks import Check
+from labkit.farm.debian import variants
 from labkit.lab import Lab, project_folder
 from labkit.report import notebook as notebooks
 from labkit.report.batch import Batch
@@ -44,11 +45,12 @@ def rebuild(
 
     :param wish: what is to be run; default: all that has changed.
     :param folder: where the notebooks are; default: ``notebooks`` of the project.
-    :raises ConfigError: an unknown stage or parameter, a missing notebook; nothing was run.
+    :raises ConfigError: an unknown stage, parameter or variant, a missing notebook; nothing was run.
     :raises LockError: another batch works on this lab.
     """
     wish = wish or Wish()
     plans = wish.plans()
+    variants.of_lab(lab)
     sources = find(plans, folder or notebooks_folder(), wish.parameters)
     with journal.lock(lab.run_dir, "session", wait=0), progress or Progress() as shown:
         shown.expect(stage.name for stage in plans)

@@ -10,7 +10,7 @@ from labkit.farm import container, host, network, ssh
 from labkit.farm.balancer import instance as balancer
 from labkit.farm.container import State
 from labkit.farm.convergence import answering
-from labkit.farm.debian import apt
+from labkit.farm.debian import apt, variants
 from labkit.farm.isolation import guard
 from labkit.farm.links.netlink import within
 from labkit.farm.links.netns import NamespaceError
@@ -64,6 +64,7 @@ def look(lab: Lab, kinds: Sequence[str] = KINDS) -> Look:
 def _look(lab: Lab, kinds: Sequence[str]) -> Look:
     states = container.states(lab)
     entries = tuple(e for e in Journal.of(lab).standing() if e.boot == boot_id())
+    variants.of_lab(lab)  # raises for a word that names none, before anything is made of it
     suite = apt.suite(lab)
     images = found.images(lab, suite)
     unnamed = frozenset(item.name for item in lab.farm if is_unnamed(item, states))

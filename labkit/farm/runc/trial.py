@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from labkit import run
+from labkit import groups, run
 from labkit.farm import container
 from labkit.farm.runc import idmap
 from labkit.farm.runc.bundle import Json, Spec, configure, text
@@ -38,6 +38,7 @@ def prepared(lab: Lab, *specs: Spec, **changed: Json) -> Iterator[None]:
     ``changed``: a container's name -> the whole config.json that it gets instead of its own.
     The caller holds the lab's ``farm`` lock.
     """
+    groups.require()
     unpacked = container.unpack(lab, TAG)
     try:
         for item in specs:
