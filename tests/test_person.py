@@ -57,7 +57,11 @@ class Session:
 
 
 def uid(pid: int) -> int:
-    return Path(f"/proc/{pid}").stat().st_uid
+    """Whose a process is; -1 of one that has ended."""
+    try:
+        return Path(f"/proc/{pid}").stat().st_uid
+    except (FileNotFoundError, ProcessLookupError):
+        return -1
 
 
 def connects(port: int) -> bool:

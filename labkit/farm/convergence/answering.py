@@ -88,7 +88,7 @@ def _silent(lab: Lab, replica: Replica, reason: str | None) -> FarmError:
         return FarmError(
             f"replica {replica.name}",
             f"{reason} after {PATIENCE:g} s: the host has no way to {replica.address}",
-            "remove the rule or the route that keeps it from there; labkit has made none such",
+            "remove the rule or the route that keeps it from there",
             again(lab, f"ip route get {replica.address}"),
             code="farm.replica-unreachable",
         )

@@ -20,11 +20,10 @@ def restore(netlink: Netlink, lab: Lab, links: Mapping[str, Link]) -> bool:
     The bridge is known by the gateway's address, a replica's link by its other end: eth0 of the replica's namespace.
     For that they go down for a moment: before Linux 6.2 none is renamed while it is up.
     """
+    mark = group(lab)
     own = {lab.bridge, *(replica.link for replica in lab.farm)}
     strays = {
-        link.index: link
-        for name, link in links.items()
-        if link.group == group(lab) and name not in own
+        link.index: link for name, link in links.items() if link.group == mark and name not in own
     }
     if not strays:
         return False
