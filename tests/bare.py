@@ -71,6 +71,8 @@ def make(suite: str, system: Path) -> None:
     settings = out("apt-config", "dump").splitlines()
     ways = [line for line in settings if re.match(r"Acquire::https?::", line)]
     (system / "etc/apt/apt.conf.d/99machine").write_text("\n".join(ways), encoding="utf-8")
+    # As in Debian's own container images: what a power cut would leave does not matter here.
+    (system / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n", encoding="utf-8")
     call("chroot", str(system), "useradd", "--create-home", "--shell", "/bin/bash", PERSON)
     (system / f"home/{PERSON}").chmod(0o700)
     rule = system / "etc/sudoers.d/student"
@@ -95,7 +97,7 @@ def mirrors(suite: str) -> list[tuple[str, str]]:
 
 
 def pip_settings(system: Path) -> list[str]:
-    """pip's settings as this machine has them; a file that they name is copied, of a folder the path is returned."""
+    """pip's settings as this machine has them; a file that they name is copied, of folders the paths are returned."""
     shown = out(sys.executable, "-m", "pip", "config", "list")
     rows = re.findall(r"^(?:\S*\.)?([a-z-]+)=(['\"])(.*)\2$", shown, re.MULTILINE)
     found = {key: value.replace("\\n", " ") for key, _, value in rows if key in PIP}
@@ -105,7 +107,10 @@ def pip_settings(system: Path) -> list[str]:
     lines = ["[global]", *(f"{key} = {value}" for key, value in found.items()), ""]
     (system / "etc/pip.conf").write_text("\n".join(lines), encoding="utf-8")
     places = " ".join(found.get(key, "") for key in ("find-links", "extra-index-url", "index-url"))
-    return [path for path in re.findall(r"(?:file://)?(/[^ :]+)", places) if Path(path).is_dir()]
+    named = re.findall(r"(?:(?<=file://)|(?<=^)|(?<= ))(/[^ :]+)", places)
+    # An index names its files relative to itself.
+    folders = {path.removesuffix("/").removesuffix("/simple") for path in named}
+    return sorted(path for path in folders if Path(path).is_dir())
 
 
 def clone(system: Path) -> None:

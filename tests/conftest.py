@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from labkit import Lab, undo
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
 
 #: What root tests share with the machine's labs: downloaded packages and root file systems.
 CACHE = "/var/lib/labkit/.cache"
+
+#: The folders of a lab that a test gives none: without it, a test would see those of the machine's own lab.
+_NOWHERE = Path(tempfile.gettempdir(), f"labkit-tests-{secrets.token_hex(4)}")
+for _key in ("state", "run"):
+    Lab.model_fields[_key].default = str(_NOWHERE / _key)
+Lab.model_rebuild(force=True)
+
+hypothesis.settings.register_profile("labkit", database=None)  # which would be in the project's folder
+hypothesis.settings.load_profile("labkit")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -52,13 +52,13 @@ def test_zone_names_balancer_sites_and_replicas() -> None:
         "user=nobody",
         "auth-zone=my.test,10.61.0.0/24",
         "auth-server=ns.my.test,10.61.0.1",
-        "addn-hosts=/run/labkit/lab/dns/hosts",
-        "pid-file=/run/labkit/lab/dns/dnsmasq.pid",
+        "addn-hosts=/run/x/lab/dns/hosts",
+        "pid-file=/run/x/lab/dns/dnsmasq.pid",
     ],
 )
 def test_configuration_is_of_the_lab_alone(line: str) -> None:
     """dnsmasq listens on one address, reads nothing of the machine's and drops root."""
-    lab = Lab.load(None, domain="my.test", subnet="10.61.0.0/24")
+    lab = Lab.load(None, domain="my.test", subnet="10.61.0.0/24", run="/run/x")
     assert line in zone.config(lab).splitlines()
 
 
@@ -75,11 +75,11 @@ def test_names_are_lines_of_hosts_and_their_mark_changes_with_them() -> None:
 @pytest.mark.parametrize("netns", ["", "box"])
 def test_program_is_started_with_the_lab_as_its_resolver(netns: str) -> None:
     """The arguments of a program stay arguments: no shell reads them."""
-    lab = Lab.load(None, netns=netns)
+    lab = Lab.load(None, netns=netns, run="/run/x")
     argv = resolver.command(lab, ["echo", "$(id); a b"])
     entered = ["nsenter", "--net=/run/netns/box", "--"] if netns else []
     assert argv[: len(entered) + 3] == [*entered, "unshare", "--mount", "--"]
-    assert argv[-3:] == ["/run/labkit/lab/dns/resolv.conf", "echo", "$(id); a b"]
+    assert argv[-3:] == ["/run/x/lab/dns/resolv.conf", "echo", "$(id); a b"]
 
 
 def test_script_has_the_same_words_as_the_command() -> None:

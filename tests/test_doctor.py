@@ -15,7 +15,7 @@ import pytest
 
 from labkit import Lab, doctor, groups, run, undo
 from labkit.doctor import kernel, places, programs
-from labkit.errors import LabkitError, MachineError
+from labkit.errors import CommandError, LabkitError, MachineError
 
 SERVER = """
 import socket, time
@@ -242,6 +242,31 @@ def test_a_blocked_machine_says_so_on_the_command_line(tmp_path: Path) -> None:
         )  # fmt: skip
     blockers = json.loads(done.stdout)["value"]["blockers"]
     assert "doctor.ports.wiki" in [blocker["check"] for blocker in blockers]
+
+
+@pytest.mark.root
+def test_a_library_that_the_browsers_driver_lacks_is_told(tmp_path: Path) -> None:
+    """The doctor goes the stages' way: a driver that does not start is a blocker that names the library."""
+    (library,) = {
+        line.split()[2]
+        for driver in Path(sys.prefix).glob("lib/python*/site-packages/playwright/driver/node")
+        for line in run.run(["ldd", driver]).stdout.splitlines()
+        if "libatomic" in line
+    }
+    empty = tmp_path / "empty"
+    empty.touch()
+    code = (
+        "from labkit import Lab; from labkit.doctor import programs; print(programs.browser(Lab()))"
+    )
+    words = [sys.executable, "-c", code]
+    hidden = 'mount --bind "$0" "$(readlink -f "$1")"; shift; exec "$@"'
+    env = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    assert "rendered a page" in run.run(words, env=env).stdout
+    unshared = ["unshare", "--mount", "sh", "-ec", hidden, empty, library, *words]
+    with pytest.raises(CommandError) as caught:
+        run.run(unshared, env=env)
+    assert "libatomic" in caught.value.reason
+    assert "./lab doctor" in caught.value.reason
 
 
 @pytest.mark.parametrize("known", [None, "allow log"])

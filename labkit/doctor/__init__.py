@@ -65,7 +65,7 @@ NEEDS = (
          "unshare --net nft add table bridge x"),
     Need("packages", "all of labkit/debian-packages.txt", programs.packages, "./lab --packages"),
     Need("programs", "each program that labkit starts", programs.present, "command -v runc"),
-    Need("browser", "Chromium starts and renders a page", programs.browser, "chromium --version"),
+    Need("browser", "a page is opened as the stages open theirs", programs.browser, "chromium --version"),
     Need("mirror", "the mirror of Debian packages answers", programs.mirror, "apt-get update"),
     Need("space.state", "3 GB free for root file systems and the wiki", places.state, "df -h"),
     Need("space.outputs", "200 MB free for what runs leave", places.outputs, "df -h"),

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from labkit import run
 from labkit.doctor.kernel import require_root
-from labkit.errors import CommandError, MachineError
+from labkit.errors import MachineError
+from labkit.farm import browser as browsers
 from labkit.farm.debian import apt
 from labkit.lab import Lab
 from labkit.result import Table
@@ -95,32 +96,15 @@ def table() -> Table:
 
 
 def browser(lab: Lab) -> str:
-    """Chromium rendered a page, in a network namespace where there is nobody to talk to."""
-    program = run.which("chromium")
-    if program is None:
-        raise run.missing("chromium")
+    """The browser showed a page as a stage opens one, in a network namespace with nothing to talk to."""
     require_root("a namespace for the browser")
-    with tempfile.TemporaryDirectory(prefix="labkit-doctor-") as home:
-        argv = [
-            *("setpriv", "--pdeathsig=KILL", "unshare", "--net", "--pid", "--fork", "--kill-child"),
-            *(program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
-            *(f"--user-data-dir={home}", "--dump-dom", "data:text/html,<p>rendered</p>"),
-        ]
-        try:
-            done = run.run(argv, env={"HOME": home}, timeout=30)
-        except CommandError as error:
-            raise MachineError(
-                "chromium",
-                f"does not start: {error.reason[-300:]}",
-                INSTALL,
-                error.again,
-                code="machine.browser",
-            ) from None
-    if "rendered" not in done.stdout:
-        raise MachineError(
-            "chromium", "rendered nothing", INSTALL, done.command, code="machine.browser"
-        )
-    return f"Chromium {installed().get('chromium', 'of unknown version')} rendered a page"
+    with tempfile.TemporaryDirectory(prefix="labkit-doctor-") as folder:
+        seen = browsers.rendered(Path(folder), "<h1>rendered</h1>")
+    (page,) = seen.pages
+    if page.heading != "rendered":
+        reason = page.error or f"shows {page.heading!r} of a page"
+        raise MachineError(seen.browser, reason, INSTALL, code="machine.browser")
+    return f"{seen.browser} rendered a page"
 
 
 def mirror(lab: Lab) -> str:

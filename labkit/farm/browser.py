@@ -106,6 +106,18 @@ def at_home(lab: Lab, pages: Mapping[str, str], marks: Mapping[str, str]) -> Vis
     return _look(lab, pages, script=home_wrapper(tuple(pages.values()), PROGRAM), marks=marks)
 
 
+def rendered(folder: Path, text: str) -> Visits:
+    """What the browser shows of a page with this HTML, without any network: the way of :func:`visit`, for
+    whoever wants to know whether it works here. ``folder`` takes all that is written.
+
+    Raises :class:`MachineError` when no browser is installed, :class:`FarmError` when it does not work.
+    """
+    require()
+    script = _script(["unshare", "--net", *_UNSHARED, "--", PROGRAM])
+    job = _job({"page": f"data:text/html,{text}"}, script, {}, folder, folder)
+    return _drive(job, folder)
+
+
 def wrapper(lab: Lab, program: str) -> str:
     """The script that Playwright starts as the browser: it ends when its parent does. Pure."""
     return _script(resolver.command(lab, [program], unshare=_UNSHARED))
@@ -127,22 +139,28 @@ def _script(inner: Sequence[str]) -> str:
 def _look(lab: Lab, pages: Mapping[str, str], *, script: str, marks: Mapping[str, str]) -> Visits:
     """The pages as the browser that ``script`` starts shows them; their screenshots are drafts."""
     waiting = drafts(lab)
+    waiting.mkdir(parents=True, exist_ok=True)
     with _folder(lab) as folder:
-        program = folder / "browser"
-        program.write_text(script)
-        program.chmod(0o755)
-        job = Job(
-            program=str(program),
-            urls=tuple(pages.values()),
-            screenshots=tuple(f"figures/{name}.png" for name in pages),
-            folder=str(waiting),
-            flags=FLAGS,
-            marks=dict(marks),
-            start=START,
-            patience=PATIENCE,
-        )
-        waiting.mkdir(parents=True, exist_ok=True)
-        return _drive(job, folder)
+        return _drive(_job(pages, script, marks, folder, waiting), folder)
+
+
+def _job(
+    pages: Mapping[str, str], script: str, marks: Mapping[str, str], folder: Path, pictures: Path
+) -> Job:
+    """What the driver is told; the browser that it starts is ``script``, written into ``folder``."""
+    program = folder / "browser"
+    program.write_text(script)
+    program.chmod(0o755)
+    return Job(
+        program=str(program),
+        urls=tuple(pages.values()),
+        screenshots=tuple(f"figures/{name}.png" for name in pages),
+        folder=str(pictures),
+        flags=FLAGS,
+        marks=dict(marks),
+        start=START,
+        patience=PATIENCE,
+    )
 
 
 @contextmanager
@@ -169,8 +187,8 @@ def _drive(job: Job, folder: Path) -> Visits:
     except CommandError as error:
         raise FarmError(
             "the browser",
-            f"did not work: {error.reason[-800:]}",
-            "see whether `chromium --headless --no-sandbox --dump-dom about:blank` works",
+            f"did not work: {error.reason[:800]}",
+            "`./lab doctor` opens a page in the same way, and installs what is missing",
             error.again,
             code="farm.browser",
         ) from None

@@ -125,4 +125,5 @@ def _show(context: BrowserContext, job: Job, place: int) -> Page:
 
 
 if __name__ == "__main__":
+    sys.tracebacklimit = 0  # what the driver and the browser say is the error
     print(browse(Job.model_validate_json(sys.stdin.read())).model_dump_json())
