@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 from labkit import interrupting
 from labkit.errors import CommandError, CommandTimeoutError, MachineError, typed
@@ -216,6 +216,20 @@ def spread(function: Callable[[T], R], items: Iterable[T], *, workers: int = 4) 
     )
 
 
+class _Program(subprocess.Popen[str]):
+    """A program that is ended when its own start is interrupted (Ctrl-C), which Popen leaves running."""
+
+    pid = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().__init__(*args, **kwargs)
+        except BaseException:
+            if self.pid:
+                _kill(self)
+            raise
+
+
 def _start(
     argv: list[str],
     *,
@@ -229,7 +243,7 @@ def _start(
     with ExitStack() as stack:
         sink = stack.enter_context(output.open("ab")) if output else None
         try:
-            return subprocess.Popen(
+            return _Program(
                 argv,
                 stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
                 stdout=sink or subprocess.PIPE,
@@ -290,6 +304,7 @@ def _kill(process: subprocess.Popen[str]) -> None:
 def _end(process: subprocess.Popen[str]) -> None:
     """SIGKILL to the program and what it started (its process group), unless its end was seen."""
     if process.returncode is None:
+        process.kill()  # which may not lead its group yet
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 

@@ -31,7 +31,9 @@ for _key in ("state", "run"):
     Lab.model_fields[_key].default = str(_NOWHERE / _key)
 Lab.model_rebuild(force=True)
 
-hypothesis.settings.register_profile("labkit", database=None)  # which would be in the project's folder
+hypothesis.settings.register_profile(
+    "labkit", database=None
+)  # which would be in the project's folder
 hypothesis.settings.load_profile("labkit")
 
 
