@@ -165,16 +165,22 @@ def test_an_interrupt_ends_the_program() -> None:
     assert all(wait_until_gone(pid) for pid in seen)
 
 
-def test_an_interrupt_of_its_start_ends_a_program() -> None:
-    """A Ctrl-C at any moment of the start, before there is a handle to end it by, leaves no program either."""
-    for step in range(60):
-        moment = step / 10000
-        thread = threading.Timer(moment, os.kill, (os.getpid(), signal.SIGINT))
-        with pytest.raises(KeyboardInterrupt):
-            thread.start()
-            run.run(["sleep", "61"])
-        thread.join()
-        assert not children_of(os.getpid(), "sleep")
+def test_an_interrupt_of_its_start_ends_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ctrl-C while Popen waits for the new process' word, before there is a handle to end it by."""
+    seen: list[int] = []
+
+    def read(descriptor: int, length: int) -> bytes:
+        monkeypatch.undo()
+        said = os.read(descriptor, length)
+        seen.extend(children_of(os.getpid(), "sleep"))
+        os.kill(os.getpid(), signal.SIGINT)
+        return said
+
+    monkeypatch.setattr(os, "read", read)
+    with pytest.raises(KeyboardInterrupt):
+        run.run(["sleep", "61"])
+    assert seen, "the program had begun"
+    assert not children_of(os.getpid(), "sleep")
 
 
 def children_of(parent: int, name: str) -> list[int]:
