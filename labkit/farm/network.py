@@ -28,6 +28,7 @@ from labkit.kernel import processes, seen
 from labkit.kernel.netlink import Netlink
 from labkit.kernel.seen import Link
 from labkit.lab import Lab, Replica
+from labkit.links import group
 from labkit.result import Outcome, Record, action
 
 
@@ -99,13 +100,18 @@ def _observe(netlink: Netlink, lab: Lab) -> Topology:
     if lab.bridge not in links:
         return _missing(lab)
     bridge = links[lab.bridge]
-    inner = ends.look(lab.farm)
+    inner, addresses = ends.look(lab.farm), seen.addresses(netlink)
+    ports = sorted(name for name, link in links.items() if link.master == bridge.index)
+    own = {replica.link for replica in lab.farm}
     return Topology(
         bridge=lab.bridge,
         up=bridge.up,
-        addresses=_texts(seen.addresses(netlink).get(bridge.index, ())),
-        ports=tuple(sorted(n for n, link in links.items() if link.master == bridge.index)),
-        links=tuple(_port(replica, links, inner.get(replica.netns)) for replica in lab.farm),
+        addresses=_texts(addresses.get(bridge.index, ())),
+        ports=tuple(ports),
+        links=tuple(
+            _port(replica, links, addresses, inner.get(replica.netns)) for replica in lab.farm
+        ),
+        foreign=tuple(n for n in ports if n not in own and links[n].group != group(lab)),
     )
 
 
@@ -142,7 +148,12 @@ def _inode(path: Path) -> int | None:
         return None
 
 
-def _port(replica: Replica, links: dict[str, Link], inner: Inner | None) -> Port:
+def _port(
+    replica: Replica,
+    links: dict[str, Link],
+    addresses: dict[int, tuple[IPv4Interface, ...]],
+    inner: Inner | None,
+) -> Port:
     """One link as seen from both of its ends."""
     end = links.get(replica.link)
     names = {link.index: name for name, link in links.items()}
@@ -156,6 +167,7 @@ def _port(replica: Replica, links: dict[str, Link], inner: Inner | None) -> Port
         addresses=_texts(inner.addresses) if inner else (),
         mac=eth0.mac if eth0 else "",
         gateway=str(inner.gateway) if inner and eth0 and inner.gateway else "",
+        outer=_texts(addresses.get(end.index, ())) if end else (),
     )
 
 
