@@ -153,7 +153,7 @@ def _ask_all(targets: Sequence[Target]) -> list[str]:
 def _parsed(text: str) -> Members | None:
     try:
         return parse(text)
-    except (FarmError, ElementTree.ParseError):
+    except FarmError:
         return None
 
 
@@ -172,8 +172,11 @@ def restore(lab: Lab) -> tuple[str, ...]:
 
 def parse(text: str) -> Members:
     """The (one) balancer of balancer-manager's XML."""
-    root = ElementTree.fromstring(text)  # noqa: S314 - the lab's own apache2 wrote it
-    balancer = root.find(f"{_SPACE}balancers/{_SPACE}balancer")
+    try:
+        root = ElementTree.fromstring(text)  # noqa: S314 - the lab's own apache2 wrote it
+        balancer = root.find(f"{_SPACE}balancers/{_SPACE}balancer")
+    except ElementTree.ParseError:
+        balancer = None
     if balancer is None:
         raise FarmError(
             "the balancer-manager's answer", "names no balancer", code="farm.balancer-manager"

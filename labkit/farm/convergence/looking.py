@@ -13,9 +13,9 @@ from labkit.farm.container import State
 from labkit.farm.convergence import answering
 from labkit.farm.debian import apt, variants
 from labkit.farm.isolation import guard
+from labkit.farm.links import topology as topologies
 from labkit.farm.links.netlink import within
 from labkit.farm.links.netns import NamespaceError
-from labkit.farm.links import topology as topologies
 from labkit.farm.links.topology import Topology
 from labkit.farm.names import instance as names
 from labkit.farm.oci import found
