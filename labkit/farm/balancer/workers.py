@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import http.client
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from xml.etree import ElementTree
 
@@ -97,19 +97,6 @@ def stop(lab: Lab, replica: Replica, on: bool) -> None:
     """Stops a worker, or ends that: it gets no requests at all, also none of clients that stay with it,
     and no health checks, so that it serves at once when the stop is ended."""
     change(lab, replica, {WITHDRAWN["Stop"]: str(int(on))})
-
-
-def leave(lab: Lab, names: Collection[str]) -> bool:
-    """Workers of these names, of whatever replicas, are stopped at the balancers of the lab's sites; whether
-    one of them still has a request to answer."""
-    busy = False
-    for site in lab.sites:
-        balancer = members(lab, site.name)
-        for item in balancer.workers:
-            if item.replica in names and not item.withdrawn:
-                _set(lab, site.name, balancer, item.url, {WITHDRAWN["Stop"]: "1"})
-            busy |= item.replica in names and item.busy > 0
-    return busy
 
 
 def change(lab: Lab, replica: Replica, values: Mapping[str, str]) -> None:

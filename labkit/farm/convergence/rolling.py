@@ -7,7 +7,7 @@ that has only one gets a second one for the time (:func:`surging`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -83,14 +83,6 @@ def withdrawn(lab: Lab, replicas: Sequence[Replica]) -> Iterator[None]:
             after.callback(_again, workers.stop, lab, item, False)
         _until(lambda: not _busy(lab, gone))
         yield
-
-
-def leave(lab: Lab, names: Collection[str]) -> None:
-    """The balancer, if it runs, sends replicas of these names nothing any more, and they are idle. They may
-    be none of the lab's, as long as their site is."""
-    if daemon.pid(instance.server(lab)) is not None:
-        with suppress(FarmError):  # it does not answer, or not to this Lab's names
-            _until(lambda: not workers.leave(lab, names))
 
 
 def taken_back(lab: Lab) -> None:
