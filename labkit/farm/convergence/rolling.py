@@ -6,6 +6,7 @@ that has only one gets a second one for the time (:func:`surging`).
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -125,6 +126,14 @@ def _again(function: Callable[..., None], *given: object) -> None:
     """Called on the way out: a balancer that has gone meanwhile has nothing to be told."""
     with suppress(FarmError):
         function(*given)
+
+
+def begun_anew(lab: Lab) -> None:
+    """The balancer, if it runs, has read its configuration again, and counts from nothing who got how much."""
+    before = serving(lab)
+    if before:
+        daemon.send(instance.server(lab), signal.SIGUSR1)
+        finished(lab, before)
 
 
 def finished(lab: Lab, processes: Sequence[int]) -> None:
