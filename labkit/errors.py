@@ -35,6 +35,15 @@ def typed(argv: Sequence[str]) -> str:
     return shlex.join("python" if word == sys.executable else word for word in argv)
 
 
+def with_sudo() -> str:
+    """What to do for a command that needs root. With its path, where there is one: sudo looks on a path of its
+    own, where an activated environment's programs are not."""
+    program = Path(sys.argv[0])
+    if program.name != "labkit":
+        return "call it with sudo, or from a root shell"
+    return f"call it with sudo: {shlex.join(['sudo', str(program.absolute()), *sys.argv[1:]])}"
+
+
 class LabkitError(Exception):
     """What was asked, why it cannot be done, and the remedy; ``again`` is a command that shows it, ``code``
     the name by which a program or a reader knows this error from others."""

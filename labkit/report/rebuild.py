@@ -18,6 +18,9 @@ from labkit.report.progress import Progress
 from labkit.report.schedule import GOOD, Ending, Wish
 from labkit.result import Outcome, Record, Table, action
 
+#: The notebooks in an installed package; a clone has them beside it.
+BROUGHT = Path(labkit.__file__).parent / "notebooks"
+
 
 class Rebuilt(Record):
     """A batch that is over; ``interrupted`` is the name of the signal that ended it, else ''."""
@@ -68,9 +71,9 @@ def rebuild(
 
 
 def notebooks_folder() -> Path:
-    """The project's ``notebooks``: the working folder's project's or, elsewhere, that of the package."""
+    """The project's ``notebooks``: the working folder's project's or, elsewhere, those that labkit brings."""
     here = project_folder() / "notebooks"
-    return here if here.is_dir() else Path(labkit.__file__).parents[1] / "notebooks"
+    return here if here.is_dir() else BROUGHT
 
 
 def find(plans: Sequence[Plan], folder: Path, parameters: Mapping[str, Any]) -> dict[str, Path]:
