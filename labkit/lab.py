@@ -28,6 +28,7 @@ from labkit.config import (
     read_toml,
     tuples,
 )
+from labkit.display import counted
 from labkit.ifnames import ifname
 
 __all__ = [
@@ -117,7 +118,7 @@ class Lab(Configuration):
             if site.weights and len(site.weights) != count:
                 raise Fault(
                     "weights",
-                    f"sites: {site.name} has {count} replicas and {len(site.weights)} weights: "
+                    f"sites: {site.name} has {counted(count, 'replica')} and {counted(len(site.weights), 'weight')}: "
                     "give one weight for each replica",
                 )
         addresses.check(self.network.subnet, [*self._counts.values()])

@@ -9,8 +9,9 @@ import tempfile
 from pathlib import Path
 
 from labkit import run
+from labkit.display import counted
 from labkit.doctor.kernel import require_root
-from labkit.errors import CommandError, MachineError
+from labkit.errors import CommandError, MachineError, excerpt
 from labkit.farm.debian import apt
 from labkit.lab import Lab
 from labkit.result import Table
@@ -44,7 +45,7 @@ def packages(lab: Lab) -> str:
     if lacking:
         raise MachineError(
             ", ".join(lacking),
-            f"{len(lacking)} of {len(wanted)} packages are missing",
+            f"{len(lacking)} of {counted(len(wanted), 'package')} missing",
             INSTALL,
             code="machine.no-packages",
         )
@@ -111,7 +112,7 @@ def browser(lab: Lab) -> str:
         except CommandError as error:
             raise MachineError(
                 "chromium",
-                f"does not start: {error.reason[-300:]}",
+                f"does not start: {excerpt(error.reason)}",
                 INSTALL,
                 error.again,
                 code="machine.browser",

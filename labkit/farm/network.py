@@ -13,6 +13,7 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 
 from labkit.checks import Check, equal
+from labkit.display import counted
 from labkit.farm import container, host
 from labkit.farm.container import State
 from labkit.farm.isolation import guard, telling
@@ -56,7 +57,7 @@ def connect(lab: Lab) -> Outcome[Topology]:
         value=seen,
         subject=lab.bridge,
         changed=changed,
-        summary=f"{len(seen.ports)} links are in bridge {lab.bridge}, which has {lab.gateway}.",
+        summary=f"{counted(len(seen.ports), 'link', 'are')} in bridge {lab.bridge}, which has {lab.gateway}.",
         checks=(*topology.checks(lab, seen), *namespace_checks(lab), telling.check(lab)),
         tables=(topology.link_table(lab, seen), telling.table(lab)),
     )
@@ -70,7 +71,7 @@ def ping(lab: Lab) -> Outcome[Pings]:
     return Outcome(
         value=Pings(milliseconds=times, echoes=seen),
         subject=lab.bridge,
-        summary=f"{sum(item.arrives for item in seen)} of {len(seen)} pings, both ways, were answered "
+        summary=f"{sum(item.arrives for item in seen)} of {counted(len(seen), 'ping')}, both ways, answered "
         "by whom they were meant for.",
         checks=echo.checks(lab, seen),
         tables=(echo.table(seen),),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from labkit.checks import Check, equal
+from labkit.display import counted
 from labkit.errors import ConfigError
 from labkit.farm import proxy
 from labkit.farm.balancer import balancing
@@ -45,7 +46,7 @@ def send(
         value=value,
         subject=label,
         summary=(
-            f"{value.requests} requests to {how}: {value.failed} failed, "
+            f"{counted(value.requests, 'request')} to {how}: {value.failed} failed, "
             f"{counts.told(item.replica for item in sent if not item.failed)}; "
             f"{f'chi-square {value.fit.told}, ' if value.fit.freedom else ''}"
             f"median {value.median * 1000:.1f} ms."

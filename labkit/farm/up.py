@@ -87,8 +87,8 @@ def users_check(lab: Lab, value: Farm) -> Check:
     because = f": {reason}" if reason else ""
     return equal(
         "farm.user-namespaces",
-        f"{count} of {len(maps)} replicas have ids of their own{because}",
-        f"{len(own)} of {len(maps)} replicas have ids of their own{because}",
+        f"{count} of {counted(len(maps), 'replica', 'have')} ids of their own{because}",
+        f"{len(own)} of {counted(len(maps), 'replica', 'have')} ids of their own{because}",
         rows=("E4",),
         again="cat /proc/PID/uid_map",
     )

@@ -9,6 +9,7 @@ from typing import Any
 import labkit
 from labkit import journal
 from labkit.checks import Check
+from labkit.display import counted
 from labkit.farm.debian import variants
 from labkit.lab import Lab, project_folder
 from labkit.report import notebook as notebooks
@@ -91,7 +92,7 @@ def _summary(value: Rebuilt) -> str:
         counts[ending.state] = counts.get(ending.state, 0) + 1
     said = ", ".join(f"{count} {state}" for state, count in counts.items())
     ended = f"Ended by {value.interrupted}. " if value.interrupted else ""
-    return f"{ended}{len(value.stages)} stages: {said}."
+    return f"{ended}{counted(len(value.stages), 'stage')}: {said}."
 
 
 def _check(ending: Ending) -> Check:

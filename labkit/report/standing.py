@@ -83,7 +83,7 @@ def checks(lab: Lab) -> Outcome[tuple[Check, ...]]:
     return Outcome(
         value=found,
         subject=lab.name,
-        summary=f"{held} of {len(found)} checks hold on what is up now.",
+        summary=f"{held} of {counted(len(found), 'check', 'hold')} on what is up now.",
         checks=found,
     )
 
@@ -123,7 +123,7 @@ def _taken_down(
         value=Down(unmade=len(unmade), failed=problems),
         subject=lab.name,
         changed=changed,
-        summary=f"{len(unmade)} things were unmade ({', '.join(kinds) or nothing}).",
+        summary=f"{counted(len(unmade), 'thing', 'were')} unmade ({', '.join(kinds) or nothing}).",
         checks=(
             Check(
                 name="farm.down",

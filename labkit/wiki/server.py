@@ -9,7 +9,7 @@ from pathlib import Path
 
 from labkit import daemon, journal, run, undo
 from labkit.checks import Check
-from labkit.errors import FarmError, WikiError
+from labkit.errors import FarmError, WikiError, excerpt
 from labkit.files import text_of, write_atomically
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, action
@@ -129,7 +129,7 @@ def last_complaint(log: Path) -> str:
     """The last exception in MediaWiki's log, without the lines of its trace; '' when it has none."""
     text = log.read_text(errors="replace") if log.exists() else ""
     lines = [line for line in text.splitlines() if line and not line.startswith(("#", "from "))]
-    return lines[-1][-300:] if lines else ""
+    return excerpt(lines[-1]) if lines else ""
 
 
 @action("wiki.down")

@@ -62,7 +62,7 @@ def foreign_ports(lab: Lab, seen: Topology) -> Finding:
         return False, f"{', '.join(surplus)} is in the bridge and is no container's link"
     if lost:
         return False, f"{', '.join(lost)} is not in the bridge"
-    return True, f"{len(seen.ports)} ports: {', '.join(seen.ports)}"
+    return True, f"{counted(len(seen.ports), 'port')}: {', '.join(seen.ports)}"
 
 
 def doubled_addresses(lab: Lab, seen: Topology) -> Finding:
@@ -76,7 +76,9 @@ def doubled_addresses(lab: Lab, seen: Topology) -> Finding:
     twice = {address: names for address, names in owners.items() if len(names) > 1}
     if twice:
         return False, "; ".join(f"{a} is on {' and on '.join(n)}" for a, n in twice.items())
-    return bool(owners), f"{len(owners)} addresses, no two alike" if owners else "no address at all"
+    return bool(
+        owners
+    ), f"{counted(len(owners), 'address')}, no two alike" if owners else "no address at all"
 
 
 def addressed_ports(lab: Lab, seen: Topology) -> Finding:
@@ -108,7 +110,7 @@ def other_networks(lab: Lab, seen: Topology) -> Finding:
         if not any(IPv4Interface(address).network == lab.subnet for address in addresses):
             other = f" but {', '.join(addresses)}" if addresses else ""
             return False, f"{name} has no address in {lab.subnet}{other}"
-    return True, f"{len(every)} interfaces with an address in {lab.subnet}"
+    return True, f"{counted(len(every), 'interface')} with an address in {lab.subnet}"
 
 
 def misnamed_peers(lab: Lab, seen: Topology) -> Finding:
@@ -118,7 +120,7 @@ def misnamed_peers(lab: Lab, seen: Topology) -> Finding:
             return False, f"{link.replica} has {link.peer or 'no eth0'}"
         if not link.up:
             return False, f"{link.replica}'s link is down, at one end or both"
-    return True, f"{len(seen.links)} times eth0, up at both ends"
+    return True, f"{counted(len(seen.links), 'time')} eth0, up at both ends"
 
 
 def idle_bridge(lab: Lab, seen: Topology) -> Finding:
@@ -132,7 +134,7 @@ def other_gateways(lab: Lab, seen: Topology) -> Finding:
         if link.gateway != str(lab.gateway.ip):
             other = f"leads to {link.gateway}" if link.gateway else "is missing"
             return False, f"{link.replica}'s default route {other}"
-    return True, f"{len(seen.links)} default routes by {lab.gateway.ip}"
+    return True, f"{counted(len(seen.links), 'default route')} by {lab.gateway.ip}"
 
 
 #: Rule's name -> (what holds, the function that says whether and what it saw, the assignment's rows).

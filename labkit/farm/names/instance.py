@@ -11,6 +11,7 @@ from pathlib import Path
 
 from labkit import daemon, run, undo
 from labkit.daemon import Daemon
+from labkit.display import counted
 from labkit.errors import CommandError, FarmError
 from labkit.farm.links.endpoint import require_address, whereabouts
 from labkit.farm.names import resolver
@@ -149,7 +150,7 @@ def _accepted(file: Path, text: str) -> Path:
 
 def _zone(text: str) -> str:
     """A zone's file in a few words. Pure."""
-    return f"{len(text.splitlines())} names ({fingerprint(text)})"
+    return f"{counted(len(text.splitlines()), 'name')} ({fingerprint(text)})"
 
 
 def _address(text: str) -> str:
