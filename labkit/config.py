@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -208,17 +208,6 @@ def project_folder() -> Path:
     marker = find_file("lab")
     clones = (marker.parent if marker else Path.cwd(), Path(__file__).parents[1])
     return next((clone for clone in clones if (clone / "notebooks").is_dir()), Path.cwd())
-
-
-def declared_names(source: str) -> set[str]:
-    """The names that a notebook declares with an annotation (``replicas: int = 2``)."""
-    return set(re.findall(r"^([A-Za-z_]\w*)\s*:", source, re.MULTILINE))
-
-
-def injected_names(cell: str) -> Iterator[str]:
-    """The names that papermill's injected cell sets; nothing for any other cell."""
-    if cell.startswith("# Parameters\n"):
-        yield from re.findall(r"^([A-Za-z_]\w*)\s*=", cell, re.MULTILINE)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

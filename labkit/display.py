@@ -16,6 +16,9 @@ LEFT, RIGHT = ' style="text-align:left"', ' style="text-align:right"'
 #: A long path in a command would push the table's last column off the page.
 BREAKING = ' style="overflow-wrap:anywhere"'
 
+#: Verbs whose form for one is not theirs with an s.
+SINGULAR = {"are": "is", "were": "was", "have": "has", "do": "does"}
+
 
 def human(value: Cell, unit: str = "") -> str:
     """A value as a person reads it: bytes in MB or KB (powers of ten), seconds and numbers rounded."""
@@ -41,9 +44,12 @@ def human_bytes(count: float) -> str:
     return f"{sign}{int(count)} B"
 
 
-def counted(count: int, noun: str) -> str:
-    """``1 replica``, ``6 replicas``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def counted(count: int, noun: str, verb: str = "") -> str:
+    """``1 replica``, ``6 addresses``; with the ``verb`` that follows, as many have it: ``1 check holds``."""
+    if count == 1:
+        return f"1 {noun}{verb and ' ' + SINGULAR.get(verb, f'{verb}s')}"
+    ending = "es" if noun.endswith(("s", "x", "ch")) else "s"
+    return f"{count:,} {noun}{ending}{verb and ' ' + verb}"
 
 
 def ink_on(colour: str, dark: str = "#1f2933") -> str:
@@ -73,7 +79,7 @@ def result_html(result: Result[Any]) -> str:
             for item in result.commands
         )
         parts.append(
-            f"<details><summary>{len(result.commands)} commands</summary><pre>{lines}</pre></details>"
+            f"<details><summary>{counted(len(result.commands), 'command')}</summary><pre>{lines}</pre></details>"
         )
     changed = "changed" if result.changed else "unchanged"
     parts.append(
@@ -121,7 +127,7 @@ def table_html(table: Table, limit: int = 20) -> str:
     if len(rows) <= limit:
         return head + body
     rest = f"<table><tr>{heads}</tr>{''.join(rows[limit:])}</table>"
-    return f"{head}{body}<details><summary>{len(rows) - limit} more rows</summary>{rest}</details>"
+    return f"{head}{body}<details><summary>{counted(len(rows) - limit, 'more row')}</summary>{rest}</details>"
 
 
 def _heading(column: Column) -> str:

@@ -35,6 +35,22 @@ def typed(argv: Sequence[str]) -> str:
     return shlex.join("python" if word == sys.executable else word for word in argv)
 
 
+def with_sudo() -> str:
+    """What to do for a command that needs root. With its path, where there is one: sudo looks on a path of its
+    own, where an activated environment's programs are not."""
+    program = Path(sys.argv[0])
+    if program.name != "labkit":
+        return "call it with sudo, or from a root shell"
+    return f"call it with sudo: {shlex.join(['sudo', str(program.absolute()), *sys.argv[1:]])}"
+
+
+def excerpt(text: str, most: int = 800) -> str:
+    """What another program said, in at most so many characters: its beginning, which says what is wrong, and its end."""
+    text = text.strip()
+    half = (most - 3) // 2
+    return text if len(text) <= most else f"{text[:half]} … {text[-half:]}"
+
+
 class LabkitError(Exception):
     """What was asked, why it cannot be done, and the remedy; ``again`` is a command that shows it, ``code``
     the name by which a program or a reader knows this error from others."""
@@ -88,8 +104,8 @@ REFUSED = "correct what its own words name; called by itself it says them again"
 class CommandError(LabkitError):
     """A program ended with a status that its caller did not expect.
 
-    ``status`` is the exit status, negative when a signal ended it (-9: SIGKILL); ``stderr`` the end
-    of what the program wrote to its standard error.
+    ``status`` is the exit status, negative when a signal ended it (-9: SIGKILL); ``stderr`` what
+    the program wrote to its standard error.
     """
 
     code = "command.failed"
@@ -101,7 +117,7 @@ class CommandError(LabkitError):
         self.status = status
         self.stderr = stderr
         ended = f"signal {-status}" if status < 0 else f"exit status {status}"
-        said = stderr.strip()[-2000:]
+        said = excerpt(stderr, 2000)
         super().__init__(
             typed([_meant(self.argv)]),
             f"{ended}{': ' + said if said else ', without a word on its standard error'}",

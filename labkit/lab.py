@@ -16,25 +16,24 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from labkit import addresses, paths
+from labkit import addresses, cells, paths
 from labkit.complaints import Fault, explain, unknown
 from labkit.config import (
     PARAMETERS,
     Configuration,
     Site,
-    declared_names,
     find_file,
-    injected_names,
     overlaid,
     project_folder,
     read_toml,
     tuples,
 )
+from labkit.display import counted
 from labkit.ifnames import ifname
 
 __all__ = [
     "COLOURS", "PARAMETERS", "RESERVED", "Lab", "Replica", "Site",
-    "declared_names", "find_file", "injected_names", "project_folder", "unknown",
+    "find_file", "project_folder", "unknown",
 ]  # fmt: skip
 
 #: Names in the lab's zone that are not a site's.
@@ -93,16 +92,12 @@ class Lab(Configuration):
     def from_parameters(cls, namespace: Mapping[str, object]) -> Lab:
         """The lab of a notebook: ``namespace`` is its ``globals()``.
 
-        The names of :data:`PARAMETERS` are taken, all others left alone. A name that papermill
-        injected and that no lab knows is an error: papermill itself only warns of a misspelt one.
+        Taken are the names of :data:`PARAMETERS` that its parameters cell, or papermill's, assigns. A
+        misspelt one is an error: papermill itself only warns of it, and Python not at all.
         """
-        cells = cast("list[str]", namespace.get("In", []))
-        declared = {name for cell in cells for name in declared_names(cell)}
-        for name in (name for cell in cells for name in injected_names(cell)):
-            if name not in declared:
-                raise unknown(name, declared, "a parameter of this notebook")
+        executed = cast("list[str]", namespace.get("In", []))
         path = namespace.get("lab_file") or os.environ.get("LABKIT_FILE")
-        given = {name: namespace[name] for name in PARAMETERS if name in namespace}
+        given = cells.parameters(executed, namespace, PARAMETERS)
         return cls.load(Path(str(path)) if path else None, **given)
 
     # -- checks across fields ----------------------------------------------------------------
@@ -123,7 +118,7 @@ class Lab(Configuration):
             if site.weights and len(site.weights) != count:
                 raise Fault(
                     "weights",
-                    f"sites: {site.name} has {count} replicas and {len(site.weights)} weights: "
+                    f"sites: {site.name} has {counted(count, 'replica')} and {counted(len(site.weights), 'weight')}: "
                     "give one weight for each replica",
                 )
         addresses.check(self.network.subnet, [*self._counts.values()])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from labkit import interrupting
 from labkit.doing import Doing, doing
-from labkit.errors import LockError, MachineError, StateError, of_system, typed
+from labkit.errors import LockError, MachineError, StateError, of_system, typed, with_sudo
 
 #: After so many seconds of waiting it is told for whom.
 SILENT = 0.5
@@ -42,7 +42,7 @@ def not_root(what: str) -> MachineError:
     return MachineError(
         what,
         f"cannot be changed by user {os.geteuid()}: provisioning needs root",
-        "call it with sudo, or from a root shell",
+        with_sudo(),
         "id",
         code="machine.not-root",
     )

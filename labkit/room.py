@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from labkit.display import human_bytes
-from labkit.errors import LabkitError, MachineError, of_system
+from labkit.errors import LabkitError, MachineError, excerpt, of_system
 from labkit.lab import Lab
 
 #: The system's numbers for a full disk, and for one's share of it.
@@ -50,7 +50,7 @@ def explained(error: Exception, lab: Lab) -> Exception:
         place = _place(error, lab)
         known = of_system(OSError(errno.ENOSPC, "No space left on device"), str(place))
         left = human_bytes(shutil.disk_usage(_standing(place)).free)
-        what = str(error).partition("\n")[0][-300:]
+        what = excerpt(str(error).partition("\n")[0])
         reason = f"its disk is full ({left} left): {what}"
     if not key_of(lab, place):
         return error

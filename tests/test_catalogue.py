@@ -36,7 +36,7 @@ INPUTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "too many replicas": ("replicas = 1000", "config.range", ("replicas = 1000", "less than or equal to 200")),
     "no sites": ("sites = []", "config.length", ("sites", "at least 1 item")),
     "a weight of nothing": ('sites = [{name = "red", weights = [1, 0]}]', "config.range", ("sites.0.weights.1 = 0", "greater than")),
-    "a weight too few": ('sites = [{name = "red", weights = [3]}]', "config.weights", ("2 replicas and 1 weights", "one weight for each")),
+    "a weight too few": ('sites = [{name = "red", weights = [3]}]', "config.weights", ("2 replicas and 1 weight:", "one weight for each")),
     "no subnet": ('network.subnet = "10.60.0/24"', "config.subnet", ("network.subnet", "write it like 10.60.0.0/24")),
     "a host for a subnet": ('network.subnet = "10.60.0.1/24"', "config.subnet", ("host bits set", "write it like")),
     "somebody's subnet": ('network.subnet = "8.8.8.0/24"', "config.subnet", ("8.8.8.0/24 is no private network",)),

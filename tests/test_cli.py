@@ -14,6 +14,7 @@ import socket
 import sys
 import urllib.error
 import urllib.request
+import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import pytest
 from rich.console import Console
 
 from labkit import Check, Lab, Result, Table, run
+from labkit import __version__ as labkit_version
 from labkit.errors import ConfigError
 from labkit.report.command import Choice, joined
 from labkit.report.terminal import show
@@ -61,6 +63,40 @@ def test_help_names_every_command() -> None:
     said = labkit("--help").stdout
     for command in COMMANDS:
         assert re.search(rf"^  {command} +\S.*[^.]\.$", said, re.MULTILINE), command
+
+
+@pytest.mark.parametrize("start", [["-m", "labkit"], ["-m", "labkit.cli"], ["lab"]])
+def test_the_version_is_told(start: list[str]) -> None:
+    """By the command, the module, and ./lab, which installs nothing for it."""
+    argv = [ROOT / "lab"] if start == ["lab"] else [sys.executable, *start]
+    said = run.run([*argv, "--version"], cwd=ROOT)
+    assert said.stdout == f"labkit {labkit_version}\n"
+
+
+def test_a_wheel_brings_its_notebooks(tmp_path: Path) -> None:
+    """Installed elsewhere and called in an empty folder; to open them, they have to be copied first."""
+    build = ("-m", "hatchling", "build", "--target", "wheel", "--directory", tmp_path)
+    run.run([sys.executable, *build], cwd=ROOT)
+    (wheel,) = tmp_path.glob("*.whl")
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    zipfile.ZipFile(wheel).extractall(site)
+    empty.mkdir()
+
+    def installed(*words: str) -> Done:
+        argv = [sys.executable, *words]
+        return run.run(argv, cwd=empty, env={"PYTHONPATH": str(site)}, ok=range(256))
+
+    code = "from labkit.report import plan, rebuild as r; print(*r.find(plan.STAGES, r.notebooks_folder(), {}).values())"
+    names = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert {*installed("-c", code).stdout.split()} == {
+        f"{site}/labkit/notebooks/{n}" for n in names
+    }
+    assert installed("-m", "labkit", "rebuild", "--help").status == 0
+    said = installed("-m", "labkit", "notebook", "--json")
+    told = json.loads(said.stdout)["error"]
+    assert told["code"] == "config.no-notebook"
+    run.run(shlex.split(told["remedy"].partition(": ")[2]), cwd=empty)
+    assert {path.name for path in (empty / "notebooks").iterdir()} == names
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "test"])
@@ -192,7 +228,7 @@ def test_run_tells_the_truth(project: Path) -> None:
     """A stage that passes exits with 0 and names the site; one that fails exits with 1 and says why."""
     done = labkit("run", "01-wiki", "--set", "shown=hello", "--set", "network.subnet=10.9.0.0/24", cwd=project)  # fmt: skip
     assert done.status == 0, done.stderr
-    assert "1 stages: 1 passed." in done.stdout
+    assert "1 stage: 1 passed." in done.stdout
     index = project / "outputs" / "mine" / "review" / "index.html"
     assert f"Review site: {index}" in done.stdout
     assert "✔ passed" in re.sub(r"<[^>]+>", "", index.read_text())

@@ -88,3 +88,21 @@ def test_text_on_a_colour_has_the_ink_that_reads_best(colour: str, ink: str) -> 
 def test_a_single_one_is_no_plural(count: int, said: str) -> None:
     """A number with its noun reads as a person would write it."""
     assert counted(count, "page") == said
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "verb", "said"),
+    [
+        (1, "replica", "", "1 replica"),
+        (0, "replica", "", "0 replicas"),
+        (1200, "request", "", "1,200 requests"),
+        (2, "address", "", "2 addresses"),
+        (1, "check", "hold", "1 check holds"),
+        (2, "check", "hold", "2 checks hold"),
+        (1, "thing", "were", "1 thing was"),
+        (3, "replica", "have", "3 replicas have"),
+    ],
+)
+def test_what_is_counted_agrees_in_number(count: int, noun: str, verb: str, said: str) -> None:
+    """The noun, and the verb that follows it."""
+    assert counted(count, noun, verb) == said

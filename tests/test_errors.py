@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 
 from labkit import errors
-from labkit.errors import CommandError, CommandTimeoutError, LabkitError, MachineError, of_system
+from labkit.errors import (
+    CommandError,
+    CommandTimeoutError,
+    LabkitError,
+    MachineError,
+    excerpt,
+    of_system,
+    with_sudo,
+)
 from labkit.report.command import told
 
 MODULES = sorted((Path(__file__).parents[1] / "labkit").rglob("*.py"))
@@ -108,3 +116,33 @@ def test_the_kinds_are_those_of_the_tree() -> None:
         if isinstance(thing, type) and issubclass(thing, LabkitError)
     }
     assert classes - {"CommandError", "CommandTimeoutError"} == set(KINDS)
+
+
+def test_what_a_program_said_keeps_its_beginning_and_its_end() -> None:
+    """Bounded; a short text is whole."""
+    long = "E: the cause\n" + "noise\n" * 1000 + "E: the end\n"
+    short = excerpt(long, 100)
+    assert len(short) <= 100
+    assert short.startswith("E: the cause")
+    assert short.endswith("E: the end")
+    assert " … " in short
+    assert excerpt(" all of it\n") == "all of it"
+    error = CommandError(["apt-get", "update"], 100, long)
+    assert "E: the cause" in error.reason
+    assert "E: the end" in error.reason
+    assert len(error.reason) < 2100
+
+
+@pytest.mark.parametrize(
+    ("argv", "remedy"),
+    [
+        (["/v e/bin/labkit", "plan", "-p", "x", "1"], "sudo '/v e/bin/labkit' plan -p x 1"),
+        (["/usr/lib/python3/labkit/__main__.py"], "or from a root shell"),
+    ],
+)
+def test_root_is_asked_for_by_a_command_that_sudo_finds(
+    monkeypatch: pytest.MonkeyPatch, argv: list[str], remedy: str
+) -> None:
+    """By its path: an activated environment's programs are not on sudo's own."""
+    monkeypatch.setattr("sys.argv", argv)
+    assert remedy in with_sudo()

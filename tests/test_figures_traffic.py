@@ -120,7 +120,7 @@ def test_failover_tells_moments_and_failures(
     figure = figures.failover(lab, result(value, table))
     assert f"{'drained' if drained else 'killed'} at 0.50 s, left out at 0.52 s" in figure.alt
     assert ("serving again at 1.50 s" in figure.alt) is (back is not None)
-    assert f"{lost} of 200 requests failed, 1 were sent again" in figure.alt
+    assert f"{lost} of 200 requests failed, 1 sent again" in figure.alt
     drawn(lab, figure)
 
 

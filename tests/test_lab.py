@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from labkit import Lab, ifnames
 from labkit.addresses import block_width
+from labkit.cells import parameters
 from labkit.errors import ConfigError, StateError
 from labkit.ifnames import ifname
 from labkit.lab import PARAMETERS, find_file
@@ -190,6 +192,53 @@ def test_a_misspelt_injected_parameter_is_refused() -> None:
     cells = ["replicas: int | None = None", "# Parameters\nreplcas = 3\n"]
     with pytest.raises(ConfigError, match="did you mean 'replicas'"):
         Lab.from_parameters({"In": cells, "replcas": 3})
+
+
+#: A parameters cell as the notebooks have it.
+CELL = (
+    "replicas: Optional[int] = None\nrequests: Optional[int] = 50\nweights: Optional[list] = None"
+)
+#: What a notebook of before has in that place, and one that only IPython understands.
+SETUP, MAGIC = "lab = Lab.from_parameters(globals())", "%matplotlib inline"
+
+
+@pytest.mark.parametrize(
+    ("executed", "namespace", "found"),
+    [
+        ([CELL], {"replicas": 3, "requests": 50}, {"replicas": 3, "requests": 50}),
+        ([CELL, "import requests"], {"replicas": 3, "requests": ast}, {"replicas": 3, "requests": 50}),
+        (["replicas: int = 2", "import requests"], {"replicas": 2, "requests": ast}, {"replicas": 2}),
+        (["replicas: int = 2", "from functools import cache"], {"replicas": 2, "cache": print}, {"replicas": 2}),
+        (["replicas: int = 2", "requests = 3"], {"replicas": 2, "requests": 3}, {"replicas": 2}),
+        (["replicas: int = 2\nproxy_port = 81"], {"replicas": 2, "proxy_port": 81}, {"replicas": 2, "proxy_port": 81}),
+        (["replica: int = 3\nreplicas: int = 2", "replicas: int = 4", MAGIC, SETUP], {"replicas": 4}, {"replicas": 4}),
+        ([CELL, "# Parameters\nreplicas = 5", "replicas = 6"], {"replicas": 6, "requests": 50}, {"replicas": 6, "requests": 50}),
+        (["# Parameters\nreplicas = 5"], {"replicas": 5, "requests": 9}, {"replicas": 5}),
+        (["replicas = 5", MAGIC, SETUP], {"replicas": 5, "cache": print, "run": ast}, {"replicas": 5}),
+        ([CELL.replace("50", "5 * len('ab')"), "import requests"], {"requests": ast}, {"replicas": None, "requests": ast}),
+    ],
+)  # fmt: skip
+def test_parameters_are_what_their_cell_declares(
+    executed: list[str], namespace: dict[str, object], found: dict[str, object]
+) -> None:
+    """Other cells' names are none, whatever they import; without such a cell, what has a value counts."""
+    assert parameters(["", *executed], namespace, PARAMETERS) == found
+
+
+@pytest.mark.parametrize(
+    ("executed", "name"),
+    [
+        ([CELL + "\nreplica = 3"], "replica"),
+        ([CELL, "replicas: int = 2\nproxyport = 81"], "proxyport"),
+        ([CELL, "# Parameters\nreplica = 3"], "replica"),
+        (["# Parameters\nreplica = 3"], "replica"),
+    ],
+)
+def test_a_misspelt_parameter_is_refused_with_the_nearest(executed: list[str], name: str) -> None:
+    """In the parameters cell itself, where Python says nothing of it, as in papermill's."""
+    near = {"replica": "replicas", "proxyport": "proxy_port"}[name]
+    with pytest.raises(ConfigError, match=rf"'{name}': is not .*(?s:.*)did you mean '{near}'"):
+        parameters(["", *executed], {name: 3}, PARAMETERS)
 
 
 def test_the_addresses_of_the_default_lab() -> None:

@@ -81,4 +81,4 @@ def test_summary_says_whether_anybody_could_take_over() -> None:
     assert "nobody could take over" in alone
     assert "2 failed in an outage of 1.50 s" in alone
     both = outage.summary(seen(sent(1.0, 200, again=1), replicas=2))
-    assert both.startswith("site1-2 was killed under 101 requests: 0 failed, 1 were sent again")
+    assert both.startswith("site1-2 was killed under 101 requests: 0 failed, 1 sent again")

@@ -209,9 +209,9 @@ Harm = Callable[[list[Resource]], list[Resource]]
             "host: wanted sound, seen missing",
         ),
         (
-            lambda s: changed(s, "image red", layout="1 blobs missing or damaged"),
+            lambda s: changed(s, "image red", layout="1 blob missing or damaged"),
             ["change image red"],
-            "layout: wanted whole, seen 1 blobs missing or damaged",
+            "layout: wanted whole, seen 1 blob missing or damaged",
         ),
     ],
 )

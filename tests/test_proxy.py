@@ -153,6 +153,13 @@ def test_worker_status_is_read_from_the_manager(status: str, usable: bool) -> No
     assert worker.usable is usable
 
 
+@pytest.mark.parametrize("text", ["", "<p>hello", "<a/>"])
+def test_what_is_no_answer_of_the_manager_is_told(text: str) -> None:
+    """Somebody else's page is no fault of labkit's own."""
+    with pytest.raises(FarmError, match="names no balancer"):
+        workers.parse(text)
+
+
 @pytest.fixture
 def addressed(lab: Lab) -> Lab:
     """A lab whose host side has the bridge's address, and no replica that answers."""

@@ -95,7 +95,7 @@ def test_a_stage_shows_its_notebook(lab: Lab) -> None:
     ran(lab, result(171))
     notebook_of(lab, result(171))
     body = page_of(lab)["02-rootfs"]
-    assert body.startswith("'''✔ Passed''': 1 of 1 checks hold.")
+    assert body.startswith("'''✔ Passed''': 1 of 1 check holds.")
     assert "Narrative, see [[#Network|there]]" in body
     assert "'''It weighs 171 MB.'''" in body
     assert "stage.close()" not in body

@@ -518,7 +518,7 @@ def test_signal_ends_the_notebooks_and_their_programs(tmp_path: Path) -> None:
     assert not Path(f"/proc/{sleeper}").exists()
     text = (tmp_path / "said").read_text()
     assert "SIGTERM: the running notebooks and their programs are ended" in text
-    assert "Ended by SIGTERM. 1 stages: 1 ended." in text
+    assert "Ended by SIGTERM. 1 stage: 1 ended." in text
     assert not list(lab.output_dir.glob("results/*.json"))
     assert not (lab.run_dir / "rebuild").exists()
 

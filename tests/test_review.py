@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from labkit import Check, Figure, Lab, Result, Table
+from labkit.display import counted
 from labkit.report import closing, markup, pages, review
 from labkit.report import record as records
 from labkit.report.plan import ROWS, TASKS, plan
@@ -376,7 +377,7 @@ def test_closing_table_is_what_checks_say(lab: Lab, held: tuple[bool, ...], stat
     value = closing.closing_table(lab).value
     seen = next(line for line in value.tasks if line.task == task.name)
     assert seen.state == state
-    assert f"{sum(held)} of {len(held)} checks hold." in seen.comment or not held
+    assert f"{sum(held)} of {counted(len(held), 'check', 'hold')}." in seen.comment or not held
     assert all(item.summary in seen.comment for item in results)
 
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from socketserver import BaseRequestHandler, TCPServer
 
 import pytest
 from pyroute2 import netns as namespaces
 
 from labkit import Lab, groups, run
 from labkit.checks import failed
-from labkit.farm import container, ssh, up
+from labkit.errors import MachineError
+from labkit.farm import container, proxy, ssh, up, upkeep
+from labkit.farm.links.netns import inside
 from labkit.journal import Journal
 from labkit.report import standing
 from labkit.undo import mount_points
@@ -225,6 +231,81 @@ def test_status_is_what_is_seen(lab: Lab) -> None:
     assert rows["links"] == "2 of 2 up"
     standing.down(lab)
     assert standing.status(lab).value == standing.Standing(running=(), journal=0)
+
+
+class Hello(BaseHTTPRequestHandler):
+    """Somebody else's web server."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"hello")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Mute(TCPServer):
+    """Somebody else's server of another protocol: it says nothing, and hangs up."""
+
+    allow_reuse_address = True
+
+
+@contextmanager
+def serving(server: TCPServer) -> Iterator[None]:
+    """The server answers while the block runs."""
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def balancer_of(lab: Lab) -> tuple[str, str, bool]:
+    """The balancer's state and details, and whether it is told among what is up."""
+    result = standing.status(lab)
+    (row,) = (row for row in result.table("status").rows if row[0] == "balancer")
+    return str(row[1]), str(row[2]), "balancer" in result.value.running
+
+
+@pytest.mark.root
+def test_status_knows_the_labs_own_balancer_from_anybodys() -> None:
+    """It answers for all replicas or for some; or another lab's, a web server or another one has its place."""
+    with whole_farm(sites=["red"]) as lab:
+        place = f"{lab.gateway.ip}:80"
+        assert balancer_of(lab) == ("up", f"{place}: 2 of 2 replicas in service", True)
+        container.kill(lab, lab.farm[0])
+        assert balancer_of(lab) == ("up", f"{place}: 1 of 2 replicas in service, not red-1", True)
+        other = Lab.of({**lab.model_dump(), "name": "other"})
+        assert balancer_of(other)[::2] == ("somebody else's", False)
+        proxy.down(lab)
+        assert balancer_of(lab)[::2] == ("down", False)
+        for kind in (
+            partial(HTTPServer, RequestHandlerClass=Hello),
+            partial(Mute, RequestHandlerClass=BaseRequestHandler),
+        ):
+            with serving(inside(lab.netns, kind, (str(lab.gateway.ip), 80))):
+                state, said, told = balancer_of(lab)
+                assert (state, told) == ("somebody else's", False)
+                checks = {check.name: check for check in failed(standing.checks(lab).checks)}
+                assert f"(process {os.getpid()})" in said
+                assert checks["proxy.up"].seen in said
+                with pytest.raises(
+                    MachineError, match=rf"port is taken by .*process {os.getpid()}"
+                ):
+                    upkeep.apply(lab)
+
+
+@pytest.mark.root
+def test_status_counts_the_labs_own_links_and_names_others(lab: Lab) -> None:
+    """A link of a replica that the lab does not have, or of somebody's, is none of its."""
+    fewer = Lab.of({**lab.model_dump(), "replicas": 1})
+    rows = {row[0]: row[1:] for row in standing.status(fewer).table("status").rows}
+    assert rows["links"] == ("1 of 1 up", f"also in the bridge: {lab.link_name('red-2')}")
+    assert rows["containers"] == ("1 of 1 up", "red-1; not of this lab.toml: red-2")
 
 
 @pytest.mark.root

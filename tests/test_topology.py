@@ -69,7 +69,9 @@ def test_every_check_holds_of_a_sound_network() -> None:
 @pytest.mark.parametrize(
     ("change", "check", "seen"),
     [
-        (whole(ports=("eth0", "shop-red-1", "shop-red-2")), "ports", "eth0 is in the bridge"),
+        (whole(ports=("shop-old-1", "shop-red-1", "shop-red-2")), "ports", "shop-old-1 is in the bridge and is no"),
+        (whole(foreign=("eth0",)), "ports", "take it out (ip -n box link set eth0 nomaster)"),
+        (first_link(outer=("10.60.0.1/24",)), "port-addresses", "on a port: 10.60.0.1/24 is on shop-red-1"),
         (whole(ports=("shop-red-1",)), "ports", "shop-red-2 is not in the bridge"),
         (whole(ports=()), "ports", "shop-red-1, shop-red-2 is not"),
         (first_link(addresses=("10.60.0.21/24",)), "addresses", "10.60.0.21 is on red-1's eth0 and on red-2's eth0"),

@@ -11,8 +11,10 @@ from labkit.checks import failed
 from labkit.errors import ConfigError, FarmError
 from labkit.farm import bench, container, dns, failover, proxy, traffic, up
 from labkit.farm.balancer import workers
-from labkit.farm.measuring import fetch, measure
+from labkit.farm.measuring import counts, fetch, measure
+from labkit.farm.measuring.counts import Share
 from labkit.farm.measuring.load import Load
+from labkit.farm.measuring.measure import Measurement
 from tests.host_side import give_address
 from tests.waiting import until
 from tests.whole_farm import standing
@@ -107,6 +109,62 @@ def test_sticky_balancer_keeps_a_client(restored: Lab, sticky: bool, replicas: i
     result = traffic.stay(lab, "blue", 12)
     assert result.holds
     assert len(set(result.value.served)) == replicas
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("sticky", [False, True])
+@pytest.mark.parametrize("method", traffic.METHODS)
+def test_each_method_passes_with_weights_after_an_outage(
+    restored: Lab, method: str, sticky: bool
+) -> None:
+    """What a replica was spared by the balancer meanwhile is not made up for in what is measured next."""
+    sites = [{"name": "red", "weights": (30, 1)}, {"name": "blue", "weights": (1, 1)}]
+    lab = balanced(restored, sites=sites, proxy={"lbmethod": method, "sticky": sticky})
+    workers.stop(lab, lab.farm[0], True)
+    assert traffic.send(lab, "red", 100, 8).value.shares[0].observed == 0
+    workers.stop(lab, lab.farm[0], False)
+    assert failed(traffic.stay(lab, "red").checks) == ()
+    assert failed(traffic.survey(lab, 200, 16).checks) == ()
+    assert failed(traffic.stay(lab, "red").checks) == ()
+
+
+def measured(method: str, *observed: int, weights: tuple[int, ...]) -> Measurement:
+    """A measurement, eight requests at a time, in which the replicas served so many."""
+    total = sum(observed)
+    parts = tuple(
+        Share(
+            replica=f"red-{place}",
+            weight=weight,
+            observed=seen,
+            expected=total * weight / sum(weights),
+        )
+        for place, (seen, weight) in enumerate(zip(observed, weights, strict=True), 1)
+    )
+    return Measurement(
+        target="red", address="", lbmethod=method, trace="", requests=total, concurrency=8, failed=0,
+        seconds=1.0, rate=1.0, median=1.0, p95=1.0, shares=parts, fit=counts.fit(parts),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "observed", "weights", "holds"),
+    [
+        ("byrequests", (150, 50), (3, 1), True),
+        ("byrequests", (100, 100), (3, 1), False),
+        ("byrequests", (20, 0), (1, 1), False),
+        ("bytraffic", (8, 0), (1, 1), True),
+        ("bytraffic", (20, 0), (1, 1), False),
+        ("bybusyness", (100, 100), (3, 1), True),
+        ("bybusyness", (200, 0), (3, 1), False),
+        ("bybusyness", (3, 0), (3, 1), True),
+        ("byrequests", (20,), (1,), True),
+    ],
+)
+def test_what_is_expected_of_a_method(
+    method: str, observed: tuple[int, ...], weights: tuple[int, ...], holds: bool
+) -> None:
+    """The weights, as far as the method heeds them, and those under way that it cannot count yet."""
+    assert measure.expectation(measured(method, *observed, weights=weights))[1] is holds
 
 
 @pytest.mark.root

@@ -13,8 +13,8 @@ from pyroute2 import netns as namespaces
 
 from labkit import Lab, run
 from labkit.checks import failed
-from labkit.errors import FarmError, MachineError
-from labkit.farm import container, host, network, up
+from labkit.errors import FarmError, MachineError, StateError
+from labkit.farm import container, host, network, up, upkeep
 from labkit.farm.runc.bundle import Spec
 from labkit.journal import Journal
 from labkit.lab import Replica
@@ -221,12 +221,19 @@ def test_two_at_once_make_one_farm(make_lab: Callable[..., Lab]) -> None:
 
 
 @pytest.mark.root
-def test_replicas_that_left_the_lab_are_removed() -> None:
-    """Fewer replicas: the rest keep their processes, the surplus is gone with its link and namespace."""
+def test_replicas_that_left_the_lab_are_removed_by_apply_alone() -> None:
+    """A notebook that has fewer is refused, and nothing changed; apply keeps the others' processes."""
     with standing(sites=["red"], replicas=2) as lab:
         kept = container.states(lab)["red-1"].pid
         smaller = Lab.of({**lab.model_dump(), "replicas": 1})
-        assert up.replicas(smaller).changed
+        before = lab.journal_file.read_bytes(), container.states(lab)
+        with pytest.raises(
+            StateError, match=r"has 1 replica more: red-2.*\n.*labkit apply"
+        ) as caught:
+            up.replicas(smaller)
+        assert caught.value.code == "state.surplus-replicas"
+        assert (lab.journal_file.read_bytes(), container.states(lab)) == before
+        assert upkeep.apply(smaller).changed
         assert container.states(lab).keys() == {"red-1"}
         assert container.states(lab)["red-1"].pid == kept
         assert not Path("/run/netns", lab.replica("red-2").netns).exists()

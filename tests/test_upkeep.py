@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import threading
@@ -126,6 +127,19 @@ def remove_bridge_address(lab: Lab) -> None:
     ip(lab, "address", "del", str(lab.gateway), "dev", lab.bridge)
 
 
+def move_bridge_address_to_a_port(lab: Lab) -> None:
+    remove_bridge_address(lab)
+    ip(lab, "address", "add", str(lab.gateway), "dev", lab.link_name("red-1"))
+
+
+def address_a_port(lab: Lab) -> None:
+    ip(lab, "address", "add", "192.0.2.9/24", "dev", lab.link_name("red-1"))
+
+
+def address_a_port_in_the_subnet(lab: Lab) -> None:
+    ip(lab, "address", "add", "10.60.0.77/24", "dev", lab.link_name("red-1"))
+
+
 def take_bridge_down(lab: Lab) -> None:
     ip(lab, "link", "set", lab.bridge, "down")
 
@@ -247,6 +261,13 @@ DRIFTS = [
         ["change bridge BRIDGE", "change names ZONE", "change balancer BALANCER"],
     ),
     Drift(
+        move_bridge_address_to_a_port,
+        {"network.port-addresses", "network.one-network", "converged.bridge", "converged.link"},
+        ["change bridge BRIDGE", "change link red-1"],
+    ),
+    Drift(address_a_port, {"network.port-addresses", "converged.link"}, ["change link red-1"]),
+    Drift(address_a_port_in_the_subnet, {"network.port-addresses", "converged.link"}, ["change link red-1"]),
+    Drift(
         take_bridge_down,
         {"network.bridge", "farm.replica.red-1", "converged.bridge"},
         ["change bridge BRIDGE"],
@@ -315,6 +336,35 @@ def test_drift_is_named_planned_and_mended_alone(
     assert {name for name in before if after[name] != before[name]} == drift.anew
     assert upkeep.plan(farm).value.empty
     assert failed(network.connect(farm).checks) == ()
+
+
+@pytest.mark.root
+def test_somebody_elses_interface_in_the_bridge_is_told_alike_and_left_there(farm: Lab) -> None:
+    """Check, plan, apply and watch name it with a remedy that works; what else is broken is mended."""
+    ip(farm, "link", "add", "eth0", "type", "veth", "peer", "name", "cable0")
+    ip(farm, "link", "set", "eth0", "master", farm.bridge)
+    delete_link(farm)
+    said = list[str]()
+    try:
+        results = [upkeep.plan(farm), upkeep.apply(farm), upkeep.apply(farm), standing.checks(farm)]
+        upkeep.watch(
+            farm, over=threading.Event(), tell=lambda m: said.append(str(m)), seconds=0.5, every=0.1
+        )
+        wrong = [
+            [check for check in failed(result.checks) if not check.name.startswith("wiki")]
+            for result in results
+        ]
+        assert [[check.name for check in checks] for checks in wrong] == [["network.ports"]] * 4
+        assert [result.changed for result in results[:3]] == [False, True, False]
+        (seen,) = {checks[0].seen for checks in wrong}
+        assert "eth0 is in the bridge and labkit did not make it" in seen
+        assert len(said) == 1
+        assert seen in said[0]
+        run.run(re.findall(r"\((ip .*)\)", seen)[0].split())
+        assert failed(upkeep.apply(farm).checks) == ()
+        assert "network.ports" not in {check.name for check in failed(standing.checks(farm).checks)}
+    finally:
+        ip(farm, "link", "del", "eth0")
 
 
 @pytest.mark.root

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from labkit import Lab
-from labkit.farm import container, proxy, up, upkeep
+from labkit.farm import container, upkeep
 from labkit.farm.failover import running
 from labkit.farm.links.netns import enter
 from labkit.farm.measuring import fetch
@@ -168,15 +168,3 @@ def test_a_balancer_that_moves_is_always_to_be_found(farm: Lab, values: dict[str
     assert kept(farm, before) == ALL
     broken = {check.name for check in standing.checks(farm).checks if not check.holds}
     assert {name for name in broken if not name.startswith("wiki")} == set()
-
-
-@pytest.mark.root
-def test_replicas_leave_without_a_failed_request_before_the_balancer_is_told(farm: Lab) -> None:
-    """Where the replicas alone are brought up to date, as a notebook does it: they answer what they were
-    asked, and get nothing more."""
-    fewer = with_values(farm, replicas=1)
-    with loaded(farm):
-        assert up.replicas(fewer).changed
-        assert container.states(farm).keys() == {"red-1", "blue-1"}
-        assert proxy.up(fewer).changed
-    assert upkeep.apply(farm).holds

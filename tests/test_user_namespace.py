@@ -361,7 +361,7 @@ def test_switched_off_and_on_again(make_lab: Callable[..., Lab]) -> None:
         log = container.access_log(now, now.farm[0])
         assert log.stat().st_uid == log.parent.stat().st_uid == first + WWW_DATA
         seen = told(result)
-        assert seen.startswith(f"{expected} of 1 replicas have ids of their own")
+        assert seen.startswith(f"{expected} of 1 replica has ids of their own")
         assert ('= "off"' in seen) is (asked == "off")
     assert whole.down(now).holds
     assert not lab.state_dir.exists() or not (lab.state_dir / "ids").exists()

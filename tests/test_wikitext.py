@@ -139,7 +139,7 @@ def test_a_result_shows_summary_checks_tables_and_folded_commands() -> None:
         shown.index(part)
         for part in (
             "'''6 of 6 replicas answer &#123;&#123;PAGENAME&#125;&#125;.'''",
-            "| 1 of 1 checks hold",
+            "| 1 of 1 check holds",
             "✔ holds || <code>network.ping.site1-1</code> || 0 lost || 0 lost || R10"
             " || <code>ping -c1 10.60.0.11 &#124; cat</code>",
             'nowrap" | T',

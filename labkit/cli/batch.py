@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from labkit.cli.front import command
+from labkit.errors import ConfigError
 from labkit.report.command import Choice, leave, log_to_file, show
 
 
@@ -81,8 +83,16 @@ def notebook(
     from labkit import run as door
     from labkit.report.kernels import person
     from labkit.report.notebook import write_lab_file
-    from labkit.report.rebuild import notebooks_folder
+    from labkit.report.rebuild import BROUGHT, notebooks_folder
 
+    if notebooks_folder() == BROUGHT:
+        raise ConfigError(
+            "notebooks",
+            "this folder has none to open, and those in the installed package are not for writing",
+            f"copy them here: cp -r {shlex.quote(str(BROUGHT))} .",
+            f"ls {shlex.quote(str(BROUGHT))}",
+            code="config.no-notebook",
+        )
     lab = choice.lab()
     settings = {"LABKIT_FILE": str(write_lab_file(lab))}
     who = person.caller(os.environ, os.geteuid())

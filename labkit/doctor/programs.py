@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from labkit import run
+from labkit.display import counted
 from labkit.doctor.kernel import require_root
 from labkit.errors import MachineError
 from labkit.farm import browser as browsers
@@ -45,7 +46,7 @@ def packages(lab: Lab) -> str:
     if lacking:
         raise MachineError(
             ", ".join(lacking),
-            f"{len(lacking)} of {len(wanted)} packages are missing",
+            f"{len(lacking)} of {counted(len(wanted), 'package')} missing",
             INSTALL,
             code="machine.no-packages",
         )

@@ -6,7 +6,8 @@ import re
 
 from labkit import run
 from labkit.checks import Check
-from labkit.errors import FarmError
+from labkit.display import counted
+from labkit.errors import FarmError, excerpt
 from labkit.farm.measuring import fetch
 from labkit.farm.names import resolver
 from labkit.lab import Lab
@@ -109,7 +110,7 @@ def parse(text: str, *, target: str, direct: bool, connections: int) -> Throughp
     if not total or not rate or any(str(part) not in latencies for part in PERCENTILES):
         raise FarmError(
             f"wrk on {target}",
-            f"its report cannot be read: {text.strip()[-300:]!r}",
+            f"its report cannot be read: {excerpt(text)!r}",
             code="farm.wrk",
         )
     p50, p75, p90, p99 = (_seconds(latencies[str(part)]) for part in PERCENTILES)
@@ -146,7 +147,7 @@ def _check(lab: Lab, value: Throughput) -> Check:
     return Check(
         name=f"bench.{value.target}",
         expected="requests answered, at most one in a thousand with an error",
-        seen=f"{value.requests} answered, {value.errors} errors",
+        seen=f"{value.requests} answered, {counted(value.errors, 'error')}",
         holds=value.requests > 0 and value.errors <= value.requests * ERRORS,
         rows=("E5",),
         again=(

@@ -20,7 +20,7 @@ from labkit import run
 from labkit.checks import Check
 from labkit.config import LABEL
 from labkit.display import counted
-from labkit.errors import CommandError, ConfigError, FarmError
+from labkit.errors import CommandError, ConfigError, FarmError, excerpt
 from labkit.farm import dns
 from labkit.farm.browsing import Job, Page, Visits
 from labkit.farm.names import resolver
@@ -187,7 +187,7 @@ def _drive(job: Job, folder: Path) -> Visits:
     except CommandError as error:
         raise FarmError(
             "the browser",
-            f"did not work: {error.reason[:800]}",
+            f"did not work: {excerpt(error.reason)}",
             "`./lab doctor` opens a page in the same way, and installs what is missing",
             error.again,
             code="farm.browser",

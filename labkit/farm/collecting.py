@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from labkit import uses
-from labkit.display import human_bytes
+from labkit.display import counted, human_bytes
 from labkit.errors import LockError
 from labkit.farm.debian import packages
 from labkit.journal import lock, not_root
@@ -232,7 +232,7 @@ def _file(path: Path, kind: str, why: str, dry: bool) -> Thing:
 def _summary(value: Collected) -> str:
     does = "would be" if value.dry else "were"
     return (
-        f"{len(value.removed)} things that no lab uses {does} removed: {human_bytes(value.bytes)}; "
+        f"{counted(len(value.removed), 'thing')} that no lab uses {does} removed: {human_bytes(value.bytes)}; "
         f"{len(value.used)} are used."
     )
 

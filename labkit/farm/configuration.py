@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 from labkit.checks import Check, equal
+from labkit.display import counted
 from labkit.farm import container, host, image, ssh
 from labkit.farm.container import State
 from labkit.farm.oci import origin, store
@@ -66,7 +67,7 @@ def changes(lab: Lab) -> Outcome[Configuration]:
         value=value,
         subject=replica.name,
         changed=started,
-        summary=f"{len(found)} values of config.json differ between the image and the bundle that "
+        summary=f"{counted(len(found), 'value')} of config.json changed between the image and the bundle that "
         f"runC runs as process {seen.pid}; it holds {seen.held}.",
         checks=(
             *checks(lab, state, after, seen, path=path),
@@ -119,7 +120,7 @@ def _start(lab: Lab, replica: Replica, unpacked: Unpacked) -> bool:
 def _explained(value: Configuration, state: State) -> Check:
     """Whether labkit has a reason for every value that differs."""
     strange = [change.key for change in value.changes if not change.reason]
-    expected = f"a reason for each of {len(value.changes)} changed values"
+    expected = f"a reason for each of {counted(len(value.changes), 'changed value')}"
     return Check(
         name="container.changes",
         expected=expected,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from labkit import interrupting, run
 from labkit.daemon import tail
-from labkit.errors import ENDED, CommandTimeoutError, FarmError
+from labkit.errors import ENDED, CommandTimeoutError, FarmError, excerpt
 from labkit.farm.runc import logs, mounts, roots
 from labkit.farm.runc.bundle import Mount, Spec
 from labkit.farm.runc.places import bundle, cgroup, console, folder, runc, runc_root, users_file
@@ -235,7 +235,7 @@ def death(lab: Lab, name: str) -> FarmError:
     delete_container(lab, root=str(runc_root(lab)), container=name)
     return FarmError(
         f"container {name}",
-        f"its first process does not live ({status}): {said[-1000:]}",
+        f"its first process does not live ({status}): {excerpt(said)}",
         "correct what its own output says",
         f"cat {output} {errors}",
         code="farm.container-died",

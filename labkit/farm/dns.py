@@ -10,6 +10,7 @@ from ipaddress import IPv4Address
 
 from labkit import daemon
 from labkit.config import LABEL
+from labkit.display import counted
 from labkit.errors import ConfigError, FarmError
 from labkit.farm.names import resolver
 from labkit.farm.names.instance import PORT, converge, server
@@ -48,7 +49,7 @@ def up(lab: Lab) -> Outcome[Zone]:
         value=zone,
         subject=lab.domain,
         changed=changed,
-        summary=f"{zone.server} answers for {zone.domain}: {len(zone.names)} names.",
+        summary=f"{zone.server} answers for {zone.domain}: {counted(len(zone.names), 'name')}.",
         checks=checks(lab),
         tables=(_table(zone),),
     )

@@ -186,10 +186,13 @@ def refuse_taken_subnet(lab: Lab, netlink: Netlink) -> None:
     links = seen.links(netlink)
     names = {link.index: link.name for link in links.values()}
     bridge = links.get(lab.bridge) or renamed_bridge(netlink, lab, links)
+    journal = Journal.of(lab)
     for interface, network in routed(netlink):
         if (bridge and interface == bridge.index) or not network.overlaps(lab.subnet):
             continue
         name = names.get(interface, f"number {interface}")
+        if journal.owns("link", name=name, netns=lab.host.netns):
+            continue  # an address on a port of the lab's own: it is removed
         other = others.owner(lab, "link", name=name, netns=lab.host.netns)
         raise MachineError(
             f"network.subnet = {lab.subnet}",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from labkit import run
 from labkit.checks import Check, equal
-from labkit.display import human_bytes
+from labkit.display import counted, human_bytes
 from labkit.farm import rootfs
 from labkit.farm.debian import packages, servers
 from labkit.farm.oci import inputs, layers, siteimages, store, umocisteps, unpacking
@@ -75,8 +75,8 @@ def build(lab: Lab) -> Outcome[Image]:
         value=value,
         subject=lab.name,
         changed=changed or made,
-        summary=f"{len(value.tags)} images in one layout: {len(value.layers)} layers, "
-        f"{human_bytes(weight)} compressed; the {len(lab.sites)} sites share all but "
+        summary=f"{counted(len(value.tags), 'image')} in one layout: {counted(len(value.layers), 'layer')}, "
+        f"{human_bytes(weight)} compressed; the {counted(len(lab.sites), 'site', 'share')} all but "
         f"{human_bytes(sum(layer.bytes for layer in value.layers if len(layer.tags) == 1))}.",
         checks=checks(lab, value),
         tables=(inputs.table(given), _tag_table(value), _layer_table(value)),
@@ -101,7 +101,7 @@ def inspect(lab: Lab, tag: str) -> Outcome[Inspected]:
     return Outcome(
         value=seen,
         subject=tag,
-        summary=f"skopeo reads {tag}: {len(seen.layers)} layers for {seen.architecture}.",
+        summary=f"skopeo reads {tag}: {counted(len(seen.layers), 'layer')} for {seen.architecture}.",
         checks=(
             equal(
                 f"image.inspect.{tag}",

@@ -13,6 +13,7 @@ from pathlib import Path
 from labkit import run
 from labkit.checks import Check, equal
 from labkit.daemon import tail
+from labkit.display import counted
 from labkit.errors import ConfigError
 from labkit.farm import container
 from labkit.farm.runc import process, trial
@@ -196,13 +197,13 @@ def instances(lab: Lab, count: int = 6, minutes: int = 5) -> Outcome[Instances]:
     return Outcome(
         value=value,
         subject="trial containers",
-        summary=f"{len(running)} containers waited at once, in {apart} process namespaces; "
+        summary=f"{counted(len(running), 'container')} waited at once, in {counted(apart, 'process namespace')}; "
         f"starting them took {seconds:.2f} s.",
         checks=(
             equal("container.instances", f"{count} running: {' '.join(wait)}",
                   f"{len(running)} running: {', '.join(sorted(commands))}", rows=("R7",), again=again),
-            equal("container.apart", f"{count} process namespaces, one process in each",
-                  f"{apart} process namespaces, {_each(rows)} in each", rows=("R8",),
+            equal("container.apart", f"{counted(count, 'process namespace')}, one process in each",
+                  f"{counted(apart, 'process namespace')}, {_each(rows)} in each", rows=("R8",),
                   again="readlink /proc/PID/ns/pid"),
         ),
         tables=(Table.of("instances", "Instances started from one terminal", rows),),

@@ -13,6 +13,7 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 
 from labkit.checks import Check, equal
+from labkit.display import counted
 from labkit.farm import container, host
 from labkit.farm.container import State
 from labkit.farm.isolation import guard, telling
@@ -28,6 +29,7 @@ from labkit.kernel import processes, seen
 from labkit.kernel.netlink import Netlink
 from labkit.kernel.seen import Link
 from labkit.lab import Lab, Replica
+from labkit.links import group
 from labkit.result import Outcome, Record, action
 
 
@@ -55,7 +57,7 @@ def connect(lab: Lab) -> Outcome[Topology]:
         value=seen,
         subject=lab.bridge,
         changed=changed,
-        summary=f"{len(seen.ports)} links are in bridge {lab.bridge}, which has {lab.gateway}.",
+        summary=f"{counted(len(seen.ports), 'link', 'are')} in bridge {lab.bridge}, which has {lab.gateway}.",
         checks=(*topology.checks(lab, seen), *namespace_checks(lab), telling.check(lab)),
         tables=(topology.link_table(lab, seen), telling.table(lab)),
     )
@@ -69,7 +71,7 @@ def ping(lab: Lab) -> Outcome[Pings]:
     return Outcome(
         value=Pings(milliseconds=times, echoes=seen),
         subject=lab.bridge,
-        summary=f"{sum(item.arrives for item in seen)} of {len(seen)} pings, both ways, were answered "
+        summary=f"{sum(item.arrives for item in seen)} of {counted(len(seen), 'ping')}, both ways, answered "
         "by whom they were meant for.",
         checks=echo.checks(lab, seen),
         tables=(echo.table(seen),),
@@ -99,13 +101,18 @@ def _observe(netlink: Netlink, lab: Lab) -> Topology:
     if lab.bridge not in links:
         return _missing(lab)
     bridge = links[lab.bridge]
-    inner = ends.look(lab.farm)
+    inner, addresses = ends.look(lab.farm), seen.addresses(netlink)
+    ports = sorted(name for name, link in links.items() if link.master == bridge.index)
+    own = {replica.link for replica in lab.farm}
     return Topology(
         bridge=lab.bridge,
         up=bridge.up,
-        addresses=_texts(seen.addresses(netlink).get(bridge.index, ())),
-        ports=tuple(sorted(n for n, link in links.items() if link.master == bridge.index)),
-        links=tuple(_port(replica, links, inner.get(replica.netns)) for replica in lab.farm),
+        addresses=_texts(addresses.get(bridge.index, ())),
+        ports=tuple(ports),
+        links=tuple(
+            _port(replica, links, addresses, inner.get(replica.netns)) for replica in lab.farm
+        ),
+        foreign=tuple(n for n in ports if n not in own and links[n].group != group(lab)),
     )
 
 
@@ -142,7 +149,12 @@ def _inode(path: Path) -> int | None:
         return None
 
 
-def _port(replica: Replica, links: dict[str, Link], inner: Inner | None) -> Port:
+def _port(
+    replica: Replica,
+    links: dict[str, Link],
+    addresses: dict[int, tuple[IPv4Interface, ...]],
+    inner: Inner | None,
+) -> Port:
     """One link as seen from both of its ends."""
     end = links.get(replica.link)
     names = {link.index: name for name, link in links.items()}
@@ -156,6 +168,7 @@ def _port(replica: Replica, links: dict[str, Link], inner: Inner | None) -> Port
         addresses=_texts(inner.addresses) if inner else (),
         mac=eth0.mac if eth0 else "",
         gateway=str(inner.gateway) if inner and eth0 and inner.gateway else "",
+        outer=_texts(addresses.get(end.index, ())) if end else (),
     )
 
 

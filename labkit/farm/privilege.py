@@ -10,6 +10,7 @@ from pathlib import Path
 
 from labkit.checks import Check, equal
 from labkit.display import counted
+from labkit.errors import excerpt
 from labkit.farm import container, ssh
 from labkit.farm.confinement import attempts, own, program
 from labkit.farm.confinement.attempts import Attempt
@@ -128,7 +129,7 @@ def _tried(lab: Lab, spec: Spec) -> tuple[tuple[str, str, str], ...]:
         done = trial.foreground(lab, spec.name)
     found = attempts.read(done.stdout)
     if len(found) < attempts.count():
-        said = done.stderr.strip()[-200:] or f"the program ended early, with status {done.status}"
+        said = excerpt(done.stderr) or f"the program ended early, with status {done.status}"
         return (*found, ("call", "the rest", said))
     return found
 

@@ -17,7 +17,16 @@ from labkit.display import counted
 from labkit.errors import FarmError
 from labkit.farm.balancer import accesslog, balancing, workers
 from labkit.farm.balancer.balancing import FINGERPRINT_PATH
-from labkit.farm.balancer.instance import converge, folder, install, logs, server, text_for
+from labkit.farm.balancer.instance import (
+    FOREIGN,
+    asked,
+    converge,
+    folder,
+    install,
+    logs,
+    server,
+    text_for,
+)  # fmt: skip
 from labkit.farm.balancer.workers import Worker
 from labkit.farm.measuring import fetch
 from labkit.farm.names import resolver
@@ -27,8 +36,8 @@ from labkit.lab import Lab
 from labkit.result import Outcome, Record, Table, action
 
 __all__ = [
-    "Balancer", "Line", "checks", "converge", "down", "folder", "install", "log", "logs", "observe",
-    "parse", "server", "up",
+    "FOREIGN", "Balancer", "Line", "asked", "checks", "converge", "down", "folder", "install", "log",
+    "logs", "observe", "parse", "server", "up",
 ]  # fmt: skip
 
 #: The assignment's row that the checks of this module answer.
@@ -96,14 +105,15 @@ def down(lab: Lab) -> Outcome[str]:
 
 
 def observe(lab: Lab) -> Balancer:
-    """The balancer as it answers now; :class:`FarmError` when it does not."""
+    """The balancer as it answers now; :class:`FarmError` when it does not, or somebody else does."""
+    configuration = asked(lab).configuration
     found = [workers.members(lab, site.name) for site in lab.sites]
     return Balancer(
         address=lab.gateway.ip,
         port=lab.proxy.port,
         lbmethod=", ".join(sorted({item.method for item in found})),
         sticky=lab.proxy.sticky,
-        configuration=fetch.reach(lab, fetch.front(lab), FINGERPRINT_PATH).configuration,
+        configuration=configuration,
         workers=tuple(worker for item in found for worker in item.workers),
     )
 

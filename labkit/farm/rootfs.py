@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from labkit import run
 from labkit.checks import Check, equal
-from labkit.display import human_bytes
+from labkit.display import counted, human_bytes
 from labkit.errors import ConfigError
 from labkit.farm.debian import apt, index, packages
 from labkit.farm.debian.depot import Depot
@@ -49,7 +49,7 @@ def build(lab: Lab, variant: str = "", *, registry: str = "") -> Outcome[Rootfs]
         subject=value.variant,
         changed=changed,
         summary=f"Root file system {value.variant} of {value.suite}: {human_bytes(value.bytes)} in "
-        f"{value.packages} packages, {value.origin} in {value.seconds:.0f} s.",
+        f"{counted(value.packages, 'package')}, {value.origin} in {value.seconds:.0f} s.",
         checks=checks(value, listed),
         tables=(packages.table(listed),),
     )
@@ -84,7 +84,7 @@ def refresh(lab: Lab) -> Outcome[Lists]:
         value=value,
         subject=archive.main.suite,
         changed=before != after,
-        summary=f"{len(sources)} lists of packages, the newest of {newest:%Y-%m-%d %H:%M} UTC.",
+        summary=f"{counted(len(sources), 'list')} of packages, the newest of {newest:%Y-%m-%d %H:%M} UTC.",
     )
 
 
@@ -142,7 +142,7 @@ def checks(value: Rootfs, listed: tuple[packages.Package, ...]) -> tuple[Check, 
         ),
         Check(
             name=f"rootfs.selections.{value.variant}",
-            expected=f"dpkg lists the {len(names)} packages of the table",
+            expected=f"dpkg lists the {counted(len(names), 'package')} of the table",
             seen="it does" if agree else f"{len(selected)}: {_difference(selected, names)}",
             holds=agree,
             rows=("R4",),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from labkit import run
 from labkit.checks import Check
+from labkit.display import counted
 from labkit.errors import CommandError, StateError
 from labkit.farm import container
 from labkit.farm.links import endpoint
@@ -213,7 +214,7 @@ def login(lab: Lab) -> Outcome[tuple[Login, ...]]:
         value=tuple(logins),
         subject=lab.name,
         changed=any(started),
-        summary=f"ssh opened a session in {len(logins)} of {len(lab.farm)} containers.",
+        summary=f"ssh opened a session in {len(logins)} of {counted(len(lab.farm), 'container')}.",
         checks=tuple(checks),
         tables=(Table.of("ssh", "ssh from the host", rows, units={"time": "s"}),),
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from labkit.checks import Check, equal
+from labkit.display import counted
 from labkit.errors import ConfigError
 from labkit.farm import proxy
 from labkit.farm.balancer import balancing
 from labkit.farm.links.netns import inside
 from labkit.farm.measuring import counts, fetch, spread
-from labkit.farm.measuring.measure import Measurement, measure, shared
+from labkit.farm.measuring.measure import Measurement, even, measure, shared
 from labkit.farm.measuring.spread import Case, Comparison, Survey
 from labkit.farm.names import resolver
 from labkit.journal import lock
@@ -45,7 +46,7 @@ def send(
         value=value,
         subject=label,
         summary=(
-            f"{value.requests} requests to {how}: {value.failed} failed, "
+            f"{counted(value.requests, 'request')} to {how}: {value.failed} failed, "
             f"{counts.told(item.replica for item in sent if not item.failed)}; "
             f"{f'chi-square {value.fit.told}, ' if value.fit.freedom else ''}"
             f"median {value.median * 1000:.1f} ms."
@@ -126,23 +127,25 @@ def compare(
 def stay(lab: Lab, site: str | None = None, requests: int = 20) -> Outcome[Stay]:
     """Who serves one client that keeps its cookies, one request after the other.
 
-    A sticky balancer (``proxy.sticky``) sends it to one replica, any other one to all in turn.
+    A sticky balancer (``proxy.sticky``) sends it to one replica, any other one to all in turn, by their
+    weights: it asks at least as often as those add up to.
 
     :param site: default: the first with several replicas.
     """
     site = site or shared(lab)
     there = fetch.target(lab, site)
+    own = {item.name: item.weight for item in lab.replicas_of(site)}
+    even(lab)
     try:
-        served = inside(lab.netns, _visit, there, requests)
+        served = inside(lab.netns, _visit, there, max(requests, sum(own.values())))
     except fetch.ERRORS as error:
         raise fetch.down(lab, there, error) from None
-    own = {item.name for item in lab.replicas_of(site)}
-    expected = 1 if lab.proxy.sticky else min(len(own), requests)
+    expected = 1 if lab.proxy.sticky else len(own)
     alone = ", as there is no other" if len(own) == 1 else ""
     check = equal(
         f"traffic.{site}.stay",
         f"different replicas: {expected}",
-        f"different replicas: {len(set(served) & own)}",
+        f"different replicas: {len(set(served) & own.keys())}",
         rows=("E5",),
         again=f"{resolver.with_dns(lab)} curl -si {lab.url(site)}",
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from labkit.checks import Check, equal
 from labkit.display import counted
 from labkit.farm import container
-from labkit.farm.convergence import acting, answering
+from labkit.farm.convergence import acting, answering, claims
 from labkit.farm.links import endpoint
 from labkit.farm.planning.resources import FARM
 from labkit.farm.runc import idmap
@@ -26,8 +26,11 @@ class Farm(Record):
 def replicas(lab: Lab) -> Outcome[Farm]:
     """Every replica of the lab answers HTTP 200 at its own address; those that do are left alone.
 
-    What :func:`labkit.farm.upkeep.apply` does for all of the farm but the two servers in front of it.
+    What :func:`labkit.farm.upkeep.apply` does for all of the farm but the two servers in front of it, and
+    but for one thing: where replicas run that the lab does not have (another notebook was given more of
+    them), it raises :class:`StateError` and changes nothing. Only apply removes what serves.
     """
+    claims.refuse_surplus(lab)
     changed = bool(acting.converge(lab, FARM))
     pids = {name: state.pid for name, state in container.states(lab).items()}
     value = Farm(pids={replica.name: pids.get(replica.name, 0) for replica in lab.farm})
@@ -84,8 +87,8 @@ def users_check(lab: Lab, value: Farm) -> Check:
     because = f": {reason}" if reason else ""
     return equal(
         "farm.user-namespaces",
-        f"{count} of {len(maps)} replicas have ids of their own{because}",
-        f"{len(own)} of {len(maps)} replicas have ids of their own{because}",
+        f"{count} of {counted(len(maps), 'replica', 'have')} ids of their own{because}",
+        f"{len(own)} of {counted(len(maps), 'replica', 'have')} ids of their own{because}",
         rows=("E4",),
         again="cat /proc/PID/uid_map",
     )

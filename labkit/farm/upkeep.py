@@ -11,8 +11,10 @@ from threading import Event
 from labkit.checks import Check
 from labkit.display import counted
 from labkit.errors import LabkitError, LockError
+from labkit.farm import network
 from labkit.farm.convergence import acting
 from labkit.farm.convergence.looking import look
+from labkit.farm.links import topology
 from labkit.farm.planning import telling
 from labkit.farm.planning.difference import Plan, Step
 from labkit.journal import Journal, lock
@@ -54,12 +56,16 @@ class Watched(Record):
 
 @action("farm.plan")
 def plan(lab: Lab) -> Outcome[Plan]:
-    """What :func:`apply` would do to the lab's farm as it is now, and why; nothing is changed."""
-    value = look(lab).plan(lab)
+    """What :func:`apply` would do to the lab's farm as it is now, and why; nothing is changed.
+
+    A check fails for what only a person can put right, as somebody else's interface in the bridge."""
+    seen = look(lab)
+    value = seen.plan(lab)
     return Outcome(
         value=value,
         subject=lab.name,
         summary=telling.summary(value),
+        checks=seen.strange,
         tables=telling.tables(lab, value),
     )
 
@@ -77,7 +83,10 @@ def apply(lab: Lab) -> Outcome[Applied]:
         subject=lab.name,
         changed=bool(value.plans),
         summary=telling.done(value.plans, lab),
-        checks=telling.checks(lab, Plan(steps=(), resources=0)),  # what the last look saw
+        checks=(
+            *telling.checks(lab, Plan(steps=(), resources=0)),  # what the last look saw
+            *topology.strange(lab, network.observe(lab)),
+        ),
         tables=telling.tables(lab, value.plans[0]) if value.plans else (),
     )
 
@@ -94,7 +103,8 @@ def watch(
     """The farm was kept as the Lab says until ``over`` was set, for ``seconds`` (None: without an end), or
     until somebody took the lab down; each mend was told.
 
-    While a rebuild works on the lab nothing is mended. What cannot be mended is told once, and tried again.
+    While a rebuild works on the lab nothing is mended. What cannot be mended is told once, and tried again;
+    so is what somebody else did to the lab, which is left alone.
 
     :param every: seconds from the end of a look to the next one.
     """
@@ -127,7 +137,7 @@ class Keeper:
         self.tell = tell
         self.looks = self.mends = self.failures = 0
         self.pause = 0.0
-        self._said = ""
+        self._said = self._noticed = ""
         self._stood = False
 
     def look(self) -> None:
@@ -137,7 +147,9 @@ class Keeper:
         steps: tuple[Step, ...] = ()
         try:
             self._stands()  # whoever takes it down from now on is not undone
-            steps = look(self.lab).plan(self.lab).steps
+            seen = look(self.lab)
+            self._notice("; ".join(check.seen for check in seen.strange))
+            steps = seen.plan(self.lab).steps
             done = self._mended() if steps else False
         except LockError:  # a rebuild works on the lab, or somebody takes it down
             return
@@ -171,6 +183,12 @@ class Keeper:
             if not self._stands() and self._stood:
                 return False
             return bool(acting.converge(self.lab))
+
+    def _notice(self, said: str) -> None:
+        """Tells what a person has to put right, when it is something else than at the last look."""
+        if said and said != self._noticed:
+            self.tell(Mend(time=datetime.now(UTC).astimezone(), steps=(), error=said))
+        self._noticed = said
 
     def _failed(self, steps: tuple[Step, ...], said: str) -> None:
         self.failures += 1

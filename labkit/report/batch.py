@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from labkit.display import counted
 from labkit.errors import LabkitError, StateError
 from labkit.files import write_atomically
 from labkit.journal import Journal
@@ -112,7 +113,7 @@ class Batch:
             ending.seconds if ending.state != "unchanged" else 0.0,
             ending.reasons[0]
             if ending.reasons
-            else f"{ending.held} of {ending.checks} checks hold",
+            else f"{ending.held} of {counted(ending.checks, 'check', 'hold')}",
         )
         return ending
 

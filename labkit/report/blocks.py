@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from labkit.display import counted
 from labkit.lab import Lab
 from labkit.report import closing as closings
 from labkit.report import dialogue, saved
@@ -155,8 +156,8 @@ def _icon(record: StageRecord) -> str:
 def _status(stage: Plan, record: StageRecord) -> str:
     """A run's state, in a line."""
     return (
-        f"'''{_icon(record)} {record.state.capitalize()}''': {record.held} of {len(record.checks)} "
-        f"checks hold. <small>Answers {', '.join(stage.rows)} · {record.started:%Y-%m-%d %H:%M} UTC"
+        f"'''{_icon(record)} {record.state.capitalize()}''': {record.held} of "
+        f"{counted(len(record.checks), 'check', 'hold')}. <small>Answers {', '.join(stage.rows)} · {record.started:%Y-%m-%d %H:%M} UTC"
         f" · {record.seconds:.1f} s · {_run(record)}</small>"
     )
 

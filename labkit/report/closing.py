@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from labkit.checks import Check
+from labkit.display import counted
 from labkit.lab import Lab
 from labkit.report import record as records
 from labkit.report.plan import ROWS, TASKS, Task, matches
@@ -66,10 +67,10 @@ def closing_of(latest: Sequence[StageRecord]) -> Outcome[Closing]:
     silent = [task.task for task in found if not task.checks]
     check = Check(
         name="report.closing",
-        expected=f"each of {len(found)} tasks has a state that checks decide",
+        expected=f"each of {counted(len(found), 'task')} has a state that checks decide",
         seen=f"no check for: {', '.join(silent)}"
         if silent
-        else f"{len(found)} tasks, each decided",
+        else f"{counted(len(found), 'task')}, each decided",
         holds=not silent,
         rows=("R12",),
         again="labkit review",
@@ -77,7 +78,7 @@ def closing_of(latest: Sequence[StageRecord]) -> Outcome[Closing]:
     return Outcome(
         value=Closing(tasks=found),
         subject="",
-        summary=f"{done} of {len(found)} tasks are done.",
+        summary=f"{done} of {counted(len(found), 'task', 'are')} done.",
         checks=(check,),
         tables=(table(found),),
     )
@@ -183,12 +184,12 @@ def _state(task: Task, results: Sequence[Result[Any]]) -> TaskState:
     held = sum(check.holds for check in checks)
     failing = [f"{c.name}: expected {c.expected}; seen {c.seen}." for c in checks if not c.holds]
     said = list(dict.fromkeys(result.summary for result, listed in own if listed))
-    counted = f"{held} of {len(checks)} checks hold." if checks else "No check was made."
+    sums = f"{held} of {counted(len(checks), 'check', 'hold')}." if checks else "No check was made."
     state: Literal["done", "in part", "open"] = "in part" if held else "open"
     return TaskState(
         task=task.name,
         state="done" if checks and held == len(checks) else state,
-        comment=" ".join([*failing[:QUOTED], *said[:QUOTED], counted]),
+        comment=" ".join([*failing[:QUOTED], *said[:QUOTED], sums]),
         held=held,
         checks=len(checks),
     )

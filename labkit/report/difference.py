@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from labkit.display import counted
 from labkit.report.command import Choice
 from labkit.report.command import show as show_record
 from labkit.report.terminal import harmless
@@ -29,7 +30,7 @@ def tell_plan(result: Result[Plan], choice: Choice) -> None:
     for change in plan.changes:
         if change.state == "unchanged":
             continue
-        kept = f", {len(change.kept)} lines of people's stay" if change.kept else ""
+        kept = f", {counted(len(change.kept), 'line')} of people's kept" if change.kept else ""
         hint = f" by a person (--restore {change.name})" if change.state == "deleted" else kept
         show(out, f"{change.name}: {change.state}{hint}", change.diff)
     if plan.listed:

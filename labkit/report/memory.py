@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 import labkit
+from labkit.display import counted
 from labkit.errors import StateError
 from labkit.files import write_atomically
 from labkit.journal import Entry, Journal, boot_id
@@ -152,7 +153,9 @@ def _fallen(last: Remembered, standing: Iterable[str]) -> str:
         return "the last rebuild did not come to its end"
     gone = set(last.standing) - set(standing)
     return (
-        f"{len(gone)} of {len(last.standing)} things that stood after it are gone" if gone else ""
+        f"{len(gone)} of {counted(len(last.standing), 'thing')} that stood after it gone"
+        if gone
+        else ""
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import os
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import labkit
-from labkit import run
+from labkit import cells, run
 from labkit.errors import CommandTimeoutError, ConfigError
 from labkit.files import text_of, write_atomically
 from labkit.lab import PARAMETERS, Lab, unknown
@@ -67,10 +66,10 @@ def declared(notebook: Mapping[str, Any]) -> frozenset[str]:
 
     papermill's own ``inspect_notebook`` misses a name whose annotation it cannot read (``str | None``).
     """
-    cells = (c for c in notebook["cells"] if "parameters" in c.get("metadata", {}).get("tags", ()))
-    source = "\n".join(text(cell["source"]) for cell in cells)
+    own = (c for c in notebook["cells"] if "parameters" in c.get("metadata", {}).get("tags", ()))
+    source = "\n".join(text(cell["source"]) for cell in own)
     try:
-        body = ast.parse(source).body
+        return frozenset(cells.assigned(source))
     except SyntaxError as error:
         raise ConfigError(
             "the cell tagged 'parameters'",
@@ -78,9 +77,6 @@ def declared(notebook: Mapping[str, Any]) -> frozenset[str]:
             "correct that line of the notebook",
             code="config.notebook-parameters",
         ) from None
-    return frozenset(
-        target.id for node in body for target in _targets(node) if isinstance(target, ast.Name)
-    )
 
 
 def require_known(given: Iterable[str], notebooks: Iterable[Mapping[str, Any]]) -> None:
@@ -242,12 +238,6 @@ def _papermill(
         on_line(str(error))
         return error.status, str(error)
     return done.status, done.stderr
-
-
-def _targets(node: ast.stmt) -> list[ast.expr]:
-    if isinstance(node, ast.AnnAssign):
-        return [node.target]
-    return node.targets if isinstance(node, ast.Assign) else []
 
 
 def _is_table(value: object) -> bool:

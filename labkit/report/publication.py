@@ -111,17 +111,17 @@ def checks(done: Published, made: Pages) -> tuple[Check, ...]:
     onto = f"that stood in revision {done.base}" if done.base else "(there was no page)"
     return (
         Check(
-            name="publish.blocks", expected=f"{len(made.blocks)} blocks on the page",
+            name="publish.blocks", expected=f"{counted(len(made.blocks), 'block')} on the page",
             seen=f"{done.standing} on it{left_out}",
             holds=done.standing + len(done.deleted) == len(made.blocks),
             rows=("E1", "R12"), again=done.url,
         ),
         Check(
-            name="publish.pictures", expected=f"{len(made.uploads)} pictures in the wiki",
+            name="publish.pictures", expected=f"{counted(len(made.uploads), 'picture')} in the wiki",
             seen=f"{pictures} in it", holds=pictures == len(made.uploads), again=done.url,
         ),
         Check(
-            name="publish.people", expected=f"all {done.people} lines of people's {onto}",
+            name="publish.people", expected=f"all {counted(done.people, 'line')} of people's {onto}",
             seen=f"{done.there} in revision {done.revision}{put_back}",
             holds=done.there == done.people, again=f"{done.url}?action=history",
         ),
@@ -140,8 +140,8 @@ def planned(found: Plan, address: str) -> str:
     counts = Counter(change.state for change in found.changes)
     states = [f"{number} {state}" for state, number in counts.items()]
     return (
-        f"Publishing to {address} would leave the {len(found.changes)} blocks so: {', '.join(states)}; "
-        f"{len(found.missing)} pictures are missing."
+        f"Publishing to {address} would leave the {counted(len(found.changes), 'block')} so: {', '.join(states)}; "
+        f"{counted(len(found.missing), 'picture', 'are')} missing."
     )
 
 
@@ -152,7 +152,7 @@ def sentence(done: Published) -> str:
     counts = Counter(change.state for change in done.changes)
     states = [f"{counts[state]} {state}" for state in ("added", "changed", "unchanged", "deleted") if counts[state]]  # fmt: skip
     return (
-        f"The report is at {done.url}: of {len(done.changes)} blocks {', '.join(states)}; "
+        f"The report is at {done.url}: of {counted(len(done.changes), 'block')} {', '.join(states)}; "
         f"{counted(len(done.uploaded), 'picture')} uploaded, {counted(done.people, 'line')} of people's kept."
     )
 

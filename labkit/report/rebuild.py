@@ -9,6 +9,7 @@ from typing import Any
 import labkit
 from labkit import journal
 from labkit.checks import Check
+from labkit.display import counted
 from labkit.farm.debian import variants
 from labkit.lab import Lab, project_folder
 from labkit.report import notebook as notebooks
@@ -17,6 +18,9 @@ from labkit.report.plan import Plan
 from labkit.report.progress import Progress
 from labkit.report.schedule import GOOD, Ending, Wish
 from labkit.result import Outcome, Record, Table, action
+
+#: The notebooks in an installed package; a clone has them beside it.
+BROUGHT = Path(labkit.__file__).parent / "notebooks"
 
 
 class Rebuilt(Record):
@@ -68,9 +72,9 @@ def rebuild(
 
 
 def notebooks_folder() -> Path:
-    """The project's ``notebooks``: the working folder's project's or, elsewhere, that of the package."""
+    """The project's ``notebooks``: the working folder's project's or, elsewhere, those that labkit brings."""
     here = project_folder() / "notebooks"
-    return here if here.is_dir() else Path(labkit.__file__).parents[1] / "notebooks"
+    return here if here.is_dir() else BROUGHT
 
 
 def find(plans: Sequence[Plan], folder: Path, parameters: Mapping[str, Any]) -> dict[str, Path]:
@@ -88,7 +92,7 @@ def _summary(value: Rebuilt) -> str:
         counts[ending.state] = counts.get(ending.state, 0) + 1
     said = ", ".join(f"{count} {state}" for state, count in counts.items())
     ended = f"Ended by {value.interrupted}. " if value.interrupted else ""
-    return f"{ended}{len(value.stages)} stages: {said}."
+    return f"{ended}{counted(len(value.stages), 'stage')}: {said}."
 
 
 def _check(ending: Ending) -> Check:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from labkit import display
 from labkit.checks import Check, failed
+from labkit.display import counted
 from labkit.errors import StateError
 from labkit.files import write_atomically
 from labkit.lab import Lab
@@ -76,7 +77,7 @@ class StageRecord(Record):
     def sentence(self) -> str:
         """The stage's state as a sentence."""
         return (
-            f"{self.stage} {self.state}: {self.held} of {len(self.checks)} checks hold, "
+            f"{self.stage} {self.state}: {self.held} of {counted(len(self.checks), 'check', 'hold')}, "
             f"{self.seconds:.1f} s, run {self.run}"
         )
 

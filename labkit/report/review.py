@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from labkit import __version__, display
 from labkit.checks import Check, failed
+from labkit.display import counted
 from labkit.errors import StateError
 from labkit.files import write_atomically
 from labkit.lab import Lab
@@ -60,7 +61,7 @@ def build(lab: Lab) -> Outcome[Site]:
     return Outcome(
         value=Site(index="review/index.html", pages=tuple(sorted(files))),
         subject=lab.name,
-        summary=f"{passed} of {len(shown)} stages passed; the review site is {folder}/index.html.",
+        summary=f"{passed} of {counted(len(shown), 'stage')} passed; the review site is {folder}/index.html.",
         changed=changed,
         checks=tuple(_check(stage) for stage in shown),
     )
@@ -141,6 +142,7 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     templates.filters |= {
+        "counted": counted,
         "when": pages.when,
         "duration": pages.duration,
         "human": display.human,

@@ -8,10 +8,14 @@ from contextlib import ExitStack
 
 from labkit import groups, undo
 from labkit.checks import Check
-from labkit.errors import LabkitError
+from labkit.display import counted
+from labkit.errors import FarmError, LabkitError
 from labkit.farm import container, dns, host, network, proxy
+from labkit.farm.balancer import workers
+from labkit.farm.convergence import answering
 from labkit.farm.links import topology
 from labkit.farm.names import question
+from labkit.farm.names.instance import difference
 from labkit.farm.names.zone import mark
 from labkit.journal import Entry, Journal, lock
 from labkit.lab import Lab
@@ -21,6 +25,10 @@ from labkit.wiki import server
 
 #: How long a watch may take with the mend that is under way, in seconds.
 MEND = 3.0
+
+
+#: A part of the lab, its state in a word or two, and the details.
+Part = tuple[str, str, str]
 
 
 class Standing(Record):
@@ -40,28 +48,12 @@ class Down(Record):
 @action("farm.status")
 def status(lab: Lab) -> Outcome[Standing]:
     """What of the lab is up now, as observed; nothing is changed."""
-    states = container.states(lab)
-    seen = network.observe(lab)
-    wiki = server.status(lab)
-    names = [name for name, state in states.items() if state.status == "running"]
-    zone = question.knows(lab, mark(lab))
-    balancer = _holds(proxy.checks, lab)
+    parts = (*_network(lab), _containers(lab), _names(lab), _balancer(lab), _wiki(lab))
     rows: list[dict[str, Cell]] = [
-        {
-            "part": "bridge",
-            "state": "up" if seen.up else "down",
-            "detail": ", ".join(seen.addresses),
-        },
-        {"part": "links", "state": _of(len(seen.ports), len(lab.farm)), "detail": ""},
-        {"part": "containers", "state": _of(len(names), len(lab.farm)), "detail": " ".join(names)},
-        {"part": "DNS", "state": "up" if zone else "down", "detail": lab.domain},
-        {"part": "balancer", "state": "up" if balancer else "down", "detail": str(lab.gateway.ip)},
-        {"part": "wiki", "state": "up" if wiki.up else "down", "detail": wiki.address},
+        {"part": part, "state": state, "detail": detail} for part, state, detail in parts
     ]
     standing = len(Journal.of(lab).standing())
-    running = [
-        str(row["part"]) for row in rows if row["state"] not in ("down", _of(0, len(lab.farm)))
-    ]
+    running = [part for part, state, _ in parts if state.endswith("up") and state[0] != "0"]
     return Outcome(
         value=Standing(running=tuple(running), journal=standing),
         subject=lab.name,
@@ -91,7 +83,7 @@ def checks(lab: Lab) -> Outcome[tuple[Check, ...]]:
     return Outcome(
         value=found,
         subject=lab.name,
-        summary=f"{held} of {len(found)} checks hold on what is up now.",
+        summary=f"{held} of {counted(len(found), 'check', 'hold')} on what is up now.",
         checks=found,
     )
 
@@ -131,7 +123,7 @@ def _taken_down(
         value=Down(unmade=len(unmade), failed=problems),
         subject=lab.name,
         changed=changed,
-        summary=f"{len(unmade)} things were unmade ({', '.join(kinds) or nothing}).",
+        summary=f"{counted(len(unmade), 'thing', 'were')} unmade ({', '.join(kinds) or nothing}).",
         checks=(
             Check(
                 name="farm.down",
@@ -168,12 +160,53 @@ def _kill_all(lab: Lab) -> bool:
     return bool(groups.kill(container.cgroup(lab)))
 
 
-def _holds(look: Callable[[Lab], tuple[Check, ...]], lab: Lab) -> bool:
+def _network(lab: Lab) -> tuple[Part, Part]:
+    seen = network.observe(lab)
+    linked = [link for link in seen.links if link.up and link.bridge == lab.bridge]
+    more = ", ".join(sorted({*seen.ports} - {replica.link for replica in lab.farm}))
+    return (
+        ("bridge", "up" if seen.up else "down", ", ".join(seen.addresses)),
+        ("links", _of(len(linked), len(lab.farm)), f"also in the bridge: {more}" if more else ""),
+    )
+
+
+def _containers(lab: Lab) -> Part:
+    running = [name for name, state in container.states(lab).items() if state.status == "running"]
+    own = [replica.name for replica in lab.farm if replica.name in running]
+    more = [name for name in running if name not in own]
+    besides = f"; not of this lab.toml: {' '.join(more)}" if more else ""
+    return "containers", _of(len(own), len(lab.farm)), " ".join(own) + besides
+
+
+def _names(lab: Lab) -> Part:
+    """Whether the name server answers for the lab's zone, and what it says otherwise."""
+    if question.knows(lab, mark(lab)):
+        return "DNS", "up", lab.domain
     try:
-        found = look(lab)
-    except LabkitError:
-        return False
-    return bool(found) and all(check.holds for check in found)
+        return "DNS", "differs", f"{lab.domain}: {difference(lab) or 'it was slow to answer'}"
+    except FarmError:
+        return "DNS", "down", lab.domain
+
+
+def _balancer(lab: Lab) -> Part:
+    """Whether the lab's own balancer answers, known by what only it says, and for how many replicas."""
+    place = f"{lab.gateway.ip}:{lab.proxy.port}"
+    try:
+        proxy.asked(lab)
+    except FarmError as error:
+        foreign = error.code == proxy.FOREIGN
+        return "balancer", "somebody else's" if foreign else "down", f"{place}: {error.reason}"
+    faults = answering.problems(lab, lab.farm)
+    usable = {item.replica for one in workers.everyone(lab) for item in one.workers if item.usable}
+    idle = [name for name, fault in faults.items() if fault or name not in usable]
+    served = f"{len(faults) - len(idle)} of {counted(len(faults), 'replica')} in service"
+    return "balancer", "up", f"{place}: {served}" + (f", not {' '.join(idle)}" if idle else "")
+
+
+def _wiki(lab: Lab) -> Part:
+    seen = server.status(lab)
+    state = "up" if seen.up else "differs" if seen.answers else "down"
+    return "wiki", state, seen.address if seen.up else f"{seen.address}: {seen.reason}"
 
 
 def _made(look: Callable[[Lab], tuple[Check, ...]], lab: Lab, part: str) -> tuple[Check, ...]:

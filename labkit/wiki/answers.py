@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labkit import journal
+from labkit.display import counted
 from labkit.errors import ConfigError, WikiError
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, action
@@ -82,7 +83,7 @@ def composed(text: str) -> str:
     """An answer as wikitext, without its signature. Pure."""
     words = text.strip()
     if not words or len(words) > LONGEST:
-        reason = f"has {len(words):,} characters" if words else "is empty"
+        reason = f"has {counted(len(words), 'character')}" if words else "is empty"
         raise ConfigError(
             "the answer", reason, f"write 1 to {LONGEST:,} characters", code="config.answer"
         )

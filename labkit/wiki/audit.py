@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labkit.checks import Check
+from labkit.display import counted
 from labkit.lab import Lab
 from labkit.result import Cell, Outcome, Record, Table, action
 from labkit.wiki import publish, remarks, session
@@ -73,7 +74,9 @@ def audit(lab: Lab) -> Outcome[Audit]:
         address = publish.url(site, found.pages[0])
     gone = sum(loss.times for loss in found.lost)
     hidden = f" ({found.hidden} hidden)" if found.hidden else ""
-    where = f"in {found.revisions} revisions{hidden}, {found.saved} of them by {found.bot}"
+    where = (
+        f"in {counted(found.revisions, 'revision')}{hidden}, {found.saved} of them by {found.bot}"
+    )
     check = Check(
         name="remarks.audit", expected="no line of a person's taken away by labkit",
         seen=f"{gone or 'none'} taken away {where}", holds=not gone,

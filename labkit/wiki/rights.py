@@ -7,6 +7,7 @@ from pathlib import Path
 
 from labkit import daemon, run
 from labkit.checks import Check, equal
+from labkit.display import counted
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, Table, action
 from labkit.wiki import session
@@ -92,7 +93,7 @@ def accounts(lab: Lab) -> Outcome[Accounts]:
     return Outcome(
         value=value,
         subject=value.login or api_url(lab),
-        summary=f"The bot {value.bot} has {len(rights)} rights{where}.",
+        summary=f"The bot {value.bot} has {counted(len(rights), 'right')}{where}.",
         checks=tuple(checks),
         tables=(Table.of("accounts", "The wiki's accounts", rows),) if rows else (),
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from labkit import daemon, journal, run, undo
 from labkit.checks import Check
-from labkit.errors import FarmError, WikiError
+from labkit.errors import FarmError, WikiError, excerpt
 from labkit.files import text_of, write_atomically
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, action
@@ -39,10 +39,11 @@ class WikiServer(Record):
 
 
 class WikiStatus(Record):
-    """What was observed of a wiki: ``reason`` says why it is not ``up``; process ids, None when
-    that server does not run (or is not the lab's own)."""
+    """What was observed of a wiki: ``reason`` says why it is not ``up``, although a wiki ``answers`` at its
+    address; process ids, None when that server does not run (or is not the lab's own)."""
 
     up: bool
+    answers: bool
     reason: str
     address: str
     database: str
@@ -128,7 +129,7 @@ def last_complaint(log: Path) -> str:
     """The last exception in MediaWiki's log, without the lines of its trace; '' when it has none."""
     text = log.read_text(errors="replace") if log.exists() else ""
     lines = [line for line in text.splitlines() if line and not line.startswith(("#", "from "))]
-    return lines[-1][-300:] if lines else ""
+    return excerpt(lines[-1]) if lines else ""
 
 
 @action("wiki.down")
@@ -145,9 +146,10 @@ def down(lab: Lab) -> Outcome[bool]:
 def status(lab: Lab) -> WikiStatus:
     """What is up of the wiki now; nothing is changed, and a wiki that is down is no error."""
     folders = Folders.of(lab)
-    reason = problem(lab) if not lab.wiki.url else _silence(lab)
+    info, reason = _look(lab)
     return WikiStatus(
         up=reason is None,
+        answers=info is not None,
         reason=reason or "",
         address=lab.wiki.url or f"{origin(lab)}/wiki/",
         database="existing" if lab.wiki.url else lab.wiki.database,
@@ -198,7 +200,7 @@ def _described(lab: Lab, info: SiteInfo) -> WikiServer:
 
 
 def problem(lab: Lab) -> str | None:
-    """What is wrong with the lab's own wiki now, None when it answers as this lab's."""
+    """What is wrong with the lab's wiki now, None when it answers (its own one: as this lab's)."""
     return _look(lab)[1]
 
 
@@ -209,18 +211,9 @@ def _look(lab: Lab) -> tuple[SiteInfo | None, str | None]:
     except WikiError as error:
         return None, error.reason
     written = text_of(Folders.of(lab).apache)
-    if info.mark and written and f'"{info.mark}"' in written:
+    if lab.wiki.url or (info.mark and written and f'"{info.mark}"' in written):
         return info, None
     return info, "another wiki, or one with another configuration, answers"
-
-
-def _silence(lab: Lab) -> str | None:
-    """Why an existing wiki does not answer, None when it does."""
-    try:
-        ask.site_info(lab)
-    except WikiError as error:
-        return error.reason
-    return None
 
 
 def web_server(folders: Folders) -> daemon.Daemon:

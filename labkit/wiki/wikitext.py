@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from labkit.checks import Check
-from labkit.display import human
+from labkit.display import counted, human
 from labkit.result import Cell, Column, Command, Figure, Result, Table
 
 #: Tables with more rows than this are collapsed.
@@ -210,7 +210,7 @@ def checks(values: Sequence[Check]) -> str:
         for check in values
     ]
     held = sum(check.holds for check in values)
-    size = f"{held} of {len(values)} checks hold"
+    size = f"{held} of {counted(len(values), 'check', 'hold')}"
     long = " mw-collapsible mw-collapsed" if len(values) > LONG and held == len(values) else ""
     return grid(head, rows, caption=size, css=f"wikitable sortable{long}")
 

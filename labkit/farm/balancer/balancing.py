@@ -26,6 +26,8 @@ STATUS_PATH = "/balancer-manager"
 #: The path at the name ``balancer`` at which the running configuration tells its fingerprint.
 FINGERPRINT_PATH = "/configuration"
 FINGERPRINT_HEADER = "X-Labkit-Configuration"
+#: The header by which the balancer says whose it is (:func:`identity`), whatever its configuration.
+LAB_HEADER = "X-Labkit-Lab"
 #: The cookie that names a client's replica when the balancer is sticky.
 STICKY_COOKIE = "ROUTEID"
 #: One JSON object a request; ``replica`` is the route of the worker that answered, '-' for none.
@@ -56,6 +58,11 @@ def config(lab: Lab, folder: Path, logs: Path) -> str:
     sites = "\n".join(_site(lab, site) for site in lab.sites)
     text = f"{_server(lab, folder, logs)}\n{_front(lab)}\n{sites}"
     return text.replace("FINGERPRINT", fingerprint(text))
+
+
+def identity(lab: Lab) -> str:
+    """What only this lab's balancer says of itself: the lab's name and a hash of its own folder."""
+    return f"{lab.name}-{fingerprint(str(lab.run_dir))}"
 
 
 def fingerprint(text: str) -> str:
@@ -146,6 +153,7 @@ def _front(lab: Lab) -> str:
 <VirtualHost *:{lab.proxy.port}>
     ServerName {lab.host_name("balancer")}
     Header always set {FINGERPRINT_HEADER} "FINGERPRINT"
+    Header always set {LAB_HEADER} "{identity(lab)}"
     Redirect 204 "{FINGERPRINT_PATH}"
     Redirect 404 "/"
 </VirtualHost>

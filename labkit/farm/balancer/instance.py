@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from labkit import daemon, run, undo
@@ -10,12 +11,17 @@ from labkit.daemon import Daemon
 from labkit.errors import CommandError, FarmError
 from labkit.farm.balancer import accesslog, balancing, workers
 from labkit.farm.balancer.balancing import FINGERPRINT_PATH
-from labkit.farm.links.endpoint import is_here, require_address, whereabouts
+from labkit.farm.links.endpoint import again, is_here, require_address, whereabouts
+from labkit.farm.links.netns import NamespaceError
 from labkit.farm.measuring import fetch
+from labkit.farm.measuring.fetch import Reply, Target
 from labkit.farm.planning.resources import fingerprint
 from labkit.files import put, text_of, write_atomically
 from labkit.journal import Journal
 from labkit.lab import Lab
+
+#: The error's code when somebody else's server is where the lab's balancer is to be.
+FOREIGN = "farm.foreign-balancer"
 
 
 def folder(lab: Lab) -> Path:
@@ -77,6 +83,36 @@ def seen(lab: Lab) -> dict[str, str] | None:
         "served": _served(lab, text or "") if here else "nothing",
         "workers": f"withdrawn: {', '.join(out)}" if out else "in service",
     }
+
+
+def asked(lab: Lab, there: Target | None = None) -> Reply:
+    """What the lab's own balancer says of itself where the Lab puts it (or ``there``). Raises
+    :class:`FarmError` when it does not answer; with the code :data:`FOREIGN` when somebody else has its place."""
+    there = there or fetch.front(lab)
+    reply, silent = None, None
+    try:
+        reply = fetch.reach(lab, there, FINGERPRINT_PATH)
+    except NamespaceError:
+        raise
+    except FarmError as error:
+        silent = error
+    if reply and reply.lab == balancing.identity(lab):
+        return reply
+    who = daemon.listener(there.port, netns=lab.netns, address=str(there.address))
+    own = who and {*undo.daemon_pids(str(server(lab).config))}.intersection(who.pids)
+    if (
+        reply and own
+    ):  # it was started by another labkit, or with a configuration that somebody edited
+        return reply
+    if silent and (own or not who):
+        raise silent
+    raise FarmError(
+        f"{there.address}:{there.port}, the balancer's address",
+        f"a server answers there that is not this lab's balancer: {who or 'a process of another user'}",
+        "end that process, or set proxy.port to another port",
+        again(lab, f"ss -ltnp 'sport = :{there.port}'"),
+        code=FOREIGN,
+    )
 
 
 def widen(lab: Lab) -> bool:
@@ -160,9 +196,9 @@ def _served(lab: Lab, text: str) -> str:
     address, _, port = balancing.listens(text).rpartition(":")
     there = fetch.front(lab)
     if address and port.isdigit():
-        there = there.model_copy(update={"address": address, "port": int(port)})
+        there = there.model_copy(update={"address": IPv4Address(address), "port": int(port)})
     try:
-        return fetch.reach(lab, there, FINGERPRINT_PATH).configuration or "another's"
+        return asked(lab, there).configuration
     except FarmError as error:
         return error.reason
 
@@ -170,7 +206,7 @@ def _served(lab: Lab, text: str) -> str:
 def _problem(lab: Lab, text: str) -> str | None:
     """Why the running balancer does not serve by this configuration; None when it does."""
     try:
-        running = fetch.reach(lab, fetch.front(lab), FINGERPRINT_PATH).configuration
+        running = asked(lab).configuration
     except FarmError as error:
         return error.reason
     wanted = balancing.running_fingerprint(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import http.client
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from xml.etree import ElementTree
 
@@ -99,19 +99,6 @@ def stop(lab: Lab, replica: Replica, on: bool) -> None:
     change(lab, replica, {WITHDRAWN["Stop"]: str(int(on))})
 
 
-def leave(lab: Lab, names: Collection[str]) -> bool:
-    """Workers of these names, of whatever replicas, are stopped at the balancers of the lab's sites; whether
-    one of them still has a request to answer."""
-    busy = False
-    for site in lab.sites:
-        balancer = members(lab, site.name)
-        for item in balancer.workers:
-            if item.replica in names and not item.withdrawn:
-                _set(lab, site.name, balancer, item.url, {WITHDRAWN["Stop"]: "1"})
-            busy |= item.replica in names and item.busy > 0
-    return busy
-
-
 def change(lab: Lab, replica: Replica, values: Mapping[str, str]) -> None:
     """Sets values of the manager's form for a worker."""
     url, balancer = worker(lab, replica).url, members(lab, replica.site)
@@ -153,7 +140,7 @@ def _ask_all(targets: Sequence[Target]) -> list[str]:
 def _parsed(text: str) -> Members | None:
     try:
         return parse(text)
-    except (FarmError, ElementTree.ParseError):
+    except FarmError:
         return None
 
 
@@ -172,8 +159,11 @@ def restore(lab: Lab) -> tuple[str, ...]:
 
 def parse(text: str) -> Members:
     """The (one) balancer of balancer-manager's XML."""
-    root = ElementTree.fromstring(text)  # noqa: S314 - the lab's own apache2 wrote it
-    balancer = root.find(f"{_SPACE}balancers/{_SPACE}balancer")
+    try:
+        root = ElementTree.fromstring(text)  # noqa: S314 - the lab's own apache2 wrote it
+        balancer = root.find(f"{_SPACE}balancers/{_SPACE}balancer")
+    except ElementTree.ParseError:
+        balancer = None
     if balancer is None:
         raise FarmError(
             "the balancer-manager's answer", "names no balancer", code="farm.balancer-manager"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from labkit import interrupting, run
 from labkit.daemon import tail
-from labkit.errors import LabkitError
+from labkit.errors import LabkitError, excerpt
 from labkit.farm import container, host, ssh
 from labkit.farm.contents.opened import watching
 from labkit.farm.links.netns import inside
@@ -190,7 +190,7 @@ def _session(lab: Lab, replica: Replica, given: ssh.Keys) -> str:
     server = ("--user", "0:0", "--detach", *caps, replica.name, *command)
     started = run.run(container.runc(lab, "exec", *server), output=own / "sshd.log", ok=range(256))
     if started.status:
-        return f"sshd does not start: {tail(own / 'sshd.log')[-300:]}"
+        return f"sshd does not start: {tail(own / 'sshd.log')}"
     _await_ssh(lab, replica)
     words = [
         "ssh", "-F", "none", "-i", str(given.folder / "student"), "-o", "BatchMode=yes",
@@ -200,7 +200,7 @@ def _session(lab: Lab, replica: Replica, given: ssh.Keys) -> str:
     ]  # fmt: skip
     done = run.run(words, netns=replica.netns, timeout=20, ok=range(256))
     said = done.stdout.split()
-    return FINE if said == [replica.name, "root"] else tail(own / "sshd.log")[-300:]
+    return FINE if said == [replica.name, "root"] else tail(own / "sshd.log")
 
 
 def _await_ssh(lab: Lab, replica: Replica) -> None:
@@ -221,4 +221,4 @@ def _listens() -> bool:
 def _last(lab: Lab, replica: Replica) -> str:
     """The last words of the container's first process."""
     said = tail(container.console(lab, replica.name)).strip().splitlines()
-    return said[-1][:300] if said else "(no output)"
+    return excerpt(said[-1]) if said else "(no output)"

@@ -14,7 +14,7 @@ from typing import Literal
 
 from labkit import run
 from labkit.checks import Check
-from labkit.display import human_bytes
+from labkit.display import counted, human_bytes
 from labkit.farm import container, rootfs
 from labkit.farm.contents import account, removal
 from labkit.farm.contents.account import Contents, Weight
@@ -162,7 +162,7 @@ def trial_table(found: Evidence) -> Table:
     ]
     title = (
         f"The farm's image of {human_bytes(found.size)}, of which a replica opens "
-        f"{len(found.whole.opened)} files with {human_bytes(found.opened_size)}: packages left out"
+        f"{counted(len(found.whole.opened), 'file')} with {human_bytes(found.opened_size)}: packages left out"
     )
     return Table.of("trials", title, rows, units={"size": "bytes"})
 
@@ -198,13 +198,13 @@ def _summary(value: Unneeded) -> str:
     count = len(value.packages) + len(value.idle) + len(value.needed)
     every = found.without(*found.idle, *found.spare)
     tried = (
-        f" Without {len(every.packages)} packages ({human_bytes(every.size)} of "
+        f" Without {counted(len(every.packages), 'package')} ({human_bytes(every.size)} of "
         f"{human_bytes(found.size)}) of the farm's image: {every.served.told}."
         if every
         else ""
     )
     return (
-        f"Of the {count} packages of {value.variant} a running replica opens files of "
+        f"Of the {counted(count, 'package')} of {value.variant} a running replica opens files of "
         f"{len(value.needed)}; {len(value.packages)} ({human_bytes(value.bytes)} of "
         f"{human_bytes(value.total)}) are neither opened nor depended on, {len(value.idle)} "
         f"({human_bytes(value.idle_bytes)}) depended on, but never opened.{tried}"
@@ -235,7 +235,9 @@ def _linked(web: Contents, root: Path, needed: Sequence[str]) -> Check:
     return Check(
         name="rootfs.unneeded.libraries",
         expected="apache2, its modules and sshd load libraries of needed packages only",
-        seen=f"of {', '.join(stray)} too" if stray else f"of {len(loaded)} packages, all needed",
+        seen=f"of {', '.join(stray)} too"
+        if stray
+        else f"of {counted(len(loaded), 'package')}, all needed",
         holds=not stray and bool(loaded),
         rows=("R4",),
         again=" ".join(argv[:5]),
@@ -247,7 +249,7 @@ def _answers(found: Evidence) -> Check:
     tried = found.without(*found.spare)
     return Check(
         name="rootfs.unneeded.left-out",
-        expected=f"without {len(found.spare)} packages of the farm's image that nothing asks for, "
+        expected=f"without {counted(len(found.spare), 'package')} of the farm's image that nothing asks for, "
         "apache2 and sshd answer",
         seen=tried.served.told if tried else "there are none",
         holds=found.whole.fine and (tried is None or tried.served.fine),

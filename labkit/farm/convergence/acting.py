@@ -113,8 +113,6 @@ def act(lab: Lab, plan: Plan, seen: Look) -> None:
         rolling.taken_back(lab)
     if plan.named("balancer", "change") and _takes_away(plan):
         rolling.finished(lab, before)
-    elif plan.named("container", "remove"):
-        rolling.leave(lab, plan.named("container", "remove"))
     removing.surplus(lab, plan)
     allotment.remember(lab, others=False)
     if wired and _has_stale(plan):

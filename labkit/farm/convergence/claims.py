@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from labkit import daemon, groups, undo
+from labkit.display import counted
 from labkit.errors import StateError
 from labkit.farm import container, host
 from labkit.farm.balancer import instance as balancer
@@ -12,6 +13,7 @@ from labkit.farm.links import others, wiring
 from labkit.farm.links.netlink import within
 from labkit.farm.names import instance as names
 from labkit.farm.planning.difference import Plan
+from labkit.farm.runc import surplus
 from labkit.journal import Journal
 from labkit.kernel import netns as namespaces
 from labkit.kernel import seen
@@ -32,6 +34,22 @@ def refuse_taken(lab: Lab, plan: Plan) -> None:
         if made & {"route", "bridge", "link"}:
             within(lab.netns, _refuse_links, lab)
         _refuse_ports(lab, [*plan.named("names", "create"), *plan.named("balancer", "create")])
+
+
+def refuse_surplus(lab: Lab) -> None:
+    """Raises :class:`StateError` when replicas run that the lab does not have: nobody has asked to remove them."""
+    states = container.states(lab)
+    names = surplus.surplus(lab, Journal.of(lab).standing())
+    more = [name for name in names if name in states and states[name].status == "running"]
+    if more:
+        raise StateError(
+            f"sites and replicas of lab {lab.name}",
+            f"the farm that is up has {counted(len(more), 'replica')} more: {', '.join(more)}",
+            "to keep them, give the same sites and replicas here (as parameters, or in lab.toml); to remove "
+            f"them: `labkit apply --lab-name {lab.name}`",
+            f"labkit plan --lab-name {lab.name}",
+            code="state.surplus-replicas",
+        )
 
 
 def _namespaces(lab: Lab) -> Iterator[str]:

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from labkit import tables
+from labkit.checks import Check
 from labkit.farm import container, host, network, ssh
 from labkit.farm.balancer import instance as balancer
 from labkit.farm.container import State
 from labkit.farm.convergence import answering
 from labkit.farm.debian import apt, variants
 from labkit.farm.isolation import guard
+from labkit.farm.links import topology as topologies
 from labkit.farm.links.netlink import within
 from labkit.farm.links.netns import NamespaceError
 from labkit.farm.links.topology import Topology
@@ -38,11 +40,13 @@ AGAIN = 2
 
 
 class Look(Record):
-    """What is there, what of the wanted side the machine tells, and each container as runC knows it."""
+    """What is there, what of the wanted side the machine tells, each container as runC knows it, and the
+    failing checks of what somebody else did, which no step puts right (``strange``)."""
 
     seen: tuple[Resource, ...]
     known: Known
     states: dict[str, State]
+    strange: tuple[Check, ...] = ()
 
     def plan(self, lab: Lab, kinds: Sequence[str] = KINDS) -> Plan:
         """The steps from here to the Lab, of some kinds of resources."""
@@ -92,7 +96,8 @@ def _look(lab: Lab, kinds: Sequence[str]) -> Look:
         *_servers(lab, kinds),
         *_surplus(lab, entries, states, topology.ports, mounted),
     )
-    return Look(seen=seen, known=known(lab, images, suite), states=states)
+    strange = topologies.strange(lab, topology)
+    return Look(seen=seen, known=known(lab, images, suite), states=states, strange=strange)
 
 
 def known(lab: Lab, images: Images | None, suite: str) -> Known:

@@ -6,8 +6,9 @@ that has only one gets a second one for the time (:func:`surging`).
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -85,14 +86,6 @@ def withdrawn(lab: Lab, replicas: Sequence[Replica]) -> Iterator[None]:
         yield
 
 
-def leave(lab: Lab, names: Collection[str]) -> None:
-    """The balancer, if it runs, sends replicas of these names nothing any more, and they are idle. They may
-    be none of the lab's, as long as their site is."""
-    if daemon.pid(instance.server(lab)) is not None:
-        with suppress(FarmError):  # it does not answer, or not to this Lab's names
-            _until(lambda: not workers.leave(lab, names))
-
-
 def taken_back(lab: Lab) -> None:
     """The balancer, if it runs, sends requests to every replica again that nobody withdrew: it looks once a
     second whether one answers that had not."""
@@ -133,6 +126,14 @@ def _again(function: Callable[..., None], *given: object) -> None:
     """Called on the way out: a balancer that has gone meanwhile has nothing to be told."""
     with suppress(FarmError):
         function(*given)
+
+
+def begun_anew(lab: Lab) -> None:
+    """The balancer, if it runs, has read its configuration again, and counts from nothing who got how much."""
+    before = serving(lab)
+    if before:
+        daemon.send(instance.server(lab), signal.SIGUSR1)
+        finished(lab, before)
 
 
 def finished(lab: Lab, processes: Sequence[int]) -> None:

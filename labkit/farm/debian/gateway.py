@@ -21,7 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from pydantic import Field
 
-from labkit.errors import MachineError
+from labkit.errors import MachineError, with_sudo
 from labkit.farm.debian.depot import AbsentError, Depot
 from labkit.kernel import calls
 from labkit.kernel.netns import alone
@@ -97,7 +97,7 @@ def _apart() -> tuple[socket.socket, int]:
         raise MachineError(
             "a network namespace",
             "needs root",
-            "call it with sudo, or from a root shell",
+            with_sudo(),
             "id",
             code="machine.not-root",
         ) from None

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from labkit import run, uses
+from labkit.display import counted
 from labkit.doing import Doing, doing
 from labkit.errors import BuildError
 from labkit.farm.debian import commands, dating, packages, variants
@@ -187,9 +188,7 @@ def explained(depot: Depot, what: str, error: Exception) -> Exception:
     names = packages.naming(sorted(address.rpartition("/")[2] for address in lost))
     first = next(iter(lost.values()))
     if first.status is None:
-        reason = (
-            f"{len(lost)} packages are not in the cache, and labkit is to stay offline: {names}"
-        )
+        reason = f"{counted(len(lost), 'package', 'are')} not in the cache, and labkit is to stay offline: {names}"
         return BuildError(what, reason, first.remedy, first.again, code="build.failed")
     if first.status in (404, 410):
         return OutdatedError(what, f"the mirror no longer has {names}", first.remedy, first.again)

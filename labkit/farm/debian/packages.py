@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from labkit.display import counted
 from labkit.errors import StateError
 from labkit.result import Cell, Record, Table
 
@@ -138,7 +139,7 @@ def table(packages: Sequence[Package], *, name: str = "packages", title: str = "
         }
         for package in sorted(packages, key=lambda package: -package.installed)
     ]
-    heading = title or f"{len(packages)} packages, the largest first"
+    heading = title or f"{counted(len(packages), 'package')}, the largest first"
     return Table.of(name, heading, rows, units={"installed": "bytes"}, columns=COLUMNS)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from labkit import run, tables
-from labkit.errors import CommandError, FarmError, LabkitError, StateError
+from labkit.errors import CommandError, FarmError, LabkitError, StateError, excerpt
 from labkit.farm.isolation import listing, rules
 from labkit.farm.isolation.rules import Rules
 from labkit.farm.links import endpoint
@@ -177,7 +177,7 @@ def _load(lab: Lab, asked: Rules) -> str:
             return lacking
         raise FarmError(
             f"table {tables.name_of(lab)}",
-            f"nft refuses it: {error.stderr.strip()[:600]}",
+            f"nft refuses it: {excerpt(error.stderr)}",
             "end what changes the same tables, and call again",
             again(lab),
             code="farm.firewall",
@@ -193,7 +193,7 @@ def impossible() -> str:
     try:
         run.run(["unshare", "--net", "--", "nft", "-f", "-"], stdin=text)
     except LabkitError as error:
-        return f"this kernel's nftables lacks something: {' '.join(error.reason.split())[:200]}"
+        return f"this kernel's nftables lacks something: {excerpt(' '.join(error.reason.split()))}"
     return ""
 
 

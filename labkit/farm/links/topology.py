@@ -10,14 +10,15 @@ from collections.abc import Callable
 from ipaddress import IPv4Interface
 
 from labkit.checks import Check
+from labkit.display import counted
 from labkit.lab import Lab
 from labkit.result import Cell, Record, Table
 
 
 class Port(Record):
-    """One link as seen: on the host, its bridge ('' for none) and whether it is up at both ends; in
-    the container's namespace, the peer's name, its addresses (with prefix lengths), and where the
-    default route leads ('' without one)."""
+    """One link as seen: on the host, its bridge ('' for none), whether it is up at both ends, and the
+    addresses of the host's end (``outer``); in the container's namespace, the peer's name, its
+    addresses (with prefix lengths), and where the default route leads ('' without one)."""
 
     replica: str
     link: str
@@ -27,16 +28,19 @@ class Port(Record):
     addresses: tuple[str, ...]
     mac: str
     gateway: str = ""
+    outer: tuple[str, ...] = ()
 
 
 class Topology(Record):
-    """The bridge (with its addresses and all of its ports' names) and every replica's link."""
+    """The bridge (with its addresses, and all of its ports' names: ``foreign`` are those that labkit did
+    not make) and every replica's link."""
 
     bridge: str
     up: bool
     addresses: tuple[str, ...]
     ports: tuple[str, ...]
     links: tuple[Port, ...]
+    foreign: tuple[str, ...] = ()
 
 
 Finding = tuple[bool, str]
@@ -46,13 +50,19 @@ Rule = Callable[[Lab, Topology], Finding]
 def foreign_ports(lab: Lab, seen: Topology) -> Finding:
     """The bridge holds the containers' links and nothing else: not the machine's own interface."""
     wanted = {replica.link for replica in lab.farm}
-    strange = sorted(set(seen.ports) - wanted)
+    surplus = sorted(set(seen.ports) - wanted - set(seen.foreign))
     lost = sorted(wanted - set(seen.ports))
-    if strange:
-        return False, f"{', '.join(strange)} is in the bridge and is no container's link"
+    if seen.foreign:
+        remedy = " && ".join(f"{_ip(lab)} link set {name} nomaster" for name in seen.foreign)
+        return False, (
+            f"{', '.join(seen.foreign)} is in the bridge and labkit did not make it: "
+            f"take it out ({remedy})"
+        )
+    if surplus:
+        return False, f"{', '.join(surplus)} is in the bridge and is no container's link"
     if lost:
         return False, f"{', '.join(lost)} is not in the bridge"
-    return True, f"{len(seen.ports)} ports: {', '.join(seen.ports)}"
+    return True, f"{counted(len(seen.ports), 'port')}: {', '.join(seen.ports)}"
 
 
 def doubled_addresses(lab: Lab, seen: Topology) -> Finding:
@@ -66,7 +76,17 @@ def doubled_addresses(lab: Lab, seen: Topology) -> Finding:
     twice = {address: names for address, names in owners.items() if len(names) > 1}
     if twice:
         return False, "; ".join(f"{a} is on {' and on '.join(n)}" for a, n in twice.items())
-    return bool(owners), f"{len(owners)} addresses, no two alike" if owners else "no address at all"
+    return bool(
+        owners
+    ), f"{counted(len(owners), 'address')}, no two alike" if owners else "no address at all"
+
+
+def addressed_ports(lab: Lab, seen: Topology) -> Finding:
+    """The host's address is on the bridge: a port passes its frames on, and does not speak for itself."""
+    wrong = [f"{' and '.join(link.outer)} is on {link.link}" for link in seen.links if link.outer]
+    if wrong:
+        return False, f"the address stands on a port: {', '.join(wrong)}"
+    return True, f"none of {counted(len(seen.links), 'link')} has an address on the host's side"
 
 
 def loopback_targets(lab: Lab, seen: Topology) -> Finding:
@@ -90,7 +110,7 @@ def other_networks(lab: Lab, seen: Topology) -> Finding:
         if not any(IPv4Interface(address).network == lab.subnet for address in addresses):
             other = f" but {', '.join(addresses)}" if addresses else ""
             return False, f"{name} has no address in {lab.subnet}{other}"
-    return True, f"{len(every)} interfaces with an address in {lab.subnet}"
+    return True, f"{counted(len(every), 'interface')} with an address in {lab.subnet}"
 
 
 def misnamed_peers(lab: Lab, seen: Topology) -> Finding:
@@ -100,7 +120,7 @@ def misnamed_peers(lab: Lab, seen: Topology) -> Finding:
             return False, f"{link.replica} has {link.peer or 'no eth0'}"
         if not link.up:
             return False, f"{link.replica}'s link is down, at one end or both"
-    return True, f"{len(seen.links)} times eth0, up at both ends"
+    return True, f"{counted(len(seen.links), 'time')} eth0, up at both ends"
 
 
 def idle_bridge(lab: Lab, seen: Topology) -> Finding:
@@ -114,13 +134,14 @@ def other_gateways(lab: Lab, seen: Topology) -> Finding:
         if link.gateway != str(lab.gateway.ip):
             other = f"leads to {link.gateway}" if link.gateway else "is missing"
             return False, f"{link.replica}'s default route {other}"
-    return True, f"{len(seen.links)} default routes by {lab.gateway.ip}"
+    return True, f"{counted(len(seen.links), 'default route')} by {lab.gateway.ip}"
 
 
 #: Rule's name -> (what holds, the function that says whether and what it saw, the assignment's rows).
 RULES: dict[str, tuple[str, Rule, tuple[str, ...]]] = {
     "ports": ("the bridge holds each container's link and nothing else", foreign_ports, ("E3",)),
     "addresses": ("no address is on two interfaces", doubled_addresses, ("R10",)),
+    "port-addresses": ("no port of the bridge has an address", addressed_ports, ("E3",)),
     "one-network": ("all addresses are in the farm's network", other_networks, ("R10",)),
     "targets": (
         "each container has an address that is not its loopback",
@@ -149,6 +170,13 @@ def checks(lab: Lab, seen: Topology) -> tuple[Check, ...]:
         for holds, said in (
             rule(lab, seen) if seen.links else (False, f"there is no bridge {seen.bridge}"),
         )
+    )
+
+
+def strange(lab: Lab, seen: Topology) -> tuple[Check, ...]:
+    """The failing check of what somebody else put into the bridge, which labkit leaves where it is; or none."""
+    return tuple(
+        check for check in checks(lab, seen) if seen.foreign and check.name == "network.ports"
     )
 
 

@@ -113,16 +113,18 @@ def _make(netlink: Netlink, lab: Lab, new: Sequence[Replica], bridge: int) -> No
 
 
 def _mend(netlink: Netlink, lab: Lab, links: dict[str, Link], bridge: int) -> set[str]:
-    """Links that were there are up and in the bridge; the replicas of those that were not."""
-    wrong = [
-        replica
-        for replica in lab.farm
-        if (link := links.get(replica.link)) and not (link.up and link.master == bridge)
-    ]
-    _all_done(
-        netlink.try_all([requests.link_up(links[r.link].index, master=bridge) for r in wrong])
-    )
-    return {replica.name for replica in wrong}
+    """Links that were there are up, in the bridge and without an address; the replicas of those that were not."""
+    there = seen.addresses(netlink)
+    wanted: dict[str, list[Request]] = {}
+    for replica in lab.farm:
+        if link := links.get(replica.link):
+            wrong = [requests.no_address(link.index, item) for item in there.get(link.index, ())]
+            if not (link.up and link.master == bridge):
+                wrong.append(requests.link_up(link.index, master=bridge))
+            if wrong:
+                wanted[replica.name] = wrong
+    _all_done(netlink.try_all([request for asked in wanted.values() for request in asked]))
+    return set(wanted)
 
 
 def _inside(lab: Lab, known: dict[str, Inner]) -> set[str]:

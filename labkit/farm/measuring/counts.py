@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from labkit.checks import Check
+from labkit.display import counted
 from labkit.farm.measuring.load import Sent
 from labkit.lab import Replica
 from labkit.result import Record
@@ -92,7 +93,7 @@ def agreement(name: str, client: Mapping[int, str], log: Mapping[int, str], agai
     differing = sum(client.get(number) != log.get(number) for number in client.keys() | log.keys())
     seen = told(log.values())
     if differing:
-        seen = f"{seen}; {differing} requests differ"
+        seen = f"{seen}; {counted(differing, 'request', 'differ')}"
     return Check(
         name=name,
         expected=told(client.values()),

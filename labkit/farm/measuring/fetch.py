@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 from labkit.errors import FarmError
 from labkit.farm import dns
+from labkit.farm.balancer.balancing import FINGERPRINT_HEADER, LAB_HEADER
 from labkit.farm.links.netns import inside
 from labkit.farm.names import resolver
 from labkit.farm.site import REPLICA_HEADER
@@ -30,13 +31,15 @@ class Target(Record):
 
 
 class Reply(Record):
-    """An HTTP response: ``replica`` as its header names it ('' for none), ``seconds`` to its end."""
+    """An HTTP response: ``replica``, ``configuration`` and ``lab`` as its headers name them ('' for none),
+    ``seconds`` to its end."""
 
     status: int
     replica: str
     location: str
     cookie: str
     configuration: str
+    lab: str
     body: str
     seconds: float
 
@@ -90,7 +93,8 @@ def get(
         replica=response.getheader(REPLICA_HEADER, ""),
         location=response.getheader("Location", ""),
         cookie=response.getheader("Set-Cookie", "").partition(";")[0],
-        configuration=response.getheader("X-Labkit-Configuration", ""),
+        configuration=response.getheader(FINGERPRINT_HEADER, ""),
+        lab=response.getheader(LAB_HEADER, ""),
         body=body.decode(errors="replace"),
         seconds=time.monotonic() - started,
     )

@@ -14,8 +14,9 @@ from labkit import interrupting
 from labkit.checks import Check, equal
 from labkit.errors import ConfigError
 from labkit.farm import container, proxy, site
-from labkit.farm.balancer import accesslog
+from labkit.farm.balancer import accesslog, workers
 from labkit.farm.balancer.balancing import RETRY
+from labkit.farm.convergence import rolling
 from labkit.farm.measuring import counts, fetch
 from labkit.farm.measuring.counts import Fit, Share
 from labkit.farm.measuring.load import Load, Sent
@@ -59,12 +60,25 @@ def measure(
     total, threads = _numbers(lab, requests, concurrency)
     there = fetch.target(lab, label)
     fetch.reach(lab, there)  # raises when nobody is there; the load itself only counts
+    if not _is_replica(lab, label):
+        even(lab)
     for replica in replicas_of(lab, label):
         logs.make_room(lab, replica.name)
     load = Load(lab, there, secrets.token_hex(6), concurrency=threads, requests=total)
     sent = load.run()
     value = _measurement(lab, load, sent)
     return value, sent, checks(lab, value, sent)
+
+
+def even(lab: Lab) -> None:
+    """No replica is owed anything by the balancer, whatever was before.
+
+    Apache's ``bytraffic`` and ``bybusyness`` make up for what a replica was spared: after an outage, or a load
+    that kept it busier than its weight says, it gets every request until it has caught up. Whom somebody
+    withdrew stays withdrawn.
+    """
+    if lab.proxy.lbmethod != "byrequests" and not workers.withdrawn(lab):
+        rolling.begun_anew(lab)
 
 
 def _numbers(lab: Lab, requests: int | None, concurrency: int | None) -> tuple[int, int]:
@@ -141,7 +155,7 @@ def checks(lab: Lab, value: Measurement, sent: Sequence[Sent]) -> tuple[Check, .
 def _distribution(name: str, value: Measurement, again: str) -> Check:
     """Whether each replica's part of the requests is what it should be."""
     seen = ", ".join(f"{part.replica} {part.observed}" for part in value.shares)
-    expected, holds = _expectation(value)
+    expected, holds = expectation(value)
     return Check(
         name=f"{name}.distribution",
         expected=expected,
@@ -152,21 +166,29 @@ def _distribution(name: str, value: Measurement, again: str) -> Check:
     )
 
 
-def _expectation(value: Measurement) -> tuple[str, bool]:
+def expectation(value: Measurement) -> tuple[str, bool]:
     """What is expected of the shares, and whether it is so: that they fit the weights.
 
     The method ``bybusyness`` follows the load instead: Apache sends a request to the worker with
-    the fewest unfinished ones, whatever its weight, so of it no more is expected than that each
-    replica serves (mod_lbmethod_bybusyness). A site's only replica has to serve all requests,
-    about which no test of chance says more.
+    the fewest unfinished ones, whatever its weight, which decides only between equally busy ones
+    (mod_lbmethod_bybusyness). So of it no more is expected than that each replica serves, once there
+    are as many requests as the weights add up to. ``bytraffic`` counts a request when it has ended, so
+    that those under way at a time may all be one replica's. A site's only replica has to serve all
+    requests, about which no test of chance says more.
     """
     if len(value.shares) == 1:
         (only,) = value.shares
         return f"{only.replica} {value.requests}, as the only one", only.observed == value.requests
     if value.lbmethod == "bybusyness":
-        return "each replica serves", all(part.observed for part in value.shares)
+        enough = value.requests >= sum(part.weight for part in value.shares)
+        return "each replica serves", all(part.observed for part in value.shares) or not enough
     wanted = ", ".join(f"{part.replica} {part.expected:.0f}" for part in value.shares)
-    return f"{wanted} (chi-square p ≥ {counts.LEVEL})", value.fit.fits
+    fits = f"{wanted} (chi-square p ≥ {counts.LEVEL}"
+    if value.lbmethod == "bytraffic":
+        off = max(abs(part.observed - part.expected) for part in value.shares)
+        allowed = f"off by at most {value.concurrency}, those under way at a time"
+        return f"{fits}, or {allowed})", value.fit.fits or off <= value.concurrency
+    return f"{fits})", value.fit.fits
 
 
 def proxy_log(lab: Lab, value: Measurement) -> dict[int, str]:

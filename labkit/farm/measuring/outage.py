@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from labkit.checks import Check
+from labkit.display import counted
 from labkit.farm.balancer import balancing
 from labkit.farm.measuring.load import Sent
 from labkit.farm.names import resolver
@@ -145,12 +146,12 @@ def summary(value: Failover) -> str:
     if not value.others:
         return (
             f"{value.site} has no other replica than {value.replica}, so nobody could take over: "
-            f"it was {how} under {value.requests:,} requests, and {value.failed:,} failed in an outage "
+            f"it was {how} under {counted(value.requests, 'request')}, and {value.failed:,} failed in an outage "
             f"of {value.seconds_down:.2f} s; {times}"
         )
     return (
-        f"{value.replica} was {how} under {value.requests:,} requests: {value.failed:,} failed, "
-        f"{value.again} were sent again; {times}"
+        f"{value.replica} was {how} under {counted(value.requests, 'request')}: {value.failed:,} failed, "
+        f"{value.again} sent again; {times}"
     )
 
 
@@ -180,7 +181,7 @@ def checks(lab: Lab, value: Failover) -> tuple[Check, ...]:
 
 def _taken_over(value: Failover) -> tuple[str, str, str, bool]:
     most = int(TOLERATED[value.drained] * value.requests)
-    wanted = f"at most {most} of {value.requests} requests fail"
+    wanted = f"at most {most} of {counted(value.requests, 'request')} fail"
     return "served", wanted, f"{value.failed} failed", value.failed <= most
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from labkit import daemon, run, undo
 from labkit.daemon import Daemon
+from labkit.display import counted
 from labkit.errors import CommandError, FarmError
 from labkit.farm.links.endpoint import require_address, whereabouts
 from labkit.farm.names import resolver
@@ -95,7 +96,7 @@ def _read_anew(lab: Lab, instance: Daemon) -> None:
     _write_names(lab)
     daemon.send(instance, signal.SIGHUP)
     try:
-        daemon.wait(instance, lambda: _problem(lab), 5.0)
+        daemon.wait(instance, lambda: problem(lab), 5.0)
     except FarmError:  # it hears nothing, or was started with another configuration
         _start_anew(lab, instance)
 
@@ -114,7 +115,7 @@ def _start_anew(lab: Lab, instance: Daemon) -> None:
     _write_names(lab)
     daemon.stop(lab, instance)
     put(candidate, instance.config)  # who runs has read what is there, wherever this is cut off
-    daemon.start(lab, instance, lambda: _problem(lab))
+    daemon.start(lab, instance, lambda: problem(lab))
 
 
 def _hosts(lab: Lab) -> Path:
@@ -149,7 +150,7 @@ def _accepted(file: Path, text: str) -> Path:
 
 def _zone(text: str) -> str:
     """A zone's file in a few words. Pure."""
-    return f"{len(text.splitlines())} names ({fingerprint(text)})"
+    return f"{counted(len(text.splitlines()), 'name')} ({fingerprint(text)})"
 
 
 def _address(text: str) -> str:
@@ -158,12 +159,17 @@ def _address(text: str) -> str:
     return next((value for key, _, value in pairs if key == "listen-address"), "none")
 
 
-def _problem(lab: Lab) -> str | None:
+def problem(lab: Lab) -> str | None:
     """What is wrong with the server's answer about its own zone; None when nothing is."""
     try:
-        answer = ask(lab, [(lab.domain, "SOA")], patience=0.5)[0]
+        return difference(lab)
     except FarmError as error:
         return error.reason
+
+
+def difference(lab: Lab) -> str | None:
+    """What the server that answers says otherwise than the lab's; :class:`FarmError` when none answers."""
+    answer = ask(lab, [(lab.domain, "SOA")], patience=0.5)[0]
     if not (answer.authoritative and answer.values):
         return f"it answers {answer.status}"
     return None if knows(lab, mark(lab)) else "it serves other names than the lab's"

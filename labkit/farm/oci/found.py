@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from labkit.display import counted
 from labkit.errors import StateError
 from labkit.farm.oci import remembered, siteimages, store, unpacking
 from labkit.farm.oci.store import Tag
@@ -69,7 +70,7 @@ def _read(lab: Lab) -> Images | None:
         }
     except (StateError, OSError, ValueError):
         return None
-    said = f"{len(lost)} blobs missing or damaged" if lost else "whole"
+    said = f"{counted(len(lost), 'blob')} missing or damaged" if lost else "whole"
     return Images(
         layout=said,
         rootfs=siteimages.recorded(lab),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from labkit import run
 from labkit.checks import Check, equal
+from labkit.display import counted
 from labkit.errors import CommandError, FarmError
 from labkit.farm.oci import store
 from labkit.farm.oci.unpacking import Unpacked
@@ -95,9 +96,9 @@ def checks(layout: Path, seen: Origin) -> tuple[Check, ...]:
     return (
         Check(
             name="container.source.blobs",
-            expected=f"each of {len(seen.blobs)} blobs of {seen.tag} has the sha256 that names it",
+            expected=f"each of {counted(len(seen.blobs), 'blob')} of {seen.tag} has the sha256 that names it",
             seen="; ".join(_altered(blob) for blob in seen.blobs if not blob.intact)
-            or f"sha256 of {len(seen.blobs)} blobs computed anew: each as named",
+            or f"sha256 of {counted(len(seen.blobs), 'blob')} computed anew: each as named",
             holds=all(blob.intact for blob in seen.blobs),
             rows=ROWS,
             again=f"cd {layout}/blobs/sha256 && sha256sum *",

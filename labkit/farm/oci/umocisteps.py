@@ -11,6 +11,7 @@ from pathlib import Path
 
 from labkit import run
 from labkit.checks import Check, equal
+from labkit.display import counted
 from labkit.farm.debian.building import discard
 from labkit.farm.oci import store, umocibundle
 from labkit.farm.oci.layers import ENVIRONMENT
@@ -79,7 +80,7 @@ def steps(lab: Lab) -> Outcome[Steps]:
         pointers = umocibundle.pointers(work / LAYOUT, work / f"{BUNDLE}2", "first")
         value = Steps(steps=tuple(done), pointers=tuple(pointers))
         found = (*_layout_checks(work, done), *_bundle_checks(work, empty, second, layers))
-    kept = f"{len(done)} commands, {len(found)} statements checked"
+    kept = f"{counted(len(done), 'command')}, {counted(len(found), 'statement')} checked"
     return Outcome(
         value=value,
         subject=LAYOUT,

@@ -38,6 +38,7 @@ def links(
                 "made by": _maker(port.link, owned),
                 "bridge": port.bridge or "none",
                 "state": "up" if port.up else "down",
+                "addresses on the host": listed(port.outer),
                 **({} if port.replica in unnamed else _inner(port)),
             }
             yield Resource(kind="link", name=port.replica, facts=facts)

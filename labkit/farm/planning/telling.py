@@ -20,13 +20,11 @@ PLURAL = {"keys": "pairs of keys", "names": "name servers"}
 def summary(plan: Plan) -> str:
     """What a plan comes to, in a sentence."""
     if plan.empty:
-        return f"Nothing to do: {counted(plan.resources, 'resource')} are as the lab says."
+        return f"Nothing to do: {counted(plan.resources, 'resource', 'are')} as the lab says."
     found = [step.action for step in plan.steps]
     said = ", ".join(f"{found.count(word)} to {word}" for word in PAST if word in found)
     alike = plan.resources - len(plan.steps)
-    return (
-        f"{counted(len(plan.steps), 'step')}: {said}; {alike} of {plan.resources} resources stay."
-    )
+    return f"{counted(len(plan.steps), 'step')}: {said}; {alike} of {counted(plan.resources, 'resource', 'stay')}."
 
 
 def done(plans: Sequence[Plan], lab: Lab) -> str:

@@ -84,6 +84,7 @@ def _link(lab: Lab, replica: Replica) -> Resource:
             "made by": "this lab",
             "bridge": lab.bridge,
             "state": "up",
+            "addresses on the host": "none",
             "end": "eth0",
             "addresses": f"{replica.address}/{lab.subnet.prefixlen}",
             "gateway": str(lab.gateway.ip),

@@ -96,15 +96,17 @@ def checks(value: Ablation) -> tuple[Check, ...]:
     return (
         Check(
             name=f"shrink.kept.{value.variant}",
-            expected=f"after each of {len(value.kept)} steps all {asked} questions are answered",
-            seen=_lost(broken) if broken else f"after {len(value.kept)} steps all {asked} are",
+            expected=f"after each of {counted(len(value.kept), 'step')} all {counted(asked, 'question')} are answered",
+            seen=_lost(broken)
+            if broken
+            else f"after {counted(len(value.kept), 'step')} all {asked} are",
             holds=not broken,
             rows=("R4",),
             again=again,
         ),
         Check(
             name=f"shrink.undone.{value.variant}",
-            expected=f"each of {len(value.undone)} further steps breaks something",
+            expected=f"each of {counted(len(value.undone), 'further step')} breaks something",
             seen=f"harmless: {', '.join(harmless)}" if harmless else "each of them does",
             holds=not harmless,
             rows=("R4",),

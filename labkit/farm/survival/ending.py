@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 from labkit import interrupting, run
-from labkit.errors import FarmError
+from labkit.errors import FarmError, excerpt
 from labkit.farm import container
 from labkit.farm.contents.serving import STOP
 from labkit.farm.links.netns import inside
@@ -77,7 +77,7 @@ def _wait(stand: Stand, ended: Future[run.Done]) -> None:
             code="farm.replica-silent",
         )
     done = ended.result()
-    said = " ".join((done.stderr or done.stdout).split())[-300:] or stand.last_words()
+    said = excerpt(" ".join((done.stderr or done.stdout).split())) or stand.last_words()
     raise FarmError(
         stand.replica.name, f"has ended (status {done.status}): {said}", code="farm.container-died"
     )

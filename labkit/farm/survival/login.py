@@ -47,7 +47,7 @@ def stranger(stand: Stand) -> str:
 def _silent(stand: Stand, done: run.Done) -> FarmError:
     said = " ".join(done.stderr.split()) or f"status {done.status}"
     return FarmError(
-        "ssh", f"{said}; sshd: {tail(_log(stand))[-200:]}", again=done.command, code="farm.ssh"
+        "ssh", f"{said}; sshd: {tail(_log(stand))}", again=done.command, code="farm.ssh"
     )
 
 
@@ -85,7 +85,7 @@ def _serve(stand: Stand) -> None:
     stand.programs.append(process.wait)
     web.until(lambda: process.poll() is not None or inside(stand.replica.netns, _listens))
     if process.poll() is not None:
-        raise FarmError("sshd", f"does not start: {tail(_log(stand))[-300:]}", code="farm.ssh")
+        raise FarmError("sshd", f"does not start: {tail(_log(stand))}", code="farm.ssh")
 
 
 def _listens() -> bool:

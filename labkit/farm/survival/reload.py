@@ -7,6 +7,7 @@ import secrets
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+from labkit.display import counted
 from labkit.errors import CommandError, FarmError
 from labkit.farm import container
 from labkit.farm.contents.serving import RELOAD
@@ -40,7 +41,11 @@ def reread(stand: Stand) -> str:
         failed, asked = load.result()
     if not seen:
         return "the old configuration is still served"
-    return f"{failed} of {asked} requests failed meanwhile" if failed or not asked else REREAD
+    return (
+        f"{failed} of {counted(asked, 'request')} failed meanwhile"
+        if failed or not asked
+        else REREAD
+    )
 
 
 def rotated(stand: Stand) -> str:

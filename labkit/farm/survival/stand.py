@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import Field
 
 from labkit import run
-from labkit.errors import FarmError, LabkitError
+from labkit.errors import FarmError, LabkitError, excerpt
 from labkit.farm import container, host, ssh
 from labkit.farm.oci.unpacking import Unpacked
 from labkit.farm.runc import logs
@@ -85,7 +85,7 @@ class Stand:
     def last_words(self) -> str:
         """The last line of its output, or of its error log."""
         places = (container.console(self.lab, self.replica.name), self.log("error"))
-        said = [line[:300] for path in places for line in logs.end(path).splitlines()[-1:]]
+        said = [excerpt(line) for path in places for line in logs.end(path).splitlines()[-1:]]
         return next(iter(said), "without a word")
 
     def log(self, kind: logs.Kind) -> Path:

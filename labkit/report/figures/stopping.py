@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from labkit.display import counted
 from labkit.farm.measuring.outage import BIN, Failover
 from labkit.lab import Lab
 from labkit.report.figures import style
@@ -36,7 +37,7 @@ def failover(lab: Lab, result: Result[Failover]) -> Figure:
         _served(above, rows, names, alone=not value.others)
         _slowest(below, rows)
         _moments(above, below, value)
-        above.set_title(f"{_how(value)} under {value.requests:,} requests", pad=60)
+        above.set_title(f"{_how(value)} under {counted(value.requests, 'request')}", pad=60)
         return style.save(
             lab,
             figure,
@@ -55,7 +56,9 @@ def grouped(rows: Rows, value: Failover) -> Rows:
     return [
         {
             "time": row["time"],
-            f"the other {len(others)} replicas": sum(int(row[name] or 0) for name in others),
+            f"the other {counted(len(others), 'replica')}": sum(
+                int(row[name] or 0) for name in others
+            ),
             **{name: row[name] for name in (value.replica, *OTHERS[1:])},
         }
         for row in rows
@@ -82,7 +85,7 @@ def _alt(value: Failover) -> str:
     return (
         f"{only}"
         f"Stacked bars over time, requests in each tenth of a second by replica: {moments}. "
-        f"{value.failed} of {value.requests} requests failed, {value.again} were sent again, "
+        f"{value.failed:,} of {counted(value.requests, 'request')} failed, {value.again:,} sent again, "
         f"the slowest took {value.slowest * 1000:.0f} ms."
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from labkit.display import counted
 from labkit.farm.links.topology import Port, Topology
 from labkit.lab import Lab
 from labkit.report.figures import style
@@ -199,6 +200,6 @@ def _told(lab: Lab, seen: Topology) -> str:
     strange = ", ".join(port.link for port in _strange(seen))
     return (
         f"Bridge {seen.bridge} ({', '.join(seen.addresses) or 'no address'}) in {place}, with "
-        f"{len(seen.ports)} ports; {linked} of {len(seen.links)} containers of {len(lab.sites)} sites "
+        f"{counted(len(seen.ports), 'port')}; {linked} of {counted(len(seen.links), 'container')} of {counted(len(lab.sites), 'site')} "
         f"are linked to it: {listed}." + (f" No container's: {strange}." if strange else "")
     )

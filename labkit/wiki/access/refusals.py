@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from labkit.errors import WikiError
+from labkit.errors import WikiError, excerpt
 
 #: Refusals after which the page is read again and the edit made anew.
 CONFLICTS = ("editconflict", "articleexists", "missingtitle", "pagedeleted", "nosuchrevid")
@@ -91,7 +91,7 @@ def refusal(what: str, code: str, info: str) -> WikiError:
     reason, remedy = _MEANING.get(
         code, ("the wiki refuses", "ask the wiki's owner what that means")
     )
-    return WikiError(what, f"{reason} ({code}: {info})"[:600], remedy, code="wiki.refused")
+    return WikiError(what, excerpt(f"{reason} ({code}: {info})"), remedy, code="wiki.refused")
 
 
 def unsaved(what: str, answer: Mapping[str, Any]) -> WikiError:
@@ -105,4 +105,4 @@ def unsaved(what: str, answer: Mapping[str, Any]) -> WikiError:
 def words(answer: Mapping[str, Any]) -> str:
     """A refusal's own words, in short; no token is among them."""
     said: Iterable[str] = (f"{name} {value}" for name, value in answer.items() if name != "token")
-    return ", ".join(said)[:300]
+    return excerpt(", ".join(said))

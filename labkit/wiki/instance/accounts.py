@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from labkit import run
-from labkit.errors import CommandError, StateError, WikiError
+from labkit.errors import CommandError, StateError, WikiError, excerpt
 from labkit.files import write_atomically
 from labkit.result import Record
 from labkit.wiki.instance.folders import USER, Folders
@@ -115,7 +115,7 @@ def apply(folders: Folders, passwords: Passwords, *, mediawiki: Path, settings: 
     except CommandError as error:
         raise WikiError(
             str(folders.passwords),
-            f"MediaWiki does not give the accounts these passwords: {error.stderr.strip()[-300:]}",
+            f"MediaWiki does not give the accounts these passwords: {excerpt(error.stderr)}",
             "if one of them was edited, correct it, or move the file away: the next start makes new ones",
             error.again,
             code="wiki.accounts",

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from labkit import uses
-from labkit.errors import CommandError, WikiError
+from labkit.errors import CommandError, WikiError, excerpt
 from labkit.files import write_atomically
 from labkit.lab import Lab
 from labkit.result import Record
@@ -227,7 +227,7 @@ def _installer(
         accounts.as_server(command, env={}, stdin=passwords.student.get_secret_value(), timeout=300)
     except CommandError as error:
         raise WikiError(
-            str(Folders.of(lab).data), f"MediaWiki's installer failed: {error.stderr.strip()[-600:]}",
+            str(Folders.of(lab).data), f"MediaWiki's installer failed: {excerpt(error.stderr)}",
             "see that PHP's extensions are installed (`./lab doctor`)", error.again, code="wiki.installer",
         ) from None  # fmt: skip
     finally:

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from labkit import journal, run
-from labkit.errors import CommandError, MachineError, StateError
+from labkit.errors import CommandError, MachineError, StateError, excerpt
 
 PACKAGES = ("mediawiki", "mediawiki-classes")
 #: Where the packages keep MediaWiki, below the folder they are unpacked to.
@@ -46,7 +46,7 @@ def fetch(cache: Path, *, offline: bool = False) -> Path:
                 return installation(cache, present[-1])
             raise MachineError(
                 "mediawiki",
-                f"apt cannot download Debian's package: {error.stderr.strip()[-300:]}",
+                f"apt cannot download Debian's package: {excerpt(error.stderr)}",
                 "call `apt-get update` and see that the machine's Debian mirror answers",
                 "apt-get download --print-uris mediawiki",
                 code="machine.mirror",

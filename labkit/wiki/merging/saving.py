@@ -6,6 +6,7 @@ import random
 import time
 from collections import Counter
 
+from labkit.display import counted
 from labkit.errors import WikiError
 from labkit.result import Record
 from labkit.wiki.access import api
@@ -104,7 +105,7 @@ def put_lines_back(desk: Desk, before: str, lost: Counter[str]) -> tuple[str, ..
             pause(attempt)
     raise WikiError(
         desk.title,
-        f"{lost.total()} lines that the wiki's merge dropped could not be put back: others kept "
+        f"{counted(lost.total(), 'line')} that the wiki's merge dropped could not be put back: others kept "
         f"saving the page; the first is {next(iter(lost))!r}",
         "the page's history has them",
         code="wiki.lines-lost",
@@ -137,7 +138,7 @@ def _guard(desk: Desk, page: Document, planned: Plan) -> None:
     if lost:
         raise WikiError(
             desk.title,
-            f"the new text would lose {lost.total()} of people's lines, first {next(iter(lost))!r}",
+            f"the new text would lose {counted(lost.total(), 'line')} of people's, first {next(iter(lost))!r}",
             "nothing was published; this is a fault of labkit's: report it with the page's text",
             code="wiki.lines-lost",
         )

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from labkit.display import counted
 from labkit.wiki.rendering.tree import Cell, Grid, Line, Parts, Text
 from labkit.wiki.rendering.walking import plain
 
@@ -56,10 +57,10 @@ def _cut(body: list[Row]) -> tuple[list[Row], str]:
     """The rows that are shown, and in words how many there are where that is not seen at once."""
     count = len(body)
     if count > MOST:
-        rest: Line = (Text(f"… {count - MOST} rows left out …"),)
+        rest: Line = (Text(f"… {counted(count - MOST, 'row')} left out …"),)
         between = (Cell(rest, across=max(map(_width, body))),)
-        return [*body[: MOST // 2], between, *body[-MOST // 2 :]], f"{count:,} rows"
-    return body, f"{count} rows" if count != 1 else "1 row"
+        return [*body[: MOST // 2], between, *body[-MOST // 2 :]], counted(count, "row")
+    return body, counted(count, "row")
 
 
 def _width(row: Row) -> int:

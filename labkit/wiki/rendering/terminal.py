@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from labkit.display import counted
 from labkit.wiki.rendering.colours import Colour, css, of_16, of_256
 from labkit.wiki.rendering.tree import Fold, Parts, Run, Screen
 
@@ -106,7 +107,7 @@ def _cut(lines: list[str]) -> list[str]:
         return short
     first = _within(short)
     last = _within(short[len(first) :][::-1])[::-1]
-    return [*first, f"… {len(short) - len(first) - len(last)} lines left out …", *last]
+    return [*first, f"… {counted(len(short) - len(first) - len(last), 'line')} left out …", *last]
 
 
 def _shortened(line: str) -> str:
@@ -114,7 +115,7 @@ def _shortened(line: str) -> str:
     if len(line) <= LINE:
         return line
     kept = re.sub(r"\x1b\[?[0-?]*$", "", line[:LINE])
-    return f"{kept}\x1b[0m … {len(line) - LINE} characters left out …"
+    return f"{kept}\x1b[0m … {counted(len(line) - LINE, 'character')} left out …"
 
 
 def _within(lines: list[str]) -> list[str]:
