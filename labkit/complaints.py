@@ -18,7 +18,7 @@ Fault = PydanticCustomError
 KINDS = {
     "greater_than": "range", "greater_than_equal": "range", "less_than": "range", "less_than_equal": "range",
     "too_short": "length", "too_long": "length", "string_too_short": "length", "string_too_long": "length",
-    "string_pattern_mismatch": "pattern", "literal_error": "choice", "missing": "missing-key",
+    "string_pattern_mismatch": "pattern", "string_unicode": "text", "literal_error": "choice", "missing": "missing-key",
     "extra_forbidden": "unknown-key", "value_error": "value",
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from labkit import paths
+from labkit import paths, text
 from labkit.complaints import Fault, unknown
 from labkit.errors import ConfigError, StateError
 
@@ -42,7 +42,7 @@ Label = Annotated[str, BeforeValidator(_label)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Folder = Annotated[str, BeforeValidator(paths.folder)]
 Place = Annotated[str, AfterValidator(paths.path)]
-Line = Annotated[str, Field(max_length=200), AfterValidator(paths.printable)]
+Line = Annotated[str, Field(max_length=200), AfterValidator(text.line)]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]*$", max_length=100)]
 #: Characters of an address (RFC 3986, section 2) that need no quoting anywhere.
 ADDRESS = r"[A-Za-z0-9._~:/?@%+=&,\[\]-]"
@@ -122,7 +122,7 @@ class Site(Section):
     """One web site: ``weights`` has a number for each of its replicas ('' colour: by its place)."""
 
     name: Label
-    title: Annotated[Line, Field(pattern=r"^[^<>&\n]*$")] = ""
+    title: Line = ""
     colour: Annotated[str, Field(pattern=r"^(#[0-9A-Fa-f]{6})?$")] = ""
     replicas: Annotated[int, Field(ge=1, le=200)] | None = None
     weights: tuple[Annotated[int, Field(ge=1, le=100)], ...] = ()

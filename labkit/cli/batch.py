@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,10 +83,11 @@ def notebook(
     from labkit.report.rebuild import notebooks_folder
 
     lab = choice.lab()
-    settings = {"LABKIT_FILE": str(write_lab_file(lab))}
+    # a kernel `python3` in somebody's home is not this interpreter
+    settings = {"LABKIT_FILE": str(write_lab_file(lab)), "JUPYTER_PREFER_ENV_PATH": "1"}
     who = person.caller(os.environ, os.geteuid())
-    words = (
-        sys.executable, "-m", "jupyterlab",
+    words = door.module(
+        "jupyterlab",
         "--ServerApp.ip=127.0.0.1",
         "--LabApp.news_url=None",  # nothing is asked of the outside, nor of the student
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",

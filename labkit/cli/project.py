@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import typer
@@ -37,4 +36,4 @@ def test(context: typer.Context) -> None:
         raise typer.Exit(1)
     os.chdir(project)
     side_by_side = ("-n", "auto", "--dist", "loadfile")
-    door.replace([sys.executable, "-m", "pytest", *side_by_side, *context.args])
+    door.replace(door.module("pytest", *side_by_side, *context.args))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -161,7 +160,7 @@ def _folder(lab: Lab) -> Iterator[Path]:
 def _drive(job: Job, folder: Path) -> Visits:
     """The job's visits; the browser keeps all that it writes (HOME, TMPDIR) in ``folder``."""
     package = Path(__file__).parents[2]
-    argv = [sys.executable, "-m", "labkit.farm.browsing"]
+    argv = run.module("labkit.farm.browsing")
     env = {"PYTHONPATH": str(package), "TMPDIR": str(folder), "HOME": str(folder)}
     limit = job.start + job.patience * len(job.urls)
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 
 import labkit
 from labkit import run
+from labkit.environment import labkits
 from labkit.errors import CommandTimeoutError, ConfigError
 from labkit.files import text_of, write_atomically
 from labkit.lab import PARAMETERS, Lab, unknown
@@ -21,8 +21,6 @@ from labkit.report import saved
 from labkit.report.verdict import code_cells, errors, text
 from labkit.result import Record
 
-#: What notebooks see of the environment beside run.py's allow-list, by the beginning of the name.
-PASSED_ON = ("LABKIT_", "JUPYTER_", "MPLCONFIGDIR", "PLAYWRIGHT_", "VIRTUAL_ENV", "XDG_")
 #: How many times a kernel is started that does not come up because another one took its port.
 STARTS = 4
 #: A stage that has not ended after so many seconds never will.
@@ -92,12 +90,10 @@ def require_known(given: Iterable[str], notebooks: Iterable[Mapping[str, Any]]) 
             raise unknown(name, known, "a parameter of the lab or of a stage's notebook")
 
 
-def arguments(
-    source: Path, target: Path, *, parameters: Path | None, cwd: Path
-) -> tuple[str | Path, ...]:
+def arguments(source: Path, target: Path, *, parameters: Path | None, cwd: Path) -> tuple[str, ...]:
     """The command that runs a notebook; it logs each cell's beginning, end and output as text."""
-    return (
-        sys.executable, "-m", "papermill",
+    return run.module(
+        "papermill",
         source,
         target,
         *(("--parameters_file", parameters) if parameters else ()),
@@ -108,14 +104,14 @@ def arguments(
 
 
 def environment(lab_file: Path, run_id: str, folder: Path) -> dict[str, str]:
-    """What a batch's notebook gets on top of run.py's environment.
+    """What a batch's notebook gets on top of every program's environment.
 
-    The kernels keep their files in ``folder``: nothing of a user's own IPython profile acts on the
-    report, and nothing is left in the user's home.
+    Its home is in ``folder``: no file of a user's own (an IPython profile, a kernel for Jupyter, a
+    matplotlibrc) acts on the report, and nothing is left in the user's home.
     """
-    passed = {name: os.environ[name] for name in os.environ if name.startswith(PASSED_ON)}
     return {
-        **passed,
+        **labkits(),
+        "HOME": str(folder),
         "LABKIT_RUN": run_id,
         "LABKIT_FILE": str(lab_file),
         "IPYTHONDIR": str(folder / "ipython"),

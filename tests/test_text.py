@@ -1,0 +1,83 @@
+"""The one rule for text: what a line may have, how any text is shown, and what stands in where a sign is missing."""
+
+from __future__ import annotations
+
+import codecs
+import unicodedata
+
+import pytest
+
+from labkit import Lab, LabkitError, text
+from labkit.report import markup
+from labkit.wiki import wikitext
+
+#: What people write: of each, none may be refused or changed.
+PEOPLES = {
+    "a no-break space": "Pourquoi 3 réplicas\u00a0?",
+    "a narrow one": "«\u202fBonjour\u202f»",
+    "an ideographic space": "研究室\u3000紹介",
+    "a joiner that does not join": "کتاب\u200cخانه",
+    "joiners of emoji": "👩\u200d🔬 👩🏽\u200d❤\ufe0f\u200d👩🏿",
+    "marks of direction": "\u200eabc\u200f שלום \u061c",
+    "a soft hyphen": "Donau\u00addampf",
+    "a flag of tags": "🏴\U000e0067\U000e0062\U000e007f",
+    "one newer than Python's table": "\U0001fae9\U0001fac6",
+    "one for private use": "\ue000",
+    "markup": "R&D <b>'''x'''</b> {{y}} $1 \\n",
+}
+#: What is refused in a line, and how it is shown elsewhere.
+REFUSED = {
+    "\0": "␀", "\x1b": "␛", "\x7f": "␡", "\r": "␍", "\x0b": "␋", "\x9b": "\ufffd", "\x85": "\ufffd",
+    "\u2028": "[U+2028]", "\u2029": "[U+2029]", "\u202e": "[U+202E]", "\u2066": "[U+2066]",
+    "\u2069": "[U+2069]", "\ud800": "\ufffd", "\uffff": "\ufffd",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("line", PEOPLES.values(), ids=PEOPLES)
+def test_what_people_write_is_text_everywhere(line: str) -> None:
+    """A title, a folder, what a terminal, the review site and the wiki show: all are the same words."""
+    assert text.line(line) == line
+    assert text.shown(line) == line
+    assert markup.plain(line) == line
+    assert wikitext.clean(line) == unicodedata.normalize("NFC", line)
+    assert Lab.of({"sites": [{"name": "a", "title": line}]}).sites[0].title == line
+
+
+@pytest.mark.parametrize("line", [*(PEOPLES[key] for key in list(PEOPLES)[:5])])
+def test_a_folder_may_have_what_people_write(line: str) -> None:
+    """As far as other programs take it."""
+    assert Lab.of({"state": f"/srv/{line}"}).state == f"/srv/{line}"
+
+
+@pytest.mark.parametrize(("character", "sign"), REFUSED.items(), ids=map(ascii, REFUSED))
+def test_what_is_no_text_is_refused_by_its_number_and_shown(character: str, sign: str) -> None:
+    """The error names the character; what has it all the same steers no terminal and turns no line."""
+    assert text.shown(f"a{character}b") == f"a{sign}b"
+    assert len(text.shown(f"a{character}b").splitlines()) == 1
+    with pytest.raises(LabkitError) as caught:
+        Lab.of({"sites": [{"name": "a", "title": f"a{character}b"}]})
+    assert caught.value.code == "config.text"
+    assert f"U+{ord(character):04X}" in str(caught.value) or character == "\ud800"
+
+
+def test_line_ends_and_tabs_are_refused_in_a_line_and_stay_in_a_text() -> None:
+    """A title is one line; what a program says may be many."""
+    assert text.shown("a\tb\nc") == "a\tb\nc"
+    for character in "\t\n":
+        with pytest.raises(LabkitError):
+            Lab.of({"sites": [{"name": "a", "title": f"a{character}b"}]})
+
+
+@pytest.mark.parametrize(
+    ("said", "charset", "seen"),
+    [
+        ("✔ holds – 3 × 4 …", "ascii", "+ holds - 3 x 4 ..."),
+        ("✔ réplicas\u00a0?", "latin-1", "+ réplicas\u00a0?"),
+        ("研究 \ud800", "koi8-r", "?? ?"),
+        ("\udcff ✔", "utf-8", "? ✔"),
+    ],
+)
+def test_an_output_without_a_sign_gets_a_plain_one(said: str, charset: str, seen: str) -> None:
+    """No output ends for a character that its terminal does not have."""
+    codecs.register_error("labkit-test", text.substitute)
+    assert said.encode(charset, "labkit-test").decode(charset) == seen
