@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +20,10 @@ from labkit.errors import ConfigError, StateError
 
 #: A DNS label (RFC 1123, section 2.1), in lower case.
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+#: MediaWiki's titles have at most so many bytes; beside the report's page is one more, of the bot's own.
+TITLE, BESIDE = 255, "/labkit state"
 
 
 def _label(value: object) -> object:
@@ -35,6 +40,17 @@ def _domain(value: object) -> object:
         raise Fault("domain", "is no domain name: DNS labels with dots between them")
     if value and value.rpartition(".")[2] != "test":
         raise Fault("domain", "is not below .test, the domain reserved for tests (RFC 6761)")
+    return value
+
+
+def _title(value: str) -> str:
+    room, length = TITLE - len(BESIDE), len(unicodedata.normalize("NFC", value).encode())
+    if length > room:
+        raise Fault(
+            "page-length",
+            f"has {length} bytes in UTF-8, and at most {room} are a page's name here: a wiki's titles have "
+            f"{TITLE}, also that of the page NAME{BESIDE}",
+        )
     return value
 
 
@@ -115,7 +131,9 @@ class Wiki(Section):
         str, Field(pattern=rf"^(https?://{ADDRESS.replace('@', '')}{{1,500}}/api\.php)?$")
     ] = ""
     assignment: Place = ""
-    page: Annotated[Line, Field(pattern=r"^[^\[\]{}|#<>/\n.-][^\[\]{}|#<>/\n]*$")] = "Report"
+    page: Annotated[
+        Line, Field(pattern=r"^[^\[\]{}|#<>/\n.-][^\[\]{}|#<>/\n]*$"), AfterValidator(_title)
+    ] = "Report"
 
 
 class Site(Section):
@@ -224,7 +242,7 @@ def injected_names(cell: str) -> Iterator[str]:
 def read_toml(path: Path) -> dict[str, Any]:
     """The nested values of a TOML file; :class:`ConfigError` says what is wrong with it."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors write a mark
     except FileNotFoundError:
         raise ConfigError(
             str(path), "there is no such file", "name an existing lab.toml", code="config.no-file"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import codecs
 import unicodedata
+from pathlib import Path
 
 import pytest
 
 from labkit import Lab, LabkitError, text
 from labkit.report import markup
-from labkit.wiki import wikitext
+from labkit.wiki import pages, wikitext
+from labkit.wiki.merging import pristine
 
 #: What people write: of each, none may be refused or changed.
 PEOPLES = {
@@ -81,3 +83,41 @@ def test_an_output_without_a_sign_gets_a_plain_one(said: str, charset: str, seen
     """No output ends for a character that its terminal does not have."""
     codecs.register_error("labkit-test", text.substitute)
     assert said.encode(charset, "labkit-test").decode(charset) == seen
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["without", "with"])
+def test_a_persons_file_may_begin_with_a_byte_order_mark(tmp_path: Path, mark: str) -> None:
+    """As Windows' editors write it: it is no part of the text."""
+    (tmp_path / "lab.toml").write_bytes(f'{mark}wiki.assignment = "a.md"\r\n'.encode())
+    (tmp_path / "a.md").write_bytes(f"{mark}# Aufgabe\r\n".encode())
+    lab = Lab.load(tmp_path / "lab.toml")
+    made = pages.assignment(lab)
+    assert "Aufgabe" in made
+    assert "\ufeff" not in made
+
+
+def test_a_pages_name_is_as_long_as_the_wiki_takes_it() -> None:
+    """The page of the bot's own beside the report is one, too; the wiki composes the characters first."""
+    fits = {"wiki": {"page": "実" * 80 + "ab"}}
+    assert len(pristine.state_title(Lab.of(fits).wiki.page).encode()) == 255
+    assert Lab.of({"wiki": {"page": "e\u0301" * 100}})
+    with pytest.raises(LabkitError, match="at most 242") as caught:
+        Lab.of({"wiki": {"page": "実" * 80 + "abc"}})
+    assert caught.value.code == "config.page-length"
+
+
+def test_no_two_pages_have_one_file() -> None:
+    """Whatever their names are written in; a plain name's file is called as the page."""
+    names = [
+        "Report",
+        "Lab report",
+        "Lab-report",
+        "研究室",
+        "報告書",
+        "Réport",
+        "R port",
+        "a/b",
+        "a:b",
+    ]
+    assert len({pristine.stem(name) for name in names}) == len(names)
+    assert [pristine.stem(name) for name in names[:2]] == ["Report", "Lab-report"]

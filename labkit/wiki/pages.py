@@ -114,7 +114,7 @@ def assignment(lab: Lab) -> str:
             code="config.assignment",
         )
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigError(
             key, "is no text in UTF-8", "convert it (iconv)", code="config.assignment"
