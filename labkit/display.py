@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import html
+import shlex
 from collections.abc import Iterable
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from labkit.checks import Check
@@ -44,6 +47,22 @@ def human_bytes(count: float) -> str:
 def counted(count: int, noun: str) -> str:
     """``1 replica``, ``6 replicas``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def curl(*addresses: str, options: str = "") -> str:
+    """The command that asks addresses as labkit does: without a person's curlrc, and those of the lab's
+    (private ones, and names below .test) without a proxy."""
+    hosts = [urlsplit(address).hostname or "" for address in addresses]
+    near = ("--noproxy", "'*'") if all(map(_is_near, hosts)) else ()
+    words = ("curl", "--disable", *near, options, *map(shlex.quote, addresses))
+    return " ".join(word for word in words if word)
+
+
+def _is_near(host: str) -> bool:
+    try:
+        return ip_address(host).is_private
+    except ValueError:
+        return host.endswith(".test")
 
 
 def ink_on(colour: str, dark: str = "#1f2933") -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from labkit.complaints import Fault
 from labkit.errors import ConfigError
-from labkit.text import line
+from labkit.text import line, quoted
 
 if TYPE_CHECKING:
     from labkit.lab import Lab
@@ -72,7 +72,7 @@ def require_apart(lab: Lab) -> None:
             continue
         if real.startswith(tuple(f"{name}/" for name in SYSTEM)):
             raise ConfigError(
-                f"{key} = {str(place)!r}",
+                f"{key} = {quoted(str(place))}",
                 f"leads to {real[:-1]}, and that is the system's own",
                 f"set {key} to a folder of the lab's own, or remove the link",
                 f"readlink -f {place}",

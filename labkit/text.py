@@ -7,7 +7,7 @@ the joiners of Persian and of emoji, characters that are newer than this Python'
 
 from __future__ import annotations
 
-from labkit.complaints import Fault
+from pydantic_core import PydanticCustomError as Fault
 
 #: Control characters by the signs that Unicode has for them.
 _CONTROLS = {c: chr(0x2400 + c) for c in range(0x20)} | {0x7F: "\N{SYMBOL FOR DELETE}"}
@@ -41,6 +41,14 @@ def shown(text: str) -> str:
     """The text as it may be shown anywhere: line ends and tabs stay, what would steer a terminal or turn
     the writing around is made visible."""
     return text.translate(_SHOWN)
+
+
+def quoted(value: object) -> str:
+    """A text as one word of a sentence, in quotation marks; of any other value Python's own word."""
+    if not isinstance(value, str):
+        return repr(value)
+    mark = '"' if "'" in value and '"' not in value else "'"
+    return f"{mark}{value.translate(_REFUSED)}{mark}"
 
 
 def substitute(error: UnicodeError) -> tuple[str, int]:

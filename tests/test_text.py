@@ -62,6 +62,22 @@ def test_what_is_no_text_is_refused_by_its_number_and_shown(character: str, sign
     assert f"U+{ord(character):04X}" in str(caught.value) or character == "\ud800"
 
 
+@pytest.mark.parametrize("line", PEOPLES.values(), ids=PEOPLES)
+def test_a_text_is_quoted_as_it_is(line: str) -> None:
+    """In an error and in a check, where Python's repr would write \\u3000."""
+    assert text.quoted(line)[1:-1] == line
+    with pytest.raises(LabkitError) as caught:
+        Lab.of({"name": line})
+    assert text.quoted(line) in caught.value.value
+
+
+def test_quotation_marks_are_told_apart_and_a_quoted_text_is_one_line() -> None:
+    """As Python does it; of what is no text its own word is said."""
+    assert text.quoted("it's") == '"it\'s"'
+    assert text.quoted("a\nb\x1b") == "'a␊b␛'"
+    assert text.quoted(3) == "3"
+
+
 def test_line_ends_and_tabs_are_refused_in_a_line_and_stay_in_a_text() -> None:
     """A title is one line; what a program says may be many."""
     assert text.shown("a\tb\nc") == "a\tb\nc"

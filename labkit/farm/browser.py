@@ -26,6 +26,7 @@ from labkit.farm.names import resolver
 from labkit.journal import Journal
 from labkit.lab import Lab
 from labkit.result import Cell, Outcome, Table, action, drafts
+from labkit.text import quoted
 
 #: Debian's package chromium.
 PROGRAM = "chromium"
@@ -189,12 +190,12 @@ def names(urls: Sequence[str]) -> list[str]:
 def _check(lab: Lab, page: Page) -> Check:
     return Check(
         name=f"browser.{page.name}",
-        expected="status 200, with a title and the replica's name",
+        expected="status 200, with a title and the replica's name, readable",
         seen=page.error
-        or f"status {page.status}, {page.title!r}, replica {page.replica or 'none'}",
-        holds=page.status == 200 and bool(page.title) and bool(page.replica),
+        or f"status {page.status}, {quoted(page.title)}, replica {page.replica or 'none'}{page.unreadable}",
+        holds=page.status == 200 and bool(page.title) and bool(page.replica) and not page.boxes,
         rows=("R11",),
-        again=f"{resolver.with_dns(lab)} {PROGRAM} --headless --no-sandbox --dump-dom {page.url}",
+        again=f"{resolver.with_dns(lab)} {PROGRAM} --headless --no-sandbox --no-proxy-server --dump-dom {page.url}",
     )
 
 

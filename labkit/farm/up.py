@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from labkit.checks import Check, equal
-from labkit.display import counted
+from labkit.display import counted, curl
 from labkit.farm import container
 from labkit.farm.convergence import acting, answering
 from labkit.farm.links import endpoint
@@ -121,5 +121,5 @@ def _replica_check(lab: Lab, replica: Replica, fault: str | None) -> Check:
         seen=fault or expected,
         holds=fault is None,
         rows=("R11", "E4"),
-        again=endpoint.again(lab, f"curl --include http://{replica.address}/"),
+        again=endpoint.again(lab, curl(f"http://{replica.address}/", options="--include")),
     )

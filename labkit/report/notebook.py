@@ -22,6 +22,7 @@ from labkit.report import saved
 from labkit.report.ending import end_notebooks
 from labkit.report.verdict import code_cells, errors, text
 from labkit.result import Record
+from labkit.text import quoted
 
 #: How many times a kernel is started that does not come up because another one took its port.
 STARTS = 4
@@ -60,7 +61,9 @@ class Bounded:
         if self._size <= MOST:
             self._on_line(line)
             return
-        self.cause = f"cell {self._cell} printed more than {MOST / 1e6:g} MB, and was ended: print less"
+        self.cause = (
+            f"cell {self._cell} printed more than {MOST / 1e6:g} MB, and was ended: print less"
+        )
         self._on_line(self.cause)
         self._end()
 
@@ -255,7 +258,7 @@ def pair(option: str) -> tuple[str, Any]:
     name, equals, value = option.partition("=")
     if not equals or not name.replace(".", "").isidentifier():
         raise ConfigError(
-            repr(option), "is no NAME=VALUE", "write it like replicas=3", code="config.option"
+            quoted(option), "is no NAME=VALUE", "write it like replicas=3", code="config.option"
         )
     return name, value_of(value)
 

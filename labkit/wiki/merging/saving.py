@@ -8,6 +8,7 @@ from collections import Counter
 
 from labkit.errors import WikiError
 from labkit.result import Record
+from labkit.text import quoted
 from labkit.wiki.access import api
 from labkit.wiki.access.api import ConflictError, Saved, Snapshot
 from labkit.wiki.access.refusals import UnansweredError
@@ -105,7 +106,7 @@ def put_lines_back(desk: Desk, before: str, lost: Counter[str]) -> tuple[str, ..
     raise WikiError(
         desk.title,
         f"{lost.total()} lines that the wiki's merge dropped could not be put back: others kept "
-        f"saving the page; the first is {next(iter(lost))!r}",
+        f"saving the page; the first is {quoted(next(iter(lost)))}",
         "the page's history has them",
         code="wiki.lines-lost",
     )
@@ -137,7 +138,7 @@ def _guard(desk: Desk, page: Document, planned: Plan) -> None:
     if lost:
         raise WikiError(
             desk.title,
-            f"the new text would lose {lost.total()} of people's lines, first {next(iter(lost))!r}",
+            f"the new text would lose {lost.total()} of people's lines, first {quoted(next(iter(lost)))}",
             "nothing was published; this is a fault of labkit's: report it with the page's text",
             code="wiki.lines-lost",
         )
