@@ -44,14 +44,15 @@ def _domain(value: object) -> object:
 
 
 def _title(value: str) -> str:
-    room, length = TITLE - len(BESIDE), len(unicodedata.normalize("NFC", value).encode())
+    title = unicodedata.normalize("NFC", value)  # as the wiki has it, also in its answers
+    room, length = TITLE - len(BESIDE), len(title.encode())
     if length > room:
         raise Fault(
             "page-length",
             f"has {length} bytes in UTF-8, and at most {room} are a page's name here: a wiki's titles have "
             f"{TITLE}, also that of the page NAME{BESIDE}",
         )
-    return value
+    return title
 
 
 Label = Annotated[str, BeforeValidator(_label)]
