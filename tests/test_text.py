@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import codecs
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from labkit import Lab, LabkitError, text
+from labkit import Lab, LabkitError, text, undo
+from labkit.farm import up
+from labkit.kernel import mounts
 from labkit.report import markup
 from labkit.wiki import pages, wikitext
 from labkit.wiki.merging import pristine
@@ -137,3 +140,40 @@ def test_no_two_pages_have_one_file() -> None:
     ]
     assert len({pristine.stem(name) for name in names}) == len(names)
     assert [pristine.stem(name) for name in names[:2]] == ["Report", "Lab-report"]
+
+
+@pytest.mark.parametrize(
+    ("field", "place"),
+    [
+        ("/srv/lab", "/srv/lab"),
+        ("/srv/mon\\040été", "/srv/mon été"),
+        ("/srv/研究\u3000室\u00a0\u2028x", "/srv/研究\u3000室\u00a0\u2028x"),
+        ("/srv/a\\134b\\012\udce9", "/srv/a\\b\n\udce9"),
+    ],
+)
+def test_a_mount_is_found_whatever_its_folder_is_called(field: str, place: str) -> None:
+    """The kernel writes blanks of ASCII in octal, and all other characters as they are."""
+    lines = f"36 35 98:0 / {field} rw,noatime shared:1 - overlay o ro,lowerdir=/a\\040b:/c\n"
+    (mount,) = mounts.parse(lines)
+    assert (mount.place, mount.parent, mount.kind) == (place, "35", "overlay")
+    assert mount.options == ("rw", "noatime")
+    assert mount.special == ("ro", "lowerdir=/a\\040b:/c")
+
+
+@pytest.mark.root
+def test_a_farm_comes_up_and_goes_in_a_folder_as_people_call_it(
+    make_lab: Callable[..., Lab], open_folder: Path
+) -> None:
+    """Accents, spaces, blanks of other scripts: what is mounted there is found, and gone afterwards."""
+    place = open_folder / "mon été «\u00a0研究\u3000室\u00a0» R&D"
+    lab = make_lab(
+        sites=["red"],
+        replicas=1,
+        state=f"{place}/state",
+        run=f"{place}/run",
+        outputs=f"{place}/out",
+    )
+    assert up.replicas(lab).holds
+    assert [point for point in undo.mount_points() if point.startswith(str(place))]
+    assert not undo.unmake_all(lab)[1]
+    assert not [point for point in undo.mount_points() if point.startswith(str(place))]

@@ -129,7 +129,7 @@ def _look(lab: Lab, pages: Mapping[str, str], *, script: str, marks: Mapping[str
     waiting = drafts(lab)
     with _folder(lab) as folder:
         program = folder / "browser"
-        program.write_text(script)
+        program.write_text(script, encoding="utf-8")
         program.chmod(0o755)
         job = Job(
             program=str(program),

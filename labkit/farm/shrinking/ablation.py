@@ -203,7 +203,9 @@ def _full(lab: Lab, planned: Plan, before: Path, folder: Path) -> Tree:
     if not names or archive is None:
         return tree
     script, added = folder / "source", folder / "added"
-    script.write_text(commands.script_text(planned.variant, making.plain(archive)))
+    script.write_text(
+        commands.script_text(planned.variant, making.plain(archive)), encoding="utf-8"
+    )
     argv = run.module(
         "labkit.farm.shrinking", f"--variant={planned.variant.name}",
         f"--sources={script}", f"--include={','.join(names)}", "--added-only", before, added,
