@@ -43,7 +43,7 @@ class Allotment(BaseModel):
 def remembered(file: Path) -> Allotment:
     """What the file says; nothing is allotted where it cannot be read."""
     try:
-        return Allotment.model_validate(json.loads(file.read_text()))
+        return Allotment.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, ValidationError):
         return Allotment()
 

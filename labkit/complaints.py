@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
 from labkit.errors import ConfigError
+from labkit.text import quoted
 
 #: What a check of the configuration complains with: the last part of the error's code, and the words.
 Fault = PydanticCustomError
@@ -18,7 +19,7 @@ Fault = PydanticCustomError
 KINDS = {
     "greater_than": "range", "greater_than_equal": "range", "less_than": "range", "less_than_equal": "range",
     "too_short": "length", "too_long": "length", "string_too_short": "length", "string_too_long": "length",
-    "string_pattern_mismatch": "pattern", "literal_error": "choice", "missing": "missing-key",
+    "string_pattern_mismatch": "pattern", "string_unicode": "text", "literal_error": "choice", "missing": "missing-key",
     "extra_forbidden": "unknown-key", "value_error": "value",
 }  # fmt: skip
 
@@ -26,9 +27,9 @@ KINDS = {
 def unknown(name: str, known: Mapping[str, object] | set[str], what: str) -> ConfigError:
     """The error for a name that is none of the known ones; names the nearest."""
     near = difflib.get_close_matches(name, list(known), 1, 0.5)
-    guess = f"did you mean {near[0]!r}? " if near else ""
+    guess = f"did you mean {quoted(near[0])}? " if near else ""
     return ConfigError(
-        repr(name),
+        quoted(name),
         f"is not {what}",
         f"{guess}known: {', '.join(sorted(known))}",
         code="config.unknown-name",
@@ -61,7 +62,7 @@ def explain(
             f"{where} in {source}", wrong.reason, wrong.remedy, code="config.unknown-key"
         )
     plain = isinstance(first["input"], (str, int, float, bool, tuple)) or first["input"] is None
-    given = f" = {without_password(repr(first['input']))}" if plain else ""
+    given = f" = {without_password(quoted(first['input']))}" if plain else ""
     return ConfigError(
         f"{where}{given} in {source}", reason, "correct this value", code=_code(first["type"])
     )

@@ -7,18 +7,23 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from labkit import paths
+from labkit import paths, text
 from labkit.complaints import Fault, unknown
 from labkit.errors import ConfigError, StateError
 
 #: A DNS label (RFC 1123, section 2.1), in lower case.
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+#: MediaWiki's titles have at most so many bytes; beside the report's page is one more, of the bot's own.
+TITLE, BESIDE = 255, "/labkit state"
 
 
 def _label(value: object) -> object:
@@ -38,11 +43,23 @@ def _domain(value: object) -> object:
     return value
 
 
+def _title(value: str) -> str:
+    title = unicodedata.normalize("NFC", value)  # as the wiki has it, also in its answers
+    room, length = TITLE - len(BESIDE), len(title.encode())
+    if length > room:
+        raise Fault(
+            "page-length",
+            f"has {length} bytes in UTF-8, and at most {room} are a page's name here: a wiki's titles have "
+            f"{TITLE}, also that of the page NAME{BESIDE}",
+        )
+    return title
+
+
 Label = Annotated[str, BeforeValidator(_label)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Folder = Annotated[str, BeforeValidator(paths.folder)]
 Place = Annotated[str, AfterValidator(paths.path)]
-Line = Annotated[str, Field(max_length=200), AfterValidator(paths.printable)]
+Line = Annotated[str, Field(max_length=200), AfterValidator(text.line)]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]*$", max_length=100)]
 #: Characters of an address (RFC 3986, section 2) that need no quoting anywhere.
 ADDRESS = r"[A-Za-z0-9._~:/?@%+=&,\[\]-]"
@@ -115,14 +132,16 @@ class Wiki(Section):
         str, Field(pattern=rf"^(https?://{ADDRESS.replace('@', '')}{{1,500}}/api\.php)?$")
     ] = ""
     assignment: Place = ""
-    page: Annotated[Line, Field(pattern=r"^[^\[\]{}|#<>/\n.-][^\[\]{}|#<>/\n]*$")] = "Report"
+    page: Annotated[
+        Line, Field(pattern=r"^[^\[\]{}|#<>/\n.-][^\[\]{}|#<>/\n]*$"), AfterValidator(_title)
+    ] = "Report"
 
 
 class Site(Section):
     """One web site: ``weights`` has a number for each of its replicas ('' colour: by its place)."""
 
     name: Label
-    title: Annotated[Line, Field(pattern=r"^[^<>&\n]*$")] = ""
+    title: Line = ""
     colour: Annotated[str, Field(pattern=r"^(#[0-9A-Fa-f]{6})?$")] = ""
     replicas: Annotated[int, Field(ge=1, le=200)] | None = None
     weights: tuple[Annotated[int, Field(ge=1, le=100)], ...] = ()
@@ -213,7 +232,7 @@ def project_folder() -> Path:
 def read_toml(path: Path) -> dict[str, Any]:
     """The nested values of a TOML file; :class:`ConfigError` says what is wrong with it."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors write a mark
     except FileNotFoundError:
         raise ConfigError(
             str(path), "there is no such file", "name an existing lab.toml", code="config.no-file"

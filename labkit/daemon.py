@@ -49,7 +49,7 @@ def pid(daemon: Daemon) -> int | None:
     to lead them: that counts as not running.
     """
     try:
-        leader = int(daemon.pidfile.read_text())
+        leader = int(daemon.pidfile.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return next(iter(undo.daemon_pids(str(daemon.config))), None)
     return leader if processes.is_marked(leader, str(daemon.config)) else None
@@ -115,7 +115,7 @@ def wait(daemon: Daemon, problem: Callable[[], str | None], patience: float) -> 
 def tail(path: Path, characters: int = 600) -> str:
     """The end of a log, '(empty)' when there is none."""
     try:
-        text = path.read_text(errors="replace").strip()
+        text = path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         text = ""
     return text[-characters:] or "(empty)"

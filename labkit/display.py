@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import html
+import shlex
 from collections.abc import Iterable
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from labkit.checks import Check
@@ -50,6 +53,22 @@ def counted(count: int, noun: str, verb: str = "") -> str:
         return f"1 {noun}{verb and ' ' + SINGULAR.get(verb, f'{verb}s')}"
     ending = "es" if noun.endswith(("s", "x", "ch")) else "s"
     return f"{count:,} {noun}{ending}{verb and ' ' + verb}"
+
+
+def curl(*addresses: str, options: str = "") -> str:
+    """The command that asks addresses as labkit does: without a person's curlrc, and those of the lab's
+    (private ones, and names below .test) without a proxy."""
+    hosts = [urlsplit(address).hostname or "" for address in addresses]
+    near = ("--noproxy", "'*'") if all(map(_is_near, hosts)) else ()
+    words = ("curl", "--disable", *near, options, *map(shlex.quote, addresses))
+    return " ".join(word for word in words if word)
+
+
+def _is_near(host: str) -> bool:
+    try:
+        return ip_address(host).is_private
+    except ValueError:
+        return host.endswith(".test")
 
 
 def ink_on(colour: str, dark: str = "#1f2933") -> str:

@@ -20,7 +20,9 @@ PATIENCE = 5.0
 
 def require() -> str:
     """The layout of the mounted cgroups; :class:`MachineError` when there are none, or read-only."""
-    layout, writable = mounted(Path("/proc/self/mounts").read_text(encoding="utf-8"))
+    layout, writable = mounted(
+        Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")
+    )
     if not layout:
         raise MachineError(
             "cgroups",
@@ -43,7 +45,7 @@ def require() -> str:
 
 def mounted(mounts: str) -> tuple[str, bool]:
     """The layout in /proc/mounts' text ('' for none), and whether any hierarchy is writable."""
-    lines = [line.split() for line in mounts.splitlines()]
+    lines = [line.split(" ") for line in mounts.split("\n") if line]
     found = [(words[2], words[3].split(",")) for words in lines if words[2].startswith("cgroup")]
     kinds = {kind for kind, _ in found}
     layout = {
@@ -72,7 +74,7 @@ def processes(path: str) -> frozenset[int]:
 def _listed(folders: Iterable[str]) -> frozenset[int]:
     found: set[int] = set()
     for folder in folders:
-        with suppress(OSError), open(f"{folder}/cgroup.procs") as file:  # noqa: PTH123 - many
+        with suppress(OSError), open(f"{folder}/cgroup.procs", encoding="utf-8") as file:  # noqa: PTH123 - many
             found.update(
                 map(int, file.read().split())
             )  # a group may just have gone, or be of threads
@@ -117,7 +119,7 @@ def _thaw(path: str) -> None:
     """Paused processes go on: until then they do not end."""
     for folder in _below(path):
         for name, word in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
-            with suppress(OSError), open(f"{folder}/{name}", "r+") as file:  # noqa: PTH123 - many
+            with suppress(OSError), open(f"{folder}/{name}", "r+", encoding="utf-8") as file:  # noqa: PTH123 - many
                 file.write(word)
 
 
@@ -151,7 +153,9 @@ def _rmdir(folder: Path) -> None:
             return
         except OSError as error:
             # a process that has just ended is in its group for a moment yet
-            ending = error.errno == errno.EBUSY and not (folder / "cgroup.procs").read_text()
+            ending = error.errno == errno.EBUSY and not (folder / "cgroup.procs").read_text(
+                encoding="utf-8"
+            )
             if not ending or time.monotonic() > deadline:
                 raise _refused(folder, error) from None
         time.sleep(0.001)

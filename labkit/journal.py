@@ -275,7 +275,7 @@ def standing(entries: Iterable[Entry]) -> tuple[Entry, ...]:
 @functools.cache
 def boot_id() -> str:
     """The kernel's random id of this boot (random(4))."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
 
 
 def _damaged(path: Path, number: int, line: str) -> StateError:

@@ -110,7 +110,11 @@ def _held(path: Path, descriptor: int) -> LockError:
 
 def _command(pid: str) -> str:
     try:
-        words = Path("/proc", pid, "cmdline").read_text(errors="replace").split("\0")[:-1]
+        words = (
+            Path("/proc", pid, "cmdline")
+            .read_text(encoding="utf-8", errors="replace")
+            .split("\0")[:-1]
+        )
     except (OSError, ValueError):
         return ""
     return f": {typed(words)[:200]}" if words else ""

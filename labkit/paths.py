@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from labkit.complaints import Fault
 from labkit.errors import ConfigError
+from labkit.text import line, quoted
 
 if TYPE_CHECKING:
     from labkit.lab import Lab
@@ -26,16 +27,9 @@ MEANING = frozenset("\"'\\$%,:")
 NAME, PATH = 255, 1024
 
 
-def printable(value: str) -> str:
-    """A text of one line without control characters, or those that turn the writing around. Pure."""
-    if not value.isprintable():
-        raise Fault("text", "has a character that cannot be shown, or a line's end")
-    return value
-
-
 def path(value: str) -> str:
-    """The text of a path: printable, and as long as Linux takes it. Pure."""
-    printable(value)
+    """The text of a path: of one line, and as long as Linux takes it. Pure."""
+    line(value)
     if len(value.encode()) > PATH or any(len(p.encode()) > NAME for p in value.split("/")):
         raise Fault("path", f"is too long: at most {NAME} bytes for a name, {PATH} for all of it")
     return value
@@ -60,11 +54,11 @@ def folder(value: object) -> object:
 
 def resolved(base: Path, value: object) -> object:
     """A path as seen from ``base``; what can be none is left for the configuration's own check to refuse."""
-    if not isinstance(value, str) or not value.isprintable():
+    if not isinstance(value, str):
         return value
     try:
         return str((base / value).resolve())
-    except (OSError, RuntimeError):  # too long, or links in a ring
+    except (OSError, RuntimeError, ValueError):  # too long, links in a ring, a zero byte
         return value
 
 
@@ -78,7 +72,7 @@ def require_apart(lab: Lab) -> None:
             continue
         if real.startswith(tuple(f"{name}/" for name in SYSTEM)):
             raise ConfigError(
-                f"{key} = {str(place)!r}",
+                f"{key} = {quoted(str(place))}",
                 f"leads to {real[:-1]}, and that is the system's own",
                 f"set {key} to a folder of the lab's own, or remove the link",
                 f"readlink -f {place}",

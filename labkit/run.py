@@ -14,6 +14,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -23,21 +24,11 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from labkit import interrupting
+from labkit import environment, interrupting
 from labkit.errors import CommandError, CommandTimeoutError, MachineError, typed
 from labkit.kernel import processes
 
 log = logging.getLogger("labkit.run")
-
-#: Variables that a started program sees; whatever else it needs is given at the call. TMPDIR is none of
-#: them: a folder of root's alone (libpam-tmpdir) is no use to www-data, nor to who is in a chroot.
-ALLOWED = (
-    "HOME", "USER", "LOGNAME", "SHELL", "TERM", "TZ",
-    "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
-    "SSL_CERT_FILE", "SSL_CERT_DIR",
-)  # fmt: skip
-#: A search path that finds the system's own programs even for a caller who is not root.
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -81,12 +72,6 @@ def traced() -> tuple[Done, ...]:
     return tuple(_trace.get() or ())
 
 
-def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a started program: the allow-list, a fixed PATH and locale, then ``extra``."""
-    kept = {name: os.environ[name] for name in ALLOWED if name in os.environ}
-    return {**kept, "PATH": PATH, "LC_ALL": "C.UTF-8", "LANG": "C.UTF-8", **(extra or {})}
-
-
 def inside(argv: Sequence[str], netns: str | None) -> list[str]:
     """The argument list that runs ``argv`` in the network namespace ``netns`` (None: as it is).
 
@@ -96,9 +81,15 @@ def inside(argv: Sequence[str], netns: str | None) -> list[str]:
     return [*(["nsenter", f"--net=/run/netns/{netns}", "--"] if netns else []), *argv]
 
 
+def module(name: str, *words: str | Path) -> tuple[str, ...]:
+    """The argument list that runs a module by this interpreter; no file of the caller's folder stands for a
+    library's."""
+    return (sys.executable, "-P", "-m", name, *map(str, words))
+
+
 def which(program: str) -> str | None:
     """The path of a program on labkit's fixed search path, or None."""
-    return shutil.which(program, path=PATH)
+    return shutil.which(program, path=environment.PATH)
 
 
 def run(
@@ -173,7 +164,7 @@ def start(
         stdin=subprocess.DEVNULL,
         stdout=output if output is not None else subprocess.DEVNULL,
         stderr=subprocess.STDOUT,
-        env=environment(env),
+        env=environment.program(env),
         start_new_session=True,
         text=True,
     )
@@ -182,7 +173,7 @@ def start(
 def replace(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> None:
     """Becomes another program: does not return. For the front ends of JupyterLab and pytest."""
     words = [str(word) for word in argv]
-    os.execvpe(words[0], words, {**os.environ, **(env or {})})  # noqa: S606 - becoming it is the point
+    os.execvpe(words[0], words, environment.persons(env))  # noqa: S606 - becoming it is the point
 
 
 def missing(program: str) -> MachineError:
@@ -248,7 +239,7 @@ def _start(
                 stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
                 stdout=sink or subprocess.PIPE,
                 stderr=sink or subprocess.PIPE,
-                env=environment(env),
+                env=environment.program(env),
                 cwd=cwd,
                 start_new_session=True,
                 text=True,

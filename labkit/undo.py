@@ -22,7 +22,7 @@ from labkit import groups, links, run, tables
 from labkit.errors import LabkitError, StateError
 from labkit.files import remove_whole
 from labkit.journal import Entry, Journal, boot_id, not_root
-from labkit.kernel import calls, processes
+from labkit.kernel import calls, mounts, processes
 from labkit.kernel import netns as namespaces
 from labkit.lab import Lab
 
@@ -129,12 +129,12 @@ def _unmount_together(lab: Lab, things: Sequence[Mapping[str, str]]) -> None:
 
 def mount_points() -> frozenset[str]:
     """Where something is mounted now (proc(5), /proc/self/mountinfo, field 5)."""
-    return _points(Path("/proc/self/mountinfo").read_text())
+    return _points(mounts.read())
 
 
 @lru_cache(1)  # read for each of many folders, between which nothing is mounted
 def _points(text: str) -> frozenset[str]:
-    return frozenset(_unescape(line.split()[4]) for line in text.splitlines())
+    return frozenset(mount.place for mount in mounts.parse(text))
 
 
 def remove_netns(lab: Lab, *, name: str) -> None:
@@ -292,8 +292,3 @@ def _terminate(pid: int, marker: str) -> None:
         f"ps -fp {pid}",
         code="machine.process-stays",
     )
-
-
-def _unescape(text: str) -> str:
-    """Octal escapes of mountinfo (``\\040`` is a space) undone."""
-    return text.encode().decode("unicode_escape") if "\\" in text else text

@@ -15,8 +15,8 @@ from subprocess import Popen
 from labkit import run
 
 PROJECT = Path(__file__).parents[1]
-#: Where the clone is on the scratch machine.
-CLONE = "/srv/clone"
+#: Where the clone is on the scratch machine: a folder that is no path in ASCII.
+CLONE = "/srv/clône"
 #: The service that the package starts when it may: it leaves this file.
 STARTED = "/run/labkit-test-started"
 POLICY = "/usr/sbin/policy-rc.d"
@@ -49,6 +49,10 @@ POSTINST = f"""#!/bin/sh
 set -e
 mkdir -p /etc/systemd/system/multi-user.target.wants
 ln -sf /lib/systemd/system/labkit-test.service /etc/systemd/system/multi-user.target.wants/labkit-test.service
+ln -sf /lib/systemd/system/labkit-test.service /etc/systemd/system/labkit-alias.service
+mkdir -p /etc/systemd/user/sockets.target.wants
+ln -sf /usr/lib/systemd/user/labkit-test.socket /etc/systemd/user/sockets.target.wants/labkit-test.socket
+[ ! -e /etc/rc2.d/S01own ] || mv /etc/rc2.d/S01own /etc/rc2.d/S02own
 [ ! -d /etc/apache2/mods-enabled ] || ln -sf ../mods-available/test.load /etc/apache2/mods-enabled/test.load
 update-rc.d labkit-test defaults
 invoke-rc.d labkit-test start || exit $?
@@ -127,8 +131,12 @@ class Machine:
         return path
 
 
-#: pip's settings on the machine, as a person has them in the environment.
-SETTINGS: Mapping[str, str] = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/srv/wheels"}
+#: A person's settings on the machine: pip's way to its index, and a locale that is not installed.
+SETTINGS: Mapping[str, str] = {
+    "PIP_NO_INDEX": "1",
+    "PIP_FIND_LINKS": "/srv/wheels",
+    "LC_ALL": "tr_TR.UTF-8",
+}
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from tests.scratch_machine import (
     CLONE,
     POLICY,
     PROJECT,
+    SERVICE,
     SETTINGS,
     STARTED,
     Machine,
@@ -44,19 +45,31 @@ def test_the_first_call_makes_ready_and_the_second_does_nothing(machine: Machine
 
 
 def test_installing_starts_enables_and_changes_no_service(machine: Machine) -> None:
-    """A package that would start a service, enable it and change the machine's apache2 does neither."""
+    """A package that would start a service, enable it for the machine and for each user, and change the
+    machine's apache2 does nothing of that; a service of the machine's own that gets another number stays."""
     machine.write("/etc/apache2/mods-enabled/own.load", "own")
-    before = sorted(machine.path("/etc/systemd/system").rglob("*.wants/*"))
+    machine.write("/etc/init.d/own", SERVICE, 0o755)
+    machine.path("/etc/rc2.d").mkdir(exist_ok=True)
+    machine.path("/etc/rc2.d/S01own").symlink_to("../init.d/own")
+    before = {path for path in links(machine) if not path.endswith("own")}
     machine.lab("--packages")
     assert not machine.path(STARTED).exists()
     assert not machine.path(POLICY).exists()
-    assert sorted(machine.path("/etc/systemd/system").rglob("*.wants/*")) == before
+    assert links(machine) == {*before, "/etc/rc2.d/S02own"}
     modules = machine.path("/etc/apache2/mods-enabled")
     assert "own.load" in [path.name for path in modules.iterdir()]
     assert not (modules / "test.load").is_symlink()
     machine.run("dpkg", "--purge", "labkit-test")
     machine.run("apt-get", "-y", "install", "labkit-test")
     assert machine.path(STARTED).exists(), "apt alone starts it: the test can fail"
+
+
+def links(machine: Machine) -> set[str]:
+    """What is enabled: the links of systemd's folders, and those of an init without it."""
+    folders = ("/etc/systemd", *(f"/etc/rc{level}.d" for level in "0123456S"))
+    there = (path for folder in folders for path in machine.path(folder).rglob("*"))
+    own = str(machine.path("/"))
+    return {str(path).removeprefix(own) for path in there if path.is_symlink()}
 
 
 def test_a_policy_of_the_machines_own_stays(machine: Machine) -> None:
@@ -126,6 +139,28 @@ def test_called_by_sudo_the_venv_is_the_callers(machine: Machine) -> None:
     assert done.stdout == "ready 0 ['x']\n"
     venv = machine.path(f"{CLONE}/.venv")
     assert {path.lstat().st_uid for path in (venv, *venv.rglob("*"))} == {4711}
+
+
+def test_a_persons_settings_stay_outside(machine: Machine) -> None:
+    """Neither Python's nor pip's say what is imported, or where the libraries go; nor does the folder in
+    which ./lab is called."""
+    trap = "raise SystemExit('of the caller')"
+    for name in ("secrets", "json", "subprocess", "venv", "pip", "tiny", "sitecustomize"):
+        machine.write(f"/srv/there/{name}.py", trap)
+    machine.write(
+        "/srv/home/.config/pip/pip.conf", "[install]\ntarget = /srv/elsewhere\nuser = yes\n"
+    )
+    machine.write("/srv/home/start.py", trap)
+    theirs = {
+        "HOME": "/srv/home", "PYTHONPATH": "/srv/there", "PYTHONSTARTUP": "/srv/home/start.py",
+        "PYTHONWARNINGS": "error", "PYTHONHOME": "/srv/there", "PYTHONUSERBASE": "/srv/there",
+        "PIP_TARGET": "/srv/elsewhere", "PIP_USER": "1", "PIP_PREFIX": "/srv/elsewhere",
+        "PIP_REQUIRE_VIRTUALENV": "1", "PIP_NO_BINARY": ":all:", "PIP_DRY_RUN": "1",
+    }  # fmt: skip
+    call = ("env", "--chdir=/srv/there", f"{CLONE}/lab", "x")
+    assert machine.run(*call, **theirs).stdout == "ready 0 ['x']\n"
+    assert machine.run(*call, **theirs).stderr == ""
+    assert not machine.path("/srv/elsewhere").exists()
 
 
 def test_an_interrupted_venv_is_not_taken_for_whole(machine: Machine) -> None:

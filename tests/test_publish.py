@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from labkit import Lab
+from labkit import Lab, Outcome
 from labkit.errors import WikiError
-from labkit.wiki import publish, session, wikitext
+from labkit.report import terminal
+from labkit.result import action
+from labkit.wiki import publish, remarks, session, wikitext
 from labkit.wiki.access import api
 from labkit.wiki.instance import accounts
 from labkit.wiki.merging import fences, pristine
+from labkit.wiki.talk import listing
 from tests.crowd import crowd
-from tests.desks import SUMMARY, WEB, Desk, fresh, picture, stage
+from tests.desks import SUMMARY, WEB, Desk, fresh, opened, picture, stage
 
 pytestmark = pytest.mark.root
 BOTH = pytest.mark.parametrize("wiki_on", ["sqlite", "mariadb"], indirect=True)
@@ -278,3 +283,29 @@ def test_publishers_and_teachers_at_once(
     assert len(seen.gone) <= seen.put_back
     assert seen.publications >= 3
     assert seen.conflicts > 0
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "Rapport\u00a0: «\u202fété\u202f» R&D 100\u00a0%",
+        "研究室\u3000紹介 e\u0301 👩\u200d🔬",
+        "کتاب\u200cخانه\u200f",
+        "実" * 80 + "ab",
+    ],
+    ids=["french", "japanese", "persian", "as long as can be"],
+)
+def test_a_page_may_be_called_as_people_write(wiki_lab: Lab, tmp_path: Path, title: str) -> None:
+    """Whatever characters the wiki takes for others: the page is found again, with what was written on it."""
+    page = fences.block("b", "== B ==", "One.")
+    asked = "Pourquoi 3 réplicas\u00a0? 研究室\u3000紹介"
+    name = Lab.of({"wiki": {"page": title}}).wiki.page
+    with opened(wiki_lab, name, tmp_path) as desk:
+        assert desk.publish(page).changed
+        desk.after("One.", f"REX> {asked}")
+        assert not desk.publish(page).changed
+        found = remarks.collect(desk.bot, name, tmp_path)
+    seen = io.StringIO()
+    told = action("x")(lambda: Outcome(value=0, summary="", tables=(listing.table(found),)))()
+    terminal.show(told, console=Console(file=seen, width=200))
+    assert asked in seen.getvalue()

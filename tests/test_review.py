@@ -330,13 +330,16 @@ def test_a_small_rest_is_shown_not_folded(lab: Lab, rows: int, folded: list[str]
     ("raw", "expected"),
     [
         ("\x1b[1;31mred\x1b[0m", "red"),
-        ("a\x07b\x00c\td\n", "abc\td\n"),
+        ("a\x07b\x00c\td\n", "a␇b␀c\td\n"),
         ("\x1b]0;title", "0;title"),
         ("é ✔\u202f\u00a0", "é ✔\u202f\u00a0"),
-        ("a\u202eb", "ab"),
+        ("a\u202eb", "a[U+202E]b"),
+        ("\u3000\u200c\U0001fae9", "\u3000\u200c\U0001fae9"),
     ],
 )
-def test_control_characters_are_dropped(raw: str, expected: str) -> None:
+def test_control_sequences_are_dropped_and_control_characters_visible(
+    raw: str, expected: str
+) -> None:
     """What a program wrote to steer a terminal is not on the page."""
     assert markup.plain(raw) == expected
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import pytest
 
-from labkit import Lab, run, undo
+from labkit import Lab, environment, run, undo
 from labkit.errors import BuildError, ConfigError, MachineError
 from labkit.farm import rootfs
 from labkit.farm.contents import comparison
@@ -457,7 +457,7 @@ def test_a_missing_program_is_named_before_anything_is_made(
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("dpkg", "dpkg-query", "setpriv", "unshare", "apt-get"):
-        (programs / name).symlink_to(shutil.which(name, path=run.PATH) or "")
+        (programs / name).symlink_to(shutil.which(name, path=environment.PATH) or "")
     monkeypatch.setattr(run, "PATH", str(programs))
     with pytest.raises(MachineError) as caught:
         rootfs.build(tiny, "tiny")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from labkit import run
+from labkit import environment, run
 from labkit.errors import CommandError, CommandTimeoutError, MachineError
 
 
@@ -208,10 +208,11 @@ def test_a_program_sees_the_allowed_variables_alone(monkeypatch: pytest.MonkeyPa
     seen = dict(line.split("=", 1) for line in lines)
     assert seen["GIVEN"] == "1"
     assert seen["LC_ALL"] == "C.UTF-8"
-    assert seen["PATH"] == run.PATH
+    assert seen["PATH"] == environment.PATH
+    assert seen["HOME"] == environment.HOME
     assert seen["TZ"] == "UTC"
     assert not seen.keys() & {"LABKIT_WIKI_PASSWORD", "PYTHONPATH"}
-    assert seen.keys() <= {*run.ALLOWED, "PATH", "LC_ALL", "LANG", "GIVEN"}
+    assert seen.keys() <= {*environment.ALLOWED, "PATH", "HOME", "LC_ALL", "LANG", "GIVEN"}
 
 
 def test_standard_input_is_closed_unless_given() -> None:

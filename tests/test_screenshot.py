@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -60,6 +62,36 @@ def test_check_needs_the_page_and_a_stranger(
         marks={"login": login}, screenshot="", seconds=0.1,
     )  # fmt: skip
     assert screenshot.check(page).holds is holds
+
+
+@pytest.mark.root
+def test_characters_that_no_font_has_are_a_failed_check(lab: Lab) -> None:
+    """What the picture has boxes for is named, with its number and the package to install; what it shows,
+    also by another font than the page's, is not."""
+    words = "R&amp;D «\u00a0réplicas\u202f? » ✔ 研究室\u3000紹介 한국 کتاب\u200cخانه e\u0301 <script>'\ue001'</script>"
+
+    class Words(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            lost = "\ue000\U0001fae9" if self.path == "/lost" else ""
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(f"<title>x</title><h1>{words}{lost}</h1>".encode())
+
+        def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002 - its name there
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Words) as server, ThreadPoolExecutor(1) as pool:
+        pool.submit(server.serve_forever)
+        here = f"http://127.0.0.1:{server.server_port}"
+        seen = browser.at_home(lab, {"page-a": f"{here}/", "page-b": f"{here}/lost"}, {})
+        server.shutdown()
+    assert [page.boxes for page in seen.pages] == ["", "\ue000\U0001fae9"]
+    check = screenshot.check(seen.pages[1])
+    assert not check.holds
+    assert (
+        "boxes in the picture: no font here has \ue000 (U+E000) \U0001fae9 (U+1FAE9)" in check.seen
+    )
+    assert "apt-get install fonts-" in check.seen
 
 
 @pytest.mark.root

@@ -134,3 +134,19 @@ def test_the_script_is_executable_and_its_list_is_package_data() -> None:
     """A clone can be called at once, and an installed labkit knows the packages that it needs."""
     assert (PROJECT / "lab").stat().st_mode & 0o111
     assert (PROJECT / "labkit" / "debian-packages.txt").is_file()
+
+
+def test_every_text_is_read_and_written_as_utf8() -> None:
+    """No file's encoding is left to the locale of whoever imports labkit, as in a notebook of their own."""
+    calls = (
+        (path, ast.unparse(node), node.lineno)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    )
+    text = re.compile(
+        r"(?:.*\.(?:read_text|write_text)|(?:open|os\.fdopen|(?!os\.|tarfile\.|lzma\.).*(?:path|file)\.open))"
+        r"\((?!.*(?:encoding=|'utf-8'|'[rwax+]*b[rwax+]*'))",
+        re.DOTALL,
+    )
+    assert [f"{path.name}:{line}: {call}" for path, call, line in calls if text.match(call)] == []

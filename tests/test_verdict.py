@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab, run
+from labkit.report import ending, saved
 from labkit.report import notebook as notebooks
 from labkit.report import record as records
-from labkit.report import saved
 from labkit.report.record import StageRecord
 from labkit.report.verdict import Verdict, verdict
 from tests import stage_notebooks
@@ -119,3 +119,59 @@ def test_each_witness_can_deny(
 ) -> None:
     """Exit status, notebook and record must all agree; any one of them suffices to deny."""
     assert verdict(status, notebook, kept, "r").reasons == ((reason,) if reason else ())
+
+
+def test_a_cell_that_prints_without_end_is_ended_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it printed is the first reason; the log stays small."""
+    monkeypatch.setattr(notebooks, "MOST", 100_000)
+    monkeypatch.setattr(ending, "PATIENCE", 2.0)
+    endless = "while True: print('x' * 1000)"
+    source = stage_notebooks.write(tmp_path / "nb", STAGE, endless)
+    lab = Lab.of({"name": "floods", "outputs": str(tmp_path / "outputs")})
+    said: list[str] = []
+    done = notebooks.execute(
+        source,
+        tmp_path / "work" / "out.ipynb",
+        parameters={},
+        env=notebooks.environment(notebooks.write_lab_file(lab), "r", tmp_path / "work"),
+        on_line=said.append,
+    )
+    reasons = verdict(done.status, done.notebook, None, "r", done.cause).reasons
+    assert reasons[0] == "cell 4 printed more than 0.1 MB, and was ended: print less"
+    assert any(reason.startswith("code cell 3 of 4 ") for reason in reasons)
+    assert sum(map(len, said)) < 110_000
+
+
+@pytest.mark.parametrize(
+    ("lines", "handed", "ends"),
+    [
+        (
+            ["Executing Cell 1---", "x" * 60, "Ending Cell 1---", "Executing Cell 2---", "x" * 60],
+            5,
+            0,
+        ),
+        (["Executing Cell 1---", "x" * 60, "x" * 60, "x", "Executing Cell 2---"], 3, 1),
+        (["x" * 1000, "x"], 1, 1),
+    ],
+)
+def test_each_cell_may_print_so_much(
+    lines: list[str], handed: int, ends: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new cell begins anew; after the end nothing is handed on but why."""
+    monkeypatch.setattr(notebooks, "MOST", 100)
+    heard: list[str] = []
+    ended: list[int] = []
+    bounded = notebooks.Bounded(heard.append, lambda: ended.append(1))
+    for line in lines:
+        bounded(line)
+    assert (len(heard), len(ended), bool(bounded.cause)) == (handed, ends, bool(ends))
+
+
+def test_what_is_kept_of_a_cells_output_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed notebook that is kept says how much is left out."""
+    monkeypatch.setattr(notebooks, "MOST", 100)
+    outputs = [{"output_type": "stream", "name": "stdout", "text": ["x" * 99, "y" * 99]}]
+    kept = notebooks.tidy({"cells": [{"outputs": outputs}], "metadata": {}}, STAGE)
+    assert f"{'x' * 99}y\\n… 98 characters left out" in kept

@@ -7,11 +7,15 @@ command line that is none, and 128 and the signal's number after a signal.
 
 from __future__ import annotations
 
+import codecs
+import io
+import locale
 import os
 import sys
 
 import typer
 
+from labkit import text
 from labkit.cli import batch, machine, page, project
 from labkit.cli.front import app
 from labkit.errors import ConfigError
@@ -27,6 +31,7 @@ NO_PLUGINS = ("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 def main() -> None:
     """The console script."""
+    _speak_utf8()
     os.environ.setdefault(*NO_PLUGINS)
     try:
         arguments = joined(sys.argv[1:])
@@ -34,3 +39,22 @@ def main() -> None:
         typer.echo(f"labkit: {error}", err=True)
         raise SystemExit(2) from None
     app(arguments, prog_name="labkit")
+
+
+def _speak_utf8() -> None:
+    """Inside, all text is UTF-8, whatever the caller's locale is: Python is started anew where it had begun
+    with another character set. What the terminal cannot show is said in other characters.
+
+    A locale of ASCII is none that anybody chose, or one that is not installed: such a terminal has UTF-8.
+    """
+    try:
+        charset = codecs.lookup(locale.getencoding()).name
+    except LookupError:  # one that Python does not know
+        charset = "ascii"
+    if charset != "utf-8" and not sys.flags.utf8_mode:
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606 - itself
+    codecs.register_error("labkit", text.substitute)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            encoding = "utf-8" if charset == "ascii" else charset
+            stream.reconfigure(encoding=encoding, errors="labkit")

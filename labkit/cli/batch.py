@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -94,10 +93,11 @@ def notebook(
             code="config.no-notebook",
         )
     lab = choice.lab()
-    settings = {"LABKIT_FILE": str(write_lab_file(lab))}
+    # a kernel `python3` in somebody's home is not this interpreter
+    settings = {"LABKIT_FILE": str(write_lab_file(lab)), "JUPYTER_PREFER_ENV_PATH": "1"}
     who = person.caller(os.environ, os.geteuid())
-    words = (
-        sys.executable, "-m", "jupyterlab",
+    words = door.module(
+        "jupyterlab",
         "--ServerApp.ip=127.0.0.1",
         "--LabApp.news_url=None",  # nothing is asked of the outside, nor of the student
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",

@@ -13,6 +13,7 @@ import typer
 
 from labkit.cli.front import command
 from labkit.report.command import Choice, finish, log_to_file, show
+from labkit.text import shown
 
 if TYPE_CHECKING:
     from labkit.farm.upkeep import Mend
@@ -84,9 +85,7 @@ def watch(
 
 def _tell_mend(choice: Choice, mend: Mend) -> None:
     """A mend in a line: what the command is for, unless its record is to be read by a program."""
-    from labkit.report.terminal import harmless
-
-    typer.echo(harmless(str(mend)).replace("\n", " "), err=choice.as_json)
+    typer.echo(shown(str(mend)).replace("\n", " "), err=choice.as_json)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import typer
@@ -39,4 +38,4 @@ def test(context: typer.Context) -> None:
     side_by_side = ("-n", "auto", "--dist", "loadfile")
     # As root they leave no compiled files of root's in a person's folder.
     quiet = {} if os.geteuid() else {"PYTHONDONTWRITEBYTECODE": "1"}
-    door.replace([sys.executable, "-m", "pytest", *side_by_side, *context.args], env=quiet)
+    door.replace(door.module("pytest", *side_by_side, *context.args), env=quiet)

@@ -62,7 +62,7 @@ def users(lab: Lab) -> str:
 
 def system_calls(lab: Lab) -> str:
     """What the kernel can answer to a call that a container must not make (proc(5), seccomp(2))."""
-    known = FILTERS.read_text().split() if FILTERS.exists() else []
+    known = FILTERS.read_text(encoding="utf-8").split() if FILTERS.exists() else []
     if "errno" not in known:
         raise MachineError(
             "seccomp",

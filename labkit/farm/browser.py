@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from labkit.farm.names import resolver
 from labkit.journal import Journal
 from labkit.lab import Lab
 from labkit.result import Cell, Outcome, Table, action, drafts
+from labkit.text import quoted
 
 #: Debian's package chromium.
 PROGRAM = "chromium"
@@ -149,7 +149,7 @@ def _job(
 ) -> Job:
     """What the driver is told; the browser that it starts is ``script``, written into ``folder``."""
     program = folder / "browser"
-    program.write_text(script)
+    program.write_text(script, encoding="utf-8")
     program.chmod(0o755)
     return Job(
         program=str(program),
@@ -179,7 +179,7 @@ def _folder(lab: Lab) -> Iterator[Path]:
 def _drive(job: Job, folder: Path) -> Visits:
     """The job's visits; the browser keeps all that it writes (HOME, TMPDIR) in ``folder``."""
     package = Path(__file__).parents[2]
-    argv = [sys.executable, "-m", "labkit.farm.browsing"]
+    argv = run.module("labkit.farm.browsing")
     env = {"PYTHONPATH": str(package), "TMPDIR": str(folder), "HOME": str(folder)}
     limit = job.start + job.patience * len(job.urls)
     try:
@@ -208,12 +208,12 @@ def names(urls: Sequence[str]) -> list[str]:
 def _check(lab: Lab, page: Page) -> Check:
     return Check(
         name=f"browser.{page.name}",
-        expected="status 200, with a title and the replica's name",
+        expected="status 200, with a title and the replica's name, readable",
         seen=page.error
-        or f"status {page.status}, {page.title!r}, replica {page.replica or 'none'}",
-        holds=page.status == 200 and bool(page.title) and bool(page.replica),
+        or f"status {page.status}, {quoted(page.title)}, replica {page.replica or 'none'}{page.unreadable}",
+        holds=page.status == 200 and bool(page.title) and bool(page.replica) and not page.boxes,
         rows=("R11",),
-        again=f"{resolver.with_dns(lab)} {PROGRAM} --headless --no-sandbox --dump-dom {page.url}",
+        again=f"{resolver.with_dns(lab)} {PROGRAM} --headless --no-sandbox --no-proxy-server --dump-dom {page.url}",
     )
 
 

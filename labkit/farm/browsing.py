@@ -6,6 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from labkit import fonts
 from labkit.result import Record
 
 if TYPE_CHECKING:
@@ -15,6 +16,27 @@ if TYPE_CHECKING:
 SIZE = (960, 540)
 #: What Chromium says when it gave up because the network was changed, and how often the page is opened again then.
 CHANGED, AGAIN = "net::ERR_NETWORK_CHANGED", 2
+#: A page's characters that no font has: what is drawn for them is what is drawn for one that there is not.
+BOXES = """() => {
+  const canvas = document.createElement('canvas');
+  canvas.width = canvas.height = 48;
+  const context = canvas.getContext('2d', {willReadFrequently: true});
+  const drawn = (text, font) => {
+    context.clearRect(0, 0, 48, 48);
+    context.font = font;
+    context.fillText(text, 4, 36);
+    return context.getImageData(0, 0, 48, 48).data.join();
+  };
+  const boxes = new Set(), texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    if (!texts.currentNode.parentElement.checkVisibility()) continue;
+    const others = [...new Set(texts.currentNode.data)].filter(one => one > '\\u009f');
+    const font = `24px ${getComputedStyle(texts.currentNode.parentElement).fontFamily}`;
+    const box = others.length ? drawn('\\u0378', font) : '';
+    others.filter(one => drawn(one, font) === box).forEach(one => boxes.add(one));
+  }
+  return [...boxes].join('');
+}"""
 
 
 class Job(Record):
@@ -36,7 +58,8 @@ class Page(Record):
     """What the browser showed of one address; ``error`` says why there is nothing (status 0).
 
     ``marks`` has the text of each element that was asked for, '' where there is none;
-    ``screenshot`` is relative to the lab's outputs; ``seconds`` until the page was loaded.
+    ``screenshot`` is relative to the lab's outputs; ``seconds`` until the page was loaded; ``boxes`` are
+    the characters that no font has.
     """
 
     name: str
@@ -48,6 +71,12 @@ class Page(Record):
     screenshot: str
     seconds: float
     error: str = ""
+    boxes: str = ""
+
+    @property
+    def unreadable(self) -> str:
+        """What is said of characters in the picture that no font has, '' when there are none."""
+        return f"; boxes in the picture: {fonts.missing(self.boxes)}" if self.boxes else ""
 
     @property
     def replica(self) -> str:
@@ -113,6 +142,7 @@ def _show(context: BrowserContext, job: Job, place: int) -> Page:
             marks=dict(zip(job.marks, marks, strict=True)),
             screenshot=screenshot,
             seconds=round(seconds, 4),
+            boxes=page.evaluate(BOXES),
         )
     except Error as error:
         seconds = time.monotonic() - started

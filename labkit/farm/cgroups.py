@@ -11,6 +11,7 @@ from labkit.farm import container
 from labkit.farm.runc import limits, trial
 from labkit.farm.runc.bundle import Spec
 from labkit.journal import lock
+from labkit.kernel import mounts
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, Table, action
 
@@ -40,17 +41,17 @@ class Groups(Record):
 def found(lab: Lab) -> Outcome[Groups]:
     """The control groups as found on this machine, and those of a running container."""
     item = trial.spec(lab, "trial-cgroup", "sleep", "300")
-    mounts = Path("/proc/self/mountinfo").read_text()
+    mounted = mounts.read()
     with lock(lab.run_dir, "farm"), trial.prepared(lab, item):
         container.create(lab, item.name)
         container.begin(lab, item.name)
         pid = container.states(lab)[item.name].pid
-        own = Path(f"/proc/{pid}/cgroup").read_text()
-        files = [_limit_file(own, mounts, controller) for controller in LIMITS]
+        own = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8", errors="surrogateescape")
+        files = [_limit_file(own, mounted, controller) for controller in LIMITS]
         memory, processes, time = (
-            file.read_text().split()[0] if file.exists() else "" for file in files
+            file.read_text(encoding="utf-8").split()[0] if file.exists() else "" for file in files
         )
-    hierarchies = mounted_groups(mounts)
+    hierarchies = mounted_groups(mounted)
     value = Groups(
         layout=layout(hierarchies), hierarchies=hierarchies, own=tuple(own.split()),
         memory=memory, processes=processes, time=time,
@@ -105,24 +106,21 @@ def group(own: str, controller: str) -> tuple[str, str]:
 
 def mounted_at(mountinfo: str, hierarchy: str) -> str:
     """Where a hierarchy is mounted, '' for nowhere (proc(5), /proc/pid/mountinfo). Pure."""
-    for line in mountinfo.splitlines():
-        fields, _, rest = line.partition(" - ")
-        kind, _, options = rest.split(" ", 2)
-        names = ["cgroup2"] if kind == "cgroup2" else options.split(",")
-        if kind in ("cgroup", "cgroup2") and hierarchy in names:
-            return fields.split()[4]
+    for mount in mounts.parse(mountinfo):
+        names = ("cgroup2",) if mount.kind == "cgroup2" else mount.special
+        if mount.kind in ("cgroup", "cgroup2") and hierarchy in names:
+            return mount.place
     return ""
 
 
 def mounted_groups(mountinfo: str) -> tuple[str, ...]:
     """The control group hierarchies in mountinfo (proc(5)): 'cgroup2', or the v1 controllers."""
     found = []
-    for line in mountinfo.splitlines():
-        kind, _, options = line.partition(" - ")[2].split(" ", 2)
-        if kind == "cgroup2":
+    for mount in mounts.parse(mountinfo):
+        if mount.kind == "cgroup2":
             found.append("cgroup2")
-        elif kind == "cgroup":
-            found += [o for o in options.split(",") if o not in ("rw", "ro", "xattr")]
+        elif mount.kind == "cgroup":
+            found += [o for o in mount.special if o not in ("rw", "ro", "xattr")]
     return tuple(dict.fromkeys(found))
 
 

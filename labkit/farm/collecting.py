@@ -102,7 +102,7 @@ def open_places(cache: Path) -> frozenset[Path]:
 def _seen(process: Path) -> Iterator[str]:
     """What a process sees mounted, and where it is."""
     with suppress(OSError):
-        yield (process / "mountinfo").read_text(errors="replace")
+        yield (process / "mountinfo").read_text(encoding="utf-8", errors="replace")
     for name in ("cwd", "root", "exe"):
         with suppress(OSError):
             yield str((process / name).readlink())
@@ -115,7 +115,7 @@ def _newest(folder: Path) -> Path | None:
 def _named(version: str, states: Iterable[Path]) -> bool:
     """Whether a lab's wiki notes that it was made for this version."""
     files = (path for state in states for path in (state / "wiki").glob("*.json"))
-    return any(version in path.read_text(errors="replace") for path in files)
+    return any(version in path.read_text(encoding="utf-8", errors="replace") for path in files)
 
 
 # -- removing --------------------------------------------------------------------------------

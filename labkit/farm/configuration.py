@@ -158,7 +158,7 @@ def _image_path(layout: Path, tag: str) -> str:
 
 
 def _read(path: Path) -> Json:
-    found: Json = json.loads(path.read_text())
+    found: Json = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 

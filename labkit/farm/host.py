@@ -226,7 +226,7 @@ def _settle() -> None:
     for scope in ("all", "default"):
         switch = Path("/proc/sys/net/ipv6/conf", scope, "disable_ipv6")
         if switch.exists():
-            switch.write_text("1")
+            switch.write_text("1", encoding="utf-8")
     with Netlink() as netlink:
         netlink.ask(requests.link_up(1))
 

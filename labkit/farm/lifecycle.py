@@ -16,7 +16,7 @@ from labkit.daemon import tail
 from labkit.display import counted
 from labkit.errors import ConfigError
 from labkit.farm import container
-from labkit.farm.runc import process, trial
+from labkit.farm.runc import logs, process, trial
 from labkit.farm.runc.bundle import Spec
 from labkit.journal import lock
 from labkit.lab import Lab
@@ -102,7 +102,7 @@ def _start(lab: Lab, spec: Spec, done: run.Done) -> Start:
         exit=done.status,
         status=state.status if state else "gone",
         terminal=process.first(state.pid).held if state and running else "",
-        said=last_line(done.stderr or (log.read_text() if log.exists() else "")),
+        said=last_line(done.stderr or logs.end(log)),
     )
 
 

@@ -146,7 +146,7 @@ def _processes(lab: Lab) -> Iterator[Process]:
 def _lines(path: Path) -> list[str]:
     """Of a process that may just have ended: none then."""
     with suppress(OSError):
-        return path.read_text().splitlines()
+        return path.read_text(encoding="utf-8").splitlines()
     return []
 
 
@@ -218,5 +218,5 @@ def _listed(items: list[Attempt]) -> str:
 
 
 def _read(path: Path) -> Json:
-    found: Json = json.loads(path.read_text())
+    found: Json = json.loads(path.read_text(encoding="utf-8"))
     return found

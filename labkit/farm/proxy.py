@@ -13,7 +13,7 @@ from ipaddress import IPv4Address
 
 from labkit import daemon
 from labkit.checks import Check, equal
-from labkit.display import counted
+from labkit.display import counted, curl
 from labkit.errors import FarmError
 from labkit.farm.balancer import accesslog, balancing, workers
 from labkit.farm.balancer.balancing import FINGERPRINT_PATH
@@ -181,7 +181,7 @@ def _site_check(lab: Lab, site: str) -> Check:
 
 
 def _again(lab: Lab, label: str, path: str) -> str:
-    return f"{resolver.with_dns(lab)} curl -si {lab.url(label, path)}"
+    return f"{resolver.with_dns(lab)} {curl(lab.url(label, path), options='-si')}"
 
 
 def _down(lab: Lab, error: FarmError) -> Check:

@@ -8,12 +8,13 @@ import re
 from collections.abc import Sequence
 
 from labkit.checks import Check
-from labkit.display import counted
+from labkit.display import counted, curl
 from labkit.farm.links import endpoint
 from labkit.farm.measuring import fetch
 from labkit.farm.measuring.fetch import Reply, Target
 from labkit.lab import Lab, Replica
 from labkit.result import Cell, Outcome, Record, Table, action
+from labkit.text import quoted
 
 
 class Served(Record):
@@ -86,18 +87,18 @@ def _site_check(lab: Lab, site: str, seen: Sequence[Served]) -> Check:
     own = [item for item in seen if item.site == site]
     title = lab.title(lab.site(site))
     names = {item.header for item in own}
-    expected = f"{counted(len(own), 'replica')}, one page {title!r}"
-    titles = ", ".join(sorted({repr(item.title) for item in own}))
+    expected = f"{counted(len(own), 'replica')}, one page {quoted(title)}"
+    titles = ", ".join(sorted({quoted(item.title) for item in own}))
     pages = len({item.page for item in own})
     said = f"{counted(len(names), 'replica')}, {'one page' if pages == 1 else f'{pages} pages'} {titles}"
-    addresses = " ".join(f"http://{item.address}/" for item in own)
+    addresses = (f"http://{item.address}/" for item in own)
     return Check(
         name=f"site.page.{site}",
         expected=expected,
         seen=said,
         holds=said == expected and names == {item.replica for item in own},
         rows=("R11", "E4"),
-        again=endpoint.again(lab, f"curl --include {addresses}"),
+        again=endpoint.again(lab, curl(*addresses, options="--include")),
     )
 
 
@@ -111,7 +112,7 @@ def _apart_check(lab: Lab, seen: Sequence[Served]) -> Check:
         holds=titles == pages == count,
         rows=("R11",),
         again=endpoint.again(
-            lab, f"curl --silent {' '.join(f'http://{item.address}/' for item in seen)}"
+            lab, curl(*(f"http://{item.address}/" for item in seen), options="--silent")
         ),
     )
 

@@ -175,7 +175,7 @@ def files(given: Keys) -> Mapping[str, str]:
     """What goes into a container's own layer: path below the root -> text."""
     return {
         "root/.ssh/authorized_keys": given.user + "\n",
-        "etc/ssh/ssh_host_ed25519_key": (given.folder / "host").read_text(),
+        "etc/ssh/ssh_host_ed25519_key": (given.folder / "host").read_text(encoding="utf-8"),
         "etc/ssh/sshd_config.d/labkit.conf": CONFIGURATION,
     }
 

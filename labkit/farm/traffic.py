@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from labkit.checks import Check, equal
-from labkit.display import counted
+from labkit.display import counted, curl
 from labkit.errors import ConfigError
 from labkit.farm import proxy
 from labkit.farm.balancer import balancing
@@ -147,7 +147,7 @@ def stay(lab: Lab, site: str | None = None, requests: int = 20) -> Outcome[Stay]
         f"different replicas: {expected}",
         f"different replicas: {len(set(served) & own.keys())}",
         rows=("E5",),
-        again=f"{resolver.with_dns(lab)} curl -si {lab.url(site)}",
+        again=f"{resolver.with_dns(lab)} {curl(lab.url(site), options='-si')}",
     )
     return Outcome(
         value=Stay(site=site, sticky=lab.proxy.sticky, served=served),
@@ -222,5 +222,5 @@ def _several(lab: Lab) -> Check:
         seen=f"one replica: {', '.join(alone)}" if alone else "each site on two or more",
         holds=not alone,
         rows=("E5",),
-        again=f"{resolver.with_dns(lab)} curl -s {shown}",
+        again=f"{resolver.with_dns(lab)} {curl(shown, options='-s')}",
     )

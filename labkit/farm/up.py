@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from labkit.checks import Check, equal
-from labkit.display import counted
+from labkit.display import counted, curl
 from labkit.farm import container
 from labkit.farm.convergence import acting, answering, claims
 from labkit.farm.links import endpoint
@@ -68,7 +68,9 @@ def privilege_checks(value: Farm) -> tuple[Check, ...]:
         equal(
             f"farm.privileges.{name}",
             f"user {container.WWW_DATA}, no capability",
-            _privileges(pid, Path(f"/proc/{pid}/status").read_text()),
+            _privileges(
+                pid, Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+            ),
             rows=("E4",),
             again=f"grep -E 'Uid|CapEff' /proc/{pid}/status",
         )
@@ -80,7 +82,11 @@ def privilege_checks(value: Farm) -> tuple[Check, ...]:
 def users_check(lab: Lab, value: Farm) -> Check:
     """Whether each replica has ids of its own, which stand for others outside (user_namespaces(7)), where
     the lab and the machine allow it."""
-    maps = [Path(f"/proc/{pid}/uid_map").read_text() for pid in value.pids.values() if pid]
+    maps = [
+        Path(f"/proc/{pid}/uid_map").read_text(encoding="utf-8")
+        for pid in value.pids.values()
+        if pid
+    ]
     own = {text for text in maps if users.outer_of(text, 0) > 0}
     reason = idmap.without(lab)
     count = 0 if reason else len(maps)
@@ -124,5 +130,5 @@ def _replica_check(lab: Lab, replica: Replica, fault: str | None) -> Check:
         seen=fault or expected,
         holds=fault is None,
         rows=("R11", "E4"),
-        again=endpoint.again(lab, f"curl --include http://{replica.address}/"),
+        again=endpoint.again(lab, curl(f"http://{replica.address}/", options="--include")),
     )

@@ -80,5 +80,5 @@ def _command_line(pid: int) -> bytes:
 
 def _stat(pid: int) -> list[str]:
     """The fields from the third on: the second, the program's name, may hold any character."""
-    with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123 - looked at for many, again and again
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - looked at for many, again and again
         return file.read().rpartition(")")[2].split()

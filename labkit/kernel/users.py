@@ -40,7 +40,7 @@ def _made(kind: str, first: int) -> Iterator[int]:
     flags = calls.CLONE_NEWUSER | (calls.CLONE_NEWNET if kind == "net" else 0)
     with calls.sleeping(flags) as pid:
         for name in ("uid_map", "gid_map"):
-            Path(f"/proc/{pid}/{name}").write_text(f"0 {first} {IDS}\n")
+            Path(f"/proc/{pid}/{name}").write_text(f"0 {first} {IDS}\n", encoding="utf-8")
         descriptor = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield descriptor
@@ -78,7 +78,7 @@ def _is_own(users: int) -> bool:
 
 def inner(pid: int, user: int) -> int:
     """Who the user is in a process's own user namespace; raises :class:`FileNotFoundError` without the process."""
-    return inner_of(Path(f"/proc/{pid}/uid_map").read_text(), user)
+    return inner_of(Path(f"/proc/{pid}/uid_map").read_text(encoding="utf-8"), user)
 
 
 def outer_of(mapping: str, user: int) -> int:

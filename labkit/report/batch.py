@@ -183,7 +183,7 @@ class Batch:
         except StateError:
             record = None
         pending.unlink(missing_ok=True)
-        judged = verdict(execution.status, execution.notebook, record, self.run_id)
+        judged = verdict(execution.status, execution.notebook, record, self.run_id, execution.cause)
         if judged.passed and record:
             return record, ()
         unclosed = StageRecord(

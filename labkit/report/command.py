@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from labkit import text
 from labkit.errors import ConfigError, LabkitError, of_system
 from labkit.files import hand_back
 
@@ -130,13 +131,11 @@ def with_options(function: Callable[..., None]) -> Callable[..., None]:
         except Exception as error:
             if choice.debug:
                 raise
-            from labkit.report.terminal import harmless
-
             log.debug("ended by", exc_info=error)
             said = told(error)
-            typer.echo(f"labkit: {harmless(str(said))}", err=True)
+            typer.echo(f"labkit: {text.shown(str(said))}", err=True)
             if choice.as_json:
-                typer.echo(json.dumps({"error": said.record}, indent=1))
+                tell_json(json.dumps({"error": said.record}, indent=1))
             raise typer.Exit(1) from None
 
     hints = {**get_type_hints(function, include_extras=True)}
@@ -175,11 +174,16 @@ def finish(result: Result[Any], choice: Choice) -> None:
 def show(result: Result[Any], choice: Choice, *, checks: bool = True) -> None:
     """Tells a result: as JSON, or as tables and sentences."""
     if choice.as_json:
-        typer.echo(result.model_dump_json(indent=1))
+        tell_json(result.model_dump_json(indent=1))
         return
     from labkit.report import terminal
 
     terminal.show(result, checks=checks)
+
+
+def tell_json(record: str) -> None:
+    """JSON on standard output: in UTF-8 (RFC 8259), whatever the terminal has."""
+    typer.echo(record.encode())
 
 
 def leave(result: Result[Any], interrupted: str = "") -> None:
@@ -206,7 +210,9 @@ def log_to_file(lab: Lab) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         atexit.register(hand_back, Path(lab.outputs))
-        handler = RotatingFileHandler(path, maxBytes=1_000_000, backupCount=1, encoding="utf-8")
+        handler = RotatingFileHandler(
+            path, maxBytes=1_000_000, backupCount=1, encoding="utf-8", errors="backslashreplace"
+        )
     except PermissionError:
         raise not_root(str(path)) from None
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))

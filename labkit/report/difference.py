@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from labkit.display import counted
 from labkit.report.command import Choice
 from labkit.report.command import show as show_record
-from labkit.report.terminal import harmless
+from labkit.text import shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +37,7 @@ def tell_plan(result: Result[Plan], choice: Choice) -> None:
         show(out, "the comment that lists the blocks", plan.listed)
     for name in plan.missing:
         show(out, f"picture to upload: {name}")
-    out.print(harmless(result.summary), style="bold", soft_wrap=True)
+    out.print(shown(result.summary), style="bold", soft_wrap=True)
 
 
 def tell_mending(result: Result[Mended], choice: Choice) -> None:
@@ -48,13 +48,13 @@ def tell_mending(result: Result[Mended], choice: Choice) -> None:
     out = _console()
     if result.value.diff:
         show(out, result.value.page, result.value.diff)
-    out.print(harmless(result.summary), style="bold", soft_wrap=True)
+    out.print(shown(result.summary), style="bold", soft_wrap=True)
 
 
 def show(out: Console, heading: str, diff: str = "") -> None:
     """Prints a heading and a unified difference, in colour where the console has any."""
-    out.print(harmless(heading), style="bold", soft_wrap=True)
-    for line in harmless(diff).splitlines():
+    out.print(shown(heading), style="bold", soft_wrap=True)
+    for line in shown(diff).splitlines():
         out.print(line, style=COLOURS.get(line[:1], ""), soft_wrap=True)
 
 

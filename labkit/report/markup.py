@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from typing import TYPE_CHECKING, Any
 
+from labkit.text import shown
 from labkit.wiki.wikitext import LANGUAGES
 
 if TYPE_CHECKING:
@@ -45,13 +45,8 @@ def _broken(word: str) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """What a program wrote, without its control sequences and control characters."""
-    return "".join(c for c in _CONTROL.sub("", text) if c.isprintable() or _is_blank(c))
-
-
-def _is_blank(character: str) -> bool:
-    """Whether it is a blank, or joins the parts of one picture character."""
-    return character in "\n\t\u200d" or unicodedata.category(character) == "Zs"
+    """What a program wrote, without its control sequences; control characters are made visible."""
+    return shown(_CONTROL.sub("", text))
 
 
 def _lexer(language: str) -> Any:

@@ -4,36 +4,67 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import labkit
 from labkit import cells, run
+from labkit.environment import labkits
 from labkit.errors import CommandTimeoutError, ConfigError
 from labkit.files import text_of, write_atomically
 from labkit.lab import PARAMETERS, Lab, unknown
 from labkit.report import saved
+from labkit.report.ending import end_notebooks
 from labkit.report.verdict import code_cells, errors, text
 from labkit.result import Record
+from labkit.text import quoted
 
-#: What notebooks see of the environment beside run.py's allow-list, by the beginning of the name.
-PASSED_ON = ("LABKIT_", "JUPYTER_", "MPLCONFIGDIR", "PLAYWRIGHT_", "VIRTUAL_ENV", "XDG_")
 #: How many times a kernel is started that does not come up because another one took its port.
 STARTS = 4
+#: A cell may print so many characters; no page shows as many.
+MOST = 5_000_000
 #: A stage that has not ended after so many seconds never will.
 PATIENCE = 7200.0
 
 
 class Execution(Record):
-    """A run of papermill that has ended; ``notebook`` is what it saved (nbformat 4), None if nothing."""
+    """A run of papermill that has ended; ``notebook`` is what it saved (nbformat 4), None if nothing;
+    ``cause`` why labkit ended it, '' if it did not."""
 
     status: int
     notebook: dict[str, Any] | None
     starts: int
+    cause: str = ""
+
+
+class Bounded:
+    """Hands a notebook's lines on until one of its cells has printed more than :data:`MOST`: then ``end`` is
+    called once, and nothing more is handed on. ``cause`` says so."""
+
+    def __init__(self, on_line: Callable[[str], None], end: Callable[[], object]) -> None:
+        self.cause = ""
+        self._on_line, self._end = on_line, end
+        self._cell, self._size = 0, 0
+
+    def __call__(self, line: str) -> None:
+        """One line of papermill's log."""
+        if self.cause:
+            return
+        if number := cell_number(line):
+            self._cell, self._size = number, 0
+        self._size += len(line)
+        if self._size <= MOST:
+            self._on_line(line)
+            return
+        self.cause = (
+            f"cell {self._cell} printed more than {MOST / 1e6:g} MB, and was ended: print less"
+        )
+        self._on_line(self.cause)
+        self._end()
 
 
 def require(path: Path) -> dict[str, Any]:
@@ -88,12 +119,10 @@ def require_known(given: Iterable[str], notebooks: Iterable[Mapping[str, Any]]) 
             raise unknown(name, known, "a parameter of the lab or of a stage's notebook")
 
 
-def arguments(
-    source: Path, target: Path, *, parameters: Path | None, cwd: Path
-) -> tuple[str | Path, ...]:
+def arguments(source: Path, target: Path, *, parameters: Path | None, cwd: Path) -> tuple[str, ...]:
     """The command that runs a notebook; it logs each cell's beginning, end and output as text."""
-    return (
-        sys.executable, "-m", "papermill",
+    return run.module(
+        "papermill",
         source,
         target,
         *(("--parameters_file", parameters) if parameters else ()),
@@ -104,14 +133,14 @@ def arguments(
 
 
 def environment(lab_file: Path, run_id: str, folder: Path) -> dict[str, str]:
-    """What a batch's notebook gets on top of run.py's environment.
+    """What a batch's notebook gets on top of every program's environment.
 
-    The kernels keep their files in ``folder``: nothing of a user's own IPython profile acts on the
-    report, and nothing is left in the user's home.
+    Its home is in ``folder``: no file of a user's own (an IPython profile, a kernel for Jupyter, a
+    matplotlibrc) acts on the report, and nothing is left in the user's home.
     """
-    passed = {name: os.environ[name] for name in os.environ if name.startswith(PASSED_ON)}
     return {
-        **passed,
+        **labkits(),
+        "HOME": str(folder),
         "LABKIT_RUN": run_id,
         "LABKIT_FILE": str(lab_file),
         "IPYTHONDIR": str(folder / "ipython"),
@@ -141,20 +170,22 @@ def execute(
     """Runs ``source`` with ``parameters``; papermill saves what it has in ``target`` after each cell.
 
     A kernel whose port was taken by another one's before any cell ran is started again, unless
-    ``ending`` says that the batch is being ended.
+    ``ending`` says that the batch is being ended. One with a cell that prints without end is ended.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     file = target.with_suffix(".parameters.json") if parameters else None
     if file:
         file.write_text(json.dumps(parameters), encoding="utf-8")
+    ended = threading.Thread(target=end_notebooks, args=(str(target),), name="ending")
+    lines = Bounded(on_line, ended.start)
     argv = arguments(source, target, parameters=file, cwd=source.parent)
     for start in range(1, STARTS + 1):
-        status, said = _papermill(argv, env, on_line, timeout)
+        status, said = _papermill(argv, env, lines, timeout)
         notebook = saved.read(target)
         if start == STARTS or ending() or not lost_port(status, said, notebook):
             break
         on_line(f"The kernel's port was taken by another program: start {start + 1} of {STARTS}")
-    return Execution(status=status, notebook=notebook, starts=start)
+    return Execution(status=status, notebook=notebook, starts=start, cause=lines.cause)
 
 
 def lost_port(status: int, said: str, notebook: Mapping[str, Any] | None) -> bool:
@@ -165,7 +196,8 @@ def lost_port(status: int, said: str, notebook: Mapping[str, Any] | None) -> boo
 
 
 def tidy(notebook: Mapping[str, Any], name: str) -> str:
-    """The text of an executed notebook without the paths and environment of the machine it ran on."""
+    """The text of an executed notebook without the paths and environment of the machine it ran on, and
+    without what its cells printed beyond :data:`MOST`."""
     content = json.loads(json.dumps(notebook))
     noted = content["metadata"].get("papermill", {})
     noted.pop("environment_variables", None)
@@ -173,6 +205,8 @@ def tidy(notebook: Mapping[str, Any], name: str) -> str:
     for output in (output for cell in content["cells"] for output in cell.get("outputs", ())):
         if "traceback" in output:
             output["traceback"] = [_here(line) for line in output["traceback"]]
+        if output["output_type"] == "stream" and len(said := text(output["text"])) > MOST:
+            output["text"] = f"{said[:MOST]}\n… {len(said) - MOST:,} characters left out …\n"
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -220,7 +254,7 @@ def pair(option: str) -> tuple[str, Any]:
     name, equals, value = option.partition("=")
     if not equals or not name.replace(".", "").isidentifier():
         raise ConfigError(
-            repr(option), "is no NAME=VALUE", "write it like replicas=3", code="config.option"
+            quoted(option), "is no NAME=VALUE", "write it like replicas=3", code="config.option"
         )
     return name, value_of(value)
 

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from labkit.doing import told
+from labkit.text import shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -121,7 +122,7 @@ class Progress:
         """A line on the console; a reader that went away (``| head``) is no reason to stop working."""
         try:
             if self.console:
-                self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+                self.console.print(shown(line), markup=False, highlight=False, soft_wrap=True)
         except (OSError, SystemExit):  # rich makes the latter of a broken pipe
             self.console = None
 
@@ -142,6 +143,6 @@ class Progress:
                     name,
                     Text(f"{mark} {line.state}", style=style),
                     f"{seconds:.1f} s" if seconds else "",
-                    Text(line.told, style="dim"),
+                    Text(shown(line.told), style="dim"),
                 )
         return table

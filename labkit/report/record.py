@@ -210,7 +210,11 @@ def keep(lab: Lab, record: StageRecord) -> None:
 
 def _named_in(path: Path) -> frozenset[str]:
     """The pictures that a record's file names, whatever else is the matter with it."""
-    return pictures.named(path.read_text(errors="replace")) if path.is_file() else frozenset()
+    return (
+        pictures.named(path.read_text(encoding="utf-8", errors="replace"))
+        if path.is_file()
+        else frozenset()
+    )
 
 
 def table_csv(table: Table) -> str:

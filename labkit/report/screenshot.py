@@ -7,6 +7,7 @@ from labkit.farm import browser
 from labkit.farm.browsing import Page, Visits
 from labkit.lab import Lab
 from labkit.result import Outcome, action
+from labkit.text import quoted
 from labkit.wiki import server
 
 #: The link that MediaWiki's skins show to who is not logged in.
@@ -27,7 +28,7 @@ def main_page(lab: Lab) -> Outcome[Visits]:
     return Outcome(
         value=visits,
         subject=address,
-        summary=f"{visits.browser} shows {page.heading or 'nothing'!r} at {address}.",
+        summary=f"{visits.browser} shows {quoted(page.heading or 'nothing')} at {address}.",
         checks=(check(page),),
     )
 
@@ -35,12 +36,12 @@ def main_page(lab: Lab) -> Outcome[Visits]:
 def check(page: Page) -> Check:
     """Whether the page was shown, and to a stranger. Pure."""
     login = page.marks.get("login", "")
-    link = f"the link {login!r}" if login else "no link to log in"
+    link = f"the link {quoted(login)}" if login else "no link to log in"
     return Check(
         name="wiki.shown",
         expected="status 200, with a heading, and a link to log in",
-        seen=page.error or f"status {page.status}, {page.heading!r}, {link}",
-        holds=page.status == 200 and bool(page.heading) and bool(login),
+        seen=page.error or f"status {page.status}, {quoted(page.heading)}, {link}{page.unreadable}",
+        holds=page.status == 200 and bool(page.heading) and bool(login) and not page.boxes,
         rows=("E1",),
         again=f"{browser.PROGRAM} {page.url}",
     )

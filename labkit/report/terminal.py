@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from labkit.display import human
+from labkit.text import shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,22 +32,15 @@ def show(result: Result[Any], *, checks: bool = True, console: Console | None = 
         out.print(_checks(result.checks))
         for check in result.checks:
             if not check.holds and check.again:
-                out.print(Text(f"see {check.name}: {harmless(check.again)}"), soft_wrap=True)
-    out.print(Text(harmless(result.summary), style="bold"), soft_wrap=True)
-
-
-def harmless(text: str) -> str:
-    """A text for a terminal: what another program said must not steer it."""
-    return "".join(
-        c if c in "\n\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
+                out.print(Text(f"see {check.name}: {shown(check.again)}"), soft_wrap=True)
+    out.print(Text(shown(result.summary), style="bold"), soft_wrap=True)
 
 
 def _grid(title: str = "") -> Grid:
     from rich.table import Table as Grid
     from rich.text import Text
 
-    heading = Text(harmless(title), style="bold") if title else None
+    heading = Text(shown(title), style="bold") if title else None
     return Grid(box=None, pad_edge=False, title=heading, title_justify="left", header_style="dim")
 
 
@@ -58,10 +52,10 @@ def _table(table: Table) -> Grid:
         values = [row[place] for row in table.rows if row[place] is not None]
         numbers = values and all(isinstance(value, (int, float)) for value in values)
         heading = column.name if column.unit == "bytes" else column.heading
-        grid.add_column(Text(harmless(heading)), justify="right" if numbers else "left")
+        grid.add_column(Text(shown(heading)), justify="right" if numbers else "left")
     for row in table.rows:
         cells = zip(row, table.columns, strict=True)
-        grid.add_row(*(Text(harmless(human(cell, column.unit))) for cell, column in cells))
+        grid.add_row(*(Text(shown(human(cell, column.unit))) for cell, column in cells))
     return grid
 
 
@@ -76,6 +70,6 @@ def _checks(checks: tuple[Check, ...]) -> Grid:
         words = (check.name, check.expected, check.seen)
         grid.add_row(
             Text(f"{check.icon} {check.state}", style=style),
-            *(Text(harmless(word)) for word in words),
+            *(Text(shown(word)) for word in words),
         )
     return grid

@@ -26,7 +26,11 @@ class Verdict(Record):
 
 
 def verdict(
-    status: int, notebook: Mapping[str, Any] | None, record: StageRecord | None, run: str
+    status: int,
+    notebook: Mapping[str, Any] | None,
+    record: StageRecord | None,
+    run: str,
+    cause: str = "",
 ) -> Verdict:
     """The verdict on one run of a stage's notebook.
 
@@ -34,8 +38,10 @@ def verdict(
     :param notebook: the notebook that papermill saved (nbformat 4), None when there is none.
     :param record: what the closing cell wrote, None when there is nothing.
     :param run: the run's id, which the record must have.
+    :param cause: why labkit itself ended papermill.
     """
     reasons = [
+        *([cause] if cause else []),
         *(_of_cells(notebook) if notebook else ["papermill left no notebook"]),
         *_of_status(status),
         *_of_record(record, run),

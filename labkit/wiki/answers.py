@@ -18,6 +18,7 @@ from labkit.display import counted
 from labkit.errors import ConfigError, WikiError
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, action
+from labkit.text import quoted
 from labkit.wiki import remarks, session, wikitext
 from labkit.wiki.access import api
 from labkit.wiki.access.api import ConflictError, Saved, Snapshot
@@ -137,7 +138,7 @@ def chosen(found: Remarks, identity: str) -> Remark:
         f"{len(fitting)} remarks' identifiers begin so" if fitting else "is no remark's identifier"
     )
     raise ConfigError(
-        f"remark {identity!r}",
+        f"remark {quoted(identity)}",
         f"{many} on the page {found.page}",
         "labkit remarks lists them",
         code="config.remark",

@@ -16,6 +16,7 @@ from labkit.errors import ConfigError, StateError
 from labkit.files import write_atomically
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, Table, action
+from labkit.text import quoted
 from labkit.wiki import publish, server, session
 from labkit.wiki.access import api
 from labkit.wiki.access.api import ConflictError, Revision
@@ -75,7 +76,7 @@ def prepare(lab: Lab) -> Outcome[Pages]:
         texts[MAIN] = main_page(lab)
     if lab.wiki.page in texts:
         raise ConfigError(
-            f"wiki.page = {lab.wiki.page!r}",
+            f"wiki.page = {quoted(lab.wiki.page)}",
             "is a page that labkit prepares",
             "name it otherwise",
             code="config.page",
@@ -114,7 +115,7 @@ def assignment(lab: Lab) -> str:
             code="config.assignment",
         )
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigError(
             key, "is no text in UTF-8", "convert it (iconv)", code="config.assignment"

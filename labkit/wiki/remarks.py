@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +17,7 @@ from labkit.result import Record
 from labkit.wiki import publish
 from labkit.wiki.access import api
 from labkit.wiki.access.api import Revision, Snapshot
-from labkit.wiki.merging.pristine import Memory
+from labkit.wiki.merging.pristine import Memory, stem
 from labkit.wiki.talk import threads, visible
 from labkit.wiki.talk.listing import Remark, Remarks, identifier
 from labkit.wiki.talk.staleness import blocks, stale
@@ -60,7 +59,7 @@ def of(site: mwclient.Site, snapshot: Snapshot, *, page: str, folder: Path) -> R
     found = threads.parse(now.text) if now else ()
     if now is None or not found:
         return Remarks(page=title, url=url, remarks=(), revision=now.number if now else 0)
-    file = folder / "remarks" / f"{re.sub(r'[^A-Za-z0-9]+', '-', page)[:80]}.json"
+    file = folder / "remarks" / f"{stem(page)}.json"
     kept = _read(file)
     if kept and kept.trail.at(now) and (kept.found.page, kept.found.url) == (title, url):
         return kept.found

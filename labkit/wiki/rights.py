@@ -7,7 +7,7 @@ from pathlib import Path
 
 from labkit import daemon, run
 from labkit.checks import Check, equal
-from labkit.display import counted
+from labkit.display import counted, curl
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, Table, action
 from labkit.wiki import session
@@ -56,7 +56,7 @@ def answers(lab: Lab, seen: str, *, up: bool = True) -> Check:
         seen=f"{seen} at {url}",
         holds=up and seen.startswith("MediaWiki "),
         rows=("E1",),
-        again=f"curl '{url}?action=query&meta=siteinfo&format=json'",
+        again=curl(f"{url}?action=query&meta=siteinfo&format=json"),
     )
 
 

@@ -127,7 +127,7 @@ def _serve(lab: Lab, folders: Folders, *, renewed: bool) -> tuple[SiteInfo, bool
 
 def last_complaint(log: Path) -> str:
     """The last exception in MediaWiki's log, without the lines of its trace; '' when it has none."""
-    text = log.read_text(errors="replace") if log.exists() else ""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     lines = [line for line in text.splitlines() if line and not line.startswith(("#", "from "))]
     return excerpt(lines[-1]) if lines else ""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
+from labkit.display import curl
 from labkit.errors import WikiError
 from labkit.lab import Lab
 from labkit.wiki.access import ask
@@ -92,9 +93,7 @@ def _attempt(
     except LoginError as error:
         kind = "bot password" if "@" in login else "password"
         reason = f"the wiki refuses the {kind}: {error.info or error.code}"
-        wrong = WikiError(
-            f"{login} at {url}", reason, _remedy(lab), f"curl {url}", code="wiki.login"
-        )
+        wrong = WikiError(f"{login} at {url}", reason, _remedy(lab), curl(url), code="wiki.login")
     except MaximumRetriesExceeded:
         reason = "the wiki wants no more logins for a while"
         wrong = WikiError(
@@ -164,7 +163,7 @@ def credentials(lab: Lab, *, student: bool = False) -> tuple[str, SecretStr]:
 def _read_only(url: str, reason: str) -> WikiError:
     return WikiError(
         url, f"the wiki is read-only: {reason}", "wait until its owner has opened it again",
-        f"curl '{url}?action=query&meta=siteinfo'", code="wiki.read-only",
+        curl(f"{url}?action=query&meta=siteinfo"), code="wiki.read-only",
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from labkit.checks import Check, equal
+from labkit.display import curl
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, action
 from labkit.wiki.access import ask
@@ -49,7 +50,7 @@ def _attempts(lab: Lab) -> list[Check]:
     return [
         equal(
             "wiki.closed.edit", "permissiondenied", answer_code(ask.query(lab, edit, post=True)),
-            again=f"curl --data 'action=edit&title=x&text=x&token=%2B%5C' {api_url(lab)}",
+            again=curl(api_url(lab), options="--data 'action=edit&title=x&text=x&token=%2B%5C'"),
         ),
         equal(
             "wiki.closed.sign-up", "permissiondenied", _sign_up(lab),
@@ -58,7 +59,7 @@ def _attempts(lab: Lab) -> list[Check]:
         Check(
             name="wiki.closed.files", expected=f"none of {len(HIDDEN)} addresses is served",
             seen="; ".join(served or statuses), holds=not served,
-            again=f"curl -i {origin(lab)}{HIDDEN[0]}",
+            again=curl(f"{origin(lab)}{HIDDEN[0]}", options="--include"),
         ),
     ]  # fmt: skip
 
@@ -97,7 +98,7 @@ def _anonymous_rights(lab: Lab) -> list[Check]:
         Check(
             name=f"wiki.closed.{name}", expected=f"no right {right!r} without an account",
             seen=f"{right!r} is {'there' if right in held else 'missing'}", holds=right not in held,
-            again=f"curl '{api_url(lab)}?action=query&meta=userinfo&uiprop=rights&format=json'",
+            again=curl(f"{api_url(lab)}?action=query&meta=userinfo&uiprop=rights&format=json"),
         )
         for name, right in (("edit", "edit"), ("sign-up", "createaccount"))
     ]  # fmt: skip

@@ -17,6 +17,7 @@ from typing import Any
 from labkit.checks import Check
 from labkit.display import counted, human
 from labkit.result import Cell, Column, Command, Figure, Result, Table
+from labkit.text import shown
 
 #: Tables with more rows than this are collapsed.
 LONG = 20
@@ -59,11 +60,6 @@ _RISKY = re.compile(
 #: What is read in a preformatted block all the same: French blanks, a fence, another language's
 #: variants, and a reply's colon for who reads the page's lines.
 _IN_PRE = re.compile(r" (?=[?:;!%»›])|(?<=[«‹]) |(?<=labkit):|(?<=-)\{|^:", re.MULTILINE)
-_CONTROLS: dict[int, int] = {c: 0x2400 + c for c in range(32) if c not in (9, 10)} | {127: 0x2421}
-_CONTROLS |= dict.fromkeys([*range(0x80, 0xA0), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF], 0xFFFD)
-#: What turns the direction of the characters around it: shown by its number (Unicode, annex 9).
-_TURNS = {c: f"[U+{c:04X}]" for c in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
-_SHOWN: dict[int, int | str] = {**_CONTROLS, **_TURNS}
 #: Raw text that must not stand in a <syntaxhighlight>: its end, a fence, a remark.
 _BREAKS_OUT = re.compile(
     r"</syntaxhighlight|<!--|labkit:|-\{|\ufeff|^\s*(?:REX>|:)", re.IGNORECASE | re.MULTILINE
@@ -76,7 +72,7 @@ def clean(text: str) -> str:
     MediaWiki composes characters itself and replaces those that XML 1.0 does not allow.
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n")
-    return unicodedata.normalize("NFC", lines.translate(_SHOWN))
+    return unicodedata.normalize("NFC", shown(lines))
 
 
 def literal(text: str, *, begins: bool = True, ends: bool = True) -> str:

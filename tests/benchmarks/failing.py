@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from labkit import Lab, run
+from labkit import Lab, environment, run
 from labkit.errors import LabkitError
 from labkit.farm import container, upkeep
 from labkit.kernel import calls
@@ -80,7 +80,7 @@ def with_failing(lab: Lab, name: str, number: int, kind: str) -> list[str]:
     )
     (folder / name).write_text(text)
     (folder / name).chmod(0o755)
-    path, run.PATH = run.PATH, f"{folder}:{run.PATH}"
+    path, environment.PATH = environment.PATH, f"{folder}:{environment.PATH}"
     whole = run.run
 
     def short(*given: object, **named: object) -> run.Done:
@@ -93,7 +93,7 @@ def with_failing(lab: Lab, name: str, number: int, kind: str) -> list[str]:
         count = len(list((folder / "calls").iterdir()))
         return found if number else [str(count)]
     finally:
-        run.PATH, run.run = path, whole
+        environment.PATH, run.run = path, whole
         run.run(["rm", "-r", folder])
 
 

@@ -30,7 +30,7 @@ def configure(root: Path, packages: Sequence[Unpacked], architecture: str, epoch
         os.mknod(root / "dev" / name, stat.S_IFCHR | 0o666, os.makedev(major, minor))
         (root / "dev" / name).chmod(0o666)
     policy = root / "usr/sbin/policy-rc.d"
-    policy.write_text(POLICY)
+    policy.write_text(POLICY, encoding="utf-8")
     policy.chmod(0o755)
     for name in KEYS:
         (root / name).parent.mkdir(parents=True, exist_ok=True)

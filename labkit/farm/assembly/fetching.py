@@ -24,9 +24,9 @@ def fetch(sources: str, packages: Sequence[str], work: Path, status: str = "") -
     """
     for name in ("lists/partial", "archives/partial"):
         (work / name).mkdir(parents=True)
-    (work / "sources.list").write_text(sources)
-    (work / "status").write_text(status)
-    (work / "apt.conf").write_text(configuration(work))
+    (work / "sources.list").write_text(sources, encoding="utf-8")
+    (work / "status").write_text(status, encoding="utf-8")
+    (work / "apt.conf").write_text(configuration(work), encoding="utf-8")
     env = {"APT_CONFIG": str(work / "apt.conf")}
     print("downloading the lists of packages", flush=True)
     _apt(env, "update")

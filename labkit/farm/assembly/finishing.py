@@ -29,7 +29,7 @@ def note(root: Path, sources: str, left_out: str, automatic: str) -> None:
         ("var/lib/apt/extended_states", automatic),
     ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
+        (root / name).write_text(text, encoding="utf-8")
 
 
 def automatic(packages: Iterable[Unpacked], asked: Sequence[str], architecture: str) -> str:

@@ -66,9 +66,9 @@ def unpack(
     with ProcessPoolExecutor(WORKERS) as pool:  # threads would wait for each other's Python
         each = (largest, repeat(root), repeat(chosen), repeat(configured))
         found = sorted(pool.map(_one, *each), key=lambda item: item.name)
-    (root / DPKG / "status").write_text("\n".join(item.entry for item in found))
+    (root / DPKG / "status").write_text("\n".join(item.entry for item in found), encoding="utf-8")
     (root / DPKG / "available").touch()
-    (root / DPKG / "info/format").write_text("1\n")
+    (root / DPKG / "info/format").write_text("1\n", encoding="utf-8")
     return found
 
 
@@ -92,7 +92,9 @@ def _one(path: Path, root: Path, chosen: Selection, configured: bool) -> Unpacke
         own = info / f"{package.stem}.{kind}"
         own.write_bytes(content)
         own.chmod(mode)
-    (info / f"{package.stem}.list").write_text("".join(f"{name}\n" for name in names))
+    (info / f"{package.stem}.list").write_text(
+        "".join(f"{name}\n" for name in names), encoding="utf-8"
+    )
     waits = POSTINST in package.control and not configured
     status = "unpacked" if waits else "installed"
     text = entry(package, status, _hashes(package, root))

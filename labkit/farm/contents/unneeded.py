@@ -261,7 +261,8 @@ def _answers(found: Evidence) -> Check:
 def modules(root: Path) -> list[str]:
     """The files of the apache2 modules that are turned on in a root file system."""
     texts = (
-        path.read_text() for path in sorted((root / "etc/apache2/mods-enabled").glob("*.load"))
+        path.read_text(encoding="utf-8")
+        for path in sorted((root / "etc/apache2/mods-enabled").glob("*.load"))
     )
     return [path for text in texts for path in re.findall(r"^LoadModule\s+\S+\s+(\S+)", text, re.M)]
 

@@ -147,14 +147,16 @@ def serving(lab: Lab) -> tuple[int, ...]:
     if leader is None:
         return ()
     with suppress(OSError):
-        children = Path(f"/proc/{leader}/task/{leader}/children").read_text().split()
+        children = (
+            Path(f"/proc/{leader}/task/{leader}/children").read_text(encoding="utf-8").split()
+        )
         return tuple(int(pid) for pid in children if _name(int(pid)) == "apache2")
     return ()
 
 
 def _name(pid: int) -> str:
     with suppress(OSError):
-        return Path(f"/proc/{pid}/comm").read_text().strip()
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
     return ""
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from labkit import run
 from labkit.errors import ConfigError
 from labkit.farm.assembly.finishing import LEFT_OUT
 from labkit.farm.debian import servers
@@ -105,7 +106,9 @@ def recipe(variant: Variant, suite: str, packages: Sequence[str]) -> str:
     """All that a variant's commands say, with stand-ins for what does not determine the outcome."""
     source = Archive(main=Source(mirror="mirror", suite=suite), kind="", keyring="keyring")
     made = steps(variant, source, Path("target"), packages=packages, script=Path("script"))
-    words = [word if word != sys.executable else "python" for step in made for word in step.argv]
+    words = [
+        "python" if w == sys.executable else w for step in made for w in step.argv if w != "-P"
+    ]
     return repr((variant.edition, words, ladder.LADDER.get(variant.name, ())))
 
 
@@ -243,9 +246,7 @@ def _debuerreotype(
 def _dpkg(
     variant: Variant, archive: Archive, target: Path, packages: Sequence[str], script: Path
 ) -> tuple[Step, ...]:
-    argv = (
-        sys.executable,
-        "-m",
+    argv = run.module(
         "labkit.farm.assembly",
         f"--sources={script}",
         f"--include={','.join((*servers.PACKAGES, 'apt', *packages))}",
@@ -259,9 +260,7 @@ def _dpkg(
 
 def _shrunk(variant: Variant, target: Path, script: Path, before: Path) -> tuple[Step, ...]:
     added = ladder.ADDED[variant.name]
-    argv = (
-        sys.executable,
-        "-m",
+    argv = run.module(
         "labkit.farm.shrinking",
         f"--variant={variant.name}",
         f"--sources={script}",

@@ -128,10 +128,10 @@ def _name_mirror(root: Path, archive: Archive) -> None:
     """The sources in a root file system are named as they are; see :func:`plain`."""
     listed = root / "etc/apt/sources.list"
     if secure(archive) and listed.exists():
-        text = listed.read_text()
+        text = listed.read_text(encoding="utf-8")
         for source in (archive.main, *archive.further):
             text = text.replace(source.mirror.replace("https://", "http://", 1), source.mirror)
-        listed.write_text(text)
+        listed.write_text(text, encoding="utf-8")
 
 
 def _steps(planned: Plan, shop: Path, before: Rootfs | None) -> tuple[Step, ...]:
@@ -141,9 +141,11 @@ def _steps(planned: Plan, shop: Path, before: Rootfs | None) -> tuple[Step, ...]
         return commands.pull_steps(variant, planned.suite, shop, planned.registry)
     archive, script = plain(planned.archive), shop / "source"
     names = shop / "needed"
-    names.write_text("".join(f"{name}\n" for name in planned.needed))
+    names.write_text("".join(f"{name}\n" for name in planned.needed), encoding="utf-8")
     base = before.path if before else None
-    script.write_text(commands.script_text(variant, archive, needed=names, base=base))
+    script.write_text(
+        commands.script_text(variant, archive, needed=names, base=base), encoding="utf-8"
+    )
     script.chmod(0o755)
     return commands.steps(
         variant,

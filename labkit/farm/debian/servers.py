@@ -26,5 +26,5 @@ def prepare(root: Path) -> None:
 
 def _owner(passwd: Path, name: str) -> tuple[int, int]:
     """The user and group number of a user in a root file system."""
-    rows = (line.split(":") for line in passwd.read_text().splitlines())
+    rows = (line.split(":") for line in passwd.read_text(encoding="utf-8").splitlines())
     return next((int(row[2]), int(row[3])) for row in rows if row[0] == name)

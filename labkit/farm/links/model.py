@@ -147,4 +147,4 @@ def _forget(netlink: Netlink) -> None:
     neighbours.forget(netlink)
     for file in Path("/proc/sys/net/ipv4/neigh").glob("*/retrans_time_ms"):
         if file.parent.name != "default":  # where there is one, it is the machine's
-            file.write_text(str(AGAIN_MS))
+            file.write_text(str(AGAIN_MS), encoding="utf-8")

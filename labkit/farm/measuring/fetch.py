@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address
 from urllib.parse import urlencode
 
+from labkit.display import curl
 from labkit.errors import FarmError
 from labkit.farm import dns
 from labkit.farm.balancer.balancing import FINGERPRINT_HEADER, LAB_HEADER
@@ -129,7 +130,7 @@ def down(lab: Lab, there: Target, error: Exception) -> FarmError:
         f"http://{_host(there)}/ at {there.address}",
         f"the {what} does not answer: {reason(error)}",
         "start it: `./lab run 06-balancer`",
-        f"{resolver.with_dns(lab)} curl --head http://{_host(there)}/",
+        f"{resolver.with_dns(lab)} {curl(f'http://{_host(there)}/', options='--head')}",
         code="farm.no-answer",
     )
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from labkit import interrupting
 from labkit.checks import Check, equal
+from labkit.display import curl
 from labkit.errors import ConfigError
 from labkit.farm import container, proxy, site
 from labkit.farm.balancer import accesslog, workers
@@ -139,7 +140,7 @@ def checks(lab: Lab, value: Measurement, sent: Sequence[Sent]) -> tuple[Check, .
     """Whether all requests were answered, their shares fit, and each log has the same requests."""
     name = f"traffic.{value.target}"
     client = counts.by_client(sent)
-    again = f"{resolver.with_dns(lab)} curl -si {lab.url(value.target)}"
+    again = f"{resolver.with_dns(lab)} {curl(lab.url(value.target), options='-si')}"
     answered = equal(
         f"{name}.answered", value.requests, value.requests - value.failed, rows=("E5",), again=again
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from labkit.checks import Check
-from labkit.display import counted
+from labkit.display import counted, curl
 from labkit.farm.balancer import balancing
 from labkit.farm.measuring.load import Sent
 from labkit.farm.names import resolver
@@ -159,7 +159,9 @@ def checks(lab: Lab, value: Failover) -> tuple[Check, ...]:
     """Whether the others took over or, where there is no other, what the outage was like; and
     whether the balancer noticed both the stop and the start in time."""
     name = f"failover.{value.kind}.{value.replica}"
-    watch = f"{resolver.with_dns(lab)} curl -s {lab.url(value.site, balancing.STATUS_PATH)}"
+    watch = (
+        f"{resolver.with_dns(lab)} {curl(lab.url(value.site, balancing.STATUS_PATH), options='-s')}"
+    )
     rows = (
         *((_taken_over(value),) if value.others else (_limited(value), _refused(value))),
         ("out", f"left out within {OUT:g} s", _said(value.seconds_out), value.out is not None),

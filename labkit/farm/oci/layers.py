@@ -224,7 +224,8 @@ def install(root: Path, archive: apt.Archive, depot: Depot, began: float) -> int
     policy = root / "usr/sbin/policy-rc.d"
     own = policy.exists()
     if not own:
-        policy.write_text("#!/bin/sh\nexit 101\n")  # invoke-rc.d(8): the action is not allowed
+        # invoke-rc.d(8): the action is not allowed
+        policy.write_text("#!/bin/sh\nexit 101\n", encoding="utf-8")
         policy.chmod(0o755)
     with gateway(depot, secure=secure(archive)) as way:
         log.info("image: apt-get update")
@@ -245,7 +246,7 @@ def _name_sources(root: Path, archive: apt.Archive) -> None:
     for path in (root / "etc/apt/sources.list.d").glob("*"):
         path.unlink()
     lines = "".join(f"{source.line}\n" for source in (archive.main, *archive.further))
-    (root / "etc/apt/sources.list").write_text(lines)
+    (root / "etc/apt/sources.list").write_text(lines, encoding="utf-8")
 
 
 def _chroot(root: Path, way: Way, *argv: str) -> None:

@@ -17,6 +17,7 @@ from labkit.display import counted
 from labkit.errors import CommandError, FarmError
 from labkit.farm.oci import store
 from labkit.farm.oci.unpacking import Unpacked
+from labkit.kernel import mounts
 from labkit.result import Cell, Record, Table
 
 #: The assignment's row: the configuration comes from the image.
@@ -82,12 +83,10 @@ def blobs(layout: Path, name: str) -> tuple[Blob, ...]:
 
 def lower_folders(mountinfo: str) -> tuple[str, ...]:
     """The lower folders of the overlay that is mounted at ``/``, the topmost first (proc(5)). Pure."""
-    for line in mountinfo.splitlines():
-        fields, _, rest = line.partition(" - ")
-        kind, _, options = rest.split(" ", 2)
-        if kind == "overlay" and fields.split()[4] == "/":
-            values = dict(item.partition("=")[::2] for item in options.split(","))
-            return tuple(_unescape(values.get("lowerdir", "")).split(":"))
+    for mount in mounts.parse(mountinfo):
+        if mount.kind == "overlay" and mount.place == "/":
+            values = dict(item.partition("=")[::2] for item in mount.special)
+            return tuple(mounts.plain(values.get("lowerdir", "")).split(":"))
     return ()
 
 
@@ -172,7 +171,7 @@ def _folders(folders: tuple[str, ...]) -> str:
 def _mounted(pid: int) -> tuple[str, ...]:
     """What the root of the process' own mount namespace stands on."""
     try:
-        return lower_folders(Path(f"/proc/{pid}/mountinfo").read_text())
+        return lower_folders(mounts.read(pid))
     except (FileNotFoundError, ProcessLookupError):
         raise FarmError(
             f"process {pid}", "has ended", "", f"ps -fp {pid}", code="farm.process-ended"
@@ -194,8 +193,3 @@ def _configuration(layout: Path, unpacked: Unpacked, scratch: Path) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-
-
-def _unescape(text: str) -> str:
-    """The octal escapes of mountinfo (``\\040`` is a space) undone."""
-    return text.encode().decode("unicode_escape") if "\\" in text else text

@@ -32,8 +32,8 @@ class Pointer(Record):
 
 def read(folder: Path) -> Bundle:
     """The bundle in a folder."""
-    said = json.loads((folder / "umoci.json").read_text())
-    process = json.loads((folder / "config.json").read_text())["process"]
+    said = json.loads((folder / "umoci.json").read_text(encoding="utf-8"))
+    process = json.loads((folder / "config.json").read_text(encoding="utf-8"))["process"]
     root = folder / "rootfs"
     return Bundle(
         files=tuple(sorted(path.name for path in folder.iterdir())),

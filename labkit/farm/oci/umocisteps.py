@@ -161,7 +161,7 @@ def _config_command() -> str:
 def _put(root: Path, files: dict[str, str]) -> None:
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
+        (root / name).write_text(text, encoding="utf-8")
 
 
 # -- reading ---------------------------------------------------------------------------------

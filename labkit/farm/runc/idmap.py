@@ -21,7 +21,7 @@ from labkit.farm.runc.bundle import Spec
 from labkit.farm.runc.places import folder, users_file
 from labkit.files import text_of, write_atomically
 from labkit.journal import Journal, lock
-from labkit.kernel import netns
+from labkit.kernel import mounts, netns
 from labkit.kernel.users import IDS
 from labkit.lab import Lab
 
@@ -199,7 +199,7 @@ def _refusal(lab: Lab) -> str:
     for place in (places[0], *places[0].parents):
         if not place.stat().st_mode & 0o001:
             return f"{place} is closed to others, and so to a container's root (chmod o+x {place})"
-    if hidden := covered(Path("/proc/self/mountinfo").read_text()):
+    if hidden := covered(mounts.read()):
         return f"where a part of /proc is covered the kernel gives no new one: {hidden}"
     try:
         overlay.require_shifted(*places)
@@ -228,12 +228,11 @@ def covered(mountinfo: str) -> str:
 
     The kernel mounts a new one in a user namespace only where a whole one is in sight (user_namespaces(7)).
     """
-    lines = [line.split() for line in mountinfo.splitlines()]
-    whole = [words for words in lines if words[words.index("-") + 1] == "proc" and words[3] == "/"]
+    there = mounts.parse(mountinfo)
     above = ""
-    for own in whole:
-        on = [words[4] for words in lines if words[1] == own[0] and Path(words[4]).name != EMPTY]
-        if not on and "ro" not in own[5].split(","):
+    for own in (mount for mount in there if (mount.kind, mount.root) == ("proc", "/")):
+        on = [m.place for m in there if m.parent == own.number and Path(m.place).name != EMPTY]
+        if not on and "ro" not in own.options:
             return ""
-        above = above or (on[0] if on else f"{own[4]} (read-only)")
+        above = above or (on[0] if on else f"{own.place} (read-only)")
     return above or "no /proc is mounted"

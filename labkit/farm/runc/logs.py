@@ -31,7 +31,10 @@ def place(lab: Lab, name: str, kind: Kind) -> Path:
 
 def lines(path: Path, trace: str = "") -> Iterator[str]:
     """The whole lines of a log that contain ``trace``; of a line that is being written, nothing."""
-    with suppress(OSError), os.fdopen(_opened(path, os.O_RDONLY), errors="replace") as file:
+    with (
+        suppress(OSError),
+        os.fdopen(_opened(path, os.O_RDONLY), encoding="utf-8", errors="replace") as file,
+    ):
         yield from (line for line in file if trace in line and line.endswith("\n"))
 
 

@@ -103,7 +103,7 @@ def _configuration(image_own: str, spec: str) -> str:
 def image_configuration(unpacked: Unpacked) -> Json:
     """The runtime configuration that umoci made from the image's own; :class:`FileNotFoundError` when the
     unpacked image was taken away since it was found."""
-    found: Json = json.loads(unpacked.config.read_text())
+    found: Json = json.loads(unpacked.config.read_text(encoding="utf-8"))
     return found
 
 

@@ -58,7 +58,7 @@ def state(lab: Lab, name: str) -> State | None:
 
 
 def _text(path: str) -> str:
-    with open(path) as file:  # noqa: PTH123 - read for each container, again and again
+    with open(path, encoding="utf-8") as file:  # noqa: PTH123 - read for each container, again and again
         return file.read()
 
 

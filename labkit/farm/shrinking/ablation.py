@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -206,9 +205,11 @@ def _full(lab: Lab, planned: Plan, before: Path, folder: Path) -> Tree:
     if not names or archive is None:
         return tree
     script, added = folder / "source", folder / "added"
-    script.write_text(commands.script_text(planned.variant, making.plain(archive)))
-    argv = (
-        sys.executable, "-m", "labkit.farm.shrinking", f"--variant={planned.variant.name}",
+    script.write_text(
+        commands.script_text(planned.variant, making.plain(archive)), encoding="utf-8"
+    )
+    argv = run.module(
+        "labkit.farm.shrinking", f"--variant={planned.variant.name}",
         f"--sources={script}", f"--include={','.join(names)}", "--added-only", before, added,
     )  # fmt: skip
     with gateway(Depot.of(lab), secure=making.secure(archive)) as way:

@@ -87,4 +87,4 @@ def _load(done: threading.Event) -> tuple[int, int]:
 
 def _text(stand: Stand, kind: logs.Kind) -> str:
     log = stand.log(kind)
-    return log.read_text(errors="replace") if log.exists() else ""
+    return log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""

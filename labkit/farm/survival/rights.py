@@ -56,7 +56,9 @@ def _users(stand: Stand) -> str:
 def _server(pid: int) -> tuple[int, int] | None:
     """The number within its container, and the effective user there, of one of apache2's processes (proc(5))."""
     with suppress(OSError):
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = (
+            Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
+        )
         fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
         if fields["Name"] == "apache2":
             user = inner_user(pid, int(fields["Uid"].split()[1]))

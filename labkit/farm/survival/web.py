@@ -16,6 +16,7 @@ from labkit.farm.site import REPLICA_HEADER, TRACE_HEADER
 from labkit.farm.survival import given
 from labkit.farm.survival.stand import Stand
 from labkit.result import Record
+from labkit.text import quoted
 
 #: How long a server may take to begin to answer, or to do what it was told (seconds).
 PATIENCE = 10.0
@@ -85,13 +86,13 @@ def page(stand: Stand) -> str:
     """The site's page, in which mod_include has put the replica's name, and the header with that name."""
     reply = first(stand)
     shown = f'id="replica">{stand.replica.name}<' in reply.body
-    return f"{reply.status} {reply.title!r}, header {reply.replica}, {'its' if shown else 'no'} name in it"
+    return f"{reply.status} {quoted(reply.title)}, header {reply.replica}, {'its' if shown else 'no'} name in it"
 
 
 def page_expected(stand: Stand) -> str:
     """What :func:`page` says of a server that does its job."""
     title = stand.lab.title(stand.lab.site(stand.trial.site))
-    return f"200 {title!r}, header {stand.replica.name}, its name in it"
+    return f"200 {quoted(title)}, header {stand.replica.name}, its name in it"
 
 
 def not_found(stand: Stand) -> str:

@@ -7,13 +7,16 @@ never says by colour alone what it also has to say in words, marks or position.
 
 from __future__ import annotations
 
+import functools
 import io
 import re
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from labkit.errors import ConfigError
+from labkit import fonts
+from labkit.errors import ConfigError, MachineError
 from labkit.files import write_atomically
 from labkit.lab import COLOURS, Lab
 from labkit.result import Figure, drafts
@@ -33,7 +36,6 @@ DPI = 150
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
 _SETTINGS: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
     "font.size": 10,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -64,10 +66,9 @@ def canvas(height: float = 4.0, *, width: float = WIDTH) -> Iterator[Canvas]:
     Draw and :func:`save` within the block: some settings act when the figure is written. The
     figure belongs to no window system and needs no closing.
     """
-    import matplotlib as mpl
     from matplotlib.figure import Figure as Empty
 
-    with mpl.rc_context(_SETTINGS):
+    with _styled():
         yield Empty(figsize=(width, height), layout="constrained")
 
 
@@ -97,7 +98,16 @@ def save(lab: Lab, figure: Canvas, *, name: str, alt: str, caption: str) -> Figu
         raise ConfigError(
             name, "a figure without alt text or caption", "say what it shows", code="config.figure"
         )
-    images = {"png": _bytes(figure, "png"), "svg": _bytes(figure, "svg")}
+    try:
+        images = {"png": _bytes(figure, "png"), "svg": _bytes(figure, "svg")}
+    except UserWarning as glyph:
+        number = re.search(r"\d+", str(glyph))
+        raise MachineError(
+            f"the figure {name}",
+            fonts.missing(chr(int(number[0]))) if number else str(glyph),
+            "install a font that has it, or write it otherwise",
+            code="machine.no-font",
+        ) from None
     for ending, image in images.items():
         write_atomically(drafts(lab) / f"{name}.{ending}", image)
     return Figure(
@@ -106,11 +116,35 @@ def save(lab: Lab, figure: Canvas, *, name: str, alt: str, caption: str) -> Figu
 
 
 def _bytes(figure: Canvas, ending: str) -> bytes:
-    """The figure in a format, in the lab's style, without the date that SVG writes."""
-    import matplotlib as mpl
-
+    """The figure in a format, in the lab's style, without the date that SVG writes. Raises
+    :class:`UserWarning` for a character that no font has."""
     buffer = io.BytesIO()
     metadata = {"Date": None} if ending == "svg" else {"Software": None}
-    with mpl.rc_context(_SETTINGS):
+    with _styled(), warnings.catch_warnings():
+        warnings.filterwarnings("error", message=r"Glyph \d+ ")
         figure.savefig(buffer, format=ending, dpi=DPI, metadata=metadata)
     return buffer.getvalue()
+
+
+@contextmanager
+def _styled() -> Iterator[None]:
+    """Within, matplotlib has the lab's style and nothing of a matplotlibrc."""
+    import matplotlib as mpl
+
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update({**_SETTINGS, "font.family": _families()})
+        yield
+
+
+@functools.cache
+def _families() -> list[str]:
+    """labkit's own font, and what is installed for characters that it does not have, also since matplotlib
+    looked for fonts last."""
+    from matplotlib.font_manager import findSystemFonts, fontManager
+
+    for path in {*findSystemFonts()} - {font.fname for font in fontManager.ttflist}:
+        with suppress(RuntimeError):  # one that it cannot read
+            fontManager.addfont(path)
+    there = fontManager.get_font_names()
+    return ["DejaVu Sans", *(name for name in fonts.FAMILIES if name in there)]

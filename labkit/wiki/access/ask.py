@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import shlex
 import ssl
 import urllib.error
 import urllib.request
@@ -18,6 +17,7 @@ from urllib.parse import urlencode
 from pydantic import Field
 
 import labkit
+from labkit.display import curl
 from labkit.errors import WikiError
 from labkit.lab import Lab
 from labkit.result import Record
@@ -146,7 +146,7 @@ def fetch(lab: Lab, url: str, *, data: str | None = None, cookie: str = "") -> R
         reason = getattr(error, "reason", None) or error
         if isinstance(reason, ssl.SSLError):
             raise WikiError(
-                url, distrust(str(reason)), TRUST, f"curl {url}", code="wiki.certificate"
+                url, distrust(str(reason)), TRUST, curl(url), code="wiki.certificate"
             ) from None
         raise down(lab, url, str(reason)) from None
 
@@ -166,7 +166,11 @@ def not_a_wiki(lab: Lab, seen: str) -> WikiError:
         else f"the logs in {Folders.of(lab).logs} say why; then run the stage 01-wiki"
     )
     return WikiError(
-        url, f"no MediaWiki answers there: {seen}", remedy, f"curl -i {url}", code="wiki.not-a-wiki"
+        url,
+        f"no MediaWiki answers there: {seen}",
+        remedy,
+        curl(url, options="--include"),
+        code="wiki.not-a-wiki",
     )
 
 
@@ -177,5 +181,6 @@ def down(lab: Lab, url: str, reason: str) -> WikiError:
         if lab.wiki.url
         else "bring it up: run the stage 01-wiki"
     )
-    words = f"curl {shlex.quote(url)}"
-    return WikiError(url, f"the wiki does not answer: {reason}", remedy, words, code="wiki.down")
+    return WikiError(
+        url, f"the wiki does not answer: {reason}", remedy, curl(url), code="wiki.down"
+    )

@@ -30,6 +30,7 @@ import mwclient
 import requests
 
 import labkit
+from labkit.display import curl
 from labkit.errors import WikiError
 from labkit.wiki.access import ask
 from labkit.wiki.access.ask import SiteInfo
@@ -153,7 +154,7 @@ class Session(mwclient.Site):  # type: ignore[misc]
             else:
                 silence = BusyError if fault.busy else UnansweredError
                 kind = WikiError if asks or fault.undone else silence
-                raise kind(url, fault.reason, fault.remedy, f"curl -i {url}")
+                raise kind(url, fault.reason, fault.remedy, curl(url, options="--include"))
         raise AssertionError  # the tries have an end
 
     def _send(

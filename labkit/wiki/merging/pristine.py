@@ -9,6 +9,7 @@ written before the page is: whatever hash a page carries, its block is known.
 from __future__ import annotations
 
 import base64
+import hashlib
 import random
 import re
 import time
@@ -18,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from labkit.config import BESIDE
 from labkit.errors import WikiError
 from labkit.files import write_atomically
 from labkit.result import Record
@@ -208,7 +210,14 @@ def parse(text: str) -> Store:
 
 def local_file(folder: Path, page: str) -> Path:
     """The file of one page's store."""
-    return folder / f"{re.sub(r'[^A-Za-z0-9]+', '-', page)[:80]}.txt"
+    return folder / f"{stem(page)}.txt"
+
+
+def stem(page: str) -> str:
+    """The name of a page's file, without its ending: no two pages have the same."""
+    name = re.sub(r"[^A-Za-z0-9]+", "-", page)[:80]
+    plain = re.fullmatch(r"[A-Za-z0-9 ]{1,80}", page)
+    return name if plain else f"{name}-{hashlib.sha256(page.encode()).hexdigest()[:12]}"
 
 
 def read_local(path: Path) -> Store:
@@ -221,7 +230,7 @@ def read_local(path: Path) -> Store:
 
 def state_title(title: str) -> str:
     """The bot's own page beside a report's page."""
-    return f"{title}/labkit state"
+    return f"{title}{BESIDE}"
 
 
 def from_history(site: mwclient.Site, title: str, name: str, digest: str) -> Block | None:

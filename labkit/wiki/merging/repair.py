@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from labkit.errors import WikiError
 from labkit.result import Record
+from labkit.text import quoted
 from labkit.wiki.merging import comments, fences, merge, weave
 from labkit.wiki.merging.comments import Comment
 from labkit.wiki.merging.fences import Block
@@ -287,7 +288,7 @@ def _guard(bench: Bench, new: str, page: str) -> None:
     before = merge.count(bench.bare(0, len(bench.text)).split("\n"))
     try:
         lost = before - weave.present(fences.parse(new, page)) - bench.surely
-        fault = f"a line would be lost: {next(iter(lost))!r}" if lost else ""
+        fault = f"a line would be lost: {quoted(next(iter(lost)))}" if lost else ""
     except WikiError as error:
         fault = f"{error.value}: {error.reason}"
     if fault:

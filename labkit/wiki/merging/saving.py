@@ -9,6 +9,7 @@ from collections import Counter
 from labkit.display import counted
 from labkit.errors import WikiError
 from labkit.result import Record
+from labkit.text import quoted
 from labkit.wiki.access import api
 from labkit.wiki.access.api import ConflictError, Saved, Snapshot
 from labkit.wiki.access.refusals import UnansweredError
@@ -106,7 +107,7 @@ def put_lines_back(desk: Desk, before: str, lost: Counter[str]) -> tuple[str, ..
     raise WikiError(
         desk.title,
         f"{counted(lost.total(), 'line')} that the wiki's merge dropped could not be put back: others kept "
-        f"saving the page; the first is {next(iter(lost))!r}",
+        f"saving the page; the first is {quoted(next(iter(lost)))}",
         "the page's history has them",
         code="wiki.lines-lost",
     )
@@ -138,7 +139,7 @@ def _guard(desk: Desk, page: Document, planned: Plan) -> None:
     if lost:
         raise WikiError(
             desk.title,
-            f"the new text would lose {counted(lost.total(), 'line')} of people's, first {next(iter(lost))!r}",
+            f"the new text would lose {counted(lost.total(), 'line')} of people's, first {quoted(next(iter(lost)))}",
             "nothing was published; this is a fault of labkit's: report it with the page's text",
             code="wiki.lines-lost",
         )

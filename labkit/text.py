@@ -1,0 +1,60 @@
+"""The one rule for text: which characters a line may have, and how any text is shown. Pure.
+
+Only control characters, line ends and what no text can have are refused or made visible, and the characters
+that turn the direction of what stands around them. All else is text: no-break and ideographic spaces,
+the joiners of Persian and of emoji, characters that are newer than this Python's table of them.
+"""
+
+from __future__ import annotations
+
+from pydantic_core import PydanticCustomError as Fault
+
+#: Control characters by the signs that Unicode has for them.
+_CONTROLS = {c: chr(0x2400 + c) for c in range(0x20)} | {0x7F: "\N{SYMBOL FOR DELETE}"}
+#: Those without a sign, halves of characters, and what XML 1.0 does not allow.
+_BROKEN = dict.fromkeys([*range(0x80, 0xA0), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF], "\ufffd")
+#: Line and paragraph separators, and what turns the direction around it (Unicode, annex 9), by their numbers.
+_NUMBERED = {
+    c: f"[U+{c:04X}]" for c in (0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
+_REFUSED = _CONTROLS | _BROKEN | _NUMBERED
+_SHOWN = {c: sign for c, sign in _REFUSED.items() if chr(c) not in "\t\n"}
+#: What stands for labkit's own signs where a terminal's character set does not have them.
+_PLAIN = str.maketrans(
+    {"✔": "+", "✘": "x", "–": "-", "—": "-", "−": "-", "×": "x", "·": "-", "…": "...", "→": "->"}
+)
+
+
+def line(value: str) -> str:
+    """The text, if it is one of one line; else raises the configuration's complaint."""
+    for character in value:
+        if ord(character) in _REFUSED:
+            raise Fault(
+                "text",
+                f"has U+{ord(character):04X} in it: a control character, a line's end, or one that turns "
+                "the writing around; leave it out",
+            )
+    return value
+
+
+def shown(text: str) -> str:
+    """The text as it may be shown anywhere: line ends and tabs stay, what would steer a terminal or turn
+    the writing around is made visible."""
+    return text.translate(_SHOWN)
+
+
+def quoted(value: object) -> str:
+    """A text as one word of a sentence, in quotation marks; of any other value Python's own word."""
+    if not isinstance(value, str):
+        return repr(value)
+    mark = '"' if "'" in value and '"' not in value else "'"
+    return f"{mark}{value.translate(_REFUSED)}{mark}"
+
+
+def substitute(error: UnicodeError) -> tuple[str, int]:
+    """What stands for a character that an output's encoding does not have (codecs.register_error):
+    plain characters for labkit's own signs, a question mark for any other."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    return missing.translate(_PLAIN).encode("ascii", "replace").decode(), error.end

@@ -1,0 +1,191 @@
+"""What the caller is and has set changes nothing: neither the locale, nor files and variables of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from labkit import Lab, display, environment, run
+from labkit.display import curl
+from labkit.report import notebook, saved
+from labkit.report.figures import style
+from tests import stage_notebooks
+from tests.projects import project
+
+TRAP = "raise SystemExit('of the caller')\n"
+
+
+@pytest.fixture(scope="module")
+def locales(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a French locale whose character set is Latin-1 (for LOCPATH)."""
+    folder = tmp_path_factory.mktemp("locales")
+    if run.which("localedef") is None or not Path("/usr/share/i18n/locales/fr_FR").exists():
+        pytest.skip("this machine cannot make a locale (Debian's package locales)")
+    run.run(["localedef", "-i", "fr_FR", "-f", "ISO-8859-1", folder / "fr_FR"], ok=(0, 1))
+    yield folder
+
+
+def labkit(folder: Path, *words: str, **env: str) -> run.Done:
+    """The command as a person calls it whose locale is none of labkit's."""
+    bare = ("env", "-u", "LC_ALL", "-u", "LANG", *(f"{key}={value}" for key, value in env.items()))
+    argv = [*bare, sys.executable, "-m", "labkit.cli", *words]
+    return run.run(argv, cwd=folder, env={"PYTHONPATH": os.getcwd()}, ok=range(256))  # noqa: PTH109
+
+
+def test_a_locale_of_another_character_set_ends_no_command(tmp_path: Path, locales: Path) -> None:
+    """What the terminal cannot show is said in plain characters; what it can, in its own; JSON is UTF-8."""
+    folder = tmp_path / "été"
+    folder.mkdir()
+    own = project(folder, 'sites = [{name = "red", title = "réplicas 研"}]')
+    french = {"LOCPATH": str(locales), "LANG": "fr_FR"}
+    argv = ["env", "-u", "LC_ALL", *(f"{k}={v}" for k, v in french.items()), "sh", "-c",
+            'exec "$@" >"$0"', str(tmp_path / "said"), sys.executable, "-m", "labkit.cli", "check"]  # fmt: skip
+    run.run(argv, cwd=folder, env={"PYTHONPATH": str(stage_notebooks.ROOT)}, ok=(1,))
+    said = (tmp_path / "said").read_bytes()
+    assert b"x fails" in said
+    wrong = labkit(folder, "plan", "--json", "--set", "wiki.page=é\u202e研", **french)
+    assert "é[U+202E]研" in json.loads(wrong.stdout)["error"]["value"]
+    assert labkit(folder, "status", **french).status == 0
+    assert own.lab.output_dir.parent.parent == folder
+
+
+def test_a_locale_that_is_not_installed_ends_nothing(tmp_path: Path) -> None:
+    """As ssh hands it on: the terminal has UTF-8, and so has labkit."""
+    folder = tmp_path / "été"
+    folder.mkdir()
+    project(folder)
+    done = labkit(folder, "check", LC_ALL="tr_TR.UTF-8")
+    assert "✘ fails" in done.stdout
+    missing = labkit(folder, "plan", "--config", str(folder / "none.toml"), LC_ALL="tr_TR.UTF-8")
+    assert "été/none.toml: there is no such file" in missing.stderr
+
+
+def test_nothing_of_the_callers_acts_in_a_batchs_notebook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel of their own named python3, IPython's startup files, a matplotlibrc, modules where labkit is
+    called, Python's variables: a cell sees none of them."""
+    home, here = tmp_path / "home", tmp_path / "here"
+    for name in ("secrets", "json", "nbformat", "sitecustomize"):
+        _write(here / f"{name}.py", TRAP)
+    spec = {"argv": ["false"], "display_name": "own", "language": "python"}
+    _write(home / ".local/share/jupyter/kernels/python3/kernel.json", json.dumps(spec))
+    _write(home / ".ipython/profile_default/startup/00-own.py", TRAP)
+    _write(home / ".config/matplotlib/matplotlibrc", "font.size: 40\n")
+    monkeypatch.chdir(here)
+    for name in (
+        "HOME",
+        "IPYTHONDIR",
+        "JUPYTER_PATH",
+        "JUPYTER_CONFIG_DIR",
+        "MPLCONFIGDIR",
+        "XDG_CONFIG_HOME",
+    ):
+        monkeypatch.setenv(name, str(home))
+    for name in ("PYTHONPATH", "PYTHONSTARTUP", "PYTHONHOME", "MATPLOTLIBRC"):
+        monkeypatch.setenv(name, str(here))
+    cell = "import os, matplotlib as m; print(m.rcParams['font.size'], os.environ['LC_ALL'], sorted(os.environ))"
+    source = stage_notebooks.write(tmp_path / "nb", "01-wiki", cell, close=False)
+    lab = _write(tmp_path / "lab.toml", "")
+    done = notebook.execute(
+        source,
+        tmp_path / "out" / "01-wiki.ipynb",
+        parameters={},
+        env=notebook.environment(lab, "r", tmp_path / "out"),
+        on_line=lambda _: None,
+    )
+    assert done.status == 0, done
+    said = str((saved.read(tmp_path / "out" / "01-wiki.ipynb") or {})["cells"][-1]["outputs"])
+    assert "10.0 C.UTF-8" in said
+    assert "MATPLOTLIBRC" not in said
+
+
+def _write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_persons_own_program_has_their_screen_and_no_path_of_pythons(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """JupyterLab opens their browser; what it imports is labkit's."""
+    for name in ("PYTHONPATH", "PYTHONSTARTUP", "PIP_TARGET", "LC_ALL"):
+        monkeypatch.setenv(name, "/theirs")
+    monkeypatch.setenv("HOME", "/home/ann")
+    monkeypatch.setenv("DISPLAY", ":1")
+    monkeypatch.setenv("LABKIT_FILE", "/lab.toml")
+    seen = environment.persons({"X": "1"})
+    assert (seen["HOME"], seen["DISPLAY"], seen["LABKIT_FILE"], seen["X"]) == (
+        "/home/ann",
+        ":1",
+        "/lab.toml",
+        "1",
+    )
+    assert seen["LC_ALL"] == "C.UTF-8"
+    assert "/theirs" not in seen.values()
+
+
+def test_a_figure_is_the_same_whatever_matplotlib_was_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A matplotlibrc of one's own (its settings stand in rcParams) changes no byte of it."""
+    import matplotlib as mpl
+
+    lab = Lab.of({"name": "x", "outputs": str(tmp_path)})
+
+    def drawn() -> bytes:
+        with style.axes(2.0) as (canvas, ax):
+            ax.set_title("réplicas 研究室")
+            return style.save(lab, canvas, name="one", alt="a", caption="c")._image
+
+    plain = drawn()
+    with mpl.rc_context({"font.size": 40, "axes.facecolor": "red", "lines.linewidth": 9}):
+        assert drawn() == plain
+
+
+@pytest.mark.parametrize(
+    ("address", "near"),
+    [
+        ("http://10.60.0.11/", True),
+        ("http://127.0.0.1:8060/w/api.php?a=b&c=d", True),
+        ("http://site1.lab.test:81/", True),
+        ("https://wiki.example.org/w/api.php", False),
+    ],
+)
+def test_a_printed_command_asks_the_lab_itself(address: str, near: bool) -> None:
+    """A proxy is asked for somebody else's wiki alone, as labkit does it; an address is one word."""
+    words = shlex.split(curl(address, options="-si"))
+    assert words[:2] == ["curl", "--disable"]
+    assert ("--noproxy" in words) is near
+    assert words[-2:] == ["-si", address]
+
+
+def test_a_printed_command_works_when_it_is_pasted(tmp_path: Path) -> None:
+    """Whatever proxy the person has set, and whatever their curlrc says."""
+    _write(tmp_path / ".curlrc", "proxy = http://127.0.0.1:9\nfail\n")
+    proxy = dict.fromkeys(("http_proxy", "all_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        typed = curl(f"http://127.0.0.1:{server.server_port}/", options="--silent")
+        done = run.run(["sh", "-c", typed], env={"HOME": str(tmp_path), **proxy}, ok=range(256))
+        server.shutdown()
+        thread.join()
+    assert "Unsupported method" in done.stdout, done
+
+
+def test_no_command_with_curl_is_written_by_hand() -> None:
+    """Each one works when it is pasted: they have one place."""
+    modules = Path(display.__file__).parent.rglob("*.py")
+    by_hand = [m.name for m in modules if re.search(r"\bcurl (-|http|\{)", m.read_text("utf-8"))]
+    assert by_hand == []
