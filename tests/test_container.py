@@ -309,7 +309,7 @@ def test_a_bundle_that_stands_is_left_alone(farm: Lab) -> None:
     """The same description is no change; another one is, and is written."""
     spec = container.replica_spec(farm, farm.replica("red-1"))
     unpacked = container.unpack(farm, "red")
-    files = ssh.files(ssh.keys(farm))
+    files = ssh.replica_files(farm, ssh.keys(farm))
     file = container.bundle(farm, "red-1") / "config.json"
     before = file.stat().st_mtime_ns
     assert container.prepare(farm, spec, unpacked, files) is False

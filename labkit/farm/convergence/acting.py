@@ -215,7 +215,7 @@ def _lay(
     namespace nor link: they are made anew, without whatever else keeps the replica from answering."""
     if not replicas:
         return
-    images, files = container.unpack_all(lab), ssh.files(ssh.keys(lab))
+    images, files = container.unpack_all(lab), ssh.replica_files(lab, ssh.keys(lab))
     anew = [item for item in replicas if item.name in renewed]
     run.spread(partial(_end, lab), anew)
     if host.renew_namespaces(lab, anew, hung):
