@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import pytest
 from labkit import Lab, doctor, groups, run, undo
 from labkit.doctor import kernel, places, programs
 from labkit.errors import LabkitError, MachineError
+from labkit.farm.runc import attempt
 
 SERVER = """
 import socket, time
@@ -255,3 +257,50 @@ def test_a_kernel_that_filters_no_calls_is_told_of(
     with pytest.raises(MachineError, match="cannot refuse") as caught:
         kernel.system_calls(Lab())
     assert caught.value.code == "machine.no-seccomp"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("option", ["nodev", "noexec"])
+def test_a_cache_where_builds_cannot_work_is_told_with_the_mount_option(
+    make_lab: Callable[..., Lab], tmp_path: Path, option: str
+) -> None:
+    """A program and a device are tried in it as in a build, and not only its free bytes."""
+    run.run(["mount", "-t", "tmpfs", "-o", option, "labkit-test", tmp_path])
+    try:
+        lab = make_lab(cache=str(tmp_path / "cache"))
+        with pytest.raises(MachineError, match=f"mount option {option}\n") as caught:
+            places.builds(lab)
+        assert caught.value.value.startswith(f"{tmp_path}, where ")
+        assert not any(tmp_path.iterdir())
+        run.run(["mount", "-o", "remount,dev,exec", tmp_path])
+        assert "tried" in places.builds(lab)
+    finally:
+        run.run(["umount", tmp_path])
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("kind", "mode", "wrong"),
+    [
+        (stat.S_IFCHR, 0o666, ""),
+        (stat.S_IFCHR, 0o644, "has the mode 644"),
+        (stat.S_IFREG, 0o666, "is no device"),
+        (0, 0, "No such file"),
+    ],
+)
+def test_a_device_that_is_not_what_it_is_to_be_is_told(
+    open_folder: Path, kind: int, mode: int, wrong: str
+) -> None:
+    """Not there, a file, or not for everybody: each with the commands that make it anew."""
+    for name, number in attempt.DEVICES.items():
+        own = (kind, mode) if name == "null" else (stat.S_IFCHR, 0o666)
+        if own[0]:
+            os.mknod(open_folder / name, own[0] | own[1], os.makedev(*number))
+            (open_folder / name).chmod(own[1])
+    if not wrong:
+        attempt.devices(open_folder)
+        return
+    with pytest.raises(MachineError, match=wrong) as caught:
+        attempt.devices(open_folder)
+    run.run(["sh", "-c", caught.value.remedy])
+    attempt.devices(open_folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 from labkit import groups, run
 from labkit.errors import CommandError, LabkitError, MachineError
 from labkit.farm.isolation import guard
-from labkit.farm.runc import idmap
+from labkit.farm.runc import attempt, idmap
 from labkit.farm.runc import overlay as overlays
 from labkit.journal import not_root
 from labkit.kernel.users import IDS
@@ -72,6 +72,12 @@ def system_calls(lab: Lab) -> str:
             code="machine.no-seccomp",
         )
     return f"it can: {', '.join(known)}"
+
+
+def devices(lab: Lab) -> str:
+    """The devices that containers get are what they are to be."""
+    attempt.devices()
+    return f"/dev/{', /dev/'.join(attempt.DEVICES)}"
 
 
 def cgroups(lab: Lab) -> str:
