@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import socket
@@ -15,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab, doctor, groups, run, undo
-from labkit.doctor import kernel, places, programs
+from labkit.doctor import advisories, kernel, places, programs
 from labkit.errors import LabkitError, MachineError
+from labkit.farm import container
 from labkit.farm.runc import attempt
 
 SERVER = """
@@ -304,3 +306,43 @@ def test_a_device_that_is_not_what_it_is_to_be_is_told(
         attempt.devices(open_folder)
     run.run(["sh", "-c", caught.value.remedy])
     attempt.devices(open_folder)
+
+
+@pytest.mark.parametrize(
+    ("version", "changelog", "open_ones"),
+    [
+        ("1.1.5+ds1-1+deb12u1", "CVE-2024-21626: several", 3),
+        ("1.1.5+ds1-1", "nothing", 4),
+        ("1.1.15+ds1-2", "nothing", 3),
+        ("1.1.15+ds1-2+deb13u1", "CVE-2025-31133, CVE-2025-52565, CVE-2025-52881", 0),
+        ("1.2.7+ds1-1", "", 3),
+        ("1.2.8+ds1-1", "", 0),
+        ("1.3.2+ds1-1", "", 3),
+        ("1.3.3+ds1-2", "", 0),
+        ("1.4.0~rc.2-1", "", 3),
+        ("1.4.0+ds1-1", "", 0),
+        ("2.0-1", "", 0),
+    ],
+)
+def test_what_the_installed_runc_has_fixed_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str, changelog: str, open_ones: int
+) -> None:
+    """By the package's changelog, or by its version; what is not fixed has the reason that the lab has no use of."""
+    monkeypatch.setattr(advisories, "CHANGELOG", tmp_path / "changelog.gz")
+    monkeypatch.setattr(advisories, "installed", lambda: {"runc": version})
+    if changelog:
+        advisories.CHANGELOG.write_bytes(gzip.compress(changelog.encode()))
+    rows = advisories.table().rows
+    assert sum(fixed == "no" for _, fixed, _, _ in rows) == open_ones
+    said = advisories.look(Lab())
+    assert said.startswith(f"runc {version}: fixed ")
+    assert said.partition("not fixed")[2].count("CVE-") == open_ones
+
+
+def test_no_two_replicas_share_a_folder_that_they_can_write() -> None:
+    """As the advisories' table says: else one could redirect what runC writes while it starts another."""
+    lab = Lab()
+    mounts = [mount for item in lab.farm for mount in container.replica_spec(lab, item).mounts]
+    bound = [mount.source for mount in mounts if mount.kind == "bind" and "rw" in mount.options]
+    assert len(set(bound)) == len(bound) == len(lab.farm)
+    assert not container.replica_spec(lab, lab.farm[0]).terminal

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from labkit import run
 from labkit.checks import Check
-from labkit.doctor import kernel, places, programs
+from labkit.doctor import advisories, kernel, places, programs
 from labkit.errors import LabkitError
 from labkit.farm.debian import apt
 from labkit.lab import Lab
@@ -66,6 +66,7 @@ NEEDS = (
          "unshare --net nft add table bridge x"),
     Need("packages", "all of labkit/debian-packages.txt", programs.packages, "./lab --packages"),
     Need("programs", "each program that labkit starts", programs.present, "command -v runc"),
+    Need("runc", "known, not needed: its advisories", advisories.look, "dpkg-query --show runc"),
     Need("browser", "Chromium starts and renders a page", programs.browser, "chromium --version"),
     Need("mirror", "the mirror of Debian packages answers", programs.mirror, "apt-get update"),
     Need("space.state", "3 GB free for root file systems and the wiki", places.state, "df -h"),
@@ -90,7 +91,7 @@ def examine(lab: Lab) -> Outcome[Machine]:
         subject=platform.node(),
         summary=f"{system}: {holds}; {_verdict(blockers)}.",
         checks=tuple(check for check, _ in seen),
-        tables=(*_remedies(blockers), programs.table()),
+        tables=(*_remedies(blockers), advisories.table(), programs.table()),
     )
 
 
