@@ -16,6 +16,7 @@ import pytest
 
 from labkit import Lab, run, tables, undo
 from labkit.checks import failed
+from labkit.doctor import kernel
 from labkit.errors import StateError
 from labkit.farm import container, dns, host, network, up, upkeep
 from labkit.farm.isolation import guard, listing, rules, telling
@@ -216,6 +217,7 @@ def test_a_machine_that_lets_no_questions_in_is_told_and_what_it_says_helps(farm
         assert [check.name for check in closed] == [f"dns.inside.{item.name}" for item in farm.farm]
         said, _, remedy = closed[0].seen.partition("; to let it in: ")
         assert "chain INPUT of table ip filter, policy drop" in said
+        assert said.partition("; ")[2] in kernel.firewall(farm)
         run.run(["sh", "-c", remedy])
         assert failed(dns.checks(farm)) == ()
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import statistics
 import tomllib
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 import labkit
-from labkit import run
+from labkit import Lab, run
 
 PROJECT = Path(__file__).parents[1]
 MODULES = sorted((PROJECT / "labkit").rglob("*.py"))
@@ -134,3 +135,16 @@ def test_the_script_is_executable_and_its_list_is_package_data() -> None:
     """A clone can be called at once, and an installed labkit knows the packages that it needs."""
     assert (PROJECT / "lab").stat().st_mode & 0o111
     assert (PROJECT / "labkit" / "debian-packages.txt").is_file()
+
+
+def test_the_development_container_has_what_the_lab_needs() -> None:
+    """A Debian that ./lab accepts, all rights, and a file system for the lab's folders that is no overlay."""
+    text = (PROJECT / ".devcontainer/devcontainer.json").read_text()
+    found = json.loads(re.sub(r"(?m)(^|\s)//.*$", "", text))
+    assert re.fullmatch("debian:(bookworm|trixie)", found["image"])
+    assert found["privileged"]
+    assert [mount["type"] for mount in found["mounts"]] == ["volume"]
+    lab = Lab()
+    assert {mount["target"] for mount in found["mounts"]} == {str(lab.state_dir.parent)}
+    assert lab.cache_dir.is_relative_to(lab.state_dir.parent)
+    assert found["forwardPorts"] == [lab.wiki.port]
