@@ -14,6 +14,7 @@ from pathlib import Path
 from labkit import Lab, groups, run
 from labkit.farm import container, host
 from labkit.farm.links.netns import inside
+from labkit.farm.runc import attempt
 from tests.conftest import free_port
 from tests.host_side import give_address
 from tests.projects import Project
@@ -285,6 +286,35 @@ def small_cache(own: Project) -> Iterator[Broken]:
         run.run(["umount", place])
 
 
+def mounted(option: str) -> Callable[[Project], AbstractContextManager[Broken]]:
+    """The cache lies on a file system that is mounted with an option."""
+
+    @contextmanager
+    def harm(own: Project) -> Iterator[Broken]:
+        place = own.folder / "cache"
+        place.mkdir()
+        before = privately(f"mount -t tmpfs -o {option} labkit-test {place}")
+        yield Broken(before, ("-p", "cache", str(place)))
+
+    return harm
+
+
+def damaged_null(script: str) -> Callable[[Project], AbstractContextManager[Broken]]:
+    """/dev/null is none, or not for everybody: in a /dev that the command alone sees."""
+
+    @contextmanager
+    def harm(own: Project) -> Iterator[Broken]:
+        devices = own.folder / "dev"
+        devices.mkdir()
+        names = " ".join(f"/dev/{name}" for name in attempt.DEVICES)
+        yield Broken(privately(
+            f"mount -t tmpfs -o mode=755 labkit-test {devices}; cp -a {names} {devices}; "
+            f"mount --rbind {devices} /dev; {script}"
+        ))  # fmt: skip
+
+    return harm
+
+
 MACHINES: dict[str, Row] = {
     "not root": Row(without_root, "machine.not-root", ("provisioning needs root", "sudo")),
     "root may not mount": Row(without_mounts, "machine.overlayfs", ("Operation not permitted", "the right to mount")),
@@ -296,6 +326,10 @@ MACHINES: dict[str, Row] = {
     "no dnsmasq": Row(missing("dnsmasq"), "machine.no-program", ("not on the machine",)),
     "no apache2": Row(missing("apache2"), "machine.no-program", ("not on the machine",)),
     "no mmdebstrap": Row(missing("mmdebstrap", "-p", "cache", "HERE/cache"), "machine.no-program", ("not on the machine",)),
+    "the cache is mounted nodev": Row(mounted("nodev"), "machine.no-builds", ("mount option nodev", "state and cache")),
+    "the cache is mounted noexec": Row(mounted("noexec"), "machine.no-builds", ("mount option noexec",)),
+    "/dev/null is root's alone": Row(damaged_null("chmod 644 /dev/null"), "machine.device", ("/dev/null", "has the mode 644", "mknod -m 666")),
+    "/dev/null is a file": Row(damaged_null("rm /dev/null; : >/dev/null"), "machine.device", ("is no device",)),
     "state is a file": Row(file_for_state, "machine.in-the-way", ("Not a directory", "move away")),
     "run is a file": Row(file_for_run, "machine.in-the-way", ("move away",)),
     "the lab's folders are read-only": Row(read_only, "machine.read-only", ("Read-only file system",)),

@@ -168,7 +168,7 @@ def failing(lab: Lab) -> set[str]:
 def source_faults(lab: Lab, unpacked: Unpacked) -> dict[str, str]:
     """What fails of what the first replica's container stands on, with nothing mended before."""
     layout, pid = image.read(lab).layout, container.states(lab)["red-1"].pid
-    lower = roots.lower(lab, unpacked, ssh.files(ssh.keys(lab)))
+    lower = roots.lower(lab, unpacked, ssh.replica_files(lab, ssh.keys(lab)))
     seen = origin.look(layout, unpacked, lower, pid, lab.state_dir / "scratch.json")
     return {check.name: check.seen for check in failed(origin.checks(layout, seen))}
 
@@ -242,7 +242,7 @@ def test_a_container_on_an_older_image_is_told(ran: Lab) -> None:
     before = container.unpack(ran, "red")
     now = container.unpack(changed, "red")
     layout = image.read(changed).layout
-    keys = ssh.files(ssh.keys(ran))
+    keys = ssh.replica_files(ran, ssh.keys(ran))
     stale = origin.look(layout, now, roots.lower(ran, now, keys), pid, scratch)
     (check,) = failed(origin.checks(layout, stale))
     assert check.name == "container.source.layers"

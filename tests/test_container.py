@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,7 +26,30 @@ from tests.test_run import gone
 from tests.waiting import until
 from tests.whole_farm import standing
 
+PROJECT = Path(__file__).parents[1]
 REPLICA_SPEC = container.replica_spec
+#: Below a PID 1 that never reaps: a container with a second process that runC started detached ends by a kill
+#: of its first one, is started again, and is removed.
+UNREAPED = """
+import sys
+from pathlib import Path
+from labkit import Lab, run
+from labkit.farm import container
+from tests.test_container import small_spec
+
+lab = Lab.model_validate_json(sys.argv[1])
+container.prepare(lab, small_spec(lab, "extra", "sleep", "60"), container.unpack(lab, "red"))
+for _ in range(2):
+    container.create(lab, "extra")
+    container.begin(lab, "extra")
+    words = container.runc(lab, "exec", "--detach", "extra", "sleep", "60")
+    run.run(words, output=lab.run_dir / "extra.log")
+    run.run(container.runc(lab, "kill", "extra", "KILL"))
+    container.wait(lab, "extra")
+    print(container.states(lab)["extra"].status, Path("/proc/1/comm").read_text().strip())
+container.remove(lab, "extra")
+print(container.states(lab))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +309,7 @@ def test_a_bundle_that_stands_is_left_alone(farm: Lab) -> None:
     """The same description is no change; another one is, and is written."""
     spec = container.replica_spec(farm, farm.replica("red-1"))
     unpacked = container.unpack(farm, "red")
-    files = ssh.files(ssh.keys(farm))
+    files = ssh.replica_files(farm, ssh.keys(farm))
     file = container.bundle(farm, "red-1") / "config.json"
     before = file.stat().st_mtime_ns
     assert container.prepare(farm, spec, unpacked, files) is False
@@ -345,3 +369,19 @@ def test_a_removed_container_leaves_nothing(unmade: Lab, short_lived: Callable[.
     assert not container.folder(unmade, name).exists()
     assert container.states(unmade) == {}
     assert not [point for point in mount_points() if str(unmade.state_dir) in point]
+
+
+@pytest.mark.root
+def test_a_container_ends_below_a_pid_1_that_does_not_reap(unmade: Lab) -> None:
+    """As in a Docker container without --init: its first process waits for a zombie for ever, and has ended."""
+    first = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"]
+    script = '"$@" >"$0" 2>&1 & exec sleep 60'  # sleep becomes PID 1, and waits for nobody
+    output = Path(unmade.model_dump()["run"], "said")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    words = [*first, script, output, sys.executable, "-c", UNREAPED, unmade.model_dump_json()]
+    with run.start([str(word) for word in words], env={"PYTHONPATH": str(PROJECT)}) as machine:
+        try:
+            until(lambda: output.exists() and output.read_text().endswith("}\n"))
+        finally:
+            machine.kill()
+    assert output.read_text() == "stopped sleep\nstopped sleep\n{}\n"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import socket
+import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -14,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab, doctor, groups, run, undo
-from labkit.doctor import kernel, places, programs
+from labkit.doctor import advisories, kernel, places, programs
 from labkit.errors import CommandError, LabkitError, MachineError
+from labkit.farm import container
+from labkit.farm.runc import attempt
 
 SERVER = """
 import socket, time
@@ -280,3 +284,90 @@ def test_a_kernel_that_filters_no_calls_is_told_of(
     with pytest.raises(MachineError, match="cannot refuse") as caught:
         kernel.system_calls(Lab())
     assert caught.value.code == "machine.no-seccomp"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("option", ["nodev", "noexec"])
+def test_a_cache_where_builds_cannot_work_is_told_with_the_mount_option(
+    make_lab: Callable[..., Lab], tmp_path: Path, option: str
+) -> None:
+    """A program and a device are tried in it as in a build, and not only its free bytes."""
+    run.run(["mount", "-t", "tmpfs", "-o", option, "labkit-test", tmp_path])
+    try:
+        lab = make_lab(cache=str(tmp_path / "cache"))
+        with pytest.raises(MachineError, match=f"mount option {option}\n") as caught:
+            places.builds(lab)
+        assert caught.value.value.startswith(f"{tmp_path}, where ")
+        assert not any(tmp_path.iterdir())
+        run.run(["mount", "-o", "remount,dev,exec", tmp_path])
+        assert "tried" in places.builds(lab)
+    finally:
+        run.run(["umount", tmp_path])
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("kind", "mode", "wrong"),
+    [
+        (stat.S_IFCHR, 0o666, ""),
+        (stat.S_IFCHR, 0o644, "has the mode 644"),
+        (stat.S_IFREG, 0o666, "is no device"),
+        (0, 0, "No such file"),
+    ],
+)
+def test_a_device_that_is_not_what_it_is_to_be_is_told(
+    open_folder: Path, kind: int, mode: int, wrong: str
+) -> None:
+    """Not there, a file, or not for everybody: each with the commands that make it anew."""
+    for name, number in attempt.DEVICES.items():
+        own = (kind, mode) if name == "null" else (stat.S_IFCHR, 0o666)
+        if own[0]:
+            os.mknod(open_folder / name, own[0] | own[1], os.makedev(*number))
+            (open_folder / name).chmod(own[1])
+    if not wrong:
+        attempt.devices(open_folder)
+        return
+    with pytest.raises(MachineError, match=wrong) as caught:
+        attempt.devices(open_folder)
+    run.run(["sh", "-c", caught.value.remedy])
+    attempt.devices(open_folder)
+
+
+@pytest.mark.parametrize(
+    ("version", "changelog", "open_ones"),
+    [
+        ("1.1.5+ds1-1+deb12u1", "CVE-2024-21626: several", 3),
+        ("1.1.5+ds1-1", "nothing", 4),
+        ("1.1.15+ds1-2", "nothing", 3),
+        ("1.1.15+ds1-2+deb13u1", "CVE-2025-31133, CVE-2025-52565, CVE-2025-52881", 0),
+        ("1.2.7+ds1-1", "", 3),
+        ("1.2.8+ds1-1", "", 0),
+        ("1.3.2+ds1-1", "", 3),
+        ("1.3.3+ds1-2", "", 0),
+        ("1.4.0~rc.2-1", "", 3),
+        ("1.4.0+ds1-1", "", 0),
+        ("2.0-1", "", 0),
+    ],
+)
+def test_what_the_installed_runc_has_fixed_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str, changelog: str, open_ones: int
+) -> None:
+    """By the package's changelog, or by its version; what is not fixed has the reason that the lab has no use of."""
+    monkeypatch.setattr(advisories, "CHANGELOG", tmp_path / "changelog.gz")
+    monkeypatch.setattr(advisories, "installed", lambda: {"runc": version})
+    if changelog:
+        advisories.CHANGELOG.write_bytes(gzip.compress(changelog.encode()))
+    rows = advisories.table().rows
+    assert sum(fixed == "no" for _, fixed, _, _ in rows) == open_ones
+    said = advisories.look(Lab())
+    assert said.startswith(f"runc {version}: fixed ")
+    assert said.partition("not fixed")[2].count("CVE-") == open_ones
+
+
+def test_no_two_replicas_share_a_folder_that_they_can_write() -> None:
+    """As the advisories' table says: else one could redirect what runC writes while it starts another."""
+    lab = Lab()
+    mounts = [mount for item in lab.farm for mount in container.replica_spec(lab, item).mounts]
+    bound = [mount.source for mount in mounts if mount.kind == "bind" and "rw" in mount.options]
+    assert len(set(bound)) == len(bound) == len(lab.farm)
+    assert not container.replica_spec(lab, lab.farm[0]).terminal

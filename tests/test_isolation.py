@@ -16,8 +16,9 @@ import pytest
 
 from labkit import Lab, run, tables, undo
 from labkit.checks import failed
+from labkit.doctor import kernel
 from labkit.errors import StateError
-from labkit.farm import container, host, network, up, upkeep
+from labkit.farm import container, dns, host, network, up, upkeep
 from labkit.farm.isolation import guard, listing, rules, telling
 from labkit.farm.links import echo
 from labkit.farm.links.netns import inside
@@ -189,6 +190,46 @@ def test_names_are_answered_in_a_container(farm: Lab, tcp: bool) -> None:
     ask = dns.query.tcp if tcp else dns.query.udp
     answer = inside(first(farm), ask, question, str(farm.gateway.ip), 2.0)
     assert str(farm.gateway.ip) in str(answer.answer)
+
+
+#: A packet filter of the machine's own that lets in what the host asked for, and no more.
+CLOSED = """
+table ip filter {
+    chain INPUT {
+        type filter hook input priority 0; policy drop;
+        ct state established,related accept
+        iif "lo" accept
+    }
+    chain FORWARD {
+        type filter hook forward priority 0; policy drop;
+    }
+}
+"""
+
+
+@pytest.mark.root
+def test_a_machine_that_lets_no_questions_in_is_told_and_what_it_says_helps(farm: Lab) -> None:
+    """The host's side is answered, no replica is: the check in it names the chain, and a rule that mends it."""
+    assert failed(dns.checks(farm)) == ()
+    run.run(["nft", "-f", "-"], stdin=CLOSED, netns=farm.netns)
+    try:
+        closed = failed(dns.checks(farm))
+        assert [check.name for check in closed] == [f"dns.inside.{item.name}" for item in farm.farm]
+        said, _, remedy = closed[0].seen.partition("; to let it in: ")
+        assert "chain INPUT of table ip filter, policy drop" in said
+        assert said.partition("; ")[2] in kernel.firewall(farm)
+        run.run(["sh", "-c", remedy])
+        assert failed(dns.checks(farm)) == ()
+    finally:
+        run.run(["nft", "delete", "table", "ip", "filter"], netns=farm.netns)
+
+
+@pytest.mark.root
+def test_a_program_in_a_replica_finds_names(farm: Lab) -> None:
+    """By what /etc/resolv.conf says there, which the server's user can read."""
+    words = ("exec", "--user", "33:33", "red-1", "getent", "hosts", "blue")
+    said = run.run(container.runc(farm, *words)).stdout.split()
+    assert said == [str(farm.gateway.ip), farm.host_name("blue")]
 
 
 @pytest.mark.root
@@ -437,6 +478,24 @@ def test_while_one_farm_becomes_another_both_are_allowed() -> None:
 def test_what_a_hand_did_to_a_table_is_told(seen: str, told: str) -> None:
     """The lines that are gone or new, a few of them; or the first that is elsewhere."""
     assert listing.told("a\nb\nc", seen) == told
+
+
+@pytest.mark.parametrize(
+    ("chain", "found"),
+    [
+        ({"family": "ip", "table": "filter", "name": "INPUT", "hook": "input", "policy": "drop"}, True),
+        ({"family": "inet", "table": "firewalld", "name": "in", "hook": "input", "policy": "accept"}, True),
+        ({"family": "ip", "table": "filter", "name": "FORWARD", "hook": "forward", "policy": "drop"}, False),
+        ({"family": "ip6", "table": "filter", "name": "INPUT", "hook": "input", "policy": "drop"}, False),
+        ({"family": "inet", "table": "labkit-a", "name": "to_the_host", "hook": "input", "policy": "accept"}, False),
+        ({"family": "ip", "table": "filter", "name": "ufw-user-input"}, False),
+    ],
+)  # fmt: skip
+def test_who_judges_what_comes_to_the_host_is_read(chain: dict[str, str], found: bool) -> None:
+    """The machine's own chains at the kernel's hook for it, whatever they are called."""
+    listed = json.dumps({"nftables": [{"metainfo": {}}, {"chain": chain}]})
+    assert bool(listing.doors(listed, "labkit-a")) is found
+    assert listing.doors("", "labkit-a") == []
 
 
 @pytest.mark.root

@@ -14,7 +14,6 @@ from labkit import run
 from tests.scratch_machine import (
     CLONE,
     POLICY,
-    PROJECT,
     SERVICE,
     SETTINGS,
     STARTED,
@@ -263,10 +262,41 @@ def test_a_killed_installation_forbids_nothing_for_ever(machine: Machine) -> Non
     assert not machine.path(POLICY).exists()
 
 
-def test_a_system_without_dpkg_is_told_so(tmp_path: Path) -> None:
-    """Elsewhere than on Debian the remedy is the conda environment."""
-    for name in ("dirname", "readlink", "sed", "id", "sha256sum", "cat", "sh", "tr"):
-        (tmp_path / name).symlink_to(run.which(name) or "")
-    done = run.run(["sh", PROJECT / "lab", "--packages"], env={"PATH": str(tmp_path)}, ok=(1,))
-    assert "this system has no dpkg" in done.stderr
-    assert "environment.yml" in done.stderr
+#: os-release files (os-release(5)) as systems have them, and whether labkit runs there.
+SYSTEMS = {
+    "Debian 12": ('PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nVERSION_ID="12"\nID=debian\n', True),
+    "Debian 13.2": ('PRETTY_NAME="Debian GNU/Linux 13 (trixie)"\nVERSION_ID="13.2"\nID=debian\n', True),
+    "Debian testing": ('PRETTY_NAME="Debian GNU/Linux forky/sid"\nID=debian\n', True),
+    "Debian 11": ('PRETTY_NAME="Debian GNU/Linux 11 (bullseye)"\nVERSION_ID="11"\nID=debian\n', False),
+    "Debian 9": ('PRETTY_NAME="Debian GNU/Linux 9 (stretch)"\nVERSION_ID="9"\nID=debian\n', False),
+    "Ubuntu": ('PRETTY_NAME="Ubuntu 24.04.1 LTS"\nVERSION_ID="24.04"\nID=ubuntu\nID_LIKE=debian\n', False),
+    "Raspbian": ('PRETTY_NAME="Raspbian 12"\nVERSION_ID="12"\nID=raspbian\nID_LIKE=debian\n', False),
+    "Fedora": ("PRETTY_NAME='Fedora Linux 41'\nVERSION_ID=41\nID=fedora\n", False),
+    "Alpine": ('PRETTY_NAME="Alpine Linux v3.20"\nVERSION_ID=3.20.1\nID=alpine\n', False),
+    "a file without names": ("", False),
+}  # fmt: skip
+
+
+def test_another_system_is_told_in_one_sentence_before_anything_is_changed(
+    machine: Machine,
+) -> None:
+    """os-release decides, at once: Debian 12 and later go, and none that is derived from it."""
+    for system, (text, goes) in SYSTEMS.items():
+        machine.write("/etc/os-release", text)
+        if system == "Fedora":  # and those after it have no dpkg
+            machine.path("/usr/bin/dpkg-query").unlink()
+        if goes:
+            machine.write(f"{CLONE}/labkit/debian-packages.txt", "dpkg\n")
+            assert machine.lab("--packages").stderr == "", system
+            continue
+        machine.write(f"{CLONE}/labkit/debian-packages.txt", "labkit-test\n")
+        name = text.partition("=")[2].partition("\n")[0].strip("\"'") or "unknown"
+        for words in (["--packages"], ["rebuild"]):
+            done = machine.lab(*words, ok=(1,))
+            assert done.stderr.startswith(
+                f"lab: this system is {name}, and labkit runs on Debian 12"
+            )
+            assert done.stderr.count("\n") == 1
+            assert done.seconds < 2
+    assert not machine.path(f"{CLONE}/.venv").exists()
+    assert not machine.path("/etc/init.d/labkit-test").exists()

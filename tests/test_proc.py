@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 
+import pytest
+
 from labkit import run
 from labkit.kernel import processes
 from tests import proc
@@ -42,3 +44,24 @@ def test_a_process_that_has_ended_has_no_namespace() -> None:
         os.waitid(os.P_PID, started.pid, os.WEXITED | os.WNOWAIT)
         assert processes.namespace(started.pid, "net") is None
     assert processes.namespace(started.pid, "net") is None
+
+
+@pytest.mark.parametrize(
+    ("stat", "wanted"),
+    [
+        ("S 1 7 7 0 -1 4194560", True),
+        ("D 1 7 7 0 -1 4194560", True),
+        ("Z 1 7 7 0 -1 4228364", False),
+        ("X 1 7 7 0 -1 4228364", False),
+        ("S 1 7 7 0 -1 4195596", False),  # PF_EXITING: it waits for others of its pid namespace
+    ],
+)
+def test_a_process_that_never_runs_again_has_ended(stat: str, wanted: bool) -> None:
+    """A zombie still has its number, and so has a process that waits for others while it ends."""
+    assert processes.runs(stat.split()) is wanted
+
+
+def test_a_number_that_is_used_again_is_another_process() -> None:
+    """A process is known by its number and the time of its start."""
+    assert processes.lives(os.getpid())
+    assert not processes.lives(os.getpid(), started=1)

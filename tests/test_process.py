@@ -83,15 +83,6 @@ def test_controlling_terminal_is_field_seven(text: str, wanted: bool) -> None:
     assert process.controlled(text) is wanted
 
 
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [("7 (sleep) S 1 7", False), ("7 (sleep) Z 1 7", True), ("7 (a) Z (b) R 1 7", False)],
-)
-def test_a_process_that_nobody_has_asked_for_has_ended(text: str, wanted: bool) -> None:
-    """A zombie still has its number."""
-    assert process.ended(text) is wanted
-
-
 def test_a_process_without_a_terminal_holds_none(quiet: int) -> None:
     """Its command, its variables, and what its streams are open on."""
     seen = process.first(quiet)

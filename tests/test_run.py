@@ -13,14 +13,12 @@ import pytest
 
 from labkit import environment, run
 from labkit.errors import CommandError, CommandTimeoutError, MachineError
+from labkit.kernel import processes
 
 
 def gone(pid: int) -> bool:
     """Whether a process has ended (a zombie has)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
+    return not processes.lives(pid)
 
 
 def wait_until_gone(pid: int) -> bool:

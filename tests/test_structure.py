@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import statistics
 import tomllib
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 import labkit
-from labkit import run
+from labkit import Lab, run
 
 PROJECT = Path(__file__).parents[1]
 MODULES = sorted((PROJECT / "labkit").rglob("*.py"))
@@ -150,3 +151,14 @@ def test_every_text_is_read_and_written_as_utf8() -> None:
         re.DOTALL,
     )
     assert [f"{path.name}:{line}: {call}" for path, call, line in calls if text.match(call)] == []
+
+
+def test_the_development_container_has_what_the_lab_needs() -> None:
+    """A Debian that ./lab accepts, all rights, and a file system for the lab's folders that is no overlay."""
+    text = (PROJECT / ".devcontainer/devcontainer.json").read_text()
+    found = json.loads(re.sub(r"(?m)(^|\s)//.*$", "", text))
+    assert re.fullmatch("debian:(bookworm|trixie)", found["image"])
+    assert found["privileged"]
+    assert [mount["type"] for mount in found["mounts"]] == ["volume"]
+    assert {mount["target"] for mount in found["mounts"]} == {"/var/lib/labkit"}
+    assert found["forwardPorts"] == [Lab().wiki.port]

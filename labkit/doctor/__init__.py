@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from labkit import run
 from labkit.checks import Check
-from labkit.doctor import kernel, places, programs
+from labkit.doctor import advisories, kernel, places, programs
 from labkit.errors import LabkitError
 from labkit.farm.debian import apt
 from labkit.lab import Lab
@@ -58,6 +58,7 @@ NEEDS = (
     Need("users", "a user namespace for each container, where it can be had", kernel.users,
          "unshare --user true"),
     Need("cgroups", "mounted, and writable for root", kernel.cgroups, "grep cgroup /proc/mounts"),
+    Need("devices", "those that containers get work for everybody", kernel.devices, "ls -l /dev/null"),
     Need("filter", "the kernel filters system calls", kernel.system_calls,
          "cat /proc/sys/kernel/seccomp/actions_avail"),
     Need("python", "3.11 or later", programs.python, "python3 --version"),
@@ -66,8 +67,10 @@ NEEDS = (
     Need("packages", "all of labkit/debian-packages.txt", programs.packages, "./lab --packages"),
     Need("programs", "each program that labkit starts", programs.present, "command -v runc"),
     Need("browser", "a page is opened as the stages open theirs", programs.browser, "chromium --version"),
+    Need("runc", "known, not needed: its advisories", advisories.look, "dpkg-query --show runc"),
     Need("mirror", "the mirror of Debian packages answers", programs.mirror, "apt-get update"),
     Need("space.state", "3 GB free for root file systems and the wiki", places.state, "df -h"),
+    Need("builds", "programs and devices work below state and cache", places.builds, "findmnt"),
     Need("space.outputs", "200 MB free for what runs leave", places.outputs, "df -h"),
     Need("ports.proxy", "free for the balancer", places.proxy_port, "ss -ltnp"),
     Need("ports.dns", "free for the DNS server", places.dns_port, "ss -lunp"),
@@ -88,7 +91,7 @@ def examine(lab: Lab) -> Outcome[Machine]:
         subject=platform.node(),
         summary=f"{system}: {holds}; {_verdict(blockers)}.",
         checks=tuple(check for check, _ in seen),
-        tables=(*_remedies(blockers), programs.table()),
+        tables=(*_remedies(blockers), advisories.table(), programs.table()),
     )
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from labkit import groups, run
 from labkit.errors import CommandError, LabkitError, MachineError
 from labkit.farm.isolation import guard
-from labkit.farm.runc import idmap
+from labkit.farm.isolation.rules import NAMES
+from labkit.farm.runc import attempt, idmap
 from labkit.farm.runc import overlay as overlays
 from labkit.journal import not_root
+from labkit.kernel import netns
 from labkit.kernel.users import IDS
 from labkit.lab import Lab
 
@@ -74,16 +76,28 @@ def system_calls(lab: Lab) -> str:
     return f"it can: {', '.join(known)}"
 
 
+def devices(lab: Lab) -> str:
+    """The devices that containers get are what they are to be."""
+    attempt.devices()
+    return f"/dev/{', /dev/'.join(attempt.DEVICES)}"
+
+
 def cgroups(lab: Lab) -> str:
     """The layout of the mounted cgroups; :class:`MachineError` when there are none, or read-only."""
     return groups.require()
 
 
 def firewall(lab: Lab) -> str:
-    """Whether replicas can be kept from the host and from each other: without nftables they are not."""
+    """Whether replicas can be kept from the host and from each other: without nftables they are not; and which
+    chain of the machine's own may keep them from the lab's name server."""
     require_root("a network namespace")
-    lacking = guard.impossible()
-    return f"not possible: {lacking}" if lacking else "tables of both families, made and gone again"
+    if lacking := guard.impossible():
+        return f"not possible: {lacking}"
+    there = not lab.netns or netns.stands(lab.netns)
+    own = guard.blame(lab, NAMES) if there else ""
+    return (
+        f"tables of both families, made and gone again{f'; {own}' if 'policy drop' in own else ''}"
+    )
 
 
 def _try(argv: list[str], *, what: str, value: str, remedy: str) -> None:

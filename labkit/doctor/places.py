@@ -7,9 +7,11 @@ from pathlib import Path
 
 from labkit import daemon
 from labkit.display import human_bytes
+from labkit.doctor.kernel import require_root
 from labkit.errors import MachineError
 from labkit.farm import host
 from labkit.farm.links.netlink import within
+from labkit.farm.runc import attempt
 from labkit.files import text_of
 from labkit.lab import Lab
 
@@ -26,6 +28,13 @@ def state(lab: Lab) -> str:
 def outputs(lab: Lab) -> str:
     """How much is free where the outputs are."""
     return _room(lab.output_dir, OUTPUT_BYTES, "outputs")
+
+
+def builds(lab: Lab) -> str:
+    """Programs run below the state and the cache folder as they do in a build, and open devices there."""
+    require_root("a chroot")
+    attempt.builds(lab)
+    return f"tried and gone again in {existing(lab.state_dir)} and {existing(lab.cache_dir)}"
 
 
 def existing(path: Path) -> Path:

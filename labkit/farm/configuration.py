@@ -55,7 +55,7 @@ def changes(lab: Lab) -> Outcome[Configuration]:
         seen = process.first(state.pid)
         layout = image.read(lab).layout
         scratch = container.folder(lab, replica.name) / "origin.json"
-        lower = roots.lower(lab, unpacked, ssh.files(ssh.keys(lab)))
+        lower = roots.lower(lab, unpacked, ssh.replica_files(lab, ssh.keys(lab)))
         stands = origin.look(layout, unpacked, lower, state.pid, scratch)
         before, after = _read(unpacked.config), _read(Path(state.bundle) / "config.json")
         path = _image_path(layout, replica.site)
@@ -108,7 +108,7 @@ def _start(lab: Lab, replica: Replica, unpacked: Unpacked) -> bool:
     """The replica's container runs on a bundle that stands; whether anything had to be made."""
     made = host.replica_namespace(lab, replica)
     spec = container.replica_spec(lab, replica)
-    made = container.prepare(lab, spec, unpacked, ssh.files(ssh.keys(lab))) or made
+    made = container.prepare(lab, spec, unpacked, ssh.replica_files(lab, ssh.keys(lab))) or made
     state = container.states(lab).get(replica.name)
     if made or state is None or state.status != "running":
         container.create(lab, replica.name)

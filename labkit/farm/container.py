@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labkit import interrupting, run
+from labkit import groups, interrupting, run
 from labkit.daemon import tail
 from labkit.errors import ENDED, CommandTimeoutError, FarmError, excerpt
 from labkit.farm.runc import logs, mounts, roots
@@ -188,9 +188,10 @@ def kill(lab: Lab, replica: Replica) -> None:
 
 
 def wait(lab: Lab, name: str) -> None:
-    """The container's first process has ended; :class:`FarmError` when it takes over five seconds."""
+    """The container's processes have all ended; :class:`FarmError` when it takes over five seconds."""
     deadline = time.monotonic() + PATIENCE
-    while _status(lab, name) == "running":
+    group = f"{cgroup(lab)}/{name}"
+    while _status(lab, name) == "running" or groups.processes(group):
         if time.monotonic() > deadline:
             raise FarmError(
                 f"container {name}",

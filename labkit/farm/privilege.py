@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from labkit.checks import Check, equal
 from labkit.display import counted
 from labkit.errors import excerpt
 from labkit.farm import container, ssh
-from labkit.farm.confinement import attempts, own, program
+from labkit.farm.confinement import attempts, own, probe
 from labkit.farm.confinement.attempts import Attempt
 from labkit.farm.confinement.published import DEFAULTS
 from labkit.farm.runc import trial
@@ -21,8 +21,8 @@ from labkit.journal import lock
 from labkit.lab import Lab
 from labkit.result import Cell, Outcome, Record, Table, action
 
-#: Where the containers that try find their program, and what it is called there.
-PLACE, PROGRAM = "/run/labkit", "try"
+#: Where the containers that try find the machine's programs.
+PLACE = "/run/labkit"
 #: The words of /proc/pid/status that say what a process may do (proc(5)), and what they are to say.
 RIGHTS = {
     "NoNewPrivs": "1",
@@ -41,8 +41,7 @@ class Process(Record):
 
 class Confinement(Record):
     """What was tried, as the web server's user and as root with the ssh server's rights: kind, what, and what
-    came of it (empty where the program for it does not run on this machine's processor); the running
-    containers' first processes; how many system calls a container may make."""
+    came of it; the running containers' first processes; how many system calls a container may make."""
 
     server: tuple[tuple[str, str, str], ...]
     root: tuple[tuple[str, str, str], ...]
@@ -89,47 +88,45 @@ def checks(lab: Lab) -> tuple[Check, ...]:
     return (found,) if processes else ()
 
 
-@contextmanager
-def holding(folder: Path, content: bytes) -> Iterator[Path]:
-    """A folder with the program, as a container is given it, while the block runs."""
-    folder.mkdir(exist_ok=True)
-    path = folder / PROGRAM
-    path.write_bytes(content)
-    path.chmod(0o755)
-    yield path
-    path.unlink()
-
-
 def _spec(lab: Lab, name: str, *rights: str) -> Spec:
-    """A replica's container in a network of its own, whose program is the one that tries."""
+    """A replica's container in a network of its own, whose program is the probe, run by the machine's Python:
+    an image may have no interpreter at all."""
     replica = lab.farm[0].model_copy(update={"name": name})
-    folder = Mount(
-        destination=PLACE,
-        kind="bind",
-        source=str(_folder(lab, name)),
-        options=("bind", "ro", "nosuid", "nodev"),
-    )
     spec = container.replica_spec(lab, replica)
     user = {"uid": 0, "gid": 0, "capabilities": rights} if rights else {}
+    loader = _loader()
+    python = (
+        f"{PLACE}{loader}",
+        "--library-path",
+        f"{PLACE}{loader.parent}",
+        f"{PLACE}/usr/bin/python3",
+    )
+    what = (inspect.getsource(probe), json.dumps(attempts.planned()))
+    programs = Mount(
+        destination=f"{PLACE}/usr",
+        kind="bind",
+        source="/usr",
+        options=("bind", "ro", "nosuid", "nodev"),
+    )
     return spec.model_copy(
         update={
-            "args": (f"{PLACE}/{PROGRAM}",), "netns": "", "mounts": (*spec.mounts, folder), **user,
+            "args": (*python, "-S", "-E", "-c", *what), "netns": "", "mounts": (*spec.mounts, programs), **user,
         }
     )  # fmt: skip
 
 
-def _folder(lab: Lab, name: str) -> Path:
-    return container.folder(lab, name) / "try"
+def _loader() -> Path:
+    """The machine's program that loads others with their libraries (ld.so(8)), which lies beside the C library:
+    its name and folder are another one on each kind of processor."""
+    paths = (line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines())
+    return next(Path(path) for path in paths if Path(path).name.startswith("ld-"))
 
 
 def _tried(lab: Lab, spec: Spec) -> tuple[tuple[str, str, str], ...]:
-    if os.uname().machine != program.MACHINE:
-        return ()
-    with holding(_folder(lab, spec.name), attempts.program()):
-        done = trial.foreground(lab, spec.name)
+    done = trial.foreground(lab, spec.name)
     found = attempts.read(done.stdout)
-    if len(found) < attempts.count():
-        said = excerpt(done.stderr) or f"the program ended early, with status {done.status}"
+    if len(found) < len(attempts.planned()):
+        said = excerpt(done.stderr) or f"the probe ended early, with status {done.status}"
         return (*found, ("call", "the rest", said))
     return found
 
@@ -152,8 +149,6 @@ def _lines(path: Path) -> list[str]:
 
 def _summed(value: Confinement) -> str:
     tried = [Attempt(*item) for item in (*value.server, *value.root)]
-    if not tried:
-        return f"what it may not do was not tried on {os.uname().machine}"
     refused = [item for item in tried if item.kind != "allowed"]
     prevented = sum(item.prevented for item in refused)
     return f"of {len(refused)} things that it must not do, {prevented} came to nothing"
@@ -166,7 +161,7 @@ def _checks(value: Confinement) -> Iterator[Check]:
         "allowed": "the logs and the server's folder in memory are written",
     }  # fmt: skip
     for who, found in (("server", value.server), ("root", value.root)):
-        for kind, said in expected.items() if found else ():
+        for kind, said in expected.items():
             tried = [Attempt(*item) for item in found if item[0] == kind]
             wrong = [item for item in tried if item.prevented == (kind == "allowed")]
             yield Check(

@@ -13,6 +13,7 @@ from labkit.display import counted
 from labkit.errors import CommandError, StateError
 from labkit.farm import container
 from labkit.farm.links import endpoint
+from labkit.farm.names import resolver
 from labkit.files import text_of, write_atomically
 from labkit.journal import lock
 from labkit.lab import Lab, Replica
@@ -171,8 +172,14 @@ def _asked(private: Path) -> str:
     return done.stdout
 
 
+def replica_files(lab: Lab, given: Keys) -> Mapping[str, str]:
+    """The files that every replica has above its image: the ssh server's, and the lab's name server as
+    its resolver. Path below the root -> text."""
+    return {**files(given), "etc/resolv.conf": resolver.resolv_conf(lab)}
+
+
 def files(given: Keys) -> Mapping[str, str]:
-    """What goes into a container's own layer: path below the root -> text."""
+    """The files of the ssh server that a container has above its image: path below the root -> text."""
     return {
         "root/.ssh/authorized_keys": given.user + "\n",
         "etc/ssh/ssh_host_ed25519_key": (given.folder / "host").read_text(encoding="utf-8"),

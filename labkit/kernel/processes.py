@@ -6,20 +6,33 @@ import itertools
 import os
 import select
 import time
+from collections.abc import Sequence
 
-#: Fields of /proc/pid/stat after the program's name: the state, the terminal, the time of the start.
-STATE, TERMINAL, STARTED = 0, 4, 19
+#: Fields of /proc/pid/stat after the program's name: state, terminal, the kernel's flags, time of the start.
+STATE, TERMINAL, FLAGS, STARTED = 0, 4, 6, 19
+#: The flag of a process that is ending and never runs its program again (linux/sched.h, PF_EXITING).
+EXITING = 0x4
 #: How often a process is looked at that has no command line yet.
 BEGINNING = 50
 
 
-def lives(pid: int, started: int) -> bool:
-    """Whether a process of that number runs which was started then (in ticks since the boot)."""
+def lives(pid: int, started: int | None = None) -> bool:
+    """Whether a process of that number runs, which was started then (in ticks since the boot).
+
+    A zombie has ended. So has a process that is ending: a container's first one waits in that state until
+    someone reaps the others of its pid namespace, and a PID 1 that does not reap never does
+    (pid_namespaces(7); a Docker container's PID 1 often is one).
+    """
     try:
         fields = _stat(pid)
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return int(fields[STARTED]) == started and fields[STATE] not in ("Z", "X")
+    return runs(fields) and started in (None, int(fields[STARTED]))
+
+
+def runs(fields: Sequence[str]) -> bool:
+    """Whether these are the fields, from the third on, of a process that runs. Pure."""
+    return fields[STATE] not in ("Z", "X") and not int(fields[FLAGS]) & EXITING
 
 
 def namespace(pid: int, kind: str) -> int | None:

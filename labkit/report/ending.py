@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labkit.journal import Entry
+from labkit.kernel.processes import lives
 
 #: How long a notebook may take to end by itself, and then how long papermill may, in seconds.
 PATIENCE = 10.0
@@ -95,19 +96,16 @@ def _has(process: Process, mark: str) -> bool:
     return any(mark in word for word in process.words)
 
 
-def _stands(process: Process) -> bool:
-    now = _process(process.pid)
-    return now is not None and now.started == process.started and bool(now.words[0])
-
-
 def _signal(listed: Iterable[Process], sig: signal.Signals) -> None:
     for process in listed:
-        if _stands(process):
+        if lives(process.pid, process.started):
             with suppress(ProcessLookupError):
                 os.kill(process.pid, sig)
 
 
 def _wait(listed: Iterable[Process], seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and any(_stands(process) for process in listed):
+    while time.monotonic() < deadline and any(
+        lives(process.pid, process.started) for process in listed
+    ):
         time.sleep(0.05)

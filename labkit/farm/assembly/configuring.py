@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from labkit import run
 from labkit.farm.assembly.unpacking import DPKG, Unpacked
 from labkit.farm.debian.building import sealed
+from labkit.farm.runc.attempt import DEVICES
 
-#: Device files that scripts expect (Linux, admin-guide/devices.rst): major and minor number.
-DEVICES: Mapping[str, tuple[int, int]] = {
-    "null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0),
-}  # fmt: skip
 #: Runs first: it makes the users to whom other packages' files belong.
 FIRST = "base-passwd"
 #: Keys that openssh-server's script makes where there is no such file: each container has its own.

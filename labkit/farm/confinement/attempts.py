@@ -1,59 +1,57 @@
-"""What is tried from inside a container and must not come about. Pure.
-
-The numbers of the calls are amd64's (Linux, arch/x86/entry/syscalls/syscall_64.tbl).
-"""
+"""What is tried from inside a container and must not come about."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import ctypes
+import functools
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
-
-from labkit.farm.confinement.program import Call, calling, outcomes
 
 #: What a call answers that the container's list does not have.
 NO_CALL = "ENOSYS"
 #: linux/sched.h: CLONE_NEWUSER, and no signal at the child's end: the parent, which asked to be traced, would stop.
 NEW_USERS = 0x10000000
-#: Calls that no container needs, each with arguments that could do no harm if it were made.
-CALLS: Mapping[str, Call] = {
-    "unshare(CLONE_NEWUSER)": Call(272, (NEW_USERS,)),
-    "clone(CLONE_NEWUSER)": Call(56, (NEW_USERS,)),
-    "clone3": Call(435, (0, 0)),
-    "setns": Call(308, (-1, 0)),
-    "mount": Call(165, ("none", "/nowhere", "tmpfs")),
-    "umount2": Call(166, ("/nowhere", 0)),
-    "pivot_root": Call(155, ("/nowhere", "/nowhere")),
-    "fsopen": Call(430, ("tmpfs", 0)),
-    "open_tree": Call(428, (-1, "/nowhere", 0)),
-    "open_by_handle_at": Call(304, (-1, 0, 0)),
-    "keyctl": Call(250, (0, 0, 0)),
-    "add_key": Call(248, ("user", "labkit", 0, 0, 0)),
-    "bpf": Call(321, (0, 0, 0)),
-    "perf_event_open": Call(298, (0, 0, -1, -1, 0)),
-    "ptrace(PTRACE_TRACEME)": Call(101, (0,)),
-    "process_vm_readv": Call(310, (1, 0, 0, 0, 0, 0)),
-    "pidfd_getfd": Call(438, (-1, 0, 0)),
-    "io_uring_setup": Call(425, (1, 0)),
-    "userfaultfd": Call(323, (0,)),
-    "memfd_create": Call(319, ("labkit", 0)),
-    "personality": Call(135, (0xFFFFFFFF,)),
-    "reboot": Call(169, (0, 0, 0, 0)),
-    "swapon": Call(167, ("/nowhere", 0)),
-    "kexec_load": Call(246, (0, 0, 0, 0)),
-    "init_module": Call(175, (0, 0, "")),
-    "delete_module": Call(176, ("", 0)),
-    "iopl": Call(172, (3,)),
-    "syslog": Call(103, (3, 0, 0)),
-    "clock_settime": Call(227, (0, 0)),
-    "sethostname": Call(170, ("x", 1)),
-    "mknod": Call(133, ("/dev/shm/device", 0o20600, 0x0101)),  # noqa: S108 - the container's own
-    "symlink": Call(88, ("/etc/shadow", "/var/log/apache2/link")),
-    "link": Call(86, ("/etc/passwd", "/var/log/apache2/link")),
-    "socket(AF_PACKET)": Call(41, (17, 3, 0)),
-    "socket(AF_INET, SOCK_RAW)": Call(41, (2, 3, 1)),
-    "socket(AF_VSOCK)": Call(41, (40, 1, 0)),
-    "socket(AF_NETLINK, NETLINK_NETFILTER)": Call(41, (16, 3, 12)),
-    "socket(AF_ALG)": Call(41, (38, 5, 0)),
+#: Calls that no container needs (what follows the name is for the reader), each with arguments that could do no
+#: harm if it were made.
+CALLS: Mapping[str, tuple[int | str, ...]] = {
+    "unshare(CLONE_NEWUSER)": (NEW_USERS,),
+    "clone(CLONE_NEWUSER)": (NEW_USERS,),
+    "clone3": (0, 0),
+    "setns": (-1, 0),
+    "mount": ("none", "/nowhere", "tmpfs"),
+    "umount2": ("/nowhere", 0),
+    "pivot_root": ("/nowhere", "/nowhere"),
+    "fsopen": ("tmpfs", 0),
+    "open_tree": (-1, "/nowhere", 0),
+    "open_by_handle_at": (-1, 0, 0),
+    "keyctl": (0, 0, 0),
+    "add_key": ("user", "labkit", 0, 0, 0),
+    "bpf": (0, 0, 0),
+    "perf_event_open": (0, 0, -1, -1, 0),
+    "ptrace(PTRACE_TRACEME)": (0,),
+    "process_vm_readv": (1, 0, 0, 0, 0, 0),
+    "pidfd_getfd": (-1, 0, 0),
+    "io_uring_setup": (1, 0),
+    "userfaultfd": (0,),
+    "memfd_create": ("labkit", 0),
+    "personality": (0xFFFFFFFF,),
+    "reboot": (0, 0, 0, 0),
+    "swapon": ("/nowhere", 0),
+    "kexec_load": (0, 0, 0, 0),
+    "init_module": (0, 0, ""),
+    "delete_module": ("", 0),
+    "iopl": (3,),
+    "syslog": (3, 0, 0),
+    "clock_settime": (0, 0),
+    "sethostname": ("x", 1),
+    "mknod": ("/dev/shm/device", 0o20600, 0x0101),  # noqa: S108 - the container's own
+    "symlink": ("/etc/shadow", "/var/log/apache2/link"),
+    "link": ("/etc/passwd", "/var/log/apache2/link"),
+    "socket(AF_PACKET)": (17, 3, 0),
+    "socket(AF_INET, SOCK_RAW)": (2, 3, 1),
+    "socket(AF_VSOCK)": (40, 1, 0),
+    "socket(AF_NETLINK, NETLINK_NETFILTER)": (16, 3, 12),
+    "socket(AF_ALG)": (38, 5, 0),
 }
 #: Files of which nothing is to be read.
 UNREADABLE = (
@@ -69,10 +67,6 @@ UNWRITABLE = (
 )  # fmt: skip
 #: Where it can write: else nothing above would mean anything.
 WRITABLE = ("/run/apache2/new", "/var/log/apache2/new")
-#: fcntl.h: AT_FDCWD; O_WRONLY and O_CREAT.
-HERE, WRITE, CREATE = -100, 0o1, 0o100
-#: Calls of the program's own: openat, read, close; the descriptor that is the lowest free one.
-OPENAT, READ, CLOSE, LOWEST = 257, 0, 3, 3
 
 
 class Attempt(NamedTuple):
@@ -90,46 +84,30 @@ class Attempt(NamedTuple):
         return self.seen not in ("some", "done")
 
 
-def program() -> bytes:
-    """The program that tries all of it."""
-    return calling([call for _, _, calls in _parts() for call in calls])
-
-
-def read(said: str) -> tuple[Attempt, ...]:
-    """What the program wrote; those attempts are missing that it did not come to."""
-    seen = iter(outcomes(said.strip("\n")))
-    found = []
-    for kind, what, calls in _parts():
-        answers = [answer for _, answer in zip(calls, seen, strict=False)]
-        if len(answers) < len(calls):
-            break
-        found.append(Attempt(kind, what, _came(kind, answers)))
-    return tuple(found)
-
-
-def count() -> int:
-    """How much is tried."""
-    return len(_parts())
-
-
-def _parts() -> Sequence[tuple[str, str, Sequence[Call]]]:
+@functools.cache
+def planned() -> Sequence[tuple[str, str, tuple[int | str, ...]]]:
+    """All that is tried on this machine: kind, what, and a call's number with its arguments. A call that the
+    machine's processor does not have (symlink on arm64) is left out: nobody can make it."""
+    numbers = {name: _number(name.partition("(")[0]) for name in CALLS}
     return (
-        *(("call", name, (call,)) for name, call in CALLS.items()),
-        *(("read", path, _open(path, 0, READ)) for path in UNREADABLE),
-        *(("write", path, _open(path, WRITE | CREATE)) for path in UNWRITABLE),
-        *(("allowed", path, _open(path, WRITE | CREATE)) for path in WRITABLE),
+        *(
+            ("call", name, (numbers[name], *(*given, *[0] * 6)[:6]))
+            for name, given in CALLS.items()
+            if numbers[name] >= 0
+        ),
+        *(("read", path, ()) for path in UNREADABLE),
+        *(("write", path, ()) for path in UNWRITABLE),
+        *(("allowed", path, ()) for path in WRITABLE),
     )
 
 
-def _open(path: str, flags: int, then: int | None = None) -> Sequence[Call]:
-    """Opens a file, does one thing more, of 16 bytes onto the program's own beginning, and closes it."""
-    more = [Call(then, (LOWEST, 0x400000, 16))] if then is not None else []
-    return (Call(OPENAT, (HERE, path, flags, 0o600)), *more, Call(CLOSE, (LOWEST,)))
+def read(said: str) -> tuple[Attempt, ...]:
+    """What the probe wrote, a word for each attempt; those are missing that it did not come to."""
+    pairs = zip(planned(), said.split(), strict=False)
+    return tuple(Attempt(kind, what, seen) for (kind, what, _), seen in pairs)
 
 
-def _came(kind: str, answers: Iterable[str]) -> str:
-    """A file's opening, when it failed; else what was read, or 'done'."""
-    first, *rest = answers
-    if kind == "call" or first not in ("some", "nothing"):
-        return first
-    return rest[0] if kind == "read" else "done"
+def _number(name: str) -> int:
+    """A system call's number on this machine, below 0 for none (seccomp_syscall_resolve_name(3): runC's own
+    library)."""
+    return int(ctypes.CDLL("libseccomp.so.2").seccomp_syscall_resolve_name(name.encode()))

@@ -22,7 +22,7 @@ from labkit.farm.links import allotment, stale
 from labkit.farm.names import instance as names
 from labkit.farm.planning.difference import Plan
 from labkit.farm.planning.resources import KINDS
-from labkit.farm.runc import overlay, roots
+from labkit.farm.runc import attempt, overlay, roots
 from labkit.farm.runc.roots import Wanted
 from labkit.journal import lock
 from labkit.lab import Lab, Replica
@@ -68,6 +68,7 @@ def prepare(lab: Lab, plan: Plan) -> Plan:
     run.require(*PROGRAMS, *(SERVERS if plan.named("names") or plan.named("balancer") else ()))
     if plan.named("container"):
         groups.require()
+        attempt.devices()
     if plan.named("root", "create", "replace"):
         overlay.require(lab)
     claims.refuse_taken(lab, plan)
@@ -77,6 +78,7 @@ def prepare(lab: Lab, plan: Plan) -> Plan:
     steps = [step for step in plan.steps if step.kind == "image" or step.name in side]
     steps = [step for step in steps if step.action != "remove"]
     if plan.named("image"):
+        attempt.builds(lab)
         container.unpack_all(lab)
     if _needs_side(lab, plan):
         host.up(lab)
@@ -213,7 +215,7 @@ def _lay(
     namespace nor link: they are made anew, without whatever else keeps the replica from answering."""
     if not replicas:
         return
-    images, files = container.unpack_all(lab), ssh.files(ssh.keys(lab))
+    images, files = container.unpack_all(lab), ssh.replica_files(lab, ssh.keys(lab))
     anew = [item for item in replicas if item.name in renewed]
     run.spread(partial(_end, lab), anew)
     if host.renew_namespaces(lab, anew, hung):

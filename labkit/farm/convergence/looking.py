@@ -139,7 +139,7 @@ def _key_files(lab: Lab) -> dict[str, str]:
         return {}
     folder = lab.state_dir / "ssh"
     user, own = ((text_of(folder / f"{name}.pub") or "").strip() for name in ("student", "host"))
-    return dict(ssh.files(ssh.Keys(folder=folder, user=user, host=own)))
+    return dict(ssh.replica_files(lab, ssh.Keys(folder=folder, user=user, host=own)))
 
 
 def _namespaces(

@@ -22,6 +22,7 @@ from labkit.display import human_bytes
 from labkit.errors import BuildError, CommandError
 from labkit.farm.contents.scan import scan
 from labkit.farm.debian.gateway import NOWHERE, Way
+from labkit.farm.runc import attempt
 from labkit.journal import Journal, not_root
 from labkit.kernel import calls
 from labkit.kernel.netns import alone
@@ -76,6 +77,7 @@ def building(lab: Lab, place: Path, *, what: str, space: int = 0) -> Iterator[Pa
 
     :param what: how an error names the thing.
     :param space: bytes that must be free before anything is made.
+    :raises MachineError: programs or devices do not work on the file system.
     :raises BuildError: the disk is too full, or a program of the block failed.
     """
     part = place.with_name(f".{place.name}.part")
@@ -92,6 +94,7 @@ def building(lab: Lab, place: Path, *, what: str, space: int = 0) -> Iterator[Pa
     try:
         with modes.ordinary():
             part.mkdir()
+            attempt.programs(part)
             yield part
         discard(lab, place)
         part.rename(place)

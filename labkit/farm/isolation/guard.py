@@ -137,6 +137,22 @@ def counts(lab: Lab) -> Mapping[str, int]:
     return found
 
 
+def blame(lab: Lab, port: int) -> str:
+    """Which chains of the machine's own judge what replicas send to a port of the host, and how to let it in;
+    '' without one. Its tables are only read; no rule of the lab's can accept what another table drops."""
+    words = ["nft", "-j", "list", "chains"]
+    output = run.run(words, netns=lab.netns, ok=range(256)).stdout if run.which("nft") else ""
+    rule = f'iifname "{lab.bridge}" meta l4proto {{ tcp, udp }} th dport {port} accept'
+    said = []
+    for family, table, name, policy in listing.doors(output, tables.name_of(lab)):
+        allow = endpoint.again(lab, f"nft 'insert rule {family} {table} {name} {rule}'")
+        said.append(
+            f"the machine's packet filter stands between (chain {name} of table {family} {table}, "
+            f"policy {policy}); to let it in: {allow}"
+        )
+    return "; ".join(said)
+
+
 def again(lab: Lab) -> str:
     """The command that shows the lab's tables."""
     commands = (f"nft list table {family} {tables.name_of(lab)}" for family in tables.FAMILIES)

@@ -16,6 +16,20 @@ def counters(output: str) -> dict[str, int]:
     return {what["name"]: what["packets"] for what in every if what}
 
 
+def doors(output: str, own: str) -> list[tuple[str, str, str, str]]:
+    """Family, table, name and policy of each chain in ``nft -j list chains``' output that judges what comes to
+    the host; those of the table ``own`` are left out."""
+    every = (item.get("chain") for item in json.loads(output or "{}").get("nftables", []))
+    return [
+        (what["family"], what["table"], what["name"], what["policy"])
+        for what in every
+        if what
+        and what["family"] in ("ip", "inet")
+        and what.get("hook") == "input"
+        and what["table"] != own
+    ]
+
+
 def told(known: str, seen: str) -> str:
     """How two listings differ, in a few words: the lines that are gone, and those that are new."""
     before, after = (Counter(map(str.strip, text.splitlines())) for text in (known, seen))

@@ -1,4 +1,4 @@
-"""Questions to the lab's name server, asked from the host's side."""
+"""Questions to the lab's name server, asked from the host's side or a replica's."""
 
 from __future__ import annotations
 
@@ -54,16 +54,26 @@ def ask(
 
 
 def knows(lab: Lab, name: str, *, patience: float = 0.5) -> bool:
-    """Whether the server has an address for a name: one question, without dnspython, whose import takes
-    longer than all of a look at the farm. False also when no answer comes."""
+    """Whether the server has an address for a name, asked from the host's side; False without an answer."""
+    return not problem(lab.netns, str(lab.gateway.ip), name, patience=patience)
+
+
+def problem(netns: str | None, server: str, name: str, *, patience: float) -> str:
+    """Why a program in a network namespace gets no address for a name from a server; '' when it gets one.
+
+    One question, without dnspython, whose import takes longer than all of a look at the farm.
+    """
     number = secrets.token_bytes(2)
     labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
     asked = number + struct.pack("!5H", 0, 1, 0, 0, 0) + labels + struct.pack("!BHH", 0, 1, 1)
     try:
-        reply = inside(lab.netns, _once, str(lab.gateway.ip), asked, patience)
-    except (OSError, FarmError):
-        return False
-    return reply[:2] == number and reply[3] & 0xF == 0 and int.from_bytes(reply[6:8]) > 0
+        reply = inside(netns, _once, server, asked, patience)
+    except OSError as error:
+        return error.strerror or "no answer"
+    except FarmError as error:
+        return error.reason
+    fits = reply[:2] == number and reply[3] & 0xF == 0 and int.from_bytes(reply[6:8]) > 0
+    return "" if fits else "the answer has no address"
 
 
 def _once(server: str, asked: bytes, patience: float) -> bytes:

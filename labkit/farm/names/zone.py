@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
+from functools import partial
 from ipaddress import IPv4Address
+from pathlib import Path
 
 from labkit import run
 from labkit.checks import Check, equal
-from labkit.errors import FarmError, LabkitError
+from labkit.errors import FarmError, LabkitError, typed
+from labkit.farm import container
+from labkit.farm.isolation import guard
+from labkit.farm.isolation.rules import NAMES
 from labkit.farm.names import resolver
 from labkit.farm.names.question import Answer, ask
-from labkit.lab import Lab
+from labkit.farm.names.question import problem as ask_inside
+from labkit.files import text_of
+from labkit.lab import Lab, Replica
 from labkit.result import Record
 
 #: The assignment's row that the checks of this module answer.
@@ -100,7 +108,46 @@ def checks(lab: Lab) -> tuple[Check, ...]:
         _status(lab, "dns.unknown", "NXDOMAIN", unknown),
         _status(lab, "dns.outside", "REFUSED", outside),
         _libc(lab),
+        *_inner(lab),
     )
+
+
+def _inner(lab: Lab) -> Iterator[Check]:
+    """Whether each running replica's own resolver finds the first site: asked in its network namespace, for
+    the machine's packet filter may refuse a replica what it allows the host's side; and by a program in it."""
+    states = container.states(lab)
+    running = [item for item in lab.farm if item.name in states and states[item.name].pid]
+    name = lab.host_name(lab.sites[0].name)
+    problems = run.spread(partial(_problem, lab, name), running, workers=16)
+    blame = guard.blame(lab, NAMES) if any(problems) else ""
+    expected = f"{name} is found by the server in its resolv.conf"
+    for replica, problem in zip(running, problems, strict=True):
+        words = container.runc(lab, "exec", replica.name, "getent", "ahostsv4", name)
+        said = f"{problem}; {blame}" if problem and blame else problem
+        if replica == running[0] and not problem:  # one program is enough: its start takes a while
+            said = _program(lab, words)
+        yield Check(
+            name=f"dns.inside.{replica.name}", expected=expected, seen=said or expected, holds=not said,
+            rows=ROWS, again=typed([str(word) for word in words]),
+        )  # fmt: skip
+
+
+def _problem(lab: Lab, name: str, replica: Replica) -> str:
+    """Why the replica's resolver does not find a name; '' when it does."""
+    text = text_of(container.bundle(lab, replica.name) / "rootfs/etc/resolv.conf") or ""
+    servers = [line.split()[1] for line in text.splitlines() if line.startswith("nameserver ")]
+    if not servers:
+        return "its resolv.conf names no server"
+    said = ask_inside(replica.netns, servers[0], name, patience=1.0)
+    return f"{servers[0]} was asked: {said}" if said else ""
+
+
+def _program(lab: Lab, words: Sequence[str | Path]) -> str:
+    """What getent in a container says instead of the address; '' when it is right, or not in the image."""
+    done = run.run(words, ok=range(256), timeout=20)
+    if "executable file not found" in done.stderr or done.stdout.startswith(f"{lab.gateway.ip} "):
+        return ""
+    return f"getent: {' '.join((done.stdout + done.stderr).split()) or 'no address'}"
 
 
 def _reverse(lab: Lab) -> dict[IPv4Address, str]:

@@ -104,7 +104,7 @@ def checks(layout: Path, seen: Origin) -> tuple[Check, ...]:
         ),
         Check(
             name="container.source.layers",
-            expected=f"the root is an overlay of the lab's ssh files and {seen.tag}'s layers: "
+            expected=f"the root is an overlay of the lab's own files and {seen.tag}'s layers: "
             f"{_folders(seen.wanted)}",
             seen=_folders(seen.mounted) or "no overlay",
             holds=seen.mounted == seen.wanted,

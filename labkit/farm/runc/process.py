@@ -9,6 +9,7 @@ from pathlib import Path
 
 from labkit import interrupting
 from labkit.errors import FarmError
+from labkit.kernel import processes
 from labkit.result import Record
 
 #: How long runC may take between its own end and the start of the container's program, in seconds.
@@ -79,24 +80,14 @@ def variables(text: bytes) -> dict[str, str]:
 
 def controlled(text: str) -> bool:
     """Whether /proc/pid/stat has a controlling terminal (field 7, tty_nr). Pure."""
-    return int(_after_name(text)[4]) != 0
-
-
-def ended(text: str) -> bool:
-    """Whether /proc/pid/stat is that of a process which has ended (field 3, state Z or X). Pure."""
-    return _after_name(text)[0] in ("Z", "X")
-
-
-def _after_name(text: str) -> list[str]:
-    """The fields from the third on: the second, the program's name, may hold any character."""
-    return text.rpartition(")")[2].split()
+    return int(text.rpartition(")")[2].split()[processes.TERMINAL]) != 0
 
 
 def _command(pid: int) -> tuple[str, ...]:
     """The command line of a process that is its own program; while that is being loaded, it has none."""
     deadline = time.monotonic() + PATIENCE
     while not (command := words(_read(pid, "cmdline"))) or command[:2] == INIT:
-        if ended(_read(pid, "stat").decode(errors="replace")):
+        if not processes.lives(pid):
             raise ProcessLookupError(pid)
         if time.monotonic() > deadline:
             raise FarmError(

@@ -215,12 +215,13 @@ def _shifted(number: int, before: int, now: int) -> int:
 
 
 def _give(place: Path, files: Mapping[str, str]) -> None:
-    """The folder is there with the files, each of root's alone: whole or not at all."""
+    """The folder is there with the files, whole or not at all; a private key is root's alone."""
     if place.exists():
         return
     part = beside(place)
     for path, content in files.items():
-        write_atomically(part / path, content, mode=0o600)
+        mode = 0o600 if "PRIVATE KEY" in content else 0o644
+        write_atomically(part / path, content, mode=mode)
     try:
         put(part, place)
     except OSError:  # another thread was faster
