@@ -149,7 +149,7 @@ def test_colours_are_for_terminals() -> None:
     assert "\x1b[32m+new [b]" in shown[0]
     assert "\x1b[31m-old" in shown[0]
     assert "\x1b[2J" not in shown[0]
-    assert shown[1] == "a block\n@@ -1,1 +1,1 @@\n-old\n+new [b]\n \N{REPLACEMENT CHARACTER}[2J\n"
+    assert shown[1] == "a block\n@@ -1,1 +1,1 @@\n-old\n+new [b]\n ␛[2J\n"
 
 
 def test_a_block_is_restored_by_name(wiki: Lab, labkit: Callable[..., Done]) -> None:

@@ -451,22 +451,20 @@ launch_new_instance(argv=sys.argv[2:])
 """
 
 
-def test_kernel_that_lost_its_port_starts_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kernel_that_lost_its_port_starts_again(tmp_path: Path) -> None:
     """A kernel that does not start because its port was taken is started again."""
     spec = tmp_path / "jupyter" / "kernels" / "flaky" / "kernel.json"
     spec.parent.mkdir(parents=True)
     argv = [sys.executable, "-c", FLAKY, str(tmp_path / "mark"), "-f", "{connection_file}"]
     spec.write_text(json.dumps({"argv": argv, "display_name": "flaky", "language": "python"}))
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    env = notebook.environment(tmp_path / "none.toml", "r", tmp_path / "out")
     source = stage_notebooks.write(tmp_path / "nb", "01-wiki", "lab", kernel="flaky", close=False)
     lines: list[str] = []
     done = notebook.execute(
         source,
         tmp_path / "out" / "01-wiki.ipynb",
         parameters={},
-        env=notebook.environment(tmp_path / "none.toml", "r", tmp_path / "out"),
+        env={**env, "JUPYTER_PATH": str(tmp_path / "jupyter")},
         on_line=lines.append,
     )
     assert done.starts == 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import io
+import logging
 import re
 import warnings
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
+#: Where fonts are looked for the first time, matplotlib warns that it takes a moment: no output of a cell.
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 #: The text's and the lines' colours; ``FAINT`` is for what only frames the data.
 INK, GREY, FAINT = "#1f2933", "#52606d", "#d5dae1"
 #: Series colours by their meaning; the sites' own are ``lab.colour(site)``.
