@@ -230,7 +230,7 @@ def install(root: Path, archive: apt.Archive, depot: Depot, began: float) -> int
         log.info("image: apt-get update")
         _chroot(root, way, "apt-get", "--quiet", *UPDATE, "update")
         log.info("image: apt-get install %s", " ".join(PACKAGES))
-        options = ("--quiet", "--yes", "--no-install-recommends", "--option=APT::Status-Fd=1")
+        options = ("--quiet", "--yes", "--no-install-recommends", "--option=Dpkg::Use-Pty=false")
         _chroot(root, way, "apt-get", "install", *options, *PACKAGES)
     _chroot(root, NOWHERE, "a2enmod", "--quiet", *MODULES)
     if not own:
@@ -249,7 +249,7 @@ def _name_sources(root: Path, archive: apt.Archive) -> None:
 
 
 def _chroot(root: Path, way: Way, *argv: str) -> None:
-    """Runs a program in ``root``, and tells how far it is; apt says it on its standard output."""
+    """Runs a program in ``root``, and tells how far it is."""
     env = {"DEBIAN_FRONTEND": "noninteractive", **way.env}
     state = Doing(what="image", phase=argv[0])
 
