@@ -107,7 +107,7 @@ TOGETHER = Trial(packages=("libxml", "mawk", "perl"), files=4, size=1351, served
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("perl", "alone: apache2 and sshd answer"),
+        ("perl", "alone: apache2 and ssh answer"),
         (
             "libxml",
             "with 2 others: after a reload: apache2 has ended: (no output); ssh: not tried",
