@@ -3,8 +3,8 @@
 The first of these that is so: a package lists it; ucf or update-alternatives keeps it for a
 package; it is the package tools' own state; a package's scripts are known to make it
 (:mod:`labkit.farm.contents.rules`), or it is a link to a package's file, as scripts set them, or
-the scripts of exactly one package name it; the program that built the root file system is known
-to write it. What is left belongs to nobody.
+the scripts of exactly one package name it, or have systemd-tmpfiles make it; the program that
+built the root file system is known to write it. What is left belongs to nobody.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def attribute(files: Iterable[File], known: Database) -> dict[str, Owner]:
         kept={real(path): package for path, package in known.kept.items()},
         installed=frozenset(package.name for package in known.packages),
         named=_named(known),
+        wanted={real(path): package for path, package in known.wanted.items()},
     )
     return {path: finder.owner(path) for path in here}
 
@@ -71,6 +72,7 @@ class _Finder(NamedTuple):
     kept: Mapping[str, str]
     installed: frozenset[str]
     named: Callable[[str], str]
+    wanted: Mapping[str, str]
 
     def owner(self, path: str, hops: int = 0) -> Owner:
         lists = self.listed.get(path, ())
@@ -105,6 +107,7 @@ class _Finder(NamedTuple):
             or next(filter(None, made_from), "")
             or self._target(path, hops)
             or self.named(path)
+            or self.wanted.get(path, "")
         )
 
     def _target(self, path: str, hops: int) -> str:
