@@ -73,8 +73,8 @@ def find(lab: Lab, variant: str = "debootstrap") -> Outcome[Unneeded]:
         summary=_summary(value),
         changed=built.changed,
         checks=(
-            _separable(value, built.value.path),
-            _linked(web, unpacked.lower[-1], found.needed),
+            separable(value, built.value.path),
+            linked(web, unpacked.lower[-1], found.needed),
             _answers(found),
         ),
         tables=(
@@ -212,7 +212,7 @@ def _summary(value: Unneeded) -> str:
     )
 
 
-def _separable(value: Unneeded, path: Path) -> Check:
+def separable(value: Unneeded, path: Path) -> Check:
     """dpkg's own answer, which removes nothing: does a needed package depend on one that goes?"""
     drop = ["dpkg", f"--root={path}", "--simulate", "--force-remove-essential", "--force-remove-protected", "--remove"]  # fmt: skip
     said = run.run([*drop, *value.packages], ok=(0, 1)) if value.packages else None
@@ -229,7 +229,7 @@ def _separable(value: Unneeded, path: Path) -> Check:
     )  # fmt: skip
 
 
-def _linked(web: Contents, root: Path, needed: Sequence[str]) -> Check:
+def linked(web: Contents, root: Path, needed: Sequence[str]) -> Check:
     """The dynamic linker's own answer, without ldd(1), its script: whose libraries do the servers load?"""
     loader = next(path.relative_to(root) for path in sorted(root.glob("lib*/ld*.so.*")))
     ask = ["chroot", str(root), f"/{loader}", "--list"]
