@@ -176,7 +176,7 @@ DATABASE = Database(
         "bash": "touch /etc/made /etc/both\n",
         "dash": "rm -f /etc/both; update-shells\n",
     },
-    wanted={"/var/run/wanted": "mawk", "/etc/made": "mawk"},
+    wanted={"/var/run/wanted": "mawk", "/etc/made": "mawk", "/run/sshd": "mawk"},
 )  # fmt: skip
 LINKS = {
     "/bin": "usr/bin",
@@ -217,6 +217,7 @@ FOLDERS = ("/", "/etc", "/etc/apache2")
         ),
         ("/etc/made", Owner("script", "bash")),
         ("/run/wanted", Owner("script", "mawk")),
+        ("/run/sshd", Owner("builder")),
         ("/etc/both", NOBODY),
         ("/var/lib/dpkg/info/bash.list", Owner("state", "bash")),
         ("/var/lib/dpkg/info/mawk:amd64.md5sums", Owner("state", "mawk")),

@@ -3,8 +3,8 @@
 The first of these that is so: a package lists it; ucf or update-alternatives keeps it for a
 package; it is the package tools' own state; a package's scripts are known to make it
 (:mod:`labkit.farm.contents.rules`), or it is a link to a package's file, as scripts set them, or
-the scripts of exactly one package name it, or have systemd-tmpfiles make it; the program that
-built the root file system is known to write it. What is left belongs to nobody.
+the scripts of exactly one package name it; the program that built the root file system is known
+to write it; a package has systemd-tmpfiles make it. What is left belongs to nobody.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ class _Finder(NamedTuple):
             return Owner("state")
         if package := self._maker(path, hops):
             return Owner("script", package)
-        return Owner("builder") if rules.is_built(path) else NOBODY
+        if rules.is_built(path):
+            return Owner("builder")
+        return Owner("script", self.wanted[path]) if path in self.wanted else NOBODY
 
     def _maker(self, path: str, hops: int) -> str:
         """The package whose scripts made a file that no package lists, '' for none."""
@@ -107,7 +109,6 @@ class _Finder(NamedTuple):
             or next(filter(None, made_from), "")
             or self._target(path, hops)
             or self.named(path)
-            or self.wanted.get(path, "")
         )
 
     def _target(self, path: str, hops: int) -> str:
