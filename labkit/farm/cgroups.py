@@ -55,7 +55,7 @@ def found(lab: Lab) -> Outcome[Groups]:
         layout=layout(hierarchies), hierarchies=hierarchies, own=tuple(own.split()),
         memory=memory, processes=processes, time=time,
     )  # fmt: skip
-    joined = {group(own, controller)[1] for controller in LIMITS}
+    joined = {seen(own, mounts, controller)[1] for controller in LIMITS}
     return Outcome(
         value=value,
         subject=item.name,
@@ -103,15 +103,16 @@ def group(own: str, controller: str) -> tuple[str, str]:
     return next((("cgroup2", path) for _, names, path in lines if not names), ("", ""))
 
 
-def mounted_at(mountinfo: str, hierarchy: str) -> str:
-    """Where a hierarchy is mounted, '' for nowhere (proc(5), /proc/pid/mountinfo). Pure."""
+def mounted_at(mountinfo: str, hierarchy: str) -> tuple[str, str]:
+    """Where a hierarchy is mounted, and which of its groups is seen there, as this process names it; ('', '/')
+    for nowhere (proc(5), /proc/pid/mountinfo). Pure."""
     for line in mountinfo.splitlines():
         fields, _, rest = line.partition(" - ")
         kind, _, options = rest.split(" ", 2)
         names = ["cgroup2"] if kind == "cgroup2" else options.split(",")
         if kind in ("cgroup", "cgroup2") and hierarchy in names:
-            return fields.split()[4]
-    return ""
+            return fields.split()[4], fields.split()[3]
+    return "", "/"
 
 
 def mounted_groups(mountinfo: str) -> tuple[str, ...]:
@@ -137,6 +138,13 @@ def layout(hierarchies: tuple[str, ...]) -> str:
 
 def _limit_file(own: str, mountinfo: str, controller: str) -> Path:
     """The file in which the kernel shows the limit that holds for the container."""
-    hierarchy, path = group(own, controller)
+    hierarchy, path = seen(own, mountinfo, controller)
     name = LIMITS[controller][hierarchy == "cgroup2"]
-    return Path(mounted_at(mountinfo, hierarchy) or "/sys/fs/cgroup", path.lstrip("/"), name)
+    return Path(mounted_at(mountinfo, hierarchy)[0] or "/sys/fs/cgroup", path.lstrip("/"), name)
+
+
+def seen(own: str, mountinfo: str, controller: str) -> tuple[str, str]:
+    """The same as :func:`group`, with the path below where the hierarchy is mounted: in a control group
+    namespace that may begin above the groups that /proc counts from."""
+    hierarchy, path = group(own, controller)
+    return hierarchy, path.removeprefix(mounted_at(mountinfo, hierarchy)[1].rstrip("/"))
