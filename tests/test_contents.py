@@ -147,6 +147,12 @@ def test_where_a_name_really_lies(path: str, real: str) -> None:
     assert database.resolver(links)(path) == real
 
 
+def test_what_systemd_tmpfiles_is_to_make() -> None:
+    """The second word of a line, whatever the first is; a comment is none."""
+    text = "# d /no 0755\n\nd /run/setrans 0755 root root - -\nL? /etc/vconsole.conf - - - - x\nd\n"
+    assert database.parse_tmpfiles(text) == ("/run/setrans", "/etc/vconsole.conf")
+
+
 # -- owners ----------------------------------------------------------------------------------------
 
 DATABASE = Database(
@@ -160,7 +166,7 @@ DATABASE = Database(
         "mawk": ("/usr/bin/mawk",),
         "apache2": ("/etc/apache2", "/etc/apache2/mods-available/mime.load"),
         "python3": ("/usr/lib/python3/os.py",),
-        "cron": ("/lib/systemd/system/cron.service",),
+        "cron": ("/lib/systemd/system/cron.service", "/usr/lib/systemd/user/cron.socket"),
         "gone": ("/etc/gone.conf",),
     },
     diversions=(Diversion("/bin/sh", "/bin/sh.distrib", "dash"),),
@@ -170,10 +176,12 @@ DATABASE = Database(
         "bash": "touch /etc/made /etc/both\n",
         "dash": "rm -f /etc/both; update-shells\n",
     },
+    wanted={"/var/run/wanted": "mawk", "/etc/made": "mawk", "/run/sshd": "mawk"},
 )  # fmt: skip
 LINKS = {
     "/bin": "usr/bin",
     "/lib": "usr/lib",
+    "/var/run": "/run",
     "/usr/bin/awk": "/etc/alternatives/awk",
     "/etc/alternatives/awk": "/usr/bin/mawk",
     "/etc/apache2/mods-enabled/mime.load": "../mods-available/mime.load",
@@ -203,7 +211,13 @@ FOLDERS = ("/", "/etc", "/etc/apache2")
             "/var/lib/systemd/deb-systemd-helper-enabled/multi-user.target.wants/cron.service",
             Owner("script", "cron"),
         ),
+        (
+            "/var/lib/systemd/deb-systemd-user-helper-enabled/cron.socket.dsh-also",
+            Owner("script", "cron"),
+        ),
         ("/etc/made", Owner("script", "bash")),
+        ("/run/wanted", Owner("script", "mawk")),
+        ("/run/sshd", Owner("builder")),
         ("/etc/both", NOBODY),
         ("/var/lib/dpkg/info/bash.list", Owner("state", "bash")),
         ("/var/lib/dpkg/info/mawk:amd64.md5sums", Owner("state", "mawk")),

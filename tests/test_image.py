@@ -16,6 +16,7 @@ import pytest
 from labkit import Lab, run, undo
 from labkit.errors import BuildError, ConfigError, StateError
 from labkit.farm import image, rootfs
+from labkit.farm.debian import packages
 from labkit.farm.debian.apt import Archive, Source
 from labkit.farm.debian.building import sealed
 from labkit.farm.oci import layers, siteimages, store, tarball
@@ -169,6 +170,23 @@ def test_offline_the_web_layer_s_packages_that_are_missing_are_named(
     assert re.match(r"[0-9]+ packages are not in the cache.*: apache2", caught.value.reason)
     assert "without --offline" in caught.value.remedy
     assert not [*(cache / "images").iterdir()]
+
+
+@pytest.mark.root
+def test_a_package_s_script_may_say_something(lab: Lab, tmp_path: Path) -> None:
+    """While it is installed into an image its standard output is open: trixie's passwd fails without."""
+    root, package = tmp_path / "root", tmp_path / "package"
+    run.run(["cp", "--archive", rootfs.build(lab).value.path, root])
+    (package / "DEBIAN").mkdir(parents=True)
+    fields = (
+        "Package: talker\nVersion: 1\nArchitecture: all\nMaintainer: a <a@b.test>\nDescription: x\n"
+    )
+    (package / "DEBIAN/control").write_text(fields)
+    (package / "DEBIAN/postinst").write_text("#!/bin/sh\nset -e\necho configured >&1\n")
+    (package / "DEBIAN/postinst").chmod(0o755)
+    run.run(["dpkg-deb", "--build", package, root / "talker.deb"])
+    run.run(sealed([*layers.INSTALL, "/talker.deb"], root=root))
+    assert "talker" in [item.name for item in packages.read(root)]
 
 
 @pytest.mark.root

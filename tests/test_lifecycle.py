@@ -65,7 +65,17 @@ def test_no_group_without_a_hierarchy() -> None:
 )
 def test_hierarchies_are_where_they_are_mounted(hierarchy: str, wanted: str) -> None:
     """By mountinfo, nowhere else."""
-    assert cgroups.mounted_at(MIXED, hierarchy) == wanted
+    assert cgroups.mounted_at(MIXED, hierarchy)[0] == wanted
+
+
+@pytest.mark.parametrize(
+    ("path", "mounted"),
+    [("/lab/a", "/"), ("/../../lab/a", "/../.."), ("/docker/1/lab/a", "/docker/1")],
+)
+def test_a_group_is_named_from_where_its_hierarchy_is_mounted(path: str, mounted: str) -> None:
+    """In a control group namespace /proc may count from another group."""
+    line = f"1 2 0:32 {mounted} /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n"
+    assert cgroups.seen(f"4:memory:{path}\n", line, "memory") == ("memory", "/lab/a")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from labkit import Lab, run
 from labkit.errors import FarmError
 from labkit.farm import container, rootfs
-from labkit.farm.contents import opened, removal, serving, unneeded
+from labkit.farm.contents import account, opened, removal, serving, unneeded
 from labkit.farm.contents.account import Contents
 from labkit.farm.contents.owners import NOBODY, Owner
 from labkit.farm.contents.reasons import Asked, reasons
@@ -107,7 +108,7 @@ TOGETHER = Trial(packages=("libxml", "mawk", "perl"), files=4, size=1351, served
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("perl", "alone: apache2 and sshd answer"),
+        ("perl", "alone: apache2 and ssh answer"),
         (
             "libxml",
             "with 2 others: after a reload: apache2 has ended: (no output); ssh: not tried",
@@ -130,6 +131,35 @@ def test_the_use_of_each_package() -> None:
         "passwd": "opened", "libxml": "idle", "perl": "idle", "mawk": "unneeded",
         "systemd": "unneeded",
     }  # fmt: skip
+
+
+def test_what_a_smaller_image_does_without_is_depended_on_all_the_same() -> None:
+    """The image has no perl, on which apache2-bin depends in the root file system that is looked at."""
+    small = dataclasses.replace(
+        WEB, packages=tuple(item for item in WEB.packages if item.name != "perl")
+    )
+    found = removal.classes(small, OPENED)
+    assert "perl" not in found.needed
+    assert unneeded.classify(LISTED, found)["perl"] == "idle"
+
+
+def test_dpkg_says_what_cannot_go(tmp_path: Path) -> None:
+    """A package that another one depends on is not called unneeded; dpkg is asked, and removes nothing."""
+    fields = "Status: install ok installed\nMaintainer: x\nArchitecture: all\nVersion: 1\nDescription: x\n"
+    status = tmp_path / "var/lib/dpkg/status"
+    for name in ("info", "updates"):
+        (status.parent / name).mkdir(parents=True)
+    status.write_text(
+        f"Package: server\nDepends: library\n{fields}\nPackage: library\nEssential: yes\n{fields}\n"
+        f"Package: spare\nEssential: yes\n{fields}"
+    )
+    value = unneeded.Unneeded(
+        variant="v", packages=("library", "spare"), idle=(), needed=("server",), bytes=0, idle_bytes=0,
+        total=0, evidence=FOUND,
+    )  # fmt: skip
+    wrong = unneeded.separable(value, tmp_path)
+    assert (wrong.holds, wrong.seen) == (False, "needed after all: library")
+    assert unneeded.separable(value.model_copy(update={"packages": ("spare",)}), tmp_path).holds
 
 
 def test_each_package_has_its_reason_its_weight_and_its_trial() -> None:
@@ -267,6 +297,17 @@ def test_the_farms_base_has_packages_that_it_could_do_without(lab: Lab) -> None:
     assert result.table("uses").frame()["size"].sum() == value.total
     again = rootfs.unneeded(lab, "essential")
     assert not [c for c in again.commands if " create " in c.command]
+
+
+@pytest.mark.root
+def test_the_smallest_image_s_linker_is_asked(lab: Lab) -> None:
+    """It has no ldd; of its libraries one that no needed package has is named."""
+    root = rootfs.build(lab, "smallest").value.path
+    contents = account.read("smallest", root)
+    names = [package.name for package in contents.packages]
+    assert unneeded.linked(contents, root, names).holds
+    less = unneeded.linked(contents, root, [name for name in names if name != "libcrypt1"])
+    assert (less.holds, less.seen) == (False, "of libcrypt1 too")
 
 
 @pytest.mark.root

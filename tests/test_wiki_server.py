@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -102,6 +103,28 @@ def test_package_without_mediawiki_is_refused(tmp_path: Path) -> None:
 def test_php_literals(value: object, literal: str) -> None:
     """A value is a PHP literal that PHP expands nothing in."""
     assert settings.php(value) == literal
+
+
+def test_no_service_of_math_s_is_the_wiki_s_but_itself() -> None:
+    """MediaWiki 1.43 starts with no empty address of one, and by default it would be outside."""
+    secret, path = SecretStr("x"), Path("/x")
+    text = settings.local_settings(
+        settings.Settings(
+            name="w",
+            origin="http://127.0.0.1:8060",
+            database="sqlite",
+            data=path,
+            socket=path,
+            images=path,
+            cache=path,
+            log=path,
+            secret_key=secret,
+            upgrade_key=secret,
+            database_password=secret,
+        )
+    )
+    urls = re.findall(r"^\$wgMath\w+(?:URL|Url) = '(.*)';$", text, re.MULTILINE)
+    assert urls == ["http://127.0.0.1:8060"] * 3
 
 
 def test_web_server_listens_on_loopback_alone() -> None:

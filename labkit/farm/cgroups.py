@@ -56,7 +56,7 @@ def found(lab: Lab) -> Outcome[Groups]:
         layout=layout(hierarchies), hierarchies=hierarchies, own=tuple(own.split()),
         memory=memory, processes=processes, time=time,
     )  # fmt: skip
-    joined = {group(own, controller)[1] for controller in LIMITS}
+    joined = {seen(own, mounts, controller)[1] for controller in LIMITS}
     return Outcome(
         value=value,
         subject=item.name,
@@ -104,13 +104,14 @@ def group(own: str, controller: str) -> tuple[str, str]:
     return next((("cgroup2", path) for _, names, path in lines if not names), ("", ""))
 
 
-def mounted_at(mountinfo: str, hierarchy: str) -> str:
-    """Where a hierarchy is mounted, '' for nowhere (proc(5), /proc/pid/mountinfo). Pure."""
+def mounted_at(mountinfo: str, hierarchy: str) -> tuple[str, str]:
+    """Where a hierarchy is mounted, and which of its groups is seen there, as this process names it; ('', '/')
+    for nowhere (proc(5), /proc/pid/mountinfo). Pure."""
     for mount in mounts.parse(mountinfo):
         names = ("cgroup2",) if mount.kind == "cgroup2" else mount.special
         if mount.kind in ("cgroup", "cgroup2") and hierarchy in names:
-            return mount.place
-    return ""
+            return mount.place, mount.root
+    return "", "/"
 
 
 def mounted_groups(mountinfo: str) -> tuple[str, ...]:
@@ -135,6 +136,13 @@ def layout(hierarchies: tuple[str, ...]) -> str:
 
 def _limit_file(own: str, mountinfo: str, controller: str) -> Path:
     """The file in which the kernel shows the limit that holds for the container."""
-    hierarchy, path = group(own, controller)
+    hierarchy, path = seen(own, mountinfo, controller)
     name = LIMITS[controller][hierarchy == "cgroup2"]
-    return Path(mounted_at(mountinfo, hierarchy) or "/sys/fs/cgroup", path.lstrip("/"), name)
+    return Path(mounted_at(mountinfo, hierarchy)[0] or "/sys/fs/cgroup", path.lstrip("/"), name)
+
+
+def seen(own: str, mountinfo: str, controller: str) -> tuple[str, str]:
+    """The same as :func:`group`, with the path below where the hierarchy is mounted: in a control group
+    namespace that may begin above the groups that /proc counts from."""
+    hierarchy, path = group(own, controller)
+    return hierarchy, path.removeprefix(mounted_at(mountinfo, hierarchy)[1].rstrip("/"))

@@ -42,7 +42,7 @@ class LabkitAccounts extends Maintenance {
 
 	private function bot( string $name, string $app, string $password, array $grants ): void {
 		$user = MediaWikiServices::getInstance()->getUserFactory()->newFromName( $name );
-		$known = BotPassword::newFromUser( $user, $app, BotPassword::READ_LATEST );
+		$known = BotPassword::newFromUser( $user, $app );
 		$wanted = BotPassword::newUnsaved(
 			[ 'user' => $user, 'appId' => $app, 'grants' => $grants ] );
 		$hash = MediaWikiServices::getInstance()->getPasswordFactory()->newFromPlaintext( $password );

@@ -2,7 +2,7 @@
 
     .venv/bin/python -m tests.benchmarks.suites [VARIANT...]
 
-One line for each suite and variant (default: mmdebstrap, minbase): what was built, and which questions of
+One line for each suite and variant (default: essential, mmdebstrap, minbase): what was built, and which questions of
 :mod:`labkit.farm.survival` it did not answer.
 """
 
@@ -40,7 +40,7 @@ def line(make: Callable[..., Lab], suite: str, variant: str) -> str:
 
 def main() -> None:
     """The matrix."""
-    for variant in sys.argv[1:] or ("mmdebstrap", "minbase"):
+    for variant in sys.argv[1:] or ("essential", "mmdebstrap", "minbase"):
         for suite in SUITES:
             with open_place() as folder, lab_maker(folder, folder / "outputs") as make:
                 print(f"{suite:9} {variant:11} {line(make, suite, variant)}", flush=True)

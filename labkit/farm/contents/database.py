@@ -17,6 +17,8 @@ from labkit.farm.debian.packages import Package
 DPKG = "var/lib/dpkg"
 #: A package's scripts beside its file list; ``.triggers`` names the files that wake one.
 SCRIPTS = ("preinst", "postinst", "config", "triggers")
+#: Where packages write down what systemd-tmpfiles(8), which their scripts start, is to make.
+TMPFILES = PurePosixPath("/usr/lib/tmpfiles.d")
 
 
 class Diversion(NamedTuple):
@@ -32,7 +34,8 @@ class Database(NamedTuple):
 
     ``lists``: package -> its files and folders. ``alternatives``: the links that
     update-alternatives made. ``kept``: file -> the package for which ucf keeps it. ``scripts``:
-    package -> the text of its maintainer scripts.
+    package -> the text of its maintainer scripts. ``wanted``: path -> the package that has
+    systemd-tmpfiles make it.
     """
 
     packages: tuple[Package, ...]
@@ -41,6 +44,7 @@ class Database(NamedTuple):
     alternatives: frozenset[str]
     kept: Mapping[str, str]
     scripts: Mapping[str, str]
+    wanted: Mapping[str, str]
 
 
 def read(root: Path) -> Database:
@@ -66,6 +70,13 @@ def read(root: Path) -> Database:
         ),
         kept=parse_registry(_text(root / "var/lib/ucf/registry")),
         scripts=scripts,
+        wanted={
+            wanted: name
+            for name, paths in lists.items()
+            for path in paths
+            if PurePosixPath(path).parent == TMPFILES
+            for wanted in parse_tmpfiles(_text(root / path[1:]))
+        },
     )
 
 
@@ -98,6 +109,12 @@ def parse_registry(text: str) -> dict[str, str]:
     """ucf's registry: ``package path`` a line."""
     rows = (line.split(maxsplit=1) for line in text.splitlines())
     return {row[1]: row[0] for row in rows if len(row) == 2}
+
+
+def parse_tmpfiles(text: str) -> tuple[str, ...]:
+    """The paths of a file for systemd-tmpfiles (tmpfiles.d(5)): the second word of each line."""
+    rows = (line.split() for line in text.splitlines() if not line.startswith("#"))
+    return tuple(row[1] for row in rows if len(row) > 1)
 
 
 def resolver(links: Mapping[str, str]) -> Callable[[str], str]:

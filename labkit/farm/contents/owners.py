@@ -4,7 +4,7 @@ The first of these that is so: a package lists it; ucf or update-alternatives ke
 package; it is the package tools' own state; a package's scripts are known to make it
 (:mod:`labkit.farm.contents.rules`), or it is a link to a package's file, as scripts set them, or
 the scripts of exactly one package name it; the program that built the root file system is known
-to write it. What is left belongs to nobody.
+to write it; a package has systemd-tmpfiles make it. What is left belongs to nobody.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def attribute(files: Iterable[File], known: Database) -> dict[str, Owner]:
         kept={real(path): package for path, package in known.kept.items()},
         installed=frozenset(package.name for package in known.packages),
         named=_named(known),
+        wanted={real(path): package for path, package in known.wanted.items()},
     )
     return {path: finder.owner(path) for path in here}
 
@@ -71,6 +72,7 @@ class _Finder(NamedTuple):
     kept: Mapping[str, str]
     installed: frozenset[str]
     named: Callable[[str], str]
+    wanted: Mapping[str, str]
 
     def owner(self, path: str, hops: int = 0) -> Owner:
         lists = self.listed.get(path, ())
@@ -93,7 +95,9 @@ class _Finder(NamedTuple):
             return Owner("state")
         if package := self._maker(path, hops):
             return Owner("script", package)
-        return Owner("builder") if rules.is_built(path) else NOBODY
+        if rules.is_built(path):
+            return Owner("builder")
+        return Owner("script", self.wanted[path]) if path in self.wanted else NOBODY
 
     def _maker(self, path: str, hops: int) -> str:
         """The package whose scripts made a file that no package lists, '' for none."""

@@ -36,8 +36,9 @@ log = logging.getLogger("labkit.removal")
 EDITION = 1
 #: How many packages are tried one by one: the heaviest.
 SINGLE = 10
-#: The programs that a replica is for, as its first process and the ssh session start them.
-PROGRAMS = (f"/usr/sbin/{layers.COMMAND[0]}", "/usr/sbin/sshd")
+#: The programs that a replica is for, as its first process and the ssh session start them: of the ssh servers
+#: the one that is there.
+PROGRAMS = (f"/usr/sbin/{layers.COMMAND[0]}", "/usr/sbin/sshd", "/usr/sbin/dropbear")
 #: Files of a package go with it; what its scripts made stays, as dpkg leaves it.
 GOING = ("package", "alternative")
 

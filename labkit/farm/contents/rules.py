@@ -38,11 +38,12 @@ MADE: Mapping[str, tuple[str, ...]] = {
     r"/etc/mtab|/root/\.ssh|/var/lib/systemd/(catalog|coredump|pstore)(/.*)?": ("systemd",),
     r"/run/(log|shm|user|sendsigs\.omit\.d|lock/subsys|systemd(/.*)?)": ("systemd",),
     r"/var/(cache|lib|log)/private": ("systemd",),
-    r"/etc/systemd/system/[^/]+\.wants": ("init-system-helpers",),
-    r"/var/lib/systemd/deb-systemd-helper-[a-z]+(/[^/]+\.wants)?": ("init-system-helpers",),
+    r"/etc/systemd/(system|user)/[^/]+\.wants": ("init-system-helpers",),
+    r"/var/lib/systemd/deb-systemd-(user-)?helper-[a-z]+(/[^/]+\.wants)?": ("init-system-helpers",),
     r"/run/adduser": ("adduser",),
     r"/run/mount": ("mount",),
     r"/run/runit(/.*)?": ("runit-helper",),
+    r"/var/lib/wtmpdb": ("libwtmpdb0",),
 }
 #: What debootstrap, mmdebstrap, debuerreotype and labkit write into every root file system.
 BUILT = re.compile(
@@ -55,8 +56,10 @@ BUILT = re.compile(
     r"|/run/apache2|/run/lock/apache2|/run/sshd"
 )
 #: A unit that deb-systemd-helper(1p) has noted as enabled: where its own file lies.
-NOTED = re.compile(r"/var/lib/systemd/deb-systemd-helper-[a-z]+/(?:.*/)?([^/]+?)(?:\.dsh-also)?")
-UNITS = ("/usr/lib/systemd/system", "/etc/systemd/system")
+NOTED = re.compile(
+    r"/var/lib/systemd/deb-systemd-(?:user-)?helper-[a-z]+/(?:.*/)?([^/]+?)(?:\.dsh-also)?"
+)
+UNITS = ("/usr/lib/systemd/system", "/etc/systemd/system", "/usr/lib/systemd/user")
 #: A module that Python compiled: the file that it was compiled from.
 COMPILED = re.compile(r"(.*)/__pycache__/([^/.]+)\.[^/]+\.pyc")
 

@@ -59,7 +59,7 @@ class Served(Record):
     def told(self) -> str:
         """What came of it, in words."""
         if self.fine:
-            return "apache2 and sshd answer"
+            return "apache2 and ssh answer"
         parts = {"apache2": self.web, "after a reload": self.reload, "ssh": self.ssh}
         return "; ".join(f"{name}: {said}" for name, said in parts.items() if said != FINE)
 

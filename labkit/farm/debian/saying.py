@@ -1,7 +1,8 @@
 """How far a program that installs packages is, from what it says. Pure.
 
-Read are debootstrap's own lines (``I: Extracting bash...``), those of apt and dpkg, which mmdebstrap passes
-on, and apt's machine-readable ones (``APT::Status-Fd``: its README.progress-reporting).
+Read are debootstrap's own lines (``I: Extracting bash...``), and those of apt and dpkg, which mmdebstrap passes
+on. apt's machine-readable ones are not asked for: it closes the file that they go to for dpkg and its scripts
+(``APT::Status-Fd=1`` is no standard output for them, and a script that says something there fails).
 """
 
 from __future__ import annotations
@@ -30,15 +31,10 @@ BEGINNINGS = {
 }
 #: How many packages a transaction has.
 NEWLY = re.compile(r"(?:\d+ upgraded, |extracting )(\d+) (?:newly installed|packages)")
-#: apt's own: what it does, of which package, how far it is with everything (percent), in words.
-STATUS = re.compile(r"(dlstatus|pmstatus):[^:]+(?::\w+)?:(\d+)(?:\.\d+)?:(.*)")
 
 
 def heard(line: str, before: Doing) -> Doing:
     """What is being done after a line was said."""
-    if found := STATUS.match(line):
-        phase = "download" if found[1] == "dlstatus" else _phase_of(found[3])
-        return before.model_copy(update={"phase": phase, "done": int(found[2]), "total": 100})
     if found := NEWLY.match(line):
         return before.model_copy(update={"done": 0, "total": int(found[1])})
     for phase, pattern in STEPS.items():
@@ -65,12 +61,3 @@ def _total(before: Doing) -> int:
 
 def _at_least(total: int, done: int) -> int:
     return max(total, done) if total else 0
-
-
-def _phase_of(said: str) -> str:
-    """The phase of dpkg's work that apt names (``Preparing bash (amd64)``)."""
-    return (
-        "configure"
-        if re.match(r"Config|Preparing to configure|Running|Installed", said)
-        else "unpack"
-    )

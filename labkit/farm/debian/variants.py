@@ -89,7 +89,7 @@ VARIANTS: Mapping[str, Variant] = {
             mode="shrunk",
             about="the same servers and a shell, without what administers packages",
             after="web",
-            edition=5,
+            edition=6,
             serves=True,
         ),
         Variant(
@@ -98,7 +98,7 @@ VARIANTS: Mapping[str, Variant] = {
             mode="shrunk",
             about="apache2, sshd and busybox, and what these load",
             after="web",
-            edition=5,
+            edition=6,
             serves=True,
         ),
         Variant(
@@ -107,7 +107,7 @@ VARIANTS: Mapping[str, Variant] = {
             mode="shrunk",
             about="apache2, dropbear instead of sshd, and busybox, and what these load",
             after="web",
-            edition=5,
+            edition=6,
             serves=True,
         ),
     )

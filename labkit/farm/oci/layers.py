@@ -56,6 +56,10 @@ STOP_SIGNAL = "SIGWINCH"
 KEYS = "etc/ssh/ssh_host_*"
 #: The list is the one that is in the depot, however old: its signature is checked all the same.
 UPDATE = ("--option=Acquire::Languages=none", "--option=Acquire::Check-Valid-Until=false")
+#: There is no terminal to give to the packages' scripts: what they say goes where apt's own words go.
+INSTALL = (
+    "apt-get", "install", "--quiet", "--yes", "--no-install-recommends", "--option=Dpkg::Use-Pty=false",
+)  # fmt: skip
 #: Bytes that must be free while the layers are made.
 SPACE = 1_000_000_000
 
@@ -231,8 +235,7 @@ def install(root: Path, archive: apt.Archive, depot: Depot, began: float) -> int
         log.info("image: apt-get update")
         _chroot(root, way, "apt-get", "--quiet", *UPDATE, "update")
         log.info("image: apt-get install %s", " ".join(PACKAGES))
-        options = ("--quiet", "--yes", "--no-install-recommends", "--option=APT::Status-Fd=1")
-        _chroot(root, way, "apt-get", "install", *options, *PACKAGES)
+        _chroot(root, way, *INSTALL, *PACKAGES)
     _chroot(root, NOWHERE, "a2enmod", "--quiet", *MODULES)
     if not own:
         policy.unlink()
@@ -250,7 +253,7 @@ def _name_sources(root: Path, archive: apt.Archive) -> None:
 
 
 def _chroot(root: Path, way: Way, *argv: str) -> None:
-    """Runs a program in ``root``, and tells how far it is; apt says it on its standard output."""
+    """Runs a program in ``root``, and tells how far it is."""
     env = {"DEBIAN_FRONTEND": "noninteractive", **way.env}
     state = Doing(what="image", phase=argv[0])
 

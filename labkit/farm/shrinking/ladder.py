@@ -30,7 +30,7 @@ class Step(Record):
 TOOLS = (
     "adduser", "apt", "debconf", "debian-archive-keyring", "debianutils", "dpkg", "gpgv",
     "init-system-helpers", "lsb-base", "perl", "perl-base", "procps", "runit-helper",
-    "sensible-utils", "sysvinit-utils", "ucf", "usr-is-merged",
+    "sensible-utils", "systemd", "sysvinit-utils", "ucf", "usr-is-merged",
 )  # fmt: skip
 #: What a person who logs in works with.
 COMFORT = (

@@ -52,7 +52,7 @@ def local_settings(settings: Settings) -> str:
         "wfLoadSkin( 'Vector' );",
         *(f"wfLoadExtension( {php(name)} );" for name in EXTENSIONS),
         *_rights(),
-        *_offline(),
+        *_offline(settings.origin),
         *(
             f"$wgDebugLogGroups[{php(group)}] = {php(settings.log)};"
             for group in ("exception", "error", "fatal")
@@ -116,8 +116,9 @@ def _rights() -> list[str]:
     ]
 
 
-def _offline() -> list[str]:
-    """No request leaves the machine, no mail is sent."""
+def _offline(origin: str) -> list[str]:
+    """No request leaves the machine, no mail is sent. Math, which wants the address of a service and starts
+    with none (1.43), is given the wiki's own."""
     values = {
         "wgPingback": False,
         "wgEnableEmail": False,
@@ -126,9 +127,9 @@ def _offline() -> list[str]:
         "wgAllowCopyUploads": False,
         "wgMathValidModes": ["source"],
         "wgMathDisableTexFilter": "always",
-        "wgMathFullRestbaseURL": "",
-        "wgMathMathMLUrl": "",
-        "wgMathLaTeXMLUrl": "",
+        "wgMathFullRestbaseURL": origin,
+        "wgMathMathMLUrl": origin,
+        "wgMathLaTeXMLUrl": origin,
     }
     return [*(f"${name} = {php(value)};" for name, value in values.items()),
             "$wgDefaultUserOptions['math'] = 'source';"]  # fmt: skip
