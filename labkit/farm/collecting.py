@@ -30,6 +30,7 @@ log = logging.getLogger("labkit.gc")
 KINDS: dict[str, Callable[[str], str]] = {
     "rootfs": lambda name: name,
     "images": lambda name: name,
+    "lists": lambda name: name,
     "unpacked": lambda name: f"unpacked-{name}",
     "mediawiki": lambda _: "mediawiki",
 }
