@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,20 +36,24 @@ class Mirror:
         self.asked: list[str] = []
         self.login = False
         self.port = 0
+        self.method = "http"
 
     @property
     def address(self) -> str:
         """Where it is served."""
-        return f"http://127.0.0.1:{self.port}/debian"
+        return f"{self.method}://127.0.0.1:{self.port}/debian"
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Mirror]:
+def serving(folder: Path, tls: ssl.SSLContext | None = None) -> Iterator[Mirror]:
     """An archive with the machine's suite, in a new folder, and its server."""
     mirror = Mirror(folder)
     fill(folder / "debian")
     with ThreadingHTTPServer(("127.0.0.1", 0), _handler(mirror)) as server:
         mirror.port = server.server_port
+        if tls:
+            mirror.method = "https"
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         yield mirror
@@ -63,13 +69,16 @@ def fill(archive: Path, *, suite: str = "", version: str = "1", expired: bool = 
     place = archive / "dists" / (suite or apt.codename())
     (place / where).parent.mkdir(parents=True, exist_ok=True)
     (place / where).write_bytes(listed)
+    made = 86400 * (300 + int(version))
     until = f"Valid-Until: {formatdate(86400 * 365, usegmt=True)}\n" if expired else ""
     (place / "Release").write_text(
         f"Origin: Debian\nSuite: {place.name}\nCodename: {place.name}\n"
-        f"Date: {formatdate(86400 * 300, usegmt=True)}\n{until}"
+        f"Date: {formatdate(made, usegmt=True)}\n{until}"
         f"Architectures: {apt.architecture()}\nComponents: main\n"
         f"SHA256:\n {hashlib.sha256(listed).hexdigest()} {len(listed)} {where}\n"
     )
+    for path in (place / "Release", place / where):  # a server tells by it whether they are new
+        os.utime(path, (made, made))
 
 
 def as_machine(folder: Path, etc: Mapping[str, str], function: Callable[[], T]) -> T:

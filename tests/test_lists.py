@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +26,7 @@ MACHINES: dict[str, dict[str, str]] = {
         "sources.list.d/x.sources": "Types: deb\nURIs: ADDRESS\nSuites: SUITE\nComponents: main\nTrusted: yes\n",
     },
     "a list of mirrors": {
-        "mirrors/debian.list": "http://127.0.0.1:1/debian\tpriority:9\nADDRESS\tpriority:1\n",
+        "mirrors/debian.list": "ADDRESS\tpriority:1\n",
         "sources.list": "deb [trusted=yes] mirror+file:/etc/apt/mirrors/debian.list SUITE main\n",
     },
     "a login": {
@@ -95,14 +96,19 @@ def names(lab: Lab, work: Path) -> list[str]:
     return sorted(path.name.partition("_")[0] for path in files)
 
 
+def _prepare(mirror: Mirror, case: str) -> None:
+    """The mirror is as the case has it."""
+    mirror.login = case == "a login"
+    if case == "an old list":
+        fill(mirror.folder / "debian", expired=True)
+
+
 @pytest.mark.root
 @pytest.mark.parametrize("case", MACHINES)
 def test_what_works_for_apt_works(case: str, mirror: Mirror, small: Lab, tmp_path: Path) -> None:
     """With an empty folder of lists, the suite's list is taken and its packages are fetched; nothing of the machine's
     apt has changed, and nothing of it was started."""
-    mirror.login = case == "a login"
-    if case == "an old list":
-        fill(mirror.folder / "debian", expired=True)
+    _prepare(mirror, case)
 
     def work() -> tuple[list[str], list[str]]:
         found = names(small, tmp_path / "work")
@@ -112,6 +118,37 @@ def test_what_works_for_apt_works(case: str, mirror: Mirror, small: Lab, tmp_pat
     assert found == ["labkit-one", "labkit-two"]
     assert left == []
     assert not (mirror.folder / "hooked").exists()
+
+
+@pytest.mark.root
+def test_a_mirror_that_wants_a_certificate_gets_the_one_that_apt_has(
+    small: Lab, tmp_path: Path
+) -> None:
+    """And is itself known by a certificate that apt alone trusts."""
+    pair = tmp_path / "pair.pem"
+    run.run([
+        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+        "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", pair, "-out", tmp_path / "c.pem",
+    ])  # fmt: skip
+    key, certificate = pair.read_text(), (tmp_path / "c.pem").read_text()
+    pair.write_text(key + certificate)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=certificate)
+    tls.verify_mode = ssl.CERT_REQUIRED
+    tls.load_cert_chain(pair)
+    with serving(tmp_path / "mirror", tls) as mirror:
+        files = {
+            "sources.list": TRUSTED.replace("http:", "https:"),
+            "own.pem": certificate,
+            "key.pem": key,
+            "apt.conf": "".join(
+                f'Acquire::https::{name} "/etc/apt/{file}.pem";\n'
+                for name, file in (("CaInfo", "own"), ("SslCert", "own"), ("SslKey", "key"))
+            ),
+        }
+        found = as_machine(
+            tmp_path / "machine", etc(mirror, files), lambda: names(small, tmp_path / "work")
+        )
+    assert found == ["labkit-one", "labkit-two"]
 
 
 @pytest.mark.root
@@ -180,27 +217,27 @@ def _refused(mirror: Mirror, lab: Lab, folder: Path, source: str) -> LabkitError
 
 
 TRUSTED = "deb [trusted=yes] ADDRESS SUITE main\n"
+#: What the machine's apt has as its source, the error's code, and words of it.
+REFUSED = {
+    "a login": (TRUSTED, "machine.mirror-login", "401"),
+    "an old list": (TRUSTED, "machine.mirror-expired", "Check-Valid-Until"),
+    "no signature": ("deb ADDRESS SUITE main\n", "machine.mirror-signature", "Signed-By"),
+    "nobody there": (
+        "deb [trusted=yes] http://127.0.0.1:1/debian SUITE main\n", "machine.mirror", "Connection refused",
+    ),
+    "no such host": (
+        "deb [trusted=yes] http://mirror.invalid/debian SUITE main\n", "machine.mirror", "resolv",
+    ),
+    "no sources": ("", "config.no-mirror", "set rootfs.mirror"),
+}  # fmt: skip
 
 
 @pytest.mark.root
-@pytest.mark.parametrize(
-    ("case", "source", "code", "said"),
-    [
-        ("login", TRUSTED, "machine.mirror-login", "401"),
-        ("old", TRUSTED, "machine.mirror-expired", "Check-Valid-Until"),
-        ("", TRUSTED.replace("[trusted=yes] ", ""), "machine.mirror-signature", "Signed-By"),
-        ("", "deb [trusted=yes] http://127.0.0.1:1/debian SUITE main\n", "machine.mirror", "Connection refused"),
-        ("", "deb [trusted=yes] http://mirror.invalid/debian SUITE main\n", "machine.mirror", "resolv"),
-        ("", "", "config.no-mirror", "set rootfs.mirror"),
-    ],
-)  # fmt: skip
-def test_what_apt_is_refused_is_said(
-    case: str, source: str, code: str, said: str, mirror: Mirror, small: Lab, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_apt_is_refused_is_said(case: str, mirror: Mirror, small: Lab, tmp_path: Path) -> None:
     """The reason, what to do, and nothing is left in the cache."""
-    mirror.login = case == "login"
-    if case == "old":
-        fill(mirror.folder / "debian", expired=True)
+    _prepare(mirror, case)
+    source, code, said = REFUSED[case]
     error = _refused(mirror, small, tmp_path / "machine", source)
     assert error.code == code
     assert said in f"{error.reason} {error.remedy}"
@@ -274,7 +311,7 @@ def test_a_package_that_the_mirror_has_replaced_is_named(
     def work() -> int | None:
         lists.ensure(small)
         shutil.rmtree(mirror.folder / "debian/pool")
-        with pytest.raises(AbsentError, match="labkit-(one|two)_1_all") as caught:
+        with pytest.raises(AbsentError, match=r"labkit-(one|two)_1_all") as caught:
             names(small, tmp_path / "work")
         return caught.value.status
 

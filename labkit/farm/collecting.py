@@ -194,7 +194,7 @@ def _downloads(lab: Lab, used: Collection[Path], *, dry: bool) -> Iterator[Thing
         elif not kept:
             why = "no root file system is used"
         else:
-            unknown = "pool" in path.parts and unquote(path.name.partition("@")[0]) not in kept
+            unknown = unquote(path.name.partition("@")[0]) not in kept
             why = "no root file system that is used has this package" if unknown else ""
         if why:
             yield _file(path, "downloads", why, dry)

@@ -95,7 +95,12 @@ def ask(lab: Lab, folder: Path, *, seed: Path) -> Archive:
     dump = run.run(["apt-config", "dump"], quiet=True).stdout
     settings.write_text(apt.configuration(values | apt.updating(dump), hooks=False))
     get = ["apt-get", f"--config-file={settings}"]
-    done = run.run([*get, "--option=pkgCacheFile::Generate=false", "update"], ok=range(256), timeout=TIMEOUT, quiet=True)
+    done = run.run(
+        [*get, "--option=pkgCacheFile::Generate=false", "update"],
+        ok=range(256),
+        timeout=TIMEOUT,
+        quiet=True,
+    )
     targets = run.run([*get, "indextargets", "--format", apt.TARGET_FORMAT], quiet=True).stdout
     wanted = apt.suite(lab)
     main, further = apt.choose(apt.parse_targets(targets, apt.architecture()), wanted)
