@@ -130,6 +130,7 @@ LEGACY = f"W: {MAIN}/dists/bookworm/InRelease: Key is stored in legacy trusted.g
         ((LEGACY, OTHER, LOGIN), True, LOGIN),
         ((LEGACY, OTHER), True, ""),
         ((SILENT,), True, SILENT),
+        ((UNSIGNED, LOGIN), False, LOGIN),
         ((NO_FIXES, LEGACY), True, ""),
         ((NO_FIXES, NO_SUITE), False, NO_SUITE),
         ((LOST_FIXES,), True, LOST_FIXES),

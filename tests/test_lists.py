@@ -98,7 +98,7 @@ def names(lab: Lab, work: Path) -> list[str]:
 
 def _prepare(mirror: Mirror, case: str) -> None:
     """The mirror is as the case has it."""
-    mirror.login = case == "a login"
+    mirror.login = case.startswith("a login")
     if case == "an old list":
         fill(mirror.folder / "debian", expired=True)
 
@@ -220,6 +220,7 @@ TRUSTED = "deb [trusted=yes] ADDRESS SUITE main\n"
 #: What the machine's apt has as its source, the error's code, and words of it.
 REFUSED = {
     "a login": (TRUSTED, "machine.mirror-login", "401"),
+    "a login, signed": ("deb ADDRESS SUITE main\n", "machine.mirror-login", "401"),
     "an old list": (TRUSTED, "machine.mirror-expired", "Check-Valid-Until"),
     "no signature": ("deb ADDRESS SUITE main\n", "machine.mirror-signature", "Signed-By"),
     "nobody there": (
@@ -253,7 +254,6 @@ def test_a_suite_that_the_mirror_lacks_names_the_near_one_that_it_has(
     keys: dict[str, object] = {
         "rootfs": {"suite": f"{SUITE}x", "mirror": mirror.address if own else ""}
     }
-    (mirror.folder / f"debian/dists/{SUITE}/InRelease").touch()
     lab = Lab.of({"cache": small.cache, "state": small.state, **keys})
     error = _refused(mirror, lab, tmp_path / "machine", TRUSTED)
     assert isinstance(error, ConfigError)

@@ -244,6 +244,7 @@ def complaint(said: str, suite: str, main: Source | None) -> str:
     listed = main is None or "mirror" in main.mirror.partition(":")[0]
     mirror = public(main.mirror) if main and not listed else ""
     lines = [public(line) for line in said.splitlines() if COMPLAINT.match(line)]
+    lines.sort(key=lambda line: "Failed to fetch" not in line)  # the cause of the others, in any order
     for line in lines:
         if re.search(r"[/ ']\S+-(updates|security)[/ ]", line):
             if not NO_RELEASE.search(line):

@@ -65,7 +65,7 @@ class AbsentError(MachineError):
             "call it once without --offline, where the mirror can be reached"
             if status is None
             else "check the network; after an update of the archive: labkit refresh",
-            "" if status is None else "apt-get update",
+            "apt-get update",
             code="machine.offline" if status is None else self.code,
         )
 

@@ -236,7 +236,7 @@ def _unknown(suite: str, kind: str, mirror: str, folder: Path) -> ConfigError:
 
 
 def _has(mirror: str, suite: str, folder: Path) -> bool:
-    address = f"{mirror}/dists/{suite}/InRelease"
+    address = f"{mirror}/dists/{suite}/Release"
     words: list[str | Path] = [
         HELPER,
         f"--config-file={folder / 'apt.conf'}",
