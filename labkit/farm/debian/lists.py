@@ -21,7 +21,7 @@ from labkit.errors import ConfigError, LabkitError
 from labkit.farm.debian import apt
 from labkit.farm.debian.apt import Archive, Source
 from labkit.farm.debian.depot import HELPER, AbsentError, Depot
-from labkit.files import remove_whole, text_of, write_atomically
+from labkit.files import text_of, write_atomically
 from labkit.journal import lock
 from labkit.lab import Lab
 
@@ -58,16 +58,19 @@ def take(lab: Lab) -> Archive:
     """The lists are the mirror's newest; if that fails they are what they were. Raises what :func:`ask` raises."""
     place = _place(lab)
     with lock(lab.cache_dir / "locks", place.name, wait=TIMEOUT):
-        part = place.with_name(f".{place.name}.part")
-        remove_whole(part)
+        part, old = (place.with_name(f".{place.name}{end}") for end in (".part", ".old.part"))
+        for left in (part, old):  # by a killed call
+            shutil.rmtree(left, ignore_errors=True)
         try:
             part.mkdir(parents=True)
             archive = ask(lab, part, seed=place / "lists")
             write_atomically(part / "archive.json", archive.model_dump_json(indent=1))
-            remove_whole(place)
+            with suppress(FileNotFoundError):
+                place.rename(old)
             part.rename(place)
         finally:
-            remove_whole(part)
+            for left in (part, old):
+                shutil.rmtree(left, ignore_errors=True)
     return archive.model_copy(update={"folder": place})
 
 

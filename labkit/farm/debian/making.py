@@ -14,7 +14,7 @@ from labkit.errors import BuildError, CommandError
 from labkit.farm.debian import commands, dating, lists, packages, plans, variants
 from labkit.farm.debian.building import PATIENCE, building, discard, in_memory, sealed, size, tidy
 from labkit.farm.debian.commands import Step
-from labkit.farm.debian.depot import Depot
+from labkit.farm.debian.depot import AbsentError, Depot
 from labkit.farm.debian.gateway import NOWHERE, Way, gateway
 from labkit.farm.debian.plans import Plan, Rootfs, find, ready
 from labkit.farm.debian.saying import heard
@@ -116,9 +116,10 @@ def fetch(planned: Plan, depot: Depot, shop: Shop, work: Path, before: Rootfs | 
     with telling(planned.variant.name, "download") as listen:
         try:
             return shop.fetch(depot, names, work / "apt", status=status, on_line=listen)
-        except CommandError:
+        except (CommandError, AbsentError):
             if planned.variant.tool == "dpkg":  # which takes these and no others
                 raise
+            depot.absent.clear()
             return []
 
 

@@ -133,13 +133,7 @@ def ready(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
     known = plan(lab, variant, registry=registry)
     # Without the list's digest it would have the name of something else, and be made of nobody knows what.
     if not known.archive:
-        raise StateError(
-            known.what,
-            "the suite's list of packages was taken out of the cache while it was read",
-            "call it again when no other labkit refreshes the list",
-            "labkit refresh --help",
-            code="state.list-gone",
-        )
+        raise _list_gone(known)
     return known
 
 
@@ -149,7 +143,20 @@ def shop(planned: Plan) -> Shop:
         return Shop((), ())
     sources = commands.sources(planned.variant, planned.archive)
     recipe = commands.recipe(planned.variant, planned.suite, planned.packages)
-    return Shop(sources, index.needed(planned.archive, sources, asked(recipe)).listed)
+    found = index.needed(planned.archive, sources, asked(recipe))
+    if found.digest != planned.digest:
+        raise _list_gone(planned)
+    return Shop(sources, found.listed)
+
+
+def _list_gone(planned: Plan) -> StateError:
+    return StateError(
+        planned.what,
+        "the suite's list of packages in the cache became another one while it was read",
+        "call it again when no other labkit refreshes the list",
+        "labkit refresh --help",
+        code="state.list-gone",
+    )
 
 
 def asked(recipe: str) -> frozenset[str]:
