@@ -7,6 +7,7 @@ import hashlib
 import os
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import formatdate
@@ -29,12 +30,14 @@ LOGIN = ("reader", "s3cret")
 
 class Mirror:
     """An archive in a folder and the server that has it: ``asked`` are the paths that it was asked for,
-    ``login`` is whether it lets in only who gives :data:`LOGIN`; it is an HTTP proxy, too."""
+    ``login`` is whether it lets in only who gives :data:`LOGIN`, ``silent`` whether it says nothing for now; it is an
+    HTTP proxy, too."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.asked: list[str] = []
         self.login = False
+        self.silent = False
         self.port = 0
         self.method = "http"
 
@@ -129,6 +132,8 @@ def _handler(mirror: Mirror) -> type[SimpleHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             mirror.asked.append(self.path)
+            while mirror.silent:
+                time.sleep(0.02)
             if self.path.startswith("http://"):
                 self.path = f"/{self.path.split('/', 3)[3]}"
             if mirror.login and self.headers.get("Authorization") != given:

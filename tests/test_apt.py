@@ -156,6 +156,7 @@ def test_what_apt_complains_of_behind_a_list_of_mirrors() -> None:
         (LOGIN, "machine.mirror-login", "asks for a login that apt does not have: it answers 401", "auth.conf.d"),
         (LOGIN.replace("401  Unauthorized", "403  Forbidden"), "machine.mirror-login", "it answers 403", "auth.conf"),
         (SILENT, "machine.mirror", "does not answer: Could not connect", "check the network"),
+        (LOGIN.replace("401  Unauthorized", "500  Error"), "machine.mirror", "does not answer: 500  Error", "network"),
         (EXPIRED, "machine.mirror-expired", "is expired (invalid since 2d 3h)", "Check-Valid-Until: no"),
         (UNSIGNED, "machine.mirror-signature", "is not signed", "Signed-By"),
         (NO_KEY, "machine.mirror-signature", "NO_PUBKEY 0E98404D386FA1D9", "Signed-By"),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import ssl
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,7 @@ from labkit.farm.debian import apt, index, lists
 from labkit.farm.debian.depot import AbsentError, Depot
 from labkit.farm.debian.gateway import gateway
 from labkit.farm.debian.shop import ADDRESS, Shop
+from tests import proc
 from tests.archives import LOGIN, Mirror, as_machine, fill, serving
 
 SUITE = apt.codename()
@@ -149,6 +154,64 @@ def test_a_mirror_that_wants_a_certificate_gets_the_one_that_apt_has(
             tmp_path / "machine", etc(mirror, files), lambda: names(small, tmp_path / "work")
         )
     assert found == ["labkit-one", "labkit-two"]
+
+
+@pytest.mark.root
+def test_a_medium_is_read_as_it_is_known_to_apt(small: Lab, tmp_path: Path) -> None:
+    """Its list is nowhere but among the machine's: apt never fetches one from a medium."""
+    disc = tmp_path / "disc"
+    fill(disc)
+    (disc / ".disk").mkdir()
+    (disc / ".disk/info").write_text("Debian GNU/Linux _Test_ - DVD 1\n")
+    conf = {
+        "APT::CDROM::NoMount": "true", "Acquire::cdrom::AutoDetect": "false", "Acquire::cdrom::mount": f"{disc}/",
+        "Acquire::AllowInsecureRepositories": "true", "Dir::State::cdroms": tmp_path / "cdroms.list",
+    }  # fmt: skip
+    files = {"apt.conf": apt.configuration(conf), "sources.list": ""}
+
+    def work() -> list[str]:
+        run.run(["apt-cdrom", "--no-mount", f"--cdrom={disc}/", "add"], stdin="\n")
+        return names(small, tmp_path / "work")
+
+    assert as_machine(tmp_path / "machine", files, work) == ["labkit-one", "labkit-two"]
+
+
+TAKE = """
+import json, sys
+from labkit import Lab
+from labkit.farm.debian import lists
+lists.take(Lab.of(json.loads(sys.argv[1])))
+"""
+
+
+@pytest.mark.root
+def test_a_killed_update_leaves_nothing_that_a_later_one_takes_for_whole(
+    mirror: Mirror, small: Lab, tmp_path: Path
+) -> None:
+    """apt ends with it, and the next call takes the lists whole."""
+
+    def work() -> list[str]:
+        mirror.silent = True
+        words = [sys.executable, "-c", TAKE, small.model_dump_json()]
+        taking = run.start(words, env={"PYTHONPATH": str(Path(apt.__file__).parents[3])})
+        _until(lambda: bool(mirror.asked))
+        os.kill(taking.pid, signal.SIGKILL)
+        taking.wait()
+        _until(lambda: not proc.command_lines(str(small.cache_dir)))
+        mirror.silent = False
+        assert lists.find(small) is None
+        return names(small, tmp_path / "work")
+
+    machine = etc(mirror, MACHINES["a line"])
+    assert as_machine(tmp_path / "machine", machine, work) == ["labkit-one", "labkit-two"]
+    assert not list((small.cache_dir / "lists").glob(".*"))
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.mark.root

@@ -31,6 +31,8 @@ PATIENCE = {
     "Acquire::https::Timeout": "10",
     "Acquire::Retries": "1",
 }
+#: What apt is started with: it ends with labkit, however that ends.
+ENDING = ("setpriv", "--pdeathsig=KILL", "--")
 #: What else apt does when it updates its lists: the machine's business, not that of labkit's lists.
 HOOKS = ("Pre-Invoke", "Post-Invoke", "Post-Invoke-Success")
 #: The suites that debootstrap knows; one of them may be meant by a misspelt name.
@@ -57,7 +59,7 @@ UNKNOWN = "leave rootfs.suite empty for the machine's own, or correct rootfs.mir
 #: How apt says why it did without a list; the error's code, its reason and its remedy.
 REFUSALS = (
     (
-        re.compile(r"\b(?P<what>40[13] .*)"),
+        re.compile(r"  (?P<what>40[13] .*)"),
         "machine.mirror-login",
         "asks for a login that apt does not have: it answers {what}",
         "apt keeps logins in /etc/apt/auth.conf.d: apt_auth.conf(5)",
@@ -76,10 +78,16 @@ REFUSALS = (
         "give apt's source the mirror's key: Signed-By in sources.list(5)",
     ),
     (
-        re.compile(r"(?:Failed to fetch \S+|E:) +(?P<what>.*)"),
+        re.compile(r"Failed to fetch \S+ +(?P<what>.*)"),
         "machine.mirror",
         "does not answer: {what}",
         "check the network, or set rootfs.mirror to a mirror that this machine reaches",
+    ),
+    (
+        re.compile(r"[EW]: (?P<what>.*)"),
+        "machine.mirror",
+        "is of no use to apt: {what}",
+        "correct what apt's own words name",
     ),
 )  # fmt: skip
 
@@ -244,7 +252,9 @@ def complaint(said: str, suite: str, main: Source | None) -> str:
     listed = main is None or "mirror" in main.mirror.partition(":")[0]
     mirror = public(main.mirror) if main and not listed else ""
     lines = [public(line) for line in said.splitlines() if COMPLAINT.match(line)]
-    lines.sort(key=lambda line: "Failed to fetch" not in line)  # the cause of the others, in any order
+    lines.sort(
+        key=lambda line: "Failed to fetch" not in line
+    )  # the cause of the others, in any order
     for line in lines:
         if re.search(r"[/ ']\S+-(updates|security)[/ ]", line):
             if not NO_RELEASE.search(line):
@@ -258,11 +268,10 @@ def refusal(line: str, kind: str, again: str) -> LabkitError:
     """The error for a complaint of apt's, which names the mirror; ``kind`` says whose choice that is."""
     named = NAMED.search(line)
     value = f"the mirror {public(named[1])}" if named else kind
-    for pattern, code, reason, remedy in REFUSALS:
-        if found := pattern.search(line):
-            words = {name: text or "" for name, text in found.groupdict().items()}
-            return MachineError(value, reason.format(**words), remedy, again, code=code)
-    return MachineError(value, f"is refused by apt: {line}", "", again, code="machine.mirror")
+    matches = [(f, row) for row in REFUSALS if (f := row[0].search(line))]
+    found, (_, code, reason, remedy) = matches[0]
+    words = {name: text or "" for name, text in found.groupdict().items()}
+    return MachineError(value, reason.format(**words), remedy, again, code=code)
 
 
 def near(suite: str, known: Sequence[str]) -> list[str]:

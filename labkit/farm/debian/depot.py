@@ -20,7 +20,7 @@ from typing import ClassVar, NamedTuple
 
 from labkit import run
 from labkit.errors import MachineError
-from labkit.farm.debian.apt import public
+from labkit.farm.debian.apt import ENDING, public
 from labkit.files import beside
 from labkit.lab import Lab
 
@@ -161,7 +161,7 @@ def parse_failures(said: str) -> dict[str, tuple[int, str]]:
 
 def _download(parts: dict[Deb, Path], on_line: Callable[[str], None] | None) -> str:
     """apt writes each package into its part, as far as it can get it; returns what it says of the others."""
-    words: list[str | Path] = [HELPER, "--option=APT::Sandbox::User=root", "download-file"]
+    words: list[str | Path] = [*ENDING, HELPER, "--option=APT::Sandbox::User=root", "download-file"]
     for deb, part in parts.items():
         words += [_by_copy(deb.address), part, f"SHA256:{deb.digest}"]
     done = run.run(

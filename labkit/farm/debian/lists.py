@@ -97,7 +97,7 @@ def ask(lab: Lab, folder: Path, *, seed: Path) -> Archive:
     settings = folder / "apt.conf"
     dump = run.run(["apt-config", "dump"], quiet=True).stdout
     settings.write_text(apt.configuration(values | apt.updating(dump), hooks=False))
-    get = ["apt-get", f"--config-file={settings}"]
+    get = [*apt.ENDING, "apt-get", f"--config-file={settings}"]
     done = run.run(
         [*get, "--option=pkgCacheFile::Generate=false", "update"],
         ok=range(256),
@@ -165,10 +165,11 @@ def _sources(lab: Lab, folder: Path) -> dict[str, Path]:
 
 
 def _own_mirror(mirror: str, suite: str) -> str:
-    """The lab's own mirror as a line of sources.list(5), with the distribution's keys where apt has none."""
+    """The lab's own mirror as a line of sources.list(5); believed are the distribution's keys and those of apt."""
     keys = Path(f"/usr/share/keyrings/{apt.os_release().get('ID', 'debian')}-archive-keyring.gpg")
-    trusted = any(_directory("Dir::Etc::trustedparts").glob("*"))
-    options = f"[signed-by={keys}] " if keys.exists() and not trusted else ""
+    trusted = _directory("Dir::Etc::trustedparts")
+    found = [str(path) for path in (keys, *sorted(trusted.glob("*"))) if path.is_file()]
+    options = f"[signed-by={','.join(found)}] " if found else ""
     return f"deb {options}{mirror} {suite} main\n"
 
 
