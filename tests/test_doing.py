@@ -102,6 +102,8 @@ def test_mmdebstrap_is_followed() -> None:
         ("pmstatus:bash:69:Preparing to configure bash (amd64)", "x: configure 69 of 100"),
         ("pmstatus:dpkg-exec:99.9:Running dpkg", "x: configure 99 of 100"),
         ("extracting 92 packages", "x: begin 0 of 92"),
+        ("downloading 92 packages", "x: begin 0 of 92"),
+        ("Get:1 http://mirror.test/debian/pool/g/grep_3.8_amd64.deb [421 kB]", "x: download 1"),
         ("leaving out: documentation", "x: leave out"),
         ("(Reading database ... 5%", "x: begin"),
         ("", "x: begin"),

@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import unquote
 
 from labkit import uses
 from labkit.display import human_bytes
@@ -194,7 +193,7 @@ def _downloads(lab: Lab, used: Collection[Path], *, dry: bool) -> Iterator[Thing
         elif not kept:
             why = "no root file system is used"
         else:
-            unknown = unquote(path.name.partition("@")[0]) not in kept
+            unknown = path.name.partition("@")[0] not in kept
             why = "no root file system that is used has this package" if unknown else ""
         if why:
             yield _file(path, "downloads", why, dry)

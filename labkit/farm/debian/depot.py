@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from labkit import run
 from labkit.errors import MachineError
@@ -35,6 +35,8 @@ FAILED = re.compile(r"^E: Failed to fetch (\S+)  (.*)$", re.M)
 STATUS = re.compile(r"\d{3}\b")
 #: What it says of a disk that takes no more.
 FULL = "No space left on device"
+#: Why something was not fetched.
+OFFLINE = "is not in the cache, and labkit is to stay offline"
 #: One download of this process at a time: each uses what there is of the network, and finds what another has fetched.
 _fetching = threading.Lock()
 
@@ -75,8 +77,6 @@ class Depot:
 
     ``absent`` collects those that nobody could give, ``failed`` is what kept the last one from being written.
     """
-
-    OFFLINE: ClassVar[str] = "is not in the cache, and labkit is to stay offline"
 
     def __init__(self, folder: Path, *, offline: bool = False) -> None:
         self.folder = folder
@@ -129,14 +129,16 @@ class Depot:
     def _fetch(self, debs: Sequence[Deb], on_line: Callable[[str], None] | None) -> None:
         """Each of these is in the depot afterwards, or ``absent``."""
         if self.offline:
-            self.absent |= {d.name: AbsentError(d.name, None, self.OFFLINE) for d in debs}
+            self.absent |= {d.name: AbsentError(d.name, None, OFFLINE) for d in debs}
             return
         if not debs:
             return
+        told = on_line or log.debug
+        told(f"downloading {len(debs)} packages")
         parts = {deb: beside(self.place(deb)) for deb in debs}
         (self.folder / "pool").mkdir(parents=True, exist_ok=True)
         try:
-            said = _download(parts, on_line)
+            said = _download(parts, told)
             for deb, part in parts.items():
                 if _sha256(part) == deb.digest:
                     _adopt(part, self.place(deb))
@@ -159,14 +161,12 @@ def parse_failures(said: str) -> dict[str, tuple[int, str]]:
     return found
 
 
-def _download(parts: dict[Deb, Path], on_line: Callable[[str], None] | None) -> str:
+def _download(parts: dict[Deb, Path], on_line: Callable[[str], None]) -> str:
     """apt writes each package into its part, as far as it can get it; returns what it says of the others."""
     words: list[str | Path] = [*ENDING, HELPER, "--option=APT::Sandbox::User=root", "download-file"]
     for deb, part in parts.items():
         words += [_by_copy(deb.address), part, f"SHA256:{deb.digest}"]
-    done = run.run(
-        words, ok=(0, 100), timeout=TIMEOUT, on_line=on_line or _nobody, both=True, quiet=True
-    )
+    done = run.run(words, ok=(0, 100), timeout=TIMEOUT, on_line=on_line, both=True, quiet=True)
     if FULL in done.stderr:
         raise OSError(
             errno.ENOSPC, os.strerror(errno.ENOSPC), str(next(iter(parts.values())).parent)
@@ -192,10 +192,6 @@ def _absent(deb: Deb, said: str) -> AbsentError:
     failures = parse_failures(said)
     status, reason = failures.get(deb.name) or next(iter(failures.values()), (0, "did not come"))
     return AbsentError(deb.name, status, f"apt could not fetch it: {reason}")
-
-
-def _nobody(line: str) -> None:
-    log.debug("%s", line)
 
 
 def _sha256(path: Path) -> str:

@@ -20,7 +20,7 @@ from labkit import run
 from labkit.errors import ConfigError, LabkitError
 from labkit.farm.debian import apt
 from labkit.farm.debian.apt import Archive, Source
-from labkit.farm.debian.depot import HELPER, AbsentError, Depot
+from labkit.farm.debian.depot import HELPER, OFFLINE, AbsentError
 from labkit.files import text_of, write_atomically
 from labkit.journal import lock
 from labkit.lab import Lab
@@ -49,7 +49,7 @@ def ensure(lab: Lab) -> Archive:
     found = find(lab)
     if found is None:
         if lab.offline:
-            raise AbsentError(f"the list of packages of {apt.suite(lab)}", None, Depot.OFFLINE)
+            raise AbsentError(f"the list of packages of {apt.suite(lab)}", None, OFFLINE)
         return take(lab)
     return found
 
