@@ -122,6 +122,7 @@ def test_what_works_for_apt_works(case: str, mirror: Mirror, small: Lab, tmp_pat
     found, left = as_machine(tmp_path / "machine", etc(mirror, MACHINES[case]), work)
     assert found == ["labkit-one", "labkit-two"]
     assert left == []
+    assert not [path for path in small.cache_dir.rglob("*.deb@*") if path.is_symlink()]
     assert not (mirror.folder / "hooked").exists()
 
 

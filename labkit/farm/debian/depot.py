@@ -165,7 +165,7 @@ def _download(parts: dict[Deb, Path], on_line: Callable[[str], None]) -> str:
     """apt writes each package into its part, as far as it can get it; returns what it says of the others."""
     words: list[str | Path] = [*ENDING, HELPER, "--option=APT::Sandbox::User=root", "download-file"]
     for deb, part in parts.items():
-        words += [_by_copy(deb.address), part, f"SHA256:{deb.digest}"]
+        words += [deb.address, part, f"SHA256:{deb.digest}"]
     done = run.run(words, ok=(0, 100), timeout=TIMEOUT, on_line=on_line, both=True, quiet=True)
     if FULL in done.stderr:
         raise OSError(
@@ -174,13 +174,8 @@ def _download(parts: dict[Deb, Path], on_line: Callable[[str], None]) -> str:
     return done.stderr
 
 
-def _by_copy(address: str) -> str:
-    """apt's method ``file`` only says where a file is: ``copy`` brings it."""
-    return address.replace("file:", "copy:", 1) if address.startswith("file:") else address
-
-
 def _adopt(part: Path, place: Path) -> None:
-    """The file has its name; of a link to another one (a mirror list names folders, too) it is a copy."""
+    """The file has its name; of a link, which is what apt makes where the mirror is a folder, it is a copy."""
     if part.is_symlink():
         whole = part.read_bytes()
         part.unlink()
