@@ -13,8 +13,10 @@ from pathlib import Path
 
 from labkit import Lab, groups, run
 from labkit.farm import container, host
+from labkit.farm.debian import apt
 from labkit.farm.links.netns import inside
 from labkit.farm.runc import attempt
+from tests import archives
 from tests.conftest import free_port
 from tests.host_side import give_address
 from tests.projects import Project
@@ -263,6 +265,29 @@ def setting(**keys: str) -> Callable[[Project], AbstractContextManager[Broken]]:
     return harm
 
 
+def refusing(how: str) -> Callable[[Project], AbstractContextManager[Broken]]:
+    """The machine's mirror wants a login, has an old list, or is signed by nobody."""
+
+    @contextmanager
+    def harm(own: Project) -> Iterator[Broken]:
+        with archives.serving(own.folder / "archive") as mirror:
+            mirror.login = how == "login"
+            if how == "old":
+                archives.fill(own.folder / "archive/debian", expired=True)
+            (own.folder / "apt").mkdir()
+            trusted = "" if how == "unsigned" else "[trusted=yes] "
+            line = f"deb {trusted}{mirror.address} {apt.codename()} main\n"
+            (own.folder / "apt/sources.list").write_text(line)
+            hide = "mount -t tmpfs labkit-test /var/lib/apt/lists"
+            yield Broken(
+                privately(f"{hide}; mount --bind {shlex.quote(str(own.folder))}/apt /etc/apt"),
+                words=("-p", "cache", f"{own.folder}/cache"),
+                said=(mirror.address,),
+            )
+
+    return harm
+
+
 @contextmanager
 def without_names(own: Project) -> Iterator[Broken]:
     """The machine's resolver answers nothing: its name server is loopback's, where none is."""
@@ -345,6 +370,9 @@ MACHINES: dict[str, Row] = {
     "the name server's port is taken": Row(taken_port(lambda lab: 53), "machine.port-taken", ("name server's port = 53", "end that process")),
     "the wiki's port is taken": Row(taken_wiki_port, "machine.port-taken", ("set wiki.port",), ("publish",)),
     "the mirror refuses": Row(setting(mirror="http://127.0.0.1:PORT/debian", cache="HERE/cache"), "machine.mirror", ("Connection refused", "set rootfs.mirror")),
+    "the mirror wants a login": Row(refusing("login"), "machine.mirror-login", ("it answers 401", "auth.conf.d")),
+    "the mirror's list is old": Row(refusing("old"), "machine.mirror-expired", ("is expired", "Check-Valid-Until: no")),
+    "the mirror is signed by nobody": Row(refusing("unsigned"), "machine.mirror-signature", ("is not signed", "Signed-By")),
     "no names are resolved": Row(without_names, "machine.mirror", ("does not answer", "check the network")),
     "offline, and nothing is there": Row(setting(offline="true", cache="HERE/cache"), "machine.offline", ("to stay offline", "without --offline")),
     "no room for a root file system": Row(small_cache, "build.no-space", ("900.0 MB", "make room")),

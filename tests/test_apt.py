@@ -1,94 +1,180 @@
-"""Where packages come from: the machine's apt configuration, read and checked."""
+"""What apt is asked for, and what is made of its answers."""
 
 from __future__ import annotations
 
-import socket
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-
 import pytest
 
-from labkit import Lab
-from labkit.errors import ConfigError, MachineError
+from labkit.errors import MachineError
 from labkit.farm.debian import apt
-from labkit.farm.debian.apt import Archive, Source
+from labkit.farm.debian.apt import Source
 
 MAIN = "http://mirror.test/debian"
 SECURITY = "http://mirror.test/security"
-TARGETS = f"""\
-Packages {MAIN}/ bookworm bookworm main Debian
-Packages {MAIN}/ bookworm bookworm contrib Debian
-Translations {MAIN}/ bookworm bookworm main Debian
-Packages {MAIN}/ bookworm-updates bookworm-updates main Debian
-Packages {SECURITY}/ bookworm-security bookworm-security main Debian
-Packages http://vendor.test/apt/ bookworm bookworm main Vendor
-Packages cdrom://disc/ bookworm bookworm main Debian
-"""
+CDROM = "cdrom:[Debian GNU/Linux 12.0 _Bookworm_ - DVD 1]"
+
+
+TARGETS = "".join(
+    "\t".join(words) + "\n"
+    for words in (
+        ("Packages", f"{MAIN}/", "bookworm", "bookworm", "main", "amd64", "/l/0", "Debian"),
+        ("Packages", f"{MAIN}/", "bookworm", "bookworm", "main", "i386", "/l/1", "Debian"),
+        ("Packages", f"{MAIN}/", "bookworm", "bookworm", "contrib", "amd64", "/l/2", "Debian"),
+        ("Translations", f"{MAIN}/", "bookworm", "bookworm", "main", "amd64", "/l/3", "Debian"),
+        ("Packages", f"{MAIN}/", "bookworm-updates", "bookworm-updates", "main", "amd64", "/l/4", "Debian"),
+        ("Packages", f"{SECURITY}/", "stable-security", "bookworm-security", "main", "amd64", "/l/5", "Debian"),
+        ("Packages", "http://vendor.test/apt/", "bookworm", "bookworm", "main", "amd64", "/l/6", "Vendor"),
+        ("Packages", f"{CDROM}/", "trixie", "trixie", "main", "amd64", "/l/7", "Debian"),
+    )
+)  # fmt: skip
 
 
 def test_reads_the_sources_of_the_distribution_itself() -> None:
-    """One source for each mirror and suite; other makers' and apt's own methods are left out."""
-    found = apt.parse_targets(TARGETS)
-    assert [(source.mirror, source.suite, source.components, name) for source, name in found] == [
-        (MAIN, "bookworm", ("main", "contrib"), "bookworm"),
-        (MAIN, "bookworm-updates", ("main",), "bookworm-updates"),
-        (SECURITY, "bookworm-security", ("main",), "bookworm-security"),
+    """Of this architecture and of ``main``, whatever apt's method is; other makers' are left out."""
+    found = apt.parse_targets(TARGETS, "amd64")
+    assert [(source.mirror, source.suite, name) for source, name in found] == [
+        (MAIN, "bookworm", "bookworm"),
+        (MAIN, "bookworm-updates", "bookworm-updates"),
+        (SECURITY, "stable-security", "bookworm-security"),
+        (CDROM, "trixie", "trixie"),
     ]
 
 
-def test_reads_sources_whose_origin_is_not_known_yet() -> None:
-    """Before the first update apt knows no origin; the sources are taken as they are."""
-    found = apt.parse_targets(f"Packages {MAIN}/ bookworm bookworm main $(ORIGIN)\n")
-    assert [source.mirror for source, _ in found] == [MAIN]
+def test_reads_sources_whose_origin_is_not_known() -> None:
+    """A mirror of one's own may say nothing of it; the sources are taken as they are."""
+    text = f"Packages\t{MAIN}/\tbookworm\tbookworm\tmain\tamd64\t/l/0\t$(ORIGIN)\n"
+    assert [source.mirror for source, _ in apt.parse_targets(text, "amd64")] == [MAIN]
 
 
 @pytest.mark.parametrize(
-    ("suite", "mirror", "main", "further"),
+    ("suite", "main", "further"),
     [
-        ("", "", f"deb {MAIN} bookworm main", ["bookworm-updates", "bookworm-security"]),
-        ("trixie", "", f"deb {MAIN} trixie main", []),
-        ("", "http://own.test/debian/", "deb http://own.test/debian bookworm main", []),
-        ("sid", "http://own.test/debian", "deb http://own.test/debian sid main", []),
+        ("bookworm", MAIN, ["bookworm-updates", "stable-security"]),
+        ("trixie", CDROM, []),
+        ("sid", None, []),
     ],
 )
-def test_chooses_the_suite_and_its_fixes(
-    suite: str, mirror: str, main: str, further: list[str]
-) -> None:
-    """The machine's suite with its fixes; another suite on the same mirror; the lab's own mirror alone."""
-    chosen, more = apt.choose(
-        apt.parse_targets(TARGETS), codename="bookworm", suite=suite, mirror=mirror
-    )
-    assert chosen.line == main
+def test_chooses_the_suite_and_its_fixes(suite: str, main: str | None, further: list[str]) -> None:
+    """By codename or by state; of a suite that nobody has there is none."""
+    chosen, more = apt.choose(apt.parse_targets(TARGETS, "amd64"), suite)
+    assert (chosen and chosen.mirror) == main
     assert [source.suite for source in more] == further
 
 
-def test_a_release_that_is_named_by_its_state_is_found_by_its_codename() -> None:
-    """Sources that say ``stable`` serve the suite that is stable."""
-    targets = apt.parse_targets(f"Packages {MAIN}/ stable bookworm main Debian\n")
-    chosen, _ = apt.choose(targets, codename="bookworm", suite="", mirror="")
-    assert chosen.line == f"deb {MAIN} bookworm main"
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        ("deb http://m.test/bookworm bookworm main", "deb http://m.test/bookworm trixie main"),
+        ("deb [arch=amd64 signed-by=/k/bookworm.gpg] http://m.test/x bookworm-updates main",
+         "deb [arch=amd64 signed-by=/k/bookworm.gpg] http://m.test/x trixie-updates main"),
+        ("deb http://m.test/x stable main # bookworm", "deb http://m.test/x trixie main # bookworm"),
+        ("# deb http://m.test/x bookworm main", "# deb http://m.test/x bookworm main"),
+        ("deb http://m.test/x bookworm/updates main", "deb http://m.test/x trixie/updates main"),
+        ("Types: deb\nURIs: http://m.test/bookworm\nSuites: bookworm bookworm-updates\n bookworm-security\n"
+         "Components: main\nSigned-By: /k/bookworm.gpg\nTrusted: yes\n",
+         "Types: deb\nURIs: http://m.test/bookworm\nSuites: trixie trixie-updates\n trixie-security\n"
+         "Components: main\nSigned-By: /k/bookworm.gpg\nTrusted: yes\n"),
+        ("deb http://m.test/x mybookworm main", "deb http://m.test/x mybookworm main"),
+    ],
+)  # fmt: skip
+def test_another_suite_is_asked_of_the_machines_sources(text: str, made: str) -> None:
+    """In both formats; addresses, keys and options stay."""
+    assert apt.for_suite(text, "bookworm", "trixie") == made
 
 
-def test_a_machine_without_a_mirror_is_told_to_name_one() -> None:
-    """No guess is made: the error names the key."""
-    with pytest.raises(ConfigError) as caught:
-        apt.choose((), codename="bookworm", suite="", mirror="")
-    assert "rootfs.mirror" in str(caught.value)
+def test_the_line_of_a_source_has_no_login() -> None:
+    """It lies in root file systems."""
+    source = Source(mirror="https://me:secret@mirror.test/debian", suite="bookworm")
+    assert source.line == "deb https://mirror.test/debian bookworm main"
+
+
+def test_an_update_takes_packages_and_nothing_else_and_starts_nothing() -> None:
+    """Further lists of the machine are off, hooks are cleared; its own patience stays, where it has one."""
+    dump = (
+        'Acquire::Retries "7";\nAcquire::IndexTargets::deb::Packages "";\n'
+        'Acquire::IndexTargets::deb::DEP-11 "";\nAcquire::IndexTargets::deb-src::Sources "";\n'
+    )
+    found = apt.updating(dump)
+    assert "Acquire::Retries" not in found
+    assert "Acquire::http::Timeout" in found
+    off = sorted(name.split("::")[3] for name in found if name.endswith("DefaultEnabled"))
+    assert off == ["DEP-11", "Sources"]
+    text = apt.configuration(found, hooks=False)
+    assert text.startswith("#clear APT::Update::Pre-Invoke;\n#clear APT::Update::Post-Invoke;\n")
+
+
+LOGIN = f"E: Failed to fetch {MAIN}/dists/bookworm/InRelease  401  Unauthorized [IP: 127.0.0.1 80]"
+SILENT = (
+    f"W: Failed to fetch {MAIN}/dists/bookworm/InRelease  Could not connect to mirror.test:80 (127.0.0.1). - "
+    "connect (111: Connection refused)"
+)
+EXPIRED = (
+    f"E: Release file for {MAIN}/dists/bookworm/InRelease is expired (invalid since 2d 3h). Updates for this "
+    "repository will not be applied."
+)
+UNSIGNED = f"E: The repository '{MAIN} bookworm Release' is not signed."
+NO_KEY = (
+    f"W: GPG error: {MAIN} bookworm InRelease: The following signatures couldn't be verified because the public key "
+    "is not available: NO_PUBKEY 0E98404D386FA1D9"
+)
+NO_SUITE = f"E: The repository '{MAIN} bookworm Release' does not have a Release file."
+NO_FIXES = f"E: The repository '{MAIN} bookworm-updates Release' does not have a Release file."
+LOST_FIXES = f"W: Failed to fetch {SECURITY}/dists/bookworm-security/InRelease  Temporary failure resolving 'x'"
+OTHER = "E: Failed to fetch http://vendor.test/apt/dists/bookworm/InRelease  402  Payment Required"
+LEGACY = f"W: {MAIN}/dists/bookworm/InRelease: Key is stored in legacy trusted.gpg keyring"
 
 
 @pytest.mark.parametrize(
-    ("text", "address"),
+    ("said", "there", "line"),
     [
-        ('Acquire::http::Proxy "http://cache.test:3142";\n', "http://cache.test:3142"),
-        ('Acquire::http::Proxy "DIRECT";\n', ""),
-        ("", ""),
+        ((LEGACY, OTHER, LOGIN), False, OTHER),
+        ((LEGACY, OTHER, LOGIN), True, LOGIN),
+        ((LEGACY, OTHER), True, ""),
+        ((SILENT,), True, SILENT),
+        ((UNSIGNED, LOGIN), False, LOGIN),
+        ((NO_FIXES, LEGACY), True, ""),
+        ((NO_FIXES, NO_SUITE), False, NO_SUITE),
+        ((LOST_FIXES,), True, LOST_FIXES),
+        (("E: Some index files failed to download.",), True, ""),
+        (("E: The list of sources could not be read.",), False, "E: The list of sources could not be read."),
     ],
-)
-def test_reads_apts_proxy(text: str, address: str) -> None:
-    """The address, '' when there is none."""
-    assert apt.parse_proxy(text) == address
+)  # fmt: skip
+def test_what_apt_complains_of(said: tuple[str, ...], there: bool, line: str) -> None:
+    """A mirror need not have updates, but those that it has must come; another maker's mirror is not Debian's."""
+    main = Source(mirror=MAIN, suite="bookworm") if there else None
+    assert apt.complaint("\n".join(said), "bookworm", main) == line
+
+
+def test_what_apt_complains_of_behind_a_list_of_mirrors() -> None:
+    """It names the mirror that it took from the list."""
+    main = Source(mirror="mirror+file:/etc/apt/mirrors/debian.list", suite="bookworm")
+    assert apt.complaint(LOGIN, "bookworm", main) == LOGIN
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "reason", "remedy"),
+    [
+        (LOGIN, "machine.mirror-login", "asks for a login that apt does not have: it answers 401", "auth.conf.d"),
+        (LOGIN.replace("401  Unauthorized", "403  Forbidden"), "machine.mirror-login", "it answers 403", "auth.conf"),
+        (SILENT, "machine.mirror", "does not answer: Could not connect", "check the network"),
+        (LOGIN.replace("401  Unauthorized", "500  Error"), "machine.mirror", "does not answer: 500  Error", "network"),
+        (EXPIRED, "machine.mirror-expired", "is expired (invalid since 2d 3h)", "Check-Valid-Until: no"),
+        (UNSIGNED, "machine.mirror-signature", "is not signed", "Signed-By"),
+        (NO_KEY, "machine.mirror-signature", "NO_PUBKEY 0E98404D386FA1D9", "Signed-By"),
+    ],
+)  # fmt: skip
+def test_each_refusal_has_its_remedy(line: str, code: str, reason: str, remedy: str) -> None:
+    """With apt's own words, and the command that shows it again."""
+    error = apt.refusal(line, "the machine's mirror", "apt-get update")
+    assert isinstance(error, MachineError)
+    assert (error.value, error.code, error.again) == (f"the mirror {MAIN}", code, "apt-get update")
+    assert reason in error.reason
+    assert remedy in error.remedy
+
+
+def test_no_error_tells_a_login() -> None:
+    """The mirror is named without it."""
+    line = SILENT.replace("http://", "http://me:secret@")
+    assert "secret" not in str(apt.refusal(line, "the lab's own mirror", ""))
 
 
 def test_reads_os_release() -> None:
@@ -98,93 +184,3 @@ def test_reads_os_release() -> None:
         "PRETTY_NAME": "Debian GNU/Linux 12 (bookworm)",
         "ID": "debian",
     }
-
-
-def test_asks_this_machine() -> None:
-    """The machine's own apt names a mirror of the machine's own suite."""
-    found = apt.archive(Lab())
-    assert found.main.suite == apt.os_release()["VERSION_CODENAME"] == apt.suite(Lab())
-    assert found.main.components == ("main",)
-    assert found.kind == "the machine's mirror"
-
-
-# -- a mirror on loopback --------------------------------------------------------------------
-
-
-class _Mirror(BaseHTTPRequestHandler):
-    """A mirror that has the suite ``bookworm`` and nothing else."""
-
-    def do_HEAD(self) -> None:
-        self.send_response(200 if self.path == "/debian/dists/bookworm/InRelease" else 404)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def mirror() -> Iterator[str]:
-    """The address of such a mirror."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Mirror) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/debian"
-        server.shutdown()
-        thread.join()
-
-
-def _archive(mirror: str, suite: str) -> Archive:
-    return Archive(main=Source(mirror=mirror, suite=suite), kind="the lab's own mirror")
-
-
-def test_a_suite_that_the_mirror_has_is_accepted(mirror: str) -> None:
-    """Nothing is raised."""
-    apt.require(_archive(mirror, "bookworm"))
-
-
-def test_an_unknown_suite_names_the_near_one_that_the_mirror_has(mirror: str) -> None:
-    """The error says which suite was meant, and no other that the mirror lacks."""
-    with pytest.raises(ConfigError) as caught:
-        apt.require(_archive(mirror, "bookwrm"))
-    assert caught.value.value == "rootfs.suite = 'bookwrm'"
-    assert caught.value.remedy == "it has bookworm"
-
-
-def test_a_suite_that_the_mirror_no_longer_carries_is_said_to_be_one(mirror: str) -> None:
-    """The error tells one that has ended from one that never was, and where such suites are kept."""
-    with pytest.raises(ConfigError) as caught:
-        apt.require(_archive(mirror, "stretch"))
-    assert caught.value.value == "rootfs.suite = 'stretch'"
-    assert caught.value.reason == "the lab's own mirror does not carry this suite, or no longer"
-    assert "suites that have ended" in caught.value.remedy
-    with pytest.raises(ConfigError) as unknown:
-        apt.require(_archive(mirror, "no-such-suite"))
-    assert unknown.value.reason == "the lab's own mirror has no such suite"
-
-
-def test_a_mirror_that_refuses_is_named(port: int) -> None:
-    """Nobody listens there."""
-    with pytest.raises(MachineError) as caught:
-        apt.require(_archive(f"http://127.0.0.1:{port}/debian", "bookworm"))
-    assert "Connection refused" in caught.value.reason
-
-
-def test_a_mirror_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The connection stands and no answer comes: an error after the patience, not a hang."""
-    monkeypatch.setattr(apt, "PATIENCE", (0.2, 0.2))
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = f"http://127.0.0.1:{silent.getsockname()[1]}/debian"
-        with pytest.raises(MachineError) as caught:
-            apt.require(_archive(address, "bookworm"))
-    assert "does not answer: nothing within" in caught.value.reason
-
-
-def test_a_mirror_in_a_folder_is_looked_at(tmp_path: Path) -> None:
-    """``file://`` mirrors have the suites whose InRelease lies there; a missing folder is silent."""
-    (tmp_path / "dists/bookworm").mkdir(parents=True)
-    (tmp_path / "dists/bookworm/InRelease").touch()
-    apt.require(_archive(f"file://{tmp_path}", "bookworm"))
-    with pytest.raises(ConfigError):
-        apt.require(_archive(f"file://{tmp_path}", "sid"))
-    with pytest.raises(MachineError):
-        apt.require(_archive(f"file://{tmp_path}/none", "sid"))

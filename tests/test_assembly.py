@@ -9,7 +9,7 @@ import pytest
 
 from labkit import run
 from labkit.errors import StateError
-from labkit.farm.assembly import configuring, deb, fetching, finishing, unpacking
+from labkit.farm.assembly import configuring, deb, finishing, unpacking
 from labkit.farm.assembly.selection import Selection
 from labkit.farm.assembly.unpacking import Unpacked
 from labkit.farm.debian import packages
@@ -128,12 +128,3 @@ def test_apt_knows_what_nobody_asked_for() -> None:
     items = [Unpacked(name, name, "", False, 0) for name in ("apache2", "libc6")]
     text = finishing.automatic(items, ("apache2",), "amd64")
     assert text == "Package: libc6\nArchitecture: amd64\nAuto-Installed: 1\n"
-
-
-def test_apt_asks_nothing_of_the_machine(tmp_path: Path) -> None:
-    """Its sources, its preferences and what is installed on it are not read."""
-    text = fetching.configuration(tmp_path)
-    for name in ("Dir::State::status", "Dir::Etc::sourcelist", "Dir::Cache::archives"):
-        assert f'{name} "{tmp_path}/' in text
-    assert 'Dir::Etc::sourceparts "/dev/null";' in text
-    assert 'Dir::Etc::preferencesparts "/dev/null";' in text

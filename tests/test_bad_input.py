@@ -22,11 +22,12 @@ from labkit.farm.links.netns import inside
 from labkit.journal import Journal
 from labkit.run import Done
 from labkit.wiki.instance.folders import origin
+from tests.archives import Mirror
 from tests.conftest import CACHE, free_port, open_place
 from tests.host_side import give_address
 from tests.projects import ROOT, Listing, Project, files, listing, project
-from tests.test_apt import mirror
 from tests.test_host import add_link
+from tests.test_lists import SUITE, mirror
 from tests.test_standing import inventory, nothing
 
 __all__ = ["mirror"]  # a fixture of that module
@@ -212,16 +213,16 @@ def test_a_stage_that_the_machine_refuses(refusals: dict[str, Refusal], case: st
 @pytest.mark.parametrize(
     ("suite", "error", "said"),
     [
-        ("", MachineError, r"(?s)the mirror http://127\.0\.0\.1:\d+/debian: does not answer: Connection refused.*set rootfs\.mirror"),
-        ("bokworm", ConfigError, r"(?s)rootfs\.suite = 'bokworm': the lab's own mirror has no such suite.*it has bookworm"),
+        ("", MachineError, r"(?s)the mirror http://127\.0\.0\.1:\d+/debian: does not answer: .*Connection refused.*set rootfs\.mirror"),
+        (f"{SUITE}x", ConfigError, rf"(?s)rootfs\.suite = '{SUITE}x': the lab's own mirror has no such suite.*it has {SUITE}"),
     ],
     ids=["silent mirror", "unknown suite"],
 )  # fmt: skip
 def test_a_mirror_that_cannot_serve_leaves_nothing(
-    tmp_path: Path, mirror: str, suite: str, error: type[LabkitError], said: str
+    tmp_path: Path, mirror: Mirror, suite: str, error: type[LabkitError], said: str
 ) -> None:
     """Neither in the cache nor in the lab's folders, where an image was to be built."""
-    address = mirror if suite else f"http://127.0.0.1:{free_port()}/debian"
+    address = mirror.address if suite else f"http://127.0.0.1:{free_port()}/debian"
     keys = {"cache": f"{tmp_path}/cache", "rootfs.mirror": address, "rootfs.suite": suite}
     lab = project(tmp_path, **keys).lab
     with pytest.raises(error) as caught:
@@ -328,7 +329,7 @@ def test_who_is_not_root_changes_nothing(own: Project, command: str, whose: int)
 
 @pytest.mark.root
 def test_all_that_keeps_a_machine_from_running_the_lab_is_told_at_once(
-    own: Project, mirror: str
+    own: Project, mirror: Mirror
 ) -> None:
     """Ports with the process that has them, the mirror, the suite: by the command, which changes nothing."""
     lab = own.lab
@@ -343,9 +344,11 @@ def test_all_that_keeps_a_machine_from_running_the_lab_is_told_at_once(
     assert me in found["doctor.ports.dns"]["seen"]
     assert "end that process" in found["doctor.ports.dns"]["remedy"]
     assert f"the mirror {silent}: does not answer" in found["doctor.mirror"]["seen"]
-    wrong = blockers(own, "-p", "mirror", mirror, "-p", "suite", "bokworm")["doctor.mirror"]
-    assert "rootfs.suite = 'bokworm'" in wrong["seen"]
-    assert "it has bookworm" in wrong["remedy"]
+    wrong = blockers(own, "-p", "mirror", mirror.address, "-p", "suite", f"{SUITE}x")[
+        "doctor.mirror"
+    ]
+    assert f"rootfs.suite = '{SUITE}x'" in wrong["seen"]
+    assert f"it has {SUITE}" in wrong["remedy"]
     assert seen(lab) == before
     assert not undo.unmake_all(lab)[1]
 

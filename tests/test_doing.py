@@ -96,6 +96,8 @@ def test_mmdebstrap_is_followed() -> None:
     ("line", "text"),
     [
         ("extracting 92 packages", "x: begin 0 of 92"),
+        ("downloading 92 packages", "x: begin 0 of 92"),
+        ("Get:1 http://mirror.test/debian/pool/g/grep_3.8_amd64.deb [421 kB]", "x: download 1"),
         ("leaving out: documentation", "x: leave out"),
         ("(Reading database ... 5%", "x: begin"),
         ("", "x: begin"),

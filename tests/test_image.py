@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import resource
-import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,6 @@ from labkit import Lab, run, undo
 from labkit.errors import BuildError, ConfigError, StateError
 from labkit.farm import image, rootfs
 from labkit.farm.debian import packages
-from labkit.farm.debian.apt import Archive, Source
 from labkit.farm.debian.building import sealed
 from labkit.farm.oci import layers, siteimages, store, tarball
 from labkit.journal import Journal
@@ -122,14 +120,6 @@ def test_a_layout_taken_over_shares_its_blobs_and_not_its_index(
     assert store.missing(layout) == ()
 
 
-def test_a_mirror_in_a_folder_is_refused_for_the_web_layer() -> None:
-    """apt runs inside the root file system; the remedy is a server."""
-    source = Source(mirror="file:///srv/debian", suite="bookworm")
-    with pytest.raises(ConfigError) as caught:
-        layers.refuse_folder(Archive(main=source, kind="the lab's own mirror"))
-    assert "serve the folder by HTTP" in caught.value.remedy
-
-
 @pytest.mark.parametrize("name", siteimages.COMMON)
 def test_a_site_may_not_have_a_common_images_name(name: str) -> None:
     """Refused before anything is made."""
@@ -159,9 +149,8 @@ def test_offline_the_web_layer_s_packages_that_are_missing_are_named(
 ) -> None:
     """A cache with the lists of packages and the root file system, and without a package."""
     base, cache = rootfs.build(lab).value.path.parent, open_folder / "cache"
-    lists, but = Path(CACHE, "debian"), shutil.ignore_patterns("pool", "*.part")
-    shutil.copytree(lists, cache / "debian", symlinks=True, ignore=but)
-    (cache / "rootfs").mkdir()
+    (cache / "rootfs").mkdir(parents=True)
+    (cache / "lists").symlink_to(Path(CACHE, "lists"))
     run.run(["cp", "--archive", base, cache / "rootfs"])
     offline = lab.model_copy(update={"offline": True, "cache": str(cache)})
     with pytest.raises(BuildError) as caught:

@@ -21,8 +21,9 @@ from labkit.farm.contents.comparison import Measured
 from labkit.farm.contents.layer import Compressed
 from labkit.farm.contents.scan import scan
 from labkit.farm.debian import commands, plans, variants
-from labkit.farm.debian.apt import Archive, Source
+from labkit.farm.debian.apt import Source
 from labkit.farm.debian.building import building
+from labkit.farm.debian.shop import ADDRESS, Shop
 from labkit.farm.debian.variants import Variant
 from labkit.farm.rootfs import Rootfs
 from labkit.journal import Journal
@@ -33,28 +34,24 @@ from tests.conftest import CACHE
 
 T = TypeVar("T")
 
-ARCHIVE = Archive(
-    main=Source(mirror="http://mirror.test/debian", suite="bookworm"),
-    kind="the machine's mirror",
-    keyring="/keys.gpg",
-)
-
 
 def _commands(name: str, packages: tuple[str, ...] = ()) -> list[str]:
     variant = variants.named(name)
-    found = commands.steps(variant, ARCHIVE, Path("/t"), packages=packages, script=Path("/source"))
+    found = commands.steps(
+        variant, "bookworm", Path("/t"), packages=packages, script=Path("/source")
+    )
     return [" ".join(step.argv) for step in found]
 
 
 @pytest.mark.parametrize(
     ("name", "packages", "commands"),
     [
-        ("debootstrap", (), ["debootstrap --keyring=/keys.gpg bookworm /t  /source"]),
+        ("debootstrap", (), [f"debootstrap --no-check-gpg bookworm /t {ADDRESS}/0"]),
         (
             "minbase",
             ("nano", "less"),
-            ["debootstrap --variant=minbase --include=nano,less --keyring=/keys.gpg"
-             " bookworm /t  /source"],
+            ["debootstrap --variant=minbase --include=nano,less --no-check-gpg"
+             f" bookworm /t {ADDRESS}/0"],
         ),
         (
             "mmdebstrap",
@@ -65,8 +62,8 @@ def _commands(name: str, packages: tuple[str, ...] = ()) -> list[str]:
         (
             "docker",
             ("nano",),
-            ["debuerreotype-init --non-debian --include=nano --keyring=/keys.gpg --debootstrap=/source"
-             " /t bookworm http://mirror.test/debian",
+            ["debuerreotype-init --non-debian --include=nano --debootstrap=/source"
+             f" /t bookworm {ADDRESS}/0",
              "debuerreotype-minimizing-config /t"],
         ),
     ],
@@ -86,35 +83,39 @@ def test_the_farms_base_has_apt_and_no_documentation() -> None:
     assert "path-include=/usr/share/doc/*/copyright" in command
 
 
-@pytest.mark.parametrize("name", variants.VARIANTS)
-def test_no_command_of_the_report_names_the_mirror(name: str) -> None:
-    """The mirror's address is in a file, or the command is quiet."""
-    variant = variants.named(name)
-    steps = commands.steps(variant, ARCHIVE, Path("/t"), packages=(), script=Path("/source"))
-    assert not [step for step in steps if not step.quiet and "mirror.test" in " ".join(step.argv)]
-    assert "mirror.test" not in commands.recipe(variant, "bookworm", ())
-
-
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("essential", "deb http://mirror.test/debian bookworm main\n"),
-        (
-            "minbase",
-            ". /usr/share/debootstrap/scripts/bookworm\ndefault_mirror http://mirror.test/debian\n",
-        ),
+        ("essential", f"deb [trusted=yes] {ADDRESS}/0 bookworm main\n"),
+        ("web", "deb http://mirror.test/debian bookworm main\n"),
     ],
 )
-def test_the_file_beside_the_target_has_the_mirror(name: str, text: str) -> None:
-    """sources.list for mmdebstrap, a script for debootstrap."""
-    assert commands.script_text(variants.named(name), ARCHIVE) == text
+def test_the_file_beside_the_target_has_the_sources(name: str, text: str) -> None:
+    """The shop for mmdebstrap, which fetches; the mirror for what is put together from fetched packages."""
+    shop = Shop((Source(mirror="http://mirror.test/debian", suite="bookworm"),), ("",))
+    assert commands.script_text(variants.named(name), shop) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("debootstrap", ("?priority(required)", "?priority(important)", "apt", "nano")),
+        ("minbase", ("?priority(required)", "apt", "nano")),
+        ("mmdebstrap", ("?priority(required)", "apt", "nano")),
+        ("essential", ("?essential", "apt", "nano")),
+        ("web", ("?essential", "usrmerge-", "apache2", "openssh-server", "apt", "nano")),
+        ("docker", ()),
+    ],
+)
+def test_what_is_fetched_before_a_build(name: str, wanted: tuple[str, ...]) -> None:
+    """All at once, in apt's words."""
+    assert commands.wanted(variants.named(name), ("nano",)) == wanted
 
 
 def test_a_suite_that_debootstrap_does_not_know_is_refused() -> None:
     """Before anything is made; the remedy is the other tool."""
-    archive = ARCHIVE.model_copy(update={"main": Source(mirror="http://m.test", suite="nosuch")})
     with pytest.raises(ConfigError) as caught:
-        commands.script_text(variants.named("minbase"), archive)
+        commands.recipe(variants.named("minbase"), "nosuch", ())
     assert "mmdebstrap" in caught.value.remedy
 
 
@@ -238,10 +239,10 @@ def tiny(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 def _share_depot(lab: Lab) -> None:
     """What was downloaded is the machine's."""
-    depot = Path(CACHE, "debian")
-    depot.mkdir(parents=True, exist_ok=True)
     lab.cache_dir.mkdir(exist_ok=True)
-    (lab.cache_dir / "debian").symlink_to(depot)
+    for place in ("debian", "lists"):
+        Path(CACHE, place).mkdir(parents=True, exist_ok=True)
+        (lab.cache_dir / place).symlink_to(Path(CACHE, place))
 
 
 def dict_of_variants() -> dict[str, Variant]:
@@ -393,7 +394,7 @@ def test_offline_without_a_list_of_packages_nothing_is_begun(tiny: Lab, tmp_path
     offline = tiny.model_copy(update={"offline": True, "cache": str(tmp_path / "empty")})
     with pytest.raises(MachineError) as caught:
         _cut_off(lambda: rootfs.build(offline, "tiny"))
-    assert caught.value.value.endswith("/InRelease")
+    assert caught.value.value.startswith("the list of packages of ")
     assert "offline" in caught.value.reason
     assert not _leftovers(offline)
 

@@ -13,7 +13,7 @@ from labkit.display import counted
 from labkit.doctor.kernel import require_root
 from labkit.errors import MachineError
 from labkit.farm import browser as browsers
-from labkit.farm.debian import apt
+from labkit.farm.debian import apt, lists
 from labkit.lab import Lab
 from labkit.result import Table
 
@@ -109,9 +109,8 @@ def browser(lab: Lab) -> str:
 
 
 def mirror(lab: Lab) -> str:
-    """The mirror answers and has the suite; raises what :func:`labkit.farm.debian.apt.require` raises."""
-    archive = apt.archive(lab)
+    """The mirror answers and has the suite; raises what :func:`labkit.farm.debian.lists.ask` raises."""
     if lab.offline:
-        return f"{archive.kind} is not asked: the lab is to stay offline"
-    apt.require(archive)
+        return f"{apt.kind(lab)} is not asked: the lab is to stay offline"
+    archive = lists.require(lab)
     return f"{archive.kind} answers and has {archive.main.suite}"

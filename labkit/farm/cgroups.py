@@ -56,7 +56,7 @@ def found(lab: Lab) -> Outcome[Groups]:
         layout=layout(hierarchies), hierarchies=hierarchies, own=tuple(own.split()),
         memory=memory, processes=processes, time=time,
     )  # fmt: skip
-    joined = {seen(own, mounts, controller)[1] for controller in LIMITS}
+    joined = {seen(own, mounted, controller)[1] for controller in LIMITS}
     return Outcome(
         value=value,
         subject=item.name,

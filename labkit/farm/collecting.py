@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import unquote
 
 from labkit import uses
 from labkit.display import counted, human_bytes
@@ -30,6 +29,7 @@ log = logging.getLogger("labkit.gc")
 KINDS: dict[str, Callable[[str], str]] = {
     "rootfs": lambda name: name,
     "images": lambda name: name,
+    "lists": lambda name: name,
     "unpacked": lambda name: f"unpacked-{name}",
     "mediawiki": lambda _: "mediawiki",
 }
@@ -193,7 +193,7 @@ def _downloads(lab: Lab, used: Collection[Path], *, dry: bool) -> Iterator[Thing
         elif not kept:
             why = "no root file system is used"
         else:
-            unknown = "pool" in path.parts and unquote(path.name.partition("@")[0]) not in kept
+            unknown = path.name.partition("@")[0] not in kept
             why = "no root file system that is used has this package" if unknown else ""
         if why:
             yield _file(path, "downloads", why, dry)

@@ -15,8 +15,7 @@ from labkit import run
 from labkit.checks import Check, equal
 from labkit.display import counted, human_bytes
 from labkit.errors import ConfigError
-from labkit.farm.debian import apt, index, packages
-from labkit.farm.debian.depot import Depot
+from labkit.farm.debian import lists, packages
 from labkit.farm.debian.making import stand
 from labkit.farm.debian.plans import Plan, Rootfs, find, key_of, plan, program_version
 from labkit.lab import Lab
@@ -69,21 +68,17 @@ def refresh(lab: Lab) -> Outcome[Lists]:
             "call it without --offline",
             code="config.offline",
         )
-    archive, depot = apt.archive(lab), Depot.of(lab)
-    sources = (archive.main, *archive.further)
-    before = [index.date(depot, source) for source in sources]
-    for source in sources:
-        if not source.in_folder:
-            apt.require_source(source, kind=archive.kind)
-            depot.forget(source)
-        index.ensure(depot, source, apt.architecture())
-    after = [index.date(depot, source) or 0 for source in sources]
-    value = Lists(suites=tuple(source.suite for source in sources), dates=tuple(after))
-    newest = datetime.fromtimestamp(max(after), UTC)
+    before, archive = lists.find(lab), lists.take(lab)
+    sources = archive.sources
+    value = Lists(
+        suites=tuple(source.suite for source in sources),
+        dates=tuple(source.date for source in sources),
+    )
+    newest = datetime.fromtimestamp(max(value.dates), UTC)
     return Outcome(
         value=value,
         subject=archive.main.suite,
-        changed=before != after,
+        changed=before is None or before.sources != sources,
         summary=f"{counted(len(sources), 'list')} of packages, the newest of {newest:%Y-%m-%d %H:%M} UTC.",
     )
 

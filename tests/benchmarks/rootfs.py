@@ -23,7 +23,7 @@ from labkit import Lab, run, undo
 from labkit.display import human_bytes
 from labkit.farm import rootfs
 from labkit.farm.contents import comparison, layer
-from labkit.farm.debian import apt, variants
+from labkit.farm.debian import lists, variants
 
 
 def main() -> None:
@@ -81,7 +81,7 @@ PLAIN: dict[str, tuple[str, ...]] = {
 
 def _plain(lab: Lab, tool: str, folder: Path) -> None:
     """A tool without labkit: its minimal system, from the mirror onto the disk."""
-    source = apt.archive(lab).main
+    source = lists.ensure(lab).main
     target = folder / f"plain-{tool}"
     run.run([*PLAIN[tool], source.suite, target, source.mirror], timeout=900, quiet=True)
 
@@ -98,7 +98,8 @@ def _warm(folder: Path, cold: Lab, name: str) -> float:
     """A variant, and what it is made from, by itself in a new cache that has the downloads."""
     lab = _lab(folder, f"warm-{name}")
     lab.cache_dir.mkdir(parents=True)
-    (lab.cache_dir / "debian").symlink_to(cold.cache_dir / "debian")
+    for place in ("debian", "lists"):
+        (lab.cache_dir / place).symlink_to(cold.cache_dir / place)
     seconds = _timed(lambda: rootfs.build(lab, name))
     undo.unmake_all(lab)
     return seconds

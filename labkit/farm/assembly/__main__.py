@@ -6,28 +6,24 @@ It is a program of its own so that it is sealed off and ends with labkit, as deb
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 
-from labkit.farm.assembly import configuring, fetching, finishing, unpacking
+from labkit.farm.assembly import configuring, finishing, unpacking
 from labkit.farm.assembly.selection import Selection
 from labkit.farm.debian import apt
 
 
 def main() -> None:
-    """Makes the target, an empty or missing folder; beside it is a folder for downloads meanwhile."""
+    """Makes the target, an empty or missing folder."""
     given = parser().parse_args()
     sources, root = given.sources.read_text(encoding="utf-8"), given.target
     chosen = Selection(tuple(given.leave_out), tuple(given.keep))
-    work = root.with_name(f"{root.name}.apt")
-    work.mkdir()
-    files = fetching.fetch(sources, (*fetching.WHOLE, *given.include.split(",")), work)
+    files = unpacking.files(given.packages)
     print(f"extracting {len(files)} packages", flush=True)
     architecture = apt.architecture()
     root.mkdir(exist_ok=True)
     root.chmod(0o755)
     found = unpacking.unpack(files, root, chosen)
-    shutil.rmtree(work)
     epoch = max(item.newest for item in found)
     finishing.note(
         root,
@@ -42,8 +38,9 @@ def main() -> None:
 def parser() -> argparse.ArgumentParser:
     """The program's arguments; :func:`labkit.farm.debian.commands.steps` gives them."""
     made = argparse.ArgumentParser(prog="labkit.farm.assembly", description=__doc__)
-    made.add_argument("--sources", type=Path, required=True, help="a file like sources.list(5)")
-    made.add_argument("--include", required=True, help="packages, with commas between them")
+    made.add_argument("--sources", type=Path, required=True, help="the new /etc/apt/sources.list")
+    made.add_argument("--packages", type=Path, required=True, help="names their files, one a line")
+    made.add_argument("--include", required=True, help="packages that are asked for")
     made.add_argument("--leave-out", action="append", default=[], help="paths (dpkg(1))")
     made.add_argument("--keep", action="append", default=[], help="paths that stay nevertheless")
     made.add_argument("--module", action="append", default=[], help="of apache2, to turn on")

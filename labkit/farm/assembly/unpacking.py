@@ -50,6 +50,11 @@ class Place(NamedTuple):
     time: int
 
 
+def files(listed: Path) -> list[Path]:
+    """The packages' files that a file names, one a line."""
+    return [Path(line) for line in listed.read_text(encoding="utf-8").splitlines()]
+
+
 def unpack(
     files: Iterable[Path], root: Path, chosen: Selection, *, configured: bool = False
 ) -> list[Unpacked]:

@@ -1,102 +1,143 @@
-"""Where Debian packages come from: the machine's own apt configuration, unless the lab says otherwise.
+"""Where Debian packages come from, and how: apt knows, and is asked (:mod:`labkit.farm.debian.lists`).
 
-The repository names no mirror: the one that this machine's apt uses is found by asking apt itself
-(``apt-get indextargets``, apt-get(8)), its own suite in /etc/os-release (os-release(5)).
+The repository names no mirror, and labkit reads neither proxies nor logins nor keys: apt fetches and verifies
+with the machine's own configuration. Here is what labkit asks apt for, and what it makes of the answers.
 """
 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import re
 import shlex
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 from labkit import run
-from labkit.errors import ConfigError, MachineError
-from labkit.files import text_of, write_atomically
+from labkit.errors import ConfigError, LabkitError, MachineError
 from labkit.lab import Lab
 from labkit.result import Record
 
-#: What apt is asked to print of each file that ``apt-get update`` would load.
-TARGET_FORMAT = "$(CREATED_BY) $(REPO_URI) $(RELEASE) $(CODENAME) $(COMPONENT) $(ORIGIN)"
-#: Where apt keeps its configuration, and what it knows of its sources.
-APT, LISTS = Path("/etc/apt"), Path("/var/lib/apt/lists")
-#: How long a mirror may take to answer: until connected, and then between two bytes (seconds).
-PATIENCE = (5.0, 10.0)
+#: What apt is asked to print of each list of packages that it has, with tabs between: a medium's name has blanks.
+TARGET_FORMAT = "\t".join(
+    f"$({name})"
+    for name in (
+        "CREATED_BY", "REPO_URI", "RELEASE", "CODENAME", "COMPONENT", "ARCHITECTURE", "FILENAME", "ORIGIN",
+    )
+)  # fmt: skip
+#: How long a mirror may be silent and how often it is asked again, where the machine's apt has nothing of its own.
+PATIENCE = {
+    "Acquire::http::Timeout": "10",
+    "Acquire::https::Timeout": "10",
+    "Acquire::Retries": "1",
+}
+#: What apt is started with: it ends with labkit, however that ends.
+ENDING = ("setpriv", "--pdeathsig=KILL", "--")
+#: What else apt does when it updates its lists: the machine's business, not that of labkit's lists.
+HOOKS = ("Pre-Invoke", "Post-Invoke", "Post-Invoke-Success")
 #: The suites that debootstrap knows; one of them may be meant by a misspelt name.
 SCRIPTS = Path("/usr/share/debootstrap/scripts")
+#: The names in a machine's sources that stand for its own suite, besides its codename.
+ALIASES = ("stable", "oldstable", "testing", "unstable", "sid")
+#: The fields of sources.list(5) and of its deb822 format that name suites, and what stands before.
+ONE_LINE = re.compile(r"^([ \t]*deb(?:-src)?[ \t]+(?:\[[^\]]*\][ \t]+)?\S+[ \t]+)(\S+)", re.M)
+STANZA = re.compile(r"^(Suites:)(.*(?:\n[ \t].*)*)", re.M | re.I)
+#: The lines in which apt says what kept it from a list.
+COMPLAINT = re.compile(r"E: |W: (?:Failed to fetch|GPG error|An error occurred)")
+NAMED = re.compile(r"(?:fetch |Release file for |repository '|GPG error: )(\S+?)(?:/dists/| )")
+#: How it says that a mirror does not have a suite; of one that need not be signed it asks for the list itself.
+NO_RELEASE = re.compile(
+    r"repository '(?P<mirror>\S+) \S+ Release' does not have a Release file"
+    r"|Failed to fetch (?P<trusted>\S+)/dists/\S+/Packages  404 "
+)
 #: What to do about a suite that a mirror lacks: one that there is or was, and one of which nobody knows.
 ENDED = (
     "leave rootfs.suite empty for the machine's own; Debian keeps suites that have ended on mirrors of "
     "their own, whose address rootfs.mirror takes"
 )
 UNKNOWN = "leave rootfs.suite empty for the machine's own, or correct rootfs.mirror"
+#: How apt says why it did without a list; the error's code, its reason and its remedy.
+REFUSALS = (
+    (
+        re.compile(r"  (?P<what>40[13] .*)"),
+        "machine.mirror-login",
+        "asks for a login that apt does not have: it answers {what}",
+        "apt keeps logins in /etc/apt/auth.conf.d: apt_auth.conf(5)",
+    ),
+    (
+        re.compile(r"(?P<what>is expired .*?\))"),
+        "machine.mirror-expired",
+        "has an old list of packages: it {what}",
+        "where that is meant, say `Check-Valid-Until: no` at apt's source (sources.list(5)); otherwise take "
+        "another mirror",
+    ),
+    (
+        re.compile(r"GPG error: \S+ \S+ \S+ (?P<what>.*)|(?P<unsigned>is not signed)"),
+        "machine.mirror-signature",
+        "is not believed by apt: {what}{unsigned}",
+        "give apt's source the mirror's key: Signed-By in sources.list(5)",
+    ),
+    (
+        re.compile(r"Failed to fetch \S+ +(?P<what>.*)"),
+        "machine.mirror",
+        "does not answer: {what}",
+        "check the network, or set rootfs.mirror to a mirror that this machine reaches",
+    ),
+    (
+        re.compile(r"[EW]: (?P<what>.*)"),
+        "machine.mirror",
+        "is of no use to apt: {what}",
+        "correct what apt's own words name",
+    ),
+)  # fmt: skip
 
 
 class Source(Record):
-    """One place that packages come from: a mirror's address, a suite on it, its components."""
+    """One suite on one mirror: its list of packages (``packages``, a file of apt's in the archive's folder), the
+    hash of what that says, and when the mirror made it (seconds since 1970)."""
 
     mirror: str
     suite: str
-    components: tuple[str, ...] = ("main",)
+    packages: str = ""
+    digest: str = ""
+    date: int = 0
 
     @property
     def line(self) -> str:
-        """The same as a line of sources.list(5)."""
-        return f"deb {self.mirror} {self.suite} {' '.join(self.components)}"
-
-    @property
-    def in_folder(self) -> bool:
-        """Whether the mirror is a folder of this machine, not a server."""
-        return self.mirror.startswith("file:")
+        """The same as a line of sources.list(5), without a login."""
+        return f"deb {public(self.mirror)} {self.suite} main"
 
 
 class Archive(Record):
     """What root file systems are made from.
 
-    ``main`` is the suite itself, ``further`` its updates and security fixes as the machine has
-    them. ``kind`` says whose choice the mirror is, without naming it.
+    ``main`` is the suite itself, ``further`` its updates and security fixes as the machine has them, ``folder``
+    what apt has of them. ``kind`` says whose choice the mirror is, without naming it.
     """
 
     main: Source
     further: tuple[Source, ...] = ()
     kind: str
-    keyring: str = ""
+    folder: Path = Path()
 
-
-def archive(lab: Lab) -> Archive:
-    """Where the lab's packages come from; asks the machine's apt (a second, and again when its
-    configuration has changed), not the network.
-
-    Raises :class:`ConfigError` when neither the lab nor the machine's apt names a mirror.
-    """
-    release = os_release()
-    main, further = choose(
-        parse_targets(_targets(lab), release.get("ID", "debian")),
-        codename=release.get("VERSION_CODENAME", ""),
-        suite=lab.rootfs.suite,
-        mirror=lab.rootfs.mirror,
-    )
-    keyring = Path(f"/usr/share/keyrings/{release.get('ID', 'debian')}-archive-keyring.gpg")
-    return Archive(
-        main=main,
-        further=further,
-        kind=kind(lab),
-        keyring=str(keyring) if keyring.exists() else "",
-    )
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """All of them."""
+        return (self.main, *self.further)
 
 
 def suite(lab: Lab) -> str:
     """The lab's suite; the machine's own when the lab names none."""
-    found = lab.rootfs.suite or os_release().get("VERSION_CODENAME", "")
+    found = lab.rootfs.suite or codename()
     if not found:
         reason = "this machine's os-release names no suite"
         raise ConfigError("rootfs.suite", reason, "set rootfs.suite", code="config.no-suite")
     return found
+
+
+def codename() -> str:
+    """The machine's own suite, '' when its os-release names none."""
+    return os_release().get("VERSION_CODENAME", "")
 
 
 def kind(lab: Lab) -> str:
@@ -118,64 +159,12 @@ def os_release() -> dict[str, str]:
         return {}
 
 
-def require(archive: Archive) -> None:
-    """Returns when the mirror has the suite; see :func:`require_source`."""
-    require_source(archive.main, kind=archive.kind)
-
-
-def require_source(source: Source, *, kind: str = "the mirror") -> None:
-    """Returns when the mirror has the suite; says within some seconds what is wrong otherwise.
-
-    :raises ConfigError: the mirror answers and has no such suite; names those near to it that it has, and
-        says of one that debootstrap knows that the mirror carries it no longer.
-    :raises MachineError: the mirror does not answer.
-    """
-    if _has(source.mirror, source.suite):
-        return
-    known = known_suites()
-    if source.suite in known:
-        reason, remedy = f"{kind} does not carry this suite, or no longer", ENDED
-    else:
-        found = [name for name in near(source.suite, known) if _has(source.mirror, name)]
-        reason = f"{kind} has no such suite"
-        remedy = f"it has {', '.join(found)}" if found else UNKNOWN
-    again = f"wget -q -O- {shlex.quote(release_url(source.mirror, source.suite))}"
-    value, code = f"rootfs.suite = {source.suite!r}", "config.unknown-suite"
-    raise ConfigError(value, reason, remedy, again, code=code)
-
-
-def proxy() -> dict[str, str]:
-    """The HTTP proxy of apt's configuration as an environment for programs that are not apt."""
-    text = run.run(["apt-config", "dump", "Acquire::http::Proxy"], quiet=True).stdout
-    address = parse_proxy(text)
-    return {"http_proxy": address} if address else {}
+def known_suites() -> list[str]:
+    """The suites that this machine's debootstrap knows."""
+    return sorted(path.name for path in SCRIPTS.glob("*") if "." not in path.name)
 
 
 # -- pure ------------------------------------------------------------------------------------
-
-
-def parse_targets(text: str, distribution: str = "debian") -> tuple[tuple[Source, str], ...]:
-    """The sources in ``apt-get indextargets``' output (:data:`TARGET_FORMAT`), each with its
-    release's codename.
-
-    Those that only apt can read (``cdrom:``, ``mirror+…``) are left out, and, when some are known
-    to be of the distribution itself, those of other makers too.
-    """
-    found: dict[tuple[str, str, str, bool], list[str]] = {}
-    for line in text.splitlines():
-        words = line.split(" ", 5)
-        if len(words) != 6 or words[0] != "Packages":
-            continue
-        _, address, suite, codename, component, origin = words
-        if re.match(r"(https?|file)://", address):
-            key = (address.rstrip("/"), suite, codename, origin.lower() == distribution)
-            found.setdefault(key, []).append(component)
-    own_known = any(key[3] for key in found)
-    return tuple(
-        (Source(mirror=mirror, suite=suite, components=tuple(dict.fromkeys(components))), codename)
-        for (mirror, suite, codename, own), components in found.items()
-        if own or not own_known
-    )
 
 
 def parse_os_release(text: str) -> dict[str, str]:
@@ -184,115 +173,107 @@ def parse_os_release(text: str) -> dict[str, str]:
     return {name: "".join(shlex.split(value)) for name, value in pairs}
 
 
-def parse_proxy(text: str) -> str:
-    """The address in ``apt-config dump Acquire::http::Proxy``; '' when there is none."""
-    found = re.search(r'^Acquire::http::Proxy "([^"]*)";', text, re.MULTILINE)
-    return found[1] if found and found[1].lower() not in ("direct", "false") else ""
+def public(address: str) -> str:
+    """An address without the login that may be in it."""
+    return re.sub(r"//[^/@\s]+@", "//", address)
+
+
+def configuration(values: Mapping[str, object], *, hooks: bool = True) -> str:
+    """Values as a file of apt.conf(5); without ``hooks`` nothing is started before or after an update."""
+    cleared = "" if hooks else "".join(f"#clear APT::Update::{name};\n" for name in HOOKS)
+    return cleared + "".join(f'{name} "{value}";\n' for name, value in values.items())
+
+
+def updating(dump: str) -> dict[str, str]:
+    """How apt updates lists for labkit: packages and nothing else, whole files, in reasonable time.
+
+    :param dump: what ``apt-config dump`` says: what the machine has set itself stays.
+    """
+    targets = re.findall(r"^Acquire::IndexTargets::(deb(?:-src)?::[^: ]+) ", dump, re.M)
+    return {
+        **{name: value for name, value in PATIENCE.items() if f"\n{name} " not in f"\n{dump}"},
+        **{
+            f"Acquire::IndexTargets::{target}::DefaultEnabled": "false"
+            for target in targets
+            if target != "deb::Packages"
+        },
+        "Acquire::PDiffs": "false",
+    }
+
+
+def for_suite(text: str, own: str, suite: str) -> str:
+    """The text of one of apt's sources, in either format, with ``suite`` where it names the machine's ``own``.
+
+    Options, keys and components stay what they are.
+    """
+    names = "|".join(re.escape(name) for name in (own, *ALIASES) if name)
+    named = re.compile(rf"(?<![\w.-])(?:{names})(?=[-/\s]|$)")
+
+    def put(match: re.Match[str]) -> str:
+        return match[1] + named.sub(suite, match[2])
+
+    return STANZA.sub(put, ONE_LINE.sub(put, text))
+
+
+def parse_targets(
+    text: str, architecture: str, distribution: str = "debian"
+) -> tuple[tuple[Source, str], ...]:
+    """The sources of ``apt-get indextargets``' output (:data:`TARGET_FORMAT`) that have packages of the component
+    ``main``, each with its release's codename; when some are known to be of the distribution itself, those alone."""
+    found: list[tuple[Source, str, bool]] = []
+    for line in text.splitlines():
+        words = line.split("\t")
+        if len(words) != 8 or (words[0], words[4], words[5]) != ("Packages", "main", architecture):
+            continue
+        source = Source(mirror=words[1].rstrip("/"), suite=words[2], packages=words[6])
+        found.append((source, words[3], words[7].lower() == distribution))
+    own_known = any(own for _, _, own in found)
+    return tuple((source, name) for source, name, own in found if own or not own_known)
 
 
 def choose(
-    targets: Sequence[tuple[Source, str]], *, codename: str, suite: str, mirror: str
-) -> tuple[Source, tuple[Source, ...]]:
-    """The suite's own source, and its updates and security fixes.
+    targets: Sequence[tuple[Source, str]], suite: str
+) -> tuple[Source | None, tuple[Source, ...]]:
+    """The suite's own source (None: there is none), and its updates and security fixes."""
+    named = [source for source, name in targets if suite in (source.suite, name)]
+    main = next((source for source in named if "-" not in source.suite), None)
+    wanted = re.compile(rf"{re.escape(suite)}-(updates|security)")
+    further = tuple(s for s, name in targets if wanted.fullmatch(name) or wanted.fullmatch(s.suite))
+    return main, further
 
-    ``suite`` and ``mirror`` are the lab's, '' where it has none. A lab's own mirror is used alone; a
-    suite that is not the machine's is looked for where the machine's own suite comes from.
+
+def complaint(said: str, suite: str, main: Source | None) -> str:
+    """The first line of apt's in which it says that it could not get the suite, or its updates or fixes, '' for none.
+
+    A mirror need not have updates and fixes. ``main`` is the source that there is nevertheless, of an earlier time:
+    complaints of other mirrors are not about it.
     """
-    wanted = suite or codename
-    if mirror:
-        return Source(mirror=mirror.rstrip("/"), suite=wanted), ()
-    whole = [(source, name) for source, name in targets if "main" in source.components]
-    named = [source for source, name in whole if wanted in (source.suite, name)]
-    own = [source for source, name in whole if name == codename]
-    main = next((source for source in (*named, *own) if "-" not in source.suite), None)
-    if main is None:
-        raise ConfigError(
-            "rootfs.mirror",
-            "this machine's apt has no mirror of Debian that debootstrap can read",
-            "set rootfs.mirror to the address of one",
-            "apt-get indextargets",
-            code="config.no-mirror",
-        )
-    further = [s for s, name in targets if re.fullmatch(f"{wanted}-(updates|security)", name)]
-    main_only = {"components": ("main",)}
-    return (
-        main.model_copy(update={"suite": wanted, **main_only}),
-        tuple(source.model_copy(update=main_only) for source in further),
-    )
+    names = "|".join(re.escape(name) for name in {suite, main.suite if main else suite})
+    listed = main is None or "mirror" in main.mirror.partition(":")[0]
+    mirror = public(main.mirror) if main and not listed else ""
+    lines = [public(line) for line in said.splitlines() if COMPLAINT.match(line)]
+    lines.sort(
+        key=lambda line: "Failed to fetch" not in line
+    )  # the cause of the others, in any order
+    for line in lines:
+        if re.search(r"[/ ']\S+-(updates|security)[/ ]", line):
+            if not NO_RELEASE.search(line):
+                return line
+        elif re.search(rf"[/ ]({names})[/ ]", line) and mirror in line:
+            return line
+    return lines[0] if lines and not main else ""
+
+
+def refusal(line: str, kind: str, again: str) -> LabkitError:
+    """The error for a complaint of apt's, which names the mirror; ``kind`` says whose choice that is."""
+    named = NAMED.search(line)
+    value = f"the mirror {public(named[1])}" if named else kind
+    matches = [(f, row) for row in REFUSALS if (f := row[0].search(line))]
+    found, (_, code, reason, remedy) = matches[0]
+    words = {name: text or "" for name, text in found.groupdict().items()}
+    return MachineError(value, reason.format(**words), remedy, again, code=code)
 
 
 def near(suite: str, known: Sequence[str]) -> list[str]:
     """Up to three known suites whose names look like ``suite``."""
     return difflib.get_close_matches(suite, known, 3, 0.5)
-
-
-def known_suites() -> list[str]:
-    """The suites that this machine's debootstrap knows."""
-    return sorted(path.name for path in SCRIPTS.glob("*") if "." not in path.name)
-
-
-def release_url(mirror: str, suite: str) -> str:
-    """Where a mirror keeps a suite's signed list of indices."""
-    return f"{mirror}/dists/{suite}/InRelease"
-
-
-# -- asking ----------------------------------------------------------------------------------
-
-
-def _targets(lab: Lab) -> str:
-    """What apt prints of its sources (:data:`TARGET_FORMAT`); it takes its time, so it is asked once
-    for each state of its configuration and its lists."""
-    if lab.rootfs.mirror:
-        return ""
-    kept = lab.cache_dir / "debian" / f"sources-{_configured()}"
-    if (text := text_of(kept)) is None:
-        text = run.run(["apt-get", "indextargets", "--format", TARGET_FORMAT]).stdout
-        if kept.parent.is_dir():  # a cache that was never used is left as it is
-            with suppress(PermissionError):
-                write_atomically(kept, text)
-    return text
-
-
-def _configured() -> str:
-    """A hash that changes with apt's configuration and its lists."""
-    places = [APT, LISTS, *APT.glob("*"), *APT.glob("*.d/*")]
-    seen = sorted((str(path), path.stat().st_mtime_ns) for path in places if path.exists())
-    return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
-
-
-def _has(mirror: str, suite: str) -> bool:
-    address = release_url(mirror, suite)
-    if address.startswith("file://"):
-        folder = Path(mirror.removeprefix("file://"))
-        if not folder.is_dir():
-            raise _silent(mirror, "there is no such folder")
-        return Path(address.removeprefix("file://")).exists()
-    import requests  # a tenth of a second that a cached root file system does not need
-
-    try:
-        given = proxy().get("http_proxy")
-        proxies = {"http": given} if given else None
-        answer = requests.head(address, timeout=PATIENCE, allow_redirects=True, proxies=proxies)
-    except requests.RequestException as error:
-        raise _silent(mirror, _cause(error)) from None
-    if answer.status_code >= 500:
-        raise _silent(mirror, f"it answers {answer.status_code} {answer.reason}")
-    return answer.ok
-
-
-def _silent(mirror: str, reason: str) -> MachineError:
-    return MachineError(
-        f"the mirror {mirror}",
-        f"does not answer: {reason}",
-        "check the network, or set rootfs.mirror to a mirror that this machine reaches",
-        f"wget -q -T 10 -O /dev/null {shlex.quote(mirror)}/",
-        code="machine.mirror",
-    )
-
-
-def _cause(error: Exception) -> str:
-    """The innermost reason of a failed request, without the library's wrapping."""
-    if "timed out" in str(error):
-        return f"nothing within {PATIENCE[0]:g} s"
-    found = re.search(r"\[Errno -?\d+\] ([^'\")]+)", str(error))
-    return found[1] if found else type(error).__name__

@@ -10,7 +10,8 @@ from labkit import run
 from labkit.errors import ConfigError
 from labkit.farm.assembly.finishing import LEFT_OUT
 from labkit.farm.debian import servers
-from labkit.farm.debian.apt import Archive, Source
+from labkit.farm.debian.apt import SCRIPTS, Archive, Source
+from labkit.farm.debian.shop import ADDRESS, Shop
 from labkit.farm.debian.variants import Variant
 from labkit.farm.shrinking import ladder
 from labkit.result import Record
@@ -18,8 +19,6 @@ from labkit.result import Record
 #: mmdebstrap's own hook for suites where one of two packages merges /usr: it takes the one that needs
 #: no perl (as debootstrap does), which is 48 MB less in bookworm.
 MERGE_HOOK = "/usr/share/mmdebstrap/hooks/maybe-merged-usr"
-#: Its hook for mirrors in a folder, which it shows to the programs in the new root.
-FOLDER_HOOK = "/usr/share/mmdebstrap/hooks/file-mirror-automount"
 #: What is left out of the farm's base: for people to read, and never read in a container.
 UNREAD = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*")
 #: What else is left out of the root file systems that serve: character sets that nobody converts, and
@@ -32,31 +31,6 @@ UNUSED = (
 COPYRIGHT = "/usr/share/doc/*/copyright"
 STAYING = (COPYRIGHT, "/usr/share/perl/*/if.pm", "/usr/share/perl/5.[0-9][0-9]")
 
-#: debootstrap reads its index of 60 000 packages some dozen times, for a second each. The index that it
-#: has downloaded and verified is cut down to the packages that can matter before it is read.
-SHORTER = r"""
-pkgdetails_needed () {
-	local word shorter
-	for word; do
-		shift
-		case "$word" in
-		"$TARGET"/*_Packages)
-			shorter="$TARGET/debootstrap/needed_${word##*/}"
-			if [ ! -e "$shorter" ]; then
-				awk 'FNR == NR { wanted[$1]; next } /^Package: / { on = $2 in wanted } on' \
-					"NEEDED" "$word" >"$shorter"
-			fi
-			word="$shorter" ;;
-		esac
-		set -- "$@" "$word"
-	done
-	pkgdetails_perl "$@"
-}
-if [ "$PKGDETAILS" = pkgdetails_perl ]; then
-	PKGDETAILS=pkgdetails_needed
-fi
-"""
-
 #: What debuerreotype-init starts instead of debootstrap, with the same words: … SUITE TARGET MIRROR SCRIPT.
 COPIED = """#!/bin/sh
 while [ $# -gt 3 ]; do shift; done
@@ -64,9 +38,14 @@ mkdir -p "$1" && exec cp --archive "BASE/." "$1"
 """
 
 
+#: What each system has, and not the package that merges /usr by a program: it is merged before.
+WHOLE = ("?essential", "usrmerge-")
+IMPORTANT = ("?priority(required)", "?priority(important)")
+
+
 class Step(Record):
     """One command of a build, and what a person is told that it does; the arguments of a ``quiet``
-    one name the mirror or a registry and are not for the report."""
+    one name a registry and are not for the report."""
 
     doing: str
     argv: tuple[str, ...]
@@ -75,7 +54,7 @@ class Step(Record):
 
 def steps(
     variant: Variant,
-    archive: Archive,
+    suite: str,
     target: Path,
     *,
     packages: Sequence[str],
@@ -84,8 +63,7 @@ def steps(
 ) -> tuple[Step, ...]:
     """The commands that make ``target``.
 
-    :param script: a file beside the target (:func:`script_text`): sources.list for mmdebstrap and dpkg, a
-        script for debootstrap. It holds the mirror's address, so that the commands do not.
+    :param script: a file beside the target (:func:`script_text`); :func:`fetched` is beside it.
     :param before: the root file system that it is made from, for a variant that is made from another.
     """
     if variant.mode == "shrunk":
@@ -99,13 +77,12 @@ def steps(
         "debuerreotype": _debuerreotype,
         "dpkg": _dpkg,
     }
-    return makers[variant.tool](variant, archive, target, packages, script)
+    return makers[variant.tool](variant, suite, target, packages, script)
 
 
 def recipe(variant: Variant, suite: str, packages: Sequence[str]) -> str:
     """All that a variant's commands say, with stand-ins for what does not determine the outcome."""
-    source = Archive(main=Source(mirror="mirror", suite=suite), kind="", keyring="keyring")
-    made = steps(variant, source, Path("target"), packages=packages, script=Path("script"))
+    made = steps(variant, suite, Path("target"), packages=packages, script=Path("script"))
     words = [
         "python" if w == sys.executable else w for step in made for w in step.argv if w != "-P"
     ]
@@ -114,37 +91,37 @@ def recipe(variant: Variant, suite: str, packages: Sequence[str]) -> str:
 
 def sources(variant: Variant, archive: Archive) -> tuple[Source, ...]:
     """Where its packages come from: what serves has the suite's security fixes in it from the beginning."""
-    return (archive.main, *archive.further) if variant.tool == "dpkg" else (archive.main,)
+    return archive.sources if variant.tool == "dpkg" else (archive.main,)
 
 
-def script_text(
-    variant: Variant, archive: Archive, *, needed: Path | None = None, base: Path | None = None
-) -> str:
-    """What the file beside the target holds; see :func:`steps`.
+def wanted(variant: Variant, packages: Sequence[str]) -> tuple[str, ...]:
+    """What its build fetches first, in apt's words; its tool may ask for more."""
+    if variant.mode == "shrunk":
+        return ladder.ADDED[variant.name]
+    if variant.tool == "debuerreotype":
+        return ()
+    if variant.tool == "dpkg":
+        return (*WHOLE, *servers.PACKAGES, "apt", *packages)
+    marks = {"minbase": ("?priority(required)",), "essential": ("?essential",)}
+    return (*marks.get(variant.mode, IMPORTANT), "apt", *packages)
 
-    :param needed: a file with the names of all packages that can matter, one a line: debootstrap then
-        looks for them in that part of its index.
-    :param base: what debuerreotype takes for the work of debootstrap: the same variant, made already.
+
+def script_text(variant: Variant, shop: Shop, *, base: Path | None = None) -> str:
+    """What the file beside the target holds: sources.list for mmdebstrap, the same as it is to be in the root file
+    system for dpkg, what debuerreotype takes for debootstrap.
+
+    :param base: the same variant, made already, for debuerreotype.
     """
     if variant.tool == "debuerreotype":
         return COPIED.replace("BASE", str(base))
     if variant.tool == "mmdebstrap":
-        return f"{archive.main.line}\n"
-    if variant.tool == "dpkg":
-        return "".join(f"{source.line}\n" for source in sources(variant, archive))
-    # debootstrap(8) sources its script argument; a default mirror that the script names is used
-    # when the command line names none.
-    known = Path("/usr/share/debootstrap/scripts", archive.main.suite)
-    if not known.exists():
-        raise ConfigError(
-            f"rootfs.suite = {archive.main.suite!r}",
-            "this machine's debootstrap does not know the suite",
-            "use mmdebstrap (rootfs.tool), or install a newer debootstrap",
-            "ls /usr/share/debootstrap/scripts",
-            code="config.unknown-suite",
-        )
-    mirror = f". {known}\ndefault_mirror {archive.main.mirror}\n"
-    return mirror + (SHORTER.replace("NEEDED", str(needed)) if needed else "")
+        return shop.lines
+    return "".join(f"{source.line}\n" for source in shop.sources)
+
+
+def fetched(script: Path) -> Path:
+    """The file that names the packages that were fetched, one a line."""
+    return script.with_name("fetched")
 
 
 def pull_steps(variant: Variant, suite: str, work: Path, registry: str) -> tuple[Step, ...]:
@@ -176,23 +153,31 @@ def slim_steps(target: Path) -> tuple[Step, ...]:
 
 
 def _debootstrap(
-    variant: Variant, archive: Archive, target: Path, packages: Sequence[str], script: Path
+    variant: Variant, suite: str, target: Path, packages: Sequence[str], script: Path
 ) -> tuple[Step, ...]:
+    known = Path(SCRIPTS, suite)
+    if not known.exists():
+        raise ConfigError(
+            f"rootfs.suite = {suite!r}",
+            "this machine's debootstrap does not know the suite",
+            "use mmdebstrap (rootfs.tool), or install a newer debootstrap",
+            f"ls {SCRIPTS}",
+            code="config.unknown-suite",
+        )
     argv = (
         "debootstrap",
         *((f"--variant={variant.mode}",) if variant.mode else ()),
         *((f"--include={','.join(packages)}",) if packages else ()),
-        *((f"--keyring={archive.keyring}",) if archive.keyring else ()),
-        archive.main.suite,
+        "--no-check-gpg",  # apt has verified the lists, by the machine's keys
+        suite,
         str(target),
-        "",  # the mirror: the script's default
-        str(script),
+        f"{ADDRESS}/0",
     )
     return (Step(doing="debootstrap", argv=argv),)
 
 
 def _mmdebstrap(
-    variant: Variant, archive: Archive, target: Path, packages: Sequence[str], script: Path
+    variant: Variant, suite: str, target: Path, packages: Sequence[str], script: Path
 ) -> tuple[Step, ...]:
     slim = variant.mode == "essential"
     argv = (
@@ -200,11 +185,10 @@ def _mmdebstrap(
         "--verbose",  # it passes on what apt and dpkg say: how far they are
         "--mode=root",
         f"--hook-dir={MERGE_HOOK}",
-        *((f"--hook-dir={FOLDER_HOOK}",) if archive.main.in_folder else ()),
         f"--variant={variant.mode}",
         *((f"--include={','.join(('apt', *packages))}",) if slim or packages else ()),
         *(_without_unread() if slim else ()),
-        archive.main.suite,
+        suite,
         str(target),
         str(script),
     )
@@ -225,30 +209,30 @@ def _without_unread() -> tuple[str, ...]:
 
 
 def _debuerreotype(
-    variant: Variant, archive: Archive, target: Path, packages: Sequence[str], script: Path
+    variant: Variant, suite: str, target: Path, packages: Sequence[str], script: Path
 ) -> tuple[Step, ...]:
     init = (
         "debuerreotype-init",
         "--non-debian",  # from the mirror as it is today, not from a dated snapshot of it
         *((f"--include={','.join(packages)}",) if packages else ()),
-        *((f"--keyring={archive.keyring}",) if archive.keyring else ()),
         *((f"--debootstrap={script}",) if variant.after else ()),
         str(target),
-        archive.main.suite,
-        archive.main.mirror,
+        suite,
+        f"{ADDRESS}/0",
     )
     return (
-        Step(doing="debootstrap", argv=init, quiet=True),
+        Step(doing="debootstrap", argv=init),
         Step(doing="minimise", argv=("debuerreotype-minimizing-config", str(target))),
     )
 
 
 def _dpkg(
-    variant: Variant, archive: Archive, target: Path, packages: Sequence[str], script: Path
+    variant: Variant, suite: str, target: Path, packages: Sequence[str], script: Path
 ) -> tuple[Step, ...]:
     argv = run.module(
         "labkit.farm.assembly",
         f"--sources={script}",
+        f"--packages={fetched(script)}",
         f"--include={','.join((*servers.PACKAGES, 'apt', *packages))}",
         *(f"--leave-out={path}" for path in (*UNREAD, *UNUSED)),
         *(f"--keep={path}" for path in STAYING),
@@ -263,7 +247,7 @@ def _shrunk(variant: Variant, target: Path, script: Path, before: Path) -> tuple
     argv = run.module(
         "labkit.farm.shrinking",
         f"--variant={variant.name}",
-        f"--sources={script}",
+        f"--packages={fetched(script)}",
         *((f"--include={','.join(added)}",) if added else ()),
         str(before),
         str(target),

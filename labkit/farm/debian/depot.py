@@ -1,179 +1,196 @@
-"""What Debian's mirrors gave, kept in the cache: each file fetched once, for all builds and all labs.
+"""The packages that mirrors gave, kept in the cache: each fetched once, for all builds and all labs, by apt.
 
-A file lies under its address, and its name ends in the hash of its content (``bash_5.2_amd64.deb@HASH``):
-one that was damaged or cut off no longer has its own name and is fetched again. A mirror's list of
-its indices (``dists/SUITE/InRelease``) is kept like everything else, so all builds see the same
-packages until :func:`Depot.forget` is called. Nothing here is trusted: the programs that install
-packages check signatures and hashes as if they had come from the mirror itself.
+A package's name ends in the hash of its content (``bash_5.2_amd64.deb@HASH``), which the mirror's list tells: one that
+was damaged or cut off no longer has its own name and is fetched again. apt fetches with the machine's own
+configuration, as it would for the machine.
 """
 
 from __future__ import annotations
 
 import errno
-import glob
 import hashlib
 import logging
-import shutil
+import os
+import re
 import threading
-import urllib.error
-import urllib.request
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.response import addinfourl
+from typing import NamedTuple
 
-from labkit.errors import ConfigError, MachineError
-from labkit.farm.debian import apt
-from labkit.farm.debian.apt import Source
+from labkit import run
+from labkit.errors import MachineError
+from labkit.farm.debian.apt import ENDING, public
 from labkit.files import beside
 from labkit.lab import Lab
 
 log = logging.getLogger("labkit.depot")
 
-#: How long a mirror may be silent (seconds).
-PATIENCE = 30.0
-#: Bytes that are read at a time.
-CHUNK = 1 << 20
-#: What a disk says that takes no more.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-#: One for each file that builds of this process ask for: one fetches it, the others wait.
-_locks: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
+#: apt's program that fetches files by its methods.
+HELPER = "/usr/lib/apt/apt-helper"
+#: How long one call of it may take (seconds).
+TIMEOUT = 1500.0
+#: How it says what it could not fetch, and how the mirror's own answer begins.
+FAILED = re.compile(r"^E: Failed to fetch (\S+)  (.*)$", re.M)
+STATUS = re.compile(r"\d{3}\b")
+#: What it says of a disk that takes no more.
+FULL = "No space left on device"
+#: Why something was not fetched.
+OFFLINE = "is not in the cache, and labkit is to stay offline"
+#: One download of this process at a time: each uses what there is of the network, and finds what another has fetched.
+_fetching = threading.Lock()
+
+
+class Deb(NamedTuple):
+    """A package's file: its address on the mirror, which is apt's, and the hash of its content (SHA-256)."""
+
+    address: str
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """The file's name on the mirror."""
+        return self.address.rpartition("/")[2]
 
 
 class AbsentError(MachineError):
-    """A file that is not in the depot and could not be fetched: ``status`` is the mirror's answer, 0
+    """A file that is not in the cache and could not be fetched: ``status`` is the mirror's answer, 0
     when it gave none, and None when it was not asked (offline)."""
 
     code = "machine.mirror"
 
-    def __init__(self, address: str, status: int | None, reason: str) -> None:
-        self.address = address
+    def __init__(self, what: str, status: int | None, reason: str) -> None:
         self.status = status
         super().__init__(
-            address,
+            what,
             reason,
             "call it once without --offline, where the mirror can be reached"
             if status is None
             else "check the network; after an update of the archive: labkit refresh",
-            f"wget -q -O /dev/null {address}",
+            "apt-get update",
             code="machine.offline" if status is None else self.code,
         )
 
 
 class Depot:
-    """The files of all mirrors below one folder; ``offline``: none is fetched.
+    """The packages in one folder; ``offline``: none is fetched.
 
-    ``absent`` collects the addresses that nobody could give, ``failed`` is what kept the last file from
-    being written, ``fetched`` how many bytes came from mirrors.
+    ``absent`` collects those that nobody could give, ``failed`` is what kept the last one from being written.
     """
 
-    def __init__(self, folder: Path, *, offline: bool = False, proxy: str = "") -> None:
+    def __init__(self, folder: Path, *, offline: bool = False) -> None:
         self.folder = folder
         self.offline = offline
-        self.fetched = 0
         self.absent: dict[str, AbsentError] = {}
         self.failed: OSError | None = None
-        self._proxy = proxy
 
     @classmethod
     def of(cls, lab: Lab) -> Depot:
-        """The depot in a lab's cache, which fetches through apt's own HTTP proxy if there is one."""
-        proxy = "" if lab.offline else apt.proxy().get("http_proxy", "")
-        return cls(lab.cache_dir / "debian", offline=lab.offline, proxy=proxy)
+        """The depot in a lab's cache."""
+        return cls(lab.cache_dir / "debian", offline=lab.offline)
 
-    def place(self, address: str) -> Path:
-        """Where a file lies, without the hash at its end; raises :class:`ConfigError` for an address that
-        leads out of the depot."""
-        parts = urlsplit(address)
-        names = [name for name in parts.path.split("/") if name]
-        if not parts.netloc or not names or any(name in (".", "..") for name in names):
-            raise ConfigError(
-                address, "is no address of a file on a mirror", "", code="config.address"
-            )
-        return self.folder.joinpath(parts.netloc, *names)
+    def place(self, deb: Deb) -> Path:
+        """Where a package lies."""
+        return self.folder / "pool" / f"{deb.name}@{deb.digest}"
 
-    def find(self, address: str) -> Path | None:
-        """The whole file of that address, None when there is none; a damaged one is removed."""
-        place = self.place(address)
-        for path in place.parent.glob(f"{glob.escape(place.name)}@*"):
-            if _sha256(path) == path.name.rpartition("@")[2]:
-                return path
+    def find(self, deb: Deb) -> Path | None:
+        """The whole file, None when there is none; a damaged one is removed."""
+        path = self.place(deb)
+        if (found := _sha256(path)) == deb.digest:
+            return path
+        if found:
             log.warning("%s is damaged: it is fetched again", path)
             path.unlink(missing_ok=True)
         return None
 
-    def get(self, address: str) -> Path:
-        """The file of that address, fetched if need be; raises :class:`AbsentError`."""
-        with _locks[self.place(address)]:
+    def get(self, deb: Deb) -> Path:
+        """The package, fetched if need be; raises :class:`AbsentError`."""
+        return self.find(deb) or self.fetch([deb])[0]
+
+    def fetch(
+        self, debs: Sequence[Deb], on_line: Callable[[str], None] | None = None
+    ) -> list[Path]:
+        """The packages; what is missing is fetched at once. Raises :class:`AbsentError` for the first that nobody has.
+
+        :param on_line: called with each line in which apt says what it does.
+        """
+        with _fetching:
+            missing = [deb for deb in debs if not self.find(deb)]
             try:
-                return self.find(address) or self._fetch(address)
-            except AbsentError as error:
-                self.absent[address] = error
-                raise
+                self._fetch(missing, on_line)
             except OSError as error:
                 self.failed = error
                 raise
+        for deb in missing:
+            if deb.name in self.absent:
+                raise self.absent[deb.name]
+        return [self.place(deb) for deb in debs]
 
-    def forget(self, source: Source) -> None:
-        """The suite's indices are gone, its packages are not; what it has is asked of the mirror anew."""
-        if not source.in_folder:
-            shutil.rmtree(self.place(f"{source.mirror}/dists/{source.suite}"), ignore_errors=True)
-
-    def _fetch(self, address: str) -> Path:
+    def _fetch(self, debs: Sequence[Deb], on_line: Callable[[str], None] | None) -> None:
+        """Each of these is in the depot afterwards, or ``absent``."""
         if self.offline:
-            raise AbsentError(address, None, "is not in the cache, and labkit is to stay offline")
-        place = self.place(address)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with _part(place) as part:
-            digest = self._copy(address, part)
-            path = place.with_name(f"{place.name}@{digest}")
-            part.rename(path)
-        self.fetched += path.stat().st_size
-        return path
-
-    def _copy(self, address: str, part: Path) -> str:
-        """Writes the mirror's file into ``part``; returns its hash."""
-        total = hashlib.sha256()
+            self.absent |= {d.name: AbsentError(d.name, None, OFFLINE) for d in debs}
+            return
+        if not debs:
+            return
+        told = on_line or log.debug
+        told(f"downloading {len(debs)} packages")
+        parts = {deb: beside(self.place(deb)) for deb in debs}
+        (self.folder / "pool").mkdir(parents=True, exist_ok=True)
         try:
-            with self._open(address) as answer, part.open("wb") as file:
-                expected = answer.headers.get("Content-Length")
-                while chunk := answer.read(CHUNK):
-                    total.update(chunk)
-                    file.write(chunk)
-                if expected and file.tell() != int(expected):
-                    raise AbsentError(address, 0, f"ended after {file.tell()} of {expected} bytes")
-        except urllib.error.HTTPError as error:
-            error.close()
-            raise AbsentError(address, error.code, f"the mirror answers {error.code}") from None
-        except OSError as error:
-            if error.errno in FULL:
-                raise
-            raise AbsentError(address, 0, f"the mirror does not answer: {error}") from None
-        return total.hexdigest()
-
-    def _open(self, address: str) -> addinfourl:
-        given = {"http": self._proxy, "https": self._proxy} if self._proxy else None
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler(given))
-        request = urllib.request.Request(address, headers={"User-Agent": "labkit"})  # noqa: S310
-        answer: addinfourl = opener.open(request, timeout=PATIENCE)
-        return answer
+            said = _download(parts, told)
+            for deb, part in parts.items():
+                if _sha256(part) == deb.digest:
+                    _adopt(part, self.place(deb))
+                else:
+                    self.absent[deb.name] = _absent(deb, said)
+        finally:
+            for part in parts.values():
+                for path in part.parent.glob(
+                    f"{part.name}*"
+                ):  # apt puts aside what is not as it should be
+                    path.unlink(missing_ok=True)
 
 
-@contextmanager
-def _part(place: Path) -> Iterator[Path]:
-    """A name beside a place; what a killed process left under such a name is nobody's, and gc's."""
-    part = beside(place)
-    try:
-        yield part
-    finally:
-        part.unlink(missing_ok=True)
+def parse_failures(said: str) -> dict[str, tuple[int, str]]:
+    """By a file's name, the mirror's answer (0: none) and apt's words of what it could not fetch. Pure."""
+    found = {}
+    for address, reason in FAILED.findall(said):
+        status = STATUS.match(reason)
+        found[address.rpartition("/")[2]] = (int(status[0]) if status else 0, public(reason))
+    return found
+
+
+def _download(parts: dict[Deb, Path], on_line: Callable[[str], None]) -> str:
+    """apt writes each package into its part, as far as it can get it; returns what it says of the others."""
+    words: list[str | Path] = [*ENDING, HELPER, "--option=APT::Sandbox::User=root", "download-file"]
+    for deb, part in parts.items():
+        words += [deb.address, part, f"SHA256:{deb.digest}"]
+    done = run.run(words, ok=(0, 100), timeout=TIMEOUT, on_line=on_line, both=True, quiet=True)
+    if FULL in done.stderr:
+        raise OSError(
+            errno.ENOSPC, os.strerror(errno.ENOSPC), str(next(iter(parts.values())).parent)
+        )
+    return done.stderr
+
+
+def _adopt(part: Path, place: Path) -> None:
+    """The file has its name; of a link, which is what apt makes where the mirror is a folder, it is a copy."""
+    if part.is_symlink():
+        whole = part.read_bytes()
+        part.unlink()
+        part.write_bytes(whole)
+    part.rename(place)
+
+
+def _absent(deb: Deb, said: str) -> AbsentError:
+    failures = parse_failures(said)
+    status, reason = failures.get(deb.name) or next(iter(failures.values()), (0, "did not come"))
+    return AbsentError(deb.name, status, f"apt could not fetch it: {reason}")
 
 
 def _sha256(path: Path) -> str:
-    """The hash of a file, '' when it is gone; computed once for each state of it."""
+    """The hash of a file, '' when there is none; computed once for each state of it."""
     try:
         status = path.stat()
     except FileNotFoundError:

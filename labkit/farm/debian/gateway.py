@@ -1,7 +1,7 @@
-"""A build's only way out: a network namespace with a loopback and, on it, the depot's HTTP proxy.
+"""A build's only way out: a network namespace with a loopback and, on it, the shop behind an HTTP proxy.
 
-The programs that build a root file system reach nothing else. What they ask the proxy for comes
-from the depot, which fetches it from the mirror if it has to. The namespace has no name: it ends
+The programs that build a root file system reach nothing else. The packages that they ask for come
+from the depot, which has them fetched if it has to. The namespace has no name: it ends
 with the process that made it, however that ends.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import shutil
 import socket
 import struct
 import threading
@@ -18,11 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
 from pydantic import Field
 
 from labkit.errors import MachineError, with_sudo
 from labkit.farm.debian.depot import AbsentError, Depot
+from labkit.farm.debian.shop import ADDRESS, Shop
 from labkit.kernel import calls
 from labkit.kernel.netns import alone
 from labkit.result import Record
@@ -46,15 +47,11 @@ NOWHERE = Way()
 
 
 @contextmanager
-def gateway(depot: Depot, *, secure: frozenset[str] = frozenset()) -> Iterator[Way]:
-    """The gateway is open while the block runs.
-
-    :param secure: the hosts that are asked by https, though programs name them with http (a proxy
-        cannot keep what it cannot read).
-    """
+def gateway(depot: Depot, shop: Shop) -> Iterator[Way]:
+    """The gateway is open while the block runs."""
     listening, namespace = alone(_apart)
     try:
-        with _Server(("", 0), _handler(depot, secure), False) as server:
+        with _Server(("", 0), _handler(depot, shop), False) as server:
             server.socket.close()
             server.socket = listening
             thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="gateway")
@@ -109,44 +106,37 @@ def _apart() -> tuple[socket.socket, int]:
     return listening, os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _handler(depot: Depot, secure: frozenset[str]) -> type[BaseHTTPRequestHandler]:
-    """What answers requests: with a file of the depot, or with what came of fetching it."""
+def _handler(depot: Depot, shop: Shop) -> type[BaseHTTPRequestHandler]:
+    """What answers requests: with an index of the shop, a package, or what came of fetching it."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            path = unquote(self.path.removeprefix(ADDRESS))
             try:
-                path = depot.get(asked(self.path, secure))
+                if path in shop.debs:
+                    self._answer(HTTPStatus.OK, depot.get(shop.debs[path]).read_bytes())
+                elif path in shop.files:
+                    self._answer(HTTPStatus.OK, shop.files[path])
+                else:
+                    self._answer(HTTPStatus.NOT_FOUND, b"")
             except AbsentError as error:
-                status = error.status or HTTPStatus.GATEWAY_TIMEOUT
-                self._end(status, len(error.reason.encode()))
-                if self.command == "GET":
-                    self.wfile.write(error.reason.encode())
-                return
+                self._answer(error.status or HTTPStatus.GATEWAY_TIMEOUT, error.reason.encode())
             except OSError:  # which the depot remembers
-                self._end(HTTPStatus.INSUFFICIENT_STORAGE, 0)
-                return
-            with path.open("rb") as file:
-                self._end(HTTPStatus.OK, os.fstat(file.fileno()).st_size)
-                if self.command == "GET":
-                    shutil.copyfileobj(file, self.wfile)
+                self._answer(HTTPStatus.INSUFFICIENT_STORAGE, b"")
 
         def do_HEAD(self) -> None:
             self.do_GET()
 
-        def _end(self, status: int, length: int) -> None:
+        def _answer(self, status: int, data: bytes) -> None:
             self.send_response(status)
-            self.send_header("Content-Length", str(length))
+            self.send_header("Content-Length", str(len(data)))
             self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(data)
 
         def log_message(self, *_: object) -> None:
             """The depot says what it fetches; what it has need not be told."""
 
     return Handler
-
-
-def asked(target: str, secure: frozenset[str]) -> str:
-    """The address that a request to a proxy is for (RFC 9112, section 3.2.2: absolute form). Pure."""
-    host = target.removeprefix("http://").partition("/")[0]
-    return target.replace("http://", "https://", 1) if host in secure else target

@@ -9,37 +9,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-import lzma
 import re
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
-from labkit.errors import StateError
-from labkit.farm.debian import apt
-from labkit.farm.debian.apt import Source
-from labkit.farm.debian.depot import AbsentError, Depot
+from labkit.farm.debian import lists
+from labkit.farm.debian.apt import Archive, Source
 from labkit.farm.debian.packages import parse_relations
 from labkit.files import text_of, write_atomically
-from labkit.result import Record
 
 #: What the tools install without being asked.
 TOOLS = ("apt", "usr-is-merged", "usrmerge")
 FIELDS = re.compile(r"^(Version|SHA256|Depends|Pre-Depends): (.*)$", re.M)
+#: Stands between lists that are kept in one file; no field of a package has it.
+APART = "\f"
 #: Marks in a package's stanza that make it part of every system.
 EVERYWHERE = ("\nEssential: yes\n", "\nPriority: required\n", "\nPriority: important\n")
 PROVIDES = re.compile(r"\nProvides: (.*)\n")
 
 
-class Needed(Record):
-    """The packages that can matter, by name, and the hash of their names, versions and contents."""
+class Needed(NamedTuple):
+    """The packages that can matter: of each source its list with nothing but these, and the hash of their names,
+    versions and contents."""
 
-    names: tuple[str, ...]
     digest: str
+    listed: tuple[str, ...]
 
 
 class Offer(NamedTuple):
@@ -63,48 +60,25 @@ class Offer(NamedTuple):
         return tuple(name for group in parse_relations(relations) for name in group)
 
 
-def ensure(depot: Depot, source: Source, architecture: str, *, kind: str = "the mirror") -> None:
-    """The suite's lists are all in the depot; raises what :func:`labkit.farm.debian.apt.require` raises, and
-    :class:`~labkit.farm.debian.depot.AbsentError` offline."""
-    if source.in_folder:
-        return
-    if not depot.offline and not depot.find(_release_address(source)):
-        apt.require_source(source, kind=kind)
-    for component in source.components:
-        _packages(depot, source, component, architecture)
+def needed(archive: Archive, sources: Sequence[Source], asked: Collection[str]) -> Needed:
+    """What can matter to a system with the packages ``asked``.
 
-
-def needed(
-    depot: Depot, sources: Sequence[Source], architecture: str, asked: Collection[str]
-) -> Needed | None:
-    """What can matter to a system with the packages ``asked``; None when a list is not in the depot.
-
-    The first time on a list it takes some seconds; the answer is kept.
+    The first time on a list it takes some seconds; the answer is kept beside the list.
     """
-    here = Depot(depot.folder, offline=True)
-    try:
-        lists = [_packages(here, s, c, architecture) for s in sources for c in s.components]
-    except AbsentError:
-        return None
-    names = " ".join([*sorted(asked), "", *(path.name for path in lists)])
-    kept = depot.folder / "needed" / f"{hashlib.sha256(names.encode()).hexdigest()[:24]}.json"
-    with suppress(ValueError):
-        return Needed.model_validate_json(text_of(kept) or "")
+    names = " ".join([*sorted(asked), "", *(source.digest for source in sources)])
+    kept = archive.folder / "needed" / hashlib.sha256(names.encode()).hexdigest()[:24]
+    if text := text_of(kept):
+        digest, *listed = text.split(APART)
+        return Needed(digest, tuple(listed))
     with _reading:
-        offers = [offer for path in lists for offer in _offers(path)]
-    found = summed(closure(offers, asked))
+        offers = [_offers(archive, source) for source in sources]
+    found = closure([offer for some in offers for offer in some], asked)
+    few = set(found)
+    listed = ["".join(f"{o.stanza.strip()}\n\n" for o in some if o in few) for some in offers]
+    value = Needed(summed(found), tuple(listed))
     with suppress(PermissionError):
-        write_atomically(kept, found.model_dump_json())
-    return found
-
-
-def date(depot: Depot, source: Source) -> int | None:
-    """When the suite's list was made: seconds since 1970, None when it is not in the depot."""
-    with suppress(AbsentError):
-        text = _release(Depot(depot.folder, offline=True), source)
-        if found := re.search(r"^Date: (.+)$", text, re.M):
-            return int(parsedate_to_datetime(found[1]).timestamp())
-    return None
+        write_atomically(kept, APART.join([value.digest, *value.listed]))
+    return value
 
 
 # -- pure ------------------------------------------------------------------------------------
@@ -144,83 +118,21 @@ def closure(offers: Iterable[Offer], asked: Collection[str]) -> list[Offer]:
     return sorted(found)
 
 
-def summed(offers: Iterable[Offer]) -> Needed:
-    """Their names, and the hash of all that could change what is installed."""
-    listed = list(offers)
+def summed(offers: Iterable[Offer]) -> str:
+    """The hash of all that could change what is installed."""
     lines = [
-        (o.name, o.fields.get("Version"), o.fields.get("SHA256"), o.everywhere) for o in listed
+        (o.name, o.fields.get("Version"), o.fields.get("SHA256"), o.everywhere) for o in offers
     ]
-    return Needed(
-        names=tuple(sorted({offer.name for offer in listed})),
-        digest=hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:24],
-    )
-
-
-def hashes(release: str) -> dict[str, str]:
-    """The SHA-256 of each index in a suite's Release file, by its path below the suite."""
-    _, _, section = release.partition("\nSHA256:\n")
-    rows = re.findall(r"^ ([0-9a-f]{64}) +\d+ (\S+)$", section, re.M)
-    return {path: digest for digest, path in rows}
+    return hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:24]
 
 
 # -- reading ---------------------------------------------------------------------------------
-
-
-def _release_address(source: Source) -> str:
-    return apt.release_url(source.mirror, source.suite)
-
-
-def _release(depot: Depot, source: Source) -> str:
-    return _file(depot, _release_address(source)).read_text(encoding="utf-8", errors="replace")
-
-
-def _packages(depot: Depot, source: Source, component: str, architecture: str) -> Path:
-    """The file with a component's list, as the suite's Release file names it."""
-    path = f"{component}/binary-{architecture}/Packages.xz"
-    digest = hashes(_release(depot, source)).get(path)
-    if digest is None:
-        raise StateError(
-            _release_address(source),
-            f"names no list of the {component} packages for {architecture}",
-            "set rootfs.mirror to a mirror that has them",
-            code="state.no-list",
-        )
-    base = f"{source.mirror}/dists/{source.suite}"
-    try:
-        return _file(
-            depot, f"{base}/{component}/binary-{architecture}/by-hash/SHA256/{digest}", digest
-        )
-    except AbsentError as error:
-        if error.status is None:
-            with suppress(AbsentError):
-                return _file(depot, f"{base}/{path}", digest)
-            raise
-        return _file(depot, f"{base}/{path}", digest)
-
-
-def _file(depot: Depot, address: str, digest: str = "") -> Path:
-    """A file of a mirror; of one in a folder the file itself."""
-    if not address.startswith("file:"):
-        path = depot.get(address)
-        if digest and not path.name.endswith(digest):
-            raise AbsentError(address, 0, "is not what the suite's Release file says")
-        return path
-    path = Path(address.removeprefix("file://"))
-    if not path.is_file():
-        raise AbsentError(address, 404, "there is no such file")
-    return path
-
-
-@lru_cache(maxsize=4)
-def _offers(path: Path) -> tuple[Offer, ...]:
-    """What a list in the depot has; its name tells its content."""
-    return tuple(parse(_text(path)))
-
 
 #: Builds side by side read the same lists: one reads, the others wait.
 _reading = threading.Lock()
 
 
-def _text(path: Path) -> str:
-    with lzma.open(path) as file:
-        return file.read().decode(errors="replace")
+@lru_cache(maxsize=4)
+def _offers(archive: Archive, source: Source) -> tuple[Offer, ...]:
+    """What a list has; the source has the hash of its content."""
+    return tuple(parse(lists.text(archive, source)))

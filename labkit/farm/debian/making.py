@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from labkit import run, uses
 from labkit.display import counted
 from labkit.doing import Doing, doing
-from labkit.errors import BuildError
-from labkit.farm.debian import commands, dating, packages, variants
-from labkit.farm.debian.apt import Archive
-from labkit.farm.debian.building import PATIENCE, building, in_memory, sealed, size, tidy
+from labkit.errors import BuildError, CommandError
+from labkit.farm.debian import commands, dating, lists, packages, plans, variants
+from labkit.farm.debian.building import PATIENCE, building, discard, in_memory, sealed, size, tidy
 from labkit.farm.debian.commands import Step
-from labkit.farm.debian.depot import Depot
+from labkit.farm.debian.depot import AbsentError, Depot
 from labkit.farm.debian.gateway import NOWHERE, Way, gateway
 from labkit.farm.debian.plans import Plan, Rootfs, find, ready
 from labkit.farm.debian.saying import heard
+from labkit.farm.debian.shop import Shop
 from labkit.files import write_atomically
 from labkit.journal import lock
 from labkit.lab import Lab
@@ -44,17 +44,16 @@ def stand(lab: Lab, variant: str = "", *, registry: str = "") -> tuple[Rootfs, b
     try:
         return _stand(lab, ready(lab, variant, registry=registry))
     except OutdatedError:
-        planned = ready(lab, variant, registry=registry)
-        if planned.archive:
-            log.info("the mirror has other packages by now: its list is taken anew")
-            for source in commands.sources(planned.variant, planned.archive):
-                Depot.of(lab).forget(source)
+        log.info("the mirror has other packages by now: its list is taken anew")
+        lists.take(lab)
         return _stand(lab, ready(lab, variant, registry=registry))
 
 
 def _stand(lab: Lab, planned: Plan) -> tuple[Rootfs, bool]:
     with lock(lab.cache_dir / "locks", planned.key, wait=PATIENCE):
         uses.hold(lab, f"rootfs-{planned.variant.name}", planned.place)
+        if planned.archive:
+            uses.hold(lab, "lists", planned.archive.folder)
         kept = find(planned)
         return kept or _make(lab, planned), kept is None
 
@@ -73,94 +72,79 @@ def _make(lab: Lab, planned: Plan) -> Rootfs:
     started = time.monotonic()
     with building(lab, planned.place, what=planned.what, space=variant.space) as work:
         removed = in_memory(work, variant.space, lambda shop: _fill(lab, planned, shop, before))
-        (work / "source").unlink(missing_ok=True)
+        for path in (work / "source", commands.fetched(work / "source")):
+            path.unlink(missing_ok=True)
+        discard(lab, work / "apt")
         spent = time.monotonic() - started + (before.seconds if before else 0)
         value = _measured(planned, work / "rootfs", removed=removed, seconds=round(spent, 2))
         write_atomically(work / "rootfs.json", value.model_dump_json(indent=1))
     return value
 
 
-def _fill(lab: Lab, planned: Plan, shop: Path, before: Rootfs | None) -> int:
-    """Makes the root file system in ``shop`` and brings it to where it stays; returns how many bytes of
+def _fill(lab: Lab, planned: Plan, work: Path, before: Rootfs | None) -> int:
+    """Makes the root file system in ``work`` and brings it to where it stays; returns how many bytes of
     it were tidied away."""
-    depot, began = Depot.of(lab), time.time()
+    depot, shop, began = Depot.of(lab), plans.shop(planned), time.time()
+    root = work / "rootfs"
     try:
-        with _way(depot, planned.archive) as way:
-            for step in _steps(planned, shop, before):
+        fetched = fetch(planned, depot, shop, work, before)
+        with _way(planned, depot, shop) as way:
+            for step in _steps(planned, shop, work, before, fetched):
                 _do(step, planned.variant.name, way)
     except Exception as error:
         what = f"root file system {planned.variant.name} of {planned.suite}"
         raise explained(depot, what, error) from error
-    root = shop / "rootfs"
-    if planned.archive:
-        _name_mirror(root, planned.archive)
+    shop.told(root)
     removed = tidy(root)
     if planned.archive:
         dating.settle(root, began)
-    if shop.name == "memory":
-        run.run(["cp", "--archive", root, shop.parent / "rootfs"], timeout=TIMEOUT)
+    if work.name == "memory":
+        run.run(["cp", "--archive", root, work.parent / "rootfs"], timeout=TIMEOUT)
     return removed
 
 
-def _way(depot: Depot, archive: Archive | None) -> AbstractContextManager[Way]:
-    """To the mirror and nowhere else; a registry is asked without a detour."""
-    if archive is None:
-        return nullcontext(NOWHERE)
-    return gateway(depot, secure=secure(archive))
+def _way(planned: Plan, depot: Depot, shop: Shop) -> AbstractContextManager[Way]:
+    """To the shop and nowhere else; a registry is asked without a detour."""
+    return gateway(depot, shop) if planned.archive else nullcontext(NOWHERE)
 
 
-def secure(archive: Archive) -> frozenset[str]:
-    """The hosts of an archive that are asked by https."""
-    parts = [urlsplit(source.mirror) for source in (archive.main, *archive.further)]
-    return frozenset(part.netloc for part in parts if part.scheme == "https")
+def fetch(planned: Plan, depot: Depot, shop: Shop, work: Path, before: Rootfs | None) -> list[Path]:
+    """The packages that the build will want, all at once; a tool that decides for itself may ask for others."""
+    names = commands.wanted(planned.variant, planned.packages)
+    if not planned.archive or not names:
+        return []
+    status = (before.path / packages.STATUS).read_text(encoding="utf-8") if before else ""
+    with telling(planned.variant.name, "download") as listen:
+        try:
+            return shop.fetch(depot, names, work / "apt", status=status, on_line=listen)
+        except (CommandError, AbsentError):
+            if planned.variant.tool == "dpkg":  # which takes these and no others
+                raise
+            depot.absent.clear()
+            return []
 
 
-def plain(archive: Archive) -> Archive:
-    """The same with http for https: what programs are told that go through the gateway."""
-    main, *further = (
-        source.model_copy(update={"mirror": source.mirror.replace("https://", "http://", 1)})
-        for source in (archive.main, *archive.further)
-    )
-    return archive.model_copy(update={"main": main, "further": tuple(further)})
-
-
-def _name_mirror(root: Path, archive: Archive) -> None:
-    """The sources in a root file system are named as they are; see :func:`plain`."""
-    listed = root / "etc/apt/sources.list"
-    if secure(archive) and listed.exists():
-        text = listed.read_text(encoding="utf-8")
-        for source in (archive.main, *archive.further):
-            text = text.replace(source.mirror.replace("https://", "http://", 1), source.mirror)
-        listed.write_text(text, encoding="utf-8")
-
-
-def _steps(planned: Plan, shop: Path, before: Rootfs | None) -> tuple[Step, ...]:
+def _steps(
+    planned: Plan, shop: Shop, work: Path, before: Rootfs | None, fetched: list[Path]
+) -> tuple[Step, ...]:
     """The commands of the build: pulled (no archive), from ``before``, or from the archive."""
-    target, variant = shop / "rootfs", planned.variant
+    target, variant, script = work / "rootfs", planned.variant, work / "source"
     if planned.archive is None:
-        return commands.pull_steps(variant, planned.suite, shop, planned.registry)
-    archive, script = plain(planned.archive), shop / "source"
-    names = shop / "needed"
-    names.write_text("".join(f"{name}\n" for name in planned.needed), encoding="utf-8")
-    base = before.path if before else None
-    script.write_text(
-        commands.script_text(variant, archive, needed=names, base=base), encoding="utf-8"
-    )
+        return commands.pull_steps(variant, planned.suite, work, planned.registry)
+    base = before.path if before else Path("before")
+    script.write_text(commands.script_text(variant, shop, base=base), encoding="utf-8")
     script.chmod(0o755)
+    commands.fetched(script).write_text("".join(f"{path}\n" for path in fetched), encoding="utf-8")
     return commands.steps(
-        variant,
-        archive,
-        target,
-        packages=planned.packages,
-        script=script,
-        before=before.path if before else Path("before"),
+        variant, planned.suite, target, packages=planned.packages, script=script, before=base
     )
 
 
-def _do(step: Step, name: str, way: Way) -> None:
-    """Runs one command of a build, sealed off, and tells what it is doing."""
+@contextmanager
+def telling(name: str, phase: str) -> Iterator[Callable[[str], None]]:
+    """Yields what hears the lines of a program that makes ``name``, and tells how far it is."""
     with doing(name) as tell:
-        state = Doing(what=name, phase=step.doing)
+        state = Doing(what=name, phase=phase)
 
         def listen(line: str) -> None:
             nonlocal state
@@ -170,6 +154,12 @@ def _do(step: Step, name: str, way: Way) -> None:
                 tell(state)
 
         tell(state)
+        yield listen
+
+
+def _do(step: Step, name: str, way: Way) -> None:
+    """Runs one command of a build, sealed off, and tells what it is doing."""
+    with telling(name, step.doing) as listen:
         run.run(
             sealed(step.argv, way=way),
             env=way.env,
@@ -184,10 +174,10 @@ def explained(depot: Depot, what: str, error: Exception) -> Exception:
     """The error of what was being made, or the reason for it: packages that the depot could not give."""
     if depot.failed:
         return depot.failed
-    lost = {a: e for a, e in depot.absent.items() if "/pool/" in a}
+    lost = depot.absent
     if not lost:
         return error
-    names = packages.naming(sorted(address.rpartition("/")[2] for address in lost))
+    names = packages.naming(sorted(lost))
     first = next(iter(lost.values()))
     if first.status is None:
         reason = f"{counted(len(lost), 'package', 'are')} not in the cache, and labkit is to stay offline: {names}"

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from labkit import run
 from labkit.errors import ConfigError, MachineError, StateError
-from labkit.farm.debian import apt, commands, index, packages, variants
+from labkit.farm.debian import apt, commands, index, lists, packages, variants
 from labkit.farm.debian.apt import Archive
 from labkit.farm.debian.building import require_space
-from labkit.farm.debian.depot import Depot
+from labkit.farm.debian.shop import Shop
 from labkit.farm.debian.variants import Variant
 from labkit.lab import Lab
 from labkit.result import Record
@@ -54,9 +54,8 @@ class Rootfs(Record):
 class Plan(Record):
     """What will be built, and its place in the cache.
 
-    ``archive`` is where its packages come from (None: it is pulled from a registry), ``needed`` the
-    packages that may get into it, by name; none of them are known while ``digest`` is '': the
-    suite's list of packages is not in the cache yet.
+    ``archive`` is where its packages come from. It is None, and ``digest`` '', for what is pulled from a registry and
+    while the suite's list of packages is not in the cache yet.
     """
 
     variant: Variant
@@ -65,7 +64,6 @@ class Plan(Record):
     packages: tuple[str, ...]
     registry: str
     archive: Archive | None
-    needed: tuple[str, ...]
     digest: str
     origin: str
     key: str
@@ -96,16 +94,12 @@ def plan(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
     pulled = registry if chosen.image is not None else ""
     program = variants.package_of(chosen, registry=pulled)
     version = program_version(program)
-    archive = None if pulled else apt.archive(lab)
+    archive = None if pulled else lists.find(lab)
     extra = tuple(sorted(set(lab.rootfs.packages)))
     recipe = commands.recipe(chosen, suite, extra)
-    known = (
-        index.needed(_depot(lab), commands.sources(chosen, archive), architecture, asked(recipe))
-        if archive
-        else None
-    )
-    before = plan(lab, chosen.after).key if archive and chosen.after else ""
-    digest = known.digest if known else ""
+    sources = commands.sources(chosen, archive) if archive else ()
+    digest = index.needed(archive, sources, asked(recipe)).digest if archive else ""
+    before = plan(lab, chosen.after).key if not pulled and chosen.after else ""
     key = key_of(
         f"{chosen.name}-{suite}",
         (EDITION, recipe, architecture, before),
@@ -118,7 +112,6 @@ def plan(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
         packages=extra,
         registry=pulled,
         archive=archive,
-        needed=known.names if known else (),
         digest=digest,
         origin=f"{'pulled' if pulled else 'built'} with {program} {version}",
         key=key,
@@ -132,23 +125,38 @@ def ready(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
     :raises BuildError: there is no room to build it; nothing was fetched.
     """
     planned = plan(lab, variant, registry=registry)
-    if planned.digest or not planned.archive:
+    if planned.archive or planned.registry:
         return planned
     run.require(*variants.programs(planned.variant), "nsenter", "cp")
     require_space(lab, planned.place.parent, what=planned.what, space=planned.variant.space)
-    for source in commands.sources(planned.variant, planned.archive):
-        index.ensure(Depot.of(lab), source, planned.architecture, kind=planned.archive.kind)
+    lists.ensure(lab)
     known = plan(lab, variant, registry=registry)
     # Without the list's digest it would have the name of something else, and be made of nobody knows what.
-    if not known.digest:
-        raise StateError(
-            known.what,
-            "the suite's list of packages was taken out of the cache while it was read",
-            "call it again when no other labkit refreshes the list",
-            "labkit refresh --help",
-            code="state.list-gone",
-        )
+    if not known.archive:
+        raise _list_gone(known)
     return known
+
+
+def shop(planned: Plan) -> Shop:
+    """Where a build takes its packages from; of what is pulled from a registry it is empty."""
+    if not planned.archive:
+        return Shop((), ())
+    sources = commands.sources(planned.variant, planned.archive)
+    recipe = commands.recipe(planned.variant, planned.suite, planned.packages)
+    found = index.needed(planned.archive, sources, asked(recipe))
+    if found.digest != planned.digest:
+        raise _list_gone(planned)
+    return Shop(sources, found.listed)
+
+
+def _list_gone(planned: Plan) -> StateError:
+    return StateError(
+        planned.what,
+        "the suite's list of packages in the cache became another one while it was read",
+        "call it again when no other labkit refreshes the list",
+        "labkit refresh --help",
+        code="state.list-gone",
+    )
 
 
 def asked(recipe: str) -> frozenset[str]:
@@ -190,11 +198,6 @@ def find(planned: Plan) -> Rootfs | None:
         log.warning("%s is damaged: it is built again", planned.place)
         return None
     return found
-
-
-def _depot(lab: Lab) -> Depot:
-    """The lab's depot for looking at what is there."""
-    return Depot(lab.cache_dir / "debian", offline=True)
 
 
 @cache

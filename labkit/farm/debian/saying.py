@@ -14,7 +14,7 @@ from labkit.doing import Doing
 #: A line that tells of one package, by the phase that it belongs to.
 STEPS = {
     "download": re.compile(
-        r"I: Retrieving \S+ \S|Get:\d+ \S+ \S+ \S+ \S+ \S+ \S+ \[|download \S+\.deb"
+        r"I: Retrieving \S+ \S|Get:\d+ (\S+ \S+ \S+ \S+ \S+ \S+|\S+\.deb) \[|download \S+\.deb"
     ),
     "unpack": re.compile(r"I: (Extracting|Unpacking) \S+\.\.\.$|Unpacking \S+ \("),
     "configure": re.compile(r"I: Configuring \S+\.\.\.$|Setting up \S+ \("),
@@ -30,7 +30,7 @@ BEGINNINGS = {
     "leave out": re.compile(r"leaving out"),
 }
 #: How many packages a transaction has.
-NEWLY = re.compile(r"(?:\d+ upgraded, |extracting )(\d+) (?:newly installed|packages)")
+NEWLY = re.compile(r"(?:\d+ upgraded, |extracting |downloading )(\d+) (?:newly installed|packages)")
 
 
 def heard(line: str, before: Doing) -> Doing:

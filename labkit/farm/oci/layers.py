@@ -14,17 +14,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from labkit import run, uses
-from labkit.doing import Doing, doing
-from labkit.errors import CommandError, ConfigError, StateError
-from labkit.farm.debian import apt, dating, index, packages, servers, variants
+from labkit.errors import CommandError, StateError
+from labkit.farm.debian import dating, index, lists, packages, servers, variants
+from labkit.farm.debian.apt import Archive
 from labkit.farm.debian.building import PATIENCE, building, discard, sealed, tidy
-from labkit.farm.debian.depot import Depot
+from labkit.farm.debian.depot import AbsentError, Depot
 from labkit.farm.debian.gateway import NOWHERE, Way, gateway
-from labkit.farm.debian.making import explained, plain, secure
+from labkit.farm.debian.making import explained, telling
 from labkit.farm.debian.packages import Package
 from labkit.farm.debian.plans import Rootfs, key_of
-from labkit.farm.debian.saying import heard
 from labkit.farm.debian.servers import FOLDERS, MODULES, PACKAGES
+from labkit.farm.debian.shop import Shop
 from labkit.farm.oci import store, unpacking
 from labkit.farm.oci.umoci import configure, dated, told, umoci
 from labkit.farm.oci.umoci import version as umoci_version
@@ -54,8 +54,6 @@ COMMAND = ("apache2", "-D", "FOREGROUND")
 STOP_SIGNAL = "SIGWINCH"
 #: The keys of an ssh host, which the installation makes.
 KEYS = "etc/ssh/ssh_host_*"
-#: The list is the one that is in the depot, however old: its signature is checked all the same.
-UPDATE = ("--option=Acquire::Languages=none", "--option=Acquire::Check-Valid-Until=false")
 #: There is no terminal to give to the packages' scripts: what they say goes where apt's own words go.
 INSTALL = (
     "apt-get", "install", "--quiet", "--yes", "--no-install-recommends", "--option=Dpkg::Use-Pty=false",
@@ -83,25 +81,20 @@ def made(lab: Lab, base: Rootfs) -> tuple[Layers, bool]:
     had to be made."""
     version = umoci_version()
     recipe = (EDITION, PACKAGES, MODULES, dict(ENVIRONMENT), COMMAND, sorted(FOLDERS), KEYS)
-    archive = None if variants.named(base.variant).serves else apt.archive(lab)
-    key = key_of(f"web-{base.suite}", base.key, version, recipe, _versions(lab, base, archive))
+    needed = None if variants.named(base.variant).serves else _needed(lists.ensure(lab))
+    digest = needed[0] if needed else ""
+    key = key_of(f"web-{base.suite}", base.key, version, recipe, digest)
     place = lab.cache_dir / "images" / key
     with lock(lab.cache_dir / "locks", key, wait=PATIENCE):
         uses.hold(lab, "images", place)
         kept = _find(place)
-        return kept or _make(lab, base, archive, place, version), kept is None
+        return kept or _make(lab, base, needed and needed[1], place, version), kept is None
 
 
-def _versions(lab: Lab, base: Rootfs, archive: apt.Archive | None) -> str:
-    """The hash of the packages that may be added to the base, with their versions; '' for none."""
-    if archive is None:
-        return ""
-    refuse_folder(archive)
-    depot, sources = Depot.of(lab), (archive.main, *archive.further)
-    for source in sources:
-        index.ensure(depot, source, base.architecture)
-    found = index.needed(depot, sources, base.architecture, PACKAGES)
-    return found.digest if found else ""
+def _needed(archive: Archive) -> tuple[str, Shop]:
+    """The hash of the packages that may be added to the base, with their versions, and where they are."""
+    found = index.needed(archive, archive.sources, PACKAGES)
+    return found.digest, Shop(archive.sources, found.listed)
 
 
 def _find(place: Path) -> Layers | None:
@@ -121,7 +114,7 @@ def _find(place: Path) -> Layers | None:
     return found
 
 
-def _make(lab: Lab, base: Rootfs, archive: apt.Archive | None, place: Path, version: str) -> Layers:
+def _make(lab: Lab, base: Rootfs, shop: Shop | None, place: Path, version: str) -> Layers:
     run.require("umoci", "setpriv", "unshare", "nsenter", "chroot", "cp")
     started, began = time.monotonic(), time.time()
     what = f"web image of {base.suite}"
@@ -135,13 +128,13 @@ def _make(lab: Lab, base: Rootfs, archive: apt.Archive | None, place: Path, vers
         told_base = told(base.origin, dating.source_date(base.path))
         umoci("repack", "--image", f"{image}:base", *told_base, bundle)
         configure(f"{image}:base", base_options(base, version))
-        if archive:
+        if shop:
             discard(lab, bundle)
             umoci("unpack", "--image", f"{image}:base", bundle)
             depot = Depot.of(lab)
             try:
-                epoch = _web(archive, image, bundle, began, depot)
-            except CommandError as error:
+                epoch = _web(shop, image, bundle, began, depot)
+            except (CommandError, AbsentError) as error:
                 raise explained(depot, what, error) from error
         else:  # the servers are in it: the same files, with another configuration
             epoch = dating.source_date(base.path)
@@ -164,9 +157,9 @@ def _make(lab: Lab, base: Rootfs, archive: apt.Archive | None, place: Path, vers
     return value
 
 
-def _web(archive: apt.Archive, image: Path, bundle: Path, began: float, depot: Depot) -> int:
+def _web(shop: Shop, image: Path, bundle: Path, began: float, depot: Depot) -> int:
     """The servers are in ``bundle`` and in the layout's tag ``web``; returns the source date."""
-    epoch = install(bundle / "rootfs", archive, depot, began)
+    epoch = install(bundle / "rootfs", shop, depot, began)
     log.info("image: web layer")
     by = told(f"apt-get install {' '.join(PACKAGES)}", epoch)
     umoci("repack", "--image", f"{image}:web", *by, bundle)
@@ -178,18 +171,6 @@ def fingerprint(listed: Sequence[Package]) -> str:
     """Twelve digits that change with any package's name, version or architecture. Pure."""
     names = sorted(f"{item.name}={item.version}:{item.architecture}" for item in listed)
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
-
-
-def refuse_folder(archive: apt.Archive) -> None:
-    """Raises :class:`ConfigError` for a mirror that is out of reach from within a root file system."""
-    if archive.main.in_folder:
-        raise ConfigError(
-            f"rootfs.mirror = {archive.main.mirror!r}",
-            "apt, inside the root file system, does not see a folder of the machine",
-            "serve the folder by HTTP and set rootfs.mirror to that address",
-            f"python3 -m http.server --bind 127.0.0.1 --directory {archive.main.mirror[7:]} 8000",
-            code="config.mirror-folder",
-        )
 
 
 def base_options(base: Rootfs, version: str) -> tuple[str, ...]:
@@ -221,50 +202,38 @@ def web_options(epoch: int) -> tuple[str, ...]:
     )
 
 
-def install(root: Path, archive: apt.Archive, depot: Depot, began: float) -> int:
+def install(root: Path, shop: Shop, depot: Depot, began: float) -> int:
     """The web layer's packages are in ``root``; nothing of them was started, and nothing is left of
     the installation, which ``began`` then. Returns the source date."""
-    _name_sources(root, plain(archive))
+    for path in (root / "etc/apt/sources.list.d").glob("*"):
+        path.unlink()
+    (root / "etc/apt/sources.list").write_text(shop.lines)
+    status = (root / packages.STATUS).read_text(encoding="utf-8")
+    with telling("image", "download") as listen:
+        shop.fetch(depot, PACKAGES, root.with_name("apt"), status=status, on_line=listen)
     policy = root / "usr/sbin/policy-rc.d"
     own = policy.exists()
     if not own:
         # invoke-rc.d(8): the action is not allowed
         policy.write_text("#!/bin/sh\nexit 101\n", encoding="utf-8")
         policy.chmod(0o755)
-    with gateway(depot, secure=secure(archive)) as way:
+    with gateway(depot, shop) as way:
         log.info("image: apt-get update")
-        _chroot(root, way, "apt-get", "--quiet", *UPDATE, "update")
+        _chroot(root, way, "apt-get", "--quiet", "--option=Acquire::Languages=none", "update")
         log.info("image: apt-get install %s", " ".join(PACKAGES))
         _chroot(root, way, *INSTALL, *PACKAGES)
     _chroot(root, NOWHERE, "a2enmod", "--quiet", *MODULES)
     if not own:
         policy.unlink()
-    _name_sources(root, archive)
+    shop.told(root)
     _tidy(root)
     return dating.settle(root, began, layer=True)
-
-
-def _name_sources(root: Path, archive: apt.Archive) -> None:
-    """The archive's sources are those of the root file system, and no others."""
-    for path in (root / "etc/apt/sources.list.d").glob("*"):
-        path.unlink()
-    lines = "".join(f"{source.line}\n" for source in (archive.main, *archive.further))
-    (root / "etc/apt/sources.list").write_text(lines, encoding="utf-8")
 
 
 def _chroot(root: Path, way: Way, *argv: str) -> None:
     """Runs a program in ``root``, and tells how far it is."""
     env = {"DEBIAN_FRONTEND": "noninteractive", **way.env}
-    state = Doing(what="image", phase=argv[0])
-
-    def listen(line: str) -> None:
-        nonlocal state
-        after = heard(line, state)
-        if after != state:
-            state = after
-            tell(state)
-
-    with doing("image") as tell:
+    with telling("image", argv[0]) as listen:
         words = sealed(argv, root=root, way=way)
         run.run(words, env=env, timeout=900, on_line=listen, both=True)
 

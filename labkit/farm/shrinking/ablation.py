@@ -14,14 +14,13 @@ from labkit.display import counted, human_bytes
 from labkit.farm import rootfs
 from labkit.farm.contents.scan import scan
 from labkit.farm.contents.scratch import scratch
-from labkit.farm.debian import commands, making, plans
+from labkit.farm.debian import making, plans
 from labkit.farm.debian.building import PATIENCE, sealed
 from labkit.farm.debian.depot import Depot
-from labkit.farm.debian.gateway import gateway
 from labkit.farm.debian.plans import Plan
 from labkit.farm.rootfs import Rootfs, key_of
 from labkit.farm.shrinking import margins
-from labkit.farm.shrinking.ladder import ADDED, LADDER
+from labkit.farm.shrinking.ladder import LADDER
 from labkit.farm.shrinking.tree import Tree
 from labkit.farm.shrinking.trying import Trials, Tried
 from labkit.files import write_atomically
@@ -191,7 +190,7 @@ def _try(lab: Lab, built: Rootfs, place: Path) -> Ablation:
     before = rootfs.build(lab, planned.variant.after).value
     with scratch(lab, place) as folder:
         tree = Tree.read(before.path)
-        full = _full(lab, planned, before.path, folder)
+        full = _full(lab, planned, before, folder)
         trials = Trials(lab, tree, full, folder)
         tried = [trials.begin(before.variant), *trials.each(LADDER[built.variant])]
         same = _same(trials.tree, built.path)
@@ -199,21 +198,19 @@ def _try(lab: Lab, built: Rootfs, place: Path) -> Ablation:
     return Ablation(variant=built.variant, before=before.variant, tried=tuple(tried), same=same)
 
 
-def _full(lab: Lab, planned: Plan, before: Path, folder: Path) -> Tree:
+def _full(lab: Lab, planned: Plan, before: Rootfs, folder: Path) -> Tree:
     """All files that there are, with the packages that the variant's steps add, as its build has them."""
-    tree, names, archive = Tree.read(before), ADDED[planned.variant.name], planned.archive
-    if not names or archive is None:
+    tree = Tree.read(before.path)
+    files = making.fetch(planned, Depot.of(lab), plans.shop(planned), folder, before)
+    if not files:
         return tree
-    script, added = folder / "source", folder / "added"
-    script.write_text(
-        commands.script_text(planned.variant, making.plain(archive)), encoding="utf-8"
-    )
+    listed, added = folder / "fetched", folder / "added"
+    listed.write_text("".join(f"{path}\n" for path in files), encoding="utf-8")
     argv = run.module(
         "labkit.farm.shrinking", f"--variant={planned.variant.name}",
-        f"--sources={script}", f"--include={','.join(names)}", "--added-only", before, added,
+        f"--packages={listed}", "--added-only", before.path, added,
     )  # fmt: skip
-    with gateway(Depot.of(lab), secure=making.secure(archive)) as way:
-        run.run(sealed(argv, way=way), env=way.env, timeout=making.TIMEOUT)
+    run.run(sealed(argv), timeout=making.TIMEOUT)
     return Tree.read(added).having(tree.items, tree)
 
 
