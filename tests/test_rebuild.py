@@ -254,8 +254,7 @@ class Built:
     def why(self) -> str:
         """Why the second stage would have to run now."""
         source = self.notebooks / "04-network.ipynb"
-        after = {"03-containers": memory.record_digest(self.lab, "03-containers")}
-        key = memory.key(source, {"shown": "hello", "replicas": 3}, self.lab, after)
+        key = memory.key(source, {"shown": "hello", "replicas": 3}, self.lab, plan("04-network"))
         recalled, standing = memory.recall(self.lab), memory.standing(self.lab)
         return memory.why_run(self.lab, plan("04-network"), recalled, key, standing)
 

@@ -42,7 +42,10 @@ class Plan(Record):
     ``after`` are the stages that it waits for; ``rows`` those of the assignment that it answers;
     ``required`` the checks without which it has not passed: a full name, or a beginning that ends
     in a dot and that at least one check must have. ``leaves``: something of it stays up on the
-    machine, so that it has to run again once that was taken down.
+    machine, so that it has to run again once that was taken down. ``later`` are stages that it shows,
+    too, without waiting for them: they begin when all others are over, and after them it runs again.
+    ``builds`` are the root file systems that it needs ('' is the lab's own); ``seconds`` is what it takes
+    when one of them has to be built, and when all are there, as :data:`MEASURED`.
     """
 
     name: str
@@ -51,6 +54,9 @@ class Plan(Record):
     rows: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
     leaves: bool = True
+    later: tuple[str, ...] = ()
+    builds: tuple[str, ...] = ("",)
+    seconds: tuple[float, float] = (0.0, 0.0)
 
 
 class Task(Record):
@@ -133,6 +139,14 @@ STAGES: tuple[Plan, ...] = (
         required=(
             "publish.",
         ),  # alone, before the other stages, its table says so and it is published
+        leaves=False,
+        later=("08-smallest",),
+    ),
+    Plan(
+        name="08-smallest",
+        title="The smallest root file system",
+        rows=("I2", "R3", "R4"),
+        required=("rootfs.limit.", "rootfs.serving-smaller", "shrink."),
         leaves=False,
     ),
 )

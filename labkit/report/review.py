@@ -142,7 +142,7 @@ def _templates() -> Environment:
     )
     templates.filters |= {
         "when": pages.when,
-        "duration": pages.duration,
+        "duration": display.duration,
         "human": display.human,
         "numeric": _is_number,
         "plain": threads.plain,

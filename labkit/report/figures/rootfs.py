@@ -36,7 +36,7 @@ LAYERS = {"gzip": "#3d4852", "zstd": "#8a949e"}
 LETTER = 0.0115
 
 
-def waterfall(lab: Lab, result: Result[Any]) -> Figure:
+def waterfall(lab: Lab, result: Result[Any], *, name: str = "waterfall") -> Figure:
     """The way down from the largest root file system, step by step, with Docker's as lines.
 
     ``result`` is :func:`labkit.farm.rootfs.compare`'s; the steps are of its table ``waterfall``.
@@ -65,7 +65,7 @@ def waterfall(lab: Lab, result: Result[Any]) -> Figure:
         return style.save(
             lab,
             figure,
-            name="waterfall",
+            name=name,
             alt=f"A waterfall of sizes: {_told(rows)}.",
             caption="The way down, step by step. Blue: a root file system as it stands; orange: what "
             "the next one does not have (green: has besides), computed from the files of both; dashed: "
@@ -73,7 +73,7 @@ def waterfall(lab: Lab, result: Result[Any]) -> Figure:
         )
 
 
-def variant_sizes(lab: Lab, result: Result[Any]) -> Figure:
+def variant_sizes(lab: Lab, result: Result[Any], *, name: str = "variants") -> Figure:
     """The variants side by side: the kinds of their files, and each as a compressed layer.
 
     ``result`` is :func:`labkit.farm.rootfs.compare`'s, with tables ``variants`` and ``kinds``.
@@ -101,7 +101,7 @@ def variant_sizes(lab: Lab, result: Result[Any]) -> Figure:
         return style.save(
             lab,
             figure,
-            name="variants",
+            name=name,
             alt=f"Horizontal bars, the size of each root file system by kind of file: {listed}.",
             caption="Root file systems side by side: the apparent size of their files by kind (the mark: "
             "what they take on the disk), and below it the same as one compressed layer of an image.",
