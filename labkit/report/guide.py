@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from labkit.farm.links import endpoint
+from labkit.farm.names import resolver
 from labkit.lab import Lab
 from labkit.report import record as records
 from labkit.wiki import server
@@ -37,9 +38,9 @@ def _sites(lab: Lab) -> Iterator[tuple[str, str]]:
     rules = f"--no-proxy-server --host-resolver-rules='MAP *.{lab.domain} {lab.gateway.ip}'"
     chromium = f"chromium --no-sandbox {rules}" if lab.netns else f"chromium {rules}"
     yield "Sites", ", ".join(lab.url(site.name) for site in lab.sites)
-    yield "", "their names are in the lab's own DNS; to ask it, and to open the first one:"
+    yield "", "the names are in the lab's own DNS; what it says of one, and two ways to open one:"
+    yield "", f"sudo {resolver.with_dns(lab)} getent hosts {name}"
     for command in (
-        f"dig +short @{lab.gateway.ip} {name}",
         f"curl --noproxy '*' --resolve {name}:{lab.proxy.port}:{lab.gateway.ip} {url}",
         f"{chromium} {url}",
     ):
