@@ -94,6 +94,6 @@ def _key(name: str, building: Collection[str]) -> str:
 
 def _built(lab: Lab, stage: Plan) -> bool:
     """Whether all root file systems that a stage needs are in the cache."""
-    with suppress(LabkitError):
+    with suppress(LabkitError, OSError):
         return all(rootfs.find(rootfs.plan(lab, variant)) for variant in stage.builds)
     return False

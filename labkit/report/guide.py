@@ -14,7 +14,7 @@ from labkit.wiki import server
 
 def lines(lab: Lab, site: Path) -> tuple[tuple[str, str], ...]:
     """Heads and what is said of each; ``site`` is the review site's index. No password is in it."""
-    return (*_report(lab), *_sites(lab), ("Review site", str(site)), *_next(lab))
+    return (*_report(lab), *_sites(lab), ("Review site", str(site)), *_next())
 
 
 def address(lab: Lab) -> str:
@@ -28,28 +28,27 @@ def _report(lab: Lab) -> Iterator[tuple[str, str]]:
         yield "Report", there
     if not lab.wiki.url:
         login = server.login_page(lab)
-        yield "Log in", f"{login.url} as {' or '.join(login.accounts)}; root reads the passwords:"
+        yield "Log in", f"{login.url} as {' or '.join(login.accounts)}; the passwords:"
         yield "", f"sudo cat {login.passwords}"
 
 
 def _sites(lab: Lab) -> Iterator[tuple[str, str]]:
-    """The sites' names are known to the lab's own name server alone: each command says where they lead."""
-    name, url = lab.host_name(lab.sites[0].name), lab.url(lab.sites[0].name)
-    rules = f"--no-proxy-server --host-resolver-rules='MAP *.{lab.domain} {lab.gateway.ip}'"
-    chromium = f"chromium --no-sandbox {rules}" if lab.netns else f"chromium {rules}"
+    """The sites' names are known to the lab's own name server alone: the commands say where they lead."""
+    name, url, ip = lab.host_name(lab.sites[0].name), lab.url(lab.sites[0].name), lab.gateway.ip
+    rules = f"--no-proxy-server --host-resolver-rules='MAP *.{lab.domain} {ip}'"
+    within = "sudo " if lab.netns else ""
+    chromium = "chromium --no-sandbox" if lab.netns else "chromium"
+    curl = f"curl --noproxy '*' --resolve {name}:{lab.proxy.port}:{ip} {url}"
     yield "Sites", ", ".join(lab.url(site.name) for site in lab.sites)
-    yield "", "the names are in the lab's own DNS; what it says of one, and two ways to open one:"
+    yield "", "their names are in the lab's own DNS; what it says of the first, and how to open it:"
     yield "", f"sudo {resolver.with_dns(lab)} getent hosts {name}"
-    for command in (
-        f"curl --noproxy '*' --resolve {name}:{lab.proxy.port}:{lab.gateway.ip} {url}",
-        f"{chromium} {url}",
-    ):
-        yield "", endpoint.again(lab, command)
+    yield "", within + endpoint.again(lab, curl)
+    yield "", within + endpoint.again(lab, f"{chromium} {rules} {url}")
 
 
-def _next(lab: Lab) -> Iterator[tuple[str, str]]:
+def _next() -> Iterator[tuple[str, str]]:
     yield (
         "Next",
-        "write a line that begins with REX> on the report's page: labkit remarks lists them",
+        "write a line that begins with REX> on the report's page; ./lab remarks lists them",
     )
-    yield "", "labkit notebook opens the stages in JupyterLab; labkit down takes the lab down"
+    yield "", "./lab notebook opens the stages in JupyterLab; sudo ./lab down takes the lab down"
