@@ -34,6 +34,8 @@ from labkit.result import new_run_id
 
 #: More papermills at a time are slower, measured on two processors.
 WORKERS = 4
+#: The niceness of a stage that leaves the processors to the others.
+NICE = 10
 
 
 class Batch:
@@ -212,6 +214,7 @@ class Batch:
                 source,
                 self._work / f"{stage.name}.ipynb",
                 parameters=given,
+                nice=NICE if stage.yields else 0,
                 env={
                     **notebooks.environment(
                         self.lab.output_dir / "lab.toml", self.run_id, self._work

@@ -139,6 +139,7 @@ def execute(
     parameters: Mapping[str, object],
     env: Mapping[str, str],
     on_line: Callable[[str], None],
+    nice: int = 0,
     ending: Callable[[], bool] = lambda: False,
     timeout: float = PATIENCE,
 ) -> Execution:
@@ -151,7 +152,8 @@ def execute(
     file = target.with_suffix(".parameters.json") if parameters else None
     if file:
         file.write_text(json.dumps(parameters), encoding="utf-8")
-    argv = arguments(source, target, parameters=file, cwd=source.parent)
+    papermill = arguments(source, target, parameters=file, cwd=source.parent)
+    argv = ("nice", f"--adjustment={nice}", *papermill)
     for start in range(1, STARTS + 1):
         status, said = _papermill(argv, env, on_line, timeout)
         notebook = saved.read(target)

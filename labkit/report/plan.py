@@ -49,6 +49,7 @@ class Plan(Record):
     in a dot and that at least one check must have. ``leaves``: something of it stays up on the
     machine, so that it has to run again once that was taken down. ``later`` are stages that it shows,
     too, without waiting for them: they begin when all others are over, and after them it runs again.
+    One that ``yields`` leaves the processors to the others: fewer stages wait for what it computes.
     ``builds`` are the root file systems that it needs ('' is the lab's own); ``seconds`` is what it takes
     when one of them has to be built, and when all are there (see :data:`BYTES`).
     """
@@ -60,6 +61,7 @@ class Plan(Record):
     required: tuple[str, ...] = ()
     leaves: bool = True
     later: tuple[str, ...] = ()
+    yields: bool = False
     builds: tuple[str, ...] = ("",)
     seconds: tuple[float, float] = (0.0, 0.0)
 
@@ -102,6 +104,7 @@ STAGES: tuple[Plan, ...] = (
             "rootfs.unneeded.",
         ),
         leaves=False,
+        yields=True,
         builds=("", "debootstrap", "docker-slim"),
         seconds=(75, 10),
     ),
@@ -163,6 +166,7 @@ STAGES: tuple[Plan, ...] = (
         rows=("I2", "R3", "R4"),
         required=("rootfs.limit.", "rootfs.serving-smaller", "shrink."),
         leaves=False,
+        yields=True,
         builds=("smallest",),
         seconds=(150, 10),
     ),

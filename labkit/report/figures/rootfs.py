@@ -74,13 +74,14 @@ def waterfall(lab: Lab, result: Result[Any], *, name: str = "waterfall") -> Figu
 
 
 def variant_sizes(lab: Lab, result: Result[Any], *, name: str = "variants") -> Figure:
-    """The variants side by side: the kinds of their files, and each as a compressed layer.
+    """The variants side by side: the kinds of their files, and each as a compressed layer if it was packed.
 
     ``result`` is :func:`labkit.farm.rootfs.compare`'s, with tables ``variants`` and ``kinds``.
     """
     rows = table_rows(result, "variants")
     kinds = table_rows(result, "kinds")
     widest = max(float(row["on disk"] or 0) for row in rows) / MB
+    packed = "gzip" in rows[0]
     with style.axes(1.6 + 0.78 * len(rows)) as (figure, axes):
         axes.set_xlim(0, 1.3 * widest)
         for place, row in enumerate(rows):
@@ -88,14 +89,14 @@ def variant_sizes(lab: Lab, result: Result[Any], *, name: str = "variants") -> F
         axes.set_yticks(range(len(rows)), [_variant_label(row) for row in rows], color=style.INK)
         axes.set_ylim(len(rows) - 0.45, -0.55)
         axes.set_xlabel("MB")
-        axes.set_title(f"Root file systems of {result.subject}: files, and compressed layer")
+        also = ", and compressed layer" if packed else ""
+        axes.set_title(f"Root file systems of {result.subject}: files{also}")
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)
-        _variant_key(axes, list(_shares(kinds, str(rows[0]["variant"]))))
+        _variant_key(axes, list(_shares(kinds, str(rows[0]["variant"]))), LAYERS if packed else {})
         listed = "; ".join(
             f"{row['variant']} {human_bytes(float(row['size'] or 0))} in {row['packages']} packages, "
-            f"{human_bytes(float(row['on disk'] or 0))} on disk, as a layer "
-            f"{human_bytes(float(row['gzip'] or 0))} (gzip) or {human_bytes(float(row['zstd'] or 0))} (zstd)"
+            f"{human_bytes(float(row['on disk'] or 0))} on disk{_told_layer(row) if packed else ''}"
             for row in rows
         )
         return style.save(
@@ -104,7 +105,7 @@ def variant_sizes(lab: Lab, result: Result[Any], *, name: str = "variants") -> F
             name=name,
             alt=f"Horizontal bars, the size of each root file system by kind of file: {listed}.",
             caption="Root file systems side by side: the apparent size of their files by kind (the mark: "
-            "what they take on the disk), and below it the same as one compressed layer of an image.",
+            f"what they take on the disk){', and below it the same as one compressed layer of an image' if packed else ''}.",
         )
 
 
@@ -209,7 +210,7 @@ def _variant(axes: Axes, place: int, row: Mapping[str, Cell], shares: Mapping[st
         f"on disk {disk:.1f}", (disk, place - 0.12), (38, 0), textcoords="offset points",
         va="center", fontsize=8,
     )  # fmt: skip
-    for step, (name, colour) in enumerate(LAYERS.items()):
+    for step, (name, colour) in enumerate(LAYERS.items() if "gzip" in row else ()):
         size = float(row[name] or 0) / MB
         height = place + 0.16 + 0.14 * step
         axes.barh(height, size, height=0.12, color=colour)
@@ -221,7 +222,12 @@ def _variant_label(row: Mapping[str, Cell]) -> str:
     return f"{name}\n({DOCKER[name]})" if name in DOCKER else f"{name}\n(by {row['tool']})"
 
 
-def _variant_key(axes: Axes, names: Sequence[str]) -> None:
+def _told_layer(row: Mapping[str, Cell]) -> str:
+    gzip, zstd = (human_bytes(float(row[name] or 0)) for name in LAYERS)
+    return f", as a layer {gzip} (gzip) or {zstd} (zstd)"
+
+
+def _variant_key(axes: Axes, names: Sequence[str], layers: Mapping[str, str]) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -230,5 +236,5 @@ def _variant_key(axes: Axes, names: Sequence[str]) -> None:
         for name, colour, hatch in zip(names, TINTS, HATCHES, strict=True)
     ]
     handles.append(Line2D([], [], color=style.INK, linewidth=1.6, label="space on the disk"))
-    handles += [Patch(color=colour, label=f"layer, {name}") for name, colour in LAYERS.items()]
+    handles += [Patch(color=colour, label=f"layer, {name}") for name, colour in layers.items()]
     axes.legend(handles=handles, loc="lower right", fontsize=8)
