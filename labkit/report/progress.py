@@ -25,6 +25,8 @@ log = logging.getLogger("labkit.rebuild")
 
 #: How often it is said what goes on, where a log is written (seconds).
 EVERY = 20.0
+#: How much of what a stage is doing such a line has.
+SHOWN = 90
 #: A stage's states: the mark and the style that go with each word.
 STATES = {
     "waiting": ("·", "dim"),
@@ -100,15 +102,16 @@ class Progress:
         over = [name for name, line in lines if line.state not in ("waiting", "running")]
         ran = {name: now - line.begun for name, line in lines if line.begun}
         rest = {name: max(0.0, all_ - ran.get(name, 0.0)) for name, all_ in self._seconds.items()}
-        return (
-            f"{about(now - self._began)} passed, about {about(left(self._plans, rest, over))} left"
-        )
+        seconds, passed = left(self._plans, rest, over), f"{about(now - self._began)} passed"
+        if seconds:
+            return f"{passed}, about {about(seconds)} left"
+        return f"{passed}, longer than expected" if len(over) < len(lines) else passed
 
     def tick(self) -> None:
         """Says now and then what goes on, where nobody sees the table."""
         if time.monotonic() - self._told > EVERY:
             running = [(name, line) for name, line in self._lines.items() if line.begun]
-            said = " · ".join(f"{name}: {line.told}" for name, line in running)
+            said = " · ".join(f"{name}: {line.told[:SHOWN]}" for name, line in running)
             self._say(f"{self.clock} · {said}")
 
     def begin(self, name: str, why: str) -> None:
