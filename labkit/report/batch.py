@@ -58,6 +58,7 @@ class Batch:
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._again: set[str] = set()
+        self._idle = False
         self._memory = memories.recall(lab)
         self._standing = memories.standing(lab)
 
@@ -96,6 +97,7 @@ class Batch:
     def _expect(self, plans: Sequence[Plan]) -> Expected | None:
         """Tells what it will take, if there is anything to do."""
         names = self.to_run(plans)
+        self._idle = not names
         if not names:
             return None
         ahead = expected.of(self.lab, [p for p in plans if p.name in names], self._memory)
@@ -161,10 +163,10 @@ class Batch:
         return ending
 
     def _run_or_leave(self, stage: Plan) -> Ending:
-        given, key = self._parameters(stage), self._key(stage)
-        why = self._why(stage)
+        why = "" if self._idle else self._why(stage)
         if not why:
             return _ending("unchanged", records.load(self.lab, stage.name))
+        given, key = self._parameters(stage), self._key(stage)
         self._progress.begin(stage.name, why)
         self._remember(lambda memory: memories.with_stage(memory, stage.name, None))
         started, clock = datetime.now(UTC), time.monotonic()

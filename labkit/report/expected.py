@@ -10,7 +10,6 @@ from pathlib import Path
 from labkit import run
 from labkit.display import about, human_bytes
 from labkit.errors import LabkitError
-from labkit.farm import rootfs
 from labkit.lab import Lab
 from labkit.report import plan as plans
 from labkit.report.memory import Memory
@@ -94,6 +93,8 @@ def _key(name: str, building: Collection[str]) -> str:
 
 def _built(lab: Lab, stage: Plan) -> bool:
     """Whether all root file systems that a stage needs are in the cache."""
+    from labkit.farm import rootfs  # much to import, and most rebuilds have nothing to do
+
     with suppress(LabkitError, OSError):
         return all(rootfs.find(rootfs.plan(lab, variant)) for variant in stage.builds)
     return False

@@ -38,7 +38,7 @@ ROWS: Mapping[str, str] = {
 
 #: What a lab takes after its first rebuild (bytes): what it downloaded, and all that it keeps. Like the
 #: stages' seconds measured on two processors, with Debian 12 and empty caches.
-BYTES = (190_000_000, 2_900_000_000)
+BYTES = (108_000_000, 1_800_000_000)
 
 
 class Plan(Record):
