@@ -82,15 +82,15 @@ def variant_sizes(lab: Lab, result: Result[Any], *, name: str = "variants") -> F
     kinds = table_rows(result, "kinds")
     widest = max(float(row["on disk"] or 0) for row in rows) / MB
     packed = "gzip" in rows[0]
-    with style.axes(1.6 + 0.78 * len(rows)) as (figure, axes):
+    with style.axes(1.6 + (0.78 if packed else 0.6) * len(rows)) as (figure, axes):
         axes.set_xlim(0, 1.3 * widest)
         for place, row in enumerate(rows):
             _variant(axes, place, row, _shares(kinds, str(row["variant"])))
         axes.set_yticks(range(len(rows)), [_variant_label(row) for row in rows], color=style.INK)
         axes.set_ylim(len(rows) - 0.45, -0.55)
         axes.set_xlabel("MB")
-        also = ", and compressed layer" if packed else ""
-        axes.set_title(f"Root file systems of {result.subject}: files{also}")
+        shown = "files, and compressed layer" if packed else "what kinds of files they are"
+        axes.set_title(f"Root file systems of {result.subject}: {shown}")
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)
         _variant_key(axes, list(_shares(kinds, str(rows[0]["variant"]))), LAYERS if packed else {})
@@ -186,28 +186,29 @@ def _shares(kinds: Sequence[Mapping[str, Cell]], variant: str) -> dict[str, floa
 def _variant(axes: Axes, place: int, row: Mapping[str, Cell], shares: Mapping[str, float]) -> None:
     """The files by kind with the space that they take on the disk, and the two layers below."""
     left, widest = 0.0, axes.get_xlim()[1]
+    middle = place - 0.12 if "gzip" in row else place
     for (name, size), colour, hatch in zip(shares.items(), TINTS, HATCHES, strict=True):
         axes.barh(
-            place - 0.12, size, left=left, height=0.4, color=colour, edgecolor=style.GREY,
+            middle, size, left=left, height=0.4, color=colour, edgecolor=style.GREY,
             linewidth=0, hatch=hatch,
         )  # fmt: skip
         axes.barh(
-            place - 0.12, size, left=left, height=0.4, facecolor="none", edgecolor="white", linewidth=0.8
+            middle, size, left=left, height=0.4, facecolor="none", edgecolor="white", linewidth=0.8
         )  # fmt: skip
         if size > LETTER * widest * len(name):
             axes.text(
-                left + size / 2, place - 0.12, name, ha="center", va="center", fontsize=8,
+                left + size / 2, middle, name, ha="center", va="center", fontsize=8,
                 bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.0},
             )  # fmt: skip
         left += size
     disk = float(row["on disk"] or 0) / MB
-    axes.plot([disk, disk], [place - 0.32, place + 0.08], color=style.INK, linewidth=1.6)
+    axes.plot([disk, disk], [middle - 0.2, middle + 0.2], color=style.INK, linewidth=1.6)
     axes.annotate(
-        f"{left:.1f}", (disk, place - 0.12), (5, 0), textcoords="offset points", va="center",
+        f"{left:.1f}", (disk, middle), (5, 0), textcoords="offset points", va="center",
         fontsize=9, fontweight="bold",
     )  # fmt: skip
     axes.annotate(
-        f"on disk {disk:.1f}", (disk, place - 0.12), (38, 0), textcoords="offset points",
+        f"on disk {disk:.1f}", (disk, middle), (38, 0), textcoords="offset points",
         va="center", fontsize=8,
     )  # fmt: skip
     for step, (name, colour) in enumerate(LAYERS.items() if "gzip" in row else ()):
