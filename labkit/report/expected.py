@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection
-from contextlib import suppress
 from pathlib import Path
 
 from labkit import run
 from labkit.display import about, human_bytes
-from labkit.errors import LabkitError
+from labkit.farm.debian import variants
 from labkit.lab import Lab
 from labkit.report import plan as plans
 from labkit.report.memory import Memory
@@ -92,9 +91,8 @@ def _key(name: str, building: Collection[str]) -> str:
 
 
 def _built(lab: Lab, stage: Plan) -> bool:
-    """Whether all root file systems that a stage needs are in the cache."""
-    from labkit.farm import rootfs  # much to import, and most rebuilds have nothing to do
-
-    with suppress(LabkitError, OSError):
-        return all(rootfs.find(rootfs.plan(lab, variant)) for variant in stage.builds)
-    return False
+    """Whether the cache has a root file system of each kind that a stage needs, perhaps of older packages."""
+    names = [name or variants.of_lab(lab).name for name in stage.builds]
+    suite = lab.rootfs.suite or "*"
+    folder = lab.cache_dir / "rootfs"
+    return all(any(folder.glob(f"{name}-{suite}-*/rootfs.json")) for name in names)
