@@ -64,9 +64,7 @@ def _batch(choice: Choice, **wish: Any) -> None:
     site = lab.output_dir / review.build(lab).value.index
     show(result, choice, checks=False)
     if not choice.as_json:
-        for head, said in (
-            guide.lines(lab, site) if result.holds and not asked.stages else [("Review site", site)]
-        ):
+        for head, said in guide.lines(lab, site, whole=not asked.stages):
             typer.echo(f"{head + ':' if head else '':<13}{said}")
     leave(result, result.value.interrupted)
 

@@ -12,9 +12,13 @@ from labkit.report import record as records
 from labkit.wiki import server
 
 
-def lines(lab: Lab, site: Path) -> tuple[tuple[str, str], ...]:
-    """Heads and what is said of each; ``site`` is the review site's index. No password is in it."""
-    return (*_report(lab), *_sites(lab), ("Review site", str(site)), *_next())
+def lines(lab: Lab, site: Path, *, whole: bool = True) -> tuple[tuple[str, str], ...]:
+    """Heads and what is said of each, without any password: of the review site, whose index ``site`` is,
+    and of the ``whole`` lab once its report was published."""
+    review = ("Review site", str(site))
+    if not whole or not address(lab):
+        return (review,)
+    return (*_report(lab), *_sites(lab), review, *_next())
 
 
 def address(lab: Lab) -> str:
@@ -24,8 +28,7 @@ def address(lab: Lab) -> str:
 
 
 def _report(lab: Lab) -> Iterator[tuple[str, str]]:
-    if there := address(lab):
-        yield "Report", there
+    yield "Report", address(lab)
     if not lab.wiki.url:
         login = server.login_page(lab)
         yield "Log in", f"{login.url} as {' or '.join(login.accounts)}; the passwords:"
