@@ -15,7 +15,7 @@ import pytest
 from labkit import Check, Figure, Lab, Result, Table
 from labkit.report import closing, markup, pages, review
 from labkit.report import record as records
-from labkit.report.plan import ROWS, TASKS, plan
+from labkit.report.plan import ROWS, STAGES, TASKS, plan
 from labkit.report.record import Entry, StageRecord
 from labkit.report.saved import file as executed
 from labkit.result import FIGURE_MIME, RESULT_MIME
@@ -135,7 +135,7 @@ def test_empty_outputs_give_a_site(lab: Lab) -> None:
     """Before anything has run the site says so, for each stage, and answers no row."""
     pages_ = site(lab)
     assert list(pages_) == ["index.html"]
-    assert pages_["index.html"].text.count("not run") == 7
+    assert pages_["index.html"].text.count("not run") == len(STAGES)
     assert "0 of 23" in pages_["index.html"].text
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from labkit.errors import StateError
 from labkit.farm.links import endpoint
 from labkit.farm.names import resolver
 from labkit.lab import Lab
@@ -22,8 +23,11 @@ def lines(lab: Lab, site: Path, *, whole: bool = True) -> tuple[tuple[str, str],
 
 
 def address(lab: Lab) -> str:
-    """Where the report was published last, '' when it never was."""
-    found = (result for record in records.latest(lab) for result in record.results)
+    """Where the report was published last, '' when it never was, or when that cannot be read any more."""
+    try:
+        found = [result for record in records.latest(lab) for result in record.results]
+    except StateError:
+        return ""
     return next((item.subject for item in found if item.action == "report.publish"), "")
 
 
