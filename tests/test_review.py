@@ -340,14 +340,6 @@ def test_control_characters_are_dropped(raw: str, expected: str) -> None:
     assert markup.plain(raw) == expected
 
 
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(0.04, "0.0 s"), (59.9, "59.9 s"), (60, "1 min 0 s"), (200, "3 min 20 s")]
-)
-def test_durations_are_readable(seconds: float, said: str) -> None:
-    """Seconds below a minute, minutes and seconds above."""
-    assert pages.duration(seconds) == said
-
-
 def test_parameters_that_differ_are_named() -> None:
     """Only what differs from the defaults is listed, by its dotted key."""
     now = {"a": 1, "b": {"c": 2, "d": 3}, "sites": [{"name": "x"}, {"name": "y"}]}

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from labkit import run
-from labkit.display import about, human_bytes
+from labkit.display import about, counted, human_bytes
 from labkit.farm.debian import variants
 from labkit.lab import Lab
 from labkit.report import plan as plans
@@ -38,7 +38,7 @@ class Expected(Record):
         needs = f", {human_bytes(self.download)} to download, {human_bytes(self.space)} of disk ({human_bytes(free)} free)"
         source = "the last time on this machine" if self.measured else "typical of two processors"
         return (
-            f"{len(self.seconds)} of the stages run: {first}{about(self.whole)} in all"
+            f"{counted(len(self.seconds), 'stage')} to run: {first}{about(self.whole)} in all"
             f"{needs if self.building else ', nothing to download'} ({source})"
         )
 

@@ -80,7 +80,7 @@ def compare(
     are those of :func:`labkit.farm.rootfs.build`.
     """
     chosen = tuple(variants.named(name) for name in names or variants.VARIANTS)
-    ordered = in_order(chosen)
+    ordered = in_order(chosen, own=variants.of_lab(lab).name)
     made = run.spread(
         lambda variant: _weighed(lab, variant.name, registry, layers), ordered, workers=workers()
     )
@@ -123,10 +123,13 @@ def workers() -> int:
     return max(WORKERS[0], min((os.cpu_count() or 1) + 1, WORKERS[1]))
 
 
-def in_order(chosen: Sequence[Variant]) -> list[Variant]:
-    """First what others are made from, last what is made from others: nobody waits for what is not begun."""
+def in_order(chosen: Sequence[Variant], *, own: str = "") -> list[Variant]:
+    """First what others are made from, last what is made from others: nobody waits for what is not begun.
+
+    The farm's ``own`` is the very last: who brings up the farm builds it, and does not wait for this.
+    """
     sources = {variant.after for variant in chosen}
-    return sorted(chosen, key=lambda variant: (_depth(variant), variant.name not in sources))
+    return sorted(chosen, key=lambda v: (v.name == own, _depth(v), v.name not in sources))
 
 
 def _depth(variant: Variant) -> int:
