@@ -47,6 +47,21 @@ def human_bytes(count: float) -> str:
     return f"{sign}{int(count)} B"
 
 
+def duration(seconds: float) -> str:
+    """A duration as people read it: ``4.2 s``, ``3 min 20 s``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+
+
+def about(seconds: float) -> str:
+    """An expected duration, in steps of five seconds: ``45 s``, ``1 min 40 s``."""
+    minutes, rest = divmod(5 * round(seconds / 5), 60)
+    return " ".join(
+        [*([f"{minutes} min"] if minutes else []), *([f"{rest} s"] if rest or not minutes else [])]
+    )
+
+
 def counted(count: int, noun: str, verb: str = "") -> str:
     """``1 replica``, ``6 addresses``; with the ``verb`` that follows, as many have it: ``1 check holds``."""
     if count == 1:

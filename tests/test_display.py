@@ -7,7 +7,16 @@ import re
 import pytest
 
 from labkit import Check, Table
-from labkit.display import checks_html, counted, human, ink_on, summary_html, table_html
+from labkit.display import (
+    about,
+    checks_html,
+    counted,
+    duration,
+    human,
+    ink_on,
+    summary_html,
+    table_html,
+)
 from labkit.result import Cell
 
 
@@ -106,3 +115,19 @@ def test_a_single_one_is_no_plural(count: int, said: str) -> None:
 def test_what_is_counted_agrees_in_number(count: int, noun: str, verb: str, said: str) -> None:
     """The noun, and the verb that follows it."""
     assert counted(count, noun, verb) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.04, "0.0 s"), (59.9, "59.9 s"), (60, "1 min 0 s"), (200, "3 min 20 s")]
+)
+def test_durations_are_readable(seconds: float, said: str) -> None:
+    """Seconds below a minute, minutes and seconds above."""
+    assert duration(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(1, "0 s"), (43, "45 s"), (58, "1 min"), (101.2, "1 min 40 s")]
+)
+def test_expected_durations_are_round(seconds: float, said: str) -> None:
+    """In steps of five seconds: more is not known."""
+    assert about(seconds) == said

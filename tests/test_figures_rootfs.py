@@ -139,6 +139,14 @@ def test_the_variants_are_told_in_words(lab: Lab) -> None:
     )
 
 
+def test_variants_that_were_not_packed_have_no_layer(lab: Lab) -> None:
+    """Neither drawn nor told; the figure has the name that it is given."""
+    rows = [{k: v for k, v in row.items() if k not in ("gzip", "zstd")} for row in VARIANTS]
+    figure = variant_sizes(lab, _result(variants=rows, kinds=KINDS), name="unpacked")
+    assert (figure.name, "layer" in figure.alt + figure.caption) == ("unpacked", False)
+    assert "docker 120.0 MB in 88 packages, 133.0 MB on disk;" in figure.alt
+
+
 def test_the_way_down_is_told_in_words(lab: Lab) -> None:
     """Each root file system by its size, each step by what it takes or adds."""
     figure = waterfall(lab, _result(variants=VARIANTS, waterfall=STEPS))

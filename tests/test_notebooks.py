@@ -198,6 +198,7 @@ def launched(program: str, words: tuple[str, ...], project: Path) -> Done:
         ("05-web", by_nbconvert),
         ("06-balancer", by_nbconvert),
         ("07-report", by_papermill),
+        ("08-smallest", by_papermill),
     ],
 )
 def test_notebook_runs_alone(

@@ -230,6 +230,27 @@ def test_progress_on_a_terminal_shows_each_stage() -> None:
     assert any(re.fullmatch(r"02-rootfs +✘ failed +2\.5 s +broken *", line) for line in lines)
 
 
+def test_progress_in_a_log_tells_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Now and then what goes on, how much time has passed, and how much is left as far as that is known."""
+    now, said = [100.0], io.StringIO()
+    monkeypatch.setattr("labkit.report.progress.time.monotonic", lambda: now[0])
+    with Progress(Console(file=said, width=400)) as progress:
+        progress.expect([stage.name for stage in STAGES[:2]])
+        progress.estimate(STAGES[:2], {"01-wiki": 30.0, "02-rootfs": 80.0})
+        progress.begin("02-rootfs", "never run")
+        for second in (110.0, 125.0, 190.0):
+            now[0] = second
+            progress.tick()
+        progress.end("02-rootfs", "passed", 91.0, "9 of 9 checks hold")
+    lines = [line[9:] for line in said.getvalue().splitlines()]
+    assert lines == [
+        "02-rootfs: runs, never run",
+        "25 s passed, about 55 s left · 02-rootfs: never run",
+        "1 min 30 s passed, about 30 s left · 02-rootfs: never run",
+        "02-rootfs: passed after 91.0 s, 9 of 9 checks hold (1 min 30 s passed, about 30 s left)",
+    ]
+
+
 # -- real notebooks ----------------------------------------------------------------------------------
 
 
@@ -254,8 +275,7 @@ class Built:
     def why(self) -> str:
         """Why the second stage would have to run now."""
         source = self.notebooks / "04-network.ipynb"
-        after = {"03-containers": memory.record_digest(self.lab, "03-containers")}
-        key = memory.key(source, {"shown": "hello", "replicas": 3}, self.lab, after)
+        key = memory.key(source, {"shown": "hello", "replicas": 3}, self.lab, plan("04-network"))
         recalled, standing = memory.recall(self.lab), memory.standing(self.lab)
         return memory.why_run(self.lab, plan("04-network"), recalled, key, standing)
 

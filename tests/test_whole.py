@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -139,10 +140,25 @@ def whole() -> Iterator[Whole]:
 
 @pytest.mark.root
 def test_one_command_passes_all_stages(whole: Whole) -> None:
-    """From nothing: exit status 0, and a summary that says that seven of seven have passed."""
+    """From nothing: exit status 0, a summary that says that eight of eight have passed, and how to go on."""
     assert whole.first.status == 0, whole.first.stderr[-3000:] + whole.first.stdout[-3000:]
-    assert "7 stages: 7 passed." in whole.first.stdout
+    assert "8 stages: 8 passed." in whole.first.stdout
     assert f"Review site: {whole.lab.output_dir}/review/index.html" in whole.first.stdout
+    assert f"Report:      {origin(whole.lab)}/wiki/Report" in whole.first.stdout
+    secrets = accounts.read(Folders.of(whole.lab).passwords).plain().values()
+    assert not any(secret in whole.first.stdout for secret in secrets)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("program", ["getent", "curl", "chromium"])
+def test_printed_commands_show_a_site(whole: Whole, program: str) -> None:
+    """What the command prints about the sites works when it is pasted."""
+    [line] = [line for line in whole.first.stdout.splitlines() if f" {program} " in line]
+    dump = ["--headless", "--dump-dom", "--disable-gpu"] if program == "chromium" else []
+    words = [*shlex.split(line.partition("sudo ")[2]), *dump]
+    done = run.run(words, env={"HOME": str(whole.file.parent)}, timeout=60)
+    wanted = {"getent": str(whole.lab.gateway.ip)}.get(program, whole.lab.title(whole.lab.sites[0]))
+    assert wanted in done.stdout
 
 
 @pytest.mark.root

@@ -50,7 +50,7 @@ def run(
 def _batch(choice: Choice, **wish: Any) -> None:
     from rich.console import Console
 
-    from labkit.report import review
+    from labkit.report import guide, review
     from labkit.report.progress import Progress
     from labkit.report.rebuild import find, notebooks_folder
     from labkit.report.rebuild import rebuild as run_stages
@@ -65,7 +65,8 @@ def _batch(choice: Choice, **wish: Any) -> None:
     site = lab.output_dir / review.build(lab).value.index
     show(result, choice, checks=False)
     if not choice.as_json:
-        typer.echo(f"Review site: {site}")
+        for head, said in guide.lines(lab, site, whole=not asked.stages):
+            typer.echo(f"{head + ':' if head else '':<13}{said}")
     leave(result, result.value.interrupted)
 
 

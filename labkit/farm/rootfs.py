@@ -91,11 +91,13 @@ class Lists(Record):
     dates: tuple[int, ...]
 
 
-def compare(lab: Lab, names: Sequence[str] = (), *, registry: str = "") -> Result[Comparison]:
+def compare(
+    lab: Lab, names: Sequence[str] = (), *, registry: str = "", layers: bool = True
+) -> Result[Comparison]:
     """The variants side by side; see :func:`labkit.farm.contents.comparison.compare`."""
     from labkit.farm.contents import comparison
 
-    return comparison.compare(lab, names, registry=registry)
+    return comparison.compare(lab, names, registry=registry, layers=layers)
 
 
 def unneeded(lab: Lab, variant: str = "debootstrap") -> Result[Unneeded]:

@@ -19,11 +19,12 @@ from labkit.errors import LabkitError, StateError
 from labkit.files import write_atomically
 from labkit.journal import Journal
 from labkit.lab import Lab
+from labkit.report import expected, guide, pictures, saved
 from labkit.report import memory as memories
 from labkit.report import notebook as notebooks
-from labkit.report import pictures, saved
 from labkit.report import record as records
 from labkit.report.ending import end_notebooks, markers
+from labkit.report.expected import Expected
 from labkit.report.memory import Memory, Remembered
 from labkit.report.plan import Plan
 from labkit.report.progress import Progress
@@ -34,6 +35,8 @@ from labkit.result import new_run_id
 
 #: More papermills at a time are slower, measured on two processors.
 WORKERS = 4
+#: The niceness of a stage that leaves the processors to the others.
+NICE = 10
 
 
 class Batch:
@@ -55,6 +58,8 @@ class Batch:
         self._work = lab.run_dir / "rebuild"
         self._lock = threading.Lock()
         self._over = threading.Event()
+        self._again: set[str] = set()
+        self._idle = False
         self._memory = memories.recall(lab)
         self._standing = memories.standing(lab)
 
@@ -65,17 +70,41 @@ class Batch:
         self._work.mkdir(parents=True)
         notebooks.write_lab_file(self.lab)
         endings: dict[str, Ending] = {}
+        ahead = self._expect(plans)
         try:
             self._run_all(plans, endings)
         finally:
-            passed = [name for name, ending in endings.items() if ending.state == "passed"]
+            passed = {name: end.seconds for name, end in endings.items() if end.state == "passed"}
             standing = memories.standing(self.lab)
             self._remember(lambda memory: memories.with_standing(memory, passed, standing))
+            if ahead and passed:
+                self._remember(lambda memory: expected.taken(self.lab, memory, ahead, passed))
             pictures.discard(self.lab, self.run_id)
             shutil.rmtree(self._work, ignore_errors=True)
         return [
             endings.get(stage.name) or not_run(stage, endings, self.interrupted) for stage in plans
         ]
+
+    def to_run(self, plans: Sequence[Plan]) -> dict[str, str]:
+        """The stages that have to run now, each with the reason."""
+        found: dict[str, str] = {}
+        for stage in sorted(plans, key=lambda stage: len(stage.later)):
+            earlier = [name for name in (*stage.after, *stage.later) if name in found]
+            why = self._why(stage) or (f"{earlier[0]} is run again" if earlier else "")
+            if why:
+                found[stage.name] = why
+        return found
+
+    def _expect(self, plans: Sequence[Plan]) -> Expected | None:
+        """Tells what it will take, if there is anything to do."""
+        names = self.to_run(plans)
+        self._idle = not names
+        if not names:
+            return None
+        ahead = expected.of(self.lab, [p for p in plans if p.name in names], self._memory)
+        self._progress.estimate(plans, ahead.seconds)
+        self._progress.say(ahead.sentence(expected.free(self.lab)))
+        return ahead
 
     def _run_all(self, plans: Sequence[Plan], endings: dict[str, Ending]) -> None:
         running: dict[Future[Ending], str] = {}
@@ -87,7 +116,9 @@ class Batch:
                     if not running:
                         return
                     done = wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done
-                    endings.update({running.pop(future): future.result() for future in done})
+                    self._progress.tick()
+                    for future in done:
+                        self._ended(plans, endings, running.pop(future), future.result())
             finally:
                 self._over.set()
 
@@ -97,8 +128,23 @@ class Batch:
         bad = any(ending.state not in GOOD for ending in endings.values())
         if self.interrupted or (bad and not self.wish.keep_going):
             return []
-        states = {name: ending.state for name, ending in endings.items()}
-        return ready(plans, states, set(running.values()))
+        over = {name: end.state for name, end in endings.items() if name not in self._again}
+        return ready(plans, over, set(running.values()))
+
+    def _ended(
+        self, plans: Sequence[Plan], endings: dict[str, Ending], name: str, ending: Ending
+    ) -> None:
+        """Notes how a stage came out; what shows it and ran without it is to run again."""
+        endings[name] = ending
+        self._again.discard(name)
+        if ending.state == "passed":
+            self._again |= {p.name for p in plans if name in p.later and p.name in endings}
+            waiting = [p.name for p in plans if p.name not in endings]
+            if set(waiting) & {later for p in plans if p.name == name for later in p.later}:
+                self._progress.say(
+                    f"The report is at {guide.address(self.lab)}. "
+                    f"{', '.join(waiting)} follows; then it is published again."
+                )
 
     # -- one stage, in a thread of its own -----------------------------------------------------
 
@@ -118,13 +164,11 @@ class Batch:
         return ending
 
     def _run_or_leave(self, stage: Plan) -> Ending:
-        given = self._parameters(stage)
-        after = {name: memories.record_digest(self.lab, name) for name in stage.after}
-        key = memories.key(self._sources[stage.name], given, self.lab, after)
-        why = memories.why_run(self.lab, stage, self._memory, key, self._standing)
-        if not why and stage.name not in self.wish.forced():
+        why = "" if self._idle else self._why(stage)
+        if not why:
             return _ending("unchanged", records.load(self.lab, stage.name))
-        self._progress.begin(stage.name, why or "it was asked for")
+        given, key = self._parameters(stage), self._key(stage)
+        self._progress.begin(stage.name, why)
         self._remember(lambda memory: memories.with_stage(memory, stage.name, None))
         started, clock = datetime.now(UTC), time.monotonic()
         execution = self._execute(stage, given)
@@ -137,6 +181,16 @@ class Batch:
         else:
             self._keep_failure(stage, execution, record)
         return _ending(record.state, record, reasons, seconds)
+
+    def _key(self, stage: Plan) -> str:
+        source = self._sources[stage.name]
+        return memories.key(source, self._parameters(stage), self.lab, stage)
+
+    def _why(self, stage: Plan) -> str:
+        """Why a stage has to run now, '' when its last run still stands and nobody asks for it."""
+        key = self._key(stage)
+        why = memories.why_run(self.lab, stage, self._memory, key, self._standing)
+        return why or ("it was asked for" if stage.name in self.wish.forced() else "")
 
     def _parameters(self, stage: Plan) -> dict[str, Any]:
         """Those of the given parameters that the stage's notebook declares, except paths: those it
@@ -163,6 +217,7 @@ class Batch:
                 source,
                 self._work / f"{stage.name}.ipynb",
                 parameters=given,
+                nice=NICE if stage.yields else 0,
                 env={
                     **notebooks.environment(
                         self.lab.output_dir / "lab.toml", self.run_id, self._work

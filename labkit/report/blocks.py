@@ -11,7 +11,7 @@ from labkit.lab import Lab
 from labkit.report import closing as closings
 from labkit.report import dialogue, saved
 from labkit.report import record as records
-from labkit.report.plan import ROWS, STAGES, Plan
+from labkit.report.plan import ROWS, STAGES, Plan, plan
 from labkit.report.record import StageRecord
 from labkit.result import FIGURE_MIME, RESULT_MIME, Record, Table
 from labkit.wiki import notebook, wikitext
@@ -70,7 +70,7 @@ def summary(latest: Mapping[str, StageRecord]) -> str:
     return "\n\n".join(
         (
             "The lab writes this report itself, from what its stages measured. "
-            f"The tasks and their states are {_link(STAGES[-1], 'at its end')}.",
+            f"The tasks and their states are in {_link(plan(OWN), plan(OWN).title)}.",
             wikitext.grid(head, rows),
             "'''To remark on something''', begin a line with <code>REX&gt;</code>, anywhere on this"
             " page, and end it with your signature. A line that begins with <code>:</code> directly"

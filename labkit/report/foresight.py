@@ -6,8 +6,11 @@ from collections.abc import Iterator
 
 from labkit.lab import Lab
 from labkit.report import memory as memories
+from labkit.report.batch import Batch
 from labkit.report.plan import STAGES
+from labkit.report.progress import Progress
 from labkit.report.rebuild import find, notebooks_folder
+from labkit.report.schedule import Wish
 from labkit.result import Cell, Table
 from labkit.wiki import server
 
@@ -23,16 +26,9 @@ def _steps(lab: Lab) -> Iterator[tuple[str, str]]:
     wiki = server.status(lab)
     if not wiki.up:
         yield ("start" if wiki.installed else "create") + " wiki", wiki.reason
-    memory, standing = memories.recall(lab), memories.standing(lab)
-    if not memory.stages:
+    if not memories.recall(lab).stages:
         yield "publish report", "no rebuild of this lab has passed yet"
         return
-    sources, again = find(STAGES, notebooks_folder(), {}), dict[str, str]()
-    for stage in STAGES:
-        after = {name: memories.record_digest(lab, name) for name in stage.after}
-        key = memories.key(sources[stage.name], {}, lab, after)
-        why = memories.why_run(lab, stage, memory, key, standing)
-        earlier = [name for name in stage.after if name in again]
-        if why or earlier:
-            again[stage.name] = why or f"{earlier[0]} is run again"
-            yield f"run {stage.name}", again[stage.name]
+    batch = Batch(lab, Wish(), find(STAGES, notebooks_folder(), {}), Progress())
+    for name, why in batch.to_run(STAGES).items():
+        yield f"run {name}", why

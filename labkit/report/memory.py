@@ -39,9 +39,13 @@ class Remembered(Record):
 
 
 class Memory(Record):
-    """The stages that passed."""
+    """The stages that passed; what each took the last time (seconds, by its name, and by its name with
+    ``, building`` when it had a root file system to build); the bytes that were downloaded and kept."""
 
     stages: dict[str, Remembered] = Field(default_factory=dict)
+    seconds: dict[str, float] = Field(default_factory=dict)
+    fetched: int = 0
+    kept: int = 0
 
 
 def path(lab: Lab) -> Path:
@@ -79,11 +83,9 @@ def with_standing(memory: Memory, names: Iterable[str], marks: tuple[str, ...]) 
     return memory.model_copy(update={"stages": {**memory.stages, **changed}})
 
 
-def key(source: Path, parameters: Mapping[str, object], lab: Lab, after: Mapping[str, str]) -> str:
-    """The hash of all that a stage's result depends on.
-
-    ``after`` has the hash of the record of each stage that it waits for: when one of those was run
-    again, so is this one.
+def key(source: Path, parameters: Mapping[str, object], lab: Lab, stage: Plan) -> str:
+    """The hash of all that a stage's result depends on; when a stage that it waits for, or that it shows
+    later, was run again, so is this one.
     """
     inputs = {
         "notebook": digest(source),
@@ -91,7 +93,7 @@ def key(source: Path, parameters: Mapping[str, object], lab: Lab, after: Mapping
         "lab": lab.fingerprint(),
         "assignment": digest(Path(lab.wiki.assignment)) if lab.wiki.assignment else "",
         "labkit": package_digest(),
-        "after": dict(after),
+        "after": {name: record_digest(lab, name) for name in (*stage.after, *stage.later)},
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 

@@ -164,6 +164,7 @@ def execute(
     parameters: Mapping[str, object],
     env: Mapping[str, str],
     on_line: Callable[[str], None],
+    nice: int = 0,
     ending: Callable[[], bool] = lambda: False,
     timeout: float = PATIENCE,
 ) -> Execution:
@@ -178,7 +179,8 @@ def execute(
         file.write_text(json.dumps(parameters), encoding="utf-8")
     ended = threading.Thread(target=end_notebooks, args=(str(target),), name="ending")
     lines = Bounded(on_line, ended.start)
-    argv = arguments(source, target, parameters=file, cwd=source.parent)
+    papermill = arguments(source, target, parameters=file, cwd=source.parent)
+    argv = ("nice", f"--adjustment={nice}", *papermill)
     for start in range(1, STARTS + 1):
         status, said = _papermill(argv, env, lines, timeout)
         notebook = saved.read(target)

@@ -82,13 +82,6 @@ def when(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
-def duration(seconds: float) -> str:
-    """A duration as people read it: ``4.2 s``, ``3 min 20 s``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{int(seconds // 60)} min {int(seconds % 60)} s"
-
-
 def changes(
     now: Mapping[str, Any], default: Mapping[str, Any], path: str = ""
 ) -> list[tuple[str, str]]:

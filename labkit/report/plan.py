@@ -36,13 +36,22 @@ ROWS: Mapping[str, str] = {
 }
 
 
+#: What a lab takes after its first rebuild (bytes): what it downloaded, and all that it keeps. Like the
+#: stages' seconds measured on two processors, with Debian 12 and empty caches.
+BYTES = (108_000_000, 1_800_000_000)
+
+
 class Plan(Record):
     """One stage before it runs.
 
     ``after`` are the stages that it waits for; ``rows`` those of the assignment that it answers;
     ``required`` the checks without which it has not passed: a full name, or a beginning that ends
     in a dot and that at least one check must have. ``leaves``: something of it stays up on the
-    machine, so that it has to run again once that was taken down.
+    machine, so that it has to run again once that was taken down. ``later`` are stages that it shows,
+    too, without waiting for them: they begin when all others are over, and after them it runs again.
+    One that ``yields`` leaves the processors to the others: fewer stages wait for what it computes.
+    ``builds`` are the root file systems that it needs ('' is the lab's own); ``seconds`` is what it takes
+    when one of them has to be built, and when all are there (see :data:`BYTES`).
     """
 
     name: str
@@ -51,6 +60,10 @@ class Plan(Record):
     rows: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
     leaves: bool = True
+    later: tuple[str, ...] = ()
+    yields: bool = False
+    builds: tuple[str, ...] = ("",)
+    seconds: tuple[float, float] = (0.0, 0.0)
 
 
 class Task(Record):
@@ -73,6 +86,8 @@ STAGES: tuple[Plan, ...] = (
             "wiki.page.",
             "wiki.shown",
         ),
+        builds=(),
+        seconds=(18, 8),
     ),
     Plan(
         name="02-rootfs",
@@ -89,6 +104,9 @@ STAGES: tuple[Plan, ...] = (
             "rootfs.unneeded.",
         ),
         leaves=False,
+        yields=True,
+        builds=("", "debootstrap", "docker-slim"),
+        seconds=(75, 10),
     ),
     Plan(
         name="03-containers",
@@ -103,6 +121,7 @@ STAGES: tuple[Plan, ...] = (
             "container.cgroups",
             "container.confined.",
         ),
+        seconds=(45, 8),
     ),
     Plan(
         name="04-network",
@@ -110,6 +129,7 @@ STAGES: tuple[Plan, ...] = (
         after=("03-containers",),
         rows=("E3", "I6", "R10"),
         required=("network.ports", "network.ping.", "network.ssh.", "network.mistake."),
+        seconds=(9, 9),
     ),
     Plan(
         name="05-web",
@@ -117,6 +137,7 @@ STAGES: tuple[Plan, ...] = (
         after=("04-network",),
         rows=("E4", "R11"),
         required=("farm.replica.", "site.", "browser."),
+        seconds=(9, 9),
     ),
     Plan(
         name="06-balancer",
@@ -124,6 +145,7 @@ STAGES: tuple[Plan, ...] = (
         after=("05-web", "02-rootfs"),  # no measurement beside a build
         rows=("E5",),
         required=("dns.name.", "dns.reverse.", "proxy.site.", "traffic.", "failover.", "bench."),
+        seconds=(30, 30),
     ),
     Plan(
         name="07-report",
@@ -134,6 +156,19 @@ STAGES: tuple[Plan, ...] = (
             "publish.",
         ),  # alone, before the other stages, its table says so and it is published
         leaves=False,
+        later=("08-smallest",),
+        builds=(),
+        seconds=(8, 8),
+    ),
+    Plan(
+        name="08-smallest",
+        title="The smallest root file system",
+        rows=("I2", "R3", "R4"),
+        required=("rootfs.limit.", "rootfs.serving-smaller", "shrink."),
+        leaves=False,
+        yields=True,
+        builds=("smallest",),
+        seconds=(150, 10),
     ),
 )
 

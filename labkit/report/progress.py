@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from labkit.display import about
 from labkit.doing import told
+from labkit.report.plan import Plan
+from labkit.report.schedule import left
 from labkit.text import shown
 
 if TYPE_CHECKING:
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("labkit.rebuild")
 
+#: How often it is said what goes on, where a log is written (seconds).
+EVERY = 20.0
+#: How much of what a stage is doing such a line has.
+SHOWN = 90
 #: A stage's states: the mark and the style that go with each word.
 STATES = {
     "waiting": ("·", "dim"),
@@ -58,6 +65,9 @@ class Progress:
         self._lines: dict[str, Line] = {}
         self._lock = threading.Lock()
         self._stack = ExitStack()
+        self._plans: Sequence[Plan] = ()
+        self._seconds: Mapping[str, float] = {}
+        self._began = self._told = time.monotonic()
 
     def __enter__(self) -> Progress:
         if self.console and self.console.is_terminal:
@@ -78,6 +88,32 @@ class Progress:
     def expect(self, names: Iterable[str]) -> None:
         """These stages will be shown, in this order."""
         self._lines = {name: Line() for name in names}
+
+    def estimate(self, plans: Sequence[Plan], seconds: Mapping[str, float]) -> None:
+        """These stages take so many seconds each; the others of ``plans`` need not run."""
+        self._plans, self._seconds = plans, seconds
+
+    @property
+    def clock(self) -> str:
+        """How much time has passed, and about how much is left; '' when nothing is to run."""
+        if not self._seconds:
+            return ""
+        now = time.monotonic()
+        lines = self._lines.items()
+        over = [name for name, line in lines if line.state not in ("waiting", "running")]
+        ran = {name: now - line.begun for name, line in lines if line.begun}
+        rest = {name: max(0.0, all_ - ran.get(name, 0.0)) for name, all_ in self._seconds.items()}
+        seconds, passed = left(self._plans, rest, over), f"{about(now - self._began)} passed"
+        if seconds:
+            return f"{passed}, about {about(seconds)} left"
+        return f"{passed}, longer than expected" if len(over) < len(lines) else passed
+
+    def tick(self) -> None:
+        """Says now and then what goes on, where nobody sees the table."""
+        if time.monotonic() - self._told > EVERY:
+            running = [(name, line) for name, line in self._lines.items() if line.begun]
+            said = " · ".join(f"{name}: {line.told[:SHOWN]}" for name, line in running)
+            self._say(f"{self.clock} · {said}")
 
     def begin(self, name: str, why: str) -> None:
         """A stage begins to run."""
@@ -105,7 +141,8 @@ class Progress:
         with self._lock:
             self._lines[name] = Line(state, note, 0.0, seconds)
         took = f" after {seconds:.1f} s" if seconds else ""
-        self._say(f"{name}: {state}{took}{', ' + note if note else ''}")
+        clock = f" ({self.clock})" if took and self.clock else ""
+        self._say(f"{name}: {state}{took}{', ' + note if note else ''}{clock}")
 
     def say(self, text: str) -> None:
         """A line about the whole batch."""
@@ -114,6 +151,7 @@ class Progress:
             self._print(text)
 
     def _say(self, text: str) -> None:
+        self._told = time.monotonic()
         log.info("%s", text)
         if self.console and not self.console.is_terminal:
             self._print(f"{time.strftime('%H:%M:%S')} {text}")
@@ -145,4 +183,5 @@ class Progress:
                     f"{seconds:.1f} s" if seconds else "",
                     Text(shown(line.told), style="dim"),
                 )
+            table.caption = self.clock
         return table

@@ -144,7 +144,7 @@ def _templates() -> Environment:
     templates.filters |= {
         "counted": counted,
         "when": pages.when,
-        "duration": pages.duration,
+        "duration": display.duration,
         "human": display.human,
         "numeric": _is_number,
         "plain": threads.plain,

@@ -59,7 +59,7 @@ def following(start: str) -> frozenset[str]:
     """A stage and all that depend on it, directly or not."""
     found = {start}
     for stage in plans.STAGES:  # each stage comes after those that it waits for
-        if found & set(stage.after):
+        if found & {*stage.after, *stage.later}:
             found.add(stage.name)
     return frozenset(found)
 
@@ -68,15 +68,33 @@ def ready(
     wanted: Sequence[Plan], states: Mapping[str, State], running: Collection[str]
 ) -> list[Plan]:
     """The stages that may begin: ``states`` has those that are over. A stage waits only for those of
-    the stages before it that are wanted, too."""
-    here = {stage.name for stage in wanted}
-    return [
+    the stages before it that are wanted, too; one that another shows later, for all that can run."""
+    here, later = {stage.name for stage in wanted}, {n for stage in wanted for n in stage.later}
+    free = [
         stage
         for stage in wanted
         if stage.name not in states
         and stage.name not in running
         and all(states.get(name) in GOOD for name in stage.after if name in here)
     ]
+    first = [stage for stage in free if stage.name not in later]
+    return free if not (first or running) else first
+
+
+def left(wanted: Sequence[Plan], seconds: Mapping[str, float], over: Collection[str]) -> float:
+    """How many seconds it takes until all are ``over``, when each takes so many (more) ``seconds``."""
+    later = {name for stage in wanted for name in stage.later}
+    ends: dict[str, float] = {}
+    rest = 0.0
+    for stage in wanted:
+        takes = 0.0 if stage.name in over else seconds.get(stage.name, 0.0)
+        if stage.name in later:
+            rest += takes
+            continue
+        ends[stage.name] = takes + max((ends.get(name, 0.0) for name in stage.after), default=0.0)
+        if any(seconds.get(name) and name not in over for name in stage.later):
+            rest += seconds.get(stage.name, 0.0)
+    return max(ends.values(), default=0.0) + rest
 
 
 def not_run(stage: Plan, endings: Mapping[str, Ending], interrupted: str) -> Ending:

@@ -48,11 +48,12 @@ LIMITS: Mapping[str, Limit] = {
 
 
 class Measured(Record):
-    """One root file system: its build, what it takes on its disk (bytes), and as a compressed layer."""
+    """One root file system: its build, what it takes on its disk (bytes), and as a compressed layer
+    if that was asked."""
 
     rootfs: Rootfs
     disk: int
-    layer: Compressed
+    layer: Compressed | None
 
 
 class Comparison(Record):
@@ -69,26 +70,29 @@ class Comparison(Record):
 
 
 @action("rootfs.compare")
-def compare(lab: Lab, names: Sequence[str] = (), *, registry: str = "") -> Outcome[Comparison]:
-    """Every named variant (none named: all) stands in the cache and is measured beside the others.
+def compare(
+    lab: Lab, names: Sequence[str] = (), *, registry: str = "", layers: bool = True
+) -> Outcome[Comparison]:
+    """Every named variant (none named: all) stands in the cache and is measured beside the others,
+    with ``layers`` also packed as the layer of an image.
 
     What is missing is built, side by side; all of them from nothing take some minutes. Errors
     are those of :func:`labkit.farm.rootfs.build`.
     """
     chosen = tuple(variants.named(name) for name in names or variants.VARIANTS)
-    ordered = in_order(chosen)
+    ordered = in_order(chosen, own=variants.of_lab(lab).name)
     made = run.spread(
-        lambda variant: _weighed(lab, variant.name, registry), ordered, workers=workers()
+        lambda variant: _weighed(lab, variant.name, registry, layers), ordered, workers=workers()
     )
     of = dict(zip(ordered, made, strict=True))
-    results, layers = zip(*(of[variant] for variant in chosen), strict=True)
+    results, packed = zip(*(of[variant] for variant in chosen), strict=True)
     found = tuple(result.value for result in results)
     contents = {item.variant: account.read(item.variant, item.path) for item in found}
     value = Comparison(
         suite=found[0].suite,
         variants=tuple(
-            Measured(rootfs=item, disk=contents[item.variant].weight.disk, layer=packed)
-            for item, packed in zip(found, layers, strict=True)
+            Measured(rootfs=item, disk=contents[item.variant].weight.disk, layer=weight)
+            for item, weight in zip(found, packed, strict=True)
         ),
         steps=steps(found, contents),
     )
@@ -106,10 +110,12 @@ def compare(lab: Lab, names: Sequence[str] = (), *, registry: str = "") -> Outco
     )
 
 
-def _weighed(lab: Lab, name: str, registry: str) -> tuple[Result[Rootfs], Compressed]:
+def _weighed(
+    lab: Lab, name: str, registry: str, layers: bool
+) -> tuple[Result[Rootfs], Compressed | None]:
     """A variant built, and its layer weighed: the next one is built meanwhile."""
     built = rootfs.build(lab, name, registry=registry)
-    return built, layer.compressed(lab, built.value)
+    return built, layer.compressed(lab, built.value) if layers else None
 
 
 def workers() -> int:
@@ -117,10 +123,13 @@ def workers() -> int:
     return max(WORKERS[0], min((os.cpu_count() or 1) + 1, WORKERS[1]))
 
 
-def in_order(chosen: Sequence[Variant]) -> list[Variant]:
-    """First what others are made from, last what is made from others: nobody waits for what is not begun."""
+def in_order(chosen: Sequence[Variant], *, own: str = "") -> list[Variant]:
+    """First what others are made from, last what is made from others: nobody waits for what is not begun.
+
+    The farm's ``own`` is the very last: who brings up the farm builds it, and does not wait for this.
+    """
     sources = {variant.after for variant in chosen}
-    return sorted(chosen, key=lambda variant: (_depth(variant), variant.name not in sources))
+    return sorted(chosen, key=lambda v: (v.name == own, _depth(v), v.name not in sources))
 
 
 def _depth(variant: Variant) -> int:
@@ -144,8 +153,7 @@ def variant_table(value: Comparison) -> Table:
             "packages": one.packages,
             "size": one.bytes,
             "on disk": item.disk,
-            "gzip": item.layer.gzip,
-            "zstd": item.layer.zstd,
+            **({"gzip": item.layer.gzip, "zstd": item.layer.zstd} if item.layer else {}),
             "as the tool left it": one.bytes + one.cleaned,
             "build": one.seconds,
             "size / docker": round(one.bytes / docker.bytes, 2) if docker else None,
@@ -159,8 +167,8 @@ def variant_table(value: Comparison) -> Table:
     units = {**dict.fromkeys(sizes, "bytes"), "build": "s"}
     title = (
         f"Root file systems of {value.suite}: apparent size without downloads and indices, disk space, "
-        "size as a compressed layer of an image; build time as it was measured then, perhaps with "
-        "another build beside it"
+        "size as a compressed layer of an image if it was packed; build time as it was measured then, "
+        "perhaps with another build beside it"
     )
     return Table.of("variants", title, rows, units=units)
 
@@ -209,13 +217,13 @@ def _smaller(name: str, less: Rootfs, more: Rootfs, rows: tuple[str, ...]) -> Ch
 
 
 def _within(item: Measured, limit: Limit) -> Check:
-    layer = item.layer.gzip
+    layer = item.layer.gzip if item.layer else 0
     both = f", {human_bytes(limit.layer)} as a layer" if limit.layer else ""
     return Check(
         name=f"rootfs.limit.{item.rootfs.variant}",
         expected=f"at most {human_bytes(limit.disk)} on its disk{both}",
         seen=f"{human_bytes(item.disk)} on its disk, {human_bytes(layer)} as a layer",
-        holds=item.disk <= limit.disk and (not limit.layer or layer <= limit.layer),
+        holds=item.disk <= limit.disk and (not limit.layer or 0 < layer <= limit.layer),
         rows=("I2", "R3"),
         again=f"du --summarize --block-size=1 {item.rootfs.path}",
     )

@@ -90,7 +90,7 @@ def checks(value: Ablation) -> tuple[Check, ...]:
     asked = value.tried[0].asked
     broken = {item.name: item.broke for item in (value.tried[0], *value.kept) if item.broke}
     harmless = [item.name for item in value.undone if not item.broke]
-    again = "./lab run 02-rootfs"
+    again = "./lab run 08-smallest"
     return (
         Check(
             name=f"shrink.kept.{value.variant}",

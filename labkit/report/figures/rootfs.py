@@ -36,7 +36,7 @@ LAYERS = {"gzip": "#3d4852", "zstd": "#8a949e"}
 LETTER = 0.0115
 
 
-def waterfall(lab: Lab, result: Result[Any]) -> Figure:
+def waterfall(lab: Lab, result: Result[Any], *, name: str = "waterfall") -> Figure:
     """The way down from the largest root file system, step by step, with Docker's as lines.
 
     ``result`` is :func:`labkit.farm.rootfs.compare`'s; the steps are of its table ``waterfall``.
@@ -65,7 +65,7 @@ def waterfall(lab: Lab, result: Result[Any]) -> Figure:
         return style.save(
             lab,
             figure,
-            name="waterfall",
+            name=name,
             alt=f"A waterfall of sizes: {_told(rows)}.",
             caption="The way down, step by step. Blue: a root file system as it stands; orange: what "
             "the next one does not have (green: has besides), computed from the files of both; dashed: "
@@ -73,38 +73,39 @@ def waterfall(lab: Lab, result: Result[Any]) -> Figure:
         )
 
 
-def variant_sizes(lab: Lab, result: Result[Any]) -> Figure:
-    """The variants side by side: the kinds of their files, and each as a compressed layer.
+def variant_sizes(lab: Lab, result: Result[Any], *, name: str = "variants") -> Figure:
+    """The variants side by side: the kinds of their files, and each as a compressed layer if it was packed.
 
     ``result`` is :func:`labkit.farm.rootfs.compare`'s, with tables ``variants`` and ``kinds``.
     """
     rows = table_rows(result, "variants")
     kinds = table_rows(result, "kinds")
     widest = max(float(row["on disk"] or 0) for row in rows) / MB
-    with style.axes(1.6 + 0.78 * len(rows)) as (figure, axes):
+    packed = "gzip" in rows[0]
+    with style.axes(1.6 + (0.78 if packed else 0.6) * len(rows)) as (figure, axes):
         axes.set_xlim(0, 1.3 * widest)
         for place, row in enumerate(rows):
             _variant(axes, place, row, _shares(kinds, str(row["variant"])))
         axes.set_yticks(range(len(rows)), [_variant_label(row) for row in rows], color=style.INK)
         axes.set_ylim(len(rows) - 0.45, -0.55)
         axes.set_xlabel("MB")
-        axes.set_title(f"Root file systems of {result.subject}: files, and compressed layer")
+        shown = "files, and compressed layer" if packed else "what kinds of files they are"
+        axes.set_title(f"Root file systems of {result.subject}: {shown}")
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)
-        _variant_key(axes, list(_shares(kinds, str(rows[0]["variant"]))))
+        _variant_key(axes, list(_shares(kinds, str(rows[0]["variant"]))), LAYERS if packed else {})
         listed = "; ".join(
             f"{row['variant']} {human_bytes(float(row['size'] or 0))} in {row['packages']} packages, "
-            f"{human_bytes(float(row['on disk'] or 0))} on disk, as a layer "
-            f"{human_bytes(float(row['gzip'] or 0))} (gzip) or {human_bytes(float(row['zstd'] or 0))} (zstd)"
+            f"{human_bytes(float(row['on disk'] or 0))} on disk{_told_layer(row) if packed else ''}"
             for row in rows
         )
         return style.save(
             lab,
             figure,
-            name="variants",
+            name=name,
             alt=f"Horizontal bars, the size of each root file system by kind of file: {listed}.",
             caption="Root file systems side by side: the apparent size of their files by kind (the mark: "
-            "what they take on the disk), and below it the same as one compressed layer of an image.",
+            f"what they take on the disk){', and below it the same as one compressed layer of an image' if packed else ''}.",
         )
 
 
@@ -185,31 +186,32 @@ def _shares(kinds: Sequence[Mapping[str, Cell]], variant: str) -> dict[str, floa
 def _variant(axes: Axes, place: int, row: Mapping[str, Cell], shares: Mapping[str, float]) -> None:
     """The files by kind with the space that they take on the disk, and the two layers below."""
     left, widest = 0.0, axes.get_xlim()[1]
+    middle = place - 0.12 if "gzip" in row else place
     for (name, size), colour, hatch in zip(shares.items(), TINTS, HATCHES, strict=True):
         axes.barh(
-            place - 0.12, size, left=left, height=0.4, color=colour, edgecolor=style.GREY,
+            middle, size, left=left, height=0.4, color=colour, edgecolor=style.GREY,
             linewidth=0, hatch=hatch,
         )  # fmt: skip
         axes.barh(
-            place - 0.12, size, left=left, height=0.4, facecolor="none", edgecolor="white", linewidth=0.8
+            middle, size, left=left, height=0.4, facecolor="none", edgecolor="white", linewidth=0.8
         )  # fmt: skip
         if size > LETTER * widest * len(name):
             axes.text(
-                left + size / 2, place - 0.12, name, ha="center", va="center", fontsize=8,
+                left + size / 2, middle, name, ha="center", va="center", fontsize=8,
                 bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.0},
             )  # fmt: skip
         left += size
     disk = float(row["on disk"] or 0) / MB
-    axes.plot([disk, disk], [place - 0.32, place + 0.08], color=style.INK, linewidth=1.6)
+    axes.plot([disk, disk], [middle - 0.2, middle + 0.2], color=style.INK, linewidth=1.6)
     axes.annotate(
-        f"{left:.1f}", (disk, place - 0.12), (5, 0), textcoords="offset points", va="center",
+        f"{left:.1f}", (disk, middle), (5, 0), textcoords="offset points", va="center",
         fontsize=9, fontweight="bold",
     )  # fmt: skip
     axes.annotate(
-        f"on disk {disk:.1f}", (disk, place - 0.12), (38, 0), textcoords="offset points",
+        f"on disk {disk:.1f}", (disk, middle), (38, 0), textcoords="offset points",
         va="center", fontsize=8,
     )  # fmt: skip
-    for step, (name, colour) in enumerate(LAYERS.items()):
+    for step, (name, colour) in enumerate(LAYERS.items() if "gzip" in row else ()):
         size = float(row[name] or 0) / MB
         height = place + 0.16 + 0.14 * step
         axes.barh(height, size, height=0.12, color=colour)
@@ -221,7 +223,12 @@ def _variant_label(row: Mapping[str, Cell]) -> str:
     return f"{name}\n({DOCKER[name]})" if name in DOCKER else f"{name}\n(by {row['tool']})"
 
 
-def _variant_key(axes: Axes, names: Sequence[str]) -> None:
+def _told_layer(row: Mapping[str, Cell]) -> str:
+    gzip, zstd = (human_bytes(float(row[name] or 0)) for name in LAYERS)
+    return f", as a layer {gzip} (gzip) or {zstd} (zstd)"
+
+
+def _variant_key(axes: Axes, names: Sequence[str], layers: Mapping[str, str]) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -230,5 +237,5 @@ def _variant_key(axes: Axes, names: Sequence[str]) -> None:
         for name, colour, hatch in zip(names, TINTS, HATCHES, strict=True)
     ]
     handles.append(Line2D([], [], color=style.INK, linewidth=1.6, label="space on the disk"))
-    handles += [Patch(color=colour, label=f"layer, {name}") for name, colour in LAYERS.items()]
+    handles += [Patch(color=colour, label=f"layer, {name}") for name, colour in layers.items()]
     axes.legend(handles=handles, loc="lower right", fontsize=8)

@@ -1,0 +1,61 @@
+"""What to do with a lab that is up: where its report is, how to log in, how to see its sites, what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from labkit.errors import StateError
+from labkit.farm.links import endpoint
+from labkit.farm.names import resolver
+from labkit.lab import Lab
+from labkit.report import record as records
+from labkit.wiki import server
+
+
+def lines(lab: Lab, site: Path, *, whole: bool = True) -> tuple[tuple[str, str], ...]:
+    """Heads and what is said of each, without any password: of the review site, whose index ``site`` is,
+    and of the ``whole`` lab once its report was published."""
+    review = ("Review site", str(site))
+    if not whole or not address(lab):
+        return (review,)
+    return (*_report(lab), *_sites(lab), review, *_next())
+
+
+def address(lab: Lab) -> str:
+    """Where the report was published last, '' when it never was, or when that cannot be read any more."""
+    try:
+        found = [result for record in records.latest(lab) for result in record.results]
+    except StateError:
+        return ""
+    return next((item.subject for item in found if item.action == "report.publish"), "")
+
+
+def _report(lab: Lab) -> Iterator[tuple[str, str]]:
+    yield "Report", address(lab)
+    if not lab.wiki.url:
+        login = server.login_page(lab)
+        yield "Log in", f"{login.url} as {' or '.join(login.accounts)}; the passwords:"
+        yield "", f"sudo cat {login.passwords}"
+
+
+def _sites(lab: Lab) -> Iterator[tuple[str, str]]:
+    """The sites' names are known to the lab's own name server alone: the commands say where they lead."""
+    name, url, ip = lab.host_name(lab.sites[0].name), lab.url(lab.sites[0].name), lab.gateway.ip
+    rules = f"--no-proxy-server --host-resolver-rules='MAP *.{lab.domain} {ip}'"
+    within = "sudo " if lab.netns else ""
+    chromium = "chromium --no-sandbox" if lab.netns else "chromium"
+    curl = f"curl --noproxy '*' --resolve {name}:{lab.proxy.port}:{ip} {url}"
+    yield "Sites", ", ".join(lab.url(site.name) for site in lab.sites)
+    yield "", "their names are in the lab's own DNS; what it says of the first, and how to open it:"
+    yield "", f"sudo {resolver.with_dns(lab)} getent hosts {name}"
+    yield "", within + endpoint.again(lab, curl)
+    yield "", within + endpoint.again(lab, f"{chromium} {rules} {url}")
+
+
+def _next() -> Iterator[tuple[str, str]]:
+    yield (
+        "Next",
+        "write a line that begins with REX> on the report's page; ./lab remarks lists them",
+    )
+    yield "", "./lab notebook opens the stages in JupyterLab; sudo ./lab down takes the lab down"
