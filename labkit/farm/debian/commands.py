@@ -38,9 +38,15 @@ mkdir -p "$1" && exec cp --archive "BASE/." "$1"
 """
 
 
-#: What each system has, and not the package that merges /usr by a program: it is merged before.
-WHOLE = ("?essential", "usrmerge-")
+#: What systems begin with, in apt's words; and what all have: apt, and not the package that merges /usr by a
+#: program, for it is merged before.
+BEGINNINGS = {
+    "minbase": ("?priority(required)",),
+    "essential": ("?essential",),
+    "dpkg": ("?essential",),
+}
 IMPORTANT = ("?priority(required)", "?priority(important)")
+ALL = ("usrmerge-", "apt")
 
 
 class Step(Record):
@@ -100,10 +106,8 @@ def wanted(variant: Variant, packages: Sequence[str]) -> tuple[str, ...]:
         return ladder.ADDED[variant.name]
     if variant.tool == "debuerreotype":
         return ()
-    if variant.tool == "dpkg":
-        return (*WHOLE, *servers.PACKAGES, "apt", *packages)
-    marks = {"minbase": ("?priority(required)",), "essential": ("?essential",)}
-    return (*marks.get(variant.mode, IMPORTANT), "apt", *packages)
+    begins = BEGINNINGS.get(variant.mode or variant.tool, IMPORTANT)
+    return (*begins, *ALL, *(servers.PACKAGES if variant.tool == "dpkg" else ()), *packages)
 
 
 def script_text(variant: Variant, shop: Shop, *, base: Path | None = None) -> str:
