@@ -168,7 +168,7 @@ STAGES: tuple[Plan, ...] = (
         leaves=False,
         yields=True,
         builds=("smallest",),
-        seconds=(150, 10),
+        seconds=(200, 10),
     ),
 )
 
