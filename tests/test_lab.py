@@ -43,7 +43,7 @@ BAD_VALUES = [
     pytest.param({"sites": ["ns"]}, "the lab's own host", id="name of the server"),
     pytest.param({"sites": ["a", "a-1"]}, "a site's name and a replica's", id="replica's name"),
     pytest.param(
-        {"sites": [{"name": "a", "weights": [1]}]}, "2 replicas and 1 weights", id="weights"
+        {"sites": [{"name": "a", "weights": [1]}]}, "2 replicas and 1 weight:", id="weights"
     ),
     pytest.param({"sites": [{"name": "a", "colour": "red"}]}, "pattern", id="colour"),
     pytest.param({"name": "../etc"}, "no DNS label", id="dots in the name"),

@@ -159,8 +159,8 @@ def test_a_terminals_styles(text: str, runs: list[tuple[str, str]]) -> None:
 def test_long_outputs_are_folded_and_the_longest_cut() -> None:
     """A page stays readable whatever a program wrote: too many lines, too long ones, or too much."""
     for text, said in [
-        ("\n".join(map(str, range(3000))), "… 1000 lines left out …"),
-        ("x" * 1_000_000, "… 995000 characters left out …"),
+        ("\n".join(map(str, range(3000))), "… 1,000 lines left out …"),
+        ("x" * 1_000_000, "… 995,000 characters left out …"),
         ("\n".join(["y" * 4999] * 300), "lines left out …"),
     ]:
         [part] = terminal.read(text)
@@ -212,7 +212,7 @@ def test_the_longest_tables_are_cut_in_their_middle() -> None:
     [read] = foreign.read(html)
     assert isinstance(read, Grid)
     assert len(read.rows) == 1001
-    assert plain(read.rows[500][0].line) == "… 4000 rows left out …"
+    assert plain(read.rows[500][0].line) == "… 4,000 rows left out …"
     assert (read.size, plain(read.rows[-1][0].line)) == ("5,000 rows", "4999")
 
 

@@ -345,7 +345,13 @@ def test_the_inner_end_of_a_link_in_an_unnamed_namespace_is_not_judged() -> None
     """Nobody could look at it."""
     port = PORT.model_copy(update={"peer": "", "addresses": (), "gateway": ""})
     (link,) = observed.links(seen_of(port), ["lab-red-1"], unnamed=["red-1"])
-    assert link.facts == {"made by": "this lab", "bridge": "br-lab", "state": "up"}
+    facts = {
+        "made by": "this lab",
+        "bridge": "br-lab",
+        "state": "up",
+        "addresses on the host": "none",
+    }
+    assert link.facts == facts
 
 
 def test_an_interface_that_labkit_did_not_make_is_told_so() -> None:

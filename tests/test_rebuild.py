@@ -359,7 +359,7 @@ DAMAGE: dict[str, tuple[Callable[[Built], object], str]] = {
     "its record gone": (lambda b: file(b.lab, "04-network").unlink(), "record is gone"),
     "executed notebook edited": (lambda b: _edit(saved.file(b.lab, "04-network")), "executed notebook"),
     "a failure since": (lambda b: file(b.lab, "04-network", "failed.json").write_text(""), "failed since"),
-    "taken down": (lambda b: Journal.of(b.lab).forget("mount", target=str(b.lab.run_dir / "x")), "1 of 1 things"),
+    "taken down": (lambda b: Journal.of(b.lab).forget("mount", target=str(b.lab.run_dir / "x")), "1 of 1 thing that"),
     "memory damaged": (lambda b: memory.path(b.lab).write_text("{"), "no run of it that passed"),
 }  # fmt: skip
 

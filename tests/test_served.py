@@ -19,7 +19,7 @@ def answer(lab: Lab, name: str, *, title: str = "", extra: str = "", header: str
     title = title or lab.title(lab.site(replica.site))
     body = f"<title>{title}</title>{replica.name} {replica.address} {lab.host_name(name)}{extra}"
     reply = Reply(
-        status=200, replica=header or name, location="", cookie="", configuration="", body=body,
+        status=200, replica=header or name, location="", cookie="", configuration="", lab="", body=body,
         seconds=0.0,
     )  # fmt: skip
     return served.served(replica, reply, lab)
@@ -61,7 +61,14 @@ def test_a_page_without_a_title_has_an_empty_one(plain: Lab) -> None:
     """An answer that is no page is compared all the same."""
     replica = plain.replica("red-1")
     reply = Reply(
-        status=500, replica="", location="", cookie="", configuration="", body="broken", seconds=0.0
+        status=500,
+        replica="",
+        location="",
+        cookie="",
+        configuration="",
+        lab="",
+        body="broken",
+        seconds=0.0,
     )
     assert served.served(replica, reply, plain).title == ""
 

@@ -54,17 +54,6 @@ def python() -> list[str]:
     return [sys.executable]
 
 
-def test_modules_are_short() -> None:
-    """No module has more than 300 lines."""
-    long = {str(p.relative_to(PROJECT)): n for p in MODULES if (n := lines(p)) > 300}
-    assert long == {}
-
-
-def lines(path: Path) -> int:
-    """A file's number of lines."""
-    return len(path.read_text(encoding="utf-8").splitlines())
-
-
 def test_functions_are_short() -> None:
     """None has more than 60 lines, half of them have at most 10."""
     sizes = {

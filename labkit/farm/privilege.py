@@ -118,7 +118,12 @@ def _spec(lab: Lab, name: str, *rights: str) -> Spec:
 def _loader() -> Path:
     """The machine's program that loads others with their libraries (ld.so(8)), which lies beside the C library:
     its name and folder are another one on each kind of processor."""
-    paths = (line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines())
+    paths = (
+        line.split()[-1]
+        for line in Path("/proc/self/maps")
+        .read_text(encoding="utf-8", errors="surrogateescape")
+        .splitlines()
+    )
     return next(Path(path) for path in paths if Path(path).name.startswith("ld-"))
 
 

@@ -207,7 +207,7 @@ def install(root: Path, shop: Shop, depot: Depot, began: float) -> int:
     the installation, which ``began`` then. Returns the source date."""
     for path in (root / "etc/apt/sources.list.d").glob("*"):
         path.unlink()
-    (root / "etc/apt/sources.list").write_text(shop.lines)
+    (root / "etc/apt/sources.list").write_text(shop.lines, encoding="utf-8")
     status = (root / packages.STATUS).read_text(encoding="utf-8")
     with telling("image", "download") as listen:
         shop.fetch(depot, PACKAGES, root.with_name("apt"), status=status, on_line=listen)

@@ -91,7 +91,7 @@ def refusal(what: str, code: str, info: str) -> WikiError:
     reason, remedy = _MEANING.get(
         code, ("the wiki refuses", "ask the wiki's owner what that means")
     )
-    return WikiError(what, excerpt(f"{reason} ({code}: {info})"), remedy, code="wiki.refused")
+    return WikiError(what, f"{reason} ({code}: {excerpt(info, 400)})", remedy, code="wiki.refused")
 
 
 def unsaved(what: str, answer: Mapping[str, Any]) -> WikiError:
