@@ -361,7 +361,7 @@ def test_why_a_package_is_there(name: str, text: str) -> None:
 def test_a_priority_that_the_program_does_not_take_is_no_reason() -> None:
     """mmdebstrap's variant essential takes no priority: then such a package is left over."""
     given = reasons.asked(variants.named("essential"), ("web",))
-    assert given == Asked(packages=("web", "apt"), priorities=())
+    assert given == Asked(packages=("web", "apt", "usr-is-merged"), priorities=())
     assert reasons.reasons(LISTED, given)["zone"].text == "nobody needs it any more"
 
 
