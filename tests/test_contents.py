@@ -462,7 +462,7 @@ def test_the_farms_base_is_explained(lab: Lab) -> None:
     assert "nobody needs it any more" not in set(rows["why it is there"])
     contents = sizes.named(lab, "essential")
     (root,) = sizes.find(lab, "essential").roots
-    for path in ("/usr/bin/perl", "/etc/adduser.conf", "/usr/bin/apt-get"):
+    for path in ("/usr/bin/perl", "/etc/debian_version", "/usr/bin/apt-get"):
         said = run.run(["dpkg", f"--root={root}", "--search", path]).stdout
         assert contents.owners[path] == Owner("package", said.split(":")[0])
 
