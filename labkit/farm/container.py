@@ -229,7 +229,10 @@ def death(lab: Lab, name: str) -> FarmError:
     delete_container(lab, root=str(runc_root(lab)), container=name)
     status = "it has ended"
     with suppress(CommandTimeoutError):
-        again = runc(lab, "run", "--bundle", bundle(lab, name), name)
+        words = ("--log", folder(lab, name) / "runc.log", "run", "--bundle", bundle(lab, name))
+        again = runc(
+            lab, *words, name
+        )  # with a log runC's own warnings do not stand before its words
         done = run.run(again, ok=range(-64, 256), timeout=2)
         said = (done.stderr + done.stdout).strip() or said
         status = f"exit status {done.status}"

@@ -27,11 +27,14 @@ class Asked(Record):
     priorities: tuple[Literal["required", "important"], ...] = ("required",)
 
 
+#: What mmdebstrap's hook for a merged /usr installs, also where nothing depends on it (trixie).
+MERGED = "usr-is-merged"
 #: What a program's variant takes without being asked (debootstrap's scripts/debian-common; VARIANTS
 #: in mmdebstrap(1); labkit's own tool); essential packages are always taken.
 TAKEN: Mapping[tuple[str, str], Asked] = {
     ("debootstrap", ""): Asked(priorities=("required", "important")),
-    ("mmdebstrap", "essential"): Asked(packages=("apt",), priorities=()),
+    ("mmdebstrap", "essential"): Asked(packages=("apt", MERGED), priorities=()),
+    ("mmdebstrap", "minbase"): Asked(packages=("apt", MERGED)),
     ("dpkg", ""): Asked(packages=(*servers.PACKAGES, "apt"), priorities=()),
     ("dpkg", "shrunk"): Asked(
         packages=("apache2", "apache2-bin", *servers.SSH, "busybox"), priorities=()

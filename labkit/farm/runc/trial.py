@@ -91,9 +91,13 @@ def taken_terminal(lab: Lab, name: str) -> Iterator[Path]:
 
 
 def _words(lab: Lab, name: str, *options: str | Path) -> list[str | Path]:
-    """The argument list of ``runc run``, with the container in the journal."""
+    """The argument list of ``runc run``, with the container in the journal; what runC itself warns of is not
+    taken for the program's words."""
     journal = Journal.of(lab)
     container.runc_root(lab).mkdir(parents=True, exist_ok=True)
     journal.intend("cgroup", path=container.cgroup(lab))
     journal.intend("container", root=str(container.runc_root(lab)), container=name)
-    return container.runc(lab, "run", *options, "--bundle", container.bundle(lab, name), name)
+    log = container.folder(lab, name) / "runc.log"
+    return container.runc(
+        lab, "--log", log, "run", *options, "--bundle", container.bundle(lab, name), name
+    )
