@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
 import shutil
@@ -25,16 +26,24 @@ if TYPE_CHECKING:
 #: What root tests share with the machine's labs: downloaded packages and root file systems.
 CACHE = "/var/lib/labkit/.cache"
 
-#: The folders of a lab that a test gives none: without it, a test would see those of the machine's own lab.
-_NOWHERE = Path(tempfile.gettempdir(), f"labkit-tests-{secrets.token_hex(4)}")
+#: Where tests stand, and the folders of a lab that a test gives none: without it, they would see the project's
+#: own lab.toml, and what the machine's own lab has made.
+NOWHERE = Path(tempfile.mkdtemp(prefix="labkit-tests-"))
+atexit.register(shutil.rmtree, NOWHERE, ignore_errors=True)
 for _key in ("state", "run"):
-    Lab.model_fields[_key].default = str(_NOWHERE / _key)
+    Lab.model_fields[_key].default = str(NOWHERE / _key)
 Lab.model_rebuild(force=True)
 
-hypothesis.settings.register_profile(
-    "labkit", database=None
-)  # which would be in the project's folder
+# No database of hypothesis' in the project's folder.
+hypothesis.settings.register_profile("labkit", database=None)
 hypothesis.settings.load_profile("labkit")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests stand in a folder of their own; who only hands them out to workers stays, for those begin there."""
+    hands_out = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
+    if not hands_out:
+        os.chdir(NOWHERE)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

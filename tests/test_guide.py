@@ -31,7 +31,7 @@ def test_commands_run_where_the_sites_are(
     lab = Lab.of({"name": "g", "host": {"netns": netns}, "proxy": {"port": 81}, **places})
     said = [text for _, text in guide.lines(lab, tmp_path / "index.html")]
     resolved = f"site1.g.test:81:{lab.gateway.ip} http://site1.g.test:81/"
-    assert f"{within}curl --noproxy '*' --resolve {resolved}" in said
+    assert f"{within}curl --disable --noproxy '*' --resolve {resolved}" in said
     rules = f"--no-proxy-server --host-resolver-rules='MAP *.g.test {lab.gateway.ip}'"
     assert f"{within}{browser} {rules} http://site1.g.test:81/" in said
     assert f"sudo cat {lab.state_dir}/wiki/passwords.json" in said

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from labkit.errors import StateError
+from labkit.display import curl
 from labkit.farm.links import endpoint
 from labkit.farm.names import resolver
 from labkit.lab import Lab
@@ -45,11 +46,11 @@ def _sites(lab: Lab) -> Iterator[tuple[str, str]]:
     rules = f"--no-proxy-server --host-resolver-rules='MAP *.{lab.domain} {ip}'"
     within = "sudo " if lab.netns else ""
     chromium = "chromium --no-sandbox" if lab.netns else "chromium"
-    curl = f"curl --noproxy '*' --resolve {name}:{lab.proxy.port}:{ip} {url}"
+    asked = curl(url, options=f"--resolve {name}:{lab.proxy.port}:{ip}")
     yield "Sites", ", ".join(lab.url(site.name) for site in lab.sites)
     yield "", "their names are in the lab's own DNS; what it says of the first, and how to open it:"
     yield "", f"sudo {resolver.with_dns(lab)} getent hosts {name}"
-    yield "", within + endpoint.again(lab, curl)
+    yield "", within + endpoint.again(lab, asked)
     yield "", within + endpoint.again(lab, f"{chromium} {rules} {url}")
 
 
