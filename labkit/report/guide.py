@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from labkit.errors import StateError
 from labkit.display import curl
+from labkit.errors import StateError
 from labkit.farm.links import endpoint
 from labkit.farm.names import resolver
 from labkit.lab import Lab
