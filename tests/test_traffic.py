@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from labkit import Lab
+from labkit import Lab, run
 from labkit.checks import failed
 from labkit.errors import ConfigError, FarmError
 from labkit.farm import bench, container, dns, failover, proxy, traffic, up
@@ -241,6 +244,29 @@ def test_stopped_replica_is_left_out_and_comes_back(farm: Lab, how: str) -> None
     assert down["red-2"].sum() == 0
     assert down["red-1"].sum() > 0
     assert rows["failed"].sum() == value.failed
+
+
+@pytest.mark.root
+def test_a_request_with_a_body_is_never_sent_again(farm: Lab, tmp_path: Path) -> None:
+    """curl follows a redirect with a GET, without the body: a lost POST is answered with an error, once."""
+    body = tmp_path / "body"
+    body.write_bytes(bytes(4_000_000))
+    words = [
+        "curl", "--disable", "--silent", "--location", "--limit-rate", "1M", "--data-binary", f"@{body}",
+        "--header", f"Host: {farm.host_name('red')}", "--output", tmp_path / "page",
+        "--write-out", "%{http_code} %{num_redirects}", f"http://{farm.gateway.ip}/",
+    ]  # fmt: skip
+    replicas = farm.replicas_of("red")
+    with ThreadPoolExecutor(1) as pool:
+        said = pool.submit(run.run, words, netns=farm.netns)
+        time.sleep(1.5)  # of the four seconds that the body takes
+        for replica in replicas:
+            container.kill(farm, replica)
+        answer = said.result().stdout
+    for replica in replicas:
+        container.start(farm, replica)
+    until(lambda: all(workers.worker(farm, replica).usable for replica in replicas))
+    assert answer.split() in (["502", "0"], ["503", "0"])
 
 
 @pytest.mark.root

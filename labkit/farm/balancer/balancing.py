@@ -39,8 +39,9 @@ LOG_FORMAT = (
 #: Threads of the balancer, one for each request that it has in hand: with more clients at a time it closes kept
 #: connections, as a replica does. The health checks and the balancer's own pages need some, too.
 THREADS = 256
-#: The status by which the balancer asks a client to send a request again (an ErrorDocument that is
-#: an address answers so): the replica ended while it answered, and the next try goes elsewhere.
+#: The status by which the balancer asks a client to send a GET or a HEAD again (an ErrorDocument that is
+#: an address answers so): the replica ended while it answered, and the next try goes elsewhere. Clients
+#: make another request a GET without its body, so that one is answered with its 502.
 RETRY = 302
 #: How a worker is watched. A replica that refuses a connection is left out at once, and the
 #: request goes to another one; the health check lets it in again. An idle connection is closed
@@ -176,7 +177,9 @@ def _site(lab: Lab, site: Site) -> str:
         SetHandler balancer-manager
         Require local
     </Location>
-    ErrorDocument 502 "{address}%{{REQUEST_URI}}?%{{QUERY_STRING}}"
+    <If "%{{REQUEST_METHOD}} in {{'GET', 'HEAD'}}">
+        ErrorDocument 502 "{address}%{{REQUEST_URI}}?%{{QUERY_STRING}}"
+    </If>
     ProxyPreserveHost On
     ProxyPass "{STATUS_PATH}" "!"
     ProxyPass "/" "{balancer}/"
