@@ -384,6 +384,53 @@ def test_closing_table_sees_the_last_failure(lab: Lab) -> None:
     assert tasks["Name the sites by DNS"].state == "open"
 
 
+def web(*replicas: str) -> Result[Any]:
+    """What a farm of these replicas (``red-1``) shows for the rows that ask for a number of things."""
+    sites = sorted({name.rpartition("-")[0] for name in replicas})
+    names = [
+        *(f"{kind}.{name}" for kind in ("farm.replica", "browser", "proxy.worker") for name in replicas),
+        *(f"{kind}.{site}" for kind in ("site.page", "proxy.site") for site in sites),
+    ]  # fmt: skip
+    rows = ("E5", "R11")
+    checks = [Check(name=n, expected="1", seen="1", holds=True, rows=rows) for n in names]
+    return result("About the farm.", checks=checks)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "unmet"),
+    [
+        (("a-1", "a-2", "b-1", "b-2", "c-1", "c-2"), {}),
+        (
+            ("a-1",),
+            {
+                "E5": "1 of 3 balanced sites, 1 of 6 servers behind the balancer",
+                "R11": "1 of 6 containers, 1 of 3 different pages, 1 of 6 pages seen in a browser",
+            },
+        ),
+        (("a-1", "a-2", "a-3", "a-4", "b-1", "b-2"), {"E5": "2 of 3 balanced sites", "R11": "2 of 3 different pages"}),
+    ],
+)  # fmt: skip
+def test_fewer_than_asked_for_is_not_met(
+    lab: Lab, replicas: tuple[str, ...], unmet: dict[str, str]
+) -> None:
+    """One container is not six, however many checks hold on it: neither the row nor the task is done."""
+    keep(lab, "05-web", Entry(cell=1, result=web(*replicas)))
+    found = closing.coverage(lab)
+    lines = {row[0]: row[-1] for row in found.table("coverage").rows}
+    for row in ("E5", "R11"):
+        said = (
+            f"not met: {unmet[row]}" if row in unmet else f"{len(found.value.answers[0].checks)} of"
+        )
+        assert str(lines[row]).startswith(said)
+        assert (f"{row} not met" in found.checks[0].seen) is (row in unmet)
+    tasks = {task.task: task for task in closing.closing_table(lab).value.tasks}
+    for name in ("Run the farm's containers", "Serve the web sites", "Balance the load"):
+        task = tasks[name]
+        assert task.held == task.checks
+        short = len(replicas) < 6 or ("R11" in unmet and name != "Run the farm's containers")
+        assert task.state == ("in part" if short else "done")
+
+
 def test_coverage_names_stage_and_cell(lab: Lab) -> None:
     """Each row has the stage, the cell and the checks that answer it; one without is named."""
     keep(lab, "04-network", Entry(cell=7, result=checked("network.a", holds=True, rows=("R10",))))

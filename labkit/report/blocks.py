@@ -103,7 +103,7 @@ def own(latest: Mapping[str, StageRecord]) -> Rendered:
     """
     result = closings.closing_of(tuple(latest.values()))
     others = [record for record in latest.values() if record.stage != OWN]
-    answered = closings.coverage_table(closings.answers(others, (result,)))
+    answered = closings.coverage_table(closings.answers(others, (result,)), closings.fewer(others))
     parts = (
         wikitext.heading("The tasks", 3),
         f"'''{wikitext.literal(result.summary)}'''",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from labkit.checks import Check
 from labkit.display import counted
 from labkit.lab import Lab
 from labkit.report import record as records
-from labkit.report.plan import ROWS, TASKS, Task, matches
+from labkit.report.plan import NUMBERS, ROWS, TASKS, Task, lacking, matches
 from labkit.report.record import StageRecord
 from labkit.result import Outcome, Record, Result, Table, action
 
@@ -18,7 +18,8 @@ QUOTED = 3
 
 
 class TaskState(Record):
-    """A task of the assignment: ``in part`` when some of its checks fail, ``open`` when it has none."""
+    """A task of the assignment: ``in part`` when some of its checks fail, or there are fewer things than it asks
+    for, ``open`` when it has no check that holds."""
 
     task: str
     state: Literal["done", "in part", "open"]
@@ -90,23 +91,34 @@ def coverage(lab: Lab, *shown: Result[Any]) -> Outcome[Coverage]:
 
     :param shown: results of the stage that is running now, whose record is not written yet.
     """
-    found = answers(records.latest(lab), shown)
+    latest = records.latest(lab)
+    found, less = answers(latest, shown), fewer(latest)
     missing = [row for row in ROWS if not any(a.row == row and a.held for a in found)]
+    unmet = [f"no answer to {', '.join(missing)}"] if missing else []
+    unmet += [f"{row} not met: {said}" for row, said in less.items() if row not in missing]
     check = Check(
         name="report.coverage",
-        expected=f"each of {len(ROWS)} rows is answered by a check that holds",
-        seen=f"no answer to {', '.join(missing)}" if missing else f"{len(ROWS)} rows answered",
-        holds=not missing,
+        expected=f"each of {len(ROWS)} rows is answered by checks that hold, and as many as it asks for",
+        seen="; ".join(unmet) or f"{len(ROWS)} rows answered",
+        holds=not unmet,
         again="labkit review",
     )
-    answered = len(ROWS) - len(missing)
+    answered = len(ROWS) - len({*missing, *less})
     return Outcome(
         value=Coverage(answers=found),
         subject=lab.name,
-        summary=f"{answered} of the assignment's {len(ROWS)} rows are answered by checks that hold.",
+        summary=f"{answered} of the assignment's {len(ROWS)} rows are answered by checks that hold"
+        f"{'; ' if unmet else ''}{'; '.join(unmet)}.",
         checks=(check,),
-        tables=(coverage_table(found),),
+        tables=(coverage_table(found, less),),
     )
+
+
+def fewer(found: Sequence[StageRecord]) -> dict[str, str]:
+    """The rows that ask for more things than these records show, each with what there is. Pure."""
+    checks = [check for record in found for result in record.results for check in result.checks]
+    less = {row: lacking(numbers, checks) for row, numbers in NUMBERS.items()}
+    return {row: ", ".join(said) for row, said in less.items() if said}
 
 
 def states(found: Sequence[StageRecord]) -> tuple[TaskState, ...]:
@@ -147,12 +159,17 @@ def table(found: Sequence[TaskState]) -> Table:
     return Table.of("closing", "Tasks of the assignment", rows)
 
 
-def coverage_table(found: Sequence[Answer]) -> Table:
-    """The coverage, a line for each row and cell; a row without an answer has a line, too."""
+def coverage_table(found: Sequence[Answer], less: Mapping[str, str]) -> Table:
+    """The coverage, a line for each row and cell; a row without an answer, or with too few things
+    (:func:`fewer`), has a line that says so."""
     rows = [
         line
         for row in ROWS
-        for line in [_line(answer) for answer in found if answer.row == row] or [_open_line(row)]
+        for line in (
+            *(_line(answer) for answer in found if answer.row == row),
+            *([_open_line(row, f"not met: {less[row]}")] if row in less else []),
+        )
+        or (_open_line(row, "none"),)
     ]
     return Table.of("coverage", "What answers each row of the assignment", rows)
 
@@ -167,8 +184,8 @@ def _line(answer: Answer) -> dict[str, str | None]:
     }
 
 
-def _open_line(row: str) -> dict[str, str | None]:
-    return {"row": row, "about": ROWS[row], "stage": None, "cell": None, "checks": "none"}
+def _open_line(row: str, said: str) -> dict[str, str | None]:
+    return {"row": row, "about": ROWS[row], "stage": None, "cell": None, "checks": said}
 
 
 def _state(task: Task, results: Sequence[Result[Any]]) -> TaskState:
@@ -184,12 +201,13 @@ def _state(task: Task, results: Sequence[Result[Any]]) -> TaskState:
     held = sum(check.holds for check in checks)
     failing = [f"{c.name}: expected {c.expected}; seen {c.seen}." for c in checks if not c.holds]
     said = list(dict.fromkeys(result.summary for result, listed in own if listed))
+    less = lacking(task.numbers, checks)
     sums = f"{held} of {counted(len(checks), 'check', 'hold')}." if checks else "No check was made."
     state: Literal["done", "in part", "open"] = "in part" if held else "open"
     return TaskState(
         task=task.name,
-        state="done" if checks and held == len(checks) else state,
-        comment=" ".join([*failing[:QUOTED], *said[:QUOTED], sums]),
+        state="done" if checks and held == len(checks) and not less else state,
+        comment=" ".join([*(f"{text}." for text in less), *failing[:QUOTED], *said[:QUOTED], sums]),
         held=held,
         checks=len(checks),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from labkit.checks import Check
 from labkit.lab import unknown
@@ -36,6 +36,25 @@ ROWS: Mapping[str, str] = {
 }
 
 
+class Number(Record):
+    """How many different checks of a name (:func:`matches`) have to hold; ``what`` is what each stands for."""
+
+    check: str
+    least: int
+    what: str
+
+
+CONTAINERS = Number(check="farm.replica.", least=6, what="containers")
+PAGES = Number(check="site.page.", least=3, what="different pages")
+SEEN = Number(check="browser.", least=6, what="pages seen in a browser")
+BALANCED = Number(check="proxy.site.", least=3, what="balanced sites")
+WORKERS = Number(check="proxy.worker.", least=6, what="servers behind the balancer")
+#: The rows that ask for a number of things.
+NUMBERS: Mapping[str, tuple[Number, ...]] = {
+    "E5": (BALANCED, WORKERS),
+    "R11": (CONTAINERS, PAGES, SEEN),
+}
+
 #: What a lab takes after its first rebuild (bytes): what it downloaded, and all that it keeps. Like the
 #: stages' seconds measured on two processors, with Debian 12 and empty caches.
 BYTES = (108_000_000, 1_800_000_000)
@@ -67,10 +86,12 @@ class Plan(Record):
 
 
 class Task(Record):
-    """A line of the closing table: the checks with these names or beginnings decide its state."""
+    """A line of the closing table: the checks with these names or beginnings decide its state, and ``numbers``
+    of them have to hold."""
 
     name: str
     checks: tuple[str, ...]
+    numbers: tuple[Number, ...] = ()
 
 
 STAGES: tuple[Plan, ...] = (
@@ -186,12 +207,13 @@ TASKS: tuple[Task, ...] = (
     Task(name="Make its root file system", checks=("rootfs.",)),
     Task(name="Start containers detached", checks=("container.",)),
     Task(name="Connect the network", checks=("network.",)),
-    Task(name="Run the farm's containers", checks=("farm.",)),
-    Task(name="Serve the web sites", checks=("site.", "browser.")),
+    Task(name="Run the farm's containers", checks=("farm.",), numbers=(CONTAINERS,)),
+    Task(name="Serve the web sites", checks=("site.", "browser."), numbers=(PAGES, SEEN)),
     Task(name="Name the sites by DNS", checks=("dns.",)),
     Task(
         name="Balance the load",
         checks=("proxy.", "balance.", "traffic.", "compare.", "failover.", "bench."),
+        numbers=(BALANCED, WORKERS),
     ),
 )  # fmt: skip
 
@@ -207,6 +229,13 @@ def plan(name: str) -> Plan:
 def matches(check: str, wanted: str) -> bool:
     """Whether a check's name is the wanted one, or begins with the wanted beginning (``net.ping.``)."""
     return check.startswith(wanted) if wanted.endswith(".") else check == wanted
+
+
+def lacking(numbers: tuple[Number, ...], checks: Iterable[Check]) -> tuple[str, ...]:
+    """Of what there are fewer than asked for, in words: ``1 of 6 containers``."""
+    held = {check.name for check in checks if check.holds}
+    counts = ((sum(matches(name, n.check) for name in held), n) for n in numbers)
+    return tuple(f"{count} of {n.least} {n.what}" for count, n in counts if count < n.least)
 
 
 def problems(stage: Plan, checks: tuple[Check, ...]) -> tuple[str, ...]:

@@ -94,6 +94,7 @@ def _index(lab: Lab, shown: tuple[Shown, ...]) -> str:
             shown=shown,
             tasks=closing.states(found),
             answers=closing.answers(found),
+            fewer=closing.fewer(found),
             rows=ROWS,
             files=_files(shown),
             listing=dialogue.last(lab),
