@@ -75,10 +75,10 @@ def _listed(folders: Iterable[str]) -> frozenset[int]:
     found: set[int] = set()
     for folder in folders:
         with suppress(OSError), open(f"{folder}/cgroup.procs", encoding="utf-8") as file:  # noqa: PTH123 - many
-            found.update(
-                map(int, file.read().split())
-            )  # a group may just have gone, or be of threads
-    return frozenset(found)
+            found.update(map(int, file.read().split()))
+    # A group may just have gone, or be of threads. 0 is a process of another process namespace: it has no number
+    # here, and to signal 0 would end the caller's own group.
+    return frozenset(found - {0})
 
 
 def kill(path: str) -> frozenset[int]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import secrets
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
-from labkit import run
-from labkit.kernel import processes
+from labkit import groups, run
+from labkit.kernel import mounts, processes
 from tests import proc
 
 
@@ -65,3 +68,34 @@ def test_a_number_that_is_used_again_is_another_process() -> None:
     """A process is known by its number and the time of its start."""
     assert processes.lives(os.getpid())
     assert not processes.lives(os.getpid(), started=1)
+
+
+@pytest.mark.root
+def test_a_process_of_another_process_namespace_is_not_ours_to_end() -> None:
+    """In a control group that a container of somebody's shares it has the number 0, and to signal that one
+    would end the caller itself: both live on, and what was asked for is refused."""
+    path = f"labkit-test-{secrets.token_hex(4)}"
+    kinds = {mount.kind: mount.place for mount in mounts.parse(mounts.read())}
+    folder = Path(kinds.get("cgroup2") or kinds["cgroup"], path)  # version 1 leaves it out
+    folder.mkdir()
+    sleeper = run.start(["sleep", "60"])
+    try:
+        (folder / "cgroup.procs").write_text(str(sleeper.pid))
+        code = f"from labkit import groups; print(groups.kill({path!r})); groups.end({path!r})"
+        first = [
+            "sh",
+            "-c",
+            '"$@"; exit $?',
+            "sh",
+        ]  # no signal of its own namespace ends the first process
+        argv = [
+            "unshare", "--pid", "--fork", "--mount-proc", *first, sys.executable, "-c", code,
+        ]  # fmt: skip
+        done = run.run(argv, ok=range(256), env={"PYTHONPATH": str(Path(__file__).parents[1])})
+        assert done.stdout == "frozenset()\n"
+        assert "the cgroup cannot be removed" in done.stderr
+        assert sleeper.poll() is None
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+        groups.remove(path)
