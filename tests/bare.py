@@ -24,6 +24,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
@@ -129,13 +131,15 @@ def clone(system: Path) -> None:
 def enter(system: Path, given: argparse.Namespace) -> int:
     """Runs the commands in new namespaces, with a way out for as long."""
     places = pip_settings(system)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, control_groups() as groups:
         ready = Path(folder, "ready")
         os.mkfifo(ready)
         inside = [sys.executable, str(Path(__file__).resolve()), "--inside", str(system), str(ready),
                   "keep" if given.no_reaper else "reap", "root" if given.root else PERSON,
-                  str(len(places)), *places, *given.commands]  # fmt: skip
-        spaces = subprocess.Popen(["unshare", *SPACES, "--", *inside])
+                  ":".join(map(str, groups)), str(len(places)), *places, *given.commands]  # fmt: skip
+        join = 'for place in $0; do echo $$ >"$place/cgroup.procs"; done; exec "$@"'
+        joined = ["sh", "-ec", join, " ".join(map(str, groups))]
+        spaces = subprocess.Popen([*joined, "unshare", *SPACES, "--", *inside])
         network = None
         try:
             first = Path(f"/proc/{spaces.pid}/task/{spaces.pid}/children")
@@ -156,6 +160,29 @@ def enter(system: Path, given: argparse.Namespace) -> int:
                     process.wait()
 
 
+@contextmanager
+def control_groups() -> Iterator[list[Path]]:
+    """A group of the system's own in each hierarchy of this machine."""
+    rows = [line.split() for line in Path("/proc/self/mountinfo").read_text("utf-8").splitlines()]
+    mounted = [Path(row[4]) for row in rows if row[row.index("-") + 1] in ("cgroup", "cgroup2")]
+    made = [hierarchy / f"bare-{os.getpid()}" for hierarchy in mounted]
+    for group in made:
+        group.mkdir()
+        for name in (
+            "cpuset.cpus",
+            "cpuset.mems",
+        ):  # version 1 takes no process before they are set
+            if (group / name).exists() and (group.parent / name).exists():
+                (group / name).write_text((group.parent / name).read_text("ascii"), "ascii")
+    try:
+        yield made
+    finally:
+        time.sleep(0.5)  # what was killed is in its group for a moment yet
+        for group in made:
+            for folder, _, _ in os.walk(group, topdown=False):
+                Path(folder).rmdir()
+
+
 def until_up(pid: str) -> None:
     """Returns when the namespace has its way out."""
     for _ in range(500):
@@ -167,13 +194,14 @@ def until_up(pid: str) -> None:
 
 def inside(words: list[str]) -> int:
     """The first process: builds the system's /dev, /proc, /run, turns to its root, and runs the commands."""
-    system, ready, reaping, person, number, *rest = words
+    system, ready, reaping, person, groups, number, *rest = words
     places, commands = rest[: int(number)], rest[int(number) :]
     Path(ready).read_text(encoding="ascii")
-    mount(system, places)
+    mount(system, places, groups.split(":"))
     os.chdir(system)
     call("pivot_root", ".", "mnt")
     os.chroot(".")
+    call("umount", "--lazy", "/mnt")
     os.chdir(f"{HOME}/labkit")
     for command in commands:
         print(f"== {person}: {command}", file=sys.stderr, flush=True)
@@ -200,11 +228,13 @@ def run(person: str, command: str, reaping: bool) -> int:
             return os.waitstatus_to_exitcode(status)
 
 
-def mount(system: str, places: list[str]) -> None:
+def mount(system: str, places: list[str], groups: list[str]) -> None:
     """What a booted system has besides its files; the old root is let go of at once, at /mnt."""
     lines = [
         "mount --bind . .", "cd .", "cd \"$PWD\"",
-        "mount -t proc proc proc", "mount -t sysfs sysfs sys", "mount --rbind /sys/fs/cgroup sys/fs/cgroup",
+        "mount -t proc proc proc", "mount -t sysfs sysfs sys",
+        *([] if Path("/sys/fs/cgroup/cgroup.procs").exists() else ["mount -t tmpfs -o mode=755 tmpfs sys/fs/cgroup"]),
+        *(f"mkdir -p .{place}; mount --bind {group} .{place}" for group in groups for place in [str(Path(group).parent)]),
         "mount -t tmpfs -o mode=755 tmpfs dev", "mkdir dev/pts dev/shm",
         "mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts dev/pts",
         "mount -t tmpfs -o mode=1777 tmpfs dev/shm",
