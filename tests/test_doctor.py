@@ -127,12 +127,6 @@ def test_too_little_room_names_the_place(
     assert f"set {key} in lab.toml" in caught.value.remedy
 
 
-def test_a_folder_that_is_yet_to_be_made_is_looked_for_above(tmp_path: Path) -> None:
-    """Its file system is that of the nearest folder above."""
-    assert places.existing(tmp_path / "a" / "b") == tmp_path
-    assert places.existing(tmp_path) == tmp_path
-
-
 def test_a_taken_port_names_its_process() -> None:
     """This very process has it: the doctor says so, with a remedy."""
     with socket.create_server(("127.0.0.1", 0)) as server:
