@@ -146,9 +146,7 @@ class Depot:
                     self.absent[deb.name] = _absent(deb, said)
         finally:
             for part in parts.values():
-                for path in part.parent.glob(
-                    f"{part.name}*"
-                ):  # apt puts aside what is not as it should be
+                for path in part.parent.glob(f"{part.name}*"):  # also what apt has put aside
                     path.unlink(missing_ok=True)
 
 

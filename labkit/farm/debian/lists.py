@@ -7,6 +7,7 @@ machine's own lists stay as they are. Lists are kept in the cache, whole or not 
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import shutil
 import tempfile
@@ -30,6 +31,12 @@ TIMEOUT = 900.0
 #: The files of apt's lists that are there for a moment, or for apt alone.
 UNUSED = shutil.ignore_patterns("lock", "partial", "auxfiles")
 AGAIN = "apt-get update"
+#: What to do about a suite that a mirror lacks: one that debootstrap knows, and any other.
+ENDED = (
+    "leave rootfs.suite empty for the machine's own; Debian moves suites that have ended to another archive, "
+    "whose address rootfs.mirror takes"
+)
+UNKNOWN = "leave rootfs.suite empty for the machine's own, or correct rootfs.mirror"
 
 
 def find(lab: Lab) -> Archive | None:
@@ -192,14 +199,8 @@ def _read(source: Source, folder: Path) -> Source:
     listed = Path(source.packages)
     said = _text(listed)
     stem = listed.name.partition("_main_binary-")[0]
-    release = next(
-        (
-            t
-            for end in ("InRelease", "Release")
-            if (t := text_of(listed.with_name(f"{stem}_{end}")))
-        ),
-        "",
-    )
+    files = (listed.with_name(f"{stem}_{end}") for end in ("InRelease", "Release"))
+    release = next(filter(None, map(text_of, files)), "")
     date = next((line for line in release.splitlines() if line.startswith("Date: ")), "")
     return source.model_copy(
         update={
@@ -229,13 +230,14 @@ def _refused(lab: Lab, line: str, folder: Path) -> LabkitError:
 def _unknown(suite: str, kind: str, mirror: str, folder: Path) -> ConfigError:
     """The error for a suite that a mirror does not have: it names those near to it that the mirror has, and says of
     one that debootstrap knows that the mirror carries it no longer."""
-    known = apt.known_suites()
+    known = sorted(path.name for path in apt.SCRIPTS.glob("*") if "." not in path.name)
     if suite in known:
-        reason, remedy = f"{kind} does not carry this suite, or no longer", apt.ENDED
+        reason, remedy = f"{kind} does not carry this suite, or no longer", ENDED
     else:
-        found = [name for name in apt.near(suite, known) if _has(mirror, name, folder)]
+        near = difflib.get_close_matches(suite, known, 3, 0.5)
+        found = [name for name in near if _has(mirror, name, folder)]
         reason = f"{kind} has no such suite"
-        remedy = f"it has {', '.join(found)}" if found else apt.UNKNOWN
+        remedy = f"it has {', '.join(found)}" if found else UNKNOWN
     return ConfigError(
         f"rootfs.suite = {suite!r}", reason, remedy, AGAIN, code="config.unknown-suite"
     )
@@ -243,11 +245,11 @@ def _unknown(suite: str, kind: str, mirror: str, folder: Path) -> ConfigError:
 
 def _has(mirror: str, suite: str, folder: Path) -> bool:
     address = f"{mirror}/dists/{suite}/Release"
-    words: list[str | Path] = [
+    words = [
         HELPER,
-        f"--config-file={folder / 'apt.conf'}",
+        f"--config-file={folder}/apt.conf",
         "download-file",
         address,
-        folder / suite,
+        f"{folder}/{suite}",
     ]
     return run.run(words, ok=(0, 100), timeout=TIMEOUT, quiet=True).status == 0
