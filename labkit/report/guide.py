@@ -15,8 +15,8 @@ from labkit.wiki import server
 
 
 def lines(lab: Lab, site: Path, *, whole: bool = True) -> tuple[tuple[str, str], ...]:
-    """Heads and what is said of each, without any password: of the review site, whose index ``site`` is,
-    and of the ``whole`` lab once its report was published."""
+    """Headings with their texts, without any password: the review site (``site`` is its index) and, for the
+    ``whole`` lab once its report was published, how to use it."""
     review = ("Review site", str(site))
     if not whole or not address(lab):
         return (review,)

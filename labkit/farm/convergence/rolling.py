@@ -129,7 +129,7 @@ def _again(function: Callable[..., None], *given: object) -> None:
 
 
 def begun_anew(lab: Lab) -> None:
-    """The balancer, if it runs, has read its configuration again, and counts from nothing who got how much."""
+    """The balancer, if it runs, has read its configuration again, and its counts of each replica begin at zero."""
     before = serving(lab)
     if before:
         daemon.send(instance.server(lab), signal.SIGUSR1)

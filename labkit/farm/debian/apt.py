@@ -24,7 +24,7 @@ TARGET_FORMAT = "\t".join(
         "CREATED_BY", "REPO_URI", "RELEASE", "CODENAME", "COMPONENT", "ARCHITECTURE", "FILENAME", "ORIGIN",
     )
 )  # fmt: skip
-#: How long a mirror may be silent and how often it is asked again, where the machine's apt has nothing of its own.
+#: How long a mirror may be silent and how often it is asked again, unless the machine's configuration says so itself.
 PATIENCE = {
     "Acquire::http::Timeout": "10",
     "Acquire::https::Timeout": "10",
@@ -32,7 +32,7 @@ PATIENCE = {
 }
 #: What apt is started with: it ends with labkit, however that ends.
 ENDING = ("setpriv", "--pdeathsig=KILL", "--")
-#: What else apt does when it updates its lists: the machine's business, not that of labkit's lists.
+#: What the machine's apt starts before and after an update: not for labkit's lists.
 HOOKS = ("Pre-Invoke", "Post-Invoke", "Post-Invoke-Success")
 #: Has a file for each suite that debootstrap knows.
 SCRIPTS = Path("/usr/share/debootstrap/scripts")
@@ -67,7 +67,7 @@ REFUSALS = (
     (
         re.compile(r"GPG error: \S+ \S+ \S+ (?P<what>.*)|(?P<unsigned>is not signed)"),
         "machine.mirror-signature",
-        "is not believed by apt: {what}{unsigned}",
+        "is not trusted by apt: {what}{unsigned}",
         "give apt's source the mirror's key: Signed-By in sources.list(5)",
     ),
     (
@@ -222,7 +222,7 @@ def parse_targets(
 def choose(
     targets: Sequence[tuple[Source, str]], suite: str
 ) -> tuple[Source | None, tuple[Source, ...]]:
-    """The suite's own source (None: there is none), and its updates and security fixes."""
+    """The suite's own source, or None, and the sources of its updates and security fixes."""
     named = [source for source, name in targets if suite in (source.suite, name)]
     main = next((source for source in named if "-" not in source.suite), None)
     wanted = re.compile(rf"{re.escape(suite)}-(updates|security)")
@@ -231,10 +231,10 @@ def choose(
 
 
 def complaint(said: str, suite: str, main: Source | None) -> str:
-    """The first line of apt's in which it says that it could not get the suite, or its updates or fixes, '' for none.
+    """The first line in which apt says that it could not get the suite, its updates or its fixes; '' without one.
 
-    A mirror need not have updates and fixes. ``main`` is the source that there is nevertheless, of an earlier time:
-    complaints of other mirrors are not about it.
+    A mirror need not have updates and fixes. ``main`` is the suite's source if apt has its list, perhaps an older
+    one: then complaints about other mirrors do not count.
     """
     names = "|".join(re.escape(name) for name in {suite, main.suite if main else suite})
     listed = main is None or "mirror" in main.mirror.partition(":")[0]

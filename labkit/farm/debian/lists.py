@@ -62,7 +62,7 @@ def ensure(lab: Lab) -> Archive:
 
 
 def take(lab: Lab) -> Archive:
-    """The lists are the mirror's newest; if that fails they are what they were. Raises what :func:`ask` raises."""
+    """Fetches the mirror's newest lists; if that fails the old ones stay. Raises what :func:`ask` raises."""
     place = _place(lab)
     with lock(lab.cache_dir / "locks", place.name, wait=TIMEOUT):
         part, old = (place.with_name(f".{place.name}{end}") for end in (".part", ".old.part"))
@@ -91,7 +91,7 @@ def require(lab: Lab) -> Archive:
 def ask(lab: Lab, folder: Path, *, seed: Path) -> Archive:
     """apt's lists of the lab's suite are in ``folder``, which is empty before.
 
-    :param seed: lists of an earlier time; where there are none it is the machine's.
+    :param seed: lists of an earlier call; without them the machine's are taken.
     :raises ConfigError: the mirror has no such suite, or the machine's apt names no mirror of Debian.
     :raises MachineError: apt could not get the lists: the mirror is silent, wants a login, has old lists, ….
     """
@@ -136,7 +136,7 @@ def text(archive: Archive, source: Source) -> str:
 
 
 def _place(lab: Lab) -> Path:
-    """Where the lists of a lab are kept: elsewhere when it, or the machine's apt, names other sources."""
+    """Where the lists of a lab are kept: a folder for each suite and each set of sources."""
     own = [lab.rootfs.mirror] if lab.rootfs.mirror else [text for _, text in _machine()]
     key = hashlib.sha256(repr((apt.suite(lab), own)).encode()).hexdigest()[:12]
     return lab.cache_dir / "lists" / f"lists-{apt.suite(lab)}-{key}"
@@ -174,7 +174,7 @@ def _sources(lab: Lab, folder: Path) -> dict[str, Path]:
 
 
 def _own_mirror(mirror: str, suite: str) -> str:
-    """The lab's own mirror as a line of sources.list(5); believed are the distribution's keys and those of apt."""
+    """The lab's own mirror as a line of sources.list(5); trusted are the distribution's keys and those of apt."""
     keys = Path(f"/usr/share/keyrings/{apt.os_release().get('ID', 'debian')}-archive-keyring.gpg")
     trusted = _directory("Dir::Etc::trustedparts")
     found = [str(path) for path in (keys, *sorted(trusted.glob("*"))) if path.is_file()]
@@ -183,8 +183,8 @@ def _own_mirror(mirror: str, suite: str) -> str:
 
 
 def _seed(lists: Path, folder: Path) -> None:
-    """``folder`` begins as a copy of what of other lists can be read: what the mirror has not changed since is not
-    fetched, and a medium's lists are nowhere else."""
+    """``folder`` begins as a copy of other lists, as far as they can be read: what the mirror has not changed since
+    is not fetched, and the lists of a medium (a DVD) are nowhere else."""
     with suppress(OSError, shutil.Error):
         shutil.copytree(lists, folder, ignore=UNUSED)
     (folder / "partial").mkdir(parents=True)
