@@ -33,14 +33,14 @@ def program(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**_kept(ALLOWED), **fixed, **(extra or {})}
 
 
-def labkits() -> dict[str, str]:
+def labkit_variables() -> dict[str, str]:
     """labkit's own variables (``LABKIT_…``), for a program that imports labkit."""
     return _kept(name for name in os.environ if name.startswith("LABKIT_"))
 
 
 def persons(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a program in which the person works who called labkit."""
-    return program({**_kept(PERSONS), **labkits(), **(extra or {})})
+    return program({**_kept(PERSONS), **labkit_variables(), **(extra or {})})
 
 
 def _kept(names: Iterable[str]) -> dict[str, str]:
