@@ -127,8 +127,8 @@ def test_the_script_is_executable_and_its_list_is_package_data() -> None:
 
 
 def test_every_text_is_read_and_written_as_utf8() -> None:
-    """The locale of a person whose notebook imports labkit does not matter. Of these calls; of those that know
-    their type, and of open(), ruff says it (PLW1514)."""
+    """Each call names its encoding, so that the locale of whoever imports labkit does not matter; of open() it is
+    ruff that says so (PLW1514)."""
     calls = (
         (path, ast.unparse(node), node.lineno)
         for path in MODULES
