@@ -48,7 +48,7 @@ def _sites(lab: Lab) -> Iterator[tuple[str, str]]:
     chromium = "chromium --no-sandbox" if lab.netns else "chromium"
     asked = curl(url, options=f"--resolve {name}:{lab.proxy.port}:{ip}")
     yield "Sites", ", ".join(lab.url(site.name) for site in lab.sites)
-    yield "", "only the lab's own DNS has these names; this looks the first one up, asks it, and opens it:"
+    yield "", "only the lab's DNS has these names; this looks one up, asks it, and opens it:"
     yield "", f"sudo {resolver.with_dns(lab)} getent hosts {name}"
     yield "", within + endpoint.again(lab, asked)
     yield "", within + endpoint.again(lab, f"{chromium} {rules} {url}")
