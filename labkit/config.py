@@ -22,7 +22,7 @@ from labkit.errors import ConfigError, StateError
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
-#: MediaWiki's titles have at most so many bytes; beside the report's page is one more, of the bot's own.
+#: The most bytes of a title in MediaWiki; what the title of the bot's page has after that of the report's.
 TITLE, BESIDE = 255, "/labkit state"
 
 
@@ -45,12 +45,12 @@ def _domain(value: object) -> object:
 
 def _title(value: str) -> str:
     title = unicodedata.normalize("NFC", value)  # as the wiki has it, also in its answers
-    room, length = TITLE - len(BESIDE), len(title.encode())
-    if length > room:
+    most, length = TITLE - len(BESIDE), len(title.encode())
+    if length > most:
         raise Fault(
             "page-length",
-            f"has {length} bytes in UTF-8, and at most {room} are a page's name here: a wiki's titles have "
-            f"{TITLE}, also that of the page NAME{BESIDE}",
+            f"has {length} bytes in UTF-8; it may have at most {most}: a wiki's titles end at {TITLE}, and "
+            f"labkit also needs the page NAME{BESIDE}",
         )
     return title
 

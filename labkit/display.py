@@ -19,7 +19,7 @@ LEFT, RIGHT = ' style="text-align:left"', ' style="text-align:right"'
 #: A long path in a command would push the table's last column off the page.
 BREAKING = ' style="overflow-wrap:anywhere"'
 
-#: Verbs whose form for one is not theirs with an s.
+#: Verbs whose singular does not just add an s.
 SINGULAR = {"are": "is", "were": "was", "have": "has", "do": "does"}
 
 
@@ -63,7 +63,7 @@ def about(seconds: float) -> str:
 
 
 def counted(count: int, noun: str, verb: str = "") -> str:
-    """``1 replica``, ``6 addresses``; with the ``verb`` that follows, as many have it: ``1 check holds``."""
+    """A number and its noun (``1 replica``, ``6 addresses``), with a ``verb`` also that: ``1 check holds``."""
     if count == 1:
         return f"1 {noun}{verb and ' ' + SINGULAR.get(verb, f'{verb}s')}"
     ending = "es" if noun.endswith(("s", "x", "ch")) else "s"
@@ -71,8 +71,8 @@ def counted(count: int, noun: str, verb: str = "") -> str:
 
 
 def curl(*addresses: str, options: str = "") -> str:
-    """The command that asks addresses as labkit does: without a person's curlrc, and those of the lab's
-    (private ones, and names below .test) without a proxy."""
+    """A curl command that asks addresses as labkit does: without the person's curlrc, and without a proxy if
+    they are the lab's own (private ones, and names below .test)."""
     hosts = [urlsplit(address).hostname or "" for address in addresses]
     near = ("--noproxy", "'*'") if all(map(_is_near, hosts)) else ()
     words = ("curl", "--disable", *near, options, *map(shlex.quote, addresses))

@@ -1,7 +1,7 @@
-"""The environments of the programs that labkit starts: allow-lists, here and nowhere else.
+"""The environments of the programs that labkit starts: allow-lists.
 
-The caller's settings do not act on what labkit does: neither variables (PYTHONPATH, LC_ALL), nor files in a
-home folder (a wgetrc, a matplotlibrc, a kernel of one's own for Jupyter).
+The caller's settings do not act on what labkit does: neither variables (PYTHONPATH, LC_ALL) nor files in a
+home folder (a wgetrc, a matplotlibrc, a kernel for Jupyter).
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 
-#: The caller's variables that every program sees: who calls, the terminal, the way to the network. TMPDIR is none
-#: of them: a folder of root's alone (libpam-tmpdir) is no use to www-data, nor to who is in a chroot.
+#: The caller's variables that every program sees: who calls, the terminal, the way to the network. TMPDIR is left
+#: out: www-data cannot use a folder that is root's alone (libpam-tmpdir), and a chroot does not have it.
 ALLOWED = (
     "USER", "LOGNAME", "SHELL", "TERM", "TZ",
     "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
     "SSL_CERT_FILE", "SSL_CERT_DIR",
 )  # fmt: skip
-#: Those that a program has besides in which a person works: JupyterLab, and the browser that it opens.
+#: Further ones for a program in which a person works: JupyterLab, and the browser that it opens.
 PERSONS = (
     "HOME", "TMPDIR", "BROWSER", "DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY", "XDG_RUNTIME_DIR",
     "DBUS_SESSION_BUS_ADDRESS", "SUDO_UID", "SUDO_GID", "SUDO_USER",
 )  # fmt: skip
 #: A search path that finds the system's own programs even for a caller who is not root.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-#: No folder (Debian's name for that): no program finds somebody's settings in it.
+#: Debian's name for a home folder that does not exist: no program finds settings in it.
 HOME = "/nonexistent"
 
 
@@ -33,14 +33,14 @@ def program(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**_kept(ALLOWED), **fixed, **(extra or {})}
 
 
-def labkits() -> dict[str, str]:
-    """labkit's own variables, for a program that is labkit again."""
+def labkit_variables() -> dict[str, str]:
+    """labkit's own variables (``LABKIT_…``), for a program that imports labkit."""
     return _kept(name for name in os.environ if name.startswith("LABKIT_"))
 
 
 def persons(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a program in which the person works who called labkit."""
-    return program({**_kept(PERSONS), **labkits(), **(extra or {})})
+    return program({**_kept(PERSONS), **labkit_variables(), **(extra or {})})
 
 
 def _kept(names: Iterable[str]) -> dict[str, str]:

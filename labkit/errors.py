@@ -36,8 +36,8 @@ def typed(argv: Sequence[str]) -> str:
 
 
 def with_sudo() -> str:
-    """What to do for a command that needs root. With its path, where there is one: sudo looks on a path of its
-    own, where an activated environment's programs are not."""
+    """The remedy for a command that needs root, with the program's path: sudo's own search path does not have
+    the programs of an activated environment."""
     program = Path(sys.argv[0])
     if program.name != "labkit":
         return "call it with sudo, or from a root shell"
@@ -45,7 +45,7 @@ def with_sudo() -> str:
 
 
 def excerpt(text: str, most: int = 800) -> str:
-    """What another program said, in at most so many characters: its beginning, which says what is wrong, and its end."""
+    """What another program said, in at most ``most`` characters: its beginning and its end."""
     text = text.strip()
     half = (most - 3) // 2
     return text if len(text) <= most else f"{text[:half]} … {text[-half:]}"

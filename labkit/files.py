@@ -67,6 +67,11 @@ def remove_whole(folder: Path) -> None:
                 shutil.rmtree(folder)
 
 
+def existing(path: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
 def text_of(path: Path) -> str | None:
     """The text of a file (UTF-8); None when nothing there can be read as one."""
     try:

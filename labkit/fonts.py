@@ -9,7 +9,7 @@ FAMILIES = ("WenQuanYi Micro Hei", "Noto Sans CJK JP", "Symbola", "FreeSans", "U
 
 
 def missing(characters: str) -> str:
-    """That there is no font for these characters, and the package to install for the first one."""
+    """Says that no font has these characters, and which package to install for the first one."""
     shown = " ".join(f"{c} (U+{ord(c):04X})" for c in characters[:5])
     more = f" and {len(characters) - 5} more" if len(characters) > 5 else ""
     return f"no font here has {shown}{more}: apt-get install {package(characters[0])}, or leave them out"

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from labkit.errors import LabkitError, MachineError
+from labkit.kernel import mounts
 
 #: Where the hierarchies are mounted.
 BASE = Path("/sys/fs/cgroup")
@@ -20,9 +21,7 @@ PATIENCE = 5.0
 
 def require() -> str:
     """The layout of the mounted cgroups; :class:`MachineError` when there are none, or read-only."""
-    layout, writable = mounted(
-        Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")
-    )
+    layout, writable = mounted(mounts.read())
     if not layout:
         raise MachineError(
             "cgroups",
@@ -43,17 +42,16 @@ def require() -> str:
     return layout
 
 
-def mounted(mounts: str) -> tuple[str, bool]:
-    """The layout in /proc/mounts' text ('' for none), and whether any hierarchy is writable."""
-    lines = [line.split(" ") for line in mounts.split("\n") if line]
-    found = [(words[2], words[3].split(",")) for words in lines if words[2].startswith("cgroup")]
-    kinds = {kind for kind, _ in found}
+def mounted(mountinfo: str) -> tuple[str, bool]:
+    """The layout of the cgroups in mountinfo ('' for none), and whether any hierarchy is writable. Pure."""
+    found = [mount for mount in mounts.parse(mountinfo) if mount.kind.startswith("cgroup")]
+    kinds = {mount.kind for mount in found}
     layout = {
         frozenset(): "",
         frozenset({"cgroup2"}): "version 2",
         frozenset({"cgroup"}): "version 1",
     }.get(frozenset(kinds), "hybrid: version 1 with version 2 beside it")
-    return layout, any("rw" in options for _, options in found)
+    return layout, any("rw" in mount.options and "rw" in mount.special for mount in found)
 
 
 def folders(path: str) -> tuple[Path, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from labkit.display import human_bytes
 from labkit.errors import LabkitError, MachineError, excerpt, of_system
+from labkit.files import existing
 from labkit.lab import Lab
 
 #: The system's numbers for a full disk, and for one's share of it.
@@ -49,7 +50,7 @@ def explained(error: Exception, lab: Lab) -> Exception:
     else:
         place = _place(error, lab)
         known = of_system(OSError(errno.ENOSPC, "No space left on device"), str(place))
-        left = human_bytes(shutil.disk_usage(_standing(place)).free)
+        left = human_bytes(shutil.disk_usage(existing(place)).free)
         what = excerpt(str(error).partition("\n")[0])
         reason = f"its disk is full ({left} left): {what}"
     if not key_of(lab, place):
@@ -58,7 +59,7 @@ def explained(error: Exception, lab: Lab) -> Exception:
         str(place),
         reason,
         f"{remedy(lab, place, known.remedy.partition(';')[0])}; then call it again",
-        f"df -h {_standing(place)}",
+        f"df -h {existing(place)}",
         code=known.code,
     )
 
@@ -67,13 +68,9 @@ def _place(error: Exception, lab: Lab) -> Path:
     """The lab's folder that is full: the one that the error is about, else the one with the least room left."""
     named = getattr(error, "filename", None)
     if isinstance(named, str) and key_of(lab, Path(named)):
-        return next(path for path in (Path(named), *Path(named).parents) if path.is_dir())
+        return existing(Path(named))
     return _fullest((lab.state_dir, lab.run_dir, lab.cache_dir, lab.output_dir))
 
 
 def _fullest(folders: Iterable[Path]) -> Path:
-    return min(folders, key=lambda folder: shutil.disk_usage(_standing(folder)).free)
-
-
-def _standing(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.parents) if path.is_dir())
+    return min(folders, key=lambda folder: shutil.disk_usage(existing(folder)).free)

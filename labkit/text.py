@@ -1,8 +1,8 @@
 """The one rule for text: which characters a line may have, and how any text is shown. Pure.
 
-Only control characters, line ends and what no text can have are refused or made visible, and the characters
-that turn the direction of what stands around them. All else is text: no-break and ideographic spaces,
-the joiners of Persian and of emoji, characters that are newer than this Python's table of them.
+Refused or made visible are control characters, line ends, halves of characters, and the characters that
+reverse the direction of the text around them. All else is text: no-break and ideographic spaces, the joiners
+of Persian and of emoji, characters that are newer than this Python's table of them.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ _PLAIN = str.maketrans(
 
 
 def line(value: str) -> str:
-    """The text, if it is one of one line; else raises the configuration's complaint."""
+    """Returns the text if it is one line of text; else raises the configuration's complaint."""
     for character in value:
         if ord(character) in _REFUSED:
             raise Fault(
                 "text",
-                f"has U+{ord(character):04X} in it: a control character, a line's end, or one that turns "
-                "the writing around; leave it out",
+                f"has U+{ord(character):04X} in it, a control character, a line end or one that reverses the "
+                "direction of text: leave it out",
             )
     return value
 
 
 def shown(text: str) -> str:
-    """The text as it may be shown anywhere: line ends and tabs stay, what would steer a terminal or turn
-    the writing around is made visible."""
+    """The text as it may be shown anywhere: line ends and tabs stay; what would steer a terminal or reverse
+    the text's direction becomes visible."""
     return text.translate(_SHOWN)
 
 
 def quoted(value: object) -> str:
-    """A text as one word of a sentence, in quotation marks; of any other value Python's own word."""
+    """A text in quotation marks, on one line; Python's ``repr`` of any other value."""
     if not isinstance(value, str):
         return repr(value)
     mark = '"' if "'" in value and '"' not in value else "'"
@@ -52,8 +52,8 @@ def quoted(value: object) -> str:
 
 
 def substitute(error: UnicodeError) -> tuple[str, int]:
-    """What stands for a character that an output's encoding does not have (codecs.register_error):
-    plain characters for labkit's own signs, a question mark for any other."""
+    """Replaces characters that an output's encoding does not have (codecs.register_error): labkit's own
+    signs by plain characters, any other by a question mark."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     missing = error.object[error.start : error.end]

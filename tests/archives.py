@@ -6,7 +6,6 @@ import base64
 import hashlib
 import os
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from labkit import run
 from labkit.farm.debian import apt
 from labkit.kernel import calls
 from labkit.kernel.netns import alone
+from tests.servers import served
 
 T = TypeVar("T")
 
@@ -52,20 +52,17 @@ def serving(folder: Path, tls: ssl.SSLContext | None = None) -> Iterator[Mirror]
     """An archive with the machine's suite, in a new folder, and its server."""
     mirror = Mirror(folder)
     fill(folder / "debian")
-    with ThreadingHTTPServer(("127.0.0.1", 0), _handler(mirror)) as server:
-        mirror.port = server.server_port
-        if tls:
-            mirror.method = "https"
-            server.socket = tls.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(mirror))
+    mirror.port = server.server_port
+    if tls:
+        mirror.method = "https"
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    with served(server):
         yield mirror
-        server.shutdown()
-        thread.join()
 
 
 def fill(archive: Path, *, suite: str = "", version: str = "1", expired: bool = False) -> None:
-    """The packages, and a suite that has them; nobody has signed it."""
+    """Makes the packages, and a suite that has them; it is not signed."""
     stanzas = [_package(archive, name, more, version) for name, more in PACKAGES.items()]
     listed = "".join(stanzas).encode()
     where = f"main/binary-{apt.architecture()}/Packages"

@@ -266,7 +266,7 @@ def setting(**keys: str) -> Callable[[Project], AbstractContextManager[Broken]]:
 
 
 def refusing(how: str) -> Callable[[Project], AbstractContextManager[Broken]]:
-    """The machine's mirror wants a login, has an old list, or is signed by nobody."""
+    """The machine's mirror wants a login, has an old list, or is not signed."""
 
     @contextmanager
     def harm(own: Project) -> Iterator[Broken]:
@@ -325,7 +325,7 @@ def mounted(option: str) -> Callable[[Project], AbstractContextManager[Broken]]:
 
 
 def damaged_null(script: str) -> Callable[[Project], AbstractContextManager[Broken]]:
-    """/dev/null is none, or not for everybody: in a /dev that the command alone sees."""
+    """/dev/null is damaged, in a /dev that only the command sees."""
 
     @contextmanager
     def harm(own: Project) -> Iterator[Broken]:
@@ -372,7 +372,7 @@ MACHINES: dict[str, Row] = {
     "the mirror refuses": Row(setting(mirror="http://127.0.0.1:PORT/debian", cache="HERE/cache"), "machine.mirror", ("Connection refused", "set rootfs.mirror")),
     "the mirror wants a login": Row(refusing("login"), "machine.mirror-login", ("it answers 401", "auth.conf.d")),
     "the mirror's list is old": Row(refusing("old"), "machine.mirror-expired", ("is expired", "Check-Valid-Until: no")),
-    "the mirror is signed by nobody": Row(refusing("unsigned"), "machine.mirror-signature", ("is not signed", "Signed-By")),
+    "the mirror is not signed": Row(refusing("unsigned"), "machine.mirror-signature", ("is not signed", "Signed-By")),
     "no names are resolved": Row(without_names, "machine.mirror", ("does not answer", "check the network")),
     "offline, and nothing is there": Row(setting(offline="true", cache="HERE/cache"), "machine.offline", ("to stay offline", "without --offline")),
     "no room for a root file system": Row(small_cache, "build.no-space", ("900.0 MB", "make room")),

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.servers import served
+
 #: What can go wrong with a request: nothing of it arrives; the wiki acts and its reply is lost, or half
 #: of it; something between answers in the wiki's place.
 KINDS = ("no request", "no reply", "half a reply", "503", "garbage", "HTML")
@@ -138,12 +140,8 @@ def proxy_to(port: int, *, tls: ssl.SSLContext | None = None) -> Iterator[Proxy]
     proxy = Proxy(port)
     if tls is not None:
         proxy.socket = tls.wrap_socket(proxy.socket, server_side=True)
-    thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield proxy
-    finally:
-        proxy.released.set()
-        proxy.shutdown()
-        thread.join()
-        proxy.server_close()
+    with served(proxy):
+        try:
+            yield proxy
+        finally:
+            proxy.released.set()

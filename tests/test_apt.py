@@ -40,7 +40,7 @@ def test_reads_the_sources_of_the_distribution_itself() -> None:
 
 
 def test_reads_sources_whose_origin_is_not_known() -> None:
-    """A mirror of one's own may say nothing of it; the sources are taken as they are."""
+    """A private mirror may not tell it; then all sources are taken."""
     text = f"Packages\t{MAIN}/\tbookworm\tbookworm\tmain\tamd64\t/l/0\t$(ORIGIN)\n"
     assert [source.mirror for source, _ in apt.parse_targets(text, "amd64")] == [MAIN]
 
@@ -54,7 +54,7 @@ def test_reads_sources_whose_origin_is_not_known() -> None:
     ],
 )
 def test_chooses_the_suite_and_its_fixes(suite: str, main: str | None, further: list[str]) -> None:
-    """By codename or by state; of a suite that nobody has there is none."""
+    """By codename or by state; None for a suite that no source has."""
     chosen, more = apt.choose(apt.parse_targets(TARGETS, "amd64"), suite)
     assert (chosen and chosen.mirror) == main
     assert [source.suite for source in more] == further

@@ -10,7 +10,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -22,10 +22,11 @@ from labkit.farm import browser, dns
 from labkit.farm.links.netns import inside
 from labkit.result import picture
 from tests.host_side import give_address
+from tests.servers import saying, served
 from tests.waiting import until
 from tests.whole_farm import standing
 
-#: What people write: markup, spaces that are none of ASCII's, characters that the page's font does not have.
+#: What people write: markup, spaces that ASCII does not have, characters that the page's font does not have.
 TITLE = 'R&D <!--#echo var="x" --> «\u00a0Qui\u202f? » 研究室\u3000紹介 کتاب\u200cخانه'
 
 
@@ -156,32 +157,21 @@ def test_a_network_that_is_changed_meanwhile_is_no_failed_page(farm: Lab) -> Non
     """The page's address comes to the host while Chromium waits for whoever has it: which ends that wait."""
     address = "10.60.0.50"
 
-    class Page(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = b"<h1>here now</h1>"
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002 - its name there
-
     def sought() -> bool:
         return address in run.run(["ip", "neigh", "show", address], netns=farm.netns).stdout
 
-    server = inside(farm.netns, ThreadingHTTPServer, ("", 8099), Page)
-    with server, ThreadPoolExecutor(2) as pool:
-        pool.submit(server.serve_forever)
+    page = saying(lambda _: "<h1>here now</h1>")
+    server = inside(farm.netns, ThreadingHTTPServer, ("", 8099), page)
+    with served(server), ThreadPoolExecutor(1) as pool:
         visited = pool.submit(browser.visit, farm, [f"http://{address}:8099/"])
         words = [f"{address}/32", "dev", farm.bridge]
         until(sought, patience=30)
         run.run(["ip", "address", "add", *words], netns=farm.netns)
         try:
-            (page,) = visited.result().value.pages
+            (shown,) = visited.result().value.pages
         finally:
             run.run(["ip", "address", "del", *words], netns=farm.netns)
-            server.shutdown()
-    assert (page.status, page.error, page.heading) == (200, "", "here now")
+    assert (shown.status, shown.error, shown.heading) == (200, "", "here now")
 
 
 @pytest.mark.root

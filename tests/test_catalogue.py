@@ -61,7 +61,7 @@ INPUTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "a colour that is none": ('sites = [{name = "red", colour = "red"}]', "config.pattern", ("sites.0.colour = 'red'",)),
     "a page that is none": ('wiki.page = "a[b]"', "config.pattern", ("wiki.page = 'a[b]'",)),
     "a page whose name is too long": (f'wiki.page = "{"実" * 84}"', "config.page-length", ("252 bytes", "at most 242", "NAME/labkit state")),
-    "a title that turns the writing around": ('sites = [{name = "red", title = "a\\u202eb"}]', "config.text", ("sites.0.title", "U+202E", "leave it out")),
+    "a title that reverses the direction of text": ('sites = [{name = "red", title = "a\\u202eb"}]', "config.text", ("sites.0.title", "U+202E", "leave it out")),
     "a password in an address": ('wiki.url = "http://bot:secret@x/api.php"', "config.pattern", ("wiki.url",)),
     "a folder of nowhere": ('state = "state"', "config.folder", ("state = 'state'", "no absolute path")),
     "a folder that leads elsewhere": ('run = "/run/../etc"', "config.folder", ("run = '/run/../etc'", "without '..'")),

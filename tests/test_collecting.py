@@ -119,6 +119,17 @@ def test_what_a_standing_container_stands_on_is_never_removed(own: Lab, mounted:
     assert (mounted / "rootfs/file").exists()
 
 
+def test_what_is_mounted_is_found_in_a_cache_whose_folder_has_a_space(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kernel writes the space in octal, in the place and in an overlay's options."""
+    line = "36 35 0:41 / {} rw - overlay o rw,lowerdir=/srv/my\\040cache/unpacked/abc/rootfs:/x\n"
+    text = line.format("/srv/my\\040cache/rootfs/web-1/rootfs")
+    monkeypatch.setattr("labkit.kernel.mounts.read", lambda pid: text)
+    cache = Path("/srv/my cache")
+    assert collecting.open_places(cache) == {cache / "unpacked/abc", cache / "rootfs/web-1"}
+
+
 @pytest.mark.root
 def test_what_a_process_works_in_is_never_removed(own: Lab) -> None:
     """Its working folder is in it."""

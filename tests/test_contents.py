@@ -148,7 +148,7 @@ def test_where_a_name_really_lies(path: str, real: str) -> None:
 
 
 def test_what_systemd_tmpfiles_is_to_make() -> None:
-    """The second word of a line, whatever the first is; a comment is none."""
+    """The second word of each line, except of comments."""
     text = "# d /no 0755\n\nd /run/setrans 0755 root root - -\nL? /etc/vconsole.conf - - - - x\nd\n"
     assert database.parse_tmpfiles(text) == ("/run/setrans", "/etc/vconsole.conf")
 

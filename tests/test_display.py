@@ -93,12 +93,6 @@ def test_text_on_a_colour_has_the_ink_that_reads_best(colour: str, ink: str) -> 
     assert ink_on(colour) == ink
 
 
-@pytest.mark.parametrize(("count", "said"), [(0, "0 pages"), (1, "1 page"), (1200, "1,200 pages")])
-def test_a_single_one_is_no_plural(count: int, said: str) -> None:
-    """A number with its noun reads as a person would write it."""
-    assert counted(count, "page") == said
-
-
 @pytest.mark.parametrize(
     ("count", "noun", "verb", "said"),
     [

@@ -27,26 +27,27 @@ with socket.create_server(("127.0.0.1", 0)) as server:
     print(server.getsockname()[1], flush=True)
     time.sleep(60)
 """
-V1 = "cgroup /sys/fs/cgroup/cpu cgroup rw,relatime,cpu 0 0\n"
-V2 = "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n"
+V1 = "34 25 0:29 / /sys/fs/cgroup/cpu rw,relatime shared:9 - cgroup cgroup rw,cpu\n"
+V2 = "35 25 0:30 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n"
 
 
 @pytest.mark.parametrize(
-    ("mounts", "layout", "writable"),
+    ("mountinfo", "layout", "writable"),
     [
         ("", "", False),
-        ("proc /proc proc rw 0 0\n", "", False),
+        ("22 1 0:20 / /proc rw - proc proc rw\n", "", False),
         (V1, "version 1", True),
         (V2, "version 2", True),
         (V1 + V2, "hybrid: version 1 with version 2 beside it", True),
-        (V2.replace("rw", "ro"), "version 2", False),
+        (V2.replace("/sys/fs/cgroup rw", "/sys/fs/cgroup ro"), "version 2", False),
+        (V2.replace("cgroup2 rw", "cgroup2 ro"), "version 2", False),
     ],
 )
 def test_the_layout_of_the_cgroups_is_read_from_the_mounts(
-    mounts: str, layout: str, writable: bool
+    mountinfo: str, layout: str, writable: bool
 ) -> None:
     """Version 1, version 2, both, or none; and whether a container's own can be made."""
-    assert groups.mounted(mounts) == (layout, writable)
+    assert groups.mounted(mountinfo) == (layout, writable)
 
 
 @pytest.mark.parametrize(
@@ -124,12 +125,6 @@ def test_too_little_room_names_the_place(
     with pytest.raises(MachineError, match="free, 1,000,000,000") as caught:
         look(Lab.load())
     assert f"set {key} in lab.toml" in caught.value.remedy
-
-
-def test_a_folder_that_is_yet_to_be_made_is_looked_for_above(tmp_path: Path) -> None:
-    """Its file system is that of the nearest folder above."""
-    assert places.existing(tmp_path / "a" / "b") == tmp_path
-    assert places.existing(tmp_path) == tmp_path
 
 
 def test_a_taken_port_names_its_process() -> None:

@@ -1,4 +1,4 @@
-"""What the caller is and has set changes nothing: neither the locale, nor files and variables of their own."""
+"""The caller's locale, files and variables change nothing."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import os
 import re
 import shlex
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import HTTPServer
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from labkit.report import notebook, saved
 from labkit.report.figures import style
 from tests import stage_notebooks
 from tests.projects import project
+from tests.servers import saying, served
 
 TRAP = "raise SystemExit('of the caller')\n"
 
@@ -35,7 +35,7 @@ def locales(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def labkit(folder: Path, *words: str, **env: str) -> run.Done:
-    """The command as a person calls it whose locale is none of labkit's."""
+    """The command as a person calls it, with these variables and without labkit's locale."""
     bare = ("env", "-u", "LC_ALL", "-u", "LANG", *(f"{key}={value}" for key, value in env.items()))
     argv = [*bare, sys.executable, "-m", "labkit.cli", *words]
     return run.run(argv, cwd=folder, env={"PYTHONPATH": os.getcwd()}, ok=range(256))  # noqa: PTH109
@@ -72,7 +72,7 @@ def test_a_locale_that_is_not_installed_ends_nothing(tmp_path: Path) -> None:
 def test_nothing_of_the_callers_acts_in_a_batchs_notebook(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A kernel of their own named python3, IPython's startup files, a matplotlibrc, modules where labkit is
+    """A kernel named python3, IPython's startup files, a matplotlibrc, modules where labkit is
     called, Python's variables: a cell sees none of them."""
     home, here = tmp_path / "home", tmp_path / "here"
     for name in ("secrets", "json", "nbformat", "sitecustomize"):
@@ -138,7 +138,7 @@ def test_a_persons_own_program_has_their_screen_and_no_path_of_pythons(
 def test_a_figure_is_the_same_whatever_matplotlib_was_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A matplotlibrc of one's own (its settings stand in rcParams) changes no byte of it."""
+    """The settings of a matplotlibrc (here in rcParams) change no byte of it."""
     import matplotlib as mpl
 
     lab = Lab.of({"name": "x", "outputs": str(tmp_path)})
@@ -174,14 +174,10 @@ def test_a_printed_command_works_when_it_is_pasted(tmp_path: Path) -> None:
     """Whatever proxy the person has set, and whatever their curlrc says."""
     _write(tmp_path / ".curlrc", "proxy = http://127.0.0.1:9\nfail\n")
     proxy = dict.fromkeys(("http_proxy", "all_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
-    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with served(HTTPServer(("127.0.0.1", 0), saying(lambda _: "hello"))) as server:
         typed = curl(f"http://127.0.0.1:{server.server_port}/", options="--silent")
         done = run.run(["sh", "-c", typed], env={"HOME": str(tmp_path), **proxy}, ok=range(256))
-        server.shutdown()
-        thread.join()
-    assert "Unsupported method" in done.stdout, done
+    assert done.stdout == "hello", done
 
 
 def test_no_command_with_curl_is_written_by_hand() -> None:

@@ -494,8 +494,8 @@ def test_what_a_hand_did_to_a_table_is_told(seen: str, told: str) -> None:
 def test_who_judges_what_comes_to_the_host_is_read(chain: dict[str, str], found: bool) -> None:
     """The machine's own chains at the kernel's hook for it, whatever they are called."""
     listed = json.dumps({"nftables": [{"metainfo": {}}, {"chain": chain}]})
-    assert bool(listing.doors(listed, "labkit-a")) is found
-    assert listing.doors("", "labkit-a") == []
+    assert bool(listing.input_chains(listed, "labkit-a")) is found
+    assert listing.input_chains("", "labkit-a") == []
 
 
 @pytest.mark.root

@@ -464,7 +464,7 @@ def test_a_missing_program_is_named_before_anything_is_made(
     programs.mkdir()
     for name in ("dpkg", "dpkg-query", "setpriv", "unshare", "apt-get"):
         (programs / name).symlink_to(shutil.which(name, path=environment.PATH) or "")
-    monkeypatch.setattr(run, "PATH", str(programs))
+    monkeypatch.setattr(environment, "PATH", str(programs))
     with pytest.raises(MachineError) as caught:
         rootfs.build(tiny, "tiny")
     assert caught.value.value == "mmdebstrap"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +14,7 @@ from labkit.errors import BuildError
 from labkit.farm import rootfs
 from labkit.farm.debian import apt
 from labkit.farm.oci import store
+from tests.servers import served
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 STATUS = """\
@@ -75,12 +75,8 @@ def registry(tmp_path: Path) -> Iterator[str]:
     (bundle / "rootfs/var/lib/dpkg").mkdir(parents=True)
     (bundle / "rootfs/var/lib/dpkg/status").write_text(STATUS)
     run.run(["umoci", "repack", "--image", image, bundle])
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Registry, layout)) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with served(ThreadingHTTPServer(("127.0.0.1", 0), partial(_Registry, layout))) as server:
         yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
 
 
 @pytest.mark.root

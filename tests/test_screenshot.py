@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 import pytest
 
@@ -16,6 +15,7 @@ from labkit.farm.browsing import Page
 from labkit.report import figures, screenshot
 from labkit.result import picture
 from labkit.wiki import pages
+from tests.servers import saying, served
 
 
 @pytest.mark.root
@@ -70,21 +70,13 @@ def test_characters_that_no_font_has_are_a_failed_check(lab: Lab) -> None:
     also by another font than the page's, is not."""
     words = "R&amp;D «\u00a0réplicas\u202f? » ✔ 研究室\u3000紹介 한국 کتاب\u200cخانه e\u0301 <script>'\ue001'</script>"
 
-    class Words(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            lost = "\ue000\U0001fae9" if self.path == "/lost" else ""
-            self.send_response(200)
-            self.send_header("Content-Type", "text/html; charset=utf-8")
-            self.end_headers()
-            self.wfile.write(f"<title>x</title><h1>{words}{lost}</h1>".encode())
+    def page(path: str) -> str:
+        lost = "\ue000\U0001fae9" if path == "/lost" else ""
+        return f"<title>x</title><h1>{words}{lost}</h1>"
 
-        def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002 - its name there
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Words) as server, ThreadPoolExecutor(1) as pool:
-        pool.submit(server.serve_forever)
+    with served(ThreadingHTTPServer(("127.0.0.1", 0), saying(page))) as server:
         here = f"http://127.0.0.1:{server.server_port}"
         seen = browser.at_home(lab, {"page-a": f"{here}/", "page-b": f"{here}/lost"}, {})
-        server.shutdown()
     assert [page.boxes for page in seen.pages] == ["", "\ue000\U0001fae9"]
     check = screenshot.check(seen.pages[1])
     assert not check.holds

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import HTTPServer
 from pathlib import Path
 from socketserver import BaseRequestHandler, TCPServer
 
@@ -24,6 +23,7 @@ from labkit.journal import Journal
 from labkit.report import standing
 from labkit.undo import mount_points
 from tests import proc
+from tests.servers import saying, served
 from tests.test_run import gone, wait_until_gone
 from tests.whole_farm import standing as whole_farm
 
@@ -233,35 +233,10 @@ def test_status_is_what_is_seen(lab: Lab) -> None:
     assert standing.status(lab).value == standing.Standing(running=(), journal=0)
 
 
-class Hello(BaseHTTPRequestHandler):
-    """Somebody else's web server."""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b"hello")
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 class Mute(TCPServer):
     """Somebody else's server of another protocol: it says nothing, and hangs up."""
 
     allow_reuse_address = True
-
-
-@contextmanager
-def serving(server: TCPServer) -> Iterator[None]:
-    """The server answers while the block runs."""
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def balancer_of(lab: Lab) -> tuple[str, str, bool]:
@@ -284,10 +259,10 @@ def test_status_knows_the_labs_own_balancer_from_anybodys() -> None:
         proxy.down(lab)
         assert balancer_of(lab)[::2] == ("down", False)
         for kind in (
-            partial(HTTPServer, RequestHandlerClass=Hello),
+            partial(HTTPServer, RequestHandlerClass=saying(lambda _: "hello")),
             partial(Mute, RequestHandlerClass=BaseRequestHandler),
         ):
-            with serving(inside(lab.netns, kind, (str(lab.gateway.ip), 80))):
+            with served(inside(lab.netns, kind, (str(lab.gateway.ip), 80))):
                 state, said, told = balancer_of(lab)
                 assert (state, told) == ("somebody else's", False)
                 checks = {check.name: check for check in failed(standing.checks(lab).checks)}
@@ -301,7 +276,7 @@ def test_status_knows_the_labs_own_balancer_from_anybodys() -> None:
 
 @pytest.mark.root
 def test_status_counts_the_labs_own_links_and_names_others(lab: Lab) -> None:
-    """A link of a replica that the lab does not have, or of somebody's, is none of its."""
+    """A link of a replica that the lab does not have, or of somebody else, is not counted."""
     fewer = Lab.of({**lab.model_dump(), "replicas": 1})
     rows = {row[0]: row[1:] for row in standing.status(fewer).table("status").rows}
     assert rows["links"] == ("1 of 1 up", f"also in the bridge: {lab.link_name('red-2')}")

@@ -42,10 +42,10 @@ def main() -> None:
 
 
 def _speak_utf8() -> None:
-    """Inside, all text is UTF-8, whatever the caller's locale is: Python is started anew where it had begun
-    with another character set. What the terminal cannot show is said in other characters.
+    """Uses UTF-8 inside, whatever the caller's locale is: starts Python again if it began with another
+    character set. Characters that the terminal does not have are replaced (:func:`labkit.text.substitute`).
 
-    A locale of ASCII is none that anybody chose, or one that is not installed: such a terminal has UTF-8.
+    ASCII is what Python takes for a locale that is not set or not installed: such a terminal has UTF-8.
     """
     try:
         charset = codecs.lookup(locale.getencoding()).name

@@ -12,7 +12,7 @@ from labkit.lab import Lab
 from labkit.result import Cell, Table
 
 CHANGELOG = Path("/usr/share/doc/runc/changelog.Debian.gz")
-#: From which of upstream's versions on an advisory is fixed, and before which that ends ('': it does not).
+#: Ranges of upstream's versions that have a fix: the first with it, and the first beyond ('': none).
 NOVEMBER_2025 = (("1.2.8", "1.3~"), ("1.3.3", "1.4~"), ("1.4.0~rc.3", ""))
 
 
@@ -87,5 +87,5 @@ def table() -> Table:
 
 
 def _is(version: str, than: str, other: str) -> bool:
-    """Whether dpkg finds a version so (deb-version(7))."""
+    """Whether a version compares so (``ge``: it is not older) with another one, by dpkg (deb-version(7))."""
     return run.run(["dpkg", "--compare-versions", version, than, other], ok=(0, 1)).status == 0

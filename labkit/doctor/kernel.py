@@ -77,7 +77,7 @@ def system_calls(lab: Lab) -> str:
 
 
 def devices(lab: Lab) -> str:
-    """The devices that containers get are what they are to be."""
+    """Each device file that containers get is the kernel's device, for everybody."""
     attempt.devices()
     return f"/dev/{', /dev/'.join(attempt.DEVICES)}"
 

@@ -12,7 +12,7 @@ from labkit.errors import MachineError
 from labkit.farm import host
 from labkit.farm.links.netlink import within
 from labkit.farm.runc import attempt
-from labkit.files import text_of
+from labkit.files import existing, text_of
 from labkit.lab import Lab
 
 #: Bytes that the lab's state and what runs leave may need.
@@ -35,11 +35,6 @@ def builds(lab: Lab) -> str:
     require_root("a chroot")
     attempt.builds(lab)
     return f"tried and gone again in {existing(lab.state_dir)} and {existing(lab.cache_dir)}"
-
-
-def existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that exists."""
-    return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
 def proxy_port(lab: Lab) -> str:

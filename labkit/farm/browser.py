@@ -107,8 +107,8 @@ def at_home(lab: Lab, pages: Mapping[str, str], marks: Mapping[str, str]) -> Vis
 
 
 def rendered(folder: Path, text: str) -> Visits:
-    """What the browser shows of a page with this HTML, without any network: the way of :func:`visit`, for
-    whoever wants to know whether it works here. ``folder`` takes all that is written.
+    """What the browser shows of a page with this HTML, opened as :func:`visit` opens pages, without any
+    network. All that is written goes into ``folder``.
 
     Raises :class:`MachineError` when no browser is installed, :class:`FarmError` when it does not work.
     """

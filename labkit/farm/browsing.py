@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SIZE = (960, 540)
 #: What Chromium says when it gave up because the network was changed, and how often the page is opened again then.
 CHANGED, AGAIN = "net::ERR_NETWORK_CHANGED", 2
-#: A page's characters that no font has: what is drawn for them is what is drawn for one that there is not.
+#: Finds a page's characters that no font has: they are drawn like U+0378, which is not in Unicode.
 BOXES = """() => {
   const canvas = document.createElement('canvas');
   canvas.width = canvas.height = 48;
@@ -75,7 +75,7 @@ class Page(Record):
 
     @property
     def unreadable(self) -> str:
-        """What is said of characters in the picture that no font has, '' when there are none."""
+        """The words about characters in the picture that no font has, '' without any."""
         return f"; boxes in the picture: {fonts.missing(self.boxes)}" if self.boxes else ""
 
     @property

@@ -20,6 +20,7 @@ from labkit.display import counted, human_bytes
 from labkit.errors import LockError
 from labkit.farm.debian import packages
 from labkit.journal import lock, not_root
+from labkit.kernel import mounts
 from labkit.lab import Lab
 from labkit.result import Cell, Outcome, Record, Table, action
 
@@ -102,7 +103,7 @@ def open_places(cache: Path) -> frozenset[Path]:
 def _seen(process: Path) -> Iterator[str]:
     """What a process sees mounted, and where it is."""
     with suppress(OSError):
-        yield (process / "mountinfo").read_text(encoding="utf-8", errors="replace")
+        yield mounts.plain(mounts.read(process.name))
     for name in ("cwd", "root", "exe"):
         with suppress(OSError):
             yield str((process / name).readlink())

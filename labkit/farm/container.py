@@ -229,10 +229,8 @@ def death(lab: Lab, name: str) -> FarmError:
     delete_container(lab, root=str(runc_root(lab)), container=name)
     status = "it has ended"
     with suppress(CommandTimeoutError):
-        words = ("--log", folder(lab, name) / "runc.log", "run", "--bundle", bundle(lab, name))
-        again = runc(
-            lab, *words, name
-        )  # with a log runC's own warnings do not stand before its words
+        log = ("--log", folder(lab, name) / "runc.log")  # runC's own warnings go there
+        again = runc(lab, *log, "run", "--bundle", bundle(lab, name), name)
         done = run.run(again, ok=range(-64, 256), timeout=2)
         said = (done.stderr + done.stdout).strip() or said
         status = f"exit status {done.status}"

@@ -26,9 +26,9 @@ class Farm(Record):
 def replicas(lab: Lab) -> Outcome[Farm]:
     """Every replica of the lab answers HTTP 200 at its own address; those that do are left alone.
 
-    What :func:`labkit.farm.upkeep.apply` does for all of the farm but the two servers in front of it, and
-    but for one thing: where replicas run that the lab does not have (another notebook was given more of
-    them), it raises :class:`StateError` and changes nothing. Only apply removes what serves.
+    Does what :func:`labkit.farm.upkeep.apply` does, except for the two servers in front of the farm. Where
+    replicas run that the lab does not have (another notebook was given more of them) it raises
+    :class:`StateError` and changes nothing: only apply removes what serves.
     """
     claims.refuse_surplus(lab)
     changed = bool(acting.converge(lab, FARM))

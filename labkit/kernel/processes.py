@@ -8,8 +8,8 @@ import select
 import time
 from collections.abc import Sequence
 
-#: Fields of /proc/pid/stat after the program's name: state, terminal, the kernel's flags, time of the start.
-STATE, TERMINAL, FLAGS, STARTED = 0, 4, 6, 19
+#: Fields of /proc/pid/stat after the program's name: state, parent, terminal, the kernel's flags, time of the start.
+STATE, PARENT, TERMINAL, FLAGS, STARTED = 0, 1, 4, 6, 19
 #: The flag of a process that is ending and never runs its program again (linux/sched.h, PF_EXITING).
 EXITING = 0x4
 #: How often a process is looked at that has no command line yet.
@@ -24,10 +24,16 @@ def lives(pid: int, started: int | None = None) -> bool:
     (pid_namespaces(7); a Docker container's PID 1 often is one).
     """
     try:
-        fields = _stat(pid)
+        fields = stat(pid)
     except (FileNotFoundError, ProcessLookupError):
         return False
     return runs(fields) and started in (None, int(fields[STARTED]))
+
+
+def stat(pid: int) -> list[str]:
+    """The fields of /proc/pid/stat from the third on: the second, the program's name, may hold any character."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - looked at for many, again and again
+        return file.read().rpartition(")")[2].split()
 
 
 def runs(fields: Sequence[str]) -> bool:
@@ -74,7 +80,7 @@ def is_marked(pid: int, marker: str) -> bool:
             word.endswith(f"={marker}") or (before.startswith("-") and word == marker)
             for before, word in itertools.pairwise(words)
         )
-        return given and int(_stat(pid)[TERMINAL]) == 0
+        return given and int(stat(pid)[TERMINAL]) == 0
     except OSError:
         return False
 
@@ -89,9 +95,3 @@ def _command_line(pid: int) -> bytes:
         os.readlink(f"/proc/{pid}/exe")  # noqa: PTH115
         time.sleep(0.002)
     return b""
-
-
-def _stat(pid: int) -> list[str]:
-    """The fields from the third on: the second, the program's name, may hold any character."""
-    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - looked at for many, again and again
-        return file.read().rpartition(")")[2].split()

@@ -134,7 +134,7 @@ class Batch:
     def _ended(
         self, plans: Sequence[Plan], endings: dict[str, Ending], name: str, ending: Ending
     ) -> None:
-        """Notes how a stage came out; what shows it and ran without it is to run again."""
+        """Notes how a stage came out; a stage that shows it and is over has to run again."""
         endings[name] = ending
         self._again.discard(name)
         if ending.state == "passed":

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labkit.journal import Entry
-from labkit.kernel.processes import lives
+from labkit.kernel.processes import PARENT, STARTED, lives, stat
 
 #: How long a notebook may take to end by itself, and then how long papermill may, in seconds.
 PATIENCE = 10.0
@@ -80,16 +80,11 @@ def markers(entries: Iterable[Entry]) -> tuple[str, ...]:
 
 def _process(pid: int) -> Process | None:
     try:
-        stat = (
-            Path(f"/proc/{pid}/stat")
-            .read_text(encoding="utf-8", errors="replace")
-            .rpartition(")")[2]
-            .split()
-        )
+        fields = stat(pid)
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return None
-    return Process(pid, int(stat[1]), int(stat[19]), tuple(words))
+    return Process(pid, int(fields[PARENT]), int(fields[STARTED]), tuple(words))
 
 
 def _has(process: Process, mark: str) -> bool:
@@ -105,7 +100,5 @@ def _signal(listed: Iterable[Process], sig: signal.Signals) -> None:
 
 def _wait(listed: Iterable[Process], seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and any(
-        lives(process.pid, process.started) for process in listed
-    ):
+    while any(lives(p.pid, p.started) for p in listed) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -9,6 +9,7 @@ from pathlib import Path
 from labkit import run
 from labkit.display import about, counted, human_bytes
 from labkit.farm.debian import variants
+from labkit.files import existing
 from labkit.lab import Lab
 from labkit.report import plan as plans
 from labkit.report.memory import Memory
@@ -76,14 +77,14 @@ def disk(*folders: Path) -> int:
     """The bytes that folders take on their disks, hard links once; 0 for those that are not there."""
     there = [folder for folder in folders if folder.is_dir()]
     words = ("du", "--summarize", "--total", "--one-file-system", "--block-size=1")
-    said = run.run([*words, *there], ok=(0, 1)).stdout if there else "0"
-    return int(said.split("\n")[-2 if there else 0].split()[0])
+    if not there:
+        return 0
+    return int(run.run([*words, *there], ok=(0, 1)).stdout.splitlines()[-1].split()[0])
 
 
 def free(lab: Lab) -> int:
     """The bytes that the disk of the lab's cache has left."""
-    there = next(path for path in (lab.cache_dir, *lab.cache_dir.parents) if path.is_dir())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(existing(lab.cache_dir)).free
 
 
 def _key(name: str, building: Collection[str]) -> str:

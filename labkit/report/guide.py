@@ -15,8 +15,8 @@ from labkit.wiki import server
 
 
 def lines(lab: Lab, site: Path, *, whole: bool = True) -> tuple[tuple[str, str], ...]:
-    """Heads and what is said of each, without any password: of the review site, whose index ``site`` is,
-    and of the ``whole`` lab once its report was published."""
+    """Headings with their texts, without any password: the review site (``site`` is its index) and, for the
+    ``whole`` lab once its report was published, how to use it."""
     review = ("Review site", str(site))
     if not whole or not address(lab):
         return (review,)
@@ -41,14 +41,14 @@ def _report(lab: Lab) -> Iterator[tuple[str, str]]:
 
 
 def _sites(lab: Lab) -> Iterator[tuple[str, str]]:
-    """The sites' names are known to the lab's own name server alone: the commands say where they lead."""
+    """The commands bring the address along: only the lab's own name server has the sites' names."""
     name, url, ip = lab.host_name(lab.sites[0].name), lab.url(lab.sites[0].name), lab.gateway.ip
     rules = f"--no-proxy-server --host-resolver-rules='MAP *.{lab.domain} {ip}'"
     within = "sudo " if lab.netns else ""
     chromium = "chromium --no-sandbox" if lab.netns else "chromium"
     asked = curl(url, options=f"--resolve {name}:{lab.proxy.port}:{ip}")
     yield "Sites", ", ".join(lab.url(site.name) for site in lab.sites)
-    yield "", "their names are in the lab's own DNS; what it says of the first, and how to open it:"
+    yield "", "only the lab's DNS has these names; this looks one up, asks it, and opens it:"
     yield "", f"sudo {resolver.with_dns(lab)} getent hosts {name}"
     yield "", within + endpoint.again(lab, asked)
     yield "", within + endpoint.again(lab, f"{chromium} {rules} {url}")

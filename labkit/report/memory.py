@@ -155,7 +155,7 @@ def _fallen(last: Remembered, standing: Iterable[str]) -> str:
         return "the last rebuild did not come to its end"
     gone = set(last.standing) - set(standing)
     return (
-        f"{len(gone)} of {counted(len(last.standing), 'thing')} that stood after it gone"
+        f"{len(gone)} of {counted(len(last.standing), 'thing')} that stood after it {'is' if len(gone) == 1 else 'are'} gone"
         if gone
         else ""
     )

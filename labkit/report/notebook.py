@@ -13,7 +13,7 @@ from typing import Any
 
 import labkit
 from labkit import cells, run
-from labkit.environment import labkits
+from labkit.environment import labkit_variables
 from labkit.errors import CommandTimeoutError, ConfigError
 from labkit.files import text_of, write_atomically
 from labkit.lab import PARAMETERS, Lab, unknown
@@ -139,7 +139,7 @@ def environment(lab_file: Path, run_id: str, folder: Path) -> dict[str, str]:
     matplotlibrc) acts on the report, and nothing is left in the user's home.
     """
     return {
-        **labkits(),
+        **labkit_variables(),
         "HOME": str(folder),
         "LABKIT_RUN": run_id,
         "LABKIT_FILE": str(lab_file),

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("labkit.rebuild")
 
-#: How often it is said what goes on, where a log is written (seconds).
+#: Seconds between two lines about what goes on, where the output is not a terminal.
 EVERY = 20.0
-#: How much of what a stage is doing such a line has.
+#: The most characters about each stage in such a line.
 SHOWN = 90
 #: A stage's states: the mark and the style that go with each word.
 STATES = {
@@ -109,7 +109,7 @@ class Progress:
         return f"{passed}, longer than expected" if len(over) < len(lines) else passed
 
     def tick(self) -> None:
-        """Says now and then what goes on, where nobody sees the table."""
+        """Writes now and then what goes on: for a log, in which there is no table."""
         if time.monotonic() - self._told > EVERY:
             running = [(name, line) for name, line in self._lines.items() if line.begun]
             said = " · ".join(f"{name}: {line.told[:SHOWN]}" for name, line in running)

@@ -86,8 +86,10 @@ def seen(lab: Lab) -> dict[str, str] | None:
 
 
 def asked(lab: Lab, there: Target | None = None) -> Reply:
-    """What the lab's own balancer says of itself where the Lab puts it (or ``there``). Raises
-    :class:`FarmError` when it does not answer; with the code :data:`FOREIGN` when somebody else has its place."""
+    """The reply of the lab's own balancer, at the address that the Lab gives it (or ``there``).
+
+    :raises FarmError: it does not answer; with the code :data:`FOREIGN` when another server has its address.
+    """
     there = there or fetch.front(lab)
     reply, silent = None, None
     try:
@@ -100,9 +102,7 @@ def asked(lab: Lab, there: Target | None = None) -> Reply:
         return reply
     who = daemon.listener(there.port, netns=lab.netns, address=str(there.address))
     own = who and {*undo.daemon_pids(str(server(lab).config))}.intersection(who.pids)
-    if (
-        reply and own
-    ):  # it was started by another labkit, or with a configuration that somebody edited
+    if reply and own:  # started by another labkit, or with a configuration that somebody edited
         return reply
     if silent and (own or not who):
         raise silent

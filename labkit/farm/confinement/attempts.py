@@ -87,7 +87,7 @@ class Attempt(NamedTuple):
 @functools.cache
 def planned() -> Sequence[tuple[str, str, tuple[int | str, ...]]]:
     """All that is tried on this machine: kind, what, and a call's number with its arguments. A call that the
-    machine's processor does not have (symlink on arm64) is left out: nobody can make it."""
+    machine's processor does not have (symlink on arm64) is left out: no program can make it."""
     numbers = {name: _number(name.partition("(")[0]) for name in CALLS}
     return (
         *(

@@ -126,7 +126,7 @@ def workers() -> int:
 def in_order(chosen: Sequence[Variant], *, own: str = "") -> list[Variant]:
     """First what others are made from, last what is made from others: nobody waits for what is not begun.
 
-    The farm's ``own`` is the very last: who brings up the farm builds it, and does not wait for this.
+    The farm's ``own`` comes after all others: another stage builds it meanwhile, for the farm.
     """
     sources = {variant.after for variant in chosen}
     return sorted(chosen, key=lambda v: (v.name == own, _depth(v), v.name not in sources))

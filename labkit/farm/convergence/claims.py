@@ -37,7 +37,7 @@ def refuse_taken(lab: Lab, plan: Plan) -> None:
 
 
 def refuse_surplus(lab: Lab) -> None:
-    """Raises :class:`StateError` when replicas run that the lab does not have: nobody has asked to remove them."""
+    """Raises :class:`StateError` when replicas run that the lab does not have: only apply removes them."""
     states = container.states(lab)
     names = surplus.surplus(lab, Journal.of(lab).standing())
     more = [name for name in names if name in states and states[name].status == "running"]

@@ -17,6 +17,7 @@ from labkit.errors import ConfigError, FarmError
 from labkit.farm.balancer import instance, workers
 from labkit.farm.container import State
 from labkit.farm.planning.difference import Plan
+from labkit.files import text_of
 from labkit.lab import Lab, Replica, Site
 
 #: How long a replica may take to answer what it was asked before it goes, in seconds.
@@ -129,7 +130,7 @@ def _again(function: Callable[..., None], *given: object) -> None:
 
 
 def begun_anew(lab: Lab) -> None:
-    """The balancer, if it runs, has read its configuration again, and counts from nothing who got how much."""
+    """The balancer, if it runs, has read its configuration again, and its counts of each replica begin at zero."""
     before = serving(lab)
     if before:
         daemon.send(instance.server(lab), signal.SIGUSR1)
@@ -146,18 +147,12 @@ def serving(lab: Lab) -> tuple[int, ...]:
     leader = daemon.pid(instance.server(lab))
     if leader is None:
         return ()
-    with suppress(OSError):
-        children = (
-            Path(f"/proc/{leader}/task/{leader}/children").read_text(encoding="utf-8").split()
-        )
-        return tuple(int(pid) for pid in children if _name(int(pid)) == "apache2")
-    return ()
+    children = text_of(Path(f"/proc/{leader}/task/{leader}/children")) or ""
+    return tuple(int(pid) for pid in children.split() if _name(int(pid)) == "apache2")
 
 
 def _name(pid: int) -> str:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
-    return ""
+    return (text_of(Path(f"/proc/{pid}/comm")) or "").strip()
 
 
 def _ended(pid: int) -> bool:

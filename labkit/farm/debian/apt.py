@@ -6,7 +6,6 @@ with the machine's own configuration. Here is what labkit asks apt for, and what
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ TARGET_FORMAT = "\t".join(
         "CREATED_BY", "REPO_URI", "RELEASE", "CODENAME", "COMPONENT", "ARCHITECTURE", "FILENAME", "ORIGIN",
     )
 )  # fmt: skip
-#: How long a mirror may be silent and how often it is asked again, where the machine's apt has nothing of its own.
+#: How long a mirror may be silent and how often it is asked again, unless the machine's configuration says so itself.
 PATIENCE = {
     "Acquire::http::Timeout": "10",
     "Acquire::https::Timeout": "10",
@@ -33,9 +32,9 @@ PATIENCE = {
 }
 #: What apt is started with: it ends with labkit, however that ends.
 ENDING = ("setpriv", "--pdeathsig=KILL", "--")
-#: What else apt does when it updates its lists: the machine's business, not that of labkit's lists.
+#: What the machine's apt starts before and after an update: not for labkit's lists.
 HOOKS = ("Pre-Invoke", "Post-Invoke", "Post-Invoke-Success")
-#: The suites that debootstrap knows; one of them may be meant by a misspelt name.
+#: Has a file for each suite that debootstrap knows.
 SCRIPTS = Path("/usr/share/debootstrap/scripts")
 #: The names in a machine's sources that stand for its own suite, besides its codename.
 ALIASES = ("stable", "oldstable", "testing", "unstable", "sid")
@@ -50,12 +49,6 @@ NO_RELEASE = re.compile(
     r"repository '(?P<mirror>\S+) \S+ Release' does not have a Release file"
     r"|Failed to fetch (?P<trusted>\S+)/dists/\S+/Packages  404 "
 )
-#: What to do about a suite that a mirror lacks: one that there is or was, and one of which nobody knows.
-ENDED = (
-    "leave rootfs.suite empty for the machine's own; Debian keeps suites that have ended on mirrors of "
-    "their own, whose address rootfs.mirror takes"
-)
-UNKNOWN = "leave rootfs.suite empty for the machine's own, or correct rootfs.mirror"
 #: How apt says why it did without a list; the error's code, its reason and its remedy.
 REFUSALS = (
     (
@@ -74,7 +67,7 @@ REFUSALS = (
     (
         re.compile(r"GPG error: \S+ \S+ \S+ (?P<what>.*)|(?P<unsigned>is not signed)"),
         "machine.mirror-signature",
-        "is not believed by apt: {what}{unsigned}",
+        "is not trusted by apt: {what}{unsigned}",
         "give apt's source the mirror's key: Signed-By in sources.list(5)",
     ),
     (
@@ -159,11 +152,6 @@ def os_release() -> dict[str, str]:
         return {}
 
 
-def known_suites() -> list[str]:
-    """The suites that this machine's debootstrap knows."""
-    return sorted(path.name for path in SCRIPTS.glob("*") if "." not in path.name)
-
-
 # -- pure ------------------------------------------------------------------------------------
 
 
@@ -234,7 +222,7 @@ def parse_targets(
 def choose(
     targets: Sequence[tuple[Source, str]], suite: str
 ) -> tuple[Source | None, tuple[Source, ...]]:
-    """The suite's own source (None: there is none), and its updates and security fixes."""
+    """The suite's own source, or None, and the sources of its updates and security fixes."""
     named = [source for source, name in targets if suite in (source.suite, name)]
     main = next((source for source in named if "-" not in source.suite), None)
     wanted = re.compile(rf"{re.escape(suite)}-(updates|security)")
@@ -243,18 +231,16 @@ def choose(
 
 
 def complaint(said: str, suite: str, main: Source | None) -> str:
-    """The first line of apt's in which it says that it could not get the suite, or its updates or fixes, '' for none.
+    """The first line in which apt says that it could not get the suite, its updates or its fixes; '' without one.
 
-    A mirror need not have updates and fixes. ``main`` is the source that there is nevertheless, of an earlier time:
-    complaints of other mirrors are not about it.
+    A mirror need not have updates and fixes. ``main`` is the suite's source if apt has its list, perhaps an older
+    one: then complaints about other mirrors do not count.
     """
     names = "|".join(re.escape(name) for name in {suite, main.suite if main else suite})
     listed = main is None or "mirror" in main.mirror.partition(":")[0]
     mirror = public(main.mirror) if main and not listed else ""
     lines = [public(line) for line in said.splitlines() if COMPLAINT.match(line)]
-    lines.sort(
-        key=lambda line: "Failed to fetch" not in line
-    )  # the cause of the others, in any order
+    lines.sort(key=lambda line: "Failed to fetch" not in line)  # first the cause of the others
     for line in lines:
         if re.search(r"[/ ']\S+-(updates|security)[/ ]", line):
             if not NO_RELEASE.search(line):
@@ -268,12 +254,7 @@ def refusal(line: str, kind: str, again: str) -> LabkitError:
     """The error for a complaint of apt's, which names the mirror; ``kind`` says whose choice that is."""
     named = NAMED.search(line)
     value = f"the mirror {public(named[1])}" if named else kind
-    matches = [(f, row) for row in REFUSALS if (f := row[0].search(line))]
-    found, (_, code, reason, remedy) = matches[0]
+    matches = ((match, row) for row in REFUSALS if (match := row[0].search(line)))
+    found, (_, code, reason, remedy) = next(matches)
     words = {name: text or "" for name, text in found.groupdict().items()}
     return MachineError(value, reason.format(**words), remedy, again, code=code)
-
-
-def near(suite: str, known: Sequence[str]) -> list[str]:
-    """Up to three known suites whose names look like ``suite``."""
-    return difflib.get_close_matches(suite, known, 3, 0.5)

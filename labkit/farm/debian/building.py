@@ -23,6 +23,7 @@ from labkit.errors import BuildError, CommandError
 from labkit.farm.contents.scan import scan
 from labkit.farm.debian.gateway import NOWHERE, Way
 from labkit.farm.runc import attempt
+from labkit.files import existing
 from labkit.journal import Journal, not_root
 from labkit.kernel import calls
 from labkit.kernel.netns import alone
@@ -115,7 +116,7 @@ def require_space(lab: Lab, folder: Path, *, what: str, space: int) -> None:
 
     :param what: how the :class:`BuildError` names what is to be made there.
     """
-    there = next(path for path in (folder, *folder.parents) if path.is_dir())
+    there = existing(folder)
     free = shutil.disk_usage(there).free
     if free < space:
         raise BuildError(

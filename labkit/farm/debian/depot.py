@@ -37,7 +37,7 @@ STATUS = re.compile(r"\d{3}\b")
 FULL = "No space left on device"
 #: Why something was not fetched.
 OFFLINE = "is not in the cache, and labkit is to stay offline"
-#: One download of this process at a time: each uses what there is of the network, and finds what another has fetched.
+#: One download at a time in this process: the next one finds what this one has fetched.
 _fetching = threading.Lock()
 
 
@@ -75,7 +75,8 @@ class AbsentError(MachineError):
 class Depot:
     """The packages in one folder; ``offline``: none is fetched.
 
-    ``absent`` collects those that nobody could give, ``failed`` is what kept the last one from being written.
+    ``absent`` has the error of each one that could not be fetched, ``failed`` that of the last one that could not
+    be written.
     """
 
     def __init__(self, folder: Path, *, offline: bool = False) -> None:
@@ -110,7 +111,8 @@ class Depot:
     def fetch(
         self, debs: Sequence[Deb], on_line: Callable[[str], None] | None = None
     ) -> list[Path]:
-        """The packages; what is missing is fetched at once. Raises :class:`AbsentError` for the first that nobody has.
+        """The packages; what is missing is fetched at once. Raises :class:`AbsentError` for the first that
+        cannot be fetched.
 
         :param on_line: called with each line in which apt says what it does.
         """
@@ -146,9 +148,7 @@ class Depot:
                     self.absent[deb.name] = _absent(deb, said)
         finally:
             for part in parts.values():
-                for path in part.parent.glob(
-                    f"{part.name}*"
-                ):  # apt puts aside what is not as it should be
+                for path in part.parent.glob(f"{part.name}*"):  # also what apt has put aside
                     path.unlink(missing_ok=True)
 
 

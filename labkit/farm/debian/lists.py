@@ -7,6 +7,7 @@ machine's own lists stay as they are. Lists are kept in the cache, whole or not 
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import shutil
 import tempfile
@@ -30,6 +31,12 @@ TIMEOUT = 900.0
 #: The files of apt's lists that are there for a moment, or for apt alone.
 UNUSED = shutil.ignore_patterns("lock", "partial", "auxfiles")
 AGAIN = "apt-get update"
+#: What to do about a suite that a mirror lacks: one that debootstrap knows, and any other.
+ENDED = (
+    "leave rootfs.suite empty for the machine's own; Debian moves suites that have ended to another archive, "
+    "whose address rootfs.mirror takes"
+)
+UNKNOWN = "leave rootfs.suite empty for the machine's own, or correct rootfs.mirror"
 
 
 def find(lab: Lab) -> Archive | None:
@@ -55,7 +62,7 @@ def ensure(lab: Lab) -> Archive:
 
 
 def take(lab: Lab) -> Archive:
-    """The lists are the mirror's newest; if that fails they are what they were. Raises what :func:`ask` raises."""
+    """Fetches the mirror's newest lists; if that fails the old ones stay. Raises what :func:`ask` raises."""
     place = _place(lab)
     with lock(lab.cache_dir / "locks", place.name, wait=TIMEOUT):
         part, old = (place.with_name(f".{place.name}{end}") for end in (".part", ".old.part"))
@@ -84,7 +91,7 @@ def require(lab: Lab) -> Archive:
 def ask(lab: Lab, folder: Path, *, seed: Path) -> Archive:
     """apt's lists of the lab's suite are in ``folder``, which is empty before.
 
-    :param seed: lists of an earlier time; where there are none it is the machine's.
+    :param seed: lists of an earlier call; without them the machine's are taken.
     :raises ConfigError: the mirror has no such suite, or the machine's apt names no mirror of Debian.
     :raises MachineError: apt could not get the lists: the mirror is silent, wants a login, has old lists, ….
     """
@@ -129,7 +136,7 @@ def text(archive: Archive, source: Source) -> str:
 
 
 def _place(lab: Lab) -> Path:
-    """Where the lists of a lab are kept: elsewhere when it, or the machine's apt, names other sources."""
+    """Where the lists of a lab are kept: a folder for each suite and each set of sources."""
     own = [lab.rootfs.mirror] if lab.rootfs.mirror else [text for _, text in _machine()]
     key = hashlib.sha256(repr((apt.suite(lab), own)).encode()).hexdigest()[:12]
     return lab.cache_dir / "lists" / f"lists-{apt.suite(lab)}-{key}"
@@ -167,7 +174,7 @@ def _sources(lab: Lab, folder: Path) -> dict[str, Path]:
 
 
 def _own_mirror(mirror: str, suite: str) -> str:
-    """The lab's own mirror as a line of sources.list(5); believed are the distribution's keys and those of apt."""
+    """The lab's own mirror as a line of sources.list(5); trusted are the distribution's keys and those of apt."""
     keys = Path(f"/usr/share/keyrings/{apt.os_release().get('ID', 'debian')}-archive-keyring.gpg")
     trusted = _directory("Dir::Etc::trustedparts")
     found = [str(path) for path in (keys, *sorted(trusted.glob("*"))) if path.is_file()]
@@ -176,8 +183,8 @@ def _own_mirror(mirror: str, suite: str) -> str:
 
 
 def _seed(lists: Path, folder: Path) -> None:
-    """``folder`` begins as a copy of what of other lists can be read: what the mirror has not changed since is not
-    fetched, and a medium's lists are nowhere else."""
+    """``folder`` begins as a copy of other lists, as far as they can be read: what the mirror has not changed since
+    is not fetched, and the lists of a medium (a DVD) are nowhere else."""
     with suppress(OSError, shutil.Error):
         shutil.copytree(lists, folder, ignore=UNUSED)
     (folder / "partial").mkdir(parents=True)
@@ -192,14 +199,8 @@ def _read(source: Source, folder: Path) -> Source:
     listed = Path(source.packages)
     said = _text(listed)
     stem = listed.name.partition("_main_binary-")[0]
-    release = next(
-        (
-            t
-            for end in ("InRelease", "Release")
-            if (t := text_of(listed.with_name(f"{stem}_{end}")))
-        ),
-        "",
-    )
+    files = (listed.with_name(f"{stem}_{end}") for end in ("InRelease", "Release"))
+    release = next(filter(None, map(text_of, files)), "")
     date = next((line for line in release.splitlines() if line.startswith("Date: ")), "")
     return source.model_copy(
         update={
@@ -229,13 +230,14 @@ def _refused(lab: Lab, line: str, folder: Path) -> LabkitError:
 def _unknown(suite: str, kind: str, mirror: str, folder: Path) -> ConfigError:
     """The error for a suite that a mirror does not have: it names those near to it that the mirror has, and says of
     one that debootstrap knows that the mirror carries it no longer."""
-    known = apt.known_suites()
+    known = sorted(path.name for path in apt.SCRIPTS.glob("*") if "." not in path.name)
     if suite in known:
-        reason, remedy = f"{kind} does not carry this suite, or no longer", apt.ENDED
+        reason, remedy = f"{kind} does not carry this suite, or no longer", ENDED
     else:
-        found = [name for name in apt.near(suite, known) if _has(mirror, name, folder)]
+        near = difflib.get_close_matches(suite, known, 3, 0.5)
+        found = [name for name in near if _has(mirror, name, folder)]
         reason = f"{kind} has no such suite"
-        remedy = f"it has {', '.join(found)}" if found else apt.UNKNOWN
+        remedy = f"it has {', '.join(found)}" if found else UNKNOWN
     return ConfigError(
         f"rootfs.suite = {suite!r}", reason, remedy, AGAIN, code="config.unknown-suite"
     )
@@ -243,11 +245,11 @@ def _unknown(suite: str, kind: str, mirror: str, folder: Path) -> ConfigError:
 
 def _has(mirror: str, suite: str, folder: Path) -> bool:
     address = f"{mirror}/dists/{suite}/Release"
-    words: list[str | Path] = [
+    words = [
         HELPER,
-        f"--config-file={folder / 'apt.conf'}",
+        f"--config-file={folder}/apt.conf",
         "download-file",
         address,
-        folder / suite,
+        f"{folder}/{suite}",
     ]
     return run.run(words, ok=(0, 100), timeout=TIMEOUT, quiet=True).status == 0

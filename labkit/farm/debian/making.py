@@ -142,7 +142,7 @@ def _steps(
 
 @contextmanager
 def telling(name: str, phase: str) -> Iterator[Callable[[str], None]]:
-    """Yields what hears the lines of a program that makes ``name``, and tells how far it is."""
+    """Yields a function that takes the lines of a program that makes ``name``, and tells how far it is."""
     with doing(name) as tell:
         state = Doing(what=name, phase=phase)
 

@@ -138,7 +138,7 @@ def ready(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
 
 
 def shop(planned: Plan) -> Shop:
-    """Where a build takes its packages from; of what is pulled from a registry it is empty."""
+    """Where a build takes its packages from; empty for what is pulled from a registry."""
     if not planned.archive:
         return Shop((), ())
     sources = commands.sources(planned.variant, planned.archive)
@@ -152,7 +152,7 @@ def shop(planned: Plan) -> Shop:
 def _list_gone(planned: Plan) -> StateError:
     return StateError(
         planned.what,
-        "the suite's list of packages in the cache became another one while it was read",
+        "the suite's list of packages in the cache was replaced while it was read",
         "call it again when no other labkit refreshes the list",
         "labkit refresh --help",
         code="state.list-gone",

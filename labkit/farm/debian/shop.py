@@ -1,8 +1,8 @@
 """What builds take their packages from: a mirror of labkit's own, with what can matter to them and nothing else.
 
 apt has fetched and verified the lists (:mod:`labkit.farm.debian.lists`), so a program that builds is told to trust them;
-each package still has to have the hash that the list tells. The mirror has the same neutral address on every machine,
-whatever the machine's apt calls its own: a root file system is told that in the end.
+each package still has to have the hash that the list tells. The mirror has the same neutral address on every machine;
+in the end the root file system is given the addresses of the machine's own mirrors.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TIMEOUT = 900.0
 
 
 class Shop:
-    """The packages that can matter, of each source; ``listed`` is each one's list of them."""
+    """The packages that can matter, by source; ``listed`` has the list of each source."""
 
     def __init__(self, sources: Sequence[Source], listed: Sequence[str]) -> None:
         self.sources = tuple(sources)

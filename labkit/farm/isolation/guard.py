@@ -144,7 +144,7 @@ def blame(lab: Lab, port: int) -> str:
     output = run.run(words, netns=lab.netns, ok=range(256)).stdout if run.which("nft") else ""
     rule = f'iifname "{lab.bridge}" meta l4proto {{ tcp, udp }} th dport {port} accept'
     said = []
-    for family, table, name, policy in listing.doors(output, tables.name_of(lab)):
+    for family, table, name, policy in listing.input_chains(output, tables.name_of(lab)):
         allow = endpoint.again(lab, f"nft 'insert rule {family} {table} {name} {rule}'")
         said.append(
             f"the machine's packet filter stands between (chain {name} of table {family} {table}, "

@@ -16,7 +16,7 @@ def counters(output: str) -> dict[str, int]:
     return {what["name"]: what["packets"] for what in every if what}
 
 
-def doors(output: str, own: str) -> list[tuple[str, str, str, str]]:
+def input_chains(output: str, own: str) -> list[tuple[str, str, str, str]]:
     """Family, table, name and policy of each chain in ``nft -j list chains``' output that judges what comes to
     the host; those of the table ``own`` are left out."""
     every = (item.get("chain") for item in json.loads(output or "{}").get("nftables", []))

@@ -72,11 +72,10 @@ def measure(
 
 
 def even(lab: Lab) -> None:
-    """No replica is owed anything by the balancer, whatever was before.
+    """The balancer begins its counts anew, unless a replica is withdrawn.
 
-    Apache's ``bytraffic`` and ``bybusyness`` make up for what a replica was spared: after an outage, or a load
-    that kept it busier than its weight says, it gets every request until it has caught up. Whom somebody
-    withdrew stays withdrawn.
+    Apache's ``bytraffic`` and ``bybusyness`` make up for what was before: after an outage, or a load that kept
+    a replica busier than its weight says, one replica gets every request until the counts are even.
     """
     if lab.proxy.lbmethod != "byrequests" and not workers.withdrawn(lab):
         rolling.begun_anew(lab)

@@ -96,7 +96,7 @@ def _read_anew(lab: Lab, instance: Daemon) -> None:
     _write_names(lab)
     daemon.send(instance, signal.SIGHUP)
     try:
-        daemon.wait(instance, lambda: problem(lab), 5.0)
+        daemon.wait(instance, lambda: _problem(lab), 5.0)
     except FarmError:  # it hears nothing, or was started with another configuration
         _start_anew(lab, instance)
 
@@ -115,7 +115,7 @@ def _start_anew(lab: Lab, instance: Daemon) -> None:
     _write_names(lab)
     daemon.stop(lab, instance)
     put(candidate, instance.config)  # who runs has read what is there, wherever this is cut off
-    daemon.start(lab, instance, lambda: problem(lab))
+    daemon.start(lab, instance, lambda: _problem(lab))
 
 
 def _hosts(lab: Lab) -> Path:
@@ -159,7 +159,7 @@ def _address(text: str) -> str:
     return next((value for key, _, value in pairs if key == "listen-address"), "none")
 
 
-def problem(lab: Lab) -> str | None:
+def _problem(lab: Lab) -> str | None:
     """What is wrong with the server's answer about its own zone; None when nothing is."""
     try:
         return difference(lab)

@@ -55,10 +55,10 @@ def ask(
 
 def knows(lab: Lab, name: str, *, patience: float = 0.5) -> bool:
     """Whether the server has an address for a name, asked from the host's side; False without an answer."""
-    return not problem(lab.netns, str(lab.gateway.ip), name, patience=patience)
+    return not unresolved(lab.netns, str(lab.gateway.ip), name, patience=patience)
 
 
-def problem(netns: str | None, server: str, name: str, *, patience: float) -> str:
+def unresolved(netns: str | None, server: str, name: str, *, patience: float) -> str:
     """Why a program in a network namespace gets no address for a name from a server; '' when it gets one.
 
     One question, without dnspython, whose import takes longer than all of a look at the farm.

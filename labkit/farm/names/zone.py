@@ -15,8 +15,7 @@ from labkit.farm import container
 from labkit.farm.isolation import guard
 from labkit.farm.isolation.rules import NAMES
 from labkit.farm.names import resolver
-from labkit.farm.names.question import Answer, ask
-from labkit.farm.names.question import problem as ask_inside
+from labkit.farm.names.question import Answer, ask, unresolved
 from labkit.files import text_of
 from labkit.lab import Lab, Replica
 from labkit.result import Record
@@ -138,7 +137,7 @@ def _problem(lab: Lab, name: str, replica: Replica) -> str:
     servers = [line.split()[1] for line in text.splitlines() if line.startswith("nameserver ")]
     if not servers:
         return "its resolv.conf names no server"
-    said = ask_inside(replica.netns, servers[0], name, patience=1.0)
+    said = unresolved(replica.netns, servers[0], name, patience=1.0)
     return f"{servers[0]} was asked: {said}" if said else ""
 
 

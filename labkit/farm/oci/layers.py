@@ -81,14 +81,14 @@ def made(lab: Lab, base: Rootfs) -> tuple[Layers, bool]:
     had to be made."""
     version = umoci_version()
     recipe = (EDITION, PACKAGES, MODULES, dict(ENVIRONMENT), COMMAND, sorted(FOLDERS), KEYS)
-    needed = None if variants.named(base.variant).serves else _needed(lists.ensure(lab))
-    digest = needed[0] if needed else ""
+    serves = variants.named(base.variant).serves
+    digest, shop = ("", None) if serves else _needed(lists.ensure(lab))
     key = key_of(f"web-{base.suite}", base.key, version, recipe, digest)
     place = lab.cache_dir / "images" / key
     with lock(lab.cache_dir / "locks", key, wait=PATIENCE):
         uses.hold(lab, "images", place)
         kept = _find(place)
-        return kept or _make(lab, base, needed and needed[1], place, version), kept is None
+        return kept or _make(lab, base, shop, place, version), kept is None
 
 
 def _needed(archive: Archive) -> tuple[str, Shop]:

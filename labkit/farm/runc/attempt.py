@@ -22,9 +22,9 @@ from labkit.undo import remove_folder
 DEVICES = {
     "null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0),
 }  # fmt: skip
-#: A shell of the folder's own, its libraries the machine's, opens a device file in the folder.
+#: Runs a shell that lies in the folder, with the machine's libraries: it opens a device file there.
 TRY = 'mount --bind /usr "$0/usr" && exec chroot "$0" /shell -c ": >/null"'
-#: Options of a mount (mount(8)) by which that does not work.
+#: The options of a mount (mount(8)) that forbid that.
 OPTIONS = {os.ST_NOEXEC: "noexec", os.ST_NODEV: "nodev"}
 
 _ONE = threading.Lock()

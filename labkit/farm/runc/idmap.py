@@ -19,7 +19,7 @@ from labkit.errors import MachineError
 from labkit.farm.runc import overlay
 from labkit.farm.runc.bundle import Spec
 from labkit.farm.runc.places import folder, users_file
-from labkit.files import text_of, write_atomically
+from labkit.files import existing, text_of, write_atomically
 from labkit.journal import Journal, lock
 from labkit.kernel import mounts, netns
 from labkit.kernel.users import IDS
@@ -193,7 +193,7 @@ _tried: dict[tuple[Path, Path], str] = {}
 
 
 def _refusal(lab: Lab) -> str:
-    places = [_standing(path) for path in (lab.state_dir, lab.cache_dir)]
+    places = [existing(path) for path in (lab.state_dir, lab.cache_dir)]
     if places[0].stat().st_dev == places[1].stat().st_dev:
         del places[1]
     for place in (places[0], *places[0].parents):
@@ -206,10 +206,6 @@ def _refusal(lab: Lab) -> str:
     except OSError as error:
         return f"{_part(str(error.filename), places)}: {error.strerror}"
     return ""
-
-
-def _standing(path: Path) -> Path:
-    return next(place for place in (path, *path.parents) if place.is_dir())
 
 
 def _part(name: str, places: Sequence[Path]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from labkit import run
 from labkit.errors import MachineError
 from labkit.farm.runc import attempt
-from labkit.files import text_of
+from labkit.files import existing, text_of
 from labkit.journal import not_root
 from labkit.kernel import calls, netns, users
 from labkit.lab import Lab
@@ -35,8 +35,7 @@ def require(lab: Lab) -> Path:
 
     Returns the folder that was there to try it in; nothing is left in it. Raises :class:`MachineError`.
     """
-    state = lab.state_dir
-    place = next(folder for folder in (state, *state.parents) if folder.is_dir())
+    place = existing(lab.state_dir)
     if os.geteuid():
         raise not_root(f"a mount below {place}")
     with attempt.folder(lab) as folder:

@@ -55,7 +55,9 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="labkit.farm.shrinking", description=__doc__)
     made.add_argument("--variant", choices=LADDER, required=True)
     made.add_argument("--packages", type=Path, required=True, help="names their files, one a line")
-    made.add_argument("--include", default="", help="packages that steps add: some of these")
+    made.add_argument(
+        "--include", default="", help="packages that steps add: told for the recipe alone"
+    )
     made.add_argument("--added-only", action="store_true", help="unpack those alone, as the target")
     made.add_argument("before", type=Path)
     made.add_argument("target", type=Path)

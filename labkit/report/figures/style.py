@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-#: Where fonts are looked for the first time, matplotlib warns that it takes a moment: no output of a cell.
+# matplotlib warns that its first search for fonts takes a moment, which would be in a cell's output.
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 #: The text's and the lines' colours; ``FAINT`` is for what only frames the data.
 INK, GREY, FAINT = "#1f2933", "#52606d", "#d5dae1"
@@ -142,8 +142,8 @@ def _styled() -> Iterator[None]:
 
 @functools.cache
 def _families() -> list[str]:
-    """labkit's own font, and what is installed for characters that it does not have, also since matplotlib
-    looked for fonts last."""
+    """labkit's own font, then installed ones for characters that it does not have, also those that are newer
+    than matplotlib's list of fonts."""
     from matplotlib.font_manager import findSystemFonts, fontManager
 
     for path in {*findSystemFonts()} - {font.fname for font in fontManager.ttflist}:

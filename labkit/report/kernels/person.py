@@ -15,7 +15,7 @@ from types import FrameType
 from typing import IO, TYPE_CHECKING
 
 from labkit import run
-from labkit.environment import labkits
+from labkit.environment import labkit_variables
 from labkit.journal import Journal
 from labkit.lab import Lab
 from labkit.report.kernels.door import Asked, Door
@@ -129,7 +129,7 @@ def _kernel(settings: Mapping[str, str], asked: Asked, output: IO[bytes]) -> Pop
     """A kernel of root's; what IPython keeps of it is in root's home, nothing in the person's."""
     argv = [sys.executable, "-m", "ipykernel_launcher", "-f", asked.connection_file]
     env = {
-        **labkits(),
+        **labkit_variables(),
         **settings,
         "HOME": pwd.getpwuid(0).pw_dir,
         "JPY_SESSION_NAME": asked.session,

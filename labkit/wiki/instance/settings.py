@@ -117,8 +117,8 @@ def _rights() -> list[str]:
 
 
 def _offline(origin: str) -> list[str]:
-    """No request leaves the machine, no mail is sent. Math, which wants the address of a service and starts
-    with none (1.43), is given the wiki's own."""
+    """No request leaves the machine, no mail is sent. MediaWiki 1.43 ends with an exception when the address of
+    Math's service is empty: it is given the wiki's own."""
     values = {
         "wgPingback": False,
         "wgEnableEmail": False,
