@@ -30,6 +30,8 @@ HOME = "/nonexistent"
 def program(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a started program: the allow-list, a fixed PATH, HOME and locale, then ``extra``."""
     fixed = {"PATH": PATH, "HOME": HOME, "LC_ALL": "C.UTF-8", "LANG": "C.UTF-8"}
+    if not os.geteuid():  # no compiled files of root's in a person's clone
+        fixed["PYTHONDONTWRITEBYTECODE"] = "1"
     return {**_kept(ALLOWED), **fixed, **(extra or {})}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import secrets
 import shutil
@@ -28,8 +27,7 @@ CACHE = "/var/lib/labkit/.cache"
 
 #: Where tests stand, and the folders of a lab that a test gives none: without it, they would see the project's
 #: own lab.toml, and what the machine's own lab has made.
-NOWHERE = Path(tempfile.mkdtemp(prefix="labkit-tests-"))
-atexit.register(shutil.rmtree, NOWHERE, ignore_errors=True)
+NOWHERE = Path(tempfile.gettempdir(), f"labkit-tests-{secrets.token_hex(4)}")
 for _key in ("state", "run"):
     Lab.model_fields[_key].default = str(NOWHERE / _key)
 Lab.model_rebuild(force=True)
@@ -43,7 +41,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """Tests stand in a folder of their own; who only hands them out to workers stays, for those begin there."""
     hands_out = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
     if not hands_out:
+        NOWHERE.mkdir(mode=0o755)
         os.chdir(NOWHERE)
+
+
+def pytest_unconfigure() -> None:
+    """The folder is gone."""
+    shutil.rmtree(NOWHERE, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

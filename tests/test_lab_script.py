@@ -132,9 +132,9 @@ def test_who_is_not_root_is_told_what_to_run(machine: Machine) -> None:
 
 def test_called_by_sudo_the_venv_is_the_callers(machine: Machine) -> None:
     """The folder's owner can use and change .venv afterwards; labkit itself runs as root."""
-    machine.run("useradd", "--create-home", "--uid", "4711", "student")
+    machine.run("useradd", "--create-home", "--uid", "4711", "caller")
     machine.run("chown", "-R", "4711:4711", CLONE)
-    done = machine.lab("x", SUDO_UID="4711", SUDO_GID="4711", SUDO_USER="student")
+    done = machine.lab("x", SUDO_UID="4711", SUDO_GID="4711", SUDO_USER="caller")
     assert done.stdout == "ready 0 ['x']\n"
     venv = machine.path(f"{CLONE}/.venv")
     assert {path.lstat().st_uid for path in (venv, *venv.rglob("*"))} == {4711}

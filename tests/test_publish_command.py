@@ -80,7 +80,7 @@ def test_a_dry_run_shows_all_and_writes_nothing(wiki: Lab, labkit: Callable[...,
     assert "02-rootfs: added" in lines
     assert "+'''It weighs 171 MB.'''" in lines
     assert [line for line in lines if line.startswith("picture to upload: Labkit-a-")]
-    assert "1 pictures are missing" in lines[-1]
+    assert "1 picture is missing" in lines[-1]
     assert footprint(wiki) == before
     assert text_of(wiki) == ""
 

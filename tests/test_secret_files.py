@@ -18,6 +18,7 @@ from labkit.wiki import server
 from labkit.wiki.instance import accounts
 from labkit.wiki.instance.folders import Folders
 from tests import proc
+from tests.conftest import free_port
 from tests.whole_farm import standing as whole_farm
 
 pytestmark = pytest.mark.root
@@ -31,7 +32,7 @@ MOST = 64 << 20
 @pytest.fixture(scope="module")
 def whole() -> Iterator[Lab]:
     """A farm and its wiki on MariaDB, all up, and a session by ssh to be had."""
-    with whole_farm(sites=["red"], wiki_database="mariadb") as lab:
+    with whole_farm(sites=["red"], wiki_database="mariadb", wiki_port=free_port()) as lab:
         ssh.keys(lab)
         server.up(lab)
         yield lab

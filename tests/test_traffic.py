@@ -75,7 +75,7 @@ def test_request_that_the_balancer_did_not_log_is_a_failed_check(
     (check,) = failed(measure.checks(farm, value, sent))
     log.write_text(original)
     assert check.name == "traffic.red.proxy-log"
-    assert check.seen.endswith("; 1 requests differ")
+    assert check.seen.endswith("; 1 request differs")
 
 
 @pytest.mark.root

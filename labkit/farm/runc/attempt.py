@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -49,6 +50,8 @@ def programs(place: Path) -> None:
         os.mknod(own / "null", stat.S_IFCHR | 0o666, os.makedev(*DEVICES["null"]))
         run.run(["unshare", "--mount", "--", "sh", "-c", TRY, own])
     except (CommandError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
         flags = os.statvfs(place).f_flag
         top = next(folder for folder in (place, *place.parents) if folder.is_mount())
         options = [f"the mount option {word}" for flag, word in OPTIONS.items() if flags & flag]

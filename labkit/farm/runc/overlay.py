@@ -35,9 +35,9 @@ def require(lab: Lab) -> Path:
 
     Returns the folder that was there to try it in; nothing is left in it. Raises :class:`MachineError`.
     """
-    place = existing(lab.state_dir)
     if os.geteuid():
-        raise not_root(f"a mount below {place}")
+        raise not_root(f"a mount below {lab.state_dir}")
+    place = existing(lab.state_dir)
     with attempt.folder(lab) as folder:
         for part in ("lower", "upper", "scratch", "target"):
             (folder / part).mkdir()
