@@ -221,5 +221,6 @@ def archive(machine: Machine) -> None:
         source.unlink()
     machine.write("/etc/apt/sources.list", "deb [trusted=yes] file:/srv/archive ./\n")
     machine.path(POLICY).unlink(missing_ok=True)
-    machine.path("/sbin/runlevel").unlink(missing_ok=True)
-    machine.write("/sbin/runlevel", "#!/bin/sh\necho N 2\n", 0o755)  # as on a machine that booted
+    for name in ("init", "runlevel"):  # as on a machine that booted
+        machine.path(f"/sbin/{name}").unlink(missing_ok=True)
+        machine.write(f"/sbin/{name}", "#!/bin/sh\necho N 2\n", 0o755)
