@@ -51,7 +51,9 @@ def main() -> int:
     parser.add_argument("--no-reaper", action="store_true")
     parser.add_argument("--root", action="store_true")
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # nothing of the system stays then, either
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # nothing of the system stays then, either
     needed = ("debootstrap", "slirp4netns", "unshare", "nsenter", "git")
     if lacking := [program for program in needed if not shutil.which(program)]:
         parser.error(f"install {', '.join(lacking)} first")
