@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from labkit import interrupting, run, undo
-from labkit.errors import FarmError, MachineError
+from labkit.errors import CommandError, FarmError, MachineError
 from labkit.journal import Journal
+from labkit.kernel import netns as namespaces
 from labkit.kernel import processes
 from labkit.lab import Lab
 
@@ -139,9 +140,14 @@ def listener(port: int, *, netns: str | None = None, address: str = "") -> Liste
 
     A listener on another single address than ``address`` does not count ('' counts every one).
     """
-    done = run.run(
-        ["ss", "-H", "-l", "-n", "-t", "-u", "-p", "sport", "=", f":{port}"], netns=netns
-    )
+    try:
+        done = run.run(
+            ["ss", "-H", "-l", "-n", "-t", "-u", "-p", "sport", "=", f":{port}"], netns=netns
+        )
+    except CommandError:
+        if netns and not namespaces.stands(netns):  # which was taken away meanwhile
+            return None
+        raise
     return next((who for who in parse_ss(done.stdout) if _overlap(who.address, address)), None)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from labkit import run
 from labkit.errors import CommandError, MachineError
+from labkit.files import existing
 from labkit.journal import Journal
 from labkit.lab import Lab
 from labkit.undo import remove_folder
@@ -52,8 +53,9 @@ def programs(place: Path) -> None:
     except (CommandError, OSError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
-        flags = os.statvfs(place).f_flag
-        top = next(folder for folder in (place, *place.parents) if folder.is_mount())
+        there = existing(place)  # somebody may take the lab down meanwhile
+        flags = os.statvfs(there).f_flag
+        top = next(folder for folder in (there, *there.parents) if folder.is_mount())
         options = [f"the mount option {word}" for flag, word in OPTIONS.items() if flags & flag]
         said = error.reason if isinstance(error, CommandError) else str(error.strerror)
         raise MachineError(
