@@ -11,6 +11,7 @@ import base64
 import functools
 import os
 import secrets
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from labkit import display, interrupting, modes, run
 from labkit.checks import Check
-from labkit.errors import LabkitError
+from labkit.errors import LabkitError, StateError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -218,11 +219,22 @@ def action(name: str) -> Callable[[Callable[P, Outcome[T]]], Callable[P, Result[
 
 
 def _explained(error: Exception, given: Sequence[object]) -> Exception:
-    """The error of an action on a lab; a full disk is named."""
+    """The error of an action on a lab; a full disk is named, and what somebody took away of the lab meanwhile."""
     from labkit import room
     from labkit.lab import Lab
 
     lab = next((item for item in given if isinstance(item, Lab)), None)
+    if lab and isinstance(error, FileNotFoundError):
+        own = (f"{lab.state_dir}/", f"{lab.run_dir}/")
+        names = [str(name) for name in (error.filename2, error.filename) if name]
+        if gone := next((name for name in names if name.startswith(own)), ""):
+            return StateError(
+                gone,
+                "was taken away while labkit worked with it",
+                "call it again when nobody else works on this lab",
+                f"ls -la {shlex.quote(str(lab.state_dir))}",
+                code="state.taken-away",
+            )
     return room.explained(error, lab) if lab else error
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from labkit import Check, Outcome, Result, Table, run
+from labkit import Check, Lab, Outcome, Result, Table, run
 from labkit.checks import equal, failed
-from labkit.errors import FarmError, MachineError
+from labkit.errors import FarmError, MachineError, StateError
 from labkit.result import FIGURE_MIME, RESULT_MIME, Figure, Record, action, run_id
 
 
@@ -168,3 +169,17 @@ def test_an_error_has_value_reason_and_a_command(
         failing()
     assert said in str(caught.value)
     assert "see it: " in str(caught.value)
+
+
+def test_what_was_taken_away_meanwhile_is_said(tmp_path: Path) -> None:
+    """Somebody took the lab down beside an action on it: an error of labkit's, not of the system's."""
+    lab = Lab.load(None, lab_name="gone", state=str(tmp_path))
+
+    @action("test.linking")
+    def linking(lab: Lab) -> Outcome[None]:
+        (lab.state_dir / "uses").symlink_to(tmp_path)
+        return Outcome(value=None, summary="")
+
+    with pytest.raises(StateError, match="was taken away") as caught:
+        linking(lab)
+    assert caught.value.code == "state.taken-away"
