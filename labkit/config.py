@@ -119,7 +119,7 @@ class Traffic(Section):
 
     requests: Annotated[int, Field(ge=1, le=100_000)] = 600
     concurrency: Annotated[int, Field(ge=1, le=64)] = 8
-    seconds: Annotated[float, Field(gt=0, le=60)] = 4.0
+    seconds: Annotated[float, Field(gt=0, le=60)] = 3.0
 
 
 class Wiki(Section):

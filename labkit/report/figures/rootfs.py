@@ -68,8 +68,8 @@ def waterfall(lab: Lab, result: Result[Any], *, name: str = "waterfall") -> Figu
             name=name,
             alt=f"A waterfall of sizes: {_told(rows)}.",
             caption="The way down, step by step. Blue: a root file system as it stands; orange: what "
-            "the next one does not have (green: has besides), computed from the files of both; dashed: "
-            "Docker's base image and its slim one.",
+            "the next one does not have (green: has besides), computed from the files of both"
+            f"{_told_lines(table_rows(result, 'variants'))}.",
         )
 
 
@@ -160,6 +160,11 @@ def _docker_lines(axes: Axes, rows: Sequence[Mapping[str, Cell]]) -> None:
             f"{name} {size:.1f}", (size, -0.72), (side[1], 0), textcoords="offset points",
             ha=side[0], va="bottom", fontsize=9, annotation_clip=False,
         )  # fmt: skip
+
+
+def _told_lines(rows: Sequence[Mapping[str, Cell]]) -> str:
+    shown = [words for name, words in DOCKER.items() if any(row["variant"] == name for row in rows)]
+    return f"; dashed: {' and '.join(shown)}" if shown else ""
 
 
 def _told(rows: Sequence[Mapping[str, Cell]]) -> str:
