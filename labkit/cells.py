@@ -7,6 +7,7 @@ the parameters cell is the last one that annotates a parameter (``replicas: Opti
 from __future__ import annotations
 
 import ast
+import difflib
 from collections.abc import Collection, Mapping, Sequence
 from types import ModuleType
 from typing import NamedTuple
@@ -45,7 +46,7 @@ def parameters(
     Raises :class:`ConfigError`, with the nearest name, for one that is declared and that nothing knows.
     """
     own, injected = _parameters(cells, known), _injected(cells)
-    declared = {name for name, item in own.items() if item.annotated}
+    declared = {name for name, item in own.items() if item.annotated and not _misspelt(name, known)}
     _refuse_unknown(own, {*known, *declared}, "a parameter of the lab or of this notebook")
     _refuse_unknown(injected, own or known, "a parameter of this notebook")
     said = {**own, **injected}
@@ -80,6 +81,11 @@ def _refuse_unknown(names: Collection[str], known: Collection[str], what: str) -
     for name in names:
         if name not in known:
             raise unknown(name, {*known}, what)
+
+
+def _misspelt(name: str, known: Collection[str]) -> bool:
+    """Whether a name of a notebook's own is so like a parameter of the lab that this one must be meant."""
+    return name not in known and bool(difflib.get_close_matches(name, known, 1, 0.85))
 
 
 def _value(name: str, said: Assignment, namespace: Mapping[str, object]) -> object:

@@ -229,6 +229,7 @@ def test_parameters_are_what_their_cell_declares(
     ("executed", "name"),
     [
         ([CELL + "\nreplica = 3"], "replica"),
+        ([CELL + "\nreplica: int = 3"], "replica"),
         ([CELL, "replicas: int = 2\nproxyport = 81"], "proxyport"),
         ([CELL, "# Parameters\nreplica = 3"], "replica"),
         (["# Parameters\nreplica = 3"], "replica"),
