@@ -20,6 +20,8 @@ from labkit import Lab, undo
 from tests import proc
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
     from tests.desks import Desk
 
 #: What root tests share with the machine's labs: downloaded packages and root file systems.
@@ -156,6 +158,28 @@ def make_lab(tmp_path: Path, open_folder: Path) -> Iterator[Callable[..., Lab]]:
 def lab(make_lab: Callable[..., Lab]) -> Lab:
     """One such lab with everything else at its default."""
     return make_lab()
+
+
+@pytest.fixture
+def page(open_folder: Path) -> Iterator[Page]:
+    """A page of Debian's Chromium, whose files are the test's own (its socket's path has to be short), and which
+    resolves no name but loopback's address."""
+    from playwright.sync_api import sync_playwright
+
+    from labkit.farm import browser
+
+    confined = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+    home = {"HOME": str(open_folder), "TMPDIR": str(open_folder), "PATH": "/usr/bin:/bin"}
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(
+            executable_path=f"/usr/bin/{browser.PROGRAM}",
+            args=[*browser.FLAGS, confined],
+            env=home,
+        )
+        context = found.new_context()
+        context.set_default_timeout(60_000)
+        yield context.new_page()
+        found.close()
 
 
 @contextmanager

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from labkit import Figure, Lab
-from labkit.farm import browser as farm
 from labkit.report import publication
 from labkit.report.notebook import write_lab_file
 from labkit.wiki.instance.folders import origin
@@ -23,24 +21,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.root
-#: No name but loopback's address is ever resolved.
-CONFINED = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
-
-
-@pytest.fixture
-def page(open_folder: Path) -> Iterator[Page]:
-    """A page of Debian's Chromium, whose files are the test's own (its socket's path has to be short)."""
-    from playwright.sync_api import sync_playwright
-
-    home = {"HOME": str(open_folder), "TMPDIR": str(open_folder), "PATH": "/usr/bin:/bin"}
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(
-            executable_path=f"/usr/bin/{farm.PROGRAM}", args=[*farm.FLAGS, CONFINED], env=home
-        )
-        context = found.new_context()
-        context.set_default_timeout(60_000)
-        yield context.new_page()
-        found.close()
 
 
 def published(lab: Lab, megabytes: int, run: str) -> None:

@@ -7,7 +7,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -20,6 +20,9 @@ from labkit.report.plan import ROWS, STAGES, TASKS, plan
 from labkit.report.record import Entry, StageRecord
 from labkit.report.saved import file as executed
 from labkit.result import FIGURE_MIME, RESULT_MIME
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}"
 PNG = base64.b64decode(
@@ -250,6 +253,24 @@ def test_site_stands_alone(lab: Lab) -> None:
             if parts.fragment:
                 target = parts.path or name
                 assert unquote(parts.fragment) in shown[target].identifiers, (name, address)
+
+
+@pytest.mark.root  # as the browser is started everywhere else
+def test_no_page_is_wider_than_a_phone(lab: Lab, page: Page) -> None:
+    """A browser need not be scrolled sideways, however long the words are; what is wide scrolls by itself."""
+    long = result("http://127.0.0.1:8060/" + "a" * 200)
+    keep(lab, "04-network", Entry(cell=1, result=long))
+    wide = {"output_type": "stream", "name": "stdout", "text": "b" * 500}
+    shown = showing({RESULT_MIME: long.model_dump(mode="json")})
+    notebook(lab, "04-network", prose("c" * 200), code("d" * 200, shown), code("x", wide, count=2))
+    review.build(lab)
+    made = sorted((lab.output_dir / "review").glob("*.html"))
+    page.set_viewport_size({"width": 390, "height": 844})
+    found = {}
+    for path in made:
+        page.goto(path.as_uri())
+        found[path.name] = page.evaluate("document.documentElement.scrollWidth")
+    assert found == {path.name: 390 for path in made}
 
 
 def test_picture_stays_in_the_site(lab: Lab) -> None:
