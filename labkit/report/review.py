@@ -73,7 +73,11 @@ def _check(stage: Shown) -> Check:
         name=f"review.{stage.plan.name}",
         expected="passed",
         seen="; ".join(
-            [stage.state, *(record.problems if record else ()), *filter(None, [stage.reason])]
+            [
+                stage.state,
+                *(record.problems if record else ()),
+                *filter(None, [stage.reason, stage.stale and f"because {stage.stale}"]),
+            ]
         ),
         holds=stage.state == "passed",
         again=f"labkit run {stage.plan.name}",
@@ -85,20 +89,21 @@ def _index(lab: Lab, shown: tuple[Shown, ...]) -> str:
         found = records.latest(lab)
     except StateError:  # the damaged stage says so itself; the tables are of the others
         found = tuple(stage.page.record for stage in shown if stage.page)
-    default = Lab().model_dump(mode="json")
+    stale = {stage.plan.name: stage.stale for stage in shown if stage.stale}
+    of, parameters = pages.ran(lab, shown)
     return (
         _templates()
         .get_template("index.html.j2")
         .render(
-            lab=lab,
+            lab=of,
             shown=shown,
-            tasks=closing.states(found),
+            tasks=closing.states(found, stale),
             answers=closing.answers(found),
             fewer=closing.fewer(found),
             rows=ROWS,
             files=_files(shown),
             listing=dialogue.last(lab),
-            parameters=pages.changes(lab.model_dump(mode="json", exclude={"outputs"}), default),
+            parameters=parameters,
             pictures=[(page, item) for s in shown if (page := s.page) for item in page.pictures],
         )
     )
