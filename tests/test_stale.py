@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,16 @@ import pytest
 from labkit import Check, Lab, Result
 from labkit.lab import PARAMETERS
 from labkit.report import blocks, closing, inputs, memory, notebook, review
+from labkit.report import record as records
+from labkit.report.closing import TaskState
 from labkit.report.plan import STAGES, plan
 from labkit.report.rebuild import Rebuilt, notebooks_folder, rebuild
 from labkit.report.record import Entry, Inputs, StageRecord
 from labkit.report.schedule import Wish
+from labkit.run import Done
 from tests import stage_notebooks
+from tests.conftest import open_place
+from tests.projects import project
 from tests.test_review import result
 
 BEGIN = datetime(2024, 1, 1, 12, 0, tzinfo=UTC)
@@ -256,3 +263,97 @@ def test_what_one_more_run_left_is_not_what_others_saw(ran: Ran) -> None:
     assert "04-network ↻ stale stale, because 03-containers ran again since" in index
     assert "05-web ↻ stale stale, because 04-network is stale" in index
     ran.rebuild(ran.lab)
+
+
+# -- the commands, and a farm ------------------------------------------------------------------------
+
+FARM = "from labkit.farm import up\nstage.record(up.replicas(lab))"
+TABLE = "from labkit.report import stages\nstage.record(stages.closing_table(lab))"
+#: What each stage of the farm's does besides what makes it pass.
+CELLS = {"04-network": [FARM], "05-web": [FARM], "06-balancer": [FARM], "07-report": [TABLE]}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the commands said and left, one after the other: rebuild, run with more replicas, review, rebuild
+    twice."""
+
+    lab: Lab
+    fresh: str
+    run: Done
+    review: Done
+    index: str
+    web: str
+    table: list[TaskState]
+    rebuild: Done
+    after: str
+    tasks: set[str]
+    idle: Done
+
+
+@pytest.fixture(scope="module")
+def told() -> Iterator[Told]:
+    """A project with small notebooks, some of which bring a real farm up."""
+    with open_place() as folder:
+        own = project(folder, **{"network.subnet": "10.86.0.0/24"})
+        (folder / "notebooks").unlink()
+        for stage in STAGES:
+            stage_notebooks.write(
+                folder / "notebooks", stage.name, *CELLS.get(stage.name, ()), "PROBE"
+            )
+        lab = own.lab
+        site = lab.output_dir / "review"
+        try:
+            first = own.labkit("rebuild")
+            assert first.status == 0, first.stdout + first.stderr
+            yield Told(
+                lab=lab,
+                fresh=text(site / "index.html"),
+                run=own.labkit("run", "04-network", "--set", "replicas=3"),
+                review=own.labkit("review"),
+                index=text(site / "index.html"),
+                web=text(site / "05-web.html"),
+                table=list(closing.closing_table(lab).value.tasks),
+                rebuild=own.labkit("rebuild"),
+                after=text(site / "index.html"),
+                tasks={row[1] for row in records.load(lab, "07-report").results[0].tables[0].rows},
+                idle=own.labkit("rebuild"),
+            )
+        finally:
+            assert own.labkit("down").status == 0
+
+
+@pytest.mark.root
+def test_nine_and_six_replicas_stand_in_no_cell_without_a_word(told: Told) -> None:
+    """One stage ran with more replicas: the index says of the others, and of it, what differs."""
+    assert "stale" not in told.fresh
+    assert told.run.status == 0, told.run.stdout + told.run.stderr
+    assert "Stale now: 05-web, 06-balancer, 07-report." in told.run.stdout
+    assert told.review.status == 1
+    why = "stale, because replicas was 2 and is 3 in 04-network"
+    for name in ("05-web", "06-balancer"):
+        assert f"{name} ↻ stale {why}" in told.index
+    assert "04-network ↻ stale stale, because replicas was 3 and is 2 now" in told.index
+    assert "07-report ↻ stale stale, because 04-network ran again since" in told.index
+    assert f"This run is {why}." in told.web
+    assert "3 web sites on 6 servers" in told.index
+    assert "replicas 2; 3 in 04-network" in told.index
+    for task in told.table:
+        assert not ("9 replicas" in task.comment and "6 replicas" in task.comment)
+    assert {task.task: task.state for task in told.table}["Run the farm's containers"] == "stale"
+    assert "stale" in {task.state for task in told.table}
+
+
+@pytest.mark.root
+def test_the_next_rebuild_makes_one_lab_of_it(told: Told) -> None:
+    """It takes the surplus down, runs what is stale, and says done of the tasks again; then nothing is left to do."""
+    assert told.rebuild.status == 0, told.rebuild.stdout + told.rebuild.stderr
+    assert (
+        "removed first, as this lab does not have them: site1-3, site2-3, site3-3"
+        in told.rebuild.stderr
+    )
+    assert "8 stages: 4 unchanged, 4 passed." in told.rebuild.stdout
+    assert "Stale" not in told.rebuild.stdout
+    assert "stale" not in told.after
+    assert "stale" not in told.tasks
+    assert "8 stages: 8 unchanged." in told.idle.stdout

@@ -72,6 +72,8 @@ class Batch:
         endings: dict[str, Ending] = {}
         ahead = self._expect(plans)
         try:
+            if ahead and not self.wish.stages:
+                self._settle()
             self._run_all(plans, endings)
         finally:
             passed = {name: end.seconds for name, end in endings.items() if end.state == "passed"}
@@ -105,6 +107,18 @@ class Batch:
         self._progress.estimate(plans, ahead.seconds)
         self._progress.say(ahead.sentence(expected.free(self.lab)))
         return ahead
+
+    def _settle(self) -> None:
+        """Removes what a run with more replicas left: the stages of a whole rebuild are to be of one lab, and
+        none of them removes what serves."""
+        # which make a farm: more to import than a rebuild needs that has nothing to do
+        from labkit.farm import upkeep
+        from labkit.farm.convergence import claims
+
+        if more := claims.surplus_replicas(self.lab):
+            self._progress.say(f"removed first, as this lab does not have them: {', '.join(more)}")
+            upkeep.apply(self.lab)
+            self._standing = memories.standing(self.lab)
 
     def _run_all(self, plans: Sequence[Plan], endings: dict[str, Ending]) -> None:
         running: dict[Future[Ending], str] = {}
