@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from labkit import Check, Lab, Result
+from labkit.errors import StageError
 from labkit.lab import PARAMETERS
 from labkit.report import blocks, closing, inputs, memory, notebook, review
 from labkit.report import record as records
@@ -21,6 +22,7 @@ from labkit.report.plan import STAGES, plan
 from labkit.report.rebuild import Rebuilt, notebooks_folder, rebuild
 from labkit.report.record import Entry, Inputs, StageRecord
 from labkit.report.schedule import Wish
+from labkit.report.stages import Stage
 from labkit.run import Done
 from tests import stage_notebooks
 from tests.conftest import open_place
@@ -124,6 +126,34 @@ def test_a_task_with_checks_of_a_stale_stage_is_stale() -> None:
     assert "2 replicas in 04-network." in farm.comment
     assert "2 replicas in 05-web." not in farm.comment
     assert tasks["Connect the network"].state == "done"
+
+
+def test_the_rows_name_answers_of_stale_stages() -> None:
+    """Each cell's answer for itself."""
+    found = [
+        record(name, 1, "x", entries=(Entry(cell=1, result=result()),))
+        for name in ("04-network", "05-web")
+    ]
+    table = closing.coverage_table(closing.answers(found), {}, {"05-web": "its notebook changed"})
+    said = {row[2]: row[4] for row in table.rows if row[0] == "R10"}
+    assert said == {"04-network": "1 of 1 hold", "05-web": "1 of 1 hold, stale"}
+
+
+def test_a_stage_that_ran_by_hand_knows_what_it_saw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In JupyterLab: its lab and the stages before it, so that those that run afterwards make it stale."""
+    monkeypatch.delenv("LABKIT_RUN", raising=False)
+    lab = Lab.of({"outputs": str(tmp_path / "outputs"), "state": str(tmp_path / "state")})
+    records.keep(lab, record("03-containers"))
+    stage = Stage.open("04-network", lab)
+    with pytest.raises(StageError):
+        stage.close()
+    failed = records.latest(lab)[-1]
+    records.keep(lab, failed.model_copy(update={"state": "passed"}))
+    assert memory.stale(lab) == {}
+    records.keep(lab, record("03-containers", 1))
+    assert memory.stale(lab) == {"04-network": "03-containers ran again since"}
 
 
 # -- real notebooks ----------------------------------------------------------------------------------

@@ -113,7 +113,8 @@ def own(latest: Mapping[str, StageRecord], stale: Mapping[str, str]) -> Rendered
     """
     result = closings.closing_of(tuple(latest.values()), stale)
     others = [record for record in latest.values() if record.stage != OWN]
-    answered = closings.coverage_table(closings.answers(others, (result,)), closings.fewer(others))
+    found, less = closings.answers(others, (result,)), closings.fewer(others)
+    answered = closings.coverage_table(found, less, stale.keys() - {OWN})
     parts = (
         wikitext.heading("The tasks", 3),
         f"'''{wikitext.literal(result.summary)}'''",

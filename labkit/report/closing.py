@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -100,6 +100,7 @@ def coverage(lab: Lab, *shown: Result[Any]) -> Outcome[Coverage]:
     """
     latest = records.latest(lab)
     found, less = answers(latest, shown), fewer(latest)
+    stale = memory.stale(lab, latest)
     missing = [row for row in ROWS if not any(a.row == row and a.held for a in found)]
     unmet = [f"no answer to {', '.join(missing)}"] if missing else []
     unmet += [f"{row} not met: {said}" for row, said in less.items() if row not in missing]
@@ -117,7 +118,7 @@ def coverage(lab: Lab, *shown: Result[Any]) -> Outcome[Coverage]:
         summary=f"{answered} of the assignment's {len(ROWS)} rows are answered by checks that hold"
         f"{'; ' if unmet else ''}{'; '.join(unmet)}.",
         checks=(check,),
-        tables=(coverage_table(found, less),),
+        tables=(coverage_table(found, less, stale),),
     )
 
 
@@ -167,14 +168,16 @@ def table(found: Sequence[TaskState]) -> Table:
     return Table.of("closing", "Tasks of the assignment", rows)
 
 
-def coverage_table(found: Sequence[Answer], less: Mapping[str, str]) -> Table:
+def coverage_table(
+    found: Sequence[Answer], less: Mapping[str, str], stale: Collection[str]
+) -> Table:
     """The coverage, a line for each row and cell; a row without an answer, or with too few things
-    (:func:`fewer`), has a line that says so."""
+    (:func:`fewer`), has a line that says so, and an answer of a ``stale`` stage does."""
     rows = [
         line
         for row in ROWS
         for line in (
-            *(_line(answer) for answer in found if answer.row == row),
+            *(_line(answer, answer.stage in stale) for answer in found if answer.row == row),
             *([_open_line(row, f"not met: {less[row]}")] if row in less else []),
         )
         or (_open_line(row, "none"),)
@@ -182,13 +185,13 @@ def coverage_table(found: Sequence[Answer], less: Mapping[str, str]) -> Table:
     return Table.of("coverage", "What answers each row of the assignment", rows)
 
 
-def _line(answer: Answer) -> dict[str, str | None]:
+def _line(answer: Answer, stale: bool) -> dict[str, str | None]:
     return {
         "row": answer.row,
         "about": ROWS[answer.row],
         "stage": answer.stage,
         "cell": f"In [{answer.cell}]" if answer.cell else None,
-        "checks": f"{answer.held} of {len(answer.checks)} hold",
+        "checks": f"{answer.held} of {len(answer.checks)} hold{', stale' if stale else ''}",
     }
 
 

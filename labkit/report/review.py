@@ -97,6 +97,7 @@ def _index(lab: Lab, shown: tuple[Shown, ...]) -> str:
         .render(
             lab=of,
             shown=shown,
+            stale=stale,
             tasks=closing.states(found, stale),
             answers=closing.answers(found),
             fewer=closing.fewer(found),
