@@ -62,6 +62,7 @@ NOW: dict[str, tuple[dict[str, Any], dict[str, Any], list[StageRecord], str]] = 
     "a notebook that is not known": ({}, {"notebook": None}, [], ""),
     "a parameter of its own": ({}, {"given": {"shown": "b"}}, [], "shown was a and is b now"),
     "one that is not given any more": ({}, {"given": {}}, [], "shown was a and is not set now"),
+    "a list of its own": ({}, {"given": {"shown": [1, 2]}}, [], "shown was a and is [1, 2] now"),
     "parameters that are not known": ({}, {"given": None}, [], ""),
     "labkit": ({}, {"labkit": "k"}, [], "labkit itself changed"),
     "the assignment, which it does not use": ({}, {"assignment": "x"}, [], ""),
@@ -78,7 +79,7 @@ NOW: dict[str, tuple[dict[str, Any], dict[str, Any], list[StageRecord], str]] = 
     ),
     "one before that ran earlier": ({}, {}, [record("04-network", 1, parameters={"replicas": 3})], ""),
     "one before with sites of its own": (
-        {}, {}, [record("04-network", 9, parameters={"sites": ["a"]})], "sites differs in 04-network",
+        {}, {}, [record("04-network", 9, parameters={"sites": ["a"]})], "sites changed in 04-network",
     ),
     "a stage that does not use it": ({}, {}, [record("02-rootfs", 9, parameters={"replicas": 3})], ""),
     "the lab, and so a stage before": (

@@ -89,14 +89,14 @@ def _changes(
         if other and other.started > record.started:
             both = _used(other.parameters, plan(name))
             for key, values in differing(stage, record.parameters, both):
-                yield _words(key, *values, f"in {name}")
+                yield _words(key, *values, f"in {name}", f"{key} changed in {name}")
     for name, digest_now in now.after.items():
         if before.after.get(name, digest_now) != digest_now:
             ran = "ran again since" if before.after[name] else "ran since"
             yield f"{name} {ran if digest_now else 'has no result that can be read'}"
     if parameters is not None:
         for key, values in differing(stage, record.parameters, parameters):
-            yield _words(key, *values, "now")
+            yield _words(key, *values, "now", f"lab.toml's {key} changed")
     for what, then, today in (
         ("its notebook", before.notebook, now.notebook),
         ("the assignment", before.assignment, now.assignment if _uses(stage, "wiki") else None),
@@ -108,7 +108,7 @@ def _changes(
         for key in before.given | now.given:
             one, other = before.given.get(key), now.given.get(key)
             if one != other:
-                yield _words(key, one, other, "now")
+                yield _words(key, one, other, "now", f"its parameter {key} changed")
 
 
 def _before(stage: Plan) -> tuple[str, ...]:
@@ -137,10 +137,11 @@ def differing(
             yield key, (value, today[key])
 
 
-def _words(key: str, one: object, other: object, where: str) -> str:
-    if max(len(_said(one)), len(_said(other))) <= LONG and not isinstance(one, list):
-        return f"{key} was {_said(one)} and is {_said(other)} {where}"
-    return f"lab.toml's {key} changed" if where == "now" else f"{key} differs {where}"
+def _words(key: str, one: object, other: object, where: str, whole: str) -> str:
+    """That a value changed: both of them where they are short, else ``whole``."""
+    if isinstance(one, list) or max(len(_said(one)), len(_said(other))) > LONG:
+        return whole
+    return f"{key} was {_said(one)} and is {_said(other)} {where}"
 
 
 def _said(value: object) -> str:
