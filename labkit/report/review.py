@@ -58,10 +58,11 @@ def build(lab: Lab) -> Outcome[Site]:
     folder = lab.output_dir / "review"
     changed = _write(folder, files)
     passed = sum(stage.state == "passed" for stage in shown)
+    stale = sum(stage.state == "stale" for stage in shown)
     return Outcome(
         value=Site(index="review/index.html", pages=tuple(sorted(files))),
         subject=lab.name,
-        summary=f"{passed} of {counted(len(shown), 'stage')} passed; the review site is {folder}/index.html.",
+        summary=f"{passed} of {counted(len(shown), 'stage')} passed{f', {stale} stale' if stale else ''}; the review site is {folder}/index.html.",
         changed=changed,
         checks=tuple(_check(stage) for stage in shown),
     )
@@ -69,18 +70,19 @@ def build(lab: Lab) -> Outcome[Site]:
 
 def _check(stage: Shown) -> Check:
     record = stage.page.record if stage.page else None
+    why = f", because {stage.stale}" if stage.state == "stale" else ""
     return Check(
         name=f"review.{stage.plan.name}",
         expected="passed",
         seen="; ".join(
             [
-                stage.state,
+                f"{stage.state}{why}",
                 *(record.problems if record else ()),
-                *filter(None, [stage.reason, stage.stale and f"because {stage.stale}"]),
+                *filter(None, [stage.reason]),
             ]
         ),
         holds=stage.state == "passed",
-        again=f"labkit run {stage.plan.name}",
+        again="labkit rebuild" if why else f"labkit run {stage.plan.name}",
     )
 
 
