@@ -278,9 +278,3 @@ class Lab(Configuration):
     def addresses_file(self) -> Path:
         """What says which addresses the replicas have, while the farm is up."""
         return self.state_dir / "addresses" / "hosts.json"
-
-    def fingerprint(self) -> str:
-        """16 hexadecimal digits that change whenever the description does (what is there is the same
-        with and without the network)."""
-        text = self.model_dump_json(exclude={"offline"})
-        return hashlib.sha256(text.encode()).hexdigest()[:16]

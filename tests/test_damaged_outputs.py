@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from labkit import Lab
-from labkit.report import blocks, memory, plan, review, saved
+from labkit.report import blocks, inputs, memory, plan, review, saved
 from labkit.report import record as records
 from labkit.report.memory import Memory, Remembered
-from labkit.report.record import Entry
+from labkit.report.notebook import digest
+from labkit.report.record import Entry, Inputs
 from labkit.result import FIGURE_MIME, RESULT_MIME
 from tests.damage import folder, gone, junk, nowhere, null, torn
 from tests.projects import Project, files, listing, project
@@ -129,9 +130,9 @@ def test_a_damaged_picture_is_not_sent_to_the_wiki(lab: Lab, harm: Harm) -> None
 def remembered(lab: Lab) -> Memory:
     """What a rebuild would remember of the stage."""
     stage = Remembered(
-        key="k",
-        record=memory.record_digest(lab, STAGE),
-        notebook=memory.digest(saved.file(lab, STAGE)),
+        source="",
+        record=inputs.record_digest(lab, STAGE),
+        notebook=digest(saved.file(lab, STAGE)),
         files=memory.files_digest(lab, STAGE),
         standing=(),
     )
@@ -154,9 +155,9 @@ def test_a_stage_whose_pictures_or_tables_were_changed_runs_again(
 ) -> None:
     """Only its run makes them."""
     known = remembered(lab)
-    assert memory.why_run(lab, plan.plan(STAGE), known, "k", ()) == ""
+    assert memory.why_run(lab, plan.plan(STAGE), known, Inputs(), ()) == ""
     harm(lab.output_dir / name)
-    why = memory.why_run(lab, plan.plan(STAGE), known, "k", ())
+    why = memory.why_run(lab, plan.plan(STAGE), known, Inputs(), ())
     assert why == "a figure or a table of its is gone or was changed"
 
 

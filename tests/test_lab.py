@@ -328,5 +328,3 @@ def test_a_lab_has_a_round_trip_through_json() -> None:
     """What is written of a lab is read as the same lab."""
     lab = Lab.of({"sites": [{"name": "a", "weights": [1, 3]}, {"name": "b"}]})
     assert Lab.model_validate_json(lab.model_dump_json()) == lab
-    assert Lab.model_validate_json(lab.model_dump_json()).fingerprint() == lab.fingerprint()
-    assert Lab.of({"replicas": 3}).fingerprint() != Lab().fingerprint()

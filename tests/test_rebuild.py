@@ -23,7 +23,7 @@ from rich.text import Text
 from labkit import Lab, journal, run
 from labkit.errors import ConfigError, LockError
 from labkit.journal import Entry, Journal
-from labkit.report import memory, notebook, saved
+from labkit.report import inputs, memory, notebook, saved
 from labkit.report.plan import STAGES, plan
 from labkit.report.progress import Progress
 from labkit.report.rebuild import Rebuilt, rebuild
@@ -275,9 +275,9 @@ class Built:
     def why(self) -> str:
         """Why the second stage would have to run now."""
         source = self.notebooks / "04-network.ipynb"
-        key = memory.key(source, {"shown": "hello", "replicas": 3}, self.lab, plan("04-network"))
+        now = inputs.of(self.lab, plan("04-network"), source, {"shown": "hello"})
         recalled, standing = memory.recall(self.lab), memory.standing(self.lab)
-        return memory.why_run(self.lab, plan("04-network"), recalled, key, standing)
+        return memory.why_run(self.lab, plan("04-network"), recalled, now, standing)
 
 
 @pytest.fixture(scope="module")
@@ -352,9 +352,9 @@ def _source(built: Built) -> None:
 
 DAMAGE: dict[str, tuple[Callable[[Built], object], str]] = {
     "nothing": (lambda built: None, ""),
-    "its notebook": (_source, "inputs have changed"),
-    "another configuration": (lambda b: setattr(b, "lab", b.lab.model_copy(update={"replicas": 4})), "inputs"),
-    "the stage before": (lambda b: file(b.lab, "03-containers").unlink(), "inputs have changed"),
+    "its notebook": (_source, "its notebook changed"),
+    "another configuration": (lambda b: setattr(b, "lab", b.lab.model_copy(update={"replicas": 4})), "replicas was 3 and is 4 now"),
+    "the stage before": (lambda b: file(b.lab, "03-containers").unlink(), "03-containers has no result"),
     "its record edited": (lambda b: _edit(file(b.lab, "04-network")), "record is gone or was changed"),
     "its record gone": (lambda b: file(b.lab, "04-network").unlink(), "record is gone"),
     "executed notebook edited": (lambda b: _edit(saved.file(b.lab, "04-network")), "executed notebook"),

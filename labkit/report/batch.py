@@ -18,8 +18,8 @@ from labkit.display import counted
 from labkit.errors import LabkitError, StateError
 from labkit.files import write_atomically
 from labkit.journal import Journal
-from labkit.lab import Lab
-from labkit.report import expected, guide, pictures, saved
+from labkit.lab import PARAMETERS, Lab
+from labkit.report import expected, guide, inputs, pictures, saved
 from labkit.report import memory as memories
 from labkit.report import notebook as notebooks
 from labkit.report import record as records
@@ -28,7 +28,7 @@ from labkit.report.expected import Expected
 from labkit.report.memory import Memory, Remembered
 from labkit.report.plan import Plan
 from labkit.report.progress import Progress
-from labkit.report.record import StageRecord
+from labkit.report.record import Inputs, StageRecord
 from labkit.report.schedule import GOOD, Ending, Wish, not_run, ready
 from labkit.report.verdict import verdict
 from labkit.result import new_run_id
@@ -72,6 +72,8 @@ class Batch:
         endings: dict[str, Ending] = {}
         ahead = self._expect(plans)
         try:
+            if ahead and not self.wish.stages:
+                self._settle()
             self._run_all(plans, endings)
         finally:
             passed = {name: end.seconds for name, end in endings.items() if end.state == "passed"}
@@ -105,6 +107,18 @@ class Batch:
         self._progress.estimate(plans, ahead.seconds)
         self._progress.say(ahead.sentence(expected.free(self.lab)))
         return ahead
+
+    def _settle(self) -> None:
+        """Removes what a run with more replicas left: the stages of a whole rebuild are to be of one lab, and
+        none of them removes what serves."""
+        # which make a farm: more to import than a rebuild needs that has nothing to do
+        from labkit.farm import upkeep
+        from labkit.farm.convergence import claims
+
+        if more := claims.surplus_replicas(self.lab):
+            self._progress.say(f"removed first, as this lab does not have them: {', '.join(more)}")
+            upkeep.apply(self.lab)
+            self._standing = memories.standing(self.lab)
 
     def _run_all(self, plans: Sequence[Plan], endings: dict[str, Ending]) -> None:
         running: dict[Future[Ending], str] = {}
@@ -167,29 +181,30 @@ class Batch:
         why = "" if self._idle else self._why(stage)
         if not why:
             return _ending("unchanged", records.load(self.lab, stage.name))
-        given, key = self._parameters(stage), self._key(stage)
+        given, now = self._parameters(stage), self._inputs(stage)
         self._progress.begin(stage.name, why)
         self._remember(lambda memory: memories.with_stage(memory, stage.name, None))
         started, clock = datetime.now(UTC), time.monotonic()
         execution = self._execute(stage, given)
         seconds = round(time.monotonic() - clock, 2)
         record, reasons = self._judge(stage, execution, started, seconds)
+        record = record.model_copy(update={"inputs": now})
         if record.state == "passed":
-            self._keep(stage, execution, record, key)
+            self._keep(stage, execution, record)
         elif self.interrupted:
             return _ending("ended", record, (f"ended by {self.interrupted}",), seconds)
         else:
             self._keep_failure(stage, execution, record)
         return _ending(record.state, record, reasons, seconds)
 
-    def _key(self, stage: Plan) -> str:
-        source = self._sources[stage.name]
-        return memories.key(source, self._parameters(stage), self.lab, stage)
+    def _inputs(self, stage: Plan) -> Inputs:
+        own = {k: v for k, v in self._parameters(stage).items() if k not in PARAMETERS}
+        return inputs.of(self.lab, stage, self._sources[stage.name], own)
 
     def _why(self, stage: Plan) -> str:
         """Why a stage has to run now, '' when its last run still stands and nobody asks for it."""
-        key = self._key(stage)
-        why = memories.why_run(self.lab, stage, self._memory, key, self._standing)
+        now = self._inputs(stage)
+        why = memories.why_run(self.lab, stage, self._memory, now, self._standing)
         return why or ("it was asked for" if stage.name in self.wish.forced() else "")
 
     def _parameters(self, stage: Plan) -> dict[str, Any]:
@@ -250,21 +265,19 @@ class Batch:
             started=started,
             seconds=seconds,
             lab=self.lab.name,
-            parameters=self.lab.model_dump(mode="json", exclude={"outputs"}),
+            parameters=memories.described(self.lab),
             entries=records.entries_of(execution.notebook) if execution.notebook else (),
         )
         update = {"state": "failed", "problems": judged.reasons}
         return (record or unclosed).model_copy(update=update), judged.reasons
 
-    def _keep(
-        self, stage: Plan, execution: notebooks.Execution, record: StageRecord, key: str
-    ) -> None:
+    def _keep(self, stage: Plan, execution: notebooks.Execution, record: StageRecord) -> None:
         target = saved.file(self.lab, stage.name)
         write_atomically(target, notebooks.tidy(execution.notebook or {}, stage.name))
         records.keep(self.lab, record)
         saved.file(self.lab, stage.name, "failed.ipynb").unlink(missing_ok=True)
         remembered = Remembered(
-            key=key,
+            source=str(self._sources[stage.name].resolve()),
             record=records.signature(record),
             notebook=notebooks.digest(target),
             files=memories.files_digest(self.lab, stage.name),

@@ -9,8 +9,9 @@ from typing import Any
 from labkit.display import counted
 from labkit.lab import Lab
 from labkit.report import closing as closings
-from labkit.report import dialogue, saved
+from labkit.report import dialogue, memory, saved
 from labkit.report import record as records
+from labkit.report.pages import ICONS
 from labkit.report.plan import ROWS, STAGES, Plan, plan
 from labkit.report.record import StageRecord
 from labkit.result import FIGURE_MIME, RESULT_MIME, Record, Table
@@ -44,11 +45,15 @@ def pages(lab: Lab, found: Remarks, features: Features | None = None) -> Pages:
 def stages(lab: Lab, features: Features | None = None) -> Pages:
     """The same without the block that lists the remarks."""
     latest = {record.stage: record for record in records.latest(lab)}
+    stale = memory.stale(lab, tuple(latest.values()))
     uploads: dict[str, Upload] = {}
-    blocks = [fences.block("summary", "", summary(latest))]
+    blocks = [fences.block("summary", "", summary(latest, stale))]
     for stage in STAGES:
         record = latest.get(stage.name)
-        shown = own(latest) if stage.name == OWN else rendered(lab, stage, record, features)
+        why = stale.get(stage.name, "")
+        shown = (
+            own(latest, stale) if stage.name == OWN else rendered(lab, stage, record, features, why)
+        )
         uploads |= {item.name: item for item in shown.uploads}
         blocks.append(fences.block(stage.name, wikitext.heading(stage.title, 2), shown.body))
     return Pages(
@@ -63,9 +68,9 @@ def with_remarks(made: Pages, found: Remarks) -> Pages:
     return made.model_copy(update={"blocks": (*made.blocks, block)})
 
 
-def summary(latest: Mapping[str, StageRecord]) -> str:
+def summary(latest: Mapping[str, StageRecord], stale: Mapping[str, str]) -> str:
     """The page's beginning: what it is, the stages at a glance, how to write a remark."""
-    rows = [_line(stage, latest.get(stage.name)) for stage in STAGES if stage.name != OWN]
+    rows = [_line(s, latest.get(s.name), s.name in stale) for s in STAGES if s.name != OWN]
     head = ["Stage", "State", "Checks that hold", "Answers", "Took", "Begun (UTC)"]
     return "\n\n".join(
         (
@@ -81,29 +86,35 @@ def summary(latest: Mapping[str, StageRecord]) -> str:
 
 
 def rendered(
-    lab: Lab, stage: Plan, latest: StageRecord | None, features: Features | None = None
+    lab: Lab,
+    stage: Plan,
+    latest: StageRecord | None,
+    features: Features | None = None,
+    stale: str = "",
 ) -> Rendered:
     """A stage's block: its state, then its last passed run as its notebook shows it. ``latest`` is the
-    record of its last run, if it has one."""
+    record of its last run, if it has one; ``stale`` why that is, if it is."""
     bad = latest if latest and latest.state == "failed" else None
     good = records.read(records.file(lab, stage.name)) if bad else latest
     if good is None and bad is None:
         return Rendered(title="", body=_to_come(stage))
-    parts = [_failure(bad, good)] if bad else []
+    parts = [f"'''{ICONS['stale']} Stale''', because {wikitext.literal(stale)}."] if stale else []
+    parts += [_failure(bad, good)] if bad else []
     shown = _shown(lab, stage, good, features or Features()) if good else None
     parts += [_status(stage, good), shown.body] if good and shown else []
     body = "\n\n".join(part for part in parts if part)
     return Rendered(title="", body=body, uploads=shown.uploads if shown else ())
 
 
-def own(latest: Mapping[str, StageRecord]) -> Rendered:
+def own(latest: Mapping[str, StageRecord], stale: Mapping[str, str]) -> Rendered:
     """The closing block: the tasks, and what answers each row of the assignment.
 
     It says nothing of the stage that publishes, so that publishing again finds it unchanged.
     """
-    result = closings.closing_of(tuple(latest.values()))
+    result = closings.closing_of(tuple(latest.values()), stale)
     others = [record for record in latest.values() if record.stage != OWN]
-    answered = closings.coverage_table(closings.answers(others, (result,)), closings.fewer(others))
+    found, less = closings.answers(others, (result,)), closings.fewer(others)
+    answered = closings.coverage_table(found, less, stale.keys() - {OWN})
     parts = (
         wikitext.heading("The tasks", 3),
         f"'''{wikitext.literal(result.summary)}'''",
@@ -132,7 +143,7 @@ def listed(found: Remarks) -> str:
     return wikitext.table(told, longest=100)
 
 
-def _line(stage: Plan, record: StageRecord | None) -> list[str]:
+def _line(stage: Plan, record: StageRecord | None, stale: bool) -> list[str]:
     """A stage's row in the summary."""
     name = _link(stage, stage.title)
     rows = ", ".join(stage.rows)
@@ -141,7 +152,8 @@ def _line(stage: Plan, record: StageRecord | None) -> list[str]:
     held = f"{record.held} of {len(record.checks)}"
     begun = f"{record.started:%Y-%m-%d %H:%M}"
     took = f"<small>{record.seconds:.1f} s</small>"
-    return [name, f"{_icon(record)} {record.state}", held, rows, took, begun]
+    state = "stale" if stale and record.state == "passed" else record.state
+    return [name, f"{ICONS[state]} {state}", held, rows, took, begun]
 
 
 def _link(stage: Plan, text: str) -> str:
@@ -149,14 +161,10 @@ def _link(stage: Plan, text: str) -> str:
     return f"[[{page_name(f'#{stage.title}')}|{label}]]"
 
 
-def _icon(record: StageRecord) -> str:
-    return "✔" if record.state == "passed" else "✘"
-
-
 def _status(stage: Plan, record: StageRecord) -> str:
     """A run's state, in a line."""
     return (
-        f"'''{_icon(record)} {record.state.capitalize()}''': {record.held} of "
+        f"'''{ICONS[record.state]} {record.state.capitalize()}''': {record.held} of "
         f"{counted(len(record.checks), 'check', 'hold')}. <small>Answers {', '.join(stage.rows)} · {record.started:%Y-%m-%d %H:%M} UTC"
         f" · {record.seconds:.1f} s · {_run(record)}</small>"
     )

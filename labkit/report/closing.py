@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 from labkit.checks import Check
 from labkit.display import counted
 from labkit.lab import Lab
+from labkit.report import memory
 from labkit.report import record as records
 from labkit.report.plan import NUMBERS, ROWS, TASKS, Task, lacking, matches
 from labkit.report.record import StageRecord
@@ -16,13 +18,15 @@ from labkit.result import Outcome, Record, Result, Table, action
 #: How many result sentences a task's comment quotes.
 QUOTED = 3
 
+State = Literal["done", "in part", "open", "stale"]
+
 
 class TaskState(Record):
     """A task of the assignment: ``in part`` when some of its checks fail, or there are fewer things than it asks
-    for, ``open`` when it has no check that holds."""
+    for, ``open`` when it has no check that holds, ``stale`` when all hold, but not all of them are of now."""
 
     task: str
-    state: Literal["done", "in part", "open"]
+    state: State
     comment: str
     held: int
     checks: int
@@ -57,13 +61,16 @@ def closing_table(lab: Lab) -> Outcome[Closing]:
 
     Raises :class:`StateError` when a stage's record is damaged or was edited by hand.
     """
-    found = closing_of(records.latest(lab))
+    latest = records.latest(lab)
+    found = closing_of(latest, memory.stale(lab, latest))
     return found.model_copy(update={"subject": lab.name})
 
 
-def closing_of(latest: Sequence[StageRecord]) -> Outcome[Closing]:
-    """The closing table, from these records. Pure."""
-    found = states(latest)
+def closing_of(
+    latest: Sequence[StageRecord], stale: Mapping[str, str] = MappingProxyType({})
+) -> Outcome[Closing]:
+    """The closing table, from these records; ``stale`` says why some of them are. Pure."""
+    found = states(latest, stale)
     done = sum(task.state == "done" for task in found)
     silent = [task.task for task in found if not task.checks]
     check = Check(
@@ -93,6 +100,7 @@ def coverage(lab: Lab, *shown: Result[Any]) -> Outcome[Coverage]:
     """
     latest = records.latest(lab)
     found, less = answers(latest, shown), fewer(latest)
+    stale = memory.stale(lab, latest)
     missing = [row for row in ROWS if not any(a.row == row and a.held for a in found)]
     unmet = [f"no answer to {', '.join(missing)}"] if missing else []
     unmet += [f"{row} not met: {said}" for row, said in less.items() if row not in missing]
@@ -110,7 +118,7 @@ def coverage(lab: Lab, *shown: Result[Any]) -> Outcome[Coverage]:
         summary=f"{answered} of the assignment's {len(ROWS)} rows are answered by checks that hold"
         f"{'; ' if unmet else ''}{'; '.join(unmet)}.",
         checks=(check,),
-        tables=(coverage_table(found, less),),
+        tables=(coverage_table(found, less, stale),),
     )
 
 
@@ -121,10 +129,11 @@ def fewer(found: Sequence[StageRecord]) -> dict[str, str]:
     return {row: ", ".join(said) for row, said in less.items() if said}
 
 
-def states(found: Sequence[StageRecord]) -> tuple[TaskState, ...]:
-    """The state of each task, from these records."""
-    results = [result for record in found for result in record.results]
-    return tuple(_state(task, results) for task in TASKS)
+def states(
+    found: Sequence[StageRecord], stale: Mapping[str, str] = MappingProxyType({})
+) -> tuple[TaskState, ...]:
+    """The state of each task, from these records; ``stale`` says why some of them are."""
+    return tuple(_state(task, found, stale) for task in TASKS)
 
 
 def answers(
@@ -159,14 +168,16 @@ def table(found: Sequence[TaskState]) -> Table:
     return Table.of("closing", "Tasks of the assignment", rows)
 
 
-def coverage_table(found: Sequence[Answer], less: Mapping[str, str]) -> Table:
+def coverage_table(
+    found: Sequence[Answer], less: Mapping[str, str], stale: Collection[str]
+) -> Table:
     """The coverage, a line for each row and cell; a row without an answer, or with too few things
-    (:func:`fewer`), has a line that says so."""
+    (:func:`fewer`), has a line that says so, and an answer of a ``stale`` stage does."""
     rows = [
         line
         for row in ROWS
         for line in (
-            *(_line(answer) for answer in found if answer.row == row),
+            *(_line(answer, answer.stage in stale) for answer in found if answer.row == row),
             *([_open_line(row, f"not met: {less[row]}")] if row in less else []),
         )
         or (_open_line(row, "none"),)
@@ -174,13 +185,13 @@ def coverage_table(found: Sequence[Answer], less: Mapping[str, str]) -> Table:
     return Table.of("coverage", "What answers each row of the assignment", rows)
 
 
-def _line(answer: Answer) -> dict[str, str | None]:
+def _line(answer: Answer, stale: bool) -> dict[str, str | None]:
     return {
         "row": answer.row,
         "about": ROWS[answer.row],
         "stage": answer.stage,
         "cell": f"In [{answer.cell}]" if answer.cell else None,
-        "checks": f"{answer.held} of {len(answer.checks)} hold",
+        "checks": f"{answer.held} of {len(answer.checks)} hold{', stale' if stale else ''}",
     }
 
 
@@ -188,26 +199,35 @@ def _open_line(row: str, said: str) -> dict[str, str | None]:
     return {"row": row, "about": ROWS[row], "stage": None, "cell": None, "checks": said}
 
 
-def _state(task: Task, results: Sequence[Result[Any]]) -> TaskState:
-    """The state that the checks of a task decide; its comment quotes the results that made them."""
+def _state(task: Task, found: Sequence[StageRecord], stale: Mapping[str, str]) -> TaskState:
+    """The state that the checks of a task decide; its comment quotes the results that made them, but none of
+    a stale stage: those would stand beside results of another lab."""
     own = [
         (
+            record.stage,
             result,
             [c for c in result.checks if any(matches(c.name, wanted) for wanted in task.checks)],
         )
-        for result in results
+        for record in found
+        for result in record.results
     ]
-    checks = [check for _, listed in own for check in listed]
+    checks = [check for _, _, listed in own for check in listed]
+    old = list(dict.fromkeys(stage for stage, _, listed in own if listed and stage in stale))
     held = sum(check.holds for check in checks)
     failing = [f"{c.name}: expected {c.expected}; seen {c.seen}." for c in checks if not c.holds]
-    said = list(dict.fromkeys(result.summary for result, listed in own if listed))
+    now = (result.summary for stage, result, listed in own if listed and stage not in old)
     less = lacking(task.numbers, checks)
     sums = f"{held} of {counted(len(checks), 'check', 'hold')}." if checks else "No check was made."
-    state: Literal["done", "in part", "open"] = "in part" if held else "open"
+    state: State = "in part" if held else "open"
+    if checks and held == len(checks) and not less:
+        state = "stale" if old else "done"
+    said = [
+        *(f"{stage} is stale, because {stale[stage]}." for stage in old),
+        *(f"{text}." for text in less),
+        *failing[:QUOTED],
+        *list(dict.fromkeys(now))[:QUOTED],
+        sums,
+    ]
     return TaskState(
-        task=task.name,
-        state="done" if checks and held == len(checks) and not less else state,
-        comment=" ".join([*(f"{text}." for text in less), *failing[:QUOTED], *said[:QUOTED], sums]),
-        held=held,
-        checks=len(checks),
+        task=task.name, state=state, comment=" ".join(said), held=held, checks=len(checks)
     )

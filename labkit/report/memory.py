@@ -5,33 +5,34 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError
 
-import labkit
 from labkit.display import counted
 from labkit.errors import StateError
 from labkit.files import write_atomically
 from labkit.journal import Entry, Journal, boot_id
 from labkit.lab import Lab
-from labkit.report import pictures, saved
+from labkit.report import inputs, pictures, saved
 from labkit.report import record as records
 from labkit.report.notebook import digest
-from labkit.report.plan import Plan
+from labkit.report.plan import STAGES, Plan
+from labkit.report.record import Inputs, StageRecord
 from labkit.result import Record
 
 
 class Remembered(Record):
-    """One stage that passed: the hash of its inputs, of its record, of its executed notebook, and of the
-    other files that a person reads (figures and tables).
+    """One stage that passed: where its notebook is, and the hash of its record (which has its inputs), of its
+    executed notebook, and of the other files that a person reads (figures and tables).
 
     ``standing`` are the :func:`marks` of what stood on the machine when that rebuild had ended;
     None when it never came to its end.
     """
 
-    key: str
+    source: str
     record: str
     notebook: str
     files: str = ""
@@ -83,41 +84,6 @@ def with_standing(memory: Memory, names: Iterable[str], marks: tuple[str, ...]) 
     return memory.model_copy(update={"stages": {**memory.stages, **changed}})
 
 
-def key(source: Path, parameters: Mapping[str, object], lab: Lab, stage: Plan) -> str:
-    """The hash of all that a stage's result depends on; when a stage that it waits for, or that it shows
-    later, was run again, so is this one.
-    """
-    inputs = {
-        "notebook": digest(source),
-        "parameters": {name: parameters[name] for name in sorted(parameters)},
-        "lab": lab.fingerprint(),
-        "assignment": digest(Path(lab.wiki.assignment)) if lab.wiki.assignment else "",
-        "labkit": package_digest(),
-        "after": {name: record_digest(lab, name) for name in (*stage.after, *stage.later)},
-    }
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-
-
-@functools.cache
-def package_digest() -> str:
-    """SHA-256 of labkit's own sources."""
-    folder = Path(labkit.__file__).parent
-    total = hashlib.sha256()
-    for file in sorted(folder.rglob("*")):
-        if file.is_file() and "__pycache__" not in file.parts:
-            total.update(f"{file.relative_to(folder)}\0{digest(file)}\n".encode())
-    return total.hexdigest()
-
-
-def record_digest(lab: Lab, stage: str) -> str:
-    """The hash of the record of a stage's last passed run, '' when it has none that can be read."""
-    try:
-        record = records.read(records.file(lab, stage))
-    except StateError:
-        return ""
-    return records.signature(record) if record else ""
-
-
 def files_digest(lab: Lab, stage: str) -> str:
     """The hash of the pictures and tables that a stage's last passed run left beside its record."""
     record = records.read(records.file(lab, stage))
@@ -129,24 +95,69 @@ def files_digest(lab: Lab, stage: str) -> str:
     return total.hexdigest()
 
 
-def why_run(lab: Lab, stage: Plan, memory: Memory, now: str, standing: Iterable[str]) -> str:
+def why_run(lab: Lab, stage: Plan, memory: Memory, now: Inputs, standing: Iterable[str]) -> str:
     """Why a stage has to run, '' when its last run still stands.
 
-    :param now: the stage's :func:`key` as it is now.
+    :param now: the stage's inputs as they are now.
     :param standing: :func:`marks` of what stands on the machine now.
     """
     last = memory.stages.get(stage.name)
-    if last is None or last.key != now:
-        return "its inputs have changed" if last else "no run of it that passed is known"
+    if last is None:
+        return "no run of it that passed is known"
     if records.file(lab, stage.name, "failed.json").exists():
         return "it failed since"
-    if last.record != record_digest(lab, stage.name):
+    record = _last(lab, stage.name)
+    if record is None or last.record != records.signature(record):
         return "its record is gone or was changed"
+    why = inputs.changed(record, now, described(lab), functools.partial(_last, lab))
+    return why or _lost(lab, stage, last) or (_fallen(last, standing) if stage.leaves else "")
+
+
+def _lost(lab: Lab, stage: Plan, last: Remembered) -> str:
+    """What of a stage's outputs, besides its record, is not as it left it; '' when all is."""
     if last.notebook != digest(saved.file(lab, stage.name)):
         return "its executed notebook is gone or was changed"
     if last.files != files_digest(lab, stage.name):
         return "a figure or a table of its is gone or was changed"
-    return _fallen(last, standing) if stage.leaves else ""
+    return ""
+
+
+def stale(lab: Lab, found: Sequence[StageRecord] | None = None) -> dict[str, str]:
+    """Of these runs (default: the last of each stage, as far as it can be read) those that a rebuild would not leave as they are because of what
+    they were made of, each with the reason.
+
+    The lab, the notebooks and labkit are compared only on the machine that ran them: from the outputs alone
+    nothing is known but what the runs say of each other.
+    """
+    if found is None:
+        runs = (_last(lab, stage.name, "failed.json") or _last(lab, stage.name) for stage in STAGES)
+        found = [record for record in runs if record]
+    memory, last = recall(lab), {record.stage: record for record in found}
+    why: dict[str, str] = {}
+    for stage in sorted(STAGES, key=lambda stage: len(stage.later)):  # what it shows before it
+        if record := last.get(stage.name):
+            known = memory.stages.get(stage.name)
+            now = inputs.of(lab, stage, Path(known.source) if known else None, None)
+            if not known:
+                now = Inputs(after=now.after)
+            said = inputs.changed(record, now, described(lab) if memory.stages else None, last.get)
+            earlier = [name for name in (*stage.after, *stage.later) if name in why]
+            if said or earlier:
+                why[stage.name] = said or f"{earlier[0]} is stale"
+    return why
+
+
+def described(lab: Lab) -> dict[str, Any]:
+    """The lab as a record has it: without the folder that the record is in."""
+    return lab.model_dump(mode="json", exclude={"outputs"})
+
+
+def _last(lab: Lab, stage: str, ending: str = "json") -> StageRecord | None:
+    """A stage's record (:func:`labkit.report.record.file`), None when there is none that can be read."""
+    try:
+        return records.read(records.file(lab, stage, ending))
+    except StateError:
+        return None
 
 
 def _fallen(last: Remembered, standing: Iterable[str]) -> str:

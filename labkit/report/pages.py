@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from labkit.errors import StateError
 from labkit.lab import Lab
+from labkit.report import inputs, memory, saved, showing
 from labkit.report import record as records
-from labkit.report import saved, showing
-from labkit.report.plan import STAGES, Plan
+from labkit.report.plan import STAGES, Plan, plan
 from labkit.report.record import StageRecord
 from labkit.report.showing import Block, Picture
 
-if TYPE_CHECKING:
-    pass
-
-State = Literal["passed", "failed", "not run", "damaged"]
-ICONS: Mapping[str, str] = {"passed": "✔", "failed": "✘", "not run": "–", "damaged": "!"}
+State = Literal["passed", "stale", "failed", "not run", "damaged"]
+ICONS: Mapping[str, str] = {
+    "passed": "✔", "stale": "↻", "failed": "✘", "not run": "–", "damaged": "!",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,13 +52,15 @@ class Page:
 
 @dataclass(frozen=True)
 class Shown:
-    """A stage as the site shows it: its last run, and below a failed one the last that passed."""
+    """A stage as the site shows it: its last run, and below a failed one the last that passed. ``stale`` says
+    why its last run is stale, '' when it is not."""
 
     plan: Plan
     state: State
     page: Page | None = None
     earlier: Page | None = None
     reason: str = ""
+    stale: str = ""
 
     @property
     def icon(self) -> str:
@@ -74,7 +75,32 @@ class Shown:
 
 def stages(lab: Lab) -> tuple[Shown, ...]:
     """All stages, from what is in the lab's outputs; a damaged record is a state, not an error."""
-    return tuple(_stage(lab, plan) for plan in STAGES)
+    found = [_stage(lab, stage) for stage in STAGES]
+    stale = memory.stale(lab, [stage.page.record for stage in found if stage.page])
+    return tuple(
+        replace(
+            stage,
+            state="stale" if stage.state == "passed" else stage.state,
+            stale=stale[stage.plan.name],
+        )
+        if stage.plan.name in stale
+        else stage
+        for stage in found
+    )
+
+
+def ran(lab: Lab, shown: Sequence[Shown]) -> tuple[Lab, list[tuple[str, str]]]:
+    """The lab that most of the stages ran with (the given one, where none ran), and its parameters that are not
+    the default, or were others in some stages, in words."""
+    found = [stage.page.record for stage in shown if stage.page]
+    given = memory.described(lab)
+    whole = [{**given, **record.parameters} for record in found] or [given]
+    most = max(reversed(whole), key=whole.count)
+    rows = dict(changes(most, Lab().model_dump(mode="json")))
+    for record, own in zip(found, whole, strict=False):
+        for key, value in inputs.differing(plan(record.stage), most, own):
+            rows[key] = f"{rows.get(key) or _said(value[0])}; {_said(value[1])} in {record.stage}"
+    return Lab.of({**most, "outputs": lab.outputs}), list(rows.items())
 
 
 def when(moment: datetime) -> str:

@@ -60,6 +60,12 @@ NUMBERS: Mapping[str, tuple[Number, ...]] = {
 BYTES = (108_000_000, 1_800_000_000)
 
 
+#: The keys of lab.toml on which an image and the container of one site depend, and the whole farm.
+IMAGE = ("name", "sites", "host", "network", "rootfs", "dns", "containers")
+FARM = (*IMAGE, "replicas", "proxy")
+WIKI = ("name", "host", "wiki")
+
+
 class Plan(Record):
     """One stage before it runs.
 
@@ -69,6 +75,7 @@ class Plan(Record):
     machine, so that it has to run again once that was taken down. ``later`` are stages that it shows,
     too, without waiting for them: they begin when all others are over, and after them it runs again.
     One that ``yields`` leaves the processors to the others: fewer stages wait for what it computes.
+    ``uses`` are the keys of lab.toml on which what it shows depends, '()' is all of them.
     ``builds`` are the root file systems that it needs ('' is the lab's own); ``seconds`` is what it takes
     when one of them has to be built, and when all are there (see :data:`BYTES`).
     """
@@ -81,6 +88,7 @@ class Plan(Record):
     leaves: bool = True
     later: tuple[str, ...] = ()
     yields: bool = False
+    uses: tuple[str, ...] = ()
     builds: tuple[str, ...] = ("",)
     seconds: tuple[float, float] = (0.0, 0.0)
 
@@ -98,6 +106,7 @@ STAGES: tuple[Plan, ...] = (
     Plan(
         name="01-wiki",
         title="The wiki",
+        uses=WIKI,
         rows=("E1", "I1"),
         required=(
             "wiki.answers",
@@ -113,6 +122,7 @@ STAGES: tuple[Plan, ...] = (
     Plan(
         name="02-rootfs",
         title="Root file systems and images",
+        uses=IMAGE,
         rows=("E2", "E4", "I2", "R1", "R2", "R3", "R4"),
         required=(
             "image.steps.",
@@ -131,6 +141,7 @@ STAGES: tuple[Plan, ...] = (
     Plan(
         name="03-containers",
         title="Containers",
+        uses=IMAGE,
         rows=("I3", "I4", "I5", "R5", "R6", "R7", "R8", "R9"),
         required=(
             "container.terminal",
@@ -146,6 +157,7 @@ STAGES: tuple[Plan, ...] = (
     Plan(
         name="04-network",
         title="Network",
+        uses=FARM,
         after=("03-containers",),
         rows=("E3", "I6", "R10"),
         required=("network.ports", "network.ping.", "network.ssh.", "network.mistake."),
@@ -154,6 +166,7 @@ STAGES: tuple[Plan, ...] = (
     Plan(
         name="05-web",
         title="Web sites",
+        uses=FARM,
         after=("04-network",),
         rows=("E4", "R11"),
         required=("farm.replica.", "site.", "browser."),
@@ -162,6 +175,7 @@ STAGES: tuple[Plan, ...] = (
     Plan(
         name="06-balancer",
         title="Names and load balancing",
+        uses=(*FARM, "traffic"),
         after=("05-web", "02-rootfs"),  # no measurement beside a build
         rows=("E5",),
         required=("dns.name.", "dns.reverse.", "proxy.site.", "traffic.", "failover.", "bench."),
@@ -170,6 +184,7 @@ STAGES: tuple[Plan, ...] = (
     Plan(
         name="07-report",
         title="The report",
+        uses=WIKI,
         after=("01-wiki", "02-rootfs", "03-containers", "04-network", "05-web", "06-balancer"),
         rows=("R12",),
         required=(
@@ -183,6 +198,7 @@ STAGES: tuple[Plan, ...] = (
     Plan(
         name="08-smallest",
         title="The smallest root file system",
+        uses=IMAGE,
         rows=("I2", "R3", "R4"),
         required=("rootfs.limit.", "rootfs.slim-smaller", "rootfs.serving-smaller", "shrink."),
         leaves=False,

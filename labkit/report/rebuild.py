@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from labkit.checks import Check
 from labkit.display import counted
 from labkit.farm.debian import variants
 from labkit.lab import Lab, project_folder
+from labkit.report import memory
 from labkit.report import notebook as notebooks
 from labkit.report.batch import Batch
 from labkit.report.plan import Plan
 from labkit.report.progress import Progress
 from labkit.report.schedule import GOOD, Ending, Wish
-from labkit.result import Outcome, Record, Table, action
+from labkit.result import Cell, Outcome, Record, Table, action
 
 #: The notebooks in an installed package; a clone has them beside it.
 BROUGHT = Path(labkit.__file__).parent / "notebooks"
@@ -60,14 +61,15 @@ def rebuild(
         shown.expect(stage.name for stage in plans)
         batch = Batch(lab, wish, sources, shown)
         endings = batch.run(plans)
+    stale = memory.stale(lab)
     value = Rebuilt(run=batch.run_id, stages=tuple(endings), interrupted=batch.interrupted)
     return Outcome(
         value=value,
         subject=lab.name,
-        summary=_summary(value),
+        summary=_summary(value, stale),
         changed=any(ending.state != "unchanged" for ending in endings),
         checks=tuple(_check(ending) for ending in endings),
-        tables=(_table(endings),),
+        tables=(_table(endings, stale),),
     )
 
 
@@ -86,13 +88,14 @@ def find(plans: Sequence[Plan], folder: Path, parameters: Mapping[str, Any]) -> 
     return sources
 
 
-def _summary(value: Rebuilt) -> str:
+def _summary(value: Rebuilt, stale: Collection[str]) -> str:
     counts: dict[str, int] = {}
     for ending in value.stages:
         counts[ending.state] = counts.get(ending.state, 0) + 1
     said = ", ".join(f"{count} {state}" for state, count in counts.items())
     ended = f"Ended by {value.interrupted}. " if value.interrupted else ""
-    return f"{ended}{counted(len(value.stages), 'stage')}: {said}."
+    left = f" Stale now: {', '.join(stale)}." if stale else ""
+    return f"{ended}{counted(len(value.stages), 'stage')}: {said}.{left}"
 
 
 def _check(ending: Ending) -> Check:
@@ -105,8 +108,8 @@ def _check(ending: Ending) -> Check:
     )
 
 
-def _table(endings: Iterable[Ending]) -> Table:
-    rows = (
+def _table(endings: Sequence[Ending], stale: Mapping[str, str]) -> Table:
+    rows: list[dict[str, Cell]] = [
         {
             "stage": ending.stage,
             "state": ending.state,
@@ -115,5 +118,11 @@ def _table(endings: Iterable[Ending]) -> Table:
             "note": ending.reasons[0] if ending.reasons else "",
         }
         for ending in endings
-    )
+    ]
+    over = [ending.stage for ending in endings]
+    rows += [
+        {"stage": name, "state": "stale", "checks": "", "seconds": None, "note": f"because {why}"}
+        for name, why in stale.items()
+        if name not in over
+    ]
     return Table.of("stages", "Stages of this rebuild", rows, units={"seconds": "s"})

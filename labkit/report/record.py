@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from labkit import display
 from labkit.checks import Check, failed
@@ -34,6 +34,19 @@ class Entry(Record):
     addresses: tuple[str, ...] = ()
 
 
+class Inputs(Record):
+    """What a run was made of, besides the lab's description: hashes of its notebook, of the assignment's file,
+    of labkit's sources, and of the records of the stages before; and the notebook's own parameters. None is
+    what its run did not know. :mod:`labkit.report.inputs` makes and compares them.
+    """
+
+    notebook: str | None = None
+    given: dict[str, Any] | None = None
+    assignment: str | None = None
+    labkit: str | None = None
+    after: dict[str, str] = Field(default_factory=dict)
+
+
 class StageRecord(Record):
     """One run of a stage, finished: what it found, and whether that suffices.
 
@@ -51,6 +64,7 @@ class StageRecord(Record):
     seconds: float
     lab: str
     parameters: dict[str, Any]
+    inputs: Inputs = Inputs()
     entries: tuple[Entry, ...] = ()
 
     @property

@@ -58,10 +58,11 @@ def build(lab: Lab) -> Outcome[Site]:
     folder = lab.output_dir / "review"
     changed = _write(folder, files)
     passed = sum(stage.state == "passed" for stage in shown)
+    stale = sum(stage.state == "stale" for stage in shown)
     return Outcome(
         value=Site(index="review/index.html", pages=tuple(sorted(files))),
         subject=lab.name,
-        summary=f"{passed} of {counted(len(shown), 'stage')} passed; the review site is {folder}/index.html.",
+        summary=f"{passed} of {counted(len(shown), 'stage')} passed{f', {stale} stale' if stale else ''}; the review site is {folder}/index.html.",
         changed=changed,
         checks=tuple(_check(stage) for stage in shown),
     )
@@ -69,14 +70,19 @@ def build(lab: Lab) -> Outcome[Site]:
 
 def _check(stage: Shown) -> Check:
     record = stage.page.record if stage.page else None
+    why = f", because {stage.stale}" if stage.state == "stale" else ""
     return Check(
         name=f"review.{stage.plan.name}",
         expected="passed",
         seen="; ".join(
-            [stage.state, *(record.problems if record else ()), *filter(None, [stage.reason])]
+            [
+                f"{stage.state}{why}",
+                *(record.problems if record else ()),
+                *filter(None, [stage.reason]),
+            ]
         ),
         holds=stage.state == "passed",
-        again=f"labkit run {stage.plan.name}",
+        again="labkit rebuild" if why else f"labkit run {stage.plan.name}",
     )
 
 
@@ -85,20 +91,22 @@ def _index(lab: Lab, shown: tuple[Shown, ...]) -> str:
         found = records.latest(lab)
     except StateError:  # the damaged stage says so itself; the tables are of the others
         found = tuple(stage.page.record for stage in shown if stage.page)
-    default = Lab().model_dump(mode="json")
+    stale = {stage.plan.name: stage.stale for stage in shown if stage.stale}
+    of, parameters = pages.ran(lab, shown)
     return (
         _templates()
         .get_template("index.html.j2")
         .render(
-            lab=lab,
+            lab=of,
             shown=shown,
-            tasks=closing.states(found),
+            stale=stale,
+            tasks=closing.states(found, stale),
             answers=closing.answers(found),
             fewer=closing.fewer(found),
             rows=ROWS,
             files=_files(shown),
             listing=dialogue.last(lab),
-            parameters=pages.changes(lab.model_dump(mode="json", exclude={"outputs"}), default),
+            parameters=parameters,
             pictures=[(page, item) for s in shown if (page := s.page) for item in page.pictures],
         )
     )

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from labkit.errors import StageError
 from labkit.files import write_atomically
 from labkit.lab import Lab
-from labkit.report import pictures
+from labkit.report import inputs, memory, pictures
 from labkit.report import record as records
 from labkit.report.closing import closing_table, coverage
 from labkit.report.plan import ROWS, STAGES, Plan, plan, problems
@@ -34,6 +34,7 @@ class Stage:
         self.started = datetime.now(UTC)
         self._clock = time.monotonic()
         self._entries: dict[str, Entry] = {}
+        self._inputs = inputs.of(lab, stage, None, None)  # a batch knows the notebook, too
         if not os.environ.get("LABKIT_RUN"):  # a batch discards the drafts of all its stages itself
             atexit.register(pictures.discard, lab, run_id())
 
@@ -100,7 +101,8 @@ class Stage:
             started=self.started,
             seconds=round(time.monotonic() - self._clock, 3),
             lab=self.lab.name,
-            parameters=self.lab.model_dump(mode="json", exclude={"outputs"}),
+            parameters=memory.described(self.lab),
+            inputs=self._inputs,
             entries=entries,
         )
 

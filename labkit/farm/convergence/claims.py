@@ -36,12 +36,16 @@ def refuse_taken(lab: Lab, plan: Plan) -> None:
         _refuse_ports(lab, [*plan.named("names", "create"), *plan.named("balancer", "create")])
 
 
-def refuse_surplus(lab: Lab) -> None:
-    """Raises :class:`StateError` when replicas run that the lab does not have: only apply removes them."""
-    states = container.states(lab)
+def surplus_replicas(lab: Lab) -> tuple[str, ...]:
+    """The replicas that run and that the lab does not have."""
     names = surplus.surplus(lab, Journal.of(lab).standing())
-    more = [name for name in names if name in states and states[name].status == "running"]
-    if more:
+    states = container.states(lab) if names else {}
+    return tuple(n for n in names if n in states and states[n].status == "running")
+
+
+def refuse_surplus(lab: Lab) -> None:
+    """Raises :class:`StateError` when replicas run that the lab does not have: no stage removes them."""
+    if more := surplus_replicas(lab):
         raise StateError(
             f"sites and replicas of lab {lab.name}",
             f"the farm that is up has {counted(len(more), 'replica')} more: {', '.join(more)}",

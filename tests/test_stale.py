@@ -1,0 +1,390 @@
+"""A stage whose lab, inputs or predecessors changed since it ran is stale, and everybody is told why."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labkit import Check, Lab, Result
+from labkit.errors import StageError
+from labkit.lab import PARAMETERS
+from labkit.report import blocks, closing, inputs, memory, notebook, review
+from labkit.report import record as records
+from labkit.report.closing import TaskState
+from labkit.report.plan import STAGES, plan
+from labkit.report.rebuild import Rebuilt, notebooks_folder, rebuild
+from labkit.report.record import Entry, Inputs, StageRecord
+from labkit.report.schedule import Wish
+from labkit.report.stages import Stage
+from labkit.run import Done
+from tests import stage_notebooks
+from tests.conftest import open_place
+from tests.projects import project
+from tests.test_review import result
+
+BEGIN = datetime(2024, 1, 1, 12, 0, tzinfo=UTC)
+
+
+def record(stage: str, minute: int = 0, *checks: str, **other: Any) -> StageRecord:
+    """A run of a stage, with the default lab but for ``parameters``."""
+    given = memory.described(Lab.of(other.pop("parameters", {})))
+    said = f"{given['replicas']} replicas in {stage}."
+    made = [Check(name=name, expected="1", seen="1", holds=True) for name in checks]
+    values = {
+        "stage": stage, "title": plan(stage).title, "state": "passed", "closed": True, "run": f"run{minute}",
+        "started": BEGIN + timedelta(minutes=minute), "seconds": 5, "lab": "lab", "parameters": given,
+        "entries": (Entry(cell=1, result=result(said, checks=made)),) if checks else (),
+    }  # fmt: skip
+    return StageRecord.model_validate({**values, **other})
+
+
+# -- pure ------------------------------------------------------------------------------------------
+
+KNOWN = Inputs(notebook="n", given={"shown": "a"}, assignment="", labkit="l", after={"05-web": "w", "02-rootfs": "r"})  # fmt: skip
+#: What is otherwise now, in the lab and in the inputs; what other stages ran since; and what is said of 06-balancer.
+NOW: dict[str, tuple[dict[str, Any], dict[str, Any], list[StageRecord], str]] = {
+    "nothing": ({}, {}, [], ""),
+    "a number": ({"replicas": 3}, {}, [], "replicas was 2 and is 3 now"),
+    "a key of a section": ({"proxy": {"port": 81}}, {}, [], "proxy.port was 80 and is 81 now"),
+    "what was not set": ({"rootfs": {"suite": "trixie"}}, {}, [], "rootfs.suite was not set and is trixie now"),
+    "sites": ({"sites": ["a", "b", "c"]}, {}, [], "lab.toml's sites changed"),
+    "the traffic that it measures": ({"traffic": {"seconds": 1.0}}, {}, [], "traffic.seconds was 3.0 and is 1.0 now"),
+    "the wiki, which it does not use": ({"wiki": {"port": 8061}}, {}, [], ""),
+    "where things are": ({"state": "/x/s", "cache": "/x/c", "run": "/x/r", "offline": True}, {}, [], ""),
+    "its notebook": ({}, {"notebook": "m"}, [], "its notebook changed"),
+    "a notebook that is not known": ({}, {"notebook": None}, [], ""),
+    "a parameter of its own": ({}, {"given": {"shown": "b"}}, [], "shown was a and is b now"),
+    "one that is not given any more": ({}, {"given": {}}, [], "shown was a and is not set now"),
+    "a list of its own": ({}, {"given": {"shown": [1, 2]}}, [], "shown was a and is [1, 2] now"),
+    "parameters that are not known": ({}, {"given": None}, [], ""),
+    "labkit": ({}, {"labkit": "k"}, [], "labkit itself changed"),
+    "the assignment, which it does not use": ({}, {"assignment": "x"}, [], ""),
+    "a stage before": ({}, {"after": {"05-web": "v"}}, [record("05-web", 9)], "05-web ran again since"),
+    "a stage before is gone": ({}, {"after": {"05-web": ""}}, [], "05-web has no result that can be read"),
+    "a stage before, with another lab": (
+        {}, {"after": {"05-web": "v"}}, [record("05-web", 9, parameters={"replicas": 3})],
+        "replicas was 2 and is 3 in 05-web",
+    ),
+    "one before that": ({}, {}, [record("04-network", 9, parameters={"replicas": 3})], "replicas was 2 and is 3 in 04-network"),
+    "one that failed": (
+        {}, {}, [record("05-web", 9, parameters={"replicas": 3}, state="failed")],
+        "replicas was 2 and is 3 in 05-web",
+    ),
+    "one before that ran earlier": ({}, {}, [record("04-network", 1, parameters={"replicas": 3})], ""),
+    "one before with sites of its own": (
+        {}, {}, [record("04-network", 9, parameters={"sites": ["a"]})], "sites changed in 04-network",
+    ),
+    "a stage that does not use it": ({}, {}, [record("02-rootfs", 9, parameters={"replicas": 3})], ""),
+    "the lab, and so a stage before": (
+        {"replicas": 3}, {"after": {"05-web": "v"}}, [record("05-web", 9, parameters={"replicas": 3})],
+        "replicas was 2 and is 3 in 05-web",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NOW)
+def test_what_changed_is_said_in_few_words(case: str) -> None:
+    """What a stage's result depends on, and nothing else: before and after."""
+    lab, other, since, said = NOW[case]
+    now = KNOWN.model_copy(update=other)
+    ran = record("06-balancer", 5, inputs=KNOWN)
+    last = {item.stage: item for item in since}
+    assert inputs.changed(ran, now, memory.described(Lab.of(lab)), last.get) == said
+
+
+def test_a_record_without_inputs_is_compared_as_far_as_it_goes() -> None:
+    """One that an older labkit wrote."""
+    ran = record("06-balancer", parameters={"replicas": 3})
+    assert not inputs.changed(ran, KNOWN, None, {}.get)
+    assert "replicas" in inputs.changed(ran, KNOWN, memory.described(Lab()), {}.get)
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_a_stage_uses_what_its_notebook_declares(stage: Any) -> None:
+    """Of lab.toml's keys, but for folders: a change of one makes it stale."""
+    source = notebooks_folder() / f"{stage.name}.ipynb"
+    keys = {PARAMETERS[n] for n in notebook.declared(notebook.require(source)) if n in PARAMETERS}
+    assert {key.split(".")[0] for key in keys} - inputs.APART <= set(stage.uses)
+    assert set(stage.uses) <= set(Lab.model_fields)
+
+
+def test_a_task_with_checks_of_a_stale_stage_is_stale() -> None:
+    """It says why, and quotes no result of it beside those of another lab."""
+    found = [record("04-network", 1, "farm.replica.a", "network.ping.a"), record("05-web", 0, "farm.replica.b")]  # fmt: skip
+    more = [record("05-web", 0, *(f"farm.replica.{n}" for n in range(6)))]
+    stale = {"05-web": "04-network ran again since"}
+    tasks = {task.task: task for task in closing.states([*found, *more], stale)}
+    farm = tasks["Run the farm's containers"]
+    assert farm.state == "stale"
+    assert farm.comment.startswith("05-web is stale, because 04-network ran again since. ")
+    assert "2 replicas in 04-network." in farm.comment
+    assert "2 replicas in 05-web." not in farm.comment
+    assert tasks["Connect the network"].state == "done"
+
+
+def test_the_rows_name_answers_of_stale_stages() -> None:
+    """Each cell's answer for itself."""
+    found = [
+        record(name, 1, "x", entries=(Entry(cell=1, result=result()),))
+        for name in ("04-network", "05-web")
+    ]
+    table = closing.coverage_table(closing.answers(found), {}, {"05-web": "its notebook changed"})
+    said = {row[2]: row[4] for row in table.rows if row[0] == "R10"}
+    assert said == {"04-network": "1 of 1 hold", "05-web": "1 of 1 hold, stale"}
+
+
+def test_a_stage_that_ran_by_hand_knows_what_it_saw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In JupyterLab: its lab and the stages before it, so that those that run afterwards make it stale."""
+    monkeypatch.delenv("LABKIT_RUN", raising=False)
+    lab = Lab.of({"outputs": str(tmp_path / "outputs"), "state": str(tmp_path / "state")})
+    records.keep(lab, record("03-containers"))
+    stage = Stage.open("04-network", lab)
+    with pytest.raises(StageError):
+        stage.close()
+    failed = records.latest(lab)[-1]
+    records.keep(lab, failed.model_copy(update={"state": "passed"}))
+    assert memory.stale(lab) == {}
+    records.keep(lab, record("03-containers", 1))
+    assert memory.stale(lab) == {"04-network": "03-containers ran again since"}
+
+
+# -- real notebooks ----------------------------------------------------------------------------------
+
+#: The stages that have to do with the farm, and one that has not.
+NAMES = ("01-wiki", "03-containers", "04-network", "05-web")
+
+
+class Ran:
+    """A lab whose stages ran with two replicas, and then one of them with three."""
+
+    def __init__(self, root: Path) -> None:
+        places = {name: str(root / name) for name in ("outputs", "state", "run")}
+        self.lab = Lab.of({"name": "mixed", **places})
+        self.more = self.lab.model_copy(update={"replicas": 3})
+        self.notebooks = root / "notebooks"
+        for name in NAMES:
+            stage_notebooks.write(self.notebooks, name)
+        self.first = self.rebuild(self.lab)
+        self.fresh = self.site()
+        self.one = self.rebuild(self.more, stages=("04-network",), force=True)
+        self.mixed = self.site()
+
+    def rebuild(self, lab: Lab, **wish: Any) -> Result[Rebuilt]:
+        """A batch of these stages."""
+        asked = {"stages": NAMES, **wish}
+        return rebuild(lab, Wish.model_validate(asked), folder=self.notebooks)
+
+    def site(self, lab: Lab | None = None) -> dict[str, str]:
+        """The review site's pages, each as its text on one line."""
+        review.build(lab or self.lab)
+        pages = (self.lab.output_dir / "review").glob("*.html")
+        return {page.name: text(page) for page in pages}
+
+    def files(self) -> dict[Path, bytes]:
+        """All that a batch and a review leave."""
+        kept = (self.lab.output_dir, self.lab.state_dir)
+        return {p: p.read_bytes() for place in kept for p in place.rglob("*") if p.is_file()}
+
+
+def text(page: Path) -> str:
+    """A page's text, on one line."""
+    body = page.read_text().partition("<body>")[2]
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """All of it, once."""
+    return Ran(tmp_path_factory.mktemp("mixed"))
+
+
+def test_a_rebuild_leaves_nothing_stale(ran: Ran) -> None:
+    """On no page."""
+    assert ran.first.holds
+    assert not [name for name, text in ran.fresh.items() if "stale" in text]
+
+
+def test_one_stage_with_other_parameters_makes_others_stale(ran: Ran) -> None:
+    """The index and the stages' pages say what was, what is, and where; what does not depend on it stays."""
+    index, why = ran.mixed["index.html"], "stale, because replicas was 2 and is 3 in 04-network"
+    assert f"05-web ↻ stale {why}" in index
+    assert "04-network ↻ stale stale, because replicas was 3 and is 2 now" in index
+    assert "2 of 8 stages passed" not in ran.fresh["index.html"]
+    assert f"This run is {why}." in ran.mixed["05-web.html"]
+    assert "This run is stale, because replicas was 3 and is 2 now." in ran.mixed["04-network.html"]
+    for name in ("01-wiki", "03-containers"):
+        assert "stale" not in ran.mixed[f"{name}.html"]
+
+
+def test_the_command_that_ran_it_says_so(ran: Ran) -> None:
+    """Its table has the stages that are stale now."""
+    rows = {row[0]: row for row in ran.one.tables[0].rows}
+    assert rows["05-web"][1] == "stale"
+    assert rows["05-web"][-1] == "because replicas was 2 and is 3 in 04-network"
+    assert ran.one.summary == "1 stage: 1 passed. Stale now: 05-web."
+
+
+def test_the_closing_table_mixes_no_results_without_a_word(ran: Ran) -> None:
+    """A task is done by what is of now alone; two numbers of replicas stand in no cell as if of one lab."""
+    shown = {task.task: task for task in closing.closing_table(ran.more).value.tasks}
+    assert shown["Install the wiki"].state != "stale"
+    assert (shown["Connect the network"].state, "3 replicas" in shown["Connect the network"].comment) == ("done", True)  # fmt: skip
+    web = shown["Serve the web sites"]
+    assert "05-web is stale, because replicas was 2 and is 3 in 04-network." in web.comment
+    assert "2 replicas" not in web.comment
+    now = {task.task: task for task in closing.closing_table(ran.lab).value.tasks}
+    assert now["Connect the network"].state == "stale"
+    assert now["Connect the network"].comment.startswith("04-network is stale, because replicas was 3 and is 2 now.")  # fmt: skip
+
+
+def test_the_wiki_says_so_at_the_head_of_the_block(ran: Ran) -> None:
+    """And in the table of the stages."""
+    made = {block.name: block.text for block in blocks.stages(ran.lab).blocks}
+    said = "'''↻ Stale''', because replicas was 2 and is 3 in 04-network."
+    assert said in made["05-web"].split("✔")[0]
+    assert "Stale" not in made["03-containers"]
+    assert made["summary"].count("↻ stale") == 2
+
+
+def test_the_index_is_of_the_lab_that_was_run(ran: Ran) -> None:
+    """Not of today's lab.toml; what one stage had otherwise is said."""
+    today = ran.lab.model_copy(update={"replicas": 5})
+    index = ran.site(today)["index.html"]
+    assert "3 web sites on 6 servers" in index
+    assert "replicas 2; 3 in 04-network" in index
+    assert "stale, because replicas was 3 and is 5 now" in index
+
+
+def test_from_the_outputs_alone_runs_are_compared_with_each_other(ran: Ran, tmp_path: Path) -> None:
+    """A teacher who has nothing else has another lab.toml, or none."""
+    away = Lab.of({**ran.lab.model_dump(), "state": str(tmp_path), "replicas": 7})
+    index = ran.site(away)["index.html"]
+    assert index.count("↻ stale stale, because") == 1
+    assert "3 web sites on 6 servers" in index
+
+
+def test_a_rebuild_brings_all_to_one_state_of_affairs(ran: Ran) -> None:
+    """It runs what is stale, and says why; afterwards nothing is, and nothing is written any more."""
+    done = ran.rebuild(ran.lab)
+    states = {ending.stage: ending.state for ending in done.value.stages}
+    assert states == {"01-wiki": "unchanged", "03-containers": "unchanged", "04-network": "passed", "05-web": "passed"}  # fmt: skip
+    assert not [name for name, text in ran.site().items() if "stale" in text]
+    assert "Stale" not in "".join(block.text for block in blocks.stages(ran.lab).blocks)
+    before = ran.files()
+    again = ran.rebuild(ran.lab)
+    assert not again.changed
+    assert not review.build(ran.lab).changed
+    assert ran.files() == before
+
+
+def test_what_one_more_run_left_is_not_what_others_saw(ran: Ran) -> None:
+    """Also where nothing was changed but that it ran again."""
+    ran.rebuild(ran.lab)
+    ran.rebuild(ran.lab, stages=("03-containers",), force=True)
+    index = ran.site()["index.html"]
+    assert "04-network ↻ stale stale, because 03-containers ran again since" in index
+    assert "05-web ↻ stale stale, because 04-network is stale" in index
+    ran.rebuild(ran.lab)
+
+
+# -- the commands, and a farm ------------------------------------------------------------------------
+
+FARM = "from labkit.farm import up\nstage.record(up.replicas(lab))"
+TABLE = "from labkit.report import stages\nstage.record(stages.closing_table(lab))"
+#: What each stage of the farm's does besides what makes it pass.
+CELLS = {"04-network": [FARM], "05-web": [FARM], "06-balancer": [FARM], "07-report": [TABLE]}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the commands said and left, one after the other: rebuild, run with more replicas, review, rebuild
+    twice."""
+
+    lab: Lab
+    fresh: str
+    run: Done
+    review: Done
+    index: str
+    web: str
+    table: list[TaskState]
+    rebuild: Done
+    after: str
+    tasks: set[str]
+    idle: Done
+
+
+@pytest.fixture(scope="module")
+def told() -> Iterator[Told]:
+    """A project with small notebooks, some of which bring a real farm up."""
+    with open_place() as folder:
+        own = project(folder, **{"network.subnet": "10.86.0.0/24"})
+        (folder / "notebooks").unlink()
+        for stage in STAGES:
+            stage_notebooks.write(
+                folder / "notebooks", stage.name, *CELLS.get(stage.name, ()), "PROBE"
+            )
+        lab = own.lab
+        site = lab.output_dir / "review"
+        try:
+            first = own.labkit("rebuild")
+            assert first.status == 0, first.stdout + first.stderr
+            yield Told(
+                lab=lab,
+                fresh=text(site / "index.html"),
+                run=own.labkit("run", "04-network", "--set", "replicas=3"),
+                review=own.labkit("review"),
+                index=text(site / "index.html"),
+                web=text(site / "05-web.html"),
+                table=list(closing.closing_table(lab).value.tasks),
+                rebuild=own.labkit("rebuild"),
+                after=text(site / "index.html"),
+                tasks={row[1] for row in records.load(lab, "07-report").results[0].tables[0].rows},
+                idle=own.labkit("rebuild"),
+            )
+        finally:
+            assert own.labkit("down").status == 0
+
+
+@pytest.mark.root
+def test_nine_and_six_replicas_stand_in_no_cell_without_a_word(told: Told) -> None:
+    """One stage ran with more replicas: the index says of the others, and of it, what differs."""
+    assert "stale" not in told.fresh
+    assert told.run.status == 0, told.run.stdout + told.run.stderr
+    assert "Stale now: 05-web, 06-balancer, 07-report." in told.run.stdout
+    assert told.review.status == 1
+    why = "stale, because replicas was 2 and is 3 in 04-network"
+    for name in ("05-web", "06-balancer"):
+        assert f"{name} ↻ stale {why}" in told.index
+    assert "04-network ↻ stale stale, because replicas was 3 and is 2 now" in told.index
+    assert "07-report ↻ stale stale, because 04-network ran again since" in told.index
+    assert f"This run is {why}." in told.web
+    assert "3 web sites on 6 servers" in told.index
+    assert "replicas 2; 3 in 04-network" in told.index
+    for task in told.table:
+        assert not ("9 replicas" in task.comment and "6 replicas" in task.comment)
+    assert {task.task: task.state for task in told.table}["Run the farm's containers"] == "stale"
+    assert "stale" in {task.state for task in told.table}
+
+
+@pytest.mark.root
+def test_the_next_rebuild_makes_one_lab_of_it(told: Told) -> None:
+    """It takes the surplus down, runs what is stale, and says done of the tasks again; then nothing is left to do."""
+    assert told.rebuild.status == 0, told.rebuild.stdout + told.rebuild.stderr
+    assert (
+        "removed first, as this lab does not have them: site1-3, site2-3, site3-3"
+        in told.rebuild.stderr
+    )
+    assert "8 stages: 4 unchanged, 4 passed." in told.rebuild.stdout
+    assert "Stale" not in told.rebuild.stdout
+    assert "stale" not in told.after
+    assert "stale" not in told.tasks
+    assert "8 stages: 8 unchanged." in told.idle.stdout
