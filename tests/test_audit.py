@@ -14,6 +14,7 @@ from labkit.wiki import audit
 from labkit.wiki.access import api
 from labkit.wiki.access.api import Revision
 from labkit.wiki.audit import Audit
+from labkit.wiki.merging import pristine
 from labkit.wiki.talk.ledger import Ledger
 from tests.test_dialogue import of_its_own
 from tests.writers import WEB, Writers, stage, writers
@@ -194,7 +195,7 @@ def test_what_labkit_wrote_is_known_from_its_state_pages_history(page: Writers) 
     for number in range(1, 6):
         page.publish(stage(number, number), WEB)
     page.folder = page.folder / "elsewhere"
-    known = audit.Written(page.bot, page.page, page.folder / "pristine")
+    known = pristine.Written(page.bot, page.page, page.folder / "pristine")
     assert known.pristine("02-rootfs", stage(1, 1).digest) == stage(1, 1)
     assert known.pristine("02-rootfs", "0" * 16) is None
     assert audited(page).lost == ()

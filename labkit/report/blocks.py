@@ -119,8 +119,9 @@ def listed(found: Remarks) -> str:
 
     It says nothing of what publishing itself changes, so that publishing again finds it unchanged.
     """
+    gone = [wikitext.table(listing.vanished(found.vanished), longest=100)] if found.vanished else []
     if not found.remarks:
-        return "There is no remark on this page."
+        return "\n\n".join(["There is no remark on this page.", *gone])
     every = listing.table(found)
     keep = [n for n, column in enumerate(every.columns) if column.name != "since then"]
     told = Table(
@@ -129,7 +130,7 @@ def listed(found: Remarks) -> str:
         columns=tuple(every.columns[n] for n in keep),
         rows=tuple(tuple(row[n] for n in keep) for row in every.rows),
     )
-    return wikitext.table(told, longest=100)
+    return "\n\n".join([wikitext.table(told, longest=100), *gone])
 
 
 def _line(stage: Plan, record: StageRecord | None) -> list[str]:
