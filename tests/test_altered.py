@@ -100,9 +100,12 @@ LINE = "All 1,800 requests were answered."
         (((BOT, LISTED), ("S", fences.listed(("06-balancer",)))), [("", "", "S")]),
         (((BOT, LISTED), ("S", fences.listed(("06-balancer",))), ("T", LISTED)), []),
         (((BOT, LISTED), ("S", "nothing")), []),
+        (((BOT, LISTED), ("S", S1.replace(OLD.digest, fences.parse(S1, "").blocks[0].block.digest)), ("T", "REX> x\n" + S1)),
+         [(LINE, LINE.replace("1,8", "9,9"), "S")]),
+        (((BOT, LISTED), (BOT, traffic("2,000").text), ("S", S1)), [(LINE, LINE.replace("1,8", "9,9"), "S")]),
     ],
     ids=["changed", "others-later", "put-back", "two-persons", "rerun", "deleted-rerun", "damaged", "mended",
-         "block", "block-back", "emptied"],
+         "block", "block-back", "emptied", "hash-too", "restored"],
 )  # fmt: skip
 def test_who_changed_a_line_is_told_by_the_history(
     history: tuple[tuple[str, str], ...], found: list[tuple[str, str, str]]
@@ -158,7 +161,11 @@ def test_a_long_line_is_shown_where_it_differs() -> None:
 @pytest.fixture
 def page(wiki_on: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Writers]:
     """A page of the test's own."""
-    title = request.node.name.removeprefix("test_").replace("_", " ").translate(str.maketrans("[]", "()"))
+    title = (
+        request.node.name.removeprefix("test_")
+        .replace("_", " ")
+        .translate(str.maketrans("[]", "()"))
+    )
     with writers(wiki_on, title.capitalize(), tmp_path / "wiki") as made:
         yield made
 
@@ -255,7 +262,9 @@ def test_a_notice_cannot_be_taken_away(page: Writers, change: str) -> None:
     page.write(lambda text: text.replace("All 1,800", "All 9,900"), page.student)
     page.publish(OLD, WEB)
     notice = fences.parse(page.text, "").blocks[0].notice
-    new = {"delete": "", "rewrite": notice.replace("Student", "Nobody"), "damage": notice[:90]}[change]
+    new = {"delete": "", "rewrite": notice.replace("Student", "Nobody"), "damage": notice[:90]}[
+        change
+    ]
     page.write(lambda text: text.replace(notice, new), page.student)
     done = page.publish(OLD, WEB)
     assert done.left == ()

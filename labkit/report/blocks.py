@@ -74,8 +74,9 @@ def summary(latest: Mapping[str, StageRecord]) -> str:
             wikitext.grid(head, rows),
             "'''To remark on something''', begin a line with <code>REX&gt;</code>, anywhere on this"
             " page, and end it with your signature. A line that begins with <code>:</code> directly"
-            " under a remark answers it; <code>REX&gt; settled</code> there settles it. What you"
-            " write stays when the report is published again.",
+            " under a remark answers it; <code>REX&gt; settled</code> there, by who asked or by a teacher, settles it."
+            " What you write stays when the report is published again; what you change in labkit's own lines"
+            " is told at the head of their part.",
         )
     )
 

@@ -22,6 +22,7 @@ from labkit.result import Record
 from labkit.wiki import publish
 from labkit.wiki.access import api
 from labkit.wiki.access.api import Revision, Snapshot
+from labkit.wiki.instance.accounts import TEACHERS
 from labkit.wiki.merging.altered import Step
 from labkit.wiki.merging.pristine import EVERY, Written, stem
 from labkit.wiki.talk import threads, visible
@@ -32,9 +33,6 @@ from labkit.wiki.talk.trail import Origin, Trail, advance
 
 if TYPE_CHECKING:
     import mwclient
-
-#: The wiki's group whose accounts settle any remark.
-TEACHERS = "teacher"
 
 
 class Kept(Record):

@@ -158,7 +158,7 @@ def sentence(changes: Sequence[Altered]) -> str:
     if not changes:
         return ""
     users = dict.fromkeys(item.by.user or "unknown" for item in changes)
-    return f"{counted(len(changes), 'line')} of labkit's changed by {', '.join(users)}."
+    return f"{counted(len(changes), 'change')} of labkit's lines, by {', '.join(users)}."
 
 
 def shown(item: Altered) -> tuple[str, str]:

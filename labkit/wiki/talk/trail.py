@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from pydantic import Field
 
@@ -68,7 +68,8 @@ class Unread(Record):
 class Trail(Record):
     """The origins of each line's copies, in the page's order: of the lines of the page as it was in
     ``revision``, whose text has the hash ``digest``, and of those that had been there before; and the blocks
-    as they stood. ``bot`` is the account by which labkit writes."""
+    as they stood. ``bot`` is the account by which labkit writes, ``written`` the hashes in the fences of what it
+    wrote, by the blocks' names."""
 
     bot: str = ""
     revision: int = 0
@@ -76,6 +77,7 @@ class Trail(Record):
     here: dict[str, tuple[Origin, ...]] = Field(default_factory=dict)
     gone: dict[str, tuple[Origin, ...]] = Field(default_factory=dict)
     blocks: dict[str, Standing] = Field(default_factory=dict)
+    written: dict[str, frozenset[str]] = Field(default_factory=dict)
     unread: tuple[Unread, ...] = ()
 
     def at(self, revision: Revision) -> bool:
@@ -114,16 +116,21 @@ def advance(
         unread = (*trail.unread, Unread(by=saved, hidden=True))
         return trail.model_copy(update={"unread": unread})
     here, gone = _marked(trail, revision, saved)
+    blocks, written, unread = trail.blocks, trail.written, trail.unread
     try:
         document = fences.parse(revision.text, "")
     except WikiError:
-        blocks, unread = trail.blocks, (*trail.unread, Unread(by=saved, hidden=False))
+        unread = (*unread, Unread(by=saved, hidden=False))
     else:
-        by = _by(trail, saved, [item.by for item in trail.unread])
-        blocks, unread = _blocks(trail, document, by, pristine), ()
+        hidden = {item.by.user for item in unread if item.hidden}
+        if not trail.bot or trail.bot in {revision.user, *hidden}:
+            new = {item.block.name: {item.digest} for item in document.blocks}
+            written |= {name: written.get(name, frozenset()) | own for name, own in new.items()}
+        by = _by(trail, saved, [item.by for item in unread])
+        blocks, unread = _blocks(trail, document, by, pristine, written), ()
     return Trail(
         bot=trail.bot, revision=revision.number, digest=digest(revision.text), here=here, gone=gone,
-        blocks=blocks, unread=unread,
+        blocks=blocks, written=written, unread=unread,
     )  # fmt: skip
 
 
@@ -189,8 +196,15 @@ def _marked(
     return here, gone
 
 
-def _blocks(trail: Trail, document: Document, by: Step, pristine: Pristine) -> dict[str, Standing]:
-    """The blocks of a page, and those that it lists and that somebody has deleted."""
+def _blocks(
+    trail: Trail,
+    document: Document,
+    by: Step,
+    pristine: Pristine,
+    written: Mapping[str, Collection[str]],
+) -> dict[str, Standing]:
+    """The blocks of a page, and those that it lists and that somebody has deleted. Where the hash in a fence is not
+    one of labkit's, somebody changed it, too: what labkit wrote there last is what counts."""
     found = {}
     for item in document.blocks:
         name, lines = item.block.name, item.block.digest
@@ -199,11 +213,13 @@ def _blocks(trail: Trail, document: Document, by: Step, pristine: Pristine) -> d
             found[name] = before
             continue
         known = before.altered if before else ()
-        written = pristine(name, item.digest) if item.touched else item.block
-        if written is not None:
-            differing = altered.differences(written.lines, item.block.lines)
+        forged = before is not None and item.digest not in written.get(name, ())
+        hash_ = before.digest if before and forged else item.digest
+        base = pristine(name, hash_) if item.touched or forged else item.block
+        if base is not None:
+            differing = altered.differences(base.lines, item.block.lines)
             known = altered.credited(name, known, differing, by)
-        found[name] = Standing(digest=item.digest, lines=lines, altered=known)
+        found[name] = Standing(digest=hash_, lines=lines, altered=known)
     for name, before in trail.blocks.items():
         if name not in found and name in (document.names or ()):
             found[name] = before if before.gone else before.model_copy(update={"gone": by})
