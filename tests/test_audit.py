@@ -14,6 +14,7 @@ from labkit.wiki import audit
 from labkit.wiki.access import api
 from labkit.wiki.access.api import Revision
 from labkit.wiki.audit import Audit
+from labkit.wiki.merging import pristine
 from labkit.wiki.talk.ledger import Ledger
 from tests.test_dialogue import of_its_own
 from tests.writers import WEB, Writers, stage, writers
@@ -194,7 +195,7 @@ def test_what_labkit_wrote_is_known_from_its_state_pages_history(page: Writers) 
     for number in range(1, 6):
         page.publish(stage(number, number), WEB)
     page.folder = page.folder / "elsewhere"
-    known = audit.Written(page.bot, page.page, page.folder / "pristine")
+    known = pristine.Written(page.bot, page.page, page.folder / "pristine")
     assert known.pristine("02-rootfs", stage(1, 1).digest) == stage(1, 1)
     assert known.pristine("02-rootfs", "0" * 16) is None
     assert audited(page).lost == ()
@@ -217,6 +218,32 @@ def test_an_audit_says_what_it_read(wiki_lab: Lab, tmp_path: Path) -> None:
     found = audit.audit(lab)
     assert not found.holds
     assert found.table("lost").rows[0][:2] == ("REX> inside", "Teacher")
+    row = dict(
+        zip(
+            (c.name for c in found.table("vanished").columns),
+            found.table("vanished").rows[0],
+            strict=True,
+        )
+    )
+    assert (row["remark"], row["what"], row["by"]) == ("inside", "deleted", "Labkit")
+
+
+@pytest.mark.root
+def test_an_audit_tells_what_others_made_of_a_remark(page: Writers) -> None:
+    """That is no loss of labkit's; the former text, who and when are told, through the page's moves."""
+    page.publish(stage(250))
+    page.after("All: 250 MB.", "REX> inside")
+    page.write(lambda text: text.replace("REX> inside", "REX> beside"), page.student)
+    move(page, f"{page.page} elsewhere", noredirect=1)
+    found = audited(page)
+    assert found.lost == ()
+    [gone] = found.vanished
+    assert (gone.line, gone.author, gone.by.user, gone.by.line) == (
+        "REX> inside",
+        "Teacher",
+        "Student",
+        "REX> beside",
+    )
 
 
 @pytest.mark.root

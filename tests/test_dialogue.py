@@ -96,7 +96,7 @@ def test_remarks_are_read_and_kept(wiki_lab: Lab, tmp_path: Path) -> None:
     kept = dialogue.last(lab)
     assert kept is not None
     assert kept.run == done.run
-    assert [found.thread.text for found in kept.about("05-web")] == ["Good."]
+    assert [found.thread.text for found in kept.about("05-web").remarks] == ["Good."]
     raw = json.loads((lab.output_dir / "results" / "remarks.json").read_text())
     assert [found["state"] for found in raw["remarks"]["remarks"]] == ["open", "settled"]
 

@@ -261,3 +261,37 @@ def test_a_changed_report_is_written_from_what_the_bot_itself_has_read(
         "query tokens", "login", "query userinfo|tokens|userinfo", page,
         page, "edit", "edit", page,
     ]  # fmt: skip
+
+
+@pytest.mark.root
+def test_a_changed_number_is_told_wherever_the_report_is_told(wiki: Lab, asked: list[str]) -> None:
+    """By the publication, at the block's head, in the listing and for the review site; also after a new run. An
+    unchanged report still costs two requests."""
+    ran(wiki, result(1800))
+    publication.publish(wiki)
+    with closing((student := session.open(wiki, student=True)).connection):
+        now = api.read(student, wiki.wiki.page).revision
+        assert now is not None
+        new = now.text.replace("'''It weighs 1800 MB.'''", "'''It weighs 9900 MB.'''")
+        api.edit(student, wiki.wiki.page, new, base=now.number, summary="")
+    for megabytes in (1800, 2000):
+        ran(wiki, result(megabytes))
+        done = publication.publish(wiki)
+        assert done.holds
+        assert "1 change of labkit's lines, by Student." in done.summary
+        [row] = done.table("altered").rows
+        assert row[:3] == ("02-rootfs", "changed", "Student")
+        assert row[4:6] == (f"It weighs {megabytes} MB.", "It weighs 9900 MB.")
+        kept = dialogue.last(wiki)
+        assert kept is not None
+        assert kept.about("02-rootfs").altered == done.value.altered
+        text = written(wiki, lambda text: text)
+        notice = fences.parse(text, "").find("02-rootfs").notice  # type: ignore[union-attr]
+        assert "Student, 20" in notice
+        assert f"<code>It weighs {megabytes} MB.</code>" in notice
+        asked.clear()
+        assert not publication.publish(wiki).changed
+        assert asked == ["stranger's siteinfo", "query tokens|userinfo"]
+    listed = dialogue.remarks(wiki)
+    assert listed.table("altered").rows == done.table("altered").rows
+    assert "1 change of labkit's lines, by Student." in listed.summary

@@ -134,6 +134,7 @@ def test_an_unchanged_page_costs_one_request(page: Writers) -> None:
     assert len(page.wire.bodies) == 1
     start = page.revision.number
     page.after("REX> Why?", "REX> And how?")
+    page.after("REX> And how?", "REX> And when?")
     page.remarks()
     asked = [body for body in page.wire.bodies if "rvdir=newer" in body]
     assert len(asked) == 1
@@ -198,3 +199,116 @@ def test_texts_of_many_revisions_are_read_at_once(page: Writers) -> None:
     found = api.texts(page.teacher, [*wanted, 10**8])
     assert sorted(found) == sorted(wanted)
     assert found[wanted[0]].endswith("line 2")
+
+
+@pytest.mark.root
+def test_a_remark_is_settled_by_who_asked_alone(page: Writers) -> None:
+    """Or by a teacher, who is in the wiki's group; anybody else's line is told and settles nothing."""
+    page.publish(stage(250, 1))
+    page.after("All: 250 MB.", "REX> Quantify.\n: 250.")
+    page.after(": 250.", "REX> settled", page.student)
+    [found] = page.remarks().remarks
+    assert (found.state, found.told) == ("answered", "answered; settled by Student (not the asker)")
+    page.publish(stage(171, 2))
+    [found] = page.remarks().remarks
+    assert found.state == "answered"
+    page.write(lambda text: text.replace(": 250.\nREX> settled", "REX> settled"))
+    [found] = page.remarks().remarks
+    assert (found.state, [step.user for step in found.claims]) == ("open", ["Student"])
+    page.after("REX> settled", "REX> settled.")
+    [found] = page.remarks().remarks
+    assert (found.state, found.claims) == ("settled", ())
+    page.write(lambda text: f"{text}\n\nREX> May I?", page.student)
+    page.write(lambda text: f"{text}\nREX> settled")
+    [_, asked] = page.remarks().remarks
+    assert (asked.author, asked.state) == ("Student", "settled")
+
+
+@pytest.mark.root
+def test_a_settling_line_cannot_be_borrowed(page: Writers) -> None:
+    """Moved, or one more like it above: it settles what its writer put it under, and nothing else."""
+    page.publish(stage(250, 1))
+    page.after("All: 250 MB.", "REX> One?\nREX> settled\n\nREX> Two?")
+    page.after("The end.", "REX> Three?\n")
+    assert [item.state for item in page.remarks().remarks] == ["settled", "open", "open"]
+    page.write(
+        lambda text: text.replace("REX> settled\n", "").replace("Two?", "Two?\nREX> settled"),
+        page.student,
+    )
+    found = page.remarks()
+    assert [item.state for item in found.remarks] == ["open", "open", "open"]
+    assert [(item.line, item.by.user) for item in found.vanished] == [("REX> settled", "Student")]
+    page.write(
+        lambda text: text.replace("Two?\nREX> settled", "Two?").replace(
+            "One?", "One?\nREX> settled"
+        )
+    )
+    assert [item.state for item in page.remarks().remarks] == ["settled", "open", "open"]
+    page.write(
+        lambda text: text.replace("REX> One?", "REX> Mine?\nREX> settled\n\nREX> One?"),
+        page.student,
+    )
+    found = page.remarks()
+    assert [item.state for item in found.remarks] == ["settled", "settled", "open", "open"]
+    assert found.vanished == ()
+    page.write(
+        lambda text: text.replace("REX> Two?", "REX> Mine too.\nREX> Two?\nREX> settled"),
+        page.student,
+    )
+    assert [item.state for item in page.remarks().remarks] == ["settled", "settled", "open", "open"]
+
+
+@BOTH
+@pytest.mark.root
+def test_what_another_made_of_a_remark_is_told(page: Writers) -> None:
+    """Deleted or rewritten, with who, when and the former text; rewritten, it stays its writer's to settle. What
+    its own writer takes away is not told, nor is what is back."""
+    page.publish(stage(250, 1), WEB)
+    page.after("All: 250 MB.", "REX> Why 250 MB?\n\nREX> Mine to delete.")
+    page.after("Six pages.", "REX> Show all six.")
+    page.write(lambda text: text.replace("REX> Mine to delete.\n", ""))
+    assert page.remarks().vanished == ()
+    page.write(lambda text: text.replace("REX> Show all six.\n", ""), page.student)
+    page.write(
+        lambda text: text.replace("Why 250 MB?", "Why not 250 MB?\nREX> settled"), page.student
+    )
+    page.publish(stage(171, 2), WEB)
+    found = page.remarks()
+    assert [
+        (item.line, item.author, item.block, item.became, item.by.user) for item in found.vanished
+    ] == [
+        ("REX> Show all six.", "Teacher", "05-web", "deleted", "Student"),
+        ("REX> Why 250 MB?", "Teacher", "02-rootfs", "rewritten", "Student"),
+    ]
+    assert all(item.written and item.by.time for item in found.vanished)
+    [rewritten] = found.remarks
+    assert (rewritten.signed, rewritten.state) == ("Student, rewriting Teacher's", "open")
+    assert (
+        "2 lines of remarks deleted or rewritten by others than the writers."
+        in listing.sentence(found)
+    )
+    titles = [table.name for table in listing.tables(found)]
+    assert titles == ["remarks", "vanished"]
+    page.folder = page.folder / "elsewhere"
+    assert page.remarks().vanished == found.vanished
+    page.after("Six pages.", "REX> Show all six.", page.student)
+    page.write(lambda text: text.replace("Why not 250 MB?", "Why 250 MB?"))
+    again = page.remarks()
+    assert again.vanished == ()
+    assert {item.author for item in again.remarks} == {"Teacher"}
+
+
+@pytest.mark.root
+def test_who_is_a_teacher_is_asked_again(page: Writers) -> None:
+    """By the listing, where somebody settled another's remark: a group changes without the page being saved. A page
+    on which nobody did still costs one request."""
+    page.publish(stage(250, 1))
+    page.after("All: 250 MB.", "REX> Quantify.", page.student)
+    page.after("REX> Quantify.", "REX> settled")
+    assert page.remarks().remarks[0].state == "settled"
+    page.remarks()
+    assert ["list=users" in body for body in page.wire.bodies] == [False, True]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "members", lambda *given: frozenset())
+        assert page.remarks().remarks[0].told == "open; settled by Teacher (not the asker)"
+    assert page.remarks().remarks[0].state == "settled"

@@ -12,7 +12,8 @@ from labkit.files import write_atomically
 from labkit.report import dialogue
 from labkit.report.dialogue import Listing
 from labkit.report.record import Entry
-from labkit.wiki.talk.listing import Addressed, Remark, Remarks
+from labkit.wiki.merging.altered import Altered, Step
+from labkit.wiki.talk.listing import Addressed, Remark, Remarks, Vanished
 from tests import test_review as site_tests
 from tests.test_remarks import remark
 from tests.test_review import HOSTILE, keep, result, site
@@ -59,6 +60,38 @@ def test_each_remark_is_told_where_it_belongs(lab: Lab) -> None:
     assert "Both ways?" in pages["04-network.html"].text
     assert "All six?" not in pages["04-network.html"].text
     assert "All six?" in pages["05-web.html"].text
+
+
+def test_what_people_changed_is_told(lab: Lab) -> None:
+    """Labkit's lines that somebody changed, remarks that others took away or called settled: on the index, and on the
+    page of the stage."""
+    keep(lab, "04-network", Entry(cell=3, result=result()))
+    keep(lab, "05-web", Entry(cell=3, result=result()))
+    by = Step(user="Student", time=READ)
+    remarks = Remarks(
+        page="Report", url="", revision=3,
+        remarks=(on("04-network", "REX> Both ways?", claims=(by,), owner="Teacher", author="Student"),),
+        vanished=(Vanished(line="REX> Show it.", author="Teacher", written=READ, block="05-web", section="", by=by),),
+        altered=(Altered(block="05-web", ours="1,800 requests", theirs="9,900 requests", by=by),),
+    )  # fmt: skip
+    write_atomically(
+        dialogue.file(lab), Listing(read=READ, run="r", remarks=remarks).model_dump_json()
+    )
+    pages = site(lab)
+    changed = (
+        "1,800 requests",
+        "9,900 requests",
+        "Student",
+        "2026-01-02 03:04",
+        "Show it.",
+        "deleted",
+    )
+    claimed = ("settled by Student (not the asker)", "Student, rewriting Teacher's")
+    for said in (*changed, *claimed):
+        assert said in pages["index.html"].text, said
+    assert all(said in pages["05-web.html"].text for said in changed)
+    assert all(said in pages["04-network.html"].text for said in claimed)
+    assert "9,900" not in pages["04-network.html"].text
 
 
 def test_no_remark_is_said_so(lab: Lab) -> None:

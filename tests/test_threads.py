@@ -98,3 +98,22 @@ def test_a_section_is_named_by_its_headings_words() -> None:
     heading = "=== <span id=\"02-rootfs-a\"></span>Sizes ''of'' <code>a&#124;b</code> ==="
     [thread] = threads.parse(f"{heading}\nREX> why?\n")
     assert thread.section == "Sizes of a|b"
+
+
+@pytest.mark.parametrize(
+    ("lines", "state", "ignored"),
+    [
+        ("REX> Why?\nREX> settled", "open", (2,)),
+        ("REX> Why?\n: So.\nREX> settled", "answered", (3,)),
+        ("REX> Why?\nREX> settled\n: So.", "answered", (2,)),
+        ("REX> Why?\nREX> settled\nREX> settled!", "settled", ()),
+        ("REX> Why?\nREX> settled!\nREX> settled", "settled", (3,)),
+    ],
+)
+def test_a_line_that_does_not_count_settles_nothing(
+    lines: str, state: State, ignored: tuple[int, ...]
+) -> None:
+    """The remark stays what it was; the line is told by its number."""
+    texts = lines.split("\n")
+    [found] = threads.parse(lines, lambda line, asking: texts[line - 1].endswith("!"))
+    assert (found.state, found.ignored) == (state, ignored)

@@ -24,7 +24,7 @@ def followed(*history: Revision) -> Trail:
 
 def numbers(trail: Trail, line: str) -> list[int]:
     """The revisions that brought a line's copies."""
-    return [origin.revision for origin in trail.here.get(line, ())]
+    return [origin.by.revision for origin in trail.here.get(line, ())]
 
 
 def test_a_line_is_traced_to_who_brought_it() -> None:
@@ -36,7 +36,7 @@ def test_a_line_is_traced_to_who_brought_it() -> None:
         revision(4, "y", "REX> a", "REX> a", "REX> b"),
     )
     assert (numbers(trail, "REX> a"), numbers(trail, "REX> b")) == ([2, 3], [1])
-    assert trail.here["REX> b"][0].user == "user 1"
+    assert trail.here["REX> b"][0].by.user == "user 1"
 
 
 def test_an_equal_line_above_does_not_take_the_others_place() -> None:

@@ -102,19 +102,19 @@ def given(wiki_lab: Lab, tmp_path: Path) -> Iterator[tuple[Lab, Path]]:
     lab = wiki_lab.model_copy(
         update={"wiki": wiki_lab.wiki.model_copy(update={"assignment": str(path)})}
     )
-    student = as_student(lab)
+    site = as_administrator(lab)
     for title in (pages.ASSIGNMENT, pages.MAIN):
-        if student.pages[title].exists:
-            student.pages[title].delete()
+        if site.pages[title].exists:
+            site.pages[title].delete()
     Folders.of(lab).pages.unlink(missing_ok=True)
     yield lab, path
 
 
-def as_student(lab: Lab) -> mwclient.Site:
-    """A session of the student's."""
+def as_administrator(lab: Lab) -> mwclient.Site:
+    """A session of the administrator's."""
     site = session.connect(f"{origin(lab)}/w/api.php", own=True)
-    word = accounts.read(Folders.of(lab).passwords).student.get_secret_value()
-    site.clientlogin(username=accounts.STUDENT, password=word)
+    word = accounts.read(Folders.of(lab).passwords).administrator.get_secret_value()
+    site.clientlogin(username=accounts.ADMINISTRATOR, password=word)
     site.site_init()
     return site
 
@@ -151,7 +151,7 @@ def test_persons_lines_stay(given: tuple[Lab, Path]) -> None:
     """A page in which a person wrote is left alone, whatever the file says now."""
     lab, path = given
     pages.prepare(lab)
-    as_student(lab).pages[pages.ASSIGNMENT].save("the first wording, explained")
+    as_administrator(lab).pages[pages.ASSIGNMENT].save("the first wording, explained")
     path.write_text("the second wording")
     assert states(lab) == ["left as people wrote it", "unchanged"]
     assert session.open(lab).pages[pages.ASSIGNMENT].text() == "the first wording, explained"

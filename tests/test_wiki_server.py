@@ -232,14 +232,43 @@ def test_status_of_a_wiki_that_is_up(wiki_lab: Lab) -> None:
 
 
 @pytest.mark.root
-def test_student_logs_in_as_an_administrator(wiki_lab: Lab) -> None:
-    """The password in the file is the student's, whose account has an administrator's rights."""
+@pytest.mark.parametrize("account", ["Student", "Teacher", "Administrator"])
+def test_who_may_do_what(wiki_lab: Lab, account: str) -> None:
+    """With the password in the file each logs in; the student writes, moves pages and uploads pictures, and has no
+    right over what others wrote or over who may what."""
     page = server.login_page(wiki_lab)
+    assert account in page.accounts
     words = json.loads(Path(page.passwords).read_text())
     site = session.connect(f"{origin(wiki_lab)}/w/api.php", own=True)
-    site.clientlogin(username=accounts.STUDENT, password=words["student"])
+    site.clientlogin(username=account, password=words[account.lower()])
     site.site_init()
-    assert {"block", "delete", "protect"} <= set(site.rights)
+    rights, over = set(site.rights), {"block", "delete", "protect", "reupload", "undelete"}
+    assert {"edit", "createpage", "move", "upload"} <= rights
+    assert over <= rights if account != "Student" else not over & rights
+    assert ("userrights" in rights, "editinterface" in rights) == (
+        account == "Administrator", account != "Student",
+    )  # fmt: skip
+    assert ("teacher" in site.groups) == (account == "Teacher")
+
+
+@pytest.mark.root
+def test_an_older_wiki_gets_an_administrator_and_the_student_loses_what_was_too_much(
+    wiki_lab: Lab,
+) -> None:
+    """Its student installed it, and its passwords name no administrator."""
+    path = Folders.of(wiki_lab).passwords
+    words = json.loads(path.read_text())
+    older = {name: word for name, word in words.items() if name != "administrator"}
+    path.write_text(json.dumps(older))
+    site = session.connect(f"{origin(wiki_lab)}/w/api.php", own=True)
+    site.login("Administrator", words["administrator"])
+    token = site.get_token("userrights")
+    site.post("userrights", user="Student", add="sysop|bureaucrat", token=token)
+    assert server.up(wiki_lab).changed
+    now = json.loads(path.read_text())
+    assert {name: now[name] for name in older} == older
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert rights.accounts(wiki_lab).holds
 
 
 @pytest.mark.root

@@ -16,6 +16,7 @@ from labkit.wiki.access import api
 from labkit.wiki.instance import accounts
 from labkit.wiki.instance.folders import Folders, api_url
 from labkit.wiki.merging import fences
+from labkit.wiki.merging.altered import Altered
 from labkit.wiki.merging.fences import Block
 from labkit.wiki.publish import Published
 from labkit.wiki.talk.listing import Remarks
@@ -47,7 +48,13 @@ class Writers:
 
     def publish(self, *blocks: Block) -> Published:
         """Publishes as the bot."""
-        return publish.apply(self.bot, self.page, blocks, folder=self.folder / "pristine")
+        return publish.apply(
+            self.bot, self.page, blocks, folder=self.folder / "pristine", changed=self.changed
+        )
+
+    def changed(self, seen: api.Snapshot) -> tuple[Altered, ...]:
+        """What people changed of labkit's lines, as this machine reads it from the page's history."""
+        return remarks.of(self.bot, seen, page=self.page, folder=self.folder).altered
 
     def remarks(self) -> Remarks:
         """The page's remarks, as this machine reads them."""

@@ -58,7 +58,7 @@ def answer(
     """Answer a remark on the wiki, in the student's name.
 
     The answer stands below the remark, signed; the same answer is not given twice. A remark is settled
-    by its writer, on the page: with a line REX> settled below it.
+    by its writer or a teacher, on the page: with a line REX> settled below it.
     """
     from labkit.wiki import answers
 
@@ -78,10 +78,10 @@ def remarks(
         typer.Option("--audit", help="Look through the page's history for lines that labkit lost."),
     ] = False,
 ) -> None:
-    """List the remarks that people wrote in the report.
+    """List the remarks that people wrote in the report, and what they changed of labkit's lines.
 
-    Each with its state, its author and the run that it was made on; they are also kept for the review
-    site. With --audit the exit status is 1 when labkit ever took away a line that a person wrote.
+    Each with its state, its author and the run that it was made on; also those that somebody else than
+    the author deleted or rewrote. They are kept for the review site. With --audit the exit status is 1 when labkit ever took away a line that a person wrote.
     """
     lab = choice.lab()
     log_to_file(lab)

@@ -79,8 +79,9 @@ def summary(latest: Mapping[str, StageRecord], stale: Mapping[str, str]) -> str:
             wikitext.grid(head, rows),
             "'''To remark on something''', begin a line with <code>REX&gt;</code>, anywhere on this"
             " page, and end it with your signature. A line that begins with <code>:</code> directly"
-            " under a remark answers it; <code>REX&gt; settled</code> there settles it. What you"
-            " write stays when the report is published again.",
+            " under a remark answers it; <code>REX&gt; settled</code> there, by who asked or by a teacher, settles it."
+            " What you write stays when the report is published again; what you change in labkit's own lines"
+            " is told at the head of their part.",
         )
     )
 
@@ -130,8 +131,9 @@ def listed(found: Remarks) -> str:
 
     It says nothing of what publishing itself changes, so that publishing again finds it unchanged.
     """
+    gone = [wikitext.table(listing.vanished(found.vanished), longest=100)] if found.vanished else []
     if not found.remarks:
-        return "There is no remark on this page."
+        return "\n\n".join(["There is no remark on this page.", *gone])
     every = listing.table(found)
     keep = [n for n, column in enumerate(every.columns) if column.name != "since then"]
     told = Table(
@@ -140,7 +142,7 @@ def listed(found: Remarks) -> str:
         columns=tuple(every.columns[n] for n in keep),
         rows=tuple(tuple(row[n] for n in keep) for row in every.rows),
     )
-    return wikitext.table(told, longest=100)
+    return "\n\n".join([wikitext.table(told, longest=100), *gone])
 
 
 def _line(stage: Plan, record: StageRecord | None, stale: bool) -> list[str]:

@@ -18,7 +18,7 @@ from labkit.result import Outcome, Record, action, run_id
 from labkit.wiki import remarks as wiki
 from labkit.wiki import session
 from labkit.wiki.talk import listing
-from labkit.wiki.talk.listing import Addressed, Remark, Remarks
+from labkit.wiki.talk.listing import Addressed, Remarks
 from labkit.wiki.talk.threads import State
 
 
@@ -29,9 +29,16 @@ class Listing(Record):
     run: str
     remarks: Remarks
 
-    def about(self, stage: str) -> tuple[Remark, ...]:
-        """Those on a stage's block."""
-        return tuple(remark for remark in self.remarks.remarks if remark.thread.block == stage)
+    def about(self, stage: str) -> Remarks:
+        """Those on a stage's block, and what was changed there."""
+        found = self.remarks
+        return found.model_copy(
+            update={
+                "remarks": tuple(one for one in found.remarks if one.thread.block == stage),
+                "vanished": tuple(one for one in found.vanished if one.block == stage),
+                "altered": tuple(one for one in found.altered if one.block == stage),
+            }
+        )
 
 
 @action("report.remarks")
@@ -46,17 +53,23 @@ def remarks(lab: Lab, *, only: State | None = None) -> Outcome[Remarks]:
     with closing(site.connection):
         collected = wiki.collect(site, lab.wiki.page, wiki.folder(lab))
     latest = records.latest(lab)
-    found = with_results(collected, latest)
-    kept = Listing(read=datetime.now(UTC).replace(microsecond=0), run=run_id(), remarks=found)
-    write_atomically(file(lab), kept.model_dump_json(indent=1) + "\n")
+    found = keep(lab, collected, latest)
     shown = found.model_copy(update={"remarks": found.of(only)}) if only else found
     return Outcome(
         value=shown,
         subject=found.url,
         summary=listing.sentence(found),
         checks=_unknown(found, latest),
-        tables=(listing.table(shown),) if shown.remarks else (),
+        tables=listing.tables(shown),
     )
+
+
+def keep(lab: Lab, collected: Remarks, latest: Sequence[StageRecord]) -> Remarks:
+    """The remarks with the results that address them, kept for the review site."""
+    found = with_results(collected, latest)
+    kept = Listing(read=datetime.now(UTC).replace(microsecond=0), run=run_id(), remarks=found)
+    write_atomically(file(lab), kept.model_dump_json(indent=1) + "\n")
+    return found
 
 
 def with_results(found: Remarks, latest: Sequence[StageRecord]) -> Remarks:

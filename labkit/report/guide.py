@@ -36,7 +36,10 @@ def _report(lab: Lab) -> Iterator[tuple[str, str]]:
     yield "Report", address(lab)
     if not lab.wiki.url:
         login = server.login_page(lab)
-        yield "Log in", f"{login.url} as {' or '.join(login.accounts)}; the passwords:"
+        yield (
+            "Log in",
+            f"{login.url} as {', '.join(login.accounts[:-1])} or {login.accounts[-1]}; the passwords:",
+        )
         yield "", f"sudo cat {login.passwords}"
 
 

@@ -6,19 +6,22 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from labkit import journal
 from labkit.checks import Check
 from labkit.display import counted
 from labkit.lab import Lab
+from labkit.report import dialogue
 from labkit.report.blocks import Pages, stages, with_remarks
 from labkit.result import Cell, Outcome, Table, action, run_id
 from labkit.wiki import publish as publishing
 from labkit.wiki import remarks, server, session
 from labkit.wiki.access import api, ask, features
 from labkit.wiki.access.api import Snapshot
-from labkit.wiki.merging.desk import Mended, Plan, Published
+from labkit.wiki.merging import altered
+from labkit.wiki.merging.altered import Altered
+from labkit.wiki.merging.desk import Changed, Mended, Plan, Published
 from labkit.wiki.talk.listing import Remarks
 
 if TYPE_CHECKING:
@@ -40,11 +43,13 @@ def publish(lab: Lab, *, restore: Sequence[str] = (), repair: bool = False) -> O
         site = session.open(lab, info=info)
         with closing(site.connection):
             mended = _mended(lab, site, dry=False) if repair else None
-            made, snapshot = _pages(lab, site)
+            ground = _ground(lab, site)
+            made = ground.pages
             done = publishing.apply(
-                site, lab.wiki.page, made.blocks, made.uploads, folder=folder(lab),
-                restore=restore, note=f"run {run_id()}", snapshot=snapshot,
+                site, lab.wiki.page, made.blocks, made.uploads, folder=folder(lab), restore=restore,
+                note=f"run {run_id()}", snapshot=ground.snapshot, changed=ground.changed,
             )  # fmt: skip
+            dialogue.keep(lab, ground.read[-1], made.latest)
     done = done.model_copy(update={"mended": mended.diff}) if mended else done
     return Outcome(
         value=done,
@@ -52,7 +57,7 @@ def publish(lab: Lab, *, restore: Sequence[str] = (), repair: bool = False) -> O
         summary=sentence(done),
         changed=done.changed,
         checks=checks(done, made),
-        tables=(table(done),),
+        tables=(table(done), *([altered.table(done.altered)] if done.altered else [])),
     )
 
 
@@ -61,10 +66,11 @@ def plan(lab: Lab, *, restore: Sequence[str] = ()) -> Outcome[Plan]:
     """What :func:`publish` would write on the page as it is now, block by block; nothing is written."""
     site = session.open(lab, info=ask.site_info(lab))
     with closing(site.connection):
-        made, snapshot = _pages(lab, site)
+        ground = _ground(lab, site)
+        made = ground.pages
         found = publishing.plan(
             site, lab.wiki.page, made.blocks, made.uploads,
-            folder=folder(lab), restore=restore, snapshot=snapshot,
+            folder=folder(lab), restore=restore, snapshot=ground.snapshot, changed=ground.changed,
         )  # fmt: skip
     address = publishing.url(site, found.page)
     return Outcome(value=found, subject=address, summary=planned(found, address))
@@ -82,14 +88,28 @@ def mend(lab: Lab) -> Outcome[Mended]:
     )
 
 
-def _pages(lab: Lab, site: mwclient.Site) -> tuple[Pages, Snapshot]:
-    """The report as this wiki can show it, with the remarks that are on its page, and the page as it is:
-    read once for both."""
+class Ground(NamedTuple):
+    """What a publication starts from: the report as this wiki can show it, with the remarks that are on its
+    page; the page as it is, read once for both; what was read of its history, the last at the end, and what
+    reads there who changed labkit's lines."""
+
+    pages: Pages
+    snapshot: Snapshot
+    read: list[Remarks]
+    changed: Changed
+
+
+def _ground(lab: Lab, site: mwclient.Site) -> Ground:
     drawn = stages(lab, features.of_lab(lab, site))
     page, files = lab.wiki.page, [item.name for item in drawn.uploads]
     snapshot = api.read(site, page, files=files)
-    found = remarks.of(site, snapshot, page=page, folder=remarks.folder(lab))
-    return with_remarks(drawn, found), snapshot
+    found = [remarks.of(site, snapshot, page=page, folder=remarks.folder(lab))]
+
+    def changed(snapshot: Snapshot) -> tuple[Altered, ...]:
+        found.append(remarks.of(site, snapshot, page=page, folder=remarks.folder(lab)))
+        return found[-1].altered
+
+    return Ground(with_remarks(drawn, found[0]), snapshot, found, changed)
 
 
 def _mended(lab: Lab, site: mwclient.Site, *, dry: bool) -> Mended:
@@ -147,13 +167,14 @@ def planned(found: Plan, address: str) -> str:
 
 def sentence(done: Published) -> str:
     """What the publication did, in a sentence."""
+    said = f" {altered.sentence(done.altered)}" if done.altered else ""
     if not done.changed:
-        return f"The report at {done.url} was as it should be: nothing was written."
+        return f"The report at {done.url} was as it should be: nothing was written.{said}"
     counts = Counter(change.state for change in done.changes)
     states = [f"{counts[state]} {state}" for state in ("added", "changed", "unchanged", "deleted") if counts[state]]  # fmt: skip
     return (
         f"The report is at {done.url}: of {counted(len(done.changes), 'block')} {', '.join(states)}; "
-        f"{counted(len(done.uploaded), 'picture')} uploaded, {counted(done.people, 'line')} of people's kept."
+        f"{counted(len(done.uploaded), 'picture')} uploaded, {counted(done.people, 'line')} of people's kept.{said}"
     )
 
 

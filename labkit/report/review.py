@@ -22,7 +22,9 @@ from labkit.report import record as records
 from labkit.report.pages import Page, Shown
 from labkit.report.plan import ROWS
 from labkit.result import Outcome, Record, Table, action
-from labkit.wiki.talk import threads
+from labkit.wiki import wikitext
+from labkit.wiki.merging import altered
+from labkit.wiki.talk import listing as listings
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -126,7 +128,7 @@ def _stage(lab: Lab, shown: tuple[Shown, ...], stage: Shown, page: Page) -> str:
             record=page.record,
             files=_files(shown),
             listing=listing,
-            asked=listing.about(stage.plan.name) if listing else (),
+            asked=listing.about(stage.plan.name) if listing else None,
             checks=[*failed(checks), *(check for check in checks if check.holds)],
             before=next((s.page for s in reversed(shown[:place]) if s.page), None),
             after=next((s.page for s in shown[place + 1 :] if s.page), None),
@@ -156,10 +158,12 @@ def _templates() -> Environment:
         "duration": display.duration,
         "human": display.human,
         "numeric": _is_number,
-        "plain": threads.plain,
+        "plain": wikitext.plain,
         "breakable": markup.breakable,
     }
     templates.globals |= {
+        "altered_of": altered.table,
+        "vanished_of": listings.vanished,
         "version": __version__,
         "head_of": _head_of,
         "shown_of": _shown_of,

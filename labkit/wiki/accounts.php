@@ -4,7 +4,7 @@
  *
  * Standard input is JSON: { "accounts": [ { "name", "password", "groups": [] } ],
  * "bot": { "name", "app", "password", "grants": [] } }. Afterwards each account exists with that
- * password and is in those groups, and the bot's account has that bot password with those grants.
+ * password and is in those groups alone, and the bot's account has that bot password with those grants.
  */
 require_once getenv( 'MW_INSTALL_PATH' ) . '/maintenance/Maintenance.php';
 
@@ -37,7 +37,11 @@ class LabkitAccounts extends Maintenance {
 		$this->require( $user->changeAuthenticationData( [
 			'username' => $user->getName(), 'password' => $password, 'retype' => $password ] ) );
 		$user->saveSettings();
-		$services->getUserGroupManager()->addUserToMultipleGroups( $user, $groups );
+		$manager = $services->getUserGroupManager();
+		foreach ( array_diff( $manager->getUserGroups( $user ), $groups ) as $group ) {
+			$manager->removeUserFromGroup( $user, $group );
+		}
+		$manager->addUserToMultipleGroups( $user, $groups );
 	}
 
 	private function bot( string $name, string $app, string $password, array $grants ): void {

@@ -205,7 +205,7 @@ def _done(
     site: mwclient.Site, found: Remarks, remark: Remark, line: str, *, added: bool, attempts: int
 ) -> Answer:
     return Answer(
-        id=remark.id, remark=threads.plain(remark.thread.text).split("\n")[0], text=line,
+        id=remark.id, remark=wikitext.plain(remark.thread.text).split("\n")[0], text=line,
         author=session.account(site), page=found.page, url=found.url, revision=found.revision,
         added=added, attempts=attempts,
     )  # fmt: skip

@@ -18,9 +18,11 @@ from labkit.result import Cell, Outcome, Record, Table, action
 from labkit.wiki import publish, remarks, session
 from labkit.wiki.access import api
 from labkit.wiki.merging import pristine
-from labkit.wiki.merging.fences import Block
-from labkit.wiki.merging.pristine import Kept
+from labkit.wiki.talk import listing
+from labkit.wiki.talk import trail as trails
 from labkit.wiki.talk.ledger import Ledger, Loss
+from labkit.wiki.talk.listing import Vanished
+from labkit.wiki.talk.trail import Trail
 
 if TYPE_CHECKING:
     import mwclient
@@ -31,7 +33,8 @@ MOVES = 20
 
 class Audit(Record):
     """What an audit looked at (``saved``: revisions by the ``bot``; ``hidden``: those that the wiki's
-    owners have hidden), and what it found."""
+    owners have hidden), and what it found: lines that the bot took away, and remarks that others than their
+    writers deleted or rewrote (``vanished``)."""
 
     pages: tuple[str, ...]
     bot: str
@@ -39,29 +42,7 @@ class Audit(Record):
     saved: int
     hidden: int
     lost: tuple[Loss, ...]
-
-
-class Written:
-    """What labkit ever wrote on a page, as its state page's history and this machine know it; the
-    wiki is asked only when something is looked for."""
-
-    def __init__(self, site: mwclient.Site, page: str, folder: Path) -> None:
-        file = pristine.local_file(folder, page)
-        self._known: dict[tuple[str, str], Block] = {}
-        self._learn(pristine.read_local(file).kept)
-        self._older = api.history(site, pristine.state_title(page), limit=remarks.HISTORY)
-
-    def pristine(self, name: str, digest: str) -> Block | None:
-        """The block of that name and hash, None when nobody knows it any more."""
-        while (name, digest) not in self._known:
-            revision = next(self._older, None)
-            if revision is None:
-                return None
-            self._learn(pristine.parse(revision.text).kept)
-        return self._known[name, digest]
-
-    def _learn(self, kept: tuple[Kept, ...]) -> None:
-        self._known |= {(item.block.name, item.block.digest): item.block for item in kept}
+    vanished: tuple[Vanished, ...] = ()
 
 
 @action("remarks.audit")
@@ -86,23 +67,26 @@ def audit(lab: Lab) -> Outcome[Audit]:
         value=found,
         subject=address,
         summary=f"labkit has taken away {gone or 'none'} of the lines that people wrote on "
-        f"{', '.join(found.pages)}, {where}.",
+        f"{', '.join(found.pages)}, {where}.{listing.gone(found.vanished)}",
         checks=(check,),
-        tables=(table(found),) if found.lost else (),
+        tables=tuple(t for t in (table(found), listing.vanished(found.vanished)) if t.rows),
     )
 
 
 def walk(site: mwclient.Site, page: str, *, folder: Path) -> Audit:
     """The audit of a page and of all pages that it was moved to, by a session of the bot's."""
-    written = Written(site, page, folder / "pristine")
-    ledgers = {}
+    written = pristine.Written(site, page, folder / "pristine")
+    bot, ledgers = session.account(site), {}
+    gone: list[Vanished] = []
     for title in titles(site, page):
-        ledgers[title] = Ledger(title, session.account(site), written.pristine)
-        for revision in api.history(site, title, limit=remarks.HISTORY, oldest=True):
+        ledgers[title], trail = Ledger(title, bot, written.pristine), Trail(bot=bot)
+        for revision in api.history(site, title, limit=pristine.EVERY, oldest=True):
             ledgers[title].add(revision)
+            trail = trails.advance(trail, revision, written.pristine)
+        gone += remarks.vanished(trail)
     every = ledgers.values()
     return Audit(
-        pages=tuple(ledgers), bot=session.account(site),
+        pages=tuple(ledgers), bot=bot, vanished=tuple(gone),
         revisions=sum(one.revisions for one in every), saved=sum(one.saved for one in every),
         hidden=sum(one.hidden for one in every),
         lost=tuple(loss for one in every for loss in one.lost),

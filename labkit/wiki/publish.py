@@ -26,7 +26,7 @@ from labkit.wiki.access import api
 from labkit.wiki.access.api import ConflictError, Snapshot
 from labkit.wiki.access.refusals import BusyError, UnansweredError
 from labkit.wiki.merging import desk, pictures, repair, saving
-from labkit.wiki.merging.desk import Desk, Mended, Plan, Published
+from labkit.wiki.merging.desk import Changed, Desk, Mended, Plan, Published
 from labkit.wiki.merging.fences import Block
 from labkit.wiki.merging.pristine import Memory
 from labkit.wiki.merging.saving import Kept
@@ -49,13 +49,14 @@ def plan(
     folder: Path,
     restore: Sequence[str] = (),
     snapshot: Snapshot | None = None,
+    changed: Changed | None = None,
 ) -> Plan:
     """What :func:`apply` would do now, with the page as it is or as it was read (``snapshot``, which knows
     of these pictures); nothing is written. Raises :class:`WikiError` naming the line
     when a fence of the page is damaged or doubled, :class:`ConfigError` for an unknown block."""
     desk.require_known(restore, blocks, page)
     memory = Memory(site, page, folder)
-    made = Desk(memory, tuple(blocks), tuple(uploads), tuple(restore))
+    made = Desk(memory, tuple(blocks), tuple(uploads), tuple(restore), changed)
     return desk.look(made, snapshot or desk.read(made))[0]
 
 
@@ -69,6 +70,7 @@ def apply(
     restore: Sequence[str] = (),
     note: str = "",
     snapshot: Snapshot | None = None,
+    changed: Changed | None = None,
 ) -> Published:
     """The page holds these blocks and the wiki their pictures; every line of a person's is still there.
 
@@ -77,12 +79,14 @@ def apply(
     :param note: ends the edits' summaries (the run's id).
     :param snapshot: the page and these pictures as they were read just now, so that nothing is asked
         where nothing is to do; whoever saved the page since is met as if later.
+    :param changed: which lines of labkit's people have changed, as the page's history tells; a block's notice
+        says so. Without it, notices stay as they are.
     :raises WikiError: a fence is damaged or doubled, or the wiki refuses; the page is whole then.
     :raises ConfigError: a block to restore is none of these; nothing was written then.
     """
     desk.require_known(restore, blocks, page)
     memory = Memory(site, page, folder, note)
-    made = Desk(memory, tuple(blocks), tuple(uploads), tuple(restore))
+    made = Desk(memory, tuple(blocks), tuple(uploads), tuple(restore), changed)
     return _until_saved(memory, lambda attempt: _once(made, attempt, snapshot))
 
 
@@ -135,20 +139,23 @@ def _until_saved(memory: Memory, once: Callable[[int], T]) -> T:
 def _once(made: Desk, attempt: int, given: Snapshot | None) -> Published:
     """One reading of the page (the first is ``given``, if any), the edit that follows from it, and a
     reading of what came of that."""
-    planned, page = desk.look(made, given if given and attempt == 1 else desk.read(made))
+    before = given if given and attempt == 1 else desk.read(made)
+    planned, page = desk.look(made, before)
     if planned.changed and getattr(made.site, "late", False):
         made.site.log_in()  # what is written follows from what the account itself has read
-        planned, page = desk.look(made, desk.read(made))
+        before = desk.read(made)
+        planned, page = desk.look(made, before)
     pictures.require_room(made, planned)
     pictures.send(made, planned)
     saved = saving.save(made, page, planned) if planned.edits else None
     base = planned.revision or 0
     kept = Kept(base=base, people=planned.people, there=planned.people)
-    left = planned
+    left, after = planned, before
     if planned.changed:
         after = desk.read(made)
         kept = saving.verify(made, page, planned, saved, after) if saved else kept
-        left = desk.look(made, desk.read(made) if kept.put_back else after)[0]
+        after = desk.read(made) if kept.put_back else after
+        left = desk.look(made, after)[0]
     return Published(
         page=made.title,
         url=url(made.site, made.title),
@@ -160,6 +167,7 @@ def _once(made: Desk, attempt: int, given: Snapshot | None) -> Published:
         standing=left.standing,
         missing=left.missing,
         left=left.left,
+        altered=tuple(made.changed(after)) if made.changed else (),
         **kept.model_dump(),
     )
 

@@ -163,7 +163,7 @@ def login_page(lab: Lab) -> LoginPage:
     """Where a person logs in to the lab's own wiki."""
     return LoginPage(
         url=f"{origin(lab)}/wiki/Special:UserLogin",
-        accounts=(accounts.STUDENT, accounts.TEACHER),
+        accounts=(accounts.STUDENT, accounts.TEACHER, accounts.ADMINISTRATOR),
         passwords=str(Folders.of(lab).passwords),
     )
 

@@ -45,6 +45,7 @@ def open(lab: Lab, *, student: bool = False, info: SiteInfo | None = None) -> Se
         # raised here, where no exception that knows the password is its context
         raise wrong or ask.not_a_wiki(lab, "nothing")
     site.renew = functools.partial(_renew, lab, site, student=student)
+    site.bot = bot(lab)
     return site
 
 
@@ -59,6 +60,7 @@ def _late(lab: Lab, info: SiteInfo, *, student: bool) -> Session:
     except MwClientError as error:  # what it calls itself has no version
         raise ask.not_a_wiki(lab, type(error).__name__) from None
     site.late = True
+    site.bot = bot(lab)
     site.renew = functools.partial(_renew, lab, site, student=student)
     return site
 
@@ -135,6 +137,14 @@ def connect(url: str, *, own: bool) -> Session:
 def account(site: mwclient.Site) -> str:
     """The account that a session is logged in as, for ``assertuser``."""
     return str(site.username)
+
+
+def bot(lab: Lab) -> str:
+    """The account by which labkit publishes, as the wiki writes it; '' when the environment names none."""
+    if not lab.wiki.url:
+        return accounts.BOT
+    name = os.environ.get(USER_VARIABLE, "").partition("@")[0].replace("_", " ").strip()
+    return name[:1].upper() + name[1:]
 
 
 def credentials(lab: Lab, *, student: bool = False) -> tuple[str, SecretStr]:

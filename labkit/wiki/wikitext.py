@@ -60,6 +60,8 @@ _RISKY = re.compile(
 #: What is read in a preformatted block all the same: French blanks, a fence, another language's
 #: variants, and a reply's colon for who reads the page's lines.
 _IN_PRE = re.compile(r" (?=[?:;!%»›])|(?<=[«‹]) |(?<=labkit):|(?<=-)\{|^:", re.MULTILINE)
+#: A link to a page, or to elsewhere, of which the words are seen.
+_LINK = re.compile(r"\[\[(?:[^|\]]*\|)?([^\]]*)\]\]|\[(?:[a-z]+:)?//\S+ ([^\]]+)\]")
 #: Raw text that must not stand in a <syntaxhighlight>: its end, a fence, a remark.
 _BREAKS_OUT = re.compile(
     r"</syntaxhighlight|<!--|labkit:|-\{|\ufeff|^\s*(?:REX>|:)", re.IGNORECASE | re.MULTILINE
@@ -106,6 +108,16 @@ def span(text: str, css: str) -> str:
     """A piece of a line in a style, as it stands ('' for no style)."""
     safe = literal(text, begins=False, ends=False)
     return f'<span style="{css}">{safe}</span>' if css else safe
+
+
+def plain(text: str) -> str:
+    """A person's or labkit's line as a reader sees it: references, line breaks, emphasis and links resolved."""
+    return unmarked(_LINK.sub(r"\1\2", re.sub(r"<br ?/?>", " ", text)))
+
+
+def unmarked(text: str) -> str:
+    """A text without its marks of emphasis, and with its references as characters."""
+    return html.unescape(re.sub(r"'{2,}|</?[a-z]+(?: [^<>]*)?/?>", "", text)).strip()
 
 
 def source(text: str, language: str, *, highlight: bool = True) -> str:

@@ -35,7 +35,8 @@ PICTURE = re.compile(r"Labkit-[A-Za-z0-9-]{1,60}-[0-9a-f]{16}\.(?:png|jpg)")
 class Revision(Record):
     """A revision of a page; its number, its text, who saved it and when.
 
-    ``hidden``: the wiki's owners have hidden the text, which is '' then.
+    ``hidden``: the wiki's owners have hidden the text, which is '' then. ``parent`` is the number of the
+    revision before it (0: none).
     """
 
     number: int
@@ -43,6 +44,7 @@ class Revision(Record):
     user: str = ""
     time: datetime | None = None
     hidden: bool = False
+    parent: int = 0
 
 
 class Snapshot(Record):
@@ -160,6 +162,20 @@ def history(
         more = answer.get("continue", {})
 
 
+def members(site: mwclient.Site, names: Iterable[str], group: str) -> frozenset[str]:
+    """Those of the accounts that are in a group of the wiki's, in one request for each 50."""
+    wanted, found = sorted(names), set[str]()
+    for start in range(0, len(wanted), BATCH):
+        with calls.asking(f"the group {group}"):
+            answer = site.post(
+                "query", list="users", ususers="|".join(wanted[start : start + BATCH]), usprop="groups",
+                formatversion=2,
+            )  # fmt: skip
+        users = answer["query"]["users"]
+        found |= {user["name"] for user in users if group in user.get("groups", ())}
+    return frozenset(found)
+
+
 def moves(site: mwclient.Site, title: str) -> tuple[str, ...]:
     """The titles to which a page of that title was ever moved (API: Logevents), the last first."""
     with calls.asking(title):
@@ -257,4 +273,5 @@ def _revision(item: Mapping[str, Any]) -> Revision:
         user=item.get("user", ""),
         time=item.get("timestamp"),
         hidden="texthidden" in item.get("slots", {}).get("main", {}),
+        parent=item.get("parentid", 0),
     )

@@ -74,7 +74,8 @@ class Session(mwclient.Site):  # type: ignore[misc]
     """A session with the wiki whose ``api.php`` is at ``url``, the lab's ``own`` or another one.
 
     ``renew`` logs in again when it has ended; who does so holds ``renewing``. Several threads may write.
-    A ``late`` one looks around as a stranger until it is to write. With ``info``, what the wiki said of
+    A ``late`` one looks around as a stranger until it is to write. ``bot`` is the account by which labkit
+    publishes, whoever's session it is. With ``info``, what the wiki said of
     itself just now, it is not asked for that again.
     """
 
@@ -82,6 +83,7 @@ class Session(mwclient.Site):  # type: ignore[misc]
         parts = urlsplit(url)
         self.own = own
         self.late = False
+        self.bot = ""
         self.renew: Callable[[], None] | None = None
         self.renewing = threading.Lock()
         self.extensions = info.extensions if info else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,23 @@ from labkit.result import Record
 from labkit.wiki.instance.folders import USER, Folders
 
 #: MediaWiki begins each name with a capital letter.
-STUDENT, TEACHER, BOT = "Student", "Teacher", "Labkit"
+STUDENT, TEACHER, ADMINISTRATOR, BOT = "Student", "Teacher", "Administrator", "Labkit"
+#: The wiki's group whose accounts settle any remark.
+TEACHERS = "teacher"
 #: The name of the bot password: it logs in as ``Labkit@publish``.
 APP = "publish"
 #: A bot password has exactly so many characters.
 PUBLISH = 32
 #: The fewest grants with which pages and files can be published.
 GRANTS = ("createeditmovepage", "uploadfile")
-#: Administrators both; the student installed the wiki, and so has what its installer gives.
-GROUPS = {STUDENT: ("bureaucrat", "interface-admin", "sysop"), TEACHER: ("sysop",), BOT: ()}
+#: The administrator installed the wiki, and so has what its installer gives; the student writes, and has no right
+#: over what others wrote.
+GROUPS = {
+    ADMINISTRATOR: ("bureaucrat", "interface-admin", "sysop"),
+    TEACHER: ("sysop", TEACHERS),
+    STUDENT: (),
+    BOT: (),
+}
 
 
 class Passwords(Record):
@@ -38,6 +47,7 @@ class Passwords(Record):
 
     student: SecretStr
     teacher: SecretStr
+    administrator: SecretStr
     labkit: SecretStr
     publish: SecretStr
     database: SecretStr
@@ -47,12 +57,10 @@ class Passwords(Record):
     @classmethod
     def new(cls) -> Passwords:
         """Fresh ones from the kernel's random numbers."""
-        words = {
-            name: secrets.token_urlsafe(15) for name in ("student", "teacher", "labkit", "database")
-        }
+        people = ("student", "teacher", "administrator", "labkit", "database")
         return cls.model_validate(
             {
-                **words,
+                **{name: secrets.token_urlsafe(15) for name in people},
                 "publish": secrets.token_hex(PUBLISH // 2),
                 "secret_key": secrets.token_hex(32),
                 "upgrade_key": secrets.token_hex(8),
@@ -71,17 +79,23 @@ class Passwords(Record):
 def keep(folders: Folders) -> Passwords:
     """The wiki's passwords; new ones are written, for root's eyes alone, when there are none."""
     if not folders.passwords.exists():
-        text = json.dumps(Passwords.new().plain(), indent=2) + "\n"
-        write_atomically(folders.passwords, text, mode=0o600)
+        _write(folders.passwords, Passwords.new().plain())
     return read(folders.passwords)
 
 
 def read(path: Path) -> Passwords:
-    """The passwords of a file; raises :class:`StateError`, which does not quote the file."""
+    """The passwords of a file; raises :class:`StateError`, which does not quote the file. One of an older
+    labkit's gets the administrator's that it lacks."""
     try:
-        found = Passwords.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        words = json.loads(path.read_text(encoding="utf-8"))
+        older = isinstance(words, dict) and "administrator" not in words
+        if older:
+            words["administrator"] = Passwords.new().plain()["administrator"]
+        found = Passwords.model_validate(words)
         if not all(found.plain().values()) or len(found.publish) != PUBLISH:
             raise ValueError
+        if older:
+            _write(path, words)
         return found
     except FileNotFoundError:
         raise WikiError(
@@ -99,6 +113,10 @@ def read(path: Path) -> Passwords:
             f"ls -l {path}",
             code="state.damaged-passwords",
         ) from None
+
+
+def _write(path: Path, words: Mapping[str, str]) -> None:
+    write_atomically(path, json.dumps(words, indent=2) + "\n", mode=0o600)
 
 
 def apply(folders: Folders, passwords: Passwords, *, mediawiki: Path, settings: Path) -> None:

@@ -221,10 +221,12 @@ def _installer(
         "--passfile=php://stdin",
         f"--confpath={written}",
         site_name(lab),
-        accounts.STUDENT,
+        accounts.ADMINISTRATOR,
     ]
     try:
-        accounts.as_server(command, env={}, stdin=passwords.student.get_secret_value(), timeout=300)
+        accounts.as_server(
+            command, env={}, stdin=passwords.administrator.get_secret_value(), timeout=300
+        )
     except CommandError as error:
         raise WikiError(
             str(Folders.of(lab).data), f"MediaWiki's installer failed: {excerpt(error.stderr)}",

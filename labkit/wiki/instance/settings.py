@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 from labkit.result import Record
 from labkit.wiki.access.ask import MARK
+from labkit.wiki.instance.accounts import TEACHERS
 from labkit.wiki.instance.folders import ADDRESS, USER, Folders
 from labkit.wiki.instance.mariadb import ACCOUNT, DATABASE
 
@@ -104,15 +105,19 @@ def _variables(settings: Settings) -> Mapping[str, object]:
         "wgUseImageMagick": False,  # PHP's own gd makes the thumbnails
         "wgDiff3": "/usr/bin/diff3",
         "wgPygmentizePath": "/usr/bin/pygmentize",
-        "wgRateLimits": [],  # three known accounts, and nobody else may write
+        "wgRateLimits": [],  # four known accounts, and nobody else may write
     }
 
 
 def _rights() -> list[str]:
-    """Everybody on this machine reads; who has an account edits; nobody signs up."""
+    """Everybody on this machine reads; who has an account edits; nobody signs up. A picture is replaced by
+    administrators alone: the report's are named by the hashes of their contents."""
     closed = ("edit", "createpage", "createtalk", "createaccount", "upload")
     return [f"$wgGroupPermissions['*'][{php(right)}] = false;" for right in closed] + [
+        "$wgGroupPermissions['user']['reupload'] = false;",
         "$wgGroupPermissions['sysop']['createaccount'] = true;",
+        "$wgGroupPermissions['sysop']['reupload'] = true;",
+        f"$wgGroupPermissions[{php(TEACHERS)}]['read'] = true;",
     ]
 
 

@@ -53,7 +53,7 @@ def read(text: str, known: Iterable[str]) -> tuple[Comment, ...]:
 
 def without(text: str, comments: Iterable[Comment], start: int = 0, end: int | None = None) -> str:
     """A stretch of the text in which of each comment only people's words are left; a line that has
-    nothing else goes with its comment."""
+    nothing else goes with its comment, and so do labkit's notices."""
     pieces, place, last = [], start, len(text) if end is None else end
     for comment in comments:
         if comment.start < place or comment.end > last:
@@ -63,7 +63,7 @@ def without(text: str, comments: Iterable[Comment], start: int = 0, end: int | N
         alone = comment.start == 0 or text[comment.start - 1] == "\n"
         if alone and not comment.rest and place < last and text[place] == "\n":
             place += 1
-    return "".join([*pieces, text[place:last]])
+    return fences.without_notices("".join([*pieces, text[place:last]]))
 
 
 def _names(match: re.Match[str]) -> tuple[str, ...]:

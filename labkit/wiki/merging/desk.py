@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,8 @@ from labkit.errors import WikiError
 from labkit.result import Record
 from labkit.wiki.access import api
 from labkit.wiki.access.api import Snapshot
-from labkit.wiki.merging import fences, weave
+from labkit.wiki.merging import altered, fences, weave
+from labkit.wiki.merging.altered import Altered, Difference
 from labkit.wiki.merging.fences import Block, Document
 from labkit.wiki.merging.pristine import Memory
 from labkit.wiki.merging.weave import Change
@@ -21,6 +22,8 @@ from labkit.wiki.notebook import Upload
 if TYPE_CHECKING:
     import mwclient
 
+#: Gives the lines of labkit's that people had changed on a page that was read, and who did.
+Changed = Callable[[Snapshot], Sequence[Altered]]
 #: What MediaWiki trims from a page's end (PHP's rtrim).
 _TRIMMED = " \t\n\r\0\x0b"
 
@@ -66,8 +69,8 @@ class Published(Record):
     had dropped; ``attempts`` how often the page was read for it; ``mended`` is the difference that
     the mending of damaged comments made.
 
-    Afterwards ``standing`` blocks are on the page, the wiki lacks the pictures ``missing``, and ``left``
-    is what the next publication would write.
+    Afterwards ``standing`` blocks are on the page, the wiki lacks the pictures ``missing``, ``left``
+    is what the next publication would write, and ``altered`` are labkit's lines that people have changed.
     """
 
     page: str
@@ -85,6 +88,7 @@ class Published(Record):
     standing: int = 0
     missing: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
+    altered: tuple[Altered, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -113,13 +117,15 @@ class Mended(Record):
 
 @dataclass(frozen=True)
 class Desk:
-    """What one publication works with: the blocks and their pictures, what labkit wrote before, and
-    the pictures that it has ``sent``, or may have sent (``tried``: no reply came)."""
+    """What one publication works with: the blocks and their pictures, what labkit wrote before, who
+    ``changed`` labkit's lines on a page that was read, and the pictures that it has ``sent``, or may have
+    sent (``tried``: no reply came)."""
 
     memory: Memory
     blocks: tuple[Block, ...]
     uploads: tuple[Upload, ...] = ()
     restore: tuple[str, ...] = ()
+    changed: Changed | None = None
     sent: list[str] = field(default_factory=list)
     tried: list[str] = field(default_factory=list)
 
@@ -162,6 +168,7 @@ def look(desk: Desk, snapshot: Snapshot) -> tuple[Plan, Document]:
         pristine=memory.pristine,
         restore=desk.restore,
         known=memory.names if page.names is None and page.blocks else (),
+        credit=_credit(desk.changed, snapshot) if desk.changed else None,
     )
     new = woven.text.rstrip(_TRIMMED)
     planned = Plan(
@@ -175,6 +182,16 @@ def look(desk: Desk, snapshot: Snapshot) -> tuple[Plan, Document]:
         listed=woven.listed,
     )
     return planned, page
+
+
+def _credit(changed: Changed, snapshot: Snapshot) -> weave.Credit:
+    """Says who changed labkit's lines on the page that was read; its history is asked when one is."""
+
+    def credit(block: str, found: Sequence[Difference]) -> tuple[Altered, ...]:
+        known = [item for item in changed(snapshot) if item.block == block]
+        return altered.credited(block, known, found)
+
+    return credit
 
 
 def _deleted(page: str, snapshot: Snapshot) -> WikiError:

@@ -15,6 +15,10 @@ a person::
     <!-- labkit:page summary 01-wiki 02-rootfs | a word to whoever edits the page -->
 
 Text outside of blocks is never touched.
+
+Below its first comment a block may have a *notice* of labkit's, one line of HTML that carries the hash of its own
+words. It is no part of the block: it is taken off when the page is read, and written anew. One whose words a
+person changed is a line of that person's.
 """
 
 from __future__ import annotations
@@ -43,6 +47,8 @@ TRACE = re.compile(
     r"<!--\s*labkit\s*(?::|(?:begin|end|page)\b)|\blabkit:(?:begin|end|page)\b(?=[^\n]*--+>)",
     re.IGNORECASE,
 )
+#: A whole notice, as a line of a block's.
+NOTICE = re.compile(r'<div class="labkit-notice" data-labkit="([0-9a-f]{16})"[^>\n]*>(.*)</div>')
 
 
 class Block(Record):
@@ -60,7 +66,7 @@ class Block(Record):
     @property
     def digest(self) -> str:
         """The hash that the block's fence carries: 16 hexadecimal digits."""
-        return hashlib.sha256("\n".join(self.lines).encode()).hexdigest()[:16]
+        return _hash("\n".join(self.lines))
 
     @property
     def text(self) -> str:
@@ -71,13 +77,15 @@ class Block(Record):
 class Fenced(Record):
     """A block as found on a page: what stands there now, and the hash of what labkit wrote there.
 
-    ``start`` and ``end`` are its first character's place in the page and the one after its last.
+    ``start`` and ``end`` are its first character's place in the page and the one after its last;
+    ``notice`` is labkit's notice at its head, which is no part of the block.
     """
 
     block: Block
     digest: str
     start: int
     end: int
+    notice: str = ""
 
     @property
     def touched(self) -> bool:
@@ -119,13 +127,35 @@ def block(name: str, heading: str, body: str) -> Block:
     return Block(name=name, heading=unicodedata.normalize("NFC", heading).strip(), body=text)
 
 
-def fenced(block: Block, digest: str) -> str:
-    """A block between its fences, with the hash of its pristine state."""
+def fenced(block: Block, digest: str, notice: str = "") -> str:
+    """A block between its fences, with the hash of its pristine state and a notice at its head."""
     start = f"{block.heading} " if block.heading else ""
+    body = f"{notice}\n{block.body}" if notice else block.body
     return (
-        f"{start}<!-- labkit:begin {block.name} {digest} -->\n{block.body}\n"
+        f"{start}<!-- labkit:begin {block.name} {digest} -->\n{body}\n"
         f"<!-- labkit:end {block.name} -->"
     )
+
+
+def notice(words: str) -> str:
+    """A notice that says these words (one line of wikitext)."""
+    return (
+        f'<div class="labkit-notice" data-labkit="{_hash(words)}" style="border-left:4px solid #c60;'
+        f'background:#fff4e5;padding:0.4em 1em">{words}</div>'
+    )
+
+
+def without_notices(text: str) -> str:
+    """The text without the lines that are notices of labkit's."""
+    if "labkit-notice" not in text:
+        return text
+    return "\n".join(line for line in text.split("\n") if not is_notice(line))
+
+
+def is_notice(line: str) -> bool:
+    """Whether a line is a notice of labkit's, as labkit wrote it."""
+    match = NOTICE.fullmatch(line.rstrip())
+    return match is not None and _hash(match[2]) == match[1]
 
 
 def listed(names: tuple[str, ...]) -> str:
@@ -192,8 +222,17 @@ def _fenced(text: str, begin: re.Match[str], end: re.Match[str], before: int) ->
     start = max(text.rfind("\n", 0, begin.start()) + 1, before)
     body = text[begin.end() : end.start()].removeprefix("\n").removesuffix("\n")
     heading = text[start : begin.start()].strip()
-    found = Block(name=begin["name"], heading=heading, body=body)
-    return Fenced(block=found, digest=begin["digest"], start=start, end=end.end())
+    notices = (
+        [line for line in body.split("\n") if is_notice(line)] if "labkit-notice" in body else []
+    )
+    found = Block(name=begin["name"], heading=heading, body=without_notices(body))
+    return Fenced(
+        block=found, digest=begin["digest"], start=start, end=end.end(), notice="\n".join(notices)
+    )
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _refuse_doubles(found: list[Fenced], text: str, page: str) -> None:

@@ -176,7 +176,7 @@ def _places(
     """The person's lines that have no line of ours to stand in for, by the line of ours (-1: none)
     that they follow."""
     from_theirs = {new: old for old, new in to_theirs.items()}
-    depths, inside = _depths(theirs), _depths(ours)
+    open_, inside = depths(theirs), depths(ours)
     places: defaultdict[int, list[str]] = defaultdict(list)
     after, old = -1, -1
     for place, line in enumerate(theirs):
@@ -184,19 +184,19 @@ def _places(
         if place in from_theirs and old in to_ours:
             after = to_ours[old]
         elif place not in from_theirs or line != base[old]:
-            before = depths[place - 1] if place else 0
+            before = open_[place - 1] if place else 0
             after = max(after, _outside(inside, after) if before == 0 else after)
             places[after].append(line)
     return places
 
 
-def _depths(lines: Sequence[str]) -> list[int]:
+def depths(lines: Sequence[str]) -> list[int]:
     """How many tables, preformatted blocks and boxes are open after each line."""
-    depths, depth = [], 0
+    found, depth = [], 0
     for line in lines:
         depth = max(0, depth + len(_OPENS.findall(line)) - len(_CLOSES.findall(line)))
-        depths.append(depth)
-    return depths
+        found.append(depth)
+    return found
 
 
 def _outside(depths: Sequence[int], place: int) -> int:

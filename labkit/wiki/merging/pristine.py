@@ -15,6 +15,7 @@ import re
 import time
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +40,8 @@ YOUNG = timedelta(minutes=10)
 ATTEMPTS = 8
 #: Revisions of the page that are looked through for a block that neither place has.
 HISTORY = 100
+#: Revisions of a page that are read when all of its history is, at most.
+EVERY = 20_000
 #: Characters of one block; a page holds two million (MediaWiki's $wgMaxArticleSize).
 LIMIT = 4_000_000
 _LINE = re.compile(rf"({fences.NAME}) ([0-9a-f]{{16}}) (\S+) ([A-Za-z0-9+/=]+)")
@@ -183,6 +186,34 @@ class Memory:
             number = found.revision.number if found.revision else None
             self._remote = Remote(title=found.title, store=store, revision=number)
         return self._remote
+
+
+class Written:
+    """What labkit ever wrote on a page, as this machine and its state page's history know it; the
+    wiki is asked only when something is looked for."""
+
+    def __init__(self, site: mwclient.Site, page: str, folder: Path) -> None:
+        self._known: dict[tuple[str, str], Block] = {}
+        self._learn(item.block for item in read_local(local_file(folder, page)).kept)
+        self._older = api.history(site, state_title(page), limit=EVERY)
+
+    def pristine(self, name: str, digest: str) -> Block | None:
+        """The block of that name and hash, None when nobody knows it any more."""
+        while (name, digest) not in self._known:
+            revision = next(self._older, None)
+            if revision is None:
+                return None
+            self._learn(item.block for item in parse(revision.text).kept)
+        return self._known[name, digest]
+
+    def read(self, text: str) -> None:
+        """Learns the blocks that stand on the page as labkit wrote them."""
+        with suppress(WikiError):
+            found = fences.parse(text, "").blocks
+            self._learn(item.block for item in found if not item.touched)
+
+    def _learn(self, blocks: Iterable[Block]) -> None:
+        self._known |= {(block.name, block.digest): block for block in blocks}
 
 
 def dump(store: Store) -> str:

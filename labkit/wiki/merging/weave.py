@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from labkit.result import Record
-from labkit.wiki.merging import fences, merge
+from labkit.wiki.merging import altered, fences, merge
+from labkit.wiki.merging.altered import Altered, Difference
 from labkit.wiki.merging.fences import Block, Document, Fenced
 
 State = Literal["unchanged", "added", "changed", "deleted"]
 #: Gives what labkit wrote, by a block's name and the hash in its fence; None when that is lost.
 Pristine = Callable[[str, str], Block | None]
+#: Gives the changes of labkit's lines with who made each, by a block's name and how its lines differ.
+Credit = Callable[[str, Sequence[Difference]], tuple[Altered, ...]]
 
 
 class Change(Record):
@@ -22,13 +25,14 @@ class Change(Record):
 
     ``deleted``: a person deleted it, and it stays so. ``diff`` is the difference of the page's
     lines (unified, numbered as on the page, without a header); ``kept`` the lines in the block that
-    are a person's.
+    are a person's, ``altered`` the lines of labkit's that people have changed.
     """
 
     name: str
     state: State
     diff: str = ""
     kept: tuple[str, ...] = ()
+    altered: tuple[Altered, ...] = ()
 
 
 class Woven(Record):
@@ -50,6 +54,7 @@ def weave(
     pristine: Pristine,
     restore: Iterable[str] = (),
     known: Iterable[str] = (),
+    credit: Credit | None = None,
 ) -> Woven:
     """The page with these blocks; text outside of blocks is copied character by character.
 
@@ -57,6 +62,7 @@ def weave(
 
     :param restore: blocks that a person deleted and that are wanted back.
     :param known: the blocks that labkit once published here, for a page whose list of them is gone.
+    :param credit: says who changed labkit's lines; without it the blocks' notices stay as they are.
     """
     published = page.names if page.names is not None else tuple(known if page.blocks else ())
     gone = {name for name in published if page.find(name) is None} - set(restore)
@@ -69,7 +75,7 @@ def weave(
         elif found is None:
             made.append((Change(name=block.name, state="added"), _insertion(page, blocks, place)))
         else:
-            made.append(_renewed(found, block, pristine))
+            made.append(_renewed(found, block, pristine, credit))
     edits = sorted([*listed, *(edit for _, edit in made if edit)], key=lambda edit: edit[:2])
     return Woven(
         text=_edited(page.text, edits),
@@ -138,18 +144,30 @@ def difference(old: str, new: str, *, lines: tuple[int, int] = (1, 1)) -> str:
     )
 
 
-def _renewed(found: Fenced, block: Block, pristine: Pristine) -> tuple[Change, Edit | None]:
-    if found.digest == block.digest:
-        own = merge.persons(block.lines, found.block.lines) if found.touched else Counter[str]()
-        return Change(name=block.name, state="unchanged", kept=tuple(own.elements())), None
-    base = _base(found, pristine, block)
-    theirs = found.block
-    heading = block.heading if theirs.heading == base[0] else theirs.heading
-    body = merge.merge(base[1:], theirs.lines[1:], block.lines[1:])
-    new = Block(name=block.name, heading=heading, body="\n".join(body))
-    kept = tuple(merge.persons(base, theirs.lines).elements())
-    edit = (found.start, found.end, fences.fenced(new, block.digest))
-    return Change(name=block.name, state="changed", kept=kept), edit
+def _renewed(
+    found: Fenced, block: Block, pristine: Pristine, credit: Credit | None
+) -> tuple[Change, Edit | None]:
+    if not found.touched:
+        base, new = found.block.lines, block
+    elif found.digest == block.digest:
+        base, new = block.lines, found.block
+    else:
+        base, theirs = _base(found, pristine, block), found.block
+        heading = block.heading if theirs.heading == base[0] else theirs.heading
+        body = merge.merge(base[1:], theirs.lines[1:], block.lines[1:])
+        new = Block(name=block.name, heading=heading, body="\n".join(body))
+    kept = merge.persons(base, found.block.lines) if found.touched else Counter[str]()
+    change = Change(name=block.name, state="unchanged", kept=tuple(kept.elements()))
+    notice = found.notice
+    if credit:
+        differing = altered.differences(block.lines, new.lines) if new != block else ()
+        changed = credit(block.name, differing) if differing else ()
+        notice = altered.notice(changed)
+        change = change.model_copy(update={"altered": changed})
+    if found.digest == block.digest and notice == found.notice:
+        return change, None
+    edit = (found.start, found.end, fences.fenced(new, block.digest, notice))
+    return change.model_copy(update={"state": "changed"}), edit
 
 
 def _base(found: Fenced, pristine: Pristine, ours: Block | None) -> tuple[str, ...]:

@@ -11,8 +11,11 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 
+from labkit.display import counted
 from labkit.result import Cell, Record, Table
-from labkit.wiki.talk import threads
+from labkit.wiki import wikitext
+from labkit.wiki.merging import altered
+from labkit.wiki.merging.altered import Altered, Step
 from labkit.wiki.talk.threads import State, Thread
 
 
@@ -33,7 +36,9 @@ class Remark(Record):
     ('' and None) where the wiki's owners have hidden the revision.
 
     ``run`` is the run of the block when the remark was made, ``now`` that of the block as it is.
-    ``state`` counts the results that address it, which ``thread.state`` does not.
+    ``state`` counts the results that address it, which ``thread.state`` does not. ``claims`` are by those who
+    called it settled and may not; of a remark that its author made of somebody else's, ``owner`` is who
+    wrote it first.
     """
 
     thread: Thread
@@ -46,6 +51,20 @@ class Remark(Record):
     now: str = ""
     state: State = "open"
     addressed: tuple[Addressed, ...] = ()
+    claims: tuple[Step, ...] = ()
+    owner: str = ""
+
+    @property
+    def told(self) -> str:
+        """Its state in words, with the claims that do not count."""
+        users = dict.fromkeys(step.user or "unknown" for step in self.claims)
+        return "; ".join([self.state, *(f"settled by {user} (not the asker)" for user in users)])
+
+    @property
+    def signed(self) -> str:
+        """Its author in words."""
+        rewritten = self.owner and self.owner != self.author
+        return f"{self.author}, rewriting {self.owner}'s" if rewritten else self.author
 
     @property
     def since(self) -> str:
@@ -56,14 +75,34 @@ class Remark(Record):
         return f"was made on run {was}, block now of run {now}".replace("run an", "an")
 
 
+class Vanished(Record):
+    """A line of a remark that somebody else than its ``author`` took away or rewrote (``by``, with the line that
+    they made of it)."""
+
+    line: str
+    author: str
+    written: datetime | None
+    block: str
+    section: str
+    by: Step
+
+    @property
+    def became(self) -> str:
+        """What was done to it."""
+        return "rewritten" if self.by.line else "deleted"
+
+
 class Remarks(Record):
     """The remarks of the report's page, in the page's order; ``revision`` is the page's last (0: there
-    is no page)."""
+    is no page). ``vanished`` are those that others than their writers took away, ``altered`` the lines of
+    labkit's that people have changed."""
 
     page: str
     url: str
     remarks: tuple[Remark, ...]
     revision: int = 0
+    vanished: tuple[Vanished, ...] = ()
+    altered: tuple[Altered, ...] = ()
 
     def of(self, state: State) -> tuple[Remark, ...]:
         """Those in one state."""
@@ -107,13 +146,46 @@ def sentence(found: Remarks) -> str:
         return f"The wiki has no page {found.page} yet: nothing was published there."
     counts = Counter(remark.state for remark in found.remarks)
     said = ", ".join(f"{counts[state]} {state}" for state in ("open", "answered", "settled"))
-    total = f"{len(found.remarks)} remark{'' if len(found.remarks) == 1 else 's'}"
-    return f"{total} on the page {found.page}{f': {said}' if found.remarks else ''}."
+    total = f"{counted(len(found.remarks), 'remark')} on the page {found.page}{f': {said}' if found.remarks else ''}."
+    changed = altered.sentence(found.altered)
+    return f"{total}{gone(found.vanished)}{f' {changed}' if changed else ''}"
+
+
+def gone(found: Sequence[Vanished]) -> str:
+    """How many remarks' lines others than their writers took away, to go on with; '' for none."""
+    said = f" {counted(len(found), 'line')} of remarks deleted or rewritten by others than the writers."
+    return said if found else ""
+
+
+def tables(found: Remarks) -> tuple[Table, ...]:
+    """The tables that have rows: the remarks, what became of others' remarks, labkit's changed lines."""
+    every = (table(found), vanished(found.vanished), altered.table(found.altered))
+    return tuple(one for one in every if one.rows)
+
+
+def vanished(gone: Sequence[Vanished]) -> Table:
+    """The remarks that others than their writers took away or rewrote, as a table."""
+    rows: list[dict[str, Cell]] = [
+        {
+            "where": item.block or item.section or "the page's beginning",
+            "remark": wikitext.plain(item.line),
+            "author": item.author or "unknown",
+            "written (UTC)": f"{item.written:%Y-%m-%d %H:%M}" if item.written else None,
+            "what": item.became,
+            "by": item.by.user or "unknown",
+            "on (UTC)": f"{item.by.time:%Y-%m-%d %H:%M}" if item.by.time else None,
+            "now": wikitext.plain(item.by.line) or None,
+        }
+        for item in gone
+    ]
+    columns = ("where", "remark", "author", "written (UTC)", "what", "by", "on (UTC)", "now")
+    title = "Remarks that others than their writers deleted or rewrote"
+    return Table.of("vanished", title, rows, columns=columns)
 
 
 def answers(remark: Remark) -> str:
     """All answers to a remark, on the page and by results, a line each."""
-    lines = [threads.plain(line) for line in remark.thread.answer.split("\n") if line]
+    lines = [wikitext.plain(line) for line in remark.thread.answer.split("\n") if line]
     return "\n".join([*lines, *(f"{item.stage}: {item.summary}" for item in remark.addressed)])
 
 
@@ -121,11 +193,11 @@ def _row(remark: Remark) -> dict[str, Cell]:
     thread = remark.thread
     return {
         "id": remark.id,
-        "state": remark.state,
+        "state": remark.told,
         "where": thread.block or thread.section or "the page's beginning",
-        "remark": threads.plain(thread.text),
+        "remark": wikitext.plain(thread.text),
         "answer": answers(remark) or None,
-        "author": remark.author,
+        "author": remark.signed,
         "written (UTC)": f"{remark.written:%Y-%m-%d %H:%M}" if remark.written else None,
         "since then": remark.since,
     }

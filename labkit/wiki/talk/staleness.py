@@ -35,7 +35,7 @@ def stale(
     revision of each. Asks for the texts of those whose block's fence has changed since."""
     fences_now = {item.block.name: item.digest for item in blocks(now.text)}
     doubtful = {
-        thread.first: (thread.block, origin.revision)
+        thread.first: (thread.block, origin.by.revision)
         for thread in found
         if (origin := origins.get(thread.first)) and origin.digest
         and origin.digest != fences_now.get(thread.block, origin.digest)

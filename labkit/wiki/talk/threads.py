@@ -7,21 +7,23 @@ directly under it, without an empty line between, belongs to it:
 - a line ``REX> settled`` settles it; after a full stop or a comma it may go on;
 - any other ``REX>`` line goes on with it.
 
-So a remark is *settled* when its last ``REX>`` line says so, *answered* when an answer follows that
+So a remark is *settled* when its last ``REX>`` line says so (and comes from somebody who may), *answered* when an answer follows that
 line, and *open* otherwise. A signature (``~~~~``) may end each line.
 """
 
 from __future__ import annotations
 
-import html
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from labkit.errors import WikiError
 from labkit.result import Record
+from labkit.wiki import wikitext
 from labkit.wiki.merging import fences
 
+#: Whether a line (its number) settles what the lines before it ask (their numbers).
+Counts = Callable[[int, Sequence[int]], bool]
 State = Literal["open", "answered", "settled"]
 #: The block that lists the remarks: a remark under it is about no block, for every remark changes it.
 LIST = "remarks"
@@ -30,8 +32,6 @@ _ANSWER = re.compile(r":[:*#\s]*(.*)")
 _SETTLED = re.compile(r"settled\s*(?:$|[.,;:!(\[–—-])", re.IGNORECASE)
 _HEADING = re.compile(r"(={1,6})\s*(.*?)\s*\1\s*")
 _COMMENT = re.compile(r"<!--\s*labkit:.*?-->")
-#: A link to a page, or to elsewhere, of which the words are seen.
-_LINK = re.compile(r"\[\[(?:[^|\]]*\|)?([^\]]*)\]\]|\[(?:[a-z]+:)?//\S+ ([^\]]+)\]")
 #: What ``~~~~`` becomes, in any of MediaWiki's languages: a link to the writer, year and time zone.
 _SIGNATURE = re.compile(
     r"\s*(?:--|—)?\s*\[\[[^\[\]|]+[:/][^\[\]]*\]\](?: \(\[\[[^\[\]]*\]\]\))?"
@@ -41,19 +41,22 @@ _SIGNATURE = re.compile(
 
 class Line(NamedTuple):
     """A line of a page: its number (from 1), its text without labkit's comments, the block in which
-    or after which it stands ('' before all of them and in people's own sections), the heading above."""
+    or after which it stands ('' before all of them and in people's own sections), the heading above;
+    of one that :func:`marked` gives, the first line of the remark that it is ``under``."""
 
     number: int
     text: str
     block: str
     section: str
+    under: str = ""
 
 
 class Thread(Record):
     """A remark as it stands on the page: ``line`` is its first line's text, from 1 its ``number``.
 
     ``block`` and ``section`` are where it stands, as of a :class:`Line`; ``first`` and ``last`` the
-    numbers of its first and last line; ``answer`` has a line for each answer.
+    numbers of its first and last line; ``answer`` has a line for each answer. ``ignored`` are the numbers of
+    the lines that would settle it and do not count.
     """
 
     number: int
@@ -65,28 +68,44 @@ class Thread(Record):
     state: State
     first: int = 0
     last: int = 0
+    ignored: tuple[int, ...] = ()
 
 
-def parse(text: str) -> tuple[Thread, ...]:
-    """The remarks of a page's text; where its fences are damaged, no remark has a block."""
-    if "REX>" not in text:
-        return ()
-    found: list[Thread] = []
-    current: list[Line] = []
-    for line in lines(text):
-        if _REMARK.fullmatch(line.text) or (current and _ANSWER.fullmatch(line.text)):
-            current.append(line)
-        elif current:
-            found.append(_thread(current, len(found) + 1))
-            current = []
-    return (*found, _thread(current, len(found) + 1)) if current else tuple(found)
+def parse(text: str, counts: Counts = lambda line, asking: True) -> tuple[Thread, ...]:
+    """The remarks of a page's text; where its fences are damaged, no remark has a block.
+
+    :param counts: whether a line settles the remark; all do where nobody says who wrote them.
+    """
+    return tuple(_thread(found, n, counts) for n, found in enumerate(_runs(text), 1))
 
 
 def marked(text: str) -> tuple[Line, ...]:
     """All lines of a page that begin with ``REX>``."""
-    if "REX>" not in text:
-        return ()
-    return tuple(line for line in lines(text) if _REMARK.fullmatch(line.text))
+    return tuple(
+        line._replace(under=found[0].text)
+        for found in _runs(text)
+        for line in found
+        if _REMARK.fullmatch(line.text)
+    )
+
+
+def settles(line: str) -> bool:
+    """Whether a line says that a remark is settled."""
+    remark = _REMARK.fullmatch(line)
+    return remark is not None and _SETTLED.match(remark[1]) is not None
+
+
+def _runs(text: str) -> Iterator[list[Line]]:
+    """The lines of each remark, with its answers."""
+    current: list[Line] = []
+    for line in lines(text) if "REX>" in text else ():
+        if _REMARK.fullmatch(line.text) or (current and _ANSWER.fullmatch(line.text)):
+            current.append(line)
+        elif current:
+            yield current
+            current = []
+    if current:
+        yield current
 
 
 def lines(text: str) -> Iterator[Line]:
@@ -102,17 +121,11 @@ def lines(text: str) -> Iterator[Line]:
         line = _COMMENT.sub("", raw) if "<!--" in raw else raw
         heading = _HEADING.fullmatch(line.rstrip()) if line.startswith("=") else None
         if heading:
-            section = _unmarked(heading[2])
+            section = wikitext.unmarked(heading[2])
             block = "" if len(heading[1]) <= 2 else block
         block = inside or block
         yield Line(number, line.rstrip(), "" if block == LIST else block, section)
         start += len(raw) + 1
-
-
-def plain(text: str) -> str:
-    """A remark's or an answer's words as a reader sees them: references, line breaks, emphasis and links
-    resolved."""
-    return _unmarked(_LINK.sub(r"\1\2", re.sub(r"<br ?/?>", " ", text)))
 
 
 def _spans(text: str) -> tuple[tuple[int, int, str], ...]:
@@ -123,15 +136,21 @@ def _spans(text: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((item.start, item.end, item.block.name) for item in found)
 
 
-def _thread(lines: Sequence[Line], number: int) -> Thread:
+def _thread(lines: Sequence[Line], number: int, counts: Counts) -> Thread:
     texts, answers = [], []
+    asking: list[int] = []
+    ignored: list[int] = []
     state: State = "open"
     for line in lines:
         remark = _REMARK.fullmatch(line.text)
-        if remark and _SETTLED.match(remark[1]):
-            state = "settled"
+        if settles(line.text):
+            if counts(line.number, asking):
+                state, ignored = "settled", []
+            else:
+                ignored.append(line.number)
         elif remark:
             texts.append(_unsigned(remark[1]))
+            asking.append(line.number)
             state = "open"
         elif answer := _ANSWER.fullmatch(line.text):
             answers.append(_unsigned(answer[1]))
@@ -140,14 +159,9 @@ def _thread(lines: Sequence[Line], number: int) -> Thread:
     return Thread(
         number=number, line=first.text, block=first.block, section=first.section,
         text="\n".join(texts), answer="\n".join(answers), state=state,
-        first=first.number, last=last.number,
+        first=first.number, last=last.number, ignored=tuple(ignored),
     )  # fmt: skip
 
 
 def _unsigned(text: str) -> str:
     return _SIGNATURE.sub("", text).strip()
-
-
-def _unmarked(heading: str) -> str:
-    """A heading's text without its marks, and with its references as characters."""
-    return html.unescape(re.sub(r"'{2,}|</?[a-z]+(?: [^<>]*)?/?>", "", heading)).strip()
