@@ -16,16 +16,15 @@ from labkit.errors import StateError
 from labkit.files import write_atomically
 from labkit.journal import Entry, Journal, boot_id
 from labkit.lab import Lab
-from labkit.report import pictures, saved
 from labkit.report import record as records
+from labkit.report import signing
 from labkit.report.notebook import digest
 from labkit.report.plan import Plan
 from labkit.result import Record
 
 
 class Remembered(Record):
-    """One stage that passed: the hash of its inputs, of its record, of its executed notebook, and of the
-    other files that a person reads (figures and tables).
+    """One stage that passed: the hash of its inputs, and of its record.
 
     ``standing`` are the :func:`marks` of what stood on the machine when that rebuild had ended;
     None when it never came to its end.
@@ -33,8 +32,6 @@ class Remembered(Record):
 
     key: str
     record: str
-    notebook: str
-    files: str = ""
     standing: tuple[str, ...] | None = None
 
 
@@ -112,21 +109,10 @@ def package_digest() -> str:
 def record_digest(lab: Lab, stage: str) -> str:
     """The hash of the record of a stage's last passed run, '' when it has none that can be read."""
     try:
-        record = records.read(records.file(lab, stage))
+        record = records.read(lab, stage)
     except StateError:
         return ""
-    return records.signature(record) if record else ""
-
-
-def files_digest(lab: Lab, stage: str) -> str:
-    """The hash of the pictures and tables that a stage's last passed run left beside its record."""
-    record = records.read(records.file(lab, stage))
-    drawn = sorted(pictures.named(record.model_dump_json())) if record else ()
-    files = [*(lab.output_dir / name for name in drawn), *records.tables(lab, stage)]
-    total = hashlib.sha256()
-    for file in files:
-        total.update(f"{file.name}\0{digest(file)}\n".encode())
-    return total.hexdigest()
+    return records.fingerprint(record) if record else ""
 
 
 def why_run(lab: Lab, stage: Plan, memory: Memory, now: str, standing: Iterable[str]) -> str:
@@ -142,10 +128,8 @@ def why_run(lab: Lab, stage: Plan, memory: Memory, now: str, standing: Iterable[
         return "it failed since"
     if last.record != record_digest(lab, stage.name):
         return "its record is gone or was changed"
-    if last.notebook != digest(saved.file(lab, stage.name)):
-        return "its executed notebook is gone or was changed"
-    if last.files != files_digest(lab, stage.name):
-        return "a figure or a table of its is gone or was changed"
+    if wrong := signing.differing(lab, stage.name):
+        return f"{wrong[0].file} is gone or was changed"
     return _fallen(last, standing) if stage.leaves else ""
 
 

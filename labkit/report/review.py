@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labkit import __version__, display
 from labkit.checks import Check, failed
 from labkit.display import counted
 from labkit.errors import StateError
-from labkit.files import write_atomically
 from labkit.lab import Lab
-from labkit.report import closing, dialogue, markup, pages
+from labkit.report import closing, dialogue, markup, pages, signing
 from labkit.report import record as records
 from labkit.report.pages import Page, Shown
 from labkit.report.plan import ROWS
+from labkit.report.signing import New
 from labkit.result import Outcome, Record, Table, action
 from labkit.wiki.talk import threads
 
@@ -56,7 +55,10 @@ def build(lab: Lab) -> Outcome[Site]:
             files |= {f"pictures/{item.file}": item.data for item in page.pictures if item.data}
             files |= page.files
     folder = lab.output_dir / "review"
-    changed = _write(folder, files)
+    new = {f"review/{name}": data for name, data in files.items()}
+    old = (*folder.glob("*.html"), *folder.glob("pictures/*.*"))
+    strays = [str(path.relative_to(lab.output_dir)) for path in old]
+    changed = signing.commit(lab, {"review": New("", new)}, strays, anew=False)
     passed = sum(stage.state == "passed" for stage in shown)
     return Outcome(
         value=Site(index="review/index.html", pages=tuple(sorted(files))),
@@ -75,7 +77,7 @@ def _check(stage: Shown) -> Check:
         seen="; ".join(
             [stage.state, *(record.problems if record else ()), *filter(None, [stage.reason])]
         ),
-        holds=stage.state == "passed",
+        holds=stage.state == "passed" and not stage.reason,
         again=f"labkit run {stage.plan.name}",
     )
 
@@ -182,18 +184,3 @@ def _is_number(value: object) -> bool:
 def _is_wide(table: Table) -> bool:
     """Whether a table has cells that hold a paragraph."""
     return any(isinstance(cell, str) and len(cell) > 60 for row in table.rows for cell in row)
-
-
-def _write(folder: Path, files: dict[str, bytes]) -> bool:
-    """Makes the folder hold exactly these pages and pictures; whether that changed anything."""
-    changed = False
-    for name, data in files.items():
-        path = folder / name
-        if not path.is_file() or path.read_bytes() != data:
-            write_atomically(path, data)
-            changed = True
-    for path in [*folder.glob("*.html"), *folder.glob("pictures/*.*")]:
-        if str(path.relative_to(folder)) not in files:
-            path.unlink()
-            changed = True
-    return changed
