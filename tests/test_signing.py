@@ -21,6 +21,7 @@ from labkit.report import record as records
 from labkit.report import signing
 from labkit.report.signing import KEY, MANIFEST, PUBLIC
 from tests import stage_notebooks
+from tests.conftest import open_place
 from tests.projects import ROOT, Project, files, listing, project
 
 STAGE, OTHER = "04-network", "03-containers"
@@ -71,18 +72,17 @@ class Recorded:
 
 
 @pytest.fixture(scope="module")
-def once(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
-    """The stages run once for all tests."""
-    folder = tmp_path_factory.mktemp("signed")
-    own = project(folder, "replicas = 3")
-    (folder / "notebooks").unlink()
-    for name, cells in ((OTHER, ("PROBE",)), (STAGE, ("PROBE", SHOWN))):
-        stage_notebooks.write(folder / "notebooks", name, *cells)
-    assert own.labkit("run", OTHER, STAGE).status == 0
-    whole = tmp_path_factory.mktemp("whole")
-    for name in ("outputs", "state"):
-        shutil.copytree(folder / name, whole / name, symlinks=True)
-    return Recorded(own, whole)
+def once() -> Iterator[Recorded]:
+    """The stages run once for all tests, in a folder that every account may enter."""
+    with open_place() as folder, open_place() as whole:
+        own = project(folder, "replicas = 3")
+        (folder / "notebooks").unlink()
+        for name, cells in ((OTHER, ("PROBE",)), (STAGE, ("PROBE", SHOWN))):
+            stage_notebooks.write(folder / "notebooks", name, *cells)
+        assert own.labkit("run", OTHER, STAGE).status == 0
+        for name in ("outputs", "state"):
+            shutil.copytree(folder / name, whole / name, symlinks=True)
+        yield Recorded(own, whole)
 
 
 @pytest.fixture
@@ -461,3 +461,68 @@ def test_killed_anywhere_the_outputs_are_the_old_run_or_the_new_one(tmp_path: Pa
     assert before == f"run{len(steps)}"
     left = [path.name for path in lab.output_dir.iterdir() if path.name.startswith(".")]
     assert left == []
+
+
+#: Runs the command as another account.
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--")
+
+
+def review_as(recorded: Recorded, *words: str) -> dict[str, Any]:
+    """What ``labkit review`` says to another account."""
+    done = recorded.own.labkit("review", "--json", *words, before=NOBODY)
+    assert "Traceback" not in done.stderr, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.root
+def test_who_is_not_root_reviews_and_verifies(recorded: Recorded) -> None:
+    """By the public key: the site is the same, and no file is written; the private key stays closed."""
+    before = listing(recorded.outputs, recorded.lab.state_dir)
+    assert not review_as(recorded)["changed"]
+    assert recorded.own.labkit("verify", before=NOBODY).status == 0
+    assert recorded.own.labkit("verify", before=NOBODY).stdout.count("this machine's key") == 2
+    key = str(recorded.lab.state_dir / KEY)
+    assert run.run([*NOBODY, "cat", key], ok=range(256)).status == 1
+    assert listing(recorded.outputs, recorded.lab.state_dir) == before
+
+
+@pytest.mark.root
+def test_who_is_not_root_builds_new_pages_unsigned(recorded: Recorded) -> None:
+    """The outputs are theirs, and the key is not: the site says so, verify names the pages, and root signs them."""
+    for path in (recorded.outputs, *recorded.outputs.rglob("*")):
+        os.chown(path, 65534, 65534)
+    found = review_as(recorded, "--set", "replicas=4")
+    assert found["changed"]
+    (check,) = (c for c in found["checks"] if c["name"] == "review.signed")
+    assert (check["holds"], check["again"]) == (False, "sudo labkit review")
+    assert list(recorded.verify()[1]) == ["review/index.html"]
+    recorded.own.labkit("review", "--set", "replicas=4")
+    assert recorded.verify() == (0, {})
+
+
+def test_outputs_of_another_machine_are_not_signed_anew(recorded: Recorded) -> None:
+    """Where the key is not, a review leaves the manifest as it is: nobody signs what they did not make."""
+    before = (recorded.outputs / MANIFEST).read_bytes()
+    shutil.rmtree(recorded.lab.state_dir)
+    recorded.own.labkit("review", "--set", "replicas=4")
+    assert (recorded.outputs / MANIFEST).read_bytes() == before
+    assert not signing.public(recorded.lab)
+    status, found = recorded.verify()
+    assert (status, list(found)) == (1, ["review/index.html"])
+
+
+def test_an_ordinary_user_has_a_key_of_their_own(recorded: Recorded, open_folder: Path) -> None:
+    """A lab in folders of theirs is recorded, signed and verified without root."""
+    os.chown(open_folder, 65534, 65534)
+    before = () if os.geteuid() else NOBODY  # root acts as somebody else
+    own = Project(open_folder)
+    shutil.copy(recorded.own.file, own.file)
+    shutil.copytree(recorded.own.folder / "notebooks", open_folder / "notebooks")
+    (open_folder / "lab").touch()
+    own.file.write_text(own.file.read_text().replace(str(recorded.own.folder), str(open_folder)))
+    done = own.labkit("run", STAGE, before=before)
+    assert done.status == 0, done.stderr
+    assert own.labkit("verify", before=before).status == 0
+    seen = (own.lab.state_dir / KEY).stat()
+    assert (stat.S_IMODE(seen.st_mode), seen.st_uid) == (0o600, 65534 if before else os.geteuid())

@@ -59,13 +59,15 @@ def build(lab: Lab) -> Outcome[Site]:
     old = (*folder.glob("*.html"), *folder.glob("pictures/*.*"))
     strays = [str(path.relative_to(lab.output_dir)) for path in old]
     changed = signing.commit(lab, {"review": New("", new)}, strays, anew=False)
+    with signing.reading(lab) as found:
+        unsigned = [name for name in new if found.read(name) is None]
     passed = sum(stage.state == "passed" for stage in shown)
     return Outcome(
         value=Site(index="review/index.html", pages=tuple(sorted(files))),
         subject=lab.name,
         summary=f"{passed} of {counted(len(shown), 'stage')} passed; the review site is {folder}/index.html.",
         changed=changed,
-        checks=tuple(_check(stage) for stage in shown),
+        checks=(*(_check(stage) for stage in shown), *([_unsigned(unsigned)] if unsigned else [])),
     )
 
 
@@ -79,6 +81,16 @@ def _check(stage: Shown) -> Check:
         ),
         holds=stage.state == "passed" and not stage.reason,
         again=f"labkit run {stage.plan.name}",
+    )
+
+
+def _unsigned(names: Sequence[str]) -> Check:
+    return Check(
+        name="review.signed",
+        expected="its pages are signed with the lab's key",
+        seen=f"{counted(len(names), 'new page')} not signed: who cannot read the key of these outputs built the site",
+        holds=False,
+        again="sudo labkit review",
     )
 
 

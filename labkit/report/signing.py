@@ -17,14 +17,15 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from labkit.errors import StateError
+from labkit import modes
+from labkit.errors import MachineError, StateError
 from labkit.files import beside, folder_in_place, put, write_atomically
 from labkit.lab import Lab
 from labkit.locks import not_root
@@ -118,9 +119,14 @@ def content_digest(content: object) -> str:
 def key(lab: Lab) -> Ed25519PrivateKey:
     """The lab's private key, made when there is none yet; raises :class:`MachineError` for who may not read it,
     :class:`StateError` when it is damaged."""
+    path = lab.state_dir / KEY
+    with modes.ordinary():
+        return _key(lab, path)
+
+
+def _key(lab: Lab, path: Path) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    path = lab.state_dir / KEY
     try:
         if not path.exists():
             _make(path, Ed25519PrivateKey.generate().private_bytes_raw().hex())
@@ -257,16 +263,18 @@ def commit(
     changed. Killed at any moment, all of it is as before or as given.
 
     :param strays: files that go, too, unless they are of a part.
-    :param anew: in the place of a manifest that cannot be relied on there is one of these parts alone; otherwise
-        that stays, and these files are not signed.
-    :raises MachineError: something is new, and the caller may not read the lab's key.
+    :param anew: a manifest that is not this lab's own is replaced by one of these parts alone; otherwise it stays, as
+        it does for who may not read the lab's key, and these files are not signed.
+    :raises MachineError: the caller may not read the lab's key (``anew``).
     """
+    if anew:
+        key(lab)
     lab.output_dir.mkdir(parents=True, exist_ok=True)
     with _held(lab.output_dir):
         _settle(lab)
         found = seal(lab.output_dir, public(lab), lab.name)
-        before = found.manifest
-        stays = bool(found.reason) and (lab.output_dir / MANIFEST).exists() and not anew
+        own = not found.reason and found.key == public(lab)
+        before = found.manifest if own else Manifest(lab=lab.name)
         known, kept = before.files, dict(before.parts)
         for name, part in parts.items():
             kept.pop(name, None)
@@ -290,16 +298,19 @@ def commit(
             for path in {*strays, *known} - after.files.keys()
             if (lab.output_dir / path).is_file()
         ]
-        if after != before and not stays:
-            text = signed(lab, "manifest", after.model_dump(mode="json"))
+        text = ""
+        if after != before and (anew or own or not (lab.output_dir / MANIFEST).exists()):
+            with nullcontext() if anew else suppress(MachineError):
+                text = signed(lab, "manifest", after.model_dump(mode="json"))
+        if text:
             _lay(lab, {**given, MANIFEST: text.encode()})
             _settle(lab)
-        else:  # somebody changed files, which are as they were signed again
+        else:
             for path, data in given.items():
                 write_atomically(lab.output_dir / path, data)
         for path in gone:
             (lab.output_dir / path).unlink(missing_ok=True)
-        return bool((after != before and not stays) or given or gone)
+        return bool(text or given or gone)
 
 
 def _lay(lab: Lab, files: Mapping[str, bytes]) -> None:
