@@ -159,6 +159,17 @@ def put(name: str, text: str = "x") -> Callable[[Recorded], None]:
     return harm
 
 
+def pipe(made: Recorded, name: str = f"tables/{STAGE}/times.csv") -> None:
+    """A named pipe, which whoever reads it would wait for."""
+    (made.outputs / name).unlink()
+    os.mkfifo(made.outputs / name)
+
+
+def record_pipe(made: Recorded) -> None:
+    """The same in the place of a record."""
+    pipe(made, RECORD)
+
+
 def of_another_lab(made: Recorded) -> None:
     """A record of another lab of the same name, which signs with a key of its own."""
     lab = made.lab.model_copy(update={"state": f"{made.own.folder}/other"})
@@ -234,6 +245,8 @@ HARMS: dict[str, tuple[Callable[[Recorded], None], str, str]] = {
     "manifest gone": (gone(MANIFEST), MANIFEST, "is missing"),
     "table added": (put(f"tables/{STAGE}/more.csv"), f"tables/{STAGE}/more.csv", "sha256"),
     "page added": (put("review/more.html"), "review/more.html", "sha256"),
+    "a pipe in its place": (pipe, f"tables/{STAGE}/times.csv", "no file"),
+    "a pipe in a record's place": (record_pipe, RECORD, "is no file"),
     "record added": (put("results/05-web.json", "{}"), "results/05-web.json", "has no hash"),
     "of another lab": (of_another_lab, RECORD, "signed by another key"),
     "of a lab of another name": (of_another_name, RECORD, "is of the lab 'another'"),
@@ -362,6 +375,9 @@ def test_a_copy_is_verified_by_the_key_in_it(recorded: Recorded, tmp_path: Path)
     assert done.status == 0
     assert public in done.stdout
     assert "the key that the folder itself names" in done.stdout
+    assert recorded.verify(str(copy), "--key", public)[0] == 0
+    status, found = recorded.verify(str(copy), "--key", "0" * 64)
+    assert (status, "signed by another key" in found[MANIFEST]) == (1, True)
     (copy / f"tables/{STAGE}/times.csv").write_text("x")
     status, found = recorded.verify(str(copy))
     assert (status, list(found)) == (1, [f"tables/{STAGE}/times.csv"])

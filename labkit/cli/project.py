@@ -27,6 +27,9 @@ def verify(
         Path | None,
         typer.Argument(metavar="[FOLDER]", help="Outputs, or a copy of them (default: the lab's)."),
     ] = None,
+    key: Annotated[
+        str, typer.Option(metavar="KEY", help="The public key that must have signed a copy.")
+    ] = "",
 ) -> None:
     """Hold the outputs against their signatures; name each file that differs.
 
@@ -36,7 +39,7 @@ def verify(
     """
     from labkit.report import verification
 
-    finish(verification.verify(choice.lab(), folder), choice)
+    finish(verification.verify(choice.lab(), folder, key=key), choice)
 
 
 @app.command(

@@ -184,6 +184,8 @@ def read_pending(lab: Lab, stage: str, run: str) -> StageRecord | None:
 
 
 def _text(path: Path) -> str | None:
+    if path.exists() and not path.is_file():
+        raise _damaged(path, "is no file")
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:

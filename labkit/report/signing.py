@@ -397,10 +397,10 @@ def differing(lab: Lab, *parts: str) -> tuple[Difference, ...]:
 
 def described(path: Path) -> str:
     """A file's hash, or why it has none."""
+    if not path.is_file():
+        return "no file" if path.exists() else "missing"
     try:
         return f"sha256 {digest(path.read_bytes())}"
-    except FileNotFoundError:
-        return "missing"
     except OSError as error:
         return error.strerror or str(error)
 

@@ -29,12 +29,13 @@ class Verified(Record):
 
 
 @action("report.verify")
-def verify(lab: Lab, folder: Path | None = None) -> Outcome[Verified]:
+def verify(lab: Lab, folder: Path | None = None, *, key: str = "") -> Outcome[Verified]:
     """Holds every file of a run in a folder against the signed manifest, and each record against its signature.
 
     The lab's own outputs (the default) must be signed by the lab's key on this machine. Another folder, such as a
     copy, is held against the key that it names itself: the result says which one that is. Nothing is changed.
 
+    :param key: the public key that must have signed another folder, as its lab's ``signing.pub`` has it.
     :raises ConfigError: there is no such folder.
     """
     if folder is None or folder.resolve() == lab.output_dir.resolve():
@@ -49,9 +50,9 @@ def verify(lab: Lab, folder: Path | None = None) -> Outcome[Verified]:
                 f"ls -la {folder}",
                 code="config.no-folder",
             )
-        found = signing.seal(folder)
+        found = signing.seal(folder, key)
         differences = tuple(differing(found))
-    return _told(lab, found, differences)
+    return _told(lab, found, differences, key)
 
 
 def require(lab: Lab) -> None:
@@ -101,11 +102,14 @@ def _wrong(found: Seal, name: str) -> str:
     return ""
 
 
-def _told(lab: Lab, found: Seal, differences: tuple[Difference, ...]) -> Outcome[Verified]:
+def _told(
+    lab: Lab, found: Seal, differences: tuple[Difference, ...], key: str
+) -> Outcome[Verified]:
     own = bool(found.key) and found.key == signing.public(lab)
     name = found.manifest.lab or found.folder.name
     files = len(found.manifest.files)
-    whose = "this machine's key of this lab" if own else "the key that the folder itself names"
+    named = "the key that was asked for" if key else "the key that the folder itself names"
+    whose = "this machine's key of this lab" if own else named
     wrong = {item.file for item in differences}
     signed_by = f"signed by lab {name} with {whose}: {found.key}"
     checks = (
