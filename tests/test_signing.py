@@ -22,6 +22,7 @@ from labkit.report import signing
 from labkit.report.signing import KEY, MANIFEST, PUBLIC
 from tests import stage_notebooks
 from tests.conftest import open_place
+from tests.damage import torn
 from tests.projects import ROOT, Project, files, listing, project
 
 STAGE, OTHER = "04-network", "03-containers"
@@ -243,6 +244,7 @@ HARMS: dict[str, tuple[Callable[[Recorded], None], str, str]] = {
     "notebook gone": (gone(f"notebooks/{STAGE}.ipynb"), f"notebooks/{STAGE}.ipynb", "missing"),
     "page gone": (gone("review/index.html"), "review/index.html", "missing"),
     "manifest gone": (gone(MANIFEST), MANIFEST, "is missing"),
+    "manifest cut short": (lambda made: torn(made.outputs / MANIFEST), MANIFEST, "is no manifest"),
     "table added": (put(f"tables/{STAGE}/more.csv"), f"tables/{STAGE}/more.csv", "sha256"),
     "page added": (put("review/more.html"), "review/more.html", "sha256"),
     "a pipe in its place": (pipe, f"tables/{STAGE}/times.csv", "no file"),
