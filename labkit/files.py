@@ -39,13 +39,18 @@ def put(part: Path, path: Path) -> None:
     try:
         part.replace(path)
     except IsADirectoryError:
-        raise StateError(
-            str(path),
-            "is a folder where labkit keeps a file",
-            "move it away",
-            f"ls -la {path}",
-            code="state.folder-in-place",
-        ) from None
+        raise folder_in_place(path) from None
+
+
+def folder_in_place(path: Path) -> StateError:
+    """The error for a folder that stands where labkit keeps a file."""
+    return StateError(
+        str(path),
+        "is a folder where labkit keeps a file",
+        "move it away",
+        f"ls -la {path}",
+        code="state.folder-in-place",
+    )
 
 
 def remove_whole(folder: Path) -> None:

@@ -13,9 +13,9 @@ from labkit import Lab
 from labkit.report import blocks, inputs, memory, plan, review, saved
 from labkit.report import record as records
 from labkit.report.memory import Memory, Remembered
-from labkit.report.notebook import digest
 from labkit.report.record import Entry, Inputs
 from labkit.result import FIGURE_MIME, RESULT_MIME
+from tests import executed
 from tests.damage import folder, gone, junk, nowhere, null, torn
 from tests.projects import Project, files, listing, project
 from tests.test_review import PNG, code, figure, keep, notebook, picture, prose, result, showing
@@ -29,9 +29,8 @@ def lab(tmp_path: Path) -> Lab:
     """A lab with one stage that passed: its record, its executed notebook, its picture and its table."""
     made = Lab.load(project(tmp_path).file)
     shown, drawn = result("Three replies."), figure()
-    for name in (drawn.png, drawn.svg):
-        (made.output_dir / name).parent.mkdir(parents=True, exist_ok=True)
-        (made.output_dir / name).write_bytes(PNG)
+    for name in ("line.png", "x.svg"):
+        executed.draw(made, "run1", name, PNG)
     keep(made, STAGE, Entry(cell=1, result=shown), Entry(cell=2, figure=drawn))
     notebook(
         made, STAGE, prose("# Title\n\nNarrative."),
@@ -132,8 +131,6 @@ def remembered(lab: Lab) -> Memory:
     stage = Remembered(
         source="",
         record=inputs.record_digest(lab, STAGE),
-        notebook=digest(saved.file(lab, STAGE)),
-        files=memory.files_digest(lab, STAGE),
         standing=(),
     )
     return Memory(stages={STAGE: stage})
@@ -158,7 +155,7 @@ def test_a_stage_whose_pictures_or_tables_were_changed_runs_again(
     assert memory.why_run(lab, plan.plan(STAGE), known, Inputs(), ()) == ""
     harm(lab.output_dir / name)
     why = memory.why_run(lab, plan.plan(STAGE), known, Inputs(), ())
-    assert why == "a figure or a table of its is gone or was changed"
+    assert why == f"{name} is gone or was changed"
 
 
 @pytest.mark.parametrize(

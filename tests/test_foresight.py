@@ -36,7 +36,7 @@ def test_of_a_lab_that_was_never_rebuilt(tmp_path: Path) -> None:
 def test_of_a_lab_whose_stages_have_changed(tmp_path: Path) -> None:
     """Each stage with its own reason, as a rebuild would tell it."""
     lab = project(tmp_path).lab
-    kept = Remembered(source="", record="another", notebook="")
+    kept = Remembered(source="", record="another")
     write(lab, Memory(stages={"01-wiki": kept}))
     found = rows(lab)
     assert found["run 01-wiki"] == "its record is gone or was changed"

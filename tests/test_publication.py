@@ -18,7 +18,6 @@ from labkit.report import blocks, dialogue, publication
 from labkit.report import record as records
 from labkit.report.plan import STAGES
 from labkit.report.record import Entry, StageRecord
-from labkit.report.saved import file as executed
 from labkit.result import Figure, Result
 from labkit.wiki import session
 from labkit.wiki.access import api, ask
@@ -26,6 +25,7 @@ from labkit.wiki.access.transport import Session
 from labkit.wiki.merging import fences
 from labkit.wiki.talk.listing import Remark, Remarks
 from labkit.wiki.talk.threads import Thread
+from tests import executed
 
 NAMES = tuple(stage.name for stage in STAGES)
 #: A real PNG picture of one pixel.
@@ -69,9 +69,7 @@ def notebook_of(lab: Lab, shown: Result[None], stage: str = "02-rootfs") -> None
     close.outputs = [nbformat.v4.new_output("stream", name="stdout", text="closed")]
     text = nbformat.v4.new_markdown_cell("# Title\n\nNarrative, see [there](04-network.ipynb).")
     found = nbformat.v4.new_notebook(cells=[text, call, close])
-    path = executed(lab, stage)
-    path.parent.mkdir(parents=True)
-    path.write_text(nbformat.writes(found))
+    executed.add_notebook(lab, stage, nbformat.writes(found), run=shown.run)
 
 
 def page_of(lab: Lab, found: Remarks | None = None) -> dict[str, str]:
@@ -124,9 +122,8 @@ def test_a_failure_is_said_before_the_last_good_run(lab: Lab) -> None:
 def test_a_figure_is_read_from_the_outputs_alone(lab: Lab) -> None:
     """A figure's file is uploaded under the hash of its content; no path leads out of the outputs."""
     shown = [Figure(name="a", png=path, svg="", alt="alt", caption="c") for path in ("figures/a.png", "../../secret")]  # fmt: skip
-    for path in (lab.output_dir / "figures" / "a.png", lab.output_dir.parent.parent / "secret"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(PNG)
+    executed.draw(lab, "run-1", "a.png", PNG)
+    (lab.output_dir.parent.parent / "secret").write_bytes(PNG)
     ran(lab, *shown)
     made = blocks.pages(lab, Remarks(page="Report", url="", remarks=()))
     assert [item.data for item in made.uploads] == [PNG]

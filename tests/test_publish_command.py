@@ -22,6 +22,7 @@ from labkit.run import Done
 from labkit.wiki import session
 from labkit.wiki.access import api
 from labkit.wiki.merging import fences
+from tests import executed
 from tests.test_publication import PNG, ran, result, written
 
 pytestmark = pytest.mark.root
@@ -63,10 +64,9 @@ def text_of(lab: Lab) -> str:
 
 
 def figure(lab: Lab) -> Figure:
-    """A figure whose picture lies in the outputs."""
-    path = lab.output_dir / "figures" / "a.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(PNG + lab.wiki.page.encode())  # a picture that no other test has uploaded
+    """A figure that the run has drawn."""
+    # a picture that no other test has uploaded
+    executed.draw(lab, "run-1", "a.png", PNG + lab.wiki.page.encode())
     return Figure(name="a", png="figures/a.png", svg="", alt="alt", caption="c")
 
 

@@ -12,6 +12,7 @@ from labkit import Figure, Lab
 from labkit.report import publication
 from labkit.report.notebook import write_lab_file
 from labkit.wiki.instance.folders import origin
+from tests import executed
 from tests.test_cli import labkit
 from tests.test_dialogue import of_its_own
 from tests.test_publication import PNG, ran, result
@@ -25,9 +26,7 @@ pytestmark = pytest.mark.root
 
 def published(lab: Lab, megabytes: int, run: str) -> None:
     """The stage has run, with a figure, and the report is published."""
-    path = lab.output_dir / "figures" / "sizes.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(PNG)
+    executed.draw(lab, run, "sizes.png", PNG)
     figure = Figure(name="sizes", png="figures/sizes.png", svg="", alt="Sizes as bars", caption="")
     ran(lab, result(megabytes, run), figure, run=run)
     assert publication.publish(lab).holds

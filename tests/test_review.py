@@ -18,8 +18,8 @@ from labkit.report import closing, markup, pages, review
 from labkit.report import record as records
 from labkit.report.plan import ROWS, STAGES, TASKS, plan
 from labkit.report.record import Entry, StageRecord
-from labkit.report.saved import file as executed
 from labkit.result import FIGURE_MIME, RESULT_MIME
+from tests import executed
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -73,10 +73,9 @@ def keep(lab: Lab, stage: str, *entries: Entry, state: str = "passed", **other: 
 
 
 def notebook(lab: Lab, stage: str, *cells: dict[str, Any], ending: str = "ipynb") -> None:
-    """Writes a stage's executed notebook."""
-    path = executed(lab, stage, ending)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4}))
+    """Adds an executed notebook to what a stage's run left."""
+    text = json.dumps({"cells": cells, "metadata": {}, "nbformat": 4})
+    executed.add_notebook(lab, stage, text, ending)
 
 
 def prose(text: str) -> dict[str, Any]:
@@ -295,9 +294,10 @@ def test_picture_has_its_alt_text(lab: Lab) -> None:
 def test_run_by_hand_is_shown_from_its_record(lab: Lab) -> None:
     """A stage that was run in JupyterLab leaves no executed notebook: its results are shown still,
     and an older run's notebook is not shown in their place."""
+    older = result("From the batch.")
+    keep(lab, "04-network", Entry(cell=1, result=older))
+    notebook(lab, "04-network", code("x", showing({RESULT_MIME: older.model_dump(mode="json")})))
     keep(lab, "04-network", Entry(cell=2, result=result("By hand.", run="run2")), run="run2")
-    older = result("From the batch.").model_dump(mode="json")
-    notebook(lab, "04-network", code("x", showing({RESULT_MIME: older})))
     text = site(lab)["04-network.html"].text
     assert "By hand." in text
     assert "From the batch." not in text

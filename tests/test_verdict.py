@@ -51,7 +51,7 @@ def papermill(root: Path, case: str) -> tuple[int, Verdict]:
         ok=range(-64, 256),
         env=notebooks.environment(file, case, folder / "work"),
     )
-    record = records.read(records.pending(lab, STAGE, case))
+    record = records.read_pending(lab, STAGE, case)
     return done.status, verdict(done.status, saved.read(folder / "out.ipynb"), record, case)
 
 

@@ -34,7 +34,7 @@ def publish(
     Only blocks that have changed are written, and only pictures that are missing. --dry-run shows both
     as a difference against the page as it is now; with --repair it shows what would be mended.
     """
-    from labkit.report import difference, publication
+    from labkit.report import difference, publication, verification
 
     lab = choice.lab()
     wanted = tuple(restore or ())
@@ -44,6 +44,7 @@ def publish(
         difference.tell_plan(publication.plan(lab, restore=wanted), choice)
     else:
         log_to_file(lab)
+        verification.require(lab)
         finish(publication.publish(lab, restore=wanted, repair=repair), choice)
 
 

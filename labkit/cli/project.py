@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -17,6 +18,28 @@ def review(choice: Choice) -> None:
     from labkit.report import review as reviewing
 
     finish(reviewing.build(choice.lab()), choice)
+
+
+@command
+def verify(
+    choice: Choice,
+    folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FOLDER]", help="Outputs, or a copy of them (default: the lab's)."),
+    ] = None,
+    key: Annotated[
+        str, typer.Option(metavar="KEY", help="The public key that must have signed a copy.")
+    ] = "",
+) -> None:
+    """Hold the outputs against their signatures; name each file that differs.
+
+    Results, tables, figures, notebooks and pages must be as labkit wrote and signed them with the lab's key. A copy
+    of the outputs is held against the key that it names itself, and whose that is is said. The exit status is 1 when a file
+    was changed, added or removed, or is not signed.
+    """
+    from labkit.report import verification
+
+    finish(verification.verify(choice.lab(), folder, key=key), choice)
 
 
 @app.command(

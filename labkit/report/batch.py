@@ -16,10 +16,9 @@ from typing import Any
 
 from labkit.display import counted
 from labkit.errors import LabkitError, StateError
-from labkit.files import write_atomically
 from labkit.journal import Journal
 from labkit.lab import PARAMETERS, Lab
-from labkit.report import expected, guide, inputs, pictures, saved
+from labkit.report import expected, guide, inputs, pictures
 from labkit.report import memory as memories
 from labkit.report import notebook as notebooks
 from labkit.report import record as records
@@ -103,6 +102,8 @@ class Batch:
         self._idle = not names
         if not names:
             return None
+        for name in names:
+            records.put_aside(self.lab, name)
         ahead = expected.of(self.lab, [p for p in plans if p.name in names], self._memory)
         self._progress.estimate(plans, ahead.seconds)
         self._progress.say(ahead.sentence(expected.free(self.lab)))
@@ -249,7 +250,7 @@ class Batch:
         """The record to keep, failed unless everything says that the stage passed; and the reasons."""
         pending = records.pending(self.lab, stage.name, self.run_id)
         try:
-            record = records.read(pending)
+            record = records.read_pending(self.lab, stage.name, self.run_id)
         except StateError:
             record = None
         pending.unlink(missing_ok=True)
@@ -272,25 +273,16 @@ class Batch:
         return (record or unclosed).model_copy(update=update), judged.reasons
 
     def _keep(self, stage: Plan, execution: notebooks.Execution, record: StageRecord) -> None:
-        target = saved.file(self.lab, stage.name)
-        write_atomically(target, notebooks.tidy(execution.notebook or {}, stage.name))
-        records.keep(self.lab, record)
-        saved.file(self.lab, stage.name, "failed.ipynb").unlink(missing_ok=True)
-        remembered = Remembered(
-            source=str(self._sources[stage.name].resolve()),
-            record=records.signature(record),
-            notebook=notebooks.digest(target),
-            files=memories.files_digest(self.lab, stage.name),
-        )
+        records.keep(self.lab, record, notebooks.tidy(execution.notebook or {}, stage.name))
+        source = str(self._sources[stage.name].resolve())
+        remembered = Remembered(source=source, record=records.fingerprint(record))
         self._remember(lambda memory: memories.with_stage(memory, stage.name, remembered))
 
     def _keep_failure(
         self, stage: Plan, execution: notebooks.Execution, record: StageRecord
     ) -> None:
-        if execution.notebook:
-            text = notebooks.tidy(execution.notebook, stage.name)
-            write_atomically(saved.file(self.lab, stage.name, "failed.ipynb"), text)
-        records.keep(self.lab, record)
+        text = notebooks.tidy(execution.notebook, stage.name) if execution.notebook else ""
+        records.keep(self.lab, record, text)
 
     def _remember(self, change: Callable[[Memory], Memory]) -> None:
         with self._lock:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from labkit.display import counted
 from labkit.lab import Lab
 from labkit.report import closing as closings
-from labkit.report import dialogue, memory, saved
+from labkit.report import dialogue, memory, saved, signing
 from labkit.report import record as records
 from labkit.report.pages import ICONS
 from labkit.report.plan import ROWS, STAGES, Plan, plan
@@ -96,7 +95,7 @@ def rendered(
     """A stage's block: its state, then its last passed run as its notebook shows it. ``latest`` is the
     record of its last run, if it has one; ``stale`` why that is, if it is."""
     bad = latest if latest and latest.state == "failed" else None
-    good = records.read(records.file(lab, stage.name)) if bad else latest
+    good = records.read(lab, stage.name) if bad else latest
     if good is None and bad is None:
         return Rendered(title="", body=_to_come(stage))
     parts = [f"'''{ICONS['stale']} Stale''', because {wikitext.literal(stale)}."] if stale else []
@@ -201,7 +200,7 @@ def _shown(lab: Lab, stage: Plan, record: StageRecord, features: Features) -> Re
     titles = {f"{item.name}.ipynb": f"#{item.title}" for item in STAGES}
     place = Place(
         least=3, name=stage.name, link=titles.get, features=features,
-        read=lambda path: _read(lab.output_dir, path),
+        read=lambda path: signing.read(lab, path),
     )  # fmt: skip
     return notebook.render({"cells": cells}, place=place)
 
@@ -211,11 +210,3 @@ def _cell(result: Record | None, figure: Record | None) -> dict[str, Any]:
     shown = {RESULT_MIME: result, FIGURE_MIME: figure}
     data = {mime: item.model_dump(mode="json") for mime, item in shown.items() if item}
     return {"cell_type": "code", "source": "", "outputs": [{"output_type": "display_data", "data": data}]}  # fmt: skip
-
-
-def _read(outputs: Path, path: str) -> bytes | None:
-    """A file of the lab's outputs; nothing outside of them is ever read."""
-    file = (outputs / path).resolve()
-    if not file.is_relative_to(outputs.resolve()) or not file.is_file():
-        return None
-    return file.read_bytes()

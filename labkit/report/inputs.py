@@ -56,10 +56,10 @@ def package_digest() -> str:
 def record_digest(lab: Lab, stage: str) -> str:
     """The hash of the record of a stage's last passed run, '' when it has none that can be read."""
     try:
-        record = records.read(records.file(lab, stage))
+        record = records.read(lab, stage)
     except StateError:
         return ""
-    return records.signature(record) if record else ""
+    return records.fingerprint(record) if record else ""
 
 
 def changed(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,17 +15,15 @@ from labkit.errors import StateError
 from labkit.files import write_atomically
 from labkit.journal import Entry, Journal, boot_id
 from labkit.lab import Lab
-from labkit.report import inputs, pictures, saved
+from labkit.report import inputs, signing
 from labkit.report import record as records
-from labkit.report.notebook import digest
 from labkit.report.plan import STAGES, Plan
 from labkit.report.record import Inputs, StageRecord
 from labkit.result import Record
 
 
 class Remembered(Record):
-    """One stage that passed: where its notebook is, and the hash of its record (which has its inputs), of its
-    executed notebook, and of the other files that a person reads (figures and tables).
+    """One stage that passed: where its notebook is, and the hash of its record (which has its inputs).
 
     ``standing`` are the :func:`marks` of what stood on the machine when that rebuild had ended;
     None when it never came to its end.
@@ -34,8 +31,6 @@ class Remembered(Record):
 
     source: str
     record: str
-    notebook: str
-    files: str = ""
     standing: tuple[str, ...] | None = None
 
 
@@ -84,17 +79,6 @@ def with_standing(memory: Memory, names: Iterable[str], marks: tuple[str, ...]) 
     return memory.model_copy(update={"stages": {**memory.stages, **changed}})
 
 
-def files_digest(lab: Lab, stage: str) -> str:
-    """The hash of the pictures and tables that a stage's last passed run left beside its record."""
-    record = records.read(records.file(lab, stage))
-    drawn = sorted(pictures.named(record.model_dump_json())) if record else ()
-    files = [*(lab.output_dir / name for name in drawn), *records.tables(lab, stage)]
-    total = hashlib.sha256()
-    for file in files:
-        total.update(f"{file.name}\0{digest(file)}\n".encode())
-    return total.hexdigest()
-
-
 def why_run(lab: Lab, stage: Plan, memory: Memory, now: Inputs, standing: Iterable[str]) -> str:
     """Why a stage has to run, '' when its last run still stands.
 
@@ -107,19 +91,16 @@ def why_run(lab: Lab, stage: Plan, memory: Memory, now: Inputs, standing: Iterab
     if records.file(lab, stage.name, "failed.json").exists():
         return "it failed since"
     record = _last(lab, stage.name)
-    if record is None or last.record != records.signature(record):
+    if record is None or last.record != records.fingerprint(record):
         return "its record is gone or was changed"
     why = inputs.changed(record, now, described(lab), functools.partial(_last, lab))
-    return why or _lost(lab, stage, last) or (_fallen(last, standing) if stage.leaves else "")
+    return why or _lost(lab, stage) or (_fallen(last, standing) if stage.leaves else "")
 
 
-def _lost(lab: Lab, stage: Plan, last: Remembered) -> str:
-    """What of a stage's outputs, besides its record, is not as it left it; '' when all is."""
-    if last.notebook != digest(saved.file(lab, stage.name)):
-        return "its executed notebook is gone or was changed"
-    if last.files != files_digest(lab, stage.name):
-        return "a figure or a table of its is gone or was changed"
-    return ""
+def _lost(lab: Lab, stage: Plan) -> str:
+    """What of a stage's outputs is not as it left it; '' when all is."""
+    wrong = signing.differing(lab, stage.name)
+    return f"{wrong[0].file} is gone or was changed" if wrong else ""
 
 
 def stale(lab: Lab, found: Sequence[StageRecord] | None = None) -> dict[str, str]:
@@ -155,7 +136,7 @@ def described(lab: Lab) -> dict[str, Any]:
 def _last(lab: Lab, stage: str, ending: str = "json") -> StageRecord | None:
     """A stage's record (:func:`labkit.report.record.file`), None when there is none that can be read."""
     try:
-        return records.read(records.file(lab, stage, ending))
+        return records.read(lab, stage, ending)
     except StateError:
         return None
 

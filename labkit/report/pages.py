@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from labkit.errors import StateError
 from labkit.lab import Lab
-from labkit.report import inputs, memory, saved, showing
+from labkit.report import inputs, memory, saved, showing, signing
 from labkit.report import record as records
 from labkit.report.plan import STAGES, Plan, plan
 from labkit.report.record import StageRecord
@@ -133,16 +133,16 @@ def _said(value: Any) -> str:
 
 def _stage(lab: Lab, plan: Plan) -> Shown:
     try:
-        good, bad = (
-            records.read(records.file(lab, plan.name, ending)) for ending in ("json", "failed.json")
-        )
+        good, bad = (records.read(lab, plan.name, ending) for ending in ("json", "failed.json"))
     except StateError as error:
         return Shown(plan, "damaged", reason=f"{error.value}: {error.reason}")
     passed = _page(lab, plan, good, "") if good else None
     failed = _page(lab, plan, bad, "failed.") if bad else None
+    wrong = signing.differing(lab, plan.name, f"{plan.name}.failed")
+    reason = f"not as signed, and not shown: {', '.join(d.file for d in wrong)}" if wrong else ""
     if failed:
-        return Shown(plan, "failed", failed, passed)
-    return Shown(plan, "passed", passed) if passed else Shown(plan, "not run")
+        return Shown(plan, "failed", failed, passed, reason)
+    return Shown(plan, "passed", passed, reason=reason) if passed else Shown(plan, "not run")
 
 
 def _page(lab: Lab, plan: Plan, record: StageRecord, ending: str) -> Page:

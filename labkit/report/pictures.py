@@ -10,9 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Collection, Mapping
-from pathlib import Path
 
-from labkit.files import write_atomically
 from labkit.lab import Lab
 from labkit.result import drafts
 
@@ -27,19 +25,10 @@ def named(text: str) -> frozenset[str]:
     return frozenset(PICTURE.findall(text))
 
 
-def keep(lab: Lab, run: str, names: Collection[str]) -> None:
-    """The run's pictures are in their places; those of an earlier run that it did not draw stay."""
-    _copy(lab, run, {name: name for name in names})
-    sweep(lab)
-
-
-def set_aside(lab: Lab, run: str, names: Collection[str]) -> dict[str, str]:
-    """The pictures of a failed run are beside the good ones, as ``figures/NAME.failed.png``; returns
-    the new path of each one that there is."""
-    aside = {name: failed(name) for name in names if _draft(lab, run, name).is_file()}
-    _copy(lab, run, aside)
-    sweep(lab)
-    return aside
+def drawn(lab: Lab, run: str, names: Collection[str]) -> dict[str, bytes | None]:
+    """What the run drew of these pictures; None for one that it did not draw, of which an earlier run's stays."""
+    drafts_of = {name: drafts(lab, run) / name.removeprefix("figures/") for name in names}
+    return {name: path.read_bytes() if path.is_file() else None for name, path in drafts_of.items()}
 
 
 def failed(name: str) -> str:
@@ -58,12 +47,6 @@ def renamed(text: str, paths: Mapping[str, str]) -> str:
     return PICTURE.sub(lambda found: f'"{paths.get(found[1], found[1])}"', text)
 
 
-def remove(lab: Lab, names: Collection[str]) -> None:
-    """These pictures are gone from the outputs."""
-    for name in names:
-        (lab.output_dir / name).unlink(missing_ok=True)
-
-
 def discard(lab: Lab, run: str) -> None:
     """The run's drafts are gone."""
     shutil.rmtree(drafts(lab, run), ignore_errors=True)
@@ -74,14 +57,3 @@ def sweep(lab: Lab) -> None:
     for path in (lab.output_dir / "figures").glob(".*/"):
         if time.time() - path.stat().st_mtime > OLD:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _draft(lab: Lab, run: str, name: str) -> Path:
-    return drafts(lab, run) / name.removeprefix("figures/")
-
-
-def _copy(lab: Lab, run: str, targets: Mapping[str, str]) -> None:
-    for name, target in targets.items():
-        source = _draft(lab, run, name)
-        if source.is_file():
-            write_atomically(lab.output_dir / target, source.read_bytes())

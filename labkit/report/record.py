@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Mapping
@@ -17,10 +16,10 @@ from labkit import display
 from labkit.checks import Check, failed
 from labkit.display import counted
 from labkit.errors import StateError
-from labkit.files import write_atomically
 from labkit.lab import Lab
-from labkit.report import pictures
+from labkit.report import pictures, signing
 from labkit.report.plan import STAGES, plan
+from labkit.report.signing import New, Seal
 from labkit.result import FIGURE_MIME, RESULT_MIME, Figure, Record, Result, Table
 
 
@@ -102,36 +101,25 @@ class StageRecord(Record):
         }
 
 
-def digest(content: object) -> str:
-    """SHA-256 of a JSON value, whatever the order of its keys."""
-    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def signature(record: StageRecord) -> str:
+def fingerprint(record: StageRecord) -> str:
     """The hash of a record's content, which its file notes."""
-    return digest(json.loads(record.model_dump_json()))
+    return signing.content_digest(json.loads(record.model_dump_json()))
 
 
-def dump(record: StageRecord) -> str:
-    """The record as the text of its file: its JSON with the hash of its content."""
-    content = json.loads(record.model_dump_json())
-    return json.dumps({"sha256": digest(content), **content}, indent=1, ensure_ascii=False) + "\n"
+def dump(lab: Lab, record: StageRecord) -> str:
+    """The record as the text of its file: its JSON with its hash and the lab's signature."""
+    return signing.signed(lab, "record", json.loads(record.model_dump_json()))
 
 
-def parse(text: str, path: Path) -> StageRecord:
-    """The record of a file's text; raises :class:`StateError` when the file is not as labkit wrote it."""
+def parse(text: str, path: Path, key: str) -> StageRecord:
+    """The record of a file's text; raises :class:`StateError` when it is not as the owner of ``key`` signed it."""
     try:
-        content = json.loads(text)
-        noted = content.pop("sha256")
-        record = StageRecord.model_validate(content)
-    except (ValueError, KeyError, AttributeError, TypeError, ValidationError) as error:
+        content, _ = signing.opened(text, "record", key)
+        return StageRecord.model_validate(content)
+    except (json.JSONDecodeError, ValidationError) as error:
         raise _damaged(path, f"is no stage's record ({str(error).splitlines()[0]})") from None
-    if noted != digest(content):
-        raise _damaged(
-            path, "was changed after labkit wrote it: its content does not have its hash"
-        )
-    return record
+    except ValueError as error:
+        raise _damaged(path, str(error)) from None
 
 
 def entries_of(notebook: Mapping[str, Any]) -> tuple[Entry, ...]:
@@ -158,21 +146,72 @@ def pending(lab: Lab, stage: str, run: str) -> Path:
     return lab.output_dir / "results" / f".{stage}.{run}.json"
 
 
-def read(path: Path) -> StageRecord | None:
-    """The record in a file, None when there is no such file; :class:`StateError` when it is damaged."""
+def read(lab: Lab, stage: str, ending: str = "json") -> StageRecord | None:
+    """The record of a stage, None when it has none; :class:`StateError` when it is not the one that the lab signed
+    last."""
+    with signing.reading(lab) as seal:
+        return judged(seal, f"results/{stage}.{ending}")
+
+
+def judged(seal: Seal, name: str) -> StageRecord | None:
+    """The record in a file of the outputs, as :func:`read`: signed by their key, of their lab and of the stage that
+    the file is named for, and listed in their manifest."""
+    path, listed = seal.folder / name, seal.manifest.files.get(name)
+    text = _text(path)
+    if text is None and listed is None:
+        return None
+    if text is None:
+        raise _damaged(path, f"is missing: {signing.MANIFEST} has it")
+    record = parse(text, path, seal.key)
+    stage, _, ending = path.name.partition(".")
+    if seal.reason:
+        raise _damaged(seal.folder / signing.MANIFEST, seal.reason)
+    if record.lab != seal.manifest.lab:
+        raise _damaged(path, f"is of the lab {record.lab!r}, not of {seal.manifest.lab!r}")
+    if record.stage != stage or (record.state == "failed") is not (ending == "failed.json"):
+        raise _damaged(path, f"is of a run of {record.stage} that {record.state}")
+    if listed != signing.digest(text.encode()):
+        part = seal.manifest.parts.get(stage if ending == "json" else f"{stage}.failed")
+        last = f"the last one is {part.run}" if part else f"{signing.MANIFEST} has none"
+        raise _damaged(path, f"is of another run: {record.run}; {last}")
+    return record
+
+
+def put_aside(lab: Lab, stage: str) -> None:
+    """A record that :func:`read` refuses is out of the way of the stage's next run, as a hidden file, and what the
+    manifest had of that run is gone: an earlier labkit's, for one, which is not signed."""
+    for ending, part in (("json", stage), ("failed.json", f"{stage}.failed")):
+        try:
+            read(lab, stage, ending)
+        except StateError:
+            path = file(lab, stage, ending)
+            if path.is_file():
+                path.replace(path.with_name(f".{path.name}.refused"))
+            signing.commit(lab, {part: None})
+
+
+def read_pending(lab: Lab, stage: str, run: str) -> StageRecord | None:
+    """The record that a stage in a batch left, None when it left none; :class:`StateError` as :func:`parse`."""
+    path = pending(lab, stage, run)
+    text = _text(path)
+    return None if text is None else parse(text, path, signing.public(lab))
+
+
+def _text(path: Path) -> str | None:
+    if path.exists() and not path.is_file():
+        raise _damaged(path, "is no file")
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise _damaged(path, f"cannot be read ({error})") from None
-    return parse(text, path)
 
 
 def load(lab: Lab, stage: str) -> StageRecord:
     """The last run of a stage that passed; :class:`StateError` when there is none, or it is damaged."""
     plan(stage)
-    record = read(file(lab, stage))
+    record = read(lab, stage)
     if record is None:
         raise StateError(
             str(file(lab, stage)),
@@ -186,40 +225,49 @@ def load(lab: Lab, stage: str) -> StageRecord:
 def latest(lab: Lab) -> tuple[StageRecord, ...]:
     """The last run of each stage that has one, passed or failed, in the stages' order; raises
     :class:`StateError` when one is damaged."""
-    found = (
-        read(file(lab, stage.name, "failed.json")) or read(file(lab, stage.name))
-        for stage in STAGES
-    )
+    found = (read(lab, stage.name, "failed.json") or read(lab, stage.name) for stage in STAGES)
     return tuple(record for record in found if record)
+
+
+def keep(lab: Lab, record: StageRecord, notebook: str = "") -> None:
+    """Writes and signs a record where it is read from: a passed one with its pictures, its tables as CSV and the
+    text of its executed notebook (if that was kept), in the place of any failure; a failed one beside the last
+    that passed, which stays with its own.
+
+    Pictures that neither run has any more are removed.
+    """
+    stage = record.stage
+    good, bad = file(lab, stage), file(lab, stage, "failed.json")
+    text = record.model_dump_json()
+    drawn = pictures.drawn(lab, record.run, pictures.named(text))
+    ending = "failed." if record.state == "failed" else ""
+    shown: dict[str, bytes | None] = (
+        {f"notebooks/{stage}.{ending}ipynb": notebook.encode()} if notebook else {}
+    )
+    if ending:
+        aside = {name: pictures.failed(name) for name, data in drawn.items() if data}
+        kept = StageRecord.model_validate_json(pictures.renamed(text, aside))
+        shown |= {aside[name]: drawn[name] for name in aside}
+        shown[f"results/{bad.name}"] = dump(lab, kept).encode()
+        strays = {name for name in _named_in(bad) if pictures.is_failed(name)} - shown.keys()
+        signing.commit(lab, {f"{stage}.failed": New(record.run, shown)}, strays)
+    else:
+        shown |= {**drawn, **_tables(record)}
+        shown[f"results/{good.name}"] = dump(lab, record).encode()
+        strays = {
+            *_named_in(good),
+            *(name for name in _named_in(bad) if pictures.is_failed(name)),
+            *(f"tables/{stage}/{path.name}" for path in tables(lab, stage)),
+            f"results/{bad.name}",
+            *(f"notebooks/{stage}.{end}ipynb" for end in ("", "failed.")),
+        } - shown.keys()
+        signing.commit(lab, {stage: New(record.run, shown), f"{stage}.failed": None}, strays)
+    pictures.sweep(lab)
 
 
 def tables(lab: Lab, stage: str) -> list[Path]:
     """The tables of a stage's last passed run, as CSV."""
     return sorted((lab.output_dir / "tables" / stage).glob("*.csv"))
-
-
-def keep(lab: Lab, record: StageRecord) -> None:
-    """Writes a record where it is read from: a passed one with its pictures, and its tables as CSV, in
-    the place of any failure; a failed one beside the last that passed, which stays with its own.
-
-    Pictures that neither run has any more are removed.
-    """
-    good, bad = file(lab, record.stage), file(lab, record.stage, "failed.json")
-    text = record.model_dump_json()
-    names = pictures.named(text)
-    earlier = {name for name in _named_in(bad) if pictures.is_failed(name)}
-    if record.state == "failed":
-        aside = pictures.set_aside(lab, record.run, names)
-        kept = StageRecord.model_validate_json(pictures.renamed(text, aside))
-        write_atomically(bad, dump(kept))
-        pictures.remove(lab, earlier.difference(aside.values()))
-        return
-    before = _named_in(good)
-    pictures.keep(lab, record.run, names)
-    _write_tables(lab.output_dir / "tables" / record.stage, record)
-    write_atomically(good, dump(record))
-    bad.unlink(missing_ok=True)
-    pictures.remove(lab, (before | earlier) - names)
 
 
 def _named_in(path: Path) -> frozenset[str]:
@@ -240,20 +288,16 @@ def table_csv(table: Table) -> str:
     return text.getvalue()
 
 
-def _write_tables(folder: Path, record: StageRecord) -> None:
-    """Makes the folder hold the record's tables and no older ones; a repeated name gets a number."""
-    texts: dict[str, str] = {}
+def _tables(record: StageRecord) -> dict[str, bytes]:
+    """The record's tables as files of the outputs; a repeated name gets a number."""
+    texts: dict[str, bytes] = {}
     for table in (table for result in record.results for table in result.tables):
         name, number = table.name, 1
-        while name in texts:
+        while f"tables/{record.stage}/{name}.csv" in texts:
             number += 1
             name = f"{table.name}-{number}"
-        texts[name] = table_csv(table)
-    for name, text in texts.items():
-        write_atomically(folder / f"{name}.csv", text)
-    for old in folder.glob("*.csv"):
-        if old.stem not in texts:
-            old.unlink()
+        texts[f"tables/{record.stage}/{name}.csv"] = table_csv(table).encode()
+    return texts
 
 
 def _damaged(path: Path, reason: str) -> StateError:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labkit import __version__, display
 from labkit.checks import Check, failed
 from labkit.display import counted
 from labkit.errors import StateError
-from labkit.files import write_atomically
 from labkit.lab import Lab
-from labkit.report import closing, dialogue, markup, pages
+from labkit.report import closing, dialogue, markup, pages, signing
 from labkit.report import record as records
 from labkit.report.pages import Page, Shown
 from labkit.report.plan import ROWS
+from labkit.report.signing import New
 from labkit.result import Outcome, Record, Table, action
 from labkit.wiki import wikitext
 from labkit.wiki.merging import altered
@@ -58,7 +57,12 @@ def build(lab: Lab) -> Outcome[Site]:
             files |= {f"pictures/{item.file}": item.data for item in page.pictures if item.data}
             files |= page.files
     folder = lab.output_dir / "review"
-    changed = _write(folder, files)
+    new = {f"review/{name}": data for name, data in files.items()}
+    old = (*folder.glob("*.html"), *folder.glob("pictures/*.*"))
+    strays = [str(path.relative_to(lab.output_dir)) for path in old]
+    changed = signing.commit(lab, {"review": New("", new)}, strays, anew=False)
+    with signing.reading(lab) as found:
+        unsigned = [name for name in new if found.read(name) is None]
     passed = sum(stage.state == "passed" for stage in shown)
     stale = sum(stage.state == "stale" for stage in shown)
     return Outcome(
@@ -66,7 +70,7 @@ def build(lab: Lab) -> Outcome[Site]:
         subject=lab.name,
         summary=f"{passed} of {counted(len(shown), 'stage')} passed{f', {stale} stale' if stale else ''}; the review site is {folder}/index.html.",
         changed=changed,
-        checks=tuple(_check(stage) for stage in shown),
+        checks=(*(_check(stage) for stage in shown), *([_unsigned(unsigned)] if unsigned else [])),
     )
 
 
@@ -83,8 +87,18 @@ def _check(stage: Shown) -> Check:
                 *filter(None, [stage.reason]),
             ]
         ),
-        holds=stage.state == "passed",
+        holds=stage.state == "passed" and not stage.reason,
         again="labkit rebuild" if why else f"labkit run {stage.plan.name}",
+    )
+
+
+def _unsigned(names: Sequence[str]) -> Check:
+    return Check(
+        name="review.signed",
+        expected="its pages are signed with the lab's key",
+        seen=f"{counted(len(names), 'new page')} not signed: who cannot read the key of these outputs built the site",
+        holds=False,
+        again="sudo labkit review",
     )
 
 
@@ -194,18 +208,3 @@ def _is_number(value: object) -> bool:
 def _is_wide(table: Table) -> bool:
     """Whether a table has cells that hold a paragraph."""
     return any(isinstance(cell, str) and len(cell) > 60 for row in table.rows for cell in row)
-
-
-def _write(folder: Path, files: dict[str, bytes]) -> bool:
-    """Makes the folder hold exactly these pages and pictures; whether that changed anything."""
-    changed = False
-    for name, data in files.items():
-        path = folder / name
-        if not path.is_file() or path.read_bytes() != data:
-            write_atomically(path, data)
-            changed = True
-    for path in [*folder.glob("*.html"), *folder.glob("pictures/*.*")]:
-        if str(path.relative_to(folder)) not in files:
-            path.unlink()
-            changed = True
-    return changed

@@ -1,7 +1,7 @@
-"""Executed notebooks as they lie in the outputs: read back, and held against their stage's record.
+"""Notebooks read from files, and those of a stage's last run.
 
-A person may have edited one, and a program may have cut one short: what is not a notebook, or shows
-other results than its stage has recorded, is not shown to anybody as that stage's.
+A person may have edited one, and a program may have cut one short: what is not a notebook, or not as labkit signed
+it, is not shown to anybody as that stage's.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from labkit.lab import Lab
-from labkit.report.record import StageRecord, entries_of
+from labkit.report import signing
+from labkit.report.record import StageRecord
 
 #: A text in a notebook's file: whole, or line by line.
 Text = str | list[str]
@@ -77,15 +78,8 @@ def file(lab: Lab, stage: str, ending: str = "ipynb") -> Path:
 
 
 def of(lab: Lab, record: StageRecord) -> dict[str, Any] | None:
-    """The executed notebook of the record's run; None when it was not kept, is another run's, or shows a
-    result or a figure that the record does not have."""
-    found = read(file(lab, record.stage, "ipynb" if record.state == "passed" else "failed.ipynb"))
-    try:
-        shown = entries_of(found) if found else ()
-    except ValidationError:
-        return None
-    known = [entry.result or entry.figure for entry in record.entries]
-    if record.state == "passed" and any((e.result or e.figure) not in known for e in shown):
-        return None  # of a failed run the record calls the pictures otherwise
-    is_of = not record.entries or any(e.result and e.result.run == record.run for e in shown)
-    return found if is_of else None
+    """The executed notebook of the record's run; None when it was not kept, or is not as labkit signed it."""
+    path = file(lab, record.stage, "ipynb" if record.state == "passed" else "failed.ipynb")
+    data = signing.read(lab, f"notebooks/{path.name}")
+    found: dict[str, Any] | None = json.loads(data) if data else None
+    return found

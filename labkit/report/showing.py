@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from labkit.lab import Lab
-from labkit.report import markup
+from labkit.report import markup, signing
 from labkit.report.hypertext import Hypertext
 from labkit.report.record import StageRecord
 from labkit.result import Figure, Result
@@ -104,9 +104,7 @@ def of_record(lab: Lab, record: StageRecord) -> Showing:
 def _recorded(lab: Lab, record: StageRecord) -> Iterator[Block]:
     for entry in record.entries:
         if entry.figure:
-            file = (lab.output_dir / entry.figure.png).resolve()
-            ours = file.is_relative_to(lab.output_dir.resolve()) and file.is_file()
-            data = file.read_bytes() if ours else b""
+            data = signing.read(lab, entry.figure.png) or b""
             yield Block(cell=entry.cell, picture=Picture(entry.figure, data))
         else:
             yield Block(cell=entry.cell, result=entry.result)

@@ -75,7 +75,7 @@ class Stage:
         record = self._finish()
         if os.environ.get("LABKIT_RUN"):  # the batch judges the whole notebook before it is kept
             path = records.pending(self.lab, record.stage, record.run)
-            write_atomically(path, records.dump(record))
+            write_atomically(path, records.dump(self.lab, record))
         else:
             records.keep(self.lab, record)
         if record.state == "failed":
