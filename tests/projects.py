@@ -36,7 +36,7 @@ class Project:
         the words that it is called by."""
         argv = [*before, sys.executable, "-m", "labkit.cli", *words]
         env = {"PYTHONPATH": str(ROOT), **env}
-        return run.run(argv, cwd=self.folder, env=env, ok=range(256), timeout=120)
+        return run.run(argv, cwd=self.folder, env=env, ok=range(256), timeout=600)
 
 
 def project(folder: Path, text: str = "", **parameters: object) -> Project:

@@ -237,6 +237,9 @@ def test_two_persons_change_one_line(page: Writers) -> None:
     notice = fences.parse(page.text, "").blocks[0].notice
     assert "Teacher, 20" in notice
     assert "before: Student, 20" in notice
+    html = api.parse(page.bot, notice)
+    assert '<div class="labkit-notice"' in html
+    assert "</code>, the page has <code>All 5 requests were answered.</code>" in html
     page.folder = page.folder / "elsewhere"
     assert page.remarks().altered == (found,)
     assert not page.publish(OLD, WEB).changed

@@ -225,7 +225,7 @@ def test_an_audit_says_what_it_read(wiki_lab: Lab, tmp_path: Path) -> None:
             strict=True,
         )
     )
-    assert (row["remark"], row["what"], row["by"]) == ("inside", "deleted", "Labkit")
+    assert (row["remark"], row["what"], row["by"]) == ("REX> inside", "deleted", "Labkit")
 
 
 @pytest.mark.root

@@ -90,7 +90,7 @@ def _edited(path: Path, **words: object) -> None:
 def test_an_edited_password_that_mediawiki_refuses(lab: Lab) -> None:
     """MediaWiki's reason is told, the password is not; the accounts keep theirs."""
     path = Folders.of(lab).passwords
-    with damaged(path, lambda file: _edited(file, student="kurzes")):
+    with damaged(path, lambda file: _edited(file, teacher="kurzes")):
         with pytest.raises(WikiError, match="Passwords must be at least") as caught:
             server.up(lab)
         assert caught.value.value == str(path)

@@ -357,7 +357,7 @@ DAMAGE: dict[str, tuple[Callable[[Built], object], str]] = {
     "the stage before": (lambda b: file(b.lab, "03-containers").unlink(), "03-containers has no result"),
     "its record edited": (lambda b: _edit(file(b.lab, "04-network")), "record is gone or was changed"),
     "its record gone": (lambda b: file(b.lab, "04-network").unlink(), "record is gone"),
-    "executed notebook edited": (lambda b: _edit(saved.file(b.lab, "04-network")), "executed notebook"),
+    "executed notebook edited": (lambda b: _edit(saved.file(b.lab, "04-network")), "notebooks/04-network.ipynb is gone or was changed"),
     "a failure since": (lambda b: file(b.lab, "04-network", "failed.json").write_text(""), "failed since"),
     "taken down": (lambda b: Journal.of(b.lab).forget("mount", target=str(b.lab.run_dir / "x")), "1 of 1 thing that"),
     "memory damaged": (lambda b: memory.path(b.lab).write_text("{"), "no run of it that passed"),

@@ -90,3 +90,24 @@ def test_a_page_that_was_never_published_is_said_so(lab: Lab, command: Command) 
     refused = command("answer", "0badcafe", "x")
     assert refused.status == 1
     assert "is no remark's identifier" in refused.stderr
+
+
+def test_what_others_changed_is_listed(page: Writers, command: Command) -> None:
+    """A number in a block, a remark that somebody else deleted, one that somebody else calls settled: each with who;
+    an audit has the former text, too, and finds no fault of labkit's."""
+    page.write(lambda text: text.replace("All: 250 MB.", "All: 990 MB."), page.student)
+    page.write(lambda text: text.replace("REX> Good.\nREX> settled", ""), page.student)
+    page.after("REX> Quantify.", "REX> settled", page.student)
+    said = command("remarks")
+    assert said.status == 0, said.stderr
+    shown = " ".join(said.stdout.replace("│", " ").split())
+    for words in ("All: 250 MB.", "All: 990 MB.", "REX> Good.", "deleted", "settled by Student"):
+        assert words in shown, words
+    assert "1 open, 0 answered, 0 settled. 2 lines of remarks deleted or rewritten" in shown
+    assert "1 change of labkit's lines, by Student." in shown
+    audit = command("remarks", "--audit")
+    assert audit.status == 0
+    assert "REX> Good." in audit.stdout
+    assert "2 lines of remarks deleted or rewritten by others than the writers." in " ".join(
+        audit.stdout.split()
+    )

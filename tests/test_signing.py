@@ -28,8 +28,10 @@ from tests.projects import ROOT, Project, files, listing, project
 STAGE, OTHER = "04-network", "03-containers"
 RECORD = f"results/{STAGE}.json"
 
-#: What the small stage leaves: a result with a table, and a figure.
+#: What the small stage does: it reads all stages' records, and leaves a result with a table, and a figure.
 SHOWN = """
+from labkit.report.stages import closing_table
+closing_table(lab)
 rows = [{"replica": "site1-1", "ms": 3}]
 table = Table.of("times", "Times", rows, units={"ms": "ms"})
 stage.record(action("test.times")(lambda: Outcome(value=3, summary="It took 3 ms.", tables=(table,)))())
@@ -358,12 +360,12 @@ def test_outputs_of_an_earlier_version_are_not_signed(recorded: Recorded) -> Non
     assert status == 1
     assert "not signed" in found[MANIFEST]
     assert "not signed: an earlier labkit wrote it" in found[RECORD]
-    assert recorded.own.labkit("run", STAGE).status == 0
+    assert recorded.own.labkit("run", OTHER).status == 0
     status, found = recorded.verify()
     assert status == 1
-    assert set(found) >= {f"results/{OTHER}.json", f"notebooks/{OTHER}.ipynb"}
-    assert not any(STAGE in name for name in found)
-    assert recorded.own.labkit("run", OTHER).status == 0
+    assert set(found) >= {RECORD, f"notebooks/{STAGE}.ipynb"}
+    assert not any(OTHER in name for name in found)
+    assert recorded.own.labkit("run", STAGE).status == 0
     assert recorded.verify() == (0, {})
 
 

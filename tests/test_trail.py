@@ -126,3 +126,40 @@ def test_a_column_of_times_is_not_seen() -> None:
     assert table("0.055", "12") == table("0.041", "12")
     assert table("0.055", "12") != table("0.055", "13")
     assert table("0.055", "12", "height") != table("0.041", "12", "height")
+
+
+def vanished(*history: tuple[str, ...]) -> list[tuple[str, str, str]]:
+    """What others than the writers made of remarks in a history of (user, line, …): line, by whom, now."""
+    revisions = [
+        Revision(number=n, user=user, text="\n".join(lines))
+        for n, (user, *lines) in enumerate(history, 1)
+    ]
+    found = reduce(advance, revisions, Trail(bot="Labkit")).vanished
+    return [(line, o.away.user, o.away.line) for line, o in found if o.away]
+
+
+@pytest.mark.parametrize(
+    ("history", "found"),
+    [
+        ((("T", "REX> a b c"), ("S", "")), [("REX> a b c", "S", "")]),
+        ((("T", "REX> a b c"), ("S", "REX> a b d")), [("REX> a b c", "S", "REX> a b d")]),
+        ((("T", "REX> a b c"), ("S", "a b c")), [("REX> a b c", "S", "")]),
+        ((("T", "REX> a b c"), ("T", "")), []),
+        ((("T", "REX> a b c"), ("T", "REX> a b d")), []),
+        ((("T", "REX> a b c"), ("S", ""), ("T", "REX> a b c")), []),
+        ((("T", "REX> a b c"), ("S", ""), ("S", "REX> a b c")), []),
+        ((("T", "REX> a b c"), ("S", "== H ==", "REX> a b c")), []),
+        ((("T", "REX> a b c"), ("S", "REX> a b d"), ("T", "")), [("REX> a b c", "S", "REX> a b d")]),
+        ((("T", "REX> a b c"), ("S", "REX> a b d"), ("T", "REX> a b c")), []),
+        ((("T", "REX> a b c", "REX> settled"), ("S", "REX> a b d", "REX> settled")), [("REX> a b c", "S", "REX> a b d")]),
+        ((("T", "REX> a b c", "REX> settled"), ("S", "REX> x", "REX> a b c", "REX> settled")),
+         [("REX> settled", "S", "REX> settled")]),
+        ((("T", "REX> a b c"), ("S", "REX> a b d", "REX> settled"), ("T", "REX> a b c", "REX> settled")), []),
+        ((("T", "REX> a b c", "REX> settled"), ("S", "REX> a b c")), [("REX> settled", "S", "")]),
+    ],
+)  # fmt: skip
+def test_what_others_made_of_a_remark_is_known(
+    history: tuple[tuple[str, ...], ...], found: list[tuple[str, str, str]]
+) -> None:
+    """Until it is back, whoever brings it; what its writer makes of it is the writer's own."""
+    assert vanished(*history) == found

@@ -130,7 +130,9 @@ def _key(lab: Lab, path: Path) -> Ed25519PrivateKey:
     try:
         if not path.exists():
             _make(path, Ed25519PrivateKey.generate().private_bytes_raw().hex())
-        found = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text("ascii")))
+        found = Ed25519PrivateKey.from_private_bytes(
+            bytes.fromhex(path.read_text(encoding="utf-8"))
+        )
         said = found.public_key().public_bytes_raw().hex()
         if public(lab) != said:
             write_atomically(lab.state_dir / PUBLIC, f"{said}\n")
@@ -150,7 +152,7 @@ def _key(lab: Lab, path: Path) -> Ed25519PrivateKey:
 def public(lab: Lab) -> str:
     """The lab's public key in hexadecimal, '' when this machine has none."""
     try:
-        return (lab.state_dir / PUBLIC).read_text("ascii").strip()
+        return (lab.state_dir / PUBLIC).read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         return ""
 
@@ -241,7 +243,9 @@ def seal(folder: Path, trusted: str = "", name: str = "") -> Seal:
     ''), and if it is of the lab ``name`` (of any if '')."""
     nothing = Manifest(lab=name)
     try:
-        content, signer = opened((folder / MANIFEST).read_text("utf-8"), "manifest", trusted)
+        content, signer = opened(
+            (folder / MANIFEST).read_text(encoding="utf-8"), "manifest", trusted
+        )
         found = Manifest.model_validate(content)
     except FileNotFoundError:
         return Seal(folder, trusted, nothing, "is missing: these outputs are not signed")

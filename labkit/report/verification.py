@@ -59,7 +59,8 @@ def require(lab: Lab) -> None:
     """Raises :class:`StateError`, which names the files, when something of a stage's is not as it was signed."""
     with signing.reading(lab) as found:
         own = [d for d in differing(found) if not d.file.startswith("review/")]
-    if own:
+        nothing = not (_records(found) or (found.folder / MANIFEST).exists())
+    if own and not nothing:
         raise StateError(
             str(lab.output_dir),
             f"is not as signed: {'; '.join(f'{d.file}: {d.found}' for d in own)}",
@@ -77,9 +78,8 @@ def differing(found: Seal) -> Iterator[Difference]:
     if (found.folder / NEXT).is_dir():
         yield Difference(file=NEXT, expected="no such folder", found="a write that was cut off")
     listed = [item for part in found.manifest.parts for item in signing.differences(found, part)]
-    there = {f"results/{path.name}" for path in (found.folder / "results").glob("*.json")}
-    names = {name for name in found.manifest.files if name.startswith("results/")} | there
-    wrong = {name: said for name in names - signing.OUTSIDE if (said := _wrong(found, name))}
+    names = {name for name in found.manifest.files if name.startswith("results/")}
+    wrong = {name: said for name in names | _records(found) if (said := _wrong(found, name))}
     for name, said in sorted(wrong.items()):
         run = next((p.run for p in found.manifest.parts.values() if name in p.files), "")
         expected = f"the record of run {run}, {signer}" if run else f"{signer}, in {MANIFEST}"
@@ -91,6 +91,12 @@ def differing(found: Seal) -> Iterator[Difference]:
             yield Difference(
                 file=name, expected=f"not there: {MANIFEST} has no such file", found=seen
             )
+
+
+def _records(found: Seal) -> set[str]:
+    """The records that are there."""
+    there = (f"results/{path.name}" for path in (found.folder / "results").glob("*.json"))
+    return set(there) - signing.OUTSIDE
 
 
 def _wrong(found: Seal, name: str) -> str:

@@ -89,6 +89,8 @@ class Vanished(Record):
     @property
     def became(self) -> str:
         """What was done to it."""
+        if self.by.line == self.line:
+            return "moved to another remark"
         return "rewritten" if self.by.line else "deleted"
 
 

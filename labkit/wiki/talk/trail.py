@@ -155,45 +155,49 @@ def _marked(
     hidden = itertools.takewhile(lambda item: item.hidden, reversed(trail.unread))
     by = _by(trail, saved, [item.by for item in hidden][::-1])
     blocks = functools.cache(_named)
-    copies: dict[str, list[Line]] = {}
+    copies: dict[str, list[Line]] = {text: [] for text in trail.here}
     for line in threads.marked(revision.text):
         copies.setdefault(line.text, []).append(line)
-    here: dict[str, tuple[Origin, ...]] = {}
-    gone = dict(trail.gone)
-    lost: list[tuple[str, Origin]] = []
-    for text, found in copies.items():
-        before, away = list(trail.here.get(text, ())), list(gone.pop(text, ()))
-        strict = threads.settles(text) and revision.user != trail.bot
-        known = _matched(found, before, away, strict=strict)
-        here[text] = tuple(
-            origin or _origin(line, by, blocks(revision.text))
-            for origin, line in zip(known, found, strict=True)
-        )
-        lost += [(text, origin) for origin in before]
-        gone |= {text: tuple(away)} if away else {}
-    lost += [
-        (text, origin)
-        for text, origins in trail.here.items()
-        if text not in copies
-        for origin in origins
-    ]
-    fresh = [
-        (text, place)
-        for text, origins in here.items()
-        for place, origin in enumerate(origins)
-        if origin.by == by
-    ]
-    pairs = merge.pair([text for text, _ in lost], [text for text, _ in fresh])
-    for place, (text, origin) in reversed([*enumerate(lost)]):
-        new, copy = fresh[pairs[place]] if place in pairs else ("", 0)
-        if new:
-            origins = list(here[new])
-            origins[copy] = origins[copy].model_copy(update={"owner": origin.owner})
-            here[new] = tuple(origins)
-        theirs = by.user in (origin.by.user, origin.owner)
-        away_now = None if theirs else by.model_copy(update={"line": new})
-        gone[text] = (origin.model_copy(update={"away": away_now}), *gone.get(text, ()))
-    return here, gone
+    here: dict[str, list[Origin]] = {}
+    gone = {text: list(origins) for text, origins in trail.gone.items()}
+    became: dict[str, str] = {}
+    for settling in (
+        False,
+        True,
+    ):  # what settles a remark is told by the remark, which may be rewritten
+        lost: list[tuple[str, Origin]] = []
+        come: list[tuple[str, int]] = []
+        strict = settling and revision.user != trail.bot
+        for text, found in copies.items():
+            if threads.settles(text) is not settling:
+                continue
+            before, away = list(trail.here.get(text, ())), gone.pop(text, [])
+            known = list[Origin | None]([None] * len(found))
+            _match(known, found, before, became if strict else None)
+            come += [(text, place) for place, origin in enumerate(known) if origin is None]
+            _match(known, found, away, became if strict else None)
+            here[text] = [
+                origin or _origin(line, by, blocks(revision.text))
+                for origin, line in zip(known, found, strict=True)
+            ]
+            lost += [(text, origin) for origin in before]
+            gone |= {text: away} if away else {}
+        pairs = merge.pair([text for text, _ in lost], [text for text, _ in come])
+        for place, (text, origin) in reversed([*enumerate(lost)]):
+            new, copy = come[pairs[place]] if place in pairs else ("", 0)
+            if new:
+                became[text] = new
+                one = here[new][copy]
+                here[new][copy] = one.model_copy(
+                    update={"owner": origin.owner if one.by == by else one.owner}
+                )
+            theirs = by.user in (origin.by.user, origin.owner)
+            away_now = None if theirs else by.model_copy(update={"line": new})
+            gone.setdefault(text, []).insert(0, origin.model_copy(update={"away": away_now}))
+    return (
+        {text: tuple(origins) for text, origins in here.items() if origins},
+        {text: tuple(origins) for text, origins in gone.items()},
+    )
 
 
 def _blocks(
@@ -226,28 +230,37 @@ def _blocks(
     return found
 
 
-def _matched(
-    found: Sequence[Line], before: list[Origin], away: list[Origin], *, strict: bool
-) -> list[Origin | None]:
-    """Each copy's origin: of those before and those away (both lose what is taken), the ones of the
-    same remark and section first; a copy for which none is left is new. With ``strict`` only those of the same
-    remark: what is said of one says nothing of another."""
-    origins: list[Origin | None] = [None] * len(found)
+def _match(
+    origins: list[Origin | None],
+    found: Sequence[Line],
+    known: list[Origin],
+    became: Mapping[str, str] | None,
+) -> None:
+    """Fills in the copies' origins from those that are known (which lose what is taken), the ones of the same
+    remark and section first.
+
+    Where ``became`` is given (the remarks' first lines that were rewritten, with what they are now), only those of
+    the same remark: what is said of one says nothing of another.
+    """
+    now = became or {}
+
+    def under(origin: Origin, line: Line) -> bool:
+        return line.under in (origin.under, now.get(origin.under))
+
     tests: list[Callable[[Origin, Line], bool]] = [
-        lambda origin, line: (origin.section, origin.under) == (line.section, line.under),
-        lambda origin, line: origin.under == line.under,
+        lambda origin, line: origin.section == line.section and under(origin, line),
+        under,
         lambda origin, line: origin.section == line.section,
         lambda origin, line: True,
     ]
-    for known in (before, away):
-        for test in tests[:2] if strict else tests:
-            for place, line in enumerate(found):
-                if origins[place] is None:
-                    match = next((one for one in known if test(one, line)), None)
-                    if match:
-                        known.remove(match)
-                        origins[place] = match.model_copy(update={"away": None})
-    return origins
+    for test in tests if became is None else tests[:2]:
+        for place, line in enumerate(found):
+            if origins[place] is None:
+                match = next((one for one in known if test(one, line)), None)
+                if match:
+                    known.remove(match)
+                    update = {"away": None, "under": line.under}
+                    origins[place] = match.model_copy(update=update)
 
 
 def _origin(line: Line, by: Step, blocks: Mapping[str, Fenced]) -> Origin:
