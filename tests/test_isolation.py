@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import errno
 import json
+import secrets
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -255,6 +257,82 @@ def test_answers_begin_no_connection(farm: Lab) -> None:
 
     with listening(farm.netns) as server:
         assert inside(first(farm), from_port_80, server.getsockname()[1]) in REFUSED
+
+
+#: What else may be in a packet filter that bridges send to (br_netfilter): Docker's rules, and ufw's.
+DOCKER = """
+table ip filter {
+    chain DOCKER-USER { }
+    chain FORWARD {
+        type filter hook forward priority 0; policy drop;
+        jump DOCKER-USER
+        ct state established,related accept
+        iifname "docker0" accept
+    }
+}
+table ip nat {
+    chain POSTROUTING {
+        type nat hook postrouting priority srcnat;
+        ip saddr 172.17.0.0/16 oifname != "docker0" masquerade
+    }
+}
+"""
+UFW = CLOSED + """
+table ip filter {
+    chain ufw-user-forward { accept; }
+    chain FORWARD { jump ufw-user-forward; }
+}
+"""
+
+
+@contextmanager
+def model(lab: Lab, steps: Sequence[str]) -> Iterator[None]:
+    """A bridge and two ports that are called as the lab's, with the lab's rules; everything in the order of the steps."""
+    one, other = lab.farm[:2]
+    host, ends = lab.host.netns, {one.netns: one, other.netns: other}
+    namespaces.create([host, *ends])
+    try:
+        for step in steps:
+            if step == "table":
+                text = rules.text("labkit-lab", rules.wanted(lab))
+                run.run(["nft", "-f", "-"], stdin=text, netns=host)
+            elif step == "bridge":
+                run.run(["ip", "link", "add", lab.bridge, "type", "bridge"], netns=host)
+                run.run(["ip", "link", "set", lab.bridge, "up"], netns=host)
+            elif step.startswith("bridge-nf"):
+                inside(host, Path("/proc/sys/net/bridge", "bridge-nf-call-iptables").write_text, step[-1])
+            else:
+                run.run(["nft", "-f", "-"], stdin=step, netns=host)
+        for netns, end in ends.items():
+            peer = ["peer", "eth0", "address", end.mac, "netns", netns]
+            run.run(["ip", "link", "add", end.link, "master", lab.bridge, "type", "veth", *peer], netns=host)
+            run.run(["ip", "link", "set", end.link, "up"], netns=host)
+            run.run(["ip", "address", "add", f"{end.address}/24", "dev", "eth0"], netns=netns)
+            run.run(["ip", "link", "set", "eth0", "up"], netns=netns)
+        yield
+    finally:
+        for name in (host, *ends):
+            namespaces.remove(name)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("others", ["", DOCKER, UFW], ids=["nobody", "Docker", "ufw"])
+@pytest.mark.parametrize("called", [0, 1], ids=["alone", "br_netfilter"])
+@pytest.mark.parametrize("order", list(permutations(("table", "bridge", "others"))), ids=" ".join)
+def test_replicas_are_kept_apart_whatever_was_there_first(
+    tmp_path: Path, order: tuple[str, ...], called: int, others: str
+) -> None:
+    """The kernel hands a bridge's packets to the host's packet filter by a hook of its own, which begins with the
+    first bridge: it takes them from the chains that are registered at its own priority before it."""
+    name = f"t{secrets.token_hex(2)}"
+    lab = Lab.of({"name": name, "sites": ["red"], "host": {"netns": name}})
+    steps = [others if step == "others" else step for step in order]
+    with model(lab, [*filter(None, steps), f"bridge-nf-call-iptables={called}"]):
+        one, other = lab.farm[:2]
+        with listening(other.netns, port=80) as server:
+            assert inside(one.netns, connecting, str(other.address), 80) in REFUSED
+            with pytest.raises(TimeoutError):
+                server.accept()
 
 
 @contextmanager

@@ -69,7 +69,8 @@ def text(name: str, rules: Rules) -> str:
 
 
 def _bridge(name: str, rules: Rules) -> str:
-    """What passes the bridge: who sends it, and from port to port."""
+    """What passes the bridge: who sends it, and from port to port. Both before br_netfilter's hooks, at priority 0:
+    those take a packet from the chains of their own priority that are registered before them."""
     ends = (f'"{end.link}" . {end.mac} . {end.address}' for end in rules.ends)
     ports = (f'"{link}"' for link in dict.fromkeys(end.link for end in rules.ends))
     return f"""
@@ -91,7 +92,7 @@ table bridge {name} {{
         counter name spoofed drop
     }}
     chain between_replicas {{
-        type filter hook forward priority 0; policy accept;
+        type filter hook forward priority -200; policy accept;
         iifname != @ports accept
         ether type arp accept
         icmp type {{ echo-request, echo-reply }} accept
