@@ -16,6 +16,7 @@ import fcntl
 import functools
 import json
 import os
+import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +42,8 @@ class Entry(Record):
     unmade: int | None = None
 
 
+#: What others may not do with the journal's folder: list it, or write into it.
+OPENED = 0o066
 #: A kind of :mod:`labkit.undo`, and its details.
 Thing = tuple[str, Mapping[str, str]]
 
@@ -152,10 +155,14 @@ class Journal:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
+        """The folder is held; others may go through it, but not open it: who can open it can hold it."""
         folder = self.path.parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+            if mode & OPENED and not os.geteuid():
+                os.fchmod(descriptor, mode & ~OPENED)
         except PermissionError:
             raise not_root(str(folder)) from None
         try:

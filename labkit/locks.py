@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shlex
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from labkit import interrupting
 from labkit.doing import Doing, doing
 from labkit.errors import LockError, MachineError, StateError, of_system, typed, with_sudo
 
+#: A lock file's mode.
+MODE = 0o600
 #: After so many seconds of waiting it is told for whom.
 SILENT = 0.5
 
@@ -23,7 +26,8 @@ def lock(folder: Path, name: str, *, wait: float = 600.0) -> Iterator[None]:
     """Holds the lock ``name`` in ``folder``; waits at most ``wait`` seconds, then :class:`LockError`.
 
     While it waits it tells for which process. The lock file holds its owner's pid and stays when the lock
-    is released: the kernel ends the lock with the process, however that ends.
+    is released: the kernel ends the lock with the process, however that ends. Nobody but its owner can open
+    the file: who opens it can hold it.
     """
     path = folder / f"{name}.lock"
     descriptor = _opened(path)
@@ -51,7 +55,10 @@ def not_root(what: str) -> MachineError:
 def _opened(path: Path) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, MODE)
+        if stat.S_IMODE(os.fstat(descriptor).st_mode) != MODE:  # of a labkit of before
+            os.fchmod(descriptor, MODE)
+        return descriptor
     except PermissionError:
         raise not_root(str(path)) from None
     except IsADirectoryError:

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import errno
 import json
+import secrets
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +21,7 @@ from labkit.checks import failed
 from labkit.doctor import kernel
 from labkit.errors import StateError
 from labkit.farm import container, dns, host, network, up, upkeep
-from labkit.farm.isolation import guard, listing, rules, telling
+from labkit.farm.isolation import guard, listing, rules, telling, trying
 from labkit.farm.links import echo
 from labkit.farm.links.netns import inside
 from labkit.journal import Journal, lock
@@ -255,6 +257,112 @@ def test_answers_begin_no_connection(farm: Lab) -> None:
 
     with listening(farm.netns) as server:
         assert inside(first(farm), from_port_80, server.getsockname()[1]) in REFUSED
+
+
+#: What else may be in a packet filter that bridges send to (br_netfilter): Docker's rules, and ufw's.
+DOCKER = """
+table ip filter {
+    chain DOCKER-USER { }
+    chain FORWARD {
+        type filter hook forward priority 0; policy drop;
+        jump DOCKER-USER
+        ct state established,related accept
+        iifname "docker0" accept
+    }
+}
+table ip nat {
+    chain POSTROUTING {
+        type nat hook postrouting priority srcnat;
+        ip saddr 172.17.0.0/16 oifname != "docker0" masquerade
+    }
+}
+"""
+UFW = (
+    CLOSED
+    + """
+table ip filter {
+    chain ufw-user-forward { accept; }
+    chain FORWARD { jump ufw-user-forward; }
+}
+"""
+)
+
+
+@contextmanager
+def model(lab: Lab, steps: Sequence[str]) -> Iterator[None]:
+    """A bridge and two ports that are called as the lab's, with the lab's rules; everything in the order of the steps."""
+    one, other = lab.farm[:2]
+    host, ends = lab.host.netns, {one.netns: one, other.netns: other}
+    namespaces.create([host, *ends])
+    try:
+        for step in filter(None, steps):
+            if step == "bridge":
+                run.run(["ip", "link", "add", lab.bridge, "type", "bridge"], netns=host)
+                run.run(["ip", "link", "set", lab.bridge, "up"], netns=host)
+                run.run(["ip", "address", "add", str(lab.gateway), "dev", lab.bridge], netns=host)
+            elif step.startswith("bridge-nf"):
+                inside(
+                    host,
+                    Path("/proc/sys/net/bridge", "bridge-nf-call-iptables").write_text,
+                    step[-1],
+                )
+            else:
+                run.run(["nft", "-f", "-"], stdin=step, netns=host)
+        for netns, end in ends.items():
+            peer = ["peer", "eth0", "address", end.mac, "netns", netns]
+            run.run(
+                ["ip", "link", "add", end.link, "master", lab.bridge, "type", "veth", *peer],
+                netns=host,
+            )
+            run.run(["ip", "link", "set", end.link, "up"], netns=host)
+            run.run(["ip", "address", "add", f"{end.address}/24", "dev", "eth0"], netns=netns)
+            run.run(["ip", "link", "set", "eth0", "up"], netns=netns)
+            run.run(["ip", "route", "add", "default", "via", str(lab.gateway.ip)], netns=netns)
+        yield
+    finally:
+        for name in (host, *ends):
+            namespaces.remove(name)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("others", ["", DOCKER, UFW], ids=["nobody", "Docker", "ufw"])
+@pytest.mark.parametrize("called", [0, 1], ids=["alone", "br_netfilter"])
+@pytest.mark.parametrize("order", list(permutations(("table", "bridge", "others"))), ids=" ".join)
+def test_replicas_are_kept_apart_whatever_was_there_first(
+    tmp_path: Path, order: tuple[str, ...], called: int, others: str
+) -> None:
+    """The kernel hands a bridge's packets to the host's packet filter by a hook of its own, which begins with the
+    first bridge: it takes them from the chains that are registered at its own priority before it."""
+    lab = of_two()
+    table = rules.text(tables.name_of(lab), rules.wanted(lab))
+    given = {"table": table, "bridge": "bridge", "others": others}
+    with model(lab, [*(given[step] for step in order), f"bridge-nf-call-iptables={called}"]):
+        one, other = lab.farm[:2]
+        with listening(other.netns, port=80) as server:
+            assert inside(one.netns, connecting, str(other.address), 80) in REFUSED
+            assert trying.out(lab).holds
+            with pytest.raises(TimeoutError):
+                server.accept()
+
+
+@pytest.mark.root
+def test_what_arrives_all_the_same_is_told() -> None:
+    """The rules' text is right, and the order of registration makes them void: only trying it shows that."""
+    lab = of_two()
+    table = rules.text(tables.name_of(lab), rules.wanted(lab)).replace(
+        "priority -200", "priority 0"
+    )
+    steps = [table, "bridge", "bridge-nf-call-iptables=1"]
+    with model(lab, steps), listening(lab.farm[1].netns, port=80):
+        trial = trying.out(lab)
+    assert trial.reached == ("red-1 reaches red-2, 10.60.0.21:80",)
+    assert trial.uncounted == ("0 of 6 packets to another replica refused",)
+
+
+def of_two() -> Lab:
+    """A lab of two replicas, in a namespace of its own."""
+    name = f"t{secrets.token_hex(2)}"
+    return Lab.of({"name": name, "sites": ["red"], "host": {"netns": name}})
 
 
 @contextmanager

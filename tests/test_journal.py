@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -281,6 +282,30 @@ def test_a_lock_is_free_after_an_error(tmp_path: Path) -> None:
         _ = 1 / 0
     with lock(tmp_path, "farm", wait=0):
         pass
+
+
+@pytest.mark.root
+def test_nobody_else_holds_a_lock(open_folder: Path) -> None:
+    """Not the file's, not the journal's, made now or by a labkit that left them open: flock(1) as another user."""
+    places = (open_folder / "farm.lock", open_folder)
+    for file, folder in ((0o644, 0o755), (0o600, 0o711)):
+        places[0].touch()
+        places[0].chmod(file)
+        open_folder.chmod(folder)
+        with lock(open_folder, "farm"):
+            intend(open_folder)
+        for place in places:
+            words = [
+                "setpriv",
+                "--reuid=65534",
+                "--clear-groups",
+                "flock",
+                "--nonblock",
+                place,
+                "true",
+            ]
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            assert (done.returncode, "Permission denied" in done.stderr) == (66, True), place
 
 
 @contextmanager

@@ -469,6 +469,17 @@ def told(path: str, name: str, word: str) -> int:
 
 
 @pytest.mark.root
+def test_no_user_of_the_machine_can_use_a_containers_set_uid_programs(farm: Lab) -> None:
+    """They are there, and who is not root comes to none of them, but where the kernel ignores the bit."""
+    places = [str(place) for place in (farm.state_dir, farm.cache_dir, farm.run_dir)]
+    search = ["find", *places, "-perm", "/6000", "-type", "f"]
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    assert run.run(search).stdout
+    seen = run.run([*nobody, *search], ok=(0, 1)).stdout.splitlines()
+    assert [path for path in seen if not os.statvfs(path).f_flag & os.ST_NOSUID] == []
+
+
+@pytest.mark.root
 def test_nothing_stays_of_the_trials(farm: Lab) -> None:
     """The journal has the farm's own things alone."""
     entries = Journal.of(farm).standing()

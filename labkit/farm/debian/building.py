@@ -74,7 +74,7 @@ def building(lab: Lab, place: Path, *, what: str, space: int = 0) -> Iterator[Pa
     """Yields an empty folder that becomes ``place`` when the block ends well, and is removed otherwise.
 
     The caller holds the lock of the place. What stood there is replaced. New files have ordinary modes
-    meanwhile, whatever the user's umask is.
+    meanwhile, whatever the user's umask is; nobody but root enters the folder itself.
 
     :param what: how an error names the thing.
     :param space: bytes that must be free before anything is made.
@@ -94,7 +94,7 @@ def building(lab: Lab, place: Path, *, what: str, space: int = 0) -> Iterator[Pa
     Journal.of(lab).intend("folder", path=str(part))
     try:
         with modes.ordinary():
-            part.mkdir()
+            part.mkdir(mode=0o700)  # there are set-uid programs in a root file system
             attempt.programs(part)
             yield part
         discard(lab, place)

@@ -69,7 +69,8 @@ def text(name: str, rules: Rules) -> str:
 
 
 def _bridge(name: str, rules: Rules) -> str:
-    """What passes the bridge: who sends it, and from port to port."""
+    """What passes the bridge: who sends it, and from port to port. Both before br_netfilter's hooks, at priority 0:
+    those take a packet from the chains of their own priority that are registered before them."""
     ends = (f'"{end.link}" . {end.mac} . {end.address}' for end in rules.ends)
     ports = (f'"{link}"' for link in dict.fromkeys(end.link for end in rules.ends))
     return f"""
@@ -91,7 +92,7 @@ table bridge {name} {{
         counter name spoofed drop
     }}
     chain between_replicas {{
-        type filter hook forward priority 0; policy accept;
+        type filter hook forward priority -200; policy accept;
         iifname != @ports accept
         ether type arp accept
         icmp type {{ echo-request, echo-reply }} accept
@@ -102,14 +103,15 @@ table bridge {name} {{
 
 
 def _host(name: str, rules: Rules) -> str:
-    """What leaves the bridge for the host, and what is sent on by it."""
+    """What leaves the bridge for the host, and what is sent on by it: before the machine's own packet filter, so
+    that what that one drops as well is counted."""
     here, served = _set(rules.gateways), _set(map(str, SERVED))
     known = "echo-request, echo-reply, destination-unreachable"
     return f"""
 table inet {name} {{
 {_counters("host", "outwards", "inwards")}
     chain to_the_host {{
-        type filter hook input priority 0; policy accept;
+        type filter hook input priority -10; policy accept;
         iifname != "{rules.bridge}" accept
         ip daddr {here} udp dport {NAMES} accept comment "questions to the name server"
         ip daddr {here} tcp dport {NAMES} accept comment "long ones"
@@ -118,7 +120,7 @@ table inet {name} {{
         counter name host jump refuse
     }}
     chain through_the_host {{
-        type filter hook forward priority 0; policy accept;
+        type filter hook forward priority -10; policy accept;
         iifname "{rules.bridge}" oifname "{rules.bridge}" accept comment "seen on the bridge already"
         iifname "{rules.bridge}" counter name outwards jump refuse
         oifname "{rules.bridge}" counter name inwards jump refuse

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from labkit.checks import Check
-from labkit.farm.isolation import guard
+from labkit.display import counted
+from labkit.farm.isolation import guard, trying
 from labkit.farm.isolation.rules import COUNTERS
 from labkit.lab import Lab
 from labkit.result import Cell, Table
@@ -12,22 +13,32 @@ EXPECTED = "replicas are kept from the host, from each other and from what is be
 
 
 def check(lab: Lab) -> Check:
-    """Whether the lab's tables are in force as the Lab says; a kernel that has none is told, and no failure."""
+    """Whether the lab's tables are in force as the Lab says, and refuse what the replicas try; a kernel that has
+    none is told, and no failure."""
     facts, found = guard.facts(lab), guard.look(lab)
     lacking = found.lacking if found else ""
     differing = [f"{fact}: {seen}" for fact, seen in (facts or {}).items() if guard.wanted(lab)[fact] != seen]  # fmt: skip
-    seen = EXPECTED
-    if lacking:
-        seen = f"nobody is kept from anything: {lacking}"
-    elif facts is None or differing:
-        seen = "; ".join(differing) or "there are no such tables"
+    if facts is None:
+        differing = ["there are no such tables"]
+    if lacking or differing:
+        holds = bool(lacking)
+        seen = f"nobody is kept from anything: {lacking}" if lacking else "; ".join(differing)
+    else:
+        trial = trying.out(lab)
+        holds = trial.holds
+        seen = "; ".join((*trial.reached, *trial.uncounted)) or _refused(trial)
     return Check(
         name="network.isolation",
         expected=EXPECTED,
         seen=seen,
-        holds=bool(lacking) or (facts is not None and not differing),
+        holds=holds,
         again=guard.again(lab),
     )
+
+
+def _refused(trial: trying.Trial) -> str:
+    told = (f"{number} {trying.WORDS[name]}" for name, number in trial.sent.items())
+    return f"each of {counted(sum(trial.sent.values()), 'packet')} sent by them to try it was refused and counted: {', '.join(told)}"
 
 
 def table(lab: Lab) -> Table:

@@ -47,7 +47,7 @@ def require(lab: Lab) -> Path:
 
 @dataclass(frozen=True)
 class Root:
-    """A root file system: the folders ``lower``, the topmost first, are to be seen at ``target``, below what
+    """A root file system, in which no program gives anybody another's rights: the folders ``lower``, the topmost first, are to be seen at ``target``, below what
     is in ``own/upper`` (None: nobody can write there, and two of them are needed); with ``ids``, every owner
     in ``lower`` as so many ids further on, by the user namespace that is mounted at ``users``, or a new one."""
 
@@ -79,7 +79,7 @@ def require_shifted(*below: Path) -> None:
 def _mount(root: Root) -> None:
     options = _options(root.lower, root.own)
     try:
-        calls.mount("overlay", root.target, "overlay", options=options)
+        calls.mount("overlay", root.target, "overlay", flags=calls.MS_NOSUID, options=options)
     except OSError as error:
         raise _refused(error, root.target, options, root.target) from None
 
@@ -118,7 +118,8 @@ def _shifted(opened: ExitStack, root: Root, below: Mapping[Path, int]) -> int:
                 calls.mount_placed(mounted, place)
             finally:
                 os.close(mounted)
-    calls.mount("overlay", root.target, "overlay", options=_options(root.lower, root.own))
+    options = _options(root.lower, root.own)
+    calls.mount("overlay", root.target, "overlay", flags=calls.MS_NOSUID, options=options)
     with ExitStack() as passing:
         found = calls.mount_copied(_descriptor(passing, root.target, os.O_PATH))
     opened.callback(os.close, found)
