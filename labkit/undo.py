@@ -13,7 +13,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
@@ -114,6 +114,29 @@ def unmake(entry: Entry, lab: Lab) -> None:
         ) from error
 
 
+def there(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """The entries but those whose mount, namespace, daemon or container is gone by itself: the journal says
+    what was made and not unmade, and no one says when a machine's container, and all in it, was started again."""
+    points = mount_points()
+    seen: dict[str, Callable[[dict[str, str]], bool]] = {
+        "mount": lambda what: what["target"] in points,
+        "netns": lambda what: namespaces.stands(what["name"]),
+        "daemon": lambda what: _serves(Path(what["pidfile"]), what["marker"]),
+        "container": lambda what: bool(_runs(Path(what["root"], what["container"]))),
+    }
+    for entry in entries:
+        if entry.kind not in seen or seen[entry.kind](entry.what):
+            yield entry
+
+
+def _serves(pidfile: Path, marker: str) -> bool:
+    """Whether the process of a daemon's pid file runs, and is that daemon."""
+    try:
+        return processes.is_marked(int(pidfile.read_text(encoding="utf-8")), marker)
+    except (OSError, ValueError):
+        return False
+
+
 def unmount(lab: Lab, *, target: str) -> None:
     """Unmounts what is mounted at ``target``, however often; a busy mount is detached."""
     calls.detach(_own(target, lab))
@@ -180,11 +203,16 @@ def _group_of(lab: Lab, container: str) -> str:
 
 def _is_elsewhere(folder: Path) -> bool:
     """Whether the container's first process may still run, in another control group than its own."""
+    return _runs(folder) is not False
+
+
+def _runs(folder: Path) -> bool | None:
+    """Whether the first process of runC's container runs, None where its file does not say which that is."""
     try:
         known = json.loads((folder / "state.json").read_bytes())
         return processes.lives(int(known["init_process_pid"]), int(known["init_process_start"]))
     except (OSError, ValueError, KeyError, TypeError):
-        return True
+        return None
 
 
 def end_daemon(lab: Lab, *, pidfile: str, marker: str) -> None:

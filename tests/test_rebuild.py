@@ -33,7 +33,7 @@ from labkit.report.stages import Stage
 from labkit.result import RESULT_MIME, Result
 from tests import stage_notebooks
 
-STANDS = "from labkit.journal import Journal\nJournal.of(lab).intend('mount', target=str(lab.run_dir / 'x'))\n"
+STANDS = "from labkit.journal import Journal\nJournal.of(lab).intend('route', subnet='10.9.9.0/24', netns='')\n"
 
 
 def a_lab(folder: Path, **other: Any) -> Lab:
@@ -359,7 +359,7 @@ DAMAGE: dict[str, tuple[Callable[[Built], object], str]] = {
     "its record gone": (lambda b: file(b.lab, "04-network").unlink(), "record is gone"),
     "executed notebook edited": (lambda b: _edit(saved.file(b.lab, "04-network")), "notebooks/04-network.ipynb is gone or was changed"),
     "a failure since": (lambda b: file(b.lab, "04-network", "failed.json").write_text(""), "failed since"),
-    "taken down": (lambda b: Journal.of(b.lab).forget("mount", target=str(b.lab.run_dir / "x")), "1 of 1 thing that"),
+    "taken down": (lambda b: Journal.of(b.lab).forget("route", subnet="10.9.9.0/24", netns=""), "1 of 1 thing that"),
     "memory damaged": (lambda b: memory.path(b.lab).write_text("{"), "no run of it that passed"),
 }  # fmt: skip
 

@@ -177,6 +177,23 @@ def test_state_may_be_a_link_to_a_larger_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
+def test_what_is_gone_by_itself_is_not_there(wiki_lab: Lab, own: Lab) -> None:
+    """The journal has it, and looks at each thing say otherwise: as after the start of a container with all of it."""
+    marker = own.run_dir / "conf"
+    lost = [
+        entry("mount", target=str(own.run_dir / "x")),
+        entry("netns", name="mine-none"),
+        entry("container", root=str(own.run_dir / "runc"), container="c"),
+        entry("daemon", pidfile=str(own.run_dir / "p"), marker=str(marker)),
+    ]
+    (own.run_dir / "p").parent.mkdir(parents=True)
+    (own.run_dir / "p").write_text(f"{os.getpid()}\n")  # a number that somebody else has now
+    standing = Journal.of(wiki_lab).standing()
+    assert {item.kind for item in standing} >= {"daemon", "folder"}
+    assert list(undo.there([*lost, *standing])) == list(standing)
+
+
+@pytest.mark.root
 @pytest.mark.parametrize("name", ["plain", "with space", "with,comma"])
 def test_a_mount_is_unmounted_however_often(own: Lab, name: str) -> None:
     """Also one over another, and one in which somebody works."""

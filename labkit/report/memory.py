@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
+from labkit import undo
 from labkit.display import counted
 from labkit.errors import StateError
 from labkit.files import write_atomically
@@ -168,5 +169,5 @@ def marks(entries: Iterable[Entry], boot: str) -> tuple[str, ...]:
 
 
 def standing(lab: Lab) -> tuple[str, ...]:
-    """:func:`marks` of the lab's journal now."""
-    return marks(Journal.of(lab).standing(), boot_id())
+    """:func:`marks` of what the lab's journal has and what is there."""
+    return marks(undo.there(Journal.of(lab).standing()), boot_id())
