@@ -11,6 +11,7 @@ import pytest
 
 from labkit import Lab
 from labkit.farm import container, image, survival
+from labkit.farm.convergence import claims
 from labkit.farm.oci.unpacking import Unpacked
 from labkit.farm.survival import ending, given, naming, proof, rights, web
 from labkit.farm.survival.stand import Trial, standing
@@ -240,6 +241,9 @@ def test_what_was_written_into_a_container_is_named(tried: tuple[Lab, Unpacked])
     lab, unpacked = tried
     with standing(lab, unpacked, [Trial(name="other", site="site1")]) as (stand,):
         stand.begin()
+        assert (
+            claims.surplus_replicas(lab) == ()
+        )  # it is no replica, whatever stage looks meanwhile
         assert rights.written([stand]) == rights.UNWRITTEN
         (container.bundle(lab, stand.replica.name) / "rootfs/var/www/html/x").write_text("x")
         assert "/var/www/html/x" in rights.written([stand])

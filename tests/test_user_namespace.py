@@ -396,15 +396,18 @@ def test_a_network_of_another_user_namespace_is_refused(make_lab: Callable[..., 
 
 
 @pytest.mark.root
-def test_notes_of_containers_that_are_yet_to_be_made_are_kept(lab: Lab) -> None:
-    """One after the other, as throw-away containers' networks are made; a name without anything is
-    forgotten."""
-    for name in ("trial-a", "trial-b"):
-        host.create_namespace(lab, f"{lab.name}-{name}")
-    assert set(idmap.noted(lab.state_dir)) == {"trial-a", "trial-b"}
-    netns.remove(f"{lab.name}-trial-a")
+def test_notes_of_containers_that_are_yet_to_be_made_are_kept(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever notes others beside them; only of very many those without anything are forgotten."""
+    names = [f"trial-{number}" for number in range(24)]
+    found = run.spread(lambda name: idmap.allot(lab, [name])[name], names)
+    assert len(set(found)) == len(names)
+    assert idmap.noted(lab.state_dir) == dict(zip(names, found, strict=True))
+    host.create_namespace(lab, f"{lab.name}-trial-3")
+    monkeypatch.setattr(idmap, "MANY", len(names))
     idmap.allot(lab, ["red-1"])
-    assert set(idmap.noted(lab.state_dir)) == {"trial-b", "red-1"}
+    assert set(idmap.noted(lab.state_dir)) == {"trial-3", "red-1"}
 
 
 @pytest.mark.root

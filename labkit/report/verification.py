@@ -129,7 +129,7 @@ def _told(
         Check(
             name="verify.files",
             expected=f"{counted(files, 'file')} of the runs as signed, and no other",
-            seen=f"{counted(len(wrong), 'file')} differ: {', '.join(sorted(wrong))}"
+            seen=f"{counted(len(wrong), 'file', 'differ')}: {', '.join(sorted(wrong))}"
             if wrong
             else "all as signed",
             holds=not wrong,

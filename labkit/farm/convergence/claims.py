@@ -37,8 +37,10 @@ def refuse_taken(lab: Lab, plan: Plan) -> None:
 
 
 def surplus_replicas(lab: Lab) -> tuple[str, ...]:
-    """The replicas that run and that the lab does not have."""
-    names = surplus.surplus(lab, Journal.of(lab).standing())
+    """The replicas that run and that the lab does not have; what a study tries beside them has no link."""
+    entries = Journal.of(lab).standing()
+    links = {entry.what.get("name") for entry in entries if entry.kind == "link"}
+    names = [n for n in surplus.surplus(lab, entries) if lab.link_name(n) in links]
     states = container.states(lab) if names else {}
     return tuple(n for n in names if n in states and states[n].status == "running")
 

@@ -28,6 +28,8 @@ from labkit.lab import Lab
 #: The first range, and how many there are: the numbers of ids by 65536.
 FIRST = 2_000_200_000 // IDS + 1
 COUNT = 2_147_352_576 // IDS - FIRST
+#: So many containers' ranges are kept, whether they are there or not.
+MANY = COUNT // 4
 #: Where a machine notes whose ids are whose: the second field of each line is the first id (subuid(5)), or
 #: the third is the only one (passwd(5), group(5)).
 NOTED = ("/etc/subuid", "/etc/subgid", "/etc/passwd", "/etc/group")
@@ -48,7 +50,12 @@ def allot(lab: Lab, names: Sequence[str]) -> dict[str, int]:
     if not noted(lab.state_dir).keys() >= set(names):
         with lock(lab.cache_dir / "locks", "ids"):
             known = noted(lab.state_dir)
-            kept = {n: ids for n, ids in known.items() if n in names or _is_there(lab, n)}
+            # one that is not there may be in the making, by another thread
+            kept = (
+                known
+                if len(known) < MANY
+                else {n: ids for n, ids in known.items() if n in names or _is_there(lab, n)}
+            )
             own = chosen(names, kept, set(_taken(lab)), seed=str(lab.state_dir))
             Journal.of(lab).intend("folder", path=str(_file(lab.state_dir).parent))
             write_atomically(_file(lab.state_dir), json.dumps(own, indent=1))
