@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -116,9 +117,8 @@ def instance(lab: Lab) -> Iterator[Server]:
 @pytest.mark.root
 def test_a_row_that_another_has_changed_is_locked_as_it_is_now(instance: Server) -> None:
     """What MediaWiki counts on when it saves or moves a page: it reads a row, and locks it later."""
-    change = (
-        f"mariadb --defaults-file={instance.config} --user=root d --execute 'UPDATE t SET n = 2'"
-    )
+    client = ["mariadb", f"--defaults-file={instance.config}", "--user=root", "d", "--execute"]
+    change = shlex.join([*client, "UPDATE t SET n = 2"])
     lines = (
         "CREATE DATABASE d; USE d; CREATE TABLE t (n INT); INSERT INTO t VALUES (1);",
         "START TRANSACTION; SELECT n FROM t;",
