@@ -50,3 +50,16 @@ def unnamed(text: str) -> str:
     """The text with ``H`` for each hash in a picture's name, and for the folders named by it."""
     named = re.sub(r"-[0-9a-f]{16}\.", "-H.", text)
     return re.sub(r"/[0-9a-f]/[0-9a-f]{2}/", "/H/", named).strip("\n")
+
+
+#: How MediaWiki 1.43 writes what the tables have as 1.39 does.
+NEWER = (
+    (r'<div class="mw-content-ltr mw-parser-output" lang="en" dir="ltr">', '<div class="mw-parser-output">'),
+)  # fmt: skip
+
+
+def inner(html: str) -> str:
+    """What a wiki makes of a text, as MediaWiki 1.39 writes it, without the element around it."""
+    for newer, older in NEWER:
+        html = re.sub(newer, older, html)
+    return html.removeprefix('<div class="mw-parser-output">').removesuffix("</div>").strip()
