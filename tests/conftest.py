@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import socket
 import tempfile
 import threading
@@ -41,6 +42,8 @@ hypothesis.settings.load_profile("labkit")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests stand in a folder of their own; who only hands them out to workers stays, for those begin there."""
+    # Who runs in the background of a shell's script is deaf to it, and so would be all that is tried.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     hands_out = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
     if not hands_out:
         NOWHERE.mkdir(mode=0o755)

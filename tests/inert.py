@@ -162,8 +162,8 @@ PLACES = (
     Place("screen", coloured, frozenset({"pre", "span", "div"}), lambda t: screen(f"A{unescaped(t)}B")),
     Place("foreign cell", frame, TABLE, lambda t: f"h|{collapsed(t)}"),
     Place("foreign text", lambda t: (foreign.read(f"<p>q{escaped(t)}q</p>"))[0], INLINE, lambda t: collapsed(f"q{t}q")),
-    Place("picture's caption", lambda t: paragraph(Image("q", IMAGE, caption=t)), frozenset({"div", "a", "img", "i"}), lambda t: f"  {one_line(t)}"),
-    Place("picture's description", lambda t: paragraph(Text("q"), Image(t, IMAGE)), frozenset({"p", "a", "img"}), lambda t: f"q{{{one_line(t)}}}"),
+    Place("picture's caption", lambda t: paragraph(Image("q", IMAGE, caption=t)), frozenset({"div", "figure", "figcaption", "a", "img", "i"}), one_line),
+    Place("picture's description", lambda t: paragraph(Text("q"), Image(t, IMAGE)), frozenset({"p", "span", "a", "img"}), lambda t: f"q{{{one_line(t)}}}"),
     Place("footnote", lambda t: paragraph(Text("q"), Note(0)), frozenset({"p", "sup", "a", "div", "ol", "li", "span", "br"}), lambda t: f"q[1]\n↑ {wikitext.clean((t.strip() and t) or 'q')}", notes=True),
 )  # fmt: skip
 
@@ -188,12 +188,16 @@ class Boxes(HTMLParser):
         elif self._open:
             self._depth += tag == "div"
             self.elements[self._open[0]].add(tag)
-            self.texts[self._open[0]] += self._before(tag, given)
+            self._begin(tag, given)
 
-    def _before(self, tag: str, given: dict[str, str | None]) -> str:
-        if tag == "img" and "thumbimage" not in (given.get("class") or ""):
-            return f"{{{given.get('alt')}}}"
-        return {"br": "\n", "td": "|", "th": "|"}.get(tag, "")
+    def _begin(self, tag: str, given: dict[str, str | None]) -> None:
+        """MediaWiki 1.39 has a framed picture and its caption in boxes, with blanks between; 1.43 in a figure."""
+        name, kind = self._open[0], given.get("class") or ""
+        if "thumbcaption" in kind:
+            self.texts[name] = self.texts[name].rstrip(" ")
+        if tag == "img" and "thumbimage" not in kind and "figure" not in self.elements[name]:
+            self.texts[name] += f"{{{given.get('alt')}}}"
+        self.texts[name] += {"br": "\n", "td": "|", "th": "|"}.get(tag, "")
 
     def handle_endtag(self, tag: str) -> None:
         if self._open and tag == "div":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from labkit import run
 from labkit.errors import MachineError
 from labkit.farm.debian import apt
 from labkit.farm.debian.apt import Source
@@ -142,6 +143,32 @@ def test_what_apt_complains_of(said: tuple[str, ...], there: bool, line: str) ->
     """A mirror need not have updates, but those that it has must come; another maker's mirror is not Debian's."""
     main = Source(mirror=MAIN, suite="bookworm") if there else None
     assert apt.complaint("\n".join(said), "bookworm", main) == line
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("127.0.0.1:1", "Could not connect to 127.0.0.1:1 (127.0.0.1). - connect (111: Connection refused)"),
+        ("mirror.test:80", "Could not connect to mirror.test:80 (192.0.2.1), connection timed out"),
+        ("other.test:80", "Unable to connect to other.test:80:"),
+    ],
+)  # fmt: skip
+def test_apt_3_says_why_a_mirror_is_not_reached_in_its_progress(address: str, reason: str) -> None:
+    """Its error names the address alone; the last of several tries counts, and what is nowhere said is left out."""
+    progress = (
+        "Ign:1 http://127.0.0.1:1/debian trixie InRelease\n"
+        "Err:1 http://127.0.0.1:1/debian trixie InRelease\n"
+        "  Could not connect to 127.0.0.1:1 (127.0.0.1). - connect (111: Connection refused)\n"
+        "  Unable to connect to 127.0.0.1:1:\n"
+        "Err:2 http://mirror.test/debian trixie InRelease\n"
+        "  Cannot initiate the connection to mirror.test:80 (2001:db8::1). - connect (101: Network is unreachable)\n"
+        "  Could not connect to mirror.test:80 (192.0.2.1), connection timed out\n"
+        "  Unable to connect to mirror.test:80:\n"
+        "Reading package lists...\n"
+    )
+    failed = f"W: Failed to fetch http://{address}/debian/dists/trixie/InRelease  "
+    done = run.Done((), 0, progress, f"{failed}Unable to connect to {address}:\n", 0.1)
+    assert apt.errors(done) == f"{failed}{reason}\n"
 
 
 def test_what_apt_complains_of_behind_a_list_of_mirrors() -> None:

@@ -20,6 +20,7 @@ from labkit.errors import ConfigError, LabkitError, MachineError
 from labkit.farm import host, image, lifecycle, traffic
 from labkit.farm.links.netns import inside
 from labkit.journal import Journal
+from labkit.report import signing
 from labkit.run import Done
 from labkit.wiki.instance.folders import origin
 from tests.archives import Mirror
@@ -163,10 +164,11 @@ def refusal(act: Callable[[Project], Done], own: Project) -> Refusal:
 
 
 def seen(lab: Lab) -> tuple[Listing, dict[str, list[str]]]:
-    """The files in the lab's own folders, but for the memory of the rebuild, and what the machine has of it."""
+    """The files in the lab's own folders, but for the memory of the rebuild and the key, and what the machine has of it."""
     own = (lab.cache_dir,) if lab.cache != CACHE else ()
     found = files(listing(lab.state_dir, lab.run_dir, *own))
-    found.pop(str(lab.state_dir / "rebuild.json"), None)
+    for name in ("rebuild.json", signing.KEY, signing.PUBLIC):  # a failed run's record is signed
+        found.pop(str(lab.state_dir / name), None)
     found.pop(str(lab.journal_file), None)  # what stands by it is in the inventory
     return found, inventory(lab)
 

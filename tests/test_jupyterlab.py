@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 STAGE = "04-network"
 #: Milliseconds for one step in the browser, and for all cells of the notebook.
-STEP, CELLS = 60_000, 180_000
+STEP, CELLS = 300_000, 600_000
 #: The kind of an output, as JupyterLab has chosen it.
 MIME = "element => element.dataset.mimeType"
 
@@ -53,7 +53,7 @@ def jupyterlab(file: Path, home: Path) -> Iterator[str]:
     with log.open("wb") as output:
         server = run.start(enter, env={"HOME": str(home), "PYTHONPATH": str(file.parent)}, output=output)  # fmt: skip
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + STEP / 1000
         while not (found := re.search(r"http://127\.0\.0\.1:\d+/lab\?token=\w+", log.read_text())):
             assert server.poll() is None and time.monotonic() < until, log.read_text()
             time.sleep(0.05)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -100,19 +101,40 @@ def test_wiki_on_mariadb(
     assert session.open(lab).pages["Kept"].text() == "by people"
 
 
-@pytest.mark.root
-def test_refused_account_shows_no_password(lab: Lab) -> None:
-    """MariaDB's client quotes the statement that failed; the error that a person sees does not."""
+@pytest.fixture
+def instance(lab: Lab) -> Iterator[Server]:
+    """A server that runs, without a wiki."""
     folders = Folders.of(lab)
     folders.logs.mkdir(parents=True)
     folders.root.chmod(0o755)
-    instance = Server.of(folders)
-    mariadb.make(instance)
-    mariadb.start(lab, instance)
+    made = Server.of(folders)
+    mariadb.make(made)
+    mariadb.start(lab, made)
+    yield made
+    mariadb.stop(lab, made)
+
+
+@pytest.mark.root
+def test_a_row_that_another_has_changed_is_locked_as_it_is_now(instance: Server) -> None:
+    """What MediaWiki counts on when it saves or moves a page: it reads a row, and locks it later."""
+    client = ["mariadb", f"--defaults-file={instance.config}", "--user=root", "d", "--execute"]
+    change = shlex.join([*client, "UPDATE t SET n = 2"])
+    lines = (
+        "CREATE DATABASE d; USE d; CREATE TABLE t (n INT); INSERT INTO t VALUES (1);",
+        "START TRANSACTION; SELECT n FROM t;",
+        f"\\! {change}",
+        "SELECT n FROM t FOR UPDATE; COMMIT;",
+    )
+    said = mariadb.sql(instance, "\n".join(lines))
+    assert said == [["1"], ["2"]]
+
+
+@pytest.mark.root
+def test_refused_account_shows_no_password(instance: Server) -> None:
+    """MariaDB's client quotes the statement that failed; the error that a person sees does not."""
     mariadb.sql(instance, "DROP TABLE mysql.global_priv;")
     with pytest.raises(CommandError, match="hunter2"):
         mariadb.sql(instance, mariadb.account_sql(SecretStr("hunter2")))
     with pytest.raises(WikiError, match="MariaDB refuses the account: error") as error:
         mariadb.account(instance, SecretStr("hunter2"))
     assert "hunter2" not in str(error.value)
-    mariadb.stop(lab, instance)

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +31,7 @@ from labkit.report.schedule import Ending, State, Wish, following, not_run, read
 from labkit.report.stages import Stage
 from labkit.result import RESULT_MIME, Result
 from tests import stage_notebooks
+from tests.waiting import until
 
 STANDS = "from labkit.journal import Journal\nJournal.of(lab).intend('route', subnet='10.9.9.0/24', netns='')\n"
 
@@ -520,10 +520,12 @@ def waiting(tmp_path: Path, lab: Lab) -> Iterator[tuple[subprocess.Popen[str], i
     with (tmp_path / "said").open("wb") as said:
         batch = run.start(argv, env={"PYTHONPATH": str(Path.cwd())}, output=said)
         mark = lab.run_dir / "waits"
-        until = time.monotonic() + 60
-        while not mark.exists() and time.monotonic() < until:
-            time.sleep(0.02)
-        yield batch, int(mark.read_text())
+        try:
+            until(lambda: mark.exists() or batch.poll() is not None, 300)
+            yield batch, int(mark.read_text())
+        finally:
+            batch.kill()
+            batch.wait()
 
 
 def test_signal_ends_the_notebooks_and_their_programs(tmp_path: Path) -> None:

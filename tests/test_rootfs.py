@@ -256,6 +256,11 @@ def dict_of_variants() -> dict[str, Variant]:
     return variants.VARIANTS
 
 
+def _has_shell(found: Rootfs) -> bool:
+    """Whether the shell is unpacked: Debian 13's package has it in /usr, to which nothing links /bin here."""
+    return any((found.path / folder / "sh").exists() for folder in ("bin", "usr/bin"))
+
+
 def _leftovers(lab: Lab) -> list[str]:
     """What an unfinished build may leave: folders in the cache, mounts, entries in the journal."""
     folder = lab.cache_dir / "rootfs"
@@ -271,7 +276,7 @@ def test_a_second_build_finds_the_first(tiny: Lab) -> None:
     """It stands in the cache under its key, with its record, and nothing else is left."""
     first = rootfs.build(tiny, "tiny")
     assert first.changed
-    assert (first.value.path / "bin/sh").exists()
+    assert _has_shell(first.value)
     files = scan(first.value.path)
     folders = sum(file.size for file in files if file.form == "folder")
     du = int(run.run(["du", "-sb", first.value.path]).stdout.split()[0])
@@ -347,7 +352,7 @@ def test_a_killed_build_leaves_nothing_that_a_later_one_takes_for_whole(
     assert not _leftovers(tiny)
     whole = rootfs.build(tiny, "tiny")
     assert whole.changed
-    assert (whole.value.path / "bin/sh").exists()
+    assert _has_shell(whole.value)
 
 
 def _until(holds: Callable[[], bool], what: str) -> None:
@@ -440,7 +445,7 @@ def test_a_disk_that_fills_up_is_named_and_is_in_nobody_s_way_when_it_has_room(
     run.run(["mount", "-o", "remount,size=600m", small_disk.cache_dir])
     result = rootfs.build(small_disk, "tiny")
     assert result.changed
-    assert (result.value.path / "bin/sh").exists()
+    assert _has_shell(result.value)
     assert not rootfs.build(small_disk, "tiny").changed
     assert [path.name for path in place.parent.iterdir()] == [place.name]
 

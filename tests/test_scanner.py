@@ -91,7 +91,8 @@ def test_a_scanner_finds_the_faults_of_every_package(
         ]
     ).stdout
     sources = dict(line.split() for line in listed.splitlines())
-    assert {"apache2-bin", "libapr1", "libc6"} <= sources.keys()
+    assert {"apache2-bin", "libc6"} <= sources.keys()
+    assert "apr" in sources.values()  # of which the package's own name is another one
     found = scan(root, {*sources.values(), "perl", "linux"})
     assert found == {"CVE-0000-0001": set(sources)}
     assert ("perl-base" in sources) is (variant == "web")

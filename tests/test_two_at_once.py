@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from tests.test_bad_input import refused
 from tests.test_rebuild import WAITS
 from tests.test_run import wait_until_gone
 from tests.test_standing import nothing
+from tests.waiting import until
 
 
 @contextmanager
@@ -37,11 +37,8 @@ def running(own: Project) -> Iterator[tuple[Popen[str], int]]:
             ["env", "-C", str(own.folder), *argv], env={"PYTHONPATH": str(ROOT)}, output=said
         )
         mark = own.lab.run_dir / "waits"
-        deadline = time.monotonic() + 60
-        while not mark.exists():
-            assert first.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
         try:
+            until(lambda: mark.exists() or first.poll() is not None, 300)
             yield first, int(mark.read_text())
         finally:
             first.kill()

@@ -50,6 +50,7 @@ def papermill(root: Path, case: str) -> tuple[int, Verdict]:
         [*argv, *patience],
         ok=range(-64, 256),
         env=notebooks.environment(file, case, folder / "work"),
+        timeout=600,
     )
     record = records.read_pending(lab, STAGE, case)
     return done.status, verdict(done.status, saved.read(folder / "out.ipynb"), record, case)

@@ -27,10 +27,11 @@ BOXES = """() => {
     context.fillText(text, 4, 36);
     return context.getImageData(0, 0, 48, 48).data.join();
   };
+  const blank = /[\\s\\p{Default_Ignorable_Code_Point}]/u;  // a font's box may be blank, too
   const boxes = new Set(), texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (texts.nextNode()) {
     if (!texts.currentNode.parentElement.checkVisibility()) continue;
-    const others = [...new Set(texts.currentNode.data)].filter(one => one > '\\u009f');
+    const others = [...new Set(texts.currentNode.data)].filter(one => one > '\\u009f' && !blank.test(one));
     const font = `24px ${getComputedStyle(texts.currentNode.parentElement).fontFamily}`;
     const box = others.length ? drawn('\\u0378', font) : '';
     others.filter(one => drawn(one, font) === box).forEach(one => boxes.add(one));

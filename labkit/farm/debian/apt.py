@@ -49,6 +49,8 @@ NO_RELEASE = re.compile(
     r"repository '(?P<mirror>\S+) \S+ Release' does not have a Release file"
     r"|Failed to fetch (?P<trusted>\S+)/dists/\S+/Packages  404 "
 )
+#: All that the errors of apt 3 say of a mirror that cannot be reached.
+UNREACHED = re.compile(r"Unable to connect to \S+:")
 #: How apt says why it did without a list; the error's code, its reason and its remedy.
 REFUSALS = (
     (
@@ -228,6 +230,16 @@ def choose(
     wanted = re.compile(rf"{re.escape(suite)}-(updates|security)")
     further = tuple(s for s, name in targets if wanted.fullmatch(name) or wanted.fullmatch(s.suite))
     return main, further
+
+
+def errors(done: run.Done) -> str:
+    """apt's errors; why a mirror cannot be reached is put into them from its progress, where alone apt 3 says it."""
+
+    def reason(match: re.Match[str]) -> str:
+        found = re.search(rf"^ +(\S.*)\n +{re.escape(match[0])}", done.stdout, re.M)
+        return found[1] if found else match[0]
+
+    return UNREACHED.sub(reason, done.stderr)
 
 
 def complaint(said: str, suite: str, main: Source | None) -> str:

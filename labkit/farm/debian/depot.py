@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from labkit import run
 from labkit.errors import MachineError
-from labkit.farm.debian.apt import ENDING, public
+from labkit.farm.debian.apt import ENDING, errors, public
 from labkit.files import beside
 from labkit.lab import Lab
 
@@ -171,7 +171,7 @@ def _download(parts: dict[Deb, Path], on_line: Callable[[str], None]) -> str:
         raise OSError(
             errno.ENOSPC, os.strerror(errno.ENOSPC), str(next(iter(parts.values())).parent)
         )
-    return done.stderr
+    return errors(done)
 
 
 def _adopt(part: Path, place: Path) -> None:

@@ -116,7 +116,7 @@ def ask(lab: Lab, folder: Path, *, seed: Path) -> Archive:
     targets = run.run([*get, "indextargets", "--format", apt.TARGET_FORMAT], quiet=True).stdout
     wanted = apt.suite(lab)
     main, further = apt.choose(apt.parse_targets(targets, apt.architecture()), wanted)
-    line = apt.complaint(done.stderr, wanted, main)
+    line = apt.complaint(apt.errors(done), wanted, main)
     if line or main is None:
         raise _refused(lab, line, folder)
     return Archive(

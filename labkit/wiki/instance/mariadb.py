@@ -74,6 +74,9 @@ def config(server: Server) -> str:
             "character-set-server = utf8mb4",
             "innodb-buffer-pool-size = 64M",
             "innodb-log-file-size = 24M",
+            # MariaDB 11.6 and later refuse to lock a row that has changed since the transaction's first read;
+            # MediaWiki counts on getting its newest state, as from every older one.
+            "loose-innodb-snapshot-isolation = off",
             "log-warnings = 1",
             "performance-schema = off",
             "[client]",  # by this file a person finds the socket, too
