@@ -117,7 +117,7 @@ STAGES: tuple[Plan, ...] = (
             "wiki.shown",
         ),
         builds=(),
-        seconds=(18, 8),
+        seconds=(14, 8),
     ),
     Plan(
         name="02-rootfs",
@@ -136,7 +136,7 @@ STAGES: tuple[Plan, ...] = (
         leaves=False,
         yields=True,
         builds=("", "debootstrap", "docker"),
-        seconds=(75, 10),
+        seconds=(58, 10),
     ),
     Plan(
         name="03-containers",
@@ -152,7 +152,7 @@ STAGES: tuple[Plan, ...] = (
             "container.cgroups",
             "container.confined.",
         ),
-        seconds=(45, 8),
+        seconds=(31, 8),
     ),
     Plan(
         name="04-network",
@@ -179,7 +179,7 @@ STAGES: tuple[Plan, ...] = (
         after=("05-web", "02-rootfs"),  # no measurement beside a build
         rows=("E5",),
         required=("dns.name.", "dns.reverse.", "proxy.site.", "traffic.", "failover.", "bench."),
-        seconds=(30, 30),
+        seconds=(22, 22),
     ),
     Plan(
         name="07-report",
