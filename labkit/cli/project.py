@@ -31,7 +31,7 @@ def verify(
         str, typer.Option(metavar="KEY", help="The public key that must have signed a copy.")
     ] = "",
 ) -> None:
-    """Hold the outputs against their signatures; name each file that differs.
+    """Name each file of the outputs that is not as it was signed.
 
     Results, tables, figures, notebooks and pages must be as labkit wrote and signed them with the lab's key. A copy
     of the outputs is held against the key that it names itself, and whose that is is said. The exit status is 1 when a file
