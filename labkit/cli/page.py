@@ -79,7 +79,7 @@ def remarks(
         typer.Option("--audit", help="Look through the page's history for lines that labkit lost."),
     ] = False,
 ) -> None:
-    """List people's remarks, and the lines of labkit's that they changed.
+    """List people's remarks, and their changes of labkit's lines.
 
     Each with its state, its author and the run that it was made on; also those that somebody else than
     the author deleted or rewrote. They are kept for the review site. With --audit the exit status is 1 when labkit ever took away a line that a person wrote.
