@@ -5,7 +5,8 @@ Nothing is sent beyond the host unless the rules are in force.
 
 from __future__ import annotations
 
-import select
+import errno
+import selectors
 import socket
 import struct
 import time
@@ -14,7 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import cast
 
+from labkit import interrupting
 from labkit.display import counted
 from labkit.farm.isolation import guard
 from labkit.farm.links.netlink import within
@@ -25,7 +28,10 @@ from labkit.lab import Lab, Replica
 from labkit.result import Record
 
 #: How long an answer is waited for, in seconds; between namespaces of one machine it takes a thousandth of one.
-PATIENCE = 0.3
+#: A packet to who is not known yet waits for a second question who that is, where the first one was lost.
+PATIENCE, LONGEST = 0.3, 2.5
+#: How many replicas try at a time: each has a few connections open.
+AT_ONCE = 64
 #: An address that is nobody's (RFC 5737, TEST-NET-2), the discard port, and how many hosts such a packet passes
 #: at most: this one.
 NOBODY, DISCARD, HOPS = "198.51.100.77", 9, 2
@@ -78,15 +84,34 @@ class Target(Record):
     counter: str
 
 
+#: Who has begun a connection, and to whom.
+Waiting = tuple[str, Target]
+
+
 def out(lab: Lab) -> Trial:
     """Tries it from each replica that has its namespace: by TCP, UDP, ICMP, and frames made by hand."""
     farm = [replica for replica in lab.farm if namespaces.stands(replica.netns)]
-    hosts = _hosts(lab)
+    hosts, sent, reached = _hosts(lab), Counter[str](), list[str]()
     before = guard.counts(lab)
-    sent, reached = namespaces.alone(_tried, farm, hosts)
+    for place in range(0, len(farm), AT_ONCE):
+        with ExitStack() as stack:
+            pairs = [(farm[n], farm[n - 1]) for n in range(place, min(place + AT_ONCE, len(farm)))]
+            waiting = namespaces.alone(_tried, stack, pairs, hosts, sent)
+            reached += _reached(waiting)
+            trial = _counted(lab, before, sent, reached)
+            ends = time.monotonic() + LONGEST
+            while not reached and trial.uncounted and time.monotonic() < ends:
+                interrupting.pause(PATIENCE)
+                trial = _counted(lab, before, sent, reached)
+    return _counted(lab, before, sent, reached)
+
+
+def _counted(
+    lab: Lab, before: Mapping[str, int], sent: Mapping[str, int], reached: Sequence[str]
+) -> Trial:
     after = guard.counts(lab)
     refused = {name: after.get(name, 0) - before.get(name, 0) for name in sent}
-    return Trial(sent=sent, refused=refused, reached=reached)
+    return Trial(sent=dict(sent), refused=refused, reached=tuple(sorted(reached)))
 
 
 def _hosts(lab: Lab) -> tuple[Target, ...]:
@@ -109,29 +134,26 @@ def _addresses(netlink: Netlink) -> tuple[list[str], bool]:
 
 
 def _tried(
-    farm: Sequence[Replica], hosts: Sequence[Target]
-) -> tuple[dict[str, int], tuple[str, ...]]:
-    """What was sent, by counter, and who was reached; the calling thread ends in another namespace."""
-    sent: Counter[str] = Counter()
-    with ExitStack() as stack:
-        waiting: dict[socket.socket, str] = {}
-        for place, replica in enumerate(farm):
-            others = [farm[place - 1]] if len(farm) > 1 else []
-            targets = [
-                *(Target(name=o.name, address=str(o.address), port=80, counter="between") for o in others),
-                *hosts,
-            ]  # fmt: skip
-            namespaces.enter(replica.netns)
-            for target in targets:
-                client = stack.enter_context(_client())
-                if _begun(client, target):
-                    waiting[client] = (
-                        f"{replica.name} reaches {target.name}, {target.address}:{target.port}"
-                    )
-                    sent[target.counter] += 1
-                sent[target.counter] += sum(_told(target, *loose) for loose in LOOSE)
-            sent["spoofed"] += sum(map(_framed, _frames(replica, others)))
-        return dict(sent), tuple(sorted(_reached(waiting)))
+    stack: ExitStack,
+    pairs: Sequence[tuple[Replica, Replica]],
+    hosts: Sequence[Target],
+    sent: Counter[str],
+) -> dict[socket.socket, Waiting]:
+    """Sends from each replica to its neighbour and the others; returns the connections that were begun, which
+    the stack closes, and counts what was sent. The calling thread ends in another namespace."""
+    waiting: dict[socket.socket, Waiting] = {}
+    for replica, other in pairs:
+        others = [other] if other is not replica else []
+        near = (Target(name=o.name, address=str(o.address), port=80, counter="between") for o in others)  # fmt: skip
+        namespaces.enter(replica.netns)
+        for target in (*near, *hosts):
+            client = stack.enter_context(_client())
+            if _begun(client, target):
+                waiting[client] = (replica.name, target)
+                sent[target.counter] += 1
+            sent[target.counter] += sum(_told(target, *loose) for loose in LOOSE)
+        sent["spoofed"] += sum(map(_framed, _frames(replica, others)))
+    return waiting
 
 
 def _client(
@@ -166,17 +188,20 @@ def _framed(frame: bytes) -> bool:
     return False
 
 
-def _reached(waiting: Mapping[socket.socket, str]) -> Iterator[str]:
-    """Who was reached: a connection is made, or refused by who is asked (the rules refuse by silence between
-    replicas, and are counted where they refuse by a word)."""
+def _reached(waiting: Mapping[socket.socket, Waiting]) -> Iterator[str]:
+    """Who was reached: a connection is made, or a replica itself refuses it, where the rules are silent."""
     ends = time.monotonic() + PATIENCE
-    left = dict(waiting)
-    while left and (patience := ends - time.monotonic()) > 0:
-        _, ready, _ = select.select([], left, [], patience)
-        for client in ready:
-            words = left.pop(client)
-            if client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
-                yield words
+    with selectors.DefaultSelector() as selector:
+        for client in waiting:
+            selector.register(client, selectors.EVENT_WRITE)
+        while selector.get_map() and (patience := ends - time.monotonic()) > 0:
+            for key, _ in selector.select(patience):
+                client = cast(socket.socket, key.fileobj)
+                selector.unregister(client)
+                source, target = waiting[client]
+                answer = client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if answer == 0 or (answer == errno.ECONNREFUSED and target.counter == "between"):
+                    yield f"{source} reaches {target.name}, {target.address}:{target.port}"
 
 
 def _frames(replica: Replica, others: Sequence[Replica]) -> list[bytes]:
