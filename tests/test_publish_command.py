@@ -98,6 +98,7 @@ def test_publishing_does_what_the_dry_run_showed(wiki: Lab, labkit: Callable[...
         "state": "unchanged",
         "diff": "",
         "kept": [],
+        "altered": [],
     }
     assert len(shown["missing"]) == 1
     done = labkit()
