@@ -25,8 +25,8 @@ def check(lab: Lab) -> Check:
         seen = f"nobody is kept from anything: {lacking}" if lacking else "; ".join(differing)
     else:
         trial = trying.out(lab)
-        holds = trial.holds
-        seen = "; ".join((*trial.reached, *trial.uncounted)) or _refused(trial)
+        holds = not trial.reached  # a link that was just made may lose what nobody then counts
+        seen = "; ".join(trial.reached) or _refused(trial)
     return Check(
         name="network.isolation",
         expected=EXPECTED,
@@ -37,8 +37,11 @@ def check(lab: Lab) -> Check:
 
 
 def _refused(trial: trying.Trial) -> str:
-    told = (f"{number} {trying.WORDS[name]}" for name, number in trial.sent.items())
-    return f"each of {counted(sum(trial.sent.values()), 'packet')} sent by them to try it was refused and counted: {', '.join(told)}"
+    told = ", ".join(f"{number} {trying.WORDS[name]}" for name, number in trial.sent.items())
+    number = counted(sum(trial.sent.values()), "packet")
+    if trial.uncounted:
+        return f"none of {number} sent by them to try it arrived ({told}); {'; '.join(trial.uncounted)}"
+    return f"each of {number} sent by them to try it was refused and counted: {told}"
 
 
 def table(lab: Lab) -> Table:
