@@ -213,7 +213,7 @@ class Lab(Configuration):
             weight=site.weights[index - 1] if site.weights else 1,
             link=self.link_name(name),
             netns=f"{self.name}-{name}",
-            mac="02:" + hashlib.sha256(name.encode()).digest()[:5].hex(":"),
+            mac=mac_of(name),
         )
 
     def site(self, name: str) -> Site:
@@ -278,3 +278,8 @@ class Lab(Configuration):
     def addresses_file(self) -> Path:
         """What says which addresses the replicas have, while the farm is up."""
         return self.state_dir / "addresses" / "hosts.json"
+
+
+def mac_of(name: str) -> str:
+    """The address of a link's end that is called so: a local one (IEEE 802), the same whenever it is made."""
+    return "02:" + hashlib.sha256(name.encode()).digest()[:5].hex(":")

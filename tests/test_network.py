@@ -14,6 +14,7 @@ from labkit import Lab
 from labkit.checks import failed
 from labkit.errors import MachineError, StateError
 from labkit.farm import host, network
+from labkit.farm.isolation import trying
 from labkit.farm.links import neighbours, topology
 from labkit.farm.links.netlink import within
 from labkit.farm.links.netns import inside
@@ -174,6 +175,9 @@ def test_what_a_hand_broke_is_told_and_put_right(standing: Lab, damage: Damage) 
     result = network.connect(standing)
     assert result.changed
     assert failed(result.checks) == ()
+    assert (
+        trying.out(standing).uncounted == ()
+    )  # nor does the other one ask an address that the bridge had before
     assert network.ping(standing).holds
     after = indexes(standing)
     assert {name for name in before if after.get(name) != before[name]} <= {standing.farm[0].link}

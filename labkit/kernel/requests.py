@@ -34,12 +34,14 @@ def links() -> Request:
     return Request(GETLINK, attributes=[("IFLA_EXT_MASK", WITHOUT_COUNTERS)], wanted=TOLD)
 
 
-def bridge(name: str, *, group: int = 0) -> Request:
-    """A new bridge, up, in the ``group``."""
+def bridge(name: str, *, group: int = 0, mac: str = "") -> Request:
+    """A new bridge, up, in the ``group``; without an address ``mac`` it has always the lowest of its ports'."""
     info = {"attrs": [("IFLA_INFO_KIND", "bridge")]}
     named: Attributes = [("IFLA_IFNAME", name), ("IFLA_LINKINFO", info)]
     if group:
         named.append(("IFLA_GROUP", group))
+    if mac:
+        named.append(("IFLA_ADDRESS", mac))
     return Request(NEWLINK, CREATE | EXCLUSIVE, RAISED, named)
 
 

@@ -19,7 +19,7 @@ from labkit.kernel import netns, requests, seen
 from labkit.kernel.messages import Request
 from labkit.kernel.netlink import Netlink
 from labkit.kernel.seen import Link
-from labkit.lab import Lab, Replica
+from labkit.lab import Lab, Replica, mac_of
 from labkit.links import group
 
 
@@ -64,7 +64,8 @@ def _bridge(netlink: Netlink, lab: Lab, found: Link | None) -> tuple[int, bool]:
     changed = found is None
     if found is None:
         Journal.of(lab).intend("link", name=lab.bridge, netns=lab.host.netns)
-        netlink.ask(requests.bridge(lab.bridge, group=group(lab)))
+        # its own: that of a port would change with the port, and the replicas know the old one for a while
+        netlink.ask(requests.bridge(lab.bridge, group=group(lab), mac=mac_of(lab.bridge)))
         found = seen.links(netlink)[lab.bridge]
     there = seen.addresses(netlink).get(found.index, ())
     if lab.gateway not in there:
