@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 #: What a call answers that the container's list does not have.
 NO_CALL = "ENOSYS"
-#: linux/sched.h: CLONE_NEWUSER, and no signal at the child's end: the parent, which asked to be traced, would stop.
+#: linux/sched.h: CLONE_NEWUSER, and no signal at the child's end.
 NEW_USERS = 0x10000000
 #: Calls that no container needs (what follows the name is for the reader), each with arguments that could do no
-#: harm if it were made.
+#: harm if it were made: PTRACE_TRACEME would, as whoever is traced stops at each signal that runC passes on.
 CALLS: Mapping[str, tuple[int | str, ...]] = {
     "unshare(CLONE_NEWUSER)": (NEW_USERS,),
     "clone(CLONE_NEWUSER)": (NEW_USERS,),
@@ -28,7 +28,7 @@ CALLS: Mapping[str, tuple[int | str, ...]] = {
     "add_key": ("user", "labkit", 0, 0, 0),
     "bpf": (0, 0, 0),
     "perf_event_open": (0, 0, -1, -1, 0),
-    "ptrace(PTRACE_TRACEME)": (0,),
+    "ptrace(PTRACE_ATTACH)": (16, -1),
     "process_vm_readv": (1, 0, 0, 0, 0, 0),
     "pidfd_getfd": (-1, 0, 0),
     "io_uring_setup": (1, 0),

@@ -25,7 +25,7 @@ def check(lab: Lab) -> Check:
         seen = f"nobody is kept from anything: {lacking}" if lacking else "; ".join(differing)
     else:
         trial = trying.out(lab)
-        holds = not trial.reached  # what nobody counted may be lost, or astray: told alone
+        holds = trial.holds
         seen = "; ".join(trial.reached) or _refused(trial)
     return Check(
         name="network.isolation",

@@ -30,7 +30,7 @@ from labkit.result import Record
 #: How long an answer is waited for, in seconds; between namespaces of one machine it takes a thousandth of one.
 PATIENCE = 0.3
 #: How often it is tried, and how long after: the kernel looks at most once a second which links have become ready.
-ROUNDS, PAUSE = 2, 0.5
+ROUNDS, PAUSE = 3, 0.5
 #: How many replicas try at a time: each has a few connections open.
 AT_ONCE = 64
 #: An address that is nobody's (RFC 5737, TEST-NET-2), the discard port, and how many hosts such a packet passes
