@@ -13,7 +13,7 @@ from labkit import Lab, run
 from labkit.checks import failed
 from labkit.errors import ConfigError, FarmError
 from labkit.farm import bench, container, dns, failover, proxy, traffic, up
-from labkit.farm.balancer import workers
+from labkit.farm.balancer import balancing, workers
 from labkit.farm.measuring import counts, fetch, measure
 from labkit.farm.measuring.counts import Share
 from labkit.farm.measuring.load import Load
@@ -310,8 +310,27 @@ def test_balancer_manager_is_for_the_host_alone(farm: Lab) -> None:
         update={"host": farm.host.model_copy(update={"netns": farm.replica("red-1").netns})}
     )
     with pytest.raises(FarmError, match="Connection refused"):
-        fetch.reach(inside, there, "/balancer-manager")
-    assert fetch.reach(farm, there, "/balancer-manager").status == 200
+        fetch.reach(inside, there, "/balancer-manager", reserved=True)
+    assert fetch.reach(farm, there, "/balancer-manager", reserved=True).status == 200
+
+
+@pytest.mark.root
+def test_no_other_user_of_the_host_takes_a_worker_out(farm: Lab) -> None:
+    """By curl: root may, from a port below 1024, and another user neither from such a port nor from any other."""
+    there, page = fetch.front(farm, "red"), farm.url("red", "/balancer-manager")
+    members = workers.members(farm, "red")
+    form = f"b=red&w={members.workers[0].url}&nonce={members.nonce}&w_status_D=1"
+    ask = ["curl", "--disable", "--noproxy", "*", "--silent", "--referer", page, "--data", form,
+           "--resolve", f"{there.host}:{there.port}:{there.address}", "--write-out", "%{http_code}"]  # fmt: skip
+    ports = balancing.FROM_RESERVED.split()
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    for words in ([*nobody, *ask, page], [*nobody, *ask, *ports, page], [*ask, page]):
+        said = run.run(words, netns=farm.netns, ok=range(256)).stdout
+        assert said.endswith("403") or said == "000", said
+        assert not workers.withdrawn(farm)
+    assert run.run([*ask, *ports, page], netns=farm.netns).stdout.endswith("200")
+    assert workers.withdrawn(farm)
+    assert workers.restore(farm)
 
 
 @pytest.mark.root

@@ -181,7 +181,8 @@ def _site_check(lab: Lab, site: str) -> Check:
 
 
 def _again(lab: Lab, label: str, path: str) -> str:
-    return f"{resolver.with_dns(lab)} {curl(lab.url(label, path), options='-si')}"
+    options = f"-si {balancing.FROM_RESERVED}" if path == balancing.STATUS_PATH else "-si"
+    return f"{resolver.with_dns(lab)} {curl(lab.url(label, path), options=options)}"
 
 
 def _down(lab: Lab, error: FarmError) -> Check:

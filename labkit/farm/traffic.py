@@ -222,5 +222,5 @@ def _several(lab: Lab) -> Check:
         seen=f"one replica: {', '.join(alone)}" if alone else "each site on two or more",
         holds=not alone,
         rows=("E5",),
-        again=f"{resolver.with_dns(lab)} {curl(shown, options='-s')}",
+        again=f"{resolver.with_dns(lab)} {curl(shown, options=f'-s {balancing.FROM_RESERVED}')}",
     )

@@ -21,8 +21,12 @@ LOADED = (
     "proxy", "proxy_http", "proxy_balancer", "proxy_hcheck",
     "lbmethod_byrequests", "lbmethod_bytraffic", "lbmethod_bybusyness",
 )  # fmt: skip
-#: The path below a site at which Apache's balancer-manager answers, to the host alone.
+#: The path below a site at which Apache's balancer-manager answers: to root on the host, who alone can ask from a
+#: port below 1024.
 STATUS_PATH = "/balancer-manager"
+#: Such ports, without those of well-known services, and curl's option for one of them.
+RESERVED = range(600, 1024)
+FROM_RESERVED = f"--local-port {RESERVED[0]}-{RESERVED[-1]}"
 #: The path at the name ``balancer`` at which the running configuration tells its fingerprint.
 FINGERPRINT_PATH = "/configuration"
 FINGERPRINT_HEADER = "X-Labkit-Configuration"
@@ -175,7 +179,10 @@ def _site(lab: Lab, site: Site) -> str:
     </Proxy>
     <Location "{STATUS_PATH}">
         SetHandler balancer-manager
-        Require local
+        <RequireAll>
+            Require local
+            Require expr "%{{REMOTE_PORT}} -lt 1024"
+        </RequireAll>
     </Location>
     <If "%{{REQUEST_METHOD}} in {{'GET', 'HEAD'}}">
         ErrorDocument 502 "{address}%{{REQUEST_URI}}?%{{QUERY_STRING}}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from xml.etree import ElementTree
@@ -126,8 +125,7 @@ def everyone(lab: Lab) -> tuple[Members, ...]:
 
 
 def _ask_all(targets: Sequence[Target]) -> list[str]:
-    channel = http.client.HTTPConnection(str(targets[0].address), targets[0].port, timeout=5.0)
-    with closing(channel):
+    with closing(fetch.connected(targets[0])) as channel:
         found = []
         for there in targets:
             port = "" if there.port == 80 else f":{there.port}"
@@ -195,7 +193,7 @@ def _ask(lab: Lab, site: str, change: Mapping[str, str] | None = None) -> str:
     """The manager's answer; it heeds parameters only from its own page (the ``Referer``)."""
     there = fetch.front(lab, site)
     path = STATUS_PATH if change else f"{STATUS_PATH}?xml=1"
-    reply = fetch.reach(lab, there, path, headers=_referer(there), form=change)
+    reply = fetch.reach(lab, there, path, headers=_referer(there), form=change, reserved=True)
     if reply.status != 200:
         raise FarmError(
             f"{there.host}{STATUS_PATH}", f"answers {reply.status}", code="farm.balancer-manager"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
+import random
 import time
 from collections.abc import Mapping
 from ipaddress import IPv4Address
@@ -11,7 +13,7 @@ from urllib.parse import urlencode
 from labkit.display import curl
 from labkit.errors import FarmError
 from labkit.farm import dns
-from labkit.farm.balancer.balancing import FINGERPRINT_HEADER, LAB_HEADER
+from labkit.farm.balancer.balancing import FINGERPRINT_HEADER, LAB_HEADER, RESERVED
 from labkit.farm.links.netns import inside
 from labkit.farm.names import resolver
 from labkit.farm.site import REPLICA_HEADER
@@ -70,14 +72,20 @@ def get(
     *,
     headers: Mapping[str, str] | None = None,
     form: Mapping[str, str] | None = None,
+    reserved: bool = False,
     patience: float = 5.0,
 ) -> Reply:
-    """The response to a GET (with ``form``: to a POST), in the calling thread's network namespace.
+    """The response to a GET (with ``form``: to a POST), in the calling thread's network namespace; asked from a
+    ``reserved`` port, it is known that root asks.
 
     Raises one of :data:`ERRORS` when there is none within ``patience`` seconds of silence.
     """
     started = time.monotonic()
-    connection = http.client.HTTPConnection(str(there.address), there.port, timeout=patience)
+    connection = (
+        connected(there, patience)
+        if reserved
+        else http.client.HTTPConnection(str(there.address), there.port, timeout=patience)
+    )
     try:
         sent = {"Host": _host(there), "Connection": "close", **(headers or {})}
         if form is None:
@@ -101,6 +109,23 @@ def get(
     )
 
 
+def connected(there: Target, patience: float = 5.0) -> http.client.HTTPConnection:
+    """A connection from a port that only root can have (ip(7): ip_unprivileged_port_start)."""
+    for port in random.sample(RESERVED, len(RESERVED)):
+        source = ("", port)
+        made = http.client.HTTPConnection(
+            str(there.address), there.port, timeout=patience, source_address=source
+        )
+        try:
+            made.connect()
+        except OSError as error:
+            if error.errno in {errno.EADDRINUSE, errno.EADDRNOTAVAIL}:
+                continue
+            raise
+        return made
+    raise OSError(errno.EADDRINUSE, f"no port of {RESERVED[0]} to {RESERVED[-1]} is free")
+
+
 def fetch(
     lab: Lab, label: str, path: str = "/", *, headers: Mapping[str, str] | None = None
 ) -> Reply:
@@ -115,10 +140,11 @@ def reach(
     *,
     headers: Mapping[str, str] | None = None,
     form: Mapping[str, str] | None = None,
+    reserved: bool = False,
 ) -> Reply:
     """The response of a target, asked from the host's side; :class:`FarmError` when none comes."""
     try:
-        return inside(lab.netns, get, there, path, headers=headers, form=form)
+        return inside(lab.netns, get, there, path, headers=headers, form=form, reserved=reserved)
     except ERRORS as error:
         raise down(lab, there, error) from None
 

@@ -159,9 +159,8 @@ def checks(lab: Lab, value: Failover) -> tuple[Check, ...]:
     """Whether the others took over or, where there is no other, what the outage was like; and
     whether the balancer noticed both the stop and the start in time."""
     name = f"failover.{value.kind}.{value.replica}"
-    watch = (
-        f"{resolver.with_dns(lab)} {curl(lab.url(value.site, balancing.STATUS_PATH), options='-s')}"
-    )
+    page = lab.url(value.site, balancing.STATUS_PATH)
+    watch = f"{resolver.with_dns(lab)} {curl(page, options=f'-s {balancing.FROM_RESERVED}')}"
     rows = (
         *((_taken_over(value),) if value.others else (_limited(value), _refused(value))),
         ("out", f"left out within {OUT:g} s", _said(value.seconds_out), value.out is not None),
