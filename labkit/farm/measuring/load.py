@@ -134,7 +134,7 @@ class Load:
             headers["Connection"] = "close"
         body = BODY if self.method == "POST" else None
         replica, status = "", 0
-        if _ended(connection):
+        if not self.kept or _ended(connection):
             connection.close()
         try:
             reply = fetch.answered(connection, self.target, self.method, headers=headers, body=body)
