@@ -7,6 +7,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
@@ -47,6 +48,9 @@ class Replicas:
     dying: set[str] = field(default_factory=set)
     seen: list[Request] = field(default_factory=list)
     servers: dict[str, socket.socket] = field(default_factory=dict)
+    #: How long, in seconds, they say nothing before they close the connection.
+    silence: float = 0.0
+    over: threading.Event = field(default_factory=threading.Event)
 
     def serve(self, name: str, server: socket.socket) -> None:
         """Takes connections until the server's socket is closed."""
@@ -72,6 +76,7 @@ class Replicas:
                 if HEALTH_QUERY not in line:
                     self.seen.append(Request(name, line, headers, body))
                     if name in self.dying:
+                        self.over.wait(self.silence)
                         return
                 page = f"{name} has {line}\n".encode()
                 channel.sendall(b"HTTP/1.1 200 OK\r\nX-Labkit-Replica: %b\r\nContent-Length: %d\r\n\r\n%b" % (
@@ -97,6 +102,7 @@ def standing(make_lab: Callable[..., Lab]) -> Iterator[Callable[..., Replicas]]:
         def make(*dying: str, **parameters: object) -> Replicas:
             lab = give_address(make_lab(**{"sites": ["red"], **parameters}))
             found = Replicas(lab, set(dying))
+            after.callback(found.over.set)
             for item in lab.farm:
                 server = inside(lab.netns, socket.create_server, (str(item.address), 80))
                 after.callback(server.close)
@@ -115,7 +121,7 @@ def spoken(lab: Lab, *requests: bytes) -> list[bytes]:
 
     def speak() -> list[bytes]:
         answers = []
-        with socket.create_connection((str(lab.gateway.ip), lab.proxy.port), 10) as channel:
+        with socket.create_connection((str(lab.gateway.ip), lab.proxy.port), 25) as channel:
             for request in requests:
                 channel.sendall(request)
                 answers.append(_answer(channel, head=request.startswith(b"HEAD")))
@@ -266,6 +272,29 @@ def test_a_second_try_goes_past_those_of_its_half_that_are_gone(
     answers = spoken(farm.lab, *[request(farm.lab, "GET /")] * 12)
     assert statuses(answers) == ["200"] * 12
     assert {item.replica for item in farm.seen} == {"red-1", "red-4"}
+
+
+@pytest.mark.root
+def test_what_a_replica_does_not_answer_in_time_another_one_answers(
+    standing: Callable[..., Replicas],
+) -> None:
+    """A GET after the balancer's ten seconds; a POST gets an error, once."""
+    farm = standing("red-1")
+    farm.silence = 60.0
+    sent = [request(farm.lab, f"{method} /{n}", "a=1" if method == "POST" else "")
+            for method in ("GET", "POST") for n in range(4)]  # fmt: skip
+    with ThreadPoolExecutor(8) as pool:
+        answers = [
+            answer
+            for found in pool.map(lambda one: spoken(farm.lab, one), sent)
+            for answer in found
+        ]
+    found = statuses(answers)
+    assert found[:4] == ["200"] * 4
+    assert set(found[4:]) <= {"200", "502", "504"}
+    times = Counter((item.method, item.path) for item in farm.seen)
+    assert {times["POST", f"/{n}"] for n in range(4)} == {1}
+    assert {item.replica for item in farm.seen if item.method == "GET"} == {"red-1", "red-2"}
 
 
 @pytest.mark.root

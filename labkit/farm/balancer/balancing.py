@@ -1,7 +1,7 @@
 """How the lab's balancer is configured: the text of its apache2 configuration. Pure.
 
-Directives and parameters are those of Apache 2.4's mod_proxy, mod_proxy_balancer and
-mod_proxy_hcheck; times without a unit are seconds.
+Directives and parameters are those of Apache 2.4's mod_proxy, mod_proxy_balancer,
+mod_proxy_hcheck and mod_lua; times without a unit are seconds.
 """
 
 from __future__ import annotations
