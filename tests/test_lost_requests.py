@@ -246,6 +246,13 @@ def test_what_may_change_something_is_executed_once(
     assert {item.body for item in farm.seen} == {b"a=1" if "\r\n" in body else body.encode()}
     lost = [item.replica == "red-1" for item in farm.seen]
     assert lost == [status == "502" for status in found]
+    until(lambda: len(proxy.log(farm.lab)) >= 20)
+    told = {
+        (line.status, line.replica, line.lost)
+        for line in proxy.log(farm.lab)
+        if f"{method} /" in line.request
+    }
+    assert told >= {(200, "red-2", "-"), (502, "-", "red-1")}
 
 
 @pytest.mark.root

@@ -95,12 +95,13 @@ def logged(lab: Lab, load: Load) -> list[Sent]:
     """
     answered = {item.number for item in load.sent if item.status}
 
-    def lost() -> dict[int, str]:
+    def second() -> dict[int, str]:
         lines = proxy.log(lab, load.trace)
-        return counts.by_log(((line.trace, line.lost) for line in lines), load.trace)
+        pairs = ((line.trace, line.replica if line.lost != "-" else "-") for line in lines)
+        return counts.by_log(pairs, load.trace)
 
-    _until(lambda: answered <= lost().keys(), measure.PATIENCE)
-    again, methods = lost(), dict[int, tuple[str, ...]]()
+    _until(lambda: answered <= second().keys(), measure.PATIENCE)
+    again, methods = second(), dict[int, tuple[str, ...]]()
     for replica in lab.replicas_of(load.target.label):
         for line in site.parse_log(logs.lines(container.access_log(lab, replica), load.trace)):
             method = line.request.partition(" ")[0]

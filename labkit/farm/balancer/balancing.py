@@ -51,8 +51,9 @@ THREADS = 256
 #: kept connection without an answer when a replica is lost. As a forward proxy it fails with 502 (504 for no answer
 #: in time), and Apache serves the ErrorDocument: an internal request, which has the variables of the first one as
 #: ``REDIRECT_…``. It goes to the half of the replicas to which the lost one does not belong. When it fails as well,
-#: the client gets the error: Apache serves no ErrorDocument for an ErrorDocument. Apache makes it a GET; after a
-#: HEAD, whose answer's body is not read, the connection to the replica is not used again.
+#: the client gets the error: Apache serves no ErrorDocument for an ErrorDocument. What may change something, or has a
+#: body (which can be read only once), gets it at once. Apache makes it a GET; after a HEAD, whose answer's body is
+#: not read, the connection to the replica is not used again.
 FORWARD = """\
 LuaScope thread
 <LuaHookFixups forward>
@@ -64,6 +65,10 @@ function forward(r)
     local env = r.subprocess_env
     local lost = env["REDIRECT_BALANCER_WORKER_ROUTE"]
     if lost then
+        local length = r.headers_in["Content-Length"] or "0"
+        if not (method == "GET" or method == "HEAD") or length ~= "0" or r.headers_in["Transfer-Encoding"] then
+            return tonumber(env["REDIRECT_STATUS"])
+        end
         balancer = balancer .. (lost:find("[13579]$") and "-even" or "-odd")
         if method == "HEAD" then env["proxy-nokeepalive"] = "1" end
     else
@@ -76,11 +81,6 @@ function forward(r)
 end
 </LuaHookFixups>
 """
-#: Which requests are sent a second time: those that change nothing, without a body (it can be read only once).
-REPEATABLE = (
-    "%{REQUEST_METHOD} in {'GET', 'HEAD'} && %{HTTP:Content-Length} in {'', '0'} "
-    "&& -z %{HTTP:Transfer-Encoding}"
-)
 #: How a worker is asked. An idle connection is closed (``ttl``) before the replica would close it, at
 #: Apache's KeepAliveTimeout of 5 s. It gets no more requests at a time (``max``) than it has threads for:
 #: the others wait here, at most as long as for an answer (``acquire``, in milliseconds), and then go to
@@ -217,10 +217,8 @@ def _site(lab: Lab, site: Site) -> str:
             Require expr "%{{REMOTE_PORT}} -lt 1024"
         </RequireAll>
     </Location>
-    <If "{REPEATABLE}">
-        ErrorDocument 502 /again
-        ErrorDocument 504 /again
-    </If>
+    ErrorDocument 502 /again
+    ErrorDocument 504 /again
     ProxyPreserveHost On
     ProxyPass "{STATUS_PATH}" "!"
     ProxyPass "/" "{balancer}/"
