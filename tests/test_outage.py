@@ -43,14 +43,14 @@ def failing(value: Failover) -> set[str]:
         ((), {"outage"}),
         ((sent(0.5, 503), sent(2.0, 503)), {"outage"}),
         ((sent(2.0, 503), sent(3.6, 503)), {"outage"}),
-        ((sent(1.0, 503), sent(1.0, 0)), set()),
-        ((sent(1.0, 503), sent(1.0, 0), sent(1.0, 302)), {"refused"}),
+        ((sent(1.0, 503), sent(1.0, 502), sent(1.0, 504)), set()),
+        ((sent(1.0, 503), sent(1.0, 0)), {"refused"}),
+        ((sent(1.0, 503), sent(1.0, 302)), {"refused"}),
     ],
-    ids=["within", "just after", "none", "before", "after", "one cut", "two cut"],
+    ids=["within", "just after", "none", "before", "after", "all errors", "cut", "redirected"],
 )
 def test_outage_of_an_only_replica(requests: tuple[Sent, ...], fails: set[str]) -> None:
-    """Requests fail from the stop to the return and at no other time, by the balancer's refusal but
-    for one in a hundred."""
+    """Requests fail from the stop to the return and at no other time, each by an error of the balancer's."""
     assert failing(seen(*requests)) == fails
 
 
@@ -60,12 +60,37 @@ def test_drained_only_replica_cuts_no_request() -> None:
     assert failing(seen(sent(1.0, 503), sent(1.0, 0), drained=True)) == {"refused"}
 
 
-@pytest.mark.parametrize(("lost", "fails"), [(1, set()), (2, {"served"})])
-def test_others_take_over(lost: int, fails: set[str]) -> None:
-    """With a second replica one request in a hundred may fail when one is killed, none when drained."""
-    requests = [sent(1.0, 502) for _ in range(lost)]
-    assert failing(seen(*requests, replicas=2)) == fails
-    assert failing(seen(*requests, replicas=2, drained=True)) == {"served"}
+@pytest.mark.parametrize("status", [0, 302, 502, 503])
+@pytest.mark.parametrize("drained", [False, True])
+def test_others_take_over(status: int, drained: bool) -> None:
+    """With a second replica no request may fail, in whatever way."""
+    assert failing(seen(replicas=2, drained=drained)) == set()
+    value = seen(sent(1.0, status), replicas=2, drained=drained)
+    assert failing(value) == {"served"}
+    assert (value.failed, value.cut, value.redirected) == (1, status == 0, status == 302)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fails"),
+    [
+        ({"logged": ("POST",)}, set()),
+        ({"status": 502}, set()),
+        ({"status": 0}, {"refused"}),
+        ({"status": 302}, {"refused"}),
+        ({"again": 1}, {"once"}),
+        ({"logged": ("POST", "POST")}, {"once"}),
+        ({"logged": ("GET",)}, {"once"}),
+    ],
+)
+def test_a_post_is_executed_once_or_answered_with_an_error(
+    changes: dict[str, object], fails: set[str]
+) -> None:
+    """It may be lost with its replica, and is not sent to another one, nor by another method."""
+    posts = [sent(place / 25).model_copy(update={"method": "POST"}) for place in range(100)]
+    posts[25] = posts[25].model_copy(update=changes)
+    lab = Lab.of({"replicas": 2})
+    value = outage.value(lab, lab.replicas_of("site1")[-1], posts, MOMENTS, drained=False)
+    assert failing(value) == fails
 
 
 def test_what_the_balancer_did_not_notice_fails() -> None:
@@ -81,4 +106,6 @@ def test_summary_says_whether_anybody_could_take_over() -> None:
     assert "nobody could take over" in alone
     assert "2 failed in an outage of 1.50 s" in alone
     both = outage.summary(seen(sent(1.0, 200, again=1), replicas=2))
-    assert both.startswith("site1-2 was killed under 101 requests: 0 failed, 1 sent again")
+    assert both.startswith(
+        "site1-2 was killed under 101 requests: 0 failed (0 redirected, 0 cut off), 1 sent again"
+    )

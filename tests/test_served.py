@@ -19,7 +19,7 @@ def answer(lab: Lab, name: str, *, title: str = "", extra: str = "", header: str
     title = title or lab.title(lab.site(replica.site))
     body = f"<title>{title}</title>{replica.name} {replica.address} {lab.host_name(name)}{extra}"
     reply = Reply(
-        status=200, replica=header or name, location="", cookie="", configuration="", lab="", body=body,
+        status=200, replica=header or name, cookie="", configuration="", lab="", body=body,
         seconds=0.0,
     )  # fmt: skip
     return served.served(replica, reply, lab)
@@ -63,7 +63,6 @@ def test_a_page_without_a_title_has_an_empty_one(plain: Lab) -> None:
     reply = Reply(
         status=500,
         replica="",
-        location="",
         cookie="",
         configuration="",
         lab="",

@@ -248,7 +248,8 @@ def test_stopped_replica_is_left_out_and_comes_back(farm: Lab, how: str) -> None
 
 @pytest.mark.root
 def test_a_request_with_a_body_is_never_sent_again(farm: Lab, tmp_path: Path) -> None:
-    """curl follows a redirect with a GET, without the body: a lost POST is answered with an error, once."""
+    """A POST that is lost while its body is on the way is answered with an error, once; with no redirection, which
+    curl would follow with a GET."""
     body = tmp_path / "body"
     body.write_bytes(bytes(4_000_000))
     words = [

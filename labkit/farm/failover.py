@@ -10,11 +10,12 @@ from contextlib import contextmanager, suppress
 
 from labkit import interrupting
 from labkit.errors import LabkitError
-from labkit.farm import container, up
+from labkit.farm import container, proxy, site, up
 from labkit.farm.balancer import workers
-from labkit.farm.measuring import fetch, measure, outage
-from labkit.farm.measuring.load import Load
+from labkit.farm.measuring import counts, fetch, measure, outage
+from labkit.farm.measuring.load import Load, Sent
 from labkit.farm.measuring.outage import BACK, OUT, Failover, Moments
+from labkit.farm.runc import logs
 from labkit.lab import Lab, Replica
 from labkit.result import Outcome, action
 
@@ -23,7 +24,14 @@ PACE = 0.0025
 
 
 @action("failover.kill")
-def kill(lab: Lab, replica: str | None = None, concurrency: int | None = None) -> Outcome[Failover]:
+def kill(
+    lab: Lab,
+    replica: str | None = None,
+    concurrency: int | None = None,
+    *,
+    method: str = "GET",
+    kept: bool = True,
+) -> Outcome[Failover]:
     """A replica was killed under load without a warning, and started again: all is as before.
 
     The load lasts about the Lab's ``traffic.seconds`` and the time that the replica needs to come
@@ -31,16 +39,25 @@ def kill(lab: Lab, replica: str | None = None, concurrency: int | None = None) -
     replica is its site's only one nobody can take over: then the checks are of the outage.
 
     :param replica: default: the last one of the first site that has several.
+    :param concurrency: so many clients at a time; default: the Lab's ``traffic.concurrency``.
+    :param method: ``GET``, ``HEAD``, or ``POST``, which no proxy may send twice: one that is lost has to be
+        answered with an error.
+    :param kept: whether each client keeps its connection, or has one for each request.
     """
-    return _exercise(lab, _chosen(lab, replica), concurrency, drained=False)
+    return _exercise(lab, _chosen(lab, replica), concurrency, method, kept, drained=False)
 
 
 @action("failover.drain")
 def drain(
-    lab: Lab, replica: str | None = None, concurrency: int | None = None
+    lab: Lab,
+    replica: str | None = None,
+    concurrency: int | None = None,
+    *,
+    method: str = "GET",
+    kept: bool = True,
 ) -> Outcome[Failover]:
     """The same as :func:`kill`, but the balancer was told first, and the replica had become idle."""
-    return _exercise(lab, _chosen(lab, replica), concurrency, drained=True)
+    return _exercise(lab, _chosen(lab, replica), concurrency, method, kept, drained=True)
 
 
 def _chosen(lab: Lab, replica: str | None) -> Replica:
@@ -48,24 +65,57 @@ def _chosen(lab: Lab, replica: str | None) -> Replica:
 
 
 def _exercise(
-    lab: Lab, replica: Replica, concurrency: int | None, *, drained: bool
+    lab: Lab, replica: Replica, concurrency: int | None, method: str, kept: bool, *, drained: bool
 ) -> Outcome[Failover]:
     there = fetch.target(lab, replica.site)
     fetch.reach(lab, there)
     threads = lab.traffic.concurrency if concurrency is None else concurrency
     limit = lab.traffic.seconds + 30  # in case that the exercise hangs
     trace = secrets.token_hex(6)
-    load = Load(lab, there, trace, concurrency=threads, pace=PACE, limit=limit)
+    load = Load(
+        lab, there, trace, concurrency=threads, pace=PACE, limit=limit, method=method, kept=kept
+    )
     with running(load), _restored(lab, replica, drained):
         moments = _stop_and_start(lab, replica, load, drained)
-    value = outage.value(lab, replica, load.sent, moments, drained=drained)
+    sent = logged(lab, load)
+    value = outage.value(lab, replica, sent, moments, drained=drained)
     return Outcome(
         value=value,
         subject=replica.name,
         summary=outage.summary(value),
         checks=outage.checks(lab, value),
-        tables=(outage.timeline(lab, value, load.sent), outage.failures(value, load.sent)),
+        tables=(outage.timeline(lab, value, sent), outage.failures(value, sent)),
     )
+
+
+def logged(lab: Lab, load: Load) -> list[Sent]:
+    """What a load that has ended has sent, with what the balancer's and the replicas' logs say of it.
+
+    A server writes its line after it has sent the answer: the lines of all answered requests are waited for.
+    """
+    answered = {item.number for item in load.sent if item.status}
+
+    def second() -> dict[int, str]:
+        lines = proxy.log(lab, load.trace)
+        pairs = ((line.trace, line.replica if line.lost != "-" else "-") for line in lines)
+        return counts.by_log(pairs, load.trace)
+
+    _until(lambda: answered <= second().keys(), measure.PATIENCE)
+    again, methods = second(), dict[int, tuple[str, ...]]()
+    for replica in lab.replicas_of(load.target.label):
+        for line in site.parse_log(logs.lines(container.access_log(lab, replica), load.trace)):
+            method = line.request.partition(" ")[0]
+            for number in counts.by_log([(line.trace, method)], load.trace):
+                methods[number] = (*methods.get(number, ()), method)
+    return [
+        item.model_copy(
+            update={
+                "again": int(again.get(item.number, "-") != "-"),
+                "logged": methods.get(item.number, ()),
+            }
+        )
+        for item in load.sent
+    ]
 
 
 def _stop_and_start(lab: Lab, replica: Replica, load: Load, drained: bool) -> Moments:

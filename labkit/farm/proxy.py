@@ -56,11 +56,13 @@ class Balancer(Record):
 
 
 class Line(Record):
-    """One line of the balancer's access log; ``replica`` is '-' when no worker answered."""
+    """One line of the balancer's access log; ``replica`` is '-' when no worker answered, ``lost`` when none
+    had lost the request before."""
 
     time: datetime
     site: str
     replica: str
+    lost: str = "-"
     client: str
     request: str
     status: int

@@ -1,13 +1,14 @@
 """How the lab's balancer is configured: the text of its apache2 configuration. Pure.
 
-Directives and parameters are those of Apache 2.4's mod_proxy, mod_proxy_balancer and
-mod_proxy_hcheck; times without a unit are seconds.
+Directives and parameters are those of Apache 2.4's mod_proxy, mod_proxy_balancer,
+mod_proxy_hcheck and mod_lua; times without a unit are seconds.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from labkit.farm.balancer import accesslog
@@ -18,7 +19,7 @@ from labkit.lab import Lab, Replica, Site
 MODULES = Path("/usr/lib/apache2/modules")
 LOADED = (
     "mpm_event", "authz_core", "authz_host", "alias", "headers", "slotmem_shm",
-    "proxy", "proxy_http", "proxy_balancer", "proxy_hcheck",
+    "proxy", "proxy_http", "proxy_balancer", "proxy_hcheck", "lua",
     "lbmethod_byrequests", "lbmethod_bytraffic", "lbmethod_bybusyness",
 )  # fmt: skip
 #: The path below a site at which Apache's balancer-manager answers: to root on the host, who alone can ask from a
@@ -34,28 +35,60 @@ FINGERPRINT_HEADER = "X-Labkit-Configuration"
 LAB_HEADER = "X-Labkit-Lab"
 #: The cookie that names a client's replica when the balancer is sticky.
 STICKY_COOKIE = "ROUTEID"
-#: One JSON object a request; ``replica`` is the route of the worker that answered, '-' for none.
+#: One JSON object a request; ``replica`` is the route of the worker that answered, '-' for none, and ``lost``
+#: that of one that had lost the request before.
 LOG_FORMAT = (
     '{"time":"%{%Y-%m-%dT%H:%M:%S}t.%{usec_frac}t%{%z}t","site":"%v",'
-    '"replica":"%{BALANCER_WORKER_ROUTE}e","client":"%a","request":"%r","status":%>s,'
+    '"replica":"%{BALANCER_WORKER_ROUTE}e","lost":"%{REDIRECT_BALANCER_WORKER_ROUTE}e",'
+    '"client":"%a","request":"%r","status":%>s,'
     f'"microseconds":%D,"trace":"%{{{TRACE_HEADER}}}i"}}'
 )
 #: Threads of the balancer, one for each request that it has in hand: with more clients at a time it closes kept
 #: connections, as a replica does. The health checks and the balancer's own pages need some, too.
 THREADS = 256
-#: The status by which the balancer asks a client to send a GET or a HEAD again (an ErrorDocument that is
-#: an address answers so): the replica ended while it answered, and the next try goes elsewhere. Clients
-#: make another request a GET without its body, so that one is answered with its 502.
-RETRY = 302
+#: How each request is passed on (mod_lua), after ProxyPass has named the balancer. Path and query stay as the
+#: client wrote them. ``proxyreq`` is that of a forward proxy: for a reverse proxy, mod_proxy_http closes a client's
+#: kept connection without an answer when a replica is lost. As a forward proxy it fails with 502 (504 for no answer
+#: in time), and Apache serves the ErrorDocument: an internal request, which has the variables of the first one as
+#: ``REDIRECT_…``. It goes to the half of the replicas to which the lost one does not belong. When it fails as well,
+#: the client gets the error: Apache serves no ErrorDocument for an ErrorDocument. What may change something, or has a
+#: body (which can be read only once), gets it at once. Apache makes it a GET; after a HEAD, whose answer's body is
+#: not read, the connection to the replica is not used again.
+FORWARD = """\
+LuaScope thread
+<LuaHookFixups forward>
+function forward(r)
+    local balancer = (r.filename or ""):match("^proxy:(balancer://[^/]+)/")
+    if not balancer then return apache2.DECLINED end
+    local method, path = r.the_request:match("^(%S+) (%S+)")
+    path = path:gsub("^%a[%w+.-]*://[^/?]*", "")
+    local env = r.subprocess_env
+    local lost = env["REDIRECT_BALANCER_WORKER_ROUTE"]
+    if lost then
+        local length = r.headers_in["Content-Length"] or "0"
+        if not (method == "GET" or method == "HEAD") or length ~= "0" or r.headers_in["Transfer-Encoding"] then
+            return tonumber(env["REDIRECT_STATUS"])
+        end
+        balancer = balancer .. (lost:find("[13579]$") and "-even" or "-odd")
+        if method == "HEAD" then env["proxy-nokeepalive"] = "1" end
+    else
+        local before = r.headers_in["X-Forwarded-For"]
+        r.headers_in["X-Forwarded-For"] = (before and before .. ", " or "") .. r.useragent_ip
+    end
+    r.filename = "proxy:" .. balancer .. (path:find("^/") and "" or "/") .. path
+    r.proxyreq = 1  -- PROXYREQ_PROXY
+    return apache2.DECLINED
+end
+</LuaHookFixups>
+"""
+#: How a worker is asked. An idle connection is closed (``ttl``) before the replica would close it, at
+#: Apache's KeepAliveTimeout of 5 s. It gets no more requests at a time (``max``) than it has threads for:
+#: the others wait here, at most as long as for an answer (``acquire``, in milliseconds), and then go to
+#: another replica.
+ASKED = f"connectiontimeout=500ms timeout=10 ttl=3 max={AT_ONCE} acquire=10000"
 #: How a worker is watched. A replica that refuses a connection is left out at once, and the
-#: request goes to another one; the health check lets it in again. An idle connection is closed
-#: (``ttl``) before the replica would close it, at Apache's KeepAliveTimeout of 5 s. It gets no more
-#: requests at a time (``max``) than it has threads for: the others wait here, at most as long as for
-#: an answer (``acquire``, in milliseconds), and then go to another replica.
-WORKER = (
-    f"connectiontimeout=500ms timeout=10 retry=60 ttl=3 max={AT_ONCE} acquire=10000 "
-    f"hcmethod=HEAD hcuri=/?{HEALTH_QUERY} hcinterval=1 hcpasses=1 hcfails=1"
-)
+#: request goes to another one; the health check lets it in again.
+WATCHED = f"retry=60 hcmethod=HEAD hcuri=/?{HEALTH_QUERY} hcinterval=1 hcpasses=1 hcfails=1"
 
 
 def config(lab: Lab, folder: Path, logs: Path) -> str:
@@ -91,7 +124,8 @@ def told(text: str) -> dict[str, str]:
     """What a configuration says in words: ``sites``, and of each its workers with their weights and how one
     is chosen (``site red``: ``red-1 ×3, red-2 ×1 byrequests``)."""
     found: dict[str, str] = {}
-    for block in text.split("<VirtualHost ")[1:]:
+    for host in text.split("<VirtualHost ")[1:]:
+        block = host.partition("</Proxy>")[0]
         members = re.findall(r" route=(\S+) loadfactor=(\d+)", block)
         method = re.search(r"ProxySet lbmethod=(.*)", block)
         if members and method:
@@ -149,7 +183,7 @@ LogFormat "{log_format}" labkit
 CustomLog {accesslog.rotated(f"{logs}/access.log")} labkit
 ProxyRequests Off
 BalancerInherit Off
-"""
+{FORWARD}"""
 
 
 def _front(lab: Lab) -> str:
@@ -166,17 +200,16 @@ def _front(lab: Lab) -> str:
 
 
 def _site(lab: Lab, site: Site) -> str:
-    members = "\n".join(_member(item) for item in lab.replicas_of(site.name))
-    balancer = f"balancer://{balancer_name(site)}"
-    address = lab.url(site.name, "")
-    sticky = f" stickysession={STICKY_COOKIE}" if lab.proxy.sticky else ""
+    balancer, own = f"balancer://{balancer_name(site)}", lab.replicas_of(site.name)
+    odd = [item for item in own if item.index % 2]
+    even = [item for item in own if not item.index % 2] or odd
     return f"""\
 <VirtualHost *:{lab.proxy.port}>
     ServerName {lab.host_name(site.name)}
-    <Proxy "{balancer}">
-{members}
-        ProxySet lbmethod={lab.proxy.lbmethod}{sticky}
-    </Proxy>
+{_balancer(lab, balancer, own, WATCHED)}
+    # The two halves, for requests that a replica of the other half has lost.
+{_balancer(lab, f"{balancer}-odd", odd, "retry=0")}
+{_balancer(lab, f"{balancer}-even", even, "retry=0")}
     <Location "{STATUS_PATH}">
         SetHandler balancer-manager
         <RequireAll>
@@ -184,9 +217,8 @@ def _site(lab: Lab, site: Site) -> str:
             Require expr "%{{REMOTE_PORT}} -lt 1024"
         </RequireAll>
     </Location>
-    <If "%{{REQUEST_METHOD}} in {{'GET', 'HEAD'}}">
-        ErrorDocument 502 "{address}%{{REQUEST_URI}}?%{{QUERY_STRING}}"
-    </If>
+    ErrorDocument 502 /again
+    ErrorDocument 504 /again
     ProxyPreserveHost On
     ProxyPass "{STATUS_PATH}" "!"
     ProxyPass "/" "{balancer}/"
@@ -194,11 +226,18 @@ def _site(lab: Lab, site: Site) -> str:
 """
 
 
-def _member(replica: Replica) -> str:
-    return (
-        f'        BalancerMember "http://{replica.address}:80" route={replica.name} '
-        f"loadfactor={replica.weight} {WORKER}"
+def _balancer(lab: Lab, name: str, replicas: Sequence[Replica], how: str) -> str:
+    members = "\n".join(
+        f'        BalancerMember "http://{item.address}:80" route={item.name} '
+        f"loadfactor={item.weight} {ASKED} {how}"
+        for item in replicas
     )
+    sticky = f" stickysession={STICKY_COOKIE}" if lab.proxy.sticky else ""
+    return f"""\
+    <Proxy "{name}">
+{members}
+        ProxySet lbmethod={lab.proxy.lbmethod}{sticky}
+    </Proxy>"""
 
 
 def _stick(lab: Lab) -> str:

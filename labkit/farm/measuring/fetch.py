@@ -1,4 +1,4 @@
-"""One HTTP request on the host's side of the lab; a connection for each, nothing is sent twice."""
+"""One HTTP request on the host's side of the lab; no redirection is followed, nothing is sent twice."""
 
 from __future__ import annotations
 
@@ -39,7 +39,6 @@ class Reply(Record):
 
     status: int
     replica: str
-    location: str
     cookie: str
     configuration: str
     lab: str
@@ -86,25 +85,39 @@ def get(
         if reserved
         else http.client.HTTPConnection(str(there.address), there.port, timeout=patience)
     )
+    sent = {"Connection": "close", **(headers or {})}
     try:
-        sent = {"Host": _host(there), "Connection": "close", **(headers or {})}
         if form is None:
-            connection.request("GET", path, headers=sent)
+            reply = answered(connection, there, "GET", path, headers=sent)
         else:
             sent["Content-Type"] = "application/x-www-form-urlencoded"
-            connection.request("POST", path, urlencode(form), sent)
-        response = connection.getresponse()
-        body = response.read()
+            reply = answered(connection, there, "POST", path, headers=sent, body=urlencode(form))
     finally:
         connection.close()
+    return reply.model_copy(update={"seconds": time.monotonic() - started})
+
+
+def answered(
+    connection: http.client.HTTPConnection,
+    there: Target,
+    method: str,
+    path: str = "/",
+    *,
+    headers: Mapping[str, str],
+    body: str | None = None,
+) -> Reply:
+    """The response to one request on a connection, which is opened when it is not open."""
+    started = time.monotonic()
+    connection.request(method, path, body, {"Host": _host(there), **headers})
+    response = connection.getresponse()
+    text = response.read()
     return Reply(
         status=response.status,
         replica=response.getheader(REPLICA_HEADER, ""),
-        location=response.getheader("Location", ""),
         cookie=response.getheader("Set-Cookie", "").partition(";")[0],
         configuration=response.getheader(FINGERPRINT_HEADER, ""),
         lab=response.getheader(LAB_HEADER, ""),
-        body=body.decode(errors="replace"),
+        body=text.decode(errors="replace"),
         seconds=time.monotonic() - started,
     )
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
+import select
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import count
 
 from labkit import interrupting
-from labkit.farm.balancer.balancing import RETRY
 from labkit.farm.links.netns import enter
 from labkit.farm.measuring import fetch
 from labkit.farm.measuring.fetch import Target
@@ -17,15 +18,19 @@ from labkit.farm.site import TRACE_HEADER
 from labkit.lab import Lab
 from labkit.result import Record
 
-#: How often a request that the balancer sends back to the same address is sent again.
-AGAIN = 3
+#: How long an answer may take, in seconds: longer than the balancer waits for two replicas.
+PATIENCE = 25.0
+#: What a POST brings.
+BODY = "words=labkit"
 
 
 class Sent(Record):
     """One request: which replica answered ('' for none), with which status (0: no answer).
 
-    ``start`` counts seconds from the beginning of the load; ``seconds`` until the answer's end;
-    ``again`` how often the balancer asked to send it again; ``error`` why there is no answer.
+    ``start`` counts seconds from the beginning of the load, to the moment at which the request was to be sent;
+    ``seconds`` from then until the answer's end; ``error`` says why there is no answer. What logs tell of it:
+    ``again``, how often the balancer asked another replica; ``logged``, the method of each such request in
+    the replicas' logs.
     """
 
     number: int
@@ -33,8 +38,10 @@ class Sent(Record):
     status: int
     start: float
     seconds: float
-    again: int = 0
+    method: str = "GET"
     error: str = ""
+    again: int = 0
+    logged: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -45,8 +52,9 @@ class Sent(Record):
 class Load:
     """A load on one target: ``concurrency`` threads that send until the numbers or the time end.
 
-    ``pace`` is the least time between two starts in seconds (0: as fast as it goes). Whatever is
-    sent is in :attr:`sent` as soon as it has ended, in the order of the ends.
+    ``pace`` is the least time between two starts in seconds (0: as fast as it goes). Each thread has one connection
+    that it keeps (``kept``), or one for each request. It follows no redirection and sends nothing twice. Whatever
+    is sent is in :attr:`sent` as soon as it has ended, in the order of the ends.
     """
 
     def __init__(
@@ -59,6 +67,8 @@ class Load:
         requests: int | None = None,
         pace: float = 0.0,
         limit: float = 60.0,
+        method: str = "GET",
+        kept: bool = False,
     ) -> None:
         self.lab = lab
         self.target = target
@@ -66,6 +76,8 @@ class Load:
         self.concurrency = concurrency
         self.pace = pace
         self.limit = limit
+        self.method = method
+        self.kept = kept
         self.sent: list[Sent] = []
         self.began = time.monotonic()
         self._numbers = iter(range(requests)) if requests is not None else count()
@@ -74,6 +86,7 @@ class Load:
 
     def run(self) -> tuple[Sent, ...]:
         """Sends until the end; returns all, in the order of their numbers."""
+        self.began = time.monotonic()
         with (
             interrupting.ended_by(self.stop),
             ThreadPoolExecutor(self.concurrency) as pool,
@@ -99,8 +112,10 @@ class Load:
 
     def _work(self) -> None:
         enter(self.lab.netns)
-        for number in iter(self._next, None):
-            self.sent.append(self._send(number))
+        address, port = str(self.target.address), self.target.port
+        with closing(http.client.HTTPConnection(address, port, timeout=PATIENCE)) as connection:
+            for number in iter(self._next, None):
+                self.sent.append(self._send(number, connection))
 
     def _next(self) -> int | None:
         """The number of the next request, when it is its time; None at the end."""
@@ -112,17 +127,20 @@ class Load:
             self._stopped.wait(max(0.0, number * self.pace - self.now()))
         return number
 
-    def _send(self, number: int) -> Sent:
-        start, again, error = self.now(), 0, ""
+    def _send(self, number: int, connection: http.client.HTTPConnection) -> Sent:
+        start, error = min(self.now(), number * self.pace) if self.pace else self.now(), ""
         headers = {TRACE_HEADER: f"{self.trace}-{number}"}
+        if not self.kept:
+            headers["Connection"] = "close"
+        body = BODY if self.method == "POST" else None
         replica, status = "", 0
+        if not self.kept or _ended(connection):
+            connection.close()
         try:
-            reply = fetch.get(self.target, headers=headers)
-            while reply.status == RETRY and again < AGAIN:
-                again += 1
-                reply = fetch.get(self.target, headers=headers)
+            reply = fetch.answered(connection, self.target, self.method, headers=headers, body=body)
             replica, status = reply.replica, reply.status
         except fetch.ERRORS as problem:
+            connection.close()
             error = fetch.reason(problem)
         return Sent(
             number=number,
@@ -130,6 +148,15 @@ class Load:
             status=status,
             start=round(start, 6),
             seconds=round(self.now() - start, 6),
-            again=again,
+            method=self.method,
             error=error,
         )
+
+
+def _ended(connection: http.client.HTTPConnection) -> bool:
+    """Whether the server has closed an idle connection: then the next request needs another one."""
+    poll = select.poll()
+    if connection.sock is None:
+        return False
+    poll.register(connection.sock, select.POLLIN)
+    return bool(poll.poll(0))

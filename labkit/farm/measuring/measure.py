@@ -16,7 +16,6 @@ from labkit.display import curl
 from labkit.errors import ConfigError
 from labkit.farm import container, proxy, site
 from labkit.farm.balancer import accesslog, workers
-from labkit.farm.balancer.balancing import RETRY
 from labkit.farm.convergence import rolling
 from labkit.farm.measuring import counts, fetch
 from labkit.farm.measuring.counts import Fit, Share
@@ -192,11 +191,9 @@ def expectation(value: Measurement) -> tuple[str, bool]:
 
 
 def proxy_log(lab: Lab, value: Measurement) -> dict[int, str]:
-    """Request number -> replica, by the balancer's log; requests that it sent back do not count."""
+    """Request number -> replica, by the balancer's log."""
     lines = proxy.log(lab, value.trace)
-    return counts.by_log(
-        ((line.trace, line.replica) for line in lines if line.status != RETRY), value.trace
-    )
+    return counts.by_log(((line.trace, line.replica) for line in lines), value.trace)
 
 
 def replica_log(lab: Lab, value: Measurement) -> dict[int, str]:

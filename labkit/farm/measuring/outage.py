@@ -14,13 +14,11 @@ from labkit.result import Cell, Record, Table
 
 #: How long the balancer may take to leave a replica out, and to take it back, in seconds.
 OUT, BACK = 5.0, 10.0
-#: The part of the requests that may fail when a replica is killed, and when it is drained first.
-#: Of a site's only replica: that may fail in another way than by the balancer's refusal.
-TOLERATED = {False: 0.01, True: 0.0}
 #: How long the threads of the balancer may take to agree that a replica serves again, in seconds.
 GRACE = 0.5
-#: The status by which the balancer says that it has nobody to ask.
-REFUSAL = 503
+#: The statuses by which the balancer says that a replica was lost, that it has nobody to ask, and that nobody
+#: answered in time.
+REFUSALS = (502, 503, 504)
 #: The width of a row of the table ``timeline``, in seconds.
 BIN = 0.1
 Moments = tuple[float, float | None, float, float | None]
@@ -31,20 +29,27 @@ class Failover(Record):
 
     ``stopped``: the order to stop the replica (or to drain it) was given. ``out``: the balancer
     says that it sends nothing there any more. ``started``: the replica runs again. ``back``: it
-    answered a client again. ``again`` requests were sent a second time because the balancer asked
-    for it; ``failed`` ones did not get the page at all, ``refused`` of them by the balancer's own
-    answer (503), and their clients knew it from ``first_failed`` to ``last_failed``. ``others`` is
-    the number of the site's other replicas: where it is 0, nobody can take over.
+    answered a client again. The balancer sent ``again`` requests to a second replica; ``failed`` ones did not
+    get the page, ``refused`` of them by the balancer's own answer (:data:`REFUSALS`), ``redirected`` ones by a
+    redirection, ``cut`` ones without an answer; and their clients knew it from ``first_failed`` to ``last_failed``.
+    By the replicas' logs, ``doubled`` requests were executed more than once, and ``turned`` ones by another
+    ``method`` than they were sent with. ``others`` is the number of the site's other replicas: where it is 0,
+    nobody can take over.
     """
 
     replica: str
     site: str
     others: int
     drained: bool
+    method: str
     requests: int
     failed: int
     refused: int
+    redirected: int
+    cut: int
     again: int
+    doubled: int
+    turned: int
     slowest: float
     stopped: float
     out: float | None
@@ -89,10 +94,15 @@ def value(
         site=replica.site,
         others=len(lab.replicas_of(replica.site)) - 1,
         drained=drained,
+        method=sent[0].method if sent else "GET",
         requests=len(sent),
         failed=len(failed),
-        refused=sum(item.status == REFUSAL for item in failed),
+        refused=sum(item.status in REFUSALS for item in failed),
+        redirected=sum(300 <= item.status < 400 for item in failed),
+        cut=sum(item.status == 0 for item in failed),
         again=sum(item.again > 0 for item in sent),
+        doubled=sum(len(item.logged) > 1 for item in sent),
+        turned=sum(any(method != item.method for method in item.logged) for item in sent),
         slowest=max((item.seconds for item in sent), default=0.0),
         stopped=stopped or 0.0,
         out=out,
@@ -150,8 +160,9 @@ def summary(value: Failover) -> str:
             f"of {value.seconds_down:.2f} s; {times}"
         )
     return (
-        f"{value.replica} was {how} under {counted(value.requests, 'request')}: {value.failed:,} failed, "
-        f"{value.again} sent again; {times}"
+        f"{value.replica} was {how} under {counted(value.requests, 'request')}: {value.failed:,} failed "
+        f"({value.redirected} redirected, {value.cut} cut off), "
+        f"{value.again} sent again, {value.doubled} executed twice; {times}"
     )
 
 
@@ -161,8 +172,12 @@ def checks(lab: Lab, value: Failover) -> tuple[Check, ...]:
     name = f"failover.{value.kind}.{value.replica}"
     page = lab.url(value.site, balancing.STATUS_PATH)
     watch = f"{resolver.with_dns(lab)} {curl(page, options=f'-s {balancing.FROM_RESERVED}')}"
+    safe = value.method != "POST"
     rows = (
-        *((_taken_over(value),) if value.others else (_limited(value), _refused(value))),
+        *((_taken_over(value),) if safe and value.others else ()),
+        *((_limited(value),) if not value.others else ()),
+        *((_refused(value),) if not (safe and value.others) else ()),
+        *((_once(value),) if not safe else ()),
         ("out", f"left out within {OUT:g} s", _said(value.seconds_out), value.out is not None),
         ("back", f"serves again within {BACK:g} s", _said(value.seconds_back),
          value.back is not None),
@@ -181,9 +196,9 @@ def checks(lab: Lab, value: Failover) -> tuple[Check, ...]:
 
 
 def _taken_over(value: Failover) -> tuple[str, str, str, bool]:
-    most = int(TOLERATED[value.drained] * value.requests)
-    wanted = f"at most {most} of {counted(value.requests, 'request')} fail"
-    return "served", wanted, f"{value.failed} failed", value.failed <= most
+    wanted = f"{value.requests} of {counted(value.requests, 'request')} get the page, each at once"
+    seen = f"{value.failed} did not ({value.redirected} redirected, {value.cut} cut off)"
+    return "served", wanted, seen, not value.failed
 
 
 def _limited(value: Failover) -> tuple[str, str, str, bool]:
@@ -201,10 +216,15 @@ def _limited(value: Failover) -> tuple[str, str, str, bool]:
 
 
 def _refused(value: Failover) -> tuple[str, str, str, bool]:
-    most = int(TOLERATED[value.drained] * value.requests)
+    wanted = f"the balancer itself answers those that fail, by {', '.join(map(str, REFUSALS))}"
     cut = value.failed - value.refused
-    wanted = f"the balancer itself answers them ({REFUSAL}), all but {most} at most"
-    return "refused", wanted, f"{value.refused} of {value.failed} so, {cut} not", cut <= most
+    return "refused", wanted, f"{value.refused} of {value.failed} so, {cut} not", not cut
+
+
+def _once(value: Failover) -> tuple[str, str, str, bool]:
+    wanted = f"no {value.method} is executed twice, or by another method"
+    again = max(value.again, value.doubled)
+    return "once", wanted, f"{again} twice, {value.turned} otherwise", not again + value.turned
 
 
 def _said(seconds: float | None) -> str:

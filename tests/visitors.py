@@ -1,0 +1,205 @@
+"""Somebody else's clients of a site, none of which follows a redirection or repeats a request: curl, wrk, and raw
+sockets; and what can happen to a replica while they ask."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import secrets
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from labkit import Lab, run
+from labkit.farm import container
+from labkit.farm.balancer import workers
+from labkit.farm.container import runc
+from labkit.farm.links.netns import enter
+from labkit.farm.site import TRACE_HEADER
+from labkit.lab import Replica
+from tests.waiting import until
+
+#: How the raw sockets' clients ask, one each: by which method, on a connection that they keep or not.
+WAYS = [(method, kept) for method in ("GET", "HEAD", "POST") for kept in (True, False)]
+#: wrk counts what is no 2xx or 3xx; this counts what is no 200.
+WRK = """
+local threads = {}
+function setup(thread) table.insert(threads, thread) end
+function init() other = 0 end
+function response(status) if status ~= 200 then other = other + 1 end end
+function done(summary)
+    local others, e = 0, summary.errors
+    for _, thread in ipairs(threads) do others = others + thread:get("other") end
+    io.write(string.format("\\nfound %d %d %d\\n", summary.requests, others, e.connect + e.read + e.write + e.timeout))
+end
+"""
+
+
+class Found(Counter[str]):
+    """How many requests ended how: ``wrk 200``, ``GET kept 200``, ``POST closed 502``, ``curl no answer`` …"""
+
+    def safe(self) -> int:
+        """Requests by GET and HEAD."""
+        return sum(times for what, times in self.items() if not what.startswith("POST"))
+
+    def lost(self) -> dict[str, int]:
+        """Those of them that did not get the page."""
+        return {what: times for what, times in self.items()
+                if times and not what.startswith("POST") and not what.endswith(" 200")}  # fmt: skip
+
+
+def raw(
+    lab: Lab, site: str, trace: str, over: threading.Event, *, method: str, kept: bool
+) -> Found:
+    """A client on raw sockets until it is ``over``; each request has a trace of its own."""
+    enter(lab.netns)
+    found, number, channel = Found(), 0, None
+    name = f"{method} {'kept' if kept else 'closed'}"
+    headers = [f"Host: {lab.host_name(site)}", *([] if kept else ["Connection: close"])]
+    headers += ["Content-Length: 3"] if method == "POST" else []
+    body = "a=1" if method == "POST" else ""
+    while not over.is_set():
+        number += 1
+        head = "\r\n".join(
+            (f"{method} /?{number} HTTP/1.1", *headers, f"{TRACE_HEADER}: {trace}-{number}")
+        )
+        try:
+            if channel is None:
+                channel = socket.create_connection((str(lab.gateway.ip), lab.proxy.port), 25)
+            channel.sendall(f"{head}\r\n\r\n{body}".encode())
+            answer = http.client.HTTPResponse(channel, method=method)
+            answer.begin()
+            answer.read()
+            found[f"{name} {answer.status}"] += 1
+            if answer.will_close:
+                channel.close()
+                channel = None
+        except (OSError, http.client.HTTPException) as error:
+            found[f"{name} {type(error).__name__}"] += 1
+            if channel:
+                channel.close()
+            channel = None
+    if channel:
+        channel.close()
+    return found
+
+
+def wrk(lab: Lab, site: str, seconds: float, script: Path, connections: int = 16) -> Found:
+    """wrk's requests, on connections that are kept."""
+    script.write_text(WRK)
+    words = [
+        "wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{seconds:.0f}s",
+        "--timeout", "25s", "--script", script, "--header", f"Host: {lab.host_name(site)}",
+        f"http://{lab.gateway.ip}:{lab.proxy.port}/",
+    ]  # fmt: skip
+    said = run.run(words, netns=lab.netns, timeout=seconds + 60).stdout
+    requests, other, errors = map(
+        int, re.findall(r"^found (\d+) (\d+) (\d+)$", said, re.MULTILINE)[0]
+    )
+    return Found({"wrk 200": requests - other, "wrk other": other, "wrk errors": errors})
+
+
+def curl(lab: Lab, site: str, over: threading.Event) -> Found:
+    """curl's requests until it is ``over``, a hundred by each process on a connection that it keeps."""
+    found = Found()
+    words = [
+        "curl", "--disable", "--silent", "--noproxy", "*", "--max-time", "25", "--retry", "0",
+        "--header", f"Host: {lab.host_name(site)}", "--write-out", "%{http_code}\\n",
+    ]  # fmt: skip
+    address = f"http://{lab.gateway.ip}:{lab.proxy.port}/?[1-100]"
+    while not over.is_set():
+        said = run.run([*words, "--output", "/dev/stderr", address], netns=lab.netns, ok=range(256))
+        found.update(f"curl {status}" for status in said.stdout.split())
+    return found
+
+
+@contextmanager
+def visiting(
+    lab: Lab, site: str, found: Found, ways: list[tuple[str, bool]] = WAYS
+) -> Iterator[str]:
+    """curl and raw sockets ask while the block runs, which has the requests' trace; how they ended is in ``found``
+    then."""
+    over, trace = threading.Event(), secrets.token_hex(4)
+    with ThreadPoolExecutor(len(ways) + 1) as pool:
+        asking = [
+            pool.submit(raw, lab, site, f"{trace}{place:x}", over, method=method, kept=kept)
+            for place, (method, kept) in enumerate(ways)
+        ]
+        asking.append(pool.submit(curl, lab, site, over))
+        try:
+            yield trace
+        finally:
+            over.set()
+        for one in asking:
+            found.update(one.result())
+
+
+def executed(
+    lab: Lab, site: str, trace: str, ways: list[tuple[str, bool]] = WAYS
+) -> dict[str, int]:
+    """By the replicas' logs: POSTs that were executed twice, and those that arrived by another method."""
+    sent = {f"{trace}{place:x}": method for place, (method, _) in enumerate(ways)}
+    times, turned = Counter[str](), 0
+    for replica in lab.replicas_of(site):
+        text = container.access_log(lab, replica).read_text()
+        for method, start, number in re.findall(
+            rf'"request":"(\w+) .*"trace":"({trace}\w)-(\d+)"', text
+        ):
+            if sent[start] == "POST":
+                times[f"{start}-{number}"] += 1
+                turned += method != "POST"
+    return {"doubled": sum(n > 1 for n in times.values()), "turned": turned, "POSTs": len(times)}
+
+
+def signal(name: str, *, ends: bool) -> Callable[[Lab, Replica], None]:
+    """The replica's server gets a signal; one that it ends by is started again."""
+
+    def act(lab: Lab, replica: Replica) -> None:
+        run.run(runc(lab, "kill", replica.name, name))
+        if ends:
+            container.wait(lab, replica.name)
+        time.sleep(0.3)
+        container.start(lab, replica)
+
+    return act
+
+
+def freeze(lab: Lab, replica: Replica) -> None:
+    """The replica stands still for a while."""
+    run.run(runc(lab, "pause", replica.name))
+    time.sleep(1.5)
+    run.run(runc(lab, "resume", replica.name))
+
+
+def cut(lab: Lab, replica: Replica) -> None:
+    """The replica's link is down for a while."""
+    for state in ("down", "up"):
+        run.run(["ip", "link", "set", replica.link, state], netns=lab.netns)
+        time.sleep(1.5 if state == "down" else 0)
+
+
+EVENTS: dict[str, Callable[[Lab, Replica], None]] = {
+    "kill": signal("KILL", ends=True),
+    "stop": signal("TERM", ends=True),
+    "graceful stop": signal("WINCH", ends=True),
+    "restart": signal("HUP", ends=False),
+    "graceful restart": signal("USR1", ends=False),
+    "freeze": freeze,
+    "cut": cut,
+}
+
+
+def serving(lab: Lab, site: str) -> None:
+    """Waits until the balancer sends requests to every replica of the site."""
+
+    def all_usable() -> bool:
+        with suppress(Exception):
+            return all(worker.usable for worker in workers.members(lab, site).workers)
+        return False
+
+    until(all_usable)
