@@ -268,7 +268,7 @@ def test_access_log_names_the_replica(farm: Lab) -> None:
     assert inside(farm.netns, fetch.get, there, headers=headers).replica == "red-1"
     log = container.access_log(farm, replica)
     until(lambda: list(accesslog.lines(log, "own-trace")))  # written after the answer was sent
-    found = site.parse_log(accesslog.lines(log))
+    found, _ = site.parse_log(accesslog.lines(log))
     (mine,) = [item for item in found if item.trace == "own-trace"]
     assert (mine.replica, mine.status, mine.request) == ("red-1", 200, "GET / HTTP/1.1")
     assert mine.client == str(farm.gateway.ip)

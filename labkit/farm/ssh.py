@@ -235,7 +235,7 @@ def _serve(lab: Lab, replica: Replica) -> bool:
     options = ["--user", "0:0", "--detach"]
     for name in CAPABILITIES:
         options += ["--cap", name]
-    log = container.folder(lab, replica.name) / "sshd.log"
+    log = container.sshd_log(lab, replica.name)
     command = server(container.bundle(lab, replica.name) / "rootfs")
     words = container.runc(lab, "exec", *options, replica.name, *command)
     run.run(words, output=log, remedy=f"read {log}")

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from labkit import untrusted
+
 #: Debian's package apache2-utils.
 PROGRAM = "/usr/bin/rotatelogs"
 #: The parts of a log, and the size of each: 100,000 lines of a measurement fit into four.
@@ -37,8 +39,8 @@ def parts(log: Path) -> list[Path]:
 def lines(log: Path, trace: str = "") -> Iterator[str]:
     """The whole lines of a log that contain ``trace``; of a line that is being written, nothing."""
     for path in parts(log):
-        with path.open(encoding="utf-8", errors="replace") as file:
-            yield from (line for line in file if trace in line and line.endswith("\n"))
+        with path.open("rb") as file:
+            yield from untrusted.lines(file, trace)
 
 
 def count(trace: str, *logs: Path) -> str:

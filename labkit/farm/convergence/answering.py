@@ -96,6 +96,6 @@ def _silent(lab: Lab, replica: Replica, reason: str | None) -> FarmError:
         f"replica {replica.name}",
         f"{reason} after {PATIENCE:g} s",
         "its own logs say why",
-        f"tail {container.console(lab, replica.name)} {container.folder(lab, replica.name)}/log/*",
+        f"tail {container.console(lab, replica.name)} {container.access_log(lab, replica).parent}/*",
         code="farm.replica-silent",
     )

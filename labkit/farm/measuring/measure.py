@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from labkit import interrupting
@@ -19,7 +20,7 @@ from labkit.farm.balancer import accesslog, workers
 from labkit.farm.balancer.balancing import RETRY
 from labkit.farm.convergence import rolling
 from labkit.farm.measuring import counts, fetch
-from labkit.farm.measuring.counts import Fit, Share
+from labkit.farm.measuring.counts import Fit, Log, Share
 from labkit.farm.measuring.load import Load, Sent
 from labkit.farm.names import resolver
 from labkit.farm.runc import logs
@@ -191,30 +192,30 @@ def expectation(value: Measurement) -> tuple[str, bool]:
     return f"{fits})", value.fit.fits
 
 
-def proxy_log(lab: Lab, value: Measurement) -> dict[int, str]:
-    """Request number -> replica, by the balancer's log; requests that it sent back do not count."""
-    lines = proxy.log(lab, value.trace)
-    return counts.by_log(
-        ((line.trace, line.replica) for line in lines if line.status != RETRY), value.trace
-    )
+def proxy_log(lab: Lab, value: Measurement) -> Log:
+    """What the balancer's log has of it; requests that it sent back do not count."""
+    lines, bad = proxy.log(lab, value.trace)
+    pairs = ((line.trace, line.replica) for line in lines if line.status != RETRY)
+    return Log(counts.by_log(pairs, value.trace), bad)
 
 
-def replica_log(lab: Lab, value: Measurement) -> dict[int, str]:
-    """Request number -> replica, by the replicas' own logs."""
-    found: dict[int, str] = {}
+def replica_log(lab: Lab, value: Measurement) -> Log:
+    """What the replicas' own logs have of it."""
+    found = Log({}, Counter())
     for item in replicas_of(lab, value.target):
-        own = site.parse_log(logs.lines(container.access_log(lab, item), value.trace))
-        found |= counts.by_log(((line.trace, item.name) for line in own), value.trace)
+        own, bad = site.parse_log(logs.lines(container.access_log(lab, item), value.trace))
+        served = counts.by_log(((line.trace, item.name) for line in own), value.trace)
+        found = Log({**found.served, **served}, found.bad + bad)
     return found
 
 
-def _settled(read: Callable[[], dict[int, str]], client: Mapping[int, str]) -> dict[int, str]:
+def _settled(read: Callable[[], Log], client: Mapping[int, str]) -> Log:
     """A log once it agrees with the client; as it is after :data:`PATIENCE` otherwise.
 
     A server writes its line after it has sent the answer, so the last ones may come late.
     """
     deadline = time.monotonic() + PATIENCE
-    while (found := read()) != client and time.monotonic() < deadline:
+    while (found := read()).served != client and time.monotonic() < deadline:
         interrupting.pause(0.05)
     return found
 
