@@ -248,7 +248,7 @@ def _try(lab: Lab, given: Keys, replica: Replica) -> Login | CommandError:
         done = run.run(words, netns=lab.netns, timeout=20)
     except CommandError as error:
         return error
-    hostname, user = done.stdout.split()[:2]
+    hostname, user, *_ = (*done.stdout.split()[:2], "", "")
     return Login(replica=replica.name, hostname=hostname, user=user, seconds=round(done.seconds, 3))
 
 

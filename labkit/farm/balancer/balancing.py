@@ -18,7 +18,7 @@ from labkit.lab import Lab, Replica, Site
 MODULES = Path("/usr/lib/apache2/modules")
 LOADED = (
     "mpm_event", "authz_core", "authz_host", "alias", "headers", "slotmem_shm",
-    "proxy", "proxy_http", "proxy_balancer", "proxy_hcheck",
+    "proxy", "proxy_http", "proxy_balancer", "proxy_hcheck", "reqtimeout",
     "lbmethod_byrequests", "lbmethod_bytraffic", "lbmethod_bybusyness",
 )  # fmt: skip
 #: The path below a site at which Apache's balancer-manager answers: to root on the host, who alone can ask from a
@@ -41,8 +41,12 @@ LOG_FORMAT = (
     f'"microseconds":%D,"trace":"%{{{TRACE_HEADER}}}i"}}'
 )
 #: Threads of the balancer, one for each request that it has in hand: with more clients at a time it closes kept
-#: connections, as a replica does. The health checks and the balancer's own pages need some, too.
-THREADS = 256
+#: connections, as a replica does. The health checks and the balancer's own pages need some, too. A client that
+#: sends its request slowly keeps one, for :data:`PATIENCE` at most: several hundred leave some for the others.
+THREADS = 512
+#: How long a client may take to send a request's header, and its body (mod_reqtimeout; seconds, and bytes a second
+#: for which it gets more). Clients cannot be told apart by their addresses: all of them are on the host.
+PATIENCE = "header=2-5,MinRate=2000 body=5-10,MinRate=2000"
 #: The status by which the balancer asks a client to send a GET or a HEAD again (an ErrorDocument that is
 #: an address answers so): the replica ended while it answered, and the next try goes elsewhere. Clients
 #: make another request a GET without its body, so that one is answered with its 502.
@@ -141,6 +145,7 @@ MaxRequestWorkers {THREADS}
 MinSpareThreads 1
 MaxSpareThreads {THREADS}
 Timeout 30
+RequestReadTimeout {PATIENCE}
 KeepAliveTimeout 5
 MaxKeepAliveRequests 0
 ErrorLog {accesslog.cut(f"{logs}/error.log")}
