@@ -245,8 +245,11 @@ def death(lab: Lab, name: str) -> FarmError:
     with suppress(CommandTimeoutError):
         log = ("--log", folder(lab, name) / "runc.log")  # runC's own warnings go there
         again = runc(lab, *log, "run", "--bundle", bundle(lab, name), name)
-        done = run.run(again, ok=range(-64, 256), timeout=2)
-        said = (done.stderr + done.stdout).strip() or said
+        output.write_bytes(b"")
+        done = run.run(
+            again, ok=range(-64, 256), timeout=2, output=output
+        )  # of which it may write much
+        said = logs.end(output, 2000) or said
         status = f"exit status {done.status}"
     delete_container(lab, root=str(runc_root(lab)), container=name)
     return FarmError(

@@ -95,10 +95,11 @@ def by_log(lines: Iterable[tuple[str, str]], trace: str) -> dict[int, str]:
 
 class Log(NamedTuple):
     """What a log has of a measurement: request number -> replica; and the lines of it that are no requests, by
-    what is wrong with them: nobody's but who forged them."""
+    what is wrong with them: nobody's but who forged them; and the replicas that may write no more."""
 
     served: Mapping[int, str]
     bad: Counter[str]
+    full: tuple[str, ...] = ()
 
 
 def agreement(name: str, client: Mapping[int, str], log: Log, again: str) -> Check:
@@ -107,7 +108,8 @@ def agreement(name: str, client: Mapping[int, str], log: Log, again: str) -> Che
     differing = sum(client.get(number) != log.served.get(number) for number in numbers)
     seen = told(log.served.values())
     if differing:
-        seen = f"{seen}; {counted(differing, 'request', 'differ')}"
+        why = f" ({', '.join(log.full)}: no room for more lines)" if log.full else ""
+        seen = f"{seen}; {counted(differing, 'request', 'differ')}{why}"
     if log.bad:
         lines = counted(log.bad.total(), "line", "are")
         seen = f"{seen}; {lines} no requests: {untrusted.told(log.bad)}"

@@ -35,10 +35,11 @@ def lines(path: Path, trace: str = "") -> Iterator[str]:
 
 
 def end(path: Path, characters: int = 600) -> str:
-    """The end of a log, '' when there is none."""
+    """The end of a log, '' when there is none; without characters that a terminal takes for orders."""
     with suppress(OSError), os.fdopen(_opened(path, os.O_RDONLY), "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - 4 * characters))
-        return file.read(4 * characters).decode(errors="replace").strip()[-characters:]
+        text = file.read(4 * characters).decode(errors="replace").strip()[-characters:]
+        return "".join(sign if sign.isprintable() or sign in "\n\t" else "\ufffd" for sign in text)
     return ""
 
 

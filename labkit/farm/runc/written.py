@@ -41,6 +41,14 @@ def seen(lab: Lab, name: str, mounted: Collection[str]) -> str:
     return f"{found.f_blocks * found.f_frsize // 2**20} MiB in {found.f_files} files"
 
 
+def full(lab: Lab, name: str) -> bool:
+    """Whether a container has written as much as it may: what its server wants to log is lost."""
+    with suppress(OSError):
+        found = os.statvfs(written(lab, name))
+        return not (found.f_bavail and found.f_favail)
+    return False
+
+
 def lay(lab: Lab, name: str, owner: int, mounted: Collection[str]) -> None:
     """The file system is mounted as the lab says, and ``owner`` writes into its folder of logs.
 
