@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from labkit import groups, interrupting, run
 from labkit.daemon import tail
 from labkit.errors import ENDED, CommandTimeoutError, FarmError, excerpt
-from labkit.farm.runc import logs, mounts, places, roots, written
+from labkit.farm.runc import logs, mounts, quota, roots
 from labkit.farm.runc.bundle import Mount, Spec
 from labkit.farm.runc.places import (
     bundle,
@@ -28,6 +28,7 @@ from labkit.farm.runc.places import (
     runc_root,
     sshd_log,
     users_file,
+    written,
 )  # fmt: skip
 from labkit.farm.runc.roots import WWW_DATA, Wanted, configuration, image_configuration
 from labkit.farm.runc.seccomp import SERVING
@@ -43,7 +44,7 @@ if TYPE_CHECKING:  # whoever looks at containers builds no image
 
 __all__ = [
     "WWW_DATA", "State", "bundle", "cgroup", "configuration", "console", "folder",
-    "image_configuration", "parse_list", "runc", "runc_root", "sshd_log", "state", "states",
+    "image_configuration", "parse_list", "runc", "runc_root", "sshd_log", "state", "states", "written",
 ]  # fmt: skip
 
 #: runC's own environment: on one processor its run time does not start threads that then wait for
@@ -152,7 +153,7 @@ def launch_all(lab: Lab, farm: Sequence[Replica]) -> None:
 def _mounts(lab: Lab, replica: Replica) -> list[Path]:
     """Where something is mounted for a replica's container."""
     root = bundle(lab, replica.name) / "rootfs"
-    own = (places.written(lab, replica.name), users_file(lab, replica.name))
+    own = (written(lab, replica.name), users_file(lab, replica.name))
     return [root, *own, netns.path(replica.netns)]
 
 
@@ -160,7 +161,7 @@ def _runc(lab: Lab, name: str, *command: str) -> None:
     delete_container(lab, root=str(runc_root(lab)), container=name)
     log = folder(lab, name) / "runc.log"
     log.unlink(missing_ok=True)
-    written.make_room(lab, name)
+    quota.make_room(lab, name)
     console(lab, name).write_bytes(b"")
     words = runc(lab, "--log", log, *command, "--bundle", bundle(lab, name), name)
     done = run.run(words, ok=range(-64, 256), output=console(lab, name), env=QUICK)
@@ -185,7 +186,7 @@ def remove(lab: Lab, name: str) -> None:
     root = str(runc_root(lab))
     delete_container(lab, root=root, container=name)
     journal.forget("container", root=root, container=name)
-    for place in (bundle(lab, name) / "rootfs", users_file(lab, name), places.written(lab, name)):
+    for place in (bundle(lab, name) / "rootfs", users_file(lab, name), written(lab, name)):
         target = str(place)
         unmount(lab, target=target)
         journal.forget("mount", target=target)

@@ -23,7 +23,7 @@ from labkit.farm.measuring import counts, fetch
 from labkit.farm.measuring.counts import Fit, Log, Share
 from labkit.farm.measuring.load import Load, Sent
 from labkit.farm.names import resolver
-from labkit.farm.runc import logs, written
+from labkit.farm.runc import logs, quota
 from labkit.lab import Lab, Replica
 from labkit.result import Record
 
@@ -202,7 +202,7 @@ def proxy_log(lab: Lab, value: Measurement) -> Log:
 def replica_log(lab: Lab, value: Measurement) -> Log:
     """What the replicas' own logs have of it."""
     replicas = replicas_of(lab, value.target)
-    full = tuple(item.name for item in replicas if written.full(lab, item.name))
+    full = tuple(item.name for item in replicas if quota.full(lab, item.name))
     found = Log({}, Counter(), full)
     for item in replicas:
         own, bad = site.parse_log(logs.lines(container.access_log(lab, item), value.trace))

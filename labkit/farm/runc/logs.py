@@ -1,6 +1,6 @@
 """The logs that a container's server writes into a folder of the host: bounded, read and emptied here.
 
-The server appends to plain files in a file system of a size of its own (:mod:`labkit.farm.runc.written`); when that
+The server appends to plain files in a file system of a size of its own (:mod:`labkit.farm.runc.quota`); when that
 is full, requests are still answered. A program that rotates the logs would be two more processes in each container.
 The folder is the container's own: what stands there under a log's name may be anything, and only a plain file is
 a log.

@@ -18,7 +18,7 @@ def bundle(lab: Lab, name: str) -> Path:
 
 
 def written(lab: Lab, name: str) -> Path:
-    """Where everything is that the container's processes write (:mod:`labkit.farm.runc.written`)."""
+    """Where everything is that the container's processes write (:mod:`labkit.farm.runc.quota`)."""
     return folder(lab, name) / "written"
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from labkit import run
 from labkit.errors import StateError
-from labkit.farm.runc import idmap, overlay, places, written
+from labkit.farm.runc import idmap, overlay, places, quota
 from labkit.farm.runc.bundle import Json, Spec, configure, marked, text
 from labkit.farm.runc.places import bundle, folder, runc_root, users_file
 from labkit.files import beside, put, text_of, write_atomically
@@ -130,7 +130,7 @@ def _has_own(lab: Lab, item: Wanted) -> bool:
 def _stands(lab: Lab, item: Wanted, mounted: frozenset[str]) -> bool:
     """Whether root file system, user namespace and the place for what is written are mounted as wanted."""
     there = all(str(target.resolve()) in mounted for target in _targets(lab, item))
-    there = there and written.seen(lab, item.spec.name, mounted) == written.told(lab)
+    there = there and quota.seen(lab, item.spec.name, mounted) == quota.told(lab)
     made_of = overlay.found(folder(lab, item.spec.name) / "lower")
     return there and made_of == _made_of(lab, item) and _has_users(item.spec)
 
@@ -193,7 +193,7 @@ def _lay(lab: Lab, item: Wanted, *, mounted: frozenset[str]) -> None:
     before = overlay.ids_of(text_of(place / "lower") or "")
     for part in own:
         shift(place / part, before, ids)
-    written.lay(lab, item.spec.name, ids + WWW_DATA, mounted)
+    quota.lay(lab, item.spec.name, ids + WWW_DATA, mounted)
 
 
 def shift(place: Path, before: int, now: int) -> None:
