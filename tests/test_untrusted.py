@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from labkit import Lab, untrusted
 from labkit.errors import WikiError
 from labkit.farm import proxy, site
-from labkit.farm.measuring import counts
+from labkit.farm.measuring import answers, counts
 from labkit.farm.measuring.counts import Log
 from labkit.wiki.access import transport
 from labkit.wiki.access.ask import Reply, parsed
@@ -195,6 +195,21 @@ def test_an_answer_to_a_stranger_is_an_object_or_an_error(text: str) -> None:
     """One kind of error."""
     with suppress(ValueError):
         assert isinstance(parsed(Reply(200, text.encode(), Message())), dict)
+
+
+@pytest.mark.parametrize("status", ["²", "2" * 5000, "-1", "", "two", "200\0", "٢٠٠"])
+def test_a_status_that_is_no_number_is_none(status: str) -> None:
+    """Of a replica's answer: what str.isdigit takes for digits, int(3) does not."""
+    answer = f"HTTP/1.1 {status} OK\r\n\r\n".encode("latin-1", errors="ignore")
+    assert answers.read_head(answer).fault == "no HTTP"
+
+
+@pytest.mark.parametrize(
+    "header", ["²", "9" * 5000, "-1", "nan", "never", "Mon, 99 Foo 99999 99:99:99 GMT"]
+)
+def test_a_wiki_that_asks_to_wait_for_ever_is_not_obeyed(header: str) -> None:
+    """Its header is a number, a date, or nothing."""
+    assert transport._seconds(header) >= 0
 
 
 def test_an_answer_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -237,7 +237,7 @@ def _code(text: str) -> str | None:
 
 def _seconds(header: str) -> float:
     """A ``Retry-After`` in seconds (RFC 9110: a number, or a date)."""
-    if header.strip().isdigit():
+    if header.isascii() and header.strip().isdigit():
         return float(header)
     try:
         return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
