@@ -17,7 +17,7 @@ from labkit.farm import container, ssh, traffic, up, upkeep
 from labkit.farm.runc import logs, quota, trial
 from labkit.kernel import mounts
 from labkit.undo import mount_points
-from tests.test_privilege import Visitor
+from tests.test_privilege import Visitor, told
 from tests.waiting import until
 from tests.whole_farm import standing
 
@@ -81,14 +81,17 @@ def test_a_replica_that_writes_all_it_can_harms_nobody(mended: Lab) -> None:
     found = os.statvfs(container.written(lab, "red-1"))
     assert (found.f_bfree, found.f_ffree) == (0, 0)
     assert (found.f_blocks * found.f_frsize, found.f_files) == (64 * MIB, 4096)
+    group = f"{container.cgroup(lab)}/red-1"
+    memory = told(group, "memory.current", "") or told(group, "memory.usage_in_bytes", "")
+    assert 60 * MIB < memory < 256 * MIB
     after = disk(lab)
     assert before[0] - after[0] < 8 * MIB
     assert before[1] - after[1] < 500
     assert visitor.asked > 5
     assert visitor.failed == []
-    told = check(traffic.send(lab, "red", 200, 4), "replica-logs")
-    assert not told.holds
-    assert "(red-1: no room for more lines)" in told.seen
+    found_by = check(traffic.send(lab, "red", 200, 4), "replica-logs")
+    assert not found_by.holds
+    assert "(red-1: no room for more lines)" in found_by.seen
     assert traffic.send(lab, "blue", 100, 4).holds
     kept = logs.place(lab, "red-1", "access").read_bytes()
     assert b"GET /" in kept
@@ -244,10 +247,10 @@ def test_lines_that_a_replica_forges_are_named(
     words = container.runc(lab, "exec", "red-1", "sh", "-c", f"cat >>{LOGS}/access.log")
     run.run(words, stdin=text)
     result = traffic.send(lab, "red", 200, 4)
-    told = check(result, "replica-logs")
-    assert not told.holds
-    assert re.search(r"; 5 lines are no requests: 5 × no JSON", told.seen)
-    assert [item.name for item in failed(result.checks)] == [told.name]
+    found_by = check(result, "replica-logs")
+    assert not found_by.holds
+    assert re.search(r"; 5 lines are no requests: 5 × no JSON", found_by.seen)
+    assert [item.name for item in failed(result.checks)] == [found_by.name]
 
 
 def test_what_is_not_mounted_has_no_quota(tmp_path: Path) -> None:
