@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -232,6 +233,20 @@ def test_a_container_with_a_room_full_of_folders_is_taken_down(
     assert traffic.send(lab, "red-1", 50, 2).holds
     container.remove(lab, "red-1")
     assert not container.folder(lab, "red-1").exists()
+
+
+@pytest.mark.root
+def test_one_that_is_half_made_is_made_again(make_lab: Callable[..., Lab]) -> None:
+    """labkit was killed while it laid it: nobody could write into it, and then it is not there at all."""
+    lab = make_lab(sites=["red"], replicas=1)
+    up.replicas(lab)
+    place = container.written(lab, "red-1")
+    for harm in (lambda: os.chown(place / "log", 0, 0), lambda: shutil.rmtree(place / "log")):
+        container.kill(lab, lab.farm[0])
+        harm()
+        assert quota.seen(lab, "red-1", mount_points()) == "none"
+        assert up.replicas(lab).holds
+        assert traffic.send(lab, "red-1", 50, 2).holds
 
 
 @pytest.mark.root

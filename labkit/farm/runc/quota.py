@@ -33,12 +33,14 @@ def told(lab: Lab) -> str:
 
 
 def seen(lab: Lab, name: str, mounted: Collection[str]) -> str:
-    """How much it may write as its file system is now, in the same words; 'none' without one."""
+    """How much it may write as its file system is now, in the same words; 'none' without one, or with one that
+    labkit was killed in the midst of."""
     place = written(lab, name)
-    if str(place.resolve()) not in mounted:
-        return "none"
-    found = os.statvfs(place)
-    return f"{found.f_blocks * found.f_frsize // 2**20} MiB in {found.f_files} files"
+    with suppress(FileNotFoundError):
+        if str(place.resolve()) in mounted and (place / "log").stat().st_uid:
+            found = os.statvfs(place)
+            return f"{found.f_blocks * found.f_frsize // 2**20} MiB in {found.f_files} files"
+    return "none"
 
 
 def full(lab: Lab, name: str) -> bool:
@@ -93,8 +95,8 @@ def _renew(lab: Lab, name: str, owner: int) -> None:
 
 
 def _give(lab: Lab, name: str, owner: int) -> None:
-    """The folder of logs and the logs belong to the owner; what else is in it stays the former one's."""
-    os.chown(written(lab, name) / "log", owner, owner)
+    """The logs and, last, their folder belong to the owner; what else is in it stays the former one's."""
     with logs.held(lab, name) as found:
         for descriptor in found.values():
             os.fchown(descriptor, owner, owner)
+    os.chown(written(lab, name) / "log", owner, owner)
