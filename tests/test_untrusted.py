@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections import Counter
 from contextlib import suppress
 from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -16,11 +19,14 @@ from hypothesis import strategies as st
 from labkit import Lab, untrusted
 from labkit.errors import WikiError
 from labkit.farm import proxy, site
-from labkit.farm.measuring import answers, counts
+from labkit.farm.measuring import answers, counts, fetch
 from labkit.farm.measuring.counts import Log
+from labkit.farm.measuring.fetch import Target
+from labkit.farm.runc import logs
 from labkit.wiki.access import transport
 from labkit.wiki.access.ask import Reply, parsed
 from labkit.wiki.access.calls import asking
+from tests.servers import served
 
 #: What a replica's server writes.
 HONEST = {
@@ -212,6 +218,51 @@ def test_a_wiki_that_asks_to_wait_for_ever_is_not_obeyed(header: str) -> None:
     assert transport._seconds(header) >= 0
 
 
+class Hostile(BaseHTTPRequestHandler):
+    """Answers each path in its way of doing harm."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("X-Labkit-Replica", "r" * 10_000)
+        if self.path == "/short":
+            self.send_header("Content-Length", "1000")
+        if self.path == "/chunk":
+            self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        with suppress(OSError):
+            self.wfile.write(b"x" * 10)
+            while self.path in ("/endless", "/drip"):
+                self.wfile.write(b"x" * (1 if self.path == "/drip" else 100_000))
+                time.sleep(0.05 if self.path == "/drip" else 0)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/endless", "more than 1000000 bytes"),
+        ("/drip", "no end within 0.5 s"),
+        ("/short", "IncompleteRead"),
+        ("/chunk", "IncompleteRead"),
+    ],
+)
+def test_an_answer_without_end_is_none(
+    path: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor one that ends too early; it is an error as every other one on the way to an answer."""
+    monkeypatch.setattr(fetch, "LARGEST", 10**6)
+    monkeypatch.setattr(fetch, "LONGEST", 0.5)
+    with served(ThreadingHTTPServer(("127.0.0.1", 0), Hostile)) as server:
+        address = IPv4Address("127.0.0.1")
+        there = Target(label="a", host="a", address=address, port=server.server_port)
+        assert fetch.get(there, "/").body == "x" * 10
+        assert fetch.get(there, "/").replica == "r" * 100
+        with pytest.raises(fetch.ERRORS) as refused:
+            fetch.get(there, path)
+    assert said in repr(refused.value)
+
+
 def test_an_answer_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it is parsed."""
     monkeypatch.setattr(untrusted, "LARGEST", 10)
@@ -228,8 +279,6 @@ def test_an_answer_of_another_kind_is_an_error_of_the_wiki_s() -> None:
 
 def test_what_a_log_ends_with_is_no_order_to_a_terminal(tmp_path: Path) -> None:
     """An error shows it."""
-    from labkit.farm.runc import logs
-
     lab = Lab.of({"state": str(tmp_path)})
     log = logs.place(lab, "red-1", "error")
     log.parent.mkdir(parents=True)

@@ -96,8 +96,8 @@ def get(
         else:
             sent["Content-Type"] = "application/x-www-form-urlencoded"
             connection.request("POST", path, urlencode(form), sent)
-        response = connection.getresponse()
-        body = _body(response, started + LONGEST)
+        with connection.getresponse() as response:
+            body = _body(response, started + LONGEST)
     finally:
         connection.close()
     return Reply(
