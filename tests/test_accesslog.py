@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, groups, run
+from labkit import Lab, accesslog, groups, run
 from labkit.checks import failed
 from labkit.farm import container, proxy, traffic
-from labkit.farm.balancer import accesslog, workers
+from labkit.farm.balancer import workers
 from labkit.farm.links.netns import inside
 from labkit.farm.measuring import fetch
 from labkit.farm.runc import logs

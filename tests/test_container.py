@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, run
+from labkit import Lab, accesslog, run
 from labkit import groups as tree
 from labkit.errors import CommandError, FarmError
 from labkit.farm import container, site, ssh, up
-from labkit.farm.balancer import accesslog
 from labkit.farm.links.netns import inside
 from labkit.farm.measuring import fetch
 from labkit.farm.runc import bundle

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from datetime import datetime
 from ipaddress import IPv4Address
 
-from labkit import daemon, untrusted
+from labkit import accesslog, daemon, untrusted
 from labkit.checks import Check, equal
 from labkit.display import counted, curl
 from labkit.errors import FarmError
-from labkit.farm.balancer import accesslog, balancing, workers
+from labkit.farm.balancer import balancing, workers
 from labkit.farm.balancer.balancing import FINGERPRINT_PATH
 from labkit.farm.balancer.instance import (
     FOREIGN,

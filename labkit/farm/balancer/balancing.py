@@ -10,7 +10,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from labkit.farm.balancer import accesslog
+from labkit import accesslog
 from labkit.farm.site import AT_ONCE, HEALTH_QUERY, TRACE_HEADER
 from labkit.lab import Lab, Replica, Site
 

@@ -11,12 +11,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from labkit import interrupting
+from labkit import accesslog, interrupting
 from labkit.checks import Check, equal
 from labkit.display import curl
 from labkit.errors import ConfigError
 from labkit.farm import container, proxy, site
-from labkit.farm.balancer import accesslog, workers
+from labkit.farm.balancer import workers
 from labkit.farm.balancer.balancing import RETRY
 from labkit.farm.convergence import rolling
 from labkit.farm.measuring import counts, fetch

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from labkit import accesslog
 from labkit.result import Record
 from labkit.wiki.access.ask import MARK
 from labkit.wiki.instance.accounts import TEACHERS
@@ -240,9 +241,9 @@ def apache(folders: Folders, *, port: int, mediawiki: Path, module: Path, mark: 
             "TraceEnable Off",
             f'Header always set {MARK} "{mark}"',
             "TypesConfig /etc/mime.types",
-            f'ErrorLog "{folders.logs}/apache2.log"',
+            f"ErrorLog {accesslog.cut(f'{folders.logs}/apache2.log')}",
             'LogFormat "%t %>s %Dus %m %U" brief',  # no query: it may hold a token
-            f'CustomLog "{folders.logs}/access.log" brief',
+            f"CustomLog {accesslog.rotated(f'{folders.logs}/access.log')} brief",
             f'PHPIniDir "{folders.php}"',
             f'SetEnv MW_CONFIG_FILE "{folders.settings}"',
             f'SetEnv MW_INSTALL_PATH "{mediawiki}"',

@@ -1,4 +1,4 @@
-"""The balancer's access log: bounded by Apache's rotatelogs, and read whole.
+"""Access logs of the host's servers: bounded by Apache's rotatelogs, and read whole.
 
 rotatelogs(8) with ``-n`` writes ``access.log`` until it is full, then ``access.log.1`` and so on,
 and then over ``access.log`` again. What is kept is more than the longest measurement writes, so
