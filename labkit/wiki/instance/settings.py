@@ -231,7 +231,6 @@ def apache(folders: Folders, *, port: int, mediawiki: Path, module: Path, mark: 
             "StartServers 3",
             "MinSpareServers 2",
             "MaxSpareServers 4",
-            f"ServerLimit {WORKERS}",
             f"MaxRequestWorkers {WORKERS}",
             "KeepAlive On",
             "KeepAliveTimeout 2",
