@@ -19,7 +19,7 @@ from labkit.wiki.instance import settings
 from tests.whole_farm import standing
 
 #: How many are slow, and how long the others wait at most for an answer, in seconds: what README says.
-SLOW, BALANCER, WIKI = 300, 1.0, 15.0
+SLOW, BALANCER, WIKI = 300, 1.0, 20.0
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X-Slow: " + b"x" * 500
 
 

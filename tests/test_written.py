@@ -222,7 +222,7 @@ def test_a_container_with_a_room_full_of_folders_is_taken_down(
 ) -> None:
     """Nobody walks through them, however deep: they go with the mount. Its logs are links and folders."""
     lab = make_lab(sites=["red"], replicas=1)
-    up.replicas(lab)
+    upkeep.apply(lab)
     script = (
         "cd $0; rm -f access.log error.log; mkdir access.log; while mkdir a && cd a; do :; done"
     )
@@ -239,7 +239,7 @@ def test_a_container_with_a_room_full_of_folders_is_taken_down(
 def test_one_that_is_half_made_is_made_again(make_lab: Callable[..., Lab]) -> None:
     """labkit was killed while it laid it: nobody could write into it, and then it is not there at all."""
     lab = make_lab(sites=["red"], replicas=1)
-    up.replicas(lab)
+    upkeep.apply(lab)
     place = container.written(lab, "red-1")
     for harm in (lambda: os.chown(place / "log", 0, 0), lambda: shutil.rmtree(place / "log")):
         container.kill(lab, lab.farm[0])
