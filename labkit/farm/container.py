@@ -162,7 +162,6 @@ def _runc(lab: Lab, name: str, *command: str) -> None:
     log = folder(lab, name) / "runc.log"
     log.unlink(missing_ok=True)
     quota.make_room(lab, name)
-    console(lab, name).write_bytes(b"")
     words = runc(lab, "--log", log, *command, "--bundle", bundle(lab, name), name)
     done = run.run(words, ok=range(-64, 256), output=console(lab, name), env=QUICK)
     if done.status:

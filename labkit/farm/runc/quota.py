@@ -13,8 +13,10 @@ the machine's boot.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Collection
 from contextlib import suppress
+from pathlib import Path
 
 from labkit.errors import of_system
 from labkit.farm.runc import logs
@@ -63,13 +65,26 @@ def lay(lab: Lab, name: str, owner: int, mounted: Collection[str]) -> None:
 
 
 def make_room(lab: Lab, name: str) -> None:
-    """A container that is about to be started can write half as much as it may at least, whatever an earlier
-    one left there; the caller sees to it that none runs."""
+    """A container that is about to be started can write half as much as it may, and its logs, whatever an earlier
+    one left there: that stays only if it is a log. The caller sees to it that none runs."""
     logs.make_room(lab, name)
+    for output in (console(lab, name), sshd_log(lab, name)):
+        with suppress(FileNotFoundError):
+            os.truncate(output, 0)
+    folder = written(lab, name) / "log"
     with suppress(FileNotFoundError):
-        found = os.statvfs(written(lab, name) / "log")
-        if 2 * found.f_bavail < found.f_blocks or 2 * found.f_favail < found.f_files:
-            _renew(lab, name, (written(lab, name) / "log").stat().st_uid)
+        if not _is_sound(folder):
+            _renew(lab, name, folder.stat().st_uid)
+
+
+def _is_sound(folder: Path) -> bool:
+    """Whether there is nothing but logs in the folder, plain files, and their owner can write them."""
+    known = {f"{kind}.log" for kind in logs.KINDS}
+    modes = [stat.S_IFREG | folder.stat().st_mode & 0o700]
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            modes.append(entry.stat(follow_symlinks=False).st_mode if entry.name in known else 0)
+    return all(stat.S_ISREG(mode) and mode & 0o600 == 0o600 for mode in modes)
 
 
 def _renew(lab: Lab, name: str, owner: int) -> None:
