@@ -109,9 +109,11 @@ class Proxy(Section):
 
 class Containers(Section):
     """What a container has of its own: its ids, where the machine can give it some (``auto``), in any case
-    (``required``: else nothing is started), or never."""
+    (``required``: else nothing is started), or never; and how much its processes may write, in all files."""
 
     user_namespace: Literal["auto", "required", "off"] = "auto"
+    written_mib: Annotated[int, Field(ge=1, le=128)] = 64
+    written_files: Annotated[int, Field(ge=64, le=1_000_000)] = 4096
 
 
 class Traffic(Section):
@@ -196,6 +198,8 @@ PARAMETERS: Mapping[str, str] = {
     "lbmethod": "proxy.lbmethod",
     "sticky": "proxy.sticky",
     "user_namespace": "containers.user_namespace",
+    "written_mib": "containers.written_mib",
+    "written_files": "containers.written_files",
     "requests": "traffic.requests",
     "concurrency": "traffic.concurrency",
     "seconds": "traffic.seconds",

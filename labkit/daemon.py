@@ -11,6 +11,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -115,10 +116,10 @@ def wait(daemon: Daemon, problem: Callable[[], str | None], patience: float) -> 
 
 def tail(path: Path, characters: int = 600) -> str:
     """The end of a log, '(empty)' when there is none."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        text = ""
+    text = ""
+    with suppress(OSError), path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 4 * characters))
+        text = file.read(4 * characters).decode(errors="replace").strip()
     return text[-characters:] or "(empty)"
 
 

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, run
+from labkit import Lab, accesslog, run
 from labkit import groups as tree
 from labkit.errors import CommandError, FarmError
 from labkit.farm import container, site, ssh, up
-from labkit.farm.balancer import accesslog
 from labkit.farm.links.netns import inside
 from labkit.farm.measuring import fetch
 from labkit.farm.runc import bundle
@@ -268,7 +267,7 @@ def test_access_log_names_the_replica(farm: Lab) -> None:
     assert inside(farm.netns, fetch.get, there, headers=headers).replica == "red-1"
     log = container.access_log(farm, replica)
     until(lambda: list(accesslog.lines(log, "own-trace")))  # written after the answer was sent
-    found = site.parse_log(accesslog.lines(log))
+    found, _ = site.parse_log(accesslog.lines(log))
     (mine,) = [item for item in found if item.trace == "own-trace"]
     assert (mine.replica, mine.status, mine.request) == ("red-1", 200, "GET / HTTP/1.1")
     assert mine.client == str(farm.gateway.ip)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from labkit import Lab
 from labkit.errors import FarmError
 from labkit.farm import bench
 from labkit.farm.measuring import counts
-from labkit.farm.measuring.counts import Share
+from labkit.farm.measuring.counts import Log, Share
 from labkit.farm.measuring.fetch import Target
 from labkit.farm.measuring.load import Sent
 
@@ -66,7 +68,7 @@ def test_fit_is_pearsons(parts: list[Share], statistic: float, p: float, fits: b
 def test_agreement_is_request_by_request(log: dict[int, str], holds: bool) -> None:
     """A log agrees when it has the client's requests, each with the client's replica."""
     client = counts.by_client(sent("a-1", "a-2", ""))
-    assert counts.agreement("x", client, log, "").holds is holds
+    assert counts.agreement("x", client, Log(log, Counter()), "").holds is holds
 
 
 def test_log_lines_of_other_measurements_do_not_count() -> None:

@@ -122,7 +122,7 @@ def line(agent: str = "curl", request: str = "GET / HTTP/1.1") -> str:
 )
 def test_log_lines_are_read_whatever_the_client_sent(written: str, read: str) -> None:
     """Apache's escapes (mod_log_config) in a client's own words never end or spoil the line."""
-    (found,) = site.parse_log([line(agent=written)])
+    (found,), _ = site.parse_log([line(agent=written)])
     assert found.agent == read
     assert (found.replica, found.status, found.microseconds) == ("red-1", 200, 321)
     assert found.time.isoformat() == "2026-01-02T03:04:05.678901+00:00"
@@ -130,7 +130,8 @@ def test_log_lines_are_read_whatever_the_client_sent(written: str, read: str) ->
 
 def test_empty_lines_are_no_requests() -> None:
     """A file's last newline counts for nothing."""
-    assert len(site.parse_log([line(), "", "\n", line(request=r"\x16\x03\x01")])) == 2
+    found, bad = site.parse_log([line(), "", "\n", line(request=r"\x16\x03\x01")])
+    assert (len(found), bad) == (2, {})
 
 
 def test_the_format_of_the_log_is_one_json_object() -> None:

@@ -84,7 +84,7 @@ def test_replica_is_asked_directly(farm: Lab) -> None:
     result = traffic.send(farm, "red-2", 30, 3)
     assert result.holds
     assert [part.replica for part in result.value.shares] == ["red-2"]
-    assert proxy.log(farm, result.value.trace) == ()
+    assert proxy.log(farm, result.value.trace) == ([], {})
 
 
 @pytest.mark.root

@@ -200,6 +200,10 @@ def withdraw_worker(lab: Lab) -> None:
     workers.stop(lab, lab.replica("red-1"), True)
 
 
+def unbound(lab: Lab) -> None:
+    run.run(["umount", "--lazy", container.written(lab, "red-1")])
+
+
 def unmount(lab: Lab) -> None:
     run.run(["umount", "--lazy", container.bundle(lab, "red-1") / "rootfs"])
 
@@ -284,6 +288,7 @@ DRIFTS = [
     Drift(edit_balancer, {"proxy.worker.red-1", "converged.balancer"}, ["change balancer BALANCER"]),
     Drift(withdraw_worker, {"proxy.worker.red-1", "converged.balancer"}, ["change balancer BALANCER"]),
     Drift(unmount, {"converged.root"}, ["replace root red-1", "replace container red-1"], RED),
+    Drift(unbound, {"converged.root"}, ["replace root red-1", "replace container red-1"], RED),
     Drift(
         remove_layer,
         {"converged.root"},

@@ -17,9 +17,19 @@ from typing import TYPE_CHECKING
 from labkit import groups, interrupting, run
 from labkit.daemon import tail
 from labkit.errors import ENDED, CommandTimeoutError, FarmError, excerpt
-from labkit.farm.runc import logs, mounts, roots
+from labkit.farm.runc import logs, mounts, quota, roots
 from labkit.farm.runc.bundle import Mount, Spec
-from labkit.farm.runc.places import bundle, cgroup, console, folder, runc, runc_root, users_file
+from labkit.farm.runc.places import (
+    bundle,
+    cgroup,
+    console,
+    folder,
+    runc,
+    runc_root,
+    sshd_log,
+    users_file,
+    written,
+)  # fmt: skip
 from labkit.farm.runc.roots import WWW_DATA, Wanted, configuration, image_configuration
 from labkit.farm.runc.seccomp import SERVING
 from labkit.farm.runc.states import State, parse_list, state, states
@@ -34,7 +44,7 @@ if TYPE_CHECKING:  # whoever looks at containers builds no image
 
 __all__ = [
     "WWW_DATA", "State", "bundle", "cgroup", "configuration", "console", "folder",
-    "image_configuration", "parse_list", "runc", "runc_root", "state", "states",
+    "image_configuration", "parse_list", "runc", "runc_root", "sshd_log", "state", "states", "written",
 ]  # fmt: skip
 
 #: runC's own environment: on one processor its run time does not start threads that then wait for
@@ -67,6 +77,7 @@ def replica_spec(lab: Lab, replica: Replica) -> Spec:
         cgroup=f"{cgroup(lab)}/{replica.name}",
         netns=replica.netns,
         sysctl={"net.ipv4.ip_unprivileged_port_start": "0"},
+        size=lab.containers.written_mib * 2**20,
         works=SERVING,
         mounts=(
             memory_mount("/run/apache2", WWW_DATA),
@@ -74,7 +85,7 @@ def replica_spec(lab: Lab, replica: Replica) -> Spec:
             Mount(
                 destination="/var/log/apache2",
                 kind="bind",
-                source=str(folder(lab, replica.name) / "log"),
+                source=str(access_log(lab, replica).parent),
                 options=("bind", "rw", "nosuid", "nodev", "noexec"),
             ),
         ),
@@ -83,7 +94,9 @@ def replica_spec(lab: Lab, replica: Replica) -> Spec:
 
 def memory_mount(destination: str, owner: int) -> Mount:
     """A small folder in memory that ``owner`` may write."""
-    options = ("nosuid", "nodev", "noexec", "mode=0755", f"uid={owner}", f"gid={owner}", "size=1m")
+    options = (
+        "nosuid", "nodev", "noexec", "mode=0755", f"uid={owner}", f"gid={owner}", "size=1m", "nr_inodes=256",
+    )  # fmt: skip
     return Mount(destination=destination, kind="tmpfs", source="tmpfs", options=options)
 
 
@@ -140,15 +153,15 @@ def launch_all(lab: Lab, farm: Sequence[Replica]) -> None:
 def _mounts(lab: Lab, replica: Replica) -> list[Path]:
     """Where something is mounted for a replica's container."""
     root = bundle(lab, replica.name) / "rootfs"
-    return [root, users_file(lab, replica.name), netns.path(replica.netns)]
+    own = (written(lab, replica.name), users_file(lab, replica.name))
+    return [root, *own, netns.path(replica.netns)]
 
 
 def _runc(lab: Lab, name: str, *command: str) -> None:
     delete_container(lab, root=str(runc_root(lab)), container=name)
     log = folder(lab, name) / "runc.log"
     log.unlink(missing_ok=True)
-    logs.make_room(lab, name)
-    console(lab, name).unlink(missing_ok=True)
+    quota.make_room(lab, name)
     words = runc(lab, "--log", log, *command, "--bundle", bundle(lab, name), name)
     done = run.run(words, ok=range(-64, 256), output=console(lab, name), env=QUICK)
     if done.status:
@@ -172,7 +185,8 @@ def remove(lab: Lab, name: str) -> None:
     root = str(runc_root(lab))
     delete_container(lab, root=root, container=name)
     journal.forget("container", root=root, container=name)
-    for target in (str(bundle(lab, name) / "rootfs"), str(users_file(lab, name))):
+    for place in (bundle(lab, name) / "rootfs", users_file(lab, name), written(lab, name)):
+        target = str(place)
         unmount(lab, target=target)
         journal.forget("mount", target=target)
     shutil.rmtree(folder(lab, name), ignore_errors=True)
@@ -231,8 +245,11 @@ def death(lab: Lab, name: str) -> FarmError:
     with suppress(CommandTimeoutError):
         log = ("--log", folder(lab, name) / "runc.log")  # runC's own warnings go there
         again = runc(lab, *log, "run", "--bundle", bundle(lab, name), name)
-        done = run.run(again, ok=range(-64, 256), timeout=2)
-        said = (done.stderr + done.stdout).strip() or said
+        output.write_bytes(b"")
+        done = run.run(
+            again, ok=range(-64, 256), timeout=2, output=output
+        )  # of which it may write much
+        said = logs.end(output, 2000) or said
         status = f"exit status {done.status}"
     delete_container(lab, root=str(runc_root(lab)), container=name)
     return FarmError(

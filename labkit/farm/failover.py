@@ -77,8 +77,8 @@ def _exercise(
     )
     with running(load), _restored(lab, replica, drained):
         moments = _stop_and_start(lab, replica, load, drained)
-    sent = logged(lab, load)
-    value = outage.value(lab, replica, sent, moments, drained=drained)
+    sent, unread = logged(lab, load)
+    value = outage.value(lab, replica, sent, moments, drained=drained, unread=unread)
     return Outcome(
         value=value,
         subject=replica.name,
@@ -88,26 +88,29 @@ def _exercise(
     )
 
 
-def logged(lab: Lab, load: Load) -> list[Sent]:
-    """What a load that has ended has sent, with what the balancer's and the replicas' logs say of it.
+def logged(lab: Lab, load: Load) -> tuple[list[Sent], int]:
+    """What a load that has ended has sent, with what the balancer's and the replicas' logs say of it; and how
+    many of the replicas' lines about it are no requests.
 
     A server writes its line after it has sent the answer: the lines of all answered requests are waited for.
     """
     answered = {item.number for item in load.sent if item.status}
 
     def second() -> dict[int, str]:
-        lines = proxy.log(lab, load.trace)
+        lines, _ = proxy.log(lab, load.trace)
         pairs = ((line.trace, line.replica if line.lost != "-" else "-") for line in lines)
         return counts.by_log(pairs, load.trace)
 
     _until(lambda: answered <= second().keys(), measure.PATIENCE)
-    again, methods = second(), dict[int, tuple[str, ...]]()
+    again, methods, unread = second(), dict[int, tuple[str, ...]](), 0
     for replica in lab.replicas_of(load.target.label):
-        for line in site.parse_log(logs.lines(container.access_log(lab, replica), load.trace)):
+        own, bad = site.parse_log(logs.lines(container.access_log(lab, replica), load.trace))
+        unread += bad.total()
+        for line in own:
             method = line.request.partition(" ")[0]
             for number in counts.by_log([(line.trace, method)], load.trace):
                 methods[number] = (*methods.get(number, ()), method)
-    return [
+    sent = [
         item.model_copy(
             update={
                 "again": int(again.get(item.number, "-") != "-"),
@@ -116,6 +119,7 @@ def logged(lab: Lab, load: Load) -> list[Sent]:
         )
         for item in load.sent
     ]
+    return sent, unread
 
 
 def _stop_and_start(lab: Lab, replica: Replica, load: Load, drained: bool) -> Moments:

@@ -7,15 +7,16 @@ a graceful reload, which ends no request (apache2(8), ``graceful``).
 
 from __future__ import annotations
 
-import json
+from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime
 from ipaddress import IPv4Address
 
-from labkit import daemon
+from labkit import accesslog, daemon, untrusted
 from labkit.checks import Check, equal
 from labkit.display import counted, curl
 from labkit.errors import FarmError
-from labkit.farm.balancer import accesslog, balancing, workers
+from labkit.farm.balancer import balancing, workers
 from labkit.farm.balancer.balancing import FINGERPRINT_PATH
 from labkit.farm.balancer.instance import (
     FOREIGN,
@@ -30,7 +31,7 @@ from labkit.farm.balancer.instance import (
 from labkit.farm.balancer.workers import Worker
 from labkit.farm.measuring import fetch
 from labkit.farm.names import resolver
-from labkit.farm.site import as_json
+from labkit.farm.site import Microseconds, Status, as_json
 from labkit.journal import lock
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, Table, action
@@ -65,8 +66,8 @@ class Line(Record):
     lost: str = "-"
     client: str
     request: str
-    status: int
-    microseconds: int
+    status: Status
+    microseconds: Microseconds
     trace: str
 
 
@@ -141,14 +142,15 @@ def checks(lab: Lab) -> tuple[Check, ...]:
     )
 
 
-def log(lab: Lab, trace: str = "") -> tuple[Line, ...]:
-    """The lines of the balancer's access log that contain ``trace``; none when there is no log."""
-    return tuple(parse(line) for line in accesslog.lines(logs(lab) / "access.log", trace))
+def log(lab: Lab, trace: str = "") -> tuple[list[Line], Counter[str]]:
+    """The requests in the balancer's access log whose lines contain ``trace``, none when there is no log; and how
+    many of these lines are no requests, by what is wrong with them."""
+    return parse(accesslog.lines(logs(lab) / "access.log", trace))
 
 
-def parse(line: str) -> Line:
-    """A line of the access log; Apache's ``\\xhh`` escapes are kept as they are."""
-    return Line.model_validate(json.loads(as_json(line)))
+def parse(lines: Iterable[str]) -> tuple[list[Line], Counter[str]]:
+    """The same of its lines; Apache's ``\\xhh`` escapes are kept as they are."""
+    return untrusted.records(map(as_json, lines), Line)
 
 
 def _worker_check(lab: Lab, name: str, worker: Worker | None) -> Check:

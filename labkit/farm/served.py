@@ -16,6 +16,9 @@ from labkit.lab import Lab, Replica
 from labkit.result import Cell, Outcome, Record, Table, action
 from labkit.text import quoted
 
+#: As much is told of a page's title.
+TITLE = 200
+
 
 class Served(Record):
     """A replica's answer: ``header`` is the replica that it names; ``page`` the fingerprint (12
@@ -58,7 +61,7 @@ def served(replica: Replica, reply: Reply, lab: Lab) -> Served:
         site=replica.site,
         address=str(replica.address),
         status=reply.status,
-        title=html.unescape(title[1]).strip() if title else "",
+        title=html.unescape(title[1]).strip()[:TITLE] if title else "",
         header=reply.replica,
         page=_fingerprint(lab, replica, reply.body),
     )

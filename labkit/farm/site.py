@@ -7,12 +7,16 @@ served it, which also stands in the response header :data:`REPLICA_HEADER`.
 from __future__ import annotations
 
 import html
-import json
 import re
+from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
 from string import Template
+from typing import Annotated
 
+from pydantic import Field
+
+from labkit import untrusted
 from labkit.display import ink_on
 from labkit.lab import Lab, Site
 from labkit.result import Record
@@ -53,6 +57,11 @@ AT_ONCE = 16
 THREADS = 40
 
 
+#: What an access log says of a request: whoever could write into it may have forged it.
+Status = Annotated[int, Field(ge=0, le=999)]
+Microseconds = Annotated[int, Field(ge=0, le=10**12)]
+
+
 class Request(Record):
     """One line of a replica's access log."""
 
@@ -60,8 +69,8 @@ class Request(Record):
     replica: str
     client: str
     request: str
-    status: int
-    microseconds: int
+    status: Status
+    microseconds: Microseconds
     trace: str
     agent: str
 
@@ -165,13 +174,10 @@ def page(lab: Lab, site: Site) -> str:
     )
 
 
-def parse_log(lines: Iterable[str]) -> list[Request]:
-    """The requests of a replica's access log; Apache's ``\\xhh`` escapes are kept as they are."""
-    found = []
-    for line in lines:
-        if line.strip():
-            found.append(Request.model_validate(json.loads(as_json(line))))
-    return found
+def parse_log(lines: Iterable[str]) -> tuple[list[Request], Counter[str]]:
+    """The requests of a replica's access log, and how many lines are none, by what is wrong with them; Apache's
+    ``\\xhh`` escapes are kept as they are."""
+    return untrusted.records((as_json(line) for line in lines if line.strip()), Request)
 
 
 def as_json(line: str) -> str:

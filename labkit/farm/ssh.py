@@ -235,7 +235,7 @@ def _serve(lab: Lab, replica: Replica) -> bool:
     options = ["--user", "0:0", "--detach"]
     for name in CAPABILITIES:
         options += ["--cap", name]
-    log = container.folder(lab, replica.name) / "sshd.log"
+    log = container.sshd_log(lab, replica.name)
     command = server(container.bundle(lab, replica.name) / "rootfs")
     words = container.runc(lab, "exec", *options, replica.name, *command)
     run.run(words, output=log, remedy=f"read {log}")
@@ -248,7 +248,7 @@ def _try(lab: Lab, given: Keys, replica: Replica) -> Login | CommandError:
         done = run.run(words, netns=lab.netns, timeout=20)
     except CommandError as error:
         return error
-    hostname, user = done.stdout.split()[:2]
+    hostname, user, *_ = (*done.stdout.split()[:2], "", "")
     return Login(replica=replica.name, hostname=hostname, user=user, seconds=round(done.seconds, 3))
 
 

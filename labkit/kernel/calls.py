@@ -24,7 +24,7 @@ CLONE_VM = 0x100
 #: wait(2): children count, too, whose end is told by no signal (__WALL).
 ANY_CHILD = 0x40000000
 #: sys/mount.h.
-MS_NOSUID = 2
+MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 4096, 16384, 1 << 18, 1 << 19
 #: sys/mount.h: a busy mount is detached, and ends with its last user.
 MNT_DETACH = 2

@@ -89,7 +89,15 @@ def _up(lab: Lab) -> tuple[SiteInfo, str]:
         return ask.site_info(lab), ""
     with journal.lock(lab.run_dir, "wiki"):
         folders = Folders.of(lab)
-        run.require("apache2", "ss", "setpriv", accounts.php_program(), "apt-cache", "dpkg-deb")
+        run.require(
+            "apache2",
+            "rotatelogs",
+            "ss",
+            "setpriv",
+            accounts.php_program(),
+            "apt-cache",
+            "dpkg-deb",
+        )
         if folders.database == "mariadb":
             run.require("mariadbd", "mariadb", "mariadb-install-db")
         _require_port(lab, folders)

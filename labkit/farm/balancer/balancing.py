@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from labkit.farm.balancer import accesslog
+from labkit import accesslog
 from labkit.farm.site import AT_ONCE, HEALTH_QUERY, TRACE_HEADER
 from labkit.lab import Lab, Replica, Site
 
@@ -19,7 +19,7 @@ from labkit.lab import Lab, Replica, Site
 MODULES = Path("/usr/lib/apache2/modules")
 LOADED = (
     "mpm_event", "authz_core", "authz_host", "alias", "headers", "slotmem_shm",
-    "proxy", "proxy_http", "proxy_balancer", "proxy_hcheck", "lua",
+    "proxy", "proxy_http", "proxy_balancer", "proxy_hcheck", "lua", "reqtimeout",
     "lbmethod_byrequests", "lbmethod_bytraffic", "lbmethod_bybusyness",
 )  # fmt: skip
 #: The path below a site at which Apache's balancer-manager answers: to root on the host, who alone can ask from a
@@ -44,8 +44,12 @@ LOG_FORMAT = (
     f'"microseconds":%D,"trace":"%{{{TRACE_HEADER}}}i"}}'
 )
 #: Threads of the balancer, one for each request that it has in hand: with more clients at a time it closes kept
-#: connections, as a replica does. The health checks and the balancer's own pages need some, too.
-THREADS = 256
+#: connections, as a replica does. The health checks and the balancer's own pages need some, too. A client that
+#: sends its request slowly keeps one, for :data:`PATIENCE` at most: several hundred leave some for the others.
+THREADS = 512
+#: How long a client may take to send a request's header, and its body (mod_reqtimeout; seconds, and bytes a second
+#: for which it gets more). Clients cannot be told apart by their addresses: all of them are on the host.
+PATIENCE = "header=2-5,MinRate=2000 body=5-10,MinRate=2000"
 #: How each request is passed on (mod_lua), after ProxyPass has named the balancer. Path and query stay as the
 #: client wrote them. ``proxyreq`` is that of a forward proxy: for a reverse proxy, mod_proxy_http closes a client's
 #: kept connection without an answer when a replica is lost. As a forward proxy it fails with 502 (504 for no answer
@@ -175,6 +179,7 @@ MaxRequestWorkers {THREADS}
 MinSpareThreads 1
 MaxSpareThreads {THREADS}
 Timeout 30
+RequestReadTimeout {PATIENCE}
 KeepAliveTimeout 5
 MaxKeepAliveRequests 0
 ErrorLog {accesslog.cut(f"{logs}/error.log")}

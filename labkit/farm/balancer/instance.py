@@ -6,10 +6,10 @@ import signal
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from labkit import daemon, run, undo
+from labkit import accesslog, daemon, run, undo
 from labkit.daemon import Daemon
 from labkit.errors import CommandError, FarmError
-from labkit.farm.balancer import accesslog, balancing, workers
+from labkit.farm.balancer import balancing, workers
 from labkit.farm.balancer.balancing import FINGERPRINT_PATH
 from labkit.farm.links.endpoint import again, is_here, require_address, whereabouts
 from labkit.farm.links.netns import NamespaceError

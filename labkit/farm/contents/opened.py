@@ -88,7 +88,8 @@ def _paths(data: bytes) -> Iterator[str]:
         place += length
         if descriptor >= 0:
             try:
-                yield os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 - no file's path
+                path = os.readlink(f"/proc/self/fd/{descriptor}".encode())  # noqa: PTH115 - no file's path
+                yield path.decode(errors="replace")
             finally:
                 os.close(descriptor)
 

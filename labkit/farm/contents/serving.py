@@ -188,9 +188,10 @@ def _session(lab: Lab, replica: Replica, given: ssh.Keys) -> str:
     caps = [word for name in ssh.CAPABILITIES for word in ("--cap", name)]
     command = ssh.server(container.bundle(lab, replica.name) / "rootfs")
     server = ("--user", "0:0", "--detach", *caps, replica.name, *command)
-    started = run.run(container.runc(lab, "exec", *server), output=own / "sshd.log", ok=range(256))
+    log = container.sshd_log(lab, replica.name)
+    started = run.run(container.runc(lab, "exec", *server), output=log, ok=range(256))
     if started.status:
-        return f"sshd does not start: {tail(own / 'sshd.log')}"
+        return f"sshd does not start: {tail(log)}"
     _await_ssh(lab, replica)
     words = [
         "ssh", "-F", "none", "-i", str(given.folder / "student"), "-o", "BatchMode=yes",
@@ -200,7 +201,7 @@ def _session(lab: Lab, replica: Replica, given: ssh.Keys) -> str:
     ]  # fmt: skip
     done = run.run(words, netns=replica.netns, timeout=20, ok=range(256))
     said = done.stdout.split()
-    return FINE if said == [replica.name, "root"] else tail(own / "sshd.log")
+    return FINE if said == [replica.name, "root"] else tail(log)
 
 
 def _await_ssh(lab: Lab, replica: Replica) -> None:

@@ -25,6 +25,8 @@ OWN = frozenset(
     os.strerror(number)
     for number in (errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENETUNREACH, errno.EADDRNOTAVAIL)
 )
+#: As much is told of who has answered.
+NAME = 100
 #: How long a replica that is up and connected may be silent until it counts as hung, in seconds.
 GRACE = 5.0
 
@@ -61,7 +63,7 @@ def problems(lab: Lab, farm: Sequence[Replica]) -> dict[str, str | None]:
 def _problem(replica: Replica, head: Head) -> str | None:
     if head.fault:
         return f"no answer: {head.fault}"
-    who = head.headers.get(REPLICA_HEADER.lower(), "")
+    who = head.headers.get(REPLICA_HEADER.lower(), "")[:NAME]
     if head.status != 200 or who != replica.name:
         return f"answered HTTP {head.status} as {who or 'nobody'}"
     return None
@@ -96,6 +98,6 @@ def _silent(lab: Lab, replica: Replica, reason: str | None) -> FarmError:
         f"replica {replica.name}",
         f"{reason} after {PATIENCE:g} s",
         "its own logs say why",
-        f"tail {container.console(lab, replica.name)} {container.folder(lab, replica.name)}/log/*",
+        f"tail {container.console(lab, replica.name)} {container.access_log(lab, replica).parent}/*",
         code="farm.replica-silent",
     )

@@ -24,7 +24,7 @@ from labkit.farm.planning import observed
 from labkit.farm.planning.difference import Plan, difference
 from labkit.farm.planning.resources import KINDS, Known, Resource, fingerprint, of_kinds
 from labkit.farm.planning.wanted import wanted
-from labkit.farm.runc import bundle, idmap, overlay, roots, surplus
+from labkit.farm.runc import bundle, idmap, overlay, quota, roots, surplus
 from labkit.files import text_of
 from labkit.journal import Entry, Journal, boot_id
 from labkit.kernel import netns as namespaces
@@ -207,6 +207,7 @@ def _contained(
         name,
         overlay.found(own / "lower"),
         mounted=str((own / "bundle" / "rootfs").resolve()) in mounted,
+        written=quota.seen(lab, name, mounted),
     )
     state = states.get(name)
     inside = replica.netns if _is_inside(state, replica) else "another one"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import selectors
 import socket
 import time
@@ -19,6 +20,8 @@ from ipaddress import IPv4Address
 AT_ONCE = 64
 #: What a head may be long (bytes) until it counts as none.
 LONGEST = 65536
+#: The first line of an answer; str.isdigit takes other signs for digits than int does.
+STATUS = re.compile(r"HTTP/\S* ([0-9]{3})(?: |$)")
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,12 @@ def heads(
 def read_head(data: bytes) -> Head:
     """The head of an HTTP answer (RFC 9112, section 2). Pure."""
     lines = data.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
-    words = lines[0].split(" ", 2)
-    if len(words) < 2 or not words[0].startswith("HTTP/") or not words[1].isdigit():
+    status = STATUS.match(lines[0])
+    if not status:
         return Head(fault="no HTTP" if data else "it closed the connection")
     pairs = (line.partition(":") for line in lines[1:])
     headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
-    return Head(status=int(words[1]), headers=headers)
+    return Head(status=int(status[1]), headers=headers)
 
 
 class _Round:

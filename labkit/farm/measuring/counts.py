@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
+from labkit import untrusted
 from labkit.checks import Check
 from labkit.display import counted
 from labkit.farm.measuring.load import Sent
@@ -14,6 +17,8 @@ from labkit.result import Record
 
 #: A distribution fits when chance alone would deviate at least as much in one of a thousand runs.
 LEVEL = 0.001
+#: A request's number, at the end of its trace.
+NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 class Share(Record):
@@ -83,22 +88,36 @@ def by_log(lines: Iterable[tuple[str, str]], trace: str) -> dict[int, str]:
     found = {}
     for marked, replica in lines:
         head, _, number = marked.rpartition("-")
-        if head == trace and number.isdigit():
+        if head == trace and NUMBER.fullmatch(number):
             found[int(number)] = replica
     return found
 
 
-def agreement(name: str, client: Mapping[int, str], log: Mapping[int, str], again: str) -> Check:
-    """Whether a log has the client's requests, each served by the same replica."""
-    differing = sum(client.get(number) != log.get(number) for number in client.keys() | log.keys())
-    seen = told(log.values())
+class Log(NamedTuple):
+    """What a log has of a measurement: request number -> replica; and the lines of it that are no requests, by
+    what is wrong with them: nobody's but who forged them; and the replicas that may write no more."""
+
+    served: Mapping[int, str]
+    bad: Counter[str]
+    full: tuple[str, ...] = ()
+
+
+def agreement(name: str, client: Mapping[int, str], log: Log, again: str) -> Check:
+    """Whether a log has the client's requests, each served by the same replica, and nothing else of them."""
+    numbers = client.keys() | log.served.keys()
+    differing = sum(client.get(number) != log.served.get(number) for number in numbers)
+    seen = told(log.served.values())
     if differing:
-        seen = f"{seen}; {counted(differing, 'request', 'differ')}"
+        why = f" ({', '.join(log.full)}: no room for more lines)" if log.full else ""
+        seen = f"{seen}; {counted(differing, 'request', 'differ')}{why}"
+    if log.bad:
+        lines = counted(log.bad.total(), "line", "are")
+        seen = f"{seen}; {lines} no requests: {untrusted.told(log.bad)}"
     return Check(
         name=name,
         expected=told(client.values()),
         seen=seen,
-        holds=not differing,
+        holds=not differing and not log.bad,
         rows=("E5",),
         again=again,
     )

@@ -22,6 +22,9 @@ from labkit.result import Record
 
 #: What goes wrong on the way to an answer; each has a readable text (:func:`reason`).
 ERRORS = (OSError, http.client.HTTPException)
+#: The largest body of an answer in bytes, how long it may take in seconds, and the longest name of a replica: whoever
+#: broke into one may answer anything.
+LARGEST, LONGEST, NAME = 1 << 24, 60.0, 100
 
 
 class Target(Record):
@@ -109,17 +112,31 @@ def answered(
     """The response to one request on a connection, which is opened when it is not open."""
     started = time.monotonic()
     connection.request(method, path, body, {"Host": _host(there), **headers})
-    response = connection.getresponse()
-    text = response.read()
+    with connection.getresponse() as response:
+        text = _body(response, started + LONGEST)
     return Reply(
         status=response.status,
-        replica=response.getheader(REPLICA_HEADER, ""),
+        replica=response.getheader(REPLICA_HEADER, "")[:NAME],
         cookie=response.getheader("Set-Cookie", "").partition(";")[0],
         configuration=response.getheader(FINGERPRINT_HEADER, ""),
         lab=response.getheader(LAB_HEADER, ""),
         body=text.decode(errors="replace"),
         seconds=time.monotonic() - started,
     )
+
+
+def _body(response: http.client.HTTPResponse, deadline: float) -> bytes:
+    """The whole body; an error when it is larger, or drips in for longer, than that of any page."""
+    asked, body = response.length or 0, bytearray()
+    while part := response.read1(1 << 16):
+        body += part
+        if len(body) > LARGEST:
+            raise http.client.HTTPException(f"more than {LARGEST} bytes")
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no end within {LONGEST:g} s")
+    if len(body) < asked:
+        raise http.client.IncompleteRead(bytes(body))
+    return bytes(body)
 
 
 def connected(there: Target, patience: float = 5.0) -> http.client.HTTPConnection:

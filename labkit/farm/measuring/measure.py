@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from labkit import interrupting
+from labkit import accesslog, interrupting
 from labkit.checks import Check, equal
 from labkit.display import curl
 from labkit.errors import ConfigError
 from labkit.farm import container, proxy, site
-from labkit.farm.balancer import accesslog, workers
+from labkit.farm.balancer import workers
 from labkit.farm.convergence import rolling
 from labkit.farm.measuring import counts, fetch
-from labkit.farm.measuring.counts import Fit, Share
+from labkit.farm.measuring.counts import Fit, Log, Share
 from labkit.farm.measuring.load import Load, Sent
 from labkit.farm.names import resolver
-from labkit.farm.runc import logs
+from labkit.farm.runc import logs, quota
 from labkit.lab import Lab, Replica
 from labkit.result import Record
 
@@ -190,28 +191,31 @@ def expectation(value: Measurement) -> tuple[str, bool]:
     return f"{fits})", value.fit.fits
 
 
-def proxy_log(lab: Lab, value: Measurement) -> dict[int, str]:
-    """Request number -> replica, by the balancer's log."""
-    lines = proxy.log(lab, value.trace)
-    return counts.by_log(((line.trace, line.replica) for line in lines), value.trace)
+def proxy_log(lab: Lab, value: Measurement) -> Log:
+    """What the balancer's log has of it."""
+    lines, bad = proxy.log(lab, value.trace)
+    return Log(counts.by_log(((line.trace, line.replica) for line in lines), value.trace), bad)
 
 
-def replica_log(lab: Lab, value: Measurement) -> dict[int, str]:
-    """Request number -> replica, by the replicas' own logs."""
-    found: dict[int, str] = {}
-    for item in replicas_of(lab, value.target):
-        own = site.parse_log(logs.lines(container.access_log(lab, item), value.trace))
-        found |= counts.by_log(((line.trace, item.name) for line in own), value.trace)
+def replica_log(lab: Lab, value: Measurement) -> Log:
+    """What the replicas' own logs have of it."""
+    replicas = replicas_of(lab, value.target)
+    full = tuple(item.name for item in replicas if quota.full(lab, item.name))
+    found = Log({}, Counter(), full)
+    for item in replicas:
+        own, bad = site.parse_log(logs.lines(container.access_log(lab, item), value.trace))
+        served = counts.by_log(((line.trace, item.name) for line in own), value.trace)
+        found = Log({**found.served, **served}, found.bad + bad, full)
     return found
 
 
-def _settled(read: Callable[[], dict[int, str]], client: Mapping[int, str]) -> dict[int, str]:
+def _settled(read: Callable[[], Log], client: Mapping[int, str]) -> Log:
     """A log once it agrees with the client; as it is after :data:`PATIENCE` otherwise.
 
     A server writes its line after it has sent the answer, so the last ones may come late.
     """
     deadline = time.monotonic() + PATIENCE
-    while (found := read()) != client and time.monotonic() < deadline:
+    while (found := read()).served != client and time.monotonic() < deadline:
         interrupting.pause(0.05)
     return found
 

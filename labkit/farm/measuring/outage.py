@@ -33,7 +33,7 @@ class Failover(Record):
     get the page, ``refused`` of them by the balancer's own answer (:data:`REFUSALS`), ``redirected`` ones by a
     redirection, ``cut`` ones without an answer; and their clients knew it from ``first_failed`` to ``last_failed``.
     By the replicas' logs, ``doubled`` requests were executed more than once, and ``turned`` ones by another
-    ``method`` than they were sent with. ``others`` is the number of the site's other replicas: where it is 0,
+    ``method`` than they were sent with; ``unread`` lines of these logs are no requests. ``others`` is the number of the site's other replicas: where it is 0,
     nobody can take over.
     """
 
@@ -50,6 +50,7 @@ class Failover(Record):
     again: int
     doubled: int
     turned: int
+    unread: int
     slowest: float
     stopped: float
     out: float | None
@@ -82,7 +83,13 @@ class Failover(Record):
 
 
 def value(
-    lab: Lab, replica: Replica, sent: Sequence[Sent], moments: Moments, *, drained: bool
+    lab: Lab,
+    replica: Replica,
+    sent: Sequence[Sent],
+    moments: Moments,
+    *,
+    drained: bool,
+    unread: int = 0,
 ) -> Failover:
     """The record of a stop: what was sent meanwhile, and the moments ``stopped``, ``out``,
     ``started`` and ``back``."""
@@ -103,6 +110,7 @@ def value(
         again=sum(item.again > 0 for item in sent),
         doubled=sum(len(item.logged) > 1 for item in sent),
         turned=sum(any(method != item.method for method in item.logged) for item in sent),
+        unread=unread,
         slowest=max((item.seconds for item in sent), default=0.0),
         stopped=stopped or 0.0,
         out=out,
@@ -224,7 +232,10 @@ def _refused(value: Failover) -> tuple[str, str, str, bool]:
 def _once(value: Failover) -> tuple[str, str, str, bool]:
     wanted = f"no {value.method} is executed twice, or by another method"
     again = max(value.again, value.doubled)
-    return "once", wanted, f"{again} twice, {value.turned} otherwise", not again + value.turned
+    seen = f"{again} twice, {value.turned} otherwise"
+    if value.unread:
+        seen = f"{seen}; {counted(value.unread, 'line')} of the replicas' logs cannot be read"
+    return "once", wanted, seen, not again + value.turned + value.unread
 
 
 def _said(seconds: float | None) -> str:

@@ -18,6 +18,7 @@ ACTIONS: Mapping[tuple[str, str], Action] = {
     ("container", "made of"): "replace",
     ("root", "mounted"): "replace",
     ("root", "made of"): "replace",
+    ("root", "written at most"): "replace",
     ("names", "process"): "restart",
     ("names", "address"): "restart",
     ("names", "configuration"): "restart",

@@ -74,10 +74,12 @@ def keys(lab: Lab, found: Mapping[str, str]) -> Iterator[Resource]:
         yield Resource(kind="keys", name=lab.name, facts=dict(found))
 
 
-def root(name: str, marker: str | None, *, mounted: bool) -> Iterator[Resource]:
-    """A container's root file system: ``marker`` is the text that names its parts, None for none."""
+def root(name: str, marker: str | None, *, mounted: bool, written: str) -> Iterator[Resource]:
+    """A container's root file system: ``marker`` is the text that names its parts, None for none; and how much
+    it may write."""
     if mounted or marker is not None:
         facts = {"mounted": "yes" if mounted else "no", "made of": fingerprint(marker or "")}
+        facts["written at most"] = written
         yield Resource(kind="root", name=name, facts=facts)
 
 

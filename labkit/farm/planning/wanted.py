@@ -12,6 +12,7 @@ from labkit.farm.isolation import guard
 from labkit.farm.names import instance as names
 from labkit.farm.oci import siteimages
 from labkit.farm.planning.resources import Known, Resource, fingerprint
+from labkit.farm.runc import quota
 from labkit.lab import Lab, Replica, Site
 
 
@@ -95,7 +96,7 @@ def _link(lab: Lab, replica: Replica) -> Resource:
 
 
 def _root(lab: Lab, replica: Replica, known: Known) -> Resource:
-    facts = {"mounted": "yes"}
+    facts = {"mounted": "yes", "written at most": quota.told(lab)}
     if replica.name in known.roots:
         facts["made of"] = known.roots[replica.name]
     needs = (f"image {replica.site}", f"keys {lab.name}")

@@ -40,7 +40,7 @@ REASONS: Mapping[str, str] = {
     "linux.seccomp": "the system calls that its work needs; every other one answers that there is no such call",
     "linux.sysctl": "port 80 without a capability (net.ipv4.ip_unprivileged_port_start)",
     "linux.uidMappings": "ids of the container's own: what is root in it is nobody on the machine",
-    "mounts": "folders that the process writes, in memory or on the host, without programs or devices; nothing "
+    "mounts": "folders that the process writes, in memory and of a size of their own, without programs or devices; nothing "
     "else is shared, and nothing of the machine's devices and control groups is shown",
     "process.args": "the one process that this container is for",
     "process.capabilities": "the fewest with which it works",

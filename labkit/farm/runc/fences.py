@@ -9,13 +9,22 @@ from typing import Any
 #: read (runC mounts each of their hierarchies by itself), none for the machine's devices and drivers (sysfs),
 #: and none for message queues.
 WITHHELD = ("cgroup", "cgroup2", "sysfs", "mqueue")
-#: How the file systems are mounted that every container has. A kind that is in memory can hold ``size`` bytes:
-#: what is written there counts as the container's memory. /dev is read-only once runC has put the devices there.
+#: How the file systems are mounted that every container has. A kind that is in memory can hold ``size`` bytes
+#: and ``nr_inodes`` files: what is written there counts as the container's memory. The machine's terminals are
+#: few (kernel.pty.max): a container has ``max`` of them. /dev is read-only once runC has put the devices there.
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     "/proc": ("nosuid", "noexec", "nodev"),
     "/dev": ("ro", "nosuid", "noexec", "strictatime", "mode=755", "size=64k"),
-    "/dev/pts": ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
-    "/dev/shm": ("nosuid", "noexec", "nodev", "mode=1777", "size=1m"),  # noqa: S108 - the container's
+    "/dev/pts": (
+        "nosuid",
+        "noexec",
+        "newinstance",
+        "ptmxmode=0666",
+        "mode=0620",
+        "gid=5",
+        "max=16",
+    ),
+    "/dev/shm": ("nosuid", "noexec", "nodev", "mode=1777", "size=1m", "nr_inodes=256"),  # noqa: S108 - the container's
 }
 #: Where nothing is to be read: what the kernel says there is the machine's. The defaults of Docker 28 and of
 #: Podman 4.3, and the lists of all processes' memory and modules. runC leaves out what a machine does not have.

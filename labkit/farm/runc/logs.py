@@ -1,9 +1,9 @@
-"""The logs that a container's server writes into a folder of the host: bounded by the kernel, read and emptied here.
+"""The logs that a container's server writes into a folder of the host: bounded, read and emptied here.
 
-The server appends to plain files, and the kernel writes none of them beyond the container's limit
-(``RLIMIT_FSIZE``, :class:`labkit.farm.runc.bundle.Spec`); what is sent then is still answered. A program that
-rotates them would be two more processes in each container. The folder is the container's own: what stands there
-under a log's name may be anything, and only a plain file is a log.
+The server appends to plain files in a file system of a size of its own (:mod:`labkit.farm.runc.quota`); when that
+is full, requests are still answered. A program that rotates the logs would be two more processes in each container.
+The folder is the container's own: what stands there under a log's name may be anything, and only a plain file is
+a log.
 """
 
 from __future__ import annotations
@@ -11,51 +11,58 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from labkit.farm.runc.places import folder
+from labkit import untrusted
+from labkit.farm.runc.places import written
 from labkit.lab import Lab
 
 Kind = Literal["access", "error"]
-#: The size from which on a log is emptied before more is to be written: a measurement's 100,000 lines of
-#: some 250 bytes have room in what is left of the limit.
-FULL = 32 * 2**20
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def place(lab: Lab, name: str, kind: Kind) -> Path:
     """Where the host reads a container's log."""
-    return folder(lab, name) / "log" / f"{kind}.log"
+    return written(lab, name) / "log" / f"{kind}.log"
 
 
 def lines(path: Path, trace: str = "") -> Iterator[str]:
     """The whole lines of a log that contain ``trace``; of a line that is being written, nothing."""
-    with (
-        suppress(OSError),
-        os.fdopen(_opened(path, os.O_RDONLY), encoding="utf-8", errors="replace") as file,
-    ):
-        yield from (line for line in file if trace in line and line.endswith("\n"))
+    with suppress(OSError), os.fdopen(_opened(path, os.O_RDONLY), "rb") as file:
+        yield from untrusted.lines(file, trace)
 
 
 def end(path: Path, characters: int = 600) -> str:
-    """The end of a log, '' when there is none."""
+    """The end of a log, '' when there is none; without characters that a terminal takes for orders."""
     with suppress(OSError), os.fdopen(_opened(path, os.O_RDONLY), "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - 4 * characters))
-        return file.read().decode(errors="replace").strip()[-characters:]
+        text = file.read(4 * characters).decode(errors="replace").strip()[-characters:]
+        return "".join(sign if sign.isprintable() or sign in "\n\t" else "\ufffd" for sign in text)
     return ""
 
 
+@contextmanager
+def held(lab: Lab, name: str) -> Iterator[dict[Kind, int]]:
+    """Descriptors of a container's logs, of those that there are, while the block runs."""
+    found: dict[Kind, int] = {}
+    with ExitStack() as opened:
+        for kind in KINDS:
+            with suppress(OSError):
+                found[kind] = _opened(place(lab, name, kind), os.O_RDWR)
+                opened.callback(os.close, found[kind])
+        yield found
+
+
 def make_room(lab: Lab, name: str) -> None:
-    """The container's logs that are fuller than :data:`FULL` are empty; their server goes on at their beginning."""
-    for kind in ("access", "error"):
-        with suppress(OSError):
-            descriptor = _opened(place(lab, name, kind), os.O_WRONLY)
-            try:
-                if os.fstat(descriptor).st_size > FULL:
-                    os.ftruncate(descriptor, 0)
-            finally:
-                os.close(descriptor)
+    """The container's logs are empty, if they took more than the half of what it may write; their server goes on
+    at their beginning. The other half has room for a measurement's 100,000 lines of some 250 bytes."""
+    with held(lab, name) as found:
+        sizes = [os.fstat(descriptor).st_size for descriptor in found.values()]
+        if 2 * sum(sizes) > lab.containers.written_mib * 2**20:
+            for descriptor in found.values():
+                os.ftruncate(descriptor, 0)
 
 
 def _opened(path: Path, flags: int) -> int:

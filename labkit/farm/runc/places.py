@@ -8,7 +8,7 @@ from labkit.lab import Lab
 
 
 def folder(lab: Lab, name: str) -> Path:
-    """The container's own folder: bundle, writable layer and output."""
+    """The container's own folder: bundle, writable layer, and what its processes write."""
     return lab.state_dir / "containers" / name
 
 
@@ -17,9 +17,19 @@ def bundle(lab: Lab, name: str) -> Path:
     return folder(lab, name) / "bundle"
 
 
+def written(lab: Lab, name: str) -> Path:
+    """Where everything is that the container's processes write (:mod:`labkit.farm.runc.quota`)."""
+    return folder(lab, name) / "written"
+
+
 def console(lab: Lab, name: str) -> Path:
     """What a detached container's first process wrote to its standard output and error."""
-    return folder(lab, name) / "console.log"
+    return written(lab, name) / "console.log"
+
+
+def sshd_log(lab: Lab, name: str) -> Path:
+    """What the container's ssh server wrote to them."""
+    return written(lab, name) / "sshd.log"
 
 
 def users_file(lab: Lab, name: str) -> Path:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from labkit import run
 from labkit.errors import StateError
-from labkit.farm.runc import idmap, overlay
+from labkit.farm.runc import idmap, overlay, places, quota
 from labkit.farm.runc.bundle import Json, Spec, configure, marked, text
 from labkit.farm.runc.places import bundle, folder, runc_root, users_file
 from labkit.files import beside, put, text_of, write_atomically
@@ -114,7 +114,7 @@ def _root(lab: Lab, item: Wanted) -> Path:
 def _targets(lab: Lab, item: Wanted) -> list[Path]:
     """Where something is mounted for the container."""
     users = [Path(item.spec.users)] if item.spec.users else []
-    return [_root(lab, item), *users]
+    return [places.written(lab, item.spec.name), _root(lab, item), *users]
 
 
 def _made_of(lab: Lab, item: Wanted) -> str:
@@ -128,8 +128,9 @@ def _has_own(lab: Lab, item: Wanted) -> bool:
 
 
 def _stands(lab: Lab, item: Wanted, mounted: frozenset[str]) -> bool:
-    """Whether root file system and user namespace are mounted as wanted."""
+    """Whether root file system, user namespace and the place for what is written are mounted as wanted."""
     there = all(str(target.resolve()) in mounted for target in _targets(lab, item))
+    there = there and quota.seen(lab, item.spec.name, mounted) == quota.told(lab)
     made_of = overlay.found(folder(lab, item.spec.name) / "lower")
     return there and made_of == _made_of(lab, item) and _has_users(item.spec)
 
@@ -179,19 +180,20 @@ def _has_users(spec: Spec) -> bool:
 
 
 def _lay(lab: Lab, item: Wanted, *, mounted: frozenset[str]) -> None:
-    """The container's own folders are there and its own; nothing is mounted."""
+    """The container's own folders are there and its own, and so is the place for what it writes; nothing else is
+    mounted."""
     place, target, ids = folder(lab, item.spec.name), _root(lab, item), item.spec.ids
     for stale in (target, users_file(lab, item.spec.name)):
         if str(stale.resolve()) in mounted:
             delete_container(lab, root=str(runc_root(lab)), container=item.spec.name)
             unmount(lab, target=str(stale))
     own = ("upper", "scratch") if _has_own(lab, item) else ()
-    for part in (*own, "log", "bundle/rootfs"):
+    for part in (*own, "bundle/rootfs"):
         (place / part).mkdir(parents=True, exist_ok=True)
     before = overlay.ids_of(text_of(place / "lower") or "")
-    for part in (*own, "log"):
+    for part in own:
         shift(place / part, before, ids)
-    os.chown(place / "log", ids + WWW_DATA, ids + WWW_DATA)
+    quota.lay(lab, item.spec.name, ids + WWW_DATA, mounted)
 
 
 def shift(place: Path, before: int, now: int) -> None:

@@ -52,7 +52,7 @@ def _silent(stand: Stand, done: run.Done) -> FarmError:
 
 
 def _log(stand: Stand) -> Path:
-    return container.folder(stand.lab, stand.replica.name) / "sshd.log"
+    return container.sshd_log(stand.lab, stand.replica.name)
 
 
 def _ssh(stand: Stand, key: Path) -> run.Done:

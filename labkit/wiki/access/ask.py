@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import re
 import ssl
 import urllib.error
@@ -11,12 +10,13 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import Message
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlencode
 
 from pydantic import Field
 
 import labkit
+from labkit import untrusted
 from labkit.display import curl
 from labkit.errors import WikiError
 from labkit.lab import Lab
@@ -104,8 +104,11 @@ def query(lab: Lab, parameters: Mapping[str, str], *, post: bool = False, cookie
 
 
 def parsed(reply: Reply) -> Any:
-    """The JSON of a reply that :func:`call` returned."""
-    return json.loads(reply.body)
+    """The JSON of a reply that :func:`call` returned: an object."""
+    answer = untrusted.value(reply.body)
+    if not isinstance(answer, dict):
+        raise ValueError("no object")
+    return answer
 
 
 def call(lab: Lab, parameters: Mapping[str, str], *, post: bool = False, cookie: str = "") -> Reply:
@@ -117,7 +120,7 @@ def call(lab: Lab, parameters: Mapping[str, str], *, post: bool = False, cookie:
     if reply.status != 200:
         raise not_a_wiki(lab, f"HTTP status {reply.status}")
     try:
-        json.loads(reply.body)
+        parsed(reply)
     except ValueError:
         raise not_a_wiki(lab, "its answer is no JSON") from None
     return reply
@@ -138,10 +141,10 @@ def fetch(lab: Lab, url: str, *, data: str | None = None, cookie: str = "") -> R
     )
     try:
         with urllib.request.build_opener(*proxies).open(request, timeout=TIMEOUT) as reply:
-            return Reply(reply.status, reply.read(), reply.headers)
+            return Reply(reply.status, _body(reply), reply.headers)
     except urllib.error.HTTPError as error:
         with error:
-            return Reply(error.code, error.read(), error.headers)
+            return Reply(error.code, _body(error), error.headers)
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         if isinstance(reason, ssl.SSLError):
@@ -149,6 +152,11 @@ def fetch(lab: Lab, url: str, *, data: str | None = None, cookie: str = "") -> R
                 url, distrust(str(reason)), TRUST, curl(url), code="wiki.certificate"
             ) from None
         raise down(lab, url, str(reason)) from None
+
+
+def _body(reply: IO[bytes]) -> bytes:
+    """The reply's body, and no more of it than an answer may have."""
+    return reply.read(untrusted.LARGEST + 1)
 
 
 def distrust(said: str) -> str:

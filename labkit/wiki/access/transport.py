@@ -14,7 +14,6 @@ says; what it raises holds the request, and with it the password or token. Here
 from __future__ import annotations
 
 import itertools
-import json
 import ssl
 import threading
 import time
@@ -30,6 +29,7 @@ import mwclient
 import requests
 
 import labkit
+from labkit import untrusted
 from labkit.display import curl
 from labkit.errors import WikiError
 from labkit.wiki.access import ask
@@ -190,13 +190,16 @@ def _pool(*, own: bool) -> requests.Session:
 
 
 def _text(reply: requests.Response) -> str:
-    """The whole reply; raises a timeout when it drips in for too long."""
-    until = time.monotonic() + PATIENCE
+    """The whole reply; raises a timeout when it drips in for too long, and an error when it is too large."""
+    until, size = time.monotonic() + PATIENCE, 0
     parts = []
     for part in reply.iter_content(1 << 16):
         parts.append(part)
+        size += len(part)
         if time.monotonic() > until:
             raise requests.ReadTimeout
+        if size > untrusted.LARGEST:
+            raise requests.exceptions.ContentDecodingError(f"more than {untrusted.LARGEST} bytes")
     return b"".join(parts).decode("utf-8", errors="replace")
 
 
@@ -223,9 +226,10 @@ def _judged(reply: requests.Response, text: str) -> tuple[str, Fault | None]:
 
 
 def _code(text: str) -> str | None:
-    """The code of the error in an answer of the API's, '' for none; None when it is no such answer."""
+    """The code of the error in an answer of the API's, '' for none; None when it is no such answer, or one that
+    would harm its reader: mwclient parses the text again."""
     try:
-        answer = json.loads(text)
+        answer = untrusted.value(text)
         return str(answer["error"]["code"]) if "error" in answer else "" if answer else None
     except (ValueError, KeyError, TypeError):
         return None
@@ -233,7 +237,7 @@ def _code(text: str) -> str | None:
 
 def _seconds(header: str) -> float:
     """A ``Retry-After`` in seconds (RFC 9110: a number, or a date)."""
-    if header.strip().isdigit():
+    if header.isascii() and header.strip().isdigit():
         return float(header)
     try:
         return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from labkit import accesslog
 from labkit.result import Record
 from labkit.wiki.access.ask import MARK
 from labkit.wiki.instance.accounts import TEACHERS
@@ -24,6 +25,12 @@ MODULES = (
     "mpm_prefork", "authz_core", "alias", "dir", "mime", "env", "headers", "setenvif", "filter",
     "deflate", "reqtimeout",
 )  # fmt: skip
+#: Processes of the web server, one for each request that it has in hand; the others wait in the order in which they
+#: came (ListenBacklog: 511).
+WORKERS = 32
+#: How long a client may take to send a request's header, and its body (mod_reqtimeout; seconds, and bytes a second
+#: for which it gets more): N slow clients keep another one waiting for N / WORKERS seconds.
+PATIENCE = "header=1-4,MinRate=4000 body=5,MinRate=20000"
 
 
 class Settings(Record):
@@ -224,18 +231,18 @@ def apache(folders: Folders, *, port: int, mediawiki: Path, module: Path, mark: 
             "StartServers 3",
             "MinSpareServers 2",
             "MaxSpareServers 4",
-            "MaxRequestWorkers 12",
+            f"MaxRequestWorkers {WORKERS}",
             "KeepAlive On",
-            "KeepAliveTimeout 5",
-            "Timeout 120",
-            "RequestReadTimeout header=20-40,MinRate=500 body=20,MinRate=500",
+            "KeepAliveTimeout 2",
+            "Timeout 30",
+            f"RequestReadTimeout {PATIENCE}",
             "ServerTokens Prod",
             "TraceEnable Off",
             f'Header always set {MARK} "{mark}"',
             "TypesConfig /etc/mime.types",
-            f'ErrorLog "{folders.logs}/apache2.log"',
+            f"ErrorLog {accesslog.cut(f'{folders.logs}/apache2.log')}",
             'LogFormat "%t %>s %Dus %m %U" brief',  # no query: it may hold a token
-            f'CustomLog "{folders.logs}/access.log" brief',
+            f"CustomLog {accesslog.rotated(f'{folders.logs}/access.log')} brief",
             f'PHPIniDir "{folders.php}"',
             f'SetEnv MW_CONFIG_FILE "{folders.settings}"',
             f'SetEnv MW_INSTALL_PATH "{mediawiki}"',

@@ -1,4 +1,4 @@
-"""The balancer's access log: bounded by Apache's rotatelogs, and read whole.
+"""Access logs of the host's servers: bounded by Apache's rotatelogs, and read whole.
 
 rotatelogs(8) with ``-n`` writes ``access.log`` until it is full, then ``access.log.1`` and so on,
 and then over ``access.log`` again. What is kept is more than the longest measurement writes, so
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+
+from labkit import untrusted
 
 #: Debian's package apache2-utils.
 PROGRAM = "/usr/bin/rotatelogs"
@@ -37,8 +39,8 @@ def parts(log: Path) -> list[Path]:
 def lines(log: Path, trace: str = "") -> Iterator[str]:
     """The whole lines of a log that contain ``trace``; of a line that is being written, nothing."""
     for path in parts(log):
-        with path.open(encoding="utf-8", errors="replace") as file:
-            yield from (line for line in file if trace in line and line.endswith("\n"))
+        with path.open("rb") as file:
+            yield from untrusted.lines(file, trace)
 
 
 def count(trace: str, *logs: Path) -> str:
