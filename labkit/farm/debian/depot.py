@@ -195,7 +195,7 @@ def _sha256(path: Path) -> str:
         status = path.stat()
     except FileNotFoundError:
         return ""
-    return _hashed(path, status.st_ino, status.st_size, status.st_mtime_ns)
+    return _hashed(path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @lru_cache(maxsize=4096)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from labkit import intact
 from labkit.errors import ConfigError, MachineError, StateError
 from labkit.farm import site as sites
 from labkit.farm.debian.building import building
@@ -27,7 +28,7 @@ from labkit.lab import Lab, Site
 from labkit.result import Record
 
 #: Goes up with every change of what a build leaves.
-EDITION = 2
+EDITION = 3
 #: The tags that are no site's.
 COMMON = ("base", "web")
 
@@ -96,13 +97,13 @@ def recorded(lab: Lab) -> str:
 
 def stands(lab: Lab, common: Layers) -> bool:
     """Whether the layout is the one that this lab and these layers make, and whole."""
-    layout = place(lab) / "layout"
-    try:
-        whole = not store.missing(layout)
-        found = _digests(layout)
-    except (OSError, ValueError, StateError):  # none, or one that is damaged
+    if not intact.whole(place(lab)):
         return False
-    return whole and _read(lab) == _kept(lab, common, found)
+    try:
+        found = _digests(place(lab) / "layout")
+    except StateError:  # removed since
+        return False
+    return _read(lab) == _kept(lab, common, found)
 
 
 def make(lab: Lab, common: Layers) -> None:

@@ -24,8 +24,6 @@ from labkit.result import Record
 
 #: The annotation of a manifest in ``index.json`` that holds its tag (annotations.md).
 REF_NAME = "org.opencontainers.image.ref.name"
-#: Bytes up to which a blob's content is held against its hash whenever the layout is looked at.
-SMALL = 1_000_000
 
 
 class Descriptor(Record):
@@ -174,21 +172,19 @@ def drop_unused(layout: Path) -> None:
 
 
 def missing(layout: Path) -> tuple[str, ...]:
-    """The hashes that something in the layout points to and whose blob is not there as described.
-
-    A blob's size is compared, and the content of the small ones: manifests, configurations, the
-    layers of sites.
-    """
+    """The hashes that something in the layout points to and whose blob is not there with that content."""
     found = blobs(layout)
     return tuple(
         digest
         for digest, size in pointers(layout).items()
-        if found.get(digest) != size or (size <= SMALL and not _is_content(layout, digest))
+        if found.get(digest) != size or digest != content_digest(blob(layout, digest))
     )
 
 
-def _is_content(layout: Path, digest: str) -> bool:
-    return digest == f"sha256:{hashlib.sha256(blob(layout, digest).read_bytes()).hexdigest()}"
+def content_digest(path: Path) -> str:
+    """The hash of a file's content, as a blob is named by it."""
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def blobs_of(layout: Path, name: str) -> tuple[str, ...]:

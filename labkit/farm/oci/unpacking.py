@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from labkit import uses
+from labkit import intact, uses
 from labkit.farm.debian.building import building
 from labkit.farm.oci import store, tarball
 from labkit.farm.oci.umoci import umoci
@@ -49,9 +49,16 @@ def layer_place(lab: Lab, digest: str) -> Path:
     return lab.state_dir / "unpacked" / store.short(digest) / "rootfs"
 
 
-def is_filled(root: Path) -> bool:
-    """Whether the files of an image are there."""
-    return root.is_dir() and any(root.iterdir())
+def damage(lower: Iterable[Path]) -> str:
+    """What is wrong with the unpacked files of an image, '' when nothing is."""
+    for root in lower:
+        try:
+            wrong = intact.damage(root.parent)
+        except FileNotFoundError:
+            return f"{root} is missing"
+        if wrong:
+            return f"damaged: {intact.told(str(root.parent / name) for name in wrong)}"
+    return ""
 
 
 def adopt(lab: Lab, layout: Path, name: str, root: Path) -> Path:
@@ -127,9 +134,9 @@ def _shared(lab: Lab, name: str, folder: Path, make: Callable[[Path], None]) -> 
 
 
 def _once(lab: Lab, folder: Path, make: Callable[[Path], None]) -> Path:
-    """``folder/rootfs``, made if it is not there or was emptied. The caller holds its lock."""
+    """``folder/rootfs``, made if it is not there as it was made. The caller holds its lock."""
     root = folder / "rootfs"
-    if not is_filled(root):
+    if not intact.whole(folder):
         with building(lab, folder, what=f"unpacked image {folder.name}") as work:
             make(work)
     return root
