@@ -46,6 +46,13 @@ def seal(folder: Path) -> None:
     _hold(folder, tops)
 
 
+def beside(folder: Path) -> tuple[Path, ...]:
+    """What was put into a sealed folder after it was sealed."""
+    return tuple(
+        item for item in sorted(folder.iterdir()) if item.name not in (SEAL, HELD, *_tops(folder))
+    )
+
+
 def sealed(folder: Path) -> str:
     """When a folder was sealed, '' for one that is not: another text for what was made again."""
     try:
@@ -76,8 +83,10 @@ def damage(folder: Path, *, anew: bool = False) -> tuple[str, ...]:
     wrong = sorted(
         name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
     )
-    if not wrong:
-        with suppress(OSError):  # somebody who may only read
+    with suppress(OSError):  # somebody who may only read
+        if wrong:
+            (folder / HELD).unlink()
+        else:
             write_atomically(folder / HELD, held)
     return tuple(wrong)
 
@@ -99,6 +108,15 @@ def told(names: Iterable[str]) -> str:
     more = len(every) - NAMED
     said = ", ".join(every[:NAMED])
     return f"{said} and {counted(more, 'more file')}" if more > 0 else said
+
+
+def _tops(folder: Path) -> tuple[str, ...]:
+    """The names of what lay directly in a folder when it was sealed; none where that is not known."""
+    try:
+        with (folder / SEAL).open(encoding="utf-8") as file:
+            return tuple(str(name) for name in json.loads(file.readline()))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return ()
 
 
 def _hold(folder: Path, tops: list[str]) -> None:
@@ -153,8 +171,13 @@ def _content(folder: Path, name: str, seen: os.stat_result) -> tuple[object, ...
         return (str(path.readlink()),)
     if not stat.S_ISREG(seen.st_mode):
         return (seen.st_rdev,)
+    try:
+        return (seen.st_size, digest(path))
+    except OSError as error:  # removed since, or on a disk that does not give it back
+        return (seen.st_size, str(error))
+
+
+def digest(path: Path) -> str:
+    """The hash of a file's content (SHA-256)."""
     with path.open("rb", buffering=0) as file:
-        try:
-            return (seen.st_size, hashlib.file_digest(file, "sha256").hexdigest())
-        except OSError as error:  # a disk that does not give it back
-            return (seen.st_size, str(error))
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import Field
 
+from labkit import intact
 from labkit.errors import StateError
 from labkit.files import write_atomically
 from labkit.result import Record
@@ -183,8 +184,7 @@ def missing(layout: Path) -> tuple[str, ...]:
 
 def content_digest(path: Path) -> str:
     """The hash of a file's content, as a blob is named by it."""
-    with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    return f"sha256:{intact.digest(path)}"
 
 
 def blobs_of(layout: Path, name: str) -> tuple[str, ...]:

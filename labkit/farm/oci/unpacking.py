@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from labkit.files import text_of, write_atomically
 from labkit.journal import Journal, lock
 from labkit.lab import Lab
 from labkit.result import Record
+
+log = logging.getLogger("labkit.cache")
 
 
 class Unpacked(Record):
@@ -88,6 +91,8 @@ def configuration(lab: Lab, layout: Path, name: str, root: Path) -> Path:
         found = found_configuration(lab, store.tag(layout, name).manifest)
         if found is not None:
             return found
+        for damaged in configurations(lab, stem):
+            damaged.unlink(missing_ok=True)
         Journal.of(lab).intend("folder", path=str(folder))
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f".{stem}.part"
@@ -101,11 +106,18 @@ def configuration(lab: Lab, layout: Path, name: str, root: Path) -> Path:
 def found_configuration(lab: Lab, manifest: str) -> Path | None:
     """The file that :func:`configuration` has made for the image of that manifest, None without one."""
     stem = store.short(manifest)
-    for path in (lab.state_dir / "unpacked").glob(f"{stem}-*.json"):
+    for path in configurations(lab, stem):
         text = text_of(path)
         if text is not None and is_named(path, text):
             return path
+        log.warning("%s is damaged, and made again", path)
     return None
+
+
+def configurations(lab: Lab, stem: str = "*") -> list[Path]:
+    """The files that :func:`configuration` has made, of all images, or of the one whose manifest's hash begins
+    with ``stem``."""
+    return sorted((lab.state_dir / "unpacked").glob(f"{stem}-*.json"))
 
 
 def is_named(path: Path, text: str) -> bool:
