@@ -11,6 +11,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+from labkit import reading
 from labkit.errors import StateError
 
 log = logging.getLogger("labkit.cache")
@@ -100,10 +101,10 @@ def existing(path: Path) -> Path:
 
 
 def text_of(path: Path) -> str | None:
-    """The text of a file (UTF-8); None when nothing there can be read as one."""
+    """The text of a file (UTF-8); None when nothing there can be read as one, or it is too large."""
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        return reading.text(path)
+    except (OSError, ValueError):
         return None
 
 

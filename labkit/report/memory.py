@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from labkit import undo
+from labkit import reading, undo
 from labkit.display import counted
 from labkit.errors import StateError
 from labkit.files import write_atomically
@@ -53,8 +53,8 @@ def path(lab: Lab) -> Path:
 def recall(lab: Lab) -> Memory:
     """The memory; an empty one when there is none or when it is damaged: every stage runs again."""
     try:
-        return Memory.model_validate_json(path(lab).read_bytes())
-    except (OSError, ValidationError):
+        return Memory.model_validate_json(reading.content(path(lab)))
+    except (OSError, ValueError):
         return Memory()
 
 

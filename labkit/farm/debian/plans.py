@@ -12,7 +12,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-from labkit import intact, run
+from labkit import intact, reading, run
 from labkit.errors import ConfigError, MachineError, StateError
 from labkit.farm.debian import apt, commands, index, lists, packages, variants
 from labkit.farm.debian.apt import Archive
@@ -189,10 +189,8 @@ def find(planned: Plan) -> Rootfs | None:
     if not intact.whole(planned.place):
         return None
     try:
-        text = (planned.place / "rootfs.json").read_text(encoding="utf-8")
-        return Rootfs.model_validate_json(text).model_copy(
-            update={"path": planned.place / "rootfs"}
-        )
+        found = Rootfs.model_validate_json(reading.content(planned.place / "rootfs.json"))
+        return found.model_copy(update={"path": planned.place / "rootfs"})
     except (OSError, ValueError):  # removed since
         return None
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from labkit import intact, run, uses
+from labkit import intact, reading, run, uses
 from labkit.errors import CommandError
 from labkit.farm.debian import dating, index, lists, packages, servers, variants
 from labkit.farm.debian.apt import Archive
@@ -102,8 +102,8 @@ def _find(place: Path) -> Layers | None:
     if not intact.whole(place):
         return None
     try:
-        text = (place / "layers.json").read_text(encoding="utf-8")
-        return Layers.model_validate_json(text).model_copy(update={"layout": place / "layout"})
+        found = Layers.model_validate_json(reading.content(place / "layers.json"))
+        return found.model_copy(update={"layout": place / "layout"})
     except (OSError, ValueError):  # removed since
         return None
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from labkit import intact
+from labkit import intact, reading
 from labkit.errors import ConfigError, MachineError, StateError
 from labkit.farm import site as sites
 from labkit.farm.debian.building import building
@@ -157,8 +157,7 @@ def _reusable(lab: Lab, common: Layers) -> tuple[str, ...]:
 def _read(lab: Lab) -> Kept | None:
     """The record of the layout, None when there is none, or a damaged one."""
     try:
-        text = (place(lab) / "image.json").read_text(encoding="utf-8")
-        return Kept.model_validate_json(text)
+        return Kept.model_validate_json(reading.content(place(lab) / "image.json"))
     except (OSError, ValueError):
         return None
 

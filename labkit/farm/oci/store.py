@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import Field
 
-from labkit import intact
+from labkit import intact, reading
 from labkit.errors import StateError
 from labkit.files import write_atomically
 from labkit.result import Record
@@ -236,7 +236,7 @@ def _descriptor(item: dict[str, Any]) -> Descriptor:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    read: dict[str, Any] = reading.json_of(path)
     return read
 
 

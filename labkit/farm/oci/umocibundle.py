@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from labkit import reading
 from labkit.farm.oci import store
 from labkit.result import Record
 
@@ -32,8 +32,9 @@ class Pointer(Record):
 
 def read(folder: Path) -> Bundle:
     """The bundle in a folder."""
-    said = json.loads((folder / "umoci.json").read_text(encoding="utf-8"))
-    process = json.loads((folder / "config.json").read_text(encoding="utf-8"))["process"]
+    again = "call it again: the bundle is made anew each time"
+    said = reading.json_object(folder / "umoci.json", again)
+    process = reading.json_object(folder / "config.json", again)["process"]
     root = folder / "rootfs"
     return Bundle(
         files=tuple(sorted(path.name for path in folder.iterdir())),

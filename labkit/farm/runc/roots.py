@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labkit import run
+from labkit import reading, run
 from labkit.errors import StateError
 from labkit.farm.runc import idmap, overlay
 from labkit.farm.runc.bundle import Json, Spec, configure, marked, text
@@ -103,8 +103,7 @@ def _configuration(image_own: str, spec: str) -> str:
 def image_configuration(unpacked: Unpacked) -> Json:
     """The runtime configuration that umoci made from the image's own; :class:`FileNotFoundError` when the
     unpacked image was taken away since it was found."""
-    found: Json = json.loads(unpacked.config.read_text(encoding="utf-8"))
-    return found
+    return reading.json_object(unpacked.config, "remove it, and call `labkit apply`")
 
 
 def _root(lab: Lab, item: Wanted) -> Path:

@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from labkit import reading
 from labkit.config import BESIDE
 from labkit.errors import WikiError
 from labkit.files import write_atomically
@@ -254,8 +255,8 @@ def stem(page: str) -> str:
 def read_local(path: Path) -> Store:
     """The store of a file, empty when there is none."""
     try:
-        return parse(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
+        return parse(reading.text(path))
+    except (OSError, ValueError):
         return Store()
 
 
