@@ -23,7 +23,7 @@ LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 #: The most bytes of a lab.toml, and a key that takes the parser of TOML minutes.
-MOST, LONG = 2**18, re.compile(r"(?:[\w\"'-]+[ \t]*\.[ \t]*){100}")
+MOST, LONG = 2**18, re.compile(r"""(?<![\w"'-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){99}""")
 #: The most bytes of a title in MediaWiki; what the title of the bot's page has after that of the report's.
 TITLE, BESIDE = 255, "/labkit state"
 

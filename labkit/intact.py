@@ -12,12 +12,13 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from labkit import reading
 from labkit.display import counted
 from labkit.files import text_of, write_atomically
 from labkit.journal import boot_id
@@ -49,7 +50,9 @@ def seal(folder: Path) -> None:
 def beside(folder: Path) -> tuple[Path, ...]:
     """What was put into a sealed folder after it was sealed."""
     return tuple(
-        item for item in sorted(folder.iterdir()) if item.name not in (SEAL, HELD, *_tops(folder))
+        item
+        for item in sorted(folder.iterdir())
+        if item.name not in (SEAL, HELD, *_sealed(folder)[0])
     )
 
 
@@ -68,13 +71,12 @@ def damage(folder: Path, *, anew: bool = False) -> tuple[str, ...]:
     :raises FileNotFoundError: there is no such folder.
     """
     folder.stat()
+    tops, listed = _sealed(folder)
+    if tops and not anew and text_of(folder / HELD) == _stamp(folder, tops):
+        return ()
     try:
-        with (folder / SEAL).open(encoding="utf-8") as file:
-            tops = [str(name) for name in json.loads(file.readline())]
-            if not anew and text_of(folder / HELD) == _stamp(folder, tops):
-                return ()
-            wanted: dict[str, Any] = dict(json.loads(file.readline()))
-    except (OSError, ValueError, TypeError, RecursionError):
+        wanted: dict[str, Any] = dict(reading.parsed(listed))
+    except (ValueError, TypeError):
         return (UNSEALED,)
     held = _stamp(
         folder, tops
@@ -110,16 +112,17 @@ def told(names: Iterable[str]) -> str:
     return f"{said} and {counted(more, 'more file')}" if more > 0 else said
 
 
-def _tops(folder: Path) -> tuple[str, ...]:
-    """The names of what lay directly in a folder when it was sealed; none where that is not known."""
+def _sealed(folder: Path) -> tuple[tuple[str, ...], str]:
+    """The names of what lay directly in a folder when it was sealed, and the list of all files as JSON; nothing where
+    that is not known."""
+    tops, _, listed = (text_of(folder / SEAL) or "").partition("\n")
     try:
-        with (folder / SEAL).open(encoding="utf-8") as file:
-            return tuple(str(name) for name in json.loads(file.readline()))
-    except (OSError, ValueError, TypeError, RecursionError):
-        return ()
+        return tuple(str(name) for name in reading.parsed(tops)), listed
+    except (ValueError, TypeError):
+        return (), ""
 
 
-def _hold(folder: Path, tops: list[str]) -> None:
+def _hold(folder: Path, tops: Sequence[str]) -> None:
     with suppress(OSError):
         write_atomically(folder / HELD, _stamp(folder, tops))
 

@@ -60,7 +60,7 @@ def depth(data: bytes) -> int:
     """How many lists and objects of a JSON text lie in each other. Pure."""
     bare = data.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, OTHERS)
     outside = b"".join(bare.split(b'"')[::2])
-    return max(accumulate(map(STEPS.__getitem__, outside)), default=0)
+    return max(0, *accumulate(map(STEPS.__getitem__, outside), initial=0))
 
 
 def json_of(path: Path) -> Any:

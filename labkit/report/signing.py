@@ -129,15 +129,25 @@ def _key(lab: Lab, path: Path) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     try:
-        if not path.exists():
+        if not os.path.lexists(path):
             _make(path, Ed25519PrivateKey.generate().private_bytes_raw().hex())
-        found = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(bounded.text(path)))
+        found = _private(path)
         said = found.public_key().public_bytes_raw().hex()
         if public(lab) != said:
             write_atomically(lab.state_dir / PUBLIC, f"{said}\n")
     except PermissionError:
         raise not_root(str(path)) from None
-    except ValueError:
+    return found
+
+
+def _private(path: Path) -> Ed25519PrivateKey:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    try:
+        return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(bounded.text(path)))
+    except PermissionError:
+        raise
+    except (OSError, ValueError):
         raise StateError(
             str(path),
             "is no key of labkit's",
@@ -145,7 +155,6 @@ def _key(lab: Lab, path: Path) -> Ed25519PrivateKey:
             f"ls -la {path}",
             code="state.damaged-key",
         ) from None
-    return found
 
 
 def public(lab: Lab) -> str:

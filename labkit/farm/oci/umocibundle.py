@@ -32,17 +32,21 @@ class Pointer(Record):
 
 def read(folder: Path) -> Bundle:
     """The bundle in a folder."""
-    again = "call it again: the bundle is made anew each time"
-    said = reading.json_object(folder / "umoci.json", again)
-    process = reading.json_object(folder / "config.json", again)["process"]
     root = folder / "rootfs"
-    return Bundle(
-        files=tuple(sorted(path.name for path in folder.iterdir())),
-        manifest=said["from_descriptor_path"]["descriptor_walk"][-1]["digest"],
-        args=tuple(process.get("args") or ()),
-        env=tuple(process.get("env") or ()),
-        content=tuple(sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())),
-    )
+    try:
+        said = reading.json_of(folder / "umoci.json")
+        process = reading.json_of(folder / "config.json")["process"]
+        return Bundle(
+            files=tuple(sorted(path.name for path in folder.iterdir())),
+            manifest=said["from_descriptor_path"]["descriptor_walk"][-1]["digest"],
+            args=tuple(process.get("args") or ()),
+            env=tuple(process.get("env") or ()),
+            content=tuple(sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())),
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise reading.damaged(
+            folder, error, "call it again: the bundle is made anew each time"
+        ) from None
 
 
 def pointers(layout: Path, folder: Path, name: str) -> Iterator[Pointer]:

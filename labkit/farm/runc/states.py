@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from labkit import reading, run
@@ -49,7 +50,7 @@ def state(lab: Lab, name: str) -> State | None:
     """One container as runC knows it, None when it does not."""
     folder = f"{runc_root(lab)}/{name}"
     try:
-        return _read(folder, reading.parsed(_text(f"{folder}/state.json")))
+        return _read(folder, reading.json_of(Path(folder, "state.json")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
@@ -58,7 +59,7 @@ def state(lab: Lab, name: str) -> State | None:
 
 def _text(path: str) -> str:
     with open(path, encoding="utf-8") as file:  # noqa: PTH123 - read for each container, again and again
-        return file.read(reading.MOST)
+        return file.read()
 
 
 def _read(folder: str, kept: Mapping[str, Any]) -> State:
