@@ -103,7 +103,7 @@ def _hosts(lab: Lab) -> tuple[Target, ...]:
 def _addresses(netlink: Netlink) -> tuple[list[str], bool]:
     """The namespace's addresses but for loopback's, and whether it sends packets on to nobody's."""
     every = (item.ip for found in seen.addresses(netlink).values() for item in found)
-    forwards = Path("/proc/sys/net/ipv4/ip_forward").read_text("ascii").strip() == "1"
+    forwards = Path("/proc/sys/net/ipv4/ip_forward").read_text(encoding="ascii").strip() == "1"
     leads = any(IPv4Address(NOBODY) in route.network for route in seen.routes(netlink))
     return sorted(str(item) for item in every if not item.is_loopback), forwards and leads
 

@@ -75,8 +75,8 @@ def _unpacked(program: Path) -> Path:
 def versions(cache: Path) -> list[str]:
     """The versions that are unpacked in the cache, the oldest unpacked first."""
     folder = cache / "mediawiki"
-    found = [item for item in folder.iterdir() if whole(item / INSIDE)] if folder.exists() else []
-    return [item.name for item in sorted(found, key=lambda item: item.stat().st_mtime)]
+    found = [item for item in folder.glob("[!.]*") if whole(item / INSIDE)]
+    return [item.name for item in sorted(found, key=intact.sealed)]
 
 
 def candidate() -> str:
