@@ -104,6 +104,18 @@ def whole(folder: Path) -> bool:
     return not wrong
 
 
+def fault(folders: Iterable[Path]) -> str:
+    """What is wrong with sealed folders, in words, '' when nothing is."""
+    for folder in folders:
+        try:
+            wrong = damage(folder)
+        except FileNotFoundError:
+            return f"{folder} is missing"
+        if wrong:
+            return f"damaged: {told(f'{folder}/{name}' for name in wrong)}"
+    return ""
+
+
 def told(names: Iterable[str]) -> str:
     """Damaged files in a few words."""
     every = [*names]

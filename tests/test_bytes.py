@@ -225,6 +225,7 @@ def _blob(lab: Lab, role: str) -> Path:
 PLACES: dict[str, Find] = {
     "a program of the unpacked base": _program,
     "the page of a site": lambda lab: container.unpack(lab, "red").lower[0] / PAGE,
+    "the copy of a host's key": lambda lab: next((lab.state_dir / "layers").glob("*/rootfs/etc/ssh/ssh_host_*_key")),
     "the blob of the base's layer": lambda lab: _blob(lab, "base"),
     "the blob of a site's layer": lambda lab: _blob(lab, "site"),
     "the blob of a manifest": lambda lab: _blob(lab, "manifest"),

@@ -22,7 +22,8 @@ def checks(lab: Lab) -> tuple[Check, ...]:
     stand on. All of it is read, also what was already read in this boot; what is damaged is made again by the
     next `labkit apply` or `labkit rebuild`."""
     held = sorted({link.resolve() for link in (lab.state_dir / "uses").glob("*") if link.exists()})
-    own = sorted(path for path in (lab.state_dir / "unpacked").glob("[!.]*") if path.is_dir())
+    places = (lab.state_dir / name for name in ("unpacked", "layers"))
+    own = sorted(path for place in places for path in place.glob("[!.]*") if path.is_dir())
     image = [siteimages.place(lab)] if siteimages.place(lab).exists() else []
     pool = sorted(Depot.of(lab).pool.glob("[!.]*"))
     results = [path for folder in held for item in intact.beside(folder) for path in _files(item)]

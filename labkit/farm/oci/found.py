@@ -84,7 +84,7 @@ def _site(lab: Lab, tag: Tag, web: Tag, below: Path) -> Site:
     own = [unpacking.layer_place(lab, digest) for digest in tag.layers[len(web.layers) :]]
     config = unpacking.found_configuration(lab, tag.manifest)
     lower = (*reversed(own), below)
-    damage = unpacking.damage(lower)
+    damage = intact.fault(root.parent for root in lower)
     there = tag.layers[: len(web.layers)] == web.layers and not damage
     return Site(
         page=_text(own, PAGE),

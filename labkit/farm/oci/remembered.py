@@ -45,9 +45,10 @@ def unpacked(lab: Lab) -> dict[str, Unpacked] | None:
         same = found.stamp == _stamp(lab)
     except (OSError, ValueError):
         return None
-    lower = {folder for item in found.sites.values() for folder in item.lower}
-    whole = all(_stands(item) for item in found.sites.values()) and not unpacking.damage(lower)
-    return found.sites if same and whole and not _damage(lab) else None
+    folders = {root.parent for item in found.sites.values() for root in item.lower}
+    whole = all(_stands(item) for item in found.sites.values())
+    sealed = same and whole and not intact.fault({*folders, siteimages.place(lab)})
+    return found.sites if sealed else None
 
 
 def remember(lab: Lab, found: dict[str, Unpacked]) -> None:
@@ -63,14 +64,6 @@ def _file(lab: Lab) -> Path:
 def _stands(item: Unpacked) -> bool:
     text = text_of(item.config)
     return text is not None and unpacking.is_named(item.config, text)
-
-
-def _damage(lab: Lab) -> tuple[str, ...]:
-    """What is wrong in the lab's layout."""
-    try:
-        return intact.damage(siteimages.place(lab))
-    except FileNotFoundError:
-        return ("layout",)
 
 
 def _stamp(lab: Lab) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from labkit import intact, uses
@@ -50,18 +50,6 @@ def whole_place(lab: Lab, layout: Path, name: str) -> Path:
 def layer_place(lab: Lab, digest: str) -> Path:
     """Where :func:`layer` has, or would have, a layer's files."""
     return lab.state_dir / "unpacked" / store.short(digest) / "rootfs"
-
-
-def damage(lower: Iterable[Path]) -> str:
-    """What is wrong with the unpacked files of an image, '' when nothing is."""
-    for root in lower:
-        try:
-            wrong = intact.damage(root.parent)
-        except FileNotFoundError:
-            return f"{root} is missing"
-        if wrong:
-            return f"damaged: {intact.told(str(root.parent / name) for name in wrong)}"
-    return ""
 
 
 def adopt(lab: Lab, layout: Path, name: str, root: Path) -> Path:
