@@ -140,14 +140,15 @@ def _hold(folder: Path, tops: Sequence[str]) -> None:
 
 
 def _stamp(folder: Path, tops: Iterable[str]) -> str:
-    """Another text in each boot, and whenever a file was written."""
-    seen = [
-        (name, s.st_ino, s.st_mode, s.st_uid, s.st_gid, s.st_size, s.st_mtime_ns, s.st_ctime_ns)
-        for name, s in sorted(_walk(folder, tops))
-        if not stat.S_ISDIR(s.st_mode)
-    ]
+    """Another text in each boot, and whenever a file was written: nobody can set the time of its last change (ctime)
+    back, as that of its content (mtime)."""
     listed = (folder / SEAL).stat()
-    text = repr((boot_id(), listed.st_ino, listed.st_mtime_ns, listed.st_ctime_ns, seen))
+    lines = [
+        f"{name} {seen.st_ino} {seen.st_size} {seen.st_ctime_ns}"
+        for name, seen in _walk(folder, tops)
+        if not stat.S_ISDIR(seen.st_mode)
+    ]
+    text = "\n".join([boot_id(), f"{listed.st_ino} {listed.st_ctime_ns}", *sorted(lines)])
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import re
 import ssl
 import urllib.error
@@ -17,6 +16,7 @@ from urllib.parse import urlencode
 from pydantic import Field
 
 import labkit
+from labkit import reading
 from labkit.display import curl
 from labkit.errors import WikiError
 from labkit.lab import Lab
@@ -105,7 +105,7 @@ def query(lab: Lab, parameters: Mapping[str, str], *, post: bool = False, cookie
 
 def parsed(reply: Reply) -> Any:
     """The JSON of a reply that :func:`call` returned."""
-    return json.loads(reply.body)
+    return reading.parsed(reply.body)
 
 
 def call(lab: Lab, parameters: Mapping[str, str], *, post: bool = False, cookie: str = "") -> Reply:
@@ -117,7 +117,7 @@ def call(lab: Lab, parameters: Mapping[str, str], *, post: bool = False, cookie:
     if reply.status != 200:
         raise not_a_wiki(lab, f"HTTP status {reply.status}")
     try:
-        json.loads(reply.body)
+        reading.parsed(reply.body)
     except ValueError:
         raise not_a_wiki(lab, "its answer is no JSON") from None
     return reply

@@ -14,7 +14,6 @@ says; what it raises holds the request, and with it the password or token. Here
 from __future__ import annotations
 
 import itertools
-import json
 import ssl
 import threading
 import time
@@ -30,6 +29,7 @@ import mwclient
 import requests
 
 import labkit
+from labkit import reading
 from labkit.display import curl
 from labkit.errors import WikiError
 from labkit.wiki.access import ask
@@ -225,7 +225,7 @@ def _judged(reply: requests.Response, text: str) -> tuple[str, Fault | None]:
 def _code(text: str) -> str | None:
     """The code of the error in an answer of the API's, '' for none; None when it is no such answer."""
     try:
-        answer = json.loads(text)
+        answer = reading.parsed(text)
         return str(answer["error"]["code"]) if "error" in answer else "" if answer else None
     except (ValueError, KeyError, TypeError):
         return None
