@@ -19,8 +19,8 @@ Look = Callable[[Path], list[str]]
 
 def checks(lab: Lab) -> tuple[Check, ...]:
     """Whether each file is as it was made: of the cache what the lab uses, and of the lab's own what replicas
-    stand on. All of it is read, also what was already read in this boot; what is damaged is made again by the
-    next `labkit apply` or `labkit rebuild`."""
+    stand on. All of it is read, also what was already read in this boot; what is damaged is made again by
+    the action that uses it next."""
     held = sorted({link.resolve() for link in (lab.state_dir / "uses").glob("*") if link.exists()})
     places = (lab.state_dir / name for name in ("unpacked", "layers"))
     own = sorted(path for place in places for path in place.glob("[!.]*") if path.is_dir())
