@@ -236,6 +236,11 @@ PLACES: dict[str, Find] = {
 }  # fmt: skip
 
 
+def _content(path: Path) -> object:
+    """What a file says: an index may have its tags in another order."""
+    return store.tags(path.parent) if path.name == "index.json" else digest(path)
+
+
 def _serves(lab: Lab) -> bool:
     return failed(up.replica_checks(lab)) == () and failed(kept.checks(lab)) == ()
 
@@ -248,7 +253,7 @@ def test_a_bit_that_flipped_is_named_and_put_right_by_apply(
     """The plan or the log has the file's name; afterwards there is nothing to do, and every file is as made."""
     assert upkeep.apply(farm).holds
     path = PLACES[place](farm)
-    before = digest(path)
+    before = _content(path)
     flip(path)
     said = str(upkeep.plan(farm).value)
     assert any(path.name in check.seen for check in failed(kept.checks(farm)))
@@ -256,7 +261,7 @@ def test_a_bit_that_flipped_is_named_and_put_right_by_apply(
     assert done.changed
     assert done.holds
     assert path.name in said + caplog.text
-    assert digest(path) == before
+    assert _content(path) == before
     assert not upkeep.apply(farm).changed
     assert _serves(farm)
 
