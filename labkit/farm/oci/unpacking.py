@@ -80,7 +80,8 @@ def configuration(lab: Lab, layout: Path, name: str, root: Path) -> Path:
         if found is not None:
             return found
         for damaged in configurations(lab, stem):
-            damaged.unlink(missing_ok=True)
+            if not damaged.is_dir():  # which may be somebody's: writing there says so
+                damaged.unlink(missing_ok=True)
         Journal.of(lab).intend("folder", path=str(folder))
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f".{stem}.part"
