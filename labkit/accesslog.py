@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from labkit import untrusted
+from labkit import reading
 
 #: Debian's package apache2-utils.
 PROGRAM = "/usr/bin/rotatelogs"
@@ -40,7 +40,7 @@ def lines(log: Path, trace: str = "") -> Iterator[str]:
     """The whole lines of a log that contain ``trace``; of a line that is being written, nothing."""
     for path in parts(log):
         with path.open("rb") as file:
-            yield from untrusted.lines(file, trace)
+            yield from reading.lines(file, trace)
 
 
 def count(trace: str, *logs: Path) -> str:

@@ -6,7 +6,6 @@ else here is pure.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from ipaddress import IPv4Network
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from labkit import reading
 from labkit.complaints import Fault
 
 #: The private networks (RFC 1918, section 3).
@@ -43,7 +43,7 @@ class Allotment(BaseModel):
 def remembered(file: Path) -> Allotment:
     """What the file says; nothing is allotted where it cannot be read."""
     try:
-        return Allotment.model_validate(json.loads(file.read_text(encoding="utf-8")))
+        return Allotment.model_validate(reading.json_of(file))
     except (OSError, ValueError, ValidationError):
         return Allotment()
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from labkit import paths, text
+from labkit import paths, reading, text
 from labkit.complaints import Fault, unknown
 from labkit.errors import ConfigError, StateError
 
@@ -22,6 +22,8 @@ from labkit.errors import ConfigError, StateError
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
+#: The most bytes of a lab.toml, and a key that takes the parser of TOML minutes.
+MOST, LONG = 2**18, re.compile(r"""(?<![\w"'-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){99}""")
 #: The most bytes of a title in MediaWiki; what the title of the bot's page has after that of the report's.
 TITLE, BESIDE = 255, "/labkit state"
 
@@ -236,12 +238,22 @@ def project_folder() -> Path:
 def read_toml(path: Path) -> dict[str, Any]:
     """The nested values of a TOML file; :class:`ConfigError` says what is wrong with it."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors write a mark
+        said = reading.content(path, MOST).decode("utf-8-sig")  # Windows' editors write a mark
+        if LONG.search(said):
+            raise ValueError("a key has more parts than any that labkit knows")
+        return dict(tuples(tomllib.loads(said)))
     except FileNotFoundError:
         raise ConfigError(
             str(path), "there is no such file", "name an existing lab.toml", code="config.no-file"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ConfigError(
+            str(path),
+            "has values that lie too deeply in each other",
+            "correct it",
+            code="config.no-toml",
+        ) from None
+    except ValueError as error:
         raise ConfigError(
             str(path), f"is no TOML: {error}", "correct that line", code="config.no-toml"
         ) from None

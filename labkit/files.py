@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 import secrets
 import shutil
@@ -9,7 +11,10 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+from labkit import reading
 from labkit.errors import StateError
+
+log = logging.getLogger("labkit.cache")
 
 
 def write_atomically(path: Path, data: str | bytes, *, mode: int = 0o644) -> None:
@@ -27,6 +32,24 @@ def write_atomically(path: Path, data: str | bytes, *, mode: int = 0o644) -> Non
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def write_proven(path: Path, text: str) -> None:
+    """The same of a text that :func:`proven` reads: its hash stands above it."""
+    write_atomically(path, f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+
+
+def proven(path: Path) -> str | None:
+    """The text that was written there by :func:`write_proven`; None when there is none, or, which is told,
+    another one."""
+    found = text_of(path)
+    if found is None:
+        return None
+    digest, _, text = found.partition("\n")
+    if digest == hashlib.sha256(text.encode()).hexdigest():
+        return text
+    log.warning("%s is damaged, and made again", path)
+    return None
 
 
 def beside(path: Path) -> Path:
@@ -78,10 +101,10 @@ def existing(path: Path) -> Path:
 
 
 def text_of(path: Path) -> str | None:
-    """The text of a file (UTF-8); None when nothing there can be read as one."""
+    """The text of a file (UTF-8); None when nothing there can be read as one, or it is too large."""
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        return reading.text(path)
+    except (OSError, ValueError):
         return None
 
 

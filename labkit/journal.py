@@ -22,8 +22,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
+from labkit import reading
 from labkit.errors import SYSTEM, LabkitError, StateError, of_system
 from labkit.lab import Lab
 from labkit.locks import lock, not_root
@@ -133,13 +134,21 @@ class Journal:
 
     def _read(self) -> bytes:
         try:
-            return self.path.read_bytes()
+            return reading.content(self.path)
         except FileNotFoundError:
             return b""
         except PermissionError:
             raise not_root(str(self.path)) from None
         except OSError as error:
             raise self._unusable("cannot be read", error) from None
+        except ValueError as error:
+            raise StateError(
+                str(self.path),
+                str(error),
+                "restore the journal or, if nothing of the lab is left on the machine, move it away",
+                f"ls -la {self.path}",
+                code="state.journal-damaged",
+            ) from None
 
     def _append(self, entries: Iterable[Entry]) -> None:
         lines = [json.dumps(entry.model_dump(exclude_defaults=True)) + "\n" for entry in entries]
@@ -263,12 +272,12 @@ def _lines(text: str, path: Path, first: int) -> Iterator[Entry | StateError]:
         if not line.strip():
             continue
         try:
-            yield Entry.model_validate(json.loads(line))
-        except ValidationError:
-            yield _damaged(path, number, line)
+            yield Entry.model_validate(reading.parsed(line))
         except json.JSONDecodeError:
             if not line.startswith("{") or line.count("{") <= line.count("}"):
                 yield _damaged(path, number, line)
+        except ValueError:
+            yield _damaged(path, number, line)
 
 
 def standing(entries: Iterable[Entry]) -> tuple[Entry, ...]:

@@ -36,6 +36,8 @@ __all__ = [
     "find_file", "project_folder", "unknown",
 ]  # fmt: skip
 
+#: The most characters of a name in the DNS, and the port of the lab's name server.
+NAME, DNS_PORT = 253, 53
 #: Names in the lab's zone that are not a site's.
 RESERVED = ("ns", "balancer")
 #: The colours of the sites' pages and of their figures: Okabe and Ito's, told apart by everybody.
@@ -126,6 +128,22 @@ class Lab(Configuration):
         if far := next((name for name in replicas if len(name) > 63), ""):
             raise Fault(
                 "label", f"sites: {far!r} is too long for a DNS label: shorten the site's name"
+            )
+        longest = max(map(len, (*replicas, *names, *RESERVED)))
+        if (length := longest + 1 + len(self.domain)) > NAME:
+            raise Fault(
+                "domain",
+                f"dns.domain: a host's name in it has {length} characters, and may have {NAME} (RFC 1035): shorten it",
+            )
+        if self.host.netns in {f"{self.name}-{replica}" for replica in replicas}:
+            raise Fault(
+                "netns-replica",
+                f"host.netns: {self.host.netns!r} is the name of a replica's network namespace: take another",
+            )
+        if self.proxy.port == DNS_PORT:
+            raise Fault(
+                "port-of-dns",
+                f"proxy.port: {DNS_PORT} is the port of the lab's name server, which has the same address: take another",
             )
         for clash in set(replicas) & set(names):
             raise Fault(

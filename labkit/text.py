@@ -37,6 +37,14 @@ def line(value: str) -> str:
     return value
 
 
+def broken(text: str) -> str:
+    """The first character of a text that no page can have (``U+0000``): a control character but line ends and tabs,
+    or half of one; '' without any."""
+    known = _CONTROLS | _BROKEN
+    found = (ord(c) for c in text if ord(c) in known and c not in "\t\n\r")
+    return next((f"U+{number:04X}" for number in found), "")
+
+
 def shown(text: str) -> str:
     """The text as it may be shown anywhere: line ends and tabs stay; what would steer a terminal or reverse
     the text's direction becomes visible."""

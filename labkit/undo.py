@@ -8,7 +8,6 @@ end with the machine's boot (all but ``folder``) are gone when the entry is of a
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import shutil
 import signal
@@ -18,7 +17,7 @@ from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 
-from labkit import groups, links, run, tables
+from labkit import groups, links, reading, run, tables
 from labkit.errors import LabkitError, StateError
 from labkit.files import remove_whole
 from labkit.journal import Entry, Journal, boot_id, not_root
@@ -209,9 +208,9 @@ def _is_elsewhere(folder: Path) -> bool:
 def _runs(folder: Path) -> bool | None:
     """Whether the first process of runC's container runs, None where its file does not say which that is."""
     try:
-        known = json.loads((folder / "state.json").read_bytes())
+        known = reading.json_of(folder / "state.json")
         return processes.lives(int(known["init_process_pid"]), int(known["init_process_start"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
 
 

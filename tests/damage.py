@@ -42,6 +42,17 @@ def folder(path: Path) -> None:
     path.mkdir()
 
 
+def flip(path: Path) -> None:
+    """One bit in its middle is another one, and the times of the last change and access are as they were."""
+    seen = path.stat()
+    with path.open("r+b") as file:
+        file.seek(seen.st_size // 2)
+        (byte,) = file.read(1)
+        file.seek(seen.st_size // 2)
+        file.write(bytes([byte ^ 1]))
+    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+
+
 #: What labkit mends, for it can make the file again; not a folder, which may be somebody's.
 MENDED: Mapping[str, Callable[[Path], None]] = {
     function.__name__: function for function in (torn, junk, null, gone, nowhere)

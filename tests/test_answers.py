@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from labkit import Lab
+from labkit.cli import app
+from labkit.cli import page as page_commands
 from labkit.errors import ConfigError, WikiError
 from labkit.wiki import answers, session
 from labkit.wiki.access import api
@@ -73,6 +76,44 @@ def test_an_empty_or_endless_answer_is_refused(typed: str) -> None:
     """Before anything is asked."""
     with pytest.raises(ConfigError, match=r"the answer: (is empty|has 4,001 characters)"):
         answers.composed(typed)
+
+
+@pytest.mark.parametrize(("typed", "named"), [("a\0b", "U+0000"), ("\x1b[31m", "U+001B"), ("a\ud800", "U+D800"), ("\uffff", "U+FFFF")])  # fmt: skip
+def test_what_no_page_can_have_is_refused(typed: str, named: str) -> None:
+    """By its number, before anything is asked."""
+    with pytest.raises(ConfigError, match=f"has {re.escape(named)} in it") as caught:
+        answers.composed(typed)
+    assert caught.value.remedy
+
+
+#: A command line after ``labkit answer``, and what is answered; the options that were taken.
+TYPED: dict[str, tuple[list[str], tuple[str, str], bool]] = {
+    "plain": (["abcd", "It does."], ("abcd", "It does."), False),
+    "a list's mark": (["abcd", "- as said"], ("abcd", "- as said"), False),
+    "like a short option": (["abcd", "-call it"], ("abcd", "-call it"), False),
+    "like a long option": (["abcd", "--json is meant"], ("abcd", "--json is meant"), False),
+    "a number": (["abcd", "-5"], ("abcd", "-5"), False),
+    "an option behind it": (["abcd", "-5", "--json"], ("abcd", "-5"), True),
+    "an option before": (["--json", "abcd", "-x"], ("abcd", "-x"), True),
+    "an option's value": (["--set", "replicas=3", "abcd", "-x"], ("abcd", "-x"), False),
+    "after two hyphens": (["abcd", "--", "--json"], ("abcd", "--json"), False),
+    "a hyphen": (["abcd", "-"], ("abcd", "-"), False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TYPED)
+def test_an_answer_may_begin_with_a_hyphen(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what is an option to the letter is one."""
+    words, wanted, as_json = TYPED[case]
+    seen: list[tuple[str, str, bool]] = []
+    monkeypatch.setattr(page_commands, "log_to_file", lambda lab: None)
+    monkeypatch.setattr(answers, "answer", lambda lab, identity, text: (identity, text))
+    monkeypatch.setattr(
+        page_commands, "finish", lambda done, choice: seen.append((*done, choice.as_json))
+    )
+    done = CliRunner().invoke(app, ["answer", *words])
+    assert done.exit_code == 0, done.output
+    assert seen == [(*wanted, as_json)]
 
 
 @given(MARKUP)

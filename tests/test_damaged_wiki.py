@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab
+from labkit import Lab, intact
 from labkit.checks import failed
 from labkit.errors import StateError, WikiError
 from labkit.wiki import server, session
@@ -148,4 +148,5 @@ def test_an_emptied_mediawiki_is_none(tmp_path: Path) -> None:
     assert not mediawiki.whole(program)
     assert mediawiki.versions(tmp_path) == []
     (program / "api.php").touch()
+    intact.seal(tmp_path / "mediawiki" / "1.39")
     assert mediawiki.versions(tmp_path) == ["1.39"]

@@ -14,6 +14,7 @@ from labkit.farm.contents.owners import NOBODY, Owner
 from labkit.farm.contents.scan import File
 from labkit.farm.contents.waterfall import Step
 from labkit.farm.debian.packages import Package
+from labkit.files import write_proven
 
 
 def _package(name: str, version: str = "1") -> Package:
@@ -164,8 +165,8 @@ def test_a_layer_is_measured_once(lab: Lab) -> None:
 def test_what_was_measured_with_other_programs_is_not_taken(tmp_path: Path) -> None:
     """Nor is a damaged record."""
     path = tmp_path / layer.FILE
-    path.write_text(layer.Compressed(key="old", gzip=2, zstd=1).model_dump_json())
+    write_proven(path, layer.Compressed(key="old", gzip=2, zstd=1).model_dump_json())
     assert layer._find(path, "new") is None
     assert layer._find(path, "old") is not None
-    path.write_text("{")
+    path.write_text(path.read_text().replace('"gzip":2', '"gzip":3'))
     assert layer._find(path, "old") is None

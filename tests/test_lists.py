@@ -22,6 +22,7 @@ from labkit.farm.debian.gateway import gateway
 from labkit.farm.debian.shop import ADDRESS, Shop
 from tests import proc
 from tests.archives import LOGIN, Mirror, as_machine, fill, serving
+from tests.damage import flip
 
 SUITE = apt.codename()
 #: The machine's apt in each case: its files below /etc/apt, with the mirror's ADDRESS, its PORT and FOLDER in them.
@@ -364,6 +365,25 @@ def test_lists_that_cannot_be_taken_anew_stay(mirror: Mirror, small: Lab, tmp_pa
 
     machine = etc(mirror, MACHINES["a line"])
     assert as_machine(tmp_path / "machine", machine, work) == ("machine.mirror-login", True)
+
+
+@pytest.mark.root
+def test_a_list_with_another_bit_is_taken_anew(mirror: Mirror, small: Lab, tmp_path: Path) -> None:
+    """Neither apt nor a build goes on from the damaged one; nor from a damaged answer that was kept beside it."""
+
+    def work() -> tuple[bool, ...]:
+        before = lists.ensure(small)
+        packages = before.folder / before.main.packages
+        whole = packages.read_bytes()
+        flip(packages)
+        again = lists.ensure(small)
+        found = index.needed(again, again.sources, ["labkit-one"])
+        (kept,) = (again.folder / "needed").iterdir()
+        flip(kept)
+        same = index.needed(again, again.sources, ["labkit-one"]) == found
+        return again.sources == before.sources, packages.read_bytes() == whole, same
+
+    assert as_machine(tmp_path / "machine", etc(mirror, MACHINES["a line"]), work) == (True,) * 3
 
 
 @pytest.mark.root

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import shutil
-from contextlib import closing
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -283,6 +286,24 @@ def test_publishers_and_teachers_at_once(
     assert len(seen.gone) <= seen.put_back
     assert seen.publications >= 3
     assert seen.conflicts > 0
+
+
+@pytest.mark.parametrize("database", ["wiki_lab", "mariadb_wiki_lab"])
+def test_several_first_publishers_at_once(
+    tmp_path: Path, request: pytest.FixtureRequest, database: str
+) -> None:
+    """Each comes to its end, whoever made the page in between: it has every line once."""
+    lab, many = request.getfixturevalue(database), 4
+    for number in range(4):
+        begun = threading.Barrier(many)
+        with ExitStack() as stack, ThreadPoolExecutor(many) as pool:
+            places = [tmp_path / f"{number}-{n}" for n in range(many)]
+            desks = [stack.enter_context(opened(lab, f"First {number}", p)) for p in places]
+            for desk in desks:
+                desk.wire.before_edit = [partial(begun.wait, 60)]
+            done = list(pool.map(lambda desk: desk.publish(SUMMARY, stage(250), WEB), desks))
+            assert desks[0].text == fresh(SUMMARY, stage(250), WEB)
+        assert max(made.attempts for made in done) > 1
 
 
 @pytest.mark.parametrize(

@@ -373,6 +373,8 @@ def test_each_refusal_says_what_to_do(code: str) -> None:
     [
         ("editconflict", refusals.ConflictError),
         ("articleexists", refusals.ConflictError),
+        ("edit-already-exists", refusals.ConflictError),
+        ("edit-gone-missing", refusals.ConflictError),
         ("assertuserfailed", refusals.SessionEndedError),
         ("badtoken", refusals.SessionEndedError),
         ("anything", WikiError),

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import pytest
 
-from labkit import Lab, environment, run, undo
+from labkit import Lab, environment, intact, run, undo
 from labkit.errors import BuildError, ConfigError, MachineError
 from labkit.farm import rootfs
 from labkit.farm.contents import comparison
@@ -304,6 +304,7 @@ def test_a_cache_may_be_moved(tmp_path: Path) -> None:
     (planned.place / "rootfs/var/lib/dpkg").mkdir(parents=True)
     (planned.place / "rootfs/var/lib/dpkg/status").touch()
     (planned.place / "rootfs.json").write_text(_rootfs("essential", 1).model_dump_json())
+    intact.seal(planned.place)
     found = rootfs.find(planned)
     assert found is not None
     assert found.path == planned.place / "rootfs"

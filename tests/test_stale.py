@@ -115,6 +115,26 @@ def test_a_stage_uses_what_its_notebook_declares(stage: Any) -> None:
     assert set(stage.uses) <= set(Lab.model_fields)
 
 
+def test_a_project_that_was_renamed_is_not_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The notebook that was run is where the project is now; one that is nowhere is not compared."""
+    own = project(tmp_path)
+    name = "02-rootfs"
+    source = notebooks_folder() / f"{name}.ipynb"
+    known = memory.Remembered(source=f"/before/notebooks/{name}.ipynb", record="r")
+    monkeypatch.setattr(memory, "recall", lambda lab: memory.Memory(stages={name: known}))
+    monkeypatch.chdir(tmp_path)
+    given = inputs.of(own.lab, plan(name), source, {})
+    ran = record(name, 1, "x", inputs=given, parameters=own.lab.model_dump(mode="json"))
+    assert memory.stale(own.lab, [ran]) == {}
+    other = given.model_copy(update={"notebook": "another"})
+    changed = ran.model_copy(update={"inputs": other})
+    assert memory.stale(own.lab, [changed]) == {name: "its notebook changed"}
+    monkeypatch.setattr(memory, "project_folder", lambda: tmp_path / "nowhere")
+    assert memory.stale(own.lab, [changed]) == {}
+
+
 def test_a_task_with_checks_of_a_stale_stage_is_stale() -> None:
     """It says why, and quotes no result of it beside those of another lab."""
     found = [record("04-network", 1, "farm.replica.a", "network.ping.a"), record("05-web", 0, "farm.replica.b")]  # fmt: skip

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from itertools import islice
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperArgument, TyperCommand
 
 from labkit import __version__
 from labkit.report.command import with_options
@@ -48,4 +50,36 @@ def front(
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Adds a command that also has the options of every command."""
     app.command()(with_options(function))
+    return function
+
+
+class Worded(TyperCommand):
+    """A command whose arguments are people's words, which may begin with a hyphen: an option is only what is one to
+    the letter, and nothing after ``--``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Puts the arguments behind the options."""
+        options = [item for item in self.get_params(ctx) if not isinstance(item, TyperArgument)]
+        takes = {
+            name: not getattr(option, "is_flag", False)
+            for option in options
+            for name in option.opts
+        }
+        given, words, rest = list[str](), list[str](), iter(args)
+        for word in rest:
+            name, equals, _ = word.partition("=")
+            if word == "--":
+                words += rest
+            elif word in takes:
+                given += [word, *islice(rest, 1 if takes[word] else 0)]
+            elif equals and name.startswith("--") and takes.get(name):
+                given.append(word)
+            else:
+                words.append(word)
+        return super().parse_args(ctx, [*given, "--", *words])
+
+
+def worded(function: Callable[..., None]) -> Callable[..., None]:
+    """The same with arguments that may begin with a hyphen."""
+    app.command(cls=Worded)(with_options(function))
     return function

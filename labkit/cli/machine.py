@@ -134,14 +134,20 @@ def status(choice: Choice) -> None:
 
 
 @command
-def check(choice: Choice) -> None:
+def check(
+    choice: Choice,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also read every file that the lab is built from.")
+    ] = False,
+) -> None:
     """Run the checks on what is up now.
 
-    The exit status is 1 when one of them does not hold."""
+    With --deep, packages, lists, root file systems, images and results in the cache, and what replicas stand on, are read
+    whole and held against their hashes. The exit status is 1 when a check does not hold."""
     lab = choice.lab()
     from labkit.report import standing
 
-    finish(standing.checks(lab), choice)
+    finish(standing.checks(lab, deep=deep), choice)
 
 
 @command

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from labkit.cli.front import command
+from labkit.cli.front import command, worded
 from labkit.report.command import Choice, finish, log_to_file
 
 
@@ -48,7 +48,7 @@ def publish(
         finish(publication.publish(lab, restore=wanted, repair=repair), choice)
 
 
-@command
+@worded
 def answer(
     choice: Choice,
     identity: Annotated[str, typer.Argument(metavar="ID", help="As labkit remarks tells it.")],

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from labkit import uses
+from labkit import intact, uses
 from labkit.display import counted, human_bytes
 from labkit.errors import LockError
 from labkit.farm.debian import packages
@@ -110,7 +110,7 @@ def _seen(process: Path) -> Iterator[str]:
 
 
 def _newest(folder: Path) -> Path | None:
-    return max(folder.glob("[!.]*"), key=lambda path: path.stat().st_mtime, default=None)
+    return max(folder.glob("[!.]*"), key=intact.sealed, default=None)
 
 
 def _named(version: str, states: Iterable[Path]) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from labkit import reading
 from labkit.checks import Check, equal
 from labkit.display import counted
 from labkit.farm import container, host, image, ssh
@@ -158,8 +159,7 @@ def _image_path(layout: Path, tag: str) -> str:
 
 
 def _read(path: Path) -> Json:
-    found: Json = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    return reading.json_object(path, "`labkit apply` writes a container's configuration anew")
 
 
 def _short(value: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from labkit import reading
 from labkit.checks import Check, equal
 from labkit.display import counted
 from labkit.errors import excerpt
@@ -218,5 +219,4 @@ def _listed(items: list[Attempt]) -> str:
 
 
 def _read(path: Path) -> Json:
-    found: Json = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    return reading.json_object(path, "`labkit apply` writes a container's configuration anew")

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from ipaddress import IPv4Address
 
-from labkit import accesslog, daemon, untrusted
+from labkit import accesslog, daemon, reading
 from labkit.checks import Check, equal
 from labkit.display import counted, curl
 from labkit.errors import FarmError
@@ -150,7 +150,7 @@ def log(lab: Lab, trace: str = "") -> tuple[list[Line], Counter[str]]:
 
 def parse(lines: Iterable[str]) -> tuple[list[Line], Counter[str]]:
     """The same of its lines; Apache's ``\\xhh`` escapes are kept as they are."""
-    return untrusted.records(map(as_json, lines), Line)
+    return reading.records(map(as_json, lines), Line)
 
 
 def _worker_check(lab: Lab, name: str, worker: Worker | None) -> Check:

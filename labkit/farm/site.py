@@ -16,7 +16,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from labkit import untrusted
+from labkit import reading
 from labkit.display import ink_on
 from labkit.lab import Lab, Site
 from labkit.result import Record
@@ -177,7 +177,7 @@ def page(lab: Lab, site: Site) -> str:
 def parse_log(lines: Iterable[str]) -> tuple[list[Request], Counter[str]]:
     """The requests of a replica's access log, and how many lines are none, by what is wrong with them; Apache's
     ``\\xhh`` escapes are kept as they are."""
-    return untrusted.records((as_json(line) for line in lines if line.strip()), Request)
+    return reading.records((as_json(line) for line in lines if line.strip()), Request)
 
 
 def as_json(line: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from labkit import reading
 from labkit.checks import Check
 from labkit.files import write_atomically
 from labkit.lab import Lab
@@ -98,7 +99,7 @@ def file(lab: Lab) -> Path:
 def last(lab: Lab) -> Listing | None:
     """The remarks as they were last read; None when they never were, or the file is damaged."""
     try:
-        return Listing.model_validate_json(file(lab).read_text(encoding="utf-8"))
+        return Listing.model_validate_json(reading.content(file(lab)))
     except (OSError, ValueError, ValidationError):
         return None
 

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from labkit import undo
+from labkit import reading, undo
 from labkit.display import counted
 from labkit.errors import StateError
 from labkit.files import write_atomically
 from labkit.journal import Entry, Journal, boot_id
-from labkit.lab import Lab
+from labkit.lab import Lab, project_folder
 from labkit.report import inputs, signing
 from labkit.report import record as records
 from labkit.report.plan import STAGES, Plan
@@ -53,8 +53,8 @@ def path(lab: Lab) -> Path:
 def recall(lab: Lab) -> Memory:
     """The memory; an empty one when there is none or when it is damaged: every stage runs again."""
     try:
-        return Memory.model_validate_json(path(lab).read_bytes())
-    except (OSError, ValidationError):
+        return Memory.model_validate_json(reading.content(path(lab)))
+    except (OSError, ValueError):
         return Memory()
 
 
@@ -119,7 +119,7 @@ def stale(lab: Lab, found: Sequence[StageRecord] | None = None) -> dict[str, str
     for stage in sorted(STAGES, key=lambda stage: len(stage.later)):  # what it shows before it
         if record := last.get(stage.name):
             known = memory.stages.get(stage.name)
-            now = inputs.of(lab, stage, Path(known.source) if known else None, None)
+            now = inputs.of(lab, stage, _source(known) if known else None, None)
             if not known:
                 now = Inputs(after=now.after)
             said = inputs.changed(record, now, described(lab) if memory.stages else None, last.get)
@@ -127,6 +127,13 @@ def stale(lab: Lab, found: Sequence[StageRecord] | None = None) -> dict[str, str
             if said or earlier:
                 why[stage.name] = said or f"{earlier[0]} is stale"
     return why
+
+
+def _source(known: Remembered) -> Path | None:
+    """Where the notebook of a stage is that passed: also in a project that was moved or renamed since."""
+    path = Path(known.source)
+    found = (path, project_folder() / "notebooks" / path.name)
+    return next((place for place in found if place.is_file()), None)
 
 
 def described(lab: Lab) -> dict[str, Any]:

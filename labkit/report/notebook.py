@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import labkit
-from labkit import cells, run
+from labkit import cells, reading, run
 from labkit.environment import labkit_variables
 from labkit.errors import CommandTimeoutError, ConfigError
 from labkit.files import text_of, write_atomically
@@ -246,7 +246,7 @@ def write_lab_file(lab: Lab) -> Path:
 def value_of(text: str) -> Any:
     """An option's value: JSON where it is JSON (numbers, true, null, lists), else the text itself."""
     try:
-        return json.loads(text)
+        return reading.parsed(text)
     except ValueError:
         return text
 

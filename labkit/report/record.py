@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from labkit import display
+from labkit import display, reading
 from labkit.checks import Check, failed
 from labkit.display import counted
 from labkit.errors import StateError
@@ -201,10 +201,10 @@ def _text(path: Path) -> str | None:
     if path.exists() and not path.is_file():
         raise _damaged(path, "is no file")
     try:
-        return path.read_text(encoding="utf-8")
+        return reading.text(path)
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise _damaged(path, f"cannot be read ({error})") from None
 
 

@@ -6,12 +6,12 @@ it, is not shown to anybody as that stage's.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
+from labkit import reading
 from labkit.lab import Lab
 from labkit.report import signing
 from labkit.report.record import StageRecord
@@ -65,7 +65,7 @@ class _Notebook(BaseModel):
 def read(path: Path) -> dict[str, Any] | None:
     """The notebook (nbformat 4) in a file as JSON; None when there is none, or what is there is none."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = reading.json_of(path)
         _Notebook.model_validate(content)
     except (OSError, ValueError):
         return None
@@ -81,5 +81,5 @@ def of(lab: Lab, record: StageRecord) -> dict[str, Any] | None:
     """The executed notebook of the record's run; None when it was not kept, or is not as labkit signed it."""
     path = file(lab, record.stage, "ipynb" if record.state == "passed" else "failed.ipynb")
     data = signing.read(lab, f"notebooks/{path.name}")
-    found: dict[str, Any] | None = json.loads(data) if data else None
+    found: dict[str, Any] | None = reading.parsed(data) if data else None
     return found

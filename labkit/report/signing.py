@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from labkit import modes
+from labkit import intact, modes
+from labkit import reading as bounded
 from labkit.errors import MachineError, StateError
 from labkit.files import beside, folder_in_place, put, write_atomically
 from labkit.lab import Lab
@@ -87,8 +88,8 @@ class Seal:
         """A file, if it is as it was signed."""
         hashed = self.manifest.files.get(name)
         try:
-            data = (self.folder / name).read_bytes() if hashed else b""
-        except OSError:
+            data = bounded.content(self.folder / name) if hashed else b""
+        except (OSError, ValueError):
             return None
         return data if hashed == digest(data) else None
 
@@ -128,17 +129,25 @@ def _key(lab: Lab, path: Path) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     try:
-        if not path.exists():
+        if not os.path.lexists(path):
             _make(path, Ed25519PrivateKey.generate().private_bytes_raw().hex())
-        found = Ed25519PrivateKey.from_private_bytes(
-            bytes.fromhex(path.read_text(encoding="utf-8"))
-        )
+        found = _private(path)
         said = found.public_key().public_bytes_raw().hex()
         if public(lab) != said:
             write_atomically(lab.state_dir / PUBLIC, f"{said}\n")
     except PermissionError:
         raise not_root(str(path)) from None
-    except ValueError:
+    return found
+
+
+def _private(path: Path) -> Ed25519PrivateKey:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    try:
+        return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(bounded.text(path)))
+    except PermissionError:
+        raise
+    except (OSError, ValueError):
         raise StateError(
             str(path),
             "is no key of labkit's",
@@ -146,13 +155,12 @@ def _key(lab: Lab, path: Path) -> Ed25519PrivateKey:
             f"ls -la {path}",
             code="state.damaged-key",
         ) from None
-    return found
 
 
 def public(lab: Lab) -> str:
     """The lab's public key in hexadecimal, '' when this machine has none."""
     try:
-        return (lab.state_dir / PUBLIC).read_text(encoding="utf-8").strip()
+        return bounded.text(lab.state_dir / PUBLIC).strip()
     except (OSError, ValueError):
         return ""
 
@@ -191,7 +199,7 @@ def opened(text: str, kind: str, trusted: str) -> tuple[dict[str, Any], str]:
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    content = json.loads(text)
+    content = bounded.parsed(text)
     if not isinstance(content, dict):
         raise ValueError("is no JSON object")
     noted, signer, signature = (content.pop(name, "") for name in ("sha256", "key", "signature"))
@@ -243,9 +251,7 @@ def seal(folder: Path, trusted: str = "", name: str = "") -> Seal:
     ''), and if it is of the lab ``name`` (of any if '')."""
     nothing = Manifest(lab=name)
     try:
-        content, signer = opened(
-            (folder / MANIFEST).read_text(encoding="utf-8"), "manifest", trusted
-        )
+        content, signer = opened(bounded.text(folder / MANIFEST), "manifest", trusted)
         found = Manifest.model_validate(content)
     except FileNotFoundError:
         return Seal(folder, trusted, nothing, "is missing: these outputs are not signed")
@@ -367,8 +373,8 @@ def _held(folder: Path) -> Iterator[None]:
 
 def _holds(path: Path, data: bytes) -> bool:
     try:
-        return path.read_bytes() == data
-    except OSError:
+        return bounded.content(path) == data
+    except (OSError, ValueError):
         return False
 
 
@@ -404,7 +410,7 @@ def described(path: Path) -> str:
     if not path.is_file():
         return "no file" if path.exists() else "missing"
     try:
-        return f"sha256 {digest(path.read_bytes())}"
+        return f"sha256 {intact.digest(path)}"
     except OSError as error:
         return error.strerror or str(error)
 

@@ -63,10 +63,13 @@ def status(lab: Lab) -> Outcome[Standing]:
 
 
 @action("farm.checks")
-def checks(lab: Lab) -> Outcome[tuple[Check, ...]]:
-    """Every check that can be made on what is up, without changing anything."""
+def checks(lab: Lab, *, deep: bool = False) -> Outcome[tuple[Check, ...]]:
+    """Every check that can be made on what is up, without changing anything.
+
+    :param deep: also :func:`labkit.farm.kept.checks`, which reads some hundred megabytes.
+    """
     # which can build images: more to import than `status` needs
-    from labkit.farm import privilege, up, upkeep
+    from labkit.farm import kept, privilege, up, upkeep
 
     found = (
         *host.checks(lab),
@@ -78,6 +81,7 @@ def checks(lab: Lab) -> Outcome[tuple[Check, ...]]:
         *_made(proxy.checks, lab, "proxy"),
         *upkeep.checks(lab),
         *_made(server.checks, lab, "wiki"),
+        *(kept.checks(lab) if deep else ()),
     )
     held = sum(check.holds for check in found)
     return Outcome(

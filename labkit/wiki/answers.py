@@ -18,7 +18,7 @@ from labkit.display import counted
 from labkit.errors import ConfigError, WikiError
 from labkit.lab import Lab
 from labkit.result import Outcome, Record, action
-from labkit.text import quoted
+from labkit.text import broken, quoted
 from labkit.wiki import remarks, session, wikitext
 from labkit.wiki.access import api
 from labkit.wiki.access.api import ConflictError, Saved, Snapshot
@@ -87,6 +87,13 @@ def composed(text: str) -> str:
         reason = f"has {counted(len(words), 'character')}" if words else "is empty"
         raise ConfigError(
             "the answer", reason, f"write 1 to {LONGEST:,} characters", code="config.answer"
+        )
+    if found := broken(words):
+        raise ConfigError(
+            "the answer",
+            f"has {found} in it, a character that no page can have",
+            "leave it out",
+            code="config.answer",
         )
     pieces, place = [], 0
     for match in _LIVE.finditer(words):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from labkit import journal
+from labkit import journal, reading
 from labkit.checks import Check
 from labkit.errors import ConfigError, StateError
 from labkit.files import write_atomically
@@ -115,10 +114,14 @@ def assignment(lab: Lab) -> str:
             code="config.assignment",
         )
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = reading.content(path).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigError(
             key, "is no text in UTF-8", "convert it (iconv)", code="config.assignment"
+        ) from None
+    except ValueError as error:
+        raise ConfigError(
+            key, str(error), "name a file of text", code="config.assignment"
         ) from None
     except OSError as error:
         raise ConfigError(
@@ -201,7 +204,7 @@ def _converge(lab: Lab, site: mwclient.Site, title: str, text: str, store: Store
 
 def _read(path: Path) -> Store:
     try:
-        return Store.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return Store.model_validate(reading.json_of(path))
     except FileNotFoundError:
         return Store()
     except (OSError, ValueError):

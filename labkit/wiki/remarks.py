@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
+from labkit import reading
 from labkit.errors import WikiError
 from labkit.files import write_atomically
 from labkit.lab import Lab
@@ -105,7 +106,7 @@ def of(
 
 def _read(file: Path) -> Kept | None:
     try:
-        return Kept.model_validate_json(file.read_text(encoding="utf-8"))
+        return Kept.model_validate_json(reading.content(file))
     except (OSError, ValueError, ValidationError):
         return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -13,7 +12,7 @@ from labkit.farm.debian.building import PATIENCE
 from labkit.farm.oci import store
 from labkit.farm.oci.umoci import umoci
 from labkit.farm.rootfs import Rootfs, key_of, program_version
-from labkit.files import write_atomically
+from labkit.files import proven, write_proven
 from labkit.journal import lock
 from labkit.lab import Lab
 from labkit.result import Record
@@ -42,15 +41,16 @@ def compressed(lab: Lab, rootfs: Rootfs) -> Compressed:
         found = _find(kept, key)
         if found is None:
             found = _measure(lab, rootfs.path, key)
-            write_atomically(kept, found.model_dump_json(indent=1))
+            write_proven(kept, found.model_dump_json(indent=1))
     return found
 
 
 def _find(path: Path, key: str) -> Compressed | None:
-    with suppress(FileNotFoundError, ValidationError):
-        found = Compressed.model_validate_json(path.read_text(encoding="utf-8"))
-        return found if found.key == key else None
-    return None
+    try:
+        found = Compressed.model_validate_json(proven(path) or "")
+    except ValidationError:
+        return None
+    return found if found.key == key else None
 
 
 def _measure(lab: Lab, root: Path, key: str) -> Compressed:

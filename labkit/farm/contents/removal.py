@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -25,7 +24,7 @@ from labkit.farm.debian.building import PATIENCE
 from labkit.farm.oci import layers
 from labkit.farm.oci.unpacking import Unpacked
 from labkit.farm.rootfs import key_of
-from labkit.files import write_atomically
+from labkit.files import proven, write_proven
 from labkit.journal import lock
 from labkit.lab import Lab
 from labkit.result import Record
@@ -97,7 +96,7 @@ def evidence(lab: Lab) -> Evidence:
         found = _find(kept)
         if found is None:
             found = _try(lab, unpacked)
-            write_atomically(kept, found.model_dump_json(indent=1))
+            write_proven(kept, found.model_dump_json(indent=1))
     return found
 
 
@@ -194,6 +193,7 @@ def _key(lab: Lab, unpacked: Unpacked) -> str:
 
 
 def _find(path: Path) -> Evidence | None:
-    with suppress(FileNotFoundError, ValidationError):
-        return Evidence.model_validate_json(path.read_text(encoding="utf-8"))
-    return None
+    try:
+        return Evidence.model_validate_json(proven(path) or "")
+    except ValidationError:
+        return None

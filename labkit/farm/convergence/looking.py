@@ -115,7 +115,8 @@ def known(lab: Lab, images: Images | None, suite: str) -> Known:
         for replica in lab.replicas_of(site.name):
             first = ids[replica.name]
             below = roots.lower(lab, unpacked, given)
-            made_of[replica.name] = fingerprint(overlay.made_of(below, first))
+            whole = [] if roots.is_given(lab, given) else ["damaged"]
+            made_of[replica.name] = fingerprint(overlay.made_of(below, first), *whole)
             spec = idmap.given(lab, container.replica_spec(lab, replica), first)
             texts[replica.name] = container.configuration(own, spec)
     return Known(

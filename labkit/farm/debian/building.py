@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from labkit import modes, room, undo
+from labkit import intact, modes, room, undo
 from labkit.display import human_bytes
 from labkit.errors import BuildError, CommandError
 from labkit.farm.contents.scan import scan
@@ -71,7 +71,7 @@ def sealed(
 
 @contextmanager
 def building(lab: Lab, place: Path, *, what: str, space: int = 0) -> Iterator[Path]:
-    """Yields an empty folder that becomes ``place`` when the block ends well, and is removed otherwise.
+    """Yields an empty folder that becomes ``place``, sealed, when the block ends well, and is removed otherwise.
 
     The caller holds the lock of the place. What stood there is replaced. New files have ordinary modes
     meanwhile, whatever the user's umask is; nobody but root enters the folder itself.
@@ -97,6 +97,7 @@ def building(lab: Lab, place: Path, *, what: str, space: int = 0) -> Iterator[Pa
             part.mkdir(mode=0o700)  # there are set-uid programs in a root file system
             attempt.programs(part)
             yield part
+            intact.seal(part)
         discard(lab, place)
         part.rename(place)
     except (CommandError, OSError) as error:

@@ -8,7 +8,6 @@ configuration, as it would for the machine.
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 import os
 import re
@@ -18,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from labkit import run
+from labkit import intact, run
 from labkit.errors import MachineError
 from labkit.farm.debian.apt import ENDING, errors, public
 from labkit.files import beside
@@ -90,9 +89,14 @@ class Depot:
         """The depot in a lab's cache."""
         return cls(lab.cache_dir / "debian", offline=lab.offline)
 
+    @property
+    def pool(self) -> Path:
+        """The folder of the packages."""
+        return self.folder / "pool"
+
     def place(self, deb: Deb) -> Path:
         """Where a package lies."""
-        return self.folder / "pool" / f"{deb.name}@{deb.digest}"
+        return self.pool / f"{deb.name}@{deb.digest}"
 
     def find(self, deb: Deb) -> Path | None:
         """The whole file, None when there is none; a damaged one is removed."""
@@ -138,7 +142,7 @@ class Depot:
         told = on_line or log.debug
         told(f"downloading {len(debs)} packages")
         parts = {deb: beside(self.place(deb)) for deb in debs}
-        (self.folder / "pool").mkdir(parents=True, exist_ok=True)
+        self.pool.mkdir(parents=True, exist_ok=True)
         try:
             said = _download(parts, told)
             for deb, part in parts.items():
@@ -195,10 +199,9 @@ def _sha256(path: Path) -> str:
         status = path.stat()
     except FileNotFoundError:
         return ""
-    return _hashed(path, status.st_ino, status.st_size, status.st_mtime_ns)
+    return _hashed(path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @lru_cache(maxsize=4096)
 def _hashed(path: Path, *_state: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return intact.digest(path)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from labkit.farm.debian import lists
 from labkit.farm.debian.apt import Archive, Source
 from labkit.farm.debian.packages import parse_relations
-from labkit.files import text_of, write_atomically
+from labkit.files import proven, write_proven
 
 #: What the tools install without being asked.
 TOOLS = ("apt", "usr-is-merged", "usrmerge")
@@ -67,7 +67,7 @@ def needed(archive: Archive, sources: Sequence[Source], asked: Collection[str]) 
     """
     names = " ".join([*sorted(asked), "", *(source.digest for source in sources)])
     kept = archive.folder / "needed" / hashlib.sha256(names.encode()).hexdigest()[:24]
-    if text := text_of(kept):
+    if text := proven(kept):
         digest, *listed = text.split(APART)
         return Needed(digest, tuple(listed))
     with _reading:
@@ -77,7 +77,7 @@ def needed(archive: Archive, sources: Sequence[Source], asked: Collection[str]) 
     listed = ["".join(f"{o.stanza.strip()}\n\n" for o in some if o in few) for some in offers]
     value = Needed(summed(found), tuple(listed))
     with suppress(PermissionError):
-        write_atomically(kept, APART.join([value.digest, *value.listed]))
+        write_proven(kept, APART.join([value.digest, *value.listed]))
     return value
 
 

@@ -17,7 +17,7 @@ from email.utils import parsedate_to_datetime
 from functools import cache
 from pathlib import Path
 
-from labkit import run
+from labkit import intact, run
 from labkit.errors import ConfigError, LabkitError
 from labkit.farm.debian import apt
 from labkit.farm.debian.apt import Archive, Source
@@ -40,14 +40,15 @@ UNKNOWN = "leave rootfs.suite empty for the machine's own, or correct rootfs.mir
 
 
 def find(lab: Lab) -> Archive | None:
-    """The lab's archive as it is in the cache; None when its lists were not taken yet."""
+    """The lab's archive as it is in the cache; None when its lists were not taken yet, or are damaged."""
     place = _place(lab)
+    if not intact.whole(place):
+        return None
     try:
         found = Archive.model_validate_json(text_of(place / "archive.json") or "")
-    except ValueError:
+    except ValueError:  # removed since
         return None
-    there = all((place / source.packages).is_file() for source in found.sources)
-    return found.model_copy(update={"folder": place}) if there else None
+    return found.model_copy(update={"folder": place})
 
 
 def ensure(lab: Lab) -> Archive:
@@ -70,8 +71,9 @@ def take(lab: Lab) -> Archive:
             shutil.rmtree(left, ignore_errors=True)
         try:
             part.mkdir(parents=True)
-            archive = ask(lab, part, seed=place / "lists")
+            archive = ask(lab, part, seed=_kept(place))
             write_atomically(part / "archive.json", archive.model_dump_json(indent=1))
+            intact.seal(part)
             with suppress(FileNotFoundError):
                 place.rename(old)
             part.rename(place)
@@ -85,7 +87,7 @@ def require(lab: Lab) -> Archive:
     """The archive as the mirror has it now, asked as a build would; nothing of it is kept. Raises what :func:`ask`
     raises."""
     with tempfile.TemporaryDirectory(prefix="labkit-lists-") as folder:
-        return ask(lab, Path(folder), seed=_place(lab) / "lists")
+        return ask(lab, Path(folder), seed=_kept(_place(lab)))
 
 
 def ask(lab: Lab, folder: Path, *, seed: Path) -> Archive:
@@ -140,6 +142,12 @@ def _place(lab: Lab) -> Path:
     own = [lab.rootfs.mirror] if lab.rootfs.mirror else [text for _, text in _machine()]
     key = hashlib.sha256(repr((apt.suite(lab), own)).encode()).hexdigest()[:12]
     return lab.cache_dir / "lists" / f"lists-{apt.suite(lab)}-{key}"
+
+
+def _kept(place: Path) -> Path:
+    """The lists that lie at a place; where they are damaged a folder that is not there, for apt would go on
+    with them."""
+    return place / ("lists" if intact.whole(place) else "none")
 
 
 def _machine() -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-from labkit import run
+from labkit import intact, reading, run
 from labkit.errors import ConfigError, MachineError, StateError
 from labkit.farm.debian import apt, commands, index, lists, packages, variants
 from labkit.farm.debian.apt import Archive
@@ -25,7 +25,7 @@ from labkit.result import Record
 log = logging.getLogger("labkit.rootfs")
 
 #: Goes up with every change of what a build leaves, so that older ones are not taken for it.
-EDITION = 3
+EDITION = 4
 #: A host of a registry, with or without its port.
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?(:[0-9]{1,5})?")
 
@@ -186,18 +186,13 @@ def program_version(package: str) -> str:
 
 def find(planned: Plan) -> Rootfs | None:
     """The whole root file system in the cache, or None: also when its record or its files are damaged."""
-    root = planned.place / "rootfs"
+    if not intact.whole(planned.place):
+        return None
     try:
-        text = (planned.place / "rootfs.json").read_text(encoding="utf-8")
-        found = Rootfs.model_validate_json(text).model_copy(update={"path": root})
-    except FileNotFoundError:
+        found = Rootfs.model_validate_json(reading.content(planned.place / "rootfs.json"))
+        return found.model_copy(update={"path": planned.place / "rootfs"})
+    except (OSError, ValueError):  # removed since
         return None
-    except (OSError, ValueError):
-        found = None
-    if found is None or not (root / packages.STATUS).is_file():
-        log.warning("%s is damaged: it is built again", planned.place)
-        return None
-    return found
 
 
 @cache

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from labkit import untrusted
+from labkit import reading
 from labkit.checks import Check
 from labkit.display import counted
 from labkit.farm.measuring.load import Sent
@@ -112,7 +112,7 @@ def agreement(name: str, client: Mapping[int, str], log: Log, again: str) -> Che
         seen = f"{seen}; {counted(differing, 'request', 'differ')}{why}"
     if log.bad:
         lines = counted(log.bad.total(), "line", "are")
-        seen = f"{seen}; {lines} no requests: {untrusted.told(log.bad)}"
+        seen = f"{seen}; {lines} no requests: {reading.told(log.bad)}"
     return Check(
         name=name,
         expected=told(client.values()),

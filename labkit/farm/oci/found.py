@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from labkit.display import counted
+from labkit import intact
 from labkit.errors import StateError
 from labkit.farm.oci import remembered, siteimages, store, unpacking
 from labkit.farm.oci.store import Tag
@@ -19,11 +19,12 @@ from labkit.result import Record
 
 class Site(Record):
     """A site's image: the text of its page and of its virtual host ('' for none), and the unpacked
-    image, None when a part of that is missing."""
+    image, None when a part of that is missing or damaged (``damage``: in words)."""
 
     page: str
     host: str
     unpacked: Unpacked | None
+    damage: str = ""
 
 
 class Images(Record):
@@ -59,7 +60,7 @@ def _as_wanted(lab: Lab, known: dict[str, Unpacked], suite: str) -> Images:
 def _read(lab: Lab) -> Images | None:
     layout = siteimages.place(lab) / "layout"
     try:
-        lost = store.missing(layout)
+        wrong = intact.damage(siteimages.place(lab))
         names = store.tags(layout)
         web = store.tag(layout, "web")
         below = unpacking.whole_place(lab, layout, "web")
@@ -70,9 +71,8 @@ def _read(lab: Lab) -> Images | None:
         }
     except (StateError, OSError, ValueError):
         return None
-    said = f"{counted(len(lost), 'blob')} missing or damaged" if lost else "whole"
     return Images(
-        layout=said,
+        layout=f"damaged: {intact.told(wrong)}" if wrong else "whole",
         rootfs=siteimages.recorded(lab),
         made_by=siteimages.made_by(lab),
         tools=siteimages.tools(lab),
@@ -84,11 +84,13 @@ def _site(lab: Lab, tag: Tag, web: Tag, below: Path) -> Site:
     own = [unpacking.layer_place(lab, digest) for digest in tag.layers[len(web.layers) :]]
     config = unpacking.found_configuration(lab, tag.manifest)
     lower = (*reversed(own), below)
-    there = tag.layers[: len(web.layers)] == web.layers and all(map(unpacking.is_filled, lower))
+    damage = intact.fault(root.parent for root in lower)
+    there = tag.layers[: len(web.layers)] == web.layers and not damage
     return Site(
         page=_text(own, PAGE),
         host=_text(own, CONFIGURATION),
         unpacked=Unpacked(tag=tag.name, lower=lower, config=config) if there and config else None,
+        damage=damage,
     )
 
 

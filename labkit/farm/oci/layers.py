@@ -13,8 +13,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from labkit import run, uses
-from labkit.errors import CommandError, StateError
+from labkit import intact, reading, run, uses
+from labkit.errors import CommandError
 from labkit.farm.debian import dating, index, lists, packages, servers, variants
 from labkit.farm.debian.apt import Archive
 from labkit.farm.debian.building import PATIENCE, building, discard, sealed, tidy
@@ -36,7 +36,7 @@ from labkit.result import Record
 log = logging.getLogger("labkit.image")
 
 #: Goes up with every change of what a build leaves.
-EDITION = 3
+EDITION = 4
 #: What apache2's own start script would set (Debian: /etc/apache2/envvars), as the image's
 #: environment: so the server itself is the container's first process, without a script around it.
 ENVIRONMENT: Mapping[str, str] = {
@@ -99,19 +99,13 @@ def _needed(archive: Archive) -> tuple[str, Shop]:
 
 def _find(place: Path) -> Layers | None:
     """The layers in the cache, or None: also when their record or their layout is damaged."""
-    layout = place / "layout"
+    if not intact.whole(place):
+        return None
     try:
-        text = (place / "layers.json").read_text(encoding="utf-8")
-        found = Layers.model_validate_json(text).model_copy(update={"layout": layout})
-        whole = not store.missing(layout)
-    except FileNotFoundError:
+        found = Layers.model_validate_json(reading.content(place / "layers.json"))
+        return found.model_copy(update={"layout": place / "layout"})
+    except (OSError, ValueError):  # removed since
         return None
-    except (OSError, ValueError, StateError):
-        whole = False
-    if not whole:
-        log.warning("%s is damaged: it is built again", place)
-        return None
-    return found
 
 
 def _make(lab: Lab, base: Rootfs, shop: Shop | None, place: Path, version: str) -> Layers:

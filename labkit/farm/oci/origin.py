@@ -7,7 +7,6 @@ layers were unpacked into; and umoci, asked again, gives the runtime configurati
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,7 +68,7 @@ def look(
         wanted=tuple(map(str, lower)),
         mounted=_mounted(pid),
         made=_configuration(layout, unpacked, scratch),
-        used=_sha256(unpacked.config),
+        used=store.content_digest(unpacked.config),
     )
 
 
@@ -147,7 +146,7 @@ def _blob(layout: Path, role: str, digest: str) -> Blob:
     return Blob(
         role=role,
         named=digest,
-        found=_sha256(path) if there else "",
+        found=store.content_digest(path) if there else "",
         bytes=path.stat().st_size if there else 0,
     )
 
@@ -183,13 +182,8 @@ def _configuration(layout: Path, unpacked: Unpacked, scratch: Path) -> str:
     words = ["umoci", "raw", "runtime-config", "--image", f"{layout}:{unpacked.tag}"]
     try:
         run.run([*words, "--rootfs", unpacked.lower[-1], scratch])
-        return _sha256(scratch)
+        return store.content_digest(scratch)
     except CommandError as error:
         return error.stderr.strip().rpartition("\n")[2] or error.reason
     finally:
         scratch.unlink(missing_ok=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"

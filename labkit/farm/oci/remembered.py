@@ -2,8 +2,8 @@
 
 Building looks at every part of an image, and asks programs for their versions: as long as the farm takes
 to start. All of that is left out when nothing that it depends on has changed since: what the Lab says, the
-machine's packages and their sources, labkit's own recipe, and every file of the layout, by its stat(2).
-The unpacked files are there, and the configuration has the hash that is in its name.
+machine's packages and their sources, labkit's own recipe. Layout and unpacked files are as they were made
+(:mod:`labkit.intact`), and the configuration has the hash that is in its name.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from labkit import intact
 from labkit.farm import site as sites
 from labkit.farm.debian import servers
 from labkit.farm.oci import layers, siteimages, unpacking
 from labkit.farm.oci.unpacking import Unpacked
-from labkit.files import text_of, write_atomically
+from labkit.files import proven, text_of, write_proven
 from labkit.lab import Lab
 from labkit.result import Record
 
@@ -40,18 +41,20 @@ class Found(Record):
 def unpacked(lab: Lab) -> dict[str, Unpacked] | None:
     """Every site's image, None when anything may have changed since :func:`remember`."""
     try:
-        found = Found.model_validate_json(_file(lab).read_text(encoding="utf-8"))
+        found = Found.model_validate_json(proven(_file(lab)) or "")
         same = found.stamp == _stamp(lab)
     except (OSError, ValueError):
         return None
+    folders = {root.parent for item in found.sites.values() for root in item.lower}
     whole = all(_stands(item) for item in found.sites.values())
-    return found.sites if same and whole else None
+    sealed = same and whole and not intact.fault({*folders, siteimages.place(lab)})
+    return found.sites if sealed else None
 
 
 def remember(lab: Lab, found: dict[str, Unpacked]) -> None:
     """The images have just been looked at whole, and are these."""
     value = Found(stamp=_stamp(lab), sites=found)
-    write_atomically(_file(lab), value.model_dump_json(indent=1))
+    write_proven(_file(lab), value.model_dump_json(indent=1))
 
 
 def _file(lab: Lab) -> Path:
@@ -60,11 +63,7 @@ def _file(lab: Lab) -> Path:
 
 def _stands(item: Unpacked) -> bool:
     text = text_of(item.config)
-    return (
-        text is not None
-        and unpacking.is_named(item.config, text)
-        and all(map(unpacking.is_filled, item.lower))
-    )
+    return text is not None and unpacking.is_named(item.config, text)
 
 
 def _stamp(lab: Lab) -> str:
@@ -79,7 +78,7 @@ def _files(lab: Lab) -> Iterator[Path]:
         yield path
         yield from sorted(path.glob("*.list")) if path.is_dir() else ()
         yield from sorted(path.glob("*.sources")) if path.is_dir() else ()
-    yield from sorted(siteimages.place(lab).rglob("*"))
+    yield siteimages.place(lab) / intact.SEAL
 
 
 def _stats(paths: Iterable[Path]) -> Iterator[list[object]]:

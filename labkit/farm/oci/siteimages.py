@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from labkit import intact, reading
 from labkit.errors import ConfigError, MachineError, StateError
 from labkit.farm import site as sites
 from labkit.farm.debian.building import building
@@ -27,7 +28,7 @@ from labkit.lab import Lab, Site
 from labkit.result import Record
 
 #: Goes up with every change of what a build leaves.
-EDITION = 2
+EDITION = 3
 #: The tags that are no site's.
 COMMON = ("base", "web")
 
@@ -96,13 +97,13 @@ def recorded(lab: Lab) -> str:
 
 def stands(lab: Lab, common: Layers) -> bool:
     """Whether the layout is the one that this lab and these layers make, and whole."""
-    layout = place(lab) / "layout"
-    try:
-        whole = not store.missing(layout)
-        found = _digests(layout)
-    except (OSError, ValueError, StateError):  # none, or one that is damaged
+    if not intact.whole(place(lab)):
         return False
-    return whole and _read(lab) == _kept(lab, common, found)
+    try:
+        found = _digests(place(lab) / "layout")
+    except StateError:  # removed since
+        return False
+    return _read(lab) == _kept(lab, common, found)
 
 
 def make(lab: Lab, common: Layers) -> None:
@@ -156,8 +157,7 @@ def _reusable(lab: Lab, common: Layers) -> tuple[str, ...]:
 def _read(lab: Lab) -> Kept | None:
     """The record of the layout, None when there is none, or a damaged one."""
     try:
-        text = (place(lab) / "image.json").read_text(encoding="utf-8")
-        return Kept.model_validate_json(text)
+        return Kept.model_validate_json(reading.content(place(lab) / "image.json"))
     except (OSError, ValueError):
         return None
 

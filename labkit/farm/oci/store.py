@@ -18,14 +18,13 @@ from typing import Any
 
 from pydantic import Field
 
+from labkit import intact, reading
 from labkit.errors import StateError
 from labkit.files import write_atomically
 from labkit.result import Record
 
 #: The annotation of a manifest in ``index.json`` that holds its tag (annotations.md).
 REF_NAME = "org.opencontainers.image.ref.name"
-#: Bytes up to which a blob's content is held against its hash whenever the layout is looked at.
-SMALL = 1_000_000
 
 
 class Descriptor(Record):
@@ -174,21 +173,18 @@ def drop_unused(layout: Path) -> None:
 
 
 def missing(layout: Path) -> tuple[str, ...]:
-    """The hashes that something in the layout points to and whose blob is not there as described.
-
-    A blob's size is compared, and the content of the small ones: manifests, configurations, the
-    layers of sites.
-    """
+    """The hashes that something in the layout points to and whose blob is not there with that content."""
     found = blobs(layout)
     return tuple(
         digest
         for digest, size in pointers(layout).items()
-        if found.get(digest) != size or (size <= SMALL and not _is_content(layout, digest))
+        if found.get(digest) != size or digest != content_digest(blob(layout, digest))
     )
 
 
-def _is_content(layout: Path, digest: str) -> bool:
-    return digest == f"sha256:{hashlib.sha256(blob(layout, digest).read_bytes()).hexdigest()}"
+def content_digest(path: Path) -> str:
+    """The hash of a file's content, as a blob is named by it."""
+    return f"sha256:{intact.digest(path)}"
 
 
 def blobs_of(layout: Path, name: str) -> tuple[str, ...]:
@@ -240,7 +236,7 @@ def _descriptor(item: dict[str, Any]) -> Descriptor:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    read: dict[str, Any] = reading.json_of(path)
     return read
 
 

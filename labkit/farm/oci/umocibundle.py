@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from labkit import reading
 from labkit.farm.oci import store
 from labkit.result import Record
 
@@ -32,16 +32,21 @@ class Pointer(Record):
 
 def read(folder: Path) -> Bundle:
     """The bundle in a folder."""
-    said = json.loads((folder / "umoci.json").read_text(encoding="utf-8"))
-    process = json.loads((folder / "config.json").read_text(encoding="utf-8"))["process"]
     root = folder / "rootfs"
-    return Bundle(
-        files=tuple(sorted(path.name for path in folder.iterdir())),
-        manifest=said["from_descriptor_path"]["descriptor_walk"][-1]["digest"],
-        args=tuple(process.get("args") or ()),
-        env=tuple(process.get("env") or ()),
-        content=tuple(sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())),
-    )
+    try:
+        said = reading.json_of(folder / "umoci.json")
+        process = reading.json_of(folder / "config.json")["process"]
+        return Bundle(
+            files=tuple(sorted(path.name for path in folder.iterdir())),
+            manifest=said["from_descriptor_path"]["descriptor_walk"][-1]["digest"],
+            args=tuple(process.get("args") or ()),
+            env=tuple(process.get("env") or ()),
+            content=tuple(sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())),
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise reading.damaged(
+            folder, error, "call it again: the bundle is made anew each time"
+        ) from None
 
 
 def pointers(layout: Path, folder: Path, name: str) -> Iterator[Pointer]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import tarfile
 from collections.abc import Iterator
@@ -195,7 +194,7 @@ def _layout_checks(work: Path, done: list[Step]) -> tuple[Check, ...]:
     layout = work / LAYOUT
     first, second = store.tag(layout, "first"), store.tag(layout, "second")
     by_name = {step.name: step for step in done}
-    wrong = [d for d in store.blobs(layout) if _sha256(store.blob(layout, d)) != d]
+    wrong = [d for d in store.blobs(layout) if store.content_digest(store.blob(layout, d)) != d]
     return (
         _check("init", "no tag and no blob", _made(by_name["init"]), ("E2",)),
         _check("new", "manifest, configuration", _made(by_name["new"]), ("E2",)),
@@ -250,7 +249,3 @@ def _listing(content: tuple[str, ...]) -> str:
 
 def _right(wrong: list[str]) -> str:
     return f"not so: {', '.join(wrong)}" if wrong else "each blob is named by its hash"
-
-
-def _sha256(path: Path) -> str:
-    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from labkit import uses
+from labkit import intact, uses
 from labkit.farm.debian.building import building
 from labkit.farm.oci import store, tarball
 from labkit.farm.oci.umoci import umoci
@@ -14,6 +15,8 @@ from labkit.files import text_of, write_atomically
 from labkit.journal import Journal, lock
 from labkit.lab import Lab
 from labkit.result import Record
+
+log = logging.getLogger("labkit.cache")
 
 
 class Unpacked(Record):
@@ -49,11 +52,6 @@ def layer_place(lab: Lab, digest: str) -> Path:
     return lab.state_dir / "unpacked" / store.short(digest) / "rootfs"
 
 
-def is_filled(root: Path) -> bool:
-    """Whether the files of an image are there."""
-    return root.is_dir() and any(root.iterdir())
-
-
 def adopt(lab: Lab, layout: Path, name: str, root: Path) -> Path:
     """The same folder, where ``root``, from which the tag has just been packed, spares unpacking it."""
     return _shared(lab, name, _folder(lab, layout, name), lambda work: _move(root, work / "rootfs"))
@@ -81,6 +79,9 @@ def configuration(lab: Lab, layout: Path, name: str, root: Path) -> Path:
         found = found_configuration(lab, store.tag(layout, name).manifest)
         if found is not None:
             return found
+        for damaged in configurations(lab, stem):
+            if not damaged.is_dir():  # which may be somebody's: writing there says so
+                damaged.unlink(missing_ok=True)
         Journal.of(lab).intend("folder", path=str(folder))
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f".{stem}.part"
@@ -94,11 +95,18 @@ def configuration(lab: Lab, layout: Path, name: str, root: Path) -> Path:
 def found_configuration(lab: Lab, manifest: str) -> Path | None:
     """The file that :func:`configuration` has made for the image of that manifest, None without one."""
     stem = store.short(manifest)
-    for path in (lab.state_dir / "unpacked").glob(f"{stem}-*.json"):
+    for path in configurations(lab, stem):
         text = text_of(path)
         if text is not None and is_named(path, text):
             return path
+        log.warning("%s is damaged, and made again", path)
     return None
+
+
+def configurations(lab: Lab, stem: str = "*") -> list[Path]:
+    """The files that :func:`configuration` has made, of all images, or of the one whose manifest's hash begins
+    with ``stem``."""
+    return sorted((lab.state_dir / "unpacked").glob(f"{stem}-*.json"))
 
 
 def is_named(path: Path, text: str) -> bool:
@@ -127,9 +135,9 @@ def _shared(lab: Lab, name: str, folder: Path, make: Callable[[Path], None]) -> 
 
 
 def _once(lab: Lab, folder: Path, make: Callable[[Path], None]) -> Path:
-    """``folder/rootfs``, made if it is not there or was emptied. The caller holds its lock."""
+    """``folder/rootfs``, made if it is not there as it was made. The caller holds its lock."""
     root = folder / "rootfs"
-    if not is_filled(root):
+    if not intact.whole(folder):
         with building(lab, folder, what=f"unpacked image {folder.name}") as work:
             make(work)
     return root

@@ -62,7 +62,7 @@ def images(lab: Lab, found: Images | None) -> Iterator[Resource]:
                 "layout": found.layout,
                 "rootfs": found.rootfs,
                 **(page_facts(seen.page, seen.host) if seen.page else {}),
-                "unpacked": "yes" if seen.unpacked else "no",
+                "unpacked": "yes" if seen.unpacked else seen.damage or "no",
                 **({"programs": found.made_by} if found.made_by else {}),
             }
             yield Resource(kind="image", name=site.name, facts=facts)

@@ -15,6 +15,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from labkit import reading
 from labkit.errors import MachineError
 from labkit.farm.runc import overlay
 from labkit.farm.runc.bundle import Spec
@@ -119,7 +120,7 @@ def _free(seed: str, busy: Collection[int]) -> int:
 def noted(state: Path) -> dict[str, int]:
     """The first ids of the containers of the lab with that state folder, by name; none of a damaged note."""
     try:
-        found = json.loads(text_of(_file(state)) or "{}")
+        found = reading.parsed(text_of(_file(state)) or "{}")
         return {str(name): _sound(first) for name, first in found.items()}
     except (ValueError, TypeError, AttributeError):
         return {}

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Literal, get_args
 
-from labkit import untrusted
+from labkit import reading
 from labkit.farm.runc.places import written
 from labkit.lab import Lab
 
@@ -31,7 +31,7 @@ def place(lab: Lab, name: str, kind: Kind) -> Path:
 def lines(path: Path, trace: str = "") -> Iterator[str]:
     """The whole lines of a log that contain ``trace``; of a line that is being written, nothing."""
     with suppress(OSError), os.fdopen(_opened(path, os.O_RDONLY), "rb") as file:
-        yield from untrusted.lines(file, trace)
+        yield from reading.lines(file, trace)
 
 
 def end(path: Path, characters: int = 600) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labkit import run
+from labkit import intact, reading, run
 from labkit.errors import StateError
 from labkit.farm.runc import idmap, overlay, places, quota
 from labkit.farm.runc.bundle import Json, Spec, configure, marked, text
@@ -61,7 +61,7 @@ def prepare(lab: Lab, wanted: Sequence[Wanted]) -> tuple[str, ...]:
     things = [("folder", {"path": str(folder(lab, item.spec.name))}) for item in new]
     things += [("mount", {"target": str(target)}) for item in new for target in _targets(lab, item)]
     given = {place: item.files for item in new for place in _given(lab, item.files)}
-    things += [("folder", {"path": str(place.parent)}) for place in given]
+    things += [("folder", {"path": str(place.parents[1])}) for place in given]
     if new:
         Journal.of(lab).intend_all(things)
     for place, files in given.items():
@@ -82,11 +82,14 @@ def lower(lab: Lab, unpacked: Unpacked, files: Mapping[str, str]) -> tuple[Path,
 
 
 def _given(lab: Lab, files: Mapping[str, str]) -> tuple[Path, ...]:
-    """The folder with these files, one for all containers that have the same; none for none. Pure."""
+    """The folder with these files, one for all containers that have the same; none for none. Pure.
+
+    Beside it is the list that it is held against (:mod:`labkit.intact`)."""
     if not files:
         return ()
     text = json.dumps(sorted(files.items()))
-    return (lab.state_dir / "layers" / hashlib.sha256(text.encode()).hexdigest()[:16],)
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return (lab.state_dir / "layers" / name / "rootfs",)
 
 
 def configuration(image_own: Json, spec: Spec) -> str:
@@ -103,8 +106,7 @@ def _configuration(image_own: str, spec: str) -> str:
 def image_configuration(unpacked: Unpacked) -> Json:
     """The runtime configuration that umoci made from the image's own; :class:`FileNotFoundError` when the
     unpacked image was taken away since it was found."""
-    found: Json = json.loads(unpacked.config.read_text(encoding="utf-8"))
-    return found
+    return reading.json_object(unpacked.config, "remove it, and call `labkit apply`")
 
 
 def _root(lab: Lab, item: Wanted) -> Path:
@@ -131,6 +133,8 @@ def _stands(lab: Lab, item: Wanted, mounted: frozenset[str]) -> bool:
     """Whether root file system, user namespace and the place for what is written are mounted as wanted."""
     there = all(str(target.resolve()) in mounted for target in _targets(lab, item))
     there = there and quota.seen(lab, item.spec.name, mounted) == quota.told(lab)
+    if not is_given(lab, item.files):
+        return False
     made_of = overlay.found(folder(lab, item.spec.name) / "lower")
     return there and made_of == _made_of(lab, item) and _has_users(item.spec)
 
@@ -216,16 +220,24 @@ def _shifted(number: int, before: int, now: int) -> int:
     return number if start is None else number - start + now
 
 
+def is_given(lab: Lab, files: Mapping[str, str]) -> bool:
+    """Whether the folder with these files is there as it was made."""
+    return not intact.fault(place.parent for place in _given(lab, files))
+
+
 def _give(place: Path, files: Mapping[str, str]) -> None:
     """The folder is there with the files, whole or not at all; a private key is root's alone."""
-    if place.exists():
+    folder = place.parent
+    if intact.whole(folder):
         return
-    part = beside(place)
+    part = beside(folder)
     for path, content in files.items():
         mode = 0o600 if "PRIVATE KEY" in content else 0o644
-        write_atomically(part / path, content, mode=mode)
+        write_atomically(part / place.name / path, content, mode=mode)
+    intact.seal(part)
+    shutil.rmtree(folder, ignore_errors=True)
     try:
-        put(part, place)
+        put(part, folder)
     except OSError:  # another thread was faster
         if not place.is_dir():
             raise

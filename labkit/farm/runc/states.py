@@ -8,13 +8,13 @@ start. A file that is not as expected is left to runC itself to read.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from labkit import run
+from labkit import reading, run
 from labkit.farm.runc.bundle import MADE_OF
 from labkit.farm.runc.places import runc, runc_root
 from labkit.kernel import processes
@@ -50,10 +50,10 @@ def state(lab: Lab, name: str) -> State | None:
     """One container as runC knows it, None when it does not."""
     folder = f"{runc_root(lab)}/{name}"
     try:
-        return _read(folder, json.loads(_text(f"{folder}/state.json")))
+        return _read(folder, reading.json_of(Path(folder, "state.json")))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return _asked(lab, name)
 
 
@@ -100,5 +100,5 @@ def parse_list(output: str) -> list[State]:
             **{key: item[key] for key in ("id", "pid", "status", "bundle")},
             made_of=(item.get("annotations") or {}).get(MADE_OF, ""),
         )
-        for item in json.loads(output) or []
+        for item in reading.parsed(output) or []
     ]

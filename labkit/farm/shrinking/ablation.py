@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -23,7 +22,7 @@ from labkit.farm.shrinking import margins
 from labkit.farm.shrinking.ladder import LADDER
 from labkit.farm.shrinking.tree import Tree
 from labkit.farm.shrinking.trying import Trials, Tried
-from labkit.files import write_atomically
+from labkit.files import proven, write_proven
 from labkit.journal import lock
 from labkit.lab import Lab, unknown
 from labkit.result import Cell, Outcome, Record, Table, action
@@ -74,7 +73,7 @@ def shrink(lab: Lab, variant: str = "smallest") -> Outcome[Ablation]:
         value = _find(kept)
         if value is None:
             value = _try(lab, built.value, lab.cache_dir / "rootfs" / f".{key}.part")
-            write_atomically(kept, value.model_dump_json(indent=1))
+            write_proven(kept, value.model_dump_json(indent=1))
     return Outcome(
         value=value,
         subject=variant,
@@ -180,9 +179,10 @@ def _summary(value: Ablation) -> str:
 
 
 def _find(path: Path) -> Ablation | None:
-    with suppress(FileNotFoundError, ValidationError):
-        return Ablation.model_validate_json(path.read_text(encoding="utf-8"))
-    return None
+    try:
+        return Ablation.model_validate_json(proven(path) or "")
+    except ValidationError:
+        return None
 
 
 def _try(lab: Lab, built: Rootfs, place: Path) -> Ablation:

@@ -7,7 +7,6 @@ asked for it, takes the other along.
 
 from __future__ import annotations
 
-import json
 import os
 import selectors
 import signal
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from labkit import reading
 from labkit.errors import ConfigError
 from labkit.result import Record
 
@@ -104,7 +104,7 @@ class Door:
         with ExitStack() as opened:
             for output in outputs:
                 opened.callback(os.close, output)
-            asked = Asked.model_validate(json.loads(text))
+            asked = Asked.model_validate(reading.parsed(text))
             require_own(asked, self._uid)
             with open(os.dup(outputs[0]), "ab") as file:  # noqa: PTH123 - a descriptor
                 process = self._start(asked, file)

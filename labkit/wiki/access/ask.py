@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 from pydantic import Field
 
 import labkit
-from labkit import untrusted
+from labkit import reading
 from labkit.display import curl
 from labkit.errors import WikiError
 from labkit.lab import Lab
@@ -105,7 +105,7 @@ def query(lab: Lab, parameters: Mapping[str, str], *, post: bool = False, cookie
 
 def parsed(reply: Reply) -> Any:
     """The JSON of a reply that :func:`call` returned: an object."""
-    answer = untrusted.value(reply.body)
+    answer = reading.parsed(reply.body)
     if not isinstance(answer, dict):
         raise ValueError("no object")
     return answer
@@ -156,7 +156,7 @@ def fetch(lab: Lab, url: str, *, data: str | None = None, cookie: str = "") -> R
 
 def _body(reply: IO[bytes]) -> bytes:
     """The reply's body, and no more of it than an answer may have."""
-    return reply.read(untrusted.LARGEST + 1)
+    return reply.read(reading.MOST + 1)
 
 
 def distrust(said: str) -> str:

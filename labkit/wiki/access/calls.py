@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from labkit import untrusted
+from labkit import reading
 from labkit.errors import WikiError
 from labkit.wiki.access.refusals import SessionEndedError, refusal
 
@@ -49,7 +49,7 @@ def write(
                     "assertuser": site.username, "token": token,
                 }  # fmt: skip
                 sent = {"file": ("picture", file)} if file is not None else None
-                answer = untrusted.value(site.raw_call("api", given, files=sent))
+                answer = reading.parsed(site.raw_call("api", given, files=sent))
                 site.handle_api_result(answer)
                 return dict(answer)
         except SessionEndedError:

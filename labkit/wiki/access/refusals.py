@@ -11,7 +11,10 @@ from typing import Any
 from labkit.errors import WikiError, excerpt
 
 #: Refusals after which the page is read again and the edit made anew.
-CONFLICTS = ("editconflict", "articleexists", "missingtitle", "pagedeleted", "nosuchrevid")
+CONFLICTS = (
+    "editconflict", "articleexists", "edit-already-exists", "edit-conflict", "edit-gone-missing", "missingtitle",
+    "pagedeleted", "nosuchrevid",
+)  # fmt: skip
 #: Refusals of a session that was good once.
 ENDED = ("assertuserfailed", "assertnameduserfailed", "badtoken", "notloggedin", "readapidenied")
 #: Refusals that hold for a moment only; nothing was done.

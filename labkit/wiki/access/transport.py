@@ -29,7 +29,7 @@ import mwclient
 import requests
 
 import labkit
-from labkit import untrusted
+from labkit import reading
 from labkit.display import curl
 from labkit.errors import WikiError
 from labkit.wiki.access import ask
@@ -198,8 +198,8 @@ def _text(reply: requests.Response) -> str:
         size += len(part)
         if time.monotonic() > until:
             raise requests.ReadTimeout
-        if size > untrusted.LARGEST:
-            raise requests.exceptions.ContentDecodingError(f"more than {untrusted.LARGEST} bytes")
+        if size > reading.MOST:
+            raise requests.exceptions.ContentDecodingError(f"more than {reading.MOST} bytes")
     return b"".join(parts).decode("utf-8", errors="replace")
 
 
@@ -229,7 +229,7 @@ def _code(text: str) -> str | None:
     """The code of the error in an answer of the API's, '' for none; None when it is no such answer, or one that
     would harm its reader: mwclient parses the text again."""
     try:
-        answer = untrusted.value(text)
+        answer = reading.parsed(text)
         return str(answer["error"]["code"]) if "error" in answer else "" if answer else None
     except (ValueError, KeyError, TypeError):
         return None

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from labkit import run
+from labkit import reading, run
 from labkit.errors import CommandError, StateError, WikiError, excerpt
 from labkit.files import write_atomically
 from labkit.result import Record
@@ -87,7 +87,7 @@ def read(path: Path) -> Passwords:
     """The passwords of a file; raises :class:`StateError`, which does not quote the file. One of an older
     labkit's gets the administrator's that it lacks."""
     try:
-        words = json.loads(path.read_text(encoding="utf-8"))
+        words = reading.json_of(path)
         older = isinstance(words, dict) and "administrator" not in words
         if older:
             words["administrator"] = Passwords.new().plain()["administrator"]

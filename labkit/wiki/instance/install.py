@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from labkit import uses
+from labkit import reading, uses
 from labkit.errors import CommandError, WikiError, excerpt
 from labkit.files import write_atomically
 from labkit.lab import Lab
@@ -200,7 +200,7 @@ def _record(folders: Folders, passwords: Passwords, mediawiki_folder: Path) -> N
 def _recorded(folders: Folders) -> Installed:
     """What was recorded; a record that is missing or damaged is none, and is made again."""
     try:
-        return Installed.model_validate_json(folders.installed.read_bytes())
+        return Installed.model_validate_json(reading.content(folders.installed))
     except (OSError, ValueError):
         return Installed()
 

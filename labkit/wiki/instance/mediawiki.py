@@ -11,7 +11,7 @@ import re
 import shutil
 from pathlib import Path
 
-from labkit import journal, run
+from labkit import intact, journal, run
 from labkit.errors import CommandError, MachineError, StateError, excerpt
 
 PACKAGES = ("mediawiki", "mediawiki-classes")
@@ -59,20 +59,24 @@ def installation(cache: Path, version: str) -> Path:
 
 
 def whole(program: Path) -> bool:
-    """Whether MediaWiki is in an :func:`installation`: an emptied folder is none."""
-    return (program / "api.php").is_file()
+    """Whether MediaWiki is in an :func:`installation` as it was unpacked."""
+    return intact.whole(_unpacked(program))
 
 
 def version(program: Path) -> str:
     """The package's version of an :func:`installation`, without its epoch."""
-    return program.parents[INSIDE.count("/")].name
+    return _unpacked(program).name
+
+
+def _unpacked(program: Path) -> Path:
+    return program.parents[INSIDE.count("/")]
 
 
 def versions(cache: Path) -> list[str]:
     """The versions that are unpacked in the cache, the oldest unpacked first."""
     folder = cache / "mediawiki"
-    found = [item for item in folder.iterdir() if whole(item / INSIDE)] if folder.exists() else []
-    return [item.name for item in sorted(found, key=lambda item: item.stat().st_mtime)]
+    found = [item for item in folder.glob("[!.]*") if whole(item / INSIDE)]
+    return [item.name for item in sorted(found, key=intact.sealed)]
 
 
 def candidate() -> str:
@@ -108,6 +112,7 @@ def _download(cache: Path) -> str:
         for package in packages:
             run.run(["dpkg-deb", "--extract", package, tree], timeout=300)
         relink(tree)
+        intact.seal(tree)
         got = package_version(packages[0].name)
         if not whole(installation(cache, got)):
             shutil.rmtree(folder / got, ignore_errors=True)  # damaged
@@ -130,7 +135,7 @@ def relink(tree: Path) -> None:
     for link in links:
         if not link.exists():
             link.unlink()
-    if not whole(tree / INSIDE):
+    if not (tree / INSIDE / "api.php").is_file():
         raise StateError(
             str(tree),
             "the package does not hold MediaWiki where Debian 12 and 13 do",

@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from labkit import reading
 from labkit.config import BESIDE
 from labkit.errors import WikiError
 from labkit.files import write_atomically
@@ -44,7 +45,7 @@ HISTORY = 100
 EVERY = 20_000
 #: Characters of one block; a page holds two million (MediaWiki's $wgMaxArticleSize).
 LIMIT = 4_000_000
-_LINE = re.compile(rf"({fences.NAME}) ([0-9a-f]{{16}}) (\S+) ([A-Za-z0-9+/=]+)")
+_LINE = re.compile(rf"(?m)^({fences.NAME}) ([0-9a-f]{{16}}) (\S+) ([A-Za-z0-9+/=]+)")
 _HEAD = (
     "What labkit wrote on the report's page, so that it can tell its own lines from yours. "
     "It mends this page by itself; there is nothing to read or to change here."
@@ -254,8 +255,8 @@ def stem(page: str) -> str:
 def read_local(path: Path) -> Store:
     """The store of a file, empty when there is none."""
     try:
-        return parse(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
+        return parse(reading.text(path, 2 * LIMIT))
+    except (OSError, ValueError):
         return Store()
 
 

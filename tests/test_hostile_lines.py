@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from labkit import Lab, untrusted
+from labkit import Lab, reading
 from labkit.errors import WikiError
 from labkit.farm import proxy, site
 from labkit.farm.measuring import answers, counts, fetch
@@ -112,10 +112,10 @@ def test_a_forged_line_is_counted_and_named(forged: str) -> None:
     file = io.BytesIO(
         "".join(f"{text}\n" for text in (line(), forged, line(trace="ab-2"))).encode()
     )
-    found, bad = site.parse_log(untrusted.lines(file))
+    found, bad = site.parse_log(reading.lines(file))
     assert [item.trace for item in found] == ["ab-1", "ab-2"]
     assert bad.total() == (1 if forged.strip() else 0)
-    assert len(untrusted.told(bad)) < 60
+    assert len(reading.told(bad)) < 60
     own = '{"time":"2026-03-01T10:00:00+0000","site":"a","replica":"a-1"}'
     lines, bad = proxy.parse([forged, own])
     assert (lines, bad.total()) == ([], 2)
@@ -125,10 +125,10 @@ def test_a_forged_line_is_counted_and_named(forged: str) -> None:
 @given(st.binary(max_size=2000))
 def test_bytes_are_lines_or_none(data: bytes) -> None:
     """Whatever they are."""
-    found, bad = site.parse_log(untrusted.lines(io.BytesIO(data)))
+    found, bad = site.parse_log(reading.lines(io.BytesIO(data)))
     assert found == []
     assert bad.total() <= data.count(b"\n")
-    proxy.parse(untrusted.lines(io.BytesIO(data)))
+    proxy.parse(reading.lines(io.BytesIO(data)))
 
 
 WORDS = st.text(max_size=8)
@@ -163,9 +163,9 @@ def test_a_forged_number_is_none(text: str) -> None:
 
 def test_a_line_without_end_is_read_in_parts() -> None:
     """Of a long one the beginning is told, and the next line is whole; one that is being written is none."""
-    data = b"ab " + b"x" * (3 * untrusted.LONGEST) + b"\nab 2\nab 3"
-    found = list(untrusted.lines(io.BytesIO(data), "ab"))
-    assert [len(item) for item in found] == [untrusted.LONGEST, 5]
+    data = b"ab " + b"x" * (3 * reading.LONGEST) + b"\nab 2\nab 3"
+    found = list(reading.lines(io.BytesIO(data), "ab"))
+    assert [len(item) for item in found] == [reading.LONGEST, 5]
 
 
 def test_a_check_names_what_is_forged() -> None:
@@ -177,8 +177,8 @@ def test_a_check_names_what_is_forged() -> None:
 def test_many_kinds_of_faults_are_told_in_few_words() -> None:
     """The most frequent ones."""
     bad = Counter({f"fault {number}": number for number in range(1, 9)})
-    assert untrusted.told(bad).startswith("8 × fault 8, 7 × fault 7")
-    assert untrusted.told(bad).endswith("4 × fault 4, others")
+    assert reading.told(bad).startswith("8 × fault 8, 7 × fault 7")
+    assert reading.told(bad).endswith("4 × fault 4, others")
 
 
 ANSWERS = (
@@ -265,9 +265,9 @@ def test_an_answer_without_end_is_none(
 
 def test_an_answer_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it is parsed."""
-    monkeypatch.setattr(untrusted, "LARGEST", 10)
+    monkeypatch.setattr(reading, "MOST", 10)
     with pytest.raises(ValueError, match="more than 10 bytes"):
-        untrusted.value('"0123456789"')
+        reading.parsed('"0123456789"')
 
 
 def test_an_answer_of_another_kind_is_an_error_of_the_wiki_s() -> None:
