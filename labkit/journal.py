@@ -273,7 +273,7 @@ def _lines(text: str, path: Path, first: int) -> Iterator[Entry | StateError]:
             continue
         try:
             yield Entry.model_validate(reading.parsed(line))
-        except json.JSONDecodeError:
+        except reading.NoJsonError:
             if not line.startswith("{") or line.count("{") <= line.count("}"):
                 yield _damaged(path, number, line)
         except ValueError:

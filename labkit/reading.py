@@ -32,6 +32,10 @@ LONGEST = 1 << 17
 KINDS = 5
 
 
+class NoJsonError(ValueError):
+    """A text is not JSON, or would harm its reader."""
+
+
 def content(path: Path, most: int = MOST) -> bytes:
     """What is in a file.
 
@@ -58,11 +62,14 @@ def text(path: Path, most: int = MOST) -> str:
 
 
 def parsed(said: str | bytes) -> Any:
-    """The value of a JSON text; :class:`ValueError` for what is none, is larger than :data:`MOST`, or would harm its
-    reader."""
+    """The value of a JSON text; :class:`NoJsonError` for what is none, is larger than :data:`MOST`, or is made to harm
+    its reader."""
     if len(said) > MOST:
-        raise ValueError(f"has more than {MOST} bytes")
-    return from_json(said)
+        raise NoJsonError(f"has more than {MOST} bytes")
+    try:
+        return from_json(said)
+    except ValueError as error:
+        raise NoJsonError(str(error)) from None
 
 
 def json_of(path: Path) -> Any:

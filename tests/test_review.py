@@ -16,7 +16,8 @@ from labkit import Check, Figure, Lab, Result, Table
 from labkit.display import counted
 from labkit.report import closing, markup, pages, review
 from labkit.report import record as records
-from labkit.report.plan import ROWS, STAGES, TASKS, plan
+from labkit.report.assignment import ROWS, TASKS
+from labkit.report.plan import STAGES, plan
 from labkit.report.record import Entry, StageRecord
 from labkit.result import FIGURE_MIME, RESULT_MIME
 from tests import executed
@@ -138,7 +139,7 @@ def test_empty_outputs_give_a_site(lab: Lab) -> None:
     """Before anything has run the site says so, for each stage, and answers no row."""
     pages_ = site(lab)
     assert list(pages_) == ["index.html"]
-    assert pages_["index.html"].text.count("not run") == len(STAGES)
+    assert pages_["index.html"].text.count("not run") == len(STAGES) + len(TASKS) + len(ROWS)
     assert "0 of 23" in pages_["index.html"].text
 
 
@@ -383,10 +384,15 @@ def checked(name: str, *, holds: bool, rows: tuple[str, ...] = ()) -> Result[Any
 
 @pytest.mark.parametrize(
     ("held", "state"),
-    [((True, True), "done"), ((True, False), "in part"), ((False, False), "open"), ((), "open")],
+    [
+        ((True, True), "met"),
+        ((True, False), "in part"),
+        ((False, False), "not met"),
+        ((), "not run"),
+    ],
 )
 def test_closing_table_is_what_checks_say(lab: Lab, held: tuple[bool, ...], state: str) -> None:
-    """A task is done when it has checks and all of them hold; its comment says what was reported."""
+    """A task is met when it has checks and all of them hold; its comment says what was reported."""
     task = next(task for task in TASKS if task.checks == ("dns.",))
     results = [checked(f"dns.{number}", holds=holds) for number, holds in enumerate(held)]
     keep(lab, "06-balancer", *(Entry(cell=1, result=item) for item in results))
@@ -402,54 +408,70 @@ def test_closing_table_sees_the_last_failure(lab: Lab) -> None:
     keep(lab, "06-balancer", Entry(cell=1, result=checked("dns.a", holds=True)))
     keep(lab, "06-balancer", Entry(cell=1, result=checked("dns.a", holds=False)), state="failed")
     tasks = {task.task: task for task in closing.closing_table(lab).value.tasks}
-    assert tasks["Name the sites by DNS"].state == "open"
+    assert tasks["Name the sites by DNS"].state == "not met"
 
 
-def web(*replicas: str) -> Result[Any]:
+def web(*replicas: str, failing: tuple[str, ...] = ()) -> Result[Any]:
     """What a farm of these replicas (``red-1``) shows for the rows that ask for a number of things."""
     sites = sorted({name.rpartition("-")[0] for name in replicas})
     names = [
         *(f"{kind}.{name}" for kind in ("farm.replica", "browser", "proxy.worker") for name in replicas),
-        *(f"{kind}.{site}" for kind in ("site.page", "proxy.site") for site in sites),
+        *(f"{kind}.{site}" for kind in ("site.page", "proxy.site", "dns.name", "dns.reverse") for site in sites),
+        *(f"traffic.{site}.distribution" for site in sites), "site.told-apart", f"failover.kill.{replicas[0]}.out",
     ]  # fmt: skip
     rows = ("E5", "R11")
-    checks = [Check(name=n, expected="1", seen="1", holds=True, rows=rows) for n in names]
+    checks = [Check(name=n, expected="1", seen="1", holds=n not in failing, rows=rows) for n in names]  # fmt: skip
     return result("About the farm.", checks=checks)
 
 
+TWICE = ("a-1", "a-2", "b-1", "b-2", "c-1", "c-2")
+
+
 @pytest.mark.parametrize(
-    ("replicas", "unmet"),
+    ("replicas", "failing", "said"),
     [
-        (("a-1", "a-2", "b-1", "b-2", "c-1", "c-2"), {}),
+        (TWICE, (), {"E5": "met", "R11": "met"}),
         (
             ("a-1",),
+            (),
             {
-                "E5": "1 of 3 balanced sites, 1 of 6 servers behind the balancer",
-                "R11": "1 of 6 containers, 1 of 3 different pages, 1 of 6 pages seen in a browser",
+                "E5": "not met: 1 of 3 balanced sites, 0 of 3 sites on two servers behind the balancer, "
+                "1 of 3 sites whose requests are divided",
+                "R11": "not met: 1 of 6 containers, 0 of 3 sites on two containers, 1 of 3 different pages, "
+                "1 of 6 pages seen in a browser",
             },
         ),
-        (("a-1", "a-2", "a-3", "a-4", "b-1", "b-2"), {"E5": "2 of 3 balanced sites", "R11": "2 of 3 different pages"}),
+        (
+            ("a-1", "a-2", "a-3", "a-4", "b-1", "c-1"),
+            (),
+            {
+                "E5": "not met: 1 of 3 sites on two servers behind the balancer",
+                "R11": "not met: 1 of 3 sites on two containers",
+            },
+        ),
+        (
+            TWICE,
+            ("failover.kill.a-1.out", "browser.b-2"),
+            {
+                "E5": "in part: failing: browser.b-2, failover.kill.a-1.out",
+                "R11": "in part: 5 of 6 pages seen in a browser, failing: browser.b-2, failover.kill.a-1.out",
+            },
+        ),
     ],
 )  # fmt: skip
-def test_fewer_than_asked_for_is_not_met(
-    lab: Lab, replicas: tuple[str, ...], unmet: dict[str, str]
+def test_a_row_is_met_by_all_that_it_asks_for(
+    lab: Lab, replicas: tuple[str, ...], failing: tuple[str, ...], said: dict[str, str]
 ) -> None:
-    """One container is not six, however many checks hold on it: neither the row nor the task is done."""
-    keep(lab, "05-web", Entry(cell=1, result=web(*replicas)))
+    """One container is not six, however many checks hold on it; nor is it met with a check that fails."""
+    keep(lab, "05-web", Entry(cell=1, result=web(*replicas, failing=failing)))
     found = closing.coverage(lab)
-    lines = {row[0]: row[-1] for row in found.table("coverage").rows}
     for row in ("E5", "R11"):
-        said = (
-            f"not met: {unmet[row]}" if row in unmet else f"{len(found.value.answers[0].checks)} of"
-        )
-        assert str(lines[row]).startswith(said)
-        assert (f"{row} not met" in found.checks[0].seen) is (row in unmet)
-    tasks = {task.task: task for task in closing.closing_table(lab).value.tasks}
-    for name in ("Run the farm's containers", "Serve the web sites", "Balance the load"):
-        task = tasks[name]
-        assert task.held == task.checks
-        short = len(replicas) < 6 or ("R11" in unmet and name != "Run the farm's containers")
-        assert task.state == ("in part" if short else "done")
+        assert {line[2] for line in found.table("coverage").rows if line[0] == row} == {said[row]}
+        assert (f"{row} {said[row]}" in found.checks[0].seen) is (said[row] != "met")
+    tasks = {task.task: task.state for task in closing.closing_table(lab).value.tasks}
+    served = {tasks["Run the farm's containers"], tasks["Serve the web sites"]}
+    assert (served == {"met"}) is (said["R11"] == "met")
+    assert (tasks["Balance the load"] == "met") is (said["E5"] == "met")
 
 
 def test_coverage_names_stage_and_cell(lab: Lab) -> None:

@@ -15,8 +15,9 @@ from labkit import Check, Figure, Lab, Outcome, Result, Table
 from labkit.errors import ConfigError, StageError, StateError
 from labkit.report import Stage, figures, pictures, plan
 from labkit.report import record as records
+from labkit.report.assignment import ROWS
 from labkit.report.figures import style
-from labkit.report.plan import ROWS, STAGES, Plan
+from labkit.report.plan import STAGES, Plan
 from labkit.result import FIGURE_MIME, Record, action, drafts, picture
 
 

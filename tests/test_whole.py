@@ -23,7 +23,8 @@ from labkit import Lab, run
 from labkit.checks import failed
 from labkit.farm import browser
 from labkit.report import Stage
-from labkit.report.plan import ROWS, STAGES
+from labkit.report.assignment import ROWS
+from labkit.report.plan import STAGES
 from labkit.run import Done
 from labkit.undo import mount_points
 from labkit.wiki.instance import accounts

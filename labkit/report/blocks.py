@@ -10,8 +10,9 @@ from labkit.lab import Lab
 from labkit.report import closing as closings
 from labkit.report import dialogue, memory, saved, signing
 from labkit.report import record as records
+from labkit.report.assignment import ROWS
 from labkit.report.pages import ICONS
-from labkit.report.plan import ROWS, STAGES, Plan, plan
+from labkit.report.plan import STAGES, Plan, plan
 from labkit.report.record import StageRecord
 from labkit.result import FIGURE_MIME, RESULT_MIME, Record, Table
 from labkit.wiki import notebook, wikitext
@@ -113,8 +114,8 @@ def own(latest: Mapping[str, StageRecord], stale: Mapping[str, str]) -> Rendered
     """
     result = closings.closing_of(tuple(latest.values()), stale)
     others = [record for record in latest.values() if record.stage != OWN]
-    found, less = closings.answers(others, (result,)), closings.fewer(others)
-    answered = closings.coverage_table(found, less, stale.keys() - {OWN})
+    found, old = closings.answers(others, (result,)), stale.keys() - {OWN}
+    answered = closings.coverage_table(found, closings.rows(others, old, (result,)), old)
     parts = (
         wikitext.heading("The tasks", 3),
         f"'''{wikitext.literal(result.summary)}'''",

@@ -1,29 +1,36 @@
-"""The closing table and the coverage of the assignment's rows, computed from the stages' checks."""
+"""The closing table and what answers the assignment's rows, computed from the stages' checks."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from labkit.checks import Check
 from labkit.display import counted
 from labkit.lab import Lab
 from labkit.report import memory
 from labkit.report import record as records
-from labkit.report.plan import NUMBERS, ROWS, TASKS, Task, lacking, matches
+from labkit.report.assignment import (
+    NEEDS,
+    NUMBERS,
+    ROWS,
+    TASKS,
+    Judged,
+    State,
+    Task,
+    judge,
+    matches,
+)
 from labkit.report.record import StageRecord
 from labkit.result import Outcome, Record, Result, Table, action
 
 #: How many result sentences a task's comment quotes.
 QUOTED = 3
 
-State = Literal["done", "in part", "open", "stale"]
-
 
 class TaskState(Record):
-    """A task of the assignment: ``in part`` when some of its checks fail, or there are fewer things than it asks
-    for, ``open`` when it has no check that holds, ``stale`` when all hold, but not all of them are of now."""
+    """The state of a task of the assignment (:data:`labkit.report.assignment.State`)."""
 
     task: str
     state: State
@@ -50,9 +57,10 @@ class Closing(Record):
 
 
 class Coverage(Record):
-    """Which cells answer which rows."""
+    """Which cells answer which rows, and what becomes of each row."""
 
     answers: tuple[Answer, ...]
+    rows: dict[str, Judged]
 
 
 @action("report.closing")
@@ -71,8 +79,8 @@ def closing_of(
 ) -> Outcome[Closing]:
     """The closing table, from these records; ``stale`` says why some of them are. Pure."""
     found = states(latest, stale)
-    done = sum(task.state == "done" for task in found)
-    silent = [task.task for task in found if not task.checks]
+    met = sum(task.state == "met" for task in found)
+    silent = [task.task for task in found if task.state == "not run"]
     check = Check(
         name="report.closing",
         expected=f"each of {counted(len(found), 'task')} has a state that checks decide",
@@ -86,7 +94,7 @@ def closing_of(
     return Outcome(
         value=Closing(tasks=found),
         subject="",
-        summary=f"{done} of {counted(len(found), 'task', 'are')} done.",
+        summary=f"{met} of {counted(len(found), 'task', 'are')} met.",
         checks=(check,),
         tables=(table(found),),
     )
@@ -99,34 +107,50 @@ def coverage(lab: Lab, *shown: Result[Any]) -> Outcome[Coverage]:
     :param shown: results of the stage that is running now, whose record is not written yet.
     """
     latest = records.latest(lab)
-    found, less = answers(latest, shown), fewer(latest)
     stale = memory.stale(lab, latest)
-    missing = [row for row in ROWS if not any(a.row == row and a.held for a in found)]
-    unmet = [f"no answer to {', '.join(missing)}"] if missing else []
-    unmet += [f"{row} not met: {said}" for row, said in less.items() if row not in missing]
+    found, judged = answers(latest, shown), rows(latest, stale, shown)
+    unmet = [f"{row} {state.told}" for row, state in judged.items() if state.state != "met"]
     check = Check(
         name="report.coverage",
-        expected=f"each of {len(ROWS)} rows is answered by checks that hold, and as many as it asks for",
-        seen="; ".join(unmet) or f"{len(ROWS)} rows answered",
+        expected=f"each of {len(ROWS)} rows is met",
+        seen="; ".join(unmet) or f"{len(ROWS)} rows met",
         holds=not unmet,
         again="labkit review",
     )
-    answered = len(ROWS) - len({*missing, *less})
     return Outcome(
-        value=Coverage(answers=found),
+        value=Coverage(answers=found, rows=judged),
         subject=lab.name,
-        summary=f"{answered} of the assignment's {len(ROWS)} rows are answered by checks that hold"
+        summary=f"{len(ROWS) - len(unmet)} of the assignment's {len(ROWS)} rows are met"
         f"{'; ' if unmet else ''}{'; '.join(unmet)}.",
         checks=(check,),
-        tables=(coverage_table(found, less, stale),),
+        tables=(coverage_table(found, judged, stale),),
     )
 
 
-def fewer(found: Sequence[StageRecord]) -> dict[str, str]:
-    """The rows that ask for more things than these records show, each with what there is. Pure."""
-    checks = [check for record in found for result in record.results for check in result.checks]
-    less = {row: lacking(numbers, checks) for row, numbers in NUMBERS.items()}
-    return {row: ", ".join(said) for row, said in less.items() if said}
+def rows(
+    found: Sequence[StageRecord],
+    stale: Collection[str] = (),
+    shown: Sequence[Result[Any] | Outcome[Any]] = (),
+) -> dict[str, Judged]:
+    """What becomes of each row of the assignment, by these records and by results that are in none yet; ``stale``
+    are the stages whose records are of a lab of before. Pure."""
+    checks = [
+        (record.stage in stale, check)
+        for record in found
+        for result in record.results
+        for check in result.checks
+    ]
+    checks += [(False, check) for result in shown for check in result.checks]
+    own = {row: [(old, check) for old, check in checks if row in check.rows] for row in ROWS}
+    return {
+        row: judge(
+            [check for _, check in own[row]],
+            NEEDS[row],
+            NUMBERS.get(row, ()),
+            stale=any(old for old, _ in own[row]),
+        )
+        for row in ROWS
+    }
 
 
 def states(
@@ -169,34 +193,25 @@ def table(found: Sequence[TaskState]) -> Table:
 
 
 def coverage_table(
-    found: Sequence[Answer], less: Mapping[str, str], stale: Collection[str]
+    found: Sequence[Answer], judged: Mapping[str, Judged], stale: Collection[str]
 ) -> Table:
-    """The coverage, a line for each row and cell; a row without an answer, or with too few things
-    (:func:`fewer`), has a line that says so, and an answer of a ``stale`` stage does."""
-    rows = [
-        line
+    """The coverage, a line for each row and cell, and for a row without an answer; an answer of a ``stale`` stage
+    says so."""
+    lines = [
+        {"row": row, "about": ROWS[row], "state": judged[row].told, **cells}
         for row in ROWS
-        for line in (
-            *(_line(answer, answer.stage in stale) for answer in found if answer.row == row),
-            *([_open_line(row, f"not met: {less[row]}")] if row in less else []),
-        )
-        or (_open_line(row, "none"),)
+        for cells in [_cells(item, item.stage in stale) for item in found if item.row == row]
+        or [{"stage": None, "cell": None, "checks": None}]
     ]
-    return Table.of("coverage", "What answers each row of the assignment", rows)
+    return Table.of("coverage", "What answers each row of the assignment", lines)
 
 
-def _line(answer: Answer, stale: bool) -> dict[str, str | None]:
+def _cells(answer: Answer, stale: bool) -> dict[str, str | None]:
     return {
-        "row": answer.row,
-        "about": ROWS[answer.row],
         "stage": answer.stage,
         "cell": f"In [{answer.cell}]" if answer.cell else None,
         "checks": f"{answer.held} of {len(answer.checks)} hold{', stale' if stale else ''}",
     }
-
-
-def _open_line(row: str, said: str) -> dict[str, str | None]:
-    return {"row": row, "about": ROWS[row], "stage": None, "cell": None, "checks": said}
 
 
 def _state(task: Task, found: Sequence[StageRecord], stale: Mapping[str, str]) -> TaskState:
@@ -213,21 +228,22 @@ def _state(task: Task, found: Sequence[StageRecord], stale: Mapping[str, str]) -
     ]
     checks = [check for _, _, listed in own for check in listed]
     old = list(dict.fromkeys(stage for stage, _, listed in own if listed and stage in stale))
-    held = sum(check.holds for check in checks)
+    judged = judge(checks, task.needs or task.checks, task.numbers, stale=bool(old))
     failing = [f"{c.name}: expected {c.expected}; seen {c.seen}." for c in checks if not c.holds]
     now = (result.summary for stage, result, listed in own if listed and stage not in old)
-    less = lacking(task.numbers, checks)
-    sums = f"{held} of {counted(len(checks), 'check', 'hold')}." if checks else "No check was made."
-    state: State = "in part" if held else "open"
-    if checks and held == len(checks) and not less:
-        state = "stale" if old else "done"
     said = [
         *(f"{stage} is stale, because {stale[stage]}." for stage in old),
-        *(f"{text}." for text in less),
+        *(f"{text}." for text in judged.why if not text.startswith("failing")),
         *failing[:QUOTED],
         *list(dict.fromkeys(now))[:QUOTED],
-        sums,
+        f"{judged.held} of {counted(judged.checks, 'check', 'hold')}."
+        if checks
+        else "No check was made.",
     ]
     return TaskState(
-        task=task.name, state=state, comment=" ".join(said), held=held, checks=len(checks)
+        task=task.name,
+        state=judged.state,
+        comment=" ".join(said),
+        held=judged.held,
+        checks=judged.checks,
     )

@@ -2,58 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
 from labkit.checks import Check
 from labkit.lab import unknown
+from labkit.report.assignment import matches
 from labkit.result import Record
-
-#: The assignment's rows in a few words: what it asks for (E), hints at (I) and asks again (R).
-ROWS: Mapping[str, str] = {
-    "E1": "A local wiki with the assignment in it and the report's structure prepared",
-    "E2": "An OCI image and a bundle by umoci, with a working root file system",
-    "E3": "The containers on the network: interfaces in them, their peers in a virtual switch",
-    "E4": "apache2 in the root file systems",
-    "E5": "A local DNS; three sites on two servers each behind a load balancer",
-    "I1": "The rights of the wiki's database account",
-    "I2": "The root file system's size against a base Docker image's, and how to reduce it",
-    "I3": "cgroups without systemd",
-    "I4": "PATH in the container's configuration",
-    "I5": "The runtime configuration comes from the image",
-    "I6": "veth pairs, named and addressed in the container's namespace",
-    "R1": "How image layout and bundle relate",
-    "R2": "The root file system compared with a base Docker image's",
-    "R3": "How much smaller, in numbers",
-    "R4": "Packages that the container may not need",
-    "R5": "terminal: false when detached",
-    "R6": "Foreground and detached",
-    "R7": "Several instances started from one terminal, each waiting",
-    "R8": "Every change to config.json; several containers, not several processes",
-    "R9": "What a container in the background can show",
-    "R10": "Addresses in one network, ping both ways, ssh into a container",
-    "R11": "Six containers with web servers, three pages, all seen in a browser",
-    "R12": "The closing table: task, state, comment",
-}
-
-
-class Number(Record):
-    """How many different checks of a name (:func:`matches`) have to hold; ``what`` is what each stands for."""
-
-    check: str
-    least: int
-    what: str
-
-
-CONTAINERS = Number(check="farm.replica.", least=6, what="containers")
-PAGES = Number(check="site.page.", least=3, what="different pages")
-SEEN = Number(check="browser.", least=6, what="pages seen in a browser")
-BALANCED = Number(check="proxy.site.", least=3, what="balanced sites")
-WORKERS = Number(check="proxy.worker.", least=6, what="servers behind the balancer")
-#: The rows that ask for a number of things.
-NUMBERS: Mapping[str, tuple[Number, ...]] = {
-    "E5": (BALANCED, WORKERS),
-    "R11": (CONTAINERS, PAGES, SEEN),
-}
 
 #: What a lab takes after its first rebuild (bytes): what it downloaded, and all that it keeps. Like the
 #: stages' seconds measured on two processors, with Debian 12 and empty caches.
@@ -91,15 +43,6 @@ class Plan(Record):
     uses: tuple[str, ...] = ()
     builds: tuple[str, ...] = ("",)
     seconds: tuple[float, float] = (0.0, 0.0)
-
-
-class Task(Record):
-    """A line of the closing table: the checks with these names or beginnings decide its state, and ``numbers``
-    of them have to hold."""
-
-    name: str
-    checks: tuple[str, ...]
-    numbers: tuple[Number, ...] = ()
 
 
 STAGES: tuple[Plan, ...] = (
@@ -208,30 +151,6 @@ STAGES: tuple[Plan, ...] = (
     ),
 )
 
-#: The closing table's tasks, in the order in which the assignment meets them.
-TASKS: tuple[Task, ...] = (
-    Task(
-        name="Install the wiki",
-        checks=(
-            "wiki.answers", "wiki.loopback", "wiki.database.", "wiki.accounts", "wiki.bot",
-            "wiki.closed.",
-        ),
-    ),
-    Task(name="Fill the wiki", checks=("wiki.page.", "wiki.shown")),
-    Task(name="Make the image", checks=("image.",)),
-    Task(name="Make its root file system", checks=("rootfs.",)),
-    Task(name="Start containers detached", checks=("container.",)),
-    Task(name="Connect the network", checks=("network.",)),
-    Task(name="Run the farm's containers", checks=("farm.",), numbers=(CONTAINERS,)),
-    Task(name="Serve the web sites", checks=("site.", "browser."), numbers=(PAGES, SEEN)),
-    Task(name="Name the sites by DNS", checks=("dns.",)),
-    Task(
-        name="Balance the load",
-        checks=("proxy.", "balance.", "traffic.", "compare.", "failover.", "bench."),
-        numbers=(BALANCED, WORKERS),
-    ),
-)  # fmt: skip
-
 
 def plan(name: str) -> Plan:
     """The stage of that name; raises :class:`ConfigError` that names the nearest."""
@@ -239,18 +158,6 @@ def plan(name: str) -> Plan:
     if name not in known:
         raise unknown(name, known, "a stage")
     return known[name]
-
-
-def matches(check: str, wanted: str) -> bool:
-    """Whether a check's name is the wanted one, or begins with the wanted beginning (``net.ping.``)."""
-    return check.startswith(wanted) if wanted.endswith(".") else check == wanted
-
-
-def lacking(numbers: tuple[Number, ...], checks: Iterable[Check]) -> tuple[str, ...]:
-    """Of what there are fewer than asked for, in words: ``1 of 6 containers``."""
-    held = {check.name for check in checks if check.holds}
-    counts = ((sum(matches(name, n.check) for name in held), n) for n in numbers)
-    return tuple(f"{count} of {n.least} {n.what}" for count, n in counts if count < n.least)
 
 
 def problems(stage: Plan, checks: tuple[Check, ...]) -> tuple[str, ...]:

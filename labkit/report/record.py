@@ -116,7 +116,7 @@ def parse(text: str, path: Path, key: str) -> StageRecord:
     try:
         content, _ = signing.opened(text, "record", key)
         return StageRecord.model_validate(content)
-    except (json.JSONDecodeError, ValidationError) as error:
+    except (reading.NoJsonError, ValidationError) as error:
         raise _damaged(path, f"is no stage's record ({str(error).splitlines()[0]})") from None
     except ValueError as error:
         raise _damaged(path, str(error)) from None

@@ -17,8 +17,8 @@ from labkit.errors import StateError
 from labkit.lab import Lab
 from labkit.report import closing, dialogue, markup, pages, signing
 from labkit.report import record as records
+from labkit.report.assignment import ICONS, ROWS
 from labkit.report.pages import Page, Shown
-from labkit.report.plan import ROWS
 from labkit.report.signing import New
 from labkit.result import Outcome, Record, Table, action
 from labkit.wiki import wikitext
@@ -118,7 +118,8 @@ def _index(lab: Lab, shown: tuple[Shown, ...]) -> str:
             stale=stale,
             tasks=closing.states(found, stale),
             answers=closing.answers(found),
-            fewer=closing.fewer(found),
+            judged=closing.rows(found, stale),
+            icons=ICONS,
             rows=ROWS,
             files=_files(shown),
             listing=dialogue.last(lab),

@@ -257,7 +257,7 @@ def seal(folder: Path, trusted: str = "", name: str = "") -> Seal:
         return Seal(folder, trusted, nothing, "is missing: these outputs are not signed")
     except OSError as error:
         return Seal(folder, trusted, nothing, f"cannot be read ({error})")
-    except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
+    except (bounded.NoJsonError, UnicodeDecodeError, ValidationError) as error:
         return Seal(folder, trusted, nothing, f"is no manifest ({str(error).splitlines()[0]})")
     except ValueError as error:
         return Seal(folder, trusted, nothing, str(error))

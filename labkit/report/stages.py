@@ -15,8 +15,9 @@ from labkit.files import write_atomically
 from labkit.lab import Lab
 from labkit.report import inputs, memory, pictures
 from labkit.report import record as records
+from labkit.report.assignment import ROWS
 from labkit.report.closing import closing_table, coverage
-from labkit.report.plan import ROWS, STAGES, Plan, plan, problems
+from labkit.report.plan import STAGES, Plan, plan, problems
 from labkit.report.record import Entry, StageRecord
 from labkit.result import Figure, Result, run_id
 
