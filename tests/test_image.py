@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import resource
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -318,50 +317,3 @@ def test_umocis_steps_hold_and_leave_nothing(lab: Lab) -> None:
     assert added["repack again"].count("layer") == 1
     assert not Journal.of(lab).standing()
     assert {row for check in result.checks for row in check.rows} >= {"E2", "I5", "R1"}
-
-
-PODMAN = """\
-set -e
-if mountpoint --quiet /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi
-cd {folder}
-podman() {{
-    command podman --root {folder}/root --runroot {folder}/run --tmpdir {folder}/tmp \\
-        --cgroup-manager=cgroupfs --events-backend=none "$@"
-}}
-podman pull --quiet oci:layout:site1 > id
-podman run --detach --name site --network none --cgroups=disabled --env LABKIT_REPLICA=site1-1 \\
-    --ulimit nofile={files}:{files} --ulimit nproc={processes}:{processes} "$(cat id)"
-pid=$(podman inspect --format '{{{{.State.Pid}}}}' site)
-for try in $(seq 50); do
-    nsenter --net=/proc/$pid/ns/net perl -MIO::Socket::INET -e '
-        alarm 5; $s = IO::Socket::INET->new("127.0.0.1:80") or exit 1;
-        print $s "GET / HTTP/1.0\\r\\n\\r\\n"; print <$s>;' && break
-    sleep 0.1
-done
-podman logs site >&2
-podman rm --force --time 0 site
-"""
-
-
-@pytest.mark.root
-@pytest.mark.skipif(
-    run.which("podman") is None or run.which("crun") is None,
-    reason="podman and crun are not on this machine",
-)
-def test_podman_starts_a_sites_image(lab: Lab, open_folder: Path) -> None:
-    """An engine that knows nothing of labkit runs it as it is: the page and the header say so.
-
-    crun refuses a hybrid cgroup layout, so the unified mount is hidden from it in a mount
-    namespace that ends with the test. podman wants short paths, and limits above the machine's own.
-    """
-    siteimages.take_over(image.build(lab).value.layout, open_folder / "layout")
-    script = open_folder / "podman.sh"
-    limits = {
-        "files": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
-        "processes": resource.getrlimit(resource.RLIMIT_NPROC)[1],
-    }
-    script.write_text(PODMAN.format(folder=open_folder, **limits))
-    done = run.run(sealed(["sh", script]), timeout=120)
-    assert "HTTP/1.1 200 OK" in done.stdout, done.stderr
-    assert "X-Labkit-Replica: site1-1" in done.stdout
-    assert lab.title(lab.sites[0]) in done.stdout

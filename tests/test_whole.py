@@ -32,6 +32,7 @@ from labkit.wiki.instance.folders import Folders, origin
 from tests import stage_notebooks
 from tests.conftest import lab_maker, open_place
 from tests.inventory import control_groups
+from tests.outside.axe import obstacles
 from tests.test_jupyterlab import chromium
 from tests.test_review import Reading
 from tests.test_run import gone
@@ -290,6 +291,20 @@ def test_wiki_page_shows_all_stages_with_figures(whole: Whole, page: Page) -> No
         figures = Stage.load(whole.lab, stage.name).figures
         assert shown[stage.title] == [True] * len(figures), stage.name
     assert sum(len(pictures) for pictures in shown.values()) > 8
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_is_in_anybody_s_way(whole: Whole, page: Page, scheme: str) -> None:
+    """Of the review site, and the report on the wiki (its own part of the page), by axe's rules."""
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    found = {}
+    for path in sorted((whole.lab.output_dir / "review").glob("*.html")):
+        page.goto(path.as_uri())
+        found[path.name] = obstacles(page)
+    page.goto(address(whole.lab, whole.lab.wiki.page))
+    found["the wiki"] = obstacles(page, ".mw-parser-output")
+    assert {name: said for name, said in found.items() if said} == {}
 
 
 # -- acting on it --------------------------------------------------------------------------------

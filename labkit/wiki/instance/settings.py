@@ -25,6 +25,8 @@ MODULES = (
     "mpm_prefork", "authz_core", "alias", "dir", "mime", "env", "headers", "setenvif", "filter",
     "deflate", "reqtimeout",
 )  # fmt: skip
+#: What the wiki is called by who may read it (a regular expression): loopback, by whichever port it is reached.
+NAMES = r"127\.0\.0\.1|localhost|\[::1\]"
 #: Processes of the web server, one for each request that it has in hand; the others wait in the order in which they
 #: came (ListenBacklog: 511).
 WORKERS = 32
@@ -253,6 +255,10 @@ def apache(folders: Folders, *, port: int, mediawiki: Path, module: Path, mark: 
             f'Alias /wiki "{mediawiki}/index.php"',
             f'Alias /images "{folders.images}"',
             "RedirectMatch ^/?$ /wiki/",
+            # A page of somebody's that names this address by a name of theirs (DNS rebinding) reads nothing.
+            f'<If "%{{HTTP_HOST}} !~ m#^({NAMES})(:[0-9]+)?$#i">',
+            "    Require all denied",
+            "</If>",
             "",
         )
     )
