@@ -30,7 +30,7 @@ class Failover(Record):
     """What happened; moments are seconds since the load's beginning, None: not seen in time.
 
     ``stopped``: the order to stop the replica (or to drain it) was given. ``out``: the balancer
-    says that it sends nothing there any more. ``started``: the replica runs again. ``back``: it
+    says that it sends nothing there any more. ``started``: the order to start it again was given. ``back``: it
     answered a client again. ``again`` requests were sent a second time because the balancer asked
     for it; ``failed`` ones did not get the page at all, ``refused`` of them by the balancer's own
     answer (503), and their clients knew it from ``first_failed`` to ``last_failed``. ``others`` is
