@@ -135,10 +135,10 @@ def _stop_and_start(lab: Lab, replica: Replica, load: Load, drained: bool) -> Mo
         container.kill(lab, replica)
         out = _when(load, lambda: not workers.worker(lab, replica).usable, OUT)
     load.wait(lab.traffic.seconds / 4)
+    started = load.now()
     container.start(lab, replica)
     if drained:
         workers.drain(lab, replica, False)
-    started = load.now()
     back = _when(load, lambda: _served_since(load, replica, started), BACK)
     load.wait(lab.traffic.seconds / 4)
     return stopped, out, started, back
