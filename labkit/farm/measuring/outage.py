@@ -27,14 +27,14 @@ Moments = tuple[float, float | None, float, float | None]
 class Failover(Record):
     """What happened; moments are seconds since the load's beginning, None: not seen in time.
 
-    ``stopped``: the order to stop the replica (or to drain it) was given. ``out``: the balancer
-    says that it sends nothing there any more. ``started``: the order to start it again was
-    given. ``back``: it answered a client again. The balancer sent ``again`` requests to a second replica; ``failed`` ones did not
-    get the page, ``refused`` of them by the balancer's own answer (:data:`REFUSALS`), ``redirected`` ones by a
-    redirection, ``cut`` ones without an answer; and their clients knew it from ``first_failed`` to ``last_failed``.
-    By the replicas' logs, ``doubled`` requests were executed more than once, and ``turned`` ones by another
-    ``method`` than they were sent with; ``unread`` lines of these logs are no requests. ``others`` is the number of the site's other replicas: where it is 0,
-    nobody can take over.
+    ``stopped``: the order to stop the replica (or to drain it) was given. ``out``: the balancer says that it
+    sends nothing there any more. ``started``: the order to start it again was given. ``back``: it answered a
+    client again. The balancer sent ``again`` requests to a second replica; ``failed`` ones did not get the page,
+    ``refused`` of them by the balancer's own answer (:data:`REFUSALS`), ``redirected`` ones by a redirection,
+    ``cut`` ones without an answer; and their clients knew it from ``first_failed`` to ``last_failed``. By the
+    replicas' logs, ``doubled`` requests were executed more than once, and ``turned`` ones by another ``method``
+    than they were sent with; ``unread`` lines of these logs are no requests. ``others`` is the number of the
+    site's other replicas: where it is 0, nobody can take over.
     """
 
     replica: str
