@@ -216,7 +216,7 @@ def test_every_subject_is_told_of_every_default() -> None:
     }
     spec = container.replica_spec(lab, lab.farm[0])
     config = json.loads(container.configuration(image, spec))
-    found = own.table(config).frame()
+    found = own.table(config, "64 MiB in 4096 files").frame()
     assert tuple(found["what"]) == published.SUBJECTS
     assert not found.isna().any().any()
     mine = dict(zip(found["what"], found[own.NAME], strict=True))

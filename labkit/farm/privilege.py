@@ -16,7 +16,7 @@ from labkit.farm import container, ssh
 from labkit.farm.confinement import attempts, own, probe
 from labkit.farm.confinement.attempts import Attempt
 from labkit.farm.confinement.published import DEFAULTS
-from labkit.farm.runc import trial
+from labkit.farm.runc import quota, trial
 from labkit.farm.runc.bundle import Json, Mount, Spec
 from labkit.journal import lock
 from labkit.lab import Lab
@@ -68,7 +68,7 @@ def confined(lab: Lab) -> Outcome[Confinement]:
         subject="trial containers",
         summary=f"A replica may make {value.calls} system calls; {_summed(value)}.",
         checks=(*_checks(value), _least(config), *kept),
-        tables=(own.table(config), _table(value)),
+        tables=(own.table(config, quota.told(lab)), _table(value)),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from labkit.display import human_bytes
@@ -14,8 +14,8 @@ from labkit.result import Cell, Table
 NAME = "labkit's replica"
 
 
-def default(config: Mapping[str, Any]) -> Default:
-    """What config.json says."""
+def default(config: Mapping[str, Any], written: str = "no limit") -> Default:
+    """What config.json says; ``written`` is how much the container's place for what it writes holds."""
     process, linux = config["process"], config["linux"]
     granted = {name for names in process["capabilities"].values() for name in names}
     calls = len(seccomp.allowed(linux["seccomp"])) if "seccomp" in linux else None
@@ -34,7 +34,7 @@ def default(config: Mapping[str, Any]) -> Default:
             "devices": _devices(config),
             "masked paths": f"{len(linux['maskedPaths'])}, and {len(linux['readonlyPaths'])} read-only",
             **_limits(linux["resources"]),
-            "size of a file": _size(process.get("rlimits", ())),
+            "what it writes": written,
             "user namespace": _users(linux),
             # labkit.farm.isolation keeps to that, whatever config.json says
             "network reach": "answers to the lab's host; of itself the lab's name server alone",
@@ -42,9 +42,9 @@ def default(config: Mapping[str, Any]) -> Default:
     )
 
 
-def table(config: Mapping[str, Any]) -> Table:
+def table(config: Mapping[str, Any], written: str) -> Table:
     """The container's rights beside the published defaults."""
-    columns = (default(config), *DEFAULTS)
+    columns = (default(config, written), *DEFAULTS)
     rows: list[dict[str, Cell]] = [
         {"what": subject, **{item.name: item.said[subject] for item in columns}}
         for subject in SUBJECTS
@@ -73,11 +73,6 @@ def _limits(resources: Mapping[str, Any]) -> dict[str, str]:
         "processes": str(resources["pids"]["limit"]),
         "processors": f"{quota / cpu['period']:g}" if quota else "a weight like any other",
     }
-
-
-def _size(rlimits: Sequence[Mapping[str, Any]]) -> str:
-    asked = next((item["hard"] for item in rlimits if item["type"] == "RLIMIT_FSIZE"), None)
-    return human_bytes(asked) if asked else "no limit"
 
 
 def _users(linux: Mapping[str, Any]) -> str:

@@ -31,7 +31,7 @@ class Default(Record):
 #: What is compared, in this order.
 SUBJECTS = (
     "user", "capabilities", "no-new-privileges", "seccomp", "root file system", "/sys", "devices",
-    "masked paths", "memory", "processes", "processors", "size of a file", "user namespace", "network reach",
+    "masked paths", "memory", "processes", "processors", "what it writes", "user namespace", "network reach",
 )  # fmt: skip
 
 DOCKER = Default(
@@ -51,7 +51,7 @@ DOCKER = Default(
         "memory": "no limit",
         "processes": "no limit",
         "processors": "no limit",
-        "size of a file": "no limit",
+        "what it writes": "no limit",
         "user namespace": "no",
         "network reach": "the machine, and what it reaches",
     },
@@ -73,7 +73,7 @@ PODMAN = Default(
         "memory": "no limit",
         "processes": "2048",
         "processors": "no limit",
-        "size of a file": "no limit",
+        "what it writes": "no limit",
         "user namespace": "no (without root: the caller's)",
         "network reach": "the machine, and what it reaches",
     },
@@ -95,7 +95,7 @@ KUBERNETES = Default(
         "memory": "no limit (not asked for)",
         "processes": "no limit (not asked for)",
         "processors": "no limit (not asked for)",
-        "size of a file": "no limit (not asked for)",
+        "what it writes": "no limit (not asked for)",
         "user namespace": "no (not asked for)",
         "network reach": "not the host's own network; else all (not asked for)",
     },
