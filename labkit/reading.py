@@ -25,6 +25,8 @@ R = TypeVar("R", bound=BaseModel)
 
 #: The most bytes that labkit reads of one file, or of a server's answer.
 MOST = 64 * 2**20
+#: The bytes that are read at a time: the kernel refuses to give 4 MiB or more of a file of /proc/sys.
+PART = 1 << 20
 #: The longest line that a log can have, in bytes: Apache's, with a request and two headers of 8,190 bytes each
 #: (LimitRequestLine, LimitRequestFieldSize), of which every byte is written as ``\\xhh``.
 LONGEST = 1 << 17
@@ -49,11 +51,13 @@ def content(path: Path, most: int = MOST) -> bytes:
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         raise ValueError("is no file")
-    with os.fdopen(descriptor, "rb") as file:
-        data = file.read(most + 1)
+    data = bytearray()
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        while len(data) <= most and (part := file.read(PART)):
+            data += part
     if len(data) > most:
         raise ValueError(f"has more than {most // 1024} KiB, which labkit writes into no such file")
-    return data
+    return bytes(data)
 
 
 def text(path: Path, most: int = MOST) -> str:

@@ -248,7 +248,7 @@ def test_a_container_on_an_older_image_is_told(ran: Lab) -> None:
     assert check.name == "container.source.layers"
     own, *layers = roots.lower(ran, before, keys)
     assert stale.mounted == tuple(map(str, (own, *layers)))
-    assert check.seen == " over ".join((own.name, *(folder.parent.name for folder in layers)))
+    assert check.seen == " over ".join(folder.parent.name for folder in (own, *layers))
     assert not scratch.exists()
     assert failing(changed) == set()
     assert container.states(ran)["red-1"].pid != pid

@@ -182,3 +182,9 @@ def test_a_hostile_lab_toml_is_refused(tmp_path: Path, case: str) -> None:
     assert caught.value.code.startswith("config.")
     assert caught.value.remedy
     assert len(str(caught.value)) < 2000
+
+
+def test_the_kernel_s_own_files_are_read() -> None:
+    """Of /proc/sys it gives nothing to who asks for much at a time."""
+    for path in ("/proc/sys/kernel/pid_max", "/proc/self/status", "/proc/sys/net/ipv4/ip_forward"):
+        assert reading.text(Path(path)) == Path(path).read_text()

@@ -7,12 +7,13 @@ a graceful reload, which ends no request (apache2(8), ``graceful``).
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
 from ipaddress import IPv4Address
 
-from labkit import accesslog, daemon, reading
+from labkit import accesslog, daemon, interrupting, reading
 from labkit.checks import Check, equal
 from labkit.display import counted, curl
 from labkit.errors import FarmError
@@ -124,7 +125,7 @@ def observe(lab: Lab) -> Balancer:
 def checks(lab: Lab) -> tuple[Check, ...]:
     """Whether the balancer runs as the Lab says, and every site and every worker answers."""
     try:
-        found = observe(lab)
+        found = _settled(lab)
     except FarmError as error:
         return (_down(lab, error),)
     known = {worker.replica: worker for worker in found.workers}
@@ -140,6 +141,18 @@ def checks(lab: Lab) -> tuple[Check, ...]:
         *(_worker_check(lab, item.name, known.get(item.name)) for item in lab.farm),
         *(_site_check(lab, site.name) for site in lab.sites),
     )
+
+
+def _settled(lab: Lab) -> Balancer:
+    """The balancer as it answers now; where a worker is out that nobody withdrew, as it does after the next time
+    that it looked whether the worker answers."""
+    deadline = time.monotonic() + balancing.SETTLES
+    while True:
+        found = observe(lab)
+        out = [item for item in found.workers if not (item.usable or item.withdrawn)]
+        if not out or time.monotonic() > deadline:
+            return found
+        interrupting.pause(0.1)
 
 
 def log(lab: Lab, trace: str = "") -> tuple[list[Line], Counter[str]]:

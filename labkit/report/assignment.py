@@ -66,7 +66,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "R6": ("container.foreground", "container.detached"),
     "R7": ("container.instances",),
     "R8": ("container.changes", "container.confined."),
-    "R9": ("container.listing",),
+    "R9": ("container.listing.",),
     "R10": ("network.addresses", "network.ping.", "network.ssh."),
     "R11": ("farm.replica.", "site.page.", "site.told-apart", "browser."),
     "R12": ("report.closing",),

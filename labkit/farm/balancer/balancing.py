@@ -90,6 +90,8 @@ end
 #: the others wait here, at most as long as for an answer (``acquire``, in milliseconds), and then go to
 #: another replica.
 ASKED = f"connectiontimeout=500ms timeout=10 ttl=3 max={AT_ONCE} acquire=10000"
+#: The balancer looks once a second; within so many seconds it has noticed that a worker answers (again).
+SETTLES = 2.0
 #: How a worker is watched. A replica that refuses a connection is left out at once, and the
 #: request goes to another one; the health check lets it in again.
 WATCHED = f"retry=60 hcmethod=HEAD hcuri=/?{HEALTH_QUERY} hcinterval=1 hcpasses=1 hcfails=1"
