@@ -198,7 +198,9 @@ def confined(user: str = "") -> tuple[str, ...]:
 def _launch(daemon: Daemon) -> None:
     # setsid forks: a program that stays in the foreground is nobody's child then, nor a zombie later
     detached = ("setsid", "--fork") if daemon.foreground else ()
+    # who is not root has no capability to give up, and may not: libcap-ng 0.8.5 refuses to try
+    begin = confined(daemon.user) if os.geteuid() == 0 else ("setpriv", "--no-new-privs", "--")
     run.run(
-        [*confined(daemon.user), *detached, *daemon.argv], netns=daemon.netns, env=daemon.env, output=daemon.log, timeout=30,
+        [*begin, *detached, *daemon.argv], netns=daemon.netns, env=daemon.env, output=daemon.log, timeout=30,
         remedy=f"read {daemon.log}",
     )  # fmt: skip
