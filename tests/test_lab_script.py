@@ -229,8 +229,8 @@ def test_an_interrupted_installation_leaves_no_policy(
 
 
 def working(machine: Machine, program: str) -> bool:
-    """Whether a program runs on the machine."""
-    return machine.run("pgrep", "-x", program, ok=(0, 1)).status == 0
+    """Whether a program runs on the machine; a zombie has ended."""
+    return machine.run("pgrep", "--runstates", "RSD", "-x", program, ok=(0, 1)).status == 0
 
 
 def until(true: Callable[[], bool]) -> None:

@@ -27,6 +27,7 @@ from labkit.report.kernels.door import Asked, Door
 from labkit.report.kernels.person import Person
 from tests import proc, stage_notebooks
 from tests.conftest import free_port, lab_maker, open_place
+from tests.test_run import gone
 from tests.waiting import until
 
 #: A user and a group without an account.
@@ -225,7 +226,7 @@ def test_nothing_is_left_running(
         own = {server(found), *proc.command_lines(number)}
         os.kill(found.keeper.pid, sig)
         found.keeper.wait(60)
-        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in own), patience=30)
+        until(lambda: all(map(gone, own)), patience=30)
         assert undo.unmake_all(found.lab)[1] == ()
         assert [path for path in found.lab.run_dir.rglob("*") if path.is_file()] == []
 

@@ -212,6 +212,8 @@ def _contained(
     )
     state = states.get(name)
     inside = replica.netns if _is_inside(state, replica) else "another one"
+    if state and inside != replica.netns and not processes.lives(state.pid):  # it ended meanwhile
+        state = state.model_copy(update={"pid": 0, "status": "stopped"})
     config = text_of(own / "bundle" / "config.json")
     yield from observed.container(name, state, config, namespace=inside, answers=answers)
 

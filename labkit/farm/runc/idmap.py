@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from labkit import reading
@@ -201,7 +202,13 @@ _tried: dict[tuple[Path, Path], str] = {}
 
 
 def _refusal(lab: Lab) -> str:
-    places = [existing(path) for path in (lab.state_dir, lab.cache_dir)]
+    for _ in range(10):
+        with suppress(FileNotFoundError):  # a folder was there for a trial of another thread's
+            return _refused([existing(path) for path in (lab.state_dir, lab.cache_dir)])
+    return f"folders come and go in {existing(lab.state_dir)}"
+
+
+def _refused(places: list[Path]) -> str:
     if places[0].stat().st_dev == places[1].stat().st_dev:
         del places[1]
     for place in (places[0], *places[0].parents):
@@ -211,6 +218,8 @@ def _refusal(lab: Lab) -> str:
         return f"where a part of /proc is covered the kernel gives no new one: {hidden}"
     try:
         overlay.require_shifted(*places)
+    except FileNotFoundError:
+        raise
     except OSError as error:
         return f"{_part(str(error.filename), places)}: {error.strerror}"
     return ""
