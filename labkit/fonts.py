@@ -6,13 +6,8 @@ import unicodedata
 
 #: For what labkit's own font (DejaVu Sans) does not have, figures take these, where they are installed.
 FAMILIES = (
-    "WenQuanYi Micro Hei",
-    "Noto Sans CJK JP",
-    "Symbola",
-    "FreeSans",
-    "Unifont",
-    "Unifont Upper",
-)
+    "WenQuanYi Micro Hei", "Noto Sans CJK JP", "Symbola", "FreeSans", "Unifont", "Unifont Upper",
+)  # fmt: skip
 
 
 def missing(characters: str) -> str:
@@ -25,7 +20,7 @@ def missing(characters: str) -> str:
 def package(character: str) -> str:
     """Debian's smallest package with a font for a character's kind."""
     if 0x1F000 <= ord(character) < 0x20000 or 0x2600 <= ord(character) < 0x27C0:
-        return "fonts-unifont"  # Symbola ends with the emoji of 2010, and colours are nothing for figures
+        return "fonts-unifont"  # fonts-symbola lacks emoji since 2010; figures cannot use coloured fonts
     if unicodedata.east_asian_width(character) in "WFH":
         return "fonts-wqy-microhei"
     return "fonts-freefont-ttf"

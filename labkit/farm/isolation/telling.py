@@ -26,7 +26,7 @@ def check(lab: Lab) -> Check:
     else:
         trial = trying.out(lab)
         holds = trial.holds
-        seen = "; ".join(trial.reached) or _refused(trial)
+        seen = "; ".join((*trial.reached, *trial.uncounted)) or _refused(trial)
     return Check(
         name="network.isolation",
         expected=EXPECTED,
@@ -39,8 +39,6 @@ def check(lab: Lab) -> Check:
 def _refused(trial: trying.Trial) -> str:
     told = ", ".join(f"{number} {trying.WORDS[name]}" for name, number in trial.sent.items())
     number = counted(sum(trial.sent.values()), "packet")
-    if trial.uncounted:
-        return f"none of {number} sent by them to try it arrived ({told}); {'; '.join(trial.uncounted)}"
     return f"each of {number} sent by them to try it was refused and counted: {told}"
 
 
