@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from labkit.checks import Check
-    from labkit.result import Cell, Column, Result, Table
+    from labkit.core.result import Cell, Column, Result, Table
 
 
 #: JupyterLab would set every cell to the right.

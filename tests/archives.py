@@ -14,8 +14,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TypeVar
 
-from labkit import run
-from labkit.farm.debian import apt
+from labkit.core import run
+from labkit.farm.rootfs import apt
 from labkit.kernel import calls
 from labkit.kernel.netns import alone
 from tests.servers import served

@@ -11,11 +11,13 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from labkit import Lab, groups, run
-from labkit.farm import container, host
-from labkit.farm.debian import apt
-from labkit.farm.links.netns import inside
-from labkit.farm.runc import attempt
+from labkit import Lab
+from labkit.core import probes, run
+from labkit.farm.containers import container
+from labkit.farm.network import host
+from labkit.farm.network.netns import inside
+from labkit.farm.rootfs import apt
+from labkit.kernel import cgroups
 from tests import archives
 from tests.conftest import free_port
 from tests.host_side import give_address
@@ -227,7 +229,7 @@ def taken_group(own: Project) -> Iterator[Broken]:
     finally:
         process.kill()
         process.wait()
-        groups.remove(f"/labkit-{own.lab.name}")
+        cgroups.remove(f"/labkit-{own.lab.name}")
 
 
 def taken_port(number: Callable[[Lab], int]) -> Callable[[Project], AbstractContextManager[Broken]]:
@@ -331,7 +333,7 @@ def damaged_null(script: str) -> Callable[[Project], AbstractContextManager[Brok
     def harm(own: Project) -> Iterator[Broken]:
         devices = own.folder / "dev"
         devices.mkdir()
-        names = " ".join(f"/dev/{name}" for name in attempt.DEVICES)
+        names = " ".join(f"/dev/{name}" for name in probes.DEVICES)
         yield Broken(privately(
             f"mount -t tmpfs -o mode=755 labkit-test {devices}; cp -a {names} {devices}; "
             f"mount --rbind {devices} /dev; {script}"

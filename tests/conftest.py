@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from labkit import Lab, undo
+from labkit import Lab
+from labkit.core import undo
 from tests import proc
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def page(open_folder: Path) -> Iterator[Page]:
     resolves no name but loopback's address."""
     from playwright.sync_api import sync_playwright
 
-    from labkit.farm import browser
+    from labkit.farm.services import browser
 
     confined = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
     home = {"HOME": str(open_folder), "TMPDIR": str(open_folder), "PATH": "/usr/bin:/bin"}
@@ -187,7 +188,7 @@ def page(open_folder: Path) -> Iterator[Page]:
 
 @contextmanager
 def _wiki(database: str) -> Iterator[Lab]:
-    from labkit.wiki import server
+    from labkit.wiki.server import actions as server
 
     with open_place() as folder, lab_maker(folder, folder / "outputs") as make:
         lab = make(wiki_database=database)

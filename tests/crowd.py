@@ -13,8 +13,8 @@ from pathlib import Path
 
 from labkit import Lab
 from labkit.errors import WikiError
-from labkit.wiki.access import api
-from labkit.wiki.access.api import ConflictError
+from labkit.wiki.client import api
+from labkit.wiki.client.api import ConflictError
 from tests.desks import SUMMARY, WEB, Desk, fresh, opened, stage
 
 #: Lines of the page after which teachers write: in a sentence's block, in a table, between blocks.

@@ -13,14 +13,14 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from labkit import Lab
-from labkit.wiki import notebook, publish, session, wikitext
-from labkit.wiki.access import api
-from labkit.wiki.instance import accounts
-from labkit.wiki.instance.folders import Folders, api_url
-from labkit.wiki.merging import fences
-from labkit.wiki.merging.desk import Published
-from labkit.wiki.merging.fences import Block
-from labkit.wiki.notebook import Upload
+from labkit.wiki.client import accounts, api, session
+from labkit.wiki.client.folders import Folders, api_url
+from labkit.wiki.merge import fences
+from labkit.wiki.merge.fences import Block
+from labkit.wiki.publish import publishing
+from labkit.wiki.publish.desk import Published
+from labkit.wiki.render import notebook, wikitext
+from labkit.wiki.render.notebook import Upload
 
 
 class Wire(HTTPAdapter):
@@ -53,7 +53,7 @@ class Desk:
     def publish(self, *blocks: Block, uploads: tuple[Upload, ...] = (), restore: tuple[str, ...] = ()) -> Published:  # fmt: skip
         """Publishes as the bot."""
         self.wire.bodies.clear()
-        return publish.apply(
+        return publishing.apply(
             self.bot, self.page, blocks, uploads, folder=self.folder, restore=restore
         )
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from labkit import Lab
-from labkit.report import saved, signing
-from labkit.result import drafts
+from labkit.core.result import drafts
+from labkit.report.stages import saved, signing
 
 
 def add_notebook(lab: Lab, stage: str, text: str, ending: str = "ipynb", run: str = "run1") -> None:

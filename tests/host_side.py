@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from labkit import Lab
-from labkit.farm import host
+from labkit.farm.network import host
 from tests.netlink import netlink
 
 

@@ -18,11 +18,10 @@ from typing import Any
 import mwclient
 from hypothesis import strategies as st
 
-from labkit.wiki import wikitext
-from labkit.wiki.access import api
-from labkit.wiki.rendering import foreign, markdown, outputs, terminal, uploads, writing
-from labkit.wiki.rendering.images import Picture
-from labkit.wiki.rendering.tree import (
+from labkit.wiki.client import api
+from labkit.wiki.render import foreign, markdown, outputs, terminal, uploads, wikitext, writing
+from labkit.wiki.render.images import Picture
+from labkit.wiki.render.tree import (  # fmt: skip
     Cell,
     Code,
     Document,
@@ -44,7 +43,7 @@ from labkit.wiki.rendering.tree import (
     Styled,
     Terms,
     Text,
-)  # fmt: skip
+)
 from tests.rendered import PNG
 
 #: What breaks wikitext, in pieces that hypothesis puts together.

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from labkit import run
+from labkit.core import run
 from tests import proc
 
 #: By kind, what there is: each thing's name, and what is so of it.

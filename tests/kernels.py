@@ -16,11 +16,12 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from labkit import Lab, daemon, interrupting
-from labkit.farm import container
-from labkit.farm.balancer import instance as balancer
-from labkit.farm.names import instance as names
-from labkit.report import notebook
+from labkit import Lab, cancellation
+from labkit.core import daemon
+from labkit.farm.containers import container
+from labkit.farm.services import balancer_instance as balancer
+from labkit.farm.services import dns_instance as names
+from labkit.report.batch import notebook
 from tests import inventory, killing
 from tests.benchmarks.killed import CHANGED, FIRST, down, forgotten, lab_of, taken, up
 from tests.waiting import until
@@ -41,7 +42,7 @@ class Held:
         self._counting = threading.Lock()
 
     def __call__(self, point: str, part: Callable[[], object] | None = None) -> None:
-        work = interrupting._work.get()
+        work = cancellation._work.get()
         if work is None or not point.startswith(self.point):
             return
         with self._counting:

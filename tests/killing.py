@@ -30,7 +30,7 @@ AROUND = (
     "labkit.kernel.calls:mount",
     "labkit.kernel.calls:mount_placed",
     "labkit.kernel.calls:unmount",
-    "labkit.run:run",
+    "labkit.core.run:run",
 )
 #: The exit status of a process of :func:`apart` that was interrupted.
 INTERRUPTED = 130
@@ -99,7 +99,7 @@ def _around(owner: Any, name: str, called: str, stroke: Stroke) -> None:
 
 
 def _around_journal(stroke: Stroke) -> None:
-    from labkit.journal import Journal
+    from labkit.core.journal import Journal
 
     append = Journal._append
 

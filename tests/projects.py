@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from labkit import Lab, run
-from labkit.run import Done
+from labkit import Lab
+from labkit.core import run
+from labkit.core.run import Done
 from tests.conftest import CACHE, free_port
 
 ROOT = Path(__file__).parents[1]

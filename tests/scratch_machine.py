@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from subprocess import Popen
 
-from labkit import run
+from labkit.core import run
 
 PROJECT = Path(__file__).parents[1]
 #: Where the clone is on the scratch machine: a folder that is no path in ASCII.

@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 
 from labkit import Lab
-from labkit.report.notebook import lab_file
+from labkit.report.batch.notebook import lab_file
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,7 +23,7 @@ OPENING = """
 from labkit import Check, Lab, Outcome, Table
 from labkit.report import Stage, figures, plan
 from labkit.report.figures import style
-from labkit.result import action
+from labkit.core.result import action
 lab = Lab.from_parameters(globals())
 stage = Stage.open("{name}", lab)
 """

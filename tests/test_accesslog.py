@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, accesslog, run
+from labkit import Lab
 from labkit.checks import failed
-from labkit.farm import container, proxy, traffic
-from labkit.farm.balancer import workers
-from labkit.farm.links.netns import inside
-from labkit.farm.measuring import fetch
-from labkit.farm.runc import logs, quota
-from labkit.farm.site import HEALTH_QUERY
+from labkit.core import accesslog, run
+from labkit.farm.containers import container, logs, quota
+from labkit.farm.network.netns import inside
+from labkit.farm.services import fetch, proxy, workers
+from labkit.farm.traffic import actions as traffic
+from labkit.model.sites import HEALTH_QUERY
 from tests.waiting import until
 from tests.whole_farm import standing
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.addresses import allot, numbered, remembered
-from labkit.farm import container, upkeep
-from labkit.report import standing
+from labkit.farm.containers import container
+from labkit.farm.reconcile import upkeep
+from labkit.model.addresses import allot, numbered, remembered
+from labkit.report import status
 from tests.test_standing import nothing
 
 THREE = {"a-1": 11, "b-1": 12, "c-1": 13}
@@ -112,6 +113,6 @@ def test_sites_that_come_and_go_touch_nobody_else(make_lab: Callable[..., Lab]) 
     assert processes(other)["new-1"][1] == "10.60.0.15"
     assert upkeep.plan(other).value.empty
     assert set(json.loads(lab.addresses_file.read_text())["hosts"]) == {r.name for r in other.farm}
-    assert standing.down(other).holds
+    assert status.down(other).holds
     assert not lab.addresses_file.exists()
     assert nothing(lab)

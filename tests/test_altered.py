@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.wiki import wikitext
-from labkit.wiki.access import api
-from labkit.wiki.access.api import Revision
-from labkit.wiki.merging import altered, fences, repair
-from labkit.wiki.merging.altered import Altered, Step
-from labkit.wiki.merging.fences import Block
-from labkit.wiki.talk.trail import Trail, advance
+from labkit.wiki.client import api
+from labkit.wiki.client.api import Revision
+from labkit.wiki.merge import altered, fences, repair
+from labkit.wiki.merge.altered import Altered, Step
+from labkit.wiki.merge.fences import Block
+from labkit.wiki.remarks.trail import Trail, advance
+from labkit.wiki.render import wikitext
 from tests.writers import WEB, Writers, writers
 
 BOT = "Labkit"
@@ -293,7 +293,7 @@ def test_a_change_while_labkit_publishes_is_told(page: Writers) -> None:
 
     done: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("labkit.wiki.merging.saving.api.edit", meanwhile)
+        patch.setattr("labkit.wiki.publish.saving.api.edit", meanwhile)
         page.publish(traffic("2,000"), WEB)
     found = page.publish(traffic("2,000"), WEB)
     assert [(item.block, item.by.user) for item in found.altered] == [("05-web", "Student")]

@@ -19,13 +19,12 @@ from labkit import Lab
 from labkit.cli import app
 from labkit.cli import page as page_commands
 from labkit.errors import ConfigError, WikiError
-from labkit.wiki import answers, session
-from labkit.wiki.access import api
-from labkit.wiki.answers import Answer
-from labkit.wiki.instance.folders import api_url
-from labkit.wiki.merging import fences
-from labkit.wiki.talk import threads
-from labkit.wiki.talk.listing import Remarks
+from labkit.wiki.client import api, session
+from labkit.wiki.client.folders import api_url
+from labkit.wiki.merge import fences
+from labkit.wiki.remarks import answers, threads
+from labkit.wiki.remarks.answers import Answer
+from labkit.wiki.remarks.listing import Remarks
 from tests.test_dialogue import of_its_own
 from tests.test_remarks import remark
 from tests.writers import WEB, Writers, stage, writers

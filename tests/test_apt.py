@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from labkit import run
+from labkit.core import run
 from labkit.errors import MachineError
-from labkit.farm.debian import apt
-from labkit.farm.debian.apt import Source
+from labkit.farm.rootfs import apt
+from labkit.farm.rootfs.apt import Source
 
 MAIN = "http://mirror.test/debian"
 SECURITY = "http://mirror.test/security"

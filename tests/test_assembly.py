@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from labkit import run
+from labkit.core import run
 from labkit.errors import StateError
-from labkit.farm.assembly import configuring, deb, finishing, unpacking
-from labkit.farm.assembly.selection import Selection
-from labkit.farm.assembly.unpacking import Unpacked
-from labkit.farm.debian import packages
+from labkit.farm.rootfs import configuring, deb, finishing, packages, unpacking
+from labkit.farm.rootfs.selection import Selection
+from labkit.farm.rootfs.unpacking import Unpacked
 
 CONTROL = """\
 Package: sample

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from labkit.checks import Check
-from labkit.report.assignment import NEEDS, NUMBERS, ROWS, TASKS, Number, judge, matches
-from labkit.report.plan import STAGES
+from labkit.report.stages.assignment import NEEDS, NUMBERS, ROWS, TASKS, Number, judge, matches
+from labkit.report.stages.plan import STAGES
 
 TWO = Number(check="a.", least=2, what="things")
 PAIRS = Number(check="a.", least=1, what="pairs", each=2)

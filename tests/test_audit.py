@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.wiki import audit
-from labkit.wiki.access import api
-from labkit.wiki.access.api import Revision
-from labkit.wiki.audit import Audit
-from labkit.wiki.merging import pristine
-from labkit.wiki.talk.ledger import Ledger
+from labkit.wiki.client import api
+from labkit.wiki.client.api import Revision
+from labkit.wiki.publish import pristine
+from labkit.wiki.remarks import audit
+from labkit.wiki.remarks.audit import Audit
+from labkit.wiki.remarks.ledger import Ledger
 from tests.test_dialogue import of_its_own
 from tests.writers import WEB, Writers, stage, writers
 

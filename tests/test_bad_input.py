@@ -15,14 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, run, undo
+from labkit import Lab
+from labkit.core import run, undo
+from labkit.core.journal import Journal
+from labkit.core.run import Done
 from labkit.errors import ConfigError, LabkitError, MachineError
-from labkit.farm import host, image, lifecycle, traffic
-from labkit.farm.links.netns import inside
-from labkit.journal import Journal
-from labkit.report import signing
-from labkit.run import Done
-from labkit.wiki.instance.folders import origin
+from labkit.farm.containers import lifecycle
+from labkit.farm.images import actions as image
+from labkit.farm.network import host
+from labkit.farm.network.netns import inside
+from labkit.farm.traffic import actions as traffic
+from labkit.report.stages import signing
+from labkit.wiki.client.folders import origin
 from tests.archives import Mirror
 from tests.conftest import CACHE, free_port, open_place
 from tests.host_side import give_address

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, groups, run, undo
-from labkit.farm import container, up
-from labkit.journal import Journal
-from labkit.kernel import netns
+from labkit import Lab
+from labkit.core import run, undo
+from labkit.core.journal import Journal
+from labkit.farm.containers import container
+from labkit.farm.reconcile import up
+from labkit.kernel import cgroups, netns
 from tests.conftest import lab_maker, open_place
 
 #: Counts the calls of one function and kills the process before or after one of them.
@@ -41,27 +43,27 @@ setattr(owner, name, counted)
 """
 #: What is done, the function, which call of it, and whether the kill comes before or after.
 MADE = [
-    ("up", "labkit.journal:Journal._append", 3, "after"),
+    ("up", "labkit.core.journal:Journal._append", 3, "after"),
     ("up", "labkit.kernel.calls:unshare", 4, "after"),
     ("up", "labkit.kernel.netns:_create", 2, "before"),
     ("up", "labkit.kernel.netlink:Netlink.try_all", 6, "after"),
     ("up", "labkit.kernel.requests:default_route", 2, "before"),
-    ("up", "labkit.farm.runc.roots:put", 1, "before"),
-    ("up", "labkit.farm.runc.roots:_lay", 2, "before"),
-    ("up", "labkit.farm.runc.overlay:mount_all", 1, "after"),
+    ("up", "labkit.farm.containers.roots:put", 1, "before"),
+    ("up", "labkit.farm.containers.roots:_lay", 2, "before"),
+    ("up", "labkit.farm.containers.overlay:mount_all", 1, "after"),
     ("up", "labkit.kernel.calls:mount_shifted", 2, "before"),
-    ("up", "labkit.farm.container:intend", 1, "after"),
-    ("up", "labkit.farm.container:launch", 2, "after"),
+    ("up", "labkit.farm.containers.container:intend", 1, "after"),
+    ("up", "labkit.farm.containers.container:launch", 2, "after"),
 ]
 UNMADE = [
-    ("down", "labkit.groups:kill_most", 2, "before"),
-    ("down", "labkit.groups:end", 2, "after"),
+    ("down", "labkit.kernel.cgroups:kill_most", 2, "before"),
+    ("down", "labkit.kernel.cgroups:end", 2, "after"),
     ("down", "labkit.kernel.calls:unmount", 2, "after"),
-    ("down", "labkit.undo:shutil.rmtree", 4, "before"),
-    ("down", "labkit.links:_cut", 1, "after"),
+    ("down", "labkit.core.undo:shutil.rmtree", 4, "before"),
+    ("down", "labkit.core.link_removal:_cut", 1, "after"),
     ("down", "labkit.kernel.netns:remove", 2, "before"),
-    ("down", "labkit.journal:Journal.forget_all", 4, "before"),
-    ("down", "labkit.journal:Journal._append", 5, "after"),
+    ("down", "labkit.core.journal:Journal.forget_all", 4, "before"),
+    ("down", "labkit.core.journal:Journal._append", 5, "after"),
 ]
 
 
@@ -86,7 +88,7 @@ def left(lab: Lab) -> list[str]:
     return [
         *(name for name in names if netns.path(name).exists()),
         *(point for point in undo.mount_points() if point.startswith(folders)),
-        *map(str, groups.folders(container.cgroup(lab))),
+        *map(str, cgroups.folders(container.cgroup(lab))),
         *(entry.kind for entry in Journal.of(lab).standing()),
         *(str(path) for path in (lab.state_dir / "containers").glob("*")),
     ]
@@ -125,7 +127,7 @@ def test_what_a_killed_labkit_made_is_gone_on_with(make_lab: Callable[..., Lab])
     lab = make_lab(sites=["red"])
     for where, number in (
         ("labkit.kernel.netlink:Netlink.try_all", 6),
-        ("labkit.farm.runc.roots:_lay", 1),
+        ("labkit.farm.containers.roots:_lay", 1),
     ):
         killed(lab, "up", where, number, "after")
     result = up.replicas(lab)

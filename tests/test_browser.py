@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, run
+from labkit import Lab
 from labkit.checks import failed
+from labkit.core import run
+from labkit.core.result import picture
 from labkit.errors import ConfigError, FarmError, MachineError
-from labkit.farm import browser, dns
-from labkit.farm.links.netns import inside
-from labkit.result import picture
+from labkit.farm.network.netns import inside
+from labkit.farm.services import browser, dns
 from tests.host_side import give_address
 from tests.servers import saying, served
 from tests.waiting import until
@@ -108,7 +109,7 @@ def test_result_says_nothing_of_where_labkit_is_installed(farm: Lab) -> None:
     """Neither the interpreter's path nor the checkout's is in what is recorded and published."""
     result = browser.visit(farm, browser.sites(farm)[:1])
     text = result.model_dump_json() + str(result._repr_mimebundle_())
-    assert "python -P -m labkit.farm.browsing" in text
+    assert "python -P -m labkit.farm.services.browsing" in text
     for place in (sys.executable, str(Path(__file__).parents[1])):
         assert place not in text
 
@@ -198,7 +199,7 @@ def drivers(lab: Lab) -> list[int]:
     for entry in Path("/proc").iterdir():
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            if b"labkit.farm.browsing" in words:
+            if b"labkit.farm.services.browsing" in words:
                 environment = (entry / "environ").read_bytes().decode().split("\0")
                 if any(str(lab.run_dir) in word for word in environment):
                     found.append(int(entry.name))

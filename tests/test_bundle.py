@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from labkit import Lab
-from labkit.farm import container
-from labkit.farm.runc import bundle
-from labkit.farm.runc.bundle import Mount, Spec
+from labkit.farm.containers import bundle, container
+from labkit.farm.containers.bundle import Mount, Spec
 
 #: The parts of umoci's runtime configuration that matter here.
 IMAGE: dict[str, Any] = {

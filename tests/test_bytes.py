@@ -9,15 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, intact
+from labkit import Lab
 from labkit.checks import failed
-from labkit.farm import container, kept, rootfs, up, upkeep
-from labkit.farm.debian.depot import AbsentError, Deb, Depot
-from labkit.farm.oci import siteimages, store
-from labkit.farm.site import PAGE
-from labkit.files import proven, write_proven
-from labkit.report import standing
-from labkit.wiki.instance import mediawiki
+from labkit.core import intact
+from labkit.core.files import proven, write_proven
+from labkit.farm.containers import container
+from labkit.farm.images import siteimages, store
+from labkit.farm.reconcile import kept, up, upkeep
+from labkit.farm.rootfs import actions as rootfs
+from labkit.farm.rootfs.depot import AbsentError, Deb, Depot
+from labkit.model.sites import PAGE
+from labkit.report import status
+from labkit.wiki.server import mediawiki
 from tests.conftest import CACHE, open_place
 from tests.damage import flip
 from tests.test_rootfs import tiny
@@ -271,7 +274,7 @@ def test_a_bit_that_flips_while_the_farm_is_down_is_seen_when_it_comes_up(farm: 
     """Nothing is started on it."""
     path = _program(farm)
     before = digest(path)
-    assert standing.down(farm).holds
+    assert status.down(farm).holds
     flip(path)
     assert upkeep.apply(farm).holds
     assert digest(_program(farm)) == before

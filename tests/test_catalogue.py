@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from labkit import daemon, undo
+from labkit.core import daemon, undo
+from labkit.core.journal import Journal
+from labkit.core.run import Done
 from labkit.errors import LabkitError
-from labkit.farm import container, dns, proxy
-from labkit.journal import Journal
-from labkit.run import Done
+from labkit.farm.containers import container
+from labkit.farm.services import dns, proxy
 from tests import breakages
 from tests.conftest import open_place
 from tests.projects import Project, listing, project

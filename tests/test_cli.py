@@ -21,12 +21,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from labkit import Check, Lab, Result, Table, run
+from labkit import Check, Lab, Result, Table
 from labkit import __version__ as labkit_version
+from labkit.cli.command import Choice, joined
+from labkit.cli.terminal import show
+from labkit.core import run
+from labkit.core.run import Done
 from labkit.errors import ConfigError
-from labkit.report.command import Choice, joined
-from labkit.report.terminal import show
-from labkit.run import Done
 from tests import stage_notebooks
 from tests.conftest import free_port
 from tests.waiting import until
@@ -329,9 +330,7 @@ def test_notebook_asks_for_a_token(project: Path) -> None:
 def test_notebooks_see_the_lab_of_the_command(project: Path) -> None:
     """The lab that JupyterLab's notebooks read is the one that the options describe."""
     lab = Lab.load(project / "lab.toml", replicas=3)
-    script = (
-        "from labkit.report.notebook import write_lab_file; from labkit import Lab; import sys\n"
-    )
+    script = "from labkit.report.batch.notebook import write_lab_file; from labkit import Lab; import sys\n"
     script += "from pathlib import Path\n"
     script += "print(write_lab_file(Lab.load(Path(sys.argv[1]), replicas=3)))"
     path = labkit(project / "lab.toml", code=script).stdout.strip()

@@ -12,14 +12,16 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.farm import configuration, container, image, ssh, up
-from labkit.farm.container import State
-from labkit.farm.oci import origin, store
-from labkit.farm.oci.origin import Blob, Origin
-from labkit.farm.oci.unpacking import Unpacked
-from labkit.farm.runc import roots
-from labkit.farm.runc.bundle import Json, Spec, text
-from labkit.farm.runc.process import Process
+from labkit.farm.containers import configuration, container, roots
+from labkit.farm.containers.bundle import Json, Spec, text
+from labkit.farm.containers.container import State
+from labkit.farm.containers.process import Process
+from labkit.farm.images import actions as image
+from labkit.farm.images import origin, store
+from labkit.farm.images.origin import Blob, Origin
+from labkit.farm.images.unpacking import Unpacked
+from labkit.farm.reconcile import up
+from labkit.farm.services import ssh
 from tests.conftest import lab_maker, open_place
 
 LAB = Lab.load(None, lab_name="shop", sites=["red"])

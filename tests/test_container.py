@@ -10,17 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, accesslog, run
-from labkit import groups as tree
+from labkit import Lab
+from labkit.core import accesslog, run
+from labkit.core.undo import mount_points
 from labkit.errors import CommandError, FarmError
-from labkit.farm import container, site, ssh, up
-from labkit.farm.links.netns import inside
-from labkit.farm.measuring import fetch
-from labkit.farm.runc import bundle
-from labkit.farm.runc.bundle import Spec
+from labkit.farm.containers import bundle, container
+from labkit.farm.containers.bundle import Spec
+from labkit.farm.network.netns import inside
+from labkit.farm.reconcile import up
+from labkit.farm.services import fetch, ssh
+from labkit.kernel import cgroups as tree
 from labkit.kernel import users
-from labkit.lab import Replica
-from labkit.undo import mount_points
+from labkit.model import sites
+from labkit.model.lab import Replica
 from tests.test_run import gone
 from tests.waiting import until
 from tests.whole_farm import standing
@@ -267,7 +269,7 @@ def test_access_log_names_the_replica(farm: Lab) -> None:
     assert inside(farm.netns, fetch.get, there, headers=headers).replica == "red-1"
     log = container.access_log(farm, replica)
     until(lambda: list(accesslog.lines(log, "own-trace")))  # written after the answer was sent
-    found, _ = site.parse_log(accesslog.lines(log))
+    found, _ = sites.parse_log(accesslog.lines(log))
     (mine,) = [item for item in found if item.trace == "own-trace"]
     assert (mine.replica, mine.status, mine.request) == ("red-1", 200, "GET / HTTP/1.1")
     assert mine.client == str(farm.gateway.ip)

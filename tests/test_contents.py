@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, run
+from labkit import Lab
+from labkit.core import run
 from labkit.errors import ConfigError
-from labkit.farm import rootfs, sizes
-from labkit.farm.contents import account, database, kinds, owners, reasons, scan
-from labkit.farm.contents.database import Database, Diversion
-from labkit.farm.contents.owners import NOBODY, Owner
-from labkit.farm.contents.reasons import Asked
-from labkit.farm.contents.scan import File, Form
-from labkit.farm.debian import packages, variants
-from labkit.farm.debian.packages import Package
+from labkit.farm.rootfs import account, database, kinds, owners, packages, reasons, scan, variants
+from labkit.farm.rootfs import actions as rootfs
+from labkit.farm.rootfs.database import Database, Diversion
+from labkit.farm.rootfs.owners import NOBODY, Owner
+from labkit.farm.rootfs.packages import Package
+from labkit.farm.rootfs.reasons import Asked
+from labkit.farm.rootfs.scan import File, Form
+from labkit.farm.study import sizes
 
 
 def _package(name: str, **given: object) -> Package:

@@ -8,11 +8,10 @@ import pytest
 
 from labkit import Lab
 from labkit.errors import FarmError
-from labkit.farm import bench
-from labkit.farm.measuring import counts
-from labkit.farm.measuring.counts import Log, Share
-from labkit.farm.measuring.fetch import Target
-from labkit.farm.measuring.load import Sent
+from labkit.farm.services.fetch import Target
+from labkit.farm.traffic import bench, counts
+from labkit.farm.traffic.counts import Log, Share
+from labkit.farm.traffic.load import Sent
 
 
 def sent(*replicas: str) -> list[Sent]:

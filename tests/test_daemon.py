@@ -11,10 +11,11 @@ from subprocess import Popen
 
 import pytest
 
-from labkit import Lab, daemon, run, undo
-from labkit.daemon import Daemon, Listener, parse_ss
+from labkit import Lab
+from labkit.core import daemon, run, undo
+from labkit.core.daemon import Daemon, Listener, parse_ss
+from labkit.core.journal import Journal
 from labkit.errors import FarmError, MachineError
-from labkit.journal import Journal
 from tests.waiting import until
 
 #: A server that knows its configuration by an option, writes its pid, and ends by SIGTERM or not at all.

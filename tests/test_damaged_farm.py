@@ -7,15 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, run
+from labkit import Lab
 from labkit.checks import failed
+from labkit.core import run
+from labkit.core.journal import Entry, Journal, lock
+from labkit.core.undo import mount_points
 from labkit.errors import LockError, StateError
-from labkit.farm import container, dns, proxy, rootfs, ssh, up
-from labkit.farm.oci import layers, siteimages, store, unpacking
-from labkit.farm.runc import surplus  # fmt: skip
-from labkit.journal import Entry, Journal, lock
-from labkit.report import standing
-from labkit.undo import mount_points
+from labkit.farm.containers import (
+    container,
+    surplus,  # fmt: skip
+)
+from labkit.farm.images import layers, siteimages, store, unpacking
+from labkit.farm.reconcile import up
+from labkit.farm.rootfs import actions as rootfs
+from labkit.farm.services import dns, proxy, ssh
+from labkit.report import status as standing
 from tests.damage import MENDED, damaged, folder, gone, junk, nowhere, null, torn
 from tests.test_standing import inventory, nothing
 from tests.whole_farm import standing as whole_farm

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from labkit import Lab
-from labkit.report import blocks, inputs, memory, plan, review, saved
-from labkit.report import record as records
-from labkit.report.memory import Memory, Remembered
-from labkit.report.record import Entry, Inputs
-from labkit.result import FIGURE_MIME, RESULT_MIME
+from labkit.core.result import FIGURE_MIME, RESULT_MIME
+from labkit.report.page import blocks
+from labkit.report.site import review
+from labkit.report.stages import inputs, memory, plan, saved
+from labkit.report.stages import record as records
+from labkit.report.stages.memory import Memory, Remembered
+from labkit.report.stages.record import Entry, Inputs
 from tests import executed
 from tests.damage import folder, gone, junk, nowhere, null, torn
 from tests.projects import Project, files, listing, project

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, intact
+from labkit import Lab
 from labkit.checks import failed
+from labkit.core import intact
 from labkit.errors import StateError, WikiError
-from labkit.wiki import server, session
-from labkit.wiki.instance import accounts, mediawiki, sqlite
-from labkit.wiki.instance.folders import Folders
-from labkit.wiki.merging import pristine
+from labkit.wiki.client import accounts, session
+from labkit.wiki.client.folders import Folders
+from labkit.wiki.publish import pristine
+from labkit.wiki.server import actions as server
+from labkit.wiki.server import mediawiki, sqlite
 from tests.conftest import lab_maker, open_place
 from tests.damage import MENDED, damaged, folder, junk, nowhere, torn
 

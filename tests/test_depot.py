@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from labkit.farm.debian import depot as depots
-from labkit.farm.debian import index, shop
-from labkit.farm.debian.apt import Source
-from labkit.farm.debian.depot import AbsentError, Deb, Depot
-from labkit.farm.debian.shop import ADDRESS, Shop
+from labkit.farm.rootfs import depot as depots
+from labkit.farm.rootfs import index, shop
+from labkit.farm.rootfs.apt import Source
+from labkit.farm.rootfs.depot import AbsentError, Deb, Depot
+from labkit.farm.rootfs.shop import ADDRESS, Shop
 
 PACKAGES = """\
 Package: libc6

@@ -11,11 +11,12 @@ import pytest
 
 from labkit import Check, Lab, Result
 from labkit.errors import WikiError
-from labkit.report import Stage, dialogue
-from labkit.report import record as records
-from labkit.report.record import Entry, StageRecord
-from labkit.wiki.talk import listing
-from labkit.wiki.talk.listing import Remarks
+from labkit.report import Stage
+from labkit.report.stages import dialogue
+from labkit.report.stages import record as records
+from labkit.report.stages.record import Entry, StageRecord
+from labkit.wiki.remarks import listing
+from labkit.wiki.remarks.listing import Remarks
 from tests.test_remarks import remark
 from tests.writers import WEB, stage, writers
 

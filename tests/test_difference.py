@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.farm import rootfs, sizes
-from labkit.farm.contents import difference, layer, waterfall
-from labkit.farm.contents.account import Contents
-from labkit.farm.contents.owners import NOBODY, Owner
-from labkit.farm.contents.scan import File
-from labkit.farm.contents.waterfall import Step
-from labkit.farm.debian.packages import Package
-from labkit.files import write_proven
+from labkit.core.files import write_proven
+from labkit.farm.rootfs import actions as rootfs
+from labkit.farm.rootfs.account import Contents
+from labkit.farm.rootfs.owners import NOBODY, Owner
+from labkit.farm.rootfs.packages import Package
+from labkit.farm.rootfs.scan import File
+from labkit.farm.study import difference, layer, sizes, waterfall
+from labkit.farm.study.waterfall import Step
 
 
 def _package(name: str, version: str = "1") -> Package:

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from labkit import Check, Table
+from labkit.core.result import Cell
 from labkit.display import (
     about,
     checks_html,
@@ -17,7 +18,6 @@ from labkit.display import (
     summary_html,
     table_html,
 )
-from labkit.result import Cell
 
 
 @pytest.mark.parametrize(

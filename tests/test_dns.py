@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, daemon, run, undo
+from labkit import Lab
 from labkit.checks import failed
+from labkit.core import daemon, run, undo
 from labkit.errors import ConfigError, FarmError, MachineError
-from labkit.farm import dns, host
-from labkit.farm.links.endpoint import require_address
-from labkit.farm.links.netns import inside
-from labkit.farm.names import instance, resolver, zone
+from labkit.farm.network import host
+from labkit.farm.network.endpoint import require_address
+from labkit.farm.network.netns import inside
+from labkit.farm.services import dns, dns_instance, resolver, zone
 from tests import killing
 from tests.host_side import give_address
 
@@ -151,12 +152,12 @@ def test_a_replacement_that_was_cut_off_is_gone_on_with(addressed: Lab) -> None:
     points = killing.apart(recorded).said
     first = next(n for n, point in enumerate(points, 1) if "dnsmasq.candidate" in point)
     last = points.index("after journal: daemon")
-    wanted = instance.wanted(other)
+    wanted = dns_instance.wanted(other)
     for number in range(first, last, 2):
         dns.up(addressed)
         ended = killing.apart(partial(killed, other, number))
         assert ended.status == -9, points[number - 1]
-        seen = instance.seen(other) or {}
+        seen = dns_instance.seen(other) or {}
         assert seen["process"] != "running" or seen["configuration"] != wanted["configuration"]
         dns.up(other)
         assert dns.query(other, "site1").status == "NOERROR", points[number - 1]
@@ -205,10 +206,10 @@ def test_an_edited_file_is_mended(addressed: Lab, name: str) -> None:
     file = resolver.folder(addressed) / name
     before = file.read_text()
     file.write_text(f"{before}# edited\n")
-    assert instance.seen(addressed) != instance.wanted(addressed)
+    assert dns_instance.seen(addressed) != dns_instance.wanted(addressed)
     assert dns.up(addressed).changed
     assert file.read_text() == before
-    assert instance.seen(addressed) == instance.wanted(addressed)
+    assert dns_instance.seen(addressed) == dns_instance.wanted(addressed)
 
 
 @pytest.mark.root
@@ -217,7 +218,7 @@ def test_names_that_were_written_and_not_read_are_read(addressed: Lab) -> None:
     dns.up(addressed)
     more = Lab.of({**addressed.model_dump(), "replicas": 3})
     (resolver.folder(more) / "hosts").write_text(zone.hosts(more))
-    assert (instance.seen(more) or {})["served"] == "not this zone"
+    assert (dns_instance.seen(more) or {})["served"] == "not this zone"
     assert dns.up(more).changed
     assert dns.query(more, "site1-3").status == "NOERROR"
 
@@ -230,7 +231,7 @@ def test_refused_configuration_leaves_the_server_running(
     dns.up(addressed)
     file = dns.server(addressed).config
     before = file.read_text()
-    monkeypatch.setattr(instance, "config", lambda lab: "no-such-option\n")
+    monkeypatch.setattr(dns_instance, "config", lambda lab: "no-such-option\n")
     with pytest.raises(FarmError, match="refuses this configuration"):
         dns.up(addressed)
     assert file.read_text() == before

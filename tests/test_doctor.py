@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, doctor, groups, run, undo
+from labkit import Lab, doctor
+from labkit.core import probes, run, undo
 from labkit.doctor import advisories, kernel, places, programs
 from labkit.errors import CommandError, LabkitError, MachineError
-from labkit.farm import container
-from labkit.farm.runc import attempt
+from labkit.farm.containers import container
+from labkit.kernel import cgroups
 
 SERVER = """
 import socket, time
@@ -47,7 +48,7 @@ def test_the_layout_of_the_cgroups_is_read_from_the_mounts(
     mountinfo: str, layout: str, writable: bool
 ) -> None:
     """Version 1, version 2, both, or none; and whether a container's own can be made."""
-    assert groups.mounted(mountinfo) == (layout, writable)
+    assert cgroups.mounted(mountinfo) == (layout, writable)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_the_labs_own_server_takes_no_port_from_it(tmp_path: Path) -> None:
 @pytest.mark.root
 def test_a_subnet_that_the_machine_routes_names_the_interface(lab: Lab) -> None:
     """An interface of somebody else's has the farm's network."""
-    from labkit.farm import host
+    from labkit.farm.network import host
     from tests.netlink import netlink
 
     host.up(lab)
@@ -314,18 +315,18 @@ def test_a_device_that_is_not_what_it_is_to_be_is_told(
     open_folder: Path, kind: int, mode: int, wrong: str
 ) -> None:
     """Not there, a file, or not for everybody: each with the commands that make it anew."""
-    for name, number in attempt.DEVICES.items():
+    for name, number in probes.DEVICES.items():
         own = (kind, mode) if name == "null" else (stat.S_IFCHR, 0o666)
         if own[0]:
             os.mknod(open_folder / name, own[0] | own[1], os.makedev(*number))
             (open_folder / name).chmod(own[1])
     if not wrong:
-        attempt.devices(open_folder)
+        probes.devices(open_folder)
         return
     with pytest.raises(MachineError, match=wrong) as caught:
-        attempt.devices(open_folder)
+        probes.devices(open_folder)
     run.run(["sh", "-c", caught.value.remedy])
-    attempt.devices(open_folder)
+    probes.devices(open_folder)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from labkit.doing import Doing, Teller, told
-from labkit.farm.debian.saying import heard
-from labkit.report.progress import Progress
+from labkit.core.progress import Doing, Teller, told
+from labkit.farm.rootfs.saying import heard
+from labkit.report.batch.progress import Progress
 
 DEBOOTSTRAP = """\
 I: Retrieving InRelease
@@ -141,7 +141,7 @@ def test_the_batch_shows_what_a_running_stage_is_doing(tmp_path: Path) -> None:
 
 CELL = """
 import threading
-from labkit.doing import Doing, doing
+from labkit.core.progress import Doing, doing
 with doing("minbase") as tell:
     threads = [threading.Thread(target=tell, args=(Doing(what="minbase", phase="unpack", done=n),))
                for n in range(5)]

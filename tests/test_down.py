@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, daemon, run
+from labkit import Lab
+from labkit.core import daemon, run
+from labkit.core.journal import Journal
 from labkit.errors import StateError
-from labkit.farm import container, dns, proxy, up
-from labkit.journal import Journal
-from labkit.report import standing
+from labkit.farm.containers import container
+from labkit.farm.reconcile import up
+from labkit.farm.services import dns, proxy
+from labkit.report import status
 from tests.test_standing import nothing, sleeper_in
 from tests.whole_farm import standing as whole_farm
 
@@ -43,7 +46,7 @@ def lines(lab: Lab) -> list[str]:
 @pytest.mark.root
 def test_an_edited_description_changes_nothing(farm: Lab) -> None:
     """Everything that was made is unmade; what the file says now has no part in it."""
-    result = standing.down(described_otherwise(farm))
+    result = status.down(described_otherwise(farm))
     assert result.holds, result.value.failed
     assert nothing(farm)
 
@@ -68,7 +71,7 @@ def test_daemons_that_are_dead_already_are_no_error(farm: Lab) -> None:
     for pid in pids:
         assert pid
         os.kill(pid, signal.SIGKILL)
-    assert standing.down(farm).holds
+    assert status.down(farm).holds
     assert nothing(farm)
 
 
@@ -76,7 +79,7 @@ def test_daemons_that_are_dead_already_are_no_error(farm: Lab) -> None:
 def test_a_busy_mount_goes(farm: Lab) -> None:
     """Somebody's shell has its folder in a container's root: the mount is detached."""
     with sleeper_in(container.bundle(farm, "red-1") / "rootfs" / "etc") as pid:
-        result = standing.down(farm)
+        result = status.down(farm)
         assert Path("/proc", str(pid)).exists()
         os.kill(pid, signal.SIGKILL)
     assert result.holds, result.value.failed
@@ -88,12 +91,12 @@ def test_after_a_reboot_folders_are_all_that_is_left(farm: Lab) -> None:
     """Entries of another boot: what that boot had ended is not looked for, its folders are removed."""
     kept = farm.journal_file.read_text()
     folders = [Path(e.what["path"]) for e in Journal.of(farm).standing() if e.kind == "folder"]
-    assert standing.down(farm).holds
+    assert status.down(farm).holds
     for folder in folders:
         (folder / "x").mkdir(parents=True)
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     farm.journal_file.write_text(kept.replace(boot, "0" * len(boot)))
-    result = standing.down(farm)
+    result = status.down(farm)
     assert result.holds, result.value.failed
     assert not any(folder.exists() for folder in folders)
     assert not farm.journal_file.exists()
@@ -106,7 +109,7 @@ def test_a_torn_last_line_hides_nothing(farm: Lab) -> None:
     text = farm.journal_file.read_text()
     last = text.splitlines()[-1]
     farm.journal_file.write_text(f"{text}{last[: len(last) // 2]}")
-    assert standing.down(farm).holds
+    assert status.down(farm).holds
     assert nothing(farm)
 
 
@@ -119,12 +122,12 @@ def test_a_line_that_cannot_be_read_keeps_nothing_else(farm: Lab, line: str) -> 
     place = next(n for n, text in enumerate(whole) if '"kind": "mount"' in text)
     farm.journal_file.write_text("".join([*whole[:place], line, *whole[place:]]))
     for _ in range(2):
-        result = standing.down(farm)
+        result = status.down(farm)
         assert not result.holds
         assert f"{farm.journal_file}, line {place + 1} is no entry" in result.value.failed[0]
     with pytest.raises(StateError, match=f"line {place + 1}"):
         up.replicas(farm)
     rest = [text for text in lines(farm) if text not in line]
     farm.journal_file.write_text("".join(rest))
-    assert standing.down(farm).holds
+    assert status.down(farm).holds
     assert nothing(farm)

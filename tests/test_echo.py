@@ -6,8 +6,8 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.farm.links import echo
-from labkit.farm.links.echo import Echo
+from labkit.farm.network import echo
+from labkit.farm.network.echo import Echo
 
 ANSWERED = """\
 PING 10.60.0.11 (10.60.0.11) 56(84) bytes of data.

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, display, environment, run
+from labkit import Lab, display
+from labkit.core import environment, run
 from labkit.display import curl
-from labkit.report import notebook, saved
+from labkit.report.batch import notebook
 from labkit.report.figures import style
+from labkit.report.stages import saved
 from tests import stage_notebooks
 from tests.projects import project
 from tests.servers import saying, served

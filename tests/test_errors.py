@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from labkit import errors
+from labkit.cli.command import told
 from labkit.errors import (
     CommandError,
     CommandTimeoutError,
@@ -22,7 +23,6 @@ from labkit.errors import (
     of_system,
     with_sudo,
 )
-from labkit.report.command import told
 
 MODULES = sorted((Path(__file__).parents[1] / "labkit").rglob("*.py"))
 #: The first part of a code, by the class of the error.

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from labkit import Lab
-from labkit.config import PARAMETERS
 from labkit.errors import ConfigError
-from labkit.farm.debian import plans
-from labkit.report.notebook import lab_file
+from labkit.farm.rootfs import plans
+from labkit.model.config import PARAMETERS
+from labkit.report.batch.notebook import lab_file
 from tests.projects import listing, project
 from tests.test_catalogue import record
 

@@ -11,7 +11,8 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.farm import failover, traffic
+from labkit.farm.traffic import actions as traffic
+from labkit.farm.traffic import failover
 from tests import visitors
 from tests.visitors import EVENTS, WAYS, Found
 from tests.whole_farm import standing

@@ -12,11 +12,11 @@ import pytest
 
 from labkit import Lab
 from labkit.errors import WikiError
-from labkit.wiki import session
-from labkit.wiki.access import api, transport
-from labkit.wiki.merging import fences, saving
-from labkit.wiki.merging.fences import Block
-from labkit.wiki.notebook import Upload
+from labkit.wiki.client import api, session, transport
+from labkit.wiki.merge import fences
+from labkit.wiki.merge.fences import Block
+from labkit.wiki.publish import saving
+from labkit.wiki.render.notebook import Upload
 from tests.desks import SUMMARY, Desk, fresh, opened, picture, stage
 from tests.faults import KINDS, Proxy, proxy_to
 
@@ -149,19 +149,19 @@ def test_a_wiki_that_is_gone_from_then_on_leaves_the_page_whole(
 
 def publish_in_a_child(lab: Lab, host: str, case: tuple[str, Path, tuple[Block, ...], tuple[Upload, ...]]) -> None:  # fmt: skip
     """What a process does that is going to be killed."""
-    from labkit.wiki import publish
+    from labkit.wiki.publish import publishing
 
     page, folder, blocks, uploads = case
     with closing((site := session.open(lab)).connection):
         site.host = host
-        publish.apply(site, page, blocks, uploads, folder=folder)
+        publishing.apply(site, page, blocks, uploads, folder=folder)
 
 
 def test_a_killed_publication_leaves_the_page_whole(case: Callable[[], Case], proxy: Proxy) -> None:
     """kill -9 at each request, when the wiki has acted and the process does not know it yet."""
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(
-        ["labkit.wiki.publish", "labkit.wiki.access.transport", "tests.test_faults"]
+        ["labkit.wiki.publish.publishing", "labkit.wiki.client.transport", "tests.test_faults"]
     )
     for place in itertools.count(1):
         made = case()

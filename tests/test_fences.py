@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labkit.errors import WikiError
-from labkit.wiki.merging import fences, weave
-from labkit.wiki.merging.fences import Block
+from labkit.wiki.merge import fences, weave
+from labkit.wiki.merge.fences import Block
 
 ONE = fences.block("01-wiki", "== Wiki ==", "a\nb")
 TWO = fences.block("02-rootfs", "", "c")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab, Result, Table
+from labkit.core.result import Cell, Figure, picture
 from labkit.errors import ConfigError
 from labkit.report.figures import (
     image_relations,
@@ -22,7 +23,6 @@ from labkit.report.figures import (
 )
 from labkit.report.figures.squares import Box, divided
 from labkit.report.figures.treemap import NONE, Label, heading_of, label_of
-from labkit.result import Cell, Figure, picture
 
 VARIANTS: list[Mapping[str, Cell]] = [
     {"variant": "debootstrap", "tool": "debootstrap", "packages": 156, "size": 197_000_000,

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab, Result
-from labkit.farm.links.topology import Port, Topology
+from labkit.core.result import picture
+from labkit.farm.network.topology import Port, Topology
 from labkit.report.figures import topology
 from labkit.report.figures.topology import BOX, arrange, short
-from labkit.result import picture
 
 
 @pytest.fixture

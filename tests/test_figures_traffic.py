@@ -9,16 +9,16 @@ from typing import TypeVar
 import pytest
 
 from labkit import Lab, Table
-from labkit.farm.bench import Comparison as Speeds
-from labkit.farm.bench import Throughput
-from labkit.farm.browsing import Page, Visits
-from labkit.farm.measuring import counts, outage
-from labkit.farm.measuring.load import Sent
-from labkit.farm.measuring.measure import Measurement
-from labkit.farm.measuring.spread import Case, Comparison, Survey
+from labkit.core.result import Figure, Result, picture
+from labkit.farm.services.browsing import Page, Visits
+from labkit.farm.traffic import counts, outage
+from labkit.farm.traffic.bench import Comparison as Speeds
+from labkit.farm.traffic.bench import Throughput
+from labkit.farm.traffic.load import Sent
+from labkit.farm.traffic.measure import Measurement
+from labkit.farm.traffic.spread import Case, Comparison, Survey
 from labkit.report import figures
 from labkit.report.figures import screens, spread, stopping
-from labkit.result import Figure, Result, picture
 
 T = TypeVar("T")
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from labkit import run
+from labkit.core import run
+from labkit.core.files import existing, hand_back, remove_whole, write_atomically
 from labkit.errors import StateError
-from labkit.files import existing, hand_back, remove_whole, write_atomically
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from labkit.files import write_atomically
+from labkit.core.files import write_atomically
 os.replace = Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 write_atomically(Path(sys.argv[1]), "new")
 """
@@ -25,7 +25,7 @@ write_atomically(Path(sys.argv[1]), "new")
 REMOVING = """
 import os, signal, sys
 from pathlib import Path
-from labkit.files import remove_whole
+from labkit.core.files import remove_whole
 sys.addaudithook(lambda event, _: event == "os.rmdir" and os.kill(os.getpid(), signal.SIGKILL))
 remove_whole(Path(sys.argv[1]))
 """

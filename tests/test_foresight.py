@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.report import foresight
-from labkit.report.memory import Memory, Remembered, write
-from labkit.report.plan import STAGES
+from labkit.report.batch import foresight
+from labkit.report.stages.memory import Memory, Remembered, write
+from labkit.report.stages.plan import STAGES
 from tests.projects import listing, project
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.report import guide
+from labkit.report.batch import guide
 
 
 @pytest.fixture(autouse=True)

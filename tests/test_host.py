@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 from pyroute2 import netns as namespaces
 
-from labkit import Lab, links
+from labkit import Lab
 from labkit.checks import failed
+from labkit.core import link_removal
+from labkit.core.journal import Journal
 from labkit.errors import MachineError, StateError
-from labkit.farm import host
-from labkit.farm.links.netlink import within
-from labkit.farm.links.netns import inside
-from labkit.journal import Journal
+from labkit.farm.network import host
+from labkit.farm.network.netlink import within
+from labkit.farm.network.netns import inside
 from tests.netlink import netlink
 
 
@@ -93,7 +94,7 @@ def test_requests_to_the_subnet_fail_at_once_without_a_bridge(lab: Lab) -> None:
 def test_a_removed_fence_is_put_back(lab: Lab) -> None:
     """The check fails without it, and the next run changes just that."""
     inode = host.up(lab).value.inode
-    links.remove_route(lab, subnet=str(lab.subnet), netns=lab.host.netns)
+    link_removal.remove_route(lab, subnet=str(lab.subnet), netns=lab.host.netns)
     assert [check.name for check in failed(host.checks(lab))] == ["host.fence"]
     result = host.up(lab)
     assert result.changed
@@ -141,7 +142,7 @@ def test_a_foreign_namespace_of_the_name_is_refused(make_lab: Callable[..., Lab]
             host.up(lab)
         assert host.namespace_inode(lab.netns) == inode
         assert Journal.of(lab).standing() == ()
-        assert not within(lab.netns, links.fenced, lab.subnet)
+        assert not within(lab.netns, link_removal.fenced, lab.subnet)
 
 
 @pytest.mark.root

@@ -18,14 +18,16 @@ from hypothesis import strategies as st
 
 from labkit import Lab, reading
 from labkit.errors import WikiError
-from labkit.farm import proxy, site
-from labkit.farm.measuring import answers, counts, fetch
-from labkit.farm.measuring.counts import Log
-from labkit.farm.measuring.fetch import Target
-from labkit.farm.runc import logs
-from labkit.wiki.access import transport
-from labkit.wiki.access.ask import Reply, parsed
-from labkit.wiki.access.calls import asking
+from labkit.farm.containers import logs
+from labkit.farm.reconcile import answers
+from labkit.farm.services import fetch, proxy
+from labkit.farm.services.fetch import Target
+from labkit.farm.traffic import counts
+from labkit.farm.traffic.counts import Log
+from labkit.model import sites
+from labkit.wiki.client import transport
+from labkit.wiki.client.ask import Reply, parsed
+from labkit.wiki.client.calls import asking
 from tests.servers import served
 
 #: What a replica's server writes.
@@ -112,7 +114,7 @@ def test_a_forged_line_is_counted_and_named(forged: str) -> None:
     file = io.BytesIO(
         "".join(f"{text}\n" for text in (line(), forged, line(trace="ab-2"))).encode()
     )
-    found, bad = site.parse_log(reading.lines(file))
+    found, bad = sites.parse_log(reading.lines(file))
     assert [item.trace for item in found] == ["ab-1", "ab-2"]
     assert bad.total() == (1 if forged.strip() else 0)
     assert len(reading.told(bad)) < 60
@@ -125,7 +127,7 @@ def test_a_forged_line_is_counted_and_named(forged: str) -> None:
 @given(st.binary(max_size=2000))
 def test_bytes_are_lines_or_none(data: bytes) -> None:
     """Whatever they are."""
-    found, bad = site.parse_log(reading.lines(io.BytesIO(data)))
+    found, bad = sites.parse_log(reading.lines(io.BytesIO(data)))
     assert found == []
     assert bad.total() <= data.count(b"\n")
     proxy.parse(reading.lines(io.BytesIO(data)))
@@ -144,7 +146,7 @@ VALUES = st.recursive(
 def test_values_of_any_kind_are_requests_or_none(values: dict[str, object]) -> None:
     """And a request that is read can be counted, told and written again."""
     forged = json.dumps({**HONEST, **values})
-    found, bad = site.parse_log([forged])
+    found, bad = sites.parse_log([forged])
     assert len(found) + bad.total() == 1
     for item in found:
         assert item.model_dump_json()

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from labkit.report import markup, showing
-from labkit.report.hypertext import Hypertext
-from labkit.wiki.rendering import markdown, outputs, terminal
-from labkit.wiki.rendering.tree import Paragraph, Text
+from labkit.report.site import markup, showing
+from labkit.report.site.hypertext import Hypertext
+from labkit.wiki.render import markdown, outputs, terminal
+from labkit.wiki.render.tree import Paragraph, Text
 from tests import inert
 from tests.rendered import PIXEL, rows
 

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, run, undo
+from labkit import Lab
+from labkit.core import run, undo
+from labkit.core.journal import Journal
 from labkit.errors import BuildError, ConfigError, StateError
-from labkit.farm import image, rootfs
-from labkit.farm.debian import packages
-from labkit.farm.debian.building import sealed
-from labkit.farm.oci import layers, siteimages, store, tarball
-from labkit.journal import Journal
+from labkit.farm.images import actions as image
+from labkit.farm.images import layers, siteimages, store, tarball
+from labkit.farm.rootfs import actions as rootfs
+from labkit.farm.rootfs import packages
+from labkit.farm.rootfs.building import sealed
 from tests.conftest import CACHE
 
 # -- layers as archives ----------------------------------------------------------------------

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from labkit import Lab
 from labkit.checks import Check
-from labkit.result import RESULT_MIME, Column, Command, Table
-from labkit.wiki import notebook, session, wikitext
-from labkit.wiki.access import api
-from labkit.wiki.merging import fences
+from labkit.core.result import RESULT_MIME, Column, Command, Table
+from labkit.wiki.client import api, session
+from labkit.wiki.merge import fences
+from labkit.wiki.render import notebook, wikitext
 from tests import inert
 from tests.test_wikitext import cells, code, result, shown
 

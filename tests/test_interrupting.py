@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, interrupting, run
-from labkit.farm.convergence import rolling
-from labkit.journal import Journal, lock
+from labkit import Lab, cancellation
+from labkit.core import run
+from labkit.core.journal import Journal, lock
+from labkit.farm.reconcile import rolling
 from labkit.kernel import processes
 from tests import waiting
 
@@ -60,12 +61,12 @@ def ways(folder: Path) -> dict[str, Callable[[], object]]:
         return run.spread(lambda name: run.run(sleeper(folder, name)), items)
 
     def one_by_one() -> object:
-        return run.spread(lambda name: interrupting.alone(partial(run.run, sleeper(folder, name))), items)  # fmt: skip
+        return run.spread(lambda name: cancellation.alone(partial(run.run, sleeper(folder, name))), items)  # fmt: skip
 
     return {
         "threads": four,
-        "threads of a thread": lambda: interrupting.alone(four),
-        "each in one more": lambda: interrupting.alone(one_by_one),
+        "threads of a thread": lambda: cancellation.alone(four),
+        "each in one more": lambda: cancellation.alone(one_by_one),
     }
 
 
@@ -101,11 +102,11 @@ def test_what_cleans_up_is_left_alone(tmp_path: Path) -> None:
         finally:
             said = run.spread(lambda n: run.run(["echo", n]).stdout, [name, name])
             cleaned.extend(said)
-            interrupting.pause(0)
+            cancellation.pause(0)
 
     thread = interrupt_when(lambda: all_run(tmp_path, 2))
     with pytest.raises(KeyboardInterrupt):
-        interrupting.alone(lambda: run.spread(work, "ab"))
+        cancellation.alone(lambda: run.spread(work, "ab"))
     thread.join()
     assert sorted(cleaned) == ["a\n", "a\n", "b\n", "b\n"]
 
@@ -130,7 +131,7 @@ def test_who_waits_for_a_lock_in_a_thread_is_interrupted(tmp_path: Path) -> None
 
     thread = interrupt_when((tmp_path / "waits").exists)
     with lock(tmp_path, "farm"), pytest.raises(KeyboardInterrupt):
-        interrupting.alone(wait)
+        cancellation.alone(wait)
     thread.join()
     assert time.monotonic() - began < LONG
 
@@ -152,7 +153,7 @@ def test_who_waits_for_the_balancers_processes_in_a_thread_is_interrupted(
         waiting.until(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "apache2\n")
         thread = interrupt_when((tmp_path / "waits").exists)
         with pytest.raises(KeyboardInterrupt):
-            interrupting.alone(wait)
+            cancellation.alone(wait)
         thread.join()
         process.kill()
     assert time.monotonic() - began < LONG
@@ -162,7 +163,7 @@ BUILD = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from labkit import Lab, run
-from labkit.farm.debian.building import building, in_memory, sealed
+from labkit.farm.rootfs.building import building, in_memory, sealed
 lab = Lab.model_validate_json(sys.argv[1])
 mark = sys.argv[2]
 with building(lab, lab.cache_dir / "rootfs" / "x", what="x") as work:

@@ -16,15 +16,26 @@ from typing import NamedTuple
 
 import pytest
 
-from labkit import Lab, run, tables, undo
+from labkit import Lab
 from labkit.checks import failed
+from labkit.core import firewall_tables, run, undo
+from labkit.core.journal import Journal, lock
 from labkit.doctor import kernel
 from labkit.errors import StateError
-from labkit.farm import container, dns, host, network, up, upkeep
-from labkit.farm.isolation import guard, listing, rules, telling, trying
-from labkit.farm.links import echo
-from labkit.farm.links.netns import inside
-from labkit.journal import Journal, lock
+from labkit.farm.containers import container
+from labkit.farm.network import actions as network
+from labkit.farm.network import (
+    echo,
+    firewall,
+    firewall_rules,
+    host,
+    isolation,
+    isolation_probe,
+    nft_listing,
+)
+from labkit.farm.network.netns import inside
+from labkit.farm.reconcile import up, upkeep
+from labkit.farm.services import dns
 from labkit.kernel import calls, nftables
 from labkit.kernel import netns as namespaces
 from tests.netlink import netlink
@@ -126,7 +137,7 @@ TRIES = [
 @contextmanager
 def opened(lab: Lab) -> Iterator[None]:
     """The lab's tables are gone while the block runs: what then succeeds is refused by them alone."""
-    undo.tables.remove_tables(lab, name=tables.name_of(lab), netns=lab.host.netns)
+    undo.tables.remove_tables(lab, name=firewall_tables.name_of(lab), netns=lab.host.netns)
     try:
         yield
     finally:
@@ -145,9 +156,9 @@ def test_a_listener_is_reached_without_the_tables_and_not_with_them(
         with opened(farm):
             assert inside(attempt.source(farm), connecting, address, port) == 0
             server.accept()[0].close()
-        before = guard.counts(farm)[attempt.counter]
+        before = firewall.counts(farm)[attempt.counter]
         assert inside(attempt.source(farm), connecting, address, port) in REFUSED
-        assert guard.counts(farm)[attempt.counter] > before
+        assert firewall.counts(farm)[attempt.counter] > before
         with pytest.raises(TimeoutError):
             server.accept()
 
@@ -334,13 +345,13 @@ def test_replicas_are_kept_apart_whatever_was_there_first(
     """The kernel hands a bridge's packets to the host's packet filter by a hook of its own, which begins with the
     first bridge: it takes them from the chains that are registered at its own priority before it."""
     lab = of_two()
-    table = rules.text(tables.name_of(lab), rules.wanted(lab))
+    table = firewall_rules.text(firewall_tables.name_of(lab), firewall_rules.wanted(lab))
     given = {"table": table, "bridge": "bridge", "others": others}
     with model(lab, [*(given[step] for step in order), f"bridge-nf-call-iptables={called}"]):
         one, other = lab.farm[:2]
         with listening(other.netns, port=80) as server:
             assert inside(one.netns, connecting, str(other.address), 80) in REFUSED
-            assert trying.out(lab).holds
+            assert isolation_probe.out(lab).holds
             with pytest.raises(TimeoutError):
                 server.accept()
 
@@ -349,12 +360,12 @@ def test_replicas_are_kept_apart_whatever_was_there_first(
 def test_what_arrives_all_the_same_is_told() -> None:
     """The rules' text is right, and the order of registration makes them void: only trying it shows that."""
     lab = of_two()
-    table = rules.text(tables.name_of(lab), rules.wanted(lab)).replace(
+    table = firewall_rules.text(firewall_tables.name_of(lab), firewall_rules.wanted(lab)).replace(
         "priority -200", "priority 0"
     )
     steps = [table, "bridge", "bridge-nf-call-iptables=1"]
     with model(lab, steps), listening(lab.farm[1].netns, port=80):
-        trial = trying.out(lab)
+        trial = isolation_probe.out(lab)
     # one is answered by who listens, the other by the kernel of who does not
     assert trial.reached == (
         "red-1 reaches red-2, 10.60.0.21:80",
@@ -395,10 +406,10 @@ def test_who_is_not_as_it_was_made_is_not_heard(farm: Lab, words: tuple[str, ...
     assert str(farm.farm[2].address) == "10.60.0.12"
     given = [farm.farm[2].mac if word == "MAC of another" else word for word in words]
     source = words[2].partition("/")[0] if words[0] == "address" else ""
-    before = guard.counts(farm)["spoofed"]
+    before = firewall.counts(farm)["spoofed"]
     with disguised(farm, *given):
         assert inside(first(farm), connecting, str(farm.gateway.ip), 53, source) in REFUSED
-        assert guard.counts(farm)["spoofed"] > before
+        assert firewall.counts(farm)["spoofed"] > before
         found = {check.name for check in failed(up.replica_checks(farm))}
         assert found <= {f"farm.replica.{farm.farm[0].name}"}
     assert inside(first(farm), connecting, str(farm.gateway.ip), 53) == 0
@@ -410,7 +421,7 @@ def test_a_look_at_what_did_not_change_starts_no_program(farm: Lab) -> None:
 
     def programs() -> list[str]:
         with run.tracing() as done:
-            assert guard.facts(farm) == guard.wanted(farm)
+            assert firewall.facts(farm) == firewall.wanted(farm)
         return ["nft" for item in done if "nft" in item.argv]
 
     assert programs() == []
@@ -470,7 +481,10 @@ def test_in_the_machine_s_own_namespace_others_tables_stay(make_lab: Callable[..
         before = stand()
         result = network.connect(lab)
         assert failed(result.checks) == ()
-        assert stand() == {"inet": {"filter", tables.name_of(lab)}, "bridge": {tables.name_of(lab)}}
+        assert stand() == {
+            "inet": {"filter", firewall_tables.name_of(lab)},
+            "bridge": {firewall_tables.name_of(lab)},
+        }
         assert network.connect(lab).changed is False
         with listening(None) as server:
             port = server.getsockname()[1]
@@ -499,8 +513,11 @@ def test_two_labs_on_one_machine_are_kept_apart(make_lab: Callable[..., Lab]) ->
             assert inside(first(one), connecting, str(two.farm[0].address), 80) in REFUSED
             assert inside(first(one), connecting, str(two.gateway.ip), host) in REFUSED
         assert undo.unmake_all(one)[1] == ()
-        assert stand() == {"inet": {tables.name_of(two)}, "bridge": {tables.name_of(two)}}
-        assert failed([telling.check(two)]) == ()
+        assert stand() == {
+            "inet": {firewall_tables.name_of(two)},
+            "bridge": {firewall_tables.name_of(two)},
+        }
+        assert failed([isolation.check(two)]) == ()
         assert undo.unmake_all(two)[1] == ()
         assert stand() == {}
 
@@ -508,7 +525,7 @@ def test_two_labs_on_one_machine_are_kept_apart(make_lab: Callable[..., Lab]) ->
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("family", tables.FAMILIES)
+@pytest.mark.parametrize("family", firewall_tables.FAMILIES)
 def test_a_table_of_the_name_that_is_not_the_lab_s_is_refused(
     make_lab: Callable[..., Lab], family: str
 ) -> None:
@@ -519,7 +536,7 @@ def test_a_table_of_the_name_that_is_not_the_lab_s_is_refused(
         run.run(
             [
                 "nft",
-                f"add table {family} {tables.name_of(lab)}; add chain {family} {tables.name_of(lab)} own",
+                f"add table {family} {firewall_tables.name_of(lab)}; add chain {family} {firewall_tables.name_of(lab)} own",
             ]
         )
         with pytest.raises(StateError, match="labkit did not make it"):
@@ -528,7 +545,10 @@ def test_a_table_of_the_name_that_is_not_the_lab_s_is_refused(
             assert ipr.link_lookup(ifname=lab.bridge) == []
         assert not [entry for entry in Journal.of(lab).standing() if entry.kind == "table"]
         assert undo.unmake_all(lab)[1] == ()
-        assert "chain own" in run.run(["nft", "list", "table", family, tables.name_of(lab)]).stdout
+        assert (
+            "chain own"
+            in run.run(["nft", "list", "table", family, firewall_tables.name_of(lab)]).stdout
+        )
 
     on_a_machine(tried)
 
@@ -554,7 +574,7 @@ def test_a_kernel_without_nftables_is_told_and_no_failure(
 def test_the_rules_name_the_lab_s_bridge_and_ports_alone() -> None:
     """Each chain's first rule lets pass what is nobody's in the farm."""
     lab = Lab.of({"name": "shop", "sites": ["red"]})
-    text = rules.text("labkit-shop", rules.wanted(lab))
+    text = firewall_rules.text("labkit-shop", firewall_rules.wanted(lab))
     assert text.count("chain ") == 5
     assert text.count("iifname != @ports accept") == 2
     assert 'iifname != "br-shop" accept' in text
@@ -567,13 +587,13 @@ def test_while_one_farm_becomes_another_both_are_allowed() -> None:
         Lab.of({"sites": ["red"]}),
         Lab.of({"sites": ["red"], "network": {"subnet": "10.61.0.0/24"}}),
     )
-    found = rules.both(rules.wanted(old), rules.wanted(new))
+    found = firewall_rules.both(firewall_rules.wanted(old), firewall_rules.wanted(new))
     assert found.gateways == ("10.60.0.1", "10.61.0.1")
     assert [(end.link, end.address) for end in found.ends] == [
         ("lab-red-1", "10.60.0.11"), ("lab-red-2", "10.60.0.21"),
         ("lab-red-1", "10.61.0.11"), ("lab-red-2", "10.61.0.21"),
     ]  # fmt: skip
-    assert rules.both(found, found) == found
+    assert firewall_rules.both(found, found) == found
 
 
 @pytest.mark.parametrize(
@@ -589,7 +609,7 @@ def test_while_one_farm_becomes_another_both_are_allowed() -> None:
 )
 def test_what_a_hand_did_to_a_table_is_told(seen: str, told: str) -> None:
     """The lines that are gone or new, a few of them; or the first that is elsewhere."""
-    assert listing.told("a\nb\nc", seen) == told
+    assert nft_listing.told("a\nb\nc", seen) == told
 
 
 @pytest.mark.parametrize(
@@ -606,8 +626,8 @@ def test_what_a_hand_did_to_a_table_is_told(seen: str, told: str) -> None:
 def test_who_judges_what_comes_to_the_host_is_read(chain: dict[str, str], found: bool) -> None:
     """The machine's own chains at the kernel's hook for it, whatever they are called."""
     listed = json.dumps({"nftables": [{"metainfo": {}}, {"chain": chain}]})
-    assert bool(listing.input_chains(listed, "labkit-a")) is found
-    assert listing.input_chains("", "labkit-a") == []
+    assert bool(nft_listing.input_chains(listed, "labkit-a")) is found
+    assert nft_listing.input_chains("", "labkit-a") == []
 
 
 @pytest.mark.root
@@ -616,8 +636,8 @@ def test_making_the_tables_takes_one_program(make_lab: Callable[..., Lab]) -> No
     lab = make_lab(sites=["red"])
     host.up(lab)
     with run.tracing() as done, lock(lab.run_dir, "farm"):
-        assert guard.widen(lab)
-        assert not guard.settle(lab)
+        assert firewall.widen(lab)
+        assert not firewall.settle(lab)
     assert [item.argv[-3:] for item in done] == [("nft", "-f", "-")]
 
 

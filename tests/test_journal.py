@@ -14,9 +14,10 @@ from subprocess import Popen
 
 import pytest
 
-from labkit import Lab, run
+from labkit import Lab
+from labkit.core import run
+from labkit.core.journal import Journal, boot_id, lock, parse, standing
 from labkit.errors import LockError, MachineError, StateError
-from labkit.journal import Journal, boot_id, lock, parse, standing
 
 ENTRY = '{"seq": 1, "boot": "b", "kind": "mount", "what": {"target": "/x"}}'
 
@@ -198,7 +199,7 @@ def python(code: str, *words: str | Path) -> list[str]:
 WRITERS = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from pathlib import Path
-from labkit.journal import Journal
+from labkit.core.journal import Journal
 journal = Journal(Path(sys.argv[1]))
 for number in range(40):
     journal.intend("mount", target=f"/{{sys.argv[2]}}/{{number}}")
@@ -220,7 +221,7 @@ def test_writers_side_by_side_lose_nothing(journal: Journal) -> None:
 KILLED = f"""
 import os, signal, sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from pathlib import Path
-from labkit.journal import Journal
+from labkit.core.journal import Journal
 Journal(Path(sys.argv[1])).intend("folder", path=sys.argv[2])
 os.kill(os.getpid(), signal.SIGKILL)
 Path(sys.argv[2]).mkdir()
@@ -238,7 +239,7 @@ def test_a_kill_between_intent_and_act_leaves_the_intent(journal: Journal, tmp_p
 HOLDER = f"""
 import sys, time; sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from pathlib import Path
-from labkit.journal import lock
+from labkit.core.journal import lock
 with lock(Path(sys.argv[1]), "farm"):
     Path(sys.argv[1], "held").touch()
     time.sleep(60)

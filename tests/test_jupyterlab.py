@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from labkit import Lab, run
-from labkit.farm import browser
-from labkit.report import Stage, standing
-from labkit.report.ending import processes
+from labkit import Lab
+from labkit.core import run
+from labkit.farm.services import browser
+from labkit.report import Stage, status
+from labkit.report.batch.ending import processes
 from tests import stage_notebooks
 from tests.conftest import free_port, lab_maker, open_place
 
@@ -123,7 +124,7 @@ def seen() -> Iterator[Seen]:
             )
         left = [item.words for item in processes().values() if str(folder) in " ".join(item.words)]
         assert not [words for words in left if "ipykernel_launcher" in " ".join(words)]
-        standing.down(lab)  # faster than one container after the other
+        status.down(lab)  # faster than one container after the other
 
 
 @pytest.mark.root

@@ -14,7 +14,7 @@ import pytest
 from pyroute2 import netns as other
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
-from labkit import run
+from labkit.core import run
 from labkit.kernel import calls, messages, netns, requests, seen
 from labkit.kernel.messages import Request, written
 from labkit.kernel.netlink import Netlink, is_gone

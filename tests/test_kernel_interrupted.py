@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from labkit import run
+from labkit.core import run
 from tests.own_machine import python_on_it
 
 #: What a machine of its own takes at most, in seconds.

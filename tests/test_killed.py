@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from labkit import run
+from labkit.core import run
 from tests import inventory
 from tests.own_machine import PYTHON, on_it, python_on_it
 

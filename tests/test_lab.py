@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit import Lab, ifnames
-from labkit.addresses import block_width
-from labkit.cells import parameters
+from labkit import Lab
 from labkit.errors import ConfigError, StateError
-from labkit.ifnames import ifname
-from labkit.lab import PARAMETERS, find_file
+from labkit.model import ifnames
+from labkit.model.addresses import block_width
+from labkit.model.ifnames import ifname
+from labkit.model.lab import PARAMETERS, find_file
+from labkit.model.parameters import parameters
 
 BAD_VALUES = [
     pytest.param({"replica": 2}, "did you mean 'replicas'", id="misspelt key"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from labkit import run
+from labkit.core import run
 from tests.scratch_machine import (
     CLONE,
     POLICY,

@@ -6,10 +6,9 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.farm import cgroups, container, lifecycle
-from labkit.farm.lifecycle import Modes, Start
-from labkit.farm.runc import trial
-from labkit.farm.runc.bundle import Spec
+from labkit.farm.containers import container, groups, lifecycle, trial
+from labkit.farm.containers.bundle import Spec
+from labkit.farm.containers.lifecycle import Modes, Start
 
 MIXED = """\
 30 23 0:26 / /sys/fs/cgroup/memory rw,relatime shared:9 - cgroup cgroup rw,memory
@@ -21,7 +20,7 @@ MIXED = """\
 
 def test_mounted_groups_names_controllers() -> None:
     """The v1 controllers and cgroup2 are named, mounts of other kinds are not."""
-    assert cgroups.mounted_groups(MIXED) == ("memory", "cpu", "cpuacct", "cgroup2")
+    assert groups.mounted_groups(MIXED) == ("memory", "cpu", "cpuacct", "cgroup2")
 
 
 @pytest.mark.parametrize(
@@ -30,7 +29,7 @@ def test_mounted_groups_names_controllers() -> None:
 )
 def test_layout_has_a_name(hierarchies: tuple[str, ...], name: str) -> None:
     """Each combination of hierarchies has its usual name."""
-    assert cgroups.layout(hierarchies) == name
+    assert groups.layout(hierarchies) == name
 
 
 OWN = """\
@@ -46,12 +45,12 @@ OWN = """\
 )
 def test_group_of_a_controller(controller: str, wanted: tuple[str, str]) -> None:
     """In its own v1 hierarchy, else in cgroup2."""
-    assert cgroups.group(OWN, controller) == wanted
+    assert groups.group(OWN, controller) == wanted
 
 
 def test_no_group_without_a_hierarchy() -> None:
     """Where the controller is in none, and there is no cgroup2."""
-    assert cgroups.group("2:cpu:/lab\n", "memory") == ("", "")
+    assert groups.group("2:cpu:/lab\n", "memory") == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +64,7 @@ def test_no_group_without_a_hierarchy() -> None:
 )
 def test_hierarchies_are_where_they_are_mounted(hierarchy: str, wanted: str) -> None:
     """By mountinfo, nowhere else."""
-    assert cgroups.mounted_at(MIXED, hierarchy)[0] == wanted
+    assert groups.mounted_at(MIXED, hierarchy)[0] == wanted
 
 
 @pytest.mark.parametrize(
@@ -75,7 +74,7 @@ def test_hierarchies_are_where_they_are_mounted(hierarchy: str, wanted: str) -> 
 def test_a_group_is_named_from_where_its_hierarchy_is_mounted(path: str, mounted: str) -> None:
     """In a control group namespace /proc may count from another group."""
     line = f"1 2 0:32 {mounted} /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n"
-    assert cgroups.seen(f"4:memory:{path}\n", line, "memory") == ("memory", "/lab/a")
+    assert groups.seen(f"4:memory:{path}\n", line, "memory") == ("memory", "/lab/a")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +130,7 @@ def test_another_answer_of_runc_s_is_told(changes: dict[str, Start], fails: list
 @pytest.mark.root
 @pytest.mark.parametrize(
     "ask",
-    [lifecycle.modes, lifecycle.instances, lifecycle.listing, lifecycle.pathless, cgroups.found],
+    [lifecycle.modes, lifecycle.instances, lifecycle.listing, lifecycle.pathless, groups.found],
 )
 def test_trials_answer_and_leave_no_container(ask, lab: Lab) -> None:  # type: ignore[no-untyped-def]
     """Each question is answered as the assignment says, and its containers are gone afterwards."""

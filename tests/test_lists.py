@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, run
+from labkit import Lab
+from labkit.core import run
 from labkit.errors import CommandError, ConfigError, LabkitError, MachineError
-from labkit.farm import rootfs
-from labkit.farm.debian import apt, index, lists
-from labkit.farm.debian.depot import AbsentError, Depot
-from labkit.farm.debian.gateway import gateway
-from labkit.farm.debian.shop import ADDRESS, Shop
+from labkit.farm.rootfs import actions as rootfs
+from labkit.farm.rootfs import apt, index, lists
+from labkit.farm.rootfs.depot import AbsentError, Depot
+from labkit.farm.rootfs.gateway import gateway
+from labkit.farm.rootfs.shop import ADDRESS, Shop
 from tests import proc
 from tests.archives import LOGIN, Mirror, as_machine, fill, serving
 from tests.damage import flip

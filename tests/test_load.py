@@ -12,8 +12,8 @@ from ipaddress import IPv4Address
 import pytest
 
 from labkit import Lab
-from labkit.farm.measuring.fetch import Target
-from labkit.farm.measuring.load import Load, Sent
+from labkit.farm.services.fetch import Target
+from labkit.farm.traffic.load import Load, Sent
 
 PAGE = b"HTTP/1.1 200 OK\r\nX-Labkit-Replica: red-1\r\nContent-Length: 0\r\n\r\n"
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from labkit import Lab, run
-from labkit.farm import proxy
-from labkit.farm.balancer import workers
-from labkit.farm.links.netns import inside
-from labkit.farm.site import HEALTH_QUERY
+from labkit import Lab
+from labkit.core import run
+from labkit.farm.network.netns import inside
+from labkit.farm.services import proxy, workers
+from labkit.model.sites import HEALTH_QUERY
 from tests.host_side import give_address
 from tests.waiting import until
 

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from labkit import Lab, run, undo
+from labkit import Lab
+from labkit.core import run, undo
 from labkit.errors import CommandError, ConfigError, WikiError
-from labkit.wiki import rights, server, session
-from labkit.wiki.instance import accounts, mariadb
-from labkit.wiki.instance.folders import Folders
-from labkit.wiki.instance.mariadb import Server
+from labkit.wiki.client import accounts, session
+from labkit.wiki.client.folders import Folders
+from labkit.wiki.server import actions as server
+from labkit.wiki.server import mariadb, rights
+from labkit.wiki.server.mariadb import Server
 
 
 def at(folder: Path) -> Server:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit.wiki.merging.merge import common, merge, persons
+from labkit.wiki.merge.three_way import common, merge, persons
 
 TABLE = [
     '{| class="wikitable"', "! name !! MB", "|-", "| base || 250", "|-", "| slim || 171", "|}",

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from labkit.farm.runc import mounts
+from labkit.core.undo import mount_points
+from labkit.farm.containers import mounts
 from labkit.kernel import calls
-from labkit.undo import mount_points
 
 
 def seen(folder: Path) -> set[str]:

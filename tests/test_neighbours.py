@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, run, undo
-from labkit.farm import container
-from labkit.run import Done
+from labkit import Lab
+from labkit.core import run, undo
+from labkit.core.run import Done
+from labkit.farm.containers import container
 from tests.conftest import open_place
 from tests.projects import Project, files, listing, project
 from tests.test_catalogue import record

@@ -8,8 +8,9 @@ import pytest
 
 from labkit import Lab
 from labkit.errors import FarmError
-from labkit.farm import dns, host
-from labkit.farm.links.netns import inside
+from labkit.farm.network import host
+from labkit.farm.network.netns import inside
+from labkit.farm.services import dns
 
 
 @pytest.mark.root

@@ -12,13 +12,12 @@ from pyroute2 import netns as namespaces
 
 from labkit import Lab
 from labkit.checks import failed
+from labkit.core.journal import Journal, lock
 from labkit.errors import MachineError, StateError
-from labkit.farm import host, network
-from labkit.farm.isolation import trying
-from labkit.farm.links import neighbours, topology
-from labkit.farm.links.netlink import within
-from labkit.farm.links.netns import inside
-from labkit.journal import Journal, lock
+from labkit.farm.network import actions as network
+from labkit.farm.network import host, isolation_probe, neighbours, topology
+from labkit.farm.network.netlink import within
+from labkit.farm.network.netns import inside
 from tests.conftest import lab_maker, open_place
 from tests.netlink import netlink
 from tests.test_host import add_link, foreign_namespace
@@ -176,7 +175,7 @@ def test_what_a_hand_broke_is_told_and_put_right(standing: Lab, damage: Damage) 
     assert result.changed
     assert failed(result.checks) == ()
     assert (
-        trying.out(standing).uncounted == ()
+        isolation_probe.out(standing).uncounted == ()
     )  # nor does the other one ask an address that the bridge had before
     assert network.ping(standing).holds
     after = indexes(standing)

@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from labkit import intact
-from labkit.farm import container, upkeep
-from labkit.farm.oci import siteimages
+from labkit.core import intact
+from labkit.farm.containers import container
+from labkit.farm.images import siteimages
+from labkit.farm.reconcile import upkeep
 from tests.whole_farm import standing
 
 

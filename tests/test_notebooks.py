@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from labkit import Lab, run
-from labkit.config import PARAMETERS
-from labkit.report import Stage, standing
-from labkit.report.plan import STAGES, plan
-from labkit.run import Done
+from labkit import Lab
+from labkit.core import run
+from labkit.core.run import Done
+from labkit.model.config import PARAMETERS
+from labkit.report import Stage, status
+from labkit.report.stages.plan import STAGES, plan
 from tests import stage_notebooks
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
@@ -218,4 +219,4 @@ def test_notebook_runs_alone(
     assert counts == list(range(1, len(counts) + 1))
     assert Stage.load(lab, stage).state == "passed"
     assert [path.stem for path in (lab.output_dir / "results").glob("0*.json")] == [stage]
-    standing.down(lab)  # faster than one container after the other
+    status.down(lab)  # faster than one container after the other

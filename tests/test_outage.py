@@ -6,9 +6,9 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.farm.measuring import outage
-from labkit.farm.measuring.load import Sent
-from labkit.farm.measuring.outage import Failover, Moments
+from labkit.farm.traffic import outage
+from labkit.farm.traffic.load import Sent
+from labkit.farm.traffic.outage import Failover, Moments
 
 #: Stopped, left out, started again, back: in seconds of the load.
 MOMENTS: Moments = (1.0, 1.1, 2.0, 3.0)

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labkit.errors import ConfigError, WikiError
-from labkit.wiki import notebook, publish, wikitext
-from labkit.wiki.access import api, whereabouts
-from labkit.wiki.merging import fences, pristine
+from labkit.wiki.client import api, whereabouts
+from labkit.wiki.merge import fences
+from labkit.wiki.publish import pristine, publishing
+from labkit.wiki.render import notebook, wikitext
 from tests.desks import SUMMARY, WEB, Desk, fresh, picture, stage
 
 BOTH = pytest.mark.parametrize("wiki_on", ["sqlite", "mariadb"], indirect=True)
@@ -202,7 +203,7 @@ def test_a_deleted_page_stays_deleted_until_it_is_wanted(desk: Desk) -> None:
     assert f"--restore '{desk.page}'" in caught.value.remedy
     assert api.read(desk.teacher, desk.page, files=[item.name]).files == frozenset()
     with pytest.raises(WikiError, match="was deleted"):
-        publish.plan(desk.bot, desk.page, (WEB,), folder=desk.folder)
+        publishing.plan(desk.bot, desk.page, (WEB,), folder=desk.folder)
     desk.publish(stage(171), WEB, restore=(desk.page,))
     assert desk.text == fresh(stage(171), WEB)
     assert not desk.publish(stage(171), WEB).changed

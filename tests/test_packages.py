@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from labkit import run
+from labkit.core import run
 from labkit.errors import StateError
-from labkit.farm.debian import packages
-from labkit.farm.debian.packages import Package
+from labkit.farm.rootfs import packages
+from labkit.farm.rootfs.packages import Package
 
 STATUS = """\
 Package: web

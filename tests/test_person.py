@@ -19,12 +19,13 @@ from typing import Any
 
 import pytest
 
-from labkit import Lab, run, undo
+from labkit import Lab
+from labkit.core import run, undo
 from labkit.errors import ConfigError
 from labkit.kernel import netns
-from labkit.report.kernels import door, person
-from labkit.report.kernels.door import Asked, Door
-from labkit.report.kernels.person import Person
+from labkit.report.jupyter import door, person
+from labkit.report.jupyter.door import Asked, Door
+from labkit.report.jupyter.person import Person
 from tests import proc, stage_notebooks
 from tests.conftest import free_port, lab_maker, open_place
 from tests.test_run import gone

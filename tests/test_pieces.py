@@ -12,9 +12,9 @@ import numpy
 import pandas
 import pytest
 
-from labkit.wiki.rendering import colours, elements, foreign, formulas, images, terminal
-from labkit.wiki.rendering.tree import Fold, Grid, Paragraph, Run, Screen, Text
-from labkit.wiki.rendering.walking import plain
+from labkit.wiki.render import colours, elements, foreign, formulas, images, terminal
+from labkit.wiki.render.tree import Fold, Grid, Paragraph, Run, Screen, Text
+from labkit.wiki.render.walking import plain
 from tests.rendered import PNG
 
 DRAWN = '<svg xmlns="http://www.w3.org/2000/svg" {}>{}<rect width="9" height="9"/></svg>'

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from labkit import Lab
-from labkit.farm.container import State
-from labkit.farm.links.topology import Port, Topology
-from labkit.farm.planning import observed, telling
-from labkit.farm.planning.difference import Plan, difference
-from labkit.farm.planning.resources import FARM, KINDS, Known, Resource, of_kinds
-from labkit.farm.planning.wanted import page_facts, wanted
+from labkit.farm.containers.container import State
+from labkit.farm.network.topology import Port, Topology
+from labkit.farm.reconcile import observed, telling
+from labkit.farm.reconcile.difference import Plan, difference
+from labkit.farm.reconcile.wanted import page_facts, wanted
+from labkit.model.resources import FARM, KINDS, Known, Resource, of_kinds
 
 BASE: dict[str, Any] = {"sites": ["red", "blue"], "host": {"netns": "box"}}
 
@@ -398,7 +398,7 @@ def test_containers_are_seen_as_runc_and_their_bundles_show_them(
 def test_a_page_is_told_by_title_and_colour() -> None:
     """What a person would say of it; and fingerprints of the rest."""
     lab = lab_of()
-    from labkit.farm import site
+    from labkit.model import sites as site
 
     files = site.files(lab, lab.sites[0])
     facts = page_facts(files[site.PAGE], files[site.CONFIGURATION])

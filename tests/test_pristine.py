@@ -8,8 +8,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labkit.wiki.merging import fences, pristine
-from labkit.wiki.merging.pristine import Store
+from labkit.wiki.merge import fences
+from labkit.wiki.publish import pristine
+from labkit.wiki.publish.pristine import Store
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 EMPTY = fences.parse("", "Report")

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from labkit import Lab, daemon
-from labkit.report import publication
-from labkit.wiki import server, session
-from labkit.wiki.access import ask
-from labkit.wiki.instance import accounts
-from labkit.wiki.instance.folders import Folders, api_url
+from labkit import Lab
+from labkit.core import daemon
+from labkit.report.page import publication
+from labkit.wiki.client import accounts, ask, session
+from labkit.wiki.client.folders import Folders, api_url
+from labkit.wiki.server import actions as server
 from tests.conftest import lab_maker, open_place
 from tests.test_publication import ran, result
 from tests.waiting import until

@@ -13,18 +13,31 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, groups, run
+from labkit import Lab
 from labkit.checks import failed
+from labkit.core import run
+from labkit.core.journal import Journal
 from labkit.errors import CommandError
-from labkit.farm import container, privilege, ssh, up
-from labkit.farm.confinement import attempts, own, probe, published
-from labkit.farm.confinement.attempts import Attempt
-from labkit.farm.links.netns import inside
-from labkit.farm.runc import fences, limits, seccomp, trial
-from labkit.farm.runc.bundle import Spec
-from labkit.farm.runc.seccomp import Work
-from labkit.journal import Journal
-from labkit.lab import Replica
+from labkit.farm.containers import (
+    attempts,
+    container,
+    fences,
+    limits,
+    own,
+    privilege,
+    probe,
+    published,
+    seccomp,
+    trial,
+)
+from labkit.farm.containers.attempts import Attempt
+from labkit.farm.containers.bundle import Spec
+from labkit.farm.containers.seccomp import Work
+from labkit.farm.network.netns import inside
+from labkit.farm.reconcile import up
+from labkit.farm.services import ssh
+from labkit.kernel import cgroups
+from labkit.model.lab import Replica
 from tests.waiting import until
 from tests.whole_farm import standing
 
@@ -439,7 +452,7 @@ def test_a_fork_bomb_and_a_memory_hog_leave_the_sites_up(farm: Lab) -> None:
                 or told(own[1], "memory.events", "oom_kill ")
             )
         )
-        most = len(groups.processes(own[0]))
+        most = len(cgroups.processes(own[0]))
         for replica in (first, second):
             container.kill(farm, replica)
         up.replicas(farm)
@@ -448,7 +461,7 @@ def test_a_fork_bomb_and_a_memory_hog_leave_the_sites_up(farm: Lab) -> None:
     assert visitor.failed == []
     assert set(container.states(farm)) == before
     for replica in (first, second):
-        left = groups.processes(f"{container.cgroup(farm)}/{replica.name}")
+        left = cgroups.processes(f"{container.cgroup(farm)}/{replica.name}")
         assert 0 < len(left) < 20
 
 
@@ -460,7 +473,7 @@ def run_in(lab: Lab, name: str, script: str) -> None:
 
 def told(path: str, name: str, word: str) -> int:
     """How often the kernel has had to keep to a group's limit, as it counts that in a file of the group's."""
-    files = [folder / name for folder in groups.folders(path) if (folder / name).exists()]
+    files = [folder / name for folder in cgroups.folders(path) if (folder / name).exists()]
     lines = [line for file in files for line in file.read_text().splitlines()]
     return max((int(line.removeprefix(word)) for line in lines if line.startswith(word)), default=0)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from labkit import groups, run
-from labkit.kernel import mounts, processes
+from labkit.core import run
+from labkit.kernel import cgroups, mounts, processes
 from tests import proc
 
 
@@ -98,4 +98,4 @@ def test_a_process_of_another_process_namespace_is_not_ours_to_end() -> None:
     finally:
         sleeper.kill()
         sleeper.wait()
-        groups.remove(path)
+        cgroups.remove(path)

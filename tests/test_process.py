@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from labkit import run
+from labkit.core import run
 from labkit.errors import FarmError
-from labkit.farm.runc import process
+from labkit.farm.containers import process
 
 
 def loaded(pid: int) -> int:

@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 
-from labkit import Lab, daemon
+from labkit import Lab
 from labkit.checks import failed
+from labkit.core import daemon
 from labkit.errors import ConfigError, FarmError, MachineError
-from labkit.farm import proxy
-from labkit.farm.balancer import balancing, instance, workers
-from labkit.farm.links.netns import inside
-from labkit.farm.measuring import fetch
+from labkit.farm.network.netns import inside
+from labkit.farm.services import balancer_instance, balancing, fetch, proxy, workers
 from tests.host_side import give_address
 
 RUN, LOGS = Path("/run/labkit/lab/proxy"), Path("/var/lib/labkit/lab/proxy")
@@ -303,11 +302,11 @@ def test_a_worker_that_was_withdrawn_is_put_back_into_service(addressed: Lab, st
     """By the balancer-manager's own form, as a person may have done it: seen, and mended without a reload."""
     proxy.up(addressed)
     workers.change(addressed, addressed.farm[0], {workers.WITHDRAWN[status]: "1"})
-    found = (instance.seen(addressed) or {})["workers"]
+    found = (balancer_instance.seen(addressed) or {})["workers"]
     assert addressed.farm[0].name in found
     assert status in found
     assert proxy.up(addressed).changed
-    assert instance.seen(addressed) == instance.wanted(addressed)
+    assert balancer_instance.seen(addressed) == balancer_instance.wanted(addressed)
 
 
 @pytest.mark.root
@@ -321,7 +320,7 @@ def test_an_edited_configuration_is_mended(addressed: Lab) -> None:
     assert proxy.up(addressed).changed
     proxy.install(addressed, before.replace(balancing.running_fingerprint(before), "f" * 16))
     file.write_text(before)
-    assert (instance.seen(addressed) or {})["served"] == "f" * 16
+    assert (balancer_instance.seen(addressed) or {})["served"] == "f" * 16
     assert proxy.up(addressed).changed
-    assert instance.seen(addressed) == instance.wanted(addressed)
+    assert balancer_instance.seen(addressed) == balancer_instance.wanted(addressed)
     assert daemon.pid(proxy.server(addressed)) == leader

@@ -14,17 +14,17 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import Check
-from labkit.report import blocks, dialogue, publication
-from labkit.report import record as records
-from labkit.report.plan import STAGES
-from labkit.report.record import Entry, StageRecord
-from labkit.result import Figure, Result
-from labkit.wiki import session
-from labkit.wiki.access import api, ask
-from labkit.wiki.access.transport import Session
-from labkit.wiki.merging import fences
-from labkit.wiki.talk.listing import Remark, Remarks
-from labkit.wiki.talk.threads import Thread
+from labkit.core.result import Figure, Result
+from labkit.report.page import blocks, publication
+from labkit.report.stages import dialogue
+from labkit.report.stages import record as records
+from labkit.report.stages.plan import STAGES
+from labkit.report.stages.record import Entry, StageRecord
+from labkit.wiki.client import api, ask, session
+from labkit.wiki.client.transport import Session
+from labkit.wiki.merge import fences
+from labkit.wiki.remarks.listing import Remark, Remarks
+from labkit.wiki.remarks.threads import Thread
 from tests import executed
 
 NAMES = tuple(stage.name for stage in STAGES)

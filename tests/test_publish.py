@@ -14,14 +14,14 @@ import pytest
 from rich.console import Console
 
 from labkit import Lab, Outcome
+from labkit.cli import terminal
+from labkit.core.result import action
 from labkit.errors import WikiError
-from labkit.report import terminal
-from labkit.result import action
-from labkit.wiki import publish, remarks, session, wikitext
-from labkit.wiki.access import api
-from labkit.wiki.instance import accounts
-from labkit.wiki.merging import fences, pristine
-from labkit.wiki.talk import listing
+from labkit.wiki.client import accounts, api, session
+from labkit.wiki.merge import fences
+from labkit.wiki.publish import pristine, publishing
+from labkit.wiki.remarks import listing, reading
+from labkit.wiki.render import wikitext
 from tests.crowd import crowd
 from tests.desks import SUMMARY, WEB, Desk, fresh, opened, picture, stage
 
@@ -75,7 +75,9 @@ def test_a_changed_number_is_one_revision_of_one_line(desk: Desk) -> None:
 def test_plan_tells_and_writes_nothing(desk: Desk) -> None:
     """A plan is what publishing then does, block by block with a diff."""
     desk.publish(stage(250))
-    plan = publish.plan(desk.bot, desk.page, (stage(171), WEB), (picture(3),), folder=desk.folder)
+    plan = publishing.plan(
+        desk.bot, desk.page, (stage(171), WEB), (picture(3),), folder=desk.folder
+    )
     assert "-| all || 250\n+| all || 171" in plan.changes[0].diff
     assert [change.state for change in plan.changes] == ["changed", "added"]
     assert plan.missing == (picture(3).name,)
@@ -271,7 +273,7 @@ def test_a_wiki_that_is_down_is_named(wiki_lab: Lab, port: int, tmp_path: Path) 
         site.host = f"127.0.0.1:{port}"
         site.sleepers.max_retries = 0
         with pytest.raises(WikiError, match="does not answer"):
-            publish.apply(site, "Report", (WEB,), folder=tmp_path)
+            publishing.apply(site, "Report", (WEB,), folder=tmp_path)
 
 
 @pytest.mark.parametrize("database", ["wiki_lab", "mariadb_wiki_lab"])
@@ -325,7 +327,7 @@ def test_a_page_may_be_called_as_people_write(wiki_lab: Lab, tmp_path: Path, tit
         assert desk.publish(page).changed
         desk.after("One.", f"REX> {asked}")
         assert not desk.publish(page).changed
-        found = remarks.collect(desk.bot, name, tmp_path)
+        found = reading.collect(desk.bot, name, tmp_path)
     seen = io.StringIO()
     told = action("x")(lambda: Outcome(value=0, summary="", tables=(listing.table(found),)))()
     terminal.show(told, console=Console(file=seen, width=200))

@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from labkit import Lab, run
+from labkit import Lab
+from labkit.cli import difference
+from labkit.core import run
+from labkit.core.result import Figure
+from labkit.core.run import Done
 from labkit.errors import ConfigError, WikiError
-from labkit.report import difference, publication
-from labkit.report.notebook import lab_file
-from labkit.result import Figure
-from labkit.run import Done
-from labkit.wiki import session
-from labkit.wiki.access import api
-from labkit.wiki.merging import fences
+from labkit.report.batch.notebook import lab_file
+from labkit.report.page import publication
+from labkit.wiki.client import api, session
+from labkit.wiki.merge import fences
 from tests import executed
 from tests.test_publication import PNG, ran, result, written
 

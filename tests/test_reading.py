@@ -9,20 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, addresses, intact, reading, undo
+from labkit import Lab, reading
+from labkit.core import intact, undo
+from labkit.core.files import proven, text_of
+from labkit.core.journal import Journal
 from labkit.errors import LabkitError
-from labkit.farm import configuration, container, privilege
-from labkit.farm.isolation import guard
-from labkit.farm.oci import remembered, siteimages, store, umocibundle
-from labkit.farm.oci.unpacking import Unpacked
-from labkit.farm.runc import idmap, roots, states
-from labkit.files import proven, text_of
-from labkit.journal import Journal
-from labkit.report import dialogue, memory, notebook, record, saved, signing
-from labkit.wiki import pages, remarks
-from labkit.wiki.instance import accounts, install
-from labkit.wiki.instance.folders import Folders
-from labkit.wiki.merging import pristine
+from labkit.farm.containers import configuration, container, idmap, privilege, roots, states
+from labkit.farm.images import remembered, siteimages, store, umocibundle
+from labkit.farm.images.unpacking import Unpacked
+from labkit.farm.network import firewall
+from labkit.model import addresses
+from labkit.report.batch import notebook
+from labkit.report.stages import dialogue, memory, record, saved, signing
+from labkit.wiki.client import accounts
+from labkit.wiki.client.folders import Folders
+from labkit.wiki.publish import pages, pristine
+from labkit.wiki.remarks import reading as remarks
+from labkit.wiki.server import install
 
 Harm = Callable[[Path], object]
 Reader = Callable[[Path], object]
@@ -101,7 +104,7 @@ READERS: dict[str, tuple[Callable[[Lab], Path], Callable[[Lab, Path], object]]] 
     "runC's state": (lambda x: container.runc_root(x) / "red-1/state.json", lambda x, p: states.state(x, "red-1")),
     "runC's state, taking down": (lambda x: x.run_dir / "state.json", lambda x, p: undo._runs(p.parent)),
     "ids": (lambda x: idmap._file(x.state_dir), lambda x, p: idmap.noted(x.state_dir)),
-    "tables of nftables": (guard._file, lambda x, p: guard._made(x)),
+    "tables of nftables": (firewall._file, lambda x, p: firewall._made(x)),
     "list of sealed files": (lambda x: x.state_dir / ".sealed", lambda x, p: intact.damage(p.parent)),
     "kept result": (lambda x: x.state_dir / "evidence.json", lambda x, p: proven(p)),
     "any text": (lambda x: x.state_dir / "x", lambda x, p: text_of(p)),

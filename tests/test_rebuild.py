@@ -19,21 +19,23 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from labkit import Lab, journal, run
+from labkit import Lab
+from labkit.core import journal, run
+from labkit.core.journal import Entry, Journal
+from labkit.core.result import RESULT_MIME, Result
 from labkit.errors import ConfigError, LockError
-from labkit.journal import Entry, Journal
-from labkit.report import inputs, memory, notebook, saved
-from labkit.report.plan import STAGES, plan
-from labkit.report.progress import Progress
-from labkit.report.rebuild import Rebuilt, rebuild
-from labkit.report.record import file
-from labkit.report.schedule import Ending, State, Wish, following, not_run, ready
-from labkit.report.stages import Stage
-from labkit.result import RESULT_MIME, Result
+from labkit.report.batch import notebook
+from labkit.report.batch.progress import Progress
+from labkit.report.batch.rebuild import Rebuilt, rebuild
+from labkit.report.batch.schedule import Ending, State, Wish, following, not_run, ready
+from labkit.report.stages import inputs, memory, saved
+from labkit.report.stages.plan import STAGES, plan
+from labkit.report.stages.record import file
+from labkit.report.stages.stage import Stage
 from tests import stage_notebooks
 from tests.waiting import until
 
-STANDS = "from labkit.journal import Journal\nJournal.of(lab).intend('route', subnet='10.9.9.0/24', netns='')\n"
+STANDS = "from labkit.core.journal import Journal\nJournal.of(lab).intend('route', subnet='10.9.9.0/24', netns='')\n"
 
 
 def a_lab(folder: Path, **other: Any) -> Lab:
@@ -233,7 +235,7 @@ def test_progress_on_a_terminal_shows_each_stage() -> None:
 def test_progress_in_a_log_tells_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Now and then what goes on, how much time has passed, and how much is left as far as that is known."""
     now, said = [100.0], io.StringIO()
-    monkeypatch.setattr("labkit.report.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("labkit.report.batch.progress.time.monotonic", lambda: now[0])
     with Progress(Console(file=said, width=400)) as progress:
         progress.expect([stage.name for stage in STAGES[:2]])
         progress.estimate(STAGES[:2], {"01-wiki": 30.0, "02-rootfs": 80.0})
@@ -502,9 +504,9 @@ import sys
 from pathlib import Path
 from rich.console import Console
 from labkit import Lab
-from labkit.report.progress import Progress
-from labkit.report.rebuild import rebuild
-from labkit.report.schedule import Wish
+from labkit.report.batch.progress import Progress
+from labkit.report.batch.rebuild import rebuild
+from labkit.report.batch.schedule import Wish
 lab = Lab.load(Path(sys.argv[1]))
 wish = Wish(stages=("01-wiki",))
 result = rebuild(lab, wish, progress=Progress(Console()), folder=Path(sys.argv[2]))

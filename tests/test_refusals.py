@@ -11,14 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from labkit import Lab, daemon
+from labkit import Lab
+from labkit.core import daemon
 from labkit.errors import WikiError
-from labkit.wiki import server, session
-from labkit.wiki.access import api, refusals, transport
-from labkit.wiki.instance import accounts
-from labkit.wiki.instance.folders import Folders
-from labkit.wiki.merging import fences
-from labkit.wiki.notebook import Upload
+from labkit.wiki.client import accounts, api, refusals, session, transport
+from labkit.wiki.client.folders import Folders
+from labkit.wiki.merge import fences
+from labkit.wiki.render.notebook import Upload
+from labkit.wiki.server import actions as server
 from tests.conftest import lab_maker, open_place
 from tests.desks import SUMMARY, Desk, fresh, picture, stage
 from tests.faults import Proxy, proxy_to

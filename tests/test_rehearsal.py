@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, undo
+from labkit import Lab
 from labkit.checks import failed
-from labkit.farm import host, network, rehearsal
-from labkit.farm.links import mistakes, model
-from labkit.farm.links.echo import Echo
-from labkit.farm.links.mistakes import Mistake
-from labkit.farm.rehearsal import Tried
-from labkit.journal import Journal, lock
-from labkit.result import Result
+from labkit.core import undo
+from labkit.core.journal import Journal, lock
+from labkit.core.result import Result
+from labkit.farm.network import actions as network
+from labkit.farm.network import host, mistakes, practice, rehearsal
+from labkit.farm.network.echo import Echo
+from labkit.farm.network.mistakes import Mistake
+from labkit.farm.network.rehearsal import Tried
 from tests.conftest import lab_maker, open_place
 from tests.netlink import netlink
 from tests.test_host import add_link
@@ -61,7 +62,7 @@ def tried(farm: Lab) -> Result[tuple[Tried, ...]]:
 def test_a_model_is_a_small_farm_with_the_lab_s_own_journal() -> None:
     """Two replicas in a namespace of their own, with the farm's addresses."""
     lab = Lab.load(None, lab_name="shop", sites=["red"], replicas=3)
-    small = model.describe(lab)
+    small = practice.describe(lab)
     assert small.namespaces == ("shop-model", "shop-model-1", "shop-model-2", "shop-model-far")
     assert Journal.of(small.lab).path == Journal.of(lab).path
     assert (small.lab.bridge, small.lab.gateway) == (lab.bridge, lab.gateway)
@@ -80,7 +81,7 @@ def test_a_model_is_a_small_farm_with_the_lab_s_own_journal() -> None:
 def test_a_model_takes_no_name_of_the_lab_s(given: dict[str, object], netns: str) -> None:
     """Neither a site's nor that of the namespace in which the real farm lives."""
     lab = Lab.load(None, **{"lab_name": "shop", **given})
-    found = model.describe(lab).namespaces
+    found = practice.describe(lab).namespaces
     assert found[0] == netns
     assert not {lab.host.netns, *(replica.netns for replica in lab.farm)} & set(found)
 
@@ -88,12 +89,12 @@ def test_a_model_takes_no_name_of_the_lab_s(given: dict[str, object], netns: str
 def test_a_model_of_a_small_subnet_has_room() -> None:
     """A lab of one replica may have fewer addresses than two of them need."""
     lab = Lab.load(None, sites=["red"], replicas=1, subnet="10.60.0.64/28")
-    assert str(model.describe(lab).lab.subnet) == "10.60.0.64/27"
+    assert str(practice.describe(lab).lab.subnet) == "10.60.0.64/27"
 
 
 def test_every_mistake_has_a_name_and_a_remedy() -> None:
     """And each command is on a namespace of the model."""
-    small = model.describe(Lab.load(None, lab_name="shop"))
+    small = practice.describe(Lab.load(None, lab_name="shop"))
     found = mistakes.known(small)
     assert {item.name: item.check for item in found} == CAUGHT
     for item in found:
@@ -177,7 +178,7 @@ def test_nothing_is_left_and_the_farm_is_as_it_was(
     farm: Lab, tried: Result[tuple[Tried, ...]]
 ) -> None:
     """No namespace of the model, no line of it in the journal, and nothing to put right."""
-    small = model.describe(farm)
+    small = practice.describe(farm)
     assert [name for name in small.namespaces if Path("/run/netns", name).exists()] == []
     written = {value for entry in Journal.of(farm).standing() for value in entry.what.values()}
     assert not written & set(small.namespaces)
@@ -187,7 +188,7 @@ def test_nothing_is_left_and_the_farm_is_as_it_was(
 def only(monkeypatch: pytest.MonkeyPatch, change: Callable[[Mistake], Mistake]) -> None:
     """Leaves one mistake, changed."""
 
-    def known(small: model.Model) -> tuple[Mistake, ...]:
+    def known(small: practice.Model) -> tuple[Mistake, ...]:
         return tuple(change(item) for item in mistakes.known(small) if item.name == "link-down")
 
     monkeypatch.setattr(rehearsal, "known", known)
@@ -241,7 +242,7 @@ def test_a_network_that_is_wrong_from_the_start_is_told(
 def test_a_model_that_was_left_behind_is_taken_down(make_lab: Callable[..., Lab]) -> None:
     """By the next one, and by what takes the lab down, which finds it in the lab's own journal."""
     lab = make_lab(sites=["red"])
-    small = model.describe(lab)
+    small = practice.describe(lab)
 
     def leave() -> None:
         for name in small.namespaces:
@@ -250,7 +251,7 @@ def test_a_model_that_was_left_behind_is_taken_down(make_lab: Callable[..., Lab]
 
     leave()
     add_link(small.lab.netns, "mark7", "192.168.77.1/24")
-    with lock(lab.run_dir, "farm"), model.standing(lab):
+    with lock(lab.run_dir, "farm"), practice.standing(lab):
         assert "mark7" not in indexes(small.lab)
     leave()
     assert undo.unmake_all(lab)[1] == ()

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from labkit import Figure, Lab
-from labkit.report import publication
-from labkit.report.notebook import write_lab_file
-from labkit.wiki.instance.folders import origin
+from labkit.report.batch.notebook import write_lab_file
+from labkit.report.page import publication
+from labkit.wiki.client.folders import origin
 from tests import executed
 from tests.test_cli import labkit
 from tests.test_dialogue import of_its_own

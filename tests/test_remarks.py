@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.wiki import publish
-from labkit.wiki.access import api
-from labkit.wiki.merging import pristine
-from labkit.wiki.talk import listing, threads
-from labkit.wiki.talk.listing import Addressed, Remark, Remarks
-from labkit.wiki.talk.threads import State
+from labkit.wiki.client import api
+from labkit.wiki.publish import pristine, publishing
+from labkit.wiki.remarks import listing, threads
+from labkit.wiki.remarks.listing import Addressed, Remark, Remarks
+from labkit.wiki.remarks.threads import State
 from tests.writers import WEB, Writers, run_id, stage, writers
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -149,7 +148,7 @@ def test_what_was_kept_of_another_page_is_not_used(page: Writers) -> None:
     [old] = page.remarks().remarks
     for title in (page.page, pristine.state_title(page.page)):
         page.teacher.post("delete", title=title, token=page.teacher.get_token("csrf"))
-    publish.apply(page.bot, page.page, [stage(250, 1)], folder=page.folder, restore=[page.page])
+    publishing.apply(page.bot, page.page, [stage(250, 1)], folder=page.folder, restore=[page.page])
     page.after("All: 250 MB.", "REX> Why?", page.student)
     [new] = page.remarks().remarks
     assert (old.author, new.author) == ("Teacher", "Student")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.report.notebook import write_lab_file
-from labkit.run import Done
+from labkit.core.run import Done
+from labkit.report.batch.notebook import write_lab_file
 from tests.test_cli import labkit
 from tests.test_dialogue import of_its_own
 from tests.writers import Writers, stage, writers

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, run
-from labkit.farm import container
-from labkit.farm.oci import remembered
+from labkit import Lab
+from labkit.core import run
+from labkit.farm.containers import container
+from labkit.farm.images import remembered
 from tests.conftest import lab_maker, open_place
 
 Change = Callable[[Lab], None]

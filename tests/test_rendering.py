@@ -14,14 +14,14 @@ from typing import Any
 import mwclient
 import pytest
 
-from labkit import Lab, run
-from labkit.result import RESULT_MIME
-from labkit.wiki import notebook, session
-from labkit.wiki.access import api, features
-from labkit.wiki.access.features import Features
-from labkit.wiki.rendering import markdown, outputs, writing
-from labkit.wiki.rendering.places import Place
-from labkit.wiki.rendering.tree import Document
+from labkit import Lab
+from labkit.core import run
+from labkit.core.result import RESULT_MIME
+from labkit.wiki.client import api, features, session
+from labkit.wiki.client.features import Features
+from labkit.wiki.render import markdown, notebook, outputs, writing
+from labkit.wiki.render.places import Place
+from labkit.wiki.render.tree import Document
 from tests.rendered import FOLDER, PIXEL, PLACE, Row, inner, rows, unnamed
 
 MARKDOWN, OUTPUTS = rows("markdown"), rows("outputs")
@@ -186,7 +186,7 @@ def test_a_changed_number_changes_its_line_alone() -> None:
 SCRIPT = """
 import hashlib, json
 from labkit.wiki.rendering import markdown, outputs, writing
-from labkit.wiki.rendering.tree import Document
+from labkit.wiki.render.tree import Document
 from tests.rendered import rows
 seen = hashlib.sha256()
 told = [markdown.read(row.written) for row in rows("markdown")]

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit.errors import WikiError
-from labkit.wiki.merging import comments, fences, merge, weave
-from labkit.wiki.merging.fences import Block
-from labkit.wiki.merging.repair import Repaired, repair
+from labkit.wiki.merge import comments, fences, three_way, weave
+from labkit.wiki.merge.fences import Block
+from labkit.wiki.merge.repair import Repaired, repair
 
 ONE = fences.block("01-wiki", "== Wiki ==", 'It answers.\n\n{| class="wikitable"\n| page || 17\n|}')
 TWO = fences.block("02-rootfs", "== Root file systems ==", "It weighs 171 MB.\n\nThe end of it.")
@@ -44,7 +44,7 @@ def mended(text: str, *versions: Block) -> Repaired:
 def people(text: str, *versions: Block) -> Counter[str]:
     """The lines of a page, whatever its comments are like, that labkit never wrote."""
     found = comments.read(text, ("01-wiki", "02-rootfs"))
-    lines = merge.count(comments.without(text, found).split("\n"))
+    lines = three_way.count(comments.without(text, found).split("\n"))
     return Counter(
         {line: n for line, n in lines.items() if not any(line in v.lines for v in versions)}
     )
@@ -113,7 +113,7 @@ def test_nothing_is_lost_where_nothing_is_known(text: str) -> None:
     found = mended(text)
     fences.parse(found.text, "Report")
     read = comments.read(text, ())
-    assert not merge.count(comments.without(text, read).split("\n")) - weave.present(
+    assert not three_way.count(comments.without(text, read).split("\n")) - weave.present(
         fences.parse(found.text, "Report")
     )
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from labkit import modes
-from labkit.farm import image
-from labkit.farm.debian import dating
-from labkit.farm.debian.packages import Package
-from labkit.farm.oci import layers, store
+from labkit.core import umask
+from labkit.farm.images import actions as image
+from labkit.farm.images import layers, store
+from labkit.farm.rootfs import dating
+from labkit.farm.rootfs.packages import Package
 from tests.conftest import lab_maker, open_place
 
 # -- times, pure and in a folder of the test's own -------------------------------------------------
@@ -111,8 +111,8 @@ def test_new_files_have_ordinary_modes_in_a_build(tmp_path: Path) -> None:
     """Whatever the user's mask is, and also while another build ends; then it is the user's again."""
     before = os.umask(0o077)
     try:
-        with modes.ordinary():
-            with modes.ordinary():
+        with umask.ordinary():
+            with umask.ordinary():
                 (tmp_path / "inner").touch()
             (tmp_path / "outer").touch()
         (tmp_path / "after").touch()

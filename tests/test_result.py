@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from labkit import Check, Lab, Outcome, Result, Table, run
+from labkit import Check, Lab, Outcome, Result, Table
 from labkit.checks import equal, failed
+from labkit.core import run
+from labkit.core.result import FIGURE_MIME, RESULT_MIME, Figure, action, run_id
 from labkit.errors import FarmError, MachineError, StateError
-from labkit.result import FIGURE_MIME, RESULT_MIME, Figure, Record, action, run_id
+from labkit.records import Record
 
 
 class Value(Record):

@@ -13,13 +13,14 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from labkit import Check, Figure, Lab, Result, Table
+from labkit.core.result import FIGURE_MIME, RESULT_MIME
 from labkit.display import counted
-from labkit.report import closing, markup, pages, review
-from labkit.report import record as records
-from labkit.report.assignment import ROWS, TASKS
-from labkit.report.plan import STAGES, plan
-from labkit.report.record import Entry, StageRecord
-from labkit.result import FIGURE_MIME, RESULT_MIME
+from labkit.report.site import markup, pages, review
+from labkit.report.stages import closing
+from labkit.report.stages import record as records
+from labkit.report.stages.assignment import ROWS, TASKS
+from labkit.report.stages.plan import STAGES, plan
+from labkit.report.stages.record import Entry, StageRecord
 from tests import executed
 
 if TYPE_CHECKING:

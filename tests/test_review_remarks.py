@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from labkit import Lab
-from labkit.files import write_atomically
-from labkit.report import dialogue
-from labkit.report.dialogue import Listing
-from labkit.report.record import Entry
-from labkit.wiki.merging.altered import Altered, Step
-from labkit.wiki.talk.listing import Addressed, Remark, Remarks, Vanished
+from labkit.core.files import write_atomically
+from labkit.report.stages import dialogue
+from labkit.report.stages.dialogue import Listing
+from labkit.report.stages.record import Entry
+from labkit.wiki.merge.altered import Altered, Step
+from labkit.wiki.remarks.listing import Addressed, Remark, Remarks, Vanished
 from tests import test_review as site_tests
 from tests.test_remarks import remark
 from tests.test_review import HOSTILE, keep, result, site

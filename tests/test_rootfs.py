@@ -13,20 +13,21 @@ from typing import TypeVar
 
 import pytest
 
-from labkit import Lab, environment, intact, run, undo
+from labkit import Lab
+from labkit.core import environment, intact, run, undo
+from labkit.core.journal import Journal
 from labkit.errors import BuildError, ConfigError, MachineError
-from labkit.farm import rootfs
-from labkit.farm.contents import comparison
-from labkit.farm.contents.comparison import Measured
-from labkit.farm.contents.layer import Compressed
-from labkit.farm.contents.scan import scan
-from labkit.farm.debian import commands, plans, variants
-from labkit.farm.debian.apt import Source
-from labkit.farm.debian.building import building
-from labkit.farm.debian.shop import ADDRESS, Shop
-from labkit.farm.debian.variants import Variant
-from labkit.farm.rootfs import Rootfs
-from labkit.journal import Journal
+from labkit.farm.rootfs import actions as rootfs
+from labkit.farm.rootfs import commands, plans, variants
+from labkit.farm.rootfs.actions import Rootfs
+from labkit.farm.rootfs.apt import Source
+from labkit.farm.rootfs.building import building
+from labkit.farm.rootfs.scan import scan
+from labkit.farm.rootfs.shop import ADDRESS, Shop
+from labkit.farm.rootfs.variants import Variant
+from labkit.farm.study import comparison
+from labkit.farm.study.comparison import Measured
+from labkit.farm.study.layer import Compressed
 from labkit.kernel import calls
 from labkit.kernel.netns import alone
 from tests import proc

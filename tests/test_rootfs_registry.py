@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, run
+from labkit import Lab
+from labkit.core import run
 from labkit.errors import BuildError
-from labkit.farm import rootfs
-from labkit.farm.debian import apt
-from labkit.farm.oci import store
+from labkit.farm.images import store
+from labkit.farm.rootfs import actions as rootfs
+from labkit.farm.rootfs import apt
 from tests.servers import served
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"

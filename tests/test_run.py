@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from labkit import environment, run
+from labkit.core import environment, run
 from labkit.errors import CommandError, CommandTimeoutError, MachineError
 from labkit.kernel import processes
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, run
-from labkit.farm import rootfs
+from labkit import Lab
+from labkit.core import run
+from labkit.farm.rootfs import actions as rootfs
 from tests.conftest import open_place
 
 #: Debian's scanner, and the library that it compares versions with.

@@ -9,12 +9,13 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
+from labkit.core.result import picture
 from labkit.errors import MachineError, WikiError
-from labkit.farm import browser
-from labkit.farm.browsing import Page
-from labkit.report import figures, screenshot
-from labkit.result import picture
-from labkit.wiki import pages
+from labkit.farm.services import browser
+from labkit.farm.services.browsing import Page
+from labkit.report import figures
+from labkit.report.page import screenshot
+from labkit.wiki.publish import pages
 from tests.servers import saying, served
 
 

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.farm import container, image, ssh
-from labkit.wiki import server
-from labkit.wiki.instance import accounts
-from labkit.wiki.instance.folders import Folders
+from labkit.farm.containers import container
+from labkit.farm.images import actions as image
+from labkit.farm.services import ssh
+from labkit.wiki.client import accounts
+from labkit.wiki.client.folders import Folders
+from labkit.wiki.server import actions as server
 from tests import proc
 from tests.conftest import free_port
 from tests.whole_farm import standing as whole_farm

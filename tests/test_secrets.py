@@ -13,15 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, run
+from labkit import Lab
+from labkit.core import run
 from labkit.errors import ConfigError, WikiError
-from labkit.report.notebook import lab_file
-from labkit.wiki import publish, server, session
-from labkit.wiki.access import ask
-from labkit.wiki.access.transport import Session
-from labkit.wiki.instance import accounts, install
-from labkit.wiki.instance.folders import Folders, api_url
-from labkit.wiki.merging import fences
+from labkit.report.batch.notebook import lab_file
+from labkit.wiki.client import accounts, ask, session
+from labkit.wiki.client.folders import Folders, api_url
+from labkit.wiki.client.transport import Session
+from labkit.wiki.merge import fences
+from labkit.wiki.publish import publishing
+from labkit.wiki.server import actions as server
+from labkit.wiki.server import install
 from tests.desks import picture
 from tests.faults import Proxy, proxy_to
 
@@ -116,7 +118,7 @@ def test_a_session_tells_neither_password_nor_cookies(
     """Not in any library's log at its most talkative, not in a file that anybody writes meanwhile."""
     caplog.set_level(logging.DEBUG)
     with closing((site := session.open(wiki_lab)).connection):
-        done = publish.apply(site, "Cookies", (WEB,), (picture(61),), folder=tmp_path)
+        done = publishing.apply(site, "Cookies", (WEB,), (picture(61),), folder=tmp_path)
         secrets = [password(wiki_lab), *site.connection.cookies.values()]
         secrets = [secret for secret in secrets if len(secret) > 8]
         assert len(secrets) > 1
@@ -163,7 +165,7 @@ def test_an_edit_that_fails_tells_no_cookie(wiki_lab: Lab, tmp_path: Path) -> No
         site.host = proxy.host
         proxy.arm(3, "no reply", lasting=True)
         with pytest.raises(WikiError, match="does not answer") as caught:
-            publish.apply(site, "Cut off", (WEB,), folder=tmp_path)
+            publishing.apply(site, "Cut off", (WEB,), folder=tmp_path)
     assert secrets
     assert not [secret for secret in secrets if secret in told(caught.value)]
     assert "token" not in str(caught.value)
@@ -242,7 +244,7 @@ def test_a_certificate_that_the_machine_trusts_is_taken(
     lab = behind(front, wiki_lab, "https")
     assert ask.site_info(lab).version.startswith("MediaWiki ")
     with closing((site := session.open(lab)).connection):
-        assert publish.apply(site, "By https", (WEB,), folder=tmp_path).edited
+        assert publishing.apply(site, "By https", (WEB,), folder=tmp_path).edited
     assert len(front.words) > 6
 
 
@@ -291,7 +293,7 @@ def test_each_grant_of_the_bot_s_is_needed(
     title, item = f"Grants {'-'.join(grants)}", picture(62 + len("".join(grants)))
     with closing((site := log_in_with(wiki_lab, grants, "ab" * 16)).connection):
         if not refused:
-            assert publish.apply(site, title, (WEB,), (item,), folder=tmp_path).edited
+            assert publishing.apply(site, title, (WEB,), (item,), folder=tmp_path).edited
             return
         with pytest.raises(WikiError, match="the bot's account may not"):
-            publish.apply(site, title, (WEB,), (item,), folder=tmp_path)
+            publishing.apply(site, title, (WEB,), (item,), folder=tmp_path)

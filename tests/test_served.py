@@ -8,9 +8,10 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.farm import served, up
-from labkit.farm.measuring.fetch import Reply
-from labkit.farm.served import Served
+from labkit.farm.reconcile import up
+from labkit.farm.services import served
+from labkit.farm.services.fetch import Reply
+from labkit.farm.services.served import Served
 
 
 def answer(lab: Lab, name: str, *, title: str = "", extra: str = "", header: str = "") -> Served:

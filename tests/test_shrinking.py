@@ -7,18 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, run
+from labkit import Lab
+from labkit.core import run
 from labkit.errors import ConfigError
-from labkit.farm import image, rootfs, survival
-from labkit.farm.contents.scan import File
-from labkit.farm.contents.scratch import scratch
-from labkit.farm.debian import packages, variants
-from labkit.farm.debian.packages import Package
-from labkit.farm.shrinking import ablation, elf, ladder, margins, rules, soundness, writing
-from labkit.farm.shrinking.ablation import Ablation
-from labkit.farm.shrinking.ladder import Step
-from labkit.farm.shrinking.tree import Item, Tree
-from labkit.farm.shrinking.trying import Trials, Tried
+from labkit.farm.images import actions as image
+from labkit.farm.rootfs import actions as rootfs
+from labkit.farm.rootfs import elf, ladder, packages, step_rules, variants, writing
+from labkit.farm.rootfs.ladder import Step
+from labkit.farm.rootfs.packages import Package
+from labkit.farm.rootfs.scan import File
+from labkit.farm.rootfs.tree import Item, Tree
+from labkit.farm.study import ablation, margins, soundness
+from labkit.farm.study import proof as survival
+from labkit.farm.study.ablation import Ablation
+from labkit.farm.study.scratch import scratch
+from labkit.farm.study.trying import Trials, Tried
 
 
 def _package(name: str, *depends: str) -> Package:
@@ -83,7 +86,7 @@ TREE = Tree({path.rstrip("/"): _item(path, *of) for path, of in FILES.items()}, 
 def _gone(rule: str, full: Tree = TREE, **given: tuple[str, ...]) -> set[str]:
     """What a step with this rule takes away."""
     step = Step(name="a", why="b", rule=rule, **given)
-    return TREE.items.keys() - rules.apply(TREE, step, full).items.keys()
+    return TREE.items.keys() - step_rules.apply(TREE, step, full).items.keys()
 
 
 @pytest.mark.parametrize(
@@ -114,11 +117,11 @@ def test_remnants_go_with_the_last_program_of_a_package() -> None:
     """Configuration and licences stay with a program; users are there for themselves."""
     step = Step(name="a", why="b", rule="remnants", kept=("base-passwd",))
     bare = TREE.without({"/usr/bin/perl"})
-    left = rules.apply(bare, step, TREE).items
+    left = step_rules.apply(bare, step, TREE).items
     assert "/etc/perl.conf" not in left
     assert "/usr/share/doc/perl/copyright" not in left
     assert "/etc/passwd" in left
-    assert "/etc/perl.conf" in rules.apply(TREE, step, TREE).items
+    assert "/etc/perl.conf" in step_rules.apply(TREE, step, TREE).items
 
 
 def test_busybox_takes_the_place_of_commands_that_it_knows() -> None:
@@ -128,7 +131,7 @@ def test_busybox_takes_the_place_of_commands_that_it_knows() -> None:
     )
     full = TREE.having({"/usr/bin/busybox": program}, Tree({}, (_package("busybox"),), ("",)))
     words = ("dash", "coreutils", "perl")
-    after = rules.apply(TREE, Step(name="a", why="b", rule="busybox", words=words), full)
+    after = step_rules.apply(TREE, Step(name="a", why="b", rule="busybox", words=words), full)
     assert {path for path, item in after.items.items() if item.file.target == "busybox"} == {
         "/usr/bin/sh", "/usr/bin/mkdir",
     }  # fmt: skip
@@ -138,8 +141,8 @@ def test_busybox_takes_the_place_of_commands_that_it_knows() -> None:
 
 def test_a_program_that_is_no_busybox_has_no_commands() -> None:
     """Its list is looked for by how it begins."""
-    assert rules.applet_names(b"\x7fELF") == []
-    assert rules.applet_names(b"..\0[\0[[\0ls\0\0..") == ["[", "[[", "ls"]
+    assert step_rules.applet_names(b"\x7fELF") == []
+    assert step_rules.applet_names(b"..\0[\0[[\0ls\0\0..") == ["[", "[[", "ls"]
 
 
 @pytest.mark.parametrize("program", ["/bin/ls", "/usr/bin/dpkg", "/lib64/ld-linux-x86-64.so.2"])
@@ -166,9 +169,9 @@ def test_each_step_of_the_ladder_is_of_a_rule() -> None:
     for name, steps in ladder.LADDER.items():
         assert variants.named(name).after == "web"
         assert len({step.name for step in steps}) == len(steps)
-        assert all(step.rule in rules.RULES and not step.breaks for step in steps)
+        assert all(step.rule in step_rules.RULES and not step.breaks for step in steps)
     assert all(
-        step.rule in rules.RULES and step.breaks for step in (margins.TRACED, *margins.TOO_FAR)
+        step.rule in step_rules.RULES and step.breaks for step in (margins.TRACED, *margins.TOO_FAR)
     )
 
 

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from labkit import Lab, run
+from labkit import Lab
+from labkit.core import run
 from labkit.errors import StateError
-from labkit.report import record as records
-from labkit.report import signing
-from labkit.report.signing import KEY, MANIFEST, PUBLIC
+from labkit.report.stages import record as records
+from labkit.report.stages import signing
+from labkit.report.stages.signing import KEY, MANIFEST, PUBLIC
 from tests import stage_notebooks
 from tests.conftest import open_place
 from tests.damage import torn
@@ -31,7 +32,7 @@ RECORD = f"results/{STAGE}.json"
 
 #: What the small stage does: it reads all stages' records, and leaves a result with a table, and a figure.
 SHOWN = """
-from labkit.report.stages import closing_table
+from labkit.report.stages.stage import closing_table
 closing_table(lab)
 rows = [{"replica": "site1-1", "ms": 3}]
 table = Table.of("times", "Times", rows, units={"ms": "ms"})
@@ -429,7 +430,7 @@ import json, os, signal, sys
 from pathlib import Path
 from labkit import Lab
 from labkit.report import record as records, review, signing, verification
-from labkit.report.record import Entry
+from labkit.report.stages.record import Entry
 from tests import executed
 from tests.test_review import PNG, figure, keep, result
 lab = Lab.of(json.loads(sys.argv[1]))

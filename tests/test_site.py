@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.farm import bench, site
-from labkit.farm.balancer import balancing
+from labkit.farm.services import balancing
+from labkit.farm.traffic import bench
+from labkit.model import sites
 
 #: Titles that would do something in a page or in a template if they were not inert.
 HOSTILE = [
@@ -51,7 +52,7 @@ class Page(HTMLParser):
 def titled(title: str) -> str:
     """The page of a site with that title."""
     lab = Lab.load(None, sites=[{"name": "red", "title": title}])
-    return site.page(lab, lab.sites[0])
+    return sites.page(lab, lab.sites[0])
 
 
 @pytest.mark.parametrize("title", HOSTILE)
@@ -66,7 +67,7 @@ def test_a_hostile_title_is_only_text(title: str) -> None:
 def test_three_sites_are_told_apart() -> None:
     """Title, colour and numeral differ from page to page."""
     lab = Lab.load(None)
-    pages = [site.page(lab, item) for item in lab.sites]
+    pages = [sites.page(lab, item) for item in lab.sites]
     assert [lab.colour(item) in text for item, text in zip(lab.sites, pages, strict=True)] == [
         True
     ] * 3
@@ -81,13 +82,13 @@ def test_three_sites_are_told_apart() -> None:
 def test_a_heading_is_legible_on_any_colour(colour: str, ink: str) -> None:
     """White on a dark ground, dark on a light one."""
     lab = Lab.load(None, sites=[{"name": "red", "colour": colour}])
-    assert f"background: {colour}; color: {ink};" in site.page(lab, lab.sites[0])
+    assert f"background: {colour}; color: {ink};" in sites.page(lab, lab.sites[0])
 
 
 def test_the_replica_is_put_in_by_the_server() -> None:
     """The page and the header name it by the container's variable, so one image serves for all."""
     lab = Lab.load(None, sites=["red"])
-    made = site.files(lab, lab.sites[0])
+    made = sites.files(lab, lab.sites[0])
     assert '<!--#echo var="LABKIT_REPLICA" -->' in made["var/www/html/index.html"]
     conf = made["etc/apache2/sites-enabled/000-default.conf"]
     assert 'Header always set X-Labkit-Replica "%{LABKIT_REPLICA}e"' in conf
@@ -122,7 +123,7 @@ def line(agent: str = "curl", request: str = "GET / HTTP/1.1") -> str:
 )
 def test_log_lines_are_read_whatever_the_client_sent(written: str, read: str) -> None:
     """Apache's escapes (mod_log_config) in a client's own words never end or spoil the line."""
-    (found,), _ = site.parse_log([line(agent=written)])
+    (found,), _ = sites.parse_log([line(agent=written)])
     assert found.agent == read
     assert (found.replica, found.status, found.microseconds) == ("red-1", 200, 321)
     assert found.time.isoformat() == "2026-01-02T03:04:05.678901+00:00"
@@ -130,26 +131,26 @@ def test_log_lines_are_read_whatever_the_client_sent(written: str, read: str) ->
 
 def test_empty_lines_are_no_requests() -> None:
     """A file's last newline counts for nothing."""
-    found, bad = site.parse_log([line(), "", "\n", line(request=r"\x16\x03\x01")])
+    found, bad = sites.parse_log([line(), "", "\n", line(request=r"\x16\x03\x01")])
     assert (len(found), bad) == (2, {})
 
 
 def test_the_format_of_the_log_is_one_json_object() -> None:
     """Each key that is read back is in the format, once."""
-    keys = json.loads(site.LOG_FORMAT.replace("%>s", "0").replace("%D", "0")).keys()
-    assert keys == site.Request.model_fields.keys()
+    keys = json.loads(sites.LOG_FORMAT.replace("%>s", "0").replace("%D", "0")).keys()
+    assert keys == sites.Request.model_fields.keys()
 
 
 def test_a_container_s_server_loads_what_the_page_needs() -> None:
     """Each module of Debian's name, nothing of Debian's lists."""
     lab = Lab.load(None, sites=["red"])
-    files = site.files(lab, lab.sites[0])
-    text = files[site.SERVER]
+    files = sites.files(lab, lab.sites[0])
+    text = files[sites.SERVER]
     loaded = [line.split()[1] for line in text.splitlines() if line.startswith("LoadModule")]
-    assert loaded == [f"{name}_module" for name in site.MODULES]
+    assert loaded == [f"{name}_module" for name in sites.MODULES]
     assert "mods-enabled" not in text
     assert "sites-enabled/*.conf" in text
-    assert f"MaxRequestWorkers {site.THREADS}\n" in files[site.CONFIGURATION]
+    assert f"MaxRequestWorkers {sites.THREADS}\n" in files[sites.CONFIGURATION]
 
 
 def test_a_replica_has_threads_for_all_that_the_balancer_and_a_measurement_send() -> None:
@@ -157,8 +158,8 @@ def test_a_replica_has_threads_for_all_that_the_balancer_and_a_measurement_send(
     older one ending after a reload, each with a health check, or a measurement's clients directly."""
     config = balancing.config(Lab.load(None, sites=["red"]), Path("/x"), Path("/y"))
     [most] = {int(item) for item in re.findall(r" max=(\d+) ", config)}
-    assert 2 * (most + 1) <= site.THREADS
-    assert bench.CONNECTIONS < site.THREADS
+    assert 2 * (most + 1) <= sites.THREADS
+    assert bench.CONNECTIONS < sites.THREADS
 
 
 def test_the_balancer_has_threads_for_more_clients_than_its_replicas_take_at_a_time() -> None:

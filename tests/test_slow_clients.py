@@ -12,10 +12,10 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from labkit import Lab
-from labkit.farm import container
-from labkit.farm.balancer import balancing
-from labkit.farm.links.netns import enter, inside
-from labkit.wiki.instance import settings
+from labkit.farm.containers import container
+from labkit.farm.network.netns import enter, inside
+from labkit.farm.services import balancing
+from labkit.wiki.server import settings
 from tests.whole_farm import standing
 
 #: How many are slow, and how long the others wait at most for an answer, in seconds: what README says.

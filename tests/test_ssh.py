@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, run
+from labkit import Lab
 from labkit.checks import failed
+from labkit.core import run
 from labkit.errors import CommandError
-from labkit.farm import container, ssh, up
+from labkit.farm.containers import container
+from labkit.farm.reconcile import up
+from labkit.farm.services import ssh
 from tests.test_run import gone
 from tests.whole_farm import standing
 

@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 
 from labkit import Check, Figure, Lab, Outcome, Result, Table
+from labkit.core.result import FIGURE_MIME, action, drafts, picture
 from labkit.errors import ConfigError, StageError, StateError
-from labkit.report import Stage, figures, pictures, plan
-from labkit.report import record as records
-from labkit.report.assignment import ROWS
+from labkit.records import Record
+from labkit.report import Stage, figures
 from labkit.report.figures import style
-from labkit.report.plan import STAGES, Plan
-from labkit.result import FIGURE_MIME, Record, action, drafts, picture
+from labkit.report.stages import pictures, plan
+from labkit.report.stages import record as records
+from labkit.report.stages.assignment import ROWS
+from labkit.report.stages.plan import STAGES, Plan
 
 
 class Seen(Record):

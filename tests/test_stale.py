@@ -13,17 +13,20 @@ from typing import Any
 import pytest
 
 from labkit import Check, Lab, Result
+from labkit.core.run import Done
 from labkit.errors import StageError
-from labkit.lab import PARAMETERS
-from labkit.report import blocks, closing, inputs, memory, notebook, review
-from labkit.report import record as records
-from labkit.report.closing import TaskState
-from labkit.report.plan import STAGES, plan
-from labkit.report.rebuild import Rebuilt, notebooks_folder, rebuild
-from labkit.report.record import Entry, Inputs, StageRecord
-from labkit.report.schedule import Wish
-from labkit.report.stages import Stage
-from labkit.run import Done
+from labkit.model.lab import PARAMETERS
+from labkit.report.batch import notebook
+from labkit.report.batch.rebuild import Rebuilt, notebooks_folder, rebuild
+from labkit.report.batch.schedule import Wish
+from labkit.report.page import blocks
+from labkit.report.site import review
+from labkit.report.stages import closing, inputs, memory
+from labkit.report.stages import record as records
+from labkit.report.stages.closing import TaskState
+from labkit.report.stages.plan import STAGES, plan
+from labkit.report.stages.record import Entry, Inputs, StageRecord
+from labkit.report.stages.stage import Stage
 from tests import stage_notebooks
 from tests.conftest import open_place
 from tests.projects import project

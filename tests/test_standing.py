@@ -14,14 +14,18 @@ from socketserver import BaseRequestHandler, TCPServer
 import pytest
 from pyroute2 import netns as namespaces
 
-from labkit import Lab, groups, run
+from labkit import Lab
 from labkit.checks import failed
+from labkit.core import run
+from labkit.core.journal import Journal
+from labkit.core.undo import mount_points
 from labkit.errors import MachineError
-from labkit.farm import container, proxy, ssh, up, upkeep
-from labkit.farm.links.netns import inside
-from labkit.journal import Journal
-from labkit.report import standing
-from labkit.undo import mount_points
+from labkit.farm.containers import container
+from labkit.farm.network.netns import inside
+from labkit.farm.reconcile import up, upkeep
+from labkit.farm.services import proxy, ssh
+from labkit.kernel import cgroups
+from labkit.report import status
 from tests import proc
 from tests.servers import saying, served
 from tests.test_run import gone, wait_until_gone
@@ -39,8 +43,8 @@ def lab(make_lab: Callable[..., Lab]) -> Lab:
 def processes(lab: Lab) -> list[str]:
     """The processes that are in the lab's control group, or were given one of the lab's files."""
     owned = (f"/labkit-{lab.name}", str(lab.run_dir), str(lab.state_dir))
-    groups, words = dict(proc.texts("cgroup")), dict(proc.texts("cmdline"))
-    found = {pid: groups[pid] + words.get(pid, "") for pid in groups}
+    cgroups, words = dict(proc.texts("cgroup")), dict(proc.texts("cmdline"))
+    found = {pid: cgroups[pid] + words.get(pid, "") for pid in cgroups}
     return [
         str(pid)
         for pid, text in found.items()
@@ -55,7 +59,7 @@ def inventory(lab: Lab) -> dict[str, list[str]]:
     return {
         "mounts": [point for point in mount_points() if point.startswith(folders)],
         "namespaces": [p.name for p in Path("/run/netns").glob(f"{lab.name}*")],
-        "cgroups": [str(folder) for folder in groups.folders(f"/labkit-{lab.name}")],
+        "cgroups": [str(folder) for folder in cgroups.folders(f"/labkit-{lab.name}")],
         "processes": processes(lab),
         "runc": [p.name for p in states.iterdir()] if states.exists() else [],
         "containers": [str(p) for p in (lab.state_dir / "containers").glob("*")],
@@ -148,11 +152,11 @@ def test_down_leaves_nothing_of_a_whole_farm() -> None:
     with whole_farm(sites=["red"]) as lab:
         before = inventory(lab)
         assert [kind for kind, found in before.items() if not found] == ["links"]
-        result = standing.down(lab)
+        result = status.down(lab)
         assert (result.changed, result.holds, result.value.failed) == (True, True, ())
         assert result.value.unmade == len(before["journal"])
         assert nothing(lab)
-        again = standing.down(lab)
+        again = status.down(lab)
         assert (again.changed, again.holds, again.value.unmade) == (False, True, 0)
         assert "nothing was up" in again.summary
 
@@ -163,7 +167,7 @@ def test_down_leaves_nothing_after(lab: Lab, harm: Callable[[Lab], None]) -> Non
     """Whatever is half gone or more than was made."""
     pids = [state.pid for state in container.states(lab).values()]
     harm(lab)
-    result = standing.down(lab)
+    result = status.down(lab)
     assert result.value.failed == ()
     assert nothing(lab)
     assert all(wait_until_gone(pid) for pid in pids)
@@ -173,7 +177,7 @@ def test_down_leaves_nothing_after(lab: Lab, harm: Callable[[Lab], None]) -> Non
 def test_down_detaches_a_busy_mount(lab: Lab) -> None:
     """A process of somebody's that stands in a container's files is not killed for it."""
     with sleeper_in(container.bundle(lab, lab.farm[0].name) / "rootfs" / "etc") as pid:
-        result = standing.down(lab)
+        result = status.down(lab)
         assert result.value.failed == ()
         assert not gone(pid)
         assert nothing(lab)
@@ -185,7 +189,7 @@ def test_what_cannot_be_unmade_is_told_and_the_rest_is_unmade(lab: Lab) -> None:
     what = {"name": "x"}
     Journal.of(lab).intend("marvel", **what)
     try:
-        result = standing.down(lab)
+        result = status.down(lab)
         assert [check.name for check in failed(result.checks)] == ["farm.down"]
         assert len(result.value.failed) == 1
         assert "marvel" in result.value.failed[0]
@@ -201,7 +205,7 @@ def test_the_farm_comes_up_again_after_down(lab: Lab) -> None:
     (lab.output_dir).mkdir(parents=True)
     (lab.output_dir / "kept").write_text("by a person")
     key = (lab.state_dir / "ssh" / "student").read_text()
-    standing.down(lab)
+    status.down(lab)
     assert (lab.output_dir / "kept").read_text() == "by a person"
     assert up.replicas(lab).holds
     assert (lab.state_dir / "ssh" / "student").read_text() == key
@@ -212,7 +216,7 @@ def test_down_leaves_another_lab_alone(lab: Lab, make_lab: Callable[..., Lab]) -
     """Its containers are the same processes."""
     other = make_lab(sites=["red"], replicas=1)
     pids = up.replicas(other).value.pids
-    standing.down(lab)
+    status.down(lab)
     assert up.replicas(other).changed is False
     assert up.replicas(other).value.pids == pids
 
@@ -221,16 +225,16 @@ def test_down_leaves_another_lab_alone(lab: Lab, make_lab: Callable[..., Lab]) -
 def test_status_is_what_is_seen(lab: Lab) -> None:
     """Up and down by part; looking changes nothing."""
     journal = lab.journal_file.read_bytes()
-    result = standing.status(lab)
+    result = status.status(lab)
     assert result.changed is False
     assert result.value.running == ("bridge", "links", "containers")
     assert lab.journal_file.read_bytes() == journal
     container.kill(lab, lab.farm[0])
-    rows = {row[0]: row[1] for row in standing.status(lab).table("status").rows}
+    rows = {row[0]: row[1] for row in status.status(lab).table("status").rows}
     assert rows["containers"] == "1 of 2 up"
     assert rows["links"] == "2 of 2 up"
-    standing.down(lab)
-    assert standing.status(lab).value == standing.Standing(running=(), journal=0)
+    status.down(lab)
+    assert status.status(lab).value == status.Standing(running=(), journal=0)
 
 
 class Mute(TCPServer):
@@ -241,7 +245,7 @@ class Mute(TCPServer):
 
 def balancer_of(lab: Lab) -> tuple[str, str, bool]:
     """The balancer's state and details, and whether it is told among what is up."""
-    result = standing.status(lab)
+    result = status.status(lab)
     (row,) = (row for row in result.table("status").rows if row[0] == "balancer")
     return str(row[1]), str(row[2]), "balancer" in result.value.running
 
@@ -265,7 +269,7 @@ def test_status_knows_the_labs_own_balancer_from_anybodys() -> None:
             with served(inside(lab.netns, kind, (str(lab.gateway.ip), 80))):
                 state, said, told = balancer_of(lab)
                 assert (state, told) == ("somebody else's", False)
-                checks = {check.name: check for check in failed(standing.checks(lab).checks)}
+                checks = {check.name: check for check in failed(status.checks(lab).checks)}
                 assert f"(process {os.getpid()})" in said
                 assert checks["proxy.up"].seen in said
                 with pytest.raises(
@@ -278,7 +282,7 @@ def test_status_knows_the_labs_own_balancer_from_anybodys() -> None:
 def test_status_counts_the_labs_own_links_and_names_others(lab: Lab) -> None:
     """A link of a replica that the lab does not have, or of somebody else, is not counted."""
     fewer = Lab.of({**lab.model_dump(), "replicas": 1})
-    rows = {row[0]: row[1:] for row in standing.status(fewer).table("status").rows}
+    rows = {row[0]: row[1:] for row in status.status(fewer).table("status").rows}
     assert rows["links"] == ("1 of 1 up", f"also in the bridge: {lab.link_name('red-2')}")
     assert rows["containers"] == ("1 of 1 up", "red-1; not of this lab.toml: red-2")
 
@@ -287,13 +291,13 @@ def test_status_counts_the_labs_own_links_and_names_others(lab: Lab) -> None:
 def test_looking_at_a_lab_that_was_never_up_makes_nothing(make_lab: Callable[..., Lab]) -> None:
     """Status, checks and down: no namespace, no journal; every check that is made fails."""
     lab = make_lab(sites=["red"])
-    assert standing.status(lab).value.running == ()
-    result = standing.checks(lab)
+    assert status.status(lab).value.running == ()
+    result = status.checks(lab)
     assert {check.name for check in failed(result.checks)} >= {
         "host.namespace",
         "farm.replica.red-1",
     }
-    assert standing.down(lab).changed is False
+    assert status.down(lab).changed is False
     assert nothing(lab)
     assert not lab.journal_file.exists()
 
@@ -302,7 +306,7 @@ def test_looking_at_a_lab_that_was_never_up_makes_nothing(make_lab: Callable[...
 def test_checks_name_what_broke(lab: Lab) -> None:
     """Names are unique; the dead replica's fails beside those of the parts that are not up."""
     container.kill(lab, lab.farm[0])
-    found = standing.checks(lab).checks
+    found = status.checks(lab).checks
     assert len({check.name for check in found}) == len(found)
     names = {check.name for check in failed(found)}
     assert "farm.replica.red-1" in names

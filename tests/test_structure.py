@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 
 import labkit
-from labkit import Lab, run
+from labkit import Lab
+from labkit.core import run
 
 PROJECT = Path(__file__).parents[1]
 MODULES = sorted((PROJECT / "labkit").rglob("*.py"))

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.farm import container, image, survival
-from labkit.farm.convergence import claims
-from labkit.farm.oci.unpacking import Unpacked
-from labkit.farm.survival import ending, given, naming, proof, rights, web
-from labkit.farm.survival.stand import Trial, standing
-from labkit.journal import Journal
+from labkit.core.journal import Journal
+from labkit.farm.containers import container
+from labkit.farm.images import actions as image
+from labkit.farm.images.unpacking import Unpacked
+from labkit.farm.reconcile import preflight
+from labkit.farm.study import ending, given, naming, proof, rights, web
+from labkit.farm.study import proof as survival
+from labkit.farm.study.stand import Trial, standing
 from tests.conftest import lab_maker, open_place
 
 CONF = "etc/apache2/sites-enabled/broken.conf"
@@ -242,7 +244,7 @@ def test_what_was_written_into_a_container_is_named(tried: tuple[Lab, Unpacked])
     with standing(lab, unpacked, [Trial(name="other", site="site1")]) as (stand,):
         stand.begin()
         assert (
-            claims.surplus_replicas(lab) == ()
+            preflight.surplus_replicas(lab) == ()
         )  # it is no replica, whatever stage looks meanwhile
         assert rights.written([stand]) == rights.UNWRITTEN
         (container.bundle(lab, stand.replica.name) / "rootfs/var/www/html/x").write_text("x")

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, LabkitError, text, undo
-from labkit.farm import up
+from labkit import Lab, LabkitError, text
+from labkit.core import undo
+from labkit.farm.reconcile import up
 from labkit.kernel import mounts
-from labkit.report import markup
-from labkit.wiki import pages, wikitext
-from labkit.wiki.merging import pristine
+from labkit.report.site import markup
+from labkit.wiki.publish import pages, pristine
+from labkit.wiki.render import wikitext
 
 #: What people write: of each, none may be refused or changed.
 PEOPLES = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from labkit.wiki.merging import fences
-from labkit.wiki.talk import threads
-from labkit.wiki.talk.threads import State
+from labkit.wiki.merge import fences
+from labkit.wiki.remarks import threads
+from labkit.wiki.remarks.threads import State
 
 SIGNED = "[[User:Teacher|Teacher]] ([[User talk:Teacher|talk]]) 10:32, 23 November 2026 (UTC)"
 FRENCH = "[[Utilisateur:Prof|Prof]] ([[Discussion utilisateur:Prof|discussion]]) 23 novembre 2026 à 10:32 (CET)"

@@ -8,8 +8,8 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.farm.links import topology
-from labkit.farm.links.topology import Port, Topology
+from labkit.farm.network import topology
+from labkit.farm.network.topology import Port, Topology
 
 LAB = Lab.load(None, lab_name="shop", sites=["red"], netns="box")
 

@@ -9,15 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, run
+from labkit import Lab
 from labkit.checks import failed
+from labkit.core import run
 from labkit.errors import ConfigError, FarmError
-from labkit.farm import bench, container, dns, failover, proxy, traffic, up
-from labkit.farm.balancer import balancing, workers
-from labkit.farm.measuring import counts, fetch, measure
-from labkit.farm.measuring.counts import Share
-from labkit.farm.measuring.load import Load
-from labkit.farm.measuring.measure import Measurement
+from labkit.farm.containers import container
+from labkit.farm.reconcile import up
+from labkit.farm.services import balancing, dns, fetch, proxy, workers
+from labkit.farm.traffic import actions as traffic
+from labkit.farm.traffic import bench, counts, failover, measure
+from labkit.farm.traffic.counts import Share
+from labkit.farm.traffic.load import Load
+from labkit.farm.traffic.measure import Measurement
 from tests.host_side import give_address
 from tests.waiting import until
 from tests.whole_farm import standing

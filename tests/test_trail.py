@@ -6,10 +6,10 @@ from functools import reduce
 
 import pytest
 
-from labkit.wiki.access.api import Revision
-from labkit.wiki.merging import fences
-from labkit.wiki.talk import visible
-from labkit.wiki.talk.trail import Trail, advance
+from labkit.wiki.client.api import Revision
+from labkit.wiki.merge import fences
+from labkit.wiki.remarks import visible
+from labkit.wiki.remarks.trail import Trail, advance
 
 
 def revision(number: int, *lines: str, hidden: bool = False) -> Revision:

@@ -12,11 +12,13 @@ from subprocess import Popen
 
 import pytest
 
-from labkit import Lab, run
+from labkit import Lab
 from labkit.checks import failed
+from labkit.core import run
 from labkit.errors import LabkitError
-from labkit.farm import dns, proxy, ssh, up
-from labkit.report import standing
+from labkit.farm.reconcile import up
+from labkit.farm.services import dns, proxy, ssh
+from labkit.report import status
 from tests import proc, stage_notebooks
 from tests.projects import ROOT, Project, listing, project
 from tests.test_bad_input import refused
@@ -96,12 +98,12 @@ def test_down_while_a_farm_comes_up(make_lab: Callable[..., Lab]) -> None:
     """Whoever comes first: up ends well or says that something was taken away, and a last down leaves nothing."""
     lab = make_lab(sites=["red"], replicas=1)
     up.replicas(lab)
-    standing.down(lab)
+    status.down(lab)
     with ThreadPoolExecutor(2) as pool:
         rising = pool.submit(up.replicas, lab)
         for _ in range(3):
-            assert standing.down(lab).value.failed == ()
+            assert status.down(lab).value.failed == ()
         error = rising.exception()
     assert error is None or isinstance(error, LabkitError), error
-    assert standing.down(lab).value.failed == ()
+    assert status.down(lab).value.failed == ()
     assert nothing(lab)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, links, run, undo
+from labkit import Lab
+from labkit.core import link_removal, run, undo
+from labkit.core.journal import Entry, Journal, boot_id
 from labkit.errors import LabkitError, StateError
-from labkit.farm.host import routed
-from labkit.farm.links.netlink import within
-from labkit.journal import Entry, Journal, boot_id
+from labkit.farm.network.host import routed
+from labkit.farm.network.netlink import within
 from labkit.kernel import calls, seen
 from tests.netlink import netlink
 
@@ -230,7 +231,7 @@ def test_a_folder_with_a_mount_in_it_stays(own: Lab) -> None:
 @pytest.fixture
 def namespace(lab: Lab) -> Iterator[str]:
     """A namespace of the lab's own, with a veth pair and a route in it."""
-    from labkit.farm import host
+    from labkit.farm.network import host
 
     host.up(lab)
     with netlink(lab.netns) as ipr:
@@ -256,7 +257,7 @@ def test_only_the_labs_own_route_is_removed(lab: Lab, namespace: str) -> None:
         ipr.route("add", dst=str(lab.subnet), oif=ipr.link_lookup(ifname="v0")[0], scope=253)
     for _ in range(2):
         undo.unmake(entry("route", subnet=str(lab.subnet), netns=namespace), lab)
-        assert not within(namespace, links.fenced, lab.subnet)
+        assert not within(namespace, link_removal.fenced, lab.subnet)
         assert [network for _, network in within(namespace, routed)] == [lab.subnet]
 
 
@@ -264,7 +265,7 @@ def test_only_the_labs_own_route_is_removed(lab: Lab, namespace: str) -> None:
 def test_links_go_together_and_another_s_stay(lab: Lab, namespace: str) -> None:
     """Those of the lab's group at once, but not when somebody else's link is in it: then one by one."""
     journal = Journal.of(lab)
-    number = links.group(lab)
+    number = link_removal.group(lab)
 
     def add(*names: str) -> None:
         with netlink(namespace) as ipr:
@@ -286,7 +287,7 @@ def test_links_go_together_and_another_s_stay(lab: Lab, namespace: str) -> None:
 def test_a_bridge_that_was_renamed_is_removed(lab: Lab, namespace: str) -> None:
     """It is known by the lab's group and the gateway's address; another bridge with the one alone is not it."""
     with netlink(namespace) as ipr:
-        for name, number in (("switch0", links.group(lab)), ("other0", 7)):
+        for name, number in (("switch0", link_removal.group(lab)), ("other0", 7)):
             ipr.link("add", ifname=name, kind="bridge")
             index = ipr.link_lookup(ifname=name)[0]
             ipr.link("set", index=index, group=number)
@@ -409,7 +410,7 @@ KILLED = f"""
 import os, signal, sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from pathlib import Path
 from labkit import Lab
-from labkit.journal import Journal
+from labkit.core.journal import Journal
 from pyroute2 import netns
 lab = Lab.model_validate_json(sys.argv[1])
 step = int(sys.argv[2])

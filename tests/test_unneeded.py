@@ -8,18 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, run
+from labkit import Lab
+from labkit.core import run
+from labkit.core.journal import Journal
 from labkit.errors import FarmError
-from labkit.farm import container, rootfs
-from labkit.farm.contents import account, opened, removal, serving, unneeded
-from labkit.farm.contents.account import Contents
-from labkit.farm.contents.owners import NOBODY, Owner
-from labkit.farm.contents.reasons import Asked, reasons
-from labkit.farm.contents.removal import Evidence, Trial
-from labkit.farm.contents.scan import File
-from labkit.farm.contents.serving import FINE, UNTRIED, Served
-from labkit.farm.debian.packages import Package
-from labkit.journal import Journal
+from labkit.farm.containers import container
+from labkit.farm.rootfs import account
+from labkit.farm.rootfs import actions as rootfs
+from labkit.farm.rootfs.account import Contents
+from labkit.farm.rootfs.owners import NOBODY, Owner
+from labkit.farm.rootfs.packages import Package
+from labkit.farm.rootfs.reasons import Asked, reasons
+from labkit.farm.rootfs.scan import File
+from labkit.farm.study import opened, removal, serving, unneeded
+from labkit.farm.study.removal import Evidence, Trial
+from labkit.farm.study.serving import FINE, UNTRIED, Served
 
 
 def _package(name: str, **given: object) -> Package:

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, daemon
-from labkit.daemon import Daemon
-from labkit.farm import dns, proxy
-from labkit.wiki import server
+from labkit import Lab
+from labkit.core import daemon
+from labkit.core.daemon import Daemon
+from labkit.farm.services import dns, proxy
+from labkit.wiki.server import actions as server
 from tests.whole_farm import standing as whole_farm
 
 pytestmark = pytest.mark.root
 
-#: linux/capability.h, the numbers of :data:`labkit.daemon.RIGHTS`.
+#: linux/capability.h, the numbers of :data:`labkit.core.daemon.RIGHTS`.
 NUMBERS = {"kill": 5, "setgid": 6, "setuid": 7, "net_bind_service": 10}
 ALLOWED = sum(1 << number for number in NUMBERS.values())
 

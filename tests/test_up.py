@@ -11,13 +11,17 @@ from pathlib import Path
 import pytest
 from pyroute2 import netns as namespaces
 
-from labkit import Lab, run
+from labkit import Lab
 from labkit.checks import failed
+from labkit.core import run
+from labkit.core.journal import Journal
 from labkit.errors import FarmError, MachineError, StateError
-from labkit.farm import container, host, network, up, upkeep
-from labkit.farm.runc.bundle import Spec
-from labkit.journal import Journal
-from labkit.lab import Replica
+from labkit.farm.containers import container
+from labkit.farm.containers.bundle import Spec
+from labkit.farm.network import actions as network
+from labkit.farm.network import host
+from labkit.farm.reconcile import up, upkeep
+from labkit.model.lab import Replica
 from tests.test_host import add_link
 from tests.test_network import delete_link
 from tests.test_run import wait_until_gone

@@ -13,18 +13,19 @@ from typing import NamedTuple
 
 import pytest
 
-from labkit import Lab, daemon, groups, run, tables
+from labkit import Lab
 from labkit.checks import failed
+from labkit.core import daemon, firewall_tables, run
+from labkit.core.journal import Journal
 from labkit.errors import FarmError
-from labkit.farm import container, dns, network, proxy, upkeep
-from labkit.farm.balancer import workers
-from labkit.farm.convergence import answering
-from labkit.farm.links.netns import inside
-from labkit.farm.measuring import answers
-from labkit.farm.names import resolver
-from labkit.journal import Journal
+from labkit.farm.containers import container
+from labkit.farm.network import actions as network
+from labkit.farm.network.netns import inside
+from labkit.farm.reconcile import answering, answers, upkeep
+from labkit.farm.services import dns, proxy, resolver, workers
+from labkit.kernel import cgroups
 from labkit.kernel import netns as namespaces
-from labkit.report import standing
+from labkit.report import status as standing
 from tests.test_run import wait_until_gone
 from tests.waiting import until
 from tests.whole_farm import standing as whole_farm
@@ -153,21 +154,27 @@ def remove_fence(lab: Lab) -> None:
 
 
 def remove_tables(lab: Lab) -> None:
-    for family in tables.FAMILIES:
-        run.run(["nft", "delete", "table", family, tables.name_of(lab)], netns=lab.netns)
+    for family in firewall_tables.FAMILIES:
+        run.run(["nft", "delete", "table", family, firewall_tables.name_of(lab)], netns=lab.netns)
 
 
 def remove_table(lab: Lab) -> None:
-    run.run(["nft", "delete", "table", "bridge", tables.name_of(lab)], netns=lab.netns)
+    run.run(["nft", "delete", "table", "bridge", firewall_tables.name_of(lab)], netns=lab.netns)
 
 
 def add_rule(lab: Lab) -> None:
-    words = [*("inet", tables.name_of(lab), "to_the_host"), "tcp", "dport", "8060", "accept"]
+    words = [
+        *("inet", firewall_tables.name_of(lab), "to_the_host"),
+        "tcp",
+        "dport",
+        "8060",
+        "accept",
+    ]
     run.run(["nft", "insert", "rule", *words], netns=lab.netns)
 
 
 def switch_tables_off(lab: Lab) -> None:
-    table = f"{tables.name_of(lab)} {{ flags dormant; }}"
+    table = f"{firewall_tables.name_of(lab)} {{ flags dormant; }}"
     run.run(["nft", "add", "table", "inet", table], netns=lab.netns)
 
 
@@ -223,7 +230,7 @@ def edit_bundle(lab: Lab) -> None:
 
 
 def stop_processes(lab: Lab) -> None:
-    for pid in groups.processes(f"/labkit-{lab.name}/red-1"):
+    for pid in cgroups.processes(f"/labkit-{lab.name}/red-1"):
         os.kill(pid, signal.SIGSTOP)
 
 
@@ -310,7 +317,7 @@ def named(lab: Lab, step: str) -> str:
         "BRIDGE": lab.bridge,
         "ZONE": lab.domain,
         "BALANCER": lab.host_name("balancer"),
-        "TABLE": tables.name_of(lab),
+        "TABLE": firewall_tables.name_of(lab),
         "LAB": lab.name,
     }
     for word, name in names.items():
@@ -378,7 +385,7 @@ def test_a_hung_container_is_told_with_the_grace_that_it_had(
 ) -> None:
     """A watch restarts it and says so; one that is slow, and answers within the grace, is left alone."""
     before, said = processes(farm), list[str]()
-    own = sorted(groups.processes(f"/labkit-{farm.name}/red-1"))
+    own = sorted(cgroups.processes(f"/labkit-{farm.name}/red-1"))
     for pid in own:
         os.kill(pid, signal.SIGSTOP)
     slow = threading.Timer(1.5, lambda: [os.kill(pid, signal.SIGCONT) for pid in own])

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 from labkit import Lab
-from labkit.farm import container, upkeep
-from labkit.farm.failover import running
-from labkit.farm.links.netns import enter
-from labkit.farm.measuring import fetch
-from labkit.farm.measuring.fetch import Target
-from labkit.farm.measuring.load import Load
-from labkit.report import standing
+from labkit.farm.containers import container
+from labkit.farm.network.netns import enter
+from labkit.farm.reconcile import upkeep
+from labkit.farm.services import fetch
+from labkit.farm.services.fetch import Target
+from labkit.farm.traffic.failover import running
+from labkit.farm.traffic.load import Load
+from labkit.report import status
 from tests.waiting import until
 from tests.whole_farm import standing as whole_farm
 
@@ -88,7 +89,7 @@ def test_no_request_fails_during_a_change_and_the_way_back(farm: Lab, name: str)
         there = container.states(farm)
         assert upkeep.apply(farm).holds
     assert kept(farm, there) >= same & set(there)
-    broken = {check.name for check in standing.checks(farm).checks if not check.holds}
+    broken = {check.name for check in status.checks(farm).checks if not check.holds}
     assert {name for name in broken if not name.startswith("wiki")} == set()
 
 
@@ -167,5 +168,5 @@ def test_a_balancer_that_moves_is_always_to_be_found(farm: Lab, values: dict[str
     with moving(moved, farm):
         assert upkeep.apply(farm).holds
     assert kept(farm, before) == (set() if "network" in values else ALL)
-    broken = {check.name for check in standing.checks(farm).checks if not check.holds}
+    broken = {check.name for check in status.checks(farm).checks if not check.holds}
     assert {name for name in broken if not name.startswith("wiki")} == set()

@@ -10,18 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, run
+from labkit import Lab
+from labkit.core import run
+from labkit.core.result import Result
+from labkit.core.undo import mount_points
 from labkit.errors import ConfigError, MachineError, StateError
-from labkit.farm import configuration, container, host, up
-from labkit.farm.container import WWW_DATA
-from labkit.farm.runc import bundle, idmap, overlay, roots
-from labkit.farm.runc.bundle import Spec
-from labkit.farm.runc.places import users_file
+from labkit.farm.containers import bundle, configuration, container, idmap, overlay, roots
+from labkit.farm.containers.bundle import Spec
+from labkit.farm.containers.container import WWW_DATA
+from labkit.farm.containers.places import users_file
+from labkit.farm.network import host
+from labkit.farm.reconcile import up
 from labkit.kernel import netns, users
 from labkit.kernel.users import IDS
-from labkit.report import standing as whole
-from labkit.result import Result
-from labkit.undo import mount_points
+from labkit.report import status as whole
 from tests.whole_farm import standing
 
 BASE = idmap.FIRST * IDS

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, run
-from labkit.report import ending, saved
-from labkit.report import notebook as notebooks
-from labkit.report import record as records
-from labkit.report.record import StageRecord
-from labkit.report.verdict import Verdict, verdict
+from labkit import Lab
+from labkit.core import run
+from labkit.report.batch import ending
+from labkit.report.batch import notebook as notebooks
+from labkit.report.batch.verdict import Verdict, verdict
+from labkit.report.stages import record as records
+from labkit.report.stages import saved
+from labkit.report.stages.record import StageRecord
 from tests import stage_notebooks
 
 STAGE = "01-wiki"

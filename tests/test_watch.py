@@ -13,13 +13,14 @@ from threading import Event, Thread
 
 import pytest
 
-from labkit import Lab, run
-from labkit.farm import container, upkeep
-from labkit.farm.convergence import looking
-from labkit.farm.upkeep import Mend
-from labkit.journal import Journal, lock
-from labkit.report import standing
-from labkit.result import Result
+from labkit import Lab
+from labkit.core import run
+from labkit.core.journal import Journal, lock
+from labkit.core.result import Result
+from labkit.farm.containers import container
+from labkit.farm.reconcile import looking, upkeep
+from labkit.farm.reconcile.upkeep import Mend
+from labkit.report import status
 from tests.test_run import wait_until_gone
 from tests.test_upkeep import delete_link, kill_container, kill_names, processes
 from tests.waiting import until
@@ -106,7 +107,7 @@ def test_a_lab_that_is_taken_down_stays_down(make_lab: Callable[..., Lab]) -> No
     thread.start()
     try:
         until(lambda: told)  # it has begun
-        assert standing.down(lab).holds
+        assert status.down(lab).holds
         thread.join(20)
         assert [result.value.ended for result in results] == ["the lab was taken down"]
         assert Journal.of(lab).standing() == ()
@@ -125,7 +126,7 @@ def test_a_lab_that_is_taken_down_while_it_is_first_looked_at_stays_down(
     upkeep.apply(lab)
 
     def taken_down(lab: Lab) -> looking.Look:
-        assert standing.down(lab).holds
+        assert status.down(lab).holds
         return looking.look(lab)
 
     monkeypatch.setattr(upkeep, "look", taken_down)
@@ -135,7 +136,7 @@ def test_a_lab_that_is_taken_down_while_it_is_first_looked_at_stays_down(
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("look", [upkeep.plan, standing.status])
+@pytest.mark.parametrize("look", [upkeep.plan, status.status])
 def test_who_looks_while_a_lab_comes_and_goes_sees_one_or_the_other(
     look: Callable[[Lab], object], make_lab: Callable[..., Lab]
 ) -> None:
@@ -153,7 +154,7 @@ def test_who_looks_while_a_lab_comes_and_goes_sees_one_or_the_other(
         try:
             for _ in range(3):
                 upkeep.apply(lab)
-                standing.down(lab)
+                status.down(lab)
         finally:
             over.set()
         assert [future.exception() for future in done] == [None, None]

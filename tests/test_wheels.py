@@ -6,7 +6,7 @@ import os
 import sysconfig
 from pathlib import Path
 
-from labkit import run
+from labkit.core import run
 
 
 def binaries(folder: Path) -> list[Path]:

@@ -19,16 +19,17 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from labkit import Lab, run
+from labkit import Lab
 from labkit.checks import failed
-from labkit.farm import browser
+from labkit.core import run
+from labkit.core.run import Done
+from labkit.core.undo import mount_points
+from labkit.farm.services import browser
 from labkit.report import Stage
-from labkit.report.assignment import ROWS
-from labkit.report.plan import STAGES
-from labkit.run import Done
-from labkit.undo import mount_points
-from labkit.wiki.instance import accounts
-from labkit.wiki.instance.folders import Folders, origin
+from labkit.report.stages.assignment import ROWS
+from labkit.report.stages.plan import STAGES
+from labkit.wiki.client import accounts
+from labkit.wiki.client.folders import Folders, origin
 from tests import stage_notebooks
 from tests.conftest import lab_maker, open_place
 from tests.inventory import control_groups

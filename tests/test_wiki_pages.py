@@ -10,11 +10,11 @@ import pytest
 
 from labkit import Lab
 from labkit.errors import ConfigError, StateError
-from labkit.wiki import pages, session
-from labkit.wiki.access.api import Revision
-from labkit.wiki.instance import accounts
-from labkit.wiki.instance.folders import Folders, origin
-from labkit.wiki.pages import Kept, State, decide, digest
+from labkit.wiki.client import accounts, session
+from labkit.wiki.client.api import Revision
+from labkit.wiki.client.folders import Folders, origin
+from labkit.wiki.publish import pages
+from labkit.wiki.publish.pages import Kept, State, decide, digest
 
 ROWS = [
     *(f"E{n}" for n in range(1, 6)),

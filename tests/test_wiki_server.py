@@ -18,12 +18,14 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from labkit import Lab, undo
+from labkit import Lab
+from labkit.core import undo
 from labkit.errors import MachineError, StateError
-from labkit.wiki import rights, server, session, strangers
-from labkit.wiki.instance import accounts, mediawiki, settings
-from labkit.wiki.instance.accounts import Passwords
-from labkit.wiki.instance.folders import Folders, origin, require_reachable
+from labkit.wiki.client import accounts, session
+from labkit.wiki.client.accounts import Passwords
+from labkit.wiki.client.folders import Folders, origin, require_reachable
+from labkit.wiki.server import actions as server
+from labkit.wiki.server import mediawiki, rights, settings, strangers
 
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63"

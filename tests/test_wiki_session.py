@@ -9,9 +9,8 @@ import pytest
 
 from labkit import Lab
 from labkit.errors import WikiError
-from labkit.wiki import session
-from labkit.wiki.instance import accounts
-from labkit.wiki.instance.folders import Folders, origin
+from labkit.wiki.client import accounts, session
+from labkit.wiki.client.folders import Folders, origin
 
 WRONG = "0123456789abcdef0123456789abcdef"
 

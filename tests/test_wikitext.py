@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from labkit.checks import Check
-from labkit.result import FIGURE_MIME, RESULT_MIME, Column, Command, Figure, Result, Table
-from labkit.wiki import notebook, wikitext
-from labkit.wiki.merging import fences
-from labkit.wiki.rendering.places import Place
+from labkit.core.result import FIGURE_MIME, RESULT_MIME, Column, Command, Figure, Result, Table
+from labkit.wiki.merge import fences
+from labkit.wiki.render import notebook, wikitext
+from labkit.wiki.render.places import Place
 from tests.rendered import PNG
 
 

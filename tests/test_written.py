@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, run
+from labkit import Lab
 from labkit.checks import Check, failed
+from labkit.core import run
+from labkit.core.undo import mount_points
 from labkit.errors import ConfigError
-from labkit.farm import container, ssh, traffic, up, upkeep
-from labkit.farm.runc import logs, quota, trial
+from labkit.farm.containers import container, logs, quota, trial
+from labkit.farm.reconcile import up, upkeep
+from labkit.farm.services import ssh
+from labkit.farm.traffic import actions as traffic
 from labkit.kernel import mounts
-from labkit.undo import mount_points
 from tests.test_privilege import Visitor, told
 from tests.waiting import until
 from tests.whole_farm import standing

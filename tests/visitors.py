@@ -15,13 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from labkit import Lab, run
-from labkit.farm import container
-from labkit.farm.balancer import workers
-from labkit.farm.container import runc
-from labkit.farm.links.netns import enter
-from labkit.farm.site import TRACE_HEADER
-from labkit.lab import Replica
+from labkit import Lab
+from labkit.core import run
+from labkit.farm.containers import container
+from labkit.farm.containers.container import runc
+from labkit.farm.network.netns import enter
+from labkit.farm.services import workers
+from labkit.model.lab import Replica
+from labkit.model.sites import TRACE_HEADER
 from tests.waiting import until
 
 #: How the raw sockets' clients ask, one each: by which method, on a connection that they keep or not.

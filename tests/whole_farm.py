@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from labkit import Lab, undo
-from labkit.farm import dns, proxy, up
+from labkit import Lab
+from labkit.core import undo
+from labkit.farm.reconcile import up
+from labkit.farm.services import dns, proxy
 from tests.conftest import CACHE
 
 

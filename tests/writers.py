@@ -11,15 +11,15 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from labkit import Lab
-from labkit.wiki import publish, remarks, session
-from labkit.wiki.access import api
-from labkit.wiki.instance import accounts
-from labkit.wiki.instance.folders import Folders, api_url
-from labkit.wiki.merging import fences
-from labkit.wiki.merging.altered import Altered
-from labkit.wiki.merging.fences import Block
-from labkit.wiki.publish import Published
-from labkit.wiki.talk.listing import Remarks
+from labkit.wiki.client import accounts, api, session
+from labkit.wiki.client.folders import Folders, api_url
+from labkit.wiki.merge import fences
+from labkit.wiki.merge.altered import Altered
+from labkit.wiki.merge.fences import Block
+from labkit.wiki.publish import publishing
+from labkit.wiki.publish.publishing import Published
+from labkit.wiki.remarks import reading
+from labkit.wiki.remarks.listing import Remarks
 
 
 class Counting(HTTPAdapter):
@@ -48,18 +48,18 @@ class Writers:
 
     def publish(self, *blocks: Block) -> Published:
         """Publishes as the bot."""
-        return publish.apply(
+        return publishing.apply(
             self.bot, self.page, blocks, folder=self.folder / "pristine", changed=self.changed
         )
 
     def changed(self, seen: api.Snapshot) -> tuple[Altered, ...]:
         """What people changed of labkit's lines, as this machine reads it from the page's history."""
-        return remarks.of(self.bot, seen, page=self.page, folder=self.folder).altered
+        return reading.of(self.bot, seen, page=self.page, folder=self.folder).altered
 
     def remarks(self) -> Remarks:
         """The page's remarks, as this machine reads them."""
         self.wire.bodies.clear()
-        return remarks.collect(self.bot, self.page, self.folder)
+        return reading.collect(self.bot, self.page, self.folder)
 
     @property
     def revision(self) -> api.Revision:

@@ -17,9 +17,9 @@ import typer
 
 from labkit import text
 from labkit.cli import batch, machine, page, project
+from labkit.cli.command import joined
 from labkit.cli.front import app
 from labkit.errors import ConfigError
-from labkit.report.command import joined
 
 __all__ = ["app", "main"]
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from labkit.cli.command import Choice, leave, log_to_file, show
 from labkit.cli.front import command
 from labkit.errors import ConfigError
-from labkit.report.command import Choice, leave, log_to_file, show
 
 
 @command
@@ -50,11 +50,12 @@ def run(
 def _batch(choice: Choice, **wish: Any) -> None:
     from rich.console import Console
 
-    from labkit.report import guide, review
-    from labkit.report.progress import Progress
-    from labkit.report.rebuild import find, notebooks_folder
-    from labkit.report.rebuild import rebuild as run_stages
-    from labkit.report.schedule import Wish
+    from labkit.report.batch import guide
+    from labkit.report.batch.progress import Progress
+    from labkit.report.batch.rebuild import find, notebooks_folder
+    from labkit.report.batch.rebuild import rebuild as run_stages
+    from labkit.report.batch.schedule import Wish
+    from labkit.report.site import review
 
     lab = choice.lab(others=True)
     asked = Wish.model_validate({**wish, "parameters": choice.parameters()})
@@ -80,10 +81,10 @@ def notebook(
     It listens on 127.0.0.1 and asks for a token; the address that it prints has the token in it. The notebooks see the same lab as this command.
     Called with sudo, JupyterLab is the person's own, and so is what it saves; its kernels alone are root's, and end with it.
     """
-    from labkit import run as door
-    from labkit.report.kernels import person
-    from labkit.report.notebook import write_lab_file
-    from labkit.report.rebuild import BROUGHT, notebooks_folder
+    from labkit.core import run as door
+    from labkit.report.batch.notebook import write_lab_file
+    from labkit.report.batch.rebuild import BROUGHT, notebooks_folder
+    from labkit.report.jupyter import person
 
     if notebooks_folder() == BROUGHT:
         raise ConfigError(
@@ -102,7 +103,7 @@ def notebook(
         "--ServerApp.ip=127.0.0.1",
         "--LabApp.news_url=None",  # nothing is asked of the outside, nor of the student
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-        f"--LabApp.app_settings_dir={Path(__file__).parents[1] / 'report' / 'jupyterlab'}",
+        f"--LabApp.app_settings_dir={Path(__file__).parents[1] / 'report' / 'jupyter' / 'lab_settings'}",
         f"--ServerApp.port={port}",
         f"--ServerApp.root_dir={notebooks_folder()}",
         *(("--allow-root",) if os.geteuid() == 0 and who is None else ()),

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand
 
 from labkit import __version__
-from labkit.report.command import with_options
+from labkit.cli.command import with_options
 
 app = typer.Typer(
     help=(

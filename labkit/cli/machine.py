@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from labkit.cli.command import Choice, finish, log_to_file, show
 from labkit.cli.front import command
-from labkit.report.command import Choice, finish, log_to_file, show
 from labkit.text import shown
 
 if TYPE_CHECKING:
-    from labkit.farm.upkeep import Mend
+    from labkit.farm.reconcile.upkeep import Mend
 
 #: The exit status of `plan --exit-code` when something would change.
 CHANGES = 3
@@ -35,8 +35,8 @@ def plan(
     containers, the name server, the balancer. What `rebuild` would do besides (a wiki that does not run,
     stages whose inputs have changed, a report that is not published) is a table of its own."""
     lab = choice.lab()
-    from labkit.farm import upkeep
-    from labkit.report import foresight
+    from labkit.farm.reconcile import upkeep
+    from labkit.report.batch import foresight
 
     result = upkeep.plan(lab)
     tables = (*result.tables, *foresight.table(lab))
@@ -53,7 +53,7 @@ def apply(choice: Choice) -> None:
     meanwhile are answered. With nothing to do, nothing is done."""
     lab = choice.lab()
     log_to_file(lab)
-    from labkit.farm import upkeep
+    from labkit.farm.reconcile import upkeep
 
     finish(upkeep.apply(lab), choice)
 
@@ -76,7 +76,7 @@ def watch(
     labkit down. While a rebuild works on the lab nothing is mended."""
     lab = choice.lab()
     log_to_file(lab)
-    from labkit.farm import upkeep
+    from labkit.farm.reconcile import upkeep
 
     with until_stopped() as over:
         tell = partial(_tell_mend, choice)
@@ -119,7 +119,7 @@ def down(choice: Choice) -> None:
     lab = choice.lab()
     if lab.state_dir.exists():  # else nothing was ever up, and nothing is left of having asked
         log_to_file(lab)
-    from labkit.report import standing
+    from labkit.report import status as standing
 
     finish(standing.down(lab), choice)
 
@@ -128,7 +128,7 @@ def down(choice: Choice) -> None:
 def status(choice: Choice) -> None:
     """What is up now, from observation."""
     lab = choice.lab()
-    from labkit.report import standing
+    from labkit.report import status as standing
 
     show(standing.status(lab), choice)
 
@@ -145,7 +145,7 @@ def check(
     With --deep, packages, lists, root file systems, images and results in the cache, and what replicas stand on, are read
     whole and held against their hashes. The exit status is 1 when a check does not hold."""
     lab = choice.lab()
-    from labkit.report import standing
+    from labkit.report import status as standing
 
     finish(standing.checks(lab, deep=deep), choice)
 
@@ -172,7 +172,7 @@ def gc(
     Superseded root file systems and images, downloaded packages that none of them has, and what
     killed builds left. What a lab uses that is up, or was not taken down, stays."""
     lab = choice.lab()
-    from labkit.farm import collecting
+    from labkit.farm.rootfs import collecting
 
     finish(collecting.collect(lab, dry=dry_run), choice)
 
@@ -183,6 +183,6 @@ def refresh(choice: Choice) -> None:
 
     What has newer packages by then is built again by the next run that needs it; nothing else is."""
     lab = choice.lab()
-    from labkit.farm import rootfs
+    from labkit.farm.rootfs import actions as rootfs
 
     finish(rootfs.refresh(lab), choice)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from labkit.cli.command import Choice, finish, log_to_file
 from labkit.cli.front import command, worded
-from labkit.report.command import Choice, finish, log_to_file
 
 
 @command
@@ -34,7 +34,9 @@ def publish(
     Only blocks that have changed are written, and only pictures that are missing. --dry-run shows both
     as a difference against the page as it is now; with --repair it shows what would be mended.
     """
-    from labkit.report import difference, publication, verification
+    from labkit.cli import difference
+    from labkit.report.page import publication
+    from labkit.report.stages import verification
 
     lab = choice.lab()
     wanted = tuple(restore or ())
@@ -61,7 +63,7 @@ def answer(
     The answer stands below the remark, signed; the same answer is not given twice. A remark is settled
     by its writer or a teacher, on the page: with a line REX> settled below it.
     """
-    from labkit.wiki import answers
+    from labkit.wiki.remarks import answers
 
     lab = choice.lab()
     log_to_file(lab)
@@ -87,10 +89,10 @@ def remarks(
     lab = choice.lab()
     log_to_file(lab)
     if audit:
-        from labkit.wiki import audit as auditing
+        from labkit.wiki.remarks import audit as auditing
 
         finish(auditing.audit(lab), choice)
         return
-    from labkit.report import dialogue
+    from labkit.report.stages import dialogue
 
     finish(dialogue.remarks(lab, only="open" if only_open else None), choice)

@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
+from labkit.cli.command import Choice, finish
 from labkit.cli.front import app, command
-from labkit.report.command import Choice, finish
 
 
 @command
 def review(choice: Choice) -> None:
     """Build the review site, and say where it is."""
-    from labkit.report import review as reviewing
+    from labkit.report.site import review as reviewing
 
     finish(reviewing.build(choice.lab()), choice)
 
@@ -37,7 +37,7 @@ def verify(
     of the outputs is held against the key that it names itself, and whose that is is said. The exit status is 1 when a file
     was changed, added or removed, or is not signed.
     """
-    from labkit.report import verification
+    from labkit.report.stages import verification
 
     finish(verification.verify(choice.lab(), folder, key=key), choice)
 
@@ -49,7 +49,7 @@ def test(context: typer.Context) -> None:
     """Run labkit's own tests; the arguments are pytest's.
 
     They run side by side, one on each processor; with -n 0 one after the other."""
-    from labkit import run as door
+    from labkit.core import run as door
 
     project = Path(__file__).parents[2]
     if not (project / "tests").is_dir():

@@ -11,13 +11,14 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from labkit import run
 from labkit.checks import Check
+from labkit.core import run
+from labkit.core.result import Outcome, Table, action
 from labkit.doctor import advisories, kernel, places, programs
 from labkit.errors import LabkitError
-from labkit.farm.debian import apt
-from labkit.lab import Lab
-from labkit.result import Outcome, Record, Table, action
+from labkit.farm.rootfs import apt
+from labkit.model.lab import Lab
+from labkit.records import Record
 
 
 class Blocker(Record):

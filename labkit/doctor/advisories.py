@@ -6,10 +6,10 @@ import gzip
 from dataclasses import dataclass
 from pathlib import Path
 
-from labkit import run
+from labkit.core import run
+from labkit.core.result import Cell, Table
 from labkit.doctor.programs import installed
-from labkit.lab import Lab
-from labkit.result import Cell, Table
+from labkit.model.lab import Lab
 
 CHANGELOG = Path("/usr/share/doc/runc/changelog.Debian.gz")
 #: Ranges of upstream's versions that have a fix: the first with it, and the first beyond ('': none).

@@ -6,16 +6,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from labkit import groups, run
+from labkit.core import probes, run
+from labkit.core.journal import not_root
 from labkit.errors import CommandError, LabkitError, MachineError
-from labkit.farm.isolation import guard
-from labkit.farm.isolation.rules import NAMES
-from labkit.farm.runc import attempt, idmap
-from labkit.farm.runc import overlay as overlays
-from labkit.journal import not_root
+from labkit.farm.containers import idmap
+from labkit.farm.containers import overlay as overlays
+from labkit.farm.network import firewall as guard
+from labkit.farm.network.firewall_rules import NAMES
+from labkit.kernel import cgroups as groups
 from labkit.kernel import netns
 from labkit.kernel.users import IDS
-from labkit.lab import Lab
+from labkit.model.lab import Lab
 
 #: What may be made in a network namespace, as arguments of ``ip link add``.
 LINKS = (("v0", "type", "veth", "peer", "name", "v1"), ("b0", "type", "bridge"))
@@ -78,8 +79,8 @@ def system_calls(lab: Lab) -> str:
 
 def devices(lab: Lab) -> str:
     """Each device file that containers get is the kernel's device, for everybody."""
-    attempt.devices()
-    return f"/dev/{', /dev/'.join(attempt.DEVICES)}"
+    probes.devices()
+    return f"/dev/{', /dev/'.join(probes.DEVICES)}"
 
 
 def cgroups(lab: Lab) -> str:

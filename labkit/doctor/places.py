@@ -5,15 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from labkit import daemon
+from labkit.core import daemon, probes
+from labkit.core.files import existing, text_of
 from labkit.display import human_bytes
 from labkit.doctor.kernel import require_root
 from labkit.errors import MachineError
-from labkit.farm import host
-from labkit.farm.links.netlink import within
-from labkit.farm.runc import attempt
-from labkit.files import existing, text_of
-from labkit.lab import Lab
+from labkit.farm.network import host
+from labkit.farm.network.netlink import within
+from labkit.model.lab import Lab
 
 #: Bytes that the lab's state and what runs leave may need.
 STATE_BYTES = 3_000_000_000
@@ -33,7 +32,7 @@ def outputs(lab: Lab) -> str:
 def builds(lab: Lab) -> str:
     """Programs run below the state and the cache folder as they do in a build, and open devices there."""
     require_root("a chroot")
-    attempt.builds(lab)
+    probes.builds(lab)
     return f"tried and gone again in {existing(lab.state_dir)} and {existing(lab.cache_dir)}"
 
 
@@ -55,7 +54,7 @@ def wiki_port(lab: Lab) -> str:
 
 
 def subnet(lab: Lab) -> str:
-    """Nobody else's interface has the farm's network; raises what :mod:`labkit.farm.host` raises."""
+    """Nobody else's interface has the farm's network; raises what :mod:`labkit.farm.network.host` raises."""
     if not _reachable(lab.netns):
         return f"{lab.subnet} will be in the namespace {lab.netns}, which is yet to be made"
     within(lab.netns, lambda netlink: host.refuse_taken_subnet(lab, netlink))

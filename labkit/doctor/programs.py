@@ -8,14 +8,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from labkit import run
+from labkit.core import run
+from labkit.core.result import Table
 from labkit.display import counted
 from labkit.doctor.kernel import require_root
 from labkit.errors import MachineError
-from labkit.farm import browser as browsers
-from labkit.farm.debian import apt, lists
-from labkit.lab import Lab
-from labkit.result import Table
+from labkit.farm.rootfs import apt, lists
+from labkit.farm.services import browser as browsers
+from labkit.model.lab import Lab
 
 #: The one list of Debian packages, which ``./lab`` installs from.
 LIST = Path(__file__).parents[1] / "debian-packages.txt"
@@ -109,7 +109,7 @@ def browser(lab: Lab) -> str:
 
 
 def mirror(lab: Lab) -> str:
-    """The mirror answers and has the suite; raises what :func:`labkit.farm.debian.lists.ask` raises."""
+    """The mirror answers and has the suite; raises what :func:`labkit.farm.rootfs.lists.ask` raises."""
     if lab.offline:
         return f"{apt.kind(lab)} is not asked: the lab is to stay offline"
     archive = lists.require(lab)

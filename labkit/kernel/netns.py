@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from labkit import interrupting
+from labkit import cancellation
 from labkit.kernel import calls, users
 
 P = ParamSpec("P")
@@ -125,4 +125,4 @@ def enter(name: str) -> None:
 
 def alone(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """``function(...)`` in a thread of its own, which may then be in any namespace and ends."""
-    return interrupting.alone(partial(function, *args, **kwargs))
+    return cancellation.alone(partial(function, *args, **kwargs))

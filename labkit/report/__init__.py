@@ -6,16 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from labkit.report import figures, stages
-    from labkit.report.stages import Stage
+    from labkit.report import figures
+    from labkit.report.stages.stage import Stage
 
-__all__ = ["Stage", "figures", "stages"]
+__all__ = ["Stage", "figures"]
 
 
 def __getattr__(name: str) -> object:
     """What the notebooks import from here, when it is asked for: commands that draw nothing start without it."""
     if name == "Stage":
-        return import_module("labkit.report.stages").Stage
+        return import_module("labkit.report.stages.stage").Stage
     if name in __all__:
         return import_module(f"labkit.report.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

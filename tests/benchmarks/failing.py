@@ -16,9 +16,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from labkit import Lab, environment, run
+from labkit import Lab
+from labkit.core import environment, run
 from labkit.errors import LabkitError
-from labkit.farm import container, upkeep
+from labkit.farm.containers import container
+from labkit.farm.reconcile import upkeep
 from labkit.kernel import calls
 from tests import inventory, killing
 from tests.benchmarks import points

@@ -29,15 +29,18 @@ from functools import partial
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
-from labkit import Lab, groups, links, run, undo
-from labkit.farm import container, host, image, up
-from labkit.farm.links.netlink import within
-from labkit.farm.links.netns import inside
-from labkit.farm.measuring import answers
-from labkit.kernel import netns, requests, seen
+from labkit import Lab
+from labkit.core import link_removal, run, undo
+from labkit.farm.containers import container
+from labkit.farm.images import actions as image
+from labkit.farm.network import host
+from labkit.farm.network.netlink import within
+from labkit.farm.network.netns import inside
+from labkit.farm.reconcile import answers, up
+from labkit.kernel import cgroups, netns, requests, seen
 from labkit.kernel.netlink import Netlink
-from labkit.lab import Replica
-from labkit.report import standing
+from labkit.model.lab import Replica
+from labkit.report import status
 from tests.benchmarks import peers
 from tests.conftest import CACHE, open_place
 
@@ -115,7 +118,7 @@ def all_answer(lab: Lab, addresses: Sequence[IPv4Address], namespace: str | None
 
 def memory(lab: Lab) -> float:
     """MiB of a replica: the proportional set size of all its processes (proc(5), smaps_rollup)."""
-    pids = groups.processes(container.cgroup(lab))
+    pids = cgroups.processes(container.cgroup(lab))
     texts = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
     sizes = [int(found[1]) for text in texts if (found := re.search(r"^Pss:\s+(\d+)", text, re.M))]
     return sum(sizes) / 1024 / len(lab.farm)
@@ -140,7 +143,7 @@ def labkit(folder: Path, count: int, clock: Clock) -> None:
         _command(folder, clock, "status")
         _floor(lab, clock)
         with clock.measuring("down"):
-            assert standing.down(lab).holds
+            assert status.down(lab).holds
         container.unpack_all(lab)
         _command(folder, clock, "apply")
     finally:
@@ -209,9 +212,9 @@ def cut(count: int, clock: Clock) -> None:
     netns.create([name], host._settle)
     try:
         with clock.measuring(f"{count} links"):
-            within(name, _wire, count, links.group(lab))
+            within(name, _wire, count, link_removal.group(lab))
         with clock.measuring(f"{count} links gone"):
-            within(name, Netlink.ask, requests.no_group(links.group(lab)))
+            within(name, Netlink.ask, requests.no_group(link_removal.group(lab)))
     finally:
         netns.remove(name)
 

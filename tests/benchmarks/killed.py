@@ -22,11 +22,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from labkit import Lab, undo
-from labkit.farm import container, upkeep
-from labkit.farm.measuring import answers
-from labkit.journal import Journal
-from labkit.report import standing
+from labkit import Lab
+from labkit.core import undo
+from labkit.core.journal import Journal
+from labkit.farm.containers import container
+from labkit.farm.reconcile import answers, upkeep
+from labkit.report import status
 from tests import inventory, killing
 from tests.benchmarks import points
 from tests.conftest import CACHE
@@ -74,7 +75,7 @@ def up(lab: Lab) -> None:
 
 def down(lab: Lab) -> None:
     """Nothing is left of it, as labkit says."""
-    result = standing.down(lab)
+    result = status.down(lab)
     assert result.holds, result.value.failed
     assert Journal.of(lab).standing() == ()
 
@@ -117,7 +118,7 @@ def works() -> dict[str, Work]:
     found = (
         Work("apply", lambda: wiped(small), lambda: upkeep.apply(small), small),
         Work("change", lambda: upkeep.apply(first), lambda: upkeep.apply(changed), changed),
-        Work("down", lambda: upkeep.apply(small), lambda: standing.down(small), small),
+        Work("down", lambda: upkeep.apply(small), lambda: status.down(small), small),
     )
     return {work.name: work for work in found}
 

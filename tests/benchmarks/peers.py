@@ -21,8 +21,9 @@ from functools import partial
 from pathlib import Path
 from subprocess import Popen
 
-from labkit import Lab, groups, run, undo
-from labkit.kernel import netns
+from labkit import Lab
+from labkit.core import run, undo
+from labkit.kernel import cgroups, netns
 
 #: How long the daemon may take to answer, and to end, in seconds.
 PATIENCE = 30.0
@@ -77,7 +78,7 @@ def podman(lab: Lab, folder: Path, layout: Path, subnet: str) -> Iterator[tuple[
         call(*REMOVE["podman"], "--all")
         call("network", "rm", "--force", lab.name)
         _unmounted(own)
-        groups.end(f"/{lab.name}")
+        cgroups.end(f"/{lab.name}")
 
 
 @contextmanager
@@ -128,10 +129,10 @@ def _daemon(lab: Lab, own: Path, path: str) -> Iterator[None]:
             try:
                 process.wait(PATIENCE)
             finally:
-                groups.kill(f"/{lab.name}")
+                cgroups.kill(f"/{lab.name}")
                 process.kill()
                 process.wait()
-                groups.end(f"/{lab.name}")
+                cgroups.end(f"/{lab.name}")
                 _unmounted(own)
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from labkit import run
+from labkit.core import run
 from labkit.kernel import messages
 from tests.own_machine import python_on_it
 

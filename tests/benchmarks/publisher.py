@@ -26,12 +26,14 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from labkit import Lab
-from labkit.wiki import notebook, publish, server, session, wikitext
-from labkit.wiki.instance import accounts
-from labkit.wiki.instance.folders import Folders
-from labkit.wiki.merging import fences
-from labkit.wiki.merging.fences import Block
-from labkit.wiki.notebook import Upload
+from labkit.wiki.client import accounts, session
+from labkit.wiki.client.folders import Folders
+from labkit.wiki.merge import fences
+from labkit.wiki.merge.fences import Block
+from labkit.wiki.publish import publishing
+from labkit.wiki.render import notebook, wikitext
+from labkit.wiki.render.notebook import Upload
+from labkit.wiki.server import actions as server
 from tests.conftest import lab_maker, open_place
 
 STAGES = (
@@ -125,7 +127,7 @@ class Bench:
         """labkit publishes."""
         return self.timed(
             self.wire,
-            lambda: publish.apply(
+            lambda: publishing.apply(
                 self.bot, f"Report {run}", report(number, shown), shown, folder=self.folder
             ),
         )

@@ -19,11 +19,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from labkit import Lab, run, undo
+from labkit import Lab
+from labkit.core import run, undo
 from labkit.display import human_bytes
-from labkit.farm import rootfs
-from labkit.farm.contents import comparison, layer
-from labkit.farm.debian import lists, variants
+from labkit.farm.rootfs import actions as rootfs
+from labkit.farm.rootfs import lists, variants
+from labkit.farm.study import comparison, layer
 
 
 def main() -> None:

@@ -18,11 +18,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from labkit import Lab, run, undo
+from labkit import Lab
+from labkit.core import run, undo
 from labkit.display import human_bytes
-from labkit.farm import rootfs
-from labkit.farm.contents import account
-from labkit.farm.debian import lists
+from labkit.farm.rootfs import account, lists
+from labkit.farm.rootfs import actions as rootfs
 
 APACHE = "apache2"
 #: What a person would type, without the suite, the folder and the mirror.

@@ -14,7 +14,8 @@ from collections.abc import Callable
 
 from labkit import Lab
 from labkit.errors import LabkitError
-from labkit.farm import image, survival
+from labkit.farm.images import actions as image
+from labkit.farm.study import proof as survival
 from tests.conftest import lab_maker, open_place
 
 #: The last is one that Debian's mirrors have given up: it is to be refused in words.

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
 from labkit import Lab
-from labkit.farm import container, upkeep
-from labkit.farm.convergence.looking import look
-from labkit.farm.failover import running
-from labkit.farm.measuring import fetch
-from labkit.farm.measuring.load import Load
-from labkit.report import standing
+from labkit.farm.containers import container
+from labkit.farm.reconcile import upkeep
+from labkit.farm.reconcile.looking import look
+from labkit.farm.services import fetch
+from labkit.farm.traffic.failover import running
+from labkit.farm.traffic.load import Load
+from labkit.report import status
 from tests.conftest import lab_maker, open_place
 
 
@@ -52,7 +53,7 @@ def run(lab: Lab, more: Lab, page: Lab, *, load: bool) -> bool:
     for _ in range(3):
         timed("look and plan", lambda: look(lab).plan(lab))
     timed("apply with nothing to do", lambda: upkeep.apply(lab))
-    timed("status", lambda: standing.status(lab))
+    timed("status", lambda: status.status(lab))
     for what, other in (("one page", page), ("back", lab), ("one site more", more), ("back", lab)):
         with loaded(lab) if load else nullcontext():
             timed(f"apply: {what}", lambda other=other: upkeep.apply(other))  # type: ignore[misc]
@@ -60,7 +61,7 @@ def run(lab: Lab, more: Lab, page: Lab, *, load: bool) -> bool:
     kept = {name for name in first if last[name].pid == first[name].pid}
     rest = set(first) - {replica.name for replica in lab.replicas_of(lab.sites[0].name)}
     whole = upkeep.plan(lab).value.empty
-    timed("down", lambda: standing.down(lab))
+    timed("down", lambda: status.down(lab))
     return whole and kept >= rest
 
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from labkit import Lab
-from labkit.farm.names import resolver
+from labkit.farm.services import resolver
 from tests.outside.asking import needs, said
 
 pytestmark = pytest.mark.root

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.farm import container
+from labkit.farm.containers import container
 from tests.outside.asking import needs, said, status
 
 pytestmark = pytest.mark.root

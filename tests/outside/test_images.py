@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.farm import image
-from labkit.farm.debian.building import sealed
-from labkit.farm.oci import siteimages
+from labkit.farm.images import actions as image
+from labkit.farm.images import siteimages
+from labkit.farm.rootfs.building import sealed
 from tests.conftest import open_place
 from tests.outside.asking import needs, said
 

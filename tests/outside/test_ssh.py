@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.farm import ssh
+from labkit.farm.services import ssh
 from tests.outside.asking import needs, said
 
 pytestmark = [pytest.mark.root, needs("ssh", "ssh-keyscan", "ssh-keygen")]

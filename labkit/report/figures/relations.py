@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from labkit.lab import Lab
+from labkit.core.result import Cell, Figure, Result
+from labkit.model.lab import Lab
 from labkit.report.figures import style
 from labkit.report.figures.rootfs import table_rows
-from labkit.result import Cell, Figure, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ Drawing = Callable[[Lab, Result[Any]], Figure]
 
 
 def image_relations(lab: Lab, result: Result[Any]) -> Figure:
-    """Layout and bundle as boxes and arrows; ``result`` is :func:`labkit.farm.image.steps`'s."""
+    """Layout and bundle as boxes and arrows; ``result`` is :func:`labkit.farm.images.actions.steps`'s."""
     rows = table_rows(result, "pointers")
     places = arrange(rows)
     heights = [place[1] for place in places.values()]

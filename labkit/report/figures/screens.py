@@ -7,11 +7,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from labkit.core.result import Figure, Result, picture
 from labkit.display import counted
-from labkit.farm.browsing import SIZE, Page, Visits
-from labkit.lab import Lab
+from labkit.farm.services.browsing import SIZE, Page, Visits
+from labkit.model.lab import Lab
 from labkit.report.figures import style
-from labkit.result import Figure, Result, picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ SHAPE = SIZE[1] / SIZE[0]
 
 def pages(lab: Lab, result: Result[Visits], *, name: str = "pages") -> Figure:
     """What the browser showed of each address, with the pages of one site together:
-    :func:`labkit.farm.browser.visit`'s screenshots."""
+    :func:`labkit.farm.services.browser.visit`'s screenshots."""
     shown = result.value.pages
     places = arrange(lab, shown)
     columns = 1 + max(column for _, column in places)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from labkit.core.result import Cell, Figure, Result
 from labkit.display import human_bytes
-from labkit.lab import Lab
+from labkit.model.lab import Lab
 from labkit.report.figures import style
 from labkit.report.figures.rootfs import table_rows
-from labkit.result import Cell, Figure, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ NAMED = 3
 def shrinking(lab: Lab, result: Result[Any]) -> Figure:
     """What is left on the disk after each step, and the steps that were undone.
 
-    ``result`` is :func:`labkit.farm.shrinking.ablation.shrink`'s, with tables ``steps`` and ``undone``.
+    ``result`` is :func:`labkit.farm.study.ablation.shrink`'s, with tables ``steps`` and ``undone``.
     """
     steps, undone = table_rows(result, "steps"), table_rows(result, "undone")
     rows = [*steps, *undone]

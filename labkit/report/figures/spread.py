@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from labkit.farm.measuring.counts import Share
-from labkit.farm.measuring.measure import Measurement
-from labkit.farm.measuring.spread import Survey
-from labkit.lab import Lab
+from labkit.core.result import Figure, Result
+from labkit.farm.traffic.counts import Share
+from labkit.farm.traffic.measure import Measurement
+from labkit.farm.traffic.spread import Survey
+from labkit.model.lab import Lab
+from labkit.records import Record
 from labkit.report.figures import style
-from labkit.result import Figure, Record, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

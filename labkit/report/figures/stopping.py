@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from labkit.core.result import Cell, Figure, Result
 from labkit.display import counted
-from labkit.farm.measuring.outage import BIN, Failover
-from labkit.lab import Lab
+from labkit.farm.traffic.outage import BIN, Failover
+from labkit.model.lab import Lab
 from labkit.report.figures import style
 from labkit.report.figures.rootfs import table_rows
 from labkit.report.figures.traffic import SEGMENTS
-from labkit.result import Cell, Figure, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +26,7 @@ OTHERS = ("time", "again", "failed", "slowest")
 def failover(lab: Lab, result: Result[Failover]) -> Figure:
     """Requests in each tenth of a second by replica, those that failed, and the moments of the stop.
 
-    ``result`` is of :func:`labkit.farm.failover.kill` or ``drain``.
+    ``result`` is of :func:`labkit.farm.traffic.failover.kill` or ``drain``.
     """
     value = result.value
     table = table_rows(result, f"timeline-{value.kind}-{value.replica}")

@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from labkit import fonts
+from labkit.core import fonts
+from labkit.core.files import write_atomically
+from labkit.core.result import Figure, drafts
 from labkit.errors import ConfigError, MachineError
-from labkit.files import write_atomically
-from labkit.lab import COLOURS, Lab
-from labkit.result import Figure, drafts
+from labkit.model.lab import COLOURS, Lab
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,7 +83,7 @@ def axes(height: float = 4.0, *, width: float = WIDTH) -> Iterator[tuple[Canvas,
 
 
 def save(lab: Lab, figure: Canvas, *, name: str, alt: str, caption: str) -> Figure:
-    """Writes the drafts (:func:`labkit.result.drafts`) of ``figures/NAME.png`` (150 dots an inch) and
+    """Writes the drafts (:func:`labkit.core.result.drafts`) of ``figures/NAME.png`` (150 dots an inch) and
     ``.svg``, which replace those of the last good run when the stage has passed.
 
     The same drawing gives the same bytes. ``name`` is of lower-case letters, digits and hyphens;

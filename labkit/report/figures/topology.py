@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from labkit.core.result import Figure, Result
 from labkit.display import counted
-from labkit.farm.links.topology import Port, Topology
-from labkit.lab import Lab
+from labkit.farm.network.topology import Port, Topology
+from labkit.model.lab import Lab
+from labkit.records import Record
 from labkit.report.figures import style
-from labkit.result import Figure, Record, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +34,7 @@ class Row(Record):
 
 
 def topology(lab: Lab, result: Result[Topology]) -> Figure:
-    """The links as seen, a line each; ``result`` is :func:`labkit.farm.network.connect`'s.
+    """The links as seen, a line each; ``result`` is :func:`labkit.farm.network.actions.connect`'s.
 
     A link that is missing, down or no port of the bridge is dotted; a port that is no container's is drawn
     without an end.

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from labkit import display
-from labkit.farm.bench import Comparison as Speeds
-from labkit.farm.bench import Throughput
-from labkit.farm.measuring.counts import Share
-from labkit.farm.measuring.spread import Case, Comparison
-from labkit.lab import Lab
+from labkit.core.result import Figure, Result
+from labkit.farm.traffic.bench import Comparison as Speeds
+from labkit.farm.traffic.bench import Throughput
+from labkit.farm.traffic.counts import Share
+from labkit.farm.traffic.spread import Case, Comparison
+from labkit.model.lab import Lab
 from labkit.report.figures import style
 from labkit.report.figures.spread import shares, weighed
-from labkit.result import Figure, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,0 +1,242 @@
+"""What every command of the ``labkit`` front end shares: its options, its errors, its logs, how it tells."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import inspect
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from labkit import text
+from labkit.core.files import hand_back
+from labkit.errors import ConfigError, LabkitError, of_system
+
+if TYPE_CHECKING:
+    from labkit.core.result import Result
+    from labkit.model.lab import Lab
+
+
+log = logging.getLogger("labkit.command")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the options of every command say: which lab, and how it is told."""
+
+    config: Path | None = None
+    lab_name: str | None = None
+    netns: str | None = None
+    settings: tuple[str, ...] = ()
+    as_json: bool = False
+    debug: bool = False
+    offline: bool = False
+
+    def parameters(self) -> dict[str, Any]:
+        """All parameters given, by their flat names; the last of a name counts. Raises
+        :class:`ConfigError`, with the nearest one, for a key that lab.toml does not have."""
+        from labkit.model.lab import PARAMETERS, unknown
+
+        flat = {key: name for name, key in PARAMETERS.items()}
+        given = self._pairs() if self.settings else {}
+        for name in given:
+            if "." in name and name not in flat:
+                raise unknown(name, flat, "a key of lab.toml")
+        named = {"lab_name": self.lab_name, "netns": self.netns}
+        return {
+            **{flat.get(name, name): value for name, value in given.items()},
+            **{name: value for name, value in named.items() if value is not None},
+            **({"offline": True} if self.offline else {}),
+        }
+
+    def _pairs(self) -> dict[str, Any]:
+        from labkit.report.batch.notebook import (
+            pair,  # which reads notebooks: more to import than most commands need
+        )
+
+        return dict(pair(setting) for setting in self.settings)
+
+    def lab(self, *, others: bool = False) -> Lab:
+        """The lab; ``others``: parameters that it does not have may be a notebook's own."""
+        from labkit.model.lab import PARAMETERS, Lab
+
+        file = self.config or (
+            Path(os.environ["LABKIT_FILE"]) if "LABKIT_FILE" in os.environ else None
+        )
+        given = self.parameters()
+        mine = {name: value for name, value in given.items() if name in PARAMETERS or not others}
+        return Lab.load(file, **mine)
+
+
+def common(  # noqa: PLR0917 - typer reads the signature, nobody calls it by position
+    config: Annotated[
+        Path | None,
+        typer.Option("-c", "--config", metavar="FILE", help="The lab's lab.toml."),
+    ] = None,
+    lab_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The lab's name (default: lab).")
+    ] = None,
+    netns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Put the host's side into this network namespace of labkit's own."
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", "-s",
+            metavar="NAME=VALUE",
+            help="Override a parameter or a key of lab.toml, such as wiki.page; may be repeated. "
+            "-p NAME VALUE does the same.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show each command that is run, and an error's traceback.")
+    ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Ask no mirror; use what is there, or say what is missing.")
+    ] = False,
+) -> Choice:  # fmt: skip
+    """The options that every command has."""
+    return Choice(config, lab_name, netns, tuple(settings or ()), as_json, debug, offline)
+
+
+def with_options(function: Callable[..., None]) -> Callable[..., None]:
+    """``function(choice, …)`` as a command's function, which also has the :func:`common` options.
+
+    An error of labkit's own is told on standard error, without a traceback, and exits with 1.
+    """
+    options = inspect.signature(common).parameters
+    own = list(inspect.signature(function).parameters.values())[1:]
+
+    @functools.wraps(function)
+    def called(**given: Any) -> None:
+        choice = common(**{name: given.pop(name) for name in options})
+        try:
+            _log_to_terminal(choice.debug)
+            function(choice, **given)
+        except (typer.Exit, BrokenPipeError):  # the latter: who reads (`head`) has seen enough
+            raise
+        except Exception as error:
+            if choice.debug:
+                raise
+            log.debug("ended by", exc_info=error)
+            said = told(error)
+            typer.echo(f"labkit: {text.shown(str(said))}", err=True)
+            if choice.as_json:
+                tell_json(json.dumps({"error": said.record}, indent=1))
+            raise typer.Exit(1) from None
+
+    hints = {**get_type_hints(function, include_extras=True)}
+    hints |= get_type_hints(common, include_extras=True)
+    kept = [*own, *options.values()]
+    parameters = [
+        item.replace(annotation=hints[item.name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for item in kept
+    ]
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {item.name: item.annotation for item in parameters}
+    return called
+
+
+def told(error: Exception) -> LabkitError:
+    """An error as it is told: labkit's own, the system's (a folder that is read-only, a full disk), or a
+    fault."""
+    if isinstance(error, LabkitError):
+        return error
+    if isinstance(error, OSError):
+        return of_system(error)
+    return LabkitError(
+        type(error).__name__,
+        f"{error} (a fault of labkit's own)",
+        "call it again with --debug, and report what that shows",
+        code="labkit.fault",
+    )
+
+
+def finish(result: Result[Any], choice: Choice) -> None:
+    """Tells a result, and exits with 1 when a check of it does not hold."""
+    show(result, choice)
+    leave(result)
+
+
+def show(result: Result[Any], choice: Choice, *, checks: bool = True) -> None:
+    """Tells a result: as JSON, or as tables and sentences."""
+    if choice.as_json:
+        tell_json(result.model_dump_json(indent=1))
+        return
+    from labkit.cli import terminal
+
+    terminal.show(result, checks=checks)
+
+
+def tell_json(record: str) -> None:
+    """JSON on standard output: in UTF-8 (RFC 8259), whatever the terminal has."""
+    typer.echo(record.encode())
+
+
+def leave(result: Result[Any], interrupted: str = "") -> None:
+    """Exits with the status that tells how it came out; returns when all is well."""
+    if interrupted:
+        raise typer.Exit(128 + signal.Signals[interrupted])
+    if not result.holds:
+        raise typer.Exit(1)
+
+
+def _log_to_terminal(debug: bool) -> None:
+    if debug:
+        logging.basicConfig(format="%(name)s: %(message)s", stream=sys.stderr)
+        logging.getLogger("labkit").setLevel(logging.DEBUG)
+
+
+def log_to_file(lab: Lab) -> None:
+    """Writes what is done into ``outputs/LAB/labkit.log``, and the last megabyte before into ``.1``."""
+    from logging.handlers import RotatingFileHandler
+
+    from labkit.core.journal import not_root
+
+    path = lab.output_dir / "labkit.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atexit.register(hand_back, Path(lab.outputs))
+        handler = RotatingFileHandler(
+            path, maxBytes=1_000_000, backupCount=1, encoding="utf-8", errors="backslashreplace"
+        )
+    except PermissionError:
+        raise not_root(str(path)) from None
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    log = logging.getLogger("labkit")
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    log.info("labkit %s", " ".join(sys.argv[1:]))
+
+
+def joined(arguments: Sequence[str]) -> list[str]:
+    """A command line with papermill's ``-p NAME VALUE`` as ``--set NAME=VALUE``; pytest's are its own."""
+    left = list(arguments)
+    done: list[str] = []
+    while left and "test" not in done:
+        word = left.pop(0)
+        if word != "-p":
+            done.append(word)
+        elif len(left) < 2:
+            raise ConfigError(
+                "-p",
+                "needs a name and a value",
+                "write it like -p replicas 3",
+                code="config.option",
+            )
+        else:
+            done += ["--set", f"{left.pop(0)}={left.pop(0)}"]
+    return [*done, *left]

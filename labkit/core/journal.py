@@ -1,0 +1,304 @@
+"""What labkit has made on this machine for one lab.
+
+The journal is a file of JSON lines. Before a thing is made, :meth:`Journal.intend` writes what it
+is and how it is unmade (a kind of :mod:`labkit.core.undo` and its details); after it was unmade,
+:meth:`Journal.forget` writes that. A process that is killed between the two leaves an entry whose
+thing may not exist, and undoing what does not exist is no error. The file is not synced to the
+disk: what a power failure could lose of it (mounts, namespaces, processes) is lost by the same
+power failure.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+import fcntl
+import functools
+import json
+import os
+import stat
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import Field
+
+from labkit import reading
+from labkit.core.locks import lock, not_root
+from labkit.errors import SYSTEM, LabkitError, StateError, of_system
+from labkit.model.lab import Lab
+from labkit.records import Record
+
+__all__ = ["Entry", "Journal", "Thing", "boot_id", "lock", "not_root", "parse", "standing"]
+
+
+class Entry(Record):
+    """One thing that labkit is about to make, made, or (``unmade``: that entry's number) removed."""
+
+    seq: int
+    boot: str
+    kind: str = ""
+    what: dict[str, str] = Field(default_factory=dict)
+    unmade: int | None = None
+
+
+#: What others may not do with the journal's folder: list it, or write into it.
+OPENED = 0o066
+#: A kind of :mod:`labkit.core.undo`, and its details.
+Thing = tuple[str, Mapping[str, str]]
+
+
+class Journal:
+    """The journal of one lab. Opening it reads nothing and makes nothing."""
+
+    def __init__(self, path: Path, *, lenient: bool = False) -> None:
+        self.path = path
+        self.lenient = lenient
+
+    @classmethod
+    def of(cls, lab: Lab, *, lenient: bool = False) -> Journal:
+        """The journal of a lab; a ``lenient`` one passes over lines that cannot be read, as long as one can:
+        what the others say can still be unmade."""
+        return cls(lab.journal_file, lenient=lenient)
+
+    def damage(self) -> tuple[StateError, ...]:
+        """The lines that cannot be read, each with what to do about it."""
+        return tuple(_split(self._read(), self.path)[1])
+
+    def intend(self, kind: str, **what: str) -> None:
+        """Writes that a thing is about to be made; once is enough while it stands."""
+        self.intend_all([(kind, what)])
+
+    def intend_all(self, things: Iterable[Thing]) -> None:
+        """Writes that things are about to be made, in their order, all before the first of them is."""
+        wanted = {_key(kind, what): (kind, dict(what)) for kind, what in things}
+        with self._locked():
+            state, boot = self._state(), boot_id()
+            new = [thing for key, thing in wanted.items() if not state.has(key, boot)]
+            self._append(
+                Entry(seq=seq, boot=boot, kind=kind, what=what)
+                for seq, (kind, what) in enumerate(new, state.last + 1)
+            )
+
+    def forget(self, kind: str, **what: str) -> None:
+        """Writes that a thing is no more; nothing is written of a thing that the journal does not have."""
+        self.forget_all([(kind, what)])
+
+    def forget_all(self, things: Iterable[Thing]) -> None:
+        """Writes that things are no more, all after the last of them was unmade."""
+        gone = dict.fromkeys(_key(kind, what) for kind, what in things)
+        with self._locked():
+            state, boot = self._state(), boot_id()
+            numbers = [seq for key in gone for seq in state.by_key.get(key, ())]
+            self._append(
+                Entry(seq=seq, boot=boot, unmade=number)
+                for seq, number in enumerate(numbers, state.last + 1)
+            )
+
+    def forget_if_room(self, things: Iterable[Thing]) -> None:
+        """The same, but on a full disk: there they stay, which is no harm, for what is gone is unmade again
+        without an error; and what is unmade next makes room."""
+        try:
+            self.forget_all(things)
+        except LabkitError as error:
+            if error.code != "machine.disk-full":
+                raise
+
+    def owns(self, kind: str, **what: str) -> bool:
+        """Whether labkit made this thing, or was about to, since the machine's last boot."""
+        return self._state().has(_key(kind, what), boot_id())
+
+    def standing(self) -> tuple[Entry, ...]:
+        """What was made and not unmade, in the order of making."""
+        return tuple(self._state().standing.values())
+
+    def clear(self, gone: Iterable[Entry] = ()) -> None:
+        """Starts the file anew when nothing stands, apart from ``gone``; otherwise leaves it as it is."""
+        with self._locked():
+            known = {entry.seq for entry in gone}
+            if self.path.exists() and known.issuperset(self._state().standing):
+                self.path.unlink()
+
+    def _state(self) -> _State:
+        data = self._read()
+        if not self.lenient:
+            return _state_of(data, self.path)
+        entries, damage = _split(data, self.path)
+        if damage and not entries:
+            raise damage[0]
+        state = _State()
+        for entry in entries:
+            state.add(entry)
+        return state
+
+    def _read(self) -> bytes:
+        try:
+            return reading.content(self.path)
+        except FileNotFoundError:
+            return b""
+        except PermissionError:
+            raise not_root(str(self.path)) from None
+        except OSError as error:
+            raise self._unusable("cannot be read", error) from None
+        except ValueError as error:
+            raise StateError(
+                str(self.path),
+                str(error),
+                "restore the journal or, if nothing of the lab is left on the machine, move it away",
+                f"ls -la {self.path}",
+                code="state.journal-damaged",
+            ) from None
+
+    def _append(self, entries: Iterable[Entry]) -> None:
+        lines = [json.dumps(entry.model_dump(exclude_defaults=True)) + "\n" for entry in entries]
+        if not lines:
+            return
+        with self.path.open("r+b" if self.path.exists() else "w+b") as file:
+            file.seek(0, os.SEEK_END)
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    lines.insert(0, "\n")  # the last writer was killed within its line
+            file.write("".join(lines).encode())
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """The folder is held; others may go through it, but not open it: who can open it can hold it."""
+        folder = self.path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+            if mode & OPENED and not os.geteuid():
+                os.fchmod(descriptor, mode & ~OPENED)
+        except PermissionError:
+            raise not_root(str(folder)) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        except PermissionError:
+            raise not_root(str(self.path)) from None
+        except OSError as error:
+            raise self._unusable("cannot be written", error) from None
+        finally:
+            os.close(descriptor)
+
+    def _unusable(self, what: str, error: OSError) -> LabkitError:
+        if error.errno in SYSTEM and error.errno != errno.EISDIR:
+            return of_system(error, str(self.path))
+        return StateError(
+            str(self.path),
+            f"{what}: {error.strerror}",
+            "put the journal back, a file; if nothing of the lab is left on the machine, move away "
+            "what stands there",
+            f"ls -la {self.path}",
+            code="state.journal-unusable",
+        )
+
+
+class _State:
+    """What a journal's lines come to, one after the other."""
+
+    def __init__(self) -> None:
+        self.read = b""  # the whole lines that it has come from
+        self.lines = 0
+        self.last = 0
+        self.standing: dict[int, Entry] = {}
+        self.by_key: dict[_Key, list[int]] = {}
+
+    def add(self, entry: Entry) -> None:
+        """Takes in the next entry."""
+        self.last = entry.seq
+        if entry.unmade is None:
+            self.standing[entry.seq] = entry
+            self.by_key.setdefault(_key(entry.kind, entry.what), []).append(entry.seq)
+        elif gone := self.standing.pop(entry.unmade, None):
+            self.by_key[_key(gone.kind, gone.what)].remove(gone.seq)
+
+    def has(self, key: _Key, boot: str) -> bool:
+        """Whether such a thing stands that was made since that boot."""
+        return any(self.standing[seq].boot == boot for seq in self.by_key.get(key, ()))
+
+
+_Key = tuple[str, tuple[tuple[str, str], ...]]
+_known: dict[Path, _State] = {}
+_reading = threading.Lock()
+
+
+def _key(kind: str, what: Mapping[str, str]) -> _Key:
+    return kind, tuple(sorted(what.items()))
+
+
+def _state_of(data: bytes, path: Path) -> _State:
+    """What the file's content comes to. Its beginning is compared with what was read of it before, and
+    only what is new is read: others write into it, too."""
+    with _reading:
+        state = _known.pop(path, None)
+        if state is None or not data.startswith(state.read):
+            state = _State()
+        text = data[len(state.read) :].decode(errors="replace")
+        for entry in parse(text, path, first=state.lines + 1):
+            state.add(entry)
+        if data.endswith(b"\n"):  # else its last line may yet be written, or was torn
+            state.read, state.lines = data, state.lines + text.count("\n")
+            _known[path] = state
+        return copy.copy(state)
+
+
+def parse(text: str, path: Path, first: int = 1) -> list[Entry]:
+    """The entries of a journal's text, whose first line has the number ``first``.
+
+    A killed writer leaves at most the beginning of a line, which counts as unwritten; any other
+    damage is a :class:`StateError`.
+    """
+    entries: list[Entry] = []
+    for found in _lines(text, path, first):
+        if isinstance(found, StateError):
+            raise found
+        entries.append(found)
+    return entries
+
+
+def _split(data: bytes, path: Path) -> tuple[list[Entry], list[StateError]]:
+    """What can be read of a journal, and the errors of the lines that cannot."""
+    found = list(_lines(data.decode(errors="replace"), path, 1))
+    entries = [item for item in found if isinstance(item, Entry)]
+    return entries, [item for item in found if isinstance(item, StateError)]
+
+
+def _lines(text: str, path: Path, first: int) -> Iterator[Entry | StateError]:
+    for number, line in enumerate(text.split("\n"), first):
+        if not line.strip():
+            continue
+        try:
+            yield Entry.model_validate(reading.parsed(line))
+        except reading.NoJsonError:
+            if not line.startswith("{") or line.count("{") <= line.count("}"):
+                yield _damaged(path, number, line)
+        except ValueError:
+            yield _damaged(path, number, line)
+
+
+def standing(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    """The entries of things that were not unmade."""
+    state = _State()
+    for entry in entries:
+        state.add(entry)
+    return tuple(state.standing.values())
+
+
+@functools.cache
+def boot_id() -> str:
+    """The kernel's random id of this boot (random(4))."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+
+
+def _damaged(path: Path, number: int, line: str) -> StateError:
+    return StateError(
+        f"{path}, line {number}",
+        f"is no entry of labkit's journal: {line[:60]!r}",
+        "restore the line or, if nothing of the lab is left on the machine, move the file away",
+        f"sed -n {number}p {path}",
+        code="state.journal-damaged",
+    )

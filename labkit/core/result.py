@@ -1,0 +1,280 @@
+"""Result: what every action returns.
+
+A frozen record with a JSON round trip and a rich display in a notebook. An action is a function
+decorated with :func:`action` that looks, acts, looks again and returns an :class:`Outcome`; the
+decorator adds what every record has: who, when, how long, in which run, by which commands.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import os
+import secrets
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+
+from pydantic import PrivateAttr
+
+from labkit import cancellation, display
+from labkit.checks import Check
+from labkit.core import run, umask
+from labkit.errors import LabkitError, StateError
+from labkit.records import Record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas
+
+    from labkit.model.lab import Lab
+
+T = TypeVar("T")
+P = ParamSpec("P")
+Cell = str | int | float | bool | None
+
+#: The MIME types that a notebook keeps a result and a figure under, for the wiki and the review.
+RESULT_MIME = "application/vnd.labkit.core.result+json"
+FIGURE_MIME = "application/vnd.labkit.figure+json"
+
+
+class Column(Record):
+    """A table's column; ``unit`` is '' where there is none (names, counts)."""
+
+    name: str
+    unit: str = ""
+
+    @property
+    def heading(self) -> str:
+        """Name and unit, as they head the column."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+
+class Table(Record):
+    """Rows of plain values under named columns."""
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        title: str,
+        rows: Iterable[Mapping[str, Cell]],
+        *,
+        units: Mapping[str, str] | None = None,
+        columns: Sequence[str] = (),
+    ) -> Table:
+        """A table from one mapping a row; the columns are ``columns`` or the first row's keys."""
+        listed = list(rows)
+        names = list(columns) or (list(listed[0]) if listed else [])
+        heads = tuple(Column(name=column, unit=(units or {}).get(column, "")) for column in names)
+        body = tuple(tuple(row.get(column) for column in names) for row in listed)
+        return cls(name=name, title=title, columns=heads, rows=body)
+
+    def frame(self) -> pandas.DataFrame:
+        """The same as a pandas DataFrame: one row a row, the columns' names without their units."""
+        import pandas  # a third of a second, and most commands need no table
+
+        return pandas.DataFrame(
+            [list(row) for row in self.rows], columns=[column.name for column in self.columns]
+        )
+
+    def _repr_html_(self) -> str:
+        return display.table_html(self)
+
+
+class Figure(Record):
+    """A picture made from a result: its files (relative to the lab's outputs), alt text, caption.
+
+    A figure that was just drawn holds its PNG and shows it in a notebook; one that was read back
+    from JSON is shown by its alt text, and its picture is in its files.
+    """
+
+    name: str
+    png: str
+    svg: str
+    alt: str
+    caption: str
+    _image: bytes = PrivateAttr(default=b"")
+
+    def holding(self, image: bytes) -> Figure:
+        """The same figure with its PNG, which no JSON contains."""
+        figure = self.model_copy()
+        figure._image = image
+        return figure
+
+    def _repr_mimebundle_(
+        self, include: object = None, exclude: object = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        data: dict[str, Any] = {"text/plain": self.alt, FIGURE_MIME: self.model_dump(mode="json")}
+        if self._image:
+            data["image/png"] = base64.b64encode(self._image).decode()
+        return data, {"image/png": {"alt": self.alt}}
+
+
+class Command(Record):
+    """A command that an action ran, as one would type it, with its exit status and duration."""
+
+    command: str
+    status: int
+    seconds: float
+
+
+class Result(Record, Generic[T]):
+    """What an action did and found. ``value`` is the action's own typed value."""
+
+    action: str
+    subject: str
+    summary: str
+    changed: bool
+    value: T
+    checks: tuple[Check, ...] = ()
+    tables: tuple[Table, ...] = ()
+    commands: tuple[Command, ...] = ()
+    run: str
+    started: datetime
+    seconds: float
+
+    def table(self, name: str) -> Table:
+        """The table of that name; raises KeyError with the names that there are."""
+        for table in self.tables:
+            if table.name == name:
+                return table
+        raise KeyError(f"{name!r}; this result has {[table.name for table in self.tables]}")
+
+    @property
+    def holds(self) -> bool:
+        """Whether every check holds."""
+        return all(check.holds for check in self.checks)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        return {
+            "text/plain": display.result_text(self),
+            "text/html": display.result_html(self),
+            RESULT_MIME: self.model_dump(mode="json"),
+        }
+
+
+class Outcome(Record, Generic[T]):
+    """What an action's own code knows; :func:`action` makes the :class:`Result` of it."""
+
+    value: T
+    summary: str
+    subject: str = ""
+    changed: bool = False
+    checks: tuple[Check, ...] = ()
+    tables: tuple[Table, ...] = ()
+
+
+def action(name: str) -> Callable[[Callable[P, Outcome[T]]], Callable[P, Result[T]]]:
+    """Makes a function that returns an :class:`Outcome` into one that returns a :class:`Result`.
+
+    In a notebook the caller's thread runs an event loop, in which neither pyroute2 nor playwright
+    can run one of their own: there the function runs in a thread beside it. What it makes has ordinary
+    modes, whatever the caller's umask is: servers and containers that are not root's have to read it.
+    """
+
+    def decorate(function: Callable[P, Outcome[T]]) -> Callable[P, Result[T]]:
+        @functools.wraps(function)
+        def acting(*args: P.args, **kwargs: P.kwargs) -> Result[T]:
+            started, clock = datetime.now(UTC), time.monotonic()
+            with run.tracing() as done, umask.ordinary():
+                try:
+                    outcome = _beside_loop(functools.partial(function, *args, **kwargs))
+                except (OSError, LabkitError) as error:
+                    raise _explained(error, args) from error.__cause__
+            commands = tuple(
+                Command(command=item.command, status=item.status, seconds=round(item.seconds, 4))
+                for item in done
+            )
+            return Result(
+                action=name,
+                subject=outcome.subject,
+                summary=outcome.summary,
+                changed=outcome.changed,
+                value=outcome.value,
+                checks=outcome.checks,
+                tables=outcome.tables,
+                commands=commands,
+                run=run_id(),
+                started=started,
+                seconds=round(time.monotonic() - clock, 4),
+            )
+
+        return acting
+
+    return decorate
+
+
+def _explained(error: Exception, given: Sequence[object]) -> Exception:
+    """The error of an action on a lab; a full disk is named, and what somebody took away of the lab meanwhile."""
+    from labkit.core import disk_full
+    from labkit.model.lab import Lab
+
+    lab = next((item for item in given if isinstance(item, Lab)), None)
+    if lab and isinstance(error, FileNotFoundError):
+        own = (f"{lab.state_dir}/", f"{lab.run_dir}/")
+        names = [str(name) for name in (error.filename2, error.filename) if name]
+        if gone := next((name for name in names if name.startswith(own)), ""):
+            return StateError(
+                gone,
+                "was taken away while labkit worked with it",
+                "call it again when nobody else works on this lab",
+                f"ls -la {shlex.quote(str(lab.state_dir))}",
+                code="state.taken-away",
+            )
+    return disk_full.explained(error, lab) if lab else error
+
+
+def _beside_loop(function: Callable[[], T]) -> T:
+    if not _in_loop():
+        return function()
+    return cancellation.alone(function)
+
+
+def _in_loop() -> bool:
+    """Whether the calling thread runs an event loop; without asyncio, which takes as long to import as half
+    a farm to start, nobody does."""
+    if "asyncio" not in sys.modules:
+        return False
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def drafts(lab: Lab, run: str = "") -> Path:
+    """The folder in which a run's pictures (default: this run's) wait until their stage has passed: a
+    run that fails leaves those of the last good one, in ``figures``, as they are."""
+    return lab.output_dir / "figures" / f".{run or run_id()}"
+
+
+def picture(lab: Lab, path: str) -> Path:
+    """Where a picture (``figures/NAME.png``, relative to the lab's outputs) of this run can be read: its
+    draft or, without one, its place."""
+    waiting = drafts(lab) / path.removeprefix("figures/")
+    return waiting if waiting.exists() else lab.output_dir / path
+
+
+def new_run_id() -> str:
+    """A run id that nothing has yet: the time (UTC), to the second, and four random digits."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
+_own_run_id = functools.cache(new_run_id)
+
+
+def run_id() -> str:
+    """The id of this run: the batch's (``LABKIT_RUN``), else one for the life of the process."""
+    return os.environ.get("LABKIT_RUN") or _own_run_id()

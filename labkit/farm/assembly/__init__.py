@@ -1,1 +1,0 @@
-"""Root file systems put together from Debian's packages at once: fetched, unpacked side by side, configured in one pass."""

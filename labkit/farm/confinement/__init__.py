@@ -1,1 +1,0 @@
-"""What a container may do: tried from inside, and compared with what others publish as their defaults."""

@@ -1,0 +1,299 @@
+"""What runC does with a container: in the foreground, detached, several, and limited.
+
+Each function asks one question of the assignment by trying it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+from labkit.checks import Check, equal
+from labkit.core import run
+from labkit.core.daemon import tail
+from labkit.core.journal import lock
+from labkit.core.result import Cell, Outcome, Table, action
+from labkit.display import counted
+from labkit.errors import ConfigError
+from labkit.farm.containers import container, logs, process, trial
+from labkit.farm.containers.bundle import Spec
+from labkit.model.lab import Lab
+from labkit.records import Record
+
+#: The most containers to be started from one terminal, and the most minutes for them to wait.
+MOST = 60
+
+
+class Start(Record):
+    """One way to start a container, tried: runC's exit status and how long it held its caller, in
+    seconds; then the container's status, what its process has as a terminal, and runC's last words."""
+
+    seconds: float
+    exit: int
+    status: str
+    terminal: str
+    said: str
+
+
+class Modes(Record):
+    """The ways to start a container: detached with ``terminal: true``, alone and with somebody who
+    takes the terminal over, are the last two."""
+
+    foreground: Start
+    detached: Start
+    refused: Start
+    taken: Start
+
+
+class Instances(Record):
+    """Containers started one after the other: process ids and process namespaces (inodes) by name."""
+
+    pids: dict[str, int]
+    namespaces: dict[str, int]
+    seconds: float
+
+
+class Listing(Record):
+    """What a program that only lists a folder showed in the foreground; detached, what went into the
+    file that its output was sent to, the container's status then, and how runC answered ``exec``."""
+
+    foreground: str
+    detached: str
+    status: str
+    answer: str
+
+
+@action("container.modes")
+def modes(lab: Lab) -> Outcome[Modes]:
+    """Foreground against detached, and ``terminal: true`` with ``--detach``, each tried."""
+    short = trial.spec(lab, "trial-foreground", "sleep", "1")
+    long = trial.spec(lab, "trial-detached", "sleep", "300")
+    wrong = trial.spec(lab, "trial-terminal", "sleep", "300", terminal=True)
+    held = trial.spec(lab, "trial-taken", "sleep", "300", terminal=True)
+    with lock(lab.run_dir, "farm"), trial.prepared(lab, short, long, wrong, held):
+        front = _start(lab, short, trial.foreground(lab, short.name))
+        back = _start(lab, long, trial.detached(lab, long.name))
+        refused = _start(lab, wrong, trial.detached(lab, wrong.name))
+        with trial.taken_terminal(lab, held.name) as socket:
+            taken = _start(lab, held, trial.detached(lab, held.name, "--console-socket", socket))
+    value = Modes(foreground=front, detached=back, refused=refused, taken=taken)
+    return Outcome(
+        value=value,
+        subject="trial containers",
+        summary=(
+            f"In the foreground runC held the terminal for {front.seconds:.2f} s, detached for "
+            f"{back.seconds:.2f} s; detached with terminal: true it ended with status "
+            f"{refused.exit}: {refused.said}."
+        ),
+        checks=mode_checks(value),
+        tables=(_mode_table(value),),
+    )
+
+
+def _start(lab: Lab, spec: Spec, done: run.Done) -> Start:
+    """What came of it, just after runC gave its caller back the terminal."""
+    state = container.states(lab).get(spec.name)
+    running = state is not None and state.status == "running"
+    log = container.console(lab, spec.name)
+    return Start(
+        seconds=round(done.seconds, 3),
+        exit=done.status,
+        status=state.status if state else "gone",
+        terminal=process.first(state.pid).held if state and running else "",
+        said=last_line(done.stderr or logs.end(log)),
+    )
+
+
+def mode_checks(value: Modes) -> tuple[Check, ...]:
+    """Whether each way to start a container came to what the assignment says of it. Pure."""
+    front, back, taken = value.foreground, value.detached, value.taken
+    words = "runc run --detach --bundle BUNDLE NAME"
+    return (
+        Check(name="container.foreground", expected="exit status 0 when the process ends, after 1 s",
+              seen=f"exit status {front.exit} after {front.seconds:.2f} s",
+              holds=front.exit == 0 and front.seconds >= 1.0,
+              rows=("R6",), again="runc run --bundle BUNDLE NAME"),
+        Check(name="container.detached", expected="returns before the process ends (300 s)",
+              seen=f"exit status {back.exit} after {back.seconds:.2f} s; container {back.status}",
+              holds=back.exit == 0 and back.status == "running", rows=("R6",),
+              again=f"{words}; runc list"),
+        equal("container.detached-terminal", "no terminal", back.terminal or f"gone: {back.said}",
+              rows=("R5",), again=f"{words}; ls -l /proc/PID/fd"),
+        Check(name="container.terminal-refused", expected="runC refuses and names the terminal",
+              seen=f"exit status {value.refused.exit}: {value.refused.said}",
+              holds=value.refused.exit != 0 and "tty" in value.refused.said, rows=("R5",),
+              again=f"{words}  # with terminal: true"),
+        Check(name="container.terminal-taken", expected="the detached process holds a terminal",
+              seen=f"it holds {taken.terminal}" if taken.terminal else taken.said,
+              holds=taken.terminal.startswith("terminal "), rows=("R5",),
+              again="runc run --detach --console-socket SOCKET --bundle BUNDLE NAME"),
+    )  # fmt: skip
+
+
+def _mode_table(value: Modes) -> Table:
+    named = {
+        "foreground, sleep 1": value.foreground,
+        "detached, sleep 300": value.detached,
+        "detached with terminal: true": value.refused,
+        "the same, and a program takes the terminal over": value.taken,
+    }
+    rows: list[dict[str, Cell]] = [
+        {
+            "start": name,
+            "runC returned after": start.seconds,
+            "exit status": start.exit,
+            "container then": start.status,
+            "its process holds": start.terminal or "–",
+            "runC said": start.said or "–",
+        }
+        for name, start in named.items()
+    ]
+    units = {"runC returned after": "s"}
+    return Table.of("modes", "Starting a container", rows, units=units)
+
+
+def _require_number(name: str, value: object) -> None:
+    if type(value) is not int or not 1 <= value <= MOST:
+        reason = f"is no whole number from 1 to {MOST}"
+        raise ConfigError(f"{name} = {value!r}", reason, "correct this value", code="config.number")
+
+
+@action("container.instances")
+def instances(lab: Lab, count: int = 6, minutes: int = 5) -> Outcome[Instances]:
+    """``count`` containers of one image, each waiting ``minutes``, started from one terminal; neither is
+    more than :data:`MOST`. Raises :class:`ConfigError` before anything is made."""
+    _require_number("instances", count)
+    _require_number("minutes", minutes)
+    wait = ("sleep", str(60 * minutes))
+    specs = [trial.spec(lab, f"wait-{n}", *wait) for n in range(1, count + 1)]
+    names = [item.name for item in specs]
+    seconds = 0.0
+    with lock(lab.run_dir, "farm"), trial.prepared(lab, *specs):
+        for name in names:
+            container.create(lab, name)
+            container.begin(lab, name)
+            seconds += _seconds_detached(lab, name)
+        states = container.states(lab)
+        running = [name for name in names if states[name].status == "running"]
+        first = {name: process.first(states[name].pid) for name in running}
+        value = Instances(
+            pids={name: item.pid for name, item in first.items()},
+            namespaces={name: _namespace(item.pid) for name, item in first.items()},
+            seconds=round(seconds, 3),
+        )
+        rows: list[dict[str, Cell]] = [
+            {
+                "container": name, "process": str(item.pid), "status": states[name].status,
+                "process namespace": f"pid:[{value.namespaces[name]}]",
+                "processes in it": _processes(lab, name), "command": " ".join(item.command),
+            }
+            for name, item in first.items()
+        ]  # fmt: skip
+    apart = len(set(value.namespaces.values()) - {_namespace(os.getpid())})
+    commands = {str(row["command"]) for row in rows}
+    again = f"runc --root {container.runc_root(lab)} list"
+    return Outcome(
+        value=value,
+        subject="trial containers",
+        summary=f"{counted(len(running), 'container')} waited at once, in {counted(apart, 'process namespace')}; "
+        f"starting them took {seconds:.2f} s.",
+        checks=(
+            equal("container.instances", f"{count} running: {' '.join(wait)}",
+                  f"{len(running)} running: {', '.join(sorted(commands))}", rows=("R7",), again=again),
+            equal("container.apart", f"{counted(count, 'process namespace')}, one process in each",
+                  f"{counted(apart, 'process namespace')}, {_each(rows)} in each", rows=("R8",),
+                  again="readlink /proc/PID/ns/pid"),
+        ),
+        tables=(Table.of("instances", "Instances started from one terminal", rows),),
+    )  # fmt: skip
+
+
+@action("container.listing")
+def listing(lab: Lab) -> Outcome[Listing]:
+    """A container that only lists a folder, in the foreground and in the background."""
+    front, back = (trial.spec(lab, f"trial-ls-{n}", "ls", "/") for n in ("front", "back"))
+    with lock(lab.run_dir, "farm"), trial.prepared(lab, front, back):
+        done = trial.foreground(lab, front.name)
+        shown = " ".join(done.stdout.split())
+        trial.detached(lab, back.name)
+        container.wait(lab, back.name)
+        state = container.states(lab)[back.name]
+        kept = " ".join(tail(container.console(lab, back.name)).split())
+        late = run.run(container.runc(lab, "exec", back.name, "ls", "/"), ok=range(256))
+    answer = last_line(late.stderr) if late.status else last_line(late.stdout)
+    value = Listing(foreground=shown, detached=kept, status=state.status, answer=answer)
+    return Outcome(
+        value=value,
+        subject="trial containers",
+        summary=f"In the background the container of `ls` was {state.status} when it was looked at; "
+        f"to `runc exec` runC answered: {answer}.",
+        checks=(
+            Check(name="container.listing.foreground", expected="the folder's names on the terminal",
+                  seen=shown or last_line(done.stderr),
+                  holds="etc" in shown.split() and done.status == 0, rows=("R9",),
+                  again="runc run --bundle BUNDLE NAME  # args: ls /"),
+            Check(name="container.listing.detached",
+                  expected="the same names in the file that the output was sent to", seen=kept,
+                  holds=kept == shown, rows=("R9",),
+                  again=f"cat {container.console(lab, back.name)}  # while it is there"),
+            Check(name="container.listing.ended",
+                  expected="nothing is left to look into: stopped, and runC refuses exec",
+                  seen=f"{state.status}; {answer}",
+                  holds=state.status == "stopped" and late.status != 0, rows=("R9",),
+                  again="runc run --detach --bundle BUNDLE NAME; runc list; runc exec NAME ls /"),
+        ),
+    )  # fmt: skip
+
+
+@action("container.pathless")
+def pathless(lab: Lab) -> Outcome[str]:
+    """A container whose configuration has no PATH: the answer that runC gives."""
+    item = trial.spec(lab, "trial-path", "sleep", "1")
+    config = dict(trial.own_configuration(lab, item))
+    config["process"] = {**config["process"], "env": ["TERM=xterm"]}
+    with lock(lab.run_dir, "farm"), trial.prepared(lab, item, **{item.name: config}):
+        done = trial.foreground(lab, item.name)
+    answer = last_line(done.stderr)
+    return Outcome(
+        value=answer,
+        subject=item.name,
+        summary=f"Without PATH in config.json runC ended with status {done.status}: {answer}.",
+        checks=(
+            Check(name="container.pathless", expected="runC does not find `sleep`",
+                  seen=f"exit status {done.status}: {answer}",
+                  holds=done.status != 0 and "sleep" in answer and "PATH" in answer, rows=("I4",),
+                  again="runc run --bundle BUNDLE NAME  # env without PATH"),
+        ),
+    )  # fmt: skip
+
+
+def _namespace(pid: int) -> int:
+    """The inode that identifies a process' namespace of process ids."""
+    return Path(f"/proc/{pid}/ns/pid").stat().st_ino
+
+
+def _processes(lab: Lab, name: str) -> int:
+    """How many processes the container has (``runc ps``, a JSON list of process ids)."""
+    return len(json.loads(run.run(container.runc(lab, "ps", "--format", "json", name)).stdout))
+
+
+def _seconds_detached(lab: Lab, name: str) -> float:
+    """How long ``runc create`` and ``runc start`` of this container held the caller."""
+    ended = [done for done in run.traced() if done.argv[-1] == name]
+    return sum(done.seconds for done in ended if {"create", "start"} & set(done.argv))
+
+
+def _each(rows: list[dict[str, Cell]]) -> str:
+    counts = {row["processes in it"] for row in rows}
+    return "one process" if counts == {1} else f"{sorted(map(str, counts))} processes"
+
+
+def last_line(text: str) -> str:
+    """The last line of runC's output ('' for none), without the time and level that its log format puts around."""
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    if not lines:
+        return ""
+    message = re.search(r'msg="((?:[^"\\]|\\.)*)"', lines[-1])
+    return message[1].replace('\\"', '"') if message else lines[-1].strip()

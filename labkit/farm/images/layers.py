@@ -1,0 +1,244 @@
+"""The two layers that every site's image stands on: ``base`` and ``web``.
+
+They are the same for all labs with the same root file system, so they are made once, in the
+cache. ``base`` is the root file system; ``web`` adds apache2 and an ssh server, without starting
+them and without the keys of an ssh host: those are each container's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from labkit import reading
+from labkit.core import cache_references, intact, run
+from labkit.core.files import write_atomically
+from labkit.core.journal import lock
+from labkit.errors import CommandError
+from labkit.farm.images import store, unpacking
+from labkit.farm.images.umoci import configure, dated, told, umoci
+from labkit.farm.images.umoci import version as umoci_version
+from labkit.farm.rootfs import dating, index, lists, packages, servers, variants
+from labkit.farm.rootfs.apt import Archive
+from labkit.farm.rootfs.building import PATIENCE, building, discard, sealed, tidy
+from labkit.farm.rootfs.depot import AbsentError, Depot
+from labkit.farm.rootfs.gateway import NOWHERE, Way, gateway
+from labkit.farm.rootfs.making import explained, telling
+from labkit.farm.rootfs.packages import Package
+from labkit.farm.rootfs.plans import Rootfs, key_of
+from labkit.farm.rootfs.servers import FOLDERS, MODULES, PACKAGES
+from labkit.farm.rootfs.shop import Shop
+from labkit.model.lab import Lab
+from labkit.records import Record
+
+log = logging.getLogger("labkit.image")
+
+#: Goes up with every change of what a build leaves.
+EDITION = 4
+#: What apache2's own start script would set (Debian: /etc/apache2/envvars), as the image's
+#: environment: so the server itself is the container's first process, without a script around it.
+ENVIRONMENT: Mapping[str, str] = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+    "APACHE_RUN_USER": "www-data",
+    "APACHE_RUN_GROUP": "www-data",
+    "APACHE_RUN_DIR": "/run/apache2",
+    "APACHE_LOCK_DIR": "/run/lock/apache2",
+    "APACHE_LOG_DIR": "/var/log/apache2",
+    "APACHE_PID_FILE": "/run/apache2/apache2.pid",
+}
+COMMAND = ("apache2", "-D", "FOREGROUND")
+#: Apache's signal for a stop that finishes the requests it has begun (stopping.html of its manual).
+STOP_SIGNAL = "SIGWINCH"
+#: The keys of an ssh host, which the installation makes.
+KEYS = "etc/ssh/ssh_host_*"
+#: There is no terminal to give to the packages' scripts: what they say goes where apt's own words go.
+INSTALL = (
+    "apt-get", "install", "--quiet", "--yes", "--no-install-recommends", "--option=Dpkg::Use-Pty=false",
+)  # fmt: skip
+#: Bytes that must be free while the layers are made.
+SPACE = 1_000_000_000
+
+
+class Layers(Record):
+    """The layout in the cache that holds the tags ``base`` and ``web``; ``seconds`` of its build;
+    ``epoch``, the source date of the files in ``web`` (:mod:`labkit.farm.rootfs.dating`); how many
+    packages are in it, and their :func:`fingerprint`."""
+
+    key: str
+    layout: Path
+    seconds: float
+    suite: str
+    epoch: int
+    packages: int
+    listed: str
+
+
+def made(lab: Lab, base: Rootfs) -> tuple[Layers, bool]:
+    """The layers on the root file system ``base`` stand in the cache; the second is whether they
+    had to be made."""
+    version = umoci_version()
+    recipe = (EDITION, PACKAGES, MODULES, dict(ENVIRONMENT), COMMAND, sorted(FOLDERS), KEYS)
+    serves = variants.named(base.variant).serves
+    digest, shop = ("", None) if serves else _needed(lists.ensure(lab))
+    key = key_of(f"web-{base.suite}", base.key, version, recipe, digest)
+    place = lab.cache_dir / "images" / key
+    with lock(lab.cache_dir / "locks", key, wait=PATIENCE):
+        cache_references.hold(lab, "images", place)
+        kept = _find(place)
+        return kept or _make(lab, base, shop, place, version), kept is None
+
+
+def _needed(archive: Archive) -> tuple[str, Shop]:
+    """The hash of the packages that may be added to the base, with their versions, and where they are."""
+    found = index.needed(archive, archive.sources, PACKAGES)
+    return found.digest, Shop(archive.sources, found.listed)
+
+
+def _find(place: Path) -> Layers | None:
+    """The layers in the cache, or None: also when their record or their layout is damaged."""
+    if not intact.whole(place):
+        return None
+    try:
+        found = Layers.model_validate_json(reading.content(place / "layers.json"))
+        return found.model_copy(update={"layout": place / "layout"})
+    except (OSError, ValueError):  # removed since
+        return None
+
+
+def _make(lab: Lab, base: Rootfs, shop: Shop | None, place: Path, version: str) -> Layers:
+    run.require("umoci", "setpriv", "unshare", "nsenter", "chroot", "cp")
+    started, began = time.monotonic(), time.time()
+    what = f"web image of {base.suite}"
+    with building(lab, place, what=what, space=SPACE) as work:
+        image, bundle = work / "layout", work / "bundle"
+        log.info("image: base layer")
+        umoci("init", "--layout", image)
+        umoci("new", "--image", f"{image}:base")
+        umoci("unpack", "--image", f"{image}:base", bundle)
+        run.run(["cp", "--archive", "--link", f"{base.path}/.", bundle / "rootfs"], timeout=300)
+        told_base = told(base.origin, dating.source_date(base.path))
+        umoci("repack", "--image", f"{image}:base", *told_base, bundle)
+        configure(f"{image}:base", base_options(base, version))
+        if shop:
+            discard(lab, bundle)
+            umoci("unpack", "--image", f"{image}:base", bundle)
+            depot = Depot.of(lab)
+            try:
+                epoch = _web(shop, image, bundle, began, depot)
+            except (CommandError, AbsentError) as error:
+                raise explained(depot, what, error) from error
+        else:  # the servers are in it: the same files, with another configuration
+            epoch = dating.source_date(base.path)
+            configure(f"{image}:base", ("--tag", "web", *web_options(epoch)))
+        store.drop_unused(image)
+        listed = packages.read(bundle / "rootfs")
+        unpacking.adopt(lab, image, "web", bundle / "rootfs")
+        discard(lab, bundle)
+        seconds = round(time.monotonic() - started, 2)
+        value = Layers(
+            key=place.name,
+            layout=place / "layout",
+            seconds=seconds,
+            suite=base.suite,
+            epoch=epoch,
+            packages=len(listed),
+            listed=fingerprint(listed),
+        )
+        write_atomically(work / "layers.json", value.model_dump_json(indent=1))
+    return value
+
+
+def _web(shop: Shop, image: Path, bundle: Path, began: float, depot: Depot) -> int:
+    """The servers are in ``bundle`` and in the layout's tag ``web``; returns the source date."""
+    epoch = install(bundle / "rootfs", shop, depot, began)
+    log.info("image: web layer")
+    by = told(f"apt-get install {' '.join(PACKAGES)}", epoch)
+    umoci("repack", "--image", f"{image}:web", *by, bundle)
+    configure(f"{image}:web", web_options(epoch))
+    return epoch
+
+
+def fingerprint(listed: Sequence[Package]) -> str:
+    """Twelve digits that change with any package's name, version or architecture. Pure."""
+    names = sorted(f"{item.name}={item.version}:{item.architecture}" for item in listed)
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
+
+
+def base_options(base: Rootfs, version: str) -> tuple[str, ...]:
+    """The configuration of the base image: where it comes from, and a PATH, without which no
+    program in it is found."""
+    labels = {
+        "org.opencontainers.image.title": f"{base.variant} of {base.suite}",
+        "labkit.rootfs": base.key,
+        "labkit.origin": base.origin,
+        "labkit.umoci": version,
+    }
+    return (
+        *_pairs("--config.env", {"PATH": ENVIRONMENT["PATH"]}),
+        "--config.cmd=/bin/sh",
+        *_pairs("--config.label", labels),
+        *dated(dating.source_date(base.path)),
+    )
+
+
+def web_options(epoch: int) -> tuple[str, ...]:
+    """The configuration of the web image: apache2 is the first process and answers on port 80."""
+    return (
+        *_pairs("--config.env", ENVIRONMENT),
+        *(f"--config.cmd={word}" for word in COMMAND),
+        "--config.exposedports=80/tcp",
+        f"--config.stopsignal={STOP_SIGNAL}",
+        *_pairs("--config.label", {"org.opencontainers.image.title": " and ".join(PACKAGES)}),
+        *dated(epoch),
+    )
+
+
+def install(root: Path, shop: Shop, depot: Depot, began: float) -> int:
+    """The web layer's packages are in ``root``; nothing of them was started, and nothing is left of
+    the installation, which ``began`` then. Returns the source date."""
+    for path in (root / "etc/apt/sources.list.d").glob("*"):
+        path.unlink()
+    (root / "etc/apt/sources.list").write_text(shop.lines, encoding="utf-8")
+    status = (root / packages.STATUS).read_text(encoding="utf-8")
+    with telling("image", "download") as listen:
+        shop.fetch(depot, PACKAGES, root.with_name("apt"), status=status, on_line=listen)
+    policy = root / "usr/sbin/policy-rc.d"
+    own = policy.exists()
+    if not own:
+        # invoke-rc.d(8): the action is not allowed
+        policy.write_text("#!/bin/sh\nexit 101\n", encoding="utf-8")
+        policy.chmod(0o755)
+    with gateway(depot, shop) as way:
+        log.info("image: apt-get update")
+        _chroot(root, way, "apt-get", "--quiet", "--option=Acquire::Languages=none", "update")
+        log.info("image: apt-get install %s", " ".join(PACKAGES))
+        _chroot(root, way, *INSTALL, *PACKAGES)
+    _chroot(root, NOWHERE, "a2enmod", "--quiet", *MODULES)
+    if not own:
+        policy.unlink()
+    shop.told(root)
+    _tidy(root)
+    return dating.settle(root, began, layer=True)
+
+
+def _chroot(root: Path, way: Way, *argv: str) -> None:
+    """Runs a program in ``root``, and tells how far it is."""
+    env = {"DEBIAN_FRONTEND": "noninteractive", **way.env}
+    with telling("image", argv[0]) as listen:
+        words = sealed(argv, root=root, way=way)
+        run.run(words, env=env, timeout=900, on_line=listen, both=True)
+
+
+def _tidy(root: Path) -> None:
+    tidy(root)
+    for path in root.glob(KEYS):
+        path.unlink()
+    servers.prepare(root)
+
+
+def _pairs(option: str, values: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(f"{option}={name}={value}" for name, value in values.items())

@@ -1,0 +1,143 @@
+"""Images unpacked for runC's bundles: each layer once, however many containers stand on it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from labkit.core import cache_references, intact
+from labkit.core.files import text_of, write_atomically
+from labkit.core.journal import Journal, lock
+from labkit.farm.images import store, tarball
+from labkit.farm.images.umoci import umoci
+from labkit.farm.rootfs.building import building
+from labkit.model.lab import Lab
+from labkit.records import Record
+
+log = logging.getLogger("labkit.cache")
+
+
+class Unpacked(Record):
+    """An image as runC's bundles use it: ``lower`` are overlayfs' lower folders, the topmost first,
+    that nobody writes into; ``config`` is the runtime configuration that umoci made from the
+    image's own."""
+
+    tag: str
+    lower: tuple[Path, ...]
+    config: Path
+
+
+def whole(lab: Lab, layout: Path, name: str) -> Path:
+    """The folder in the cache with the whole root file system of a tag, for all labs.
+
+    It is named by the hash of the layers' content (ChainID): whoever has the same layers shares it.
+    """
+    return _shared(
+        lab,
+        name,
+        _folder(lab, layout, name),
+        lambda work: umoci("raw", "unpack", "--image", f"{layout}:{name}", work / "rootfs"),
+    )
+
+
+def whole_place(lab: Lab, layout: Path, name: str) -> Path:
+    """Where :func:`whole` has, or would have, a tag's root file system."""
+    return _folder(lab, layout, name) / "rootfs"
+
+
+def layer_place(lab: Lab, digest: str) -> Path:
+    """Where :func:`layer` has, or would have, a layer's files."""
+    return lab.state_dir / "unpacked" / store.short(digest) / "rootfs"
+
+
+def adopt(lab: Lab, layout: Path, name: str, root: Path) -> Path:
+    """The same folder, where ``root``, from which the tag has just been packed, spares unpacking it."""
+    return _shared(lab, name, _folder(lab, layout, name), lambda work: _move(root, work / "rootfs"))
+
+
+def layer(lab: Lab, layout: Path, digest: str) -> Path:
+    """The folder in the lab's state with the files of one layer, which removes none."""
+    folder = layer_place(lab, digest).parent
+    with lock(lab.run_dir, "unpacked"):
+        Journal.of(lab).intend("folder", path=str(folder.parent))
+        return _once(
+            lab, folder, lambda work: tarball.extract(store.blob(layout, digest), work / "rootfs")
+        )
+
+
+def configuration(lab: Lab, layout: Path, name: str, root: Path) -> Path:
+    """The file with a tag's runtime configuration, as umoci made it from the image's own.
+
+    ``root`` is the unpacked root file system, where umoci looks users up. The file's name has the
+    hash of its content: one that was changed is not taken, and made again.
+    """
+    folder = lab.state_dir / "unpacked"
+    stem = store.short(store.tag(layout, name).manifest)
+    with lock(lab.run_dir, "unpacked"):
+        found = found_configuration(lab, store.tag(layout, name).manifest)
+        if found is not None:
+            return found
+        for damaged in configurations(lab, stem):
+            if not damaged.is_dir():  # which may be somebody's: writing there says so
+                damaged.unlink(missing_ok=True)
+        Journal.of(lab).intend("folder", path=str(folder))
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f".{stem}.part"
+        umoci("raw", "runtime-config", "--image", f"{layout}:{name}", "--rootfs", root, part)
+        text = part.read_text(encoding="utf-8")
+        part.unlink()
+        write_atomically(folder / _named(stem, text), text)
+        return folder / _named(stem, text)
+
+
+def found_configuration(lab: Lab, manifest: str) -> Path | None:
+    """The file that :func:`configuration` has made for the image of that manifest, None without one."""
+    stem = store.short(manifest)
+    for path in configurations(lab, stem):
+        text = text_of(path)
+        if text is not None and is_named(path, text):
+            return path
+        log.warning("%s is damaged, and made again", path)
+    return None
+
+
+def configurations(lab: Lab, stem: str = "*") -> list[Path]:
+    """The files that :func:`configuration` has made, of all images, or of the one whose manifest's hash begins
+    with ``stem``."""
+    return sorted((lab.state_dir / "unpacked").glob(f"{stem}-*.json"))
+
+
+def is_named(path: Path, text: str) -> bool:
+    """Whether a configuration's file has the hash of its text in its name."""
+    return path.name == _named(path.name.partition("-")[0], text)
+
+
+def _named(stem: str, text: str) -> str:
+    return f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
+
+
+def _folder(lab: Lab, layout: Path, name: str) -> Path:
+    chain = store.chain_id(store.config(layout, store.tag(layout, name).config).diff_ids)
+    return lab.cache_dir / "unpacked" / chain.partition(":")[2][:24]
+
+
+def _move(root: Path, place: Path) -> None:
+    root.rename(place)
+
+
+def _shared(lab: Lab, name: str, folder: Path, make: Callable[[Path], None]) -> Path:
+    """A folder of all labs' own."""
+    with lock(lab.cache_dir / "locks", f"unpacked-{folder.name}"):
+        cache_references.hold(lab, f"unpacked-{name}", folder)
+        return _once(lab, folder, make)
+
+
+def _once(lab: Lab, folder: Path, make: Callable[[Path], None]) -> Path:
+    """``folder/rootfs``, made if it is not there as it was made. The caller holds its lock."""
+    root = folder / "rootfs"
+    if not intact.whole(folder):
+        with building(lab, folder, what=f"unpacked image {folder.name}") as work:
+            make(work)
+    return root

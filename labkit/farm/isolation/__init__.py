@@ -1,1 +1,0 @@
-"""What replicas may send, and to whom: the lab's own tables of nftables, made before the first of them runs."""

@@ -1,1 +1,0 @@
-"""Requests sent and counted: a load, its spread over the replicas, and what an outage cost."""

@@ -1,1 +1,0 @@
-"""Names and addresses: the zone, the question that asks for one, and who answers."""

@@ -1,0 +1,70 @@
+"""Everything that a lab keeps on the disk to build and serve from, read whole and held against its hashes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from labkit.checks import Check
+from labkit.core import intact
+from labkit.core.files import proven, text_of
+from labkit.display import counted
+from labkit.farm.images import siteimages, unpacking
+from labkit.farm.rootfs.depot import Depot
+from labkit.model.lab import Lab
+
+#: What is wrong with a file or a folder: the paths of what is damaged.
+Look = Callable[[Path], list[str]]
+
+
+def checks(lab: Lab) -> tuple[Check, ...]:
+    """Whether each file is as it was made: of the cache what the lab uses, and of the lab's own what replicas
+    stand on. All of it is read, also what was already read in this boot; what is damaged is made again by
+    the action that uses it next."""
+    held = sorted({link.resolve() for link in (lab.state_dir / "uses").glob("*") if link.exists()})
+    places = (lab.state_dir / name for name in ("unpacked", "layers"))
+    own = sorted(path for place in places for path in place.glob("[!.]*") if path.is_dir())
+    image = [siteimages.place(lab)] if siteimages.place(lab).exists() else []
+    pool = sorted(Depot.of(lab).pool.glob("[!.]*"))
+    results = [path for folder in held for item in intact.beside(folder) for path in _files(item)]
+    return (
+        *(_check(f"kept.{path.parent.name}.{path.name}", [path], _folder) for path in held),
+        *(_check("kept.images", [path], _folder) for path in image),
+        _check("kept.layers", own, _folder),
+        _check("kept.configurations", unpacking.configurations(lab), _configuration),
+        _check("kept.packages", pool, _package),
+        _check("kept.results", results, _result),
+    )
+
+
+def _check(name: str, paths: list[Path], look: Look) -> Check:
+    wrong = [line for path in paths for line in look(path)]
+    return Check(
+        name=name,
+        expected="each file is as it was made",
+        seen=f"damaged: {intact.told(wrong)}"
+        if wrong
+        else f"{counted(len(paths), 'item')} as made",
+        holds=not wrong,
+    )
+
+
+def _folder(path: Path) -> list[str]:
+    return [f"{path}/{name}" for name in intact.damage(path, anew=True)]
+
+
+def _configuration(path: Path) -> list[str]:
+    text = text_of(path)
+    return [] if text is not None and unpacking.is_named(path, text) else [str(path)]
+
+
+def _package(path: Path) -> list[str]:
+    return [] if intact.digest(path) == path.name.rpartition("@")[2] else [str(path)]
+
+
+def _result(path: Path) -> list[str]:
+    return [str(path)] if proven(path) is None else []
+
+
+def _files(path: Path) -> Iterator[Path]:
+    yield from sorted(path.iterdir()) if path.is_dir() else (path,)

@@ -1,0 +1,111 @@
+"""What a lab is about to take for itself and somebody else has: refused before anything is made or fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from labkit.core import daemon, undo
+from labkit.core.journal import Journal
+from labkit.display import counted
+from labkit.errors import StateError
+from labkit.farm.containers import container, surplus
+from labkit.farm.network import host, other_labs, wiring
+from labkit.farm.network.netlink import within
+from labkit.farm.reconcile.difference import Plan
+from labkit.farm.services import balancer_instance as balancer
+from labkit.farm.services import dns_instance as names
+from labkit.kernel import cgroups, seen
+from labkit.kernel import netns as namespaces
+from labkit.kernel.netlink import Netlink
+from labkit.model.lab import Lab
+
+
+def refuse_taken(lab: Lab, plan: Plan) -> None:
+    """Returns when names, subnet, control group and ports that the plan makes use of are free, or the lab's
+    own. Raises :class:`StateError` or :class:`MachineError`, which name who has them."""
+    made = {step.kind for step in plan.steps if step.action != "remove"}
+    if "namespace" in made:
+        host.refuse_taken_namespaces(lab, list(_namespaces(lab)))
+    if "container" in made:
+        _refuse_group(lab)
+        _refuse_containers(lab)
+    if not lab.netns or namespaces.stands(lab.netns):
+        if made & {"route", "bridge", "link"}:
+            within(lab.netns, _refuse_links, lab)
+        _refuse_ports(lab, [*plan.named("names", "create"), *plan.named("balancer", "create")])
+
+
+def surplus_replicas(lab: Lab) -> tuple[str, ...]:
+    """The replicas that run and that the lab does not have; what a study tries beside them has no link."""
+    entries = Journal.of(lab).standing()
+    links = {entry.what.get("name") for entry in entries if entry.kind == "link"}
+    names = [n for n in surplus.surplus(lab, entries) if lab.link_name(n) in links]
+    states = container.states(lab) if names else {}
+    return tuple(n for n in names if n in states and states[n].status == "running")
+
+
+def refuse_surplus(lab: Lab) -> None:
+    """Raises :class:`StateError` when replicas run that the lab does not have: no stage removes them."""
+    if more := surplus_replicas(lab):
+        raise StateError(
+            f"sites and replicas of lab {lab.name}",
+            f"the farm that is up has {counted(len(more), 'replica')} more: {', '.join(more)}",
+            "to keep them, give the same sites and replicas here (as parameters, or in lab.toml); to remove "
+            f"them: `labkit apply --lab-name {lab.name}`",
+            f"labkit plan --lab-name {lab.name}",
+            code="state.surplus-replicas",
+        )
+
+
+def _namespaces(lab: Lab) -> Iterator[str]:
+    yield from (item.netns for item in lab.farm)
+    if lab.netns:
+        yield lab.netns
+
+
+def _refuse_links(netlink: Netlink, lab: Lab) -> None:
+    host.refuse_taken_subnet(lab, netlink)
+    wiring.refuse_foreign(lab, seen.links(netlink))
+
+
+def _refuse_group(lab: Lab) -> None:
+    """The lab's own control group is kept from somebody else's processes, which would end with it."""
+    path = container.cgroup(lab)
+    found = cgroups.processes(path)
+    if not found or Journal.of(lab).owns("cgroup", path=path):
+        return
+    other = other_labs.owner(lab, "cgroup", path=path)
+    raise StateError(
+        f"control group {path}",
+        f"has processes that labkit did not start for this lab: {', '.join(map(str, sorted(found)))}"
+        + (f" (lab {other})" if other else ""),
+        "choose another lab name (lab.toml: name), or end those processes yourself",
+        f"ps -fp {','.join(map(str, sorted(found)))}",
+        code="state.cgroup-taken",
+    )
+
+
+def _refuse_containers(lab: Lab) -> None:
+    """What lies in runC's folder of the lab by the name of a replica is the lab's own."""
+    journal, root = Journal.of(lab), container.runc_root(lab)
+    for item in lab.farm:
+        owned = journal.owns("container", root=str(root), container=item.name)
+        if (root / item.name).exists() and not owned:
+            raise StateError(
+                f"container {item.name} in {root}",
+                "exists already and labkit did not make it for this lab",
+                "remove it yourself, or choose another lab name (lab.toml: name)",
+                f"runc --root {root} list",
+                code="state.container-taken",
+            )
+
+
+def _refuse_ports(lab: Lab, made: Sequence[str]) -> None:
+    for name, port, key, server in (
+        (lab.domain, names.PORT, "the name server's port", names.server(lab)),
+        (lab.host_name("balancer"), lab.proxy.port, "proxy.port", balancer.server(lab)),
+    ):
+        if name in made:
+            own = undo.daemon_pids(str(server.config))
+            address = str(lab.gateway.ip)
+            daemon.require_free(port, netns=lab.netns, address=address, key=key, own=own)

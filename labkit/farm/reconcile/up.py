@@ -1,0 +1,134 @@
+"""The whole farm: every replica of every site up, linked and answering."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from labkit.checks import Check, equal
+from labkit.core.result import Cell, Outcome, Table, action
+from labkit.display import counted, curl
+from labkit.farm.containers import container, idmap
+from labkit.farm.network import endpoint
+from labkit.farm.reconcile import acting, answering, preflight
+from labkit.kernel import users
+from labkit.model.lab import Lab, Replica
+from labkit.model.resources import FARM
+from labkit.records import Record
+
+
+class Farm(Record):
+    """The replicas by name, with the process id of each one's first process (0: it is not running)."""
+
+    pids: dict[str, int]
+
+
+@action("farm.replicas")
+def replicas(lab: Lab) -> Outcome[Farm]:
+    """Every replica of the lab answers HTTP 200 at its own address; those that do are left alone.
+
+    Does what :func:`labkit.farm.reconcile.upkeep.apply` does, except for the two servers in front of the farm. Where
+    replicas run that the lab does not have (another notebook was given more of them) it raises
+    :class:`StateError` and changes nothing: only apply removes what serves.
+    """
+    preflight.refuse_surplus(lab)
+    changed = bool(acting.converge(lab, FARM))
+    pids = {name: state.pid for name, state in container.states(lab).items()}
+    value = Farm(pids={replica.name: pids.get(replica.name, 0) for replica in lab.farm})
+    return Outcome(
+        value=value,
+        subject=lab.name,
+        changed=changed,
+        summary=(
+            f"Up at their own addresses: {counted(len(lab.farm), 'replica')} of "
+            f"{counted(len(lab.sites), 'site')}, each answering for itself."
+        ),
+        checks=(*replica_checks(lab), *privilege_checks(value), users_check(lab, value)),
+        tables=(replica_table(lab, value),),
+    )
+
+
+def problem(lab: Lab, replica: Replica) -> str | None:
+    """What is wrong with the replica's answer at its own address; None when it is HTTP 200 and its own."""
+    return answering.problems(lab, [replica])[replica.name]
+
+
+def replica_checks(lab: Lab) -> tuple[Check, ...]:
+    """Whether each replica's container runs and answers for itself at its own address."""
+    states = container.states(lab)
+    alive = [r for r in lab.farm if r.name in states and states[r.name].status == "running"]
+    faults = {r.name: "its container is not running" for r in lab.farm} | answering.problems(
+        lab, alive
+    )
+    return tuple(_replica_check(lab, replica, faults[replica.name]) for replica in lab.farm)
+
+
+def privilege_checks(value: Farm) -> tuple[Check, ...]:
+    """Whether each replica's process is its www-data's and has no capability (proc(5), CapEff)."""
+    return tuple(
+        equal(
+            f"farm.privileges.{name}",
+            f"user {container.WWW_DATA}, no capability",
+            _privileges(
+                pid, Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+            ),
+            rows=("E4",),
+            again=f"grep -E 'Uid|CapEff' /proc/{pid}/status",
+        )
+        for name, pid in value.pids.items()
+        if pid
+    )
+
+
+def users_check(lab: Lab, value: Farm) -> Check:
+    """Whether each replica has ids of its own, which stand for others outside (user_namespaces(7)), where
+    the lab and the machine allow it."""
+    maps = [
+        Path(f"/proc/{pid}/uid_map").read_text(encoding="utf-8")
+        for pid in value.pids.values()
+        if pid
+    ]
+    own = {text for text in maps if users.outer_of(text, 0) > 0}
+    reason = idmap.without(lab)
+    count = 0 if reason else len(maps)
+    because = f": {reason}" if reason else ""
+    return equal(
+        "farm.user-namespaces",
+        f"{count} of {counted(len(maps), 'replica', 'have')} ids of their own{because}",
+        f"{len(own)} of {counted(len(maps), 'replica', 'have')} ids of their own{because}",
+        rows=("E4",),
+        again="cat /proc/PID/uid_map",
+    )
+
+
+def _privileges(pid: int, status: str) -> str:
+    fields = dict(line.split(":", 1) for line in status.splitlines())
+    effective = int(fields["CapEff"], 16)
+    held = f"capabilities {effective:#x}" if effective else "no capability"
+    return f"user {users.inner(pid, int(fields['Uid'].split()[1]))}, {held}"
+
+
+def replica_table(lab: Lab, value: Farm) -> Table:
+    """The farm, a row a replica."""
+    rows: list[dict[str, Cell]] = [
+        {
+            "replica": replica.name,
+            "site": replica.site,
+            "address": str(replica.address),
+            "name": lab.host_name(replica.name),
+            "process": str(value.pids[replica.name]),  # a name, not a number to group
+        }
+        for replica in lab.farm
+    ]
+    return Table.of("replicas", "The farm's replicas", rows)
+
+
+def _replica_check(lab: Lab, replica: Replica, fault: str | None) -> Check:
+    expected = f"{replica.name} answers HTTP 200 at {replica.address}"
+    return Check(
+        name=f"farm.replica.{replica.name}",
+        expected=expected,
+        seen=fault or expected,
+        holds=fault is None,
+        rows=("R11", "E4"),
+        again=endpoint.again(lab, curl(f"http://{replica.address}/", options="--include")),
+    )

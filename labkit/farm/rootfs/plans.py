@@ -1,0 +1,204 @@
+"""What a root file system is made from, the name that this gives it, and its place in the cache.
+
+The name is made of everything that determines the content: the tool and its version, the commands, and
+the packages that may get into it, with their versions. What has the name is what would be built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from functools import cache
+from pathlib import Path
+
+from labkit import reading
+from labkit.core import intact, run
+from labkit.errors import ConfigError, MachineError, StateError
+from labkit.farm.rootfs import apt, commands, index, lists, packages, variants
+from labkit.farm.rootfs.apt import Archive
+from labkit.farm.rootfs.building import require_space
+from labkit.farm.rootfs.shop import Shop
+from labkit.farm.rootfs.variants import Variant
+from labkit.model.lab import Lab
+from labkit.records import Record
+
+log = logging.getLogger("labkit.rootfs")
+
+#: Goes up with every change of what a build leaves, so that older ones are not taken for it.
+EDITION = 4
+#: A host of a registry, with or without its port.
+HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?(:[0-9]{1,5})?")
+
+
+class Rootfs(Record):
+    """One root file system.
+
+    ``bytes`` is what its files weigh (apparent size, hard links once: ``du -sb``), ``cleaned`` what
+    the tool had left of downloads and indices and labkit removed, ``seconds`` how long its
+    build took when it was built, ``origin`` by what it was made.
+    """
+
+    variant: str
+    suite: str
+    tool: str
+    architecture: str
+    path: Path
+    bytes: int
+    cleaned: int
+    packages: int
+    seconds: float
+    origin: str
+    key: str
+
+
+class Plan(Record):
+    """What will be built, and its place in the cache.
+
+    ``archive`` is where its packages come from. It is None, and ``digest`` '', for what is pulled from a registry and
+    while the suite's list of packages is not in the cache yet.
+    """
+
+    variant: Variant
+    suite: str
+    architecture: str
+    packages: tuple[str, ...]
+    registry: str
+    archive: Archive | None
+    digest: str
+    origin: str
+    key: str
+    place: Path
+
+    @property
+    def what(self) -> str:
+        """How an error names it."""
+        return f"root file system {self.variant.name} of {self.suite}"
+
+
+def require_host(registry: str) -> None:
+    """Raises :class:`ConfigError` for what is neither '' nor a host, with or without a port. Pure."""
+    if registry and not HOST.fullmatch(registry):
+        raise ConfigError(
+            f"registry = {registry[:200]!r}",
+            "is no host of a registry",
+            "write it like registry.example:5000",
+            code="config.registry",
+        )
+
+
+def plan(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
+    """What a build would make; asks the machine's package database, not the network."""
+    chosen = variants.named(variant) if variant else variants.of_lab(lab)
+    require_host(registry)
+    suite, architecture = apt.suite(lab), apt.architecture()
+    pulled = registry if chosen.image is not None else ""
+    program = variants.package_of(chosen, registry=pulled)
+    version = program_version(program)
+    archive = None if pulled else lists.find(lab)
+    extra = tuple(sorted(set(lab.rootfs.packages)))
+    recipe = commands.recipe(chosen, suite, extra)
+    sources = commands.sources(chosen, archive) if archive else ()
+    digest = index.needed(archive, sources, asked(recipe)).digest if archive else ""
+    before = plan(lab, chosen.after).key if not pulled and chosen.after else ""
+    key = key_of(
+        f"{chosen.name}-{suite}",
+        (EDITION, recipe, architecture, before),
+        (program, version, lab.rootfs.mirror or apt.kind(lab), pulled, digest, before),
+    )
+    return Plan(
+        variant=chosen,
+        suite=suite,
+        architecture=architecture,
+        packages=extra,
+        registry=pulled,
+        archive=archive,
+        digest=digest,
+        origin=f"{'pulled' if pulled else 'built'} with {program} {version}",
+        key=key,
+        place=lab.cache_dir / "rootfs" / key,
+    )
+
+
+def ready(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
+    """The same, with the suite's list of packages, which is fetched if the cache does not have it.
+
+    :raises BuildError: there is no room to build it; nothing was fetched.
+    """
+    planned = plan(lab, variant, registry=registry)
+    if planned.archive or planned.registry:
+        return planned
+    run.require(*variants.programs(planned.variant), "nsenter", "cp")
+    require_space(lab, planned.place.parent, what=planned.what, space=planned.variant.space)
+    lists.ensure(lab)
+    known = plan(lab, variant, registry=registry)
+    # Without the list's digest it would have the name of something else, and be made of nobody knows what.
+    if not known.archive:
+        raise _list_gone(known)
+    return known
+
+
+def shop(planned: Plan) -> Shop:
+    """Where a build takes its packages from; empty for what is pulled from a registry."""
+    if not planned.archive:
+        return Shop((), ())
+    sources = commands.sources(planned.variant, planned.archive)
+    recipe = commands.recipe(planned.variant, planned.suite, planned.packages)
+    found = index.needed(planned.archive, sources, asked(recipe))
+    if found.digest != planned.digest:
+        raise _list_gone(planned)
+    return Shop(sources, found.listed)
+
+
+def _list_gone(planned: Plan) -> StateError:
+    return StateError(
+        planned.what,
+        "the suite's list of packages in the cache was replaced while it was read",
+        "call it again when no other labkit refreshes the list",
+        "labkit refresh --help",
+        code="state.list-gone",
+    )
+
+
+def asked(recipe: str) -> frozenset[str]:
+    """The packages that a recipe's commands name."""
+    lists = re.findall(r"--include=([^\s'\"]+)", recipe)
+    return frozenset(name for names in lists for name in names.split(","))
+
+
+def key_of(name: str, *parts: object) -> str:
+    """A folder's name: readable, and another one whenever a part differs."""
+    return f"{name}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
+
+
+def program_version(package: str) -> str:
+    """The installed version of a Debian package; raises MachineError when it is not installed."""
+    version, status = _installed(package, packages.changed(Path("/")))
+    if status != "installed":  # the program may be there all the same, of another origin
+        raise MachineError(
+            package,
+            "this Debian package is not installed, as dpkg-query says",
+            "let `./lab doctor` install what is missing (it reads labkit/debian-packages.txt)",
+            f"dpkg-query --show {package}",
+            code="machine.no-program",
+        )
+    return version
+
+
+def find(planned: Plan) -> Rootfs | None:
+    """The whole root file system in the cache, or None: also when its record or its files are damaged."""
+    if not intact.whole(planned.place):
+        return None
+    try:
+        found = Rootfs.model_validate_json(reading.content(planned.place / "rootfs.json"))
+        return found.model_copy(update={"path": planned.place / "rootfs"})
+    except (OSError, ValueError):  # removed since
+        return None
+
+
+@cache
+def _installed(package: str, _state: int) -> tuple[str, str]:
+    """A package's version and status on this machine, asked once for each state of its database."""
+    words = ["dpkg-query", "--show", "--showformat=${Version} ${db:Status-Status}", package]
+    version, _, status = run.run(words, ok=(0, 1)).stdout.partition(" ")
+    return version, status

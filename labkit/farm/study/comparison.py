@@ -1,0 +1,247 @@
+"""Root file systems side by side: what each weighs, on disk and as a layer, beside the Docker base
+image's; of what kinds of files that is; and the way down from the largest to the smallest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from labkit.checks import Check, equal
+from labkit.core import run
+from labkit.core.result import Cell, Outcome, Result, Table, action
+from labkit.display import human_bytes
+from labkit.farm.rootfs import account, kinds, packages, variants
+from labkit.farm.rootfs import actions as rootfs
+from labkit.farm.rootfs.account import Contents
+from labkit.farm.rootfs.actions import Rootfs
+from labkit.farm.rootfs.variants import Variant
+from labkit.farm.study import layer, waterfall
+from labkit.farm.study.layer import Compressed
+from labkit.farm.study.waterfall import Step
+from labkit.model.lab import Lab
+from labkit.records import Record
+
+#: At least and at most so many are built side by side: one more than there are processors, as one of
+#: them often waits for the mirror.
+WORKERS = (3, 4)
+#: What the others are measured against: the Docker base image's root file system.
+YARDSTICK = "docker"
+#: The way down, from variant to variant; what each step leaves out is computed from their files. Up to
+#: ``essential`` there is no server in them, from ``web`` on there is one.
+LADDER = (
+    "debootstrap", "minbase", "essential", "web", "web-slim", "smallest-openssh", "smallest",
+)  # fmt: skip
+
+
+class Limit(NamedTuple):
+    """What a variant is to stay within: bytes on its disk, and as a layer (gzip), 0 for any."""
+
+    disk: int
+    layer: int = 0
+
+
+LIMITS: Mapping[str, Limit] = {
+    "web": Limit(150_000_000),
+    "web-slim": Limit(60_000_000),
+    "smallest": Limit(12_000_000, 5_000_000),
+}
+
+
+class Measured(Record):
+    """One root file system: its build, what it takes on its disk (bytes), and as a compressed layer
+    if that was asked."""
+
+    rootfs: Rootfs
+    disk: int
+    layer: Compressed | None
+
+
+class Comparison(Record):
+    """Root file systems of one suite, and the steps from the first of the ladder to its last."""
+
+    suite: str
+    variants: tuple[Measured, ...]
+    steps: tuple[Step, ...] = ()
+
+    def of(self, name: str) -> Rootfs | None:
+        """The one of that variant, if it was compared."""
+        found = (item.rootfs for item in self.variants)
+        return next((item for item in found if item.variant == name), None)
+
+
+@action("rootfs.compare")
+def compare(
+    lab: Lab, names: Sequence[str] = (), *, registry: str = "", layers: bool = True
+) -> Outcome[Comparison]:
+    """Every named variant (none named: all) stands in the cache and is measured beside the others,
+    with ``layers`` also packed as the layer of an image.
+
+    What is missing is built, side by side; all of them from nothing take some minutes. Errors
+    are those of :func:`labkit.farm.rootfs.actions.build`.
+    """
+    chosen = tuple(variants.named(name) for name in names or variants.VARIANTS)
+    ordered = in_order(chosen, own=variants.of_lab(lab).name)
+    made = run.spread(
+        lambda variant: _weighed(lab, variant.name, registry, layers), ordered, workers=workers()
+    )
+    of = dict(zip(ordered, made, strict=True))
+    results, packed = zip(*(of[variant] for variant in chosen), strict=True)
+    found = tuple(result.value for result in results)
+    contents = {item.variant: account.read(item.variant, item.path) for item in found}
+    value = Comparison(
+        suite=found[0].suite,
+        variants=tuple(
+            Measured(rootfs=item, disk=contents[item.variant].weight.disk, layer=weight)
+            for item, weight in zip(found, packed, strict=True)
+        ),
+        steps=steps(found, contents),
+    )
+    return Outcome(
+        value=value,
+        subject=value.suite,
+        changed=any(result.changed for result in results),
+        summary=_summary(value),
+        checks=(
+            *checks(value),
+            *(_still(item, contents[item.variant]) for item in found),
+            *(check for result in results for check in result.checks),
+        ),
+        tables=(variant_table(value), kind_table(contents), waterfall.table(value.steps)),
+    )
+
+
+def _weighed(
+    lab: Lab, name: str, registry: str, layers: bool
+) -> tuple[Result[Rootfs], Compressed | None]:
+    """A variant built, and its layer weighed: the next one is built meanwhile."""
+    built = rootfs.build(lab, name, registry=registry)
+    return built, layer.compressed(lab, built.value) if layers else None
+
+
+def workers() -> int:
+    """How many builds keep this machine's processors busy."""
+    return max(WORKERS[0], min((os.cpu_count() or 1) + 1, WORKERS[1]))
+
+
+def in_order(chosen: Sequence[Variant], *, own: str = "") -> list[Variant]:
+    """First what others are made from, last what is made from others: nobody waits for what is not begun.
+
+    The farm's ``own`` comes after all others: another stage builds it meanwhile, for the farm.
+    """
+    sources = {variant.after for variant in chosen}
+    return sorted(chosen, key=lambda v: (v.name == own, _depth(v), v.name not in sources))
+
+
+def _depth(variant: Variant) -> int:
+    return 1 + _depth(variants.named(variant.after)) if variant.after else 0
+
+
+def steps(found: Sequence[Rootfs], contents: Mapping[str, Contents]) -> tuple[Step, ...]:
+    """The way down, over those of the ladder that were compared."""
+    left = {item.variant: item.cleaned for item in found}
+    chain = [contents[name] for name in LADDER if name in contents]
+    return waterfall.steps(chain, left=left[chain[0].name]) if chain else ()
+
+
+def variant_table(value: Comparison) -> Table:
+    """One row a variant, the heaviest first."""
+    docker = value.of(YARDSTICK)
+    rows: list[dict[str, Cell]] = [
+        {
+            "variant": one.variant,
+            "tool": one.tool,
+            "packages": one.packages,
+            "size": one.bytes,
+            "on disk": item.disk,
+            **({"gzip": item.layer.gzip, "zstd": item.layer.zstd} if item.layer else {}),
+            "as the tool left it": one.bytes + one.cleaned,
+            "build": one.seconds,
+            "size / docker": round(one.bytes / docker.bytes, 2) if docker else None,
+            "what it is": variants.named(one.variant).about,
+            "origin": one.origin,
+        }
+        for item in sorted(value.variants, key=lambda item: -item.rootfs.bytes)
+        for one in (item.rootfs,)
+    ]
+    sizes = ("size", "on disk", "gzip", "zstd", "as the tool left it")
+    units = {**dict.fromkeys(sizes, "bytes"), "build": "s"}
+    title = (
+        f"Root file systems of {value.suite}: apparent size without downloads and indices, disk space, "
+        "size as a compressed layer of an image if it was packed; build time as it was measured then, "
+        "perhaps with another build beside it"
+    )
+    return Table.of("variants", title, rows, units=units)
+
+
+def kind_table(contents: Mapping[str, Contents]) -> Table:
+    """One row a kind of file, one column a root file system; every column adds up to its size."""
+    order = sorted(contents.values(), key=lambda item: -item.weight.size)
+    sums = {item.name: item.by_kind() for item in order}
+    rows: list[dict[str, Cell]] = [
+        {"kind": kind, **{name: by[kind].size if kind in by else 0 for name, by in sums.items()}}
+        for kind in kinds.KINDS
+        if any(kind in by for by in sums.values())
+    ]
+    rows.sort(key=lambda row: -max(int(row[item.name] or 0) for item in order))
+    title = "What kind of files they consist of: apparent size"
+    return Table.of("kinds", title, rows, units=dict.fromkeys(sums, "bytes"))
+
+
+def checks(value: Comparison) -> tuple[Check, ...]:
+    """The comparisons that the assignment asks for, of those that were measured."""
+    pairs = (
+        ("rootfs.reduced", "essential", "debootstrap", ("I2",)),
+        ("rootfs.docker-smaller", "docker", "debootstrap", ("R2", "R3")),
+        ("rootfs.slim-smaller", "docker-slim", "docker", ("R3",)),
+        ("rootfs.base-smaller", "essential", "docker", ("R3",)),
+        ("rootfs.serving-smaller", "smallest", "docker-slim", ("R3",)),
+    )
+    found = ((name, value.of(a), value.of(b), rows) for name, a, b, rows in pairs)
+    return (
+        *(_smaller(name, a, b, rows) for name, a, b, rows in found if a and b),
+        *(_within(item, LIMITS[item.rootfs.variant]) for item in value.variants
+          if item.rootfs.variant in LIMITS),
+    )  # fmt: skip
+
+
+def _smaller(name: str, less: Rootfs, more: Rootfs, rows: tuple[str, ...]) -> Check:
+    share = 100 * (1 - less.bytes / more.bytes)
+    return Check(
+        name=name,
+        expected=f"{less.variant} ({less.origin}) is smaller than {more.variant} ({more.origin})",
+        seen=f"{human_bytes(less.bytes)} against {human_bytes(more.bytes)}: {share:.0f} % less",
+        holds=less.bytes < more.bytes,
+        rows=rows,
+        again=f"du -sb {less.path} {more.path}",
+    )
+
+
+def _within(item: Measured, limit: Limit) -> Check:
+    layer = item.layer.gzip if item.layer else 0
+    both = f", {human_bytes(limit.layer)} as a layer" if limit.layer else ""
+    return Check(
+        name=f"rootfs.limit.{item.rootfs.variant}",
+        expected=f"at most {human_bytes(limit.disk)} on its disk{both}",
+        seen=f"{human_bytes(item.disk)} on its disk, {human_bytes(layer)} as a layer",
+        holds=item.disk <= limit.disk and (not limit.layer or 0 < layer <= limit.layer),
+        rows=("I2", "R3"),
+        again=f"du --summarize --block-size=1 {item.rootfs.path}",
+    )
+
+
+def _still(item: Rootfs, contents: Contents) -> Check:
+    """What was measured when it was built is what all its files weigh now."""
+    return equal(
+        f"rootfs.whole.{item.variant}",
+        f"its files weigh {item.bytes} bytes, as when it was built",
+        f"its files weigh {contents.weight.size} bytes, as when it was built",
+        rows=("I2",),
+        again=f"du --summarize --bytes {item.path}",
+    )
+
+
+def _summary(value: Comparison) -> str:
+    ordered = sorted((item.rootfs for item in value.variants), key=lambda item: item.bytes)
+    weights = [f"{item.variant} {human_bytes(item.bytes)}" for item in ordered]
+    return f"Root file systems of {value.suite}: {packages.naming(weights, len(weights))}."

@@ -1,0 +1,130 @@
+"""Which numbers the farm's hosts have in its subnet: plain ones, and nobody's changes when others come or go.
+
+What was allotted is remembered in the lab's state while the farm is up (:class:`Allotment`); everything
+else here is pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
+from ipaddress import IPv4Network
+from itertools import chain, count
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from labkit import reading
+from labkit.model.complaints import Fault
+
+#: The private networks (RFC 1918, section 3).
+PRIVATE = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
+
+
+def block_width(sites: int) -> int:
+    """How far apart the addresses of a site's replicas lie: 10, 20, 40, … above the number of sites."""
+    width = 10
+    while width <= sites:
+        width *= 2
+    return width
+
+
+class Allotment(BaseModel):
+    """The numbers that sites have, and the host numbers that replicas have in the subnet, by name, on one
+    host side (a namespace's name)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    netns: str = ""
+    sites: Mapping[str, int] = {}
+    hosts: Mapping[str, int] = {}
+
+
+def remembered(file: Path) -> Allotment:
+    """What the file says; nothing is allotted where it cannot be read."""
+    try:
+        return Allotment.model_validate(reading.json_of(file))
+    except (OSError, ValueError, ValidationError):
+        return Allotment()
+
+
+def numbered(names: Sequence[str], kept: Mapping[str, int]) -> dict[str, int]:
+    """Each site's number, from 1: one that was ``kept`` stays, a new one's is its place, or the first that
+    no site had. Pure."""
+    found = {name: kept[name] for name in names if kept.get(name, 0) > 0}
+    if len(set(found.values())) < len(found):  # somebody has edited them
+        found = {}
+    used = {*kept.values(), *found.values()}
+    for place, name in enumerate(names, 1):
+        if name not in found:
+            found[name] = place if place not in used else next(n for n in count(1) if n not in used)
+            used.add(found[name])
+    return {name: found[name] for name in names}
+
+
+def allot(
+    sites: Mapping[str, tuple[int, int]],
+    size: int,
+    kept: Mapping[str, int],
+    taken: Collection[int] = (),
+) -> dict[str, int]:
+    """The host number of each replica of a farm, site by site, in a subnet of ``size`` numbers. Pure.
+
+    A new one's is ``width * index + the site's number`` (``site2-1`` of up to nine sites: 12), or near it,
+    or the first that is free; one that was ``kept`` stays as it is.
+
+    :param sites: each site's own number and that of its replicas, by its name.
+    :param taken: numbers of hosts that are not of this farm any more, and may be there yet.
+    """
+    width = block_width(len(sites))
+    names = {
+        f"{site}-{index}": (index, place)
+        for site, (place, many) in sites.items()
+        for index in range(1, many + 1)
+    }
+    found: dict[str, int] = {}
+    used: set[int] = set()
+    for name in names:
+        number = kept.get(name, 0)
+        if 1 < number < size - 1 and number not in used:
+            found[name] = number
+            used.add(number)
+    avoided = used.union(taken)
+    for name, (index, place) in names.items():
+        if name not in found:
+            of = partial(_numbers, width, index, place, size)
+            free = (number for number in of() if number not in avoided)
+            last = (number for number in of() if number not in used)
+            found[name] = next(chain(free, last))
+            used.add(found[name])
+            avoided.add(found[name])
+    return {name: found[name] for name in names}
+
+
+def _numbers(width: int, index: int, place: int, size: int) -> Iterator[int]:
+    """A replica's numbers in the order in which it would have them."""
+    row = (width * index + other for other in (place, *range(1, width)))
+    return (number for number in chain(row, range(2, size - 1)) if number < size - 1)
+
+
+def check(text: str, counts: Sequence[int]) -> IPv4Network:
+    """The subnet of that text, which has an address for the bridge and for each replica; ``counts`` has a
+    number of replicas for each site. Raises :data:`~labkit.model.complaints.Fault`."""
+    try:
+        subnet = IPv4Network(text)
+    except ValueError as error:
+        raise Fault("subnet", f"network.subnet: {error}: write it like 10.60.0.0/24") from None
+    if not any(subnet.subnet_of(network) for network in PRIVATE):
+        raise Fault(
+            "subnet",
+            f"network.subnet: {subnet} is no private network (RFC 1918): write it like 10.60.0.0/24",
+        )
+    needed = block_width(len(counts)) * max(counts) + len(counts)
+    if needed > subnet.num_addresses - 2:
+        prefix = 32 - (needed + 2).bit_length()
+        raise Fault(
+            "subnet-small",
+            f"network.subnet: {subnet} has {max(subnet.num_addresses - 2, 0)} addresses and this farm "
+            f"numbers its hosts up to {needed}: use a /{prefix} or fewer replicas",
+        )
+    return subnet

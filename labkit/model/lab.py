@@ -1,0 +1,304 @@
+"""Lab: one frozen description, from which every name, address and path is derived.
+
+Nothing here touches the machine. A lab is read from ``lab.toml`` (:meth:`Lab.load`) and a notebook's
+parameters (:meth:`Lab.from_parameters`); both are checked whole before anything is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from labkit.display import counted
+from labkit.model import addresses, paths
+from labkit.model import parameters as cells
+from labkit.model.complaints import Fault, explain, unknown
+from labkit.model.config import (
+    PARAMETERS,
+    Configuration,
+    Site,
+    find_file,
+    overlaid,
+    project_folder,
+    read_toml,
+    tuples,
+)
+from labkit.model.ifnames import ifname
+
+__all__ = [
+    "COLOURS", "PARAMETERS", "RESERVED", "Lab", "Replica", "Site",
+    "find_file", "project_folder", "unknown",
+]  # fmt: skip
+
+#: The most characters of a name in the DNS, and the port of the lab's name server.
+NAME, DNS_PORT = 253, 53
+#: Names in the lab's zone that are not a site's.
+RESERVED = ("ns", "balancer")
+#: The colours of the sites' pages and of their figures: Okabe and Ito's, told apart by everybody.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+
+
+class Replica(BaseModel):
+    """One server of a site: everything that is derived for it."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    name: str
+    site: str
+    index: int
+    address: IPv4Address
+    weight: int
+    link: str
+    netns: str
+    mac: str
+
+
+class Lab(Configuration):
+    """One configured lab. Two labs with different names, subnets and wiki ports fit on one machine."""
+
+    # -- reading -----------------------------------------------------------------------------
+
+    @classmethod
+    def of(
+        cls, values: Mapping[str, Any], source: str = "the configuration", **parameters: object
+    ) -> Lab:
+        """A lab from nested values; :class:`ConfigError` names key, reason and remedy, and where the
+        value is from: ``source``, or one of the flat ``parameters`` that were laid over it."""
+        try:
+            return cls.model_validate(tuples(values))
+        except ValidationError as error:
+            raise explain(error, source, cls, parameters, PARAMETERS) from None
+
+    @classmethod
+    def load(cls, path: Path | None = None, **parameters: object) -> Lab:
+        """The lab of ``path`` (default: ``lab.toml`` here or in a folder above, else the defaults),
+        with ``parameters`` (flat names, see :data:`PARAMETERS`) laid over it; None is 'not given'."""
+        found = path or find_file("lab.toml")
+        values = overlaid(read_toml(found) if found else {}, parameters)
+        base = found.parent if found else project_folder()
+        values["outputs"] = paths.resolved(base, values.get("outputs", "outputs"))
+        wiki = values.get("wiki")
+        if isinstance(wiki, dict) and wiki.get("assignment"):
+            wiki["assignment"] = paths.resolved(base, wiki["assignment"])
+        lab = cls.of(values, str(found) if found else "the parameters", **parameters)
+        paths.require_apart(lab)
+        return lab
+
+    @classmethod
+    def from_parameters(cls, namespace: Mapping[str, object]) -> Lab:
+        """The lab of a notebook: ``namespace`` is its ``globals()``.
+
+        Taken are the names of :data:`PARAMETERS` that its parameters cell, or papermill's, assigns. A
+        misspelt one is an error: papermill itself only warns of it, and Python not at all.
+        """
+        executed = cast("list[str]", namespace.get("In", []))
+        path = namespace.get("lab_file") or os.environ.get("LABKIT_FILE")
+        given = cells.parameters(executed, namespace, PARAMETERS)
+        return cls.load(Path(str(path)) if path else None, **given)
+
+    # -- checks across fields ----------------------------------------------------------------
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Lab:
+        names = [site.name for site in self.sites]
+        for name, site in zip(names, self.sites, strict=True):
+            if names.count(name) > 1:
+                raise Fault(
+                    "site-twice", f"sites: two sites have the name {name!r}: give each its own"
+                )
+            if name in RESERVED:
+                raise Fault(
+                    "site-name", f"sites: {name!r} is the name of the lab's own host: take another"
+                )
+            count = site.replicas or self.replicas
+            if site.weights and len(site.weights) != count:
+                raise Fault(
+                    "weights",
+                    f"sites: {site.name} has {counted(count, 'replica')} and {counted(len(site.weights), 'weight')}: "
+                    "give one weight for each replica",
+                )
+        addresses.check(self.network.subnet, [*self._counts.values()])
+        replicas = [f"{s}-{n}" for s, count in self._counts.items() for n in range(1, count + 1)]
+        if far := next((name for name in replicas if len(name) > 63), ""):
+            raise Fault(
+                "label", f"sites: {far!r} is too long for a DNS label: shorten the site's name"
+            )
+        longest = max(map(len, (*replicas, *names, *RESERVED)))
+        if (length := longest + 1 + len(self.domain)) > NAME:
+            raise Fault(
+                "domain",
+                f"dns.domain: a host's name in it has {length} characters, and may have {NAME} (RFC 1035): shorten it",
+            )
+        if self.host.netns in {f"{self.name}-{replica}" for replica in replicas}:
+            raise Fault(
+                "netns-replica",
+                f"host.netns: {self.host.netns!r} is the name of a replica's network namespace: take another",
+            )
+        if self.proxy.port == DNS_PORT:
+            raise Fault(
+                "port-of-dns",
+                f"proxy.port: {DNS_PORT} is the port of the lab's name server, which has the same address: take another",
+            )
+        for clash in set(replicas) & set(names):
+            raise Fault(
+                "site-name", f"sites: {clash!r} is a site's name and a replica's: rename the site"
+            )
+        return self
+
+    # -- names and addresses -----------------------------------------------------------------
+
+    @cached_property
+    def subnet(self) -> IPv4Network:
+        """The farm's IP network."""
+        return IPv4Network(self.network.subnet)
+
+    @cached_property
+    def gateway(self) -> IPv4Interface:
+        """The bridge's address, with the prefix length; DNS server and balancer answer there too."""
+        return IPv4Interface(f"{self.subnet[1]}/{self.subnet.prefixlen}")
+
+    @property
+    def bridge(self) -> str:
+        """The bridge's interface name."""
+        return ifname("br", self.name)
+
+    @property
+    def netns(self) -> str | None:
+        """The host's network namespace, None for the machine's own."""
+        return self.host.netns or None
+
+    @property
+    def domain(self) -> str:
+        """The lab's domain, without a closing dot."""
+        return self.dns.domain or f"{self.name}.test"
+
+    def link_name(self, replica: str) -> str:
+        """The host's end of a replica's link."""
+        return ifname(self.name, replica)
+
+    def host_name(self, label: str) -> str:
+        """The full name of a site or a replica: ``site1.lab.test``."""
+        return f"{label}.{self.domain}"
+
+    def url(self, label: str, path: str = "/") -> str:
+        """Where a browser finds a site (through the balancer) or, by ``label``, a replica."""
+        port = f":{self.proxy.port}" if label in self.places and self.proxy.port != 80 else ""
+        return f"http://{self.host_name(label)}{port}{path}"
+
+    @cached_property
+    def farm(self) -> tuple[Replica, ...]:
+        """All replicas, site by site, each with the address that it has, or is to get
+        (:func:`labkit.model.addresses.allot`)."""
+        known, sites = self._known, self._counts
+        own = {f"{site}-{index}" for site, count in sites.items() for index in range(1, count + 1)}
+        others = [number for name, number in known.hosts.items() if name not in own]
+        taken = others if known.netns == self.host.netns else []
+        asked = {name: (self.numbers[name], count) for name, count in sites.items()}
+        found = addresses.allot(asked, self.subnet.num_addresses, known.hosts, taken)
+        return tuple(
+            self._replica(site, index, found[f"{site.name}-{index}"])
+            for site in self.sites
+            for index in range(1, sites[site.name] + 1)
+        )
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """Each site's number, from 1, by its name: what its page, its colour and its addresses have."""
+        return addresses.numbered([site.name for site in self.sites], self._known.sites)
+
+    @cached_property
+    def _known(self) -> addresses.Allotment:
+        return addresses.remembered(self.addresses_file)
+
+    @property
+    def _counts(self) -> dict[str, int]:
+        """Each site's number of replicas."""
+        return {site.name: site.replicas or self.replicas for site in self.sites}
+
+    def _replica(self, site: Site, index: int, number: int) -> Replica:
+        name = f"{site.name}-{index}"
+        return Replica(
+            name=name,
+            site=site.name,
+            index=index,
+            address=self.subnet[number],
+            weight=site.weights[index - 1] if site.weights else 1,
+            link=self.link_name(name),
+            netns=f"{self.name}-{name}",
+            mac=mac_of(name),
+        )
+
+    def site(self, name: str) -> Site:
+        """The site of that name."""
+        if name not in self.places:
+            raise unknown(name, self.places, "a site of this lab")
+        return self.sites[self.places[name]]
+
+    def replica(self, name: str) -> Replica:
+        """The replica of that name (``site1-2``)."""
+        known = {replica.name: replica for replica in self.farm}
+        if name not in known:
+            raise unknown(name, known, "a replica of this lab")
+        return known[name]
+
+    def replicas_of(self, site: str) -> tuple[Replica, ...]:
+        """The replicas of one site, in order."""
+        self.site(site)
+        return tuple(replica for replica in self.farm if replica.site == site)
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Each site's place in the list of sites, from 0, by its name."""
+        return {site.name: place for place, site in enumerate(self.sites)}
+
+    def title(self, site: Site) -> str:
+        """What the site's page is headed with."""
+        return site.title or f"Site {self.numbers[site.name]}: {site.name}"
+
+    def colour(self, site: Site) -> str:
+        """The site's colour, ``#rrggbb``."""
+        return site.colour or COLOURS[(self.numbers[site.name] - 1) % len(COLOURS)]
+
+    # -- paths -------------------------------------------------------------------------------
+
+    @property
+    def state_dir(self) -> Path:
+        """What outlives a boot: images, wiki data, the journal."""
+        return Path(self.state) / self.name
+
+    @property
+    def cache_dir(self) -> Path:
+        """What all labs of the machine share: root file systems, Debian packages."""
+        return Path(self.cache or f"{self.state}/.cache")
+
+    @property
+    def run_dir(self) -> Path:
+        """What a boot ends: runC's state, mounts, sockets, pid files."""
+        return Path(self.run) / self.name
+
+    @property
+    def output_dir(self) -> Path:
+        """What a person reads."""
+        return Path(self.outputs) / self.name
+
+    @property
+    def journal_file(self) -> Path:
+        """The journal: what labkit has made on this machine for this lab."""
+        return self.state_dir / "journal.jsonl"
+
+    @property
+    def addresses_file(self) -> Path:
+        """What says which addresses the replicas have, while the farm is up."""
+        return self.state_dir / "addresses" / "hosts.json"
+
+
+def mac_of(name: str) -> str:
+    """The address of a link's end that is called so: a local one (IEEE 802), the same whenever it is made."""
+    return "02:" + hashlib.sha256(name.encode()).digest()[:5].hex(":")

@@ -1,0 +1,187 @@
+"""The batch's progress: a live table on a terminal, plain lines anywhere else; both in the log."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from labkit.core.progress import told
+from labkit.display import about
+from labkit.report.batch.schedule import left
+from labkit.report.stages.plan import Plan
+from labkit.text import shown
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+log = logging.getLogger("labkit.rebuild")
+
+#: Seconds between two lines about what goes on, where the output is not a terminal.
+EVERY = 20.0
+#: The most characters about each stage in such a line.
+SHOWN = 90
+#: A stage's states: the mark and the style that go with each word.
+STATES = {
+    "waiting": ("·", "dim"),
+    "running": ("▶", "bold cyan"),
+    "passed": ("✔", "bold green"),
+    "unchanged": ("=", "green"),
+    "failed": ("✘", "bold red"),
+    "not run": ("–", "yellow"),
+    "ended": ("■", "yellow"),
+}
+
+
+@dataclass
+class Line:
+    """How far one stage is."""
+
+    state: str = "waiting"
+    note: str = ""
+    begun: float = 0.0
+    seconds: float = 0.0
+    doing: Path | None = None
+
+    @property
+    def told(self) -> str:
+        """Its note, and what the running cell is doing just now."""
+        now = told(self.doing) if self.doing and self.state == "running" else ""
+        return f"{self.note}: {now}" if now else self.note
+
+
+class Progress:
+    """Shows what the stages do. Used as a context; without a console it only writes the log."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console
+        self._lines: dict[str, Line] = {}
+        self._lock = threading.Lock()
+        self._stack = ExitStack()
+        self._plans: Sequence[Plan] = ()
+        self._seconds: Mapping[str, float] = {}
+        self._began = self._told = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        if self.console and self.console.is_terminal:
+            from rich.live import Live
+
+            live = Live(get_renderable=self._table, console=self.console, refresh_per_second=8)
+            self._stack.enter_context(live)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def expect(self, names: Iterable[str]) -> None:
+        """These stages will be shown, in this order."""
+        self._lines = {name: Line() for name in names}
+
+    def estimate(self, plans: Sequence[Plan], seconds: Mapping[str, float]) -> None:
+        """These stages take so many seconds each; the others of ``plans`` need not run."""
+        self._plans, self._seconds = plans, seconds
+
+    @property
+    def clock(self) -> str:
+        """How much time has passed, and about how much is left; '' when nothing is to run."""
+        if not self._seconds:
+            return ""
+        now = time.monotonic()
+        lines = self._lines.items()
+        over = [name for name, line in lines if line.state not in ("waiting", "running")]
+        ran = {name: now - line.begun for name, line in lines if line.begun}
+        rest = {name: max(0.0, all_ - ran.get(name, 0.0)) for name, all_ in self._seconds.items()}
+        seconds, passed = left(self._plans, rest, over), f"{about(now - self._began)} passed"
+        if seconds:
+            return f"{passed}, about {about(seconds)} left"
+        return f"{passed}, longer than expected" if len(over) < len(lines) else passed
+
+    def tick(self) -> None:
+        """Writes now and then what goes on: for a log, in which there is no table."""
+        if time.monotonic() - self._told > EVERY:
+            running = [(name, line) for name, line in self._lines.items() if line.begun]
+            said = " · ".join(f"{name}: {line.told[:SHOWN]}" for name, line in running)
+            self._say(f"{self.clock} · {said}")
+
+    def begin(self, name: str, why: str) -> None:
+        """A stage begins to run."""
+        with self._lock:
+            self._lines[name] = Line("running", why, time.monotonic())
+        self._say(f"{name}: runs, {why}")
+
+    def watch(self, name: str, path: Path) -> None:
+        """The stage writes into this file what it is doing (:mod:`labkit.core.progress`)."""
+        with self._lock:
+            self._lines[name].doing = path
+
+    def cell(self, name: str, number: int, total: int) -> None:
+        """A stage's notebook has come to this cell."""
+        with self._lock:
+            self._lines[name].note = f"cell {number} of {total}"
+        log.debug("%s: cell %d of %d", name, number, total)
+
+    def note(self, name: str) -> str:
+        """What is shown beside a stage now."""
+        return self._lines[name].told
+
+    def end(self, name: str, state: str, seconds: float, note: str) -> None:
+        """A stage has this state now."""
+        with self._lock:
+            self._lines[name] = Line(state, note, 0.0, seconds)
+        took = f" after {seconds:.1f} s" if seconds else ""
+        clock = f" ({self.clock})" if took and self.clock else ""
+        self._say(f"{name}: {state}{took}{', ' + note if note else ''}{clock}")
+
+    def say(self, text: str) -> None:
+        """A line about the whole batch."""
+        self._say(text)
+        if self.console and self.console.is_terminal:
+            self._print(text)
+
+    def _say(self, text: str) -> None:
+        self._told = time.monotonic()
+        log.info("%s", text)
+        if self.console and not self.console.is_terminal:
+            self._print(f"{time.strftime('%H:%M:%S')} {text}")
+
+    def _print(self, line: str) -> None:
+        """A line on the console; a reader that went away (``| head``) is no reason to stop working."""
+        try:
+            if self.console:
+                self.console.print(shown(line), markup=False, highlight=False, soft_wrap=True)
+        except (OSError, SystemExit):  # rich makes the latter of a broken pipe
+            self.console = None
+
+    def _table(self) -> Table:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True)
+        table.add_column(justify="right", no_wrap=True)
+        table.add_column(overflow="ellipsis", no_wrap=True)
+        with self._lock:
+            for name, line in self._lines.items():
+                mark, style = STATES[line.state]
+                seconds = time.monotonic() - line.begun if line.begun else line.seconds
+                table.add_row(
+                    name,
+                    Text(f"{mark} {line.state}", style=style),
+                    f"{seconds:.1f} s" if seconds else "",
+                    Text(shown(line.told), style="dim"),
+                )
+            table.caption = self.clock
+        return table

@@ -1,0 +1,214 @@
+"""The blocks of the report's page, from what the stages left in the lab's outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from labkit.core.result import FIGURE_MIME, RESULT_MIME, Table
+from labkit.display import counted
+from labkit.model.lab import Lab
+from labkit.records import Record
+from labkit.report.site.pages import ICONS
+from labkit.report.stages import closing as closings
+from labkit.report.stages import dialogue, memory, saved, signing
+from labkit.report.stages import record as records
+from labkit.report.stages.assignment import ROWS
+from labkit.report.stages.plan import STAGES, Plan, plan
+from labkit.report.stages.record import StageRecord
+from labkit.wiki.client.features import Features
+from labkit.wiki.merge import fences
+from labkit.wiki.merge.fences import Block
+from labkit.wiki.remarks import listing, threads
+from labkit.wiki.remarks.listing import Remarks
+from labkit.wiki.render import notebook, wikitext
+from labkit.wiki.render.notebook import Rendered, Upload
+from labkit.wiki.render.places import Place, page_name
+
+#: The stage that publishes: its block is made while it runs.
+OWN = "07-report"
+
+
+class Pages(Record):
+    """What the report's page is made of, from these records (of each stage's last run)."""
+
+    latest: tuple[StageRecord, ...]
+    blocks: tuple[Block, ...]
+    uploads: tuple[Upload, ...]
+
+
+def pages(lab: Lab, found: Remarks, features: Features | None = None) -> Pages:
+    """The report's blocks and pictures, from what the stages left in the lab's outputs, for a wiki
+    that has these features (all of them where none are given)."""
+    return with_remarks(stages(lab, features), found)
+
+
+def stages(lab: Lab, features: Features | None = None) -> Pages:
+    """The same without the block that lists the remarks."""
+    latest = {record.stage: record for record in records.latest(lab)}
+    stale = memory.stale(lab, tuple(latest.values()))
+    uploads: dict[str, Upload] = {}
+    blocks = [fences.block("summary", "", summary(latest, stale))]
+    for stage in STAGES:
+        record = latest.get(stage.name)
+        why = stale.get(stage.name, "")
+        shown = (
+            own(latest, stale) if stage.name == OWN else rendered(lab, stage, record, features, why)
+        )
+        uploads |= {item.name: item for item in shown.uploads}
+        blocks.append(fences.block(stage.name, wikitext.heading(stage.title, 2), shown.body))
+    return Pages(
+        latest=tuple(latest.values()), blocks=tuple(blocks), uploads=tuple(uploads.values())
+    )
+
+
+def with_remarks(made: Pages, found: Remarks) -> Pages:
+    """These pages with the block that lists the remarks. Pure."""
+    asked = dialogue.with_results(found, made.latest)
+    block = fences.block(threads.LIST, wikitext.heading("Remarks", 2), listed(asked))
+    return made.model_copy(update={"blocks": (*made.blocks, block)})
+
+
+def summary(latest: Mapping[str, StageRecord], stale: Mapping[str, str]) -> str:
+    """The page's beginning: what it is, the stages at a glance, how to write a remark."""
+    rows = [_line(s, latest.get(s.name), s.name in stale) for s in STAGES if s.name != OWN]
+    head = ["Stage", "State", "Checks that hold", "Answers", "Took", "Begun (UTC)"]
+    return "\n\n".join(
+        (
+            "The lab writes this report itself, from what its stages measured. "
+            f"The tasks and their states are in {_link(plan(OWN), plan(OWN).title)}.",
+            wikitext.grid(head, rows),
+            "'''To remark on something''', begin a line with <code>REX&gt;</code>, anywhere on this"
+            " page, and end it with your signature. A line that begins with <code>:</code> directly"
+            " under a remark answers it; <code>REX&gt; settled</code> there, by who asked or by a teacher, settles it."
+            " What you write stays when the report is published again; what you change in labkit's own lines"
+            " is told at the head of their part.",
+        )
+    )
+
+
+def rendered(
+    lab: Lab,
+    stage: Plan,
+    latest: StageRecord | None,
+    features: Features | None = None,
+    stale: str = "",
+) -> Rendered:
+    """A stage's block: its state, then its last passed run as its notebook shows it. ``latest`` is the
+    record of its last run, if it has one; ``stale`` why that is, if it is."""
+    bad = latest if latest and latest.state == "failed" else None
+    good = records.read(lab, stage.name) if bad else latest
+    if good is None and bad is None:
+        return Rendered(title="", body=_to_come(stage))
+    parts = [f"'''{ICONS['stale']} Stale''', because {wikitext.literal(stale)}."] if stale else []
+    parts += [_failure(bad, good)] if bad else []
+    shown = _shown(lab, stage, good, features or Features()) if good else None
+    parts += [_status(stage, good), shown.body] if good and shown else []
+    body = "\n\n".join(part for part in parts if part)
+    return Rendered(title="", body=body, uploads=shown.uploads if shown else ())
+
+
+def own(latest: Mapping[str, StageRecord], stale: Mapping[str, str]) -> Rendered:
+    """The closing block: the tasks, and what answers each row of the assignment.
+
+    It says nothing of the stage that publishes, so that publishing again finds it unchanged.
+    """
+    result = closings.closing_of(tuple(latest.values()), stale)
+    others = [record for record in latest.values() if record.stage != OWN]
+    found, old = closings.answers(others, (result,)), stale.keys() - {OWN}
+    answered = closings.coverage_table(found, closings.rows(others, old, (result,)), old)
+    parts = (
+        wikitext.heading("The tasks", 3),
+        f"'''{wikitext.literal(result.summary)}'''",
+        wikitext.table(closings.table(result.value.tasks)),
+        wikitext.heading("The assignment's rows", 3),
+        wikitext.table(answered, longest=100),
+    )
+    return Rendered(title="", body="\n\n".join(parts))
+
+
+def listed(found: Remarks) -> str:
+    """The list of the remarks, a block of its own: a remark changes no stage's block.
+
+    It says nothing of what publishing itself changes, so that publishing again finds it unchanged.
+    """
+    gone = [wikitext.table(listing.vanished(found.vanished), longest=100)] if found.vanished else []
+    if not found.remarks:
+        return "\n\n".join(["There is no remark on this page.", *gone])
+    every = listing.table(found)
+    keep = [n for n, column in enumerate(every.columns) if column.name != "since then"]
+    told = Table(
+        name=every.name,
+        title=every.title,
+        columns=tuple(every.columns[n] for n in keep),
+        rows=tuple(tuple(row[n] for n in keep) for row in every.rows),
+    )
+    return "\n\n".join([wikitext.table(told, longest=100), *gone])
+
+
+def _line(stage: Plan, record: StageRecord | None, stale: bool) -> list[str]:
+    """A stage's row in the summary."""
+    name = _link(stage, stage.title)
+    rows = ", ".join(stage.rows)
+    if record is None:
+        return [name, "– not run", "", rows, "", ""]
+    held = f"{record.held} of {len(record.checks)}"
+    begun = f"{record.started:%Y-%m-%d %H:%M}"
+    took = f"<small>{record.seconds:.1f} s</small>"
+    state = "stale" if stale and record.state == "passed" else record.state
+    return [name, f"{ICONS[state]} {state}", held, rows, took, begun]
+
+
+def _link(stage: Plan, text: str) -> str:
+    label = wikitext.literal(text, begins=False, ends=False)
+    return f"[[{page_name(f'#{stage.title}')}|{label}]]"
+
+
+def _status(stage: Plan, record: StageRecord) -> str:
+    """A run's state, in a line."""
+    return (
+        f"'''{ICONS[record.state]} {record.state.capitalize()}''': {record.held} of "
+        f"{counted(len(record.checks), 'check', 'hold')}. <small>Answers {', '.join(stage.rows)} · {record.started:%Y-%m-%d %H:%M} UTC"
+        f" · {record.seconds:.1f} s · {_run(record)}</small>"
+    )
+
+
+def _run(record: StageRecord) -> str:
+    """The run, as :func:`labkit.wiki.remarks.visible.run_of` reads it at the end of small print."""
+    return f"run {wikitext.literal(record.run, begins=False)}"
+
+
+def _failure(bad: StageRecord, good: StageRecord | None) -> str:
+    """That the last run failed, why, and what is shown instead."""
+    said = [f"* {wikitext.literal(problem)}" for problem in bad.problems]
+    rest = ["", "What follows is the last run that passed."] if good else []
+    when = f"{bad.started:%Y-%m-%d %H:%M} UTC · {_run(bad)}"
+    first = f"'''✘ The last run failed''' <small>({when})</small>"
+    return "\n".join([first, *said, *rest])
+
+
+def _to_come(stage: Plan) -> str:
+    """What a stage that never ran will answer."""
+    said = [f"* '''{row}''' {wikitext.literal(ROWS[row], begins=False)}" for row in stage.rows]
+    return "\n".join(["''Not run yet.'' It answers:", *said])
+
+
+def _shown(lab: Lab, stage: Plan, record: StageRecord, features: Features) -> Rendered:
+    """The run as its executed notebook shows it; without that, its results and figures alone."""
+    found = saved.of(lab, record)
+    if found is None:
+        found = {"cells": [_cell(entry.result, entry.figure) for entry in record.entries]}
+    cells = [cell for cell in found["cells"] if "".join(cell["source"]).strip() != "stage.close()"]
+    titles = {f"{item.name}.ipynb": f"#{item.title}" for item in STAGES}
+    place = Place(
+        least=3, name=stage.name, link=titles.get, features=features,
+        read=lambda path: signing.read(lab, path),
+    )  # fmt: skip
+    return notebook.render({"cells": cells}, place=place)
+
+
+def _cell(result: Record | None, figure: Record | None) -> dict[str, Any]:
+    """A cell that shows a recorded result or figure."""
+    shown = {RESULT_MIME: result, FIGURE_MIME: figure}
+    data = {mime: item.model_dump(mode="json") for mime, item in shown.items() if item}
+    return {"cell_type": "code", "source": "", "outputs": [{"output_type": "display_data", "data": data}]}  # fmt: skip

@@ -1,0 +1,188 @@
+"""The report on the wiki: published, and planned, from what the stages left."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from labkit.checks import Check
+from labkit.core import journal
+from labkit.core.result import Cell, Outcome, Table, action, run_id
+from labkit.display import counted
+from labkit.model.lab import Lab
+from labkit.report.page.blocks import Pages, stages, with_remarks
+from labkit.report.stages import dialogue
+from labkit.wiki.client import api, ask, features, session
+from labkit.wiki.client.api import Snapshot
+from labkit.wiki.merge import altered
+from labkit.wiki.merge.altered import Altered
+from labkit.wiki.publish import publishing
+from labkit.wiki.publish.desk import Changed, Mended, Plan, Published
+from labkit.wiki.remarks import reading
+from labkit.wiki.remarks.listing import Remarks
+from labkit.wiki.server import actions as server
+
+if TYPE_CHECKING:
+    import mwclient
+
+
+@action("report.publish")
+def publish(lab: Lab, *, restore: Sequence[str] = (), repair: bool = False) -> Outcome[Published]:
+    """The wiki's page ``wiki.page`` shows all stages as they last ran; people's lines are kept.
+
+    A stage that never ran has a block that says what it will answer. A block that a person deleted
+    is left out unless ``restore`` names it. Damaged comments are mended first with ``repair``. The
+    lab's own wiki is brought up. Raises :class:`WikiError` when the wiki refuses or a comment of the
+    page is damaged (the page stays as it is then), :class:`StateError` when a stage's record is
+    damaged, :class:`ConfigError` for a block that the report does not have.
+    """
+    info = server.ready(lab)
+    with journal.lock(lab.run_dir, "wiki"):
+        site = session.open(lab, info=info)
+        with closing(site.connection):
+            mended = _mended(lab, site, dry=False) if repair else None
+            ground = _ground(lab, site)
+            made = ground.pages
+            done = publishing.apply(
+                site, lab.wiki.page, made.blocks, made.uploads, folder=folder(lab), restore=restore,
+                note=f"run {run_id()}", snapshot=ground.snapshot, changed=ground.changed,
+            )  # fmt: skip
+            dialogue.keep(lab, ground.read[-1], made.latest)
+    done = done.model_copy(update={"mended": mended.diff}) if mended else done
+    return Outcome(
+        value=done,
+        subject=done.url,
+        summary=sentence(done),
+        changed=done.changed,
+        checks=checks(done, made),
+        tables=(table(done), *([altered.table(done.altered)] if done.altered else [])),
+    )
+
+
+@action("report.plan")
+def plan(lab: Lab, *, restore: Sequence[str] = ()) -> Outcome[Plan]:
+    """What :func:`publish` would write on the page as it is now, block by block; nothing is written."""
+    site = session.open(lab, info=ask.site_info(lab))
+    with closing(site.connection):
+        ground = _ground(lab, site)
+        made = ground.pages
+        found = publishing.plan(
+            site, lab.wiki.page, made.blocks, made.uploads,
+            folder=folder(lab), restore=restore, snapshot=ground.snapshot, changed=ground.changed,
+        )  # fmt: skip
+    address = publishing.url(site, found.page)
+    return Outcome(value=found, subject=address, summary=planned(found, address))
+
+
+@action("report.mend")
+def mend(lab: Lab) -> Outcome[Mended]:
+    """What ``publish(repair=True)`` would mend of the page's comments; nothing is written."""
+    site = session.open(lab, info=ask.site_info(lab))
+    with closing(site.connection):
+        found = _mended(lab, site, dry=True)
+    said = "are whole" if not found.diff else "are damaged, and would be mended"
+    return Outcome(
+        value=found, subject=found.url, summary=f"labkit's comments on {found.url} {said}."
+    )
+
+
+class Ground(NamedTuple):
+    """What a publication starts from: the report as this wiki can show it, with the remarks that are on its
+    page; the page as it is, read once for both; what was read of its history, the last at the end, and what
+    reads there who changed labkit's lines."""
+
+    pages: Pages
+    snapshot: Snapshot
+    read: list[Remarks]
+    changed: Changed
+
+
+def _ground(lab: Lab, site: mwclient.Site) -> Ground:
+    drawn = stages(lab, features.of_lab(lab, site))
+    page, files = lab.wiki.page, [item.name for item in drawn.uploads]
+    snapshot = api.read(site, page, files=files)
+    found = [reading.of(site, snapshot, page=page, folder=reading.folder(lab))]
+
+    def changed(snapshot: Snapshot) -> tuple[Altered, ...]:
+        found.append(reading.of(site, snapshot, page=page, folder=reading.folder(lab)))
+        return found[-1].altered
+
+    return Ground(with_remarks(drawn, found[0]), snapshot, found, changed)
+
+
+def _mended(lab: Lab, site: mwclient.Site, *, dry: bool) -> Mended:
+    nothing = Remarks(page=lab.wiki.page, url="", remarks=())
+    made = with_remarks(stages(lab, features.of_lab(lab, site)), nothing)
+    return publishing.mend(site, lab.wiki.page, made.blocks, folder=folder(lab), dry=dry)
+
+
+def folder(lab: Lab) -> Path:
+    """Where this machine keeps what labkit wrote on the wiki."""
+    return lab.state_dir / "wiki" / "pristine"
+
+
+def checks(done: Published, made: Pages) -> tuple[Check, ...]:
+    """What holds of the page after the publication."""
+    left_out = f", {len(done.deleted)} deleted by people" if done.deleted else ""
+    put_back = f", {len(done.put_back)} of them put back" if done.put_back else ""
+    pictures = len(made.uploads) - len(done.missing)
+    onto = f"that stood in revision {done.base}" if done.base else "(there was no page)"
+    return (
+        Check(
+            name="publish.blocks", expected=f"{counted(len(made.blocks), 'block')} on the page",
+            seen=f"{done.standing} on it{left_out}",
+            holds=done.standing + len(done.deleted) == len(made.blocks),
+            rows=("E1", "R12"), again=done.url,
+        ),
+        Check(
+            name="publish.pictures", expected=f"{counted(len(made.uploads), 'picture')} in the wiki",
+            seen=f"{pictures} in it", holds=pictures == len(made.uploads), again=done.url,
+        ),
+        Check(
+            name="publish.people", expected=f"all {counted(done.people, 'line')} of people's {onto}",
+            seen=f"{done.there} in revision {done.revision}{put_back}",
+            holds=done.there == done.people, again=f"{done.url}?action=history",
+        ),
+        Check(
+            name="publish.unchanged", expected="nothing is left to write",
+            seen=", ".join(done.left) or "nothing is left to write",
+            holds=not done.left, rows=("E1",), again="labkit publish",
+        ),
+    )  # fmt: skip
+
+
+def planned(found: Plan, address: str) -> str:
+    """What a publication would do, in a sentence."""
+    if not found.changed:
+        return f"The report at {address} is as it should be: publishing would write nothing."
+    counts = Counter(change.state for change in found.changes)
+    states = [f"{number} {state}" for state, number in counts.items()]
+    return (
+        f"Publishing to {address} would leave the {counted(len(found.changes), 'block')} so: {', '.join(states)}; "
+        f"{counted(len(found.missing), 'picture', 'are')} missing."
+    )
+
+
+def sentence(done: Published) -> str:
+    """What the publication did, in a sentence."""
+    said = f" {altered.sentence(done.altered)}" if done.altered else ""
+    if not done.changed:
+        return f"The report at {done.url} was as it should be: nothing was written.{said}"
+    counts = Counter(change.state for change in done.changes)
+    states = [f"{counts[state]} {state}" for state in ("added", "changed", "unchanged", "deleted") if counts[state]]  # fmt: skip
+    return (
+        f"The report is at {done.url}: of {counted(len(done.changes), 'block')} {', '.join(states)}; "
+        f"{counted(len(done.uploaded), 'picture')} uploaded, {counted(done.people, 'line')} of people's kept.{said}"
+    )
+
+
+def table(done: Published) -> Table:
+    """What happened to each block."""
+    rows: list[dict[str, Cell]] = [
+        {"block": change.name, "state": change.state, "people's lines in it": len(change.kept)}
+        for change in done.changes
+    ]
+    return Table.of("blocks", "Blocks of the report's page", rows)

@@ -1,1 +1,0 @@
-"""One lab's own MediaWiki: unpacked, installed, configured, with its database and its accounts."""

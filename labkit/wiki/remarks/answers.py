@@ -1,0 +1,220 @@
+"""Answers that a student gives to remarks: a ``:`` line below each, in the student's own name.
+
+What is typed is read as one line of a person's wikitext: links (``[[#Network|there]]``), addresses,
+``''italics''``, ``'''bold'''`` and ``<code>`` work. All else is shown as it was typed, line breaks
+included, so that nothing in it can begin another remark, leave its line, or touch labkit's comments.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labkit.core import journal
+from labkit.core.result import Outcome, action
+from labkit.display import counted
+from labkit.errors import ConfigError, WikiError
+from labkit.model.lab import Lab
+from labkit.records import Record
+from labkit.text import broken, quoted
+from labkit.wiki.client import api, session
+from labkit.wiki.client.api import ConflictError, Saved, Snapshot
+from labkit.wiki.merge import three_way, weave
+from labkit.wiki.publish import saving
+from labkit.wiki.remarks import reading, threads
+from labkit.wiki.remarks.listing import Remark, Remarks
+from labkit.wiki.remarks.staleness import blocks
+from labkit.wiki.render import wikitext
+
+if TYPE_CHECKING:
+    import mwclient
+
+#: Characters of one answer, at most.
+LONGEST = 4000
+_LIVE = re.compile(
+    r"""
+    \[\[ [^\[\]{}|<>~\n]+ (?: \| [^\[\]{}|<>~\n]+ )? \]\]   # a link, with or without a text
+    | (?<!') '{2,3} (?!')                                   # italics, bold
+    | <code> (?P<code> [^<>\n]+ ) </code>
+    | https?://[^\s<>\[\]{}|~'"]+
+    """,
+    re.VERBOSE,
+)
+
+
+class Answer(Record):
+    """An answer as it stands on the page: to which remark, in which wikitext (its signature apart), by
+    whom, and a revision that has it; ``added`` when it was not there before."""
+
+    id: str
+    remark: str
+    text: str
+    author: str
+    page: str
+    url: str
+    revision: int
+    added: bool
+    attempts: int = 1
+
+
+@action("remarks.answer")
+def answer(lab: Lab, identity: str, text: str) -> Outcome[Answer]:
+    """A remark has this answer, in the student's name; the same answer is not given twice.
+
+    :param identity: the remark's identifier, or a beginning that no other remark's has.
+    :raises ConfigError: there is no such remark, or the text is empty or too long.
+    :raises WikiError: the wiki does not answer or refuses; the page is whole then.
+    """
+    line = composed(text)
+    with journal.lock(lab.run_dir, "wiki"):
+        site = session.open(lab, student=True)
+        with closing(site.connection):
+            done = give(site, lab.wiki.page, identity, line, folder=reading.folder(lab))
+    said = "now answers" if done.added else "had already answered"
+    return Outcome(
+        value=done,
+        subject=done.id,
+        summary=f"{done.author} {said} the remark {done.id} on the page {done.page}: {done.remark}",
+        changed=done.added,
+    )
+
+
+def composed(text: str) -> str:
+    """An answer as wikitext, without its signature. Pure."""
+    words = text.strip()
+    if not words or len(words) > LONGEST:
+        reason = f"has {counted(len(words), 'character')}" if words else "is empty"
+        raise ConfigError(
+            "the answer", reason, f"write 1 to {LONGEST:,} characters", code="config.answer"
+        )
+    if found := broken(words):
+        raise ConfigError(
+            "the answer",
+            f"has {found} in it, a character that no page can have",
+            "leave it out",
+            code="config.answer",
+        )
+    pieces, place = [], 0
+    for match in _LIVE.finditer(words):
+        pieces += [_literal(words, place, match.start()), _live(match)]
+        place = match.end()
+    return "".join([*pieces, _literal(words, place, len(words))])
+
+
+def give(site: mwclient.Site, page: str, identity: str, line: str, *, folder: Path) -> Answer:
+    """The page has the line below the remark, by the session's account, and every line of before.
+
+    What others save meanwhile stays: the edit is made from the revision that was read, and what the
+    wiki saved is read again, for it merges edits that do not overlap.
+    """
+    before, lost, added = "", Counter[str](), False
+    for attempt in range(1, saving.ATTEMPTS + 1):
+        snapshot = api.read(site, page)
+        found = reading.of(site, snapshot, page=page, folder=folder)
+        remark = chosen(found, identity)
+        now = snapshot.revision.text if snapshot.revision else ""
+        new = now if _answered(now, remark, line) else below(now, remark, line)
+        missing = lost - three_way.count(new.split("\n"))
+        new = weave.put_back(new, before, missing) if missing else new
+        if new == now:
+            return _done(site, found, remark, line, added=added, attempts=attempt)
+        try:
+            note = f"Answer to remark {remark.id}"
+            saved = api.edit(site, found.page, new, base=found.revision, summary=note)
+        except ConflictError:
+            saving.pause(attempt)
+            continue
+        added = True
+        before, lost = _lost(site, snapshot, saved)
+    raise WikiError(
+        page,
+        f"was saved by others {saving.ATTEMPTS} times while it was being answered on",
+        "answer again when they have finished; nothing of theirs was touched",
+        code="wiki.busy",
+    )
+
+
+def chosen(found: Remarks, identity: str) -> Remark:
+    """The remark of that identifier, or the only one whose identifier begins so. Pure."""
+    wanted = identity.strip().lower()
+    fitting = [remark for remark in found.remarks if wanted and remark.id.startswith(wanted)]
+    if len(fitting) == 1:
+        return fitting[0]
+    many = (
+        f"{len(fitting)} remarks' identifiers begin so" if fitting else "is no remark's identifier"
+    )
+    raise ConfigError(
+        f"remark {quoted(identity)}",
+        f"{many} on the page {found.page}",
+        "labkit remarks lists them",
+        code="config.remark",
+    )
+
+
+def below(text: str, remark: Remark, line: str) -> str:
+    """The page's text with an answer below the remark. Pure.
+
+    Raises :class:`WikiError` when that would change anything else of what labkit reads from the page.
+    """
+    lines = text.split("\n")
+    lines.insert(remark.thread.last, f": {line} ~~~~")
+    new = "\n".join(lines)
+    if _else(text, remark) != _else(new, remark):
+        raise WikiError(
+            "the answer",
+            "would change the page around it",
+            "write it on the page; nothing was saved",
+            code="wiki.answer-markup",
+        )
+    return new
+
+
+def _else(text: str, remark: Remark) -> tuple[object, ...]:
+    """All but the answers to a remark: the other remarks, the fences."""
+    threads_ = [
+        (t.text, "" if t.first == remark.thread.first else t.answer) for t in threads.parse(text)
+    ]
+    return threads_, [(item.block.name, item.digest) for item in blocks(text)]
+
+
+def _literal(words: str, start: int, end: int) -> str:
+    """A stretch of what was typed, as it was typed."""
+    return wikitext.literal(words[start:end], begins=start == 0, ends=end == len(words))
+
+
+def _live(match: re.Match[str]) -> str:
+    """A stretch that stays wikitext, unless labkit would take it for a comment of its own."""
+    if "labkit:" in match[0].lower():
+        return wikitext.literal(match[0], begins=False, ends=False)
+    return f"<code>{wikitext.literal(match['code'])}</code>" if match["code"] else match[0]
+
+
+def _answered(text: str, remark: Remark, line: str) -> bool:
+    """Whether that line is among the answers to the remark on a page."""
+    return any(
+        thread.first == remark.thread.first and line in thread.answer.split("\n")
+        for thread in threads.parse(text)
+    )
+
+
+def _lost(site: mwclient.Site, read: Snapshot, saved: Saved | None) -> tuple[str, Counter[str]]:
+    """The text that the edit was saved onto, and the lines of it that the wiki's merge has dropped."""
+    if saved is None or read.revision is None:
+        return "", Counter()
+    base = read.revision
+    before = base.text if saved.before == base.number else api.text_of(site, saved.before)
+    after = api.text_of(site, saved.revision)
+    return before, three_way.count(before.split("\n")) - three_way.count(after.split("\n"))
+
+
+def _done(
+    site: mwclient.Site, found: Remarks, remark: Remark, line: str, *, added: bool, attempts: int
+) -> Answer:
+    return Answer(
+        id=remark.id, remark=wikitext.plain(remark.thread.text).split("\n")[0], text=line,
+        author=session.account(site), page=found.page, url=found.url, revision=found.revision,
+        added=added, attempts=attempts,
+    )  # fmt: skip

@@ -1,0 +1,230 @@
+"""What a notebook shows, as values: pieces within a line, and the parts of a page. Pure.
+
+Markdown, HTML, terminal output and a cell's outputs are read into these; :mod:`labkit.wiki.render.writing`
+writes them as wikitext, :mod:`labkit.report.site.markup` as HTML. All texts in them are plain characters:
+whoever writes them out escapes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from labkit.core.result import Figure, Result
+from labkit.wiki.render.images import Picture
+
+Emphasis = Literal["em", "strong", "s", "u", "sub", "sup", "small", "kbd", "mark"]
+Side = Literal["", "left", "center", "right"]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Characters."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Break:
+    """A line's end within a paragraph."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """A program's words within a line."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Styled:
+    """Pieces that stand out, by the name of HTML's element."""
+
+    name: Emphasis
+    line: Line
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link, its address as it was written: another page's, ``#a heading``'s, or a file's."""
+
+    address: str
+    line: Line
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture; None where it is elsewhere (at ``address``). ``target`` is what a click opens."""
+
+    alt: str
+    picture: Picture | None
+    address: str = ""
+    caption: str = ""
+    target: str = ""
+
+
+@dataclass(frozen=True)
+class Formula:
+    """Mathematics in TeX, without its dollar signs; ``display`` when it stands by itself."""
+
+    tex: str
+    display: bool = False
+
+
+@dataclass(frozen=True)
+class Note:
+    """The mark of a footnote, from 0: its place in :attr:`Document.notes`."""
+
+    number: int
+
+
+Piece = Text | Break | Code | Styled | Link | Image | Formula | Note
+Line = tuple[Piece, ...]
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading; ``level`` is the one that its author wrote, from 1."""
+
+    level: int
+    line: Line
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """A paragraph; one that holds nothing but a picture or a formula shows it by itself."""
+
+    line: Line
+
+
+@dataclass(frozen=True)
+class Source:
+    """Lines of a program; ``language`` is '' when nobody said it."""
+
+    text: str
+    language: str = ""
+
+
+@dataclass(frozen=True)
+class Quote:
+    """What somebody else said."""
+
+    parts: Parts
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item of a list; ``done`` where it is a task."""
+
+    parts: Parts
+    done: bool | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A list, numbered from ``start``; None for bullets."""
+
+    items: tuple[Item, ...]
+    start: int | None = None
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Terms and what they mean: a term has no parts, a meaning no line."""
+
+    entries: tuple[tuple[Line, Parts], ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table's cell; ``across`` and ``down`` are the columns and rows that it takes."""
+
+    line: Line
+    head: bool = False
+    side: Side = ""
+    across: int = 1
+    down: int = 1
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table whose first ``head`` rows are its header; ``size`` is said with the caption.
+
+    ``numeric`` are the columns, from 0, that hold numbers.
+    """
+
+    rows: tuple[tuple[Cell, ...], ...]
+    head: int = 1
+    caption: str = ""
+    size: str = ""
+    sortable: bool = False
+    numeric: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A line across."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Parts under a label that open on demand."""
+
+    label: str
+    parts: Parts
+
+
+@dataclass(frozen=True)
+class Run:
+    """Characters that a terminal shows in one style; ``css`` is '' for none."""
+
+    text: str
+    css: str = ""
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What a program wrote, line by line; ``stream`` says where to."""
+
+    lines: tuple[tuple[Run, ...], ...]
+    stream: Literal["", "stderr", "error"] = ""
+
+    @property
+    def text(self) -> str:
+        """The characters alone."""
+        return "\n".join("".join(run.text for run in line) for line in self.lines)
+
+    @property
+    def coloured(self) -> bool:
+        """Whether anything in it has a style."""
+        return any(run.css for line in self.lines for run in line)
+
+
+@dataclass(frozen=True)
+class Aside:
+    """A sentence in place of what a page cannot show."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A result or a figure of labkit's own; ``image`` is the figure's picture where the output held it."""
+
+    value: Result[Any] | Figure
+    image: Picture | None = None
+
+
+Part = (
+    Heading | Paragraph | Source | Quote | Listing | Terms | Grid | Rule | Fold | Screen | Aside
+    | Shown
+)  # fmt: skip
+Parts = tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A whole text: its parts, and the footnotes that its marks count."""
+
+    parts: Parts
+    notes: tuple[Parts, ...] = ()

@@ -1,1 +1,0 @@
-"""What a notebook shows, as a tree of values, and the tree as wikitext. Pure."""

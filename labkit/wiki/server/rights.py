@@ -1,0 +1,242 @@
+"""Who may do what with the wiki: its accounts, the bot's session, the database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from labkit.checks import Check, equal
+from labkit.core import daemon, run
+from labkit.core.result import Outcome, Table, action
+from labkit.display import counted, curl
+from labkit.model.lab import Lab
+from labkit.records import Record
+from labkit.wiki.client import accounts as people
+from labkit.wiki.client import ask, session
+from labkit.wiki.client.folders import ADDRESS, USER, Folders, api_url, origin
+from labkit.wiki.server import mariadb
+
+#: Rights of the bot's without which nothing is published, and rights that it must not have.
+NEEDED = ("createpage", "edit", "upload")
+TOO_MUCH = ("block", "createaccount", "delete", "editinterface", "protect", "userrights")
+
+
+class Account(Record):
+    """One account of the wiki and its groups, without those that everybody is in."""
+
+    name: str
+    groups: tuple[str, ...]
+
+
+class Accounts(Record):
+    """Who can log in: people (at ``login``; ``passwords`` is the file, '' for an existing wiki)
+    and the bot, with the rights that its bot password has."""
+
+    login: str
+    people: tuple[Account, ...]
+    bot: str
+    rights: tuple[str, ...]
+    passwords: str
+
+
+class DatabaseRights(Record):
+    """Who may use the wiki's database: MariaDB's grants, or owner and mode of SQLite's files."""
+
+    database: str
+    account: str
+    rights: tuple[str, ...]
+
+
+def answers(lab: Lab, seen: str, *, up: bool = True) -> Check:
+    """The check that a local MediaWiki answers (E1); ``seen`` is its version, or why it is not up."""
+    url = api_url(lab)
+    return Check(
+        name="wiki.answers",
+        expected="a MediaWiki",
+        seen=f"{seen} at {url}",
+        holds=up and seen.startswith("MediaWiki "),
+        rows=("E1",),
+        again=curl(f"{url}?action=query&meta=siteinfo&format=json"),
+    )
+
+
+def loopback(lab: Lab) -> tuple[Check, ...]:
+    """The check that nobody outside the machine reaches the lab's own wiki (E1)."""
+    if lab.wiki.url:
+        return ()
+    words = ["ss", "-H", "-l", "-n", "-t", "-u", "-p", "sport", "=", f":{lab.wiki.port}"]
+    listeners = daemon.parse_ss(run.run(words).stdout)
+    seen = ", ".join(sorted({item.address for item in listeners})) or "nothing"
+    return (equal("wiki.loopback", ADDRESS, seen, rows=("E1",), again=" ".join(words)),)
+
+
+@action("wiki.accounts")
+def accounts(lab: Lab) -> Outcome[Accounts]:
+    """The accounts with their groups, and the rights of a session of the bot's; no password."""
+    site = session.open(lab)
+    own = not lab.wiki.url
+    rights = tuple(sorted(site.rights))
+    found = _people(lab) if own else ()
+    file = Folders.of(lab).passwords
+    value = Accounts(
+        login=f"{origin(lab)}/wiki/Special:UserLogin" if own else "",
+        people=found,
+        bot=session.account(site),
+        rights=rights,
+        passwords=str(file) if own else "",
+    )
+    checks = [_bot_check(lab, value)]
+    if own:
+        checks += [_people_check(lab, found), _private("wiki.passwords", file, "root", 0o600)]
+    rows = [{"account": item.name, "groups": ", ".join(item.groups) or "–"} for item in found]
+    where = f"; people log in at {value.login}, their passwords are in {file}" if own else ""
+    return Outcome(
+        value=value,
+        subject=value.login or api_url(lab),
+        summary=f"The bot {value.bot} has {counted(len(rights), 'right')}{where}.",
+        checks=tuple(checks),
+        tables=(Table.of("accounts", "The wiki's accounts", rows),) if rows else (),
+    )
+
+
+@action("wiki.database")
+def database(lab: Lab) -> Outcome[DatabaseRights]:
+    """The rights on the wiki's database (I1): of an account of MariaDB's, or of SQLite's files.
+
+    Of an existing wiki no more is seen than what the bot may do with its pages.
+    """
+    if lab.wiki.url:
+        return _existing_rights(lab)
+    return _mariadb_rights(lab) if lab.wiki.database == "mariadb" else _sqlite_rights(lab)
+
+
+def _people(lab: Lab) -> tuple[Account, ...]:
+    answer = ask.query(
+        lab,
+        {
+            "action": "query",
+            "list": "users",
+            "usprop": "groups",
+            "ususers": "|".join(people.GROUPS),
+        },
+    )
+    return tuple(
+        Account(name=user["name"], groups=own_groups(user["groups"]))
+        for user in answer["query"]["users"]
+        if "groups" in user
+    )
+
+
+def own_groups(groups: Iterable[str]) -> tuple[str, ...]:
+    """The groups that an account was put into, without those that every account is in."""
+    return tuple(sorted(set(groups) - {"*", "user", "autoconfirmed"}))
+
+
+def _bot_check(lab: Lab, value: Accounts) -> Check:
+    held = set(value.rights)
+    return Check(
+        name="wiki.bot",
+        expected=f"{', '.join(NEEDED)}; none of {', '.join(TOO_MUCH)}",
+        seen=", ".join(value.rights),
+        holds=held.issuperset(NEEDED) and held.isdisjoint(TOO_MUCH),
+        again=f"{api_url(lab).removesuffix('/api.php')}/index.php?title=Special:BotPasswords",
+    )
+
+
+def _people_check(lab: Lab, found: tuple[Account, ...]) -> Check:
+    def line(items: Iterable[tuple[str, Iterable[str]]]) -> str:
+        return "; ".join(
+            f"{name}: {', '.join(sorted(groups)) or 'no group'}" for name, groups in items
+        )
+
+    return equal(
+        "wiki.accounts",
+        line(people.GROUPS.items()),
+        line((item.name, item.groups) for item in found),
+        again=f"{origin(lab)}/wiki/Special:ListUsers",
+    )
+
+
+def _private(name: str, path: Path, owner: str, mode: int, rows: tuple[str, ...] = ()) -> Check:
+    return equal(
+        name,
+        f"{owner} {mode:04o}",
+        owner_and_mode(path),
+        rows=rows,
+        again=f"stat -c '%U %04a' {path}",
+    )
+
+
+def owner_and_mode(path: Path) -> str:
+    """A file's owner and mode, as ``www-data 0600``."""
+    return f"{path.owner()} {path.stat().st_mode & 0o7777:04o}"
+
+
+def _sqlite_rights(lab: Lab) -> Outcome[DatabaseRights]:
+    folder = Folders.of(lab).data
+    files = [folder, *sorted(folder.glob("*.sqlite"))]
+    seen = tuple(f"{owner_and_mode(path)} {path.name}" for path in files)
+    checks = (
+        _private("wiki.database.folder", folder, USER, 0o700, ("I1",)),
+        _private("wiki.database.file", folder / "wiki.sqlite", USER, 0o600, ("I1",)),
+    )
+    return Outcome(
+        value=DatabaseRights(database="sqlite", account=USER, rights=seen),
+        subject=str(folder),
+        summary=f"SQLite has no accounts: who may create and change the database is the owner of its "
+        f"folder, {USER}, the web server's account, and nobody else may read it.",
+        checks=checks,
+        tables=(_table("Owner and mode of the database's files", seen),),
+    )
+
+
+def _mariadb_rights(lab: Lab) -> Outcome[DatabaseRights]:
+    folders = Folders.of(lab)
+    server = mariadb.Server.of(folders)
+    grants = mariadb.grants(server)
+    password = people.read(folders.passwords).database
+    other = mariadb.refused(server, password, "CREATE DATABASE labkitother")
+    shell = f"mariadb --defaults-file={server.config} --execute"
+    offline = mariadb.sql(server, "SELECT @@skip_networking")[0][0]
+    checks = (
+        equal(
+            "wiki.database.grants", "; ".join(mariadb.wanted_grants()), "; ".join(grants),
+            rows=("I1",), again=f"{shell} \"SHOW GRANTS FOR '{mariadb.ACCOUNT}'@'localhost'\"",
+        ),
+        Check(
+            name="wiki.database.other", expected="another database: ERROR 1044 (access denied)",
+            seen=other or "it was created", holds=other.startswith("ERROR 1044"), rows=("I1",),
+        ),
+        equal("wiki.database.network", "1", offline, again=f"{shell} 'SELECT @@skip_networking'"),
+    )  # fmt: skip
+    return Outcome(
+        value=DatabaseRights(database="mariadb", account=mariadb.ACCOUNT, rights=grants),
+        subject=str(server.socket),
+        summary=f"The account {mariadb.ACCOUNT} may create, fill and change the one database "
+        f"{mariadb.DATABASE}, and has no right on any other.",
+        checks=checks,
+        tables=(_table("What SHOW GRANTS says of the wiki's account", grants),),
+    )
+
+
+def _existing_rights(lab: Lab) -> Outcome[DatabaseRights]:
+    site = session.open(lab)
+    held = tuple(sorted(site.rights))
+    check = Check(
+        name="wiki.database.pages",
+        expected=f"by way of the wiki alone: {', '.join(NEEDED)}",
+        seen=", ".join(right for right in held if right in NEEDED),
+        holds=set(held).issuperset(NEEDED),
+        rows=("I1",),
+    )
+    return Outcome(
+        value=DatabaseRights(database="existing", account=session.account(site), rights=held),
+        subject=api_url(lab),
+        summary=f"The database of an existing wiki is its owner's; {session.account(site)} changes it "
+        "through the wiki alone.",
+        checks=(check,),
+    )
+
+
+def _table(title: str, lines: Iterable[str]) -> Table:
+    return Table.of("rights", title, [{"right": line} for line in lines])
