@@ -1,29 +1,16 @@
-"""How values, checks, tables and results look to a person, as text and as HTML. Pure."""
+"""How values look to a person: numbers with units, durations, counted nouns, commands, colours. Pure."""
 
 from __future__ import annotations
 
-import html
 import shlex
-from collections.abc import Iterable
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-if TYPE_CHECKING:
-    from labkit.checks import Check
-    from labkit.core.result import Cell, Column, Result, Table
-
-
-#: JupyterLab would set every cell to the right.
-LEFT, RIGHT = ' style="text-align:left"', ' style="text-align:right"'
-#: A long path in a command would push the table's last column off the page.
-BREAKING = ' style="overflow-wrap:anywhere"'
 
 #: Verbs whose singular does not just add an s.
 SINGULAR = {"are": "is", "were": "was", "have": "has", "do": "does"}
 
 
-def human(value: Cell, unit: str = "") -> str:
+def human(value: str | int | float | bool | None, unit: str = "") -> str:
     """A value as a person reads it: bytes in MB or KB (powers of ten), seconds and numbers rounded."""
     if value is None:
         return "–"
@@ -91,86 +78,6 @@ def ink_on(colour: str, dark: str = "#1f2933") -> str:
     ground = _luminance(colour)
     light = 1.05 / (ground + 0.05)
     return "#ffffff" if light >= (ground + 0.05) / (_luminance(dark) + 0.05) else dark
-
-
-def result_text(result: Result[Any]) -> str:
-    """A result in plain text: its summary, then a line a check."""
-    changed = "changed" if result.changed else "unchanged"
-    lines = [f"{result.summary} [{result.action}, {changed}, {result.seconds:.2f} s]"]
-    lines += [f"  {c.icon} {c.name}: expected {c.expected}; seen {c.seen}" for c in result.checks]
-    return "\n".join(lines)
-
-
-def result_html(result: Result[Any]) -> str:
-    """A result as HTML: summary, checks, tables; the commands folded."""
-    parts = [f"<p><strong>{html.escape(result.summary)}</strong></p>"]
-    if result.checks:
-        parts.append(checks_html(result.checks))
-    parts += [table_html(table) for table in result.tables]
-    if result.commands:
-        lines = "\n".join(
-            f"{html.escape(item.command)}  # {item.status}, {item.seconds:.2f} s"
-            for item in result.commands
-        )
-        parts.append(
-            f"<details><summary>{counted(len(result.commands), 'command')}</summary><pre>{lines}</pre></details>"
-        )
-    changed = "changed" if result.changed else "unchanged"
-    parts.append(
-        f"<p><small>{html.escape(result.action)} · {changed} · {result.seconds:.2f} s · "
-        f"run {html.escape(result.run)}</small></p>"
-    )
-    return "\n".join(parts)
-
-
-def summary_html(sentence: str, problems: Iterable[str]) -> str:
-    """A sentence, and below it what is wrong, as HTML."""
-    items = "".join(f"<li>✘ {html.escape(problem)}</li>" for problem in problems)
-    return f"<p><strong>{html.escape(sentence)}</strong></p>" + (
-        f"<ul>{items}</ul>" if items else ""
-    )
-
-
-def checks_html(checks: Iterable[Check]) -> str:
-    """Checks as an HTML table: state, name, expected, seen, how to see it again."""
-    rows = "".join(
-        f"<tr><td{LEFT}>{c.icon}&nbsp;{c.state}</td><td{LEFT}>{html.escape(c.name)}</td>"
-        f"<td{LEFT}>{html.escape(c.expected)}</td><td{LEFT}>{html.escape(c.seen)}</td>"
-        f"<td{LEFT}><code{BREAKING}>{html.escape(c.again)}</code></td></tr>"
-        for c in checks
-    )
-    heads = "".join(
-        f"<th{LEFT}>{head}</th>" for head in ("state", "check", "expected", "seen", "see it again")
-    )
-    return f'<table class="checks"><tr>{heads}</tr>{rows}</table>'
-
-
-def table_html(table: Table, limit: int = 20) -> str:
-    """A table as HTML, numbers to the right; rows past ``limit`` are folded."""
-    heads = "".join(f"<th{LEFT}>{html.escape(_heading(column))}</th>" for column in table.columns)
-    rows = [
-        "<tr>"
-        + "".join(_cell_html(v, c) for v, c in zip(row, table.columns, strict=True))
-        + "</tr>"
-        for row in table.rows
-    ]
-    head = f"<p>{html.escape(table.title)}{'' if rows else ': none'}</p>"
-    if not rows:
-        return head
-    body = f"<table><tr>{heads}</tr>{''.join(rows[:limit])}</table>"
-    if len(rows) <= limit:
-        return head + body
-    rest = f"<table><tr>{heads}</tr>{''.join(rows[limit:])}</table>"
-    return f"{head}{body}<details><summary>{counted(len(rows) - limit, 'more row')}</summary>{rest}</details>"
-
-
-def _heading(column: Column) -> str:
-    return column.name if column.unit == "bytes" else column.heading
-
-
-def _cell_html(value: Cell, column: Column) -> str:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return f"<td{RIGHT if number else LEFT}>{html.escape(human(value, column.unit))}</td>"
 
 
 def _luminance(colour: str) -> float:

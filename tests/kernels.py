@@ -132,7 +132,7 @@ class Kernel:
     def ready(self) -> None:
         """The kernel knows the lab and what is done with it."""
         self.cell(
-            "from labkit import Lab; from labkit.farm import upkeep; from labkit.report import standing\n"
+            "from labkit import Lab; from labkit.farm.reconcile import upkeep; from labkit.report import status as standing\n"
             f"from tests import kernels; lab = Lab.model_validate_json({self.lab.model_dump_json()!r})"
         )
 

@@ -20,8 +20,8 @@ replicas: Optional[int] = None
 shown: str = "plain"
 """
 OPENING = """
-from labkit import Check, Lab, Outcome, Table
-from labkit.report import Stage, figures, plan
+from labkit import Check; from labkit import Lab; from labkit import Outcome; from labkit import Table
+from labkit.report import Stage; from labkit.report import figures; from labkit.report.stages import plan
 from labkit.report.figures import style
 from labkit.core.result import action
 lab = Lab.from_parameters(globals())

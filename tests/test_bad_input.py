@@ -253,7 +253,7 @@ import sys
 from pathlib import Path
 from labkit import Lab
 from labkit.errors import LabkitError
-from labkit.farm import dns, proxy, up
+from labkit.farm.services import dns; from labkit.farm.services import proxy; from labkit.farm.reconcile import up
 lab = Lab.load(Path(sys.argv[1]))
 try:
     {"replicas": up.replicas, "dns": dns.up, "proxy": proxy.up}[sys.argv[2]](lab)

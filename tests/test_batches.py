@@ -21,8 +21,8 @@ from tests.conftest import lab_maker, open_place
 KILLED = f"""
 import importlib, itertools, os, signal, sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from labkit import Lab
-from labkit.farm import up
-from labkit.report import standing
+from labkit.farm.reconcile import up
+from labkit.report import status as standing
 lab = Lab.model_validate_json(sys.argv[1])
 act, (module, _, path), number, when = sys.argv[2], sys.argv[3].partition(":"), int(sys.argv[4]), sys.argv[5]
 owner = importlib.import_module(module)

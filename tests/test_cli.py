@@ -87,7 +87,7 @@ def test_a_wheel_brings_its_notebooks(tmp_path: Path) -> None:
         argv = [sys.executable, *words]
         return run.run(argv, cwd=empty, env={"PYTHONPATH": str(site)}, ok=range(256))
 
-    code = "from labkit.report import plan, rebuild as r; print(*r.find(plan.STAGES, r.notebooks_folder(), {}).values())"
+    code = "from labkit.report.stages import plan; from labkit.report.batch import rebuild as r; print(*r.find(plan.STAGES, r.notebooks_folder(), {}).values())"
     names = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert {*installed("-c", code).stdout.split()} == {
         f"{site}/labkit/notebooks/{n}" for n in names

@@ -12,7 +12,7 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.farm.containers import configuration, container, roots
+from labkit.farm.containers import configuration, container, replica_files, roots
 from labkit.farm.containers.bundle import Json, Spec, text
 from labkit.farm.containers.container import State
 from labkit.farm.containers.process import Process
@@ -21,7 +21,6 @@ from labkit.farm.images import origin, store
 from labkit.farm.images.origin import Blob, Origin
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.reconcile import up
-from labkit.farm.services import ssh
 from tests.conftest import lab_maker, open_place
 
 LAB = Lab.load(None, lab_name="shop", sites=["red"])
@@ -170,7 +169,7 @@ def failing(lab: Lab) -> set[str]:
 def source_faults(lab: Lab, unpacked: Unpacked) -> dict[str, str]:
     """What fails of what the first replica's container stands on, with nothing mended before."""
     layout, pid = image.read(lab).layout, container.states(lab)["red-1"].pid
-    lower = roots.lower(lab, unpacked, ssh.replica_files(lab, ssh.keys(lab)))
+    lower = roots.lower(lab, unpacked, replica_files.replica_files(lab, replica_files.keys(lab)))
     seen = origin.look(layout, unpacked, lower, pid, lab.state_dir / "scratch.json")
     return {check.name: check.seen for check in failed(origin.checks(layout, seen))}
 
@@ -244,7 +243,7 @@ def test_a_container_on_an_older_image_is_told(ran: Lab) -> None:
     before = container.unpack(ran, "red")
     now = container.unpack(changed, "red")
     layout = image.read(changed).layout
-    keys = ssh.replica_files(ran, ssh.keys(ran))
+    keys = replica_files.replica_files(ran, replica_files.keys(ran))
     stale = origin.look(layout, now, roots.lower(ran, now, keys), pid, scratch)
     (check,) = failed(origin.checks(layout, stale))
     assert check.name == "container.source.layers"

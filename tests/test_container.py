@@ -14,11 +14,11 @@ from labkit import Lab
 from labkit.core import accesslog, run
 from labkit.core.undo import mount_points
 from labkit.errors import CommandError, FarmError
-from labkit.farm.containers import bundle, container
+from labkit.farm.containers import bundle, container, replica_files
 from labkit.farm.containers.bundle import Spec
 from labkit.farm.network.netns import inside
 from labkit.farm.reconcile import up
-from labkit.farm.services import fetch, ssh
+from labkit.farm.services import fetch
 from labkit.kernel import cgroups as tree
 from labkit.kernel import users
 from labkit.model import sites
@@ -34,8 +34,8 @@ REPLICA_SPEC = container.replica_spec
 UNREAPED = """
 import sys
 from pathlib import Path
-from labkit import Lab, run
-from labkit.farm import container
+from labkit import Lab; from labkit.core import run
+from labkit.farm.containers import container
 from tests.test_container import small_spec
 
 lab = Lab.model_validate_json(sys.argv[1])
@@ -310,7 +310,7 @@ def test_a_bundle_that_stands_is_left_alone(farm: Lab) -> None:
     """The same description is no change; another one is, and is written."""
     spec = container.replica_spec(farm, farm.replica("red-1"))
     unpacked = container.unpack(farm, "red")
-    files = ssh.replica_files(farm, ssh.keys(farm))
+    files = replica_files.replica_files(farm, replica_files.keys(farm))
     file = container.bundle(farm, "red-1") / "config.json"
     before = file.stat().st_mtime_ns
     assert container.prepare(farm, spec, unpacked, files) is False

@@ -15,6 +15,7 @@ from labkit.core.undo import mount_points
 from labkit.errors import LockError, StateError
 from labkit.farm.containers import (
     container,
+    replica_files,
     surplus,  # fmt: skip
 )
 from labkit.farm.images import layers, siteimages, store, unpacking
@@ -153,7 +154,7 @@ def test_a_key_that_everybody_may_read_is_shut_again(farm: Lab) -> None:
     """ssh takes none that others can read."""
     path = farm.state_dir / "ssh" / "student"
     path.chmod(0o644)
-    assert ssh.keys(farm).user.startswith("ssh-ed25519 ")
+    assert replica_files.keys(farm).user.startswith("ssh-ed25519 ")
     assert path.stat().st_mode & 0o777 == 0o600
 
 

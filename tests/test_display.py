@@ -7,17 +7,9 @@ import re
 import pytest
 
 from labkit import Check, Table
-from labkit.core.result import Cell
-from labkit.display import (
-    about,
-    checks_html,
-    counted,
-    duration,
-    human,
-    ink_on,
-    summary_html,
-    table_html,
-)
+from labkit.core.result import checks_html, summary_html
+from labkit.core.tables import Cell, table_html
+from labkit.display import about, counted, duration, human, ink_on
 
 
 @pytest.mark.parametrize(

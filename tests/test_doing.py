@@ -141,7 +141,7 @@ def test_the_batch_shows_what_a_running_stage_is_doing(tmp_path: Path) -> None:
 
 CELL = """
 import threading
-from labkit.core.progress import Doing, doing
+from labkit.core.progress import Doing; from labkit.core.progress import doing
 with doing("minbase") as tell:
     threads = [threading.Thread(target=tell, args=(Doing(what="minbase", phase="unpack", done=n),))
                for n in range(5)]

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab, Result, Table
-from labkit.core.result import Cell, Figure, picture
+from labkit.core.result import Figure, picture
+from labkit.core.tables import Cell
 from labkit.errors import ConfigError
 from labkit.report.figures import (
     image_relations,

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from labkit import Lab
 from labkit.checks import Check
-from labkit.core.result import RESULT_MIME, Column, Command, Table
+from labkit.core.result import RESULT_MIME, Command
+from labkit.core.tables import Column, Table
 from labkit.wiki.client import api, session
 from labkit.wiki.merge import fences
 from labkit.wiki.render import notebook, wikitext

@@ -162,8 +162,8 @@ def test_who_waits_for_the_balancers_processes_in_a_thread_is_interrupted(
 BUILD = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from labkit import Lab, run
-from labkit.farm.rootfs.building import building, in_memory, sealed
+from labkit import Lab; from labkit.core import run
+from labkit.farm.rootfs.building import building; from labkit.farm.rootfs.building import in_memory; from labkit.farm.rootfs.building import sealed
 lab = Lab.model_validate_json(sys.argv[1])
 mark = sys.argv[2]
 with building(lab, lab.cache_dir / "rootfs" / "x", what="x") as work:

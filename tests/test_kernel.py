@@ -287,7 +287,7 @@ def test_a_neighbour_that_was_asked_for_is_seen_and_forgotten(pair: tuple[str, s
 MEETING = """
 import sys, threading
 from concurrent.futures import ThreadPoolExecutor
-from labkit.kernel import nftables, requests
+from labkit.kernel import nftables; from labkit.kernel import requests
 from labkit.kernel.netlink import Netlink
 def look():
     with Netlink() as own:

@@ -182,7 +182,7 @@ def test_a_medium_is_read_as_it_is_known_to_apt(small: Lab, tmp_path: Path) -> N
 TAKE = """
 import json, sys
 from labkit import Lab
-from labkit.farm.debian import lists
+from labkit.farm.rootfs import lists
 lists.take(Lab.of(json.loads(sys.argv[1])))
 """
 

@@ -167,7 +167,7 @@ def test_the_server_is_the_persons_and_the_kernel_roots(opened: Session) -> None
 @pytest.mark.root
 def test_an_action_works_in_the_kernel(opened: Session) -> None:
     """On the lab that the command was called for, in the notebooks' folder."""
-    code = "from labkit import Lab; from labkit.farm import host; host.up(Lab.from_parameters(globals())).holds"
+    code = "from labkit import Lab; from labkit.farm.network import host; host.up(Lab.from_parameters(globals())).holds"
     with kernel(opened) as (_, file):
         assert execute(file, code) == "True"
         assert netns.stands(opened.lab.host.netns)

@@ -27,6 +27,7 @@ from labkit.farm.containers import (
     privilege,
     probe,
     published,
+    replica_files,
     seccomp,
     trial,
 )
@@ -347,7 +348,7 @@ def test_a_call_by_another_interface_of_the_processor_ends_its_caller(farm: Lab)
 def test_a_session_with_a_terminal_works_as_without_the_filter(farm: Lab) -> None:
     """The ssh server's and a shell's own questions to the kernel get answers that they know."""
     ssh.login(farm)
-    given = ssh.keys(farm)
+    given = replica_files.keys(farm)
     words = ["-F", "none", "-tt", "-i", str(given.folder / "student"), "-o", "BatchMode=yes"]
     words += ["-o", f"UserKnownHostsFile={given.folder / 'known_hosts'}"]
     asked = (

@@ -81,7 +81,7 @@ def test_a_process_of_another_process_namespace_is_not_ours_to_end() -> None:
     sleeper = run.start(["sleep", "60"])
     try:
         (folder / "cgroup.procs").write_text(str(sleeper.pid))
-        code = f"from labkit import groups; print(groups.kill({path!r})); groups.end({path!r})"
+        code = f"from labkit.kernel import cgroups as groups; print(groups.kill({path!r})); groups.end({path!r})"
         first = [
             "sh",
             "-c",

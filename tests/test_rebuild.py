@@ -495,7 +495,7 @@ def test_kernel_that_lost_its_port_starts_again(tmp_path: Path) -> None:
 
 #: Waits in another program, whose process number it leaves in a file.
 WAITS = """
-from labkit import run
+from labkit.core import run
 mark = lab.run_dir / "waits"
 run.run(["sh", "-c", 'echo $$ > "$0.part" && mv "$0.part" "$0" && exec sleep 600', str(mark)], timeout=700)
 """

@@ -185,7 +185,7 @@ def test_a_changed_number_changes_its_line_alone() -> None:
 #: Renders all that the tables hold, and says a hash of every text and picture.
 SCRIPT = """
 import hashlib, json
-from labkit.wiki.rendering import markdown, outputs, writing
+from labkit.wiki.render import markdown; from labkit.wiki.render import outputs; from labkit.wiki.render import writing
 from labkit.wiki.render.tree import Document
 from tests.rendered import rows
 seen = hashlib.sha256()

@@ -314,8 +314,8 @@ def test_a_cache_may_be_moved(tmp_path: Path) -> None:
 KILLED = """
 import sys
 from labkit import Lab
-from labkit.farm import rootfs
-from labkit.farm.debian import commands, plans, variants
+from labkit.farm.rootfs import actions as rootfs
+from labkit.farm.rootfs import commands; from labkit.farm.rootfs import plans; from labkit.farm.rootfs import variants
 variants.VARIANTS["tiny"] = variants.Variant.model_validate_json(sys.argv[2])
 rootfs.build(Lab.of(__import__("json").loads(sys.argv[1])), "tiny")
 """
@@ -506,8 +506,8 @@ def test_the_farms_base_works(lab: Lab) -> None:
 @pytest.mark.root
 def test_a_comparison_has_a_row_a_variant(lab: Lab) -> None:
     """What is in the cache is compared without building it again; kinds and steps add up to its size."""
-    rootfs.compare(lab, ("essential",))
-    again = rootfs.compare(lab, ("essential",))
+    comparison.compare(lab, ("essential",))
+    again = comparison.compare(lab, ("essential",))
     assert not again.changed
     assert again.holds, [check for check in again.checks if not check.holds]
     assert [row[0] for row in again.table("variants").rows] == ["essential"]

@@ -295,7 +295,7 @@ def test_a_namespace_is_entered_by_name(netns: str | None, words: list[str]) -> 
 
 def test_becoming_another_program_keeps_the_process() -> None:
     """The front ends of other programs add nothing between them and the terminal."""
-    code = "import os; from labkit import run; run.replace(['sh', '-c', 'echo $PPID $X'], env={'X': 'x'})"
+    code = "import os; from labkit.core import run; run.replace(['sh', '-c', 'echo $PPID $X'], env={'X': 'x'})"
     done = run.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
     assert done.stdout.split() == [str(os.getpid()), "x"]
 

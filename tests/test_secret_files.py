@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.farm.containers import container
+from labkit.farm.containers import container, replica_files
 from labkit.farm.images import actions as image
-from labkit.farm.services import ssh
 from labkit.wiki.client import accounts
 from labkit.wiki.client.folders import Folders
 from labkit.wiki.server import actions as server
@@ -35,7 +34,7 @@ MOST = 64 << 20
 def whole() -> Iterator[Lab]:
     """A farm and its wiki on MariaDB, all up, and a session by ssh to be had."""
     with whole_farm(sites=["red"], wiki_database="mariadb", wiki_port=free_port()) as lab:
-        ssh.keys(lab)
+        replica_files.keys(lab)
         server.up(lab)
         yield lab
 

@@ -429,7 +429,7 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 from labkit import Lab
-from labkit.report import record as records, review, signing, verification
+from labkit.report.stages import record as records; from labkit.report.site import review; from labkit.report.stages import signing; from labkit.report.stages import verification
 from labkit.report.stages.record import Entry
 from tests import executed
 from tests.test_review import PNG, figure, keep, result

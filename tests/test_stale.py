@@ -321,8 +321,8 @@ def test_what_one_more_run_left_is_not_what_others_saw(ran: Ran) -> None:
 
 # -- the commands, and a farm ------------------------------------------------------------------------
 
-FARM = "from labkit.farm import up\nstage.record(up.replicas(lab))"
-TABLE = "from labkit.report import stages\nstage.record(stages.closing_table(lab))"
+FARM = "from labkit.farm.reconcile import up\nstage.record(up.replicas(lab))"
+TABLE = "from labkit.report.stages import stage as stages\nstage.record(stages.closing_table(lab))"
 #: What each stage of the farm's does besides what makes it pass.
 CELLS = {"04-network": [FARM], "05-web": [FARM], "06-balancer": [FARM], "07-report": [TABLE]}
 

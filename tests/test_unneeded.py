@@ -289,7 +289,7 @@ def test_what_is_missing_is_named(lab: Lab) -> None:
 @pytest.mark.root
 def test_the_farms_base_has_packages_that_it_could_do_without(lab: Lab) -> None:
     """Neither dependencies nor loaded libraries nor a trial contradict the list; a second look tries nothing."""
-    result = rootfs.unneeded(lab, "essential")
+    result = unneeded.find(lab, "essential")
     assert result.holds, [check for check in result.checks if not check.holds]
     value = result.value
     assert set(value.packages) >= {"apt", "util-linux"}
@@ -298,7 +298,7 @@ def test_the_farms_base_has_packages_that_it_could_do_without(lab: Lab) -> None:
         row[0] for row in result.table("unneeded").rows
     }
     assert result.table("uses").frame()["size"].sum() == value.total
-    again = rootfs.unneeded(lab, "essential")
+    again = unneeded.find(lab, "essential")
     assert not [c for c in again.commands if " create " in c.command]
 
 

@@ -16,10 +16,9 @@ from labkit.checks import failed
 from labkit.core import run
 from labkit.core.journal import Journal
 from labkit.errors import FarmError, MachineError, StateError
-from labkit.farm.containers import container
+from labkit.farm.containers import container, lab_netns
 from labkit.farm.containers.bundle import Spec
 from labkit.farm.network import actions as network
-from labkit.farm.network import host
 from labkit.farm.reconcile import up, upkeep
 from labkit.model.lab import Replica
 from tests.test_host import add_link
@@ -203,7 +202,7 @@ def test_a_first_process_that_dies_is_the_error(
 def test_a_taken_subnet_is_refused_before_anything_is_started(make_lab: Callable[..., Lab]) -> None:
     """By the interface's name; there is no bridge and no container."""
     lab = make_lab(sites=["red"])
-    host.create_namespace(lab, lab.host.netns)
+    lab_netns.create_namespace(lab, lab.host.netns)
     add_link(lab.netns, "other7", "10.60.0.9/24")
     with pytest.raises(MachineError, match="through interface other7"):
         up.replicas(lab)

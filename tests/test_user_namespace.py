@@ -15,11 +15,18 @@ from labkit.core import run
 from labkit.core.result import Result
 from labkit.core.undo import mount_points
 from labkit.errors import ConfigError, MachineError, StateError
-from labkit.farm.containers import bundle, configuration, container, idmap, overlay, roots
+from labkit.farm.containers import (
+    bundle,
+    configuration,
+    container,
+    idmap,
+    lab_netns,
+    overlay,
+    roots,
+)
 from labkit.farm.containers.bundle import Spec
 from labkit.farm.containers.container import WWW_DATA
 from labkit.farm.containers.places import users_file
-from labkit.farm.network import host
 from labkit.farm.reconcile import up
 from labkit.kernel import netns, users
 from labkit.kernel.users import IDS
@@ -390,7 +397,7 @@ def test_a_network_of_another_user_namespace_is_refused(make_lab: Callable[..., 
     """With a way out, before anything runs."""
     lab = make_lab(sites=["red"], replicas=1, user_namespace="required")
     replica = lab.farm[0]
-    host.create_namespace(make_lab(lab_name=lab.name, user_namespace="off"), replica.netns)
+    lab_netns.create_namespace(make_lab(lab_name=lab.name, user_namespace="off"), replica.netns)
     with pytest.raises(StateError) as refused:
         container.prepare(lab, container.replica_spec(lab, replica), container.unpack(lab, "red"))
     assert refused.value.code == "state.namespace-owner"
@@ -406,7 +413,7 @@ def test_notes_of_containers_that_are_yet_to_be_made_are_kept(
     found = run.spread(lambda name: idmap.allot(lab, [name])[name], names)
     assert len(set(found)) == len(names)
     assert idmap.noted(lab.state_dir) == dict(zip(names, found, strict=True))
-    host.create_namespace(lab, f"{lab.name}-trial-3")
+    lab_netns.create_namespace(lab, f"{lab.name}-trial-3")
     monkeypatch.setattr(idmap, "MANY", len(names))
     idmap.allot(lab, ["red-1"])
     assert set(idmap.noted(lab.state_dir)) == {"trial-3", "red-1"}
@@ -437,9 +444,9 @@ def test_where_it_cannot_be_had_it_is_said_and_done_without(
 FEW = """
 import sys
 from pathlib import Path
-from labkit import Lab, LabkitError
-from labkit.farm import host
-from labkit.farm.runc import idmap
+from labkit import Lab; from labkit import LabkitError
+from labkit.farm.containers import lab_netns as host
+from labkit.farm.containers import idmap
 
 def end():
     Path("/proc/sys/user/max_user_namespaces").write_text("0")

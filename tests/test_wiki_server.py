@@ -382,7 +382,7 @@ def test_killed_installation_is_begun_anew(make_lab: Callable[..., Lab]) -> None
     lab = make_lab()
     folders = Folders.of(lab)
     script = (
-        "import json, sys; from labkit import Lab; from labkit.wiki import server;"
+        "import json, sys; from labkit import Lab; from labkit.wiki.server import actions as server;"
         "server.up(Lab.of(json.load(sys.stdin)))"
     )
     with subprocess.Popen(

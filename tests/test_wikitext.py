@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from labkit.checks import Check
-from labkit.core.result import FIGURE_MIME, RESULT_MIME, Column, Command, Figure, Result, Table
+from labkit.core.result import FIGURE_MIME, RESULT_MIME, Command, Figure, Result
+from labkit.core.tables import Column, Table
 from labkit.wiki.merge import fences
 from labkit.wiki.render import notebook, wikitext
 from labkit.wiki.render.places import Place

@@ -16,9 +16,8 @@ from labkit.checks import Check, failed
 from labkit.core import run
 from labkit.core.undo import mount_points
 from labkit.errors import ConfigError
-from labkit.farm.containers import container, logs, quota, trial
+from labkit.farm.containers import container, logs, quota, replica_files, trial
 from labkit.farm.reconcile import up, upkeep
-from labkit.farm.services import ssh
 from labkit.farm.traffic import actions as traffic
 from labkit.kernel import mounts
 from tests.test_privilege import Visitor, told
@@ -116,7 +115,7 @@ PLACES = {
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("rights", [(), ssh.CAPABILITIES], ids=["server", "root"])
+@pytest.mark.parametrize("rights", [(), replica_files.CAPABILITIES], ids=["server", "root"])
 def test_there_is_nowhere_else_to_write(farm: Lab, rights: tuple[str, ...]) -> None:
     """Found by asking the kernel for each folder there is, as the web server and as the ssh server."""
     who = ["--user", "0:0"] if rights else []

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from rich.table import Table as Grid
 
     from labkit.checks import Check
-    from labkit.core.result import Result, Table
+    from labkit.core.result import Result
+    from labkit.core.tables import Table
 
 #: The width of the output when it goes to a file or another program.
 WIDTH = 160

@@ -19,7 +19,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import Field
@@ -302,3 +302,20 @@ def _damaged(path: Path, number: int, line: str) -> StateError:
         f"sed -n {number}p {path}",
         code="state.journal-damaged",
     )
+
+
+def other_owner(lab: Lab, kind: str, **what: str) -> str:
+    """The name of the other lab that made this thing since the machine's last boot, '' for none."""
+    return next((name for name, entry in _made(lab) if _is(entry, kind, what)), "")
+
+
+def _is(entry: Entry, kind: str, what: dict[str, str]) -> bool:
+    return entry.kind == kind and what.items() <= entry.what.items()
+
+
+def _made(lab: Lab) -> Iterator[tuple[str, Entry]]:
+    for path in sorted(Path(lab.state).glob(f"*/{lab.journal_file.name}")):
+        if path != lab.journal_file:
+            with suppress(LabkitError):  # one that nobody can read says nothing
+                entries = Journal(path).standing()
+                yield from ((path.parent.name, e) for e in entries if e.boot == boot_id())

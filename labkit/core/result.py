@@ -9,86 +9,37 @@ from __future__ import annotations
 
 import base64
 import functools
+import html
 import os
 import secrets
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from pydantic import PrivateAttr
 
-from labkit import cancellation, display
+from labkit import cancellation
 from labkit.checks import Check
 from labkit.core import run, umask
+from labkit.core.tables import LEFT, Table, table_html
+from labkit.display import counted
 from labkit.errors import LabkitError, StateError
 from labkit.records import Record
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pandas
-
     from labkit.model.lab import Lab
 
 T = TypeVar("T")
 P = ParamSpec("P")
-Cell = str | int | float | bool | None
 
 #: The MIME types that a notebook keeps a result and a figure under, for the wiki and the review.
-RESULT_MIME = "application/vnd.labkit.core.result+json"
+RESULT_MIME = "application/vnd.labkit.result+json"
 FIGURE_MIME = "application/vnd.labkit.figure+json"
-
-
-class Column(Record):
-    """A table's column; ``unit`` is '' where there is none (names, counts)."""
-
-    name: str
-    unit: str = ""
-
-    @property
-    def heading(self) -> str:
-        """Name and unit, as they head the column."""
-        return f"{self.name} ({self.unit})" if self.unit else self.name
-
-
-class Table(Record):
-    """Rows of plain values under named columns."""
-
-    name: str
-    title: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-
-    @classmethod
-    def of(
-        cls,
-        name: str,
-        title: str,
-        rows: Iterable[Mapping[str, Cell]],
-        *,
-        units: Mapping[str, str] | None = None,
-        columns: Sequence[str] = (),
-    ) -> Table:
-        """A table from one mapping a row; the columns are ``columns`` or the first row's keys."""
-        listed = list(rows)
-        names = list(columns) or (list(listed[0]) if listed else [])
-        heads = tuple(Column(name=column, unit=(units or {}).get(column, "")) for column in names)
-        body = tuple(tuple(row.get(column) for column in names) for row in listed)
-        return cls(name=name, title=title, columns=heads, rows=body)
-
-    def frame(self) -> pandas.DataFrame:
-        """The same as a pandas DataFrame: one row a row, the columns' names without their units."""
-        import pandas  # a third of a second, and most commands need no table
-
-        return pandas.DataFrame(
-            [list(row) for row in self.rows], columns=[column.name for column in self.columns]
-        )
-
-    def _repr_html_(self) -> str:
-        return display.table_html(self)
 
 
 class Figure(Record):
@@ -157,8 +108,8 @@ class Result(Record, Generic[T]):
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         return {
-            "text/plain": display.result_text(self),
-            "text/html": display.result_html(self),
+            "text/plain": result_text(self),
+            "text/html": result_html(self),
             RESULT_MIME: self.model_dump(mode="json"),
         }
 
@@ -278,3 +229,59 @@ _own_run_id = functools.cache(new_run_id)
 def run_id() -> str:
     """The id of this run: the batch's (``LABKIT_RUN``), else one for the life of the process."""
     return os.environ.get("LABKIT_RUN") or _own_run_id()
+
+
+#: A long path in a command would push the table's last column off the page.
+BREAKING = ' style="overflow-wrap:anywhere"'
+
+
+def result_text(result: Result[Any]) -> str:
+    """A result in plain text: its summary, then a line a check."""
+    changed = "changed" if result.changed else "unchanged"
+    lines = [f"{result.summary} [{result.action}, {changed}, {result.seconds:.2f} s]"]
+    lines += [f"  {c.icon} {c.name}: expected {c.expected}; seen {c.seen}" for c in result.checks]
+    return "\n".join(lines)
+
+
+def result_html(result: Result[Any]) -> str:
+    """A result as HTML: summary, checks, tables; the commands folded."""
+    parts = [f"<p><strong>{html.escape(result.summary)}</strong></p>"]
+    if result.checks:
+        parts.append(checks_html(result.checks))
+    parts += [table_html(table) for table in result.tables]
+    if result.commands:
+        lines = "\n".join(
+            f"{html.escape(item.command)}  # {item.status}, {item.seconds:.2f} s"
+            for item in result.commands
+        )
+        parts.append(
+            f"<details><summary>{counted(len(result.commands), 'command')}</summary><pre>{lines}</pre></details>"
+        )
+    changed = "changed" if result.changed else "unchanged"
+    parts.append(
+        f"<p><small>{html.escape(result.action)} · {changed} · {result.seconds:.2f} s · "
+        f"run {html.escape(result.run)}</small></p>"
+    )
+    return "\n".join(parts)
+
+
+def summary_html(sentence: str, problems: Iterable[str]) -> str:
+    """A sentence, and below it what is wrong, as HTML."""
+    items = "".join(f"<li>✘ {html.escape(problem)}</li>" for problem in problems)
+    return f"<p><strong>{html.escape(sentence)}</strong></p>" + (
+        f"<ul>{items}</ul>" if items else ""
+    )
+
+
+def checks_html(checks: Iterable[Check]) -> str:
+    """Checks as an HTML table: state, name, expected, seen, how to see it again."""
+    rows = "".join(
+        f"<tr><td{LEFT}>{c.icon}&nbsp;{c.state}</td><td{LEFT}>{html.escape(c.name)}</td>"
+        f"<td{LEFT}>{html.escape(c.expected)}</td><td{LEFT}>{html.escape(c.seen)}</td>"
+        f"<td{LEFT}><code{BREAKING}>{html.escape(c.again)}</code></td></tr>"
+        for c in checks
+    )
+    heads = "".join(
+        f"<th{LEFT}>{head}</th>" for head in ("state", "check", "expected", "seen", "see it again")
+    )
+    return f'<table class="checks"><tr>{heads}</tr>{rows}</table>'

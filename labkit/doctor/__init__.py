@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from labkit.checks import Check
 from labkit.core import run
-from labkit.core.result import Outcome, Table, action
+from labkit.core.result import Outcome, action
+from labkit.core.tables import Table
 from labkit.doctor import advisories, kernel, places, programs
 from labkit.errors import LabkitError
 from labkit.farm.rootfs import apt

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labkit.core import run
-from labkit.core.result import Cell, Table
+from labkit.core.tables import Cell, Table
 from labkit.doctor.programs import installed
 from labkit.model.lab import Lab
 

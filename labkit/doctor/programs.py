@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from labkit.core import run
-from labkit.core.result import Table
+from labkit.core.tables import Table
 from labkit.display import counted
 from labkit.doctor.kernel import require_root
 from labkit.errors import MachineError

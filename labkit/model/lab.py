@@ -302,3 +302,13 @@ class Lab(Configuration):
 def mac_of(name: str) -> str:
     """The address of a link's end that is called so: a local one (IEEE 802), the same whenever it is made."""
     return "02:" + hashlib.sha256(name.encode()).digest()[:5].hex(":")
+
+
+def resolv_conf(lab: Lab) -> str:
+    """The text of resolv.conf(5): the lab's server alone; ``site1`` is short for ``site1.lab.test``."""
+    return (
+        f"# The name server of lab {lab.name}.\n"
+        f"nameserver {lab.gateway.ip}\n"
+        f"search {lab.domain}\n"
+        "options timeout:1 attempts:2\n"
+    )

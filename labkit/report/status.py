@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from labkit.checks import Check
 from labkit.core import undo
 from labkit.core.journal import Entry, Journal, lock
-from labkit.core.result import Cell, Outcome, Table, action
+from labkit.core.result import Outcome, action
+from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.errors import FarmError, LabkitError
 from labkit.farm.containers import container

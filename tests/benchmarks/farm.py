@@ -31,9 +31,8 @@ from pathlib import Path
 
 from labkit import Lab
 from labkit.core import link_removal, run, undo
-from labkit.farm.containers import container
+from labkit.farm.containers import container, lab_netns
 from labkit.farm.images import actions as image
-from labkit.farm.network import host
 from labkit.farm.network.netlink import within
 from labkit.farm.network.netns import inside
 from labkit.farm.reconcile import answers, up
@@ -185,7 +184,7 @@ def peer(by: str, tool: Opened, folder: Path, count: int, clock: Clock) -> None:
     addresses = [IPv4Address(int(first) + number) for number in range(count)]
     try:
         layout = image.build(lab).value.layout
-        host.create_namespace(lab, lab.host.netns)
+        lab_netns.create_namespace(lab, lab.host.netns)
         with tool(lab, folder, Path(layout), SUBNET) as (call, found):
 
             def start(number: int) -> None:
@@ -209,7 +208,7 @@ def cut(count: int, clock: Clock) -> None:
     """Links alone: pairs in a bridge, addressed and up at both ends, in one namespace; and gone again."""
     name = f"b{secrets.token_hex(3)}"
     lab = Lab.load(None, lab_name=name, netns=name)
-    netns.create([name], host._settle)
+    netns.create([name], lab_netns._settle)
     try:
         with clock.measuring(f"{count} links"):
             within(name, _wire, count, link_removal.group(lab))

@@ -53,7 +53,7 @@ def measure(folder: Path, names: list[str]) -> None:
         f"all {len(names)} variants, cold: {alone:.1f} s (load {os.getloadavg()[0]:.1f})",
         flush=True,
     )
-    cold = _timed(lambda: rootfs.compare(lab, names))
+    cold = _timed(lambda: comparison.compare(lab, names))
     print(f"the same, with each one's layer packed twice and weighed: {cold:.1f} s", flush=True)
     built = {name: rootfs.build(lab, name).value for name in names}
     found = {name: _timed(lambda name=name: rootfs.build(lab, name)) for name in names}

@@ -13,9 +13,10 @@ from pathlib import Path
 from labkit import reading
 from labkit.checks import Check, equal
 from labkit.core.journal import lock
-from labkit.core.result import Cell, Outcome, Table, action
+from labkit.core.result import Outcome, action
+from labkit.core.tables import Cell, Table
 from labkit.display import counted
-from labkit.farm.containers import bundle, container, process, roots
+from labkit.farm.containers import bundle, container, lab_netns, process, replica_files, roots
 from labkit.farm.containers.bundle import Change, Json
 from labkit.farm.containers.container import State
 from labkit.farm.containers.process import Process
@@ -23,8 +24,6 @@ from labkit.farm.images import actions as image
 from labkit.farm.images import origin, store
 from labkit.farm.images.origin import Origin
 from labkit.farm.images.unpacking import Unpacked
-from labkit.farm.network import host
-from labkit.farm.services import ssh
 from labkit.model.lab import Lab, Replica
 from labkit.records import Record
 
@@ -59,7 +58,9 @@ def changes(lab: Lab) -> Outcome[Configuration]:
         seen = process.first(state.pid)
         layout = image.read(lab).layout
         scratch = container.folder(lab, replica.name) / "origin.json"
-        lower = roots.lower(lab, unpacked, ssh.replica_files(lab, ssh.keys(lab)))
+        lower = roots.lower(
+            lab, unpacked, replica_files.replica_files(lab, replica_files.keys(lab))
+        )
         stands = origin.look(layout, unpacked, lower, state.pid, scratch)
         before, after = _read(unpacked.config), _read(Path(state.bundle) / "config.json")
         path = _image_path(layout, replica.site)
@@ -110,9 +111,14 @@ def _paths(path: str, seen: Process) -> str:
 
 def _start(lab: Lab, replica: Replica, unpacked: Unpacked) -> bool:
     """The replica's container runs on a bundle that stands; whether anything had to be made."""
-    made = host.replica_namespace(lab, replica)
+    made = lab_netns.replica_namespace(lab, replica)
     spec = container.replica_spec(lab, replica)
-    made = container.prepare(lab, spec, unpacked, ssh.replica_files(lab, ssh.keys(lab))) or made
+    made = (
+        container.prepare(
+            lab, spec, unpacked, replica_files.replica_files(lab, replica_files.keys(lab))
+        )
+        or made
+    )
     state = container.states(lab).get(replica.name)
     if made or state is None or state.status != "running":
         container.create(lab, replica.name)

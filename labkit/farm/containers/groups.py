@@ -7,7 +7,8 @@ from pathlib import Path
 
 from labkit.checks import Check, equal
 from labkit.core.journal import lock
-from labkit.core.result import Outcome, Table, action
+from labkit.core.result import Outcome, action
+from labkit.core.tables import Table
 from labkit.display import human_bytes
 from labkit.farm.containers import container, limits, trial
 from labkit.farm.containers.bundle import Spec

@@ -14,7 +14,8 @@ from labkit.checks import Check, equal
 from labkit.core import run
 from labkit.core.daemon import tail
 from labkit.core.journal import lock
-from labkit.core.result import Cell, Outcome, Table, action
+from labkit.core.result import Outcome, action
+from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.errors import ConfigError
 from labkit.farm.containers import container, logs, process, trial

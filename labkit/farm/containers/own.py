@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from labkit.core.result import Cell, Table
+from labkit.core.tables import Cell, Table
 from labkit.display import human_bytes
 from labkit.farm.containers import seccomp
 from labkit.farm.containers.published import DEFAULTS, SUBJECTS, Default

@@ -11,14 +11,14 @@ from pathlib import Path
 from labkit import reading
 from labkit.checks import Check, equal
 from labkit.core.journal import lock
-from labkit.core.result import Cell, Outcome, Table, action
+from labkit.core.result import Outcome, action
+from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.errors import excerpt
-from labkit.farm.containers import attempts, container, own, probe, quota, trial
+from labkit.farm.containers import attempts, container, own, probe, quota, replica_files, trial
 from labkit.farm.containers.attempts import Attempt
 from labkit.farm.containers.bundle import Json, Mount, Spec
 from labkit.farm.containers.published import DEFAULTS
-from labkit.farm.services import ssh
 from labkit.model.lab import Lab
 from labkit.records import Record
 
@@ -54,7 +54,7 @@ class Confinement(Record):
 def confined(lab: Lab) -> Outcome[Confinement]:
     """What no container may do is tried in two: one of a replica's own configuration, and the same as root
     with the ssh server's capabilities, as if that had been broken into. Neither outlives the answer."""
-    specs = (_spec(lab, "trial-server"), _spec(lab, "trial-root", *ssh.CAPABILITIES))
+    specs = (_spec(lab, "trial-server"), _spec(lab, "trial-root", *replica_files.CAPABILITIES))
     with lock(lab.run_dir, "farm"), trial.prepared(lab, *specs):
         server, root = (_tried(lab, item) for item in specs)
         config = _read(container.bundle(lab, specs[0].name) / "config.json")

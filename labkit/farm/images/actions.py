@@ -8,7 +8,8 @@ from pathlib import Path
 from labkit.checks import Check, equal
 from labkit.core import run
 from labkit.core.journal import lock
-from labkit.core.result import Cell, Outcome, Result, Table, action
+from labkit.core.result import Outcome, Result, action
+from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
 from labkit.farm.images import inputs, layers, siteimages, store, umocisteps, unpacking
 from labkit.farm.images.umocisteps import Steps

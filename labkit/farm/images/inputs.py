@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from labkit.core.result import Cell, Table
+from labkit.core.tables import Cell, Table
 from labkit.farm.images.layers import Layers
 from labkit.farm.images.umoci import version
 from labkit.farm.rootfs import dating

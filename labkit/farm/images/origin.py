@@ -12,7 +12,7 @@ from pathlib import Path
 
 from labkit.checks import Check, equal
 from labkit.core import run
-from labkit.core.result import Cell, Table
+from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.errors import CommandError, FarmError
 from labkit.farm.images import store

@@ -11,7 +11,8 @@ from pathlib import Path
 from labkit.checks import Check, equal
 from labkit.core import run
 from labkit.core.journal import Journal, lock
-from labkit.core.result import Cell, Outcome, Table, action
+from labkit.core.result import Outcome, action
+from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.farm.images import store, umocibundle
 from labkit.farm.images.layers import ENVIRONMENT

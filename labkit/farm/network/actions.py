@@ -17,7 +17,7 @@ from labkit.core.journal import lock
 from labkit.core.link_removal import group
 from labkit.core.result import Outcome, action
 from labkit.display import counted
-from labkit.farm.containers import container
+from labkit.farm.containers import container, lab_netns
 from labkit.farm.containers.container import State
 from labkit.farm.network import allotment, echo, firewall, host, isolation, topology, wiring
 from labkit.farm.network import inner as ends
@@ -84,7 +84,7 @@ def wire(lab: Lab) -> bool:
     What the host remembers of a replica whose link was made or mended is forgotten: the next request
     to it is answered, and does not fail with the last one.
     """
-    made = host.create_namespaces(lab, [replica.netns for replica in lab.farm])
+    made = lab_netns.create_namespaces(lab, [replica.netns for replica in lab.farm])
     return within(lab.netns, wiring.wire, lab) or bool(made)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from labkit.checks import Check
 from labkit.core import run
-from labkit.core.result import Cell, Table
+from labkit.core.tables import Cell, Table
 from labkit.errors import FarmError
 from labkit.farm.network.netns import inside
 from labkit.model.lab import Lab

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from labkit.checks import Check
-from labkit.core.result import Cell, Table
+from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.farm.network import firewall, isolation_probe
 from labkit.farm.network.firewall_rules import COUNTERS

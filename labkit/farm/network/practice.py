@@ -14,8 +14,9 @@ from pathlib import Path
 
 from labkit.core import undo
 from labkit.core.journal import Entry, Journal
+from labkit.farm.containers import lab_netns
 from labkit.farm.network import actions as network
-from labkit.farm.network import echo, host, neighbours
+from labkit.farm.network import echo, neighbours
 from labkit.farm.network.echo import Echo
 from labkit.farm.network.netlink import within
 from labkit.farm.network.topology import Topology
@@ -85,7 +86,7 @@ def standing(lab: Lab) -> Iterator[Model]:
     model = describe(lab)
     unmake(model)
     try:
-        host.create_namespaces(model.lab, model.namespaces)
+        lab_netns.create_namespaces(model.lab, model.namespaces)
         network.wire(model.lab)
         _uplink(model)
         yield model

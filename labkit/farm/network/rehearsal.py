@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from labkit.checks import Check, failed
 from labkit.core import run
 from labkit.core.journal import lock
-from labkit.core.result import Cell, Outcome, Table, action
+from labkit.core.result import Outcome, action
+from labkit.core.tables import Cell, Table
 from labkit.farm.network import echo, topology
 from labkit.farm.network import practice as models
 from labkit.farm.network.echo import Echo

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Interface
 
 from labkit.checks import Check
-from labkit.core.result import Cell, Table
+from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.model.lab import Lab
 from labkit.records import Record

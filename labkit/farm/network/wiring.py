@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from ipaddress import IPv4Interface
 
-from labkit.core.journal import Journal
+from labkit.core.journal import Journal, other_owner
 from labkit.core.link_removal import group
 from labkit.errors import StateError
-from labkit.farm.network import inner, neighbours, other_labs, renaming
+from labkit.farm.network import inner, neighbours, renaming
 from labkit.farm.network.inner import Inner
 from labkit.farm.network.netlink import each
 from labkit.kernel import netns, requests, seen
@@ -48,7 +48,7 @@ def refuse_foreign(lab: Lab, links: dict[str, Link]) -> None:
     journal = Journal.of(lab)
     for name in (lab.bridge, *(replica.link for replica in lab.farm)):
         if name in links and not journal.owns("link", name=name, netns=lab.host.netns):
-            other = other_labs.owner(lab, "link", name=name, netns=lab.host.netns)
+            other = other_owner(lab, "link", name=name, netns=lab.host.netns)
             raise StateError(
                 f"interface {name}",
                 "exists already and labkit did not make it for this lab"

@@ -14,7 +14,7 @@ from labkit.core import probes, run
 from labkit.core.journal import lock
 from labkit.core.undo import delete_container
 from labkit.errors import FarmError
-from labkit.farm.containers import container, overlay, roots
+from labkit.farm.containers import container, lab_netns, overlay, replica_files, roots
 from labkit.farm.containers.container import State
 from labkit.farm.containers.roots import Wanted
 from labkit.farm.network import actions as network
@@ -24,7 +24,6 @@ from labkit.farm.reconcile.difference import Plan
 from labkit.farm.reconcile.looking import Look, is_unnamed, look
 from labkit.farm.services import balancer_instance as balancer
 from labkit.farm.services import dns_instance as names
-from labkit.farm.services import ssh
 from labkit.kernel import cgroups
 from labkit.model.lab import Lab, Replica
 from labkit.model.resources import KINDS
@@ -74,7 +73,7 @@ def prepare(lab: Lab, plan: Plan) -> Plan:
         overlay.require(lab)
     preflight.refuse_taken(lab, plan)
     if plan.named("keys"):
-        ssh.refuse_damaged(lab)
+        replica_files.refuse_damaged(lab)
     side = {lab.host.netns, str(lab.subnet)}
     steps = [step for step in plan.steps if step.kind == "image" or step.name in side]
     steps = [step for step in steps if step.action != "remove"]
@@ -129,7 +128,7 @@ def _ready(lab: Lab, plan: Plan, states: dict[str, State], lay: Callable[[], Non
     by side, since each of them waits for programs or the kernel. Whether there was anything to wire."""
 
     def connected() -> bool:
-        steps: list[Step] = [partial(ssh.keys, lab)] if plan.named("keys") else []
+        steps: list[Step] = [partial(replica_files.keys, lab)] if plan.named("keys") else []
         steps.append(partial(_connect, lab, plan, states))
         wired = run.spread(_do, steps)[-1]
         lay()
@@ -158,8 +157,8 @@ def _name(lab: Lab, new: set[str], states: dict[str, State]) -> None:
     """The namespaces of these names are there: again, where a container still runs in one."""
     for replica in lab.farm:
         if replica.netns in new and is_unnamed(replica, states):
-            host.name_again(lab, replica.netns, states[replica.name].pid)
-    host.create_namespaces(lab, [replica.netns for replica in lab.farm])
+            lab_netns.name_again(lab, replica.netns, states[replica.name].pid)
+    lab_netns.create_namespaces(lab, [replica.netns for replica in lab.farm])
 
 
 def _wire(lab: Lab, plan: Plan) -> bool:
@@ -216,10 +215,13 @@ def _lay(
     namespace nor link: they are made anew, without whatever else keeps the replica from answering."""
     if not replicas:
         return
-    images, files = container.unpack_all(lab), ssh.replica_files(lab, ssh.keys(lab))
+    images, files = (
+        container.unpack_all(lab),
+        replica_files.replica_files(lab, replica_files.keys(lab)),
+    )
     anew = [item for item in replicas if item.name in renewed]
     run.spread(partial(_end, lab), anew)
-    if host.renew_namespaces(lab, anew, hung):
+    if lab_netns.renew_namespaces(lab, anew, hung):
         network.wire(lab)
     wanted = [
         Wanted(container.replica_spec(lab, item), images[item.site], files) for item in replicas

@@ -10,13 +10,22 @@ from labkit.core import firewall_tables
 from labkit.core.files import text_of
 from labkit.core.journal import Entry, Journal, boot_id
 from labkit.core.undo import mount_points
-from labkit.farm.containers import bundle, container, idmap, overlay, quota, roots, surplus
+from labkit.farm.containers import (
+    bundle,
+    container,
+    idmap,
+    lab_netns,
+    overlay,
+    quota,
+    replica_files,
+    roots,
+    surplus,
+)
 from labkit.farm.containers.container import State
 from labkit.farm.images import found
 from labkit.farm.images.found import Images
 from labkit.farm.network import actions as network
 from labkit.farm.network import firewall as guard
-from labkit.farm.network import host
 from labkit.farm.network import topology as topologies
 from labkit.farm.network.netlink import within
 from labkit.farm.network.netns import NamespaceError
@@ -27,7 +36,6 @@ from labkit.farm.reconcile.wanted import wanted
 from labkit.farm.rootfs import apt, variants
 from labkit.farm.services import balancer_instance as balancer
 from labkit.farm.services import dns_instance as names
-from labkit.farm.services import ssh
 from labkit.kernel import netns as namespaces
 from labkit.kernel import processes, requests
 from labkit.kernel import seen as kernel
@@ -87,7 +95,7 @@ def _look(lab: Lab, kinds: Sequence[str]) -> Look:
         *_firewalls(lab, entries, firewall),
         *observed.bridge(topology, owned),
         *observed.images(lab, images),
-        *observed.keys(lab, ssh.standing(lab)),
+        *observed.keys(lab, replica_files.standing(lab)),
         *observed.links(topology, owned, unnamed=unnamed),
         *(
             found
@@ -137,11 +145,13 @@ def is_unnamed(replica: Replica, states: dict[str, State]) -> bool:
 
 def _key_files(lab: Lab) -> dict[str, str]:
     """What goes into the containers' own layers; nothing when a key is not as it is to be."""
-    if set(ssh.standing(lab).values()) != {"sound"}:
+    if set(replica_files.standing(lab).values()) != {"sound"}:
         return {}
     folder = lab.state_dir / "ssh"
     user, own = ((text_of(folder / f"{name}.pub") or "").strip() for name in ("student", "host"))
-    return dict(ssh.replica_files(lab, ssh.Keys(folder=folder, user=user, host=own)))
+    return dict(
+        replica_files.replica_files(lab, replica_files.Keys(folder=folder, user=user, host=own))
+    )
 
 
 def _namespaces(
@@ -251,7 +261,7 @@ def _is_inside(state: State | None, replica: Replica) -> bool:
     if not namespaces.stands(replica.netns):
         return True
     try:
-        return processes.namespace(state.pid, "net") == host.namespace_inode(replica.netns)
+        return processes.namespace(state.pid, "net") == lab_netns.namespace_inode(replica.netns)
     except FileNotFoundError:  # removed since
         return False
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from labkit.core import daemon, undo
-from labkit.core.journal import Journal
+from labkit.core.journal import Journal, other_owner
 from labkit.display import counted
 from labkit.errors import StateError
-from labkit.farm.containers import container, surplus
-from labkit.farm.network import host, other_labs, wiring
+from labkit.farm.containers import container, lab_netns, surplus
+from labkit.farm.network import host, wiring
 from labkit.farm.network.netlink import within
 from labkit.farm.reconcile.difference import Plan
 from labkit.farm.services import balancer_instance as balancer
@@ -25,7 +25,7 @@ def refuse_taken(lab: Lab, plan: Plan) -> None:
     own. Raises :class:`StateError` or :class:`MachineError`, which name who has them."""
     made = {step.kind for step in plan.steps if step.action != "remove"}
     if "namespace" in made:
-        host.refuse_taken_namespaces(lab, list(_namespaces(lab)))
+        lab_netns.refuse_taken_namespaces(lab, list(_namespaces(lab)))
     if "container" in made:
         _refuse_group(lab)
         _refuse_containers(lab)
@@ -74,7 +74,7 @@ def _refuse_group(lab: Lab) -> None:
     found = cgroups.processes(path)
     if not found or Journal.of(lab).owns("cgroup", path=path):
         return
-    other = other_labs.owner(lab, "cgroup", path=path)
+    other = other_owner(lab, "cgroup", path=path)
     raise StateError(
         f"control group {path}",
         f"has processes that labkit did not start for this lab: {', '.join(map(str, sorted(found)))}"

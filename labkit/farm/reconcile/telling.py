@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from labkit.checks import Check
-from labkit.core.result import Cell, Table
+from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.farm.reconcile.difference import PAST, Plan, Step
 from labkit.model.lab import Lab

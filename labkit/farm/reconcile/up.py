@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from labkit.checks import Check, equal
-from labkit.core.result import Cell, Outcome, Table, action
+from labkit.core.result import Outcome, action
+from labkit.core.tables import Cell, Table
 from labkit.display import counted, curl
 from labkit.farm.containers import container, idmap
 from labkit.farm.network import endpoint

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from labkit.core.result import Cell, Table
+from labkit.core.tables import Cell, Table
 from labkit.farm.rootfs import database, kinds, owners, scan
 from labkit.farm.rootfs.owners import MEANING, Owner
 from labkit.farm.rootfs.packages import STATUS, Package

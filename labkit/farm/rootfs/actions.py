@@ -1,4 +1,4 @@
-"""Root file systems: made by a named variant, kept in the cache, compared with each other.
+"""Root file systems: made by a named variant and kept in the cache.
 
 In the cache a root file system is a folder with ``rootfs`` (unpacked; nobody writes into it) and
 ``rootfs.json`` (the record of its build). Its name is made of everything that determines it, so
@@ -7,13 +7,11 @@ another lab of the machine finds it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from labkit.checks import Check, equal
 from labkit.core import run
-from labkit.core.result import Outcome, Result, action
+from labkit.core.result import Outcome, action
 from labkit.display import counted, human_bytes
 from labkit.errors import ConfigError
 from labkit.farm.rootfs import lists, packages
@@ -22,13 +20,8 @@ from labkit.farm.rootfs.plans import Plan, Rootfs, find, key_of, plan, program_v
 from labkit.model.lab import Lab
 from labkit.records import Record
 
-if TYPE_CHECKING:
-    from labkit.farm.study.ablation import Ablation
-    from labkit.farm.study.comparison import Comparison
-    from labkit.farm.study.unneeded import Unneeded
-
 __all__ = [
-    "Plan", "Rootfs", "build", "checks", "compare", "find", "key_of", "plan", "program_version", "shrink", "unneeded",
+    "Plan", "Rootfs", "build", "checks", "find", "key_of", "plan", "program_version", "refresh",
 ]  # fmt: skip
 
 
@@ -90,29 +83,6 @@ class Lists(Record):
 
     suites: tuple[str, ...]
     dates: tuple[int, ...]
-
-
-def compare(
-    lab: Lab, names: Sequence[str] = (), *, registry: str = "", layers: bool = True
-) -> Result[Comparison]:
-    """The variants side by side; see :func:`labkit.farm.study.comparison.compare`."""
-    from labkit.farm.study import comparison
-
-    return comparison.compare(lab, names, registry=registry, layers=layers)
-
-
-def unneeded(lab: Lab, variant: str = "debootstrap") -> Result[Unneeded]:
-    """The packages that serving pages does not need; see :func:`labkit.farm.study.unneeded.find`."""
-    from labkit.farm.study import unneeded as stands_on_images
-
-    return stands_on_images.find(lab, variant)
-
-
-def shrink(lab: Lab, variant: str = "smallest") -> Result[Ablation]:
-    """The steps to a small variant, tried one by one; see :func:`labkit.farm.study.ablation.shrink`."""
-    from labkit.farm.study import ablation
-
-    return ablation.shrink(lab, variant)
 
 
 def checks(value: Rootfs, listed: tuple[packages.Package, ...]) -> tuple[Check, ...]:

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from labkit.core import cache_references, intact
 from labkit.core.journal import lock, not_root
-from labkit.core.result import Cell, Outcome, Table, action
+from labkit.core.result import Outcome, action
+from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
 from labkit.errors import LockError
 from labkit.farm.rootfs import packages

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from labkit.core.result import Cell, Table
+from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.errors import StateError
 from labkit.records import Record

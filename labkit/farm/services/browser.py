@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 from labkit.checks import Check
 from labkit.core import run
 from labkit.core.journal import Journal
-from labkit.core.result import Cell, Outcome, Table, action, drafts
+from labkit.core.result import Outcome, action, drafts
+from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.errors import CommandError, ConfigError, FarmError, excerpt
 from labkit.farm.services import dns, resolver

@@ -10,7 +10,8 @@ from ipaddress import IPv4Address
 
 from labkit.core import daemon
 from labkit.core.journal import lock
-from labkit.core.result import Outcome, Table, action
+from labkit.core.result import Outcome, action
+from labkit.core.tables import Table
 from labkit.display import counted
 from labkit.errors import ConfigError, FarmError
 from labkit.farm.services import resolver

@@ -17,7 +17,8 @@ from labkit import cancellation, reading
 from labkit.checks import Check, equal
 from labkit.core import accesslog, daemon
 from labkit.core.journal import lock
-from labkit.core.result import Outcome, Table, action
+from labkit.core.result import Outcome, action
+from labkit.core.tables import Table
 from labkit.display import counted, curl
 from labkit.errors import FarmError
 from labkit.farm.services import balancing, fetch, resolver, workers

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from labkit.core.files import text_of, write_atomically
 from labkit.core.run import inside
-from labkit.model.lab import Lab
+from labkit.model.lab import Lab, resolv_conf
 
 #: The one fixed shell text: its words are positional arguments, never part of it.
 _OVERLAID = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
@@ -21,16 +21,6 @@ _OVERLAID = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
 def folder(lab: Lab) -> Path:
     """Where the name server's files are."""
     return lab.run_dir / "dns"
-
-
-def resolv_conf(lab: Lab) -> str:
-    """The text of resolv.conf(5): the lab's server alone; ``site1`` is short for ``site1.lab.test``."""
-    return (
-        f"# The name server of lab {lab.name}.\n"
-        f"nameserver {lab.gateway.ip}\n"
-        f"search {lab.domain}\n"
-        "options timeout:1 attempts:2\n"
-    )
 
 
 def command(lab: Lab, argv: Sequence[str], *, unshare: Sequence[str] = ()) -> list[str]:

@@ -8,7 +8,8 @@ import re
 from collections.abc import Sequence
 
 from labkit.checks import Check
-from labkit.core.result import Cell, Outcome, Table, action
+from labkit.core.result import Outcome, action
+from labkit.core.tables import Cell, Table
 from labkit.display import counted, curl
 from labkit.farm.network import endpoint
 from labkit.farm.services import fetch

@@ -11,7 +11,8 @@ from labkit.checks import Check
 from labkit.core import run
 from labkit.core.files import proven, write_proven
 from labkit.core.journal import lock
-from labkit.core.result import Cell, Outcome, Table, action
+from labkit.core.result import Outcome, action
+from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
 from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs import making, plans

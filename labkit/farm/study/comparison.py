@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from labkit.checks import Check, equal
 from labkit.core import run
-from labkit.core.result import Cell, Outcome, Result, Table, action
+from labkit.core.result import Outcome, Result, action
+from labkit.core.tables import Cell, Table
 from labkit.display import human_bytes
 from labkit.farm.rootfs import account, kinds, packages, variants
 from labkit.farm.rootfs import actions as rootfs

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from labkit.core.result import Cell, Table
+from labkit.core.tables import Cell, Table
 from labkit.farm.rootfs.account import Contents, Weight
 from labkit.farm.rootfs.scan import File
 from labkit.records import Record

@@ -9,9 +9,8 @@ from labkit.core import run
 from labkit.core.daemon import tail
 from labkit.core.files import write_atomically
 from labkit.errors import FarmError
-from labkit.farm.containers import container
+from labkit.farm.containers import container, replica_files
 from labkit.farm.network.netns import inside
-from labkit.farm.services import ssh
 from labkit.farm.study import web
 from labkit.farm.study.serving import QUESTION
 from labkit.farm.study.stand import Stand
@@ -21,7 +20,7 @@ REFUSED = "refused: Permission denied (publickey)"
 
 def session(stand: Stand) -> str:
     """What a command said that ssh ran in the container, with the lab's key."""
-    done = _ssh(stand, ssh.keys(stand.lab).folder / "student")
+    done = _ssh(stand, replica_files.keys(stand.lab).folder / "student")
     if done.status:
         raise _silent(stand, done)
     return " ".join(done.stdout.split())
@@ -62,7 +61,7 @@ def _ssh(stand: Stand, key: Path) -> run.Done:
     replica, own = stand.replica, container.folder(stand.lab, stand.replica.name)
     if not stand.programs:
         _serve(stand)
-    kind, host = ssh.keys(stand.lab).host.split()[:2]
+    kind, host = replica_files.keys(stand.lab).host.split()[:2]
     write_atomically(own / "known_hosts", f"{replica.address} {kind} {host}\n")
     words: list[str | Path] = [
         "ssh", "-F", "none", "-i", key, "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes",
@@ -77,9 +76,9 @@ def _serve(stand: Stand) -> None:
 
     It stays a child of labkit's, so that it is gone at once when the container is.
     """
-    caps = [word for name in ssh.CAPABILITIES for word in ("--cap", name)]
+    caps = [word for name in replica_files.CAPABILITIES for word in ("--cap", name)]
     root = container.bundle(stand.lab, stand.replica.name) / "rootfs"
-    server = (stand.replica.name, *ssh.server(root))
+    server = (stand.replica.name, *replica_files.server(root))
     words = container.runc(stand.lab, "exec", "--user", "0:0", *caps, *server)
     with _log(stand).open("ab") as sink:
         process = run.start(words, output=sink)

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from labkit.checks import Check
 from labkit.core import run
 from labkit.core.journal import lock
-from labkit.core.result import Cell, Outcome, Table, action
+from labkit.core.result import Outcome, action
+from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.errors import LabkitError
-from labkit.farm.containers import container
+from labkit.farm.containers import container, replica_files
 from labkit.farm.images.unpacking import Unpacked
-from labkit.farm.services import ssh
 from labkit.farm.study import ending, given, login, naming, reload, rights, web
 from labkit.farm.study.stand import Stand, Trial, standing
 from labkit.model.lab import Lab
@@ -71,7 +71,7 @@ def probe(lab: Lab, image: Unpacked | str) -> tuple[Probe, ...]:
     """
     unpacked = container.unpack(lab, image) if isinstance(image, str) else image
     parts = roles(lab)
-    ssh.keys(lab)
+    replica_files.keys(lab)
     with (
         lock(lab.run_dir, "farm"),
         standing(lab, unpacked, [role.trial for role in parts]) as stands,

@@ -17,14 +17,13 @@ from labkit.core import run
 from labkit.core.files import proven, write_proven
 from labkit.core.journal import lock
 from labkit.errors import FarmError
-from labkit.farm.containers import container
+from labkit.farm.containers import container, replica_files
 from labkit.farm.images import layers
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.rootfs import account, packages
 from labkit.farm.rootfs.account import Contents
 from labkit.farm.rootfs.actions import key_of
 from labkit.farm.rootfs.building import PATIENCE
-from labkit.farm.services import ssh
 from labkit.farm.study import serving
 from labkit.farm.study.serving import Served
 from labkit.model import sites
@@ -190,7 +189,7 @@ def _key(lab: Lab, unpacked: Unpacked) -> str:
     """Changes with the image and with what a site adds to it, but for the lab's own names."""
     plain = lab.model_copy(update={"name": "lab", "dns": lab.dns.model_copy(update={"domain": ""})})
     added = sites.files(plain, plain.sites[0])
-    job = (serving.QUESTION, ssh.CONFIGURATION, SINGLE)
+    job = (serving.QUESTION, replica_files.CONFIGURATION, SINGLE)
     return key_of("removal", EDITION, job, unpacked.lower[-1].parent.name, added)
 
 

@@ -21,11 +21,9 @@ from labkit.core.files import write_atomically
 from labkit.core.journal import Journal, lock
 from labkit.core.undo import remove_netns
 from labkit.errors import LabkitError, excerpt
-from labkit.farm.containers import container
+from labkit.farm.containers import container, lab_netns, replica_files
 from labkit.farm.images.unpacking import Unpacked
-from labkit.farm.network import host
 from labkit.farm.network.netns import inside
-from labkit.farm.services import ssh
 from labkit.farm.study.opened import watching
 from labkit.model.lab import Lab, Replica
 from labkit.records import Record
@@ -98,8 +96,8 @@ def serve_on(
 ) -> Served:
     """The same on an image that is unpacked, by a container of that name; several of different names may
     do it side by side. The caller holds the ``farm`` lock."""
-    given = ssh.keys(lab)
-    with _prepared(lab, unpacked, ssh.files(given), name) as replica:
+    given = replica_files.keys(lab)
+    with _prepared(lab, unpacked, replica_files.files(given), name) as replica:
         root = container.bundle(lab, replica.name) / "rootfs"
         for path in without:
             Path(f"{root}{path}").unlink()
@@ -127,7 +125,7 @@ def _prepared(
         mac="",
     )
     try:
-        host.replica_namespace(lab, replica)
+        lab_netns.replica_namespace(lab, replica)
         spec = container.replica_spec(lab, replica)
         container.prepare(lab, spec, unpacked, files, writable=True)
         yield replica
@@ -137,7 +135,7 @@ def _prepared(
         Journal.of(lab).forget("netns", name=replica.netns)
 
 
-def _job(lab: Lab, replica: Replica, given: ssh.Keys, *, page_only: bool) -> Served:
+def _job(lab: Lab, replica: Replica, given: replica_files.Keys, *, page_only: bool) -> Served:
     """The parts of the job, one after the other; what follows on a server that has ended is not tried."""
     try:
         container.create(lab, replica.name)
@@ -183,13 +181,13 @@ def _status(path: str) -> int:
         connection.close()
 
 
-def _session(lab: Lab, replica: Replica, given: ssh.Keys) -> str:
+def _session(lab: Lab, replica: Replica, given: replica_files.Keys) -> str:
     """Whether ssh opens a session in which programs run."""
     own = container.folder(lab, replica.name)
     kind, key = given.host.split()[:2]
     write_atomically(own / "known_hosts", f"{replica.address} {kind} {key}\n")
-    caps = [word for name in ssh.CAPABILITIES for word in ("--cap", name)]
-    command = ssh.server(container.bundle(lab, replica.name) / "rootfs")
+    caps = [word for name in replica_files.CAPABILITIES for word in ("--cap", name)]
+    command = replica_files.server(container.bundle(lab, replica.name) / "rootfs")
     server = ("--user", "0:0", "--detach", *caps, replica.name, *command)
     log = container.sshd_log(lab, replica.name)
     started = run.run(container.runc(lab, "exec", *server), output=log, ok=range(256))

@@ -15,11 +15,9 @@ from labkit.core import run
 from labkit.core.journal import Journal
 from labkit.core.undo import remove_netns
 from labkit.errors import FarmError, LabkitError, excerpt
-from labkit.farm.containers import container, logs
+from labkit.farm.containers import container, lab_netns, logs, replica_files
 from labkit.farm.containers.bundle import Mount, Spec
 from labkit.farm.images.unpacking import Unpacked
-from labkit.farm.network import host
-from labkit.farm.services import ssh
 from labkit.farm.study import given
 from labkit.model.lab import Lab, Replica
 from labkit.records import Record
@@ -110,7 +108,7 @@ def standing(lab: Lab, unpacked: Unpacked, trials: Sequence[Trial]) -> Iterator[
     journal.intend("folder", path=str(_folder(lab)))
     try:
         for replica in own:
-            host.replica_namespace(lab, replica)
+            lab_netns.replica_namespace(lab, replica)
         pairs = zip(trials, own, strict=True)
         stands = run.spread(lambda pair: _created(lab, unpacked, *pair), pairs)
         yield stands
@@ -152,7 +150,7 @@ def _created(lab: Lab, unpacked: Unpacked, trial: Trial, replica: Replica) -> St
         given.lay(own / "layer", {**given.files(lab, trial.site), **trial.files}, unpacked.lower)
         stand.conf.mkdir()
         image = unpacked.model_copy(update={"lower": (own / "layer", *unpacked.lower)})
-        files = ssh.files(ssh.keys(lab))
+        files = replica_files.files(replica_files.keys(lab))
         container.prepare(lab, _spec(lab, stand), image, files, writable=True)
         if not trial.foreground:
             container.create(lab, replica.name)

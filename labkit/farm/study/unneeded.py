@@ -14,7 +14,8 @@ from typing import Literal
 
 from labkit.checks import Check
 from labkit.core import run
-from labkit.core.result import Cell, Outcome, Table, action
+from labkit.core.result import Outcome, action
+from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
 from labkit.farm.containers import container
 from labkit.farm.rootfs import account, packages, variants

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from labkit.core.result import Cell, Table
+from labkit.core.tables import Cell, Table
 from labkit.farm.rootfs.account import Contents
 from labkit.farm.study.difference import Change, changes
 from labkit.records import Record

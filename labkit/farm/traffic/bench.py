@@ -6,7 +6,8 @@ import re
 
 from labkit.checks import Check
 from labkit.core import run
-from labkit.core.result import Cell, Outcome, Table, action
+from labkit.core.result import Outcome, action
+from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.errors import FarmError, excerpt
 from labkit.farm.services import fetch, resolver

@@ -127,7 +127,7 @@ def replicas_of(lab: Lab, label: str) -> tuple[Replica, ...]:
 def shared(lab: Lab) -> str:
     """The site on which the division of requests is shown: the first that has several replicas; where
     none has, the first."""
-    names = [sites.name for sites in lab.sites]
+    names = [site.name for site in lab.sites]
     return next((name for name in names if len(lab.replicas_of(name)) > 1), names[0])
 
 

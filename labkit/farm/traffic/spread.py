@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from labkit.core.result import Cell, Table
+from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.farm.traffic.load import Sent
 from labkit.farm.traffic.measure import Measurement

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from labkit.core.result import Cell, Table
+from labkit.core.tables import Cell, Table
 from labkit.model.lab import Lab
 from labkit.report.batch.progress import Progress
 from labkit.report.batch.rebuild import find, notebooks_folder

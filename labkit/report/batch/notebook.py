@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import sys
@@ -87,11 +86,6 @@ def require(path: Path) -> dict[str, Any]:
             code="config.no-notebook",
         )
     return content
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, '' when there is none."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 def declared(notebook: Mapping[str, Any]) -> frozenset[str]:

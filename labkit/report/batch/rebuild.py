@@ -9,7 +9,8 @@ from typing import Any
 import labkit
 from labkit.checks import Check
 from labkit.core import journal
-from labkit.core.result import Cell, Outcome, Table, action
+from labkit.core.result import Outcome, action
+from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.farm.rootfs import variants
 from labkit.model.lab import Lab, project_folder

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from labkit.core.result import Cell, Figure, Result
+from labkit.core.result import Figure, Result
+from labkit.core.tables import Cell
 from labkit.model.lab import Lab
 from labkit.report.figures import style
 from labkit.report.figures.rootfs import table_rows

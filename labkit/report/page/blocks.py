@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from labkit.core.result import FIGURE_MIME, RESULT_MIME, Table
+from labkit.core.result import FIGURE_MIME, RESULT_MIME
+from labkit.core.tables import Table
 from labkit.display import counted
 from labkit.model.lab import Lab
 from labkit.records import Record

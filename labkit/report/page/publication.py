@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from labkit.checks import Check
 from labkit.core import journal
-from labkit.core.result import Cell, Outcome, Table, action, run_id
+from labkit.core.result import Outcome, action, run_id
+from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.model.lab import Lab
 from labkit.report.page.blocks import Pages, stages, with_remarks

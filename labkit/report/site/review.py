@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from labkit import __version__, display
 from labkit.checks import Check, failed
-from labkit.core.result import Outcome, Table, action
+from labkit.core.result import Outcome, action
+from labkit.core.tables import Table
 from labkit.display import counted
 from labkit.errors import StateError
 from labkit.model.lab import Lab

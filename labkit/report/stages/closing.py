@@ -7,7 +7,8 @@ from types import MappingProxyType
 from typing import Any
 
 from labkit.checks import Check
-from labkit.core.result import Outcome, Result, Table, action
+from labkit.core.result import Outcome, Result, action
+from labkit.core.tables import Table
 from labkit.display import counted
 from labkit.model.lab import Lab
 from labkit.records import Record

@@ -15,7 +15,6 @@ from typing import Any
 import labkit
 from labkit.errors import StateError
 from labkit.model.lab import Lab
-from labkit.report.batch.notebook import digest
 from labkit.report.stages import record as records
 from labkit.report.stages.plan import Plan, plan
 from labkit.report.stages.record import Inputs, StageRecord
@@ -157,3 +156,8 @@ def _flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
         nested = isinstance(value, Mapping)
         found |= _flat(value, f"{path}{key}.") if nested else {f"{path}{key}": value}
     return found
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, '' when there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""

@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from labkit import display, reading
+from labkit import reading
 from labkit.checks import Check, failed
-from labkit.core.result import FIGURE_MIME, RESULT_MIME, Figure, Result, Table
+from labkit.core.result import FIGURE_MIME, RESULT_MIME, Figure, Result, summary_html
+from labkit.core.tables import Table
 from labkit.display import counted
 from labkit.errors import StateError
 from labkit.model.lab import Lab
@@ -98,7 +99,7 @@ class StageRecord(Record):
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         return {
             "text/plain": "\n".join([self.sentence, *(f"  ✘ {text}" for text in self.problems)]),
-            "text/html": display.summary_html(self.sentence, self.problems),
+            "text/html": summary_html(self.sentence, self.problems),
         }
 
 

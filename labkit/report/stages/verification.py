@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from labkit.checks import Check
-from labkit.core.result import Outcome, Table, action
+from labkit.core.result import Outcome, action
+from labkit.core.tables import Table
 from labkit.display import counted
 from labkit.errors import ConfigError, StateError
 from labkit.model.lab import Lab

@@ -123,7 +123,9 @@ def _write(path: Path, words: Mapping[str, str]) -> None:
 def apply(folders: Folders, passwords: Passwords, *, mediawiki: Path, settings: Path) -> None:
     """Each account exists with its password and groups, the bot with its bot password and grants."""
     script = folders.root / "accounts.php"
-    write_atomically(script, resources.files("labkit.wiki.client").joinpath("accounts.php").read_bytes())
+    write_atomically(
+        script, resources.files("labkit.wiki.client").joinpath("accounts.php").read_bytes()
+    )
     script.chmod(0o644)
     try:
         as_server(

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from labkit.errors import WikiError
 from labkit.records import Record
 from labkit.wiki.client import calls, whereabouts
@@ -21,7 +23,6 @@ from labkit.wiki.client.refusals import ConflictError, refusal, unsaved
 if TYPE_CHECKING:
     import mwclient
 
-    from labkit.wiki.render.notebook import Upload
 
 __all__ = ["ConflictError", "Revision", "Saved", "Snapshot"]
 #: Titles that one request may name.
@@ -275,3 +276,11 @@ def _revision(item: Mapping[str, Any]) -> Revision:
         hidden="texthidden" in item.get("slots", {}).get("main", {}),
         parent=item.get("parentid", 0),
     )
+
+
+class Upload(Record):
+    """A picture that a page shows: ``name`` holds the hash of its content, ``text`` describes it."""
+
+    name: str
+    text: str
+    data: bytes = Field(repr=False)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from labkit.core.result import Cell, Table
+from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.records import Record
 from labkit.wiki.merge import fences, three_way

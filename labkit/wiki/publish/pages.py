@@ -13,7 +13,8 @@ from labkit import reading
 from labkit.checks import Check
 from labkit.core import journal
 from labkit.core.files import write_atomically
-from labkit.core.result import Outcome, Table, action
+from labkit.core.result import Outcome, action
+from labkit.core.tables import Table
 from labkit.errors import ConfigError, StateError
 from labkit.model.lab import Lab
 from labkit.records import Record

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labkit.checks import Check
-from labkit.core.result import Cell, Outcome, Table, action
+from labkit.core.result import Outcome, action
+from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.model.lab import Lab
 from labkit.records import Record

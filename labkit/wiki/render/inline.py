@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from labkit.wiki.client.api import Upload
 from labkit.wiki.render import formulas, images, wikitext
 from labkit.wiki.render.images import Picture
 from labkit.wiki.render.places import Place, is_outside, page_name, url
@@ -22,7 +23,7 @@ from labkit.wiki.render.tree import (
     Styled,
     Text,
 )
-from labkit.wiki.render.uploads import Upload, upload
+from labkit.wiki.render.uploads import upload
 from labkit.wiki.render.walking import plain, slug, words
 
 #: Styles that have wiki marks.

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from labkit.records import Record
+from labkit.wiki.client.api import Upload as Upload  # noqa: PLC0414 - offered here, too
 from labkit.wiki.render import images, markdown, outputs, writing
 from labkit.wiki.render.images import Picture
 from labkit.wiki.render.outputs import text
@@ -26,7 +27,6 @@ from labkit.wiki.render.tree import (
     Source,
     Styled,
 )
-from labkit.wiki.render.uploads import Upload as Upload  # noqa: PLC0414 - offered here, too
 from labkit.wiki.render.uploads import upload as upload  # noqa: PLC0414 - offered here, too
 
 

@@ -5,18 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 
-from pydantic import Field
-
-from labkit.records import Record
+from labkit.wiki.client.api import Upload
 from labkit.wiki.render import wikitext
-
-
-class Upload(Record):
-    """A picture that a page shows: ``name`` holds the hash of its content, ``text`` describes it."""
-
-    name: str
-    text: str
-    data: bytes = Field(repr=False)
 
 
 def upload(name: str, data: bytes, *, ending: str, text: str) -> Upload:

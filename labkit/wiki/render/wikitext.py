@@ -15,7 +15,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from labkit.checks import Check
-from labkit.core.result import Cell, Column, Command, Figure, Result, Table
+from labkit.core.result import Command, Figure, Result
+from labkit.core.tables import Cell, Column, Table
 from labkit.display import counted, human
 from labkit.text import shown
 

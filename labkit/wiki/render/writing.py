@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from labkit.core.result import Figure
+from labkit.wiki.client.api import Upload
 from labkit.wiki.render import formulas, gridtext, images, wikitext
 from labkit.wiki.render.inline import Lines
 from labkit.wiki.render.places import Place
@@ -35,7 +36,6 @@ from labkit.wiki.render.tree import (
     Terms,
     Text,
 )
-from labkit.wiki.render.uploads import Upload
 from labkit.wiki.render.walking import links, plain, slug, unheaded
 
 #: The attributes of what a program wrote, by where to.

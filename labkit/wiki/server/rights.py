@@ -7,7 +7,8 @@ from pathlib import Path
 
 from labkit.checks import Check, equal
 from labkit.core import daemon, run
-from labkit.core.result import Outcome, Table, action
+from labkit.core.result import Outcome, action
+from labkit.core.tables import Table
 from labkit.display import counted, curl
 from labkit.model.lab import Lab
 from labkit.records import Record
