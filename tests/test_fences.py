@@ -207,5 +207,5 @@ def test_without_memory_every_line_that_labkit_would_not_write_is_kept() -> None
 def test_lost_lines_are_put_back_where_they_stood() -> None:
     """After the line that they followed, or at the end when that is gone."""
     before = "a\nREX> 1\nb\nREX> 2\nREX> 3"
-    lost = weave.merge.count(["REX> 1", "REX> 2", "REX> 3"])
+    lost = weave.three_way.count(["REX> 1", "REX> 2", "REX> 3"])
     assert weave.put_back("a\nc", before, lost) == "a\nREX> 1\nc\nREX> 2\nREX> 3"

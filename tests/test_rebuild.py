@@ -139,7 +139,7 @@ def test_lab_file_is_the_whole_lab(tmp_path: Path) -> None:
 
 def test_traceback_does_not_say_where_labkit_is_installed() -> None:
     """A failed notebook names files from the project's folder on; what it printed stays as it is."""
-    project = Path(notebook.__file__).parents[2]
+    project = Path(notebook.__file__).parents[3]
     raised = {"output_type": "error", "ename": "E", "evalue": "", "traceback": [f"File {project}/labkit/run.py:3", f"File {sys.prefix}/lib/x.py:1"]}  # fmt: skip
     printed = {"output_type": "stream", "name": "stdout", "text": f"{project}/labkit"}
     cell = {"cell_type": "code", "source": "", "metadata": {}, "outputs": [raised, printed]}

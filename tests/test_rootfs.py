@@ -339,7 +339,7 @@ def test_a_killed_build_leaves_nothing_that_a_later_one_takes_for_whole(
     }
     builder = run.start(
         [sys.executable, "-c", KILLED, tiny.model_dump_json(), TINY.model_dump_json()],
-        env={"PYTHONPATH": str(Path(rootfs.__file__).parents[2])},
+        env={"PYTHONPATH": str(Path(rootfs.__file__).parents[3])},
     )
     try:
         _until(moments[moment], moment)

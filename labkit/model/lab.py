@@ -88,7 +88,8 @@ class Lab(Configuration):
         if isinstance(wiki, dict) and wiki.get("assignment"):
             wiki["assignment"] = paths.resolved(base, wiki["assignment"])
         lab = cls.of(values, str(found) if found else "the parameters", **parameters)
-        paths.require_apart(lab)
+        own = {"state": lab.state_dir, "cache": lab.cache_dir, "run": lab.run_dir}
+        paths.require_apart({**own, "outputs": lab.output_dir})
         return lab
 
     @classmethod

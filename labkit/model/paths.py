@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from labkit.errors import ConfigError
 from labkit.model.complaints import Fault
 from labkit.text import line, quoted
-
-if TYPE_CHECKING:
-    from labkit.model.lab import Lab
 
 #: Where nothing of a lab's is made, whatever leads there.
 SYSTEM = (
@@ -62,11 +59,10 @@ def resolved(base: Path, value: object) -> object:
         return value
 
 
-def require_apart(lab: Lab) -> None:
-    """Raises :class:`ConfigError` for a folder of the lab that is, by whatever links lead there, one of the
+def require_apart(folders: Mapping[str, Path]) -> None:
+    """Raises :class:`ConfigError` for a folder (by its key) that is, by whatever links lead there, one of the
     system's own, or below it."""
-    own = {"state": lab.state_dir, "cache": lab.cache_dir, "run": lab.run_dir}
-    for key, place in {**own, "outputs": lab.output_dir}.items():
+    for key, place in folders.items():
         real = f"{os.path.realpath(place)}/"
         if real.startswith(tuple(f"{name}/" for name in EVERYBODYS)):
             continue
