@@ -116,81 +116,107 @@ class Section(BaseModel):
 
 
 class Host(Section):
-    """Where the host's side lives: '' is the machine's own network namespace, else one of labkit's."""
+    """The host's side of the lab: bridge, name server, balancer, browser and load."""
 
     netns: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]{0,30})?$")] = ""
+    """A network namespace that labkit makes for the host's side; "" is the machine's own."""
 
 
 class Network(Section):
-    """The farm's own IP network; the bridge has its first address."""
+    """The farm's own IP network."""
 
     subnet: str = "10.60.0.0/24"
+    """A private network (RFC 1918). The bridge has its first address."""
 
 
 class Rootfs(Section):
-    """How the farm's root file system is made; '' as the suite is the machine's own."""
+    """How the farm's root file system is made."""
 
     suite: Annotated[str, Field(pattern=r"^([a-z][a-z0-9-]{0,40})?$")] = ""
+    """The Debian release, such as "trixie"; "" is the machine's own."""
     tool: Literal["mmdebstrap", "debootstrap"] = "mmdebstrap"
+    """The program that makes it."""
     variant: Word = "essential"
+    """The variant by which it is made, such as "smallest"."""
     packages: tuple[Word, ...] = ()
+    """Further Debian packages that it contains."""
     mirror: Annotated[str, Field(pattern=rf"^((https?|file)://{ADDRESS}{{1,500}})?$")] = ""
+    """Where packages come from; "" is the machine's apt configuration."""
 
 
 class Dns(Section):
-    """The lab's own domain; '' is the lab's name below .test."""
+    """The lab's own domain."""
 
     domain: Annotated[str, BeforeValidator(lambda v: v if v == "" else _domain(v))] = ""
+    """A domain below .test (RFC 6761); "" is NAME.test."""
 
 
 class Proxy(Section):
-    """The balancer: Apache's load-balancing method, and whether a client stays with its replica."""
+    """The balancer."""
 
     port: Port = 80
+    """The port on which it answers, on the bridge's address."""
     lbmethod: Literal["byrequests", "bytraffic", "bybusyness"] = "byrequests"
+    """Apache's load-balancing method."""
     sticky: bool = False
+    """Whether a client stays with its replica, by a cookie."""
 
 
 class Containers(Section):
-    """What a container has of its own: its ids, where the machine can give it some (``auto``), in any case
-    (``required``: else nothing is started), or never; and how much its processes may write, in all files."""
+    """What a container has and may use."""
 
     user_namespace: Literal["auto", "required", "off"] = "auto"
+    """Whether a container has user ids of its own: where the machine can do it, always (else nothing starts), never."""
     written_mib: Annotated[int, Field(ge=1, le=128)] = 64
+    """How much its processes may write, logs and output in all, in MiB; at most half of its memory."""
     written_files: Annotated[int, Field(ge=64, le=1_000_000)] = 4096
+    """In how many files."""
 
 
 class Traffic(Section):
-    """How many requests a measurement sends, and how many at a time."""
+    """What a measurement sends."""
 
     requests: Annotated[int, Field(ge=1, le=100_000)] = 600
+    """How many requests in all."""
     concurrency: Annotated[int, Field(ge=1, le=64)] = 8
+    """How many at a time."""
     seconds: Annotated[float, Field(gt=0, le=60)] = 3.0
+    """How long a measurement of throughput lasts, in seconds."""
 
 
 class Wiki(Section):
-    """The wiki: one of the lab's own, or an existing one (``url``; its bot password comes from
-    the environment: ``LABKIT_WIKI_USER``, ``LABKIT_WIKI_PASSWORD``)."""
+    """The wiki: one that labkit makes, or an existing one. The bot password of an existing wiki comes from the
+    environment: ``LABKIT_WIKI_USER``, ``LABKIT_WIKI_PASSWORD``."""
 
     port: Port = 8060
+    """The port of the lab's own wiki, on the loopback address."""
     database: Literal["sqlite", "mariadb"] = "sqlite"
+    """The database of the lab's own wiki."""
     url: Annotated[
         str, Field(pattern=rf"^(https?://{ADDRESS.replace('@', '')}{{1,500}}/api\.php)?$")
     ] = ""
+    """The address of an existing wiki's api.php; "" makes one."""
     assignment: Place = ""
+    """A file of wikitext that is the page Assignment; "" is labkit's own."""
     page: Annotated[
         Line, Field(pattern=r"^[^\[\]{}|#<>/\n.-][^\[\]{}|#<>/\n]*$"), AfterValidator(_title)
     ] = "Report"
+    """The title of the report's page."""
 
 
 class Site(Section):
-    """One web site: ``weights`` has a number for each of its replicas ('' colour: by its place)."""
+    """One web site."""
 
     name: Label
+    """The site's name, a DNS label."""
     title: Line = ""
+    """The heading of its page; "" is made from its number and name."""
     colour: Annotated[str, Field(pattern=r"^(#[0-9A-Fa-f]{6})?$")] = ""
+    """The colour of its page and in figures, #rrggbb; "" is chosen by its number."""
     replicas: Annotated[int, Field(ge=1, le=200)] | None = None
+    """Its number of replicas, where it is not the lab's `replicas`."""
     weights: tuple[Annotated[int, Field(ge=1, le=100)], ...] = ()
+    """A weight for each of its replicas: its share of the requests."""
 
 
 def _named(value: object) -> object:
@@ -201,15 +227,18 @@ def _named(value: object) -> object:
 
 
 class Configuration(Section):
-    """All that can be said about a lab; everything has a default."""
+    """The lab as a whole."""
 
     name: Annotated[Label, Field(max_length=24)] = "lab"
+    """The lab's name, a DNS label: in the names of its interfaces, namespaces and folders."""
     sites: Annotated[tuple[Site, ...], BeforeValidator(_named), Field(min_length=1)] = (
         Site(name="site1"),
         Site(name="site2"),
         Site(name="site3"),
     )
+    """The web sites: names, or a table `[[sites]]` for each."""
     replicas: Annotated[int, Field(ge=1, le=200)] = 2
+    """How many replicas (containers) each site has."""
     host: Host = Host()
     network: Network = Network()
     rootfs: Rootfs = Rootfs()
@@ -219,10 +248,15 @@ class Configuration(Section):
     traffic: Traffic = Traffic()
     wiki: Wiki = Wiki()
     outputs: Annotated[str, Field(min_length=1), AfterValidator(path)] = "outputs"
+    """The folder for what a person reads, from lab.toml's folder."""
     state: Folder = "/var/lib/labkit"
+    """The folder for what outlives a boot: images, the wiki's data, the journal."""
     cache: Annotated[str, BeforeValidator(lambda v: v if v == "" else folder(v))] = ""
+    """The folder that labs share: packages, root file systems; "" is `.cache` in the state folder."""
     run: Folder = "/run/labkit"
+    """The folder for what a boot ends: mounts, sockets, runC's state."""
     offline: bool = False
+    """Whether no mirror may be asked."""
 
 
 #: The notebooks' flat parameters, and the key of lab.toml that each one overrides: every key has one.
