@@ -7,7 +7,6 @@ import json
 import time
 from collections import Counter
 from contextlib import suppress
-from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -26,8 +25,7 @@ from labkit.farm.traffic import counts
 from labkit.farm.traffic.counts import Log
 from labkit.model import sites
 from labkit.wiki.client import transport
-from labkit.wiki.client.ask import Reply, parsed
-from labkit.wiki.client.calls import asking
+from labkit.wiki.client.mediawiki import asking
 from tests.servers import served
 
 #: What a replica's server writes.
@@ -196,13 +194,6 @@ def test_an_answer_of_a_wiki_is_one_or_none(text: str) -> None:
     assert code is None or isinstance(code, str)
     if code is not None:
         json.loads(text)
-
-
-@pytest.mark.parametrize("text", ANSWERS)
-def test_an_answer_to_a_stranger_is_an_object_or_an_error(text: str) -> None:
-    """One kind of error."""
-    with suppress(ValueError):
-        assert isinstance(parsed(Reply(200, text.encode(), Message())), dict)
 
 
 @pytest.mark.parametrize("status", ["²", "2" * 5000, "-1", "", "two", "200\0", "٢٠٠"])
