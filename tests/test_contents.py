@@ -11,13 +11,13 @@ import pytest
 from labkit import Lab
 from labkit.core import run
 from labkit.errors import ConfigError
-from labkit.farm.rootfs import account, database, kinds, owners, packages, reasons, scan, variants
+from labkit.farm.rootfs import account, database, files, owners, packages, reasons, variants
 from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs.database import Database, Diversion
+from labkit.farm.rootfs.files import File, Form, scan
 from labkit.farm.rootfs.owners import NOBODY, Owner
 from labkit.farm.rootfs.packages import Package
 from labkit.farm.rootfs.reasons import Asked
-from labkit.farm.rootfs.scan import File, Form
 from labkit.farm.study import sizes
 
 
@@ -48,10 +48,10 @@ def _tree(root: Path) -> Path:
 
 def test_the_sums_are_what_du_counts(tmp_path: Path) -> None:
     """Apparent and disk size, with a hole and with two names of one file; folders weigh what du gives them."""
-    files = scan.scan(_tree(tmp_path))
-    assert sum(file.disk for file in files) == _du("--block-size=1", tmp_path)
-    folders = sum(file.size for file in files if file.form == "folder")
-    assert _du("--bytes", tmp_path) in _with_or_without(sum(f.size for f in files), folders)
+    found = scan(_tree(tmp_path))
+    assert sum(file.disk for file in found) == _du("--block-size=1", tmp_path)
+    folders = sum(file.size for file in found if file.form == "folder")
+    assert _du("--bytes", tmp_path) in _with_or_without(sum(f.size for f in found), folders)
 
 
 def _du(how: str, root: Path) -> int:
@@ -65,7 +65,7 @@ def _with_or_without(size: int, folders: int) -> tuple[int, int]:
 
 def test_each_name_has_its_form(tmp_path: Path) -> None:
     """By path from the root; the second name of a file weighs nothing; a hole takes no disk."""
-    found = {file.path: file for file in scan.scan(_tree(tmp_path))}
+    found = {file.path: file for file in scan(_tree(tmp_path))}
     assert list(found) == sorted(found)
     forms = {path: file.form for path, file in found.items()}
     assert forms == {
@@ -84,7 +84,7 @@ def test_of_layers_the_topmost_counts(tmp_path: Path) -> None:
         (tmp_path / layer / "etc").mkdir(parents=True)
         (tmp_path / layer / "etc/both").write_text(text)
         (tmp_path / layer / f"etc/{layer}").touch()
-    found = {f.path: f.size for f in scan.scan(tmp_path / "above", tmp_path / "below")}
+    found = {f.path: f.size for f in scan(tmp_path / "above", tmp_path / "below")}
     assert found["/etc/both"] == len("short")
     assert {"/etc/above", "/etc/below"} <= found.keys()
 
@@ -301,7 +301,7 @@ def test_a_rule_for_a_package_that_is_not_installed_does_not_apply() -> None:
 )
 def test_what_kind_a_file_is(path: str, kind: str) -> None:
     """By where it lies and how it is called."""
-    assert kinds.kind(File(path, "file", 1, 1)) == kind
+    assert files.kind(File(path, "file", 1, 1)) == kind
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_what_kind_a_file_is(path: str, kind: str) -> None:
 )
 def test_form_and_mode_count_too(file: File, kind: str) -> None:
     """Folders and devices are kinds of their own; a program may lie anywhere."""
-    assert kinds.kind(file) == kind
+    assert files.kind(file) == kind
 
 
 # -- reasons ---------------------------------------------------------------------------------------

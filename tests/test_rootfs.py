@@ -22,7 +22,7 @@ from labkit.farm.rootfs import commands, plans, variants
 from labkit.farm.rootfs.actions import Rootfs
 from labkit.farm.rootfs.apt import Source
 from labkit.farm.rootfs.building import building
-from labkit.farm.rootfs.scan import scan
+from labkit.farm.rootfs.files import scan
 from labkit.farm.rootfs.shop import ADDRESS, Shop
 from labkit.farm.rootfs.variants import Variant
 from labkit.farm.study import comparison

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from labkit.core.tables import Cell, Table
-from labkit.farm.rootfs import database, kinds, owners, scan
+from labkit.farm.rootfs import database, owners
+from labkit.farm.rootfs.files import File, kinds, scan
 from labkit.farm.rootfs.owners import MEANING, Owner
 from labkit.farm.rootfs.packages import STATUS, Package
 from labkit.farm.rootfs.reasons import Asked, reasons
-from labkit.farm.rootfs.scan import File
 from labkit.records import Record
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class Contents:
         return dict(sorted(sums.items(), key=lambda item: -item[1].size))
 
     def by_kind(self) -> dict[str, Weight]:
-        """What the files of each kind weigh (:data:`labkit.farm.rootfs.kinds.KINDS`)."""
+        """What the files of each kind weigh (:data:`labkit.farm.rootfs.files.KINDS`)."""
         return self.by(lambda file: self.kinds[file.path])
 
     def by_package(self) -> dict[str, Weight]:
@@ -75,15 +75,15 @@ def read(name: str, *roots: Path) -> Contents:
     dpkg's database is that of the first root that has one; raises StateError when none has. What
     lies in the layers above that one was written by who built the image.
     """
-    files = scan.scan(*roots)
+    files = scan(*roots)
     place = next((n for n, root in enumerate(roots) if (root / STATUS).is_file()), 0)
     known = database.read(roots[place])
-    above = {f.path for root in roots[:place] for f in scan.scan(root) if f.form != "folder"}
+    above = {f.path for root in roots[:place] for f in scan(root) if f.form != "folder"}
     return Contents(
         name=name,
         files=files,
         owners=owners.attribute(files, known) | dict.fromkeys(above, Owner("builder")),
-        kinds=kinds.kinds(files),
+        kinds=kinds(files),
         packages=known.packages,
     )
 

@@ -22,8 +22,8 @@ from labkit.core.files import existing
 from labkit.core.journal import Journal, not_root
 from labkit.display import human_bytes
 from labkit.errors import BuildError, CommandError
+from labkit.farm.rootfs.files import scan
 from labkit.farm.rootfs.gateway import NOWHERE, Way
-from labkit.farm.rootfs.scan import scan
 from labkit.kernel import calls
 from labkit.kernel.netns import alone
 from labkit.model.lab import Lab

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from labkit.farm.rootfs import database, owner_rules
 from labkit.farm.rootfs.database import Database
-from labkit.farm.rootfs.scan import File
+from labkit.farm.rootfs.files import File
 
 How = Literal["package", "alternative", "script", "state", "shared", "builder", "nobody"]
 

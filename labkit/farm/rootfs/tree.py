@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from labkit.farm.rootfs import account, database
 from labkit.farm.rootfs.account import Weight
+from labkit.farm.rootfs.files import File
 from labkit.farm.rootfs.packages import STATUS, Package
-from labkit.farm.rootfs.scan import File
 
 #: Where packages' documentation is, and dpkg's notes on their files (name, architecture, kind).
 DOCUMENTATION = "/usr/share/doc/"

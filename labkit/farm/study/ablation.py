@@ -19,9 +19,9 @@ from labkit.farm.rootfs import making, plans
 from labkit.farm.rootfs.actions import Rootfs, key_of
 from labkit.farm.rootfs.building import PATIENCE, sealed
 from labkit.farm.rootfs.depot import Depot
+from labkit.farm.rootfs.files import scan
 from labkit.farm.rootfs.ladder import LADDER
 from labkit.farm.rootfs.plans import Plan
-from labkit.farm.rootfs.scan import scan
 from labkit.farm.rootfs.tree import Tree
 from labkit.farm.study import margins
 from labkit.farm.study.scratch import scratch

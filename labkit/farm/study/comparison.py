@@ -12,10 +12,11 @@ from labkit.core import run
 from labkit.core.result import Outcome, Result, action
 from labkit.core.tables import Cell, Table
 from labkit.display import human_bytes
-from labkit.farm.rootfs import account, kinds, packages, variants
+from labkit.farm.rootfs import account, packages, variants
 from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs.account import Contents
 from labkit.farm.rootfs.actions import Rootfs
+from labkit.farm.rootfs.files import KINDS
 from labkit.farm.rootfs.variants import Variant
 from labkit.farm.study import layer, waterfall
 from labkit.farm.study.layer import Compressed
@@ -181,7 +182,7 @@ def kind_table(contents: Mapping[str, Contents]) -> Table:
     sums = {item.name: item.by_kind() for item in order}
     rows: list[dict[str, Cell]] = [
         {"kind": kind, **{name: by[kind].size if kind in by else 0 for name, by in sums.items()}}
-        for kind in kinds.KINDS
+        for kind in KINDS
         if any(kind in by for by in sums.values())
     ]
     rows.sort(key=lambda row: -max(int(row[item.name] or 0) for item in order))

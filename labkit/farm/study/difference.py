@@ -12,7 +12,7 @@ from typing import Literal
 
 from labkit.core.tables import Cell, Table
 from labkit.farm.rootfs.account import Contents, Weight
-from labkit.farm.rootfs.scan import File
+from labkit.farm.rootfs.files import File
 from labkit.records import Record
 
 Cause = Literal[

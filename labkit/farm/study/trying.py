@@ -13,8 +13,8 @@ from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.rootfs import step_rules, writing
 from labkit.farm.rootfs.account import Weight
 from labkit.farm.rootfs.building import discard
+from labkit.farm.rootfs.files import scan
 from labkit.farm.rootfs.ladder import Step
-from labkit.farm.rootfs.scan import scan
 from labkit.farm.rootfs.tree import Tree
 from labkit.farm.study import margins, serving, soundness
 from labkit.farm.study import proof as survival
