@@ -15,11 +15,10 @@ from labkit.errors import FarmError
 from labkit.farm.containers import container
 from labkit.farm.rootfs import account
 from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs.account import Contents
+from labkit.farm.rootfs.account import Asked, Contents, reasons
 from labkit.farm.rootfs.files import File
 from labkit.farm.rootfs.owners import NOBODY, Owner
 from labkit.farm.rootfs.packages import Package
-from labkit.farm.rootfs.reasons import Asked, reasons
 from labkit.farm.study import opened, removal, serving, unneeded
 from labkit.farm.study.removal import Evidence, Trial
 from labkit.farm.study.serving import FINE, UNTRIED, Served

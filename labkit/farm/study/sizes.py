@@ -13,8 +13,7 @@ from labkit.farm.images import actions as image
 from labkit.farm.images import siteimages
 from labkit.farm.rootfs import account, servers, variants
 from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs.account import Contents, Weight
-from labkit.farm.rootfs.reasons import Asked, asked
+from labkit.farm.rootfs.account import Asked, Contents, Weight, asked
 from labkit.farm.study import difference as causes
 from labkit.farm.study.difference import Change, Version
 from labkit.model.lab import Lab, unknown

@@ -20,9 +20,8 @@ from labkit.display import counted, human_bytes
 from labkit.farm.containers import container
 from labkit.farm.rootfs import account, packages, variants
 from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs.account import Contents, Weight
+from labkit.farm.rootfs.account import Contents, Weight, Why, asked, reasons
 from labkit.farm.rootfs.packages import Package
-from labkit.farm.rootfs.reasons import Why, asked, reasons
 from labkit.farm.study import removal
 from labkit.farm.study.removal import PROGRAMS, Evidence, Trial
 from labkit.model.lab import Lab
