@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from labkit.core.tables import Cell, Table
-from labkit.farm.rootfs import owners, packages, servers
+from labkit.farm.rootfs import owners, packages, variants
 from labkit.farm.rootfs.files import File, kinds, scan
 from labkit.farm.rootfs.owners import MEANING, Owner
 from labkit.farm.rootfs.packages import STATUS, Package
@@ -223,9 +223,9 @@ TAKEN: Mapping[tuple[str, str], Asked] = {
     ("debootstrap", ""): Asked(priorities=("required", "important")),
     ("mmdebstrap", "essential"): Asked(packages=("apt", MERGED), priorities=()),
     ("mmdebstrap", "minbase"): Asked(packages=("apt", MERGED)),
-    ("dpkg", ""): Asked(packages=(*servers.PACKAGES, "apt"), priorities=()),
+    ("dpkg", ""): Asked(packages=(*variants.PACKAGES, "apt"), priorities=()),
     ("dpkg", "shrunk"): Asked(
-        packages=("apache2", "apache2-bin", *servers.SSH, "busybox"), priorities=()
+        packages=("apache2", "apache2-bin", *variants.SSH, "busybox"), priorities=()
     ),
 }
 

@@ -17,11 +17,12 @@ from labkit.display import counted, human_bytes
 from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs import making, plans
 from labkit.farm.rootfs.actions import Rootfs, key_of
-from labkit.farm.rootfs.building import PATIENCE, sealed
-from labkit.farm.rootfs.depot import Depot
+from labkit.farm.rootfs.cache import PATIENCE
 from labkit.farm.rootfs.files import scan
 from labkit.farm.rootfs.ladder import LADDER
 from labkit.farm.rootfs.plans import Plan
+from labkit.farm.rootfs.repository import Depot
+from labkit.farm.rootfs.sandbox import sealed
 from labkit.farm.rootfs.tree import Tree
 from labkit.farm.study import margins
 from labkit.farm.study.scratch import scratch

@@ -12,7 +12,7 @@ from labkit.core.journal import lock
 from labkit.farm.images import store
 from labkit.farm.images.umoci import umoci
 from labkit.farm.rootfs.actions import Rootfs, key_of, program_version
-from labkit.farm.rootfs.building import PATIENCE
+from labkit.farm.rootfs.cache import PATIENCE
 from labkit.farm.study.scratch import scratch
 from labkit.model.lab import Lab
 from labkit.records import Record

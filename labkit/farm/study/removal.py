@@ -23,7 +23,7 @@ from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.rootfs import account, packages
 from labkit.farm.rootfs.account import Contents
 from labkit.farm.rootfs.actions import key_of
-from labkit.farm.rootfs.building import PATIENCE
+from labkit.farm.rootfs.cache import PATIENCE
 from labkit.farm.study import serving
 from labkit.farm.study.serving import Served
 from labkit.model import sites

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from labkit.core.journal import Journal
-from labkit.farm.rootfs.building import discard
+from labkit.farm.rootfs.cache import discard
 from labkit.model.lab import Lab
 
 

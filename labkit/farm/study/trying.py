@@ -12,7 +12,7 @@ from labkit.farm.images import actions as image
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.rootfs import step_rules, writing
 from labkit.farm.rootfs.account import Weight
-from labkit.farm.rootfs.building import discard
+from labkit.farm.rootfs.cache import discard
 from labkit.farm.rootfs.files import scan
 from labkit.farm.rootfs.ladder import Step
 from labkit.farm.rootfs.tree import Tree
