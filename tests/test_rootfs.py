@@ -26,8 +26,7 @@ from labkit.farm.rootfs.scan import scan
 from labkit.farm.rootfs.shop import ADDRESS, Shop
 from labkit.farm.rootfs.variants import Variant
 from labkit.farm.study import comparison
-from labkit.farm.study.comparison import Measured
-from labkit.farm.study.layer import Compressed
+from labkit.farm.study.comparison import Compressed, Measured
 from labkit.kernel import calls
 from labkit.kernel.netns import alone
 from tests import proc
