@@ -28,7 +28,7 @@ from labkit.core import run
 from labkit.core.daemon import tail
 from labkit.core.files import write_atomically
 from labkit.core.journal import lock
-from labkit.display import counted
+from labkit.display import counted, quoted
 from labkit.errors import CommandError, FarmError, LabkitError
 from labkit.farm.containers import container, logs, replica_files, trial
 from labkit.farm.containers.container import WWW_DATA
@@ -48,7 +48,6 @@ from labkit.kernel.users import inner as inner_user
 from labkit.model.lab import Lab
 from labkit.model.sites import REPLICA_HEADER, TRACE_HEADER
 from labkit.records import Record
-from labkit.text import quoted
 
 #: How long a server may take to begin to answer, or to do what it was told (seconds).
 PATIENCE = 10.0
