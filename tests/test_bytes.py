@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from labkit import Lab
 from labkit.checks import failed
 from labkit.core import cache
 from labkit.core.files import proven, write_proven
-from labkit.farm.containers import container
+from labkit.farm.containers import container, roots
 from labkit.farm.images import siteimages, store
 from labkit.farm.reconcile import kept, up, upkeep
 from labkit.farm.rootfs import actions as rootfs
@@ -173,6 +175,20 @@ def test_a_mediawiki_with_another_bit_is_unpacked_anew(
 
 
 # -- a root file system --------------------------------------------------------------------------------
+
+
+def test_files_of_containers_that_are_made_at_once_are_laid_once(tmp_path: Path) -> None:
+    """No thread takes away what another has laid, and mounted: each finds the same file, and it stays."""
+    for number in range(50):
+        place, begun = tmp_path / str(number) / "rootfs", threading.Barrier(8)
+
+        def laid(_: int, place: Path = place, begun: threading.Barrier = begun) -> int:
+            begun.wait(60)
+            roots._give(place, {"etc/key": "PRIVATE KEY"})
+            return (place / "etc/key").stat().st_ino
+
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(laid, range(8))) == {(place / "etc/key").stat().st_ino}
 
 
 @pytest.mark.root

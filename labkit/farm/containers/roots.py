@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import stat
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 WWW_DATA = 33
 #: How many layers an overlay needs that nobody writes into (the kernel's overlayfs).
 LEAST = 2
+_giving = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -229,20 +231,16 @@ def is_given(lab: Lab, files: Mapping[str, str]) -> bool:
 def _give(place: Path, files: Mapping[str, str]) -> None:
     """The folder is there with the files, whole or not at all; a private key is root's alone."""
     folder = place.parent
-    if cache.whole(folder):
-        return
-    part = beside(folder)
-    for path, content in files.items():
-        mode = 0o600 if "PRIVATE KEY" in content else 0o644
-        write_atomically(part / place.name / path, content, mode=mode)
-    cache.seal(part)
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
+    with _giving:  # else one thread removes what another has made, and mounted
+        if cache.whole(folder):
+            return
+        part = beside(folder)
+        for path, content in files.items():
+            mode = 0o600 if "PRIVATE KEY" in content else 0o644
+            write_atomically(part / place.name / path, content, mode=mode)
+        cache.seal(part)
+        shutil.rmtree(folder, ignore_errors=True)
         put(part, folder)
-    except OSError:  # another thread was faster
-        if not place.is_dir():
-            raise
-        shutil.rmtree(part)
 
 
 def _configure(lab: Lab, item: Wanted) -> bool:
