@@ -20,7 +20,7 @@ class Inputs(Record):
 
     ``packages`` is how many there are in ``web`` and ``listed`` the hash of their names, versions and
     architectures (:func:`labkit.farm.images.layers.fingerprint`); ``sites`` the hash of the sites' files;
-    ``date`` the source date that this gives (:mod:`labkit.farm.rootfs.dating`, RFC 3339).
+    ``date`` the source date that this gives (:mod:`labkit.farm.rootfs.reproducible`, RFC 3339).
     """
 
     suite: str

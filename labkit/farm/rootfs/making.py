@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from labkit.core import cache_references, run
+from labkit.core import cache, run
 from labkit.core.files import write_atomically
 from labkit.core.journal import lock
 from labkit.core.progress import Doing, doing
 from labkit.display import counted
 from labkit.errors import BuildError, CommandError
 from labkit.farm.rootfs import commands, lists, packages, plans, reproducible, variants
-from labkit.farm.rootfs.cache import PATIENCE, building, discard, size
+from labkit.farm.rootfs.cache_entries import PATIENCE, building, discard, size
 from labkit.farm.rootfs.commands import Step
 from labkit.farm.rootfs.plans import Plan, Rootfs, find, ready
 from labkit.farm.rootfs.repository import AbsentError, Depot, Shop
@@ -51,9 +51,9 @@ def stand(lab: Lab, variant: str = "", *, registry: str = "") -> tuple[Rootfs, b
 
 def _stand(lab: Lab, planned: Plan) -> tuple[Rootfs, bool]:
     with lock(lab.cache_dir / "locks", planned.key, wait=PATIENCE):
-        cache_references.hold(lab, f"rootfs-{planned.variant.name}", planned.place)
+        cache.hold(lab, f"rootfs-{planned.variant.name}", planned.place)
         if planned.archive:
-            cache_references.hold(lab, "lists", planned.archive.folder)
+            cache.hold(lab, "lists", planned.archive.folder)
         kept = find(planned)
         return kept or _make(lab, planned), kept is None
 

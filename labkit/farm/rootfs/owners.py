@@ -2,7 +2,7 @@
 
 The first of these that is so: a package lists it; ucf or update-alternatives keeps it for a
 package; it is the package tools' own state; a package's scripts are known to make it
-(:mod:`labkit.farm.rootfs.owner_rules`), or it is a link to a package's file, as scripts set them, or
+(:mod:`labkit.farm.rootfs.owners`), or it is a link to a package's file, as scripts set them, or
 the scripts of exactly one package name it; the program that built the root file system is known
 to write it; a package has systemd-tmpfiles make it. What is left belongs to nobody.
 """

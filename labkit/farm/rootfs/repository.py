@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
-from labkit.core import intact, run
+from labkit.core import cache, run
 from labkit.core.files import beside
 from labkit.errors import MachineError
 from labkit.farm.rootfs import apt
@@ -216,7 +216,7 @@ def _sha256(path: Path) -> str:
 
 @lru_cache(maxsize=4096)
 def _hashed(path: Path, *_state: int) -> str:
-    return intact.digest(path)
+    return cache.digest(path)
 
 
 #: The shop's address: no host has it (RFC 2606, section 2).

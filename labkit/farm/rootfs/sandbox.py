@@ -47,7 +47,7 @@ def sealed(
 ) -> list[str]:
     """The argument list that runs ``argv`` sealed off, with ``root`` as its root folder.
 
-    :param way: the way to the mirror (:func:`labkit.farm.rootfs.gateway.gateway`), and then to nothing
+    :param way: the way to the mirror (:func:`labkit.farm.rootfs.sandbox.gateway`), and then to nothing
         else; without one the network is the machine's.
     """
     return [

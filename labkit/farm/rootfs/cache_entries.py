@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from labkit.core import cache_references, disk_full, intact, probes, umask, undo
+from labkit.core import cache, files, probes, undo
 from labkit.core.files import existing
 from labkit.core.journal import Journal, lock, not_root
 from labkit.core.result import Outcome, action
@@ -58,11 +58,11 @@ def building(lab: Lab, place: Path, *, what: str, space: int = 0) -> Iterator[Pa
         raise _failed(lab, part.parent, what=what, error=error) from None
     Journal.of(lab).intend("folder", path=str(part))
     try:
-        with umask.ordinary():
+        with files.usual_umask():
             part.mkdir(mode=0o700)  # there are set-uid programs in a root file system
             probes.programs(part)
             yield part
-            intact.seal(part)
+            cache.seal(part)
         discard(lab, place)
         part.rename(place)
     except (CommandError, OSError) as error:
@@ -88,7 +88,7 @@ def require_space(lab: Lab, folder: Path, *, what: str, space: int) -> None:
         raise BuildError(
             what,
             f"needs {human_bytes(space)} while it is made, and {folder} has {human_bytes(free)} free",
-            disk_full.remedy(lab, folder),
+            files.disk_full_remedy(lab, folder),
             f"df -h {there}",
             code="build.no-space",
         )
@@ -105,7 +105,7 @@ def _failed(lab: Lab, folder: Path, *, what: str, error: CommandError | OSError)
         return BuildError(
             what,
             f"the disk of {folder} is full; what was half made has been removed",
-            disk_full.remedy(lab, folder),
+            files.disk_full_remedy(lab, folder),
             f"df -h {folder}",
             code="build.disk-full",
         )
@@ -196,7 +196,7 @@ def collect(lab: Lab, *, dry: bool = False) -> Outcome[Collected]:
 def users(lab: Lab) -> dict[Path, tuple[str, ...]]:
     """The folders of the cache that are used, each by whom."""
     beside = [path for path in lab.state_dir.parent.glob("[!.]*") if path.is_dir()]
-    found = dict(cache_references.held(lab.cache_dir, *beside))
+    found = dict(cache.held(lab.cache_dir, *beside))
     for path in open_places(lab.cache_dir):
         found[path] = (*found.get(path, ()), "mounted or open")
     newest = _newest(lab.cache_dir / "mediawiki")
@@ -206,12 +206,12 @@ def users(lab: Lab) -> dict[Path, tuple[str, ...]]:
     return found
 
 
-def open_places(cache: Path) -> frozenset[Path]:
+def open_places(shared: Path) -> frozenset[Path]:
     """The folders of a cache that are part of a mount in any namespace, or that a process works in."""
-    pattern = re.compile(re.escape(str(cache)) + r"/([a-z]+)/([^/:,\s\\]+)")
+    pattern = re.compile(re.escape(str(shared)) + r"/([a-z]+)/([^/:,\s\\]+)")
     texts = {text for process in Path("/proc").glob("[0-9]*") for text in _seen(process)}
     pairs = {pair for text in texts for pair in pattern.findall(text)}
-    return frozenset(cache / kind / name for kind, name in pairs)
+    return frozenset(shared / kind / name for kind, name in pairs)
 
 
 def _seen(process: Path) -> Iterator[str]:
@@ -224,7 +224,7 @@ def _seen(process: Path) -> Iterator[str]:
 
 
 def _newest(folder: Path) -> Path | None:
-    return max(folder.glob("[!.]*"), key=intact.sealed, default=None)
+    return max(folder.glob("[!.]*"), key=cache.sealed, default=None)
 
 
 def _named(version: str, states: Iterable[Path]) -> bool:
@@ -266,7 +266,7 @@ def _gone(lab: Lab, path: Path, name: str, *, dry: bool) -> bool:
     """Removes a folder unless somebody builds it, or has begun to use it; says whether it did."""
     try:
         with lock(lab.cache_dir / "locks", name, wait=0):
-            if path in cache_references.held(lab.cache_dir):  # what is mounted is held before it is
+            if path in cache.held(lab.cache_dir):  # what is mounted is held before it is
                 return False
             if not dry:
                 _remove(path)
