@@ -25,7 +25,7 @@ from labkit.farm.traffic import counts
 from labkit.farm.traffic.counts import Log
 from labkit.model import sites
 from labkit.wiki.client import transport
-from labkit.wiki.client.mediawiki import asking
+from labkit.wiki.client.mediawiki import asked
 from tests.servers import served
 
 #: What a replica's server writes.
@@ -265,9 +265,8 @@ def test_an_answer_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 def test_an_answer_of_another_kind_is_an_error_of_the_wiki_s() -> None:
     """A list where an object is to be."""
-    answer: object = []
-    with pytest.raises(WikiError, match="cannot be read: AttributeError"), asking("a page"):
-        answer.get("query")  # type: ignore[attr-defined]
+    with pytest.raises(WikiError, match="cannot be read: AttributeError"):
+        asked("a page", lambda: [].get("query"))  # type: ignore[attr-defined]
 
 
 def test_what_a_log_ends_with_is_no_order_to_a_terminal(tmp_path: Path) -> None:

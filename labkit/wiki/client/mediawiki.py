@@ -16,12 +16,12 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -262,30 +262,26 @@ class MediaWiki(mwclient.Site):  # type: ignore[misc]
         self.sign_in()
         token = self.tokens.get("csrf")
         try:
-            with asking(what):
-                return once()
+            return asked(what, once)
         except SessionEndedError:
             if self.renew is None:
                 raise
         with self.renewing:
             if self.tokens.get("csrf") in (token, None):  # and no other thread has renewed it
                 self.renew()
-        with asking(what):
-            return once()
+        return asked(what, once)
 
     def _query(self, what: str, **words: Any) -> Any:
         """What a query answers."""
-        with asking(what):
-            return self.post("query", formatversion=2, **words)["query"]
+        return asked(what, lambda: self.post("query", formatversion=2, **words)["query"])
 
     def _parts(self, what: str, most: int, **words: Any) -> Iterator[Any]:
         """What a query for revisions answers, part by part."""
         more: Mapping[str, str] = {"continue": ""}
         while more and most > 0:
-            with asking(what):
-                answer = self.post("query", prop="revisions", formatversion=2, **words, **more)
-                found = answer["query"]
-            yield found
+            given = {"prop": "revisions", "formatversion": 2, **words, **more}
+            answer = asked(what, functools.partial(self.post, "query", **given))
+            yield answer["query"]
             more, most = answer.get("continue", {}), most - BATCH
 
     def _log(self, title: str, **words: Any) -> Any:
@@ -363,12 +359,10 @@ def fate(events: Iterable[Mapping[str, Any]]) -> Fate:
     return Fate(deleted=deleted)
 
 
-@contextmanager
-def asking(what: str) -> Iterator[None]:
-    """Turns what mwclient raises into labkit's errors; no token is in their text or their context."""
-    wrong: WikiError | None = None
+def asked(what: str, once: Callable[[], T]) -> T:
+    """What ``once`` returns; what mwclient raises becomes labkit's error, without a token in its text or context."""
     try:
-        yield
+        return once()
     except (errors.APIError, errors.ProtectedPageError) as error:
         wrong = refusal(what, str(error.code or "permissiondenied"), str(error.info or error))
     except errors.UserBlocked:
@@ -387,8 +381,7 @@ def asking(what: str) -> Iterator[None]:
     except (errors.MwClientError, AttributeError, KeyError, ValueError, IndexError, TypeError) as e:
         reason = f"the wiki's answer cannot be read: {type(e).__name__}"
         wrong = WikiError(what, reason, code="wiki.answer")
-    if wrong is not None:
-        raise wrong
+    raise wrong  # here, where what mwclient raised is not its context
 
 
 def _no_name(title: str) -> WikiError:

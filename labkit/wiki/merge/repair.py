@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from labkit.display import quoted
 from labkit.errors import WikiError
 from labkit.records import Record
-from labkit.text import quoted
 from labkit.wiki.merge import fences, page_merge, three_way
 from labkit.wiki.merge.fences import Block
 from labkit.wiki.merge.page_merge import Pristine

@@ -13,11 +13,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from labkit.display import counted
+from labkit.display import counted, quoted
 from labkit.errors import WikiError
-from labkit.model.complaints import unknown
+from labkit.model.config import unknown
 from labkit.records import Record
-from labkit.text import quoted
 from labkit.wiki.client.protocol import Saved, Snapshot, Upload, Wiki
 from labkit.wiki.client.refusals import ConflictError, UnansweredError
 from labkit.wiki.merge import fences, page_merge, repair

@@ -16,10 +16,10 @@ from labkit.core import journal
 from labkit.core.files import write_atomically
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Table
+from labkit.display import quoted
 from labkit.errors import ConfigError, StateError
 from labkit.model.lab import Lab
 from labkit.records import Record
-from labkit.text import quoted
 from labkit.wiki import server
 from labkit.wiki.client import session
 from labkit.wiki.client.protocol import Revision, Wiki

@@ -14,11 +14,10 @@ from pathlib import Path
 
 from labkit.core import journal
 from labkit.core.result import Outcome, action
-from labkit.display import counted
+from labkit.display import broken, counted, quoted
 from labkit.errors import ConfigError, WikiError
 from labkit.model.lab import Lab
 from labkit.records import Record
-from labkit.text import broken, quoted
 from labkit.wiki.client import session
 from labkit.wiki.client.protocol import Saved, Snapshot, Wiki
 from labkit.wiki.client.refusals import ConflictError

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from labkit import reading
-from labkit.core import cache_references, intact, journal, run
+from labkit.core import cache, journal, run
 from labkit.core.files import write_atomically
 from labkit.errors import CommandError, MachineError, StateError, WikiError, excerpt
 from labkit.model.lab import Lab
@@ -63,7 +63,7 @@ def program(lab: Lab) -> Path:
     folder = installation(lab.cache_dir, known)
     found = folder if known and whole(folder) else fetch(lab.cache_dir, offline=lab.offline)
     require_reachable(found)
-    cache_references.hold(lab, "mediawiki", lab.cache_dir / "mediawiki" / version(found))
+    cache.hold(lab, "mediawiki", lab.cache_dir / "mediawiki" / version(found))
     return found
 
 
@@ -234,31 +234,31 @@ def _installer(
         shutil.rmtree(written)
 
 
-def fetch(cache: Path, *, offline: bool = False) -> Path:
+def fetch(shared: Path, *, offline: bool = False) -> Path:
     """The folder of MediaWiki's newest version that apt offers, unpacked in the cache if need be.
 
     A version that is there already serves when apt has nothing to offer (no package lists, no network).
     """
-    with journal.lock(cache / "locks", "mediawiki"):
+    with journal.lock(shared / "locks", "mediawiki"):
         known = candidate()
-        if known and whole(installation(cache, known)):
-            return installation(cache, known)
-        present = versions(cache)
+        if known and whole(installation(shared, known)):
+            return installation(shared, known)
+        present = versions(shared)
         if offline and present:
-            return installation(cache, present[-1])
+            return installation(shared, present[-1])
         if offline:
             raise MachineError(
                 "mediawiki",
-                f"no version of it is in {cache}, and labkit is to stay offline",
+                f"no version of it is in {shared}, and labkit is to stay offline",
                 "call it once without --offline, where the machine's Debian mirror can be reached",
                 "apt-get download --print-uris mediawiki",
                 code="machine.offline",
             )
         try:
-            return installation(cache, _download(cache))
+            return installation(shared, _download(shared))
         except CommandError as error:
             if present:
-                return installation(cache, present[-1])
+                return installation(shared, present[-1])
             raise MachineError(
                 "mediawiki",
                 f"apt cannot download Debian's package: {excerpt(error.stderr)}",
@@ -268,14 +268,14 @@ def fetch(cache: Path, *, offline: bool = False) -> Path:
             ) from None
 
 
-def installation(cache: Path, version: str) -> Path:
+def installation(shared: Path, version: str) -> Path:
     """The folder that MediaWiki calls its installation path."""
-    return cache / "mediawiki" / version / INSIDE
+    return shared / "mediawiki" / version / INSIDE
 
 
 def whole(program: Path) -> bool:
     """Whether MediaWiki is in an :func:`installation` as it was unpacked."""
-    return intact.whole(_unpacked(program))
+    return cache.whole(_unpacked(program))
 
 
 def version(program: Path) -> str:
@@ -287,11 +287,11 @@ def _unpacked(program: Path) -> Path:
     return program.parents[INSIDE.count("/")]
 
 
-def versions(cache: Path) -> list[str]:
+def versions(shared: Path) -> list[str]:
     """The versions that are unpacked in the cache, the oldest unpacked first."""
-    folder = cache / "mediawiki"
+    folder = shared / "mediawiki"
     found = [item for item in folder.glob("[!.]*") if whole(item / INSIDE)]
-    return [item.name for item in sorted(found, key=intact.sealed)]
+    return [item.name for item in sorted(found, key=cache.sealed)]
 
 
 def candidate() -> str:
@@ -310,9 +310,9 @@ def package_version(filename: str) -> str:
     return filename.split("_")[1].rpartition("%3a")[2]
 
 
-def _download(cache: Path) -> str:
+def _download(shared: Path) -> str:
     """Downloads and unpacks the packages; returns their version, whose folder is whole or not there."""
-    folder = cache / "mediawiki"
+    folder = shared / "mediawiki"
     for killed in folder.glob(".*.part"):
         shutil.rmtree(killed)
     aside = folder / f".{os.getpid()}.part"
@@ -327,9 +327,9 @@ def _download(cache: Path) -> str:
         for package in packages:
             run.run(["dpkg-deb", "--extract", package, tree], timeout=300)
         relink(tree)
-        intact.seal(tree)
+        cache.seal(tree)
         got = package_version(packages[0].name)
-        if not whole(installation(cache, got)):
+        if not whole(installation(shared, got)):
             shutil.rmtree(folder / got, ignore_errors=True)  # damaged
             tree.rename(folder / got)
         return got
