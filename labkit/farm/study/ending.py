@@ -14,7 +14,7 @@ from functools import partial
 from labkit import cancellation
 from labkit.core import run
 from labkit.errors import FarmError, excerpt
-from labkit.farm.containers import container, trial
+from labkit.farm.containers import runc, trial
 from labkit.farm.network.netns import inside
 from labkit.farm.study import given, web
 from labkit.farm.study.serving import STOP
@@ -57,7 +57,7 @@ def _foreground(stand: Stand) -> Iterator[Future[run.Done]]:
             yield ended
         except BaseException:
             if not ended.done():
-                words = container.runc(stand.lab, "kill", stand.replica.name, "KILL")
+                words = runc.command(stand.lab, "kill", stand.replica.name, "KILL")
                 run.run(words, ok=range(256))
             raise
 

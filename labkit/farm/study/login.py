@@ -9,7 +9,7 @@ from labkit.core import run
 from labkit.core.daemon import tail
 from labkit.core.files import write_atomically
 from labkit.errors import FarmError
-from labkit.farm.containers import container, replica_files
+from labkit.farm.containers import replica_files, runc, written
 from labkit.farm.network.netns import inside
 from labkit.farm.study import web
 from labkit.farm.study.serving import QUESTION
@@ -33,7 +33,7 @@ def session_expected(stand: Stand) -> str:
 
 def stranger(stand: Stand) -> str:
     """What becomes of somebody with another key."""
-    key = container.folder(stand.lab, stand.replica.name) / "stranger"
+    key = runc.folder(stand.lab, stand.replica.name) / "stranger"
     if not key.exists():
         run.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key])
     done = _ssh(stand, key)
@@ -52,13 +52,13 @@ def _silent(stand: Stand, done: run.Done) -> FarmError:
 
 
 def _log(stand: Stand) -> Path:
-    return container.sshd_log(stand.lab, stand.replica.name)
+    return written.sshd_log(stand.lab, stand.replica.name)
 
 
 def _ssh(stand: Stand, key: Path) -> run.Done:
     """ssh as root with that key, whatever comes of it; sshd is started before the first."""
     stand.require()
-    replica, own = stand.replica, container.folder(stand.lab, stand.replica.name)
+    replica, own = stand.replica, runc.folder(stand.lab, stand.replica.name)
     if not stand.programs:
         _serve(stand)
     kind, host = replica_files.keys(stand.lab).host.split()[:2]
@@ -77,9 +77,9 @@ def _serve(stand: Stand) -> None:
     It stays a child of labkit's, so that it is gone at once when the container is.
     """
     caps = [word for name in replica_files.CAPABILITIES for word in ("--cap", name)]
-    root = container.bundle(stand.lab, stand.replica.name) / "rootfs"
+    root = runc.bundle(stand.lab, stand.replica.name) / "rootfs"
     server = (stand.replica.name, *replica_files.server(root))
-    words = container.runc(stand.lab, "exec", "--user", "0:0", *caps, *server)
+    words = runc.command(stand.lab, "exec", "--user", "0:0", *caps, *server)
     with _log(stand).open("ab") as sink:
         process = run.start(words, output=sink)
     stand.programs.append(process.wait)

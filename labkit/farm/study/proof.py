@@ -16,7 +16,8 @@ from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.errors import LabkitError
-from labkit.farm.containers import container, replica_files
+from labkit.farm.containers import replica_files
+from labkit.farm.images import actions as images
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.study import ending, given, login, naming, reload, rights, web
 from labkit.farm.study.stand import Stand, Trial, standing
@@ -69,7 +70,7 @@ def probe(lab: Lab, image: Unpacked | str) -> tuple[Probe, ...]:
     The sites' own files are laid over the image; its layers are read alone. Waits for the lab's ``farm``
     lock. Raises what :func:`labkit.farm.images.actions.unpacked` raises for a tag.
     """
-    unpacked = container.unpack(lab, image) if isinstance(image, str) else image
+    unpacked = images.unpacked(lab, image) if isinstance(image, str) else image
     parts = roles(lab)
     replica_files.keys(lab)
     with (

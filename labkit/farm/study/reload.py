@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from labkit.core.files import write_atomically
 from labkit.display import counted
 from labkit.errors import CommandError, FarmError
-from labkit.farm.containers import container, logs
+from labkit.farm.containers import container, written
 from labkit.farm.network.netns import inside
 from labkit.farm.study import web
 from labkit.farm.study.serving import RELOAD
@@ -19,7 +19,7 @@ from labkit.farm.study.stand import Stand
 REREAD = "the new configuration is served, and no request failed meanwhile"
 ROTATED = "the new access log has the next request, the new error log the server's start"
 
-LOGS: tuple[logs.Kind, ...] = ("access", "error")
+LOGS: tuple[written.Kind, ...] = ("access", "error")
 #: What the server writes when it goes on after a reload (AH00489: "... configured -- resuming ...").
 STARTED = "configured"
 
@@ -84,6 +84,6 @@ def _load(done: threading.Event) -> tuple[int, int]:
     return failed, asked
 
 
-def _text(stand: Stand, kind: logs.Kind) -> str:
+def _text(stand: Stand, kind: written.Kind) -> str:
     log = stand.log(kind)
     return log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""

@@ -17,7 +17,8 @@ from labkit.core import run
 from labkit.core.files import proven, write_proven
 from labkit.core.journal import lock
 from labkit.errors import FarmError
-from labkit.farm.containers import container, replica_files
+from labkit.farm.containers import replica_files
+from labkit.farm.images import actions as images
 from labkit.farm.images import layers
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.rootfs import account, packages
@@ -90,7 +91,7 @@ def evidence(lab: Lab) -> Evidence:
     Raises :class:`MachineError` where the kernel cannot tell which files are opened, and
     :class:`FarmError` when the image as it is does not do the job.
     """
-    unpacked = container.unpack(lab, lab.sites[0].name)
+    unpacked = images.unpacked(lab, lab.sites[0].name)
     key = _key(lab, unpacked)
     kept = unpacked.lower[-1].parent / f"{key}.json"
     with lock(lab.cache_dir / "locks", key, wait=PATIENCE):

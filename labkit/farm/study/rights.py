@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from labkit import cancellation
-from labkit.farm.containers import container
-from labkit.farm.containers.container import WWW_DATA
+from labkit.farm.containers import runc
+from labkit.farm.containers.overlay import WWW_DATA
 from labkit.farm.study import web
 from labkit.farm.study.stand import Stand
 from labkit.kernel import cgroups
@@ -43,7 +43,7 @@ def written(stands: Sequence[Stand]) -> str:
 
 
 def _users(stand: Stand) -> str:
-    path = f"{container.cgroup(stand.lab)}/{stand.replica.name}"
+    path = f"{runc.cgroup(stand.lab)}/{stand.replica.name}"
     found = [seen for pid in sorted(cgroups.processes(path)) if (seen := _server(pid))]
     first = [user for inner, user in found if inner == 1]
     others = sorted({user for inner, user in found if inner != 1})

@@ -21,7 +21,14 @@ from labkit.core.files import write_atomically
 from labkit.core.journal import Journal, lock
 from labkit.core.undo import remove_netns
 from labkit.errors import LabkitError, excerpt
-from labkit.farm.containers import container, lab_netns, replica_files
+from labkit.farm.containers import (
+    container,
+    lab_namespaces,
+    replica_files,
+    runc,
+    written,
+)
+from labkit.farm.images import actions as images
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.network.netns import inside
 from labkit.farm.study.opened import watching
@@ -80,7 +87,7 @@ def serve(
     :param unpacked: another image to do it on.
     :param page_only: nothing is done after the first page, so that what was opened is that page's alone.
     """
-    unpacked = unpacked or container.unpack(lab, lab.sites[0].name)
+    unpacked = unpacked or images.unpacked(lab, lab.sites[0].name)
     with lock(lab.run_dir, "farm"):
         return serve_on(lab, unpacked, without, watch=watch, page_only=page_only)
 
@@ -98,13 +105,13 @@ def serve_on(
     do it side by side. The caller holds the ``farm`` lock."""
     given = replica_files.keys(lab)
     with _prepared(lab, unpacked, replica_files.files(given), name) as replica:
-        root = container.bundle(lab, replica.name) / "rootfs"
+        root = runc.bundle(lab, replica.name) / "rootfs"
         for path in without:
             Path(f"{root}{path}").unlink()
         with watching(root) if watch else nullcontext(set[str]()) as opened:
             done = _job(lab, replica, given, page_only=page_only)
             if watch and done.fine:  # what it opens when it stops counts too
-                run.run(container.runc(lab, "kill", replica.name, STOP))
+                run.run(runc.command(lab, "kill", replica.name, STOP))
                 container.wait(lab, replica.name)
     return done.model_copy(update={"opened": tuple(sorted(opened))})
 
@@ -125,7 +132,7 @@ def _prepared(
         mac="",
     )
     try:
-        lab_netns.replica_namespace(lab, replica)
+        lab_namespaces.replica_namespace(lab, replica)
         spec = container.replica_spec(lab, replica)
         container.prepare(lab, spec, unpacked, files, writable=True)
         yield replica
@@ -145,7 +152,7 @@ def _job(lab: Lab, replica: Replica, given: replica_files.Keys, *, page_only: bo
     web = _page(lab, replica)
     if web != FINE or page_only:
         return Served(web=web, reload=UNTRIED, ssh=UNTRIED)
-    run.run(container.runc(lab, "kill", replica.name, RELOAD))
+    run.run(runc.command(lab, "kill", replica.name, RELOAD))
     reload = _page(lab, replica)
     if not _runs(lab, replica):
         return Served(web=web, reload=reload, ssh=UNTRIED)
@@ -168,7 +175,7 @@ def _page(lab: Lab, replica: Replica) -> str:
 
 
 def _runs(lab: Lab, replica: Replica) -> bool:
-    state = container.states(lab).get(replica.name)
+    state = runc.states(lab).get(replica.name)
     return state is not None and state.status == "running"
 
 
@@ -183,14 +190,14 @@ def _status(path: str) -> int:
 
 def _session(lab: Lab, replica: Replica, given: replica_files.Keys) -> str:
     """Whether ssh opens a session in which programs run."""
-    own = container.folder(lab, replica.name)
+    own = runc.folder(lab, replica.name)
     kind, key = given.host.split()[:2]
     write_atomically(own / "known_hosts", f"{replica.address} {kind} {key}\n")
     caps = [word for name in replica_files.CAPABILITIES for word in ("--cap", name)]
-    command = replica_files.server(container.bundle(lab, replica.name) / "rootfs")
+    command = replica_files.server(runc.bundle(lab, replica.name) / "rootfs")
     server = ("--user", "0:0", "--detach", *caps, replica.name, *command)
-    log = container.sshd_log(lab, replica.name)
-    started = run.run(container.runc(lab, "exec", *server), output=log, ok=range(256))
+    log = written.sshd_log(lab, replica.name)
+    started = run.run(runc.command(lab, "exec", *server), output=log, ok=range(256))
     if started.status:
         return f"sshd does not start: {tail(log)}"
     _await_ssh(lab, replica)
@@ -222,5 +229,5 @@ def _listens() -> bool:
 
 def _last(lab: Lab, replica: Replica) -> str:
     """The last words of the container's first process."""
-    said = tail(container.console(lab, replica.name)).strip().splitlines()
+    said = tail(written.console(lab, replica.name)).strip().splitlines()
     return excerpt(said[-1]) if said else "(no output)"

@@ -15,7 +15,7 @@ from labkit.core import run
 from labkit.core.journal import Journal
 from labkit.core.undo import remove_netns
 from labkit.errors import FarmError, LabkitError, excerpt
-from labkit.farm.containers import container, lab_netns, logs, replica_files
+from labkit.farm.containers import container, lab_namespaces, replica_files, runc, written
 from labkit.farm.containers.bundle import Mount, Spec
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.study import given
@@ -67,11 +67,11 @@ class Stand:
 
     def signal(self, name: str) -> None:
         """Sends a signal to its first process."""
-        run.run(container.runc(self.lab, "kill", self.replica.name, name))
+        run.run(runc.command(self.lab, "kill", self.replica.name, name))
 
     def runs(self) -> bool:
         """Whether its first process lives."""
-        state = container.states(self.lab).get(self.replica.name)
+        state = runc.states(self.lab).get(self.replica.name)
         return state is not None and state.status in ("created", "running")
 
     def require(self) -> None:
@@ -83,13 +83,13 @@ class Stand:
 
     def last_words(self) -> str:
         """The last line of its output, or of its error log."""
-        places = (container.console(self.lab, self.replica.name), self.log("error"))
-        said = [excerpt(line) for path in places for line in logs.end(path).splitlines()[-1:]]
+        places = (written.console(self.lab, self.replica.name), self.log("error"))
+        said = [excerpt(line) for path in places for line in written.end(path).splitlines()[-1:]]
         return next(iter(said), "without a word")
 
-    def log(self, kind: logs.Kind) -> Path:
+    def log(self, kind: written.Kind) -> Path:
         """Where the host reads its ``access`` or ``error`` log."""
-        return logs.place(self.lab, self.replica.name, kind)
+        return written.log(self.lab, self.replica.name, kind)
 
     def written(self) -> tuple[str, ...]:
         """The paths in its writable layer that are not as they were before it began."""
@@ -108,7 +108,7 @@ def standing(lab: Lab, unpacked: Unpacked, trials: Sequence[Trial]) -> Iterator[
     journal.intend("folder", path=str(_folder(lab)))
     try:
         for replica in own:
-            lab_netns.replica_namespace(lab, replica)
+            lab_namespaces.replica_namespace(lab, replica)
         pairs = zip(trials, own, strict=True)
         stands = run.spread(lambda pair: _created(lab, unpacked, *pair), pairs)
         yield stands
@@ -174,7 +174,7 @@ def _spec(lab: Lab, stand: Stand) -> Spec:
 
 def _layer(lab: Lab, replica: Replica) -> frozenset[tuple[str, float, int]]:
     """Path, time of change and mode of everything in the container's writable layer but its root."""
-    upper = container.folder(lab, replica.name) / "upper"
+    upper = runc.folder(lab, replica.name) / "upper"
     return frozenset(
         (f"/{path.relative_to(upper)}", seen.st_mtime, seen.st_mode)
         for path in upper.rglob("*")

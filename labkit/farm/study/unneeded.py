@@ -17,7 +17,7 @@ from labkit.core import run
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
-from labkit.farm.containers import container
+from labkit.farm.images import actions as images
 from labkit.farm.rootfs import account, packages, variants
 from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs.account import Contents, Weight
@@ -63,7 +63,7 @@ def find(lab: Lab, variant: str = "debootstrap") -> Outcome[Unneeded]:
     containers are tried, four at a time.
     """
     built = rootfs.build(lab, variant)
-    unpacked = container.unpack(lab, lab.sites[0].name)
+    unpacked = images.unpacked(lab, lab.sites[0].name)
     found = removal.evidence(lab)
     contents = account.read(built.value.variant, built.value.path)
     uses = classify(contents.packages, found)
