@@ -143,7 +143,7 @@ def _file(state: Path) -> Path:
 
 def _taken(lab: Lab) -> Iterator[int]:
     """The ranges of all labs that can be seen, and those in which the machine has accounts."""
-    for beside in (lab.state_dir.parent, lab.cache_dir / "labs"):  # labkit.core.cache_references
+    for beside in (lab.state_dir.parent, lab.cache_dir / "labs"):  # labkit.core.cache
         for name in os.listdir(beside) if beside.is_dir() else ():  # noqa: PTH208 - there may be hundreds
             if os.path.exists(f"{beside}/{name}/ids/ranges.json"):  # noqa: PTH110 - as above
                 yield from recorded(beside / name).values()

@@ -17,13 +17,14 @@ import re
 import shlex
 import shutil
 import stat
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from labkit import reading
-from labkit.core import intact, probes, run
+from labkit.core import cache, probes, run
 from labkit.core.files import beside, existing, put, text_of, write_atomically
 from labkit.core.journal import Journal, not_root
 from labkit.core.undo import delete_container, mount_points, unmount
@@ -46,6 +47,7 @@ REMEDY = (
     "load the kernel's module (modprobe overlay); in a container, give that one the right to mount, and "
     "put the lab's state (lab.toml: state) on a file system that is no overlay itself"
 )
+_writing = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,8 @@ def lower(lab: Lab, unpacked: Unpacked, files: Mapping[str, str]) -> tuple[Path,
 
 def made_of(lower: Sequence[Path], ids: int = 0, *, writable: bool = False) -> str:
     """A text that changes when a root file system has to be mounted anew: the folders, their seals
-    (:mod:`labkit.core.intact`), the container's first id."""
-    sealed = " ".join(filter(None, (intact.sealed(place.parent) for place in lower)))
+    (:mod:`labkit.core.cache`), the container's first id."""
+    sealed = " ".join(filter(None, (cache.sealed(place.parent) for place in lower)))
     more = [*(["writable"] if writable else []), *([f"ids {ids}"] if ids else [])]
     more += [f"sealed {sealed}"] if sealed else []
     return "\n".join([*map(str, lower), *more, ""])
@@ -219,27 +221,23 @@ def _files_layer(lab: Lab, files: Mapping[str, str]) -> tuple[Path, ...]:
 
 
 def has_files(lab: Lab, files: Mapping[str, str]) -> bool:
-    """Whether the folder with these files exists as it was made (:mod:`labkit.core.intact`)."""
-    return not intact.fault(place.parent for place in _files_layer(lab, files))
+    """Whether the folder with these files exists as it was made (:mod:`labkit.core.cache`)."""
+    return not cache.fault(place.parent for place in _files_layer(lab, files))
 
 
 def _write_layer(place: Path, files: Mapping[str, str]) -> None:
     """Makes the folder with the files, whole or not at all; only root reads a private key."""
     folder = place.parent
-    if intact.whole(folder):
-        return
-    part = beside(folder)
-    for path, content in files.items():
-        mode = 0o600 if "PRIVATE KEY" in content else 0o644
-        write_atomically(part / place.name / path, content, mode=mode)
-    intact.seal(part)
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
+    with _writing:  # else one thread removes a folder that another has made, and mounted
+        if cache.whole(folder):
+            return
+        part = beside(folder)
+        for path, content in files.items():
+            mode = 0o600 if "PRIVATE KEY" in content else 0o644
+            write_atomically(part / place.name / path, content, mode=mode)
+        cache.seal(part)
+        shutil.rmtree(folder, ignore_errors=True)
         put(part, folder)
-    except OSError:  # another thread was faster
-        if not place.is_dir():
-            raise
-        shutil.rmtree(part)
 
 
 # -- config.json ---------------------------------------------------------------------------------
