@@ -20,7 +20,7 @@ from labkit.farm.images import actions as images
 from labkit.farm.images import siteimages, store
 from labkit.farm.reconcile import kept, up, upkeep
 from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs.depot import AbsentError, Deb, Depot
+from labkit.farm.rootfs.repository import AbsentError, Deb, Depot
 from labkit.model.sites import PAGE
 from labkit.report import status
 from labkit.wiki.server import mediawiki

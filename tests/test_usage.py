@@ -16,11 +16,10 @@ from labkit.farm.containers import runc
 from labkit.farm.images import actions as images
 from labkit.farm.rootfs import account
 from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs.account import Contents
+from labkit.farm.rootfs.account import Asked, Contents, reasons
+from labkit.farm.rootfs.files import File
 from labkit.farm.rootfs.owners import NOBODY, Owner
 from labkit.farm.rootfs.packages import Package
-from labkit.farm.rootfs.reasons import Asked, reasons
-from labkit.farm.rootfs.scan import File
 from labkit.farm.study import opened_files, probes, usage
 from labkit.farm.study.usage import FINE, UNTRIED, Evidence, Served, Trial
 

@@ -32,11 +32,10 @@ from labkit.farm.images import layers
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.rootfs import account, packages, variants
 from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs.account import Contents, Weight
+from labkit.farm.rootfs.account import Contents, Weight, Why, asked, reasons
 from labkit.farm.rootfs.actions import key_of
-from labkit.farm.rootfs.building import PATIENCE
+from labkit.farm.rootfs.cache_entries import PATIENCE
 from labkit.farm.rootfs.packages import Package
-from labkit.farm.rootfs.reasons import Why, asked, reasons
 from labkit.farm.study import probes
 from labkit.farm.study.opened_files import watching
 from labkit.farm.study.probe_containers import Container, Setup, prepared
