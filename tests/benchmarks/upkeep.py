@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from labkit import Lab
 from labkit.farm.containers import container
 from labkit.farm.reconcile import upkeep
-from labkit.farm.reconcile.looking import look
+from labkit.farm.reconcile.observe import look
 from labkit.farm.services import fetch
 from labkit.farm.traffic.failover import running
 from labkit.farm.traffic.load import Load

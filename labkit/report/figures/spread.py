@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from labkit.core.result import Figure, Result
-from labkit.farm.traffic.counts import Share
-from labkit.farm.traffic.measure import Measurement
-from labkit.farm.traffic.spread import Survey
+from labkit.farm.traffic.distribution import Survey
+from labkit.farm.traffic.measurements import Measurement, Share
 from labkit.model.lab import Lab
 from labkit.records import Record
 from labkit.report.figures import style
@@ -90,7 +89,7 @@ def shares(one: Measurement) -> str:
 
 def said(one: Measurement) -> str:
     """The test of a site's shares, or that it has one replica."""
-    return "one replica" if len(one.shares) == 1 else one.fit.told
+    return "one replica" if len(one.shares) == 1 else one.fit.text
 
 
 def weighed(weights: Sequence[int]) -> str:

@@ -9,8 +9,9 @@ from labkit import display
 from labkit.core.result import Figure, Result
 from labkit.farm.traffic.bench import Comparison as Speeds
 from labkit.farm.traffic.bench import Throughput
-from labkit.farm.traffic.counts import Share
-from labkit.farm.traffic.spread import Case, Comparison
+from labkit.farm.traffic.distribution import Case, Comparison
+from labkit.farm.traffic.measurements import Share
+from labkit.model.config import METHODS
 from labkit.model.lab import Lab
 from labkit.report.figures import style
 from labkit.report.figures.spread import shares, weighed
@@ -21,12 +22,6 @@ if TYPE_CHECKING:
 
 #: How the segments of a bar are told apart, in the order of a site's replicas.
 SEGMENTS = (style.BLUE, style.SKY, style.GREEN, style.AMBER, style.PINK, style.YELLOW, style.ORANGE)
-#: What Apache's methods go by (mod_lbmethod_*).
-GOES_BY = {
-    "byrequests": "counts requests",
-    "bytraffic": "counts bytes",
-    "bybusyness": "counts unfinished requests",
-}
 #: As many replicas have their key above the bars; more have it below; of still more it says the order.
 ABOVE, LISTED = 4, 14
 PERCENTILES = ("p50", "p75", "p90", "p99")
@@ -122,7 +117,7 @@ def _case_bar(axes: Axes, place: float, case: Case) -> None:
 
 
 def _case_label(case: Case) -> str:
-    return f"{case.lbmethod}, {weighed(case.weights)}\n({GOES_BY[case.lbmethod]})"
+    return f"{case.lbmethod}, {weighed(case.weights)}\n({METHODS[case.lbmethod]})"
 
 
 def _methods_key(figure: Canvas, axes: Axes, parts: Sequence[Share], *, above: bool) -> None:
