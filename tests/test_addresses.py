@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.farm.containers import container
+from labkit.farm.containers import runc
 from labkit.farm.reconcile import upkeep
 from labkit.model.addresses import allot, numbered, remembered
 from labkit.report import status
@@ -78,13 +78,13 @@ def test_a_damaged_memory_is_none(tmp_path: Path, text: str) -> None:
 
 def processes(lab: Lab) -> dict[str, tuple[int, str]]:
     """Each replica's first process, and its address."""
-    states = container.states(lab)
+    states = runc.states(lab)
     return {item.name: (states[item.name].pid, str(item.address)) for item in lab.farm}
 
 
 def changed(lab: Lab, sites: list[str]) -> Lab:
     """The lab with other sites, as it is read from a changed lab.toml."""
-    return Lab.of({**lab.model_dump(), "sites": sites})
+    return Lab.of({**lab.model_dump(), "sites": sites}).recalled()
 
 
 @pytest.mark.root

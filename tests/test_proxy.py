@@ -22,7 +22,9 @@ from tests.host_side import give_address
 
 
 def text_of(**values: Any) -> str:
-    return balancer_config.config(Lab.of(values))
+    return balancer_config.config(
+        Lab.of({"run": "/run/labkit", "state": "/var/lib/labkit", **values})
+    )
 
 
 @pytest.mark.parametrize(

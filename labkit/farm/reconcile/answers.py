@@ -20,7 +20,7 @@ from ipaddress import IPv4Address
 
 from labkit import cancellation
 from labkit.errors import FarmError
-from labkit.farm.containers import container
+from labkit.farm.containers import container, runc, written
 from labkit.farm.network.endpoint import again
 from labkit.farm.network.netns import inside
 from labkit.model.lab import Lab, Replica
@@ -88,7 +88,7 @@ def wait(lab: Lab, farm: Sequence[Replica]) -> None:
     while faults := {name: text for name, text in problems(lab, waiting).items() if text}:
         waiting = [replica for replica in waiting if replica.name in faults]
         for replica in waiting:
-            state = container.state(lab, replica.name)
+            state = runc.state(lab, replica.name)
             if state is None or state.status == "stopped":
                 raise container.death(lab, replica.name)
         if time.monotonic() > deadline:
@@ -128,7 +128,7 @@ def _error(lab: Lab, replica: Replica, reason: str) -> FarmError:
         f"replica {replica.name}",
         f"{reason} after {PATIENCE:g} s",
         "its own logs say why",
-        f"tail {container.console(lab, replica.name)} {container.access_log(lab, replica).parent}/*",
+        f"tail {written.console(lab, replica.name)} {container.access_log(lab, replica).parent}/*",
         code="farm.replica-silent",
     )
 

@@ -17,9 +17,10 @@ from labkit import cancellation
 from labkit.core import daemon, probes, run, undo
 from labkit.core.journal import Entry, Journal, lock
 from labkit.errors import ConfigError, FarmError
-from labkit.farm.containers import container, lab_netns, overlay, replica_files, roots, surplus
-from labkit.farm.containers.container import State
-from labkit.farm.containers.roots import Wanted
+from labkit.farm.containers import container, lab_namespaces, overlay, replica_files, runc
+from labkit.farm.containers.overlay import Wanted
+from labkit.farm.containers.runc import State
+from labkit.farm.images import actions as images
 from labkit.farm.network import actions as network
 from labkit.farm.network import allotment, firewall, host, stale
 from labkit.farm.reconcile import answers, preflight
@@ -91,7 +92,7 @@ def prepare(lab: Lab, plan: Plan) -> Plan:
     steps = [step for step in steps if step.action != "remove"]
     if plan.named("image"):
         probes.builds(lab)
-        container.unpack_all(lab)
+        images.unpack_all(lab)
     if _needs_side(lab, plan):
         host.up(lab)
     return plan.model_copy(update={"steps": tuple(steps)})
@@ -109,7 +110,7 @@ def act(lab: Lab, plan: Plan, state: Observation) -> None:
     What that made may be gone again: another process took the lab down before this one had the lock.
     """
     if plan.named("image"):
-        container.unpack_all(lab)
+        images.unpack_all(lab)
     if _needs_side(lab, plan):
         host.make(lab)
     allotment.remember(lab, others=True)
@@ -169,8 +170,8 @@ def _connect(lab: Lab, plan: Plan, states: dict[str, State]) -> bool:
     if new := asked.intersection(plan.named("namespace", "create", "change")):
         for replica in lab.farm:
             if replica.netns in new and is_unnamed(replica, states):
-                lab_netns.name_again(lab, replica.netns, states[replica.name].pid)
-        lab_netns.create_namespaces(lab, [replica.netns for replica in lab.farm])
+                lab_namespaces.name_again(lab, replica.netns, states[replica.name].pid)
+        lab_namespaces.create_namespaces(lab, [replica.netns for replica in lab.farm])
     if not (
         new or plan.named("bridge", "create", "change") or plan.named("link", "create", "change")
     ):
@@ -224,16 +225,16 @@ def _lay(
     link are made anew as well, without whatever else keeps the replica from answering."""
     if not replicas:
         return
-    images = container.unpack_all(lab)
+    unpacked = images.unpack_all(lab)
     files = replica_files.replica_files(lab, replica_files.keys(lab))
     anew = [item for item in replicas if item.name in renewed]
     run.spread(partial(_delete, lab), anew)
-    if lab_netns.renew_namespaces(lab, anew, hung):
+    if lab_namespaces.renew_namespaces(lab, anew, hung):
         network.wire(lab)
     wanted = [
-        Wanted(container.replica_spec(lab, item), images[item.site], files) for item in replicas
+        Wanted(container.replica_spec(lab, item), unpacked[item.site], files) for item in replicas
     ]
-    roots.prepare(lab, wanted)
+    overlay.prepare(lab, wanted)
 
 
 def _launch(lab: Lab, renewed: set[str], replicas: Sequence[Replica]) -> None:
@@ -247,7 +248,7 @@ def _launch(lab: Lab, renewed: set[str], replicas: Sequence[Replica]) -> None:
 
 def _delete(lab: Lab, replica: Replica) -> None:
     """Deletes the replica's container, so that its root file system is not mounted anew below it."""
-    undo.delete_container(lab, root=str(container.runc_root(lab)), container=replica.name)
+    undo.delete_container(lab, root=str(runc.root(lab)), container=replica.name)
 
 
 def waves(lab: Lab, names: Sequence[str]) -> tuple[tuple[Replica, ...], ...]:
@@ -279,7 +280,8 @@ def surging(lab: Lab, plan: Plan, states: dict[str, State]) -> Lab:
     if not only & {name.rpartition("-")[0] for name in _in_service(lab, only)}:
         return lab
     try:
-        return Lab.of({**lab.model_dump(), "sites": [_wider(site, only) for site in lab.sites]})
+        sites = [_wider(site, only) for site in lab.sites]
+        return Lab.of({**lab.model_dump(), "sites": sites}).allotted(lab.allotment)
     except ConfigError:  # no address, or no name, is left for another one
         return lab
 
@@ -375,7 +377,7 @@ def _remove_surplus(lab: Lab, plan: Plan) -> None:
     """
     if not any(step.action == "remove" for step in plan.steps):
         return
-    surplus.remove(lab)
+    container.remove_surplus(lab)
     _unmake(lab, lambda entry: entry.kind == "table" and _is_elsewhere(lab, entry))
     _unmake(
         lab,

@@ -15,8 +15,8 @@ from labkit.checks import Check
 from labkit.core import firewall_tables
 from labkit.core.tables import Cell, Table
 from labkit.display import counted
-from labkit.farm.containers import quota
-from labkit.farm.containers.container import State
+from labkit.farm.containers import written
+from labkit.farm.containers.runc import State
 from labkit.farm.images import siteimages
 from labkit.farm.images.found import Images
 from labkit.farm.network import firewall
@@ -226,7 +226,7 @@ def _link(lab: Lab, replica: Replica) -> Resource:
 
 
 def _root(lab: Lab, replica: Replica, known: Known) -> Resource:
-    facts = {"mounted": "yes", "written at most": quota.told(lab)}
+    facts = {"mounted": "yes", "written at most": written.limit(lab)}
     if replica.name in known.roots:
         facts["made of"] = known.roots[replica.name]
     needs = (f"image {replica.site}", f"keys {lab.name}")

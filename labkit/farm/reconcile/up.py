@@ -8,7 +8,7 @@ from labkit.checks import Check, equal
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, curl
-from labkit.farm.containers import container, idmap
+from labkit.farm.containers import lab_namespaces, overlay, runc
 from labkit.farm.network import endpoint
 from labkit.farm.reconcile import answers, apply, preflight
 from labkit.kernel import users
@@ -35,7 +35,7 @@ def replicas(lab: Lab) -> Outcome[Farm]:
     """
     preflight.refuse_surplus(lab)
     changed = bool(apply.converge(lab, FARM))
-    pids = {name: state.pid for name, state in container.states(lab).items()}
+    pids = {name: state.pid for name, state in runc.states(lab).items()}
     value = Farm(pids={replica.name: pids.get(replica.name, 0) for replica in lab.farm})
     return Outcome(
         value=value,
@@ -52,7 +52,7 @@ def replicas(lab: Lab) -> Outcome[Farm]:
 
 def replica_checks(lab: Lab) -> tuple[Check, ...]:
     """Whether each replica's container runs and answers for itself at its own address."""
-    states = container.states(lab)
+    states = runc.states(lab)
     alive = [r for r in lab.farm if r.name in states and states[r.name].status == "running"]
     faults = {r.name: "its container is not running" for r in lab.farm} | answers.problems(
         lab, alive
@@ -65,7 +65,7 @@ def privilege_checks(value: Farm) -> tuple[Check, ...]:
     return tuple(
         equal(
             f"farm.privileges.{name}",
-            f"user {container.WWW_DATA}, no capability",
+            f"user {overlay.WWW_DATA}, no capability",
             _privileges(
                 pid, Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
             ),
@@ -86,7 +86,7 @@ def users_check(lab: Lab, value: Farm) -> Check:
         if pid
     ]
     own = {text for text in maps if users.outer_of(text, 0) > 0}
-    reason = idmap.without(lab)
+    reason = lab_namespaces.why_disabled(lab)
     count = 0 if reason else len(maps)
     because = f": {reason}" if reason else ""
     return equal(

@@ -23,14 +23,13 @@ from labkit.core import fonts, run
 from labkit.core.journal import Journal
 from labkit.core.result import Outcome, action, drafts
 from labkit.core.tables import Cell, Table
-from labkit.display import counted
+from labkit.display import counted, quoted
 from labkit.errors import CommandError, ConfigError, FarmError, excerpt
 from labkit.farm.services import dns
 from labkit.farm.services.dns_config import resolving, with_dns
 from labkit.model.config import LABEL
 from labkit.model.lab import Lab
 from labkit.records import Record
-from labkit.text import quoted
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext

@@ -19,7 +19,7 @@ from labkit.core.result import Outcome, action
 from labkit.core.tables import Table
 from labkit.display import counted
 from labkit.errors import ConfigError, FarmError, LabkitError, typed
-from labkit.farm.containers import container
+from labkit.farm.containers import runc
 from labkit.farm.network import firewall
 from labkit.farm.network.firewall_rules import NAMES
 from labkit.farm.services.dns_config import Zone, folder, names, resolving, with_dns
@@ -172,14 +172,14 @@ def _replicas(lab: Lab) -> Iterator[Check]:
     The question is asked in the replica's network namespace: the machine's packet filter may refuse a
     replica what it allows the host's side. One program is enough, as its start takes a while.
     """
-    states = container.states(lab)
+    states = runc.states(lab)
     running = [item for item in lab.farm if item.name in states and states[item.name].pid]
     name = lab.host_name(lab.sites[0].name)
     problems = run.spread(partial(_unresolved, lab, name), running, workers=16)
     blame = firewall.blame(lab, NAMES) if any(problems) else ""
     expected = f"{name} is found by the server in its resolv.conf"
     for replica, problem in zip(running, problems, strict=True):
-        words = container.runc(lab, "exec", replica.name, "getent", "ahostsv4", name)
+        words = runc.command(lab, "exec", replica.name, "getent", "ahostsv4", name)
         said = f"{problem}; {blame}" if problem and blame else problem
         if replica == running[0] and not problem:
             done = run.run(words, ok=range(256), timeout=20)
@@ -195,7 +195,7 @@ def _replicas(lab: Lab) -> Iterator[Check]:
 
 def _unresolved(lab: Lab, name: str, replica: Replica) -> str:
     """Why the replica's resolver does not find a name; '' when it does."""
-    text = text_of(container.bundle(lab, replica.name) / "rootfs/etc/resolv.conf") or ""
+    text = text_of(runc.bundle(lab, replica.name) / "rootfs/etc/resolv.conf") or ""
     servers = [line.split()[1] for line in text.splitlines() if line.startswith("nameserver ")]
     if not servers:
         return "its resolv.conf names no server"

@@ -179,7 +179,7 @@ def _variant(lab: Lab, site: str, lbmethod: str, weights: Sequence[int]) -> Lab:
     for item in values["sites"]:
         if item["name"] == site:
             item["weights"] = tuple(weights)
-    return Lab.of(values, "the comparison")
+    return Lab.of(values, "the comparison").allotted(lab.allotment)
 
 
 def _weightings(count: int, weights: Sequence[int] | None) -> tuple[tuple[int, ...], ...]:

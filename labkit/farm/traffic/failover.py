@@ -13,7 +13,7 @@ from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, curl
 from labkit.errors import LabkitError
-from labkit.farm.containers import container, logs
+from labkit.farm.containers import container, written
 from labkit.farm.reconcile import answers
 from labkit.farm.services import balancer, balancer_server, fetch
 from labkit.farm.services.balancer_config import FROM_RESERVED, STATUS_PATH
@@ -184,7 +184,7 @@ def logged(lab: Lab, load: Load) -> tuple[list[Sent], int]:
     cancellation.until(lambda: answered <= second().keys(), measurements.PATIENCE)
     again, methods, unread = second(), dict[int, tuple[str, ...]](), 0
     for replica in lab.replicas_of(load.target.label):
-        own, bad = sites.parse_log(logs.lines(container.access_log(lab, replica), load.trace))
+        own, bad = sites.parse_log(written.lines(container.access_log(lab, replica), load.trace))
         unread += bad.total()
         for line in own:
             method = line.request.partition(" ")[0]

@@ -20,7 +20,7 @@ from labkit.core import accesslog
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, curl
 from labkit.errors import ConfigError
-from labkit.farm.containers import container, logs, quota
+from labkit.farm.containers import container, written
 from labkit.farm.services import balancer, balancer_config, balancer_server, fetch
 from labkit.farm.services.dns_config import with_dns
 from labkit.farm.traffic.load import Load, Sent
@@ -111,7 +111,7 @@ def measure(
     fetch.reach(lab, there)  # raises when nothing answers; the load itself only counts
     even(lab)
     for replica in lab.replicas_of(site):
-        logs.make_room(lab, replica.name)
+        written.empty_large_logs(lab, replica.name)
     load = Load(lab, there, secrets.token_hex(6), concurrency=threads, requests=total)
     sent = load.run()
     value = _measurement(lab, load, sent)
@@ -309,10 +309,12 @@ def _replica_log(lab: Lab, replicas: Sequence[Replica], trace: str) -> Log:
     """What the replicas' logs have of a measurement, together."""
     served, bad = dict[int, str](), Counter[str]()
     for item in replicas:
-        lines, wrong = sites.parse_log(logs.lines(container.access_log(lab, item), trace))
+        lines, wrong = sites.parse_log(written.lines(container.access_log(lab, item), trace))
         served |= by_number(((line.trace, item.name) for line in lines), trace)
         bad += wrong
-    return Log(served, bad, tuple(item.name for item in replicas if quota.full(lab, item.name)))
+    return Log(
+        served, bad, tuple(item.name for item in replicas if written.is_full(lab, item.name))
+    )
 
 
 def _settled(read: Callable[[], Log], client: Mapping[int, str]) -> Log:
