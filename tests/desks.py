@@ -14,13 +14,13 @@ from requests.adapters import HTTPAdapter
 
 from labkit import Lab
 from labkit.wiki.client import accounts, api, session
+from labkit.wiki.client.api import Upload
 from labkit.wiki.client.folders import Folders, api_url
 from labkit.wiki.merge import fences
 from labkit.wiki.merge.fences import Block
 from labkit.wiki.publish import publishing
 from labkit.wiki.publish.desk import Published
 from labkit.wiki.render import notebook, wikitext
-from labkit.wiki.render.notebook import Upload
 
 
 class Wire(HTTPAdapter):

@@ -15,9 +15,9 @@ from labkit import Lab
 from labkit.core import daemon
 from labkit.errors import WikiError
 from labkit.wiki.client import accounts, api, refusals, session, transport
+from labkit.wiki.client.api import Upload
 from labkit.wiki.client.folders import Folders
 from labkit.wiki.merge import fences
-from labkit.wiki.render.notebook import Upload
 from labkit.wiki.server import actions as server
 from tests.conftest import lab_maker, open_place
 from tests.desks import SUMMARY, Desk, fresh, picture, stage

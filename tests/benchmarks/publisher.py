@@ -27,12 +27,12 @@ from requests.adapters import HTTPAdapter
 
 from labkit import Lab
 from labkit.wiki.client import accounts, session
+from labkit.wiki.client.api import Upload
 from labkit.wiki.client.folders import Folders
 from labkit.wiki.merge import fences
 from labkit.wiki.merge.fences import Block
 from labkit.wiki.publish import publishing
 from labkit.wiki.render import notebook, wikitext
-from labkit.wiki.render.notebook import Upload
 from labkit.wiki.server import actions as server
 from tests.conftest import lab_maker, open_place
 

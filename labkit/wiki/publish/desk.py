@@ -11,13 +11,12 @@ from labkit.errors import WikiError
 from labkit.model.complaints import unknown
 from labkit.records import Record
 from labkit.wiki.client import api
-from labkit.wiki.client.api import Snapshot
+from labkit.wiki.client.api import Snapshot, Upload
 from labkit.wiki.merge import altered, fences, weave
 from labkit.wiki.merge.altered import Altered, Difference
 from labkit.wiki.merge.fences import Block, Document
 from labkit.wiki.merge.weave import Change
 from labkit.wiki.publish.pristine import Memory
-from labkit.wiki.render.notebook import Upload
 
 if TYPE_CHECKING:
     import mwclient

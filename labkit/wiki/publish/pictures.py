@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from labkit.errors import WikiError
 from labkit.wiki.client import api
+from labkit.wiki.client.api import Upload
 from labkit.wiki.client.refusals import UnansweredError
 from labkit.wiki.publish.desk import Desk, Plan
-from labkit.wiki.render.notebook import Upload
 
 #: Connections over which pictures are sent to the lab's own wiki (SQLite has one writer at a time, and
 #: more would only wait for each other); others' wikis want one request at a time (API: Etiquette).

@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 from labkit.errors import WikiError
 from labkit.wiki.client import api
-from labkit.wiki.client.api import ConflictError, Snapshot
+from labkit.wiki.client.api import ConflictError, Snapshot, Upload
 from labkit.wiki.client.refusals import BusyError, UnansweredError
 from labkit.wiki.merge import repair
 from labkit.wiki.merge.fences import Block
@@ -31,7 +31,6 @@ from labkit.wiki.publish import desk, pictures, saving
 from labkit.wiki.publish.desk import Changed, Desk, Mended, Plan, Published
 from labkit.wiki.publish.pristine import Memory
 from labkit.wiki.publish.saving import Kept
-from labkit.wiki.render.notebook import Upload
 
 if TYPE_CHECKING:
     import mwclient
