@@ -13,7 +13,7 @@ import typer
 
 from labkit.cli.command import Choice, finish, log_to_file, show
 from labkit.cli.front import command
-from labkit.text import shown
+from labkit.display import shown
 
 if TYPE_CHECKING:
     from labkit.farm.reconcile.upkeep import Mend
@@ -172,9 +172,9 @@ def gc(
     Superseded root file systems and images, downloaded packages that none of them has, and what
     killed builds left. What a lab uses that is up, or was not taken down, stays."""
     lab = choice.lab()
-    from labkit.farm.rootfs import collecting
+    from labkit.farm.rootfs import cache_entries
 
-    finish(collecting.collect(lab, dry=dry_run), choice)
+    finish(cache_entries.collect(lab, dry=dry_run), choice)
 
 
 @command

@@ -3,7 +3,7 @@
 A list of what is allowed; every other call answers ENOSYS, as on a kernel that does not have it. So the C
 library takes its way around a newer variant (clone3, openat2, futex_waitv, a call that is yet to be
 invented), which it would not after EPERM. The calls were found by recording those that the containers
-of :mod:`labkit.farm.survival` make on each of the root file systems that serve, and by adding their older and newer
+of :mod:`labkit.farm.study.probes` make on each of the root file systems that serve, and by adding their older and newer
 variants and those of the way after an error. Of calls that do many things the arguments are looked at.
 
 A call through another of the processor's binary interfaces (on amd64: i386's and x32's) is in none of these

@@ -15,7 +15,7 @@ from labkit.farm.images import inputs, layers, siteimages, store, umocisteps, un
 from labkit.farm.images.umocisteps import Steps
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs import packages, servers
+from labkit.farm.rootfs import packages, variants
 from labkit.model.lab import Lab, unknown
 from labkit.records import Record
 
@@ -183,11 +183,11 @@ def checks(lab: Lab, value: Image) -> tuple[Check, ...]:
 
 def _web_checks(root: Path) -> tuple[Check, ...]:
     versions = {package.name: package.version for package in packages.read(root)}
-    known = ("apache2", *servers.SSH)
+    known = ("apache2", *variants.SSH)
     seen = [f"{name} {versions[name]}" for name in known if name in versions]
     off = [
         name
-        for name in servers.MODULES
+        for name in variants.MODULES
         if not (root / f"etc/apache2/mods-enabled/{name}.load").exists()
     ]
     keys = [path.name for path in root.glob("etc/ssh/ssh_host_*")]
@@ -202,7 +202,7 @@ def _web_checks(root: Path) -> tuple[Check, ...]:
         ),
         _all(
             "image.modules",
-            f"apache2's modules {' and '.join(servers.MODULES)} are on",
+            f"apache2's modules {' and '.join(variants.MODULES)} are on",
             off,
             ("E4",),
             f"ls {root}/etc/apache2/mods-enabled",

@@ -8,20 +8,20 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from labkit.core import cache_references, run
+from labkit.core import cache, run
 from labkit.core.files import write_atomically
 from labkit.core.journal import lock
 from labkit.core.progress import Doing, doing
 from labkit.display import counted
 from labkit.errors import BuildError, CommandError
-from labkit.farm.rootfs import commands, dating, lists, packages, plans, variants
-from labkit.farm.rootfs.building import PATIENCE, building, discard, in_memory, sealed, size, tidy
+from labkit.farm.rootfs import commands, lists, packages, plans, reproducible, variants
+from labkit.farm.rootfs.cache_entries import PATIENCE, building, discard, size
 from labkit.farm.rootfs.commands import Step
-from labkit.farm.rootfs.depot import AbsentError, Depot
-from labkit.farm.rootfs.gateway import NOWHERE, Way, gateway
 from labkit.farm.rootfs.plans import Plan, Rootfs, find, ready
+from labkit.farm.rootfs.repository import AbsentError, Depot, Shop
+from labkit.farm.rootfs.reproducible import tidy
+from labkit.farm.rootfs.sandbox import NOWHERE, Way, gateway, in_memory, sealed
 from labkit.farm.rootfs.saying import heard
-from labkit.farm.rootfs.shop import Shop
 from labkit.model.lab import Lab
 
 log = logging.getLogger("labkit.rootfs")
@@ -51,9 +51,9 @@ def stand(lab: Lab, variant: str = "", *, registry: str = "") -> tuple[Rootfs, b
 
 def _stand(lab: Lab, planned: Plan) -> tuple[Rootfs, bool]:
     with lock(lab.cache_dir / "locks", planned.key, wait=PATIENCE):
-        cache_references.hold(lab, f"rootfs-{planned.variant.name}", planned.place)
+        cache.hold(lab, f"rootfs-{planned.variant.name}", planned.place)
         if planned.archive:
-            cache_references.hold(lab, "lists", planned.archive.folder)
+            cache.hold(lab, "lists", planned.archive.folder)
         kept = find(planned)
         return kept or _make(lab, planned), kept is None
 
@@ -97,7 +97,7 @@ def _fill(lab: Lab, planned: Plan, work: Path, before: Rootfs | None) -> int:
     shop.told(root)
     removed = tidy(root)
     if planned.archive:
-        dating.settle(root, began)
+        reproducible.settle(root, began)
     if work.name == "memory":
         run.run(["cp", "--archive", root, work.parent / "rootfs"], timeout=TIMEOUT)
     return removed
