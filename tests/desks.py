@@ -20,7 +20,7 @@ from labkit.wiki.merge import fences
 from labkit.wiki.merge.fences import Block
 from labkit.wiki.publish import publishing
 from labkit.wiki.publish.desk import Published
-from labkit.wiki.render import notebook, wikitext
+from labkit.wiki.render import pictures, wikitext
 
 
 class Wire(HTTPAdapter):
@@ -129,4 +129,4 @@ def picture(shade: int) -> Upload:
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
         for name, body in chunks
     )
-    return notebook.upload("shade", data, ending="png", text="a pixel")
+    return pictures.upload("shade", data, ending="png", text="a pixel")

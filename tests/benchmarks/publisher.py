@@ -32,7 +32,7 @@ from labkit.wiki.client.folders import Folders
 from labkit.wiki.merge import fences
 from labkit.wiki.merge.fences import Block
 from labkit.wiki.publish import publishing
-from labkit.wiki.render import notebook, wikitext
+from labkit.wiki.render import pictures, wikitext
 from labkit.wiki.server import actions as server
 from tests.conftest import lab_maker, open_place
 
@@ -77,7 +77,7 @@ def pictures(run: int) -> tuple[Upload, ...]:
         figure.savefig(data, format="png")
         pyplot.close(figure)
         made.append(
-            notebook.upload(f"figure-{n}", data.getvalue(), ending="png", text=f"Figure {n}")
+            pictures.upload(f"figure-{n}", data.getvalue(), ending="png", text=f"Figure {n}")
         )
     return tuple(made)
 

@@ -15,8 +15,7 @@ import nh3
 from bs4 import BeautifulSoup, Tag
 from bs4.element import PageElement
 
-from labkit.display import counted
-from labkit.text import shown
+from labkit.display import counted, shown
 from labkit.wiki.render import pictures, tree
 from labkit.wiki.render.pictures import Picture
 from labkit.wiki.render.tree import Break, Cell, Grid, Line, Paragraph, Parts, Piece, Text, plain

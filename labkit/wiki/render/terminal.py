@@ -14,8 +14,7 @@ from rich.color import Color
 from rich.style import Style
 from rich.terminal_theme import TerminalTheme
 
-from labkit.display import counted
-from labkit.text import shown
+from labkit.display import counted, shown
 from labkit.wiki.render.tree import Fold, Parts, Run, Screen
 
 Colour = tuple[int, int, int]
