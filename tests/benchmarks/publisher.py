@@ -32,7 +32,8 @@ from labkit.wiki.client.folders import Folders
 from labkit.wiki.merge import fences
 from labkit.wiki.merge.fences import Block
 from labkit.wiki.publish import publishing
-from labkit.wiki.render import pictures, wikitext
+from labkit.wiki.render import wikitext
+from labkit.wiki.render.pictures import upload
 from labkit.wiki.server import actions as server
 from tests.conftest import lab_maker, open_place
 
@@ -76,9 +77,7 @@ def pictures(run: int) -> tuple[Upload, ...]:
         data = io.BytesIO()
         figure.savefig(data, format="png")
         pyplot.close(figure)
-        made.append(
-            pictures.upload(f"figure-{n}", data.getvalue(), ending="png", text=f"Figure {n}")
-        )
+        made.append(upload(f"figure-{n}", data.getvalue(), ending="png", text=f"Figure {n}"))
     return tuple(made)
 
 
