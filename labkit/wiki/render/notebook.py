@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from labkit.core.result import FIGURE_MIME, RESULT_MIME, Figure, Result
 from labkit.records import Record
-from labkit.wiki.client.api import Upload
+from labkit.wiki.client.protocol import Upload
 from labkit.wiki.render import html_reader, markdown, pictures, terminal, tree, writing
 from labkit.wiki.render.pictures import Picture
 from labkit.wiki.render.tree import Document, Line, Paragraph, Part, Parts, Styled, Text

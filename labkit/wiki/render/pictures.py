@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
-from labkit.wiki.client.api import Upload
+from labkit.wiki.client.protocol import Upload
 from labkit.wiki.render import wikitext
 
 if TYPE_CHECKING:

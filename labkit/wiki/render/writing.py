@@ -12,8 +12,7 @@ from itertools import pairwise
 from urllib.parse import quote
 
 from labkit.core.result import Figure
-from labkit.wiki.client.api import Upload
-from labkit.wiki.client.features import Features
+from labkit.wiki.client.protocol import Features, Upload
 from labkit.wiki.render import pictures, tree, wikitext
 from labkit.wiki.render.pictures import Picture
 from labkit.wiki.render.tree import Formula, Image, Line, Paragraph, Part, Parts, Piece, Text, plain
