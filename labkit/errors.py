@@ -95,8 +95,6 @@ class MachineError(LabkitError):
 AROUND = ("nsenter", "setpriv", "unshare", "setsid")
 #: What to do about a program that ended by a signal, where nothing better is known.
 ENDED = "somebody ended it, or the kernel did for want of memory (dmesg says so): call this again"
-
-
 #: What to do about one that refused to work.
 REFUSED = "correct what its own words name; called by itself it says them again"
 

@@ -84,7 +84,7 @@ def processes(lab: Lab) -> dict[str, tuple[int, str]]:
 
 def changed(lab: Lab, sites: list[str]) -> Lab:
     """The lab with other sites, as it is read from a changed lab.toml."""
-    return Lab.of({**lab.model_dump(), "sites": sites})
+    return Lab.of({**lab.model_dump(), "sites": sites}).recalled()
 
 
 @pytest.mark.root

@@ -11,7 +11,7 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.core import intact
+from labkit.core import cache
 from labkit.core.files import proven, write_proven
 from labkit.farm.containers import container
 from labkit.farm.images import siteimages, store
@@ -63,7 +63,7 @@ def sealed(tmp_path: Path) -> Path:
     (tmp_path / "rootfs/bin").symlink_to("usr/bin")
     (tmp_path / "rootfs/usr/empty").touch()
     (tmp_path / "rootfs.json").write_text('{"bytes": 4000}')
-    intact.seal(tmp_path)
+    cache.seal(tmp_path)
     return tmp_path
 
 
@@ -82,44 +82,44 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "another mode": (lambda f: (f / "rootfs/usr/bin/tool").chmod(0o4755), ("rootfs/usr/bin/tool",)),
     "another link": (_relink, ("rootfs/bin",)),
     "all is gone": (lambda f: shutil.rmtree(f / "rootfs"), ("rootfs", "rootfs/bin", "rootfs/usr", "rootfs/usr/bin", "rootfs/usr/bin/tool", "rootfs/usr/empty")),
-    "no list": (lambda f: (f / intact.SEAL).unlink(), (intact.UNSEALED,)),
-    "a list that is none": (lambda f: (f / intact.SEAL).write_text('["rootfs"]\n{'), (intact.UNSEALED,)),
-    "a list of numbers": (lambda f: (f / intact.SEAL).write_text("[1]\n[2]\n"), (intact.UNSEALED,)),
+    "no list": (lambda f: (f / cache.SEAL).unlink(), (cache.UNSEALED,)),
+    "a list that is none": (lambda f: (f / cache.SEAL).write_text('["rootfs"]\n{'), (cache.UNSEALED,)),
+    "a list of numbers": (lambda f: (f / cache.SEAL).write_text("[1]\n[2]\n"), (cache.UNSEALED,)),
     "what is put beside it": (lambda f: (f / "measured.json").write_text("{}"), ()),
-    "no memory": (lambda f: (f / intact.HELD).unlink(), ()),
-    "a memory of another boot": (lambda f: (f / intact.HELD).write_text("0" * 64), ()),
+    "no memory": (lambda f: (f / cache.HELD).unlink(), ()),
+    "a memory of another boot": (lambda f: (f / cache.HELD).write_text("0" * 64), ()),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", DAMAGE)
 def test_what_is_not_as_it_was_sealed_is_named(sealed: Path, case: str) -> None:
     """Whatever it is, by a first look and by the next one; what was put beside it is not covered."""
-    assert intact.damage(sealed) == ()
+    assert cache.damage(sealed) == ()
     harm, named = DAMAGE[case]
     harm(sealed)
     for anew in (False, True, False):
-        assert intact.damage(sealed, anew=anew) == named
-    assert intact.whole(sealed) == (not named)
+        assert cache.damage(sealed, anew=anew) == named
+    assert cache.whole(sealed) == (not named)
 
 
 def test_files_are_read_once_in_a_boot(sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After that their times are looked at; in another boot they are read again, and when asked for."""
     read: list[Path] = []
-    real = intact.digest
+    real = cache.digest
 
     def counted(path: Path) -> str:
         read.append(path)
         return real(path)
 
-    monkeypatch.setattr(intact, "digest", counted)
-    assert intact.damage(sealed) == ()
+    monkeypatch.setattr(cache, "digest", counted)
+    assert cache.damage(sealed) == ()
     assert read == []
-    assert intact.damage(sealed, anew=True) == ()
+    assert cache.damage(sealed, anew=True) == ()
     assert len(read) == 3
-    monkeypatch.setattr(intact, "boot_id", lambda: "another")
-    assert intact.damage(sealed) == ()
+    monkeypatch.setattr(cache, "boot_id", lambda: "another")
+    assert cache.damage(sealed) == ()
     assert len(read) == 6
-    assert intact.damage(sealed) == ()
+    assert cache.damage(sealed) == ()
     assert len(read) == 6
 
 
@@ -127,12 +127,12 @@ def test_a_bit_that_no_time_tells_of_is_found_anew(
     sealed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a disk loses it: unseen in the same boot, found by a check of all, and not forgotten then."""
-    monkeypatch.setattr(intact, "_stamp", lambda folder, tops: "the same")
-    intact.seal(sealed)
+    monkeypatch.setattr(cache, "_stamp", lambda folder, tops: "the same")
+    cache.seal(sealed)
     flip(sealed / "rootfs/usr/bin/tool")
-    assert intact.damage(sealed) == ()
-    assert intact.damage(sealed, anew=True) == ("rootfs/usr/bin/tool",)
-    assert intact.damage(sealed) == ("rootfs/usr/bin/tool",)
+    assert cache.damage(sealed) == ()
+    assert cache.damage(sealed, anew=True) == ("rootfs/usr/bin/tool",)
+    assert cache.damage(sealed) == ("rootfs/usr/bin/tool",)
 
 
 def test_a_result_that_was_kept_is_read_as_it_was_written(
@@ -154,11 +154,11 @@ def test_a_mediawiki_with_another_bit_is_unpacked_anew(
 ) -> None:
     """It is downloaded again, and the damaged one does not serve in its place."""
 
-    def unpack(cache: Path) -> str:
-        program = mediawiki.installation(cache, "1.39")
+    def unpack(place: Path) -> str:
+        program = mediawiki.installation(place, "1.39")
         program.mkdir(parents=True, exist_ok=True)
         (program / "api.php").write_text("<?php echo 1;")
-        intact.seal(cache / "mediawiki/1.39")
+        cache.seal(place / "mediawiki/1.39")
         return "1.39"
 
     monkeypatch.setattr(mediawiki, "_download", unpack)
@@ -197,15 +197,15 @@ def test_a_root_file_system_with_another_bit_is_built_again(
 @pytest.fixture(scope="module")
 def farm() -> Iterator[Lab]:
     """One replica that is up, on a cache of its own: what was downloaded is a copy."""
-    with open_place() as cache:
+    with open_place() as place:
         for name in ("debian", "lists"):
             if Path(CACHE, name).is_dir():
                 shutil.copytree(
-                    Path(CACHE, name), cache / name, ignore=shutil.ignore_patterns(".*")
+                    Path(CACHE, name), place / name, ignore=shutil.ignore_patterns(".*")
                 )
-        for folder in (cache / "lists").glob("*"):
-            intact.seal(folder)
-        with whole_farm(sites=["red"], replicas=1, cache=str(cache)) as lab:
+        for folder in (place / "lists").glob("*"):
+            cache.seal(folder)
+        with whole_farm(sites=["red"], replicas=1, cache=str(place)) as lab:
             yield lab
 
 

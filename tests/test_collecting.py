@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.core import cache_references, run
+from labkit.core import cache, run
 from labkit.core.journal import lock
 from labkit.farm.images import actions as image
 from labkit.farm.reconcile import up
@@ -31,7 +31,7 @@ def own(lab: Lab, tmp_path: Path) -> Lab:
     own = lab.model_copy(update={"cache": str(tmp_path / "cache")})
     for name in ("minbase-1", "minbase-2"):
         _thing(own, "rootfs", name)
-    cache_references.hold(own, "rootfs-minbase", own.cache_dir / "rootfs/minbase-2")
+    cache.hold(own, "rootfs-minbase", own.cache_dir / "rootfs/minbase-2")
     return own
 
 
@@ -75,7 +75,7 @@ def test_a_dry_run_says_the_same_and_removes_nothing(own: Lab) -> None:
 @pytest.mark.root
 def test_a_newer_one_takes_over_and_a_lab_that_is_gone_holds_nothing(own: Lab) -> None:
     """A lab holds one root file system of each variant; without its state it holds none."""
-    cache_references.hold(own, "rootfs-minbase", own.cache_dir / "rootfs/minbase-1")
+    cache.hold(own, "rootfs-minbase", own.cache_dir / "rootfs/minbase-1")
     collecting.collect(own)
     assert _left(own) == ["minbase-1"]
     (own.state_dir / "uses").rename(own.state_dir / "elsewhere")
@@ -87,7 +87,7 @@ def test_a_newer_one_takes_over_and_a_lab_that_is_gone_holds_nothing(own: Lab) -
 def test_a_lab_whose_state_lies_elsewhere_keeps_what_it_holds(own: Lab, tmp_path: Path) -> None:
     """The cache itself knows the labs that use it."""
     other = own.model_copy(update={"name": "other", "state": str(tmp_path / "far")})
-    cache_references.hold(other, "rootfs-minbase", own.cache_dir / "rootfs/minbase-1")
+    cache.hold(other, "rootfs-minbase", own.cache_dir / "rootfs/minbase-1")
     assert collecting.collect(own).value.removed == ()
 
 
@@ -96,8 +96,8 @@ def test_many_threads_say_at_the_same_time_what_they_use(own: Lab) -> None:
     """As independent builds do that end together: each thing is held, and nothing half-made is left."""
     places = [_thing(own, "rootfs", f"variant-{number}") for number in range(200)]
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda place: cache_references.hold(own, place.name, place), places))
-    assert set(places) <= set(cache_references.held(own.cache_dir, own.state_dir))
+        list(pool.map(lambda place: cache.hold(own, place.name, place), places))
+    assert set(places) <= set(cache.held(own.cache_dir, own.state_dir))
     assert [
         path.name for path in (own.cache_dir / "labs").iterdir() if path.name.startswith(".")
     ] == []

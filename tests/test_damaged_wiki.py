@@ -10,7 +10,7 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.core import intact
+from labkit.core import cache
 from labkit.errors import StateError, WikiError
 from labkit.wiki.client import accounts, session
 from labkit.wiki.client.folders import Folders
@@ -150,5 +150,5 @@ def test_an_emptied_mediawiki_is_none(tmp_path: Path) -> None:
     assert not mediawiki.whole(program)
     assert mediawiki.versions(tmp_path) == []
     (program / "api.php").touch()
-    intact.seal(tmp_path / "mediawiki" / "1.39")
+    cache.seal(tmp_path / "mediawiki" / "1.39")
     assert mediawiki.versions(tmp_path) == ["1.39"]

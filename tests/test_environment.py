@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab, display
-from labkit.core import environment, run
+from labkit.core import run
 from labkit.display import curl
 from labkit.report.batch import notebook
 from labkit.report.figures import style
@@ -126,7 +126,7 @@ def test_a_persons_own_program_has_their_screen_and_no_path_of_pythons(
     monkeypatch.setenv("HOME", "/home/ann")
     monkeypatch.setenv("DISPLAY", ":1")
     monkeypatch.setenv("LABKIT_FILE", "/lab.toml")
-    seen = environment.persons({"X": "1"})
+    seen = run.persons_environment({"X": "1"})
     assert (seen["HOME"], seen["DISPLAY"], seen["LABKIT_FILE"], seen["X"]) == (
         "/home/ann",
         ":1",

@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 
 from labkit import Lab
 from labkit.errors import ConfigError, StateError
-from labkit.model import ifnames
-from labkit.model.addresses import block_width
-from labkit.model.ifnames import ifname
+from labkit.model.addresses import LENGTH, block_width, ifname
 from labkit.model.lab import PARAMETERS, find_file
 from labkit.model.parameters import parameters
 
@@ -272,7 +270,7 @@ def test_derived_names_and_addresses_are_distinct(
         found = [getattr(replica, attribute) for replica in lab.farm]
         assert len(set(found)) == sites * replicas
     assert all(lab.subnet[1] < r.address < lab.subnet.broadcast_address for r in lab.farm)
-    assert all(len(replica.link) <= ifnames.LENGTH for replica in lab.farm)
+    assert all(len(replica.link) <= LENGTH for replica in lab.farm)
 
 
 @settings(deadline=None)
@@ -300,8 +298,8 @@ def test_growing_moves_nobody(sites: int, replicas: int) -> None:
 def test_an_interface_name_fits(parts: tuple[str, ...], name: str) -> None:
     """A name that the kernel would refuse ends in a hash of the whole name instead."""
     assert ifname(*parts)[:8] == name[:8]
-    assert len(ifname(*parts)) <= ifnames.LENGTH
-    assert (ifname(*parts) == "-".join(parts)) is (len("-".join(parts)) <= ifnames.LENGTH)
+    assert len(ifname(*parts)) <= LENGTH
+    assert (ifname(*parts) == "-".join(parts)) is (len("-".join(parts)) <= LENGTH)
 
 
 def test_long_interface_names_stay_apart() -> None:

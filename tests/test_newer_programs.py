@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from labkit.core import intact
+from labkit.core import cache
 from labkit.farm.containers import container
 from labkit.farm.images import siteimages
 from labkit.farm.reconcile import upkeep
@@ -22,7 +22,7 @@ def test_a_newer_program_is_a_step_of_the_plan() -> None:
         kept = json.loads(record.read_text())
         assert kept["tools"].startswith("umoci ")
         record.write_text(json.dumps({**kept, "tools": "umoci 0.0.1, mmdebstrap 0.0.1"}))
-        intact.seal(record.parent)  # as that labkit left it
+        cache.seal(record.parent)  # as that labkit left it
         (step,) = upkeep.plan(lab).value.steps
         assert (step.action, step.id) == ("change", "image red")
         assert step.why == f"programs: wanted {kept['tools']}, seen umoci 0.0.1, mmdebstrap 0.0.1"

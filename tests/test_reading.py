@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab, reading
-from labkit.core import intact, undo
+from labkit.core import cache, undo
 from labkit.core.files import proven, text_of
 from labkit.core.journal import Journal
 from labkit.errors import LabkitError
@@ -105,7 +105,7 @@ READERS: dict[str, tuple[Callable[[Lab], Path], Callable[[Lab, Path], object]]] 
     "runC's state, taking down": (lambda x: x.run_dir / "state.json", lambda x, p: undo._runs(p.parent)),
     "ids": (lambda x: idmap._file(x.state_dir), lambda x, p: idmap.noted(x.state_dir)),
     "tables of nftables": (firewall._file, lambda x, p: firewall._made(x)),
-    "list of sealed files": (lambda x: x.state_dir / ".sealed", lambda x, p: intact.damage(p.parent)),
+    "list of sealed files": (lambda x: x.state_dir / ".sealed", lambda x, p: cache.damage(p.parent)),
     "kept result": (lambda x: x.state_dir / "evidence.json", lambda x, p: proven(p)),
     "any text": (lambda x: x.state_dir / "x", lambda x, p: text_of(p)),
     "record of a stage": (lambda x: record.file(x, "02-rootfs"), lambda x, p: record.read(x, "02-rootfs")),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from labkit.core import umask
+from labkit.core import files
 from labkit.farm.images import actions as image
 from labkit.farm.images import layers, store
 from labkit.farm.rootfs import dating
@@ -111,8 +111,8 @@ def test_new_files_have_ordinary_modes_in_a_build(tmp_path: Path) -> None:
     """Whatever the user's mask is, and also while another build ends; then it is the user's again."""
     before = os.umask(0o077)
     try:
-        with umask.ordinary():
-            with umask.ordinary():
+        with files.usual_umask():
+            with files.usual_umask():
                 (tmp_path / "inner").touch()
             (tmp_path / "outer").touch()
         (tmp_path / "after").touch()

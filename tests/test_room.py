@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.core import disk_full, run
+from labkit.core import files, run
 from labkit.errors import (
     BuildError,
     CommandError,
@@ -43,14 +43,14 @@ def lab_in(folder: Path, **other: str) -> Lab:
 )
 def test_the_key_is_that_of_the_folder_that_the_place_is_in(place: str, key: str) -> None:
     """Not one whose name only begins so, and none for a place that is in none."""
-    assert disk_full.key_of(lab_in(Path("/own")), Path("/own", place)) == key
+    assert files.folder_key(lab_in(Path("/own")), Path("/own", place)) == key
 
 
 def test_a_cache_in_the_states_folder_has_its_own_key() -> None:
     """It is there unless lab.toml says otherwise."""
     lab = lab_in(Path("/own"), cache="")
-    assert disk_full.key_of(lab, Path("/own/state/.cache/rootfs")) == "cache"
-    assert disk_full.key_of(lab, Path("/own/state/own")) == "state"
+    assert files.folder_key(lab, Path("/own/state/.cache/rootfs")) == "cache"
+    assert files.folder_key(lab, Path("/own/state/own")) == "state"
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -60,7 +60,7 @@ def test_the_systems_own_error_is_told_with_the_folders_key(tmp_path: Path, key:
     place.mkdir(parents=True)
     fault = OSError(errno.ENOSPC, "No space left on device", str(place / "file"))
     for error in (fault, of_system(fault)):
-        found = disk_full.explained(error, lab)
+        found = files.explain_disk_full(error, lab)
         assert isinstance(found, MachineError)
         assert found.code == "machine.disk-full"
         assert found.value.startswith(str(place))
@@ -71,7 +71,7 @@ def test_the_systems_own_error_is_told_with_the_folders_key(tmp_path: Path, key:
 @pytest.mark.parametrize("error", [ConfigError("x", "y"), OSError(errno.EIO, "Input/output error")])
 def test_another_error_stays_as_it_is(tmp_path: Path, error: Exception) -> None:
     """It is not a full disk's."""
-    assert disk_full.explained(error, lab_in(tmp_path)) is error
+    assert files.explain_disk_full(error, lab_in(tmp_path)) is error
 
 
 @pytest.mark.parametrize("key", ["state", "cache"])
@@ -113,7 +113,7 @@ def test_a_build_that_fills_a_disk_names_the_folders_key(
         act(work)
     assert caught.value.code == "build.disk-full"
     assert caught.value.remedy == f"make room, or set `{key}` to a folder on a larger disk"
-    assert disk_full.explained(caught.value, lab) is caught.value
+    assert files.explain_disk_full(caught.value, lab) is caught.value
     assert not (small / "own/.x.part").exists()
 
 
@@ -126,7 +126,7 @@ def test_a_program_that_found_a_full_disk_leads_to_the_fullest_folder(
     with pytest.raises(LabkitError) as caught:
         fill_by_a_program(small)
     assert isinstance(caught.value, CommandError)
-    found = disk_full.explained(caught.value, lab)
+    found = files.explain_disk_full(caught.value, lab)
     assert isinstance(found, MachineError)
     assert found.value == str(small / "own")
     assert "or set `run` to a folder" in found.remedy

@@ -14,7 +14,7 @@ from typing import TypeVar
 import pytest
 
 from labkit import Lab
-from labkit.core import environment, intact, run, undo
+from labkit.core import cache, run, undo
 from labkit.core.journal import Journal
 from labkit.errors import BuildError, ConfigError, MachineError
 from labkit.farm.rootfs import actions as rootfs
@@ -305,7 +305,7 @@ def test_a_cache_may_be_moved(tmp_path: Path) -> None:
     (planned.place / "rootfs/var/lib/dpkg").mkdir(parents=True)
     (planned.place / "rootfs/var/lib/dpkg/status").touch()
     (planned.place / "rootfs.json").write_text(_rootfs("essential", 1).model_dump_json())
-    intact.seal(planned.place)
+    cache.seal(planned.place)
     found = rootfs.find(planned)
     assert found is not None
     assert found.path == planned.place / "rootfs"
@@ -470,8 +470,8 @@ def test_a_missing_program_is_named_before_anything_is_made(
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("dpkg", "dpkg-query", "setpriv", "unshare", "apt-get"):
-        (programs / name).symlink_to(shutil.which(name, path=environment.PATH) or "")
-    monkeypatch.setattr(environment, "PATH", str(programs))
+        (programs / name).symlink_to(shutil.which(name, path=run.PATH) or "")
+    monkeypatch.setattr(run, "PATH", str(programs))
     with pytest.raises(MachineError) as caught:
         rootfs.build(tiny, "tiny")
     assert caught.value.value == "mmdebstrap"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from labkit.core import environment, run
+from labkit.core import run
 from labkit.errors import CommandError, CommandTimeoutError, MachineError
 from labkit.kernel import processes
 
@@ -206,12 +206,12 @@ def test_a_program_sees_the_allowed_variables_alone(monkeypatch: pytest.MonkeyPa
     seen = dict(line.split("=", 1) for line in lines)
     assert seen["GIVEN"] == "1"
     assert seen["LC_ALL"] == "C.UTF-8"
-    assert seen["PATH"] == environment.PATH
-    assert seen["HOME"] == environment.HOME
+    assert seen["PATH"] == run.PATH
+    assert seen["HOME"] == run.HOME
     assert seen["TZ"] == "UTC"
     assert not seen.keys() & {"LABKIT_WIKI_PASSWORD", "PYTHONPATH"}
     assert seen.keys() <= {
-        *environment.ALLOWED, *environment.program(), "GIVEN",
+        *run.ALLOWED, *run.program_environment(), "GIVEN",
     }  # fmt: skip
 
 

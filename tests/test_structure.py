@@ -56,8 +56,13 @@ def python() -> list[str]:
 
 def test_imports_lead_downwards_and_in_no_circle() -> None:
     """The contracts of pyproject.toml hold of every module, with what is imported for types alone."""
-    linter = ["-c", "import importlinter.cli, sys; sys.exit(importlinter.cli.lint_imports(no_cache=True))"]
-    done = run.run([*python(), *linter], cwd=PROJECT, env={"PYTHONPATH": str(PROJECT)}, ok=range(256))
+    linter = [
+        "-c",
+        "import importlinter.cli, sys; sys.exit(importlinter.cli.lint_imports(no_cache=True))",
+    ]
+    done = run.run(
+        [*python(), *linter], cwd=PROJECT, env={"PYTHONPATH": str(PROJECT)}, ok=range(256)
+    )
     assert not done.status, done.stdout
 
 

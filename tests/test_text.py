@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from labkit import Lab, LabkitError, text
+from labkit import Lab, LabkitError, display
 from labkit.core import undo
 from labkit.farm.reconcile import up
 from labkit.kernel import mounts
@@ -42,8 +42,8 @@ REFUSED = {
 @pytest.mark.parametrize("line", PEOPLES.values(), ids=PEOPLES)
 def test_what_people_write_is_text_everywhere(line: str) -> None:
     """A title, a folder, what a terminal, the review site and the wiki show: all are the same words."""
-    assert text.line(line) == line
-    assert text.shown(line) == line
+    assert display.line(line) == line
+    assert display.shown(line) == line
     assert markup.plain(line) == line
     assert wikitext.clean(line) == unicodedata.normalize("NFC", line)
     assert Lab.of({"sites": [{"name": "a", "title": line}]}).sites[0].title == line
@@ -58,8 +58,8 @@ def test_a_folder_may_have_what_people_write(line: str) -> None:
 @pytest.mark.parametrize(("character", "sign"), REFUSED.items(), ids=map(ascii, REFUSED))
 def test_what_is_no_text_is_refused_by_its_number_and_shown(character: str, sign: str) -> None:
     """The error names the character; what has it all the same steers no terminal and turns no line."""
-    assert text.shown(f"a{character}b") == f"a{sign}b"
-    assert len(text.shown(f"a{character}b").splitlines()) == 1
+    assert display.shown(f"a{character}b") == f"a{sign}b"
+    assert len(display.shown(f"a{character}b").splitlines()) == 1
     with pytest.raises(LabkitError) as caught:
         Lab.of({"sites": [{"name": "a", "title": f"a{character}b"}]})
     assert caught.value.code == "config.text"
@@ -69,22 +69,22 @@ def test_what_is_no_text_is_refused_by_its_number_and_shown(character: str, sign
 @pytest.mark.parametrize("line", PEOPLES.values(), ids=PEOPLES)
 def test_a_text_is_quoted_as_it_is(line: str) -> None:
     """In an error and in a check, where Python's repr would write \\u3000."""
-    assert text.quoted(line)[1:-1] == line
+    assert display.quoted(line)[1:-1] == line
     with pytest.raises(LabkitError) as caught:
         Lab.of({"name": line})
-    assert text.quoted(line) in caught.value.value
+    assert display.quoted(line) in caught.value.value
 
 
 def test_quotation_marks_are_told_apart_and_a_quoted_text_is_one_line() -> None:
     """As Python does it; of what is no text its own word is said."""
-    assert text.quoted("it's") == '"it\'s"'
-    assert text.quoted("a\nb\x1b") == "'a␊b␛'"
-    assert text.quoted(3) == "3"
+    assert display.quoted("it's") == '"it\'s"'
+    assert display.quoted("a\nb\x1b") == "'a␊b␛'"
+    assert display.quoted(3) == "3"
 
 
 def test_line_ends_and_tabs_are_refused_in_a_line_and_stay_in_a_text() -> None:
     """A title is one line; what a program says may be many."""
-    assert text.shown("a\tb\nc") == "a\tb\nc"
+    assert display.shown("a\tb\nc") == "a\tb\nc"
     for character in "\t\n":
         with pytest.raises(LabkitError):
             Lab.of({"sites": [{"name": "a", "title": f"a{character}b"}]})
@@ -101,7 +101,7 @@ def test_line_ends_and_tabs_are_refused_in_a_line_and_stay_in_a_text() -> None:
 )
 def test_an_output_without_a_sign_gets_a_plain_one(said: str, charset: str, seen: str) -> None:
     """No output ends for a character that its terminal does not have."""
-    codecs.register_error("labkit-test", text.substitute)
+    codecs.register_error("labkit-test", display.substitute)
     assert said.encode(charset, "labkit-test").decode(charset) == seen
 
 

@@ -35,7 +35,7 @@ def farm() -> Iterator[Lab]:
 
 def balanced(farm: Lab, **changes: object) -> Lab:
     """The farm's balancer as another Lab would have it, until the next :func:`restored`."""
-    lab = Lab.of({**farm.model_dump(), **changes})
+    lab = Lab.of({**farm.model_dump(), **changes}).recalled()
     proxy.up(lab)
     return lab
 

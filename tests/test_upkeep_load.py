@@ -37,7 +37,7 @@ def farm() -> Iterator[Lab]:
 
 
 def with_values(lab: Lab, **values: Any) -> Lab:
-    return Lab.of({**lab.model_dump(), **values})
+    return Lab.of({**lab.model_dump(), **values}).recalled()
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import sys
 
 import typer
 
-from labkit import text
+from labkit import display
 from labkit.cli import batch, machine, page, project
 from labkit.cli.command import joined
 from labkit.cli.front import app
@@ -43,7 +43,7 @@ def main() -> None:
 
 def _speak_utf8() -> None:
     """Uses UTF-8 inside, whatever the caller's locale is: starts Python again if it began with another
-    character set. Characters that the terminal does not have are replaced (:func:`labkit.text.substitute`).
+    character set. Characters that the terminal does not have are replaced (:func:`labkit.display.substitute`).
 
     ASCII is what Python takes for a locale that is not set or not installed: such a terminal has UTF-8.
     """
@@ -53,7 +53,7 @@ def _speak_utf8() -> None:
         charset = "ascii"
     if charset != "utf-8" and not sys.flags.utf8_mode:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606 - itself
-    codecs.register_error("labkit", text.substitute)
+    codecs.register_error("labkit", display.substitute)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             encoding = "utf-8" if charset == "ascii" else charset

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from labkit import text
+from labkit import display
 from labkit.core.files import hand_back
 from labkit.errors import ConfigError, LabkitError, of_system
 
@@ -133,7 +133,7 @@ def with_options(function: Callable[..., None]) -> Callable[..., None]:
                 raise
             log.debug("ended by", exc_info=error)
             said = told(error)
-            typer.echo(f"labkit: {text.shown(str(said))}", err=True)
+            typer.echo(f"labkit: {display.shown(str(said))}", err=True)
             if choice.as_json:
                 tell_json(json.dumps({"error": said.record}, indent=1))
             raise typer.Exit(1) from None

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from labkit.cli.command import Choice
 from labkit.cli.command import show as show_record
-from labkit.display import counted
-from labkit.text import shown
+from labkit.display import counted, shown
 
 if TYPE_CHECKING:
     from rich.console import Console

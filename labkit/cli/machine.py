@@ -13,7 +13,7 @@ import typer
 
 from labkit.cli.command import Choice, finish, log_to_file, show
 from labkit.cli.front import command
-from labkit.text import shown
+from labkit.display import shown
 
 if TYPE_CHECKING:
     from labkit.farm.reconcile.upkeep import Mend

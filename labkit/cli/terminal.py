@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from labkit.display import human
-from labkit.text import shown
+from labkit.display import human, shown
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
 import secrets
 import shutil
 import stat
-from contextlib import suppress
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from labkit import reading
-from labkit.errors import StateError
+from labkit.display import human_bytes
+from labkit.errors import LabkitError, MachineError, StateError, excerpt, of_system
+from labkit.model.lab import Lab
 
 log = logging.getLogger("labkit.cache")
 
@@ -121,3 +126,106 @@ def hand_back(folder: Path) -> None:
             seen = path.lstat()
             if seen.st_uid == 0 and (seen.st_nlink == 1 or stat.S_ISDIR(seen.st_mode)):
                 os.chown(path, owner, group, follow_symlinks=False)
+
+
+#: What new files are not by themselves (umask(2)): writable for anybody but their owner.
+ORDINARY = 0o022
+
+
+class _Mask:
+    """The process' mask while blocks run that change it, side by side or within each other."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.own = ORDINARY
+
+    def enter(self) -> None:
+        with self.lock:
+            if self.users == 0:
+                self.own = os.umask(ORDINARY)
+            self.users += 1
+
+    def leave(self) -> None:
+        with self.lock:
+            self.users -= 1
+            if self.users == 0:
+                os.umask(self.own)
+
+
+_mask = _Mask()
+
+
+@contextmanager
+def usual_umask() -> Iterator[None]:
+    """While the block runs, new files of this process and of the programs that it starts have their
+    ordinary modes, whatever its user's mask is; files that are made with a mode of their own keep it."""
+    _mask.enter()
+    try:
+        yield
+    finally:
+        _mask.leave()
+
+
+#: The system's numbers for a full disk, and for one's share of it.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_full(error: Exception) -> bool:
+    """Whether something failed because a disk is full. Pure."""
+    if isinstance(error, LabkitError):
+        return "no space left on device" in str(error).lower()
+    return isinstance(error, OSError) and error.errno in FULL
+
+
+def folder_key(lab: Lab, place: Path) -> str:
+    """The key of lab.toml that has the folder in which a place is; '' when it is in none of the lab's. Pure."""
+    folders = {
+        "state": Path(lab.state),
+        "cache": lab.cache_dir,
+        "run": Path(lab.run),
+        "outputs": Path(lab.outputs),
+    }
+    held = {key: folder for key, folder in folders.items() if place.is_relative_to(folder)}
+    return max(held, key=lambda key: len(held[key].parts), default="")
+
+
+def disk_full_remedy(lab: Lab, place: Path, first: str = "make room") -> str:
+    """What to do about a place's full disk: ``first``, or to have the folder that it is in elsewhere. Pure."""
+    key = folder_key(lab, place)
+    return f"{first}, or set `{key}` to a folder on a larger disk" if key else first
+
+
+def explain_disk_full(error: Exception, lab: Lab) -> Exception:
+    """The error; that of a full disk names the lab's folder that is on it, its key, and what to do."""
+    if not is_full(error) or getattr(error, "code", "") == "build.disk-full":
+        return error
+    if isinstance(error, LabkitError) and error.code.endswith("disk-full"):
+        place, reason, known = Path(error.value), error.reason, error
+    else:
+        place = _place(error, lab)
+        known = of_system(OSError(errno.ENOSPC, "No space left on device"), str(place))
+        left = human_bytes(shutil.disk_usage(existing(place)).free)
+        what = excerpt(str(error).partition("\n")[0])
+        reason = f"its disk is full ({left} left): {what}"
+    if not folder_key(lab, place):
+        return error
+    return MachineError(
+        str(place),
+        reason,
+        f"{disk_full_remedy(lab, place, known.remedy.partition(';')[0])}; then call it again",
+        f"df -h {existing(place)}",
+        code=known.code,
+    )
+
+
+def _place(error: Exception, lab: Lab) -> Path:
+    """The lab's folder that is full: the one that the error is about, else the one with the least room left."""
+    named = getattr(error, "filename", None)
+    if isinstance(named, str) and folder_key(lab, Path(named)):
+        return existing(Path(named))
+    return _fullest((lab.state_dir, lab.run_dir, lab.cache_dir, lab.output_dir))
+
+
+def _fullest(folders: Iterable[Path]) -> Path:
+    return min(folders, key=lambda folder: shutil.disk_usage(existing(folder)).free)

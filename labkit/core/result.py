@@ -23,7 +23,7 @@ from pydantic import PrivateAttr
 
 from labkit import cancellation
 from labkit.checks import Check
-from labkit.core import run, umask
+from labkit.core import files, run
 from labkit.core.tables import LEFT, Table, table_html
 from labkit.display import counted
 from labkit.errors import LabkitError, StateError
@@ -137,7 +137,7 @@ def action(name: str) -> Callable[[Callable[P, Outcome[T]]], Callable[P, Result[
         @functools.wraps(function)
         def acting(*args: P.args, **kwargs: P.kwargs) -> Result[T]:
             started, clock = datetime.now(UTC), time.monotonic()
-            with run.tracing() as done, umask.ordinary():
+            with run.tracing() as done, files.usual_umask():
                 try:
                     outcome = _beside_loop(functools.partial(function, *args, **kwargs))
                 except (OSError, LabkitError) as error:
@@ -167,7 +167,6 @@ def action(name: str) -> Callable[[Callable[P, Outcome[T]]], Callable[P, Result[
 
 def _explained(error: Exception, given: Sequence[object]) -> Exception:
     """The error of an action on a lab; a full disk is named, and what somebody took away of the lab meanwhile."""
-    from labkit.core import disk_full
     from labkit.model.lab import Lab
 
     lab = next((item for item in given if isinstance(item, Lab)), None)
@@ -182,7 +181,7 @@ def _explained(error: Exception, given: Sequence[object]) -> Exception:
                 f"ls -la {shlex.quote(str(lab.state_dir))}",
                 code="state.taken-away",
             )
-    return disk_full.explained(error, lab) if lab else error
+    return files.explain_disk_full(error, lab) if lab else error
 
 
 def _beside_loop(function: Callable[[], T]) -> T:

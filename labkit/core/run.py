@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from labkit import cancellation
-from labkit.core import environment
 from labkit.errors import CommandError, CommandTimeoutError, MachineError, typed
 from labkit.kernel import processes
 
@@ -90,7 +89,7 @@ def module(name: str, *words: str | Path) -> tuple[str, ...]:
 
 def which(program: str) -> str | None:
     """The path of a program on labkit's fixed search path, or None."""
-    return shutil.which(program, path=environment.PATH)
+    return shutil.which(program, path=PATH)
 
 
 def run(
@@ -165,7 +164,7 @@ def start(
         stdin=subprocess.DEVNULL,
         stdout=output if output is not None else subprocess.DEVNULL,
         stderr=subprocess.STDOUT,
-        env=environment.program(env),
+        env=program_environment(env),
         start_new_session=True,
         text=True,
     )
@@ -174,7 +173,7 @@ def start(
 def replace(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> None:
     """Becomes another program: does not return. For the front ends of JupyterLab and pytest."""
     words = [str(word) for word in argv]
-    os.execvpe(words[0], words, environment.persons(env))  # noqa: S606 - becoming it is the point
+    os.execvpe(words[0], words, persons_environment(env))  # noqa: S606 - becoming it is the point
 
 
 def missing(program: str) -> MachineError:
@@ -240,7 +239,7 @@ def _start(
                 stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
                 stdout=sink or subprocess.PIPE,
                 stderr=sink or subprocess.PIPE,
-                env=environment.program(env),
+                env=program_environment(env),
                 cwd=cwd,
                 start_new_session=True,
                 text=True,
@@ -305,3 +304,43 @@ def _record(done: Done) -> None:
     log.debug("%s -> %d in %.3f s", shlex.join(done.argv), done.status, done.seconds)
     if (trace := _trace.get()) is not None:
         trace.append(done)
+
+
+#: The caller's variables that every program sees: who calls, the terminal, the way to the network. TMPDIR is left
+#: out: www-data cannot use a folder that is root's alone (libpam-tmpdir), and a chroot does not have it.
+ALLOWED = (
+    "USER", "LOGNAME", "SHELL", "TERM", "TZ",
+    "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+    "SSL_CERT_FILE", "SSL_CERT_DIR",
+)  # fmt: skip
+#: Further ones for a program in which a person works: JupyterLab, and the browser that it opens.
+PERSONS = (
+    "HOME", "TMPDIR", "BROWSER", "DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY", "XDG_RUNTIME_DIR",
+    "DBUS_SESSION_BUS_ADDRESS", "SUDO_UID", "SUDO_GID", "SUDO_USER",
+)  # fmt: skip
+#: A search path that finds the system's own programs even for a caller who is not root.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: Debian's name for a home folder that does not exist: no program finds settings in it.
+HOME = "/nonexistent"
+
+
+def program_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a started program: the allow-list, a fixed PATH, HOME and locale, then ``extra``."""
+    fixed = {"PATH": PATH, "HOME": HOME, "LC_ALL": "C.UTF-8", "LANG": "C.UTF-8"}
+    if not os.geteuid():  # no compiled files of root's in a person's clone
+        fixed["PYTHONDONTWRITEBYTECODE"] = "1"
+    return {**_kept(ALLOWED), **fixed, **(extra or {})}
+
+
+def labkit_variables() -> dict[str, str]:
+    """labkit's own variables (``LABKIT_…``), for a program that imports labkit."""
+    return _kept(name for name in os.environ if name.startswith("LABKIT_"))
+
+
+def persons_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a program in which the person works who called labkit."""
+    return program_environment({**_kept(PERSONS), **labkit_variables(), **(extra or {})})
+
+
+def _kept(names: Iterable[str]) -> dict[str, str]:
+    return {name: os.environ[name] for name in names if name in os.environ}

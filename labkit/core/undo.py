@@ -265,8 +265,6 @@ KINDS: dict[str, Callable[..., None]] = {
     "cgroup": remove_cgroup,
     "folder": remove_folder,
 }
-
-
 #: Kinds of which many are unmade at once.
 TOGETHER: dict[str, Callable[[Lab, Sequence[Mapping[str, str]]], None]] = {
     "mount": _unmount_together,

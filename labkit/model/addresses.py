@@ -1,11 +1,13 @@
-"""Which numbers the farm's hosts have in its subnet: plain ones, and nobody's changes when others come or go.
+"""Addresses in the farm's subnet, numbers of sites, and names of network interfaces.
 
-What was allotted is remembered in the lab's state while the farm is up (:class:`Allotment`); everything
-else here is pure.
+Numbers are plain, and no host's number changes when others come or go: while the farm is up, the lab's state
+remembers what was allotted (:class:`Allotment`, which :func:`remembered` reads). All else is pure.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from ipaddress import IPv4Network
@@ -15,7 +17,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from labkit import reading
-from labkit.model.complaints import Fault
+from labkit.model.config import Fault
 
 #: The private networks (RFC 1918, section 3).
 PRIVATE = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
@@ -109,7 +111,7 @@ def _numbers(width: int, index: int, place: int, size: int) -> Iterator[int]:
 
 def check(text: str, counts: Sequence[int]) -> IPv4Network:
     """The subnet of that text, which has an address for the bridge and for each replica; ``counts`` has a
-    number of replicas for each site. Raises :data:`~labkit.model.complaints.Fault`."""
+    number of replicas for each site. Raises :data:`~labkit.model.config.Fault`."""
     try:
         subnet = IPv4Network(text)
     except ValueError as error:
@@ -128,3 +130,18 @@ def check(text: str, counts: Sequence[int]) -> IPv4Network:
             f"numbers its hosts up to {needed}: use a /{prefix} or fewer replicas",
         )
     return subnet
+
+
+#: An interface's name is at most this long (Linux, IFNAMSIZ less the closing NUL).
+LENGTH = 15
+#: Characters of a hash that stands for the rest of a name: of a thousand long ones, two are the same once in 70,000 farms.
+HASH = 7
+
+
+def ifname(*parts: str) -> str:
+    """The name of the parts, joined by hyphens; a long one ends in a hash of the whole. Pure."""
+    whole = "-".join(parts)
+    if len(whole) <= LENGTH:
+        return whole
+    hashed = base64.b32encode(hashlib.sha256(whole.encode()).digest()).decode().lower()
+    return f"{whole[: LENGTH - 1 - HASH]}-{hashed[:HASH]}"

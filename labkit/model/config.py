@@ -4,25 +4,27 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 import re
 import shlex
 import tomllib
 import unicodedata
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
-from labkit import reading, text
+from labkit import reading
+from labkit.display import line, quoted
 from labkit.errors import ConfigError, StateError
-from labkit.model import paths
-from labkit.model.complaints import Fault, unknown
 
+#: What a check of the configuration complains with: the last part of the error's code, and the words.
+Fault = PydanticCustomError
 #: A DNS label (RFC 1123, section 2.1), in lower case.
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-
-
 #: The most bytes of a lab.toml, and a key that takes the parser of TOML minutes.
 MOST, LONG = 2**18, re.compile(r"""(?<![\w"'-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){99}""")
 #: The most bytes of a title in MediaWiki; what the title of the bot's page has after that of the report's.
@@ -58,11 +60,50 @@ def _title(value: str) -> str:
     return title
 
 
+#: Where nothing of a lab's is made, whatever leads there.
+SYSTEM = (
+    "/etc", "/proc", "/sys", "/dev", "/boot",
+    "/bin", "/sbin", "/lib", "/lib32", "/lib64",
+    "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/share",
+)  # fmt: skip
+#: What of it is for everybody.
+EVERYBODYS = ("/dev/shm",)  # noqa: S108 - not used, but allowed
+#: What means something else than itself in apache2's configuration, rotatelogs' names or overlayfs' options.
+MEANING = frozenset("\"'\\$%,:")
+#: Linux: a name in a folder has at most so many bytes; a path, so many that the lab's own names still fit.
+NAME, PATH = 255, 1024
+
+
+def path(value: str) -> str:
+    """The text of a path: of one line, and as long as Linux takes it. Pure."""
+    line(value)
+    if len(value.encode()) > PATH or any(len(p.encode()) > NAME for p in value.split("/")):
+        raise Fault("path", f"is too long: at most {NAME} bytes for a name, {PATH} for all of it")
+    return value
+
+
+def folder(value: object) -> object:
+    """An absolute folder, whose name means in every file and option just itself. Pure."""
+    parsed = PurePosixPath(value) if isinstance(value, str) else PurePosixPath()
+    if (
+        not parsed.is_absolute()
+        or ".." in parsed.parts
+        or len(parsed.parts) < 2
+        or "\0" in str(parsed)
+    ):
+        raise Fault("folder", "is no absolute path of a folder below /, without '..'")
+    if found := MEANING.intersection(path(str(value))):
+        raise Fault(
+            "folder", f"has a {min(found)} in it, which means something else to other programs"
+        )
+    return value
+
+
 Label = Annotated[str, BeforeValidator(_label)]
 Port = Annotated[int, Field(ge=1, le=65535)]
-Folder = Annotated[str, BeforeValidator(paths.folder)]
-Place = Annotated[str, AfterValidator(paths.path)]
-Line = Annotated[str, Field(max_length=200), AfterValidator(text.line)]
+Folder = Annotated[str, BeforeValidator(folder)]
+Place = Annotated[str, AfterValidator(path)]
+Line = Annotated[str, Field(max_length=200), AfterValidator(line)]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]*$", max_length=100)]
 #: Characters of an address (RFC 3986, section 2) that need no quoting anywhere.
 ADDRESS = r"[A-Za-z0-9._~:/?@%+=&,\[\]-]"
@@ -177,9 +218,9 @@ class Configuration(Section):
     containers: Containers = Containers()
     traffic: Traffic = Traffic()
     wiki: Wiki = Wiki()
-    outputs: Annotated[str, Field(min_length=1), AfterValidator(paths.path)] = "outputs"
+    outputs: Annotated[str, Field(min_length=1), AfterValidator(path)] = "outputs"
     state: Folder = "/var/lib/labkit"
-    cache: Annotated[str, BeforeValidator(lambda v: v if v == "" else paths.folder(v))] = ""
+    cache: Annotated[str, BeforeValidator(lambda v: v if v == "" else folder(v))] = ""
     run: Folder = "/run/labkit"
     offline: bool = False
 
@@ -286,3 +327,104 @@ def tuples(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: tuples(item) for key, item in value.items()}
     return tuple(tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+#: The last parts of codes, by pydantic's own kinds of complaints.
+KINDS = {
+    "greater_than": "range", "greater_than_equal": "range", "less_than": "range", "less_than_equal": "range",
+    "too_short": "length", "too_long": "length", "string_too_short": "length", "string_too_long": "length",
+    "string_pattern_mismatch": "pattern", "string_unicode": "text", "literal_error": "choice", "missing": "missing-key",
+    "extra_forbidden": "unknown-key", "value_error": "value",
+}  # fmt: skip
+
+
+def unknown(name: str, known: Mapping[str, object] | set[str], what: str) -> ConfigError:
+    """The error for a name that is none of the known ones; names the nearest."""
+    near = difflib.get_close_matches(name, list(known), 1, 0.5)
+    guess = f"did you mean {quoted(near[0])}? " if near else ""
+    return ConfigError(
+        quoted(name),
+        f"is not {what}",
+        f"{guess}known: {', '.join(sorted(known))}",
+        code="config.unknown-name",
+    )
+
+
+def explain(
+    error: ValidationError,
+    source: str,
+    model: type[BaseModel],
+    parameters: Mapping[str, object],
+    keys: Mapping[str, str],
+) -> ConfigError:
+    """Pydantic's first complaint about a ``model`` as labkit's own error: read from ``source``, or one of
+    the flat ``parameters`` that override it, each the one of ``keys``."""
+    first = error.errors()[0]
+    reason = first["msg"].removeprefix("Value error, ")
+    if first["loc"]:
+        *path, key = first["loc"]
+        where = ".".join(str(part) for part in (*path, key))
+    else:  # a check across fields begins with the one that it is about
+        path, (where, _, reason) = [], reason.partition(": ")
+        key = where
+    for name, value in parameters.items():
+        if value is not None and f"{where}.".startswith(f"{keys[name]}."):
+            source = f"the parameter {name}"
+    if first["type"] == "extra_forbidden":
+        wrong = unknown(str(key), _section(model, path).model_fields, "a known key")
+        return ConfigError(
+            f"{where} in {source}", wrong.reason, wrong.remedy, code="config.unknown-key"
+        )
+    plain = isinstance(first["input"], (str, int, float, bool, tuple)) or first["input"] is None
+    given = f" = {without_password(quoted(first['input']))}" if plain else ""
+    return ConfigError(
+        f"{where}{given} in {source}", reason, "correct this value", code=_code(first["type"])
+    )
+
+
+def without_password(text: str) -> str:
+    """A text in which no address shows who may get in there."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "...@", text)
+
+
+def _code(kind: str) -> str:
+    """The code of pydantic's own kinds of complaints; a :data:`Fault` has its own."""
+    if kind.endswith(("_type", "_parsing")):
+        return "config.type"
+    return f"config.{KINDS.get(kind, kind)}"
+
+
+def _section(model: type[BaseModel], path: Sequence[str | int]) -> type[BaseModel]:
+    """The model that a path of keys and places leads to: ``("sites", 0)`` is a :class:`Site`."""
+    for key in path:
+        if isinstance(key, str):
+            kind: Any = model.model_fields[key].annotation
+            model = kind if isinstance(kind, type) else get_args(kind)[0]
+    return model
+
+
+def resolved(base: Path, value: object) -> object:
+    """A path as seen from ``base``; what can be none is left for the configuration's own check to refuse."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return str((base / value).resolve())
+    except (OSError, RuntimeError, ValueError):  # too long, links in a ring, a zero byte
+        return value
+
+
+def require_apart(folders: Mapping[str, Path]) -> None:
+    """Raises :class:`ConfigError` for a folder (by its key) that is, by whatever links lead there, one of the
+    system's own, or below it."""
+    for key, place in folders.items():
+        real = f"{os.path.realpath(place)}/"
+        if real.startswith(tuple(f"{name}/" for name in EVERYBODYS)):
+            continue
+        if real.startswith(tuple(f"{name}/" for name in SYSTEM)):
+            raise ConfigError(
+                f"{key} = {quoted(str(place))}",
+                f"leads to {real[:-1]}, and that is the system's own",
+                f"set {key} to a folder of the lab's own, or remove the link",
+                f"readlink -f {place}",
+                code="config.folder-system",
+            )

@@ -1,7 +1,7 @@
 """Lab: one frozen description, from which every name, address and path is derived.
 
-Nothing here touches the machine. A lab is read from ``lab.toml`` (:meth:`Lab.load`) and a notebook's
-parameters (:meth:`Lab.from_parameters`); both are checked whole before anything is made.
+A lab is read from ``lab.toml`` (:meth:`Lab.load`) and a notebook's parameters (:meth:`Lab.from_parameters`);
+both are checked whole before anything is made. Nothing else here reads a file or touches the machine.
 """
 
 from __future__ import annotations
@@ -14,23 +14,27 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, model_validator
 
 from labkit.display import counted
-from labkit.model import addresses, paths
+from labkit.model import addresses
 from labkit.model import parameters as cells
-from labkit.model.complaints import Fault, explain, unknown
+from labkit.model.addresses import Allotment, ifname
 from labkit.model.config import (
     PARAMETERS,
     Configuration,
+    Fault,
     Site,
+    explain,
     find_file,
     overlaid,
     project_folder,
     read_toml,
+    require_apart,
+    resolved,
     tuples,
+    unknown,
 )
-from labkit.model.ifnames import ifname
 
 __all__ = [
     "COLOURS", "PARAMETERS", "RESERVED", "Lab", "Replica", "Site",
@@ -63,34 +67,52 @@ class Replica(BaseModel):
 class Lab(Configuration):
     """One configured lab. Two labs with different names, subnets and wiki ports fit on one machine."""
 
+    _allotment: Allotment = PrivateAttr(default_factory=Allotment)
+
     # -- reading -----------------------------------------------------------------------------
 
     @classmethod
     def of(
         cls, values: Mapping[str, Any], source: str = "the configuration", **parameters: object
     ) -> Lab:
-        """A lab from nested values; :class:`ConfigError` names key, reason and remedy, and where the
-        value is from: ``source``, or one of the flat ``parameters`` that were laid over it."""
+        """A lab from nested values, whose replicas have the addresses of a farm that was never up. Pure.
+
+        :raises ConfigError: names the key, the reason, the remedy, and where the value is from: ``source``, or
+            one of the flat ``parameters`` that were laid over it.
+        """
         try:
             return cls.model_validate(tuples(values))
         except ValidationError as error:
             raise explain(error, source, cls, parameters, PARAMETERS) from None
 
+    def allotted(self, allotment: Allotment) -> Lab:
+        """The same lab, whose sites and replicas keep the numbers that they have in ``allotment``. Pure."""
+        lab = Lab.of(self.model_dump())
+        lab._allotment = allotment
+        return lab
+
     @classmethod
     def load(cls, path: Path | None = None, **parameters: object) -> Lab:
         """The lab of ``path`` (default: ``lab.toml`` here or in a folder above, else the defaults),
-        with ``parameters`` (flat names, see :data:`PARAMETERS`) laid over it; None is 'not given'."""
+        with ``parameters`` (flat names, see :data:`PARAMETERS`) laid over it; None is 'not given'.
+
+        Its replicas have the addresses that they have on this machine while the farm is up.
+        """
         found = path or find_file("lab.toml")
         values = overlaid(read_toml(found) if found else {}, parameters)
         base = found.parent if found else project_folder()
-        values["outputs"] = paths.resolved(base, values.get("outputs", "outputs"))
+        values["outputs"] = resolved(base, values.get("outputs", "outputs"))
         wiki = values.get("wiki")
         if isinstance(wiki, dict) and wiki.get("assignment"):
-            wiki["assignment"] = paths.resolved(base, wiki["assignment"])
+            wiki["assignment"] = resolved(base, wiki["assignment"])
         lab = cls.of(values, str(found) if found else "the parameters", **parameters)
         own = {"state": lab.state_dir, "cache": lab.cache_dir, "run": lab.run_dir}
-        paths.require_apart({**own, "outputs": lab.output_dir})
-        return lab
+        require_apart({**own, "outputs": lab.output_dir})
+        return lab.recalled()
+
+    def recalled(self) -> Lab:
+        """The same lab with the addresses that its state remembers: reads :attr:`addresses_file`."""
+        return self.allotted(addresses.remembered(self.addresses_file))
 
     @classmethod
     def from_parameters(cls, namespace: Mapping[str, object]) -> Lab:
@@ -197,7 +219,7 @@ class Lab(Configuration):
     def farm(self) -> tuple[Replica, ...]:
         """All replicas, site by site, each with the address that it has, or is to get
         (:func:`labkit.model.addresses.allot`)."""
-        known, sites = self._known, self._counts
+        known, sites = self._allotment, self._counts
         own = {f"{site}-{index}" for site, count in sites.items() for index in range(1, count + 1)}
         others = [number for name, number in known.hosts.items() if name not in own]
         taken = others if known.netns == self.host.netns else []
@@ -212,11 +234,12 @@ class Lab(Configuration):
     @cached_property
     def numbers(self) -> dict[str, int]:
         """Each site's number, from 1, by its name: what its page, its colour and its addresses have."""
-        return addresses.numbered([site.name for site in self.sites], self._known.sites)
+        return addresses.numbered([site.name for site in self.sites], self._allotment.sites)
 
-    @cached_property
-    def _known(self) -> addresses.Allotment:
-        return addresses.remembered(self.addresses_file)
+    @property
+    def allotment(self) -> Allotment:
+        """The numbers that sites and replicas had when the lab was loaded."""
+        return self._allotment
 
     @property
     def _counts(self) -> dict[str, int]:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from types import ModuleType
 from typing import NamedTuple
 
-from labkit.model.complaints import unknown
+from labkit.model.config import unknown
 
 #: How papermill's own cell begins.
 INJECTED = "# Parameters\n"

@@ -37,8 +37,6 @@ LOG_FORMAT = (
     '"client":"%a","request":"%r","status":%>s,"microseconds":%D,'
     '"trace":"%{X-Labkit-Trace}i","agent":"%{User-Agent}i"}'
 )
-
-
 #: Where the site's files lie in its image: the page, its virtual host, and the server's main configuration.
 PAGE, CONFIGURATION = "var/www/html/index.html", "etc/apache2/sites-enabled/000-default.conf"
 SERVER = "etc/apache2/apache2.conf"
@@ -55,8 +53,6 @@ AT_ONCE = 16
 #: health checks, and a measurement's clients. With more requests at a time than threads the server closes kept
 #: connections (event_mpm: "All workers busy"), some with a request on its way; each thread is 8 KiB of memory.
 THREADS = 40
-
-
 #: What an access log says of a request: whoever could write into it may have forged it.
 Status = Annotated[int, Field(ge=0, le=999)]
 Microseconds = Annotated[int, Field(ge=0, le=10**12)]

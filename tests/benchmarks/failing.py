@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from labkit import Lab
-from labkit.core import environment, run
+from labkit.core import run
 from labkit.errors import LabkitError
 from labkit.farm.containers import container
 from labkit.farm.reconcile import upkeep
@@ -82,7 +82,7 @@ def with_failing(lab: Lab, name: str, number: int, kind: str) -> list[str]:
     )
     (folder / name).write_text(text)
     (folder / name).chmod(0o755)
-    path, environment.PATH = environment.PATH, f"{folder}:{environment.PATH}"
+    path, run.PATH = run.PATH, f"{folder}:{run.PATH}"
     whole = run.run
 
     def short(*given: object, **named: object) -> run.Done:
@@ -95,7 +95,7 @@ def with_failing(lab: Lab, name: str, number: int, kind: str) -> list[str]:
         count = len(list((folder / "calls").iterdir()))
         return found if number else [str(count)]
     finally:
-        environment.PATH, run.run = path, whole
+        run.PATH, run.run = path, whole
         run.run(["rm", "-r", folder])
 
 

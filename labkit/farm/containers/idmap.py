@@ -139,7 +139,7 @@ def _file(state: Path) -> Path:
 
 def _taken(lab: Lab) -> Iterator[int]:
     """The ranges of all labs that the machine shows, and those in which it has accounts."""
-    for beside in (lab.state_dir.parent, lab.cache_dir / "labs"):  # labkit.core.cache_references
+    for beside in (lab.state_dir.parent, lab.cache_dir / "labs"):  # labkit.core.cache
         for name in os.listdir(beside) if beside.is_dir() else ():  # noqa: PTH208 - there may be hundreds
             if os.path.exists(f"{beside}/{name}/ids/ranges.json"):  # noqa: PTH110 - as above
                 yield from noted(beside / name).values()

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from labkit.core import intact, probes, run
+from labkit.core import cache, probes, run
 from labkit.core.files import existing, text_of
 from labkit.core.journal import not_root
 from labkit.errors import MachineError
@@ -145,7 +145,7 @@ def _descriptor(opened: ExitStack, path: str | Path, flags: int) -> int:
 def made_of(lower: Sequence[Path], ids: int = 0, *, writable: bool = False) -> str:
     """What a root file system is made of: another text, and it has to be mounted anew. A folder that was built
     again in its place is another one."""
-    sealed = " ".join(filter(None, (intact.sealed(place.parent) for place in lower)))
+    sealed = " ".join(filter(None, (cache.sealed(place.parent) for place in lower)))
     more = [*(["writable"] if writable else []), *([f"ids {ids}"] if ids else [])]
     more += [f"sealed {sealed}"] if sealed else []
     return "\n".join([*map(str, lower), *more, ""])

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labkit import reading
-from labkit.core import intact, run
+from labkit.core import cache, run
 from labkit.core.files import beside, put, text_of, write_atomically
 from labkit.core.journal import Journal
 from labkit.core.undo import delete_container, mount_points, unmount
@@ -85,7 +85,7 @@ def lower(lab: Lab, unpacked: Unpacked, files: Mapping[str, str]) -> tuple[Path,
 def _given(lab: Lab, files: Mapping[str, str]) -> tuple[Path, ...]:
     """The folder with these files, one for all containers that have the same; none for none. Pure.
 
-    Beside it is the list that it is held against (:mod:`labkit.core.intact`)."""
+    Beside it is the list that it is held against (:mod:`labkit.core.cache`)."""
     if not files:
         return ()
     text = json.dumps(sorted(files.items()))
@@ -223,19 +223,19 @@ def _shifted(number: int, before: int, now: int) -> int:
 
 def is_given(lab: Lab, files: Mapping[str, str]) -> bool:
     """Whether the folder with these files is there as it was made."""
-    return not intact.fault(place.parent for place in _given(lab, files))
+    return not cache.fault(place.parent for place in _given(lab, files))
 
 
 def _give(place: Path, files: Mapping[str, str]) -> None:
     """The folder is there with the files, whole or not at all; a private key is root's alone."""
     folder = place.parent
-    if intact.whole(folder):
+    if cache.whole(folder):
         return
     part = beside(folder)
     for path, content in files.items():
         mode = 0o600 if "PRIVATE KEY" in content else 0o644
         write_atomically(part / place.name / path, content, mode=mode)
-    intact.seal(part)
+    cache.seal(part)
     shutil.rmtree(folder, ignore_errors=True)
     try:
         put(part, folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from labkit.core import intact
+from labkit.core import cache
 from labkit.core.files import text_of
 from labkit.errors import StateError
 from labkit.farm.images import remembered, siteimages, store, unpacking
@@ -60,7 +60,7 @@ def _as_wanted(lab: Lab, known: dict[str, Unpacked], suite: str) -> Images:
 def _read(lab: Lab) -> Images | None:
     layout = siteimages.place(lab) / "layout"
     try:
-        wrong = intact.damage(siteimages.place(lab))
+        wrong = cache.damage(siteimages.place(lab))
         names = store.tags(layout)
         web = store.tag(layout, "web")
         below = unpacking.whole_place(lab, layout, "web")
@@ -72,7 +72,7 @@ def _read(lab: Lab) -> Images | None:
     except (StateError, OSError, ValueError):
         return None
     return Images(
-        layout=f"damaged: {intact.told(wrong)}" if wrong else "whole",
+        layout=f"damaged: {cache.some_names(wrong)}" if wrong else "whole",
         rootfs=siteimages.recorded(lab),
         made_by=siteimages.made_by(lab),
         tools=siteimages.tools(lab),
@@ -84,7 +84,7 @@ def _site(lab: Lab, tag: Tag, web: Tag, below: Path) -> Site:
     own = [unpacking.layer_place(lab, digest) for digest in tag.layers[len(web.layers) :]]
     config = unpacking.found_configuration(lab, tag.manifest)
     lower = (*reversed(own), below)
-    damage = intact.fault(root.parent for root in lower)
+    damage = cache.fault(root.parent for root in lower)
     there = tag.layers[: len(web.layers)] == web.layers and not damage
     return Site(
         page=_text(own, PAGE),

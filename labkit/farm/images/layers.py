@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from labkit import reading
-from labkit.core import cache_references, intact, run
+from labkit.core import cache, run
 from labkit.core.files import write_atomically
 from labkit.core.journal import lock
 from labkit.errors import CommandError
@@ -87,7 +87,7 @@ def made(lab: Lab, base: Rootfs) -> tuple[Layers, bool]:
     key = key_of(f"web-{base.suite}", base.key, version, recipe, digest)
     place = lab.cache_dir / "images" / key
     with lock(lab.cache_dir / "locks", key, wait=PATIENCE):
-        cache_references.hold(lab, "images", place)
+        cache.hold(lab, "images", place)
         kept = _find(place)
         return kept or _make(lab, base, shop, place, version), kept is None
 
@@ -100,7 +100,7 @@ def _needed(archive: Archive) -> tuple[str, Shop]:
 
 def _find(place: Path) -> Layers | None:
     """The layers in the cache, or None: also when their record or their layout is damaged."""
-    if not intact.whole(place):
+    if not cache.whole(place):
         return None
     try:
         found = Layers.model_validate_json(reading.content(place / "layers.json"))

@@ -3,7 +3,7 @@
 Building looks at every part of an image, and asks programs for their versions: as long as the farm takes
 to start. All of that is left out when nothing that it depends on has changed since: what the Lab says, the
 machine's packages and their sources, labkit's own recipe. Layout and unpacked files are as they were made
-(:mod:`labkit.core.intact`), and the configuration has the hash that is in its name.
+(:mod:`labkit.core.cache`), and the configuration has the hash that is in its name.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from labkit.core import intact
+from labkit.core import cache
 from labkit.core.files import proven, text_of, write_proven
 from labkit.farm.images import layers, siteimages, unpacking
 from labkit.farm.images.unpacking import Unpacked
@@ -47,7 +47,7 @@ def unpacked(lab: Lab) -> dict[str, Unpacked] | None:
         return None
     folders = {root.parent for item in found.sites.values() for root in item.lower}
     whole = all(_stands(item) for item in found.sites.values())
-    sealed = same and whole and not intact.fault({*folders, siteimages.place(lab)})
+    sealed = same and whole and not cache.fault({*folders, siteimages.place(lab)})
     return found.sites if sealed else None
 
 
@@ -78,7 +78,7 @@ def _files(lab: Lab) -> Iterator[Path]:
         yield path
         yield from sorted(path.glob("*.list")) if path.is_dir() else ()
         yield from sorted(path.glob("*.sources")) if path.is_dir() else ()
-    yield siteimages.place(lab) / intact.SEAL
+    yield siteimages.place(lab) / cache.SEAL
 
 
 def _stats(paths: Iterable[Path]) -> Iterator[list[object]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import Field
 
 from labkit import reading
-from labkit.core import intact
+from labkit.core import cache
 from labkit.core.files import write_atomically
 from labkit.core.journal import Journal
 from labkit.errors import ConfigError, MachineError, StateError
@@ -98,7 +98,7 @@ def recorded(lab: Lab) -> str:
 
 def stands(lab: Lab, common: Layers) -> bool:
     """Whether the layout is the one that this lab and these layers make, and whole."""
-    if not intact.whole(place(lab)):
+    if not cache.whole(place(lab)):
         return False
     try:
         found = _digests(place(lab) / "layout")

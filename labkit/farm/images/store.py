@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import Field
 
 from labkit import reading
-from labkit.core import intact
+from labkit.core import cache
 from labkit.core.files import write_atomically
 from labkit.errors import StateError
 from labkit.records import Record
@@ -185,7 +185,7 @@ def missing(layout: Path) -> tuple[str, ...]:
 
 def content_digest(path: Path) -> str:
     """The hash of a file's content, as a blob is named by it."""
-    return f"sha256:{intact.digest(path)}"
+    return f"sha256:{cache.digest(path)}"
 
 
 def blobs_of(layout: Path, name: str) -> tuple[str, ...]:

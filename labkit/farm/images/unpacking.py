@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from labkit.core import cache_references, intact
+from labkit.core import cache
 from labkit.core.files import text_of, write_atomically
 from labkit.core.journal import Journal, lock
 from labkit.farm.images import store, tarball
@@ -130,14 +130,14 @@ def _move(root: Path, place: Path) -> None:
 def _shared(lab: Lab, name: str, folder: Path, make: Callable[[Path], None]) -> Path:
     """A folder of all labs' own."""
     with lock(lab.cache_dir / "locks", f"unpacked-{folder.name}"):
-        cache_references.hold(lab, f"unpacked-{name}", folder)
+        cache.hold(lab, f"unpacked-{name}", folder)
         return _once(lab, folder, make)
 
 
 def _once(lab: Lab, folder: Path, make: Callable[[Path], None]) -> Path:
     """``folder/rootfs``, made if it is not there as it was made. The caller holds its lock."""
     root = folder / "rootfs"
-    if not intact.whole(folder):
+    if not cache.whole(folder):
         with building(lab, folder, what=f"unpacked image {folder.name}") as work:
             make(work)
     return root

@@ -74,7 +74,7 @@ def describe(lab: Lab) -> Model:
         },
         "the model of the network",
     )
-    return Model(lab=small, far=f"{lab.name}-{site}-far")
+    return Model(lab=small.allotted(lab.allotment), far=f"{lab.name}-{site}-far")
 
 
 @contextmanager

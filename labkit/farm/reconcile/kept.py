@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from labkit.checks import Check
-from labkit.core import intact
+from labkit.core import cache
 from labkit.core.files import proven, text_of
 from labkit.display import counted
 from labkit.farm.images import siteimages, unpacking
@@ -26,7 +26,7 @@ def checks(lab: Lab) -> tuple[Check, ...]:
     own = sorted(path for place in places for path in place.glob("[!.]*") if path.is_dir())
     image = [siteimages.place(lab)] if siteimages.place(lab).exists() else []
     pool = sorted(Depot.of(lab).pool.glob("[!.]*"))
-    results = [path for folder in held for item in intact.beside(folder) for path in _files(item)]
+    results = [path for folder in held for item in cache.added(folder) for path in _files(item)]
     return (
         *(_check(f"kept.{path.parent.name}.{path.name}", [path], _folder) for path in held),
         *(_check("kept.images", [path], _folder) for path in image),
@@ -42,7 +42,7 @@ def _check(name: str, paths: list[Path], look: Look) -> Check:
     return Check(
         name=name,
         expected="each file is as it was made",
-        seen=f"damaged: {intact.told(wrong)}"
+        seen=f"damaged: {cache.some_names(wrong)}"
         if wrong
         else f"{counted(len(paths), 'item')} as made",
         holds=not wrong,
@@ -50,7 +50,7 @@ def _check(name: str, paths: list[Path], look: Look) -> Check:
 
 
 def _folder(path: Path) -> list[str]:
-    return [f"{path}/{name}" for name in intact.damage(path, anew=True)]
+    return [f"{path}/{name}" for name in cache.damage(path, anew=True)]
 
 
 def _configuration(path: Path) -> list[str]:
@@ -59,7 +59,7 @@ def _configuration(path: Path) -> list[str]:
 
 
 def _package(path: Path) -> list[str]:
-    return [] if intact.digest(path) == path.name.rpartition("@")[2] else [str(path)]
+    return [] if cache.digest(path) == path.name.rpartition("@")[2] else [str(path)]
 
 
 def _result(path: Path) -> list[str]:

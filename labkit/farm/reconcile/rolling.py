@@ -54,7 +54,8 @@ def surging(lab: Lab, plan: Plan, states: dict[str, State]) -> Lab:
     if not only & {name.rpartition("-")[0] for name in _known(lab, only)}:
         return lab
     try:
-        return Lab.of({**lab.model_dump(), "sites": [_wider(site, only) for site in lab.sites]})
+        sites = [_wider(site, only) for site in lab.sites]
+        return Lab.of({**lab.model_dump(), "sites": sites}).allotted(lab.allotment)
     except ConfigError:  # no address, or no name, is left for another one
         return lab
 

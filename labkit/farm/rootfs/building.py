@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from labkit.core import disk_full, intact, probes, umask, undo
+from labkit.core import cache, files, probes, undo
 from labkit.core.files import existing
 from labkit.core.journal import Journal, not_root
 from labkit.display import human_bytes
@@ -92,11 +92,11 @@ def building(lab: Lab, place: Path, *, what: str, space: int = 0) -> Iterator[Pa
         raise _failed(lab, part.parent, what=what, error=error) from None
     Journal.of(lab).intend("folder", path=str(part))
     try:
-        with umask.ordinary():
+        with files.usual_umask():
             part.mkdir(mode=0o700)  # there are set-uid programs in a root file system
             probes.programs(part)
             yield part
-            intact.seal(part)
+            cache.seal(part)
         discard(lab, place)
         part.rename(place)
     except (CommandError, OSError) as error:
@@ -122,7 +122,7 @@ def require_space(lab: Lab, folder: Path, *, what: str, space: int) -> None:
         raise BuildError(
             what,
             f"needs {human_bytes(space)} while it is made, and {folder} has {human_bytes(free)} free",
-            disk_full.remedy(lab, folder),
+            files.disk_full_remedy(lab, folder),
             f"df -h {there}",
             code="build.no-space",
         )
@@ -188,7 +188,7 @@ def _failed(lab: Lab, folder: Path, *, what: str, error: CommandError | OSError)
         return BuildError(
             what,
             f"the disk of {folder} is full; what was half made has been removed",
-            disk_full.remedy(lab, folder),
+            files.disk_full_remedy(lab, folder),
             f"df -h {folder}",
             code="build.disk-full",
         )

@@ -1,7 +1,7 @@
 """What nobody uses any more is removed from the cache: superseded root file systems and images, packages
 that no root file system has, and what killed builds left.
 
-Used is what a lab holds (:mod:`labkit.core.cache_references`), what is mounted or open, and what is being built: its lock
+Used is what a lab holds (:mod:`labkit.core.cache`), what is mounted or open, and what is being built: its lock
 is held. Each thing is removed under its own lock, and first renamed, so that nobody finds half of it.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from labkit.core import cache_references, intact
+from labkit.core import cache
 from labkit.core.journal import lock, not_root
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
@@ -84,7 +84,7 @@ def collect(lab: Lab, *, dry: bool = False) -> Outcome[Collected]:
 def users(lab: Lab) -> dict[Path, tuple[str, ...]]:
     """The folders of the cache that are used, each by whom."""
     beside = [path for path in lab.state_dir.parent.glob("[!.]*") if path.is_dir()]
-    found = dict(cache_references.held(lab.cache_dir, *beside))
+    found = dict(cache.held(lab.cache_dir, *beside))
     for path in open_places(lab.cache_dir):
         found[path] = (*found.get(path, ()), "mounted or open")
     newest = _newest(lab.cache_dir / "mediawiki")
@@ -94,12 +94,12 @@ def users(lab: Lab) -> dict[Path, tuple[str, ...]]:
     return found
 
 
-def open_places(cache: Path) -> frozenset[Path]:
+def open_places(shared: Path) -> frozenset[Path]:
     """The folders of a cache that are part of a mount in any namespace, or that a process works in."""
-    pattern = re.compile(re.escape(str(cache)) + r"/([a-z]+)/([^/:,\s\\]+)")
+    pattern = re.compile(re.escape(str(shared)) + r"/([a-z]+)/([^/:,\s\\]+)")
     texts = {text for process in Path("/proc").glob("[0-9]*") for text in _seen(process)}
     pairs = {pair for text in texts for pair in pattern.findall(text)}
-    return frozenset(cache / kind / name for kind, name in pairs)
+    return frozenset(shared / kind / name for kind, name in pairs)
 
 
 def _seen(process: Path) -> Iterator[str]:
@@ -112,7 +112,7 @@ def _seen(process: Path) -> Iterator[str]:
 
 
 def _newest(folder: Path) -> Path | None:
-    return max(folder.glob("[!.]*"), key=intact.sealed, default=None)
+    return max(folder.glob("[!.]*"), key=cache.sealed, default=None)
 
 
 def _named(version: str, states: Iterable[Path]) -> bool:
@@ -157,7 +157,7 @@ def _gone(lab: Lab, path: Path, name: str, *, dry: bool) -> bool:
     """Removes a folder unless somebody builds it, or has begun to use it; says whether it did."""
     try:
         with lock(lab.cache_dir / "locks", name, wait=0):
-            if path in cache_references.held(lab.cache_dir):  # what is mounted is held before it is
+            if path in cache.held(lab.cache_dir):  # what is mounted is held before it is
                 return False
             if not dry:
                 _remove(path)

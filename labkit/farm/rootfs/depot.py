@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from labkit.core import intact, run
+from labkit.core import cache, run
 from labkit.core.files import beside
 from labkit.errors import MachineError
 from labkit.farm.rootfs.apt import ENDING, errors, public
@@ -204,4 +204,4 @@ def _sha256(path: Path) -> str:
 
 @lru_cache(maxsize=4096)
 def _hashed(path: Path, *_state: int) -> str:
-    return intact.digest(path)
+    return cache.digest(path)

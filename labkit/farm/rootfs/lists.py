@@ -8,16 +8,16 @@ machine's own lists stay as they are. Lists are kept in the cache, whole or not 
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
-from functools import cache
 from pathlib import Path
 
-from labkit.core import intact, run
+from labkit.core import cache, run
 from labkit.core.files import text_of, write_atomically
 from labkit.core.journal import lock
 from labkit.errors import ConfigError, LabkitError
@@ -42,7 +42,7 @@ UNKNOWN = "leave rootfs.suite empty for the machine's own, or correct rootfs.mir
 def find(lab: Lab) -> Archive | None:
     """The lab's archive as it is in the cache; None when its lists were not taken yet, or are damaged."""
     place = _place(lab)
-    if not intact.whole(place):
+    if not cache.whole(place):
         return None
     try:
         found = Archive.model_validate_json(text_of(place / "archive.json") or "")
@@ -73,7 +73,7 @@ def take(lab: Lab) -> Archive:
             part.mkdir(parents=True)
             archive = ask(lab, part, seed=_kept(place))
             write_atomically(part / "archive.json", archive.model_dump_json(indent=1))
-            intact.seal(part)
+            cache.seal(part)
             with suppress(FileNotFoundError):
                 place.rename(old)
             part.rename(place)
@@ -147,7 +147,7 @@ def _place(lab: Lab) -> Path:
 def _kept(place: Path) -> Path:
     """The lists that lie at a place; where they are damaged a folder that is not there, for apt would go on
     with them."""
-    return place / ("lists" if intact.whole(place) else "none")
+    return place / ("lists" if cache.whole(place) else "none")
 
 
 def _machine() -> Iterator[tuple[str, str]]:
@@ -159,7 +159,7 @@ def _machine() -> Iterator[tuple[str, str]]:
             yield path.name, text
 
 
-@cache
+@functools.cache
 def _directory(name: str) -> Path:
     """A path of apt's configuration, ``Dir::…``."""
     said = run.run(["apt-config", "shell", "place", f"{name}/f"], quiet=True).stdout

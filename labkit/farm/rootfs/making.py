@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from labkit.core import cache_references, run
+from labkit.core import cache, run
 from labkit.core.files import write_atomically
 from labkit.core.journal import lock
 from labkit.core.progress import Doing, doing
@@ -51,9 +51,9 @@ def stand(lab: Lab, variant: str = "", *, registry: str = "") -> tuple[Rootfs, b
 
 def _stand(lab: Lab, planned: Plan) -> tuple[Rootfs, bool]:
     with lock(lab.cache_dir / "locks", planned.key, wait=PATIENCE):
-        cache_references.hold(lab, f"rootfs-{planned.variant.name}", planned.place)
+        cache.hold(lab, f"rootfs-{planned.variant.name}", planned.place)
         if planned.archive:
-            cache_references.hold(lab, "lists", planned.archive.folder)
+            cache.hold(lab, "lists", planned.archive.folder)
         kept = find(planned)
         return kept or _make(lab, planned), kept is None
 

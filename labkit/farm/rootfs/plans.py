@@ -6,14 +6,14 @@ the packages that may get into it, with their versions. What has the name is wha
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import re
-from functools import cache
 from pathlib import Path
 
 from labkit import reading
-from labkit.core import intact, run
+from labkit.core import cache, run
 from labkit.errors import ConfigError, MachineError, StateError
 from labkit.farm.rootfs import apt, commands, index, lists, packages, variants
 from labkit.farm.rootfs.apt import Archive
@@ -187,7 +187,7 @@ def program_version(package: str) -> str:
 
 def find(planned: Plan) -> Rootfs | None:
     """The whole root file system in the cache, or None: also when its record or its files are damaged."""
-    if not intact.whole(planned.place):
+    if not cache.whole(planned.place):
         return None
     try:
         found = Rootfs.model_validate_json(reading.content(planned.place / "rootfs.json"))
@@ -196,7 +196,7 @@ def find(planned: Plan) -> Rootfs | None:
         return None
 
 
-@cache
+@functools.cache
 def _installed(package: str, _state: int) -> tuple[str, str]:
     """A package's version and status on this machine, asked once for each state of its database."""
     words = ["dpkg-query", "--show", "--showformat=${Version} ${db:Status-Status}", package]

@@ -20,13 +20,12 @@ from labkit.core import run
 from labkit.core.journal import Journal
 from labkit.core.result import Outcome, action, drafts
 from labkit.core.tables import Cell, Table
-from labkit.display import counted
+from labkit.display import counted, quoted
 from labkit.errors import CommandError, ConfigError, FarmError, excerpt
 from labkit.farm.services import dns, resolver
 from labkit.farm.services.browsing import Job, Page, Visits
 from labkit.model.config import LABEL
 from labkit.model.lab import Lab
-from labkit.text import quoted
 
 #: Debian's package chromium.
 PROGRAM = "chromium"

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from labkit.checks import Check
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
-from labkit.display import counted, curl
+from labkit.display import counted, curl, quoted
 from labkit.farm.network import endpoint
 from labkit.farm.services import fetch
 from labkit.farm.services.fetch import Reply, Target
 from labkit.model.lab import Lab, Replica
 from labkit.records import Record
-from labkit.text import quoted
 
 #: As much is told of a page's title.
 TITLE = 200

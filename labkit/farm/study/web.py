@@ -10,13 +10,13 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from labkit import cancellation
+from labkit.display import quoted
 from labkit.errors import FarmError
 from labkit.farm.network.netns import inside
 from labkit.farm.study import given
 from labkit.farm.study.stand import Stand
 from labkit.model.sites import REPLICA_HEADER, TRACE_HEADER
 from labkit.records import Record
-from labkit.text import quoted
 
 #: How long a server may take to begin to answer, or to do what it was told (seconds).
 PATIENCE = 10.0

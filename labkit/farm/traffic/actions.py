@@ -163,7 +163,7 @@ def variant(lab: Lab, site: str, lbmethod: str, weights: Sequence[int]) -> Lab:
     for item in values["sites"]:
         if item["name"] == site:
             item["weights"] = tuple(weights)
-    return Lab.of(values, "the comparison")
+    return Lab.of(values, "the comparison").allotted(lab.allotment)
 
 
 def _visit(there: fetch.Target, requests: int) -> tuple[str, ...]:

@@ -13,8 +13,9 @@ from typing import Any
 import labkit
 from labkit import reading
 from labkit.core import run
-from labkit.core.environment import labkit_variables
 from labkit.core.files import text_of, write_atomically
+from labkit.core.run import labkit_variables
+from labkit.display import quoted
 from labkit.errors import CommandTimeoutError, ConfigError
 from labkit.model import parameters as cells
 from labkit.model.lab import PARAMETERS, Lab, unknown
@@ -22,7 +23,6 @@ from labkit.records import Record
 from labkit.report.batch.ending import end_notebooks
 from labkit.report.batch.verdict import code_cells, errors, text
 from labkit.report.stages import saved
-from labkit.text import quoted
 
 #: How many times a kernel is started that does not come up because another one took its port.
 STARTS = 4

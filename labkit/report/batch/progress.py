@@ -13,10 +13,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from labkit.core.progress import told
-from labkit.display import about
+from labkit.display import about, shown
 from labkit.report.batch.schedule import left
 from labkit.report.stages.plan import Plan
-from labkit.text import shown
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -15,8 +15,8 @@ from types import FrameType
 from typing import IO, TYPE_CHECKING
 
 from labkit.core import run
-from labkit.core.environment import labkit_variables
 from labkit.core.journal import Journal
+from labkit.core.run import labkit_variables
 from labkit.model.lab import Lab
 from labkit.records import Record
 from labkit.report.jupyter.door import Asked, Door

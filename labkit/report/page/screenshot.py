@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from labkit.checks import Check
 from labkit.core.result import Outcome, action
+from labkit.display import quoted
 from labkit.farm.services import browser
 from labkit.farm.services.browsing import Page, Visits
 from labkit.model.lab import Lab
-from labkit.text import quoted
 from labkit.wiki.server import actions as server
 
 #: The link that MediaWiki's skins show to who is not logged in.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from labkit.text import shown
+from labkit.display import shown
 from labkit.wiki.render.wikitext import LANGUAGES
 
 if TYPE_CHECKING:

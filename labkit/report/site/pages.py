@@ -101,7 +101,7 @@ def ran(lab: Lab, shown: Sequence[Shown]) -> tuple[Lab, list[tuple[str, str]]]:
     for record, own in zip(found, whole, strict=False):
         for key, value in inputs.differing(plan(record.stage), most, own):
             rows[key] = f"{rows.get(key) or _said(value[0])}; {_said(value[1])} in {record.stage}"
-    return Lab.of({**most, "outputs": lab.outputs}), list(rows.items())
+    return Lab.of({**most, "outputs": lab.outputs}).allotted(lab.allotment), list(rows.items())
 
 
 def when(moment: datetime) -> str:

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, ValidationError, field_validator
 
 from labkit import reading as bounded
-from labkit.core import intact, umask
+from labkit.core import cache, files
 from labkit.core.files import beside, folder_in_place, put, write_atomically
-from labkit.core.locks import not_root
+from labkit.core.journal import not_root
 from labkit.errors import MachineError, StateError
 from labkit.model.lab import Lab
 from labkit.records import Record
@@ -121,7 +121,7 @@ def key(lab: Lab) -> Ed25519PrivateKey:
     """The lab's private key, made when there is none yet; raises :class:`MachineError` for who may not read it,
     :class:`StateError` when it is damaged."""
     path = lab.state_dir / KEY
-    with umask.ordinary():
+    with files.usual_umask():
         return _key(lab, path)
 
 
@@ -410,7 +410,7 @@ def described(path: Path) -> str:
     if not path.is_file():
         return "no file" if path.exists() else "missing"
     try:
-        return f"sha256 {intact.digest(path)}"
+        return f"sha256 {cache.digest(path)}"
     except OSError as error:
         return error.strerror or str(error)
 

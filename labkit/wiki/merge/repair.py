@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from labkit.display import quoted
 from labkit.errors import WikiError
 from labkit.records import Record
-from labkit.text import quoted
 from labkit.wiki.merge import comments, fences, three_way, weave
 from labkit.wiki.merge.comments import Comment
 from labkit.wiki.merge.fences import Block

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from labkit.errors import WikiError
-from labkit.model.complaints import unknown
+from labkit.model.config import unknown
 from labkit.records import Record
 from labkit.wiki.client import api
 from labkit.wiki.client.api import Snapshot

@@ -15,10 +15,10 @@ from labkit.core import journal
 from labkit.core.files import write_atomically
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Table
+from labkit.display import quoted
 from labkit.errors import ConfigError, StateError
 from labkit.model.lab import Lab
 from labkit.records import Record
-from labkit.text import quoted
 from labkit.wiki.client import api, session
 from labkit.wiki.client.api import ConflictError, Revision
 from labkit.wiki.client.folders import Folders, api_url

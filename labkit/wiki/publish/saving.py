@@ -6,10 +6,9 @@ import random
 import time
 from collections import Counter
 
-from labkit.display import counted
+from labkit.display import counted, quoted
 from labkit.errors import WikiError
 from labkit.records import Record
-from labkit.text import quoted
 from labkit.wiki.client import api
 from labkit.wiki.client.api import ConflictError, Saved, Snapshot
 from labkit.wiki.client.refusals import UnansweredError

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING
 
 from labkit.core import journal
 from labkit.core.result import Outcome, action
-from labkit.display import counted
+from labkit.display import broken, counted, quoted
 from labkit.errors import ConfigError, WikiError
 from labkit.model.lab import Lab
 from labkit.records import Record
-from labkit.text import broken, quoted
 from labkit.wiki.client import api, session
 from labkit.wiki.client.api import ConflictError, Saved, Snapshot
 from labkit.wiki.merge import three_way, weave

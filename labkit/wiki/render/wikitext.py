@@ -17,8 +17,7 @@ from typing import Any
 from labkit.checks import Check
 from labkit.core.result import Command, Figure, Result
 from labkit.core.tables import Cell, Column, Table
-from labkit.display import counted, human
-from labkit.text import shown
+from labkit.display import counted, human, shown
 
 #: Tables with more rows than this are collapsed.
 LONG = 20

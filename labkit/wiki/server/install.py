@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from labkit import reading
-from labkit.core import cache_references
+from labkit.core import cache
 from labkit.core.files import write_atomically
 from labkit.errors import CommandError, WikiError, excerpt
 from labkit.model.lab import Lab
@@ -51,7 +51,7 @@ def program(lab: Lab) -> Path:
         else mediawiki.fetch(lab.cache_dir, offline=lab.offline)
     )
     require_reachable(found)
-    cache_references.hold(lab, "mediawiki", lab.cache_dir / "mediawiki" / mediawiki.version(found))
+    cache.hold(lab, "mediawiki", lab.cache_dir / "mediawiki" / mediawiki.version(found))
     return found
 
 

@@ -11,7 +11,7 @@ import re
 import shutil
 from pathlib import Path
 
-from labkit.core import intact, journal, run
+from labkit.core import cache, journal, run
 from labkit.errors import CommandError, MachineError, StateError, excerpt
 
 PACKAGES = ("mediawiki", "mediawiki-classes")
@@ -19,31 +19,31 @@ PACKAGES = ("mediawiki", "mediawiki-classes")
 INSIDE = "usr/share/mediawiki"
 
 
-def fetch(cache: Path, *, offline: bool = False) -> Path:
+def fetch(shared: Path, *, offline: bool = False) -> Path:
     """The folder of MediaWiki's newest version that apt offers, unpacked in the cache if need be.
 
     A version that is there already serves when apt has nothing to offer (no package lists, no network).
     """
-    with journal.lock(cache / "locks", "mediawiki"):
+    with journal.lock(shared / "locks", "mediawiki"):
         known = candidate()
-        if known and whole(installation(cache, known)):
-            return installation(cache, known)
-        present = versions(cache)
+        if known and whole(installation(shared, known)):
+            return installation(shared, known)
+        present = versions(shared)
         if offline and present:
-            return installation(cache, present[-1])
+            return installation(shared, present[-1])
         if offline:
             raise MachineError(
                 "mediawiki",
-                f"no version of it is in {cache}, and labkit is to stay offline",
+                f"no version of it is in {shared}, and labkit is to stay offline",
                 "call it once without --offline, where the machine's Debian mirror can be reached",
                 "apt-get download --print-uris mediawiki",
                 code="machine.offline",
             )
         try:
-            return installation(cache, _download(cache))
+            return installation(shared, _download(shared))
         except CommandError as error:
             if present:
-                return installation(cache, present[-1])
+                return installation(shared, present[-1])
             raise MachineError(
                 "mediawiki",
                 f"apt cannot download Debian's package: {excerpt(error.stderr)}",
@@ -53,14 +53,14 @@ def fetch(cache: Path, *, offline: bool = False) -> Path:
             ) from None
 
 
-def installation(cache: Path, version: str) -> Path:
+def installation(shared: Path, version: str) -> Path:
     """The folder that MediaWiki calls its installation path."""
-    return cache / "mediawiki" / version / INSIDE
+    return shared / "mediawiki" / version / INSIDE
 
 
 def whole(program: Path) -> bool:
     """Whether MediaWiki is in an :func:`installation` as it was unpacked."""
-    return intact.whole(_unpacked(program))
+    return cache.whole(_unpacked(program))
 
 
 def version(program: Path) -> str:
@@ -72,11 +72,11 @@ def _unpacked(program: Path) -> Path:
     return program.parents[INSIDE.count("/")]
 
 
-def versions(cache: Path) -> list[str]:
+def versions(shared: Path) -> list[str]:
     """The versions that are unpacked in the cache, the oldest unpacked first."""
-    folder = cache / "mediawiki"
+    folder = shared / "mediawiki"
     found = [item for item in folder.glob("[!.]*") if whole(item / INSIDE)]
-    return [item.name for item in sorted(found, key=intact.sealed)]
+    return [item.name for item in sorted(found, key=cache.sealed)]
 
 
 def candidate() -> str:
@@ -95,9 +95,9 @@ def package_version(filename: str) -> str:
     return filename.split("_")[1].rpartition("%3a")[2]
 
 
-def _download(cache: Path) -> str:
+def _download(shared: Path) -> str:
     """Downloads and unpacks the packages; returns their version, whose folder is whole or not there."""
-    folder = cache / "mediawiki"
+    folder = shared / "mediawiki"
     for killed in folder.glob(".*.part"):
         shutil.rmtree(killed)
     aside = folder / f".{os.getpid()}.part"
@@ -112,9 +112,9 @@ def _download(cache: Path) -> str:
         for package in packages:
             run.run(["dpkg-deb", "--extract", package, tree], timeout=300)
         relink(tree)
-        intact.seal(tree)
+        cache.seal(tree)
         got = package_version(packages[0].name)
-        if not whole(installation(cache, got)):
+        if not whole(installation(shared, got)):
             shutil.rmtree(folder / got, ignore_errors=True)  # damaged
             tree.rename(folder / got)
         return got

@@ -1,9 +1,4 @@
-"""Whether what labkit keeps in a folder is what it once put there, byte by byte.
-
-A folder is sealed when it is whole: a list in it has the mode, owner, size and hash of each file. It is held
-against that list when it is first used in a boot, and again when a file's times, as stat(2) tells them, are
-not those of that moment; looking at those takes a hundredth of reading the files.
-"""
+"""The cache that all labs share: what each lab uses of it, and whether its folders are whole."""
 
 from __future__ import annotations
 
@@ -19,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from labkit import reading
-from labkit.core.files import text_of, write_atomically
-from labkit.core.journal import boot_id
+from labkit.core.files import beside, text_of, write_atomically
+from labkit.core.journal import Journal, boot_id
 from labkit.display import counted
+from labkit.model.lab import Lab
 
 log = logging.getLogger("labkit.cache")
-
 #: The list of the files, and when it was last held against them.
 SEAL, HELD = ".sealed", ".held"
 #: What a folder without a list of its files has for damage.
@@ -47,7 +42,7 @@ def seal(folder: Path) -> None:
     _hold(folder, tops)
 
 
-def beside(folder: Path) -> tuple[Path, ...]:
+def added(folder: Path) -> tuple[Path, ...]:
     """What was put into a sealed folder after it was sealed."""
     return tuple(
         item
@@ -100,7 +95,7 @@ def whole(folder: Path) -> bool:
     except FileNotFoundError:
         return False
     if wrong:
-        log.warning("%s is damaged, and made again: %s", folder, told(wrong))
+        log.warning("%s is damaged, and made again: %s", folder, some_names(wrong))
     return not wrong
 
 
@@ -112,11 +107,11 @@ def fault(folders: Iterable[Path]) -> str:
         except FileNotFoundError:
             return f"{folder} is missing"
         if wrong:
-            return f"damaged: {told(f'{folder}/{name}' for name in wrong)}"
+            return f"damaged: {some_names(f'{folder}/{name}' for name in wrong)}"
     return ""
 
 
-def told(names: Iterable[str]) -> str:
+def some_names(names: Iterable[str]) -> str:
     """Damaged files in a few words."""
     every = [*names]
     more = len(every) - NAMED
@@ -197,3 +192,59 @@ def digest(path: Path) -> str:
     """The hash of a file's content (SHA-256)."""
     with path.open("rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hold(lab: Lab, what: str, place: Path) -> None:
+    """The lab uses ``place``, a folder in the cache, as its ``what``; nothing else any more."""
+    folder = lab.state_dir / "uses"
+    if _leads(folder / what, place) and _leads(_known(lab), lab.state_dir):
+        return
+    Journal.of(lab).intend("folder", path=str(folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    _known(lab).parent.mkdir(parents=True, exist_ok=True)
+    _link(_known(lab), lab.state_dir)
+    _link(folder / what, place)
+
+
+def held(cache: Path, *labs: Path) -> dict[Path, tuple[str, ...]]:
+    """What is used of a cache, each with the names of the labs that use it.
+
+    :param labs: state folders to look into, beside those that the cache knows of.
+    """
+    known = [path.readlink() for path in (cache / "labs").glob("*") if path.is_symlink()]
+    found: dict[Path, tuple[str, ...]] = {}
+    for state in sorted({*known, *labs}):
+        for link in (state / "uses").glob("*"):
+            with suppress(OSError):
+                place = link.readlink()
+                found[place] = (*found.get(place, ()), state.name)
+    return found
+
+
+def states(cache: Path) -> tuple[Path, ...]:
+    """The state folders of the labs that use a cache and are still there."""
+    known = [path.readlink() for path in (cache / "labs").glob("*") if path.is_symlink()]
+    return tuple(sorted(state for state in known if state.is_dir()))
+
+
+def _known(lab: Lab) -> Path:
+    name = hashlib.sha256(os.fsencode(lab.state_dir)).hexdigest()[:12]
+    return lab.cache_dir / "labs" / f"{lab.name}-{name}"
+
+
+def _leads(link: Path, place: Path) -> bool:
+    try:
+        return link.readlink() == place
+    except OSError:
+        return False
+
+
+def _link(link: Path, place: Path) -> None:
+    """A link made whole or not at all, over one that leads elsewhere: only then is one beside it first,
+    which who is killed leaves there."""
+    with suppress(FileExistsError):
+        link.symlink_to(place)
+    if not _leads(link, place):
+        part = beside(link)
+        part.symlink_to(place)
+        part.replace(link)
