@@ -10,8 +10,7 @@ from labkit.core.link_removal import remove_link
 from labkit.errors import MachineError, StateError
 from labkit.farm.containers import idmap
 from labkit.kernel import netns as namespaces
-from labkit.kernel import requests
-from labkit.kernel.netlink import Netlink
+from labkit.kernel.links import Netlink
 from labkit.model.lab import Lab, Replica
 
 
@@ -120,4 +119,4 @@ def _settle() -> None:
         if switch.exists():
             switch.write_text("1", encoding="utf-8")
     with Netlink() as netlink:
-        netlink.ask(requests.link_up(1))
+        netlink.do(netlink.ipr.link("set", index=1, state="up"))

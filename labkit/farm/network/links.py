@@ -260,9 +260,7 @@ def _mend_ends(lab: Lab, known: Mapping[str, ReplicaEnd]) -> set[str]:
         if _address(lab, replica) not in end.addresses:
             wanted.append(ipr.addr("add", **address(end.eth0.index, _address(lab, replica))))
         if not end.eth0.up or end.eth0.mac != replica.mac:
-            wanted.append(
-                ipr.link("set", index=end.eth0.index, state="up", address=replica.mac)
-            )
+            wanted.append(ipr.link("set", index=end.eth0.index, state="up", address=replica.mac))
         # The old one first: a namespace has one default route of a metric. What is sent in between is to the
         # farm's own network, whose route is another.
         wanted += [ipr.route("del", dst="default", gateway=str(gateway)) for gateway in wrong]
@@ -378,7 +376,9 @@ def _replica_end(netlink: Netlink) -> ReplicaEnd:
     return ReplicaEnd(
         eth0=eth0,
         addresses=netlink.addresses().get(eth0.index, ()) if eth0 else (),
-        gateways=tuple(r.gateway for r in netlink.routes() if not r.network.prefixlen and r.gateway),
+        gateways=tuple(
+            r.gateway for r in netlink.routes() if not r.network.prefixlen and r.gateway
+        ),
     )
 
 
