@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,12 @@ from labkit import Lab
 from labkit.checks import failed
 from labkit.core import cache
 from labkit.core.files import proven, write_proven
-from labkit.farm.containers import container
+from labkit.farm.containers import overlay, runc
+from labkit.farm.images import actions as images
 from labkit.farm.images import siteimages, store
 from labkit.farm.reconcile import kept, up, upkeep
 from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs.depot import AbsentError, Deb, Depot
+from labkit.farm.rootfs.repository import AbsentError, Deb, Depot
 from labkit.model.sites import PAGE
 from labkit.report import status
 from labkit.wiki.server import mediawiki
@@ -175,6 +178,20 @@ def test_a_mediawiki_with_another_bit_is_unpacked_anew(
 # -- a root file system --------------------------------------------------------------------------------
 
 
+def test_files_of_containers_that_are_made_at_once_are_laid_once(tmp_path: Path) -> None:
+    """No thread takes away what another has laid, and mounted: each finds the same file, and it stays."""
+    for number in range(50):
+        place, begun = tmp_path / str(number) / "rootfs", threading.Barrier(8)
+
+        def laid(_: int, place: Path = place, begun: threading.Barrier = begun) -> int:
+            begun.wait(60)
+            overlay._write_layer(place, {"etc/key": "PRIVATE KEY"})
+            return (place / "etc/key").stat().st_ino
+
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(laid, range(8))) == {(place / "etc/key").stat().st_ino}
+
+
 @pytest.mark.root
 def test_a_root_file_system_with_another_bit_is_built_again(
     tiny: Lab, caplog: pytest.LogCaptureFixture
@@ -210,7 +227,7 @@ def farm() -> Iterator[Lab]:
 
 
 def _program(lab: Lab) -> Path:
-    return container.unpack(lab, "red").lower[-1] / "usr/sbin/apache2"
+    return images.unpacked(lab, "red").lower[-1] / "usr/sbin/apache2"
 
 
 def _blob(lab: Lab, role: str) -> Path:
@@ -227,7 +244,7 @@ def _blob(lab: Lab, role: str) -> Path:
 #: Where a bit flips; what the lab serves with afterwards is as before.
 PLACES: dict[str, Find] = {
     "a program of the unpacked base": _program,
-    "the page of a site": lambda lab: container.unpack(lab, "red").lower[0] / PAGE,
+    "the page of a site": lambda lab: images.unpacked(lab, "red").lower[0] / PAGE,
     "the copy of a host's key": lambda lab: next((lab.state_dir / "layers").glob("*/rootfs/etc/ssh/ssh_host_*_key")),
     "the blob of the base's layer": lambda lab: _blob(lab, "base"),
     "the blob of a site's layer": lambda lab: _blob(lab, "site"),
@@ -235,7 +252,7 @@ PLACES: dict[str, Find] = {
     "the blob of a configuration": lambda lab: _blob(lab, "configuration"),
     "the index of the layout": lambda lab: siteimages.place(lab) / "layout/index.json",
     "the record of the images": lambda lab: siteimages.place(lab) / "image.json",
-    "the runtime configuration": lambda lab: container.unpack(lab, "red").config,
+    "the runtime configuration": lambda lab: images.unpacked(lab, "red").config,
 }  # fmt: skip
 
 
@@ -285,7 +302,7 @@ def test_a_bit_that_flips_while_the_farm_is_down_is_seen_when_it_comes_up(farm: 
 def test_a_replica_stands_on_what_was_built_again(farm: Lab) -> None:
     """Its root is mounted anew: through it the flipped bit is not to be seen any more."""
     upkeep.apply(farm)
-    path, seen = _program(farm), container.bundle(farm, "red-1") / "rootfs/usr/sbin/apache2"
+    path, seen = _program(farm), runc.bundle(farm, "red-1") / "rootfs/usr/sbin/apache2"
     before = digest(path)
     flip(path)
     upkeep.apply(farm)
@@ -304,7 +321,7 @@ def test_a_damaged_root_file_system_is_in_no_next_image(
     before = digest(path)
     path.unlink()  # the image's own is another name of the same file
     path.write_bytes(
-        b"x" + (container.unpack(farm, "red").lower[-1] / "etc/debian_version").read_bytes()[1:]
+        b"x" + (images.unpacked(farm, "red").lower[-1] / "etc/debian_version").read_bytes()[1:]
     )
     assert any("etc/debian_version" in check.seen for check in failed(kept.checks(farm)))
     assert rootfs.build(farm).changed

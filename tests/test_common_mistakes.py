@@ -13,7 +13,7 @@ from labkit.core import undo
 from labkit.core.journal import Journal, lock
 from labkit.core.result import Result
 from labkit.farm import network
-from labkit.farm.containers import lab_netns
+from labkit.farm.containers import lab_namespaces
 from labkit.farm.network import common_mistakes, links
 from labkit.farm.network.common_mistakes import Mistake, Tried
 from labkit.farm.network.pings import Echo
@@ -247,7 +247,7 @@ def test_a_model_that_was_left_behind_is_taken_down(make_lab: Callable[..., Lab]
 
     def leave() -> None:
         for name in small.namespaces:
-            lab_netns.create_namespace(small.lab, name)
+            lab_namespaces.create_namespace(small.lab, name)
         links.wire(small.lab)
 
     leave()

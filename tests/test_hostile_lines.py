@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from labkit import Lab, reading
 from labkit.errors import WikiError
-from labkit.farm.containers import logs
+from labkit.farm.containers import written
 from labkit.farm.reconcile import answers
 from labkit.farm.services import fetch, proxy
 from labkit.farm.services.fetch import Target
@@ -282,7 +282,7 @@ def test_an_answer_of_another_kind_is_an_error_of_the_wiki_s() -> None:
 def test_what_a_log_ends_with_is_no_order_to_a_terminal(tmp_path: Path) -> None:
     """An error shows it."""
     lab = Lab.of({"state": str(tmp_path)})
-    log = logs.place(lab, "red-1", "error")
+    log = written.log(lab, "red-1", "error")
     log.parent.mkdir(parents=True)
     log.write_text("\x1b]0;title\x07\x9b2J end\n")
-    assert logs.end(log) == "\ufffd]0;title\ufffd\ufffd2J end"
+    assert written.end(log) == "\ufffd]0;title\ufffd\ufffd2J end"

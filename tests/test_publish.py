@@ -300,7 +300,7 @@ def test_several_first_publishers_at_once(
         begun = threading.Barrier(many)
         with ExitStack() as stack, ThreadPoolExecutor(many) as pool:
             places = [tmp_path / f"{number}-{n}" for n in range(many)]
-            desks = [stack.enter_context(opened(lab, f"First {number}", p)) for p in places]
+            desks = [stack.enter_context(opened(lab, f"Together {number}", p)) for p in places]
             for desk in desks:
                 desk.wire.before_edit = [partial(begun.wait, 60)]
             done = list(pool.map(lambda desk: desk.publish(SUMMARY, stage(250), WEB), desks))

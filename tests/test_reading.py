@@ -14,7 +14,7 @@ from labkit.core import cache, undo
 from labkit.core.files import proven, text_of
 from labkit.core.journal import Journal
 from labkit.errors import LabkitError
-from labkit.farm.containers import configuration, container, idmap, privilege, roots, states
+from labkit.farm.containers import configuration, confinement, lab_namespaces, overlay, runc
 from labkit.farm.images import remembered, siteimages, store, umocibundle
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.network import firewall
@@ -83,7 +83,7 @@ def lab(folder: Path) -> Lab:
 
 
 def _configuration(path: Path) -> object:
-    return roots.image_configuration(Unpacked(tag="x", lower=(), config=path))
+    return overlay.image_configuration(Unpacked(tag="x", lower=(), config=path))
 
 
 #: Where labkit reads, below a lab's folders, and what reads it.
@@ -100,10 +100,10 @@ READERS: dict[str, tuple[Callable[[Lab], Path], Callable[[Lab, Path], object]]] 
     "umoci.json": (lambda x: x.state_dir / "umoci.json", lambda x, p: umocibundle.read(p.parent)),
     "runtime configuration": (lambda x: x.state_dir / "config.json", lambda x, p: _configuration(p)),
     "config.json": (lambda x: x.state_dir / "config.json", lambda x, p: configuration._read(p)),
-    "config.json, of its rights": (lambda x: x.state_dir / "config.json", lambda x, p: privilege._read(p)),
-    "runC's state": (lambda x: container.runc_root(x) / "red-1/state.json", lambda x, p: states.state(x, "red-1")),
+    "config.json, of its rights": (lambda x: x.state_dir / "config.json", lambda x, p: confinement._read(p)),
+    "runC's state": (lambda x: runc.root(x) / "red-1/state.json", lambda x, p: runc.state(x, "red-1")),
     "runC's state, taking down": (lambda x: x.run_dir / "state.json", lambda x, p: undo._runs(p.parent)),
-    "ids": (lambda x: idmap._file(x.state_dir), lambda x, p: idmap.noted(x.state_dir)),
+    "ids": (lambda x: lab_namespaces._file(x.state_dir), lambda x, p: lab_namespaces.recorded(x.state_dir)),
     "tables of nftables": (firewall._file, lambda x, p: firewall._made(x)),
     "list of sealed files": (lambda x: x.state_dir / ".sealed", lambda x, p: cache.damage(p.parent)),
     "kept result": (lambda x: x.state_dir / "evidence.json", lambda x, p: proven(p)),
@@ -130,7 +130,7 @@ def test_whatever_lies_there_is_told_or_is_none(
     tmp_path: Path, reader: str, harm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At once, with value, reason, remedy and code; never a fault of labkit's own."""
-    monkeypatch.setattr(states, "_asked", lambda xab, name: None)  # runC itself
+    monkeypatch.setattr(runc, "_asked", lambda xab, name: None)  # runC itself
     own = lab(tmp_path)
     find, read = READERS[reader]
     path = find(own)

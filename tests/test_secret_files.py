@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.farm.containers import container, replica_files
+from labkit.farm.containers import replica_files
 from labkit.farm.images import actions as image
 from labkit.wiki.client import accounts
 from labkit.wiki.client.folders import Folders
@@ -124,5 +124,5 @@ def test_no_layer_of_an_image_has_a_private_key(whole: Lab) -> None:
                 assert not has_key(content.read()), member.name
                 assert "ssh_host_" not in member.name
     assert seen > 100
-    for lower in container.unpack(whole, "red").lower:
+    for lower in image.unpacked(whole, "red").lower:
         assert [path for path in files(lower) if has_key(path.read_bytes())] == []

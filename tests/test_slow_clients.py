@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from labkit import Lab
-from labkit.farm.containers import container
+from labkit.farm.containers import runc
 from labkit.farm.network.netns import enter, inside
 from labkit.farm.services import balancing
 from labkit.wiki.server import settings
@@ -112,7 +112,7 @@ def test_slow_clients_leave_the_balancer_to_the_others(farm: Lab) -> None:
     assert clients.most > 0.9 * SLOW
     assert clients.ended > SLOW
     assert max(times) < BALANCER
-    assert container.states(farm)["lone-1"].status == "running"
+    assert runc.states(farm)["lone-1"].status == "running"
 
 
 @pytest.mark.root

@@ -20,7 +20,7 @@ from labkit.core import run, undo
 from labkit.core.journal import Entry, Journal, lock
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
-from labkit.farm.containers import lab_netns
+from labkit.farm.containers import lab_namespaces
 from labkit.farm.network import links, pings, topology
 from labkit.farm.network.netns import within
 from labkit.farm.network.pings import Echo
@@ -262,7 +262,7 @@ def standing(lab: Lab) -> Iterator[Model]:
     model = describe(lab)
     _unmake(model)
     try:
-        lab_netns.create_namespaces(model.lab, model.namespaces)
+        lab_namespaces.create_namespaces(model.lab, model.namespaces)
         links.wire(model.lab)
         Journal.of(model.lab).intend("link", name="eth0", netns=model.lab.host.netns)
         within(model.lab.host.netns, _uplink, "eth0", HERE, peer=model.far)

@@ -16,7 +16,7 @@ from labkit.core.journal import Journal, lock, other_owner
 from labkit.core.link_removal import FENCE_METRIC, fenced, renamed_bridge
 from labkit.core.result import Outcome, action
 from labkit.errors import FarmError, MachineError
-from labkit.farm.containers.lab_netns import create_namespace, namespace_inode
+from labkit.farm.containers.lab_namespaces import create_namespace, namespace_inode
 from labkit.farm.network.netns import inside, within
 from labkit.kernel import netns as namespaces
 from labkit.kernel import processes

@@ -19,8 +19,8 @@ from labkit.core.link_removal import group, renamed_bridge
 from labkit.core.result import Outcome, action
 from labkit.display import counted
 from labkit.errors import StateError
-from labkit.farm.containers import container, lab_netns
-from labkit.farm.containers.container import State
+from labkit.farm.containers import lab_namespaces, runc
+from labkit.farm.containers.runc import State
 from labkit.farm.network import firewall, host, isolation, topology
 from labkit.farm.network.netns import NamespaceError, each, within
 from labkit.farm.network.topology import Port, Topology
@@ -73,7 +73,7 @@ def wire(lab: Lab) -> bool:
     The host forgets the MAC address of a replica whose link was made or mended, so that the next request to that
     replica asks anew instead of failing with the last one.
     """
-    made = lab_netns.create_namespaces(lab, [replica.netns for replica in lab.farm])
+    made = lab_namespaces.create_namespaces(lab, [replica.netns for replica in lab.farm])
     return within(lab.netns, _wire, lab) or bool(made)
 
 
@@ -136,7 +136,7 @@ def forget_neighbours(
 
 def namespace_checks(lab: Lab) -> tuple[Check, ...]:
     """Whether each running container's ``/proc/<pid>/ns/net`` is the namespace that holds its eth0."""
-    states = container.states(lab)
+    states = runc.states(lab)
     return tuple(
         _namespace_check(replica, states[replica.name])
         for replica in lab.farm

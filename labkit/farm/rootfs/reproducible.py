@@ -1,9 +1,4 @@
-"""A root file system without the time of its making: the same packages and steps give the same bytes.
-
-What packages bring has the times that Debian's builds gave it. What the installation made is dated
-like the youngest of these, the root file system's *source date* (reproducible-builds.org,
-SOURCE_DATE_EPOCH): so it says how new the packages are, and not when somebody installed them.
-"""
+"""Makes builds reproducible: removes traces of the installation and dates files by the packages."""
 
 from __future__ import annotations
 
@@ -14,6 +9,30 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+#: What the tools leave of the machine and of the installation itself, emptied or removed.
+CACHES = ("var/cache/apt/archives/*.deb", "var/cache/apt/*.bin", "var/lib/apt/lists/*_*")
+
+
+HOST_FILES = ("etc/resolv.conf", "etc/hostname", "etc/machine-id", "var/log/bootstrap.log")
+
+
+def tidy(root: Path) -> int:
+    """Downloads and indices are gone, and the files that describe the building machine are empty;
+    returns how many bytes that was."""
+    removed = 0
+    for pattern in CACHES:
+        for path in root.glob(pattern):
+            removed += path.lstat().st_size
+            path.unlink()
+    for name in HOST_FILES:
+        path = root / name
+        if path.is_symlink() or path.exists():
+            removed += path.lstat().st_size
+            path.unlink()
+            path.touch(mode=0o644)
+    return removed
+
+
 #: What tells of the installation alone, or is made again when it is needed (relative to the root).
 TRACES = (
     "var/cache/debconf/*-old",
@@ -22,11 +41,17 @@ TRACES = (
     "var/log/*.log",
     "var/log/apt/*",
 )
+
+
 #: Where the day of each password's last change is written (shadow(5), field 3).
 SHADOWS = ("etc/shadow", "etc/shadow-")
+
+
 #: Folders that apt gives to a user of its own where that one can get at them, which depends on the folders
 #: above the root file system, and to root elsewhere; on its next start it does so again.
 PARTIAL = ("var/cache/apt/archives/partial", "var/lib/apt/lists/partial")
+
+
 DAY = 86400
 
 

@@ -11,13 +11,13 @@ import pytest
 
 from labkit import Lab
 from labkit.core.journal import Journal
-from labkit.farm.containers import container
+from labkit.farm.containers import runc
 from labkit.farm.images import actions as image
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.reconcile import preflight
-from labkit.farm.study import ending, given, naming, proof, rights, web
-from labkit.farm.study import proof as survival
-from labkit.farm.study.stand import Trial, standing
+from labkit.farm.study import probe_containers, probes
+from labkit.farm.study.probe_containers import Setup, prepared
+from labkit.farm.study.probes import Probe
 from tests.conftest import lab_maker, open_place
 
 CONF = "etc/apache2/sites-enabled/broken.conf"
@@ -40,8 +40,8 @@ def tried() -> Iterator[tuple[Lab, Unpacked]]:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not come is not waited for as long as on a busy machine."""
-    monkeypatch.setattr(web, "PATIENCE", 5.0)
-    monkeypatch.setattr(ending, "LIFE", 12.0)
+    monkeypatch.setattr(probes, "PATIENCE", 5.0)
+    monkeypatch.setattr(probes, "LIFE", 12.0)
 
 
 def broken(
@@ -58,9 +58,9 @@ def broken(
     return unpacked.model_copy(update={"lower": (place, *unpacked.lower)})
 
 
-def lost(probes: tuple[survival.Probe, ...]) -> dict[str, str]:
+def lost(answers: tuple[Probe, ...]) -> dict[str, str]:
     """The questions that were not answered as they should, with what was seen."""
-    return {item.name: item.seen for item in probes if not item.holds}
+    return {item.name: item.seen for item in answers if not item.holds}
 
 
 # -- pure ------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ def test_every_site_is_asked_and_every_question_has_a_name_of_its_own() -> None:
     asked = EVERYTHING - {"writes"}
     for sites in (("site1", "site2", "site3"), ("site1",)):
         lab = Lab.of({"sites": [{"name": name} for name in sites]})
-        names = [question.name for role in proof.roles(lab) for question in role.questions]
+        names = [question.name for role in probes.roles(lab) for question in role.questions]
         assert len(set(names)) == len(names)
         assert set(names) == {n for n in asked if not n.startswith("page.") or n[5:] in sites}
 
@@ -97,7 +97,7 @@ def test_the_name_server_answers(
     import dns.message
     import dns.rcode
 
-    found = dns.message.from_wire(naming.reply(question, {known: "127.0.0.2"}))
+    found = dns.message.from_wire(probes.name_answer(question, {known: "127.0.0.2"}))
     assert found.is_response(found)
     assert dns.message.from_wire(question).is_response(found)
     assert dns.rcode.to_text(found.rcode()) == status
@@ -110,11 +110,13 @@ def test_what_is_laid_over_an_image_has_its_folders_as_they_are(tmp_path: Path) 
     for root, mode in ((upper, 0o710), (under, 0o700)):
         (root / "etc").mkdir(parents=True)
         (root / "etc").chmod(mode)
-    given.lay(tmp_path / "laid", {"etc/hosts": "x", f"{given.PAGES}/a": "a"}, (upper, under))
+    probe_containers.lay(
+        tmp_path / "laid", {"etc/hosts": "x", f"{probe_containers.PAGES}/a": "a"}, (upper, under)
+    )
     assert (tmp_path / "laid/etc").stat().st_mode & 0o777 == 0o710
     assert (tmp_path / "laid/etc/hosts").read_text() == "x"
-    large = (tmp_path / "laid" / given.PAGES / "large.bin").stat()
-    assert (large.st_size, large.st_blocks) == (given.LARGE_SIZE, 0)
+    large = (tmp_path / "laid" / probe_containers.PAGES / "large.bin").stat()
+    assert (large.st_size, large.st_blocks) == (probe_containers.LARGE_SIZE, 0)
 
 
 # -- on real containers ------------------------------------------------------------------------
@@ -124,16 +126,12 @@ def test_what_is_laid_over_an_image_has_its_folders_as_they_are(tmp_path: Path) 
 def test_the_farms_image_survives_everything(tried: tuple[Lab, Unpacked]) -> None:
     """Every question is answered as it should be, and nothing is left of the containers."""
     lab, _ = tried
-    result = survival.prove(lab, "web")
-    assert result.holds, lost(result.value)
-    names = {item.name for item in result.value}
-    assert names == EVERYTHING
-    assert result.table("survival").frame()["holds"].all()
-    assert len(result.checks) == len(names) == len({check.name for check in result.checks})
+    answers = probes.probe(lab, "web")
+    assert lost(answers) == {}
+    assert sorted(item.name for item in answers) == sorted(EVERYTHING)
     kinds = {entry.kind for entry in Journal.of(lab).standing()}
     assert not kinds & {"netns", "container", "mount"}
-    assert not (lab.state_dir / "survival").exists()
-    assert not container.states(lab)
+    assert not runc.states(lab)
 
 
 ALIAS = "LoadModule alias_module /usr/lib/apache2/modules/mod_alias.so\n"
@@ -209,10 +207,10 @@ def test_a_broken_image_fails_what_it_broke(
     """And nothing else: every other question is still asked and answered."""
     lab, unpacked = tried
     files, gone, expected, said = BROKEN[what]
-    probes = survival.probe(lab, broken(unpacked, open_folder / "layer", files, gone))
-    found = lost(probes)
+    answers = probes.probe(lab, broken(unpacked, open_folder / "layer", files, gone))
+    found = lost(answers)
     assert set(found) == expected, found
-    assert len(probes) == len(EVERYTHING)
+    assert len(answers) == len(EVERYTHING)
     assert any(said in seen for seen in found.values()), found
 
 
@@ -232,7 +230,7 @@ def test_a_first_process_that_hands_no_signal_on_neither_reloads_nor_stops(
     real = open_folder / "layer/usr/sbin/apache2.real"
     real.write_bytes((unpacked.lower[-1] / "usr/sbin/apache2").read_bytes())
     real.chmod(0o755)
-    found = lost(survival.probe(lab, image))
+    found = lost(probes.probe(lab, image))
     assert {"rotation", "stop", "terminate"} <= set(found), found
     assert not set(found) & (PAGES | SSH | NAMES | {"not-found", "failing", "writes"}), found
 
@@ -241,14 +239,14 @@ def test_a_first_process_that_hands_no_signal_on_neither_reloads_nor_stops(
 def test_what_was_written_into_a_container_is_named(tried: tuple[Lab, Unpacked]) -> None:
     """By somebody outside of it: inside, there is nowhere to write."""
     lab, unpacked = tried
-    with standing(lab, unpacked, [Trial(name="other", site="site1")]) as (stand,):
-        stand.begin()
+    with prepared(lab, unpacked, [Setup(name="other", site="site1")]) as (one,):
+        one.begin()
         assert (
             preflight.surplus_replicas(lab) == ()
         )  # it is no replica, whatever stage looks meanwhile
-        assert rights.written([stand]) == rights.UNWRITTEN
-        (container.bundle(lab, stand.replica.name) / "rootfs/var/www/html/x").write_text("x")
-        assert "/var/www/html/x" in rights.written([stand])
+        assert probes.files_written([one]) == probes.UNWRITTEN
+        (runc.bundle(lab, one.name) / "rootfs/var/www/html/x").write_text("x")
+        assert "/var/www/html/x" in probes.files_written([one])
 
 
 @pytest.mark.root
@@ -257,7 +255,7 @@ def test_a_server_that_begins_as_root_is_not_taken_for_one_that_does_not(
 ) -> None:
     """Whose processes are whose is read from the kernel."""
     lab, unpacked = tried
-    trial = Trial(name="other", site="site1", privileged=True)
-    with standing(lab, unpacked, [trial]) as (stand,):
-        stand.begin()
-        assert rights.users(stand) == rights.USERS[True] != rights.USERS[False]
+    setup = Setup(name="other", site="site1", privileged=True)
+    with prepared(lab, unpacked, [setup]) as (one,):
+        one.begin()
+        assert probes.users(one) == probes.USERS[True] != probes.USERS[False]

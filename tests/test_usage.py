@@ -10,19 +10,18 @@ import pytest
 
 from labkit import Lab
 from labkit.core import run
-from labkit.core.journal import Journal
+from labkit.core.journal import Journal, lock
 from labkit.errors import FarmError
-from labkit.farm.containers import container
+from labkit.farm.containers import runc
+from labkit.farm.images import actions as images
 from labkit.farm.rootfs import account
 from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs.account import Contents
+from labkit.farm.rootfs.account import Asked, Contents, reasons
+from labkit.farm.rootfs.files import File
 from labkit.farm.rootfs.owners import NOBODY, Owner
 from labkit.farm.rootfs.packages import Package
-from labkit.farm.rootfs.reasons import Asked, reasons
-from labkit.farm.rootfs.scan import File
-from labkit.farm.study import opened, removal, serving, unneeded
-from labkit.farm.study.removal import Evidence, Trial
-from labkit.farm.study.serving import FINE, UNTRIED, Served
+from labkit.farm.study import opened_files, probes, usage
+from labkit.farm.study.usage import FINE, UNTRIED, Evidence, Served, Trial
 
 
 def _package(name: str, **given: object) -> Package:
@@ -66,7 +65,7 @@ WEB = Contents(
     ),
 )
 OPENED = ("/usr/sbin/apache2", "/usr/lib/libssl.so", "/etc/passwd", "/usr/sbin/sshd", "/tmp/x")
-FOUND = removal.classes(WEB, OPENED)
+FOUND = usage.classes(WEB, OPENED)
 WENT = Served(web=FINE, reload=FINE, ssh=FINE)
 FAILED = Served(web=FINE, reload="apache2 has ended: (no output)", ssh=UNTRIED)
 
@@ -84,16 +83,16 @@ def test_packages_are_told_apart_by_what_a_run_opens() -> None:
 def test_what_is_left_out_trial_by_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     """The spare ones, all that no run opens, and the heaviest of them each by itself; nothing twice."""
     both = ("libxml", "mawk", "perl")
-    assert list(removal.sets(WEB, FOUND)) == [("mawk",), both, ("perl",), ("libxml",)]
-    monkeypatch.setattr(removal, "SINGLE", 1)
-    assert list(removal.sets(WEB, FOUND)) == [("mawk",), both, ("perl",)]
+    assert list(usage.sets(WEB, FOUND)) == [("mawk",), both, ("perl",), ("libxml",)]
+    monkeypatch.setattr(usage, "SINGLE", 1)
+    assert list(usage.sets(WEB, FOUND)) == [("mawk",), both, ("perl",)]
     needed = FOUND.model_copy(update={"idle": (), "spare": ()})
-    assert list(removal.sets(WEB, needed)) == []
+    assert list(usage.sets(WEB, needed)) == []
 
 
 def test_the_files_that_go_with_a_package() -> None:
     """Its own and its alternatives; what its scripts made and what dpkg notes of it stays."""
-    assert removal.files(WEB, ("perl", "mawk")) == (
+    assert usage.files(WEB, ("perl", "mawk")) == (
         "/usr/bin/perl",
         "/usr/bin/awk",
         "/usr/bin/mawk",
@@ -129,7 +128,7 @@ LISTED = (*WEB.packages, _package("systemd", priority="important"))
 
 def test_the_use_of_each_package() -> None:
     """Of a package that the farm's image does not have there is no use."""
-    assert unneeded.classify(LISTED, FOUND) == {
+    assert usage.classify(LISTED, FOUND) == {
         "apache2-bin": "opened", "openssh-server": "opened", "libssl": "opened",
         "passwd": "opened", "libxml": "idle", "perl": "idle", "mawk": "unneeded",
         "systemd": "unneeded",
@@ -141,9 +140,9 @@ def test_what_a_smaller_image_does_without_is_depended_on_all_the_same() -> None
     small = dataclasses.replace(
         WEB, packages=tuple(item for item in WEB.packages if item.name != "perl")
     )
-    found = removal.classes(small, OPENED)
+    found = usage.classes(small, OPENED)
     assert "perl" not in found.needed
-    assert unneeded.classify(LISTED, found)["perl"] == "idle"
+    assert usage.classify(LISTED, found)["perl"] == "idle"
 
 
 def test_dpkg_says_what_cannot_go(tmp_path: Path) -> None:
@@ -156,20 +155,20 @@ def test_dpkg_says_what_cannot_go(tmp_path: Path) -> None:
         f"Package: server\nDepends: library\n{fields}\nPackage: library\nEssential: yes\n{fields}\n"
         f"Package: spare\nEssential: yes\n{fields}"
     )
-    value = unneeded.Unneeded(
+    value = usage.Unneeded(
         variant="v", packages=("library", "spare"), idle=(), needed=("server",), bytes=0, idle_bytes=0,
         total=0, evidence=FOUND,
     )  # fmt: skip
-    wrong = unneeded.separable(value, tmp_path)
+    wrong = usage.separable(value, tmp_path)
     assert (wrong.holds, wrong.seen) == (False, "needed after all: library")
-    assert unneeded.separable(value.model_copy(update={"packages": ("spare",)}), tmp_path).holds
+    assert usage.separable(value.model_copy(update={"packages": ("spare",)}), tmp_path).holds
 
 
 def test_each_package_has_its_reason_its_weight_and_its_trial() -> None:
     """Those that are not needed come first, the heaviest before the others."""
-    uses = unneeded.classify(WEB.packages, FOUND)
+    uses = usage.classify(WEB.packages, FOUND)
     why = reasons(WEB.packages, Asked(packages=("apache2-bin",)))
-    table = unneeded.package_table(WEB, uses, why, _evidence(TOGETHER, ALONE))
+    table = usage.package_table(WEB, uses, why, _evidence(TOGETHER, ALONE))
     assert [(row[0], row[1], row[3]) for row in table.rows[:3]] == [
         ("mawk", 52, "essential"),
         ("perl", 901, "asked for: apache2-bin → perl"),
@@ -180,9 +179,9 @@ def test_each_package_has_its_reason_its_weight_and_its_trial() -> None:
 
 def test_the_uses_add_up_to_the_whole() -> None:
     """With what belongs to no package as the last row."""
-    uses = unneeded.classify(WEB.packages, FOUND)
+    uses = usage.classify(WEB.packages, FOUND)
     why = reasons(WEB.packages, Asked())
-    frame = unneeded.ground_table(WEB, uses, why).frame()
+    frame = usage.ground_table(WEB, uses, why).frame()
     assert frame["size"].sum() == WEB.weight.size
     assert frame["packages"].sum() == len(WEB.packages)
 
@@ -193,8 +192,8 @@ def test_a_package_that_was_not_in_the_image_needs_no_trial() -> None:
         name="large", files=(), owners={}, kinds={}, packages=(_package("systemd"),)
     )
     why = reasons(contents.packages, Asked())
-    table = unneeded.package_table(contents, {"systemd": "unneeded"}, why, _evidence())
-    assert unneeded.ABSENT in table.rows[0]
+    table = usage.package_table(contents, {"systemd": "unneeded"}, why, _evidence())
+    assert usage.ABSENT in table.rows[0]
 
 
 def test_reads_what_the_linker_loads() -> None:
@@ -204,12 +203,12 @@ def test_reads_what_the_linker_loads() -> None:
         "\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f3a)\n"
         "\t/lib64/ld-linux-x86-64.so.2 (0x00007f3b)\n"
     )
-    assert unneeded.parse_ldd(text) == {"libc.so.6", "ld-linux-x86-64.so.2"}
+    assert usage.parse_ldd(text) == {"libc.so.6", "ld-linux-x86-64.so.2"}
 
 
 def test_the_trials_have_a_row_each() -> None:
     """The first is the image as it is."""
-    frame = unneeded.trial_table(_evidence(TOGETHER, ALONE)).frame()
+    frame = usage.trial_table(_evidence(TOGETHER, ALONE)).frame()
     assert frame["left out"].tolist() == ["nothing", "all that are never opened", "perl"]
     assert frame["ssh session"].tolist() == [FINE, UNTRIED, FINE]
 
@@ -223,7 +222,7 @@ def test_the_trials_have_a_row_each() -> None:
 )  # fmt: skip
 def test_paths_are_told_from_the_root_of_the_file_system(path: str, seen: str) -> None:
     """Whether it was opened where it is mounted, or in a mount namespace of its own."""
-    assert opened.inside(path, Path("/run/lab/rootfs")) == seen
+    assert opened_files.inside(path, Path("/run/lab/rootfs")) == seen
 
 
 @pytest.fixture
@@ -243,7 +242,7 @@ def test_the_kernel_tells_which_files_are_opened(disk: Path) -> None:
         (disk / name).write_text("#!/bin/sh\n")
         (disk / name).chmod(0o755)
     (disk / "before").read_text()
-    with opened.watching(disk) as seen:
+    with opened_files.watching(disk) as seen:
         (disk / "read").read_text()
         (disk / "written").write_text("x")
         run.run([disk / "executed"])
@@ -254,34 +253,41 @@ def test_the_kernel_tells_which_files_are_opened(disk: Path) -> None:
 # -- on the farm's own image -----------------------------------------------------------------------
 
 
+def served(lab: Lab, without: tuple[str, ...] = (), *, watch: bool = False) -> Served:
+    """A replica's job done once on the image of the lab's first site."""
+    unpacked = images.unpacked(lab, lab.sites[0].name)
+    with lock(lab.run_dir, "farm"):
+        return usage.serve(lab, unpacked, without, watch=watch)
+
+
 @pytest.mark.root
 def test_a_replica_opens_a_small_part_of_its_image(lab: Lab) -> None:
     """The server, its modules and the page, and what an ssh session needs; nothing is left of it."""
-    done = serving.serve(lab, watch=True)
+    done = served(lab, watch=True)
     assert done.fine, done.told
     assert {
         "/usr/sbin/apache2", "/usr/lib/apache2/modules/mod_include.so", "/usr/sbin/sshd",
         "/var/www/html/index.html", "/usr/bin/bash", "/usr/bin/hostname",
     } <= set(done.opened)  # fmt: skip
     assert not any("perl" in path for path in done.opened)
-    assert not container.folder(lab, serving.NAME).exists()
+    assert not runc.folder(lab, "trial-serving").exists()
     assert not [e for e in Journal.of(lab).standing() if e.kind in ("netns", "container", "mount")]
 
 
 @pytest.mark.root
 def test_what_is_missing_is_named(lab: Lab) -> None:
     """A library of the server, and the ssh server: each breaks its own part of the job."""
-    unpacked = container.unpack(lab, lab.sites[0].name)
+    unpacked = images.unpacked(lab, lab.sites[0].name)
     (library,) = (unpacked.lower[-1] / "usr/lib").glob("*/libpcre2-8.so.0.*")
     path = f"/{library.relative_to(unpacked.lower[-1])}"
-    broken = serving.serve(lab, [path])
+    broken = served(lab, (path,))
     assert "libpcre2-8.so.0" in broken.web
     assert broken.ssh == UNTRIED
-    closed = serving.serve(lab, ["/usr/sbin/sshd"])
+    closed = served(lab, ("/usr/sbin/sshd",))
     assert (closed.web, closed.reload) == (FINE, FINE)
     assert "sshd does not start" in closed.ssh
     assert not closed.fine
-    absent = serving.serve(lab, ["/usr/sbin/apache2"])
+    absent = served(lab, ("/usr/sbin/apache2",))
     assert "apache2" in absent.web
     assert "answers" not in absent.told
 
@@ -289,7 +295,7 @@ def test_what_is_missing_is_named(lab: Lab) -> None:
 @pytest.mark.root
 def test_the_farms_base_has_packages_that_it_could_do_without(lab: Lab) -> None:
     """Neither dependencies nor loaded libraries nor a trial contradict the list; a second look tries nothing."""
-    result = unneeded.find(lab, "essential")
+    result = usage.unneeded(lab, "essential")
     assert result.holds, [check for check in result.checks if not check.holds]
     value = result.value
     assert set(value.packages) >= {"apt", "util-linux"}
@@ -298,7 +304,7 @@ def test_the_farms_base_has_packages_that_it_could_do_without(lab: Lab) -> None:
         row[0] for row in result.table("unneeded").rows
     }
     assert result.table("uses").frame()["size"].sum() == value.total
-    again = unneeded.find(lab, "essential")
+    again = usage.unneeded(lab, "essential")
     assert not [c for c in again.commands if " create " in c.command]
 
 
@@ -308,8 +314,8 @@ def test_the_smallest_image_s_linker_is_asked(lab: Lab) -> None:
     root = rootfs.build(lab, "smallest").value.path
     contents = account.read("smallest", root)
     names = [package.name for package in contents.packages]
-    assert unneeded.linked(contents, root, names).holds
-    less = unneeded.linked(contents, root, [name for name in names if name != "libcrypt1"])
+    assert usage.linked(contents, root, names).holds
+    less = usage.linked(contents, root, [name for name in names if name != "libcrypt1"])
     assert (less.holds, less.seen) == (False, "of libcrypt1 too")
 
 
@@ -317,7 +323,7 @@ def test_the_smallest_image_s_linker_is_asked(lab: Lab) -> None:
 def test_the_evidence_is_the_same_for_another_lab(make_lab: Callable[..., Lab]) -> None:
     """The lab's own names do not matter; what is kept is read back as it was."""
     one, other = make_lab(), make_lab()
-    assert removal.evidence(one) == removal.evidence(other)
+    assert usage.evidence(one) == usage.evidence(other)
 
 
 @pytest.mark.root
@@ -325,11 +331,11 @@ def test_an_image_that_does_not_serve_is_no_evidence(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is an error that says what went wrong, after a second try, and nothing is kept of it."""
-    monkeypatch.setattr(serving, "QUESTION", "no-such-program")
-    unpacked = container.unpack(lab, lab.sites[0].name)
+    monkeypatch.setattr(probes, "QUESTION", "no-such-program")
+    unpacked = images.unpacked(lab, lab.sites[0].name)
     before = sorted(unpacked.lower[-1].parent.iterdir())
     with pytest.raises(FarmError) as caught:
-        removal.evidence(lab)
+        usage.evidence(lab)
     assert "ssh: " in caught.value.reason
     assert sorted(unpacked.lower[-1].parent.iterdir()) == before
 
@@ -340,6 +346,6 @@ def test_a_replica_that_cannot_be_prepared_leaves_nothing(
 ) -> None:
     """A file to leave out that is not there: the error, and the container's folder is gone."""
     with pytest.raises(FileNotFoundError):
-        serving.serve(lab, ["/no/such/file"])
-    assert not container.folder(lab, serving.NAME).exists()
-    assert not Path("/run/netns", f"{lab.name}-{serving.NAME}").exists()
+        served(lab, ("/no/such/file",))
+    assert not runc.folder(lab, "trial-serving").exists()
+    assert not Path("/run/netns", f"{lab.name}-trial-serving").exists()

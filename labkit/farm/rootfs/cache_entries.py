@@ -1,32 +1,142 @@
-"""What nobody uses any more is removed from the cache: superseded root file systems and images, packages
-that no root file system has, and what killed builds left.
-
-Used is what a lab holds (:mod:`labkit.core.cache`), what is mounted or open, and what is being built: its lock
-is held. Each thing is removed under its own lock, and first renamed, so that nobody finds half of it.
-"""
+"""The cache's entries: built whole or not at all, and removed when no lab uses them."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from labkit.core import cache
-from labkit.core.journal import lock, not_root
+from labkit.core import cache, files, probes, undo
+from labkit.core.files import existing
+from labkit.core.journal import Journal, lock, not_root
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
-from labkit.errors import LockError
+from labkit.errors import BuildError, CommandError, LockError
 from labkit.farm.rootfs import packages
+from labkit.farm.rootfs.files import scan
 from labkit.kernel import mounts
 from labkit.model.lab import Lab
 from labkit.records import Record
 
 log = logging.getLogger("labkit.gc")
+
+#: How long one build waits for another of the same thing (seconds).
+PATIENCE = 3600.0
+
+
+#: With less than this left (bytes) a failure is taken for that of a full disk.
+NEARLY_FULL = 4_000_000
+
+
+@contextmanager
+def building(lab: Lab, place: Path, *, what: str, space: int = 0) -> Iterator[Path]:
+    """Yields an empty folder that becomes ``place``, sealed, when the block ends well, and is removed otherwise.
+
+    The caller holds the lock of the place. What stood there is replaced. New files have ordinary modes
+    meanwhile, whatever the user's umask is; nobody but root enters the folder itself.
+
+    :param what: how an error names the thing.
+    :param space: bytes that must be free before anything is made.
+    :raises MachineError: programs or devices do not work on the file system.
+    :raises BuildError: the disk is too full, or a program of the block failed.
+    """
+    part = place.with_name(f".{place.name}.part")
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+    except PermissionError:
+        raise not_root(str(part.parent)) from None
+    discard(lab, part)
+    try:
+        require_space(lab, part.parent, what=what, space=space)
+    except FileNotFoundError as error:  # another labkit has just taken the lab down
+        raise _failed(lab, part.parent, what=what, error=error) from None
+    Journal.of(lab).intend("folder", path=str(part))
+    try:
+        with files.usual_umask():
+            part.mkdir(mode=0o700)  # there are set-uid programs in a root file system
+            probes.programs(part)
+            yield part
+            cache.seal(part)
+        discard(lab, place)
+        part.rename(place)
+    except (CommandError, OSError) as error:
+        raise _failed(lab, part.parent, what=what, error=error) from error
+    finally:
+        discard(lab, part)
+        Journal.of(lab).forget("folder", path=str(part))
+
+
+def discard(lab: Lab, folder: Path) -> None:
+    """Removes a folder of the lab's own, if it is there."""
+    undo.remove_folder(lab, path=str(folder))
+
+
+def require_space(lab: Lab, folder: Path, *, what: str, space: int) -> None:
+    """Returns when a folder's disk has that many bytes free; the folder need not be there yet.
+
+    :param what: how the :class:`BuildError` names what is to be made there.
+    """
+    there = existing(folder)
+    free = shutil.disk_usage(there).free
+    if free < space:
+        raise BuildError(
+            what,
+            f"needs {human_bytes(space)} while it is made, and {folder} has {human_bytes(free)} free",
+            files.disk_full_remedy(lab, folder),
+            f"df -h {there}",
+            code="build.no-space",
+        )
+
+
+def size(root: Path) -> int:
+    """What the files and folders of a folder weigh in bytes: apparent size, hard links once, as
+    ``du -sb`` counts (later ones than coreutils 9.1 leave out the folders themselves)."""
+    return sum(file.size for file in scan(root))
+
+
+def _failed(lab: Lab, folder: Path, *, what: str, error: CommandError | OSError) -> BuildError:
+    if _is_full(error, folder):
+        return BuildError(
+            what,
+            f"the disk of {folder} is full; what was half made has been removed",
+            files.disk_full_remedy(lab, folder),
+            f"df -h {folder}",
+            code="build.disk-full",
+        )
+    if isinstance(error, CommandError):
+        return BuildError(
+            what,
+            f"{error.value}: {error.reason}",
+            error.remedy
+            or "the lines above come from that program; a network fault passes: try again",
+            error.again,
+            code="build.failed",
+        )
+    return BuildError(
+        what,
+        str(error),
+        "see what is there, then call it again",
+        f"ls -la {folder}",
+        code="build.failed",
+    )
+
+
+def _is_full(error: CommandError | OSError, folder: Path) -> bool:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return True
+    said = error.reason if isinstance(error, CommandError) else ""
+    try:
+        left = shutil.disk_usage(folder).free
+    except FileNotFoundError:  # somebody took the folder away while it was built in
+        return False
+    return "No space left on device" in said or left < NEARLY_FULL
+
 
 #: The folders of a cache in which each folder is one thing, and how the lock of each is called.
 KINDS: dict[str, Callable[[str], str]] = {
@@ -36,6 +146,8 @@ KINDS: dict[str, Callable[[str], str]] = {
     "unpacked": lambda name: f"unpacked-{name}",
     "mediawiki": lambda _: "mediawiki",
 }
+
+
 #: The name of a folder that is being made, or that is being removed.
 PART = re.compile(r"\.(?P<name>.+?)(\.[0-9a-f]+)*\.part")
 
@@ -119,9 +231,6 @@ def _named(version: str, states: Iterable[Path]) -> bool:
     """Whether a lab's wiki notes that it was made for this version."""
     files = (path for state in states for path in (state / "wiki").glob("*.json"))
     return any(version in path.read_text(encoding="utf-8", errors="replace") for path in files)
-
-
-# -- removing --------------------------------------------------------------------------------
 
 
 def _removed(lab: Lab, used: Collection[Path], *, dry: bool) -> Iterator[Thing]:
@@ -227,9 +336,6 @@ def _file(path: Path, kind: str, why: str, dry: bool) -> Thing:
     if not dry:
         path.unlink(missing_ok=True)
     return thing
-
-
-# -- telling ---------------------------------------------------------------------------------
 
 
 def _summary(value: Collected) -> str:

@@ -13,15 +13,13 @@ from labkit.errors import ConfigError
 from labkit.farm.images import actions as image
 from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs import elf, ladder, packages, step_rules, variants, writing
+from labkit.farm.rootfs.files import File
 from labkit.farm.rootfs.ladder import Step
 from labkit.farm.rootfs.packages import Package
-from labkit.farm.rootfs.scan import File
 from labkit.farm.rootfs.tree import Item, Tree
-from labkit.farm.study import ablation, margins, soundness
-from labkit.farm.study import proof as survival
-from labkit.farm.study.ablation import Ablation
-from labkit.farm.study.scratch import scratch
-from labkit.farm.study.trying import Trials, Tried
+from labkit.farm.study import ablation, probes
+from labkit.farm.study.ablation import Ablation, Trials, Tried
+from labkit.farm.study.comparison import scratch
 
 
 def _package(name: str, *depends: str) -> Package:
@@ -171,7 +169,8 @@ def test_each_step_of_the_ladder_is_of_a_rule() -> None:
         assert len({step.name for step in steps}) == len(steps)
         assert all(step.rule in step_rules.RULES and not step.breaks for step in steps)
     assert all(
-        step.rule in step_rules.RULES and step.breaks for step in (margins.TRACED, *margins.TOO_FAR)
+        step.rule in step_rules.RULES and step.breaks
+        for step in (ablation.TRACED, *ablation.TOO_FAR)
     )
 
 
@@ -218,8 +217,8 @@ def test_the_smallest_is_debians_file_by_file(lab: Lab) -> None:
     built = rootfs.build(lab, "smallest")
     assert built.holds, [check for check in built.checks if not check.holds]
     assert not rootfs.build(lab, "smallest").changed
-    probes = soundness.look(built.value.path)
-    assert [probe.seen for probe in probes if not probe.holds] == []
+    answers = ablation.look(built.value.path)
+    assert [probe.seen for probe in answers if not probe.holds] == []
     names = {package.name for package in packages.read(built.value.path)}
     assert {"apache2", "busybox", "dropbear-bin", "libc6"} <= names
     assert not names & {"dpkg", "apt", "perl-base", "bash"}
@@ -232,7 +231,7 @@ def test_the_farm_stands_on_the_smallest(make_lab: Callable[..., Lab]) -> None:
     built = image.build(lab)
     assert built.holds, [check for check in built.checks if not check.holds]
     assert built.value.tag("web").layers == built.value.tag("base").layers
-    lost = {probe.name: probe.seen for probe in survival.probe(lab, "web") if not probe.holds}
+    lost = {probe.name: probe.seen for probe in probes.probe(lab, "web") if not probe.holds}
     assert lost == {}
 
 
@@ -282,4 +281,4 @@ def test_a_tree_is_written_as_it_is(lab: Lab, tmp_path: Path) -> None:
     assert (one.st_mode, one.st_mtime, one.st_uid) == (other.st_mode, other.st_mtime, other.st_uid)
     assert (target / "tmp").stat().st_mode & 0o7777 == 0o1777
     assert (target / "run/lock/apache2").stat().st_uid == 33
-    assert soundness.look(target)[1].holds
+    assert ablation.look(target)[1].holds

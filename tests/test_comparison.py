@@ -8,13 +8,14 @@ import pytest
 
 from labkit import Lab
 from labkit.core.files import write_proven
+from labkit.farm import study
 from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs.account import Contents
+from labkit.farm.rootfs.files import File
 from labkit.farm.rootfs.owners import NOBODY, Owner
 from labkit.farm.rootfs.packages import Package
-from labkit.farm.rootfs.scan import File
-from labkit.farm.study import difference, layer, sizes, waterfall
-from labkit.farm.study.waterfall import Step
+from labkit.farm.study import comparison, sizes
+from labkit.farm.study.comparison import WaterfallBar
 
 
 def _package(name: str, version: str = "1") -> Package:
@@ -61,7 +62,7 @@ AFTER = _contents(
 
 def test_every_byte_of_a_difference_has_a_cause() -> None:
     """A package that is gone, one that came, one with another version; else the kind of file."""
-    found = {(c.cause, c.what): (c.files, c.size) for c in difference.changes(BEFORE, AFTER)}
+    found = {(c.cause, c.what): (c.files, c.size) for c in sizes.changes(BEFORE, AFTER)}
     assert found == {
         ("package removed", "init"): (2, -750),
         ("package added", "web"): (1, 20),
@@ -75,44 +76,44 @@ def test_every_byte_of_a_difference_has_a_cause() -> None:
 @pytest.mark.parametrize(("one", "other"), [(BEFORE, AFTER), (AFTER, BEFORE), (BEFORE, BEFORE)])
 def test_the_causes_add_up(one: Contents, other: Contents) -> None:
     """Sizes and disk, in either direction; nothing differs from itself."""
-    found = difference.changes(one, other)
+    found = sizes.changes(one, other)
     assert sum(c.size for c in found) == other.weight.size - one.weight.size
     assert sum(c.disk for c in found) == other.weight.disk - one.weight.disk
-    table = difference.cause_table(one, other, found).frame()
+    table = sizes.cause_table(one, other, found).frame()
     assert sum(table["size"][:-1]) == table["size"].iloc[-1]
 
 
 def test_packages_that_are_not_the_same() -> None:
     """Gone, come or in another version, each with its weight in both."""
-    found = difference.versions(BEFORE, AFTER)
+    found = sizes.versions(BEFORE, AFTER)
     assert [(v.name, v.before, v.after, v.size_before, v.size_after) for v in found] == [
         ("init", "1", "", 750, 0),
         ("libc", "1", "2", 30, 40),
         ("web", "", "1", 0, 20),
     ]
-    frame = difference.version_table(BEFORE, AFTER, found).frame()
+    frame = sizes.version_table(BEFORE, AFTER, found).frame()
     assert frame["package"].tolist() == ["init", "libc", "web"]
     assert frame["small"].tolist() == ["–", "2", "1"]
 
 
 def test_the_way_down_goes_by_its_largest_causes() -> None:
     """Downloads first, then packages and kinds by name where they weigh enough, the rest in one."""
-    assert waterfall.steps((BEFORE, AFTER), left=1000) == (
-        Step(name="large, as built", whole=True, size=1955, after=1955),
-        Step(name="downloads and indices", whole=False, size=-1000, after=955),
-        Step(name="large", whole=True, size=955, after=955),
-        Step(name="package web", whole=False, size=20, after=975),
-        Step(name="package init", whole=False, size=-750, after=225),
-        Step(name="documentation left out", whole=False, size=-60, after=165),
-        Step(name="all else", whole=False, size=10, after=175),
-        Step(name="small", whole=True, size=175, after=175),
+    assert comparison.way_down((BEFORE, AFTER), left=1000) == (
+        WaterfallBar(name="large, as built", whole=True, size=1955, after=1955),
+        WaterfallBar(name="downloads and indices", whole=False, size=-1000, after=955),
+        WaterfallBar(name="large", whole=True, size=955, after=955),
+        WaterfallBar(name="package web", whole=False, size=20, after=975),
+        WaterfallBar(name="package init", whole=False, size=-750, after=225),
+        WaterfallBar(name="documentation left out", whole=False, size=-60, after=165),
+        WaterfallBar(name="all else", whole=False, size=10, after=175),
+        WaterfallBar(name="small", whole=True, size=175, after=175),
     )
 
 
 def test_the_steps_add_up() -> None:
     """Each whole is the one before it with the steps between."""
     chain = (BEFORE, AFTER, BEFORE)
-    frame = waterfall.table(waterfall.steps(chain)).frame()
+    frame = comparison.waterfall_table(comparison.way_down(chain)).frame()
     assert frame["size"].iloc[0] + frame["more or less"].sum() == frame["size"].iloc[-1]
     assert frame["size"][frame["a root file system"]].tolist() == [955, 175, 955]
 
@@ -128,7 +129,7 @@ def test_small_packages_are_summed_up(small: str, named: str) -> None:
         "a", ("/x", 900, "x", "executables"), *files, x="1", **dict.fromkeys(small, "1")
     )
     two = _contents("b", ("/o", 1, "", "other data"))
-    names = [step.name for step in waterfall.steps((one, two)) if not step.whole]
+    names = [step.name for step in comparison.way_down((one, two)) if not step.whole]
     assert names == ["package x", named, "all else"]
 
 
@@ -138,7 +139,7 @@ def test_small_packages_are_summed_up(small: str, named: str) -> None:
 @pytest.mark.root
 def test_what_makes_a_site_larger_than_the_base(lab: Lab) -> None:
     """Two tags of the image: the packages that were installed, and the site's own page."""
-    result = sizes.difference(lab, "image:base", lab.sites[0].name)
+    result = study.difference(lab, "image:base", lab.sites[0].name)
     assert result.holds
     value = result.value
     added = {item.name for item in value.packages if not item.before}
@@ -153,10 +154,10 @@ def test_what_makes_a_site_larger_than_the_base(lab: Lab) -> None:
 def test_a_layer_is_measured_once(lab: Lab) -> None:
     """What was measured lies beside the root file system, and nothing else is left of it."""
     built = rootfs.build(lab, "essential").value
-    found = layer.compressed(lab, built)
-    kept = built.path.parent / layer.FILE
+    found = comparison.compressed(lab, built)
+    kept = built.path.parent / comparison.FILE
     written = kept.stat().st_mtime_ns
-    assert layer.compressed(lab, built) == found
+    assert comparison.compressed(lab, built) == found
     assert kept.stat().st_mtime_ns == written
     assert found.zstd < found.gzip < built.bytes
     assert not list((lab.cache_dir / "rootfs").glob(".layer-*"))
@@ -164,9 +165,9 @@ def test_a_layer_is_measured_once(lab: Lab) -> None:
 
 def test_what_was_measured_with_other_programs_is_not_taken(tmp_path: Path) -> None:
     """Nor is a damaged record."""
-    path = tmp_path / layer.FILE
-    write_proven(path, layer.Compressed(key="old", gzip=2, zstd=1).model_dump_json())
-    assert layer._find(path, "new") is None
-    assert layer._find(path, "old") is not None
+    path = tmp_path / comparison.FILE
+    write_proven(path, comparison.Compressed(key="old", gzip=2, zstd=1).model_dump_json())
+    assert comparison._kept_layer(path, "new") is None
+    assert comparison._kept_layer(path, "old") is not None
     path.write_text(path.read_text().replace('"gzip":2', '"gzip":3'))
-    assert layer._find(path, "old") is None
+    assert comparison._kept_layer(path, "old") is None

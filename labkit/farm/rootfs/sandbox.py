@@ -1,37 +1,33 @@
-"""A build's only way out: a network namespace with a loopback and, on it, the shop behind an HTTP proxy.
-
-The programs that build a root file system reach nothing else. The packages that they ask for come
-from the depot, which has them fetched if it has to. The namespace has no name: it ends
-with the process that made it, however that ends.
-"""
+"""Runs build programs apart from the machine: in namespaces of their own, with a local repository as their only network."""
 
 from __future__ import annotations
 
 import fcntl
 import logging
 import os
+import re
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote
 
 from pydantic import Field
 
 from labkit.errors import MachineError, with_sudo
-from labkit.farm.rootfs.depot import AbsentError, Depot
-from labkit.farm.rootfs.shop import ADDRESS, Shop
+from labkit.farm.rootfs.repository import ADDRESS, AbsentError, Depot, Shop
 from labkit.kernel import calls
 from labkit.kernel.netns import alone
 from labkit.records import Record
 
-log = logging.getLogger("labkit.gateway")
-
-#: netdevice(7): read and write an interface's flags; the one that says it is up.
-SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
+#: How many times the bytes of a build have to be free in memory for it to happen there: two builds run
+#: side by side, and others want memory too.
+ROOMY = 4
 
 
 class Way(Record):
@@ -44,6 +40,71 @@ class Way(Record):
 
 #: No gateway at all.
 NOWHERE = Way()
+
+
+def sealed(
+    argv: Sequence[str | Path], *, root: Path | None = None, way: Way = NOWHERE
+) -> list[str]:
+    """The argument list that runs ``argv`` sealed off, with ``root`` as its root folder.
+
+    :param way: the way to the mirror (:func:`labkit.farm.rootfs.sandbox.gateway`), and then to nothing
+        else; without one the network is the machine's.
+    """
+    return [
+        *way.words,
+        "setpriv",
+        "--pdeathsig=KILL",
+        "unshare",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        *([f"--root={root}"] if root else []),
+        "--mount-proc",
+        "--",
+        *(str(word) for word in argv),
+    ]
+
+
+def in_memory(work: Path, space: int, function: Callable[[Path], T]) -> T:
+    """``function(folder)``, with a folder in memory where the machine has plenty of it, else ``work``.
+
+    Installing packages writes each file several times and waits for the disk each time. The folder
+    is mounted in a namespace of the calling thread alone: nobody else sees it, and it ends with it.
+    """
+    if _memory() < ROOMY * space:
+        return function(work)
+    folder = work / "memory"
+
+    def inside() -> T:
+        calls.unshare(calls.CLONE_NEWNS)
+        calls.mount("none", Path("/"), flags=calls.MS_REC | calls.MS_PRIVATE)
+        calls.mount("labkit", folder, "tmpfs", options="mode=755")
+        try:
+            return function(folder)
+        finally:
+            calls.unmount(folder, calls.MNT_DETACH)
+
+    folder.mkdir()
+    done = alone(inside)
+    folder.rmdir()
+    return done
+
+
+def _memory() -> int:
+    """The bytes of memory that programs may still take (proc(5), /proc/meminfo)."""
+    text = Path("/proc/meminfo").read_text(encoding="ascii")
+    found = re.search(r"^MemAvailable:\s*(\d+) kB$", text, re.M)
+    return int(found[1]) * 1024 if found else 0
+
+
+T = TypeVar("T")
+
+log = logging.getLogger("labkit.gateway")
+
+
+#: netdevice(7): read and write an interface's flags; the one that says it is up.
+SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 
 
 @contextmanager
