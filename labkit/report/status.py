@@ -23,7 +23,7 @@ from labkit.kernel import cgroups
 from labkit.model.lab import Lab
 from labkit.records import Record
 from labkit.report.batch.ending import end_notebooks, markers
-from labkit.wiki.server import actions as server
+from labkit.wiki import server
 
 #: How long a watch may take with the mend that is under way, in seconds.
 MEND = 3.0

@@ -11,7 +11,7 @@ from labkit.farm.network import host
 from labkit.farm.services import resolver
 from labkit.model.lab import Lab
 from labkit.report.stages import record as records
-from labkit.wiki.server import actions as server
+from labkit.wiki import server
 
 
 def lines(lab: Lab, site: Path, *, whole: bool = True) -> tuple[tuple[str, str], ...]:

@@ -15,23 +15,17 @@ import re
 import time
 import zlib
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from labkit import reading
 from labkit.core.files import write_atomically
-from labkit.errors import WikiError
 from labkit.model.config import BESIDE
 from labkit.records import Record
-from labkit.wiki.client import api
-from labkit.wiki.client.api import ConflictError
+from labkit.wiki.client.protocol import Wiki
+from labkit.wiki.client.refusals import ConflictError
 from labkit.wiki.merge import fences
 from labkit.wiki.merge.fences import Block, Document
-
-if TYPE_CHECKING:
-    import mwclient
 
 #: Blocks that are kept of each name beside the one on the page: the last ones, and more of those
 #: that are so young that another labkit may be about to put them on the page.
@@ -102,15 +96,15 @@ class Remote(Record):
     revision: int | None
 
 
-class Memory:
+class LastWritten:
     """What labkit wrote on one page, from this machine (``folder``), from beside the page, or from
     the page's history; each is only asked when the one before it does not know.
 
     ``title`` is where the page is now: a person may have moved it since it was called ``page``.
     """
 
-    def __init__(self, site: mwclient.Site, page: str, folder: Path, note: str = "") -> None:
-        self.site = site
+    def __init__(self, wiki: Wiki, page: str, folder: Path, note: str = "") -> None:
+        self.wiki = wiki
         self.page = self.title = page
         self.note = note
         self._file = local_file(folder, page)
@@ -130,14 +124,14 @@ class Memory:
         every = self._beside().store.joined(self._local)
         return tuple(item.block for item in reversed(every.kept))
 
-    def pristine(self, name: str, digest: str) -> Block | None:
+    def find(self, name: str, digest: str) -> Block | None:
         """The block of that name and hash, None when nobody knows it any more."""
         key = name, digest
         if key not in self._found:
             self._found[key] = (
                 self._local.find(name, digest)
                 or self._beside().store.find(name, digest)
-                or from_history(self.site, self.title, name, digest)
+                or from_history(self.wiki, self.title, name, digest)
             )
         return self._found[key]
 
@@ -150,7 +144,7 @@ class Memory:
         """Keeps the blocks in both places; a place that has them is not written, and neither is asked
         again for what this memory has put there.
 
-        Raises :class:`~labkit.wiki.client.api.ConflictError` when other labkits kept writing there meanwhile.
+        Raises :class:`~labkit.wiki.client.refusals.ConflictError` when other labkits kept writing there meanwhile.
         """
         wanted = {(block.name, block.digest) for block in blocks}
         for attempt in range(1, ATTEMPTS + 1):
@@ -174,7 +168,7 @@ class Memory:
             self._local = every
         if every != beside.store:
             note = self.summary("what labkit wrote")
-            api.edit(self.site, beside.title, dump(every), base=beside.revision, summary=note)
+            self.wiki.save(beside.title, dump(every), base=beside.revision, summary=note)
 
     def summary(self, what: str) -> str:
         """An edit's summary."""
@@ -182,23 +176,23 @@ class Memory:
 
     def _beside(self) -> Remote:
         if self._remote is None:
-            found = api.read(self.site, state_title(self.page))
+            found = self.wiki.read(state_title(self.page))
             store = parse(found.revision.text) if found.revision else Store()
             number = found.revision.number if found.revision else None
             self._remote = Remote(title=found.title, store=store, revision=number)
         return self._remote
 
 
-class Written:
+class EverWritten:
     """What labkit ever wrote on a page, as this machine and its state page's history know it; the
     wiki is asked only when something is looked for."""
 
-    def __init__(self, site: mwclient.Site, page: str, folder: Path) -> None:
+    def __init__(self, wiki: Wiki, page: str, folder: Path) -> None:
         self._known: dict[tuple[str, str], Block] = {}
         self._learn(item.block for item in read_local(local_file(folder, page)).kept)
-        self._older = api.history(site, state_title(page), limit=EVERY)
+        self._older = wiki.history(state_title(page), limit=EVERY)
 
-    def pristine(self, name: str, digest: str) -> Block | None:
+    def find(self, name: str, digest: str) -> Block | None:
         """The block of that name and hash, None when nobody knows it any more."""
         while (name, digest) not in self._known:
             revision = next(self._older, None)
@@ -209,9 +203,7 @@ class Written:
 
     def read(self, text: str) -> None:
         """Learns the blocks that stand on the page as labkit wrote them."""
-        with suppress(WikiError):
-            found = fences.parse(text, "").blocks
-            self._learn(item.block for item in found if not item.touched)
+        self._learn(item.block for item in fences.blocks(text) if not item.touched)
 
     def _learn(self, blocks: Iterable[Block]) -> None:
         self._known |= {(block.name, block.digest): block for block in blocks}
@@ -265,19 +257,17 @@ def state_title(title: str) -> str:
     return f"{title}{BESIDE}"
 
 
-def from_history(site: mwclient.Site, title: str, name: str, digest: str) -> Block | None:
+def from_history(wiki: Wiki, title: str, name: str, digest: str) -> Block | None:
     """The block as labkit wrote it, from the revision in which nobody had touched it yet.
 
     Not every block has one: the wiki may have merged a person's line in while it was saved.
     """
     mark = f"<!-- labkit:begin {name} {digest} -->"
-    for revision in api.history(site, title, limit=HISTORY):
+    for revision in wiki.history(title, limit=HISTORY):
         if mark not in revision.text:
             continue
-        try:
-            found = fences.parse(revision.text, title).find(name)
-        except WikiError:
-            continue
+        page = fences.whole(revision.text)
+        found = page.find(name) if page else None
         if found is not None and found.digest == digest and not found.touched:
             return found.block
     return None

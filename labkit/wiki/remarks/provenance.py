@@ -11,21 +11,18 @@ or the page's fences were damaged), whoever saved it may have done what the next
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from pydantic import Field
 
-from labkit.errors import WikiError
 from labkit.records import Record
-from labkit.wiki.client.api import Revision
-from labkit.wiki.merge import altered, fences, three_way
-from labkit.wiki.merge.altered import Altered, Step
+from labkit.wiki.client.protocol import Revision
+from labkit.wiki.merge import fences, page_merge, three_way
 from labkit.wiki.merge.fences import Document, Fenced
-from labkit.wiki.merge.weave import Pristine
-from labkit.wiki.remarks import threads, visible
+from labkit.wiki.merge.page_merge import Altered, Pristine, Step
+from labkit.wiki.remarks import threads
 from labkit.wiki.remarks.threads import Line
 
 
@@ -115,11 +112,10 @@ def advance(
     if revision.hidden:
         unread = (*trail.unread, Unread(by=saved, hidden=True))
         return trail.model_copy(update={"unread": unread})
-    here, gone = _marked(trail, revision, saved)
+    document = fences.whole(revision.text)
+    here, gone = _marked(trail, revision, saved, document)
     blocks, written, unread = trail.blocks, trail.written, trail.unread
-    try:
-        document = fences.parse(revision.text, "")
-    except WikiError:
+    if document is None:
         unread = (*unread, Unread(by=saved, hidden=False))
     else:
         hidden = {item.by.user for item in unread if item.hidden}
@@ -149,12 +145,12 @@ def _by(trail: Trail, saved: Step, unread: Sequence[Step]) -> Step:
 
 
 def _marked(
-    trail: Trail, revision: Revision, saved: Step
+    trail: Trail, revision: Revision, saved: Step, document: Document | None
 ) -> tuple[dict[str, tuple[Origin, ...]], dict[str, tuple[Origin, ...]]]:
     """The origins of a revision's remarks, and of those that are gone."""
     hidden = itertools.takewhile(lambda item: item.hidden, reversed(trail.unread))
     by = _by(trail, saved, [item.by for item in hidden][::-1])
-    blocks = functools.cache(_named)
+    named = {item.block.name: item for item in document.blocks} if document else {}
     copies: dict[str, list[Line]] = {text: [] for text in trail.here}
     for line in threads.marked(revision.text):
         copies.setdefault(line.text, []).append(line)
@@ -177,7 +173,7 @@ def _marked(
             come += [(text, place) for place, origin in enumerate(known) if origin is None]
             _match(known, found, away, became if strict else None)
             here[text] = [
-                origin or _origin(line, by, blocks(revision.text))
+                origin or _origin(line, by, named)
                 for origin, line in zip(known, found, strict=True)
             ]
             lost += [(text, origin) for origin in before]
@@ -221,8 +217,8 @@ def _blocks(
         hash_ = before.digest if before and forged else item.digest
         base = pristine(name, hash_) if item.touched or forged else item.block
         if base is not None:
-            differing = altered.differences(base.lines, item.block.lines)
-            known = altered.credited(name, known, differing, by)
+            differing = page_merge.differences(base.lines, item.block.lines)
+            known = page_merge.credited(name, known, differing, by)
         found[name] = Standing(digest=hash_, lines=lines, altered=known)
     for name, before in trail.blocks.items():
         if name not in found and name in (document.names or ()):
@@ -272,13 +268,5 @@ def _origin(line: Line, by: Step, blocks: Mapping[str, Fenced]) -> Origin:
         section=line.section,
         under=line.under,
         digest=found.digest if found else "",
-        run=visible.run_of(found.block.lines) if found else "",
+        run=threads.run_of(found.block.lines) if found else "",
     )
-
-
-def _named(text: str) -> dict[str, Fenced]:
-    """The blocks of a page; none where its fences are damaged."""
-    try:
-        return {item.block.name: item for item in fences.parse(text, "").blocks}
-    except WikiError:
-        return {}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import closing
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -19,15 +20,14 @@ from labkit.display import quoted
 from labkit.errors import ConfigError, StateError
 from labkit.model.lab import Lab
 from labkit.records import Record
-from labkit.wiki.client import api, session
-from labkit.wiki.client.api import ConflictError, Revision
-from labkit.wiki.client.folders import Folders, api_url
-from labkit.wiki.publish import publishing
+from labkit.wiki import server
+from labkit.wiki.client import session
+from labkit.wiki.client.protocol import Revision, Wiki
+from labkit.wiki.client.refusals import ConflictError
+from labkit.wiki.client.session import api_url
+from labkit.wiki.publish.editor import text_of
 from labkit.wiki.render import markdown, writing
-from labkit.wiki.server import actions as server
-
-if TYPE_CHECKING:
-    import mwclient
+from labkit.wiki.server.configuration import Folders
 
 ASSIGNMENT, MAIN = "Assignment", "Main Page"
 #: How a file's name tells what is in it.
@@ -86,9 +86,9 @@ def prepare(lab: Lab) -> Outcome[Pages]:
         )
     server.up(lab)
     with journal.lock(lab.run_dir, "wiki"):
-        site = session.open(lab)
         store = _read(Folders.of(lab).pages)
-        pages = tuple(_converge(lab, site, title, text, store) for title, text in texts.items())
+        with closing(session.open(lab)) as wiki:
+            pages = tuple(_converge(lab, wiki, title, text, store) for title, text in texts.items())
     done = ", ".join(f"{page.title} ({page.state})" for page in pages)
     return Outcome(
         value=Pages(pages=pages),
@@ -179,27 +179,27 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.rstrip().encode()).hexdigest()
 
 
-def _converge(lab: Lab, site: mwclient.Site, title: str, text: str, store: Store) -> Page:
+def _converge(lab: Lab, wiki: Wiki, title: str, text: str, store: Store) -> Page:
     """One page as it should be, or as people wrote it; what was saved goes to the store."""
     key = f"{api_url(lab)} {lab.wiki.database} {title}"
-    snapshot = api.read(site, title)
+    snapshot = wiki.read(title)
     state = decide(snapshot.revision, text, store.pages.get(key))
     if snapshot.title != title:  # a redirect is somebody's decision
         state = "left as people wrote it"
     if state in ("created", "updated"):
         base = snapshot.revision.number if snapshot.revision else None
         try:
-            saved = api.edit(site, title, text, base=base, summary="The lab's own wording")
+            saved = wiki.save(title, text, base=base, summary="The lab's own wording")
         except ConflictError:  # somebody saved it just now: it is theirs
             state, saved = "left as people wrote it", None
         if saved and saved.before == (base or 0):
-            now = api.text_of(site, saved.revision)
+            now = text_of(wiki, saved.revision)
             store.pages[key] = Kept(sent=digest(text), saved=digest(now))
             write_atomically(Folders.of(lab).pages, store.model_dump_json(indent=1) + "\n")
-        snapshot = api.read(site, title)
+        snapshot = wiki.read(title)
     return Page(
         title=title,
-        url=publishing.url(site, title),
+        url=wiki.url(title),
         state=state,
         revision=snapshot.revision.number if snapshot.revision else 0,
         size=len(snapshot.revision.text.encode()) if snapshot.revision else 0,

@@ -1,6 +1,6 @@
-"""A MariaDB of the lab's own for the wiki: own data folder, a socket and no network.
+"""The wiki's database: SQLite's files, or a MariaDB of the lab's own with a socket and no network.
 
-It runs as the web server's account: Debian's ``mariadb-server-core`` makes no account of its own
+MariaDB runs as the web server's account: Debian's ``mariadb-server-core`` makes no account of its own
 (the package with the service does), and that account holds the password of the only database in
 it anyway. Root comes in through the socket, known by the kernel and without a password; the wiki
 through an account that has rights on its one database.
@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 import shutil
 import socket
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +20,11 @@ from pydantic import SecretStr
 
 from labkit.core import daemon, run
 from labkit.core.files import write_atomically
-from labkit.errors import CommandError, ConfigError, WikiError
+from labkit.errors import CommandError, ConfigError, StateError, WikiError
 from labkit.model.lab import Lab
-from labkit.wiki.client.folders import USER, Folders, owned
+from labkit.wiki.server import configuration
+from labkit.wiki.server.configuration import ACCOUNT, DATABASE, USER, Folders, owned
 
-#: Without an underscore, which in a GRANT stands for any one character.
-DATABASE = ACCOUNT = "labkitwiki"
 #: What MediaWiki needs on its one database, CREATE for the database itself included.
 RIGHTS = (
     "SELECT", "INSERT", "UPDATE", "DELETE", "CREATE", "DROP", "INDEX", "ALTER",
@@ -31,10 +32,55 @@ RIGHTS = (
 )  # fmt: skip
 #: Linux: a socket's path has at most 107 bytes (unix(7)).
 SOCKET_PATH = 107
+#: The file with pages and accounts; those beside it MediaWiki makes again (caches, sessions, jobs).
+PAGES = "wiki.sqlite"
+#: SQLite's primary result codes for a file that is damaged, or is none of its own
+#: (https://www.sqlite.org/rescode.html).
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN)
+
+
+def mend_sqlite(folder: Path) -> tuple[str, ...]:
+    """Every file of the wiki in ``folder`` is whole, or is gone and made again by MediaWiki; returns the
+    names of those.
+
+    Raises :class:`StateError` when the pages themselves are damaged: nobody can make them again.
+    """
+    if wrong := sqlite_problem(folder / PAGES, table="page"):
+        raise StateError(
+            str(folder / PAGES),
+            f"the wiki's pages are damaged: {wrong}",
+            f"put a copy of that file back; or move {folder} away: the next start makes an empty wiki, "
+            "and publishing fills it, without what people wrote",
+            f"ls -la {folder}",
+            code="state.damaged-pages",
+        )
+    others = [path for path in sorted(folder.glob("*.sqlite")) if path.is_file()]
+    damaged = [path for path in others if sqlite_problem(path)]
+    for path in damaged:
+        for ending in ("", "-wal", "-shm", "-journal"):  # what was not yet written into it, too
+            Path(f"{path}{ending}").unlink(missing_ok=True)
+    return tuple(path.name for path in damaged)
+
+
+def sqlite_problem(path: Path, *, table: str = "") -> str:
+    """What is wrong with a SQLite file, '' when it is whole, or in use just now.
+
+    :param table: one that it has to have.
+    """
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True)) as database:
+            (said,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+    except sqlite3.Error as error:
+        code = (error.sqlite_errorcode or 0) & 0xFF
+        return str(error) if code in DAMAGED else ""
+    if said != "ok":
+        return str(said)
+    return f"it has no table {table}" if table and table not in tables else ""
 
 
 @dataclass(frozen=True)
-class Server:
+class MariaDB:
     """One MariaDB: its data folder, and the files by which it is configured and reached."""
 
     data: Path
@@ -42,8 +88,13 @@ class Server:
     socket: Path
     log: Path
 
+    @property
+    def pidfile(self) -> Path:
+        """The file with its process id."""
+        return self.socket.with_suffix(".pid")
+
     @classmethod
-    def of(cls, folders: Folders) -> Server:
+    def of(cls, folders: Folders) -> MariaDB:
         """The wiki's own."""
         root = folders.root
         return cls(
@@ -51,7 +102,7 @@ class Server:
         )
 
     @classmethod
-    def part(cls, folders: Folders, data: Path) -> Server:
+    def part(cls, folders: Folders, data: Path) -> MariaDB:
         """The one that runs while the wiki is installed into the folder ``data``."""
         config = folders.root / "mariadb.part.cnf"
         return cls(
@@ -59,68 +110,39 @@ class Server:
         )
 
 
-def config(server: Server) -> str:
+def config(server: MariaDB) -> str:
     """The configuration: a small server for one wiki, without network and without a binary log."""
-    return "\n".join(
-        (
-            "# Written by labkit at each start of the wiki: a change made here is lost.",
-            "[mariadbd]",
-            f"datadir = {server.data}",
-            f"socket = {server.socket}",
-            f"pid-file = {server.socket.with_suffix('.pid')}",
-            f"log-error = {server.log}",
-            "skip-networking",
-            "skip-log-bin",
-            "character-set-server = utf8mb4",
-            "innodb-buffer-pool-size = 64M",
-            "innodb-log-file-size = 24M",
-            # MariaDB 11.6 and later refuse to lock a row that has changed since the transaction's first read;
-            # MediaWiki counts on getting its newest state, as from every older one.
-            "loose-innodb-snapshot-isolation = off",
-            "log-warnings = 1",
-            "performance-schema = off",
-            "[client]",  # by this file a person finds the socket, too
-            f"socket = {server.socket}",
-            "",
-        )
-    )
+    return configuration.text("mariadb.cnf.j2", server=server)
 
 
-def make(server: Server) -> None:
+def make(server: MariaDB) -> None:
     """Makes the data folder: root enters through the socket alone, and there is no test database."""
     _prepare(server)
-    run.run(
-        [
-            "mariadb-install-db",
-            f"--defaults-file={server.config}",
-            f"--user={USER}",
-            f"--datadir={server.data}",
-            "--auth-root-authentication-method=socket",
-            "--skip-test-db",
-            "--skip-name-resolve",
-        ],
-        timeout=180,
-        remedy=f"read {server.log}",
-    )
+    command = [
+        "mariadb-install-db", f"--defaults-file={server.config}", f"--user={USER}",
+        f"--datadir={server.data}", "--auth-root-authentication-method=socket",
+        "--skip-test-db", "--skip-name-resolve",
+    ]  # fmt: skip
+    run.run(command, timeout=180, remedy=f"read {server.log}")
 
 
-def start(lab: Lab, server: Server) -> bool:
+def start(lab: Lab, server: MariaDB) -> bool:
     """The server answers on its socket; returns whether it had to be started."""
     _prepare(server)
     return daemon.start(lab, daemon_of(server), lambda: problem(server), patience=30)
 
 
-def stop(lab: Lab, server: Server) -> bool:
+def stop(lab: Lab, server: MariaDB) -> bool:
     """The server has ended; returns whether it ran."""
     return daemon.stop(lab, daemon_of(server))
 
 
-def pid(server: Server) -> int | None:
+def pid(server: MariaDB) -> int | None:
     """The process id of the running server, or None."""
     return daemon.pid(daemon_of(server))
 
 
-def problem(server: Server) -> str | None:
+def problem(server: MariaDB) -> str | None:
     """What is wrong with the server, None when it greets (protocol version 10) on its socket."""
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(5)
@@ -132,39 +154,22 @@ def problem(server: Server) -> str | None:
     return None if greeting[4:5] == b"\x0a" else "refuses connections"
 
 
-def sql(server: Server, statements: str) -> list[list[str]]:
+def sql(server: MariaDB, statements: str) -> list[list[str]]:
     """Runs statements (from standard input: no process list shows them) as root and returns the rows of their answers, without headings."""
-    done = run.run(
-        [
-            "mariadb",
-            f"--defaults-file={server.config}",
-            "--user=root",
-            "--batch",
-            "--skip-column-names",
-        ],
-        stdin=statements,
-    )
+    command = ["mariadb", f"--defaults-file={server.config}", "--user=root"]
+    done = run.run([*command, "--batch", "--skip-column-names"], stdin=statements)
     return [line.split("\t") for line in done.stdout.splitlines()]
 
 
-def refused(server: Server, password: SecretStr, statement: str) -> str:
+def refused(server: MariaDB, password: SecretStr, statement: str) -> str:
     """What MariaDB answers when the wiki's account tries a statement: the error, '' for none."""
     login = f"[client]\nuser={ACCOUNT}\npassword={password.get_secret_value()}\n"
-    done = run.run(
-        [
-            "mariadb",
-            "--defaults-file=/dev/stdin",
-            f"--socket={server.socket}",
-            "--execute",
-            statement,
-        ],
-        stdin=login,
-        ok=(0, 1),
-    )
+    command = ["mariadb", "--defaults-file=/dev/stdin", f"--socket={server.socket}"]
+    done = run.run([*command, "--execute", statement], stdin=login, ok=(0, 1))
     return done.stderr.strip().rpartition("\n")[2] if done.status else ""
 
 
-def account(server: Server, password: SecretStr) -> None:
+def account(server: MariaDB, password: SecretStr) -> None:
     """The wiki's account exists, with that password and with :data:`RIGHTS` on the one database."""
     try:
         sql(server, account_sql(password))
@@ -190,7 +195,7 @@ def account_sql(password: SecretStr) -> str:
     )
 
 
-def grants(server: Server) -> tuple[str, ...]:
+def grants(server: MariaDB) -> tuple[str, ...]:
     """The account's rights as MariaDB states them, without the hash of the password."""
     rows = sql(server, f"SHOW GRANTS FOR '{ACCOUNT}'@'localhost';")
     return tuple(without_hash(row[0]) for row in rows)
@@ -210,7 +215,7 @@ def wanted_grants() -> tuple[str, ...]:
     )
 
 
-def _prepare(server: Server) -> None:
+def _prepare(server: MariaDB) -> None:
     """Configuration, log and folders are there, as the server's account needs them."""
     if len(str(server.socket).encode()) > SOCKET_PATH:
         raise ConfigError(
@@ -227,13 +232,13 @@ def _prepare(server: Server) -> None:
     write_atomically(server.config, config(server))
 
 
-def daemon_of(server: Server) -> daemon.Daemon:
+def daemon_of(server: MariaDB) -> daemon.Daemon:
     """mariadbd cannot go to the background by itself: setsid lets it."""
     return daemon.Daemon(
         name="the wiki's MariaDB",
         argv=("setsid", "--fork", "mariadbd", f"--defaults-file={server.config}"),
         config=server.config,
         user=USER,
-        pidfile=server.socket.with_suffix(".pid"),
+        pidfile=server.pidfile,
         log=server.log,
     )

@@ -14,11 +14,11 @@ from labkit.core.result import Outcome, action
 from labkit.errors import FarmError, WikiError, excerpt
 from labkit.model.lab import Lab
 from labkit.records import Record
-from labkit.wiki.client import accounts, ask
-from labkit.wiki.client.accounts import Passwords
-from labkit.wiki.client.ask import SiteInfo
-from labkit.wiki.client.folders import ADDRESS, Folders, api_url, origin, require_reachable
-from labkit.wiki.server import install, mariadb, rights, settings, sqlite, strangers
+from labkit.wiki.client import session
+from labkit.wiki.client.protocol import SiteInfo
+from labkit.wiki.client.session import ADDRESS, Passwords, api_url, origin
+from labkit.wiki.server import configuration, credentials, databases, installation, rights
+from labkit.wiki.server.configuration import Folders, require_reachable
 
 #: Seconds until a wiki that was started and does not answer is an error.
 PATIENCE = 30.0
@@ -86,18 +86,11 @@ def ready(lab: Lab) -> SiteInfo:
 def _up(lab: Lab) -> tuple[SiteInfo, str]:
     """The wiki answers; what it says of itself, and what had to be done for it ('' for nothing)."""
     if lab.wiki.url:
-        return ask.site_info(lab), ""
+        return session.site_info(lab), ""
     with journal.lock(lab.run_dir, "wiki"):
         folders = Folders.of(lab)
-        run.require(
-            "apache2",
-            "rotatelogs",
-            "ss",
-            "setpriv",
-            accounts.php_program(),
-            "apt-cache",
-            "dpkg-deb",
-        )
+        programs = ("apache2", "rotatelogs", "ss", "setpriv", "apt-cache", "dpkg-deb")
+        run.require(*programs, credentials.php_program())
         if folders.database == "mariadb":
             run.require("mariadbd", "mariadb", "mariadb-install-db")
         _require_port(lab, folders)
@@ -118,13 +111,13 @@ def _serve(lab: Lab, folders: Folders, *, renewed: bool) -> tuple[SiteInfo, bool
     One that runs with what is no longer so reads all anew, and ends no reply for it.
     """
     if daemon.pid(web_server(folders)):
-        info, wrong = _look(lab)
+        info, wrong = _observe(lab)
         if info and not wrong and not renewed:
             return info, False
         daemon.send(web_server(folders), signal.SIGUSR1)
     try:
         started = daemon.start(lab, web_server(folders), lambda: problem(lab), patience=PATIENCE)
-        return ask.site_info(lab), started
+        return session.site_info(lab), started
     except FarmError as error:
         said = last_complaint(folders.logs / "mediawiki.log")
         reason = f"{problem(lab)}; MediaWiki's own log: {said}" if said else error.reason
@@ -146,7 +139,7 @@ def down(lab: Lab) -> Outcome[bool]:
     with journal.lock(lab.run_dir, "wiki"):
         folders = Folders.of(lab)
         served = daemon.stop(lab, web_server(folders))
-        ran = mariadb.stop(lab, mariadb.Server.of(folders)) or served
+        ran = databases.stop(lab, databases.MariaDB.of(folders)) or served
     said = "has ended; its pages and files are kept" if ran else "was not up"
     return Outcome(value=ran, subject=origin(lab), summary=f"The wiki {said}.", changed=ran)
 
@@ -154,7 +147,7 @@ def down(lab: Lab) -> Outcome[bool]:
 def status(lab: Lab) -> WikiStatus:
     """What is up of the wiki now; nothing is changed, and a wiki that is down is no error."""
     folders = Folders.of(lab)
-    info, reason = _look(lab)
+    info, reason = _observe(lab)
     return WikiStatus(
         up=reason is None,
         answers=info is not None,
@@ -163,7 +156,7 @@ def status(lab: Lab) -> WikiStatus:
         database="existing" if lab.wiki.url else lab.wiki.database,
         installed=not lab.wiki.url and folders.data.exists(),
         apache=daemon.pid(web_server(folders)),
-        mariadb=mariadb.pid(mariadb.Server.of(folders)),
+        mariadb=databases.pid(databases.MariaDB.of(folders)),
     )
 
 
@@ -171,7 +164,7 @@ def login_page(lab: Lab) -> LoginPage:
     """Where a person logs in to the lab's own wiki."""
     return LoginPage(
         url=f"{origin(lab)}/wiki/Special:UserLogin",
-        accounts=(accounts.STUDENT, accounts.TEACHER, accounts.ADMINISTRATOR),
+        accounts=(session.STUDENT, session.TEACHER, session.ADMINISTRATOR),
         passwords=str(Folders.of(lab).passwords),
     )
 
@@ -179,7 +172,7 @@ def login_page(lab: Lab) -> LoginPage:
 def checks(lab: Lab) -> tuple[Check, ...]:
     """All checks of the wiki, made now; the first one alone when it is down."""
     try:
-        version = ask.site_info(lab).version
+        version = session.site_info(lab).version
     except WikiError as error:
         return (rights.answers(lab, error.reason, up=False),)
     return (
@@ -187,13 +180,13 @@ def checks(lab: Lab) -> tuple[Check, ...]:
         *rights.loopback(lab),
         *rights.accounts(lab).checks,
         *rights.database(lab).checks,
-        *strangers.refused(lab).checks,
+        *rights.anonymous(lab).checks,
     )
 
 
 def describe(lab: Lab) -> WikiServer:
     """What the wiki says of itself; raises :class:`WikiError` when it does not answer."""
-    return _described(lab, ask.site_info(lab))
+    return _described(lab, session.site_info(lab))
 
 
 def _described(lab: Lab, info: SiteInfo) -> WikiServer:
@@ -209,13 +202,13 @@ def _described(lab: Lab, info: SiteInfo) -> WikiServer:
 
 def problem(lab: Lab) -> str | None:
     """What is wrong with the lab's wiki now, None when it answers (its own one: as this lab's)."""
-    return _look(lab)[1]
+    return _observe(lab)[1]
 
 
-def _look(lab: Lab) -> tuple[SiteInfo | None, str | None]:
+def _observe(lab: Lab) -> tuple[SiteInfo | None, str | None]:
     """What a wiki at the lab's address says, and what is wrong with that."""
     try:
-        info = ask.site_info(lab)
+        info = session.site_info(lab)
     except WikiError as error:
         return None, error.reason
     written = text_of(Folders.of(lab).apache)
@@ -238,7 +231,7 @@ def web_server(folders: Folders) -> daemon.Daemon:
 def daemons(lab: Lab) -> tuple[daemon.Daemon, ...]:
     """The servers that a lab's own wiki may have."""
     folders = Folders.of(lab)
-    return web_server(folders), mariadb.daemon_of(mariadb.Server.of(folders))
+    return web_server(folders), databases.daemon_of(databases.MariaDB.of(folders))
 
 
 def _require_port(lab: Lab, folders: Folders) -> None:
@@ -254,30 +247,30 @@ def _prepare(lab: Lab, folders: Folders) -> tuple[bool, bool, bool]:
     passwords or tables were renewed below a running wiki.
     """
     require_reachable(folders.data)
-    install.folders_made(folders)
+    installation.folders_made(folders)
     require_reachable(folders.data)
     require_reachable(folders.socket)
-    passwords = accounts.keep(folders)
-    program = install.program(lab)
-    installed = install.database(lab, passwords, program)
-    mended = sqlite.mend(folders.data) if folders.database == "sqlite" else ()
-    server = mariadb.Server.of(folders)
-    woken = folders.database == "mariadb" and mariadb.start(lab, server)
-    renewed = install.renew(lab, passwords, program)
+    passwords = credentials.keep(lab)
+    program = installation.program(lab)
+    installed = installation.database(lab, passwords, program)
+    mended = databases.mend_sqlite(folders.data) if folders.database == "sqlite" else ()
+    server = databases.MariaDB.of(folders)
+    woken = folders.database == "mariadb" and databases.start(lab, server)
+    renewed = installation.renew(lab, passwords, program)
     rewritten = _configure(lab, folders, passwords, program)
     return installed, woken or rewritten or bool(mended), renewed
 
 
 def _configure(lab: Lab, folders: Folders, passwords: Passwords, program: Path) -> bool:
     """The configuration files are as they have to be; returns whether one was written."""
-    wanted = install.settings_of(lab, passwords, folders.data, folders.socket)
-    local, php = settings.local_settings(wanted), settings.php_ini(folders)
+    local = configuration.local_settings(lab, passwords, folders.data, folders.socket)
+    php = configuration.php_ini()
     apache = functools.partial(
-        settings.apache,
+        configuration.apache,
         folders,
         port=lab.wiki.port,
         mediawiki=program,
-        module=accounts.php_module(),
+        module=credentials.php_module(),
     )
     mark = hashlib.sha256((local + php + apache(mark="")).encode()).hexdigest()[:16]
     files = {folders.php / "php.ini": php, folders.apache: apache(mark=mark)}
@@ -285,7 +278,7 @@ def _configure(lab: Lab, folders: Folders, passwords: Passwords, program: Path) 
     for path in outdated:
         write_atomically(path, files[path])
     if _differs(folders.settings, local):
-        install.private(folders.settings, local)
+        installation.private(folders.settings, local)
         return True
     return bool(outdated)
 
