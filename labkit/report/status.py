@@ -14,8 +14,7 @@ from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.errors import FarmError, LabkitError
 from labkit.farm.containers import confinement, runc
-from labkit.farm.network import actions as network
-from labkit.farm.network import host, topology
+from labkit.farm.network import host, links, topology
 from labkit.farm.reconcile import answering
 from labkit.farm.services import dns, proxy, question, workers
 from labkit.farm.services.dns_instance import difference
@@ -76,8 +75,8 @@ def checks(lab: Lab, *, deep: bool = False) -> Outcome[tuple[Check, ...]]:
 
     found = (
         *host.checks(lab),
-        *topology.checks(lab, network.observe(lab)),
-        *network.namespace_checks(lab),
+        *topology.checks(lab, links.observe(lab)),
+        *links.namespace_checks(lab),
         *up.replica_checks(lab),
         *confinement.checks(lab),
         *_made(dns.checks, lab, "dns"),
@@ -168,7 +167,7 @@ def _kill_all(lab: Lab) -> bool:
 
 
 def _network(lab: Lab) -> tuple[Part, Part]:
-    seen = network.observe(lab)
+    seen = links.observe(lab)
     linked = [link for link in seen.links if link.up and link.bridge == lab.bridge]
     more = ", ".join(sorted({*seen.ports} - {replica.link for replica in lab.farm}))
     return (

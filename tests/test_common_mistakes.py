@@ -12,12 +12,11 @@ from labkit.checks import failed
 from labkit.core import undo
 from labkit.core.journal import Journal, lock
 from labkit.core.result import Result
+from labkit.farm import network
 from labkit.farm.containers import lab_namespaces
-from labkit.farm.network import actions as network
-from labkit.farm.network import mistakes, practice, rehearsal
-from labkit.farm.network.echo import Echo
-from labkit.farm.network.mistakes import Mistake
-from labkit.farm.network.rehearsal import Tried
+from labkit.farm.network import common_mistakes, links
+from labkit.farm.network.common_mistakes import Mistake, Tried
+from labkit.farm.network.pings import Echo
 from tests.conftest import lab_maker, open_place
 from tests.netlink import netlink
 from tests.test_host import add_link
@@ -55,7 +54,7 @@ def farm() -> Iterator[Lab]:
 def tried(farm: Lab) -> Result[tuple[Tried, ...]]:
     """All mistakes, made and mended once."""
     before = indexes(farm)
-    result = rehearsal.mistakes(farm)
+    result = network.mistakes(farm)
     assert indexes(farm) == before
     return result
 
@@ -63,7 +62,7 @@ def tried(farm: Lab) -> Result[tuple[Tried, ...]]:
 def test_a_model_is_a_small_farm_with_the_lab_s_own_journal() -> None:
     """Two replicas in a namespace of their own, with the farm's addresses."""
     lab = Lab.load(None, lab_name="shop", sites=["red"], replicas=3)
-    small = practice.describe(lab)
+    small = common_mistakes.describe(lab)
     assert small.namespaces == ("shop-model", "shop-model-1", "shop-model-2", "shop-model-far")
     assert Journal.of(small.lab).path == Journal.of(lab).path
     assert (small.lab.bridge, small.lab.gateway) == (lab.bridge, lab.gateway)
@@ -82,7 +81,7 @@ def test_a_model_is_a_small_farm_with_the_lab_s_own_journal() -> None:
 def test_a_model_takes_no_name_of_the_lab_s(given: dict[str, object], netns: str) -> None:
     """Neither a site's nor that of the namespace in which the real farm lives."""
     lab = Lab.load(None, **{"lab_name": "shop", **given})
-    found = practice.describe(lab).namespaces
+    found = common_mistakes.describe(lab).namespaces
     assert found[0] == netns
     assert not {lab.host.netns, *(replica.netns for replica in lab.farm)} & set(found)
 
@@ -90,13 +89,13 @@ def test_a_model_takes_no_name_of_the_lab_s(given: dict[str, object], netns: str
 def test_a_model_of_a_small_subnet_has_room() -> None:
     """A lab of one replica may have fewer addresses than two of them need."""
     lab = Lab.load(None, sites=["red"], replicas=1, subnet="10.60.0.64/28")
-    assert str(practice.describe(lab).lab.subnet) == "10.60.0.64/27"
+    assert str(common_mistakes.describe(lab).lab.subnet) == "10.60.0.64/27"
 
 
 def test_every_mistake_has_a_name_and_a_remedy() -> None:
     """And each command is on a namespace of the model."""
-    small = practice.describe(Lab.load(None, lab_name="shop"))
-    found = mistakes.known(small)
+    small = common_mistakes.describe(Lab.load(None, lab_name="shop"))
+    found = common_mistakes.known(small)
     assert {item.name: item.check for item in found} == CAUGHT
     for item in found:
         assert item.made
@@ -133,7 +132,7 @@ def an_echo(**changes: object) -> Echo:
 )
 def test_symptoms_are_told_in_ping_s_words(symptoms: list[Echo], words: str) -> None:
     """Each once, after all who were told it."""
-    assert rehearsal.told(symptoms) == words
+    assert common_mistakes.told(symptoms) == words
 
 
 @pytest.mark.root
@@ -179,7 +178,7 @@ def test_nothing_is_left_and_the_farm_is_as_it_was(
     farm: Lab, tried: Result[tuple[Tried, ...]]
 ) -> None:
     """No namespace of the model, no line of it in the journal, and nothing to put right."""
-    small = practice.describe(farm)
+    small = common_mistakes.describe(farm)
     assert [name for name in small.namespaces if Path("/run/netns", name).exists()] == []
     written = {value for entry in Journal.of(farm).standing() for value in entry.what.values()}
     assert not written & set(small.namespaces)
@@ -188,12 +187,13 @@ def test_nothing_is_left_and_the_farm_is_as_it_was(
 
 def only(monkeypatch: pytest.MonkeyPatch, change: Callable[[Mistake], Mistake]) -> None:
     """Leaves one mistake, changed."""
+    every = common_mistakes.known
 
-    def known(small: practice.Model) -> tuple[Mistake, ...]:
-        return tuple(change(item) for item in mistakes.known(small) if item.name == "link-down")
+    def known(small: common_mistakes.Model) -> tuple[Mistake, ...]:
+        return tuple(change(item) for item in every(small) if item.name == "link-down")
 
-    monkeypatch.setattr(rehearsal, "known", known)
-    monkeypatch.setattr(rehearsal, "PATIENCE", 0.0)
+    monkeypatch.setattr(common_mistakes, "known", known)
+    monkeypatch.setattr(common_mistakes, "PATIENCE", 0.0)
 
 
 @pytest.mark.root
@@ -214,7 +214,7 @@ def test_a_mistake_that_goes_otherwise_is_told(
 ) -> None:
     """One that does no harm, one that its check does not tell, one that its remedy does not mend."""
     only(monkeypatch, lambda item: item.model_copy(update=changes))
-    (check,) = failed(rehearsal.mistakes(farm).checks)
+    (check,) = failed(network.mistakes(farm).checks)
     assert check.name == "network.mistake.link-down"
     assert seen in check.seen
 
@@ -225,7 +225,7 @@ def test_a_network_that_is_wrong_from_the_start_is_told(
 ) -> None:
     """What fails then is not the mistake's."""
     only(monkeypatch, lambda item: item)
-    wire = network.wire
+    wire = links.wire
 
     def half(lab: Lab) -> bool:
         made = wire(lab)
@@ -234,7 +234,7 @@ def test_a_network_that_is_wrong_from_the_start_is_told(
         return made
 
     monkeypatch.setattr(network, "wire", half)
-    found = {check.name: check for check in rehearsal.mistakes(farm).checks}
+    found = {check.name: check for check in network.mistakes(farm).checks}
     assert not found["network.mistake.none"].holds
     assert "network.peers: model-2's link is down" in found["network.mistake.none"].seen
 
@@ -243,16 +243,16 @@ def test_a_network_that_is_wrong_from_the_start_is_told(
 def test_a_model_that_was_left_behind_is_taken_down(make_lab: Callable[..., Lab]) -> None:
     """By the next one, and by what takes the lab down, which finds it in the lab's own journal."""
     lab = make_lab(sites=["red"])
-    small = practice.describe(lab)
+    small = common_mistakes.describe(lab)
 
     def leave() -> None:
         for name in small.namespaces:
             lab_namespaces.create_namespace(small.lab, name)
-        network.wire(small.lab)
+        links.wire(small.lab)
 
     leave()
     add_link(small.lab.netns, "mark7", "192.168.77.1/24")
-    with lock(lab.run_dir, "farm"), practice.standing(lab):
+    with lock(lab.run_dir, "farm"), common_mistakes.standing(lab):
         assert "mark7" not in indexes(small.lab)
     leave()
     assert undo.unmake_all(lab)[1] == ()

@@ -6,8 +6,8 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.farm.network import echo
-from labkit.farm.network.echo import Echo
+from labkit.farm.network import pings
+from labkit.farm.network.pings import Echo
 
 ANSWERED = """\
 PING 10.60.0.11 (10.60.0.11) 56(84) bytes of data.
@@ -63,12 +63,12 @@ def an_echo(**changes: object) -> Echo:
 )  # fmt: skip
 def test_ping_is_read(stdout: str, stderr: str, wanted: tuple[int, float | None, str]) -> None:
     """Answers, the fastest in milliseconds, and what it says instead of one."""
-    assert echo.parse(stdout, stderr) == wanted
+    assert pings.parse(stdout, stderr) == wanted
 
 
 def test_requests_are_read_from_the_namespace_s_counters() -> None:
     """By the name of the column, not by its place."""
-    assert echo.echo_requests(SNMP) == 4
+    assert pings.echo_requests(SNMP) == 4
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_an_answer_and_a_request_that_arrived_are_needed(
     changes: dict[str, object], holds: bool, seen: str
 ) -> None:
     """An answer alone may be the pinger's own."""
-    check = echo.check("network.ping.red-1.out", an_echo(**changes), "ping 10.60.0.11")
+    check = pings.check("network.ping.red-1.out", an_echo(**changes), "ping 10.60.0.11")
     assert (check.holds, check.seen) == (holds, seen)
 
 
@@ -101,7 +101,7 @@ def test_each_replica_has_two_checks() -> None:
     """One a way; a failing one is that of its own ping."""
     lab = Lab.load(None, lab_name="shop", sites=["red"], netns="box")
     seen = (an_echo(), an_echo(), an_echo(counted=0), an_echo())
-    found = echo.checks(lab, seen)
+    found = pings.checks(lab, seen)
     assert [check.name for check in found] == [
         f"network.ping.{name}.{way}" for name in ("red-1", "red-2") for way in ("out", "back")
     ]

@@ -1,7 +1,6 @@
-"""Ping, from both of its ends: what the pinger says, and what the one who is meant has counted.
+"""Ping at both ends: what ping(8) says, and how many echo requests the target's network namespace counted.
 
-An answer alone proves little: whoever pings 127.0.0.1, or an address that is also its own, answers
-itself. So the echo requests that arrive in the other end's network namespace are counted there.
+An answer alone proves little: whoever pings 127.0.0.1, or an address that is also its own, answers itself.
 """
 
 from __future__ import annotations
@@ -11,17 +10,21 @@ from pathlib import Path
 
 from labkit.checks import Check
 from labkit.core import run
+from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
-from labkit.errors import FarmError
-from labkit.farm.network.netns import inside
+from labkit.display import counted
+from labkit.farm.network.netns import NamespaceError, inside
 from labkit.model.lab import Lab
 from labkit.records import Record
 
+#: What a ping comes from or goes to: what it is called, and its network namespace (None: the machine's own).
+Place = tuple[str, str | None]
+
 
 class Echo(Record):
-    """Echo requests from ``source`` to ``target`` at ``address``: sent, answered, and counted in the
-    target's namespace; ``fastest`` in milliseconds, None without an answer; ``said`` is ping's own
-    word when there was none ('' when it said nothing)."""
+    """Echo requests from ``source`` to ``target`` at ``address``: how many were sent, answered, and counted in the
+    target's namespace; ``fastest`` in milliseconds, None without an answer; ``said`` is ping's own reason when there
+    was no answer ('' when it gave none)."""
 
     source: str
     target: str
@@ -39,33 +42,51 @@ class Echo(Record):
 
     @property
     def arrives(self) -> bool:
-        """Whether it was answered, and the target has seen it."""
+        """Whether it was answered, and the target counted it."""
         return self.answered > 0 and self.counted > 0
 
     @property
     def words(self) -> str:
         """What came of it, in words."""
-        if self.fastest is None:
-            return f"{self.said or 'no answer'}; {self._counted}"
-        return f"answered in {self.fastest:.3f} ms; {self._counted}"
-
-    @property
-    def _counted(self) -> str:
-        return f"{self.target} counted {self.counted} of {self.sent} requests"
+        said = self.said or "no answer"
+        first = said if self.fastest is None else f"answered in {self.fastest:.3f} ms"
+        return f"{first}; {self.target} counted {self.counted} of {self.sent} requests"
 
 
-def ask(
-    source: tuple[str, str | None],
-    target: tuple[str, str | None],
-    address: str,
-    *,
-    count: int = 2,
-    wait: float = 1.0,
-) -> Echo:
-    """Pings ``address`` from one namespace and counts in the other; each end is (what it is called,
-    its network namespace). ``wait``: seconds for each answer, at least 0.01.
+class Pings(Record):
+    """Round-trip times in milliseconds, by 'from → to', and what was counted at both ends."""
 
-    A namespace that is not there is no error: nothing is sent or counted in it.
+    milliseconds: dict[str, float]
+    echoes: tuple[Echo, ...]
+
+
+@action("network.ping")
+def ping(lab: Lab) -> Outcome[Pings]:
+    """Pings each replica from the host, and the bridge from each replica's namespace.
+
+    Returns a :class:`~labkit.core.result.Result` whose value is :class:`Pings`, with two checks for each replica
+    and the table ``pings``.
+
+    >>> network.ping(lab).value.milliseconds["host → site1-1"]
+    0.047
+    """
+    seen = both_ways(lab)
+    times = {item.path: item.fastest for item in seen if item.fastest is not None}
+    return Outcome(
+        value=Pings(milliseconds=times, echoes=seen),
+        subject=lab.bridge,
+        summary=f"{sum(item.arrives for item in seen)} of {counted(len(seen), 'ping')}, both ways, answered "
+        "by whom they were meant for.",
+        checks=checks(lab, seen),
+        tables=(table(seen),),
+    )
+
+
+def ask(source: Place, target: Place, address: str, *, count: int = 2, wait: float = 1.0) -> Echo:
+    """Pings ``address`` from one namespace and counts the requests in the other.
+
+    ``wait``: seconds for each answer, at least 0.01. A namespace that does not exist is no error: nothing is sent
+    or counted in it.
     """
     before = _requests(target[1])
     words = ["ping", "-n", "-c", str(count), "-i", "0.05", "-W", f"{wait:g}", address]
@@ -105,7 +126,7 @@ def echo_requests(snmp: str) -> int:
 def both_ways(lab: Lab, *, count: int = 2, wait: float = 1.0) -> tuple[Echo, ...]:
     """For each replica a ping from the host, and one from its namespace to the bridge, in that order.
 
-    One after the other: what is counted at an end is then this ping's alone.
+    They run one after the other: what is counted at an end is then this ping's alone.
     """
     seen = []
     here, bridge = ("host", lab.netns), ("bridge", lab.netns)
@@ -128,7 +149,7 @@ def checks(lab: Lab, seen: tuple[Echo, ...]) -> tuple[Check, ...]:
 
 
 def check(name: str, seen: Echo, again: str, rows: tuple[str, ...] = ("R10",)) -> Check:
-    """Whether the requests were answered, and by whom they were meant for. Pure."""
+    """Whether the requests were answered by the host that they were meant for. Pure."""
     return Check(
         name=name,
         expected=f"{seen.path}: an answer from {seen.address}, where the requests are counted",
@@ -158,5 +179,5 @@ def table(seen: tuple[Echo, ...]) -> Table:
 def _requests(netns: str | None) -> int:
     try:
         return echo_requests(inside(netns, Path("/proc/thread-self/net/snmp").read_text))
-    except FarmError:
+    except NamespaceError:
         return 0
