@@ -15,7 +15,7 @@ from labkit import Lab
 from labkit.farm.containers import runc
 from labkit.farm.network.netns import enter, inside
 from labkit.farm.services import balancer_config
-from labkit.wiki.server import settings
+from labkit.wiki.server import configuration
 from tests.whole_farm import standing
 
 #: How many are slow, and how long the others wait at most for an answer, in seconds: what README says.
@@ -135,4 +135,4 @@ def test_there_are_threads_for_more_than_the_slow_ones() -> None:
     lab = Lab.of({})
     assert balancer_config.THREADS > 1.5 * SLOW
     assert f"RequestReadTimeout {balancer_config.PATIENCE}\n" in balancer_config.config(lab)
-    assert settings.WORKERS * WIKI > SLOW
+    assert configuration.WORKERS * WIKI > SLOW

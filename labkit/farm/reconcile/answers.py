@@ -21,7 +21,7 @@ from ipaddress import IPv4Address
 from labkit import cancellation
 from labkit.errors import FarmError
 from labkit.farm.containers import container, runc, written
-from labkit.farm.network.endpoint import again
+from labkit.farm.network.host import again
 from labkit.farm.network.netns import inside
 from labkit.model.lab import Lab, Replica
 from labkit.model.sites import REPLICA_HEADER

@@ -21,8 +21,7 @@ from labkit.farm.containers import container, lab_namespaces, overlay, replica_f
 from labkit.farm.containers.overlay import Wanted
 from labkit.farm.containers.runc import State
 from labkit.farm.images import actions as images
-from labkit.farm.network import actions as network
-from labkit.farm.network import allotment, firewall, host, stale
+from labkit.farm.network import firewall, host, links
 from labkit.farm.reconcile import answers, preflight
 from labkit.farm.reconcile.observe import Observation, is_unnamed, observe
 from labkit.farm.reconcile.plan import Plan
@@ -113,7 +112,7 @@ def act(lab: Lab, plan: Plan, state: Observation) -> None:
         images.unpack_all(lab)
     if _needs_side(lab, plan):
         host.make(lab)
-    allotment.remember(lab, others=True)
+    host.remember_addresses(lab, others=True)
     if plan.named("link", "remove"):  # so that the ends in the containers are free
         _unmake(lab, lambda entry: entry.kind == "link" and _is_elsewhere(lab, entry))
     renewed, now, later = _divided(lab, plan, state.states)
@@ -130,9 +129,9 @@ def act(lab: Lab, plan: Plan, state: Observation) -> None:
     if plan.named("balancer", "change") and _takes_away(plan):
         balancer_server.wait_ended(before)
     _remove_surplus(lab, plan)
-    allotment.remember(lab, others=False)
+    host.remember_addresses(lab, others=False)
     if wired and _has_stale(plan):
-        stale.remove(lab)
+        links.remove_stale(lab)
     if plan.named("firewall", "create", "change"):
         firewall.settle(lab)
 
@@ -176,9 +175,7 @@ def _connect(lab: Lab, plan: Plan, states: dict[str, State]) -> bool:
         new or plan.named("bridge", "create", "change") or plan.named("link", "create", "change")
     ):
         return False
-    network.wire(lab)
-    if _has_stale(plan):
-        stale.route(lab)
+    links.wire(lab)
     return True
 
 
@@ -230,7 +227,7 @@ def _lay(
     anew = [item for item in replicas if item.name in renewed]
     run.spread(partial(_delete, lab), anew)
     if lab_namespaces.renew_namespaces(lab, anew, hung):
-        network.wire(lab)
+        links.wire(lab)
     wanted = [
         Wanted(container.replica_spec(lab, item), unpacked[item.site], files) for item in replicas
     ]

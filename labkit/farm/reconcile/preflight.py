@@ -9,13 +9,13 @@ from labkit.core.journal import Journal, other_owner
 from labkit.display import counted
 from labkit.errors import StateError
 from labkit.farm.containers import container, lab_namespaces, runc
-from labkit.farm.network import host, wiring
-from labkit.farm.network.netlink import within
+from labkit.farm.network import host, links
+from labkit.farm.network.netns import within
 from labkit.farm.reconcile.plan import Plan
 from labkit.farm.services import balancer_server, dns_server
-from labkit.kernel import cgroups, seen
+from labkit.kernel import cgroups
 from labkit.kernel import netns as namespaces
-from labkit.kernel.netlink import Netlink
+from labkit.kernel.links import Netlink
 from labkit.model.lab import Lab
 
 
@@ -60,7 +60,7 @@ def refuse_surplus(lab: Lab) -> None:
 
 def _refuse_links(netlink: Netlink, lab: Lab) -> None:
     host.refuse_taken_subnet(lab, netlink)
-    wiring.refuse_foreign(lab, seen.links(netlink))
+    links.refuse_foreign(lab, netlink.links())
 
 
 def _refuse_group(lab: Lab) -> None:

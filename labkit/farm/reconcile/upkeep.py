@@ -13,8 +13,7 @@ from labkit.core.journal import Journal, lock
 from labkit.core.result import Outcome, action
 from labkit.display import counted
 from labkit.errors import LabkitError, LockError
-from labkit.farm.network import actions as network
-from labkit.farm.network import topology
+from labkit.farm.network import links, topology
 from labkit.farm.reconcile import plan as plans
 from labkit.farm.reconcile.apply import converge
 from labkit.farm.reconcile.observe import observe
@@ -92,7 +91,7 @@ def apply(lab: Lab) -> Outcome[Applied]:
         summary=plans.done(value.plans, lab),
         checks=(
             *plans.checks(lab, Plan(steps=(), resources=0)),  # what the last look saw
-            *topology.strange(lab, network.observe(lab)),
+            *topology.strange(lab, links.observe(lab)),
         ),
         tables=plans.tables(lab, value.plans[0]) if value.plans else (),
     )

@@ -19,7 +19,7 @@ from labkit.core.daemon import Daemon
 from labkit.core.files import put, text_of
 from labkit.core.journal import Journal
 from labkit.errors import FarmError
-from labkit.farm.network.endpoint import again, is_here, require_address, whereabouts
+from labkit.farm.network.host import again, is_here, require_address, whereabouts
 from labkit.farm.network.netns import NamespaceError, inside
 from labkit.farm.services import balancer_config, fetch
 from labkit.farm.services.balancer_config import FINGERPRINT_PATH, STATUS_PATH

@@ -18,7 +18,7 @@ from labkit.core.files import put, text_of, write_atomically
 from labkit.core.journal import Journal
 from labkit.display import counted
 from labkit.errors import ConfigError, FarmError
-from labkit.farm.network.endpoint import again, require_address, whereabouts
+from labkit.farm.network.host import again, require_address, whereabouts
 from labkit.farm.network.netns import inside
 from labkit.farm.services import dns_config
 from labkit.model.lab import Lab
