@@ -23,7 +23,7 @@ from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs.repository import AbsentError, Deb, Depot
 from labkit.model.sites import PAGE
 from labkit.report import status
-from labkit.wiki.server import mediawiki
+from labkit.wiki.server import installation
 from tests.conftest import CACHE, open_place
 from tests.damage import flip
 from tests.test_rootfs import tiny
@@ -158,19 +158,19 @@ def test_a_mediawiki_with_another_bit_is_unpacked_anew(
     """It is downloaded again, and the damaged one does not serve in its place."""
 
     def unpack(place: Path) -> str:
-        program = mediawiki.installation(place, "1.39")
+        program = installation.installation(place, "1.39")
         program.mkdir(parents=True, exist_ok=True)
         (program / "api.php").write_text("<?php echo 1;")
         cache.seal(place / "mediawiki/1.39")
         return "1.39"
 
-    monkeypatch.setattr(mediawiki, "_download", unpack)
-    monkeypatch.setattr(mediawiki, "candidate", lambda: "1.39")
-    program = mediawiki.fetch(tmp_path)
+    monkeypatch.setattr(installation, "_download", unpack)
+    monkeypatch.setattr(installation, "candidate", lambda: "1.39")
+    program = installation.fetch(tmp_path)
     before = digest(program / "api.php")
     flip(program / "api.php")
-    assert mediawiki.versions(tmp_path) == []
-    assert mediawiki.fetch(tmp_path) == program
+    assert installation.versions(tmp_path) == []
+    assert installation.fetch(tmp_path) == program
     assert digest(program / "api.php") == before
     assert "usr/share/mediawiki/api.php" in caplog.text
 

@@ -17,7 +17,7 @@ from labkit.checks import failed
 from labkit.core import daemon, run, undo
 from labkit.errors import ConfigError, FarmError, MachineError
 from labkit.farm.containers import lab_namespaces
-from labkit.farm.network.endpoint import require_address
+from labkit.farm.network.host import require_address
 from labkit.farm.network.netns import inside
 from labkit.farm.services import dns, dns_instance, resolver, zone
 from tests import killing

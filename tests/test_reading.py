@@ -32,11 +32,11 @@ from labkit.farm.network import firewall
 from labkit.model import addresses
 from labkit.report.batch import notebook
 from labkit.report.stages import dialogue, memory, record, saved, signing
-from labkit.wiki.client import accounts
-from labkit.wiki.client.folders import Folders
-from labkit.wiki.publish import pages, pristine
-from labkit.wiki.remarks import reading as remarks
-from labkit.wiki.server import install
+from labkit.wiki.client import session
+from labkit.wiki.publish import last_written, prepared
+from labkit.wiki.remarks import listing as remarks
+from labkit.wiki.server import installation
+from labkit.wiki.server.configuration import Folders
 
 Harm = Callable[[Path], object]
 Reader = Callable[[Path], object]
@@ -128,10 +128,10 @@ READERS: dict[str, tuple[Callable[[Lab], Path], Callable[[Lab, Path], object]]] 
     "remarks as read": (lambda x: x.state_dir / "r.json", lambda x, p: remarks._read(p)),
     "executed notebook": (lambda x: x.state_dir / "n.ipynb", lambda x, p: saved.read(p)),
     "notebook": (lambda x: x.state_dir / "n.ipynb", lambda x, p: notebook.require(p)),
-    "pristine blocks": (lambda x: x.state_dir / "p.txt", lambda x, p: pristine.read_local(p)),
-    "wiki's passwords": (lambda x: Folders.of(x).passwords, lambda x, p: accounts.read(p)),
-    "wiki's installation": (lambda x: Folders.of(x).installed, lambda x, p: install._recorded(Folders.of(x))),
-    "wiki's pages": (lambda x: Folders.of(x).pages, lambda x, p: pages._read(p)),
+    "pristine blocks": (lambda x: x.state_dir / "p.txt", lambda x, p: last_written.read_local(p)),
+    "wiki's passwords": (lambda x: Folders.of(x).passwords, lambda x, p: session.read(p)),
+    "wiki's installation": (lambda x: Folders.of(x).installed, lambda x, p: installation._recorded(Folders.of(x))),
+    "wiki's pages": (lambda x: Folders.of(x).pages, lambda x, p: prepared._read(p)),
 }  # fmt: skip
 
 

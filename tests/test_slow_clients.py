@@ -15,7 +15,7 @@ from labkit import Lab
 from labkit.farm.containers import runc
 from labkit.farm.network.netns import enter, inside
 from labkit.farm.services import balancing
-from labkit.wiki.server import settings
+from labkit.wiki.server import configuration
 from tests.whole_farm import standing
 
 #: How many are slow, and how long the others wait at most for an answer, in seconds: what README says.
@@ -137,4 +137,4 @@ def test_there_are_threads_for_more_than_the_slow_ones() -> None:
     assert f"RequestReadTimeout {balancing.PATIENCE}\n" in balancing._server(
         lab, lab.run_dir, lab.run_dir
     )
-    assert settings.WORKERS * WIKI > SLOW
+    assert configuration.WORKERS * WIKI > SLOW

@@ -18,8 +18,8 @@ from labkit.checks import failed
 from labkit.core import daemon, firewall_tables, run
 from labkit.core.journal import Journal
 from labkit.errors import FarmError
+from labkit.farm import network
 from labkit.farm.containers import runc, written
-from labkit.farm.network import actions as network
 from labkit.farm.network.netns import inside
 from labkit.farm.reconcile import answering, answers, upkeep
 from labkit.farm.services import dns, proxy, resolver, workers

@@ -14,8 +14,7 @@ from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.errors import FarmError, LabkitError
 from labkit.farm.containers import runc
-from labkit.farm.network import actions as network
-from labkit.farm.network import host, topology
+from labkit.farm.network import host, links, topology
 from labkit.farm.reconcile import answering
 from labkit.farm.services import dns, proxy, question, workers
 from labkit.farm.services.dns_instance import difference
@@ -24,7 +23,7 @@ from labkit.kernel import cgroups
 from labkit.model.lab import Lab
 from labkit.records import Record
 from labkit.report.batch.ending import end_notebooks, markers
-from labkit.wiki.server import actions as server
+from labkit.wiki import server
 
 #: How long a watch may take with the mend that is under way, in seconds.
 MEND = 3.0
@@ -77,8 +76,8 @@ def checks(lab: Lab, *, deep: bool = False) -> Outcome[tuple[Check, ...]]:
 
     found = (
         *host.checks(lab),
-        *topology.checks(lab, network.observe(lab)),
-        *network.namespace_checks(lab),
+        *topology.checks(lab, links.observe(lab)),
+        *links.namespace_checks(lab),
         *up.replica_checks(lab),
         *confinement.checks(lab),
         *_made(dns.checks, lab, "dns"),
@@ -169,7 +168,7 @@ def _kill_all(lab: Lab) -> bool:
 
 
 def _network(lab: Lab) -> tuple[Part, Part]:
-    seen = network.observe(lab)
+    seen = links.observe(lab)
     linked = [link for link in seen.links if link.up and link.bridge == lab.bridge]
     more = ", ".join(sorted({*seen.ports} - {replica.link for replica in lab.farm}))
     return (

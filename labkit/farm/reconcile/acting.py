@@ -24,8 +24,7 @@ from labkit.farm.containers import (
 from labkit.farm.containers.overlay import Wanted
 from labkit.farm.containers.runc import State
 from labkit.farm.images import actions as images
-from labkit.farm.network import actions as network
-from labkit.farm.network import allotment, firewall, host, stale
+from labkit.farm.network import firewall, host, links
 from labkit.farm.reconcile import answering, preflight, removing, rolling
 from labkit.farm.reconcile.difference import Plan
 from labkit.farm.reconcile.looking import Look, is_unnamed, look
@@ -107,7 +106,7 @@ def act(lab: Lab, plan: Plan, seen: Look) -> None:
         images.unpack_all(lab)
     if _needs_side(lab, plan):
         host.make(lab)
-    allotment.remember(lab, others=True)
+    host.remember_addresses(lab, others=True)
     removing.elsewhere(lab, plan)
     renewed, now, later = _asked(lab, plan, seen.states)
     wired = _ready(lab, plan, seen.states, partial(_lay, lab, renewed, now, plan.hung()))
@@ -123,9 +122,9 @@ def act(lab: Lab, plan: Plan, seen: Look) -> None:
     if plan.named("balancer", "change") and _takes_away(plan):
         rolling.finished(lab, before)
     removing.surplus(lab, plan)
-    allotment.remember(lab, others=False)
+    host.remember_addresses(lab, others=False)
     if wired and _has_stale(plan):
-        stale.remove(lab)
+        links.remove_stale(lab)
     if plan.named("firewall", "create", "change"):
         firewall.settle(lab)
 
@@ -176,9 +175,7 @@ def _wire(lab: Lab, plan: Plan) -> bool:
         or plan.named("link", "create", "change")
     ):
         return False
-    network.wire(lab)
-    if _has_stale(plan):
-        stale.route(lab)
+    links.wire(lab)
     return True
 
 
@@ -227,7 +224,7 @@ def _lay(
     anew = [item for item in replicas if item.name in renewed]
     run.spread(partial(_end, lab), anew)
     if lab_namespaces.renew_namespaces(lab, anew, hung):
-        network.wire(lab)
+        links.wire(lab)
     wanted = [
         Wanted(container.replica_spec(lab, item), unpacked[item.site], files) for item in replicas
     ]

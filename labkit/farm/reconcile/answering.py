@@ -11,7 +11,7 @@ from functools import partial
 from labkit import cancellation
 from labkit.errors import FarmError
 from labkit.farm.containers import container, runc, written
-from labkit.farm.network.endpoint import again
+from labkit.farm.network.host import again
 from labkit.farm.network.netns import inside
 from labkit.farm.reconcile import answers
 from labkit.farm.reconcile.answers import Head

@@ -22,11 +22,10 @@ from labkit.farm.containers import (
 from labkit.farm.containers.runc import State
 from labkit.farm.images import on_disk
 from labkit.farm.images.on_disk import Images
-from labkit.farm.network import actions as network
 from labkit.farm.network import firewall as guard
+from labkit.farm.network import links
 from labkit.farm.network import topology as topologies
-from labkit.farm.network.netlink import within
-from labkit.farm.network.netns import NamespaceError
+from labkit.farm.network.netns import NamespaceError, within
 from labkit.farm.network.topology import Topology
 from labkit.farm.reconcile import answering, observed
 from labkit.farm.reconcile.difference import Plan, difference
@@ -35,9 +34,8 @@ from labkit.farm.rootfs import apt, variants
 from labkit.farm.services import balancer_instance as balancer
 from labkit.farm.services import dns_instance as names
 from labkit.kernel import netns as namespaces
-from labkit.kernel import processes, requests
-from labkit.kernel import seen as kernel
-from labkit.kernel.netlink import Netlink
+from labkit.kernel import processes
+from labkit.kernel.links import UNREACHABLE, Netlink
 from labkit.model.lab import Lab, Replica
 from labkit.model.resources import KINDS, Known, Resource, fingerprint, of_kinds
 from labkit.records import Record
@@ -79,9 +77,9 @@ def _look(lab: Lab, kinds: Sequence[str]) -> Look:
     suite = apt.suite(lab)
     images = on_disk.read(lab, suite)
     unnamed = frozenset(item.name for item in lab.farm if is_unnamed(item, states))
-    topology = network.observe(lab)
+    topology = links.observe(lab)
     mounted = mount_points()
-    firewall = guard.facts(lab)
+    firewall = guard.facts(guard.look(lab))
     asked = [] if guard.differs(lab, firewall) else _asked(lab, kinds, topology, states)
     silent = answering.silent(lab, asked, grace=answering.GRACE)
     answers = {item.name: silent.get(item.name, "yes") for item in asked}
@@ -196,8 +194,8 @@ def _firewalls(
 
 
 def _unreachable(netlink: Netlink) -> frozenset[str]:
-    routes = kernel.routes(netlink)
-    return frozenset(str(route.network) for route in routes if route.kind == requests.UNREACHABLE)
+    routes = netlink.routes()
+    return frozenset(str(route.network) for route in routes if route.kind == UNREACHABLE)
 
 
 def place(lab: Lab, netns: str) -> str:
@@ -304,4 +302,4 @@ def _surplus(
 
 
 def _has(netns: str, link: str) -> bool:
-    return (not netns or namespaces.stands(netns)) and link in within(netns or None, kernel.links)
+    return (not netns or namespaces.stands(netns)) and link in within(netns or None, Netlink.links)

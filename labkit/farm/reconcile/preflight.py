@@ -9,14 +9,14 @@ from labkit.core.journal import Journal, other_owner
 from labkit.display import counted
 from labkit.errors import StateError
 from labkit.farm.containers import container, lab_namespaces, runc
-from labkit.farm.network import host, wiring
-from labkit.farm.network.netlink import within
+from labkit.farm.network import host, links
+from labkit.farm.network.netns import within
 from labkit.farm.reconcile.difference import Plan
 from labkit.farm.services import balancer_instance as balancer
 from labkit.farm.services import dns_instance as names
-from labkit.kernel import cgroups, seen
+from labkit.kernel import cgroups
 from labkit.kernel import netns as namespaces
-from labkit.kernel.netlink import Netlink
+from labkit.kernel.links import Netlink
 from labkit.model.lab import Lab
 
 
@@ -65,7 +65,7 @@ def _namespaces(lab: Lab) -> Iterator[str]:
 
 def _refuse_links(netlink: Netlink, lab: Lab) -> None:
     host.refuse_taken_subnet(lab, netlink)
-    wiring.refuse_foreign(lab, seen.links(netlink))
+    links.refuse_foreign(lab, netlink.links())
 
 
 def _refuse_group(lab: Lab) -> None:

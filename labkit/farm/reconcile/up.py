@@ -9,7 +9,7 @@ from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, curl
 from labkit.farm.containers import lab_namespaces, overlay, runc
-from labkit.farm.network import endpoint
+from labkit.farm.network import host
 from labkit.farm.reconcile import acting, answering, preflight
 from labkit.kernel import users
 from labkit.model.lab import Lab, Replica
@@ -131,5 +131,5 @@ def _replica_check(lab: Lab, replica: Replica, fault: str | None) -> Check:
         seen=fault or expected,
         holds=fault is None,
         rows=("R11", "E4"),
-        again=endpoint.again(lab, curl(f"http://{replica.address}/", options="--include")),
+        again=host.again(lab, curl(f"http://{replica.address}/", options="--include")),
     )

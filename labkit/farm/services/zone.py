@@ -14,7 +14,7 @@ from labkit.core.files import text_of
 from labkit.errors import FarmError, LabkitError, typed
 from labkit.farm.containers import runc
 from labkit.farm.network import firewall
-from labkit.farm.network.firewall_rules import NAMES
+from labkit.farm.network.firewall import NAMES
 from labkit.farm.services import resolver
 from labkit.farm.services.question import Answer, ask, unresolved
 from labkit.model.lab import Lab, Replica
