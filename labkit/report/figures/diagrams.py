@@ -57,11 +57,9 @@ def image_relations(lab: Lab, result: Result[Any]) -> Figure:
     rows = style.rows(result, "pointers")
     places = arrange_files(rows)
     heights = [place[1] for place in places.values()]
-    with style.canvas(1.2 + 0.72 * (max(heights) - min(heights))) as figure:
-        axes = figure.add_subplot()
+    with style.axes(1.2 + 0.72 * (max(heights) - min(heights))) as (figure, axes):
         axes.set_axis_off()
-        axes.set_xlim(-0.6, 5.55)
-        axes.set_ylim(min(heights) - 0.5, max(heights) + 1.0)
+        axes.set(xlim=(-0.6, 5.55), ylim=(min(heights) - 0.5, max(heights) + 1.0))
         for row in rows:
             _arrow(axes, places, row)
         for name, (x, y) in places.items():
@@ -69,7 +67,10 @@ def image_relations(lab: Lab, result: Result[Any]) -> Figure:
             _box(axes, (x - HALF, x + HALF), (y - RISE, y + RISE), rounding=0.08, **look)
             words = "\n".join(name.removeprefix("bundle: ").split(" "))
             axes.text(x, y, words, ha="center", va="center", fontsize=9, linespacing=1.3, zorder=4)
-        _headings(axes, min(heights), max(heights) + 0.75)
+        low, high = min(heights), max(heights) + 0.75
+        for x, heading in ((1.55, "image layout"), (4.95, "bundle")):
+            axes.text(x, high, heading, ha="center", fontsize=12, fontweight="bold")
+        axes.plot([4.05, 4.05], [low - 0.4, high + 0.1], color=style.GREY, linewidth=0.8, ls=":")
         told = "; ".join(f"{row['from']} to {row['to']} ({row['as']})" for row in rows)
         return style.save(
             lab,
@@ -110,12 +111,6 @@ def arrange_files(rows: Sequence[Row]) -> dict[str, Place]:
 def kind(name: str) -> str:
     """A box's kind, from its name in the table."""
     return name.split(":", maxsplit=1)[0].split(" ", maxsplit=1)[0]
-
-
-def _headings(axes: Axes, low: float, high: float) -> None:
-    axes.text(1.55, high, "image layout", ha="center", fontsize=12, fontweight="bold")
-    axes.text(4.95, high, "bundle", ha="center", fontsize=12, fontweight="bold")
-    axes.plot([4.05, 4.05], [low - 0.4, high + 0.1], color=style.GREY, linewidth=0.8, linestyle=":")
 
 
 def _arrow(axes: Axes, places: Mapping[str, Place], row: Row) -> None:
@@ -164,11 +159,9 @@ def topology(lab: Lab, result: Result[Topology]) -> Figure:
     seen = result.value
     rows = arrange_links(lab, seen)
     height = max((rows[-1].y if rows else TOP) + 0.45, LEAST)
-    with style.canvas(height) as figure:
-        axes = figure.add_subplot()
+    with style.axes(height) as (figure, axes):
         axes.set_axis_off()
-        axes.set_xlim(0, style.WIDTH)
-        axes.set_ylim(height, 0)
+        axes.set(xlim=(0, style.WIDTH), ylim=(height, 0))
         _host(axes, lab, height)
         _bridge(axes, lab, seen, height)
         for row in rows:

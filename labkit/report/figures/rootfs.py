@@ -59,16 +59,12 @@ def waterfall(lab: Lab, result: Result[Any], *, name: str = "waterfall") -> Figu
         for place, row in enumerate(rows):
             _waterfall_bar(axes, place, row, level)
             level = row["size"] / MB
-        axes.set_xlim(0, 1.16 * max(row["size"] for row in rows) / MB)
-        whole = [row["a root file system"] for row in rows]
-        _bar_axes(
-            axes,
-            [row["step"] + ("" if row["a root file system"] else "  ") for row in rows],
-            ends=(0.4, 0.6),
-        )
-        for label, bold in zip(axes.get_yticklabels(), whole, strict=True):
-            label.set_fontweight("bold" if bold else "normal")
-        axes.set_xlabel("apparent size (MB)")
+        widest = max(row["size"] for row in rows) / MB
+        axes.set(xlim=(0, 1.16 * widest), xlabel="apparent size (MB)")
+        names = [row["step"] + ("" if row["a root file system"] else "  ") for row in rows]
+        _bar_axes(axes, names, ends=(0.4, 0.6))
+        for label, row in zip(axes.get_yticklabels(), rows, strict=True):
+            label.set_fontweight("bold" if row["a root file system"] else "normal")
         ends = f"From {human_bytes(rows[0]['size'])} to {human_bytes(rows[-1]['size'])}"
         axes.set_title(f"{ends}: what makes the difference", pad=24)
         _docker_lines(axes, docker)
@@ -143,9 +139,8 @@ def variant_sizes(lab: Lab, result: Result[Any], *, name: str = "variants") -> F
         for place, row in enumerate(rows):
             _variant(axes, place, row, shares[row["variant"]])
         _bar_axes(axes, [_variant_label(row) for row in rows], ends=(0.45, 0.55))
-        axes.set_xlabel("MB")
         shown = "files, and compressed layer" if packed else "what kinds of files they are"
-        axes.set_title(f"Root file systems of {result.subject}: {shown}")
+        axes.set(xlabel="MB", title=f"Root file systems of {result.subject}: {shown}")
         _variant_key(axes, list(shares[rows[0]["variant"]]), LAYERS if packed else {})
         below = ", and below it the same as one compressed layer of an image" if packed else ""
         return style.save(
@@ -228,8 +223,7 @@ def shrinking(lab: Lab, result: Result[Any]) -> Figure:
     rows = [*steps, *undone]
     sizes = [row["left on disk"] / MB for row in rows]
     with style.axes(1.5 + 0.3 * len(rows)) as (figure, axes):
-        axes.set_xscale("log")
-        axes.set_xlim(0.75 * min(sizes), 9.0 * max(sizes))
+        axes.set(xscale="log", xlim=(0.75 * min(sizes), 9.0 * max(sizes)))
         for place, row in enumerate(rows):
             if place < len(steps):
                 _step(axes, place, row, sizes[max(place - 1, 0)])

@@ -40,8 +40,7 @@ def pages(lab: Lab, result: Result[Visits], *, name: str = "pages") -> Figure:
         for page, place in zip(shown, places, strict=True):
             axes = panels[place]
             axes.set_axis_on()
-            axes.set_xticks([])
-            axes.set_yticks([])
+            axes.set(xticks=[], yticks=[])
             axes.spines[:].set(visible=True, color=style.FAINT)
             axes.set_title(page.url, fontsize=letters, pad=4, fontweight="normal")
             _picture(lab, page, axes)

@@ -100,8 +100,7 @@ def _served(axes: Axes, table: pandas.DataFrame, *, alone: bool) -> None:
     _marked(axes, table, tops, "again", marker="^", color=style.AMBER, label="sent again")
     if not alone:
         _marked(axes, table, tops, "failed", marker="X", color=style.ORANGE, label="failed")
-    axes.set_ylabel(f"requests per {BIN * 1000:.0f} ms")
-    axes.set_ylim(0, tops.max() * 1.25 or 1.0)
+    axes.set(ylabel=f"requests per {BIN * 1000:.0f} ms", ylim=(0, tops.max() * 1.25 or 1.0))
     axes.grid(axis="y")
     handles, labels = axes.get_legend_handles_labels()
     known = dict(zip(labels, handles, strict=True))
@@ -133,8 +132,7 @@ def _marked(
 def _slowest(axes: Axes, table: pandas.DataFrame) -> None:
     slowest = 1000 * table["slowest"].fillna(0)
     axes.plot(table["time"] + BIN / 2, slowest, color=style.GREY, marker=".", linewidth=1)
-    axes.set_ylabel("slowest (ms)")
-    axes.set_xlabel("time since the load began (s)")
+    axes.set(xlabel="time since the load began (s)", ylabel="slowest (ms)")
     axes.set_ylim(0, slowest.max() * 1.15 or 1.0)
     axes.grid(axis="y")
     axes.margins(x=0.01)

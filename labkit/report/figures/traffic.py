@@ -147,8 +147,7 @@ def _line(axes: Axes, lab: Lab, groups: Sequence[Group], *, dense: bool, top: fl
     axes.set_xticks(ticks, names, color=style.INK, rotation=90 if dense else 0)
     longest = max(len(name) for name in names)
     axes.tick_params(axis="x", labelsize=7 if dense else 10 if longest < 9 else 8)
-    axes.set_ylabel("requests answered")
-    axes.set_ylim(0, top * 1.42)
+    axes.set(ylabel="requests answered", ylim=(0, top * 1.42))
     axes.grid(axis="y")
     for group in groups:
         if not dense or len(group.shares) >= NOTED:
@@ -190,8 +189,7 @@ def methods(lab: Lab, result: Result[Comparison]) -> Figure:
             _case_bar(axes, place, case)
         axes.set_yticks(places, [_case_label(case) for case in cases], color=style.INK)
         axes.invert_yaxis()
-        axes.set_xlim(0, 100)
-        axes.set_xlabel("part of the requests (%)")
+        axes.set(xlim=(0, 100), xlabel="part of the requests (%)")
         parts = cases[0].measurement.shares
         above = len(parts) <= ABOVE
         title = f"Who serves {result.value.site}, by method and weights"
@@ -277,11 +275,10 @@ def throughput(lab: Lab, result: Result[Speeds]) -> Figure:
             rates.bar_label(bar, [f"{one.rate:,.0f}"], padding=3)
             _latency_line(latencies, one, pair[1 - place])
         rates.set_xticks((0, 1), [_path(one).replace(" (", "\n(") for one in pair], color=style.INK)
-        rates.set_ylabel("requests/s")
+        rates.set(ylabel="requests/s", title="Throughput")
         rates.yaxis.set_major_formatter("{x:,.0f}")
         rates.margins(x=0.15, y=0.12)
         rates.grid(axis="y")
-        rates.set_title("Throughput")
         _latency_axes(latencies, pair)
         listed = "; ".join(
             f"{_path(one)} {one.rate:,.0f} requests/s, {_times(one)}" for one in pair
@@ -332,8 +329,7 @@ def _latency_axes(axes: Axes, pair: Sequence[Throughput]) -> None:
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xticks(range(len(PERCENTILES)), [f"{name[1:]} %" for name in PERCENTILES])
-    axes.set_xlabel("of the requests answered within")
-    axes.set_ylabel("latency (ms, logarithmic)")
+    axes.set(xlabel="of the requests answered within", ylabel="latency (ms, logarithmic)")
     axes.margins(x=0.12, y=0.22)
     axes.grid(axis="y")
     axes.set_title("Latency")

@@ -120,8 +120,7 @@ def _drawn(
         axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
         axes.set_axis_off()
         width, height = 72 * style.WIDTH, 72 * HEIGHT
-        axes.set_xlim(0, width)
-        axes.set_ylim(0, height)
+        axes.set(xlim=(0, width), ylim=(0, height))
         axes.text(2, height - 16, title, fontsize=12, fontweight="bold", va="center")
         ordered = sorted((g for g in groups if g.size), key=lambda group: -group.size)
         boxes = divided([g.size for g in ordered], Box(0, 0, width, height - 72 * TITLE))
