@@ -13,9 +13,9 @@ from labkit.errors import ConfigError
 from labkit.farm.images import actions as image
 from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs import elf, ladder, packages, step_rules, variants, writing
+from labkit.farm.rootfs.files import File
 from labkit.farm.rootfs.ladder import Step
 from labkit.farm.rootfs.packages import Package
-from labkit.farm.rootfs.scan import File
 from labkit.farm.rootfs.tree import Item, Tree
 from labkit.farm.study import ablation, probes
 from labkit.farm.study.ablation import Ablation, Trials, Tried

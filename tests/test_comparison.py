@@ -11,9 +11,9 @@ from labkit.core.files import write_proven
 from labkit.farm import study
 from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs.account import Contents
+from labkit.farm.rootfs.files import File
 from labkit.farm.rootfs.owners import NOBODY, Owner
 from labkit.farm.rootfs.packages import Package
-from labkit.farm.rootfs.scan import File
 from labkit.farm.study import comparison, sizes
 from labkit.farm.study.comparison import WaterfallBar
 

@@ -27,11 +27,12 @@ from labkit.farm.rootfs import account, elf, making, packages, plans, step_rules
 from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs.account import Weight
 from labkit.farm.rootfs.actions import Rootfs, key_of
-from labkit.farm.rootfs.building import PATIENCE, discard, sealed
-from labkit.farm.rootfs.depot import Depot
+from labkit.farm.rootfs.cache_entries import PATIENCE, discard
+from labkit.farm.rootfs.files import scan
 from labkit.farm.rootfs.ladder import LADDER, Step
 from labkit.farm.rootfs.plans import Plan
-from labkit.farm.rootfs.scan import scan
+from labkit.farm.rootfs.repository import Depot
+from labkit.farm.rootfs.sandbox import sealed
 from labkit.farm.rootfs.tree import Tree
 from labkit.farm.study import probes, usage
 from labkit.farm.study.comparison import scratch

@@ -23,11 +23,12 @@ from labkit.core.tables import Cell, Table
 from labkit.display import human_bytes
 from labkit.farm.images import store
 from labkit.farm.images.umoci import umoci
-from labkit.farm.rootfs import account, kinds, packages, variants
+from labkit.farm.rootfs import account, packages, variants
 from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs.account import Contents
 from labkit.farm.rootfs.actions import Rootfs, key_of, program_version
-from labkit.farm.rootfs.building import PATIENCE, discard
+from labkit.farm.rootfs.cache_entries import PATIENCE, discard
+from labkit.farm.rootfs.files import KINDS
 from labkit.farm.rootfs.variants import Variant
 from labkit.farm.study.sizes import Change, changes
 from labkit.model.lab import Lab
@@ -223,7 +224,7 @@ def kind_table(contents: Mapping[str, Contents]) -> Table:
     sums = {item.name: item.by_kind() for item in order}
     rows: list[dict[str, Cell]] = [
         {"kind": kind, **{name: by[kind].size if kind in by else 0 for name, by in sums.items()}}
-        for kind in kinds.KINDS
+        for kind in KINDS
         if any(kind in by for by in sums.values())
     ]
     rows.sort(key=lambda row: -max(int(row[item.name] or 0) for item in order))

@@ -14,11 +14,10 @@ from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
 from labkit.farm.images import actions as image
 from labkit.farm.images import siteimages
-from labkit.farm.rootfs import account, servers, variants
+from labkit.farm.rootfs import account, variants
 from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs.account import Contents, Weight
-from labkit.farm.rootfs.reasons import Asked, asked
-from labkit.farm.rootfs.scan import File
+from labkit.farm.rootfs.account import Asked, Contents, Weight, asked
+from labkit.farm.rootfs.files import File
 from labkit.model.lab import Lab, unknown
 from labkit.records import Record
 
@@ -158,7 +157,7 @@ def find(lab: Lab, name: str) -> Place:
     if tag not in tags:
         raise unknown(name, {*variants.VARIANTS, *tags}, "a root file system or a tag of the image")
     base = asked(variants.of_lab(lab), lab.rootfs.packages)
-    more = servers.PACKAGES if tag != "base" else ()
+    more = variants.PACKAGES if tag != "base" else ()
     given = base.model_copy(update={"packages": (*more, *base.packages)})
     return Place(name=name, roots=image.unpacked(lab, tag).lower, asked=given)
 

@@ -17,7 +17,7 @@ from labkit.report.stages import record as records
 from labkit.report.stages.assignment import ROWS
 from labkit.report.stages.plan import STAGES, Plan, plan
 from labkit.report.stages.record import StageRecord
-from labkit.wiki.client.features import Features
+from labkit.wiki.client.protocol import Features
 from labkit.wiki.merge import fences
 from labkit.wiki.merge.fences import Block
 from labkit.wiki.remarks import listing, threads
@@ -175,7 +175,7 @@ def _status(stage: Plan, record: StageRecord) -> str:
 
 
 def _run(record: StageRecord) -> str:
-    """The run, as :func:`labkit.wiki.remarks.visible.run_of` reads it at the end of small print."""
+    """The run, as :func:`labkit.wiki.remarks.threads.run_of` reads it at the end of small print."""
     return f"run {wikitext.literal(record.run, begins=False)}"
 
 
