@@ -43,6 +43,14 @@ def _bar_axes(axes: Axes, names: Sequence[str], *, ends: tuple[float, float]) ->
     axes.tick_params(axis="y", length=0)
 
 
+def _beside(axes: Axes, place: int, end: float, text: str, *, away: float, **look: Any) -> None:
+    """A text some points right of a bar's end, on white."""
+    axes.annotate(
+        text, (end, place), (away, 0), textcoords="offset points", va="center", zorder=4,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8}, **look,
+    )  # fmt: skip
+
+
 # -- the waterfall -----------------------------------------------------------------------------------
 
 
@@ -94,11 +102,8 @@ def _waterfall_bar(axes: Axes, place: int, row: Row, level: float) -> None:
         axes.barh(place, abs(more), left=min(level, after), height=0.5, color=colour)
         text = f"{more:+.1f}".replace("-", "−")
         axes.plot([level, level], [place - 0.75, place - 0.25], color=style.GREY, linewidth=0.8)
-    axes.annotate(
-        text, (after if whole else max(level, after), place), (5, 0), textcoords="offset points",
-        va="center", fontsize=9, fontweight="bold" if whole else "normal",
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8}, zorder=4,
-    )  # fmt: skip
+    end, weight = (after, "bold") if whole else (max(level, after), "normal")
+    _beside(axes, place, end, text, away=5, fontsize=9, fontweight=weight)
 
 
 def _bar_in_words(row: Row) -> str:
@@ -266,7 +271,7 @@ def _step(axes: Axes, place: int, row: Row, before: float) -> None:
     else:
         text = f"{left:.1f}   {row['answered']} answered"
     axes.plot([left], [place], marker="o", color=style.BLUE, markersize=6)
-    _text(axes, place, max(left, before), text)
+    _beside(axes, place, max(left, before), text, away=8, fontsize=8.5)
 
 
 def _undone(axes: Axes, place: int, row: Row) -> None:
@@ -274,11 +279,5 @@ def _undone(axes: Axes, place: int, row: Row) -> None:
     axes.plot([left], [place], marker="X", color=style.PINK, markersize=8)
     broken = row["not answered"].split(", ")
     more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
-    _text(axes, place, left, f"{left:.1f}   fails: {', '.join(broken[:NAMED])}{more}")
-
-
-def _text(axes: Axes, place: int, end: float, text: str) -> None:
-    axes.annotate(
-        text, (end, place), (8, 0), textcoords="offset points", va="center", fontsize=8.5,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8}, zorder=4,
-    )  # fmt: skip
+    text = f"{left:.1f}   fails: {', '.join(broken[:NAMED])}{more}"
+    _beside(axes, place, left, text, away=8, fontsize=8.5)

@@ -187,7 +187,8 @@ def methods(lab: Lab, result: Result[Comparison]) -> Figure:
     with style.axes(1.5 + 0.5 * len(cases)) as (figure, axes):
         for place, case in zip(places, cases, strict=True):
             _case_bar(axes, place, case)
-        axes.set_yticks(places, [_case_label(case) for case in cases], color=style.INK)
+        names = [f"{c.lbmethod}, {weighed(c.weights)}\n({GOES_BY[c.lbmethod]})" for c in cases]
+        axes.set_yticks(places, names, color=style.INK)
         axes.invert_yaxis()
         axes.set(xlim=(0, 100), xlabel="part of the requests (%)")
         parts = cases[0].measurement.shares
@@ -232,10 +233,6 @@ def _case_bar(axes: Axes, place: float, case: Case) -> None:
         bound += 100 * part.weight / sum(case.weights)
         if segment < len(case.weights) - 1 < LISTED:
             axes.vlines(bound, place - 0.45, place + 0.45, color="black", linewidth=2.2)
-
-
-def _case_label(case: Case) -> str:
-    return f"{case.lbmethod}, {weighed(case.weights)}\n({GOES_BY[case.lbmethod]})"
 
 
 def _methods_key(figure: Canvas, axes: Axes, parts: Sequence[Share], *, above: bool) -> None:
