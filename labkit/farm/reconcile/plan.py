@@ -17,8 +17,8 @@ from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.farm.containers import written
 from labkit.farm.containers.runc import State
-from labkit.farm.images import siteimages
-from labkit.farm.images.found import Images
+from labkit.farm.images import builder
+from labkit.farm.images.on_disk import Images
 from labkit.farm.network import firewall
 from labkit.farm.network.topology import Topology
 from labkit.farm.services import balancer_server, dns_server
@@ -199,7 +199,7 @@ def _image(lab: Lab, item: Site, known: Known) -> Resource:
     files = sites.files(lab, item)
     facts = {
         "layout": "whole",
-        "rootfs": siteimages.made_from(lab, known.suite),
+        "rootfs": builder.made_from(lab, known.suite),
         **page_facts(files[sites.PAGE], files[sites.CONFIGURATION]),
         "unpacked": "yes",
         **({"programs": known.tools} if known.tools else {}),
