@@ -86,7 +86,7 @@ def prepare(lab: Lab) -> Outcome[Pages]:
         )
     server.up(lab)
     with journal.lock(lab.run_dir, "wiki"):
-        store = _read(Folders.of(lab).pages)
+        store = _read(Folders(lab).pages)
         with closing(session.open(lab)) as wiki:
             pages = tuple(_converge(lab, wiki, title, text, store) for title, text in texts.items())
     done = ", ".join(f"{page.title} ({page.state})" for page in pages)
@@ -182,7 +182,7 @@ def _converge(lab: Lab, wiki: Wiki, title: str, text: str, store: Store) -> Page
         if saved and saved.before == (base or 0):
             now = text_of(wiki, saved.revision)
             store.pages[key] = Kept(sent=digest(text), saved=digest(now))
-            write_atomically(Folders.of(lab).pages, store.model_dump_json(indent=1) + "\n")
+            write_atomically(Folders(lab).pages, store.model_dump_json(indent=1) + "\n")
         snapshot = wiki.read(title)
     return Page(
         title=title,

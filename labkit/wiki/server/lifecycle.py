@@ -74,7 +74,7 @@ def up(lab: Lab) -> Outcome[WikiServer]:
         address=info.address,
         version=info.version,
         database=lab.wiki.database if own else "existing",
-        passwords=str(Folders.of(lab).passwords) if own else "",
+        passwords=str(Folders(lab).passwords) if own else "",
     )
     return Outcome(
         value=server,
@@ -95,7 +95,7 @@ def _up(lab: Lab) -> tuple[SiteInfo, str]:
     if lab.wiki.url:
         return session.site_info(lab), ""
     with journal.lock(lab.run_dir, "wiki"):
-        folders = Folders.of(lab)
+        folders = Folders(lab)
         programs = ("apache2", "rotatelogs", "ss", "setpriv", "apt-cache", "dpkg-deb")
         run.require(*programs, credentials.php_program())
         if folders.database == "mariadb":
@@ -147,7 +147,7 @@ def last_complaint(log: Path) -> str:
 def down(lab: Lab) -> Outcome[bool]:
     """The wiki's servers have ended; its pages, files and passwords stay."""
     with journal.lock(lab.run_dir, "wiki"):
-        folders = Folders.of(lab)
+        folders = Folders(lab)
         served = daemon.stop(lab, web_server(folders))
         ran = databases.stop(lab, databases.MariaDB.of(folders)) or served
     said = "has ended; its pages and files are kept" if ran else "was not up"
@@ -156,7 +156,7 @@ def down(lab: Lab) -> Outcome[bool]:
 
 def status(lab: Lab) -> WikiStatus:
     """What is up of the wiki now; nothing is changed, and a wiki that is down is no error."""
-    folders = Folders.of(lab)
+    folders = Folders(lab)
     info, reason = _observe(lab)
     return WikiStatus(
         up=reason is None,
@@ -175,7 +175,7 @@ def login_page(lab: Lab) -> LoginPage:
     return LoginPage(
         url=f"{origin(lab)}/wiki/Special:UserLogin",
         accounts=(session.STUDENT, session.TEACHER, session.ADMINISTRATOR),
-        passwords=str(Folders.of(lab).passwords),
+        passwords=str(Folders(lab).passwords),
     )
 
 
@@ -200,7 +200,7 @@ def _observe(lab: Lab) -> tuple[SiteInfo | None, str | None]:
         info = session.site_info(lab)
     except WikiError as error:
         return None, error.reason
-    written = text_of(Folders.of(lab).apache)
+    written = text_of(Folders(lab).apache)
     if lab.wiki.url or (info.mark and written and f'"{info.mark}"' in written):
         return info, None
     return info, "another wiki, or one with another configuration, answers"
@@ -219,7 +219,7 @@ def web_server(folders: Folders) -> daemon.Daemon:
 
 def daemons(lab: Lab) -> tuple[daemon.Daemon, ...]:
     """The servers that a lab's own wiki may have."""
-    folders = Folders.of(lab)
+    folders = Folders(lab)
     return web_server(folders), databases.daemon_of(databases.MariaDB.of(folders))
 
 

@@ -101,7 +101,7 @@ def accounts(lab: Lab) -> Outcome[Accounts]:
         bot, rights = site.account, tuple(sorted(site.rights))
     own = not lab.wiki.url
     found = _people(lab) if own else ()
-    file = Folders.of(lab).passwords
+    file = Folders(lab).passwords
     value = Accounts(
         login=f"{origin(lab)}/wiki/Special:UserLogin" if own else "",
         people=found,
@@ -192,7 +192,7 @@ def owner_and_mode(path: Path) -> str:
 
 
 def _sqlite_rights(lab: Lab) -> Outcome[DatabaseRights]:
-    folder = Folders.of(lab).data
+    folder = Folders(lab).data
     files = [folder, *sorted(folder.glob("*.sqlite"))]
     seen = tuple(f"{owner_and_mode(path)} {path.name}" for path in files)
     checks = (
@@ -210,7 +210,7 @@ def _sqlite_rights(lab: Lab) -> Outcome[DatabaseRights]:
 
 
 def _mariadb_rights(lab: Lab) -> Outcome[DatabaseRights]:
-    folders = Folders.of(lab)
+    folders = Folders(lab)
     server = databases.MariaDB.of(folders)
     grants = databases.grants(server)
     password = session.passwords(lab).database
