@@ -153,7 +153,7 @@ def _sqlite(lab: Lab, passwords: Passwords, mediawiki: Path, part: Path) -> None
 
 
 def _mariadb(lab: Lab, passwords: Passwords, mediawiki: Path, part: Path) -> None:
-    """Installs into a server of its own, whose data folder is moved when it has ended."""
+    """Installs with a temporary MariaDB, whose data folder is moved into place when it has ended."""
     folders = Folders(lab)
     server = databases.MariaDB.part(folders, part)
     databases.make(server)
@@ -186,7 +186,7 @@ def _record(folders: Folders, passwords: Passwords, mediawiki: Path) -> None:
 
 
 def _recorded(folders: Folders) -> Installed:
-    """What was recorded; a record that is missing or damaged is none, and is made again."""
+    """What was recorded; a missing or damaged record counts as empty, and is written again."""
     try:
         return Installed.model_validate_json(reading.content(folders.installed))
     except (OSError, ValueError):
