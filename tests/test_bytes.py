@@ -15,11 +15,12 @@ from labkit import Lab
 from labkit.checks import failed
 from labkit.core import cache
 from labkit.core.files import proven, write_proven
+from labkit.farm import rootfs
 from labkit.farm.containers import container, roots
 from labkit.farm.images import siteimages, store
 from labkit.farm.reconcile import kept, up, upkeep
-from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs.repository import AbsentError, Deb, Depot
+from labkit.farm.rootfs.apt import AbsentError
+from labkit.farm.rootfs.repository import Deb, Depot
 from labkit.model.sites import PAGE
 from labkit.report import status
 from labkit.wiki.server import mediawiki

@@ -8,8 +8,7 @@ import pytest
 
 from labkit import Lab
 from labkit.core.files import write_proven
-from labkit.farm import study
-from labkit.farm.rootfs import actions as rootfs
+from labkit.farm import rootfs, study
 from labkit.farm.rootfs.account import Contents
 from labkit.farm.rootfs.files import File
 from labkit.farm.rootfs.owners import NOBODY, Owner

@@ -12,9 +12,9 @@ from labkit import Lab
 from labkit.core import run
 from labkit.core.journal import Journal, lock
 from labkit.errors import FarmError
+from labkit.farm import rootfs
 from labkit.farm.containers import container
 from labkit.farm.rootfs import account
-from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs.account import Asked, Contents, reasons
 from labkit.farm.rootfs.files import File
 from labkit.farm.rootfs.owners import NOBODY, Owner

@@ -11,10 +11,10 @@ from labkit.core.journal import lock
 from labkit.core.result import Outcome, Result, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
+from labkit.farm import rootfs
 from labkit.farm.images import inputs, layers, siteimages, store, umocisteps, unpacking
 from labkit.farm.images.umocisteps import Steps
 from labkit.farm.images.unpacking import Unpacked
-from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs import packages, variants
 from labkit.model.lab import Lab, unknown
 from labkit.records import Record
@@ -61,7 +61,7 @@ def build(lab: Lab) -> Outcome[Image]:
     """The layout has the tags base, web and one a site; a second call finds them as they are.
 
     Makes the root file system and the two common layers when the cache lacks them (about a
-    minute). :raises BuildError: see :func:`labkit.farm.rootfs.actions.build`.
+    minute). :raises BuildError: see :func:`labkit.farm.rootfs.builder.build`.
     """
     siteimages.refuse_common_names(lab)
     base = rootfs.build(lab).value

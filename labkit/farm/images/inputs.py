@@ -9,7 +9,7 @@ from labkit.core.tables import Cell, Table
 from labkit.farm.images.layers import Layers
 from labkit.farm.images.umoci import version
 from labkit.farm.rootfs import reproducible
-from labkit.farm.rootfs.plans import Rootfs
+from labkit.farm.rootfs.buildplan import Rootfs
 from labkit.model import sites
 from labkit.model.lab import Lab
 from labkit.records import Record

@@ -21,13 +21,13 @@ from labkit.errors import CommandError
 from labkit.farm.images import store, unpacking
 from labkit.farm.images.umoci import configure, dated, told, umoci
 from labkit.farm.images.umoci import version as umoci_version
-from labkit.farm.rootfs import index, lists, packages, reproducible, variants
-from labkit.farm.rootfs.apt import Archive
+from labkit.farm.rootfs import apt, buildplan, packages, reproducible, variants
+from labkit.farm.rootfs.apt import AbsentError, Archive
+from labkit.farm.rootfs.builder import explained, telling
+from labkit.farm.rootfs.buildplan import Rootfs, key_of
 from labkit.farm.rootfs.cache_entries import PATIENCE, building, discard
-from labkit.farm.rootfs.making import explained, telling
 from labkit.farm.rootfs.packages import Package
-from labkit.farm.rootfs.plans import Rootfs, key_of
-from labkit.farm.rootfs.repository import AbsentError, Depot, Shop
+from labkit.farm.rootfs.repository import Depot, Shop
 from labkit.farm.rootfs.reproducible import tidy
 from labkit.farm.rootfs.sandbox import NOWHERE, Way, gateway, sealed
 from labkit.farm.rootfs.variants import FOLDERS, MODULES, PACKAGES
@@ -83,7 +83,7 @@ def made(lab: Lab, base: Rootfs) -> tuple[Layers, bool]:
     version = umoci_version()
     recipe = (EDITION, PACKAGES, MODULES, dict(ENVIRONMENT), COMMAND, sorted(FOLDERS), KEYS)
     serves = variants.named(base.variant).serves
-    digest, shop = ("", None) if serves else _needed(lists.ensure(lab))
+    digest, shop = ("", None) if serves else _needed(apt.ensure_lists(lab))
     key = key_of(f"web-{base.suite}", base.key, version, recipe, digest)
     place = lab.cache_dir / "images" / key
     with lock(lab.cache_dir / "locks", key, wait=PATIENCE):
@@ -94,7 +94,7 @@ def made(lab: Lab, base: Rootfs) -> tuple[Layers, bool]:
 
 def _needed(archive: Archive) -> tuple[str, Shop]:
     """The hash of the packages that may be added to the base, with their versions, and where they are."""
-    found = index.needed(archive, archive.sources, PACKAGES)
+    found = buildplan.needed(archive, archive.sources, PACKAGES)
     return found.digest, Shop(archive.sources, found.listed)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from labkit.core import run
-from labkit.farm.rootfs.plans import program_version
+from labkit.farm.rootfs.buildplan import program_version
 from labkit.farm.rootfs.reproducible import stamp
 
 
