@@ -11,7 +11,7 @@ import pytest
 
 from labkit import Lab
 from labkit.core.journal import Journal
-from labkit.farm.containers import container
+from labkit.farm.containers import runc
 from labkit.farm.images import actions as image
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.reconcile import preflight
@@ -131,7 +131,7 @@ def test_the_farms_image_survives_everything(tried: tuple[Lab, Unpacked]) -> Non
     assert sorted(item.name for item in answers) == sorted(EVERYTHING)
     kinds = {entry.kind for entry in Journal.of(lab).standing()}
     assert not kinds & {"netns", "container", "mount"}
-    assert not container.states(lab)
+    assert not runc.states(lab)
 
 
 ALIAS = "LoadModule alias_module /usr/lib/apache2/modules/mod_alias.so\n"
@@ -244,9 +244,9 @@ def test_what_was_written_into_a_container_is_named(tried: tuple[Lab, Unpacked])
         assert (
             preflight.surplus_replicas(lab) == ()
         )  # it is no replica, whatever stage looks meanwhile
-        assert probes.written([one]) == probes.UNWRITTEN
-        (container.bundle(lab, one.name) / "rootfs/var/www/html/x").write_text("x")
-        assert "/var/www/html/x" in probes.written([one])
+        assert probes.files_written([one]) == probes.UNWRITTEN
+        (runc.bundle(lab, one.name) / "rootfs/var/www/html/x").write_text("x")
+        assert "/var/www/html/x" in probes.files_written([one])
 
 
 @pytest.mark.root

@@ -21,7 +21,7 @@ from labkit.core.run import Done
 from labkit.errors import ConfigError, WikiError
 from labkit.report.batch.notebook import lab_file
 from labkit.report.page import publication
-from labkit.wiki.client import api, session
+from labkit.wiki.client import session
 from labkit.wiki.merge import fences
 from tests import executed
 from tests.test_publication import PNG, ran, result, written
@@ -60,7 +60,7 @@ def footprint(lab: Lab) -> Any:
 def text_of(lab: Lab) -> str:
     """The report's page now, '' when there is none."""
     with closing((site := session.open(lab)).connection):
-        revision = api.read(site, lab.wiki.page).revision
+        revision = site.read(lab.wiki.page).revision
     return revision.text if revision else ""
 
 

@@ -314,7 +314,7 @@ KILLED = """
 import sys
 from labkit import Lab
 from labkit.farm import rootfs
-from labkit.farm.rootfs import commands; from labkit.farm.rootfs import plans; from labkit.farm.rootfs import variants
+from labkit.farm.rootfs import variants
 variants.VARIANTS["tiny"] = variants.Variant.model_validate_json(sys.argv[2])
 rootfs.build(Lab.of(__import__("json").loads(sys.argv[1])), "tiny")
 """

@@ -13,7 +13,8 @@ from labkit.core import run
 from labkit.core.journal import Journal, lock
 from labkit.errors import FarmError
 from labkit.farm import rootfs
-from labkit.farm.containers import container
+from labkit.farm.containers import runc
+from labkit.farm.images import actions as images
 from labkit.farm.rootfs import account
 from labkit.farm.rootfs.account import Asked, Contents, reasons
 from labkit.farm.rootfs.files import File
@@ -254,7 +255,7 @@ def test_the_kernel_tells_which_files_are_opened(disk: Path) -> None:
 
 def served(lab: Lab, without: tuple[str, ...] = (), *, watch: bool = False) -> Served:
     """A replica's job done once on the image of the lab's first site."""
-    unpacked = container.unpack(lab, lab.sites[0].name)
+    unpacked = images.unpacked(lab, lab.sites[0].name)
     with lock(lab.run_dir, "farm"):
         return usage.serve(lab, unpacked, without, watch=watch)
 
@@ -269,14 +270,14 @@ def test_a_replica_opens_a_small_part_of_its_image(lab: Lab) -> None:
         "/var/www/html/index.html", "/usr/bin/bash", "/usr/bin/hostname",
     } <= set(done.opened)  # fmt: skip
     assert not any("perl" in path for path in done.opened)
-    assert not container.folder(lab, "trial-serving").exists()
+    assert not runc.folder(lab, "trial-serving").exists()
     assert not [e for e in Journal.of(lab).standing() if e.kind in ("netns", "container", "mount")]
 
 
 @pytest.mark.root
 def test_what_is_missing_is_named(lab: Lab) -> None:
     """A library of the server, and the ssh server: each breaks its own part of the job."""
-    unpacked = container.unpack(lab, lab.sites[0].name)
+    unpacked = images.unpacked(lab, lab.sites[0].name)
     (library,) = (unpacked.lower[-1] / "usr/lib").glob("*/libpcre2-8.so.0.*")
     path = f"/{library.relative_to(unpacked.lower[-1])}"
     broken = served(lab, (path,))
@@ -331,7 +332,7 @@ def test_an_image_that_does_not_serve_is_no_evidence(
 ) -> None:
     """It is an error that says what went wrong, after a second try, and nothing is kept of it."""
     monkeypatch.setattr(probes, "QUESTION", "no-such-program")
-    unpacked = container.unpack(lab, lab.sites[0].name)
+    unpacked = images.unpacked(lab, lab.sites[0].name)
     before = sorted(unpacked.lower[-1].parent.iterdir())
     with pytest.raises(FarmError) as caught:
         usage.evidence(lab)
@@ -346,5 +347,5 @@ def test_a_replica_that_cannot_be_prepared_leaves_nothing(
     """A file to leave out that is not there: the error, and the container's folder is gone."""
     with pytest.raises(FileNotFoundError):
         served(lab, ("/no/such/file",))
-    assert not container.folder(lab, "trial-serving").exists()
+    assert not runc.folder(lab, "trial-serving").exists()
     assert not Path("/run/netns", f"{lab.name}-trial-serving").exists()

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from labkit.core.result import Result
-    from labkit.wiki.publish.desk import Mended, Plan
+    from labkit.wiki.publish.editor import Plan
+    from labkit.wiki.publish.publishing import Mended
 
 #: The colour of a line of a difference, by its first character.
 COLOURS = {"+": "green", "-": "red", "@": "cyan"}

@@ -13,9 +13,8 @@ from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.errors import FarmError, LabkitError
-from labkit.farm.containers import container
-from labkit.farm.network import actions as network
-from labkit.farm.network import host, topology
+from labkit.farm.containers import confinement, runc
+from labkit.farm.network import host, links, topology
 from labkit.farm.reconcile import answering
 from labkit.farm.services import dns, proxy, question, workers
 from labkit.farm.services.dns_instance import difference
@@ -24,7 +23,7 @@ from labkit.kernel import cgroups
 from labkit.model.lab import Lab
 from labkit.records import Record
 from labkit.report.batch.ending import end_notebooks, markers
-from labkit.wiki.server import actions as server
+from labkit.wiki import server
 
 #: How long a watch may take with the mend that is under way, in seconds.
 MEND = 3.0
@@ -72,15 +71,14 @@ def checks(lab: Lab, *, deep: bool = False) -> Outcome[tuple[Check, ...]]:
     :param deep: also :func:`labkit.farm.reconcile.kept.checks`, which reads some hundred megabytes.
     """
     # which can build images: more to import than `status` needs
-    from labkit.farm.containers import privilege
     from labkit.farm.reconcile import kept, up, upkeep
 
     found = (
         *host.checks(lab),
-        *topology.checks(lab, network.observe(lab)),
-        *network.namespace_checks(lab),
+        *topology.checks(lab, links.observe(lab)),
+        *links.namespace_checks(lab),
         *up.replica_checks(lab),
-        *privilege.checks(lab),
+        *confinement.checks(lab),
         *_made(dns.checks, lab, "dns"),
         *_made(proxy.checks, lab, "proxy"),
         *upkeep.checks(lab),
@@ -151,7 +149,7 @@ def _left(lab: Lab) -> tuple[str, ...]:
     }
     folders = tuple(f"{folder.resolve()}/" for folder in (lab.run_dir, lab.state_dir))
     mounts = [point for point in undo.mount_points() if point.startswith(folders)]
-    group = container.cgroup(lab)
+    group = runc.cgroup(lab)
     configs = [
         str(item.config) for item in (dns.server(lab), proxy.server(lab), *server.daemons(lab))
     ]
@@ -165,11 +163,11 @@ def _left(lab: Lab) -> tuple[str, ...]:
 
 def _kill_all(lab: Lab) -> bool:
     """SIGKILL to every process of every container, so that all end at the same time. Whether one ran."""
-    return bool(cgroups.kill(container.cgroup(lab)))
+    return bool(cgroups.kill(runc.cgroup(lab)))
 
 
 def _network(lab: Lab) -> tuple[Part, Part]:
-    seen = network.observe(lab)
+    seen = links.observe(lab)
     linked = [link for link in seen.links if link.up and link.bridge == lab.bridge]
     more = ", ".join(sorted({*seen.ports} - {replica.link for replica in lab.farm}))
     return (
@@ -179,7 +177,7 @@ def _network(lab: Lab) -> tuple[Part, Part]:
 
 
 def _containers(lab: Lab) -> Part:
-    running = [name for name, state in container.states(lab).items() if state.status == "running"]
+    running = [name for name, state in runc.states(lab).items() if state.status == "running"]
     own = [replica.name for replica in lab.farm if replica.name in running]
     more = [name for name in running if name not in own]
     besides = f"; not of this lab.toml: {' '.join(more)}" if more else ""

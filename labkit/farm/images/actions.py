@@ -12,7 +12,7 @@ from labkit.core.result import Outcome, Result, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
 from labkit.farm import rootfs
-from labkit.farm.images import inputs, layers, siteimages, store, umocisteps, unpacking
+from labkit.farm.images import inputs, layers, remembered, siteimages, store, umocisteps, unpacking
 from labkit.farm.images.umocisteps import Steps
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.rootfs import packages, variants
@@ -122,15 +122,22 @@ def steps(lab: Lab) -> Result[Steps]:
 
 
 def unpacked(lab: Lab, tag: str) -> Unpacked:
-    """The image is unpacked, each layer set once: what ``web`` holds in the cache, for all labs, a site's
-    own layer in the lab's state folder."""
-    return _unpacked(lab, build(lab).value, tag)
+    """The unpacked image of a tag: a site, ``base`` or ``web``; it is built and unpacked if need be.
+
+    Each layer is unpacked once: those of ``web`` in the cache, for all labs, a site's own in the lab's state folder.
+    """
+    known = remembered.unpacked(lab) or {}
+    return known.get(tag) or _unpacked(lab, build(lab).value, tag)
 
 
-def every_site(lab: Lab) -> dict[str, Unpacked]:
-    """The same of every site's image, by the site's name; they are built, and looked at, once for all."""
-    value = build(lab).value
-    return {site.name: _unpacked(lab, value, site.name) for site in lab.sites}
+def unpack_all(lab: Lab) -> dict[str, Unpacked]:
+    """The unpacked image of every site, by the site's name; built and unpacked if need be."""
+    known = remembered.unpacked(lab)
+    if known is None:
+        value = build(lab).value
+        known = {site.name: _unpacked(lab, value, site.name) for site in lab.sites}
+        remembered.remember(lab, known)
+    return known
 
 
 def _unpacked(lab: Lab, value: Image, tag: str) -> Unpacked:

@@ -14,11 +14,17 @@ from labkit.core import probes, run
 from labkit.core.journal import lock
 from labkit.core.undo import delete_container
 from labkit.errors import FarmError
-from labkit.farm.containers import container, lab_netns, overlay, replica_files, roots
-from labkit.farm.containers.container import State
-from labkit.farm.containers.roots import Wanted
-from labkit.farm.network import actions as network
-from labkit.farm.network import allotment, firewall, host, stale
+from labkit.farm.containers import (
+    container,
+    lab_namespaces,
+    overlay,
+    replica_files,
+    runc,
+)
+from labkit.farm.containers.overlay import Wanted
+from labkit.farm.containers.runc import State
+from labkit.farm.images import actions as images
+from labkit.farm.network import firewall, host, links
 from labkit.farm.reconcile import answering, preflight, removing, rolling
 from labkit.farm.reconcile.difference import Plan
 from labkit.farm.reconcile.looking import Look, is_unnamed, look
@@ -79,7 +85,7 @@ def prepare(lab: Lab, plan: Plan) -> Plan:
     steps = [step for step in steps if step.action != "remove"]
     if plan.named("image"):
         probes.builds(lab)
-        container.unpack_all(lab)
+        images.unpack_all(lab)
     if _needs_side(lab, plan):
         host.up(lab)
     return plan.model_copy(update={"steps": tuple(steps)})
@@ -97,10 +103,10 @@ def act(lab: Lab, plan: Plan, seen: Look) -> None:
     What that made may be gone again: another process took the lab down before this one had the lock.
     """
     if plan.named("image"):
-        container.unpack_all(lab)
+        images.unpack_all(lab)
     if _needs_side(lab, plan):
         host.make(lab)
-    allotment.remember(lab, others=True)
+    host.remember_addresses(lab, others=True)
     removing.elsewhere(lab, plan)
     renewed, now, later = _asked(lab, plan, seen.states)
     wired = _ready(lab, plan, seen.states, partial(_lay, lab, renewed, now, plan.hung()))
@@ -116,9 +122,9 @@ def act(lab: Lab, plan: Plan, seen: Look) -> None:
     if plan.named("balancer", "change") and _takes_away(plan):
         rolling.finished(lab, before)
     removing.surplus(lab, plan)
-    allotment.remember(lab, others=False)
+    host.remember_addresses(lab, others=False)
     if wired and _has_stale(plan):
-        stale.remove(lab)
+        links.remove_stale(lab)
     if plan.named("firewall", "create", "change"):
         firewall.settle(lab)
 
@@ -157,8 +163,8 @@ def _name(lab: Lab, new: set[str], states: dict[str, State]) -> None:
     """The namespaces of these names are there: again, where a container still runs in one."""
     for replica in lab.farm:
         if replica.netns in new and is_unnamed(replica, states):
-            lab_netns.name_again(lab, replica.netns, states[replica.name].pid)
-    lab_netns.create_namespaces(lab, [replica.netns for replica in lab.farm])
+            lab_namespaces.name_again(lab, replica.netns, states[replica.name].pid)
+    lab_namespaces.create_namespaces(lab, [replica.netns for replica in lab.farm])
 
 
 def _wire(lab: Lab, plan: Plan) -> bool:
@@ -169,9 +175,7 @@ def _wire(lab: Lab, plan: Plan) -> bool:
         or plan.named("link", "create", "change")
     ):
         return False
-    network.wire(lab)
-    if _has_stale(plan):
-        stale.route(lab)
+    links.wire(lab)
     return True
 
 
@@ -215,18 +219,16 @@ def _lay(
     namespace nor link: they are made anew, without whatever else keeps the replica from answering."""
     if not replicas:
         return
-    images, files = (
-        container.unpack_all(lab),
-        replica_files.replica_files(lab, replica_files.keys(lab)),
-    )
+    unpacked = images.unpack_all(lab)
+    files = replica_files.replica_files(lab, replica_files.keys(lab))
     anew = [item for item in replicas if item.name in renewed]
     run.spread(partial(_end, lab), anew)
-    if lab_netns.renew_namespaces(lab, anew, hung):
-        network.wire(lab)
+    if lab_namespaces.renew_namespaces(lab, anew, hung):
+        links.wire(lab)
     wanted = [
-        Wanted(container.replica_spec(lab, item), images[item.site], files) for item in replicas
+        Wanted(container.replica_spec(lab, item), unpacked[item.site], files) for item in replicas
     ]
-    roots.prepare(lab, wanted)
+    overlay.prepare(lab, wanted)
 
 
 def _launch(lab: Lab, renewed: set[str], replicas: Sequence[Replica]) -> None:
@@ -240,7 +242,7 @@ def _launch(lab: Lab, renewed: set[str], replicas: Sequence[Replica]) -> None:
 
 def _end(lab: Lab, replica: Replica) -> None:
     """The replica's container is no more: its root file system is not mounted anew below it."""
-    delete_container(lab, root=str(container.runc_root(lab)), container=replica.name)
+    delete_container(lab, root=str(runc.root(lab)), container=replica.name)
 
 
 def _serve(lab: Lab, plan: Plan) -> None:

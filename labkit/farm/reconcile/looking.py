@@ -13,22 +13,19 @@ from labkit.core.undo import mount_points
 from labkit.farm.containers import (
     bundle,
     container,
-    idmap,
-    lab_netns,
+    lab_namespaces,
     overlay,
-    quota,
     replica_files,
-    roots,
-    surplus,
+    runc,
+    written,
 )
-from labkit.farm.containers.container import State
+from labkit.farm.containers.runc import State
 from labkit.farm.images import found
 from labkit.farm.images.found import Images
-from labkit.farm.network import actions as network
 from labkit.farm.network import firewall as guard
+from labkit.farm.network import links
 from labkit.farm.network import topology as topologies
-from labkit.farm.network.netlink import within
-from labkit.farm.network.netns import NamespaceError
+from labkit.farm.network.netns import NamespaceError, within
 from labkit.farm.network.topology import Topology
 from labkit.farm.reconcile import answering, observed
 from labkit.farm.reconcile.difference import Plan, difference
@@ -37,9 +34,8 @@ from labkit.farm.rootfs import apt, variants
 from labkit.farm.services import balancer_instance as balancer
 from labkit.farm.services import dns_instance as names
 from labkit.kernel import netns as namespaces
-from labkit.kernel import processes, requests
-from labkit.kernel import seen as kernel
-from labkit.kernel.netlink import Netlink
+from labkit.kernel import processes
+from labkit.kernel.links import UNREACHABLE, Netlink
 from labkit.model.lab import Lab, Replica
 from labkit.model.resources import KINDS, Known, Resource, fingerprint, of_kinds
 from labkit.records import Record
@@ -75,15 +71,15 @@ def look(lab: Lab, kinds: Sequence[str] = KINDS) -> Look:
 
 
 def _look(lab: Lab, kinds: Sequence[str]) -> Look:
-    states = container.states(lab)
+    states = runc.states(lab)
     entries = tuple(e for e in Journal.of(lab).standing() if e.boot == boot_id())
     variants.of_lab(lab)  # raises for a word that names none, before anything is made of it
     suite = apt.suite(lab)
     images = found.images(lab, suite)
     unnamed = frozenset(item.name for item in lab.farm if is_unnamed(item, states))
-    topology = network.observe(lab)
+    topology = links.observe(lab)
     mounted = mount_points()
-    firewall = guard.facts(lab)
+    firewall = guard.facts(guard.look(lab))
     asked = [] if guard.differs(lab, firewall) else _asked(lab, kinds, topology, states)
     silent = answering.silent(lab, asked, grace=answering.GRACE)
     answers = {item.name: silent.get(item.name, "yes") for item in asked}
@@ -111,7 +107,10 @@ def _look(lab: Lab, kinds: Sequence[str]) -> Look:
 
 def known(lab: Lab, images: Images | None, suite: str) -> Known:
     """What the images and keys that are there make of each replica."""
-    given, ids = _key_files(lab), idmap.foreseen(lab, [replica.name for replica in lab.farm])
+    given, ids = (
+        _key_files(lab),
+        lab_namespaces.preview(lab, [replica.name for replica in lab.farm]),
+    )
     made_of: dict[str, str] = {}
     texts: dict[str, str] = {}
     for site in lab.sites if images and given else ():
@@ -120,14 +119,14 @@ def known(lab: Lab, images: Images | None, suite: str) -> Known:
         )
         if unpacked is None:
             continue
-        own = container.image_configuration(unpacked)
+        own = overlay.image_configuration(unpacked)
         for replica in lab.replicas_of(site.name):
             first = ids[replica.name]
-            below = roots.lower(lab, unpacked, given)
-            whole = [] if roots.is_given(lab, given) else ["damaged"]
+            below = overlay.lower(lab, unpacked, given)
+            whole = [] if overlay.has_files(lab, given) else ["damaged"]
             made_of[replica.name] = fingerprint(overlay.made_of(below, first), *whole)
-            spec = idmap.given(lab, container.replica_spec(lab, replica), first)
-            texts[replica.name] = container.configuration(own, spec)
+            spec = lab_namespaces.with_ids(lab, container.replica_spec(lab, replica), first)
+            texts[replica.name] = overlay.configuration(own, spec)
     return Known(
         suite=suite,
         tools=images.tools if images else "",
@@ -195,8 +194,8 @@ def _firewalls(
 
 
 def _unreachable(netlink: Netlink) -> frozenset[str]:
-    routes = kernel.routes(netlink)
-    return frozenset(str(route.network) for route in routes if route.kind == requests.UNREACHABLE)
+    routes = netlink.routes()
+    return frozenset(str(route.network) for route in routes if route.kind == UNREACHABLE)
 
 
 def place(lab: Lab, netns: str) -> str:
@@ -214,12 +213,12 @@ def _contained(
     *,
     answers: str,
 ) -> Iterator[Resource]:
-    own, name = container.folder(lab, replica.name), replica.name
+    own, name = runc.folder(lab, replica.name), replica.name
     yield from observed.root(
         name,
-        overlay.found(own / "lower"),
+        overlay.recorded(own / "lower"),
         mounted=str((own / "bundle" / "rootfs").resolve()) in mounted,
-        written=quota.seen(lab, name, mounted),
+        written=written.mounted_limit(lab, name, mounted),
     )
     state = states.get(name)
     inside = replica.netns if _is_inside(state, replica) else "another one"
@@ -261,7 +260,9 @@ def _is_inside(state: State | None, replica: Replica) -> bool:
     if not namespaces.stands(replica.netns):
         return True
     try:
-        return processes.namespace(state.pid, "net") == lab_netns.namespace_inode(replica.netns)
+        return processes.namespace(state.pid, "net") == lab_namespaces.namespace_inode(
+            replica.netns
+        )
     except FileNotFoundError:  # removed since
         return False
 
@@ -285,10 +286,10 @@ def _surplus(
 ) -> Iterator[Resource]:
     """What is there of replicas that the lab does not have (their namespaces apart), and of another host
     side than the lab's."""
-    for name in surplus.surplus(lab, tuple(entries)):
+    for name in container.surplus(lab, tuple(entries)):
         there = {
             "container": name in states,
-            "root": str((container.bundle(lab, name) / "rootfs").resolve()) in mounted,
+            "root": str((runc.bundle(lab, name) / "rootfs").resolve()) in mounted,
             "link": lab.link_name(name) in ports,
         }
         yield from (
@@ -301,4 +302,4 @@ def _surplus(
 
 
 def _has(netns: str, link: str) -> bool:
-    return (not netns or namespaces.stands(netns)) and link in within(netns or None, kernel.links)
+    return (not netns or namespaces.stands(netns)) and link in within(netns or None, Netlink.links)

@@ -13,8 +13,7 @@ from labkit.core.journal import Journal, lock
 from labkit.core.result import Outcome, action
 from labkit.display import counted
 from labkit.errors import LabkitError, LockError
-from labkit.farm.network import actions as network
-from labkit.farm.network import topology
+from labkit.farm.network import links, topology
 from labkit.farm.reconcile import acting, telling
 from labkit.farm.reconcile.difference import Plan, Step
 from labkit.farm.reconcile.looking import look
@@ -85,7 +84,7 @@ def apply(lab: Lab) -> Outcome[Applied]:
         summary=telling.done(value.plans, lab),
         checks=(
             *telling.checks(lab, Plan(steps=(), resources=0)),  # what the last look saw
-            *topology.strange(lab, network.observe(lab)),
+            *topology.strange(lab, links.observe(lab)),
         ),
         tables=telling.tables(lab, value.plans[0]) if value.plans else (),
     )

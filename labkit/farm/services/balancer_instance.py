@@ -11,7 +11,7 @@ from labkit.core.daemon import Daemon
 from labkit.core.files import put, text_of, write_atomically
 from labkit.core.journal import Journal
 from labkit.errors import CommandError, FarmError
-from labkit.farm.network.endpoint import again, is_here, require_address, whereabouts
+from labkit.farm.network.host import again, is_here, require_address, whereabouts
 from labkit.farm.network.netns import NamespaceError
 from labkit.farm.services import balancing, fetch, workers
 from labkit.farm.services.balancing import FINGERPRINT_PATH

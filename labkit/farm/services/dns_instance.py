@@ -15,7 +15,7 @@ from labkit.core.files import put, text_of, write_atomically
 from labkit.core.journal import Journal
 from labkit.display import counted
 from labkit.errors import CommandError, FarmError
-from labkit.farm.network.endpoint import require_address, whereabouts
+from labkit.farm.network.host import require_address, whereabouts
 from labkit.farm.services import resolver
 from labkit.farm.services.question import ask, knows
 from labkit.farm.services.zone import config, hosts, mark

@@ -11,7 +11,7 @@ from ipaddress import AddressValueError, IPv4Address
 from typing import TYPE_CHECKING
 
 from labkit.errors import ConfigError, FarmError
-from labkit.farm.network import endpoint
+from labkit.farm.network import host
 from labkit.farm.network.netns import inside
 from labkit.model.lab import Lab
 from labkit.records import Record
@@ -48,7 +48,7 @@ def ask(
             f"the name server of {lab.domain} at {lab.gateway.ip}",
             f"does not answer: {error.strerror or error}",
             "start it: `./lab run 06-balancer`",
-            endpoint.again(lab, "ss -lntup"),
+            host.again(lab, "ss -lntup"),
             code="farm.names-silent",
         ) from None
 

@@ -17,7 +17,7 @@ from labkit.core import run
 from labkit.core.journal import Journal
 from labkit.core.undo import remove_netns
 from labkit.errors import FarmError, LabkitError, excerpt
-from labkit.farm.containers import container, lab_netns, logs, replica_files
+from labkit.farm.containers import container, lab_namespaces, replica_files, runc, written
 from labkit.farm.containers.bundle import Mount, Spec
 from labkit.farm.images import tarball
 from labkit.farm.images.unpacking import Unpacked
@@ -78,12 +78,12 @@ class Container:
     @property
     def folder(self) -> Path:
         """The container's folder on the host."""
-        return container.folder(self.lab, self.name)
+        return runc.folder(self.lab, self.name)
 
     @property
     def root(self) -> Path:
         """Its root file system, as the host sees it."""
-        return container.bundle(self.lab, self.name) / "rootfs"
+        return runc.bundle(self.lab, self.name) / "rootfs"
 
     @property
     def conf(self) -> Path:
@@ -99,13 +99,13 @@ class Container:
 
     def signal(self, name: str) -> None:
         """Sends a signal to its first process."""
-        run.run(container.runc(self.lab, "kill", self.name, name))
+        run.run(runc.command(self.lab, "kill", self.name, name))
 
     def runs(self) -> bool:
         """Whether its first process lives."""
         if self.foreground is not None:
             return not self.foreground.done()
-        state = container.states(self.lab).get(self.name)
+        state = runc.states(self.lab).get(self.name)
         return state is not None and state.status in ("created", "running")
 
     def require(self) -> None:
@@ -122,13 +122,13 @@ class Container:
 
     def last_words(self) -> str:
         """The last line of its output, or of its error log."""
-        places = (container.console(self.lab, self.name), self.log("error"))
-        said = [excerpt(line) for path in places for line in logs.end(path).splitlines()[-1:]]
+        places = (written.console(self.lab, self.name), self.log("error"))
+        said = [excerpt(line) for path in places for line in written.end(path).splitlines()[-1:]]
         return next(iter(said), "without a word")
 
-    def log(self, kind: logs.Kind) -> Path:
+    def log(self, kind: written.Kind) -> Path:
         """Where the host reads its ``access`` or ``error`` log."""
-        return logs.place(self.lab, self.name, kind)
+        return written.log(self.lab, self.name, kind)
 
     def written(self) -> tuple[str, ...]:
         """The paths in its writable layer that changed since it began."""
@@ -144,7 +144,7 @@ def prepared(lab: Lab, unpacked: Unpacked, setups: Sequence[Setup]) -> Iterator[
     made = [Container(lab, setup, _replica(lab, setup)) for setup in setups]
     try:
         for one in made:
-            lab_netns.replica_namespace(lab, one.replica)
+            lab_namespaces.replica_namespace(lab, one.replica)
         run.spread(lambda one: _make(one, unpacked), made)
         yield made
     finally:

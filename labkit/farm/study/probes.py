@@ -30,8 +30,9 @@ from labkit.core.files import write_atomically
 from labkit.core.journal import lock
 from labkit.display import counted, quoted
 from labkit.errors import CommandError, FarmError, LabkitError
-from labkit.farm.containers import container, logs, replica_files, trial
-from labkit.farm.containers.container import WWW_DATA
+from labkit.farm.containers import container, replica_files, runc, trial, written
+from labkit.farm.containers.overlay import WWW_DATA
+from labkit.farm.images import actions as images
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.network.netns import inside
 from labkit.farm.study.probe_containers import (
@@ -122,14 +123,14 @@ def probe(lab: Lab, image: Unpacked | str) -> tuple[Probe, ...]:
     :param image: an unpacked image, or its tag; raises for a tag what
         :func:`labkit.farm.images.actions.unpacked` raises.
     """
-    unpacked = container.unpack(lab, image) if isinstance(image, str) else image
+    unpacked = images.unpacked(lab, image) if isinstance(image, str) else image
     parts = roles(lab)
     replica_files.keys(lab)
     setups = [role.setup for role in parts]
     with lock(lab.run_dir, "farm"), prepared(lab, unpacked, setups) as made:
         pairs = list(zip(parts, made, strict=True))  # they wait more than they work
         answers = run.spread(lambda pair: _play(*pair), pairs, workers=len(pairs))
-        last = _probe(Question("writes", UNWRITTEN, lambda _: written(made)), made[0])
+        last = _probe(Question("writes", UNWRITTEN, lambda _: files_written(made)), made[0])
     return (*(item for part in answers for item in part), last)
 
 
@@ -369,7 +370,7 @@ def users(one: Container) -> str:
 
 
 def _users(one: Container) -> str:
-    path = f"{container.cgroup(one.lab)}/{one.name}"
+    path = f"{runc.cgroup(one.lab)}/{one.name}"
     found = [server for pid in sorted(cgroups.processes(path)) if (server := _server(pid))]
     first_one = [user for inner, user in found if inner == 1]
     others = sorted({user for inner, user in found if inner != 1})
@@ -391,7 +392,7 @@ def _server(pid: int) -> tuple[int, int] | None:
     return None
 
 
-def written(made: Sequence[Container]) -> str:
+def files_written(made: Sequence[Container]) -> str:
     """What the containers wrote into their own layers, all questions asked."""
     if all(one.error for one in made if not one.setup.foreground):
         return "no container began"
@@ -448,10 +449,10 @@ def rotated(one: Container) -> str:
     """Whether the server opens its logs again after they were renamed, as a rotation does it."""
     first(one)
     trace = f"rotation-{secrets.token_hex(4)}"
-    if not until(lambda: all(_text(one, kind) for kind in logs.KINDS)):
-        empty = " or the ".join(kind for kind in logs.KINDS if not _text(one, kind))
+    if not until(lambda: all(_text(one, kind) for kind in written.KINDS)):
+        empty = " or the ".join(kind for kind in written.KINDS if not _text(one, kind))
         return f"nothing in the {empty} log"
-    for kind in logs.KINDS:
+    for kind in written.KINDS:
         log = one.log(kind)
         log.rename(log.with_suffix(".old"))
     one.signal(RELOAD)
@@ -462,7 +463,7 @@ def rotated(one: Container) -> str:
     return ROTATED
 
 
-def _text(one: Container, kind: logs.Kind) -> str:
+def _text(one: Container, kind: written.Kind) -> str:
     log = one.log(kind)
     return log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
 
@@ -493,7 +494,7 @@ def stranger(one: Container) -> str:
 
 def _failed_ssh(one: Container, done: run.Done) -> FarmError:
     said = " ".join(done.stderr.split()) or f"status {done.status}"
-    log = tail(container.sshd_log(one.lab, one.name))
+    log = tail(written.sshd_log(one.lab, one.name))
     return FarmError("ssh", f"{said}; sshd: {log}", again=done.command, code="farm.ssh")
 
 
@@ -520,8 +521,8 @@ def _start_sshd(one: Container) -> None:
     """
     caps = [word for name in replica_files.CAPABILITIES for word in ("--cap", name)]
     server = (one.name, *replica_files.server(one.root))
-    words = container.runc(one.lab, "exec", "--user", "0:0", *caps, *server)
-    log = container.sshd_log(one.lab, one.name)
+    words = runc.command(one.lab, "exec", "--user", "0:0", *caps, *server)
+    log = written.sshd_log(one.lab, one.name)
     with log.open("ab") as sink:
         process = run.start(words, output=sink)
     one.programs.append(process.wait)
@@ -568,7 +569,7 @@ def _foreground(one: Container) -> Iterator[Future[run.Done]]:
             yield end
         except BaseException:
             if not end.done():
-                run.run(container.runc(one.lab, "kill", one.name, "KILL"), ok=range(256))
+                run.run(runc.command(one.lab, "kill", one.name, "KILL"), ok=range(256))
             raise
 
 

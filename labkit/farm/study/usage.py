@@ -28,6 +28,7 @@ from labkit.display import counted, human_bytes
 from labkit.errors import FarmError, LabkitError
 from labkit.farm import rootfs
 from labkit.farm.containers import container, replica_files
+from labkit.farm.images import actions as images
 from labkit.farm.images import layers
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.rootfs import account, packages, variants
@@ -155,7 +156,7 @@ def unneeded(lab: Lab, variant: str = "debootstrap") -> Outcome[Unneeded]:
     containers are tried, four at a time.
     """
     built = rootfs.build(lab, variant)
-    unpacked = container.unpack(lab, lab.sites[0].name)
+    unpacked = images.unpacked(lab, lab.sites[0].name)
     found = evidence(lab)
     contents = account.read(built.value.variant, built.value.path)
     uses = classify(contents.packages, found)
@@ -386,7 +387,7 @@ def evidence(lab: Lab) -> Evidence:
     Raises :class:`MachineError` where the kernel cannot tell which files are opened, and
     :class:`FarmError` when the image as it is does not do the job.
     """
-    unpacked = container.unpack(lab, lab.sites[0].name)
+    unpacked = images.unpacked(lab, lab.sites[0].name)
     key = _key(lab, unpacked)
     kept = unpacked.lower[-1].parent / f"{key}.json"
     with lock(lab.cache_dir / "locks", key, wait=PATIENCE):

@@ -12,7 +12,7 @@ from labkit.report.batch.running import Batch
 from labkit.report.batch.schedule import Wish
 from labkit.report.stages import memory as memories
 from labkit.report.stages.plan import STAGES
-from labkit.wiki.server import actions as server
+from labkit.wiki import server
 
 
 def table(lab: Lab) -> tuple[Table, ...]:

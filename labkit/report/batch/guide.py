@@ -7,11 +7,11 @@ from pathlib import Path
 
 from labkit.display import curl
 from labkit.errors import StateError
-from labkit.farm.network import endpoint
+from labkit.farm.network import host
 from labkit.farm.services import resolver
 from labkit.model.lab import Lab
 from labkit.report.stages import record as records
-from labkit.wiki.server import actions as server
+from labkit.wiki import server
 
 
 def lines(lab: Lab, site: Path, *, whole: bool = True) -> tuple[tuple[str, str], ...]:
@@ -53,8 +53,8 @@ def _sites(lab: Lab) -> Iterator[tuple[str, str]]:
     yield "Sites", ", ".join(lab.url(site.name) for site in lab.sites)
     yield "", "only the lab's DNS has these names; this looks one up, asks it, and opens it:"
     yield "", f"sudo {resolver.with_dns(lab)} getent hosts {name}"
-    yield "", within + endpoint.again(lab, asked)
-    yield "", within + endpoint.again(lab, f"{chromium} {rules} {url}")
+    yield "", within + host.again(lab, asked)
+    yield "", within + host.again(lab, f"{chromium} {rules} {url}")
 
 
 def _next() -> Iterator[tuple[str, str]]:
