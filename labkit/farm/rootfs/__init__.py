@@ -8,7 +8,7 @@ removes from the cache what no lab uses. :mod:`~labkit.farm.rootfs.variants` nam
 ``repository`` and ``sandbox`` (builds without a network).
 """
 
-from labkit.farm.rootfs.builder import build, refresh
+from labkit.farm.rootfs.bootstrap import build, refresh
 from labkit.farm.rootfs.buildplan import Rootfs, find, plan
 from labkit.farm.rootfs.cache_entries import collect
 

@@ -1,4 +1,4 @@
-"""Where Debian packages come from, and how: apt knows, and is asked (:mod:`labkit.farm.rootfs.lists`).
+"""Where Debian packages come from, and how: apt knows, and is asked (:mod:`labkit.farm.rootfs.apt`).
 
 The repository names no mirror, and labkit reads neither proxies nor logins nor keys: apt fetches and verifies
 with the machine's own configuration. Here is what labkit asks apt for, and what it makes of the answers.

@@ -24,7 +24,7 @@ from labkit.errors import LabkitError
 from labkit.farm import rootfs
 from labkit.farm.images import actions as image
 from labkit.farm.images.unpacking import Unpacked
-from labkit.farm.rootfs import account, builder, buildplan, packages
+from labkit.farm.rootfs import account, bootstrap, buildplan, packages
 from labkit.farm.rootfs.account import Weight
 from labkit.farm.rootfs.buildplan import Plan, Rootfs, key_of
 from labkit.farm.rootfs.cache_entries import PATIENCE, discard
@@ -286,7 +286,7 @@ def _ablate(lab: Lab, built: Rootfs, place: Path) -> Ablation:
 def _full(lab: Lab, planned: Plan, before: Rootfs, folder: Path) -> Tree:
     """All files that there are, with the packages that the variant's steps add, as its build has them."""
     tree = Tree.read(before.path)
-    files = builder.fetch(planned, Depot.of(lab), buildplan.shop(planned), folder, before)
+    files = bootstrap.fetch(planned, Depot.of(lab), buildplan.shop(planned), folder, before)
     return with_added(tree, files, folder / "added")
 
 

@@ -23,7 +23,7 @@ from labkit.core.tables import Cell, Table
 from labkit.display import human_bytes
 from labkit.farm import rootfs
 from labkit.farm.images import store
-from labkit.farm.images.umoci import umoci
+from labkit.farm.images.store import umoci
 from labkit.farm.rootfs import account, packages, variants
 from labkit.farm.rootfs.account import Contents
 from labkit.farm.rootfs.buildplan import Rootfs, key_of, program_version
@@ -122,7 +122,7 @@ def compare(
     with ``layers`` also packed as the layer of an image.
 
     What is missing is built, side by side; all of them from nothing take some minutes. Errors
-    are those of :func:`labkit.farm.rootfs.builder.build`.
+    are those of :func:`labkit.farm.rootfs.bootstrap.build`.
     """
     chosen = tuple(variants.named(name) for name in names or variants.VARIANTS)
     ordered = in_order(chosen, own=variants.of_lab(lab).name)
