@@ -20,7 +20,15 @@ from labkit.display import counted, human_bytes
 from labkit.errors import BuildError, CommandError, ConfigError
 from labkit.farm.rootfs import apt, buildplan, commands, packages, reproducible, variants
 from labkit.farm.rootfs.apt import AbsentError
-from labkit.farm.rootfs.buildplan import Plan, Rootfs, find, key_of, plan, program_version, ready
+from labkit.farm.rootfs.buildplan import (
+    BuildPlan,
+    Rootfs,
+    find,
+    key_of,
+    plan,
+    program_version,
+    ready,
+)
 from labkit.farm.rootfs.cache_entries import PATIENCE, building, discard, size
 from labkit.farm.rootfs.commands import Command
 from labkit.farm.rootfs.repository import Depot, Shop
@@ -54,7 +62,7 @@ def stand(lab: Lab, variant: str = "", *, registry: str = "") -> tuple[Rootfs, b
         return _stand(lab, ready(lab, variant, registry=registry))
 
 
-def _stand(lab: Lab, planned: Plan) -> tuple[Rootfs, bool]:
+def _stand(lab: Lab, planned: BuildPlan) -> tuple[Rootfs, bool]:
     with lock(lab.cache_dir / "locks", planned.key, wait=PATIENCE):
         cache.hold(lab, f"rootfs-{planned.variant.name}", planned.place)
         if planned.archive:
@@ -63,7 +71,7 @@ def _stand(lab: Lab, planned: Plan) -> tuple[Rootfs, bool]:
         return kept or _make(lab, planned), kept is None
 
 
-def _make(lab: Lab, planned: Plan) -> Rootfs:
+def _make(lab: Lab, planned: BuildPlan) -> Rootfs:
     variant, archive = planned.variant, planned.archive
     run.require(*variants.programs(variant, registry=planned.registry), "nsenter", "cp")
     before = stand(lab, variant.after)[0] if archive and variant.after else None
@@ -86,7 +94,7 @@ def _make(lab: Lab, planned: Plan) -> Rootfs:
     return value
 
 
-def _fill(lab: Lab, planned: Plan, work: Path, before: Rootfs | None) -> int:
+def _fill(lab: Lab, planned: BuildPlan, work: Path, before: Rootfs | None) -> int:
     """Makes the root file system in ``work`` and brings it to where it stays; returns how many bytes of
     it were tidied away."""
     depot, shop, began = Depot.of(lab), buildplan.shop(planned), time.time()
@@ -108,12 +116,14 @@ def _fill(lab: Lab, planned: Plan, work: Path, before: Rootfs | None) -> int:
     return removed
 
 
-def _way(planned: Plan, depot: Depot, shop: Shop) -> AbstractContextManager[Way]:
+def _way(planned: BuildPlan, depot: Depot, shop: Shop) -> AbstractContextManager[Way]:
     """To the shop and nowhere else; a registry is asked without a detour."""
     return gateway(depot, shop) if planned.archive else nullcontext(NOWHERE)
 
 
-def fetch(planned: Plan, depot: Depot, shop: Shop, work: Path, before: Rootfs | None) -> list[Path]:
+def fetch(
+    planned: BuildPlan, depot: Depot, shop: Shop, work: Path, before: Rootfs | None
+) -> list[Path]:
     """The packages that the build will want, all at once; a tool that decides for itself may ask for others."""
     names = commands.wanted(planned.variant, planned.packages)
     if not planned.archive or not names:
@@ -130,7 +140,7 @@ def fetch(planned: Plan, depot: Depot, shop: Shop, work: Path, before: Rootfs | 
 
 
 def _steps(
-    planned: Plan, shop: Shop, work: Path, before: Rootfs | None, fetched: list[Path]
+    planned: BuildPlan, shop: Shop, work: Path, before: Rootfs | None, fetched: list[Path]
 ) -> tuple[Command, ...]:
     """The commands of the build: pulled (no archive), from ``before``, or from the archive."""
     target, variant, script = work / "rootfs", planned.variant, work / "source"
@@ -191,7 +201,7 @@ def explained(depot: Depot, what: str, error: Exception) -> Exception:
     )
 
 
-def _measured(planned: Plan, root: Path, *, removed: int, seconds: float) -> Rootfs:
+def _measured(planned: BuildPlan, root: Path, *, removed: int, seconds: float) -> Rootfs:
     return Rootfs(
         variant=planned.variant.name,
         suite=planned.suite,
@@ -208,7 +218,7 @@ def _measured(planned: Plan, root: Path, *, removed: int, seconds: float) -> Roo
 
 
 __all__ = [
-    "Plan", "Rootfs", "build", "checks", "find", "key_of", "plan", "program_version", "refresh",
+    "BuildPlan", "Rootfs", "build", "checks", "find", "key_of", "plan", "program_version", "refresh",
 ]  # fmt: skip
 
 

@@ -60,7 +60,7 @@ class Rootfs(Record):
     key: str
 
 
-class Plan(Record):
+class BuildPlan(Record):
     """What will be built, and its place in the cache.
 
     ``archive`` is where its packages come from. It is None, and ``digest`` '', for what is pulled from a registry and
@@ -95,7 +95,7 @@ def require_host(registry: str) -> None:
         )
 
 
-def plan(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
+def plan(lab: Lab, variant: str = "", *, registry: str = "") -> BuildPlan:
     """What a build would make; asks the machine's package database, not the network."""
     chosen = variants.named(variant) if variant else variants.of_lab(lab)
     require_host(registry)
@@ -114,7 +114,7 @@ def plan(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
         (EDITION, recipe, architecture, before),
         (program, version, lab.rootfs.mirror or apt.kind(lab), pulled, digest, before),
     )
-    return Plan(
+    return BuildPlan(
         variant=chosen,
         suite=suite,
         architecture=architecture,
@@ -128,7 +128,7 @@ def plan(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
     )
 
 
-def ready(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
+def ready(lab: Lab, variant: str = "", *, registry: str = "") -> BuildPlan:
     """The same, with the suite's list of packages, which is fetched if the cache does not have it.
 
     :raises BuildError: there is no room to build it; nothing was fetched.
@@ -146,7 +146,7 @@ def ready(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
     return known
 
 
-def shop(planned: Plan) -> Shop:
+def shop(planned: BuildPlan) -> Shop:
     """Where a build takes its packages from; empty for what is pulled from a registry."""
     if not planned.archive:
         return Shop((), ())
@@ -157,7 +157,7 @@ def shop(planned: Plan) -> Shop:
     return Shop(sources, found.listed)
 
 
-def _list_gone(planned: Plan) -> StateError:
+def _list_gone(planned: BuildPlan) -> StateError:
     return StateError(
         planned.what,
         "the suite's list of packages in the cache was replaced while it was read",
@@ -186,7 +186,7 @@ def program_version(package: str) -> str:
     return version
 
 
-def find(planned: Plan) -> Rootfs | None:
+def find(planned: BuildPlan) -> Rootfs | None:
     """The whole root file system in the cache, or None: also when its record or its files are damaged."""
     if not cache.whole(planned.place):
         return None

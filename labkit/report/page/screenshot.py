@@ -8,7 +8,7 @@ from labkit.display import quoted
 from labkit.farm.services import browser
 from labkit.farm.services.browser import Page, Visits
 from labkit.model.lab import Lab
-from labkit.wiki import server
+from labkit.wiki.client import session
 
 #: The link that MediaWiki's skins show to who is not logged in.
 MARKS = {"login": "[id^=pt-login] a"}
@@ -22,7 +22,7 @@ def main_page(lab: Lab) -> Outcome[Visits]:
     not work, and :class:`MachineError` when none is installed.
     """
     browser.require()
-    address = server.describe(lab).address
+    address = session.site_info(lab).address
     visits = browser.at_home(lab, {"page-wiki": address}, MARKS)
     (page,) = visits.pages
     return Outcome(
