@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from labkit.report.site import markup, showing
+from labkit.report.site import hypertext, pages
 from labkit.report.site.hypertext import Hypertext
 from labkit.wiki.render import markdown, notebook, terminal
 from labkit.wiki.render.tree import Paragraph, Text
@@ -181,7 +181,7 @@ def test_a_notebook_gives_blocks_and_footnotes() -> None:
     )
     stream = {"output_type": "stream", "name": "stderr", "text": "\x1b[31mno\x1b[0m"}
     data = {"output_type": "display_data", "data": {"text/html": frame}, "metadata": {}}
-    made = showing.of_notebook(
+    made = pages.of_notebook(
         {
             "cells": [
                 {**told, "source": "a[^1]\n\n[^1]: one"},
@@ -240,5 +240,5 @@ def test_any_text_is_shown_as_itself(text: str) -> None:
         assert read.attributes <= ATTRIBUTES
         assert set(read.addresses) <= {"http://x.test/", "#note-1"} | {a for a in read.addresses if a.startswith("pictures/")}  # fmt: skip
     said = Reader(str(Hypertext().show([Paragraph((Text(text),))])))
-    expected = markup.plain(terminal.plain(text))
+    expected = hypertext.plain(terminal.plain(text))
     assert said.text.replace("\n", "") == expected.replace("\n", "").replace("\0", "\ufffd")

@@ -1,4 +1,4 @@
-"""What a notebook shows (:mod:`labkit.wiki.render.tree`) as HTML that cannot do anything.
+"""The document tree as HTML that cannot do anything.
 
 All characters are escaped; there are no elements, attributes or addresses but the ones written here.
 Pictures are files beside the page, formulas are drawn in it: nothing comes from outside.
@@ -7,32 +7,21 @@ Pictures are files beside the page, formulas are drawn in it: nothing comes from
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from html import escape
-from typing import TYPE_CHECKING
 
-from labkit.report.site import markup
+from markupsafe import Markup
+from pygments import highlight  # type: ignore[import-untyped]  # it has no annotations
+from pygments.formatters.html import HtmlFormatter  # type: ignore[import-untyped]
+from pygments.lexers import get_lexer_by_name  # type: ignore[import-untyped]
+
+from labkit.display import shown
 from labkit.wiki.render import pictures, terminal, tree
-from labkit.wiki.render.pictures import Picture
-from labkit.wiki.render.tree import (
-    Formula,
-    Image,
-    Line,
-    Paragraph,
-    Part,
-    Parts,
-    Piece,
-    is_alone,
-    plain,
-    slug,
-    unheaded,
-    words,
-)
+from labkit.wiki.render.tree import Formula, Image, Line, Paragraph, Part, Parts, Piece, is_alone
+from labkit.wiki.render.wikitext import LANGUAGES
 from labkit.wiki.render.writing import is_outside
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 #: Tables with more rows than this are folded.
 LONG = 20
@@ -58,14 +47,10 @@ class Hypertext:
 
     def show(self, parts: Iterable[Part]) -> Markup:
         """The parts as HTML."""
-        from markupsafe import Markup
-
         return Markup(self.parts(parts))  # noqa: S704 - all of it is written here
 
     def footnotes(self) -> Markup | None:
         """The footnotes whose marks were met, as a list; None without any."""
-        from markupsafe import Markup
-
         if not self._met:
             return None
         self._in_note = True
@@ -94,7 +79,7 @@ class Hypertext:
             case Paragraph(line):
                 return f"<p>{self.line(line)}</p>" if line else ""
             case tree.Source(text, language):
-                return f"<pre><code>{markup.code(text, language)}</code></pre>" if text else ""
+                return f"<pre><code>{code(text, language)}</code></pre>" if text else ""
             case tree.Quote(inner):
                 return f"<blockquote>{self.within(inner)}</blockquote>"
             case tree.Listing():
@@ -114,7 +99,7 @@ class Hypertext:
 
     def within(self, parts: Parts) -> str:
         """Parts within another one, whose headings are none of the page's."""
-        return self.parts(unheaded(parts))
+        return self.parts(tree.unheaded(parts))
 
     def boxed(self, parts: Parts) -> str:
         """Parts in an element of their own: one paragraph needs no element more."""
@@ -126,7 +111,7 @@ class Hypertext:
     def heading(self, level: int, line: Line) -> str:
         """A heading, one level lower than in the notebook: the page has one of its own."""
         text = self.line(line)
-        name = slug(plain(line))
+        name = tree.slug(tree.plain(line))
         anchor = f' id="h-{_text(name)}"' if name and name not in self._marked else ""
         self._marked.add(name)
         tag = f"h{min(level + 1, 6)}"
@@ -216,8 +201,8 @@ class Hypertext:
         name, _, fragment = address.partition("#")
         if is_outside(address):
             return address
-        if not name and slug(fragment) in self.headings:
-            return f"#h-{slug(fragment)}"
+        if not name and tree.slug(fragment) in self.headings:
+            return f"#h-{tree.slug(fragment)}"
         return self.pages.get(name, "")
 
     def image(self, image: Image) -> str:
@@ -227,7 +212,7 @@ class Hypertext:
         width = f' width="{image.picture.width}"' if image.picture.width else ""
         return f'<img src="{self.file(image.picture)}" alt="{_text(image.alt)}"{width}>'
 
-    def file(self, picture: Picture) -> str:
+    def file(self, picture: pictures.Picture) -> str:
         """A picture's address, by the hash of its content."""
         name = f"{FOLDER}/{hashlib.sha256(picture.data).hexdigest()[:16]}.{picture.ending}"
         self.files[name] = picture.data
@@ -247,7 +232,7 @@ class Hypertext:
         if number >= len(self.notes):
             return ""
         if self._in_note:  # as on the wiki
-            return _text(f" ({words(self.notes[number])})")
+            return _text(f" ({tree.words(self.notes[number])})")
         first = number not in self._met
         self._met += [number] if first else []
         shown = self._met.index(number) + 1
@@ -268,5 +253,31 @@ def _run(text: str, css: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Characters, without those that steer a terminal or turn the text around them."""
-    return escape(markup.plain(terminal.plain(text)))
+    return escape(plain(text))
+
+
+def plain(text: str) -> str:
+    """What a program wrote, without what steers a terminal; control characters are made visible."""
+    return shown(terminal.plain(text))
+
+
+def code(source: str, language: str = "python") -> Markup:
+    """Source as HTML, its words marked with Pygments' classes where the language is known."""
+    name = LANGUAGES.get(language.strip().lower())
+    if name is None:
+        return Markup(escape(plain(source)))  # noqa: S704 - it is escaped
+    lexer = get_lexer_by_name(name, stripnl=False)
+    return Markup(highlight(plain(source), lexer, HtmlFormatter(nowrap=True)))  # noqa: S704 - it escapes
+
+
+def breakable(text: str) -> Markup:
+    """A table cell's text as HTML in which only long words may be broken, and those where one would
+    break them by hand: after a dot, a slash, a comma and their like."""
+    parts = re.split(r"(\S{25,})", text)
+    pieces = (_broken(part) if place % 2 else [part] for place, part in enumerate(parts))
+    return Markup("").join(Markup("<wbr>").join(piece) for piece in pieces)
+
+
+def _broken(word: str) -> list[str]:
+    """A long word in pieces: after its punctuation, and at least every 24 characters."""
+    return re.findall(r"[^./,:=_@\[\]-]{1,24}[./,:=_@\[\]-]*|[./,:=_@\[\]-]{1,24}", word)
