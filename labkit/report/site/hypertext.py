@@ -55,8 +55,11 @@ class Hypertext:
             return None
         self._in_note = True
         items = [
-            f'<li id="note-{n + 1}">{self.boxed(self.notes[number])} '
-            f'<a href="#note-{n + 1}-mark" aria-label="back to the text">↑</a></li>'
+            self.item(
+                self.notes[number],
+                f' id="note-{n + 1}"',
+                f' <a href="#note-{n + 1}-mark" aria-label="back to the text">↑</a>',
+            )
             for n, number in enumerate(self._met)
         ]
         return Markup(f'<ol class="notes">{"".join(items)}</ol>')  # noqa: S704 - as above
@@ -67,13 +70,14 @@ class Hypertext:
         """Parts one after the other."""
         return "\n".join(filter(None, map(self.part, parts)))
 
-    def part(self, part: Part) -> str:  # noqa: PLR0911, PLR0912 - one line a kind
+    def part(self, part: Part) -> str:  # noqa: PLR0911 - one line a kind
         """One part."""
         match part:
             case tree.Heading(level, line):
                 return self.heading(level, line)
-            case Paragraph((Image() as image,)) if image.picture:
-                return self.figure(image)
+            case Paragraph((Image(caption=said) as image,)) if image.picture:
+                caption = f"<figcaption>{_text(said)}</figcaption>" if said else ""
+                return f"<figure>{self.image(image)}{caption}</figure>"
             case Paragraph((Formula(tex, True),)):
                 return f'<div class="formula">{self.formula(tex, True)}</div>'
             case Paragraph(line):
@@ -84,8 +88,6 @@ class Hypertext:
                 return f"<blockquote>{self.within(inner)}</blockquote>"
             case tree.Listing():
                 return self.listing(part)
-            case tree.Terms(entries):
-                return f"<dl>{''.join(self.entry(*entry) for entry in entries)}</dl>"
             case tree.Grid():
                 return self.grid(part)
             case tree.Rule():
@@ -100,13 +102,6 @@ class Hypertext:
     def within(self, parts: Parts) -> str:
         """Parts within another one, whose headings are none of the page's."""
         return self.parts(tree.unheaded(parts))
-
-    def boxed(self, parts: Parts) -> str:
-        """Parts in an element of their own: one paragraph needs no element more."""
-        match parts:
-            case (Paragraph(line),) if not is_alone(line):
-                return self.line(line)
-        return self.within(parts)
 
     def heading(self, level: int, line: Line) -> str:
         """A heading, one level lower than in the notebook: the page has one of its own."""
@@ -123,21 +118,19 @@ class Hypertext:
         first = f' start="{part.start}"' if part.start not in (None, 1) else ""
         return f"<{tag}{first}>{''.join(self.item(item) for item in part.items)}</{tag}>"
 
-    def item(self, item: Parts) -> str:
-        """An item of a list."""
+    def item(self, item: Parts, attributes: str = "", end: str = "") -> str:
+        """An item of a list: a paragraph at its beginning needs no element before lists alone."""
         match item:
             case (Paragraph(line), *rest) if not is_alone(line) and all(isinstance(part, tree.Listing) for part in rest):  # fmt: skip
-                return f"<li>{self.line(line)}{self.parts(rest)}</li>"
-        return f"<li>{self.within(item)}</li>"
-
-    def entry(self, term: Line, meaning: Parts) -> str:
-        """A term, or what it means."""
-        return f"<dt>{self.line(term)}</dt>" if term else f"<dd>{self.boxed(meaning)}</dd>"
+                inside = f"{self.line(line)}{self.parts(rest)}"
+            case _:
+                inside = self.within(item)
+        return f"<li{attributes}>{inside}{end}</li>"
 
     def grid(self, part: tree.Grid) -> str:
         """A table; a long one is folded."""
-        heads = "".join(self.row(row) for row in part.rows[: part.head])
-        body = "".join(self.row(row) for row in part.rows[part.head :])
+        rows = [f"<tr>{''.join(map(self.cell, row))}</tr>" for row in part.rows]
+        heads, body = "".join(rows[: part.head]), "".join(rows[part.head :])
         said = part.caption or ("" if body else part.size)
         caption = f"<caption>{_text(said)}</caption>" if said else ""
         head = f"<thead>{heads}</thead>" if heads else ""
@@ -147,10 +140,6 @@ class Hypertext:
         label = f"{part.caption} ({part.size})" if part.caption else part.size
         return f"<details><summary>{_text(label)}</summary>{table}</details>"
 
-    def row(self, row: Iterable[tree.Cell]) -> str:
-        """A row of a table."""
-        return f"<tr>{''.join(self.cell(cell) for cell in row)}</tr>"
-
     def cell(self, cell: tree.Cell) -> str:
         """A cell of a table."""
         tag = "th" if cell.head else "td"
@@ -158,11 +147,6 @@ class Hypertext:
         across = f' colspan="{cell.across}"' if cell.across > 1 else ""
         down = f' rowspan="{cell.down}"' if cell.down > 1 else ""
         return f"<{tag}{across}{down}{sides.get(cell.side, '')}>{self.line(cell.line)}</{tag}>"
-
-    def figure(self, image: Image) -> str:
-        """A picture by itself, with its caption."""
-        caption = f"<figcaption>{_text(image.caption)}</figcaption>" if image.caption else ""
-        return f"<figure>{self.image(image)}{caption}</figure>"
 
     # -- within a line
 
@@ -206,17 +190,14 @@ class Hypertext:
         return self.pages.get(name, "")
 
     def image(self, image: Image) -> str:
-        """A picture, a file of the site's own; elsewhere its words."""
+        """A picture, a file of the site's own named by a hash of its content; elsewhere its words."""
         if image.picture is None:
             return _text(f"[{image.alt or 'a picture'}]")
-        width = f' width="{image.picture.width}"' if image.picture.width else ""
-        return f'<img src="{self.file(image.picture)}" alt="{_text(image.alt)}"{width}>'
-
-    def file(self, picture: pictures.Picture) -> str:
-        """A picture's address, by the hash of its content."""
-        name = f"{FOLDER}/{hashlib.sha256(picture.data).hexdigest()[:16]}.{picture.ending}"
-        self.files[name] = picture.data
-        return name
+        data, width = image.picture.data, image.picture.width
+        name = f"{FOLDER}/{hashlib.sha256(data).hexdigest()[:16]}.{image.picture.ending}"
+        self.files[name] = data
+        size = f' width="{width}"' if width else ""
+        return f'<img src="{name}" alt="{_text(image.alt)}"{size}>'
 
     def formula(self, tex: str, display: bool) -> str:
         """A formula, drawn; its source where it cannot be."""
@@ -244,12 +225,12 @@ def screen(part: tree.Screen) -> str:
     """A program's lines in their colours."""
     names = [name for name, there in (("ansi", part.coloured), (part.stream, part.stream)) if there]
     attributes = f' class="{" ".join(names)}"' if names else ""
-    lines = ("".join(_run(run.text, run.css) for run in line) for line in part.lines)
-    return f"<pre{attributes}>{chr(10).join(lines)}</pre>"
-
-
-def _run(text: str, css: str) -> str:
-    return f'<span style="{css}">{_text(text)}</span>' if css else _text(text)
+    runs = (
+        f'<span style="{run.css}">{_text(run.text)}</span>' if run.css else _text(run.text)
+        for line in part.lines
+        for run in (*line, tree.Run("\n"))
+    )
+    return f"<pre{attributes}>{''.join(runs).removesuffix(chr(10))}</pre>"
 
 
 def _text(text: str) -> str:
