@@ -18,7 +18,7 @@ from labkit.farm.containers import (
     replica_files,
     runc,
 )
-from labkit.farm.images import layers, siteimages, store, unpacking
+from labkit.farm.images import builder, store, unpacking
 from labkit.farm.reconcile import up
 from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.services import dns, proxy, ssh
@@ -45,7 +45,7 @@ def runtime_configuration(lab: Lab) -> Path:
 
 def small_blob(lab: Lab) -> Path:
     """The manifest of the site's image."""
-    layout = siteimages.place(lab) / "layout"
+    layout = builder.place(lab) / "layout"
     return store.blob(layout, store.tag(layout, "red").manifest)
 
 
@@ -53,8 +53,8 @@ FILES: dict[str, Callable[[Lab], Path]] = {
     "config.json": lambda lab: runc.bundle(lab, "red-1") / "config.json",
     "mark of the overlay": lambda lab: runc.folder(lab, "red-1") / "lower",
     "runtime configuration": runtime_configuration,
-    "record of the image": lambda lab: siteimages.place(lab) / "image.json",
-    "index of the image": lambda lab: siteimages.place(lab) / "layout" / "index.json",
+    "record of the image": lambda lab: builder.place(lab) / "image.json",
+    "index of the image": lambda lab: builder.place(lab) / "layout" / "index.json",
     "manifest of the image": small_blob,
     "public key": lambda lab: lab.state_dir / "ssh" / "host.pub",
     "dnsmasq.conf": lambda lab: dns.server(lab).config,
@@ -262,13 +262,13 @@ def test_a_damaged_record_in_the_cache_is_no_build(tmp_path: Path, harm: Harm) -
         path.write_text('{"key": "k"}')
         harm(path)
     assert rootfs.find(planned) is None
-    assert layers._find(tmp_path) is None
+    assert builder._cached_layers(tmp_path) is None
 
 
 @pytest.mark.root
 def test_an_emptied_root_file_system_is_unpacked_again(farm: Lab, lab: Lab) -> None:
     """The folder that is there does not count as one."""
-    layout = siteimages.place(farm) / "layout"
+    layout = builder.place(farm) / "layout"
     digest = store.tag(layout, "red").layers[-1]
     root = unpacking.layer(lab, layout, digest)
     whole = sorted(root.rglob("*"))

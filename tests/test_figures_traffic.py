@@ -18,7 +18,7 @@ from labkit.farm.traffic.load import Sent
 from labkit.farm.traffic.measure import Measurement
 from labkit.farm.traffic.spread import Case, Comparison, Survey
 from labkit.report import figures
-from labkit.report.figures import screens, spread, stopping
+from labkit.report.figures import screenshots, stopped_replica, traffic
 
 T = TypeVar("T")
 
@@ -147,9 +147,7 @@ def test_many_replicas_are_one_bar_beside_the_stopped_one() -> None:
             for n, item in enumerate(replicas)]  # fmt: skip
     value = outage.value(many, replicas[-1], sent, (0.0, 0.0, 0.0, 0.0), drained=False)
     table = outage.timeline(many, value, sent)
-    heads = [column.name for column in table.columns]
-    rows = [dict(zip(heads, row, strict=True)) for row in table.rows]
-    (row,) = stopping.grouped(rows, value)
+    (row,) = stopped_replica.grouped(table.frame(), value).to_dict("records")
     assert row == {"time": 0.0, "the other 8 replicas": 8, "red-9": 1, "again": 0, "failed": 0,
                    "slowest": 0.01}  # fmt: skip
 
@@ -171,7 +169,7 @@ def test_distribution_goes_on_in_a_new_line(
     names = [f"site{number}" for number in range(1, sites + 1)]
     many = Lab.of({"sites": names, "replicas": replicas, "network": {"subnet": "10.60.0.0/16"}})
     found = [measurement(many, name, *[5] * replicas) for name in names]
-    arranged = spread.arrange(found, width)
+    arranged = traffic.arrange(found, width)
     assert [[group.place for group in line] for line in arranged] == lines
     listed = [part.replica for line in arranged for group in line for part in group.shares]
     assert listed == [replica.name for replica in many.farm]
@@ -241,7 +239,7 @@ def test_pages_of_one_site_stand_together(
              screenshot="", seconds=0.0)
         for replica in farm.farm
     ]  # fmt: skip
-    assert screens.arrange(farm, shown) == places
+    assert screenshots.arrange(farm, shown) == places
 
 
 def test_same_result_gives_the_same_bytes(lab: Lab) -> None:

@@ -13,7 +13,7 @@ from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.errors import FarmError, LabkitError
-from labkit.farm.containers import confinement, runc
+from labkit.farm.containers import runc
 from labkit.farm.network import host, links, topology
 from labkit.farm.reconcile import answering
 from labkit.farm.services import dns, proxy, question, workers
@@ -71,6 +71,7 @@ def checks(lab: Lab, *, deep: bool = False) -> Outcome[tuple[Check, ...]]:
     :param deep: also :func:`labkit.farm.reconcile.kept.checks`, which reads some hundred megabytes.
     """
     # which can build images: more to import than `status` needs
+    from labkit.farm.containers import confinement
     from labkit.farm.reconcile import kept, up, upkeep
 
     found = (

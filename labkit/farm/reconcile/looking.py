@@ -20,8 +20,8 @@ from labkit.farm.containers import (
     written,
 )
 from labkit.farm.containers.runc import State
-from labkit.farm.images import found
-from labkit.farm.images.found import Images
+from labkit.farm.images import on_disk
+from labkit.farm.images.on_disk import Images
 from labkit.farm.network import firewall as guard
 from labkit.farm.network import links
 from labkit.farm.network import topology as topologies
@@ -75,7 +75,7 @@ def _look(lab: Lab, kinds: Sequence[str]) -> Look:
     entries = tuple(e for e in Journal.of(lab).standing() if e.boot == boot_id())
     variants.of_lab(lab)  # raises for a word that names none, before anything is made of it
     suite = apt.suite(lab)
-    images = found.images(lab, suite)
+    images = on_disk.read(lab, suite)
     unnamed = frozenset(item.name for item in lab.farm if is_unnamed(item, states))
     topology = links.observe(lab)
     mounted = mount_points()

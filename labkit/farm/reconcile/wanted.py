@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from labkit.core import firewall_tables
 from labkit.farm.containers import written
-from labkit.farm.images import siteimages
+from labkit.farm.images import builder
 from labkit.farm.network import firewall
 from labkit.farm.services import balancer_instance as balancer
 from labkit.farm.services import dns_instance as names
@@ -67,7 +67,7 @@ def _image(lab: Lab, item: Site, known: Known) -> Resource:
     files = sites.files(lab, item)
     facts = {
         "layout": "whole",
-        "rootfs": siteimages.made_from(lab, known.suite),
+        "rootfs": builder.made_from(lab, known.suite),
         **page_facts(files[sites.PAGE], files[sites.CONFIGURATION]),
         "unpacked": "yes",
         **({"programs": known.tools} if known.tools else {}),
