@@ -307,47 +307,11 @@ MARKED = st.lists(
     st.sampled_from(MARKUP) | st.sampled_from(DANGEROUS) | st.characters(), min_size=1, max_size=20
 ).map("".join)
 #: All elements that a text may become on a page.
-SHOWN = frozenset(
-    [
-        "a",
-        "b",
-        "blockquote",
-        "br",
-        "caption",
-        "code",
-        "dd",
-        "div",
-        "dl",
-        "dt",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "hr",
-        "i",
-        "img",
-        "kbd",
-        "li",
-        "mark",
-        "ol",
-        "p",
-        "pre",
-        "s",
-        "small",
-        "span",
-        "strong",
-        "sub",
-        "sup",
-        "table",
-        "tbody",
-        "td",
-        "th",
-        "tr",
-        "u",
-        "ul",
-    ]
-)
+SHOWN = frozenset((
+    "a", "b", "blockquote", "br", "caption", "code", "div", "h2", "h3", "h4", "h5", "h6", "hr", "i", "img",
+    "kbd", "li", "mark", "ol", "p", "pre", "s", "small", "span", "strong", "sub", "sup", "table", "tbody",
+    "td", "th", "tr", "u", "ul",
+))  # fmt: skip
 
 
 def documents(text: str) -> list[Document]:

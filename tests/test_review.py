@@ -354,7 +354,7 @@ def test_a_small_rest_is_shown_not_folded(lab: Lab, rows: int, folded: list[str]
     [
         ("\x1b[1;31mred\x1b[0m", "red"),
         ("a\x07b\x00c\td\n", "a␇b␀c\td\n"),
-        ("\x1b]0;title", "0;title"),
+        ("\x1b]0;title\x07a", "a"),
         ("é ✔\u202f\u00a0", "é ✔\u202f\u00a0"),
         ("a\u202eb", "a[U+202E]b"),
         ("\u3000\u200c\U0001fae9", "\u3000\u200c\U0001fae9"),
