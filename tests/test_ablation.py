@@ -19,7 +19,7 @@ from labkit.farm.rootfs.packages import Package
 from labkit.farm.rootfs.tree import Item, Tree
 from labkit.farm.study import ablation, probes
 from labkit.farm.study.ablation import Ablation, Trials, Tried
-from labkit.farm.study.comparison import scratch
+from labkit.farm.study.evidence import scratch
 
 
 def _package(name: str, *depends: str) -> Package:
@@ -197,8 +197,9 @@ def test_what_the_checks_of_an_ablation_say(
     tried = (_tried("web, as it is"), _tried("a", *kept), _tried("b", *undone, too_far=True))
     value = Ablation(variant="smallest", before="web", tried=tried, same=same)
     assert {check.name for check in ablation.checks(value) if not check.holds} == failing
-    assert [row[0] for row in ablation.table(value).rows] == ["web, as it is", "a"]
-    assert [row[0] for row in ablation.undone_table(value).rows] == ["b"]
+    steps, undone = ablation.tables(value)
+    assert steps.frame()["step"].tolist() == ["web, as it is", "a"]
+    assert undone.frame()["step"].tolist() == ["b"]
 
 
 def test_another_variant_has_no_steps(lab: Lab) -> None:

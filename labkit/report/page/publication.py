@@ -14,7 +14,7 @@ from labkit.core.result import Outcome, action, run_id
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, quoted
 from labkit.farm.services import browser
-from labkit.farm.services.browsing import Page, Visits
+from labkit.farm.services.browser import Page, Visits
 from labkit.model.lab import Lab
 from labkit.report.page.blocks import Pages, stages, with_remarks
 from labkit.report.stages import dialogue
@@ -199,7 +199,7 @@ def main_page(lab: Lab) -> Outcome[Visits]:
     not work, and :class:`MachineError` when none is installed.
     """
     browser.require()
-    address = server.describe(lab).address
+    address = session.site_info(lab).address
     visits = browser.at_home(lab, {"page-wiki": address}, MARKS)
     (page,) = visits.pages
     return Outcome(
