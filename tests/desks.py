@@ -14,12 +14,13 @@ from requests.adapters import HTTPAdapter
 
 from labkit import Lab
 from labkit.wiki.client import protocol, session
+from labkit.wiki.client.protocol import Upload
 from labkit.wiki.merge import fences
 from labkit.wiki.merge.fences import Block
 from labkit.wiki.publish import publishing
 from labkit.wiki.publish.publishing import Published
-from labkit.wiki.render import notebook, wikitext
-from labkit.wiki.render.notebook import Upload
+from labkit.wiki.render import wikitext
+from labkit.wiki.render.pictures import upload
 
 
 class Wire(HTTPAdapter):
@@ -137,4 +138,4 @@ def picture(shade: int) -> Upload:
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
         for name, body in chunks
     )
-    return notebook.upload("shade", data, ending="png", text="a pixel")
+    return upload("shade", data, ending="png", text="a pixel")

@@ -13,10 +13,10 @@ import pytest
 from labkit import Lab
 from labkit.errors import WikiError
 from labkit.wiki.client import session, transport
+from labkit.wiki.client.protocol import Upload
 from labkit.wiki.merge import fences
 from labkit.wiki.merge.fences import Block
 from labkit.wiki.publish import editor
-from labkit.wiki.render.notebook import Upload
 from tests.desks import SUMMARY, Desk, fresh, opened, picture, stage
 from tests.faults import KINDS, Proxy, proxy_to
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 
 from labkit.report.site import markup, showing
 from labkit.report.site.hypertext import Hypertext
-from labkit.wiki.render import markdown, outputs, terminal
+from labkit.wiki.render import markdown, notebook, terminal
 from labkit.wiki.render.tree import Paragraph, Text
 from tests import inert
 from tests.rendered import PIXEL, rows
@@ -219,7 +219,7 @@ def test_all_that_the_wiki_shows_can_be_shown(table: str) -> None:
         if table == "markdown":
             html = shown(row.written)
         else:
-            html = str(Hypertext().show(outputs.read(json.loads(row.written))))
+            html = str(Hypertext().show(notebook.outputs(json.loads(row.written))))
         read = Reader(html)
         assert read.elements <= ELEMENTS, row.name
         assert read.attributes <= ATTRIBUTES, row.name

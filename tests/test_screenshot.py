@@ -12,7 +12,7 @@ from labkit.checks import failed
 from labkit.core.result import picture
 from labkit.errors import MachineError, WikiError
 from labkit.farm.services import browser
-from labkit.farm.services.browsing import Page
+from labkit.farm.services.browser import Page
 from labkit.report import figures
 from labkit.report.page import screenshot
 from labkit.wiki.publish import prepared

@@ -22,7 +22,7 @@ from labkit.core.result import Outcome, Result, action
 from labkit.core.tables import Cell, Table
 from labkit.display import human_bytes
 from labkit.farm.images import store
-from labkit.farm.images.umoci import umoci
+from labkit.farm.images.store import umoci
 from labkit.farm.rootfs import account, packages, variants
 from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs.account import Contents

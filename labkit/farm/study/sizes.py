@@ -13,7 +13,7 @@ from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
 from labkit.farm.images import actions as image
-from labkit.farm.images import siteimages
+from labkit.farm.images import builder
 from labkit.farm.rootfs import account, variants
 from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs.account import Asked, Contents, Weight, asked
@@ -153,7 +153,7 @@ def find(lab: Lab, name: str) -> Place:
         given = asked(chosen, lab.rootfs.packages)
         return Place(name=name, roots=(rootfs.build(lab, name).value.path,), asked=given)
     tag = name.removeprefix(IMAGE)
-    tags = (*siteimages.COMMON, *(site.name for site in lab.sites))
+    tags = (*builder.COMMON, *(site.name for site in lab.sites))
     if tag not in tags:
         raise unknown(name, {*variants.VARIANTS, *tags}, "a root file system or a tag of the image")
     base = asked(variants.of_lab(lab), lab.rootfs.packages)

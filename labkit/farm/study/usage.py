@@ -28,7 +28,7 @@ from labkit.display import counted, human_bytes
 from labkit.errors import FarmError, LabkitError
 from labkit.farm.containers import container, replica_files
 from labkit.farm.images import actions as images
-from labkit.farm.images import layers
+from labkit.farm.images import builder
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.rootfs import account, packages, variants
 from labkit.farm.rootfs import actions as rootfs
@@ -53,7 +53,7 @@ EDITION = 1
 SINGLE = 10
 #: The programs that a replica is for, as its first process and the ssh session start them: of the ssh servers
 #: the one that is there.
-PROGRAMS = (f"/usr/sbin/{layers.COMMAND[0]}", "/usr/sbin/sshd", "/usr/sbin/dropbear")
+PROGRAMS = (f"/usr/sbin/{builder.COMMAND[0]}", "/usr/sbin/sshd", "/usr/sbin/dropbear")
 #: Files of a package go with it; what its scripts made stays, as dpkg leaves it.
 GOING = ("package", "alternative")
 #: What each use means, as a table says it.

@@ -6,7 +6,7 @@ from labkit.checks import Check
 from labkit.core.result import Outcome, action
 from labkit.display import quoted
 from labkit.farm.services import browser
-from labkit.farm.services.browsing import Page, Visits
+from labkit.farm.services.browser import Page, Visits
 from labkit.model.lab import Lab
 from labkit.wiki import server
 

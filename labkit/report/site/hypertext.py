@@ -13,11 +13,23 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from labkit.report.site import markup
-from labkit.wiki.render import formulas, terminal, tree
-from labkit.wiki.render.images import Picture
-from labkit.wiki.render.places import is_outside
-from labkit.wiki.render.tree import Formula, Image, Line, Paragraph, Part, Parts, Piece
-from labkit.wiki.render.walking import plain, slug, unheaded, words
+from labkit.wiki.render import pictures, terminal, tree
+from labkit.wiki.render.pictures import Picture
+from labkit.wiki.render.tree import (
+    Formula,
+    Image,
+    Line,
+    Paragraph,
+    Part,
+    Parts,
+    Piece,
+    is_alone,
+    plain,
+    slug,
+    unheaded,
+    words,
+)
+from labkit.wiki.render.writing import is_outside
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -97,8 +109,6 @@ class Hypertext:
                 return f"<details><summary>{_text(label)}</summary>{self.within(inner)}</details>"
             case tree.Screen():
                 return screen(part)
-            case tree.Aside(text):
-                return f'<p class="meta">{_text(text)}</p>'
             case tree.Shown():
                 return ""  # the page has forms of its own for these
 
@@ -109,7 +119,7 @@ class Hypertext:
     def boxed(self, parts: Parts) -> str:
         """Parts in an element of their own: one paragraph needs no element more."""
         match parts:
-            case (Paragraph(line),) if not _is_alone(line):
+            case (Paragraph(line),) if not is_alone(line):
                 return self.line(line)
         return self.within(parts)
 
@@ -128,13 +138,12 @@ class Hypertext:
         first = f' start="{part.start}"' if part.start not in (None, 1) else ""
         return f"<{tag}{first}>{''.join(self.item(item) for item in part.items)}</{tag}>"
 
-    def item(self, item: tree.Item) -> str:
+    def item(self, item: Parts) -> str:
         """An item of a list."""
-        box = "" if item.done is None else ("☑ " if item.done else "☐ ")
-        match item.parts:
-            case (Paragraph(line), *rest) if not _is_alone(line) and all(isinstance(part, tree.Listing) for part in rest):  # fmt: skip
-                return f"<li>{box}{self.line(line)}{self.parts(rest)}</li>"
-        return f"<li>{box}{self.within(item.parts)}</li>"
+        match item:
+            case (Paragraph(line), *rest) if not is_alone(line) and all(isinstance(part, tree.Listing) for part in rest):  # fmt: skip
+                return f"<li>{self.line(line)}{self.parts(rest)}</li>"
+        return f"<li>{self.within(item)}</li>"
 
     def entry(self, term: Line, meaning: Parts) -> str:
         """A term, or what it means."""
@@ -216,8 +225,7 @@ class Hypertext:
         if image.picture is None:
             return _text(f"[{image.alt or 'a picture'}]")
         width = f' width="{image.picture.width}"' if image.picture.width else ""
-        shown = f'<img src="{self.file(image.picture)}" alt="{_text(image.alt)}"{width}>'
-        return self.link(image.target, shown) if image.target else shown
+        return f'<img src="{self.file(image.picture)}" alt="{_text(image.alt)}"{width}>'
 
     def file(self, picture: Picture) -> str:
         """A picture's address, by the hash of its content."""
@@ -227,12 +235,12 @@ class Hypertext:
 
     def formula(self, tex: str, display: bool) -> str:
         """A formula, drawn; its source where it cannot be."""
-        drawing = formulas.draw(tex, display=display)
+        drawing = pictures.formula(tex, display=display)
         if drawing is None:
             return f"<code>{_text(tex)}</code>"
-        below = drawing.depth * formulas.SCALE
+        below = drawing.depth * pictures.SCALE
         said = f' role="img" aria-label="{_text(tex)}" style="vertical-align:-{below:.3f}em"'
-        return formulas.svg(drawing, attributes=said)
+        return pictures.svg(drawing, attributes=said)
 
     def note(self, number: int) -> str:
         """A footnote's mark."""
@@ -262,11 +270,3 @@ def _run(text: str, css: str) -> str:
 def _text(text: str) -> str:
     """Characters, without those that steer a terminal or turn the text around them."""
     return escape(markup.plain(terminal.plain(text)))
-
-
-def _is_alone(line: Line) -> bool:
-    """Whether a paragraph is a picture or a formula by itself."""
-    match line:
-        case (Image(),) | (Formula(_, True),):
-            return True
-    return False

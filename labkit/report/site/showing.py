@@ -15,10 +15,8 @@ from labkit.report.site.hypertext import Hypertext
 from labkit.report.stages import signing
 from labkit.report.stages.record import StageRecord
 from labkit.wiki.render import notebook as notebooks
-from labkit.wiki.render import outputs
-from labkit.wiki.render.outputs import text
-from labkit.wiki.render.tree import Document, Heading, Part, Parts, Screen, Shown
-from labkit.wiki.render.walking import plain, slug
+from labkit.wiki.render.notebook import text
+from labkit.wiki.render.tree import Document, Heading, Part, Parts, Screen, Shown, plain, slug
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -134,7 +132,7 @@ def _blocks(
             continue
         number = cell.get("execution_count") or 0
         waiting.append(Source(number, markup.code(text(cell["source"]))))
-        if shown := outputs.read(cell.get("outputs", ())):
+        if shown := notebooks.outputs(cell.get("outputs", ())):
             yield from _folded(waiting)
             yield from _output(number, shown, writer)
     yield from _folded(waiting)

@@ -41,7 +41,7 @@ class Configuration(Record):
 
 
 @action("container.configuration")
-def changes(lab: Lab) -> Outcome[Configuration]:
+def configuration(lab: Lab) -> Outcome[Configuration]:
     """The first replica's container runs, and every change that it took to make the image's runtime
     configuration into its own is told.
 

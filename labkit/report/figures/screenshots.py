@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from labkit.core.result import Figure, Result, picture
 from labkit.display import counted
-from labkit.farm.services.browsing import SIZE, Page, Visits
+from labkit.farm.services.browser import SIZE, Page, Visits
 from labkit.model.lab import Lab
 from labkit.report.figures import style
 
@@ -23,8 +23,11 @@ SHAPE = SIZE[1] / SIZE[0]
 
 
 def pages(lab: Lab, result: Result[Visits], *, name: str = "pages") -> Figure:
-    """What the browser showed of each address, with the pages of one site together:
-    :func:`labkit.farm.services.browser.visit`'s screenshots."""
+    """Shows the screenshot of each address, with the pages of one site together.
+
+    :param result: of :func:`labkit.farm.services.browser.visit`.
+    :param name: the figure's name, and its files'.
+    """
     shown = result.value.pages
     places = arrange(lab, shown)
     columns = 1 + max(column for _, column in places)
@@ -37,8 +40,7 @@ def pages(lab: Lab, result: Result[Visits], *, name: str = "pages") -> Figure:
         for page, place in zip(shown, places, strict=True):
             axes = panels[place]
             axes.set_axis_on()
-            axes.set_xticks([])
-            axes.set_yticks([])
+            axes.set(xticks=[], yticks=[])
             axes.spines[:].set(visible=True, color=style.FAINT)
             axes.set_title(page.url, fontsize=letters, pad=4, fontweight="normal")
             _picture(lab, page, axes)
