@@ -13,6 +13,7 @@ from labkit.core import run
 from labkit.core.journal import Entry, Journal, lock
 from labkit.core.undo import mount_points
 from labkit.errors import LockError, StateError
+from labkit.farm import rootfs
 from labkit.farm.containers import (
     container,
     replica_files,
@@ -20,7 +21,6 @@ from labkit.farm.containers import (
 )
 from labkit.farm.images import builder, store, unpacking
 from labkit.farm.reconcile import up
-from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.services import balancer, balancer_server, dns, dns_server, ssh
 from labkit.report import status as standing
 from tests.damage import MENDED, damaged, folder, gone, junk, nowhere, null, torn

@@ -13,10 +13,10 @@ from labkit import Lab
 from labkit.core import run
 from labkit.core.journal import Journal, lock
 from labkit.errors import FarmError
+from labkit.farm import rootfs
 from labkit.farm.containers import runc
 from labkit.farm.images import actions as images
 from labkit.farm.rootfs import account
-from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs.account import Asked, Contents
 from labkit.farm.rootfs.files import File
 from labkit.farm.rootfs.owners import NOBODY, Owner

@@ -19,18 +19,17 @@ from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
 from labkit.errors import LabkitError
+from labkit.farm import rootfs
 from labkit.farm.images import actions as image
 from labkit.farm.images.unpacking import Unpacked
-from labkit.farm.rootfs import account, elf, making, packages, plans, step_rules, writing
-from labkit.farm.rootfs import actions as rootfs
+from labkit.farm.rootfs import account, bootstrap, buildplan, packages
 from labkit.farm.rootfs.account import Weight
-from labkit.farm.rootfs.actions import Rootfs, key_of
+from labkit.farm.rootfs.buildplan import BuildPlan, Rootfs, key_of
 from labkit.farm.rootfs.cache_entries import discard
 from labkit.farm.rootfs.files import scan
 from labkit.farm.rootfs.ladder import LADDER, Step
-from labkit.farm.rootfs.plans import Plan
 from labkit.farm.rootfs.repository import Depot
-from labkit.farm.rootfs.sandbox import sealed
+from labkit.farm.rootfs.shrink import apply, needed_libraries, with_added
 from labkit.farm.rootfs.tree import Tree
 from labkit.farm.study import probes, usage
 from labkit.farm.study.evidence import collected, scratch
@@ -252,7 +251,7 @@ def _summary(value: Ablation) -> str:
 
 
 def _ablate(lab: Lab, built: Rootfs, place: Path) -> Ablation:
-    planned = plans.ready(lab, built.variant)
+    planned = buildplan.ready(lab, built.variant)
     before = rootfs.build(lab, planned.variant.after).value
     with scratch(lab, place) as folder:
         tree = Tree.read(before.path)
@@ -264,20 +263,11 @@ def _ablate(lab: Lab, built: Rootfs, place: Path) -> Ablation:
     return Ablation(variant=built.variant, before=before.variant, tried=tuple(tried), same=same)
 
 
-def _full(lab: Lab, planned: Plan, before: Rootfs, folder: Path) -> Tree:
+def _full(lab: Lab, planned: BuildPlan, before: Rootfs, folder: Path) -> Tree:
     """All files that there are, with the packages that the variant's steps add, as its build has them."""
     tree = Tree.read(before.path)
-    files = making.fetch(planned, Depot.of(lab), plans.shop(planned), folder, before)
-    if not files:
-        return tree
-    listed, added = folder / "fetched", folder / "added"
-    listed.write_text("".join(f"{path}\n" for path in files), encoding="utf-8")
-    argv = run.module(
-        "labkit.farm.rootfs.shrink", f"--variant={planned.variant.name}",
-        f"--packages={listed}", "--added-only", before.path, added,
-    )  # fmt: skip
-    run.run(sealed(argv), timeout=making.TIMEOUT)
-    return Tree.read(added).having(tree.items, tree)
+    files = bootstrap.fetch(planned, Depot.of(lab), buildplan.shop(planned), folder, before)
+    return with_added(tree, files, folder / "added")
 
 
 def _same(tree: Tree, root: Path) -> bool:
@@ -315,7 +305,7 @@ class StepProbes:
     def each(self, steps: Sequence[Step]) -> Iterator[ProbedStep]:
         """Each step that takes something away; one that breaks something, or goes too far, is undone."""
         for step in steps:
-            after = step_rules.apply(self.tree, step, self.full)
+            after = apply(self.tree, step, self.full)
             if after.items.keys() == self.tree.items.keys():
                 continue
             done = self._probe_step(step, after)
@@ -369,7 +359,7 @@ class StepProbes:
         self._count += 1
         folder = self.folder / f"{self._count:02}"
         folder.mkdir()
-        writing.write(tree, folder, linked=True)
+        tree.write(folder, linked=True)
         return folder, Unpacked(tag=folder.name, lower=(folder,), config=self.config)
 
 
@@ -413,7 +403,7 @@ def _owned(root: Path) -> str:
 
 def _linked(root: Path) -> str:
     files = [path for path in root.rglob("*") if path.is_file() and not path.is_symlink()]
-    needs = {path: elf.needed(path.read_bytes()) or () for path in files}
+    needs = {path: needed_libraries(path.read_bytes()) or () for path in files}
     here = {PurePosixPath(path).name for path in root.rglob("*.so*")}
     lost = sorted({name for names in needs.values() for name in names if name not in here})
     return _named(lost)

@@ -16,12 +16,12 @@ from labkit.core import run
 from labkit.core.result import Outcome, Result, action
 from labkit.core.tables import Cell, Table
 from labkit.display import human_bytes
+from labkit.farm import rootfs
 from labkit.farm.images import store
 from labkit.farm.images.store import umoci
 from labkit.farm.rootfs import account, packages, variants
-from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs.account import Contents
-from labkit.farm.rootfs.actions import Rootfs, key_of, program_version
+from labkit.farm.rootfs.buildplan import Rootfs, key_of, program_version
 from labkit.farm.rootfs.files import KINDS
 from labkit.farm.rootfs.variants import Variant
 from labkit.farm.study.evidence import collected, scratch
@@ -111,7 +111,7 @@ def compare(
     :param registry: where Docker's images come from, instead of Docker's own registry.
     :param layers: whether to weigh each also as a compressed layer of an image.
     :returns: sizes in bytes, as value and as tables ``variants``, ``kinds`` and ``waterfall``.
-    :raises LabkitError: as :func:`labkit.farm.rootfs.actions.build` does.
+    :raises LabkitError: as :func:`labkit.farm.rootfs.build` does.
 
     >>> study.compare(lab, ("essential", "web")).frames["variants"]
     """

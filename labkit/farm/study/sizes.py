@@ -11,10 +11,10 @@ from labkit.core import run
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
+from labkit.farm import rootfs
 from labkit.farm.images import actions as image
 from labkit.farm.images import builder
 from labkit.farm.rootfs import account, variants
-from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs.account import Asked, Contents, Weight, asked
 from labkit.farm.rootfs.files import File
 from labkit.model.lab import Lab, unknown

@@ -25,14 +25,14 @@ from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
 from labkit.errors import FarmError, LabkitError
+from labkit.farm import rootfs
 from labkit.farm.containers import container, replica_files
 from labkit.farm.images import actions as images
 from labkit.farm.images import builder
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.rootfs import account, packages, variants
-from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs.account import Asked, Contents, asked, reasons
-from labkit.farm.rootfs.actions import key_of
+from labkit.farm.rootfs.buildplan import key_of
 from labkit.farm.rootfs.packages import Package
 from labkit.farm.study import probes
 from labkit.farm.study.evidence import collected
