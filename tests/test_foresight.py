@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.report.batch import foresight
+from labkit.report.batch.rebuild import foresight
 from labkit.report.stages.memory import Memory, Remembered, write
 from labkit.report.stages.plan import STAGES
 from tests.projects import listing, project
@@ -16,7 +16,7 @@ from tests.projects import listing, project
 
 def rows(lab: Lab) -> dict[str, str]:
     """The table's rows: the step, and why."""
-    return {str(step): str(why) for table in foresight.table(lab) for step, why in table.rows}
+    return {str(step): str(why) for table in foresight(lab) for step, why in table.rows}
 
 
 def test_of_a_lab_that_was_never_rebuilt(tmp_path: Path) -> None:

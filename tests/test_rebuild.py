@@ -165,23 +165,6 @@ def test_options_are_json_or_text(option: str, expected: tuple[str, object]) -> 
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "count", "expected"),
-    [
-        (1, "zmq.error.ZMQError: Address already in use", None, True),
-        (1, "zmq.error.ZMQError: Address already in use", 1, False),
-        (0, "Address already in use", None, False),
-        (1, "ValueError", None, False),
-    ],
-)
-def test_lost_port_is_only_before_the_first_cell(
-    status: int, said: str, count: int | None, expected: bool
-) -> None:
-    """A taken port is the kernel's own only when papermill failed before any cell had run."""
-    cell = {"cell_type": "code", "source": "x", "execution_count": count, "outputs": []}
-    assert notebook.lost_port(status, said, {"cells": [cell]}) is expected
-
-
-@pytest.mark.parametrize(
     ("name", "nearest"), [("replcas", "replicas"), ("shwn", "shown"), ("requets", "requests")]
 )
 def test_misspelt_parameter_is_refused(tmp_path: Path, name: str, nearest: str) -> None:
@@ -461,7 +444,7 @@ def test_failure_stops_what_has_not_begun(tmp_path: Path, keep_going: bool, expe
     }
 
 
-#: A kernel that cannot have its port the first time.
+#: A kernel that cannot have its port the first time: it ends before it is ready.
 FLAKY = """
 import pathlib, sys
 mark = pathlib.Path(sys.argv[1])
@@ -474,7 +457,8 @@ launch_new_instance(argv=sys.argv[2:])
 
 
 def test_kernel_that_lost_its_port_starts_again(tmp_path: Path) -> None:
-    """A kernel that does not start because its port was taken is started again."""
+    """A kernel that ends before it is ready, as one whose port was taken, is started again; one whose cell fails
+    is not."""
     spec = tmp_path / "jupyter" / "kernels" / "flaky" / "kernel.json"
     spec.parent.mkdir(parents=True)
     argv = [sys.executable, "-c", FLAKY, str(tmp_path / "mark"), "-f", "{connection_file}"]
@@ -491,6 +475,11 @@ def test_kernel_that_lost_its_port_starts_again(tmp_path: Path) -> None:
     )
     assert done.starts == 2
     assert any("start 2 of" in line for line in lines)
+    stage_notebooks.write(tmp_path / "nb", "01-wiki", "1 / 0", close=False)
+    done = notebook.execute(
+        source, tmp_path / "out" / "x.ipynb", parameters={}, env=env, on_line=lines.append
+    )
+    assert (done.starts, done.status) == (1, 1)
 
 
 #: Waits in another program, whose process number it leaves in a file.

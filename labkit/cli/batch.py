@@ -50,8 +50,7 @@ def run(
 def _batch(choice: Choice, **wish: Any) -> None:
     from rich.console import Console
 
-    from labkit.report.batch import guide
-    from labkit.report.batch.progress import Progress
+    from labkit.report.batch.progress import Progress, next_steps
     from labkit.report.batch.rebuild import find, notebooks_folder
     from labkit.report.batch.rebuild import rebuild as run_stages
     from labkit.report.batch.schedule import Wish
@@ -66,7 +65,7 @@ def _batch(choice: Choice, **wish: Any) -> None:
     site = lab.output_dir / review.build(lab).value.index
     show(result, choice, checks=False)
     if not choice.as_json:
-        for head, said in guide.lines(lab, site, whole=not asked.stages):
+        for head, said in next_steps(lab, site, whole=not asked.stages):
             typer.echo(f"{head + ':' if head else '':<13}{said}")
     leave(result, result.value.interrupted)
 

@@ -23,7 +23,6 @@ from labkit.farm.services.zone import mark
 from labkit.kernel import cgroups
 from labkit.model.lab import Lab
 from labkit.records import Record
-from labkit.report.batch.ending import end_notebooks, markers
 from labkit.wiki.server import actions as server
 
 #: How long a watch may take with the mend that is under way, in seconds.
@@ -105,6 +104,9 @@ def down(lab: Lab) -> Outcome[Down]:
     and is not in its journal. Raises :class:`LockError` while a rebuild of the lab runs; notebooks
     of one that was killed are ended.
     """
+    # which can run notebooks: more to import than `status` needs
+    from labkit.report.batch.notebook import end_notebooks, markers
+
     if not (lab.run_dir.exists() or lab.journal_file.exists()):
         return _taken_down(lab, (), (), changed=False)
     journal = Journal.of(lab, lenient=True)

@@ -165,7 +165,7 @@ def _do(step: Step, name: str, way: Way) -> None:
             env=way.env,
             timeout=TIMEOUT,
             on_line=listen,
-            both=True,
+            on_output=listen,
             quiet=step.quiet,
         )
 
