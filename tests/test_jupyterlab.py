@@ -48,7 +48,7 @@ class Seen:
 def jupyterlab(file: Path, home: Path) -> Iterator[str]:
     """``labkit notebook`` on a lab's file; yields the address with the token that it prints."""
     log = home / "jupyterlab.log"
-    argv = [sys.executable, "-m", "labkit.cli", "notebook", "--port", str(free_port()), "-c", str(file)]  # fmt: skip
+    argv = [sys.executable, "-m", "labkit", "notebook", "--port", str(free_port()), "-c", str(file)]  # fmt: skip
     enter = ["env", f"--chdir={file.parent}", *argv]
     with log.open("wb") as output:
         server = run.start(enter, env={"HOME": str(home), "PYTHONPATH": str(file.parent)}, output=output)  # fmt: skip

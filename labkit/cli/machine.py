@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labkit.cli.command import Choice, finish, log_to_file, show
-from labkit.cli.front import command
+from labkit.cli.command import Choice, command, finish, log_to_file, show
 from labkit.display import shown
 
 if TYPE_CHECKING:

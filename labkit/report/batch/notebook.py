@@ -31,7 +31,7 @@ from labkit.kernel.processes import lives
 from labkit.model import parameters as cells
 from labkit.model.lab import PARAMETERS, Lab, unknown
 from labkit.records import Record
-from labkit.report.stages import saved
+from labkit.report.stages import record as records
 from labkit.report.stages.record import StageRecord
 
 #: The program that runs a notebook.
@@ -69,7 +69,7 @@ class Verdict(Record):
 
 def require(path: Path) -> dict[str, Any]:
     """The notebook in a file; raises :class:`ConfigError` when there is none, or a damaged one."""
-    content = saved.read(path)
+    content = records.read_notebook(path)
     if content is None and path.exists():
         raise ConfigError(
             str(path),
@@ -196,7 +196,9 @@ def execute(
         on_line(f"The kernel ended before it was ready: start {start + 1} of {STARTS}")
     if heard.cause:
         on_line(heard.cause)
-    return Execution(status=status, notebook=saved.read(target), starts=start, cause=heard.cause)
+    return Execution(
+        status=status, notebook=records.read_notebook(target), starts=start, cause=heard.cause
+    )
 
 
 def end_notebooks(mark: str, spared: Iterable[str] = ()) -> int:

@@ -21,7 +21,7 @@ from labkit.farm.services import resolver
 from labkit.model.lab import Lab
 from labkit.report.batch.schedule import left
 from labkit.report.stages import record as records
-from labkit.report.stages.plan import Plan
+from labkit.report.stages.assignment import StagePlan
 from labkit.wiki.server import actions as server
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Progress:
         self._lines: dict[str, Line] = {}
         self._lock = threading.Lock()
         self._stack = ExitStack()
-        self._plans: Sequence[Plan] = ()
+        self._plans: Sequence[StagePlan] = ()
         self._seconds: Mapping[str, float] = {}
         self._began = self._told = time.monotonic()
 
@@ -95,7 +95,7 @@ class Progress:
         """These stages will be shown, in this order."""
         self._lines = {name: Line() for name in names}
 
-    def estimate(self, plans: Sequence[Plan], seconds: Mapping[str, float]) -> None:
+    def estimate(self, plans: Sequence[StagePlan], seconds: Mapping[str, float]) -> None:
         """These stages take so many seconds each; the others of ``plans`` need not run."""
         self._plans, self._seconds = plans, seconds
 

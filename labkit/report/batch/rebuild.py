@@ -31,11 +31,10 @@ from labkit.report.batch import schedule
 from labkit.report.batch.notebook import end_notebooks, markers, verdict
 from labkit.report.batch.progress import Progress, report_address
 from labkit.report.batch.schedule import GOOD, Ending, Expected, Wish, not_run, ready, to_run
-from labkit.report.stages import inputs, pictures
-from labkit.report.stages import memory as memories
+from labkit.report.stages import build_cache
 from labkit.report.stages import record as records
-from labkit.report.stages.memory import Memory, Remembered
-from labkit.report.stages.plan import STAGES, Plan
+from labkit.report.stages.assignment import STAGES, StagePlan
+from labkit.report.stages.build_cache import BuildCache, Remembered
 from labkit.report.stages.record import Inputs, StageRecord
 from labkit.wiki.server import actions as server
 
@@ -84,7 +83,7 @@ def rebuild(
         shown.expect(stage.name for stage in plans)
         batch = Batch(lab, wish, sources, shown)
         endings = batch.run(plans)
-    stale = memories.stale(lab)
+    stale = build_cache.stale(lab)
     value = Rebuilt(run=batch.run_id, stages=tuple(endings), interrupted=batch.interrupted)
     return Outcome(
         value=value,
@@ -108,15 +107,15 @@ def _steps(lab: Lab) -> Iterator[tuple[str, str]]:
     wiki = server.status(lab)
     if not wiki.up:
         yield ("start" if wiki.installed else "create") + " wiki", wiki.reason
-    memory = memories.recall(lab)
+    memory = build_cache.recall(lab)
     if not memory.stages:
         yield "publish report", "no rebuild of this lab has passed yet"
         return
-    sources, standing = find(STAGES, notebooks_folder(), {}), memories.standing(lab)
+    sources, standing = find(STAGES, notebooks_folder(), {}), build_cache.standing(lab)
 
-    def why(stage: Plan) -> str:
-        now = inputs.of(lab, stage, sources[stage.name], {})
-        return memories.why_run(lab, stage, memory, now, standing)
+    def why(stage: StagePlan) -> str:
+        now = build_cache.inputs_of(lab, stage, sources[stage.name], {})
+        return build_cache.why_run(lab, stage, memory, now, standing)
 
     for name, reason in to_run(STAGES, why).items():
         yield f"run {name}", reason
@@ -128,7 +127,9 @@ def notebooks_folder() -> Path:
     return here if here.is_dir() else BROUGHT
 
 
-def find(plans: Sequence[Plan], folder: Path, parameters: Mapping[str, Any]) -> dict[str, Path]:
+def find(
+    plans: Sequence[StagePlan], folder: Path, parameters: Mapping[str, Any]
+) -> dict[str, Path]:
     """The notebook of each stage, after a look at each: :class:`ConfigError` when one is missing or
     is none, or when a parameter is known neither to the lab nor to one of them."""
     sources = {stage.name: folder / f"{stage.name}.ipynb" for stage in plans}
@@ -198,10 +199,10 @@ class Batch:
         self._over = threading.Event()
         self._again: set[str] = set()
         self._idle = False
-        self._memory = memories.recall(lab)
-        self._standing = memories.standing(lab)
+        self._memory = build_cache.recall(lab)
+        self._standing = build_cache.standing(lab)
 
-    def run(self, plans: Sequence[Plan]) -> list[Ending]:
+    def run(self, plans: Sequence[StagePlan]) -> list[Ending]:
         """Runs the stages that have to run; how each came out, in the order of ``plans``."""
         self._end_notebooks()  # of a batch that was killed itself
         shutil.rmtree(self._work, ignore_errors=True)
@@ -215,17 +216,17 @@ class Batch:
             self._run_all(plans, endings)
         finally:
             passed = {name: end.seconds for name, end in endings.items() if end.state == "passed"}
-            standing = memories.standing(self.lab)
-            self._remember(lambda memory: memories.with_standing(memory, passed, standing))
+            standing = build_cache.standing(self.lab)
+            self._remember(lambda memory: build_cache.with_standing(memory, passed, standing))
             if ahead and passed:
                 self._remember(lambda memory: schedule.measured(self.lab, memory, ahead, passed))
-            pictures.discard(self.lab, self.run_id)
+            records.discard_drafts(self.lab, self.run_id)
             shutil.rmtree(self._work, ignore_errors=True)
         return [
             endings.get(stage.name) or not_run(stage, endings, self.interrupted) for stage in plans
         ]
 
-    def _expect(self, plans: Sequence[Plan]) -> Expected | None:
+    def _expect(self, plans: Sequence[StagePlan]) -> Expected | None:
         """Tells what it will take, if there is anything to do."""
         names = to_run(plans, self._why)
         self._idle = not names
@@ -247,9 +248,9 @@ class Batch:
         if more := preflight.surplus_replicas(self.lab):
             self._progress.say(f"removed first, as this lab does not have them: {', '.join(more)}")
             upkeep.apply(self.lab)
-            self._standing = memories.standing(self.lab)
+            self._standing = build_cache.standing(self.lab)
 
-    def _run_all(self, plans: Sequence[Plan], endings: dict[str, Ending]) -> None:
+    def _run_all(self, plans: Sequence[StagePlan], endings: dict[str, Ending]) -> None:
         running: dict[Future[Ending], str] = {}
         with ThreadPoolExecutor(WORKERS) as pool, _signals(self._end):
             try:
@@ -266,8 +267,8 @@ class Batch:
                 self._over.set()
 
     def _next(
-        self, plans: Sequence[Plan], endings: Mapping[str, Ending], running: Mapping[Any, str]
-    ) -> list[Plan]:
+        self, plans: Sequence[StagePlan], endings: Mapping[str, Ending], running: Mapping[Any, str]
+    ) -> list[StagePlan]:
         bad = any(ending.state not in GOOD for ending in endings.values())
         if self.interrupted or (bad and not self.wish.keep_going):
             return []
@@ -275,7 +276,7 @@ class Batch:
         return ready(plans, over, set(running.values()))
 
     def _ended(
-        self, plans: Sequence[Plan], endings: dict[str, Ending], name: str, ending: Ending
+        self, plans: Sequence[StagePlan], endings: dict[str, Ending], name: str, ending: Ending
     ) -> None:
         """Notes how a stage came out; a stage that shows it and is over has to run again."""
         endings[name] = ending
@@ -291,7 +292,7 @@ class Batch:
 
     # -- one stage, in a thread of its own -----------------------------------------------------
 
-    def _run_one(self, stage: Plan) -> Ending:
+    def _run_one(self, stage: StagePlan) -> Ending:
         try:
             ending = self._run_or_leave(stage)
         except (LabkitError, OSError) as error:
@@ -306,13 +307,13 @@ class Batch:
         )
         return ending
 
-    def _run_or_leave(self, stage: Plan) -> Ending:
+    def _run_or_leave(self, stage: StagePlan) -> Ending:
         why = "" if self._idle else self._why(stage)
         if not why:
             return _ending("unchanged", records.load(self.lab, stage.name))
         given, now = self._parameters(stage), self._inputs(stage)
         self._progress.begin(stage.name, why)
-        self._remember(lambda memory: memories.with_stage(memory, stage.name, None))
+        self._remember(lambda memory: build_cache.with_stage(memory, stage.name, None))
         started, clock = datetime.now(UTC), time.monotonic()
         execution = self._execute(stage, given)
         seconds = round(time.monotonic() - clock, 2)
@@ -326,24 +327,24 @@ class Batch:
             self._keep_failure(stage, execution, record)
         return _ending(record.state, record, reasons, seconds)
 
-    def _inputs(self, stage: Plan) -> Inputs:
+    def _inputs(self, stage: StagePlan) -> Inputs:
         own = {k: v for k, v in self._parameters(stage).items() if k not in PARAMETERS}
-        return inputs.of(self.lab, stage, self._sources[stage.name], own)
+        return build_cache.inputs_of(self.lab, stage, self._sources[stage.name], own)
 
-    def _why(self, stage: Plan) -> str:
+    def _why(self, stage: StagePlan) -> str:
         """Why a stage has to run now, '' when its last run still stands and nobody asks for it."""
         now = self._inputs(stage)
-        why = memories.why_run(self.lab, stage, self._memory, now, self._standing)
+        why = build_cache.why_run(self.lab, stage, self._memory, now, self._standing)
         return why or ("it was asked for" if stage.name in self.wish.forced() else "")
 
-    def _parameters(self, stage: Plan) -> dict[str, Any]:
+    def _parameters(self, stage: StagePlan) -> dict[str, Any]:
         """Those of the given parameters that the stage's notebook declares, except paths: those it
         has from its lab file, relative to which they would be others."""
         names = notebooks.declared(notebooks.require(self._sources[stage.name]))
         names -= {"outputs", "assignment"}
         return {name: value for name, value in self.wish.parameters.items() if name in names}
 
-    def _execute(self, stage: Plan, given: Mapping[str, Any]) -> notebooks.Execution:
+    def _execute(self, stage: StagePlan, given: Mapping[str, Any]) -> notebooks.Execution:
         log = self.lab.output_dir / "logs" / f"{stage.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         doing = self._work / f"{stage.name}.doing"
@@ -366,7 +367,7 @@ class Batch:
             )
 
     def _judge(
-        self, stage: Plan, execution: notebooks.Execution, started: datetime, seconds: float
+        self, stage: StagePlan, execution: notebooks.Execution, started: datetime, seconds: float
     ) -> tuple[StageRecord, tuple[str, ...]]:
         """The record to keep, failed unless everything says that the stage passed; and the reasons."""
         pending = records.pending(self.lab, stage.name, self.run_id)
@@ -387,30 +388,30 @@ class Batch:
             started=started,
             seconds=seconds,
             lab=self.lab.name,
-            parameters=memories.described(self.lab),
+            parameters=build_cache.described(self.lab),
             entries=records.entries_of(execution.notebook) if execution.notebook else (),
         )
         update = {"state": "failed", "problems": judged.reasons}
         return (record or unclosed).model_copy(update=update), judged.reasons
 
-    def _keep(self, stage: Plan, execution: notebooks.Execution, record: StageRecord) -> None:
+    def _keep(self, stage: StagePlan, execution: notebooks.Execution, record: StageRecord) -> None:
         records.keep(self.lab, record, notebooks.tidy(execution.notebook or {}, stage.name))
         source = str(self._sources[stage.name].resolve())
         remembered = Remembered(source=source, record=records.fingerprint(record))
-        self._remember(lambda memory: memories.with_stage(memory, stage.name, remembered))
+        self._remember(lambda memory: build_cache.with_stage(memory, stage.name, remembered))
 
     def _keep_failure(
-        self, stage: Plan, execution: notebooks.Execution, record: StageRecord
+        self, stage: StagePlan, execution: notebooks.Execution, record: StageRecord
     ) -> None:
         text = notebooks.tidy(execution.notebook, stage.name) if execution.notebook else ""
         records.keep(self.lab, record, text)
 
-    def _remember(self, change: Callable[[Memory], Memory]) -> None:
+    def _remember(self, change: Callable[[BuildCache], BuildCache]) -> None:
         with self._lock:
             changed = change(self._memory)
-            if changed != self._memory or not memories.path(self.lab).exists():
+            if changed != self._memory or not build_cache.cache_file(self.lab).exists():
                 self._memory = changed
-                memories.write(self.lab, changed)
+                build_cache.write(self.lab, changed)
 
     # -- a signal --------------------------------------------------------------------------------
 

@@ -15,8 +15,8 @@ from labkit.display import about, counted, human_bytes
 from labkit.farm.rootfs import variants
 from labkit.model.lab import Lab
 from labkit.records import Record
-from labkit.report.stages.memory import Memory
-from labkit.report.stages.plan import BYTES, STAGES, Plan, plan
+from labkit.report.stages.assignment import BYTES, STAGES, StagePlan, plan
+from labkit.report.stages.build_cache import BuildCache
 
 State = Literal["passed", "unchanged", "failed", "not run", "ended"]
 #: The states with which the stages that wait for one may begin.
@@ -48,7 +48,7 @@ class Wish(Record):
     keep_going: bool = False
     parameters: dict[str, Any] = Field(default_factory=dict)
 
-    def plans(self) -> tuple[Plan, ...]:
+    def plans(self) -> tuple[StagePlan, ...]:
         """The stages, in order; raises :class:`ConfigError` for a name that is none."""
         wanted = {plan(name).name for name in self.stages}
         if self.start:
@@ -71,7 +71,7 @@ def following(start: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def to_run(stages: Sequence[Plan], why: Callable[[Plan], str]) -> dict[str, str]:
+def to_run(stages: Sequence[StagePlan], why: Callable[[StagePlan], str]) -> dict[str, str]:
     """The stages that have to run, each with the reason: its own (``why`` returns it, '' for none), or that one
     which it waits for or shows is run again."""
     found: dict[str, str] = {}
@@ -83,8 +83,8 @@ def to_run(stages: Sequence[Plan], why: Callable[[Plan], str]) -> dict[str, str]
 
 
 def ready(
-    wanted: Sequence[Plan], states: Mapping[str, State], running: Collection[str]
-) -> list[Plan]:
+    wanted: Sequence[StagePlan], states: Mapping[str, State], running: Collection[str]
+) -> list[StagePlan]:
     """The stages that may begin: ``states`` has those that are over. A stage waits only for those of
     the stages before it that are wanted, too; one that another shows later, for all that can run."""
     here, later = {stage.name for stage in wanted}, {n for stage in wanted for n in stage.later}
@@ -99,7 +99,7 @@ def ready(
     return free if not (first or running) else first
 
 
-def left(wanted: Sequence[Plan], seconds: Mapping[str, float], over: Collection[str]) -> float:
+def left(wanted: Sequence[StagePlan], seconds: Mapping[str, float], over: Collection[str]) -> float:
     """How many seconds it takes until all are ``over``, when each takes so many (more) ``seconds``."""
     later = {name for stage in wanted for name in stage.later}
     ends: dict[str, float] = {}
@@ -115,7 +115,7 @@ def left(wanted: Sequence[Plan], seconds: Mapping[str, float], over: Collection[
     return max(ends.values(), default=0.0) + rest
 
 
-def not_run(stage: Plan, endings: Mapping[str, Ending], interrupted: str) -> Ending:
+def not_run(stage: StagePlan, endings: Mapping[str, Ending], interrupted: str) -> Ending:
     """How a stage came out that was never begun, with the reason."""
     bad = [name for name, ending in endings.items() if ending.state not in GOOD]
     needed = [name for name in stage.after if name in endings and name in bad]
@@ -154,7 +154,7 @@ class Expected(Record):
         )
 
 
-def expect(lab: Lab, stages: Collection[Plan], memory: Memory) -> Expected:
+def expect(lab: Lab, stages: Collection[StagePlan], memory: BuildCache) -> Expected:
     """What these stages will take now."""
     building = tuple(stage.name for stage in stages if not _built(lab, stage))
     last = {stage.name: memory.seconds.get(_key(stage.name, building)) for stage in stages}
@@ -173,7 +173,9 @@ def expect(lab: Lab, stages: Collection[Plan], memory: Memory) -> Expected:
     )
 
 
-def measured(lab: Lab, memory: Memory, expected: Expected, seconds: dict[str, float]) -> Memory:
+def measured(
+    lab: Lab, memory: BuildCache, expected: Expected, seconds: dict[str, float]
+) -> BuildCache:
     """The memory with what was measured of the stages that passed."""
     names = {_key(name, expected.building): taken for name, taken in seconds.items()}
     update: dict[str, object] = {"seconds": {**memory.seconds, **names}}
@@ -201,7 +203,7 @@ def _key(name: str, building: Collection[str]) -> str:
     return f"{name}, building" if name in building else name
 
 
-def _built(lab: Lab, stage: Plan) -> bool:
+def _built(lab: Lab, stage: StagePlan) -> bool:
     """Whether the cache has a root file system of each kind that a stage needs, perhaps of older packages."""
     names = [name or variants.of_lab(lab).name for name in stage.builds]
     suite = lab.rootfs.suite or "*"

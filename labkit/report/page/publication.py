@@ -15,7 +15,7 @@ from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.model.lab import Lab
 from labkit.report.page.blocks import Pages, stages, with_remarks
-from labkit.report.stages import dialogue
+from labkit.report.stages import discussion
 from labkit.wiki.client import api, ask, features, session
 from labkit.wiki.client.api import Snapshot
 from labkit.wiki.merge import altered
@@ -51,7 +51,7 @@ def publish(lab: Lab, *, restore: Sequence[str] = (), repair: bool = False) -> O
                 site, lab.wiki.page, made.blocks, made.uploads, folder=folder(lab), restore=restore,
                 note=f"run {run_id()}", snapshot=ground.snapshot, changed=ground.changed,
             )  # fmt: skip
-            dialogue.keep(lab, ground.read[-1], made.latest)
+            discussion.keep(lab, ground.read[-1], made.latest)
     done = done.model_copy(update={"mended": mended.diff}) if mended else done
     return Outcome(
         value=done,

@@ -11,9 +11,9 @@ from labkit.errors import StateError
 from labkit.model.lab import Lab
 from labkit.report.site import showing
 from labkit.report.site.showing import Block, Picture
-from labkit.report.stages import inputs, memory, saved, signing
+from labkit.report.stages import build_cache, signing
 from labkit.report.stages import record as records
-from labkit.report.stages.plan import STAGES, Plan, plan
+from labkit.report.stages.assignment import STAGES, StagePlan, plan
 from labkit.report.stages.record import StageRecord
 
 State = Literal["passed", "stale", "failed", "not run", "damaged"]
@@ -29,7 +29,7 @@ class Page:
     ``files`` are the pictures that its narrative and other programs' outputs show, by their addresses.
     """
 
-    plan: Plan
+    plan: StagePlan
     record: StageRecord
     blocks: tuple[Block, ...]
     file: str
@@ -56,7 +56,7 @@ class Shown:
     """A stage as the site shows it: its last run, and below a failed one the last that passed. ``stale`` says
     why its last run is stale, '' when it is not."""
 
-    plan: Plan
+    plan: StagePlan
     state: State
     page: Page | None = None
     earlier: Page | None = None
@@ -77,7 +77,7 @@ class Shown:
 def stages(lab: Lab) -> tuple[Shown, ...]:
     """All stages, from what is in the lab's outputs; a damaged record is a state, not an error."""
     found = [_stage(lab, stage) for stage in STAGES]
-    stale = memory.stale(lab, [stage.page.record for stage in found if stage.page])
+    stale = build_cache.stale(lab, [stage.page.record for stage in found if stage.page])
     return tuple(
         replace(
             stage,
@@ -94,12 +94,12 @@ def ran(lab: Lab, shown: Sequence[Shown]) -> tuple[Lab, list[tuple[str, str]]]:
     """The lab that most of the stages ran with (the given one, where none ran), and its parameters that are not
     the default, or were others in some stages, in words."""
     found = [stage.page.record for stage in shown if stage.page]
-    given = memory.described(lab)
+    given = build_cache.described(lab)
     whole = [{**given, **record.parameters} for record in found] or [given]
     most = max(reversed(whole), key=whole.count)
     rows = dict(changes(most, Lab().model_dump(mode="json")))
     for record, own in zip(found, whole, strict=False):
-        for key, value in inputs.differing(plan(record.stage), most, own):
+        for key, value in build_cache.differing(plan(record.stage), most, own):
             rows[key] = f"{rows.get(key) or _said(value[0])}; {_said(value[1])} in {record.stage}"
     return Lab.of({**most, "outputs": lab.outputs}).allotted(lab.allotment), list(rows.items())
 
@@ -132,7 +132,7 @@ def _said(value: Any) -> str:
     return "–" if value in (None, "") else str(value)
 
 
-def _stage(lab: Lab, plan: Plan) -> Shown:
+def _stage(lab: Lab, plan: StagePlan) -> Shown:
     try:
         good, bad = (records.read(lab, plan.name, ending) for ending in ("json", "failed.json"))
     except StateError as error:
@@ -146,8 +146,8 @@ def _stage(lab: Lab, plan: Plan) -> Shown:
     return Shown(plan, "passed", passed, reason=reason) if passed else Shown(plan, "not run")
 
 
-def _page(lab: Lab, plan: Plan, record: StageRecord, ending: str) -> Page:
-    notebook = saved.of(lab, record)
+def _page(lab: Lab, plan: StagePlan, record: StageRecord, ending: str) -> Page:
+    notebook = records.notebook_of(lab, record)
     shown = (
         showing.of_notebook(notebook, _linked(lab)) if notebook else showing.of_record(lab, record)
     )
