@@ -13,12 +13,11 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from labkit import Lab
-from labkit.wiki.client import accounts, api, session
-from labkit.wiki.client.folders import Folders, api_url
+from labkit.wiki.client import protocol, session
 from labkit.wiki.merge import fences
 from labkit.wiki.merge.fences import Block
 from labkit.wiki.publish import publishing
-from labkit.wiki.publish.desk import Published
+from labkit.wiki.publish.publishing import Published
 from labkit.wiki.render import notebook, wikitext
 from labkit.wiki.render.notebook import Upload
 
@@ -48,7 +47,7 @@ class Desk:
         self.wire = Wire()
         self.bot = session.open(lab)
         self.bot.connection.mount("http://", self.wire)
-        self.teacher = log_in(lab, accounts.TEACHER)
+        self.teacher = log_in(lab, session.TEACHER)
 
     def publish(self, *blocks: Block, uploads: tuple[Upload, ...] = (), restore: tuple[str, ...] = ()) -> Published:  # fmt: skip
         """Publishes as the bot."""
@@ -60,21 +59,21 @@ class Desk:
     @property
     def text(self) -> str:
         """The page's text now."""
-        revision = api.read(self.teacher, self.page).revision
+        revision = self.teacher.read(self.page).revision
         return revision.text if revision else ""
 
     @property
-    def revisions(self) -> list[api.Revision]:
+    def revisions(self) -> list[protocol.Revision]:
         """The page's history, the last first."""
-        return list(api.history(self.teacher, self.page))
+        return list(self.teacher.history(self.page))
 
     def write(self, change: Callable[[str], str]) -> None:
         """The teacher changes the page's text, as in the editor: from the revision now."""
-        revision = api.read(self.teacher, self.page).revision
+        revision = self.teacher.read(self.page).revision
         assert revision is not None
         new = change(revision.text)
         assert new != revision.text
-        api.edit(self.teacher, self.page, new, base=revision.number, summary="")
+        self.teacher.save(self.page, new, base=revision.number, summary="")
 
     def after(self, line: str, added: str) -> None:
         """The teacher adds lines after a line."""
@@ -83,8 +82,8 @@ class Desk:
 
 def log_in(lab: Lab, account: str) -> mwclient.Site:
     """A session of a person's."""
-    site = session.connect(api_url(lab), own=True)
-    password = getattr(accounts.read(Folders.of(lab).passwords), account.lower())
+    site = session.connect(lab)
+    password = getattr(session.passwords(lab), account.lower())
     site.login(account, password.get_secret_value())
     return site
 
@@ -112,6 +111,15 @@ def stage(megabytes: int, *, rows: int = 3) -> Block:
 
 SUMMARY = fences.block("summary", "", "Two stages.")
 WEB = fences.block("05-web", "== Web sites ==", "Six pages.")
+
+
+def parsed(site: mwclient.Site, text: str) -> str:
+    """The HTML that the wiki makes of a text."""
+    answer = site.post(
+        "parse", text=text, contentmodel="wikitext", prop="text", disablelimitreport=1,
+        disableeditsection=1, formatversion=2,
+    )  # fmt: skip
+    return str(answer["parse"]["text"])
 
 
 def fresh(*blocks: Block) -> str:

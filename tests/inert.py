@@ -18,7 +18,6 @@ from typing import Any
 import mwclient
 from hypothesis import strategies as st
 
-from labkit.wiki.client import api
 from labkit.wiki.render import foreign, markdown, outputs, terminal, uploads, wikitext, writing
 from labkit.wiki.render.images import Picture
 from labkit.wiki.render.tree import (  # fmt: skip
@@ -373,4 +372,4 @@ def expect_inert(site: mwclient.Site, texts: Sequence[str]) -> None:
 def put_picture(site: mwclient.Site) -> None:
     """The wiki has the picture that the texts stand beside."""
     item = uploads.upload("picture", IMAGE.data, ending="png", text="")
-    api.upload(site, item)
+    site.send(item)

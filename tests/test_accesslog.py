@@ -13,7 +13,7 @@ import pytest
 from labkit import Lab
 from labkit.checks import failed
 from labkit.core import accesslog, run
-from labkit.farm.containers import container, logs, quota
+from labkit.farm.containers import container, written
 from labkit.farm.network.netns import inside
 from labkit.farm.services import fetch, proxy, workers
 from labkit.farm.traffic import actions as traffic
@@ -96,14 +96,14 @@ def refused(lab: Lab, count: int) -> None:
 def test_a_replica_s_logs_end_where_it_may_write_no_more(farm: Lab) -> None:
     """Full logs are no harm to who asks; with room in them again, a measurement finds all of its requests."""
     for _ in range(60):
-        if quota.full(farm, "lone-1"):
+        if written.is_full(farm, "lone-1"):
             break
         inside(farm.netns, refused, farm, 100)
-    assert quota.full(farm, "lone-1")
+    assert written.is_full(farm, "lone-1")
     inside(farm.netns, refused, farm, 100)
-    logs_of = [logs.place(farm, "lone-1", kind) for kind in ("access", "error")]
+    logs_of = [written.log(farm, "lone-1", kind) for kind in ("access", "error")]
     assert 900_000 < sum(log.stat().st_size for log in logs_of) <= 2**20
-    assert next(logs.lines(logs_of[0]))
+    assert next(written.lines(logs_of[0]))
     assert failed(traffic.send(farm, "lone", 100, 4).checks) == ()
     assert all(log.stat().st_size < 40_000 for log in logs_of)
 
@@ -111,21 +111,21 @@ def test_a_replica_s_logs_end_where_it_may_write_no_more(farm: Lab) -> None:
 def test_what_is_no_plain_file_is_no_log(tmp_path: Path) -> None:
     """A container's folder is its own: a link there leads the host nowhere, and a pipe does not make it wait."""
     lab = Lab.of({"state": str(tmp_path)})
-    error = logs.place(lab, "red-1", "error")
+    error = written.log(lab, "red-1", "error")
     error.parent.mkdir(parents=True)
     kept = tmp_path / "kept"
     kept.write_text("of the machine\n" * 4_000_000)
     error.symlink_to(kept)
-    access = logs.place(lab, "red-1", "access")
+    access = written.log(lab, "red-1", "access")
     os.mkfifo(access)
-    logs.make_room(lab, "red-1")
+    written.empty_large_logs(lab, "red-1")
     assert kept.stat().st_size == 60_000_000
     for log in (error, access, access.with_name("none.log"), access.parent):
-        assert (list(logs.lines(log)), logs.end(log)) == ([], "")
+        assert (list(written.lines(log)), written.end(log)) == ([], "")
     error.unlink()
     kept.rename(error)
-    assert logs.end(error, 20) == "chine\nof the machine"
-    logs.make_room(lab, "red-1")
+    assert written.end(error, 20) == "chine\nof the machine"
+    written.empty_large_logs(lab, "red-1")
     assert error.read_text() == ""
 
 

@@ -26,7 +26,7 @@ from labkit.farm.network import host
 from labkit.farm.network.netns import inside
 from labkit.farm.traffic import actions as traffic
 from labkit.report.stages import signing
-from labkit.wiki.client.folders import origin
+from labkit.wiki.client.session import origin
 from tests.archives import Mirror
 from tests.conftest import CACHE, free_port, open_place
 from tests.host_side import give_address

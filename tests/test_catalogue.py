@@ -19,7 +19,7 @@ from labkit.core import daemon, undo
 from labkit.core.journal import Journal
 from labkit.core.run import Done
 from labkit.errors import LabkitError
-from labkit.farm.containers import container
+from labkit.farm.containers import runc
 from labkit.farm.services import dns, proxy
 from tests import breakages
 from tests.conftest import open_place
@@ -186,7 +186,7 @@ def farm() -> Iterator[Project]:
 def standing(own: Project) -> tuple[object, ...]:
     """What is up of the farm: containers, servers with their configurations, mounts, names and links."""
     lab = own.lab
-    states = {name: state.pid for name, state in container.states(lab).items() if state.pid}
+    states = {name: state.pid for name, state in runc.states(lab).items() if state.pid}
     servers = [server.server(lab) for server in (dns, proxy)]
     there = inventory(lab)
     return (

@@ -15,7 +15,7 @@ from labkit.core.journal import lock
 from labkit.farm.images import actions as image
 from labkit.farm.reconcile import up
 from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs import collecting
+from labkit.farm.rootfs import cache_entries
 
 STATUS = """\
 Package: bash
@@ -53,33 +53,33 @@ def test_what_no_lab_holds_is_removed_and_counted(own: Lab) -> None:
     counted = int(
         run.run(["du", "-s", "-B1", own.cache_dir / "rootfs/minbase-1"]).stdout.split()[0]
     )
-    first = collecting.collect(own)
+    first = cache_entries.collect(own)
     assert first.changed
     assert [thing.path.name for thing in first.value.removed] == ["minbase-1"]
     assert first.value.bytes == counted
     assert _left(own) == ["minbase-2"]
-    assert not collecting.collect(own).changed
+    assert not cache_entries.collect(own).changed
 
 
 @pytest.mark.root
 def test_a_dry_run_says_the_same_and_removes_nothing(own: Lab) -> None:
     """The same things, the same bytes."""
     before = _left(own)
-    told = collecting.collect(own, dry=True)
+    told = cache_entries.collect(own, dry=True)
     assert not told.changed
     assert "would be removed" in told.summary
     assert _left(own) == before
-    assert collecting.collect(own).value.removed == told.value.removed
+    assert cache_entries.collect(own).value.removed == told.value.removed
 
 
 @pytest.mark.root
 def test_a_newer_one_takes_over_and_a_lab_that_is_gone_holds_nothing(own: Lab) -> None:
     """A lab holds one root file system of each variant; without its state it holds none."""
     cache.hold(own, "rootfs-minbase", own.cache_dir / "rootfs/minbase-1")
-    collecting.collect(own)
+    cache_entries.collect(own)
     assert _left(own) == ["minbase-1"]
     (own.state_dir / "uses").rename(own.state_dir / "elsewhere")
-    collecting.collect(own)
+    cache_entries.collect(own)
     assert _left(own) == []
 
 
@@ -88,7 +88,7 @@ def test_a_lab_whose_state_lies_elsewhere_keeps_what_it_holds(own: Lab, tmp_path
     """The cache itself knows the labs that use it."""
     other = own.model_copy(update={"name": "other", "state": str(tmp_path / "far")})
     cache.hold(other, "rootfs-minbase", own.cache_dir / "rootfs/minbase-1")
-    assert collecting.collect(own).value.removed == ()
+    assert cache_entries.collect(own).value.removed == ()
 
 
 @pytest.mark.root
@@ -119,7 +119,7 @@ def mounted(own: Lab, tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.root
 def test_what_a_standing_container_stands_on_is_never_removed(own: Lab, mounted: Path) -> None:
     """Not even when no lab says that it uses it."""
-    collecting.collect(own)
+    cache_entries.collect(own)
     assert (mounted / "rootfs/file").exists()
 
 
@@ -130,8 +130,8 @@ def test_what_is_mounted_is_found_in_a_cache_whose_folder_has_a_space(
     line = "36 35 0:41 / {} rw - overlay o rw,lowerdir=/srv/my\\040cache/unpacked/abc/rootfs:/x\n"
     text = line.format("/srv/my\\040cache/rootfs/web-1/rootfs")
     monkeypatch.setattr("labkit.kernel.mounts.read", lambda pid: text)
-    cache = Path("/srv/my cache")
-    assert collecting.open_places(cache) == {cache / "unpacked/abc", cache / "rootfs/web-1"}
+    folder = Path("/srv/my cache")
+    assert cache_entries.open_places(folder) == {folder / "unpacked/abc", folder / "rootfs/web-1"}
 
 
 @pytest.mark.root
@@ -141,7 +141,7 @@ def test_what_a_process_works_in_is_never_removed(own: Lab) -> None:
     here = Path.cwd()
     try:
         os.chdir(place)
-        collecting.collect(own)
+        cache_entries.collect(own)
     finally:
         os.chdir(here)
     assert (place / "rootfs/file").exists()
@@ -152,9 +152,9 @@ def test_what_is_being_built_is_left_alone(own: Lab) -> None:
     """The build holds its lock; what it left is collected when it was killed."""
     (own.cache_dir / "rootfs/.minbase-3.part/memory").mkdir(parents=True)
     with lock(own.cache_dir / "locks", "minbase-3"):
-        collecting.collect(own)
+        cache_entries.collect(own)
         assert ".minbase-3.part" in _left(own)
-    removed = collecting.collect(own).value.removed
+    removed = cache_entries.collect(own).value.removed
     assert [(thing.path.name, thing.why) for thing in removed] == [
         (".minbase-3.part", "a build that was killed left it")
     ]
@@ -164,9 +164,9 @@ def test_what_is_being_built_is_left_alone(own: Lab) -> None:
 def test_a_file_with_another_name_elsewhere_frees_nothing(own: Lab, tmp_path: Path) -> None:
     """Its bytes stay on the disk, and are not counted."""
     place = own.cache_dir / "rootfs/minbase-1"
-    before = collecting.freed(place)
+    before = cache_entries.freed(place)
     os.link(place / "rootfs/file", tmp_path / "name")
-    assert before - collecting.freed(place) == 12288
+    assert before - cache_entries.freed(place) == 12288
 
 
 @pytest.mark.root
@@ -176,7 +176,7 @@ def test_packages_go_that_no_root_file_system_has(own: Lab) -> None:
     pool.mkdir(parents=True)
     for name in ("bash_5.2-1+b1_amd64.deb@1", "bash_5.1-1_amd64.deb@2", "zsh_5.9_amd64.deb@3"):
         (pool / name).write_bytes(b"deb")
-    collecting.collect(own)
+    cache_entries.collect(own)
     assert [path.name for path in pool.iterdir()] == ["bash_5.2-1+b1_amd64.deb@1"]
 
 
@@ -190,7 +190,7 @@ def test_packages_go_that_no_root_file_system_has(own: Lab) -> None:
 )
 def test_how_a_packages_file_is_called(package: tuple[str, str, str], name: str) -> None:
     """Without the epoch."""
-    assert collecting.file_name(*package) == name
+    assert cache_entries.file_name(*package) == name
 
 
 @pytest.mark.root
@@ -199,7 +199,7 @@ def test_nothing_of_a_standing_farm_is_collected(make_lab: Callable[..., Lab]) -
     consists of, nor what it was made from."""
     lab = make_lab(sites=["one"], replicas=1)
     up.replicas(lab)
-    found = collecting.collect(lab, dry=True).value
+    found = cache_entries.collect(lab, dry=True).value
     gone = {thing.path for thing in found.removed}
     stands = {*image.unpacked(lab, "one").lower, rootfs.build(lab).value.path}
     assert not [path for path in stands if gone & {path, *path.parents}]

@@ -12,10 +12,9 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.farm.containers import configuration, container, replica_files, roots
+from labkit.farm.containers import configuration, overlay, replica_files, runc
 from labkit.farm.containers.bundle import Json, Spec, text
-from labkit.farm.containers.container import State
-from labkit.farm.containers.process import Process
+from labkit.farm.containers.runc import Process, State
 from labkit.farm.images import actions as image
 from labkit.farm.images import origin, store
 from labkit.farm.images.origin import Blob, Origin
@@ -24,7 +23,7 @@ from labkit.farm.reconcile import up
 from tests.conftest import lab_maker, open_place
 
 LAB = Lab.load(None, lab_name="shop", sites=["red"])
-BUNDLE = str(container.bundle(LAB, "red-1"))
+BUNDLE = str(runc.bundle(LAB, "red-1"))
 PATH = "/usr/sbin:/usr/bin"
 CONFIG = {"process": {"terminal": False, "args": ["apache2", "-D", "FOREGROUND"]}}
 
@@ -168,8 +167,8 @@ def failing(lab: Lab) -> set[str]:
 
 def source_faults(lab: Lab, unpacked: Unpacked) -> dict[str, str]:
     """What fails of what the first replica's container stands on, with nothing mended before."""
-    layout, pid = image.read(lab).layout, container.states(lab)["red-1"].pid
-    lower = roots.lower(lab, unpacked, replica_files.replica_files(lab, replica_files.keys(lab)))
+    layout, pid = image.read(lab).layout, runc.states(lab)["red-1"].pid
+    lower = overlay.lower(lab, unpacked, replica_files.replica_files(lab, replica_files.keys(lab)))
     seen = origin.look(layout, unpacked, lower, pid, lab.state_dir / "scratch.json")
     return {check.name: check.seen for check in failed(origin.checks(layout, seen))}
 
@@ -204,7 +203,7 @@ def test_second_run_changes_nothing(ran: Lab) -> None:
 @pytest.mark.parametrize("part", ["manifest", "config", "layer"])
 def test_a_blob_edited_by_hand_is_told(ran: Lab, part: str) -> None:
     """Of the same size, so that nothing but its hash tells; the next run of the stage makes the image anew."""
-    unpacked, tag = container.unpack(ran, "red"), image.read(ran).tag("red")
+    unpacked, tag = image.unpacked(ran, "red"), image.read(ran).tag("red")
     digest = {"manifest": tag.manifest, "config": tag.config, "layer": tag.layers[-1]}[part]
     change: dict[str, Callable[[bytes], bytes]] = {
         "manifest": lambda text: text.replace(b"gzip", b"gziq", 1),
@@ -223,7 +222,7 @@ def test_a_blob_edited_by_hand_is_told(ran: Lab, part: str) -> None:
 @pytest.mark.root
 def test_an_unpacked_configuration_edited_by_hand_is_told(ran: Lab) -> None:
     """A bundle would be made from it and work; umoci, asked again, makes another one of the image."""
-    unpacked = container.unpack(ran, "red")
+    unpacked = image.unpacked(ran, "red")
 
     def harden(text: bytes) -> bytes:
         return json.dumps({**json.loads(text), "domainname": "edited"}).encode()
@@ -238,34 +237,34 @@ def test_a_container_on_an_older_image_is_told(ran: Lab) -> None:
     """The tag has moved on to another page, and the container still has the layers of before."""
     sites = [{"name": "red", "title": "Another title"}]
     changed = Lab.of({**ran.model_dump(), "sites": sites})
-    pid = container.states(ran)["red-1"].pid
-    scratch = container.folder(ran, "red-1") / "scratch.json"
-    before = container.unpack(ran, "red")
-    now = container.unpack(changed, "red")
+    pid = runc.states(ran)["red-1"].pid
+    scratch = runc.folder(ran, "red-1") / "scratch.json"
+    before = image.unpacked(ran, "red")
+    now = image.unpacked(changed, "red")
     layout = image.read(changed).layout
     keys = replica_files.replica_files(ran, replica_files.keys(ran))
-    stale = origin.look(layout, now, roots.lower(ran, now, keys), pid, scratch)
+    stale = origin.look(layout, now, overlay.lower(ran, now, keys), pid, scratch)
     (check,) = failed(origin.checks(layout, stale))
     assert check.name == "container.source.layers"
-    own, *layers = roots.lower(ran, before, keys)
+    own, *layers = overlay.lower(ran, before, keys)
     assert stale.mounted == tuple(map(str, (own, *layers)))
     assert check.seen == " over ".join(folder.parent.name for folder in (own, *layers))
     assert not scratch.exists()
     assert failing(changed) == set()
-    assert container.states(ran)["red-1"].pid != pid
+    assert runc.states(ran)["red-1"].pid != pid
     assert failing(ran) == set()
 
 
 @pytest.mark.root
 def test_a_change_without_a_reason_is_told(ran: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """By its key: here labkit hardens something and does not say why."""
-    configuration_of = roots.configuration
+    configuration_of = overlay.configuration
 
     def silent(image_own: Json, spec: Spec) -> str:
         return text({**json.loads(configuration_of(image_own, spec)), "domainname": "silent"})
 
     with monkeypatch.context() as patch:
-        patch.setattr(roots, "configuration", silent)
+        patch.setattr(overlay, "configuration", silent)
         found = {check.name: check for check in configuration.changes(ran).checks}
     assert found["container.changes"].seen == "none for domainname"
     assert not found["container.changes"].holds

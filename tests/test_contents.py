@@ -11,13 +11,12 @@ import pytest
 from labkit import Lab
 from labkit.core import run
 from labkit.errors import ConfigError
-from labkit.farm.rootfs import account, database, kinds, owners, packages, reasons, scan, variants
+from labkit.farm.rootfs import account, files, owners, packages, variants
 from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs.database import Database, Diversion
-from labkit.farm.rootfs.owners import NOBODY, Owner
+from labkit.farm.rootfs.account import Asked
+from labkit.farm.rootfs.files import File, Form, scan
+from labkit.farm.rootfs.owners import NOBODY, Database, Diversion, Owner
 from labkit.farm.rootfs.packages import Package
-from labkit.farm.rootfs.reasons import Asked
-from labkit.farm.rootfs.scan import File, Form
 from labkit.farm.study import sizes
 
 
@@ -48,10 +47,10 @@ def _tree(root: Path) -> Path:
 
 def test_the_sums_are_what_du_counts(tmp_path: Path) -> None:
     """Apparent and disk size, with a hole and with two names of one file; folders weigh what du gives them."""
-    files = scan.scan(_tree(tmp_path))
-    assert sum(file.disk for file in files) == _du("--block-size=1", tmp_path)
-    folders = sum(file.size for file in files if file.form == "folder")
-    assert _du("--bytes", tmp_path) in _with_or_without(sum(f.size for f in files), folders)
+    found = scan(_tree(tmp_path))
+    assert sum(file.disk for file in found) == _du("--block-size=1", tmp_path)
+    folders = sum(file.size for file in found if file.form == "folder")
+    assert _du("--bytes", tmp_path) in _with_or_without(sum(f.size for f in found), folders)
 
 
 def _du(how: str, root: Path) -> int:
@@ -65,7 +64,7 @@ def _with_or_without(size: int, folders: int) -> tuple[int, int]:
 
 def test_each_name_has_its_form(tmp_path: Path) -> None:
     """By path from the root; the second name of a file weighs nothing; a hole takes no disk."""
-    found = {file.path: file for file in scan.scan(_tree(tmp_path))}
+    found = {file.path: file for file in scan(_tree(tmp_path))}
     assert list(found) == sorted(found)
     forms = {path: file.form for path, file in found.items()}
     assert forms == {
@@ -84,7 +83,7 @@ def test_of_layers_the_topmost_counts(tmp_path: Path) -> None:
         (tmp_path / layer / "etc").mkdir(parents=True)
         (tmp_path / layer / "etc/both").write_text(text)
         (tmp_path / layer / f"etc/{layer}").touch()
-    found = {f.path: f.size for f in scan.scan(tmp_path / "above", tmp_path / "below")}
+    found = {f.path: f.size for f in scan(tmp_path / "above", tmp_path / "below")}
     assert found["/etc/both"] == len("short")
     assert {"/etc/above", "/etc/below"} <= found.keys()
 
@@ -105,7 +104,7 @@ awk.1.gz
 
 def test_reads_an_alternative() -> None:
     """Its link, its followers' links, and those between them and the chosen program."""
-    assert set(database.parse_alternative("awk", ALTERNATIVE)) == {
+    assert set(owners.parse_alternative("awk", ALTERNATIVE)) == {
         "/usr/bin/awk", "/usr/share/man/man1/awk.1.gz",
         "/etc/alternatives/awk", "/etc/alternatives/awk.1.gz",
     }  # fmt: skip
@@ -114,8 +113,8 @@ def test_reads_an_alternative() -> None:
 def test_reads_diversions_and_ucfs_registry() -> None:
     """Three lines a diversion; package and path a line of the registry."""
     text = "/bin/sh\n/bin/sh.distrib\ndash\n"
-    assert database.parse_diversions(text) == (Diversion("/bin/sh", "/bin/sh.distrib", "dash"),)
-    assert database.parse_registry("openssh-server /etc/ssh/sshd_config\n") == {
+    assert owners.parse_diversions(text) == (Diversion("/bin/sh", "/bin/sh.distrib", "dash"),)
+    assert owners.parse_registry("openssh-server /etc/ssh/sshd_config\n") == {
         "/etc/ssh/sshd_config": "openssh-server"
     }
 
@@ -125,7 +124,7 @@ def test_reads_diversions_and_ucfs_registry() -> None:
 )  # fmt: skip
 def test_the_package_of_a_file_list(name: str, package: str) -> None:
     """Without ending and architecture."""
-    assert database.package_of(name) == package
+    assert owners.package_of(name) == package
 
 
 @pytest.mark.parametrize(
@@ -145,13 +144,13 @@ def test_where_a_name_really_lies(path: str, real: str) -> None:
     links = {
         "/bin": "usr/bin", "/var/run": "/run", "/deep/one": "../bin", "/loop": "loop",
     }  # fmt: skip
-    assert database.resolver(links)(path) == real
+    assert owners.resolver(links)(path) == real
 
 
 def test_what_systemd_tmpfiles_is_to_make() -> None:
     """The second word of each line, except of comments."""
     text = "# d /no 0755\n\nd /run/setrans 0755 root root - -\nL? /etc/vconsole.conf - - - - x\nd\n"
-    assert database.parse_tmpfiles(text) == ("/run/setrans", "/etc/vconsole.conf")
+    assert owners.parse_tmpfiles(text) == ("/run/setrans", "/etc/vconsole.conf")
 
 
 # -- owners ----------------------------------------------------------------------------------------
@@ -301,7 +300,7 @@ def test_a_rule_for_a_package_that_is_not_installed_does_not_apply() -> None:
 )
 def test_what_kind_a_file_is(path: str, kind: str) -> None:
     """By where it lies and how it is called."""
-    assert kinds.kind(File(path, "file", 1, 1)) == kind
+    assert files.kind(File(path, "file", 1, 1)) == kind
 
 
 @pytest.mark.parametrize(
@@ -315,7 +314,7 @@ def test_what_kind_a_file_is(path: str, kind: str) -> None:
 )
 def test_form_and_mode_count_too(file: File, kind: str) -> None:
     """Folders and devices are kinds of their own; a program may lie anywhere."""
-    assert kinds.kind(file) == kind
+    assert files.kind(file) == kind
 
 
 # -- reasons ---------------------------------------------------------------------------------------
@@ -356,20 +355,20 @@ LISTED = (
 def test_why_a_package_is_there(name: str, text: str) -> None:
     """The shortest chain from what was asked for goes before one from what is taken anyway."""
     given = Asked(packages=("web",), priorities=("required", "important"))
-    assert reasons.reasons(LISTED, given)[name].text == text
+    assert account.reasons(LISTED, given)[name].text == text
 
 
 def test_a_priority_that_the_program_does_not_take_is_no_reason() -> None:
     """mmdebstrap's variant essential takes no priority: then such a package is left over."""
-    given = reasons.asked(variants.named("essential"), ("web",))
+    given = account.asked(variants.named("essential"), ("web",))
     assert given == Asked(packages=("web", "apt", "usr-is-merged"), priorities=())
-    assert reasons.reasons(LISTED, given)["zone"].text == "nobody needs it any more"
+    assert account.reasons(LISTED, given)["zone"].text == "nobody needs it any more"
 
 
 def test_circles_of_dependencies_end() -> None:
     """Each of them is there because of the one that was asked for."""
     listed = (_package("a", depends=(("b",),)), _package("b", depends=(("a",),)))
-    found = reasons.reasons(listed, Asked(packages=("a",)))
+    found = account.reasons(listed, Asked(packages=("a",)))
     assert found["b"].path == ("a", "b")
 
 

@@ -16,7 +16,7 @@ from labkit.errors import LockError, StateError
 from labkit.farm.containers import (
     container,
     replica_files,
-    surplus,  # fmt: skip
+    runc,
 )
 from labkit.farm.images import layers, siteimages, store, unpacking
 from labkit.farm.reconcile import up
@@ -50,8 +50,8 @@ def small_blob(lab: Lab) -> Path:
 
 
 FILES: dict[str, Callable[[Lab], Path]] = {
-    "config.json": lambda lab: container.bundle(lab, "red-1") / "config.json",
-    "mark of the overlay": lambda lab: container.folder(lab, "red-1") / "lower",
+    "config.json": lambda lab: runc.bundle(lab, "red-1") / "config.json",
+    "mark of the overlay": lambda lab: runc.folder(lab, "red-1") / "lower",
     "runtime configuration": runtime_configuration,
     "record of the image": lambda lab: siteimages.place(lab) / "image.json",
     "index of the image": lambda lab: siteimages.place(lab) / "layout" / "index.json",
@@ -62,7 +62,7 @@ FILES: dict[str, Callable[[Lab], Path]] = {
     "resolv.conf": lambda lab: lab.run_dir / "dns" / "resolv.conf",
     "apache2.conf": lambda lab: proxy.server(lab).config,
     "apache2.pid": lambda lab: proxy.server(lab).pidfile,
-    "runC's state": lambda lab: container.runc_root(lab) / "red-1" / "state.json",
+    "runC's state": lambda lab: runc.root(lab) / "red-1" / "state.json",
 }
 
 
@@ -169,7 +169,7 @@ def test_down_ends_a_container_whose_state_runc_cannot_read(
     """Its processes are found in its control group; nothing is left."""
     lab = make_lab(sites=["red"], replicas=1)
     up.replicas(lab)
-    MENDED[harm](container.runc_root(lab) / "red-1" / "state.json")
+    MENDED[harm](runc.root(lab) / "red-1" / "state.json")
     result = standing.down(lab)
     assert (result.changed, result.value.failed) == (True, ())
     assert nothing(lab)
@@ -179,7 +179,7 @@ def test_down_ends_a_container_whose_state_runc_cannot_read(
 def test_down_without_the_journal_says_what_it_leaves(farm: Lab) -> None:
     """What is not in the journal is not removed, and the check fails; with the journal back it is."""
     all_up(farm)
-    target = str((container.bundle(farm, "red-1") / "rootfs").resolve())
+    target = str((runc.bundle(farm, "red-1") / "rootfs").resolve())
     with damaged(farm.journal_file, gone):
         result = standing.down(farm)
         assert not result.holds
@@ -222,8 +222,8 @@ def test_a_journal_that_leads_nowhere_is_named(tmp_path: Path) -> None:
 def test_an_edited_entry_belongs_to_no_replica(kind: str, what: dict[str, str]) -> None:
     """Details that are missing or misspelt name nothing that could be removed as surplus."""
     entry = Entry(seq=1, boot="b", kind=kind, what=what)
-    assert surplus.surplus(Lab(), (entry,)) == ()
-    assert not surplus._belongs(Lab(), entry, ("red-9",))
+    assert container.surplus(Lab(), (entry,)) == ()
+    assert not container._belongs(Lab(), entry, ("red-9",))
 
 
 # -- locks -------------------------------------------------------------------------------------------------

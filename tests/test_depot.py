@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from labkit.farm.rootfs import depot as depots
-from labkit.farm.rootfs import index, shop
+from labkit.farm.rootfs import index, repository
 from labkit.farm.rootfs.apt import Source
-from labkit.farm.rootfs.depot import AbsentError, Deb, Depot
-from labkit.farm.rootfs.shop import ADDRESS, Shop
+from labkit.farm.rootfs.repository import ADDRESS, AbsentError, Deb, Depot, Shop
 
 PACKAGES = """\
 Package: libc6
@@ -72,7 +70,7 @@ E: Download Failed
 
 def test_what_apt_could_not_fetch_is_read() -> None:
     """The mirror's answer, or none."""
-    assert depots.parse_failures(FAILURES) == {
+    assert repository.parse_failures(FAILURES) == {
         "a_1_all.deb": (404, "404  Not Found [IP: 127.0.0.1 80]"),
         "b_1_all.deb": (0, "Temporary failure resolving 'm.test'"),
     }
@@ -148,7 +146,7 @@ def test_the_shop_has_the_packages_of_each_source() -> None:
 
 def test_the_shops_release_names_its_list() -> None:
     """With its hash, and the mirror's date."""
-    text = shop.release(MAIN, "main/binary-amd64/Packages", LISTED)
+    text = repository.release(MAIN, "main/binary-amd64/Packages", LISTED)
     digest = hashlib.sha256(LISTED.encode()).hexdigest()
     assert f"\nSHA256:\n {digest} {len(LISTED)} main/binary-amd64/Packages\n" in text
     assert "Date: Sat, 17 May 2025 09:00:00 GMT\n" in text
@@ -171,12 +169,12 @@ def test_a_root_file_system_is_told_the_machines_mirror(tmp_path: Path) -> None:
 def test_the_addresses_that_apt_prints_are_read() -> None:
     """A name's signs are quoted there, and not on the mirror."""
     said = "'copy:/w/0/pool/g%2b%2b_4%7e1_amd64.deb' g++_4~1_amd64.deb 3 SHA256:00\n"
-    assert shop.parse_addresses(said) == ["/w/0/pool/g++_4~1_amd64.deb"]
+    assert repository.parse_addresses(said) == ["/w/0/pool/g++_4~1_amd64.deb"]
 
 
 def test_apt_asks_nothing_of_the_machine(tmp_path: Path) -> None:
     """Its configuration, its sources, its preferences and what is installed on it are not read."""
-    found = shop.alone(tmp_path)
+    found = repository.alone(tmp_path)
     nothing = {name for name, value in found.items() if value == "/dev/null"}
     assert {"Dir::Etc::main", "Dir::Etc::parts", "Dir::Etc::preferencesparts"} < nothing
     assert found["Dir::State::status"] == tmp_path / "status"

@@ -16,7 +16,7 @@ from labkit import Lab
 from labkit.checks import failed
 from labkit.core import daemon, run, undo
 from labkit.errors import ConfigError, FarmError, MachineError
-from labkit.farm.containers import lab_netns
+from labkit.farm.containers import lab_namespaces
 from labkit.farm.network.endpoint import require_address
 from labkit.farm.network.netns import inside
 from labkit.farm.services import dns, dns_instance, resolver, zone
@@ -281,7 +281,7 @@ def test_taken_port_names_the_process(addressed: Lab) -> None:
 @pytest.mark.root
 def test_without_the_bridge_nothing_is_started(lab: Lab) -> None:
     """A missing address is told as such, before anything is written."""
-    lab_netns.create_namespace(lab, lab.host.netns)
+    lab_namespaces.create_namespace(lab, lab.host.netns)
     with pytest.raises(FarmError, match="on no interface"):
         dns.up(lab)
     assert not resolver.folder(lab).exists()

@@ -17,7 +17,7 @@ from labkit.checks import failed
 from labkit.core import link_removal
 from labkit.core.journal import Journal
 from labkit.errors import MachineError, StateError
-from labkit.farm.containers import lab_netns
+from labkit.farm.containers import lab_namespaces
 from labkit.farm.network import host
 from labkit.farm.network.netlink import within
 from labkit.farm.network.netns import inside
@@ -41,7 +41,7 @@ def foreign_namespace(name: str) -> Iterator[int]:
     """A namespace of that name that labkit did not make, and its inode."""
     namespaces.create(name)
     try:
-        yield lab_netns.namespace_inode(name)
+        yield lab_namespaces.namespace_inode(name)
     finally:
         namespaces.remove(name)
 
@@ -116,7 +116,7 @@ def test_a_subnet_routed_elsewhere_is_refused_by_the_interface_s_name(
     lab: Lab, address: str
 ) -> None:
     """The same network, a part of it, or one around it; the interface keeps its address."""
-    lab_netns.create_namespace(lab, lab.host.netns)
+    lab_namespaces.create_namespace(lab, lab.host.netns)
     index = add_link(lab.netns, "other7", address)
     with pytest.raises(MachineError, match="through interface other7") as caught:
         host.up(lab)
@@ -129,7 +129,7 @@ def test_a_subnet_routed_elsewhere_is_refused_by_the_interface_s_name(
 @pytest.mark.root
 def test_a_neighbouring_network_is_no_hindrance(lab: Lab) -> None:
     """Only networks that overlap are in the way."""
-    lab_netns.create_namespace(lab, lab.host.netns)
+    lab_namespaces.create_namespace(lab, lab.host.netns)
     add_link(lab.netns, "other7", "10.60.1.1/24")
     assert host.up(lab).holds
 
@@ -141,7 +141,7 @@ def test_a_foreign_namespace_of_the_name_is_refused(make_lab: Callable[..., Lab]
     with foreign_namespace(lab.host.netns) as inode:
         with pytest.raises(StateError, match="labkit did not make it"):
             host.up(lab)
-        assert lab_netns.namespace_inode(lab.netns) == inode
+        assert lab_namespaces.namespace_inode(lab.netns) == inode
         assert Journal.of(lab).standing() == ()
         assert not within(lab.netns, link_removal.fenced, lab.subnet)
 

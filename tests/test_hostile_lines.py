@@ -7,7 +7,6 @@ import json
 import time
 from collections import Counter
 from contextlib import suppress
-from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -18,7 +17,7 @@ from hypothesis import strategies as st
 
 from labkit import Lab, reading
 from labkit.errors import WikiError
-from labkit.farm.containers import logs
+from labkit.farm.containers import written
 from labkit.farm.reconcile import answers
 from labkit.farm.services import fetch, proxy
 from labkit.farm.services.fetch import Target
@@ -26,8 +25,7 @@ from labkit.farm.traffic import counts
 from labkit.farm.traffic.counts import Log
 from labkit.model import sites
 from labkit.wiki.client import transport
-from labkit.wiki.client.ask import Reply, parsed
-from labkit.wiki.client.calls import asking
+from labkit.wiki.client.mediawiki import asked
 from tests.servers import served
 
 #: What a replica's server writes.
@@ -198,13 +196,6 @@ def test_an_answer_of_a_wiki_is_one_or_none(text: str) -> None:
         json.loads(text)
 
 
-@pytest.mark.parametrize("text", ANSWERS)
-def test_an_answer_to_a_stranger_is_an_object_or_an_error(text: str) -> None:
-    """One kind of error."""
-    with suppress(ValueError):
-        assert isinstance(parsed(Reply(200, text.encode(), Message())), dict)
-
-
 @pytest.mark.parametrize("status", ["²", "2" * 5000, "-1", "", "two", "200\0", "٢٠٠"])
 def test_a_status_that_is_no_number_is_none(status: str) -> None:
     """Of a replica's answer: what str.isdigit takes for digits, int(3) does not."""
@@ -274,15 +265,14 @@ def test_an_answer_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 def test_an_answer_of_another_kind_is_an_error_of_the_wiki_s() -> None:
     """A list where an object is to be."""
-    answer: object = []
-    with pytest.raises(WikiError, match="cannot be read: AttributeError"), asking("a page"):
-        answer.get("query")  # type: ignore[attr-defined]
+    with pytest.raises(WikiError, match="cannot be read: AttributeError"):
+        asked("a page", lambda: [].get("query"))  # type: ignore[attr-defined]
 
 
 def test_what_a_log_ends_with_is_no_order_to_a_terminal(tmp_path: Path) -> None:
     """An error shows it."""
     lab = Lab.of({"state": str(tmp_path)})
-    log = logs.place(lab, "red-1", "error")
+    log = written.log(lab, "red-1", "error")
     log.parent.mkdir(parents=True)
     log.write_text("\x1b]0;title\x07\x9b2J end\n")
-    assert logs.end(log) == "\ufffd]0;title\ufffd\ufffd2J end"
+    assert written.end(log) == "\ufffd]0;title\ufffd\ufffd2J end"

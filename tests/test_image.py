@@ -19,7 +19,7 @@ from labkit.farm.images import actions as image
 from labkit.farm.images import layers, siteimages, store, tarball
 from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs import packages
-from labkit.farm.rootfs.building import sealed
+from labkit.farm.rootfs.sandbox import sealed
 from tests.conftest import CACHE
 
 # -- layers as archives ----------------------------------------------------------------------

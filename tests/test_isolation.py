@@ -22,7 +22,7 @@ from labkit.core import firewall_tables, run, undo
 from labkit.core.journal import Journal, lock
 from labkit.doctor import kernel
 from labkit.errors import StateError
-from labkit.farm.containers import container
+from labkit.farm.containers import runc
 from labkit.farm.network import actions as network
 from labkit.farm.network import (
     echo,
@@ -188,7 +188,7 @@ def test_the_labs_own_servers_are_out_of_a_container_s_reach(farm: Lab) -> None:
     """The balancer's port, the wiki's, and a replica's own site by the balancer: from a program in a container."""
     for port in (farm.proxy.port, farm.wiki.port, 22):
         shell = f"exec 3<>/dev/tcp/{farm.gateway.ip}/{port}"
-        words = container.runc(farm, "exec", farm.farm[0].name, "bash", "-c", shell)
+        words = runc.command(farm, "exec", farm.farm[0].name, "bash", "-c", shell)
         assert "Connection refused" in run.run(words, ok=(1,)).stderr
 
 
@@ -241,7 +241,7 @@ def test_a_machine_that_lets_no_questions_in_is_told_and_what_it_says_helps(farm
 def test_a_program_in_a_replica_finds_names(farm: Lab) -> None:
     """By what /etc/resolv.conf says there, which the server's user can read."""
     words = ("exec", "--user", "33:33", "red-1", "getent", "hosts", "blue")
-    said = run.run(container.runc(farm, *words)).stdout.split()
+    said = run.run(runc.command(farm, *words)).stdout.split()
     assert said == [str(farm.gateway.ip), farm.host_name("blue")]
 
 

@@ -18,9 +18,8 @@ from labkit.core import run
 from labkit.errors import CommandError, ConfigError, LabkitError, MachineError
 from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs import apt, index, lists
-from labkit.farm.rootfs.depot import AbsentError, Depot
-from labkit.farm.rootfs.gateway import gateway
-from labkit.farm.rootfs.shop import ADDRESS, Shop
+from labkit.farm.rootfs.repository import ADDRESS, AbsentError, Depot, Shop
+from labkit.farm.rootfs.sandbox import gateway
 from tests import proc
 from tests.archives import LOGIN, Mirror, as_machine, fill, serving
 from tests.damage import flip

@@ -8,7 +8,7 @@ import pytest
 
 from labkit import Lab
 from labkit.errors import FarmError
-from labkit.farm.containers import lab_netns
+from labkit.farm.containers import lab_namespaces
 from labkit.farm.network.netns import inside
 from labkit.farm.services import dns
 
@@ -16,13 +16,13 @@ from labkit.farm.services import dns
 @pytest.mark.root
 def test_code_is_inside_and_the_caller_stays(lab: Lab) -> None:
     """The function sees the namespace, and the calling thread does not move."""
-    lab_netns.create_namespace(lab, lab.host.netns)
+    lab_namespaces.create_namespace(lab, lab.host.netns)
     own = Path("/proc/thread-self/ns/net").stat().st_ino
 
     def here() -> int:
         return Path("/proc/thread-self/ns/net").stat().st_ino
 
-    assert inside(lab.netns, here) == lab_netns.namespace_inode(lab.netns)
+    assert inside(lab.netns, here) == lab_namespaces.namespace_inode(lab.netns)
     assert inside(None, here) == own == here()
 
 

@@ -14,7 +14,7 @@ from labkit import Lab
 from labkit.checks import failed
 from labkit.core.journal import Journal, lock
 from labkit.errors import MachineError, StateError
-from labkit.farm.containers import lab_netns
+from labkit.farm.containers import lab_namespaces
 from labkit.farm.network import actions as network
 from labkit.farm.network import host, isolation_probe, neighbours, topology
 from labkit.farm.network.netlink import within
@@ -220,7 +220,7 @@ def test_a_foreign_namespace_of_a_replica_s_name_is_refused(small: Lab) -> None:
     with foreign_namespace(small.farm[0].netns) as inode:
         with pytest.raises(StateError, match=r"network namespace .*-red-1"):
             network.connect(small)
-        assert lab_netns.namespace_inode(small.farm[0].netns) == inode
+        assert lab_namespaces.namespace_inode(small.farm[0].netns) == inode
         with netlink(small.farm[0].netns) as ipr:
             assert ipr.link_lookup(ifname="eth0") == []
 
@@ -228,7 +228,7 @@ def test_a_foreign_namespace_of_a_replica_s_name_is_refused(small: Lab) -> None:
 @pytest.mark.root
 def test_a_subnet_routed_elsewhere_is_refused_before_there_is_a_bridge(small: Lab) -> None:
     """By the name of the interface that has it."""
-    lab_netns.create_namespace(small, small.host.netns)
+    lab_namespaces.create_namespace(small, small.host.netns)
     add_link(small.netns, "other7", "10.60.0.200/24")
     with pytest.raises(MachineError, match="through interface other7"):
         network.connect(small)

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labkit.errors import ConfigError, WikiError
-from labkit.wiki.client import api, whereabouts
+from labkit.wiki.client import mediawiki
 from labkit.wiki.merge import fences
-from labkit.wiki.publish import pristine, publishing
+from labkit.wiki.publish import last_written, publishing
 from labkit.wiki.render import notebook, wikitext
 from tests.desks import SUMMARY, WEB, Desk, fresh, picture, stage
 
@@ -50,7 +50,7 @@ def test_a_log_tells_where_a_page_went(
     events: list[dict[str, object]], target: str, deleted: str
 ) -> None:
     """The last event that concerns the page itself counts."""
-    assert whereabouts.fate(events) == whereabouts.Fate(target=target, deleted=deleted)
+    assert mediawiki.fate(events) == mediawiki.Fate(target=target, deleted=deleted)
 
 
 def move(desk: Desk, new: str, *, redirect: bool = True, subpages: bool = False) -> None:
@@ -201,7 +201,7 @@ def test_a_deleted_page_stays_deleted_until_it_is_wanted(desk: Desk) -> None:
     with pytest.raises(WikiError, match=r"was deleted by Teacher on .*\(not needed\)") as caught:
         desk.publish(stage(171), WEB, uploads=(item,))
     assert f"--restore '{desk.page}'" in caught.value.remedy
-    assert api.read(desk.teacher, desk.page, files=[item.name]).files == frozenset()
+    assert desk.teacher.read(desk.page, files=[item.name]).files == frozenset()
     with pytest.raises(WikiError, match="was deleted"):
         publishing.plan(desk.bot, desk.page, (WEB,), folder=desk.folder)
     desk.publish(stage(171), WEB, restore=(desk.page,))
@@ -240,7 +240,7 @@ def test_a_page_replaced_by_a_redirect_leads_to_where_it_says(desk: Desk) -> Non
     """A person's redirect is followed as a move is, below what stands there."""
     target = f"{desk.page} target"
     desk.publish(stage(250))
-    api.edit(desk.teacher, target, "REX> here, please", base=None, summary="")
+    desk.teacher.save(target, "REX> here, please", base=None, summary="")
     desk.write(lambda text: f"#REDIRECT [[{target}]]")
     done = desk.publish(stage(171))
     assert done.page == target
@@ -264,7 +264,7 @@ def test_a_redirect_does_not_lead_labkit_astray(desk: Desk, target: str, reason:
     desk.page += f" {target.partition(':')[0]}"
     title = desk.page if "itself" in target else target
     text = f"#REDIRECT [[{title}]]"
-    api.edit(desk.teacher, desk.page, text, base=None, summary="")
+    desk.teacher.save(desk.page, text, base=None, summary="")
     with pytest.raises(WikiError, match=reason):
         desk.publish(stage(171))
     assert text_of(desk, desk.page) == text
@@ -278,7 +278,7 @@ def test_a_redirect_does_not_lead_labkit_astray(desk: Desk, target: str, reason:
 def test_a_picture_is_always_called_as_labkit_s_are(name: str, data: bytes) -> None:
     """Whatever a figure or an attachment is called, its page keeps the report's prefix."""
     item = notebook.upload(name, data, ending="png", text="")
-    assert api.PICTURE.fullmatch(item.name)
+    assert mediawiki.PICTURE.fullmatch(item.name)
 
 
 @pytest.mark.root
@@ -288,7 +288,7 @@ def test_nothing_else_is_ever_uploaded(desk: Desk, name: str) -> None:
     """A name that is not one of labkit's is refused before the wiki is asked."""
     desk.wire.bodies.clear()
     with pytest.raises(WikiError, match="is no name of a picture"):
-        api.upload(desk.bot, notebook.Upload(name=name, text="", data=b"x"))
+        desk.bot.send(notebook.Upload(name=name, text="", data=b"x"))
     assert desk.wire.bodies == []
 
 
@@ -318,10 +318,10 @@ def test_a_state_page_that_a_person_emptied_is_made_up_for(desk: Desk, tmp_path:
     """What labkit keeps beside the page is written again; from a second machine history helps."""
     desk.publish(stage(250))
     desk.after("| all || 250", "REX> kept")
-    state = api.read(desk.teacher, pristine.state_title(desk.page)).revision
+    state = desk.teacher.read(last_written.state_title(desk.page)).revision
     assert state
-    api.edit(desk.teacher, pristine.state_title(desk.page), "gone", base=state.number, summary="")
+    desk.teacher.save(last_written.state_title(desk.page), "gone", base=state.number, summary="")
     desk.folder = tmp_path / "another machine"
     desk.publish(stage(171))
     assert desk.text.replace("REX> kept\n", "") == fresh(stage(171))
-    assert stage(171).digest in text_of(desk, pristine.state_title(desk.page))
+    assert stage(171).digest in text_of(desk, last_written.state_title(desk.page))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from labkit import Lab
-from labkit.farm.containers.container import State
+from labkit.farm.containers.runc import State
 from labkit.farm.network.topology import Port, Topology
 from labkit.farm.reconcile import observed, telling
 from labkit.farm.reconcile.difference import Plan, difference

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labkit.wiki.merge import fences
-from labkit.wiki.publish import pristine
-from labkit.wiki.publish.pristine import Store
+from labkit.wiki.publish import last_written
+from labkit.wiki.publish.last_written import Store
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 EMPTY = fences.parse("", "Report")
@@ -26,13 +26,13 @@ def test_a_store_comes_back_from_its_page(bodies: list[str]) -> None:
     """Whatever the blocks hold, the page's text gives them back."""
     blocks = [fences.block(f"b{n}", "== é ==", body) for n, body in enumerate(bodies)]
     store = Store().adding(blocks, EMPTY, NOW)
-    assert pristine.parse(pristine.dump(store)) == store
+    assert last_written.parse(last_written.dump(store)) == store
     assert all(store.find(one.name, one.digest) == one for one in blocks)
 
 
 def test_a_store_s_page_shows_nothing_of_the_blocks() -> None:
     """No markup, no fence and no signature of a block is live there."""
-    text = pristine.dump(Store().adding([block(1)], EMPTY, NOW))
+    text = last_written.dump(Store().adding([block(1)], EMPTY, NOW))
     assert "{{" not in text
     assert "~~~~" not in text
     assert fences.parse(text, "Report").blocks == ()
@@ -41,11 +41,11 @@ def test_a_store_s_page_shows_nothing_of_the_blocks() -> None:
 def test_a_damaged_line_is_left_out() -> None:
     """A line that somebody changed does not have its hash; the others are read."""
     store = Store().adding([block(1), block(2, "06-balancer")], EMPTY, NOW)
-    text = pristine.dump(store)
+    text = last_written.dump(store)
     packed = text.split("\n")[2].split()[3]
     changed = text.replace(packed, packed[:-8] + "AAAA" + packed[-4:])
-    assert pristine.parse(changed).names == ("06-balancer",)
-    assert pristine.parse("anything else") == Store()
+    assert last_written.parse(changed).names == ("06-balancer",)
+    assert last_written.parse("anything else") == Store()
 
 
 def test_two_machines_stores_are_joined() -> None:
@@ -76,8 +76,8 @@ def test_young_blocks_are_kept() -> None:
 
 def test_a_file_that_is_not_there_is_an_empty_store(tmp_path: Path) -> None:
     """So is one that is no text; names of pages never lead out of the folder."""
-    path = pristine.local_file(tmp_path, "../../Réport: x")
+    path = last_written.local_file(tmp_path, "../../Réport: x")
     assert path.parent == tmp_path
-    assert pristine.read_local(path) == Store()
+    assert last_written.read_local(path) == Store()
     path.write_bytes(b"\xff\xfe")
-    assert pristine.read_local(path) == Store()
+    assert last_written.read_local(path) == Store()

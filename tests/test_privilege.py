@@ -19,21 +19,18 @@ from labkit.core import run
 from labkit.core.journal import Journal
 from labkit.errors import CommandError
 from labkit.farm.containers import (
-    attempts,
+    bundle,
+    confinement,
     container,
-    fences,
     limits,
-    own,
-    privilege,
+    overlay,
     probe,
-    published,
     replica_files,
-    seccomp,
+    runc,
     trial,
 )
-from labkit.farm.containers.attempts import Attempt
-from labkit.farm.containers.bundle import Spec
-from labkit.farm.containers.seccomp import Work
+from labkit.farm.containers.bundle import Spec, Work
+from labkit.farm.containers.probe import Attempt
 from labkit.farm.network.netns import inside
 from labkit.farm.reconcile import up
 from labkit.farm.services import ssh
@@ -47,12 +44,12 @@ from tests.whole_farm import standing
 
 def test_each_kind_of_work_has_a_reason_and_no_call_is_in_two() -> None:
     """A call is allowed for one reason."""
-    calls = [name for work in seccomp.WORKS for name in seccomp.GROUPS[work].calls]
-    calls += [name for cases in seccomp.LIMITED.values() for name in cases]
+    calls = [name for work in bundle.WORKS for name in bundle.GROUPS[work].calls]
+    calls += [name for cases in bundle.LIMITED.values() for name in cases]
     assert len(calls) == len(set(calls))
-    assert all(seccomp.GROUPS[work].reason for work in seccomp.WORKS)
-    for work in seccomp.WORKS:
-        assert list(seccomp.GROUPS[work].calls) == sorted(seccomp.GROUPS[work].calls)
+    assert all(bundle.GROUPS[work].reason for work in bundle.WORKS)
+    for work in bundle.WORKS:
+        assert list(bundle.GROUPS[work].calls) == sorted(bundle.GROUPS[work].calls)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +62,7 @@ def test_each_kind_of_work_has_a_reason_and_no_call_is_in_two() -> None:
 )
 def test_a_profile_is_for_the_machine_s_own_calls(machine: str, native: list[str] | None) -> None:
     """A call by another interface of the processor is in none; what is not listed is not there."""
-    made = seccomp.profile(seccomp.SERVING, machine)
+    made = bundle.seccomp(bundle.SERVING, machine)
     assert made.get("architectures") == native
     assert (made["defaultAction"], made["defaultErrnoRet"]) == ("SCMP_ACT_ERRNO", 38)
 
@@ -73,8 +70,8 @@ def test_a_profile_is_for_the_machine_s_own_calls(machine: str, native: list[str
 @pytest.mark.parametrize(
     ("works", "there", "absent"),
     [
-        (seccomp.ALONE, {"execve", "openat", "clone"}, {"socket", "setuid", "chroot"}),
-        (seccomp.SERVING, {"execve", "socket", "accept4", "setuid"}, {"ptrace", "mount", "clone3"}),
+        (bundle.ALONE, {"execve", "openat", "clone"}, {"socket", "setuid", "chroot"}),
+        (bundle.SERVING, {"execve", "socket", "accept4", "setuid"}, {"ptrace", "mount", "clone3"}),
         (("run",), {"execve"}, {"openat", "clone"}),
     ],
 )
@@ -82,14 +79,14 @@ def test_a_profile_has_the_calls_of_its_work(
     works: tuple[Work, ...], there: set[str], absent: set[str]
 ) -> None:
     """And of no other."""
-    allowed = seccomp.allowed(seccomp.profile(works, "x86_64"))
+    allowed = bundle.allowed_calls(bundle.seccomp(works, "x86_64"))
     assert there <= allowed
     assert not absent & allowed
 
 
 def test_what_is_refused_by_another_error_is_not_allowed() -> None:
     """sshd asks for the kernel's audit, and knows the answer that there is none."""
-    rules = seccomp.profile(seccomp.SERVING, "x86_64")["syscalls"]
+    rules = bundle.seccomp(bundle.SERVING, "x86_64")["syscalls"]
     (refused,) = (rule for rule in rules if rule["action"] != "SCMP_ACT_ALLOW")
     assert (refused["names"], refused["errnoRet"]) == (["socket"], errno.EPROTONOSUPPORT)
     given = [json.dumps(rule["args"]) for rule in rules if rule["names"] == ["socket"]]
@@ -98,7 +95,7 @@ def test_what_is_refused_by_another_error_is_not_allowed() -> None:
 
 def test_arguments_are_compared_as_runc_reads_them() -> None:
     """Where there is a mask it is the value, and what is left by it the second one."""
-    rules = seccomp.profile(("processes",), "x86_64")["syscalls"]
+    rules = bundle.seccomp(("processes",), "x86_64")["syscalls"]
     (clone,) = (rule for rule in rules if rule["names"] == ["clone"])
     assert clone["args"] == [
         {"index": 0, "value": 0x7E020000, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
@@ -109,7 +106,7 @@ def test_what_a_container_does_not_see_is_not_mounted() -> None:
     """No control groups, no sysfs, no message queues; what is there takes no programs."""
     kinds = {"/proc": "proc", "/dev": "tmpfs", "/sys": "sysfs", "/dev/mqueue": "mqueue", "/a": "x"}
     own_mounts = [{"destination": place, "type": kind} for place, kind in kinds.items()]
-    made = {item["destination"]: item.get("options") for item in fences.mounts(own_mounts)}
+    made = {item["destination"]: item.get("options") for item in bundle.kept_mounts(own_mounts)}
     assert list(made) == ["/proc", "/dev", "/a"]
     assert {"ro", "noexec", "nosuid"} <= set(made["/dev"] or ())
     assert made["/a"] is None
@@ -117,8 +114,12 @@ def test_what_a_container_does_not_see_is_not_mounted() -> None:
 
 def test_a_path_is_masked_or_read_only_not_both() -> None:
     """An image's own list counts too, each path once."""
-    assert fences.paths(("/b", "/a"), ("/a", "/c"), unless=("/c",)) == ["/a", "/b"]
-    assert not set(fences.MASKED) & set(fences.READ_ONLY)
+    own = {"namespaces": [], "maskedPaths": ["/b", "/proc/tty"], "readonlyPaths": ["/b", "/c"]}
+    image = {"process": {}, "root": {}, "mounts": [], "linux": own}
+    made = bundle.configure(image, container.replica_spec(Lab(), Lab().farm[0]))["linux"]
+    assert made["maskedPaths"] == sorted({"/b", "/proc/tty", *bundle.MASKED})
+    assert made["readonlyPaths"] == sorted({"/c", *bundle.READ_ONLY} - {"/proc/tty"})
+    assert not set(bundle.MASKED) & set(bundle.READ_ONLY)
 
 
 @pytest.mark.parametrize(
@@ -179,20 +180,18 @@ def test_what_counts_as_prevented(attempt: Attempt, *, prevented: bool) -> None:
 
 def test_attempts_that_the_probe_did_not_come_to_are_missing() -> None:
     """It was killed before, and said no more."""
-    whole = "ENOSYS\n" * len(attempts.planned())
-    assert len(attempts.read(whole)) == len(attempts.planned())
-    assert attempts.read("ENOSYS\nEPERM\n")[1:] == (
-        Attempt("call", "clone(CLONE_NEWUSER)", "EPERM"),
-    )
-    assert attempts.read("") == ()
+    whole = "ENOSYS\n" * len(probe.planned())
+    assert len(probe.read(whole)) == len(probe.planned())
+    assert probe.read("ENOSYS\nEPERM\n")[1:] == (Attempt("call", "clone(CLONE_NEWUSER)", "EPERM"),)
+    assert probe.read("") == ()
 
 
 def test_what_the_processor_does_not_have_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     """On arm64 there is no symlink(2): an attempt would hold whatever the filter says."""
-    attempts.planned.cache_clear()
-    monkeypatch.setattr(attempts, "_number", lambda name: -1 if name == "symlink" else 7)
-    planned = [what for _, what, _ in attempts.planned()]
-    attempts.planned.cache_clear()
+    probe.planned.cache_clear()
+    monkeypatch.setattr(probe, "_number", lambda name: -1 if name == "symlink" else 7)
+    planned = [what for _, what, _ in probe.planned()]
+    probe.planned.cache_clear()
     assert "symlink" not in planned
     assert {"link", "mount", "/proc/keys"} < set(planned)
 
@@ -209,7 +208,7 @@ def test_the_probe_says_what_came_of_each_attempt(tmp_path: Path) -> None:
         ("write", f"{tmp_path}/none/new"): "ENOENT",
     }
     assert {key: probe.tried(*key, ()) for key in asked} == asked
-    number = attempts._number
+    number = probe._number
     assert probe.tried("call", "", (number("getppid"), 0, 0, 0, 0, 0, 0)) == "some"
     assert probe.tried("call", "", (number("sched_yield"), 0, 0, 0, 0, 0, 0)) == "nothing"
     assert probe.tried("call", "", (number("chdir"), "/nowhere", 0, 0, 0, 0, 0)) == "ENOENT"
@@ -229,11 +228,11 @@ def test_every_subject_is_told_of_every_default() -> None:
         "linux": {"namespaces": [], "resources": {}},
     }
     spec = container.replica_spec(lab, lab.farm[0])
-    config = json.loads(container.configuration(image, spec))
-    found = own.table(config, "64 MiB in 4096 files").frame()
-    assert tuple(found["what"]) == published.SUBJECTS
+    config = json.loads(overlay.configuration(image, spec))
+    found = confinement.comparison(config, "64 MiB in 4096 files").frame()
+    assert tuple(found["what"]) == tuple(confinement.OTHERS)
     assert not found.isna().any().any()
-    mine = dict(zip(found["what"], found[own.NAME], strict=True))
+    mine = dict(zip(found["what"], found[confinement.REPLICA], strict=True))
     assert mine["root file system"] == "read-only"
     assert mine["capabilities"] == "none"
     assert mine["/sys"] == "absent"
@@ -252,13 +251,13 @@ def farm() -> Iterator[Lab]:
 @pytest.mark.root
 def test_nothing_that_is_tried_from_inside_comes_about(farm: Lab) -> None:
     """Neither as the web server nor as root with sshd's rights; nothing is left of the containers."""
-    before = container.states(farm)
-    result = privilege.confined(farm)
+    before = runc.states(farm)
+    result = confinement.confined(farm)
     assert failed(result.checks) == ()
-    assert {name for _, name, _ in result.value.server} >= set(attempts.CALLS)
-    assert len(result.value.server) == len(result.value.root) == len(attempts.planned())
+    assert {name for _, name, _ in result.value.server} >= set(probe.CALLS)
+    assert len(result.value.server) == len(result.value.root) == len(probe.planned())
     assert {item.container for item in result.value.processes} == {item.name for item in farm.farm}
-    assert container.states(farm) == before
+    assert runc.states(farm) == before
     assert not list(farm.state_dir.glob("containers/trial-*"))
 
 
@@ -282,9 +281,9 @@ def test_a_call_that_the_filter_lets_through_fails_its_check(
 ) -> None:
     """Whatever the kernel itself then says to it."""
     everything = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}
-    monkeypatch.setattr(seccomp, "profile", lambda _: everything)
+    monkeypatch.setattr(bundle, "seccomp", lambda _: everything)
     changed(files=4095)  # a configuration that is not known yet
-    names = {check.name for check in failed(privilege.confined(farm).checks)}
+    names = {check.name for check in failed(confinement.confined(farm).checks)}
     assert {"container.confined.server.call", "container.confined.root.call"} <= names
 
 
@@ -294,7 +293,7 @@ def test_a_file_that_can_be_written_fails_its_check(
 ) -> None:
     """In a root file system that is not read-only: by root everywhere, by others in /tmp."""
     changed(readonly=False)
-    found = failed(privilege.confined(farm).checks)
+    found = failed(confinement.confined(farm).checks)
     assert {check.name for check in found} == {
         "container.confined.server.write", "container.confined.root.write",
     }  # fmt: skip
@@ -304,7 +303,7 @@ def test_a_file_that_can_be_written_fails_its_check(
 @pytest.mark.root
 def test_a_container_that_runs_without_the_filter_is_named(farm: Lab) -> None:
     """By what the kernel says of its first process; the others are as they have to be."""
-    (before,) = privilege.checks(farm)
+    (before,) = confinement.checks(farm)
     assert before.holds
     item = small(farm, "trial-open")
     config = dict(trial.own_configuration(farm, item))
@@ -312,13 +311,13 @@ def test_a_container_that_runs_without_the_filter_is_named(farm: Lab) -> None:
     with trial.prepared(farm, item, **{item.name: config}):
         container.create(farm, item.name)
         container.begin(farm, item.name)
-        assert [check.seen for check in privilege.checks(farm)] == ["not so: trial-open"]
+        assert [check.seen for check in confinement.checks(farm)] == ["not so: trial-open"]
 
 
 @pytest.mark.root
 def test_a_lab_without_containers_has_nothing_to_look_at(lab: Lab) -> None:
     """And nothing is made by looking."""
-    assert privilege.checks(lab) == ()
+    assert confinement.checks(lab) == ()
 
 
 #: Python that runs a function in the processor's own code: getpid by amd64's interface (mov eax, 39; syscall;
@@ -336,7 +335,7 @@ NATIVE, FOREIGN = "b8270000000f05c3", "b814000000cd80c3"
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="in amd64's own code")
 def test_a_call_by_another_interface_of_the_processor_ends_its_caller(farm: Lab) -> None:
     """SIGSYS, 31, as runC tells of a signal."""
-    item = privilege._spec(farm, "trial-foreign")
+    item = confinement._spec(farm, "trial-foreign")
     *python, _, _ = item.args
     for code, status in ((NATIVE, 0), (FOREIGN, 128 + 31)):
         words = (*python, CALLING, code)
@@ -441,11 +440,11 @@ def test_a_fork_bomb_and_a_memory_hog_leave_the_sites_up(farm: Lab) -> None:
     """Each in another replica: both limits are reached, every page is there meanwhile, and when the two
     were mended no process is left of either."""
     first, second = farm.replicas_of("red")[0], farm.replicas_of("blue")[0]
-    before = set(container.states(farm))
+    before = set(runc.states(farm))
     with Visitor(farm) as visitor:
         run_in(farm, first.name, BOMB)
         run_in(farm, second.name, HOG)
-        own = [f"{container.cgroup(farm)}/{replica.name}" for replica in (first, second)]
+        own = [f"{runc.cgroup(farm)}/{replica.name}" for replica in (first, second)]
         until(lambda: told(own[0], "pids.events", "max "))
         until(
             lambda: (
@@ -460,16 +459,16 @@ def test_a_fork_bomb_and_a_memory_hog_leave_the_sites_up(farm: Lab) -> None:
     assert most <= 256
     assert visitor.asked > 20
     assert visitor.failed == []
-    assert set(container.states(farm)) == before
+    assert set(runc.states(farm)) == before
     for replica in (first, second):
-        left = cgroups.processes(f"{container.cgroup(farm)}/{replica.name}")
+        left = cgroups.processes(f"{runc.cgroup(farm)}/{replica.name}")
         assert 0 < len(left) < 20
 
 
 def run_in(lab: Lab, name: str, script: str) -> None:
     """A script goes on in a replica, as whoever the web server is."""
-    words = container.runc(lab, "exec", "--detach", name, "sh", "-c", script)
-    run.run(words, output=container.folder(lab, name) / "hog.log")
+    words = runc.command(lab, "exec", "--detach", name, "sh", "-c", script)
+    run.run(words, output=runc.folder(lab, name) / "hog.log")
 
 
 def told(path: str, name: str, word: str) -> int:

@@ -13,7 +13,7 @@ import pytest
 
 from labkit.core import run
 from labkit.errors import FarmError
-from labkit.farm.containers import process
+from labkit.farm.containers import runc
 
 
 def loaded(pid: int) -> int:
@@ -49,12 +49,12 @@ def typed() -> Iterator[int]:
         (b"", ()),
         (b"sleep\x00300\x00", ("sleep", "300")),
         (b"a b\x00\x00c\x00", ("a b", "", "c")),
-        (b"runc\x00init\x00", process.INIT),
+        (b"runc\x00init\x00", runc.INIT),
     ],
 )
 def test_command_line_is_read_word_by_word(text: bytes, wanted: tuple[str, ...]) -> None:
     """An empty word is one, and the last NUL is no word."""
-    assert process.words(text) == wanted
+    assert runc.words(text) == wanted
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_command_line_is_read_word_by_word(text: bytes, wanted: tuple[str, ...])
 )
 def test_variables_are_read_by_name(text: bytes, wanted: dict[str, str]) -> None:
     """What is behind the first equals sign is the value."""
-    assert process.variables(text) == wanted
+    assert runc.variables(text) == wanted
 
 
 @pytest.mark.parametrize(
@@ -80,12 +80,12 @@ def test_variables_are_read_by_name(text: bytes, wanted: dict[str, str]) -> None
 )
 def test_controlling_terminal_is_field_seven(text: str, wanted: bool) -> None:
     """Whatever the program calls itself."""
-    assert process.controlled(text) is wanted
+    assert runc.has_controlling_terminal(text) is wanted
 
 
 def test_a_process_without_a_terminal_holds_none(quiet: int) -> None:
     """Its command, its variables, and what its streams are open on."""
-    seen = process.first(quiet)
+    seen = runc.first_process(quiet)
     assert (seen.command, seen.environment["WHO"]) == (("sleep", "60"), "a=b")
     assert seen.streams == ("/dev/null", "/dev/null", "/dev/null")
     assert (seen.terminals, seen.control, seen.held) == ((), False, "no terminal")
@@ -93,7 +93,7 @@ def test_a_process_without_a_terminal_holds_none(quiet: int) -> None:
 
 def test_a_process_on_a_terminal_holds_it(typed: int) -> None:
     """By all three streams, and as its controlling terminal."""
-    seen = process.first(typed)
+    seen = runc.first_process(typed)
     assert len(seen.terminals) == 3
     assert seen.control
     assert seen.held == f"terminal {seen.streams[0]}"
@@ -112,7 +112,7 @@ def test_one_stream_or_the_controlling_terminal_is_enough(
     terminals: tuple[str, ...], control: bool, words: str
 ) -> None:
     """Whichever it has, it holds a terminal."""
-    seen = process.Process(
+    seen = runc.Process(
         pid=1,
         command=(),
         environment={},
@@ -128,4 +128,4 @@ def test_a_process_that_has_ended_is_an_error(quiet: int) -> None:
     os.kill(quiet, signal.SIGKILL)
     os.waitid(os.P_PID, quiet, os.WEXITED | os.WNOWAIT)
     with pytest.raises(FarmError, match="has ended"):
-        process.first(quiet)
+        runc.first_process(quiet)

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labkit.cli.page import show
 from rich.console import Console
 
 from labkit import Lab
+from labkit.cli.report import show_difference
 from labkit.core import run
 from labkit.core.result import Figure
 from labkit.core.run import Done
 from labkit.errors import ConfigError, WikiError
 from labkit.report.batch.notebook import lab_file
 from labkit.report.page import publication
-from labkit.wiki.client import api, session
+from labkit.wiki.client import session
 from labkit.wiki.merge import fences
 from tests import executed
 from tests.test_publication import PNG, ran, result, written
@@ -60,7 +60,7 @@ def footprint(lab: Lab) -> Any:
 def text_of(lab: Lab) -> str:
     """The report's page now, '' when there is none."""
     with closing((site := session.open(lab)).connection):
-        revision = api.read(site, lab.wiki.page).revision
+        revision = site.read(lab.wiki.page).revision
     return revision.text if revision else ""
 
 
@@ -146,7 +146,7 @@ def test_colours_are_for_terminals() -> None:
         console = Console(
             file=out, force_terminal=terminal, color_system=colours, highlight=False, markup=False
         )
-        show(console, "a block", diff)
+        show_difference(console, "a block", diff)
         shown.append(out.getvalue())
     assert "\x1b[32m+new [b]" in shown[0]
     assert "\x1b[31m-old" in shown[0]

@@ -12,7 +12,7 @@ from labkit.checks import failed
 from labkit.core import undo
 from labkit.core.journal import Journal, lock
 from labkit.core.result import Result
-from labkit.farm.containers import lab_netns
+from labkit.farm.containers import lab_namespaces
 from labkit.farm.network import actions as network
 from labkit.farm.network import mistakes, practice, rehearsal
 from labkit.farm.network.echo import Echo
@@ -247,7 +247,7 @@ def test_a_model_that_was_left_behind_is_taken_down(make_lab: Callable[..., Lab]
 
     def leave() -> None:
         for name in small.namespaces:
-            lab_netns.create_namespace(small.lab, name)
+            lab_namespaces.create_namespace(small.lab, name)
         network.wire(small.lab)
 
     leave()

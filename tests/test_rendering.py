@@ -17,11 +17,12 @@ import pytest
 from labkit import Lab
 from labkit.core import run
 from labkit.core.result import RESULT_MIME
-from labkit.wiki.client import api, features, session
-from labkit.wiki.client.features import Features
+from labkit.wiki.client import session
+from labkit.wiki.client.protocol import Features
 from labkit.wiki.render import markdown, notebook, outputs, writing
 from labkit.wiki.render.places import Place
 from labkit.wiki.render.tree import Document
+from tests.desks import parsed
 from tests.rendered import FOLDER, PIXEL, PLACE, Row, inner, rows, unnamed
 
 MARKDOWN, OUTPUTS = rows("markdown"), rows("outputs")
@@ -69,8 +70,8 @@ def test_a_real_wiki_reads_what_was_meant(site: mwclient.Site, table: list[Row])
     for row in table:
         written = writing.write(document(row), PLACE)
         for item in written.uploads:
-            api.upload(site, item)
-        shown = unnamed(inner(api.parse(site, written.text)))
+            site.send(item)
+        shown = unnamed(inner(parsed(site, written.text)))
         if shown != row.html:
             wrong.append(f"{row.name}: {shown}\n  expected {row.html}")
     assert not wrong, "\n".join(wrong)
@@ -80,14 +81,14 @@ def test_a_real_wiki_reads_what_was_meant(site: mwclient.Site, table: list[Row])
 def test_the_labs_own_wiki_has_what_the_report_uses(site: mwclient.Site, wiki_lab: Lab) -> None:
     """The lab's own wiki highlights code and knows footnotes; only another one is asked whether it
     does."""
-    assert features.ask(site) == Features(highlight=True, notes=True)
-    closed = mwclient.Site("127.0.0.1", do_init=False)
-    assert features.of_lab(wiki_lab, closed) == Features()
+    assert site.features == Features(highlight=True, notes=True)
+    site.own = False
+    assert site.features == Features(highlight=True, notes=True)
 
 
 def test_a_wiki_without_extensions_is_written_for() -> None:
     """Code is preformatted; footnotes are superscript links to a list at the end, and back."""
-    place = Place(name="t", features=features.of(["ParserFunctions"]))
+    place = Place(name="t", features=Features.of(["ParserFunctions"]))
     text = "a[^1] b[^1] c[^2]\n\n```python\nx\n```\n\n[^1]: One *x*.\n[^2]: Two.\n\n    More."
     assert writing.write(markdown.read(text), place).text == "\n".join(
         (

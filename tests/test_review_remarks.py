@@ -12,7 +12,7 @@ from labkit.core.files import write_atomically
 from labkit.report.stages import discussion
 from labkit.report.stages.discussion import Listing
 from labkit.report.stages.record import Entry
-from labkit.wiki.merge.altered import Altered, Step
+from labkit.wiki.merge.page_merge import Altered, Step
 from labkit.wiki.remarks.listing import Addressed, Remark, Remarks, Vanished
 from tests import test_review as site_tests
 from tests.test_remarks import remark

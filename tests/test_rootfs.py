@@ -21,13 +21,12 @@ from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs import commands, plans, variants
 from labkit.farm.rootfs.actions import Rootfs
 from labkit.farm.rootfs.apt import Source
-from labkit.farm.rootfs.building import building
-from labkit.farm.rootfs.scan import scan
-from labkit.farm.rootfs.shop import ADDRESS, Shop
+from labkit.farm.rootfs.cache_entries import building
+from labkit.farm.rootfs.files import scan
+from labkit.farm.rootfs.repository import ADDRESS, Shop
 from labkit.farm.rootfs.variants import Variant
 from labkit.farm.study import comparison
-from labkit.farm.study.comparison import Measured
-from labkit.farm.study.layer import Compressed
+from labkit.farm.study.comparison import Compressed, Measured
 from labkit.kernel import calls
 from labkit.kernel.netns import alone
 from tests import proc

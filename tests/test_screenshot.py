@@ -15,7 +15,7 @@ from labkit.farm.services import browser
 from labkit.farm.services.browsing import Page
 from labkit.report import figures
 from labkit.report.page import screenshot
-from labkit.wiki.publish import pages
+from labkit.wiki.publish import prepared
 from tests.servers import saying, served
 
 
@@ -23,7 +23,7 @@ from tests.servers import saying, served
 def test_main_page_is_shown_to_a_stranger(wiki_lab: Lab) -> None:
     """Its heading and the link to log in are read from what the browser drew; the picture is kept, and
     the figure tells it in words."""
-    pages.prepare(wiki_lab)
+    prepared.prepare(wiki_lab)
     result = screenshot.main_page(wiki_lab)
     assert failed(result.checks) == ()
     (page,) = result.value.pages

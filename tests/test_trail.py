@@ -6,10 +6,10 @@ from functools import reduce
 
 import pytest
 
-from labkit.wiki.client.api import Revision
+from labkit.wiki.client.protocol import Revision
 from labkit.wiki.merge import fences
-from labkit.wiki.remarks import visible
-from labkit.wiki.remarks.trail import Trail, advance
+from labkit.wiki.remarks import threads
+from labkit.wiki.remarks.provenance import Trail, advance
 
 
 def revision(number: int, *lines: str, hidden: bool = False) -> Revision:
@@ -113,7 +113,7 @@ def test_a_line_keeps_its_blocks_run() -> None:
 )
 def test_what_a_reader_sees(one: str, other: str, same: bool) -> None:
     """Numbers and words count; moments, run ids, times, rates, small print and the commands do not."""
-    assert (visible.seen([one]) == visible.seen([other])) is same
+    assert (threads.seen_lines([one]) == threads.seen_lines([other])) is same
 
 
 def test_a_column_of_times_is_not_seen() -> None:
@@ -121,7 +121,9 @@ def test_a_column_of_times_is_not_seen() -> None:
 
     def table(time: str, size: str, head: str = "time (ms)") -> tuple[str, ...]:
         rows = ["|-", f'| a || style="text-align:right" | {time} || {size}', "|}", "| not a table"]
-        return visible.seen(['{| class="wikitable"', f"! name !! {head} !! size (bytes)", *rows])
+        return threads.seen_lines(
+            ['{| class="wikitable"', f"! name !! {head} !! size (bytes)", *rows]
+        )
 
     assert table("0.055", "12") == table("0.041", "12")
     assert table("0.055", "12") != table("0.055", "13")

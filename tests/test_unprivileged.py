@@ -12,7 +12,7 @@ from labkit import Lab
 from labkit.core import daemon
 from labkit.core.daemon import Daemon
 from labkit.farm.services import dns, proxy
-from labkit.wiki.server import actions as server
+from labkit.wiki import server
 from tests.whole_farm import standing as whole_farm
 
 pytestmark = pytest.mark.root

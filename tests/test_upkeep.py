@@ -18,7 +18,7 @@ from labkit.checks import failed
 from labkit.core import daemon, firewall_tables, run
 from labkit.core.journal import Journal
 from labkit.errors import FarmError
-from labkit.farm.containers import container
+from labkit.farm.containers import runc, written
 from labkit.farm.network import actions as network
 from labkit.farm.network.netns import inside
 from labkit.farm.reconcile import answering, answers, upkeep
@@ -41,7 +41,7 @@ def farm() -> Iterator[Lab]:
 
 def processes(lab: Lab) -> dict[str, int | None]:
     """The first processes of containers and servers, by name."""
-    pids: dict[str, int | None] = {name: s.pid for name, s in container.states(lab).items()}
+    pids: dict[str, int | None] = {name: s.pid for name, s in runc.states(lab).items()}
     servers = {"names": dns.server(lab), "balancer": proxy.server(lab)}
     return pids | {name: daemon.pid(server) for name, server in servers.items()}
 
@@ -58,11 +58,11 @@ def kill(pid: int | None) -> None:
 
 
 def kill_container(lab: Lab) -> None:
-    kill(container.states(lab)["red-1"].pid)
+    kill(runc.states(lab)["red-1"].pid)
 
 
 def delete_container(lab: Lab) -> None:
-    run.run(container.runc(lab, "delete", "--force", "red-1"))
+    run.run(runc.command(lab, "delete", "--force", "red-1"))
 
 
 def delete_link(lab: Lab) -> None:
@@ -208,11 +208,11 @@ def withdraw_worker(lab: Lab) -> None:
 
 
 def unbound(lab: Lab) -> None:
-    run.run(["umount", "--lazy", container.written(lab, "red-1")])
+    run.run(["umount", "--lazy", written.folder(lab, "red-1")])
 
 
 def unmount(lab: Lab) -> None:
-    run.run(["umount", "--lazy", container.bundle(lab, "red-1") / "rootfs"])
+    run.run(["umount", "--lazy", runc.bundle(lab, "red-1") / "rootfs"])
 
 
 def remove_layer(lab: Lab) -> None:
@@ -225,7 +225,7 @@ def remove_namespace_file(lab: Lab) -> None:
 
 
 def edit_bundle(lab: Lab) -> None:
-    file = container.bundle(lab, "red-1") / "config.json"
+    file = runc.bundle(lab, "red-1") / "config.json"
     file.write_text(file.read_text().replace('"limit": 256', '"limit": 999'))
 
 
@@ -459,7 +459,7 @@ def test_a_site_answers_when_it_has_been_mended(farm: Lab) -> None:
         return head.status
 
     for replica in farm.replicas_of("red"):
-        kill(container.states(farm)[replica.name].pid)
+        kill(runc.states(farm)[replica.name].pid)
     until(lambda: status() == 503)
     assert upkeep.apply(farm).holds
     assert status() == 200

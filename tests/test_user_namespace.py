@@ -19,21 +19,21 @@ from labkit.farm.containers import (
     bundle,
     configuration,
     container,
-    idmap,
-    lab_netns,
+    lab_namespaces,
     overlay,
-    roots,
+    runc,
 )
 from labkit.farm.containers.bundle import Spec
-from labkit.farm.containers.container import WWW_DATA
-from labkit.farm.containers.places import users_file
+from labkit.farm.containers.overlay import WWW_DATA
+from labkit.farm.containers.runc import users_file
+from labkit.farm.images import actions as images
 from labkit.farm.reconcile import up
 from labkit.kernel import netns, users
 from labkit.kernel.users import IDS
 from labkit.report import status as whole
 from tests.whole_farm import standing
 
-BASE = idmap.FIRST * IDS
+BASE = lab_namespaces.FIRST * IDS
 NAMES = [f"red-{number}" for number in range(1, 41)]
 
 
@@ -43,14 +43,14 @@ NAMES = [f"red-{number}" for number in range(1, 41)]
 def test_ranges_are_where_nobody_has_ids() -> None:
     """Above sssd's default, and below what systemd gives to foreign files (both documented)."""
     assert BASE > 2_000_200_000
-    assert (idmap.FIRST + idmap.COUNT) * IDS == 2_147_352_576 < 2**31
-    assert overlay.FOREIGN >= (idmap.FIRST + idmap.COUNT) * IDS
+    assert (lab_namespaces.FIRST + lab_namespaces.COUNT) * IDS == 2_147_352_576 < 2**31
+    assert lab_namespaces.TRIED >= (lab_namespaces.FIRST + lab_namespaces.COUNT) * IDS
 
 
 def test_no_two_containers_have_a_range_and_each_keeps_its_own() -> None:
     """Whatever is added later, and however the names are ordered."""
-    first = idmap.chosen(NAMES[:20], {}, (), seed="/a")
-    later = idmap.chosen(reversed(NAMES), first, (), seed="/a")
+    first = lab_namespaces.choose(NAMES[:20], {}, (), seed="/a")
+    later = lab_namespaces.choose(reversed(NAMES), first, (), seed="/a")
     assert later.items() >= first.items()
     assert len(set(later.values())) == len(NAMES)
     assert all(value % IDS == 0 and value >= BASE for value in later.values())
@@ -58,20 +58,20 @@ def test_no_two_containers_have_a_range_and_each_keeps_its_own() -> None:
 
 def test_two_labs_take_other_ranges() -> None:
     """By their places alone, and surely where one knows of the other."""
-    one, other = (idmap.chosen(NAMES, {}, (), seed=seed) for seed in ("/a", "/b"))
+    one, other = (lab_namespaces.choose(NAMES, {}, (), seed=seed) for seed in ("/a", "/b"))
     assert len(set(one.values()) & set(other.values())) < 5
     assert set(one.values()).isdisjoint(
-        idmap.chosen(NAMES, {}, set(one.values()), seed="/a").values()
+        lab_namespaces.choose(NAMES, {}, set(one.values()), seed="/a").values()
     )
 
 
 def test_when_all_ranges_are_taken_it_is_said() -> None:
     """And none is taken twice."""
-    all_of_them = {(idmap.FIRST + number) * IDS for number in range(idmap.COUNT)}
+    all_of_them = {(lab_namespaces.FIRST + number) * IDS for number in range(lab_namespaces.COUNT)}
     last = all_of_them.pop()
-    assert idmap.chosen(["red-1"], {}, all_of_them, seed="") == {"red-1": last}
+    assert lab_namespaces.choose(["red-1"], {}, all_of_them, seed="") == {"red-1": last}
     with pytest.raises(MachineError) as none:
-        idmap.chosen(["red-1", "red-2"], {}, all_of_them, seed="")
+        lab_namespaces.choose(["red-1", "red-2"], {}, all_of_them, seed="")
     assert none.value.code == "machine.no-ids-left"
 
 
@@ -90,7 +90,7 @@ def test_when_all_ranges_are_taken_it_is_said() -> None:
 )
 def test_ranges_with_accounts_in_them_are_known(text: str, each: bool, expected: list[int]) -> None:
     """From the files in which a machine notes ids: passwd(5), group(5), subuid(5)."""
-    assert list(idmap.accounts(text, each=each)) == expected
+    assert list(lab_namespaces.accounts(text, each=each)) == expected
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_ranges_with_accounts_in_them_are_known(text: str, each: bool, expected:
         ('{"red-1": 0}', {}),
         ('{"red-1": true}', {}),
         (f'{{"red-1": {BASE + 1}}}', {}),
-        (f'{{"red-1": {(idmap.FIRST + idmap.COUNT) * IDS}}}', {}),
+        (f'{{"red-1": {(lab_namespaces.FIRST + lab_namespaces.COUNT) * IDS}}}', {}),
         ("{", {}),
     ],
 )
@@ -112,7 +112,7 @@ def test_a_note_counts_only_when_it_is_sound(
     """A damaged one gives nobody's ids to a container."""
     (tmp_path / "ids").mkdir()
     (tmp_path / "ids" / "ranges.json").write_text(text)
-    assert idmap.noted(tmp_path) == expected
+    assert lab_namespaces.recorded(tmp_path) == expected
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ BINFMT = "23 22 0:6 / /proc/sys/fs/binfmt_misc rw - binfmt_misc none rw"
 )
 def test_what_covers_a_part_of_proc_is_seen(lines: list[str], expected: str) -> None:
     """The kernel then mounts no other one in a user namespace."""
-    assert idmap.covered("\n".join(lines)) == expected
+    assert lab_namespaces.covered("\n".join(lines)) == expected
 
 
 # -- what runC is given ------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def farm() -> Iterator[Lab]:
 
 
 def pids(lab: Lab) -> dict[str, int]:
-    return {name: state.pid for name, state in container.states(lab).items()}
+    return {name: state.pid for name, state in runc.states(lab).items()}
 
 
 def first_id(pid: int) -> int:
@@ -245,7 +245,7 @@ def inside(lab: Lab, name: str, *words: str) -> str:
 def test_each_replica_has_ids_of_its_own(farm: Lab) -> None:
     """As noted in the lab's state; its processes are none of the machine's accounts' outside."""
     found = {name: first_id(pid) for name, pid in pids(farm).items()}
-    assert found == idmap.noted(farm.state_dir)
+    assert found == lab_namespaces.recorded(farm.state_dir)
     assert len(set(found.values())) == len(farm.farm) == 4
     for name, pid in pids(farm).items():
         assert Path(f"/proc/{pid}").stat().st_uid == found[name] + WWW_DATA
@@ -265,7 +265,7 @@ def test_its_network_belongs_to_its_user_namespace(farm: Lab) -> None:
 def test_files_of_root_s_in_the_image_are_root_s_inside(farm: Lab) -> None:
     """And nobody's outside; what the container is given of its own is its root's, too."""
     name = farm.farm[0].name
-    first, root = first_id(pids(farm)[name]), container.bundle(farm, name) / "rootfs"
+    first, root = first_id(pids(farm)[name]), runc.bundle(farm, name) / "rootfs"
     for path in ("etc/passwd", "root/.ssh/authorized_keys"):
         assert inside(farm, name, "stat", "--format=%u:%g", f"/{path}") == "0:0\n"
         assert (root / path).stat().st_uid == first
@@ -274,9 +274,9 @@ def test_files_of_root_s_in_the_image_are_root_s_inside(farm: Lab) -> None:
 @pytest.mark.root
 def test_the_layers_are_shared_and_not_copied(farm: Lab) -> None:
     """Two replicas' files are the image's own on the disk; a lab's containers take no room."""
-    one, two = (container.bundle(farm, name) / "rootfs/etc/passwd" for name in ("red-1", "red-2"))
+    one, two = (runc.bundle(farm, name) / "rootfs/etc/passwd" for name in ("red-1", "red-2"))
     assert one.stat().st_ino == two.stat().st_ino
-    folders = [container.folder(farm, item.name) / "upper" for item in farm.farm]
+    folders = [runc.folder(farm, item.name) / "upper" for item in farm.farm]
     assert sum(p.lstat().st_blocks * 512 for f in folders for p in f.rglob("*")) < 400_000
 
 
@@ -387,7 +387,7 @@ def test_a_stage_that_runs_one_replica_alone_sees_to_its_namespace(
     up.replicas(lab)
     now = Lab.of({**lab.model_dump(), "containers": {"user_namespace": "required"}})
     assert configuration.changes(now).holds
-    assert first_id(pids(now)["red-1"]) == idmap.noted(now.state_dir)["red-1"]
+    assert first_id(pids(now)["red-1"]) == lab_namespaces.recorded(now.state_dir)["red-1"]
     assert up.replicas(now).holds
     assert not up.replicas(now).changed
 
@@ -397,9 +397,11 @@ def test_a_network_of_another_user_namespace_is_refused(make_lab: Callable[..., 
     """With a way out, before anything runs."""
     lab = make_lab(sites=["red"], replicas=1, user_namespace="required")
     replica = lab.farm[0]
-    lab_netns.create_namespace(make_lab(lab_name=lab.name, user_namespace="off"), replica.netns)
+    lab_namespaces.create_namespace(
+        make_lab(lab_name=lab.name, user_namespace="off"), replica.netns
+    )
     with pytest.raises(StateError) as refused:
-        container.prepare(lab, container.replica_spec(lab, replica), container.unpack(lab, "red"))
+        container.prepare(lab, container.replica_spec(lab, replica), images.unpacked(lab, "red"))
     assert refused.value.code == "state.namespace-owner"
     assert up.replicas(lab).holds
 
@@ -410,13 +412,13 @@ def test_notes_of_containers_that_are_yet_to_be_made_are_kept(
 ) -> None:
     """Whoever notes others beside them; only of very many those without anything are forgotten."""
     names = [f"trial-{number}" for number in range(24)]
-    found = run.spread(lambda name: idmap.allot(lab, [name])[name], names)
+    found = run.spread(lambda name: lab_namespaces.allot(lab, [name])[name], names)
     assert len(set(found)) == len(names)
-    assert idmap.noted(lab.state_dir) == dict(zip(names, found, strict=True))
-    lab_netns.create_namespace(lab, f"{lab.name}-trial-3")
-    monkeypatch.setattr(idmap, "MANY", len(names))
-    idmap.allot(lab, ["red-1"])
-    assert set(idmap.noted(lab.state_dir)) == {"trial-3", "red-1"}
+    assert lab_namespaces.recorded(lab.state_dir) == dict(zip(names, found, strict=True))
+    lab_namespaces.create_namespace(lab, f"{lab.name}-trial-3")
+    monkeypatch.setattr(lab_namespaces, "MANY", len(names))
+    lab_namespaces.allot(lab, ["red-1"])
+    assert set(lab_namespaces.recorded(lab.state_dir)) == {"trial-3", "red-1"}
 
 
 @pytest.mark.root
@@ -428,7 +430,7 @@ def test_where_it_cannot_be_had_it_is_said_and_done_without(
     closed.mkdir(mode=0o700)
     values = {"sites": ["red"], "replicas": 1, "state": str(closed / "state")}
     lab = make_lab(**values)
-    assert f"{closed} is closed to others" in idmap.refusal(lab)
+    assert f"{closed} is closed to others" in lab_namespaces.refusal(lab)
     strict = Lab.of({**lab.model_dump(), "containers": {"user_namespace": "required"}})
     with pytest.raises(MachineError) as refused:
         up.replicas(strict)
@@ -445,8 +447,7 @@ FEW = """
 import sys
 from pathlib import Path
 from labkit import Lab; from labkit import LabkitError
-from labkit.farm.containers import lab_netns as host
-from labkit.farm.containers import idmap
+from labkit.farm.containers import lab_namespaces
 
 def end():
     Path("/proc/sys/user/max_user_namespaces").write_text("0")
@@ -454,12 +455,12 @@ def end():
 lab = Lab.load(None, lab_name="few", sites=["red"], state=sys.argv[1], cache=sys.argv[1])
 if sys.argv[2] == "before":
     end()
-    print(idmap.refusal(lab))
+    print(lab_namespaces.refusal(lab))
 else:
-    idmap._tried[lab.state_dir, lab.cache_dir] = ""  # it was possible when it was tried
+    lab_namespaces._refusals[lab.state_dir, lab.cache_dir] = ""  # it was possible when it was tried
     end()
     try:
-        host.create_namespaces(lab, [lab.farm[0].netns])
+        lab_namespaces.create_namespaces(lab, [lab.farm[0].netns])
     except LabkitError as error:
         print(error.code, error)
 """
@@ -501,8 +502,8 @@ def test_a_file_system_that_cannot_shift_owners_is_named(
 ) -> None:
     """Here the cache's; nothing is written to find out."""
     lab = make_lab(cache=str(fixed_owners / "cache"))
-    assert "file system of" in idmap.refusal(lab)
-    assert f"{fixed_owners} cannot be shown with shifted owners" in idmap.refusal(lab)
+    assert "file system of" in lab_namespaces.refusal(lab)
+    assert f"{fixed_owners} cannot be shown with shifted owners" in lab_namespaces.refusal(lab)
     assert not lab.state_dir.exists()
 
 
@@ -511,13 +512,13 @@ def test_two_labs_of_one_name_have_no_id_in_common(make_lab: Callable[..., Lab])
     """What the second notes is none of the first's, even where they would have looked for the same."""
     one, two = make_lab(sites=["red"]), make_lab(sites=["red"])
     names = [item.name for item in one.farm]
-    first = idmap.allot(one, names)
-    clash = idmap.chosen(names, {}, (), seed=str(two.state_dir))
+    first = lab_namespaces.allot(one, names)
+    clash = lab_namespaces.choose(names, {}, (), seed=str(two.state_dir))
     (one.state_dir / "ids" / "ranges.json").write_text(json.dumps(clash))
     assert set(first) == set(names)
-    second = idmap.allot(two, names)
+    second = lab_namespaces.allot(two, names)
     assert set(clash.values()).isdisjoint(second.values())
-    assert idmap.allot(two, names) == second
+    assert lab_namespaces.allot(two, names) == second
 
 
 @pytest.mark.root
@@ -529,11 +530,11 @@ def test_owners_are_shifted_once_and_back(tmp_path: Path) -> None:
     held.chmod(0o4755)
     (tmp_path / "in" / "link").symlink_to("/etc/passwd")
     for _ in range(2):
-        roots.shift(tmp_path, 0, BASE)
+        overlay.shift(tmp_path, 0, BASE)
         assert held.stat().st_uid == held.lstat().st_gid == BASE
-    roots.shift(tmp_path, BASE, BASE + IDS)
+    overlay.shift(tmp_path, BASE, BASE + IDS)
     assert (tmp_path / "in" / "link").lstat().st_uid == BASE + IDS
     assert held.stat().st_mode & 0o7777 == 0o4755
-    roots.shift(tmp_path, BASE + IDS, 0)
+    overlay.shift(tmp_path, BASE + IDS, 0)
     assert {path.lstat().st_uid for path in (tmp_path, held)} == {0}
     assert Path("/etc/passwd").stat().st_uid == 0

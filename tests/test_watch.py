@@ -17,7 +17,7 @@ from labkit import Lab
 from labkit.core import run
 from labkit.core.journal import Journal, lock
 from labkit.core.result import Result
-from labkit.farm.containers import container
+from labkit.farm.containers import runc
 from labkit.farm.reconcile import looking, upkeep
 from labkit.farm.reconcile.upkeep import Mend
 from labkit.report import status
@@ -111,7 +111,7 @@ def test_a_lab_that_is_taken_down_stays_down(make_lab: Callable[..., Lab]) -> No
         thread.join(20)
         assert [result.value.ended for result in results] == ["the lab was taken down"]
         assert Journal.of(lab).standing() == ()
-        assert container.states(lab) == {}
+        assert runc.states(lab) == {}
     finally:
         over.set()
         thread.join()

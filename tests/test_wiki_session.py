@@ -9,8 +9,9 @@ import pytest
 
 from labkit import Lab
 from labkit.errors import WikiError
-from labkit.wiki.client import accounts, session
-from labkit.wiki.client.folders import Folders, origin
+from labkit.wiki.client import session
+from labkit.wiki.client.session import origin
+from labkit.wiki.server.configuration import Folders
 
 WRONG = "0123456789abcdef0123456789abcdef"
 
@@ -34,15 +35,15 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
 
 def bot_password(lab: Lab) -> str:
     """The lab's own bot password."""
-    return accounts.read(Folders.of(lab).passwords).publish.get_secret_value()
+    return session.passwords(lab).publish.get_secret_value()
 
 
 @pytest.mark.root
 def test_session_is_the_bots(wiki_lab: Lab) -> None:
     """A session is logged in as the bot, whose name assertuser takes."""
     site = session.open(wiki_lab)
-    answer = site.api("query", meta="userinfo", assertuser=session.account(site))
-    assert answer["query"]["userinfo"]["name"] == accounts.BOT
+    answer = site.api("query", meta="userinfo", assertuser=site.account)
+    assert answer["query"]["userinfo"]["name"] == session.BOT
 
 
 @pytest.mark.root
@@ -57,7 +58,7 @@ def test_session_with_an_existing_wiki(
 ) -> None:
     """With wiki.url the bot password comes from the environment."""
     environment("Labkit@publish", bot_password(wiki_lab))
-    assert session.account(session.open(existing(wiki_lab))) == accounts.BOT
+    assert session.open(existing(wiki_lab)).account == session.BOT
 
 
 @pytest.mark.root
@@ -79,7 +80,7 @@ def test_no_proxy_is_asked_for_the_labs_own_wiki(
     """A proxy in the environment does not stand between the machine and its own loopback."""
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
     monkeypatch.delenv("no_proxy", raising=False)
-    assert session.account(session.open(wiki_lab)) == accounts.BOT
+    assert session.open(wiki_lab).account == session.BOT
 
 
 @pytest.mark.root

@@ -17,8 +17,7 @@ from pathlib import Path
 
 from labkit import Lab
 from labkit.core import run
-from labkit.farm.containers import container
-from labkit.farm.containers.container import runc
+from labkit.farm.containers import container, runc
 from labkit.farm.network.netns import enter
 from labkit.farm.services import workers
 from labkit.model.lab import Replica
@@ -161,7 +160,7 @@ def signal(name: str, *, ends: bool) -> Callable[[Lab, Replica], None]:
     """The replica's server gets a signal; one that it ends by is started again."""
 
     def act(lab: Lab, replica: Replica) -> None:
-        run.run(runc(lab, "kill", replica.name, name))
+        run.run(runc.command(lab, "kill", replica.name, name))
         if ends:
             container.wait(lab, replica.name)
         time.sleep(0.3)
@@ -172,9 +171,9 @@ def signal(name: str, *, ends: bool) -> Callable[[Lab, Replica], None]:
 
 def freeze(lab: Lab, replica: Replica) -> None:
     """The replica stands still for a while."""
-    run.run(runc(lab, "pause", replica.name))
+    run.run(runc.command(lab, "pause", replica.name))
     time.sleep(1.5)
-    run.run(runc(lab, "resume", replica.name))
+    run.run(runc.command(lab, "resume", replica.name))
 
 
 def cut(lab: Lab, replica: Replica) -> None:

@@ -11,14 +11,13 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from labkit import Lab
-from labkit.wiki.client import accounts, api, session
-from labkit.wiki.client.folders import Folders, api_url
+from labkit.wiki.client import protocol, session
 from labkit.wiki.merge import fences
-from labkit.wiki.merge.altered import Altered
 from labkit.wiki.merge.fences import Block
+from labkit.wiki.merge.page_merge import Altered
 from labkit.wiki.publish import publishing
 from labkit.wiki.publish.publishing import Published
-from labkit.wiki.remarks import reading
+from labkit.wiki.remarks import listing
 from labkit.wiki.remarks.listing import Remarks
 
 
@@ -41,7 +40,7 @@ class Writers:
     def __init__(self, lab: Lab, page: str, folder: Path) -> None:
         self.lab, self.page, self.folder = lab, page, folder
         self.bot = session.open(lab)
-        self.teacher = person(lab, accounts.TEACHER)
+        self.teacher = person(lab, session.TEACHER)
         self.student = session.open(lab, student=True)
         self.wire = Counting()
         self.bot.connection.mount("http://", self.wire)
@@ -52,26 +51,26 @@ class Writers:
             self.bot, self.page, blocks, folder=self.folder / "pristine", changed=self.changed
         )
 
-    def changed(self, seen: api.Snapshot) -> tuple[Altered, ...]:
+    def changed(self, seen: protocol.Snapshot) -> tuple[Altered, ...]:
         """What people changed of labkit's lines, as this machine reads it from the page's history."""
-        return reading.of(self.bot, seen, page=self.page, folder=self.folder).altered
+        return listing.of(self.bot, seen, page=self.page, folder=self.folder).altered
 
     def remarks(self) -> Remarks:
         """The page's remarks, as this machine reads them."""
         self.wire.bodies.clear()
-        return reading.collect(self.bot, self.page, self.folder)
+        return listing.collect(self.bot, self.page, self.folder)
 
     @property
-    def revision(self) -> api.Revision:
+    def revision(self) -> protocol.Revision:
         """The page's last revision."""
-        found = api.read(self.teacher, self.page).revision
+        found = self.teacher.read(self.page).revision
         assert found is not None
         return found
 
     @property
     def title(self) -> str:
         """Where the page is now."""
-        return api.read(self.teacher, self.page).title
+        return self.teacher.read(self.page).title
 
     @property
     def text(self) -> str:
@@ -85,11 +84,11 @@ class Writers:
 
     def write(self, change: Callable[[str], str], who: mwclient.Site | None = None) -> None:
         """The teacher, or another, changes the page's text from the revision that is the last one now."""
-        now = api.read(self.teacher, self.page)
+        now = self.teacher.read(self.page)
         assert now.revision is not None
         new = change(now.revision.text)
         assert new != now.revision.text
-        api.edit(who or self.teacher, now.title, new, base=now.revision.number, summary="")
+        (who or self.teacher).save(now.title, new, base=now.revision.number, summary="")
 
     def after(self, line: str, added: str, who: mwclient.Site | None = None) -> None:
         """The teacher, or another, adds lines after a line."""
@@ -98,14 +97,14 @@ class Writers:
 
 def person(lab: Lab, account: str) -> mwclient.Site:
     """A session of a person's."""
-    site = session.connect(api_url(lab), own=True)
+    site = session.connect(lab)
     site.login(account, password(lab, account))
     return site
 
 
 def password(lab: Lab, account: str) -> str:
     """An account's password."""
-    found = getattr(accounts.read(Folders.of(lab).passwords), account.lower())
+    found = getattr(session.passwords(lab), account.lower())
     return str(found.get_secret_value())
 
 
@@ -115,7 +114,7 @@ def writers(lab: Lab, page: str, folder: Path) -> Iterator[Writers]:
     found = Writers(lab, page, folder)
     with ExitStack() as stack:
         for site in (found.bot, found.teacher, found.student):
-            stack.enter_context(closing(site.connection))
+            stack.enter_context(closing(site))
         yield found
 
 

@@ -171,9 +171,9 @@ def gc(
     Superseded root file systems and images, downloaded packages that none of them has, and what
     killed builds left. What a lab uses that is up, or was not taken down, stays."""
     lab = choice.lab()
-    from labkit.farm.rootfs import collecting
+    from labkit.farm.rootfs import cache_entries
 
-    finish(collecting.collect(lab, dry=dry_run), choice)
+    finish(cache_entries.collect(lab, dry=dry_run), choice)
 
 
 @command

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from labkit.core.result import Result
-    from labkit.wiki.publish.desk import Mended, Plan
+    from labkit.wiki.publish.editor import Plan
+    from labkit.wiki.publish.publishing import Mended
 
 
 @command
@@ -122,11 +123,11 @@ def _tell_plan(result: Result[Plan], choice: Choice) -> None:
             continue
         kept = f", {counted(len(change.kept), 'line')} of people's kept" if change.kept else ""
         hint = f" by a person (--restore {change.name})" if change.state == "deleted" else kept
-        _show_difference(out, f"{change.name}: {change.state}{hint}", change.diff)
+        show_difference(out, f"{change.name}: {change.state}{hint}", change.diff)
     if plan.listed:
-        _show_difference(out, "the comment that lists the blocks", plan.listed)
+        show_difference(out, "the comment that lists the blocks", plan.listed)
     for name in plan.missing:
-        _show_difference(out, f"picture to upload: {name}")
+        show_difference(out, f"picture to upload: {name}")
     out.print(shown(result.summary), style="bold", soft_wrap=True)
 
 
@@ -137,11 +138,11 @@ def _tell_mending(result: Result[Mended], choice: Choice) -> None:
         return
     out = _console()
     if result.value.diff:
-        _show_difference(out, result.value.page, result.value.diff)
+        show_difference(out, result.value.page, result.value.diff)
     out.print(shown(result.summary), style="bold", soft_wrap=True)
 
 
-def _show_difference(out: Console, heading: str, diff: str = "") -> None:
+def show_difference(out: Console, heading: str, diff: str = "") -> None:
     """Prints a heading and a unified difference, in colour where the console has any."""
     out.print(shown(heading), style="bold", soft_wrap=True)
     for line in shown(diff).splitlines():

@@ -9,7 +9,7 @@ from pathlib import Path
 from labkit.core import probes, run
 from labkit.core.journal import not_root
 from labkit.errors import CommandError, LabkitError, MachineError
-from labkit.farm.containers import idmap
+from labkit.farm.containers import lab_namespaces
 from labkit.farm.containers import overlay as overlays
 from labkit.farm.network import firewall as guard
 from labkit.farm.network.firewall_rules import NAMES
@@ -58,9 +58,11 @@ def network(lab: Lab) -> str:
 def users(lab: Lab) -> str:
     """Whether each container has a user namespace with ids of its own: no need, unless the lab demands it."""
     require_root("a user namespace")
-    if reason := idmap.without(lab):
+    if reason := lab_namespaces.why_disabled(lab):
         return f"user namespace: no, because {reason}"
-    return f"user namespace: yes, ids from {idmap.FIRST * IDS} on, {IDS} for each container"
+    return (
+        f"user namespace: yes, ids from {lab_namespaces.FIRST * IDS} on, {IDS} for each container"
+    )
 
 
 def system_calls(lab: Lab) -> str:

@@ -13,7 +13,7 @@ from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.errors import FarmError, LabkitError
-from labkit.farm.containers import container
+from labkit.farm.containers import confinement, runc
 from labkit.farm.network import actions as network
 from labkit.farm.network import host, topology
 from labkit.farm.reconcile import answering
@@ -23,7 +23,7 @@ from labkit.farm.services.zone import mark
 from labkit.kernel import cgroups
 from labkit.model.lab import Lab
 from labkit.records import Record
-from labkit.wiki.server import actions as server
+from labkit.wiki import server
 
 #: How long a watch may take with the mend that is under way, in seconds.
 MEND = 3.0
@@ -71,7 +71,6 @@ def checks(lab: Lab, *, deep: bool = False) -> Outcome[tuple[Check, ...]]:
     :param deep: also :func:`labkit.farm.reconcile.kept.checks`, which reads some hundred megabytes.
     """
     # which can build images: more to import than `status` needs
-    from labkit.farm.containers import privilege
     from labkit.farm.reconcile import kept, up, upkeep
 
     found = (
@@ -79,7 +78,7 @@ def checks(lab: Lab, *, deep: bool = False) -> Outcome[tuple[Check, ...]]:
         *topology.checks(lab, network.observe(lab)),
         *network.namespace_checks(lab),
         *up.replica_checks(lab),
-        *privilege.checks(lab),
+        *confinement.checks(lab),
         *_made(dns.checks, lab, "dns"),
         *_made(proxy.checks, lab, "proxy"),
         *upkeep.checks(lab),
@@ -153,7 +152,7 @@ def _left(lab: Lab) -> tuple[str, ...]:
     }
     folders = tuple(f"{folder.resolve()}/" for folder in (lab.run_dir, lab.state_dir))
     mounts = [point for point in undo.mount_points() if point.startswith(folders)]
-    group = container.cgroup(lab)
+    group = runc.cgroup(lab)
     configs = [
         str(item.config) for item in (dns.server(lab), proxy.server(lab), *server.daemons(lab))
     ]
@@ -167,7 +166,7 @@ def _left(lab: Lab) -> tuple[str, ...]:
 
 def _kill_all(lab: Lab) -> bool:
     """SIGKILL to every process of every container, so that all end at the same time. Whether one ran."""
-    return bool(cgroups.kill(container.cgroup(lab)))
+    return bool(cgroups.kill(runc.cgroup(lab)))
 
 
 def _network(lab: Lab) -> tuple[Part, Part]:
@@ -181,7 +180,7 @@ def _network(lab: Lab) -> tuple[Part, Part]:
 
 
 def _containers(lab: Lab) -> Part:
-    running = [name for name, state in container.states(lab).items() if state.status == "running"]
+    running = [name for name, state in runc.states(lab).items() if state.status == "running"]
     own = [replica.name for replica in lab.farm if replica.name in running]
     more = [name for name in running if name not in own]
     besides = f"; not of this lab.toml: {' '.join(more)}" if more else ""

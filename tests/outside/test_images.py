@@ -13,7 +13,7 @@ import pytest
 from labkit import Lab
 from labkit.farm.images import actions as image
 from labkit.farm.images import siteimages
-from labkit.farm.rootfs.building import sealed
+from labkit.farm.rootfs.sandbox import sealed
 from tests.conftest import open_place
 from tests.outside.asking import needs, said
 

@@ -16,10 +16,9 @@ from labkit.core.journal import lock
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted
-from labkit.farm.containers import bundle, container, lab_netns, process, replica_files, roots
+from labkit.farm.containers import bundle, container, lab_namespaces, overlay, replica_files, runc
 from labkit.farm.containers.bundle import Change, Json
-from labkit.farm.containers.container import State
-from labkit.farm.containers.process import Process
+from labkit.farm.containers.runc import Process, State
 from labkit.farm.images import actions as image
 from labkit.farm.images import origin, store
 from labkit.farm.images.origin import Origin
@@ -49,16 +48,16 @@ def changes(lab: Lab) -> Outcome[Configuration]:
     It is the farm's own container, started in its namespace if it does not run yet, and stays.
     """
     replica = lab.farm[0]
-    unpacked = container.unpack(lab, replica.site)
+    unpacked = image.unpacked(lab, replica.site)
     with lock(lab.run_dir, "farm"):
         started = _start(lab, replica, unpacked)
-        state = container.states(lab)[replica.name]
+        state = runc.states(lab)[replica.name]
         if not state.pid:
             raise container.death(lab, replica.name)
-        seen = process.first(state.pid)
+        seen = runc.first_process(state.pid)
         layout = image.read(lab).layout
-        scratch = container.folder(lab, replica.name) / "origin.json"
-        lower = roots.lower(
+        scratch = runc.folder(lab, replica.name) / "origin.json"
+        lower = overlay.lower(
             lab, unpacked, replica_files.replica_files(lab, replica_files.keys(lab))
         )
         stands = origin.look(layout, unpacked, lower, state.pid, scratch)
@@ -88,8 +87,8 @@ def checks(lab: Lab, state: State, config: Json, seen: Process, *, path: str) ->
     terminal, and ``path``, the search path in the image's configuration. Pure."""
     said = f"terminal: {json.dumps(config['process']['terminal'])}"
     return (
-        equal("container.bundle", str(container.bundle(lab, state.id)), state.bundle, rows=("I5",),
-              again=f"runc --root {container.runc_root(lab)} state {state.id}"),
+        equal("container.bundle", str(runc.bundle(lab, state.id)), state.bundle, rows=("I5",),
+              again=f"runc --root {runc.root(lab)} state {state.id}"),
         equal("container.process", " ".join(config["process"]["args"]), " ".join(seen.command),
               rows=("R8",), again=f"tr '\\0' ' ' </proc/{seen.pid}/cmdline"),
         Check(name="container.terminal", expected="terminal: false; the process holds no terminal",
@@ -111,7 +110,7 @@ def _paths(path: str, seen: Process) -> str:
 
 def _start(lab: Lab, replica: Replica, unpacked: Unpacked) -> bool:
     """The replica's container runs on a bundle that stands; whether anything had to be made."""
-    made = lab_netns.replica_namespace(lab, replica)
+    made = lab_namespaces.replica_namespace(lab, replica)
     spec = container.replica_spec(lab, replica)
     made = (
         container.prepare(
@@ -119,7 +118,7 @@ def _start(lab: Lab, replica: Replica, unpacked: Unpacked) -> bool:
         )
         or made
     )
-    state = container.states(lab).get(replica.name)
+    state = runc.states(lab).get(replica.name)
     if made or state is None or state.status != "running":
         container.create(lab, replica.name)
         container.begin(lab, replica.name)

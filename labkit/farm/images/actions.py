@@ -11,11 +11,11 @@ from labkit.core.journal import lock
 from labkit.core.result import Outcome, Result, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
-from labkit.farm.images import inputs, layers, siteimages, store, umocisteps, unpacking
+from labkit.farm.images import inputs, layers, remembered, siteimages, store, umocisteps, unpacking
 from labkit.farm.images.umocisteps import Steps
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs import packages, servers
+from labkit.farm.rootfs import packages, variants
 from labkit.model.lab import Lab, unknown
 from labkit.records import Record
 
@@ -122,15 +122,22 @@ def steps(lab: Lab) -> Result[Steps]:
 
 
 def unpacked(lab: Lab, tag: str) -> Unpacked:
-    """The image is unpacked, each layer set once: what ``web`` holds in the cache, for all labs, a site's
-    own layer in the lab's state folder."""
-    return _unpacked(lab, build(lab).value, tag)
+    """The unpacked image of a tag: a site, ``base`` or ``web``; it is built and unpacked if need be.
+
+    Each layer is unpacked once: those of ``web`` in the cache, for all labs, a site's own in the lab's state folder.
+    """
+    known = remembered.unpacked(lab) or {}
+    return known.get(tag) or _unpacked(lab, build(lab).value, tag)
 
 
-def every_site(lab: Lab) -> dict[str, Unpacked]:
-    """The same of every site's image, by the site's name; they are built, and looked at, once for all."""
-    value = build(lab).value
-    return {site.name: _unpacked(lab, value, site.name) for site in lab.sites}
+def unpack_all(lab: Lab) -> dict[str, Unpacked]:
+    """The unpacked image of every site, by the site's name; built and unpacked if need be."""
+    known = remembered.unpacked(lab)
+    if known is None:
+        value = build(lab).value
+        known = {site.name: _unpacked(lab, value, site.name) for site in lab.sites}
+        remembered.remember(lab, known)
+    return known
 
 
 def _unpacked(lab: Lab, value: Image, tag: str) -> Unpacked:
@@ -183,11 +190,11 @@ def checks(lab: Lab, value: Image) -> tuple[Check, ...]:
 
 def _web_checks(root: Path) -> tuple[Check, ...]:
     versions = {package.name: package.version for package in packages.read(root)}
-    known = ("apache2", *servers.SSH)
+    known = ("apache2", *variants.SSH)
     seen = [f"{name} {versions[name]}" for name in known if name in versions]
     off = [
         name
-        for name in servers.MODULES
+        for name in variants.MODULES
         if not (root / f"etc/apache2/mods-enabled/{name}.load").exists()
     ]
     keys = [path.name for path in root.glob("etc/ssh/ssh_host_*")]
@@ -202,7 +209,7 @@ def _web_checks(root: Path) -> tuple[Check, ...]:
         ),
         _all(
             "image.modules",
-            f"apache2's modules {' and '.join(servers.MODULES)} are on",
+            f"apache2's modules {' and '.join(variants.MODULES)} are on",
             off,
             ("E4",),
             f"ls {root}/etc/apache2/mods-enabled",

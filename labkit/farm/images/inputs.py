@@ -8,7 +8,7 @@ import json
 from labkit.core.tables import Cell, Table
 from labkit.farm.images.layers import Layers
 from labkit.farm.images.umoci import version
-from labkit.farm.rootfs import dating
+from labkit.farm.rootfs import reproducible
 from labkit.farm.rootfs.plans import Rootfs
 from labkit.model import sites
 from labkit.model.lab import Lab
@@ -20,7 +20,7 @@ class Inputs(Record):
 
     ``packages`` is how many there are in ``web`` and ``listed`` the hash of their names, versions and
     architectures (:func:`labkit.farm.images.layers.fingerprint`); ``sites`` the hash of the sites' files;
-    ``date`` the source date that this gives (:mod:`labkit.farm.rootfs.dating`, RFC 3339).
+    ``date`` the source date that this gives (:mod:`labkit.farm.rootfs.reproducible`, RFC 3339).
     """
 
     suite: str
@@ -44,7 +44,7 @@ def of(lab: Lab, base: Rootfs, common: Layers) -> Inputs:
         listed=common.listed,
         umoci=version(),
         sites=hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12],
-        date=dating.stamp(common.epoch),
+        date=reproducible.stamp(common.epoch),
     )
 
 

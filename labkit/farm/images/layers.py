@@ -21,16 +21,16 @@ from labkit.errors import CommandError
 from labkit.farm.images import store, unpacking
 from labkit.farm.images.umoci import configure, dated, told, umoci
 from labkit.farm.images.umoci import version as umoci_version
-from labkit.farm.rootfs import dating, index, lists, packages, servers, variants
+from labkit.farm.rootfs import index, lists, packages, reproducible, variants
 from labkit.farm.rootfs.apt import Archive
-from labkit.farm.rootfs.building import PATIENCE, building, discard, sealed, tidy
-from labkit.farm.rootfs.depot import AbsentError, Depot
-from labkit.farm.rootfs.gateway import NOWHERE, Way, gateway
+from labkit.farm.rootfs.cache_entries import PATIENCE, building, discard
 from labkit.farm.rootfs.making import explained, telling
 from labkit.farm.rootfs.packages import Package
 from labkit.farm.rootfs.plans import Rootfs, key_of
-from labkit.farm.rootfs.servers import FOLDERS, MODULES, PACKAGES
-from labkit.farm.rootfs.shop import Shop
+from labkit.farm.rootfs.repository import AbsentError, Depot, Shop
+from labkit.farm.rootfs.reproducible import tidy
+from labkit.farm.rootfs.sandbox import NOWHERE, Way, gateway, sealed
+from labkit.farm.rootfs.variants import FOLDERS, MODULES, PACKAGES
 from labkit.model.lab import Lab
 from labkit.records import Record
 
@@ -65,7 +65,7 @@ SPACE = 1_000_000_000
 
 class Layers(Record):
     """The layout in the cache that holds the tags ``base`` and ``web``; ``seconds`` of its build;
-    ``epoch``, the source date of the files in ``web`` (:mod:`labkit.farm.rootfs.dating`); how many
+    ``epoch``, the source date of the files in ``web`` (:mod:`labkit.farm.rootfs.reproducible`); how many
     packages are in it, and their :func:`fingerprint`."""
 
     key: str
@@ -120,7 +120,7 @@ def _make(lab: Lab, base: Rootfs, shop: Shop | None, place: Path, version: str) 
         umoci("new", "--image", f"{image}:base")
         umoci("unpack", "--image", f"{image}:base", bundle)
         run.run(["cp", "--archive", "--link", f"{base.path}/.", bundle / "rootfs"], timeout=300)
-        told_base = told(base.origin, dating.source_date(base.path))
+        told_base = told(base.origin, reproducible.source_date(base.path))
         umoci("repack", "--image", f"{image}:base", *told_base, bundle)
         configure(f"{image}:base", base_options(base, version))
         if shop:
@@ -132,7 +132,7 @@ def _make(lab: Lab, base: Rootfs, shop: Shop | None, place: Path, version: str) 
             except (CommandError, AbsentError) as error:
                 raise explained(depot, what, error) from error
         else:  # the servers are in it: the same files, with another configuration
-            epoch = dating.source_date(base.path)
+            epoch = reproducible.source_date(base.path)
             configure(f"{image}:base", ("--tag", "web", *web_options(epoch)))
         store.drop_unused(image)
         listed = packages.read(bundle / "rootfs")
@@ -181,7 +181,7 @@ def base_options(base: Rootfs, version: str) -> tuple[str, ...]:
         *_pairs("--config.env", {"PATH": ENVIRONMENT["PATH"]}),
         "--config.cmd=/bin/sh",
         *_pairs("--config.label", labels),
-        *dated(dating.source_date(base.path)),
+        *dated(reproducible.source_date(base.path)),
     )
 
 
@@ -222,7 +222,7 @@ def install(root: Path, shop: Shop, depot: Depot, began: float) -> int:
         policy.unlink()
     shop.told(root)
     _tidy(root)
-    return dating.settle(root, began, layer=True)
+    return reproducible.settle(root, began, layer=True)
 
 
 def _chroot(root: Path, way: Way, *argv: str) -> None:
@@ -237,7 +237,7 @@ def _tidy(root: Path) -> None:
     tidy(root)
     for path in root.glob(KEYS):
         path.unlink()
-    servers.prepare(root)
+    variants.prepare(root)
 
 
 def _pairs(option: str, values: Mapping[str, str]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from labkit.core import cache
 from labkit.core.files import proven, text_of, write_proven
 from labkit.farm.images import layers, siteimages, unpacking
 from labkit.farm.images.unpacking import Unpacked
-from labkit.farm.rootfs import servers
+from labkit.farm.rootfs import variants
 from labkit.model import sites
 from labkit.model.lab import Lab
 from labkit.records import Record
@@ -26,7 +26,7 @@ from labkit.records import Record
 MACHINE = (Path("/var/lib/dpkg/status"), Path("/etc/apt"), Path("/etc/apt/sources.list.d"))
 #: What a build of the common layers is determined by, besides the root file system.
 RECIPE = (
-    siteimages.EDITION, layers.EDITION, servers.PACKAGES, servers.MODULES, dict(layers.ENVIRONMENT),
+    siteimages.EDITION, layers.EDITION, variants.PACKAGES, variants.MODULES, dict(layers.ENVIRONMENT),
     layers.COMMAND,
 )  # fmt: skip
 

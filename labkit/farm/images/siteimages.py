@@ -22,7 +22,7 @@ from labkit.errors import ConfigError, MachineError, StateError
 from labkit.farm.images import store, tarball, unpacking
 from labkit.farm.images.layers import Layers
 from labkit.farm.images.umoci import configure, dated, told, umoci
-from labkit.farm.rootfs.building import building
+from labkit.farm.rootfs.cache_entries import building
 from labkit.farm.rootfs.plans import program_version
 from labkit.model import sites
 from labkit.model.lab import Lab, Site

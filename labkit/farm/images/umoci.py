@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from labkit.core import run
-from labkit.farm.rootfs.dating import stamp
 from labkit.farm.rootfs.plans import program_version
+from labkit.farm.rootfs.reproducible import stamp
 
 
 def umoci(*words: str | Path) -> None:

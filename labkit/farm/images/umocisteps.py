@@ -17,7 +17,7 @@ from labkit.display import counted
 from labkit.farm.images import store, umocibundle
 from labkit.farm.images.layers import ENVIRONMENT
 from labkit.farm.images.umocibundle import Bundle, Pointer
-from labkit.farm.rootfs.building import discard
+from labkit.farm.rootfs.cache_entries import discard
 from labkit.model.lab import Lab
 from labkit.records import Record
 

@@ -12,7 +12,7 @@ from labkit.core.files import text_of, write_atomically
 from labkit.core.journal import Journal, lock
 from labkit.farm.images import store, tarball
 from labkit.farm.images.umoci import umoci
-from labkit.farm.rootfs.building import building
+from labkit.farm.rootfs.cache_entries import building
 from labkit.model.lab import Lab
 from labkit.records import Record
 

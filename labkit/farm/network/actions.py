@@ -17,8 +17,8 @@ from labkit.core.journal import lock
 from labkit.core.link_removal import group
 from labkit.core.result import Outcome, action
 from labkit.display import counted
-from labkit.farm.containers import container, lab_netns
-from labkit.farm.containers.container import State
+from labkit.farm.containers import lab_namespaces, runc
+from labkit.farm.containers.runc import State
 from labkit.farm.network import allotment, echo, firewall, host, isolation, topology, wiring
 from labkit.farm.network import inner as ends
 from labkit.farm.network.echo import Echo
@@ -84,7 +84,7 @@ def wire(lab: Lab) -> bool:
     What the host remembers of a replica whose link was made or mended is forgotten: the next request
     to it is answered, and does not fail with the last one.
     """
-    made = lab_netns.create_namespaces(lab, [replica.netns for replica in lab.farm])
+    made = lab_namespaces.create_namespaces(lab, [replica.netns for replica in lab.farm])
     return within(lab.netns, wiring.wire, lab) or bool(made)
 
 
@@ -122,7 +122,7 @@ def _missing(lab: Lab) -> Topology:
 
 def namespace_checks(lab: Lab) -> tuple[Check, ...]:
     """Whether each running container's ``/proc/<pid>/ns/net`` is the namespace that holds its eth0."""
-    states = container.states(lab)
+    states = runc.states(lab)
     return tuple(
         _namespace_check(replica, states[replica.name])
         for replica in lab.farm

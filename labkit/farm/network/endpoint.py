@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from labkit.errors import FarmError
-from labkit.farm.containers.lab_netns import namespace_inode
+from labkit.farm.containers.lab_namespaces import namespace_inode
 from labkit.farm.network.netns import inside
 from labkit.kernel import processes
 from labkit.model.lab import Lab

@@ -14,7 +14,7 @@ from labkit.core.journal import Journal, lock, other_owner
 from labkit.core.link_removal import FENCE_METRIC, fenced, renamed_bridge
 from labkit.core.result import Outcome, action
 from labkit.errors import MachineError
-from labkit.farm.containers.lab_netns import create_namespace, namespace_inode
+from labkit.farm.containers.lab_namespaces import create_namespace, namespace_inode
 from labkit.farm.network.netlink import within
 from labkit.kernel import netns as namespaces
 from labkit.kernel import requests, seen

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from labkit.core import undo
 from labkit.core.journal import Entry, Journal
-from labkit.farm.containers import lab_netns
+from labkit.farm.containers import lab_namespaces
 from labkit.farm.network import actions as network
 from labkit.farm.network import echo, neighbours
 from labkit.farm.network.echo import Echo
@@ -86,7 +86,7 @@ def standing(lab: Lab) -> Iterator[Model]:
     model = describe(lab)
     unmake(model)
     try:
-        lab_netns.create_namespaces(model.lab, model.namespaces)
+        lab_namespaces.create_namespaces(model.lab, model.namespaces)
         network.wire(model.lab)
         _uplink(model)
         yield model

@@ -14,9 +14,16 @@ from labkit.core import probes, run
 from labkit.core.journal import lock
 from labkit.core.undo import delete_container
 from labkit.errors import FarmError
-from labkit.farm.containers import container, lab_netns, overlay, replica_files, roots
-from labkit.farm.containers.container import State
-from labkit.farm.containers.roots import Wanted
+from labkit.farm.containers import (
+    container,
+    lab_namespaces,
+    overlay,
+    replica_files,
+    runc,
+)
+from labkit.farm.containers.overlay import Wanted
+from labkit.farm.containers.runc import State
+from labkit.farm.images import actions as images
 from labkit.farm.network import actions as network
 from labkit.farm.network import allotment, firewall, host, stale
 from labkit.farm.reconcile import answering, preflight, removing, rolling
@@ -79,7 +86,7 @@ def prepare(lab: Lab, plan: Plan) -> Plan:
     steps = [step for step in steps if step.action != "remove"]
     if plan.named("image"):
         probes.builds(lab)
-        container.unpack_all(lab)
+        images.unpack_all(lab)
     if _needs_side(lab, plan):
         host.up(lab)
     return plan.model_copy(update={"steps": tuple(steps)})
@@ -97,7 +104,7 @@ def act(lab: Lab, plan: Plan, seen: Look) -> None:
     What that made may be gone again: another process took the lab down before this one had the lock.
     """
     if plan.named("image"):
-        container.unpack_all(lab)
+        images.unpack_all(lab)
     if _needs_side(lab, plan):
         host.make(lab)
     allotment.remember(lab, others=True)
@@ -157,8 +164,8 @@ def _name(lab: Lab, new: set[str], states: dict[str, State]) -> None:
     """The namespaces of these names are there: again, where a container still runs in one."""
     for replica in lab.farm:
         if replica.netns in new and is_unnamed(replica, states):
-            lab_netns.name_again(lab, replica.netns, states[replica.name].pid)
-    lab_netns.create_namespaces(lab, [replica.netns for replica in lab.farm])
+            lab_namespaces.name_again(lab, replica.netns, states[replica.name].pid)
+    lab_namespaces.create_namespaces(lab, [replica.netns for replica in lab.farm])
 
 
 def _wire(lab: Lab, plan: Plan) -> bool:
@@ -215,18 +222,16 @@ def _lay(
     namespace nor link: they are made anew, without whatever else keeps the replica from answering."""
     if not replicas:
         return
-    images, files = (
-        container.unpack_all(lab),
-        replica_files.replica_files(lab, replica_files.keys(lab)),
-    )
+    unpacked = images.unpack_all(lab)
+    files = replica_files.replica_files(lab, replica_files.keys(lab))
     anew = [item for item in replicas if item.name in renewed]
     run.spread(partial(_end, lab), anew)
-    if lab_netns.renew_namespaces(lab, anew, hung):
+    if lab_namespaces.renew_namespaces(lab, anew, hung):
         network.wire(lab)
     wanted = [
-        Wanted(container.replica_spec(lab, item), images[item.site], files) for item in replicas
+        Wanted(container.replica_spec(lab, item), unpacked[item.site], files) for item in replicas
     ]
-    roots.prepare(lab, wanted)
+    overlay.prepare(lab, wanted)
 
 
 def _launch(lab: Lab, renewed: set[str], replicas: Sequence[Replica]) -> None:
@@ -240,7 +245,7 @@ def _launch(lab: Lab, renewed: set[str], replicas: Sequence[Replica]) -> None:
 
 def _end(lab: Lab, replica: Replica) -> None:
     """The replica's container is no more: its root file system is not mounted anew below it."""
-    delete_container(lab, root=str(container.runc_root(lab)), container=replica.name)
+    delete_container(lab, root=str(runc.root(lab)), container=replica.name)
 
 
 def _serve(lab: Lab, plan: Plan) -> None:

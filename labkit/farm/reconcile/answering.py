@@ -10,7 +10,7 @@ from functools import partial
 
 from labkit import cancellation
 from labkit.errors import FarmError
-from labkit.farm.containers import container
+from labkit.farm.containers import container, runc, written
 from labkit.farm.network.endpoint import again
 from labkit.farm.network.netns import inside
 from labkit.farm.reconcile import answers
@@ -76,7 +76,7 @@ def wait(lab: Lab, farm: Sequence[Replica]) -> None:
     while faults := {k: v for k, v in problems(lab, waiting).items() if v is not None}:
         waiting = [replica for replica in waiting if replica.name in faults]
         for replica in waiting:
-            state = container.state(lab, replica.name)
+            state = runc.state(lab, replica.name)
             if state is None or state.status == "stopped":
                 raise container.death(lab, replica.name)
         if time.monotonic() > deadline:
@@ -98,6 +98,6 @@ def _silent(lab: Lab, replica: Replica, reason: str | None) -> FarmError:
         f"replica {replica.name}",
         f"{reason} after {PATIENCE:g} s",
         "its own logs say why",
-        f"tail {container.console(lab, replica.name)} {container.access_log(lab, replica).parent}/*",
+        f"tail {written.console(lab, replica.name)} {container.access_log(lab, replica).parent}/*",
         code="farm.replica-silent",
     )

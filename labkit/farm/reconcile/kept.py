@@ -10,7 +10,7 @@ from labkit.core import cache
 from labkit.core.files import proven, text_of
 from labkit.display import counted
 from labkit.farm.images import siteimages, unpacking
-from labkit.farm.rootfs.depot import Depot
+from labkit.farm.rootfs.repository import Depot
 from labkit.model.lab import Lab
 
 #: What is wrong with a file or a folder: the paths of what is damaged.

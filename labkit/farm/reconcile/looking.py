@@ -13,15 +13,13 @@ from labkit.core.undo import mount_points
 from labkit.farm.containers import (
     bundle,
     container,
-    idmap,
-    lab_netns,
+    lab_namespaces,
     overlay,
-    quota,
     replica_files,
-    roots,
-    surplus,
+    runc,
+    written,
 )
-from labkit.farm.containers.container import State
+from labkit.farm.containers.runc import State
 from labkit.farm.images import found
 from labkit.farm.images.found import Images
 from labkit.farm.network import actions as network
@@ -75,7 +73,7 @@ def look(lab: Lab, kinds: Sequence[str] = KINDS) -> Look:
 
 
 def _look(lab: Lab, kinds: Sequence[str]) -> Look:
-    states = container.states(lab)
+    states = runc.states(lab)
     entries = tuple(e for e in Journal.of(lab).standing() if e.boot == boot_id())
     variants.of_lab(lab)  # raises for a word that names none, before anything is made of it
     suite = apt.suite(lab)
@@ -111,7 +109,10 @@ def _look(lab: Lab, kinds: Sequence[str]) -> Look:
 
 def known(lab: Lab, images: Images | None, suite: str) -> Known:
     """What the images and keys that are there make of each replica."""
-    given, ids = _key_files(lab), idmap.foreseen(lab, [replica.name for replica in lab.farm])
+    given, ids = (
+        _key_files(lab),
+        lab_namespaces.preview(lab, [replica.name for replica in lab.farm]),
+    )
     made_of: dict[str, str] = {}
     texts: dict[str, str] = {}
     for site in lab.sites if images and given else ():
@@ -120,14 +121,14 @@ def known(lab: Lab, images: Images | None, suite: str) -> Known:
         )
         if unpacked is None:
             continue
-        own = container.image_configuration(unpacked)
+        own = overlay.image_configuration(unpacked)
         for replica in lab.replicas_of(site.name):
             first = ids[replica.name]
-            below = roots.lower(lab, unpacked, given)
-            whole = [] if roots.is_given(lab, given) else ["damaged"]
+            below = overlay.lower(lab, unpacked, given)
+            whole = [] if overlay.has_files(lab, given) else ["damaged"]
             made_of[replica.name] = fingerprint(overlay.made_of(below, first), *whole)
-            spec = idmap.given(lab, container.replica_spec(lab, replica), first)
-            texts[replica.name] = container.configuration(own, spec)
+            spec = lab_namespaces.with_ids(lab, container.replica_spec(lab, replica), first)
+            texts[replica.name] = overlay.configuration(own, spec)
     return Known(
         suite=suite,
         tools=images.tools if images else "",
@@ -214,12 +215,12 @@ def _contained(
     *,
     answers: str,
 ) -> Iterator[Resource]:
-    own, name = container.folder(lab, replica.name), replica.name
+    own, name = runc.folder(lab, replica.name), replica.name
     yield from observed.root(
         name,
-        overlay.found(own / "lower"),
+        overlay.recorded(own / "lower"),
         mounted=str((own / "bundle" / "rootfs").resolve()) in mounted,
-        written=quota.seen(lab, name, mounted),
+        written=written.mounted_limit(lab, name, mounted),
     )
     state = states.get(name)
     inside = replica.netns if _is_inside(state, replica) else "another one"
@@ -261,7 +262,9 @@ def _is_inside(state: State | None, replica: Replica) -> bool:
     if not namespaces.stands(replica.netns):
         return True
     try:
-        return processes.namespace(state.pid, "net") == lab_netns.namespace_inode(replica.netns)
+        return processes.namespace(state.pid, "net") == lab_namespaces.namespace_inode(
+            replica.netns
+        )
     except FileNotFoundError:  # removed since
         return False
 
@@ -285,10 +288,10 @@ def _surplus(
 ) -> Iterator[Resource]:
     """What is there of replicas that the lab does not have (their namespaces apart), and of another host
     side than the lab's."""
-    for name in surplus.surplus(lab, tuple(entries)):
+    for name in container.surplus(lab, tuple(entries)):
         there = {
             "container": name in states,
-            "root": str((container.bundle(lab, name) / "rootfs").resolve()) in mounted,
+            "root": str((runc.bundle(lab, name) / "rootfs").resolve()) in mounted,
             "link": lab.link_name(name) in ports,
         }
         yield from (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from labkit.farm.containers.container import State
+from labkit.farm.containers.runc import State
 from labkit.farm.images.found import Images
 from labkit.farm.network.topology import Port, Topology
 from labkit.farm.reconcile.wanted import page_facts

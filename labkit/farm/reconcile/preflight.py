@@ -8,7 +8,7 @@ from labkit.core import daemon, undo
 from labkit.core.journal import Journal, other_owner
 from labkit.display import counted
 from labkit.errors import StateError
-from labkit.farm.containers import container, lab_netns, surplus
+from labkit.farm.containers import container, lab_namespaces, runc
 from labkit.farm.network import host, wiring
 from labkit.farm.network.netlink import within
 from labkit.farm.reconcile.difference import Plan
@@ -25,7 +25,7 @@ def refuse_taken(lab: Lab, plan: Plan) -> None:
     own. Raises :class:`StateError` or :class:`MachineError`, which name who has them."""
     made = {step.kind for step in plan.steps if step.action != "remove"}
     if "namespace" in made:
-        lab_netns.refuse_taken_namespaces(lab, list(_namespaces(lab)))
+        lab_namespaces.refuse_taken_namespaces(lab, list(_namespaces(lab)))
     if "container" in made:
         _refuse_group(lab)
         _refuse_containers(lab)
@@ -39,8 +39,8 @@ def surplus_replicas(lab: Lab) -> tuple[str, ...]:
     """The replicas that run and that the lab does not have; what a study tries beside them has no link."""
     entries = Journal.of(lab).standing()
     links = {entry.what.get("name") for entry in entries if entry.kind == "link"}
-    names = [n for n in surplus.surplus(lab, entries) if lab.link_name(n) in links]
-    states = container.states(lab) if names else {}
+    names = [n for n in container.surplus(lab, entries) if lab.link_name(n) in links]
+    states = runc.states(lab) if names else {}
     return tuple(n for n in names if n in states and states[n].status == "running")
 
 
@@ -70,7 +70,7 @@ def _refuse_links(netlink: Netlink, lab: Lab) -> None:
 
 def _refuse_group(lab: Lab) -> None:
     """The lab's own control group is kept from somebody else's processes, which would end with it."""
-    path = container.cgroup(lab)
+    path = runc.cgroup(lab)
     found = cgroups.processes(path)
     if not found or Journal.of(lab).owns("cgroup", path=path):
         return
@@ -87,7 +87,7 @@ def _refuse_group(lab: Lab) -> None:
 
 def _refuse_containers(lab: Lab) -> None:
     """What lies in runC's folder of the lab by the name of a replica is the lab's own."""
-    journal, root = Journal.of(lab), container.runc_root(lab)
+    journal, root = Journal.of(lab), runc.root(lab)
     for item in lab.farm:
         owned = journal.owns("container", root=str(root), container=item.name)
         if (root / item.name).exists() and not owned:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from labkit.core import undo
 from labkit.core.journal import Entry, Journal
-from labkit.farm.containers import surplus as replicas
+from labkit.farm.containers import container
 from labkit.farm.reconcile.difference import Plan
 from labkit.model.lab import Lab
 
@@ -24,7 +24,7 @@ def surplus(lab: Lab, plan: Plan) -> None:
     """Replicas that the lab does not have are gone, and routes and namespaces that are not its host side's."""
     if not any(step.action == "remove" for step in plan.steps):
         return
-    replicas.remove(lab)
+    container.remove_surplus(lab)
     _unmake(lab, lambda entry: entry.kind == "table" and _is_elsewhere(lab, entry))
     _unmake(lab, lambda entry: entry.kind == "route" and _is_other_route(lab, entry))
     asked = {lab.host.netns, *(item.netns for item in lab.farm)}

@@ -16,7 +16,7 @@ from labkit import cancellation
 from labkit.core import daemon
 from labkit.core.files import text_of
 from labkit.errors import ConfigError, FarmError
-from labkit.farm.containers.container import State
+from labkit.farm.containers.runc import State
 from labkit.farm.reconcile.difference import Plan
 from labkit.farm.services import balancer_instance, workers
 from labkit.model.lab import Lab, Replica, Site

@@ -8,7 +8,7 @@ from labkit.checks import Check, equal
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, curl
-from labkit.farm.containers import container, idmap
+from labkit.farm.containers import lab_namespaces, overlay, runc
 from labkit.farm.network import endpoint
 from labkit.farm.reconcile import acting, answering, preflight
 from labkit.kernel import users
@@ -33,7 +33,7 @@ def replicas(lab: Lab) -> Outcome[Farm]:
     """
     preflight.refuse_surplus(lab)
     changed = bool(acting.converge(lab, FARM))
-    pids = {name: state.pid for name, state in container.states(lab).items()}
+    pids = {name: state.pid for name, state in runc.states(lab).items()}
     value = Farm(pids={replica.name: pids.get(replica.name, 0) for replica in lab.farm})
     return Outcome(
         value=value,
@@ -55,7 +55,7 @@ def problem(lab: Lab, replica: Replica) -> str | None:
 
 def replica_checks(lab: Lab) -> tuple[Check, ...]:
     """Whether each replica's container runs and answers for itself at its own address."""
-    states = container.states(lab)
+    states = runc.states(lab)
     alive = [r for r in lab.farm if r.name in states and states[r.name].status == "running"]
     faults = {r.name: "its container is not running" for r in lab.farm} | answering.problems(
         lab, alive
@@ -68,7 +68,7 @@ def privilege_checks(value: Farm) -> tuple[Check, ...]:
     return tuple(
         equal(
             f"farm.privileges.{name}",
-            f"user {container.WWW_DATA}, no capability",
+            f"user {overlay.WWW_DATA}, no capability",
             _privileges(
                 pid, Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
             ),
@@ -89,7 +89,7 @@ def users_check(lab: Lab, value: Farm) -> Check:
         if pid
     ]
     own = {text for text in maps if users.outer_of(text, 0) > 0}
-    reason = idmap.without(lab)
+    reason = lab_namespaces.why_disabled(lab)
     count = 0 if reason else len(maps)
     because = f": {reason}" if reason else ""
     return equal(

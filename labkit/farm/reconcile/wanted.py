@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from labkit.core import firewall_tables
-from labkit.farm.containers import quota
+from labkit.farm.containers import written
 from labkit.farm.images import siteimages
 from labkit.farm.network import firewall
 from labkit.farm.services import balancer_instance as balancer
@@ -98,7 +98,7 @@ def _link(lab: Lab, replica: Replica) -> Resource:
 
 
 def _root(lab: Lab, replica: Replica, known: Known) -> Resource:
-    facts = {"mounted": "yes", "written at most": quota.told(lab)}
+    facts = {"mounted": "yes", "written at most": written.limit(lab)}
     if replica.name in known.roots:
         facts["made of"] = known.roots[replica.name]
     needs = (f"image {replica.site}", f"keys {lab.name}")

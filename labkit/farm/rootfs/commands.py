@@ -8,10 +8,10 @@ from pathlib import Path
 
 from labkit.core import run
 from labkit.errors import ConfigError
-from labkit.farm.rootfs import ladder, servers
+from labkit.farm.rootfs import ladder, variants
 from labkit.farm.rootfs.apt import SCRIPTS, Archive, Source
 from labkit.farm.rootfs.finishing import LEFT_OUT
-from labkit.farm.rootfs.shop import ADDRESS, Shop
+from labkit.farm.rootfs.repository import ADDRESS, Shop
 from labkit.farm.rootfs.variants import Variant
 from labkit.records import Record
 
@@ -106,7 +106,7 @@ def wanted(variant: Variant, packages: Sequence[str]) -> tuple[str, ...]:
     if variant.tool == "debuerreotype":
         return ()
     begins = BEGINNINGS.get(variant.mode or variant.tool, IMPORTANT)
-    return (*begins, *ALL, *(servers.PACKAGES if variant.tool == "dpkg" else ()), *packages)
+    return (*begins, *ALL, *(variants.PACKAGES if variant.tool == "dpkg" else ()), *packages)
 
 
 def script_text(variant: Variant, shop: Shop, *, base: Path | None = None) -> str:
@@ -236,10 +236,10 @@ def _dpkg(
         "labkit.farm.rootfs.assembly",
         f"--sources={script}",
         f"--packages={fetched(script)}",
-        f"--include={','.join((*servers.PACKAGES, 'apt', *packages))}",
+        f"--include={','.join((*variants.PACKAGES, 'apt', *packages))}",
         *(f"--leave-out={path}" for path in (*UNREAD, *UNUSED)),
         *(f"--keep={path}" for path in STAYING),
-        *(f"--module={name}" for name in servers.MODULES),
+        *(f"--module={name}" for name in variants.MODULES),
         str(target),
     )
     return (Step(doing="assemble", argv=argv),)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from labkit.core import run
 from labkit.core.probes import DEVICES
-from labkit.farm.rootfs.building import sealed
+from labkit.farm.rootfs.sandbox import sealed
 from labkit.farm.rootfs.unpacking import DPKG, Unpacked
 
 #: Runs first: it makes the users to whom other packages' files belong.

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from labkit.core import run
-from labkit.farm.rootfs import servers
-from labkit.farm.rootfs.building import sealed
+from labkit.farm.rootfs import variants
+from labkit.farm.rootfs.sandbox import sealed
 from labkit.farm.rootfs.unpacking import Unpacked
 
 #: Where dpkg is told what was left out (dpkg.cfg(5)).
@@ -18,7 +18,7 @@ def finish(root: Path, modules: Sequence[str]) -> None:
     """The modules of apache2 are on, and its folders are there."""
     if modules:
         run.run(sealed(("a2enmod", "--quiet", *modules), root=root), timeout=60)
-    servers.prepare(root)
+    variants.prepare(root)
 
 
 def note(root: Path, sources: str, left_out: str, automatic: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from labkit.farm.rootfs import servers
+from labkit.farm.rootfs import variants
 from labkit.records import Record
 
 
@@ -70,7 +70,7 @@ SLIM = (
         name="package tools",
         why="packages are installed when the image is made, never in a container",
         rule="needed",
-        words=(*servers.PACKAGES, *GROUND, *COMFORT),
+        words=(*variants.PACKAGES, *GROUND, *COMFORT),
         kept=TOOLS,
     ),
     Step(

@@ -23,7 +23,7 @@ from labkit.core.journal import lock
 from labkit.errors import ConfigError, LabkitError
 from labkit.farm.rootfs import apt
 from labkit.farm.rootfs.apt import Archive, Source
-from labkit.farm.rootfs.depot import HELPER, OFFLINE, AbsentError
+from labkit.farm.rootfs.repository import HELPER, OFFLINE, AbsentError
 from labkit.model.lab import Lab
 
 #: How long an update may take (seconds).

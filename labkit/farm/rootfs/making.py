@@ -14,14 +14,14 @@ from labkit.core.journal import lock
 from labkit.core.progress import Doing, doing
 from labkit.display import counted
 from labkit.errors import BuildError, CommandError
-from labkit.farm.rootfs import commands, dating, lists, packages, plans, variants
-from labkit.farm.rootfs.building import PATIENCE, building, discard, in_memory, sealed, size, tidy
+from labkit.farm.rootfs import commands, lists, packages, plans, reproducible, variants
+from labkit.farm.rootfs.cache_entries import PATIENCE, building, discard, size
 from labkit.farm.rootfs.commands import Step
-from labkit.farm.rootfs.depot import AbsentError, Depot
-from labkit.farm.rootfs.gateway import NOWHERE, Way, gateway
 from labkit.farm.rootfs.plans import Plan, Rootfs, find, ready
+from labkit.farm.rootfs.repository import AbsentError, Depot, Shop
+from labkit.farm.rootfs.reproducible import tidy
+from labkit.farm.rootfs.sandbox import NOWHERE, Way, gateway, in_memory, sealed
 from labkit.farm.rootfs.saying import heard
-from labkit.farm.rootfs.shop import Shop
 from labkit.model.lab import Lab
 
 log = logging.getLogger("labkit.rootfs")
@@ -97,7 +97,7 @@ def _fill(lab: Lab, planned: Plan, work: Path, before: Rootfs | None) -> int:
     shop.told(root)
     removed = tidy(root)
     if planned.archive:
-        dating.settle(root, began)
+        reproducible.settle(root, began)
     if work.name == "memory":
         run.run(["cp", "--archive", root, work.parent / "rootfs"], timeout=TIMEOUT)
     return removed

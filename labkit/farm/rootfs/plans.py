@@ -17,8 +17,8 @@ from labkit.core import cache, run
 from labkit.errors import ConfigError, MachineError, StateError
 from labkit.farm.rootfs import apt, commands, index, lists, packages, variants
 from labkit.farm.rootfs.apt import Archive
-from labkit.farm.rootfs.building import require_space
-from labkit.farm.rootfs.shop import Shop
+from labkit.farm.rootfs.cache_entries import require_space
+from labkit.farm.rootfs.repository import Shop
 from labkit.farm.rootfs.variants import Variant
 from labkit.model.lab import Lab
 from labkit.records import Record

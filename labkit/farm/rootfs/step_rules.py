@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
 from labkit.farm.rootfs import elf, packages
-from labkit.farm.rootfs.database import joined
+from labkit.farm.rootfs.files import File
 from labkit.farm.rootfs.ladder import Step
-from labkit.farm.rootfs.scan import File
+from labkit.farm.rootfs.owners import joined
 from labkit.farm.rootfs.tree import Item, Tree
 
 Rule = Callable[[Tree, Step, Tree], Tree]

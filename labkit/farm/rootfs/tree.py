@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from labkit.farm.rootfs import account, database
+from labkit.farm.rootfs import account, owners
 from labkit.farm.rootfs.account import Weight
+from labkit.farm.rootfs.files import File
 from labkit.farm.rootfs.packages import STATUS, Package
-from labkit.farm.rootfs.scan import File
 
 #: Where packages' documentation is, and dpkg's notes on their files (name, architecture, kind).
 DOCUMENTATION = "/usr/share/doc/"
@@ -105,7 +105,7 @@ class Tree:
                 return None
             if not item.file.target:
                 return real
-            path = database.joined(real, item.file.target)
+            path = owners.joined(real, item.file.target)
         return None
 
     def data(self, path: str) -> bytes:
@@ -123,7 +123,7 @@ class Tree:
     def real(self) -> Callable[[str], str]:
         """A function from a path to where that name really lies (:func:`database.resolver`)."""
         links = {path: item.file.target for path, item in self.items.items() if item.file.target}
-        return database.resolver(links)
+        return owners.resolver(links)
 
 
 def _inside(path: str, folders: Collection[str]) -> bool:

@@ -10,7 +10,7 @@ from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.errors import CommandError
-from labkit.farm.containers import container
+from labkit.farm.containers import runc, written
 from labkit.farm.containers.replica_files import CAPABILITIES, Keys, keys, server
 from labkit.farm.network import endpoint
 from labkit.model.lab import Lab, Replica
@@ -35,7 +35,7 @@ def login(lab: Lab) -> Outcome[tuple[Login, ...]]:
     with lock(lab.run_dir, "farm"):
         given = keys(lab)
         _known_hosts(lab, given)
-        states = container.states(lab)
+        states = runc.states(lab)
         up = [item for item in lab.farm if item.name in states and states[item.name].pid]
         started = [_serve(lab, replica) for replica in up]
     logins, checks = [], []
@@ -66,9 +66,9 @@ def _serve(lab: Lab, replica: Replica) -> bool:
     options = ["--user", "0:0", "--detach"]
     for name in CAPABILITIES:
         options += ["--cap", name]
-    log = container.sshd_log(lab, replica.name)
-    command = server(container.bundle(lab, replica.name) / "rootfs")
-    words = container.runc(lab, "exec", *options, replica.name, *command)
+    log = written.sshd_log(lab, replica.name)
+    command = server(runc.bundle(lab, replica.name) / "rootfs")
+    words = runc.command(lab, "exec", *options, replica.name, *command)
     run.run(words, output=log, remedy=f"read {log}")
     return True
 

@@ -12,7 +12,7 @@ from labkit.checks import Check, equal
 from labkit.core import run
 from labkit.core.files import text_of
 from labkit.errors import FarmError, LabkitError, typed
-from labkit.farm.containers import container
+from labkit.farm.containers import runc
 from labkit.farm.network import firewall
 from labkit.farm.network.firewall_rules import NAMES
 from labkit.farm.services import resolver
@@ -114,14 +114,14 @@ def checks(lab: Lab) -> tuple[Check, ...]:
 def _inner(lab: Lab) -> Iterator[Check]:
     """Whether each running replica's own resolver finds the first site: asked in its network namespace, for
     the machine's packet filter may refuse a replica what it allows the host's side; and by a program in it."""
-    states = container.states(lab)
+    states = runc.states(lab)
     running = [item for item in lab.farm if item.name in states and states[item.name].pid]
     name = lab.host_name(lab.sites[0].name)
     problems = run.spread(partial(_problem, lab, name), running, workers=16)
     blame = firewall.blame(lab, NAMES) if any(problems) else ""
     expected = f"{name} is found by the server in its resolv.conf"
     for replica, problem in zip(running, problems, strict=True):
-        words = container.runc(lab, "exec", replica.name, "getent", "ahostsv4", name)
+        words = runc.command(lab, "exec", replica.name, "getent", "ahostsv4", name)
         said = f"{problem}; {blame}" if problem and blame else problem
         if replica == running[0] and not problem:  # one program is enough: its start takes a while
             said = _program(lab, words)
@@ -133,7 +133,7 @@ def _inner(lab: Lab) -> Iterator[Check]:
 
 def _problem(lab: Lab, name: str, replica: Replica) -> str:
     """Why the replica's resolver does not find a name; '' when it does."""
-    text = text_of(container.bundle(lab, replica.name) / "rootfs/etc/resolv.conf") or ""
+    text = text_of(runc.bundle(lab, replica.name) / "rootfs/etc/resolv.conf") or ""
     servers = [line.split()[1] for line in text.splitlines() if line.startswith("nameserver ")]
     if not servers:
         return "its resolv.conf names no server"

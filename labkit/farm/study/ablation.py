@@ -1,9 +1,15 @@
-"""How a root file system that serves was made so small: each declared step tried, proven, and reported."""
+"""How a root file system that serves was made so small: each declared step is applied, probed and reported.
+
+After each step every question is put to containers on what is left; a step that breaks something is undone.
+Steps that are known to go too far are tried last, to report what they break.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
@@ -14,25 +20,105 @@ from labkit.core.journal import lock
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
+from labkit.errors import LabkitError
+from labkit.farm.images import actions as image
+from labkit.farm.images.unpacking import Unpacked
+from labkit.farm.rootfs import account, elf, making, packages, plans, step_rules, writing
 from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs import making, plans
+from labkit.farm.rootfs.account import Weight
 from labkit.farm.rootfs.actions import Rootfs, key_of
-from labkit.farm.rootfs.building import PATIENCE, sealed
-from labkit.farm.rootfs.depot import Depot
-from labkit.farm.rootfs.ladder import LADDER
+from labkit.farm.rootfs.cache_entries import PATIENCE, discard
+from labkit.farm.rootfs.files import scan
+from labkit.farm.rootfs.ladder import LADDER, Step
 from labkit.farm.rootfs.plans import Plan
-from labkit.farm.rootfs.scan import scan
+from labkit.farm.rootfs.repository import Depot
+from labkit.farm.rootfs.sandbox import sealed
 from labkit.farm.rootfs.tree import Tree
-from labkit.farm.study import margins
-from labkit.farm.study.scratch import scratch
-from labkit.farm.study.trying import Trials, Tried
+from labkit.farm.study import probes, usage
+from labkit.farm.study.comparison import scratch
+from labkit.farm.study.probes import Probe
 from labkit.model.lab import Lab, unknown
 from labkit.records import Record
+
+log = logging.getLogger("labkit.shrinking")
 
 #: Goes up with every change of what is tried.
 EDITION = 4
 #: How much of what was seen a table shows.
 SHOWN = 160
+#: A line of ``dpkg --verify`` about a file whose content is another (rpm's format, dpkg(1)).
+OTHER = slice(2, 3)
+#: The step whose files are known only once a container was watched: it keeps what a page opens.
+TRACED = Step(
+    name="all that serving a page does not open",
+    why="tracing alone, as tools that minify images do it",
+    rule="only",
+    kept=("/var/lib/dpkg/*",),
+    breaks="what the trace did not see: a reload, an error, a login",
+)
+TOO_FAR = (
+    Step(
+        name="libgcc_s",
+        why="no file asks for it",
+        rule="paths",
+        words=("*/libgcc_s.so.*",),
+        breaks="the C library loads it when a thread is cancelled",
+    ),
+    Step(
+        name="a shell and its commands",
+        why="apache2 is started without one",
+        rule="paths",
+        words=("/usr/bin/busybox",),
+        breaks="apachectl is a script, and ssh starts a shell",
+    ),
+    Step(
+        name="users and groups",
+        why="who starts the container gives it a number",
+        rule="paths",
+        words=("/etc/passwd", "/etc/group"),
+        breaks="apache2 looks www-data up, and ssh whom it lets in",
+    ),
+    Step(
+        name="folders with nothing in them",
+        why="what is mounted over them brings its own files",
+        rule="paths",
+        words=("/dev", "/proc", "/sys", "/run/apache2", "/run/lock/apache2"),
+        breaks="whoever starts the container has to write them into it first",
+    ),
+    Step(
+        name="the form of the host's key",
+        why="used once, when the ssh server starts",
+        rule="paths",
+        words=("/usr/bin/dropbearconvert",),
+        breaks="the ssh server has no key of its own",
+    ),
+    Step(
+        name="the list of packages",
+        why="nothing in the container reads it",
+        rule="paths",
+        words=("/var/lib/dpkg*",),
+        breaks="nobody can say which packages, with which faults, are inside",
+    ),
+)  # fmt: skip
+
+
+class Tried(Record):
+    """One step that was tried: what it took away (``size`` and ``disk`` in bytes), what stood after it, how
+    many of the questions were answered, and which were not, each with what was seen; ``kept`` unless one was
+    not. The first one of all takes nothing away: it is the beginning."""
+
+    name: str
+    why: str
+    too_far: bool
+    kept: bool
+    files: int
+    size: int
+    disk: int
+    size_after: int
+    disk_after: int
+    asked: int
+    broke: dict[str, str]
+    seconds: float
 
 
 class Ablation(Record):
@@ -67,14 +153,12 @@ def shrink(lab: Lab, variant: str = "smallest") -> Outcome[Ablation]:
     if variant not in LADDER:
         raise unknown(variant, LADDER, "a root file system that is made by steps")
     built = rootfs.build(lab, variant)
-    key = key_of(
-        "shrink", EDITION, built.value.key, LADDER[variant], margins.TRACED, margins.TOO_FAR
-    )
+    key = key_of("shrink", EDITION, built.value.key, LADDER[variant], TRACED, TOO_FAR)
     kept = built.value.path.parent / f"{key}.json"
     with lock(lab.cache_dir / "locks", key, wait=PATIENCE):
         value = _find(kept)
         if value is None:
-            value = _try(lab, built.value, lab.cache_dir / "rootfs" / f".{key}.part")
+            value = _ablate(lab, built.value, lab.cache_dir / "rootfs" / f".{key}.part")
             write_proven(kept, value.model_dump_json(indent=1))
     return Outcome(
         value=value,
@@ -187,7 +271,7 @@ def _find(path: Path) -> Ablation | None:
         return None
 
 
-def _try(lab: Lab, built: Rootfs, place: Path) -> Ablation:
+def _ablate(lab: Lab, built: Rootfs, place: Path) -> Ablation:
     planned = plans.ready(lab, built.variant)
     before = rootfs.build(lab, planned.variant.after).value
     with scratch(lab, place) as folder:
@@ -196,7 +280,7 @@ def _try(lab: Lab, built: Rootfs, place: Path) -> Ablation:
         trials = Trials(lab, tree, full, folder)
         tried = [trials.begin(before.variant), *trials.each(LADDER[built.variant])]
         same = _same(trials.tree, built.path)
-        tried += trials.each((trials.traced(), *margins.TOO_FAR))
+        tried += trials.each((trials.traced(), *TOO_FAR))
     return Ablation(variant=built.variant, before=before.variant, tried=tuple(tried), same=same)
 
 
@@ -224,3 +308,137 @@ def _same(tree: Tree, root: Path) -> bool:
 
 def _noted(path: str) -> bool:
     return path.startswith("/var/lib/dpkg/")
+
+
+# -- steps, applied and probed ---------------------------------------------------------------------
+
+
+class Trials:
+    """Steps tried one after the other from one tree on; ``tree`` is what the kept ones have left, and
+    ``weight`` what that weighs when it is written (None before the first)."""
+
+    def __init__(self, lab: Lab, tree: Tree, full: Tree, folder: Path) -> None:
+        """``full`` has all files that there are (:mod:`labkit.farm.rootfs.step_rules`), ``folder`` is scratch."""
+        self.lab = lab
+        self.tree = tree
+        self.full = full
+        self.folder = folder
+        self.config = image.unpacked(lab, "web").config
+        self.weight: Weight | None = None
+        self._count = 0
+
+    def begin(self, name: str) -> Tried:
+        """The tree as it is, under its name."""
+        step = Step(name=f"{name}, as it is", why="what the steps start from", rule="")
+        return self._tried(step, self.tree)
+
+    def each(self, steps: Sequence[Step]) -> Iterator[Tried]:
+        """Every step; one that takes nothing away is left out. What breaks something is undone, and so is
+        what is declared as going too far."""
+        for step in steps:
+            after = step_rules.apply(self.tree, step, self.full)
+            if after.items.keys() == self.tree.items.keys():
+                continue
+            done = self._tried(step, after)
+            yield done
+            if done.kept and not step.breaks:
+                self.tree = after
+
+    def traced(self) -> Step:
+        """The step that keeps what serving one page opens, of the tree as it is now."""
+        folder, unpacked = self._written(self.tree)
+        site = image.unpacked(self.lab, self.lab.sites[0].name)
+        with_site = unpacked.model_copy(update={"lower": (*site.lower[:-1], *unpacked.lower)})
+        with lock(self.lab.run_dir, "farm"):
+            served = usage.serve(self.lab, with_site, watch=True, page_only=True)
+        discard(self.lab, folder)
+        return TRACED.model_copy(update={"words": served.opened})
+
+    def _tried(self, step: Step, after: Tree) -> Tried:
+        log.info("without %s: %s", step.name, human_bytes(after.weight.size))
+        started = time.monotonic()
+        folder, unpacked = self._written(after)
+        asked = self._asked(folder, unpacked)
+        if not all(probe.holds for probe in asked):  # a busy machine is no reason
+            asked = self._asked(folder, unpacked)
+        broke = {probe.name: probe.seen for probe in asked if not probe.holds}
+        left = Weight.of(scan(folder))
+        discard(self.lab, folder)
+        before = self.weight or left
+        if not broke and not step.breaks:
+            self.weight = left
+        return Tried(
+            name=step.name,
+            why=step.why,
+            too_far=bool(step.breaks),
+            kept=not broke,
+            files=before.files - left.files,
+            size=before.size - left.size,
+            disk=before.disk - left.disk,
+            size_after=left.size,
+            disk_after=left.disk,
+            asked=len(asked),
+            broke=broke,
+            seconds=round(time.monotonic() - started, 2),
+        )
+
+    def _asked(self, folder: Path, unpacked: Unpacked) -> tuple[Probe, ...]:
+        return (*look(folder), *probes.probe(self.lab, unpacked))
+
+    def _written(self, tree: Tree) -> tuple[Path, Unpacked]:
+        """The tree in a folder of its own, as an image that containers can stand on."""
+        self._count += 1
+        folder = self.folder / f"{self._count:02}"
+        folder.mkdir()
+        writing.write(tree, folder, linked=True)
+        return folder, Unpacked(tag=folder.name, lower=(folder,), config=self.config)
+
+
+# -- questions that need no container ---------------------------------------------------------------
+
+
+def look(root: Path) -> tuple[Probe, ...]:
+    """Whether a root file system is still Debian's, file by file; nothing in it is started."""
+    return (
+        _probe("listed", "dpkg lists packages", _listed, root),
+        _probe("as-packaged", "no file differs from its package's", _changed, root),
+        _probe("owned", "every file belongs to a package, or to who built it", _owned, root),
+        _probe("linked", "every library that is asked for is there", _linked, root),
+    )
+
+
+def _probe(name: str, expected: str, ask: Callable[[Path], str], root: Path) -> Probe:
+    try:
+        return Probe(name=name, expected=expected, seen=ask(root) or expected)
+    except LabkitError as error:
+        return Probe(name=name, expected=expected, seen=error.reason)
+
+
+def _listed(root: Path) -> str:
+    names = packages.parse_selections(
+        run.run(["dpkg", f"--root={root}", "--get-selections"]).stdout
+    )
+    return "" if names else "dpkg lists no package"
+
+
+def _changed(root: Path) -> str:
+    lines = run.run(["dpkg", f"--root={root}", "--verify"], ok=(0, 1)).stdout.splitlines()
+    return _named([line.split()[-1] for line in lines if line[OTHER] == "5"])
+
+
+def _owned(root: Path) -> str:
+    contents = account.read(root.name, root)
+    files = (file.path for file in contents.files if file.form != "folder")
+    return _named([path for path in files if contents.owners[path].how == "nobody"])
+
+
+def _linked(root: Path) -> str:
+    files = [path for path in root.rglob("*") if path.is_file() and not path.is_symlink()]
+    needs = {path: elf.needed(path.read_bytes()) or () for path in files}
+    here = {PurePosixPath(path).name for path in root.rglob("*.so*")}
+    lost = sorted({name for names in needs.values() for name in names if name not in here})
+    return _named(lost)
+
+
+def _named(listed: list[str]) -> str:
+    return packages.naming(sorted(listed), 3) if listed else ""

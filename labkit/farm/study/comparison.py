@@ -1,25 +1,36 @@
-"""Root file systems side by side: what each weighs, on disk and as a layer, beside the Docker base
-image's; of what kinds of files that is; and the way down from the largest to the smallest."""
+"""Root file systems side by side: what each weighs, on disk and as a layer, beside the Docker base image's.
+
+Of what kinds of files they are, and the way down from the largest to the smallest, step by step.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
+
+from pydantic import ValidationError
 
 from labkit.checks import Check, equal
 from labkit.core import run
+from labkit.core.files import proven, write_proven
+from labkit.core.journal import Journal, lock
 from labkit.core.result import Outcome, Result, action
 from labkit.core.tables import Cell, Table
 from labkit.display import human_bytes
-from labkit.farm.rootfs import account, kinds, packages, variants
+from labkit.farm.images import store
+from labkit.farm.images.umoci import umoci
+from labkit.farm.rootfs import account, packages, variants
 from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs.account import Contents
-from labkit.farm.rootfs.actions import Rootfs
+from labkit.farm.rootfs.actions import Rootfs, key_of, program_version
+from labkit.farm.rootfs.cache_entries import PATIENCE, discard
+from labkit.farm.rootfs.files import KINDS
 from labkit.farm.rootfs.variants import Variant
-from labkit.farm.study import layer, waterfall
-from labkit.farm.study.layer import Compressed
-from labkit.farm.study.waterfall import Step
+from labkit.farm.study.sizes import Change, changes
 from labkit.model.lab import Lab
 from labkit.records import Record
 
@@ -33,6 +44,19 @@ YARDSTICK = "docker"
 LADDER = (
     "debootstrap", "minbase", "essential", "web", "web-slim", "smallest-openssh", "smallest",
 )  # fmt: skip
+
+
+#: A kind of file has a step of its own from this share of the first root file system on, a single
+#: package from the second; what is less is summed up.
+KIND, PACKAGE = 1 / 150, 1 / 40
+#: So many packages together are called by their names.
+FEW = 2
+#: What the first step takes away.
+DOWNLOADS = "downloads and indices"
+#: The file beside a root file system that keeps what was measured.
+FILE = "layer.json"
+#: What packs it.
+PROGRAMS = ("umoci", "tar", "zstd")
 
 
 class Limit(NamedTuple):
@@ -49,6 +73,25 @@ LIMITS: Mapping[str, Limit] = {
 }
 
 
+class Compressed(Record):
+    """The bytes of one layer with all of a root file system: gzip as umoci packs it, zstd as tar(1) and
+    zstd(1) do at its own level; ``key`` changes with those programs."""
+
+    key: str
+    gzip: int
+    zstd: int
+
+
+class WaterfallBar(Record):
+    """One step: by how many bytes, and what is left ``after`` it; a ``whole`` one is a root file
+    system as it stands, and its ``size`` is all of it."""
+
+    name: str
+    whole: bool
+    size: int
+    after: int
+
+
 class Measured(Record):
     """One root file system: its build, what it takes on its disk (bytes), and as a compressed layer
     if that was asked."""
@@ -63,7 +106,7 @@ class Comparison(Record):
 
     suite: str
     variants: tuple[Measured, ...]
-    steps: tuple[Step, ...] = ()
+    steps: tuple[WaterfallBar, ...] = ()
 
     def of(self, name: str) -> Rootfs | None:
         """The one of that variant, if it was compared."""
@@ -108,7 +151,7 @@ def compare(
             *(_still(item, contents[item.variant]) for item in found),
             *(check for result in results for check in result.checks),
         ),
-        tables=(variant_table(value), kind_table(contents), waterfall.table(value.steps)),
+        tables=(variant_table(value), kind_table(contents), waterfall_table(value.steps)),
     )
 
 
@@ -117,7 +160,7 @@ def _weighed(
 ) -> tuple[Result[Rootfs], Compressed | None]:
     """A variant built, and its layer weighed: the next one is built meanwhile."""
     built = rootfs.build(lab, name, registry=registry)
-    return built, layer.compressed(lab, built.value) if layers else None
+    return built, compressed(lab, built.value) if layers else None
 
 
 def workers() -> int:
@@ -138,11 +181,11 @@ def _depth(variant: Variant) -> int:
     return 1 + _depth(variants.named(variant.after)) if variant.after else 0
 
 
-def steps(found: Sequence[Rootfs], contents: Mapping[str, Contents]) -> tuple[Step, ...]:
+def steps(found: Sequence[Rootfs], contents: Mapping[str, Contents]) -> tuple[WaterfallBar, ...]:
     """The way down, over those of the ladder that were compared."""
     left = {item.variant: item.cleaned for item in found}
     chain = [contents[name] for name in LADDER if name in contents]
-    return waterfall.steps(chain, left=left[chain[0].name]) if chain else ()
+    return way_down(chain, left=left[chain[0].name]) if chain else ()
 
 
 def variant_table(value: Comparison) -> Table:
@@ -181,7 +224,7 @@ def kind_table(contents: Mapping[str, Contents]) -> Table:
     sums = {item.name: item.by_kind() for item in order}
     rows: list[dict[str, Cell]] = [
         {"kind": kind, **{name: by[kind].size if kind in by else 0 for name, by in sums.items()}}
-        for kind in kinds.KINDS
+        for kind in KINDS
         if any(kind in by for by in sums.values())
     ]
     rows.sort(key=lambda row: -max(int(row[item.name] or 0) for item in order))
@@ -246,3 +289,129 @@ def _summary(value: Comparison) -> str:
     ordered = sorted((item.rootfs for item in value.variants), key=lambda item: item.bytes)
     weights = [f"{item.variant} {human_bytes(item.bytes)}" for item in ordered]
     return f"Root file systems of {value.suite}: {packages.naming(weights, len(weights))}."
+
+
+# -- the way down -----------------------------------------------------------------------------------
+
+
+def way_down(chain: Sequence[Contents], *, left: int = 0) -> tuple[WaterfallBar, ...]:
+    """From the first to the last of ``chain``; the steps between two of them add up exactly.
+
+    ``left`` are the bytes of downloads that the first one's tool had left in it.
+    """
+    first = chain[0].weight.size
+    found: list[WaterfallBar] = []
+    if left:
+        name = f"{chain[0].name}, as built"
+        found += [
+            WaterfallBar(name=name, whole=True, size=first + left, after=first + left),
+            WaterfallBar(name=DOWNLOADS, whole=False, size=-left, after=first),
+        ]
+    found.append(_whole(chain[0]))
+    for before, after in pairwise(chain):
+        level = before.weight.size
+        for name, size in _parts(changes(before, after), first + left):
+            level += size
+            found.append(WaterfallBar(name=name, whole=False, size=size, after=level))
+        found.append(_whole(after))
+    return tuple(found)
+
+
+def waterfall_table(found: Sequence[WaterfallBar]) -> Table:
+    """One row a step, from the top down."""
+    rows: list[dict[str, Cell]] = [
+        {
+            "step": step.name,
+            "a root file system": step.whole,
+            "more or less": 0 if step.whole else step.size,
+            "size": step.after,
+        }
+        for step in found
+    ]
+    title = "The way down: what each step takes away, computed from the files of its two neighbours"
+    return Table.of("waterfall", title, rows, units={"more or less": "bytes", "size": "bytes"})
+
+
+def _whole(contents: Contents) -> WaterfallBar:
+    size = contents.weight.size
+    return WaterfallBar(name=contents.name, whole=True, size=size, after=size)
+
+
+def _parts(found: Sequence[Change], scale: int) -> Iterator[tuple[str, int]]:
+    """(name, bytes) of the steps between two: packages added, packages removed, kinds, the rest."""
+    for cause in ("package added", "package removed"):
+        yield from _packages([change for change in found if change.cause == cause], scale)
+    others = [c for c in found if c.cause not in ("package added", "package removed")]
+    kinds = [c for c in others if abs(c.size) >= scale * KIND]
+    for change in kinds:
+        yield f"{change.what} {change.cause}", change.size
+    if rest := sum(c.size for c in others) - sum(c.size for c in kinds):
+        yield "all else", rest
+
+
+def _packages(found: Sequence[Change], scale: int) -> Iterator[tuple[str, int]]:
+    """(name, bytes) of the packages that weigh enough, and of the others together."""
+    named = [change for change in found if abs(change.size) >= scale * PACKAGE]
+    for change in named:
+        yield f"package {change.what}", change.size
+    rest = found[len(named) :]  # the weightiest come first
+    if rest:
+        few = f"package{'s'[: len(rest) > 1]} {', '.join(change.what for change in rest)}"
+        many = f"{len(rest)} {'other ' if named else ''}packages"
+        yield few if len(rest) <= FEW else many, sum(change.size for change in rest)
+
+
+# -- a layer's weight -------------------------------------------------------------------------------
+
+
+def compressed(lab: Lab, rootfs: Rootfs) -> Compressed:
+    """The weights of a root file system in the cache, measured once and kept beside it."""
+    versions = [f"{name} {program_version(name)}" for name in PROGRAMS]
+    key = key_of("layer", rootfs.key, *versions)
+    kept = rootfs.path.parent / FILE
+    with lock(lab.cache_dir / "locks", key, wait=PATIENCE):
+        found = _kept_layer(kept, key)
+        if found is None:
+            found = _measure_layer(lab, rootfs.path, key)
+            write_proven(kept, found.model_dump_json(indent=1))
+    return found
+
+
+def _kept_layer(path: Path, key: str) -> Compressed | None:
+    try:
+        found = Compressed.model_validate_json(proven(path) or "")
+    except ValidationError:
+        return None
+    return found if found.key == key else None
+
+
+def _measure_layer(lab: Lab, root: Path, key: str) -> Compressed:
+    run.require(*PROGRAMS)
+    with scratch(lab, lab.cache_dir / "rootfs" / f".{key}.part") as work:
+        layout, packed = work / "layout", work / "layer.tar.zst"
+        umoci("init", "--layout", layout)
+        umoci("new", "--image", f"{layout}:whole")
+        umoci("insert", "--image", f"{layout}:whole", root, "/")
+        words = ("--create", "--zstd", "--sort=name", "--numeric-owner")
+        run.run(["tar", *words, f"--file={packed}", f"--directory={root}", "."], timeout=600)
+        return Compressed(key=key, gzip=_layer_size(layout), zstd=packed.stat().st_size)
+
+
+def _layer_size(layout: Path) -> int:
+    """The bytes of a layout's only layer."""
+    (digest,) = store.tag(layout, "whole").layers
+    return store.blobs(layout)[digest]
+
+
+@contextmanager
+def scratch(lab: Lab, folder: Path) -> Iterator[Path]:
+    """An empty folder that is gone after the block; a killed one's is found by the journal."""
+    discard(lab, folder)
+    journal = Journal.of(lab)
+    journal.intend("folder", path=str(folder))
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+    finally:
+        discard(lab, folder)
+        journal.forget("folder", path=str(folder))

@@ -3,25 +3,52 @@ there; and what makes the difference between any two."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from labkit.checks import Check, equal
 from labkit.core import run
 from labkit.core.result import Outcome, action
+from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
 from labkit.farm.images import actions as image
 from labkit.farm.images import siteimages
-from labkit.farm.rootfs import account, servers, variants
+from labkit.farm.rootfs import account, variants
 from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs.account import Contents, Weight
-from labkit.farm.rootfs.reasons import Asked, asked
-from labkit.farm.study import difference as causes
-from labkit.farm.study.difference import Change, Version
+from labkit.farm.rootfs.account import Asked, Contents, Weight, asked
+from labkit.farm.rootfs.files import File
 from labkit.model.lab import Lab, unknown
 from labkit.records import Record
 
 #: How a tag of the lab's image is named where a variant may have the same name: ``image:web``.
 IMAGE = "image:"
+
+
+Cause = Literal[
+    "package removed", "package added", "package changed", "left out", "added", "changed"
+]
+
+
+class Change(Record):
+    """A cause and what it concerns, a package or a kind of file; ``files`` counts those that differ,
+    ``size`` and ``disk`` are bytes more (or less, then negative) in the second root file system."""
+
+    cause: Cause
+    what: str
+    files: int
+    size: int
+    disk: int
+
+
+class Version(Record):
+    """A package in two root file systems: version ('' where it is not) and weight in each (bytes)."""
+
+    name: str
+    before: str
+    after: str
+    size_before: int
+    size_after: int
 
 
 class Explained(Record):
@@ -91,7 +118,7 @@ def explain(lab: Lab, name: str = "debootstrap") -> Outcome[Explained]:
 def difference(lab: Lab, before: str, after: str) -> Outcome[Difference]:
     """Every byte by which two root file systems differ has a cause; names as for :func:`explain`."""
     one, other = named(lab, before), named(lab, after)
-    found, packages = causes.changes(one, other), causes.versions(one, other)
+    found, packages = changes(one, other), versions(one, other)
     value = Difference(
         before=one.name,
         after=other.name,
@@ -113,8 +140,8 @@ def difference(lab: Lab, before: str, after: str) -> Outcome[Difference]:
             ),
         ),
         tables=(
-            causes.cause_table(one, other, found),
-            causes.version_table(one, other, packages),
+            cause_table(one, other, found),
+            version_table(one, other, packages),
         ),
     )
 
@@ -130,7 +157,7 @@ def find(lab: Lab, name: str) -> Place:
     if tag not in tags:
         raise unknown(name, {*variants.VARIANTS, *tags}, "a root file system or a tag of the image")
     base = asked(variants.of_lab(lab), lab.rootfs.packages)
-    more = servers.PACKAGES if tag != "base" else ()
+    more = variants.PACKAGES if tag != "base" else ()
     given = base.model_copy(update={"packages": (*more, *base.packages)})
     return Place(name=name, roots=image.unpacked(lab, tag).lower, asked=given)
 
@@ -182,3 +209,116 @@ def named(lab: Lab, name: str) -> Contents:
     """The contents of the root file system of that name; see :func:`find`."""
     place = find(lab, name)
     return account.read(place.name, *place.roots)
+
+
+# -- what makes the difference -----------------------------------------------------------------------
+
+
+def changes(before: Contents, after: Contents) -> tuple[Change, ...]:
+    """The causes of the difference, the weightiest first; their sizes add up to it exactly."""
+    sums: dict[tuple[Cause, str], list[int]] = {}
+    old = {file.path: file for file in before.files}
+    new = {file.path: file for file in after.files}
+    versions = _versions(before), _versions(after)
+    for path in old.keys() | new.keys():
+        one, other = old.get(path), new.get(path)
+        size, disk = _more(one, other)
+        if one and other and not (size or disk):
+            continue
+        have = before if one else after
+        package, kind = have.owners[path].package, have.kinds[path]
+        cause = _cause(one, other, package, versions)
+        total = sums.setdefault(
+            (cause, package if cause.startswith("package") else kind), [0, 0, 0]
+        )
+        for place, count in enumerate((1, size, disk)):
+            total[place] += count
+    found = (
+        Change(cause=cause, what=what, files=files, size=size, disk=disk)
+        for (cause, what), (files, size, disk) in sums.items()
+    )
+    return tuple(sorted(found, key=lambda item: (-abs(item.size), item.cause, item.what)))
+
+
+def versions(before: Contents, after: Contents) -> tuple[Version, ...]:
+    """The packages that only one of them has, or that each has in another version; by name."""
+    old, new = _versions(before), _versions(after)
+    weights = before.by_package(), after.by_package()
+    return tuple(
+        Version(
+            name=name,
+            before=old.get(name, ""),
+            after=new.get(name, ""),
+            size_before=weights[0][name].size if name in weights[0] else 0,
+            size_after=weights[1][name].size if name in weights[1] else 0,
+        )
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    )
+
+
+def cause_table(before: Contents, after: Contents, found: Sequence[Change]) -> Table:
+    """One row a cause; the first and the last row are the two sizes, and the rows between add up."""
+    rows = [_row(f"{before.name}, whole", "", before.weight)]
+    for change in found:
+        sums = Weight(files=change.files, size=change.size, disk=change.disk)
+        rows.append(_row(change.cause, change.what, sums))
+    rows.append(_row(f"{after.name}, whole", "", after.weight))
+    title = f"From {before.name} to {after.name}: what makes the difference"
+    return Table.of("causes", title, rows, units={"size": "bytes", "on disk": "bytes"})
+
+
+def version_table(before: Contents, after: Contents, found: Sequence[Version]) -> Table:
+    """One row a package that is not the same in both, the heaviest first."""
+    rows: list[dict[str, Cell]] = [
+        {
+            "package": item.name,
+            before.name: item.before or "–",
+            after.name: item.after or "–",
+            "size before": item.size_before,
+            "size after": item.size_after,
+        }
+        for item in sorted(found, key=lambda item: -max(item.size_before, item.size_after))
+    ]
+    title = f"Packages of {before.name} and {after.name} that are not the same"
+    units = {"size before": "bytes", "size after": "bytes"}
+    return Table.of("versions", title, rows, units=units)
+
+
+def _cause(
+    one: File | None,
+    other: File | None,
+    package: str,
+    versions: tuple[Mapping[str, str], Mapping[str, str]],
+) -> Cause:
+    old, new = versions
+    if one and not other and package in old and package not in new:
+        return "package removed"
+    if other and not one and package in new and package not in old:
+        return "package added"
+    if package in old and package in new and old[package] != new[package]:
+        return "package changed"
+    if one and other:
+        return "changed"
+    return "left out" if one else "added"
+
+
+def _more(one: File | None, other: File | None) -> tuple[int, int]:
+    """How much more the second weighs than the first: size and disk."""
+    nothing = File("", "file", 0, 0)
+    before, after = one or nothing, other or nothing
+    return after.size - before.size, after.disk - before.disk
+
+
+def _versions(contents: Contents) -> dict[str, str]:
+    return {package.name: package.version for package in contents.packages}
+
+
+def _row(cause: str, what: str, weight: Weight) -> dict[str, Cell]:
+    return {
+        "cause": cause,
+        "what": what,
+        "files": weight.files,
+        "size": weight.size,
+        "on disk": weight.disk,
+    }

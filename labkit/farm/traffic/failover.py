@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from labkit import cancellation
 from labkit.core.result import Outcome, action
 from labkit.errors import LabkitError
-from labkit.farm.containers import container, logs
+from labkit.farm.containers import container, written
 from labkit.farm.reconcile import up
 from labkit.farm.services import fetch, proxy, workers
 from labkit.farm.traffic import counts, measure, outage
@@ -105,7 +105,7 @@ def logged(lab: Lab, load: Load) -> tuple[list[Sent], int]:
     _until(lambda: answered <= second().keys(), measure.PATIENCE)
     again, methods, unread = second(), dict[int, tuple[str, ...]](), 0
     for replica in lab.replicas_of(load.target.label):
-        own, bad = sites.parse_log(logs.lines(container.access_log(lab, replica), load.trace))
+        own, bad = sites.parse_log(written.lines(container.access_log(lab, replica), load.trace))
         unread += bad.total()
         for line in own:
             method = line.request.partition(" ")[0]

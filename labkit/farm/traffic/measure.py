@@ -16,7 +16,7 @@ from labkit.checks import Check, equal
 from labkit.core import accesslog
 from labkit.display import curl
 from labkit.errors import ConfigError
-from labkit.farm.containers import container, logs, quota
+from labkit.farm.containers import container, written
 from labkit.farm.reconcile import rolling
 from labkit.farm.services import fetch, proxy, resolver, workers
 from labkit.farm.traffic import counts
@@ -64,7 +64,7 @@ def measure(
     if not _is_replica(lab, label):
         even(lab)
     for replica in replicas_of(lab, label):
-        logs.make_room(lab, replica.name)
+        written.empty_large_logs(lab, replica.name)
     load = Load(lab, there, secrets.token_hex(6), concurrency=threads, requests=total)
     sent = load.run()
     value = _measurement(lab, load, sent)
@@ -200,10 +200,10 @@ def proxy_log(lab: Lab, value: Measurement) -> Log:
 def replica_log(lab: Lab, value: Measurement) -> Log:
     """What the replicas' own logs have of it."""
     replicas = replicas_of(lab, value.target)
-    full = tuple(item.name for item in replicas if quota.full(lab, item.name))
+    full = tuple(item.name for item in replicas if written.is_full(lab, item.name))
     found = Log({}, Counter(), full)
     for item in replicas:
-        own, bad = sites.parse_log(logs.lines(container.access_log(lab, item), value.trace))
+        own, bad = sites.parse_log(written.lines(container.access_log(lab, item), value.trace))
         served = counts.by_log(((line.trace, item.name) for line in own), value.trace)
         found = Log({**found.served, **served}, found.bad + bad, full)
     return found

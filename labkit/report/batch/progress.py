@@ -22,7 +22,7 @@ from labkit.model.lab import Lab
 from labkit.report.batch.schedule import left
 from labkit.report.stages import record as records
 from labkit.report.stages.assignment import StagePlan
-from labkit.wiki.server import actions as server
+from labkit.wiki import server
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -36,7 +36,7 @@ from labkit.report.stages import record as records
 from labkit.report.stages.assignment import STAGES, StagePlan
 from labkit.report.stages.build_cache import BuildCache, Remembered
 from labkit.report.stages.record import Inputs, StageRecord
-from labkit.wiki.server import actions as server
+from labkit.wiki import server
 
 #: The notebooks in an installed package; a clone has them beside it.
 BROUGHT = Path(labkit.__file__).parent / "notebooks"

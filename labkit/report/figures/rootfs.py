@@ -40,7 +40,7 @@ LETTER = 0.0115
 def waterfall(lab: Lab, result: Result[Any], *, name: str = "waterfall") -> Figure:
     """The way down from the largest root file system, step by step, with Docker's as lines.
 
-    ``result`` is :func:`labkit.farm.study.comparison.compare`'s; the steps are of its table ``waterfall``.
+    ``result`` is :func:`labkit.farm.study.compare`'s; the steps are of its table ``waterfall``.
     """
     rows = table_rows(result, "waterfall")
     highest = max(float(row["size"] or 0) for row in rows) / MB
@@ -77,7 +77,7 @@ def waterfall(lab: Lab, result: Result[Any], *, name: str = "waterfall") -> Figu
 def variant_sizes(lab: Lab, result: Result[Any], *, name: str = "variants") -> Figure:
     """The variants side by side: the kinds of their files, and each as a compressed layer if it was packed.
 
-    ``result`` is :func:`labkit.farm.study.comparison.compare`'s, with tables ``variants`` and ``kinds``.
+    ``result`` is :func:`labkit.farm.study.compare`'s, with tables ``variants`` and ``kinds``.
     """
     rows = table_rows(result, "variants")
     kinds = table_rows(result, "kinds")

@@ -25,7 +25,7 @@ NAMED = 3
 def shrinking(lab: Lab, result: Result[Any]) -> Figure:
     """What is left on the disk after each step, and the steps that were undone.
 
-    ``result`` is :func:`labkit.farm.study.ablation.shrink`'s, with tables ``steps`` and ``undone``.
+    ``result`` is :func:`labkit.farm.study.shrink`'s, with tables ``steps`` and ``undone``.
     """
     steps, undone = table_rows(result, "steps"), table_rows(result, "undone")
     rows = [*steps, *undone]

@@ -23,7 +23,7 @@ HEADING, HEADED, GAP = 13.0, 9.0, 1.5
 LARGEST, COMFORTABLE, SMALLEST = 10.0, 7.5, 6.5
 #: How wide a letter is as a share of its size (DejaVu Sans, on average; bold), and how high a line.
 LETTER, BOLD, SPACING = 0.6, 0.67, 1.2
-#: The uses' colours, by :data:`labkit.farm.study.unneeded.MEANING`'s order.
+#: The uses' colours, by :data:`labkit.farm.study.usage.MEANING`'s order.
 USES = ("#f0b183", "#f6f0a0", "#3a87c2")
 
 
@@ -54,7 +54,7 @@ NONE = Label("", 0.0)
 def package_map(lab: Lab, result: Result[Any]) -> Figure:
     """What a root file system consists of: kinds of files, and whose they are.
 
-    ``result`` is :func:`labkit.farm.study.sizes.explain`'s; the areas are apparent sizes.
+    ``result`` is :func:`labkit.farm.study.explain`'s; the areas are apparent sizes.
     """
     tiles: dict[str, dict[str, float]] = {}
     for row in table_rows(result, "parts"):
@@ -81,7 +81,7 @@ def package_map(lab: Lab, result: Result[Any]) -> Figure:
 def use_map(lab: Lab, result: Result[Any]) -> Figure:
     """The packages of a root file system by what a running replica does with them.
 
-    ``result`` is :func:`labkit.farm.rootfs.actions.unneeded`'s; the areas are apparent sizes.
+    ``result`` is :func:`labkit.farm.study.unneeded`'s; the areas are apparent sizes.
     """
     tiles: dict[str, dict[str, float]] = {}
     for row in table_rows(result, "unneeded"):

@@ -22,7 +22,7 @@ from labkit.report.stages.stage import (
     row_answers,
     task_table,
 )
-from labkit.wiki.client.features import Features
+from labkit.wiki.client.protocol import Features
 from labkit.wiki.merge import fences
 from labkit.wiki.merge.fences import Block
 from labkit.wiki.remarks import listing, threads
@@ -179,7 +179,7 @@ def _status(stage: StagePlan, record: StageRecord) -> str:
 
 
 def _run(record: StageRecord) -> str:
-    """The run, as :func:`labkit.wiki.remarks.visible.run_of` reads it at the end of small print."""
+    """The run, as :func:`labkit.wiki.remarks.threads.run_of` reads it at the end of small print."""
     return f"run {wikitext.literal(record.run, begins=False)}"
 
 

@@ -8,7 +8,7 @@ from labkit.display import quoted
 from labkit.farm.services import browser
 from labkit.farm.services.browsing import Page, Visits
 from labkit.model.lab import Lab
-from labkit.wiki.server import actions as server
+from labkit.wiki import server
 
 #: The link that MediaWiki's skins show to who is not logged in.
 MARKS = {"login": "[id^=pt-login] a"}

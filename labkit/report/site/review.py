@@ -25,7 +25,7 @@ from labkit.report.stages import record as records
 from labkit.report.stages.assignment import ICONS, ROWS
 from labkit.report.stages.signing import New
 from labkit.report.stages.stage import judged_rows, row_answers, task_states
-from labkit.wiki.merge import altered
+from labkit.wiki.merge import page_merge
 from labkit.wiki.remarks import listing as listings
 from labkit.wiki.render import wikitext
 
@@ -181,7 +181,7 @@ def _templates() -> Environment:
         "breakable": markup.breakable,
     }
     templates.globals |= {
-        "altered_of": altered.table,
+        "altered_of": page_merge.altered_table,
         "vanished_of": listings.vanished,
         "version": __version__,
         "head_of": _head_of,

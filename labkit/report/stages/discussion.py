@@ -19,7 +19,6 @@ from labkit.report.stages import record as records
 from labkit.report.stages.record import StageRecord
 from labkit.wiki.client import session
 from labkit.wiki.remarks import listing
-from labkit.wiki.remarks import reading as wiki
 from labkit.wiki.remarks.listing import Addressed, Remarks
 from labkit.wiki.remarks.threads import State
 
@@ -51,9 +50,8 @@ def remarks(lab: Lab, *, only: State | None = None) -> Outcome[Remarks]:
     All of them are kept as ``results/remarks.json`` in the lab's outputs, where the review site finds
     them. Raises :class:`WikiError` when the wiki does not answer.
     """
-    site = session.open(lab)
-    with closing(site.connection):
-        collected = wiki.collect(site, lab.wiki.page, wiki.folder(lab))
+    with closing(session.open(lab)) as wiki:
+        collected = listing.collect(wiki, lab.wiki.page, listing.folder(lab))
     latest = records.latest(lab)
     found = keep(lab, collected, latest)
     shown = found.model_copy(update={"remarks": found.of(only)}) if only else found

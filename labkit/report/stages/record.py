@@ -41,7 +41,7 @@ class Entry(Record):
 class Inputs(Record):
     """What a run was made of, besides the lab's description: hashes of its notebook, of the assignment's file,
     of labkit's sources, and of the records of the stages before; and the notebook's own parameters. None is
-    what its run did not know. :mod:`labkit.report.stages.inputs` makes and compares them.
+    what its run did not know. :mod:`labkit.report.stages.build_cache` makes and compares them.
     """
 
     notebook: str | None = None

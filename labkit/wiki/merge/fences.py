@@ -196,6 +196,20 @@ def parse(text: str, page: str) -> Document:
     )
 
 
+def whole(text: str) -> Document | None:
+    """The page's parts, None where its fences are damaged."""
+    try:
+        return parse(text, "")
+    except WikiError:
+        return None
+
+
+def blocks(text: str) -> tuple[Fenced, ...]:
+    """The blocks of a page; none where its fences are damaged."""
+    found = whole(text)
+    return found.blocks if found else ()
+
+
 def line_of(text: str, place: int) -> int:
     """The number of the line that holds a character, from 1."""
     return text.count("\n", 0, place) + 1

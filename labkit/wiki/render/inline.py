@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from labkit.wiki.client.api import Upload
+from labkit.wiki.client.protocol import Upload
 from labkit.wiki.render import formulas, images, wikitext
 from labkit.wiki.render.images import Picture
 from labkit.wiki.render.places import Place, is_outside, page_name, url

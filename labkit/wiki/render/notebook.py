@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from labkit.records import Record
-from labkit.wiki.client.api import Upload as Upload  # noqa: PLC0414 - offered here, too
+from labkit.wiki.client.protocol import Upload as Upload  # noqa: PLC0414 - offered here, too
 from labkit.wiki.render import images, markdown, outputs, writing
 from labkit.wiki.render.images import Picture
 from labkit.wiki.render.outputs import text

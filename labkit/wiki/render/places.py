@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from labkit.wiki.client.features import Features
+from labkit.wiki.client.protocol import Features
 
 #: Link targets that are kept as links; every other one leaves its text alone.
 SCHEMES = ("http", "https", "mailto")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from labkit.wiki.client.api import Upload
+from labkit.wiki.client.protocol import Upload
 from labkit.wiki.render import wikitext
 
 

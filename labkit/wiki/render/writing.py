@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from labkit.core.result import Figure
-from labkit.wiki.client.api import Upload
+from labkit.wiki.client.protocol import Upload
 from labkit.wiki.render import formulas, gridtext, images, wikitext
 from labkit.wiki.render.inline import Lines
 from labkit.wiki.render.places import Place
