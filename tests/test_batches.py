@@ -47,8 +47,8 @@ MADE = [
     ("up", "labkit.core.journal:Journal._append", 3, "after"),
     ("up", "labkit.kernel.calls:unshare", 4, "after"),
     ("up", "labkit.kernel.netns:_create", 2, "before"),
-    ("up", "labkit.kernel.netlink:Netlink.try_all", 6, "after"),
-    ("up", "labkit.kernel.requests:default_route", 2, "before"),
+    ("up", "labkit.kernel.links:Netlink.try_all", 6, "after"),
+    ("up", "labkit.farm.network.links:_replica_end", 2, "before"),
     ("up", "labkit.farm.containers.overlay:put", 1, "before"),
     ("up", "labkit.farm.containers.overlay:_lay", 2, "before"),
     ("up", "labkit.farm.containers.overlay:mount_all", 1, "after"),
@@ -127,7 +127,7 @@ def test_what_a_killed_labkit_made_is_gone_on_with(make_lab: Callable[..., Lab])
     """Half of the links are there, and half of the roots: the rest is made, and all answer."""
     lab = make_lab(sites=["red"])
     for where, number in (
-        ("labkit.kernel.netlink:Netlink.try_all", 6),
+        ("labkit.kernel.links:Netlink.try_all", 6),
         ("labkit.farm.containers.overlay:_lay", 1),
     ):
         killed(lab, "up", where, number, "after")

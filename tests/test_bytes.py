@@ -15,12 +15,13 @@ from labkit import Lab
 from labkit.checks import failed
 from labkit.core import cache
 from labkit.core.files import proven, write_proven
+from labkit.farm import rootfs
 from labkit.farm.containers import overlay, runc
 from labkit.farm.images import actions as images
-from labkit.farm.images import siteimages, store
+from labkit.farm.images import builder, store
 from labkit.farm.reconcile import kept, up, upkeep
-from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs.repository import AbsentError, Deb, Depot
+from labkit.farm.rootfs.apt import AbsentError
+from labkit.farm.rootfs.repository import Deb, Depot
 from labkit.model.sites import PAGE
 from labkit.report import status
 from labkit.wiki.server import installation
@@ -231,14 +232,14 @@ def _program(lab: Lab) -> Path:
 
 
 def _blob(lab: Lab, role: str) -> Path:
-    tag = store.tag(siteimages.place(lab) / "layout", "red")
+    tag = store.tag(builder.place(lab) / "layout", "red")
     digests = {
         "manifest": tag.manifest,
         "configuration": tag.config,
         "base": tag.layers[0],
         "site": tag.layers[-1],
     }
-    return store.blob(siteimages.place(lab) / "layout", digests[role])  # fmt: skip
+    return store.blob(builder.place(lab) / "layout", digests[role])  # fmt: skip
 
 
 #: Where a bit flips; what the lab serves with afterwards is as before.
@@ -250,8 +251,8 @@ PLACES: dict[str, Find] = {
     "the blob of a site's layer": lambda lab: _blob(lab, "site"),
     "the blob of a manifest": lambda lab: _blob(lab, "manifest"),
     "the blob of a configuration": lambda lab: _blob(lab, "configuration"),
-    "the index of the layout": lambda lab: siteimages.place(lab) / "layout/index.json",
-    "the record of the images": lambda lab: siteimages.place(lab) / "image.json",
+    "the index of the layout": lambda lab: builder.place(lab) / "layout/index.json",
+    "the record of the images": lambda lab: builder.place(lab) / "image.json",
     "the runtime configuration": lambda lab: images.unpacked(lab, "red").config,
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.farm.containers import configuration, overlay, replica_files, runc
+from labkit.farm.containers import config_changes, overlay, replica_files, runc
 from labkit.farm.containers.bundle import Json, Spec, text
 from labkit.farm.containers.runc import Process, State
 from labkit.farm.images import actions as image
@@ -33,7 +33,7 @@ def ran() -> Iterator[Lab]:
     """A lab whose first replica's container runs, and nothing else; every test leaves it so."""
     with open_place() as folder, lab_maker(folder, folder / "outputs") as make:
         lab = make(sites=["red"])
-        assert configuration.changes(lab).changed
+        assert config_changes.configuration(lab).changed
         yield lab
 
 
@@ -71,7 +71,7 @@ def test_a_process_that_is_not_as_configured_is_told(
     config: dict[str, object], process: Process, listed: State, path: str, fails: list[str]
 ) -> None:
     """By the check of the thing that differs, and by no other."""
-    found = configuration.checks(LAB, listed, config, process, path=path)
+    found = config_changes.checks(LAB, listed, config, process, path=path)
     assert [check.name for check in failed(found)] == [f"container.{name}" for name in fails]
 
 
@@ -88,7 +88,7 @@ def test_a_process_that_is_not_as_configured_is_told(
 )
 def test_a_diff_s_lines_keep_their_indentation(line: str, wanted: str) -> None:
     """In a table's cell, which drops plain spaces; those within a line are left."""
-    assert configuration.indented(line) == wanted
+    assert config_changes.indented(line) == wanted
 
 
 def a_source(**changes: object) -> Origin:
@@ -162,7 +162,7 @@ def altered(path: Path, change: Callable[[bytes], bytes]) -> Iterator[None]:
 
 def failing(lab: Lab) -> set[str]:
     """The checks that fail now."""
-    return {check.name for check in failed(configuration.changes(lab).checks)}
+    return {check.name for check in failed(config_changes.configuration(lab).checks)}
 
 
 def source_faults(lab: Lab, unpacked: Unpacked) -> dict[str, str]:
@@ -176,7 +176,7 @@ def source_faults(lab: Lab, unpacked: Unpacked) -> dict[str, str]:
 @pytest.mark.root
 def test_every_change_is_told_with_its_reason(ran: Lab) -> None:
     """Between umoci's file and the bundle that runC runs; also as a diff; by the farm's own container."""
-    found = configuration.changes(ran)
+    found = config_changes.configuration(ran)
     assert found.holds
     by_key = {change.key: change for change in found.value.changes}
     assert (by_key["process.terminal"].before, by_key["process.terminal"].after) == (
@@ -192,8 +192,8 @@ def test_every_change_is_told_with_its_reason(ran: Lab) -> None:
 @pytest.mark.root
 def test_second_run_changes_nothing(ran: Lab) -> None:
     """The same process, and a journal that has not grown."""
-    first, journal = configuration.changes(ran), ran.journal_file.read_bytes()
-    second = configuration.changes(ran)
+    first, journal = config_changes.configuration(ran), ran.journal_file.read_bytes()
+    second = config_changes.configuration(ran)
     assert second.changed is False
     assert second.value == first.value
     assert ran.journal_file.read_bytes() == journal
@@ -265,7 +265,7 @@ def test_a_change_without_a_reason_is_told(ran: Lab, monkeypatch: pytest.MonkeyP
 
     with monkeypatch.context() as patch:
         patch.setattr(overlay, "configuration", silent)
-        found = {check.name: check for check in configuration.changes(ran).checks}
+        found = {check.name: check for check in config_changes.configuration(ran).checks}
     assert found["container.changes"].seen == "none for domainname"
     assert not found["container.changes"].holds
     assert failing(ran) == set()
@@ -274,8 +274,8 @@ def test_a_change_without_a_reason_is_told(ran: Lab, monkeypatch: pytest.MonkeyP
 @pytest.mark.root
 def test_the_farm_goes_on_with_the_container(ran: Lab) -> None:
     """Its process is the same when all replicas are up, and again when it is looked at later."""
-    pid = configuration.changes(ran).value.process.pid
+    pid = config_changes.configuration(ran).value.process.pid
     result = up.replicas(ran)
     assert result.holds
     assert result.value.pids["red-1"] == pid
-    assert configuration.changes(ran).changed is False
+    assert config_changes.configuration(ran).changed is False

@@ -12,7 +12,7 @@ from labkit import Lab, Result
 from labkit.core.result import picture
 from labkit.farm.network.topology import Port, Topology
 from labkit.report.figures import topology
-from labkit.report.figures.topology import BOX, arrange, short
+from labkit.report.figures.diagrams import BOX, arrange_links, short
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_port_that_is_no_containers_is_told(lab: Lab) -> None:
     """The host's own interface in the bridge is drawn last and named, and is not counted as a link."""
     seen = wired(lab)
     wrong = seen.model_copy(update={"ports": ("eth0", *seen.ports[1:])})
-    assert arrange(lab, wrong)[-1].link.link == "eth0"
+    assert arrange_links(lab, wrong)[-1].link.link == "eth0"
     assert "No container's: eth0." in topology(lab, connected(wrong)).alt
 
 
@@ -97,7 +97,7 @@ def test_no_row_lies_on_another(tmp_path: Path, shape: tuple[int, int]) -> None:
     """Boxes of neighbours keep apart, and sites keep further apart than the containers of one."""
     sites = [{"name": f"site{n}"} for n in range(1, shape[0] + 1)]
     lab = Lab.of({"outputs": str(tmp_path), "sites": sites, "replicas": shape[1]})
-    rows = arrange(lab, wired(lab))
+    rows = arrange_links(lab, wired(lab))
     within: set[float] = set()
     across: set[float] = set()
     for above, below in pairwise(rows):

@@ -19,8 +19,7 @@ from labkit.core.journal import Journal
 from labkit.errors import MachineError, StateError
 from labkit.farm.containers import lab_namespaces
 from labkit.farm.network import host
-from labkit.farm.network.netlink import within
-from labkit.farm.network.netns import inside
+from labkit.farm.network.netns import inside, within
 from tests.netlink import netlink
 
 

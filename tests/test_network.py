@@ -14,11 +14,10 @@ from labkit import Lab
 from labkit.checks import failed
 from labkit.core.journal import Journal, lock
 from labkit.errors import MachineError, StateError
+from labkit.farm import network
 from labkit.farm.containers import lab_namespaces
-from labkit.farm.network import actions as network
-from labkit.farm.network import host, isolation_probe, neighbours, topology
-from labkit.farm.network.netlink import within
-from labkit.farm.network.netns import inside
+from labkit.farm.network import host, isolation, links, topology
+from labkit.farm.network.netns import inside, within
 from tests.conftest import lab_maker, open_place
 from tests.netlink import netlink
 from tests.test_host import add_link, foreign_namespace
@@ -171,12 +170,12 @@ def test_what_a_hand_broke_is_told_and_put_right(standing: Lab, damage: Damage) 
     """Just that: the second replica's link and the bridge are the same interfaces as before."""
     before = indexes(standing)
     damage(standing)
-    assert failed(topology.checks(standing, network.observe(standing)))
+    assert failed(topology.checks(standing, links.observe(standing)))
     result = network.connect(standing)
     assert result.changed
     assert failed(result.checks) == ()
     assert (
-        isolation_probe.out(standing).uncounted == ()
+        isolation.out(standing).uncounted == ()
     )  # nor does the other one ask an address that the bridge had before
     assert network.ping(standing).holds
     after = indexes(standing)
@@ -189,7 +188,7 @@ def test_a_deleted_bridge_is_made_anew_around_the_links(wired: Lab) -> None:
     """The links themselves are the same interfaces as before."""
     before = indexes(wired)
     delete_bridge(wired)
-    assert not network.observe(wired).up
+    assert not links.observe(wired).up
     assert network.connect(wired).holds
     after = indexes(wired)
     assert {name for name in before if after.get(name) != before[name]} == {wired.bridge}
@@ -282,7 +281,7 @@ def patient(lab: Lab) -> None:
 def test_a_request_that_failed_does_not_fail_the_next_one(wired: Lab, damage: Damage) -> None:
     """The host asked for the address while the link was gone; it asks anew when the link is back."""
     damage(wired)
-    within(wired.netns, neighbours.forget, {wired.farm[0].address})
+    within(wired.netns, links.forget_neighbours, {wired.farm[0].address})
     inside(wired.netns, patient, wired)
     inside(wired.netns, unanswered, wired)
     with netlink(wired.netns) as ipr:
@@ -298,12 +297,12 @@ def test_what_the_host_remembers_of_the_others_stays(wired: Lab) -> None:
     assert network.ping(wired).holds
     DAMAGES["eth0 down"](wired)
     with lock(wired.run_dir, "farm"):
-        assert network.wire(wired)  # whose check of isolation does not ask the host meanwhile
+        assert links.wire(wired)  # whose check of isolation does not ask the host meanwhile
     with netlink(wired.netns) as ipr:
         known = {entry.get_attr("NDA_DST") for entry in ipr.get_neighbours(family=2)}
         assert known & {"10.60.0.11", "10.60.0.21"} == {"10.60.0.21"}
-    assert within(wired.netns, neighbours.forget, {wired.farm[0].address}) == 0
-    assert within(wired.netns, neighbours.forget, {wired.farm[1].address}) == 1
+    assert within(wired.netns, links.forget_neighbours, {wired.farm[0].address}) == 0
+    assert within(wired.netns, links.forget_neighbours, {wired.farm[1].address}) == 1
 
 
 @pytest.mark.root
@@ -331,14 +330,14 @@ def test_swapped_links_are_told(wired: Lab) -> None:
         ipr.link("set", index=a, ifname=second.link)
         ipr.link("set", index=a, state="up")
         ipr.link("set", index=b, state="up")
-    found = {check.name for check in failed(topology.checks(wired, network.observe(wired)))}
+    found = {check.name for check in failed(topology.checks(wired, links.observe(wired)))}
     assert found == {"network.peers"}
 
 
 @pytest.mark.root
 def test_looking_at_a_network_that_is_not_there_makes_nothing(small: Lab) -> None:
     """The checks fail, and no namespace comes into being."""
-    seen = network.observe(small)
+    seen = links.observe(small)
     assert (seen.up, seen.ports, seen.links) == (False, (), ())
     assert not network.ping(small).holds
     assert not Path("/run/netns", small.host.netns).exists()

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from labkit.errors import ConfigError, WikiError
 from labkit.wiki.client import mediawiki
+from labkit.wiki.client.protocol import Upload
 from labkit.wiki.merge import fences
 from labkit.wiki.publish import last_written, publishing
-from labkit.wiki.render import notebook, wikitext
+from labkit.wiki.render import wikitext
+from labkit.wiki.render.pictures import upload
 from tests.desks import SUMMARY, WEB, Desk, fresh, picture, stage
 
 BOTH = pytest.mark.parametrize("wiki_on", ["sqlite", "mariadb"], indirect=True)
@@ -110,7 +112,7 @@ def test_a_remark_that_was_moved_stays_where_it_is_now(desk: Desk) -> None:
 def test_a_rewritten_caption_stays_under_the_new_picture(desk: Desk) -> None:
     """The words are the person's, the picture is the one that labkit drew last."""
 
-    def shown(shade: int, caption: str) -> tuple[fences.Block, notebook.Upload]:
+    def shown(shade: int, caption: str) -> tuple[fences.Block, Upload]:
         item = picture(shade)
         line = wikitext.image(item.name, alt="a pixel of grey in a figure", caption=caption)
         return fences.block("05-web", "== Web sites ==", f"{line}\n\nSix pages."), item
@@ -277,7 +279,7 @@ def test_a_redirect_does_not_lead_labkit_astray(desk: Desk, target: str, reason:
 @given(name=st.text(max_size=80), data=st.binary(max_size=20))
 def test_a_picture_is_always_called_as_labkit_s_are(name: str, data: bytes) -> None:
     """Whatever a figure or an attachment is called, its page keeps the report's prefix."""
-    item = notebook.upload(name, data, ending="png", text="")
+    item = upload(name, data, ending="png", text="")
     assert mediawiki.PICTURE.fullmatch(item.name)
 
 
@@ -288,7 +290,7 @@ def test_nothing_else_is_ever_uploaded(desk: Desk, name: str) -> None:
     """A name that is not one of labkit's is refused before the wiki is asked."""
     desk.wire.bodies.clear()
     with pytest.raises(WikiError, match="is no name of a picture"):
-        desk.bot.send(notebook.Upload(name=name, text="", data=b"x"))
+        desk.bot.send(Upload(name=name, text="", data=b"x"))
     assert desk.wire.bodies == []
 
 

@@ -14,8 +14,19 @@ from labkit.core import cache, undo
 from labkit.core.files import proven, text_of
 from labkit.core.journal import Journal
 from labkit.errors import LabkitError
-from labkit.farm.containers import configuration, confinement, lab_namespaces, overlay, runc
-from labkit.farm.images import remembered, siteimages, store, umocibundle
+from labkit.farm.containers import (
+    config_changes,
+    confinement,
+    lab_namespaces,
+    overlay,
+    runc,
+)
+from labkit.farm.images import (
+    builder,
+    on_disk,
+    store,
+    umoci_steps,
+)
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.network import firewall
 from labkit.model import addresses
@@ -95,11 +106,11 @@ READERS: dict[str, tuple[Callable[[Lab], Path], Callable[[Lab, Path], object]]] 
     "index of a layout": (lambda x: x.state_dir / "index.json", lambda x, p: store.tags(p.parent)),
     "manifest": (lambda x: store.blob(x.state_dir, "sha256:0"), lambda x, p: store.manifest(x.state_dir, "sha256:0")),
     "image configuration": (lambda x: store.blob(x.state_dir, "sha256:0"), lambda x, p: store.config(x.state_dir, "sha256:0")),
-    "record of the image": (lambda x: siteimages.place(x) / "image.json", lambda x, p: siteimages.recorded(x)),
-    "images found": (lambda x: x.state_dir / "unpacked/found.json", lambda x, p: remembered.unpacked(x)),
-    "umoci.json": (lambda x: x.state_dir / "umoci.json", lambda x, p: umocibundle.read(p.parent)),
+    "record of the image": (lambda x: builder.place(x) / "image.json", lambda x, p: builder.recorded(x)),
+    "images found": (lambda x: x.state_dir / "unpacked/found.json", lambda x, p: on_disk.remembered(x)),
+    "umoci.json": (lambda x: x.state_dir / "umoci.json", lambda x, p: umoci_steps.read_bundle(p.parent)),
     "runtime configuration": (lambda x: x.state_dir / "config.json", lambda x, p: _configuration(p)),
-    "config.json": (lambda x: x.state_dir / "config.json", lambda x, p: configuration._read(p)),
+    "config.json": (lambda x: x.state_dir / "config.json", lambda x, p: config_changes._read(p)),
     "config.json, of its rights": (lambda x: x.state_dir / "config.json", lambda x, p: confinement._read(p)),
     "runC's state": (lambda x: runc.root(x) / "red-1/state.json", lambda x, p: runc.state(x, "red-1")),
     "runC's state, taking down": (lambda x: x.run_dir / "state.json", lambda x, p: undo._runs(p.parent)),

@@ -17,8 +17,8 @@ from labkit.errors import WikiError
 from labkit.wiki import server
 from labkit.wiki.client import refusals, session, transport
 from labkit.wiki.client.mediawiki import MediaWiki
+from labkit.wiki.client.protocol import Upload
 from labkit.wiki.merge import fences
-from labkit.wiki.render.notebook import Upload
 from labkit.wiki.server import lifecycle
 from labkit.wiki.server.configuration import Folders
 from tests.conftest import lab_maker, open_place

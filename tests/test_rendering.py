@@ -19,9 +19,9 @@ from labkit.core import run
 from labkit.core.result import RESULT_MIME
 from labkit.wiki.client import session
 from labkit.wiki.client.protocol import Features
-from labkit.wiki.render import markdown, notebook, outputs, writing
-from labkit.wiki.render.places import Place
+from labkit.wiki.render import markdown, notebook, writing
 from labkit.wiki.render.tree import Document
+from labkit.wiki.render.writing import Place
 from tests.desks import parsed
 from tests.rendered import FOLDER, PIXEL, PLACE, Row, inner, rows, unnamed
 
@@ -31,7 +31,7 @@ MARKDOWN, OUTPUTS = rows("markdown"), rows("outputs")
 def document(row: Row) -> Document:
     """What a row's text is read as: outputs are JSON."""
     if row in OUTPUTS:
-        return Document(outputs.read(json.loads(row.written)))
+        return Document(notebook.outputs(json.loads(row.written)))
     return markdown.read(row.written)
 
 
@@ -186,12 +186,12 @@ def test_a_changed_number_changes_its_line_alone() -> None:
 #: Renders all that the tables hold, and says a hash of every text and picture.
 SCRIPT = """
 import hashlib, json
-from labkit.wiki.render import markdown; from labkit.wiki.render import outputs; from labkit.wiki.render import writing
+from labkit.wiki.render import markdown, notebook, writing
 from labkit.wiki.render.tree import Document
 from tests.rendered import rows
 seen = hashlib.sha256()
 told = [markdown.read(row.written) for row in rows("markdown")]
-told += [Document(outputs.read(json.loads(row.written))) for row in rows("outputs")]
+told += [Document(notebook.outputs(json.loads(row.written))) for row in rows("outputs")]
 for document in told:
     written = writing.write(document)
     seen.update(written.text.encode())

@@ -10,7 +10,7 @@ import pytest
 
 from labkit.core import files
 from labkit.farm.images import actions as image
-from labkit.farm.images import layers, store
+from labkit.farm.images import builder, store
 from labkit.farm.rootfs import reproducible
 from labkit.farm.rootfs.packages import Package
 from tests.conftest import lab_maker, open_place
@@ -98,10 +98,10 @@ def test_packages_are_told_apart_by_version_and_architecture() -> None:
         )  # fmt: skip
 
     one = [package("a", "1"), package("b", "2")]
-    assert layers.fingerprint(one) == layers.fingerprint(one[::-1])
+    assert builder.fingerprint(one) == builder.fingerprint(one[::-1])
     others = ([package("a", "1")], [package("a", "1"), package("b", "3")],
               [package("a", "1"), package("b", "2", "all")])  # fmt: skip
-    assert len({layers.fingerprint(item) for item in (one, *others)}) == 4
+    assert len({builder.fingerprint(item) for item in (one, *others)}) == 4
 
 
 # -- on the real machine ---------------------------------------------------------------------------

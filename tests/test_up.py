@@ -16,10 +16,11 @@ from labkit.checks import failed
 from labkit.core import run
 from labkit.core.journal import Journal
 from labkit.errors import FarmError, MachineError, StateError
+from labkit.farm import network
 from labkit.farm.containers import container, lab_namespaces, runc
 from labkit.farm.containers.bundle import Spec
-from labkit.farm.network import actions as network
-from labkit.farm.reconcile import up, upkeep
+from labkit.farm.network import links
+from labkit.farm.reconcile import answers, up, upkeep
 from labkit.model.lab import Replica
 from tests.test_host import add_link
 from tests.test_network import delete_link
@@ -83,7 +84,7 @@ def test_replicas_answer_from_nothing(make_lab: Callable[..., Lab]) -> None:
     assert {"farm.replica.red-1", "farm.replica.red-2"} <= names
     assert {row[2] for row in result.table("replicas").rows} == {"10.60.0.11", "10.60.0.21"}
     assert result.value.pids == {name: state.pid for name, state in runc.states(lab).items()}
-    assert [up.problem(lab, replica) for replica in lab.farm] == [None, None]
+    assert [answers.problem(lab, replica) for replica in lab.farm] == [None, None]
 
 
 @pytest.mark.root
@@ -110,8 +111,8 @@ def test_a_lost_container_is_started_again(farm: Lab, harm: Callable[[Lab], None
     assert failed(result.checks) == ()
     assert result.value.pids["red-2"] == before["red-2"]
     assert result.value.pids["red-1"] != before["red-1"]
-    assert network.observe(farm).links[0].addresses == ("10.60.0.11/24",)
-    assert failed(network.namespace_checks(farm)) == ()
+    assert links.observe(farm).links[0].addresses == ("10.60.0.11/24",)
+    assert failed(links.namespace_checks(farm)) == ()
     assert up.replicas(farm).changed is False
 
 
@@ -132,9 +133,9 @@ def test_a_namespace_that_lost_its_name_has_it_again(farm: Lab) -> None:
 def test_the_address_stays_while_a_container_is_dead(farm: Lab) -> None:
     """Its namespace is the lab's: connections are refused at once instead of timing out."""
     container.kill(farm, farm.farm[0])
-    assert network.observe(farm).links[0].addresses == ("10.60.0.11/24",)
+    assert links.observe(farm).links[0].addresses == ("10.60.0.11/24",)
     assert network.ping(farm).holds
-    assert "refused" in (up.problem(farm, farm.farm[0]) or "")
+    assert "refused" in (answers.problem(farm, farm.farm[0]) or "")
     (check,) = failed(up.replica_checks(farm))
     assert (check.name, check.seen) == ("farm.replica.red-1", "its container is not running")
     assert up.replicas(farm).holds
@@ -206,7 +207,7 @@ def test_a_taken_subnet_is_refused_before_anything_is_started(make_lab: Callable
     add_link(lab.netns, "other7", "10.60.0.9/24")
     with pytest.raises(MachineError, match="through interface other7"):
         up.replicas(lab)
-    assert not network.observe(lab).up
+    assert not links.observe(lab).up
     assert runc.states(lab) == {}
     assert not Path("/run/netns", lab.farm[0].netns).exists()
 

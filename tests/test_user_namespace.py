@@ -17,7 +17,7 @@ from labkit.core.undo import mount_points
 from labkit.errors import ConfigError, MachineError, StateError
 from labkit.farm.containers import (
     bundle,
-    configuration,
+    config_changes,
     container,
     lab_namespaces,
     overlay,
@@ -386,7 +386,7 @@ def test_a_stage_that_runs_one_replica_alone_sees_to_its_namespace(
     lab = make_lab(sites=["red"], replicas=1, user_namespace="off")
     up.replicas(lab)
     now = Lab.of({**lab.model_dump(), "containers": {"user_namespace": "required"}})
-    assert configuration.changes(now).holds
+    assert config_changes.configuration(now).holds
     assert first_id(pids(now)["red-1"]) == lab_namespaces.recorded(now.state_dir)["red-1"]
     assert up.replicas(now).holds
     assert not up.replicas(now).changed

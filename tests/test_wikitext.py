@@ -15,7 +15,7 @@ from labkit.core.result import FIGURE_MIME, RESULT_MIME, Command, Figure, Result
 from labkit.core.tables import Column, Table
 from labkit.wiki.merge import fences
 from labkit.wiki.render import notebook, wikitext
-from labkit.wiki.render.places import Place
+from labkit.wiki.render.writing import Place
 from tests.rendered import PNG
 
 

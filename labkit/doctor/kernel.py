@@ -12,7 +12,7 @@ from labkit.errors import CommandError, LabkitError, MachineError
 from labkit.farm.containers import lab_namespaces
 from labkit.farm.containers import overlay as overlays
 from labkit.farm.network import firewall as guard
-from labkit.farm.network.firewall_rules import NAMES
+from labkit.farm.network.firewall import NAMES
 from labkit.kernel import cgroups as groups
 from labkit.kernel import netns
 from labkit.kernel.users import IDS

@@ -33,11 +33,10 @@ from labkit import Lab
 from labkit.core import link_removal, run, undo
 from labkit.farm.containers import container, lab_namespaces, runc, written
 from labkit.farm.images import actions as image
-from labkit.farm.network.netlink import within
-from labkit.farm.network.netns import inside
+from labkit.farm.network.netns import inside, within
 from labkit.farm.reconcile import answers, up
-from labkit.kernel import cgroups, netns, requests, seen
-from labkit.kernel.netlink import Netlink
+from labkit.kernel import cgroups, netns
+from labkit.kernel.links import Netlink, address
 from labkit.model.lab import Replica
 from labkit.report import status
 from tests.benchmarks import peers
@@ -213,23 +212,32 @@ def cut(count: int, clock: Clock) -> None:
         with clock.measuring(f"{count} links"):
             within(name, _wire, count, link_removal.group(lab))
         with clock.measuring(f"{count} links gone"):
-            within(name, Netlink.ask, requests.no_group(link_removal.group(lab)))
+            within(name, _cut, link_removal.group(lab))
     finally:
         netns.remove(name)
 
 
 def _wire(netlink: Netlink, count: int, group: int) -> None:
-    netlink.ask(requests.bridge("br"))
-    bridge = seen.links(netlink)["br"].index
-    asked = [requests.pair(f"v{n}", f"p{n}", master=bridge, group=group) for n in range(count)]
-    assert not any(netlink.try_all(asked))
-    known = seen.links(netlink)
-    asked = []
+    ipr = netlink.ipr
+    netlink.do(ipr.link("add", ifname="br", kind="bridge", state="up"))
+    settings = {
+        "kind": "veth",
+        "state": "up",
+        "master": netlink.links()["br"].index,
+        "group": group,
+    }
+    netlink.do(*(ipr.link("add", ifname=f"v{n}", peer=f"p{n}", **settings) for n in range(count)))
+    known, asked = netlink.links(), []
     for number in range(count):
         index = known[f"p{number}"].index
-        address = IPv4Interface((IPv4Address("10.65.0.0") + number, 16))
-        asked += [requests.address(index, address), requests.link_up(index)]
-    assert not any(netlink.try_all(asked))
+        given = IPv4Interface((IPv4Address("10.65.0.0") + number, 16))
+        asked.append(ipr.addr("add", **address(index, given)))
+        asked.append(ipr.link("set", index=index, state="up"))
+    netlink.do(*asked)
+
+
+def _cut(netlink: Netlink, group: int) -> None:
+    netlink.do(netlink.ipr.link("del", group=group))
 
 
 def measured(what: Callable[[Path, int, Clock], None], count: int, runs: int) -> Figures:

@@ -28,11 +28,12 @@ from requests.adapters import HTTPAdapter
 from labkit import Lab
 from labkit.wiki import server
 from labkit.wiki.client import session
+from labkit.wiki.client.protocol import Upload
 from labkit.wiki.merge import fences
 from labkit.wiki.merge.fences import Block
 from labkit.wiki.publish import publishing
-from labkit.wiki.render import notebook, wikitext
-from labkit.wiki.render.notebook import Upload
+from labkit.wiki.render import wikitext
+from labkit.wiki.render.pictures import upload
 from tests.conftest import lab_maker, open_place
 
 STAGES = (
@@ -75,9 +76,7 @@ def pictures(run: int) -> tuple[Upload, ...]:
         data = io.BytesIO()
         figure.savefig(data, format="png")
         pyplot.close(figure)
-        made.append(
-            notebook.upload(f"figure-{n}", data.getvalue(), ending="png", text=f"Figure {n}")
-        )
+        made.append(upload(f"figure-{n}", data.getvalue(), ending="png", text=f"Figure {n}"))
     return tuple(made)
 
 

@@ -114,7 +114,7 @@ def confined(lab: Lab) -> Outcome[Confinement]:
     :return: the attempts, the rights of the running containers' processes, and a table that compares a replica with
         the defaults of Docker, Podman and Kubernetes.
 
-    >>> containers.confined(lab).ok  # doctest: +SKIP
+    >>> containers.confined(lab).holds  # doctest: +SKIP
     True
     """
     specs = (_spec(lab, "trial-server"), _spec(lab, "trial-root", *replica_files.CAPABILITIES))

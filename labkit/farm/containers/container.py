@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from labkit import cancellation
 from labkit.core import run, undo
@@ -24,10 +24,12 @@ from labkit.errors import ENDED, CommandTimeoutError, FarmError, excerpt
 from labkit.farm.containers import overlay, runc, written
 from labkit.farm.containers.bundle import SERVING, Mount, Spec
 from labkit.farm.containers.overlay import WWW_DATA, Wanted
-from labkit.farm.images.unpacking import Unpacked
 from labkit.kernel import calls, cgroups, netns
 from labkit.model.lab import Lab, Replica
 from labkit.model.sites import REPLICA_VARIABLE
+
+if TYPE_CHECKING:  # reading the state of containers needs no image
+    from labkit.farm.images.unpacking import Unpacked
 
 R = TypeVar("R")
 #: runC's environment: on one processor its run time does not start threads that then wait for each other, which

@@ -26,8 +26,8 @@ from labkit.core.link_removal import remove_link
 from labkit.errors import MachineError, StateError
 from labkit.farm.containers import runc
 from labkit.farm.containers.bundle import Spec
-from labkit.kernel import calls, mounts, netns, requests, users
-from labkit.kernel.netlink import Netlink
+from labkit.kernel import calls, mounts, netns, users
+from labkit.kernel.links import Netlink
 from labkit.kernel.users import IDS
 from labkit.model.lab import Lab, Replica
 
@@ -382,4 +382,4 @@ def _set_up() -> None:
         if switch.exists():
             switch.write_text("1", encoding="utf-8")
     with Netlink() as netlink:
-        netlink.ask(requests.link_up(1))
+        netlink.do(netlink.ipr.link("set", index=1, state="up"))

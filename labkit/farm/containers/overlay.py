@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from labkit import reading
 from labkit.core import cache, probes, run
@@ -31,10 +32,12 @@ from labkit.core.undo import delete_container, mount_points, unmount
 from labkit.errors import MachineError, StateError
 from labkit.farm.containers import lab_namespaces, runc, written
 from labkit.farm.containers.bundle import Json, Spec, configure, marked, text
-from labkit.farm.images.unpacking import Unpacked
 from labkit.kernel import calls, netns, users
 from labkit.kernel.users import IDS
 from labkit.model.lab import Lab
+
+if TYPE_CHECKING:  # reading the state of containers needs no image
+    from labkit.farm.images.unpacking import Unpacked
 
 #: The uid and gid of Debian's www-data (base-passwd, static ids).
 WWW_DATA = 33

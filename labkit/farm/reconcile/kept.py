@@ -9,7 +9,7 @@ from labkit.checks import Check
 from labkit.core import cache
 from labkit.core.files import proven, text_of
 from labkit.display import counted
-from labkit.farm.images import siteimages, unpacking
+from labkit.farm.images import builder, unpacking
 from labkit.farm.rootfs.repository import Depot
 from labkit.model.lab import Lab
 
@@ -24,7 +24,7 @@ def checks(lab: Lab) -> tuple[Check, ...]:
     held = sorted({link.resolve() for link in (lab.state_dir / "uses").glob("*") if link.exists()})
     places = (lab.state_dir / name for name in ("unpacked", "layers"))
     own = sorted(path for place in places for path in place.glob("[!.]*") if path.is_dir())
-    image = [siteimages.place(lab)] if siteimages.place(lab).exists() else []
+    image = [builder.place(lab)] if builder.place(lab).exists() else []
     pool = sorted(Depot.of(lab).pool.glob("[!.]*"))
     results = [path for folder in held for item in cache.added(folder) for path in _files(item)]
     return (

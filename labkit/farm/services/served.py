@@ -11,7 +11,7 @@ from labkit.checks import Check
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, curl, quoted
-from labkit.farm.network import endpoint
+from labkit.farm.network import host
 from labkit.farm.services import fetch
 from labkit.farm.services.fetch import Reply, Target
 from labkit.model.lab import Lab, Replica
@@ -102,7 +102,7 @@ def _site_check(lab: Lab, site: str, seen: Sequence[Served]) -> Check:
         seen=said,
         holds=said == expected and names == {item.replica for item in own},
         rows=("R11", "E4"),
-        again=endpoint.again(lab, curl(*addresses, options="--include")),
+        again=host.again(lab, curl(*addresses, options="--include")),
     )
 
 
@@ -115,7 +115,7 @@ def _apart_check(lab: Lab, seen: Sequence[Served]) -> Check:
         seen=_apart(count, titles, pages),
         holds=titles == pages == count,
         rows=("R11",),
-        again=endpoint.again(
+        again=host.again(
             lab, curl(*(f"http://{item.address}/" for item in seen), options="--silent")
         ),
     )

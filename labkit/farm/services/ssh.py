@@ -12,7 +12,7 @@ from labkit.display import counted
 from labkit.errors import CommandError
 from labkit.farm.containers import runc, written
 from labkit.farm.containers.replica_files import CAPABILITIES, Keys, keys, server
-from labkit.farm.network import endpoint
+from labkit.farm.network import host
 from labkit.model.lab import Lab, Replica
 from labkit.records import Record
 
@@ -109,5 +109,5 @@ def _check(lab: Lab, given: Keys, replica: Replica, done: Login | CommandError) 
         seen=seen,
         holds=seen == f"root at {replica.name}",
         rows=("R10",),
-        again=endpoint.again(lab, f"{words} hostname"),
+        again=host.again(lab, f"{words} hostname"),
     )

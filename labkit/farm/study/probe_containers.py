@@ -19,7 +19,7 @@ from labkit.core.undo import remove_netns
 from labkit.errors import FarmError, LabkitError, excerpt
 from labkit.farm.containers import container, lab_namespaces, replica_files, runc, written
 from labkit.farm.containers.bundle import Mount, Spec
-from labkit.farm.images import tarball
+from labkit.farm.images import store
 from labkit.farm.images.unpacking import Unpacked
 from labkit.model import sites
 from labkit.model.lab import Lab, Replica
@@ -239,7 +239,7 @@ def lay(place: Path, texts: Mapping[str, str], lower: Sequence[Path]) -> None:
     It is a layer below the container's writable one, which then holds only what the container wrote.
     """
     place.mkdir(parents=True)
-    for name in tarball.folders(texts):
+    for name in store.parent_folders(texts):
         folder = place / name
         folder.mkdir()
         known = next((root / name for root in lower if (root / name).is_dir()), None)

@@ -22,14 +22,14 @@ from labkit.report.stages.stage import (
     row_answers,
     task_table,
 )
-from labkit.wiki.client.protocol import Features
+from labkit.wiki.client.protocol import Features, Upload
 from labkit.wiki.merge import fences
 from labkit.wiki.merge.fences import Block
 from labkit.wiki.remarks import listing, threads
 from labkit.wiki.remarks.listing import Remarks
 from labkit.wiki.render import notebook, wikitext
-from labkit.wiki.render.notebook import Rendered, Upload
-from labkit.wiki.render.places import Place, page_name
+from labkit.wiki.render.notebook import Rendered
+from labkit.wiki.render.writing import Place, page_name
 
 
 class Pages(Record):
