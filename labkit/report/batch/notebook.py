@@ -27,7 +27,7 @@ from labkit.core.journal import Entry
 from labkit.core.run import labkit_variables
 from labkit.display import quoted
 from labkit.errors import CommandTimeoutError, ConfigError
-from labkit.kernel.processes import lives
+from labkit.kernel.proc import lives
 from labkit.model import parameters as cells
 from labkit.model.lab import PARAMETERS, Lab, unknown
 from labkit.records import Record
