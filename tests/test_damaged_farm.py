@@ -11,6 +11,7 @@ from labkit import Lab, run
 from labkit.checks import failed
 from labkit.errors import LockError, StateError
 from labkit.farm import container, dns, proxy, rootfs, ssh, up
+from labkit.farm.balancer import instance
 from labkit.farm.oci import layers, siteimages, store, unpacking
 from labkit.farm.runc import surplus  # fmt: skip
 from labkit.journal import Entry, Journal, lock
@@ -54,6 +55,7 @@ FILES: dict[str, Callable[[Lab], Path]] = {
     "dnsmasq.pid": lambda lab: dns.server(lab).pidfile,
     "resolv.conf": lambda lab: lab.run_dir / "dns" / "resolv.conf",
     "apache2.conf": lambda lab: proxy.server(lab).config,
+    "forward.lua": instance.script,
     "apache2.pid": lambda lab: proxy.server(lab).pidfile,
     "runC's state": lambda lab: container.runc_root(lab) / "red-1" / "state.json",
 }

@@ -47,6 +47,11 @@ def server(lab: Lab) -> Daemon:
     )
 
 
+def script(lab: Lab) -> Path:
+    """The program by which the balancer passes requests on; apache2's children read it."""
+    return folder(lab) / balancing.SCRIPT_FILE
+
+
 def text_for(lab: Lab) -> str:
     """The configuration that the Lab asks for. Pure."""
     return balancing.config(lab, folder(lab), logs(lab))
@@ -79,7 +84,9 @@ def seen(lab: Lab) -> dict[str, str] | None:
         "listens": balancing.listens(text or "") or "none",
         **{f"site {site.name}": "none" for site in lab.sites},
         **balancing.told(text or ""),
-        "configuration": fingerprint(text or ""),
+        "configuration": fingerprint(text or "")
+        if text_of(script(lab)) == balancing.SCRIPT
+        else f"without its {balancing.SCRIPT_FILE}",
         "served": _served(lab, text or "") if here else "nothing",
         "workers": f"withdrawn: {', '.join(out)}" if out else "in service",
     }
@@ -142,7 +149,8 @@ def install(lab: Lab, text: str) -> bool:
     instance = server(lab)
     running = is_here(lab, daemon.pid(instance))
     current = text_of(instance.config) or ""
-    if running and current == text and _problem(lab, text) is None:
+    whole = current == text and text_of(script(lab)) == balancing.SCRIPT
+    if running and whole and _problem(lab, text) is None:
         return False
     if not running:
         daemon.stop(lab, instance)  # one in another namespace, or children of a killed parent
@@ -150,6 +158,7 @@ def install(lab: Lab, text: str) -> bool:
     for path in (folder(lab), logs(lab)):
         Journal.of(lab).intend("folder", path=str(path))
         path.mkdir(parents=True, exist_ok=True)
+    write_atomically(script(lab), balancing.SCRIPT)
     _accept(instance.config, text)
     if running:
         daemon.send(instance, signal.SIGUSR1)
