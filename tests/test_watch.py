@@ -226,7 +226,7 @@ def test_the_command_ends_cleanly_on_a_signal(
 @pytest.mark.root
 def test_plan_exits_with_three_when_something_would_change(farm: Lab, tmp_path: Path) -> None:
     """With --exit-code alone; the record can be read by a program."""
-    words = [sys.executable, "-m", "labkit.cli", "plan", "--json", *options(farm, tmp_path)]
+    words = [sys.executable, "-m", "labkit", "plan", "--json", *options(farm, tmp_path)]
     env = {"PYTHONPATH": str(ROOT)}
     assert run.run([*words, "--exit-code"], env=env).status == 0
     more = [*words, "--set", "replicas=3"]
