@@ -160,7 +160,7 @@ def test_a_root_file_system_is_told_the_machines_mirror(tmp_path: Path) -> None:
         path = tmp_path / "etc/apt" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(made.lines)
-        made.told(tmp_path)
+        made.name_mirrors(tmp_path)
         assert path.read_text() == (
             "deb https://m.test/debian bookworm main\ndeb http://s.test/x bookworm main\n"
         )

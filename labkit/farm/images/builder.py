@@ -238,7 +238,7 @@ def _chroot(root: Path, access: Access, *argv: str) -> None:
     env = {"DEBIAN_FRONTEND": "noninteractive", **access.env}
     with reporting("image", argv[0]) as listen:
         words = sealed(argv, root=root, access=access)
-        run.run(words, env=env, timeout=900, on_line=listen, both=True)
+        run.run(words, env=env, timeout=900, on_line=listen, on_output=listen)
 
 
 def _tidy(root: Path) -> None:

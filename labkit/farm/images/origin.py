@@ -17,7 +17,7 @@ from labkit.display import counted
 from labkit.errors import CommandError, FarmError
 from labkit.farm.images import store
 from labkit.farm.images.unpacking import Unpacked
-from labkit.kernel import mounts
+from labkit.kernel import proc
 from labkit.records import Record
 
 #: The assignment's row: the configuration comes from the image.
@@ -83,10 +83,10 @@ def blobs(layout: Path, name: str) -> tuple[Blob, ...]:
 
 def lower_folders(mountinfo: str) -> tuple[str, ...]:
     """The lower folders of the overlay that is mounted at ``/``, the topmost first (proc(5)). Pure."""
-    for mount in mounts.parse(mountinfo):
+    for mount in proc.mounts(mountinfo):
         if mount.kind == "overlay" and mount.place == "/":
             values = dict(item.partition("=")[::2] for item in mount.special)
-            return tuple(mounts.plain(values.get("lowerdir", "")).split(":"))
+            return tuple(proc.plain(values.get("lowerdir", "")).split(":"))
     return ()
 
 
@@ -171,7 +171,7 @@ def _folders(folders: tuple[str, ...]) -> str:
 def _mounted(pid: int) -> tuple[str, ...]:
     """What the root of the process' own mount namespace stands on."""
     try:
-        return lower_folders(mounts.read(pid))
+        return lower_folders(proc.mountinfo(pid))
     except (FileNotFoundError, ProcessLookupError):
         raise FarmError(
             f"process {pid}", "has ended", "", f"ps -fp {pid}", code="farm.process-ended"

@@ -291,7 +291,9 @@ def _run(step: BuildStep, name: str, access: Access) -> None:
     argv = sealed(run.module(first, *words) if own else step.argv, access=access)
     quiet = step.quiet
     with reporting(name, step.doing) as listen:
-        run.run(argv, env=access.env, timeout=TIMEOUT, on_line=listen, both=True, quiet=quiet)
+        run.run(
+            argv, env=access.env, timeout=TIMEOUT, on_line=listen, on_output=listen, quiet=quiet
+        )
 
 
 def cause_of(cached: PackageCache, what: str, error: Exception) -> Exception:
