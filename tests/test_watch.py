@@ -129,7 +129,7 @@ def test_a_lab_that_is_taken_down_while_it_is_first_looked_at_stays_down(
         assert status.down(lab).holds
         return observe.observe(lab)
 
-    monkeypatch.setattr(upkeep, "look", taken_down)
+    monkeypatch.setattr(upkeep, "observe", taken_down)
     watched = upkeep.watch(lab, over=Event(), seconds=20).value
     assert (watched.looks, watched.mends, watched.ended) == (1, 0, "the lab was taken down")
     assert Journal.of(lab).standing() == ()
