@@ -8,7 +8,7 @@
 """
 
 __all__ = [
-    "accesslog", "cache", "daemon", "files", "fonts", "journal", "probes", "progress", "result", "run", "tables", "undo",
+    "accesslog", "cache", "daemon", "files", "fonts", "journal", "probes", "progress", "result", "run", "tables", "undo",  # noqa: F822 - its modules
 ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@
 Only :meth:`Lab.load <labkit.model.lab.Lab.load>` reads files.
 """
 
-__all__ = ["addresses", "config", "lab", "parameters", "resources", "sites"]
+__all__ = ["addresses", "config", "lab", "parameters", "resources", "sites"]  # noqa: F822 - its modules
 
 
 def __dir__() -> list[str]:

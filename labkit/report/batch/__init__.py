@@ -5,7 +5,7 @@
 - ``notebook``: one notebook, run in a process of its own (``engine``), ended and judged.
 """
 
-__all__ = ["notebook", "progress", "rebuild", "schedule"]
+__all__ = ["notebook", "progress", "rebuild", "schedule"]  # noqa: F822 - its modules
 
 
 def __dir__() -> list[str]:

@@ -3,7 +3,7 @@
 ``broker`` starts both; ``client`` is the program that JupyterLab starts in the place of a kernel.
 """
 
-__all__ = ["broker"]
+__all__ = ["broker"]  # noqa: F822 - its modules
 
 
 def __dir__() -> list[str]:
