@@ -383,7 +383,7 @@ def _add(lab: Lab, site: Site, work: Path, below: Path, epoch: int) -> None:
     archive.unlink()
     options = (
         f"--config.label=org.opencontainers.image.title={lab.title(site)}",
-        f"--config.label=labkit.model.lab={lab.name}",
+        f"--config.label=labkit.lab={lab.name}",
         f"--config.label=labkit.site={site.name}",
         *dated(epoch),
     )
