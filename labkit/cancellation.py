@@ -106,6 +106,20 @@ def pause(seconds: float) -> None:
         check()
 
 
+def until(holds: Callable[[], bool], patience: float) -> bool:
+    """Pauses until ``holds()`` is true, at most ``patience`` seconds; returns whether it is.
+
+    Raises what :func:`pause` raises.
+    """
+    deadline, seconds = time.monotonic() + patience, 0.002
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        pause(seconds)
+        seconds = min(1.5 * seconds, 0.05)
+    return True
+
+
 @contextmanager
 def ended_by(end: Callable[[], None]) -> Iterator[None]:
     """While the block runs, ``end`` is called when the caller's work is interrupted; in what cleans up

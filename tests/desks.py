@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import mwclient
 import requests
 from requests.adapters import HTTPAdapter
 
 from labkit import Lab
 from labkit.wiki.client import protocol, session
+from labkit.wiki.client.mediawiki import MediaWiki
 from labkit.wiki.client.protocol import Upload
 from labkit.wiki.merge import fences
 from labkit.wiki.merge.fences import Block
@@ -64,36 +64,46 @@ class Desk:
         return revision.text if revision else ""
 
     @property
+    def lines(self) -> list[str]:
+        """The page's lines now."""
+        return self.text.split("\n")
+
+    @property
     def revisions(self) -> list[protocol.Revision]:
         """The page's history, the last first."""
         return list(self.teacher.history(self.page))
 
-    def write(self, change: Callable[[str], str]) -> None:
-        """The teacher changes the page's text, as in the editor: from the revision now."""
-        revision = self.teacher.read(self.page).revision
-        assert revision is not None
-        new = change(revision.text)
-        assert new != revision.text
-        self.teacher.save(self.page, new, base=revision.number, summary="")
+    def write(self, change: Callable[[str], str], who: MediaWiki | None = None) -> None:
+        """The teacher, or another, changes the page's text, as in the editor: from the revision now."""
+        now = self.teacher.read(self.page)
+        assert now.revision is not None
+        new = change(now.revision.text)
+        assert new != now.revision.text
+        (who or self.teacher).save(now.title, new, base=now.revision.number, summary="")
 
-    def after(self, line: str, added: str) -> None:
-        """The teacher adds lines after a line."""
-        self.write(lambda text: text.replace(f"{line}\n", f"{line}\n{added}\n", 1))
+    def after(self, line: str, added: str, who: MediaWiki | None = None) -> None:
+        """The teacher, or another, adds lines after a line."""
+        self.write(lambda text: text.replace(f"{line}\n", f"{line}\n{added}\n", 1), who)
 
 
-def log_in(lab: Lab, account: str) -> mwclient.Site:
+def log_in(lab: Lab, account: str) -> MediaWiki:
     """A session of a person's."""
     site = session.connect(lab)
-    password = getattr(session.passwords(lab), account.lower())
-    site.login(account, password.get_secret_value())
+    site.login(account, password(lab, account))
     return site
+
+
+def password(lab: Lab, account: str) -> str:
+    """An account's password."""
+    found = getattr(session.passwords(lab), account.lower())
+    return str(found.get_secret_value())
 
 
 @contextmanager
 def opened(lab: Lab, page: str, folder: Path) -> Iterator[Desk]:
     """A desk whose sessions are closed afterwards."""
     desk = Desk(lab, page, folder)
-    with closing(desk.bot.connection), closing(desk.teacher.connection):
+    with closing(desk.bot), closing(desk.teacher):
         yield desk
 
 
@@ -114,7 +124,7 @@ SUMMARY = fences.block("summary", "", "Two stages.")
 WEB = fences.block("05-web", "== Web sites ==", "Six pages.")
 
 
-def parsed(site: mwclient.Site, text: str) -> str:
+def parsed(site: MediaWiki, text: str) -> str:
     """The HTML that the wiki makes of a text."""
     answer = site.post(
         "parse", text=text, contentmodel="wikitext", prop="text", disablelimitreport=1,

@@ -47,7 +47,6 @@ from labkit.wiki.render.tree import (  # fmt: skip
     Quote,
     Source,
     Styled,
-    Terms,
     Text,
 )
 from tests.rendered import PNG
@@ -158,7 +157,6 @@ PLACES = (
     Place("header", lambda t: Grid(((Cell(words(t), head=True),), (Cell(words("q")),))), TABLE, lambda t: f"{wikitext.clean(t)}|q"),
     Place("item", lambda t: Listing(((paragraph(Text(t)),), (paragraph(Text("q")),))), frozenset({"ul", "li", "br"}), lambda t: f"{wikitext.clean(t)}\nq"),
     Place("deep item", lambda t: Listing(((paragraph(Text("q")), paragraph(Text(t))),), 3), frozenset({"ol", "li", "br", "p"}), lambda t: f"q\n{wikitext.clean(t)}"),
-    Place("term", lambda t: Terms(((words(t), ()), ((), (paragraph(Text("q")),)))), frozenset({"dl", "dt", "dd", "br"}), lambda t: f"{wikitext.clean(t)}\nq"),
     Place("quote", lambda t: Quote((paragraph(Text(t)),)), frozenset({"blockquote", "p", "br"})),
     Place("heading", lambda t: Heading(2, words(one_line(t))), frozenset({"h3", "span"}), one_line),
     Place("label", lambda t: Fold(t, (paragraph(Text("q")),)), frozenset({"div", "small", "p", "br"}), lambda t: f"{wikitext.clean(t)}\u00a0\nq"),
@@ -309,47 +307,11 @@ MARKED = st.lists(
     st.sampled_from(MARKUP) | st.sampled_from(DANGEROUS) | st.characters(), min_size=1, max_size=20
 ).map("".join)
 #: All elements that a text may become on a page.
-SHOWN = frozenset(
-    [
-        "a",
-        "b",
-        "blockquote",
-        "br",
-        "caption",
-        "code",
-        "dd",
-        "div",
-        "dl",
-        "dt",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "hr",
-        "i",
-        "img",
-        "kbd",
-        "li",
-        "mark",
-        "ol",
-        "p",
-        "pre",
-        "s",
-        "small",
-        "span",
-        "strong",
-        "sub",
-        "sup",
-        "table",
-        "tbody",
-        "td",
-        "th",
-        "tr",
-        "u",
-        "ul",
-    ]
-)
+SHOWN = frozenset((
+    "a", "b", "blockquote", "br", "caption", "code", "div", "h2", "h3", "h4", "h5", "h6", "hr", "i", "img",
+    "kbd", "li", "mark", "ol", "p", "pre", "s", "small", "span", "strong", "sub", "sup", "table", "tbody",
+    "td", "th", "tr", "u", "ul",
+))  # fmt: skip
 
 
 def documents(text: str) -> list[Document]:

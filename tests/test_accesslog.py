@@ -15,11 +15,10 @@ from labkit.checks import failed
 from labkit.core import accesslog, run
 from labkit.farm.containers import container, written
 from labkit.farm.network.netns import inside
-from labkit.farm.services import fetch, proxy, workers
-from labkit.farm.traffic import actions as traffic
+from labkit.farm.services import balancer_config, balancer_server, fetch
 from labkit.model.sites import HEALTH_QUERY
 from tests.waiting import until
-from tests.whole_farm import standing
+from tests.whole_farm import send, standing
 
 
 def test_lines_are_read_from_all_parts(tmp_path: Path) -> None:
@@ -64,17 +63,17 @@ def farm() -> Iterator[Lab]:
 @pytest.mark.root
 def test_counts_agree_across_the_parts(farm: Lab) -> None:
     """A measurement that fills several parts is found again request by request, in both logs."""
-    result = traffic.send(farm, "lone", 300, 4)
+    result = send(farm, "lone", 300, 4)
     assert failed(result.checks) == ()
-    assert len(accesslog.parts(proxy.logs(farm) / "access.log")) > 2
+    assert len(accesslog.parts(balancer_config.logs(farm) / "access.log")) > 2
 
 
 @pytest.mark.root
 def test_the_balancer_s_log_is_bounded(farm: Lab) -> None:
     """However many requests there are, it holds its parts and no more."""
     for _ in range(4):
-        traffic.send(farm, "lone", 300, 4)
-    log = proxy.logs(farm) / "access.log"
+        send(farm, "lone", 300, 4)
+    log = balancer_config.logs(farm) / "access.log"
     assert len(accesslog.parts(log)) == accesslog.PARTS
     assert sum(path.stat().st_size for path in accesslog.parts(log)) < 2 * 5 * 20 * 1024
 
@@ -104,7 +103,7 @@ def test_a_replica_s_logs_end_where_it_may_write_no_more(farm: Lab) -> None:
     logs_of = [written.log(farm, "lone-1", kind) for kind in ("access", "error")]
     assert 900_000 < sum(log.stat().st_size for log in logs_of) <= 2**20
     assert next(written.lines(logs_of[0]))
-    assert failed(traffic.send(farm, "lone", 100, 4).checks) == ()
+    assert failed(send(farm, "lone", 100, 4).checks) == ()
     assert all(log.stat().st_size < 40_000 for log in logs_of)
 
 
@@ -135,9 +134,9 @@ def test_health_checks_are_not_logged(farm: Lab) -> None:
     has none of them; a person's HEAD request is in it."""
     (replica,) = farm.farm
     container.kill(farm, replica)
-    until(lambda: "HcFl" in workers.worker(farm, replica).status)
+    until(lambda: "HcFl" in balancer_server.worker(farm, replica).status)
     container.start(farm, replica)
-    until(lambda: workers.worker(farm, replica).usable)
+    until(lambda: balancer_server.worker(farm, replica).usable)
     fetch.fetch(farm, "lone-1", headers={"X-Labkit-Trace": "last"})
     log = container.access_log(farm, replica)
     until(lambda: list(accesslog.lines(log, '"last"')))

@@ -14,7 +14,7 @@ from labkit.wiki.client.protocol import Revision
 from labkit.wiki.merge import fences, page_merge, repair
 from labkit.wiki.merge.fences import Block
 from labkit.wiki.merge.page_merge import Altered, Step
-from labkit.wiki.remarks.provenance import Trail, advance
+from labkit.wiki.remarks.provenance import Provenance, advance
 from labkit.wiki.render import wikitext
 from tests.desks import parsed
 from tests.writers import WEB, Writers, writers
@@ -66,13 +66,13 @@ def followed(*history: tuple[str, str], hidden: tuple[int, ...] = ()) -> list[tu
         Revision(number=n, user=user, text=text, hidden=n in hidden)
         for n, (user, text) in enumerate(history, 1)
     ]
-    trail = reduce(
-        lambda trail, one: advance(trail, one, lambda name, digest: known.get((name, digest))),
-        revisions, Trail(bot=BOT),
+    found = reduce(
+        lambda found, one: advance(found, one, lambda name, digest: known.get((name, digest))),
+        revisions, Provenance(bot=BOT),
     )  # fmt: skip
     return [
         (item.ours, item.theirs, " < ".join(step.user for step in (item.by, *item.before[::-1])))
-        for item in trail.altered
+        for item in found.altered
     ]
 
 
@@ -145,7 +145,7 @@ def test_a_repair_does_not_take_a_notice_for_a_persons_line() -> None:
         [Altered(block="06-balancer", ours="a", theirs="b", by=Step(user="S"))]
     )
     text = fences.fenced(OLD, OLD.digest, said).replace("<!-- labkit:end 06-balancer -->", "")
-    mended = repair.repair(text, "", versions=(OLD,), pristine=lambda name, digest: OLD).text
+    mended = repair.repair(text, "", versions=(OLD,), last_wrote=lambda name, digest: OLD).text
     assert fences.parse(mended, "").blocks[0].block == OLD
     assert "labkit-notice" not in mended
 

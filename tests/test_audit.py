@@ -194,8 +194,8 @@ def test_what_labkit_wrote_is_known_from_its_state_pages_history(page: Writers) 
         page.publish(stage(number, number), WEB)
     page.folder = page.folder / "elsewhere"
     known = last_written.EverWritten(page.bot, page.page, page.folder / "pristine")
-    assert known.pristine("02-rootfs", stage(1, 1).digest) == stage(1, 1)
-    assert known.pristine("02-rootfs", "0" * 16) is None
+    assert known.find("02-rootfs", stage(1, 1).digest) == stage(1, 1)
+    assert known.find("02-rootfs", "0" * 16) is None
     assert audited(page).lost == ()
 
 

@@ -109,7 +109,7 @@ def test_result_says_nothing_of_where_labkit_is_installed(farm: Lab) -> None:
     """Neither the interpreter's path nor the checkout's is in what is recorded and published."""
     result = browser.visit(farm, browser.sites(farm)[:1])
     text = result.model_dump_json() + str(result._repr_mimebundle_())
-    assert "python -P -m labkit.farm.services.browsing" in text
+    assert "python -P -m labkit.farm.services.browser" in text
     for place in (sys.executable, str(Path(__file__).parents[1])):
         assert place not in text
 
@@ -199,7 +199,7 @@ def drivers(lab: Lab) -> list[int]:
     for entry in Path("/proc").iterdir():
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            if b"labkit.farm.services.browsing" in words:
+            if b"labkit.farm.services.browser" in words:
                 environment = (entry / "environ").read_bytes().decode().split("\0")
                 if any(str(lab.run_dir) in word for word in environment):
                     found.append(int(entry.name))

@@ -15,12 +15,13 @@ from labkit import Lab
 from labkit.checks import failed
 from labkit.core import cache
 from labkit.core.files import proven, write_proven
+from labkit.farm import rootfs
 from labkit.farm.containers import overlay, runc
 from labkit.farm.images import actions as images
 from labkit.farm.images import builder, store
 from labkit.farm.reconcile import kept, up, upkeep
-from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs.repository import AbsentError, Deb, Depot
+from labkit.farm.rootfs.apt import AbsentError
+from labkit.farm.rootfs.repository import Deb, Depot
 from labkit.model.sites import PAGE
 from labkit.report import status
 from labkit.wiki.server import installation

@@ -7,15 +7,13 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.core.files import write_proven
-from labkit.farm import study
-from labkit.farm.rootfs import actions as rootfs
+from labkit.farm import rootfs, study
 from labkit.farm.rootfs.account import Contents
 from labkit.farm.rootfs.files import File
 from labkit.farm.rootfs.owners import NOBODY, Owner
 from labkit.farm.rootfs.packages import Package
-from labkit.farm.study import comparison, sizes
-from labkit.farm.study.comparison import WaterfallBar
+from labkit.farm.study import comparison, evidence, sizes
+from labkit.farm.study.comparison import Compressed, WaterfallBar
 
 
 def _package(name: str, version: str = "1") -> Package:
@@ -152,10 +150,10 @@ def test_what_makes_a_site_larger_than_the_base(lab: Lab) -> None:
 
 @pytest.mark.root
 def test_a_layer_is_measured_once(lab: Lab) -> None:
-    """What was measured lies beside the root file system, and nothing else is left of it."""
+    """Its weights lie beside the root file system, and nothing else is left of it."""
     built = rootfs.build(lab, "essential").value
     found = comparison.compressed(lab, built)
-    kept = built.path.parent / comparison.FILE
+    kept = built.path.parent / f"{found.key}.json"
     written = kept.stat().st_mtime_ns
     assert comparison.compressed(lab, built) == found
     assert kept.stat().st_mtime_ns == written
@@ -163,11 +161,18 @@ def test_a_layer_is_measured_once(lab: Lab) -> None:
     assert not list((lab.cache_dir / "rootfs").glob(".layer-*"))
 
 
-def test_what_was_measured_with_other_programs_is_not_taken(tmp_path: Path) -> None:
-    """Nor is a damaged record."""
-    path = tmp_path / comparison.FILE
-    write_proven(path, comparison.Compressed(key="old", gzip=2, zstd=1).model_dump_json())
-    assert comparison._kept_layer(path, "new") is None
-    assert comparison._kept_layer(path, "old") is not None
-    path.write_text(path.read_text().replace('"gzip":2', '"gzip":3'))
-    assert comparison._kept_layer(path, "old") is None
+def test_evidence_is_collected_once_and_again_when_it_is_damaged(tmp_path: Path) -> None:
+    """Under another key, too."""
+    lab = Lab.of({"cache": str(tmp_path)})
+    counted = iter(range(9))
+
+    def collect() -> Compressed:
+        return Compressed(key="k", gzip=next(counted), zstd=0)
+
+    def collected(key: str) -> int:
+        return evidence.collected(lab, tmp_path, key, Compressed, collect).gzip
+
+    assert [collected("one"), collected("one"), collected("other")] == [0, 0, 1]
+    path = tmp_path / "one.json"
+    path.write_text(path.read_text().replace('"gzip": 0', '"gzip": 7'))
+    assert [collected("one"), collected("one")] == [2, 2]

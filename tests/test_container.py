@@ -18,7 +18,7 @@ from labkit.farm.containers import bundle, container, overlay, replica_files, ru
 from labkit.farm.containers.bundle import Spec
 from labkit.farm.images import actions as images
 from labkit.farm.network.netns import inside
-from labkit.farm.reconcile import up
+from labkit.farm.reconcile import answers, up
 from labkit.farm.services import fetch
 from labkit.kernel import cgroups as tree
 from labkit.kernel import users
@@ -286,7 +286,7 @@ def test_a_killed_container_is_told_and_started_again(farm: Lab) -> None:
     container.kill(farm, replica)
     assert runc.states(farm)["red-1"].status == "stopped"
     assert gone(first)
-    assert "no answer" in (up.problem(farm, replica) or "")
+    assert "no answer" in (answers.problem(farm, replica) or "")
     container.start(farm, replica)
     assert runc.states(farm)["red-1"].status == "running"
     assert up.replicas(farm).holds

@@ -13,6 +13,7 @@ from labkit.core import run
 from labkit.core.journal import Entry, Journal, lock
 from labkit.core.undo import mount_points
 from labkit.errors import LockError, StateError
+from labkit.farm import rootfs
 from labkit.farm.containers import (
     container,
     replica_files,
@@ -20,8 +21,7 @@ from labkit.farm.containers import (
 )
 from labkit.farm.images import builder, store, unpacking
 from labkit.farm.reconcile import up
-from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.services import dns, proxy, ssh
+from labkit.farm.services import balancer, balancer_server, dns, dns_server, ssh
 from labkit.report import status as standing
 from tests.damage import MENDED, damaged, folder, gone, junk, nowhere, null, torn
 from tests.test_standing import inventory, nothing
@@ -57,11 +57,11 @@ FILES: dict[str, Callable[[Lab], Path]] = {
     "index of the image": lambda lab: builder.place(lab) / "layout" / "index.json",
     "manifest of the image": small_blob,
     "public key": lambda lab: lab.state_dir / "ssh" / "host.pub",
-    "dnsmasq.conf": lambda lab: dns.server(lab).config,
-    "dnsmasq.pid": lambda lab: dns.server(lab).pidfile,
+    "dnsmasq.conf": lambda lab: dns_server.server(lab).config,
+    "dnsmasq.pid": lambda lab: dns_server.server(lab).pidfile,
     "resolv.conf": lambda lab: lab.run_dir / "dns" / "resolv.conf",
-    "apache2.conf": lambda lab: proxy.server(lab).config,
-    "apache2.pid": lambda lab: proxy.server(lab).pidfile,
+    "apache2.conf": lambda lab: balancer_server.server(lab).config,
+    "apache2.pid": lambda lab: balancer_server.server(lab).pidfile,
     "runC's state": lambda lab: runc.root(lab) / "red-1" / "state.json",
 }
 
@@ -70,10 +70,10 @@ def all_up(lab: Lab) -> bool:
     """Whether replicas, names and balancer come up, and a second time find nothing to do."""
     assert failed(up.replicas(lab).checks) == ()
     assert failed(dns.up(lab).checks) == ()
-    proxy.up(lab)  # which sees a replica that was started anew with its next health check
+    balancer.up(lab)  # which sees a replica that was started anew with its next health check
     assert not up.replicas(lab).changed
     assert not dns.up(lab).changed
-    assert not proxy.up(lab).changed
+    assert not balancer.up(lab).changed
     return True
 
 
@@ -185,7 +185,7 @@ def test_down_without_the_journal_says_what_it_leaves(farm: Lab) -> None:
         assert not result.holds
         assert "nothing of it is in the journal" in result.summary
         assert any(text.startswith(f"mount {target} ") for text in result.value.failed)
-        assert any(str(dns.server(farm).config) in text for text in result.value.failed)
+        assert any(str(dns_server.server(farm).config) in text for text in result.value.failed)
         assert target in mount_points()
     assert standing.down(farm).holds
     assert nothing(farm)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from labkit.farm.rootfs import index, repository
-from labkit.farm.rootfs.apt import Source
-from labkit.farm.rootfs.repository import ADDRESS, AbsentError, Deb, Depot, Shop
+from labkit.farm.rootfs import buildplan, repository
+from labkit.farm.rootfs.apt import AbsentError, Source
+from labkit.farm.rootfs.repository import ADDRESS, Deb, Depot, Shop
 
 PACKAGES = """\
 Package: libc6
@@ -103,7 +103,7 @@ def test_a_damaged_file_is_none(tmp_path: Path) -> None:
 
 
 def _names(*wanted: str) -> list[str]:
-    return [offer.name for offer in index.closure(index.parse(PACKAGES), wanted)]
+    return [offer.name for offer in buildplan.closure(buildplan.parse(PACKAGES), wanted)]
 
 
 def test_what_can_matter_is_what_is_everywhere_and_all_that_it_may_need() -> None:
@@ -124,8 +124,8 @@ def test_what_can_matter_is_what_is_everywhere_and_all_that_it_may_need() -> Non
 )  # fmt: skip
 def test_the_hash_changes_with_what_can_matter(before: str, after: str, same: bool) -> None:
     """A version, a content, a package that is everywhere from now on; nothing else."""
-    old = index.summed(index.closure(index.parse(PACKAGES), ()))
-    new = index.summed(index.closure(index.parse(PACKAGES.replace(before, after)), ()))
+    old = buildplan.summed(buildplan.closure(buildplan.parse(PACKAGES), ()))
+    new = buildplan.summed(buildplan.closure(buildplan.parse(PACKAGES.replace(before, after)), ()))
     assert (old == new) is same
 
 

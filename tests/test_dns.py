@@ -19,7 +19,7 @@ from labkit.errors import ConfigError, FarmError, MachineError
 from labkit.farm.containers import lab_namespaces
 from labkit.farm.network.host import require_address
 from labkit.farm.network.netns import inside
-from labkit.farm.services import dns, dns_instance, resolver, zone
+from labkit.farm.services import dns, dns_config, dns_server
 from tests import killing
 from tests.host_side import give_address
 
@@ -33,7 +33,7 @@ def addressed(lab: Lab) -> Lab:
 def test_zone_names_balancer_sites_and_replicas() -> None:
     """The sites' names lead to the balancer, each replica's to its own address."""
     lab = Lab.load(None, lab_name="shop", sites=["red", "blue"], replicas=1)
-    assert {item.name: str(item.address) for item in zone.names(lab)} == {
+    assert {item.name: str(item.address) for item in dns_config.names(lab)} == {
         "balancer.shop.test": "10.60.0.1",
         "ns.shop.test": "10.60.0.1",
         "red.shop.test": "10.60.0.1",
@@ -60,37 +60,35 @@ def test_zone_names_balancer_sites_and_replicas() -> None:
 def test_configuration_is_of_the_lab_alone(line: str) -> None:
     """dnsmasq listens on one address, reads nothing of the machine's and drops root."""
     lab = Lab.load(None, domain="my.test", subnet="10.61.0.0/24", run="/run/x")
-    assert line in zone.config(lab).splitlines()
+    assert line in dns_config.config(lab).splitlines()
 
 
 def test_names_are_lines_of_hosts_and_their_mark_changes_with_them() -> None:
     """dnsmasq reads them again while it runs; by the mark it is known that it has."""
     lab = Lab.load(None, domain="my.test", subnet="10.61.0.0/24", replicas=1)
-    lines = zone.hosts(lab).splitlines()
+    lines = dns_config.hosts(lab).splitlines()
     assert lines[0] == "10.61.0.1 balancer.my.test"
     assert "10.61.0.11 site1-1.my.test" in lines
-    assert lines[-1] == f"10.61.0.1 {zone.mark(lab)}"
-    assert zone.mark(lab) != zone.mark(Lab.of({**lab.model_dump(), "replicas": 2}))
+    assert lines[-1] == f"10.61.0.1 {dns_config.mark(lab)}"
+    assert dns_config.mark(lab) != dns_config.mark(Lab.of({**lab.model_dump(), "replicas": 2}))
 
 
 @pytest.mark.parametrize("netns", ["", "box"])
 def test_program_is_started_with_the_lab_as_its_resolver(netns: str) -> None:
     """The arguments of a program stay arguments: no shell reads them."""
     lab = Lab.load(None, netns=netns, run="/run/x")
-    argv = resolver.command(lab, ["echo", "$(id); a b"])
+    argv = dns_config.resolving(lab, ["echo", "$(id); a b"])
     entered = ["nsenter", "--net=/run/netns/box", "--"] if netns else []
     assert argv[: len(entered) + 3] == [*entered, "unshare", "--mount", "--"]
     assert argv[-3:] == ["/run/x/lab/dns/resolv.conf", "echo", "$(id); a b"]
 
 
 def test_script_has_the_same_words_as_the_command() -> None:
-    """The wrapper script quotes each word, and passes its own arguments on."""
+    """The wrapper script quotes each word, and passes its arguments on."""
     lab = Lab.load(None, netns="box")
-    *_, last = resolver.script(lab, ["a b", "$c"]).splitlines()
-    words = shlex.split(last)
-    assert words[0] == "exec"
-    assert words[1:-1] == resolver.command(lab, ["a b", "$c"])
-    assert words[-1] == "$@"
+    [text] = [text for path, text, _ in dns_config.files(lab) if path.name == "with-dns"]
+    words = shlex.split(text.splitlines()[-1])
+    assert words == ["exec", *dns_config.resolving(lab, []), "$@"]
 
 
 @pytest.mark.root
@@ -111,16 +109,16 @@ def test_server_says_what_the_lab_says(addressed: Lab) -> None:
 def test_second_run_changes_nothing(addressed: Lab) -> None:
     """The running server is left alone."""
     dns.up(addressed)
-    before = daemon.pid(dns.server(addressed))
+    before = daemon.pid(dns_server.server(addressed))
     assert dns.up(addressed).changed is False
-    assert daemon.pid(dns.server(addressed)) == before
+    assert daemon.pid(dns_server.server(addressed)) == before
 
 
 @pytest.mark.root
 def test_server_gives_up_root(addressed: Lab) -> None:
     """Once it has its port, dnsmasq runs as nobody."""
     dns.up(addressed)
-    pid = daemon.pid(dns.server(addressed))
+    pid = daemon.pid(dns_server.server(addressed))
     assert Path(f"/proc/{pid}").stat().st_uid != 0
 
 
@@ -152,12 +150,12 @@ def test_a_replacement_that_was_cut_off_is_gone_on_with(addressed: Lab) -> None:
     points = killing.apart(recorded).said
     first = next(n for n, point in enumerate(points, 1) if "dnsmasq.candidate" in point)
     last = points.index("after journal: daemon")
-    wanted = dns_instance.wanted(other)
+    wanted = dns_server.wanted(other)
     for number in range(first, last, 2):
         dns.up(addressed)
         ended = killing.apart(partial(killed, other, number))
         assert ended.status == -9, points[number - 1]
-        seen = dns_instance.seen(other) or {}
+        seen = dns_server.observed(other) or {}
         assert seen["process"] != "running" or seen["configuration"] != wanted["configuration"]
         dns.up(other)
         assert dns.query(other, "site1").status == "NOERROR", points[number - 1]
@@ -176,18 +174,18 @@ def test_a_server_that_hears_nothing_is_replaced(
     """Files that it is told to read anew are of no use to it."""
     monkeypatch.setattr(undo, "PATIENCE", 0.1)
     dns.up(addressed)
-    stopped = daemon.pid(dns.server(addressed))
-    daemon.send(dns.server(addressed), signal.SIGSTOP)
+    stopped = daemon.pid(dns_server.server(addressed))
+    daemon.send(dns_server.server(addressed), signal.SIGSTOP)
     assert dns.up(addressed).changed
     assert dns.query(addressed, "site1").status == "NOERROR"
-    assert daemon.pid(dns.server(addressed)) != stopped
+    assert daemon.pid(dns_server.server(addressed)) != stopped
 
 
 @pytest.mark.root
 def test_a_further_replica_is_named_by_the_running_server(addressed: Lab) -> None:
     """Its process stays, and so does every other name."""
     dns.up(addressed)
-    before = daemon.pid(dns.server(addressed))
+    before = daemon.pid(dns_server.server(addressed))
     more = Lab.of({**addressed.model_dump(), "replicas": 3})
     result = dns.up(more)
     assert result.changed
@@ -195,7 +193,7 @@ def test_a_further_replica_is_named_by_the_running_server(addressed: Lab) -> Non
     assert dns.query(more, "site1-3").values == ("10.60.0.31",)
     assert dns.up(addressed).changed
     assert dns.query(addressed, "site1-3").status == "NXDOMAIN"
-    assert daemon.pid(dns.server(addressed)) == before
+    assert daemon.pid(dns_server.server(addressed)) == before
 
 
 @pytest.mark.root
@@ -203,13 +201,13 @@ def test_a_further_replica_is_named_by_the_running_server(addressed: Lab) -> Non
 def test_an_edited_file_is_mended(addressed: Lab, name: str) -> None:
     """Whichever of the server's files it is; the facts say that something is wrong, and then not."""
     dns.up(addressed)
-    file = resolver.folder(addressed) / name
+    file = dns_config.folder(addressed) / name
     before = file.read_text()
     file.write_text(f"{before}# edited\n")
-    assert dns_instance.seen(addressed) != dns_instance.wanted(addressed)
+    assert dns_server.observed(addressed) != dns_server.wanted(addressed)
     assert dns.up(addressed).changed
     assert file.read_text() == before
-    assert dns_instance.seen(addressed) == dns_instance.wanted(addressed)
+    assert dns_server.observed(addressed) == dns_server.wanted(addressed)
 
 
 @pytest.mark.root
@@ -217,8 +215,8 @@ def test_names_that_were_written_and_not_read_are_read(addressed: Lab) -> None:
     """As when labkit was killed between the two: the server itself says what it serves."""
     dns.up(addressed)
     more = Lab.of({**addressed.model_dump(), "replicas": 3})
-    (resolver.folder(more) / "hosts").write_text(zone.hosts(more))
-    assert (dns_instance.seen(more) or {})["served"] == "not this zone"
+    (dns_config.folder(more) / "hosts").write_text(dns_config.hosts(more))
+    assert (dns_server.observed(more) or {})["served"] == "not this zone"
     assert dns.up(more).changed
     assert dns.query(more, "site1-3").status == "NOERROR"
 
@@ -229,9 +227,9 @@ def test_refused_configuration_leaves_the_server_running(
 ) -> None:
     """A configuration that dnsmasq refuses never takes the running one's place."""
     dns.up(addressed)
-    file = dns.server(addressed).config
+    file = dns_server.server(addressed).config
     before = file.read_text()
-    monkeypatch.setattr(dns_instance, "config", lambda lab: "no-such-option\n")
+    monkeypatch.setattr(dns_config, "config", lambda lab: "no-such-option\n")
     with pytest.raises(FarmError, match="refuses this configuration"):
         dns.up(addressed)
     assert file.read_text() == before
@@ -259,7 +257,7 @@ def test_down_ends_the_server_and_removes_its_files(addressed: Lab) -> None:
     dns.up(addressed)
     assert dns.down(addressed).changed
     assert dns.down(addressed).changed is False
-    assert list(resolver.folder(addressed).glob("*")) == []
+    assert list(dns_config.folder(addressed).glob("*")) == []
     with pytest.raises(FarmError, match="does not answer"):
         dns.query(addressed, "site1")
     assert [check.name for check in dns.checks(addressed)] == ["dns.server"]
@@ -284,7 +282,7 @@ def test_without_the_bridge_nothing_is_started(lab: Lab) -> None:
     lab_namespaces.create_namespace(lab, lab.host.netns)
     with pytest.raises(FarmError, match="on no interface"):
         dns.up(lab)
-    assert not resolver.folder(lab).exists()
+    assert not dns_config.folder(lab).exists()
     with pytest.raises(FarmError):
         require_address(lab)
 
@@ -310,7 +308,7 @@ def test_program_resolves_by_the_lab_and_etc_stays(addressed: Lab) -> None:
     """A program of the machine finds a replica by its short name; nobody else's resolver changes."""
     before = Path("/etc/resolv.conf").read_bytes()
     dns.up(addressed)
-    done = run.run([str(resolver.with_dns(addressed)), "getent", "hosts", "site1-2"])
+    done = run.run([str(dns_config.with_dns(addressed)), "getent", "hosts", "site1-2"])
     assert done.stdout.split() == [
         str(addressed.replica("site1-2").address),
         addressed.host_name("site1-2"),

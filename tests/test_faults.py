@@ -13,6 +13,7 @@ import pytest
 from labkit import Lab
 from labkit.errors import WikiError
 from labkit.wiki.client import session, transport
+from labkit.wiki.client.mediawiki import MediaWiki
 from labkit.wiki.client.protocol import Upload
 from labkit.wiki.merge import fences
 from labkit.wiki.merge.fences import Block
@@ -234,7 +235,7 @@ def test_a_wiki_that_never_answers_is_not_waited_for_long(
         made.publish()
     assert proxy.count == 2
     with pytest.raises(WikiError, match=r"no word within 0\.2 s"):
-        session.connect(f"http://{proxy.host}/w/api.php", own=True)
+        MediaWiki(f"http://{proxy.host}/w/api.php", own=True)
     assert proxy.count == 4
     proxy.released.set()
     assert made.desk.teacher.read("Main Page").title

@@ -109,7 +109,7 @@ def test_unchanged_blocks_leave_the_page_as_it_is(words: list[str]) -> None:
     names = fences.listed(("01-wiki", "02-rootfs"))
     text = f"{names}{words[1]}\n{ONE.text}{words[2]}\n{TWO.text}{words[3]}"
     merged = page_merge.merged(
-        fences.parse(text, "Report"), (ONE, TWO), pristine=lambda name, digest: None
+        fences.parse(text, "Report"), (ONE, TWO), last_wrote=lambda name, digest: None
     )
     assert merged.text == text
     assert [change.state for change in merged.changes] == ["unchanged", "unchanged"]
@@ -126,7 +126,9 @@ def memory(*blocks: Block) -> page_merge.Pristine:
 
 def merged(text: str, *blocks: Block, known: Block = ONE) -> page_merge.Woven:
     """The page with these blocks, by a labkit that remembers one more."""
-    return page_merge.merged(fences.parse(text, "Report"), blocks, pristine=memory(known, *blocks))
+    return page_merge.merged(
+        fences.parse(text, "Report"), blocks, last_wrote=memory(known, *blocks)
+    )
 
 
 def test_an_empty_page_gets_list_and_blocks() -> None:
@@ -169,7 +171,7 @@ def test_a_block_that_a_person_deleted_stays_deleted() -> None:
     assert kept.text == start
     assert [change.state for change in kept.changes] == ["unchanged", "deleted"]
     back = page_merge.merged(
-        fences.parse(start, "Report"), (ONE, TWO), pristine=memory(), restore=["02-rootfs"]
+        fences.parse(start, "Report"), (ONE, TWO), last_wrote=memory(), restore=["02-rootfs"]
     )
     assert back.text == page(start, TWO.text)
 
@@ -179,7 +181,7 @@ def test_a_lost_list_is_made_up_for_by_what_labkit_knows() -> None:
     new = page_merge.merged(
         fences.parse(ONE.text, "Report"),
         (ONE, TWO),
-        pristine=memory(),
+        last_wrote=memory(),
         known=["01-wiki", "02-rootfs"],
     )
     assert new.text == f"{fences.listed(('01-wiki', '02-rootfs'))}\n{ONE.text}"
@@ -195,11 +197,11 @@ def test_a_renamed_heading_stays_the_person_s() -> None:
 
 
 def test_without_memory_every_line_that_labkit_would_not_write_is_kept() -> None:
-    """When the pristine block is lost, no line that could be a person's is taken away."""
+    """When what labkit last wrote is lost, no line that could be a person's is taken away."""
     start = ONE.text.replace("a\nb", "a\nREX> q\nb")
     new = fences.block("01-wiki", "== Wiki ==", "a\nb2")
     found = page_merge.merged(
-        fences.parse(start, "Report"), (new,), pristine=lambda name, digest: None
+        fences.parse(start, "Report"), (new,), last_wrote=lambda name, digest: None
     )
     assert fences.parse(found.text, "Report").blocks[0].block.body.split("\n") == [
         "a", "REX> q", "b", "b2",

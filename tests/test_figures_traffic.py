@@ -10,13 +10,13 @@ import pytest
 
 from labkit import Lab, Table
 from labkit.core.result import Figure, Result, picture
-from labkit.farm.services.browsing import Page, Visits
-from labkit.farm.traffic import counts, outage
+from labkit.farm.services.browser import Page, Visits
+from labkit.farm.traffic import failover, measurements
 from labkit.farm.traffic.bench import Comparison as Speeds
 from labkit.farm.traffic.bench import Throughput
+from labkit.farm.traffic.distribution import Case, Comparison, Survey
 from labkit.farm.traffic.load import Sent
-from labkit.farm.traffic.measure import Measurement
-from labkit.farm.traffic.spread import Case, Comparison, Survey
+from labkit.farm.traffic.measurements import Measurement
 from labkit.report import figures
 from labkit.report.figures import screenshots, stopped_replica, traffic
 
@@ -44,11 +44,11 @@ def measurement(lab: Lab, site: str, *observed: int, lbmethod: str = "byrequests
         for item, count in zip(lab.replicas_of(site), observed, strict=True)
         for _ in range(count)
     ]
-    parts = counts.shares(lab.replicas_of(site), sent)
+    parts = measurements.shares(lab.replicas_of(site), sent)
     return Measurement(
         target=site, address="10.60.0.1", lbmethod=lbmethod, trace="t", requests=sum(observed),
         concurrency=8, failed=0, seconds=1.0, rate=100.0, median=0.01, p95=0.02,
-        shares=parts, fit=counts.fit(parts),
+        shares=parts, fit=measurements.fit(parts),
     )  # fmt: skip
 
 
@@ -111,8 +111,8 @@ def test_failover_tells_moments_and_failures(
     """Each moment that was seen is told, with the numbers of failed and repeated requests."""
     sent = load(lost)
     moments = (0.5, 0.52, 1.2, back)
-    value = outage.value(lab, lab.replica("red-2"), sent, moments, drained=drained)
-    table = outage.timeline(lab, value, sent)
+    value = failover.evaluated(lab, lab.replica("red-2"), sent, moments, drained=drained)
+    table = failover.timeline(lab, value, sent)
     assert [column.name for column in table.columns] == [
         "time", "red-1", "red-2", "again", "failed", "slowest",
     ]  # fmt: skip
@@ -131,8 +131,10 @@ def test_outage_of_an_only_replica_is_drawn_as_one(lab: Lab) -> None:
         Sent(number=n, replica="red-1", status=503 if 50 <= n < 150 else 200, start=n / 100, seconds=0.01)
         for n in range(200)
     ]  # fmt: skip
-    value = outage.value(single, single.replica("red-1"), sent, (0.5, 0.6, 1.2, 1.5), drained=False)
-    figure = figures.failover(single, result(value, outage.timeline(single, value, sent)))
+    value = failover.evaluated(
+        single, single.replica("red-1"), sent, (0.5, 0.6, 1.2, 1.5), drained=False
+    )
+    figure = figures.failover(single, result(value, failover.timeline(single, value, sent)))
     assert figure.alt.startswith("red-1 is the only replica of red. ")
     assert "100 of 200 requests failed" in figure.alt
     assert "its only replica" in figure.caption
@@ -145,8 +147,8 @@ def test_many_replicas_are_one_bar_beside_the_stopped_one() -> None:
     replicas = many.replicas_of("red")
     sent = [Sent(number=n, replica=item.name, status=200, start=0.0, seconds=0.01)
             for n, item in enumerate(replicas)]  # fmt: skip
-    value = outage.value(many, replicas[-1], sent, (0.0, 0.0, 0.0, 0.0), drained=False)
-    table = outage.timeline(many, value, sent)
+    value = failover.evaluated(many, replicas[-1], sent, (0.0, 0.0, 0.0, 0.0), drained=False)
+    table = failover.timeline(many, value, sent)
     (row,) = stopped_replica.grouped(table.frame(), value).to_dict("records")
     assert row == {"time": 0.0, "the other 8 replicas": 8, "red-9": 1, "again": 0, "failed": 0,
                    "slowest": 0.01}  # fmt: skip

@@ -16,7 +16,7 @@ import pytest
 from labkit import Lab, cancellation
 from labkit.core import run
 from labkit.core.journal import Journal, lock
-from labkit.farm.reconcile import rolling
+from labkit.farm.services import balancer_server
 from labkit.kernel import processes
 from tests import waiting
 
@@ -140,13 +140,13 @@ def test_who_waits_for_the_balancers_processes_in_a_thread_is_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The wait of a rolling change for an old one that still answers: however long it would have taken."""
-    monkeypatch.setattr(rolling, "PATIENCE", LONG)
+    monkeypatch.setattr(balancer_server, "PATIENCE", LONG)
     began, program = time.monotonic(), tmp_path / "apache2"
     program.symlink_to("/bin/sleep")
 
     def wait() -> None:
         (tmp_path / "waits").touch()
-        rolling.finished(Lab(), [process.pid])
+        balancer_server.wait_ended([process.pid])
         raise AssertionError("it has ended")
 
     with run.start([program, f"{LONG:g}"]) as process:

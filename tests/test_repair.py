@@ -37,7 +37,7 @@ def mended(text: str, *versions: Block) -> Repaired:
     """The page as it is mended by a labkit that knows these versions of its blocks."""
     known = {(block.name, block.digest): block for block in versions}
     return repair.repair(
-        text, "Report", versions=versions, pristine=lambda name, digest: known.get((name, digest))
+        text, "Report", versions=versions, last_wrote=lambda name, digest: known.get((name, digest))
     )
 
 

@@ -15,7 +15,7 @@ import pytest
 from labkit import Check, Figure, Lab, Result, Table
 from labkit.core.result import FIGURE_MIME, RESULT_MIME
 from labkit.display import counted
-from labkit.report.site import markup, pages, review
+from labkit.report.site import hypertext, pages, review
 from labkit.report.stages import closing
 from labkit.report.stages import record as records
 from labkit.report.stages.assignment import ROWS, TASKS
@@ -317,7 +317,7 @@ def test_run_by_hand_is_shown_from_its_record(lab: Lab) -> None:
 )
 def test_only_long_words_break_and_where_one_would(text: str, html: str) -> None:
     """A column of a table never breaks a plain word; no character is lost, and none acts."""
-    assert str(markup.breakable(text)) == html
+    assert str(hypertext.breakable(text)) == html
 
 
 def test_long_tables_show_little_and_texts_keep_their_blanks(lab: Lab) -> None:
@@ -354,7 +354,7 @@ def test_a_small_rest_is_shown_not_folded(lab: Lab, rows: int, folded: list[str]
     [
         ("\x1b[1;31mred\x1b[0m", "red"),
         ("a\x07b\x00c\td\n", "a␇b␀c\td\n"),
-        ("\x1b]0;title", "0;title"),
+        ("\x1b]0;title\x07a", "a"),
         ("é ✔\u202f\u00a0", "é ✔\u202f\u00a0"),
         ("a\u202eb", "a[U+202E]b"),
         ("\u3000\u200c\U0001fae9", "\u3000\u200c\U0001fae9"),
@@ -364,7 +364,7 @@ def test_control_sequences_are_dropped_and_control_characters_visible(
     raw: str, expected: str
 ) -> None:
     """What a program wrote to steer a terminal is not on the page."""
-    assert markup.plain(raw) == expected
+    assert hypertext.plain(raw) == expected
 
 
 def test_parameters_that_differ_are_named() -> None:

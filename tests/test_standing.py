@@ -23,7 +23,7 @@ from labkit.errors import MachineError
 from labkit.farm.containers import container, runc
 from labkit.farm.network.netns import inside
 from labkit.farm.reconcile import up, upkeep
-from labkit.farm.services import proxy, ssh
+from labkit.farm.services import balancer, ssh
 from labkit.kernel import cgroups
 from labkit.report import status
 from tests import proc
@@ -260,7 +260,7 @@ def test_status_knows_the_labs_own_balancer_from_anybodys() -> None:
         assert balancer_of(lab) == ("up", f"{place}: 1 of 2 replicas in service, not red-1", True)
         other = Lab.of({**lab.model_dump(), "name": "other"})
         assert balancer_of(other)[::2] == ("somebody else's", False)
-        proxy.down(lab)
+        balancer.down(lab)
         assert balancer_of(lab)[::2] == ("down", False)
         for kind in (
             partial(HTTPServer, RequestHandlerClass=saying(lambda _: "hello")),

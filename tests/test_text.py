@@ -13,7 +13,7 @@ from labkit import Lab, LabkitError, display
 from labkit.core import undo
 from labkit.farm.reconcile import up
 from labkit.kernel import mounts
-from labkit.report.site import markup
+from labkit.report.site import hypertext
 from labkit.wiki.publish import last_written, prepared
 from labkit.wiki.render import wikitext
 
@@ -44,7 +44,7 @@ def test_what_people_write_is_text_everywhere(line: str) -> None:
     """A title, a folder, what a terminal, the review site and the wiki show: all are the same words."""
     assert display.line(line) == line
     assert display.shown(line) == line
-    assert markup.plain(line) == line
+    assert hypertext.plain(line) == line
     assert wikitext.clean(line) == unicodedata.normalize("NFC", line)
     assert Lab.of({"sites": [{"name": "a", "title": line}]}).sites[0].title == line
 

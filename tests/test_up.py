@@ -20,7 +20,7 @@ from labkit.farm import network
 from labkit.farm.containers import container, lab_namespaces, runc
 from labkit.farm.containers.bundle import Spec
 from labkit.farm.network import links
-from labkit.farm.reconcile import up, upkeep
+from labkit.farm.reconcile import answers, up, upkeep
 from labkit.model.lab import Replica
 from tests.test_host import add_link
 from tests.test_network import delete_link
@@ -84,7 +84,7 @@ def test_replicas_answer_from_nothing(make_lab: Callable[..., Lab]) -> None:
     assert {"farm.replica.red-1", "farm.replica.red-2"} <= names
     assert {row[2] for row in result.table("replicas").rows} == {"10.60.0.11", "10.60.0.21"}
     assert result.value.pids == {name: state.pid for name, state in runc.states(lab).items()}
-    assert [up.problem(lab, replica) for replica in lab.farm] == [None, None]
+    assert [answers.problem(lab, replica) for replica in lab.farm] == [None, None]
 
 
 @pytest.mark.root
@@ -135,7 +135,7 @@ def test_the_address_stays_while_a_container_is_dead(farm: Lab) -> None:
     container.kill(farm, farm.farm[0])
     assert links.observe(farm).links[0].addresses == ("10.60.0.11/24",)
     assert network.ping(farm).holds
-    assert "refused" in (up.problem(farm, farm.farm[0]) or "")
+    assert "refused" in (answers.problem(farm, farm.farm[0]) or "")
     (check,) = failed(up.replica_checks(farm))
     assert (check.name, check.seen) == ("farm.replica.red-1", "its container is not running")
     assert up.replicas(farm).holds

@@ -21,8 +21,8 @@ from labkit.errors import FarmError
 from labkit.farm import network
 from labkit.farm.containers import runc, written
 from labkit.farm.network.netns import inside
-from labkit.farm.reconcile import answering, answers, upkeep
-from labkit.farm.services import dns, proxy, resolver, workers
+from labkit.farm.reconcile import answers, upkeep
+from labkit.farm.services import balancer_server, dns_config, dns_server
 from labkit.kernel import cgroups
 from labkit.kernel import netns as namespaces
 from labkit.report import status as standing
@@ -42,7 +42,7 @@ def farm() -> Iterator[Lab]:
 def processes(lab: Lab) -> dict[str, int | None]:
     """The first processes of containers and servers, by name."""
     pids: dict[str, int | None] = {name: s.pid for name, s in runc.states(lab).items()}
-    servers = {"names": dns.server(lab), "balancer": proxy.server(lab)}
+    servers = {"names": dns_server.server(lab), "balancer": balancer_server.server(lab)}
     return pids | {name: daemon.pid(server) for name, server in servers.items()}
 
 
@@ -183,28 +183,28 @@ def readdress_inner_end(lab: Lab) -> None:
 
 
 def stop_balancer(lab: Lab) -> None:
-    run.run(["apache2", "-f", proxy.server(lab).config, "-k", "stop"], netns=lab.netns)
+    run.run(["apache2", "-f", balancer_server.server(lab).config, "-k", "stop"], netns=lab.netns)
     assert wait_until_gone(int(processes(lab)["balancer"] or 0))
 
 
 def kill_names(lab: Lab) -> None:
-    kill(daemon.pid(dns.server(lab)))
+    kill(daemon.pid(dns_server.server(lab)))
 
 
 def edit_zone(lab: Lab) -> None:
-    file = resolver.folder(lab) / "hosts"
+    file = dns_config.folder(lab) / "hosts"
     file.write_text(file.read_text().replace("10.60.0.11 ", "10.60.0.12 "))
-    daemon.send(dns.server(lab), signal.SIGHUP)
+    daemon.send(dns_server.server(lab), signal.SIGHUP)
 
 
 def edit_balancer(lab: Lab) -> None:
-    file = proxy.server(lab).config
+    file = balancer_server.server(lab).config
     file.write_text(file.read_text().replace("loadfactor=1", "loadfactor=9", 1))
-    daemon.send(proxy.server(lab), signal.SIGUSR1)
+    daemon.send(balancer_server.server(lab), signal.SIGUSR1)
 
 
 def withdraw_worker(lab: Lab) -> None:
-    workers.stop(lab, lab.replica("red-1"), True)
+    balancer_server.stop(lab, lab.replica("red-1"), True)
 
 
 def unbound(lab: Lab) -> None:
@@ -331,9 +331,7 @@ def test_drift_is_named_planned_and_mended_alone(
     farm: Lab, drift: Drift, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The checks say what was seen, the plan what will be done; nobody else's process is another one."""
-    monkeypatch.setattr(
-        answering, "GRACE", 2.0
-    )  # what is told as 2 s then; else the test waits long
+    monkeypatch.setattr(answers, "GRACE", 2.0)  # what is told as 2 s then; else the test waits long
     before = processes(farm)
     drift.harm(farm)
     broken = {check.name for check in failed(standing.checks(farm).checks)}
@@ -392,7 +390,7 @@ def test_a_hung_container_is_told_with_the_grace_that_it_had(
     slow.start()
     assert upkeep.plan(farm).value.empty
     slow.join()
-    monkeypatch.setattr(answering, "GRACE", 1.0)
+    monkeypatch.setattr(answers, "GRACE", 1.0)
     stop_processes(farm)
     over = threading.Event()
 
@@ -470,14 +468,14 @@ def test_a_host_without_a_way_to_its_replicas_is_told(
     farm: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A rule of somebody's that keeps requests on the host is the error, and not the replica's silence."""
-    monkeypatch.setattr(answering, "PATIENCE", 0.3)
+    monkeypatch.setattr(answers, "PATIENCE", 0.3)
     rule = ["to", str(farm.subnet), "blackhole"]
     ip(farm, "rule", "add", *rule)
     try:
         with pytest.raises(FarmError, match=r"the host has no way to 10\.60\.0\.11") as caught:
-            answering.wait(farm, farm.farm[:1])
+            answers.wait(farm, farm.farm[:1])
     finally:
         ip(farm, "rule", "del", *rule)
     assert caught.value.code == "farm.replica-unreachable"
     assert caught.value.again.endswith("ip route get 10.60.0.11")
-    answering.wait(farm, farm.farm)
+    answers.wait(farm, farm.farm)

@@ -6,17 +6,18 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas
 import pytest
 
 from labkit import Lab
 from labkit.core import run
 from labkit.core.journal import Journal, lock
 from labkit.errors import FarmError
+from labkit.farm import rootfs
 from labkit.farm.containers import runc
 from labkit.farm.images import actions as images
 from labkit.farm.rootfs import account
-from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs.account import Asked, Contents, reasons
+from labkit.farm.rootfs.account import Asked, Contents
 from labkit.farm.rootfs.files import File
 from labkit.farm.rootfs.owners import NOBODY, Owner
 from labkit.farm.rootfs.packages import Package
@@ -123,26 +124,34 @@ def test_what_came_of_leaving_a_package_out(name: str, told: str) -> None:
     assert _evidence(TOGETHER, ALONE).told(name) == told
 
 
-LISTED = (*WEB.packages, _package("systemd", priority="important"))
+SYSTEMD = _package("systemd", priority="important")
+LARGER = dataclasses.replace(WEB, packages=(*WEB.packages, SYSTEMD))
+
+
+def judged(
+    *trials: Trial, contents: Contents = LARGER, found: Evidence = FOUND
+) -> pandas.DataFrame:
+    """The packages of a root file system by their names, as the evidence judges them."""
+    found = found.model_copy(update={"whole": WENT, "trials": trials})
+    return usage.judged(contents, found, Asked(packages=("apache2-bin",)))
 
 
 def test_the_use_of_each_package() -> None:
-    """Of a package that the farm's image does not have there is no use."""
-    assert usage.classify(LISTED, FOUND) == {
-        "apache2-bin": "opened", "openssh-server": "opened", "libssl": "opened",
-        "passwd": "opened", "libxml": "idle", "perl": "idle", "mawk": "unneeded",
-        "systemd": "unneeded",
-    }  # fmt: skip
+    """Those that are not needed come first, the heaviest before the others; what the image lacks is not needed."""
+    uses = judged().groupby("use", observed=True, sort=True)["package"].agg(list).to_dict()
+    assert uses == {
+        usage.MEANING["unneeded"]: ["mawk", "systemd"],
+        usage.MEANING["idle"]: ["perl", "libxml"],
+        usage.MEANING["opened"]: ["apache2-bin", "openssh-server", "libssl", "passwd"],
+    }
 
 
 def test_what_a_smaller_image_does_without_is_depended_on_all_the_same() -> None:
     """The image has no perl, on which apache2-bin depends in the root file system that is looked at."""
-    small = dataclasses.replace(
-        WEB, packages=tuple(item for item in WEB.packages if item.name != "perl")
-    )
-    found = usage.classes(small, OPENED)
+    less = tuple(item for item in WEB.packages if item.name != "perl")
+    found = usage.classes(dataclasses.replace(WEB, packages=less), OPENED)
     assert "perl" not in found.needed
-    assert usage.classify(LISTED, found)["perl"] == "idle"
+    assert judged(found=found).set_index("package")["use"]["perl"] == usage.MEANING["idle"]
 
 
 def test_dpkg_says_what_cannot_go(tmp_path: Path) -> None:
@@ -165,35 +174,23 @@ def test_dpkg_says_what_cannot_go(tmp_path: Path) -> None:
 
 
 def test_each_package_has_its_reason_its_weight_and_its_trial() -> None:
-    """Those that are not needed come first, the heaviest before the others."""
-    uses = usage.classify(WEB.packages, FOUND)
-    why = reasons(WEB.packages, Asked(packages=("apache2-bin",)))
-    table = usage.package_table(WEB, uses, why, _evidence(TOGETHER, ALONE))
-    assert [(row[0], row[1], row[3]) for row in table.rows[:3]] == [
-        ("mawk", 52, "essential"),
-        ("perl", 901, "asked for: apache2-bin → perl"),
-        ("libxml", 400, "asked for: apache2-bin → libxml"),
-    ]
-    assert table.frame().set_index("package").loc["mawk", "what it is"] == "an awk"
+    """One that was not in the farm's image needs no trial."""
+    frame = usage.package_table(LARGER, judged(TOGETHER, ALONE)).frame().set_index("package")
+    assert frame["size"][["mawk", "perl", "libxml"]].tolist() == [52, 901, 400]
+    assert frame["why it is there"]["mawk"] == "essential"
+    assert frame["why it is there"]["perl"] == "asked for: apache2-bin → perl"
+    assert frame["left out of the farm's image"]["perl"] == "alone: apache2 and ssh answer"
+    assert frame["left out of the farm's image"]["systemd"] == usage.ABSENT
+    assert frame["what it is"]["mawk"] == "an awk"
 
 
 def test_the_uses_add_up_to_the_whole() -> None:
-    """With what belongs to no package as the last row."""
-    uses = usage.classify(WEB.packages, FOUND)
-    why = reasons(WEB.packages, Asked())
-    frame = usage.ground_table(WEB, uses, why).frame()
-    assert frame["size"].sum() == WEB.weight.size
-    assert frame["packages"].sum() == len(WEB.packages)
-
-
-def test_a_package_that_was_not_in_the_image_needs_no_trial() -> None:
-    """It is told so."""
-    contents = Contents(
-        name="large", files=(), owners={}, kinds={}, packages=(_package("systemd"),)
-    )
-    why = reasons(contents.packages, Asked())
-    table = usage.package_table(contents, {"systemd": "unneeded"}, why, _evidence())
-    assert usage.ABSENT in table.rows[0]
+    """With what belongs to no package as the last row; the heaviest packages of a ground are named."""
+    table = usage.ground_table(LARGER, judged())
+    assert table.rows[0] == (usage.MEANING["unneeded"], "essential", 1, 52, "mawk")
+    frame = table.frame()
+    assert frame["size"].sum() == LARGER.weight.size
+    assert frame["packages"].sum() == len(LARGER.packages)
 
 
 def test_reads_what_the_linker_loads() -> None:

@@ -18,7 +18,7 @@ from labkit.core import run
 from labkit.core.journal import Journal, lock
 from labkit.core.result import Result
 from labkit.farm.containers import runc
-from labkit.farm.reconcile import looking, upkeep
+from labkit.farm.reconcile import observe, upkeep
 from labkit.farm.reconcile.upkeep import Mend
 from labkit.report import status
 from tests.test_run import wait_until_gone
@@ -125,9 +125,9 @@ def test_a_lab_that_is_taken_down_while_it_is_first_looked_at_stays_down(
     lab = make_lab(sites=["red"], replicas=1)
     upkeep.apply(lab)
 
-    def taken_down(lab: Lab) -> looking.Look:
+    def taken_down(lab: Lab) -> observe.Observation:
         assert status.down(lab).holds
-        return looking.look(lab)
+        return observe.observe(lab)
 
     monkeypatch.setattr(upkeep, "look", taken_down)
     watched = upkeep.watch(lab, over=Event(), seconds=20).value

@@ -12,7 +12,6 @@ from labkit import Lab
 from labkit.errors import ConfigError, StateError
 from labkit.wiki.client import session
 from labkit.wiki.client.protocol import Revision
-from labkit.wiki.client.session import origin
 from labkit.wiki.publish import prepared
 from labkit.wiki.publish.prepared import Kept, State, decide, digest
 from labkit.wiki.server.configuration import Folders
@@ -113,7 +112,7 @@ def given(wiki_lab: Lab, tmp_path: Path) -> Iterator[tuple[Lab, Path]]:
 
 def as_administrator(lab: Lab) -> mwclient.Site:
     """A session of the administrator's."""
-    site = session.connect(f"{origin(lab)}/w/api.php", own=True)
+    site = session.connect(lab)
     word = session.passwords(lab).administrator.get_secret_value()
     site.clientlogin(username=session.ADMINISTRATOR, password=word)
     site.site_init()

@@ -206,7 +206,7 @@ def test_who_may_do_what(wiki_lab: Lab, account: str) -> None:
     page = server.login_page(wiki_lab)
     assert account in page.accounts
     words = json.loads(Path(page.passwords).read_text())
-    site = session.connect(f"{origin(wiki_lab)}/w/api.php", own=True)
+    site = session.connect(wiki_lab)
     site.clientlogin(username=account, password=words[account.lower()])
     site.site_init()
     rights, over = set(site.rights), {"block", "delete", "protect", "reupload", "undelete"}
@@ -227,7 +227,7 @@ def test_an_older_wiki_gets_an_administrator_and_the_student_loses_what_was_too_
     words = json.loads(path.read_text())
     older = {name: word for name, word in words.items() if name != "administrator"}
     path.write_text(json.dumps(older))
-    site = session.connect(f"{origin(wiki_lab)}/w/api.php", own=True)
+    site = session.connect(wiki_lab)
     site.login("Administrator", words["administrator"])
     token = site.get_token("userrights")
     site.post("userrights", user="Student", add="sysop|bureaucrat", token=token)

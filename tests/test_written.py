@@ -18,11 +18,11 @@ from labkit.core.undo import mount_points
 from labkit.errors import ConfigError
 from labkit.farm.containers import container, replica_files, runc, trial, written
 from labkit.farm.reconcile import up, upkeep
-from labkit.farm.traffic import actions as traffic
+from labkit.farm.traffic import distribution
 from labkit.kernel import mounts
 from tests.test_privilege import Visitor, told
 from tests.waiting import until
-from tests.whole_farm import standing
+from tests.whole_farm import send, standing
 
 MIB = 2**20
 LOGS = "/var/log/apache2"
@@ -43,7 +43,7 @@ def disk(lab: Lab) -> tuple[int, int]:
     return int(next(taken)), int(next(taken))
 
 
-def check(result: traffic.Result, name: str) -> Check:
+def check(result: distribution.Result, name: str) -> Check:
     """The check of that name."""
     return next(item for item in result.checks if item.name.endswith(name))
 
@@ -79,7 +79,7 @@ def test_a_replica_that_writes_all_it_can_harms_nobody(mended: Lab) -> None:
     measurement says whose log is full; started again, it has room, and its log is still there."""
     lab = mended
     before = disk(lab)
-    traffic.send(lab, "red", 100, 4)
+    send(lab, "red", 100, 4)
     with Visitor(lab) as visitor:
         written_by(lab, "red-1")
     found = os.statvfs(written.folder(lab, "red-1"))
@@ -93,16 +93,16 @@ def test_a_replica_that_writes_all_it_can_harms_nobody(mended: Lab) -> None:
     assert after[1] - before[1] < 100
     assert visitor.asked > 5
     assert visitor.failed == []
-    found_by = check(traffic.send(lab, "red", 200, 4), "replica-logs")
+    found_by = check(send(lab, "red", 200, 4), "replica-logs")
     assert not found_by.holds
     assert "(red-1: no room for more lines)" in found_by.seen
-    assert traffic.send(lab, "blue", 100, 4).holds
+    assert send(lab, "blue", 100, 4).holds
     kept = written.log(lab, "red-1", "access").read_bytes()
     assert b"GET /" in kept
     container.kill(lab, lab.replica("red-1"))
     assert up.replicas(lab).holds
     assert written.log(lab, "red-1", "access").read_bytes().startswith(kept[:-1000])
-    assert traffic.send(lab, "red", 200, 4).holds
+    assert send(lab, "red", 200, 4).holds
 
 
 #: Where a replica can write, and how much there is: bytes and files.
@@ -190,7 +190,7 @@ def test_logs_stay_over_a_restart_and_an_apply(make_lab: Callable[..., Lab]) -> 
     """A new page is rolled out, and the quota is another one; a smaller one empties what does not fit."""
     lab = make_lab(sites=["red"], replicas=2, requests=200)
     upkeep.apply(lab)
-    traffic.send(lab, "red", 50, 2)
+    send(lab, "red", 50, 2)
     log = written.log(lab, "red-1", "access")
     kept = log.read_text()
     assert "GET /" in kept
@@ -210,13 +210,13 @@ def test_logs_stay_over_a_restart_and_an_apply(make_lab: Callable[..., Lab]) -> 
         assert not upkeep.apply(now).changed
         assert log.read_text().startswith(kept)
         assert written.mounted_limit(now, "red-1", mount_points()) == written.limit(now)
-    traffic.send(now, "red", 50, 2)
+    send(now, "red", 50, 2)
     with log.open("a") as file:
         file.truncate(3 * MIB)
     small = Lab.of({**other, "containers": {"written_files": 300, "written_mib": 4}})
     upkeep.apply(small)
     assert log.stat().st_size < MIB
-    assert traffic.send(small, "red", 50, 2).holds
+    assert send(small, "red", 50, 2).holds
 
 
 #: What a replica can leave in the place of its logs, so that its server could not begin again.
@@ -238,7 +238,7 @@ def test_whatever_a_container_leaves_it_begins_again(make_lab: Callable[..., Lab
         written_by(lab, "red-1", LOGS, f"cd $0; {script}; false")
         container.kill(lab, lab.farm[0])
         assert up.replicas(lab).holds, left
-        assert traffic.send(lab, "red-1", 50, 2).holds, left
+        assert send(lab, "red", 50, 2).holds, left
     written_by(lab, "red-1", LOGS, f"cd $0; {LEFT['folders in folders']}; false")
     assert os.statvfs(written.folder(lab, "red-1")).f_ffree < 3000
     container.remove(lab, "red-1")
@@ -256,7 +256,7 @@ def test_one_that_is_half_made_is_made_again(make_lab: Callable[..., Lab]) -> No
         harm()
         assert written.mounted_limit(lab, "red-1", mount_points()) == "none"
         assert up.replicas(lab).holds
-        assert traffic.send(lab, "red-1", 50, 2).holds
+        assert send(lab, "red", 50, 2).holds
 
 
 @pytest.mark.root
@@ -271,7 +271,7 @@ def test_lines_that_a_replica_forges_are_named(
     text = "".join(f"{trace} {line}\n" for line in forged).replace("HERE", trace)
     words = runc.command(lab, "exec", "red-1", "sh", "-c", f"cat >>{LOGS}/access.log")
     run.run(words, stdin=text)
-    result = traffic.send(lab, "red", 200, 4)
+    result = send(lab, "red", 200, 4)
     found_by = check(result, "replica-logs")
     assert not found_by.holds
     assert re.search(r"; 5 lines are no requests: 5 × no JSON", found_by.seen)

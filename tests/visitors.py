@@ -19,7 +19,7 @@ from labkit import Lab
 from labkit.core import run
 from labkit.farm.containers import container, runc
 from labkit.farm.network.netns import enter
-from labkit.farm.services import workers
+from labkit.farm.services import balancer_server
 from labkit.model.lab import Replica
 from labkit.model.sites import TRACE_HEADER
 from tests.waiting import until
@@ -199,7 +199,7 @@ def serving(lab: Lab, site: str) -> None:
 
     def all_usable() -> bool:
         with suppress(Exception):
-            return all(worker.usable for worker in workers.members(lab, site).workers)
+            return all(worker.usable for worker in balancer_server.members(lab, site).workers)
         return False
 
     until(all_usable)

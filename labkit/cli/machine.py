@@ -14,6 +14,7 @@ import typer
 from labkit.cli.command import Choice, finish, log_to_file, show
 from labkit.cli.front import command
 from labkit.display import shown
+from labkit.farm import rootfs
 
 if TYPE_CHECKING:
     from labkit.farm.reconcile.upkeep import Mend
@@ -183,6 +184,5 @@ def refresh(choice: Choice) -> None:
 
     What has newer packages by then is built again by the next run that needs it; nothing else is."""
     lab = choice.lab()
-    from labkit.farm.rootfs import actions as rootfs
 
     finish(rootfs.refresh(lab), choice)

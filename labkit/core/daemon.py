@@ -10,13 +10,14 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from labkit import cancellation
 from labkit.core import run, undo
+from labkit.core.files import write_atomically
 from labkit.core.journal import Journal
 from labkit.errors import CommandError, FarmError, MachineError
 from labkit.kernel import netns as namespaces
@@ -74,6 +75,30 @@ def start(
         _launch(daemon)
     wait(daemon, problem, patience)
     return started
+
+
+def accepted(daemon: Daemon, text: str, test: Callable[[Path], Sequence[str]], what: str) -> Path:
+    """Writes a configuration beside the daemon's own and lets the program test it; returns that file.
+
+    :param test: the argument list by which the program tests a file.
+    :param what: the daemon in a person's words (``name server``), for the error.
+    :raises FarmError: the program refuses the configuration; the daemon's own file stays as it is.
+    """
+    candidate = daemon.config.with_suffix(".candidate")
+    write_atomically(candidate, text)
+    try:
+        run.run(test(candidate))
+    except CommandError as error:
+        if error.status < 0:  # it was killed, or hung: nothing was refused
+            raise
+        raise FarmError(
+            str(candidate),
+            f"{daemon.argv[0]} refuses this configuration: {error.stderr.strip()}",
+            f"correct what it names; the running {what} was left as it is",
+            error.again,
+            code="farm.configuration-refused",
+        ) from None
+    return candidate
 
 
 def stop(lab: Lab, daemon: Daemon) -> bool:

@@ -13,7 +13,7 @@ from labkit.core.tables import Table
 from labkit.display import counted
 from labkit.doctor.kernel import require_root
 from labkit.errors import MachineError
-from labkit.farm.rootfs import apt, lists
+from labkit.farm.rootfs import apt
 from labkit.farm.services import browser as browsers
 from labkit.model.lab import Lab
 
@@ -109,8 +109,8 @@ def browser(lab: Lab) -> str:
 
 
 def mirror(lab: Lab) -> str:
-    """The mirror answers and has the suite; raises what :func:`labkit.farm.rootfs.lists.ask` raises."""
+    """The mirror answers and has the suite; raises what :func:`labkit.farm.rootfs.apt.fetch_lists` raises."""
     if lab.offline:
         return f"{apt.kind(lab)} is not asked: the lab is to stay offline"
-    archive = lists.require(lab)
+    archive = apt.try_update(lab)
     return f"{archive.kind} answers and has {archive.main.suite}"

@@ -143,11 +143,22 @@ class Dns(Section):
     domain: Annotated[str, BeforeValidator(lambda v: v if v == "" else _domain(v))] = ""
 
 
+#: Apache's load-balancing methods (mod_lbmethod_*), and what each goes by. apache2's configuration, the comparison
+#: of methods and the figures take the methods from here; :func:`labkit.farm.traffic.measurements.expectation` says
+#: what a measurement expects of those that do not simply divide the requests by the weights.
+Method = Literal["byrequests", "bytraffic", "bybusyness"]
+METHODS: Mapping[str, str] = {
+    "byrequests": "counts requests",
+    "bytraffic": "counts bytes",
+    "bybusyness": "counts unfinished requests",
+}
+
+
 class Proxy(Section):
     """The balancer: Apache's load-balancing method, and whether a client stays with its replica."""
 
     port: Port = 80
-    lbmethod: Literal["byrequests", "bytraffic", "bybusyness"] = "byrequests"
+    lbmethod: Method = "byrequests"
     sticky: bool = False
 
 

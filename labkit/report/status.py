@@ -15,10 +15,10 @@ from labkit.display import counted
 from labkit.errors import FarmError, LabkitError
 from labkit.farm.containers import runc
 from labkit.farm.network import host, links, topology
-from labkit.farm.reconcile import answering
-from labkit.farm.services import dns, proxy, question, workers
-from labkit.farm.services.dns_instance import difference
-from labkit.farm.services.zone import mark
+from labkit.farm.reconcile import answers
+from labkit.farm.services import balancer, balancer_server, dns, dns_server
+from labkit.farm.services.dns_config import mark
+from labkit.farm.services.dns_server import difference
 from labkit.kernel import cgroups
 from labkit.model.lab import Lab
 from labkit.records import Record
@@ -81,7 +81,7 @@ def checks(lab: Lab, *, deep: bool = False) -> Outcome[tuple[Check, ...]]:
         *up.replica_checks(lab),
         *confinement.checks(lab),
         *_made(dns.checks, lab, "dns"),
-        *_made(proxy.checks, lab, "proxy"),
+        *_made(balancer.checks, lab, "proxy"),
         *upkeep.checks(lab),
         *_made(server.checks, lab, "wiki"),
         *(kept.checks(lab) if deep else ()),
@@ -152,7 +152,8 @@ def _left(lab: Lab) -> tuple[str, ...]:
     mounts = [point for point in undo.mount_points() if point.startswith(folders)]
     group = runc.cgroup(lab)
     configs = [
-        str(item.config) for item in (dns.server(lab), proxy.server(lab), *server.daemons(lab))
+        str(item.config)
+        for item in (dns_server.server(lab), balancer_server.server(lab), *server.daemons(lab))
     ]
     return (
         *(f"mount {point}" for point in sorted(mounts) if point not in known),
@@ -187,7 +188,7 @@ def _containers(lab: Lab) -> Part:
 
 def _names(lab: Lab) -> Part:
     """Whether the name server answers for the lab's zone, and what it says otherwise."""
-    if question.knows(lab, mark(lab)):
+    if dns_server.knows(lab, mark(lab)):
         return "DNS", "up", lab.domain
     try:
         return "DNS", "differs", f"{lab.domain}: {difference(lab) or 'it was slow to answer'}"
@@ -199,12 +200,12 @@ def _balancer(lab: Lab) -> Part:
     """Whether the lab's own balancer answers, known by what only it says, and for how many replicas."""
     place = f"{lab.gateway.ip}:{lab.proxy.port}"
     try:
-        proxy.asked(lab)
+        balancer_server.answer(lab)
     except FarmError as error:
-        foreign = error.code == proxy.FOREIGN
+        foreign = error.code == balancer_server.FOREIGN
         return "balancer", "somebody else's" if foreign else "down", f"{place}: {error.reason}"
-    faults = answering.problems(lab, lab.farm)
-    usable = {item.replica for one in workers.everyone(lab) for item in one.workers if item.usable}
+    faults = answers.problems(lab, lab.farm)
+    usable = {item.replica for item in balancer_server.workers(lab) if item.usable}
     idle = [name for name, fault in faults.items() if fault or name not in usable]
     served = f"{len(faults) - len(idle)} of {counted(len(faults), 'replica')} in service"
     return "balancer", "up", f"{place}: {served}" + (f", not {' '.join(idle)}" if idle else "")

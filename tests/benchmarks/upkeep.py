@@ -17,7 +17,7 @@ from labkit import Lab
 from labkit.farm.containers import runc
 from labkit.farm.images import actions as images
 from labkit.farm.reconcile import upkeep
-from labkit.farm.reconcile.looking import look
+from labkit.farm.reconcile.observe import look
 from labkit.farm.services import fetch
 from labkit.farm.traffic.failover import running
 from labkit.farm.traffic.load import Load

@@ -3,7 +3,7 @@
 ``base`` is the root file system; ``web`` adds apache2 and an ssh server, without starting them and without the keys
 of an ssh host, which belong to the lab. These two are the same for all labs with the same root file system, so they are
 made once, in the cache. The lab's layout takes them over by hard links: a blob's name is the hash of its content, so
-nothing writes into one. ``index.json`` and the sites' blobs are the lab's. A layout is made beside its place and then
+nothing writes into one. ``buildplan.json`` and the sites' blobs are the lab's. A layout is made beside its place and then
 renamed.
 """
 
@@ -25,13 +25,13 @@ from labkit.core.journal import Journal, lock
 from labkit.errors import CommandError, ConfigError, MachineError, StateError
 from labkit.farm.images import store, unpacking
 from labkit.farm.images.store import configure, dated, made_by, umoci, umoci_version
-from labkit.farm.rootfs import index, lists, packages, reproducible, variants
-from labkit.farm.rootfs.apt import Archive
+from labkit.farm.rootfs import apt, buildplan, packages, reproducible, variants
+from labkit.farm.rootfs.apt import AbsentError, Archive
+from labkit.farm.rootfs.bootstrap import explained, telling
+from labkit.farm.rootfs.buildplan import Rootfs, key_of, program_version
 from labkit.farm.rootfs.cache_entries import PATIENCE, building, discard
-from labkit.farm.rootfs.making import explained, telling
 from labkit.farm.rootfs.packages import Package
-from labkit.farm.rootfs.plans import Rootfs, key_of, program_version
-from labkit.farm.rootfs.repository import AbsentError, Depot, Shop
+from labkit.farm.rootfs.repository import Depot, Shop
 from labkit.farm.rootfs.reproducible import tidy
 from labkit.farm.rootfs.sandbox import NOWHERE, Way, gateway, sealed
 from labkit.farm.rootfs.variants import FOLDERS, MODULES, PACKAGES
@@ -87,7 +87,7 @@ def common_layers(lab: Lab, base: Rootfs) -> tuple[Layers, bool]:
     version = umoci_version()
     recipe = (LAYERS_EDITION, PACKAGES, MODULES, dict(ENVIRONMENT), COMMAND, sorted(FOLDERS), KEYS)
     serves = variants.named(base.variant).serves
-    digest, shop = ("", None) if serves else _needed(lists.ensure(lab))
+    digest, shop = ("", None) if serves else _needed(apt.ensure_lists(lab))
     key = key_of(f"web-{base.suite}", base.key, version, recipe, digest)
     place = lab.cache_dir / "images" / key
     with lock(lab.cache_dir / "locks", key, wait=PATIENCE):
@@ -98,7 +98,7 @@ def common_layers(lab: Lab, base: Rootfs) -> tuple[Layers, bool]:
 
 def _needed(archive: Archive) -> tuple[str, Shop]:
     """The hash of the packages that may be added to the base, with their versions, and where they are."""
-    found = index.needed(archive, archive.sources, PACKAGES)
+    found = buildplan.needed(archive, archive.sources, PACKAGES)
     return found.digest, Shop(archive.sources, found.listed)
 
 

@@ -1,8 +1,8 @@
-"""What a lab is about to take for itself and somebody else has: refused before anything is made or fetched."""
+"""Preflight: what a lab needs and somebody else has is refused before anything is made or fetched."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from labkit.core import daemon, undo
 from labkit.core.journal import Journal, other_owner
@@ -11,9 +11,8 @@ from labkit.errors import StateError
 from labkit.farm.containers import container, lab_namespaces, runc
 from labkit.farm.network import host, links
 from labkit.farm.network.netns import within
-from labkit.farm.reconcile.difference import Plan
-from labkit.farm.services import balancer_instance as balancer
-from labkit.farm.services import dns_instance as names
+from labkit.farm.reconcile.plan import Plan
+from labkit.farm.services import balancer_server, dns_server
 from labkit.kernel import cgroups
 from labkit.kernel import netns as namespaces
 from labkit.kernel.links import Netlink
@@ -25,7 +24,9 @@ def refuse_taken(lab: Lab, plan: Plan) -> None:
     own. Raises :class:`StateError` or :class:`MachineError`, which name who has them."""
     made = {step.kind for step in plan.steps if step.action != "remove"}
     if "namespace" in made:
-        lab_namespaces.refuse_taken_namespaces(lab, list(_namespaces(lab)))
+        lab_namespaces.refuse_taken_namespaces(
+            lab, [*(item.netns for item in lab.farm), *filter(None, [lab.netns])]
+        )
     if "container" in made:
         _refuse_group(lab)
         _refuse_containers(lab)
@@ -55,12 +56,6 @@ def refuse_surplus(lab: Lab) -> None:
             f"labkit plan --lab-name {lab.name}",
             code="state.surplus-replicas",
         )
-
-
-def _namespaces(lab: Lab) -> Iterator[str]:
-    yield from (item.netns for item in lab.farm)
-    if lab.netns:
-        yield lab.netns
 
 
 def _refuse_links(netlink: Netlink, lab: Lab) -> None:
@@ -102,8 +97,8 @@ def _refuse_containers(lab: Lab) -> None:
 
 def _refuse_ports(lab: Lab, made: Sequence[str]) -> None:
     for name, port, key, server in (
-        (lab.domain, names.PORT, "the name server's port", names.server(lab)),
-        (lab.host_name("balancer"), lab.proxy.port, "proxy.port", balancer.server(lab)),
+        (lab.domain, dns_server.PORT, "the name server's port", dns_server.server(lab)),
+        (lab.host_name("balancer"), lab.proxy.port, "proxy.port", balancer_server.server(lab)),
     ):
         if name in made:
             own = undo.daemon_pids(str(server.config))

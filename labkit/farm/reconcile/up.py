@@ -10,7 +10,7 @@ from labkit.core.tables import Cell, Table
 from labkit.display import counted, curl
 from labkit.farm.containers import lab_namespaces, overlay, runc
 from labkit.farm.network import host
-from labkit.farm.reconcile import acting, answering, preflight
+from labkit.farm.reconcile import answers, apply, preflight
 from labkit.kernel import users
 from labkit.model.lab import Lab, Replica
 from labkit.model.resources import FARM
@@ -25,14 +25,16 @@ class Farm(Record):
 
 @action("farm.replicas")
 def replicas(lab: Lab) -> Outcome[Farm]:
-    """Every replica of the lab answers HTTP 200 at its own address; those that do are left alone.
+    """Makes every replica of the lab answer HTTP 200 at its own address; those that do are left alone.
 
-    Does what :func:`labkit.farm.reconcile.upkeep.apply` does, except for the two servers in front of the farm. Where
-    replicas run that the lab does not have (another notebook was given more of them) it raises
-    :class:`StateError` and changes nothing: only apply removes what serves.
+    Does what :func:`labkit.farm.reconcile.upkeep.apply` does, without name server and balancer. The table
+    ``replicas`` has one row a replica. Raises :class:`StateError`, and changes nothing, where replicas run
+    that the lab does not have (another notebook was given more of them): only apply removes what serves.
+
+    Example: ``up.replicas(lab).value.pids``
     """
     preflight.refuse_surplus(lab)
-    changed = bool(acting.converge(lab, FARM))
+    changed = bool(apply.converge(lab, FARM))
     pids = {name: state.pid for name, state in runc.states(lab).items()}
     value = Farm(pids={replica.name: pids.get(replica.name, 0) for replica in lab.farm})
     return Outcome(
@@ -48,16 +50,11 @@ def replicas(lab: Lab) -> Outcome[Farm]:
     )
 
 
-def problem(lab: Lab, replica: Replica) -> str | None:
-    """What is wrong with the replica's answer at its own address; None when it is HTTP 200 and its own."""
-    return answering.problems(lab, [replica])[replica.name]
-
-
 def replica_checks(lab: Lab) -> tuple[Check, ...]:
     """Whether each replica's container runs and answers for itself at its own address."""
     states = runc.states(lab)
     alive = [r for r in lab.farm if r.name in states and states[r.name].status == "running"]
-    faults = {r.name: "its container is not running" for r in lab.farm} | answering.problems(
+    faults = {r.name: "its container is not running" for r in lab.farm} | answers.problems(
         lab, alive
     )
     return tuple(_replica_check(lab, replica, faults[replica.name]) for replica in lab.farm)

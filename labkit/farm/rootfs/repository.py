@@ -17,16 +17,11 @@ from urllib.parse import quote, unquote, urlsplit
 
 from labkit.core import cache, run
 from labkit.core.files import beside
-from labkit.errors import MachineError
 from labkit.farm.rootfs import apt
-from labkit.farm.rootfs.apt import ENDING, Source, errors, public
+from labkit.farm.rootfs.apt import ENDING, HELPER, OFFLINE, AbsentError, Source, errors, public
 from labkit.model.lab import Lab
 
 log = logging.getLogger("labkit.depot")
-
-
-#: apt's program that fetches files by its methods.
-HELPER = "/usr/lib/apt/apt-helper"
 
 
 #: How long one call of it may take (seconds).
@@ -44,10 +39,6 @@ STATUS = re.compile(r"\d{3}\b")
 FULL = "No space left on device"
 
 
-#: Why something was not fetched.
-OFFLINE = "is not in the cache, and labkit is to stay offline"
-
-
 #: One download at a time in this process: the next one finds what this one has fetched.
 _fetching = threading.Lock()
 
@@ -62,25 +53,6 @@ class Deb(NamedTuple):
     def name(self) -> str:
         """The file's name on the mirror."""
         return self.address.rpartition("/")[2]
-
-
-class AbsentError(MachineError):
-    """A file that is not in the cache and could not be fetched: ``status`` is the mirror's answer, 0
-    when it gave none, and None when it was not asked (offline)."""
-
-    code = "machine.mirror"
-
-    def __init__(self, what: str, status: int | None, reason: str) -> None:
-        self.status = status
-        super().__init__(
-            what,
-            reason,
-            "call it once without --offline, where the mirror can be reached"
-            if status is None
-            else "check the network; after an update of the archive: labkit refresh",
-            "apt-get update",
-            code="machine.offline" if status is None else self.code,
-        )
 
 
 class Depot:

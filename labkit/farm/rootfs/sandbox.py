@@ -20,7 +20,8 @@ from urllib.parse import unquote
 from pydantic import Field
 
 from labkit.errors import MachineError, with_sudo
-from labkit.farm.rootfs.repository import ADDRESS, AbsentError, Depot, Shop
+from labkit.farm.rootfs.apt import AbsentError
+from labkit.farm.rootfs.repository import ADDRESS, Depot, Shop
 from labkit.kernel import calls
 from labkit.kernel.netns import alone
 from labkit.records import Record

@@ -1,31 +1,38 @@
 """The lab's pages in a real browser: Debian's Chromium, headless, on the host's side of the lab.
 
-The browser resolves names by the lab's own name server, and lives in a process namespace of its
-own: whatever it started ends with it. Playwright drives it from a process of its own
-(:mod:`labkit.farm.services.browsing`), because its calls may not run inside a notebook's event loop.
+The browser resolves names by the lab's name server and lives in a process namespace, which ends with it and
+with whatever it started. Playwright's calls may not run inside a notebook's event loop: this module drives it
+as a program (``python -m labkit.farm.services.browser``), a :class:`Job` in and :class:`Visits` out, as JSON.
 """
 
 from __future__ import annotations
 
 import shlex
 import shutil
+import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from labkit.checks import Check
-from labkit.core import run
+from labkit.core import fonts, run
 from labkit.core.journal import Journal
 from labkit.core.result import Outcome, action, drafts
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, quoted
 from labkit.errors import CommandError, ConfigError, FarmError, excerpt
-from labkit.farm.services import dns, resolver
-from labkit.farm.services.browsing import Job, Page, Visits
+from labkit.farm.services import dns
+from labkit.farm.services.dns_config import resolving, with_dns
 from labkit.model.config import LABEL
 from labkit.model.lab import Lab
+from labkit.records import Record
+
+if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext
 
 #: Debian's package chromium.
 PROGRAM = "chromium"
@@ -47,6 +54,84 @@ FLAGS = (
 START, PATIENCE = 60.0, 15.0
 #: More namespaces of the browser's own: its processes end when the first one does.
 _UNSHARED = ("--pid", "--fork", "--kill-child", "--mount-proc")
+#: The size of a page's window, in pixels of the page.
+SIZE = (960, 540)
+#: What Chromium says when it gave up because the network was changed, and how often the page is opened again then.
+CHANGED, AGAIN = "net::ERR_NETWORK_CHANGED", 2
+#: Finds a page's characters that no font has: they are drawn like U+0378, which is not in Unicode.
+BOXES = """() => {
+  const canvas = document.createElement('canvas');
+  canvas.width = canvas.height = 48;
+  const context = canvas.getContext('2d', {willReadFrequently: true});
+  const drawn = (text, font) => {
+    context.clearRect(0, 0, 48, 48);
+    context.font = font;
+    context.fillText(text, 4, 36);
+    return context.getImageData(0, 0, 48, 48).data.join();
+  };
+  const blank = /[\\s\\p{Default_Ignorable_Code_Point}]/u;  // a font's box may be blank, too
+  const boxes = new Set(), texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    if (!texts.currentNode.parentElement.checkVisibility()) continue;
+    const others = [...new Set(texts.currentNode.data)].filter(one => one > '\\u009f' && !blank.test(one));
+    const font = `24px ${getComputedStyle(texts.currentNode.parentElement).fontFamily}`;
+    const box = others.length ? drawn('\\u0378', font) : '';
+    others.filter(one => drawn(one, font) === box).forEach(one => boxes.add(one));
+  }
+  return [...boxes].join('');
+}"""
+
+
+class Job(Record):
+    """What to open: ``screenshots`` has a path for each of ``urls``, relative to the lab's outputs;
+    ``folder`` is where they wait meanwhile; ``marks`` are the elements whose text is read, a CSS
+    selector by its name."""
+
+    program: str
+    urls: tuple[str, ...]
+    screenshots: tuple[str, ...]
+    folder: str
+    flags: tuple[str, ...]
+    marks: dict[str, str]
+    start: float
+    patience: float
+
+
+class Page(Record):
+    """What the browser showed of one address; ``error`` says why there is nothing (status 0).
+
+    ``marks`` has the text of each element that was asked for, '' where there is none;
+    ``screenshot`` is relative to the lab's outputs; ``seconds`` until the page was loaded; ``boxes`` are
+    the characters that no font has.
+    """
+
+    name: str
+    url: str
+    status: int
+    title: str
+    heading: str
+    marks: dict[str, str]
+    screenshot: str
+    seconds: float
+    error: str = ""
+    boxes: str = ""
+
+    @property
+    def unreadable(self) -> str:
+        """The words about characters in the picture that no font has, '' without any."""
+        return f"; boxes in the picture: {fonts.missing(self.boxes)}" if self.boxes else ""
+
+    @property
+    def replica(self) -> str:
+        """The replica that the page says has served it, '' when it says none."""
+        return self.marks.get("replica", "")
+
+
+class Visits(Record):
+    """The browser's name and version, and the pages in the order of their addresses."""
+
+    browser: str
+    pages: tuple[Page, ...]
 
 
 @action("browser.visit")
@@ -119,7 +204,7 @@ def rendered(folder: Path, text: str) -> Visits:
 
 def wrapper(lab: Lab, program: str) -> str:
     """The script that Playwright starts as the browser: it ends when its parent does. Pure."""
-    return _script(resolver.command(lab, [program], unshare=_UNSHARED))
+    return _script(resolving(lab, [program], unshare=_UNSHARED))
 
 
 def home_wrapper(urls: Sequence[str], program: str) -> str:
@@ -178,7 +263,7 @@ def _folder(lab: Lab) -> Iterator[Path]:
 def _drive(job: Job, folder: Path) -> Visits:
     """The job's visits; the browser keeps all that it writes (HOME, TMPDIR) in ``folder``."""
     package = Path(__file__).parents[3]
-    argv = run.module("labkit.farm.services.browsing")
+    argv = run.module("labkit.farm.services.browser")
     env = {"PYTHONPATH": str(package), "TMPDIR": str(folder), "HOME": str(folder)}
     limit = job.start + job.patience * len(job.urls)
     try:
@@ -212,7 +297,7 @@ def _check(lab: Lab, page: Page) -> Check:
         or f"status {page.status}, {quoted(page.title)}, replica {page.replica or 'none'}{page.unreadable}",
         holds=page.status == 200 and bool(page.title) and bool(page.replica) and not page.boxes,
         rows=("R11",),
-        again=f"{resolver.with_dns(lab)} {PROGRAM} --headless --no-sandbox --no-proxy-server --dump-dom {page.url}",
+        again=f"{with_dns(lab)} {PROGRAM} --headless --no-sandbox --no-proxy-server --dump-dom {page.url}",
     )
 
 
@@ -229,3 +314,71 @@ def _table(visits: Visits) -> Table:
         for page in visits.pages
     ]
     return Table.of("pages", "Pages as the browser shows them", rows, units={"took": "s"})
+
+
+def browse(job: Job) -> Visits:
+    """Opens each address in one browser, each in a page of its own, and closes the browser."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=job.program, args=list(job.flags), timeout=job.start * 1000
+        )
+        width, height = SIZE
+        context = browser.new_context(viewport={"width": width, "height": height})
+        context.set_default_timeout(job.patience * 1000)
+        pages = [_open(context, job, place) for place in range(len(job.urls))]
+        version = f"Chromium {browser.version}"
+        browser.close()
+    return Visits(browser=version, pages=tuple(pages))
+
+
+def _open(context: BrowserContext, job: Job, place: int) -> Page:
+    """What came of an address. Where the network was changed while it was opened (an address, how names are
+    resolved), Chromium gives up; a person's own opens it again by itself."""
+    for _ in range(AGAIN):
+        page = _show(context, job, place)
+        if CHANGED not in page.error:
+            return page
+    return _show(context, job, place)
+
+
+def _show(context: BrowserContext, job: Job, place: int) -> Page:
+    from playwright.sync_api import Error
+
+    url, screenshot = job.urls[place], job.screenshots[place]
+    name = screenshot.rpartition("/")[2].removeprefix("page-").removesuffix(".png")
+    page = context.new_page()
+    started = time.monotonic()
+    try:
+        response = page.goto(url)
+        seconds = time.monotonic() - started
+        page.screenshot(path=f"{job.folder}/{screenshot.rpartition('/')[2]}")
+        heading, *marks = (
+            page.evaluate("one => document.querySelector(one)?.textContent.trim() ?? ''", selector)
+            for selector in ("h1", *job.marks.values())
+        )
+        return Page(
+            name=name,
+            url=url,
+            status=response.status if response else 0,
+            title=page.title(),
+            heading=heading,
+            marks=dict(zip(job.marks, marks, strict=True)),
+            screenshot=screenshot,
+            seconds=round(seconds, 4),
+            boxes=page.evaluate(BOXES),
+        )
+    except Error as error:
+        seconds = time.monotonic() - started
+        return Page(
+            name=name, url=url, status=0, title="", heading="", marks={}, screenshot="",
+            seconds=round(seconds, 4), error=error.message.splitlines()[0],
+        )  # fmt: skip
+    finally:
+        page.close()
+
+
+if __name__ == "__main__":
+    sys.tracebacklimit = 0  # what the driver and the browser say is the error
+    print(browse(Job.model_validate_json(sys.stdin.read())).model_dump_json())

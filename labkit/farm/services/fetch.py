@@ -13,8 +13,9 @@ from urllib.parse import urlencode
 from labkit.display import curl
 from labkit.errors import FarmError
 from labkit.farm.network.netns import inside
-from labkit.farm.services import dns, resolver
-from labkit.farm.services.balancing import FINGERPRINT_HEADER, LAB_HEADER, RESERVED
+from labkit.farm.services import dns
+from labkit.farm.services.balancer_config import FINGERPRINT_HEADER, LAB_HEADER, RESERVED
+from labkit.farm.services.dns_config import with_dns
 from labkit.model.lab import Lab
 from labkit.model.sites import REPLICA_HEADER
 from labkit.records import Record
@@ -185,7 +186,7 @@ def down(lab: Lab, there: Target, error: Exception) -> FarmError:
         f"http://{_host(there)}/ at {there.address}",
         f"the {what} does not answer: {reason(error)}",
         "start it: `./lab run 06-balancer`",
-        f"{resolver.with_dns(lab)} {curl(f'http://{_host(there)}/', options='--head')}",
+        f"{with_dns(lab)} {curl(f'http://{_host(there)}/', options='--head')}",
         code="farm.no-answer",
     )
 

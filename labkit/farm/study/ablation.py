@@ -8,34 +8,31 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
-
-from pydantic import ValidationError
 
 from labkit.checks import Check
 from labkit.core import run
-from labkit.core.files import proven, write_proven
 from labkit.core.journal import lock
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
 from labkit.errors import LabkitError
+from labkit.farm import rootfs
 from labkit.farm.images import actions as image
 from labkit.farm.images.unpacking import Unpacked
-from labkit.farm.rootfs import account, elf, making, packages, plans, step_rules, writing
-from labkit.farm.rootfs import actions as rootfs
+from labkit.farm.rootfs import account, bootstrap, buildplan, packages
 from labkit.farm.rootfs.account import Weight
-from labkit.farm.rootfs.actions import Rootfs, key_of
-from labkit.farm.rootfs.cache_entries import PATIENCE, discard
+from labkit.farm.rootfs.buildplan import BuildPlan, Rootfs, key_of
+from labkit.farm.rootfs.cache_entries import discard
 from labkit.farm.rootfs.files import scan
 from labkit.farm.rootfs.ladder import LADDER, Step
-from labkit.farm.rootfs.plans import Plan
 from labkit.farm.rootfs.repository import Depot
-from labkit.farm.rootfs.sandbox import sealed
+from labkit.farm.rootfs.shrink import apply, needed_libraries, with_added
 from labkit.farm.rootfs.tree import Tree
 from labkit.farm.study import probes, usage
-from labkit.farm.study.comparison import scratch
+from labkit.farm.study.evidence import collected, scratch
 from labkit.farm.study.probes import Probe
 from labkit.model.lab import Lab, unknown
 from labkit.records import Record
@@ -154,93 +151,78 @@ def shrink(lab: Lab, variant: str = "smallest") -> Outcome[Ablation]:
         raise unknown(variant, LADDER, "a root file system that is made by steps")
     built = rootfs.build(lab, variant)
     key = key_of("shrink", EDITION, built.value.key, LADDER[variant], TRACED, TOO_FAR)
-    kept = built.value.path.parent / f"{key}.json"
-    with lock(lab.cache_dir / "locks", key, wait=PATIENCE):
-        value = _find(kept)
-        if value is None:
-            value = _ablate(lab, built.value, lab.cache_dir / "rootfs" / f".{key}.part")
-            write_proven(kept, value.model_dump_json(indent=1))
+    place = lab.cache_dir / "rootfs" / f".{key}.part"
+    folder = built.value.path.parent
+    value = collected(lab, folder, key, Ablation, lambda: _ablate(lab, built.value, place))
     return Outcome(
         value=value,
         subject=variant,
         changed=built.changed,
         summary=_summary(value),
         checks=checks(value),
-        tables=(table(value), undone_table(value)),
+        tables=tables(value),
     )
 
 
 def checks(value: Ablation) -> tuple[Check, ...]:
     """Whether the steps leave what does everything, and the others do not. Pure."""
-    asked = value.tried[0].asked
+    check = partial(Check, rows=("R4",), again="./lab run 08-smallest")
+    asked, kept = value.tried[0].asked, counted(len(value.kept), "step")
     broken = {item.name: item.broke for item in (value.tried[0], *value.kept) if item.broke}
-    harmless = [item.name for item in value.undone if not item.broke]
-    again = "./lab run 08-smallest"
+    lost = "; ".join(f"{step}: {', '.join(broke)}" for step, broke in broken.items())
+    harmless = ", ".join(item.name for item in value.undone if not item.broke)
     return (
-        Check(
+        check(
             name=f"shrink.kept.{value.variant}",
-            expected=f"after each of {counted(len(value.kept), 'step')} all {counted(asked, 'question')} are answered",
-            seen=_lost(broken)
-            if broken
-            else f"after {counted(len(value.kept), 'step')} all {asked} are",
-            holds=not broken,
-            rows=("R4",),
-            again=again,
+            expected=f"after each of {kept} all {counted(asked, 'question')} are answered",
+            seen=lost or f"after {kept} all {asked} are",
+            holds=not lost,
         ),
-        Check(
+        check(
             name=f"shrink.undone.{value.variant}",
             expected=f"each of {counted(len(value.undone), 'further step')} breaks something",
-            seen=f"harmless: {', '.join(harmless)}" if harmless else "each of them does",
+            seen=f"harmless: {harmless}" if harmless else "each of them does",
             holds=not harmless,
-            rows=("R4",),
-            again=again,
         ),
-        Check(
+        check(
             name=f"shrink.same.{value.variant}",
             expected=f"what the steps leave is {value.variant}, file by file",
             seen="it is" if value.same else "the files differ",
             holds=value.same,
-            rows=("R4",),
-            again=again,
         ),
     )
 
 
-def table(value: Ablation) -> Table:
-    """One row a step of the variant, the first one being where the steps start. Pure."""
-    title = (
+def tables(value: Ablation) -> tuple[Table, Table]:
+    """One row a step of the variant, the first being where the steps start; and one row a step undone. Pure."""
+    kept = (
         f"From {value.before} to {value.variant}: what each step takes away, and how many of the questions "
         "that serving asks are answered after it"
     )
-    return _table("steps", title, (value.tried[0], *value.kept))
-
-
-def undone_table(value: Ablation) -> Table:
-    """One row a step that was undone, with what it broke. Pure."""
-    title = (
+    undone = (
         f"Steps that go further than {value.variant}: tried, and undone because of what they break"
     )
-    return _table("undone", title, value.undone)
+    columns = ("saved", "saved on disk", "left", "left on disk")
+    units = dict.fromkeys(columns, "bytes")
+    return (
+        Table.of("steps", kept, map(_row, (value.tried[0], *value.kept)), units=units),
+        Table.of("undone", undone, map(_row, value.undone), units=units),
+    )
 
 
-def _table(name: str, title: str, items: Iterable[Tried]) -> Table:
-    rows: list[dict[str, Cell]] = [
-        {
-            "step": item.name,
-            "files": item.files,
-            "saved": item.size,
-            "saved on disk": item.disk,
-            "left": item.size_after,
-            "left on disk": item.disk_after,
-            "answered": f"{item.asked - len(item.broke)} of {item.asked}",
-            "not answered": ", ".join(item.broke),
-            "seen": shortly(item),
-            "why": item.why,
-        }
-        for item in items
-    ]
-    sizes = ("saved", "saved on disk", "left", "left on disk")
-    return Table.of(name, title, rows, units=dict.fromkeys(sizes, "bytes"))
+def _row(item: Tried) -> dict[str, Cell]:
+    return {
+        "step": item.name,
+        "files": item.files,
+        "saved": item.size,
+        "saved on disk": item.disk,
+        "left": item.size_after,
+        "left on disk": item.disk_after,
+        "answered": f"{item.asked - len(item.broke)} of {item.asked}",
+        "not answered": ", ".join(item.broke),
+        "seen": shortly(item),
+        "why": item.why,
+    }
 
 
 def shortly(item: Tried) -> str:
@@ -249,10 +231,6 @@ def shortly(item: Tried) -> str:
         return ""
     said = " ".join(next(iter(item.broke.values())).split())
     return said if len(said) <= SHOWN else f"{said[: SHOWN - 1]}…"
-
-
-def _lost(broken: dict[str, dict[str, str]]) -> str:
-    return "; ".join(f"{step}: {', '.join(lost)}" for step, lost in broken.items())
 
 
 def _summary(value: Ablation) -> str:
@@ -264,15 +242,8 @@ def _summary(value: Ablation) -> str:
     )
 
 
-def _find(path: Path) -> Ablation | None:
-    try:
-        return Ablation.model_validate_json(proven(path) or "")
-    except ValidationError:
-        return None
-
-
 def _ablate(lab: Lab, built: Rootfs, place: Path) -> Ablation:
-    planned = plans.ready(lab, built.variant)
+    planned = buildplan.ready(lab, built.variant)
     before = rootfs.build(lab, planned.variant.after).value
     with scratch(lab, place) as folder:
         tree = Tree.read(before.path)
@@ -284,20 +255,11 @@ def _ablate(lab: Lab, built: Rootfs, place: Path) -> Ablation:
     return Ablation(variant=built.variant, before=before.variant, tried=tuple(tried), same=same)
 
 
-def _full(lab: Lab, planned: Plan, before: Rootfs, folder: Path) -> Tree:
+def _full(lab: Lab, planned: BuildPlan, before: Rootfs, folder: Path) -> Tree:
     """All files that there are, with the packages that the variant's steps add, as its build has them."""
     tree = Tree.read(before.path)
-    files = making.fetch(planned, Depot.of(lab), plans.shop(planned), folder, before)
-    if not files:
-        return tree
-    listed, added = folder / "fetched", folder / "added"
-    listed.write_text("".join(f"{path}\n" for path in files), encoding="utf-8")
-    argv = run.module(
-        "labkit.farm.rootfs.shrink", f"--variant={planned.variant.name}",
-        f"--packages={listed}", "--added-only", before.path, added,
-    )  # fmt: skip
-    run.run(sealed(argv), timeout=making.TIMEOUT)
-    return Tree.read(added).having(tree.items, tree)
+    files = bootstrap.fetch(planned, Depot.of(lab), buildplan.shop(planned), folder, before)
+    return with_added(tree, files, folder / "added")
 
 
 def _same(tree: Tree, root: Path) -> bool:
@@ -318,7 +280,7 @@ class Trials:
     ``weight`` what that weighs when it is written (None before the first)."""
 
     def __init__(self, lab: Lab, tree: Tree, full: Tree, folder: Path) -> None:
-        """``full`` has all files that there are (:mod:`labkit.farm.rootfs.step_rules`), ``folder`` is scratch."""
+        """``full`` has all files that there are (:mod:`labkit.farm.rootfs.shrink`), ``folder`` is scratch."""
         self.lab = lab
         self.tree = tree
         self.full = full
@@ -336,7 +298,7 @@ class Trials:
         """Every step; one that takes nothing away is left out. What breaks something is undone, and so is
         what is declared as going too far."""
         for step in steps:
-            after = step_rules.apply(self.tree, step, self.full)
+            after = apply(self.tree, step, self.full)
             if after.items.keys() == self.tree.items.keys():
                 continue
             done = self._tried(step, after)
@@ -390,7 +352,7 @@ class Trials:
         self._count += 1
         folder = self.folder / f"{self._count:02}"
         folder.mkdir()
-        writing.write(tree, folder, linked=True)
+        tree.write(folder, linked=True)
         return folder, Unpacked(tag=folder.name, lower=(folder,), config=self.config)
 
 
@@ -434,7 +396,7 @@ def _owned(root: Path) -> str:
 
 def _linked(root: Path) -> str:
     files = [path for path in root.rglob("*") if path.is_file() and not path.is_symlink()]
-    needs = {path: elf.needed(path.read_bytes()) or () for path in files}
+    needs = {path: needed_libraries(path.read_bytes()) or () for path in files}
     here = {PurePosixPath(path).name for path in root.rglob("*.so*")}
     lost = sorted({name for names in needs.values() for name in names if name not in here})
     return _named(lost)

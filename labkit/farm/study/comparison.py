@@ -7,29 +7,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
-
-from pydantic import ValidationError
 
 from labkit.checks import Check, equal
 from labkit.core import run
-from labkit.core.files import proven, write_proven
-from labkit.core.journal import Journal, lock
 from labkit.core.result import Outcome, Result, action
 from labkit.core.tables import Cell, Table
 from labkit.display import human_bytes
+from labkit.farm import rootfs
 from labkit.farm.images import store
 from labkit.farm.images.store import umoci
 from labkit.farm.rootfs import account, packages, variants
-from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs.account import Contents
-from labkit.farm.rootfs.actions import Rootfs, key_of, program_version
-from labkit.farm.rootfs.cache_entries import PATIENCE, discard
+from labkit.farm.rootfs.buildplan import Rootfs, key_of, program_version
 from labkit.farm.rootfs.files import KINDS
 from labkit.farm.rootfs.variants import Variant
+from labkit.farm.study.evidence import collected, scratch
 from labkit.farm.study.sizes import Change, changes
 from labkit.model.lab import Lab
 from labkit.records import Record
@@ -53,24 +48,14 @@ KIND, PACKAGE = 1 / 150, 1 / 40
 FEW = 2
 #: What the first step takes away.
 DOWNLOADS = "downloads and indices"
-#: The file beside a root file system that keeps what was measured.
-FILE = "layer.json"
 #: What packs it.
 PROGRAMS = ("umoci", "tar", "zstd")
 
 
-class Limit(NamedTuple):
-    """What a variant is to stay within: bytes on its disk, and as a layer (gzip), 0 for any."""
-
-    disk: int
-    layer: int = 0
-
-
-LIMITS: Mapping[str, Limit] = {
-    "web": Limit(150_000_000),
-    "web-slim": Limit(60_000_000),
-    "smallest": Limit(12_000_000, 5_000_000),
-}
+#: What a variant may take: bytes on its disk, and as a layer (gzip), 0 for any.
+LIMITS: Mapping[str, tuple[int, int]] = {
+    "web": (150_000_000, 0), "web-slim": (60_000_000, 0), "smallest": (12_000_000, 5_000_000),
+}  # fmt: skip
 
 
 class Compressed(Record):
@@ -122,24 +107,29 @@ def compare(
     with ``layers`` also packed as the layer of an image.
 
     What is missing is built, side by side; all of them from nothing take some minutes. Errors
-    are those of :func:`labkit.farm.rootfs.actions.build`.
+    are those of :func:`labkit.farm.rootfs.bootstrap.build`.
     """
     chosen = tuple(variants.named(name) for name in names or variants.VARIANTS)
     ordered = in_order(chosen, own=variants.of_lab(lab).name)
-    made = run.spread(
-        lambda variant: _weighed(lab, variant.name, registry, layers), ordered, workers=workers()
-    )
+
+    def weighed(variant: Variant) -> tuple[Result[Rootfs], Compressed | None]:
+        built = rootfs.build(lab, variant.name, registry=registry)  # the next is built meanwhile
+        return built, compressed(lab, built.value) if layers else None
+
+    made = run.spread(weighed, ordered, workers=workers())
     of = dict(zip(ordered, made, strict=True))
     results, packed = zip(*(of[variant] for variant in chosen), strict=True)
     found = tuple(result.value for result in results)
     contents = {item.variant: account.read(item.variant, item.path) for item in found}
+    chain = [contents[name] for name in LADDER if name in contents]
+    left = {item.variant: item.cleaned for item in found}
     value = Comparison(
         suite=found[0].suite,
         variants=tuple(
             Measured(rootfs=item, disk=contents[item.variant].weight.disk, layer=weight)
             for item, weight in zip(found, packed, strict=True)
         ),
-        steps=steps(found, contents),
+        steps=way_down(chain, left=left[chain[0].name]) if chain else (),
     )
     return Outcome(
         value=value,
@@ -153,14 +143,6 @@ def compare(
         ),
         tables=(variant_table(value), kind_table(contents), waterfall_table(value.steps)),
     )
-
-
-def _weighed(
-    lab: Lab, name: str, registry: str, layers: bool
-) -> tuple[Result[Rootfs], Compressed | None]:
-    """A variant built, and its layer weighed: the next one is built meanwhile."""
-    built = rootfs.build(lab, name, registry=registry)
-    return built, compressed(lab, built.value) if layers else None
 
 
 def workers() -> int:
@@ -179,13 +161,6 @@ def in_order(chosen: Sequence[Variant], *, own: str = "") -> list[Variant]:
 
 def _depth(variant: Variant) -> int:
     return 1 + _depth(variants.named(variant.after)) if variant.after else 0
-
-
-def steps(found: Sequence[Rootfs], contents: Mapping[str, Contents]) -> tuple[WaterfallBar, ...]:
-    """The way down, over those of the ladder that were compared."""
-    left = {item.variant: item.cleaned for item in found}
-    chain = [contents[name] for name in LADDER if name in contents]
-    return way_down(chain, left=left[chain[0].name]) if chain else ()
 
 
 def variant_table(value: Comparison) -> Table:
@@ -244,7 +219,7 @@ def checks(value: Comparison) -> tuple[Check, ...]:
     found = ((name, value.of(a), value.of(b), rows) for name, a, b, rows in pairs)
     return (
         *(_smaller(name, a, b, rows) for name, a, b, rows in found if a and b),
-        *(_within(item, LIMITS[item.rootfs.variant]) for item in value.variants
+        *(_within(item, *LIMITS[item.rootfs.variant]) for item in value.variants
           if item.rootfs.variant in LIMITS),
     )  # fmt: skip
 
@@ -261,14 +236,14 @@ def _smaller(name: str, less: Rootfs, more: Rootfs, rows: tuple[str, ...]) -> Ch
     )
 
 
-def _within(item: Measured, limit: Limit) -> Check:
+def _within(item: Measured, most: int, most_layer: int) -> Check:
     layer = item.layer.gzip if item.layer else 0
-    both = f", {human_bytes(limit.layer)} as a layer" if limit.layer else ""
+    both = f", {human_bytes(most_layer)} as a layer" if most_layer else ""
     return Check(
         name=f"rootfs.limit.{item.rootfs.variant}",
-        expected=f"at most {human_bytes(limit.disk)} on its disk{both}",
+        expected=f"at most {human_bytes(most)} on its disk{both}",
         seen=f"{human_bytes(item.disk)} on its disk, {human_bytes(layer)} as a layer",
-        holds=item.disk <= limit.disk and (not limit.layer or 0 < layer <= limit.layer),
+        holds=item.disk <= most and (not most_layer or 0 < layer <= most_layer),
         rows=("I2", "R3"),
         again=f"du --summarize --block-size=1 {item.rootfs.path}",
     )
@@ -364,25 +339,12 @@ def _packages(found: Sequence[Change], scale: int) -> Iterator[tuple[str, int]]:
 # -- a layer's weight -------------------------------------------------------------------------------
 
 
-def compressed(lab: Lab, rootfs: Rootfs) -> Compressed:
-    """The weights of a root file system in the cache, measured once and kept beside it."""
+def compressed(lab: Lab, built: Rootfs) -> Compressed:
+    """The weights of a root file system in the cache as a layer, measured once and kept beside it."""
     versions = [f"{name} {program_version(name)}" for name in PROGRAMS]
-    key = key_of("layer", rootfs.key, *versions)
-    kept = rootfs.path.parent / FILE
-    with lock(lab.cache_dir / "locks", key, wait=PATIENCE):
-        found = _kept_layer(kept, key)
-        if found is None:
-            found = _measure_layer(lab, rootfs.path, key)
-            write_proven(kept, found.model_dump_json(indent=1))
-    return found
-
-
-def _kept_layer(path: Path, key: str) -> Compressed | None:
-    try:
-        found = Compressed.model_validate_json(proven(path) or "")
-    except ValidationError:
-        return None
-    return found if found.key == key else None
+    key = key_of("layer", built.key, *versions)
+    measure = partial(_measure_layer, lab, built.path, key)
+    return collected(lab, built.path.parent, key, Compressed, measure)
 
 
 def _measure_layer(lab: Lab, root: Path, key: str) -> Compressed:
@@ -401,17 +363,3 @@ def _layer_size(layout: Path) -> int:
     """The bytes of a layout's only layer."""
     (digest,) = store.tag(layout, "whole").layers
     return store.blobs(layout)[digest]
-
-
-@contextmanager
-def scratch(lab: Lab, folder: Path) -> Iterator[Path]:
-    """An empty folder that is gone after the block; a killed one's is found by the journal."""
-    discard(lab, folder)
-    journal = Journal.of(lab)
-    journal.intend("folder", path=str(folder))
-    try:
-        folder.mkdir(parents=True)
-        yield folder
-    finally:
-        discard(lab, folder)
-        journal.forget("folder", path=str(folder))

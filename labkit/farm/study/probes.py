@@ -29,7 +29,7 @@ from labkit.core.daemon import tail
 from labkit.core.files import write_atomically
 from labkit.core.journal import lock
 from labkit.display import counted, quoted
-from labkit.errors import CommandError, FarmError, LabkitError
+from labkit.errors import FarmError, LabkitError
 from labkit.farm.containers import container, replica_files, runc, trial, written
 from labkit.farm.containers.overlay import WWW_DATA
 from labkit.farm.images import actions as images
@@ -194,7 +194,7 @@ def _probe(question: Question, one: Container) -> Probe:
     try:
         seen = question.ask(one)
     except LabkitError as error:
-        seen = error.reason
+        seen = " ".join(error.reason.split())
     except (OSError, http.client.HTTPException) as error:
         seen = f"{type(error).__name__}: {error}"
     return Probe(name=question.name, expected=question.expected, seen=seen)
@@ -413,7 +413,7 @@ def reread(one: Container) -> str:
         load = pool.submit(inside, one.replica.netns, _load, done)
         try:
             write_atomically(one.conf / "reload.conf", f'ErrorDocument 404 "{word}"\n')
-            _apachectl(one)
+            container.execute(one.lab, one.name, "apachectl", "graceful")
             seen = until(lambda: ask(one, CHANGING).body == word)
         finally:
             done.set()
@@ -423,14 +423,6 @@ def reread(one: Container) -> str:
     if failed or not asked:
         return f"{failed} of {counted(asked, 'request')} failed meanwhile"
     return REREAD
-
-
-def _apachectl(one: Container) -> None:
-    try:
-        container.execute(one.lab, one.name, "apachectl", "graceful")
-    except CommandError as error:
-        said = " ".join(error.reason.split())
-        raise FarmError("apachectl graceful", said, again=error.again, code="farm.reload") from None
 
 
 def _load(done: threading.Event) -> tuple[int, int]:

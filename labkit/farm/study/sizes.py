@@ -3,7 +3,7 @@ there; and what makes the difference between any two."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,10 +12,10 @@ from labkit.core import run
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
+from labkit.farm import rootfs
 from labkit.farm.images import actions as image
 from labkit.farm.images import builder
 from labkit.farm.rootfs import account, variants
-from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs.account import Asked, Contents, Weight, asked
 from labkit.farm.rootfs.files import File
 from labkit.model.lab import Lab, unknown
@@ -23,6 +23,8 @@ from labkit.records import Record
 
 #: How a tag of the lab's image is named where a variant may have the same name: ``image:web``.
 IMAGE = "image:"
+#: Stands for a file that one of two root file systems does not have.
+NO_FILE = File("", "file", 0, 0)
 
 
 Cause = Literal[
@@ -139,10 +141,7 @@ def difference(lab: Lab, before: str, after: str) -> Outcome[Difference]:
                 rows=("R3",),
             ),
         ),
-        tables=(
-            cause_table(one, other, found),
-            version_table(one, other, packages),
-        ),
+        tables=(cause_table(one, other, found), version_table(one, other, packages)),
     )
 
 
@@ -188,21 +187,19 @@ def _told(value: Difference) -> str:
 
 def _counted(value: Explained, root: Path) -> Check:
     """du(1)'s own count: later ones than coreutils 9.1 leave the size of folders themselves out."""
-    size, disk = _du("--bytes", root), _du("--block-size=1", root)
-    whole = value.whole
-    likely = ((whole.size, whole.disk), (whole.size - value.folders.size, whole.disk))
+    size, disk = (
+        int(run.run(["du", "--summarize", unit, root]).stdout.split()[0])
+        for unit in ("--bytes", "--block-size=1")
+    )
+    whole, folders = value.whole, value.folders.size
     return Check(
         name=f"rootfs.explained.{value.name}",
         expected=f"the sums of all owners are what du counts: {size} bytes, {disk} on disk",
-        seen=f"{whole.size} bytes, {value.folders.size} of them in folders; {whole.disk} on disk",
-        holds=(size, disk) in likely,
+        seen=f"{whole.size} bytes, {folders} of them in folders; {whole.disk} on disk",
+        holds=disk == whole.disk and size in (whole.size, whole.size - folders),
         rows=("I2",),
         again=f"du --summarize --bytes {root}",
     )
-
-
-def _du(how: str, root: Path) -> int:
-    return int(run.run(["du", "--summarize", how, root]).stdout.split()[0])
 
 
 def named(lab: Lab, name: str) -> Contents:
@@ -216,28 +213,38 @@ def named(lab: Lab, name: str) -> Contents:
 
 def changes(before: Contents, after: Contents) -> tuple[Change, ...]:
     """The causes of the difference, the weightiest first; their sizes add up to it exactly."""
-    sums: dict[tuple[Cause, str], list[int]] = {}
-    old = {file.path: file for file in before.files}
-    new = {file.path: file for file in after.files}
     versions = _versions(before), _versions(after)
+    old, new = ({file.path: file for file in contents.files} for contents in (before, after))
+    groups: dict[tuple[Cause, str], list[tuple[int, int]]] = {}
     for path in old.keys() | new.keys():
-        one, other = old.get(path), new.get(path)
-        size, disk = _more(one, other)
-        if one and other and not (size or disk):
+        one, other = old.get(path, NO_FILE), new.get(path, NO_FILE)
+        more = other.size - one.size, other.disk - one.disk
+        if path in old and path in new and not any(more):
             continue
-        have = before if one else after
+        have = before if path in old else after
         package, kind = have.owners[path].package, have.kinds[path]
-        cause = _cause(one, other, package, versions)
-        total = sums.setdefault(
-            (cause, package if cause.startswith("package") else kind), [0, 0, 0]
-        )
-        for place, count in enumerate((1, size, disk)):
-            total[place] += count
-    found = (
-        Change(cause=cause, what=what, files=files, size=size, disk=disk)
-        for (cause, what), (files, size, disk) in sums.items()
-    )
+        cause = _cause(path in old, path in new, *(known.get(package) for known in versions))
+        what = package if cause.startswith("package") else kind
+        groups.setdefault((cause, what), []).append(more)
+    found = []
+    for (cause, what), parts in groups.items():
+        size, disk = map(sum, zip(*parts, strict=True))
+        found.append(Change(cause=cause, what=what, files=len(parts), size=size, disk=disk))
     return tuple(sorted(found, key=lambda item: (-abs(item.size), item.cause, item.what)))
+
+
+def _cause(old: bool, new: bool, before: str | None, after: str | None) -> Cause:
+    """The cause of the difference in a file that is in the old, the new, or both root file systems; ``before`` and
+    ``after`` are its package's versions there, None for a package that is not installed."""
+    if before and not after and not new:
+        return "package removed"
+    if after and not before and not old:
+        return "package added"
+    if before and after and before != after:
+        return "package changed"
+    if old and new:
+        return "changed"
+    return "left out" if old else "added"
 
 
 def versions(before: Contents, after: Contents) -> tuple[Version, ...]:
@@ -260,9 +267,7 @@ def versions(before: Contents, after: Contents) -> tuple[Version, ...]:
 def cause_table(before: Contents, after: Contents, found: Sequence[Change]) -> Table:
     """One row a cause; the first and the last row are the two sizes, and the rows between add up."""
     rows = [_row(f"{before.name}, whole", "", before.weight)]
-    for change in found:
-        sums = Weight(files=change.files, size=change.size, disk=change.disk)
-        rows.append(_row(change.cause, change.what, sums))
+    rows += [_row(change.cause, change.what, change) for change in found]
     rows.append(_row(f"{after.name}, whole", "", after.weight))
     title = f"From {before.name} to {after.name}: what makes the difference"
     return Table.of("causes", title, rows, units={"size": "bytes", "on disk": "bytes"})
@@ -285,40 +290,10 @@ def version_table(before: Contents, after: Contents, found: Sequence[Version]) -
     return Table.of("versions", title, rows, units=units)
 
 
-def _cause(
-    one: File | None,
-    other: File | None,
-    package: str,
-    versions: tuple[Mapping[str, str], Mapping[str, str]],
-) -> Cause:
-    old, new = versions
-    if one and not other and package in old and package not in new:
-        return "package removed"
-    if other and not one and package in new and package not in old:
-        return "package added"
-    if package in old and package in new and old[package] != new[package]:
-        return "package changed"
-    if one and other:
-        return "changed"
-    return "left out" if one else "added"
-
-
-def _more(one: File | None, other: File | None) -> tuple[int, int]:
-    """How much more the second weighs than the first: size and disk."""
-    nothing = File("", "file", 0, 0)
-    before, after = one or nothing, other or nothing
-    return after.size - before.size, after.disk - before.disk
-
-
 def _versions(contents: Contents) -> dict[str, str]:
     return {package.name: package.version for package in contents.packages}
 
 
-def _row(cause: str, what: str, weight: Weight) -> dict[str, Cell]:
-    return {
-        "cause": cause,
-        "what": what,
-        "files": weight.files,
-        "size": weight.size,
-        "on disk": weight.disk,
-    }
+def _row(cause: str, what: str, sums: Weight | Change) -> dict[str, Cell]:
+    weight: dict[str, Cell] = {"files": sums.files, "size": sums.size, "on disk": sums.disk}
+    return {"cause": cause, "what": what, **weight}

@@ -16,27 +16,26 @@ from contextlib import nullcontext, suppress
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from pydantic import ValidationError
+import pandas
 
 from labkit.checks import Check
 from labkit.core import run
-from labkit.core.files import proven, write_proven
 from labkit.core.journal import lock
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
 from labkit.errors import FarmError, LabkitError
+from labkit.farm import rootfs
 from labkit.farm.containers import container, replica_files
 from labkit.farm.images import actions as images
 from labkit.farm.images import builder
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.rootfs import account, packages, variants
-from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs.account import Contents, Weight, Why, asked, reasons
-from labkit.farm.rootfs.actions import key_of
-from labkit.farm.rootfs.cache_entries import PATIENCE
+from labkit.farm.rootfs.account import Asked, Contents, asked, reasons
+from labkit.farm.rootfs.buildplan import key_of
 from labkit.farm.rootfs.packages import Package
 from labkit.farm.study import probes
+from labkit.farm.study.evidence import collected
 from labkit.farm.study.opened_files import watching
 from labkit.farm.study.probe_containers import Container, Setup, prepared
 from labkit.model import sites
@@ -159,9 +158,8 @@ def unneeded(lab: Lab, variant: str = "debootstrap") -> Outcome[Unneeded]:
     unpacked = images.unpacked(lab, lab.sites[0].name)
     found = evidence(lab)
     contents = account.read(built.value.variant, built.value.path)
-    uses = classify(contents.packages, found)
-    value = _value(contents, uses, found)
-    why = reasons(contents.packages, asked(variants.named(value.variant), lab.rootfs.packages))
+    listed = judged(contents, found, asked(variants.named(variant), lab.rootfs.packages))
+    value = _value(contents, listed, found)
     web = account.read("image", *unpacked.lower)
     return Outcome(
         value=value,
@@ -174,69 +172,56 @@ def unneeded(lab: Lab, variant: str = "debootstrap") -> Outcome[Unneeded]:
             _answers(found),
         ),
         tables=(
-            package_table(contents, uses, why, found),
-            ground_table(contents, uses, why),
+            package_table(contents, listed),
+            ground_table(contents, listed),
             trial_table(found),
         ),
     )
 
 
-def classify(listed: Sequence[Package], found: Evidence) -> dict[str, Use]:
-    """The use of each package, by name. Depended on is also what a smaller image does without."""
-    needed = packages.closure(listed, found.needed)
-    uses: dict[str, Use] = {}
-    for package in listed:
-        if package.name in found.opened:
-            uses[package.name] = "opened"
-        else:
-            uses[package.name] = "idle" if package.name in needed else "unneeded"
-    return uses
-
-
-def package_table(
-    contents: Contents, uses: Mapping[str, Use], why: Mapping[str, Why], found: Evidence
-) -> Table:
-    """One row a package, those that are not needed first, the heaviest of each use before the others."""
+def judged(contents: Contents, found: Evidence, given: Asked) -> pandas.DataFrame:
+    """One row a package, those that are not needed first, the heaviest of each use before the others. Pure."""
+    needed = packages.closure(contents.packages, found.needed)  # also what a smaller image lacks
+    why = reasons(contents.packages, given)
     weights = contents.by_package()
-    here = {*found.needed, *found.spare}
-    rows: list[dict[str, Cell]] = [
-        {
-            "package": package.name,
-            "size": _size(package.name, weights),
-            "use": MEANING[uses[package.name]],
-            "why it is there": why[package.name].text,
-            "left out of the farm's image": found.told(package.name)
-            or ("" if package.name in here else ABSENT),
+
+    def row(package: Package) -> dict[str, Cell]:
+        name = package.name
+        use: Use = "opened" if name in found.opened else "idle" if name in needed else "unneeded"
+        absent = "" if name in (*found.needed, *found.spare) else ABSENT
+        return {
+            "package": name,
+            "size": weights.get(name, account.NOTHING).size,
+            "use": MEANING[use],
+            "why it is there": why[name].text,
+            "left out of the farm's image": found.told(name) or absent,
             "what it is": package.description,
             "section": package.section,
+            "it, or what needs it, is": why[name].ground,
         }
-        for package in contents.packages
-    ]
-    order = tuple(MEANING)
-    rows.sort(key=lambda row: (order.index(uses[str(row["package"])]), -int(row["size"] or 0)))
+
+    listed = pandas.DataFrame(map(row, contents.packages))
+    listed["use"] = pandas.Categorical(listed["use"], MEANING.values(), ordered=True)
+    return listed.sort_values(["use", "size"], ascending=[True, False])
+
+
+def package_table(contents: Contents, listed: pandas.DataFrame) -> Table:
+    """One row a package. Pure."""
+    rows = listed.drop(columns="it, or what needs it, is").to_dict("records")
     title = f"The packages of {contents.name}: what a container that serves does without"
     return Table.of("unneeded", title, rows, units={"size": "bytes"})
 
 
-def ground_table(contents: Contents, uses: Mapping[str, Use], why: Mapping[str, Why]) -> Table:
-    """One row a use and a ground: how many packages, what they weigh; the last row is no package's."""
-    weights = contents.by_package()
-    groups: dict[tuple[Use, str], list[str]] = {}
-    for name, use in uses.items():
-        groups.setdefault((use, why[name].ground), []).append(name)
-    rows: list[dict[str, Cell]] = [
-        {
-            "use": MEANING[use],
-            "it, or what needs it, is": ground,
-            "packages": len(names),
-            "size": sum(_size(name, weights) for name in names),
-            "such as": packages.naming(sorted(names, key=lambda n: -_size(n, weights)), 4),
-        }
-        for (use, ground), names in groups.items()
-    ]
-    order = tuple(MEANING.values())
-    rows.sort(key=lambda row: (order.index(str(row["use"])), -int(row["size"] or 0)))
-    rest = contents.weight.size - sum(int(row["size"] or 0) for row in rows)
+def ground_table(contents: Contents, listed: pandas.DataFrame) -> Table:
+    """One row a use and a ground: how many packages, what they weigh; the last row is no package's. Pure."""
+    groups = listed.groupby(["use", "it, or what needs it, is"], observed=True).agg(
+        packages=("package", "size"),
+        size=("size", "sum"),
+        such=("package", lambda names: packages.naming(list(names), 4)),
+    )
+    ordered = groups.reset_index().sort_values(["use", "size"], ascending=[True, False])
+    rows = ordered.rename(columns={"such": "such as"}).to_dict("records")
+    rest = contents.weight.size - int(groups["size"].sum())
     rows.append({"use": "(no package)", "packages": 0, "size": rest})
     title = f"What {contents.name} consists of, by use"
     return Table.of("uses", title, rows, units={"size": "bytes"})
@@ -274,17 +259,16 @@ def _which(item: Trial, found: Evidence) -> str:
     return known.get(frozenset(item.packages)) or packages.naming(item.packages, 3)
 
 
-def _value(contents: Contents, uses: Mapping[str, Use], found: Evidence) -> Unneeded:
-    weights = contents.by_package()
-    of = {use: tuple(sorted(n for n, own in uses.items() if own == use)) for use in MEANING}
-    sums = {use: sum(_size(n, weights) for n in names) for use, names in of.items()}
+def _value(contents: Contents, listed: pandas.DataFrame, found: Evidence) -> Unneeded:
+    of = {use: listed[listed["use"] == meaning] for use, meaning in MEANING.items()}
+    names = {use: tuple(sorted(part["package"])) for use, part in of.items()}
     return Unneeded(
         variant=contents.name,
-        packages=of["unneeded"],
-        idle=of["idle"],
-        needed=of["opened"],
-        bytes=sums["unneeded"],
-        idle_bytes=sums["idle"],
+        packages=names["unneeded"],
+        idle=names["idle"],
+        needed=names["opened"],
+        bytes=int(of["unneeded"]["size"].sum()),
+        idle_bytes=int(of["idle"]["size"].sum()),
         total=contents.weight.size,
         evidence=found,
     )
@@ -374,10 +358,6 @@ def parse_ldd(text: str) -> set[str]:
     return {PurePosixPath(path).name for path in re.findall(r"(/\S+) \(0x", text)}
 
 
-def _size(name: str, weights: Mapping[str, Weight]) -> int:
-    return weights[name].size if name in weights else 0
-
-
 # -- the evidence of the farm's image ---------------------------------------------------------------
 
 
@@ -388,14 +368,8 @@ def evidence(lab: Lab) -> Evidence:
     :class:`FarmError` when the image as it is does not do the job.
     """
     unpacked = images.unpacked(lab, lab.sites[0].name)
-    key = _key(lab, unpacked)
-    kept = unpacked.lower[-1].parent / f"{key}.json"
-    with lock(lab.cache_dir / "locks", key, wait=PATIENCE):
-        found = _find(kept)
-        if found is None:
-            found = _collect(lab, unpacked)
-            write_proven(kept, found.model_dump_json(indent=1))
-    return found
+    folder = unpacked.lower[-1].parent
+    return collected(lab, folder, _key(lab, unpacked), Evidence, lambda: _collect(lab, unpacked))
 
 
 def classes(contents: Contents, opened: Collection[str]) -> Evidence:
@@ -488,13 +462,6 @@ def _key(lab: Lab, unpacked: Unpacked) -> str:
     added = sites.files(plain, plain.sites[0])
     job = (probes.QUESTION, replica_files.CONFIGURATION, SINGLE)
     return key_of("removal", EDITION, job, unpacked.lower[-1].parent.name, added)
-
-
-def _find(path: Path) -> Evidence | None:
-    try:
-        return Evidence.model_validate_json(proven(path) or "")
-    except ValidationError:
-        return None
 
 
 # -- a replica's job, done once ----------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 from labkit.display import curl
 from labkit.errors import StateError
 from labkit.farm.network import host
-from labkit.farm.services import resolver
+from labkit.farm.services import dns_config
 from labkit.model.lab import Lab
 from labkit.report.stages import record as records
 from labkit.wiki import server
@@ -52,7 +52,7 @@ def _sites(lab: Lab) -> Iterator[tuple[str, str]]:
     asked = curl(url, options=f"--resolve {name}:{lab.proxy.port}:{ip}")
     yield "Sites", ", ".join(lab.url(site.name) for site in lab.sites)
     yield "", "only the lab's DNS has these names; this looks one up, asks it, and opens it:"
-    yield "", f"sudo {resolver.with_dns(lab)} getent hosts {name}"
+    yield "", f"sudo {dns_config.with_dns(lab)} getent hosts {name}"
     yield "", within + host.again(lab, asked)
     yield "", within + host.again(lab, f"{chromium} {rules} {url}")
 

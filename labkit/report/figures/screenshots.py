@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from labkit.core.result import Figure, Result, picture
 from labkit.display import counted
-from labkit.farm.services.browsing import SIZE, Page, Visits
+from labkit.farm.services.browser import SIZE, Page, Visits
 from labkit.model.lab import Lab
 from labkit.report.figures import style
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.core.result import Figure, Result
 from labkit.display import counted
-from labkit.farm.traffic.outage import BIN, Failover
+from labkit.farm.traffic.failover import BIN, Failover
 from labkit.model.lab import Lab
 from labkit.report.figures import style
 

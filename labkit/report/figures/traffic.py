@@ -9,9 +9,9 @@ from labkit import display
 from labkit.core.result import Figure, Result
 from labkit.farm.traffic.bench import Comparison as Speeds
 from labkit.farm.traffic.bench import Throughput
-from labkit.farm.traffic.counts import Share
-from labkit.farm.traffic.measure import Measurement
-from labkit.farm.traffic.spread import Case, Comparison, Survey
+from labkit.farm.traffic.distribution import Case, Comparison, Survey
+from labkit.farm.traffic.measurements import Measurement, Share
+from labkit.model.config import METHODS
 from labkit.model.lab import Lab
 from labkit.records import Record
 from labkit.report.figures import style
@@ -36,12 +36,6 @@ NOTED = 8
 SHORT = 9
 #: The height of the first line, and of each further one, in inches.
 FIRST, FURTHER = 3.9, 2.7
-#: What Apache's methods go by (mod_lbmethod_*).
-GOES_BY = {
-    "byrequests": "counts requests",
-    "bytraffic": "counts bytes",
-    "bybusyness": "counts unfinished requests",
-}
 #: As many replicas have their key above the bars; more have it below; of still more it says the order.
 ABOVE, LISTED = 4, 14
 PERCENTILES = ("p50", "p75", "p90", "p99")
@@ -63,7 +57,7 @@ def distribution(lab: Lab, result: Result[Survey]) -> Figure:
 
     The bars stand in lines of a width that keeps them legible, however many sites there are.
 
-    :param result: of :func:`labkit.farm.traffic.actions.survey`.
+    :param result: of :func:`labkit.farm.traffic.survey`.
     """
     found = result.value.measurements
     dense = sum(len(one.shares) for one in found) > FEW
@@ -118,7 +112,7 @@ def shares(one: Measurement) -> str:
 
 def said(one: Measurement) -> str:
     """The test of a site's shares, or that it has one replica."""
-    return "one replica" if len(one.shares) == 1 else one.fit.told
+    return "one replica" if len(one.shares) == 1 else one.fit.text
 
 
 def weighed(weights: Sequence[int]) -> str:
@@ -179,7 +173,7 @@ def _black(label: str) -> Line2D:
 def methods(lab: Lab, result: Result[Comparison]) -> Figure:
     """Draws each replica's part of the requests, for each balancing method with equal and uneven weights.
 
-    :param result: of :func:`labkit.farm.traffic.actions.compare`.
+    :param result: of :func:`labkit.farm.traffic.compare`.
     """
     cases = result.value.cases
     groups = list(dict.fromkeys(case.weights for case in cases))
@@ -187,7 +181,7 @@ def methods(lab: Lab, result: Result[Comparison]) -> Figure:
     with style.axes(1.5 + 0.5 * len(cases)) as (figure, axes):
         for place, case in zip(places, cases, strict=True):
             _case_bar(axes, place, case)
-        names = [f"{c.lbmethod}, {weighed(c.weights)}\n({GOES_BY[c.lbmethod]})" for c in cases]
+        names = [f"{c.lbmethod}, {weighed(c.weights)}\n({METHODS[c.lbmethod]})" for c in cases]
         axes.set_yticks(places, names, color=style.INK)
         axes.invert_yaxis()
         axes.set(xlim=(0, 100), xlabel="part of the requests (%)")

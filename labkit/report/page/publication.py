@@ -1,4 +1,4 @@
-"""The report on the wiki: published, and planned, from what the stages left."""
+"""Publishes the report on the wiki, plans that, and shows the wiki's main page in a browser."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from labkit.checks import Check
 from labkit.core import journal
 from labkit.core.result import Outcome, action, run_id
 from labkit.core.tables import Cell, Table
-from labkit.display import counted
+from labkit.display import counted, quoted
+from labkit.farm.services import browser
+from labkit.farm.services.browser import Page, Visits
 from labkit.model.lab import Lab
 from labkit.report.page.blocks import Pages, stages, with_remarks
 from labkit.report.stages import dialogue
@@ -181,3 +183,42 @@ def table(done: Published) -> Table:
         for change in done.changes
     ]
     return Table.of("blocks", "Blocks of the report's page", rows)
+
+
+# -- the main page in a browser -----------------------------------------------------------------
+
+#: The link that MediaWiki's skins show to who is not logged in.
+MARKS = {"login": "[id^=pt-login] a"}
+
+
+@action("wiki.shown")
+def main_page(lab: Lab) -> Outcome[Visits]:
+    """What Chromium shows of the wiki's main page, with a screenshot (``figures/page-wiki.png``).
+
+    Raises :class:`WikiError` when the wiki does not answer, :class:`FarmError` when the browser does
+    not work, and :class:`MachineError` when none is installed.
+    """
+    browser.require()
+    address = session.site_info(lab).address
+    visits = browser.at_home(lab, {"page-wiki": address}, MARKS)
+    (page,) = visits.pages
+    return Outcome(
+        value=visits,
+        subject=address,
+        summary=f"{visits.browser} shows {quoted(page.heading or 'nothing')} at {address}.",
+        checks=(shown_check(page),),
+    )
+
+
+def shown_check(page: Page) -> Check:
+    """Whether the page was shown, and to a stranger. Pure."""
+    login = page.marks.get("login", "")
+    link = f"the link {quoted(login)}" if login else "no link to log in"
+    return Check(
+        name="wiki.shown",
+        expected="status 200, with a heading, and a link to log in",
+        seen=page.error or f"status {page.status}, {quoted(page.heading)}, {link}{page.unreadable}",
+        holds=page.status == 200 and bool(page.heading) and bool(login) and not page.boxes,
+        rows=("E1",),
+        again=f"{browser.PROGRAM} {page.url}",
+    )

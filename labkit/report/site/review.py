@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from labkit import __version__, display
 from labkit.checks import Check, failed
@@ -18,8 +19,8 @@ from labkit.display import counted
 from labkit.errors import StateError
 from labkit.model.lab import Lab
 from labkit.records import Record
-from labkit.report.site import markup, pages
-from labkit.report.site.pages import Page, Shown
+from labkit.report.site import hypertext, pages
+from labkit.report.site.pages import Page, StageView
 from labkit.report.stages import closing, dialogue, signing
 from labkit.report.stages import record as records
 from labkit.report.stages.assignment import ICONS, ROWS
@@ -27,9 +28,6 @@ from labkit.report.stages.signing import New
 from labkit.wiki.merge import page_merge
 from labkit.wiki.remarks import listing as listings
 from labkit.wiki.render import wikitext
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 #: The table rows that a page shows before the rest is folded.
 ROWS_SHOWN = 12
@@ -77,7 +75,7 @@ def build(lab: Lab) -> Outcome[Site]:
     )
 
 
-def _check(stage: Shown) -> Check:
+def _check(stage: StageView) -> Check:
     record = stage.page.record if stage.page else None
     why = f", because {stage.stale}" if stage.state == "stale" else ""
     return Check(
@@ -105,7 +103,7 @@ def _unsigned(names: Sequence[str]) -> Check:
     )
 
 
-def _index(lab: Lab, shown: tuple[Shown, ...]) -> str:
+def _index(lab: Lab, shown: tuple[StageView, ...]) -> str:
     try:
         found = records.latest(lab)
     except StateError:  # the damaged stage says so itself; the tables are of the others
@@ -132,7 +130,7 @@ def _index(lab: Lab, shown: tuple[Shown, ...]) -> str:
     )
 
 
-def _stage(lab: Lab, shown: tuple[Shown, ...], stage: Shown, page: Page) -> str:
+def _stage(lab: Lab, shown: tuple[StageView, ...], stage: StageView, page: Page) -> str:
     place = shown.index(stage)
     checks = page.record.checks
     listing = dialogue.last(lab)
@@ -154,15 +152,13 @@ def _stage(lab: Lab, shown: tuple[Shown, ...], stage: Shown, page: Page) -> str:
     )
 
 
-def _files(shown: tuple[Shown, ...]) -> dict[str, str]:
+def _files(shown: tuple[StageView, ...]) -> dict[str, str]:
     """The page of each stage that has one."""
     return {stage.plan.name: stage.page.file for stage in shown if stage.page}
 
 
 @functools.cache
 def _templates() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     templates = Environment(
         loader=PackageLoader("labkit.report.site"),
         autoescape=True,
@@ -177,7 +173,7 @@ def _templates() -> Environment:
         "human": display.human,
         "numeric": _is_number,
         "plain": wikitext.plain,
-        "breakable": markup.breakable,
+        "breakable": hypertext.breakable,
     }
     templates.globals |= {
         "altered_of": page_merge.altered_table,

@@ -8,7 +8,7 @@ A block stands between two comments, which no reader of the page sees::
 
 The first comment stands on the line of the block's heading, so that the heading's [edit] link opens
 the whole block and a line added at the section's end stands outside of it. The number is the hash
-of what labkit wrote there (the *pristine* block): what differs from it, a person changed. One more
+of what labkit wrote there : what differs from it, a person changed. One more
 comment lists the blocks that were published; one of them that the page no longer has was deleted by
 a person::
 
@@ -128,7 +128,7 @@ def block(name: str, heading: str, body: str) -> Block:
 
 
 def fenced(block: Block, digest: str, notice: str = "") -> str:
-    """A block between its fences, with the hash of its pristine state and a notice at its head."""
+    """A block between its fences, with the hash of what labkit last wrote there and a notice at its head."""
     start = f"{block.heading} " if block.heading else ""
     body = f"{notice}\n{block.body}" if notice else block.body
     return (

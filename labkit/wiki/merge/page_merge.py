@@ -23,7 +23,7 @@ from labkit.wiki.render import wikitext
 
 State = Literal["unchanged", "added", "changed", "deleted"]
 #: Gives what labkit wrote, by a block's name and the hash in its fence; None when that is lost.
-Pristine = Callable[[str, str], Block | None]
+LastWrote = Callable[[str, str], Block | None]
 Kind = Literal["changed", "deleted", "added", "block deleted"]
 
 
@@ -109,7 +109,7 @@ def merged(
     page: Document,
     blocks: Sequence[Block],
     *,
-    pristine: Pristine,
+    last_wrote: LastWrote,
     restore: Iterable[str] = (),
     known: Iterable[str] = (),
     credit: Credit | None = None,
@@ -133,7 +133,7 @@ def merged(
         elif found is None:
             made.append((Change(name=block.name, state="added"), _insertion(page, blocks, place)))
         else:
-            made.append(_renewed(found, block, pristine, credit))
+            made.append(_renewed(found, block, last_wrote, credit))
     edits = sorted([*listed, *(edit for _, edit in made if edit)], key=lambda edit: edit[:2])
     return Merged(
         text=_edited(page.text, edits),
@@ -145,7 +145,7 @@ def merged(
     )
 
 
-def persons(page: Document, pristine: Pristine, ours: Sequence[Block]) -> Counter[str]:
+def persons(page: Document, last_wrote: LastWrote, ours: Sequence[Block]) -> Counter[str]:
     """The lines of a page that people wrote: all outside of blocks, and in blocks all that differ."""
     lines = Counter[str]()
     for text in page.outside:
@@ -153,7 +153,7 @@ def persons(page: Document, pristine: Pristine, ours: Sequence[Block]) -> Counte
     for found in page.blocks:
         if found.touched:
             base = _base(
-                found, pristine, next((b for b in ours if b.name == found.block.name), None)
+                found, last_wrote, next((b for b in ours if b.name == found.block.name), None)
             )
             lines += three_way.persons(base, found.block.lines)
     return lines
@@ -203,14 +203,14 @@ def difference(old: str, new: str, *, lines: tuple[int, int] = (1, 1)) -> str:
 
 
 def _renewed(
-    found: Fenced, block: Block, pristine: Pristine, credit: Credit | None
+    found: Fenced, block: Block, last_wrote: LastWrote, credit: Credit | None
 ) -> tuple[Change, Edit | None]:
     if not found.touched:
         base, new = found.block.lines, block
     elif found.digest == block.digest:
         base, new = block.lines, found.block
     else:
-        base, theirs = _base(found, pristine, block), found.block
+        base, theirs = _base(found, last_wrote, block), found.block
         heading = block.heading if theirs.heading == base[0] else theirs.heading
         body = three_way.merge(base[1:], theirs.lines[1:], block.lines[1:])
         new = Block(name=block.name, heading=heading, body="\n".join(body))
@@ -228,13 +228,13 @@ def _renewed(
     return change.model_copy(update={"state": "changed"}), edit
 
 
-def _base(found: Fenced, pristine: Pristine, ours: Block | None) -> tuple[str, ...]:
+def _base(found: Fenced, last_wrote: LastWrote, ours: Block | None) -> tuple[str, ...]:
     """The lines that labkit wrote there; when they are lost, those that it would still write."""
     if not found.touched:
         return found.block.lines
     if ours is not None and ours.digest == found.digest:
         return ours.lines
-    written = pristine(found.block.name, found.digest)
+    written = last_wrote(found.block.name, found.digest)
     if written is not None:
         return written.lines
     if ours is None:

@@ -20,7 +20,7 @@ from labkit.errors import WikiError
 from labkit.records import Record
 from labkit.wiki.merge import fences, page_merge, three_way
 from labkit.wiki.merge.fences import Block
-from labkit.wiki.merge.page_merge import Pristine
+from labkit.wiki.merge.page_merge import LastWrote
 
 #: A hash that no block has: what labkit wrote there is unknown.
 UNKNOWN = "0" * 16
@@ -58,7 +58,7 @@ class Bench:
     text: str
     found: tuple[Comment, ...]
     versions: tuple[Block, ...]
-    pristine: Pristine
+    last_wrote: LastWrote
     surely: Counter[str] = field(default_factory=Counter)
 
     def bare(self, start: int, end: int) -> str:
@@ -72,17 +72,17 @@ class Bench:
 
     def base(self, name: str, digest: str, lines: Sequence[str]) -> Block | None:
         """What labkit wrote there: by its hash, else by its likeness to the lines."""
-        return (self.pristine(name, digest) if digest else None) or self.best(name, lines)
+        return (self.last_wrote(name, digest) if digest else None) or self.best(name, lines)
 
 
-def repair(text: str, page: str, *, versions: Sequence[Block], pristine: Pristine) -> Repaired:
+def repair(text: str, page: str, *, versions: Sequence[Block], last_wrote: LastWrote) -> Repaired:
     """The page's text with whole comments; nothing is changed of one that has them.
 
     :param versions: what labkit wrote on the page, and what it would write now, as far as it knows.
     :raises WikiError: it would lose a line that is not surely labkit's (a fault of labkit's).
     """
     found = read_comments(text, {block.name for block in versions})
-    bench = Bench(text, found, tuple(versions), pristine)
+    bench = Bench(text, found, tuple(versions), last_wrote)
     if _good(bench, page):
         return Repaired(text=text)
     fencing = [item for item in found if item.kind in ("begin", "end")]
@@ -233,7 +233,7 @@ def _name(bench: Bench, region: Region, lines: Sequence[str]) -> tuple[str, bool
 
 def _digest(bench: Bench, name: str, digest: str, lines: Sequence[str]) -> str:
     """The hash that tells what labkit wrote there."""
-    if digest and bench.pristine(name, digest):
+    if digest and bench.last_wrote(name, digest):
         return digest
     best = bench.best(name, lines)
     return best.digest if best and anchors(lines, best) else digest or UNKNOWN
@@ -285,7 +285,7 @@ def _good(bench: Bench, page: str) -> bool:
     except WikiError:
         return False
     return all(
-        not item.touched or bench.pristine(item.block.name, item.digest) for item in found.blocks
+        not item.touched or bench.last_wrote(item.block.name, item.digest) for item in found.blocks
     )
 
 

@@ -143,7 +143,7 @@ class PageEditor:
         merged = page_merge.merged(
             page,
             self.blocks,
-            pristine=written.find,
+            last_wrote=written.find,
             restore=self.restore,
             known=written.names if page.names is None and page.blocks else (),
             credit=self._credit(snapshot) if self.changed else None,

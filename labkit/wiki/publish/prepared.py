@@ -107,37 +107,24 @@ def assignment(lab: Lab) -> str:
     """The assignment as wikitext; :class:`ConfigError` when the given file cannot be used."""
     if not lab.wiki.assignment:
         return resources.files("labkit.wiki.publish").joinpath("assignment.wiki").read_text("utf-8")
-    path = Path(lab.wiki.assignment)
-    key = f"wiki.assignment = {path}"
-    if path.suffix.lower() not in MARKDOWN + WIKITEXT:
-        known = ", ".join(MARKDOWN + WIKITEXT)
-        raise ConfigError(
-            key,
-            "its name does not tell what is in it",
-            f"let it end in one of {known}",
-            code="config.assignment",
-        )
+    path, text = Path(lab.wiki.assignment), ""
+    wrong, remedy = "", "name the file that has the assignment"
     try:
         text = reading.content(path).decode("utf-8-sig")
+        wrong = "" if text.strip() else "is empty"
     except UnicodeDecodeError:
-        raise ConfigError(
-            key, "is no text in UTF-8", "convert it (iconv)", code="config.assignment"
-        ) from None
+        wrong, remedy = "is no text in UTF-8", "convert it (iconv)"
     except ValueError as error:
-        raise ConfigError(
-            key, str(error), "name a file of text", code="config.assignment"
-        ) from None
+        wrong = str(error)
     except OSError as error:
-        raise ConfigError(
-            key, f"cannot be read: {error.strerror}", "name a file", code="config.assignment"
-        ) from None
-    if not text.strip():
-        raise ConfigError(
-            key, "is empty", "name the file that has the assignment", code="config.assignment"
-        )
-    if path.suffix.lower() in MARKDOWN:
-        return writing.write(markdown.read(text)).text
-    return text
+        wrong = f"cannot be read: {error.strerror}"
+    if path.suffix.lower() not in MARKDOWN + WIKITEXT:
+        wrong = "its name does not tell what is in it"
+        remedy = f"let it end in one of {', '.join(MARKDOWN + WIKITEXT)}"
+    if wrong:
+        key = f"wiki.assignment = {path}"
+        raise ConfigError(key, wrong, remedy, code="config.assignment")
+    return writing.write(markdown.read(text)).text if path.suffix.lower() in MARKDOWN else text
 
 
 def main_page(lab: Lab) -> str:

@@ -222,7 +222,7 @@ def _mend(made: PageEditor, *, dry: bool) -> Mended:
         text,
         snapshot.title,
         versions=(*made.blocks, *made.written.versions),
-        pristine=lambda name, digest: ours.get((name, digest)) or made.written.find(name, digest),
+        last_wrote=lambda name, digest: ours.get((name, digest)) or made.written.find(name, digest),
     )
     edits = bool(repaired.diff) and not dry
     if edits:

@@ -23,11 +23,11 @@ from labkit.wiki.client import session
 from labkit.wiki.client.protocol import Revision, Wiki
 from labkit.wiki.merge import fences, page_merge, repair, three_way
 from labkit.wiki.merge.fences import Block, Document
-from labkit.wiki.merge.page_merge import Pristine
+from labkit.wiki.merge.page_merge import LastWrote
 from labkit.wiki.publish import last_written
 from labkit.wiki.remarks import listing, provenance, threads
 from labkit.wiki.remarks.listing import Vanished
-from labkit.wiki.remarks.provenance import Trail
+from labkit.wiki.remarks.provenance import Provenance
 
 #: Pages that are followed from move to move, at most.
 MOVES = 20
@@ -48,13 +48,13 @@ class Loss(Record):
 class LineHistory:
     """The lines of one page as its revisions came, the oldest first.
 
-    :param pristine: what labkit wrote, where the history itself does not show it.
+    :param last_wrote: what labkit wrote, where the history itself does not show it.
     """
 
-    def __init__(self, page: str, bot: str, pristine: Pristine) -> None:
+    def __init__(self, page: str, bot: str, last_wrote: LastWrote) -> None:
         self.page, self.bot = page, bot
         self.revisions = self.saved = self.hidden = 0
-        self._pristine = pristine
+        self._last_wrote = last_wrote
         self._written: dict[tuple[str, str], Block] = {}
         self._brought: dict[str, str] = {}
         self._losses: list[Loss] = []
@@ -115,11 +115,11 @@ class LineHistory:
         remarks = three_way.count([line.text for line in threads.marked(text)])
         return page_merge.persons(document, known, ()) | (remarks & page_merge.present(document))
 
-    def _known(self, document: Document) -> Pristine:
+    def _known(self, document: Document) -> LastWrote:
         """What labkit wrote in the blocks of that page; a guess where nobody knows."""
 
         def block(name: str, digest: str) -> Block | None:
-            written = self._written.get((name, digest)) or self._pristine(name, digest)
+            written = self._written.get((name, digest)) or self._last_wrote(name, digest)
             found = document.find(name)
             if written is None and found is not None:
                 theirs = self._theirs(found.block.lines)
@@ -187,11 +187,11 @@ def walk(wiki: Wiki, page: str, *, folder: Path) -> Audit:
     bot, histories = wiki.account, {}
     gone: list[Vanished] = []
     for title in titles(wiki, page):
-        histories[title], trail = LineHistory(title, bot, written.find), Trail(bot=bot)
+        histories[title], origins = LineHistory(title, bot, written.find), Provenance(bot=bot)
         for revision in wiki.history(title, limit=last_written.EVERY, oldest=True):
             histories[title].add(revision)
-            trail = provenance.advance(trail, revision, written.find)
-        gone += listing.of_trail(trail)
+            origins = provenance.advance(origins, revision, written.find)
+        gone += listing.vanished_of(origins)
     every = histories.values()
     return Audit(
         pages=tuple(histories), bot=bot, vanished=tuple(gone),

@@ -32,10 +32,10 @@ from labkit.records import Record
 from labkit.wiki.client.protocol import Revision, Snapshot, Wiki
 from labkit.wiki.client.session import TEACHERS
 from labkit.wiki.merge import fences, page_merge, three_way
-from labkit.wiki.merge.page_merge import Altered, Pristine, Step
+from labkit.wiki.merge.page_merge import Altered, LastWrote, Step
 from labkit.wiki.publish.last_written import EVERY, EverWritten, stem
 from labkit.wiki.remarks import threads
-from labkit.wiki.remarks.provenance import Origin, Trail, advance
+from labkit.wiki.remarks.provenance import Origin, Provenance, advance
 from labkit.wiki.remarks.threads import State, Thread
 from labkit.wiki.render import wikitext
 
@@ -231,7 +231,7 @@ class Kept(Record):
     settled others' remarks, that are in the wiki's group. ``form`` tells it from what older labkits kept."""
 
     form: Literal[2]
-    trail: Trail
+    provenance: Provenance
     found: Remarks
     doubtful: frozenset[str]
     teachers: frozenset[str]
@@ -263,30 +263,30 @@ def of(wiki: Wiki, snapshot: Snapshot, *, page: str, folder: Path, groups: bool 
         return Remarks(page=title, url=url, remarks=())
     file = folder / "remarks" / f"{stem(page)}.json"
     kept = _read(file)
-    kept = kept if kept and kept.trail.bot == wiki.bot else None
+    kept = kept if kept and kept.provenance.bot == wiki.bot else None
     same = kept and (kept.found.page, kept.found.url) == (title, url)
-    if kept and same and kept.trail.at(now):
+    if kept and same and kept.provenance.at(now):
         asked = groups and kept.doubtful
         teachers = wiki.members(kept.doubtful, TEACHERS) if asked else kept.teachers
         if teachers == kept.teachers:
             return kept.found
     written = EverWritten(wiki, page, folder / "pristine")
-    trail = kept.trail if kept else Trail(bot=wiki.bot)
-    if trail.revision == now.parent and (same or not kept):
-        trail = _to(now, iter([now]), trail, written)
+    provenance = kept.provenance if kept else Provenance(bot=wiki.bot)
+    if provenance.revision == now.parent and (same or not kept):
+        provenance = _to(now, iter([now]), provenance, written)
     else:
-        trail = _followed(wiki, title, now, trail, written)
-    origins = _origins(now.text, trail)
+        provenance = _followed(wiki, title, now, provenance, written)
+    origins = _origins(now.text, provenance)
     doubtful = _doubtful(now.text, origins)
     teachers = wiki.members(doubtful, TEACHERS)
     found = threads.parse(now.text, lambda line, asking: _may(origins, teachers, line, asking))
     old = stale(wiki, now, found, origins, written.find)
     result = Remarks(
         page=title, url=url, remarks=tuple(_remarks(now, found, origins, old)), revision=now.number,
-        vanished=of_trail(trail),
-        altered=trail.altered,
+        vanished=vanished_of(provenance),
+        altered=provenance.altered,
     )  # fmt: skip
-    new = Kept(form=2, trail=trail, found=result, doubtful=doubtful, teachers=teachers)
+    new = Kept(form=2, provenance=provenance, found=result, doubtful=doubtful, teachers=teachers)
     with suppress(OSError):  # who may not write there reads the history again
         write_atomically(file, new.model_dump_json(), mode=0o600)
     return result
@@ -299,30 +299,34 @@ def _read(file: Path) -> Kept | None:
         return None
 
 
-def _followed(wiki: Wiki, title: str, now: Revision, trail: Trail, written: EverWritten) -> Trail:
-    """The trail up to ``now``, from where it had come to if that is a revision of this page's."""
-    if trail.revision:
+def _followed(
+    wiki: Wiki, title: str, now: Revision, provenance: Provenance, written: EverWritten
+) -> Provenance:
+    """The provenance up to ``now``, from where it had come to if that is a revision of this page's."""
+    if provenance.revision:
         with suppress(WikiError):  # no such revision: another page, or another wiki
-            history = wiki.history(title, limit=EVERY, oldest=True, start=trail.revision)
+            history = wiki.history(title, limit=EVERY, oldest=True, start=provenance.revision)
             first = next(history, None)
-            if first and trail.at(first):
-                return _to(now, history, trail, written)
+            if first and provenance.at(first):
+                return _to(now, history, provenance, written)
     whole = wiki.history(title, limit=EVERY, oldest=True)
-    return _to(now, whole, Trail(bot=trail.bot), written)
+    return _to(now, whole, Provenance(bot=provenance.bot), written)
 
 
-def _to(now: Revision, history: Iterator[Revision], trail: Trail, written: EverWritten) -> Trail:
+def _to(
+    now: Revision, history: Iterator[Revision], provenance: Provenance, written: EverWritten
+) -> Provenance:
     for revision in history:
         written.read(revision.text)
-        trail = advance(trail, revision, written.find)
+        provenance = advance(provenance, revision, written.find)
         if revision.number == now.number:
             break
-    return trail
+    return provenance
 
 
-def _origins(text: str, trail: Trail) -> dict[int, Origin]:
+def _origins(text: str, provenance: Provenance) -> dict[int, Origin]:
     """The origin of each ``REX>`` line, by the line's number."""
-    left = {line: list(origins) for line, origins in trail.here.items()}
+    left = {line: list(origins) for line, origins in provenance.here.items()}
     found = {}
     for line in threads.marked(text):
         if left.get(line.text):
@@ -346,14 +350,14 @@ def _doubtful(text: str, origins: Mapping[int, Origin]) -> frozenset[str]:
     return frozenset(users - {""})
 
 
-def of_trail(trail: Trail) -> tuple[Vanished, ...]:
+def vanished_of(provenance: Provenance) -> tuple[Vanished, ...]:
     """The remarks that others than their writers deleted or rewrote."""
     return tuple(
         Vanished(
             line=line, author=origin.by.user, written=origin.by.time, block=origin.block,
             section=origin.section, by=origin.away,
         )
-        for line, origin in trail.vanished
+        for line, origin in provenance.vanished
         if origin.away
     )  # fmt: skip
 
@@ -393,7 +397,7 @@ def stale(
     now: Revision,
     found: Sequence[Thread],
     origins: Mapping[int, Origin],
-    pristine: Pristine,
+    last_wrote: LastWrote,
 ) -> set[int]:
     """The remarks (the numbers of their first lines) that are stale on a page; ``origins`` has the
     revision of each. Asks for the texts of those whose block's fence has changed since."""
@@ -406,7 +410,7 @@ def stale(
     }  # fmt: skip
     if not doubtful:
         return set()
-    people = set(page_merge.persons(fences.parse(now.text, ""), pristine, ()))
+    people = set(page_merge.persons(fences.parse(now.text, ""), last_wrote, ()))
     texts = wiki.texts({revision for _, revision in doubtful.values()})
     return {
         first

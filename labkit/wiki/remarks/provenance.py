@@ -1,6 +1,6 @@
 """Where the lines of a page come from, told from its history: remarks, and what people changed of labkit's. Pure.
 
-It reads each revision once: a trail goes on where it had come to, so that it
+It reads each revision once: a provenance goes on where it had come to, so that it
 can be kept and a page with a thousand revisions costs no more than the few that are new. A line that
 was gone for a while (a revert, lines put back) still comes from whoever wrote it first.
 
@@ -21,7 +21,7 @@ from labkit.records import Record
 from labkit.wiki.client.protocol import Revision
 from labkit.wiki.merge import fences, page_merge, three_way
 from labkit.wiki.merge.fences import Document, Fenced
-from labkit.wiki.merge.page_merge import Altered, Pristine, Step
+from labkit.wiki.merge.page_merge import Altered, LastWrote, Step
 from labkit.wiki.remarks import threads
 from labkit.wiki.remarks.threads import Line
 
@@ -62,7 +62,7 @@ class Unread(Record):
     hidden: bool
 
 
-class Trail(Record):
+class Provenance(Record):
     """The origins of each line's copies, in the page's order: of the lines of the page as it was in
     ``revision``, whose text has the hash ``digest``, and of those that had been there before; and the blocks
     as they stood. ``bot`` is the account by which labkit writes, ``written`` the hashes in the fences of what it
@@ -102,30 +102,30 @@ class Trail(Record):
 
 
 def advance(
-    trail: Trail, revision: Revision, pristine: Pristine = lambda name, digest: None
-) -> Trail:
-    """The trail one revision further; of one whose text is hidden nothing is known.
+    provenance: Provenance, revision: Revision, last_wrote: LastWrote = lambda name, digest: None
+) -> Provenance:
+    """The provenance one revision further; of one whose text is hidden nothing is known.
 
-    :param pristine: what labkit wrote in a block that somebody has changed.
+    :param last_wrote: what labkit wrote in a block that somebody has changed.
     """
     saved = Step(user=revision.user, time=revision.time, revision=revision.number)
     if revision.hidden:
-        unread = (*trail.unread, Unread(by=saved, hidden=True))
-        return trail.model_copy(update={"unread": unread})
+        unread = (*provenance.unread, Unread(by=saved, hidden=True))
+        return provenance.model_copy(update={"unread": unread})
     document = fences.whole(revision.text)
-    here, gone = _marked(trail, revision, saved, document)
-    blocks, written, unread = trail.blocks, trail.written, trail.unread
+    here, gone = _marked(provenance, revision, saved, document)
+    blocks, written, unread = provenance.blocks, provenance.written, provenance.unread
     if document is None:
         unread = (*unread, Unread(by=saved, hidden=False))
     else:
         hidden = {item.by.user for item in unread if item.hidden}
-        if not trail.bot or trail.bot in {revision.user, *hidden}:
+        if not provenance.bot or provenance.bot in {revision.user, *hidden}:
             new = {item.block.name: {item.digest} for item in document.blocks}
             written |= {name: written.get(name, frozenset()) | own for name, own in new.items()}
-        by = _by(trail, saved, [item.by for item in unread])
-        blocks, unread = _blocks(trail, document, by, pristine, written), ()
-    return Trail(
-        bot=trail.bot, revision=revision.number, digest=digest(revision.text), here=here, gone=gone,
+        by = _by(provenance, saved, [item.by for item in unread])
+        blocks, unread = _blocks(provenance, document, by, last_wrote, written), ()
+    return Provenance(
+        bot=provenance.bot, revision=revision.number, digest=digest(revision.text), here=here, gone=gone,
         blocks=blocks, written=written, unread=unread,
     )  # fmt: skip
 
@@ -135,9 +135,9 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _by(trail: Trail, saved: Step, unread: Sequence[Step]) -> Step:
+def _by(provenance: Provenance, saved: Step, unread: Sequence[Step]) -> Step:
     """Who made what a revision shows: whoever saved it, or may have done so in one that was not read."""
-    every = [*unread, *([] if unread and saved.user == trail.bot else [saved])]
+    every = [*unread, *([] if unread and saved.user == provenance.bot else [saved])]
     users = dict.fromkeys(step.user or "unknown" for step in every)
     return every[0].model_copy(
         update={"user": " or ".join(users) if len(users) > 1 else every[0].user}
@@ -145,17 +145,17 @@ def _by(trail: Trail, saved: Step, unread: Sequence[Step]) -> Step:
 
 
 def _marked(
-    trail: Trail, revision: Revision, saved: Step, document: Document | None
+    provenance: Provenance, revision: Revision, saved: Step, document: Document | None
 ) -> tuple[dict[str, tuple[Origin, ...]], dict[str, tuple[Origin, ...]]]:
     """The origins of a revision's remarks, and of those that are gone."""
-    hidden = itertools.takewhile(lambda item: item.hidden, reversed(trail.unread))
-    by = _by(trail, saved, [item.by for item in hidden][::-1])
+    hidden = itertools.takewhile(lambda item: item.hidden, reversed(provenance.unread))
+    by = _by(provenance, saved, [item.by for item in hidden][::-1])
     named = {item.block.name: item for item in document.blocks} if document else {}
-    copies: dict[str, list[Line]] = {text: [] for text in trail.here}
+    copies: dict[str, list[Line]] = {text: [] for text in provenance.here}
     for line in threads.marked(revision.text):
         copies.setdefault(line.text, []).append(line)
     here: dict[str, list[Origin]] = {}
-    gone = {text: list(origins) for text, origins in trail.gone.items()}
+    gone = {text: list(origins) for text, origins in provenance.gone.items()}
     became: dict[str, str] = {}
     for settling in (
         False,
@@ -163,11 +163,11 @@ def _marked(
     ):  # what settles a remark is told by the remark, which may be rewritten
         lost: list[tuple[str, Origin]] = []
         come: list[tuple[str, int]] = []
-        strict = settling and revision.user != trail.bot
+        strict = settling and revision.user != provenance.bot
         for text, found in copies.items():
             if threads.settles(text) is not settling:
                 continue
-            before, away = list(trail.here.get(text, ())), gone.pop(text, [])
+            before, away = list(provenance.here.get(text, ())), gone.pop(text, [])
             known = list[Origin | None]([None] * len(found))
             _match(known, found, before, became if strict else None)
             come += [(text, place) for place, origin in enumerate(known) if origin is None]
@@ -197,10 +197,10 @@ def _marked(
 
 
 def _blocks(
-    trail: Trail,
+    provenance: Provenance,
     document: Document,
     by: Step,
-    pristine: Pristine,
+    last_wrote: LastWrote,
     written: Mapping[str, Collection[str]],
 ) -> dict[str, Standing]:
     """The blocks of a page, and those that it lists and that somebody has deleted. Where the hash in a fence is not
@@ -208,19 +208,19 @@ def _blocks(
     found = {}
     for item in document.blocks:
         name, lines = item.block.name, item.block.digest
-        before = trail.blocks.get(name)
+        before = provenance.blocks.get(name)
         if before and not before.gone and (before.digest, before.lines) == (item.digest, lines):
             found[name] = before
             continue
         known = before.altered if before else ()
         forged = before is not None and item.digest not in written.get(name, ())
         hash_ = before.digest if before and forged else item.digest
-        base = pristine(name, hash_) if item.touched or forged else item.block
+        base = last_wrote(name, hash_) if item.touched or forged else item.block
         if base is not None:
             differing = page_merge.differences(base.lines, item.block.lines)
             known = page_merge.credited(name, known, differing, by)
         found[name] = Standing(digest=hash_, lines=lines, altered=known)
-    for name, before in trail.blocks.items():
+    for name, before in provenance.blocks.items():
         if name not in found and name in (document.names or ()):
             found[name] = before if before.gone else before.model_copy(update={"gone": by})
     return found

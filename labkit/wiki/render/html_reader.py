@@ -109,8 +109,6 @@ class _Reader:
                 items = tuple(_task(self.parts(inner)) for inner in _inner(item))
                 start = _number(item, "start") if item.name == "ol" else None
                 return (tree.Listing(items, start),) if items else ()
-            case "dl":
-                return (tree.Terms(tuple(self.term(inner) for inner in _inner(item))),)
             case "table":
                 return self.table(item)
             case "pre":
@@ -123,16 +121,13 @@ class _Reader:
             case "details":
                 label = _extracted(item, "summary")
                 return (tree.Fold(label or "Details", self.parts(item)),)
+            case "dt":
+                line = _trimmed(self.line(item.children))
+                return (Paragraph((tree.Styled("strong", line),)),) if line else ()
             case "h1" | "h2" | "h3" | "h4" | "h5" | "h6":
                 line = _trimmed(self.line(item.children))
                 return (tree.Heading(int(item.name[1]), line),) if line else ()
         return self.parts(item)
-
-    def term(self, item: Tag) -> tuple[Line, Parts]:
-        """An entry of a list of definitions."""
-        if item.name == "dt":
-            return _trimmed(self.line(item.children)), ()
-        return (), self.parts(item)
 
     def table(self, item: Tag) -> Parts:
         """A table, ready to be sorted; its first rows that hold header cells alone are its header."""

@@ -1,7 +1,6 @@
 """Markdown read into the document tree, by markdown-it-py and :mod:`labkit.wiki.render.html_reader`. Pure.
 
-CommonMark with tables, strike-through, task lists, definition lists, footnotes and formulas, as in
-JupyterLab or one of its usual extensions. HTML in the text means what it means to a browser, without
+CommonMark with tables, strike-through, task lists, footnotes and formulas. HTML in the text means what it means to a browser, without
 anything that acts; elements that no page shows, and tags that come in no pairs, are text.
 """
 
@@ -16,7 +15,6 @@ from typing import Any
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from mdit_py_plugins.amsmath import amsmath_plugin
-from mdit_py_plugins.deflist import deflist_plugin
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 from mdit_py_plugins.footnote import footnote_plugin
 
@@ -53,7 +51,7 @@ def read(text: str, *, find: Find | None = None, first_note: int = 0) -> Documen
 def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
     parser.use(dollarmath_plugin, allow_space=False, allow_digits=False, double_inline=True)
-    parser.use(footnote_plugin).use(amsmath_plugin).use(deflist_plugin)
+    parser.use(footnote_plugin).use(amsmath_plugin)
     parser.validateLink = _is_shown  # type: ignore[method-assign,assignment]  # as its manual does
     for name, rule in _RULES.items():
         parser.add_render_rule(name, rule)

@@ -163,10 +163,7 @@ def _forms(data: Bundle, metadata: Bundle) -> Iterator[Parts]:
     yield _picture(data, metadata, said)
     if "text/markdown" in data:
         found = markdown.read(text(data["text/markdown"]))
-        yield (
-            *found.parts,
-            *((tree.Terms(tuple(((), n) for n in found.notes)),) if found.notes else ()),
-        )
+        yield (*found.parts, *([tree.Listing(found.notes, 1)] if found.notes else []))
     if "text/html" in data:
         yield tree.unheaded(html_reader.read(text(data["text/html"])))
     if "application/json" in data:

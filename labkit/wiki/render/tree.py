@@ -123,13 +123,6 @@ class Listing:
 
 
 @dataclass(frozen=True)
-class Terms:
-    """Terms and what they mean: a term has no parts, a meaning no line."""
-
-    entries: tuple[tuple[Line, Parts], ...]
-
-
-@dataclass(frozen=True)
 class Cell:
     """A table's cell; ``across`` and ``down`` are the columns and rows that it takes."""
 
@@ -202,7 +195,7 @@ class Shown:
     image: Picture | None = None
 
 
-Part = Heading | Paragraph | Source | Quote | Listing | Terms | Grid | Rule | Fold | Screen | Shown
+Part = Heading | Paragraph | Source | Quote | Listing | Grid | Rule | Fold | Screen | Shown
 Parts = tuple[Part, ...]
 
 
@@ -232,10 +225,6 @@ def lines(parts: Iterable[Part]) -> Iterator[Line]:
                 yield from lines(inner)
             case Listing(items):
                 yield from (line for item in items for line in lines(item))
-            case Terms(entries):
-                for term, meaning in entries:
-                    yield term
-                    yield from lines(meaning)
             case Grid(rows):
                 yield from (cell.line for row in rows for cell in row)
 

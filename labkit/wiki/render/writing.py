@@ -125,7 +125,7 @@ class _Writer:
         """Parts, divided by empty lines."""
         return "\n\n".join(filter(None, map(self.part, parts)))
 
-    def part(self, part: Part) -> str:  # noqa: PLR0911, PLR0912 - one line a kind
+    def part(self, part: Part) -> str:  # noqa: PLR0911 - one line a kind
         """One part; '' when nothing of it shows."""
         match part:
             case tree.Heading(level, line):
@@ -144,9 +144,6 @@ class _Writer:
                 return f"<blockquote>\n{self.within(inner)}\n</blockquote>"
             case tree.Listing():
                 return self.listing(part)
-            case tree.Terms(entries):
-                lines = (f"<dt>{self.line(term)}</dt>" if term else f"<dd>\n{self.boxed(meaning)}\n</dd>" for term, meaning in entries)  # fmt: skip
-                return "\n".join(["<dl>", *lines, "</dl>"])
             case tree.Grid():
                 return self.grid(part)
             case tree.Rule():
@@ -210,16 +207,11 @@ class _Writer:
         """A table: one line a row, so that histories read well. Long ones are collapsed, and say their size."""
         body = len(part.rows) - part.head
         long = body > wikitext.LONG
-        said, size = (
-            " ".join(wikitext.clean(part.caption).split()),
-            part.size if long or not body else "",
-        )
-        both = f"{said} ({size})" if said and size else said or size
+        said = " ".join(wikitext.clean(part.caption).split())
+        size = part.size if long or not body else ""
+        both = wikitext.literal(f"{said} ({size})" if said and size else said or size)
         classes = ["wikitable", *["sortable"] * part.sortable, *["mw-collapsible", "mw-collapsed"] * long]  # fmt: skip
-        lines = [
-            f'{{| class="{" ".join(classes)}"',
-            *wikitext.title(wikitext.literal(both) if both else ""),
-        ]
+        lines = [f'{{| class="{" ".join(classes)}"', *wikitext.title(both)]
         for n, row in enumerate(part.rows):
             lines += ["|-"] if n else []
             lines += [self.head(row, part)] if n < part.head else self.row(row)
@@ -302,11 +294,12 @@ class _Writer:
         """The footnotes whose marks were met, as a list; '' without any."""
         if not self._met:
             return ""
-        names = [f"{self.place.name}-{number + 1}" for number in self._met]
-        items = [f'<li id="{name}">{self.noted(number)} [[#{name}-mark|↑]]</li>' for name, number in zip(names, self._met, strict=True)]  # fmt: skip
-        own = "\n".join(["<ol>", *items, "</ol>"])
-        shown = "<references />" if self.place.features.notes else own
-        return f'<div style="{_NOTES}">\n{shown}\n</div>'
+        shown = ["<references />"]
+        if not self.place.features.notes:
+            names = {n: f"{self.place.name}-{n + 1}" for n in self._met}
+            items = (f'<li id="{name}">{self.noted(n)} [[#{name}-mark|↑]]</li>' for n, name in names.items())  # fmt: skip
+            shown = ["<ol>", *items, "</ol>"]
+        return "\n".join([f'<div style="{_NOTES}">', *shown, "</div>"])
 
     # -- within a line
 

@@ -68,7 +68,14 @@ def up(lab: Lab) -> Outcome[WikiServer]:
     that has the port, :class:`WikiError` when MediaWiki cannot be installed or does not answer.
     """
     info, done = _up(lab)
-    server = _described(lab, info)
+    own = not lab.wiki.url
+    server = WikiServer(
+        api=api_url(lab),
+        address=info.address,
+        version=info.version,
+        database=lab.wiki.database if own else "existing",
+        passwords=str(Folders.of(lab).passwords) if own else "",
+    )
     return Outcome(
         value=server,
         subject=server.address,
@@ -93,7 +100,8 @@ def _up(lab: Lab) -> tuple[SiteInfo, str]:
         run.require(*programs, credentials.php_program())
         if folders.database == "mariadb":
             run.require("mariadbd", "mariadb", "mariadb-install-db")
-        _require_port(lab, folders)
+        own = undo.daemon_pids(str(folders.apache))
+        daemon.require_free(lab.wiki.port, netns=None, address=ADDRESS, key="wiki.port", own=own)
         installed, changed, renewed = _prepare(lab, folders)
         info, started = _serve(lab, folders, renewed=renewed)
     done = (
@@ -116,11 +124,13 @@ def _serve(lab: Lab, folders: Folders, *, renewed: bool) -> tuple[SiteInfo, bool
             return info, False
         daemon.send(web_server(folders), signal.SIGUSR1)
     try:
-        started = daemon.start(lab, web_server(folders), lambda: problem(lab), patience=PATIENCE)
+        started = daemon.start(
+            lab, web_server(folders), lambda: _observe(lab)[1], patience=PATIENCE
+        )
         return session.site_info(lab), started
     except FarmError as error:
         said = last_complaint(folders.logs / "mediawiki.log")
-        reason = f"{problem(lab)}; MediaWiki's own log: {said}" if said else error.reason
+        reason = f"{_observe(lab)[1]}; MediaWiki's own log: {said}" if said else error.reason
         raise WikiError(
             origin(lab), reason, "the logs say why", f"tail {folders.logs}/*.log", code="wiki.down"
         ) from None
@@ -184,27 +194,6 @@ def checks(lab: Lab) -> tuple[Check, ...]:
     )
 
 
-def describe(lab: Lab) -> WikiServer:
-    """What the wiki says of itself; raises :class:`WikiError` when it does not answer."""
-    return _described(lab, session.site_info(lab))
-
-
-def _described(lab: Lab, info: SiteInfo) -> WikiServer:
-    own = not lab.wiki.url
-    return WikiServer(
-        api=api_url(lab),
-        address=info.address,
-        version=info.version,
-        database=lab.wiki.database if own else "existing",
-        passwords=str(Folders.of(lab).passwords) if own else "",
-    )
-
-
-def problem(lab: Lab) -> str | None:
-    """What is wrong with the lab's wiki now, None when it answers (its own one: as this lab's)."""
-    return _observe(lab)[1]
-
-
 def _observe(lab: Lab) -> tuple[SiteInfo | None, str | None]:
     """What a wiki at the lab's address says, and what is wrong with that."""
     try:
@@ -234,12 +223,6 @@ def daemons(lab: Lab) -> tuple[daemon.Daemon, ...]:
     return web_server(folders), databases.daemon_of(databases.MariaDB.of(folders))
 
 
-def _require_port(lab: Lab, folders: Folders) -> None:
-    """Raises :class:`MachineError` naming the process when somebody else has the wiki's port."""
-    own = undo.daemon_pids(str(folders.apache))
-    daemon.require_free(lab.wiki.port, netns=None, address=ADDRESS, key="wiki.port", own=own)
-
-
 def _prepare(lab: Lab, folders: Folders) -> tuple[bool, bool, bool]:
     """Database, accounts and configuration are there, and the database's server runs.
 
@@ -265,23 +248,16 @@ def _configure(lab: Lab, folders: Folders, passwords: Passwords, program: Path) 
     """The configuration files are as they have to be; returns whether one was written."""
     local = configuration.local_settings(lab, passwords, folders.data, folders.socket)
     php = configuration.php_ini()
+    module, port = credentials.php_module(), lab.wiki.port
     apache = functools.partial(
-        configuration.apache,
-        folders,
-        port=lab.wiki.port,
-        mediawiki=program,
-        module=credentials.php_module(),
+        configuration.apache, folders, port=port, mediawiki=program, module=module
     )
     mark = hashlib.sha256((local + php + apache(mark="")).encode()).hexdigest()[:16]
     files = {folders.php / "php.ini": php, folders.apache: apache(mark=mark)}
-    outdated = [path for path, text in files.items() if _differs(path, text)]
+    outdated = [path for path, text in files.items() if text_of(path) != text]
     for path in outdated:
         write_atomically(path, files[path])
-    if _differs(folders.settings, local):
+    if text_of(folders.settings) != local:
         installation.private(folders.settings, local)
         return True
     return bool(outdated)
-
-
-def _differs(path: Path, text: str) -> bool:
-    return text_of(path) != text

@@ -1,4 +1,4 @@
-"""How the lab's balancer is configured: the text of its apache2 configuration. Pure.
+"""The balancer's apache2 configuration: its text, and the facts that are read back from it. Pure.
 
 Directives and parameters are those of Apache 2.4's mod_proxy, mod_proxy_balancer,
 mod_proxy_hcheck and mod_lua; times without a unit are seconds.
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from labkit.core import accesslog
+from labkit.model.config import METHODS
 from labkit.model.lab import Lab, Replica, Site
 from labkit.model.sites import AT_ONCE, HEALTH_QUERY, TRACE_HEADER
 
@@ -20,7 +21,7 @@ MODULES = Path("/usr/lib/apache2/modules")
 LOADED = (
     "mpm_event", "authz_core", "authz_host", "alias", "headers", "slotmem_shm",
     "proxy", "proxy_http", "proxy_balancer", "proxy_hcheck", "lua", "reqtimeout",
-    "lbmethod_byrequests", "lbmethod_bytraffic", "lbmethod_bybusyness",
+    *(f"lbmethod_{method}" for method in METHODS),
 )  # fmt: skip
 #: The path below a site at which Apache's balancer-manager answers: to root on the host, who alone can ask from a
 #: port below 1024.
@@ -97,15 +98,25 @@ SETTLES = 2.0
 WATCHED = f"retry=60 hcmethod=HEAD hcuri=/?{HEALTH_QUERY} hcinterval=1 hcpasses=1 hcfails=1"
 
 
-def config(lab: Lab, folder: Path, logs: Path) -> str:
-    """The whole configuration; it names its own fingerprint, which a change of anything changes."""
+def folder(lab: Lab) -> Path:
+    """The folder of the balancer's configuration and its pid file."""
+    return lab.run_dir / "proxy"
+
+
+def logs(lab: Lab) -> Path:
+    """The folder of the balancer's logs: ``access.log`` (in parts) and ``error.log``."""
+    return lab.state_dir / "proxy"
+
+
+def config(lab: Lab) -> str:
+    """The whole configuration; it names its fingerprint, which a change of anything changes."""
     sites = "\n".join(_site(lab, site) for site in lab.sites)
-    text = f"{_server(lab, folder, logs)}\n{_front(lab)}\n{sites}"
+    text = f"{_server(lab)}\n{_front(lab)}\n{sites}"
     return text.replace("FINGERPRINT", fingerprint(text))
 
 
 def identity(lab: Lab) -> str:
-    """What only this lab's balancer says of itself: the lab's name and a hash of its own folder."""
+    """The words by which this lab's balancer is known: the lab's name and a hash of its run folder."""
     return f"{lab.name}-{fingerprint(str(lab.run_dir))}"
 
 
@@ -126,9 +137,8 @@ def listens(text: str) -> str:
     return next((words[1] for words in lines if words[:1] == ["Listen"]), "")
 
 
-def told(text: str) -> dict[str, str]:
-    """What a configuration says in words: ``sites``, and of each its workers with their weights and how one
-    is chosen (``site red``: ``red-1 ×3, red-2 ×1 byrequests``)."""
+def facts(text: str) -> dict[str, str]:
+    """A configuration in words: ``sites``, and of each its workers with their weights and the method (``site red``: ``red-1 ×3, red-2 ×1 byrequests``)."""
     found: dict[str, str] = {}
     for host in text.split("<VirtualHost ")[1:]:
         block = host.partition("</Proxy>")[0]
@@ -143,8 +153,8 @@ def told(text: str) -> dict[str, str]:
 
 
 def between(old: str, new: str) -> str:
-    """A configuration by which the new one is served where it says and where the old one listens, too; the
-    new one where that is the same. Its fingerprint is its own."""
+    """The new configuration, which also listens where the old one does, with a fingerprint that only it has;
+    the new one itself where both listen at the same address and port."""
     there, here = listens(old), listens(new)
     if not there or there == here:
         return new
@@ -157,14 +167,14 @@ def between(old: str, new: str) -> str:
     return text.replace(running_fingerprint(new), fingerprint(text))
 
 
-def _server(lab: Lab, folder: Path, logs: Path) -> str:
+def _server(lab: Lab) -> str:
     modules = "\n".join(f'LoadModule {name}_module "{MODULES}/mod_{name}.so"' for name in LOADED)
     log_format = LOG_FORMAT.replace('"', '\\"')
     return f"""\
 # The balancer of lab {lab.name}.
-ServerRoot "{folder}"
-DefaultRuntimeDir "{folder}"
-PidFile "{folder}/apache2.pid"
+ServerRoot "{folder(lab)}"
+DefaultRuntimeDir "{folder(lab)}"
+PidFile "{folder(lab)}/apache2.pid"
 Listen {lab.gateway.ip}:{lab.proxy.port}
 ServerName {lab.host_name("balancer")}
 ServerTokens Prod
@@ -184,10 +194,10 @@ Timeout 30
 RequestReadTimeout {PATIENCE}
 KeepAliveTimeout 5
 MaxKeepAliveRequests 0
-ErrorLog {accesslog.cut(f"{logs}/error.log")}
+ErrorLog {accesslog.cut(f"{logs(lab)}/error.log")}
 LogLevel warn
 LogFormat "{log_format}" labkit
-CustomLog {accesslog.rotated(f"{logs}/access.log")} labkit
+CustomLog {accesslog.rotated(f"{logs(lab)}/access.log")} labkit
 ProxyRequests Off
 BalancerInherit Off
 {FORWARD}"""
@@ -207,7 +217,7 @@ def _front(lab: Lab) -> str:
 
 
 def _site(lab: Lab, site: Site) -> str:
-    balancer, own = f"balancer://{balancer_name(site)}", lab.replicas_of(site.name)
+    balancer, own = f"balancer://{_balancer_name(site)}", lab.replicas_of(site.name)
     odd = [item for item in own if item.index % 2]
     even = [item for item in own if not item.index % 2] or odd
     return f"""\
@@ -254,6 +264,6 @@ def _stick(lab: Lab) -> str:
     return f'    Header add Set-Cookie "{cookie}" env=BALANCER_ROUTE_CHANGED\n'
 
 
-def balancer_name(site: Site) -> str:
+def _balancer_name(site: Site) -> str:
     """The site's name, shortened to what Apache takes (63 characters with ``balancer://``)."""
     return site.name[:48].rstrip("-")

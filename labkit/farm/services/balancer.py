@@ -1,7 +1,7 @@
-"""The lab's balancer: an apache2 of the lab's own in front of the sites.
+"""The lab's balancer: brought up, observed, checked, ended, and its access log.
 
-It listens on the bridge's address, has a virtual host for each site, and serves as www-data. Its
-configuration is accepted by apache2 before it takes the running one's place, and is taken over by
+It is an apache2 that listens on the bridge's address, has a virtual host for each site, and serves as
+www-data. apache2 accepts a configuration before it takes the running one's place, and takes it over by
 a graceful reload, which ends no request (apache2(8), ``graceful``).
 """
 
@@ -21,27 +21,14 @@ from labkit.core.result import Outcome, action
 from labkit.core.tables import Table
 from labkit.display import counted, curl
 from labkit.errors import FarmError
-from labkit.farm.services import balancing, fetch, resolver, workers
-from labkit.farm.services.balancer_instance import (  # fmt: skip
-    FOREIGN,
-    asked,
-    converge,
-    folder,
-    install,
-    logs,
-    server,
-    text_for,
-)
-from labkit.farm.services.balancing import FINGERPRINT_PATH
-from labkit.farm.services.workers import Worker
+from labkit.farm.services import balancer_config, fetch
+from labkit.farm.services.balancer_server import Worker, answer, converge, members, server
+from labkit.farm.services.dns_config import with_dns
 from labkit.model.lab import Lab
 from labkit.model.sites import Microseconds, Status, as_json
 from labkit.records import Record
 
-__all__ = [
-    "FOREIGN", "Balancer", "Line", "asked", "checks", "converge", "down", "folder", "install", "log",
-    "logs", "observe", "parse", "server", "up",
-]  # fmt: skip
+__all__ = ["Balancer", "Line", "checks", "down", "log", "observe", "up"]
 
 #: The assignment's row that the checks of this module answer.
 ROWS = ("E5",)
@@ -75,15 +62,18 @@ class Line(Record):
 
 @action("proxy.up")
 def up(lab: Lab) -> Outcome[Balancer]:
-    """The balancer answers for every site, configured as the Lab says.
+    """Makes the balancer answer for every site, configured as the Lab says.
 
-    Raises :class:`MachineError` naming the process that has the port, :class:`FarmError` when
-    apache2 refuses the configuration (the running balancer then goes on with the old one), when
-    the bridge has no address, or when the balancer does not come up.
+    The table ``workers`` has one row a replica. Raises :class:`MachineError` naming the process that has
+    the port, :class:`FarmError` when apache2 refuses the configuration (the running balancer then goes on
+    with the old one), when the bridge has no address, or when the balancer does not come up.
+
+    Example: ``balancer.up(lab).value.workers``
     """
     with lock(lab.run_dir, "farm"):
         changed = converge(lab)
     value = observe(lab)
+    rows = [worker.model_dump() for worker in value.workers]
     return Outcome(
         value=value,
         subject=lab.host_name("balancer"),
@@ -93,14 +83,13 @@ def up(lab: Lab) -> Outcome[Balancer]:
             f"{counted(len(value.workers), 'replica')} ({value.lbmethod})."
         ),
         checks=checks(lab),
-        tables=(_table(value),),
+        tables=(Table.of("workers", "The balancer's workers", rows),),
     )
 
 
 @action("proxy.down")
 def down(lab: Lab) -> Outcome[str]:
-    """The balancer does not run and its configuration is gone; its logs stay, and the next one goes on
-    writing them."""
+    """Ends the balancer and removes its configuration; its logs stay, and the next one goes on writing them."""
     with lock(lab.run_dir, "farm"):
         ran = daemon.stop(lab, server(lab))
         server(lab).config.unlink(missing_ok=True)
@@ -111,8 +100,8 @@ def down(lab: Lab) -> Outcome[str]:
 
 def observe(lab: Lab) -> Balancer:
     """The balancer as it answers now; :class:`FarmError` when it does not, or somebody else does."""
-    configuration = asked(lab).configuration
-    found = [workers.members(lab, site.name) for site in lab.sites]
+    configuration = answer(lab).configuration
+    found = [members(lab, site.name) for site in lab.sites]
     return Balancer(
         address=lab.gateway.ip,
         port=lab.proxy.port,
@@ -128,15 +117,24 @@ def checks(lab: Lab) -> tuple[Check, ...]:
     try:
         found = _settled(lab)
     except FarmError as error:
-        return (_down(lab, error),)
+        return (
+            Check(
+                name="proxy.up",
+                expected=f"answers at {lab.gateway.ip}:{lab.proxy.port}",
+                seen=error.reason,
+                holds=False,
+                rows=ROWS,
+                again=error.again,
+            ),
+        )
     known = {worker.replica: worker for worker in found.workers}
     return (
         equal(
             "proxy.configuration",
-            balancing.running_fingerprint(text_for(lab)),
+            balancer_config.running_fingerprint(balancer_config.config(lab)),
             found.configuration,
             rows=ROWS,
-            again=_again(lab, "balancer", FINGERPRINT_PATH),
+            again=_again(lab, "balancer", balancer_config.FINGERPRINT_PATH),
         ),
         equal("proxy.method", lab.proxy.lbmethod, found.lbmethod, rows=ROWS),
         *(_worker_check(lab, item.name, known.get(item.name)) for item in lab.farm),
@@ -147,11 +145,10 @@ def checks(lab: Lab) -> tuple[Check, ...]:
 def _settled(lab: Lab) -> Balancer:
     """The balancer as it answers now; where a worker is out that nobody withdrew, as it does after the next time
     that it looked whether the worker answers."""
-    deadline = time.monotonic() + balancing.SETTLES
+    deadline = time.monotonic() + balancer_config.SETTLES
     while True:
         found = observe(lab)
-        out = [item for item in found.workers if not (item.usable or item.withdrawn)]
-        if not out or time.monotonic() > deadline:
+        if not any(item.failed for item in found.workers) or time.monotonic() > deadline:
             return found
         cancellation.pause(0.1)
 
@@ -159,7 +156,7 @@ def _settled(lab: Lab) -> Balancer:
 def log(lab: Lab, trace: str = "") -> tuple[list[Line], Counter[str]]:
     """The requests in the balancer's access log whose lines contain ``trace``, none when there is no log; and how
     many of these lines are no requests, by what is wrong with them."""
-    return parse(accesslog.lines(logs(lab) / "access.log", trace))
+    return parse(accesslog.lines(balancer_config.logs(lab) / "access.log", trace))
 
 
 def parse(lines: Iterable[str]) -> tuple[list[Line], Counter[str]]:
@@ -176,7 +173,7 @@ def _worker_check(lab: Lab, name: str, worker: Worker | None) -> Check:
         seen=seen,
         holds=worker is not None and worker.usable and worker.weight == weight,
         rows=ROWS,
-        again=_again(lab, lab.replica(name).site, balancing.STATUS_PATH),
+        again=_again(lab, lab.replica(name).site, balancer_config.STATUS_PATH),
     )
 
 
@@ -199,21 +196,7 @@ def _site_check(lab: Lab, site: str) -> Check:
 
 
 def _again(lab: Lab, label: str, path: str) -> str:
-    options = f"-si {balancing.FROM_RESERVED}" if path == balancing.STATUS_PATH else "-si"
-    return f"{resolver.with_dns(lab)} {curl(lab.url(label, path), options=options)}"
-
-
-def _down(lab: Lab, error: FarmError) -> Check:
-    return Check(
-        name="proxy.up",
-        expected=f"answers at {lab.gateway.ip}:{lab.proxy.port}",
-        seen=error.reason,
-        holds=False,
-        rows=ROWS,
-        again=error.again,
+    options = (
+        f"-si {balancer_config.FROM_RESERVED}" if path == balancer_config.STATUS_PATH else "-si"
     )
-
-
-def _table(value: Balancer) -> Table:
-    rows = [worker.model_dump() for worker in value.workers]
-    return Table.of("workers", "The balancer's workers", rows)
+    return f"{with_dns(lab)} {curl(lab.url(label, path), options=options)}"

@@ -1,4 +1,4 @@
-"""One look at the machine: the lab's resources as they are now. Nothing is changed."""
+"""The lab's resources as they are now, read from the machine. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -27,12 +27,10 @@ from labkit.farm.network import links
 from labkit.farm.network import topology as topologies
 from labkit.farm.network.netns import NamespaceError, within
 from labkit.farm.network.topology import Topology
-from labkit.farm.reconcile import answering, observed
-from labkit.farm.reconcile.difference import Plan, difference
-from labkit.farm.reconcile.wanted import wanted
+from labkit.farm.reconcile import answers, plan
+from labkit.farm.reconcile.plan import Plan
 from labkit.farm.rootfs import apt, variants
-from labkit.farm.services import balancer_instance as balancer
-from labkit.farm.services import dns_instance as names
+from labkit.farm.services import balancer_server, dns_server
 from labkit.kernel import netns as namespaces
 from labkit.kernel import processes
 from labkit.kernel.links import UNREACHABLE, Netlink
@@ -40,37 +38,37 @@ from labkit.model.lab import Lab, Replica
 from labkit.model.resources import KINDS, Known, Resource, fingerprint, of_kinds
 from labkit.records import Record
 
-#: How often a look is begun anew when the lab changed under it.
+#: How often an observation is begun anew when the lab changes meanwhile.
 AGAIN = 2
 
 
-class Look(Record):
-    """What is there, what of the wanted side the machine tells, each container as runC knows it, and the
-    failing checks of what somebody else did, which no step puts right (``strange``)."""
+class Observation(Record):
+    """The observed resources; what of the wanted ones the machine tells (``known``); each container as runC
+    knows it; and the failing checks of what somebody else did, which no step puts right (``strange``)."""
 
-    seen: tuple[Resource, ...]
+    resources: tuple[Resource, ...]
     known: Known
     states: dict[str, State]
     strange: tuple[Check, ...] = ()
 
     def plan(self, lab: Lab, kinds: Sequence[str] = KINDS) -> Plan:
         """The steps from here to the Lab, of some kinds of resources."""
-        asked = wanted(lab, self.known)
-        return difference(of_kinds(asked, kinds), of_kinds(self.seen, kinds))
+        wanted = plan.wanted(lab, self.known)
+        return plan.difference(of_kinds(wanted, kinds), of_kinds(self.resources, kinds))
 
 
-def look(lab: Lab, kinds: Sequence[str] = KINDS) -> Look:
+def observe(lab: Lab, kinds: Sequence[str] = KINDS) -> Observation:
     """The lab's resources as they are now, the two servers only if their kinds are asked for.
 
-    It holds no lock: what an `apply` or a `down` beside it took away in its midst is looked at again.
+    It holds no lock: what an `apply` or a `down` beside it took away meanwhile is observed again.
     """
     for _ in range(AGAIN):
         with suppress(FileNotFoundError, NamespaceError):
-            return _look(lab, kinds)
-    return _look(lab, kinds)
+            return _observe(lab, kinds)
+    return _observe(lab, kinds)
 
 
-def _look(lab: Lab, kinds: Sequence[str]) -> Look:
+def _observe(lab: Lab, kinds: Sequence[str]) -> Observation:
     states = runc.states(lab)
     entries = tuple(e for e in Journal.of(lab).standing() if e.boot == boot_id())
     variants.of_lab(lab)  # raises for a word that names none, before anything is made of it
@@ -80,43 +78,49 @@ def _look(lab: Lab, kinds: Sequence[str]) -> Look:
     topology = links.observe(lab)
     mounted = mount_points()
     firewall = guard.facts(guard.look(lab))
-    asked = [] if guard.differs(lab, firewall) else _asked(lab, kinds, topology, states)
-    silent = answering.silent(lab, asked, grace=answering.GRACE)
-    answers = {item.name: silent.get(item.name, "yes") for item in asked}
-    own = (e.what for e in entries if e.kind == "link" and e.what.get("netns") == lab.host.netns)
-    owned = frozenset(what.get("name", "") for what in own)
-    seen = (
+    asked = [] if guard.differs(lab, firewall) else _reachable(lab, kinds, topology, states)
+    silent = answers.silent(lab, asked, grace=answers.GRACE)
+    told = {item.name: silent.get(item.name, "yes") for item in asked}
+    made = frozenset(
+        entry.what.get("name", "")
+        for entry in entries
+        if entry.kind == "link" and entry.what.get("netns") == lab.host.netns
+    )
+    resources = (
         *_namespaces(lab, entries, states, unnamed),
         *_routes(lab, entries),
         *_firewalls(lab, entries, firewall),
-        *observed.bridge(topology, owned),
-        *observed.images(lab, images),
-        *observed.keys(lab, replica_files.standing(lab)),
-        *observed.links(topology, owned, unnamed=unnamed),
+        *plan.observed_bridge(topology, made),
+        *plan.observed_images(lab, images),
+        *plan.observed_keys(lab, replica_files.standing(lab)),
+        *plan.observed_links(topology, made, unnamed=unnamed),
         *(
             found
             for item in lab.farm
-            for found in _contained(lab, item, states, mounted, answers=answers.get(item.name, ""))
+            for found in _contained(lab, item, states, mounted, answers=told.get(item.name, ""))
         ),
         *_servers(lab, kinds),
         *_surplus(lab, entries, states, topology.ports, mounted),
     )
-    strange = topologies.strange(lab, topology)
-    return Look(seen=seen, known=known(lab, images, suite), states=states, strange=strange)
+    return Observation(
+        resources=resources,
+        known=_known(lab, images, suite),
+        states=states,
+        strange=topologies.strange(lab, topology),
+    )
 
 
-def known(lab: Lab, images: Images | None, suite: str) -> Known:
-    """What the images and keys that are there make of each replica."""
+def _known(lab: Lab, images: Images | None, suite: str) -> Known:
+    """The wanted facts of each replica that follow from the images and keys that are there."""
     given, ids = (
         _key_files(lab),
         lab_namespaces.preview(lab, [replica.name for replica in lab.farm]),
     )
     made_of: dict[str, str] = {}
     texts: dict[str, str] = {}
-    for site in lab.sites if images and given else ():
-        unpacked = (
-            images.sites[site.name].unpacked if images and site.name in images.sites else None
-        )
+    for site in lab.sites:
+        image = images.sites.get(site.name) if images and given else None
+        unpacked = image.unpacked if image else None
         if unpacked is None:
             continue
         own = overlay.image_configuration(unpacked)
@@ -143,7 +147,7 @@ def is_unnamed(replica: Replica, states: dict[str, State]) -> bool:
 
 
 def _key_files(lab: Lab) -> dict[str, str]:
-    """What goes into the containers' own layers; nothing when a key is not as it is to be."""
+    """The files of the containers' layers; none when a key is not sound."""
     if set(replica_files.standing(lab).values()) != {"sound"}:
         return {}
     folder = lab.state_dir / "ssh"
@@ -177,7 +181,7 @@ def _routes(lab: Lab, entries: Sequence[Entry]) -> Iterator[Resource]:
             there = within(netns or None, _unreachable)
             for _, subnet in sorted(item for item in made if item[0] == netns):
                 if subnet in there:
-                    name = subnet + place(lab, netns)
+                    name = subnet + _elsewhere(lab, netns)
                     yield Resource(kind="route", name=name, facts={"type": "unreachable"})
 
 
@@ -190,7 +194,7 @@ def _firewalls(
         yield Resource(kind="firewall", name=name, facts=facts)
     for netns in dict.fromkeys(e.what["netns"] for e in entries if e.kind == "table"):
         if netns != lab.host.netns and (not netns or namespaces.stands(netns)):
-            yield Resource(kind="firewall", name=name + place(lab, netns), facts={})
+            yield Resource(kind="firewall", name=name + _elsewhere(lab, netns), facts={})
 
 
 def _unreachable(netlink: Netlink) -> frozenset[str]:
@@ -198,8 +202,8 @@ def _unreachable(netlink: Netlink) -> frozenset[str]:
     return frozenset(str(route.network) for route in routes if route.kind == UNREACHABLE)
 
 
-def place(lab: Lab, netns: str) -> str:
-    """What a resource's name ends with when it is on another host side than the lab's."""
+def _elsewhere(lab: Lab, netns: str) -> str:
+    """The end of a resource's name when it is on another host side than the lab's."""
     if netns == lab.host.netns:
         return ""
     return f" in {netns}" if netns else " on the machine itself"
@@ -214,7 +218,7 @@ def _contained(
     answers: str,
 ) -> Iterator[Resource]:
     own, name = runc.folder(lab, replica.name), replica.name
-    yield from observed.root(
+    yield from plan.observed_root(
         name,
         overlay.recorded(own / "lower"),
         mounted=str((own / "bundle" / "rootfs").resolve()) in mounted,
@@ -225,22 +229,22 @@ def _contained(
     if state and inside != replica.netns and not processes.lives(state.pid):  # it ended meanwhile
         state = state.model_copy(update={"pid": 0, "status": "stopped"})
     config = text_of(own / "bundle" / "config.json")
-    yield from observed.container(name, state, config, namespace=inside, answers=answers)
+    yield from plan.observed_container(name, state, config, namespace=inside, answers=answers)
 
 
-def _asked(
-    lab: Lab, kinds: Sequence[str], seen: Topology, states: dict[str, State]
+def _reachable(
+    lab: Lab, kinds: Sequence[str], topology: Topology, states: dict[str, State]
 ) -> list[Replica]:
     """The replicas that run and can be reached: if one of them does not answer, that is its own fault."""
-    if "container" not in kinds or not seen.up or str(lab.gateway) not in seen.addresses:
+    if "container" not in kinds or not topology.up or str(lab.gateway) not in topology.addresses:
         return []
     linked = {
         port.replica: (port.mac, port.addresses)
-        for port in seen.links
+        for port in topology.links
         if port.up and port.bridge == lab.bridge and port.peer == "eth0"
     }
     nobody: tuple[str, tuple[str, ...]] = ("", ())
-    hosts = {address.partition("/")[0] for address in seen.addresses}
+    hosts = {address.partition("/")[0] for address in topology.addresses}
     return [
         item
         for item in lab.farm
@@ -269,10 +273,10 @@ def _is_inside(state: State | None, replica: Replica) -> bool:
 
 def _servers(lab: Lab, kinds: Sequence[str]) -> Iterator[Resource]:
     for kind, name, server in (
-        ("names", lab.domain, names),
-        ("balancer", lab.host_name("balancer"), balancer),
+        ("names", lab.domain, dns_server),
+        ("balancer", lab.host_name("balancer"), balancer_server),
     ):
-        facts = server.seen(lab) if kind in kinds else None
+        facts = server.observed(lab) if kind in kinds else None
         if facts is not None:
             yield Resource(kind=kind, name=name, facts=facts)
 
@@ -284,7 +288,7 @@ def _surplus(
     ports: Sequence[str],
     mounted: frozenset[str],
 ) -> Iterator[Resource]:
-    """What is there of replicas that the lab does not have (their namespaces apart), and of another host
+    """The resources of replicas that the lab does not have (without their namespaces), and those on another host
     side than the lab's."""
     for name in container.surplus(lab, tuple(entries)):
         there = {
@@ -298,7 +302,7 @@ def _surplus(
     for entry in entries:
         netns = entry.what.get("netns", "")
         if entry.kind == "link" and netns != lab.host.netns and _has(netns, entry.what["name"]):
-            yield Resource(kind="link", name=entry.what["name"] + place(lab, netns), facts={})
+            yield Resource(kind="link", name=entry.what["name"] + _elsewhere(lab, netns), facts={})
 
 
 def _has(netns: str, link: str) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from labkit.wiki.client.protocol import Revision
 from labkit.wiki.merge import fences
 from labkit.wiki.remarks import threads
-from labkit.wiki.remarks.provenance import Trail, advance
+from labkit.wiki.remarks.provenance import Provenance, advance
 
 
 def revision(number: int, *lines: str, hidden: bool = False) -> Revision:
@@ -17,50 +17,50 @@ def revision(number: int, *lines: str, hidden: bool = False) -> Revision:
     return Revision(number=number, text="\n".join(lines), user=f"user {number}", hidden=hidden)
 
 
-def followed(*history: Revision) -> Trail:
-    """The trail through a history, the oldest revision first."""
-    return reduce(advance, history, Trail())
+def followed(*history: Revision) -> Provenance:
+    """What is known after a history, the oldest revision first."""
+    return reduce(advance, history, Provenance())
 
 
-def numbers(trail: Trail, line: str) -> list[int]:
+def numbers(found: Provenance, line: str) -> list[int]:
     """The revisions that brought a line's copies."""
-    return [origin.by.revision for origin in trail.here.get(line, ())]
+    return [origin.by.revision for origin in found.here.get(line, ())]
 
 
 def test_a_line_is_traced_to_who_brought_it() -> None:
     """Each of two equal lines has its own author, whoever saved the page since."""
-    trail = followed(
+    found = followed(
         revision(1, "REX> b"),
         revision(2, "REX> a", "REX> b"),
         revision(3, "REX> a", "x", "REX> a", "REX> b"),
         revision(4, "y", "REX> a", "REX> a", "REX> b"),
     )
-    assert (numbers(trail, "REX> a"), numbers(trail, "REX> b")) == ([2, 3], [1])
-    assert trail.here["REX> b"][0].by.user == "user 1"
+    assert (numbers(found, "REX> a"), numbers(found, "REX> b")) == ([2, 3], [1])
+    assert found.here["REX> b"][0].by.user == "user 1"
 
 
 def test_an_equal_line_above_does_not_take_the_others_place() -> None:
     """Of two equal lines each keeps its own origin as long as it stays in its section."""
     first = ["== A ==", "== B ==", "REX> why?"]
-    trail = followed(revision(1, *first), revision(2, "== A ==", "REX> why?", *first[1:]))
-    assert numbers(trail, "REX> why?") == [2, 1]
+    found = followed(revision(1, *first), revision(2, "== A ==", "REX> why?", *first[1:]))
+    assert numbers(found, "REX> why?") == [2, 1]
 
 
 @pytest.mark.parametrize("between", [("gone",), ("",)])
 def test_a_line_that_comes_back_is_still_its_writers(between: tuple[str, ...]) -> None:
     """After a revert, or when lines were put back, the first writer stays the author."""
-    trail = followed(
+    found = followed(
         revision(1, "REX> a"), revision(2, *between), revision(3, "x"), revision(4, "REX> a")
     )
-    assert numbers(trail, "REX> a") == [1]
-    assert trail.gone == {}
+    assert numbers(found, "REX> a") == [1]
+    assert found.gone == {}
 
 
 def test_a_hidden_revision_is_passed_over() -> None:
     """What its text was is not known, and nothing follows from it."""
-    trail = followed(revision(1, "REX> a"), revision(2, hidden=True), revision(3, "REX> a"))
-    assert numbers(trail, "REX> a") == [1]
-    assert trail.revision == 3
+    found = followed(revision(1, "REX> a"), revision(2, hidden=True), revision(3, "REX> a"))
+    assert numbers(found, "REX> a") == [1]
+    assert found.revision == 3
 
 
 def test_a_trail_goes_on_where_it_had_come_to() -> None:
@@ -71,7 +71,7 @@ def test_a_trail_goes_on_where_it_had_come_to() -> None:
         revision(3, "REX> b"),
         revision(4, "REX> a"),
     ]
-    half = Trail.model_validate_json(followed(*history[:2]).model_dump_json())
+    half = Provenance.model_validate_json(followed(*history[:2]).model_dump_json())
     assert half.at(history[1])
     assert not half.at(revision(2, "another wiki's text"))
     assert reduce(advance, history[2:], half) == followed(*history)
@@ -83,12 +83,12 @@ def test_a_line_keeps_its_blocks_run() -> None:
         fences.block("02-rootfs", "== R ==", f"Good. <small>12 s · run {run}</small>\n250 MB")
         for run in ("20260101T000000Z-abcd", "20260102T000000Z-abcd")
     )
-    trail = followed(
+    found = followed(
         revision(1, old.text, "REX> under it"),
         revision(2, new.text.replace("250", "REX> in it\n250"), "REX> under it"),
         revision(3, "no block", "REX> under it", "REX> in it"),
     )
-    under, inside = (trail.here[f"REX> {words} it"][0] for words in ("under", "in"))
+    under, inside = (found.here[f"REX> {words} it"][0] for words in ("under", "in"))
     assert (under.run, under.digest) == ("20260101T000000Z-abcd", old.digest)
     assert (inside.run, inside.digest) == ("20260102T000000Z-abcd", new.digest)
 
@@ -136,7 +136,7 @@ def vanished(*history: tuple[str, ...]) -> list[tuple[str, str, str]]:
         Revision(number=n, user=user, text="\n".join(lines))
         for n, (user, *lines) in enumerate(history, 1)
     ]
-    found = reduce(advance, revisions, Trail(bot="Labkit")).vanished
+    found = reduce(advance, revisions, Provenance(bot="Labkit")).vanished
     return [(line, o.away.user, o.away.line) for line, o in found if o.away]
 
 
