@@ -6,11 +6,14 @@ import os
 import shlex
 import signal
 import socket
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
+from dns import message, rcode, rrset
 
 from labkit import Lab
 from labkit.checks import failed
@@ -325,3 +328,54 @@ def test_large_farm_in_an_odd_subnet_is_named_whole(make_lab: Callable[..., Lab]
     """400 replicas in a subnet whose length is no multiple of 8 have both records each."""
     lab = make_many(make_lab)
     assert failed(dns.up(lab).checks) == ()
+
+
+@pytest.fixture
+def loopback(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """A UDP socket that stands for a name server on loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(dns_server, "PORT", server.getsockname()[1])
+        yield server
+
+
+def replies(question: bytes) -> dict[str, tuple[bytes, str]]:
+    """What a server may send, and why a program gets no address by it ('': it gets one)."""
+    asked = message.from_wire(question)
+    good, none = message.make_response(asked), message.make_response(asked)
+    good.answer.append(rrset.from_text(asked.question[0].name, 60, "IN", "A", "10.60.0.1"))
+    none.set_rcode(rcode.NXDOMAIN)
+    return {
+        "an address": (good.to_wire(), ""),
+        "no such name": (none.to_wire(), "the answer has no address"),
+        "no message": (b"hello", "no answer"),
+        "another question's": (bytes(2) + good.to_wire()[2:], "no answer"),
+    }
+
+
+@pytest.mark.parametrize("case", ["an address", "no such name", "no message", "another question's"])
+def test_whatever_a_name_server_answers_is_told(loopback: socket.socket, case: str) -> None:
+    """An answer, a refusal, and what is no answer to the question."""
+    expected = ""
+
+    def serve() -> None:
+        nonlocal expected
+        question, client = loopback.recvfrom(512)
+        reply, expected = replies(question)[case]
+        loopback.sendto(reply, client)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    said = dns_server.unresolved(None, "127.0.0.1", "site1.lab.test", patience=5.0)
+    thread.join()
+    assert said == expected
+
+
+def test_a_closed_port_refuses_at_once_and_a_silent_one_in_time(loopback: socket.socket) -> None:
+    """Nobody waits for a server that is not there."""
+    began = time.monotonic()
+    assert dns_server.unresolved(None, "127.0.0.1", "a.test", patience=0.2) == "no answer"
+    loopback.close()
+    said = dns_server.unresolved(None, "127.0.0.1", "a.test", patience=5.0)
+    assert said == "Connection refused"
+    assert time.monotonic() - began < 3.0

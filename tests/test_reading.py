@@ -126,9 +126,9 @@ READERS: dict[str, tuple[Callable[[Lab], Path], Callable[[Lab, Path], object]]] 
     "executed notebook": (lambda x: x.state_dir / "n.ipynb", lambda x, p: saved.read(p)),
     "notebook": (lambda x: x.state_dir / "n.ipynb", lambda x, p: notebook.require(p)),
     "pristine blocks": (lambda x: x.state_dir / "p.txt", lambda x, p: last_written.read_local(p)),
-    "wiki's passwords": (lambda x: Folders.of(x).passwords, lambda x, p: session.read(p)),
-    "wiki's installation": (lambda x: Folders.of(x).installed, lambda x, p: installation._recorded(Folders.of(x))),
-    "wiki's pages": (lambda x: Folders.of(x).pages, lambda x, p: prepared._read(p)),
+    "wiki's passwords": (lambda x: Folders(x).passwords, lambda x, p: session.read(p)),
+    "wiki's installation": (lambda x: Folders(x).installed, lambda x, p: installation._recorded(Folders(x))),
+    "wiki's pages": (lambda x: Folders(x).pages, lambda x, p: prepared._read(p)),
 }  # fmt: skip
 
 

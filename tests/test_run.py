@@ -13,12 +13,12 @@ import pytest
 
 from labkit.core import run
 from labkit.errors import CommandError, CommandTimeoutError, MachineError
-from labkit.kernel import processes
+from labkit.kernel import proc
 
 
 def gone(pid: int) -> bool:
     """Whether a process has ended (a zombie has)."""
-    return not processes.lives(pid)
+    return not proc.lives(pid)
 
 
 def wait_until_gone(pid: int) -> bool:

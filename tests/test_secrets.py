@@ -267,7 +267,7 @@ def test_no_word_follows_a_redirect_to_another_address(
 
 def log_in_with(lab: Lab, grants: tuple[str, ...], word: str) -> MediaWiki:
     """A session by a bot password of the bot's that has these grants."""
-    folders = Folders.of(lab)
+    folders = Folders(lab)
     bot = {"name": session.BOT, "app": "less", "password": word, "grants": ["basic", *grants]}
     credentials.as_server(
         [credentials.php_program(), folders.root / "accounts.php"],

@@ -258,7 +258,9 @@ def test_row_is_answered_by_a_named_cell(whole: Whole, review: dict[str, Reading
 def test_six_replicas_and_three_sites_open_by_name(whole: Whole) -> None:
     """Chromium, on the host's side of the lab: each replica shows itself, each site one of its own."""
     lab = whole.lab
-    pages = browser.visit(lab, [*browser.replicas(lab), *browser.sites(lab)]).value.pages
+    pages = browser.visit(
+        lab, [*browser.replicas(lab), *(lab.url(site.name) for site in lab.sites)]
+    ).value.pages
     assert [(page.status, page.error) for page in pages] == [(200, "")] * 9
     assert [page.replica for page in pages[:6]] == [replica.name for replica in lab.farm]
     for site, page in zip(lab.sites, pages[6:], strict=True):

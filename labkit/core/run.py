@@ -26,7 +26,7 @@ from typing import IO, Any, TypeVar
 
 from labkit import cancellation
 from labkit.errors import CommandError, CommandTimeoutError, MachineError, typed
-from labkit.kernel import processes
+from labkit.kernel import proc
 
 log = logging.getLogger("labkit.core.run")
 
@@ -123,7 +123,7 @@ def run(
     with process:  # which closes its streams, however it ends
         try:
             with cancellation.ended_by(partial(_end, process)):
-                if output is not None and not processes.ended(process.pid, timeout):
+                if output is not None and not proc.ended(process.pid, timeout):
                     raise subprocess.TimeoutExpired(full, timeout)
                 if on_line is None:
                     out, err = process.communicate(stdin, timeout=timeout)
@@ -275,7 +275,7 @@ def _follow(
         out = pool.submit(contextvars.copy_context().run, read, process.stdout, both)
         try:
             # its end is seen and not asked for: until it is, its number names its group and no other
-            ended = processes.ended(process.pid, timeout)
+            ended = proc.ended(process.pid, timeout)
             wait([out, err], max(0.0, deadline - time.monotonic()), FIRST_EXCEPTION)
             if not (ended and out.done() and err.done()):  # a child may still hold the outputs
                 raise subprocess.TimeoutExpired(process.args, timeout)

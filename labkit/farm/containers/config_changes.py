@@ -32,7 +32,7 @@ from labkit.farm.containers.runc import Process, State
 from labkit.farm.images import actions as images
 from labkit.farm.images import store
 from labkit.farm.images.unpacking import Unpacked
-from labkit.kernel import mounts
+from labkit.kernel import proc
 from labkit.model.lab import Lab, Replica
 from labkit.records import Record
 
@@ -206,7 +206,7 @@ def origin(
     parts = [("manifest", tag.manifest), ("configuration", tag.config)]
     parts += [(f"layer {number}", digest) for number, digest in enumerate(tag.layers, 1)]
     try:
-        mounted = lower_folders(mounts.read(pid))
+        mounted = lower_folders(proc.mountinfo(pid))
     except (FileNotFoundError, ProcessLookupError):
         raise runc.ended(pid) from None
     words = ["umoci", "raw", "runtime-config", "--image", f"{layout}:{unpacked.tag}"]
@@ -230,10 +230,10 @@ def origin(
 
 def lower_folders(mountinfo: str) -> tuple[str, ...]:
     """The lower folders of the overlay that is mounted at ``/``, the topmost first (proc(5)). Pure."""
-    for mount in mounts.parse(mountinfo):
+    for mount in proc.mounts(mountinfo):
         if mount.kind == "overlay" and mount.place == "/":
             values = dict(item.partition("=")[::2] for item in mount.special)
-            return tuple(mounts.plain(values.get("lowerdir", "")).split(":"))
+            return tuple(proc.plain(values.get("lowerdir", "")).split(":"))
     return ()
 
 

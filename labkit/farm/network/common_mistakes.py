@@ -9,6 +9,7 @@ code that observes the farm, and no check here knows what was done to it.
 from __future__ import annotations
 
 import shlex
+import socket
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -292,7 +293,7 @@ def _uplink(netlink: Netlink, name: str, given: IPv4Interface, *, peer: str = ""
     ipr = netlink.ipr
     if peer:
         netlink.do(ipr.link("add", ifname=name, kind="veth", peer={"ifname": "far0", "net_ns_fd": peer}))  # fmt: skip
-    index = netlink.links()[name].index
+    index = socket.if_nametoindex(name)
     netlink.do(ipr.addr("add", **address(index, given)), ipr.link("set", index=index, state="up"))
 
 

@@ -24,7 +24,7 @@ from labkit.farm.containers.runc import State
 from labkit.farm.network import firewall, host, isolation, topology
 from labkit.farm.network.netns import NamespaceError, each, within
 from labkit.farm.network.topology import Port, Topology
-from labkit.kernel import netns, processes
+from labkit.kernel import netns, proc
 from labkit.kernel.links import Link, Netlink, address, is_gone
 from labkit.model.lab import Lab, Replica, mac_of
 
@@ -149,7 +149,7 @@ def _namespace_check(replica: Replica, state: State) -> Check:
     return equal(
         f"network.namespace.{replica.name}",
         named.stat().st_ino if named.exists() else f"an inode of {named}",
-        processes.namespace(state.pid, "net") or "its process has ended",
+        proc.namespace(state.pid, "net") or "its process has ended",
         rows=("I6", "E3"),
         again=f"stat -L /proc/{state.pid}/ns/net {named}",
     )

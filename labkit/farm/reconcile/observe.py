@@ -32,7 +32,7 @@ from labkit.farm.reconcile.plan import Plan
 from labkit.farm.rootfs import apt, variants
 from labkit.farm.services import balancer_server, dns_server
 from labkit.kernel import netns as namespaces
-from labkit.kernel import processes
+from labkit.kernel import proc
 from labkit.kernel.links import UNREACHABLE, Netlink
 from labkit.model.lab import Lab, Replica
 from labkit.model.resources import KINDS, Known, Resource, fingerprint, of_kinds
@@ -226,7 +226,7 @@ def _contained(
     )
     state = states.get(name)
     inside = replica.netns if _is_inside(state, replica) else "another one"
-    if state and inside != replica.netns and not processes.lives(state.pid):  # it ended meanwhile
+    if state and inside != replica.netns and not proc.lives(state.pid):  # it ended meanwhile
         state = state.model_copy(update={"pid": 0, "status": "stopped"})
     config = text_of(own / "bundle" / "config.json")
     yield from plan.observed_container(name, state, config, namespace=inside, answers=answers)
@@ -264,9 +264,7 @@ def _is_inside(state: State | None, replica: Replica) -> bool:
     if not namespaces.stands(replica.netns):
         return True
     try:
-        return processes.namespace(state.pid, "net") == lab_namespaces.namespace_inode(
-            replica.netns
-        )
+        return proc.namespace(state.pid, "net") == lab_namespaces.namespace_inode(replica.netns)
     except FileNotFoundError:  # removed since
         return False
 

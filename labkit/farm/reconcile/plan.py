@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Literal
 
-from labkit.checks import Check
+from labkit.checks import Check, equal
 from labkit.core import firewall_tables
 from labkit.core.tables import Cell, Table
 from labkit.display import counted
@@ -462,17 +462,9 @@ def _range(names: Sequence[str]) -> str:
 
 def checks(lab: Lab, plan: Plan) -> tuple[Check, ...]:
     """A check for each kind of resource: that all of it is as the Lab says; else each one that is not."""
-    found = []
-    for kind in KINDS:
-        steps = [step for step in plan.steps if step.kind == kind]
-        seen = "; ".join(f"{step.name}: {step.why}" for step in steps)
-        found.append(
-            Check(
-                name=f"converged.{kind}",
-                expected="as the lab says",
-                seen=seen or "as the lab says",
-                holds=not steps,
-                again=f"labkit plan --lab-name {lab.name}",
-            )
-        )
-    return tuple(found)
+    expected, again = "as the lab says", f"labkit plan --lab-name {lab.name}"
+    seen = {kind: [f"{s.name}: {s.why}" for s in plan.steps if s.kind == kind] for kind in KINDS}
+    return tuple(
+        equal(f"converged.{kind}", expected, "; ".join(texts) or expected, again=again)
+        for kind, texts in seen.items()
+    )

@@ -122,11 +122,10 @@ def replica_table(lab: Lab, value: Farm) -> Table:
 
 def _replica_check(lab: Lab, replica: Replica, fault: str | None) -> Check:
     expected = f"{replica.name} answers HTTP 200 at {replica.address}"
-    return Check(
-        name=f"farm.replica.{replica.name}",
-        expected=expected,
-        seen=fault or expected,
-        holds=fault is None,
+    return equal(
+        f"farm.replica.{replica.name}",
+        expected,
+        fault or expected,
         rows=("R11", "E4"),
         again=host.again(lab, curl(f"http://{replica.address}/", options="--include")),
     )

@@ -117,16 +117,8 @@ def checks(lab: Lab) -> tuple[Check, ...]:
     try:
         found = _settled(lab)
     except FarmError as error:
-        return (
-            Check(
-                name="proxy.up",
-                expected=f"answers at {lab.gateway.ip}:{lab.proxy.port}",
-                seen=error.reason,
-                holds=False,
-                rows=ROWS,
-                again=error.again,
-            ),
-        )
+        expected = f"answers at {lab.gateway.ip}:{lab.proxy.port}"
+        return (equal("proxy.up", expected, error.reason, rows=ROWS, again=error.again),)
     known = {worker.replica: worker for worker in found.workers}
     return (
         equal(
@@ -180,7 +172,7 @@ def _worker_check(lab: Lab, name: str, worker: Worker | None) -> Check:
 def _site_check(lab: Lab, site: str) -> Check:
     own = {item.name for item in lab.replicas_of(site)}
     try:
-        reply = fetch.fetch(lab, site)
+        reply = fetch.reach(lab, fetch.target(lab, site))
         seen = f"{reply.status} from {reply.replica or 'nobody'}"
         holds = reply.status == 200 and reply.replica in own
     except FarmError as error:

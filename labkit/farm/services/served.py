@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from labkit.checks import Check
 from labkit.core.result import Outcome, action
-from labkit.core.tables import Cell, Table
+from labkit.core.tables import Table
 from labkit.display import counted, curl, quoted
 from labkit.farm.network import host
 from labkit.farm.services import fetch
@@ -126,14 +126,6 @@ def _apart(sites: int, titles: int, pages: int) -> str:
 
 
 def _table(seen: Sequence[Served]) -> Table:
-    rows: list[dict[str, Cell]] = [
-        {
-            "address": item.address,
-            "status": item.status,
-            "title": item.title,
-            "replica in the header": item.header,
-            "page": item.page,
-        }
-        for item in seen
-    ]
-    return Table.of("served", "What each replica serves", rows)
+    rows = [{**item.model_dump(), "replica in the header": item.header} for item in seen]
+    columns = ("address", "status", "title", "replica in the header", "page")
+    return Table.of("served", "What each replica serves", rows, columns=columns)

@@ -7,7 +7,7 @@ import re
 from labkit.checks import Check
 from labkit.core import run
 from labkit.core.result import Outcome, action
-from labkit.core.tables import Cell, Table
+from labkit.core.tables import Table
 from labkit.display import counted
 from labkit.errors import FarmError, excerpt
 from labkit.farm.services import dns_config, fetch
@@ -114,7 +114,6 @@ def parse(text: str, *, target: str, direct: bool, connections: int) -> Throughp
             f"its report cannot be read: {excerpt(text)!r}",
             code="farm.wrk",
         )
-    p50, p75, p90, p99 = (_seconds(latencies[str(part)]) for part in PERCENTILES)
     return Throughput(
         target=target,
         direct=direct,
@@ -122,11 +121,8 @@ def parse(text: str, *, target: str, direct: bool, connections: int) -> Throughp
         seconds=_seconds(total[2] + total[3]),
         requests=int(total[1]),
         rate=float(rate[1]),
-        p50=p50,
-        p75=p75,
-        p90=p90,
-        p99=p99,
         errors=_errors(text),
+        **{f"p{part}": _seconds(latencies[str(part)]) for part in PERCENTILES},
     )
 
 
@@ -159,20 +155,15 @@ def _check(lab: Lab, value: Throughput) -> Check:
 
 
 def _table(value: Comparison) -> Table:
-    rows: list[dict[str, Cell]] = [
-        {
-            "target": item.target,
-            "path": "direct" if item.direct else "balanced",
-            "rate": item.rate,
-            "p50": item.p50,
-            "p75": item.p75,
-            "p90": item.p90,
-            "p99": item.p99,
-            "requests": item.requests,
-            "errors": item.errors,
-        }
+    rows = [
+        {**item.model_dump(), "path": "direct" if item.direct else "balanced"}
         for item in (value.direct, value.balanced)
     ]
-    units = {"rate": "requests/s", **{f"p{part}": "s" for part in PERCENTILES}}
-    title = "Throughput and latency, direct and through the balancer"
-    return Table.of(f"bench-{value.balanced.target}", title, rows, units=units)
+    percentiles = [f"p{part}" for part in PERCENTILES]
+    return Table.of(
+        f"bench-{value.balanced.target}",
+        "Throughput and latency, direct and through the balancer",
+        rows,
+        columns=["target", "path", "rate", *percentiles, "requests", "errors"],
+        units={"rate": "requests/s", **dict.fromkeys(percentiles, "s")},
+    )

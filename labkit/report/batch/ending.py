@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labkit.core.journal import Entry
-from labkit.kernel.processes import PARENT, STARTED, lives, stat
+from labkit.kernel.proc import PARENT, STARTED, lives, stat
 
 #: How long a notebook may take to end by itself, and then how long papermill may, in seconds.
 PATIENCE = 10.0
