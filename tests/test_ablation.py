@@ -18,7 +18,7 @@ from labkit.farm.rootfs.ladder import Step
 from labkit.farm.rootfs.packages import Package
 from labkit.farm.rootfs.tree import Item, Tree
 from labkit.farm.study import ablation, probes
-from labkit.farm.study.ablation import Ablation, Trials, Tried
+from labkit.farm.study.ablation import Ablation, ProbedStep, StepProbes
 from labkit.farm.study.evidence import scratch
 
 
@@ -173,8 +173,8 @@ def test_each_step_of_the_ladder_is_of_a_rule() -> None:
     )
 
 
-def _tried(name: str, *broken: str, too_far: bool = False) -> Tried:
-    return Tried(
+def _tried(name: str, *broken: str, too_far: bool = False) -> ProbedStep:
+    return ProbedStep(
         name=name, why="because", too_far=too_far, kept=not broken, files=1, size=2, disk=3, size_after=4,
         disk_after=5, asked=20, broke=dict.fromkeys(broken, "no answer"), seconds=1.0,
     )  # fmt: skip
@@ -236,16 +236,16 @@ def test_the_farm_stands_on_the_smallest(make_lab: Callable[..., Lab]) -> None:
 
 
 @pytest.fixture
-def small(make_lab: Callable[..., Lab], tmp_path: Path) -> Iterator[tuple[Trials, Tree]]:
+def small(make_lab: Callable[..., Lab], tmp_path: Path) -> Iterator[tuple[StepProbes, Tree]]:
     """Trials that begin at the smallest root file system."""
     lab = make_lab(variant="smallest")
     tree = Tree.read(rootfs.build(lab, "smallest").value.path)
     with scratch(lab, lab.cache_dir / "rootfs" / f".{lab.name}.part") as folder:
-        yield Trials(lab, tree, tree, folder), tree
+        yield StepProbes(lab, tree, tree, folder), tree
 
 
 @pytest.mark.root
-def test_a_step_that_breaks_something_is_undone(small: tuple[Trials, Tree]) -> None:
+def test_a_step_that_breaks_something_is_undone(small: tuple[StepProbes, Tree]) -> None:
     """The next one starts from where it was; a harmless one is kept, one that takes nothing away is not tried."""
     trials, before = small
     shell, licences, nothing = (

@@ -61,6 +61,7 @@ FILES: dict[str, Callable[[Lab], Path]] = {
     "dnsmasq.pid": lambda lab: dns_server.server(lab).pidfile,
     "resolv.conf": lambda lab: lab.run_dir / "dns" / "resolv.conf",
     "apache2.conf": lambda lab: balancer_server.server(lab).config,
+    "forward.lua": balancer_server.script,
     "apache2.pid": lambda lab: balancer_server.server(lab).pidfile,
     "runC's state": lambda lab: runc.root(lab) / "red-1" / "state.json",
 }

@@ -29,7 +29,7 @@ from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.network import firewall
 from labkit.model import addresses
 from labkit.report.batch import notebook
-from labkit.report.stages import dialogue, memory, record, saved, signing
+from labkit.report.stages import build_cache, discussion, record, signing
 from labkit.wiki.client import session
 from labkit.wiki.publish import last_written, prepared
 from labkit.wiki.remarks import listing as remarks
@@ -120,10 +120,10 @@ READERS: dict[str, tuple[Callable[[Lab], Path], Callable[[Lab, Path], object]]] 
     "record that a batch waits for": (lambda x: record.pending(x, "02-rootfs", "r"), lambda x, p: record.read_pending(x, "02-rootfs", "r")),
     "manifest of the outputs": (lambda x: x.output_dir / "manifest.json", lambda x, p: signing.seal(x.output_dir)),
     "lab's key": (lambda x: x.state_dir / signing.KEY, lambda x, p: signing.key(x)),
-    "memory": (memory.path, lambda x, p: memory.recall(x)),
-    "remarks of the review": (dialogue.file, lambda x, p: dialogue.last(x)),
+    "memory": (build_cache.cache_file, lambda x, p: build_cache.recall(x)),
+    "remarks of the review": (discussion.file, lambda x, p: discussion.last(x)),
     "remarks as read": (lambda x: x.state_dir / "r.json", lambda x, p: remarks._read(p)),
-    "executed notebook": (lambda x: x.state_dir / "n.ipynb", lambda x, p: saved.read(p)),
+    "executed notebook": (lambda x: x.state_dir / "n.ipynb", lambda x, p: record.read_notebook(p)),
     "notebook": (lambda x: x.state_dir / "n.ipynb", lambda x, p: notebook.require(p)),
     "pristine blocks": (lambda x: x.state_dir / "p.txt", lambda x, p: last_written.read_local(p)),
     "wiki's passwords": (lambda x: Folders(x).passwords, lambda x, p: session.read(p)),

@@ -26,8 +26,7 @@ from labkit.core.run import Done
 from labkit.core.undo import mount_points
 from labkit.farm.services import browser
 from labkit.report import Stage
-from labkit.report.stages.assignment import ROWS
-from labkit.report.stages.plan import STAGES
+from labkit.report.stages.assignment import ROWS, STAGES
 from labkit.wiki.client import session
 from labkit.wiki.client.session import origin
 from tests import stage_notebooks
@@ -79,7 +78,7 @@ def labkit(file: Path, *arguments: str) -> Done:
     temporary = file.parent / "tmp"
     temporary.mkdir(mode=0o700, exist_ok=True)
     env = {"PYTHONPATH": str(file.parent), "TMPDIR": str(temporary)}
-    argv = [sys.executable, "-m", "labkit.cli", *arguments, "-c", str(file)]
+    argv = [sys.executable, "-m", "labkit", *arguments, "-c", str(file)]
     return run.run(argv, cwd=file.parent, env=env, ok=range(256), timeout=840)
 
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labkit.cli.command import Choice, finish, log_to_file, show
-from labkit.cli.front import command
+from labkit.cli.command import Choice, command, finish, log_to_file, show
 from labkit.display import shown
 from labkit.farm import rootfs
 
@@ -37,10 +36,10 @@ def plan(
     stages whose inputs have changed, a report that is not published) is a table of its own."""
     lab = choice.lab()
     from labkit.farm.reconcile import upkeep
-    from labkit.report.batch import foresight
+    from labkit.report.batch import rebuild
 
     result = upkeep.plan(lab)
-    tables = (*result.tables, *foresight.table(lab))
+    tables = (*result.tables, *rebuild.foresight(lab))
     show(result.model_copy(update={"tables": tables}), choice)
     if exit_code and not result.value.empty:
         raise typer.Exit(CHANGES)

@@ -239,7 +239,7 @@ def _chroot(root: Path, way: Way, *argv: str) -> None:
     env = {"DEBIAN_FRONTEND": "noninteractive", **way.env}
     with telling("image", argv[0]) as listen:
         words = sealed(argv, root=root, way=way)
-        run.run(words, env=env, timeout=900, on_line=listen, both=True)
+        run.run(words, env=env, timeout=900, on_line=listen, on_output=listen)
 
 
 def _pairs(option: str, values: Mapping[str, str]) -> tuple[str, ...]:

@@ -179,7 +179,7 @@ def _do(command: Command, name: str, way: Way) -> None:
     argv = sealed(run.module(first, *words) if own else command.argv, way=way)
     quiet = command.quiet
     with telling(name, command.doing) as listen:
-        run.run(argv, env=way.env, timeout=TIMEOUT, on_line=listen, both=True, quiet=quiet)
+        run.run(argv, env=way.env, timeout=TIMEOUT, on_line=listen, on_output=listen, quiet=quiet)
 
 
 def explained(depot: Depot, what: str, error: Exception) -> Exception:

@@ -154,7 +154,9 @@ def _download(parts: dict[Deb, Path], on_line: Callable[[str], None]) -> str:
     words: list[str | Path] = [*ENDING, HELPER, "--option=APT::Sandbox::User=root", "download-file"]
     for deb, part in parts.items():
         words += [deb.address, part, f"SHA256:{deb.digest}"]
-    done = run.run(words, ok=(0, 100), timeout=TIMEOUT, on_line=on_line, both=True, quiet=True)
+    done = run.run(
+        words, ok=(0, 100), timeout=TIMEOUT, on_line=on_line, on_output=on_line, quiet=True
+    )
     if FULL in done.stderr:
         raise OSError(
             errno.ENOSPC, os.strerror(errno.ENOSPC), str(next(iter(parts.values())).parent)

@@ -55,10 +55,9 @@ def target(lab: Lab, label: str) -> Target:
 
     Raises :class:`ConfigError` for a label of neither, :class:`FarmError` without an address.
     """
-    if label not in {item.name for item in lab.farm}:
-        return front(lab, label).model_copy(update={"address": dns.address(lab, label)})
-    address = dns.address(lab, label)
-    return Target(label=label, host=lab.host_name(label), address=address, port=80)
+    host, replicas = lab.host_name(label), {item.name for item in lab.farm}
+    port = 80 if label in replicas else front(lab, label).port
+    return Target(label=label, host=host, address=dns.address(lab, label), port=port)
 
 
 def front(lab: Lab, label: str = "balancer") -> Target:

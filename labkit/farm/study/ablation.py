@@ -1,7 +1,7 @@
-"""How a root file system that serves was made so small: each declared step is applied, probed and reported.
+"""The steps to the smallest root file system that serves: each is applied, probed and reported.
 
 After each step every question is put to containers on what is left; a step that breaks something is undone.
-Steps that are known to go too far are tried last, to report what they break.
+Steps that go too far are applied last, to report what they break.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from labkit.records import Record
 
 log = logging.getLogger("labkit.shrinking")
 
-#: Goes up with every change of what is tried.
+#: Goes up with every change of the probes or of the steps that go too far.
 EDITION = 4
 #: How much of what was seen a table shows.
 SHOWN = 160
@@ -99,10 +99,13 @@ TOO_FAR = (
 )  # fmt: skip
 
 
-class Tried(Record):
-    """One step that was tried: what it took away (``size`` and ``disk`` in bytes), what stood after it, how
-    many of the questions were answered, and which were not, each with what was seen; ``kept`` unless one was
-    not. The first one of all takes nothing away: it is the beginning."""
+class ProbedStep(Record):
+    """One step and its probes.
+
+    ``files``, ``size`` and ``disk`` (bytes) are what it took away, ``size_after`` and ``disk_after`` what was left;
+    ``asked`` is the number of questions, ``broke`` those without the right answer, each with the answer seen; a step
+    is ``kept`` when it broke none. The first step takes nothing away.
+    """
 
     name: str
     why: str
@@ -119,33 +122,38 @@ class Tried(Record):
 
 
 class Ablation(Record):
-    """The steps to a variant, from the one that it is made from: ``tried`` in their order, the beginning
-    first; ``same`` is whether what they leave is the variant as it stands in the cache."""
+    """The steps to a variant from the one ``before`` it: all that were ``tried``, in their order, the beginning
+    first; ``same`` says whether they leave the same files as the variant in the cache has."""
 
     variant: str
     before: str
-    tried: tuple[Tried, ...]
+    tried: tuple[ProbedStep, ...]
     same: bool
 
     @property
-    def kept(self) -> tuple[Tried, ...]:
+    def kept(self) -> tuple[ProbedStep, ...]:
         """The steps that the variant consists of."""
         return tuple(item for item in self.tried[1:] if not item.too_far)
 
     @property
-    def undone(self) -> tuple[Tried, ...]:
-        """The steps that were tried to see what they break."""
+    def undone(self) -> tuple[ProbedStep, ...]:
+        """The steps that go too far."""
         return tuple(item for item in self.tried if item.too_far)
 
 
 @action("rootfs.shrink")
 def shrink(lab: Lab, variant: str = "smallest") -> Outcome[Ablation]:
-    """Every declared step to a variant is tried: after each one all questions are put to containers that stand
-    on what is left, and what breaks one is undone. Then steps that go further are tried, each by itself.
+    """Applies every declared step to a variant and probes what is left; then, each by itself, steps that go too far.
 
-    The first time it takes some minutes; the evidence is kept beside the root file system.
+    After each step all questions are put to containers on what is left. A step that breaks something is undone.
+    The first call takes some minutes; the evidence is kept beside the root file system.
 
-    :param variant: one of :data:`labkit.farm.rootfs.ladder.LADDER`; raises ConfigError for another.
+    :param variant: one of :data:`labkit.farm.rootfs.ladder.LADDER`.
+    :returns: the steps, as value and as tables ``steps`` and ``undone``; a check fails when a step of the variant
+        breaks something, or one that goes too far does not.
+    :raises ConfigError: another variant.
+
+    >>> study.shrink(lab).frames["steps"]
     """
     if variant not in LADDER:
         raise unknown(variant, LADDER, "a root file system that is made by steps")
@@ -210,7 +218,7 @@ def tables(value: Ablation) -> tuple[Table, Table]:
     )
 
 
-def _row(item: Tried) -> dict[str, Cell]:
+def _row(item: ProbedStep) -> dict[str, Cell]:
     return {
         "step": item.name,
         "files": item.files,
@@ -225,7 +233,7 @@ def _row(item: Tried) -> dict[str, Cell]:
     }
 
 
-def shortly(item: Tried) -> str:
+def shortly(item: ProbedStep) -> str:
     """What was seen instead of the first answer. Pure."""
     if not item.broke:
         return ""
@@ -248,10 +256,10 @@ def _ablate(lab: Lab, built: Rootfs, place: Path) -> Ablation:
     with scratch(lab, place) as folder:
         tree = Tree.read(before.path)
         full = _full(lab, planned, before, folder)
-        trials = Trials(lab, tree, full, folder)
-        tried = [trials.begin(before.variant), *trials.each(LADDER[built.variant])]
-        same = _same(trials.tree, built.path)
-        tried += trials.each((trials.traced(), *TOO_FAR))
+        probes_of = StepProbes(lab, tree, full, folder)
+        tried = [probes_of.begin(before.variant), *probes_of.each(LADDER[built.variant])]
+        same = _same(probes_of.tree, built.path)
+        tried += probes_of.each((probes_of.traced(), *TOO_FAR))
     return Ablation(variant=built.variant, before=before.variant, tried=tuple(tried), same=same)
 
 
@@ -275,12 +283,12 @@ def _noted(path: str) -> bool:
 # -- steps, applied and probed ---------------------------------------------------------------------
 
 
-class Trials:
-    """Steps tried one after the other from one tree on; ``tree`` is what the kept ones have left, and
-    ``weight`` what that weighs when it is written (None before the first)."""
+class StepProbes:
+    """Applies and probes steps one after the other; ``tree`` is what the kept ones have left, and ``weight``
+    its weight on the disk (None before the first)."""
 
     def __init__(self, lab: Lab, tree: Tree, full: Tree, folder: Path) -> None:
-        """``full`` has all files that there are (:mod:`labkit.farm.rootfs.shrink`), ``folder`` is scratch."""
+        """Starts at ``tree``; ``full`` has all files that steps may add, ``folder`` is scratch."""
         self.lab = lab
         self.tree = tree
         self.full = full
@@ -289,19 +297,18 @@ class Trials:
         self.weight: Weight | None = None
         self._count = 0
 
-    def begin(self, name: str) -> Tried:
+    def begin(self, name: str) -> ProbedStep:
         """The tree as it is, under its name."""
         step = Step(name=f"{name}, as it is", why="what the steps start from", rule="")
-        return self._tried(step, self.tree)
+        return self._probe_step(step, self.tree)
 
-    def each(self, steps: Sequence[Step]) -> Iterator[Tried]:
-        """Every step; one that takes nothing away is left out. What breaks something is undone, and so is
-        what is declared as going too far."""
+    def each(self, steps: Sequence[Step]) -> Iterator[ProbedStep]:
+        """Each step that takes something away; one that breaks something, or goes too far, is undone."""
         for step in steps:
             after = apply(self.tree, step, self.full)
             if after.items.keys() == self.tree.items.keys():
                 continue
-            done = self._tried(step, after)
+            done = self._probe_step(step, after)
             yield done
             if done.kept and not step.breaks:
                 self.tree = after
@@ -316,7 +323,7 @@ class Trials:
         discard(self.lab, folder)
         return TRACED.model_copy(update={"words": served.opened})
 
-    def _tried(self, step: Step, after: Tree) -> Tried:
+    def _probe_step(self, step: Step, after: Tree) -> ProbedStep:
         log.info("without %s: %s", step.name, human_bytes(after.weight.size))
         started = time.monotonic()
         folder, unpacked = self._written(after)
@@ -329,7 +336,7 @@ class Trials:
         before = self.weight or left
         if not broke and not step.breaks:
             self.weight = left
-        return Tried(
+        return ProbedStep(
             name=step.name,
             why=step.why,
             too_far=bool(step.breaks),
@@ -348,7 +355,7 @@ class Trials:
         return (*look(folder), *probes.probe(self.lab, unpacked))
 
     def _written(self, tree: Tree) -> tuple[Path, Unpacked]:
-        """The tree in a folder of its own, as an image that containers can stand on."""
+        """The tree, written to a new folder, as an image for containers."""
         self._count += 1
         folder = self.folder / f"{self._count:02}"
         folder.mkdir()
