@@ -27,13 +27,13 @@ from labkit.farm.images import store, unpacking
 from labkit.farm.images.store import configure, dated, made_by, umoci, umoci_version
 from labkit.farm.rootfs import apt, buildplan, packages, reproducible, variants
 from labkit.farm.rootfs.apt import AbsentError, Archive
-from labkit.farm.rootfs.bootstrap import explained, telling
+from labkit.farm.rootfs.bootstrap import cause_of, reporting
 from labkit.farm.rootfs.buildplan import Rootfs, key_of, program_version
 from labkit.farm.rootfs.cache_entries import PATIENCE, building, discard
 from labkit.farm.rootfs.packages import Package
-from labkit.farm.rootfs.repository import Depot, Shop
+from labkit.farm.rootfs.repository import PackageCache, Repository
 from labkit.farm.rootfs.reproducible import tidy
-from labkit.farm.rootfs.sandbox import NOWHERE, Way, gateway, sealed
+from labkit.farm.rootfs.sandbox import HOST_NETWORK, Access, gateway, sealed
 from labkit.farm.rootfs.variants import FOLDERS, MODULES, PACKAGES
 from labkit.model import sites
 from labkit.model.lab import Lab, Site
@@ -89,19 +89,19 @@ def common_layers(lab: Lab, base: Rootfs) -> tuple[Layers, bool]:
     version = umoci_version()
     recipe = (LAYERS_EDITION, PACKAGES, MODULES, dict(ENVIRONMENT), COMMAND, sorted(FOLDERS), KEYS)
     serves = variants.named(base.variant).serves
-    digest, shop = ("", None) if serves else _needed(apt.ensure_lists(lab))
+    digest, repository = ("", None) if serves else _needed(apt.ensure_lists(lab))
     key = key_of(f"web-{base.suite}", base.key, version, recipe, digest)
     place = lab.cache_dir / "images" / key
     with lock(lab.cache_dir / "locks", key, wait=PATIENCE):
         cache.hold(lab, "images", place)
         kept = _cached_layers(place)
-        return kept or _make_layers(lab, base, shop, place, version), kept is None
+        return kept or _make_layers(lab, base, repository, place, version), kept is None
 
 
-def _needed(archive: Archive) -> tuple[str, Shop]:
+def _needed(archive: Archive) -> tuple[str, Repository]:
     """The hash of the packages that may be added to the base, with their versions, and where they are."""
     found = buildplan.needed(archive, archive.sources, PACKAGES)
-    return found.digest, Shop(archive.sources, found.listed)
+    return found.digest, Repository(archive.sources, found.listed)
 
 
 def _cached_layers(place: Path) -> Layers | None:
@@ -115,7 +115,9 @@ def _cached_layers(place: Path) -> Layers | None:
         return None
 
 
-def _make_layers(lab: Lab, base: Rootfs, shop: Shop | None, place: Path, version: str) -> Layers:
+def _make_layers(
+    lab: Lab, base: Rootfs, repository: Repository | None, place: Path, version: str
+) -> Layers:
     run.require("umoci", "setpriv", "unshare", "nsenter", "chroot", "cp")
     started, began = time.monotonic(), time.time()
     what = f"web image of {base.suite}"
@@ -129,14 +131,14 @@ def _make_layers(lab: Lab, base: Rootfs, shop: Shop | None, place: Path, version
         by = made_by(base.origin, reproducible.source_date(base.path))
         umoci("repack", "--image", f"{image}:base", *by, bundle)
         configure(f"{image}:base", base_options(base, version))
-        if shop:
+        if repository:
             discard(lab, bundle)
             umoci("unpack", "--image", f"{image}:base", bundle)
-            depot = Depot.of(lab)
+            cached = PackageCache.of(lab)
             try:
-                epoch = _web(shop, image, bundle, began, depot)
+                epoch = _web(repository, image, bundle, began, cached)
             except (CommandError, AbsentError) as error:
-                raise explained(depot, what, error) from error
+                raise cause_of(cached, what, error) from error
         else:  # the servers are in it: the same files, with another configuration
             epoch = reproducible.source_date(base.path)
             configure(f"{image}:base", ("--tag", "web", *web_options(epoch)))
@@ -158,9 +160,11 @@ def _make_layers(lab: Lab, base: Rootfs, shop: Shop | None, place: Path, version
     return value
 
 
-def _web(shop: Shop, image: Path, bundle: Path, began: float, depot: Depot) -> int:
+def _web(
+    repository: Repository, image: Path, bundle: Path, began: float, cached: PackageCache
+) -> int:
     """Installs the servers in ``bundle`` and packs the layout's tag ``web``; returns the source date."""
-    epoch = install(bundle / "rootfs", shop, depot, began)
+    epoch = install(bundle / "rootfs", repository, cached, began)
     log.info("image: web layer")
     by = made_by(f"apt-get install {' '.join(PACKAGES)}", epoch)
     umoci("repack", "--image", f"{image}:web", *by, bundle)
@@ -203,30 +207,30 @@ def web_options(epoch: int) -> tuple[str, ...]:
     )
 
 
-def install(root: Path, shop: Shop, depot: Depot, began: float) -> int:
+def install(root: Path, repository: Repository, cached: PackageCache, began: float) -> int:
     """Installs the web layer's packages in ``root``, without starting them, and removes the installation's traces;
     ``began`` is the time at which it began. Returns the source date."""
     for path in (root / "etc/apt/sources.list.d").glob("*"):
         path.unlink()
-    (root / "etc/apt/sources.list").write_text(shop.lines, encoding="utf-8")
+    (root / "etc/apt/sources.list").write_text(repository.lines, encoding="utf-8")
     status = (root / packages.STATUS).read_text(encoding="utf-8")
-    with telling("image", "download") as listen:
-        shop.fetch(depot, PACKAGES, root.with_name("apt"), status=status, on_line=listen)
+    with reporting("image", "download") as listen:
+        repository.fetch(cached, PACKAGES, root.with_name("apt"), status=status, on_line=listen)
     policy = root / "usr/sbin/policy-rc.d"
     own = policy.exists()
     if not own:
         # invoke-rc.d(8): the action is not allowed
         policy.write_text("#!/bin/sh\nexit 101\n", encoding="utf-8")
         policy.chmod(0o755)
-    with gateway(depot, shop) as way:
+    with gateway(cached, repository) as access:
         log.info("image: apt-get update")
-        _chroot(root, way, "apt-get", "--quiet", "--option=Acquire::Languages=none", "update")
+        _chroot(root, access, "apt-get", "--quiet", "--option=Acquire::Languages=none", "update")
         log.info("image: apt-get install %s", " ".join(PACKAGES))
-        _chroot(root, way, *INSTALL, *PACKAGES)
-    _chroot(root, NOWHERE, "a2enmod", "--quiet", *MODULES)
+        _chroot(root, access, *INSTALL, *PACKAGES)
+    _chroot(root, HOST_NETWORK, "a2enmod", "--quiet", *MODULES)
     if not own:
         policy.unlink()
-    shop.told(root)
+    repository.name_mirrors(root)
     tidy(root)
     for path in root.glob(KEYS):
         path.unlink()
@@ -234,11 +238,11 @@ def install(root: Path, shop: Shop, depot: Depot, began: float) -> int:
     return reproducible.settle(root, began, layer=True)
 
 
-def _chroot(root: Path, way: Way, *argv: str) -> None:
+def _chroot(root: Path, access: Access, *argv: str) -> None:
     """Runs a program in ``root`` and reports its progress."""
-    env = {"DEBIAN_FRONTEND": "noninteractive", **way.env}
-    with telling("image", argv[0]) as listen:
-        words = sealed(argv, root=root, way=way)
+    env = {"DEBIAN_FRONTEND": "noninteractive", **access.env}
+    with reporting("image", argv[0]) as listen:
+        words = sealed(argv, root=root, access=access)
         run.run(words, env=env, timeout=900, on_line=listen, on_output=listen)
 
 
