@@ -10,7 +10,7 @@ from labkit.core import cache
 from labkit.core.files import proven, text_of
 from labkit.display import counted
 from labkit.farm.images import builder, unpacking
-from labkit.farm.rootfs.repository import Depot
+from labkit.farm.rootfs.repository import PackageCache
 from labkit.model.lab import Lab
 
 #: A function from a file or a folder to the paths of its damaged files.
@@ -27,7 +27,7 @@ def checks(lab: Lab) -> tuple[Check, ...]:
     places = (lab.state_dir / name for name in ("unpacked", "layers"))
     own = sorted(path for place in places for path in place.glob("[!.]*") if path.is_dir())
     image = [builder.place(lab)] if builder.place(lab).exists() else []
-    pool = sorted(Depot.of(lab).pool.glob("[!.]*"))
+    pool = sorted(PackageCache.of(lab).pool.glob("[!.]*"))
     results = [path for folder in held for item in cache.added(folder) for path in _files(item)]
     return (
         *(_check(f"kept.{path.parent.name}.{path.name}", [path], _folder) for path in held),

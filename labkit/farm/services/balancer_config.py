@@ -201,7 +201,7 @@ ProxyRequests Off
 BalancerInherit Off
 # {fingerprint(SCRIPT)}
 LuaScope thread
-LuaHookFixups "{folder}/{SCRIPT_FILE}" forward
+LuaHookFixups "{folder(lab)}/{SCRIPT_FILE}" forward
 """
 
 
