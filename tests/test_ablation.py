@@ -10,15 +10,15 @@ import pytest
 from labkit import Lab
 from labkit.core import run
 from labkit.errors import ConfigError
+from labkit.farm import rootfs
 from labkit.farm.images import actions as image
-from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs import elf, ladder, packages, step_rules, variants, writing
+from labkit.farm.rootfs import ladder, packages, shrink, variants
 from labkit.farm.rootfs.files import File
 from labkit.farm.rootfs.ladder import Step
 from labkit.farm.rootfs.packages import Package
 from labkit.farm.rootfs.tree import Item, Tree
 from labkit.farm.study import ablation, probes
-from labkit.farm.study.ablation import Ablation, Trials, Tried
+from labkit.farm.study.ablation import Ablation, ProbedStep, StepProbes
 from labkit.farm.study.evidence import scratch
 
 
@@ -84,7 +84,7 @@ TREE = Tree({path.rstrip("/"): _item(path, *of) for path, of in FILES.items()}, 
 def _gone(rule: str, full: Tree = TREE, **given: tuple[str, ...]) -> set[str]:
     """What a step with this rule takes away."""
     step = Step(name="a", why="b", rule=rule, **given)
-    return TREE.items.keys() - step_rules.apply(TREE, step, full).items.keys()
+    return TREE.items.keys() - shrink.apply(TREE, step, full).items.keys()
 
 
 @pytest.mark.parametrize(
@@ -115,11 +115,11 @@ def test_remnants_go_with_the_last_program_of_a_package() -> None:
     """Configuration and licences stay with a program; users are there for themselves."""
     step = Step(name="a", why="b", rule="remnants", kept=("base-passwd",))
     bare = TREE.without({"/usr/bin/perl"})
-    left = step_rules.apply(bare, step, TREE).items
+    left = shrink.apply(bare, step, TREE).items
     assert "/etc/perl.conf" not in left
     assert "/usr/share/doc/perl/copyright" not in left
     assert "/etc/passwd" in left
-    assert "/etc/perl.conf" in step_rules.apply(TREE, step, TREE).items
+    assert "/etc/perl.conf" in shrink.apply(TREE, step, TREE).items
 
 
 def test_busybox_takes_the_place_of_commands_that_it_knows() -> None:
@@ -129,7 +129,7 @@ def test_busybox_takes_the_place_of_commands_that_it_knows() -> None:
     )
     full = TREE.having({"/usr/bin/busybox": program}, Tree({}, (_package("busybox"),), ("",)))
     words = ("dash", "coreutils", "perl")
-    after = step_rules.apply(TREE, Step(name="a", why="b", rule="busybox", words=words), full)
+    after = shrink.apply(TREE, Step(name="a", why="b", rule="busybox", words=words), full)
     assert {path for path, item in after.items.items() if item.file.target == "busybox"} == {
         "/usr/bin/sh", "/usr/bin/mkdir",
     }  # fmt: skip
@@ -139,8 +139,8 @@ def test_busybox_takes_the_place_of_commands_that_it_knows() -> None:
 
 def test_a_program_that_is_no_busybox_has_no_commands() -> None:
     """Its list is looked for by how it begins."""
-    assert step_rules.applet_names(b"\x7fELF") == []
-    assert step_rules.applet_names(b"..\0[\0[[\0ls\0\0..") == ["[", "[[", "ls"]
+    assert shrink.applet_names(b"\x7fELF") == []
+    assert shrink.applet_names(b"..\0[\0[[\0ls\0\0..") == ["[", "[[", "ls"]
 
 
 @pytest.mark.parametrize("program", ["/bin/ls", "/usr/bin/dpkg", "/lib64/ld-linux-x86-64.so.2"])
@@ -149,7 +149,7 @@ def test_what_a_program_asks_for(program: str) -> None:
     path = Path(program)
     if not path.exists():
         pytest.skip(f"no {program} on this architecture")
-    asked = elf.needed(path.read_bytes())
+    asked = shrink.needed_libraries(path.read_bytes())
     listed = run.run(["ldd", path], ok=(0, 1)).stdout
     assert asked is not None
     assert all(name in listed for name in asked)
@@ -159,7 +159,7 @@ def test_what_a_program_asks_for(program: str) -> None:
 @pytest.mark.parametrize("data", [b"", b"#!/bin/sh\n", b"\x7fELF"])
 def test_a_file_that_is_no_program_asks_for_nothing(data: bytes) -> None:
     """None tells it from a program without libraries."""
-    assert elf.needed(data) is None
+    assert shrink.needed_libraries(data) is None
 
 
 def test_each_step_of_the_ladder_is_of_a_rule() -> None:
@@ -167,15 +167,14 @@ def test_each_step_of_the_ladder_is_of_a_rule() -> None:
     for name, steps in ladder.LADDER.items():
         assert variants.named(name).after == "web"
         assert len({step.name for step in steps}) == len(steps)
-        assert all(step.rule in step_rules.RULES and not step.breaks for step in steps)
+        assert all(step.rule in shrink.RULES and not step.breaks for step in steps)
     assert all(
-        step.rule in step_rules.RULES and step.breaks
-        for step in (ablation.TRACED, *ablation.TOO_FAR)
+        step.rule in shrink.RULES and step.breaks for step in (ablation.TRACED, *ablation.TOO_FAR)
     )
 
 
-def _tried(name: str, *broken: str, too_far: bool = False) -> Tried:
-    return Tried(
+def _tried(name: str, *broken: str, too_far: bool = False) -> ProbedStep:
+    return ProbedStep(
         name=name, why="because", too_far=too_far, kept=not broken, files=1, size=2, disk=3, size_after=4,
         disk_after=5, asked=20, broke=dict.fromkeys(broken, "no answer"), seconds=1.0,
     )  # fmt: skip
@@ -237,16 +236,16 @@ def test_the_farm_stands_on_the_smallest(make_lab: Callable[..., Lab]) -> None:
 
 
 @pytest.fixture
-def small(make_lab: Callable[..., Lab], tmp_path: Path) -> Iterator[tuple[Trials, Tree]]:
+def small(make_lab: Callable[..., Lab], tmp_path: Path) -> Iterator[tuple[StepProbes, Tree]]:
     """Trials that begin at the smallest root file system."""
     lab = make_lab(variant="smallest")
     tree = Tree.read(rootfs.build(lab, "smallest").value.path)
     with scratch(lab, lab.cache_dir / "rootfs" / f".{lab.name}.part") as folder:
-        yield Trials(lab, tree, tree, folder), tree
+        yield StepProbes(lab, tree, tree, folder), tree
 
 
 @pytest.mark.root
-def test_a_step_that_breaks_something_is_undone(small: tuple[Trials, Tree]) -> None:
+def test_a_step_that_breaks_something_is_undone(small: tuple[StepProbes, Tree]) -> None:
     """The next one starts from where it was; a harmless one is kept, one that takes nothing away is not tried."""
     trials, before = small
     shell, licences, nothing = (
@@ -272,9 +271,8 @@ def test_a_tree_is_written_as_it_is(lab: Lab, tmp_path: Path) -> None:
     tree = Tree.read(rootfs.build(lab, "smallest").value.path)
     target = tmp_path / "root"
     target.mkdir()
-    writing.write(
-        tree.without({"/usr/sbin/dropbear", "/usr/lib/dropbear", "/usr/bin/dropbearconvert"}),
-        target,
+    tree.without({"/usr/sbin/dropbear", "/usr/lib/dropbear", "/usr/bin/dropbearconvert"}).write(
+        target
     )
     source = tree.items["/usr/sbin/apache2"].source
     assert source is not None

@@ -137,7 +137,7 @@ def test_health_checks_are_not_logged(farm: Lab) -> None:
     until(lambda: "HcFl" in balancer_server.worker(farm, replica).status)
     container.start(farm, replica)
     until(lambda: balancer_server.worker(farm, replica).usable)
-    fetch.fetch(farm, "lone-1", headers={"X-Labkit-Trace": "last"})
+    fetch.reach(farm, fetch.target(farm, "lone-1"), headers={"X-Labkit-Trace": "last"})
     log = container.access_log(farm, replica)
     until(lambda: list(accesslog.lines(log, '"last"')))
     assert not list(accesslog.lines(log, HEALTH_QUERY))

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from labkit import Lab
 from labkit.cli import app
-from labkit.cli import page as page_commands
+from labkit.cli import report as page_commands
 from labkit.errors import ConfigError, WikiError
 from labkit.wiki.client import refusals, session
 from labkit.wiki.client.mediawiki import MediaWiki

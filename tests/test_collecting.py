@@ -12,9 +12,9 @@ import pytest
 from labkit import Lab
 from labkit.core import cache, run
 from labkit.core.journal import lock
+from labkit.farm import rootfs
 from labkit.farm.images import actions as image
 from labkit.farm.reconcile import up
-from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs import cache_entries
 
 STATUS = """\
@@ -129,7 +129,7 @@ def test_what_is_mounted_is_found_in_a_cache_whose_folder_has_a_space(
     """The kernel writes the space in octal, in the place and in an overlay's options."""
     line = "36 35 0:41 / {} rw - overlay o rw,lowerdir=/srv/my\\040cache/unpacked/abc/rootfs:/x\n"
     text = line.format("/srv/my\\040cache/rootfs/web-1/rootfs")
-    monkeypatch.setattr("labkit.kernel.mounts.read", lambda pid: text)
+    monkeypatch.setattr("labkit.kernel.proc.mountinfo", lambda pid: text)
     folder = Path("/srv/my cache")
     assert cache_entries.open_places(folder) == {folder / "unpacked/abc", folder / "rootfs/web-1"}
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.farm import study
-from labkit.farm.rootfs import actions as rootfs
+from labkit.farm import rootfs, study
 from labkit.farm.rootfs.account import Contents
 from labkit.farm.rootfs.files import File
 from labkit.farm.rootfs.owners import NOBODY, Owner

@@ -11,8 +11,8 @@ import pytest
 from labkit import Lab
 from labkit.core import run
 from labkit.errors import ConfigError
+from labkit.farm import rootfs
 from labkit.farm.rootfs import account, files, owners, packages, variants
-from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs.account import Asked
 from labkit.farm.rootfs.files import File, Form, scan
 from labkit.farm.rootfs.owners import NOBODY, Database, Diversion, Owner

@@ -13,6 +13,7 @@ from labkit.core import run
 from labkit.core.journal import Entry, Journal, lock
 from labkit.core.undo import mount_points
 from labkit.errors import LockError, StateError
+from labkit.farm import rootfs
 from labkit.farm.containers import (
     container,
     replica_files,
@@ -20,7 +21,6 @@ from labkit.farm.containers import (
 )
 from labkit.farm.images import builder, store, unpacking
 from labkit.farm.reconcile import up
-from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.services import balancer, balancer_server, dns, dns_server, ssh
 from labkit.report import status as standing
 from tests.damage import MENDED, damaged, folder, gone, junk, nowhere, null, torn
@@ -61,6 +61,7 @@ FILES: dict[str, Callable[[Lab], Path]] = {
     "dnsmasq.pid": lambda lab: dns_server.server(lab).pidfile,
     "resolv.conf": lambda lab: lab.run_dir / "dns" / "resolv.conf",
     "apache2.conf": lambda lab: balancer_server.server(lab).config,
+    "forward.lua": balancer_server.script,
     "apache2.pid": lambda lab: balancer_server.server(lab).pidfile,
     "runC's state": lambda lab: runc.root(lab) / "red-1" / "state.json",
 }

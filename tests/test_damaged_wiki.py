@@ -53,7 +53,7 @@ FILES: dict[str, Callable[[Folders], Path]] = {
 def test_a_wiki_whose_files_were_all_damaged_comes_up(lab: Lab, harm: str) -> None:
     """Settings, the servers' configuration, sessions: all that labkit or MediaWiki makes again."""
     for find in FILES.values():
-        MENDED[harm](find(Folders.of(lab)))
+        MENDED[harm](find(Folders(lab)))
     server.status(lab)
     assert is_up(lab)
 
@@ -62,7 +62,7 @@ def test_a_wiki_whose_files_were_all_damaged_comes_up(lab: Lab, harm: str) -> No
 @pytest.mark.parametrize("name", ["LocalSettings.php", "apache2.conf", "php.ini"])
 def test_a_folder_in_a_file_s_place_is_named(lab: Lab, name: str) -> None:
     """And what to do about it."""
-    path = FILES[name](Folders.of(lab))
+    path = FILES[name](Folders(lab))
     folder(path)
     with pytest.raises(StateError, match="is a folder where labkit keeps a file") as caught:
         server.up(lab)
@@ -75,7 +75,7 @@ def test_a_folder_in_a_file_s_place_is_named(lab: Lab, name: str) -> None:
 @pytest.mark.parametrize("harm", [torn, junk, folder, nowhere], ids=lambda harm: harm.__name__)
 def test_damaged_pages_are_never_replaced(lab: Lab, harm: Harm) -> None:
     """What people wrote cannot be made again: the file is named, nothing is served or installed over it."""
-    path = Folders.of(lab).data / databases.PAGES
+    path = Folders(lab).data / databases.PAGES
     with damaged(path, harm):
         with pytest.raises(StateError, match="the wiki's pages are damaged") as caught:
             server.up(lab)
@@ -91,7 +91,7 @@ def _edited(path: Path, **words: object) -> None:
 @pytest.mark.root
 def test_an_edited_password_that_mediawiki_refuses(lab: Lab) -> None:
     """MediaWiki's reason is told, the password is not; the accounts keep theirs."""
-    path = Folders.of(lab).passwords
+    path = Folders(lab).passwords
     with damaged(path, lambda file: _edited(file, teacher="kurzes")):
         with pytest.raises(WikiError, match="Passwords must be at least") as caught:
             server.up(lab)

@@ -17,7 +17,7 @@ import pytest
 
 from labkit import Lab, doctor
 from labkit.core import probes, run, undo
-from labkit.doctor import advisories, kernel, places, programs
+from labkit.doctor import kernel, places, programs
 from labkit.errors import CommandError, LabkitError, MachineError
 from labkit.farm.containers import container
 from labkit.kernel import cgroups
@@ -349,13 +349,13 @@ def test_what_the_installed_runc_has_fixed_is_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str, changelog: str, open_ones: int
 ) -> None:
     """By the package's changelog, or by its version; what is not fixed has the reason that the lab has no use of."""
-    monkeypatch.setattr(advisories, "CHANGELOG", tmp_path / "changelog.gz")
-    monkeypatch.setattr(advisories, "installed", lambda: {"runc": version})
+    monkeypatch.setattr(programs, "CHANGELOG", tmp_path / "changelog.gz")
+    monkeypatch.setattr(programs, "installed", lambda: {"runc": version})
     if changelog:
-        advisories.CHANGELOG.write_bytes(gzip.compress(changelog.encode()))
-    rows = advisories.table().rows
+        programs.CHANGELOG.write_bytes(gzip.compress(changelog.encode()))
+    rows = programs.table().rows
     assert sum(fixed == "no" for _, fixed, _, _ in rows) == open_ones
-    said = advisories.look(Lab())
+    said = programs.look(Lab())
     assert said.startswith(f"runc {version}: fixed ")
     assert said.partition("not fixed")[2].count("CVE-") == open_ones
 

@@ -15,7 +15,6 @@ from labkit.core.result import Figure, picture
 from labkit.core.tables import Cell
 from labkit.errors import ConfigError
 from labkit.report import figures
-from labkit.report.figures import diagrams
 from labkit.report.figures.treemap import NONE, Box, Label, divided, heading_of, label_of
 
 VARIANTS: list[Mapping[str, Cell]] = [
@@ -162,34 +161,25 @@ def test_a_figures_file_has_a_plain_name(lab: Lab) -> None:
 
 # -- the layout of treemaps ------------------------------------------------------------------------
 
-BOX = Box(10, 20, 400, 300)
-
 
 @pytest.mark.parametrize(
-    "sizes", [[1.0], [6.0, 6.0, 4.0, 3.0, 2.0, 2.0, 1.0], [1000.0, 1.0, 1.0], [1.0] * 50]
+    "sizes", [[6.0, 6.0, 4.0, 3.0, 2.0, 2.0, 1.0], [1000.0, 1.0, 1.0], [1.0] * 50]
 )
-@pytest.mark.parametrize("box", [BOX, Box(0, 0, 30, 900)])
+@pytest.mark.parametrize("box", [Box(10, 20, 400, 300), Box(0, 0, 30, 900)])
 def test_the_parts_fill_the_box(sizes: list[float], box: Box) -> None:
-    """Each has its share of the area, none lies on another, and none outside."""
+    """Each has its share of the area, the first at the upper left; none lies on another or outside."""
     parts = divided(sizes, box)
-    scale = box.width * box.height / sum(sizes)
+    top = box.y + box.height
+    assert (parts[0].x, parts[0].y + parts[0].height) == pytest.approx((box.x, top))
     for size, part in zip(sizes, parts, strict=True):
-        assert part.width * part.height == pytest.approx(size * scale)
-        assert part.x >= box.x - 1e-6
-        assert part.y >= box.y - 1e-6
+        assert part.width * part.height == pytest.approx(size * box.width * box.height / sum(sizes))
+        assert min(part.x - box.x, part.y - box.y) >= -1e-6
         assert part.x + part.width <= box.x + box.width + 1e-6
-        assert part.y + part.height <= box.y + box.height + 1e-6
+        assert part.y + part.height <= top + 1e-6
     for one, other in combinations(parts, 2):
         across = min(one.x + one.width, other.x + other.width) - max(one.x, other.x)
         along = min(one.y + one.height, other.y + other.height) - max(one.y, other.y)
         assert min(across, along) < 1e-6
-
-
-def test_the_parts_are_nearly_square() -> None:
-    """The example of the paper that describes the layout: 6 by 4, and no part longer than 3 to 1."""
-    parts = divided([6.0, 6.0, 4.0, 3.0, 2.0, 2.0, 1.0], Box(0, 0, 6, 4))
-    assert [(part.width, part.height) for part in parts[:2]] == [(3.0, 2.0), (3.0, 2.0)]
-    assert all(max(p.width / p.height, p.height / p.width) <= 3.0 for p in parts)
 
 
 @pytest.mark.parametrize(
@@ -216,16 +206,6 @@ def test_the_heading_of_a_group(width: float, text: str) -> None:
     """With its size where there is room for it."""
     assert heading_of("documentation", "9.3 MB", Box(0, 0, width, 100)).text == text
     assert heading_of("documentation", "9.3 MB", Box(0, 0, width, 30)) == NONE
-
-
-def test_no_box_lies_on_another() -> None:
-    """And the bundle's files stand in one column, beside what they were made from."""
-    places = diagrams.arrange_files(POINTERS)
-    for (ax, ay), (bx, by) in combinations(places.values(), 2):
-        assert abs(ax - bx) >= 2 * diagrams.HALF or abs(ay - by) >= 2 * diagrams.RISE
-    assert places["bundle: config.json"][1] == places["configuration bb"][1]
-    assert places["bundle: rootfs"][1] == places["layer cc"][1]
-    assert len({x for name, (x, _) in places.items() if name.startswith("bundle")}) == 1
 
 
 @pytest.mark.parametrize("draw", list(dict.fromkeys(draw for draw, _ in DRAWINGS)))

@@ -84,22 +84,19 @@ def test_methods_tells_each_case(lab: Lab) -> None:
 
 def load(lost: int) -> list[Sent]:
     """Two seconds of a load; ``lost`` requests fail when red-2 is killed after half a second."""
-    sent = []
-    for number in range(200):
-        start = number / 100
-        alive = number % 2 and not 0.5 <= start < 1.5
-        failed = 50 <= number < 50 + lost
-        sent.append(
-            Sent(
-                number=number,
-                replica="" if failed else ("red-2" if alive else "red-1"),
-                status=502 if failed else 200,
-                start=start,
-                seconds=0.005,
-                again=int(number == 60),
-            )
+    return [
+        Sent(
+            number=number,
+            replica="" if failed else f"red-{1 + alive}",
+            status=502 if failed else 200,
+            start=number / 100,
+            seconds=0.005,
+            again=int(number == 60),
         )
-    return sent
+        for number in range(200)
+        for alive in (number % 2 and not 50 <= number < 150,)
+        for failed in (50 <= number < 50 + lost,)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -242,13 +239,3 @@ def test_pages_of_one_site_stand_together(
         for replica in farm.farm
     ]  # fmt: skip
     assert screenshots.arrange(farm, shown) == places
-
-
-def test_same_result_gives_the_same_bytes(lab: Lab) -> None:
-    """A figure that is drawn again from the same result is the same file."""
-    value = Survey(measurements=(measurement(lab, "red", 52, 48),))
-    file = picture(lab, figures.distribution(lab, result(value)).png)
-    first = file.read_bytes()
-    file.unlink()
-    figures.distribution(lab, result(value))
-    assert file.read_bytes() == first

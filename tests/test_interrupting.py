@@ -17,7 +17,7 @@ from labkit import Lab, cancellation
 from labkit.core import run
 from labkit.core.journal import Journal, lock
 from labkit.farm.services import balancer_server
-from labkit.kernel import processes
+from labkit.kernel import proc
 from tests import waiting
 
 #: Longer than any test may take, and than what is interrupted may go on.
@@ -191,6 +191,6 @@ def test_an_interrupted_build_is_ended(
     left = [path.name for path in (lab.cache_dir / "rootfs").iterdir()]
     assert left == ([] if sig == signal.SIGINT else [".x.part"])
     assert [e.kind for e in Journal.of(lab).standing()] == ([] if not left else ["folder"])
-    while processes.marked(str(mark)):
+    while proc.marked(str(mark)):
         assert time.monotonic() < deadline + 20
         time.sleep(0.01)

@@ -115,7 +115,7 @@ def test_the_callers_stay_where_they_are(pair: tuple[str, str]) -> None:
 def test_a_name_without_a_namespace_is_told_and_removed() -> None:
     """As a process leaves it that was killed between the file and the mount on it."""
     name = f"t{secrets.token_hex(3)}"
-    netns.prepare()
+    netns.FOLDER.mkdir(exist_ok=True)
     netns.path(name).touch()
     assert not netns.stands(name)
     netns.remove(name)

@@ -88,7 +88,7 @@ def test_wiki_on_mariadb(
         "wiki.database.network": True,
     }
     assert not [word for word in words if word in found.model_dump_json()]
-    instance = MariaDB.of(Folders.of(lab))
+    instance = MariaDB.of(Folders(lab))
     pid = databases.pid(instance) or 0
     assert f"pid={pid}," not in run.run(["ss", "-H", "-l", "-n", "-t", "-p"]).stdout
     assert rights.owner_and_mode(instance.data) == "www-data 0700"
@@ -106,7 +106,7 @@ def test_wiki_on_mariadb(
 @pytest.fixture
 def instance(lab: Lab) -> Iterator[MariaDB]:
     """A server that runs, without a wiki."""
-    folders = Folders.of(lab)
+    folders = Folders(lab)
     folders.logs.mkdir(parents=True)
     folders.root.chmod(0o755)
     made = MariaDB.of(folders)

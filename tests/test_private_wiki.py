@@ -28,9 +28,9 @@ def private(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     with open_place() as folder, lab_maker(folder, folder / "outputs") as make:
         lab = make()
         server.up(lab)
-        with Folders.of(lab).settings.open("a") as settings:
+        with Folders(lab).settings.open("a") as settings:
             settings.write("$wgGroupPermissions['*']['read'] = false;\n")
-        daemon.send(lifecycle.web_server(Folders.of(lab)), signal.SIGUSR1)
+        daemon.send(lifecycle.web_server(Folders(lab)), signal.SIGUSR1)
         theirs = lab.model_copy(
             update={"wiki": lab.wiki.model_copy(update={"url": api_url(lab)}), "outputs": str(folder / "o")}
         )  # fmt: skip

@@ -15,9 +15,9 @@ from labkit import Lab
 from labkit.checks import Check
 from labkit.core.result import Figure, Result
 from labkit.report.page import blocks, publication
-from labkit.report.stages import dialogue
+from labkit.report.stages import discussion
 from labkit.report.stages import record as records
-from labkit.report.stages.plan import STAGES
+from labkit.report.stages.assignment import STAGES
 from labkit.report.stages.record import Entry, StageRecord
 from labkit.wiki.client import session, transport
 from labkit.wiki.merge import fences
@@ -189,7 +189,7 @@ def test_a_remark_comes_back_with_the_next_publication(wiki: Lab) -> None:
     text = written(wiki, lambda text: text)
     assert "REX> Quantify." in fences.parse(text, "Report").blocks[2].block.body
     assert "|| 02-rootfs || Quantify. ||" in text
-    [remark] = dialogue.remarks(wiki).value.remarks
+    [remark] = discussion.remarks(wiki).value.remarks
     assert remark.thread.text == "Quantify."
 
 
@@ -274,7 +274,7 @@ def test_a_changed_number_is_told_wherever_the_report_is_told(wiki: Lab, asked: 
         [row] = done.table("altered").rows
         assert row[:3] == ("02-rootfs", "changed", "Student")
         assert row[4:6] == (f"It weighs {megabytes} MB.", "It weighs 9900 MB.")
-        kept = dialogue.last(wiki)
+        kept = discussion.last(wiki)
         assert kept is not None
         assert kept.about("02-rootfs").altered == done.value.altered
         text = written(wiki, lambda text: text)
@@ -284,6 +284,6 @@ def test_a_changed_number_is_told_wherever_the_report_is_told(wiki: Lab, asked: 
         asked.clear()
         assert not publication.publish(wiki).changed
         assert asked == ["query siteinfo", "query tokens|userinfo"]
-    listed = dialogue.remarks(wiki)
+    listed = discussion.remarks(wiki)
     assert listed.table("altered").rows == done.table("altered").rows
     assert "1 change of labkit's lines, by Student." in listed.summary

@@ -6,7 +6,7 @@ import io
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -265,15 +265,6 @@ def test_a_picture_that_is_there_is_not_sent_again(desk: Desk) -> None:
     assert desk.publish(WEB, uploads=(picture(5),)).uploaded == (picture(5).name,)
     assert desk.publish(WEB, uploads=(picture(5),)).uploaded == ()
     assert not desk.bot.send(picture(5))
-
-
-def test_a_wiki_that_is_down_is_named(wiki_lab: Lab, port: int, tmp_path: Path) -> None:
-    """No traceback of requests', no token: what was asked, and that nobody answered."""
-    with closing((site := session.open(wiki_lab)).connection):
-        site.host = f"127.0.0.1:{port}"
-        site.sleepers.max_retries = 0
-        with pytest.raises(WikiError, match="does not answer"):
-            publishing.apply(site, "Report", (WEB,), folder=tmp_path)
 
 
 @pytest.mark.parametrize("database", ["wiki_lab", "mariadb_wiki_lab"])

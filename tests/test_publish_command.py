@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from labkit import Lab
-from labkit.cli import difference
+from labkit.cli.report import show_difference
 from labkit.core import run
 from labkit.core.result import Figure
 from labkit.core.run import Done
@@ -44,7 +44,7 @@ def labkit(wiki: Lab, tmp_path: Path) -> Callable[..., Done]:
 
     def call(*options: str) -> Done:
         outputs = f"outputs={wiki.outputs}"
-        argv = [sys.executable, "-m", "labkit.cli", "publish", "--set", outputs, *options]
+        argv = [sys.executable, "-m", "labkit", "publish", "--set", outputs, *options]
         return run.run(argv, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, ok=range(256))
 
     return call
@@ -146,7 +146,7 @@ def test_colours_are_for_terminals() -> None:
         console = Console(
             file=out, force_terminal=terminal, color_system=colours, highlight=False, markup=False
         )
-        difference.show(console, "a block", diff)
+        show_difference(console, "a block", diff)
         shown.append(out.getvalue())
     assert "\x1b[32m+new [b]" in shown[0]
     assert "\x1b[31m-old" in shown[0]

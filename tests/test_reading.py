@@ -15,8 +15,6 @@ from labkit.core.files import proven, text_of
 from labkit.core.journal import Journal
 from labkit.errors import LabkitError
 from labkit.farm.containers import (
-    config_changes,
-    confinement,
     lab_namespaces,
     overlay,
     runc,
@@ -31,7 +29,7 @@ from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.network import firewall
 from labkit.model import addresses
 from labkit.report.batch import notebook
-from labkit.report.stages import dialogue, memory, record, saved, signing
+from labkit.report.stages import build_cache, discussion, record, signing
 from labkit.wiki.client import session
 from labkit.wiki.publish import last_written, prepared
 from labkit.wiki.remarks import listing as remarks
@@ -110,8 +108,7 @@ READERS: dict[str, tuple[Callable[[Lab], Path], Callable[[Lab, Path], object]]] 
     "images found": (lambda x: x.state_dir / "unpacked/found.json", lambda x, p: on_disk.remembered(x)),
     "umoci.json": (lambda x: x.state_dir / "umoci.json", lambda x, p: umoci_steps.read_bundle(p.parent)),
     "runtime configuration": (lambda x: x.state_dir / "config.json", lambda x, p: _configuration(p)),
-    "config.json": (lambda x: x.state_dir / "config.json", lambda x, p: config_changes._read(p)),
-    "config.json, of its rights": (lambda x: x.state_dir / "config.json", lambda x, p: confinement._read(p)),
+    "config.json": (lambda x: x.state_dir / "config.json", lambda x, p: runc.config(p.parent)),
     "runC's state": (lambda x: runc.root(x) / "red-1/state.json", lambda x, p: runc.state(x, "red-1")),
     "runC's state, taking down": (lambda x: x.run_dir / "state.json", lambda x, p: undo._runs(p.parent)),
     "ids": (lambda x: lab_namespaces._file(x.state_dir), lambda x, p: lab_namespaces.recorded(x.state_dir)),
@@ -123,15 +120,15 @@ READERS: dict[str, tuple[Callable[[Lab], Path], Callable[[Lab, Path], object]]] 
     "record that a batch waits for": (lambda x: record.pending(x, "02-rootfs", "r"), lambda x, p: record.read_pending(x, "02-rootfs", "r")),
     "manifest of the outputs": (lambda x: x.output_dir / "manifest.json", lambda x, p: signing.seal(x.output_dir)),
     "lab's key": (lambda x: x.state_dir / signing.KEY, lambda x, p: signing.key(x)),
-    "memory": (memory.path, lambda x, p: memory.recall(x)),
-    "remarks of the review": (dialogue.file, lambda x, p: dialogue.last(x)),
+    "memory": (build_cache.cache_file, lambda x, p: build_cache.recall(x)),
+    "remarks of the review": (discussion.file, lambda x, p: discussion.last(x)),
     "remarks as read": (lambda x: x.state_dir / "r.json", lambda x, p: remarks._read(p)),
-    "executed notebook": (lambda x: x.state_dir / "n.ipynb", lambda x, p: saved.read(p)),
+    "executed notebook": (lambda x: x.state_dir / "n.ipynb", lambda x, p: record.read_notebook(p)),
     "notebook": (lambda x: x.state_dir / "n.ipynb", lambda x, p: notebook.require(p)),
     "pristine blocks": (lambda x: x.state_dir / "p.txt", lambda x, p: last_written.read_local(p)),
-    "wiki's passwords": (lambda x: Folders.of(x).passwords, lambda x, p: session.read(p)),
-    "wiki's installation": (lambda x: Folders.of(x).installed, lambda x, p: installation._recorded(Folders.of(x))),
-    "wiki's pages": (lambda x: Folders.of(x).pages, lambda x, p: prepared._read(p)),
+    "wiki's passwords": (lambda x: Folders(x).passwords, lambda x, p: session.read(p)),
+    "wiki's installation": (lambda x: Folders(x).installed, lambda x, p: installation._recorded(Folders(x))),
+    "wiki's pages": (lambda x: Folders(x).pages, lambda x, p: prepared._read(p)),
 }  # fmt: skip
 
 

@@ -47,9 +47,9 @@ def strict() -> Iterator[Lab]:
     with open_place() as folder, lab_maker(folder, folder / "outputs") as make:
         lab = make()
         server.up(lab)
-        with Folders.of(lab).settings.open("a") as settings:
+        with Folders(lab).settings.open("a") as settings:
             settings.write(READ)
-        daemon.send(lifecycle.web_server(Folders.of(lab)), signal.SIGUSR1)
+        daemon.send(lifecycle.web_server(Folders(lab)), signal.SIGUSR1)
         until = time.monotonic() + 30
         while name_of(lab) != "read":
             assert time.monotonic() < until

@@ -16,11 +16,10 @@ from labkit import Check, Figure, Lab, Result, Table
 from labkit.core.result import FIGURE_MIME, RESULT_MIME
 from labkit.display import counted
 from labkit.report.site import hypertext, pages, review
-from labkit.report.stages import closing
 from labkit.report.stages import record as records
-from labkit.report.stages.assignment import ROWS, TASKS
-from labkit.report.stages.plan import STAGES, plan
+from labkit.report.stages.assignment import ROWS, STAGES, TASKS, plan
 from labkit.report.stages.record import Entry, StageRecord
+from labkit.report.stages.stage import closing_table, coverage
 from tests import executed
 
 if TYPE_CHECKING:
@@ -397,7 +396,7 @@ def test_closing_table_is_what_checks_say(lab: Lab, held: tuple[bool, ...], stat
     task = next(task for task in TASKS if task.checks == ("dns.",))
     results = [checked(f"dns.{number}", holds=holds) for number, holds in enumerate(held)]
     keep(lab, "06-balancer", *(Entry(cell=1, result=item) for item in results))
-    value = closing.closing_table(lab).value
+    value = closing_table(lab).value
     seen = next(line for line in value.tasks if line.task == task.name)
     assert seen.state == state
     assert f"{sum(held)} of {counted(len(held), 'check', 'hold')}." in seen.comment or not held
@@ -408,7 +407,7 @@ def test_closing_table_sees_the_last_failure(lab: Lab) -> None:
     """A stage that failed since it passed is judged by its last run."""
     keep(lab, "06-balancer", Entry(cell=1, result=checked("dns.a", holds=True)))
     keep(lab, "06-balancer", Entry(cell=1, result=checked("dns.a", holds=False)), state="failed")
-    tasks = {task.task: task for task in closing.closing_table(lab).value.tasks}
+    tasks = {task.task: task for task in closing_table(lab).value.tasks}
     assert tasks["Name the sites by DNS"].state == "not met"
 
 
@@ -465,11 +464,11 @@ def test_a_row_is_met_by_all_that_it_asks_for(
 ) -> None:
     """One container is not six, however many checks hold on it; nor is it met with a check that fails."""
     keep(lab, "05-web", Entry(cell=1, result=web(*replicas, failing=failing)))
-    found = closing.coverage(lab)
+    found = coverage(lab)
     for row in ("E5", "R11"):
         assert {line[2] for line in found.table("coverage").rows if line[0] == row} == {said[row]}
         assert (f"{row} {said[row]}" in found.checks[0].seen) is (said[row] != "met")
-    tasks = {task.task: task.state for task in closing.closing_table(lab).value.tasks}
+    tasks = {task.task: task.state for task in closing_table(lab).value.tasks}
     served = {tasks["Run the farm's containers"], tasks["Serve the web sites"]}
     assert (served == {"met"}) is (said["R11"] == "met")
     assert (tasks["Balance the load"] == "met") is (said["E5"] == "met")
@@ -478,7 +477,7 @@ def test_a_row_is_met_by_all_that_it_asks_for(
 def test_coverage_names_stage_and_cell(lab: Lab) -> None:
     """Each row has the stage, the cell and the checks that answer it; one without is named."""
     keep(lab, "04-network", Entry(cell=7, result=checked("network.a", holds=True, rows=("R10",))))
-    found = closing.coverage(lab, checked("report.x", holds=True, rows=("R12",)))
+    found = coverage(lab, checked("report.x", holds=True, rows=("R12",)))
     answers = {(answer.row, answer.stage, answer.cell) for answer in found.value.answers}
     assert answers == {("R10", "04-network", 7), ("R12", "07-report", 0)}
     assert "E1" in found.checks[0].seen

@@ -90,7 +90,7 @@ def test_the_command_tells_no_password(
     (tmp_path / "lab.toml").write_text(lab_file(wiki_lab))
     (tmp_path / "existing.toml").write_text(lab_file(existing(wiki_lab, url)))
     (tmp_path / "away.toml").write_text(lab_file(existing(wiki_lab, "http://127.0.0.1:1/api.php")))
-    base = [sys.executable, "-m", "labkit.cli", "publish", "--debug"]
+    base = [sys.executable, "-m", "labkit", "publish", "--debug"]
     base += ["--set", f"outputs={tmp_path}/outputs"]
     # the wrong one comes first: without a page something is to be written, for which one logs in
     calls = (("existing", WRONG, 1), ("existing", word, 0), ("lab", word, 0), ("away", word, 1))
@@ -267,7 +267,7 @@ def test_no_word_follows_a_redirect_to_another_address(
 
 def log_in_with(lab: Lab, grants: tuple[str, ...], word: str) -> MediaWiki:
     """A session by a bot password of the bot's that has these grants."""
-    folders = Folders.of(lab)
+    folders = Folders(lab)
     bot = {"name": session.BOT, "app": "less", "password": word, "grants": ["basic", *grants]}
     credentials.as_server(
         [credentials.php_program(), folders.root / "accounts.php"],

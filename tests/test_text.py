@@ -12,7 +12,7 @@ import pytest
 from labkit import Lab, LabkitError, display
 from labkit.core import undo
 from labkit.farm.reconcile import up
-from labkit.kernel import mounts
+from labkit.kernel import proc
 from labkit.report.site import hypertext
 from labkit.wiki.publish import last_written, prepared
 from labkit.wiki.render import wikitext
@@ -155,7 +155,7 @@ def test_no_two_pages_have_one_file() -> None:
 def test_a_mount_is_found_whatever_its_folder_is_called(field: str, place: str) -> None:
     """The kernel writes blanks of ASCII in octal, and all other characters as they are."""
     lines = f"36 35 98:0 / {field} rw,noatime shared:1 - overlay o ro,lowerdir=/a\\040b:/c\n"
-    (mount,) = mounts.parse(lines)
+    (mount,) = proc.mounts(lines)
     assert (mount.place, mount.parent, mount.kind) == (place, "35", "overlay")
     assert mount.options == ("rw", "noatime")
     assert mount.special == ("ro", "lowerdir=/a\\040b:/c")

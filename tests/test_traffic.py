@@ -287,7 +287,7 @@ def test_dead_replica_shows_in_the_balancers_checks(farm: Lab) -> None:
     try:
         send(farm, "blue", 10, 2)
         broken = {check.name for check in failed(balancer.checks(farm))}
-        served = {fetch.fetch(farm, "blue").replica for _ in range(4)}
+        served = {fetch.reach(farm, fetch.target(farm, "blue")).replica for _ in range(4)}
     finally:
         container.start(farm, replica)
         until(lambda: balancer_server.worker(farm, replica).usable)

@@ -33,7 +33,7 @@ def running(own: Project) -> Iterator[tuple[Popen[str], int]]:
     """A `labkit run` whose notebook waits, and the number of the program that it waits for."""
     (own.folder / "notebooks").unlink()
     stage_notebooks.write(own.folder / "notebooks", "01-wiki", WAITS, "PROBE")
-    argv = [sys.executable, "-m", "labkit.cli", "run", "01-wiki", "--config", str(own.file)]
+    argv = [sys.executable, "-m", "labkit", "run", "01-wiki", "--config", str(own.file)]
     with (own.folder / "said").open("wb") as said:
         first = run.start(
             ["env", "-C", str(own.folder), *argv], env={"PYTHONPATH": str(ROOT)}, output=said

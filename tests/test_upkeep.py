@@ -86,44 +86,6 @@ def rename(lab: Lab, old: str, new: str, inside: str = "") -> None:
         ip(lab, "link", "set", *words, inside=inside)
 
 
-def take_link_out(lab: Lab) -> None:
-    ip(lab, "link", "set", lab.link_name("red-1"), "nomaster")
-
-
-def give_inner_end_away(lab: Lab) -> None:
-    other = lab.replica("blue-1").netns
-    ip(lab, "link", "set", "eth0", "netns", other, "name", "wan0", inside="red-1")
-
-
-def block_inside(lab: Lab) -> None:
-    ip(lab, "route", "add", "blackhole", str(lab.gateway.ip), inside="red-1")
-
-
-def lie_about_a_neighbour(lab: Lab) -> None:
-    words = ["10.60.0.11", "lladdr", "02:00:00:00:00:09", "dev", lab.bridge, "nud", "permanent"]
-    ip(lab, "neigh", "replace", *words)
-
-
-def take_an_address_over(lab: Lab) -> None:
-    ip(lab, "address", "add", "10.60.0.11/32", "dev", lab.bridge)
-
-
-def take_inner_end_down(lab: Lab) -> None:
-    ip(lab, "link", "set", "eth0", "down", inside="red-1")
-
-
-def remove_address(lab: Lab) -> None:
-    ip(lab, "address", "del", "10.60.0.11/24", "dev", "eth0", inside="red-1")
-
-
-def add_address(lab: Lab) -> None:
-    ip(lab, "address", "add", "10.60.0.99/24", "dev", "eth0", inside="red-1")
-
-
-def misroute(lab: Lab) -> None:
-    ip(lab, "route", "replace", "default", "via", "10.60.0.12", inside="red-1")
-
-
 def remove_bridge_address(lab: Lab) -> None:
     ip(lab, "address", "del", str(lab.gateway), "dev", lab.bridge)
 
@@ -131,26 +93,6 @@ def remove_bridge_address(lab: Lab) -> None:
 def move_bridge_address_to_a_port(lab: Lab) -> None:
     remove_bridge_address(lab)
     ip(lab, "address", "add", str(lab.gateway), "dev", lab.link_name("red-1"))
-
-
-def address_a_port(lab: Lab) -> None:
-    ip(lab, "address", "add", "192.0.2.9/24", "dev", lab.link_name("red-1"))
-
-
-def address_a_port_in_the_subnet(lab: Lab) -> None:
-    ip(lab, "address", "add", "10.60.0.77/24", "dev", lab.link_name("red-1"))
-
-
-def take_bridge_down(lab: Lab) -> None:
-    ip(lab, "link", "set", lab.bridge, "down")
-
-
-def delete_bridge(lab: Lab) -> None:
-    ip(lab, "link", "del", lab.bridge)
-
-
-def remove_fence(lab: Lab) -> None:
-    ip(lab, "route", "del", "unreachable", str(lab.subnet), "metric", "4294967295")
 
 
 def remove_tables(lab: Lab) -> None:
@@ -176,10 +118,6 @@ def add_rule(lab: Lab) -> None:
 def switch_tables_off(lab: Lab) -> None:
     table = f"{firewall_tables.name_of(lab)} {{ flags dormant; }}"
     run.run(["nft", "add", "table", "inet", table], netns=lab.netns)
-
-
-def readdress_inner_end(lab: Lab) -> None:
-    ip(lab, "link", "set", "eth0", "address", "02:00:00:00:00:01", inside="red-1")
 
 
 def stop_balancer(lab: Lab) -> None:
@@ -234,6 +172,16 @@ def stop_processes(lab: Lab) -> None:
         os.kill(pid, signal.SIGSTOP)
 
 
+def by_ip(name: str, text: str, inside: str = "") -> Callable[[Lab], None]:
+    """A harm of this name that is done by ip(8), on the host's side or in a replica's namespace."""
+
+    def harm(lab: Lab) -> None:
+        ip(lab, *named(lab, text).split(), inside=inside)
+
+    harm.__name__ = name
+    return harm
+
+
 class Drift(NamedTuple):
     """A harm, the checks that name it, the steps that mend it, and whose process ends by both."""
 
@@ -257,15 +205,15 @@ DRIFTS = [
         {"network.bridge", "converged.bridge"},
         ["create bridge BRIDGE", *(f"create link {name}" for name in FOUR)],
     ),
-    Drift(give_inner_end_away, {"network.peers", "converged.link"}, ["change link red-1"]),
-    Drift(block_inside, {"farm.replica.red-1", "converged.container"}, ["restart container red-1"], RED),
-    Drift(lie_about_a_neighbour, {"farm.replica.red-1", "converged.container"}, ["restart container red-1"], RED),
-    Drift(take_an_address_over, {"network.addresses", "converged.bridge"}, ["change bridge BRIDGE"]),
-    Drift(take_link_out, {"network.ports", "converged.link"}, ["change link red-1"]),
-    Drift(take_inner_end_down, {"network.peers", "converged.link"}, ["change link red-1"]),
-    Drift(remove_address, {"network.one-network", "converged.link"}, ["change link red-1"]),
-    Drift(add_address, {"converged.link"}, ["change link red-1"]),
-    Drift(misroute, {"network.routes", "converged.link"}, ["change link red-1"]),
+    Drift(by_ip("give_inner_end_away", "link set eth0 netns LAB-blue-1 name wan0", "red-1"), {"network.peers", "converged.link"}, ["change link red-1"]),
+    Drift(by_ip("block_inside", "route add blackhole GATEWAY", "red-1"), {"farm.replica.red-1", "converged.container"}, ["restart container red-1"], RED),
+    Drift(by_ip("lie_about_a_neighbour", "neigh replace 10.60.0.11 lladdr 02:00:00:00:00:09 dev BRIDGE nud permanent"), {"farm.replica.red-1", "converged.container"}, ["restart container red-1"], RED),
+    Drift(by_ip("take_an_address_over", "address add 10.60.0.11/32 dev BRIDGE"), {"network.addresses", "converged.bridge"}, ["change bridge BRIDGE"]),
+    Drift(by_ip("take_link_out", "link set LINK nomaster"), {"network.ports", "converged.link"}, ["change link red-1"]),
+    Drift(by_ip("take_inner_end_down", "link set eth0 down", "red-1"), {"network.peers", "converged.link"}, ["change link red-1"]),
+    Drift(by_ip("remove_address", "address del 10.60.0.11/24 dev eth0", "red-1"), {"network.one-network", "converged.link"}, ["change link red-1"]),
+    Drift(by_ip("add_address", "address add 10.60.0.99/24 dev eth0", "red-1"), {"converged.link"}, ["change link red-1"]),
+    Drift(by_ip("misroute", "route replace default via 10.60.0.12", "red-1"), {"network.routes", "converged.link"}, ["change link red-1"]),
     Drift(
         remove_bridge_address,
         {"network.one-network", "proxy.up", "dns.server", "converged.bridge"},
@@ -276,19 +224,19 @@ DRIFTS = [
         {"network.port-addresses", "network.one-network", "converged.bridge", "converged.link"},
         ["change bridge BRIDGE", "change link red-1"],
     ),
-    Drift(address_a_port, {"network.port-addresses", "converged.link"}, ["change link red-1"]),
-    Drift(address_a_port_in_the_subnet, {"network.port-addresses", "converged.link"}, ["change link red-1"]),
+    Drift(by_ip("address_a_port", "address add 192.0.2.9/24 dev LINK"), {"network.port-addresses", "converged.link"}, ["change link red-1"]),
+    Drift(by_ip("address_a_port_in_the_subnet", "address add 10.60.0.77/24 dev LINK"), {"network.port-addresses", "converged.link"}, ["change link red-1"]),
     Drift(
-        take_bridge_down,
+        by_ip("take_bridge_down", "link set BRIDGE down"),
         {"network.bridge", "farm.replica.red-1", "converged.bridge"},
         ["change bridge BRIDGE"],
     ),
-    Drift(remove_fence, {"host.fence", "converged.route"}, ["create route 10.60.0.0/24"]),
+    Drift(by_ip("remove_fence", "route del unreachable 10.60.0.0/24 metric 4294967295"), {"host.fence", "converged.route"}, ["create route 10.60.0.0/24"]),
     Drift(remove_tables, {"converged.firewall"}, ["create firewall TABLE"]),
     Drift(remove_table, {"converged.firewall"}, ["change firewall TABLE"]),
     Drift(add_rule, {"converged.firewall"}, ["change firewall TABLE"]),
     Drift(switch_tables_off, {"converged.firewall"}, ["change firewall TABLE"]),
-    Drift(readdress_inner_end, {"farm.replica.red-1", "converged.link"}, ["change link red-1"]),
+    Drift(by_ip("readdress_inner_end", "link set eth0 address 02:00:00:00:00:01", "red-1"), {"farm.replica.red-1", "converged.link"}, ["change link red-1"]),
     Drift(stop_balancer, {"proxy.up", "converged.balancer"}, ["restart balancer BALANCER"], frozenset(["balancer"])),
     Drift(kill_names, {"dns.server", "converged.names"}, ["restart names ZONE"], frozenset(["names"])),
     Drift(edit_zone, {"dns.name.red-1", "converged.names"}, ["change names ZONE"]),
@@ -312,13 +260,15 @@ DRIFTS = [
 
 
 def named(lab: Lab, step: str) -> str:
-    """A step of the table with this lab's own names."""
+    """A text of the table with this lab's names."""
     names = {
         "BRIDGE": lab.bridge,
         "ZONE": lab.domain,
         "BALANCER": lab.host_name("balancer"),
         "TABLE": firewall_tables.name_of(lab),
         "LAB": lab.name,
+        "LINK": lab.link_name("red-1"),
+        "GATEWAY": str(lab.gateway.ip),
     }
     for word, name in names.items():
         step = step.replace(word, name)

@@ -13,16 +13,16 @@ from labkit import Lab
 from labkit.core import run
 from labkit.core.journal import Journal, lock
 from labkit.errors import FarmError
+from labkit.farm import rootfs
 from labkit.farm.containers import runc
 from labkit.farm.images import actions as images
 from labkit.farm.rootfs import account
-from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs.account import Asked, Contents
 from labkit.farm.rootfs.files import File
 from labkit.farm.rootfs.owners import NOBODY, Owner
 from labkit.farm.rootfs.packages import Package
 from labkit.farm.study import opened_files, probes, usage
-from labkit.farm.study.usage import FINE, UNTRIED, Evidence, Served, Trial
+from labkit.farm.study.usage import FINE, UNTRIED, Evidence, Omission, Served
 
 
 def _package(name: str, **given: object) -> Package:
@@ -100,12 +100,12 @@ def test_the_files_that_go_with_a_package() -> None:
     )
 
 
-def _evidence(*trials: Trial) -> Evidence:
+def _evidence(*trials: Omission) -> Evidence:
     return FOUND.model_copy(update={"whole": WENT, "trials": trials})
 
 
-ALONE = Trial(packages=("perl",), files=1, size=900, served=WENT)
-TOGETHER = Trial(packages=("libxml", "mawk", "perl"), files=4, size=1351, served=FAILED)
+ALONE = Omission(packages=("perl",), files=1, size=900, served=WENT)
+TOGETHER = Omission(packages=("libxml", "mawk", "perl"), files=4, size=1351, served=FAILED)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ LARGER = dataclasses.replace(WEB, packages=(*WEB.packages, SYSTEMD))
 
 
 def judged(
-    *trials: Trial, contents: Contents = LARGER, found: Evidence = FOUND
+    *trials: Omission, contents: Contents = LARGER, found: Evidence = FOUND
 ) -> pandas.DataFrame:
     """The packages of a root file system by their names, as the evidence judges them."""
     found = found.model_copy(update={"whole": WENT, "trials": trials})

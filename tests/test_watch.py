@@ -129,7 +129,7 @@ def test_a_lab_that_is_taken_down_while_it_is_first_looked_at_stays_down(
         assert status.down(lab).holds
         return observe.observe(lab)
 
-    monkeypatch.setattr(upkeep, "look", taken_down)
+    monkeypatch.setattr(upkeep, "observe", taken_down)
     watched = upkeep.watch(lab, over=Event(), seconds=20).value
     assert (watched.looks, watched.mends, watched.ended) == (1, 0, "the lab was taken down")
     assert Journal.of(lab).standing() == ()
@@ -226,7 +226,7 @@ def test_the_command_ends_cleanly_on_a_signal(
 @pytest.mark.root
 def test_plan_exits_with_three_when_something_would_change(farm: Lab, tmp_path: Path) -> None:
     """With --exit-code alone; the record can be read by a program."""
-    words = [sys.executable, "-m", "labkit.cli", "plan", "--json", *options(farm, tmp_path)]
+    words = [sys.executable, "-m", "labkit", "plan", "--json", *options(farm, tmp_path)]
     env = {"PYTHONPATH": str(ROOT)}
     assert run.run([*words, "--exit-code"], env=env).status == 0
     more = [*words, "--set", "replicas=3"]

@@ -26,8 +26,7 @@ from labkit.core.run import Done
 from labkit.core.undo import mount_points
 from labkit.farm.services import browser
 from labkit.report import Stage
-from labkit.report.stages.assignment import ROWS
-from labkit.report.stages.plan import STAGES
+from labkit.report.stages.assignment import ROWS, STAGES
 from labkit.wiki.client import session
 from labkit.wiki.client.session import origin
 from tests import stage_notebooks
@@ -79,7 +78,7 @@ def labkit(file: Path, *arguments: str) -> Done:
     temporary = file.parent / "tmp"
     temporary.mkdir(mode=0o700, exist_ok=True)
     env = {"PYTHONPATH": str(file.parent), "TMPDIR": str(temporary)}
-    argv = [sys.executable, "-m", "labkit.cli", *arguments, "-c", str(file)]
+    argv = [sys.executable, "-m", "labkit", *arguments, "-c", str(file)]
     return run.run(argv, cwd=file.parent, env=env, ok=range(256), timeout=840)
 
 
@@ -258,7 +257,9 @@ def test_row_is_answered_by_a_named_cell(whole: Whole, review: dict[str, Reading
 def test_six_replicas_and_three_sites_open_by_name(whole: Whole) -> None:
     """Chromium, on the host's side of the lab: each replica shows itself, each site one of its own."""
     lab = whole.lab
-    pages = browser.visit(lab, [*browser.replicas(lab), *browser.sites(lab)]).value.pages
+    pages = browser.visit(
+        lab, [*browser.replicas(lab), *(lab.url(site.name) for site in lab.sites)]
+    ).value.pages
     assert [(page.status, page.error) for page in pages] == [(200, "")] * 9
     assert [page.replica for page in pages[:6]] == [replica.name for replica in lab.farm]
     for site, page in zip(lab.sites, pages[6:], strict=True):

@@ -84,7 +84,7 @@ def test_unusable_assignment_is_refused(
     lab = make_lab(assignment=str(tmp_path / name))
     with pytest.raises(ConfigError, match=reason):
         prepared.prepare(lab)
-    assert not Folders.of(lab).root.exists()
+    assert not Folders(lab).root.exists()
 
 
 def test_report_cannot_be_a_prepared_page(lab: Lab) -> None:
@@ -106,7 +106,7 @@ def given(wiki_lab: Lab, tmp_path: Path) -> Iterator[tuple[Lab, Path]]:
     for title in (prepared.ASSIGNMENT, prepared.MAIN):
         if site.pages[title].exists:
             site.pages[title].delete()
-    Folders.of(lab).pages.unlink(missing_ok=True)
+    Folders(lab).pages.unlink(missing_ok=True)
     yield lab, path
 
 
@@ -161,10 +161,10 @@ def test_persons_lines_stay(given: tuple[Lab, Path]) -> None:
 def test_damaged_memory_is_named(given: tuple[Lab, Path]) -> None:
     """A damaged file of what labkit wrote is an error that says what moving it away means."""
     lab, _ = given
-    Folders.of(lab).pages.write_text('{"pages": 1}')
+    Folders(lab).pages.write_text('{"pages": 1}')
     try:
         with pytest.raises(StateError, match="is damaged") as error:
             prepared.prepare(lab)
     finally:
-        Folders.of(lab).pages.unlink()
+        Folders(lab).pages.unlink()
     assert "move it away" in error.value.remedy

@@ -113,7 +113,7 @@ def test_no_service_of_math_s_is_the_wiki_s_but_itself() -> None:
 
 def test_web_server_listens_on_loopback_alone() -> None:
     """The configuration has one Listen, and its address is 127.0.0.1."""
-    folders = Folders.of(Lab.of({"state": "/s", "run": "/r"}))
+    folders = Folders(Lab.of({"state": "/s", "run": "/r"}))
     text = configuration.apache(
         folders, port=8060, mediawiki=Path("/m"), module=Path("/libphp8.2.so"), mark="x"
     )
@@ -195,7 +195,7 @@ def test_status_of_a_wiki_that_is_up(wiki_lab: Lab) -> None:
     """The status names the process that serves."""
     seen = server.status(wiki_lab)
     assert seen.up and seen.installed
-    assert seen.apache in undo.daemon_pids(str(Folders.of(wiki_lab).apache))
+    assert seen.apache in undo.daemon_pids(str(Folders(wiki_lab).apache))
 
 
 @pytest.mark.root
@@ -223,7 +223,7 @@ def test_an_older_wiki_gets_an_administrator_and_the_student_loses_what_was_too_
     wiki_lab: Lab,
 ) -> None:
     """Its student installed it, and its passwords name no administrator."""
-    path = Folders.of(wiki_lab).passwords
+    path = Folders(wiki_lab).passwords
     words = json.loads(path.read_text())
     older = {name: word for name, word in words.items() if name != "administrator"}
     path.write_text(json.dumps(older))
@@ -272,7 +272,7 @@ def test_passwords_are_in_no_result_and_no_log(wiki_lab: Lab) -> None:
             rights.anonymous(wiki_lab),
         )
     )
-    folders = Folders.of(wiki_lab)
+    folders = Folders(wiki_lab)
     words = [word.encode() for word in session.passwords(wiki_lab).plain().values()]
     holding = set()
     for path in (item for item in folders.root.rglob("*") if item.is_file()):
@@ -295,7 +295,7 @@ def test_passwords_are_in_no_result_and_no_log(wiki_lab: Lab) -> None:
 )
 def test_modes_of_the_wikis_files(wiki_lab: Lab, name: str, seen: str) -> None:
     """What holds secrets is readable by root, or by root and the web server, alone."""
-    assert rights.owner_and_mode(getattr(Folders.of(wiki_lab), name)) == seen
+    assert rights.owner_and_mode(getattr(Folders(wiki_lab), name)) == seen
 
 
 @pytest.mark.root
@@ -308,7 +308,7 @@ def test_existing_wiki_is_only_asked(wiki_lab: Lab, make_lab: Callable[..., Lab]
         "existing",
         "",
     )
-    assert not Folders.of(lab).root.exists()
+    assert not Folders(lab).root.exists()
 
 
 # -- wikis of a test's own -------------------------------------------------------------------
@@ -333,7 +333,7 @@ def test_wiki_outlives_its_servers(
     assert session.open(lab).pages["Kept"].text() == "by people"
 
     assert [server.down(lab).changed for _ in range(2)] == [True, False]
-    assert not undo.daemon_pids(str(Folders.of(lab).apache))
+    assert not undo.daemon_pids(str(Folders(lab).apache))
     assert not server.status(lab).up
     assert not server.checks(lab)[0].holds
     moved = lab.model_copy(update={"wiki": lab.wiki.model_copy(update={"port": port})})
@@ -345,7 +345,7 @@ def test_wiki_outlives_its_servers(
 def test_killed_installation_is_begun_anew(make_lab: Callable[..., Lab]) -> None:
     """labkit killed while MediaWiki is being installed leaves no half wiki to the next start."""
     lab = make_lab()
-    folders = Folders.of(lab)
+    folders = Folders(lab)
     script = (
         "import json, sys; from labkit import Lab; from labkit.wiki import server;"
         "server.up(Lab.of(json.load(sys.stdin)))"
@@ -373,7 +373,7 @@ def test_lost_passwords_are_made_anew(make_lab: Callable[..., Lab]) -> None:
     lab = make_lab()
     server.up(lab)
     before = session.passwords(lab)
-    Folders.of(lab).passwords.unlink()
+    Folders(lab).passwords.unlink()
     assert server.up(lab).changed
     assert session.passwords(lab).publish != before.publish
     assert session.open(lab).account == session.BOT
@@ -384,7 +384,7 @@ def test_other_mediawiki_updates_the_database(make_lab: Callable[..., Lab]) -> N
     """A database that was made by another version of MediaWiki is updated, and keeps its pages."""
     lab = make_lab()
     server.up(lab)
-    record = Folders.of(lab).installed
+    record = Folders(lab).installed
     ours = record.read_text()
     record.write_text(ours.replace('"mediawiki":"1', '"mediawiki":"0'))
     result = server.up(lab)
@@ -402,7 +402,7 @@ def test_taken_port_names_the_process(make_lab: Callable[..., Lab]) -> None:
         lab = make_lab(wiki_port=other.getsockname()[1])
         with pytest.raises(MachineError, match=rf"wiki\.port.*\(process {os.getpid()}\)"):
             server.up(lab)
-    assert not Folders.of(lab).root.exists()
+    assert not Folders(lab).root.exists()
 
 
 def test_down_when_nothing_is_up(lab: Lab) -> None:

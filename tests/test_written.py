@@ -19,7 +19,7 @@ from labkit.errors import ConfigError
 from labkit.farm.containers import container, replica_files, runc, trial, written
 from labkit.farm.reconcile import up, upkeep
 from labkit.farm.traffic import distribution
-from labkit.kernel import mounts
+from labkit.kernel import proc
 from tests.test_privilege import Visitor, told
 from tests.waiting import until
 from tests.whole_farm import send, standing
@@ -144,7 +144,7 @@ def test_each_place_has_an_end(mended: Lab, place: str) -> None:
 def test_every_file_system_in_memory_has_a_size(farm: Lab) -> None:
     """There are no message queues; the machine's own /dev has single devices in it."""
     shown = container.execute(farm, "red-2", "cat", "/proc/self/mountinfo").stdout
-    for mount in mounts.parse(shown):
+    for mount in proc.mounts(shown):
         if mount.root not in (
             "/",
             "/log",

@@ -21,7 +21,7 @@ from labkit.core.files import write_atomically
 from labkit.core.journal import Journal
 from labkit.errors import CommandError, FarmError, MachineError
 from labkit.kernel import netns as namespaces
-from labkit.kernel import processes
+from labkit.kernel import proc
 from labkit.model.lab import Lab
 
 #: The rights (capabilities(7)) of a server's first process, which is root's until it has bound its port: to
@@ -56,7 +56,7 @@ def pid(daemon: Daemon) -> int | None:
         leader = int(daemon.pidfile.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return next(iter(undo.daemon_pids(str(daemon.config))), None)
-    return leader if processes.is_marked(leader, str(daemon.config)) else None
+    return leader if proc.is_marked(leader, str(daemon.config)) else None
 
 
 def start(

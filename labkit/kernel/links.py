@@ -9,7 +9,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
-from types import TracebackType
 from typing import Any, TypeVar
 
 R = TypeVar("R")
@@ -24,8 +23,6 @@ MAIN, UNREACHABLE = 254, 7
 WITHOUT_COUNTERS = 8
 #: linux/netlink.h: the flag of answers to a dump during which something changed.
 INTERRUPTED = 0x10
-#: How many requests are under way at once: their answers fit into the socket's buffer.
-AT_ONCE = 100
 
 #: A request that is not sent yet: what a method of pyroute2's AsyncIPRoute returns.
 Request = Coroutine[Any, Any, Any]
@@ -80,8 +77,9 @@ class Neighbour:
 class Netlink:
     """A netlink socket in the network namespace that the calling thread is in; use it as a context manager.
 
-    ``ipr`` is pyroute2's AsyncIPRoute. Its methods make requests, which :meth:`do` and :meth:`try_all` send many
-    at a time; the socket and its event loop stay open in between. A refused request is an :class:`OSError`.
+    ``ipr`` is pyroute2's AsyncIPRoute. Its methods make requests, which :meth:`do` and :meth:`try_all` send: that
+    takes half as long as the calls of pyroute2's IPRoute, which enter and leave the event loop each time. A refused
+    request is an :class:`OSError`.
 
     >>> with Netlink() as netlink:
     ...     netlink.do(netlink.ipr.link("set", index=1, state="up"))
@@ -102,12 +100,7 @@ class Netlink:
     def __enter__(self) -> Netlink:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._runner:
             self.ipr.close()
 
@@ -119,10 +112,7 @@ class Netlink:
 
     def try_all(self, requests: Sequence[Request]) -> list[OSError | None]:
         """Sends the requests in their order, whatever becomes of those before; returns the error of each."""
-        found: list[OSError | None] = []
-        for start in range(0, len(requests), AT_ONCE):
-            found += self._runner.run(_errors(requests[start : start + AT_ONCE]))
-        return found
+        return self._runner.run(_errors(requests))
 
     def links(self) -> dict[str, Link]:
         """The links of the namespace by their names."""
@@ -169,10 +159,12 @@ def is_gone(error: OSError | None) -> bool:
 
 async def _errors(requests: Sequence[Request]) -> list[OSError | None]:
     found: list[OSError | None] = []
-    for answer in await asyncio.gather(*requests, return_exceptions=True):
-        if isinstance(answer, BaseException) and not isinstance(answer, OSError):
-            raise answer
-        found.append(answer if isinstance(answer, OSError) else None)
+    for request in requests:
+        try:
+            await request
+            found.append(None)
+        except OSError as error:
+            found.append(error)
     return found
 
 

@@ -22,7 +22,6 @@ from labkit.farm.services.dns_server import difference
 from labkit.kernel import cgroups
 from labkit.model.lab import Lab
 from labkit.records import Record
-from labkit.report.batch.ending import end_notebooks, markers
 from labkit.wiki import server
 
 #: How long a watch may take with the mend that is under way, in seconds.
@@ -104,6 +103,9 @@ def down(lab: Lab) -> Outcome[Down]:
     and is not in its journal. Raises :class:`LockError` while a rebuild of the lab runs; notebooks
     of one that was killed are ended.
     """
+    # which can run notebooks: more to import than `status` needs
+    from labkit.report.batch.notebook import end_notebooks, markers
+
     if not (lab.run_dir.exists() or lab.journal_file.exists()):
         return _taken_down(lab, (), (), changed=False)
     journal = Journal.of(lab, lenient=True)

@@ -20,6 +20,7 @@ import re
 import resource
 import secrets
 import shutil
+import socket
 import statistics
 import sys
 import time
@@ -223,17 +224,21 @@ def _wire(netlink: Netlink, count: int, group: int) -> None:
     settings = {
         "kind": "veth",
         "state": "up",
-        "master": netlink.links()["br"].index,
+        "master": socket.if_nametoindex("br"),
         "group": group,
     }
-    netlink.do(*(ipr.link("add", ifname=f"v{n}", peer=f"p{n}", **settings) for n in range(count)))
-    known, asked = netlink.links(), []
-    for number in range(count):
-        index = known[f"p{number}"].index
-        given = IPv4Interface((IPv4Address("10.65.0.0") + number, 16))
-        asked.append(ipr.addr("add", **address(index, given)))
-        asked.append(ipr.link("set", index=index, state="up"))
-    netlink.do(*asked)
+    netlink.do(
+        *(
+            ipr.link("add", ifname=f"v{n}", peer={"ifname": f"p{n}", "group": group}, **settings)
+            for n in range(count)
+        )
+    )
+    netlink.do(ipr.link("set", group=group, state="up"))
+    names, first = [f"p{number}" for number in range(count)], IPv4Address("10.65.0.0")
+    given = {
+        socket.if_nametoindex(name): IPv4Interface((first + n, 16)) for n, name in enumerate(names)
+    }
+    netlink.do(*(ipr.addr("add", **address(index, own)) for index, own in given.items()))
 
 
 def _cut(netlink: Netlink, group: int) -> None:

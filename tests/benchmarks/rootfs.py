@@ -22,8 +22,8 @@ from pathlib import Path
 from labkit import Lab
 from labkit.core import run, undo
 from labkit.display import human_bytes
-from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs import lists, variants
+from labkit.farm import rootfs
+from labkit.farm.rootfs import apt, variants
 from labkit.farm.study import comparison
 
 
@@ -82,7 +82,7 @@ PLAIN: dict[str, tuple[str, ...]] = {
 
 def _plain(lab: Lab, tool: str, folder: Path) -> None:
     """A tool without labkit: its minimal system, from the mirror onto the disk."""
-    source = lists.ensure(lab).main
+    source = apt.ensure_lists(lab).main
     target = folder / f"plain-{tool}"
     run.run([*PLAIN[tool], source.suite, target, source.mirror], timeout=900, quiet=True)
 

@@ -26,7 +26,7 @@ from labkit.core.link_removal import remove_link
 from labkit.errors import MachineError, StateError
 from labkit.farm.containers import runc
 from labkit.farm.containers.bundle import Spec
-from labkit.kernel import calls, mounts, netns, users
+from labkit.kernel import calls, netns, proc, users
 from labkit.kernel.links import Netlink
 from labkit.kernel.users import IDS
 from labkit.model.lab import Lab, Replica
@@ -215,7 +215,7 @@ def _refused(places: list[Path]) -> str:
     for place in (places[0], *places[0].parents):
         if not place.stat().st_mode & 0o001:
             return f"{place} is closed to others, and so to a container's root (chmod o+x {place})"
-    if hidden := covered(mounts.read()):
+    if hidden := covered(proc.mountinfo()):
         return f"where a part of /proc is covered the kernel gives no new one: {hidden}"
     try:
         netns.alone(_try_overlay, places)
@@ -269,13 +269,13 @@ def covered(mountinfo: str) -> str:
 
     The kernel mounts a new one in a user namespace only where a whole one can be seen (user_namespaces(7)).
     """
-    there = mounts.parse(mountinfo)
+    there = proc.mounts(mountinfo)
     above = ""
-    for proc in (mount for mount in there if (mount.kind, mount.root) == ("proc", "/")):
-        on = [m.place for m in there if m.parent == proc.number and Path(m.place).name != EMPTY]
-        if not on and "ro" not in proc.options:
+    for found in (mount for mount in there if (mount.kind, mount.root) == ("proc", "/")):
+        on = [m.place for m in there if m.parent == found.number and Path(m.place).name != EMPTY]
+        if not on and "ro" not in found.options:
             return ""
-        above = above or (on[0] if on else f"{proc.place} (read-only)")
+        above = above or (on[0] if on else f"{found.place} (read-only)")
     return above or "no /proc is mounted"
 
 
@@ -372,7 +372,8 @@ def refuse_taken_namespaces(lab: Lab, names: Sequence[str]) -> list[str]:
 def name_again(lab: Lab, name: str, pid: int) -> None:
     """Gives a process's network namespace its removed name again."""
     Journal.of(lab).intend("netns", name=name)
-    netns.name_again(name, pid)
+    netns.remove(name)  # a file alone, whose maker was killed
+    netns.attach(name, pid)
 
 
 def _set_up() -> None:

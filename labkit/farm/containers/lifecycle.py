@@ -19,7 +19,7 @@ from labkit.errors import ConfigError
 from labkit.farm.containers import container, limits, runc, trial, written
 from labkit.farm.containers.bundle import Spec
 from labkit.farm.containers.limits import LIMITS, Limit
-from labkit.kernel import mounts
+from labkit.kernel import proc
 from labkit.model.lab import Lab
 from labkit.records import Record
 
@@ -333,7 +333,7 @@ def last_line(text: str) -> str:
 def control_groups(lab: Lab) -> Outcome[Groups]:
     """Starts a container and reads its control groups, and its limits from the kernel."""
     item = trial.spec(lab, "trial-cgroup", "sleep", "300")
-    mounted = mounts.read()
+    mounted = proc.mountinfo()
     with lock(lab.run_dir, "farm"), trial.prepared(lab, item):
         container.create(lab, item.name)
         container.begin(lab, item.name)
@@ -397,7 +397,7 @@ def group(own: str, controller: str) -> tuple[str, str]:
 def mounted_at(mountinfo: str, hierarchy: str) -> tuple[str, str]:
     """The folder on which a hierarchy is mounted, and the group that it shows; ('', '/') for none (proc(5),
     /proc/pid/mountinfo). Pure."""
-    for mount in mounts.parse(mountinfo):
+    for mount in proc.mounts(mountinfo):
         names = ("cgroup2",) if mount.kind == "cgroup2" else mount.special
         if mount.kind in ("cgroup", "cgroup2") and hierarchy in names:
             return mount.place, mount.root
@@ -407,7 +407,7 @@ def mounted_at(mountinfo: str, hierarchy: str) -> tuple[str, str]:
 def mounted_groups(mountinfo: str) -> tuple[str, ...]:
     """The control group hierarchies in mountinfo (proc(5)): 'cgroup2', or the v1 controllers. Pure."""
     found = []
-    for mount in mounts.parse(mountinfo):
+    for mount in proc.mounts(mountinfo):
         if mount.kind == "cgroup2":
             found.append("cgroup2")
         elif mount.kind == "cgroup":

@@ -19,8 +19,8 @@ from typing import Any
 from labkit import cancellation, reading
 from labkit.core import run
 from labkit.errors import FarmError
-from labkit.farm.containers.bundle import MADE_OF
-from labkit.kernel import processes
+from labkit.farm.containers.bundle import MADE_OF, Json
+from labkit.kernel import proc
 from labkit.model.lab import Lab
 from labkit.records import Record
 
@@ -97,6 +97,12 @@ def command(lab: Lab, *words: str | Path) -> list[str | Path]:
     return ["runc", "--root", root(lab), *words]
 
 
+def config(bundle: Path) -> Json:
+    """The config.json in a bundle; raises :class:`StateError` when it is damaged."""
+    remedy = "`labkit apply` writes a container's configuration anew"
+    return reading.json_object(bundle / "config.json", remedy)
+
+
 def states(lab: Lab) -> dict[str, State]:
     """The lab's containers by id, as runC knows them."""
     try:
@@ -121,7 +127,7 @@ def _state(place: str, kept: Mapping[str, Any]) -> State:
     labels = dict(item.partition("=")[::2] for item in kept["config"]["labels"])
     pid = int(kept["init_process_pid"])
     status = "stopped"
-    if processes.lives(pid, int(kept["init_process_start"])):
+    if proc.lives(pid, int(kept["init_process_start"])):
         started = not os.path.exists(f"{place}/exec.fifo")  # noqa: PTH110 - for each container, again and again
         status = "paused" if _frozen(kept["cgroup_paths"]) else "running"
         status = status if started else "created"
@@ -202,14 +208,14 @@ def variables(text: bytes) -> dict[str, str]:
 
 def has_controlling_terminal(text: str) -> bool:
     """Whether /proc/pid/stat has a controlling terminal (field 7, tty_nr). Pure."""
-    return int(text.rpartition(")")[2].split()[processes.TERMINAL]) != 0
+    return int(text.rpartition(")")[2].split()[proc.TERMINAL]) != 0
 
 
 def _argv(pid: int) -> tuple[str, ...]:
     """The command line of a process; waits while the process is runC's, or has none yet."""
     deadline = time.monotonic() + PATIENCE
     while not (argv := words(_proc(pid, "cmdline"))) or argv[:2] == INIT:
-        if not processes.lives(pid):
+        if not proc.lives(pid):
             raise ProcessLookupError(pid)
         if time.monotonic() > deadline:
             raise FarmError(

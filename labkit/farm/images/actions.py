@@ -12,6 +12,7 @@ from labkit.core.journal import lock
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
+from labkit.farm import rootfs
 from labkit.farm.images import (
     builder,
     on_disk,
@@ -20,9 +21,8 @@ from labkit.farm.images import (
 )
 from labkit.farm.images.builder import Layers
 from labkit.farm.images.unpacking import Unpacked
-from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs import packages, reproducible, variants
-from labkit.farm.rootfs.plans import Rootfs
+from labkit.farm.rootfs.buildplan import Rootfs
 from labkit.model import sites
 from labkit.model.lab import Lab, unknown
 from labkit.records import Record
@@ -80,7 +80,7 @@ def build(lab: Lab) -> Outcome[Image]:
     base = rootfs.build(lab).value
     common, made = builder.common_layers(lab, base)
     with lock(lab.run_dir, "image"):
-        changed = not builder.stands(lab, common)
+        changed = not builder.is_current(lab, common)
         if changed:
             builder.make(lab, common)
         value = read(lab)

@@ -22,7 +22,7 @@ from labkit import reading
 from labkit.core import cache, run
 from labkit.core.files import write_atomically
 from labkit.errors import StateError
-from labkit.farm.rootfs.plans import program_version
+from labkit.farm.rootfs.buildplan import program_version
 from labkit.farm.rootfs.reproducible import stamp
 from labkit.records import Record
 

@@ -19,7 +19,7 @@ from labkit.errors import FarmError, MachineError
 from labkit.farm.containers.lab_namespaces import create_namespace, namespace_inode
 from labkit.farm.network.netns import inside, within
 from labkit.kernel import netns as namespaces
-from labkit.kernel import processes
+from labkit.kernel import proc
 from labkit.kernel.links import Netlink
 from labkit.model import addresses
 from labkit.model.addresses import Allotment
@@ -166,7 +166,7 @@ def require_address(lab: Lab) -> None:
 def is_here(lab: Lab, pid: int | None) -> bool:
     """Whether a process runs, and in the network namespace that the Lab names (``host.netns``)."""
     try:
-        return pid is not None and processes.namespace(pid, "net") == namespace_inode(lab.netns)
+        return pid is not None and proc.namespace(pid, "net") == namespace_inode(lab.netns)
     except FileNotFoundError:  # the named namespace is gone
         return False
 

@@ -1,4 +1,4 @@
-"""The plan: a Lab's wanted resources, the observed ones, and the steps from these to those. Pure.
+"""The plan: a Lab's wanted resources, the observed ones, and the steps between them. Pure.
 
 Each kind of resource has the same facts on both sides; :mod:`labkit.farm.reconcile.observe` reads the
 observed side from the machine.
@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Literal
 
-from labkit.checks import Check
+from labkit.checks import Check, equal
 from labkit.core import firewall_tables
 from labkit.core.tables import Cell, Table
 from labkit.display import counted
@@ -302,23 +302,6 @@ def observed_images(lab: Lab, images: Images | None) -> Iterator[Resource]:
         yield Resource(kind="image", name=site.name, facts=facts)
 
 
-def observed_keys(lab: Lab, state: Mapping[str, str]) -> Iterator[Resource]:
-    """The lab's keys, when there is one of them."""
-    if set(state.values()) != {"missing"}:
-        yield Resource(kind="keys", name=lab.name, facts=dict(state))
-
-
-def observed_root(
-    name: str, marker: str | None, *, mounted: bool, written: str
-) -> Iterator[Resource]:
-    """A container's root file system: ``marker`` is the text that names its parts, None for none; and how much
-    it may write."""
-    if mounted or marker is not None:
-        facts = {"mounted": "yes" if mounted else "no", "made of": fingerprint(marker or "")}
-        facts["written at most"] = written
-        yield Resource(kind="root", name=name, facts=facts)
-
-
 def observed_container(
     name: str, state: State | None, config: str | None, *, namespace: str, answers: str = ""
 ) -> Iterator[Resource]:
@@ -462,17 +445,9 @@ def _range(names: Sequence[str]) -> str:
 
 def checks(lab: Lab, plan: Plan) -> tuple[Check, ...]:
     """A check for each kind of resource: that all of it is as the Lab says; else each one that is not."""
-    found = []
-    for kind in KINDS:
-        steps = [step for step in plan.steps if step.kind == kind]
-        seen = "; ".join(f"{step.name}: {step.why}" for step in steps)
-        found.append(
-            Check(
-                name=f"converged.{kind}",
-                expected="as the lab says",
-                seen=seen or "as the lab says",
-                holds=not steps,
-                again=f"labkit plan --lab-name {lab.name}",
-            )
-        )
-    return tuple(found)
+    expected, again = "as the lab says", f"labkit plan --lab-name {lab.name}"
+    seen = {kind: [f"{s.name}: {s.why}" for s in plan.steps if s.kind == kind] for kind in KINDS}
+    return tuple(
+        equal(f"converged.{kind}", expected, "; ".join(texts) or expected, again=again)
+        for kind, texts in seen.items()
+    )

@@ -20,7 +20,7 @@ from labkit.display import counted, human_bytes
 from labkit.errors import BuildError, CommandError, LockError
 from labkit.farm.rootfs import packages
 from labkit.farm.rootfs.files import scan
-from labkit.kernel import mounts
+from labkit.kernel import proc
 from labkit.model.lab import Lab
 from labkit.records import Record
 
@@ -217,7 +217,7 @@ def open_places(shared: Path) -> frozenset[Path]:
 def _seen(process: Path) -> Iterator[str]:
     """What a process sees mounted, and where it is."""
     with suppress(OSError):
-        yield mounts.plain(mounts.read(process.name))
+        yield proc.plain(proc.mountinfo(process.name))
     for name in ("cwd", "root", "exe"):
         with suppress(OSError):
             yield str((process / name).readlink())

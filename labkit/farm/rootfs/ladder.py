@@ -12,7 +12,7 @@ from labkit.records import Record
 
 
 class Step(Record):
-    """One declared step: its name, the reason for it, the rule (:data:`labkit.farm.rootfs.step_rules.RULES`)
+    """One declared step: its name, the reason for it, the rule (:data:`labkit.farm.rootfs.shrink.RULES`)
     that says what leaves, and what the rule is given: ``words``, and ``kept`` for exceptions.
 
     ``breaks`` is what it would break, for a step that is tried and never part of a variant.

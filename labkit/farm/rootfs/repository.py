@@ -17,16 +17,11 @@ from urllib.parse import quote, unquote, urlsplit
 
 from labkit.core import cache, run
 from labkit.core.files import beside
-from labkit.errors import MachineError
 from labkit.farm.rootfs import apt
-from labkit.farm.rootfs.apt import ENDING, Source, errors, public
+from labkit.farm.rootfs.apt import ENDING, HELPER, OFFLINE, AbsentError, Source, errors, public
 from labkit.model.lab import Lab
 
 log = logging.getLogger("labkit.depot")
-
-
-#: apt's program that fetches files by its methods.
-HELPER = "/usr/lib/apt/apt-helper"
 
 
 #: How long one call of it may take (seconds).
@@ -42,10 +37,6 @@ STATUS = re.compile(r"\d{3}\b")
 
 #: What it says of a disk that takes no more.
 FULL = "No space left on device"
-
-
-#: Why something was not fetched.
-OFFLINE = "is not in the cache, and labkit is to stay offline"
 
 
 #: One download at a time in this process: the next one finds what this one has fetched.
@@ -64,26 +55,7 @@ class Deb(NamedTuple):
         return self.address.rpartition("/")[2]
 
 
-class AbsentError(MachineError):
-    """A file that is not in the cache and could not be fetched: ``status`` is the mirror's answer, 0
-    when it gave none, and None when it was not asked (offline)."""
-
-    code = "machine.mirror"
-
-    def __init__(self, what: str, status: int | None, reason: str) -> None:
-        self.status = status
-        super().__init__(
-            what,
-            reason,
-            "call it once without --offline, where the mirror can be reached"
-            if status is None
-            else "check the network; after an update of the archive: labkit refresh",
-            "apt-get update",
-            code="machine.offline" if status is None else self.code,
-        )
-
-
-class Depot:
+class PackageCache:
     """The packages in one folder; ``offline``: none is fetched.
 
     ``absent`` has the error of each one that could not be fetched, ``failed`` that of the last one that could not
@@ -97,8 +69,8 @@ class Depot:
         self.failed: OSError | None = None
 
     @classmethod
-    def of(cls, lab: Lab) -> Depot:
-        """The depot in a lab's cache."""
+    def of(cls, lab: Lab) -> PackageCache:
+        """The cached in a lab's cache."""
         return cls(lab.cache_dir / "debian", offline=lab.offline)
 
     @property
@@ -145,7 +117,7 @@ class Depot:
         return [self.place(deb) for deb in debs]
 
     def _fetch(self, debs: Sequence[Deb], on_line: Callable[[str], None] | None) -> None:
-        """Each of these is in the depot afterwards, or ``absent``."""
+        """Each of these is in the cached afterwards, or ``absent``."""
         if self.offline:
             self.absent |= {d.name: AbsentError(d.name, None, OFFLINE) for d in debs}
             return
@@ -182,7 +154,9 @@ def _download(parts: dict[Deb, Path], on_line: Callable[[str], None]) -> str:
     words: list[str | Path] = [*ENDING, HELPER, "--option=APT::Sandbox::User=root", "download-file"]
     for deb, part in parts.items():
         words += [deb.address, part, f"SHA256:{deb.digest}"]
-    done = run.run(words, ok=(0, 100), timeout=TIMEOUT, on_line=on_line, both=True, quiet=True)
+    done = run.run(
+        words, ok=(0, 100), timeout=TIMEOUT, on_line=on_line, on_output=on_line, quiet=True
+    )
     if FULL in done.stderr:
         raise OSError(
             errno.ENOSPC, os.strerror(errno.ENOSPC), str(next(iter(parts.values())).parent)
@@ -219,7 +193,7 @@ def _hashed(path: Path, *_state: int) -> str:
     return cache.digest(path)
 
 
-#: The shop's address: no host has it (RFC 2606, section 2).
+#: The repository's address: no host has it (RFC 2606, section 2).
 ADDRESS = "http://labkit.invalid"
 
 
@@ -230,7 +204,7 @@ FILENAME, DIGEST = (
 )
 
 
-class Shop:
+class Repository:
     """The packages that can matter, by source; ``listed`` has the list of each source."""
 
     def __init__(self, sources: Sequence[Source], listed: Sequence[str]) -> None:
@@ -239,7 +213,7 @@ class Shop:
 
     @property
     def lines(self) -> str:
-        """The shop for apt, as lines of sources.list(5)."""
+        """The repository for apt, as lines of sources.list(5)."""
         return self._lines(ADDRESS)
 
     @cached_property
@@ -263,7 +237,7 @@ class Shop:
             for path, digest in parse(text)
         }
 
-    def told(self, root: Path) -> None:
+    def name_mirrors(self, root: Path) -> None:
         """The sources of a root file system are named as the machine's apt names them."""
         for path in (root / "etc/apt").glob("**/*.list"):
             before = path.read_text(encoding="utf-8")
@@ -275,7 +249,7 @@ class Shop:
 
     def fetch(
         self,
-        depot: Depot,
+        cached: PackageCache,
         names: Sequence[str],
         work: Path,
         *,
@@ -303,7 +277,7 @@ class Shop:
         wanted = [*apt_get, "--no-install-recommends", "--print-uris", "install", *names]
         said = run.run(wanted, env=env, timeout=TIMEOUT, quiet=True).stdout
         paths = [path.removeprefix(str(work)) for path in parse_addresses(said)]
-        return depot.fetch([self.debs[path] for path in paths], on_line)
+        return cached.fetch([self.debs[path] for path in paths], on_line)
 
     def _lines(self, address: str) -> str:
         return "".join(

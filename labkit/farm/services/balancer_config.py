@@ -59,9 +59,7 @@ PATIENCE = "header=2-5,MinRate=2000 body=5-10,MinRate=2000"
 #: the client gets the error: Apache serves no ErrorDocument for an ErrorDocument. What may change something, or has a
 #: body (which can be read only once), gets it at once. Apache makes it a GET; after a HEAD, whose answer's body is
 #: not read, the connection to the replica is not used again.
-FORWARD = """\
-LuaScope thread
-<LuaHookFixups forward>
+SCRIPT = """\
 function forward(r)
     local balancer = (r.filename or ""):match("^proxy:(balancer://[^/]+)/")
     if not balancer then return apache2.DECLINED end
@@ -84,8 +82,9 @@ function forward(r)
     r.proxyreq = 1  -- PROXYREQ_PROXY
     return apache2.DECLINED
 end
-</LuaHookFixups>
 """
+#: Its file beside the configuration: Apache 2.4.71 (Debian 13) cannot load Lua that is written within its configuration.
+SCRIPT_FILE = "forward.lua"
 #: How a worker is asked. An idle connection is closed (``ttl``) before the replica would close it, at
 #: Apache's KeepAliveTimeout of 5 s. It gets no more requests at a time (``max``) than it has threads for:
 #: the others wait here, at most as long as for an answer (``acquire``, in milliseconds), and then go to
@@ -200,11 +199,14 @@ LogFormat "{log_format}" labkit
 CustomLog {accesslog.rotated(f"{logs(lab)}/access.log")} labkit
 ProxyRequests Off
 BalancerInherit Off
-{FORWARD}"""
+# {fingerprint(SCRIPT)}
+LuaScope thread
+LuaHookFixups "{folder(lab)}/{SCRIPT_FILE}" forward
+"""
 
 
 def _front(lab: Lab) -> str:
-    """What answers to any name that is no site's: the first virtual host."""
+    """The first virtual host, which answers to any name that is not a site's."""
     return f"""\
 <VirtualHost *:{lab.proxy.port}>
     ServerName {lab.host_name("balancer")}

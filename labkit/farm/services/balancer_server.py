@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 from labkit import cancellation
 from labkit.core import accesslog, daemon, run, undo
 from labkit.core.daemon import Daemon
-from labkit.core.files import put, text_of
+from labkit.core.files import put, text_of, write_atomically
 from labkit.core.journal import Journal
 from labkit.errors import FarmError
 from labkit.farm.network.host import again, is_here, require_address, whereabouts
@@ -91,6 +91,11 @@ def server(lab: Lab) -> Daemon:
     )
 
 
+def script(lab: Lab) -> Path:
+    """The program by which the balancer passes requests on; apache2's children read it."""
+    return balancer_config.folder(lab) / balancer_config.SCRIPT_FILE
+
+
 def wanted(lab: Lab) -> dict[str, str]:
     """The facts of a balancer that is as the Lab says, by name. Pure."""
     text = balancer_config.config(lab)
@@ -119,7 +124,9 @@ def observed(lab: Lab) -> dict[str, str] | None:
         "listens": balancer_config.listens(text) or "none",
         **{f"site {site.name}": "none" for site in lab.sites},
         **balancer_config.facts(text),
-        "configuration": balancer_config.fingerprint(text),
+        "configuration": balancer_config.fingerprint(text)
+        if text_of(script(lab)) == balancer_config.SCRIPT
+        else f"without its {balancer_config.SCRIPT_FILE}",
         "served": _served(lab, text) if here else "nothing",
         "workers": f"withdrawn: {', '.join(out)}" if out else "in service",
     }
@@ -184,7 +191,8 @@ def install(lab: Lab, text: str) -> bool:
     instance = server(lab)
     running = is_here(lab, daemon.pid(instance))
     current = text_of(instance.config) or ""
-    if running and current == text and _problem(lab, text) is None:
+    whole = current == text and text_of(script(lab)) == balancer_config.SCRIPT
+    if running and whole and _problem(lab, text) is None:
         return False
     if not running:
         daemon.stop(lab, instance)  # one in another namespace, or children of a killed parent
@@ -200,6 +208,7 @@ def install(lab: Lab, text: str) -> bool:
     for path in (balancer_config.folder(lab), balancer_config.logs(lab)):
         Journal.of(lab).intend("folder", path=str(path))
         path.mkdir(parents=True, exist_ok=True)
+    write_atomically(script(lab), balancer_config.SCRIPT)
     test = daemon.accepted(
         instance, text, lambda file: ("apache2", "-t", "-f", str(file)), "balancer"
     )

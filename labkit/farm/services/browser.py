@@ -22,7 +22,7 @@ from labkit.checks import Check
 from labkit.core import fonts, run
 from labkit.core.journal import Journal
 from labkit.core.result import Outcome, action, drafts
-from labkit.core.tables import Cell, Table
+from labkit.core.tables import Table
 from labkit.display import counted, quoted
 from labkit.errors import CommandError, ConfigError, FarmError, excerpt
 from labkit.farm.services import dns
@@ -33,6 +33,8 @@ from labkit.records import Record
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
+
+__all__ = ["replicas", "visit"]
 
 #: Debian's package chromium.
 PROGRAM = "chromium"
@@ -82,18 +84,18 @@ BOXES = """() => {
 }"""
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 class Job(Record):
-    """What to open: ``screenshots`` has a path for each of ``urls``, relative to the lab's outputs;
-    ``folder`` is where they wait meanwhile; ``marks`` are the elements whose text is read, a CSS
-    selector by its name."""
+    """What to open: ``pages`` are addresses by the names of their screenshots, which are written into
+    ``folder``; ``marks`` are the elements whose text is read, a CSS selector by its name; ``patience`` the seconds for each."""
 
     program: str
-    urls: tuple[str, ...]
-    screenshots: tuple[str, ...]
+    pages: dict[str, str]
     folder: str
-    flags: tuple[str, ...]
     marks: dict[str, str]
-    start: float
     patience: float
 
 
@@ -136,12 +138,14 @@ class Visits(Record):
 
 @action("browser.visit")
 def visit(lab: Lab, urls: Sequence[str]) -> Outcome[Visits]:
-    """What the browser shows of each address, in their order, with a screenshot of each.
+    """Opens each address in the browser, in their order, with a screenshot of each.
 
     Screenshots are ``figures/page-HOST.png`` in the lab's outputs, once the stage has passed
-    (:func:`labkit.core.result.drafts`). A page that cannot be opened
-    is a check that fails; :class:`FarmError` is raised when the name server or the browser itself
+    (:func:`labkit.core.result.drafts`). The table ``pages`` has one row an address. A page that cannot be
+    opened is a check that fails; :class:`FarmError` is raised when the name server or the browser itself
     does not work, :class:`MachineError` when no browser is installed.
+
+    Example: ``browser.visit(lab, browser.replicas(lab)).value.pages[0].title``
     """
     if not urls:
         raise ConfigError(
@@ -171,19 +175,13 @@ def require() -> None:
         raise run.missing(PROGRAM)
 
 
-def sites(lab: Lab) -> tuple[str, ...]:
-    """The addresses of all sites (through the balancer)."""
-    return tuple(lab.url(site.name) for site in lab.sites)
-
-
 def replicas(lab: Lab) -> tuple[str, ...]:
     """The addresses of all replicas (directly)."""
     return tuple(lab.url(replica.name) for replica in lab.farm)
 
 
 def at_home(lab: Lab, pages: Mapping[str, str], marks: Mapping[str, str]) -> Visits:
-    """What a browser in the machine's own network shows of addresses, by the names of their
-    screenshots (``page-wiki``: ``figures/page-wiki.png``); ``marks`` are the elements to read.
+    """Opens addresses in a browser in the machine's network, by the names of their screenshots (``page-wiki``: ``figures/page-wiki.png``); ``marks`` are the elements to read.
 
     It reaches the hosts of these addresses and no other. Raises what :func:`visit` raises.
     """
@@ -198,8 +196,7 @@ def rendered(folder: Path, text: str) -> Visits:
     """
     require()
     script = _script(["unshare", "--net", *_UNSHARED, "--", PROGRAM])
-    job = _job({"page": f"data:text/html,{text}"}, script, {}, folder, folder)
-    return _drive(job, folder)
+    return _drive({"page": f"data:text/html,{text}"}, script, {}, folder, folder)
 
 
 def wrapper(lab: Lab, program: str) -> str:
@@ -225,26 +222,7 @@ def _look(lab: Lab, pages: Mapping[str, str], *, script: str, marks: Mapping[str
     waiting = drafts(lab)
     waiting.mkdir(parents=True, exist_ok=True)
     with _folder(lab) as folder:
-        return _drive(_job(pages, script, marks, folder, waiting), folder)
-
-
-def _job(
-    pages: Mapping[str, str], script: str, marks: Mapping[str, str], folder: Path, pictures: Path
-) -> Job:
-    """What the driver is told; the browser that it starts is ``script``, written into ``folder``."""
-    program = folder / "browser"
-    program.write_text(script, encoding="utf-8")
-    program.chmod(0o755)
-    return Job(
-        program=str(program),
-        urls=tuple(pages.values()),
-        screenshots=tuple(f"figures/{name}.png" for name in pages),
-        folder=str(pictures),
-        flags=FLAGS,
-        marks=dict(marks),
-        start=START,
-        patience=PATIENCE,
-    )
+        return _drive(pages, script, marks, folder, waiting)
 
 
 @contextmanager
@@ -260,12 +238,22 @@ def _folder(lab: Lab) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _drive(job: Job, folder: Path) -> Visits:
-    """The job's visits; the browser keeps all that it writes (HOME, TMPDIR) in ``folder``."""
-    package = Path(__file__).parents[3]
+def _drive(
+    pages: Mapping[str, str], script: str, marks: Mapping[str, str], folder: Path, pictures: Path
+) -> Visits:
+    """The pages as the browser that ``script`` starts shows them; the browser keeps all that it writes (HOME,
+    TMPDIR) in ``folder``, and the screenshots go into ``pictures``."""
+    program = folder / "browser"
+    program.write_text(script, encoding="utf-8")
+    program.chmod(0o755)
+    job = Job(
+        program=str(program), pages=dict(pages), folder=str(pictures), marks=dict(marks), patience=PATIENCE
+    )  # fmt: skip
     argv = run.module("labkit.farm.services.browser")
-    env = {"PYTHONPATH": str(package), "TMPDIR": str(folder), "HOME": str(folder)}
-    limit = job.start + job.patience * len(job.urls)
+    env = {
+        "PYTHONPATH": str(Path(__file__).parents[3]), "TMPDIR": str(folder), "HOME": str(folder),
+    }  # fmt: skip
+    limit = START + PATIENCE * len(pages)
     try:
         done = run.run(argv, stdin=job.model_dump_json(), env=env, timeout=limit)
     except CommandError as error:
@@ -302,77 +290,71 @@ def _check(lab: Lab, page: Page) -> Check:
 
 
 def _table(visits: Visits) -> Table:
-    rows: list[dict[str, Cell]] = [
-        {
-            "address": page.url,
-            "status": page.status,
-            "title": page.title,
-            "heading": page.heading,
-            "replica": page.replica,
-            "took": page.seconds,
-        }
+    rows = [
+        {**page.model_dump(), "address": page.url, "replica": page.replica, "took": page.seconds}
         for page in visits.pages
     ]
-    return Table.of("pages", "Pages as the browser shows them", rows, units={"took": "s"})
+    columns = ("address", "status", "title", "heading", "replica", "took")
+    title, units = "Pages as the browser shows them", {"took": "s"}
+    return Table.of("pages", title, rows, columns=columns, units=units)
 
 
 def browse(job: Job) -> Visits:
-    """Opens each address in one browser, each in a page of its own, and closes the browser."""
+    """Opens each address in a new page of one browser, and closes the browser."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=job.program, args=list(job.flags), timeout=job.start * 1000
+            executable_path=job.program, args=list(FLAGS), timeout=START * 1000
         )
         width, height = SIZE
         context = browser.new_context(viewport={"width": width, "height": height})
         context.set_default_timeout(job.patience * 1000)
-        pages = [_open(context, job, place) for place in range(len(job.urls))]
+        pages = [_open(context, job, name) for name in job.pages]
         version = f"Chromium {browser.version}"
         browser.close()
     return Visits(browser=version, pages=tuple(pages))
 
 
-def _open(context: BrowserContext, job: Job, place: int) -> Page:
-    """What came of an address. Where the network was changed while it was opened (an address, how names are
-    resolved), Chromium gives up; a person's own opens it again by itself."""
+def _open(context: BrowserContext, job: Job, name: str) -> Page:
+    """One page. Where the network was changed while it was opened (an address, how names are resolved),
+    Chromium gives up; a person's browser opens it again by itself."""
     for _ in range(AGAIN):
-        page = _show(context, job, place)
+        page = _show(context, job, name)
         if CHANGED not in page.error:
             return page
-    return _show(context, job, place)
+    return _show(context, job, name)
 
 
-def _show(context: BrowserContext, job: Job, place: int) -> Page:
+def _show(context: BrowserContext, job: Job, name: str) -> Page:
     from playwright.sync_api import Error
 
-    url, screenshot = job.urls[place], job.screenshots[place]
-    name = screenshot.rpartition("/")[2].removeprefix("page-").removesuffix(".png")
+    url, label = job.pages[name], name.removeprefix("page-")
     page = context.new_page()
     started = time.monotonic()
     try:
         response = page.goto(url)
         seconds = time.monotonic() - started
-        page.screenshot(path=f"{job.folder}/{screenshot.rpartition('/')[2]}")
+        page.screenshot(path=f"{job.folder}/{name}.png")
         heading, *marks = (
             page.evaluate("one => document.querySelector(one)?.textContent.trim() ?? ''", selector)
             for selector in ("h1", *job.marks.values())
         )
         return Page(
-            name=name,
+            name=label,
             url=url,
             status=response.status if response else 0,
             title=page.title(),
             heading=heading,
             marks=dict(zip(job.marks, marks, strict=True)),
-            screenshot=screenshot,
+            screenshot=f"figures/{name}.png",
             seconds=round(seconds, 4),
             boxes=page.evaluate(BOXES),
         )
     except Error as error:
         seconds = time.monotonic() - started
         return Page(
-            name=name, url=url, status=0, title="", heading="", marks={}, screenshot="",
+            name=label, url=url, status=0, title="", heading="", marks={}, screenshot="",
             seconds=round(seconds, 4), error=error.message.splitlines()[0],
         )  # fmt: skip
     finally:

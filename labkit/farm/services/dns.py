@@ -27,12 +27,16 @@ from labkit.farm.services.dns_server import PORT, Answer, ask, converge, server,
 from labkit.model.config import LABEL
 from labkit.model.lab import Lab, Replica
 
-__all__ = ["Answer", "Zone", "address", "checks", "down", "query", "up"]
+__all__ = ["address", "checks", "down", "query", "up"]
 
 #: The assignment's row that the checks of this module answer.
 ROWS = ("E5",)
 #: A name for which the lab's server is not responsible (RFC 2606).
 OUTSIDE = "example.org"
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 @action("dns.up")
@@ -115,16 +119,8 @@ def checks(lab: Lab) -> tuple[Check, ...]:
         unknown, outside = ask(lab, [(lab.host_name("no-such"), "A"), (OUTSIDE, "A")])
         (tcp,) = ask(lab, [(lab.domain, "NS")], tcp=True)
     except FarmError as error:
-        return (
-            Check(
-                name="dns.server",
-                expected=f"answers for {lab.domain}",
-                seen=error.reason,
-                holds=False,
-                rows=ROWS,
-                again=error.again,
-            ),
-        )
+        expected = f"answers for {lab.domain}"
+        return (equal("dns.server", expected, error.reason, rows=ROWS, again=error.again),)
     return (
         *(
             _record(
@@ -187,10 +183,10 @@ def _replicas(lab: Lab) -> Iterator[Check]:
             if not absent and not done.stdout.startswith(f"{lab.gateway.ip} "):
                 output = " ".join((done.stdout + done.stderr).split())
                 said = f"getent: {output or 'no address'}"
-        yield Check(
-            name=f"dns.inside.{replica.name}", expected=expected, seen=said or expected, holds=not said,
-            rows=ROWS, again=typed([str(word) for word in words]),
-        )  # fmt: skip
+        again = typed([str(word) for word in words])
+        yield equal(
+            f"dns.inside.{replica.name}", expected, said or expected, rows=ROWS, again=again
+        )
 
 
 def _unresolved(lab: Lab, name: str, replica: Replica) -> str:

@@ -36,14 +36,12 @@ RESTART = ("process", "address", "configuration")
 
 class Answer(Record):
     """What the server said: ``status`` is the response code's name (NOERROR, NXDOMAIN, REFUSED),
-    ``values`` the records' data as text, ``seconds`` from question to answer."""
+    ``values`` the records' data as text."""
 
     name: str
-    kind: str
     status: str
     values: tuple[str, ...]
     authoritative: bool
-    seconds: float
 
 
 def server(lab: Lab) -> Daemon:
@@ -164,7 +162,7 @@ def _address(text: str) -> str:
 
 
 def _problem(lab: Lab) -> str | None:
-    """What is wrong with the server's answer about its own zone; None when nothing is."""
+    """What is wrong with the server's answers about its zone; None when nothing is."""
     try:
         return difference(lab)
     except FarmError as error:
@@ -264,7 +262,6 @@ def _answer(reply: Message) -> Answer:
     question = reply.question[0]
     return Answer(
         name=question.name.to_text(omit_final_dot=True),
-        kind=question.rdtype.name,
         status=dns.rcode.to_text(reply.rcode()),
         values=tuple(
             item.to_text().rstrip(".")
@@ -273,5 +270,4 @@ def _answer(reply: Message) -> Answer:
             for item in rrset
         ),
         authoritative=bool(reply.flags & dns.flags.AA),
-        seconds=round(reply.time, 6),
     )

@@ -1,7 +1,7 @@
-"""How a root file system that serves was made so small: each declared step is applied, probed and reported.
+"""The steps to the smallest root file system that serves: each is applied, probed and reported.
 
 After each step every question is put to containers on what is left; a step that breaks something is undone.
-Steps that are known to go too far are tried last, to report what they break.
+Steps that go too far are applied last, to report what they break.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
 from labkit.errors import LabkitError
+from labkit.farm import rootfs
 from labkit.farm.images import actions as image
 from labkit.farm.images.unpacking import Unpacked
-from labkit.farm.rootfs import account, elf, making, packages, plans, step_rules, writing
-from labkit.farm.rootfs import actions as rootfs
+from labkit.farm.rootfs import account, bootstrap, buildplan, packages
 from labkit.farm.rootfs.account import Weight
-from labkit.farm.rootfs.actions import Rootfs, key_of
+from labkit.farm.rootfs.buildplan import BuildPlan, Rootfs, key_of
 from labkit.farm.rootfs.cache_entries import discard
 from labkit.farm.rootfs.files import scan
 from labkit.farm.rootfs.ladder import LADDER, Step
-from labkit.farm.rootfs.plans import Plan
-from labkit.farm.rootfs.repository import Depot
-from labkit.farm.rootfs.sandbox import sealed
+from labkit.farm.rootfs.repository import PackageCache
+from labkit.farm.rootfs.shrink import apply, needed_libraries, with_added
 from labkit.farm.rootfs.tree import Tree
 from labkit.farm.study import probes, usage
 from labkit.farm.study.evidence import collected, scratch
@@ -40,7 +39,7 @@ from labkit.records import Record
 
 log = logging.getLogger("labkit.shrinking")
 
-#: Goes up with every change of what is tried.
+#: Goes up with every change of the probes or of the steps that go too far.
 EDITION = 4
 #: How much of what was seen a table shows.
 SHOWN = 160
@@ -100,10 +99,13 @@ TOO_FAR = (
 )  # fmt: skip
 
 
-class Tried(Record):
-    """One step that was tried: what it took away (``size`` and ``disk`` in bytes), what stood after it, how
-    many of the questions were answered, and which were not, each with what was seen; ``kept`` unless one was
-    not. The first one of all takes nothing away: it is the beginning."""
+class ProbedStep(Record):
+    """One step and its probes.
+
+    ``files``, ``size`` and ``disk`` (bytes) are what it took away, ``size_after`` and ``disk_after`` what was left;
+    ``asked`` is the number of questions, ``broke`` those without the right answer, each with the answer seen; a step
+    is ``kept`` when it broke none. The first step takes nothing away.
+    """
 
     name: str
     why: str
@@ -120,33 +122,38 @@ class Tried(Record):
 
 
 class Ablation(Record):
-    """The steps to a variant, from the one that it is made from: ``tried`` in their order, the beginning
-    first; ``same`` is whether what they leave is the variant as it stands in the cache."""
+    """The steps to a variant from the one ``before`` it: all that were ``tried``, in their order, the beginning
+    first; ``same`` says whether they leave the same files as the variant in the cache has."""
 
     variant: str
     before: str
-    tried: tuple[Tried, ...]
+    tried: tuple[ProbedStep, ...]
     same: bool
 
     @property
-    def kept(self) -> tuple[Tried, ...]:
+    def kept(self) -> tuple[ProbedStep, ...]:
         """The steps that the variant consists of."""
         return tuple(item for item in self.tried[1:] if not item.too_far)
 
     @property
-    def undone(self) -> tuple[Tried, ...]:
-        """The steps that were tried to see what they break."""
+    def undone(self) -> tuple[ProbedStep, ...]:
+        """The steps that go too far."""
         return tuple(item for item in self.tried if item.too_far)
 
 
 @action("rootfs.shrink")
 def shrink(lab: Lab, variant: str = "smallest") -> Outcome[Ablation]:
-    """Every declared step to a variant is tried: after each one all questions are put to containers that stand
-    on what is left, and what breaks one is undone. Then steps that go further are tried, each by itself.
+    """Applies every declared step to a variant and probes what is left; then, each by itself, steps that go too far.
 
-    The first time it takes some minutes; the evidence is kept beside the root file system.
+    After each step all questions are put to containers on what is left. A step that breaks something is undone.
+    The first call takes some minutes; the evidence is kept beside the root file system.
 
-    :param variant: one of :data:`labkit.farm.rootfs.ladder.LADDER`; raises ConfigError for another.
+    :param variant: one of :data:`labkit.farm.rootfs.ladder.LADDER`.
+    :returns: the steps, as value and as tables ``steps`` and ``undone``; a check fails when a step of the variant
+        breaks something, or one that goes too far does not.
+    :raises ConfigError: another variant.
+
+    >>> study.shrink(lab).frames["steps"]
     """
     if variant not in LADDER:
         raise unknown(variant, LADDER, "a root file system that is made by steps")
@@ -211,7 +218,7 @@ def tables(value: Ablation) -> tuple[Table, Table]:
     )
 
 
-def _row(item: Tried) -> dict[str, Cell]:
+def _row(item: ProbedStep) -> dict[str, Cell]:
     return {
         "step": item.name,
         "files": item.files,
@@ -226,7 +233,7 @@ def _row(item: Tried) -> dict[str, Cell]:
     }
 
 
-def shortly(item: Tried) -> str:
+def shortly(item: ProbedStep) -> str:
     """What was seen instead of the first answer. Pure."""
     if not item.broke:
         return ""
@@ -244,32 +251,25 @@ def _summary(value: Ablation) -> str:
 
 
 def _ablate(lab: Lab, built: Rootfs, place: Path) -> Ablation:
-    planned = plans.ready(lab, built.variant)
+    planned = buildplan.ready(lab, built.variant)
     before = rootfs.build(lab, planned.variant.after).value
     with scratch(lab, place) as folder:
         tree = Tree.read(before.path)
         full = _full(lab, planned, before, folder)
-        trials = Trials(lab, tree, full, folder)
-        tried = [trials.begin(before.variant), *trials.each(LADDER[built.variant])]
-        same = _same(trials.tree, built.path)
-        tried += trials.each((trials.traced(), *TOO_FAR))
+        probes_of = StepProbes(lab, tree, full, folder)
+        tried = [probes_of.begin(before.variant), *probes_of.each(LADDER[built.variant])]
+        same = _same(probes_of.tree, built.path)
+        tried += probes_of.each((probes_of.traced(), *TOO_FAR))
     return Ablation(variant=built.variant, before=before.variant, tried=tuple(tried), same=same)
 
 
-def _full(lab: Lab, planned: Plan, before: Rootfs, folder: Path) -> Tree:
+def _full(lab: Lab, planned: BuildPlan, before: Rootfs, folder: Path) -> Tree:
     """All files that there are, with the packages that the variant's steps add, as its build has them."""
     tree = Tree.read(before.path)
-    files = making.fetch(planned, Depot.of(lab), plans.shop(planned), folder, before)
-    if not files:
-        return tree
-    listed, added = folder / "fetched", folder / "added"
-    listed.write_text("".join(f"{path}\n" for path in files), encoding="utf-8")
-    argv = run.module(
-        "labkit.farm.rootfs.shrink", f"--variant={planned.variant.name}",
-        f"--packages={listed}", "--added-only", before.path, added,
-    )  # fmt: skip
-    run.run(sealed(argv), timeout=making.TIMEOUT)
-    return Tree.read(added).having(tree.items, tree)
+    files = bootstrap.fetch(
+        planned, PackageCache.of(lab), buildplan.repository(planned), folder, before
+    )
+    return with_added(tree, files, folder / "added")
 
 
 def _same(tree: Tree, root: Path) -> bool:
@@ -285,12 +285,12 @@ def _noted(path: str) -> bool:
 # -- steps, applied and probed ---------------------------------------------------------------------
 
 
-class Trials:
-    """Steps tried one after the other from one tree on; ``tree`` is what the kept ones have left, and
-    ``weight`` what that weighs when it is written (None before the first)."""
+class StepProbes:
+    """Applies and probes steps one after the other; ``tree`` is what the kept ones have left, and ``weight``
+    its weight on the disk (None before the first)."""
 
     def __init__(self, lab: Lab, tree: Tree, full: Tree, folder: Path) -> None:
-        """``full`` has all files that there are (:mod:`labkit.farm.rootfs.step_rules`), ``folder`` is scratch."""
+        """Starts at ``tree``; ``full`` has all files that steps may add, ``folder`` is scratch."""
         self.lab = lab
         self.tree = tree
         self.full = full
@@ -299,19 +299,18 @@ class Trials:
         self.weight: Weight | None = None
         self._count = 0
 
-    def begin(self, name: str) -> Tried:
+    def begin(self, name: str) -> ProbedStep:
         """The tree as it is, under its name."""
         step = Step(name=f"{name}, as it is", why="what the steps start from", rule="")
-        return self._tried(step, self.tree)
+        return self._probe_step(step, self.tree)
 
-    def each(self, steps: Sequence[Step]) -> Iterator[Tried]:
-        """Every step; one that takes nothing away is left out. What breaks something is undone, and so is
-        what is declared as going too far."""
+    def each(self, steps: Sequence[Step]) -> Iterator[ProbedStep]:
+        """Each step that takes something away; one that breaks something, or goes too far, is undone."""
         for step in steps:
-            after = step_rules.apply(self.tree, step, self.full)
+            after = apply(self.tree, step, self.full)
             if after.items.keys() == self.tree.items.keys():
                 continue
-            done = self._tried(step, after)
+            done = self._probe_step(step, after)
             yield done
             if done.kept and not step.breaks:
                 self.tree = after
@@ -326,7 +325,7 @@ class Trials:
         discard(self.lab, folder)
         return TRACED.model_copy(update={"words": served.opened})
 
-    def _tried(self, step: Step, after: Tree) -> Tried:
+    def _probe_step(self, step: Step, after: Tree) -> ProbedStep:
         log.info("without %s: %s", step.name, human_bytes(after.weight.size))
         started = time.monotonic()
         folder, unpacked = self._written(after)
@@ -339,7 +338,7 @@ class Trials:
         before = self.weight or left
         if not broke and not step.breaks:
             self.weight = left
-        return Tried(
+        return ProbedStep(
             name=step.name,
             why=step.why,
             too_far=bool(step.breaks),
@@ -358,11 +357,11 @@ class Trials:
         return (*look(folder), *probes.probe(self.lab, unpacked))
 
     def _written(self, tree: Tree) -> tuple[Path, Unpacked]:
-        """The tree in a folder of its own, as an image that containers can stand on."""
+        """The tree, written to a new folder, as an image for containers."""
         self._count += 1
         folder = self.folder / f"{self._count:02}"
         folder.mkdir()
-        writing.write(tree, folder, linked=True)
+        tree.write(folder, linked=True)
         return folder, Unpacked(tag=folder.name, lower=(folder,), config=self.config)
 
 
@@ -406,7 +405,7 @@ def _owned(root: Path) -> str:
 
 def _linked(root: Path) -> str:
     files = [path for path in root.rglob("*") if path.is_file() and not path.is_symlink()]
-    needs = {path: elf.needed(path.read_bytes()) or () for path in files}
+    needs = {path: needed_libraries(path.read_bytes()) or () for path in files}
     here = {PurePosixPath(path).name for path in root.rglob("*.so*")}
     lost = sorted({name for names in needs.values() for name in names if name not in here})
     return _named(lost)

@@ -16,12 +16,12 @@ from labkit.core import run
 from labkit.core.result import Outcome, Result, action
 from labkit.core.tables import Cell, Table
 from labkit.display import human_bytes
+from labkit.farm import rootfs
 from labkit.farm.images import store
 from labkit.farm.images.store import umoci
 from labkit.farm.rootfs import account, packages, variants
-from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs.account import Contents
-from labkit.farm.rootfs.actions import Rootfs, key_of, program_version
+from labkit.farm.rootfs.buildplan import Rootfs, key_of, program_version
 from labkit.farm.rootfs.files import KINDS
 from labkit.farm.rootfs.variants import Variant
 from labkit.farm.study.evidence import collected, scratch
@@ -41,8 +41,8 @@ LADDER = (
 )  # fmt: skip
 
 
-#: A kind of file has a step of its own from this share of the first root file system on, a single
-#: package from the second; what is less is summed up.
+#: A kind of file is a step from this share of the first root file system on, a single package from the
+#: second; smaller ones are summed up.
 KIND, PACKAGE = 1 / 150, 1 / 40
 #: So many packages together are called by their names.
 FEW = 2
@@ -68,8 +68,8 @@ class Compressed(Record):
 
 
 class WaterfallBar(Record):
-    """One step: by how many bytes, and what is left ``after`` it; a ``whole`` one is a root file
-    system as it stands, and its ``size`` is all of it."""
+    """One step of the way down: the bytes it adds, and the size ``after`` it; a ``whole`` one is a root file
+    system, and its ``size`` is all of it."""
 
     name: str
     whole: bool
@@ -103,11 +103,17 @@ class Comparison(Record):
 def compare(
     lab: Lab, names: Sequence[str] = (), *, registry: str = "", layers: bool = True
 ) -> Outcome[Comparison]:
-    """Every named variant (none named: all) stands in the cache and is measured beside the others,
-    with ``layers`` also packed as the layer of an image.
+    """Builds the variants that the cache does not have, and measures all of them side by side.
 
-    What is missing is built, side by side; all of them from nothing take some minutes. Errors
-    are those of :func:`labkit.farm.rootfs.actions.build`.
+    All of them from nothing take some minutes.
+
+    :param names: variants (:data:`labkit.farm.rootfs.variants.VARIANTS`); all of them when empty.
+    :param registry: where Docker's images come from, instead of Docker's own registry.
+    :param layers: whether to weigh each also as a compressed layer of an image.
+    :returns: sizes in bytes, as value and as tables ``variants``, ``kinds`` and ``waterfall``.
+    :raises LabkitError: as :func:`labkit.farm.rootfs.build` does.
+
+    >>> study.compare(lab, ("essential", "web")).frames["variants"]
     """
     chosen = tuple(variants.named(name) for name in names or variants.VARIANTS)
     ordered = in_order(chosen, own=variants.of_lab(lab).name)
@@ -151,9 +157,9 @@ def workers() -> int:
 
 
 def in_order(chosen: Sequence[Variant], *, own: str = "") -> list[Variant]:
-    """First what others are made from, last what is made from others: nobody waits for what is not begun.
+    """The variants that others are made from first, so that no build waits for one that has not begun.
 
-    The farm's ``own`` comes after all others: another stage builds it meanwhile, for the farm.
+    The farm's ``own`` comes last: another stage builds it meanwhile.
     """
     sources = {variant.after for variant in chosen}
     return sorted(chosen, key=lambda v: (v.name == own, _depth(v), v.name not in sources))

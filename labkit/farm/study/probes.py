@@ -8,6 +8,7 @@ import http.client
 import re
 import secrets
 import socket
+import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,8 +57,6 @@ PATIENCE = 10.0
 PAUSE = 0.02
 #: How long a container may live that is started to be stopped (seconds).
 LIFE = 20.0
-#: How long a new process may take to give its rights away (seconds).
-SETTLING = 2.0
 #: Apache's signals (stopping.html of its manual): a graceful restart, a graceful stop.
 RELOAD, STOP = "USR1", "WINCH"
 #: Pages that no site has: one that stays so, and one whose error is told anew after a reload.
@@ -316,16 +315,22 @@ def named(one: Container, by: str) -> str:
 @contextmanager
 def name_server(one: Container) -> Iterator[None]:
     """A name server at 127.0.0.1 of the container's network that knows the name resolved by dns."""
-    channel = inside(one.replica.netns, _bound)
     known = {host_name(one.lab, "dns"): NAMES["dns"]}
-    thread = threading.Thread(target=_serve_names, args=(channel, known), daemon=True)
+
+    class Answer(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            question, channel = self.request
+            channel.sendto(name_answer(question, known), self.client_address)
+
+    server = inside(one.replica.netns, socketserver.UDPServer, ("127.0.0.1", 53), Answer)
+    thread = threading.Thread(target=server.serve_forever, args=(PAUSE,), daemon=True)
     thread.start()
     try:
         yield
     finally:
-        channel.sendto(b"", channel.getsockname())
+        server.shutdown()
         thread.join()
-        channel.close()
+        server.server_close()
 
 
 def name_answer(question: bytes, known: Mapping[str, str]) -> bytes:
@@ -342,31 +347,14 @@ def name_answer(question: bytes, known: Mapping[str, str]) -> bytes:
     return answer.to_wire()
 
 
-def _bound() -> socket.socket:
-    channel = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    channel.bind(("127.0.0.1", 53))
-    return channel
-
-
-def _serve_names(channel: socket.socket, known: Mapping[str, str]) -> None:
-    """Answers until the socket hears from itself."""
-    while True:
-        question, asker = channel.recvfrom(512)
-        if asker == channel.getsockname():
-            return
-        channel.sendto(name_answer(question, known), asker)
-
-
 # -- rights ----------------------------------------------------------------------------------------
 
 
 def users(one: Container) -> str:
     """Whose the server's processes are, once it has answered."""
     first(one)
-    deadline = time.monotonic() + SETTLING
-    while (said := _users(one)) not in USERS.values() and time.monotonic() < deadline:
-        cancellation.pause(PAUSE)
-    return said
+    until(lambda: _users(one) in USERS.values())  # a new process may not have given its rights away
+    return _users(one)
 
 
 def _users(one: Container) -> str:
@@ -466,9 +454,7 @@ def _text(one: Container, kind: written.Kind) -> str:
 def session(one: Container) -> str:
     """What a command said that ssh ran in the container, with the lab's key."""
     done = _ssh(one, replica_files.keys(one.lab).folder / "student")
-    if done.status:
-        raise _failed_ssh(one, done)
-    return " ".join(done.stdout.split())
+    return _ssh_failure(one, done) if done.status else " ".join(done.stdout.split())
 
 
 def stranger(one: Container) -> str:
@@ -477,17 +463,14 @@ def stranger(one: Container) -> str:
     if not key.exists():
         run.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key])
     done = _ssh(one, key)
-    if done.status == 0:
-        return "let in"
-    if "Permission denied (publickey)" not in done.stderr:
-        raise _failed_ssh(one, done)
-    return REFUSED
+    if "Permission denied (publickey)" in done.stderr:
+        return REFUSED
+    return _ssh_failure(one, done) if done.status else "let in"
 
 
-def _failed_ssh(one: Container, done: run.Done) -> FarmError:
+def _ssh_failure(one: Container, done: run.Done) -> str:
     said = " ".join(done.stderr.split()) or f"status {done.status}"
-    log = tail(written.sshd_log(one.lab, one.name))
-    return FarmError("ssh", f"{said}; sshd: {log}", again=done.command, code="farm.ssh")
+    return f"{said}; sshd: {tail(written.sshd_log(one.lab, one.name))}"
 
 
 def _ssh(one: Container, key: Path) -> run.Done:
@@ -520,7 +503,7 @@ def _start_sshd(one: Container) -> None:
     one.programs.append(process.wait)
     until(lambda: process.poll() is not None or inside(one.replica.netns, _listens))
     if process.poll() is not None:
-        raise FarmError("sshd", f"does not start: {tail(log)}", code="farm.ssh")
+        raise FarmError(one.name, f"sshd does not start: {tail(log)}", code="farm.ssh")
 
 
 def _listens() -> bool:

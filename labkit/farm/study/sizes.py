@@ -1,5 +1,4 @@
-"""Explains the size of root file systems: whose each byte is, of what kind, and why each package is
-there; and what makes the difference between any two."""
+"""Explains the size of a root file system, and the difference between two: every byte has an owner or a cause."""
 
 from __future__ import annotations
 
@@ -12,10 +11,10 @@ from labkit.core import run
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
+from labkit.farm import rootfs
 from labkit.farm.images import actions as image
 from labkit.farm.images import builder
 from labkit.farm.rootfs import account, variants
-from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs.account import Asked, Contents, Weight, asked
 from labkit.farm.rootfs.files import File
 from labkit.model.lab import Lab, unknown
@@ -54,7 +53,7 @@ class Version(Record):
 
 
 class Explained(Record):
-    """The sums of a root file system: all of it, its folders alone, and what belongs to nobody."""
+    """The sums of a root file system: all files, its folders alone, and the files without an owner."""
 
     name: str
     packages: int
@@ -84,11 +83,15 @@ class Place(Record):
 
 @action("rootfs.explain")
 def explain(lab: Lab, name: str = "debootstrap") -> Outcome[Explained]:
-    """Every byte of a root file system has an owner and a kind, and every package a reason.
+    """Gives every byte of a root file system an owner and a kind, and every package a reason.
 
     :param name: a variant (:data:`labkit.farm.rootfs.variants.VARIANTS`), or a tag of the lab's image
         (``base``, ``web``, a site), which ``image:`` before it tells apart from a variant.
+    :returns: the sums, and tables ``owners``, ``kinds``, ``sections``, ``priorities``, ``packages`` and ``parts``,
+        each of which adds up to the whole (bytes).
     :raises ConfigError: neither a variant nor a tag has that name.
+
+    >>> study.explain(lab, "web").frames["packages"]
     """
     place = find(lab, name)
     contents = account.read(place.name, *place.roots)
@@ -118,7 +121,15 @@ def explain(lab: Lab, name: str = "debootstrap") -> Outcome[Explained]:
 
 @action("rootfs.difference")
 def difference(lab: Lab, before: str, after: str) -> Outcome[Difference]:
-    """Every byte by which two root file systems differ has a cause; names as for :func:`explain`."""
+    """Gives every byte by which two root file systems differ a cause.
+
+    :param before: the first, by a name as for :func:`explain`.
+    :param after: the second.
+    :returns: the causes and the packages that differ, as value and as tables ``causes`` and ``versions`` (bytes).
+    :raises ConfigError: neither a variant nor a tag has one of the names.
+
+    >>> study.difference(lab, "image:base", "image:web").frames["causes"]
+    """
     one, other = named(lab, before), named(lab, after)
     found, packages = changes(one, other), versions(one, other)
     value = Difference(

@@ -25,14 +25,14 @@ from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
 from labkit.errors import FarmError, LabkitError
+from labkit.farm import rootfs
 from labkit.farm.containers import container, replica_files
 from labkit.farm.images import actions as images
 from labkit.farm.images import builder
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.rootfs import account, packages, variants
-from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs.account import Asked, Contents, asked, reasons
-from labkit.farm.rootfs.actions import key_of
+from labkit.farm.rootfs.buildplan import key_of
 from labkit.farm.rootfs.packages import Package
 from labkit.farm.study import probes
 from labkit.farm.study.evidence import collected
@@ -63,7 +63,7 @@ MEANING: Mapping[Use, str] = {
 }
 #: What the table says of a package that the farm's image does not have.
 ABSENT = "not in the farm's image, which answers"
-#: What a part of the job that is done says, and one that could not be tried.
+#: A part of the job that was done, and one that was not asked for.
 FINE = "answers"
 UNTRIED = "not tried"
 
@@ -91,7 +91,7 @@ class Served(Record):
         return "; ".join(f"{name}: {said}" for name, said in parts.items() if said != FINE)
 
 
-class Trial(Record):
+class Omission(Record):
     """Packages left out, the files and bytes that this was, and how the job went without them."""
 
     packages: tuple[str, ...]
@@ -116,10 +116,10 @@ class Evidence(Record):
     needed: tuple[str, ...]
     idle: tuple[str, ...]
     spare: tuple[str, ...]
-    trials: tuple[Trial, ...]
+    trials: tuple[Omission, ...]
 
-    def without(self, *names: str) -> Trial | None:
-        """The trial in which exactly these packages were left out."""
+    def without(self, *names: str) -> Omission | None:
+        """The run in which exactly these packages were left out."""
         return next((item for item in self.trials if set(item.packages) == set(names)), None)
 
     def told(self, name: str) -> str:
@@ -148,11 +148,18 @@ class Unneeded(Record):
 
 @action("rootfs.unneeded")
 def unneeded(lab: Lab, variant: str = "debootstrap") -> Outcome[Unneeded]:
-    """Names the packages of a root file system that a replica does not need, each with its weight,
-    the reason for which it is there, and what came of leaving it out of the farm's image.
+    """Names the packages of a root file system that a replica does not need.
 
-    Builds the root file system and the images if need be; the first time on an image a dozen
-    containers are tried, four at a time.
+    Builds the root file system and the images when they are missing. The first call for an image probes a dozen
+    containers, four at a time.
+
+    :param variant: one of :data:`labkit.farm.rootfs.variants.VARIANTS`.
+    :returns: the packages by their use, as value and as tables: ``unneeded`` has each package's size (bytes), the
+        reason for which it is there, and what came of leaving it out of the farm's image; ``uses`` sums them up;
+        ``trials`` has what was left out.
+    :raises FarmError: the farm's image does not serve.
+
+    >>> study.unneeded(lab, "essential").frames["unneeded"]
     """
     built = rootfs.build(lab, variant)
     unpacked = images.unpacked(lab, lab.sites[0].name)
@@ -228,8 +235,8 @@ def ground_table(contents: Contents, listed: pandas.DataFrame) -> Table:
 
 
 def trial_table(found: Evidence) -> Table:
-    """One row a trial: what was left out of the farm's image, and whether it still did its job."""
-    whole = Trial(packages=(), files=0, size=0, served=found.whole)
+    """One row for each set of packages left out of the farm's image: how a replica's job went without them."""
+    whole = Omission(packages=(), files=0, size=0, served=found.whole)
     rows: list[dict[str, Cell]] = [
         {
             "left out": _which(item, found),
@@ -249,8 +256,8 @@ def trial_table(found: Evidence) -> Table:
     return Table.of("trials", title, rows, units={"size": "bytes"})
 
 
-def _which(item: Trial, found: Evidence) -> str:
-    """The packages of a trial, as its row is called."""
+def _which(item: Omission, found: Evidence) -> str:
+    """The packages that were left out, in words."""
     known = {
         frozenset(): "nothing",
         frozenset((*found.idle, *found.spare)): "all that are never opened",
@@ -373,7 +380,7 @@ def evidence(lab: Lab) -> Evidence:
 
 
 def classes(contents: Contents, opened: Collection[str]) -> Evidence:
-    """The packages of an image by what a run of it ``opened`` (paths); nothing is tried. Pure."""
+    """The packages of an image by the files (paths) that a replica ``opened``. Pure."""
     names = {package.name for package in contents.packages}
     owners = {contents.owners[path].package for path in opened if path in contents.owners}
     programs = {contents.owners[path].package for path in PROGRAMS if path in contents.owners}
@@ -391,7 +398,7 @@ def classes(contents: Contents, opened: Collection[str]) -> Evidence:
 
 
 def sets(contents: Contents, found: Evidence) -> Iterator[tuple[str, ...]]:
-    """The packages to leave out, trial by trial: the spare ones, these and the idle ones, and each of
+    """The packages to leave out, set by set: the spare ones, these and the idle ones, and each of
     the heaviest by itself. Pure."""
     both = (*found.idle, *found.spare)
     weights = contents.by_package()
@@ -418,13 +425,13 @@ def _collect(lab: Lab, unpacked: Unpacked) -> Evidence:
     contents = account.read("image", *unpacked.lower)
     weights = {file.path: file.size for file in contents.files}
 
-    def leave_out(numbered: tuple[int, tuple[str, ...]]) -> Trial:
+    def leave_out(numbered: tuple[int, tuple[str, ...]]) -> Omission:
         number, names = numbered
         gone = files(contents, names)
         log.info("without %s: %d files", packages.naming(names, 3), len(gone))
         served = _serve_twice(lab, unpacked, gone, name=f"serving-{number}")
         size = sum(weights[path] for path in gone)
-        return Trial(packages=names, files=len(gone), size=size, served=served)
+        return Omission(packages=names, files=len(gone), size=size, served=served)
 
     with lock(lab.run_dir, "farm"):
         log.info("which files does a replica open?")
@@ -501,7 +508,7 @@ def serve(
 
 
 def _job(one: Container, *, page_only: bool) -> Served:
-    """The parts of the job, one after the other; what follows on a server that has ended is not tried."""
+    """The parts of the job, one after the other; a server that has ended is not asked the rest."""
     try:
         container.create(one.lab, one.name)
         one.begin()
@@ -538,5 +545,5 @@ def _session(one: Container) -> str:
     try:
         said = probes.session(one)
     except FarmError as error:
-        return f"{error.value} {error.reason}"
-    return FINE if said == f"{one.name} root" else f"ssh said {said}"
+        said = error.reason
+    return FINE if said == f"{one.name} root" else said

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from labkit.checks import Check, equal
 from labkit.core.journal import lock
 from labkit.core.result import Outcome, action
-from labkit.core.tables import Cell, Table
+from labkit.core.tables import Table
 from labkit.display import counted, curl
 from labkit.errors import ConfigError
 from labkit.farm.network.netns import inside
@@ -183,7 +183,7 @@ def _variant(lab: Lab, site: str, lbmethod: str, weights: Sequence[int]) -> Lab:
 
 
 def _weightings(count: int, weights: Sequence[int] | None) -> tuple[tuple[int, ...], ...]:
-    """Equal weights and uneven ones; once what is the same."""
+    """Equal weights and uneven ones; only one of them where they are the same."""
     if not isinstance(weights, (Sequence, type(None))):
         raise ConfigError(
             f"weights = {weights!r}",
@@ -262,19 +262,23 @@ def _compared(site: str, cases: Sequence[Case]) -> str:
 
 def _cases_table(site: str, cases: Sequence[Case]) -> Table:
     """One row a case and replica."""
-    rows: list[dict[str, Cell]] = [
+    rows = [
         {
+            **part.model_dump(),
             "method": case.lbmethod,
-            "weights": ":".join(str(weight) for weight in case.weights),
-            "replica": part.replica,
-            "observed": part.observed,
+            "weights": ":".join(map(str, case.weights)),
             "expected": round(part.expected, 1),
-            "p": round(case.measurement.fit.p, 4) if case.measurement.fit.freedom else None,
+            "p": case.measurement.p,
             "rate": case.measurement.rate,
             "median": case.measurement.median,
         }
         for case in cases
         for part in case.measurement.shares
     ]
-    units = {"rate": "requests/s", "median": "s"}
-    return Table.of(f"compare-{site}", "Methods and weights compared", rows, units=units)
+    return Table.of(
+        f"compare-{site}",
+        "Methods and weights compared",
+        rows,
+        columns=("method", "weights", "replica", "observed", "expected", "p", "rate", "median"),
+        units={"rate": "requests/s", "median": "s"},
+    )

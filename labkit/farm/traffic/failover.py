@@ -1,4 +1,4 @@
-"""A replica is stopped under load and started again: what the clients notice, and for how long."""
+"""Failover: a replica is killed or drained under load and started again, and the clients' view of it is measured."""
 
 from __future__ import annotations
 
@@ -24,18 +24,24 @@ from labkit.model import sites
 from labkit.model.lab import Lab, Replica
 from labkit.records import Record
 
+__all__ = ["drain", "kill"]
+
 #: Seconds between two starts of requests: 400 a second, whatever the concurrency.
 PACE = 0.0025
 #: How long the balancer may take to leave a replica out, and to take it back, in seconds.
 OUT, BACK = 5.0, 10.0
 #: How long the threads of the balancer may take to agree that a replica serves again, in seconds.
 GRACE = 0.5
-#: The statuses by which the balancer says that a replica was lost, that it has nobody to ask, and that nobody
+#: The statuses by which the balancer says that a replica was lost, that it has no replica to ask, and that none
 #: answered in time.
 REFUSALS = (502, 503, 504)
 #: The width of a row of the table ``timeline``, in seconds.
 BIN = 0.1
 Moments = tuple[float, float | None, float, float | None]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class Failover(Record):
@@ -48,7 +54,7 @@ class Failover(Record):
     ``cut`` ones without an answer; and their clients knew it from ``first_failed`` to ``last_failed``. By the
     replicas' logs, ``doubled`` requests were executed more than once, and ``turned`` ones by another ``method``
     than they were sent with; ``unread`` lines of these logs are no requests. ``others`` is the number of the
-    site's other replicas: where it is 0, nobody can take over.
+    site's other replicas: where it is 0, none can take over.
     """
 
     replica: str
@@ -323,11 +329,7 @@ def timeline(lab: Lab, value: Failover, sent: Sequence[Sent]) -> Table:
 
 def failures(value: Failover, sent: Sequence[Sent]) -> Table:
     """One row a request that failed, in the order of their ends."""
-    rows: list[dict[str, Cell]] = [
-        {"start": i.start, "took": i.seconds, "status": i.status, "error": i.error}
-        for i in sent
-        if i.failed
-    ]
+    rows = ({**item.model_dump(), "took": item.seconds} for item in sent if item.failed)
     columns, units = ("start", "took", "status", "error"), {"start": "s", "took": "s"}
     name = f"failed-{value.kind}-{value.replica}"
     return Table.of(name, "Requests that failed", rows, columns=columns, units=units)
@@ -354,67 +356,56 @@ def summary(value: Failover) -> str:
 
 
 def checks(lab: Lab, value: Failover) -> tuple[Check, ...]:
-    """Whether the others took over or, where there is no other, what the outage was like; and
-    whether the balancer noticed both the stop and the start in time."""
-    name = f"failover.{value.kind}.{value.replica}"
+    """Whether the other replicas took over or, where there is none, whether the outage was as short as the stop;
+    and whether the balancer noticed both the stop and the start in time."""
     page = lab.url(value.site, STATUS_PATH)
     watch = f"{with_dns(lab)} {curl(page, options=f'-s {FROM_RESERVED}')}"
-    safe = value.method != "POST"
-    rows = (
-        *((_taken_over(value),) if safe and value.others else ()),
-        *((_limited(value),) if not value.others else ()),
-        *((_refused(value),) if not (safe and value.others) else ()),
-        *((_once(value),) if not safe else ()),
-        ("out", f"left out within {OUT:g} s", _said(value.seconds_out), value.out is not None),
-        ("back", f"serves again within {BACK:g} s", _said(value.seconds_back),
-         value.back is not None),
-    )  # fmt: skip
+    name = f"failover.{value.kind}.{value.replica}"
     return tuple(
-        Check(
-            name=f"{name}.{what}",
-            expected=wanted,
-            seen=seen,
-            holds=holds,
-            rows=("E5",),
-            again=watch,
+        Check(name=f"{name}.{what}", expected=wanted, seen=seen, holds=holds, rows=("E5",), again=watch)
+        for what, wanted, seen, holds in _expectations(value)
+    )  # fmt: skip
+
+
+def _expectations(value: Failover) -> Iterator[tuple[str, str, str, bool]]:
+    """The checks that fit: a name, what is expected, what was seen, and whether it holds."""
+    safe = value.method != "POST"
+    if safe and value.others:
+        wanted = (
+            f"{value.requests} of {counted(value.requests, 'request')} get the page, each at once"
         )
-        for what, wanted, seen, holds in rows
-    )
+        seen = f"{value.failed} did not ({value.redirected} redirected, {value.cut} cut off)"
+        yield "served", wanted, seen, not value.failed
+    if not value.others:
+        wanted = "requests fail, as nobody can take over, but only between the stop and the return"
+        yield "outage", wanted, *_outage(value)
+    if not (safe and value.others):
+        wanted = f"the balancer itself answers those that fail, by {', '.join(map(str, REFUSALS))}"
+        cut = value.failed - value.refused
+        yield "refused", wanted, f"{value.refused} of {value.failed} so, {cut} not", not cut
+    if not safe:
+        wanted = f"no {value.method} is executed twice, or by another method"
+        again = max(value.again, value.doubled)
+        seen = f"{again} twice, {value.turned} otherwise"
+        if value.unread:
+            seen = f"{seen}; {counted(value.unread, 'line')} of the replicas' logs cannot be read"
+        yield "once", wanted, seen, not again + value.turned + value.unread
+    out, back = _said(value.seconds_out), _said(value.seconds_back)
+    yield "out", f"left out within {OUT:g} s", out, value.out is not None
+    yield "back", f"serves again within {BACK:g} s", back, value.back is not None
 
 
-def _taken_over(value: Failover) -> tuple[str, str, str, bool]:
-    wanted = f"{value.requests} of {counted(value.requests, 'request')} get the page, each at once"
-    seen = f"{value.failed} did not ({value.redirected} redirected, {value.cut} cut off)"
-    return "served", wanted, seen, not value.failed
-
-
-def _limited(value: Failover) -> tuple[str, str, str, bool]:
+def _outage(value: Failover) -> tuple[str, bool]:
     """The outage of a site without another replica: there is one, and it ends with the absence."""
-    wanted = "requests fail, as nobody can take over, but only between the stop and the return"
     if value.first_failed is None or value.last_failed is None:
-        return "outage", wanted, "none failed", False
+        return "none failed", False
     back = "(not seen)" if value.back is None else f"at {value.back:.2f} s"
     seen = (
         f"{value.failed} of {value.requests} failed, from {value.first_failed:.2f} to "
         f"{value.last_failed:.2f} s; stopped at {value.stopped:.2f} s, back {back}"
     )
     ended = value.back is not None and value.last_failed <= value.back + GRACE
-    return "outage", wanted, seen, ended and value.first_failed >= value.stopped
-
-
-def _refused(value: Failover) -> tuple[str, str, str, bool]:
-    wanted = f"the balancer itself answers those that fail, by {', '.join(map(str, REFUSALS))}"
-    cut = value.failed - value.refused
-    return "refused", wanted, f"{value.refused} of {value.failed} so, {cut} not", not cut
-
-
-def _once(value: Failover) -> tuple[str, str, str, bool]:
-    wanted = f"no {value.method} is executed twice, or by another method"
-    again = max(value.again, value.doubled)
-    seen = f"{again} twice, {value.turned} otherwise"
-    if value.unread:
-        seen = f"{seen}; {counted(value.unread, 'line')} of the replicas' logs cannot be read"
-    return "once", wanted, seen, not again + value.turned + value.unread
+    return seen, ended and value.first_failed >= value.stopped
 
 
 def _said(seconds: float | None) -> str:

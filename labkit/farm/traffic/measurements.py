@@ -11,13 +11,13 @@ import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from labkit import cancellation, reading
 from labkit.checks import Check, equal
 from labkit.core import accesslog
-from labkit.core.tables import Cell, Table
+from labkit.core.tables import Table
 from labkit.display import counted, curl
 from labkit.errors import ConfigError
 from labkit.farm.containers import container, written
@@ -86,10 +86,15 @@ class Measurement(Record):
     shares: tuple[Share, ...]
     fit: Fit
 
+    @property
+    def p(self) -> float | None:
+        """The chi-square p of the shares, as tables have it; None where there was nothing to test."""
+        return round(self.fit.p, 4) if self.fit.freedom else None
+
 
 class Log(NamedTuple):
-    """A log's lines of a measurement: request number -> replica; the lines that are no requests, by what is wrong
-    with them (somebody forged them); and the replicas whose log has no space left."""
+    """A log's lines of a measurement: request number -> replica; the number of lines that cannot be read (they are
+    forged), by the fault in them; and the replicas whose log has no space left."""
 
     served: Mapping[int, str]
     bad: Counter[str]
@@ -330,33 +335,27 @@ def _settled(read: Callable[[], Log], client: Mapping[int, str]) -> Log:
 
 def shares_table(*values: Measurement) -> Table:
     """One row a replica: observed and expected requests, and the chi-square p of its site."""
-    rows: list[dict[str, Cell]] = [
+    rows = [
         {
+            **part.model_dump(),
             "target": value.target,
-            "replica": part.replica,
-            "weight": part.weight,
-            "observed": part.observed,
             "expected": round(part.expected, 1),
-            "p": round(value.fit.p, 4) if value.fit.freedom else None,
+            "p": value.p,
         }
         for value in values
         for part in value.shares
     ]
-    return Table.of("shares", "Requests observed and expected", rows)
+    columns = ("target", "replica", "weight", "observed", "expected", "p")
+    return Table.of("shares", "Requests observed and expected", rows, columns=columns)
 
 
 def requests_table(site: str, sent: Sequence[Sent]) -> Table:
     """One row a request, in the order of their numbers."""
-    rows: Iterator[dict[str, Cell]] = (
-        {
-            "site": site,
-            "replica": item.replica,
-            "status": item.status,
-            "start": item.start,
-            "took": item.seconds,
-            "error": item.error,
-        }
-        for item in sent
+    rows = ({**item.model_dump(), "site": site, "took": item.seconds} for item in sent)
+    return Table.of(
+        f"requests-{site}",
+        f"Requests to {site}",
+        rows,
+        columns=("site", "replica", "status", "start", "took", "error"),
+        units={"start": "s", "took": "s"},
     )
-    units = {"start": "s", "took": "s"}
-    return Table.of(f"requests-{site}", f"Requests to {site}", rows, units=units)

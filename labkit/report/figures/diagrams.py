@@ -151,7 +151,7 @@ class Line(Record):
 def topology(lab: Lab, result: Result[Topology]) -> Figure:
     """Draws the bridge on the host's side and the links as seen, a line each.
 
-    :param result: of :func:`labkit.farm.network.actions.connect`.
+    :param result: of :func:`labkit.farm.network.connect`.
 
     A link that is missing, down or no port of the bridge is dotted; a port that is no container's is drawn
     without an end.

@@ -17,7 +17,7 @@ from labkit.farm.services import browser
 from labkit.farm.services.browser import Page, Visits
 from labkit.model.lab import Lab
 from labkit.report.page.blocks import Pages, stages, with_remarks
-from labkit.report.stages import dialogue
+from labkit.report.stages import discussion
 from labkit.wiki import server
 from labkit.wiki.client import session
 from labkit.wiki.client.protocol import Snapshot, Wiki
@@ -49,7 +49,7 @@ def publish(lab: Lab, *, restore: Sequence[str] = (), repair: bool = False) -> O
             wiki, lab.wiki.page, made.blocks, made.uploads, folder=folder(lab), restore=restore,
             note=f"run {run_id()}", snapshot=ground.snapshot, changed=ground.changed,
         )  # fmt: skip
-        dialogue.keep(lab, ground.read[-1], made.latest)
+        discussion.keep(lab, ground.read[-1], made.latest)
     done = done.model_copy(update={"mended": mended.diff}) if mended else done
     return Outcome(
         value=done,

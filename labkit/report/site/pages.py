@@ -15,9 +15,9 @@ from labkit.core.result import Figure, Result
 from labkit.errors import StateError
 from labkit.model.lab import Lab
 from labkit.report.site.hypertext import Hypertext, code
-from labkit.report.stages import inputs, memory, saved, signing
+from labkit.report.stages import build_cache, signing
 from labkit.report.stages import record as records
-from labkit.report.stages.plan import STAGES, Plan, plan
+from labkit.report.stages.assignment import STAGES, StagePlan, plan
 from labkit.report.stages.record import StageRecord
 from labkit.wiki.render import tree
 from labkit.wiki.render.notebook import narrative, outputs, text
@@ -80,7 +80,7 @@ class Page:
     ``files`` are the pictures that its narrative and other programs' outputs show, by their addresses.
     """
 
-    plan: Plan
+    plan: StagePlan
     record: StageRecord
     file: str
     sections: tuple[Section, ...] = ()
@@ -103,7 +103,7 @@ class StageView:
     """A stage as the site shows it: its last run, and below a failed one the last that passed. ``stale`` says
     why its last run is stale, '' when it is not."""
 
-    plan: Plan
+    plan: StagePlan
     state: State
     page: Page | None = None
     earlier: Page | None = None
@@ -124,7 +124,7 @@ class StageView:
 def stages(lab: Lab) -> tuple[StageView, ...]:
     """All stages, from what is in the lab's outputs; a damaged record is a state, not an error."""
     views = [_stage(lab, stage) for stage in STAGES]
-    stale = memory.stale(lab, [view.page.record for view in views if view.page])
+    stale = build_cache.stale(lab, [view.page.record for view in views if view.page])
     return tuple(
         replace(
             view,
@@ -135,7 +135,7 @@ def stages(lab: Lab) -> tuple[StageView, ...]:
     )
 
 
-def _stage(lab: Lab, plan: Plan) -> StageView:
+def _stage(lab: Lab, plan: StagePlan) -> StageView:
     try:
         good, bad = (records.read(lab, plan.name, ending) for ending in ("json", "failed.json"))
     except StateError as error:
@@ -151,9 +151,9 @@ def _stage(lab: Lab, plan: Plan) -> StageView:
     )
 
 
-def _page(lab: Lab, plan: Plan, record: StageRecord, ending: str) -> Page:
+def _page(lab: Lab, plan: StagePlan, record: StageRecord, ending: str) -> Page:
     page = Page(plan, record, f"{plan.name}.{ending}html")
-    notebook = saved.of(lab, record)
+    notebook = records.notebook_of(lab, record)
     if notebook is None:
         return replace(page, sections=tuple(_recorded(lab, record)))
     there = (stage.name for stage in STAGES if records.file(lab, stage.name).exists())
@@ -245,12 +245,12 @@ def ran(lab: Lab, shown: Sequence[StageView]) -> tuple[Lab, list[tuple[str, str]
     """The lab that most of the stages ran with (the given one, where none ran), and its parameters that are not
     the default, or were others in some stages, in words."""
     found = [stage.page.record for stage in shown if stage.page]
-    given = memory.described(lab)
+    given = build_cache.described(lab)
     whole = [{**given, **record.parameters} for record in found] or [given]
     most = max(reversed(whole), key=whole.count)
     rows = changes(most, Lab().model_dump(mode="json"))
     for record, own in zip(found, whole, strict=False):
-        for key, value in inputs.differing(plan(record.stage), most, own):
+        for key, value in build_cache.differing(plan(record.stage), most, own):
             rows[key] = f"{rows.get(key) or _said(value[0])}; {_said(value[1])} in {record.stage}"
     return Lab.of({**most, "outputs": lab.outputs}).allotted(lab.allotment), list(rows.items())
 
@@ -262,8 +262,8 @@ def when(moment: datetime) -> str:
 
 def changes(now: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, str]:
     """The parameters that differ from the defaults, by their dotted key, as text."""
-    usual = inputs.flat(default)
-    return {k: _said(v) for k, v in inputs.flat(now).items() if v != usual.get(k)}
+    usual = build_cache.flat(default)
+    return {k: _said(v) for k, v in build_cache.flat(now).items() if v != usual.get(k)}
 
 
 def _said(value: Any) -> str:

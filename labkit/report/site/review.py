@@ -20,10 +20,11 @@ from labkit.model.lab import Lab
 from labkit.records import Record
 from labkit.report.site import hypertext, pages
 from labkit.report.site.pages import Page, StageView
-from labkit.report.stages import closing, dialogue, signing
+from labkit.report.stages import discussion, signing
 from labkit.report.stages import record as records
 from labkit.report.stages.assignment import ICONS, ROWS
 from labkit.report.stages.signing import New
+from labkit.report.stages.stage import judged_rows, row_answers, task_states
 from labkit.wiki.merge import page_merge
 from labkit.wiki.remarks import listing as listings
 from labkit.wiki.render import wikitext
@@ -113,13 +114,13 @@ def _index(lab: Lab, shown: tuple[StageView, ...]) -> str:
         lab=of,
         shown=shown,
         stale=stale,
-        tasks=closing.states(found, stale),
-        answers=closing.answers(found),
-        judged=closing.rows(found, stale),
+        tasks=task_states(found, stale),
+        answers=row_answers(found),
+        judged=judged_rows(found, stale),
         icons=ICONS,
         rows=ROWS,
         files=_files(shown),
-        listing=dialogue.last(lab),
+        listing=discussion.last(lab),
         parameters=parameters,
         pictures=[(page, item) for s in shown if (page := s.page) for item in page.pictures],
     )
@@ -128,7 +129,7 @@ def _index(lab: Lab, shown: tuple[StageView, ...]) -> str:
 def _stage(lab: Lab, shown: tuple[StageView, ...], stage: StageView, page: Page) -> str:
     place = shown.index(stage)
     checks = page.record.checks
-    listing = dialogue.last(lab)
+    listing = discussion.last(lab)
     return _TEMPLATES.get_template("stage.html.j2").render(
         lab=lab,
         stage=stage,

@@ -84,7 +84,8 @@ class MediaWiki(mwclient.Site):  # type: ignore[misc]
         """What the wiki is, once; after each login the account, its rights, and a token to write with."""
         if self.initialized:
             answer = self.get("query", meta="userinfo|tokens", uiprop="groups|rights")["query"]
-            self.username, self.rights = answer["userinfo"]["name"], answer["userinfo"]["rights"]
+            user = answer["userinfo"]
+            self.username, self.groups, self.rights = user["name"], user["groups"], user["rights"]
             self.tokens = {"csrf": answer["tokens"]["csrftoken"]}
         else:
             super().site_init()

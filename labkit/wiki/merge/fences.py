@@ -17,7 +17,7 @@ a person::
 Text outside of blocks is never touched.
 
 Below its first comment a block may have a *notice* of labkit's, one line of HTML that carries the hash of its own
-words. It is no part of the block: it is taken off when the page is read, and written anew. One whose words a
+words. It does not belong to the block: it is taken off when the page is read, and written anew. A notice whose words a
 person changed is a line of that person's.
 """
 
@@ -70,7 +70,7 @@ class Block(Record):
 
     @property
     def text(self) -> str:
-        """The block as it stands on a page when nobody has changed it."""
+        """The block as labkit writes it on a page."""
         return fenced(self, self.digest)
 
 
@@ -78,7 +78,7 @@ class Fenced(Record):
     """A block as found on a page: what stands there now, and the hash of what labkit wrote there.
 
     ``start`` and ``end`` are its first character's place in the page and the one after its last;
-    ``notice`` is labkit's notice at its head, which is no part of the block.
+    ``notice`` is labkit's notice at its head, which does not belong to the block.
     """
 
     block: Block

@@ -40,7 +40,7 @@ _ATTRIBUTES = re.compile(r'(?:[a-z-]+="[^"]*" ?)+\| ?')
 
 
 class Step(Record):
-    """Who made a line what it was then, when, and in which revision; '' and None: nobody knows."""
+    """Who wrote a line in this form, when, and in which revision; '' and None where that is unknown."""
 
     user: str = ""
     time: datetime | None = None

@@ -1,4 +1,4 @@
-"""What labkit wrote on a page, kept so that it can be told from what people wrote.
+"""Keeps what labkit last wrote on a page, so that it can be told from what people wrote.
 
 The blocks are kept by the hash that their fences carry, in two places: a file below the lab's state
 folder, and a page of the bot's own beside the report (``Report/labkit state``), so that another
@@ -97,8 +97,8 @@ class Remote(Record):
 
 
 class LastWritten:
-    """What labkit wrote on one page, from this machine (``folder``), from beside the page, or from
-    the page's history; each is only asked when the one before it does not know.
+    """Finds what labkit last wrote on one page: on this machine (``folder``), beside the page, or in
+    the page's history; each is asked only when the one before it does not know.
 
     ``title`` is where the page is now: a person may have moved it since it was called ``page``.
     """
@@ -125,7 +125,7 @@ class LastWritten:
         return tuple(item.block for item in reversed(every.kept))
 
     def find(self, name: str, digest: str) -> Block | None:
-        """The block of that name and hash, None when nobody knows it any more."""
+        """The block of that name and hash, None when it is known nowhere any more."""
         key = name, digest
         if key not in self._found:
             self._found[key] = (
@@ -136,7 +136,7 @@ class LastWritten:
         return self._found[key]
 
     def again(self) -> None:
-        """What lies beside the page is asked for again: another labkit may have written there."""
+        """Forgets what lies beside the page: another labkit may have written there since."""
         self._remote = None
         self._found.clear()
 
@@ -184,7 +184,7 @@ class LastWritten:
 
 
 class EverWritten:
-    """What labkit ever wrote on a page, as this machine and its state page's history know it; the
+    """Finds what labkit ever wrote on a page: on this machine, or in the history of the page beside it; the
     wiki is asked only when something is looked for."""
 
     def __init__(self, wiki: Wiki, page: str, folder: Path) -> None:
@@ -193,7 +193,7 @@ class EverWritten:
         self._older = wiki.history(state_title(page), limit=EVERY)
 
     def find(self, name: str, digest: str) -> Block | None:
-        """The block of that name and hash, None when nobody knows it any more."""
+        """The block of that name and hash, None when it is known nowhere any more."""
         while (name, digest) not in self._known:
             revision = next(self._older, None)
             if revision is None:
@@ -258,7 +258,7 @@ def state_title(title: str) -> str:
 
 
 def from_history(wiki: Wiki, title: str, name: str, digest: str) -> Block | None:
-    """The block as labkit wrote it, from the revision in which nobody had touched it yet.
+    """The block as labkit wrote it, from the revision in which it stands unchanged.
 
     Not every block has one: the wiki may have merged a person's line in while it was saved.
     """

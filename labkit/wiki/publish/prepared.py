@@ -1,4 +1,4 @@
-"""The pages that the wiki has before anything is reported: the assignment, and the way to it."""
+"""Prepares the pages that the wiki has before anything is reported: the assignment, and a main page."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from labkit.wiki.render import markdown, writing
 from labkit.wiki.server.configuration import Folders
 
 ASSIGNMENT, MAIN = "Assignment", "Main Page"
-#: How a file's name tells what is in it.
+#: The endings of a file's name by which its format is known.
 MARKDOWN, WIKITEXT = (".md", ".markdown"), (".wiki", ".wikitext", ".mediawiki", ".txt")
 #: The account by which MediaWiki's installer writes the main page.
 INSTALLER = "MediaWiki default"
@@ -69,10 +69,14 @@ class Store(Record):
 
 @action("wiki.prepare")
 def prepare(lab: Lab) -> Outcome[Pages]:
-    """The wiki has the assignment's page and, if it is the lab's own, a main page that leads to it.
+    """Writes the assignment's page and, into the lab's own wiki, a main page that leads to it.
 
     The assignment is labkit's own wording, or the file ``wiki.assignment`` (Markdown or wikitext).
     A page that a person has written in is left as it is. Brings the lab's own wiki up.
+
+    :returns: each page with what became of it (``value.pages``), and the table ``pages``.
+    :raises ConfigError: the given file cannot be used, or ``wiki.page`` is one of these pages.
+    :raises WikiError: the wiki does not answer or refuses.
     """
     texts = {ASSIGNMENT: assignment(lab)}
     if not lab.wiki.url:
@@ -86,7 +90,7 @@ def prepare(lab: Lab) -> Outcome[Pages]:
         )
     server.up(lab)
     with journal.lock(lab.run_dir, "wiki"):
-        store = _read(Folders.of(lab).pages)
+        store = _read(Folders(lab).pages)
         with closing(session.open(lab)) as wiki:
             pages = tuple(_converge(lab, wiki, title, text, store) for title, text in texts.items())
     done = ", ".join(f"{page.title} ({page.state})" for page in pages)
@@ -182,7 +186,7 @@ def _converge(lab: Lab, wiki: Wiki, title: str, text: str, store: Store) -> Page
         if saved and saved.before == (base or 0):
             now = text_of(wiki, saved.revision)
             store.pages[key] = Kept(sent=digest(text), saved=digest(now))
-            write_atomically(Folders.of(lab).pages, store.model_dump_json(indent=1) + "\n")
+            write_atomically(Folders(lab).pages, store.model_dump_json(indent=1) + "\n")
         snapshot = wiki.read(title)
     return Page(
         title=title,

@@ -5,12 +5,12 @@ lines, then the page. Every edit is made from the revision that was read, by the
 people wrote is in the page before and after; that is checked before the edit and on what the wiki
 saved, and a line that the wiki's own merge dropped is put back.
 
-An unchanged page costs one request. One that changes costs five (and one for each missing picture, and
-before the first of these one that asks whether the page may be edited at all), none of which can be left
+An unchanged page costs one request. One that changes costs five (and two for each missing picture, for mwclient
+asks for a file's page first, and before the first of these one that asks whether the page may be edited at all), none of which can be left
 out: the page, which alone tells what people wrote; the bot's own page beside it, for another machine
-may have kept blocks there since; that page's edit, before a fence can carry a hash that nobody else
-knows; the page's edit; and the page again, for the wiki merges edits that do not overlap without a word.
-A session that has looked as a stranger (:func:`labkit.wiki.client.session.open`) logs in and reads the page once
+may have kept blocks there since; that page's edit, before a fence can carry a hash that no other
+machine knows; the page's edit; and the page again, for the wiki merges edits that do not overlap without a word.
+A session that has read anonymously (:func:`labkit.wiki.client.session.open`) logs in and reads the page once
 more before anything is written.
 """
 
@@ -96,7 +96,7 @@ def plan(
     snapshot: Snapshot | None = None,
     changed: Changed | None = None,
 ) -> Plan:
-    """What :func:`apply` would do now, with the page as it is or as it was read (``snapshot``, which knows
+    """Tells what :func:`apply` would do now, with the page as it is or as it was read (``snapshot``, which knows
     of these pictures); nothing is written. Raises :class:`WikiError` naming the line
     when a fence of the page is damaged or doubled, :class:`ConfigError` for an unknown block."""
     written = LastWritten(wiki, page, folder)
@@ -117,7 +117,7 @@ def apply(
     snapshot: Snapshot | None = None,
     changed: Changed | None = None,
 ) -> Published:
-    """The page holds these blocks and the wiki their pictures; every line of a person's is still there.
+    """Publishes these blocks and their pictures on a page; every line of a person's is still there afterwards.
 
     :param folder: where this machine keeps what labkit wrote.
     :param restore: blocks that a person deleted and that are wanted back.
@@ -138,7 +138,7 @@ def apply(
 def mend(
     wiki: Wiki, page: str, blocks: Sequence[Block], *, folder: Path, dry: bool = False
 ) -> Mended:
-    """The page's comments are whole, or (``dry``) what would make them so; nothing else is changed.
+    """Mends labkit's comments on a page, or (``dry``) tells how; nothing else is changed.
 
     :param blocks: what labkit would write now: it tells labkit's lines when every store is gone.
     :raises WikiError: they cannot be mended, or the wiki refuses.
@@ -148,9 +148,9 @@ def mend(
 
 
 def _until_saved(written: LastWritten, once: Callable[[int], T]) -> T:
-    """What ``once`` returns when nobody saves the page between its reading and its edit, and every
-    request has its reply; what had none is looked up by reading again. A busy database is waited for
-    as others' edits are: after a pause that no other publisher takes as long."""
+    """Calls ``once`` until no edit of others comes between its reading and its edit, and every request has its
+    reply; returns what it returns. What had no reply is looked up by reading again. A busy database is waited for
+    as others' edits are: after a random pause, which differs between publishers."""
     silent, busy = 0, None
     for attempt in range(1, editor.ATTEMPTS + 1):
         try:

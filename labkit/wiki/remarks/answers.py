@@ -1,4 +1,4 @@
-"""Answers that a student gives to remarks: a ``:`` line below each, in the student's own name.
+"""Writes a student's answers to remarks: a ``:`` line below each, in the student's own name.
 
 What is typed is read as one line of a person's wikitext: links (``[[#Network|there]]``), addresses,
 ``''italics''``, ``'''bold'''`` and ``<code>`` work. All else is shown as it was typed, line breaks
@@ -180,7 +180,7 @@ def _literal(words: str, start: int, end: int) -> str:
 
 
 def _live(match: re.Match[str]) -> str:
-    """A stretch that stays wikitext, unless labkit would take it for a comment of its own."""
+    """A stretch that stays wikitext, unless labkit would take it for one of its comments."""
     if "labkit:" in match[0].lower():
         return wikitext.literal(match[0], begins=False, ends=False)
     return f"<code>{wikitext.literal(match['code'])}</code>" if match["code"] else match[0]

@@ -1,4 +1,4 @@
-"""The audit of the report's page: has labkit ever taken away a line that a person wrote?
+"""Audits the report's page: whether labkit has ever taken away a line that a person wrote.
 
 Every revision of the page is read, and of every page that it was moved to. Where the bot saved, all
 people's lines of the revision before must be there; what the wiki's own merge dropped in that edit
@@ -116,7 +116,7 @@ class LineHistory:
         return page_merge.persons(document, known, ()) | (remarks & page_merge.present(document))
 
     def _known(self, document: Document) -> LastWrote:
-        """What labkit wrote in the blocks of that page; a guess where nobody knows."""
+        """What labkit wrote in the blocks of that page; a guess where that is unknown."""
 
         def block(name: str, digest: str) -> Block | None:
             written = self._written.get((name, digest)) or self._last_wrote(name, digest)

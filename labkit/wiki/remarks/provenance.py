@@ -1,12 +1,12 @@
-"""Where the lines of a page come from, told from its history: remarks, and what people changed of labkit's. Pure.
+"""Traces who wrote each line of a page, from its history: remarks, and people's changes of labkit's lines. Pure.
 
-It reads each revision once: a provenance goes on where it had come to, so that it
-can be kept and a page with a thousand revisions costs no more than the few that are new. A line that
-was gone for a while (a revert, lines put back) still comes from whoever wrote it first.
+Each revision is read once: a :class:`Provenance` is kept and continued from the revision that it had come to, so that a
+page with a thousand revisions costs no more than its few new ones. A line that was gone for a while (a revert, lines put
+back) still belongs to who wrote it first.
 
-A remark that somebody else than its writer takes away or rewrites is remembered with who did so. So is who
-changed which line of labkit's in a block. Where a revision cannot be read (the wiki's owners have hidden it,
-or the page's fences were damaged), whoever saved it may have done what the next one shows: all are named.
+When somebody else than its writer deletes or rewrites a remark, that is remembered with the account; so is who changed
+which line of labkit's in a block. Where a revision cannot be read (the wiki's owners have hidden it, or the page's fences
+were damaged), its author may have made what the next revision shows: all candidates are named.
 """
 
 from __future__ import annotations
@@ -232,11 +232,11 @@ def _match(
     known: list[Origin],
     became: Mapping[str, str] | None,
 ) -> None:
-    """Fills in the copies' origins from those that are known (which lose what is taken), the ones of the same
+    """Fills in the copies' origins from those that are known (and removes them there), those of the same
     remark and section first.
 
     Where ``became`` is given (the remarks' first lines that were rewritten, with what they are now), only those of
-    the same remark: what is said of one says nothing of another.
+    the same remark: a line of one remark says nothing about another.
     """
     now = became or {}
 

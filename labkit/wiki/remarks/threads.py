@@ -73,7 +73,7 @@ class Thread(Record):
 def parse(text: str, counts: Counts = lambda line, asking: True) -> tuple[Thread, ...]:
     """The remarks of a page's text; where its fences are damaged, no remark has a block.
 
-    :param counts: whether a line settles the remark; all do where nobody says who wrote them.
+    :param counts: whether a line settles the remark; all do where the writers are unknown.
     """
     return tuple(_thread(found, n, counts) for n, found in enumerate(_runs(text), 1))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import pwd
 import shutil
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,6 @@ WORKERS = 32
 PATIENCE = "header=1-4,MinRate=4000 body=5,MinRate=20000"
 
 
-@dataclass(frozen=True)
 class Folders:
     """The files of one lab's own wiki; nothing is made by naming them.
 
@@ -56,43 +54,22 @@ class Folders:
     database. ``pidfile`` is the web server's, ``socket`` MariaDB's.
     """
 
-    root: Path
-    run: Path
-    database: str
-    data: Path
-    installed: Path
-    passwords: Path
-    pages: Path
-    settings: Path
-    apache: Path
-    php: Path
-    images: Path
-    cache: Path
-    logs: Path
-    pidfile: Path
-    socket: Path
-
-    @classmethod
-    def of(cls, lab: Lab) -> Folders:
-        """The wiki's files of a lab."""
-        root, run, database = lab.state_dir / "wiki", lab.run_dir / "wiki", lab.wiki.database
-        return cls(
-            root=root,
-            run=run,
-            database=database,
-            data=root / database,
-            installed=root / f"{database}.json",
-            passwords=passwords_file(lab),
-            pages=root / "pages.json",
-            settings=root / "LocalSettings.php",
-            apache=root / "apache2.conf",
-            php=root / "php",
-            images=root / "images" / database,
-            cache=root / "cache",
-            logs=root / "logs",
-            pidfile=run / "apache2.pid",
-            socket=run / "mariadb" / "server.sock",
-        )
+    def __init__(self, lab: Lab) -> None:
+        self.root = root = lab.state_dir / "wiki"
+        self.run = run = lab.run_dir / "wiki"
+        self.database = lab.wiki.database
+        self.data = root / self.database
+        self.installed = root / f"{self.database}.json"
+        self.passwords = passwords_file(lab)
+        self.pages = root / "pages.json"
+        self.settings = root / "LocalSettings.php"
+        self.apache = root / "apache2.conf"
+        self.php = root / "php"
+        self.images = root / "images" / self.database
+        self.cache = root / "cache"
+        self.logs = root / "logs"
+        self.pidfile = run / "apache2.pid"
+        self.socket = run / "mariadb" / "server.sock"
 
 
 def owned(path: Path, mode: int) -> None:
@@ -125,7 +102,7 @@ def require_reachable(path: Path) -> None:
 def local_settings(lab: Lab, passwords: Passwords, data: Path, socket: Path) -> str:
     """LocalSettings.php for a database in ``data`` or at ``socket``: closed to anonymous edits and sign-ups, uploads
     on, asking nobody outside."""
-    folders = Folders.of(lab)
+    folders = Folders(lab)
     return text(
         "LocalSettings.php.j2", site=site_name(lab), origin=origin(lab), passwords=passwords,
         folders=folders, log=folders.logs / "mediawiki.log", database=folders.database, data=data,

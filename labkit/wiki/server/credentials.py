@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from labkit import reading
 from labkit.core import run
 from labkit.core.files import write_atomically
 from labkit.errors import CommandError, WikiError, excerpt
@@ -54,10 +56,13 @@ def new() -> dict[str, str]:
 
 
 def keep(lab: Lab) -> Passwords:
-    """The wiki's passwords; when there are none, new ones are written, readable by root alone."""
-    path = session.passwords_file(lab)
-    if not path.exists():
-        write_atomically(path, json.dumps(new(), indent=2) + "\n", mode=0o600)
+    """The wiki's passwords; those that the file lacks are written, readable by root alone."""
+    path, known = session.passwords_file(lab), {}
+    with suppress(OSError, ValueError):
+        known = reading.json_of(path)
+    older = isinstance(known, dict) and known.keys() == new().keys() - {"administrator"}
+    if older or not path.exists():
+        write_atomically(path, json.dumps({**new(), **known}, indent=2) + "\n", mode=0o600)
     return session.passwords(lab)
 
 

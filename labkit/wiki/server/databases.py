@@ -34,16 +34,16 @@ RIGHTS = (
 SOCKET_PATH = 107
 #: The file with pages and accounts; those beside it MediaWiki makes again (caches, sessions, jobs).
 PAGES = "wiki.sqlite"
-#: SQLite's primary result codes for a file that is damaged, or is none of its own
+#: SQLite's primary result codes for a file that is damaged, or not one of SQLite
 #: (https://www.sqlite.org/rescode.html).
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN)
 
 
 def mend_sqlite(folder: Path) -> tuple[str, ...]:
-    """Every file of the wiki in ``folder`` is whole, or is gone and made again by MediaWiki; returns the
-    names of those.
+    """Removes damaged SQLite files in ``folder`` that MediaWiki makes again (caches, sessions, jobs); returns their
+    names.
 
-    Raises :class:`StateError` when the pages themselves are damaged: nobody can make them again.
+    Raises :class:`StateError` when the pages themselves are damaged: they cannot be made again.
     """
     if wrong := sqlite_problem(folder / PAGES, table="page"):
         raise StateError(

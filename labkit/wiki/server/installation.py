@@ -59,7 +59,7 @@ def folders_made(folders: Folders) -> None:
 
 def program(lab: Lab) -> Path:
     """MediaWiki's folder: of the version that the database was made fit for, else the newest."""
-    known = _recorded(Folders.of(lab)).mediawiki
+    known = _recorded(Folders(lab)).mediawiki
     folder = installation(lab.cache_dir, known)
     found = folder if known and whole(folder) else fetch(lab.cache_dir, offline=lab.offline)
     require_reachable(found)
@@ -69,7 +69,7 @@ def program(lab: Lab) -> Path:
 
 def database(lab: Lab, passwords: Passwords, mediawiki: Path) -> bool:
     """The database is there: installed whole, or not at all; returns whether it had to be."""
-    folders = Folders.of(lab)
+    folders = Folders(lab)
     if folders.data.exists():
         return False
     _clear_killed(lab, folders)
@@ -85,24 +85,14 @@ def database(lab: Lab, passwords: Passwords, mediawiki: Path) -> bool:
 def _clear_killed(lab: Lab, folders: Folders) -> None:
     """Removes what an installation that was killed has left."""
     databases.stop(lab, databases.MariaDB.part(folders, folders.root))
-    for killed in folders.root.glob(f"{folders.database}.*.part*"):
-        shutil.rmtree(killed)
-    for path in (_part_settings(folders), _part_password(folders)):
-        path.unlink(missing_ok=True)
-
-
-def _part_settings(folders: Folders) -> Path:
-    return folders.root / "LocalSettings.part.php"
-
-
-def _part_password(folders: Folders) -> Path:
-    return folders.root / "password.part"
+    for killed in folders.root.glob("*.part*"):
+        shutil.rmtree(killed) if killed.is_dir() else killed.unlink()
 
 
 def renew(lab: Lab, passwords: Passwords, mediawiki: Path) -> bool:
     """The database, whose server runs, is fit for this MediaWiki and its accounts have these
     passwords; returns whether anything had to be done."""
-    folders = Folders.of(lab)
+    folders = Folders(lab)
     recorded, wanted = _recorded(folders), _wanted(passwords, mediawiki)
     if recorded == wanted:
         return False
@@ -144,9 +134,9 @@ def _accounts(
 ) -> None:
     """The database in ``data`` or at ``socket`` has the accounts; with ``update`` its tables are brought up to this
     MediaWiki's before."""
-    folders = Folders.of(lab)
+    folders = Folders(lab)
     text = configuration.local_settings(lab, passwords, data, socket)
-    with _secret(_part_settings(folders), text) as settings:
+    with _secret(folders.root / "LocalSettings.part.php", text) as settings:
         if update:
             credentials.as_server(
                 [credentials.php_program(), mediawiki / "maintenance/update.php", "--quick"],
@@ -159,19 +149,19 @@ def _accounts(
 def _sqlite(lab: Lab, passwords: Passwords, mediawiki: Path, part: Path) -> None:
     given = ["--dbtype=sqlite", f"--dbpath={part}", "--dbname=wiki"]
     _installer(lab, passwords, mediawiki, part, given)
-    _accounts(lab, passwords, mediawiki, part, Folders.of(lab).socket)
+    _accounts(lab, passwords, mediawiki, part, Folders(lab).socket)
 
 
 def _mariadb(lab: Lab, passwords: Passwords, mediawiki: Path, part: Path) -> None:
-    """Installs into a server of its own, whose data folder is moved when it has ended."""
-    folders = Folders.of(lab)
+    """Installs with a temporary MariaDB, whose data folder is moved into place when it has ended."""
+    folders = Folders(lab)
     server = databases.MariaDB.part(folders, part)
     databases.make(server)
     databases.start(lab, server)
     try:
         databases.account(server, passwords.database)
         plain = passwords.database.get_secret_value()
-        with _secret(_part_password(folders), plain) as secret:
+        with _secret(folders.root / "password.part", plain) as secret:
             given = [
                 "--dbtype=mysql",
                 f"--dbserver=localhost:{server.socket}",
@@ -196,7 +186,7 @@ def _record(folders: Folders, passwords: Passwords, mediawiki: Path) -> None:
 
 
 def _recorded(folders: Folders) -> Installed:
-    """What was recorded; a record that is missing or damaged is none, and is made again."""
+    """What was recorded; a missing or damaged record counts as empty, and is written again."""
     try:
         return Installed.model_validate_json(reading.content(folders.installed))
     except (OSError, ValueError):
@@ -227,7 +217,7 @@ def _installer(
         )
     except CommandError as error:
         raise WikiError(
-            str(Folders.of(lab).data), f"MediaWiki's installer failed: {excerpt(error.stderr)}",
+            str(Folders(lab).data), f"MediaWiki's installer failed: {excerpt(error.stderr)}",
             "see that PHP's extensions are installed (`./lab doctor`)", error.again, code="wiki.installer",
         ) from None  # fmt: skip
     finally:

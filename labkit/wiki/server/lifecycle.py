@@ -1,4 +1,4 @@
-"""The lab's own wiki: a real MediaWiki on loopback, served by an apache2 of the lab's own."""
+"""Starts, observes and ends the lab's own wiki: MediaWiki on loopback, with its web server and database."""
 
 from __future__ import annotations
 
@@ -62,10 +62,18 @@ class LoginPage(Record):
 
 @action("wiki.up")
 def up(lab: Lab) -> Outcome[WikiServer]:
-    """The wiki answers: installed when there is none, started when it is down.
+    """Installs the lab's wiki when it is missing and starts it when it is down.
 
-    An existing wiki (``wiki.url``) is only asked. Raises :class:`MachineError` naming the process
-    that has the port, :class:`WikiError` when MediaWiki cannot be installed or does not answer.
+    An existing wiki (``wiki.url``) is only asked whether it answers. A second call changes nothing.
+
+    :returns: where a person (``value.address``) and a program (``value.api``) find the wiki, its version and database.
+    :raises MachineError: another process has the port; the error names it.
+    :raises WikiError: MediaWiki cannot be installed, or does not answer.
+
+    Example::
+
+        result = server.up(lab)
+        result.value.address  # 'http://127.0.0.1:8060/wiki/'
     """
     info, done = _up(lab)
     own = not lab.wiki.url
@@ -74,7 +82,7 @@ def up(lab: Lab) -> Outcome[WikiServer]:
         address=info.address,
         version=info.version,
         database=lab.wiki.database if own else "existing",
-        passwords=str(Folders.of(lab).passwords) if own else "",
+        passwords=str(Folders(lab).passwords) if own else "",
     )
     return Outcome(
         value=server,
@@ -86,16 +94,16 @@ def up(lab: Lab) -> Outcome[WikiServer]:
 
 
 def ready(lab: Lab) -> SiteInfo:
-    """The wiki answers, as after :func:`up`; returns what it says of itself. One request, if it is up."""
+    """Brings the wiki up as :func:`up` does; returns what it says about itself. Costs one request when it is up."""
     return _up(lab)[0]
 
 
 def _up(lab: Lab) -> tuple[SiteInfo, str]:
-    """The wiki answers; what it says of itself, and what had to be done for it ('' for nothing)."""
+    """Brings the wiki up; returns what it says about itself, and what was done ('' for nothing)."""
     if lab.wiki.url:
         return session.site_info(lab), ""
     with journal.lock(lab.run_dir, "wiki"):
-        folders = Folders.of(lab)
+        folders = Folders(lab)
         programs = ("apache2", "rotatelogs", "ss", "setpriv", "apt-cache", "dpkg-deb")
         run.require(*programs, credentials.php_program())
         if folders.database == "mariadb":
@@ -114,9 +122,9 @@ def _up(lab: Lab) -> tuple[SiteInfo, str]:
 
 
 def _serve(lab: Lab, folders: Folders, *, renewed: bool) -> tuple[SiteInfo, bool]:
-    """The web server runs and the wiki answers; what it says, and whether it had to be started.
+    """Starts the web server; returns what the wiki says about itself, and whether it had to be started.
 
-    One that runs with what is no longer so reads all anew, and ends no reply for it.
+    A server that runs with an older configuration reads the new one (SIGUSR1: replies under way are finished).
     """
     if daemon.pid(web_server(folders)):
         info, wrong = _observe(lab)
@@ -145,9 +153,9 @@ def last_complaint(log: Path) -> str:
 
 @action("wiki.down")
 def down(lab: Lab) -> Outcome[bool]:
-    """The wiki's servers have ended; its pages, files and passwords stay."""
+    """Ends the wiki's servers; its pages, files and passwords stay. Returns whether one ran."""
     with journal.lock(lab.run_dir, "wiki"):
-        folders = Folders.of(lab)
+        folders = Folders(lab)
         served = daemon.stop(lab, web_server(folders))
         ran = databases.stop(lab, databases.MariaDB.of(folders)) or served
     said = "has ended; its pages and files are kept" if ran else "was not up"
@@ -155,8 +163,8 @@ def down(lab: Lab) -> Outcome[bool]:
 
 
 def status(lab: Lab) -> WikiStatus:
-    """What is up of the wiki now; nothing is changed, and a wiki that is down is no error."""
-    folders = Folders.of(lab)
+    """Observes the wiki and changes nothing; a wiki that is down is a status, not an error."""
+    folders = Folders(lab)
     info, reason = _observe(lab)
     return WikiStatus(
         up=reason is None,
@@ -175,12 +183,12 @@ def login_page(lab: Lab) -> LoginPage:
     return LoginPage(
         url=f"{origin(lab)}/wiki/Special:UserLogin",
         accounts=(session.STUDENT, session.TEACHER, session.ADMINISTRATOR),
-        passwords=str(Folders.of(lab).passwords),
+        passwords=str(Folders(lab).passwords),
     )
 
 
 def checks(lab: Lab) -> tuple[Check, ...]:
-    """All checks of the wiki, made now; the first one alone when it is down."""
+    """Makes all checks of the wiki; of one that is down, the first check alone."""
     try:
         version = session.site_info(lab).version
     except WikiError as error:
@@ -195,12 +203,13 @@ def checks(lab: Lab) -> tuple[Check, ...]:
 
 
 def _observe(lab: Lab) -> tuple[SiteInfo | None, str | None]:
-    """What a wiki at the lab's address says, and what is wrong with that."""
+    """Asks the wiki at the lab's address: what it says about itself (None: no answer), and what is wrong (None:
+    nothing)."""
     try:
         info = session.site_info(lab)
     except WikiError as error:
         return None, error.reason
-    written = text_of(Folders.of(lab).apache)
+    written = text_of(Folders(lab).apache)
     if lab.wiki.url or (info.mark and written and f'"{info.mark}"' in written):
         return info, None
     return info, "another wiki, or one with another configuration, answers"
@@ -219,12 +228,12 @@ def web_server(folders: Folders) -> daemon.Daemon:
 
 def daemons(lab: Lab) -> tuple[daemon.Daemon, ...]:
     """The servers that a lab's own wiki may have."""
-    folders = Folders.of(lab)
+    folders = Folders(lab)
     return web_server(folders), databases.daemon_of(databases.MariaDB.of(folders))
 
 
 def _prepare(lab: Lab, folders: Folders) -> tuple[bool, bool, bool]:
-    """Database, accounts and configuration are there, and the database's server runs.
+    """Makes database, accounts and configuration, and starts the database's server.
 
     Returns whether the database had to be installed, whether anything else had to be done, and whether
     passwords or tables were renewed below a running wiki.
@@ -245,7 +254,7 @@ def _prepare(lab: Lab, folders: Folders) -> tuple[bool, bool, bool]:
 
 
 def _configure(lab: Lab, folders: Folders, passwords: Passwords, program: Path) -> bool:
-    """The configuration files are as they have to be; returns whether one was written."""
+    """Writes the configuration files that differ; returns whether there was one."""
     local = configuration.local_settings(lab, passwords, folders.data, folders.socket)
     php = configuration.php_ini()
     module, port = credentials.php_module(), lab.wiki.port

@@ -85,7 +85,7 @@ def answers(lab: Lab, seen: str, *, up: bool = True) -> Check:
 
 
 def loopback(lab: Lab) -> tuple[Check, ...]:
-    """The check that nobody outside the machine reaches the lab's own wiki (E1)."""
+    """The check that the lab's own wiki listens on loopback alone (E1)."""
     if lab.wiki.url:
         return ()
     words = ["ss", "-H", "-l", "-n", "-t", "-u", "-p", "sport", "=", f":{lab.wiki.port}"]
@@ -96,12 +96,20 @@ def loopback(lab: Lab) -> tuple[Check, ...]:
 
 @action("wiki.accounts")
 def accounts(lab: Lab) -> Outcome[Accounts]:
-    """The accounts with their groups, and the rights of a session of the bot's; no password."""
+    """Lists the wiki's accounts with their groups, and the rights of the bot's session; no password is in it.
+
+    :returns: ``value.people``, ``value.bot`` and ``value.rights``; the table ``accounts``.
+    :raises WikiError: the wiki does not answer, or refuses the bot's password.
+
+    Example::
+
+        server.accounts(lab).table("accounts")
+    """
     with closing(session.open(lab)) as site:
         bot, rights = site.account, tuple(sorted(site.rights))
     own = not lab.wiki.url
     found = _people(lab) if own else ()
-    file = Folders.of(lab).passwords
+    file = Folders(lab).passwords
     value = Accounts(
         login=f"{origin(lab)}/wiki/Special:UserLogin" if own else "",
         people=found,
@@ -125,9 +133,12 @@ def accounts(lab: Lab) -> Outcome[Accounts]:
 
 @action("wiki.database")
 def database(lab: Lab) -> Outcome[DatabaseRights]:
-    """The rights on the wiki's database (I1): of an account of MariaDB's, or of SQLite's files.
+    """Shows the rights on the wiki's database (I1): MariaDB's grants, or owner and mode of SQLite's files.
 
-    Of an existing wiki no more is seen than what the bot may do with its pages.
+    Of an existing wiki only the bot's rights on its pages can be seen.
+
+    :returns: ``value.database``, ``value.account`` and ``value.rights``; the table ``rights``.
+    :raises WikiError: the wiki does not answer (existing wikis alone).
     """
     if lab.wiki.url:
         return _existing_rights(lab)
@@ -192,7 +203,7 @@ def owner_and_mode(path: Path) -> str:
 
 
 def _sqlite_rights(lab: Lab) -> Outcome[DatabaseRights]:
-    folder = Folders.of(lab).data
+    folder = Folders(lab).data
     files = [folder, *sorted(folder.glob("*.sqlite"))]
     seen = tuple(f"{owner_and_mode(path)} {path.name}" for path in files)
     checks = (
@@ -210,7 +221,7 @@ def _sqlite_rights(lab: Lab) -> Outcome[DatabaseRights]:
 
 
 def _mariadb_rights(lab: Lab) -> Outcome[DatabaseRights]:
-    folders = Folders.of(lab)
+    folders = Folders(lab)
     server = databases.MariaDB.of(folders)
     grants = databases.grants(server)
     password = session.passwords(lab).database
@@ -263,9 +274,12 @@ def _table(title: str, lines: Iterable[str]) -> Table:
 
 @action("wiki.closed")
 def anonymous(lab: Lab) -> Outcome[Refusals]:
-    """What the wiki refuses to who has no account: an edit, an account, the server's own files.
+    """Tries without an account what the wiki has to refuse: an edit, a sign-up, the server's own files.
 
-    Each is really tried on the lab's own wiki; an existing one is only asked for the rights.
+    Each is really tried on the lab's own wiki; an existing one is only asked for the rights of anonymous readers.
+
+    :returns: the answer to each attempt (``value.answers``), and a check for each.
+    :raises WikiError: the wiki does not answer.
     """
     with closing(session.connect(lab)) as site:
         tried = _anonymous_rights(lab, site) if lab.wiki.url else _attempts(lab, site)

@@ -1,9 +1,9 @@
-"""The figure of the network: drawn from what was seen, with its counts in words."""
+"""The diagrams of images and of the network: no box lies on another, and the alt text has what the picture shows."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,8 @@ import pytest
 from labkit import Lab, Result
 from labkit.core.result import picture
 from labkit.farm.network.topology import Port, Topology
-from labkit.report.figures import topology
-from labkit.report.figures.diagrams import BOX, arrange_links, short
+from labkit.report.figures import diagrams, topology
+from labkit.report.figures.diagrams import BOX, arrange_links
 
 
 @pytest.fixture
@@ -46,11 +46,15 @@ def connected(seen: Topology) -> Result[Topology]:
     )  # fmt: skip
 
 
+def sites(shape: tuple[int, int]) -> dict[str, object]:
+    """The configuration of so many sites of so many replicas each."""
+    return {"sites": [{"name": f"site{n}"} for n in range(1, shape[0] + 1)], "replicas": shape[1]}
+
+
 @pytest.mark.parametrize("shape", [(3, 2), (10, 3), (1, 1)])
 def test_the_same_network_gives_the_same_bytes(tmp_path: Path, shape: tuple[int, int]) -> None:
     """Both formats are written, and a second drawing changes neither, for few links and for many."""
-    sites = [{"name": f"site{n}"} for n in range(1, shape[0] + 1)]
-    lab = Lab.of({"outputs": str(tmp_path), "sites": sites, "replicas": shape[1]})
+    lab = Lab.of({"outputs": str(tmp_path), **sites(shape)})
     drawn = []
     for _ in range(2):
         figure = topology(lab, connected(wired(lab)))
@@ -59,44 +63,34 @@ def test_the_same_network_gives_the_same_bytes(tmp_path: Path, shape: tuple[int,
     assert drawn[0] == drawn[1]
 
 
-def test_the_alt_text_names_the_counts_and_every_link(lab: Lab) -> None:
-    """Somebody who does not see the picture learns the bridge, the counts and both ends of a link."""
+def test_the_alt_text_names_the_counts_and_every_link(tmp_path: Path) -> None:
+    """Somebody who does not see the picture learns the bridge, its namespace, and both ends of a link."""
+    lab = Lab.of({"outputs": str(tmp_path), "host": {"netns": "apart"}})
     alt = topology(lab, connected(wired(lab))).alt
-    assert f"Bridge {lab.bridge} ({lab.gateway}) in the machine, with 6 ports" in alt
+    assert f"Bridge {lab.bridge} ({lab.gateway}) in namespace apart, with 6 ports" in alt
     assert "6 of 6 containers of 3 sites" in alt
     for replica in lab.farm:
         assert f"{replica.link} to eth0 of {replica.name}, {replica.address}/24" in alt
 
 
-def test_a_namespace_of_the_host_is_named(tmp_path: Path) -> None:
-    """Where the bridge is not the machine's own, the figure says in which namespace it is."""
-    lab = Lab.of({"outputs": str(tmp_path), "host": {"netns": "apart"}})
-    assert "in namespace apart" in topology(lab, connected(wired(lab))).alt
-
-
-def test_a_port_that_is_no_containers_is_told(lab: Lab) -> None:
-    """The host's own interface in the bridge is drawn last and named, and is not counted as a link."""
-    seen = wired(lab)
-    wrong = seen.model_copy(update={"ports": ("eth0", *seen.ports[1:])})
-    assert arrange_links(lab, wrong)[-1].link.link == "eth0"
-    assert "No container's: eth0." in topology(lab, connected(wrong)).alt
-
-
-def test_a_missing_link_is_told(lab: Lab) -> None:
-    """A container without a link is drawn all the same, and counted as not linked."""
+def test_a_missing_link_and_a_strange_port_are_told(lab: Lab) -> None:
+    """A container without a link is counted as not linked; a port that is no container's is drawn last and named."""
     seen = wired(lab)
     lost = seen.links[0].model_copy(update={"link": "", "bridge": "", "peer": "", "addresses": ()})
-    left = {"ports": seen.ports[1:], "links": (lost, *seen.links[1:])}
-    alt = topology(lab, connected(seen.model_copy(update=left))).alt
+    left = {"ports": ("eth0", *seen.ports[1:]), "links": (lost, *seen.links[1:])}
+    wrong = seen.model_copy(update=left)
+    assert arrange_links(lab, wrong)[-1].link.link == "eth0"
+    alt = topology(lab, connected(wrong)).alt
+    assert "in the machine" in alt
     assert "5 of 6 containers" in alt
     assert "no link to no peer of site1-1, no address" in alt
+    assert "No container's: eth0." in alt
 
 
 @pytest.mark.parametrize("shape", [(3, 2), (10, 3)])
-def test_no_row_lies_on_another(tmp_path: Path, shape: tuple[int, int]) -> None:
+def test_no_row_lies_on_another(shape: tuple[int, int]) -> None:
     """Boxes of neighbours keep apart, and sites keep further apart than the containers of one."""
-    sites = [{"name": f"site{n}"} for n in range(1, shape[0] + 1)]
-    lab = Lab.of({"outputs": str(tmp_path), "sites": sites, "replicas": shape[1]})
+    lab = Lab.of(sites(shape))
     rows = arrange_links(lab, wired(lab))
     within: set[float] = set()
     across: set[float] = set()
@@ -106,10 +100,22 @@ def test_no_row_lies_on_another(tmp_path: Path, shape: tuple[int, int]) -> None:
     assert min(across) > max(within)
 
 
-@pytest.mark.parametrize(
-    ("text", "most", "expected"),
-    [("site1-1", 12, "site1-1"), ("abcd", 4, "abcd"), ("abcde", 4, "abc…")],
-)
-def test_a_long_name_is_cut(text: str, most: int, expected: str) -> None:
-    """And says so by an ellipsis."""
-    assert short(text, most) == expected
+POINTERS = [
+    {"from": source, "to": target, "as": "tag"}
+    for source, target in (
+        ("index.json", "manifest aa"), ("manifest aa", "configuration bb"), ("manifest aa", "layer cc"),
+        ("index.json", "manifest dd"), ("manifest dd", "configuration ee"), ("manifest dd", "layer cc"),
+        ("manifest dd", "layer ff"), ("bundle: umoci.json", "manifest aa"), ("bundle: *.mtree", "manifest aa"),
+        ("bundle: config.json", "configuration bb"), ("bundle: rootfs", "layer cc"),
+    )
+]  # fmt: skip
+
+
+def test_no_box_of_an_image_lies_on_another() -> None:
+    """And the bundle's files stand in one column, beside what they were made from."""
+    places = diagrams.arrange_files(POINTERS)
+    for (ax, ay), (bx, by) in combinations(places.values(), 2):
+        assert abs(ax - bx) >= 2 * diagrams.HALF or abs(ay - by) >= 2 * diagrams.RISE
+    assert places["bundle: config.json"][1] == places["configuration bb"][1]
+    assert places["bundle: rootfs"][1] == places["layer cc"][1]
+    assert len({x for name, (x, _) in places.items() if name.startswith("bundle")}) == 1

@@ -1,30 +1,162 @@
-"""The door: a socket without a file, by which one person's JupyterLab gets kernels with root's rights.
+"""JupyterLab for the person who called sudo: the server runs as that person, its kernels as root, through a broker.
 
-Nothing else is started by it than ``ipykernel_launcher`` with a connection file of that person's. Who asks is
-known by the kernel (SO_PEERCRED, unix(7)), not by what it says. Whoever goes first, a kernel or the one who
-asked for it, takes the other along.
+The broker is a socket without a file. It starts nothing but ``ipykernel_launcher`` with a connection file of that
+person's. Who asks is known by the kernel (SO_PEERCRED, unix(7)), not by what it says. When a kernel or the client
+that asked for it ends, the other is ended, too.
 """
 
 from __future__ import annotations
 
 import os
+import pwd
 import selectors
+import shutil
 import signal
 import socket
 import stat
 import struct
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import IO, TYPE_CHECKING
 
 from labkit import reading
+from labkit.core import run
+from labkit.core.journal import Journal
+from labkit.core.run import labkit_variables
 from labkit.errors import ConfigError
+from labkit.model.lab import Lab
 from labkit.records import Record
 
 if TYPE_CHECKING:
     from subprocess import Popen
+
+#: How long JupyterLab may take to end, in seconds.
+PATIENCE = 15.0
+
+
+class Person(Record):
+    """Who called sudo: the user's and the group's number, the name and the home ('' each without an account)."""
+
+    uid: int
+    gid: int
+    name: str = ""
+    home: str = ""
+
+
+class _Told(BaseException):
+    """SIGTERM, SIGHUP or Ctrl-C: the session is to end."""
+
+
+def caller(environment: Mapping[str, str], euid: int) -> Person | None:
+    """The person who called sudo; None for who is not root, or has not become it by sudo."""
+    uid, gid = environment.get("SUDO_UID", ""), environment.get("SUDO_GID", "")
+    if euid or not (uid.isdigit() and gid.isdigit()) or not int(uid):
+        return None
+    try:
+        known = pwd.getpwuid(int(uid))
+    except KeyError:
+        return Person(uid=int(uid), gid=int(gid))
+    return Person(uid=int(uid), gid=int(gid), name=known.pw_name, home=known.pw_dir)
+
+
+def serve(lab: Lab, person: Person, server: Sequence[str], settings: Mapping[str, str]) -> int:
+    """JupyterLab (``server``) has run as the person, and ended; its exit status. Its kernels, which had the
+    variables ``settings``, have ended with it."""
+    before = {number: signal.signal(number, _stop) for number in _STOPS}
+    broker = Broker(person.uid, partial(_kernel, settings))
+    try:
+        with _home(lab, person) as home:
+            env = {**variables(person, home), "LABKIT_BROKER": broker.name}
+            return _served(
+                broker, run.start(as_person(person, server), env=env, output=_terminal())
+            )
+    except _Told:
+        return 0
+    finally:
+        broker.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise _Told
+
+
+def _served(broker: Broker, process: Popen[str]) -> int:
+    try:
+        return broker.serve(process)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(PATIENCE)
+            except Exception:  # it does not end by itself
+                process.kill()
+                process.wait()
+
+
+def as_person(person: Person, argv: Sequence[str]) -> list[str]:
+    """The argument list that runs a program as the person, which ends with its starter (setpriv(1)). Pure."""
+    groups = "--init-groups" if person.name else "--clear-groups"
+    who = [f"--reuid={person.uid}", f"--regid={person.gid}", groups]
+    return ["setpriv", *who, "--inh-caps=-all", "--pdeathsig=TERM", "--", *argv]
+
+
+@contextmanager
+def _home(lab: Lab, person: Person) -> Iterator[str]:
+    """The person's home; one for the session for who has none, which is in the journal."""
+    home = Path(person.home or "/nonexistent")
+    if home.is_dir() and home.stat().st_uid == person.uid:
+        yield str(home)
+        return
+    own = lab.run_dir / "notebook" / str(os.getpid())
+    Journal.of(lab).intend("folder", path=str(own))
+    own.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.chown(own, person.uid, person.gid)
+    try:
+        yield str(own)
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+        Journal.of(lab).forget("folder", path=str(own))
+
+
+def variables(person: Person, home: str) -> dict[str, str]:
+    """What JupyterLab has of an environment beside what every program has: none of root's. Pure."""
+    return {
+        "HOME": home,
+        "USER": person.name,
+        "LOGNAME": person.name,
+        "JUPYTER_PATH": str(Path(__file__).with_name("share")),
+    }
+
+
+def _kernel(settings: Mapping[str, str], asked: Asked, output: IO[bytes]) -> Popen[str]:
+    """A kernel of root's; what IPython keeps of it is in root's home, nothing in the person's."""
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", asked.connection_file]
+    env = {
+        **labkit_variables(),
+        **settings,
+        "HOME": pwd.getpwuid(0).pw_dir,
+        "JPY_SESSION_NAME": asked.session,
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "PYTHONPATH": str(Path(__file__).parents[3]),
+    }
+    start = ["env", f"--chdir={asked.folder}", "setpriv", "--pdeathsig=KILL", "--", *argv]
+    return run.start(start, env=env, output=output)
+
+
+def _terminal() -> IO[bytes]:
+    sys.stderr.flush()
+    return sys.stderr.buffer
+
 
 #: What may be passed on to a kernel.
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -53,8 +185,8 @@ class Kernel:
     client: socket.socket
 
 
-class Door:
-    """The door of one person (``uid``), open until it is closed."""
+class Broker:
+    """The broker of one person (``uid``), open until it is closed."""
 
     def __init__(self, uid: int, start: Start) -> None:
         self.name = f"labkit-{os.urandom(12).hex()}"
@@ -88,7 +220,7 @@ class Door:
         self._listener.close()
 
     def _ask(self) -> None:
-        """Somebody is at the door."""
+        """Somebody is at the broker."""
         client, _ = self._listener.accept()
         with ExitStack() as undone:
             undone.callback(client.close)

@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import logging
 import re
+import threading
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from labkit import reading
 from labkit.core import cache, run
+from labkit.core.files import proven, write_proven
 from labkit.errors import ConfigError, MachineError, StateError
-from labkit.farm.rootfs import apt, commands, index, lists, packages, variants
-from labkit.farm.rootfs.apt import Archive
+from labkit.farm.rootfs import apt, commands, packages, variants
+from labkit.farm.rootfs.apt import Archive, Source
 from labkit.farm.rootfs.cache_entries import require_space
-from labkit.farm.rootfs.repository import Shop
+from labkit.farm.rootfs.packages import parse_relations
+from labkit.farm.rootfs.repository import Repository
 from labkit.farm.rootfs.variants import Variant
 from labkit.model.lab import Lab
 from labkit.records import Record
@@ -52,7 +60,7 @@ class Rootfs(Record):
     key: str
 
 
-class Plan(Record):
+class BuildPlan(Record):
     """What will be built, and its place in the cache.
 
     ``archive`` is where its packages come from. It is None, and ``digest`` '', for what is pulled from a registry and
@@ -87,7 +95,7 @@ def require_host(registry: str) -> None:
         )
 
 
-def plan(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
+def plan(lab: Lab, variant: str = "", *, registry: str = "") -> BuildPlan:
     """What a build would make; asks the machine's package database, not the network."""
     chosen = variants.named(variant) if variant else variants.of_lab(lab)
     require_host(registry)
@@ -95,18 +103,18 @@ def plan(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
     pulled = registry if chosen.image is not None else ""
     program = variants.package_of(chosen, registry=pulled)
     version = program_version(program)
-    archive = None if pulled else lists.find(lab)
+    archive = None if pulled else apt.find_lists(lab)
     extra = tuple(sorted(set(lab.rootfs.packages)))
     recipe = commands.recipe(chosen, suite, extra)
     sources = commands.sources(chosen, archive) if archive else ()
-    digest = index.needed(archive, sources, asked(recipe)).digest if archive else ""
+    digest = needed(archive, sources, commands.asked(chosen, extra)).digest if archive else ""
     before = plan(lab, chosen.after).key if not pulled and chosen.after else ""
     key = key_of(
         f"{chosen.name}-{suite}",
         (EDITION, recipe, architecture, before),
         (program, version, lab.rootfs.mirror or apt.kind(lab), pulled, digest, before),
     )
-    return Plan(
+    return BuildPlan(
         variant=chosen,
         suite=suite,
         architecture=architecture,
@@ -120,7 +128,7 @@ def plan(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
     )
 
 
-def ready(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
+def ready(lab: Lab, variant: str = "", *, registry: str = "") -> BuildPlan:
     """The same, with the suite's list of packages, which is fetched if the cache does not have it.
 
     :raises BuildError: there is no room to build it; nothing was fetched.
@@ -130,7 +138,7 @@ def ready(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
         return planned
     run.require(*variants.programs(planned.variant), "nsenter", "cp")
     require_space(lab, planned.place.parent, what=planned.what, space=planned.variant.space)
-    lists.ensure(lab)
+    apt.ensure_lists(lab)
     known = plan(lab, variant, registry=registry)
     # Without the list's digest it would have the name of something else, and be made of nobody knows what.
     if not known.archive:
@@ -138,19 +146,18 @@ def ready(lab: Lab, variant: str = "", *, registry: str = "") -> Plan:
     return known
 
 
-def shop(planned: Plan) -> Shop:
+def repository(planned: BuildPlan) -> Repository:
     """Where a build takes its packages from; empty for what is pulled from a registry."""
     if not planned.archive:
-        return Shop((), ())
+        return Repository((), ())
     sources = commands.sources(planned.variant, planned.archive)
-    recipe = commands.recipe(planned.variant, planned.suite, planned.packages)
-    found = index.needed(planned.archive, sources, asked(recipe))
+    found = needed(planned.archive, sources, commands.asked(planned.variant, planned.packages))
     if found.digest != planned.digest:
         raise _list_gone(planned)
-    return Shop(sources, found.listed)
+    return Repository(sources, found.listed)
 
 
-def _list_gone(planned: Plan) -> StateError:
+def _list_gone(planned: BuildPlan) -> StateError:
     return StateError(
         planned.what,
         "the suite's list of packages in the cache was replaced while it was read",
@@ -158,12 +165,6 @@ def _list_gone(planned: Plan) -> StateError:
         "labkit refresh --help",
         code="state.list-gone",
     )
-
-
-def asked(recipe: str) -> frozenset[str]:
-    """The packages that a recipe's commands name."""
-    lists = re.findall(r"--include=([^\s'\"]+)", recipe)
-    return frozenset(name for names in lists for name in names.split(","))
 
 
 def key_of(name: str, *parts: object) -> str:
@@ -185,7 +186,7 @@ def program_version(package: str) -> str:
     return version
 
 
-def find(planned: Plan) -> Rootfs | None:
+def find(planned: BuildPlan) -> Rootfs | None:
     """The whole root file system in the cache, or None: also when its record or its files are damaged."""
     if not cache.whole(planned.place):
         return None
@@ -202,3 +203,123 @@ def _installed(package: str, _state: int) -> tuple[str, str]:
     words = ["dpkg-query", "--show", "--showformat=${Version} ${db:Status-Status}", package]
     version, _, status = run.run(words, ok=(0, 1)).stdout.partition(" ")
     return version, status
+
+
+#: What the tools install without being asked.
+TOOLS = ("apt", "usr-is-merged", "usrmerge")
+
+
+FIELDS = re.compile(r"^(Version|SHA256|Depends|Pre-Depends): (.*)$", re.M)
+
+
+#: Stands between lists that are kept in one file; no field of a package has it.
+APART = "\f"
+
+
+#: Marks in a package's stanza that make it part of every system.
+EVERYWHERE = ("\nEssential: yes\n", "\nPriority: required\n", "\nPriority: important\n")
+
+
+PROVIDES = re.compile(r"\nProvides: (.*)\n")
+
+
+class Needed(NamedTuple):
+    """The packages that can matter: of each source its list with nothing but these, and the hash of their names,
+    versions and contents."""
+
+    digest: str
+    listed: tuple[str, ...]
+
+
+class Offer(NamedTuple):
+    """One package as a mirror offers it; ``stanza`` is all that its list says of it."""
+
+    name: str
+    everywhere: bool
+    provides: tuple[str, ...]
+    stanza: str
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """Those of the fields that count."""
+        return dict(FIELDS.findall(self.stanza))
+
+    @property
+    def depends(self) -> tuple[str, ...]:
+        """Every alternative of every dependency, by name."""
+        found = self.fields
+        relations = ", ".join(found[name] for name in ("Pre-Depends", "Depends") if name in found)
+        return tuple(name for group in parse_relations(relations) for name in group)
+
+
+def needed(archive: Archive, sources: Sequence[Source], asked: Collection[str]) -> Needed:
+    """What can matter to a system with the packages ``asked``.
+
+    The first time on a list it takes some seconds; the answer is kept beside the list.
+    """
+    names = " ".join([*sorted(asked), "", *(source.digest for source in sources)])
+    kept = archive.folder / "needed" / hashlib.sha256(names.encode()).hexdigest()[:24]
+    if text := proven(kept):
+        digest, *listed = text.split(APART)
+        return Needed(digest, tuple(listed))
+    with _reading:
+        offers = [_offers(archive, source) for source in sources]
+    found = closure([offer for some in offers for offer in some], asked)
+    few = set(found)
+    listed = ["".join(f"{o.stanza.strip()}\n\n" for o in some if o in few) for some in offers]
+    value = Needed(summed(found), tuple(listed))
+    with suppress(PermissionError):
+        write_proven(kept, APART.join([value.digest, *value.listed]))
+    return value
+
+
+def parse(text: str) -> Iterator[Offer]:
+    """The packages in a list (deb-control(5)); there are tens of thousands, so little is looked at."""
+    for stanza in text.split("\n\n"):
+        if stanza.startswith("Package: "):
+            provides = PROVIDES.search(stanza) if "\nProvides:" in stanza else None
+            groups = parse_relations(provides[1]) if provides else ()
+            yield Offer(
+                name=stanza[len("Package: ") :].partition("\n")[0],
+                everywhere=any(mark in stanza for mark in EVERYWHERE),
+                provides=tuple(name for group in groups for name in group),
+                stanza=stanza,
+            )
+
+
+def closure(offers: Iterable[Offer], asked: Collection[str]) -> list[Offer]:
+    """Those that are everywhere or asked for, and all that these may draw in."""
+    known: dict[str, list[Offer]] = {}
+    waiting = [*TOOLS, *asked]
+    for offer in offers:
+        for name in (offer.name, *offer.provides):
+            known.setdefault(name, []).append(offer)
+        if offer.everywhere:
+            waiting.append(offer.name)
+    done: set[str] = set()
+    found: set[Offer] = set()
+    while waiting:
+        name = waiting.pop()
+        if name not in done:
+            done.add(name)
+            found.update(known.get(name, ()))
+            waiting += [other for offer in known.get(name, ()) for other in offer.depends]
+    return sorted(found)
+
+
+def summed(offers: Iterable[Offer]) -> str:
+    """The hash of all that could change what is installed."""
+    lines = [
+        (o.name, o.fields.get("Version"), o.fields.get("SHA256"), o.everywhere) for o in offers
+    ]
+    return hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:24]
+
+
+#: Builds side by side read the same lists: one reads, the others wait.
+_reading = threading.Lock()
+
+
+@lru_cache(maxsize=4)
+def _offers(archive: Archive, source: Source) -> tuple[Offer, ...]:
+    """What a list has; the source has the hash of its content."""
+    return tuple(parse(apt.list_text(archive, source)))
