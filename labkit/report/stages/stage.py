@@ -1,4 +1,8 @@
-"""A stage while its notebook runs: what it records, and the closing that says whether it passed."""
+"""A stage while its notebook runs, and what all stages come to: the closing table and the assignment's coverage.
+
+A stage records results and figures and closes: then it has passed, or says what is missing. The closing table
+and the coverage are computed from the checks of each stage's last run.
+"""
 
 from __future__ import annotations
 

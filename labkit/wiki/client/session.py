@@ -10,7 +10,7 @@ import functools
 import os
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
@@ -135,22 +135,29 @@ def open(lab: Lab, *, student: bool = False, info: SiteInfo | None = None) -> Me
     Raises :class:`WikiError` when the wiki is down, is no MediaWiki, refuses the password or is
     read-only; no password is in the exception or in what led to it.
     """
-    from labkit.wiki.client import transport
-
     late = info is not None and not info.private
-    site, wrong = _attempt(lab, None, student=student, info=info if late else None)
-    if wrong is not None or site is None:
-        # raised here, where no exception that knows the password is its context
-        raise wrong or transport.not_a_wiki(api_url(lab), "nothing", own=not lab.wiki.url)
-    site.renew = functools.partial(_renew, lab, site, student=student)
+    if not late:
+        credentials(lab, student=student)  # which may be missing, whatever the wiki answers
+    site = connect(lab, info=info if late else None)
+    site.renew = functools.partial(_log_in, lab, site, student=student)
+    if not late:
+        _require_writable(api_url(lab), site)
+        site.renew()
     return site
 
 
 def connect(lab: Lab, *, info: SiteInfo | None = None) -> MediaWiki:
-    """An anonymous session with the lab's wiki."""
+    """An anonymous session with the lab's wiki; with ``info``, the wiki is not asked what it is."""
+    from mwclient.errors import MwClientError
+
+    from labkit.wiki.client import transport
     from labkit.wiki.client.mediawiki import MediaWiki  # it imports mwclient
 
-    return MediaWiki(api_url(lab), own=not lab.wiki.url, bot=bot(lab), info=info)
+    url, own = api_url(lab), not lab.wiki.url
+    try:
+        return MediaWiki(url, own=own, bot=bot(lab), info=info)
+    except (MwClientError, ValueError, KeyError) as error:
+        raise transport.not_a_wiki(url, type(error).__name__, own=own) from None
 
 
 def bot(lab: Lab) -> str:
@@ -182,45 +189,6 @@ def credentials(lab: Lab, *, student: bool = False) -> tuple[str, SecretStr]:
     return os.environ[names[0]], SecretStr(os.environ[names[1]])
 
 
-def _renew(lab: Lab, site: MediaWiki, *, student: bool) -> None:
-    """The session is logged in anew."""
-    site.connection.cookies.clear()
-    site.tokens.clear()
-    site.account = ""
-    _, wrong = _attempt(lab, site, student=student)
-    if wrong is not None:
-        raise wrong
-
-
-def _attempt(
-    lab: Lab, site: MediaWiki | None, *, student: bool, info: SiteInfo | None = None
-) -> tuple[MediaWiki | None, WikiError | None]:
-    """A session that has logged in (with ``info``: that will), or the error that says why it has not."""
-    from mwclient.errors import LoginError, MaximumRetriesExceeded, MwClientError
-
-    from labkit.wiki.client import transport
-
-    url, wrong = api_url(lab), None
-    login, password = ("", SecretStr("")) if info else credentials(lab, student=student)
-    try:
-        site = site or connect(lab, info=info)
-        if not info:
-            _require_writable(url, site)
-            _log_in(site, login, password)
-    except WikiError as error:
-        wrong = error.with_traceback(None)  # whose frames hold the password
-    except (LoginError, MaximumRetriesExceeded) as error:
-        wrong = _refused(lab, f"{login} at {url}", error)
-    except (MwClientError, ValueError, KeyError) as error:
-        wrong = transport.not_a_wiki(url, type(error).__name__, own=not lab.wiki.url)
-    finally:
-        if site is not None:
-            site.credentials = None  # what prints the site's attributes prints no password
-    if wrong is not None and site is not None:
-        site.close()
-    return site, wrong
-
-
 def _require_writable(url: str, site: MediaWiki) -> None:
     """Raises :class:`WikiError` with the owner's reason for a wiki that takes no edits now."""
     known = getattr(site, "site", {})  # a private wiki says nothing before the login
@@ -230,29 +198,40 @@ def _require_writable(url: str, site: MediaWiki) -> None:
         raise WikiError(url, reason, "wait until its owner has opened it again", again, code="wiki.read-only")  # fmt: skip
 
 
-def _log_in(site: MediaWiki, login: str, password: SecretStr) -> None:
-    """The session is that account's: by a bot password (``NAME@APP``), or as its person logs in."""
-    from mwclient.errors import LoginError
+def _log_in(lab: Lab, site: MediaWiki, *, student: bool) -> None:
+    """Logs a session in (anew): by a bot password (``NAME@APP``), or as the account's person does."""
+    from mwclient.errors import LoginError, MaximumRetriesExceeded, MwClientError
 
-    if "@" in login:
-        site.login(login, password.get_secret_value())
+    from labkit.wiki.client import transport
+
+    url, (login, password) = api_url(lab), credentials(lab, student=student)
+    site.connection.cookies.clear()
+    site.tokens.clear()
+    site.account = ""
+    reason, remedy = "the wiki wants no more logins for a while", "publish again in a few minutes"
+    try:
+        if "@" in login:
+            site.login(login, password.get_secret_value())
+            return
+        answer = site.clientlogin(username=login, password=password.get_secret_value())
+        if answer is not True:
+            raise LoginError(site, "", "it asks for more than a password: use a bot password")
+        site.site_init()  # what may be done now, and as whom
         return
-    answer = site.clientlogin(username=login, password=password.get_secret_value())
-    if answer is not True:
-        raise LoginError(site, "", "it asks for more than a password: use a bot password")
-    site.site_init()  # what may be done now, and as whom
-
-
-def _refused(lab: Lab, who: str, error: Any) -> WikiError:
-    """The error for a login that the wiki refused."""
-    if not hasattr(error, "info"):
-        reason = "the wiki wants no more logins for a while"
-        return WikiError(who, reason, "publish again in a few minutes", code="wiki.login")
-    kind = "bot password" if "@" in who else "password"
-    reason = f"the wiki refuses the {kind}: {error.info or error.code}"
-    remedy = (
-        "correct the account and its password in the environment (LABKIT_WIKI_…)"
-        if lab.wiki.url
-        else f"see {passwords_file(lab)}; moved away, it is made anew at the next start"
-    )
-    return WikiError(who, reason, remedy, curl(api_url(lab)), code="wiki.login")
+    except WikiError as error:
+        wrong = error.with_traceback(None)  # whose frames hold the password
+    except MaximumRetriesExceeded:
+        wrong = WikiError(f"{login} at {url}", reason, remedy, code="wiki.login")
+    except LoginError as error:
+        kind = "bot password" if "@" in login else "password"
+        reason = f"the wiki refuses the {kind}: {error.info or error.code}"
+        remedy = f"see {passwords_file(lab)}; moved away, it is made anew at the next start"
+        if lab.wiki.url:
+            remedy = "correct the account and its password in the environment (LABKIT_WIKI_…)"
+        wrong = WikiError(f"{login} at {url}", reason, remedy, curl(url), code="wiki.login")
+    except (MwClientError, ValueError, KeyError) as error:
+        wrong = transport.not_a_wiki(url, type(error).__name__, own=not lab.wiki.url)
+    finally:
+        site.credentials = None  # what prints the site's attributes prints no password
+    site.close()
+    raise wrong  # here, where no exception that knows the password is its context

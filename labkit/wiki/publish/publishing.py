@@ -5,8 +5,8 @@ lines, then the page. Every edit is made from the revision that was read, by the
 people wrote is in the page before and after; that is checked before the edit and on what the wiki
 saved, and a line that the wiki's own merge dropped is put back.
 
-An unchanged page costs one request. One that changes costs five (and one for each missing picture, and
-before the first of these one that asks whether the page may be edited at all), none of which can be left
+An unchanged page costs one request. One that changes costs five (and two for each missing picture, for mwclient
+asks for a file's page first, and before the first of these one that asks whether the page may be edited at all), none of which can be left
 out: the page, which alone tells what people wrote; the bot's own page beside it, for another machine
 may have kept blocks there since; that page's edit, before a fence can carry a hash that no other
 machine knows; the page's edit; and the page again, for the wiki merges edits that do not overlap without a word.

@@ -18,9 +18,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
-
-from pydantic import ValidationError
 
 from labkit import reading
 from labkit.core.files import write_atomically
@@ -228,9 +225,8 @@ def _row(remark: Remark) -> dict[str, Cell]:
 
 class Kept(Record):
     """What was found at a page's revision, for the next time: ``teachers`` are those of the ``doubtful``, who
-    settled others' remarks, that are in the wiki's group. ``form`` tells it from what older labkits kept."""
+    settled others' remarks, that are in the wiki's group."""
 
-    form: Literal[2]
     provenance: Provenance
     found: Remarks
     doubtful: frozenset[str]
@@ -262,8 +258,7 @@ def of(wiki: Wiki, snapshot: Snapshot, *, page: str, folder: Path, groups: bool 
     if now is None:
         return Remarks(page=title, url=url, remarks=())
     file = folder / "remarks" / f"{stem(page)}.json"
-    kept = _read(file)
-    kept = kept if kept and kept.provenance.bot == wiki.bot else None
+    kept = _read(file, wiki.bot)
     same = kept and (kept.found.page, kept.found.url) == (title, url)
     if kept and same and kept.provenance.at(now):
         asked = groups and kept.doubtful
@@ -286,17 +281,19 @@ def of(wiki: Wiki, snapshot: Snapshot, *, page: str, folder: Path, groups: bool 
         vanished=vanished_of(provenance),
         altered=provenance.altered,
     )  # fmt: skip
-    new = Kept(form=2, provenance=provenance, found=result, doubtful=doubtful, teachers=teachers)
+    new = Kept(provenance=provenance, found=result, doubtful=doubtful, teachers=teachers)
     with suppress(OSError):  # who may not write there reads the history again
         write_atomically(file, new.model_dump_json(), mode=0o600)
     return result
 
 
-def _read(file: Path) -> Kept | None:
+def _read(file: Path, bot: str) -> Kept | None:
+    """What this machine knows of a page on which that account publishes."""
     try:
-        return Kept.model_validate_json(reading.content(file))
-    except (OSError, ValueError, ValidationError):
+        kept = Kept.model_validate_json(reading.content(file))
+    except (OSError, ValueError):
         return None
+    return kept if kept.provenance.bot == bot else None
 
 
 def _followed(
