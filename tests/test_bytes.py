@@ -21,7 +21,7 @@ from labkit.farm.images import actions as images
 from labkit.farm.images import builder, store
 from labkit.farm.reconcile import kept, up, upkeep
 from labkit.farm.rootfs.apt import AbsentError
-from labkit.farm.rootfs.repository import Deb, Depot
+from labkit.farm.rootfs.repository import Deb, PackageCache
 from labkit.model.sites import PAGE
 from labkit.report import status
 from labkit.wiki.server import installation
@@ -39,7 +39,7 @@ def test_a_package_with_another_bit_is_none(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Also in the process that has just read it; it is named, and fetched again."""
-    depot = Depot(tmp_path, offline=True)
+    depot = PackageCache(tmp_path, offline=True)
     deb = Deb("http://m.test/debian/a_1_all.deb", hashlib.sha256(b"a package").hexdigest())
     depot.pool.mkdir()
     depot.place(deb).write_bytes(b"a package")

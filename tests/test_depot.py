@@ -9,7 +9,7 @@ import pytest
 
 from labkit.farm.rootfs import buildplan, repository
 from labkit.farm.rootfs.apt import AbsentError, Source
-from labkit.farm.rootfs.repository import ADDRESS, Deb, Depot, Shop
+from labkit.farm.rootfs.repository import ADDRESS, Deb, PackageCache, Repository
 
 PACKAGES = """\
 Package: libc6
@@ -78,24 +78,24 @@ def test_what_apt_could_not_fetch_is_read() -> None:
 
 def test_offline_what_nobody_has_is_named(tmp_path: Path) -> None:
     """Without asking a mirror; nothing is left of the attempt."""
-    depot = Depot(tmp_path / "depot", offline=True)
+    cached = PackageCache(tmp_path / "cached", offline=True)
     with pytest.raises(AbsentError) as caught:
-        depot.get(Deb("http://m.test/debian/none.deb", "0" * 64))
+        cached.get(Deb("http://m.test/debian/none.deb", "0" * 64))
     assert caught.value.status is None
-    assert depot.absent == {"none.deb": caught.value}
-    assert not depot.folder.exists()
+    assert cached.absent == {"none.deb": caught.value}
+    assert not cached.folder.exists()
 
 
 def test_a_damaged_file_is_none(tmp_path: Path) -> None:
     """One that was cut off no longer has the content that its name tells."""
-    depot = Depot(tmp_path, offline=True)
+    cached = PackageCache(tmp_path, offline=True)
     deb = Deb("http://m.test/debian/a_1_all.deb", hashlib.sha256(b"a package").hexdigest())
-    path = depot.place(deb)
+    path = cached.place(deb)
     path.parent.mkdir()
     path.write_bytes(b"a package")
-    assert depot.get(deb) == path
+    assert cached.get(deb) == path
     path.write_bytes(b"a pack")
-    assert depot.find(deb) is None
+    assert cached.find(deb) is None
     assert not path.exists()
 
 
@@ -129,22 +129,22 @@ def test_the_hash_changes_with_what_can_matter(before: str, after: str, same: bo
     assert (old == new) is same
 
 
-# -- the shop --------------------------------------------------------------------------------
+# -- the repository --------------------------------------------------------------------------------
 
 MAIN = Source(mirror="https://me:secret@m.test/debian", suite="bookworm", date=1747472400)
 LISTED = f"Package: a\nFilename: pool/a_1_all.deb\nSHA256: {'0' * 64}\n\n"
 
 
-def test_the_shop_has_the_packages_of_each_source() -> None:
-    """Below a number; where they are on the mirror is the depot's business."""
-    found = Shop((MAIN, MAIN), (LISTED, ""))
+def test_the_repository_has_the_packages_of_each_source() -> None:
+    """Below a number; where they are on the mirror is the cached's business."""
+    found = Repository((MAIN, MAIN), (LISTED, ""))
     assert found.debs == {"/0/pool/a_1_all.deb": Deb(f"{MAIN.mirror}/pool/a_1_all.deb", "0" * 64)}
     assert found.lines.splitlines() == [
         f"deb [trusted=yes] {ADDRESS}/{number} bookworm main" for number in (0, 1)
     ]
 
 
-def test_the_shops_release_names_its_list() -> None:
+def test_the_repositorys_release_names_its_list() -> None:
     """With its hash, and the mirror's date."""
     text = repository.release(MAIN, "main/binary-amd64/Packages", LISTED)
     digest = hashlib.sha256(LISTED.encode()).hexdigest()
@@ -154,13 +154,13 @@ def test_the_shops_release_names_its_list() -> None:
 
 
 def test_a_root_file_system_is_told_the_machines_mirror(tmp_path: Path) -> None:
-    """Without a login, wherever a tool has written the shop's address; other files stay untouched."""
-    made = Shop((MAIN, MAIN.model_copy(update={"mirror": "http://s.test/x"})), ("", ""))
+    """Without a login, wherever a tool has written the repository's address; other files stay untouched."""
+    made = Repository((MAIN, MAIN.model_copy(update={"mirror": "http://s.test/x"})), ("", ""))
     for name in ("sources.list", "sources.list.d/0000source.list"):
         path = tmp_path / "etc/apt" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(made.lines)
-        made.told(tmp_path)
+        made.name_mirrors(tmp_path)
         assert path.read_text() == (
             "deb https://m.test/debian bookworm main\ndeb http://s.test/x bookworm main\n"
         )

@@ -19,7 +19,7 @@ from labkit.errors import CommandError, ConfigError, LabkitError, MachineError
 from labkit.farm import rootfs
 from labkit.farm.rootfs import apt, buildplan
 from labkit.farm.rootfs.apt import AbsentError
-from labkit.farm.rootfs.repository import ADDRESS, Depot, Shop
+from labkit.farm.rootfs.repository import ADDRESS, PackageCache, Repository
 from labkit.farm.rootfs.sandbox import gateway
 from tests import proc
 from tests.archives import LOGIN, Mirror, as_machine, fill, serving
@@ -90,16 +90,16 @@ def etc(mirror: Mirror, files: dict[str, str]) -> dict[str, str]:
     return files
 
 
-def shop_of(lab: Lab) -> Shop:
+def repository_of(lab: Lab) -> Repository:
     """What a build with the package labkit-one would take its packages from."""
     archive = apt.ensure_lists(lab)
     found = buildplan.needed(archive, archive.sources, ("labkit-one",))
-    return Shop(archive.sources, found.listed)
+    return Repository(archive.sources, found.listed)
 
 
 def names(lab: Lab, work: Path) -> list[str]:
     """The packages of such a build, fetched."""
-    files = shop_of(lab).fetch(Depot.of(lab), ("labkit-one",), work)
+    files = repository_of(lab).fetch(PackageCache.of(lab), ("labkit-one",), work)
     return sorted(path.name.partition("_")[0] for path in files)
 
 
@@ -228,7 +228,7 @@ def test_it_is_fetched_once(mirror: Mirror, small: Lab, tmp_path: Path) -> None:
         asked = len(mirror.asked)
         assert names(offline, tmp_path / "2") == ["labkit-one", "labkit-two"]
         assert len(mirror.asked) == asked
-        pool = Depot.of(small).folder / "pool"
+        pool = PackageCache.of(small).folder / "pool"
         next(pool.glob("labkit-two_1_*")).write_bytes(b"cut off")
         names(small, tmp_path / "3")
         assert [path.rpartition("/")[2] for path in mirror.asked[asked:]] == [
@@ -244,15 +244,15 @@ def test_it_is_fetched_once(mirror: Mirror, small: Lab, tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-def test_a_build_reaches_the_shop_and_nothing_else(
+def test_a_build_reaches_the_repository_and_nothing_else(
     mirror: Mirror, small: Lab, tmp_path: Path
 ) -> None:
-    """From behind the gateway a package that was not fetched before is fetched, once; what the shop does not have is not
+    """From behind the gateway a package that was not fetched before is fetched, once; what the repository does not have is not
     there, and neither is the mirror itself."""
 
     def work() -> None:
-        shop, depot = shop_of(small), Depot.of(small)
-        with gateway(depot, shop) as way:
+        repository, cached = repository_of(small), PackageCache.of(small)
+        with gateway(cached, repository) as way:
             wget = [*way.words, "wget", "-q", "-t1", "-T5", "-O-"]
             path = f"{ADDRESS}/0/pool/main/labkit-two_1_all.deb"
             for _ in range(2):
@@ -400,7 +400,7 @@ def test_a_package_that_the_mirror_has_replaced_is_named(
         return caught.value.status
 
     assert as_machine(tmp_path / "machine", etc(mirror, MACHINES["a line"]), work) == 404
-    assert list((Depot.of(small).folder / "pool").iterdir()) == []
+    assert list((PackageCache.of(small).folder / "pool").iterdir()) == []
 
 
 def test_offline_without_a_list_says_what_is_missing(small: Lab) -> None:

@@ -23,7 +23,7 @@ from labkit.farm.rootfs.apt import Source
 from labkit.farm.rootfs.buildplan import Rootfs
 from labkit.farm.rootfs.cache_entries import building
 from labkit.farm.rootfs.files import scan
-from labkit.farm.rootfs.repository import ADDRESS, Shop
+from labkit.farm.rootfs.repository import ADDRESS, Repository
 from labkit.farm.rootfs.variants import Variant
 from labkit.farm.study import comparison
 from labkit.farm.study.comparison import Compressed, Measured
@@ -91,9 +91,9 @@ def test_the_farms_base_has_apt_and_no_documentation() -> None:
     ],
 )
 def test_the_file_beside_the_target_has_the_sources(name: str, text: str) -> None:
-    """The shop for mmdebstrap, which fetches; the mirror for what is put together from fetched packages."""
-    shop = Shop((Source(mirror="http://mirror.test/debian", suite="bookworm"),), ("",))
-    assert commands.script_text(variants.named(name), shop) == text
+    """The repository for mmdebstrap, which fetches; the mirror for what is put together from fetched packages."""
+    repository = Repository((Source(mirror="http://mirror.test/debian", suite="bookworm"),), ("",))
+    assert commands.script_text(variants.named(name), repository) == text
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from labkit.farm.rootfs import apt, commands, packages, variants
 from labkit.farm.rootfs.apt import Archive, Source
 from labkit.farm.rootfs.cache_entries import require_space
 from labkit.farm.rootfs.packages import parse_relations
-from labkit.farm.rootfs.repository import Shop
+from labkit.farm.rootfs.repository import Repository
 from labkit.farm.rootfs.variants import Variant
 from labkit.model.lab import Lab
 from labkit.records import Record
@@ -146,15 +146,15 @@ def ready(lab: Lab, variant: str = "", *, registry: str = "") -> BuildPlan:
     return known
 
 
-def shop(planned: BuildPlan) -> Shop:
+def repository(planned: BuildPlan) -> Repository:
     """Where a build takes its packages from; empty for what is pulled from a registry."""
     if not planned.archive:
-        return Shop((), ())
+        return Repository((), ())
     sources = commands.sources(planned.variant, planned.archive)
     found = needed(planned.archive, sources, commands.asked(planned.variant, planned.packages))
     if found.digest != planned.digest:
         raise _list_gone(planned)
-    return Shop(sources, found.listed)
+    return Repository(sources, found.listed)
 
 
 def _list_gone(planned: BuildPlan) -> StateError:

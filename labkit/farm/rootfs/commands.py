@@ -9,7 +9,7 @@ from labkit.errors import ConfigError
 from labkit.farm.rootfs import ladder, variants
 from labkit.farm.rootfs.apt import SCRIPTS, Archive, Source
 from labkit.farm.rootfs.assembly import LEFT_OUT
-from labkit.farm.rootfs.repository import ADDRESS, Shop
+from labkit.farm.rootfs.repository import ADDRESS, Repository
 from labkit.farm.rootfs.variants import Variant
 from labkit.records import Record
 
@@ -46,7 +46,7 @@ IMPORTANT = ("?priority(required)", "?priority(important)")
 ALL = ("usrmerge-", "apt")
 
 
-class Command(Record):
+class BuildStep(Record):
     """One command of a build, and what a person is told that it does.
 
     ``argv`` begins with a program, or with a module of labkit that is started as one. The arguments of a ``quiet``
@@ -65,7 +65,7 @@ def steps(
     packages: Sequence[str],
     script: Path,
     before: Path = Path("before"),
-) -> tuple[Command, ...]:
+) -> tuple[BuildStep, ...]:
     """The commands that make ``target``.
 
     :param script: a file beside the target (:func:`script_text`); :func:`fetched` is beside it.
@@ -74,7 +74,7 @@ def steps(
     if variant.mode == "shrunk":
         return _shrunk(variant, target, script, before)
     if variant.name == "docker-slim":
-        copy = Command(doing="copy", argv=("cp", "--archive", str(before), str(target)))
+        copy = BuildStep(doing="copy", argv=("cp", "--archive", str(before), str(target)))
         return (copy, *slim_steps(target))
     makers = {
         "debootstrap": _debootstrap,
@@ -114,7 +114,7 @@ def wanted(variant: Variant, packages: Sequence[str]) -> tuple[str, ...]:
     return (*begins, *ALL, *(variants.PACKAGES if variant.tool == "dpkg" else ()), *packages)
 
 
-def script_text(variant: Variant, shop: Shop, *, base: Path | None = None) -> str:
+def script_text(variant: Variant, repository: Repository, *, base: Path | None = None) -> str:
     """What the file beside the target holds: sources.list for mmdebstrap, the same as it is to be in the root file
     system for dpkg, what debuerreotype takes for debootstrap.
 
@@ -123,8 +123,8 @@ def script_text(variant: Variant, shop: Shop, *, base: Path | None = None) -> st
     if variant.tool == "debuerreotype":
         return COPIED.replace("BASE", str(base))
     if variant.tool == "mmdebstrap":
-        return shop.lines
-    return "".join(f"{source.line}\n" for source in shop.sources)
+        return repository.lines
+    return "".join(f"{source.line}\n" for source in repository.sources)
 
 
 def fetched(script: Path) -> Path:
@@ -132,12 +132,12 @@ def fetched(script: Path) -> Path:
     return script.with_name("fetched")
 
 
-def pull_steps(variant: Variant, suite: str, work: Path, registry: str) -> tuple[Command, ...]:
+def pull_steps(variant: Variant, suite: str, work: Path, registry: str) -> tuple[BuildStep, ...]:
     """The commands that pull the official image into ``work/image`` and unpack it to ``work/rootfs``."""
     tag = f"{suite}{variant.image}"
     loopback = registry.partition(":")[0] in ("127.0.0.1", "localhost")
     return (
-        Command(
+        BuildStep(
             doing="pull",
             quiet=True,
             argv=(
@@ -148,21 +148,21 @@ def pull_steps(variant: Variant, suite: str, work: Path, registry: str) -> tuple
                 f"oci:{work}/image:{tag}",
             ),
         ),
-        Command(
+        BuildStep(
             doing="unpack",
             argv=("umoci", "raw", "unpack", "--image", f"{work}/image:{tag}", f"{work}/rootfs"),
         ),
     )
 
 
-def slim_steps(target: Path) -> tuple[Command, ...]:
+def slim_steps(target: Path) -> tuple[BuildStep, ...]:
     """The command that makes ``target``, a copy of ``docker``, into ``docker-slim``."""
-    return (Command(doing="slim", argv=("debuerreotype-slimify", str(target))),)
+    return (BuildStep(doing="slim", argv=("debuerreotype-slimify", str(target))),)
 
 
 def _debootstrap(
     variant: Variant, suite: str, target: Path, packages: Sequence[str], script: Path
-) -> tuple[Command, ...]:
+) -> tuple[BuildStep, ...]:
     known = Path(SCRIPTS, suite)
     if not known.exists():
         raise ConfigError(
@@ -181,12 +181,12 @@ def _debootstrap(
         str(target),
         f"{ADDRESS}/0",
     )
-    return (Command(doing="debootstrap", argv=argv),)
+    return (BuildStep(doing="debootstrap", argv=argv),)
 
 
 def _mmdebstrap(
     variant: Variant, suite: str, target: Path, packages: Sequence[str], script: Path
-) -> tuple[Command, ...]:
+) -> tuple[BuildStep, ...]:
     slim = variant.mode == "essential"
     argv = (
         "mmdebstrap",
@@ -200,7 +200,7 @@ def _mmdebstrap(
         str(target),
         str(script),
     )
-    return (Command(doing="mmdebstrap", argv=argv),)
+    return (BuildStep(doing="mmdebstrap", argv=argv),)
 
 
 def _without_unread() -> tuple[str, ...]:
@@ -218,7 +218,7 @@ def _without_unread() -> tuple[str, ...]:
 
 def _debuerreotype(
     variant: Variant, suite: str, target: Path, packages: Sequence[str], script: Path
-) -> tuple[Command, ...]:
+) -> tuple[BuildStep, ...]:
     init = (
         "debuerreotype-init",
         "--non-debian",  # from the mirror as it is today, not from a dated snapshot of it
@@ -229,14 +229,14 @@ def _debuerreotype(
         f"{ADDRESS}/0",
     )
     return (
-        Command(doing="debootstrap", argv=init),
-        Command(doing="minimise", argv=("debuerreotype-minimizing-config", str(target))),
+        BuildStep(doing="debootstrap", argv=init),
+        BuildStep(doing="minimise", argv=("debuerreotype-minimizing-config", str(target))),
     )
 
 
 def _dpkg(
     variant: Variant, suite: str, target: Path, packages: Sequence[str], script: Path
-) -> tuple[Command, ...]:
+) -> tuple[BuildStep, ...]:
     argv = (
         "labkit.farm.rootfs.assembly",
         f"--sources={script}",
@@ -246,10 +246,10 @@ def _dpkg(
         *(f"--keep={path}" for path in STAYING),
         str(target),
     )
-    return (Command(doing="assemble", argv=argv),)
+    return (BuildStep(doing="assemble", argv=argv),)
 
 
-def _shrunk(variant: Variant, target: Path, script: Path, before: Path) -> tuple[Command, ...]:
+def _shrunk(variant: Variant, target: Path, script: Path, before: Path) -> tuple[BuildStep, ...]:
     argv = (
         "labkit.farm.rootfs.shrink",
         f"--variant={variant.name}",
@@ -257,4 +257,4 @@ def _shrunk(variant: Variant, target: Path, script: Path, before: Path) -> tuple
         str(before),
         str(target),
     )
-    return (Command(doing="shrink", argv=argv),)
+    return (BuildStep(doing="shrink", argv=argv),)

@@ -55,7 +55,7 @@ class Deb(NamedTuple):
         return self.address.rpartition("/")[2]
 
 
-class Depot:
+class PackageCache:
     """The packages in one folder; ``offline``: none is fetched.
 
     ``absent`` has the error of each one that could not be fetched, ``failed`` that of the last one that could not
@@ -69,8 +69,8 @@ class Depot:
         self.failed: OSError | None = None
 
     @classmethod
-    def of(cls, lab: Lab) -> Depot:
-        """The depot in a lab's cache."""
+    def of(cls, lab: Lab) -> PackageCache:
+        """The cached in a lab's cache."""
         return cls(lab.cache_dir / "debian", offline=lab.offline)
 
     @property
@@ -117,7 +117,7 @@ class Depot:
         return [self.place(deb) for deb in debs]
 
     def _fetch(self, debs: Sequence[Deb], on_line: Callable[[str], None] | None) -> None:
-        """Each of these is in the depot afterwards, or ``absent``."""
+        """Each of these is in the cached afterwards, or ``absent``."""
         if self.offline:
             self.absent |= {d.name: AbsentError(d.name, None, OFFLINE) for d in debs}
             return
@@ -193,7 +193,7 @@ def _hashed(path: Path, *_state: int) -> str:
     return cache.digest(path)
 
 
-#: The shop's address: no host has it (RFC 2606, section 2).
+#: The repository's address: no host has it (RFC 2606, section 2).
 ADDRESS = "http://labkit.invalid"
 
 
@@ -204,7 +204,7 @@ FILENAME, DIGEST = (
 )
 
 
-class Shop:
+class Repository:
     """The packages that can matter, by source; ``listed`` has the list of each source."""
 
     def __init__(self, sources: Sequence[Source], listed: Sequence[str]) -> None:
@@ -213,7 +213,7 @@ class Shop:
 
     @property
     def lines(self) -> str:
-        """The shop for apt, as lines of sources.list(5)."""
+        """The repository for apt, as lines of sources.list(5)."""
         return self._lines(ADDRESS)
 
     @cached_property
@@ -237,7 +237,7 @@ class Shop:
             for path, digest in parse(text)
         }
 
-    def told(self, root: Path) -> None:
+    def name_mirrors(self, root: Path) -> None:
         """The sources of a root file system are named as the machine's apt names them."""
         for path in (root / "etc/apt").glob("**/*.list"):
             before = path.read_text(encoding="utf-8")
@@ -249,7 +249,7 @@ class Shop:
 
     def fetch(
         self,
-        depot: Depot,
+        cached: PackageCache,
         names: Sequence[str],
         work: Path,
         *,
@@ -277,7 +277,7 @@ class Shop:
         wanted = [*apt_get, "--no-install-recommends", "--print-uris", "install", *names]
         said = run.run(wanted, env=env, timeout=TIMEOUT, quiet=True).stdout
         paths = [path.removeprefix(str(work)) for path in parse_addresses(said)]
-        return depot.fetch([self.debs[path] for path in paths], on_line)
+        return cached.fetch([self.debs[path] for path in paths], on_line)
 
     def _lines(self, address: str) -> str:
         return "".join(

@@ -1,13 +1,16 @@
-"""Runs build programs apart from the machine: in namespaces of their own, with a local repository as their only network."""
+"""Runs the programs of a build apart from the machine: in namespaces of their own, with a repository as their network.
+
+The programs run in mount and process namespaces (unshare(1)) and die when labkit does (setpriv(1), ``--pdeathsig``).
+Their network namespace has a loopback and, on it, an HTTP proxy that serves the repository; it has no name and ends
+with the process that made it.
+"""
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
 import socket
-import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,38 +24,42 @@ from pydantic import Field
 
 from labkit.errors import MachineError, with_sudo
 from labkit.farm.rootfs.apt import AbsentError
-from labkit.farm.rootfs.repository import ADDRESS, Depot, Shop
+from labkit.farm.rootfs.repository import ADDRESS, PackageCache, Repository
 from labkit.kernel import calls
+from labkit.kernel.links import Netlink
 from labkit.kernel.netns import alone
 from labkit.records import Record
+
+T = TypeVar("T")
+
+log = logging.getLogger("labkit.gateway")
 
 #: How many times the bytes of a build have to be free in memory for it to happen there: two builds run
 #: side by side, and others want memory too.
 ROOMY = 4
 
 
-class Way(Record):
-    """How a program is started that may go through the gateway: the words before its own, and its
-    environment. Without a gateway both are empty."""
+class Access(Record):
+    """How a program is started to use a network: the words before its own, and its environment."""
 
     words: tuple[str, ...] = ()
     env: dict[str, str] = Field(default_factory=dict)
 
 
-#: No gateway at all.
-NOWHERE = Way()
+#: The machine's own network.
+HOST_NETWORK = Access()
 
 
 def sealed(
-    argv: Sequence[str | Path], *, root: Path | None = None, way: Way = NOWHERE
+    argv: Sequence[str | Path], *, root: Path | None = None, access: Access = HOST_NETWORK
 ) -> list[str]:
-    """The argument list that runs ``argv`` sealed off, with ``root`` as its root folder.
+    """The argument list that runs ``argv`` in namespaces of its own.
 
-    :param way: the way to the mirror (:func:`labkit.farm.rootfs.sandbox.gateway`), and then to nothing
-        else; without one the network is the machine's.
+    :param root: its root folder.
+    :param access: its network, from :func:`gateway`.
     """
     return [
-        *way.words,
+        *access.words,
         "setpriv",
         "--pdeathsig=KILL",
         "unshare",
@@ -68,12 +75,14 @@ def sealed(
 
 
 def in_memory(work: Path, space: int, function: Callable[[Path], T]) -> T:
-    """``function(folder)``, with a folder in memory where the machine has plenty of it, else ``work``.
+    """Returns ``function(folder)``, with a folder in memory where the machine has plenty of it, else ``work``.
 
-    Installing packages writes each file several times and waits for the disk each time. The folder
-    is mounted in a namespace of the calling thread alone: nobody else sees it, and it ends with it.
+    Installing packages writes each file several times and waits for the disk each time. The folder is mounted in a
+    namespace of the calling thread: no other process sees it, and it ends with the thread.
     """
-    if _memory() < ROOMY * space:
+    text = Path("/proc/meminfo").read_text(encoding="ascii")
+    available = re.search(r"^MemAvailable:\s*(\d+) kB$", text, re.M)
+    if not available or int(available[1]) * 1024 < ROOMY * space:
         return function(work)
     folder = work / "memory"
 
@@ -92,34 +101,28 @@ def in_memory(work: Path, space: int, function: Callable[[Path], T]) -> T:
     return done
 
 
-def _memory() -> int:
-    """The bytes of memory that programs may still take (proc(5), /proc/meminfo)."""
-    text = Path("/proc/meminfo").read_text(encoding="ascii")
-    found = re.search(r"^MemAvailable:\s*(\d+) kB$", text, re.M)
-    return int(found[1]) * 1024 if found else 0
-
-
-T = TypeVar("T")
-
-log = logging.getLogger("labkit.gateway")
-
-
-#: netdevice(7): read and write an interface's flags; the one that says it is up.
-SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
-
-
 @contextmanager
-def gateway(depot: Depot, shop: Shop) -> Iterator[Way]:
-    """The gateway is open while the block runs."""
-    listening, namespace = alone(_apart)
+def gateway(cached: PackageCache, repository: Repository) -> Iterator[Access]:
+    """Yields access to a network with nothing but the repository, while the block runs.
+
+    Packages that a program asks for come from the cache, which fetches the missing ones.
+    """
+    listening, namespace = alone(_network)
     try:
-        with _Server(("", 0), _handler(depot, shop), False) as server:
+        with _Server(("", 0), _handler(cached, repository), False) as server:
             server.socket.close()
             server.socket = listening
             thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="gateway")
             thread.start()
             try:
-                yield _way(namespace, listening.getsockname()[1])
+                address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+                yield Access(
+                    words=("nsenter", f"--net=/proc/{os.getpid()}/fd/{namespace}", "--"),
+                    env={
+                        **dict.fromkeys(("http_proxy", "HTTP_PROXY"), address),
+                        **dict.fromkeys(("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"), ""),
+                    },
+                )
             finally:
                 server.shutdown()
                 thread.join()
@@ -128,28 +131,8 @@ def gateway(depot: Depot, shop: Shop) -> Iterator[Way]:
         os.close(namespace)
 
 
-class _Server(ThreadingHTTPServer):
-    """One thread for each connection; a program that goes away in the middle of one is no fault."""
-
-    daemon_threads = True
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        log.debug("a connection of %s ended", client_address, exc_info=True)
-
-
-def _way(namespace: int, port: int) -> Way:
-    address = f"http://127.0.0.1:{port}"
-    return Way(
-        words=("nsenter", f"--net=/proc/{os.getpid()}/fd/{namespace}", "--"),
-        env={
-            **dict.fromkeys(("http_proxy", "HTTP_PROXY"), address),
-            **dict.fromkeys(("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"), ""),
-        },
-    )
-
-
-def _apart() -> tuple[socket.socket, int]:
-    """A listening socket in a new network namespace, and a descriptor of that."""
+def _network() -> tuple[socket.socket, int]:
+    """Makes a network namespace with a loopback; returns a socket that listens there and its descriptor."""
     try:
         calls.unshare(calls.CLONE_NEWNET)
     except PermissionError:
@@ -160,16 +143,23 @@ def _apart() -> tuple[socket.socket, int]:
             "id",
             code="machine.not-root",
         ) from None
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        request = struct.pack("16sH14x", b"lo", 0)
-        (flags,) = struct.unpack_from("16xH", fcntl.ioctl(control, SIOCGIFFLAGS, request))
-        fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | IFF_UP))
+    with Netlink() as netlink:
+        netlink.do(netlink.ipr.link("set", index=1, state="up"))
     listening = socket.create_server(("127.0.0.1", 0), backlog=64)
     return listening, os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _handler(depot: Depot, shop: Shop) -> type[BaseHTTPRequestHandler]:
-    """What answers requests: with an index of the shop, a package, or what came of fetching it."""
+class _Server(ThreadingHTTPServer):
+    """One thread for each connection; a client may end in the middle of one."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        log.debug("a connection of %s ended", client_address, exc_info=True)
+
+
+def _handler(cached: PackageCache, repository: Repository) -> type[BaseHTTPRequestHandler]:
+    """Makes the class that answers requests with an index, a package, or the reason why there is none."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -177,15 +167,15 @@ def _handler(depot: Depot, shop: Shop) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             path = unquote(self.path.removeprefix(ADDRESS))
             try:
-                if path in shop.debs:
-                    self._answer(HTTPStatus.OK, depot.get(shop.debs[path]).read_bytes())
-                elif path in shop.files:
-                    self._answer(HTTPStatus.OK, shop.files[path])
+                if path in repository.debs:
+                    self._answer(HTTPStatus.OK, cached.get(repository.debs[path]).read_bytes())
+                elif path in repository.files:
+                    self._answer(HTTPStatus.OK, repository.files[path])
                 else:
                     self._answer(HTTPStatus.NOT_FOUND, b"")
             except AbsentError as error:
                 self._answer(error.status or HTTPStatus.GATEWAY_TIMEOUT, error.reason.encode())
-            except OSError:  # which the depot remembers
+            except OSError:  # the package cache keeps it
                 self._answer(HTTPStatus.INSUFFICIENT_STORAGE, b"")
 
         def do_HEAD(self) -> None:
@@ -199,6 +189,6 @@ def _handler(depot: Depot, shop: Shop) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(data)
 
         def log_message(self, *_: object) -> None:
-            """The depot says what it fetches; what it has need not be told."""
+            """The package cache logs what it fetches."""
 
     return Handler

@@ -201,12 +201,12 @@ ProxyRequests Off
 BalancerInherit Off
 # {fingerprint(SCRIPT)}
 LuaScope thread
-LuaHookFixups "{folder}/{SCRIPT_FILE}" forward
+LuaHookFixups "{folder(lab)}/{SCRIPT_FILE}" forward
 """
 
 
 def _front(lab: Lab) -> str:
-    """What answers to any name that is no site's: the first virtual host."""
+    """The first virtual host, which answers to any name that is not a site's."""
     return f"""\
 <VirtualHost *:{lab.proxy.port}>
     ServerName {lab.host_name("balancer")}

@@ -28,7 +28,7 @@ from labkit.farm.rootfs.buildplan import BuildPlan, Rootfs, key_of
 from labkit.farm.rootfs.cache_entries import discard
 from labkit.farm.rootfs.files import scan
 from labkit.farm.rootfs.ladder import LADDER, Step
-from labkit.farm.rootfs.repository import Depot
+from labkit.farm.rootfs.repository import PackageCache
 from labkit.farm.rootfs.shrink import apply, needed_libraries, with_added
 from labkit.farm.rootfs.tree import Tree
 from labkit.farm.study import probes, usage
@@ -266,7 +266,9 @@ def _ablate(lab: Lab, built: Rootfs, place: Path) -> Ablation:
 def _full(lab: Lab, planned: BuildPlan, before: Rootfs, folder: Path) -> Tree:
     """All files that there are, with the packages that the variant's steps add, as its build has them."""
     tree = Tree.read(before.path)
-    files = bootstrap.fetch(planned, Depot.of(lab), buildplan.shop(planned), folder, before)
+    files = bootstrap.fetch(
+        planned, PackageCache.of(lab), buildplan.repository(planned), folder, before
+    )
     return with_added(tree, files, folder / "added")
 
 
