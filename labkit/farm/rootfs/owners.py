@@ -1,10 +1,10 @@
-"""Whose each file of a root file system is. Pure.
+"""Says which package each file of a root file system belongs to, by dpkg's database and known scripts.
 
-The first of these that is so: a package lists it; ucf or update-alternatives keeps it for a
-package; it is the package tools' own state; a package's scripts are known to make it
-(:mod:`labkit.farm.rootfs.owners`), or it is a link to a package's file, as scripts set them, or
-the scripts of exactly one package name it; the program that built the root file system is known
-to write it; a package has systemd-tmpfiles make it. What is left belongs to nobody.
+The first of these that applies: a package lists the file; ucf or update-alternatives keeps it for a package; it is the
+package tools' own state; a package's scripts are known to make it (:data:`MADE`), or it is a link to a package's file,
+or the scripts of exactly one package name it; the program that built the root file system writes it (:data:`BUILT`); a
+package has systemd-tmpfiles make it. Other files belong to no package. Read are dpkg's file lists, diversions and
+alternatives (dpkg(1), dpkg-divert(1), update-alternatives(1)), and the files that ucf(1) keeps.
 """
 
 from __future__ import annotations
@@ -32,6 +32,71 @@ MEANING: Mapping[How, str] = {
 }
 
 
+#: dpkg's files of one package.
+INFO = re.compile(r"/var/lib/dpkg/info/([^/:]+)(?::[^/.]+)?\.[a-z0-9]+")
+#: How many links are followed before they are taken for a circle.
+HOPS = 8
+#: dpkg's own folder below a root folder.
+DPKG = "var/lib/dpkg"
+#: A package's scripts beside its file list; ``.triggers`` names the files that wake one.
+SCRIPTS = ("preinst", "postinst", "config", "triggers")
+#: Where packages write down what systemd-tmpfiles(8), which their scripts start, is to make.
+TMPFILES = PurePosixPath("/usr/lib/tmpfiles.d")
+#: What the package tools write about themselves: databases, indices, downloads, logs, backups.
+STATE = re.compile(
+    r"/var/lib/(dpkg|apt|aptitude|ucf)(/.*)?"
+    r"|/var/cache/(apt|debconf)(/.*)?"
+    r"|/var/log/(apt(/.*)?|(dpkg|alternatives)\.log.*)"
+    r"|/var/backups(/.*)?"
+)
+#: What maintainer scripts, and the programs that they call, make -> the package that it is owed to;
+#: of several the first that is installed.
+MADE: Mapping[str, tuple[str, ...]] = {
+    r"/(media|mnt|opt|srv|etc/opt|var/opt|usr/local(/.*)?)": ("base-files",),
+    r"/etc/(passwd|group)": ("base-passwd",),
+    r"/etc/((passwd|group)-|g?shadow-?|sub[ug]id-?|\.pwd\.lock)": ("passwd",),
+    r"/etc/shells|/var/lib/shells\.state": ("debianutils",),
+    r"/etc/nsswitch\.conf": ("base-files",),
+    r"/etc/(ld\.so\.cache|ld\.so\.cache~)|/var/cache/ldconfig(/.*)?": ("libc-bin",),
+    r"/usr/lib/[^/]+/gconv/gconv-modules\.cache": ("libc-bin", "libc6"),
+    r"/usr/lib/locale/locale-archive|/etc/default/locale": ("locales",),
+    r"/etc/(localtime|timezone)": ("tzdata",),
+    r"/etc/pam\.d/common-.*|/var/lib/pam(/.*)?": ("libpam-runtime",),
+    r"/etc/ssl/certs(/.*)?|/etc/ca-certificates(/.*|\.conf)?": ("ca-certificates",),
+    r"/etc/ssh/ssh_host_.*": ("openssh-server",),
+    r"/var/lib/apache2(/.*)?": ("apache2",),
+    r"/var/cache/man(/.*)?": ("man-db",),
+    r"/usr/share/info/dir(\.old)?": ("install-info", "base-files"),
+    r"/(usr/lib|etc)/udev/hwdb\.bin": ("udev", "systemd-hwe-hwdb"),
+    r"/etc/mtab|/root/\.ssh|/var/lib/systemd/(catalog|coredump|pstore)(/.*)?": ("systemd",),
+    r"/run/(log|shm|user|sendsigs\.omit\.d|lock/subsys|systemd(/.*)?)": ("systemd",),
+    r"/var/(cache|lib|log)/private": ("systemd",),
+    r"/etc/systemd/(system|user)/[^/]+\.wants": ("init-system-helpers",),
+    r"/var/lib/systemd/deb-systemd-(user-)?helper-[a-z]+(/[^/]+\.wants)?": ("init-system-helpers",),
+    r"/run/adduser": ("adduser",),
+    r"/run/mount": ("mount",),
+    r"/run/runit(/.*)?": ("runit-helper",),
+    r"/var/lib/wtmpdb": ("libwtmpdb0",),
+}
+#: What debootstrap, mmdebstrap, debuerreotype and labkit write into every root file system.
+BUILT = re.compile(
+    r"/dev(/.*)?"
+    r"|/usr/lib(32|64|x32|o32)|/(bin|sbin|lib|lib32|lib64|libx32)"
+    r"|/etc/(fstab|hostname|hosts|resolv\.conf)|/var/log/bootstrap\.log"
+    r"|/etc/apt/sources\.list(\.d/[^/]+)?|/etc/apt/apt\.conf\.d/(99mmdebstrap|docker-.*)"
+    r"|/etc/dpkg/dpkg\.cfg\.d/(99mmdebstrap|99labkit|docker.*)"
+    r"|/usr/sbin/policy-rc\.d|/debuerreotype-epoch|/debootstrap(/.*)?"
+    r"|/run/apache2|/run/lock/apache2|/run/sshd"
+)
+#: A unit that deb-systemd-helper(1p) has noted as enabled: where its own file lies.
+NOTED = re.compile(
+    r"/var/lib/systemd/deb-systemd-(?:user-)?helper-[a-z]+/(?:.*/)?([^/]+?)(?:\.dsh-also)?"
+)
+UNITS = ("/usr/lib/systemd/system", "/etc/systemd/system", "/usr/lib/systemd/user")
+#: A module that Python compiled: the file that it was compiled from.
+COMPILED = re.compile(r"(.*)/__pycache__/([^/.]+)\.[^/]+\.pyc")
+
+
 class Owner(NamedTuple):
     """How a file came to be there, and the package that it is owed to ('' where it is to none)."""
 
@@ -40,10 +105,6 @@ class Owner(NamedTuple):
 
 
 NOBODY = Owner("nobody")
-#: dpkg's files of one package.
-INFO = re.compile(r"/var/lib/dpkg/info/([^/:]+)(?::[^/.]+)?\.[a-z0-9]+")
-#: How many links are followed before they are taken for a circle.
-HOPS = 8
 
 
 def attribute(files: Iterable[File], known: Database) -> dict[str, Owner]:
@@ -137,18 +198,6 @@ def _named(known: Database) -> Callable[[str], str]:
         return next(iter(packages)) if len(packages) == 1 else ""
 
     return find
-
-
-#: dpkg's own folder below a root folder.
-DPKG = "var/lib/dpkg"
-
-
-#: A package's scripts beside its file list; ``.triggers`` names the files that wake one.
-SCRIPTS = ("preinst", "postinst", "config", "triggers")
-
-
-#: Where packages write down what systemd-tmpfiles(8), which their scripts start, is to make.
-TMPFILES = PurePosixPath("/usr/lib/tmpfiles.d")
 
 
 class Diversion(NamedTuple):
@@ -311,71 +360,6 @@ def _text(path: Path) -> str:
     if not path.is_file():
         return ""
     return path.read_text(encoding="utf-8", errors="replace")
-
-
-#: What the package tools write about themselves: databases, indices, downloads, logs, backups.
-STATE = re.compile(
-    r"/var/lib/(dpkg|apt|aptitude|ucf)(/.*)?"
-    r"|/var/cache/(apt|debconf)(/.*)?"
-    r"|/var/log/(apt(/.*)?|(dpkg|alternatives)\.log.*)"
-    r"|/var/backups(/.*)?"
-)
-
-
-#: What maintainer scripts, and the programs that they call, make -> the package that it is owed to;
-#: of several the first that is installed.
-MADE: Mapping[str, tuple[str, ...]] = {
-    r"/(media|mnt|opt|srv|etc/opt|var/opt|usr/local(/.*)?)": ("base-files",),
-    r"/etc/(passwd|group)": ("base-passwd",),
-    r"/etc/((passwd|group)-|g?shadow-?|sub[ug]id-?|\.pwd\.lock)": ("passwd",),
-    r"/etc/shells|/var/lib/shells\.state": ("debianutils",),
-    r"/etc/nsswitch\.conf": ("base-files",),
-    r"/etc/(ld\.so\.cache|ld\.so\.cache~)|/var/cache/ldconfig(/.*)?": ("libc-bin",),
-    r"/usr/lib/[^/]+/gconv/gconv-modules\.cache": ("libc-bin", "libc6"),
-    r"/usr/lib/locale/locale-archive|/etc/default/locale": ("locales",),
-    r"/etc/(localtime|timezone)": ("tzdata",),
-    r"/etc/pam\.d/common-.*|/var/lib/pam(/.*)?": ("libpam-runtime",),
-    r"/etc/ssl/certs(/.*)?|/etc/ca-certificates(/.*|\.conf)?": ("ca-certificates",),
-    r"/etc/ssh/ssh_host_.*": ("openssh-server",),
-    r"/var/lib/apache2(/.*)?": ("apache2",),
-    r"/var/cache/man(/.*)?": ("man-db",),
-    r"/usr/share/info/dir(\.old)?": ("install-info", "base-files"),
-    r"/(usr/lib|etc)/udev/hwdb\.bin": ("udev", "systemd-hwe-hwdb"),
-    r"/etc/mtab|/root/\.ssh|/var/lib/systemd/(catalog|coredump|pstore)(/.*)?": ("systemd",),
-    r"/run/(log|shm|user|sendsigs\.omit\.d|lock/subsys|systemd(/.*)?)": ("systemd",),
-    r"/var/(cache|lib|log)/private": ("systemd",),
-    r"/etc/systemd/(system|user)/[^/]+\.wants": ("init-system-helpers",),
-    r"/var/lib/systemd/deb-systemd-(user-)?helper-[a-z]+(/[^/]+\.wants)?": ("init-system-helpers",),
-    r"/run/adduser": ("adduser",),
-    r"/run/mount": ("mount",),
-    r"/run/runit(/.*)?": ("runit-helper",),
-    r"/var/lib/wtmpdb": ("libwtmpdb0",),
-}
-
-
-#: What debootstrap, mmdebstrap, debuerreotype and labkit write into every root file system.
-BUILT = re.compile(
-    r"/dev(/.*)?"
-    r"|/usr/lib(32|64|x32|o32)|/(bin|sbin|lib|lib32|lib64|libx32)"
-    r"|/etc/(fstab|hostname|hosts|resolv\.conf)|/var/log/bootstrap\.log"
-    r"|/etc/apt/sources\.list(\.d/[^/]+)?|/etc/apt/apt\.conf\.d/(99mmdebstrap|docker-.*)"
-    r"|/etc/dpkg/dpkg\.cfg\.d/(99mmdebstrap|99labkit|docker.*)"
-    r"|/usr/sbin/policy-rc\.d|/debuerreotype-epoch|/debootstrap(/.*)?"
-    r"|/run/apache2|/run/lock/apache2|/run/sshd"
-)
-
-
-#: A unit that deb-systemd-helper(1p) has noted as enabled: where its own file lies.
-NOTED = re.compile(
-    r"/var/lib/systemd/deb-systemd-(?:user-)?helper-[a-z]+/(?:.*/)?([^/]+?)(?:\.dsh-also)?"
-)
-
-
-UNITS = ("/usr/lib/systemd/system", "/etc/systemd/system", "/usr/lib/systemd/user")
-
-
-#: A module that Python compiled: the file that it was compiled from.
-COMPILED = re.compile(r"(.*)/__pycache__/([^/.]+)\.[^/]+\.pyc")
 
 
 def is_state(path: str) -> bool:
