@@ -11,8 +11,8 @@ from __future__ import annotations
 import difflib
 import functools
 import hashlib
+import platform
 import re
-import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -193,20 +193,11 @@ def architecture() -> str:
 
 
 def os_release() -> dict[str, str]:
-    """What the machine says of its own system."""
+    """The machine's os-release file; empty where it has none."""
     try:
-        return parse_os_release(Path("/etc/os-release").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return platform.freedesktop_os_release()
+    except OSError:
         return {}
-
-
-# -- pure ------------------------------------------------------------------------------------
-
-
-def parse_os_release(text: str) -> dict[str, str]:
-    """The assignments of an os-release file, their quotes undone."""
-    pairs = (line.split("=", 1) for line in text.splitlines() if re.match(r"[A-Z_]+=", line))
-    return {name: "".join(shlex.split(value)) for name, value in pairs}
 
 
 def public(address: str) -> str:
@@ -526,12 +517,6 @@ def _unknown(suite: str, kind: str, mirror: str, folder: Path) -> ConfigError:
 
 
 def _has(mirror: str, suite: str, folder: Path) -> bool:
-    address = f"{mirror}/dists/{suite}/Release"
-    words = [
-        HELPER,
-        f"--config-file={folder}/apt.conf",
-        "download-file",
-        address,
-        f"{folder}/{suite}",
-    ]
-    return run.run(words, ok=(0, 100), timeout=TIMEOUT, quiet=True).status == 0
+    words = (f"{mirror}/dists/{suite}/Release", f"{folder}/{suite}")
+    get = [HELPER, f"--config-file={folder}/apt.conf", "download-file", *words]
+    return run.run(get, ok=(0, 100), timeout=TIMEOUT, quiet=True).status == 0
