@@ -10,7 +10,7 @@ alternatives (dpkg(1), dpkg-divert(1), update-alternatives(1)), and the files th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
@@ -139,11 +139,8 @@ class _Finder(NamedTuple):
     def owner(self, path: str, hops: int = 0) -> Owner:
         lists = self.listed.get(path, ())
         if lists:
-            return (
-                Owner("shared")
-                if len(lists) > 1 and self._joins(path)
-                else Owner("package", lists[0])
-            )
+            shared = len(lists) > 1 and self._joins(path)
+            return Owner("shared") if shared else Owner("package", lists[0])
         if path in self.kept:
             return Owner("script", self.kept[path])
         if path in self.alternatives:
@@ -153,11 +150,11 @@ class _Finder(NamedTuple):
         return self._unlisted(path, hops)
 
     def _unlisted(self, path: str, hops: int) -> Owner:
-        if is_state(path):
+        if STATE.fullmatch(path):
             return Owner("state")
         if package := self._maker(path, hops):
             return Owner("script", package)
-        if is_built(path):
+        if BUILT.fullmatch(path):
             return Owner("builder")
         return Owner("script", self.wanted[path]) if path in self.wanted else NOBODY
 
@@ -333,26 +330,18 @@ def joined(link: str, target: str) -> str:
 
 
 def listed(database: Database, real: Callable[[str], str]) -> dict[str, tuple[str, ...]]:
-    """Where each file and folder of a package really lies -> the packages that list it, by name."""
-    found: dict[str, list[str]] = {}
-    for package, path in _claims(database):
-        owners = found.setdefault(real(path), [])
-        if package not in owners:
-            owners.append(package)
-    return {path: tuple(sorted(owners)) for path, owners in found.items()}
+    """The real path of each file and folder of a package -> the packages that list it, by name.
 
-
-def _claims(database: Database) -> Iterator[tuple[str, str]]:
-    """(package, path) for each line of the file lists, a diverted file at its other place."""
+    A diverted file counts at its other place.
+    """
     away = {item.path: item for item in database.diversions}
+    found: dict[str, set[str]] = {}
     for package, paths in database.lists.items():
-        for path in _unique(paths):
+        for path in paths:
             item = away.get(path)
-            yield package, item.away if item and item.package != package else path
-
-
-def _unique(paths: Iterable[str]) -> Iterable[str]:
-    return dict.fromkeys(paths)
+            place = item.away if item and item.package != package else path
+            found.setdefault(real(place), set()).add(package)
+    return {path: tuple(sorted(owners)) for path, owners in found.items()}
 
 
 def _text(path: Path) -> str:
@@ -360,16 +349,6 @@ def _text(path: Path) -> str:
     if not path.is_file():
         return ""
     return path.read_text(encoding="utf-8", errors="replace")
-
-
-def is_state(path: str) -> bool:
-    """Whether the package tools wrote it about themselves."""
-    return STATE.fullmatch(path) is not None
-
-
-def is_built(path: str) -> bool:
-    """Whether the program that built the root file system wrote it."""
-    return BUILT.fullmatch(path) is not None
 
 
 def maker(path: str, installed: Collection[str]) -> str:
