@@ -14,10 +14,10 @@ from labkit import Lab
 from labkit.checks import failed
 from labkit.farm.containers import config_changes, overlay, replica_files, runc
 from labkit.farm.containers.bundle import Json, Spec, text
+from labkit.farm.containers.config_changes import HashedBlob, Origin
 from labkit.farm.containers.runc import Process, State
 from labkit.farm.images import actions as image
-from labkit.farm.images import origin, store
-from labkit.farm.images.origin import Blob, Origin
+from labkit.farm.images import store
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.reconcile import up
 from tests.conftest import lab_maker, open_place
@@ -96,7 +96,7 @@ def a_source(**changes: object) -> Origin:
     digest = f"sha256:{'a' * 64}"
     sound = {
         "tag": "red", "pid": 7, "wanted": ("/own/rootfs", "/shared/rootfs"), "mounted": ("/own/rootfs", "/shared/rootfs"),
-        "blobs": (Blob(role="manifest", named=digest, found=digest, bytes=1),),
+        "blobs": (HashedBlob(role="manifest", named=digest, found=digest, bytes=1),),
         "made": digest, "used": digest,
     }  # fmt: skip
     return Origin.model_validate({**sound, **changes})
@@ -107,12 +107,16 @@ def a_source(**changes: object) -> Origin:
     [
         ({}, "", ""),
         (
-            {"blobs": (Blob(role="manifest", named="sha256:12", found="sha256:34", bytes=1),)},
+            {
+                "blobs": (
+                    HashedBlob(role="manifest", named="sha256:12", found="sha256:34", bytes=1),
+                )
+            },
             "blobs",
             "manifest 12 holds something else: 34",
         ),
         (
-            {"blobs": (Blob(role="layer 1", named="sha256:12", found="", bytes=0),)},
+            {"blobs": (HashedBlob(role="layer 1", named="sha256:12", found="", bytes=0),)},
             "blobs",
             "layer 1 12 is missing",
         ),
@@ -125,7 +129,7 @@ def a_source(**changes: object) -> Origin:
 )
 def test_another_source_is_told(changes: dict[str, object], name: str, said: str) -> None:
     """By the check of the thing that differs, and by no other."""
-    found = failed(origin.checks(Path("/layout"), a_source(**changes)))
+    found = failed(config_changes.origin_checks(Path("/layout"), a_source(**changes)))
     assert [check.name for check in found] == ([f"container.source.{name}"] if name else [])
     assert all(said in check.seen for check in found)
 
@@ -142,7 +146,7 @@ def test_another_source_is_told(changes: dict[str, object], name: str, said: str
 )
 def test_lower_folders_are_those_of_the_root(line: str, wanted: tuple[str, ...]) -> None:
     """In the kernel's order, the topmost first; another mount's do not count."""
-    assert origin.lower_folders(f"9 1 0:9 / /proc rw - proc proc rw\n{line}\n") == wanted
+    assert config_changes.lower_folders(f"9 1 0:9 / /proc rw - proc proc rw\n{line}\n") == wanted
 
 
 @contextmanager
@@ -169,8 +173,8 @@ def source_faults(lab: Lab, unpacked: Unpacked) -> dict[str, str]:
     """What fails of what the first replica's container stands on, with nothing mended before."""
     layout, pid = image.read(lab).layout, runc.states(lab)["red-1"].pid
     lower = overlay.lower(lab, unpacked, replica_files.replica_files(lab, replica_files.keys(lab)))
-    seen = origin.look(layout, unpacked, lower, pid, lab.state_dir / "scratch.json")
-    return {check.name: check.seen for check in failed(origin.checks(layout, seen))}
+    seen = config_changes.origin(layout, unpacked, lower, pid, lab.state_dir / "scratch.json")
+    return {check.name: check.seen for check in failed(config_changes.origin_checks(layout, seen))}
 
 
 @pytest.mark.root
@@ -243,8 +247,8 @@ def test_a_container_on_an_older_image_is_told(ran: Lab) -> None:
     now = image.unpacked(changed, "red")
     layout = image.read(changed).layout
     keys = replica_files.replica_files(ran, replica_files.keys(ran))
-    stale = origin.look(layout, now, overlay.lower(ran, now, keys), pid, scratch)
-    (check,) = failed(origin.checks(layout, stale))
+    stale = config_changes.origin(layout, now, overlay.lower(ran, now, keys), pid, scratch)
+    (check,) = failed(config_changes.origin_checks(layout, stale))
     assert check.name == "container.source.layers"
     own, *layers = overlay.lower(ran, before, keys)
     assert stale.mounted == tuple(map(str, (own, *layers)))

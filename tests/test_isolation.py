@@ -407,22 +407,6 @@ def test_who_is_not_as_it_was_made_is_not_heard(farm: Lab, words: tuple[str, ...
 
 
 @pytest.mark.root
-def test_a_look_at_what_did_not_change_starts_no_program(farm: Lab) -> None:
-    """Whatever else changes in the same packet filter is looked at once."""
-
-    def programs() -> list[str]:
-        with run.tracing() as done:
-            assert firewall.facts(firewall.look(farm)) == firewall.wanted(farm)
-        return ["nft" for item in done if "nft" in item.argv]
-
-    assert programs() == []
-    run.run(["nft", "add", "table", "inet", "another"], netns=farm.netns)
-    assert programs() == ["nft", "nft"]
-    assert programs() == []
-    run.run(["nft", "delete", "table", "inet", "another"], netns=farm.netns)
-
-
-@pytest.mark.root
 def test_a_description_that_is_lost_is_told_and_made_again(farm: Lab) -> None:
     """It is known by the journal that the tables are the lab's."""
     (farm.run_dir / "isolation" / "tables.json").unlink()
@@ -625,6 +609,6 @@ def test_the_file_of_an_earlier_version_is_read() -> None:
     """It has fields that are no longer kept, and may lack the listings."""
     rules = firewall.rules_of(Lab.of({"sites": ["red"]}))
     old = {"namespace": 1, "generation": 7, "rules": rules.model_dump(), "listed": {}}
-    assert firewall.Made.model_validate_json(json.dumps(old)) == firewall.Made(
+    assert firewall.Tables.model_validate_json(json.dumps(old)) == firewall.Tables(
         rules=rules, listed={}
     )

@@ -15,8 +15,6 @@ from labkit.core.files import proven, text_of
 from labkit.core.journal import Journal
 from labkit.errors import LabkitError
 from labkit.farm.containers import (
-    config_changes,
-    confinement,
     lab_namespaces,
     overlay,
     runc,
@@ -110,8 +108,7 @@ READERS: dict[str, tuple[Callable[[Lab], Path], Callable[[Lab, Path], object]]] 
     "images found": (lambda x: x.state_dir / "unpacked/found.json", lambda x, p: on_disk.remembered(x)),
     "umoci.json": (lambda x: x.state_dir / "umoci.json", lambda x, p: umoci_steps.read_bundle(p.parent)),
     "runtime configuration": (lambda x: x.state_dir / "config.json", lambda x, p: _configuration(p)),
-    "config.json": (lambda x: x.state_dir / "config.json", lambda x, p: config_changes._read(p)),
-    "config.json, of its rights": (lambda x: x.state_dir / "config.json", lambda x, p: confinement._read(p)),
+    "config.json": (lambda x: x.state_dir / "config.json", lambda x, p: runc.config(p.parent)),
     "runC's state": (lambda x: runc.root(x) / "red-1/state.json", lambda x, p: runc.state(x, "red-1")),
     "runC's state, taking down": (lambda x: x.run_dir / "state.json", lambda x, p: undo._runs(p.parent)),
     "ids": (lambda x: lab_namespaces._file(x.state_dir), lambda x, p: lab_namespaces.recorded(x.state_dir)),

@@ -370,7 +370,7 @@ def test_parameters_that_differ_are_named() -> None:
     """Only what differs from the defaults is listed, by its dotted key."""
     now = {"a": 1, "b": {"c": 2, "d": 3}, "sites": [{"name": "x"}, {"name": "y"}]}
     usual = {"a": 1, "b": {"c": 2, "d": 4}, "sites": []}
-    assert pages.changes(now, usual) == [("b.d", "3"), ("sites", "x, y")]
+    assert pages.changes(now, usual) == {"b.d": "3", "sites": "x, y"}
 
 
 # -- the closing table and the coverage ---------------------------------------------------------------

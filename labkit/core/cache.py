@@ -221,12 +221,6 @@ def held(cache: Path, *labs: Path) -> dict[Path, tuple[str, ...]]:
     return found
 
 
-def states(cache: Path) -> tuple[Path, ...]:
-    """The state folders of the labs that use a cache and are still there."""
-    known = [path.readlink() for path in (cache / "labs").glob("*") if path.is_symlink()]
-    return tuple(sorted(state for state in known if state.is_dir()))
-
-
 def _known(lab: Lab) -> Path:
     name = hashlib.sha256(os.fsencode(lab.state_dir)).hexdigest()[:12]
     return lab.cache_dir / "labs" / f"{lab.name}-{name}"

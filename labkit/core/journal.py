@@ -41,8 +41,6 @@ from labkit.errors import (
 from labkit.model.lab import Lab
 from labkit.records import Record
 
-__all__ = ["Entry", "Journal", "Thing", "boot_id", "lock", "not_root", "parse", "standing"]
-
 
 class Entry(Record):
     """One thing that labkit is about to make, made, or (``unmade``: that entry's number) removed."""

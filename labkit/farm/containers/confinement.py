@@ -9,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from labkit import reading
 from labkit.checks import Check, equal
 from labkit.core.journal import lock
 from labkit.core.result import Outcome, action
@@ -120,7 +119,7 @@ def confined(lab: Lab) -> Outcome[Confinement]:
     specs = (_spec(lab, "trial-server"), _spec(lab, "trial-root", *replica_files.CAPABILITIES))
     with lock(lab.run_dir, "farm"), trial.prepared(lab, *specs):
         server, root = (_tried(lab, item) for item in specs)
-        config = _read(runc.bundle(lab, specs[0].name) / "config.json")
+        config = runc.config(runc.bundle(lab, specs[0].name))
         processes = tuple(_processes(lab))
         kept = checks(lab)
     rights = _rights(config)
@@ -308,7 +307,3 @@ def _attempts(value: Confinement) -> Table:
         "attempts", "What was tried from inside", rows,
         columns=("tried", "as the web server", "as root, like sshd"),
     )  # fmt: skip
-
-
-def _read(path: Path) -> Json:
-    return reading.json_object(path, "`labkit apply` writes a container's configuration anew")

@@ -19,7 +19,7 @@ from typing import Any
 from labkit import cancellation, reading
 from labkit.core import run
 from labkit.errors import FarmError
-from labkit.farm.containers.bundle import MADE_OF
+from labkit.farm.containers.bundle import MADE_OF, Json
 from labkit.kernel import proc
 from labkit.model.lab import Lab
 from labkit.records import Record
@@ -95,6 +95,12 @@ def cgroup(lab: Lab) -> str:
 def command(lab: Lab, *words: str | Path) -> list[str | Path]:
     """The argument list of a runC command on this lab's containers."""
     return ["runc", "--root", root(lab), *words]
+
+
+def config(bundle: Path) -> Json:
+    """The config.json in a bundle; raises :class:`StateError` when it is damaged."""
+    remedy = "`labkit apply` writes a container's configuration anew"
+    return reading.json_object(bundle / "config.json", remedy)
 
 
 def states(lab: Lab) -> dict[str, State]:

@@ -80,7 +80,7 @@ def build(lab: Lab) -> Outcome[Image]:
     base = rootfs.build(lab).value
     common, made = builder.common_layers(lab, base)
     with lock(lab.run_dir, "image"):
-        changed = not builder.stands(lab, common)
+        changed = not builder.is_current(lab, common)
         if changed:
             builder.make(lab, common)
         value = read(lab)

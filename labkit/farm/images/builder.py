@@ -40,10 +40,12 @@ from labkit.model.lab import Lab, Site
 from labkit.records import Record
 
 log = logging.getLogger("labkit.image")
-#: Goes up with every change of what a build leaves.
-LAYERS_EDITION = 4
-#: What apache2's own start script would set (Debian: /etc/apache2/envvars), as the image's
-#: environment: so the server itself is the container's first process, without a script around it.
+#: Numbers that go up with every change of a build's result: of the common layers, and of the lab's layout.
+LAYERS_EDITION, EDITION = 4, 3
+#: The tags that all sites share.
+COMMON = ("base", "web")
+#: The image's environment: the variables that apache2's start script sets (Debian: /etc/apache2/envvars), so that the
+#: server is the container's first process, without a script around it.
 ENVIRONMENT: Mapping[str, str] = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
@@ -55,11 +57,11 @@ ENVIRONMENT: Mapping[str, str] = {
     "APACHE_PID_FILE": "/run/apache2/apache2.pid",
 }
 COMMAND = ("apache2", "-D", "FOREGROUND")
-#: Apache's signal for a stop that finishes the requests it has begun (stopping.html of its manual).
+#: Apache's signal to stop after the requests that it has begun (stopping.html of its manual).
 STOP_SIGNAL = "SIGWINCH"
-#: The keys of an ssh host, which the installation makes.
+#: The keys of an ssh host, which the installation makes and which are removed.
 KEYS = "etc/ssh/ssh_host_*"
-#: There is no terminal to give to the packages' scripts: what they say goes where apt's own words go.
+#: Installs packages; the output of their scripts goes where apt's goes, as there is no terminal.
 INSTALL = (
     "apt-get", "install", "--quiet", "--yes", "--no-install-recommends", "--option=Dpkg::Use-Pty=false",
 )  # fmt: skip
@@ -68,9 +70,9 @@ SPACE = 1_000_000_000
 
 
 class Layers(Record):
-    """The layout in the cache that holds the tags ``base`` and ``web``; ``seconds`` of its build;
-    ``epoch``, the source date of the files in ``web`` (:mod:`labkit.farm.rootfs.reproducible`); how many
-    packages are in it, and their :func:`fingerprint`."""
+    """The layout in the cache with the tags ``base`` and ``web``: how many seconds it took, the source date of the
+    files in ``web`` (``epoch``, :mod:`labkit.farm.rootfs.reproducible`), the number of packages in it, and their
+    :func:`fingerprint` (``listed``)."""
 
     key: str
     layout: Path
@@ -82,8 +84,8 @@ class Layers(Record):
 
 
 def common_layers(lab: Lab, base: Rootfs) -> tuple[Layers, bool]:
-    """The layers on the root file system ``base`` stand in the cache; the second is whether they
-    had to be made."""
+    """Makes the two common layers on the root file system ``base`` in the cache, if they are not there; returns
+    them, and whether they had to be made."""
     version = umoci_version()
     recipe = (LAYERS_EDITION, PACKAGES, MODULES, dict(ENVIRONMENT), COMMAND, sorted(FOLDERS), KEYS)
     serves = variants.named(base.variant).serves
@@ -103,7 +105,7 @@ def _needed(archive: Archive) -> tuple[str, Repository]:
 
 
 def _cached_layers(place: Path) -> Layers | None:
-    """The layers in the cache, or None: also when their record or their layout is damaged."""
+    """The layers in the cache; None without them, or if they are damaged."""
     if not cache.whole(place):
         return None
     try:
@@ -161,7 +163,7 @@ def _make_layers(
 def _web(
     repository: Repository, image: Path, bundle: Path, began: float, cached: PackageCache
 ) -> int:
-    """The servers are in ``bundle`` and in the layout's tag ``web``; returns the source date."""
+    """Installs the servers in ``bundle`` and packs the layout's tag ``web``; returns the source date."""
     epoch = install(bundle / "rootfs", repository, cached, began)
     log.info("image: web layer")
     by = made_by(f"apt-get install {' '.join(PACKAGES)}", epoch)
@@ -177,8 +179,8 @@ def fingerprint(listed: Sequence[Package]) -> str:
 
 
 def base_options(base: Rootfs, version: str) -> tuple[str, ...]:
-    """The configuration of the base image: where it comes from, and a PATH, without which no
-    program in it is found."""
+    """umoci's options for the configuration of the base image: its origin, and a PATH, without which no program in
+    it is found."""
     labels = {
         "org.opencontainers.image.title": f"{base.variant} of {base.suite}",
         "labkit.rootfs": base.key,
@@ -194,7 +196,7 @@ def base_options(base: Rootfs, version: str) -> tuple[str, ...]:
 
 
 def web_options(epoch: int) -> tuple[str, ...]:
-    """The configuration of the web image: apache2 is the first process and answers on port 80."""
+    """umoci's options for the configuration of the web image: apache2 is the first process, on port 80."""
     return (
         *_pairs("--config.env", ENVIRONMENT),
         *(f"--config.cmd={word}" for word in COMMAND),
@@ -206,8 +208,8 @@ def web_options(epoch: int) -> tuple[str, ...]:
 
 
 def install(root: Path, repository: Repository, cached: PackageCache, began: float) -> int:
-    """The web layer's packages are in ``root``; nothing of them was started, and nothing is left of
-    the installation, which ``began`` then. Returns the source date."""
+    """Installs the web layer's packages in ``root``, without starting them, and removes the installation's traces;
+    ``began`` is the time at which it began. Returns the source date."""
     for path in (root / "etc/apt/sources.list.d").glob("*"):
         path.unlink()
     (root / "etc/apt/sources.list").write_text(repository.lines, encoding="utf-8")
@@ -229,39 +231,28 @@ def install(root: Path, repository: Repository, cached: PackageCache, began: flo
     if not own:
         policy.unlink()
     repository.name_mirrors(root)
-    _tidy(root)
+    tidy(root)
+    for path in root.glob(KEYS):
+        path.unlink()
+    variants.prepare(root)
     return reproducible.settle(root, began, layer=True)
 
 
 def _chroot(root: Path, access: Access, *argv: str) -> None:
-    """Runs a program in ``root``, and tells how far it is."""
+    """Runs a program in ``root`` and reports its progress."""
     env = {"DEBIAN_FRONTEND": "noninteractive", **access.env}
     with reporting("image", argv[0]) as listen:
         words = sealed(argv, root=root, access=access)
         run.run(words, env=env, timeout=900, on_line=listen, on_output=listen)
 
 
-def _tidy(root: Path) -> None:
-    tidy(root)
-    for path in root.glob(KEYS):
-        path.unlink()
-    variants.prepare(root)
-
-
 def _pairs(option: str, values: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(f"{option}={name}={value}" for name, value in values.items())
 
 
-#: Goes up with every change of what a build leaves.
-EDITION = 3
-#: The tags that are no site's.
-COMMON = ("base", "web")
-
-
-class Kept(Record):
-    """The file beside the layout: what it was made from (``rootfs``: in words, :func:`made_from`;
-    ``tools``: by which versions of programs; ``parts``: for each site by itself), and the manifest that each
-    tag had then."""
+class LayoutRecord(Record):
+    """The record beside a lab's layout: hashes of what it was made from, as a whole (``key``) and for each site
+    (``parts``); its root file system in words; the versions of the programs; and the manifest of each tag."""
 
     key: str
     rootfs: str = ""
@@ -271,12 +262,12 @@ class Kept(Record):
 
 
 def place(lab: Lab) -> Path:
-    """The folder of the lab's ``layout`` and the record of how it was made."""
+    """The folder with the lab's ``layout`` and its record."""
     return lab.state_dir / "image"
 
 
 def refuse_common_names(lab: Lab) -> None:
-    """Raises :class:`ConfigError` when a site has the name of a tag that is for all sites."""
+    """Raises :class:`ConfigError` when a site has the name of a common tag."""
     for site in lab.sites:
         if site.name in COMMON:
             raise ConfigError(
@@ -288,8 +279,8 @@ def refuse_common_names(lab: Lab) -> None:
 
 
 def made_from(lab: Lab, suite: str) -> str:
-    """The root file system that the Lab's images are to stand on, in words; ``suite`` is what '' stands
-    for. Pure."""
+    """The root file system of the images that the lab asks for, in words; ``suite`` is the suite that '' stands for.
+    Pure."""
     asked = lab.rootfs
     more = f" and {' '.join(sorted(set(asked.packages)))}" if asked.packages else ""
     mirror = " from the lab's own mirror" if asked.mirror else ""
@@ -297,61 +288,57 @@ def made_from(lab: Lab, suite: str) -> str:
 
 
 def tools(lab: Lab) -> str:
-    """The machine's versions of the programs that images are made by, which decide their bytes."""
-    return ", ".join(f"{name} {_version(name)}" for name in ("umoci", lab.rootfs.tool))
+    """The versions of the machine's programs that make images, which decide the images' bytes."""
+
+    def version(program: str) -> str:
+        try:
+            return program_version(program)
+        except MachineError:
+            return "(not installed)"
+
+    return ", ".join(f"{name} {version(name)}" for name in ("umoci", lab.rootfs.tool))
 
 
-def _version(program: str) -> str:
+def recorded(lab: Lab) -> LayoutRecord | None:
+    """The record of the lab's layout; None without one, or with a damaged one."""
     try:
-        return program_version(program)
-    except MachineError:
-        return "(not installed)"
+        return LayoutRecord.model_validate_json(reading.content(place(lab) / "image.json"))
+    except (OSError, ValueError):
+        return None
 
 
-def recorded_tools(lab: Lab) -> str:
-    """The same of the images that lie there; '' when there are none, or nobody wrote it down."""
-    kept = _read(lab)
-    return kept.tools if kept else ""
-
-
-def recorded(lab: Lab) -> str:
-    """The same of the images that lie there; 'none' when there are none, or their record is damaged."""
-    kept = _read(lab)
-    return (kept.rootfs or "unknown") if kept else "none"
-
-
-def stands(lab: Lab, common: Layers) -> bool:
-    """Whether the layout is the one that this lab and these layers make, and whole."""
+def is_current(lab: Lab, common: Layers) -> bool:
+    """Whether the layout is complete, and the one that this lab and these layers give."""
     if not cache.whole(place(lab)):
         return False
     try:
         found = _digests(place(lab) / "layout")
     except StateError:  # removed since
         return False
-    return _read(lab) == _kept(lab, common, found)
+    return recorded(lab) == _record(lab, common, found)
 
 
 def make(lab: Lab, common: Layers) -> None:
-    """The lab's layout is made anew, of the images that are as they have to be already and those that it
-    lacks; the caller holds its lock."""
+    """Makes the lab's layout anew: images that are current are taken over, the others are made. The caller holds the
+    ``image`` lock."""
     Journal.of(lab).intend("folder", path=str(place(lab)))
     below = unpacking.whole(lab, common.layout, "web")
     with building(lab, place(lab), what=f"images of {lab.name}") as work:
         layout = work / "layout"
         store.copy_layout(common.layout, layout)
-        kept_ones = _reusable(lab, common)
-        store.adopt(place(lab) / "layout", layout, kept_ones)
+        current = _current_sites(lab, common)
+        store.adopt(place(lab) / "layout", layout, current)
         for site in lab.sites:
-            if site.name not in kept_ones:
+            if site.name not in current:
                 _add(lab, site, work, below, common.epoch)
         store.drop_unused(layout)
-        kept = _kept(lab, common, _digests(layout))
-        write_atomically(work / "image.json", kept.model_dump_json(indent=1))
+        record = _record(lab, common, _digests(layout))
+        write_atomically(work / "image.json", record.model_dump_json(indent=1))
 
 
-def _reusable(lab: Lab, common: Layers) -> tuple[str, ...]:
-    """The sites whose image in the layout is whole, and the one that would be made again."""
-    kept, layout = _read(lab), place(lab) / "layout"
+def _current_sites(lab: Lab, common: Layers) -> tuple[str, ...]:
+    """The sites whose image in the layout is complete, and the one that would be made again."""
+    kept, layout = recorded(lab), place(lab) / "layout"
     try:
         lost, found = set(store.missing(layout)), _digests(layout)
         return tuple(
@@ -366,18 +353,10 @@ def _reusable(lab: Lab, common: Layers) -> tuple[str, ...]:
         return ()
 
 
-def _read(lab: Lab) -> Kept | None:
-    """The record of the layout, None when there is none, or a damaged one."""
-    try:
-        return Kept.model_validate_json(reading.content(place(lab) / "image.json"))
-    except (OSError, ValueError):
-        return None
-
-
 def _add(lab: Lab, site: Site, work: Path, below: Path, epoch: int) -> None:
-    """The layout in ``work`` has the site's tag: web's layers and one with the site's files.
+    """Adds the site's tag to the layout in ``work``: web's layers and one with the site's files.
 
-    Nothing in it depends on the time, so the same files give the same image again.
+    Nothing in it depends on the time: the same files give the same image again.
     """
     archive = work / f"{site.name}.tar"
     store.write_layer(archive, sites.files(lab, site), below)
@@ -387,7 +366,7 @@ def _add(lab: Lab, site: Site, work: Path, below: Path, epoch: int) -> None:
     archive.unlink()
     options = (
         f"--config.label=org.opencontainers.image.title={lab.title(site)}",
-        f"--config.label=labkit.model.lab={lab.name}",
+        f"--config.label=labkit.lab={lab.name}",
         f"--config.label=labkit.site={site.name}",
         *dated(epoch),
     )
@@ -398,24 +377,23 @@ def _digests(layout: Path) -> dict[str, str]:
     return {name: pointer.digest for name, pointer in store.tags(layout).items()}
 
 
-def _kept(lab: Lab, common: Layers, digests: dict[str, str]) -> Kept:
-    rootfs = made_from(lab, common.suite)
-    parts = {site.name: _part(lab, common, site) for site in lab.sites}
-    return Kept(
-        key=_key(lab, common), rootfs=rootfs, tools=tools(lab), parts=parts, digests=digests
+def _record(lab: Lab, common: Layers, digests: dict[str, str]) -> LayoutRecord:
+    files = {site.name: [lab.title(site), sites.files(lab, site)] for site in lab.sites}
+    return LayoutRecord(
+        key=_hash(common, files),
+        rootfs=made_from(lab, common.suite),
+        tools=tools(lab),
+        parts={site.name: _part(lab, common, site) for site in lab.sites},
+        digests=digests,
     )
 
 
 def _part(lab: Lab, common: Layers, site: Site) -> str:
-    """Changes with whatever one site's image is made from."""
+    return _hash(common, lab.name, lab.title(site), sites.files(lab, site))
+
+
+def _hash(common: Layers, *parts: object) -> str:
+    """Changes with the common layers, and with the parts."""
     web = store.tag(common.layout, "web").manifest
-    parts = [EDITION, common.key, web, lab.name, lab.title(site), sites.files(lab, site)]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _key(lab: Lab, common: Layers) -> str:
-    """Changes with whatever the layout is made from."""
-    web = store.tag(common.layout, "web")
-    parts = {site.name: [lab.title(site), sites.files(lab, site)] for site in lab.sites}
-    text = json.dumps([EDITION, common.key, web.manifest, parts], sort_keys=True)
+    text = json.dumps([EDITION, common.key, web, *parts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -135,10 +135,11 @@ def _read(lab: Lab) -> Images | None:
         }
     except (StateError, OSError, ValueError):
         return None
+    record = builder.recorded(lab)
     return Images(
         layout=f"damaged: {cache.some_names(damage)}" if damage else "whole",
-        rootfs=builder.recorded(lab),
-        made_by=builder.recorded_tools(lab),
+        rootfs=(record.rootfs or "unknown") if record else "none",
+        made_by=record.tools if record else "",
         tools=builder.tools(lab),
         sites=sites,
     )

@@ -54,7 +54,7 @@ def layer_place(lab: Lab, digest: str) -> Path:
 
 def adopt(lab: Lab, layout: Path, name: str, root: Path) -> Path:
     """The same folder, where ``root``, from which the tag has just been packed, spares unpacking it."""
-    return _shared(lab, name, _folder(lab, layout, name), lambda work: _move(root, work / "rootfs"))
+    return _shared(lab, name, _folder(lab, layout, name), lambda work: root.rename(work / "rootfs"))
 
 
 def layer(lab: Lab, layout: Path, digest: str) -> Path:
@@ -125,18 +125,14 @@ def _folder(lab: Lab, layout: Path, name: str) -> Path:
     return lab.cache_dir / "unpacked" / chain.partition(":")[2][:24]
 
 
-def _move(root: Path, place: Path) -> None:
-    root.rename(place)
-
-
-def _shared(lab: Lab, name: str, folder: Path, make: Callable[[Path], None]) -> Path:
+def _shared(lab: Lab, name: str, folder: Path, make: Callable[[Path], object]) -> Path:
     """A folder of all labs' own."""
     with lock(lab.cache_dir / "locks", f"unpacked-{folder.name}"):
         cache.hold(lab, f"unpacked-{name}", folder)
         return _once(lab, folder, make)
 
 
-def _once(lab: Lab, folder: Path, make: Callable[[Path], None]) -> Path:
+def _once(lab: Lab, folder: Path, make: Callable[[Path], object]) -> Path:
     """``folder/rootfs``, made if it is not there as it was made. The caller holds its lock."""
     root = folder / "rootfs"
     if not cache.whole(folder):

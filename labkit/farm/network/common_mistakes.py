@@ -40,6 +40,54 @@ WAIT, AGAIN_MS = 0.15, 10
 PATIENCE = 2.0
 
 
+#: The common mistakes: name, the check that has to catch it, story, the commands that make it and those that mend it
+#: (with the fields of :func:`known`), and the address that is pinged instead of the first container's.
+MISTAKES = (
+    ("eth0-in-bridge", "network.ports", "the host's eth0 put into the bridge, instead of the container's link",
+     "{host} link set {link} nomaster; {host} link set eth0 master {bridge}",
+     "{host} link set eth0 nomaster; {host} link set {link} master {bridge}"),
+    ("not-in-bridge", "network.ports", "the link made, and not put into the bridge",
+     "{host} link set {link} nomaster",
+     "{host} link set {link} master {bridge}"),
+    ("bridge-down", "network.bridge", "the bridge made, and not brought up",
+     "{host} link set {bridge} down",
+     "{host} link set {bridge} up"),
+    ("bridge-no-address", "network.one-network", "no address on the bridge",
+     "{host} address del {gateway} dev {bridge}",
+     "{host} address add {gateway} dev {bridge}"),
+    ("no-address", "network.targets", "no address on eth0",
+     "{take}",
+     "{give}; {routed}"),
+    ("same-as-bridge", "network.addresses", "one and the same address on the bridge and on eth0",
+     "{take}; {inner} address add {gateway} dev eth0",
+     "{inner} address del {gateway} dev eth0; {give}; {routed}"),
+    ("same-twice", "network.addresses", "the address of another container on eth0",
+     "{take_other}; {second} address add {own} dev eth0",
+     "{second} address del {own} dev eth0; {give_other}; {second} route add default via {gateway.ip}"),
+    ("wrong-prefix", "network.one-network", "an address without its network: a prefix of 32 bits",
+     "{take}; {inner} address add {first.address}/32 dev eth0",
+     "{inner} address del {first.address}/32 dev eth0; {give}; {routed}"),
+    ("other-network", "network.one-network", "an address in another network",
+     "{take}; {inner} address add {elsewhere} dev eth0",
+     "{inner} address del {elsewhere} dev eth0; {give}; {routed}"),
+    ("peer-not-moved", "network.peers", "the link's other end left on the host",
+     "{inner} link set eth0 netns {netns} name peer1",
+     "{host} link set peer1 netns {first.netns} name eth0; {give}; {inner} link set eth0 up; {routed}"),
+    ("eth0-down", "network.peers", "eth0 moved into the container, and not brought up there",
+     "{inner} link set eth0 down",
+     "{inner} link set eth0 up; {routed}"),
+    ("link-down", "network.peers", "the link's end on the host not brought up",
+     "{host} link set {link} down",
+     "{host} link set {link} up"),
+    ("no-route", "network.routes", "no default route in the container",
+     "{inner} route del default",
+     "{routed}"),
+    ("loopback", "network.ping.{first.name}.out", "127.0.0.1 pinged as if it were the container, whose link is down",
+     "{host} link set {link} down",
+     "{host} link set {link} up", "127.0.0.1"),
+)  # fmt: skip
+
+
 class Model(Record):
     """The small farm, as a Lab, and the namespace beyond it."""
 
@@ -116,117 +164,29 @@ def mistakes(lab: Lab) -> Outcome[tuple[Tried, ...]]:
 def known(model: Model) -> tuple[Mistake, ...]:
     """The common mistakes, with the commands for this model. Pure."""
     small = model.lab
-    (first, second), bridge, length = small.farm, small.bridge, small.subnet.prefixlen
-    outer, inner = f"ip -n {small.netns}", f"ip -n {first.netns}"
-    out, back = f"{outer} link set {first.link} nomaster", f"{outer} link set {first.link} master {bridge}"  # fmt: skip
-    down, up = f"{outer} link set {first.link} down", f"{outer} link set {first.link} up"
-    own, other = f"{first.address}/{length}", f"{second.address}/{length}"
-    elsewhere = f"{IPv4Address(int(first.address) ^ (1 << (32 - length)))}/{length}"
+    (first, second), length = small.farm, small.subnet.prefixlen
+    inner, own = f"ip -n {first.netns}", f"{first.address}/{length}"
     routed = f"{inner} route add default via {small.gateway.ip}"
-
-    def readdressed(name: str, story: str, check: str, given: str, at: int = 0) -> Mistake:  # fmt: skip
-        """A wrong address on an eth0, or none: the right one is taken away, and with it the routes."""
-        right, netns = (own, other)[at], small.farm[at].netns
-        change = f"ip -n {netns} address {{}} {{}} dev eth0"
-        wrong = [change.format(verb, given) for verb in ("add", "del") if given]
-        return Mistake(
+    other = f"ip -n {second.netns} address {{}} {second.address}/{length} dev eth0"
+    fields = {
+        "host": f"ip -n {small.netns}", "netns": small.netns, "bridge": small.bridge, "gateway": small.gateway,
+        "inner": inner, "first": first, "link": first.link, "own": own, "routed": routed,
+        "take": f"{inner} address del {own} dev eth0", "give": f"{inner} address add {own} dev eth0",
+        "elsewhere": f"{IPv4Address(int(first.address) ^ (1 << (32 - length)))}/{length}",
+        "second": f"ip -n {second.netns}", "take_other": other.format("del"), "give_other": other.format("add"),
+    }  # fmt: skip
+    filled = ([text.format(**fields) for text in row] for row in MISTAKES)
+    return tuple(
+        Mistake(
             name=name,
             story=story,
             check=check,
-            made=(change.format("del", right), *wrong[:1]),
-            mended=(
-                *wrong[1:],
-                change.format("add", right),
-                f"ip -n {netns} route add default via {small.gateway.ip}",
-            ),
+            made=tuple(made.split("; ")),
+            mended=tuple(mended.split("; ")),
+            pinged="".join(pinged),
         )
-
-    return (
-        Mistake(
-            name="eth0-in-bridge",
-            story="the host's eth0 put into the bridge, instead of the container's link",
-            check="network.ports",
-            made=(out, f"{outer} link set eth0 master {bridge}"),
-            mended=(f"{outer} link set eth0 nomaster", back),
-        ),
-        Mistake(
-            name="not-in-bridge",
-            story="the link made, and not put into the bridge",
-            check="network.ports",
-            made=(out,),
-            mended=(back,),
-        ),
-        Mistake(
-            name="bridge-down",
-            story="the bridge made, and not brought up",
-            check="network.bridge",
-            made=(f"{outer} link set {bridge} down",),
-            mended=(f"{outer} link set {bridge} up",),
-        ),
-        Mistake(
-            name="bridge-no-address",
-            story="no address on the bridge",
-            check="network.one-network",
-            made=(f"{outer} address del {small.gateway} dev {bridge}",),
-            mended=(f"{outer} address add {small.gateway} dev {bridge}",),
-        ),
-        readdressed("no-address", "no address on eth0", "network.targets", ""),
-        readdressed(
-            "same-as-bridge", "one and the same address on the bridge and on eth0",
-            "network.addresses", str(small.gateway),
-        ),
-        readdressed(
-            "same-twice", "the address of another container on eth0", "network.addresses", own, 1
-        ),
-        readdressed(
-            "wrong-prefix", "an address without its network: a prefix of 32 bits",
-            "network.one-network", f"{first.address}/32",
-        ),
-        readdressed(
-            "other-network", "an address in another network", "network.one-network", elsewhere
-        ),
-        Mistake(
-            name="peer-not-moved",
-            story="the link's other end left on the host",
-            check="network.peers",
-            made=(f"{inner} link set eth0 netns {small.netns} name peer1",),
-            mended=(
-                f"{outer} link set peer1 netns {first.netns} name eth0",
-                f"{inner} address add {own} dev eth0",
-                f"{inner} link set eth0 up",
-                routed,
-            ),
-        ),
-        Mistake(
-            name="eth0-down",
-            story="eth0 moved into the container, and not brought up there",
-            check="network.peers",
-            made=(f"{inner} link set eth0 down",),
-            mended=(f"{inner} link set eth0 up", routed),
-        ),
-        Mistake(
-            name="link-down",
-            story="the link's end on the host not brought up",
-            check="network.peers",
-            made=(down,),
-            mended=(up,),
-        ),
-        Mistake(
-            name="no-route",
-            story="no default route in the container",
-            check="network.routes",
-            made=(f"{inner} route del default",),
-            mended=(routed,),
-        ),
-        Mistake(
-            name="loopback",
-            story="127.0.0.1 pinged as if it were the container, whose link is down",
-            check=f"network.ping.{first.name}.out",
-            made=(down,),
-            mended=(up,),
-            pinged="127.0.0.1",
-        ),
-    )  # fmt: skip
+        for name, check, story, made, mended, *pinged in filled
+    )
 
 
 # -- the model -------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from labkit.core import firewall_tables, run
 from labkit.core.files import text_of, write_atomically
@@ -62,24 +62,16 @@ class Rules(Record):
     ends: tuple[End, ...]
 
 
-class Made(Record):
-    """What labkit loaded: the rules, and the listing of each family's table; ``lacking`` says why the kernel could
-    not take them."""
-
-    model_config = ConfigDict(extra="ignore")  # earlier versions kept more
-
-    rules: Rules
-    listed: dict[str, str]
-    lacking: str = ""
-
-
 class Tables(Record):
-    """The tables as observed: ``difference`` says what a hand did to them ('' for nothing), ``lacking`` why the
-    kernel can have none."""
+    """The lab's tables: the rules in them (None: unknown), and what nft listed of each family's table when they were
+    loaded. ``lacking`` says why the kernel can have none, ``difference`` what a hand did to them ('' for nothing)."""
+
+    model_config = ConfigDict(extra="ignore")  # the files of earlier versions hold more
 
     rules: Rules | None
-    difference: str = ""
+    listed: dict[str, str] = Field(default_factory=dict)
     lacking: str = ""
+    difference: str = ""
 
 
 # -- the rules -------------------------------------------------------------------------------------------------
@@ -206,7 +198,7 @@ def look(lab: Lab) -> Tables | None:
         return None
     made = _made(lab)
     if made and made.lacking:
-        return Tables(rules=None, lacking=made.lacking)
+        return made
     found = _listed(lab) if _owned(lab) else {}
     if not found:
         return None
@@ -216,7 +208,7 @@ def look(lab: Lab) -> Tables | None:
         made = made.model_copy(update={"listed": found})
         with suppress(OSError):  # who only looks may have no right to it
             _keep(lab, made)
-    return Tables(rules=made.rules, difference=_difference(made.listed, found))
+    return made.model_copy(update={"difference": _difference(made.listed, found)})
 
 
 def widen(lab: Lab) -> bool:
@@ -306,7 +298,7 @@ def _install(lab: Lab, asked: Rules, found: Tables | None) -> bool:
         Journal.of(lab).intend("table", name=name_of(lab), netns=lab.host.netns)
         lacking = _load(lab, asked)
     known = {} if lacking else _listed(lab)
-    _keep(lab, Made(rules=asked, listed=known, lacking=lacking))
+    _keep(lab, Tables(rules=asked, listed=known, lacking=lacking))
     return not lacking
 
 
@@ -395,13 +387,13 @@ def _file(lab: Lab) -> Path:
     return lab.run_dir / "isolation" / "tables.json"
 
 
-def _made(lab: Lab) -> Made | None:
+def _made(lab: Lab) -> Tables | None:
     text = text_of(_file(lab))
     try:
-        return Made.model_validate_json(text) if text else None
+        return Tables.model_validate_json(text) if text else None
     except ValidationError:
         return None
 
 
-def _keep(lab: Lab, made: Made) -> None:
+def _keep(lab: Lab, made: Tables) -> None:
     write_atomically(_file(lab), made.model_dump_json())

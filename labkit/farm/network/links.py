@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
-from pathlib import Path
 
 from labkit.checks import Check, equal
 from labkit.core.journal import Journal, lock, other_owner
@@ -20,7 +19,6 @@ from labkit.core.result import Outcome, action
 from labkit.display import counted
 from labkit.errors import StateError
 from labkit.farm.containers import lab_namespaces, runc
-from labkit.farm.containers.runc import State
 from labkit.farm.network import firewall, host, isolation, topology
 from labkit.farm.network.netns import NamespaceError, each, within
 from labkit.farm.network.topology import Port, Topology
@@ -136,23 +134,19 @@ def forget_neighbours(
 
 def namespace_checks(lab: Lab) -> tuple[Check, ...]:
     """Whether each running container's ``/proc/<pid>/ns/net`` is the namespace that holds its eth0."""
-    states = runc.states(lab)
-    return tuple(
-        _namespace_check(replica, states[replica.name])
-        for replica in lab.farm
-        if replica.name in states and states[replica.name].pid
-    )
-
-
-def _namespace_check(replica: Replica, state: State) -> Check:
-    named = Path("/run/netns", replica.netns)
-    return equal(
-        f"network.namespace.{replica.name}",
-        named.stat().st_ino if named.exists() else f"an inode of {named}",
-        proc.namespace(state.pid, "net") or "its process has ended",
-        rows=("I6", "E3"),
-        again=f"stat -L /proc/{state.pid}/ns/net {named}",
-    )
+    states, found = runc.states(lab), []
+    for replica, state in ((replica, states.get(replica.name)) for replica in lab.farm):
+        if state and state.pid:
+            named = netns.path(replica.netns)
+            check = equal(
+                f"network.namespace.{replica.name}",
+                named.stat().st_ino if named.exists() else f"an inode of {named}",
+                proc.namespace(state.pid, "net") or "its process has ended",
+                rows=("I6", "E3"),
+                again=f"stat -L /proc/{state.pid}/ns/net {named}",
+            )
+            found.append(check)
+    return tuple(found)
 
 
 # -- made and mended -------------------------------------------------------------------------------------------

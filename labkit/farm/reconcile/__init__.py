@@ -2,8 +2,8 @@
 
 :mod:`~labkit.farm.reconcile.up` brings all replicas up, :mod:`~labkit.farm.reconcile.upkeep` plans, applies and
 watches the whole farm, :mod:`~labkit.farm.reconcile.answers` asks replicas whether they answer,
-:mod:`~labkit.farm.reconcile.preflight` refuses what somebody else has, and
-:mod:`~labkit.farm.reconcile.kept` reads all that the lab keeps on disk.
+:mod:`~labkit.farm.reconcile.preflight` refuses what others have, and
+:mod:`~labkit.farm.reconcile.kept` reads all files that the lab keeps on disk.
 
 Example: ``from labkit.farm.reconcile import up``, then ``up.replicas(lab)``
 """

@@ -355,7 +355,7 @@ def _busy(lab: Lab, replicas: Sequence[Replica]) -> bool:
 
 def _serve(lab: Lab, plan: Plan) -> None:
     """Makes name server and balancer say what the Lab says; a balancer that moves answers where it was until
-    the names lead to where it will be. One that serves nobody yet is started beside the name server."""
+    the names lead to where it will be. One that does not serve yet is started beside the name server."""
     moves = bool(plan.named("balancer", "change"))
     if moves:
         balancer_server.widen(lab)

@@ -92,7 +92,7 @@ def _observe(lab: Lab, kinds: Sequence[str]) -> Observation:
         *_firewalls(lab, entries, firewall),
         *plan.observed_bridge(topology, made),
         *plan.observed_images(lab, images),
-        *plan.observed_keys(lab, replica_files.standing(lab)),
+        *_keys(lab),
         *plan.observed_links(topology, made, unnamed=unnamed),
         *(
             found
@@ -112,22 +112,20 @@ def _observe(lab: Lab, kinds: Sequence[str]) -> Observation:
 
 def _known(lab: Lab, images: Images | None, suite: str) -> Known:
     """The wanted facts of each replica that follow from the images and keys that are there."""
-    given, ids = (
-        _key_files(lab),
-        lab_namespaces.preview(lab, [replica.name for replica in lab.farm]),
-    )
+    files = _key_files(lab)
+    ids = lab_namespaces.preview(lab, [replica.name for replica in lab.farm])
     made_of: dict[str, str] = {}
     texts: dict[str, str] = {}
     for site in lab.sites:
-        image = images.sites.get(site.name) if images and given else None
+        image = images.sites.get(site.name) if images and files else None
         unpacked = image.unpacked if image else None
         if unpacked is None:
             continue
         own = overlay.image_configuration(unpacked)
         for replica in lab.replicas_of(site.name):
             first = ids[replica.name]
-            below = overlay.lower(lab, unpacked, given)
-            whole = [] if overlay.has_files(lab, given) else ["damaged"]
+            below = overlay.lower(lab, unpacked, files)
+            whole = [] if overlay.has_files(lab, files) else ["damaged"]
             made_of[replica.name] = fingerprint(overlay.made_of(below, first), *whole)
             spec = lab_namespaces.with_ids(lab, container.replica_spec(lab, replica), first)
             texts[replica.name] = overlay.configuration(own, spec)
@@ -155,6 +153,13 @@ def _key_files(lab: Lab) -> dict[str, str]:
     return dict(
         replica_files.replica_files(lab, replica_files.Keys(folder=folder, user=user, host=own))
     )
+
+
+def _keys(lab: Lab) -> Iterator[Resource]:
+    """The lab's keys, when there is one of them."""
+    state = replica_files.standing(lab)
+    if set(state.values()) != {"missing"}:
+        yield Resource(kind="keys", name=lab.name, facts=dict(state))
 
 
 def _namespaces(
@@ -217,25 +222,28 @@ def _contained(
     *,
     answers: str,
 ) -> Iterator[Resource]:
-    own, name = runc.folder(lab, replica.name), replica.name
-    yield from plan.observed_root(
-        name,
-        overlay.recorded(own / "lower"),
-        mounted=str((own / "bundle" / "rootfs").resolve()) in mounted,
-        written=written.mounted_limit(lab, name, mounted),
-    )
+    folder, name = runc.folder(lab, replica.name), replica.name
+    marker = overlay.recorded(folder / "lower")
+    is_mounted = str((folder / "bundle" / "rootfs").resolve()) in mounted
+    if is_mounted or marker is not None:
+        facts = {
+            "mounted": "yes" if is_mounted else "no",
+            "made of": fingerprint(marker or ""),
+            "written at most": written.mounted_limit(lab, name, mounted),
+        }
+        yield Resource(kind="root", name=name, facts=facts)
     state = states.get(name)
     inside = replica.netns if _is_inside(state, replica) else "another one"
     if state and inside != replica.netns and not proc.lives(state.pid):  # it ended meanwhile
         state = state.model_copy(update={"pid": 0, "status": "stopped"})
-    config = text_of(own / "bundle" / "config.json")
+    config = text_of(folder / "bundle" / "config.json")
     yield from plan.observed_container(name, state, config, namespace=inside, answers=answers)
 
 
 def _reachable(
     lab: Lab, kinds: Sequence[str], topology: Topology, states: dict[str, State]
 ) -> list[Replica]:
-    """The replicas that run and can be reached: if one of them does not answer, that is its own fault."""
+    """The replicas that run and that the network reaches: the fault of a missing answer is in the replica."""
     if "container" not in kinds or not topology.up or str(lab.gateway) not in topology.addresses:
         return []
     linked = {
@@ -243,14 +251,14 @@ def _reachable(
         for port in topology.links
         if port.up and port.bridge == lab.bridge and port.peer == "eth0"
     }
-    nobody: tuple[str, tuple[str, ...]] = ("", ())
     hosts = {address.partition("/")[0] for address in topology.addresses}
     return [
         item
         for item in lab.farm
         if item.name in states
         and states[item.name].status == "running"
-        and linked.get(item.name, nobody)[0] == item.mac
+        and item.name in linked
+        and linked[item.name][0] == item.mac
         and f"{item.address}/{lab.subnet.prefixlen}" in linked[item.name][1]
         and str(item.address) not in hosts
         and _is_inside(states[item.name], item)

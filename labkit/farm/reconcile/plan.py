@@ -1,4 +1,4 @@
-"""The plan: a Lab's wanted resources, the observed ones, and the steps from these to those. Pure.
+"""The plan: a Lab's wanted resources, the observed ones, and the steps between them. Pure.
 
 Each kind of resource has the same facts on both sides; :mod:`labkit.farm.reconcile.observe` reads the
 observed side from the machine.
@@ -300,23 +300,6 @@ def observed_images(lab: Lab, images: Images | None) -> Iterator[Resource]:
             **({"programs": images.made_by} if images.made_by else {}),
         }
         yield Resource(kind="image", name=site.name, facts=facts)
-
-
-def observed_keys(lab: Lab, state: Mapping[str, str]) -> Iterator[Resource]:
-    """The lab's keys, when there is one of them."""
-    if set(state.values()) != {"missing"}:
-        yield Resource(kind="keys", name=lab.name, facts=dict(state))
-
-
-def observed_root(
-    name: str, marker: str | None, *, mounted: bool, written: str
-) -> Iterator[Resource]:
-    """A container's root file system: ``marker`` is the text that names its parts, None for none; and how much
-    it may write."""
-    if mounted or marker is not None:
-        facts = {"mounted": "yes" if mounted else "no", "made of": fingerprint(marker or "")}
-        facts["written at most"] = written
-        yield Resource(kind="root", name=name, facts=facts)
 
 
 def observed_container(

@@ -1,4 +1,4 @@
-"""Preflight: what a lab needs and somebody else has is refused before anything is made or fetched."""
+"""Preflight: refuses names, addresses, ports and groups that others have, before anything is made or fetched."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from labkit.model.lab import Lab
 
 
 def refuse_taken(lab: Lab, plan: Plan) -> None:
-    """Returns when names, subnet, control group and ports that the plan makes use of are free, or the lab's
-    own. Raises :class:`StateError` or :class:`MachineError`, which name who has them."""
+    """Raises :class:`StateError` or :class:`MachineError` when names, subnet, control group or ports that the
+    plan needs are neither free nor the lab's; the error names who has them."""
     made = {step.kind for step in plan.steps if step.action != "remove"}
     if "namespace" in made:
         lab_namespaces.refuse_taken_namespaces(
@@ -64,7 +64,7 @@ def _refuse_links(netlink: Netlink, lab: Lab) -> None:
 
 
 def _refuse_group(lab: Lab) -> None:
-    """The lab's own control group is kept from somebody else's processes, which would end with it."""
+    """Refuses a control group with processes of others in it, which would end with the lab."""
     path = runc.cgroup(lab)
     found = cgroups.processes(path)
     if not found or Journal.of(lab).owns("cgroup", path=path):
@@ -81,7 +81,7 @@ def _refuse_group(lab: Lab) -> None:
 
 
 def _refuse_containers(lab: Lab) -> None:
-    """What lies in runC's folder of the lab by the name of a replica is the lab's own."""
+    """Refuses a container of a replica's name in runC's folder that labkit did not make for the lab."""
     journal, root = Journal.of(lab), runc.root(lab)
     for item in lab.farm:
         owned = journal.owns("container", root=str(root), container=item.name)

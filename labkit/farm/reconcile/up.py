@@ -16,6 +16,12 @@ from labkit.model.lab import Lab, Replica
 from labkit.model.resources import FARM
 from labkit.records import Record
 
+__all__ = ["replicas"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 class Farm(Record):
     """The replicas by name, with the process id of each one's first process (0: it is not running)."""
@@ -78,8 +84,8 @@ def privilege_checks(value: Farm) -> tuple[Check, ...]:
 
 
 def users_check(lab: Lab, value: Farm) -> Check:
-    """Whether each replica has ids of its own, which stand for others outside (user_namespaces(7)), where
-    the lab and the machine allow it."""
+    """Whether each replica has user and group ids that stand for others outside (user_namespaces(7)), where the
+    lab and the machine allow it."""
     maps = [
         Path(f"/proc/{pid}/uid_map").read_text(encoding="utf-8")
         for pid in value.pids.values()

@@ -21,8 +21,14 @@ from labkit.farm.reconcile.plan import Plan, Step
 from labkit.model.lab import Lab
 from labkit.records import Record
 
+__all__ = ["apply", "checks", "plan", "watch"]
+
 #: How long a watch waits after a mend that failed, at first and at most, in seconds.
 AGAIN, AT_MOST = 1.0, 30.0
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class Applied(Record):

@@ -28,10 +28,14 @@ from labkit.model.lab import Lab
 from labkit.model.sites import Microseconds, Status, as_json
 from labkit.records import Record
 
-__all__ = ["Balancer", "Line", "checks", "down", "log", "observe", "up"]
+__all__ = ["checks", "down", "log", "observe", "up"]
 
 #: The assignment's row that the checks of this module answer.
 ROWS = ("E5",)
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class Balancer(Record):
@@ -99,7 +103,7 @@ def down(lab: Lab) -> Outcome[str]:
 
 
 def observe(lab: Lab) -> Balancer:
-    """The balancer as it answers now; :class:`FarmError` when it does not, or somebody else does."""
+    """The balancer as it answers now; :class:`FarmError` when it does not, or another server does."""
     configuration = answer(lab).configuration
     found = [members(lab, site.name) for site in lab.sites]
     return Balancer(
@@ -135,8 +139,7 @@ def checks(lab: Lab) -> tuple[Check, ...]:
 
 
 def _settled(lab: Lab) -> Balancer:
-    """The balancer as it answers now; where a worker is out that nobody withdrew, as it does after the next time
-    that it looked whether the worker answers."""
+    """The balancer as it answers now; where a worker has failed, after its next health check."""
     deadline = time.monotonic() + balancer_config.SETTLES
     while True:
         found = observe(lab)
@@ -146,13 +149,13 @@ def _settled(lab: Lab) -> Balancer:
 
 
 def log(lab: Lab, trace: str = "") -> tuple[list[Line], Counter[str]]:
-    """The requests in the balancer's access log whose lines contain ``trace``, none when there is no log; and how
-    many of these lines are no requests, by what is wrong with them."""
+    """The requests in the balancer's access log whose lines contain ``trace`` (none without a log); and the number
+    of these lines that cannot be read, by the fault in them."""
     return parse(accesslog.lines(balancer_config.logs(lab) / "access.log", trace))
 
 
 def parse(lines: Iterable[str]) -> tuple[list[Line], Counter[str]]:
-    """The same of its lines; Apache's ``\\xhh`` escapes are kept as they are."""
+    """The requests of the log's lines, and the faults; Apache's ``\\xhh`` escapes stay as they are."""
     return reading.records(map(as_json, lines), Line)
 
 

@@ -206,7 +206,7 @@ LuaHookFixups "{folder(lab)}/{SCRIPT_FILE}" forward
 
 
 def _front(lab: Lab) -> str:
-    """What answers to any name that is no site's: the first virtual host."""
+    """The first virtual host, which answers to any name that is not a site's."""
     return f"""\
 <VirtualHost *:{lab.proxy.port}>
     ServerName {lab.host_name("balancer")}

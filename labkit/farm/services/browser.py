@@ -34,6 +34,8 @@ from labkit.records import Record
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
 
+__all__ = ["replicas", "visit"]
+
 #: Debian's package chromium.
 PROGRAM = "chromium"
 #: No window, no sandbox (which root may not use; the namespaces are one), and nothing but the
@@ -80,6 +82,10 @@ BOXES = """() => {
   }
   return [...boxes].join('');
 }"""
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class Job(Record):
@@ -175,8 +181,7 @@ def replicas(lab: Lab) -> tuple[str, ...]:
 
 
 def at_home(lab: Lab, pages: Mapping[str, str], marks: Mapping[str, str]) -> Visits:
-    """What a browser in the machine's own network shows of addresses, by the names of their
-    screenshots (``page-wiki``: ``figures/page-wiki.png``); ``marks`` are the elements to read.
+    """Opens addresses in a browser in the machine's network, by the names of their screenshots (``page-wiki``: ``figures/page-wiki.png``); ``marks`` are the elements to read.
 
     It reaches the hosts of these addresses and no other. Raises what :func:`visit` raises.
     """
@@ -295,7 +300,7 @@ def _table(visits: Visits) -> Table:
 
 
 def browse(job: Job) -> Visits:
-    """Opens each address in one browser, each in a page of its own, and closes the browser."""
+    """Opens each address in a new page of one browser, and closes the browser."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -27,12 +27,16 @@ from labkit.farm.services.dns_server import PORT, Answer, ask, converge, server,
 from labkit.model.config import LABEL
 from labkit.model.lab import Lab, Replica
 
-__all__ = ["Answer", "Zone", "address", "checks", "down", "query", "up"]
+__all__ = ["address", "checks", "down", "query", "up"]
 
 #: The assignment's row that the checks of this module answer.
 ROWS = ("E5",)
 #: A name for which the lab's server is not responsible (RFC 2606).
 OUTSIDE = "example.org"
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 @action("dns.up")

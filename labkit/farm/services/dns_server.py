@@ -162,7 +162,7 @@ def _address(text: str) -> str:
 
 
 def _problem(lab: Lab) -> str | None:
-    """What is wrong with the server's answer about its own zone; None when nothing is."""
+    """What is wrong with the server's answers about its zone; None when nothing is."""
     try:
         return difference(lab)
     except FarmError as error:

@@ -1,4 +1,4 @@
-"""What each replica serves, held against the others: one page a site, and no two sites alike."""
+"""The replicas' pages compared: every replica of a site serves the same page, and no two sites are alike."""
 
 from __future__ import annotations
 
@@ -17,8 +17,14 @@ from labkit.farm.services.fetch import Reply, Target
 from labkit.model.lab import Lab, Replica
 from labkit.records import Record
 
+__all__ = ["compare"]
+
 #: As much is told of a page's title.
 TITLE = 200
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class Served(Record):
@@ -36,9 +42,11 @@ class Served(Record):
 
 @action("site.compare")
 def compare(lab: Lab) -> Outcome[tuple[Served, ...]]:
-    """Each replica is asked once, at its own address, and the answers are compared.
+    """Asks each replica once, at its address, and compares the answers.
 
-    Raises :class:`FarmError` when a replica does not answer at all.
+    The table ``served`` has one row a replica. Raises :class:`FarmError` when a replica does not answer at all.
+
+    Example: ``{item.page for item in served.compare(lab).value}``
     """
     seen = tuple(served(replica, _ask(lab, replica), lab) for replica in lab.farm)
     pages = {item.page for item in seen}

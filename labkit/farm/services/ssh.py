@@ -16,6 +16,12 @@ from labkit.farm.network import host
 from labkit.model.lab import Lab, Replica
 from labkit.records import Record
 
+__all__ = ["login"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 class Login(Record):
     """What the container answered over ssh: its own host name and the user's name."""

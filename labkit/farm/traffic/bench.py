@@ -14,6 +14,8 @@ from labkit.farm.services import dns_config, fetch
 from labkit.model.lab import Lab
 from labkit.records import Record
 
+__all__ = ["compare"]
+
 #: wrk's threads and connections: two cores, and what the planning's figures were measured with.
 THREADS, CONNECTIONS = 2, 32
 #: The part of the requests that may end in an error: apache2 ends idle processes, and with them
@@ -23,6 +25,10 @@ ERRORS = 0.001
 UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 #: The percentiles that ``wrk --latency`` writes.
 PERCENTILES = (50, 75, 90, 99)
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class Throughput(Record):

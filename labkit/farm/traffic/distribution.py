@@ -183,7 +183,7 @@ def _variant(lab: Lab, site: str, lbmethod: str, weights: Sequence[int]) -> Lab:
 
 
 def _weightings(count: int, weights: Sequence[int] | None) -> tuple[tuple[int, ...], ...]:
-    """Equal weights and uneven ones; once what is the same."""
+    """Equal weights and uneven ones; only one of them where they are the same."""
     if not isinstance(weights, (Sequence, type(None))):
         raise ConfigError(
             f"weights = {weights!r}",

@@ -1,4 +1,4 @@
-"""A replica is stopped under load and started again: what the clients notice, and for how long."""
+"""Failover: a replica is killed or drained under load and started again, and the clients' view of it is measured."""
 
 from __future__ import annotations
 
@@ -24,18 +24,24 @@ from labkit.model import sites
 from labkit.model.lab import Lab, Replica
 from labkit.records import Record
 
+__all__ = ["drain", "kill"]
+
 #: Seconds between two starts of requests: 400 a second, whatever the concurrency.
 PACE = 0.0025
 #: How long the balancer may take to leave a replica out, and to take it back, in seconds.
 OUT, BACK = 5.0, 10.0
 #: How long the threads of the balancer may take to agree that a replica serves again, in seconds.
 GRACE = 0.5
-#: The statuses by which the balancer says that a replica was lost, that it has nobody to ask, and that nobody
+#: The statuses by which the balancer says that a replica was lost, that it has no replica to ask, and that none
 #: answered in time.
 REFUSALS = (502, 503, 504)
 #: The width of a row of the table ``timeline``, in seconds.
 BIN = 0.1
 Moments = tuple[float, float | None, float, float | None]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class Failover(Record):
@@ -48,7 +54,7 @@ class Failover(Record):
     ``cut`` ones without an answer; and their clients knew it from ``first_failed`` to ``last_failed``. By the
     replicas' logs, ``doubled`` requests were executed more than once, and ``turned`` ones by another ``method``
     than they were sent with; ``unread`` lines of these logs are no requests. ``others`` is the number of the
-    site's other replicas: where it is 0, nobody can take over.
+    site's other replicas: where it is 0, none can take over.
     """
 
     replica: str
@@ -350,8 +356,8 @@ def summary(value: Failover) -> str:
 
 
 def checks(lab: Lab, value: Failover) -> tuple[Check, ...]:
-    """Whether the others took over or, where there is no other, what the outage was like; and
-    whether the balancer noticed both the stop and the start in time."""
+    """Whether the other replicas took over or, where there is none, whether the outage was as short as the stop;
+    and whether the balancer noticed both the stop and the start in time."""
     page = lab.url(value.site, STATUS_PATH)
     watch = f"{with_dns(lab)} {curl(page, options=f'-s {FROM_RESERVED}')}"
     name = f"failover.{value.kind}.{value.replica}"

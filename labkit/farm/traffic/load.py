@@ -1,4 +1,4 @@
-"""Requests in numbers: threads on the host's side, each request with a trace of its own."""
+"""The load generator: threads on the host's side that send requests, each with a trace."""
 
 from __future__ import annotations
 

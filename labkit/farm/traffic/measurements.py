@@ -93,8 +93,8 @@ class Measurement(Record):
 
 
 class Log(NamedTuple):
-    """A log's lines of a measurement: request number -> replica; the lines that are no requests, by what is wrong
-    with them (somebody forged them); and the replicas whose log has no space left."""
+    """A log's lines of a measurement: request number -> replica; the number of lines that cannot be read (they are
+    forged), by the fault in them; and the replicas whose log has no space left."""
 
     served: Mapping[int, str]
     bad: Counter[str]

@@ -76,9 +76,7 @@ def waterfall(lab: Lab, result: Result[Any], *, name: str = "waterfall") -> Figu
         ends = f"From {human_bytes(rows[0]['size'])} to {human_bytes(rows[-1]['size'])}"
         axes.set_title(f"{ends}: what makes the difference", pad=24)
         _docker_lines(axes, docker)
-        dashed = " and ".join(
-            text for key, text in DOCKER.items() if key in {r["variant"] for r in docker}
-        )
+        dashed = " and ".join(DOCKER[row["variant"]] for row in docker)
         return style.save(
             lab,
             figure,

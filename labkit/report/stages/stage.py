@@ -1,4 +1,8 @@
-"""A stage while its notebook runs: what it records, and the closing that says whether it passed."""
+"""A stage while its notebook runs, and what all stages come to: the closing table and the assignment's coverage.
+
+A stage records results and figures and closes: then it has passed, or says what is missing. The closing table
+and the coverage are computed from the checks of each stage's last run.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,6 @@ from labkit.report.stages.assignment import (
     ASSIGNMENT,
     REPORT,
     ROWS,
-    STAGES,
     TASKS,
     Judged,
     StagePlan,
@@ -37,8 +40,6 @@ from labkit.report.stages.assignment import (
     problems,
 )
 from labkit.report.stages.record import Entry, StageRecord
-
-__all__ = ["ROWS", "STAGES", "Stage", "StagePlan", "StageRecord", "closing_table", "coverage"]
 
 Shown = TypeVar("Shown", Result[Any], Figure)
 
