@@ -13,7 +13,7 @@ from pathlib import Path
 
 from labkit import Lab
 from labkit.core import probes, run
-from labkit.farm.containers import container
+from labkit.farm.containers import container, runc
 from labkit.farm.network import host
 from labkit.farm.network.netns import inside
 from labkit.farm.rootfs import apt
@@ -447,7 +447,7 @@ def covered(
 
     @contextmanager
     def harm(own: Project) -> Iterator[Broken]:
-        file = container.bundle(own.lab, "red-1") / "rootfs" / path
+        file = runc.bundle(own.lab, "red-1") / "rootfs" / path
         other = own.folder / "other"
         other.write_bytes((file.read_bytes() if more else b"") + text.encode())
         other.chmod(0o755)

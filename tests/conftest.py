@@ -188,7 +188,7 @@ def page(open_folder: Path) -> Iterator[Page]:
 
 @contextmanager
 def _wiki(database: str) -> Iterator[Lab]:
-    from labkit.wiki.server import actions as server
+    from labkit.wiki import server
 
     with open_place() as folder, lab_maker(folder, folder / "outputs") as make:
         lab = make(wiki_database=database)

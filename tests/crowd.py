@@ -13,8 +13,7 @@ from pathlib import Path
 
 from labkit import Lab
 from labkit.errors import WikiError
-from labkit.wiki.client import api
-from labkit.wiki.client.api import ConflictError
+from labkit.wiki.client.refusals import ConflictError
 from tests.desks import SUMMARY, WEB, Desk, fresh, opened, stage
 
 #: Lines of the page after which teachers write: in a sentence's block, in a table, between blocks.
@@ -110,7 +109,7 @@ def _count(seen: Crowd, desk: Desk, wanted: list[str]) -> None:
     machine = there - Counter(wanted)
     own = Counter(fresh(SUMMARY, stage(9999), WEB).split("\n"))
     seen.stale, seen.missing = list((machine - own).elements()), list((own - machine).elements())
-    history = list(api.history(desk.teacher, desk.page, limit=10_000))[::-1]
+    history = list(desk.teacher.history(desk.page, limit=10_000))[::-1]
     seen.revisions = len(history)
     once: set[str] = set()
     for revision in history:

@@ -8,19 +8,19 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import mwclient
 import requests
 from requests.adapters import HTTPAdapter
 
 from labkit import Lab
-from labkit.wiki.client import accounts, api, session
-from labkit.wiki.client.folders import Folders, api_url
+from labkit.wiki.client import protocol, session
+from labkit.wiki.client.mediawiki import MediaWiki
+from labkit.wiki.client.protocol import Upload
 from labkit.wiki.merge import fences
 from labkit.wiki.merge.fences import Block
 from labkit.wiki.publish import publishing
-from labkit.wiki.publish.desk import Published
-from labkit.wiki.render import notebook, wikitext
-from labkit.wiki.render.notebook import Upload
+from labkit.wiki.publish.publishing import Published
+from labkit.wiki.render import wikitext
+from labkit.wiki.render.pictures import upload
 
 
 class Wire(HTTPAdapter):
@@ -48,7 +48,7 @@ class Desk:
         self.wire = Wire()
         self.bot = session.open(lab)
         self.bot.connection.mount("http://", self.wire)
-        self.teacher = log_in(lab, accounts.TEACHER)
+        self.teacher = log_in(lab, session.TEACHER)
 
     def publish(self, *blocks: Block, uploads: tuple[Upload, ...] = (), restore: tuple[str, ...] = ()) -> Published:  # fmt: skip
         """Publishes as the bot."""
@@ -60,40 +60,50 @@ class Desk:
     @property
     def text(self) -> str:
         """The page's text now."""
-        revision = api.read(self.teacher, self.page).revision
+        revision = self.teacher.read(self.page).revision
         return revision.text if revision else ""
 
     @property
-    def revisions(self) -> list[api.Revision]:
+    def lines(self) -> list[str]:
+        """The page's lines now."""
+        return self.text.split("\n")
+
+    @property
+    def revisions(self) -> list[protocol.Revision]:
         """The page's history, the last first."""
-        return list(api.history(self.teacher, self.page))
+        return list(self.teacher.history(self.page))
 
-    def write(self, change: Callable[[str], str]) -> None:
-        """The teacher changes the page's text, as in the editor: from the revision now."""
-        revision = api.read(self.teacher, self.page).revision
-        assert revision is not None
-        new = change(revision.text)
-        assert new != revision.text
-        api.edit(self.teacher, self.page, new, base=revision.number, summary="")
+    def write(self, change: Callable[[str], str], who: MediaWiki | None = None) -> None:
+        """The teacher, or another, changes the page's text, as in the editor: from the revision now."""
+        now = self.teacher.read(self.page)
+        assert now.revision is not None
+        new = change(now.revision.text)
+        assert new != now.revision.text
+        (who or self.teacher).save(now.title, new, base=now.revision.number, summary="")
 
-    def after(self, line: str, added: str) -> None:
-        """The teacher adds lines after a line."""
-        self.write(lambda text: text.replace(f"{line}\n", f"{line}\n{added}\n", 1))
+    def after(self, line: str, added: str, who: MediaWiki | None = None) -> None:
+        """The teacher, or another, adds lines after a line."""
+        self.write(lambda text: text.replace(f"{line}\n", f"{line}\n{added}\n", 1), who)
 
 
-def log_in(lab: Lab, account: str) -> mwclient.Site:
+def log_in(lab: Lab, account: str) -> MediaWiki:
     """A session of a person's."""
-    site = session.connect(api_url(lab), own=True)
-    password = getattr(accounts.read(Folders.of(lab).passwords), account.lower())
-    site.login(account, password.get_secret_value())
+    site = session.connect(lab)
+    site.login(account, password(lab, account))
     return site
+
+
+def password(lab: Lab, account: str) -> str:
+    """An account's password."""
+    found = getattr(session.passwords(lab), account.lower())
+    return str(found.get_secret_value())
 
 
 @contextmanager
 def opened(lab: Lab, page: str, folder: Path) -> Iterator[Desk]:
     """A desk whose sessions are closed afterwards."""
     desk = Desk(lab, page, folder)
-    with closing(desk.bot.connection), closing(desk.teacher.connection):
+    with closing(desk.bot), closing(desk.teacher):
         yield desk
 
 
@@ -114,6 +124,15 @@ SUMMARY = fences.block("summary", "", "Two stages.")
 WEB = fences.block("05-web", "== Web sites ==", "Six pages.")
 
 
+def parsed(site: MediaWiki, text: str) -> str:
+    """The HTML that the wiki makes of a text."""
+    answer = site.post(
+        "parse", text=text, contentmodel="wikitext", prop="text", disablelimitreport=1,
+        disableeditsection=1, formatversion=2,
+    )  # fmt: skip
+    return str(answer["parse"]["text"])
+
+
 def fresh(*blocks: Block) -> str:
     """A page that nobody but labkit wrote on."""
     names = fences.listed(tuple(block.name for block in blocks))
@@ -129,4 +148,4 @@ def picture(shade: int) -> Upload:
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
         for name, body in chunks
     )
-    return notebook.upload("shade", data, ending="png", text="a pixel")
+    return upload("shade", data, ending="png", text="a pixel")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from labkit import Lab
 from labkit.core.result import drafts
-from labkit.report.stages import saved, signing
+from labkit.report.stages import record as records
+from labkit.report.stages import signing
 
 
 def add_notebook(lab: Lab, stage: str, text: str, ending: str = "ipynb", run: str = "run1") -> None:
@@ -13,7 +14,7 @@ def add_notebook(lab: Lab, stage: str, text: str, ending: str = "ipynb", run: st
     with signing.reading(lab) as found:
         there = found.manifest.parts.get(part)
     others = dict.fromkeys(there.files) if there else {}
-    name = f"notebooks/{saved.file(lab, stage, ending).name}"
+    name = f"notebooks/{records.notebook_file(lab, stage, ending).name}"
     signing.commit(lab, {part: signing.New(run, {**others, name: text.encode()})})
 
 

@@ -18,9 +18,16 @@ from typing import Any
 import mwclient
 from hypothesis import strategies as st
 
-from labkit.wiki.client import api
-from labkit.wiki.render import foreign, markdown, outputs, terminal, uploads, wikitext, writing
-from labkit.wiki.render.images import Picture
+from labkit.wiki.render import (
+    html_reader,
+    markdown,
+    notebook,
+    pictures,
+    terminal,
+    wikitext,
+    writing,
+)
+from labkit.wiki.render.pictures import Picture
 from labkit.wiki.render.tree import (  # fmt: skip
     Cell,
     Code,
@@ -29,7 +36,6 @@ from labkit.wiki.render.tree import (  # fmt: skip
     Grid,
     Heading,
     Image,
-    Item,
     Line,
     Link,
     Listing,
@@ -41,7 +47,6 @@ from labkit.wiki.render.tree import (  # fmt: skip
     Quote,
     Source,
     Styled,
-    Terms,
     Text,
 )
 from tests.rendered import PNG
@@ -123,12 +128,12 @@ def words(text: str) -> Line:
 
 def coloured(text: str) -> Part | str:
     """A text that a program wrote in colours, with some before and behind it."""
-    return next(iter(outputs.read([{"output_type": "stream", "name": "stderr", "text": f"\x1b[31mA\x1b[0m{unescaped(text)}\x1b[1mB"}])))  # fmt: skip
+    return next(iter(notebook.outputs([{"output_type": "stream", "name": "stderr", "text": f"\x1b[31mA\x1b[0m{unescaped(text)}\x1b[1mB"}])))  # fmt: skip
 
 
 def frame(text: str) -> Part | str:
     """A text in a table of another program's HTML."""
-    return foreign.read(f"<table class='dataframe'><tr><th>h</th></tr><tr><td>{escaped(text)}</td></tr></table>")[0]  # fmt: skip
+    return html_reader.read(f"<table class='dataframe'><tr><th>h</th></tr><tr><td>{escaped(text)}</td></tr></table>")[0]  # fmt: skip
 
 
 def table(cell: Line) -> Grid:
@@ -150,9 +155,8 @@ PLACES = (
     Place("cell", lambda t: table(words(t)), TABLE, lambda t: f"q\nq|{wikitext.clean(t)}|q\nq"),
     Place("caption", lambda t: Grid(((Cell(words("q")),),), caption=t), TABLE, lambda t: f"{one_line(t)}|q"),
     Place("header", lambda t: Grid(((Cell(words(t), head=True),), (Cell(words("q")),))), TABLE, lambda t: f"{wikitext.clean(t)}|q"),
-    Place("item", lambda t: Listing((Item((paragraph(Text(t)),)), Item((paragraph(Text("q")),)))), frozenset({"ul", "li", "br"}), lambda t: f"{wikitext.clean(t)}\nq"),
-    Place("deep item", lambda t: Listing((Item((paragraph(Text("q")), paragraph(Text(t)))),), 3), frozenset({"ol", "li", "br", "p"}), lambda t: f"q\n{wikitext.clean(t)}"),
-    Place("term", lambda t: Terms(((words(t), ()), ((), (paragraph(Text("q")),)))), frozenset({"dl", "dt", "dd", "br"}), lambda t: f"{wikitext.clean(t)}\nq"),
+    Place("item", lambda t: Listing(((paragraph(Text(t)),), (paragraph(Text("q")),))), frozenset({"ul", "li", "br"}), lambda t: f"{wikitext.clean(t)}\nq"),
+    Place("deep item", lambda t: Listing(((paragraph(Text("q")), paragraph(Text(t))),), 3), frozenset({"ol", "li", "br", "p"}), lambda t: f"q\n{wikitext.clean(t)}"),
     Place("quote", lambda t: Quote((paragraph(Text(t)),)), frozenset({"blockquote", "p", "br"})),
     Place("heading", lambda t: Heading(2, words(one_line(t))), frozenset({"h3", "span"}), one_line),
     Place("label", lambda t: Fold(t, (paragraph(Text("q")),)), frozenset({"div", "small", "p", "br"}), lambda t: f"{wikitext.clean(t)}\u00a0\nq"),
@@ -160,7 +164,7 @@ PLACES = (
     Place("source", lambda t: Source(t, "python"), frozenset({"pre", "div", "span"}), rare=True),
     Place("screen", coloured, frozenset({"pre", "span", "div"}), lambda t: screen(f"A{unescaped(t)}B")),
     Place("foreign cell", frame, TABLE, lambda t: f"h|{collapsed(t)}"),
-    Place("foreign text", lambda t: (foreign.read(f"<p>q{escaped(t)}q</p>"))[0], INLINE, lambda t: collapsed(f"q{t}q")),
+    Place("foreign text", lambda t: (html_reader.read(f"<p>q{escaped(t)}q</p>"))[0], INLINE, lambda t: collapsed(f"q{t}q")),
     Place("picture's caption", lambda t: paragraph(Image("q", IMAGE, caption=t)), frozenset({"div", "figure", "figcaption", "a", "img", "i"}), one_line),
     Place("picture's description", lambda t: paragraph(Text("q"), Image(t, IMAGE)), frozenset({"p", "span", "a", "img"}), lambda t: f"q{{{one_line(t)}}}"),
     Place("footnote", lambda t: paragraph(Text("q"), Note(0)), frozenset({"p", "sup", "a", "div", "ol", "li", "span", "br"}), lambda t: f"q[1]\n↑ {wikitext.clean((t.strip() and t) or 'q')}", notes=True),
@@ -303,47 +307,11 @@ MARKED = st.lists(
     st.sampled_from(MARKUP) | st.sampled_from(DANGEROUS) | st.characters(), min_size=1, max_size=20
 ).map("".join)
 #: All elements that a text may become on a page.
-SHOWN = frozenset(
-    [
-        "a",
-        "b",
-        "blockquote",
-        "br",
-        "caption",
-        "code",
-        "dd",
-        "div",
-        "dl",
-        "dt",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "hr",
-        "i",
-        "img",
-        "kbd",
-        "li",
-        "mark",
-        "ol",
-        "p",
-        "pre",
-        "s",
-        "small",
-        "span",
-        "strong",
-        "sub",
-        "sup",
-        "table",
-        "tbody",
-        "td",
-        "th",
-        "tr",
-        "u",
-        "ul",
-    ]
-)
+SHOWN = frozenset((
+    "a", "b", "blockquote", "br", "caption", "code", "div", "h2", "h3", "h4", "h5", "h6", "hr", "i", "img",
+    "kbd", "li", "mark", "ol", "p", "pre", "s", "small", "span", "strong", "sub", "sup", "table", "tbody",
+    "td", "th", "tr", "u", "ul",
+))  # fmt: skip
 
 
 def documents(text: str) -> list[Document]:
@@ -351,7 +319,7 @@ def documents(text: str) -> list[Document]:
     told = markdown.read(text)
     shown = [{"text/markdown": text}, {"text/html": text}, {"text/latex": text}]
     made = [{"output_type": "display_data", "data": data, "metadata": {}} for data in shown]
-    return [told, Document(foreign.read(text)), Document(outputs.read(made))]
+    return [told, Document(html_reader.read(text)), Document(notebook.outputs(made))]
 
 
 def expect_inert(site: mwclient.Site, texts: Sequence[str]) -> None:
@@ -372,5 +340,5 @@ def expect_inert(site: mwclient.Site, texts: Sequence[str]) -> None:
 
 def put_picture(site: mwclient.Site) -> None:
     """The wiki has the picture that the texts stand beside."""
-    item = uploads.upload("picture", IMAGE.data, ending="png", text="")
-    api.upload(site, item)
+    item = pictures.upload("picture", IMAGE.data, ending="png", text="")
+    site.send(item)

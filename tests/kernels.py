@@ -18,9 +18,8 @@ from pathlib import Path
 
 from labkit import Lab, cancellation
 from labkit.core import daemon
-from labkit.farm.containers import container
-from labkit.farm.services import balancer_instance as balancer
-from labkit.farm.services import dns_instance as names
+from labkit.farm.containers import runc
+from labkit.farm.services import balancer_server, dns_server
 from labkit.report.batch import notebook
 from tests import inventory, killing
 from tests.benchmarks.killed import CHANGED, FIRST, down, forgotten, lab_of, taken, up
@@ -177,9 +176,9 @@ def wanted(sites: list[dict[str, object]]) -> Lab:
 def serving(lab: Lab) -> dict[str, int | None]:
     """The processes that serve, by what they are: replicas' first ones, and the two servers' in front of them."""
     return {
-        **{name: state.pid for name, state in container.states(lab).items()},
-        "names": daemon.pid(names.server(lab)),
-        "balancer": daemon.pid(balancer.server(lab)),
+        **{name: state.pid for name, state in runc.states(lab).items()},
+        "names": daemon.pid(dns_server.server(lab)),
+        "balancer": daemon.pid(balancer_server.server(lab)),
     }
 
 

@@ -123,7 +123,7 @@ def _around_journal(stroke: Stroke) -> None:
 
 
 def _around_netlink(stroke: Stroke) -> None:
-    from labkit.kernel.netlink import Netlink
+    from labkit.kernel.links import Netlink
 
     function = Netlink.try_all
 

@@ -35,7 +35,7 @@ class Project:
     def labkit(self, *words: str, before: Sequence[str | Path] = (), **env: str) -> Done:
         """Calls the command in the folder as a person would, whatever its exit status; ``before`` are
         the words that it is called by."""
-        argv = [*before, sys.executable, "-m", "labkit.cli", *words]
+        argv = [*before, sys.executable, "-m", "labkit", *words]
         env = {"PYTHONPATH": str(ROOT), **env}
         return run.run(argv, cwd=self.folder, env=env, ok=range(256), timeout=600)
 

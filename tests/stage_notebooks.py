@@ -21,7 +21,7 @@ shown: str = "plain"
 """
 OPENING = """
 from labkit import Check; from labkit import Lab; from labkit import Outcome; from labkit import Table
-from labkit.report import Stage; from labkit.report import figures; from labkit.report.stages import plan
+from labkit.report import Stage; from labkit.report import figures; from labkit.report.stages import assignment
 from labkit.report.figures import style
 from labkit.core.result import action
 lab = Lab.from_parameters(globals())
@@ -29,7 +29,7 @@ stage = Stage.open("{name}", lab)
 """
 #: A result with every check that the stage requires, and one for each of its rows.
 PROBE = """
-wanted = plan.plan("{name}")
+wanted = assignment.plan("{name}")
 names = [*(name + "x" if name.endswith(".") else name for name in wanted.required), *(f"row.{{row}}" for row in wanted.rows)]
 checks = [Check(name=name, expected="1", seen="1", holds=True, rows=wanted.rows, again="true") for name in names]
 probe = action("test.probe")(lambda: Outcome(value=shown, summary=f"{{shown}}, {{lab.replicas}} replicas", checks=tuple(checks)))

@@ -13,13 +13,12 @@ import pytest
 from labkit import Lab
 from labkit.checks import failed
 from labkit.core import accesslog, run
-from labkit.farm.containers import container, logs, quota
+from labkit.farm.containers import container, written
 from labkit.farm.network.netns import inside
-from labkit.farm.services import fetch, proxy, workers
-from labkit.farm.traffic import actions as traffic
+from labkit.farm.services import balancer_config, balancer_server, fetch
 from labkit.model.sites import HEALTH_QUERY
 from tests.waiting import until
-from tests.whole_farm import standing
+from tests.whole_farm import send, standing
 
 
 def test_lines_are_read_from_all_parts(tmp_path: Path) -> None:
@@ -64,17 +63,17 @@ def farm() -> Iterator[Lab]:
 @pytest.mark.root
 def test_counts_agree_across_the_parts(farm: Lab) -> None:
     """A measurement that fills several parts is found again request by request, in both logs."""
-    result = traffic.send(farm, "lone", 300, 4)
+    result = send(farm, "lone", 300, 4)
     assert failed(result.checks) == ()
-    assert len(accesslog.parts(proxy.logs(farm) / "access.log")) > 2
+    assert len(accesslog.parts(balancer_config.logs(farm) / "access.log")) > 2
 
 
 @pytest.mark.root
 def test_the_balancer_s_log_is_bounded(farm: Lab) -> None:
     """However many requests there are, it holds its parts and no more."""
     for _ in range(4):
-        traffic.send(farm, "lone", 300, 4)
-    log = proxy.logs(farm) / "access.log"
+        send(farm, "lone", 300, 4)
+    log = balancer_config.logs(farm) / "access.log"
     assert len(accesslog.parts(log)) == accesslog.PARTS
     assert sum(path.stat().st_size for path in accesslog.parts(log)) < 2 * 5 * 20 * 1024
 
@@ -96,36 +95,36 @@ def refused(lab: Lab, count: int) -> None:
 def test_a_replica_s_logs_end_where_it_may_write_no_more(farm: Lab) -> None:
     """Full logs are no harm to who asks; with room in them again, a measurement finds all of its requests."""
     for _ in range(60):
-        if quota.full(farm, "lone-1"):
+        if written.is_full(farm, "lone-1"):
             break
         inside(farm.netns, refused, farm, 100)
-    assert quota.full(farm, "lone-1")
+    assert written.is_full(farm, "lone-1")
     inside(farm.netns, refused, farm, 100)
-    logs_of = [logs.place(farm, "lone-1", kind) for kind in ("access", "error")]
+    logs_of = [written.log(farm, "lone-1", kind) for kind in ("access", "error")]
     assert 900_000 < sum(log.stat().st_size for log in logs_of) <= 2**20
-    assert next(logs.lines(logs_of[0]))
-    assert failed(traffic.send(farm, "lone", 100, 4).checks) == ()
+    assert next(written.lines(logs_of[0]))
+    assert failed(send(farm, "lone", 100, 4).checks) == ()
     assert all(log.stat().st_size < 40_000 for log in logs_of)
 
 
 def test_what_is_no_plain_file_is_no_log(tmp_path: Path) -> None:
     """A container's folder is its own: a link there leads the host nowhere, and a pipe does not make it wait."""
     lab = Lab.of({"state": str(tmp_path)})
-    error = logs.place(lab, "red-1", "error")
+    error = written.log(lab, "red-1", "error")
     error.parent.mkdir(parents=True)
     kept = tmp_path / "kept"
     kept.write_text("of the machine\n" * 4_000_000)
     error.symlink_to(kept)
-    access = logs.place(lab, "red-1", "access")
+    access = written.log(lab, "red-1", "access")
     os.mkfifo(access)
-    logs.make_room(lab, "red-1")
+    written.empty_large_logs(lab, "red-1")
     assert kept.stat().st_size == 60_000_000
     for log in (error, access, access.with_name("none.log"), access.parent):
-        assert (list(logs.lines(log)), logs.end(log)) == ([], "")
+        assert (list(written.lines(log)), written.end(log)) == ([], "")
     error.unlink()
     kept.rename(error)
-    assert logs.end(error, 20) == "chine\nof the machine"
-    logs.make_room(lab, "red-1")
+    assert written.end(error, 20) == "chine\nof the machine"
+    written.empty_large_logs(lab, "red-1")
     assert error.read_text() == ""
 
 
@@ -135,10 +134,10 @@ def test_health_checks_are_not_logged(farm: Lab) -> None:
     has none of them; a person's HEAD request is in it."""
     (replica,) = farm.farm
     container.kill(farm, replica)
-    until(lambda: "HcFl" in workers.worker(farm, replica).status)
+    until(lambda: "HcFl" in balancer_server.worker(farm, replica).status)
     container.start(farm, replica)
-    until(lambda: workers.worker(farm, replica).usable)
-    fetch.fetch(farm, "lone-1", headers={"X-Labkit-Trace": "last"})
+    until(lambda: balancer_server.worker(farm, replica).usable)
+    fetch.reach(farm, fetch.target(farm, "lone-1"), headers={"X-Labkit-Trace": "last"})
     log = container.access_log(farm, replica)
     until(lambda: list(accesslog.lines(log, '"last"')))
     assert not list(accesslog.lines(log, HEALTH_QUERY))

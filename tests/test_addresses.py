@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.farm.containers import container
+from labkit.farm.containers import runc
 from labkit.farm.reconcile import upkeep
 from labkit.model.addresses import allot, numbered, remembered
 from labkit.report import status
@@ -78,7 +78,7 @@ def test_a_damaged_memory_is_none(tmp_path: Path, text: str) -> None:
 
 def processes(lab: Lab) -> dict[str, tuple[int, str]]:
     """Each replica's first process, and its address."""
-    states = container.states(lab)
+    states = runc.states(lab)
     return {item.name: (states[item.name].pid, str(item.address)) for item in lab.farm}
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.wiki.client import api
-from labkit.wiki.client.api import Revision
-from labkit.wiki.merge import altered, fences, repair
-from labkit.wiki.merge.altered import Altered, Step
+from labkit.wiki.client.mediawiki import MediaWiki
+from labkit.wiki.client.protocol import Revision
+from labkit.wiki.merge import fences, page_merge, repair
 from labkit.wiki.merge.fences import Block
-from labkit.wiki.remarks.trail import Trail, advance
+from labkit.wiki.merge.page_merge import Altered, Step
+from labkit.wiki.remarks.provenance import Provenance, advance
 from labkit.wiki.render import wikitext
+from tests.desks import parsed
 from tests.writers import WEB, Writers, writers
 
 BOT = "Labkit"
@@ -55,7 +56,7 @@ def test_what_a_change_of_labkits_line_is(
     """Words of a person's beside labkit's lines are none; in a table of labkit's they are."""
     text = OLD.text.replace(old, new, 1)
     found = fences.parse(text, "").blocks[0].block
-    assert [tuple(one) for one in altered.differences(OLD.lines, found.lines)] == expected
+    assert [tuple(one) for one in page_merge.differences(OLD.lines, found.lines)] == expected
 
 
 def followed(*history: tuple[str, str], hidden: tuple[int, ...] = ()) -> list[tuple[str, str, str]]:
@@ -65,13 +66,13 @@ def followed(*history: tuple[str, str], hidden: tuple[int, ...] = ()) -> list[tu
         Revision(number=n, user=user, text=text, hidden=n in hidden)
         for n, (user, text) in enumerate(history, 1)
     ]
-    trail = reduce(
-        lambda trail, one: advance(trail, one, lambda name, digest: known.get((name, digest))),
-        revisions, Trail(bot=BOT),
+    found = reduce(
+        lambda found, one: advance(found, one, lambda name, digest: known.get((name, digest))),
+        revisions, Provenance(bot=BOT),
     )  # fmt: skip
     return [
         (item.ours, item.theirs, " < ".join(step.user for step in (item.by, *item.before[::-1])))
-        for item in trail.altered
+        for item in found.altered
     ]
 
 
@@ -124,7 +125,9 @@ def test_a_hidden_revision_may_have_done_it() -> None:
 def test_a_notice_is_no_part_of_the_block() -> None:
     """It is taken off when the page is read, wherever in the block it was put; one with other words is a line of
     a person's."""
-    said = altered.notice([Altered(block="b", ours="a", theirs="REX> b -->", by=Step(user="S"))])
+    said = page_merge.altered_notice(
+        [Altered(block="b", ours="a", theirs="REX> b -->", by=Step(user="S"))]
+    )
     assert "\n" not in said
     text = fences.fenced(OLD, OLD.digest, said)
     [found] = fences.parse(text, "").blocks
@@ -133,14 +136,16 @@ def test_a_notice_is_no_part_of_the_block() -> None:
     assert fences.parse(moved, "").blocks[0].block == OLD
     [other] = fences.parse(text.replace("labkit wrote", "a fool wrote"), "").blocks
     assert (other.notice, other.touched) == ("", True)
-    assert altered.notice(()) == ""
+    assert page_merge.altered_notice(()) == ""
 
 
 def test_a_repair_does_not_take_a_notice_for_a_persons_line() -> None:
     """The next publication writes it again."""
-    said = altered.notice([Altered(block="06-balancer", ours="a", theirs="b", by=Step(user="S"))])
+    said = page_merge.altered_notice(
+        [Altered(block="06-balancer", ours="a", theirs="b", by=Step(user="S"))]
+    )
     text = fences.fenced(OLD, OLD.digest, said).replace("<!-- labkit:end 06-balancer -->", "")
-    mended = repair.repair(text, "", versions=(OLD,), pristine=lambda name, digest: OLD).text
+    mended = repair.repair(text, "", versions=(OLD,), last_wrote=lambda name, digest: OLD).text
     assert fences.parse(mended, "").blocks[0].block == OLD
     assert "labkit-notice" not in mended
 
@@ -148,14 +153,14 @@ def test_a_repair_does_not_take_a_notice_for_a_persons_line() -> None:
 def test_a_long_line_is_shown_where_it_differs() -> None:
     """And what only the markup tells apart is shown with its markup."""
     long = "x" * 400
-    ours, theirs = altered.shown(
+    ours, theirs = page_merge.altered_shown(
         Altered(block="b", ours=f"{long} 1,800 {long}", theirs=f"{long} 9,900 {long}", by=Step())
     )
     assert "1,800" in ours
     assert "9,900" in theirs
     assert max(len(ours), len(theirs)) < 200
     same = Altered(block="b", ours="'''a'''", theirs="a", by=Step())
-    assert altered.shown(same) == ("'''a'''", "a")
+    assert page_merge.altered_shown(same) == ("'''a'''", "a")
 
 
 @pytest.fixture
@@ -237,7 +242,7 @@ def test_two_persons_change_one_line(page: Writers) -> None:
     notice = fences.parse(page.text, "").blocks[0].notice
     assert "Teacher, 20" in notice
     assert "before: Student, 20" in notice
-    html = api.parse(page.bot, notice)
+    html = parsed(page.bot, notice)
     assert '<div class="labkit-notice"' in html
     assert "</code>, the page has <code>All 5 requests were answered.</code>" in html
     page.folder = page.folder / "elsewhere"
@@ -283,17 +288,17 @@ def test_a_notice_cannot_be_taken_away(page: Writers, change: str) -> None:
 def test_a_change_while_labkit_publishes_is_told(page: Writers) -> None:
     """It is in the page that the next attempt reads, or that the wiki merges."""
     page.publish(OLD, WEB)
-    edit = api.edit
+    save = MediaWiki.save
 
     def meanwhile(*given, **named):  # type: ignore[no-untyped-def]
         if "state" not in given[1] and not done:
             done.append(1)
             page.write(lambda text: text.replace("Six pages.", "Nine pages."), page.student)
-        return edit(*given, **named)
+        return save(*given, **named)
 
     done: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("labkit.wiki.publish.saving.api.edit", meanwhile)
+        patch.setattr(MediaWiki, "save", meanwhile)
         page.publish(traffic("2,000"), WEB)
     found = page.publish(traffic("2,000"), WEB)
     assert [(item.block, item.by.user) for item in found.altered] == [("05-web", "Student")]

@@ -17,14 +17,16 @@ from typer.testing import CliRunner
 
 from labkit import Lab
 from labkit.cli import app
-from labkit.cli import page as page_commands
+from labkit.cli import report as page_commands
 from labkit.errors import ConfigError, WikiError
-from labkit.wiki.client import api, session
-from labkit.wiki.client.folders import api_url
+from labkit.wiki.client import refusals, session
+from labkit.wiki.client.mediawiki import MediaWiki
+from labkit.wiki.client.session import api_url
 from labkit.wiki.merge import fences
 from labkit.wiki.remarks import answers, threads
 from labkit.wiki.remarks.answers import Answer
 from labkit.wiki.remarks.listing import Remarks
+from tests.desks import parsed
 from tests.test_dialogue import of_its_own
 from tests.test_remarks import remark
 from tests.writers import WEB, Writers, stage, writers
@@ -202,7 +204,7 @@ def test_the_wiki_shows_what_was_typed(page: Writers) -> None:
     """As MediaWiki itself reads it: the same characters, nothing live but links and emphasis."""
     typed = "<b>&amp; {{PAGENAME}} <pre> <!-- ~~~~ {| | || '''bold''' [[#Network|here]] __TOC__ -->"
     done = give(page, typed)
-    shown = re.search(r"<dl><dd>(.*) <a ", api.parse(page.teacher, f": {done.text} [[User:x]]"), re.DOTALL)  # fmt: skip
+    shown = re.search(r"<dl><dd>(.*) <a ", parsed(page.teacher, f": {done.text} [[User:x]]"), re.DOTALL)  # fmt: skip
     assert shown is not None
     text = html.unescape(re.sub(r"<(?:/?(?:b|a)\b[^>]*)>", "", shown[1]))
     assert text == "<b>&amp; {{PAGENAME}} <pre> <!-- ~~~~ {| | || bold here __TOC__ -->"
@@ -211,7 +213,7 @@ def test_the_wiki_shows_what_was_typed(page: Writers) -> None:
 @pytest.mark.root
 def test_an_edit_between_reading_and_answering_survives(page: Writers) -> None:
     """At the same line the wiki refuses and is asked again; nothing of either is lost."""
-    original, calls = api.edit, []
+    original, calls = MediaWiki.save, []
 
     def meanwhile(*args, **kwargs):  # type: ignore[no-untyped-def]
         if not calls:
@@ -221,7 +223,7 @@ def test_an_edit_between_reading_and_answering_survives(page: Writers) -> None:
         return original(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answers.api, "edit", lambda *a, **k: meanwhile(*a, **k) if a[0] is page.student else original(*a, **k))  # fmt: skip
+        patch.setattr(MediaWiki, "save", lambda *a, **k: meanwhile(*a, **k) if a[0] is page.student else original(*a, **k))  # fmt: skip
         done = give(page, "171 MB.")
     assert done.attempts > 1
     [found] = page.remarks().remarks
@@ -301,7 +303,7 @@ def persistently(edit) -> None:  # type: ignore[no-untyped-def]
     while True:
         try:
             edit()
-        except api.ConflictError:
+        except refusals.ConflictError:
             continue
         return
 
@@ -318,7 +320,7 @@ def test_a_student_logs_in_without_a_word(
     monkeypatch.setenv("LABKIT_WIKI_STUDENT_PASSWORD", secret.get_secret_value())
     for lab in (wiki_lab, existing):
         with closing((site := session.open(lab, student=True)).connection):
-            assert session.account(site) == "Student"
+            assert site.account == "Student"
     assert "Main-account" not in caplog.text
     monkeypatch.setenv("LABKIT_WIKI_STUDENT_PASSWORD", "wrong-secret")
     with pytest.raises(WikiError, match="refuses the password") as error:
@@ -334,7 +336,7 @@ def test_a_student_logs_in_without_a_word(
 def test_a_line_that_the_wikis_merge_dropped_is_put_back(page: Writers) -> None:
     """What was saved is read again: it has every line of before, or gets it."""
     page.after("All: 250 MB.", "A word of mine.")
-    original, calls = api.edit, []
+    original, calls = MediaWiki.save, []
 
     def dropping(site, title, text, **other):  # type: ignore[no-untyped-def]
         calls.append(site)
@@ -342,7 +344,7 @@ def test_a_line_that_the_wikis_merge_dropped_is_put_back(page: Writers) -> None:
         return original(site, title, text, **other)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answers.api, "edit", dropping)
+        patch.setattr(MediaWiki, "save", dropping)
         done = give(page, "171 MB.")
     assert done.attempts == 3
     assert page.lines[page.lines.index("A word of mine.") - 1] == "All: 250 MB."

@@ -10,12 +10,10 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.wiki.client import api
-from labkit.wiki.client.api import Revision
-from labkit.wiki.publish import pristine
+from labkit.wiki.client.protocol import Revision
+from labkit.wiki.publish import last_written
 from labkit.wiki.remarks import audit
-from labkit.wiki.remarks.audit import Audit
-from labkit.wiki.remarks.ledger import Ledger
+from labkit.wiki.remarks.audit import Audit, LineHistory
 from tests.test_dialogue import of_its_own
 from tests.writers import WEB, Writers, stage, writers
 
@@ -31,10 +29,10 @@ BOTH = pytest.mark.parametrize("wiki_on", ["sqlite", "mariadb"], indirect=True)
 
 def losses(*history: tuple[str, str]) -> list[tuple[str, str, int, int]]:
     """What the bot took away in a history of (user, text): line, author, revision, how often."""
-    ledger = Ledger("Report", BOT, lambda name, digest: None)
+    lines = LineHistory("Report", BOT, lambda name, digest: None)
     for number, (user, text) in enumerate(history, 1):
-        ledger.add(Revision(number=number, text=text, user=user))
-    return [(loss.line, loss.author, loss.revision, loss.times) for loss in ledger.lost]
+        lines.add(Revision(number=number, text=text, user=user))
+    return [(loss.line, loss.author, loss.revision, loss.times) for loss in lines.lost]
 
 
 @pytest.mark.parametrize(
@@ -82,12 +80,12 @@ def test_what_the_bot_took_away_is_found(
 
 def test_a_hidden_revision_blames_nobody() -> None:
     """What it changed cannot be told; what was lost before is still known."""
-    ledger = Ledger("Report", BOT, lambda name, digest: None)
+    lines = LineHistory("Report", BOT, lambda name, digest: None)
     texts = [(BOT, BLOCK), ("T", f"{BLOCK}\na\nb"), (BOT, f"{BLOCK}\nb"), ("T", ""), (BOT, BLOCK)]
     for number, (user, text) in enumerate(texts, 1):
-        ledger.add(Revision(number=number, text=text, user=user, hidden=number == 4))
-    assert [loss.line for loss in ledger.lost] == ["a"]
-    assert ledger.hidden == 1
+        lines.add(Revision(number=number, text=text, user=user, hidden=number == 4))
+    assert [loss.line for loss in lines.lost] == ["a"]
+    assert lines.hidden == 1
 
 
 def test_an_unknown_pristine_text_is_guessed_from_who_brought_what() -> None:
@@ -124,7 +122,7 @@ def edits(page: Writers, rng: random.Random, number: int) -> list[Callable[[], o
         lambda: page.write(lambda text: f"{text}\n== Mine {number} ==\nMore."),
         lambda: page.write(lambda text: text.replace(f"{rng.choice(mine)}\n", "", 1)) if mine else None,
         lambda: page.write(lambda text: text.replace("The end.", f"The end, {number}.")),
-        lambda: page.write(lambda text: rng.choice(list(api.history(page.teacher, page.title))[1:]).text),
+        lambda: page.write(lambda text: rng.choice(list(page.teacher.history(page.title))[1:]).text),
     ]  # fmt: skip
 
 
@@ -165,7 +163,7 @@ def test_a_line_that_the_bot_really_removed_is_found(page: Writers) -> None:
     base = page.revision
     page.after("Six pages.", "REX> meanwhile")
     without = base.text.replace("REX> inside\n", "")
-    saved = api.edit(page.bot, page.page, without, base=base.number, summary="")
+    saved = page.bot.save(page.page, without, base=base.number, summary="")
     assert saved is not None
     assert saved.before != base.number  # the wiki has merged
     page.publish(stage(171, 2), WEB)
@@ -195,9 +193,9 @@ def test_what_labkit_wrote_is_known_from_its_state_pages_history(page: Writers) 
     for number in range(1, 6):
         page.publish(stage(number, number), WEB)
     page.folder = page.folder / "elsewhere"
-    known = pristine.Written(page.bot, page.page, page.folder / "pristine")
-    assert known.pristine("02-rootfs", stage(1, 1).digest) == stage(1, 1)
-    assert known.pristine("02-rootfs", "0" * 16) is None
+    known = last_written.EverWritten(page.bot, page.page, page.folder / "pristine")
+    assert known.find("02-rootfs", stage(1, 1).digest) == stage(1, 1)
+    assert known.find("02-rootfs", "0" * 16) is None
     assert audited(page).lost == ()
 
 

@@ -20,13 +20,13 @@ from labkit.core import run, undo
 from labkit.core.journal import Journal
 from labkit.core.run import Done
 from labkit.errors import ConfigError, LabkitError, MachineError
+from labkit.farm import traffic
 from labkit.farm.containers import lifecycle
 from labkit.farm.images import actions as image
 from labkit.farm.network import host
 from labkit.farm.network.netns import inside
-from labkit.farm.traffic import actions as traffic
 from labkit.report.stages import signing
-from labkit.wiki.client.folders import origin
+from labkit.wiki.client.session import origin
 from tests.archives import Mirror
 from tests.conftest import CACHE, free_port, open_place
 from tests.host_side import give_address
@@ -253,10 +253,10 @@ import sys
 from pathlib import Path
 from labkit import Lab
 from labkit.errors import LabkitError
-from labkit.farm.services import dns; from labkit.farm.services import proxy; from labkit.farm.reconcile import up
+from labkit.farm.services import dns; from labkit.farm.services import balancer; from labkit.farm.reconcile import up
 lab = Lab.load(Path(sys.argv[1]))
 try:
-    {"replicas": up.replicas, "dns": dns.up, "proxy": proxy.up}[sys.argv[2]](lab)
+    {"replicas": up.replicas, "dns": dns.up, "proxy": balancer.up}[sys.argv[2]](lab)
 except LabkitError as error:
     print(type(error).__name__, error)
 """

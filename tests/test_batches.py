@@ -12,7 +12,8 @@ import pytest
 from labkit import Lab
 from labkit.core import run, undo
 from labkit.core.journal import Journal
-from labkit.farm.containers import container
+from labkit.farm.containers import runc
+from labkit.farm.images import actions as images
 from labkit.farm.reconcile import up
 from labkit.kernel import cgroups, netns
 from tests.conftest import lab_maker, open_place
@@ -46,10 +47,10 @@ MADE = [
     ("up", "labkit.core.journal:Journal._append", 3, "after"),
     ("up", "labkit.kernel.calls:unshare", 4, "after"),
     ("up", "labkit.kernel.netns:_create", 2, "before"),
-    ("up", "labkit.kernel.netlink:Netlink.try_all", 6, "after"),
-    ("up", "labkit.kernel.requests:default_route", 2, "before"),
-    ("up", "labkit.farm.containers.roots:put", 1, "before"),
-    ("up", "labkit.farm.containers.roots:_lay", 2, "before"),
+    ("up", "labkit.kernel.links:Netlink.try_all", 6, "after"),
+    ("up", "labkit.farm.network.links:_replica_end", 2, "before"),
+    ("up", "labkit.farm.containers.overlay:put", 1, "before"),
+    ("up", "labkit.farm.containers.overlay:_lay", 2, "before"),
     ("up", "labkit.farm.containers.overlay:mount_all", 1, "after"),
     ("up", "labkit.kernel.calls:mount_shifted", 2, "before"),
     ("up", "labkit.farm.containers.container:intend", 1, "after"),
@@ -76,7 +77,7 @@ def cold() -> Iterator[Lab]:
 
 def killed(lab: Lab, act: str, where: str, number: int, when: str) -> None:
     """The action in a process that kills itself there."""
-    container.unpack_all(lab)
+    images.unpack_all(lab)
     argv = [sys.executable, "-c", KILLED, lab.model_dump_json(), act, where, str(number), when]
     run.run(argv, ok=(-signal.SIGKILL,))
 
@@ -88,7 +89,7 @@ def left(lab: Lab) -> list[str]:
     return [
         *(name for name in names if netns.path(name).exists()),
         *(point for point in undo.mount_points() if point.startswith(folders)),
-        *map(str, cgroups.folders(container.cgroup(lab))),
+        *map(str, cgroups.folders(runc.cgroup(lab))),
         *(entry.kind for entry in Journal.of(lab).standing()),
         *(str(path) for path in (lab.state_dir / "containers").glob("*")),
     ]
@@ -126,8 +127,8 @@ def test_what_a_killed_labkit_made_is_gone_on_with(make_lab: Callable[..., Lab])
     """Half of the links are there, and half of the roots: the rest is made, and all answer."""
     lab = make_lab(sites=["red"])
     for where, number in (
-        ("labkit.kernel.netlink:Netlink.try_all", 6),
-        ("labkit.farm.containers.roots:_lay", 1),
+        ("labkit.kernel.links:Netlink.try_all", 6),
+        ("labkit.farm.containers.overlay:_lay", 1),
     ):
         killed(lab, "up", where, number, "after")
     result = up.replicas(lab)

@@ -89,7 +89,7 @@ def test_wrapper_ends_with_its_parent_and_takes_its_processes_along() -> None:
 @pytest.mark.root
 def test_browser_shows_sites_and_replicas(farm: Lab) -> None:
     """Each page has its title, its replica and a screenshot; afterwards no process is left."""
-    urls = [*browser.sites(farm), *browser.replicas(farm)]
+    urls = [*(farm.url(site.name) for site in farm.sites), *browser.replicas(farm)]
     result = browser.visit(farm, urls)
     assert failed(result.checks) == ()
     pages = result.value.pages
@@ -107,9 +107,9 @@ def test_browser_shows_sites_and_replicas(farm: Lab) -> None:
 @pytest.mark.root
 def test_result_says_nothing_of_where_labkit_is_installed(farm: Lab) -> None:
     """Neither the interpreter's path nor the checkout's is in what is recorded and published."""
-    result = browser.visit(farm, browser.sites(farm)[:1])
+    result = browser.visit(farm, [farm.url(farm.sites[0].name)])
     text = result.model_dump_json() + str(result._repr_mimebundle_())
-    assert "python -P -m labkit.farm.services.browsing" in text
+    assert "python -P -m labkit.farm.services.browser" in text
     for place in (sys.executable, str(Path(__file__).parents[1])):
         assert place not in text
 
@@ -119,7 +119,7 @@ def test_browser_works_within_an_event_loop(farm: Lab) -> None:
     """A notebook's cell runs in one, where Playwright's own calls would refuse to."""
 
     async def cell() -> bool:
-        return browser.visit(farm, browser.sites(farm)[:1]).holds
+        return browser.visit(farm, [farm.url(farm.sites[0].name)]).holds
 
     assert asyncio.run(cell())
 
@@ -199,7 +199,7 @@ def drivers(lab: Lab) -> list[int]:
     for entry in Path("/proc").iterdir():
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            if b"labkit.farm.services.browsing" in words:
+            if b"labkit.farm.services.browser" in words:
                 environment = (entry / "environ").read_bytes().decode().split("\0")
                 if any(str(lab.run_dir) in word for word in environment):
                     found.append(int(entry.name))

@@ -15,14 +15,16 @@ from labkit import Lab
 from labkit.checks import failed
 from labkit.core import cache
 from labkit.core.files import proven, write_proven
-from labkit.farm.containers import container, roots
-from labkit.farm.images import siteimages, store
+from labkit.farm import rootfs
+from labkit.farm.containers import overlay, runc
+from labkit.farm.images import actions as images
+from labkit.farm.images import builder, store
 from labkit.farm.reconcile import kept, up, upkeep
-from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs.depot import AbsentError, Deb, Depot
+from labkit.farm.rootfs.apt import AbsentError
+from labkit.farm.rootfs.repository import Deb, PackageCache
 from labkit.model.sites import PAGE
 from labkit.report import status
-from labkit.wiki.server import mediawiki
+from labkit.wiki.server import installation
 from tests.conftest import CACHE, open_place
 from tests.damage import flip
 from tests.test_rootfs import tiny
@@ -37,7 +39,7 @@ def test_a_package_with_another_bit_is_none(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Also in the process that has just read it; it is named, and fetched again."""
-    depot = Depot(tmp_path, offline=True)
+    depot = PackageCache(tmp_path, offline=True)
     deb = Deb("http://m.test/debian/a_1_all.deb", hashlib.sha256(b"a package").hexdigest())
     depot.pool.mkdir()
     depot.place(deb).write_bytes(b"a package")
@@ -157,19 +159,19 @@ def test_a_mediawiki_with_another_bit_is_unpacked_anew(
     """It is downloaded again, and the damaged one does not serve in its place."""
 
     def unpack(place: Path) -> str:
-        program = mediawiki.installation(place, "1.39")
+        program = installation.installation(place, "1.39")
         program.mkdir(parents=True, exist_ok=True)
         (program / "api.php").write_text("<?php echo 1;")
         cache.seal(place / "mediawiki/1.39")
         return "1.39"
 
-    monkeypatch.setattr(mediawiki, "_download", unpack)
-    monkeypatch.setattr(mediawiki, "candidate", lambda: "1.39")
-    program = mediawiki.fetch(tmp_path)
+    monkeypatch.setattr(installation, "_download", unpack)
+    monkeypatch.setattr(installation, "candidate", lambda: "1.39")
+    program = installation.fetch(tmp_path)
     before = digest(program / "api.php")
     flip(program / "api.php")
-    assert mediawiki.versions(tmp_path) == []
-    assert mediawiki.fetch(tmp_path) == program
+    assert installation.versions(tmp_path) == []
+    assert installation.fetch(tmp_path) == program
     assert digest(program / "api.php") == before
     assert "usr/share/mediawiki/api.php" in caplog.text
 
@@ -184,7 +186,7 @@ def test_files_of_containers_that_are_made_at_once_are_laid_once(tmp_path: Path)
 
         def laid(_: int, place: Path = place, begun: threading.Barrier = begun) -> int:
             begun.wait(60)
-            roots._give(place, {"etc/key": "PRIVATE KEY"})
+            overlay._write_layer(place, {"etc/key": "PRIVATE KEY"})
             return (place / "etc/key").stat().st_ino
 
         with ThreadPoolExecutor(8) as pool:
@@ -226,32 +228,32 @@ def farm() -> Iterator[Lab]:
 
 
 def _program(lab: Lab) -> Path:
-    return container.unpack(lab, "red").lower[-1] / "usr/sbin/apache2"
+    return images.unpacked(lab, "red").lower[-1] / "usr/sbin/apache2"
 
 
 def _blob(lab: Lab, role: str) -> Path:
-    tag = store.tag(siteimages.place(lab) / "layout", "red")
+    tag = store.tag(builder.place(lab) / "layout", "red")
     digests = {
         "manifest": tag.manifest,
         "configuration": tag.config,
         "base": tag.layers[0],
         "site": tag.layers[-1],
     }
-    return store.blob(siteimages.place(lab) / "layout", digests[role])  # fmt: skip
+    return store.blob(builder.place(lab) / "layout", digests[role])  # fmt: skip
 
 
 #: Where a bit flips; what the lab serves with afterwards is as before.
 PLACES: dict[str, Find] = {
     "a program of the unpacked base": _program,
-    "the page of a site": lambda lab: container.unpack(lab, "red").lower[0] / PAGE,
+    "the page of a site": lambda lab: images.unpacked(lab, "red").lower[0] / PAGE,
     "the copy of a host's key": lambda lab: next((lab.state_dir / "layers").glob("*/rootfs/etc/ssh/ssh_host_*_key")),
     "the blob of the base's layer": lambda lab: _blob(lab, "base"),
     "the blob of a site's layer": lambda lab: _blob(lab, "site"),
     "the blob of a manifest": lambda lab: _blob(lab, "manifest"),
     "the blob of a configuration": lambda lab: _blob(lab, "configuration"),
-    "the index of the layout": lambda lab: siteimages.place(lab) / "layout/index.json",
-    "the record of the images": lambda lab: siteimages.place(lab) / "image.json",
-    "the runtime configuration": lambda lab: container.unpack(lab, "red").config,
+    "the index of the layout": lambda lab: builder.place(lab) / "layout/index.json",
+    "the record of the images": lambda lab: builder.place(lab) / "image.json",
+    "the runtime configuration": lambda lab: images.unpacked(lab, "red").config,
 }  # fmt: skip
 
 
@@ -301,7 +303,7 @@ def test_a_bit_that_flips_while_the_farm_is_down_is_seen_when_it_comes_up(farm: 
 def test_a_replica_stands_on_what_was_built_again(farm: Lab) -> None:
     """Its root is mounted anew: through it the flipped bit is not to be seen any more."""
     upkeep.apply(farm)
-    path, seen = _program(farm), container.bundle(farm, "red-1") / "rootfs/usr/sbin/apache2"
+    path, seen = _program(farm), runc.bundle(farm, "red-1") / "rootfs/usr/sbin/apache2"
     before = digest(path)
     flip(path)
     upkeep.apply(farm)
@@ -320,7 +322,7 @@ def test_a_damaged_root_file_system_is_in_no_next_image(
     before = digest(path)
     path.unlink()  # the image's own is another name of the same file
     path.write_bytes(
-        b"x" + (container.unpack(farm, "red").lower[-1] / "etc/debian_version").read_bytes()[1:]
+        b"x" + (images.unpacked(farm, "red").lower[-1] / "etc/debian_version").read_bytes()[1:]
     )
     assert any("etc/debian_version" in check.seen for check in failed(kept.checks(farm)))
     assert rootfs.build(farm).changed

@@ -19,8 +19,8 @@ from labkit.core import daemon, undo
 from labkit.core.journal import Journal
 from labkit.core.run import Done
 from labkit.errors import LabkitError
-from labkit.farm.containers import container
-from labkit.farm.services import dns, proxy
+from labkit.farm.containers import runc
+from labkit.farm.services import balancer_server, dns_server
 from tests import breakages
 from tests.conftest import open_place
 from tests.projects import Project, listing, project
@@ -186,8 +186,8 @@ def farm() -> Iterator[Project]:
 def standing(own: Project) -> tuple[object, ...]:
     """What is up of the farm: containers, servers with their configurations, mounts, names and links."""
     lab = own.lab
-    states = {name: state.pid for name, state in container.states(lab).items() if state.pid}
-    servers = [server.server(lab) for server in (dns, proxy)]
+    states = {name: state.pid for name, state in runc.states(lab).items() if state.pid}
+    servers = [server.server(lab) for server in (dns_server, balancer_server)]
     there = inventory(lab)
     return (
         states,

@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[1]
 
 def labkit(*arguments: str | Path, cwd: Path = ROOT, code: str = "") -> Done:
     """Runs the command as a user's shell would, whatever its exit status."""
-    start = ("-c", code) if code else ("-m", "labkit.cli")
+    start = ("-c", code) if code else ("-m", "labkit")
     env = {"PYTHONPATH": str(ROOT)}
     return run.run(
         [sys.executable, *start, *arguments], cwd=cwd, env=env, ok=range(256), timeout=120
@@ -66,7 +66,7 @@ def test_help_names_every_command() -> None:
         assert re.search(rf"^  {command} +\S.*[^.]\.$", said, re.MULTILINE), command
 
 
-@pytest.mark.parametrize("start", [["-m", "labkit"], ["-m", "labkit.cli"], ["lab"]])
+@pytest.mark.parametrize("start", [["-m", "labkit"], ["lab"]])
 def test_the_version_is_told(start: list[str]) -> None:
     """By the command, the module, and ./lab, which installs nothing for it."""
     argv = [ROOT / "lab"] if start == ["lab"] else [sys.executable, *start]
@@ -87,7 +87,7 @@ def test_a_wheel_brings_its_notebooks(tmp_path: Path) -> None:
         argv = [sys.executable, *words]
         return run.run(argv, cwd=empty, env={"PYTHONPATH": str(site)}, ok=range(256))
 
-    code = "from labkit.report.stages import plan; from labkit.report.batch import rebuild as r; print(*r.find(plan.STAGES, r.notebooks_folder(), {}).values())"
+    code = "from labkit.report.stages import assignment as a; from labkit.report.batch import rebuild as r; print(*r.find(a.STAGES, r.notebooks_folder(), {}).values())"
     names = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert {*installed("-c", code).stdout.split()} == {
         f"{site}/labkit/notebooks/{n}" for n in names
@@ -307,7 +307,7 @@ def listens(port: int) -> bool:
 def test_notebook_asks_for_a_token(project: Path) -> None:
     """JupyterLab listens on loopback, prints its address with the token, and refuses who has none."""
     port = free_port()
-    argv = [sys.executable, "-m", "labkit.cli", "notebook", "--port", str(port), "-c", str(project / "lab.toml")]  # fmt: skip
+    argv = [sys.executable, "-m", "labkit", "notebook", "--port", str(port), "-c", str(project / "lab.toml")]  # fmt: skip
     home = {"HOME": str(project), "PYTHONPATH": str(ROOT)}
     log = project / "jupyter.log"
     with log.open("wb") as output:
@@ -340,6 +340,6 @@ def test_notebooks_see_the_lab_of_the_command(project: Path) -> None:
 
 def test_a_reader_that_has_seen_enough_is_no_error(project: Path) -> None:
     """As `head`, which ends before all was written: nothing is said of that."""
-    words = shlex.join([sys.executable, "-m", "labkit.cli", "plan", "--json"])
+    words = shlex.join([sys.executable, "-m", "labkit", "plan", "--json"])
     done = run.run(["sh", "-c", f"{words} | true"], cwd=project, env={"PYTHONPATH": str(ROOT)})
     assert (done.stdout, done.stderr) == ("", "")

@@ -14,10 +14,11 @@ from labkit import Lab
 from labkit.core import accesslog, run
 from labkit.core.undo import mount_points
 from labkit.errors import CommandError, FarmError
-from labkit.farm.containers import bundle, container, replica_files
+from labkit.farm.containers import bundle, container, overlay, replica_files, runc
 from labkit.farm.containers.bundle import Spec
+from labkit.farm.images import actions as images
 from labkit.farm.network.netns import inside
-from labkit.farm.reconcile import up
+from labkit.farm.reconcile import answers, up
 from labkit.farm.services import fetch
 from labkit.kernel import cgroups as tree
 from labkit.kernel import users
@@ -35,21 +36,22 @@ UNREAPED = """
 import sys
 from pathlib import Path
 from labkit import Lab; from labkit.core import run
-from labkit.farm.containers import container
+from labkit.farm.containers import container, runc
+from labkit.farm.images import actions as images
 from tests.test_container import small_spec
 
 lab = Lab.model_validate_json(sys.argv[1])
-container.prepare(lab, small_spec(lab, "extra", "sleep", "60"), container.unpack(lab, "red"))
+container.prepare(lab, small_spec(lab, "extra", "sleep", "60"), images.unpacked(lab, "red"))
 for _ in range(2):
     container.create(lab, "extra")
     container.begin(lab, "extra")
-    words = container.runc(lab, "exec", "--detach", "extra", "sleep", "60")
+    words = runc.command(lab, "exec", "--detach", "extra", "sleep", "60")
     run.run(words, output=lab.run_dir / "extra.log")
-    run.run(container.runc(lab, "kill", "extra", "KILL"))
+    run.run(runc.command(lab, "kill", "extra", "KILL"))
     container.wait(lab, "extra")
-    print(container.states(lab)["extra"].status, Path("/proc/1/comm").read_text().strip())
+    print(runc.states(lab)["extra"].status, Path("/proc/1/comm").read_text().strip())
 container.remove(lab, "extra")
-print(container.states(lab))
+print(runc.states(lab))
 """
 
 
@@ -68,7 +70,7 @@ def unmade(make_lab: Callable[..., Lab]) -> Lab:
 
 def pid(lab: Lab, name: str) -> int:
     """The process id of a container's first process."""
-    return container.states(lab)[name].pid
+    return runc.states(lab)[name].pid
 
 
 def status_of(process: int) -> dict[str, str]:
@@ -79,14 +81,14 @@ def status_of(process: int) -> dict[str, str]:
 
 def processes(lab: Lab, name: str) -> list[int]:
     """The container's processes, by its control group."""
-    words = container.runc(lab, "ps", "--format", "json", name)
+    words = runc.command(lab, "ps", "--format", "json", name)
     return [int(item) for item in json.loads(run.run(words).stdout)]
 
 
 def small_spec(lab: Lab, name: str, *args: str) -> Spec:
     """A container with a network namespace of its own and nothing to serve."""
     return Spec(
-        name=name, args=args, environment={}, cgroup=f"{container.cgroup(lab)}/{name}", sysctl={}
+        name=name, args=args, environment={}, cgroup=f"{runc.cgroup(lab)}/{name}", sysctl={}
     )
 
 
@@ -95,7 +97,7 @@ def short_lived(unmade: Lab) -> Callable[..., str]:
     """Makes and starts a container of the image that is none of the farm's replicas; its name."""
 
     def make(*args: str) -> str:
-        unpacked = container.unpack(unmade, "red")
+        unpacked = images.unpacked(unmade, "red")
         container.prepare(unmade, small_spec(unmade, "extra", *args), unpacked)
         container.create(unmade, "extra")
         container.begin(unmade, "extra")
@@ -111,46 +113,46 @@ def short_lived(unmade: Lab) -> Callable[..., str]:
         ("[]", []),
         (
             '[{"ociVersion":"1.0.2","id":"a","pid":0,"status":"stopped","bundle":"/b"}]',
-            [container.State(id="a", pid=0, status="stopped", bundle="/b")],
+            [runc.State(id="a", pid=0, status="stopped", bundle="/b")],
         ),
     ],
 )
-def test_list_of_containers_is_read(output: str, wanted: list[container.State]) -> None:
+def test_list_of_containers_is_read(output: str, wanted: list[runc.State]) -> None:
     """As runC writes it: null where there is none, pid 0 where the first process has ended."""
-    assert container.parse_list(output) == wanted
+    assert runc.parse_list(output) == wanted
 
 
-def listed(lab: Lab) -> dict[str, container.State]:
+def listed(lab: Lab) -> dict[str, runc.State]:
     """The lab's containers as `runc list` tells of them."""
-    done = run.run(container.runc(lab, "list", "--format", "json"))
-    return {item.id: item for item in container.parse_list(done.stdout)}
+    done = run.run(runc.command(lab, "list", "--format", "json"))
+    return {item.id: item for item in runc.parse_list(done.stdout)}
 
 
 @pytest.mark.root
 def test_states_are_those_that_runc_tells(unmade: Lab) -> None:
     """Read from runC's files: created, running, paused, running again, ended."""
-    unpacked = container.unpack(unmade, "red")
+    unpacked = images.unpacked(unmade, "red")
     container.prepare(unmade, small_spec(unmade, "extra", "sleep", "60"), unpacked)
     container.create(unmade, "extra")
-    seen = [container.states(unmade)["extra"].status]
-    assert container.states(unmade) == listed(unmade)
+    seen = [runc.states(unmade)["extra"].status]
+    assert runc.states(unmade) == listed(unmade)
     container.begin(unmade, "extra")
     for command in ((), ("pause", "extra"), ("resume", "extra"), ("kill", "extra", "KILL")):
         if command:
-            run.run(container.runc(unmade, *command))
+            run.run(runc.command(unmade, *command))
         if "kill" in command:
             container.wait(unmade, "extra")
-        assert container.states(unmade) == listed(unmade)
-        seen.append(container.states(unmade)["extra"].status)
+        assert runc.states(unmade) == listed(unmade)
+        seen.append(runc.states(unmade)["extra"].status)
     assert seen == ["created", "running", "paused", "running", "stopped"]
     container.remove(unmade, "extra")
-    assert container.states(unmade) == {}
+    assert runc.states(unmade) == {}
 
 
 def test_commands_are_on_the_lab_s_own_containers() -> None:
     """runC's state is below the lab's run folder, whatever else runs on the machine."""
     lab = Lab.load(None, lab_name="shop", run="/run/x")
-    assert [str(word) for word in container.runc(lab, "list")] == [
+    assert [str(word) for word in runc.command(lab, "list")] == [
         "runc", "--root", "/run/x/shop/runc", "list",
     ]  # fmt: skip
 
@@ -158,8 +160,8 @@ def test_commands_are_on_the_lab_s_own_containers() -> None:
 @pytest.mark.root
 def test_no_containers_of_a_lab_that_is_down(unmade: Lab) -> None:
     """Asking makes no folder."""
-    assert container.states(unmade) == {}
-    assert not container.runc_root(unmade).exists()
+    assert runc.states(unmade) == {}
+    assert not runc.root(unmade).exists()
 
 
 @pytest.mark.root
@@ -191,7 +193,7 @@ def test_the_container_has_its_own_namespaces(farm: Lab) -> None:
 @pytest.mark.root
 def test_its_configuration_is_the_image_s_with_what_labkit_needs(farm: Lab) -> None:
     """terminal is false, PATH is the image's, and the limits are in the control group."""
-    config = json.loads((container.bundle(farm, "red-1") / "config.json").read_text())
+    config = json.loads((runc.bundle(farm, "red-1") / "config.json").read_text())
     assert config["process"]["terminal"] is False
     assert config["process"]["args"] == ["apache2", "-D", "FOREGROUND"]
     environment = container.execute(farm, "red-1", "env").stdout.splitlines()
@@ -203,8 +205,8 @@ def test_its_configuration_is_the_image_s_with_what_labkit_needs(farm: Lab) -> N
 @pytest.mark.root
 def test_every_change_to_the_image_s_own_configuration_has_a_reason(farm: Lab) -> None:
     """As umoci made it, against what runC was given: no difference that nobody can explain."""
-    image = container.image_configuration(container.unpack(farm, "red"))
-    config = json.loads((container.bundle(farm, "red-1") / "config.json").read_text())
+    image = overlay.image_configuration(images.unpacked(farm, "red"))
+    config = json.loads((runc.bundle(farm, "red-1") / "config.json").read_text())
     found = {item.key: item for item in bundle.changes(image, config)}
     assert [key for key in found if not found[key].reason] == []
     assert (found["process.terminal"].before, found["process.terminal"].after) == ("true", "false")
@@ -224,7 +226,7 @@ def test_the_container_is_in_a_control_group_of_the_lab_s(farm: Lab) -> None:
 @pytest.mark.root
 def test_replicas_share_the_image_and_nobody_writes_into_it(farm: Lab) -> None:
     """One layer of the image on the disk, and not even the machine's root changes it through a replica."""
-    roots = [container.bundle(farm, name) / "rootfs" for name in ("red-1", "red-2")]
+    roots = [runc.bundle(farm, name) / "rootfs" for name in ("red-1", "red-2")]
     assert len({(root / "usr/sbin/apache2").stat().st_ino for root in roots}) == 1
     with pytest.raises(OSError, match="Read-only file system"):
         (roots[0] / "var/written").write_text("by one")
@@ -233,12 +235,12 @@ def test_replicas_share_the_image_and_nobody_writes_into_it(farm: Lab) -> None:
 @pytest.mark.root
 def test_containers_that_may_be_written_into_write_apart(unmade: Lab) -> None:
     """What is written into one's root is seen in no other one, and not in the image."""
-    unpacked = container.unpack(unmade, "red")
+    unpacked = images.unpacked(unmade, "red")
     names = ("one", "other")
     for name in names:
         spec = small_spec(unmade, name, "sleep", "60")
         container.prepare(unmade, spec, unpacked, writable=True)
-    roots = [container.bundle(unmade, name) / "rootfs" for name in names]
+    roots = [runc.bundle(unmade, name) / "rootfs" for name in names]
     (roots[0] / "var/written").write_text("by one")
     assert not (roots[1] / "var/written").exists()
     assert not any((lower / "var/written").exists() for lower in unpacked.lower)
@@ -283,11 +285,11 @@ def test_a_killed_container_is_told_and_started_again(farm: Lab) -> None:
     replica = farm.replica("red-1")
     first, other = pid(farm, "red-1"), pid(farm, "red-2")
     container.kill(farm, replica)
-    assert container.states(farm)["red-1"].status == "stopped"
+    assert runc.states(farm)["red-1"].status == "stopped"
     assert gone(first)
-    assert "no answer" in (up.problem(farm, replica) or "")
+    assert "no answer" in (answers.problem(farm, replica) or "")
     container.start(farm, replica)
-    assert container.states(farm)["red-1"].status == "running"
+    assert runc.states(farm)["red-1"].status == "running"
     assert up.replicas(farm).holds
     assert pid(farm, "red-2") == other
 
@@ -301,7 +303,7 @@ def test_killing_the_dead_and_starting_the_running_do_nothing(farm: Lab) -> None
     assert pid(farm, "red-2") == before
     container.kill(farm, replica)
     container.kill(farm, replica)
-    assert container.states(farm)["red-2"].status == "stopped"
+    assert runc.states(farm)["red-2"].status == "stopped"
     container.start(farm, replica)
 
 
@@ -309,9 +311,9 @@ def test_killing_the_dead_and_starting_the_running_do_nothing(farm: Lab) -> None
 def test_a_bundle_that_stands_is_left_alone(farm: Lab) -> None:
     """The same description is no change; another one is, and is written."""
     spec = container.replica_spec(farm, farm.replica("red-1"))
-    unpacked = container.unpack(farm, "red")
+    unpacked = images.unpacked(farm, "red")
     files = replica_files.replica_files(farm, replica_files.keys(farm))
-    file = container.bundle(farm, "red-1") / "config.json"
+    file = runc.bundle(farm, "red-1") / "config.json"
     before = file.stat().st_mtime_ns
     assert container.prepare(farm, spec, unpacked, files) is False
     assert file.stat().st_mtime_ns == before
@@ -330,7 +332,7 @@ def test_a_first_process_that_dies_is_an_error_with_its_words_and_status(
     assert isinstance(error, FarmError)
     assert "no such thing" in error.reason
     assert "exit status 3" in error.reason
-    assert container.states(unmade) == {}
+    assert runc.states(unmade) == {}
 
 
 @pytest.mark.root
@@ -367,8 +369,8 @@ def test_a_removed_container_leaves_nothing(unmade: Lab, short_lived: Callable[.
     container.remove(unmade, name)
     container.remove(unmade, name)
     assert gone(process)
-    assert not container.folder(unmade, name).exists()
-    assert container.states(unmade) == {}
+    assert not runc.folder(unmade, name).exists()
+    assert runc.states(unmade) == {}
     assert not [point for point in mount_points() if str(unmade.state_dir) in point]
 
 

@@ -9,9 +9,9 @@ import pytest
 from labkit import Lab
 from labkit.errors import FarmError
 from labkit.farm.services.fetch import Target
-from labkit.farm.traffic import bench, counts
-from labkit.farm.traffic.counts import Log, Share
+from labkit.farm.traffic import bench, measurements
 from labkit.farm.traffic.load import Sent
+from labkit.farm.traffic.measurements import Log, Share
 
 
 def sent(*replicas: str) -> list[Sent]:
@@ -29,7 +29,7 @@ def share(observed: int, expected: float) -> Share:
 def test_shares_expect_the_answered_requests_by_weight() -> None:
     """A request that failed is nobody's; the rest divides as the weights do."""
     lab = Lab.of({"sites": [{"name": "a", "weights": [3, 1]}]})
-    found = counts.shares(lab.farm, sent("a-1", "a-2", "", "a-2", "a-1"))
+    found = measurements.shares(lab.farm, sent("a-1", "a-2", "", "a-2", "a-1"))
     assert [(part.replica, part.observed, part.expected) for part in found] == [
         ("a-1", 2, 3.0),
         ("a-2", 2, 1.0),
@@ -49,7 +49,7 @@ def test_shares_expect_the_answered_requests_by_weight() -> None:
 )
 def test_fit_is_pearsons(parts: list[Share], statistic: float, p: float, fits: bool) -> None:
     """The statistic is the sum of (observed - expected)^2 / expected; no answer at all fits nothing."""
-    found = counts.fit(parts)
+    found = measurements.fit(parts)
     assert (round(found.statistic, 3), round(found.p, 3), found.fits) == (statistic, p, fits)
     assert found.freedom == (len(parts) - 1 if any(part.observed for part in parts) else 0)
 
@@ -66,14 +66,14 @@ def test_fit_is_pearsons(parts: list[Share], statistic: float, p: float, fits: b
 )
 def test_agreement_is_request_by_request(log: dict[int, str], holds: bool) -> None:
     """A log agrees when it has the client's requests, each with the client's replica."""
-    client = counts.by_client(sent("a-1", "a-2", ""))
-    assert counts.agreement("x", client, Log(log, Counter()), "").holds is holds
+    client = {0: "a-1", 1: "a-2", 2: "-"}
+    assert measurements.agreement("x", client, Log(log, Counter()), "").holds is holds
 
 
 def test_log_lines_of_other_measurements_do_not_count() -> None:
     """Only a line with this trace and a number is one of this measurement's requests."""
     lines = [("ab-0", "a-1"), ("cd-1", "a-1"), ("ab-x", "a-1"), ("-", "a-1"), ("ab-12", "-")]
-    assert counts.by_log(lines, "ab") == {0: "a-1", 12: "-"}
+    assert measurements.by_number(lines, "ab") == {0: "a-1", 12: "-"}
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_log_lines_of_other_measurements_do_not_count() -> None:
 )
 def test_quantile_is_a_value_that_was_seen(values: list[float], part: float, found: float) -> None:
     """The nearest rank, not an interpolation."""
-    assert counts.quantile(values, part) == found
+    assert measurements.quantile(values, part) == found
 
 
 REPORT = """Running 4s test @ http://10.60.0.1:80/

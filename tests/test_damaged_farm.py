@@ -13,15 +13,15 @@ from labkit.core import run
 from labkit.core.journal import Entry, Journal, lock
 from labkit.core.undo import mount_points
 from labkit.errors import LockError, StateError
+from labkit.farm import rootfs
 from labkit.farm.containers import (
     container,
     replica_files,
-    surplus,  # fmt: skip
+    runc,
 )
-from labkit.farm.images import layers, siteimages, store, unpacking
+from labkit.farm.images import builder, store, unpacking
 from labkit.farm.reconcile import up
-from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.services import dns, proxy, ssh
+from labkit.farm.services import balancer, balancer_server, dns, dns_server, ssh
 from labkit.report import status as standing
 from tests.damage import MENDED, damaged, folder, gone, junk, nowhere, null, torn
 from tests.test_standing import inventory, nothing
@@ -45,24 +45,25 @@ def runtime_configuration(lab: Lab) -> Path:
 
 def small_blob(lab: Lab) -> Path:
     """The manifest of the site's image."""
-    layout = siteimages.place(lab) / "layout"
+    layout = builder.place(lab) / "layout"
     return store.blob(layout, store.tag(layout, "red").manifest)
 
 
 FILES: dict[str, Callable[[Lab], Path]] = {
-    "config.json": lambda lab: container.bundle(lab, "red-1") / "config.json",
-    "mark of the overlay": lambda lab: container.folder(lab, "red-1") / "lower",
+    "config.json": lambda lab: runc.bundle(lab, "red-1") / "config.json",
+    "mark of the overlay": lambda lab: runc.folder(lab, "red-1") / "lower",
     "runtime configuration": runtime_configuration,
-    "record of the image": lambda lab: siteimages.place(lab) / "image.json",
-    "index of the image": lambda lab: siteimages.place(lab) / "layout" / "index.json",
+    "record of the image": lambda lab: builder.place(lab) / "image.json",
+    "index of the image": lambda lab: builder.place(lab) / "layout" / "index.json",
     "manifest of the image": small_blob,
     "public key": lambda lab: lab.state_dir / "ssh" / "host.pub",
-    "dnsmasq.conf": lambda lab: dns.server(lab).config,
-    "dnsmasq.pid": lambda lab: dns.server(lab).pidfile,
+    "dnsmasq.conf": lambda lab: dns_server.server(lab).config,
+    "dnsmasq.pid": lambda lab: dns_server.server(lab).pidfile,
     "resolv.conf": lambda lab: lab.run_dir / "dns" / "resolv.conf",
-    "apache2.conf": lambda lab: proxy.server(lab).config,
-    "apache2.pid": lambda lab: proxy.server(lab).pidfile,
-    "runC's state": lambda lab: container.runc_root(lab) / "red-1" / "state.json",
+    "apache2.conf": lambda lab: balancer_server.server(lab).config,
+    "forward.lua": balancer_server.script,
+    "apache2.pid": lambda lab: balancer_server.server(lab).pidfile,
+    "runC's state": lambda lab: runc.root(lab) / "red-1" / "state.json",
 }
 
 
@@ -70,10 +71,10 @@ def all_up(lab: Lab) -> bool:
     """Whether replicas, names and balancer come up, and a second time find nothing to do."""
     assert failed(up.replicas(lab).checks) == ()
     assert failed(dns.up(lab).checks) == ()
-    proxy.up(lab)  # which sees a replica that was started anew with its next health check
+    balancer.up(lab)  # which sees a replica that was started anew with its next health check
     assert not up.replicas(lab).changed
     assert not dns.up(lab).changed
-    assert not proxy.up(lab).changed
+    assert not balancer.up(lab).changed
     return True
 
 
@@ -169,7 +170,7 @@ def test_down_ends_a_container_whose_state_runc_cannot_read(
     """Its processes are found in its control group; nothing is left."""
     lab = make_lab(sites=["red"], replicas=1)
     up.replicas(lab)
-    MENDED[harm](container.runc_root(lab) / "red-1" / "state.json")
+    MENDED[harm](runc.root(lab) / "red-1" / "state.json")
     result = standing.down(lab)
     assert (result.changed, result.value.failed) == (True, ())
     assert nothing(lab)
@@ -179,13 +180,13 @@ def test_down_ends_a_container_whose_state_runc_cannot_read(
 def test_down_without_the_journal_says_what_it_leaves(farm: Lab) -> None:
     """What is not in the journal is not removed, and the check fails; with the journal back it is."""
     all_up(farm)
-    target = str((container.bundle(farm, "red-1") / "rootfs").resolve())
+    target = str((runc.bundle(farm, "red-1") / "rootfs").resolve())
     with damaged(farm.journal_file, gone):
         result = standing.down(farm)
         assert not result.holds
         assert "nothing of it is in the journal" in result.summary
         assert any(text.startswith(f"mount {target} ") for text in result.value.failed)
-        assert any(str(dns.server(farm).config) in text for text in result.value.failed)
+        assert any(str(dns_server.server(farm).config) in text for text in result.value.failed)
         assert target in mount_points()
     assert standing.down(farm).holds
     assert nothing(farm)
@@ -222,8 +223,8 @@ def test_a_journal_that_leads_nowhere_is_named(tmp_path: Path) -> None:
 def test_an_edited_entry_belongs_to_no_replica(kind: str, what: dict[str, str]) -> None:
     """Details that are missing or misspelt name nothing that could be removed as surplus."""
     entry = Entry(seq=1, boot="b", kind=kind, what=what)
-    assert surplus.surplus(Lab(), (entry,)) == ()
-    assert not surplus._belongs(Lab(), entry, ("red-9",))
+    assert container.surplus(Lab(), (entry,)) == ()
+    assert not container._belongs(Lab(), entry, ("red-9",))
 
 
 # -- locks -------------------------------------------------------------------------------------------------
@@ -262,13 +263,13 @@ def test_a_damaged_record_in_the_cache_is_no_build(tmp_path: Path, harm: Harm) -
         path.write_text('{"key": "k"}')
         harm(path)
     assert rootfs.find(planned) is None
-    assert layers._find(tmp_path) is None
+    assert builder._cached_layers(tmp_path) is None
 
 
 @pytest.mark.root
 def test_an_emptied_root_file_system_is_unpacked_again(farm: Lab, lab: Lab) -> None:
     """The folder that is there does not count as one."""
-    layout = siteimages.place(farm) / "layout"
+    layout = builder.place(farm) / "layout"
     digest = store.tag(layout, "red").layers[-1]
     root = unpacking.layer(lab, layout, digest)
     whole = sorted(root.rglob("*"))

@@ -13,9 +13,9 @@ from labkit import Lab
 from labkit.core.result import FIGURE_MIME, RESULT_MIME
 from labkit.report.page import blocks
 from labkit.report.site import review
-from labkit.report.stages import inputs, memory, plan, saved
+from labkit.report.stages import assignment, build_cache
 from labkit.report.stages import record as records
-from labkit.report.stages.memory import Memory, Remembered
+from labkit.report.stages.build_cache import BuildCache, Remembered
 from labkit.report.stages.record import Entry, Inputs
 from tests import executed
 from tests.damage import folder, gone, junk, nowhere, null, torn
@@ -70,7 +70,7 @@ VALUES: tuple[Any, ...] = (None, 5, "x", [5], [None], {"a": [5]})
 
 def edited(lab: Lab, place: tuple[str | int, ...], value: Any) -> None:
     """One place of the executed notebook has another value."""
-    path = saved.file(lab, STAGE)
+    path = records.notebook_file(lab, STAGE)
     content = json.loads(path.read_text())
     inner = content
     for key in place[:-1]:
@@ -84,7 +84,7 @@ def test_an_edited_notebook_is_no_reason_for_the_record_not_to_be_shown(
     lab: Lab, place: tuple[str | int, ...]
 ) -> None:
     """Whatever stands in any place of it: site and wiki show what the record has."""
-    path = saved.file(lab, STAGE)
+    path = records.notebook_file(lab, STAGE)
     whole = path.read_text()
     for value in VALUES:
         edited(lab, place, value)
@@ -96,7 +96,7 @@ def test_an_edited_notebook_is_no_reason_for_the_record_not_to_be_shown(
 @pytest.mark.parametrize("harm", [torn, junk, null, gone, folder, nowhere], ids=lambda harm: harm.__name__)  # fmt: skip
 def test_a_damaged_notebook_is_as_none(lab: Lab, harm: Harm) -> None:
     """The record is shown alone."""
-    harm(saved.file(lab, STAGE))
+    harm(records.notebook_file(lab, STAGE))
     for text in (page(lab), block(lab)):
         assert "Three replies." in text
         assert "Narrative" not in text
@@ -128,14 +128,14 @@ def test_a_damaged_picture_is_not_sent_to_the_wiki(lab: Lab, harm: Harm) -> None
     assert sent.data == PNG
 
 
-def remembered(lab: Lab) -> Memory:
+def remembered(lab: Lab) -> BuildCache:
     """What a rebuild would remember of the stage."""
     stage = Remembered(
         source="",
-        record=inputs.record_digest(lab, STAGE),
+        record=build_cache.record_digest(lab, STAGE),
         standing=(),
     )
-    return Memory(stages={STAGE: stage})
+    return BuildCache(stages={STAGE: stage})
 
 
 @pytest.mark.parametrize(
@@ -154,9 +154,9 @@ def test_a_stage_whose_pictures_or_tables_were_changed_runs_again(
 ) -> None:
     """Only its run makes them."""
     known = remembered(lab)
-    assert memory.why_run(lab, plan.plan(STAGE), known, Inputs(), ()) == ""
+    assert build_cache.why_run(lab, assignment.plan(STAGE), known, Inputs(), ()) == ""
     harm(lab.output_dir / name)
-    why = memory.why_run(lab, plan.plan(STAGE), known, Inputs(), ())
+    why = build_cache.why_run(lab, assignment.plan(STAGE), known, Inputs(), ())
     assert why == f"{name} is gone or was changed"
 
 
@@ -165,9 +165,9 @@ def test_a_stage_whose_pictures_or_tables_were_changed_runs_again(
 )
 def test_a_damaged_memory_is_none(lab: Lab, harm: Harm) -> None:
     """Every stage runs again."""
-    memory.write(lab, remembered(lab))
-    harm(memory.path(lab))
-    assert memory.recall(lab) == Memory()
+    build_cache.write(lab, remembered(lab))
+    harm(build_cache.cache_file(lab))
+    assert build_cache.recall(lab) == BuildCache()
 
 
 def test_an_edited_page_of_the_site_is_written_anew(lab: Lab) -> None:

@@ -12,11 +12,11 @@ from labkit import Lab
 from labkit.checks import failed
 from labkit.core import cache
 from labkit.errors import StateError, WikiError
-from labkit.wiki.client import accounts, session
-from labkit.wiki.client.folders import Folders
-from labkit.wiki.publish import pristine
-from labkit.wiki.server import actions as server
-from labkit.wiki.server import mediawiki, sqlite
+from labkit.wiki import server
+from labkit.wiki.client import session
+from labkit.wiki.publish import last_written
+from labkit.wiki.server import credentials, databases, installation
+from labkit.wiki.server.configuration import Folders
 from tests.conftest import lab_maker, open_place
 from tests.damage import MENDED, damaged, folder, junk, nowhere, torn
 
@@ -36,7 +36,7 @@ def is_up(lab: Lab) -> bool:
     """Whether the wiki comes up with all its checks and the bot's login, and then needs nothing more."""
     server.up(lab)
     assert failed(server.checks(lab)) == ()
-    assert session.account(session.open(lab)) == accounts.BOT
+    assert session.open(lab).account == session.BOT
     return not server.up(lab).changed
 
 
@@ -53,7 +53,7 @@ FILES: dict[str, Callable[[Folders], Path]] = {
 def test_a_wiki_whose_files_were_all_damaged_comes_up(lab: Lab, harm: str) -> None:
     """Settings, the servers' configuration, sessions: all that labkit or MediaWiki makes again."""
     for find in FILES.values():
-        MENDED[harm](find(Folders.of(lab)))
+        MENDED[harm](find(Folders(lab)))
     server.status(lab)
     assert is_up(lab)
 
@@ -62,7 +62,7 @@ def test_a_wiki_whose_files_were_all_damaged_comes_up(lab: Lab, harm: str) -> No
 @pytest.mark.parametrize("name", ["LocalSettings.php", "apache2.conf", "php.ini"])
 def test_a_folder_in_a_file_s_place_is_named(lab: Lab, name: str) -> None:
     """And what to do about it."""
-    path = FILES[name](Folders.of(lab))
+    path = FILES[name](Folders(lab))
     folder(path)
     with pytest.raises(StateError, match="is a folder where labkit keeps a file") as caught:
         server.up(lab)
@@ -75,7 +75,7 @@ def test_a_folder_in_a_file_s_place_is_named(lab: Lab, name: str) -> None:
 @pytest.mark.parametrize("harm", [torn, junk, folder, nowhere], ids=lambda harm: harm.__name__)
 def test_damaged_pages_are_never_replaced(lab: Lab, harm: Harm) -> None:
     """What people wrote cannot be made again: the file is named, nothing is served or installed over it."""
-    path = Folders.of(lab).data / sqlite.PAGES
+    path = Folders(lab).data / databases.PAGES
     with damaged(path, harm):
         with pytest.raises(StateError, match="the wiki's pages are damaged") as caught:
             server.up(lab)
@@ -91,7 +91,7 @@ def _edited(path: Path, **words: object) -> None:
 @pytest.mark.root
 def test_an_edited_password_that_mediawiki_refuses(lab: Lab) -> None:
     """MediaWiki's reason is told, the password is not; the accounts keep theirs."""
-    path = Folders.of(lab).passwords
+    path = Folders(lab).passwords
     with damaged(path, lambda file: _edited(file, teacher="kurzes")):
         with pytest.raises(WikiError, match="Passwords must be at least") as caught:
             server.up(lab)
@@ -118,11 +118,11 @@ def test_edited_passwords_that_cannot_be_right_are_damage(
 ) -> None:
     """A bot password has 32 characters, and no password is empty; none of them is quoted."""
     path = tmp_path / "passwords.json"
-    path.write_text(json.dumps(accounts.Passwords.new().plain()))
-    assert accounts.read(path)
+    path.write_text(json.dumps(credentials.new()))
+    assert session.read(path)
     _edited(path, **words)
     with pytest.raises(StateError, match="is damaged") as caught:
-        accounts.read(path)
+        session.read(path)
     plain = [word for word in json.loads(path.read_text()).values() if len(str(word)) > 4]
     assert len(plain) >= 3
     assert not [word for word in plain if word in str(caught.value)]
@@ -131,24 +131,24 @@ def test_edited_passwords_that_cannot_be_right_are_damage(
 def test_a_folder_instead_of_passwords_is_damage(tmp_path: Path) -> None:
     """It is told like every other."""
     with pytest.raises(StateError, match="is damaged"):
-        accounts.read(tmp_path)
+        session.read(tmp_path)
 
 
 @pytest.mark.parametrize("harm", [torn, junk, folder, nowhere], ids=lambda harm: harm.__name__)
 def test_a_damaged_store_of_pristine_blocks_is_empty(tmp_path: Path, harm: Harm) -> None:
     """The wiki has it, too, beside the page."""
-    path = pristine.local_file(tmp_path, "Report")
+    path = last_written.local_file(tmp_path, "Report")
     path.write_text("nothing of labkit's")
     harm(path)
-    assert pristine.read_local(path) == pristine.Store()
+    assert last_written.read_local(path) == last_written.Store()
 
 
 def test_an_emptied_mediawiki_is_none(tmp_path: Path) -> None:
     """It is downloaded again, and the folder that is there is replaced."""
-    program = mediawiki.installation(tmp_path, "1.39")
+    program = installation.installation(tmp_path, "1.39")
     program.mkdir(parents=True)
-    assert not mediawiki.whole(program)
-    assert mediawiki.versions(tmp_path) == []
+    assert not installation.whole(program)
+    assert installation.versions(tmp_path) == []
     (program / "api.php").touch()
     cache.seal(tmp_path / "mediawiki" / "1.39")
-    assert mediawiki.versions(tmp_path) == ["1.39"]
+    assert installation.versions(tmp_path) == ["1.39"]

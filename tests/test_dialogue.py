@@ -12,7 +12,7 @@ import pytest
 from labkit import Check, Lab, Result
 from labkit.errors import WikiError
 from labkit.report import Stage
-from labkit.report.stages import dialogue
+from labkit.report.stages import discussion
 from labkit.report.stages import record as records
 from labkit.report.stages.record import Entry, StageRecord
 from labkit.wiki.remarks import listing
@@ -69,17 +69,17 @@ def test_a_result_answers_while_its_checks_and_its_stage_hold(
     """What failed answers nothing, though it says which remark it is about."""
     record = ran(seen, Entry(cell=4, result=result(holds), addresses=("0badcafe",)), state=state)
     page = Remarks(page="Report", url="", remarks=(remark("REX> Quantify."),), revision=1)
-    [found] = dialogue.with_results(page, (record,)).remarks
+    [found] = discussion.with_results(page, (record,)).remarks
     assert found.state == expected
     assert [(item.stage, item.cell, item.run) for item in found.addressed] == [("02-rootfs", 4, "run-1")]  # fmt: skip
 
 
 def test_nothing_kept_is_nothing_shown(seen: Lab) -> None:
     """Neither before the remarks were ever read nor when the file is damaged."""
-    assert dialogue.last(seen) is None
-    dialogue.file(seen).parent.mkdir(parents=True)
-    dialogue.file(seen).write_text("{}")
-    assert dialogue.last(seen) is None
+    assert discussion.last(seen) is None
+    discussion.file(seen).parent.mkdir(parents=True)
+    discussion.file(seen).write_text("{}")
+    assert discussion.last(seen) is None
 
 
 @pytest.mark.root
@@ -90,11 +90,11 @@ def test_remarks_are_read_and_kept(wiki_lab: Lab, tmp_path: Path) -> None:
         page.publish(stage(250), WEB)
         page.after("All: 250 MB.", "REX> Quantify.")
         page.after("Six pages.", "REX> Good.\nREX> settled")
-    done = dialogue.remarks(lab, only="open")
+    done = discussion.remarks(lab, only="open")
     assert [found.thread.text for found in done.value.remarks] == ["Quantify."]
     assert (done.changed, done.checks) == (False, ())
     assert done.summary == "2 remarks on the page Kept remarks: 1 open, 0 answered, 1 settled."
-    kept = dialogue.last(lab)
+    kept = discussion.last(lab)
     assert kept is not None
     assert kept.run == done.run
     assert [found.thread.text for found in kept.about("05-web").remarks] == ["Good."]
@@ -112,16 +112,16 @@ def test_a_result_for_a_remark_that_is_not_there_is_told(wiki_lab: Lab, tmp_path
         [found] = page.remarks().remarks
     entry = Entry(cell=4, result=result(), addresses=(found.id, "0badcafe"))
     ran(lab, entry)
-    [check] = dialogue.remarks(lab).checks
+    [check] = discussion.remarks(lab).checks
     assert (check.holds, check.seen) == (False, "not on the page: 0badcafe")
     ran(lab, entry.model_copy(update={"addresses": (found.id,)}))
-    assert dialogue.remarks(lab).holds
+    assert discussion.remarks(lab).holds
 
 
 @pytest.mark.root
 def test_a_wiki_that_was_never_published_to_is_said_so(wiki_lab: Lab, tmp_path: Path) -> None:
     """No error: there is nothing yet."""
-    done = dialogue.remarks(of_its_own(wiki_lab, tmp_path, "Not there"))
+    done = discussion.remarks(of_its_own(wiki_lab, tmp_path, "Not there"))
     assert done.summary == listing.sentence(done.value)
     assert "nothing was published there" in done.summary
     assert done.tables == ()
@@ -131,7 +131,7 @@ def test_a_wiki_that_was_never_published_to_is_said_so(wiki_lab: Lab, tmp_path: 
 def test_a_wiki_that_was_never_up_is_an_error_with_its_remedy(lab: Lab) -> None:
     """Nothing is made, nothing is waited for."""
     with pytest.raises(WikiError, match="bring the wiki up first"):
-        dialogue.remarks(lab)
+        discussion.remarks(lab)
 
 
 def of_its_own(wiki_lab: Lab, folder: Path, page: str) -> Lab:

@@ -61,6 +61,7 @@ def test_every_link_of_the_pages_leads_somewhere(site: Path) -> None:
     for page, said in found.items():
         for link in said.links:
             path, _, name = link.partition("#")
+            path = path.partition("?")[0]
             target = (page.parent / unquote(path)).resolve() if path else page
             if not target.exists() or (
                 target in found and unquote(name) not in found[target].names

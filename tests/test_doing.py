@@ -9,7 +9,7 @@ import pytest
 from nbclient import NotebookClient
 
 from labkit.core.progress import Doing, Teller, told
-from labkit.farm.rootfs.saying import heard
+from labkit.farm.rootfs.bootstrap import heard
 from labkit.report.batch.progress import Progress
 
 DEBOOTSTRAP = """\

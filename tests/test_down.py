@@ -14,9 +14,9 @@ from labkit import Lab
 from labkit.core import daemon, run
 from labkit.core.journal import Journal
 from labkit.errors import StateError
-from labkit.farm.containers import container
+from labkit.farm.containers import runc
 from labkit.farm.reconcile import up
-from labkit.farm.services import dns, proxy
+from labkit.farm.services import balancer_server, dns_server
 from labkit.report import status
 from tests.test_standing import nothing, sleeper_in
 from tests.whole_farm import standing as whole_farm
@@ -66,8 +66,8 @@ def test_without_its_file_a_lab_is_known_by_its_name(farm: Lab, tmp_path: Path) 
 @pytest.mark.root
 def test_daemons_that_are_dead_already_are_no_error(farm: Lab) -> None:
     """Nor is a container whose process somebody ended."""
-    pids = [daemon.pid(dns.server(farm)), daemon.pid(proxy.server(farm))]
-    pids += [state.pid for state in container.states(farm).values()]
+    pids = [daemon.pid(dns_server.server(farm)), daemon.pid(balancer_server.server(farm))]
+    pids += [state.pid for state in runc.states(farm).values()]
     for pid in pids:
         assert pid
         os.kill(pid, signal.SIGKILL)
@@ -78,7 +78,7 @@ def test_daemons_that_are_dead_already_are_no_error(farm: Lab) -> None:
 @pytest.mark.root
 def test_a_busy_mount_goes(farm: Lab) -> None:
     """Somebody's shell has its folder in a container's root: the mount is detached."""
-    with sleeper_in(container.bundle(farm, "red-1") / "rootfs" / "etc") as pid:
+    with sleeper_in(runc.bundle(farm, "red-1") / "rootfs" / "etc") as pid:
         result = status.down(farm)
         assert Path("/proc", str(pid)).exists()
         os.kill(pid, signal.SIGKILL)

@@ -18,7 +18,7 @@ from labkit.core import run
 from labkit.display import curl
 from labkit.report.batch import notebook
 from labkit.report.figures import style
-from labkit.report.stages import saved
+from labkit.report.stages import record as records
 from tests import stage_notebooks
 from tests.projects import project
 from tests.servers import saying, served
@@ -39,7 +39,7 @@ def locales(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def labkit(folder: Path, *words: str, **env: str) -> run.Done:
     """The command as a person calls it, with these variables and without labkit's locale."""
     bare = ("env", "-u", "LC_ALL", "-u", "LANG", *(f"{key}={value}" for key, value in env.items()))
-    argv = [*bare, sys.executable, "-m", "labkit.cli", *words]
+    argv = [*bare, sys.executable, "-m", "labkit", *words]
     return run.run(argv, cwd=folder, env={"PYTHONPATH": os.getcwd()}, ok=range(256))  # noqa: PTH109
 
 
@@ -50,7 +50,7 @@ def test_a_locale_of_another_character_set_ends_no_command(tmp_path: Path, local
     own = project(folder, 'sites = [{name = "red", title = "réplicas 研"}]')
     french = {"LOCPATH": str(locales), "LANG": "fr_FR"}
     argv = ["env", "-u", "LC_ALL", *(f"{k}={v}" for k, v in french.items()), "sh", "-c",
-            'exec "$@" >"$0"', str(tmp_path / "said"), sys.executable, "-m", "labkit.cli", "check"]  # fmt: skip
+            'exec "$@" >"$0"', str(tmp_path / "said"), sys.executable, "-m", "labkit", "check"]  # fmt: skip
     run.run(argv, cwd=folder, env={"PYTHONPATH": str(stage_notebooks.ROOT)}, ok=(1,))
     said = (tmp_path / "said").read_bytes()
     assert b"x fails" in said
@@ -106,7 +106,9 @@ def test_nothing_of_the_callers_acts_in_a_batchs_notebook(
         on_line=lambda _: None,
     )
     assert done.status == 0, done
-    said = str((saved.read(tmp_path / "out" / "01-wiki.ipynb") or {})["cells"][-1]["outputs"])
+    said = str(
+        (records.read_notebook(tmp_path / "out" / "01-wiki.ipynb") or {})["cells"][-1]["outputs"]
+    )
     assert "10.0 C.UTF-8" in said
     assert "MATPLOTLIBRC" not in said
 

@@ -14,7 +14,7 @@ import pytest
 
 from labkit import Lab
 from labkit.errors import ConfigError
-from labkit.farm.rootfs import plans
+from labkit.farm.rootfs import buildplan
 from labkit.model.config import PARAMETERS
 from labkit.report.batch.notebook import lab_file
 from tests.projects import listing, project
@@ -154,8 +154,8 @@ def test_what_is_allowed_is_read_back_as_it_was(what: str, tmp_path: Path) -> No
 def test_no_registry_is_more_than_a_host(what: str) -> None:
     """The notebook's own parameter, which becomes a part of an address."""
     with pytest.raises(ConfigError, match="is no host of a registry"):
-        plans.require_host(HOSTILE[what])
-    plans.require_host("registry.example:5000")
+        buildplan.require_host(HOSTILE[what])
+    buildplan.require_host("registry.example:5000")
 
 
 #: Words of command lines; each leads elsewhere, or is another option's.

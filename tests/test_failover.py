@@ -11,7 +11,7 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.farm.traffic import actions as traffic
+from labkit.farm import traffic
 from labkit.farm.traffic import failover
 from tests import visitors
 from tests.visitors import EVENTS, WAYS, Found

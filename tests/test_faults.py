@@ -12,11 +12,12 @@ import pytest
 
 from labkit import Lab
 from labkit.errors import WikiError
-from labkit.wiki.client import api, session, transport
+from labkit.wiki.client import session, transport
+from labkit.wiki.client.mediawiki import MediaWiki
+from labkit.wiki.client.protocol import Upload
 from labkit.wiki.merge import fences
 from labkit.wiki.merge.fences import Block
-from labkit.wiki.publish import saving
-from labkit.wiki.render.notebook import Upload
+from labkit.wiki.publish import editor
 from tests.desks import SUMMARY, Desk, fresh, opened, picture, stage
 from tests.faults import KINDS, Proxy, proxy_to
 
@@ -193,7 +194,7 @@ def busy(proxy: Proxy, monkeypatch: pytest.MonkeyPatch, edits: int) -> None:
     locked = b'{"error": {"code": "internal_api_error_DBQueryError", "info": "database is locked"}}'
     proxy.given = (200, locked, {})
     monkeypatch.setattr(proxy, "next", kind)
-    monkeypatch.setattr(saving, "LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(editor, "LONGEST_PAUSE", 0.01)
 
 
 def test_a_busy_database_is_waited_for(
@@ -214,7 +215,7 @@ def test_a_database_that_stays_busy_is_told(
     """After as many tries as others' edits would have; the page is whole, the next publication finishes."""
     made = case()
     made.desk.bot.host = proxy.host
-    busy(proxy, monkeypatch, edits=saving.ATTEMPTS)
+    busy(proxy, monkeypatch, edits=editor.ATTEMPTS)
     with pytest.raises(WikiError, match="its database fails, or is busy") as caught:
         made.publish()
     assert "publish again" in caught.value.remedy
@@ -234,7 +235,7 @@ def test_a_wiki_that_never_answers_is_not_waited_for_long(
         made.publish()
     assert proxy.count == 2
     with pytest.raises(WikiError, match=r"no word within 0\.2 s"):
-        session.connect(f"http://{proxy.host}/w/api.php", own=True)
+        MediaWiki(f"http://{proxy.host}/w/api.php", own=True)
     assert proxy.count == 4
     proxy.released.set()
-    assert api.read(made.desk.teacher, "Main Page").title
+    assert made.desk.teacher.read("Main Page").title

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labkit.errors import WikiError
-from labkit.wiki.merge import fences, weave
+from labkit.wiki.merge import fences, page_merge
 from labkit.wiki.merge.fences import Block
 
 ONE = fences.block("01-wiki", "== Wiki ==", "a\nb")
@@ -108,37 +108,39 @@ def test_unchanged_blocks_leave_the_page_as_it_is(words: list[str]) -> None:
     """Nothing of a page is written anew when its blocks are the same."""
     names = fences.listed(("01-wiki", "02-rootfs"))
     text = f"{names}{words[1]}\n{ONE.text}{words[2]}\n{TWO.text}{words[3]}"
-    woven = weave.weave(
-        fences.parse(text, "Report"), (ONE, TWO), pristine=lambda name, digest: None
+    merged = page_merge.merged(
+        fences.parse(text, "Report"), (ONE, TWO), last_wrote=lambda name, digest: None
     )
-    assert woven.text == text
-    assert [change.state for change in woven.changes] == ["unchanged", "unchanged"]
+    assert merged.text == text
+    assert [change.state for change in merged.changes] == ["unchanged", "unchanged"]
 
 
 # -- the new text of a page ------------------------------------------------------------------
 
 
-def memory(*blocks: Block) -> weave.Pristine:
+def memory(*blocks: Block) -> page_merge.Pristine:
     """A memory of these blocks."""
     known = {(block.name, block.digest): block for block in blocks}
     return lambda name, digest: known.get((name, digest))
 
 
-def woven(text: str, *blocks: Block, known: Block = ONE) -> weave.Woven:
+def merged(text: str, *blocks: Block, known: Block = ONE) -> page_merge.Woven:
     """The page with these blocks, by a labkit that remembers one more."""
-    return weave.weave(fences.parse(text, "Report"), blocks, pristine=memory(known, *blocks))
+    return page_merge.merged(
+        fences.parse(text, "Report"), blocks, last_wrote=memory(known, *blocks)
+    )
 
 
 def test_an_empty_page_gets_list_and_blocks() -> None:
     """A new page is the list of blocks and the blocks in their order."""
-    new = woven("", ONE, TWO)
+    new = merged("", ONE, TWO)
     assert new.text == f"{fences.listed(('01-wiki', '02-rootfs'))}\n{page(ONE.text, TWO.text)}"
     assert [change.state for change in new.changes] == ["added", "added"]
 
 
 def test_a_page_that_people_began_keeps_its_words_first() -> None:
     """Blocks are added after what is there."""
-    new = woven("== Ours ==\nWords", ONE)
+    new = merged("== Ours ==\nWords", ONE)
     assert new.text == f"{fences.listed(('01-wiki',))}\n== Ours ==\nWords\n\n{ONE.text}"
 
 
@@ -146,18 +148,18 @@ def test_a_new_block_takes_its_place_among_the_others() -> None:
     """After the block before it, wherever people moved that, else before the one after it."""
     three = fences.block("03-containers", "", "d")
     start = page(fences.listed(("01-wiki", "03-containers")), ONE.text, "own", three.text, "end")
-    assert woven(start, ONE, TWO, three).text == page(
+    assert merged(start, ONE, TWO, three).text == page(
         fences.listed(("01-wiki", "03-containers", "02-rootfs")), ONE.text, TWO.text, "own", three.text, "end",
     )  # fmt: skip
     only = page(fences.listed(("03-containers",)), "own", three.text)
-    assert page("own", ONE.text, three.text) in woven(only, ONE, three).text
+    assert page("own", ONE.text, three.text) in merged(only, ONE, three).text
 
 
 def test_a_changed_block_is_replaced_and_the_rest_copied() -> None:
     """Only the block's own text differs, and the difference is told."""
     start = page(fences.listed(("01-wiki",)), "  own ", ONE.text, "\tend")
     new = fences.block("01-wiki", "== Wiki ==", "a\nb2")
-    changed = woven(start, new)
+    changed = merged(start, new)
     assert changed.text == start.replace(ONE.text, new.text)
     assert "-b\n+b2" in changed.changes[0].diff
 
@@ -165,21 +167,21 @@ def test_a_changed_block_is_replaced_and_the_rest_copied() -> None:
 def test_a_block_that_a_person_deleted_stays_deleted() -> None:
     """It is listed as published and not on the page: it comes back only when it is asked for."""
     start = page(fences.listed(("01-wiki", "02-rootfs")), ONE.text)
-    kept = woven(start, ONE, TWO)
+    kept = merged(start, ONE, TWO)
     assert kept.text == start
     assert [change.state for change in kept.changes] == ["unchanged", "deleted"]
-    back = weave.weave(
-        fences.parse(start, "Report"), (ONE, TWO), pristine=memory(), restore=["02-rootfs"]
+    back = page_merge.merged(
+        fences.parse(start, "Report"), (ONE, TWO), last_wrote=memory(), restore=["02-rootfs"]
     )
     assert back.text == page(start, TWO.text)
 
 
 def test_a_lost_list_is_made_up_for_by_what_labkit_knows() -> None:
     """Without its list, a page with blocks has deleted what labkit knows that it published."""
-    new = weave.weave(
+    new = page_merge.merged(
         fences.parse(ONE.text, "Report"),
         (ONE, TWO),
-        pristine=memory(),
+        last_wrote=memory(),
         known=["01-wiki", "02-rootfs"],
     )
     assert new.text == f"{fences.listed(('01-wiki', '02-rootfs'))}\n{ONE.text}"
@@ -189,16 +191,18 @@ def test_a_renamed_heading_stays_the_person_s() -> None:
     """The heading is merged by itself: it never leaves the comment's line."""
     start = ONE.text.replace("== Wiki ==", "== Our wiki ==")
     new = fences.block("01-wiki", "== The wiki ==", "a\nb2")
-    assert woven(start, new).text.endswith(
+    assert merged(start, new).text.endswith(
         f"== Our wiki == <!-- labkit:begin 01-wiki {new.digest} -->\na\nb2\n<!-- labkit:end 01-wiki -->"
     )
 
 
 def test_without_memory_every_line_that_labkit_would_not_write_is_kept() -> None:
-    """When the pristine block is lost, no line that could be a person's is taken away."""
+    """When what labkit last wrote is lost, no line that could be a person's is taken away."""
     start = ONE.text.replace("a\nb", "a\nREX> q\nb")
     new = fences.block("01-wiki", "== Wiki ==", "a\nb2")
-    found = weave.weave(fences.parse(start, "Report"), (new,), pristine=lambda name, digest: None)
+    found = page_merge.merged(
+        fences.parse(start, "Report"), (new,), last_wrote=lambda name, digest: None
+    )
     assert fences.parse(found.text, "Report").blocks[0].block.body.split("\n") == [
         "a", "REX> q", "b", "b2",
     ]  # fmt: skip
@@ -207,5 +211,5 @@ def test_without_memory_every_line_that_labkit_would_not_write_is_kept() -> None
 def test_lost_lines_are_put_back_where_they_stood() -> None:
     """After the line that they followed, or at the end when that is gone."""
     before = "a\nREX> 1\nb\nREX> 2\nREX> 3"
-    lost = weave.three_way.count(["REX> 1", "REX> 2", "REX> 3"])
-    assert weave.put_back("a\nc", before, lost) == "a\nREX> 1\nc\nREX> 2\nREX> 3"
+    lost = page_merge.three_way.count(["REX> 1", "REX> 2", "REX> 3"])
+    assert page_merge.put_back("a\nc", before, lost) == "a\nREX> 1\nc\nREX> 2\nREX> 3"

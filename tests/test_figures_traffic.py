@@ -10,15 +10,15 @@ import pytest
 
 from labkit import Lab, Table
 from labkit.core.result import Figure, Result, picture
-from labkit.farm.services.browsing import Page, Visits
-from labkit.farm.traffic import counts, outage
+from labkit.farm.services.browser import Page, Visits
+from labkit.farm.traffic import failover, measurements
 from labkit.farm.traffic.bench import Comparison as Speeds
 from labkit.farm.traffic.bench import Throughput
+from labkit.farm.traffic.distribution import Case, Comparison, Survey
 from labkit.farm.traffic.load import Sent
-from labkit.farm.traffic.measure import Measurement
-from labkit.farm.traffic.spread import Case, Comparison, Survey
+from labkit.farm.traffic.measurements import Measurement
 from labkit.report import figures
-from labkit.report.figures import screens, spread, stopping
+from labkit.report.figures import screenshots, stopped_replica, traffic
 
 T = TypeVar("T")
 
@@ -44,11 +44,11 @@ def measurement(lab: Lab, site: str, *observed: int, lbmethod: str = "byrequests
         for item, count in zip(lab.replicas_of(site), observed, strict=True)
         for _ in range(count)
     ]
-    parts = counts.shares(lab.replicas_of(site), sent)
+    parts = measurements.shares(lab.replicas_of(site), sent)
     return Measurement(
         target=site, address="10.60.0.1", lbmethod=lbmethod, trace="t", requests=sum(observed),
         concurrency=8, failed=0, seconds=1.0, rate=100.0, median=0.01, p95=0.02,
-        shares=parts, fit=counts.fit(parts),
+        shares=parts, fit=measurements.fit(parts),
     )  # fmt: skip
 
 
@@ -84,22 +84,19 @@ def test_methods_tells_each_case(lab: Lab) -> None:
 
 def load(lost: int) -> list[Sent]:
     """Two seconds of a load; ``lost`` requests fail when red-2 is killed after half a second."""
-    sent = []
-    for number in range(200):
-        start = number / 100
-        alive = number % 2 and not 0.5 <= start < 1.5
-        failed = 50 <= number < 50 + lost
-        sent.append(
-            Sent(
-                number=number,
-                replica="" if failed else ("red-2" if alive else "red-1"),
-                status=502 if failed else 200,
-                start=start,
-                seconds=0.005,
-                again=int(number == 60),
-            )
+    return [
+        Sent(
+            number=number,
+            replica="" if failed else f"red-{1 + alive}",
+            status=502 if failed else 200,
+            start=number / 100,
+            seconds=0.005,
+            again=int(number == 60),
         )
-    return sent
+        for number in range(200)
+        for alive in (number % 2 and not 50 <= number < 150,)
+        for failed in (50 <= number < 50 + lost,)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -111,8 +108,8 @@ def test_failover_tells_moments_and_failures(
     """Each moment that was seen is told, with the numbers of failed and repeated requests."""
     sent = load(lost)
     moments = (0.5, 0.52, 1.2, back)
-    value = outage.value(lab, lab.replica("red-2"), sent, moments, drained=drained)
-    table = outage.timeline(lab, value, sent)
+    value = failover.evaluated(lab, lab.replica("red-2"), sent, moments, drained=drained)
+    table = failover.timeline(lab, value, sent)
     assert [column.name for column in table.columns] == [
         "time", "red-1", "red-2", "again", "failed", "slowest",
     ]  # fmt: skip
@@ -131,8 +128,10 @@ def test_outage_of_an_only_replica_is_drawn_as_one(lab: Lab) -> None:
         Sent(number=n, replica="red-1", status=503 if 50 <= n < 150 else 200, start=n / 100, seconds=0.01)
         for n in range(200)
     ]  # fmt: skip
-    value = outage.value(single, single.replica("red-1"), sent, (0.5, 0.6, 1.2, 1.5), drained=False)
-    figure = figures.failover(single, result(value, outage.timeline(single, value, sent)))
+    value = failover.evaluated(
+        single, single.replica("red-1"), sent, (0.5, 0.6, 1.2, 1.5), drained=False
+    )
+    figure = figures.failover(single, result(value, failover.timeline(single, value, sent)))
     assert figure.alt.startswith("red-1 is the only replica of red. ")
     assert "100 of 200 requests failed" in figure.alt
     assert "its only replica" in figure.caption
@@ -145,11 +144,9 @@ def test_many_replicas_are_one_bar_beside_the_stopped_one() -> None:
     replicas = many.replicas_of("red")
     sent = [Sent(number=n, replica=item.name, status=200, start=0.0, seconds=0.01)
             for n, item in enumerate(replicas)]  # fmt: skip
-    value = outage.value(many, replicas[-1], sent, (0.0, 0.0, 0.0, 0.0), drained=False)
-    table = outage.timeline(many, value, sent)
-    heads = [column.name for column in table.columns]
-    rows = [dict(zip(heads, row, strict=True)) for row in table.rows]
-    (row,) = stopping.grouped(rows, value)
+    value = failover.evaluated(many, replicas[-1], sent, (0.0, 0.0, 0.0, 0.0), drained=False)
+    table = failover.timeline(many, value, sent)
+    (row,) = stopped_replica.grouped(table.frame(), value).to_dict("records")
     assert row == {"time": 0.0, "the other 8 replicas": 8, "red-9": 1, "again": 0, "failed": 0,
                    "slowest": 0.01}  # fmt: skip
 
@@ -171,7 +168,7 @@ def test_distribution_goes_on_in_a_new_line(
     names = [f"site{number}" for number in range(1, sites + 1)]
     many = Lab.of({"sites": names, "replicas": replicas, "network": {"subnet": "10.60.0.0/16"}})
     found = [measurement(many, name, *[5] * replicas) for name in names]
-    arranged = spread.arrange(found, width)
+    arranged = traffic.arrange(found, width)
     assert [[group.place for group in line] for line in arranged] == lines
     listed = [part.replica for line in arranged for group in line for part in group.shares]
     assert listed == [replica.name for replica in many.farm]
@@ -241,14 +238,4 @@ def test_pages_of_one_site_stand_together(
              screenshot="", seconds=0.0)
         for replica in farm.farm
     ]  # fmt: skip
-    assert screens.arrange(farm, shown) == places
-
-
-def test_same_result_gives_the_same_bytes(lab: Lab) -> None:
-    """A figure that is drawn again from the same result is the same file."""
-    value = Survey(measurements=(measurement(lab, "red", 52, 48),))
-    file = picture(lab, figures.distribution(lab, result(value)).png)
-    first = file.read_bytes()
-    file.unlink()
-    figures.distribution(lab, result(value))
-    assert file.read_bytes() == first
+    assert screenshots.arrange(farm, shown) == places

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.report.batch import foresight
-from labkit.report.stages.memory import Memory, Remembered, write
-from labkit.report.stages.plan import STAGES
+from labkit.report.batch.rebuild import foresight
+from labkit.report.stages.assignment import STAGES
+from labkit.report.stages.build_cache import BuildCache, Remembered, write
 from tests.projects import listing, project
 
 
 def rows(lab: Lab) -> dict[str, str]:
     """The table's rows: the step, and why."""
-    return {str(step): str(why) for table in foresight.table(lab) for step, why in table.rows}
+    return {str(step): str(why) for table in foresight(lab) for step, why in table.rows}
 
 
 def test_of_a_lab_that_was_never_rebuilt(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_of_a_lab_whose_stages_have_changed(tmp_path: Path) -> None:
     """Each stage with its own reason, as a rebuild would tell it."""
     lab = project(tmp_path).lab
     kept = Remembered(source="", record="another")
-    write(lab, Memory(stages={"01-wiki": kept}))
+    write(lab, BuildCache(stages={"01-wiki": kept}))
     found = rows(lab)
     assert found["run 01-wiki"] == "its record is gone or was changed"
     assert found["run 07-report"] == "no run of it that passed is known"

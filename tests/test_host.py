@@ -16,11 +16,10 @@ from labkit import Lab
 from labkit.checks import failed
 from labkit.core import link_removal
 from labkit.core.journal import Journal
-from labkit.errors import MachineError, StateError
-from labkit.farm.containers import lab_netns
+from labkit.errors import FarmError, MachineError, StateError
+from labkit.farm.containers import lab_namespaces
 from labkit.farm.network import host
-from labkit.farm.network.netlink import within
-from labkit.farm.network.netns import inside
+from labkit.farm.network.netns import inside, within
 from tests.netlink import netlink
 
 
@@ -41,7 +40,7 @@ def foreign_namespace(name: str) -> Iterator[int]:
     """A namespace of that name that labkit did not make, and its inode."""
     namespaces.create(name)
     try:
-        yield lab_netns.namespace_inode(name)
+        yield lab_namespaces.namespace_inode(name)
     finally:
         namespaces.remove(name)
 
@@ -54,28 +53,43 @@ def connecting(address: str) -> int:
 
 
 @pytest.mark.root
-def test_namespace_stands_with_loopback_and_fence(lab: Lab) -> None:
-    """The first run makes it, and says where."""
+def test_the_host_s_side_is_made_once_and_anew_where_a_hand_removed_it(lab: Lab) -> None:
+    """Namespace, loopback and fence; a second run changes nothing, and a third just what is missing."""
     result = host.up(lab)
     assert result.changed
-    assert failed(result.checks) == ()
-    assert [check.name for check in result.checks] == ["host.fence"]
+    assert [check.name for check in result.checks if check.holds] == ["host.fence"]
     assert result.value.inode == Path("/run/netns", lab.host.netns).stat().st_ino
     with netlink(lab.netns) as ipr:
         assert ipr.get_links(1)[0]["flags"] & 1
     off = inside(lab.netns, Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").read_text)
     assert off.strip() == "1"
+    journal = lab.journal_file.read_bytes()
+    second = host.up(lab)
+    assert (second.changed, second.value) == (False, result.value)
+    assert lab.journal_file.read_bytes() == journal
+    link_removal.remove_route(lab, subnet=str(lab.subnet), netns=lab.host.netns)
+    assert [check.name for check in failed(host.checks(lab))] == ["host.fence"]
+    third = host.up(lab)
+    assert (third.changed, third.holds, third.value) == (True, True, result.value)
+    namespaces.remove(lab.host.netns)
+    assert [check.seen for check in host.checks(lab)] == ["missing"]
+    assert host.up(lab).holds
 
 
 @pytest.mark.root
-def test_second_run_changes_nothing(lab: Lab) -> None:
-    """The namespace is the same one, with one fence, and the journal has not grown."""
-    first = host.up(lab)
-    journal = lab.journal_file.read_bytes()
-    second = host.up(lab)
-    assert second.changed is False
-    assert second.value == first.value
-    assert lab.journal_file.read_bytes() == journal
+def test_code_is_inside_a_namespace_and_the_caller_stays(lab: Lab) -> None:
+    """The function sees the namespace, the calling thread does not move, and a missing namespace is not made."""
+    with pytest.raises(FarmError, match="does not exist"):
+        inside(lab.netns, int)
+    assert not Path("/run/netns", lab.host.netns).exists()
+    lab_namespaces.create_namespace(lab, lab.host.netns)
+    own = Path("/proc/thread-self/ns/net").stat().st_ino
+
+    def here() -> int:
+        return Path("/proc/thread-self/ns/net").stat().st_ino
+
+    assert inside(lab.netns, here) == lab_namespaces.namespace_inode(lab.netns)
+    assert inside(None, here) == own == here()
 
 
 @pytest.mark.root
@@ -92,18 +106,6 @@ def test_requests_to_the_subnet_fail_at_once_without_a_bridge(lab: Lab) -> None:
 
 
 @pytest.mark.root
-def test_a_removed_fence_is_put_back(lab: Lab) -> None:
-    """The check fails without it, and the next run changes just that."""
-    inode = host.up(lab).value.inode
-    link_removal.remove_route(lab, subnet=str(lab.subnet), netns=lab.host.netns)
-    assert [check.name for check in failed(host.checks(lab))] == ["host.fence"]
-    result = host.up(lab)
-    assert result.changed
-    assert result.holds
-    assert result.value.inode == inode
-
-
-@pytest.mark.root
 def test_a_missing_namespace_fails_its_check(lab: Lab) -> None:
     """And looking makes none."""
     assert [check.seen for check in host.checks(lab)] == ["missing"]
@@ -116,7 +118,7 @@ def test_a_subnet_routed_elsewhere_is_refused_by_the_interface_s_name(
     lab: Lab, address: str
 ) -> None:
     """The same network, a part of it, or one around it; the interface keeps its address."""
-    lab_netns.create_namespace(lab, lab.host.netns)
+    lab_namespaces.create_namespace(lab, lab.host.netns)
     index = add_link(lab.netns, "other7", address)
     with pytest.raises(MachineError, match="through interface other7") as caught:
         host.up(lab)
@@ -129,7 +131,7 @@ def test_a_subnet_routed_elsewhere_is_refused_by_the_interface_s_name(
 @pytest.mark.root
 def test_a_neighbouring_network_is_no_hindrance(lab: Lab) -> None:
     """Only networks that overlap are in the way."""
-    lab_netns.create_namespace(lab, lab.host.netns)
+    lab_namespaces.create_namespace(lab, lab.host.netns)
     add_link(lab.netns, "other7", "10.60.1.1/24")
     assert host.up(lab).holds
 
@@ -141,27 +143,11 @@ def test_a_foreign_namespace_of_the_name_is_refused(make_lab: Callable[..., Lab]
     with foreign_namespace(lab.host.netns) as inode:
         with pytest.raises(StateError, match="labkit did not make it"):
             host.up(lab)
-        assert lab_netns.namespace_inode(lab.netns) == inode
+        assert lab_namespaces.namespace_inode(lab.netns) == inode
         assert Journal.of(lab).standing() == ()
         assert not within(lab.netns, link_removal.fenced, lab.subnet)
-
-
-@pytest.mark.root
-def test_another_lab_s_namespace_is_foreign(make_lab: Callable[..., Lab]) -> None:
-    """Two labs never share a host side by accident."""
-    first = make_lab()
-    host.up(first)
-    other = make_lab(netns=first.host.netns)
+    other = make_lab(netns=lab.host.netns)  # another lab's is foreign, too
+    host.up(other)
     with pytest.raises(StateError, match="did not make it for this lab"):
-        host.up(other)
-    assert host.up(first).changed is False
-
-
-@pytest.mark.root
-def test_a_namespace_removed_by_hand_is_made_anew(lab: Lab) -> None:
-    """With its loopback and its fence."""
-    host.up(lab)
-    namespaces.remove(lab.host.netns)
-    result = host.up(lab)
-    assert result.changed
-    assert result.holds
+        host.up(lab)
+    assert host.up(other).changed is False

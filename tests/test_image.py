@@ -15,11 +15,11 @@ from labkit import Lab
 from labkit.core import run, undo
 from labkit.core.journal import Journal
 from labkit.errors import BuildError, ConfigError, StateError
+from labkit.farm import rootfs
 from labkit.farm.images import actions as image
-from labkit.farm.images import layers, siteimages, store, tarball
-from labkit.farm.rootfs import actions as rootfs
+from labkit.farm.images import builder, store, umoci_steps
 from labkit.farm.rootfs import packages
-from labkit.farm.rootfs.building import sealed
+from labkit.farm.rootfs.sandbox import sealed
 from tests.conftest import CACHE
 
 # -- layers as archives ----------------------------------------------------------------------
@@ -36,7 +36,9 @@ def below(tmp_path: Path) -> Path:
 
 def test_an_archive_has_its_folders_as_they_are_below(tmp_path: Path, below: Path) -> None:
     """The topmost layer's folder counts, so it has the mode of the one under it."""
-    tarball.write(tmp_path / "a.tar", {"var/www/index.html": "x", "new/run": "#!/bin/sh\n"}, below)
+    store.write_layer(
+        tmp_path / "a.tar", {"var/www/index.html": "x", "new/run": "#!/bin/sh\n"}, below
+    )
     with tarfile.open(tmp_path / "a.tar") as archive:
         found = {member.name: (member.isdir(), member.mode) for member in archive}
     assert found == {
@@ -50,15 +52,15 @@ def test_an_archive_has_its_folders_as_they_are_below(tmp_path: Path, below: Pat
 
 def test_the_same_files_give_the_same_bytes(tmp_path: Path, below: Path) -> None:
     """Whatever their order, whenever they are written."""
-    tarball.write(tmp_path / "a.tar", {"a": "1", "b/c": "2"}, below)
-    tarball.write(tmp_path / "b.tar", {"b/c": "2", "a": "1"}, below)
+    store.write_layer(tmp_path / "a.tar", {"a": "1", "b/c": "2"}, below)
+    store.write_layer(tmp_path / "b.tar", {"b/c": "2", "a": "1"}, below)
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
 
 
 def test_a_layer_is_unpacked_as_it_was_packed(tmp_path: Path, below: Path) -> None:
     """Content and modes come back."""
-    tarball.write(tmp_path / "a.tar", {"var/www/index.html": "page"}, below)
-    tarball.extract(tmp_path / "a.tar", tmp_path / "out")
+    store.write_layer(tmp_path / "a.tar", {"var/www/index.html": "page"}, below)
+    store.extract_layer(tmp_path / "a.tar", tmp_path / "out")
     assert (tmp_path / "out/var/www/index.html").read_text() == "page"
     assert (tmp_path / "out/var").stat().st_mode & 0o777 == 0o700
 
@@ -68,7 +70,7 @@ def test_a_layer_that_removes_files_is_no_lower_folder(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         archive.addfile(tarfile.TarInfo("etc/.wh.motd"))
     with pytest.raises(StateError):
-        tarball.extract(tmp_path / "a.tar", tmp_path / "out")
+        store.extract_layer(tmp_path / "a.tar", tmp_path / "out")
 
 
 # -- layouts ---------------------------------------------------------------------------------
@@ -113,7 +115,7 @@ def test_a_layout_taken_over_shares_its_blobs_and_not_its_index(
     layout: Path, tmp_path: Path
 ) -> None:
     """A change of one leaves the other as it was."""
-    siteimages.take_over(layout, tmp_path / "copy")
+    store.copy_layout(layout, tmp_path / "copy")
     tag = store.tag(layout, "one")
     assert store.blob(layout, tag.config).samefile(store.blob(tmp_path / "copy", tag.config))
     run.run(["umoci", "config", "--image", f"{tmp_path}/copy:one", "--config.cmd=/bin/sh"])
@@ -121,7 +123,7 @@ def test_a_layout_taken_over_shares_its_blobs_and_not_its_index(
     assert store.missing(layout) == ()
 
 
-@pytest.mark.parametrize("name", siteimages.COMMON)
+@pytest.mark.parametrize("name", builder.COMMON)
 def test_a_site_may_not_have_a_common_images_name(name: str) -> None:
     """Refused before anything is made."""
     with pytest.raises(ConfigError) as caught:
@@ -175,7 +177,7 @@ def test_a_package_s_script_may_say_something(lab: Lab, tmp_path: Path) -> None:
     (package / "DEBIAN/postinst").write_text("#!/bin/sh\nset -e\necho configured >&1\n")
     (package / "DEBIAN/postinst").chmod(0o755)
     run.run(["dpkg-deb", "--build", package, root / "talker.deb"])
-    run.run(sealed([*layers.INSTALL, "/talker.deb"], root=root))
+    run.run(sealed([*builder.INSTALL, "/talker.deb"], root=root))
     assert "talker" in [item.name for item in packages.read(root)]
 
 
@@ -312,7 +314,7 @@ def test_skopeo_reads_what_umoci_wrote(lab: Lab) -> None:
 @pytest.mark.root
 def test_umocis_steps_hold_and_leave_nothing(lab: Lab) -> None:
     """Each command adds what the specification says; the scratch image is gone afterwards."""
-    result = image.steps(lab)
+    result = umoci_steps.steps(lab)
     assert result.holds, [check for check in result.checks if not check.holds]
     added = {step.name: [blob.role for blob in step.added] for step in result.value.steps}
     assert added["init"] == added["unpack"] == added["unpack again"] == []

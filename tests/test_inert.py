@@ -16,10 +16,11 @@ from labkit import Lab
 from labkit.checks import Check
 from labkit.core.result import RESULT_MIME, Command
 from labkit.core.tables import Column, Table
-from labkit.wiki.client import api, session
+from labkit.wiki.client import session
 from labkit.wiki.merge import fences
 from labkit.wiki.render import notebook, wikitext
 from tests import inert
+from tests.desks import parsed
 from tests.test_wikitext import cells, code, result, shown
 
 
@@ -111,8 +112,8 @@ def test_nothing_of_a_hostile_notebook_is_live(site: mwclient.Site) -> None:
             code("", shown(text__html=frame), shown(text__markdown=evil), shown(text__latex=evil)),
         )
     )  # fmt: skip
-    html = api.parse(site, f"== {page.title} ==\n{page.body}")
-    assert fences.parse(page.body, "Report").blocks == ()
+    html = parsed(site, page.text)
+    assert fences.parse(page.text, "Report").blocks == ()
     assert "<script" not in html
     assert 'href="/wiki/Main_Page"' not in html
     assert html.count("{{PAGENAME}}") + html.count("&#123;&#123;PAGENAME") >= 12

@@ -16,8 +16,8 @@ import pytest
 from labkit import Lab, cancellation
 from labkit.core import run
 from labkit.core.journal import Journal, lock
-from labkit.farm.reconcile import rolling
-from labkit.kernel import processes
+from labkit.farm.services import balancer_server
+from labkit.kernel import proc
 from tests import waiting
 
 #: Longer than any test may take, and than what is interrupted may go on.
@@ -140,13 +140,13 @@ def test_who_waits_for_the_balancers_processes_in_a_thread_is_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The wait of a rolling change for an old one that still answers: however long it would have taken."""
-    monkeypatch.setattr(rolling, "PATIENCE", LONG)
+    monkeypatch.setattr(balancer_server, "PATIENCE", LONG)
     began, program = time.monotonic(), tmp_path / "apache2"
     program.symlink_to("/bin/sleep")
 
     def wait() -> None:
         (tmp_path / "waits").touch()
-        rolling.finished(Lab(), [process.pid])
+        balancer_server.wait_ended([process.pid])
         raise AssertionError("it has ended")
 
     with run.start([program, f"{LONG:g}"]) as process:
@@ -163,7 +163,7 @@ BUILD = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from labkit import Lab; from labkit.core import run
-from labkit.farm.rootfs.building import building; from labkit.farm.rootfs.building import in_memory; from labkit.farm.rootfs.building import sealed
+from labkit.farm.rootfs.cache_entries import building; from labkit.farm.rootfs.building import in_memory; from labkit.farm.rootfs.building import sealed
 lab = Lab.model_validate_json(sys.argv[1])
 mark = sys.argv[2]
 with building(lab, lab.cache_dir / "rootfs" / "x", what="x") as work:
@@ -191,6 +191,6 @@ def test_an_interrupted_build_is_ended(
     left = [path.name for path in (lab.cache_dir / "rootfs").iterdir()]
     assert left == ([] if sig == signal.SIGINT else [".x.part"])
     assert [e.kind for e in Journal.of(lab).standing()] == ([] if not left else ["folder"])
-    while processes.marked(str(mark)):
+    while proc.marked(str(mark)):
         assert time.monotonic() < deadline + 20
         time.sleep(0.01)

@@ -7,7 +7,6 @@ import errno
 import json
 import secrets
 import socket
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import permutations
@@ -19,24 +18,16 @@ import pytest
 from labkit import Lab
 from labkit.checks import failed
 from labkit.core import firewall_tables, run, undo
-from labkit.core.journal import Journal, lock
+from labkit.core.journal import Journal
 from labkit.doctor import kernel
 from labkit.errors import StateError
-from labkit.farm.containers import container
-from labkit.farm.network import actions as network
-from labkit.farm.network import (
-    echo,
-    firewall,
-    firewall_rules,
-    host,
-    isolation,
-    isolation_probe,
-    nft_listing,
-)
+from labkit.farm import network
+from labkit.farm.containers import runc
+from labkit.farm.network import firewall, isolation, pings
 from labkit.farm.network.netns import inside
 from labkit.farm.reconcile import up, upkeep
 from labkit.farm.services import dns
-from labkit.kernel import calls, nftables
+from labkit.kernel import calls
 from labkit.kernel import netns as namespaces
 from tests.netlink import netlink
 from tests.whole_farm import standing as whole_farm
@@ -137,7 +128,7 @@ TRIES = [
 @contextmanager
 def opened(lab: Lab) -> Iterator[None]:
     """The lab's tables are gone while the block runs: what then succeeds is refused by them alone."""
-    undo.tables.remove_tables(lab, name=firewall_tables.name_of(lab), netns=lab.host.netns)
+    firewall_tables.remove_tables(lab, name=firewall_tables.name_of(lab), netns=lab.host.netns)
     try:
         yield
     finally:
@@ -188,7 +179,7 @@ def test_the_labs_own_servers_are_out_of_a_container_s_reach(farm: Lab) -> None:
     """The balancer's port, the wiki's, and a replica's own site by the balancer: from a program in a container."""
     for port in (farm.proxy.port, farm.wiki.port, 22):
         shell = f"exec 3<>/dev/tcp/{farm.gateway.ip}/{port}"
-        words = container.runc(farm, "exec", farm.farm[0].name, "bash", "-c", shell)
+        words = runc.command(farm, "exec", farm.farm[0].name, "bash", "-c", shell)
         assert "Connection refused" in run.run(words, ok=(1,)).stderr
 
 
@@ -241,7 +232,7 @@ def test_a_machine_that_lets_no_questions_in_is_told_and_what_it_says_helps(farm
 def test_a_program_in_a_replica_finds_names(farm: Lab) -> None:
     """By what /etc/resolv.conf says there, which the server's user can read."""
     words = ("exec", "--user", "33:33", "red-1", "getent", "hosts", "blue")
-    said = run.run(container.runc(farm, *words)).stdout.split()
+    said = run.run(runc.command(farm, *words)).stdout.split()
     assert said == [str(farm.gateway.ip), farm.host_name("blue")]
 
 
@@ -252,7 +243,7 @@ def test_what_the_lab_needs_is_as_before(farm: Lab) -> None:
     assert network.ping(farm).holds
     (one, other) = farm.farm[:2]
     there = (other.name, other.netns)
-    assert echo.ask((one.name, one.netns), there, str(other.address), count=1).arrives
+    assert pings.ask((one.name, one.netns), there, str(other.address), count=1).arrives
 
 
 @pytest.mark.root
@@ -345,13 +336,13 @@ def test_replicas_are_kept_apart_whatever_was_there_first(
     """The kernel hands a bridge's packets to the host's packet filter by a hook of its own, which begins with the
     first bridge: it takes them from the chains that are registered at its own priority before it."""
     lab = of_two()
-    table = firewall_rules.text(firewall_tables.name_of(lab), firewall_rules.wanted(lab))
+    table = firewall.script(firewall_tables.name_of(lab), firewall.rules_of(lab))
     given = {"table": table, "bridge": "bridge", "others": others}
     with model(lab, [*(given[step] for step in order), f"bridge-nf-call-iptables={called}"]):
         one, other = lab.farm[:2]
         with listening(other.netns, port=80) as server:
             assert inside(one.netns, connecting, str(other.address), 80) in REFUSED
-            assert isolation_probe.out(lab).holds
+            assert isolation.probed(lab).holds
             with pytest.raises(TimeoutError):
                 server.accept()
 
@@ -360,12 +351,12 @@ def test_replicas_are_kept_apart_whatever_was_there_first(
 def test_what_arrives_all_the_same_is_told() -> None:
     """The rules' text is right, and the order of registration makes them void: only trying it shows that."""
     lab = of_two()
-    table = firewall_rules.text(firewall_tables.name_of(lab), firewall_rules.wanted(lab)).replace(
+    table = firewall.script(firewall_tables.name_of(lab), firewall.rules_of(lab)).replace(
         "priority -200", "priority 0"
     )
     steps = [table, "bridge", "bridge-nf-call-iptables=1"]
     with model(lab, steps), listening(lab.farm[1].netns, port=80):
-        trial = isolation_probe.out(lab)
+        trial = isolation.probed(lab)
     # one is answered by who listens, the other by the kernel of who does not
     assert trial.reached == (
         "red-1 reaches red-2, 10.60.0.21:80",
@@ -413,22 +404,6 @@ def test_who_is_not_as_it_was_made_is_not_heard(farm: Lab, words: tuple[str, ...
         found = {check.name for check in failed(up.replica_checks(farm))}
         assert found <= {f"farm.replica.{farm.farm[0].name}"}
     assert inside(first(farm), connecting, str(farm.gateway.ip), 53) == 0
-
-
-@pytest.mark.root
-def test_a_look_at_what_did_not_change_starts_no_program(farm: Lab) -> None:
-    """Whatever else changes in the same packet filter is looked at once."""
-
-    def programs() -> list[str]:
-        with run.tracing() as done:
-            assert firewall.facts(farm) == firewall.wanted(farm)
-        return ["nft" for item in done if "nft" in item.argv]
-
-    assert programs() == []
-    run.run(["nft", "add", "table", "inet", "another"], netns=farm.netns)
-    assert programs() == ["nft", "nft"]
-    assert programs() == []
-    run.run(["nft", "delete", "table", "inet", "another"], netns=farm.netns)
 
 
 @pytest.mark.root
@@ -558,7 +533,7 @@ def test_a_kernel_without_nftables_is_told_and_no_failure(
     make_lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The network stands without; the check says that nobody is kept from anything, and nothing is tried again."""
-    monkeypatch.setattr(nftables, "generation", lambda: None)
+    monkeypatch.setattr(firewall_tables, "standing", lambda netns: None)
     lab = make_lab(sites=["red"])
     result = network.connect(lab)
     assert result.holds
@@ -574,7 +549,7 @@ def test_a_kernel_without_nftables_is_told_and_no_failure(
 def test_the_rules_name_the_lab_s_bridge_and_ports_alone() -> None:
     """Each chain's first rule lets pass what is nobody's in the farm."""
     lab = Lab.of({"name": "shop", "sites": ["red"]})
-    text = firewall_rules.text("labkit-shop", firewall_rules.wanted(lab))
+    text = firewall.script("labkit-shop", firewall.rules_of(lab))
     assert text.count("chain ") == 5
     assert text.count("iifname != @ports accept") == 2
     assert 'iifname != "br-shop" accept' in text
@@ -587,13 +562,13 @@ def test_while_one_farm_becomes_another_both_are_allowed() -> None:
         Lab.of({"sites": ["red"]}),
         Lab.of({"sites": ["red"], "network": {"subnet": "10.61.0.0/24"}}),
     )
-    found = firewall_rules.both(firewall_rules.wanted(old), firewall_rules.wanted(new))
+    found = firewall.both(firewall.rules_of(old), firewall.rules_of(new))
     assert found.gateways == ("10.60.0.1", "10.61.0.1")
     assert [(end.link, end.address) for end in found.ends] == [
         ("lab-red-1", "10.60.0.11"), ("lab-red-2", "10.60.0.21"),
         ("lab-red-1", "10.61.0.11"), ("lab-red-2", "10.61.0.21"),
     ]  # fmt: skip
-    assert firewall_rules.both(found, found) == found
+    assert firewall.both(found, found) == found
 
 
 @pytest.mark.parametrize(
@@ -609,7 +584,7 @@ def test_while_one_farm_becomes_another_both_are_allowed() -> None:
 )
 def test_what_a_hand_did_to_a_table_is_told(seen: str, told: str) -> None:
     """The lines that are gone or new, a few of them; or the first that is elsewhere."""
-    assert nft_listing.told("a\nb\nc", seen) == told
+    assert firewall.compared("a\nb\nc", seen) == told
 
 
 @pytest.mark.parametrize(
@@ -626,28 +601,14 @@ def test_what_a_hand_did_to_a_table_is_told(seen: str, told: str) -> None:
 def test_who_judges_what_comes_to_the_host_is_read(chain: dict[str, str], found: bool) -> None:
     """The machine's own chains at the kernel's hook for it, whatever they are called."""
     listed = json.dumps({"nftables": [{"metainfo": {}}, {"chain": chain}]})
-    assert bool(nft_listing.input_chains(listed, "labkit-a")) is found
-    assert nft_listing.input_chains("", "labkit-a") == []
+    assert bool(firewall.input_chains(listed, "labkit-a")) is found
+    assert firewall.input_chains("", "labkit-a") == []
 
 
-@pytest.mark.root
-def test_making_the_tables_takes_one_program(make_lab: Callable[..., Lab]) -> None:
-    """Whether the name is somebody else's is asked of the kernel itself."""
-    lab = make_lab(sites=["red"])
-    host.up(lab)
-    with run.tracing() as done, lock(lab.run_dir, "farm"):
-        assert firewall.widen(lab)
-        assert not firewall.settle(lab)
-    assert [item.argv[-3:] for item in done] == [("nft", "-f", "-")]
-
-
-def test_the_kernel_s_answer_is_read() -> None:
-    """The number of the last change; None for an error, and for an answer without one."""
-    process, number = b"\x08\0\x02\0aaaa", b"\x08\0\x01\0\0\0\x01\x02"
-    assert nftables.read(_message(10 << 8 | 15, b"\0" * 4 + process + number)) == 258
-    assert nftables.read(_message(10 << 8 | 15, b"\0" * 4)) is None
-    assert nftables.read(_message(2, b"\0" * 20)) is None
-
-
-def _message(kind: int, content: bytes) -> bytes:
-    return struct.pack("=IHHII", 16 + len(content), kind, 0, 1, 0) + content
+def test_the_file_of_an_earlier_version_is_read() -> None:
+    """It has fields that are no longer kept, and may lack the listings."""
+    rules = firewall.rules_of(Lab.of({"sites": ["red"]}))
+    old = {"namespace": 1, "generation": 7, "rules": rules.model_dump(), "listed": {}}
+    assert firewall.Tables.model_validate_json(json.dumps(old)) == firewall.Tables(
+        rules=rules, listed={}
+    )

@@ -20,8 +20,7 @@ from labkit import Lab
 from labkit.core import run
 from labkit.farm.services import browser
 from labkit.report import Stage, status
-from labkit.report.batch.ending import processes
-from tests import stage_notebooks
+from tests import proc, stage_notebooks
 from tests.conftest import free_port, lab_maker, open_place
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ class Seen:
 def jupyterlab(file: Path, home: Path) -> Iterator[str]:
     """``labkit notebook`` on a lab's file; yields the address with the token that it prints."""
     log = home / "jupyterlab.log"
-    argv = [sys.executable, "-m", "labkit.cli", "notebook", "--port", str(free_port()), "-c", str(file)]  # fmt: skip
+    argv = [sys.executable, "-m", "labkit", "notebook", "--port", str(free_port()), "-c", str(file)]  # fmt: skip
     enter = ["env", f"--chdir={file.parent}", *argv]
     with log.open("wb") as output:
         server = run.start(enter, env={"HOME": str(home), "PYTHONPATH": str(file.parent)}, output=output)  # fmt: skip
@@ -122,7 +121,7 @@ def seen() -> Iterator[Seen]:
                 asked=page.locator(".jp-Dialog, .Toastify__toast").all_text_contents(),
                 notebook=save(page, file.parent / "notebooks" / f"{STAGE}.ipynb"),
             )
-        left = [item.words for item in processes().values() if str(folder) in " ".join(item.words)]
+        left = proc.command_lines(str(folder)).values()
         assert not [words for words in left if "ipykernel_launcher" in " ".join(words)]
         status.down(lab)  # faster than one container after the other
 

@@ -6,7 +6,7 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.farm.containers import container, groups, lifecycle, trial
+from labkit.farm.containers import container, lifecycle, runc, trial
 from labkit.farm.containers.bundle import Spec
 from labkit.farm.containers.lifecycle import Modes, Start
 
@@ -20,7 +20,7 @@ MIXED = """\
 
 def test_mounted_groups_names_controllers() -> None:
     """The v1 controllers and cgroup2 are named, mounts of other kinds are not."""
-    assert groups.mounted_groups(MIXED) == ("memory", "cpu", "cpuacct", "cgroup2")
+    assert lifecycle.mounted_groups(MIXED) == ("memory", "cpu", "cpuacct", "cgroup2")
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_mounted_groups_names_controllers() -> None:
 )
 def test_layout_has_a_name(hierarchies: tuple[str, ...], name: str) -> None:
     """Each combination of hierarchies has its usual name."""
-    assert groups.layout(hierarchies) == name
+    assert lifecycle.layout(hierarchies) == name
 
 
 OWN = """\
@@ -45,12 +45,12 @@ OWN = """\
 )
 def test_group_of_a_controller(controller: str, wanted: tuple[str, str]) -> None:
     """In its own v1 hierarchy, else in cgroup2."""
-    assert groups.group(OWN, controller) == wanted
+    assert lifecycle.group(OWN, controller) == wanted
 
 
 def test_no_group_without_a_hierarchy() -> None:
     """Where the controller is in none, and there is no cgroup2."""
-    assert groups.group("2:cpu:/lab\n", "memory") == ("", "")
+    assert lifecycle.group("2:cpu:/lab\n", "memory") == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_no_group_without_a_hierarchy() -> None:
 )
 def test_hierarchies_are_where_they_are_mounted(hierarchy: str, wanted: str) -> None:
     """By mountinfo, nowhere else."""
-    assert groups.mounted_at(MIXED, hierarchy)[0] == wanted
+    assert lifecycle.mounted_at(MIXED, hierarchy)[0] == wanted
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_hierarchies_are_where_they_are_mounted(hierarchy: str, wanted: str) -> 
 def test_a_group_is_named_from_where_its_hierarchy_is_mounted(path: str, mounted: str) -> None:
     """In a control group namespace /proc may count from another group."""
     line = f"1 2 0:32 {mounted} /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n"
-    assert groups.seen(f"4:memory:{path}\n", line, "memory") == ("memory", "/lab/a")
+    assert lifecycle.seen_group(f"4:memory:{path}\n", line, "memory") == ("memory", "/lab/a")
 
 
 @pytest.mark.parametrize(
@@ -130,13 +130,19 @@ def test_another_answer_of_runc_s_is_told(changes: dict[str, Start], fails: list
 @pytest.mark.root
 @pytest.mark.parametrize(
     "ask",
-    [lifecycle.modes, lifecycle.instances, lifecycle.listing, lifecycle.pathless, groups.found],
+    [
+        lifecycle.start_modes,
+        lifecycle.instances,
+        lifecycle.listing,
+        lifecycle.without_path,
+        lifecycle.control_groups,
+    ],
 )
 def test_trials_answer_and_leave_no_container(ask, lab: Lab) -> None:  # type: ignore[no-untyped-def]
     """Each question is answered as the assignment says, and its containers are gone afterwards."""
     found = ask(lab)
     assert found.holds, [check for check in found.checks if not check.holds]
-    assert container.states(lab) == {}
+    assert runc.states(lab) == {}
 
 
 @pytest.mark.root
@@ -149,7 +155,7 @@ def test_instances_are_containers_of_their_own(lab: Lab) -> None:
 @pytest.mark.root
 def test_a_terminal_is_held_by_who_took_it_alone(lab: Lab) -> None:
     """runC refuses to detach with a terminal that nobody takes; taken, the process holds it."""
-    found = lifecycle.modes(lab).value
+    found = lifecycle.start_modes(lab).value
     assert (found.detached.status, found.detached.terminal) == ("running", "no terminal")
     assert (found.refused.status, found.refused.terminal) == ("gone", "")
     assert found.taken.terminal == "terminal /dev/pts/0"

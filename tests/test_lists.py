@@ -16,11 +16,11 @@ import pytest
 from labkit import Lab
 from labkit.core import run
 from labkit.errors import CommandError, ConfigError, LabkitError, MachineError
-from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs import apt, index, lists
-from labkit.farm.rootfs.depot import AbsentError, Depot
-from labkit.farm.rootfs.gateway import gateway
-from labkit.farm.rootfs.shop import ADDRESS, Shop
+from labkit.farm import rootfs
+from labkit.farm.rootfs import apt, buildplan
+from labkit.farm.rootfs.apt import AbsentError
+from labkit.farm.rootfs.repository import ADDRESS, PackageCache, Repository
+from labkit.farm.rootfs.sandbox import gateway
 from tests import proc
 from tests.archives import LOGIN, Mirror, as_machine, fill, serving
 from tests.damage import flip
@@ -90,16 +90,16 @@ def etc(mirror: Mirror, files: dict[str, str]) -> dict[str, str]:
     return files
 
 
-def shop_of(lab: Lab) -> Shop:
+def repository_of(lab: Lab) -> Repository:
     """What a build with the package labkit-one would take its packages from."""
-    archive = lists.ensure(lab)
-    found = index.needed(archive, archive.sources, ("labkit-one",))
-    return Shop(archive.sources, found.listed)
+    archive = apt.ensure_lists(lab)
+    found = buildplan.needed(archive, archive.sources, ("labkit-one",))
+    return Repository(archive.sources, found.listed)
 
 
 def names(lab: Lab, work: Path) -> list[str]:
     """The packages of such a build, fetched."""
-    files = shop_of(lab).fetch(Depot.of(lab), ("labkit-one",), work)
+    files = repository_of(lab).fetch(PackageCache.of(lab), ("labkit-one",), work)
     return sorted(path.name.partition("_")[0] for path in files)
 
 
@@ -182,8 +182,8 @@ def test_a_medium_is_read_as_it_is_known_to_apt(small: Lab, tmp_path: Path) -> N
 TAKE = """
 import json, sys
 from labkit import Lab
-from labkit.farm.rootfs import lists
-lists.take(Lab.of(json.loads(sys.argv[1])))
+from labkit.farm.rootfs import apt
+apt.update_lists(Lab.of(json.loads(sys.argv[1])))
 """
 
 
@@ -202,7 +202,7 @@ def test_a_killed_update_leaves_nothing_that_a_later_one_takes_for_whole(
         taking.wait()
         _until(lambda: not proc.command_lines(str(small.cache_dir)))
         mirror.silent = False
-        assert lists.find(small) is None
+        assert apt.find_lists(small) is None
         return names(small, tmp_path / "work")
 
     machine = etc(mirror, MACHINES["a line"])
@@ -229,7 +229,7 @@ def test_it_is_fetched_once(mirror: Mirror, small: Lab, tmp_path: Path) -> None:
         asked = len(mirror.asked)
         assert names(offline, tmp_path / "2") == ["labkit-one", "labkit-two"]
         assert len(mirror.asked) == asked
-        pool = Depot.of(small).folder / "pool"
+        pool = PackageCache.of(small).folder / "pool"
         next(pool.glob("labkit-two_1_*")).write_bytes(b"cut off")
         names(small, tmp_path / "3")
         assert [path.rpartition("/")[2] for path in mirror.asked[asked:]] == [
@@ -245,15 +245,15 @@ def test_it_is_fetched_once(mirror: Mirror, small: Lab, tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-def test_a_build_reaches_the_shop_and_nothing_else(
+def test_a_build_reaches_the_repository_and_nothing_else(
     mirror: Mirror, small: Lab, tmp_path: Path
 ) -> None:
-    """From behind the gateway a package that was not fetched before is fetched, once; what the shop does not have is not
+    """From behind the gateway a package that was not fetched before is fetched, once; what the repository does not have is not
     there, and neither is the mirror itself."""
 
     def work() -> None:
-        shop, depot = shop_of(small), Depot.of(small)
-        with gateway(depot, shop) as way:
+        repository, cached = repository_of(small), PackageCache.of(small)
+        with gateway(cached, repository) as way:
             wget = [*way.words, "wget", "-q", "-t1", "-T5", "-O-"]
             path = f"{ADDRESS}/0/pool/main/labkit-two_1_all.deb"
             for _ in range(2):
@@ -276,7 +276,7 @@ def test_a_build_reaches_the_shop_and_nothing_else(
 
 def _refused(mirror: Mirror, lab: Lab, folder: Path, source: str) -> LabkitError:
     with pytest.raises(LabkitError) as caught:
-        as_machine(folder, etc(mirror, {"sources.list": source}), lambda: lists.ensure(lab))
+        as_machine(folder, etc(mirror, {"sources.list": source}), lambda: apt.ensure_lists(lab))
     left = [path for path in lab.cache_dir.rglob("*") if path.is_file() and path.suffix != ".lock"]
     assert left == []
     return caught.value
@@ -348,7 +348,7 @@ def test_another_suite_comes_with_its_fixes_from_where_the_machines_own_does(
     lab = Lab.of({"cache": small.cache, "rootfs": {"suite": "trixie"}})
     source = f"{TRUSTED}{TRUSTED.replace('SUITE', 'SUITE-updates')}{TRUSTED.replace('SUITE', 'SUITE-security')}"
     found = as_machine(
-        tmp_path / "machine", etc(mirror, {"sources.list": source}), lambda: lists.ensure(lab)
+        tmp_path / "machine", etc(mirror, {"sources.list": source}), lambda: apt.ensure_lists(lab)
     )
     assert [source.suite for source in found.sources] == ["trixie", "trixie-security"]
 
@@ -358,11 +358,11 @@ def test_lists_that_cannot_be_taken_anew_stay(mirror: Mirror, small: Lab, tmp_pa
     """The mirror wants a login from now on: that is said, and what there was can be used."""
 
     def work() -> tuple[str, bool]:
-        before = lists.ensure(small)
+        before = apt.ensure_lists(small)
         mirror.login = True
         with pytest.raises(MachineError) as caught:
             rootfs.refresh(small)
-        return caught.value.code, lists.find(small) == before
+        return caught.value.code, apt.find_lists(small) == before
 
     machine = etc(mirror, MACHINES["a line"])
     assert as_machine(tmp_path / "machine", machine, work) == ("machine.mirror-login", True)
@@ -373,15 +373,15 @@ def test_a_list_with_another_bit_is_taken_anew(mirror: Mirror, small: Lab, tmp_p
     """Neither apt nor a build goes on from the damaged one; nor from a damaged answer that was kept beside it."""
 
     def work() -> tuple[bool, ...]:
-        before = lists.ensure(small)
+        before = apt.ensure_lists(small)
         packages = before.folder / before.main.packages
         whole = packages.read_bytes()
         flip(packages)
-        again = lists.ensure(small)
-        found = index.needed(again, again.sources, ["labkit-one"])
+        again = apt.ensure_lists(small)
+        found = buildplan.needed(again, again.sources, ["labkit-one"])
         (kept,) = (again.folder / "needed").iterdir()
         flip(kept)
-        same = index.needed(again, again.sources, ["labkit-one"]) == found
+        same = buildplan.needed(again, again.sources, ["labkit-one"]) == found
         return again.sources == before.sources, packages.read_bytes() == whole, same
 
     assert as_machine(tmp_path / "machine", etc(mirror, MACHINES["a line"]), work) == (True,) * 3
@@ -394,20 +394,20 @@ def test_a_package_that_the_mirror_has_replaced_is_named(
     """With the mirror's answer; nothing is left of the attempt."""
 
     def work() -> int | None:
-        lists.ensure(small)
+        apt.ensure_lists(small)
         shutil.rmtree(mirror.folder / "debian/pool")
         with pytest.raises(AbsentError, match=r"labkit-(one|two)_1_all") as caught:
             names(small, tmp_path / "work")
         return caught.value.status
 
     assert as_machine(tmp_path / "machine", etc(mirror, MACHINES["a line"]), work) == 404
-    assert list((Depot.of(small).folder / "pool").iterdir()) == []
+    assert list((PackageCache.of(small).folder / "pool").iterdir()) == []
 
 
 def test_offline_without_a_list_says_what_is_missing(small: Lab) -> None:
     """And the remedy; nothing is begun."""
     with pytest.raises(AbsentError) as caught:
-        lists.ensure(small.model_copy(update={"offline": True}))
+        apt.ensure_lists(small.model_copy(update={"offline": True}))
     assert caught.value.value == f"the list of packages of {apt.suite(small)}"
     assert "without --offline" in caught.value.remedy
     assert not small.cache_dir.exists()

@@ -16,7 +16,7 @@ import pytest
 from labkit import Lab
 from labkit.core import run
 from labkit.farm.network.netns import inside
-from labkit.farm.services import proxy, workers
+from labkit.farm.services import balancer, balancer_server
 from labkit.model.sites import HEALTH_QUERY
 from tests.host_side import give_address
 from tests.waiting import until
@@ -108,8 +108,10 @@ def standing(make_lab: Callable[..., Lab]) -> Iterator[Callable[..., Replicas]]:
                 after.callback(server.close)
                 found.servers[item.name] = server
                 threading.Thread(target=found.serve, args=(item.name, server), daemon=True).start()
-            proxy.up(lab)
-            until(lambda: all(worker.usable for worker in workers.members(lab, "red").workers))
+            balancer.up(lab)
+            until(
+                lambda: all(worker.usable for worker in balancer_server.members(lab, "red").workers)
+            )
             return found
 
         yield make
@@ -181,10 +183,10 @@ def test_what_a_replica_loses_another_one_answers(
     assert twice == set(lost)
     until(
         lambda: (
-            len([x for x in proxy.log(farm.lab)[0] if x.request.startswith(f"{method} /")]) >= 40
+            len([x for x in balancer.log(farm.lab)[0] if x.request.startswith(f"{method} /")]) >= 40
         )
     )
-    lines = [x for x in proxy.log(farm.lab)[0] if re.match(rf"{method} /\d", x.request)]
+    lines = [x for x in balancer.log(farm.lab)[0] if re.match(rf"{method} /\d", x.request)]
     assert {(line.replica, line.status) for line in lines} == {("red-2", 200)}
     assert sorted(line.lost for line in lines).count("red-1") == len(lost)
 
@@ -247,10 +249,10 @@ def test_what_may_change_something_is_executed_once(
     assert {item.body for item in farm.seen} == {b"a=1" if "\r\n" in body else body.encode()}
     lost = [item.replica == "red-1" for item in farm.seen]
     assert lost == [status == "502" for status in found]
-    until(lambda: len(proxy.log(farm.lab)[0]) >= 20)
+    until(lambda: len(balancer.log(farm.lab)[0]) >= 20)
     told = {
         (line.status, line.replica, line.lost)
-        for line in proxy.log(farm.lab)[0]
+        for line in balancer.log(farm.lab)[0]
         if f"{method} /" in line.request
     }
     assert told >= {(200, "red-2", "-"), (502, "-", "red-1")}

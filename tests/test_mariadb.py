@@ -15,21 +15,21 @@ from pydantic import SecretStr
 from labkit import Lab
 from labkit.core import run, undo
 from labkit.errors import CommandError, ConfigError, WikiError
-from labkit.wiki.client import accounts, session
-from labkit.wiki.client.folders import Folders
-from labkit.wiki.server import actions as server
-from labkit.wiki.server import mariadb, rights
-from labkit.wiki.server.mariadb import Server
+from labkit.wiki import server
+from labkit.wiki.client import session
+from labkit.wiki.server import databases, rights
+from labkit.wiki.server.configuration import Folders
+from labkit.wiki.server.databases import MariaDB
 
 
-def at(folder: Path) -> Server:
+def at(folder: Path) -> MariaDB:
     """A server with its files in a folder."""
-    return Server(folder / "data", folder / "m.cnf", folder / "run/m.sock", folder / "m.log")
+    return MariaDB(folder / "data", folder / "m.cnf", folder / "run/m.sock", folder / "m.log")
 
 
 def test_configuration_has_no_network() -> None:
     """The server is told to listen on its socket alone."""
-    lines = mariadb.config(at(Path("/x"))).splitlines()
+    lines = databases.config(at(Path("/x"))).splitlines()
     assert "skip-networking" in lines
     assert "socket = /x/run/m.sock" in lines
     assert not [line for line in lines if line.startswith(("bind-address", "port"))]
@@ -41,7 +41,7 @@ def test_configuration_has_no_network() -> None:
 )
 def test_password_is_quoted(password: str, quoted: str) -> None:
     """A password that somebody chose stays one literal of SQL."""
-    assert f"IDENTIFIED BY {quoted};" in mariadb.account_sql(SecretStr(password))
+    assert f"IDENTIFIED BY {quoted};" in databases.account_sql(SecretStr(password))
 
 
 @pytest.mark.parametrize(
@@ -56,14 +56,14 @@ def test_password_is_quoted(password: str, quoted: str) -> None:
 )
 def test_grants_are_shown_without_hash(grant: str, shown: str) -> None:
     """What identifies the account is cut from a line of SHOW GRANTS."""
-    assert mariadb.without_hash(grant) == shown
+    assert databases.without_hash(grant) == shown
 
 
 def test_socket_with_too_long_a_path_is_refused(lab: Lab, tmp_path: Path) -> None:
     """A socket's path that Linux cannot take is refused with the key that is to be changed."""
     deep = at(tmp_path / ("x" * 120))
     with pytest.raises(ConfigError, match=r"^run: .*at most 107 bytes"):
-        mariadb.start(lab, deep)
+        databases.start(lab, deep)
     assert not deep.data.exists()
 
 
@@ -76,7 +76,7 @@ def test_wiki_on_mariadb(
     lab = make_lab(wiki_database="mariadb")
     with watched as commands:
         assert server.up(lab).changed
-    words = list(accounts.read(Folders.of(lab).passwords).plain().values())
+    words = list(session.passwords(lab).plain().values())
     assert any("--dbpassfile=" in line for line in commands)
     assert not [line for line in commands if any(word in line for word in words)]
     assert not server.up(lab).changed
@@ -88,8 +88,8 @@ def test_wiki_on_mariadb(
         "wiki.database.network": True,
     }
     assert not [word for word in words if word in found.model_dump_json()]
-    instance = Server.of(Folders.of(lab))
-    pid = mariadb.pid(instance) or 0
+    instance = MariaDB.of(Folders(lab))
+    pid = databases.pid(instance) or 0
     assert f"pid={pid}," not in run.run(["ss", "-H", "-l", "-n", "-t", "-p"]).stdout
     assert rights.owner_and_mode(instance.data) == "www-data 0700"
 
@@ -104,20 +104,20 @@ def test_wiki_on_mariadb(
 
 
 @pytest.fixture
-def instance(lab: Lab) -> Iterator[Server]:
+def instance(lab: Lab) -> Iterator[MariaDB]:
     """A server that runs, without a wiki."""
-    folders = Folders.of(lab)
+    folders = Folders(lab)
     folders.logs.mkdir(parents=True)
     folders.root.chmod(0o755)
-    made = Server.of(folders)
-    mariadb.make(made)
-    mariadb.start(lab, made)
+    made = MariaDB.of(folders)
+    databases.make(made)
+    databases.start(lab, made)
     yield made
-    mariadb.stop(lab, made)
+    databases.stop(lab, made)
 
 
 @pytest.mark.root
-def test_a_row_that_another_has_changed_is_locked_as_it_is_now(instance: Server) -> None:
+def test_a_row_that_another_has_changed_is_locked_as_it_is_now(instance: MariaDB) -> None:
     """What MediaWiki counts on when it saves or moves a page: it reads a row, and locks it later."""
     client = ["mariadb", f"--defaults-file={instance.config}", "--user=root", "d", "--execute"]
     change = shlex.join([*client, "UPDATE t SET n = 2"])
@@ -127,16 +127,16 @@ def test_a_row_that_another_has_changed_is_locked_as_it_is_now(instance: Server)
         f"\\! {change}",
         "SELECT n FROM t FOR UPDATE; COMMIT;",
     )
-    said = mariadb.sql(instance, "\n".join(lines))
+    said = databases.sql(instance, "\n".join(lines))
     assert said == [["1"], ["2"]]
 
 
 @pytest.mark.root
-def test_refused_account_shows_no_password(instance: Server) -> None:
+def test_refused_account_shows_no_password(instance: MariaDB) -> None:
     """MariaDB's client quotes the statement that failed; the error that a person sees does not."""
-    mariadb.sql(instance, "DROP TABLE mysql.global_priv;")
+    databases.sql(instance, "DROP TABLE mysql.global_priv;")
     with pytest.raises(CommandError, match="hunter2"):
-        mariadb.sql(instance, mariadb.account_sql(SecretStr("hunter2")))
+        databases.sql(instance, databases.account_sql(SecretStr("hunter2")))
     with pytest.raises(WikiError, match="MariaDB refuses the account: error") as error:
-        mariadb.account(instance, SecretStr("hunter2"))
+        databases.account(instance, SecretStr("hunter2"))
     assert "hunter2" not in str(error.value)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from labkit.core.undo import mount_points
-from labkit.farm.containers import mounts
+from labkit.farm.containers import container
 from labkit.kernel import calls
 
 
@@ -38,12 +38,12 @@ def folder(open_folder: Path) -> Iterator[Path]:
 def test_a_container_s_own_mounts_are_there_and_no_other_s(folder: Path) -> None:
     """While it is started; the caller sees all of them all the time, and may unmount them then."""
     hidden = [folder / name for name in ("a", "b", "c", "none")]
-    with mounts.without(hidden) as few:
+    with container.mounts_hidden(hidden) as few:
         for name in ("a", "b"):
-            found = mounts.within(few, [folder / name, folder / "none"], lambda: seen(folder))
+            found = container.call_in(few, [folder / name, folder / "none"], lambda: seen(folder))
             assert found == {name, "d"}
-        assert mounts.within(few, [folder / "c"], (folder / "c/c").exists)
-        assert mounts.within(few, [], lambda: seen(folder)) == {"d"}
+        assert container.call_in(few, [folder / "c"], (folder / "c/c").exists)
+        assert container.call_in(few, [], lambda: seen(folder)) == {"d"}
         assert seen(folder) == {"a", "b", "c", "d"}
     for name in ("a", "b", "c", "d"):
         calls.unmount(folder / name)  # nobody holds them
@@ -53,7 +53,7 @@ def test_a_container_s_own_mounts_are_there_and_no_other_s(folder: Path) -> None
 @pytest.mark.root
 def test_an_error_leaves_nothing_mounted(folder: Path) -> None:
     """Whoever comes next in that namespace does not find what the one before had there."""
-    with mounts.without([folder / "a"]) as few:
+    with container.mounts_hidden([folder / "a"]) as few:
         with pytest.raises(ZeroDivisionError):
-            mounts.within(few, [folder / "a"], lambda: 1 / 0)
-        assert mounts.within(few, [], lambda: seen(folder)) == {"b", "c", "d"}
+            container.call_in(few, [folder / "a"], lambda: 1 / 0)
+        assert container.call_in(few, [], lambda: seen(folder)) == {"b", "c", "d"}

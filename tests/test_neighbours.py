@@ -18,7 +18,7 @@ import pytest
 from labkit import Lab
 from labkit.core import run, undo
 from labkit.core.run import Done
-from labkit.farm.containers import container
+from labkit.farm.containers import runc
 from tests.conftest import open_place
 from tests.projects import Project, files, listing, project
 from tests.test_catalogue import record
@@ -47,7 +47,7 @@ class Machine:
     def seen(self) -> tuple[object, ...]:
         """What there is of the first lab: its processes, its files, links and addresses of the host side."""
         lab = self.first.lab
-        own = {name: state.pid for name, state in container.states(lab).items()}
+        own = {name: state.pid for name, state in runc.states(lab).items()}
         found = files(listing(lab.state_dir, lab.run_dir))
         kept = {path for path in found if not path.endswith((".log", ".log.1"))}
         return own, kept, inventory(lab), self.addresses()
@@ -134,7 +134,7 @@ def test_somebody_s_things_of_the_lab_s_names_are_not_touched(machine: Machine, 
     name = {"interface": lab.farm[0].link, "namespace": lab.farm[0].netns, "container": "red-1"}[
         kind
     ]
-    folder = container.runc_root(lab) / name
+    folder = runc.root(lab) / name
     if kind == "interface":
         run.run(["ip", "link", "add", name, "type", "veth", "peer", "x0"], netns=machine.netns)
     elif kind == "namespace":
@@ -201,7 +201,7 @@ def test_who_waits_tells_for_whom(own: Project) -> None:
             assert time.monotonic() < until
             assert not waiting.done(), waiting.result()
             time.sleep(0.05)
-        assert container.states(own.lab) == {}
+        assert runc.states(own.lab) == {}
         fcntl.flock(holder, fcntl.LOCK_UN)
         assert waiting.result().status == 0
 

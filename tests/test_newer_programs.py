@@ -7,8 +7,8 @@ import json
 import pytest
 
 from labkit.core import cache
-from labkit.farm.containers import container
-from labkit.farm.images import siteimages
+from labkit.farm.containers import runc
+from labkit.farm.images import builder
 from labkit.farm.reconcile import upkeep
 from tests.whole_farm import standing
 
@@ -18,7 +18,7 @@ def test_a_newer_program_is_a_step_of_the_plan() -> None:
     """The images are made again, as the plan says; the same bytes come of it, and no container is touched."""
     with standing(sites=["red"], replicas=1) as lab:
         assert upkeep.plan(lab).value.empty
-        record = siteimages.place(lab) / "image.json"
+        record = builder.place(lab) / "image.json"
         kept = json.loads(record.read_text())
         assert kept["tools"].startswith("umoci ")
         record.write_text(json.dumps({**kept, "tools": "umoci 0.0.1, mmdebstrap 0.0.1"}))
@@ -26,8 +26,8 @@ def test_a_newer_program_is_a_step_of_the_plan() -> None:
         (step,) = upkeep.plan(lab).value.steps
         assert (step.action, step.id) == ("change", "image red")
         assert step.why == f"programs: wanted {kept['tools']}, seen umoci 0.0.1, mmdebstrap 0.0.1"
-        before = container.states(lab)
+        before = runc.states(lab)
         assert upkeep.apply(lab).changed
-        assert container.states(lab) == before
+        assert runc.states(lab) == before
         assert json.loads(record.read_text()) == kept
         assert upkeep.plan(lab).value.empty

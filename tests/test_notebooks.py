@@ -17,7 +17,7 @@ from labkit.core import run
 from labkit.core.run import Done
 from labkit.model.config import PARAMETERS
 from labkit.report import Stage, status
-from labkit.report.stages.plan import STAGES, plan
+from labkit.report.stages.assignment import STAGES, plan
 from tests import stage_notebooks
 
 FOLDER = Path(__file__).parents[1] / "notebooks"

@@ -6,9 +6,9 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.farm.traffic import outage
+from labkit.farm.traffic import failover
+from labkit.farm.traffic.failover import Failover, Moments
 from labkit.farm.traffic.load import Sent
-from labkit.farm.traffic.outage import Failover, Moments
 
 #: Stopped, left out, started again, back: in seconds of the load.
 MOMENTS: Moments = (1.0, 1.1, 2.0, 3.0)
@@ -26,12 +26,12 @@ def seen(
     lab = Lab.of({"replicas": replicas})
     good = [sent(place / 25) for place in range(100)]
     replica = lab.replicas_of("site1")[-1]
-    return outage.value(lab, replica, [*good, *requests], moments, drained=drained)
+    return failover.evaluated(lab, replica, [*good, *requests], moments, drained=drained)
 
 
 def failing(value: Failover) -> set[str]:
     """The last words of the names of the checks that fail."""
-    found = failed(outage.checks(Lab.of({"replicas": value.others + 1}), value))
+    found = failed(failover.checks(Lab.of({"replicas": value.others + 1}), value))
     return {check.name.rpartition(".")[2] for check in found}
 
 
@@ -89,7 +89,7 @@ def test_a_post_is_executed_once_or_answered_with_an_error(
     posts = [sent(place / 25).model_copy(update={"method": "POST"}) for place in range(100)]
     posts[25] = posts[25].model_copy(update=changes)
     lab = Lab.of({"replicas": 2})
-    value = outage.value(lab, lab.replicas_of("site1")[-1], posts, MOMENTS, drained=False)
+    value = failover.evaluated(lab, lab.replicas_of("site1")[-1], posts, MOMENTS, drained=False)
     assert failing(value) == fails
 
 
@@ -102,10 +102,10 @@ def test_what_the_balancer_did_not_notice_fails() -> None:
 
 def test_summary_says_whether_anybody_could_take_over() -> None:
     """A sentence with the measured numbers; of an only replica, that there was no failover."""
-    alone = outage.summary(seen(sent(1.0, 503), sent(2.5, 503)))
+    alone = failover.summary(seen(sent(1.0, 503), sent(2.5, 503)))
     assert "nobody could take over" in alone
     assert "2 failed in an outage of 1.50 s" in alone
-    both = outage.summary(seen(sent(1.0, 200, again=1), replicas=2))
+    both = failover.summary(seen(sent(1.0, 200, again=1), replicas=2))
     assert both.startswith(
         "site1-2 was killed under 101 requests: 0 failed (0 redirected, 0 cut off), 1 sent again"
     )

@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labkit.errors import ConfigError, WikiError
-from labkit.wiki.client import api, whereabouts
+from labkit.wiki.client import mediawiki
+from labkit.wiki.client.protocol import Upload
 from labkit.wiki.merge import fences
-from labkit.wiki.publish import pristine, publishing
-from labkit.wiki.render import notebook, wikitext
+from labkit.wiki.publish import last_written, publishing
+from labkit.wiki.render import wikitext
+from labkit.wiki.render.pictures import upload
 from tests.desks import SUMMARY, WEB, Desk, fresh, picture, stage
 
 BOTH = pytest.mark.parametrize("wiki_on", ["sqlite", "mariadb"], indirect=True)
@@ -50,7 +52,7 @@ def test_a_log_tells_where_a_page_went(
     events: list[dict[str, object]], target: str, deleted: str
 ) -> None:
     """The last event that concerns the page itself counts."""
-    assert whereabouts.fate(events) == whereabouts.Fate(target=target, deleted=deleted)
+    assert mediawiki.fate(events) == mediawiki.Fate(target=target, deleted=deleted)
 
 
 def move(desk: Desk, new: str, *, redirect: bool = True, subpages: bool = False) -> None:
@@ -110,7 +112,7 @@ def test_a_remark_that_was_moved_stays_where_it_is_now(desk: Desk) -> None:
 def test_a_rewritten_caption_stays_under_the_new_picture(desk: Desk) -> None:
     """The words are the person's, the picture is the one that labkit drew last."""
 
-    def shown(shade: int, caption: str) -> tuple[fences.Block, notebook.Upload]:
+    def shown(shade: int, caption: str) -> tuple[fences.Block, Upload]:
         item = picture(shade)
         line = wikitext.image(item.name, alt="a pixel of grey in a figure", caption=caption)
         return fences.block("05-web", "== Web sites ==", f"{line}\n\nSix pages."), item
@@ -201,7 +203,7 @@ def test_a_deleted_page_stays_deleted_until_it_is_wanted(desk: Desk) -> None:
     with pytest.raises(WikiError, match=r"was deleted by Teacher on .*\(not needed\)") as caught:
         desk.publish(stage(171), WEB, uploads=(item,))
     assert f"--restore '{desk.page}'" in caught.value.remedy
-    assert api.read(desk.teacher, desk.page, files=[item.name]).files == frozenset()
+    assert desk.teacher.read(desk.page, files=[item.name]).files == frozenset()
     with pytest.raises(WikiError, match="was deleted"):
         publishing.plan(desk.bot, desk.page, (WEB,), folder=desk.folder)
     desk.publish(stage(171), WEB, restore=(desk.page,))
@@ -240,7 +242,7 @@ def test_a_page_replaced_by_a_redirect_leads_to_where_it_says(desk: Desk) -> Non
     """A person's redirect is followed as a move is, below what stands there."""
     target = f"{desk.page} target"
     desk.publish(stage(250))
-    api.edit(desk.teacher, target, "REX> here, please", base=None, summary="")
+    desk.teacher.save(target, "REX> here, please", base=None, summary="")
     desk.write(lambda text: f"#REDIRECT [[{target}]]")
     done = desk.publish(stage(171))
     assert done.page == target
@@ -264,7 +266,7 @@ def test_a_redirect_does_not_lead_labkit_astray(desk: Desk, target: str, reason:
     desk.page += f" {target.partition(':')[0]}"
     title = desk.page if "itself" in target else target
     text = f"#REDIRECT [[{title}]]"
-    api.edit(desk.teacher, desk.page, text, base=None, summary="")
+    desk.teacher.save(desk.page, text, base=None, summary="")
     with pytest.raises(WikiError, match=reason):
         desk.publish(stage(171))
     assert text_of(desk, desk.page) == text
@@ -277,8 +279,8 @@ def test_a_redirect_does_not_lead_labkit_astray(desk: Desk, target: str, reason:
 @given(name=st.text(max_size=80), data=st.binary(max_size=20))
 def test_a_picture_is_always_called_as_labkit_s_are(name: str, data: bytes) -> None:
     """Whatever a figure or an attachment is called, its page keeps the report's prefix."""
-    item = notebook.upload(name, data, ending="png", text="")
-    assert api.PICTURE.fullmatch(item.name)
+    item = upload(name, data, ending="png", text="")
+    assert mediawiki.PICTURE.fullmatch(item.name)
 
 
 @pytest.mark.root
@@ -288,7 +290,7 @@ def test_nothing_else_is_ever_uploaded(desk: Desk, name: str) -> None:
     """A name that is not one of labkit's is refused before the wiki is asked."""
     desk.wire.bodies.clear()
     with pytest.raises(WikiError, match="is no name of a picture"):
-        api.upload(desk.bot, notebook.Upload(name=name, text="", data=b"x"))
+        desk.bot.send(Upload(name=name, text="", data=b"x"))
     assert desk.wire.bodies == []
 
 
@@ -318,10 +320,10 @@ def test_a_state_page_that_a_person_emptied_is_made_up_for(desk: Desk, tmp_path:
     """What labkit keeps beside the page is written again; from a second machine history helps."""
     desk.publish(stage(250))
     desk.after("| all || 250", "REX> kept")
-    state = api.read(desk.teacher, pristine.state_title(desk.page)).revision
+    state = desk.teacher.read(last_written.state_title(desk.page)).revision
     assert state
-    api.edit(desk.teacher, pristine.state_title(desk.page), "gone", base=state.number, summary="")
+    desk.teacher.save(last_written.state_title(desk.page), "gone", base=state.number, summary="")
     desk.folder = tmp_path / "another machine"
     desk.publish(stage(171))
     assert desk.text.replace("REX> kept\n", "") == fresh(stage(171))
-    assert stage(171).digest in text_of(desk, pristine.state_title(desk.page))
+    assert stage(171).digest in text_of(desk, last_written.state_title(desk.page))

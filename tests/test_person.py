@@ -23,9 +23,8 @@ from labkit import Lab
 from labkit.core import run, undo
 from labkit.errors import ConfigError
 from labkit.kernel import netns
-from labkit.report.jupyter import door, person
-from labkit.report.jupyter.door import Asked, Door
-from labkit.report.jupyter.person import Person
+from labkit.report.jupyter import broker
+from labkit.report.jupyter.broker import Asked, Broker, Person
 from tests import proc, stage_notebooks
 from tests.conftest import free_port, lab_maker, open_place
 from tests.test_run import gone
@@ -79,7 +78,7 @@ def session(folder: Path, lab: Lab) -> Iterator[Session]:
     for path in (file.parent / "notebooks", *(file.parent / "notebooks").iterdir()):
         os.chown(path, UID, GID)
     log, port = folder / "jupyterlab.log", free_port()
-    argv = [sys.executable, "-m", "labkit.cli", "notebook", "--port", str(port), "-c", str(file)]
+    argv = [sys.executable, "-m", "labkit", "notebook", "--port", str(port), "-c", str(file)]
     caller = {"SUDO_UID": str(UID), "SUDO_GID": str(GID), "PYTHONPATH": str(file.parent)}
     with log.open("wb") as output:
         keeper = run.start(["env", f"--chdir={file.parent}", *argv], env=caller, output=output)
@@ -232,11 +231,11 @@ def test_nothing_is_left_running(
         assert [path for path in found.lab.run_dir.rglob("*") if path.is_file()] == []
 
 
-# -- the door ---------------------------------------------------------------------------------------
+# -- the broker ---------------------------------------------------------------------------------------
 
 
 def knock(name: str, *, who: int, text: str = "{}") -> bytes:
-    """What a process of another user gets for an answer at the door."""
+    """What a process of another user gets for an answer at the broker."""
     code = (
         "import os, socket, sys\n"
         f"os.setuid({who})\n"
@@ -263,7 +262,7 @@ def test_nobody_else_gets_a_kernel(tmp_path: Path, who: int) -> None:
     file = tmp_path / "kernel.json"
     file.write_text("{}")
     text = json.dumps({"connection_file": str(file), "folder": "/"})
-    own = Door(UID, start)
+    own = Broker(UID, start)
     try:
         asking = run.start(["sleep", "2"])
         answers: list[bytes] = []
@@ -301,13 +300,13 @@ def test_what_is_no_connection_file_of_the_persons_is_refused(
     file.write_text("{}")
     (tmp_path / "link").symlink_to(file)
     values = {"connection_file": str(file), "folder": str(tmp_path)}
-    door.require_own(Asked(**values), os.geteuid())
+    broker.require_own(Asked(**values), os.geteuid())
     with pytest.raises(ConfigError, match="is no connection file"):
-        door.require_own(Asked(**values), os.geteuid() + 1)
+        broker.require_own(Asked(**values), os.geteuid() + 1)
     places = {"LINK": str(tmp_path / "link"), "FOLDER": str(tmp_path)}
     given = {key: places.get(value, value) for key, value in change.items()}
     with pytest.raises(ConfigError, match="is no connection file"):
-        door.require_own(Asked(**{**values, **given}), os.geteuid())
+        broker.require_own(Asked(**{**values, **given}), os.geteuid())
 
 
 @pytest.mark.parametrize(
@@ -324,13 +323,13 @@ def test_what_is_no_connection_file_of_the_persons_is_refused(
 )  # fmt: skip
 def test_who_called_sudo(environment: dict[str, str], euid: int, expected: Person | None) -> None:
     """By sudo's own variables, and only where sudo made the caller root."""
-    assert person.caller(environment, euid) == expected
+    assert broker.caller(environment, euid) == expected
 
 
 def test_a_person_has_their_own_groups_and_nothing_of_roots() -> None:
     """Without an account no group but the one that sudo tells; the variables name no home of root's."""
     nameless, known = Person(uid=5, gid=6), Person(uid=5, gid=6, name="ann", home="/home/ann")
-    assert "--clear-groups" in person.as_person(nameless, ["x"])
-    assert "--init-groups" in person.as_person(known, ["x"])
-    assert person.as_person(known, ["x", "y"])[-3:] == ["--", "x", "y"]
-    assert person.variables(known, known.home)["HOME"] == "/home/ann"
+    assert "--clear-groups" in broker.as_person(nameless, ["x"])
+    assert "--init-groups" in broker.as_person(known, ["x"])
+    assert broker.as_person(known, ["x", "y"])[-3:] == ["--", "x", "y"]
+    assert broker.variables(known, known.home)["HOME"] == "/home/ann"

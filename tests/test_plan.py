@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from labkit import Lab
-from labkit.farm.containers.container import State
+from labkit.farm.containers.runc import State
 from labkit.farm.network.topology import Port, Topology
-from labkit.farm.reconcile import observed, telling
-from labkit.farm.reconcile.difference import Plan, difference
-from labkit.farm.reconcile.wanted import page_facts, wanted
+from labkit.farm.reconcile import plan as plans
+from labkit.farm.reconcile.plan import Plan, difference, page_facts, wanted
 from labkit.model.resources import FARM, KINDS, Known, Resource, of_kinds
 
 BASE: dict[str, Any] = {"sites": ["red", "blue"], "host": {"netns": "box"}}
@@ -273,26 +272,26 @@ def test_a_plan_of_many_alike_is_told_in_few_rows() -> None:
     """Steps that do the same for the same reason share one, with the first and the last name."""
     lab = lab_of(replicas=20)
     plan = difference(state_of(lab), [])
-    (table,) = telling.tables(lab, plan)
+    (table,) = plans.tables(lab, plan)
     objects = [row[1] for row in table.rows]
     assert "container red-1 … blue-20 (40)" in objects
     assert len(objects) == len(set(objects)) == 12
-    assert telling.summary(plan) == "169 steps: 169 to create; 0 of 169 resources stay."
+    assert plans.summary(plan) == "169 steps: 169 to create; 0 of 169 resources stay."
 
 
 def test_an_empty_plan_says_so() -> None:
     """In a sentence, without a table."""
     lab = lab_of()
     plan = difference(state_of(lab), state_of(lab))
-    assert telling.tables(lab, plan) == ()
-    assert telling.summary(plan).startswith("Nothing to do: 25 resources")
+    assert plans.tables(lab, plan) == ()
+    assert plans.summary(plan).startswith("Nothing to do: 25 resources")
 
 
 def test_each_kind_has_a_check_that_names_what_differs() -> None:
     """With what was seen; the others hold."""
     lab, state = lab_of(), state_of(lab_of())
     plan = difference(state, changed(state, "link blue-1", bridge="none"))
-    found = {check.name: check for check in telling.checks(lab, plan)}
+    found = {check.name: check for check in plans.checks(lab, plan)}
     assert set(found) == {f"converged.{kind}" for kind in KINDS}
     assert [name for name, check in found.items() if not check.holds] == ["converged.link"]
     assert found["converged.link"].seen == "blue-1: bridge: wanted br-lab, seen none"
@@ -336,7 +335,7 @@ def test_links_are_seen_with_the_facts_that_are_wanted(
     values: dict[str, Any], facts: dict[str, str]
 ) -> None:
     """A sound one has exactly the wanted facts, a broken one differs in its own."""
-    (link,) = observed.links(seen_of(PORT.model_copy(update=values)), ["lab-red-1"])
+    (link,) = plans.observed_links(seen_of(PORT.model_copy(update=values)), ["lab-red-1"])
     asked = next(item for item in wanted(lab_of()) if item.id == "link red-1")
     assert link.facts == {**asked.facts, **facts}
 
@@ -344,7 +343,7 @@ def test_links_are_seen_with_the_facts_that_are_wanted(
 def test_the_inner_end_of_a_link_in_an_unnamed_namespace_is_not_judged() -> None:
     """Nobody could look at it."""
     port = PORT.model_copy(update={"peer": "", "addresses": (), "gateway": ""})
-    (link,) = observed.links(seen_of(port), ["lab-red-1"], unnamed=["red-1"])
+    (link,) = plans.observed_links(seen_of(port), ["lab-red-1"], unnamed=["red-1"])
     facts = {
         "made by": "this lab",
         "bridge": "br-lab",
@@ -356,16 +355,16 @@ def test_the_inner_end_of_a_link_in_an_unnamed_namespace_is_not_judged() -> None
 
 def test_an_interface_that_labkit_did_not_make_is_told_so() -> None:
     """Whatever it is like: making the farm then refuses its name."""
-    (link,) = observed.links(seen_of(PORT), [])
-    (bridge,) = observed.bridge(seen_of(PORT), ["lab-red-1"])
+    (link,) = plans.observed_links(seen_of(PORT), [])
+    (bridge,) = plans.observed_bridge(seen_of(PORT), ["lab-red-1"])
     assert (link.facts["made by"], bridge.facts["made by"]) == ("somebody else", "somebody else")
 
 
 def test_a_link_without_an_end_on_the_host_is_none() -> None:
     """And so is a bridge of which nothing was seen."""
-    assert list(observed.links(seen_of(PORT.model_copy(update={"link": ""})), [])) == []
+    assert list(plans.observed_links(seen_of(PORT.model_copy(update={"link": ""})), [])) == []
     gone = Topology(bridge="br-lab", up=False, addresses=(), ports=(), links=())
-    assert list(observed.bridge(gone, [])) == []
+    assert list(plans.observed_bridge(gone, [])) == []
 
 
 @pytest.mark.parametrize(
@@ -390,7 +389,7 @@ def test_containers_are_seen_as_runc_and_their_bundles_show_them(
     state: State | None, config: str | None, facts: dict[str, str] | None
 ) -> None:
     """Of one that does not run only that is said."""
-    found = [item.facts for item in observed.container("a", state, config, namespace="n")]
+    found = [item.facts for item in plans.observed_container("a", state, config, namespace="n")]
     bare = [{key: value for key, value in item.items() if key != "file"} for item in found]
     assert bare == ([] if facts is None else [facts])
 

@@ -10,9 +10,11 @@ import pytest
 from labkit import Lab
 from labkit.core import daemon
 from labkit.report.page import publication
-from labkit.wiki.client import accounts, ask, session
-from labkit.wiki.client.folders import Folders, api_url
-from labkit.wiki.server import actions as server
+from labkit.wiki import server
+from labkit.wiki.client import session
+from labkit.wiki.client.session import api_url
+from labkit.wiki.server import lifecycle
+from labkit.wiki.server.configuration import Folders
 from tests.conftest import lab_maker, open_place
 from tests.test_publication import ran, result
 from tests.waiting import until
@@ -26,15 +28,15 @@ def private(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     with open_place() as folder, lab_maker(folder, folder / "outputs") as make:
         lab = make()
         server.up(lab)
-        with Folders.of(lab).settings.open("a") as settings:
+        with Folders(lab).settings.open("a") as settings:
             settings.write("$wgGroupPermissions['*']['read'] = false;\n")
-        daemon.send(server.web_server(Folders.of(lab)), signal.SIGUSR1)
+        daemon.send(lifecycle.web_server(Folders(lab)), signal.SIGUSR1)
         theirs = lab.model_copy(
             update={"wiki": lab.wiki.model_copy(update={"url": api_url(lab)}), "outputs": str(folder / "o")}
         )  # fmt: skip
-        until(lambda: ask.site_info(theirs).private)
-        password = accounts.read(Folders.of(lab).passwords).publish.get_secret_value()
-        monkeypatch.setenv(session.USER_VARIABLE, f"{accounts.BOT}@{accounts.APP}")
+        until(lambda: session.site_info(theirs).private)
+        password = session.passwords(lab).publish.get_secret_value()
+        monkeypatch.setenv(session.USER_VARIABLE, f"{session.BOT}@{session.APP}")
         monkeypatch.setenv(session.PASSWORD_VARIABLE, password)
         yield theirs
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from labkit.core import run
-from labkit.kernel import cgroups, mounts, processes
-from tests import proc
+from labkit.kernel import cgroups, proc
+from tests import proc as every
 
 
 def test_processes_that_end_while_they_are_looked_at_are_left_out() -> None:
@@ -28,7 +28,7 @@ def test_processes_that_end_while_they_are_looked_at_are_left_out() -> None:
     thread.start()
     try:
         for _ in range(200):
-            assert os.getpid() in dict(proc.texts("cmdline"))
+            assert os.getpid() in dict(every.texts("cmdline"))
     finally:
         done.set()
         thread.join()
@@ -36,17 +36,13 @@ def test_processes_that_end_while_they_are_looked_at_are_left_out() -> None:
 
 def test_a_process_that_has_ended_has_no_namespace() -> None:
     """Neither as a zombie, whose namespaces Linux refuses to show, nor once its parent knows of its end."""
-    own = processes.namespace(os.getpid(), "net")
+    own = proc.namespace(os.getpid(), "net")
     with run.start(["sleep", "60"]) as started:
-        assert (
-            own
-            == processes.namespace(started.pid, "net")
-            != processes.namespace(started.pid, "pid")
-        )
+        assert own == proc.namespace(started.pid, "net") != proc.namespace(started.pid, "pid")
         started.kill()
         os.waitid(os.P_PID, started.pid, os.WEXITED | os.WNOWAIT)
-        assert processes.namespace(started.pid, "net") is None
-    assert processes.namespace(started.pid, "net") is None
+        assert proc.namespace(started.pid, "net") is None
+    assert proc.namespace(started.pid, "net") is None
 
 
 @pytest.mark.parametrize(
@@ -61,13 +57,13 @@ def test_a_process_that_has_ended_has_no_namespace() -> None:
 )
 def test_a_process_that_never_runs_again_has_ended(stat: str, wanted: bool) -> None:
     """A zombie still has its number, and so has a process that waits for others while it ends."""
-    assert processes.runs(stat.split()) is wanted
+    assert proc.runs(stat.split()) is wanted
 
 
 def test_a_number_that_is_used_again_is_another_process() -> None:
     """A process is known by its number and the time of its start."""
-    assert processes.lives(os.getpid())
-    assert not processes.lives(os.getpid(), started=1)
+    assert proc.lives(os.getpid())
+    assert not proc.lives(os.getpid(), started=1)
 
 
 @pytest.mark.root
@@ -75,7 +71,7 @@ def test_a_process_of_another_process_namespace_is_not_ours_to_end() -> None:
     """In a control group that a container of somebody's shares it has the number 0, and to signal that one
     would end the caller itself: both live on, and what was asked for is refused."""
     path = f"labkit-test-{secrets.token_hex(4)}"
-    kinds = {mount.kind: mount.place for mount in mounts.parse(mounts.read())}
+    kinds = {mount.kind: mount.place for mount in proc.mounts(proc.mountinfo())}
     folder = Path(kinds.get("cgroup2") or kinds["cgroup"], path)  # version 1 leaves it out
     folder.mkdir()
     sleeper = run.start(["sleep", "60"])

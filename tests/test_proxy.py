@@ -17,14 +17,14 @@ from labkit.checks import failed
 from labkit.core import daemon
 from labkit.errors import ConfigError, FarmError, MachineError
 from labkit.farm.network.netns import inside
-from labkit.farm.services import balancer_instance, balancing, fetch, proxy, workers
+from labkit.farm.services import balancer, balancer_config, balancer_server, fetch
 from tests.host_side import give_address
-
-RUN, LOGS = Path("/run/labkit/lab/proxy"), Path("/var/lib/labkit/lab/proxy")
 
 
 def text_of(**values: Any) -> str:
-    return balancing.config(Lab.of(values), RUN, LOGS)
+    return balancer_config.config(
+        Lab.of({"run": "/run/labkit", "state": "/var/lib/labkit", **values})
+    )
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,10 @@ def text_of(**values: Any) -> str:
         ({}, "ProxySet lbmethod=byrequests"),
         ({"proxy": {"lbmethod": "bytraffic"}}, "ProxySet lbmethod=bytraffic"),
         ({"proxy": {"sticky": True}}, "ProxySet lbmethod=byrequests stickysession=ROUTEID"),
+        (
+            {"proxy": {"sticky": True}},
+            'Header add Set-Cookie "ROUTEID=.%{BALANCER_WORKER_ROUTE}e; path=/" env=BALANCER_ROUTE_CHANGED',
+        ),
         ({}, "Require local"),
         ({}, 'PidFile "/run/labkit/lab/proxy/apache2.pid"'),
         (
@@ -61,21 +65,15 @@ def test_worker_has_address_route_and_weight() -> None:
     assert members == [first, second, first, second]  # the site's, and those of its halves
 
 
-def test_only_a_sticky_balancer_gives_cookies() -> None:
-    """Without stickiness no client is marked."""
-    assert "Set-Cookie" not in text_of()
-    assert "Set-Cookie" in text_of(proxy={"sticky": True})
-
-
 @pytest.mark.parametrize(
     "values", [{"replicas": 3}, {"proxy": {"sticky": True}}, {"proxy": {"port": 81}}]
 )
 def test_fingerprint_tells_configurations_apart(values: dict[str, Any]) -> None:
     """The fingerprint that a configuration names is the same for the same Lab, and no other's."""
-    plain = balancing.running_fingerprint(text_of())
+    plain = balancer_config.running_fingerprint(text_of())
     assert len(plain) == 16
-    assert plain == balancing.running_fingerprint(text_of())
-    assert plain != balancing.running_fingerprint(text_of(**values))
+    assert plain == balancer_config.running_fingerprint(text_of())
+    assert plain != balancer_config.running_fingerprint(text_of(**values))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +81,7 @@ def test_fingerprint_tells_configurations_apart(values: dict[str, Any]) -> None:
 )
 def test_address_is_read_back_from_a_configuration(text: str, found: str) -> None:
     """What a running balancer listens on is known from its file."""
-    assert balancing.listens(text) == found
+    assert balancer_config.listens(text) == found
 
 
 @pytest.mark.parametrize(
@@ -101,18 +99,18 @@ def test_a_balancer_that_moves_listens_at_both_places_meanwhile(
 ) -> None:
     """By a configuration with a fingerprint of its own; one that does not move is the new one at once."""
     old, new = text_of(), text_of(**values)
-    both = balancing.between(old, new)
+    both = balancer_config.between(old, new)
     found = [line for line in both.splitlines() if line.startswith(("Listen", "<VirtualHost"))]
     assert list(dict.fromkeys(found)) == lines
-    prints = {balancing.running_fingerprint(text) for text in (old, new, both)}
+    prints = {balancer_config.running_fingerprint(text) for text in (old, new, both)}
     assert len(prints) == 3
-    assert balancing.between(old, text_of(replicas=3)) == text_of(replicas=3)
-    assert balancing.between("", new) == new
+    assert balancer_config.between(old, text_of(replicas=3)) == text_of(replicas=3)
+    assert balancer_config.between("", new) == new
 
 
 def test_log_line_keeps_what_a_client_sent_as_it_is() -> None:
     """A quote or a byte that is no text in a request is escaped by Apache, and breaks no line."""
-    (line,), _ = proxy.parse(
+    (line,), _ = balancer.parse(
         [
             '{"time":"2026-03-01T10:00:00.123456+0000","site":"site1.lab.test","replica":"site1-2",'
             '"client":"10.60.0.1","request":"GET /\\"\\xc3 HTTP/1.1","status":200,'
@@ -146,7 +144,7 @@ MANAGER = """<?xml version='1.0' encoding='UTF-8' ?>
 )
 def test_worker_status_is_read_from_the_manager(status: str, usable: bool) -> None:
     """Apache's words decide whether new requests go to a worker."""
-    found = workers.parse(MANAGER.format(status=status))
+    found = balancer_server.parse(MANAGER.format(status=status))
     assert (found.name, found.method, found.nonce) == ("balancer://a", "byrequests", "n-1")
     (worker,) = found.workers
     assert (worker.replica, worker.weight, worker.elected, worker.busy) == ("a-1", 3.0, 7, 2)
@@ -157,7 +155,7 @@ def test_worker_status_is_read_from_the_manager(status: str, usable: bool) -> No
 def test_what_is_no_answer_of_the_manager_is_told(text: str) -> None:
     """Somebody else's page is no fault of labkit's own."""
     with pytest.raises(FarmError, match="names no balancer"):
-        workers.parse(text)
+        balancer_server.parse(text)
 
 
 @pytest.fixture
@@ -169,28 +167,28 @@ def addressed(lab: Lab) -> Lab:
 @pytest.mark.root
 def test_balancer_comes_up_as_configured(addressed: Lab) -> None:
     """It serves by the Lab's configuration, as www-data; the second run changes nothing."""
-    result = proxy.up(addressed)
+    result = balancer.up(addressed)
     assert result.changed
     broken = {check.name.rpartition(".")[0] for check in failed(result.checks)}
     assert broken <= {"proxy.worker", "proxy.site"}  # nobody is behind it
-    leader = daemon.pid(proxy.server(addressed))
+    leader = daemon.pid(balancer_server.server(addressed))
     kept = Path(f"/proc/{leader}/task/{leader}/children").read_text().split()
     assert {Path(f"/proc/{pid}").stat().st_uid for pid in kept} != {0}
-    assert proxy.up(addressed).changed is False
-    assert daemon.pid(proxy.server(addressed)) == leader
+    assert balancer.up(addressed).changed is False
+    assert daemon.pid(balancer_server.server(addressed)) == leader
 
 
 @pytest.mark.root
 def test_changed_lab_is_taken_over_without_a_restart(addressed: Lab) -> None:
     """A graceful reload: the leading process stays, the new method and weights hold."""
-    proxy.up(addressed)
-    leader = daemon.pid(proxy.server(addressed))
+    balancer.up(addressed)
+    leader = daemon.pid(balancer_server.server(addressed))
     values = addressed.model_dump()
     values["proxy"]["lbmethod"] = "bybusyness"
     values["sites"][0]["weights"] = (3, 1)
-    result = proxy.up(Lab.of(values))
+    result = balancer.up(Lab.of(values))
     assert result.changed
-    assert daemon.pid(proxy.server(addressed)) == leader
+    assert daemon.pid(balancer_server.server(addressed)) == leader
     assert result.value.lbmethod == "bybusyness"
     assert [worker.weight for worker in result.value.workers][:2] == [3.0, 1.0]
 
@@ -198,12 +196,12 @@ def test_changed_lab_is_taken_over_without_a_restart(addressed: Lab) -> None:
 @pytest.mark.root
 def test_broken_configuration_never_replaces_the_running_one(addressed: Lab) -> None:
     """What apache2 refuses is not installed, and the balancer goes on."""
-    proxy.up(addressed)
-    before = proxy.server(addressed).config.read_text()
+    balancer.up(addressed)
+    before = balancer_server.server(addressed).config.read_text()
     with pytest.raises(FarmError, match=r"(?s)refuses this.*NoSuchDirective"):
-        proxy.install(addressed, before + "\nNoSuchDirective on\n")
-    assert proxy.server(addressed).config.read_text() == before
-    assert proxy.up(addressed).changed is False
+        balancer_server.install(addressed, before + "\nNoSuchDirective on\n")
+    assert balancer_server.server(addressed).config.read_text() == before
+    assert balancer.up(addressed).changed is False
 
 
 @pytest.mark.root
@@ -211,7 +209,7 @@ def test_broken_configuration_never_replaces_the_running_one(addressed: Lab) -> 
 def test_taken_port_names_the_process(addressed: Lab, running: bool) -> None:
     """Somebody else's port is refused before the start, and before a reload would end the balancer."""
     if running:
-        proxy.up(addressed)
+        balancer.up(addressed)
     values = {**addressed.model_dump(), "proxy": {"port": 8081}}
 
     def take() -> socket.socket:
@@ -221,16 +219,16 @@ def test_taken_port_names_the_process(addressed: Lab, running: bool) -> None:
         inside(addressed.netns, take),
         pytest.raises(MachineError, match=f"proxy.port = 8081.*process {os.getpid()}"),
     ):
-        proxy.up(Lab.of(values))
-    assert (daemon.pid(proxy.server(addressed)) is not None) is running
+        balancer.up(Lab.of(values))
+    assert (daemon.pid(balancer_server.server(addressed)) is not None) is running
 
 
 @pytest.mark.root
 def test_balancer_moves_to_a_free_port(addressed: Lab) -> None:
     """Another port is taken by a reload, and the first one is free again."""
-    proxy.up(addressed)
+    balancer.up(addressed)
     moved = Lab.of({**addressed.model_dump(), "proxy": {"port": 8081}})
-    assert proxy.up(moved).value.port == 8081
+    assert balancer.up(moved).value.port == 8081
     with pytest.raises(FarmError, match="does not answer"):
         fetch.reach(addressed, fetch.front(addressed))
 
@@ -238,16 +236,16 @@ def test_balancer_moves_to_a_free_port(addressed: Lab) -> None:
 @pytest.mark.root
 def test_balancer_that_lost_its_leader_is_started_anew(addressed: Lab) -> None:
     """Children that outlived a killed parent do not keep the port from a new balancer."""
-    proxy.up(addressed)
-    leader = daemon.pid(proxy.server(addressed))
+    balancer.up(addressed)
+    leader = daemon.pid(balancer_server.server(addressed))
     assert leader is not None
     os.kill(leader, signal.SIGKILL)
     deadline = time.monotonic() + 10
-    while daemon.pid(proxy.server(addressed)) is not None:
+    while daemon.pid(balancer_server.server(addressed)) is not None:
         assert time.monotonic() < deadline
-    result = proxy.up(addressed)
+    result = balancer.up(addressed)
     assert result.changed
-    assert daemon.pid(proxy.server(addressed)) not in (None, leader)
+    assert daemon.pid(balancer_server.server(addressed)) not in (None, leader)
 
 
 @pytest.mark.root
@@ -255,10 +253,10 @@ def test_balancer_moves_with_the_hosts_namespace(
     addressed: Lab, make_lab: Callable[..., Lab]
 ) -> None:
     """A lab whose host side was put into another namespace has its balancer there, and only there."""
-    proxy.up(addressed)
+    balancer.up(addressed)
     other = give_address(make_lab())
     moved = Lab.of({**addressed.model_dump(), "host": {"netns": other.netns}})
-    assert proxy.up(moved).changed
+    assert balancer.up(moved).changed
     assert fetch.reach(moved, fetch.front(moved), "/configuration").status == 204
     with pytest.raises(FarmError, match="does not answer"):
         fetch.reach(addressed, fetch.front(addressed))
@@ -267,17 +265,17 @@ def test_balancer_moves_with_the_hosts_namespace(
 @pytest.mark.root
 def test_down_ends_the_balancer(addressed: Lab) -> None:
     """Afterwards nobody answers, the check says so, and a second down has nothing to do."""
-    proxy.up(addressed)
-    assert proxy.down(addressed).changed
-    assert proxy.down(addressed).changed is False
-    (check,) = proxy.checks(addressed)
+    balancer.up(addressed)
+    assert balancer.down(addressed).changed
+    assert balancer.down(addressed).changed is False
+    (check,) = balancer.checks(addressed)
     assert (check.name, check.holds) == ("proxy.up", False)
 
 
 @pytest.mark.root
 def test_unknown_name_gets_no_site(addressed: Lab) -> None:
     """A request for a name that is no site's is answered by the balancer itself."""
-    proxy.up(addressed)
+    balancer.up(addressed)
     there = fetch.front(addressed).model_copy(update={"host": "other.test"})
     assert fetch.reach(addressed, there).status == 404
 
@@ -287,40 +285,42 @@ def test_names_of_full_length_are_balanced(addressed: Lab) -> None:
     """Site names whose replicas have the 63 characters of a DNS label work, even if they differ at the end alone."""
     sites = ["a" * 60 + "1", "a" * 60 + "2"]
     lab = Lab.of({**addressed.model_dump(), "sites": sites, "dns": {"domain": ""}})
-    assert len(proxy.up(lab).value.workers) == 4
+    assert len(balancer.up(lab).value.workers) == 4
 
 
 def test_what_is_no_site_has_no_balancer() -> None:
     """A misspelt site is the caller's mistake, told before anything is asked."""
     with pytest.raises(ConfigError, match="site1"):
-        workers.members(Lab.of({}), "site11")
+        balancer_server.members(Lab.of({}), "site11")
 
 
 @pytest.mark.root
 @pytest.mark.parametrize("status", ["Drn", "Stop", "Dis"])
 def test_a_worker_that_was_withdrawn_is_put_back_into_service(addressed: Lab, status: str) -> None:
     """By the balancer-manager's own form, as a person may have done it: seen, and mended without a reload."""
-    proxy.up(addressed)
-    workers.change(addressed, addressed.farm[0], {workers.WITHDRAWN[status]: "1"})
-    found = (balancer_instance.seen(addressed) or {})["workers"]
+    balancer.up(addressed)
+    balancer_server.change(addressed, addressed.farm[0], {balancer_server.WITHDRAWN[status]: "1"})
+    found = (balancer_server.observed(addressed) or {})["workers"]
     assert addressed.farm[0].name in found
     assert status in found
-    assert proxy.up(addressed).changed
-    assert balancer_instance.seen(addressed) == balancer_instance.wanted(addressed)
+    assert balancer.up(addressed).changed
+    assert balancer_server.observed(addressed) == balancer_server.wanted(addressed)
 
 
 @pytest.mark.root
 def test_an_edited_configuration_is_mended(addressed: Lab) -> None:
     """Whether the balancer has read it or not; its leading process stays."""
-    proxy.up(addressed)
-    leader = daemon.pid(proxy.server(addressed))
-    file = proxy.server(addressed).config
+    balancer.up(addressed)
+    leader = daemon.pid(balancer_server.server(addressed))
+    file = balancer_server.server(addressed).config
     before = file.read_text()
     file.write_text(before.replace("byrequests", "bytraffic"))
-    assert proxy.up(addressed).changed
-    proxy.install(addressed, before.replace(balancing.running_fingerprint(before), "f" * 16))
+    assert balancer.up(addressed).changed
+    balancer_server.install(
+        addressed, before.replace(balancer_config.running_fingerprint(before), "f" * 16)
+    )
     file.write_text(before)
-    assert (balancer_instance.seen(addressed) or {})["served"] == "f" * 16
-    assert proxy.up(addressed).changed
-    assert balancer_instance.seen(addressed) == balancer_instance.wanted(addressed)
-    assert daemon.pid(proxy.server(addressed)) == leader
+    assert (balancer_server.observed(addressed) or {})["served"] == "f" * 16
+    assert balancer.up(addressed).changed
+    assert balancer_server.observed(addressed) == balancer_server.wanted(addressed)
+    assert daemon.pid(balancer_server.server(addressed)) == leader

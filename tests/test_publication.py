@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import nbformat
 import pytest
@@ -16,12 +15,11 @@ from labkit import Lab
 from labkit.checks import Check
 from labkit.core.result import Figure, Result
 from labkit.report.page import blocks, publication
-from labkit.report.stages import dialogue
+from labkit.report.stages import discussion
 from labkit.report.stages import record as records
-from labkit.report.stages.plan import STAGES
+from labkit.report.stages.assignment import STAGES
 from labkit.report.stages.record import Entry, StageRecord
-from labkit.wiki.client import api, ask, session
-from labkit.wiki.client.transport import Session
+from labkit.wiki.client import session, transport
 from labkit.wiki.merge import fences
 from labkit.wiki.remarks.listing import Remark, Remarks
 from labkit.wiki.remarks.threads import Thread
@@ -74,7 +72,9 @@ def notebook_of(lab: Lab, shown: Result[None], stage: str = "02-rootfs") -> None
 
 def page_of(lab: Lab, found: Remarks | None = None) -> dict[str, str]:
     """The bodies of the report's blocks."""
-    made = blocks.pages(lab, found or Remarks(page="Report", url="", remarks=()))
+    made = blocks.with_remarks(
+        blocks.stages(lab), found or Remarks(page="Report", url="", remarks=())
+    )
     return {block.name: block.body for block in made.blocks}
 
 
@@ -125,7 +125,7 @@ def test_a_figure_is_read_from_the_outputs_alone(lab: Lab) -> None:
     executed.draw(lab, "run-1", "a.png", PNG)
     (lab.output_dir.parent.parent / "secret").write_bytes(PNG)
     ran(lab, *shown)
-    made = blocks.pages(lab, Remarks(page="Report", url="", remarks=()))
+    made = blocks.stages(lab)
     assert [item.data for item in made.uploads] == [PNG]
     body = next(block.body for block in made.blocks if block.name == "02-rootfs")
     assert f"[[File:{made.uploads[0].name}|" in body
@@ -169,9 +169,9 @@ def test_the_report_is_published_once(wiki: Lab) -> None:
 def written(lab: Lab, change: Callable[[str], str]) -> str:
     """A person changes the page; returns the text of before."""
     with closing((site := session.open(lab)).connection):
-        now = api.read(site, lab.wiki.page).revision
+        now = site.read(lab.wiki.page).revision
         assert now is not None
-        api.edit(site, lab.wiki.page, change(now.text), base=now.number, summary="")
+        site.save(lab.wiki.page, change(now.text), base=now.number, summary="")
         return now.text
 
 
@@ -189,7 +189,7 @@ def test_a_remark_comes_back_with_the_next_publication(wiki: Lab) -> None:
     text = written(wiki, lambda text: text)
     assert "REX> Quantify." in fences.parse(text, "Report").blocks[2].block.body
     assert "|| 02-rootfs || Quantify. ||" in text
-    [remark] = dialogue.remarks(wiki).value.remarks
+    [remark] = discussion.remarks(wiki).value.remarks
     assert remark.thread.text == "Quantify."
 
 
@@ -212,20 +212,15 @@ def test_a_plan_shows_what_would_change(wiki: Lab) -> None:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every request that the wiki is sent, from either of the two places that send any."""
+    """Every request that the wiki is sent."""
     found: list[str] = []
-    send, fetch = Session._send, ask.fetch
+    send = transport._sent
 
-    def sent(site: Session, method: str, url: str, data: dict[str, str], files: None) -> object:
+    def sent(pool: object, method: str, url: str, data: dict[str, str], files: None) -> object:
         found.append(" ".join(str(data[key]) for key in ("action", "meta") if key in data))
-        return send(site, method, url, data, files)
+        return send(pool, method, url, data, files)
 
-    def fetched(lab: Lab, url: str, **given: str) -> ask.Reply:
-        found.append(f"stranger's {parse_qs(urlsplit(url).query)['meta'][0]}")
-        return fetch(lab, url, **given)
-
-    monkeypatch.setattr(Session, "_send", sent)
-    monkeypatch.setattr(ask, "fetch", fetched)
+    monkeypatch.setattr(transport, "_sent", sent)
     return found
 
 
@@ -238,7 +233,7 @@ def test_an_unchanged_report_costs_two_requests(wiki: Lab, asked: list[str]) -> 
     done = publication.publish(wiki)
     assert done.holds
     assert not done.changed
-    assert asked == ["stranger's siteinfo", "query tokens|userinfo"]
+    assert asked == ["query siteinfo", "query tokens|userinfo"]
 
 
 @pytest.mark.root
@@ -254,7 +249,7 @@ def test_a_changed_report_is_written_from_what_the_bot_itself_has_read(
     assert publication.publish(wiki).holds
     page = "query tokens|userinfo"
     assert asked == [
-        "stranger's siteinfo", page,
+        "query siteinfo", page,
         "query tokens", "login", "query userinfo|tokens|userinfo", page,
         page, "edit", "edit", page,
     ]  # fmt: skip
@@ -267,10 +262,10 @@ def test_a_changed_number_is_told_wherever_the_report_is_told(wiki: Lab, asked: 
     ran(wiki, result(1800))
     publication.publish(wiki)
     with closing((student := session.open(wiki, student=True)).connection):
-        now = api.read(student, wiki.wiki.page).revision
+        now = student.read(wiki.wiki.page).revision
         assert now is not None
         new = now.text.replace("'''It weighs 1800 MB.'''", "'''It weighs 9900 MB.'''")
-        api.edit(student, wiki.wiki.page, new, base=now.number, summary="")
+        student.save(wiki.wiki.page, new, base=now.number, summary="")
     for megabytes in (1800, 2000):
         ran(wiki, result(megabytes))
         done = publication.publish(wiki)
@@ -279,7 +274,7 @@ def test_a_changed_number_is_told_wherever_the_report_is_told(wiki: Lab, asked: 
         [row] = done.table("altered").rows
         assert row[:3] == ("02-rootfs", "changed", "Student")
         assert row[4:6] == (f"It weighs {megabytes} MB.", "It weighs 9900 MB.")
-        kept = dialogue.last(wiki)
+        kept = discussion.last(wiki)
         assert kept is not None
         assert kept.about("02-rootfs").altered == done.value.altered
         text = written(wiki, lambda text: text)
@@ -288,7 +283,7 @@ def test_a_changed_number_is_told_wherever_the_report_is_told(wiki: Lab, asked: 
         assert f"<code>It weighs {megabytes} MB.</code>" in notice
         asked.clear()
         assert not publication.publish(wiki).changed
-        assert asked == ["stranger's siteinfo", "query tokens|userinfo"]
-    listed = dialogue.remarks(wiki)
+        assert asked == ["query siteinfo", "query tokens|userinfo"]
+    listed = discussion.remarks(wiki)
     assert listed.table("altered").rows == done.table("altered").rows
     assert "1 change of labkit's lines, by Student." in listed.summary

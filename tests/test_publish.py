@@ -6,7 +6,7 @@ import io
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -17,13 +17,13 @@ from labkit import Lab, Outcome
 from labkit.cli import terminal
 from labkit.core.result import action
 from labkit.errors import WikiError
-from labkit.wiki.client import accounts, api, session
+from labkit.wiki.client import session
 from labkit.wiki.merge import fences
-from labkit.wiki.publish import pristine, publishing
-from labkit.wiki.remarks import listing, reading
+from labkit.wiki.publish import last_written, publishing
+from labkit.wiki.remarks import listing
 from labkit.wiki.render import wikitext
 from tests.crowd import crowd
-from tests.desks import SUMMARY, WEB, Desk, fresh, opened, picture, stage
+from tests.desks import SUMMARY, WEB, Desk, fresh, opened, parsed, picture, stage
 
 pytestmark = pytest.mark.root
 BOTH = pytest.mark.parametrize("wiki_on", ["sqlite", "mariadb"], indirect=True)
@@ -40,8 +40,8 @@ def test_first_publication_makes_page_and_pictures(desk: Desk) -> None:
     assert done.uploaded == (item.name,)
     found = fences.parse(desk.text, desk.page)
     assert [part.block for part in found.blocks] == [SUMMARY, stage(250), shown]
-    assert desk.revisions[0].user == accounts.BOT
-    html = api.parse(desk.teacher, f"{{{{:{desk.page}}}}}")
+    assert desk.revisions[0].user == session.BOT
+    html = parsed(desk.teacher, f"{{{{:{desk.page}}}}}")
     assert 'alt="a pixel"' in html
     assert item.name in html
 
@@ -140,7 +140,7 @@ def test_a_page_made_between_reading_and_writing_survives(desk: Desk) -> None:
     """Two that create the page at once do not overwrite each other."""
 
     def create() -> None:
-        api.edit(desk.teacher, desk.page, "REX> I was first.", base=None, summary="")
+        desk.teacher.save(desk.page, "REX> I was first.", base=None, summary="")
 
     desk.wire.before_edit = [create]
     assert desk.publish(WEB).attempts == 2
@@ -177,7 +177,7 @@ def test_with_both_stores_gone_history_tells_what_labkit_wrote(desk: Desk) -> No
     desk.publish(stage(250))
     desk.after("| all || 250", "REX> kept")
     token = desk.teacher.get_token("csrf")
-    desk.teacher.post("delete", title=pristine.state_title(desk.page), token=token)
+    desk.teacher.post("delete", title=last_written.state_title(desk.page), token=token)
     desk.folder = desk.folder / "elsewhere"
     desk.publish(stage(171))
     assert desk.text.replace("REX> kept\n", "") == fresh(stage(171))
@@ -247,7 +247,7 @@ def test_a_damaged_fence_stops_the_page(desk: Desk) -> None:
     with pytest.raises(WikiError, match=f"line {line}: a block begins inside another one"):
         desk.publish(stage(171), WEB, uploads=(picture(4),))
     assert desk.revisions[0] == before
-    assert api.read(desk.teacher, desk.page, files=[picture(4).name]).files == frozenset()
+    assert desk.teacher.read(desk.page, files=[picture(4).name]).files == frozenset()
 
 
 def test_a_lost_session_never_edits_without_the_account(desk: Desk) -> None:
@@ -256,7 +256,7 @@ def test_a_lost_session_never_edits_without_the_account(desk: Desk) -> None:
     desk.bot.connection.cookies.clear()
     done = desk.publish(stage(171))
     assert done.edited
-    assert {revision.user for revision in desk.revisions} == {accounts.BOT}
+    assert {revision.user for revision in desk.revisions} == {session.BOT}
     assert len([body for body in desk.wire.bodies if "action=login" in body]) == 1
 
 
@@ -264,16 +264,7 @@ def test_a_picture_that_is_there_is_not_sent_again(desk: Desk) -> None:
     """Sent twice all the same (a reply was lost), it is found to be there."""
     assert desk.publish(WEB, uploads=(picture(5),)).uploaded == (picture(5).name,)
     assert desk.publish(WEB, uploads=(picture(5),)).uploaded == ()
-    assert not api.upload(desk.bot, picture(5))
-
-
-def test_a_wiki_that_is_down_is_named(wiki_lab: Lab, port: int, tmp_path: Path) -> None:
-    """No traceback of requests', no token: what was asked, and that nobody answered."""
-    with closing((site := session.open(wiki_lab)).connection):
-        site.host = f"127.0.0.1:{port}"
-        site.sleepers.max_retries = 0
-        with pytest.raises(WikiError, match="does not answer"):
-            publishing.apply(site, "Report", (WEB,), folder=tmp_path)
+    assert not desk.bot.send(picture(5))
 
 
 @pytest.mark.parametrize("database", ["wiki_lab", "mariadb_wiki_lab"])
@@ -327,7 +318,7 @@ def test_a_page_may_be_called_as_people_write(wiki_lab: Lab, tmp_path: Path, tit
         assert desk.publish(page).changed
         desk.after("One.", f"REX> {asked}")
         assert not desk.publish(page).changed
-        found = reading.collect(desk.bot, name, tmp_path)
+        found = listing.collect(desk.bot, name, tmp_path)
     seen = io.StringIO()
     told = action("x")(lambda: Outcome(value=0, summary="", tables=(listing.table(found),)))()
     terminal.show(told, console=Console(file=seen, width=200))

@@ -14,14 +14,14 @@ import pytest
 from rich.console import Console
 
 from labkit import Lab
-from labkit.cli import difference
+from labkit.cli.report import show_difference
 from labkit.core import run
 from labkit.core.result import Figure
 from labkit.core.run import Done
 from labkit.errors import ConfigError, WikiError
 from labkit.report.batch.notebook import lab_file
 from labkit.report.page import publication
-from labkit.wiki.client import api, session
+from labkit.wiki.client import session
 from labkit.wiki.merge import fences
 from tests import executed
 from tests.test_publication import PNG, ran, result, written
@@ -44,7 +44,7 @@ def labkit(wiki: Lab, tmp_path: Path) -> Callable[..., Done]:
 
     def call(*options: str) -> Done:
         outputs = f"outputs={wiki.outputs}"
-        argv = [sys.executable, "-m", "labkit.cli", "publish", "--set", outputs, *options]
+        argv = [sys.executable, "-m", "labkit", "publish", "--set", outputs, *options]
         return run.run(argv, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, ok=range(256))
 
     return call
@@ -60,7 +60,7 @@ def footprint(lab: Lab) -> Any:
 def text_of(lab: Lab) -> str:
     """The report's page now, '' when there is none."""
     with closing((site := session.open(lab)).connection):
-        revision = api.read(site, lab.wiki.page).revision
+        revision = site.read(lab.wiki.page).revision
     return revision.text if revision else ""
 
 
@@ -146,7 +146,7 @@ def test_colours_are_for_terminals() -> None:
         console = Console(
             file=out, force_terminal=terminal, color_system=colours, highlight=False, markup=False
         )
-        difference.show(console, "a block", diff)
+        show_difference(console, "a block", diff)
         shown.append(out.getvalue())
     assert "\x1b[32m+new [b]" in shown[0]
     assert "\x1b[31m-old" in shown[0]

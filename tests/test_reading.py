@@ -14,18 +14,27 @@ from labkit.core import cache, undo
 from labkit.core.files import proven, text_of
 from labkit.core.journal import Journal
 from labkit.errors import LabkitError
-from labkit.farm.containers import configuration, container, idmap, privilege, roots, states
-from labkit.farm.images import remembered, siteimages, store, umocibundle
+from labkit.farm.containers import (
+    lab_namespaces,
+    overlay,
+    runc,
+)
+from labkit.farm.images import (
+    builder,
+    on_disk,
+    store,
+    umoci_steps,
+)
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.network import firewall
 from labkit.model import addresses
 from labkit.report.batch import notebook
-from labkit.report.stages import dialogue, memory, record, saved, signing
-from labkit.wiki.client import accounts
-from labkit.wiki.client.folders import Folders
-from labkit.wiki.publish import pages, pristine
-from labkit.wiki.remarks import reading as remarks
-from labkit.wiki.server import install
+from labkit.report.stages import build_cache, discussion, record, signing
+from labkit.wiki.client import session
+from labkit.wiki.publish import last_written, prepared
+from labkit.wiki.remarks import listing as remarks
+from labkit.wiki.server import installation
+from labkit.wiki.server.configuration import Folders
 
 Harm = Callable[[Path], object]
 Reader = Callable[[Path], object]
@@ -83,7 +92,7 @@ def lab(folder: Path) -> Lab:
 
 
 def _configuration(path: Path) -> object:
-    return roots.image_configuration(Unpacked(tag="x", lower=(), config=path))
+    return overlay.image_configuration(Unpacked(tag="x", lower=(), config=path))
 
 
 #: Where labkit reads, below a lab's folders, and what reads it.
@@ -95,15 +104,14 @@ READERS: dict[str, tuple[Callable[[Lab], Path], Callable[[Lab, Path], object]]] 
     "index of a layout": (lambda x: x.state_dir / "index.json", lambda x, p: store.tags(p.parent)),
     "manifest": (lambda x: store.blob(x.state_dir, "sha256:0"), lambda x, p: store.manifest(x.state_dir, "sha256:0")),
     "image configuration": (lambda x: store.blob(x.state_dir, "sha256:0"), lambda x, p: store.config(x.state_dir, "sha256:0")),
-    "record of the image": (lambda x: siteimages.place(x) / "image.json", lambda x, p: siteimages.recorded(x)),
-    "images found": (lambda x: x.state_dir / "unpacked/found.json", lambda x, p: remembered.unpacked(x)),
-    "umoci.json": (lambda x: x.state_dir / "umoci.json", lambda x, p: umocibundle.read(p.parent)),
+    "record of the image": (lambda x: builder.place(x) / "image.json", lambda x, p: builder.recorded(x)),
+    "images found": (lambda x: x.state_dir / "unpacked/found.json", lambda x, p: on_disk.remembered(x)),
+    "umoci.json": (lambda x: x.state_dir / "umoci.json", lambda x, p: umoci_steps.read_bundle(p.parent)),
     "runtime configuration": (lambda x: x.state_dir / "config.json", lambda x, p: _configuration(p)),
-    "config.json": (lambda x: x.state_dir / "config.json", lambda x, p: configuration._read(p)),
-    "config.json, of its rights": (lambda x: x.state_dir / "config.json", lambda x, p: privilege._read(p)),
-    "runC's state": (lambda x: container.runc_root(x) / "red-1/state.json", lambda x, p: states.state(x, "red-1")),
+    "config.json": (lambda x: x.state_dir / "config.json", lambda x, p: runc.config(p.parent)),
+    "runC's state": (lambda x: runc.root(x) / "red-1/state.json", lambda x, p: runc.state(x, "red-1")),
     "runC's state, taking down": (lambda x: x.run_dir / "state.json", lambda x, p: undo._runs(p.parent)),
-    "ids": (lambda x: idmap._file(x.state_dir), lambda x, p: idmap.noted(x.state_dir)),
+    "ids": (lambda x: lab_namespaces._file(x.state_dir), lambda x, p: lab_namespaces.recorded(x.state_dir)),
     "tables of nftables": (firewall._file, lambda x, p: firewall._made(x)),
     "list of sealed files": (lambda x: x.state_dir / ".sealed", lambda x, p: cache.damage(p.parent)),
     "kept result": (lambda x: x.state_dir / "evidence.json", lambda x, p: proven(p)),
@@ -112,15 +120,15 @@ READERS: dict[str, tuple[Callable[[Lab], Path], Callable[[Lab, Path], object]]] 
     "record that a batch waits for": (lambda x: record.pending(x, "02-rootfs", "r"), lambda x, p: record.read_pending(x, "02-rootfs", "r")),
     "manifest of the outputs": (lambda x: x.output_dir / "manifest.json", lambda x, p: signing.seal(x.output_dir)),
     "lab's key": (lambda x: x.state_dir / signing.KEY, lambda x, p: signing.key(x)),
-    "memory": (memory.path, lambda x, p: memory.recall(x)),
-    "remarks of the review": (dialogue.file, lambda x, p: dialogue.last(x)),
-    "remarks as read": (lambda x: x.state_dir / "r.json", lambda x, p: remarks._read(p)),
-    "executed notebook": (lambda x: x.state_dir / "n.ipynb", lambda x, p: saved.read(p)),
+    "memory": (build_cache.cache_file, lambda x, p: build_cache.recall(x)),
+    "remarks of the review": (discussion.file, lambda x, p: discussion.last(x)),
+    "remarks as read": (lambda x: x.state_dir / "r.json", lambda x, p: remarks._read(p, "bot")),
+    "executed notebook": (lambda x: x.state_dir / "n.ipynb", lambda x, p: record.read_notebook(p)),
     "notebook": (lambda x: x.state_dir / "n.ipynb", lambda x, p: notebook.require(p)),
-    "pristine blocks": (lambda x: x.state_dir / "p.txt", lambda x, p: pristine.read_local(p)),
-    "wiki's passwords": (lambda x: Folders.of(x).passwords, lambda x, p: accounts.read(p)),
-    "wiki's installation": (lambda x: Folders.of(x).installed, lambda x, p: install._recorded(Folders.of(x))),
-    "wiki's pages": (lambda x: Folders.of(x).pages, lambda x, p: pages._read(p)),
+    "pristine blocks": (lambda x: x.state_dir / "p.txt", lambda x, p: last_written.read_local(p)),
+    "wiki's passwords": (lambda x: Folders(x).passwords, lambda x, p: session.read(p)),
+    "wiki's installation": (lambda x: Folders(x).installed, lambda x, p: installation._recorded(Folders(x))),
+    "wiki's pages": (lambda x: Folders(x).pages, lambda x, p: prepared._read(p)),
 }  # fmt: skip
 
 
@@ -130,7 +138,7 @@ def test_whatever_lies_there_is_told_or_is_none(
     tmp_path: Path, reader: str, harm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At once, with value, reason, remedy and code; never a fault of labkit's own."""
-    monkeypatch.setattr(states, "_asked", lambda xab, name: None)  # runC itself
+    monkeypatch.setattr(runc, "_asked", lambda xab, name: None)  # runC itself
     own = lab(tmp_path)
     find, read = READERS[reader]
     path = find(own)

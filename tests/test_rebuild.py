@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from labkit import Lab
+from labkit.cli.command import pair
 from labkit.core import journal, run
 from labkit.core.journal import Entry, Journal
 from labkit.core.result import RESULT_MIME, Result
@@ -28,8 +29,9 @@ from labkit.report.batch import notebook
 from labkit.report.batch.progress import Progress
 from labkit.report.batch.rebuild import Rebuilt, rebuild
 from labkit.report.batch.schedule import Ending, State, Wish, following, not_run, ready
-from labkit.report.stages import inputs, memory, saved
-from labkit.report.stages.plan import STAGES, plan
+from labkit.report.stages import build_cache
+from labkit.report.stages import record as records
+from labkit.report.stages.assignment import STAGES, plan
 from labkit.report.stages.record import file
 from labkit.report.stages.stage import Stage
 from tests import stage_notebooks
@@ -118,9 +120,11 @@ def test_marks_are_of_this_boot() -> None:
     one = Entry(seq=1, boot="b", kind="link", what={"name": "x"})
     two = Entry(seq=2, boot="b", kind="netns", what={"name": "x"})
     other = [Entry(seq=3, boot="a", kind="link"), Entry(seq=4, boot="b", kind="folder")]
-    assert memory.marks([one, two, *other], "b") == memory.marks([two, one], "b")
-    assert len(memory.marks([one, two], "b")) == 2
-    assert memory.marks([one], "b") != memory.marks([one.model_copy(update={"boot": "c"})], "c")
+    assert build_cache.marks([one, two, *other], "b") == build_cache.marks([two, one], "b")
+    assert len(build_cache.marks([one, two], "b")) == 2
+    assert build_cache.marks([one], "b") != build_cache.marks(
+        [one.model_copy(update={"boot": "c"})], "c"
+    )
 
 
 def test_lab_file_is_the_whole_lab(tmp_path: Path) -> None:
@@ -161,24 +165,7 @@ def test_traceback_does_not_say_where_labkit_is_installed() -> None:
 )  # fmt: skip
 def test_options_are_json_or_text(option: str, expected: tuple[str, object]) -> None:
     """A value on the command line is JSON where it is JSON, else the text itself."""
-    assert notebook.pair(option) == expected
-
-
-@pytest.mark.parametrize(
-    ("status", "said", "count", "expected"),
-    [
-        (1, "zmq.error.ZMQError: Address already in use", None, True),
-        (1, "zmq.error.ZMQError: Address already in use", 1, False),
-        (0, "Address already in use", None, False),
-        (1, "ValueError", None, False),
-    ],
-)
-def test_lost_port_is_only_before_the_first_cell(
-    status: int, said: str, count: int | None, expected: bool
-) -> None:
-    """A taken port is the kernel's own only when papermill failed before any cell had run."""
-    cell = {"cell_type": "code", "source": "x", "execution_count": count, "outputs": []}
-    assert notebook.lost_port(status, said, {"cells": [cell]}) is expected
+    assert pair(option) == expected
 
 
 @pytest.mark.parametrize(
@@ -277,9 +264,9 @@ class Built:
     def why(self) -> str:
         """Why the second stage would have to run now."""
         source = self.notebooks / "04-network.ipynb"
-        now = inputs.of(self.lab, plan("04-network"), source, {"shown": "hello"})
-        recalled, standing = memory.recall(self.lab), memory.standing(self.lab)
-        return memory.why_run(self.lab, plan("04-network"), recalled, now, standing)
+        now = build_cache.inputs_of(self.lab, plan("04-network"), source, {"shown": "hello"})
+        recalled, standing = build_cache.recall(self.lab), build_cache.standing(self.lab)
+        return build_cache.why_run(self.lab, plan("04-network"), recalled, now, standing)
 
 
 @pytest.fixture(scope="module")
@@ -304,13 +291,13 @@ def test_first_run_runs_all(one: Built) -> None:
     assert one.first.holds
     record = Stage.load(one.lab, "04-network")
     assert record.run == one.first.value.run
-    assert saved.file(one.lab, "04-network").exists()
+    assert records.notebook_file(one.lab, "04-network").exists()
     assert "Executing Cell" in (one.lab.output_dir / "logs" / "04-network.log").read_text()
 
 
 def test_record_says_which_cell_it_was(one: Built) -> None:
     """The cell that a record names is the one that shows the result in the executed notebook."""
-    shown = json.loads(saved.file(one.lab, "04-network").read_text())["cells"]
+    shown = json.loads(records.notebook_file(one.lab, "04-network").read_text())["cells"]
     cells = [cell["execution_count"] for cell in shown
              if any(RESULT_MIME in output.get("data", {}) for output in cell.get("outputs", ()))]  # fmt: skip
     assert [entry.cell for entry in Stage.load(one.lab, "04-network").entries] == cells
@@ -359,10 +346,10 @@ DAMAGE: dict[str, tuple[Callable[[Built], object], str]] = {
     "the stage before": (lambda b: file(b.lab, "03-containers").unlink(), "03-containers has no result"),
     "its record edited": (lambda b: _edit(file(b.lab, "04-network")), "record is gone or was changed"),
     "its record gone": (lambda b: file(b.lab, "04-network").unlink(), "record is gone"),
-    "executed notebook edited": (lambda b: _edit(saved.file(b.lab, "04-network")), "notebooks/04-network.ipynb is gone or was changed"),
+    "executed notebook edited": (lambda b: _edit(records.notebook_file(b.lab, "04-network")), "notebooks/04-network.ipynb is gone or was changed"),
     "a failure since": (lambda b: file(b.lab, "04-network", "failed.json").write_text(""), "failed since"),
     "taken down": (lambda b: Journal.of(b.lab).forget("route", subnet="10.9.9.0/24", netns=""), "1 of 1 thing that"),
-    "memory damaged": (lambda b: memory.path(b.lab).write_text("{"), "no run of it that passed"),
+    "memory damaged": (lambda b: build_cache.cache_file(b.lab).write_text("{"), "no run of it that passed"),
 }  # fmt: skip
 
 
@@ -373,8 +360,9 @@ def test_what_has_changed_runs_again(built: Built, damage: str) -> None:
     lab = built.lab
     act(built)
     try:
-        assert built.why().startswith(reason) or reason in built.why()
-        assert bool(built.why()) is bool(reason)
+        why = built.why()
+        assert reason in why
+        assert bool(why) is bool(reason)
     finally:
         built.lab = lab
 
@@ -383,7 +371,7 @@ def test_failure_keeps_the_last_good_run(built: Built) -> None:
     """A failed stage leaves its notebook, record and log beside its last good run; the next good
     one takes them away."""
     good = {path: path.read_bytes() for path in (
-        file(built.lab, "04-network"), saved.file(built.lab, "04-network"))}  # fmt: skip
+        file(built.lab, "04-network"), records.notebook_file(built.lab, "04-network"))}  # fmt: skip
     source = built.notebooks / "04-network.ipynb"
     whole = source.read_bytes()
     stage_notebooks.write(built.notebooks, "04-network", "PROBE", "raise ValueError('broken')")
@@ -394,7 +382,7 @@ def test_failure_keeps_the_last_good_run(built: Built) -> None:
     failed = json.loads(file(built.lab, "04-network", "failed.json").read_text())
     assert (failed["state"], failed["closed"]) == ("failed", False)
     assert [entry["result"]["summary"] for entry in failed["entries"]] == ["hello, 3 replicas"]
-    shown = saved.file(built.lab, "04-network", "failed.ipynb")
+    shown = records.notebook_file(built.lab, "04-network", "failed.ipynb")
     assert "ValueError" in shown.read_text()
     assert "ValueError" in (built.lab.output_dir / "logs" / "04-network.log").read_text()
     source.write_bytes(whole)
@@ -461,7 +449,7 @@ def test_failure_stops_what_has_not_begun(tmp_path: Path, keep_going: bool, expe
     }
 
 
-#: A kernel that cannot have its port the first time.
+#: A kernel that cannot have its port the first time: it ends before it is ready.
 FLAKY = """
 import pathlib, sys
 mark = pathlib.Path(sys.argv[1])
@@ -474,7 +462,8 @@ launch_new_instance(argv=sys.argv[2:])
 
 
 def test_kernel_that_lost_its_port_starts_again(tmp_path: Path) -> None:
-    """A kernel that does not start because its port was taken is started again."""
+    """A kernel that ends before it is ready, as one whose port was taken, is started again; one whose cell fails
+    is not."""
     spec = tmp_path / "jupyter" / "kernels" / "flaky" / "kernel.json"
     spec.parent.mkdir(parents=True)
     argv = [sys.executable, "-c", FLAKY, str(tmp_path / "mark"), "-f", "{connection_file}"]
@@ -491,6 +480,11 @@ def test_kernel_that_lost_its_port_starts_again(tmp_path: Path) -> None:
     )
     assert done.starts == 2
     assert any("start 2 of" in line for line in lines)
+    stage_notebooks.write(tmp_path / "nb", "01-wiki", "1 / 0", close=False)
+    done = notebook.execute(
+        source, tmp_path / "out" / "x.ipynb", parameters={}, env=env, on_line=lines.append
+    )
+    assert (done.starts, done.status) == (1, 1)
 
 
 #: Waits in another program, whose process number it leaves in a file.

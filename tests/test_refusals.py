@@ -14,11 +14,13 @@ import pytest
 from labkit import Lab
 from labkit.core import daemon
 from labkit.errors import WikiError
-from labkit.wiki.client import accounts, api, refusals, session, transport
-from labkit.wiki.client.folders import Folders
+from labkit.wiki import server
+from labkit.wiki.client import refusals, session, transport
+from labkit.wiki.client.mediawiki import MediaWiki
+from labkit.wiki.client.protocol import Upload
 from labkit.wiki.merge import fences
-from labkit.wiki.render.notebook import Upload
-from labkit.wiki.server import actions as server
+from labkit.wiki.server import lifecycle
+from labkit.wiki.server.configuration import Folders
 from tests.conftest import lab_maker, open_place
 from tests.desks import SUMMARY, Desk, fresh, picture, stage
 from tests.faults import Proxy, proxy_to
@@ -45,9 +47,9 @@ def strict() -> Iterator[Lab]:
     with open_place() as folder, lab_maker(folder, folder / "outputs") as make:
         lab = make()
         server.up(lab)
-        with Folders.of(lab).settings.open("a") as settings:
+        with Folders(lab).settings.open("a") as settings:
             settings.write(READ)
-        daemon.send(server.web_server(Folders.of(lab)), signal.SIGUSR1)
+        daemon.send(lifecycle.web_server(Folders(lab)), signal.SIGUSR1)
         until = time.monotonic() + 30
         while name_of(lab) != "read":
             assert time.monotonic() < until
@@ -62,7 +64,7 @@ def name_of(lab: Lab) -> str:
     try:
         return str(site.get("query", meta="siteinfo")["query"]["general"]["sitename"])
     finally:
-        site.connection.close()
+        site.close()
 
 
 class Strict(Desk):
@@ -75,7 +77,7 @@ class Strict(Desk):
     def state(self) -> object:
         """The page now, and the picture."""
         item = picture(31)
-        snapshot = api.read(self.teacher, self.page, files=[item.name])
+        snapshot = self.teacher.read(self.page, files=[item.name])
         return snapshot.revision
 
 
@@ -113,7 +115,7 @@ def made_good(page: Strict, *, uploads: tuple[Upload, ...] = ()) -> None:
 
 def there(page: Strict, item: Upload) -> bool:
     """Whether the wiki has a picture."""
-    return item.name in api.read(page.teacher, page.page, files=[item.name]).files
+    return item.name in page.teacher.read(page.page, files=[item.name]).files
 
 
 # -- the page --------------------------------------------------------------------------------------
@@ -175,7 +177,7 @@ def test_a_title_that_may_not_be_created_is_told(page: Strict) -> None:
 def test_a_blocked_account_is_told_before_a_picture_is_sent(page: Strict) -> None:
     """And when it is unblocked, the publication goes on."""
     item, token = picture(34), page.teacher.get_token("csrf")
-    page.teacher.post("block", user=accounts.BOT, reason="too fast", token=token)
+    page.teacher.post("block", user=session.BOT, reason="too fast", token=token)
     try:
         error = refused(page, uploads=(item,))
         assert error.reason.startswith("the bot's account is blocked")
@@ -183,7 +185,7 @@ def test_a_blocked_account_is_told_before_a_picture_is_sent(page: Strict) -> Non
         assert not there(page, item)
         assert refused(page).remedy == "unblock it"
     finally:
-        page.teacher.post("unblock", user=accounts.BOT, token=token)
+        page.teacher.post("unblock", user=session.BOT, token=token)
     made_good(page)
 
 
@@ -256,13 +258,13 @@ def test_a_picture_that_is_too_large_is_told_before_anything_is_sent(page: Stric
 @pytest.mark.root
 def test_a_token_that_has_gone_bad_is_asked_for_again(page: Strict) -> None:
     """The session logs in once more and the edit is made, once."""
-    revision = api.read(page.bot, page.page).revision
+    revision = page.bot.read(page.page).revision
     assert revision
     page.bot.tokens["csrf"] = "0123456789abcdef0123456789abcdef01234567+\\"
-    saved = api.edit(page.bot, page.page, f"{revision.text}\nnew", base=revision.number, summary="")
+    saved = page.bot.save(page.page, f"{revision.text}\nnew", base=revision.number, summary="")
     assert saved
     assert saved.before == revision.number
-    assert page.revisions[0].user == accounts.BOT
+    assert page.revisions[0].user == session.BOT
 
 
 @pytest.mark.root
@@ -271,7 +273,7 @@ def test_a_session_that_cannot_be_renewed_is_told(
 ) -> None:
     """Once, and without the password that was refused."""
     wrong = "f" * 32
-    monkeypatch.setattr(session, "credentials", lambda lab, student: (f"{accounts.BOT}@{accounts.APP}", session.SecretStr(wrong)))  # fmt: skip
+    monkeypatch.setattr(session, "credentials", lambda lab, student: (f"{session.BOT}@{session.APP}", session.SecretStr(wrong)))  # fmt: skip
     page.bot.connection.cookies.clear()
     error = refused(page)
     assert "refuses the bot password" in error.reason
@@ -336,8 +338,8 @@ def test_what_stands_before_a_wiki_is_kept_to_but_not_for_long(
 
 def asked(proxy: Proxy) -> None:
     """A question to a wiki behind the proxy."""
-    site = transport.Session(f"http://{proxy.host}/w/api.php", own=True)
-    site.connection.close()
+    site = MediaWiki(f"http://{proxy.host}/w/api.php", own=True)
+    site.close()
 
 
 @pytest.mark.root
@@ -345,12 +347,12 @@ def test_a_refusal_before_the_wiki_acted_is_tried_again(
     page: Strict, proxy: Proxy, clock: list[float]
 ) -> None:
     """Too many requests: the edit waits and is made, once."""
-    revision = api.read(page.bot, page.page).revision
+    revision = page.bot.read(page.page).revision
     assert revision
     proxy.given = (429, b"slowly, please", {"Retry-After": "1"})
     proxy.arm(1, "given")
     page.bot.host = proxy.host
-    assert api.edit(page.bot, page.page, revision.text + "\nnew", base=revision.number, summary="")
+    assert page.bot.save(page.page, revision.text + "\nnew", base=revision.number, summary="")
     assert proxy.count == 2
     assert clock == [1.0]
     assert len(page.revisions) == len({item.text for item in page.revisions})

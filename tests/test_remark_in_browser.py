@@ -11,7 +11,7 @@ import pytest
 from labkit import Figure, Lab
 from labkit.report.batch.notebook import write_lab_file
 from labkit.report.page import publication
-from labkit.wiki.client.folders import origin
+from labkit.wiki.client.session import origin
 from tests import executed
 from tests.test_cli import labkit
 from tests.test_dialogue import of_its_own

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.wiki.client import api
-from labkit.wiki.publish import pristine, publishing
+from labkit.wiki.client.mediawiki import MediaWiki
+from labkit.wiki.publish import last_written, publishing
 from labkit.wiki.remarks import listing, threads
 from labkit.wiki.remarks.listing import Addressed, Remark, Remarks
 from labkit.wiki.remarks.threads import State
@@ -146,7 +146,7 @@ def test_what_was_kept_of_another_page_is_not_used(page: Writers) -> None:
     page.publish(stage(250, 1))
     page.after("All: 250 MB.", "REX> Why?")
     [old] = page.remarks().remarks
-    for title in (page.page, pristine.state_title(page.page)):
+    for title in (page.page, last_written.state_title(page.page)):
         page.teacher.post("delete", title=title, token=page.teacher.get_token("csrf"))
     publishing.apply(page.bot, page.page, [stage(250, 1)], folder=page.folder, restore=[page.page])
     page.after("All: 250 MB.", "REX> Why?", page.student)
@@ -194,8 +194,8 @@ def test_texts_of_many_revisions_are_read_at_once(page: Writers) -> None:
     page.publish(stage(250, 1))
     for number in range(3):
         page.write(lambda text, number=number: f"{text}\nline {number}")  # type: ignore[misc]
-    wanted = [revision.number for revision in api.history(page.teacher, page.page)]
-    found = api.texts(page.teacher, [*wanted, 10**8])
+    wanted = [revision.number for revision in page.teacher.history(page.page)]
+    found = page.teacher.texts([*wanted, 10**8])
     assert sorted(found) == sorted(wanted)
     assert found[wanted[0]].endswith("line 2")
 
@@ -308,6 +308,6 @@ def test_who_is_a_teacher_is_asked_again(page: Writers) -> None:
     page.remarks()
     assert ["list=users" in body for body in page.wire.bodies] == [False, True]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "members", lambda *given: frozenset())
+        patch.setattr(MediaWiki, "members", lambda *given: frozenset())
         assert page.remarks().remarks[0].told == "open; settled by Teacher (not the asker)"
     assert page.remarks().remarks[0].state == "settled"

@@ -10,8 +10,8 @@ import pytest
 
 from labkit import Lab
 from labkit.core import run
-from labkit.farm.containers import container
-from labkit.farm.images import remembered
+from labkit.farm.images import actions as images
+from labkit.farm.images import on_disk
 from tests.conftest import lab_maker, open_place
 
 Change = Callable[[Lab], None]
@@ -22,7 +22,7 @@ def found() -> Iterator[Lab]:
     """A lab of one site whose images were looked at."""
     with open_place() as folder, lab_maker(folder, folder / "outputs") as make:
         lab = make(sites=["red"])
-        container.unpack_all(lab)
+        images.unpack_all(lab)
         yield lab
 
 
@@ -42,13 +42,13 @@ def edit_blob(lab: Lab) -> None:
 
 def edit_configuration(lab: Lab) -> None:
     """The runtime configuration gets another line."""
-    path = container.unpack(lab, "red").config
+    path = images.unpacked(lab, "red").config
     path.write_text(path.read_text() + " ")
 
 
 def empty_layer(lab: Lab) -> None:
     """The site's own layer has no files any more."""
-    shutil.rmtree(container.unpack(lab, "red").lower[0])
+    shutil.rmtree(images.unpacked(lab, "red").lower[0])
 
 
 def lose_record(lab: Lab) -> None:
@@ -61,10 +61,10 @@ def lose_record(lab: Lab) -> None:
 def test_nothing_is_asked_while_nothing_changes(found: Lab) -> None:
     """No program runs, and the images are those that a whole look finds."""
     with run.tracing() as done:
-        known = container.unpack_all(found)
+        known = images.unpack_all(found)
     assert done == []
-    assert known == remembered.unpacked(found)
-    assert known["red"] == container.unpack(found, "red")
+    assert known == on_disk.remembered(found)
+    assert known["red"] == images.unpacked(found, "red")
     assert all(any(folder.iterdir()) for folder in known["red"].lower)
 
 
@@ -77,8 +77,8 @@ def test_another_description_is_not_what_was_found(found: Lab) -> None:
         {"rootfs": {**found.rootfs.model_dump(), "packages": ["tzdata"]}},
     ]
     for changed in other:
-        assert remembered.unpacked(Lab.of({**found.model_dump(), **changed})) is None
-    assert remembered.unpacked(Lab.of({**found.model_dump(), "replicas": 5})) is not None
+        assert on_disk.remembered(Lab.of({**found.model_dump(), **changed})) is None
+    assert on_disk.remembered(Lab.of({**found.model_dump(), "replicas": 5})) is not None
 
 
 @pytest.mark.root
@@ -89,14 +89,14 @@ def test_another_state_of_the_machine_s_packages_is_seen(
     status, sources = tmp_path / "status", tmp_path / "sources"
     status.write_text("one")
     sources.mkdir()
-    monkeypatch.setattr(remembered, "MACHINE", (status, sources))
-    known = container.unpack_all(found)
-    assert remembered.unpacked(found) == known
+    monkeypatch.setattr(on_disk, "MACHINE", (status, sources))
+    known = images.unpack_all(found)
+    assert on_disk.remembered(found) == known
     status.write_text("another")
-    assert remembered.unpacked(found) is None
-    remembered.remember(found, known)
+    assert on_disk.remembered(found) is None
+    on_disk.remember(found, known)
     (sources / "more.list").write_text("deb http://archive.example/debian stable main\n")
-    assert remembered.unpacked(found) is None
+    assert on_disk.remembered(found) is None
 
 
 @pytest.mark.root
@@ -105,9 +105,9 @@ def test_another_state_of_the_machine_s_packages_is_seen(
 )
 def test_whatever_was_changed_by_hand_is_looked_at_whole(found: Lab, change: Change) -> None:
     """And made again; afterwards it is found at once."""
-    container.unpack_all(found)
+    images.unpack_all(found)
     change(found)
-    assert remembered.unpacked(found) is None
-    known = container.unpack_all(found)
+    assert on_disk.remembered(found) is None
+    known = images.unpack_all(found)
     assert all(any(folder.iterdir()) for folder in known["red"].lower)
-    assert remembered.unpacked(found) == known
+    assert on_disk.remembered(found) == known

@@ -17,11 +17,12 @@ import pytest
 from labkit import Lab
 from labkit.core import run
 from labkit.core.result import RESULT_MIME
-from labkit.wiki.client import api, features, session
-from labkit.wiki.client.features import Features
-from labkit.wiki.render import markdown, notebook, outputs, writing
-from labkit.wiki.render.places import Place
+from labkit.wiki.client import session
+from labkit.wiki.client.protocol import Features
+from labkit.wiki.render import markdown, notebook, writing
 from labkit.wiki.render.tree import Document
+from labkit.wiki.render.writing import Place
+from tests.desks import parsed
 from tests.rendered import FOLDER, PIXEL, PLACE, Row, inner, rows, unnamed
 
 MARKDOWN, OUTPUTS = rows("markdown"), rows("outputs")
@@ -30,7 +31,7 @@ MARKDOWN, OUTPUTS = rows("markdown"), rows("outputs")
 def document(row: Row) -> Document:
     """What a row's text is read as: outputs are JSON."""
     if row in OUTPUTS:
-        return Document(outputs.read(json.loads(row.written)))
+        return Document(notebook.outputs(json.loads(row.written)))
     return markdown.read(row.written)
 
 
@@ -69,8 +70,8 @@ def test_a_real_wiki_reads_what_was_meant(site: mwclient.Site, table: list[Row])
     for row in table:
         written = writing.write(document(row), PLACE)
         for item in written.uploads:
-            api.upload(site, item)
-        shown = unnamed(inner(api.parse(site, written.text)))
+            site.send(item)
+        shown = unnamed(inner(parsed(site, written.text)))
         if shown != row.html:
             wrong.append(f"{row.name}: {shown}\n  expected {row.html}")
     assert not wrong, "\n".join(wrong)
@@ -80,14 +81,14 @@ def test_a_real_wiki_reads_what_was_meant(site: mwclient.Site, table: list[Row])
 def test_the_labs_own_wiki_has_what_the_report_uses(site: mwclient.Site, wiki_lab: Lab) -> None:
     """The lab's own wiki highlights code and knows footnotes; only another one is asked whether it
     does."""
-    assert features.ask(site) == Features(highlight=True, notes=True)
-    closed = mwclient.Site("127.0.0.1", do_init=False)
-    assert features.of_lab(wiki_lab, closed) == Features()
+    assert site.features == Features(highlight=True, notes=True)
+    site.own = False
+    assert site.features == Features(highlight=True, notes=True)
 
 
 def test_a_wiki_without_extensions_is_written_for() -> None:
     """Code is preformatted; footnotes are superscript links to a list at the end, and back."""
-    place = Place(name="t", features=features.of(["ParserFunctions"]))
+    place = Place(name="t", features=Features.of(["ParserFunctions"]))
     text = "a[^1] b[^1] c[^2]\n\n```python\nx\n```\n\n[^1]: One *x*.\n[^2]: Two.\n\n    More."
     assert writing.write(markdown.read(text), place).text == "\n".join(
         (
@@ -126,7 +127,7 @@ def test_footnotes_are_counted_through_a_notebook() -> None:
             ]
         }
     )
-    assert page.body.split("\n\n") == [
+    assert page.text.split("\n\n") == [
         'a<ref name="text-1">one</ref>', 'b<ref name="text-2">two</ref>',
         '<div style="border-top:1px solid #a2a9b1;margin-top:1.5em;font-size:90%">\n<references />\n</div>',
     ]  # fmt: skip
@@ -150,7 +151,7 @@ def page(results: list[Any]) -> list[str]:
     """The lines of the page that shows these results of a stage."""
     shown = [{"output_type": "display_data", "data": {RESULT_MIME: item}} for item in results]
     cells = [{"cell_type": "code", "source": "act()", "outputs": [item]} for item in shown]
-    return notebook.render({"cells": cells}).body.split("\n")
+    return notebook.render({"cells": cells}).text.split("\n")
 
 
 def numbers() -> list[tuple[int, int, int, int]]:
@@ -185,12 +186,12 @@ def test_a_changed_number_changes_its_line_alone() -> None:
 #: Renders all that the tables hold, and says a hash of every text and picture.
 SCRIPT = """
 import hashlib, json
-from labkit.wiki.render import markdown; from labkit.wiki.render import outputs; from labkit.wiki.render import writing
+from labkit.wiki.render import markdown, notebook, writing
 from labkit.wiki.render.tree import Document
 from tests.rendered import rows
 seen = hashlib.sha256()
 told = [markdown.read(row.written) for row in rows("markdown")]
-told += [Document(outputs.read(json.loads(row.written))) for row in rows("outputs")]
+told += [Document(notebook.outputs(json.loads(row.written))) for row in rows("outputs")]
 for document in told:
     written = writing.write(document)
     seen.update(written.text.encode())

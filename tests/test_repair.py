@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit.errors import WikiError
-from labkit.wiki.merge import comments, fences, three_way, weave
+from labkit.wiki.merge import fences, page_merge, repair, three_way
 from labkit.wiki.merge.fences import Block
-from labkit.wiki.merge.repair import Repaired, repair
+from labkit.wiki.merge.repair import Repaired
 
 ONE = fences.block("01-wiki", "== Wiki ==", 'It answers.\n\n{| class="wikitable"\n| page || 17\n|}')
 TWO = fences.block("02-rootfs", "== Root file systems ==", "It weighs 171 MB.\n\nThe end of it.")
@@ -36,15 +36,15 @@ WHOLE = f"{LIST}\n{page('Hello.', ONE.text, 'REX> between', WITHIN, 'Bye.')}"
 def mended(text: str, *versions: Block) -> Repaired:
     """The page as it is mended by a labkit that knows these versions of its blocks."""
     known = {(block.name, block.digest): block for block in versions}
-    return repair(
-        text, "Report", versions=versions, pristine=lambda name, digest: known.get((name, digest))
+    return repair.repair(
+        text, "Report", versions=versions, last_wrote=lambda name, digest: known.get((name, digest))
     )
 
 
 def people(text: str, *versions: Block) -> Counter[str]:
     """The lines of a page, whatever its comments are like, that labkit never wrote."""
-    found = comments.read(text, ("01-wiki", "02-rootfs"))
-    lines = three_way.count(comments.without(text, found).split("\n"))
+    found = repair.read_comments(text, ("01-wiki", "02-rootfs"))
+    lines = three_way.count(repair.without(text, found).split("\n"))
     return Counter(
         {line: n for line, n in lines.items() if not any(line in v.lines for v in versions)}
     )
@@ -96,7 +96,7 @@ DAMAGES = {
 def test_a_damaged_page_is_whole_again(text: str) -> None:
     """The comments stand where they stood; every line of a person's is there once."""
     found = mended(text, TWO, ONE, OLD)
-    assert weave.present(fences.parse(found.text, "Report")) == weave.present(
+    assert page_merge.present(fences.parse(found.text, "Report")) == page_merge.present(
         fences.parse(WHOLE, "")
     )
     blocks = fences.parse(found.text, "Report").blocks
@@ -112,8 +112,8 @@ def test_nothing_is_lost_where_nothing_is_known(text: str) -> None:
     """With every store gone the page is mended too; then every line counts as a person's."""
     found = mended(text)
     fences.parse(found.text, "Report")
-    read = comments.read(text, ())
-    assert not three_way.count(comments.without(text, read).split("\n")) - weave.present(
+    read = repair.read_comments(text, ())
+    assert not three_way.count(repair.without(text, read).split("\n")) - page_merge.present(
         fences.parse(found.text, "Report")
     )
 

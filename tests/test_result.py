@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import pydoc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,11 +50,26 @@ def test_an_action_says_who_when_how_long_and_by_which_commands() -> None:
 
 
 def test_a_result_has_a_round_trip_through_json() -> None:
-    """What is written is read back equal, with its typed value."""
+    """What is written is read back equal, with its typed value for who names the type; another is not equal."""
     result = act(("ä", "<b>"))
-    again = Result[Value].model_validate_json(result.model_dump_json())
+    text = result.model_dump_json()
+    assert Result.model_validate_json(text) == result
+    assert hash(Result.model_validate_json(text)) == hash(result)
+    again = Result[Value].model_validate_json(text)
     assert again == result
     assert again.value.names == ("ä", "<b>")
+    assert result not in (result.model_copy(update={"summary": "Another."}), text)
+
+
+def test_what_a_student_sees_is_a_result() -> None:
+    """The signature, print() and the DataFrames by their tables' names."""
+    assert str(inspect.signature(act)).endswith("-> 'Result[Value]'")
+    assert "Result[Value]" in pydoc.render_doc(act, renderer=pydoc.plaintext)
+    result = act(("a", "b"))
+    assert str(result).splitlines()[0].startswith("2 names. [test.act, changed")
+    assert str(result).splitlines()[-1] == '  2 rows in frames["names"]'
+    assert result.frames["names"]["name"].tolist() == ["a", "b"]
+    assert "frames" in dir(result)
 
 
 def test_a_result_is_frozen_and_knows_its_keys() -> None:
@@ -102,12 +119,6 @@ def test_a_table_knows_its_columns_and_units() -> None:
     assert table.rows == (("a", 1), ("b", None))
     assert Table.of("t", "T", [], columns=["x"]).frame().columns.tolist() == ["x"]
     assert Table.of("t", "T", []).rows == ()
-
-
-def test_a_table_is_a_frame() -> None:
-    """The same rows and columns as a pandas DataFrame."""
-    frame = act(("a", "b")).table("names").frame()
-    assert frame["name"].tolist() == ["a", "b"]
 
 
 def test_an_unknown_table_names_those_that_there_are() -> None:

@@ -5,22 +5,21 @@ from __future__ import annotations
 import base64
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from bs4 import BeautifulSoup
 
 from labkit import Check, Figure, Lab, Result, Table
 from labkit.core.result import FIGURE_MIME, RESULT_MIME
 from labkit.display import counted
-from labkit.report.site import markup, pages, review
-from labkit.report.stages import closing
+from labkit.report.site import hypertext, pages, review
 from labkit.report.stages import record as records
-from labkit.report.stages.assignment import ROWS, TASKS
-from labkit.report.stages.plan import STAGES, plan
+from labkit.report.stages.assignment import ROWS, STAGES, TASKS, plan
 from labkit.report.stages.record import Entry, StageRecord
+from labkit.report.stages.stage import closing_table, coverage
 from tests import executed
 
 if TYPE_CHECKING:
@@ -102,31 +101,19 @@ def picture(shown: Figure) -> dict[str, Any]:
     return showing({FIGURE_MIME: shown.model_dump(mode="json"), "image/png": image})
 
 
-class Reading(HTMLParser):
-    """What a page holds: its elements, their identifiers and addresses, its text."""
+class Reading:
+    """What a page holds: its elements with their attributes, their identifiers and addresses, its text."""
 
     def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    @property
-    def addresses(self) -> list[str]:
-        """Where its links and pictures lead."""
-        found = (a.get(name) for _, a in self.elements for name in ("href", "src"))
-        return [address for address in found if address is not None]
-
-    @property
-    def identifiers(self) -> list[str]:
-        """Its anchors."""
-        return [str(attrs["id"]) for _, attrs in self.elements if "id" in attrs]
+        soup = BeautifulSoup(html, "html.parser")
+        found = soup.find_all(True)
+        self.elements = [(tag.name, {name: str(tag[name]) for name in tag.attrs}) for tag in found]
+        self.text = soup.get_text()
+        given = [attrs for _, attrs in self.elements]
+        self.addresses = [
+            attrs[name] for attrs in given for name in ("href", "src") if name in attrs
+        ]
+        self.identifiers = [attrs["id"] for attrs in given if "id" in attrs]
 
 
 def site(lab: Lab) -> dict[str, Reading]:
@@ -317,7 +304,7 @@ def test_run_by_hand_is_shown_from_its_record(lab: Lab) -> None:
 )
 def test_only_long_words_break_and_where_one_would(text: str, html: str) -> None:
     """A column of a table never breaks a plain word; no character is lost, and none acts."""
-    assert str(markup.breakable(text)) == html
+    assert str(hypertext.breakable(text)) == html
 
 
 def test_long_tables_show_little_and_texts_keep_their_blanks(lab: Lab) -> None:
@@ -354,7 +341,7 @@ def test_a_small_rest_is_shown_not_folded(lab: Lab, rows: int, folded: list[str]
     [
         ("\x1b[1;31mred\x1b[0m", "red"),
         ("a\x07b\x00c\td\n", "a␇b␀c\td\n"),
-        ("\x1b]0;title", "0;title"),
+        ("\x1b]0;title\x07a", "a"),
         ("é ✔\u202f\u00a0", "é ✔\u202f\u00a0"),
         ("a\u202eb", "a[U+202E]b"),
         ("\u3000\u200c\U0001fae9", "\u3000\u200c\U0001fae9"),
@@ -364,14 +351,14 @@ def test_control_sequences_are_dropped_and_control_characters_visible(
     raw: str, expected: str
 ) -> None:
     """What a program wrote to steer a terminal is not on the page."""
-    assert markup.plain(raw) == expected
+    assert hypertext.plain(raw) == expected
 
 
 def test_parameters_that_differ_are_named() -> None:
     """Only what differs from the defaults is listed, by its dotted key."""
     now = {"a": 1, "b": {"c": 2, "d": 3}, "sites": [{"name": "x"}, {"name": "y"}]}
     usual = {"a": 1, "b": {"c": 2, "d": 4}, "sites": []}
-    assert pages.changes(now, usual) == [("b.d", "3"), ("sites", "x, y")]
+    assert pages.changes(now, usual) == {"b.d": "3", "sites": "x, y"}
 
 
 # -- the closing table and the coverage ---------------------------------------------------------------
@@ -397,7 +384,7 @@ def test_closing_table_is_what_checks_say(lab: Lab, held: tuple[bool, ...], stat
     task = next(task for task in TASKS if task.checks == ("dns.",))
     results = [checked(f"dns.{number}", holds=holds) for number, holds in enumerate(held)]
     keep(lab, "06-balancer", *(Entry(cell=1, result=item) for item in results))
-    value = closing.closing_table(lab).value
+    value = closing_table(lab).value
     seen = next(line for line in value.tasks if line.task == task.name)
     assert seen.state == state
     assert f"{sum(held)} of {counted(len(held), 'check', 'hold')}." in seen.comment or not held
@@ -408,7 +395,7 @@ def test_closing_table_sees_the_last_failure(lab: Lab) -> None:
     """A stage that failed since it passed is judged by its last run."""
     keep(lab, "06-balancer", Entry(cell=1, result=checked("dns.a", holds=True)))
     keep(lab, "06-balancer", Entry(cell=1, result=checked("dns.a", holds=False)), state="failed")
-    tasks = {task.task: task for task in closing.closing_table(lab).value.tasks}
+    tasks = {task.task: task for task in closing_table(lab).value.tasks}
     assert tasks["Name the sites by DNS"].state == "not met"
 
 
@@ -465,11 +452,11 @@ def test_a_row_is_met_by_all_that_it_asks_for(
 ) -> None:
     """One container is not six, however many checks hold on it; nor is it met with a check that fails."""
     keep(lab, "05-web", Entry(cell=1, result=web(*replicas, failing=failing)))
-    found = closing.coverage(lab)
+    found = coverage(lab)
     for row in ("E5", "R11"):
         assert {line[2] for line in found.table("coverage").rows if line[0] == row} == {said[row]}
         assert (f"{row} {said[row]}" in found.checks[0].seen) is (said[row] != "met")
-    tasks = {task.task: task.state for task in closing.closing_table(lab).value.tasks}
+    tasks = {task.task: task.state for task in closing_table(lab).value.tasks}
     served = {tasks["Run the farm's containers"], tasks["Serve the web sites"]}
     assert (served == {"met"}) is (said["R11"] == "met")
     assert (tasks["Balance the load"] == "met") is (said["E5"] == "met")
@@ -478,7 +465,7 @@ def test_a_row_is_met_by_all_that_it_asks_for(
 def test_coverage_names_stage_and_cell(lab: Lab) -> None:
     """Each row has the stage, the cell and the checks that answer it; one without is named."""
     keep(lab, "04-network", Entry(cell=7, result=checked("network.a", holds=True, rows=("R10",))))
-    found = closing.coverage(lab, checked("report.x", holds=True, rows=("R12",)))
+    found = coverage(lab, checked("report.x", holds=True, rows=("R12",)))
     answers = {(answer.row, answer.stage, answer.cell) for answer in found.value.answers}
     assert answers == {("R10", "04-network", 7), ("R12", "07-report", 0)}
     assert "E1" in found.checks[0].seen

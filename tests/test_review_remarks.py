@@ -9,10 +9,10 @@ import pytest
 
 from labkit import Lab
 from labkit.core.files import write_atomically
-from labkit.report.stages import dialogue
-from labkit.report.stages.dialogue import Listing
+from labkit.report.stages import discussion
+from labkit.report.stages.discussion import Listing
 from labkit.report.stages.record import Entry
-from labkit.wiki.merge.altered import Altered, Step
+from labkit.wiki.merge.page_merge import Altered, Step
 from labkit.wiki.remarks.listing import Addressed, Remark, Remarks, Vanished
 from tests import test_review as site_tests
 from tests.test_remarks import remark
@@ -26,7 +26,7 @@ def listed(lab: Lab, *found: Remark, page: str = "Report") -> None:
     """The remarks were read from the wiki."""
     remarks = Remarks(page=page, url="http://127.0.0.1/wiki/Report", remarks=found, revision=3)
     kept = Listing(read=READ, run="r", remarks=remarks)
-    write_atomically(dialogue.file(lab), kept.model_dump_json())
+    write_atomically(discussion.file(lab), kept.model_dump_json())
 
 
 def on(block: str, text: str, **other: Any) -> Remark:
@@ -75,7 +75,7 @@ def test_what_people_changed_is_told(lab: Lab) -> None:
         altered=(Altered(block="05-web", ours="1,800 requests", theirs="9,900 requests", by=by),),
     )  # fmt: skip
     write_atomically(
-        dialogue.file(lab), Listing(read=READ, run="r", remarks=remarks).model_dump_json()
+        discussion.file(lab), Listing(read=READ, run="r", remarks=remarks).model_dump_json()
     )
     pages = site(lab)
     changed = (

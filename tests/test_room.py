@@ -18,7 +18,7 @@ from labkit.errors import (
     MachineError,
     of_system,
 )
-from labkit.farm.rootfs.building import building, require_space
+from labkit.farm.rootfs.cache_entries import building, require_space
 
 KEYS = ("state", "cache", "run", "outputs")
 

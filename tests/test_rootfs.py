@@ -17,17 +17,16 @@ from labkit import Lab
 from labkit.core import cache, run, undo
 from labkit.core.journal import Journal
 from labkit.errors import BuildError, ConfigError, MachineError
-from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs import commands, plans, variants
-from labkit.farm.rootfs.actions import Rootfs
+from labkit.farm import rootfs
+from labkit.farm.rootfs import buildplan, commands, variants
 from labkit.farm.rootfs.apt import Source
-from labkit.farm.rootfs.building import building
-from labkit.farm.rootfs.scan import scan
-from labkit.farm.rootfs.shop import ADDRESS, Shop
+from labkit.farm.rootfs.buildplan import Rootfs
+from labkit.farm.rootfs.cache_entries import building
+from labkit.farm.rootfs.files import scan
+from labkit.farm.rootfs.repository import ADDRESS, Repository
 from labkit.farm.rootfs.variants import Variant
 from labkit.farm.study import comparison
-from labkit.farm.study.comparison import Measured
-from labkit.farm.study.layer import Compressed
+from labkit.farm.study.comparison import Compressed, Measured
 from labkit.kernel import calls
 from labkit.kernel.netns import alone
 from tests import proc
@@ -92,9 +91,9 @@ def test_the_farms_base_has_apt_and_no_documentation() -> None:
     ],
 )
 def test_the_file_beside_the_target_has_the_sources(name: str, text: str) -> None:
-    """The shop for mmdebstrap, which fetches; the mirror for what is put together from fetched packages."""
-    shop = Shop((Source(mirror="http://mirror.test/debian", suite="bookworm"),), ("",))
-    assert commands.script_text(variants.named(name), shop) == text
+    """The repository for mmdebstrap, which fetches; the mirror for what is put together from fetched packages."""
+    repository = Repository((Source(mirror="http://mirror.test/debian", suite="bookworm"),), ("",))
+    assert commands.script_text(variants.named(name), repository) == text
 
 
 @pytest.mark.parametrize(
@@ -314,8 +313,8 @@ def test_a_cache_may_be_moved(tmp_path: Path) -> None:
 KILLED = """
 import sys
 from labkit import Lab
-from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs import commands; from labkit.farm.rootfs import plans; from labkit.farm.rootfs import variants
+from labkit.farm import rootfs
+from labkit.farm.rootfs import variants
 variants.VARIANTS["tiny"] = variants.Variant.model_validate_json(sys.argv[2])
 rootfs.build(Lab.of(__import__("json").loads(sys.argv[1])), "tiny")
 """
@@ -328,7 +327,7 @@ def test_a_killed_build_leaves_nothing_that_a_later_one_takes_for_whole(
 ) -> None:
     """SIGKILL at several points: its programs end with it, nothing stays mounted, nothing is taken for
     whole; unmaking the lab removes the rest, and the next build is whole."""
-    planned = plans.ready(tiny, "tiny")
+    planned = buildplan.ready(tiny, "tiny")
     part = planned.place.with_name(f".{planned.key}.part")
     moments = {
         "begun": (part / "memory").exists,
@@ -520,6 +519,6 @@ def test_a_comparison_has_a_row_a_variant(lab: Lab) -> None:
 def test_a_package_that_is_not_installed_is_told_as_such() -> None:
     """A program of that name may be on the machine, of another origin: what dpkg knows is told, and asked again."""
     with pytest.raises(MachineError, match="this Debian package is not installed") as told:
-        plans.program_version("labkit-no-such-package")
+        buildplan.program_version("labkit-no-such-package")
     assert told.value.code == "machine.no-program"
     assert told.value.again == "dpkg-query --show labkit-no-such-package"

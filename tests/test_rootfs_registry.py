@@ -12,8 +12,8 @@ import pytest
 from labkit import Lab
 from labkit.core import run
 from labkit.errors import BuildError
+from labkit.farm import rootfs
 from labkit.farm.images import store
-from labkit.farm.rootfs import actions as rootfs
 from labkit.farm.rootfs import apt
 from tests.servers import served
 

@@ -14,7 +14,7 @@ import pytest
 
 from labkit import Lab
 from labkit.core import run
-from labkit.farm.rootfs import actions as rootfs
+from labkit.farm import rootfs
 from tests.conftest import open_place
 
 #: Debian's scanner, and the library that it compares versions with.

@@ -12,10 +12,10 @@ from labkit.checks import failed
 from labkit.core.result import picture
 from labkit.errors import MachineError, WikiError
 from labkit.farm.services import browser
-from labkit.farm.services.browsing import Page
+from labkit.farm.services.browser import Page
 from labkit.report import figures
-from labkit.report.page import screenshot
-from labkit.wiki.publish import pages
+from labkit.report.page import publication
+from labkit.wiki.publish import prepared
 from tests.servers import saying, served
 
 
@@ -23,8 +23,8 @@ from tests.servers import saying, served
 def test_main_page_is_shown_to_a_stranger(wiki_lab: Lab) -> None:
     """Its heading and the link to log in are read from what the browser drew; the picture is kept, and
     the figure tells it in words."""
-    pages.prepare(wiki_lab)
-    result = screenshot.main_page(wiki_lab)
+    prepared.prepare(wiki_lab)
+    result = publication.main_page(wiki_lab)
     assert failed(result.checks) == ()
     (page,) = result.value.pages
     assert page.heading == "Main Page"
@@ -62,7 +62,7 @@ def test_check_needs_the_page_and_a_stranger(
         name="wiki", url="http://127.0.0.1/", status=status, title="", heading=heading,
         marks={"login": login}, screenshot="", seconds=0.1,
     )  # fmt: skip
-    assert screenshot.check(page).holds is holds
+    assert publication.shown_check(page).holds is holds
 
 
 @pytest.mark.root
@@ -79,7 +79,7 @@ def test_characters_that_no_font_has_are_a_failed_check(lab: Lab) -> None:
         here = f"http://127.0.0.1:{server.server_port}"
         seen = browser.at_home(lab, {"page-a": f"{here}/", "page-b": f"{here}/lost"}, {})
     assert [page.boxes for page in seen.pages] == ["", "\ue000\U0001fae9"]
-    check = screenshot.check(seen.pages[1])
+    check = publication.shown_check(seen.pages[1])
     assert not check.holds
     assert (
         "boxes in the picture: no font here has \ue000 (U+E000) \U0001fae9 (U+1FAE9)" in check.seen
@@ -91,11 +91,11 @@ def test_characters_that_no_font_has_are_a_failed_check(lab: Lab) -> None:
 def test_wiki_that_is_down_has_no_picture(lab: Lab) -> None:
     """The wiki's silence is the error, before a browser is started."""
     with pytest.raises(WikiError):
-        screenshot.main_page(lab)
+        publication.main_page(lab)
 
 
 def test_missing_browser_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without Chromium is told so before anything else."""
     monkeypatch.setattr(browser, "PROGRAM", "no-such-browser")
     with pytest.raises(MachineError, match="no-such-browser"):
-        screenshot.main_page(Lab.of({}))
+        publication.main_page(Lab.of({}))

@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.farm.containers import container, replica_files
+from labkit.farm.containers import replica_files
 from labkit.farm.images import actions as image
-from labkit.wiki.client import accounts
-from labkit.wiki.client.folders import Folders
-from labkit.wiki.server import actions as server
+from labkit.wiki import server
+from labkit.wiki.client import session
 from tests import proc
 from tests.conftest import free_port
 from tests.whole_farm import standing as whole_farm
@@ -66,7 +65,7 @@ def holders(words: Iterable[bytes], *folders: Path) -> dict[Path, int]:
 def test_a_secret_stands_where_it_is_needed_and_nobody_else_reads_it(whole: Lab) -> None:
     """In files of their owner's alone: labkit's own, the ssh keys, the containers' host key. MediaWiki's settings
     are root's, for PHP to read and not to write; the database is in a folder of its account's alone."""
-    plain = accounts.read(Folders.of(whole).passwords).plain()
+    plain = session.passwords(whole).plain()
     words = [word.encode() for word in plain.values()]
     found = holders(words, whole.state_dir, whole.run_dir, whole.output_dir)
     wiki = whole.state_dir / "wiki"
@@ -91,7 +90,7 @@ def test_a_secret_stands_where_it_is_needed_and_nobody_else_reads_it(whole: Lab)
 
 def test_a_secret_is_in_no_process_list(whole: Lab) -> None:
     """Neither in a command line nor in an environment of any process on the machine."""
-    words = accounts.read(Folders.of(whole).passwords).plain().values()
+    words = session.passwords(whole).plain().values()
     for name in ("cmdline", "environ"):
         found = dict(proc.texts(name))
         assert found
@@ -124,5 +123,5 @@ def test_no_layer_of_an_image_has_a_private_key(whole: Lab) -> None:
                 assert not has_key(content.read()), member.name
                 assert "ssh_host_" not in member.name
     assert seen > 100
-    for lower in container.unpack(whole, "red").lower:
+    for lower in image.unpacked(whole, "red").lower:
         assert [path for path in files(lower) if has_key(path.read_bytes())] == []

@@ -17,20 +17,21 @@ from labkit import Lab
 from labkit.core import run
 from labkit.errors import ConfigError, WikiError
 from labkit.report.batch.notebook import lab_file
-from labkit.wiki.client import accounts, ask, session
-from labkit.wiki.client.folders import Folders, api_url
-from labkit.wiki.client.transport import Session
+from labkit.wiki import server
+from labkit.wiki.client import session
+from labkit.wiki.client.mediawiki import MediaWiki
+from labkit.wiki.client.session import api_url
 from labkit.wiki.merge import fences
 from labkit.wiki.publish import publishing
-from labkit.wiki.server import actions as server
-from labkit.wiki.server import install
+from labkit.wiki.server import credentials, installation
+from labkit.wiki.server.configuration import Folders
 from tests.desks import picture
 from tests.faults import Proxy, proxy_to
 
 pytestmark = pytest.mark.root
 ROOT = Path(__file__).parents[1]
 WRONG = "0123456789abcdef0123456789abcdef"
-LOGIN = f"{accounts.BOT}@{accounts.APP}"
+LOGIN = f"{session.BOT}@{session.APP}"
 WEB = fences.block("05-web", "== Web sites ==", "Six pages.")
 #: Where passwords may stand: labkit's own file, MediaWiki's settings (the database's), its database.
 THEIR_OWN = ("passwords.json", "LocalSettings.php", ".sqlite", ".sqlite-wal", ".sqlite-shm")
@@ -38,7 +39,7 @@ THEIR_OWN = ("passwords.json", "LocalSettings.php", ".sqlite", ".sqlite-wal", ".
 
 def password(lab: Lab) -> str:
     """The bot password."""
-    return accounts.read(Folders.of(lab).passwords).publish.get_secret_value()
+    return session.passwords(lab).publish.get_secret_value()
 
 
 def existing(lab: Lab, url: str) -> Lab:
@@ -89,7 +90,7 @@ def test_the_command_tells_no_password(
     (tmp_path / "lab.toml").write_text(lab_file(wiki_lab))
     (tmp_path / "existing.toml").write_text(lab_file(existing(wiki_lab, url)))
     (tmp_path / "away.toml").write_text(lab_file(existing(wiki_lab, "http://127.0.0.1:1/api.php")))
-    base = [sys.executable, "-m", "labkit.cli", "publish", "--debug"]
+    base = [sys.executable, "-m", "labkit", "publish", "--debug"]
     base += ["--set", f"outputs={tmp_path}/outputs"]
     # the wrong one comes first: without a page something is to be written, for which one logs in
     calls = (("existing", WRONG, 1), ("existing", word, 0), ("lab", word, 0), ("away", word, 1))
@@ -228,7 +229,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(
     if switch:
         monkeypatch.setenv(switch, "0" if switch.startswith("PYTHON") else "")
     lab = behind(front, wiki_lab, "https")
-    for ask_it in (session.open, ask.site_info, server.up):
+    for ask_it in (session.open, session.site_info, server.up):
         with pytest.raises(WikiError) as caught:
             ask_it(lab)
         assert caught.value.reason == "its certificate cannot be verified: self-signed certificate"
@@ -242,7 +243,7 @@ def test_a_certificate_that_the_machine_trusts_is_taken(
 ) -> None:
     """What the remedy says helps: the wiki is published to over https."""
     lab = behind(front, wiki_lab, "https")
-    assert ask.site_info(lab).version.startswith("MediaWiki ")
+    assert session.site_info(lab).version.startswith("MediaWiki ")
     with closing((site := session.open(lab)).connection):
         assert publishing.apply(site, "By https", (WEB,), folder=tmp_path).edited
     assert len(front.words) > 6
@@ -264,25 +265,28 @@ def test_no_word_follows_a_redirect_to_another_address(
 # -- the bot's rights ------------------------------------------------------------------------------
 
 
-def log_in_with(lab: Lab, grants: tuple[str, ...], word: str) -> Session:
+def log_in_with(lab: Lab, grants: tuple[str, ...], word: str) -> MediaWiki:
     """A session by a bot password of the bot's that has these grants."""
-    folders = Folders.of(lab)
-    bot = {"name": accounts.BOT, "app": "less", "password": word, "grants": ["basic", *grants]}
-    accounts.as_server(
-        [accounts.php_program(), folders.root / "accounts.php"],
-        env={"MW_INSTALL_PATH": str(install.program(lab)), "MW_CONFIG_FILE": str(folders.settings)},
+    folders = Folders(lab)
+    bot = {"name": session.BOT, "app": "less", "password": word, "grants": ["basic", *grants]}
+    credentials.as_server(
+        [credentials.php_program(), folders.root / "accounts.php"],
+        env={
+            "MW_INSTALL_PATH": str(installation.program(lab)),
+            "MW_CONFIG_FILE": str(folders.settings),
+        },
         stdin=json.dumps({"accounts": [], "bot": bot}),
     )
-    site = session.connect(api_url(lab), own=True)
-    site.login(f"{accounts.BOT}@less", word)
+    site = session.connect(lab)
+    site.login(f"{session.BOT}@less", word)
     return site
 
 
 @pytest.mark.parametrize(
     ("grants", "refused"),
     [
-        (accounts.GRANTS, ""),
-        *((tuple(g for g in accounts.GRANTS if g != gone), gone) for gone in accounts.GRANTS),
+        (credentials.GRANTS, ""),
+        *((tuple(g for g in credentials.GRANTS if g != gone), gone) for gone in credentials.GRANTS),
         (("editpage", "uploadfile"), "createeditmovepage"),
     ],
 )

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
 from labkit import Lab
-from labkit.farm.services import balancing
+from labkit.farm.services import balancer_config
 from labkit.farm.traffic import bench
 from labkit.model import sites
 
@@ -156,7 +155,7 @@ def test_a_container_s_server_loads_what_the_page_needs() -> None:
 def test_a_replica_has_threads_for_all_that_the_balancer_and_a_measurement_send() -> None:
     """Else its server closes kept connections in the middle of requests: two processes of the balancer, the
     older one ending after a reload, each with a health check, or a measurement's clients directly."""
-    config = balancing.config(Lab.load(None, sites=["red"]), Path("/x"), Path("/y"))
+    config = balancer_config.config(Lab.load(None, sites=["red"]))
     [most] = {int(item) for item in re.findall(r" max=(\d+) ", config)}
     assert 2 * (most + 1) <= sites.THREADS
     assert bench.CONNECTIONS < sites.THREADS
@@ -164,6 +163,6 @@ def test_a_replica_has_threads_for_all_that_the_balancer_and_a_measurement_send(
 
 def test_the_balancer_has_threads_for_more_clients_than_its_replicas_take_at_a_time() -> None:
     """Those that wait for a replica's turn have a thread of the balancer's each."""
-    config = balancing.config(Lab.load(None, sites=["red"]), Path("/x"), Path("/y"))
+    config = balancer_config.config(Lab.load(None, sites=["red"]))
     [most] = [line.split()[1] for line in config.splitlines() if "MaxRequestWorkers" in line]
     assert int(most) >= 2 * 128

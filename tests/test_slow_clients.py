@@ -12,10 +12,10 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from labkit import Lab
-from labkit.farm.containers import container
+from labkit.farm.containers import runc
 from labkit.farm.network.netns import enter, inside
-from labkit.farm.services import balancing
-from labkit.wiki.server import settings
+from labkit.farm.services import balancer_config
+from labkit.wiki.server import configuration
 from tests.whole_farm import standing
 
 #: How many are slow, and how long the others wait at most for an answer, in seconds: what README says.
@@ -112,7 +112,7 @@ def test_slow_clients_leave_the_balancer_to_the_others(farm: Lab) -> None:
     assert clients.most > 0.9 * SLOW
     assert clients.ended > SLOW
     assert max(times) < BALANCER
-    assert container.states(farm)["lone-1"].status == "running"
+    assert runc.states(farm)["lone-1"].status == "running"
 
 
 @pytest.mark.root
@@ -133,8 +133,6 @@ def test_slow_clients_keep_the_wiki_s_readers_waiting_for_seconds(wiki_lab: Lab)
 def test_there_are_threads_for_more_than_the_slow_ones() -> None:
     """And each has its time."""
     lab = Lab.of({})
-    assert balancing.THREADS > 1.5 * SLOW
-    assert f"RequestReadTimeout {balancing.PATIENCE}\n" in balancing._server(
-        lab, lab.run_dir, lab.run_dir
-    )
-    assert settings.WORKERS * WIKI > SLOW
+    assert balancer_config.THREADS > 1.5 * SLOW
+    assert f"RequestReadTimeout {balancer_config.PATIENCE}\n" in balancer_config.config(lab)
+    assert configuration.WORKERS * WIKI > SLOW

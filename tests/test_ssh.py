@@ -11,7 +11,8 @@ from labkit import Lab
 from labkit.checks import failed
 from labkit.core import run
 from labkit.errors import CommandError
-from labkit.farm.containers import container, replica_files
+from labkit.farm.containers import container, replica_files, runc
+from labkit.farm.images import actions as images
 from labkit.farm.reconcile import up
 from labkit.farm.services import ssh
 from tests.test_run import gone
@@ -108,7 +109,7 @@ def test_a_strange_key_is_refused(farm: Lab) -> None:
 @pytest.mark.root
 def test_keys_are_in_no_image(farm: Lab) -> None:
     """The image's layers hold neither host keys nor anybody's authorized_keys."""
-    for lower in container.unpack(farm, "red").lower:
+    for lower in images.unpacked(farm, "red").lower:
         assert list(lower.glob("etc/ssh/ssh_host_*")) == []
         assert list(lower.glob("root/.ssh/*")) == []
 
@@ -127,7 +128,7 @@ def test_sshd_has_the_capabilities_it_needs_and_no_more(farm: Lab) -> None:
     words = ["grep", "CapEff", f"/proc/{pids['red-1']}/status"]
     mask = int(run.run(words).stdout.split()[1], 16)
     assert bin(mask).count("1") == len(replica_files.CAPABILITIES)
-    server = container.states(farm)["red-1"].pid
+    server = runc.states(farm)["red-1"].pid
     assert run.run(["grep", "CapEff", f"/proc/{server}/status"]).stdout.split()[1] == "0" * 16
 
 

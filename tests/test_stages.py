@@ -17,10 +17,9 @@ from labkit.errors import ConfigError, StageError, StateError
 from labkit.records import Record
 from labkit.report import Stage, figures
 from labkit.report.figures import style
-from labkit.report.stages import pictures, plan
+from labkit.report.stages import assignment
 from labkit.report.stages import record as records
-from labkit.report.stages.assignment import ROWS
-from labkit.report.stages.plan import STAGES, Plan
+from labkit.report.stages.assignment import ROWS, STAGES, StagePlan
 
 
 class Seen(Record):
@@ -47,8 +46,8 @@ def quiet(tmp_path: Path) -> Lab:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """One stage, which needs a check below ``net.ping.`` and answers R10."""
     monkeypatch.delenv("LABKIT_RUN", raising=False)
-    stages = (Plan(name="04-network", title="N", rows=("R10",), required=("net.ping.",)),)
-    monkeypatch.setattr(plan, "STAGES", stages)
+    stages = (StagePlan(name="04-network", title="N", rows=("R10",), required=("net.ping.",)),)
+    monkeypatch.setattr(assignment, "STAGES", stages)
 
 
 def draw(lab: Lab, name: str = "line", *, end: int = 4) -> Figure:
@@ -122,7 +121,7 @@ def test_close_names_what_is_missing(
 @pytest.mark.usefixtures("small")
 def test_row_without_a_check_that_holds_is_a_problem(quiet: Lab) -> None:
     """A stage that answers a row has a check that holds for it."""
-    assert plan.problems(Plan(name="x", title="X", rows=("R9",)), measure().checks) == (
+    assert assignment.problems(StagePlan(name="x", title="X", rows=("R9",)), measure().checks) == (
         "no check that holds answers row R9",
     )
 
@@ -205,7 +204,7 @@ def test_drafts_of_runs_that_ended_long_ago_are_swept_away(quiet: Lab) -> None:
     for name, age in (("old", 100_000), ("new", 0)):
         drafts(quiet, name).mkdir(parents=True)
         os.utime(drafts(quiet, name), (time.time() - age,) * 2)
-    pictures.sweep(quiet)
+    records.sweep_drafts(quiet)
     assert [path.name for path in (quiet.output_dir / "figures").iterdir()] == [".new"]
 
 

@@ -21,12 +21,19 @@ from labkit.report.batch.rebuild import Rebuilt, notebooks_folder, rebuild
 from labkit.report.batch.schedule import Wish
 from labkit.report.page import blocks
 from labkit.report.site import review
-from labkit.report.stages import closing, inputs, memory
+from labkit.report.stages import build_cache
 from labkit.report.stages import record as records
-from labkit.report.stages.closing import TaskState
-from labkit.report.stages.plan import STAGES, plan
+from labkit.report.stages.assignment import STAGES, plan
 from labkit.report.stages.record import Entry, Inputs, StageRecord
-from labkit.report.stages.stage import Stage
+from labkit.report.stages.stage import (
+    Stage,
+    TaskState,
+    closing_table,
+    coverage_table,
+    judged_rows,
+    row_answers,
+    task_states,
+)
 from tests import stage_notebooks
 from tests.conftest import open_place
 from tests.projects import project
@@ -37,7 +44,7 @@ BEGIN = datetime(2024, 1, 1, 12, 0, tzinfo=UTC)
 
 def record(stage: str, minute: int = 0, *checks: str, **other: Any) -> StageRecord:
     """A run of a stage, with the default lab but for ``parameters``."""
-    given = memory.described(Lab.of(other.pop("parameters", {})))
+    given = build_cache.described(Lab.of(other.pop("parameters", {})))
     said = f"{given['replicas']} replicas in {stage}."
     made = [Check(name=name, expected="1", seen="1", holds=True) for name in checks]
     values = {
@@ -99,14 +106,14 @@ def test_what_changed_is_said_in_few_words(case: str) -> None:
     now = KNOWN.model_copy(update=other)
     ran = record("06-balancer", 5, inputs=KNOWN)
     last = {item.stage: item for item in since}
-    assert inputs.changed(ran, now, memory.described(Lab.of(lab)), last.get) == said
+    assert build_cache.changed(ran, now, build_cache.described(Lab.of(lab)), last.get) == said
 
 
 def test_a_record_without_inputs_is_compared_as_far_as_it_goes() -> None:
     """One that an older labkit wrote."""
     ran = record("06-balancer", parameters={"replicas": 3})
-    assert not inputs.changed(ran, KNOWN, None, {}.get)
-    assert "replicas" in inputs.changed(ran, KNOWN, memory.described(Lab()), {}.get)
+    assert not build_cache.changed(ran, KNOWN, None, {}.get)
+    assert "replicas" in build_cache.changed(ran, KNOWN, build_cache.described(Lab()), {}.get)
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
@@ -114,7 +121,7 @@ def test_a_stage_uses_what_its_notebook_declares(stage: Any) -> None:
     """Of lab.toml's keys, but for folders: a change of one makes it stale."""
     source = notebooks_folder() / f"{stage.name}.ipynb"
     keys = {PARAMETERS[n] for n in notebook.declared(notebook.require(source)) if n in PARAMETERS}
-    assert {key.split(".")[0] for key in keys} - inputs.APART <= set(stage.uses)
+    assert {key.split(".")[0] for key in keys} - build_cache.APART <= set(stage.uses)
     assert set(stage.uses) <= set(Lab.model_fields)
 
 
@@ -125,17 +132,19 @@ def test_a_project_that_was_renamed_is_not_stale(
     own = project(tmp_path)
     name = "02-rootfs"
     source = notebooks_folder() / f"{name}.ipynb"
-    known = memory.Remembered(source=f"/before/notebooks/{name}.ipynb", record="r")
-    monkeypatch.setattr(memory, "recall", lambda lab: memory.Memory(stages={name: known}))
+    known = build_cache.Remembered(source=f"/before/notebooks/{name}.ipynb", record="r")
+    monkeypatch.setattr(
+        build_cache, "recall", lambda lab: build_cache.BuildCache(stages={name: known})
+    )
     monkeypatch.chdir(tmp_path)
-    given = inputs.of(own.lab, plan(name), source, {})
+    given = build_cache.inputs_of(own.lab, plan(name), source, {})
     ran = record(name, 1, "x", inputs=given, parameters=own.lab.model_dump(mode="json"))
-    assert memory.stale(own.lab, [ran]) == {}
+    assert build_cache.stale(own.lab, [ran]) == {}
     other = given.model_copy(update={"notebook": "another"})
     changed = ran.model_copy(update={"inputs": other})
-    assert memory.stale(own.lab, [changed]) == {name: "its notebook changed"}
-    monkeypatch.setattr(memory, "project_folder", lambda: tmp_path / "nowhere")
-    assert memory.stale(own.lab, [changed]) == {}
+    assert build_cache.stale(own.lab, [changed]) == {name: "its notebook changed"}
+    monkeypatch.setattr(build_cache, "project_folder", lambda: tmp_path / "nowhere")
+    assert build_cache.stale(own.lab, [changed]) == {}
 
 
 def test_a_task_with_checks_of_a_stale_stage_is_stale() -> None:
@@ -143,7 +152,7 @@ def test_a_task_with_checks_of_a_stale_stage_is_stale() -> None:
     found = [record("04-network", 1, "farm.replica.a", "network.ping.a"), record("05-web", 0, "farm.replica.b")]  # fmt: skip
     more = [record("05-web", 0, *(f"farm.replica.{n}-{m}" for n in range(3) for m in (1, 2)))]
     stale = {"05-web": "04-network ran again since"}
-    tasks = {task.task: task for task in closing.states([*found, *more], stale)}
+    tasks = {task.task: task for task in task_states([*found, *more], stale)}
     farm = tasks["Run the farm's containers"]
     assert farm.state == "stale"
     assert farm.comment.startswith("05-web is stale, because 04-network ran again since. ")
@@ -158,7 +167,7 @@ def test_the_rows_name_answers_of_stale_stages() -> None:
         record(name, 1, "x", entries=(Entry(cell=1, result=result()),))
         for name in ("04-network", "05-web")
     ]
-    table = closing.coverage_table(closing.answers(found), closing.rows(found), {"05-web"})
+    table = coverage_table(row_answers(found), judged_rows(found), {"05-web"})
     said = {row[3]: row[5] for row in table.rows if row[0] == "R10"}
     assert said == {"04-network": "1 of 1 hold", "05-web": "1 of 1 hold, stale"}
 
@@ -175,9 +184,9 @@ def test_a_stage_that_ran_by_hand_knows_what_it_saw(
         stage.close()
     failed = records.latest(lab)[-1]
     records.keep(lab, failed.model_copy(update={"state": "passed"}))
-    assert memory.stale(lab) == {}
+    assert build_cache.stale(lab) == {}
     records.keep(lab, record("03-containers", 1))
-    assert memory.stale(lab) == {"04-network": "03-containers ran again since"}
+    assert build_cache.stale(lab) == {"04-network": "03-containers ran again since"}
 
 
 # -- real notebooks ----------------------------------------------------------------------------------
@@ -258,13 +267,13 @@ def test_the_command_that_ran_it_says_so(ran: Ran) -> None:
 
 def test_the_closing_table_mixes_no_results_without_a_word(ran: Ran) -> None:
     """A task is done by what is of now alone; two numbers of replicas stand in no cell as if of one lab."""
-    shown = {task.task: task for task in closing.closing_table(ran.more).value.tasks}
+    shown = {task.task: task for task in closing_table(ran.more).value.tasks}
     assert shown["Install the wiki"].state != "stale"
     assert (shown["Connect the network"].state, "3 replicas" in shown["Connect the network"].comment) == ("met", True)  # fmt: skip
     web = shown["Serve the web sites"]
     assert "05-web is stale, because replicas was 2 and is 3 in 04-network." in web.comment
     assert "2 replicas" not in web.comment
-    now = {task.task: task for task in closing.closing_table(ran.lab).value.tasks}
+    now = {task.task: task for task in closing_table(ran.lab).value.tasks}
     assert now["Connect the network"].state == "stale"
     assert now["Connect the network"].comment.startswith("04-network is stale, because replicas was 3 and is 2 now.")  # fmt: skip
 
@@ -367,7 +376,7 @@ def told() -> Iterator[Told]:
                 review=own.labkit("review"),
                 index=text(site / "index.html"),
                 web=text(site / "05-web.html"),
-                table=list(closing.closing_table(lab).value.tasks),
+                table=list(closing_table(lab).value.tasks),
                 rebuild=own.labkit("rebuild"),
                 after=text(site / "index.html"),
                 tasks={row[1] for row in records.load(lab, "07-report").results[0].tables[0].rows},

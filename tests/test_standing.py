@@ -20,10 +20,10 @@ from labkit.core import run
 from labkit.core.journal import Journal
 from labkit.core.undo import mount_points
 from labkit.errors import MachineError
-from labkit.farm.containers import container
+from labkit.farm.containers import container, runc
 from labkit.farm.network.netns import inside
 from labkit.farm.reconcile import up, upkeep
-from labkit.farm.services import proxy, ssh
+from labkit.farm.services import balancer, ssh
 from labkit.kernel import cgroups
 from labkit.report import status
 from tests import proc
@@ -55,7 +55,7 @@ def processes(lab: Lab) -> list[str]:
 def inventory(lab: Lab) -> dict[str, list[str]]:
     """What the machine has of the lab now, by kind, whatever the journal says."""
     folders = (f"{lab.run_dir}/", f"{lab.state_dir}/")
-    states = container.runc_root(lab)
+    states = runc.root(lab)
     return {
         "mounts": [point for point in mount_points() if point.startswith(folders)],
         "namespaces": [p.name for p in Path("/run/netns").glob(f"{lab.name}*")],
@@ -97,13 +97,13 @@ def killed_container(lab: Lab) -> None:
 
 def deleted_container(lab: Lab) -> None:
     """runC has forgotten one replica."""
-    run.run(container.runc(lab, "delete", "--force", lab.farm[0].name))
+    run.run(runc.command(lab, "delete", "--force", lab.farm[0].name))
 
 
 def half_made_container(lab: Lab) -> None:
     """runc was killed before it wrote its state."""
     deleted_container(lab)
-    (container.runc_root(lab) / lab.farm[0].name).mkdir()
+    (runc.root(lab) / lab.farm[0].name).mkdir()
 
 
 def replica_namespace(lab: Lab) -> None:
@@ -118,19 +118,19 @@ def host_namespace(lab: Lab) -> None:
 
 def unmounted(lab: Lab) -> None:
     """One replica's root file system was unmounted by hand."""
-    run.run(["umount", "--lazy", container.bundle(lab, lab.farm[0].name) / "rootfs"])
+    run.run(["umount", "--lazy", runc.bundle(lab, lab.farm[0].name) / "rootfs"])
 
 
 def no_configuration(lab: Lab) -> None:
     """A dead container has lost its bundle's config.json."""
     killed_container(lab)
-    (container.bundle(lab, lab.farm[0].name) / "config.json").unlink()
+    (runc.bundle(lab, lab.farm[0].name) / "config.json").unlink()
 
 
 def logged_in(lab: Lab) -> None:
     """sshd and a program run in the containers besides."""
     ssh.login(lab)
-    words = container.runc(lab, "exec", "--detach", lab.farm[0].name, "sleep", "300")
+    words = runc.command(lab, "exec", "--detach", lab.farm[0].name, "sleep", "300")
     run.run(words, output=lab.run_dir / "exec.log")
 
 
@@ -165,7 +165,7 @@ def test_down_leaves_nothing_of_a_whole_farm() -> None:
 @pytest.mark.parametrize("harm", HARMS, ids=lambda function: function.__name__)
 def test_down_leaves_nothing_after(lab: Lab, harm: Callable[[Lab], None]) -> None:
     """Whatever is half gone or more than was made."""
-    pids = [state.pid for state in container.states(lab).values()]
+    pids = [state.pid for state in runc.states(lab).values()]
     harm(lab)
     result = status.down(lab)
     assert result.value.failed == ()
@@ -176,7 +176,7 @@ def test_down_leaves_nothing_after(lab: Lab, harm: Callable[[Lab], None]) -> Non
 @pytest.mark.root
 def test_down_detaches_a_busy_mount(lab: Lab) -> None:
     """A process of somebody's that stands in a container's files is not killed for it."""
-    with sleeper_in(container.bundle(lab, lab.farm[0].name) / "rootfs" / "etc") as pid:
+    with sleeper_in(runc.bundle(lab, lab.farm[0].name) / "rootfs" / "etc") as pid:
         result = status.down(lab)
         assert result.value.failed == ()
         assert not gone(pid)
@@ -260,7 +260,7 @@ def test_status_knows_the_labs_own_balancer_from_anybodys() -> None:
         assert balancer_of(lab) == ("up", f"{place}: 1 of 2 replicas in service, not red-1", True)
         other = Lab.of({**lab.model_dump(), "name": "other"})
         assert balancer_of(other)[::2] == ("somebody else's", False)
-        proxy.down(lab)
+        balancer.down(lab)
         assert balancer_of(lab)[::2] == ("down", False)
         for kind in (
             partial(HTTPServer, RequestHandlerClass=saying(lambda _: "hello")),

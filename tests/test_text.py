@@ -12,9 +12,9 @@ import pytest
 from labkit import Lab, LabkitError, display
 from labkit.core import undo
 from labkit.farm.reconcile import up
-from labkit.kernel import mounts
-from labkit.report.site import markup
-from labkit.wiki.publish import pages, pristine
+from labkit.kernel import proc
+from labkit.report.site import hypertext
+from labkit.wiki.publish import last_written, prepared
 from labkit.wiki.render import wikitext
 
 #: What people write: of each, none may be refused or changed.
@@ -44,7 +44,7 @@ def test_what_people_write_is_text_everywhere(line: str) -> None:
     """A title, a folder, what a terminal, the review site and the wiki show: all are the same words."""
     assert display.line(line) == line
     assert display.shown(line) == line
-    assert markup.plain(line) == line
+    assert hypertext.plain(line) == line
     assert wikitext.clean(line) == unicodedata.normalize("NFC", line)
     assert Lab.of({"sites": [{"name": "a", "title": line}]}).sites[0].title == line
 
@@ -111,7 +111,7 @@ def test_a_persons_file_may_begin_with_a_byte_order_mark(tmp_path: Path, mark: s
     (tmp_path / "lab.toml").write_bytes(f'{mark}wiki.assignment = "a.md"\r\n'.encode())
     (tmp_path / "a.md").write_bytes(f"{mark}# Aufgabe\r\n".encode())
     lab = Lab.load(tmp_path / "lab.toml")
-    made = pages.assignment(lab)
+    made = prepared.assignment(lab)
     assert "Aufgabe" in made
     assert "\ufeff" not in made
 
@@ -119,7 +119,7 @@ def test_a_persons_file_may_begin_with_a_byte_order_mark(tmp_path: Path, mark: s
 def test_a_pages_name_is_as_long_as_the_wiki_takes_it() -> None:
     """The page of the bot's own beside the report is one, too; the wiki composes the characters first."""
     fits = {"wiki": {"page": "実" * 80 + "ab"}}
-    assert len(pristine.state_title(Lab.of(fits).wiki.page).encode()) == 255
+    assert len(last_written.state_title(Lab.of(fits).wiki.page).encode()) == 255
     assert Lab.of({"wiki": {"page": "e\u0301" * 100}})
     with pytest.raises(LabkitError, match="at most 242") as caught:
         Lab.of({"wiki": {"page": "実" * 80 + "abc"}})
@@ -139,8 +139,8 @@ def test_no_two_pages_have_one_file() -> None:
         "a/b",
         "a:b",
     ]
-    assert len({pristine.stem(name) for name in names}) == len(names)
-    assert [pristine.stem(name) for name in names[:2]] == ["Report", "Lab-report"]
+    assert len({last_written.stem(name) for name in names}) == len(names)
+    assert [last_written.stem(name) for name in names[:2]] == ["Report", "Lab-report"]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_no_two_pages_have_one_file() -> None:
 def test_a_mount_is_found_whatever_its_folder_is_called(field: str, place: str) -> None:
     """The kernel writes blanks of ASCII in octal, and all other characters as they are."""
     lines = f"36 35 98:0 / {field} rw,noatime shared:1 - overlay o ro,lowerdir=/a\\040b:/c\n"
-    (mount,) = mounts.parse(lines)
+    (mount,) = proc.mounts(lines)
     assert (mount.place, mount.parent, mount.kind) == (place, "35", "overlay")
     assert mount.options == ("rw", "noatime")
     assert mount.special == ("ro", "lowerdir=/a\\040b:/c")

@@ -13,17 +13,17 @@ from labkit import Lab
 from labkit.checks import failed
 from labkit.core import run
 from labkit.errors import ConfigError, FarmError
+from labkit.farm import traffic
 from labkit.farm.containers import container
-from labkit.farm.reconcile import up
-from labkit.farm.services import balancing, dns, fetch, proxy, workers
-from labkit.farm.traffic import actions as traffic
-from labkit.farm.traffic import bench, counts, failover, measure
-from labkit.farm.traffic.counts import Share
+from labkit.farm.reconcile import answers
+from labkit.farm.services import balancer, balancer_config, balancer_server, dns, fetch
+from labkit.farm.traffic import bench, distribution, failover, measurements
 from labkit.farm.traffic.load import Load
-from labkit.farm.traffic.measure import Measurement
+from labkit.farm.traffic.measurements import Measurement, Share
+from labkit.model.config import METHODS
 from tests.host_side import give_address
 from tests.waiting import until
-from tests.whole_farm import standing
+from tests.whole_farm import send, standing
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,8 @@ def farm() -> Iterator[Lab]:
 
 def balanced(farm: Lab, **changes: object) -> Lab:
     """The farm's balancer as another Lab would have it, until the next :func:`restored`."""
-    lab = Lab.of({**farm.model_dump(), **changes}).recalled()
-    proxy.up(lab)
+    lab = Lab.of({**farm.model_dump(), **changes})
+    balancer.up(lab)
     return lab
 
 
@@ -44,23 +44,30 @@ def balanced(farm: Lab, **changes: object) -> Lab:
 def restored(farm: Lab) -> Iterator[Lab]:
     """The farm, whose balancer is the Lab's own again afterwards."""
     yield farm
-    proxy.up(farm)
+    balancer.up(farm)
 
 
 @pytest.mark.root
 def test_client_balancer_and_replicas_count_the_same(farm: Lab) -> None:
-    """One row a request; the three counts agree request by request, and fit the weights."""
-    result = traffic.send(farm, "red", 120, 6)
+    """Each site in the Lab's order: the three counts agree request by request, and fit the weights."""
+    result = traffic.survey(farm, 40, 4)
     assert failed(result.checks) == ()
+    assert [one.target for one in result.value.measurements] == ["red", "blue"]
     assert {check.name for check in result.checks} == {
-        f"traffic.red.{what}" for what in ("answered", "distribution", "proxy-log", "replica-logs")
+        "balance.several",
+        *(
+            f"traffic.{site}.{what}"
+            for site in ("red", "blue")
+            for what in ("answered", "distribution", "proxy-log", "replica-logs")
+        ),
     }
+    assert [table.name for table in result.tables] == ["shares", "requests-red", "requests-blue"]
     table = result.table("requests-red")
     assert [column.heading for column in table.columns] == [
         "site", "replica", "status", "start (s)", "took (s)", "error",
     ]  # fmt: skip
-    assert len(table.rows) == 120
-    assert [part.observed for part in result.value.shares] == [60, 60]
+    assert len(table.rows) == 40
+    assert [part.observed for part in result.value.measurements[0].shares] == [20, 20]
     assert result.changed is False
 
 
@@ -69,32 +76,23 @@ def test_request_that_the_balancer_did_not_log_is_a_failed_check(
     farm: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counts that differ are told, with how many requests differ."""
-    value, sent, _ = measure.measure(farm, "red", 40, 4)
-    log = proxy.logs(farm) / "access.log"
+    value, sent, _ = measurements.measure(farm, "red", 40, 4)
+    log = balancer_config.logs(farm) / "access.log"
     original = log.read_text()
     lines = original.splitlines(keepends=True)
     log.write_text("".join(line for line in lines if f'"{value.trace}-7"' not in line))
-    monkeypatch.setattr(measure, "PATIENCE", 0.1)
-    (check,) = failed(measure.checks(farm, value, sent))
+    monkeypatch.setattr(measurements, "PATIENCE", 0.1)
+    (check,) = failed(measurements.checks(farm, value, sent))
     log.write_text(original)
     assert check.name == "traffic.red.proxy-log"
     assert check.seen.endswith("; 1 request differs")
 
 
 @pytest.mark.root
-def test_replica_is_asked_directly(farm: Lab) -> None:
-    """A replica's own name leads past the balancer, which sees nothing of it."""
-    result = traffic.send(farm, "red-2", 30, 3)
-    assert result.holds
-    assert [part.replica for part in result.value.shares] == ["red-2"]
-    assert proxy.log(farm, result.value.trace) == ([], {})
-
-
-@pytest.mark.root
 def test_weights_divide_the_requests(restored: Lab) -> None:
     """Weights of 3 and 1 give three quarters to the first, which the test against them confirms."""
     lab = balanced(restored, sites=[{"name": "red", "weights": [3, 1]}, "blue"])
-    result = traffic.send(lab, "red", 120, 6)
+    result = send(lab, "red", 120, 6)
     assert result.holds
     assert [part.observed for part in result.value.shares] == [90, 30]
 
@@ -103,7 +101,7 @@ def test_weights_divide_the_requests(restored: Lab) -> None:
 def test_counts_against_the_weights_fail_the_check(restored: Lab) -> None:
     """The balancer divides 3:1, the Lab expects 1:1: the distribution does not hold."""
     balanced(restored, sites=[{"name": "red", "weights": [3, 1]}, "blue"])
-    result = traffic.send(restored, "red", 120, 6)
+    result = send(restored, "red", 120, 6)
     assert [check.name for check in failed(result.checks)] == ["traffic.red.distribution"]
 
 
@@ -119,16 +117,16 @@ def test_sticky_balancer_keeps_a_client(restored: Lab, sticky: bool, replicas: i
 
 @pytest.mark.root
 @pytest.mark.parametrize("sticky", [False, True])
-@pytest.mark.parametrize("method", traffic.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_each_method_passes_with_weights_after_an_outage(
     restored: Lab, method: str, sticky: bool
 ) -> None:
     """What a replica was spared by the balancer meanwhile is not made up for in what is measured next."""
     sites = [{"name": "red", "weights": (30, 1)}, {"name": "blue", "weights": (1, 1)}]
     lab = balanced(restored, sites=sites, proxy={"lbmethod": method, "sticky": sticky})
-    workers.stop(lab, lab.farm[0], True)
-    assert traffic.send(lab, "red", 100, 8).value.shares[0].observed == 0
-    workers.stop(lab, lab.farm[0], False)
+    balancer_server.stop(lab, lab.farm[0], True)
+    assert send(lab, "red", 100, 8).value.shares[0].observed == 0
+    balancer_server.stop(lab, lab.farm[0], False)
     assert failed(traffic.stay(lab, "red").checks) == ()
     assert failed(traffic.survey(lab, 200, 16).checks) == ()
     assert failed(traffic.stay(lab, "red").checks) == ()
@@ -148,7 +146,7 @@ def measured(method: str, *observed: int, weights: tuple[int, ...]) -> Measureme
     )
     return Measurement(
         target="red", address="", lbmethod=method, trace="", requests=total, concurrency=8, failed=0,
-        seconds=1.0, rate=1.0, median=1.0, p95=1.0, shares=parts, fit=counts.fit(parts),
+        seconds=1.0, rate=1.0, median=1.0, p95=1.0, shares=parts, fit=measurements.fit(parts),
     )  # fmt: skip
 
 
@@ -170,16 +168,7 @@ def test_what_is_expected_of_a_method(
     method: str, observed: tuple[int, ...], weights: tuple[int, ...], holds: bool
 ) -> None:
     """The weights, as far as the method heeds them, and those under way that it cannot count yet."""
-    assert measure.expectation(measured(method, *observed, weights=weights))[1] is holds
-
-
-@pytest.mark.root
-def test_survey_measures_every_site(farm: Lab) -> None:
-    """Each site in the Lab's order, one table of shares, one of requests a site."""
-    result = traffic.survey(farm, 40, 4)
-    assert failed(result.checks) == ()
-    assert [one.target for one in result.value.measurements] == ["red", "blue"]
-    assert [table.name for table in result.tables] == ["shares", "requests-red", "requests-blue"]
+    assert measurements.expectation(measured(method, *observed, weights=weights))[1] is holds
 
 
 @pytest.mark.root
@@ -193,7 +182,7 @@ def test_comparison_goes_through_all_methods_and_restores_the_balancer(farm: Lab
     ]  # fmt: skip
     exact = result.value.cases[3].measurement
     assert [part.observed for part in exact.shares] == [10, 40]
-    assert proxy.up(farm).changed is False
+    assert balancer.up(farm).changed is False
 
 
 @pytest.mark.root
@@ -205,19 +194,19 @@ def test_comparison_that_fails_restores_the_balancer(
     def broken(lab: Lab, *_: object) -> None:
         raise FarmError(lab.proxy.lbmethod, "stopped here")
 
-    monkeypatch.setattr(traffic, "measure", broken)
+    monkeypatch.setattr(distribution, "measure", broken)
     with pytest.raises(FarmError, match="stopped here"):
         traffic.compare(farm, "red")
-    assert proxy.up(farm).changed is False
+    assert balancer.up(farm).changed is False
 
 
 @pytest.mark.root
 def test_weights_that_do_not_fit_change_nothing(farm: Lab) -> None:
     """Three weights for two replicas are refused before the balancer is touched."""
-    before = proxy.server(farm).config.read_text()
+    before = balancer_server.server(farm).config.read_text()
     with pytest.raises(ConfigError, match="2 replicas and 3 weights"):
         traffic.compare(farm, "red", weights=[1, 2, 3])
-    assert proxy.server(farm).config.read_text() == before
+    assert balancer_server.server(farm).config.read_text() == before
 
 
 @pytest.mark.root
@@ -241,7 +230,7 @@ def test_stopped_replica_is_left_out_and_comes_back(farm: Lab, how: str) -> None
     assert value.out is not None
     assert value.back is not None
     assert value.stopped <= value.out <= value.started <= value.back
-    assert workers.worker(farm, farm.replica("red-2")).usable
+    assert balancer_server.worker(farm, farm.replica("red-2")).usable
     rows = result.table(f"timeline-{how}-red-2").frame()
     down = rows[(rows["time"] > value.out + 0.1) & (rows["time"] < value.started - 0.1)]
     assert down["red-2"].sum() == 0
@@ -269,7 +258,7 @@ def test_a_request_with_a_body_is_never_sent_again(farm: Lab, tmp_path: Path) ->
         answer = said.result().stdout
     for replica in replicas:
         container.start(farm, replica)
-    until(lambda: all(workers.worker(farm, replica).usable for replica in replicas))
+    until(lambda: all(balancer_server.worker(farm, replica).usable for replica in replicas))
     assert answer.split() in (["502", "0"], ["503", "0"])
 
 
@@ -282,12 +271,12 @@ def test_failed_exercise_starts_the_replica_again(
     def lost(*_: object) -> None:
         raise FarmError("the balancer", "was lost from sight")
 
-    monkeypatch.setattr(failover.workers, "worker", lost)
+    monkeypatch.setattr(failover.balancer_server, "worker", lost)
     with pytest.raises(FarmError, match="lost from sight"):
         failover.kill(farm, "blue-1")
-    assert up.problem(farm, farm.replica("blue-1")) is None
+    assert answers.problem(farm, farm.replica("blue-1")) is None
     monkeypatch.undo()
-    until(lambda: workers.worker(farm, farm.replica("blue-1")).usable)
+    until(lambda: balancer_server.worker(farm, farm.replica("blue-1")).usable)
 
 
 @pytest.mark.root
@@ -296,12 +285,12 @@ def test_dead_replica_shows_in_the_balancers_checks(farm: Lab) -> None:
     replica = farm.replica("blue-2")
     container.kill(farm, replica)
     try:
-        traffic.send(farm, "blue", 10, 2)
-        broken = {check.name for check in failed(proxy.checks(farm))}
-        served = {fetch.fetch(farm, "blue").replica for _ in range(4)}
+        send(farm, "blue", 10, 2)
+        broken = {check.name for check in failed(balancer.checks(farm))}
+        served = {fetch.reach(farm, fetch.target(farm, "blue")).replica for _ in range(4)}
     finally:
         container.start(farm, replica)
-        until(lambda: workers.worker(farm, replica).usable)
+        until(lambda: balancer_server.worker(farm, replica).usable)
     assert broken == {"proxy.worker.blue-2"}
     assert served == {"blue-1"}
 
@@ -322,19 +311,19 @@ def test_balancer_manager_is_for_the_host_alone(farm: Lab) -> None:
 def test_no_other_user_of_the_host_takes_a_worker_out(farm: Lab) -> None:
     """By curl: root may, from a port below 1024, and another user neither from such a port nor from any other."""
     there, page = fetch.front(farm, "red"), farm.url("red", "/balancer-manager")
-    members = workers.members(farm, "red")
+    members = balancer_server.members(farm, "red")
     form = f"b=red&w={members.workers[0].url}&nonce={members.nonce}&w_status_D=1"
     ask = ["curl", "--disable", "--noproxy", "*", "--silent", "--referer", page, "--data", form,
            "--resolve", f"{there.host}:{there.port}:{there.address}", "--write-out", "%{http_code}"]  # fmt: skip
-    ports = balancing.FROM_RESERVED.split()
+    ports = balancer_config.FROM_RESERVED.split()
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     for words in ([*nobody, *ask, page], [*nobody, *ask, *ports, page], [*ask, page]):
         said = run.run(words, netns=farm.netns, ok=range(256)).stdout
         assert said.endswith("403") or said == "000", said
-        assert not workers.withdrawn(farm)
+        assert not balancer_server.withdrawn(farm)
     assert run.run([*ask, *ports, page], netns=farm.netns).stdout.endswith("200")
-    assert workers.withdrawn(farm)
-    assert workers.restore(farm)
+    assert balancer_server.withdrawn(farm)
+    assert balancer_server.restore(farm)
 
 
 @pytest.mark.root
@@ -348,7 +337,7 @@ def test_wrk_measures_direct_and_balanced(farm: Lab) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("act", [traffic.send, bench.compare, traffic.stay])
+@pytest.mark.parametrize("act", [send, bench.compare, traffic.stay])
 def test_balancer_that_is_down_is_told(lab: Lab, act: object) -> None:
     """With names but without a balancer there is one error that says who does not answer."""
     dns.up(give_address(lab))
@@ -361,7 +350,7 @@ def test_without_names_there_is_no_traffic(lab: Lab) -> None:
     """Without the name server no site has an address."""
     give_address(lab)
     with pytest.raises(FarmError, match="does not answer"):
-        traffic.send(lab, "site1")
+        send(lab, "site1")
 
 
 @pytest.mark.parametrize(
@@ -376,7 +365,7 @@ def test_without_names_there_is_no_traffic(lab: Lab) -> None:
 def test_numbers_out_of_range_are_refused(requests: int, concurrency: int, named: str) -> None:
     """The error names the number; nothing was asked."""
     with pytest.raises(ConfigError, match=named):
-        traffic.send(Lab.of({}), "site1", requests, concurrency)
+        send(Lab.of({}), "site1", requests, concurrency)
 
 
 @pytest.fixture(scope="module")
@@ -400,7 +389,7 @@ def test_stop_of_the_only_replica_is_an_outage_that_is_measured(alone: Lab, how:
     assert 0 < value.refused <= value.failed < value.requests
     assert value.seconds_down > 0
     assert result.summary.startswith("lone has no other replica than lone-1, so nobody could take")
-    assert workers.worker(alone, alone.farm[0]).usable
+    assert balancer_server.worker(alone, alone.farm[0]).usable
 
 
 @pytest.mark.root
@@ -434,4 +423,4 @@ def test_methods_are_measured_once_where_nothing_is_divided(alone: Lab) -> None:
 )
 def test_balancing_is_shown_where_there_is_some(sites: list[object], chosen: str) -> None:
     """The first site with several replicas is the one; where none has, the first."""
-    assert measure.shared(Lab.of({"sites": sites})) == chosen
+    assert measurements.shared(Lab.of({"sites": sites})) == chosen

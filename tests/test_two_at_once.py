@@ -17,7 +17,7 @@ from labkit.checks import failed
 from labkit.core import run
 from labkit.errors import LabkitError
 from labkit.farm.reconcile import up
-from labkit.farm.services import dns, proxy, ssh
+from labkit.farm.services import balancer, dns, ssh
 from labkit.report import status
 from tests import proc, stage_notebooks
 from tests.projects import ROOT, Project, listing, project
@@ -33,7 +33,7 @@ def running(own: Project) -> Iterator[tuple[Popen[str], int]]:
     """A `labkit run` whose notebook waits, and the number of the program that it waits for."""
     (own.folder / "notebooks").unlink()
     stage_notebooks.write(own.folder / "notebooks", "01-wiki", WAITS, "PROBE")
-    argv = [sys.executable, "-m", "labkit.cli", "run", "01-wiki", "--config", str(own.file)]
+    argv = [sys.executable, "-m", "labkit", "run", "01-wiki", "--config", str(own.file)]
     with (own.folder / "said").open("wb") as said:
         first = run.start(
             ["env", "-C", str(own.folder), *argv], env={"PYTHONPATH": str(ROOT)}, output=said
@@ -84,7 +84,7 @@ def test_actions_of_a_farm_side_by_side(make_lab: Callable[..., Lab]) -> None:
     """Names, balancer, ssh and the farm itself: each waits for the other, and all is up."""
     lab = make_lab(sites=["red"], replicas=1)
     up.replicas(lab)
-    acts: tuple[Callable[[Lab], object], ...] = (dns.up, proxy.up, ssh.login, up.replicas)
+    acts: tuple[Callable[[Lab], object], ...] = (dns.up, balancer.up, ssh.login, up.replicas)
     with ThreadPoolExecutor(len(acts)) as pool:
         list(pool.map(lambda act: act(lab), acts))
     for act in acts:

@@ -15,8 +15,9 @@ from labkit.core import link_removal, run, undo
 from labkit.core.journal import Entry, Journal, boot_id
 from labkit.errors import LabkitError, StateError
 from labkit.farm.network.host import routed
-from labkit.farm.network.netlink import within
-from labkit.kernel import calls, seen
+from labkit.farm.network.netns import within
+from labkit.kernel import calls
+from labkit.kernel.links import Netlink
 from tests.netlink import netlink
 
 
@@ -279,7 +280,7 @@ def test_links_go_together_and_another_s_stay(lab: Lab, namespace: str) -> None:
         entries = [item for item in journal.standing() if item.kind == "link"]
         unmade, failed = undo.unmake_these(lab, entries)
         assert (len(unmade), failed) == (2, ())
-        assert set(within(namespace, seen.links)) == {"lo", "v0", "v1", *others}
+        assert set(within(namespace, Netlink.links)) == {"lo", "v0", "v1", *others}
         assert not [item for item in journal.standing() if item.kind == "link"]
 
 
@@ -294,7 +295,7 @@ def test_a_bridge_that_was_renamed_is_removed(lab: Lab, namespace: str) -> None:
             ipr.addr("add", index=index, address=str(lab.gateway.ip), prefixlen=24)
     for _ in range(2):
         undo.unmake(entry("link", name=lab.bridge, netns=namespace), lab)
-        assert set(within(namespace, seen.links)) == {"lo", "v0", "v1", "other0"}
+        assert set(within(namespace, Netlink.links)) == {"lo", "v0", "v1", "other0"}
 
 
 @pytest.mark.root

@@ -11,8 +11,8 @@ import pytest
 from labkit import Lab
 from labkit.core import daemon
 from labkit.core.daemon import Daemon
-from labkit.farm.services import dns, proxy
-from labkit.wiki.server import actions as server
+from labkit.farm.services import balancer_server, dns_server
+from labkit.wiki import server
 from tests.whole_farm import standing as whole_farm
 
 pytestmark = pytest.mark.root
@@ -73,20 +73,22 @@ def test_the_rights_are_those_that_the_kernel_knows_by_these_numbers() -> None:
 
 def test_the_balancer_answers_as_www_data(farm: Lab) -> None:
     """Root's are only the process that bound the port and those that write the logs; they may do next to nothing."""
-    found = users(proxy.server(farm))
+    found = users(balancer_server.server(farm))
     assert found["apache2"] == {"root", "www-data"}
     assert {name for name, who in found.items() if "root" in who} <= {"apache2", "rotatelogs", "sh"}
-    workers = [pid for pid in family(proxy.server(farm))[1:] if status(pid)["Name"] == "apache2"]
+    workers = [
+        pid for pid in family(balancer_server.server(farm))[1:] if status(pid)["Name"] == "apache2"
+    ]
     assert workers
     assert {status(pid)["Uid"] for pid in workers} == {"33\t33\t33\t33"}
     assert {int(status(pid)["CapPrm"], 16) for pid in workers} == {0}
-    require_bounded(proxy.server(farm))
+    require_bounded(balancer_server.server(farm))
 
 
 def test_names_are_answered_as_nobody(farm: Lab) -> None:
     """By one process, which has given up all but the port."""
-    assert users(dns.server(farm)) == {"dnsmasq": {"nobody"}}
-    require_bounded(dns.server(farm))
+    assert users(dns_server.server(farm)) == {"dnsmasq": {"nobody"}}
+    require_bounded(dns_server.server(farm))
 
 
 def test_the_wiki_is_served_as_www_data(mariadb_wiki_lab: Lab) -> None:

@@ -16,10 +16,11 @@ from labkit.checks import failed
 from labkit.core import run
 from labkit.core.journal import Journal
 from labkit.errors import FarmError, MachineError, StateError
-from labkit.farm.containers import container, lab_netns
+from labkit.farm import network
+from labkit.farm.containers import container, lab_namespaces, runc
 from labkit.farm.containers.bundle import Spec
-from labkit.farm.network import actions as network
-from labkit.farm.reconcile import up, upkeep
+from labkit.farm.network import links
+from labkit.farm.reconcile import answers, up, upkeep
 from labkit.model.lab import Replica
 from tests.test_host import add_link
 from tests.test_network import delete_link
@@ -51,14 +52,14 @@ def kill_by_runc(lab: Lab) -> None:
 
 def kill_by_hand(lab: Lab) -> None:
     """`kill -9` on the first process."""
-    pid = container.states(lab)["red-1"].pid
+    pid = runc.states(lab)["red-1"].pid
     os.kill(pid, signal.SIGKILL)
     assert wait_until_gone(pid)
 
 
 def delete_by_hand(lab: Lab) -> None:
     """`runc delete --force`."""
-    run.run(container.runc(lab, "delete", "--force", "red-1"))
+    run.run(runc.command(lab, "delete", "--force", "red-1"))
 
 
 def delete_namespace(lab: Lab) -> None:
@@ -82,8 +83,8 @@ def test_replicas_answer_from_nothing(make_lab: Callable[..., Lab]) -> None:
     names = {check.name for check in result.checks}
     assert {"farm.replica.red-1", "farm.replica.red-2"} <= names
     assert {row[2] for row in result.table("replicas").rows} == {"10.60.0.11", "10.60.0.21"}
-    assert result.value.pids == {name: state.pid for name, state in container.states(lab).items()}
-    assert [up.problem(lab, replica) for replica in lab.farm] == [None, None]
+    assert result.value.pids == {name: state.pid for name, state in runc.states(lab).items()}
+    assert [answers.problem(lab, replica) for replica in lab.farm] == [None, None]
 
 
 @pytest.mark.root
@@ -110,8 +111,8 @@ def test_a_lost_container_is_started_again(farm: Lab, harm: Callable[[Lab], None
     assert failed(result.checks) == ()
     assert result.value.pids["red-2"] == before["red-2"]
     assert result.value.pids["red-1"] != before["red-1"]
-    assert network.observe(farm).links[0].addresses == ("10.60.0.11/24",)
-    assert failed(network.namespace_checks(farm)) == ()
+    assert links.observe(farm).links[0].addresses == ("10.60.0.11/24",)
+    assert failed(links.namespace_checks(farm)) == ()
     assert up.replicas(farm).changed is False
 
 
@@ -132,9 +133,9 @@ def test_a_namespace_that_lost_its_name_has_it_again(farm: Lab) -> None:
 def test_the_address_stays_while_a_container_is_dead(farm: Lab) -> None:
     """Its namespace is the lab's: connections are refused at once instead of timing out."""
     container.kill(farm, farm.farm[0])
-    assert network.observe(farm).links[0].addresses == ("10.60.0.11/24",)
+    assert links.observe(farm).links[0].addresses == ("10.60.0.11/24",)
     assert network.ping(farm).holds
-    assert "refused" in (up.problem(farm, farm.farm[0]) or "")
+    assert "refused" in (answers.problem(farm, farm.farm[0]) or "")
     (check,) = failed(up.replica_checks(farm))
     assert (check.name, check.seen) == ("farm.replica.red-1", "its container is not running")
     assert up.replicas(farm).holds
@@ -194,7 +195,7 @@ def test_a_first_process_that_dies_is_the_error(
             up.replicas(lab)
     assert caught.value.value == "container red-1"
     assert "exit status 3" in caught.value.reason
-    assert container.states(lab) == {}
+    assert runc.states(lab) == {}
     assert up.replicas(lab).holds
 
 
@@ -202,12 +203,12 @@ def test_a_first_process_that_dies_is_the_error(
 def test_a_taken_subnet_is_refused_before_anything_is_started(make_lab: Callable[..., Lab]) -> None:
     """By the interface's name; there is no bridge and no container."""
     lab = make_lab(sites=["red"])
-    lab_netns.create_namespace(lab, lab.host.netns)
+    lab_namespaces.create_namespace(lab, lab.host.netns)
     add_link(lab.netns, "other7", "10.60.0.9/24")
     with pytest.raises(MachineError, match="through interface other7"):
         up.replicas(lab)
-    assert not network.observe(lab).up
-    assert container.states(lab) == {}
+    assert not links.observe(lab).up
+    assert runc.states(lab) == {}
     assert not Path("/run/netns", lab.farm[0].netns).exists()
 
 
@@ -227,18 +228,18 @@ def test_two_at_once_make_one_farm(make_lab: Callable[..., Lab]) -> None:
 def test_replicas_that_left_the_lab_are_removed_by_apply_alone() -> None:
     """A notebook that has fewer is refused, and nothing changed; apply keeps the others' processes."""
     with standing(sites=["red"], replicas=2) as lab:
-        kept = container.states(lab)["red-1"].pid
+        kept = runc.states(lab)["red-1"].pid
         smaller = Lab.of({**lab.model_dump(), "replicas": 1})
-        before = lab.journal_file.read_bytes(), container.states(lab)
+        before = lab.journal_file.read_bytes(), runc.states(lab)
         with pytest.raises(
             StateError, match=r"has 1 replica more: red-2.*\n.*labkit apply"
         ) as caught:
             up.replicas(smaller)
         assert caught.value.code == "state.surplus-replicas"
-        assert (lab.journal_file.read_bytes(), container.states(lab)) == before
+        assert (lab.journal_file.read_bytes(), runc.states(lab)) == before
         assert upkeep.apply(smaller).changed
-        assert container.states(lab).keys() == {"red-1"}
-        assert container.states(lab)["red-1"].pid == kept
+        assert runc.states(lab).keys() == {"red-1"}
+        assert runc.states(lab)["red-1"].pid == kept
         assert not Path("/run/netns", lab.replica("red-2").netns).exists()
         assert not failed(network.connect(smaller).checks)
         assert not up.replicas(smaller).changed

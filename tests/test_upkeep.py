@@ -18,11 +18,11 @@ from labkit.checks import failed
 from labkit.core import daemon, firewall_tables, run
 from labkit.core.journal import Journal
 from labkit.errors import FarmError
-from labkit.farm.containers import container
-from labkit.farm.network import actions as network
+from labkit.farm import network
+from labkit.farm.containers import runc, written
 from labkit.farm.network.netns import inside
-from labkit.farm.reconcile import answering, answers, upkeep
-from labkit.farm.services import dns, proxy, resolver, workers
+from labkit.farm.reconcile import answers, upkeep
+from labkit.farm.services import balancer_server, dns_config, dns_server
 from labkit.kernel import cgroups
 from labkit.kernel import netns as namespaces
 from labkit.report import status as standing
@@ -41,8 +41,8 @@ def farm() -> Iterator[Lab]:
 
 def processes(lab: Lab) -> dict[str, int | None]:
     """The first processes of containers and servers, by name."""
-    pids: dict[str, int | None] = {name: s.pid for name, s in container.states(lab).items()}
-    servers = {"names": dns.server(lab), "balancer": proxy.server(lab)}
+    pids: dict[str, int | None] = {name: s.pid for name, s in runc.states(lab).items()}
+    servers = {"names": dns_server.server(lab), "balancer": balancer_server.server(lab)}
     return pids | {name: daemon.pid(server) for name, server in servers.items()}
 
 
@@ -58,11 +58,11 @@ def kill(pid: int | None) -> None:
 
 
 def kill_container(lab: Lab) -> None:
-    kill(container.states(lab)["red-1"].pid)
+    kill(runc.states(lab)["red-1"].pid)
 
 
 def delete_container(lab: Lab) -> None:
-    run.run(container.runc(lab, "delete", "--force", "red-1"))
+    run.run(runc.command(lab, "delete", "--force", "red-1"))
 
 
 def delete_link(lab: Lab) -> None:
@@ -86,44 +86,6 @@ def rename(lab: Lab, old: str, new: str, inside: str = "") -> None:
         ip(lab, "link", "set", *words, inside=inside)
 
 
-def take_link_out(lab: Lab) -> None:
-    ip(lab, "link", "set", lab.link_name("red-1"), "nomaster")
-
-
-def give_inner_end_away(lab: Lab) -> None:
-    other = lab.replica("blue-1").netns
-    ip(lab, "link", "set", "eth0", "netns", other, "name", "wan0", inside="red-1")
-
-
-def block_inside(lab: Lab) -> None:
-    ip(lab, "route", "add", "blackhole", str(lab.gateway.ip), inside="red-1")
-
-
-def lie_about_a_neighbour(lab: Lab) -> None:
-    words = ["10.60.0.11", "lladdr", "02:00:00:00:00:09", "dev", lab.bridge, "nud", "permanent"]
-    ip(lab, "neigh", "replace", *words)
-
-
-def take_an_address_over(lab: Lab) -> None:
-    ip(lab, "address", "add", "10.60.0.11/32", "dev", lab.bridge)
-
-
-def take_inner_end_down(lab: Lab) -> None:
-    ip(lab, "link", "set", "eth0", "down", inside="red-1")
-
-
-def remove_address(lab: Lab) -> None:
-    ip(lab, "address", "del", "10.60.0.11/24", "dev", "eth0", inside="red-1")
-
-
-def add_address(lab: Lab) -> None:
-    ip(lab, "address", "add", "10.60.0.99/24", "dev", "eth0", inside="red-1")
-
-
-def misroute(lab: Lab) -> None:
-    ip(lab, "route", "replace", "default", "via", "10.60.0.12", inside="red-1")
-
-
 def remove_bridge_address(lab: Lab) -> None:
     ip(lab, "address", "del", str(lab.gateway), "dev", lab.bridge)
 
@@ -131,26 +93,6 @@ def remove_bridge_address(lab: Lab) -> None:
 def move_bridge_address_to_a_port(lab: Lab) -> None:
     remove_bridge_address(lab)
     ip(lab, "address", "add", str(lab.gateway), "dev", lab.link_name("red-1"))
-
-
-def address_a_port(lab: Lab) -> None:
-    ip(lab, "address", "add", "192.0.2.9/24", "dev", lab.link_name("red-1"))
-
-
-def address_a_port_in_the_subnet(lab: Lab) -> None:
-    ip(lab, "address", "add", "10.60.0.77/24", "dev", lab.link_name("red-1"))
-
-
-def take_bridge_down(lab: Lab) -> None:
-    ip(lab, "link", "set", lab.bridge, "down")
-
-
-def delete_bridge(lab: Lab) -> None:
-    ip(lab, "link", "del", lab.bridge)
-
-
-def remove_fence(lab: Lab) -> None:
-    ip(lab, "route", "del", "unreachable", str(lab.subnet), "metric", "4294967295")
 
 
 def remove_tables(lab: Lab) -> None:
@@ -178,41 +120,37 @@ def switch_tables_off(lab: Lab) -> None:
     run.run(["nft", "add", "table", "inet", table], netns=lab.netns)
 
 
-def readdress_inner_end(lab: Lab) -> None:
-    ip(lab, "link", "set", "eth0", "address", "02:00:00:00:00:01", inside="red-1")
-
-
 def stop_balancer(lab: Lab) -> None:
-    run.run(["apache2", "-f", proxy.server(lab).config, "-k", "stop"], netns=lab.netns)
+    run.run(["apache2", "-f", balancer_server.server(lab).config, "-k", "stop"], netns=lab.netns)
     assert wait_until_gone(int(processes(lab)["balancer"] or 0))
 
 
 def kill_names(lab: Lab) -> None:
-    kill(daemon.pid(dns.server(lab)))
+    kill(daemon.pid(dns_server.server(lab)))
 
 
 def edit_zone(lab: Lab) -> None:
-    file = resolver.folder(lab) / "hosts"
+    file = dns_config.folder(lab) / "hosts"
     file.write_text(file.read_text().replace("10.60.0.11 ", "10.60.0.12 "))
-    daemon.send(dns.server(lab), signal.SIGHUP)
+    daemon.send(dns_server.server(lab), signal.SIGHUP)
 
 
 def edit_balancer(lab: Lab) -> None:
-    file = proxy.server(lab).config
+    file = balancer_server.server(lab).config
     file.write_text(file.read_text().replace("loadfactor=1", "loadfactor=9", 1))
-    daemon.send(proxy.server(lab), signal.SIGUSR1)
+    daemon.send(balancer_server.server(lab), signal.SIGUSR1)
 
 
 def withdraw_worker(lab: Lab) -> None:
-    workers.stop(lab, lab.replica("red-1"), True)
+    balancer_server.stop(lab, lab.replica("red-1"), True)
 
 
 def unbound(lab: Lab) -> None:
-    run.run(["umount", "--lazy", container.written(lab, "red-1")])
+    run.run(["umount", "--lazy", written.folder(lab, "red-1")])
 
 
 def unmount(lab: Lab) -> None:
-    run.run(["umount", "--lazy", container.bundle(lab, "red-1") / "rootfs"])
+    run.run(["umount", "--lazy", runc.bundle(lab, "red-1") / "rootfs"])
 
 
 def remove_layer(lab: Lab) -> None:
@@ -225,13 +163,23 @@ def remove_namespace_file(lab: Lab) -> None:
 
 
 def edit_bundle(lab: Lab) -> None:
-    file = container.bundle(lab, "red-1") / "config.json"
+    file = runc.bundle(lab, "red-1") / "config.json"
     file.write_text(file.read_text().replace('"limit": 256', '"limit": 999'))
 
 
 def stop_processes(lab: Lab) -> None:
     for pid in cgroups.processes(f"/labkit-{lab.name}/red-1"):
         os.kill(pid, signal.SIGSTOP)
+
+
+def by_ip(name: str, text: str, inside: str = "") -> Callable[[Lab], None]:
+    """A harm of this name that is done by ip(8), on the host's side or in a replica's namespace."""
+
+    def harm(lab: Lab) -> None:
+        ip(lab, *named(lab, text).split(), inside=inside)
+
+    harm.__name__ = name
+    return harm
 
 
 class Drift(NamedTuple):
@@ -257,15 +205,15 @@ DRIFTS = [
         {"network.bridge", "converged.bridge"},
         ["create bridge BRIDGE", *(f"create link {name}" for name in FOUR)],
     ),
-    Drift(give_inner_end_away, {"network.peers", "converged.link"}, ["change link red-1"]),
-    Drift(block_inside, {"farm.replica.red-1", "converged.container"}, ["restart container red-1"], RED),
-    Drift(lie_about_a_neighbour, {"farm.replica.red-1", "converged.container"}, ["restart container red-1"], RED),
-    Drift(take_an_address_over, {"network.addresses", "converged.bridge"}, ["change bridge BRIDGE"]),
-    Drift(take_link_out, {"network.ports", "converged.link"}, ["change link red-1"]),
-    Drift(take_inner_end_down, {"network.peers", "converged.link"}, ["change link red-1"]),
-    Drift(remove_address, {"network.one-network", "converged.link"}, ["change link red-1"]),
-    Drift(add_address, {"converged.link"}, ["change link red-1"]),
-    Drift(misroute, {"network.routes", "converged.link"}, ["change link red-1"]),
+    Drift(by_ip("give_inner_end_away", "link set eth0 netns LAB-blue-1 name wan0", "red-1"), {"network.peers", "converged.link"}, ["change link red-1"]),
+    Drift(by_ip("block_inside", "route add blackhole GATEWAY", "red-1"), {"farm.replica.red-1", "converged.container"}, ["restart container red-1"], RED),
+    Drift(by_ip("lie_about_a_neighbour", "neigh replace 10.60.0.11 lladdr 02:00:00:00:00:09 dev BRIDGE nud permanent"), {"farm.replica.red-1", "converged.container"}, ["restart container red-1"], RED),
+    Drift(by_ip("take_an_address_over", "address add 10.60.0.11/32 dev BRIDGE"), {"network.addresses", "converged.bridge"}, ["change bridge BRIDGE"]),
+    Drift(by_ip("take_link_out", "link set LINK nomaster"), {"network.ports", "converged.link"}, ["change link red-1"]),
+    Drift(by_ip("take_inner_end_down", "link set eth0 down", "red-1"), {"network.peers", "converged.link"}, ["change link red-1"]),
+    Drift(by_ip("remove_address", "address del 10.60.0.11/24 dev eth0", "red-1"), {"network.one-network", "converged.link"}, ["change link red-1"]),
+    Drift(by_ip("add_address", "address add 10.60.0.99/24 dev eth0", "red-1"), {"converged.link"}, ["change link red-1"]),
+    Drift(by_ip("misroute", "route replace default via 10.60.0.12", "red-1"), {"network.routes", "converged.link"}, ["change link red-1"]),
     Drift(
         remove_bridge_address,
         {"network.one-network", "proxy.up", "dns.server", "converged.bridge"},
@@ -276,19 +224,19 @@ DRIFTS = [
         {"network.port-addresses", "network.one-network", "converged.bridge", "converged.link"},
         ["change bridge BRIDGE", "change link red-1"],
     ),
-    Drift(address_a_port, {"network.port-addresses", "converged.link"}, ["change link red-1"]),
-    Drift(address_a_port_in_the_subnet, {"network.port-addresses", "converged.link"}, ["change link red-1"]),
+    Drift(by_ip("address_a_port", "address add 192.0.2.9/24 dev LINK"), {"network.port-addresses", "converged.link"}, ["change link red-1"]),
+    Drift(by_ip("address_a_port_in_the_subnet", "address add 10.60.0.77/24 dev LINK"), {"network.port-addresses", "converged.link"}, ["change link red-1"]),
     Drift(
-        take_bridge_down,
+        by_ip("take_bridge_down", "link set BRIDGE down"),
         {"network.bridge", "farm.replica.red-1", "converged.bridge"},
         ["change bridge BRIDGE"],
     ),
-    Drift(remove_fence, {"host.fence", "converged.route"}, ["create route 10.60.0.0/24"]),
+    Drift(by_ip("remove_fence", "route del unreachable 10.60.0.0/24 metric 4294967295"), {"host.fence", "converged.route"}, ["create route 10.60.0.0/24"]),
     Drift(remove_tables, {"converged.firewall"}, ["create firewall TABLE"]),
     Drift(remove_table, {"converged.firewall"}, ["change firewall TABLE"]),
     Drift(add_rule, {"converged.firewall"}, ["change firewall TABLE"]),
     Drift(switch_tables_off, {"converged.firewall"}, ["change firewall TABLE"]),
-    Drift(readdress_inner_end, {"farm.replica.red-1", "converged.link"}, ["change link red-1"]),
+    Drift(by_ip("readdress_inner_end", "link set eth0 address 02:00:00:00:00:01", "red-1"), {"farm.replica.red-1", "converged.link"}, ["change link red-1"]),
     Drift(stop_balancer, {"proxy.up", "converged.balancer"}, ["restart balancer BALANCER"], frozenset(["balancer"])),
     Drift(kill_names, {"dns.server", "converged.names"}, ["restart names ZONE"], frozenset(["names"])),
     Drift(edit_zone, {"dns.name.red-1", "converged.names"}, ["change names ZONE"]),
@@ -312,13 +260,15 @@ DRIFTS = [
 
 
 def named(lab: Lab, step: str) -> str:
-    """A step of the table with this lab's own names."""
+    """A text of the table with this lab's names."""
     names = {
         "BRIDGE": lab.bridge,
         "ZONE": lab.domain,
         "BALANCER": lab.host_name("balancer"),
         "TABLE": firewall_tables.name_of(lab),
         "LAB": lab.name,
+        "LINK": lab.link_name("red-1"),
+        "GATEWAY": str(lab.gateway.ip),
     }
     for word, name in names.items():
         step = step.replace(word, name)
@@ -331,9 +281,7 @@ def test_drift_is_named_planned_and_mended_alone(
     farm: Lab, drift: Drift, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The checks say what was seen, the plan what will be done; nobody else's process is another one."""
-    monkeypatch.setattr(
-        answering, "GRACE", 2.0
-    )  # what is told as 2 s then; else the test waits long
+    monkeypatch.setattr(answers, "GRACE", 2.0)  # what is told as 2 s then; else the test waits long
     before = processes(farm)
     drift.harm(farm)
     broken = {check.name for check in failed(standing.checks(farm).checks)}
@@ -392,7 +340,7 @@ def test_a_hung_container_is_told_with_the_grace_that_it_had(
     slow.start()
     assert upkeep.plan(farm).value.empty
     slow.join()
-    monkeypatch.setattr(answering, "GRACE", 1.0)
+    monkeypatch.setattr(answers, "GRACE", 1.0)
     stop_processes(farm)
     over = threading.Event()
 
@@ -459,7 +407,7 @@ def test_a_site_answers_when_it_has_been_mended(farm: Lab) -> None:
         return head.status
 
     for replica in farm.replicas_of("red"):
-        kill(container.states(farm)[replica.name].pid)
+        kill(runc.states(farm)[replica.name].pid)
     until(lambda: status() == 503)
     assert upkeep.apply(farm).holds
     assert status() == 200
@@ -470,14 +418,14 @@ def test_a_host_without_a_way_to_its_replicas_is_told(
     farm: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A rule of somebody's that keeps requests on the host is the error, and not the replica's silence."""
-    monkeypatch.setattr(answering, "PATIENCE", 0.3)
+    monkeypatch.setattr(answers, "PATIENCE", 0.3)
     rule = ["to", str(farm.subnet), "blackhole"]
     ip(farm, "rule", "add", *rule)
     try:
         with pytest.raises(FarmError, match=r"the host has no way to 10\.60\.0\.11") as caught:
-            answering.wait(farm, farm.farm[:1])
+            answers.wait(farm, farm.farm[:1])
     finally:
         ip(farm, "rule", "del", *rule)
     assert caught.value.code == "farm.replica-unreachable"
     assert caught.value.again.endswith("ip route get 10.60.0.11")
-    answering.wait(farm, farm.farm)
+    answers.wait(farm, farm.farm)

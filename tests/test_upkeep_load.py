@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from labkit import Lab
-from labkit.farm.containers import container
+from labkit.farm.containers import runc
 from labkit.farm.network.netns import enter
 from labkit.farm.reconcile import upkeep
 from labkit.farm.services import fetch
@@ -57,9 +57,9 @@ def loaded(lab: Lab, sites: Sequence[str] = ("red", "blue")) -> Iterator[list[Lo
     assert [[item for item in load.sent if item.failed] for load in loads] == [[] for _ in sites]
 
 
-def kept(lab: Lab, before: dict[str, container.State]) -> set[str]:
+def kept(lab: Lab, before: dict[str, runc.State]) -> set[str]:
     """The containers that are the same processes as before."""
-    after = container.states(lab)
+    after = runc.states(lab)
     return {
         name for name, state in before.items() if name in after and after[name].pid == state.pid
     }
@@ -82,11 +82,11 @@ CHANGES: dict[str, tuple[dict[str, Any], set[str]]] = {
 def test_no_request_fails_during_a_change_and_the_way_back(farm: Lab, name: str) -> None:
     """The containers that the change does not concern keep their processes, there and back."""
     values, same = CHANGES[name]
-    changed, before = with_values(farm, **values), container.states(farm)
+    changed, before = with_values(farm, **values), runc.states(farm)
     with loaded(farm):
         assert upkeep.apply(changed).holds
         assert kept(farm, before) == same
-        there = container.states(farm)
+        there = runc.states(farm)
         assert upkeep.apply(farm).holds
     assert kept(farm, there) >= same & set(there)
     broken = {check.name for check in status.checks(farm).checks if not check.holds}
@@ -98,12 +98,12 @@ def test_the_only_replica_of_a_site_is_replaced_without_a_failed_request(farm: L
     """A second one stands in for it meanwhile, and is gone afterwards."""
     one = with_values(farm, replicas=1)
     assert upkeep.apply(one).holds
-    before = container.states(one)
+    before = runc.states(one)
     page = with_values(one, sites=[{"name": "red", "title": "Another title"}, "blue"])
     with loaded(one, ["red"]):
         assert upkeep.apply(page).holds
     assert kept(one, before) == {"blue-1"}
-    assert container.states(one).keys() == {"red-1", "blue-1"}
+    assert runc.states(one).keys() == {"red-1", "blue-1"}
     assert upkeep.apply(farm).holds
 
 
@@ -161,7 +161,7 @@ def moving(lab: Lab, other: Lab) -> Iterator[Mover]:
 def test_a_balancer_that_moves_is_always_to_be_found(farm: Lab, values: dict[str, Any]) -> None:
     """At the new place or at the old one. No container is another process, unless the subnet is another one: the
     replicas find the name server by its address."""
-    moved, before = with_values(farm, **values), container.states(farm)
+    moved, before = with_values(farm, **values), runc.states(farm)
     with moving(farm, moved):
         assert upkeep.apply(moved).holds
     assert upkeep.plan(moved).value.empty

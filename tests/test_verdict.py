@@ -8,11 +8,9 @@ import pytest
 
 from labkit import Lab
 from labkit.core import run
-from labkit.report.batch import ending
 from labkit.report.batch import notebook as notebooks
-from labkit.report.batch.verdict import Verdict, verdict
+from labkit.report.batch.notebook import Execution, Verdict, verdict
 from labkit.report.stages import record as records
-from labkit.report.stages import saved
 from labkit.report.stages.record import StageRecord
 from tests import stage_notebooks
 
@@ -22,7 +20,6 @@ CASES = {
     "well": "PROBE",
     "exception": "PROBE\nraise ValueError('no such thing')",
     "kernel killed": "PROBE\nimport os, signal; os.kill(os.getpid(), signal.SIGKILL)",
-    "cell timeout": "PROBE\nimport time; time.sleep(600)",
     "sys.exit(0)": "PROBE\nimport sys; sys.exit(0)",
     "SIGTERM": "PROBE\nimport os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(600)",
     "exits after closing": "PROBE\nstage.close()\nimport sys; sys.exit(0)",
@@ -46,16 +43,11 @@ def papermill(root: Path, case: str) -> tuple[int, Verdict]:
     file = lab.output_dir / "lab.toml"
     file.parent.mkdir(parents=True)
     file.write_text(notebooks.lab_file(lab))
-    argv = notebooks.arguments(source, folder / "out.ipynb", parameters=None, cwd=folder)
-    patience = ("--execution-timeout", "4") if case == "cell timeout" else ()
-    done = run.run(
-        [*argv, *patience],
-        ok=range(-64, 256),
-        env=notebooks.environment(file, case, folder / "work"),
-        timeout=600,
+    env = notebooks.environment(file, case, folder / "work")
+    done = notebooks.execute(
+        source, folder / "out.ipynb", parameters={}, env=env, on_line=lambda line: None
     )
-    record = records.read_pending(lab, STAGE, case)
-    return done.status, verdict(done.status, saved.read(folder / "out.ipynb"), record, case)
+    return done.status, verdict(done, records.read_pending(lab, STAGE, case), case)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +56,6 @@ def papermill(root: Path, case: str) -> tuple[int, Verdict]:
         ("well", 0, ""),
         ("exception", 1, "code cell 3 of 4 raised ValueError: no such thing"),
         ("kernel killed", 138, "code cell 3 of 4 did not run to its end"),
-        ("cell timeout", 1, "code cell 3 of 4 raised KeyboardInterrupt"),
         ("sys.exit(0)", 0, "code cell 3 of 4 raised SystemExit: 0"),
         ("SIGTERM", -15, "code cell 3 of 4 did not run to its end"),
         ("exits after closing", 0, "code cell 3 of 4 raised SystemExit: 0"),
@@ -121,7 +112,9 @@ def test_each_witness_can_deny(
     status: int, notebook: dict[str, object] | None, kept: StageRecord | None, reason: str
 ) -> None:
     """Exit status, notebook and record must all agree; any one of them suffices to deny."""
-    assert verdict(status, notebook, kept, "r").reasons == ((reason,) if reason else ())
+    assert verdict(Execution(status=status, notebook=notebook), kept, "r").reasons == (
+        (reason,) if reason else ()
+    )
 
 
 def test_a_cell_that_prints_without_end_is_ended_and_named(
@@ -129,7 +122,7 @@ def test_a_cell_that_prints_without_end_is_ended_and_named(
 ) -> None:
     """What it printed is the first reason; the log stays small."""
     monkeypatch.setattr(notebooks, "MOST", 100_000)
-    monkeypatch.setattr(ending, "PATIENCE", 2.0)
+    monkeypatch.setattr(notebooks, "INTERRUPTED", 2.0)
     endless = "while True: print('x' * 1000)"
     source = stage_notebooks.write(tmp_path / "nb", STAGE, endless)
     lab = Lab.of({"name": "floods", "outputs": str(tmp_path / "outputs")})
@@ -141,35 +134,30 @@ def test_a_cell_that_prints_without_end_is_ended_and_named(
         env=notebooks.environment(notebooks.write_lab_file(lab), "r", tmp_path / "work"),
         on_line=said.append,
     )
-    reasons = verdict(done.status, done.notebook, None, "r", done.cause).reasons
+    reasons = verdict(done, None, "r").reasons
     assert reasons[0] == "cell 4 printed more than 0.1 MB, and was ended: print less"
     assert any(reason.startswith("code cell 3 of 4 ") for reason in reasons)
     assert sum(map(len, said)) < 110_000
 
 
-@pytest.mark.parametrize(
-    ("lines", "handed", "ends"),
-    [
-        (
-            ["Executing Cell 1---", "x" * 60, "Ending Cell 1---", "Executing Cell 2---", "x" * 60],
-            5,
-            0,
-        ),
-        (["Executing Cell 1---", "x" * 60, "x" * 60, "x", "Executing Cell 2---"], 3, 1),
-        (["x" * 1000, "x"], 1, 1),
-    ],
-)
-def test_each_cell_may_print_so_much(
-    lines: list[str], handed: int, ends: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A new cell begins anew; after the end nothing is handed on but why."""
-    monkeypatch.setattr(notebooks, "MOST", 100)
-    heard: list[str] = []
-    ended: list[int] = []
-    bounded = notebooks.Bounded(heard.append, lambda: ended.append(1))
-    for line in lines:
-        bounded(line)
-    assert (len(heard), len(ended), bool(bounded.cause)) == (handed, ends, bool(ends))
+def test_each_cell_may_print_so_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new cell begins anew; each is reported as it begins, with how many there are."""
+    monkeypatch.setattr(notebooks, "MOST", 1000)
+    source = stage_notebooks.write(tmp_path / "nb", STAGE, *["print('x' * 600)"] * 3, close=False)
+    lab = Lab.of({"name": "prints", "outputs": str(tmp_path / "outputs")})
+    said: list[str] = []
+    cells: list[tuple[int, int]] = []
+    done = notebooks.execute(
+        source,
+        tmp_path / "work" / "out.ipynb",
+        parameters={"shown": "this"},
+        env=notebooks.environment(notebooks.write_lab_file(lab), "r", tmp_path / "work"),
+        on_line=said.append,
+        on_cell=lambda number, total: cells.append((number, total)),
+    )
+    assert (done.status, done.cause) == (0, "")
+    assert cells == [(number, 7) for number in range(1, 8)]
+    assert said.count("x" * 600) == 3
 
 
 def test_what_is_kept_of_a_cells_output_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

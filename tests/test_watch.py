@@ -17,8 +17,8 @@ from labkit import Lab
 from labkit.core import run
 from labkit.core.journal import Journal, lock
 from labkit.core.result import Result
-from labkit.farm.containers import container
-from labkit.farm.reconcile import looking, upkeep
+from labkit.farm.containers import runc
+from labkit.farm.reconcile import observe, upkeep
 from labkit.farm.reconcile.upkeep import Mend
 from labkit.report import status
 from tests.test_run import wait_until_gone
@@ -111,7 +111,7 @@ def test_a_lab_that_is_taken_down_stays_down(make_lab: Callable[..., Lab]) -> No
         thread.join(20)
         assert [result.value.ended for result in results] == ["the lab was taken down"]
         assert Journal.of(lab).standing() == ()
-        assert container.states(lab) == {}
+        assert runc.states(lab) == {}
     finally:
         over.set()
         thread.join()
@@ -125,11 +125,11 @@ def test_a_lab_that_is_taken_down_while_it_is_first_looked_at_stays_down(
     lab = make_lab(sites=["red"], replicas=1)
     upkeep.apply(lab)
 
-    def taken_down(lab: Lab) -> looking.Look:
+    def taken_down(lab: Lab) -> observe.Observation:
         assert status.down(lab).holds
-        return looking.look(lab)
+        return observe.observe(lab)
 
-    monkeypatch.setattr(upkeep, "look", taken_down)
+    monkeypatch.setattr(upkeep, "observe", taken_down)
     watched = upkeep.watch(lab, over=Event(), seconds=20).value
     assert (watched.looks, watched.mends, watched.ended) == (1, 0, "the lab was taken down")
     assert Journal.of(lab).standing() == ()
@@ -226,7 +226,7 @@ def test_the_command_ends_cleanly_on_a_signal(
 @pytest.mark.root
 def test_plan_exits_with_three_when_something_would_change(farm: Lab, tmp_path: Path) -> None:
     """With --exit-code alone; the record can be read by a program."""
-    words = [sys.executable, "-m", "labkit.cli", "plan", "--json", *options(farm, tmp_path)]
+    words = [sys.executable, "-m", "labkit", "plan", "--json", *options(farm, tmp_path)]
     env = {"PYTHONPATH": str(ROOT)}
     assert run.run([*words, "--exit-code"], env=env).status == 0
     more = [*words, "--set", "replicas=3"]

@@ -26,10 +26,9 @@ from labkit.core.run import Done
 from labkit.core.undo import mount_points
 from labkit.farm.services import browser
 from labkit.report import Stage
-from labkit.report.stages.assignment import ROWS
-from labkit.report.stages.plan import STAGES
-from labkit.wiki.client import accounts
-from labkit.wiki.client.folders import Folders, origin
+from labkit.report.stages.assignment import ROWS, STAGES
+from labkit.wiki.client import session
+from labkit.wiki.client.session import origin
 from tests import stage_notebooks
 from tests.conftest import lab_maker, open_place
 from tests.inventory import control_groups
@@ -79,7 +78,7 @@ def labkit(file: Path, *arguments: str) -> Done:
     temporary = file.parent / "tmp"
     temporary.mkdir(mode=0o700, exist_ok=True)
     env = {"PYTHONPATH": str(file.parent), "TMPDIR": str(temporary)}
-    argv = [sys.executable, "-m", "labkit.cli", *arguments, "-c", str(file)]
+    argv = [sys.executable, "-m", "labkit", *arguments, "-c", str(file)]
     return run.run(argv, cwd=file.parent, env=env, ok=range(256), timeout=840)
 
 
@@ -148,7 +147,7 @@ def test_one_command_passes_all_stages(whole: Whole) -> None:
     assert "8 stages: 8 passed." in whole.first.stdout
     assert f"Review site: {whole.lab.output_dir}/review/index.html" in whole.first.stdout
     assert f"Report:      {origin(whole.lab)}/wiki/Report" in whole.first.stdout
-    secrets = accounts.read(Folders.of(whole.lab).passwords).plain().values()
+    secrets = session.passwords(whole.lab).plain().values()
     assert not any(secret in whole.first.stdout for secret in secrets)
 
 
@@ -258,7 +257,9 @@ def test_row_is_answered_by_a_named_cell(whole: Whole, review: dict[str, Reading
 def test_six_replicas_and_three_sites_open_by_name(whole: Whole) -> None:
     """Chromium, on the host's side of the lab: each replica shows itself, each site one of its own."""
     lab = whole.lab
-    pages = browser.visit(lab, [*browser.replicas(lab), *browser.sites(lab)]).value.pages
+    pages = browser.visit(
+        lab, [*browser.replicas(lab), *(lab.url(site.name) for site in lab.sites)]
+    ).value.pages
     assert [(page.status, page.error) for page in pages] == [(200, "")] * 9
     assert [page.replica for page in pages[:6]] == [replica.name for replica in lab.farm]
     for site, page in zip(lab.sites, pages[6:], strict=True):
@@ -315,12 +316,12 @@ def test_no_page_is_in_anybody_s_way(whole: Whole, page: Page, scheme: str) -> N
 
 def log_in_as_teacher(page: Page, lab: Lab) -> None:
     """The wiki's own form."""
-    password = accounts.read(Folders.of(lab).passwords).teacher.get_secret_value()
+    password = session.passwords(lab).teacher.get_secret_value()
     page.goto(address(lab, "Special:UserLogin"))
-    page.locator("#wpName1").fill(accounts.TEACHER)
+    page.locator("#wpName1").fill(session.TEACHER)
     page.locator("#wpPassword1").fill(password)
     page.locator("#wpLoginAttempt").click()
-    page.get_by_text(accounts.TEACHER).first.wait_for()
+    page.get_by_text(session.TEACHER).first.wait_for()
 
 
 def edit(page: Page, lab: Lab, change: Callable[[str], str]) -> None:

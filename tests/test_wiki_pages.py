@@ -10,11 +10,11 @@ import pytest
 
 from labkit import Lab
 from labkit.errors import ConfigError, StateError
-from labkit.wiki.client import accounts, session
-from labkit.wiki.client.api import Revision
-from labkit.wiki.client.folders import Folders, origin
-from labkit.wiki.publish import pages
-from labkit.wiki.publish.pages import Kept, State, decide, digest
+from labkit.wiki.client import session
+from labkit.wiki.client.protocol import Revision
+from labkit.wiki.publish import prepared
+from labkit.wiki.publish.prepared import Kept, State, decide, digest
+from labkit.wiki.server.configuration import Folders
 
 ROWS = [
     *(f"E{n}" for n in range(1, 6)),
@@ -42,7 +42,7 @@ def kept(sent: str, saved: str = "") -> Kept:
         (revision("new\n"), kept("new"), "unchanged"),
         (revision("signed by Labkit"), kept("new", "signed by Labkit"), "unchanged"),
         (revision("old"), kept("old"), "updated"),
-        (revision("MediaWiki has been installed.", pages.INSTALLER), None, "updated"),
+        (revision("MediaWiki has been installed.", prepared.INSTALLER), None, "updated"),
         (revision("old"), None, "left as people wrote it"),
         (revision("old, and more", "Teacher"), kept("old"), "left as people wrote it"),
         (revision("old, and more"), kept("old"), "left as people wrote it"),
@@ -55,14 +55,14 @@ def test_decision(page: Revision | None, memory: Kept | None, state: State) -> N
 
 def test_own_wording_has_all_rows(lab: Lab) -> None:
     """labkit's wording of the assignment names each of its rows."""
-    text = pages.assignment(lab)
+    text = prepared.assignment(lab)
     assert [row for row in ROWS if f"\n| {row} || " not in text] == []
 
 
 def test_markdown_assignment_becomes_wikitext(make_lab: Callable[..., Lab], tmp_path: Path) -> None:
     """A file in Markdown is rendered."""
     (tmp_path / "task.md").write_text("# Task\n\n- build *it*\n")
-    text = pages.assignment(make_lab(assignment=str(tmp_path / "task.md")))
+    text = prepared.assignment(make_lab(assignment=str(tmp_path / "task.md")))
     assert "* build ''it''" in text
 
 
@@ -83,15 +83,15 @@ def test_unusable_assignment_is_refused(
         (tmp_path / name).write_bytes(content)
     lab = make_lab(assignment=str(tmp_path / name))
     with pytest.raises(ConfigError, match=reason):
-        pages.prepare(lab)
-    assert not Folders.of(lab).root.exists()
+        prepared.prepare(lab)
+    assert not Folders(lab).root.exists()
 
 
 def test_report_cannot_be_a_prepared_page(lab: Lab) -> None:
     """A report that would go onto the assignment's page is refused."""
-    same = lab.wiki.model_copy(update={"page": pages.ASSIGNMENT})
+    same = lab.wiki.model_copy(update={"page": prepared.ASSIGNMENT})
     with pytest.raises(ConfigError, match="is a page that labkit prepares"):
-        pages.prepare(lab.model_copy(update={"wiki": same}))
+        prepared.prepare(lab.model_copy(update={"wiki": same}))
 
 
 @pytest.fixture
@@ -103,35 +103,35 @@ def given(wiki_lab: Lab, tmp_path: Path) -> Iterator[tuple[Lab, Path]]:
         update={"wiki": wiki_lab.wiki.model_copy(update={"assignment": str(path)})}
     )
     site = as_administrator(lab)
-    for title in (pages.ASSIGNMENT, pages.MAIN):
+    for title in (prepared.ASSIGNMENT, prepared.MAIN):
         if site.pages[title].exists:
             site.pages[title].delete()
-    Folders.of(lab).pages.unlink(missing_ok=True)
+    Folders(lab).pages.unlink(missing_ok=True)
     yield lab, path
 
 
 def as_administrator(lab: Lab) -> mwclient.Site:
     """A session of the administrator's."""
-    site = session.connect(f"{origin(lab)}/w/api.php", own=True)
-    word = accounts.read(Folders.of(lab).passwords).administrator.get_secret_value()
-    site.clientlogin(username=accounts.ADMINISTRATOR, password=word)
+    site = session.connect(lab)
+    word = session.passwords(lab).administrator.get_secret_value()
+    site.clientlogin(username=session.ADMINISTRATOR, password=word)
     site.site_init()
     return site
 
 
 def states(lab: Lab) -> list[str]:
     """What became of each page."""
-    return [page.state for page in pages.prepare(lab).value.pages]
+    return [page.state for page in prepared.prepare(lab).value.pages]
 
 
 @pytest.mark.root
 def test_pages_are_made_once(given: tuple[Lab, Path]) -> None:
     """Both pages are made; the second run saves nothing; the checks answer E1."""
     lab, _ = given
-    first = pages.prepare(lab)
+    first = prepared.prepare(lab)
     assert [page.state for page in first.value.pages] == ["created", "created"]
     assert {check.rows for check in first.checks if check.holds} == {("E1",)}
-    second = pages.prepare(lab)
+    second = prepared.prepare(lab)
     assert not second.changed
     assert [p.revision for p in second.value.pages] == [p.revision for p in first.value.pages]
 
@@ -140,31 +140,31 @@ def test_pages_are_made_once(given: tuple[Lab, Path]) -> None:
 def test_changed_file_is_published(given: tuple[Lab, Path]) -> None:
     """An assignment whose file has changed replaces what labkit itself saved."""
     lab, path = given
-    pages.prepare(lab)
+    prepared.prepare(lab)
     path.write_text("the second wording")
     assert states(lab) == ["updated", "unchanged"]
-    assert session.open(lab).pages[pages.ASSIGNMENT].text() == "the second wording"
+    assert session.open(lab).pages[prepared.ASSIGNMENT].text() == "the second wording"
 
 
 @pytest.mark.root
 def test_persons_lines_stay(given: tuple[Lab, Path]) -> None:
     """A page in which a person wrote is left alone, whatever the file says now."""
     lab, path = given
-    pages.prepare(lab)
-    as_administrator(lab).pages[pages.ASSIGNMENT].save("the first wording, explained")
+    prepared.prepare(lab)
+    as_administrator(lab).pages[prepared.ASSIGNMENT].save("the first wording, explained")
     path.write_text("the second wording")
     assert states(lab) == ["left as people wrote it", "unchanged"]
-    assert session.open(lab).pages[pages.ASSIGNMENT].text() == "the first wording, explained"
+    assert session.open(lab).pages[prepared.ASSIGNMENT].text() == "the first wording, explained"
 
 
 @pytest.mark.root
 def test_damaged_memory_is_named(given: tuple[Lab, Path]) -> None:
     """A damaged file of what labkit wrote is an error that says what moving it away means."""
     lab, _ = given
-    Folders.of(lab).pages.write_text('{"pages": 1}')
+    Folders(lab).pages.write_text('{"pages": 1}')
     try:
         with pytest.raises(StateError, match="is damaged") as error:
-            pages.prepare(lab)
+            prepared.prepare(lab)
     finally:
-        Folders.of(lab).pages.unlink()
+        Folders(lab).pages.unlink()
     assert "move it away" in error.value.remedy

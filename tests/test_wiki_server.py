@@ -21,11 +21,11 @@ from pydantic import SecretStr
 from labkit import Lab
 from labkit.core import undo
 from labkit.errors import MachineError, StateError
-from labkit.wiki.client import accounts, session
-from labkit.wiki.client.accounts import Passwords
-from labkit.wiki.client.folders import Folders, origin, require_reachable
-from labkit.wiki.server import actions as server
-from labkit.wiki.server import mediawiki, rights, settings, strangers
+from labkit.wiki import server
+from labkit.wiki.client import session
+from labkit.wiki.client.session import Passwords, origin
+from labkit.wiki.server import configuration, credentials, installation, lifecycle, rights
+from labkit.wiki.server.configuration import Folders, require_reachable
 
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63"
@@ -50,7 +50,7 @@ PIXEL = bytes.fromhex(
 )
 def test_candidate_is_read_from_apts_policy(text: str, version: str) -> None:
     """The version that apt offers is read without its epoch; none is ''."""
-    assert mediawiki.parse_policy(text) == version
+    assert installation.parse_policy(text) == version
 
 
 @pytest.mark.parametrize(
@@ -62,12 +62,12 @@ def test_candidate_is_read_from_apts_policy(text: str, version: str) -> None:
 )
 def test_version_is_read_from_a_packages_name(name: str, version: str) -> None:
     """A package file's name says its version, the epoch apart."""
-    assert mediawiki.package_version(name) == version
+    assert installation.package_version(name) == version
 
 
 def test_links_of_the_package_lead_within_its_folder(tmp_path: Path) -> None:
     """Absolute links become relative ones; a link to what each lab has of its own goes."""
-    inside = tmp_path / mediawiki.INSIDE
+    inside = tmp_path / installation.INSIDE
     data = tmp_path / "var/lib/mediawiki/extensions"
     (inside / "extensions-core/Cite").mkdir(parents=True)
     data.mkdir(parents=True)
@@ -76,7 +76,7 @@ def test_links_of_the_package_lead_within_its_folder(tmp_path: Path) -> None:
     (data / "Cite").symlink_to("/usr/share/mediawiki/extensions-core/Cite")
     (inside / "LocalSettings.php").symlink_to("/var/lib/mediawiki/LocalSettings.php")
     (data.parent / "LocalSettings.php").symlink_to("/etc/mediawiki/LocalSettings.php")
-    mediawiki.relink(tmp_path)
+    installation.relink(tmp_path)
     assert (inside / "extensions/Cite").resolve() == inside / "extensions-core/Cite"
     assert not (inside / "LocalSettings.php").is_symlink()
 
@@ -84,55 +84,37 @@ def test_links_of_the_package_lead_within_its_folder(tmp_path: Path) -> None:
 def test_package_without_mediawiki_is_refused(tmp_path: Path) -> None:
     """A package that holds something else is an error and not an empty wiki."""
     with pytest.raises(StateError, match="does not hold MediaWiki"):
-        mediawiki.relink(tmp_path)
+        installation.relink(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("value", "literal"),
     [
-        (True, "true"),
-        (8060, "8060"),
         ("/var/lib", "'/var/lib'"),
         ("it's", r"'it\'s'"),
         ("back\\slash", r"'back\\slash'"),
         ("$name {$x}", "'$name {$x}'"),
         (SecretStr("s"), "'s'"),
-        (["png", 1], "['png', 1]"),
-        ({"1x": "a.png"}, "['1x' => 'a.png']"),
-        ([], "[]"),
     ],
 )
 def test_php_literals(value: object, literal: str) -> None:
     """A value is a PHP literal that PHP expands nothing in."""
-    assert settings.php(value) == literal
+    assert configuration.php(value) == literal
 
 
 def test_no_service_of_math_s_is_the_wiki_s_but_itself() -> None:
     """MediaWiki 1.43 starts with no empty address of one, and by default it would be outside."""
-    secret, path = SecretStr("x"), Path("/x")
-    text = settings.local_settings(
-        settings.Settings(
-            name="w",
-            origin="http://127.0.0.1:8060",
-            database="sqlite",
-            data=path,
-            socket=path,
-            images=path,
-            cache=path,
-            log=path,
-            secret_key=secret,
-            upgrade_key=secret,
-            database_password=secret,
-        )
-    )
+    lab = Lab.of({"wiki": {"port": 8060}})
+    passwords = Passwords.model_validate(credentials.new())
+    text = configuration.local_settings(lab, passwords, Path("/x"), Path("/y"))
     urls = re.findall(r"^\$wgMath\w+(?:URL|Url) = '(.*)';$", text, re.MULTILINE)
     assert urls == ["http://127.0.0.1:8060"] * 3
 
 
 def test_web_server_listens_on_loopback_alone() -> None:
     """The configuration has one Listen, and its address is 127.0.0.1."""
-    folders = Folders(Path("/s"), Path("/r"), "sqlite")
-    text = settings.apache(
+    folders = Folders(Lab.of({"state": "/s", "run": "/r"}))
+    text = configuration.apache(
         folders, port=8060, mediawiki=Path("/m"), module=Path("/libphp8.2.so"), mark="x"
     )
     assert [line for line in text.splitlines() if line.startswith("Listen")] == [
@@ -142,18 +124,18 @@ def test_web_server_listens_on_loopback_alone() -> None:
 
 def test_passwords_print_as_stars() -> None:
     """Neither repr, str nor JSON of the passwords shows one."""
-    passwords = Passwords.new()
+    passwords = Passwords.model_validate(credentials.new())
     shown = repr(passwords) + str(passwords) + passwords.model_dump_json()
     assert not [word for word in passwords.plain().values() if word in shown]
 
 
 def test_fingerprint_changes_with_any_password() -> None:
     """The hash by which changed passwords are noticed covers each of them."""
-    one = Passwords.new()
+    one = Passwords.model_validate(credentials.new())
     others = [
         one.model_copy(update={name: SecretStr("another")}) for name in Passwords.model_fields
     ]
-    assert len({item.fingerprint() for item in (one, *others)}) == len(others) + 1
+    assert len({credentials.fingerprint(item) for item in (one, *others)}) == len(others) + 1
 
 
 def test_damaged_passwords_are_not_quoted(tmp_path: Path) -> None:
@@ -161,26 +143,9 @@ def test_damaged_passwords_are_not_quoted(tmp_path: Path) -> None:
     path = tmp_path / "passwords.json"
     path.write_text('{"student": "hunter2"')
     with pytest.raises(StateError, match="is damaged") as error:
-        accounts.read(path)
+        session.read(path)
     assert "hunter2" not in str(error.value)
     assert error.value.__cause__ is None
-
-
-@pytest.mark.parametrize(
-    ("answer", "code"),
-    [
-        ({"error": {"code": "permissiondenied", "info": "no"}}, "permissiondenied"),
-        (
-            {"createaccount": {"status": "FAIL", "messagecode": "permissiondenied"}},
-            "permissiondenied",
-        ),
-        ({"createaccount": {"status": "PASS"}}, "PASS"),
-        ({"edit": {"result": "Success"}}, "Success"),
-    ],
-)
-def test_answers_of_the_api(answer: dict[str, dict[str, str]], code: str) -> None:
-    """What an attempt came to is read from an error as well as from a success."""
-    assert strangers.answer_code(answer) == code
 
 
 def test_folder_that_the_web_server_cannot_enter_is_named(tmp_path: Path) -> None:
@@ -196,11 +161,11 @@ def test_folder_that_the_web_server_cannot_enter_is_named(tmp_path: Path) -> Non
 
 def test_last_complaint_is_without_its_trace(tmp_path: Path) -> None:
     """Of MediaWiki's log the last exception is shown, and not the end of its stack."""
-    log = tmp_path / "mediawiki.log"
+    log = tmp_path / "installation.log"
     log.write_text(
         "one: Error: first\n#0 a.php(1)\n\ntwo: Error: Cannot access the database\n#0 x\n"
     )
-    assert server.last_complaint(log) == "two: Error: Cannot access the database"
+    assert lifecycle.last_complaint(log) == "two: Error: Cannot access the database"
 
 
 # -- one wiki that stays up ------------------------------------------------------------------
@@ -230,7 +195,7 @@ def test_status_of_a_wiki_that_is_up(wiki_lab: Lab) -> None:
     """The status names the process that serves."""
     seen = server.status(wiki_lab)
     assert seen.up and seen.installed
-    assert seen.apache in undo.daemon_pids(str(Folders.of(wiki_lab).apache))
+    assert seen.apache in undo.daemon_pids(str(Folders(wiki_lab).apache))
 
 
 @pytest.mark.root
@@ -241,7 +206,7 @@ def test_who_may_do_what(wiki_lab: Lab, account: str) -> None:
     page = server.login_page(wiki_lab)
     assert account in page.accounts
     words = json.loads(Path(page.passwords).read_text())
-    site = session.connect(f"{origin(wiki_lab)}/w/api.php", own=True)
+    site = session.connect(wiki_lab)
     site.clientlogin(username=account, password=words[account.lower()])
     site.site_init()
     rights, over = set(site.rights), {"block", "delete", "protect", "reupload", "undelete"}
@@ -258,11 +223,11 @@ def test_an_older_wiki_gets_an_administrator_and_the_student_loses_what_was_too_
     wiki_lab: Lab,
 ) -> None:
     """Its student installed it, and its passwords name no administrator."""
-    path = Folders.of(wiki_lab).passwords
+    path = Folders(wiki_lab).passwords
     words = json.loads(path.read_text())
     older = {name: word for name, word in words.items() if name != "administrator"}
     path.write_text(json.dumps(older))
-    site = session.connect(f"{origin(wiki_lab)}/w/api.php", own=True)
+    site = session.connect(wiki_lab)
     site.login("Administrator", words["administrator"])
     token = site.get_token("userrights")
     site.post("userrights", user="Student", add="sysop|bureaucrat", token=token)
@@ -304,11 +269,11 @@ def test_passwords_are_in_no_result_and_no_log(wiki_lab: Lab) -> None:
             server.up(wiki_lab),
             rights.accounts(wiki_lab),
             rights.database(wiki_lab),
-            strangers.refused(wiki_lab),
+            rights.anonymous(wiki_lab),
         )
     )
-    folders = Folders.of(wiki_lab)
-    words = [word.encode() for word in accounts.read(folders.passwords).plain().values()]
+    folders = Folders(wiki_lab)
+    words = [word.encode() for word in session.passwords(wiki_lab).plain().values()]
     holding = set()
     for path in (item for item in folders.root.rglob("*") if item.is_file()):
         with suppress(FileNotFoundError):  # SQLite's own files come and go
@@ -330,7 +295,7 @@ def test_passwords_are_in_no_result_and_no_log(wiki_lab: Lab) -> None:
 )
 def test_modes_of_the_wikis_files(wiki_lab: Lab, name: str, seen: str) -> None:
     """What holds secrets is readable by root, or by root and the web server, alone."""
-    assert rights.owner_and_mode(getattr(Folders.of(wiki_lab), name)) == seen
+    assert rights.owner_and_mode(getattr(Folders(wiki_lab), name)) == seen
 
 
 @pytest.mark.root
@@ -343,7 +308,7 @@ def test_existing_wiki_is_only_asked(wiki_lab: Lab, make_lab: Callable[..., Lab]
         "existing",
         "",
     )
-    assert not Folders.of(lab).root.exists()
+    assert not Folders(lab).root.exists()
 
 
 # -- wikis of a test's own -------------------------------------------------------------------
@@ -358,7 +323,7 @@ def test_wiki_outlives_its_servers(
     lab = make_lab()
     with watched as commands:
         assert server.up(lab).changed
-    words = accounts.read(Folders.of(lab).passwords).plain().values()
+    words = session.passwords(lab).plain().values()
     assert any("maintenance/install.php" in line for line in commands)
     assert not [line for line in commands if any(word in line for word in words)]
     session.open(lab).pages["Kept"].save("by people")
@@ -368,7 +333,7 @@ def test_wiki_outlives_its_servers(
     assert session.open(lab).pages["Kept"].text() == "by people"
 
     assert [server.down(lab).changed for _ in range(2)] == [True, False]
-    assert not undo.daemon_pids(str(Folders.of(lab).apache))
+    assert not undo.daemon_pids(str(Folders(lab).apache))
     assert not server.status(lab).up
     assert not server.checks(lab)[0].holds
     moved = lab.model_copy(update={"wiki": lab.wiki.model_copy(update={"port": port})})
@@ -380,9 +345,9 @@ def test_wiki_outlives_its_servers(
 def test_killed_installation_is_begun_anew(make_lab: Callable[..., Lab]) -> None:
     """labkit killed while MediaWiki is being installed leaves no half wiki to the next start."""
     lab = make_lab()
-    folders = Folders.of(lab)
+    folders = Folders(lab)
     script = (
-        "import json, sys; from labkit import Lab; from labkit.wiki.server import actions as server;"
+        "import json, sys; from labkit import Lab; from labkit.wiki import server;"
         "server.up(Lab.of(json.load(sys.stdin)))"
     )
     with subprocess.Popen(
@@ -407,11 +372,11 @@ def test_lost_passwords_are_made_anew(make_lab: Callable[..., Lab]) -> None:
     """When the file of passwords was moved away, new ones are made and given to the accounts."""
     lab = make_lab()
     server.up(lab)
-    before = accounts.read(Folders.of(lab).passwords)
-    Folders.of(lab).passwords.unlink()
+    before = session.passwords(lab)
+    Folders(lab).passwords.unlink()
     assert server.up(lab).changed
-    assert accounts.read(Folders.of(lab).passwords).publish != before.publish
-    assert session.account(session.open(lab)) == accounts.BOT
+    assert session.passwords(lab).publish != before.publish
+    assert session.open(lab).account == session.BOT
 
 
 @pytest.mark.root
@@ -419,7 +384,7 @@ def test_other_mediawiki_updates_the_database(make_lab: Callable[..., Lab]) -> N
     """A database that was made by another version of MediaWiki is updated, and keeps its pages."""
     lab = make_lab()
     server.up(lab)
-    record = Folders.of(lab).installed
+    record = Folders(lab).installed
     ours = record.read_text()
     record.write_text(ours.replace('"mediawiki":"1', '"mediawiki":"0'))
     result = server.up(lab)
@@ -437,7 +402,7 @@ def test_taken_port_names_the_process(make_lab: Callable[..., Lab]) -> None:
         lab = make_lab(wiki_port=other.getsockname()[1])
         with pytest.raises(MachineError, match=rf"wiki\.port.*\(process {os.getpid()}\)"):
             server.up(lab)
-    assert not Folders.of(lab).root.exists()
+    assert not Folders(lab).root.exists()
 
 
 def test_down_when_nothing_is_up(lab: Lab) -> None:

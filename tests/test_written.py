@@ -16,13 +16,13 @@ from labkit.checks import Check, failed
 from labkit.core import run
 from labkit.core.undo import mount_points
 from labkit.errors import ConfigError
-from labkit.farm.containers import container, logs, quota, replica_files, trial
+from labkit.farm.containers import container, replica_files, runc, trial, written
 from labkit.farm.reconcile import up, upkeep
-from labkit.farm.traffic import actions as traffic
-from labkit.kernel import mounts
-from tests.test_privilege import Visitor, told
+from labkit.farm.traffic import distribution
+from labkit.kernel import proc
+from tests.test_confinement import Visitor, told
 from tests.waiting import until
-from tests.whole_farm import standing
+from tests.whole_farm import send, standing
 
 MIB = 2**20
 LOGS = "/var/log/apache2"
@@ -32,7 +32,7 @@ FILL = "cd $0; cat /dev/zero >bytes; i=0; while : >file$i; do i=$((i+1)); done"
 
 def written_by(lab: Lab, name: str, place: str = LOGS, script: str = FILL) -> None:
     """A script runs in a replica as whoever its web server is; it ends by an error."""
-    words = container.runc(lab, "exec", name, "sh", "-c", script, place)
+    words = runc.command(lab, "exec", name, "sh", "-c", script, place)
     assert run.run(words, ok=range(256), timeout=120).status
 
 
@@ -43,7 +43,7 @@ def disk(lab: Lab) -> tuple[int, int]:
     return int(next(taken)), int(next(taken))
 
 
-def check(result: traffic.Result, name: str) -> Check:
+def check(result: distribution.Result, name: str) -> Check:
     """The check of that name."""
     return next(item for item in result.checks if item.name.endswith(name))
 
@@ -79,13 +79,13 @@ def test_a_replica_that_writes_all_it_can_harms_nobody(mended: Lab) -> None:
     measurement says whose log is full; started again, it has room, and its log is still there."""
     lab = mended
     before = disk(lab)
-    traffic.send(lab, "red", 100, 4)
+    send(lab, "red", 100, 4)
     with Visitor(lab) as visitor:
         written_by(lab, "red-1")
-    found = os.statvfs(container.written(lab, "red-1"))
+    found = os.statvfs(written.folder(lab, "red-1"))
     assert (found.f_bfree, found.f_ffree) == (0, 0)
     assert (found.f_blocks * found.f_frsize, found.f_files) == (64 * MIB, 4096)
-    group = f"{container.cgroup(lab)}/red-1"
+    group = f"{runc.cgroup(lab)}/red-1"
     memory = told(group, "memory.current", "") or told(group, "memory.usage_in_bytes", "")
     assert 60 * MIB < memory < 256 * MIB
     after = disk(lab)
@@ -93,16 +93,16 @@ def test_a_replica_that_writes_all_it_can_harms_nobody(mended: Lab) -> None:
     assert after[1] - before[1] < 100
     assert visitor.asked > 5
     assert visitor.failed == []
-    found_by = check(traffic.send(lab, "red", 200, 4), "replica-logs")
+    found_by = check(send(lab, "red", 200, 4), "replica-logs")
     assert not found_by.holds
     assert "(red-1: no room for more lines)" in found_by.seen
-    assert traffic.send(lab, "blue", 100, 4).holds
-    kept = logs.place(lab, "red-1", "access").read_bytes()
+    assert send(lab, "blue", 100, 4).holds
+    kept = written.log(lab, "red-1", "access").read_bytes()
     assert b"GET /" in kept
     container.kill(lab, lab.replica("red-1"))
     assert up.replicas(lab).holds
-    assert logs.place(lab, "red-1", "access").read_bytes().startswith(kept[:-1000])
-    assert traffic.send(lab, "red", 200, 4).holds
+    assert written.log(lab, "red-1", "access").read_bytes().startswith(kept[:-1000])
+    assert send(lab, "red", 200, 4).holds
 
 
 #: Where a replica can write, and how much there is: bytes and files.
@@ -124,7 +124,7 @@ def test_there_is_nowhere_else_to_write(farm: Lab, rights: tuple[str, ...]) -> N
     search = "find / -path /proc -prune -o -type d -writable -print 2>/dev/null || true"
     found = container.execute(farm, "red-2", "sh", "-c", search, options=tuple(who)).stdout.split()
     tried = "for d in $(cat); do (: >$d/new) 2>/dev/null && rm $d/new && echo $d; done; true"
-    words = container.runc(farm, "exec", *who, "red-2", "sh", "-c", tried)
+    words = runc.command(farm, "exec", *who, "red-2", "sh", "-c", tried)
     assert set(run.run(words, stdin="\n".join(found)).stdout.split()) == set(PLACES)
 
 
@@ -137,14 +137,14 @@ def test_each_place_has_an_end(mended: Lab, place: str) -> None:
     blocks_free, files_free, blocks, size, files = map(int, shown.split())
     assert (blocks_free, files_free) == (0, 0)
     assert (blocks * size, files) == PLACES[place]
-    assert container.states(mended)["blue-1"].status == "running"
+    assert runc.states(mended)["blue-1"].status == "running"
 
 
 @pytest.mark.root
 def test_every_file_system_in_memory_has_a_size(farm: Lab) -> None:
     """There are no message queues; the machine's own /dev has single devices in it."""
     shown = container.execute(farm, "red-2", "cat", "/proc/self/mountinfo").stdout
-    for mount in mounts.parse(shown):
+    for mount in proc.mounts(shown):
         if mount.root not in (
             "/",
             "/log",
@@ -177,11 +177,11 @@ def test_output_of_a_container_ends_too(farm: Lab) -> None:
     item = trial.spec(farm, "trial-loud", *loud)
     with trial.prepared(farm, item):
         trial.detached(farm, item.name)
-        place = container.written(farm, item.name)
+        place = written.folder(farm, item.name)
         until(lambda: os.statvfs(place).f_bfree == 0)
-        assert container.console(farm, item.name).stat().st_size <= 64 * MIB
+        assert written.console(farm, item.name).stat().st_size <= 64 * MIB
         assert disk(farm)[0] - before[0] < MIB
-        assert container.states(farm)[item.name].status == "running"
+        assert runc.states(farm)[item.name].status == "running"
     assert str(place) not in mount_points()
 
 
@@ -190,8 +190,8 @@ def test_logs_stay_over_a_restart_and_an_apply(make_lab: Callable[..., Lab]) -> 
     """A new page is rolled out, and the quota is another one; a smaller one empties what does not fit."""
     lab = make_lab(sites=["red"], replicas=2, requests=200)
     upkeep.apply(lab)
-    traffic.send(lab, "red", 50, 2)
-    log = logs.place(lab, "red-1", "access")
+    send(lab, "red", 50, 2)
+    log = written.log(lab, "red-1", "access")
     kept = log.read_text()
     assert "GET /" in kept
     container.kill(lab, lab.farm[0])
@@ -209,14 +209,14 @@ def test_logs_stay_over_a_restart_and_an_apply(make_lab: Callable[..., Lab]) -> 
         assert upkeep.apply(now).changed
         assert not upkeep.apply(now).changed
         assert log.read_text().startswith(kept)
-        assert quota.seen(now, "red-1", mount_points()) == quota.told(now)
-    traffic.send(now, "red", 50, 2)
+        assert written.mounted_limit(now, "red-1", mount_points()) == written.limit(now)
+    send(now, "red", 50, 2)
     with log.open("a") as file:
         file.truncate(3 * MIB)
     small = Lab.of({**other, "containers": {"written_files": 300, "written_mib": 4}})
     upkeep.apply(small)
     assert log.stat().st_size < MIB
-    assert traffic.send(small, "red", 50, 2).holds
+    assert send(small, "red", 50, 2).holds
 
 
 #: What a replica can leave in the place of its logs, so that its server could not begin again.
@@ -238,11 +238,11 @@ def test_whatever_a_container_leaves_it_begins_again(make_lab: Callable[..., Lab
         written_by(lab, "red-1", LOGS, f"cd $0; {script}; false")
         container.kill(lab, lab.farm[0])
         assert up.replicas(lab).holds, left
-        assert traffic.send(lab, "red-1", 50, 2).holds, left
+        assert send(lab, "red", 50, 2).holds, left
     written_by(lab, "red-1", LOGS, f"cd $0; {LEFT['folders in folders']}; false")
-    assert os.statvfs(container.written(lab, "red-1")).f_ffree < 3000
+    assert os.statvfs(written.folder(lab, "red-1")).f_ffree < 3000
     container.remove(lab, "red-1")
-    assert not container.folder(lab, "red-1").exists()
+    assert not runc.folder(lab, "red-1").exists()
 
 
 @pytest.mark.root
@@ -250,13 +250,13 @@ def test_one_that_is_half_made_is_made_again(make_lab: Callable[..., Lab]) -> No
     """labkit was killed while it laid it: nobody could write into it, and then it is not there at all."""
     lab = make_lab(sites=["red"], replicas=1)
     upkeep.apply(lab)
-    place = container.written(lab, "red-1")
+    place = written.folder(lab, "red-1")
     for harm in (lambda: os.chown(place / "log", 0, 0), lambda: shutil.rmtree(place / "log")):
         container.kill(lab, lab.farm[0])
         harm()
-        assert quota.seen(lab, "red-1", mount_points()) == "none"
+        assert written.mounted_limit(lab, "red-1", mount_points()) == "none"
         assert up.replicas(lab).holds
-        assert traffic.send(lab, "red-1", 50, 2).holds
+        assert send(lab, "red", 50, 2).holds
 
 
 @pytest.mark.root
@@ -269,9 +269,9 @@ def test_lines_that_a_replica_forges_are_named(
     honest = '{"replica":"red-1","trace":"HERE-7"}'
     forged = ["[" * 20_000, honest, '{"status":' + "9" * 6000 + "}", "x" * 300_000, "\\"]
     text = "".join(f"{trace} {line}\n" for line in forged).replace("HERE", trace)
-    words = container.runc(lab, "exec", "red-1", "sh", "-c", f"cat >>{LOGS}/access.log")
+    words = runc.command(lab, "exec", "red-1", "sh", "-c", f"cat >>{LOGS}/access.log")
     run.run(words, stdin=text)
-    result = traffic.send(lab, "red", 200, 4)
+    result = send(lab, "red", 200, 4)
     found_by = check(result, "replica-logs")
     assert not found_by.holds
     assert re.search(r"; 5 lines are no requests: 5 × no JSON", found_by.seen)
@@ -281,6 +281,6 @@ def test_lines_that_a_replica_forges_are_named(
 def test_what_is_not_mounted_has_no_quota(tmp_path: Path) -> None:
     """And is none that is full."""
     lab = Lab.of({"state": str(tmp_path)})
-    assert quota.seen(lab, "red-1", frozenset()) == "none"
-    assert not quota.full(lab, "red-1")
-    assert quota.told(lab) == "64 MiB in 4096 files"
+    assert written.mounted_limit(lab, "red-1", frozenset()) == "none"
+    assert not written.is_full(lab, "red-1")
+    assert written.limit(lab) == "64 MiB in 4096 files"

@@ -17,10 +17,9 @@ from pathlib import Path
 
 from labkit import Lab
 from labkit.core import run
-from labkit.farm.containers import container
-from labkit.farm.containers.container import runc
+from labkit.farm.containers import container, runc
 from labkit.farm.network.netns import enter
-from labkit.farm.services import workers
+from labkit.farm.services import balancer_server
 from labkit.model.lab import Replica
 from labkit.model.sites import TRACE_HEADER
 from tests.waiting import until
@@ -161,7 +160,7 @@ def signal(name: str, *, ends: bool) -> Callable[[Lab, Replica], None]:
     """The replica's server gets a signal; one that it ends by is started again."""
 
     def act(lab: Lab, replica: Replica) -> None:
-        run.run(runc(lab, "kill", replica.name, name))
+        run.run(runc.command(lab, "kill", replica.name, name))
         if ends:
             container.wait(lab, replica.name)
         time.sleep(0.3)
@@ -172,9 +171,9 @@ def signal(name: str, *, ends: bool) -> Callable[[Lab, Replica], None]:
 
 def freeze(lab: Lab, replica: Replica) -> None:
     """The replica stands still for a while."""
-    run.run(runc(lab, "pause", replica.name))
+    run.run(runc.command(lab, "pause", replica.name))
     time.sleep(1.5)
-    run.run(runc(lab, "resume", replica.name))
+    run.run(runc.command(lab, "resume", replica.name))
 
 
 def cut(lab: Lab, replica: Replica) -> None:
@@ -200,7 +199,7 @@ def serving(lab: Lab, site: str) -> None:
 
     def all_usable() -> bool:
         with suppress(Exception):
-            return all(worker.usable for worker in workers.members(lab, site).workers)
+            return all(worker.usable for worker in balancer_server.members(lab, site).workers)
         return False
 
     until(all_usable)

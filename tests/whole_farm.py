@@ -7,12 +7,16 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from labkit import Lab
+from labkit.checks import Check
 from labkit.core import undo
 from labkit.farm.reconcile import up
-from labkit.farm.services import dns, proxy
+from labkit.farm.services import balancer, dns
+from labkit.farm.traffic.load import Sent
+from labkit.farm.traffic.measurements import Measurement, measure
 from tests.conftest import CACHE
 
 
@@ -37,7 +41,7 @@ def standing(**parameters: object) -> Iterator[Lab]:
     try:
         up.replicas(lab)
         dns.up(lab)
-        proxy.up(lab)
+        balancer.up(lab)
         yield lab
     finally:
         _, failed = undo.unmake_all(lab)
@@ -45,3 +49,21 @@ def standing(**parameters: object) -> Iterator[Lab]:
         assert not failed, [str(error) for _, error in failed]
         assert not left
         shutil.rmtree(folder)
+
+
+@dataclass(frozen=True)
+class Load:
+    """A measured load on one site: what came of it, request by request, and its checks."""
+
+    value: Measurement
+    sent: tuple[Sent, ...]
+    checks: tuple[Check, ...]
+
+    @property
+    def holds(self) -> bool:
+        return all(check.holds for check in self.checks)
+
+
+def send(lab: Lab, site: str, requests: int | None = None, concurrency: int | None = None) -> Load:
+    """Measures one site, as the notebook's survey does each."""
+    return Load(*measure(lab, site, requests, concurrency))

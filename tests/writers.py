@@ -1,121 +1,63 @@
-"""One page of a real wiki and those who write on it: the bot, the teacher, the student."""
+"""Those who write on one page of a real wiki, and the remarks on it: the bot, the teacher, the student."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-import mwclient
-import requests
-from requests.adapters import HTTPAdapter
-
 from labkit import Lab
-from labkit.wiki.client import accounts, api, session
-from labkit.wiki.client.folders import Folders, api_url
+from labkit.wiki.client import protocol, session
 from labkit.wiki.merge import fences
-from labkit.wiki.merge.altered import Altered
 from labkit.wiki.merge.fences import Block
+from labkit.wiki.merge.page_merge import Altered
 from labkit.wiki.publish import publishing
 from labkit.wiki.publish.publishing import Published
-from labkit.wiki.remarks import reading
+from labkit.wiki.remarks import listing
 from labkit.wiki.remarks.listing import Remarks
+from tests.desks import WEB as WEB  # noqa: PLC0414 - offered here, too
+from tests.desks import Desk
 
 
-class Counting(HTTPAdapter):
-    """Keeps what a session asks for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bodies: list[str] = []
-
-    def send(self, request: requests.PreparedRequest, *args, **kwargs) -> requests.Response:  # type: ignore[no-untyped-def]
-        body = request.body or b""
-        self.bodies.append(body.decode(errors="replace") if isinstance(body, bytes) else str(body))
-        return super().send(request, *args, **kwargs)
-
-
-class Writers:
+class Writers(Desk):
     """The sessions of one page; ``folder`` stands for the machine that publishes."""
 
     def __init__(self, lab: Lab, page: str, folder: Path) -> None:
-        self.lab, self.page, self.folder = lab, page, folder
-        self.bot = session.open(lab)
-        self.teacher = person(lab, accounts.TEACHER)
+        super().__init__(lab, page, folder)
         self.student = session.open(lab, student=True)
-        self.wire = Counting()
-        self.bot.connection.mount("http://", self.wire)
 
-    def publish(self, *blocks: Block) -> Published:
+    def publish(self, *blocks: Block) -> Published:  # type: ignore[override]
         """Publishes as the bot."""
-        return publishing.apply(
-            self.bot, self.page, blocks, folder=self.folder / "pristine", changed=self.changed
-        )
+        folder = self.folder / "pristine"
+        return publishing.apply(self.bot, self.page, blocks, folder=folder, changed=self.changed)
 
-    def changed(self, seen: api.Snapshot) -> tuple[Altered, ...]:
+    def changed(self, seen: protocol.Snapshot) -> tuple[Altered, ...]:
         """What people changed of labkit's lines, as this machine reads it from the page's history."""
-        return reading.of(self.bot, seen, page=self.page, folder=self.folder).altered
+        return listing.of(self.bot, seen, page=self.page, folder=self.folder).altered
 
     def remarks(self) -> Remarks:
         """The page's remarks, as this machine reads them."""
         self.wire.bodies.clear()
-        return reading.collect(self.bot, self.page, self.folder)
+        return listing.collect(self.bot, self.page, self.folder)
 
     @property
-    def revision(self) -> api.Revision:
+    def revision(self) -> protocol.Revision:
         """The page's last revision."""
-        found = api.read(self.teacher, self.page).revision
+        found = self.teacher.read(self.page).revision
         assert found is not None
         return found
 
     @property
     def title(self) -> str:
         """Where the page is now."""
-        return api.read(self.teacher, self.page).title
-
-    @property
-    def text(self) -> str:
-        """The page's text now."""
-        return self.revision.text
-
-    @property
-    def lines(self) -> list[str]:
-        """The page's lines now."""
-        return self.text.split("\n")
-
-    def write(self, change: Callable[[str], str], who: mwclient.Site | None = None) -> None:
-        """The teacher, or another, changes the page's text from the revision that is the last one now."""
-        now = api.read(self.teacher, self.page)
-        assert now.revision is not None
-        new = change(now.revision.text)
-        assert new != now.revision.text
-        api.edit(who or self.teacher, now.title, new, base=now.revision.number, summary="")
-
-    def after(self, line: str, added: str, who: mwclient.Site | None = None) -> None:
-        """The teacher, or another, adds lines after a line."""
-        self.write(lambda text: text.replace(f"{line}\n", f"{line}\n{added}\n", 1), who)
-
-
-def person(lab: Lab, account: str) -> mwclient.Site:
-    """A session of a person's."""
-    site = session.connect(api_url(lab), own=True)
-    site.login(account, password(lab, account))
-    return site
-
-
-def password(lab: Lab, account: str) -> str:
-    """An account's password."""
-    found = getattr(accounts.read(Folders.of(lab).passwords), account.lower())
-    return str(found.get_secret_value())
+        return self.teacher.read(self.page).title
 
 
 @contextmanager
 def writers(lab: Lab, page: str, folder: Path) -> Iterator[Writers]:
     """Such writers, whose sessions are closed afterwards."""
     found = Writers(lab, page, folder)
-    with ExitStack() as stack:
-        for site in (found.bot, found.teacher, found.student):
-            stack.enter_context(closing(site.connection))
+    with closing(found.bot), closing(found.teacher), closing(found.student):
         yield found
 
 
@@ -129,6 +71,3 @@ def stage(megabytes: int, run: int = 1) -> Block:
 def run_id(run: int) -> str:
     """The id of a stage's run."""
     return f"20260102T03040{run}Z-00ff"
-
-
-WEB = fences.block("05-web", "== Web sites ==", "Six pages.")

@@ -16,15 +16,14 @@ import sys
 import typer
 
 from labkit import display
-from labkit.cli import batch, machine, page, project
-from labkit.cli.command import joined
-from labkit.cli.front import app
+from labkit.cli import batch, machine, report
+from labkit.cli.command import app, joined
 from labkit.errors import ConfigError
 
 __all__ = ["app", "main"]
 
 #: The modules whose import adds the commands, in the order in which --help lists them.
-COMMANDS = (batch, machine, page, project)
+COMMANDS = (batch, machine, report)
 #: labkit's records need no plugins of pydantic's, for which it would read what each installed package says of itself.
 NO_PLUGINS = ("PYDANTIC_DISABLE_PLUGINS", "__all__")
 

@@ -9,8 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from labkit.cli.command import Choice, leave, log_to_file, show
-from labkit.cli.front import command
+from labkit.cli.command import Choice, command, leave, log_to_file, show
 from labkit.errors import ConfigError
 
 
@@ -50,8 +49,7 @@ def run(
 def _batch(choice: Choice, **wish: Any) -> None:
     from rich.console import Console
 
-    from labkit.report.batch import guide
-    from labkit.report.batch.progress import Progress
+    from labkit.report.batch.progress import Progress, next_steps
     from labkit.report.batch.rebuild import find, notebooks_folder
     from labkit.report.batch.rebuild import rebuild as run_stages
     from labkit.report.batch.schedule import Wish
@@ -66,7 +64,7 @@ def _batch(choice: Choice, **wish: Any) -> None:
     site = lab.output_dir / review.build(lab).value.index
     show(result, choice, checks=False)
     if not choice.as_json:
-        for head, said in guide.lines(lab, site, whole=not asked.stages):
+        for head, said in next_steps(lab, site, whole=not asked.stages):
             typer.echo(f"{head + ':' if head else '':<13}{said}")
     leave(result, result.value.interrupted)
 
@@ -84,7 +82,7 @@ def notebook(
     from labkit.core import run as door
     from labkit.report.batch.notebook import write_lab_file
     from labkit.report.batch.rebuild import BROUGHT, notebooks_folder
-    from labkit.report.jupyter import person
+    from labkit.report.jupyter import broker
 
     if notebooks_folder() == BROUGHT:
         raise ConfigError(
@@ -97,7 +95,7 @@ def notebook(
     lab = choice.lab()
     # a kernel `python3` in somebody's home is not this interpreter
     settings = {"LABKIT_FILE": str(write_lab_file(lab)), "JUPYTER_PREFER_ENV_PATH": "1"}
-    who = person.caller(os.environ, os.geteuid())
+    who = broker.caller(os.environ, os.geteuid())
     words = door.module(
         "jupyterlab",
         "--ServerApp.ip=127.0.0.1",
@@ -111,4 +109,4 @@ def notebook(
     if who is None:
         door.replace(words, env=settings)
     else:
-        raise typer.Exit(person.serve(lab, who, words, settings))
+        raise typer.Exit(broker.serve(lab, who, words, settings))

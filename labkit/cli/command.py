@@ -1,4 +1,4 @@
-"""What every command of the ``labkit`` front end shares: its options, its errors, its logs, how it tells."""
+"""The frame of every ``labkit`` command: common options, errors, logs, and how a result is shown."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperArgument, TyperCommand
 
-from labkit import display
+from labkit import __version__, display, reading
 from labkit.core.files import hand_back
 from labkit.errors import ConfigError, LabkitError, of_system
 
@@ -47,7 +49,7 @@ class Choice:
         from labkit.model.lab import PARAMETERS, unknown
 
         flat = {key: name for name, key in PARAMETERS.items()}
-        given = self._pairs() if self.settings else {}
+        given = dict(map(pair, self.settings))
         for name in given:
             if "." in name and name not in flat:
                 raise unknown(name, flat, "a key of lab.toml")
@@ -57,13 +59,6 @@ class Choice:
             **{name: value for name, value in named.items() if value is not None},
             **({"offline": True} if self.offline else {}),
         }
-
-    def _pairs(self) -> dict[str, Any]:
-        from labkit.report.batch.notebook import (
-            pair,  # which reads notebooks: more to import than most commands need
-        )
-
-        return dict(pair(setting) for setting in self.settings)
 
     def lab(self, *, others: bool = False) -> Lab:
         """The lab; ``others``: parameters that it does not have may be a notebook's own."""
@@ -75,6 +70,23 @@ class Choice:
         given = self.parameters()
         mine = {name: value for name, value in given.items() if name in PARAMETERS or not others}
         return Lab.load(file, **mine)
+
+
+def pair(option: str) -> tuple[str, Any]:
+    """``replicas=3`` or ``proxy.port=81`` as name and value, which is JSON where it is JSON (numbers, true,
+    null, lists), else the text itself; :class:`ConfigError` when it is no such pair."""
+    name, equals, value = option.partition("=")
+    if not equals or not name.replace(".", "").isidentifier():
+        raise ConfigError(
+            display.quoted(option),
+            "is no NAME=VALUE",
+            "write it like replicas=3",
+            code="config.option",
+        )
+    try:
+        return name, reading.parsed(value)
+    except ValueError:
+        return name, value
 
 
 def common(  # noqa: PLR0917 - typer reads the signature, nobody calls it by position
@@ -240,3 +252,76 @@ def joined(arguments: Sequence[str]) -> list[str]:
         else:
             done += ["--set", f"{left.pop(0)}={left.pop(0)}"]
     return [*done, *left]
+
+
+app = typer.Typer(
+    help=(
+        "Does a virtualisation lab for real, and writes its report from what happened: a farm of web "
+        "servers in runC containers behind an apache2 load balancer, named by a local DNS, reported "
+        "on in a local MediaWiki.\n\n"
+        "Everything has a default; lab.toml (here or in a folder above) overrides it, and options "
+        "override that. First time here: labkit doctor, then labkit rebuild."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"labkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def front(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    # What the command says of itself stands above: a docstring would take its place.
+    pass
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Adds a command that also has the options of every command."""
+    app.command()(with_options(function))
+    return function
+
+
+class Worded(TyperCommand):
+    """A command whose arguments are people's words, which may begin with a hyphen: an option is only what is one to
+    the letter, and nothing after ``--``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Puts the arguments behind the options."""
+        options = [item for item in self.get_params(ctx) if not isinstance(item, TyperArgument)]
+        takes = {
+            name: not getattr(option, "is_flag", False)
+            for option in options
+            for name in option.opts
+        }
+        given, words, rest = list[str](), list[str](), iter(args)
+        for word in rest:
+            name, equals, _ = word.partition("=")
+            if word == "--":
+                words += rest
+            elif word in takes:
+                given += [word, *islice(rest, 1 if takes[word] else 0)]
+            elif equals and name.startswith("--") and takes.get(name):
+                given.append(word)
+            else:
+                words.append(word)
+        return super().parse_args(ctx, [*given, "--", *words])
+
+
+def worded(function: Callable[..., None]) -> Callable[..., None]:
+    """The same with arguments that may begin with a hyphen."""
+    app.command(cls=Worded)(with_options(function))
+    return function

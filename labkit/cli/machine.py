@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from labkit.cli.command import Choice, finish, log_to_file, show
-from labkit.cli.front import command
+from labkit.cli.command import Choice, command, finish, log_to_file, show
 from labkit.display import shown
+from labkit.farm import rootfs
 
 if TYPE_CHECKING:
     from labkit.farm.reconcile.upkeep import Mend
@@ -36,10 +36,10 @@ def plan(
     stages whose inputs have changed, a report that is not published) is a table of its own."""
     lab = choice.lab()
     from labkit.farm.reconcile import upkeep
-    from labkit.report.batch import foresight
+    from labkit.report.batch import rebuild
 
     result = upkeep.plan(lab)
-    tables = (*result.tables, *foresight.table(lab))
+    tables = (*result.tables, *rebuild.foresight(lab))
     show(result.model_copy(update={"tables": tables}), choice)
     if exit_code and not result.value.empty:
         raise typer.Exit(CHANGES)
@@ -172,9 +172,9 @@ def gc(
     Superseded root file systems and images, downloaded packages that none of them has, and what
     killed builds left. What a lab uses that is up, or was not taken down, stays."""
     lab = choice.lab()
-    from labkit.farm.rootfs import collecting
+    from labkit.farm.rootfs import cache_entries
 
-    finish(collecting.collect(lab, dry=dry_run), choice)
+    finish(cache_entries.collect(lab, dry=dry_run), choice)
 
 
 @command
@@ -183,6 +183,5 @@ def refresh(choice: Choice) -> None:
 
     What has newer packages by then is built again by the next run that needs it; nothing else is."""
     lab = choice.lab()
-    from labkit.farm.rootfs import actions as rootfs
 
     finish(rootfs.refresh(lab), choice)

@@ -10,17 +10,18 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from labkit import cancellation
 from labkit.core import run, undo
+from labkit.core.files import write_atomically
 from labkit.core.journal import Journal
 from labkit.errors import CommandError, FarmError, MachineError
 from labkit.kernel import netns as namespaces
-from labkit.kernel import processes
+from labkit.kernel import proc
 from labkit.model.lab import Lab
 
 #: The rights (capabilities(7)) of a server's first process, which is root's until it has bound its port: to
@@ -48,14 +49,14 @@ class Daemon:
 def pid(daemon: Daemon) -> int | None:
     """The process id of the running daemon (of the first process, if there are several), or None.
 
-    When the process that the pid file names was killed, its children may still serve with nobody
-    to lead them: that counts as not running.
+    When the process that the pid file names was killed, its children may still serve: that counts as
+    not running.
     """
     try:
         leader = int(daemon.pidfile.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return next(iter(undo.daemon_pids(str(daemon.config))), None)
-    return leader if processes.is_marked(leader, str(daemon.config)) else None
+    return leader if proc.is_marked(leader, str(daemon.config)) else None
 
 
 def start(
@@ -74,6 +75,30 @@ def start(
         _launch(daemon)
     wait(daemon, problem, patience)
     return started
+
+
+def accepted(daemon: Daemon, text: str, test: Callable[[Path], Sequence[str]], what: str) -> Path:
+    """Writes a configuration beside the daemon's own and lets the program test it; returns that file.
+
+    :param test: the argument list by which the program tests a file.
+    :param what: the daemon in a person's words (``name server``), for the error.
+    :raises FarmError: the program refuses the configuration; the daemon's own file stays as it is.
+    """
+    candidate = daemon.config.with_suffix(".candidate")
+    write_atomically(candidate, text)
+    try:
+        run.run(test(candidate))
+    except CommandError as error:
+        if error.status < 0:  # it was killed, or hung: nothing was refused
+            raise
+        raise FarmError(
+            str(candidate),
+            f"{daemon.argv[0]} refuses this configuration: {error.stderr.strip()}",
+            f"correct what it names; the running {what} was left as it is",
+            error.again,
+            code="farm.configuration-refused",
+        ) from None
+    return candidate
 
 
 def stop(lab: Lab, daemon: Daemon) -> bool:
@@ -138,7 +163,7 @@ class Listener:
 
 
 def listener(port: int, *, netns: str | None = None, address: str = "") -> Listener | None:
-    """Who listens on a TCP or UDP port; None when nobody does.
+    """The process that listens on a TCP or UDP port, None without one.
 
     A listener on another single address than ``address`` does not count ('' counts every one).
     """

@@ -1,26 +1,35 @@
-"""The lab's tables of nftables: their name, and how they are removed."""
+"""The lab's nftables tables: their name, which tables there are, and how the lab's are removed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from labkit.core import run
-from labkit.errors import StateError
+from labkit.errors import CommandError, StateError
 from labkit.kernel import netns as namespaces
-from labkit.kernel import nftables
 from labkit.model.lab import Lab
 
-#: The families of which the lab has a table (nft(8)): what passes the bridge, and what leaves it for the host.
+#: The families of which the lab has a table (nft(8)): packets across the bridge, and packets to and through the host.
 FAMILIES = ("bridge", "inet")
 
 
 def name_of(lab: Lab) -> str:
-    """What both of the lab's tables are called."""
+    """The name of both of the lab's tables."""
     return f"labkit-{lab.name}"
 
 
+def standing(netns: str | None) -> frozenset[tuple[str, str]] | None:
+    """The family and name of each table in ``netns`` (None: the machine's own); None when the kernel has no
+    nftables."""
+    done = run.run(["nft", "list", "tables"], netns=netns, ok=range(256))
+    if done.status:
+        return None
+    words = (line.split() for line in done.stdout.splitlines())
+    return frozenset((family, name) for _, family, name in words)
+
+
 def removal(table: str) -> str:
-    """The commands after which there is no table of that name, whether there was one or not. Pure."""
+    """The nft(8) commands that remove the tables of that name, whether there are any or not. Pure."""
     return "".join(
         f"table {family} {table}\ndelete table {family} {table}\n" for family in FAMILIES
     )
@@ -35,21 +44,16 @@ def remove_tables(lab: Lab, *, name: str, netns: str) -> None:
             f"correct {lab.journal_file}",
             code="state.not-own",
         )
-    if (not netns or namespaces.stands(netns)) and namespaces.alone(_stand, name, netns):
+    if netns and not namespaces.stands(netns):
+        return
+    try:
         run.run(["nft", "-f", "-"], stdin=removal(name), netns=netns or None)
+    except CommandError:
+        if standing(netns or None) is not None:  # a kernel without nftables has none
+            raise
 
 
 def remove_together(lab: Lab, things: Sequence[Mapping[str, str]]) -> None:
-    """All of them are removed, each in one step."""
+    """Removes all of them, each in one step."""
     for thing in things:
         remove_tables(lab, **thing)
-
-
-def _stand(name: str, netns: str) -> bool:
-    """Whether a table of that name is in ``netns``, which the calling thread then is in."""
-    if netns:
-        namespaces.enter(netns)
-    try:
-        return any(nftables.stands(family, name) for family in FAMILIES)
-    except OSError:  # a kernel without nftables has none
-        return False

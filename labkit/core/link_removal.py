@@ -8,9 +8,7 @@ from functools import partial
 from ipaddress import IPv4Network
 
 from labkit.kernel import netns as namespaces
-from labkit.kernel import requests, seen
-from labkit.kernel.netlink import Netlink, is_gone
-from labkit.kernel.seen import Link
+from labkit.kernel.links import UNREACHABLE, Link, Netlink, is_gone
 from labkit.model.lab import Lab
 
 #: The metric of the lab's unreachable route: the largest, so that any other route goes before it.
@@ -24,11 +22,11 @@ def remove_link(lab: Lab, *, name: str, netns: str) -> None:
 
 
 def _remove_link(netlink: Netlink, *, lab: Lab, name: str) -> None:
-    links = seen.links(netlink)
+    links = netlink.links()
     found = links.get(name)
     if not found and name == lab.bridge:
         found = renamed_bridge(netlink, lab, links)
-    error = netlink.try_all([requests.no_link(found.index)])[0] if found else None
+    error = netlink.try_all([netlink.ipr.link("del", index=found.index)])[0] if found else None
     if error is not None and not is_gone(error):  # a veth's end goes when its peer's namespace does
         raise error
 
@@ -36,7 +34,7 @@ def _remove_link(netlink: Netlink, *, lab: Lab, name: str) -> None:
 def renamed_bridge(netlink: Netlink, lab: Lab, links: Mapping[str, Link]) -> Link | None:
     """The lab's bridge under another name that somebody gave it: what in the lab's group has the gateway's address."""
     marked = [link for link in links.values() if link.group == group(lab) and not link.peer]
-    there = seen.addresses(netlink) if marked else {}
+    there = netlink.addresses() if marked else {}
     return next((link for link in marked if lab.gateway in there.get(link.index, ())), None)
 
 
@@ -48,8 +46,8 @@ def cut_together(lab: Lab, things: Sequence[Mapping[str, str]]) -> None:
 
 
 def _cut(netlink: Netlink, number: int, names: set[str]) -> None:
-    if names.issuperset(n for n, link in seen.links(netlink).items() if link.group == number):
-        netlink.try_all([requests.no_group(number)])
+    if names.issuperset(n for n, link in netlink.links().items() if link.group == number):
+        netlink.try_all([netlink.ipr.link("del", group=number)])
 
 
 def remove_route(lab: Lab, *, subnet: str, netns: str) -> None:
@@ -60,15 +58,14 @@ def remove_route(lab: Lab, *, subnet: str, netns: str) -> None:
 
 def _remove_route(netlink: Netlink, subnet: IPv4Network) -> None:
     if fenced(netlink, subnet):
-        netlink.ask(requests.not_unreachable(subnet, FENCE_METRIC))
+        netlink.do(
+            netlink.ipr.route("del", dst=str(subnet), type="unreachable", priority=FENCE_METRIC)
+        )
 
 
 def fenced(netlink: Netlink, subnet: IPv4Network) -> bool:
     """Whether the main table has an unreachable route to exactly ``subnet`` (rtnetlink(7))."""
-    return any(
-        route.kind == requests.UNREACHABLE and route.network == subnet
-        for route in seen.routes(netlink)
-    )
+    return any(route.kind == UNREACHABLE and route.network == subnet for route in netlink.routes())
 
 
 def group(lab: Lab) -> int:

@@ -1,8 +1,8 @@
-"""Result: what every action returns.
+"""Result: the record that every action returns, with its checks, tables and commands.
 
-A frozen record with a JSON round trip and a rich display in a notebook. An action is a function
-decorated with :func:`action` that looks, acts, looks again and returns an :class:`Outcome`; the
-decorator adds what every record has: who, when, how long, in which run, by which commands.
+An action is a function decorated with :func:`action`. It looks, acts, looks again and returns an
+:class:`Outcome`; the decorator makes the :class:`Result` of it and adds who, when, how long, in which run, by
+which commands.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import functools
 import html
+import inspect
 import os
 import secrets
 import shlex
@@ -31,6 +32,8 @@ from labkit.records import Record
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pandas
 
     from labkit.model.lab import Lab
 
@@ -80,7 +83,21 @@ class Command(Record):
 
 
 class Result(Record, Generic[T]):
-    """What an action did and found. ``value`` is the action's own typed value."""
+    """What an action did and found: a frozen record that a notebook shows as tables.
+
+    ``value`` is the action's own typed value; ``summary`` says in a sentence what was found; ``changed`` whether
+    the machine is another one than before; ``checks`` are what was expected and seen, ``tables`` rows under named
+    columns (:attr:`frames`: the same in pandas), ``commands`` the programs that ran. Example::
+
+        pings = network.pings(lab)
+        print(pings)                       # the summary, the checks, the names of the tables
+        pings.holds                        # True when every check holds
+        pings.frames["pings"].describe()   # a pandas DataFrame
+
+    A result is equal to another one that says the same, also to itself read back from JSON:
+    ``Result.model_validate_json(result.model_dump_json()) == result``. ``Result[Pings]`` in the place of
+    ``Result`` reads the typed value back.
+    """
 
     action: str
     subject: str
@@ -102,9 +119,28 @@ class Result(Record, Generic[T]):
         raise KeyError(f"{name!r}; this result has {[table.name for table in self.tables]}")
 
     @property
+    def frames(self) -> dict[str, pandas.DataFrame]:
+        """The tables as pandas DataFrames by their names; changing one changes nothing in the result."""
+        return {table.name: table.frame() for table in self.tables}
+
+    @property
     def holds(self) -> bool:
         """Whether every check holds."""
         return all(check.holds for check in self.checks)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both say the same: a value that was read from JSON may have lost its type."""
+        if not isinstance(other, Result):
+            return NotImplemented
+        return self.model_dump(mode="json") == other.model_dump(mode="json")
+
+    def __hash__(self) -> int:
+        return hash((self.action, self.subject, self.started))
+
+    def __str__(self) -> str:
+        rows = [(table.name, counted(len(table.rows), "row")) for table in self.tables]
+        tables = [f'  {count} in frames["{name}"]' for name, count in rows]
+        return "\n".join([result_text(self), *tables])
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         return {
@@ -126,7 +162,8 @@ class Outcome(Record, Generic[T]):
 
 
 def action(name: str) -> Callable[[Callable[P, Outcome[T]]], Callable[P, Result[T]]]:
-    """Makes a function that returns an :class:`Outcome` into one that returns a :class:`Result`.
+    """Makes a function that returns an :class:`Outcome` into one that returns a :class:`Result`, and says so
+    in its signature.
 
     In a notebook the caller's thread runs an event loop, in which neither pyroute2 nor playwright
     can run one of their own: there the function runs in a thread beside it. What it makes has ordinary
@@ -160,6 +197,10 @@ def action(name: str) -> Callable[[Callable[P, Outcome[T]]], Callable[P, Result[
                 seconds=round(time.monotonic() - clock, 4),
             )
 
+        shown = inspect.signature(function)
+        returned = str(shown.return_annotation).replace("Outcome", "Result", 1)
+        acting.__annotations__ = {**function.__annotations__, "return": returned}
+        acting.__signature__ = shown.replace(return_annotation=returned)  # type: ignore[attr-defined]
         return acting
 
     return decorate
@@ -191,8 +232,8 @@ def _beside_loop(function: Callable[[], T]) -> T:
 
 
 def _in_loop() -> bool:
-    """Whether the calling thread runs an event loop; without asyncio, which takes as long to import as half
-    a farm to start, nobody does."""
+    """Whether the calling thread runs an event loop; importing asyncio, which is slow, is not
+    needed to know that there is none."""
     if "asyncio" not in sys.modules:
         return False
     import asyncio

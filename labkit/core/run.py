@@ -1,4 +1,4 @@
-"""The one door to other programs.
+"""Runs other programs: the one place that starts them.
 
 Nothing else in labkit imports :mod:`subprocess`. A program is started from a list of arguments,
 never from a shell string; with an environment on an allow-list; with its standard input closed
@@ -26,7 +26,7 @@ from typing import IO, Any, TypeVar
 
 from labkit import cancellation
 from labkit.errors import CommandError, CommandTimeoutError, MachineError, typed
-from labkit.kernel import processes
+from labkit.kernel import proc
 
 log = logging.getLogger("labkit.core.run")
 
@@ -103,7 +103,7 @@ def run(
     timeout: float = 60.0,
     remedy: str = "",
     on_line: Callable[[str], None] | None = None,
-    both: bool = False,
+    on_output: Callable[[str], None] | None = None,
     output: Path | None = None,
     quiet: bool = False,
 ) -> Done:
@@ -112,10 +112,10 @@ def run(
     :param ok: the exit statuses that are no error; any other raises :class:`CommandError`.
     :param timeout: seconds; then the program's whole process group is killed (:class:`CommandTimeoutError`).
     :param on_line: called with each line of standard error while the program runs (progress).
-    :param both: ``on_line`` is called with the lines of standard output too.
+    :param on_output: the same with the lines of standard output; taken where ``on_line`` is given, too.
     :param output: a file to which both outputs are appended instead of being read: for a program
         that leaves a child behind which keeps them open (``runc create``, ``apache2 -k start``).
-    :param quiet: leave the command out of the trace and the log (its arguments are nobody's business).
+    :param quiet: leave the command out of the trace and the log (its arguments are secret).
     """
     full = inside([str(word) for word in argv], netns)
     started = time.monotonic()
@@ -123,12 +123,12 @@ def run(
     with process:  # which closes its streams, however it ends
         try:
             with cancellation.ended_by(partial(_end, process)):
-                if output is not None and not processes.ended(process.pid, timeout):
+                if output is not None and not proc.ended(process.pid, timeout):
                     raise subprocess.TimeoutExpired(full, timeout)
                 if on_line is None:
                     out, err = process.communicate(stdin, timeout=timeout)
                 else:
-                    out, err = _follow(process, on_line, timeout, both)
+                    out, err = _follow(process, on_line, on_output, timeout)
         except subprocess.TimeoutExpired:
             _kill(process)
             raise CommandTimeoutError(full, timeout) from None
@@ -257,25 +257,28 @@ def _start(
 
 
 def _follow(
-    process: subprocess.Popen[str], on_line: Callable[[str], None], timeout: float, both: bool
+    process: subprocess.Popen[str],
+    on_line: Callable[[str], None],
+    on_output: Callable[[str], None] | None,
+    timeout: float,
 ) -> tuple[str, str]:
     """Reads both outputs while the program runs and hands lines on as they come."""
 
-    def read(stream: IO[str] | None, told: bool) -> str:
+    def read(stream: IO[str] | None, tell: Callable[[str], None] | None) -> str:
         lines = []
         for line in stream or ():
             lines.append(line)
-            if told:
-                on_line(line.rstrip("\n"))
+            if tell:
+                tell(line.rstrip("\n"))
         return "".join(lines)
 
     deadline = time.monotonic() + timeout
     with ThreadPoolExecutor(2) as pool:
-        err = pool.submit(contextvars.copy_context().run, read, process.stderr, True)
-        out = pool.submit(contextvars.copy_context().run, read, process.stdout, both)
+        err = pool.submit(contextvars.copy_context().run, read, process.stderr, on_line)
+        out = pool.submit(contextvars.copy_context().run, read, process.stdout, on_output)
         try:
             # its end is seen and not asked for: until it is, its number names its group and no other
-            ended = processes.ended(process.pid, timeout)
+            ended = proc.ended(process.pid, timeout)
             wait([out, err], max(0.0, deadline - time.monotonic()), FIRST_EXCEPTION)
             if not (ended and out.done() and err.done()):  # a child may still hold the outputs
                 raise subprocess.TimeoutExpired(process.args, timeout)

@@ -1,4 +1,4 @@
-"""How each kind of thing in the journal is unmade.
+"""Removes the things in the journal, each kind in its own way.
 
 Each function removes exactly the thing that the entry's details identify, is content when it is
 already gone, and raises a :class:`~labkit.errors.LabkitError` when it cannot. Kinds whose things
@@ -22,7 +22,7 @@ from labkit.core import firewall_tables, link_removal, run
 from labkit.core.files import remove_whole
 from labkit.core.journal import Entry, Journal, boot_id, not_root
 from labkit.errors import LabkitError, StateError
-from labkit.kernel import calls, cgroups, mounts, processes
+from labkit.kernel import calls, cgroups, proc
 from labkit.kernel import netns as namespaces
 from labkit.model.lab import Lab
 
@@ -132,7 +132,7 @@ def there(entries: Iterable[Entry]) -> Iterator[Entry]:
 def _serves(pidfile: Path, marker: str) -> bool:
     """Whether the process of a daemon's pid file runs, and is that daemon."""
     try:
-        return processes.is_marked(int(pidfile.read_text(encoding="utf-8")), marker)
+        return proc.is_marked(int(pidfile.read_text(encoding="utf-8")), marker)
     except (OSError, ValueError):
         return False
 
@@ -152,12 +152,12 @@ def _unmount_together(lab: Lab, things: Sequence[Mapping[str, str]]) -> None:
 
 def mount_points() -> frozenset[str]:
     """Where something is mounted now (proc(5), /proc/self/mountinfo, field 5)."""
-    return _points(mounts.read())
+    return _points(proc.mountinfo())
 
 
 @lru_cache(1)  # read for each of many folders, between which nothing is mounted
 def _points(text: str) -> frozenset[str]:
-    return frozenset(mount.place for mount in mounts.parse(text))
+    return frozenset(mount.place for mount in proc.mounts(text))
 
 
 def remove_netns(lab: Lab, *, name: str) -> None:
@@ -190,7 +190,7 @@ def _kill_together(lab: Lab, things: Sequence[Mapping[str, str]]) -> None:
     """All end at the same time; and before them runC, which goes on making one when labkit was killed."""
     for root in {thing["root"] for thing in things}:
         _own(root, lab)
-        for pid in processes.marked(root):
+        for pid in proc.marked(root):
             _terminate(pid, root)
     for thing in things:
         _plain(thing["container"], lab)
@@ -210,7 +210,7 @@ def _runs(folder: Path) -> bool | None:
     """Whether the first process of runC's container runs, None where its file does not say which that is."""
     try:
         known = reading.json_of(folder / "state.json")
-        return processes.lives(int(known["init_process_pid"]), int(known["init_process_start"]))
+        return proc.lives(int(known["init_process_pid"]), int(known["init_process_start"]))
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
 
@@ -232,7 +232,7 @@ def end_daemon(lab: Lab, *, pidfile: str, marker: str) -> None:
 def daemon_pids(marker: str) -> tuple[int, ...]:
     """The processes that were given the path ``marker`` with an option, and have no terminal (as an editor
     of that file has one); parents first."""
-    return processes.marked(marker)
+    return proc.marked(marker)
 
 
 def remove_cgroup(lab: Lab, *, path: str) -> None:
@@ -308,7 +308,7 @@ def _terminate(pid: int, marker: str) -> None:
             raise not_root(f"process {pid}") from None
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
-            if not processes.is_marked(pid, marker):
+            if not proc.is_marked(pid, marker):
                 return
             time.sleep(0.01)
     raise LabkitError(

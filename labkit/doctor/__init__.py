@@ -15,7 +15,7 @@ from labkit.checks import Check
 from labkit.core import run
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Table
-from labkit.doctor import advisories, kernel, places, programs
+from labkit.doctor import kernel, places, programs
 from labkit.errors import LabkitError
 from labkit.farm.rootfs import apt
 from labkit.model.lab import Lab
@@ -69,7 +69,7 @@ NEEDS = (
     Need("packages", "all of labkit/debian-packages.txt", programs.packages, "./lab --packages"),
     Need("programs", "each program that labkit starts", programs.present, "command -v runc"),
     Need("browser", "a page is opened as the stages open theirs", programs.browser, "chromium --version"),
-    Need("runc", "its security advisories, for information", advisories.look, "dpkg-query --show runc"),
+    Need("runc", "its security advisories, for information", programs.advisories, "dpkg-query --show runc"),
     Need("mirror", "the mirror of Debian packages answers", programs.mirror, "apt-get update"),
     Need("space.state", "3 GB free for root file systems and the wiki", places.state, "df -h"),
     Need("builds", "programs and devices work below state and cache", places.builds, "findmnt"),
@@ -93,7 +93,7 @@ def examine(lab: Lab) -> Outcome[Machine]:
         subject=platform.node(),
         summary=f"{system}: {holds}; {_verdict(blockers)}.",
         checks=tuple(check for check, _ in seen),
-        tables=(*_remedies(blockers), advisories.table(), programs.table()),
+        tables=(*_remedies(blockers), programs.advisories_table(), programs.table()),
     )
 
 

@@ -1,5 +1,4 @@
-"""What the lab needs of the kernel, tried out where nothing of it stays: in namespaces that end
-with the program that tries."""
+"""Tries what the lab needs of the kernel, in namespaces that end with the program that tries."""
 
 from __future__ import annotations
 
@@ -9,10 +8,10 @@ from pathlib import Path
 from labkit.core import probes, run
 from labkit.core.journal import not_root
 from labkit.errors import CommandError, LabkitError, MachineError
-from labkit.farm.containers import idmap
+from labkit.farm.containers import lab_namespaces
 from labkit.farm.containers import overlay as overlays
 from labkit.farm.network import firewall as guard
-from labkit.farm.network.firewall_rules import NAMES
+from labkit.farm.network.firewall import NAMES
 from labkit.kernel import cgroups as groups
 from labkit.kernel import netns
 from labkit.kernel.users import IDS
@@ -26,7 +25,7 @@ FILTERS = Path("/proc/sys/kernel/seccomp/actions_avail")
 
 
 def root(lab: Lab) -> str:
-    """Who is asking; :class:`MachineError` for anybody but root."""
+    """Says that root asks; raises :class:`MachineError` for any other user."""
     require_root("the machine")
     return "user 0"
 
@@ -58,9 +57,11 @@ def network(lab: Lab) -> str:
 def users(lab: Lab) -> str:
     """Whether each container has a user namespace with ids of its own: no need, unless the lab demands it."""
     require_root("a user namespace")
-    if reason := idmap.without(lab):
+    if reason := lab_namespaces.why_disabled(lab):
         return f"user namespace: no, because {reason}"
-    return f"user namespace: yes, ids from {idmap.FIRST * IDS} on, {IDS} for each container"
+    return (
+        f"user namespace: yes, ids from {lab_namespaces.FIRST * IDS} on, {IDS} for each container"
+    )
 
 
 def system_calls(lab: Lab) -> str:

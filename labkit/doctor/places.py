@@ -1,4 +1,4 @@
-"""Room on the disk, free ports, a free network."""
+"""Checks for free disk space, free ports and a free network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from labkit.display import human_bytes
 from labkit.doctor.kernel import require_root
 from labkit.errors import MachineError
 from labkit.farm.network import host
-from labkit.farm.network.netlink import within
+from labkit.farm.network.netns import within
 from labkit.model.lab import Lab
 
 #: Bytes that the lab's state and what runs leave may need.

@@ -41,12 +41,12 @@ STACK, LIFE = 65536, 5
 
 def unshare(flags: int) -> None:
     """The calling thread, and only it, is in new namespaces (unshare(2))."""
-    _checked(_libc().unshare(flags), "unshare")
+    _checked(libc().unshare(flags), "unshare")
 
 
 def setns(descriptor: int, flags: int = 0) -> None:
     """The calling thread, and only it, is in the namespace that the descriptor is open on (setns(2))."""
-    _checked(_libc().setns(descriptor, flags), "setns")
+    _checked(libc().setns(descriptor, flags), "setns")
 
 
 def leave_mounts() -> None:
@@ -61,12 +61,12 @@ def mount(source: str, target: Path, kind: str = "", *, flags: int = 0, options:
     if len(data) > OPTIONS:
         raise OSError(0, f"its {len(data)} bytes of options do not fit into a page", str(target))
     words = (source.encode(), os.fsencode(target), kind.encode() or None)
-    _checked(_libc().mount(*words, ctypes.c_ulong(flags), data or None), str(target))
+    _checked(libc().mount(*words, ctypes.c_ulong(flags), data or None), str(target))
 
 
 def unmount(target: Path, flags: int = 0) -> None:
     """The topmost mount at ``target`` is unmounted (umount2(2))."""
-    _checked(_libc().umount2(os.fsencode(target), flags), str(target))
+    _checked(libc().umount2(os.fsencode(target), flags), str(target))
 
 
 def detach(target: Path) -> None:
@@ -112,10 +112,10 @@ def sleeping(flags: int) -> Iterator[int]:
     """
     stack = ctypes.create_string_buffer(STACK)
     top = ctypes.c_void_p(ctypes.addressof(stack) + STACK // 2)
-    sleep = ctypes.cast(_libc().sleep, ctypes.c_void_p)
+    sleep = ctypes.cast(libc().sleep, ctypes.c_void_p)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        child = _libc().clone(sleep, top, flags | CLONE_VM, ctypes.c_void_p(LIFE))
+        child = libc().clone(sleep, top, flags | CLONE_VM, ctypes.c_void_p(LIFE))
         pid = _opened(child, "clone")
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
@@ -128,11 +128,11 @@ def sleeping(flags: int) -> Iterator[int]:
 
 def _call(number: int, place: int, *rest: object) -> int:
     """A system call that takes a descriptor first (syscall(2))."""
-    return int(_libc().syscall(ctypes.c_long(number), ctypes.c_int(place), *rest))
+    return int(libc().syscall(ctypes.c_long(number), ctypes.c_int(place), *rest))
 
 
 @functools.cache
-def _libc() -> ctypes.CDLL:
+def libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)  # which lets other threads run during a call
 
 

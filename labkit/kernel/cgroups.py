@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from labkit.errors import LabkitError, MachineError
-from labkit.kernel import mounts
+from labkit.kernel import proc
 
 #: Where the hierarchies are mounted.
 BASE = Path("/sys/fs/cgroup")
@@ -21,7 +21,7 @@ PATIENCE = 5.0
 
 def require() -> str:
     """The layout of the mounted cgroups; :class:`MachineError` when there are none, or read-only."""
-    layout, writable = mounted(mounts.read())
+    layout, writable = mounted(proc.mountinfo())
     if not layout:
         raise MachineError(
             "cgroups",
@@ -44,7 +44,7 @@ def require() -> str:
 
 def mounted(mountinfo: str) -> tuple[str, bool]:
     """The layout of the cgroups in mountinfo ('' for none), and whether any hierarchy is writable. Pure."""
-    found = [mount for mount in mounts.parse(mountinfo) if mount.kind.startswith("cgroup")]
+    found = [mount for mount in proc.mounts(mountinfo) if mount.kind.startswith("cgroup")]
     kinds = {mount.kind for mount in found}
     layout = {
         frozenset(): "",

@@ -1,9 +1,14 @@
-"""Network namespaces with a name, as ip-netns(8) keeps them: each a mount in /run/netns."""
+"""Network namespaces with a name, as ip-netns(8) keeps them: each a mount in /run/netns.
+
+pyroute2 gives and removes the names. The namespaces themselves are made in a thread: pyroute2 starts a process for each,
+and a replica's namespace belongs to a user namespace.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -38,59 +43,40 @@ def create(
     settle: Callable[[], None] = lambda: None,
     ids: Mapping[str, int] | None = None,
 ) -> None:
-    """Namespaces of those names exist, which had not; ``settle`` was called in each, before it had its name.
+    """Creates network namespaces with these names; raises :class:`FileExistsError` for a name that is taken.
 
-    One that has an entry (not 0) in ``ids`` belongs to a user namespace with the ids from there on, the
-    others to the machine's. One thread goes from one new namespace to the next (unshare(2)).
+    :param settle: is called in each namespace before it has its name.
+    :param ids: a namespace with an entry (not 0) belongs to a user namespace with the ids from there on, the others
+        to the machine's.
     """
-    prepare()
     alone(_create, names, settle, ids or {})
 
 
-def prepare() -> None:
-    """The folder of the names is a mount of its own, which other mount namespaces share (ip-netns(8))."""
-    FOLDER.mkdir(mode=0o755, exist_ok=True)
-    # as ip(8) does, and in its order, so that a namespace made by either is seen by both
-    shared = calls.MS_REC | 1 << 20  # MS_SHARED
-    try:
-        calls.mount("", FOLDER, "none", flags=shared)
-    except OSError:
-        calls.mount(str(FOLDER), FOLDER, "none", flags=calls.MS_BIND | calls.MS_REC)
-        calls.mount("", FOLDER, "none", flags=shared)
-
-
 def _create(names: Sequence[str], settle: Callable[[], None], ids: Mapping[str, int]) -> None:
+    """One thread goes from one new namespace to the next (unshare(2))."""
     for name in names:
         if ids.get(name):
-            with users.network(ids[name]) as made:
+            with users.opened(ids[name], "net") as made:
                 calls.setns(made, calls.CLONE_NEWNET)
         else:
             calls.unshare(calls.CLONE_NEWNET)
         settle()
-        place = path(name)
-        os.close(os.open(place, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0))
-        try:
-            calls.mount("/proc/thread-self/ns/net", place, "none", flags=calls.MS_BIND)
-        except OSError:
-            place.unlink()
-            raise
+        attach(name, threading.get_native_id())
 
 
-def name_again(name: str, pid: int) -> None:
-    """The namespace that a process is in, and whose name was removed, has that name."""
-    prepare()
-    place = path(name)
-    os.close(os.open(place, os.O_RDONLY | os.O_CREAT, 0))
-    calls.mount(f"/proc/{pid}/ns/net", place, "none", flags=calls.MS_BIND)
+def attach(name: str, pid: int) -> None:
+    """Gives the network namespace of a process, or of a thread, that name."""
+    from pyroute2 import netns  # late: that takes 0.1 s, and few commands need it
+
+    netns.attach(name, pid, libc=calls.libc())
 
 
 def remove(name: str) -> None:
-    """The name is gone; what still runs in the namespace keeps it alive without one."""
-    place = path(name)
-    with suppress(OSError):  # a name without a mount: its maker was killed between the two
-        while True:
-            calls.unmount(place, calls.MNT_DETACH)
-    place.unlink(missing_ok=True)
+    """Removes the name, if there is one; what still runs in the namespace keeps it alive without a name."""
+    from pyroute2 import netns
+
+    with suppress(FileNotFoundError):
+        netns.remove(name, libc=calls.libc())
 
 
 @contextmanager
@@ -112,7 +98,7 @@ def owner(name: str, place: Path) -> int:
 def enter(name: str) -> None:
     """Moves the calling thread, and only it, into a namespace; :class:`FileNotFoundError` without one.
 
-    There is no way back that could be trusted: give the thread nothing else to do.
+    The thread cannot be trusted to come back: give it nothing else to do.
     """
     with opened(name) as descriptor:
         try:

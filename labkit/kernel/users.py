@@ -1,10 +1,10 @@
-"""User namespaces that stand for a range of ids, and network namespaces that belong to one (user_namespaces(7))."""
+"""User namespaces for a range of ids, and which ids are whose (user_namespaces(7))."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -19,24 +19,12 @@ OWNER = 0xB701
 
 
 @contextmanager
-def opened(first: int) -> Iterator[int]:
-    """A descriptor of a new user namespace, whose ids 0, 1, ... are ``first``, ``first + 1``, ... outside.
+def opened(first: int, kind: str = "user") -> Iterator[int]:
+    """A descriptor of a new user namespace, whose ids 0, 1, ... are ``first``, ``first + 1``, ... outside; with
+    ``kind`` "net" of a new network namespace that belongs to such a user namespace.
 
     The namespace is kept by what holds the descriptor, or was made with it, and ends with the last of them.
     """
-    with _made("user", first) as descriptor:
-        yield descriptor
-
-
-@contextmanager
-def network(first: int) -> Iterator[int]:
-    """The same of a new network namespace, which belongs to such a user namespace."""
-    with _made("net", first) as descriptor:
-        yield descriptor
-
-
-@contextmanager
-def _made(kind: str, first: int) -> Iterator[int]:
     flags = calls.CLONE_NEWUSER | (calls.CLONE_NEWNET if kind == "net" else 0)
     with calls.sleeping(flags) as pid:
         for name in ("uid_map", "gid_map"):
@@ -61,7 +49,7 @@ def owner(namespace: int) -> Iterator[int]:
 def first_of(users: int, place: Path) -> int:
     """The id outside that is a user namespace's 0, by how it shows ``place``, a folder of root's; 0 of the
     machine's own."""
-    if _is_own(users):
+    if os.path.samestat(os.fstat(users), Path("/proc/self/ns/user").stat()):
         return 0
     with ExitStack() as opened:
         folder = os.open(place, os.O_PATH | os.O_CLOEXEC)
@@ -72,34 +60,23 @@ def first_of(users: int, place: Path) -> int:
         return os.fstat(seen).st_uid
 
 
-def _is_own(users: int) -> bool:
-    return os.path.samestat(os.fstat(users), Path("/proc/self/ns/user").stat())
-
-
 def inner(pid: int, user: int) -> int:
-    """Who the user is in a process's own user namespace; raises :class:`FileNotFoundError` without the process."""
+    """The uid, in a process's user namespace, of a user outside; raises :class:`FileNotFoundError` without the process."""
     return inner_of(Path(f"/proc/{pid}/uid_map").read_text(encoding="utf-8"), user)
 
 
 def outer_of(mapping: str, user: int) -> int:
-    """The id outside of one inside, by the same lines; -1 for none. Pure."""
-    return _other(user, _ranges(mapping))
+    """Maps a uid inside the namespace to the uid outside, by the lines of uid_map(5); -1 for none. Pure."""
+    return next((o + user - i for i, o, length in _ranges(mapping) if 0 <= user - i < length), -1)
 
 
 def inner_of(mapping: str, user: int) -> int:
-    """The id inside of one outside, by the lines of uid_map(5): inside, outside, length; -1 for none. Pure."""
-    return _other(user, ((outside, inside, length) for inside, outside, length in _ranges(mapping)))
+    """Maps a uid outside the namespace to the uid inside, by the lines of uid_map(5); -1 for none. Pure."""
+    return next((i + user - o for i, o, length in _ranges(mapping) if 0 <= user - o < length), -1)
 
 
 def _ranges(mapping: str) -> Iterator[tuple[int, int, int]]:
+    """The ranges of uid_map(5): the first id inside, the first outside, how many."""
     for line in mapping.splitlines():
         inside, outside, length = map(int, line.split())
         yield inside, outside, length
-
-
-def _other(user: int, ranges: Iterable[tuple[int, int, int]]) -> int:
-    """The id that stands for one, by (first of these, first of the others, length); -1 for none. Pure."""
-    found = (
-        others + user - first for first, others, length in ranges if 0 <= user - first < length
-    )
-    return next(found, -1)

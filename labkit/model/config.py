@@ -1,5 +1,6 @@
-"""What a configuration may say: the sections of ``lab.toml``, and the notebooks' parameters. Reads
-``lab.toml``; touches nothing else.
+"""The configuration: the sections of ``lab.toml``, the notebooks' parameters, their checks, and the errors' words.
+
+:func:`read_toml` reads ``lab.toml``; nothing else here touches a file but the search for it.
 """
 
 from __future__ import annotations
@@ -151,12 +152,23 @@ class Dns(Section):
     """A domain below .test (RFC 6761); "" is NAME.test."""
 
 
+#: Apache's load-balancing methods (mod_lbmethod_*), and what each goes by. apache2's configuration, the comparison
+#: of methods and the figures take the methods from here; :func:`labkit.farm.traffic.measurements.expectation` says
+#: what a measurement expects of those that do not simply divide the requests by the weights.
+Method = Literal["byrequests", "bytraffic", "bybusyness"]
+METHODS: Mapping[str, str] = {
+    "byrequests": "counts requests",
+    "bytraffic": "counts bytes",
+    "bybusyness": "counts unfinished requests",
+}
+
+
 class Proxy(Section):
     """The balancer."""
 
     port: Port = 80
     """The port on which it answers, on the bridge's address."""
-    lbmethod: Literal["byrequests", "bytraffic", "bybusyness"] = "byrequests"
+    lbmethod: Method = "byrequests"
     """Apache's load-balancing method."""
     sticky: bool = False
     """Whether a client stays with its replica, by a cookie."""

@@ -6,10 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from labkit.report import figures
+    from labkit.report import figures, stages
     from labkit.report.stages.stage import Stage
 
-__all__ = ["Stage", "figures"]
+__all__ = ["Stage", "figures", "stages"]
 
 
 def __getattr__(name: str) -> object:
@@ -19,3 +19,7 @@ def __getattr__(name: str) -> object:
     if name in __all__:
         return import_module(f"labkit.report.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

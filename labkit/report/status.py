@@ -1,4 +1,4 @@
-"""What of a lab is up on this machine: looked at, checked, taken down."""
+"""Status of a lab on this machine: observe what is up, run the checks on it, take it down."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.errors import FarmError, LabkitError
-from labkit.farm.containers import container
-from labkit.farm.network import actions as network
-from labkit.farm.network import host, topology
-from labkit.farm.reconcile import answering
-from labkit.farm.services import dns, proxy, question, workers
-from labkit.farm.services.dns_instance import difference
-from labkit.farm.services.zone import mark
+from labkit.farm.containers import runc
+from labkit.farm.network import host, links, topology
+from labkit.farm.reconcile import answers
+from labkit.farm.services import balancer, balancer_server, dns, dns_server
+from labkit.farm.services.dns_config import mark
+from labkit.farm.services.dns_server import difference
 from labkit.kernel import cgroups
 from labkit.model.lab import Lab
 from labkit.records import Record
-from labkit.report.batch.ending import end_notebooks, markers
-from labkit.wiki.server import actions as server
+from labkit.wiki import server
 
 #: How long a watch may take with the mend that is under way, in seconds.
 MEND = 3.0
@@ -72,17 +70,17 @@ def checks(lab: Lab, *, deep: bool = False) -> Outcome[tuple[Check, ...]]:
     :param deep: also :func:`labkit.farm.reconcile.kept.checks`, which reads some hundred megabytes.
     """
     # which can build images: more to import than `status` needs
-    from labkit.farm.containers import privilege
+    from labkit.farm.containers import confinement
     from labkit.farm.reconcile import kept, up, upkeep
 
     found = (
         *host.checks(lab),
-        *topology.checks(lab, network.observe(lab)),
-        *network.namespace_checks(lab),
+        *topology.checks(lab, links.observe(lab)),
+        *links.namespace_checks(lab),
         *up.replica_checks(lab),
-        *privilege.checks(lab),
+        *confinement.checks(lab),
         *_made(dns.checks, lab, "dns"),
-        *_made(proxy.checks, lab, "proxy"),
+        *_made(balancer.checks, lab, "proxy"),
         *upkeep.checks(lab),
         *_made(server.checks, lab, "wiki"),
         *(kept.checks(lab) if deep else ()),
@@ -105,6 +103,9 @@ def down(lab: Lab) -> Outcome[Down]:
     and is not in its journal. Raises :class:`LockError` while a rebuild of the lab runs; notebooks
     of one that was killed are ended.
     """
+    # which can run notebooks: more to import than `status` needs
+    from labkit.report.batch.notebook import end_notebooks, markers
+
     if not (lab.run_dir.exists() or lab.journal_file.exists()):
         return _taken_down(lab, (), (), changed=False)
     journal = Journal.of(lab, lenient=True)
@@ -151,9 +152,10 @@ def _left(lab: Lab) -> tuple[str, ...]:
     }
     folders = tuple(f"{folder.resolve()}/" for folder in (lab.run_dir, lab.state_dir))
     mounts = [point for point in undo.mount_points() if point.startswith(folders)]
-    group = container.cgroup(lab)
+    group = runc.cgroup(lab)
     configs = [
-        str(item.config) for item in (dns.server(lab), proxy.server(lab), *server.daemons(lab))
+        str(item.config)
+        for item in (dns_server.server(lab), balancer_server.server(lab), *server.daemons(lab))
     ]
     return (
         *(f"mount {point}" for point in sorted(mounts) if point not in known),
@@ -165,11 +167,11 @@ def _left(lab: Lab) -> tuple[str, ...]:
 
 def _kill_all(lab: Lab) -> bool:
     """SIGKILL to every process of every container, so that all end at the same time. Whether one ran."""
-    return bool(cgroups.kill(container.cgroup(lab)))
+    return bool(cgroups.kill(runc.cgroup(lab)))
 
 
 def _network(lab: Lab) -> tuple[Part, Part]:
-    seen = network.observe(lab)
+    seen = links.observe(lab)
     linked = [link for link in seen.links if link.up and link.bridge == lab.bridge]
     more = ", ".join(sorted({*seen.ports} - {replica.link for replica in lab.farm}))
     return (
@@ -179,7 +181,7 @@ def _network(lab: Lab) -> tuple[Part, Part]:
 
 
 def _containers(lab: Lab) -> Part:
-    running = [name for name, state in container.states(lab).items() if state.status == "running"]
+    running = [name for name, state in runc.states(lab).items() if state.status == "running"]
     own = [replica.name for replica in lab.farm if replica.name in running]
     more = [name for name in running if name not in own]
     besides = f"; not of this lab.toml: {' '.join(more)}" if more else ""
@@ -188,7 +190,7 @@ def _containers(lab: Lab) -> Part:
 
 def _names(lab: Lab) -> Part:
     """Whether the name server answers for the lab's zone, and what it says otherwise."""
-    if question.knows(lab, mark(lab)):
+    if dns_server.knows(lab, mark(lab)):
         return "DNS", "up", lab.domain
     try:
         return "DNS", "differs", f"{lab.domain}: {difference(lab) or 'it was slow to answer'}"
@@ -200,12 +202,12 @@ def _balancer(lab: Lab) -> Part:
     """Whether the lab's own balancer answers, known by what only it says, and for how many replicas."""
     place = f"{lab.gateway.ip}:{lab.proxy.port}"
     try:
-        proxy.asked(lab)
+        balancer_server.answer(lab)
     except FarmError as error:
-        foreign = error.code == proxy.FOREIGN
+        foreign = error.code == balancer_server.FOREIGN
         return "balancer", "somebody else's" if foreign else "down", f"{place}: {error.reason}"
-    faults = answering.problems(lab, lab.farm)
-    usable = {item.replica for one in workers.everyone(lab) for item in one.workers if item.usable}
+    faults = answers.problems(lab, lab.farm)
+    usable = {item.replica for item in balancer_server.workers(lab) if item.usable}
     idle = [name for name, fault in faults.items() if fault or name not in usable]
     served = f"{len(faults) - len(idle)} of {counted(len(faults), 'replica')} in service"
     return "balancer", "up", f"{place}: {served}" + (f", not {' '.join(idle)}" if idle else "")

@@ -11,7 +11,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from labkit.wiki.server import actions as server
+from labkit.wiki import server
 from tests.conftest import lab_maker, open_place
 from tests.crowd import Crowd, crowd
 

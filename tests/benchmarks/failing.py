@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from labkit import Lab
 from labkit.core import run
 from labkit.errors import LabkitError
-from labkit.farm.containers import container
+from labkit.farm.images import actions as images
 from labkit.farm.reconcile import upkeep
 from labkit.kernel import calls
 from tests import inventory, killing
@@ -193,7 +193,7 @@ def measure(given: argparse.Namespace) -> int:
     (PLACE / "state").mkdir()
     calls.mount("tmpfs", PLACE / "state", "tmpfs", options=f"size={DISK},mode=755")
     lab = lab_of(sites=SITES)
-    done(lambda: container.unpack_all(lab) and None)
+    done(lambda: images.unpack_all(lab) and None)
     baseline, tally = baseline_of(lab), Tally()
     for name in given.works or WORKS:
         cases = list(failing(lab, given) if name == "programs" else filling(lab))

@@ -20,6 +20,7 @@ import re
 import resource
 import secrets
 import shutil
+import socket
 import statistics
 import sys
 import time
@@ -31,13 +32,12 @@ from pathlib import Path
 
 from labkit import Lab
 from labkit.core import link_removal, run, undo
-from labkit.farm.containers import container, lab_netns
+from labkit.farm.containers import container, lab_namespaces, runc, written
 from labkit.farm.images import actions as image
-from labkit.farm.network.netlink import within
-from labkit.farm.network.netns import inside
+from labkit.farm.network.netns import inside, within
 from labkit.farm.reconcile import answers, up
-from labkit.kernel import cgroups, netns, requests, seen
-from labkit.kernel.netlink import Netlink
+from labkit.kernel import cgroups, netns
+from labkit.kernel.links import Netlink, address
 from labkit.model.lab import Replica
 from labkit.report import status
 from tests.benchmarks import peers
@@ -117,7 +117,7 @@ def all_answer(lab: Lab, addresses: Sequence[IPv4Address], namespace: str | None
 
 def memory(lab: Lab) -> float:
     """MiB of a replica: the proportional set size of all its processes (proc(5), smaps_rollup)."""
-    pids = cgroups.processes(container.cgroup(lab))
+    pids = cgroups.processes(runc.cgroup(lab))
     texts = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
     sizes = [int(found[1]) for text in texts if (found := re.search(r"^Pss:\s+(\d+)", text, re.M))]
     return sum(sizes) / 1024 / len(lab.farm)
@@ -126,16 +126,16 @@ def memory(lab: Lab) -> float:
 def labkit(folder: Path, count: int, clock: Clock) -> None:
     """The farm up, up again, looked at, its processes alone, and down."""
     lab = lab_of(folder, count)
-    clock.group = container.cgroup(lab)
+    clock.group = runc.cgroup(lab)
     try:
-        container.unpack_all(lab)
+        image.unpack_all(lab)
         with clock.measuring("up"):
             result = up.replicas(lab)
         assert result.holds
         assert result.changed
         clock.note("MiB a replica", memory(lab))
         with clock.measuring("check"):
-            assert len([item for item in container.states(lab).values() if item.pid]) == count
+            assert len([item for item in runc.states(lab).values() if item.pid]) == count
             all_answer(lab, [replica.address for replica in lab.farm], lab.netns)
         with clock.measuring("nothing to do"):
             assert not up.replicas(lab).changed
@@ -143,7 +143,7 @@ def labkit(folder: Path, count: int, clock: Clock) -> None:
         _floor(lab, clock)
         with clock.measuring("down"):
             assert status.down(lab).holds
-        container.unpack_all(lab)
+        image.unpack_all(lab)
         _command(folder, clock, "apply")
     finally:
         assert undo.unmake_all(lab)[1] == ()
@@ -158,15 +158,15 @@ def _command(folder: Path, clock: Clock, name: str) -> None:
 
 def _floor(lab: Lab, clock: Clock) -> None:
     """The containers' processes alone: bundles and links stand."""
-    root = str(container.runc_root(lab))
+    root = str(runc.root(lab))
 
     def end(replica: Replica) -> None:
         undo.delete_container(lab, root=root, container=replica.name)
 
     def start(replica: Replica) -> None:
         name = replica.name
-        run.run(container.runc(lab, "run", "--detach", "--bundle", container.bundle(lab, name), name),
-                output=container.console(lab, name), env=container.QUICK)  # fmt: skip
+        run.run(runc.command(lab, "run", "--detach", "--bundle", runc.bundle(lab, name), name),
+                output=written.console(lab, name), env=container.QUICK)  # fmt: skip
 
     run.spread(end, lab.farm)
     with clock.measuring("runc alone"):
@@ -184,7 +184,7 @@ def peer(by: str, tool: Opened, folder: Path, count: int, clock: Clock) -> None:
     addresses = [IPv4Address(int(first) + number) for number in range(count)]
     try:
         layout = image.build(lab).value.layout
-        lab_netns.create_namespace(lab, lab.host.netns)
+        lab_namespaces.create_namespace(lab, lab.host.netns)
         with tool(lab, folder, Path(layout), SUBNET) as (call, found):
 
             def start(number: int) -> None:
@@ -208,28 +208,41 @@ def cut(count: int, clock: Clock) -> None:
     """Links alone: pairs in a bridge, addressed and up at both ends, in one namespace; and gone again."""
     name = f"b{secrets.token_hex(3)}"
     lab = Lab.load(None, lab_name=name, netns=name)
-    netns.create([name], lab_netns._settle)
+    netns.create([name], lab_namespaces._set_up)
     try:
         with clock.measuring(f"{count} links"):
             within(name, _wire, count, link_removal.group(lab))
         with clock.measuring(f"{count} links gone"):
-            within(name, Netlink.ask, requests.no_group(link_removal.group(lab)))
+            within(name, _cut, link_removal.group(lab))
     finally:
         netns.remove(name)
 
 
 def _wire(netlink: Netlink, count: int, group: int) -> None:
-    netlink.ask(requests.bridge("br"))
-    bridge = seen.links(netlink)["br"].index
-    asked = [requests.pair(f"v{n}", f"p{n}", master=bridge, group=group) for n in range(count)]
-    assert not any(netlink.try_all(asked))
-    known = seen.links(netlink)
-    asked = []
-    for number in range(count):
-        index = known[f"p{number}"].index
-        address = IPv4Interface((IPv4Address("10.65.0.0") + number, 16))
-        asked += [requests.address(index, address), requests.link_up(index)]
-    assert not any(netlink.try_all(asked))
+    ipr = netlink.ipr
+    netlink.do(ipr.link("add", ifname="br", kind="bridge", state="up"))
+    settings = {
+        "kind": "veth",
+        "state": "up",
+        "master": socket.if_nametoindex("br"),
+        "group": group,
+    }
+    netlink.do(
+        *(
+            ipr.link("add", ifname=f"v{n}", peer={"ifname": f"p{n}", "group": group}, **settings)
+            for n in range(count)
+        )
+    )
+    netlink.do(ipr.link("set", group=group, state="up"))
+    names, first = [f"p{number}" for number in range(count)], IPv4Address("10.65.0.0")
+    given = {
+        socket.if_nametoindex(name): IPv4Interface((first + n, 16)) for n, name in enumerate(names)
+    }
+    netlink.do(*(ipr.addr("add", **address(index, own)) for index, own in given.items()))
+
+
+def _cut(netlink: Netlink, group: int) -> None:
+    netlink.do(netlink.ipr.link("del", group=group))
 
 
 def measured(what: Callable[[Path, int, Clock], None], count: int, runs: int) -> Figures:

@@ -13,8 +13,8 @@ import time
 import warnings
 from pathlib import Path
 
+from labkit.wiki import server
 from labkit.wiki.client import transport
-from labkit.wiki.server import actions as server
 from tests.conftest import lab_maker, open_place
 from tests.desks import Desk, opened
 from tests.faults import KINDS, Proxy, proxy_to

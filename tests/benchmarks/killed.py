@@ -25,7 +25,7 @@ from pathlib import Path
 from labkit import Lab
 from labkit.core import undo
 from labkit.core.journal import Journal
-from labkit.farm.containers import container
+from labkit.farm.images import actions as images
 from labkit.farm.reconcile import answers, upkeep
 from labkit.report import status
 from tests import inventory, killing
@@ -223,7 +223,7 @@ def measure(given: argparse.Namespace) -> int:
     """All runs; the number of those that failed."""
     names = given.works or WORKS
     found = [work for name, work in works().items() if name in names]
-    done(lambda: container.unpack_all(found[0].wanted) and None)
+    done(lambda: images.unpack_all(found[0].wanted) and None)
     done(lambda: down(found[0].wanted))
     before = baseline_of(list(works().values()))
     tally = Tally()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from labkit.core import run
-from labkit.kernel import messages
+from labkit.kernel.links import Netlink
 from tests.own_machine import python_on_it
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ def measured(
     machine of its own."""
     if not given.here:
         run.replace(python_on_it(module, "--here", *sys.argv[1:]))
-    messages._types()  # which the processes of their own need not import again
+    Netlink()  # imports pyroute2, which the processes of their own need not import again
     try:
         failed = measure(given)
     finally:

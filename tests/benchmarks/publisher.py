@@ -26,14 +26,14 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from labkit import Lab
-from labkit.wiki.client import accounts, session
-from labkit.wiki.client.folders import Folders
+from labkit.wiki import server
+from labkit.wiki.client import session
+from labkit.wiki.client.protocol import Upload
 from labkit.wiki.merge import fences
 from labkit.wiki.merge.fences import Block
 from labkit.wiki.publish import publishing
-from labkit.wiki.render import notebook, wikitext
-from labkit.wiki.render.notebook import Upload
-from labkit.wiki.server import actions as server
+from labkit.wiki.render import wikitext
+from labkit.wiki.render.pictures import upload
 from tests.conftest import lab_maker, open_place
 
 STAGES = (
@@ -76,9 +76,7 @@ def pictures(run: int) -> tuple[Upload, ...]:
         data = io.BytesIO()
         figure.savefig(data, format="png")
         pyplot.close(figure)
-        made.append(
-            notebook.upload(f"figure-{n}", data.getvalue(), ending="png", text=f"Figure {n}")
-        )
+        made.append(upload(f"figure-{n}", data.getvalue(), ending="png", text=f"Figure {n}"))
     return tuple(made)
 
 
@@ -113,8 +111,8 @@ class Bench:
         self.bot.connection.mount("http://", self.wire)
         self.plain = mwclient.Site(f"127.0.0.1:{lab.wiki.port}", path="/w/", scheme="http")
         self.plain.connection.mount("http://", self.plain_wire)
-        word = accounts.read(Folders.of(lab).passwords).publish.get_secret_value()
-        self.plain.login(f"{accounts.BOT}@{accounts.APP}", word)
+        word = session.passwords(lab).publish.get_secret_value()
+        self.plain.login(f"{session.BOT}@{session.APP}", word)
         self.plain.get_token("csrf")
 
     def timed(self, wire: Counting, act: Callable[[], object]) -> tuple[float, int]:

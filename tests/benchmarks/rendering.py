@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from labkit import Lab
+from labkit.wiki import server
 from labkit.wiki.client import session
-from labkit.wiki.server import actions as server
 from tests import inert
 from tests.conftest import lab_maker, open_place
 

@@ -14,7 +14,7 @@ import stat
 import sys
 from pathlib import Path
 
-from labkit.farm.rootfs import actions as rootfs
+from labkit.farm import rootfs
 from labkit.farm.rootfs.variants import VARIANTS
 from tests.conftest import lab_maker, open_place
 

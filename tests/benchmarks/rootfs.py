@@ -22,9 +22,9 @@ from pathlib import Path
 from labkit import Lab
 from labkit.core import run, undo
 from labkit.display import human_bytes
-from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs import lists, variants
-from labkit.farm.study import comparison, layer
+from labkit.farm import rootfs
+from labkit.farm.rootfs import apt, variants
+from labkit.farm.study import comparison
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def measure(folder: Path, names: list[str]) -> None:
     print("variant | side by side, cold, s | alone, packages there, s | / debootstrap | / mmdebstrap"
           " | found, s | size | gzip | zstd")  # fmt: skip
     for name in sorted(names, key=lambda name: -built[name].bytes):
-        weight = layer.compressed(lab, built[name])
+        weight = comparison.compressed(lab, built[name])
         ratios = [warm[name] / plain[tool] for tool in PLAIN]
         cells = (
             name, f"{built[name].seconds:.1f}", f"{warm[name]:.1f}",
@@ -82,7 +82,7 @@ PLAIN: dict[str, tuple[str, ...]] = {
 
 def _plain(lab: Lab, tool: str, folder: Path) -> None:
     """A tool without labkit: its minimal system, from the mirror onto the disk."""
-    source = lists.ensure(lab).main
+    source = apt.ensure_lists(lab).main
     target = folder / f"plain-{tool}"
     run.run([*PLAIN[tool], source.suite, target, source.mirror], timeout=900, quiet=True)
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from labkit import Lab
 from labkit.core import run, undo
 from labkit.display import human_bytes
-from labkit.farm.rootfs import account, lists
-from labkit.farm.rootfs import actions as rootfs
+from labkit.farm import rootfs
+from labkit.farm.rootfs import account, apt
 
 APACHE = "apache2"
 #: What a person would type, without the suite, the folder and the mirror.
@@ -68,7 +68,7 @@ def taken(work: Callable[[], object]) -> float:
 
 def plain(lab: Lab, words: tuple[str, ...], target: Path) -> None:
     """A tool without labkit."""
-    source = lists.ensure(lab).main
+    source = apt.ensure_lists(lab).main
     run.run([*words, source.suite, target, source.mirror], timeout=900, quiet=True)
 
 
@@ -76,7 +76,7 @@ def docker(lab: Lab, target: Path) -> None:
     """A copy of the slim image, and what a Dockerfile's two commands make of it."""
     run.run(["cp", "--archive", rootfs.build(lab, "docker-slim").value.path, target])
     shutil.copy("/etc/resolv.conf", target / "etc/resolv.conf")
-    source = lists.ensure(lab).main
+    source = apt.ensure_lists(lab).main
     (target / "etc/apt/sources.list.d/debian.sources").unlink(missing_ok=True)
     line = f"deb {source.mirror} {source.suite} main\n"
     (target / "etc/apt/sources.list").write_text(line)

@@ -3,7 +3,7 @@
     .venv/bin/python -m tests.benchmarks.suites [VARIANT...]
 
 One line for each suite and variant (default: essential, mmdebstrap, minbase): what was built, and which questions of
-:mod:`labkit.farm.survival` it did not answer.
+:func:`labkit.farm.study.probe` it did not answer.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 from labkit import Lab
 from labkit.errors import LabkitError
+from labkit.farm import study
 from labkit.farm.images import actions as image
-from labkit.farm.study import proof as survival
 from tests.conftest import lab_maker, open_place
 
 #: The last is one that Debian's mirrors have given up: it is to be refused in words.
@@ -30,7 +30,7 @@ def line(make: Callable[..., Lab], suite: str, variant: str) -> str:
         lab = make(suite=suite, variant=variant, tool=tool)
         built = image.build(lab)
         spent = time.monotonic() - started
-        probes = survival.prove(lab, "web").value
+        probes = study.probe(lab, "web")
     except LabkitError as error:
         return f"{time.monotonic() - started:6.1f} s  {error}"
     lost = [f"{item.name} ({item.seen})" for item in probes if not item.holds]

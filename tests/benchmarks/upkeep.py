@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
 from labkit import Lab
-from labkit.farm.containers import container
+from labkit.farm.containers import runc
+from labkit.farm.images import actions as images
 from labkit.farm.reconcile import upkeep
-from labkit.farm.reconcile.looking import look
+from labkit.farm.reconcile.observe import look
 from labkit.farm.services import fetch
 from labkit.farm.traffic.failover import running
 from labkit.farm.traffic.load import Load
@@ -47,9 +48,9 @@ def loaded(lab: Lab) -> Iterator[None]:
 def run(lab: Lab, more: Lab, page: Lab, *, load: bool) -> bool:
     """All of it, in order; whether every farm was as its lab said, and nobody was touched in vain."""
     timed("plan from nothing", lambda: upkeep.plan(lab))
-    timed("images, for the first time", lambda: container.unpack_all(lab))
+    timed("images, for the first time", lambda: images.unpack_all(lab))
     timed("apply from nothing", lambda: upkeep.apply(lab))
-    first = container.states(lab)
+    first = runc.states(lab)
     for _ in range(3):
         timed("look and plan", lambda: look(lab).plan(lab))
     timed("apply with nothing to do", lambda: upkeep.apply(lab))
@@ -57,7 +58,7 @@ def run(lab: Lab, more: Lab, page: Lab, *, load: bool) -> bool:
     for what, other in (("one page", page), ("back", lab), ("one site more", more), ("back", lab)):
         with loaded(lab) if load else nullcontext():
             timed(f"apply: {what}", lambda other=other: upkeep.apply(other))  # type: ignore[misc]
-    last = container.states(lab)
+    last = runc.states(lab)
     kept = {name for name in first if last[name].pid == first[name].pid}
     rest = set(first) - {replica.name for replica in lab.replicas_of(lab.sites[0].name)}
     whole = upkeep.plan(lab).value.empty

@@ -7,7 +7,6 @@ import re
 import pytest
 
 from labkit import Lab
-from labkit.farm.services import resolver
 from tests.outside.asking import needs, said
 
 pytestmark = pytest.mark.root
@@ -74,7 +73,7 @@ def test_wrk_counts_no_error(farm: Lab) -> None:
 @needs("dig")
 def test_dig_finds_each_name(farm: Lab) -> None:
     """By UDP and TCP, forwards and back."""
-    server = f"@{resolver.address(farm)}" if hasattr(resolver, "address") else f"@{farm.gateway.ip}"
+    server = f"@{farm.gateway.ip}"
     for way in ("+notcp", "+tcp"):
         for replica in farm.farm:
             name = farm.host_name(replica.name)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.farm.containers import container
+from labkit.farm.containers import runc
 from tests.outside.asking import needs, said, status
 
 pytestmark = pytest.mark.root
@@ -24,9 +24,7 @@ KINDS = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 
 def pids(lab: Lab) -> list[int]:
     """The containers' first processes, by runC."""
-    listed = json.loads(
-        said("runc", "--root", container.runc_root(lab), "list", "--format", "json")
-    )
+    listed = json.loads(said("runc", "--root", runc.root(lab), "list", "--format", "json"))
     return [item["pid"] for item in listed if item["status"] == "running"]
 
 

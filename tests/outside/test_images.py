@@ -12,8 +12,8 @@ import pytest
 
 from labkit import Lab
 from labkit.farm.images import actions as image
-from labkit.farm.images import siteimages
-from labkit.farm.rootfs.building import sealed
+from labkit.farm.images import store
+from labkit.farm.rootfs.sandbox import sealed
 from tests.conftest import open_place
 from tests.outside.asking import needs, said
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.root
 def folder(farm: Lab) -> Iterator[Path]:
     """A folder with a copy of the farm's layout, which podman wants at a short path."""
     with open_place() as place:
-        siteimages.take_over(image.build(farm).value.layout, place / "layout")
+        store.copy_layout(image.build(farm).value.layout, place / "layout")
         yield place
 
 

@@ -1,13 +1,11 @@
-"""What runC does with a container: in the foreground, detached, several, and limited.
-
-Each function asks one question of the assignment by trying it.
-"""
+"""How runC starts, shows and limits containers: each function asks one question of the assignment, by experiment."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from labkit.checks import Check, equal
@@ -16,20 +14,28 @@ from labkit.core.daemon import tail
 from labkit.core.journal import lock
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
-from labkit.display import counted
+from labkit.display import counted, human_bytes
 from labkit.errors import ConfigError
-from labkit.farm.containers import container, logs, process, trial
+from labkit.farm.containers import container, limits, runc, trial, written
 from labkit.farm.containers.bundle import Spec
+from labkit.farm.containers.limits import LIMITS, Limit
+from labkit.kernel import proc
 from labkit.model.lab import Lab
 from labkit.records import Record
 
 #: The most containers to be started from one terminal, and the most minutes for them to wait.
 MOST = 60
+#: The check of each limit in the kernel.
+LIMIT_CHECKS = {
+    "memory": "container.memory",
+    "pids": "container.pids",
+    "processors": "container.time",
+}
 
 
 class Start(Record):
-    """One way to start a container, tried: runC's exit status and how long it held its caller, in
-    seconds; then the container's status, what its process has as a terminal, and runC's last words."""
+    """One way to start a container: how many seconds runC held its caller, and its exit status; then the
+    container's status, its process's terminal in words, and runC's last line."""
 
     seconds: float
     exit: int
@@ -39,8 +45,8 @@ class Start(Record):
 
 
 class Modes(Record):
-    """The ways to start a container: detached with ``terminal: true``, alone and with somebody who
-    takes the terminal over, are the last two."""
+    """The ways to start a container; with ``terminal: true`` and detached, runC refuses, or a program takes the
+    terminal over."""
 
     foreground: Start
     detached: Start
@@ -49,7 +55,8 @@ class Modes(Record):
 
 
 class Instances(Record):
-    """Containers started one after the other: process ids and process namespaces (inodes) by name."""
+    """Containers started one after the other: process ids and process namespaces (inodes) by name, and how many
+    seconds runC took."""
 
     pids: dict[str, int]
     namespaces: dict[str, int]
@@ -57,8 +64,8 @@ class Instances(Record):
 
 
 class Listing(Record):
-    """What a program that only lists a folder showed in the foreground; detached, what went into the
-    file that its output was sent to, the container's status then, and how runC answered ``exec``."""
+    """The output of a program that only lists a folder: in the foreground, and detached in the file for its output;
+    the container's status after that, and runC's answer to ``exec``."""
 
     foreground: str
     detached: str
@@ -66,9 +73,26 @@ class Listing(Record):
     answer: str
 
 
+class Groups(Record):
+    """Control groups: the hierarchies mounted ('cgroup2' or a v1 controller), a container's
+    groups, and its limits as the kernel has them ('' when it shows none): bytes, processes, and
+    microseconds of processor time in each :data:`labkit.farm.containers.limits.PERIOD`."""
+
+    layout: str
+    hierarchies: tuple[str, ...]
+    own: tuple[str, ...]
+    memory: str
+    processes: str
+    time: str = ""
+
+
 @action("container.modes")
-def modes(lab: Lab) -> Outcome[Modes]:
-    """Foreground against detached, and ``terminal: true`` with ``--detach``, each tried."""
+def start_modes(lab: Lab) -> Outcome[Modes]:
+    """Starts a container in the foreground and detached, and detached with ``terminal: true``.
+
+    >>> containers.start_modes(lab).value.refused.said  # doctest: +SKIP
+    'cannot allocate tty if runc will detach without setting console socket'
+    """
     short = trial.spec(lab, "trial-foreground", "sleep", "1")
     long = trial.spec(lab, "trial-detached", "sleep", "300")
     wrong = trial.spec(lab, "trial-terminal", "sleep", "300", terminal=True)
@@ -94,21 +118,21 @@ def modes(lab: Lab) -> Outcome[Modes]:
 
 
 def _start(lab: Lab, spec: Spec, done: run.Done) -> Start:
-    """What came of it, just after runC gave its caller back the terminal."""
-    state = container.states(lab).get(spec.name)
+    """The result, just after runC gave the terminal back to its caller."""
+    state = runc.states(lab).get(spec.name)
     running = state is not None and state.status == "running"
-    log = container.console(lab, spec.name)
+    log = written.console(lab, spec.name)
     return Start(
         seconds=round(done.seconds, 3),
         exit=done.status,
         status=state.status if state else "gone",
-        terminal=process.first(state.pid).held if state and running else "",
-        said=last_line(done.stderr or logs.end(log)),
+        terminal=runc.first_process(state.pid).held if state and running else "",
+        said=last_line(done.stderr or written.end(log)),
     )
 
 
 def mode_checks(value: Modes) -> tuple[Check, ...]:
-    """Whether each way to start a container came to what the assignment says of it. Pure."""
+    """Whether each way to start a container ended as the assignment says. Pure."""
     front, back, taken = value.foreground, value.detached, value.taken
     words = "runc run --detach --bundle BUNDLE NAME"
     return (
@@ -163,8 +187,13 @@ def _require_number(name: str, value: object) -> None:
 
 @action("container.instances")
 def instances(lab: Lab, count: int = 6, minutes: int = 5) -> Outcome[Instances]:
-    """``count`` containers of one image, each waiting ``minutes``, started from one terminal; neither is
-    more than :data:`MOST`. Raises :class:`ConfigError` before anything is made."""
+    """Starts ``count`` containers of one image from one terminal, each of which waits ``minutes``.
+
+    Neither is more than :data:`MOST`; raises :class:`ConfigError` otherwise, before anything is made.
+
+    >>> len(containers.instances(lab, 6).value.pids)  # doctest: +SKIP
+    6
+    """
     _require_number("instances", count)
     _require_number("minutes", minutes)
     wait = ("sleep", str(60 * minutes))
@@ -176,9 +205,9 @@ def instances(lab: Lab, count: int = 6, minutes: int = 5) -> Outcome[Instances]:
             container.create(lab, name)
             container.begin(lab, name)
             seconds += _seconds_detached(lab, name)
-        states = container.states(lab)
+        states = runc.states(lab)
         running = [name for name in names if states[name].status == "running"]
-        first = {name: process.first(states[name].pid) for name in running}
+        first = {name: runc.first_process(states[name].pid) for name in running}
         value = Instances(
             pids={name: item.pid for name, item in first.items()},
             namespaces={name: _namespace(item.pid) for name, item in first.items()},
@@ -194,7 +223,7 @@ def instances(lab: Lab, count: int = 6, minutes: int = 5) -> Outcome[Instances]:
         ]  # fmt: skip
     apart = len(set(value.namespaces.values()) - {_namespace(os.getpid())})
     commands = {str(row["command"]) for row in rows}
-    again = f"runc --root {container.runc_root(lab)} list"
+    again = f"runc --root {runc.root(lab)} list"
     return Outcome(
         value=value,
         subject="trial containers",
@@ -213,16 +242,16 @@ def instances(lab: Lab, count: int = 6, minutes: int = 5) -> Outcome[Instances]:
 
 @action("container.listing")
 def listing(lab: Lab) -> Outcome[Listing]:
-    """A container that only lists a folder, in the foreground and in the background."""
+    """Starts a container that only lists a folder, in the foreground and in the background."""
     front, back = (trial.spec(lab, f"trial-ls-{n}", "ls", "/") for n in ("front", "back"))
     with lock(lab.run_dir, "farm"), trial.prepared(lab, front, back):
         done = trial.foreground(lab, front.name)
         shown = " ".join(done.stdout.split())
         trial.detached(lab, back.name)
         container.wait(lab, back.name)
-        state = container.states(lab)[back.name]
-        kept = " ".join(tail(container.console(lab, back.name)).split())
-        late = run.run(container.runc(lab, "exec", back.name, "ls", "/"), ok=range(256))
+        state = runc.states(lab)[back.name]
+        kept = " ".join(tail(written.console(lab, back.name)).split())
+        late = run.run(runc.command(lab, "exec", back.name, "ls", "/"), ok=range(256))
     answer = last_line(late.stderr) if late.status else last_line(late.stdout)
     value = Listing(foreground=shown, detached=kept, status=state.status, answer=answer)
     return Outcome(
@@ -238,7 +267,7 @@ def listing(lab: Lab) -> Outcome[Listing]:
             Check(name="container.listing.detached",
                   expected="the same names in the file that the output was sent to", seen=kept,
                   holds=kept == shown, rows=("R9",),
-                  again=f"cat {container.console(lab, back.name)}  # while it is there"),
+                  again=f"cat {written.console(lab, back.name)}  # while it is there"),
             Check(name="container.listing.ended",
                   expected="nothing is left to look into: stopped, and runC refuses exec",
                   seen=f"{state.status}; {answer}",
@@ -249,8 +278,8 @@ def listing(lab: Lab) -> Outcome[Listing]:
 
 
 @action("container.pathless")
-def pathless(lab: Lab) -> Outcome[str]:
-    """A container whose configuration has no PATH: the answer that runC gives."""
+def without_path(lab: Lab) -> Outcome[str]:
+    """Starts a container whose configuration has no PATH; the value is runC's answer."""
     item = trial.spec(lab, "trial-path", "sleep", "1")
     config = dict(trial.own_configuration(lab, item))
     config["process"] = {**config["process"], "env": ["TERM=xterm"]}
@@ -276,12 +305,12 @@ def _namespace(pid: int) -> int:
 
 
 def _processes(lab: Lab, name: str) -> int:
-    """How many processes the container has (``runc ps``, a JSON list of process ids)."""
-    return len(json.loads(run.run(container.runc(lab, "ps", "--format", "json", name)).stdout))
+    """The number of the container's processes (``runc ps``, a JSON list of process ids)."""
+    return len(json.loads(run.run(runc.command(lab, "ps", "--format", "json", name)).stdout))
 
 
 def _seconds_detached(lab: Lab, name: str) -> float:
-    """How long ``runc create`` and ``runc start`` of this container held the caller."""
+    """How many seconds ``runc create`` and ``runc start`` of this container held the caller."""
     ended = [done for done in run.traced() if done.argv[-1] == name]
     return sum(done.seconds for done in ended if {"create", "start"} & set(done.argv))
 
@@ -292,9 +321,118 @@ def _each(rows: list[dict[str, Cell]]) -> str:
 
 
 def last_line(text: str) -> str:
-    """The last line of runC's output ('' for none), without the time and level that its log format puts around."""
+    """The last line of runC's output ('' for none), without the time and level of its log format. Pure."""
     lines = [line for line in text.strip().splitlines() if line.strip()]
     if not lines:
         return ""
     message = re.search(r'msg="((?:[^"\\]|\\.)*)"', lines[-1])
     return message[1].replace('\\"', '"') if message else lines[-1].strip()
+
+
+@action("container.cgroups")
+def control_groups(lab: Lab) -> Outcome[Groups]:
+    """Starts a container and reads its control groups, and its limits from the kernel."""
+    item = trial.spec(lab, "trial-cgroup", "sleep", "300")
+    mounted = proc.mountinfo()
+    with lock(lab.run_dir, "farm"), trial.prepared(lab, item):
+        container.create(lab, item.name)
+        container.begin(lab, item.name)
+        pid = runc.states(lab)[item.name].pid
+        own = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8", errors="surrogateescape")
+        files = [_limit_file(own, mounted, limit) for limit in LIMITS]
+        memory, processes, time = values = [
+            file.read_text(encoding="utf-8").split()[0] if file.exists() else "" for file in files
+        ]
+    hierarchies = mounted_groups(mounted)
+    value = Groups(
+        layout=layout(hierarchies), hierarchies=hierarchies, own=tuple(own.split()),
+        memory=memory, processes=processes, time=time,
+    )  # fmt: skip
+    joined = {seen_group(own, mounted, limit.controller)[1] for limit in LIMITS}
+    share = (
+        f"{int(time) / limits.PERIOD:g} s of processor time a second"
+        if time.isdigit()
+        else "all processor time"
+    )
+    return Outcome(
+        value=value,
+        subject=item.name,
+        summary=f"Control groups are mounted ({value.layout}); the container's limits in them: "
+        f"{human_bytes(int(memory)) if memory.isdigit() else 'all'} of memory, "
+        f"{processes or 'any number of'} processes, {share}.",
+        checks=(
+            Check(name="container.cgroups", expected="control groups are mounted",
+                  seen=", ".join(hierarchies) or "none: install cgroupfs-mount and run it",
+                  holds=bool(hierarchies), rows=("I3",), again="grep cgroup /proc/mounts"),
+            equal("container.cgroup", item.cgroup, ", ".join(sorted(joined)), rows=("I3",),
+                  again="cat /proc/PID/cgroup"),
+            *_limit_checks(item, values, files),
+        ),
+        tables=(Table.of("cgroups", "The container's control groups (/proc/PID/cgroup)",
+                         [{"group": line} for line in value.own]),),
+    )  # fmt: skip
+
+
+def _limit_checks(item: Spec, values: list[str], files: list[Path]) -> Iterator[Check]:
+    """Whether the kernel has each limit that it counts."""
+    wanted = limits.resources({}, kernel=item.kernel, **item.limits)
+    for limit, value, file in zip(LIMITS, values, files, strict=True):
+        number = limits.in_kernel(limit, wanted)
+        if number is not None:
+            yield equal(
+                LIMIT_CHECKS[limit.name], str(number), value, rows=("I3",), again=f"cat {file}"
+            )
+
+
+def group(own: str, controller: str) -> tuple[str, str]:
+    """The hierarchy ('cgroup2' or the v1 controller) that has a process's group of a controller, and
+    that group, from the lines of /proc/pid/cgroup (cgroups(7)); both '' without one. Pure."""
+    lines = [line.split(":", 2) for line in own.splitlines()]
+    for _, controllers, path in lines:
+        if controller in controllers.split(","):
+            return controller, path
+    return next((("cgroup2", path) for _, names, path in lines if not names), ("", ""))
+
+
+def mounted_at(mountinfo: str, hierarchy: str) -> tuple[str, str]:
+    """The folder on which a hierarchy is mounted, and the group that it shows; ('', '/') for none (proc(5),
+    /proc/pid/mountinfo). Pure."""
+    for mount in proc.mounts(mountinfo):
+        names = ("cgroup2",) if mount.kind == "cgroup2" else mount.special
+        if mount.kind in ("cgroup", "cgroup2") and hierarchy in names:
+            return mount.place, mount.root
+    return "", "/"
+
+
+def mounted_groups(mountinfo: str) -> tuple[str, ...]:
+    """The control group hierarchies in mountinfo (proc(5)): 'cgroup2', or the v1 controllers. Pure."""
+    found = []
+    for mount in proc.mounts(mountinfo):
+        if mount.kind == "cgroup2":
+            found.append("cgroup2")
+        elif mount.kind == "cgroup":
+            found += [o for o in mount.special if o not in ("rw", "ro", "xattr")]
+    return tuple(dict.fromkeys(found))
+
+
+def layout(hierarchies: tuple[str, ...]) -> str:
+    """v1, v2 or hybrid (both), as cgroups(7) names them; 'none' when nothing is mounted. Pure."""
+    if not hierarchies:
+        return "none"
+    if "cgroup2" not in hierarchies:
+        return "v1"
+    return "v2" if len(hierarchies) == 1 else "hybrid"
+
+
+def seen_group(own: str, mountinfo: str, controller: str) -> tuple[str, str]:
+    """The same as :func:`group`, with the path below the folder on which the hierarchy is mounted: in a control group
+    namespace that may begin above the groups that /proc counts from. Pure."""
+    hierarchy, path = group(own, controller)
+    return hierarchy, path.removeprefix(mounted_at(mountinfo, hierarchy)[1].rstrip("/"))
+
+
+def _limit_file(own: str, mountinfo: str, limit: Limit) -> Path:
+    """The file in which the kernel shows a container's limit."""
+    hierarchy, path = seen_group(own, mountinfo, limit.controller)
+    name = limit.files[hierarchy == "cgroup2"]
+    return Path(mounted_at(mountinfo, hierarchy)[0] or "/sys/fs/cgroup", path.lstrip("/"), name)

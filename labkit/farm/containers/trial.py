@@ -10,8 +10,9 @@ from pathlib import Path
 from labkit.core import run
 from labkit.core.files import write_atomically
 from labkit.core.journal import Journal
-from labkit.farm.containers import container, idmap
+from labkit.farm.containers import container, lab_namespaces, overlay, runc, written
 from labkit.farm.containers.bundle import Json, Spec, configure, text
+from labkit.farm.images import actions as images
 from labkit.kernel import cgroups
 from labkit.model.lab import Lab
 
@@ -25,7 +26,7 @@ def spec(lab: Lab, name: str, *args: str, terminal: bool = False) -> Spec:
         name=name,
         args=args,
         environment={},
-        cgroup=f"{container.cgroup(lab)}/{name}",
+        cgroup=f"{runc.cgroup(lab)}/{name}",
         terminal=terminal,
         sysctl={},
     )
@@ -39,12 +40,12 @@ def prepared(lab: Lab, *specs: Spec, **changed: Json) -> Iterator[None]:
     The caller holds the lab's ``farm`` lock.
     """
     cgroups.require()
-    unpacked = container.unpack(lab, TAG)
+    unpacked = images.unpacked(lab, TAG)
     try:
         for item in specs:
             container.prepare(lab, item, unpacked)
             if item.name in changed:
-                path = container.bundle(lab, item.name) / "config.json"
+                path = runc.bundle(lab, item.name) / "config.json"
                 write_atomically(path, text(changed[item.name]))
         yield
     finally:
@@ -54,9 +55,9 @@ def prepared(lab: Lab, *specs: Spec, **changed: Json) -> Iterator[None]:
 
 def own_configuration(lab: Lab, item: Spec) -> Json:
     """The config.json that a trial container gets by itself."""
-    ids = idmap.foreseen(lab, [item.name])[item.name]
-    unpacked = container.unpack(lab, TAG)
-    return configure(container.image_configuration(unpacked), idmap.given(lab, item, ids))
+    ids = lab_namespaces.preview(lab, [item.name])[item.name]
+    unpacked = images.unpacked(lab, TAG)
+    return configure(overlay.image_configuration(unpacked), lab_namespaces.with_ids(lab, item, ids))
 
 
 def foreground(lab: Lab, name: str, timeout: float = 30.0) -> run.Done:
@@ -67,10 +68,10 @@ def foreground(lab: Lab, name: str, timeout: float = 30.0) -> run.Done:
 def detached(lab: Lab, name: str, *options: str | Path) -> run.Done:
     """``runc run --detach`` on the container's bundle, whatever its exit status.
 
-    What runC and the container's process say goes to :func:`labkit.farm.containers.container.console`.
+    What runC and the container's process say goes to :func:`labkit.farm.containers.written.console`.
     """
     words = _words(lab, name, "--detach", *options)
-    return run.run(words, ok=range(-64, 256), timeout=30.0, output=container.console(lab, name))
+    return run.run(words, ok=range(-64, 256), timeout=30.0, output=written.console(lab, name))
 
 
 @contextmanager
@@ -94,10 +95,10 @@ def _words(lab: Lab, name: str, *options: str | Path) -> list[str | Path]:
     """The argument list of ``runc run``, with the container in the journal; what runC itself warns of is not
     taken for the program's words."""
     journal = Journal.of(lab)
-    container.runc_root(lab).mkdir(parents=True, exist_ok=True)
-    journal.intend("cgroup", path=container.cgroup(lab))
-    journal.intend("container", root=str(container.runc_root(lab)), container=name)
-    log = container.folder(lab, name) / "runc.log"
-    return container.runc(
-        lab, "--log", log, "run", *options, "--bundle", container.bundle(lab, name), name
+    runc.root(lab).mkdir(parents=True, exist_ok=True)
+    journal.intend("cgroup", path=runc.cgroup(lab))
+    journal.intend("container", root=str(runc.root(lab)), container=name)
+    log = runc.folder(lab, name) / "runc.log"
+    return runc.command(
+        lab, "--log", log, "run", *options, "--bundle", runc.bundle(lab, name), name
     )

@@ -1,27 +1,35 @@
-"""The lab's images: one OCI layout with the tags ``base``, ``web`` and one for each site."""
+"""Builds, checks, inspects and unpacks the lab's images: an OCI layout with the tags base, web and one for each site."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 from labkit.checks import Check, equal
 from labkit.core import run
 from labkit.core.journal import lock
-from labkit.core.result import Outcome, Result, action
+from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
-from labkit.farm.images import inputs, layers, siteimages, store, umocisteps, unpacking
-from labkit.farm.images.umocisteps import Steps
+from labkit.farm import rootfs
+from labkit.farm.images import (
+    builder,
+    on_disk,
+    store,
+    unpacking,
+)
+from labkit.farm.images.builder import Layers
 from labkit.farm.images.unpacking import Unpacked
-from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs import packages, servers
+from labkit.farm.rootfs import packages, reproducible, variants
+from labkit.farm.rootfs.buildplan import Rootfs
+from labkit.model import sites
 from labkit.model.lab import Lab, unknown
 from labkit.records import Record
 
 
 class Layer(Record):
-    """A layer: its blob's hash and weight (compressed), by what it was made, the tags that stand on it."""
+    """A layer: its blob's hash and size (compressed), by what it was made, the tags that use it."""
 
     digest: str
     bytes: int
@@ -58,21 +66,25 @@ class Inspected(Record):
 
 @action("image.build")
 def build(lab: Lab) -> Outcome[Image]:
-    """The layout has the tags base, web and one a site; a second call finds them as they are.
+    """Builds the lab's images: one layout with the tags base, web and one for each site.
 
-    Makes the root file system and the two common layers when the cache lacks them (about a
-    minute). :raises BuildError: see :func:`labkit.farm.rootfs.actions.build`.
+    Makes the root file system and the two common layers if the cache lacks them (about a minute); a second call
+    changes nothing.
+
+    :return: the tags, and the layers with their sizes in bytes.
+    :raises BuildError: see :func:`labkit.farm.rootfs.actions.build`.
+
+    >>> images.build(lab).frames["layers"]  # doctest: +SKIP
     """
-    siteimages.refuse_common_names(lab)
+    builder.refuse_common_names(lab)
     base = rootfs.build(lab).value
-    common, made = layers.made(lab, base)
+    common, made = builder.common_layers(lab, base)
     with lock(lab.run_dir, "image"):
-        changed = not siteimages.stands(lab, common)
+        changed = not builder.is_current(lab, common)
         if changed:
-            siteimages.make(lab, common)
+            builder.make(lab, common)
         value = read(lab)
     weight = sum(layer.bytes for layer in value.layers)
-    given = inputs.of(lab, base, common)
     return Outcome(
         value=value,
         subject=lab.name,
@@ -81,13 +93,20 @@ def build(lab: Lab) -> Outcome[Image]:
         f"{human_bytes(weight)} compressed; the {counted(len(lab.sites), 'site', 'share')} all but "
         f"{human_bytes(sum(layer.bytes for layer in value.layers if len(layer.tags) == 1))}.",
         checks=checks(lab, value),
-        tables=(inputs.table(given), _tag_table(value), _layer_table(value)),
+        tables=(_input_table(lab, base, common), _tag_table(value), _layer_table(value)),
     )
 
 
 @action("image.inspect")
 def inspect(lab: Lab, tag: str) -> Outcome[Inspected]:
-    """What skopeo, which shares no code with umoci, reads from the image; builds it if need be."""
+    """Reads an image by skopeo, which shares no code with umoci; builds it if need be.
+
+    :param tag: a site's name, ``base`` or ``web``.
+    :raises ConfigError: the lab has no such tag.
+
+    >>> images.inspect(lab, "web").value.architecture  # doctest: +SKIP
+    'amd64'
+    """
     value = build(lab).value
     value.tag(tag)
     found = json.loads(run.run(["skopeo", "inspect", f"oci:{value.layout}:{tag}"]).stdout)
@@ -116,21 +135,23 @@ def inspect(lab: Lab, tag: str) -> Outcome[Inspected]:
     )
 
 
-def steps(lab: Lab) -> Result[Steps]:
-    """What umoci makes at each step; see :func:`labkit.farm.images.umocisteps.steps`."""
-    return umocisteps.steps(lab)
-
-
 def unpacked(lab: Lab, tag: str) -> Unpacked:
-    """The image is unpacked, each layer set once: what ``web`` holds in the cache, for all labs, a site's
-    own layer in the lab's state folder."""
-    return _unpacked(lab, build(lab).value, tag)
+    """The unpacked image of a tag: a site, ``base`` or ``web``; it is built and unpacked if need be.
+
+    Each layer is unpacked once: those of ``web`` in the cache, for all labs, a site's own in the lab's state folder.
+    """
+    known = on_disk.remembered(lab) or {}
+    return known.get(tag) or _unpacked(lab, build(lab).value, tag)
 
 
-def every_site(lab: Lab) -> dict[str, Unpacked]:
-    """The same of every site's image, by the site's name; they are built, and looked at, once for all."""
-    value = build(lab).value
-    return {site.name: _unpacked(lab, value, site.name) for site in lab.sites}
+def unpack_all(lab: Lab) -> dict[str, Unpacked]:
+    """The unpacked image of every site, by the site's name; built and unpacked if need be."""
+    known = on_disk.remembered(lab)
+    if known is None:
+        value = build(lab).value
+        known = {site.name: _unpacked(lab, value, site.name) for site in lab.sites}
+        on_disk.remember(lab, known)
+    return known
 
 
 def _unpacked(lab: Lab, value: Image, tag: str) -> Unpacked:
@@ -143,14 +164,18 @@ def _unpacked(lab: Lab, value: Image, tag: str) -> Unpacked:
 
 
 def read(lab: Lab) -> Image:
-    """The layout as it lies on the disk; raises :class:`StateError` when it is not there."""
-    layout = siteimages.place(lab) / "layout"
+    """The layout as it lies on disk; raises :class:`StateError` without one."""
+    layout = builder.place(lab) / "layout"
     tags = tuple(store.tag(layout, name) for name in sorted(store.tags(layout)))
     users: dict[str, list[str]] = {}
     for tag in tags:
         for digest in tag.layers:
             users.setdefault(digest, []).append(tag.name)
-    by = {digest: who for tag in tags for digest, who in _makers(layout, tag)}
+    by = {
+        digest: who
+        for tag in tags
+        for digest, who in zip(tag.layers, store.config(layout, tag.config).made_by, strict=False)
+    }
     sizes = store.blobs(layout)
     return Image(
         layout=layout,
@@ -183,11 +208,11 @@ def checks(lab: Lab, value: Image) -> tuple[Check, ...]:
 
 def _web_checks(root: Path) -> tuple[Check, ...]:
     versions = {package.name: package.version for package in packages.read(root)}
-    known = ("apache2", *servers.SSH)
+    known = ("apache2", *variants.SSH)
     seen = [f"{name} {versions[name]}" for name in known if name in versions]
     off = [
         name
-        for name in servers.MODULES
+        for name in variants.MODULES
         if not (root / f"etc/apache2/mods-enabled/{name}.load").exists()
     ]
     keys = [path.name for path in root.glob("etc/ssh/ssh_host_*")]
@@ -202,7 +227,7 @@ def _web_checks(root: Path) -> tuple[Check, ...]:
         ),
         _all(
             "image.modules",
-            f"apache2's modules {' and '.join(servers.MODULES)} are on",
+            f"apache2's modules {' and '.join(variants.MODULES)} are on",
             off,
             ("E4",),
             f"ls {root}/etc/apache2/mods-enabled",
@@ -220,16 +245,9 @@ def _web_checks(root: Path) -> tuple[Check, ...]:
 def _all(
     name: str, statement: str, exceptions: list[str], rows: tuple[str, ...], again: str
 ) -> Check:
-    """A check of a statement to which there must be no exceptions."""
+    """A check of a statement without exceptions."""
     seen = f"not so: {', '.join(exceptions)}" if exceptions else statement
     return equal(name, statement, seen, rows=rows, again=again)
-
-
-def _makers(layout: Path, tag: store.Tag) -> list[tuple[str, str]]:
-    """By what each layer of a tag was made, from the image's history."""
-    history = store.config(layout, tag.config).history
-    made = [step.created_by for step in history if not step.empty]
-    return list(zip(tag.layers, made, strict=False))
 
 
 def _tag_table(value: Image) -> Table:
@@ -257,3 +275,20 @@ def _layer_table(value: Image) -> Table:
     ]
     title = "The layers: stored once, however many images use them"
     return Table.of("layers", title, rows, units={"compressed": "bytes"})
+
+
+def _input_table(lab: Lab, base: Rootfs, common: Layers) -> Table:
+    files = {site.name: [lab.title(site), sites.files(lab, site)] for site in lab.sites}
+    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    values = {
+        "suite and architecture": f"{base.suite}, {base.architecture}",
+        "root file system": f"{base.variant}, {base.origin}",
+        "packages and their versions": f"{common.packages}, {common.listed}",
+        "umoci": store.umoci_version(),
+        "the sites' files": digest[:12],
+        "source date (the youngest file of a package)": reproducible.stamp(common.epoch),
+    }
+    rows: list[dict[str, Cell]] = [
+        {"input": name, "value": value} for name, value in values.items()
+    ]
+    return Table.of("inputs", "What determines the hashes: the same gives the same again", rows)

@@ -10,9 +10,9 @@ from pathlib import Path
 from labkit.core import cache
 from labkit.core.files import text_of, write_atomically
 from labkit.core.journal import Journal, lock
-from labkit.farm.images import store, tarball
-from labkit.farm.images.umoci import umoci
-from labkit.farm.rootfs.building import building
+from labkit.farm.images import store
+from labkit.farm.images.store import umoci
+from labkit.farm.rootfs.cache_entries import building
 from labkit.model.lab import Lab
 from labkit.records import Record
 
@@ -54,7 +54,7 @@ def layer_place(lab: Lab, digest: str) -> Path:
 
 def adopt(lab: Lab, layout: Path, name: str, root: Path) -> Path:
     """The same folder, where ``root``, from which the tag has just been packed, spares unpacking it."""
-    return _shared(lab, name, _folder(lab, layout, name), lambda work: _move(root, work / "rootfs"))
+    return _shared(lab, name, _folder(lab, layout, name), lambda work: root.rename(work / "rootfs"))
 
 
 def layer(lab: Lab, layout: Path, digest: str) -> Path:
@@ -63,7 +63,9 @@ def layer(lab: Lab, layout: Path, digest: str) -> Path:
     with lock(lab.run_dir, "unpacked"):
         Journal.of(lab).intend("folder", path=str(folder.parent))
         return _once(
-            lab, folder, lambda work: tarball.extract(store.blob(layout, digest), work / "rootfs")
+            lab,
+            folder,
+            lambda work: store.extract_layer(store.blob(layout, digest), work / "rootfs"),
         )
 
 
@@ -76,7 +78,7 @@ def configuration(lab: Lab, layout: Path, name: str, root: Path) -> Path:
     folder = lab.state_dir / "unpacked"
     stem = store.short(store.tag(layout, name).manifest)
     with lock(lab.run_dir, "unpacked"):
-        found = found_configuration(lab, store.tag(layout, name).manifest)
+        found = known_configuration(lab, store.tag(layout, name).manifest)
         if found is not None:
             return found
         for damaged in configurations(lab, stem):
@@ -92,7 +94,7 @@ def configuration(lab: Lab, layout: Path, name: str, root: Path) -> Path:
         return folder / _named(stem, text)
 
 
-def found_configuration(lab: Lab, manifest: str) -> Path | None:
+def known_configuration(lab: Lab, manifest: str) -> Path | None:
     """The file that :func:`configuration` has made for the image of that manifest, None without one."""
     stem = store.short(manifest)
     for path in configurations(lab, stem):
@@ -123,18 +125,14 @@ def _folder(lab: Lab, layout: Path, name: str) -> Path:
     return lab.cache_dir / "unpacked" / chain.partition(":")[2][:24]
 
 
-def _move(root: Path, place: Path) -> None:
-    root.rename(place)
-
-
-def _shared(lab: Lab, name: str, folder: Path, make: Callable[[Path], None]) -> Path:
+def _shared(lab: Lab, name: str, folder: Path, make: Callable[[Path], object]) -> Path:
     """A folder of all labs' own."""
     with lock(lab.cache_dir / "locks", f"unpacked-{folder.name}"):
         cache.hold(lab, f"unpacked-{name}", folder)
         return _once(lab, folder, make)
 
 
-def _once(lab: Lab, folder: Path, make: Callable[[Path], None]) -> Path:
+def _once(lab: Lab, folder: Path, make: Callable[[Path], object]) -> Path:
     """``folder/rootfs``, made if it is not there as it was made. The caller holds its lock."""
     root = folder / "rootfs"
     if not cache.whole(folder):

@@ -1,64 +1,183 @@
-"""The lab's tables made, looked at and mended, each as a whole: one transaction of the kernel's.
+"""The packet filter that keeps replicas apart: its rules, and the lab's two nftables tables made, observed and mended.
 
-The number of the last change of the namespace's packet filter is kept. As long as it is the same, nothing was
-changed, and no program is started to see it; else what nft(8) lists is held against what it is to list.
+The rules match the lab's bridge and its ports alone; they neither judge nor count other packets. They need no
+connection tracking, which would cost each of the balancer's requests, and all others on the machine, an entry in the
+kernel's list: TCP's flags tell an answer from a new connection. Each change of the tables is one transaction of
+nft(8), and what nft lists of them afterwards is kept: whoever looks compares it with what nft lists then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from itertools import zip_longest
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from labkit.core import firewall_tables, run
 from labkit.core.files import text_of, write_atomically
+from labkit.core.firewall_tables import FAMILIES, name_of
 from labkit.core.journal import Journal
 from labkit.errors import CommandError, FarmError, LabkitError, StateError, excerpt
-from labkit.farm.network import endpoint, firewall_rules, nft_listing
-from labkit.farm.network.firewall_rules import Rules
-from labkit.farm.network.netns import inside
+from labkit.farm.network import host
 from labkit.kernel import netns as namespaces
-from labkit.kernel import nftables
 from labkit.model.lab import Lab
 from labkit.model.resources import fingerprint, listed
 from labkit.records import Record
 
-#: The one fixed shell text: loads the rules of standard input and lists the tables of that name.
-_LISTED = 'nft -f - && nft -s list table bridge "$0" && nft -s list table inet "$0"'
-#: What is said of a kernel that cannot keep anybody apart.
+#: What a replica serves: the balancer asks port 80, a person's ssh port 22 (the assignment's R10).
+SERVED = (22, 80)
+#: The lab's name server.
+NAMES = 53
+#: Each counter, and the packets that it counts (all of them refused).
+COUNTERS = {
+    "spoofed": "sent with another's address, or in another protocol than IPv4 and ARP",
+    "between": "from one replica to another, pings aside",
+    "host": "to the host: all but names, pings and answers",
+    "outwards": "from a replica to beyond the host",
+    "inwards": "from beyond the host to a replica",
+}
+#: The reason when a kernel cannot keep replicas apart.
 LACKING = "this kernel has no nftables"
+#: How many differences between two listings are told.
+TOLD = 2
 
 
-class Made(Record):
-    """What was made: the namespace's number, that of the change after it, the rules, and (once that was
-    asked) what nft lists of each family's table; ``lacking`` is why nothing could be."""
+class End(Record):
+    """A port of the bridge, and the addresses that the replica behind it may use."""
 
-    namespace: int
-    generation: int
-    rules: Rules
-    listed: dict[str, str]
-    lacking: str = ""
+    link: str
+    mac: str
+    address: str
 
 
-class Seen(Record):
-    """The tables as they are: ``difference`` says what a hand did to them ('' for nothing), ``lacking`` why there
-    can be none."""
+class Rules(Record):
+    """The values in the rules: the bridge, its addresses, and its ports."""
+
+    bridge: str
+    gateways: tuple[str, ...]
+    ends: tuple[End, ...]
+
+
+class Tables(Record):
+    """The lab's tables: the rules in them (None: unknown), and what nft listed of each family's table when they were
+    loaded. ``lacking`` says why the kernel can have none, ``difference`` what a hand did to them ('' for nothing)."""
+
+    model_config = ConfigDict(extra="ignore")  # the files of earlier versions hold more
 
     rules: Rules | None
-    difference: str = ""
+    listed: dict[str, str] = Field(default_factory=dict)
     lacking: str = ""
+    difference: str = ""
+
+
+# -- the rules -------------------------------------------------------------------------------------------------
+
+
+def rules_of(lab: Lab) -> Rules:
+    """The rules that the lab asks for. Pure."""
+    return Rules(
+        bridge=lab.bridge,
+        gateways=(str(lab.gateway.ip),),
+        ends=tuple(
+            End(link=item.link, mac=item.mac, address=str(item.address)) for item in lab.farm
+        ),
+    )
+
+
+def both(first: Rules, second: Rules) -> Rules:
+    """The rules that allow what either allows, while the first are being changed into the second. Pure."""
+    return Rules(
+        bridge=second.bridge,
+        gateways=tuple(dict.fromkeys((*first.gateways, *second.gateways))),
+        ends=tuple(dict.fromkeys((*first.ends, *second.ends))),
+    )
+
+
+def script(name: str, rules: Rules) -> str:
+    """The nft(8) commands that replace the tables of that name by tables with these rules. Pure.
+
+    Both chains of the bridge come before br_netfilter's hooks, at priority 0: those take a packet from the chains of
+    their own priority that are registered before them. The host's chains come before the machine's own packet
+    filter, so that packets that it drops as well are counted.
+    """
+    ends = ", ".join(f'"{end.link}" . {end.mac} . {end.address}' for end in rules.ends)
+    ports = ", ".join(f'"{link}"' for link in dict.fromkeys(end.link for end in rules.ends))
+    here, served = (f"{{ {', '.join(map(str, items))} }}" for items in (rules.gateways, SERVED))
+    known = "echo-request, echo-reply, destination-unreachable"
+    return f"""{firewall_tables.removal(name)}
+table bridge {name} {{
+{_counters("spoofed", "between")}
+    set ports {{
+        type ifname
+        {_elements(ports)}
+    }}
+    set ends {{
+        type ifname . ether_addr . ipv4_addr
+        {_elements(ends)}
+    }}
+    chain from_replicas {{
+        type filter hook prerouting priority -300; policy accept;
+        iifname != @ports accept
+        iifname . ether saddr . ip saddr @ends accept
+        iifname . ether saddr . arp saddr ip @ends iifname . arp saddr ether . arp saddr ip @ends accept
+        counter name spoofed drop
+    }}
+    chain between_replicas {{
+        type filter hook forward priority -200; policy accept;
+        iifname != @ports accept
+        ether type arp accept
+        icmp type {{ echo-request, echo-reply }} accept
+        counter name between drop
+    }}
+}}
+
+table inet {name} {{
+{_counters("host", "outwards", "inwards")}
+    chain to_the_host {{
+        type filter hook input priority -10; policy accept;
+        iifname != "{rules.bridge}" accept
+        ip daddr {here} udp dport {NAMES} accept comment "questions to the name server"
+        ip daddr {here} tcp dport {NAMES} accept comment "long ones"
+        ip daddr {here} icmp type {{ {known} }} accept comment "pings"
+        ip daddr {here} tcp sport {served} tcp flags & (syn | ack) != syn accept comment "answers"
+        counter name host jump refuse
+    }}
+    chain through_the_host {{
+        type filter hook forward priority -10; policy accept;
+        iifname "{rules.bridge}" oifname "{rules.bridge}" accept comment "seen on the bridge already"
+        iifname "{rules.bridge}" counter name outwards jump refuse
+        oifname "{rules.bridge}" counter name inwards jump refuse
+    }}
+    chain refuse {{
+        meta l4proto tcp reject with tcp reset
+        reject with icmpx admin-prohibited
+    }}
+}}
+"""
+
+
+def _counters(*names: str) -> str:
+    return "\n".join(f"    counter {name} {{\n    }}" for name in names)
+
+
+def _elements(items: str) -> str:
+    return f"elements = {{ {items} }}" if items else ""
+
+
+# -- the tables as resources -----------------------------------------------------------------------------------
 
 
 def wanted(lab: Lab) -> dict[str, str]:
-    """What holds of the tables when they are as the Lab says: facts by name. Pure."""
-    return {"rules": "in force", **_told(firewall_rules.wanted(lab))}
+    """The facts, by name, that hold of the tables when they are as the lab says. Pure."""
+    return {"rules": "in force", **_told(rules_of(lab))}
 
 
-def facts(lab: Lab) -> dict[str, str] | None:
-    """The same facts as they are seen now; None without a table, and none of them where there can be none."""
-    found = look(lab)
+def facts(found: Tables | None) -> dict[str, str] | None:
+    """The same facts of the observed tables; None without tables, empty where the kernel can have none. Pure."""
     if found is None or found.lacking:
         return None if found is None else {}
     return {
@@ -68,87 +187,64 @@ def facts(lab: Lab) -> dict[str, str] | None:
 
 
 def differs(lab: Lab, seen: Mapping[str, str] | None) -> bool:
-    """Whether there are tables, and others than the Lab says: they may refuse what it needs. Pure."""
+    """Whether there are tables that differ from the lab's: they may refuse packets that it needs. Pure."""
     asked = wanted(lab)
     return seen is not None and any(asked[fact] != value for fact, value in seen.items())
 
 
-def look(lab: Lab) -> Seen | None:
+def look(lab: Lab) -> Tables | None:
     """The lab's own tables as they are now; None when there are none."""
     if lab.netns and not namespaces.stands(lab.netns):
         return None
-    made, (here, now) = _made(lab), inside(lab.netns, _where)
-    made = made if made and made.namespace == here else None
+    made = _made(lab)
     if made and made.lacking:
-        return Seen(rules=None, lacking=made.lacking)
-    if now is None or not _owned(lab):
-        return None
-    if made and made.generation == now:
-        return Seen(rules=made.rules)
-    return _compared(lab, made, now)
-
-
-def _compared(lab: Lab, made: Made | None, now: int) -> Seen | None:
-    """The tables as nft lists them now, beside what it listed when they were made."""
-    found = _listed(lab)
+        return made
+    found = _listed(lab) if _owned(lab) else {}
     if not found:
         return None
     if made is None:
-        return Seen(rules=None, difference="unknown: the file that describes them is gone")
-    known = made.listed or _expected(lab, made.rules)
-    if found != known:
-        return Seen(rules=made.rules, difference=_difference(known, found))
-    with suppress(OSError):  # who only looks may have no right to it
-        _keep(lab, made.model_copy(update={"generation": now, "listed": known}))
-    return Seen(rules=made.rules)
-
-
-def _expected(lab: Lab, given: Rules) -> dict[str, str]:
-    """What nft lists of tables with these rules: asked where nobody has changed them, in a namespace that ends
-    with the program."""
-    name = firewall_tables.name_of(lab)
-    words = ["unshare", "--net", "--", "sh", "-c", _LISTED, name]
-    output = run.run(words, stdin=firewall_rules.text(name, given)).stdout
-    first, mark, second = output.partition("table inet ")
-    return {"bridge": first, "inet": mark + second}
+        return Tables(rules=None, difference="unknown: the file that describes them is gone")
+    if not made.listed:  # an earlier version listed them later
+        made = made.model_copy(update={"listed": found})
+        with suppress(OSError):  # who only looks may have no right to it
+            _keep(lab, made)
+    return made.model_copy(update={"difference": _difference(made.listed, found)})
 
 
 def widen(lab: Lab) -> bool:
-    """What the Lab asks for is allowed, and what was before still is; whether that was to be done.
+    """Allows what the lab asks for beside what was allowed before; returns whether that changed the tables.
 
-    The caller holds the lab's ``farm`` lock, and the host's side stands.
+    The caller holds the lab's ``farm`` lock, and the host's side is up.
     """
-    asked, found = firewall_rules.wanted(lab), look(lab)
-    return _install(
-        lab, firewall_rules.both(found.rules, asked) if found and found.rules else asked, found
-    )
+    asked, found = rules_of(lab), look(lab)
+    return _install(lab, both(found.rules, asked) if found and found.rules else asked, found)
 
 
 def settle(lab: Lab) -> bool:
-    """What the Lab asks for is allowed, and nothing else; whether that was to be done."""
-    return _install(lab, firewall_rules.wanted(lab), look(lab))
+    """Allows what the lab asks for, and nothing else; returns whether that changed the tables."""
+    return _install(lab, rules_of(lab), look(lab))
 
 
 def counts(lab: Lab) -> Mapping[str, int]:
-    """How many packets were refused, by the counters of :data:`labkit.farm.network.firewall_rules.COUNTERS`."""
+    """How many packets were refused, by the counters of :data:`COUNTERS`."""
     found: dict[str, int] = {}
-    for family in firewall_tables.FAMILIES if run.which("nft") else ():
-        words = ["nft", "-j", "list", "table", family, firewall_tables.name_of(lab)]
-        found |= nft_listing.counters(run.run(words, netns=lab.netns, ok=(0, 1)).stdout)
+    for family in FAMILIES if run.which("nft") else ():
+        words = ["nft", "-j", "list", "table", family, name_of(lab)]
+        output = run.run(words, netns=lab.netns, ok=(0, 1)).stdout
+        every = (item.get("counter") for item in json.loads(output or "{}").get("nftables", []))
+        found |= {what["name"]: what["packets"] for what in every if what}
     return found
 
 
 def blame(lab: Lab, port: int) -> str:
-    """Which chains of the machine's own judge what replicas send to a port of the host, and how to let it in;
-    '' without one. Its tables are only read; no rule of the lab's can accept what another table drops."""
+    """Which of the machine's own chains judge packets from replicas to a port of the host, and how to let them in;
+    '' without one. Those tables are only read; the lab's rules cannot accept what another table drops."""
     words = ["nft", "-j", "list", "chains"]
     output = run.run(words, netns=lab.netns, ok=range(256)).stdout if run.which("nft") else ""
     rule = f'iifname "{lab.bridge}" meta l4proto {{ tcp, udp }} th dport {port} accept'
     said = []
-    for family, table, name, policy in nft_listing.input_chains(
-        output, firewall_tables.name_of(lab)
-    ):
-        allow = endpoint.again(lab, f"nft 'insert rule {family} {table} {name} {rule}'")
+    for family, table, name, policy in input_chains(output, name_of(lab)):
+        allow = host.again(lab, f"nft 'insert rule {family} {table} {name} {rule}'")
         said.append(
             f"the machine's packet filter stands between (chain {name} of table {family} {table}, "
             f"policy {policy}); to let it in: {allow}"
@@ -156,49 +252,67 @@ def blame(lab: Lab, port: int) -> str:
     return "; ".join(said)
 
 
+def input_chains(output: str, own: str) -> list[tuple[str, str, str, str]]:
+    """Family, table, name and policy of each chain in ``nft -j list chains``' output that judges what comes to
+    the host; those of the table ``own`` are left out."""
+    every = (item.get("chain") for item in json.loads(output or "{}").get("nftables", []))
+    return [
+        (what["family"], what["table"], what["name"], what["policy"])
+        for what in every
+        if what
+        and what["family"] in ("ip", "inet")
+        and what.get("hook") == "input"
+        and what["table"] != own
+    ]
+
+
 def again(lab: Lab) -> str:
     """The command that shows the lab's tables."""
-    commands = (
-        f"nft list table {family} {firewall_tables.name_of(lab)}"
-        for family in firewall_tables.FAMILIES
+    return "; ".join(
+        host.again(lab, f"nft list table {family} {name_of(lab)}") for family in FAMILIES
     )
-    return "; ".join(endpoint.again(lab, command) for command in commands)
 
 
-def _install(lab: Lab, asked: Rules, found: Seen | None) -> bool:
+def impossible() -> str:
+    """Why such tables cannot be made on this machine, '' when they can: tried in a namespace that ends with it."""
+    unshared = ["unshare", "--net", "--", "nft"]
+    try:
+        run.run([*unshared, "-f", "-"], stdin=script("labkit-trial", rules_of(Lab())))
+    except LabkitError as error:
+        if run.run([*unshared, "list", "tables"], ok=range(256)).status:
+            return LACKING
+        return f"this kernel's nftables lacks something: {excerpt(' '.join(error.reason.split()))}"
+    return ""
+
+
+def _install(lab: Lab, asked: Rules, found: Tables | None) -> bool:
     if found and (found.lacking or (found.rules == asked and not found.difference)):
         return False
-    where, now = inside(lab.netns, _where)
-    new = Made(namespace=where, generation=now or 0, rules=asked, listed={})
-    folder = _file(lab).parent
+    run.require("nft")
+    there, folder = firewall_tables.standing(lab.netns), _file(lab).parent
     Journal.of(lab).intend("folder", path=str(folder))
     folder.mkdir(parents=True, exist_ok=True)
-    if now is None:
-        _keep(lab, new.model_copy(update={"lacking": LACKING}))
-        return False
-    run.require("nft")
-    _refuse_foreign(lab)
-    Journal.of(lab).intend("table", name=firewall_tables.name_of(lab), netns=lab.host.netns)
-    if lacking := _load(lab, asked):
-        _keep(lab, new.model_copy(update={"lacking": lacking}))
-        return False
-    _, now = inside(lab.netns, _where)
-    _keep(lab, new.model_copy(update={"generation": now or 0}))
-    return True
+    lacking = LACKING if there is None else ""
+    if there is not None:
+        _refuse_foreign(lab, there)
+        Journal.of(lab).intend("table", name=name_of(lab), netns=lab.host.netns)
+        lacking = _load(lab, asked)
+    known = {} if lacking else _listed(lab)
+    _keep(lab, Tables(rules=asked, listed=known, lacking=lacking))
+    return not lacking
 
 
 def _load(lab: Lab, asked: Rules) -> str:
-    """The rules are in force; why this kernel cannot have them ('' when it can)."""
-    text = firewall_rules.text(firewall_tables.name_of(lab), asked)
+    """Loads the rules; returns why this kernel cannot have them ('' when it can)."""
     try:
-        run.run(["nft", "-f", "-"], stdin=text, netns=lab.netns)
+        run.run(["nft", "-f", "-"], stdin=script(name_of(lab), asked), netns=lab.netns)
     except CommandError as error:
-        if error.status < 0:  # it was killed, or hung: nothing was refused
+        if error.status < 0:  # nft was killed, or hung: the kernel refused nothing
             raise
         if lacking := impossible():
             return lacking
         raise FarmError(
-            f"table {firewall_tables.name_of(lab)}",
+            f"table {name_of(lab)}",
             f"nft refuses it: {excerpt(error.stderr)}",
             "end what changes the same tables, and call again",
             again(lab),
@@ -207,38 +321,24 @@ def _load(lab: Lab, asked: Rules) -> str:
     return ""
 
 
-def impossible() -> str:
-    """Why such tables cannot be made on this machine, '' when they can: tried in a namespace that ends with it."""
-    if inside(None, nftables.generation) is None:
-        return LACKING
-    text = firewall_rules.text("labkit-trial", firewall_rules.wanted(Lab()))
-    try:
-        run.run(["unshare", "--net", "--", "nft", "-f", "-"], stdin=text)
-    except LabkitError as error:
-        return f"this kernel's nftables lacks something: {excerpt(' '.join(error.reason.split()))}"
-    return ""
-
-
-def _refuse_foreign(lab: Lab) -> None:
+def _refuse_foreign(lab: Lab, there: Iterable[tuple[str, str]]) -> None:
     """Raises :class:`StateError` for tables of the lab's name that labkit did not make."""
-    name = firewall_tables.name_of(lab)
-    found = [] if _owned(lab) else inside(lab.netns, _standing, name)
-    if not found:
-        return
-    raise StateError(
-        f"nftables' {' and '.join(found)} table {name}",
-        "exists already and labkit did not make it for this lab",
-        "choose another lab name (lab.toml: name), or remove the table yourself",
-        again(lab),
-        code="state.table-taken",
-    )
+    found = [family for family in FAMILIES if (family, name_of(lab)) in there]
+    if found and not _owned(lab):
+        raise StateError(
+            f"nftables' {' and '.join(found)} table {name_of(lab)}",
+            "exists already and labkit did not make it for this lab",
+            "choose another lab name (lab.toml: name), or remove the table yourself",
+            again(lab),
+            code="state.table-taken",
+        )
 
 
 def _listed(lab: Lab) -> dict[str, str]:
-    """What nft lists of the tables of the lab's name, by family, without what they count."""
+    """What nft lists of the lab's tables, by family, without the counters' values."""
     found = {}
-    for family in firewall_tables.FAMILIES if run.which("nft") else ():
-        words = ["nft", "-s", "list", "table", family, firewall_tables.name_of(lab)]
+    for family in FAMILIES if run.which("nft") else ():
+        words = ["nft", "-s", "list", "table", family, name_of(lab)]
         done = run.run(words, netns=lab.netns, ok=(0, 1))
         if done.status == 0:
             found[family] = done.stdout
@@ -246,36 +346,40 @@ def _listed(lab: Lab) -> dict[str, str]:
 
 
 def _difference(known: Mapping[str, str], found: Mapping[str, str]) -> str:
+    if known == found:
+        return ""
     gone = [family for family in known if family not in found]
     if gone:
         return f"changed by hand: the table of family {gone[0]} is gone"
-    told = (nft_listing.told(text, found[family]) for family, text in known.items())
-    return f"changed by hand: {'; '.join(filter(None, told))}"
+    changes = (compared(text, found[family]) for family, text in known.items())
+    return f"changed by hand: {'; '.join(filter(None, changes))}"
+
+
+def compared(known: str, seen: str) -> str:
+    """How two listings differ, in a few words: the lines that are gone, and those that are new. Pure."""
+    before, after = (Counter(map(str.strip, text.splitlines())) for text in (known, seen))
+    said = [f"`{line}` is gone" for line in (before - after).elements()]
+    said += [f"`{line}` is new" for line in (after - before).elements()]
+    if said:
+        return "; ".join(said[:TOLD]) + (f"; {len(said) - TOLD} more" if len(said) > TOLD else "")
+    pairs = zip_longest(known.splitlines(), seen.splitlines(), fillvalue="")
+    line = next((new.strip() for old, new in pairs if old != new), "")
+    return f"`{line}` is in another place" if line else ""
 
 
 def _owned(lab: Lab) -> bool:
-    return Journal.of(lab).owns("table", name=firewall_tables.name_of(lab), netns=lab.host.netns)
+    return Journal.of(lab).owns("table", name=name_of(lab), netns=lab.host.netns)
 
 
-def _standing(name: str) -> list[str]:
-    """The families of which the calling thread's namespace has a table of that name."""
-    return [family for family in firewall_tables.FAMILIES if nftables.stands(family, name)]
-
-
-def _where() -> tuple[int, int | None]:
-    """The number of the namespace that the calling thread is in, and of its last change."""
-    return nftables.cookie(), nftables.generation()
-
-
-def _told(given: Rules) -> dict[str, str]:
-    """What the rules are made of, in facts; their text whatever the order of the ports."""
-    ends = tuple(sorted(given.ends, key=lambda end: (end.link, end.address)))
-    gateways = tuple(sorted(given.gateways))
-    plain = given.model_copy(update={"ends": ends, "gateways": gateways})
+def _told(rules: Rules) -> dict[str, str]:
+    """The rules in facts; the same text whatever the order of the ports."""
+    ends = tuple(sorted(rules.ends, key=lambda end: (end.link, end.address)))
+    gateways = tuple(sorted(rules.gateways))
+    ordered = rules.model_copy(update={"ends": ends, "gateways": gateways})
     return {
         "host": listed(gateways),
         "replicas": str(len(ends)),
-        "configuration": fingerprint(firewall_rules.text("", plain)),
+        "configuration": fingerprint(script("", ordered)),
     }
 
 
@@ -283,13 +387,13 @@ def _file(lab: Lab) -> Path:
     return lab.run_dir / "isolation" / "tables.json"
 
 
-def _made(lab: Lab) -> Made | None:
+def _made(lab: Lab) -> Tables | None:
     text = text_of(_file(lab))
     try:
-        return Made.model_validate_json(text) if text else None
+        return Tables.model_validate_json(text) if text else None
     except ValidationError:
         return None
 
 
-def _keep(lab: Lab, made: Made) -> None:
+def _keep(lab: Lab, made: Tables) -> None:
     write_atomically(_file(lab), made.model_dump_json())

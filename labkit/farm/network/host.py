@@ -1,24 +1,28 @@
-"""The host's side: the network namespace that bridge, DNS, balancer, browser and load live in.
+"""The host's side: the network namespace that bridge, DNS, balancer, browser and load live in, and its subnet.
 
-By default it is the machine's own, and then labkit adds one thing: an ``unreachable`` route to
-the farm's subnet behind every other. As long as the bridge stands its own route goes before; when
-it is gone, requests to the farm fail at once instead of leaving by the machine's default route.
+By default it is the machine's own network namespace. There labkit adds one thing, the fence: an ``unreachable``
+route to the farm's subnet behind every other route. As long as the bridge is there, its route goes before; without
+the bridge, requests to the farm fail at once instead of leaving by the machine's default route.
 """
 
 from __future__ import annotations
 
+import socket
 from ipaddress import IPv4Network
 
 from labkit.checks import Check, equal
+from labkit.core.files import write_atomically
 from labkit.core.journal import Journal, lock, other_owner
 from labkit.core.link_removal import FENCE_METRIC, fenced, renamed_bridge
 from labkit.core.result import Outcome, action
-from labkit.errors import MachineError
-from labkit.farm.containers.lab_netns import create_namespace, namespace_inode
-from labkit.farm.network.netlink import within
+from labkit.errors import FarmError, MachineError
+from labkit.farm.containers.lab_namespaces import create_namespace, namespace_inode
+from labkit.farm.network.netns import inside, within
 from labkit.kernel import netns as namespaces
-from labkit.kernel import requests, seen
-from labkit.kernel.netlink import Netlink
+from labkit.kernel import proc
+from labkit.kernel.links import Netlink
+from labkit.model import addresses
+from labkit.model.addresses import Allotment
 from labkit.model.lab import Lab
 from labkit.records import Record
 
@@ -52,8 +56,27 @@ def up(lab: Lab) -> Outcome[HostSide]:
 
 def make(lab: Lab) -> bool:
     """The same for who holds the lab's ``farm`` lock already; whether anything had to be done."""
-    made = _namespace(lab)
+    made = bool(lab.netns) and create_namespace(lab, lab.host.netns)
     return within(lab.netns, _fence, lab) or made
+
+
+def remember_addresses(lab: Lab, *, others: bool) -> None:
+    """Keeps the replicas' addresses while the farm is up, so that a site that comes or goes moves no other.
+
+    With ``others``, replicas that the lab does not have any more, and that may still run, keep theirs, too. The
+    caller holds the lab's ``farm`` lock.
+    """
+    known = addresses.remembered(lab.addresses_file)
+    own = {item.name: int(item.address) - int(lab.subnet.network_address) for item in lab.farm}
+    before = known if others else Allotment()
+    wanted = Allotment(
+        netns=lab.host.netns,
+        sites={**before.sites, **lab.numbers},
+        hosts={**before.hosts, **own},
+    )
+    if known != wanted:
+        Journal.of(lab).intend("folder", path=str(lab.addresses_file.parent))
+        write_atomically(lab.addresses_file, wanted.model_dump_json())
 
 
 def checks(lab: Lab) -> tuple[Check, ...]:
@@ -83,7 +106,7 @@ def refuse_taken_subnet(lab: Lab, netlink: Netlink) -> None:
             f"labkit status --lab-name {other}",
             code="machine.subnet-taken",
         )
-    links = seen.links(netlink)
+    links = netlink.links()
     names = {link.index: link.name for link in links.values()}
     bridge = links.get(lab.bridge) or renamed_bridge(netlink, lab, links)
     journal = Journal.of(lab)
@@ -108,7 +131,7 @@ def routed(netlink: Netlink) -> list[tuple[int, IPv4Network]]:
     """The (interface index, network) pairs of the main table's IPv4 routes, default routes aside."""
     return [
         (route.link, route.network)
-        for route in seen.routes(netlink)
+        for route in netlink.routes()
         if route.link and route.network.prefixlen
     ]
 
@@ -117,14 +140,54 @@ def _again(lab: Lab, command: str) -> str:
     return f"ip netns exec {lab.netns} {command}" if lab.netns else command
 
 
-def _namespace(lab: Lab) -> bool:
-    return create_namespace(lab, lab.netns) if lab.netns else False
-
-
 def _fence(netlink: Netlink, lab: Lab) -> bool:
     refuse_taken_subnet(lab, netlink)
     if fenced(netlink, lab.subnet):
         return False
     Journal.of(lab).intend("route", subnet=str(lab.subnet), netns=lab.host.netns)
-    netlink.ask(requests.unreachable(lab.subnet, FENCE_METRIC))
+    netlink.do(
+        netlink.ipr.route("add", dst=str(lab.subnet), type="unreachable", priority=FENCE_METRIC)
+    )
+    return True
+
+
+def require_address(lab: Lab) -> None:
+    """Raises :class:`FarmError` when the bridge's address is on no interface of the host's side."""
+    if not inside(lab.netns, _has, str(lab.gateway.ip)):
+        raise FarmError(
+            f"{lab.gateway.ip}, the address of bridge {lab.bridge}",
+            "is on no interface of the host's side, so nothing can answer there",
+            "make the network first: `./lab run 04-network`",
+            again(lab, "ip -brief address"),
+            code="farm.no-bridge",
+        )
+
+
+def is_here(lab: Lab, pid: int | None) -> bool:
+    """Whether a process runs, and in the network namespace that the Lab names (``host.netns``)."""
+    try:
+        return pid is not None and proc.namespace(pid, "net") == namespace_inode(lab.netns)
+    except FileNotFoundError:  # the named namespace is gone
+        return False
+
+
+def whereabouts(lab: Lab, pid: int | None) -> str:
+    """A server's process in words: 'running' where it is to be, 'running in another namespace', or
+    'not running'."""
+    if pid is None:
+        return "not running"
+    return "running" if is_here(lab, pid) else "running in another namespace"
+
+
+def again(lab: Lab, command: str) -> str:
+    """A command as a person types it, on the host's side of the lab."""
+    return f"nsenter --net=/run/netns/{lab.netns} -- {command}" if lab.netns else command
+
+
+def _has(address: str) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
     return True

@@ -1,6 +1,6 @@
 """The farm's network as it is seen, and what is wrong with it. Pure.
 
-:class:`Topology` is read from the kernel by :mod:`labkit.farm.network.actions`. The rules are those that the
+:class:`Topology` is read from the kernel by :mod:`labkit.farm.network.links`. The rules are those that the
 assignment's readers get wrong, each by its name.
 """
 

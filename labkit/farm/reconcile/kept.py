@@ -9,23 +9,25 @@ from labkit.checks import Check
 from labkit.core import cache
 from labkit.core.files import proven, text_of
 from labkit.display import counted
-from labkit.farm.images import siteimages, unpacking
-from labkit.farm.rootfs.depot import Depot
+from labkit.farm.images import builder, unpacking
+from labkit.farm.rootfs.repository import PackageCache
 from labkit.model.lab import Lab
 
-#: What is wrong with a file or a folder: the paths of what is damaged.
-Look = Callable[[Path], list[str]]
+#: A function from a file or a folder to the paths of its damaged files.
+Damage = Callable[[Path], list[str]]
 
 
 def checks(lab: Lab) -> tuple[Check, ...]:
-    """Whether each file is as it was made: of the cache what the lab uses, and of the lab's own what replicas
-    stand on. All of it is read, also what was already read in this boot; what is damaged is made again by
-    the action that uses it next."""
+    """Whether each file is as it was made: the cache's that the lab uses, and those that replicas stand on.
+
+    All of it is read, also files that were already read in this boot. The action that uses a damaged file next
+    makes it again.
+    """
     held = sorted({link.resolve() for link in (lab.state_dir / "uses").glob("*") if link.exists()})
     places = (lab.state_dir / name for name in ("unpacked", "layers"))
     own = sorted(path for place in places for path in place.glob("[!.]*") if path.is_dir())
-    image = [siteimages.place(lab)] if siteimages.place(lab).exists() else []
-    pool = sorted(Depot.of(lab).pool.glob("[!.]*"))
+    image = [builder.place(lab)] if builder.place(lab).exists() else []
+    pool = sorted(PackageCache.of(lab).pool.glob("[!.]*"))
     results = [path for folder in held for item in cache.added(folder) for path in _files(item)]
     return (
         *(_check(f"kept.{path.parent.name}.{path.name}", [path], _folder) for path in held),
@@ -37,7 +39,7 @@ def checks(lab: Lab) -> tuple[Check, ...]:
     )
 
 
-def _check(name: str, paths: list[Path], look: Look) -> Check:
+def _check(name: str, paths: list[Path], look: Damage) -> Check:
     wrong = [line for path in paths for line in look(path)]
     return Check(
         name=name,

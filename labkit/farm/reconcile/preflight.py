@@ -1,31 +1,32 @@
-"""What a lab is about to take for itself and somebody else has: refused before anything is made or fetched."""
+"""Preflight: refuses names, addresses, ports and groups that others have, before anything is made or fetched."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from labkit.core import daemon, undo
 from labkit.core.journal import Journal, other_owner
 from labkit.display import counted
 from labkit.errors import StateError
-from labkit.farm.containers import container, lab_netns, surplus
-from labkit.farm.network import host, wiring
-from labkit.farm.network.netlink import within
-from labkit.farm.reconcile.difference import Plan
-from labkit.farm.services import balancer_instance as balancer
-from labkit.farm.services import dns_instance as names
-from labkit.kernel import cgroups, seen
+from labkit.farm.containers import container, lab_namespaces, runc
+from labkit.farm.network import host, links
+from labkit.farm.network.netns import within
+from labkit.farm.reconcile.plan import Plan
+from labkit.farm.services import balancer_server, dns_server
+from labkit.kernel import cgroups
 from labkit.kernel import netns as namespaces
-from labkit.kernel.netlink import Netlink
+from labkit.kernel.links import Netlink
 from labkit.model.lab import Lab
 
 
 def refuse_taken(lab: Lab, plan: Plan) -> None:
-    """Returns when names, subnet, control group and ports that the plan makes use of are free, or the lab's
-    own. Raises :class:`StateError` or :class:`MachineError`, which name who has them."""
+    """Raises :class:`StateError` or :class:`MachineError` when names, subnet, control group or ports that the
+    plan needs are neither free nor the lab's; the error names who has them."""
     made = {step.kind for step in plan.steps if step.action != "remove"}
     if "namespace" in made:
-        lab_netns.refuse_taken_namespaces(lab, list(_namespaces(lab)))
+        lab_namespaces.refuse_taken_namespaces(
+            lab, [*(item.netns for item in lab.farm), *filter(None, [lab.netns])]
+        )
     if "container" in made:
         _refuse_group(lab)
         _refuse_containers(lab)
@@ -39,8 +40,8 @@ def surplus_replicas(lab: Lab) -> tuple[str, ...]:
     """The replicas that run and that the lab does not have; what a study tries beside them has no link."""
     entries = Journal.of(lab).standing()
     links = {entry.what.get("name") for entry in entries if entry.kind == "link"}
-    names = [n for n in surplus.surplus(lab, entries) if lab.link_name(n) in links]
-    states = container.states(lab) if names else {}
+    names = [n for n in container.surplus(lab, entries) if lab.link_name(n) in links]
+    states = runc.states(lab) if names else {}
     return tuple(n for n in names if n in states and states[n].status == "running")
 
 
@@ -57,20 +58,14 @@ def refuse_surplus(lab: Lab) -> None:
         )
 
 
-def _namespaces(lab: Lab) -> Iterator[str]:
-    yield from (item.netns for item in lab.farm)
-    if lab.netns:
-        yield lab.netns
-
-
 def _refuse_links(netlink: Netlink, lab: Lab) -> None:
     host.refuse_taken_subnet(lab, netlink)
-    wiring.refuse_foreign(lab, seen.links(netlink))
+    links.refuse_foreign(lab, netlink.links())
 
 
 def _refuse_group(lab: Lab) -> None:
-    """The lab's own control group is kept from somebody else's processes, which would end with it."""
-    path = container.cgroup(lab)
+    """Refuses a control group with processes of others in it, which would end with the lab."""
+    path = runc.cgroup(lab)
     found = cgroups.processes(path)
     if not found or Journal.of(lab).owns("cgroup", path=path):
         return
@@ -86,8 +81,8 @@ def _refuse_group(lab: Lab) -> None:
 
 
 def _refuse_containers(lab: Lab) -> None:
-    """What lies in runC's folder of the lab by the name of a replica is the lab's own."""
-    journal, root = Journal.of(lab), container.runc_root(lab)
+    """Refuses a container of a replica's name in runC's folder that labkit did not make for the lab."""
+    journal, root = Journal.of(lab), runc.root(lab)
     for item in lab.farm:
         owned = journal.owns("container", root=str(root), container=item.name)
         if (root / item.name).exists() and not owned:
@@ -102,8 +97,8 @@ def _refuse_containers(lab: Lab) -> None:
 
 def _refuse_ports(lab: Lab, made: Sequence[str]) -> None:
     for name, port, key, server in (
-        (lab.domain, names.PORT, "the name server's port", names.server(lab)),
-        (lab.host_name("balancer"), lab.proxy.port, "proxy.port", balancer.server(lab)),
+        (lab.domain, dns_server.PORT, "the name server's port", dns_server.server(lab)),
+        (lab.host_name("balancer"), lab.proxy.port, "proxy.port", balancer_server.server(lab)),
     ):
         if name in made:
             own = undo.daemon_pids(str(server.config))

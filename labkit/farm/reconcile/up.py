@@ -8,13 +8,19 @@ from labkit.checks import Check, equal
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, curl
-from labkit.farm.containers import container, idmap
-from labkit.farm.network import endpoint
-from labkit.farm.reconcile import acting, answering, preflight
+from labkit.farm.containers import lab_namespaces, overlay, runc
+from labkit.farm.network import host
+from labkit.farm.reconcile import answers, apply, preflight
 from labkit.kernel import users
 from labkit.model.lab import Lab, Replica
 from labkit.model.resources import FARM
 from labkit.records import Record
+
+__all__ = ["replicas"]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class Farm(Record):
@@ -25,15 +31,17 @@ class Farm(Record):
 
 @action("farm.replicas")
 def replicas(lab: Lab) -> Outcome[Farm]:
-    """Every replica of the lab answers HTTP 200 at its own address; those that do are left alone.
+    """Makes every replica of the lab answer HTTP 200 at its own address; those that do are left alone.
 
-    Does what :func:`labkit.farm.reconcile.upkeep.apply` does, except for the two servers in front of the farm. Where
-    replicas run that the lab does not have (another notebook was given more of them) it raises
-    :class:`StateError` and changes nothing: only apply removes what serves.
+    Does what :func:`labkit.farm.reconcile.upkeep.apply` does, without name server and balancer. The table
+    ``replicas`` has one row a replica. Raises :class:`StateError`, and changes nothing, where replicas run
+    that the lab does not have (another notebook was given more of them): only apply removes what serves.
+
+    Example: ``up.replicas(lab).value.pids``
     """
     preflight.refuse_surplus(lab)
-    changed = bool(acting.converge(lab, FARM))
-    pids = {name: state.pid for name, state in container.states(lab).items()}
+    changed = bool(apply.converge(lab, FARM))
+    pids = {name: state.pid for name, state in runc.states(lab).items()}
     value = Farm(pids={replica.name: pids.get(replica.name, 0) for replica in lab.farm})
     return Outcome(
         value=value,
@@ -48,16 +56,11 @@ def replicas(lab: Lab) -> Outcome[Farm]:
     )
 
 
-def problem(lab: Lab, replica: Replica) -> str | None:
-    """What is wrong with the replica's answer at its own address; None when it is HTTP 200 and its own."""
-    return answering.problems(lab, [replica])[replica.name]
-
-
 def replica_checks(lab: Lab) -> tuple[Check, ...]:
     """Whether each replica's container runs and answers for itself at its own address."""
-    states = container.states(lab)
+    states = runc.states(lab)
     alive = [r for r in lab.farm if r.name in states and states[r.name].status == "running"]
-    faults = {r.name: "its container is not running" for r in lab.farm} | answering.problems(
+    faults = {r.name: "its container is not running" for r in lab.farm} | answers.problems(
         lab, alive
     )
     return tuple(_replica_check(lab, replica, faults[replica.name]) for replica in lab.farm)
@@ -68,7 +71,7 @@ def privilege_checks(value: Farm) -> tuple[Check, ...]:
     return tuple(
         equal(
             f"farm.privileges.{name}",
-            f"user {container.WWW_DATA}, no capability",
+            f"user {overlay.WWW_DATA}, no capability",
             _privileges(
                 pid, Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
             ),
@@ -81,15 +84,15 @@ def privilege_checks(value: Farm) -> tuple[Check, ...]:
 
 
 def users_check(lab: Lab, value: Farm) -> Check:
-    """Whether each replica has ids of its own, which stand for others outside (user_namespaces(7)), where
-    the lab and the machine allow it."""
+    """Whether each replica has user and group ids that stand for others outside (user_namespaces(7)), where the
+    lab and the machine allow it."""
     maps = [
         Path(f"/proc/{pid}/uid_map").read_text(encoding="utf-8")
         for pid in value.pids.values()
         if pid
     ]
     own = {text for text in maps if users.outer_of(text, 0) > 0}
-    reason = idmap.without(lab)
+    reason = lab_namespaces.why_disabled(lab)
     count = 0 if reason else len(maps)
     because = f": {reason}" if reason else ""
     return equal(
@@ -125,11 +128,10 @@ def replica_table(lab: Lab, value: Farm) -> Table:
 
 def _replica_check(lab: Lab, replica: Replica, fault: str | None) -> Check:
     expected = f"{replica.name} answers HTTP 200 at {replica.address}"
-    return Check(
-        name=f"farm.replica.{replica.name}",
-        expected=expected,
-        seen=fault or expected,
-        holds=fault is None,
+    return equal(
+        f"farm.replica.{replica.name}",
+        expected,
+        fault or expected,
         rows=("R11", "E4"),
-        again=endpoint.again(lab, curl(f"http://{replica.address}/", options="--include")),
+        again=host.again(lab, curl(f"http://{replica.address}/", options="--include")),
     )

@@ -1,4 +1,4 @@
-"""The whole farm kept as its Lab says: what differs, and the least that puts it right."""
+"""The whole farm kept as its Lab says: planned, applied once, or watched."""
 
 from __future__ import annotations
 
@@ -13,26 +13,32 @@ from labkit.core.journal import Journal, lock
 from labkit.core.result import Outcome, action
 from labkit.display import counted
 from labkit.errors import LabkitError, LockError
-from labkit.farm.network import actions as network
-from labkit.farm.network import topology
-from labkit.farm.reconcile import acting, telling
-from labkit.farm.reconcile.difference import Plan, Step
-from labkit.farm.reconcile.looking import look
+from labkit.farm.network import links, topology
+from labkit.farm.reconcile import plan as plans
+from labkit.farm.reconcile.apply import converge
+from labkit.farm.reconcile.observe import observe
+from labkit.farm.reconcile.plan import Plan, Step
 from labkit.model.lab import Lab
 from labkit.records import Record
+
+__all__ = ["apply", "checks", "plan", "watch"]
 
 #: How long a watch waits after a mend that failed, at first and at most, in seconds.
 AGAIN, AT_MOST = 1.0, 30.0
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 class Applied(Record):
-    """What was done: one plan a look at the machine, after the last of which nothing differed any more."""
+    """The plans that were carried out, one after each observation, until nothing differed any more."""
 
     plans: tuple[Plan, ...]
 
 
 class Mend(Record):
-    """What a watch did at once: the steps, how long they took, and why they failed ('': they did not)."""
+    """One mend of a watch: the steps, their seconds, and why they failed ('': they did not)."""
 
     time: datetime
     steps: tuple[Step, ...]
@@ -56,38 +62,44 @@ class Watched(Record):
 
 @action("farm.plan")
 def plan(lab: Lab) -> Outcome[Plan]:
-    """What :func:`apply` would do to the lab's farm as it is now, and why; nothing is changed.
+    """Shows what :func:`apply` would do to the lab's farm as it is now, and why; changes nothing.
 
-    A check fails for what only a person can put right, as somebody else's interface in the bridge."""
-    seen = look(lab)
-    value = seen.plan(lab)
+    The table ``plan`` has one row for the steps of a kind with the same reason. A check fails for what only a
+    person can put right, as somebody else's interface in the bridge.
+
+    Example: ``upkeep.plan(lab).value.steps``
+    """
+    state = observe(lab)
+    value = state.plan(lab)
     return Outcome(
         value=value,
         subject=lab.name,
-        summary=telling.summary(value),
-        checks=seen.strange,
-        tables=telling.tables(lab, value),
+        summary=plans.summary(value),
+        checks=state.strange,
+        tables=plans.tables(lab, value),
     )
 
 
 @action("farm.apply")
 def apply(lab: Lab) -> Outcome[Applied]:
-    """The farm is as the Lab says; only what differed was touched, and what depends on it.
+    """Makes the farm as the Lab says; touches only what differs, and what depends on it.
 
     Requests that run through the balancer meanwhile are answered. Raises what the steps raise; a
     further call goes on from there.
+
+    Example: ``upkeep.apply(lab).changed`` is False the second time.
     """
-    value = Applied(plans=acting.converge(lab))
+    value = Applied(plans=converge(lab))
     return Outcome(
         value=value,
         subject=lab.name,
         changed=bool(value.plans),
-        summary=telling.done(value.plans, lab),
+        summary=plans.done(value.plans, lab),
         checks=(
-            *telling.checks(lab, Plan(steps=(), resources=0)),  # what the last look saw
-            *topology.strange(lab, network.observe(lab)),
+            *plans.checks(lab, Plan(steps=(), resources=0)),  # what the last look saw
+            *topology.strange(lab, links.observe(lab)),
         ),
-        tables=telling.tables(lab, value.plans[0]) if value.plans else (),
+        tables=plans.tables(lab, value.plans[0]) if value.plans else (),
     )
 
 
@@ -100,13 +112,15 @@ def watch(
     seconds: float | None = None,
     every: float = 1.0,
 ) -> Outcome[Watched]:
-    """The farm was kept as the Lab says until ``over`` was set, for ``seconds`` (None: without an end), or
-    until somebody took the lab down; each mend was told.
+    """Keeps the farm as the Lab says until ``over`` is set, the time is over, or the lab is taken down.
 
-    While a rebuild works on the lab nothing is mended. What cannot be mended is told once, and tried again;
-    so is what somebody else did to the lab, which is left alone.
+    While a rebuild works on the lab nothing is mended. A fault that cannot be mended is told once, and tried
+    again; so is what somebody else did to the lab, which is left alone.
 
-    :param every: seconds from the end of a look to the next one.
+    :param over: ends the watch after the mend that is under way.
+    :param tell: called with each mend.
+    :param seconds: how long to watch; None: without an end.
+    :param every: seconds from the end of an observation to the next one.
     """
     keeper = Keeper(lab, tell)
     deadline = time.monotonic() + seconds if seconds is not None else float("inf")
@@ -129,8 +143,8 @@ def watch(
 
 
 class Keeper:
-    """What a watch does at each look, and remembers from one to the next: ``pause`` is how long it waits
-    after a failure, 0 after none."""
+    """The state of a watch: its counts, what it has told, and ``pause``, the seconds that it waits after a
+    failure (0 after none)."""
 
     def __init__(self, lab: Lab, tell: Callable[[Mend], None]) -> None:
         self.lab = lab
@@ -138,56 +152,55 @@ class Keeper:
         self.looks = self.mends = self.failures = 0
         self.pause = 0.0
         self._said = self._noticed = ""
-        self._stood = False
+        self._was_up = False
 
     def look(self) -> None:
-        """Looks once, and mends what differs; an error is told when it is another one than the last."""
+        """Observes once, and mends what differs; tells an error when it is another one than the last."""
         began = time.monotonic()
         self.looks += 1
         steps: tuple[Step, ...] = ()
         try:
-            self._stands()  # whoever takes it down from now on is not undone
-            seen = look(self.lab)
-            self._notice("; ".join(check.seen for check in seen.strange))
-            steps = seen.plan(self.lab).steps
+            self._is_up()  # a lab that is taken down from now on stays down
+            state = observe(self.lab)
+            self._notice("; ".join(check.seen for check in state.strange))
+            steps = state.plan(self.lab).steps
             done = self._mended() if steps else False
         except LockError:  # a rebuild works on the lab, or somebody takes it down
             return
         except LabkitError as error:
             self._failed(steps, f"{error.value}: {error.reason}")
             return
-        except OSError as error:  # no reason to leave the farm alone from now on
+        except OSError as error:  # the watch goes on
             self._failed(steps, str(error))
             return
         self.pause, self._said = 0.0, ""
         if done:
             self.mends += 1
-            took = round(time.monotonic() - began, 3)
-            self.tell(Mend(time=datetime.now(UTC).astimezone(), steps=steps, seconds=took))
+            self._tell(steps, seconds=round(time.monotonic() - began, 3))
 
     def is_down(self) -> bool:
         """Whether nothing of the lab is in its journal any more, where there was something."""
         with suppress(LabkitError):
-            return not self._stands() and self._stood
+            return not self._is_up() and self._was_up
         return False
 
-    def _stands(self) -> bool:
+    def _is_up(self) -> bool:
         """Whether something of the lab is in its journal; that it once was is remembered."""
-        stands = bool(Journal.of(self.lab).standing())
-        self._stood = self._stood or stands
-        return stands
+        up = bool(Journal.of(self.lab).standing())
+        self._was_up = self._was_up or up
+        return up
 
     def _mended(self) -> bool:
-        """Whether there was something to mend: not in a lab that was taken down since the last look."""
+        """Whether there was something to mend: not in a lab that was taken down since the observation."""
         with lock(self.lab.run_dir, "session", wait=0):
-            if not self._stands() and self._stood:
+            if not self._is_up() and self._was_up:
                 return False
-            return bool(acting.converge(self.lab))
+            return bool(converge(self.lab))
 
     def _notice(self, said: str) -> None:
-        """Tells what a person has to put right, when it is something else than at the last look."""
+        """Tells what a person has to put right, when it is another thing than the last time."""
         if said and said != self._noticed:
-            self.tell(Mend(time=datetime.now(UTC).astimezone(), steps=(), error=said))
+            self._tell((), error=said)
         self._noticed = said
 
     def _failed(self, steps: tuple[Step, ...], said: str) -> None:
@@ -195,9 +208,13 @@ class Keeper:
         self.pause = min(max(2 * self.pause, AGAIN), AT_MOST)
         if said != self._said:
             self._said = said
-            self.tell(Mend(time=datetime.now(UTC).astimezone(), steps=steps, error=said))
+            self._tell(steps, error=said)
+
+    def _tell(self, steps: tuple[Step, ...], *, seconds: float = 0.0, error: str = "") -> None:
+        now = datetime.now(UTC).astimezone()
+        self.tell(Mend(time=now, steps=steps, seconds=seconds, error=error))
 
 
 def checks(lab: Lab) -> tuple[Check, ...]:
     """Whether everything of each kind is as the Lab says; each thing that is not, and what was seen."""
-    return telling.checks(lab, look(lab).plan(lab))
+    return plans.checks(lab, observe(lab).plan(lab))

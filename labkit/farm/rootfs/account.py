@@ -1,21 +1,34 @@
-"""The account of a root file system: each byte by owner and by kind, and the sums that add up."""
+"""Weighs a root file system: bytes by package, kind, section and priority, and why each package is there.
+
+Each table adds up to the whole. A package is there because it was asked for, because the building program takes its
+kind without being asked (essential ones always, some priorities), or because one of those needs it: then the shortest
+chain of dependencies says which. Packages that only a recommendation brings in are named so.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from labkit.core.tables import Cell, Table
-from labkit.farm.rootfs import database, kinds, owners, scan
+from labkit.farm.rootfs import owners, packages, variants
+from labkit.farm.rootfs.files import File, kinds, scan
 from labkit.farm.rootfs.owners import MEANING, Owner
 from labkit.farm.rootfs.packages import STATUS, Package
-from labkit.farm.rootfs.reasons import Asked, reasons
-from labkit.farm.rootfs.scan import File
+from labkit.farm.rootfs.variants import Variant
 from labkit.records import Record
 
 T = TypeVar("T")
+
+
+UNITS = {"size": "bytes", "on disk": "bytes"}
+#: The share of a root file system from which on a package's files of one kind have a row.
+PART = 1 / 2000
+Ground = Literal["asked for", "essential", "required", "important", "recommended", "nobody"]
+#: What mmdebstrap's hook for a merged /usr installs, also where nothing depends on it (trixie).
+MERGED = "usr-is-merged"
 
 
 class Weight(Record):
@@ -60,7 +73,7 @@ class Contents:
         return dict(sorted(sums.items(), key=lambda item: -item[1].size))
 
     def by_kind(self) -> dict[str, Weight]:
-        """What the files of each kind weigh (:data:`labkit.farm.rootfs.kinds.KINDS`)."""
+        """What the files of each kind weigh (:data:`labkit.farm.rootfs.files.KINDS`)."""
         return self.by(lambda file: self.kinds[file.path])
 
     def by_package(self) -> dict[str, Weight]:
@@ -75,22 +88,20 @@ def read(name: str, *roots: Path) -> Contents:
     dpkg's database is that of the first root that has one; raises StateError when none has. What
     lies in the layers above that one was written by who built the image.
     """
-    files = scan.scan(*roots)
+    files = scan(*roots)
     place = next((n for n, root in enumerate(roots) if (root / STATUS).is_file()), 0)
-    known = database.read(roots[place])
-    above = {f.path for root in roots[:place] for f in scan.scan(root) if f.form != "folder"}
+    known = owners.read(roots[place])
+    above = {f.path for root in roots[:place] for f in scan(root) if f.form != "folder"}
     return Contents(
         name=name,
         files=files,
         owners=owners.attribute(files, known) | dict.fromkeys(above, Owner("builder")),
-        kinds=kinds.kinds(files),
+        kinds=kinds(files),
         packages=known.packages,
     )
 
 
 # -- tables, each of which adds up to the whole ----------------------------------------------------
-
-UNITS = {"size": "bytes", "on disk": "bytes"}
 
 
 def owner_table(contents: Contents) -> Table:
@@ -154,10 +165,6 @@ def part_table(contents: Contents) -> Table:
     return _table("parts", f"{contents.name}: whose files of each kind are", rows)
 
 
-#: The share of a root file system from which on a package's files of one kind have a row.
-PART = 1 / 2000
-
-
 def _named(file: File, contents: Contents, names: Mapping[tuple[str, str], str]) -> tuple[str, str]:
     kind = contents.kinds[file.path]
     return kind, names[kind, contents.owners[file.path].package]
@@ -200,3 +207,115 @@ def _weight_cells(weight: Weight) -> dict[str, Cell]:
 
 def _table(name: str, title: str, rows: list[dict[str, Cell]]) -> Table:
     return Table.of(name, title, rows, units=UNITS)
+
+
+class Asked(Record):
+    """What a root file system was made from: the packages by name, the ones that count most first,
+    and the priorities that were taken whole."""
+
+    packages: tuple[str, ...] = ()
+    priorities: tuple[Literal["required", "important"], ...] = ("required",)
+
+
+#: What a program's variant takes without being asked (debootstrap's scripts/debian-common; VARIANTS
+#: in mmdebstrap(1); labkit's own tool); essential packages are always taken.
+TAKEN: Mapping[tuple[str, str], Asked] = {
+    ("debootstrap", ""): Asked(priorities=("required", "important")),
+    ("mmdebstrap", "essential"): Asked(packages=("apt", MERGED), priorities=()),
+    ("mmdebstrap", "minbase"): Asked(packages=("apt", MERGED)),
+    ("dpkg", ""): Asked(packages=(*variants.PACKAGES, "apt"), priorities=()),
+    ("dpkg", "shrunk"): Asked(
+        packages=("apache2", "apache2-bin", *variants.SSH, "busybox"), priorities=()
+    ),
+}
+
+
+MINBASE = Asked(packages=("apt",))
+
+
+class Why(Record):
+    """Why a package is there: the ground on which the first of ``path`` is there, and the packages
+    by which that one needs it, itself last."""
+
+    ground: Ground
+    path: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """In words: ``essential: bash → libtinfo6``."""
+        if self.ground == "nobody":
+            return "nobody needs it any more"
+        word = {"required": "priority required", "important": "priority important"}
+        ground = word.get(self.ground, self.ground)
+        if self.ground == "recommended":
+            return f"recommended: {' → '.join(self.path)}"
+        return f"{ground}: {' → '.join(self.path)}" if len(self.path) > 1 else ground
+
+
+def asked(variant: Variant, extra: Sequence[str] = ()) -> Asked:
+    """What the program of a variant takes, and ``extra``, for which it was asked."""
+    taken = TAKEN.get((variant.tool, variant.mode), MINBASE)
+    return Asked(packages=(*extra, *taken.packages), priorities=taken.priorities)
+
+
+def reasons(listed: Sequence[Package], given: Asked) -> dict[str, Why]:
+    """The reason of each package, by its name."""
+    by_name = {package.name: package for package in listed}
+    names = packages.providers(listed)
+
+    def needs(name: str) -> list[str]:
+        return [n for group in by_name[name].depends for n in packages.satisfying(group, names)]
+
+    def wishes(name: str) -> list[str]:
+        return [n for group in by_name[name].recommends for n in packages.satisfying(group, names)]
+
+    found: dict[str, Why] = {}
+    for package in listed:
+        if ground := _own_ground(package, given):
+            found[package.name] = Why(ground=ground, path=(package.name,))
+    _follow(found, [name for name in given.packages if name in by_name], needs)
+    for ground in ("essential", "required", "important"):
+        _follow(found, [name for name, why in found.items() if why.ground == ground], needs)
+    _recommended(found, needs, wishes)
+    nobody = {name: Why(ground="nobody", path=(name,)) for name in by_name if name not in found}
+    return found | nobody
+
+
+def _own_ground(package: Package, given: Asked) -> Ground | None:
+    if package.name in given.packages:
+        return "asked for"
+    if package.essential:
+        return "essential"
+    return next((word for word in given.priorities if word == package.priority), None)
+
+
+def _follow(
+    found: dict[str, Why], sources: Sequence[str], needs: Callable[[str], list[str]]
+) -> None:
+    """Adds what ``sources`` need and has no reason yet, nearest first, each by a shortest path."""
+    waiting = list(sources)
+    seen = {name: found[name] for name in waiting}
+    for name in waiting:  # which grows as it is walked
+        for other in needs(name):
+            if other not in seen:
+                why = seen[name]
+                seen[other] = Why(ground=why.ground, path=(*why.path, other))
+                waiting.append(other)
+    for name, why in seen.items():
+        found.setdefault(name, why)
+
+
+def _recommended(
+    found: dict[str, Why],
+    needs: Callable[[str], list[str]],
+    wishes: Callable[[str], list[str]],
+) -> None:
+    """Adds what packages with a reason recommend, and what that needs in turn."""
+    while True:
+        wished = {other: name for name in sorted(found) for other in wishes(name)}
+        new = {other: name for other, name in wished.items() if other not in found}
+        if not new:
+            return
+        for other, name in new.items():
+            found[other] = Why(ground="recommended", path=(name, other))
+        _follow(found, list(new), needs)

@@ -1,18 +1,28 @@
-"""Where Debian packages come from, and how: apt knows, and is asked (:mod:`labkit.farm.rootfs.lists`).
+"""Asks apt for Debian's package lists: the suite, its mirrors, and why apt could not get them.
 
-The repository names no mirror, and labkit reads neither proxies nor logins nor keys: apt fetches and verifies
-with the machine's own configuration. Here is what labkit asks apt for, and what it makes of the answers.
+The repository names no mirror, and labkit reads neither proxies nor logins nor keys: ``apt-get update`` fetches and
+verifies with the machine's configuration, in a folder that begins as a copy of the machine's lists. So what works for
+the machine works here, and the machine's own lists stay as they are. Lists are kept in the cache until they are taken
+anew.
 """
 
 from __future__ import annotations
 
+import difflib
+import functools
+import hashlib
+import platform
 import re
-import shlex
-from collections.abc import Mapping, Sequence
-from functools import cache
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from labkit.core import run
+from labkit.core import cache, run
+from labkit.core.files import text_of, write_atomically
+from labkit.core.journal import lock
 from labkit.errors import ConfigError, LabkitError, MachineError
 from labkit.model.lab import Lab
 from labkit.records import Record
@@ -34,6 +44,10 @@ PATIENCE = {
 ENDING = ("setpriv", "--pdeathsig=KILL", "--")
 #: What the machine's apt starts before and after an update: not for labkit's lists.
 HOOKS = ("Pre-Invoke", "Post-Invoke", "Post-Invoke-Success")
+#: apt's program that fetches files by its methods.
+HELPER = "/usr/lib/apt/apt-helper"
+#: Why something was not fetched.
+OFFLINE = "is not in the cache, and labkit is to stay offline"
 #: Has a file for each suite that debootstrap knows.
 SCRIPTS = Path("/usr/share/debootstrap/scripts")
 #: The names in a machine's sources that stand for its own suite, besides its codename.
@@ -87,9 +101,41 @@ REFUSALS = (
 )  # fmt: skip
 
 
+#: How long an update may take (seconds).
+TIMEOUT = 900.0
+#: The files of apt's lists that are there for a moment, or for apt alone.
+UNUSED = shutil.ignore_patterns("lock", "partial", "auxfiles")
+AGAIN = "apt-get update"
+#: What to do about a suite that a mirror lacks: one that debootstrap knows, and any other.
+ENDED = (
+    "leave rootfs.suite empty for the machine's own; Debian moves suites that have ended to another archive, "
+    "whose address rootfs.mirror takes"
+)
+UNKNOWN = "leave rootfs.suite empty for the machine's own, or correct rootfs.mirror"
+
+
+class AbsentError(MachineError):
+    """A file that is not in the cache and could not be fetched: ``status`` is the mirror's answer, 0
+    when it gave none, and None when it was not asked (offline)."""
+
+    code = "machine.mirror"
+
+    def __init__(self, what: str, status: int | None, reason: str) -> None:
+        self.status = status
+        super().__init__(
+            what,
+            reason,
+            "call it once without --offline, where the mirror can be reached"
+            if status is None
+            else "check the network; after an update of the archive: labkit refresh",
+            "apt-get update",
+            code="machine.offline" if status is None else self.code,
+        )
+
+
 class Source(Record):
-    """One suite on one mirror: its list of packages (``packages``, a file of apt's in the archive's folder), the
-    hash of what that says, and when the mirror made it (seconds since 1970)."""
+    """One suite on one mirror: ``packages`` is its list (a file in the archive's folder), ``digest`` the list's hash,
+    ``date`` when the mirror made it (seconds since 1970)."""
 
     mirror: str
     suite: str
@@ -104,7 +150,7 @@ class Source(Record):
 
 
 class Archive(Record):
-    """What root file systems are made from.
+    """The mirrors and package lists that root file systems are made from.
 
     ``main`` is the suite itself, ``further`` its updates and security fixes as the machine has them, ``folder``
     what apt has of them. ``kind`` says whose choice the mirror is, without naming it.
@@ -140,27 +186,18 @@ def kind(lab: Lab) -> str:
     return "the lab's own mirror" if lab.rootfs.mirror else "the machine's mirror"
 
 
-@cache
+@functools.cache
 def architecture() -> str:
     """The machine's architecture, as Debian names it."""
     return run.run(["dpkg", "--print-architecture"]).stdout.strip()
 
 
 def os_release() -> dict[str, str]:
-    """What the machine says of its own system."""
+    """The machine's os-release file; empty where it has none."""
     try:
-        return parse_os_release(Path("/etc/os-release").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return platform.freedesktop_os_release()
+    except OSError:
         return {}
-
-
-# -- pure ------------------------------------------------------------------------------------
-
-
-def parse_os_release(text: str) -> dict[str, str]:
-    """The assignments of an os-release file, their quotes undone."""
-    pairs = (line.split("=", 1) for line in text.splitlines() if re.match(r"[A-Z_]+=", line))
-    return {name: "".join(shlex.split(value)) for name, value in pairs}
 
 
 def public(address: str) -> str:
@@ -169,13 +206,13 @@ def public(address: str) -> str:
 
 
 def configuration(values: Mapping[str, object], *, hooks: bool = True) -> str:
-    """Values as a file of apt.conf(5); without ``hooks`` nothing is started before or after an update."""
+    """Values as a file of conf(5); without ``hooks`` nothing is started before or after an update."""
     cleared = "" if hooks else "".join(f"#clear APT::Update::{name};\n" for name in HOOKS)
     return cleared + "".join(f'{name} "{value}";\n' for name, value in values.items())
 
 
 def updating(dump: str) -> dict[str, str]:
-    """How apt updates lists for labkit: packages and nothing else, whole files, in reasonable time.
+    """Returns apt's settings for an update: packages only, whole files, in reasonable time.
 
     :param dump: what ``apt-config dump`` says: what the machine has set itself stays.
     """
@@ -270,3 +307,216 @@ def refusal(line: str, kind: str, again: str) -> LabkitError:
     found, (_, code, reason, remedy) = next(matches)
     words = {name: text or "" for name, text in found.groupdict().items()}
     return MachineError(value, reason.format(**words), remedy, again, code=code)
+
+
+def find_lists(lab: Lab) -> Archive | None:
+    """Returns the lab's archive from the cache; None when its lists were not taken yet, or are damaged."""
+    place = _place(lab)
+    if not cache.whole(place):
+        return None
+    try:
+        found = Archive.model_validate_json(text_of(place / "archive.json") or "")
+    except ValueError:  # removed since
+        return None
+    return found.model_copy(update={"folder": place})
+
+
+def ensure_lists(lab: Lab) -> Archive:
+    """The lab's archive; its lists are taken if they are not in the cache. Raises what :func:`fetch_lists` raises, and
+    :class:`AbsentError` offline."""
+    found = find_lists(lab)
+    if found is None:
+        if lab.offline:
+            raise AbsentError(f"the list of packages of {suite(lab)}", None, OFFLINE)
+        return update_lists(lab)
+    return found
+
+
+def update_lists(lab: Lab) -> Archive:
+    """Fetches the mirror's newest lists; if that fails the old ones stay. Raises what :func:`fetch_lists` raises."""
+    place = _place(lab)
+    with lock(lab.cache_dir / "locks", place.name, wait=TIMEOUT):
+        part, old = (place.with_name(f".{place.name}{end}") for end in (".part", ".old.part"))
+        for left in (part, old):  # by a killed call
+            shutil.rmtree(left, ignore_errors=True)
+        try:
+            part.mkdir(parents=True)
+            archive = fetch_lists(lab, part, seed=_kept(place))
+            write_atomically(part / "archive.json", archive.model_dump_json(indent=1))
+            cache.seal(part)
+            with suppress(FileNotFoundError):
+                place.rename(old)
+            part.rename(place)
+        finally:
+            for left in (part, old):
+                shutil.rmtree(left, ignore_errors=True)
+    return archive.model_copy(update={"folder": place})
+
+
+def try_update(lab: Lab) -> Archive:
+    """The archive as the mirror has it now, asked as a build would; nothing of it is kept. Raises what :func:`fetch_lists`
+    raises."""
+    with tempfile.TemporaryDirectory(prefix="labkit-lists-") as folder:
+        return fetch_lists(lab, Path(folder), seed=_kept(_place(lab)))
+
+
+def fetch_lists(lab: Lab, folder: Path, *, seed: Path) -> Archive:
+    """apt's lists of the lab's suite are in ``folder``, which is empty before.
+
+    :param seed: lists of an earlier call; without them the machine's are taken.
+    :raises ConfigError: the mirror has no such suite, or the machine's apt names no mirror of Debian.
+    :raises MachineError: apt could not get the lists: the mirror is silent, wants a login, has old lists, ….
+    """
+    _seed(_directory("Dir::State::lists") if not seed.is_dir() else seed, folder / "lists")
+    values = {
+        "Dir::State::lists": folder / "lists",
+        "APT::Sandbox::User": "root",  # the folder is root's alone
+        **_sources(lab, folder),
+    }
+    settings = folder / "apt.conf"
+    dump = run.run(["apt-config", "dump"], quiet=True).stdout
+    settings.write_text(configuration(values | updating(dump), hooks=False), encoding="utf-8")
+    get = [*ENDING, "apt-get", f"--config-file={settings}"]
+    done = run.run(
+        [*get, "--option=pkgCacheFile::Generate=false", "update"],
+        ok=range(256),
+        timeout=TIMEOUT,
+        quiet=True,
+    )
+    targets = run.run([*get, "indextargets", "--format", TARGET_FORMAT], quiet=True).stdout
+    wanted = suite(lab)
+    main, further = choose(parse_targets(targets, architecture()), wanted)
+    line = complaint(errors(done), wanted, main)
+    if line or main is None:
+        raise _refused(lab, line, folder)
+    return Archive(
+        main=_read(main, folder).model_copy(update={"suite": wanted}),
+        further=tuple(_read(source, folder) for source in further),
+        kind=kind(lab),
+        folder=folder,
+    )
+
+
+def list_text(archive: Archive, source: Source) -> str:
+    """A source's list of packages (deb-control(5)), whatever apt has compressed it with."""
+    return _text(archive.folder / source.packages)
+
+
+def _place(lab: Lab) -> Path:
+    """Where the lists of a lab are kept: a folder for each suite and each set of sources."""
+    own = [lab.rootfs.mirror] if lab.rootfs.mirror else [text for _, text in _machine()]
+    key = hashlib.sha256(repr((suite(lab), own)).encode()).hexdigest()[:12]
+    return lab.cache_dir / "lists" / f"lists-{suite(lab)}-{key}"
+
+
+def _kept(place: Path) -> Path:
+    """The lists that lie at a place; where they are damaged a folder that is not there, for apt would go on
+    with them."""
+    return place / ("lists" if cache.whole(place) else "none")
+
+
+def _machine() -> Iterator[tuple[str, str]]:
+    """The files of the machine's apt that name sources, and their texts."""
+    parts = _directory("Dir::Etc::sourceparts")
+    files = sorted(path for end in ("list", "sources") for path in parts.glob(f"*.{end}"))
+    for path in (_directory("Dir::Etc::sourcelist"), *files):
+        if text := text_of(path):
+            yield path.name, text
+
+
+@functools.cache
+def _directory(name: str) -> Path:
+    """A path of apt's configuration, ``Dir::…``."""
+    said = run.run(["apt-config", "shell", "place", f"{name}/f"], quiet=True).stdout
+    return Path(said.strip().removeprefix("place=").strip("'"))
+
+
+def _sources(lab: Lab, folder: Path) -> dict[str, Path]:
+    """Where apt is to find its sources: for the machine's own suite in the machine's configuration, otherwise in
+    files that are written here."""
+    own, wanted = codename(), suite(lab)
+    if not lab.rootfs.mirror and wanted == own:
+        return {}
+    parts = folder / "sources"
+    parts.mkdir()
+    if lab.rootfs.mirror:
+        (parts / "lab.list").write_text(_own_mirror(lab.rootfs.mirror, wanted), encoding="utf-8")
+    for name, text in _machine() if not lab.rootfs.mirror else ():
+        (parts / name).write_text(for_suite(text, own, wanted), encoding="utf-8")
+    return {"Dir::Etc::sourcelist": Path("/dev/null"), "Dir::Etc::sourceparts": parts}
+
+
+def _own_mirror(mirror: str, suite: str) -> str:
+    """The lab's own mirror as a line of sources.list(5); trusted are the distribution's keys and those of apt."""
+    keys = Path(f"/usr/share/keyrings/{os_release().get('ID', 'debian')}-archive-keyring.gpg")
+    trusted = _directory("Dir::Etc::trustedparts")
+    found = [str(path) for path in (keys, *sorted(trusted.glob("*"))) if path.is_file()]
+    options = f"[signed-by={','.join(found)}] " if found else ""
+    return f"deb {options}{mirror} {suite} main\n"
+
+
+def _seed(lists: Path, folder: Path) -> None:
+    """``folder`` begins as a copy of other lists, as far as they can be read: what the mirror has not changed since
+    is not fetched, and the lists of a medium (a DVD) are nowhere else."""
+    with suppress(OSError, shutil.Error):
+        shutil.copytree(lists, folder, ignore=UNUSED)
+    (folder / "partial").mkdir(parents=True)
+
+
+def _text(path: Path) -> str:
+    return run.run([HELPER, "cat-file", path], quiet=True).stdout
+
+
+def _read(source: Source, folder: Path) -> Source:
+    """The source with what its list and its Release file say."""
+    listed = Path(source.packages)
+    said = _text(listed)
+    stem = listed.name.partition("_main_binary-")[0]
+    files = (listed.with_name(f"{stem}_{end}") for end in ("InRelease", "Release"))
+    release = next(filter(None, map(text_of, files)), "")
+    date = next((line for line in release.splitlines() if line.startswith("Date: ")), "")
+    return source.model_copy(
+        update={
+            "packages": f"lists/{listed.name}",
+            "digest": hashlib.sha256(said.encode()).hexdigest(),
+            "date": int(parsedate_to_datetime(date[6:]).timestamp()) if date else 0,
+        }
+    )
+
+
+def _refused(lab: Lab, line: str, folder: Path) -> LabkitError:
+    """The error for what apt complained of, '' for sources that it does not have at all."""
+    wanted, chosen = suite(lab), kind(lab)
+    if not line:
+        return ConfigError(
+            "rootfs.mirror",
+            f"this machine's apt has no source of Debian's packages for {wanted}",
+            "set rootfs.mirror to the address of a mirror, or give apt one: sources.list(5)",
+            AGAIN,
+            code="config.no-mirror",
+        )
+    if found := NO_RELEASE.search(line):
+        return _unknown(wanted, chosen, found["mirror"] or found["trusted"], folder)
+    return refusal(line, chosen, AGAIN)
+
+
+def _unknown(suite: str, kind: str, mirror: str, folder: Path) -> ConfigError:
+    """The error for a suite that a mirror does not have: it names those near to it that the mirror has, and says of
+    one that debootstrap knows that the mirror carries it no longer."""
+    known = sorted(path.name for path in SCRIPTS.glob("*") if "." not in path.name)
+    if suite in known:
+        reason, remedy = f"{kind} does not carry this suite, or no longer", ENDED
+    else:
+        near = difflib.get_close_matches(suite, known, 3, 0.5)
+        found = [name for name in near if _has(mirror, name, folder)]
+        reason = f"{kind} has no such suite"
+        remedy = f"it has {', '.join(found)}" if found else UNKNOWN
+    return ConfigError(
+        f"rootfs.suite = {suite!r}", reason, remedy, AGAIN, code="config.unknown-suite"
+    )
+
+
+def _has(mirror: str, suite: str, folder: Path) -> bool:
+    words = (f"{mirror}/dists/{suite}/Release", f"{folder}/{suite}")
+    get = [HELPER, f"--config-file={folder}/apt.conf", "download-file", *words]
+    return run.run(get, ok=(0, 100), timeout=TIMEOUT, quiet=True).status == 0

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from labkit.core import run
 from labkit.errors import ConfigError
-from labkit.farm.rootfs import ladder, servers
+from labkit.farm.rootfs import ladder, variants
 from labkit.farm.rootfs.apt import SCRIPTS, Archive, Source
-from labkit.farm.rootfs.finishing import LEFT_OUT
-from labkit.farm.rootfs.shop import ADDRESS, Shop
+from labkit.farm.rootfs.repository import ADDRESS, Repository
 from labkit.farm.rootfs.variants import Variant
 from labkit.records import Record
 
 #: mmdebstrap's own hook for suites where one of two packages merges /usr: it takes the one that needs
 #: no perl (as debootstrap does), which is 48 MB less in bookworm.
 MERGE_HOOK = "/usr/share/mmdebstrap/hooks/maybe-merged-usr"
+#: Where dpkg is told which paths were left out (dpkg.cfg(5)).
+LEFT_OUT = "etc/dpkg/dpkg.cfg.d/99labkit"
 #: What is left out of the farm's base: for people to read, and never read in a container.
 UNREAD = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*")
 #: What else is left out of the root file systems that serve: character sets that nobody converts, and
@@ -48,9 +47,11 @@ IMPORTANT = ("?priority(required)", "?priority(important)")
 ALL = ("usrmerge-", "apt")
 
 
-class Step(Record):
-    """One command of a build, and what a person is told that it does; the arguments of a ``quiet``
-    one name a registry and are not for the report."""
+class BuildStep(Record):
+    """One command of a build, and what a person is told that it does.
+
+    ``argv`` begins with a program, or with a module of labkit that is started as one. The arguments of a ``quiet``
+    command name a registry and are not for the report."""
 
     doing: str
     argv: tuple[str, ...]
@@ -65,33 +66,105 @@ def steps(
     packages: Sequence[str],
     script: Path,
     before: Path = Path("before"),
-) -> tuple[Step, ...]:
+) -> tuple[BuildStep, ...]:
     """The commands that make ``target``.
 
+    :param packages: further packages.
     :param script: a file beside the target (:func:`script_text`); :func:`fetched` is beside it.
     :param before: the root file system that it is made from, for a variant that is made from another.
     """
-    if variant.mode == "shrunk":
-        return _shrunk(variant, target, script, before)
-    if variant.name == "docker-slim":
-        copy = Step(doing="copy", argv=("cp", "--archive", str(before), str(target)))
-        return (copy, *slim_steps(target))
-    makers = {
-        "debootstrap": _debootstrap,
-        "mmdebstrap": _mmdebstrap,
-        "debuerreotype": _debuerreotype,
-        "dpkg": _dpkg,
-    }
-    return makers[variant.tool](variant, suite, target, packages, script)
+    include = (f"--include={','.join(packages)}",) if packages else ()
+    match variant.tool, variant.mode:
+        case "debootstrap", mode:
+            _require_known(suite)
+            argv = (
+                "debootstrap",
+                *((f"--variant={mode}",) if mode else ()),
+                *include,
+                "--no-check-gpg",  # apt has verified the lists, by the machine's keys
+                suite,
+                str(target),
+                f"{ADDRESS}/0",
+            )
+        case "mmdebstrap", mode:
+            farm = mode == "essential"
+            argv = (
+                "mmdebstrap",
+                "--verbose",  # it passes on what apt and dpkg say: how far they are
+                "--mode=root",
+                f"--hook-dir={MERGE_HOOK}",
+                f"--variant={mode}",
+                *((f"--include={','.join(('apt', *packages))}",) if farm or packages else ()),
+                *(_without_unread() if farm else ()),
+                suite,
+                str(target),
+                str(script),
+            )
+        case "debuerreotype", "slim":
+            copy = BuildStep(doing="copy", argv=("cp", "--archive", str(before), str(target)))
+            slim = BuildStep(doing="slim", argv=("debuerreotype-slimify", str(target)))
+            return copy, slim
+        case "debuerreotype", _:
+            init = (
+                "debuerreotype-init",
+                "--non-debian",  # from the mirror as it is today, not from a dated snapshot of it
+                *include,
+                f"--debootstrap={script}",
+                str(target),
+                suite,
+                f"{ADDRESS}/0",
+            )
+            small = ("debuerreotype-minimizing-config", str(target))
+            return BuildStep(doing="debootstrap", argv=init), BuildStep(
+                doing="minimise", argv=small
+            )
+        case _, "shrunk":
+            argv = (
+                "labkit.farm.rootfs.shrink",
+                f"--variant={variant.name}",
+                f"--packages={fetched(script)}",
+                str(before),
+                str(target),
+            )
+        case _:
+            argv = (
+                "labkit.farm.rootfs.assembly",
+                f"--sources={script}",
+                f"--packages={fetched(script)}",
+                f"--include={','.join((*variants.PACKAGES, 'apt', *packages))}",
+                *(f"--leave-out={path}" for path in (*UNREAD, *UNUSED)),
+                *(f"--keep={path}" for path in STAYING),
+                str(target),
+            )
+    program = argv[0].rpartition(".")[2]
+    return (BuildStep(doing={"assembly": "assemble"}.get(program, program), argv=argv),)
+
+
+def _require_known(suite: str) -> None:
+    """Raises ConfigError for a suite that debootstrap has no script for."""
+    known = Path(SCRIPTS, suite)
+    if not known.exists():
+        raise ConfigError(
+            f"rootfs.suite = {suite!r}",
+            "this machine's debootstrap does not know the suite",
+            "use mmdebstrap (rootfs.tool), or install a newer debootstrap",
+            f"ls {SCRIPTS}",
+            code="config.unknown-suite",
+        )
 
 
 def recipe(variant: Variant, suite: str, packages: Sequence[str]) -> str:
     """All that a variant's commands say, with stand-ins for what does not determine the outcome."""
     made = steps(variant, suite, Path("target"), packages=packages, script=Path("script"))
-    words = [
-        "python" if w == sys.executable else w for step in made for w in step.argv if w != "-P"
-    ]
+    words = [word for command in made for word in command.argv]
     return repr((variant.edition, words, ladder.LADDER.get(variant.name, ())))
+
+
+def asked(variant: Variant, packages: Sequence[str]) -> frozenset[str]:
+    """The packages that a variant's commands name, besides those of every system."""
+    if variant.mode == "shrunk":
+        return frozenset(ladder.ADDED[variant.name])
+    return frozenset((*(variants.PACKAGES if variant.tool == "dpkg" else ()), *packages))
 
 
 def sources(variant: Variant, archive: Archive) -> tuple[Source, ...]:
@@ -106,10 +179,10 @@ def wanted(variant: Variant, packages: Sequence[str]) -> tuple[str, ...]:
     if variant.tool == "debuerreotype":
         return ()
     begins = BEGINNINGS.get(variant.mode or variant.tool, IMPORTANT)
-    return (*begins, *ALL, *(servers.PACKAGES if variant.tool == "dpkg" else ()), *packages)
+    return (*begins, *ALL, *(variants.PACKAGES if variant.tool == "dpkg" else ()), *packages)
 
 
-def script_text(variant: Variant, shop: Shop, *, base: Path | None = None) -> str:
+def script_text(variant: Variant, repository: Repository, *, base: Path | None = None) -> str:
     """What the file beside the target holds: sources.list for mmdebstrap, the same as it is to be in the root file
     system for dpkg, what debuerreotype takes for debootstrap.
 
@@ -118,8 +191,8 @@ def script_text(variant: Variant, shop: Shop, *, base: Path | None = None) -> st
     if variant.tool == "debuerreotype":
         return COPIED.replace("BASE", str(base))
     if variant.tool == "mmdebstrap":
-        return shop.lines
-    return "".join(f"{source.line}\n" for source in shop.sources)
+        return repository.lines
+    return "".join(f"{source.line}\n" for source in repository.sources)
 
 
 def fetched(script: Path) -> Path:
@@ -127,12 +200,12 @@ def fetched(script: Path) -> Path:
     return script.with_name("fetched")
 
 
-def pull_steps(variant: Variant, suite: str, work: Path, registry: str) -> tuple[Step, ...]:
+def pull_steps(variant: Variant, suite: str, work: Path, registry: str) -> tuple[BuildStep, ...]:
     """The commands that pull the official image into ``work/image`` and unpack it to ``work/rootfs``."""
     tag = f"{suite}{variant.image}"
     loopback = registry.partition(":")[0] in ("127.0.0.1", "localhost")
     return (
-        Step(
+        BuildStep(
             doing="pull",
             quiet=True,
             argv=(
@@ -143,59 +216,11 @@ def pull_steps(variant: Variant, suite: str, work: Path, registry: str) -> tuple
                 f"oci:{work}/image:{tag}",
             ),
         ),
-        Step(
+        BuildStep(
             doing="unpack",
             argv=("umoci", "raw", "unpack", "--image", f"{work}/image:{tag}", f"{work}/rootfs"),
         ),
     )
-
-
-def slim_steps(target: Path) -> tuple[Step, ...]:
-    """The command that makes ``target``, a copy of ``docker``, into ``docker-slim``."""
-    return (Step(doing="slim", argv=("debuerreotype-slimify", str(target))),)
-
-
-def _debootstrap(
-    variant: Variant, suite: str, target: Path, packages: Sequence[str], script: Path
-) -> tuple[Step, ...]:
-    known = Path(SCRIPTS, suite)
-    if not known.exists():
-        raise ConfigError(
-            f"rootfs.suite = {suite!r}",
-            "this machine's debootstrap does not know the suite",
-            "use mmdebstrap (rootfs.tool), or install a newer debootstrap",
-            f"ls {SCRIPTS}",
-            code="config.unknown-suite",
-        )
-    argv = (
-        "debootstrap",
-        *((f"--variant={variant.mode}",) if variant.mode else ()),
-        *((f"--include={','.join(packages)}",) if packages else ()),
-        "--no-check-gpg",  # apt has verified the lists, by the machine's keys
-        suite,
-        str(target),
-        f"{ADDRESS}/0",
-    )
-    return (Step(doing="debootstrap", argv=argv),)
-
-
-def _mmdebstrap(
-    variant: Variant, suite: str, target: Path, packages: Sequence[str], script: Path
-) -> tuple[Step, ...]:
-    slim = variant.mode == "essential"
-    argv = (
-        "mmdebstrap",
-        "--verbose",  # it passes on what apt and dpkg say: how far they are
-        "--mode=root",
-        f"--hook-dir={MERGE_HOOK}",
-        f"--variant={variant.mode}",
-        *((f"--include={','.join(('apt', *packages))}",) if slim or packages else ()),
-        *(_without_unread() if slim else ()),
-        suite,
-        str(target),
-        str(script),
-    )
-    return (Step(doing="mmdebstrap", argv=argv),)
 
 
 def _without_unread() -> tuple[str, ...]:
@@ -209,50 +234,3 @@ def _without_unread() -> tuple[str, ...]:
         f'--setup-hook=mkdir -p "$1"/{folder} && printf "%s\\n" {wanted} >"$1"/{LEFT_OUT}',
         f"--extract-hook=rm -rf {unread}",
     )
-
-
-def _debuerreotype(
-    variant: Variant, suite: str, target: Path, packages: Sequence[str], script: Path
-) -> tuple[Step, ...]:
-    init = (
-        "debuerreotype-init",
-        "--non-debian",  # from the mirror as it is today, not from a dated snapshot of it
-        *((f"--include={','.join(packages)}",) if packages else ()),
-        *((f"--debootstrap={script}",) if variant.after else ()),
-        str(target),
-        suite,
-        f"{ADDRESS}/0",
-    )
-    return (
-        Step(doing="debootstrap", argv=init),
-        Step(doing="minimise", argv=("debuerreotype-minimizing-config", str(target))),
-    )
-
-
-def _dpkg(
-    variant: Variant, suite: str, target: Path, packages: Sequence[str], script: Path
-) -> tuple[Step, ...]:
-    argv = run.module(
-        "labkit.farm.rootfs.assembly",
-        f"--sources={script}",
-        f"--packages={fetched(script)}",
-        f"--include={','.join((*servers.PACKAGES, 'apt', *packages))}",
-        *(f"--leave-out={path}" for path in (*UNREAD, *UNUSED)),
-        *(f"--keep={path}" for path in STAYING),
-        *(f"--module={name}" for name in servers.MODULES),
-        str(target),
-    )
-    return (Step(doing="assemble", argv=argv),)
-
-
-def _shrunk(variant: Variant, target: Path, script: Path, before: Path) -> tuple[Step, ...]:
-    added = ladder.ADDED[variant.name]
-    argv = run.module(
-        "labkit.farm.rootfs.shrink",
-        f"--variant={variant.name}",
-        f"--packages={fetched(script)}",
-        *((f"--include={','.join(added)}",) if added else ()),
-        str(before),
-        str(target),
-    )
-    return (Step(doing="shrink", argv=argv),)

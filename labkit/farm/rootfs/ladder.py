@@ -1,18 +1,15 @@
-"""The ladder of root file systems that serve: what each rung leaves out of the one above, and why. Pure.
-
-A rung is nothing but this list of steps; a person reads it in the results as it stands here.
-"""
+"""The steps from ``web`` to the smaller root file systems: what each leaves out, and why. Pure data."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from labkit.farm.rootfs import servers
+from labkit.farm.rootfs import variants
 from labkit.records import Record
 
 
 class Step(Record):
-    """One declared step: its name, the reason for it, the rule (:data:`labkit.farm.rootfs.step_rules.RULES`)
+    """One declared step: its name, the reason for it, the rule (:data:`labkit.farm.rootfs.shrink.RULES`)
     that says what leaves, and what the rule is given: ``words``, and ``kept`` for exceptions.
 
     ``breaks`` is what it would break, for a step that is tried and never part of a variant.
@@ -70,7 +67,7 @@ SLIM = (
         name="package tools",
         why="packages are installed when the image is made, never in a container",
         rule="needed",
-        words=(*servers.PACKAGES, *GROUND, *COMFORT),
+        words=(*variants.PACKAGES, *GROUND, *COMFORT),
         kept=TOOLS,
     ),
     Step(

@@ -1,21 +1,22 @@
-"""Whose each file of a root file system is. Pure.
+"""Says which package each file of a root file system belongs to, by dpkg's database and known scripts.
 
-The first of these that is so: a package lists it; ucf or update-alternatives keeps it for a
-package; it is the package tools' own state; a package's scripts are known to make it
-(:mod:`labkit.farm.rootfs.owner_rules`), or it is a link to a package's file, as scripts set them, or
-the scripts of exactly one package name it; the program that built the root file system is known
-to write it; a package has systemd-tmpfiles make it. What is left belongs to nobody.
+The first of these that applies: a package lists the file; ucf or update-alternatives keeps it for a package; it is the
+package tools' own state; a package's scripts are known to make it (:data:`MADE`), or it is a link to a package's file,
+or the scripts of exactly one package name it; the program that built the root file system writes it (:data:`BUILT`); a
+package has systemd-tmpfiles make it. Other files belong to no package. Read are dpkg's file lists, diversions and
+alternatives (dpkg(1), dpkg-divert(1), update-alternatives(1)), and the files that ucf(1) keeps.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
-from labkit.farm.rootfs import database, owner_rules
-from labkit.farm.rootfs.database import Database
-from labkit.farm.rootfs.scan import File
+from labkit.farm.rootfs import packages
+from labkit.farm.rootfs.files import File
+from labkit.farm.rootfs.packages import Package
 
 How = Literal["package", "alternative", "script", "state", "shared", "builder", "nobody"]
 
@@ -31,6 +32,71 @@ MEANING: Mapping[How, str] = {
 }
 
 
+#: dpkg's files of one package.
+INFO = re.compile(r"/var/lib/dpkg/info/([^/:]+)(?::[^/.]+)?\.[a-z0-9]+")
+#: How many links are followed before they are taken for a circle.
+HOPS = 8
+#: dpkg's own folder below a root folder.
+DPKG = "var/lib/dpkg"
+#: A package's scripts beside its file list; ``.triggers`` names the files that wake one.
+SCRIPTS = ("preinst", "postinst", "config", "triggers")
+#: Where packages write down what systemd-tmpfiles(8), which their scripts start, is to make.
+TMPFILES = PurePosixPath("/usr/lib/tmpfiles.d")
+#: What the package tools write about themselves: databases, indices, downloads, logs, backups.
+STATE = re.compile(
+    r"/var/lib/(dpkg|apt|aptitude|ucf)(/.*)?"
+    r"|/var/cache/(apt|debconf)(/.*)?"
+    r"|/var/log/(apt(/.*)?|(dpkg|alternatives)\.log.*)"
+    r"|/var/backups(/.*)?"
+)
+#: What maintainer scripts, and the programs that they call, make -> the package that it is owed to;
+#: of several the first that is installed.
+MADE: Mapping[str, tuple[str, ...]] = {
+    r"/(media|mnt|opt|srv|etc/opt|var/opt|usr/local(/.*)?)": ("base-files",),
+    r"/etc/(passwd|group)": ("base-passwd",),
+    r"/etc/((passwd|group)-|g?shadow-?|sub[ug]id-?|\.pwd\.lock)": ("passwd",),
+    r"/etc/shells|/var/lib/shells\.state": ("debianutils",),
+    r"/etc/nsswitch\.conf": ("base-files",),
+    r"/etc/(ld\.so\.cache|ld\.so\.cache~)|/var/cache/ldconfig(/.*)?": ("libc-bin",),
+    r"/usr/lib/[^/]+/gconv/gconv-modules\.cache": ("libc-bin", "libc6"),
+    r"/usr/lib/locale/locale-archive|/etc/default/locale": ("locales",),
+    r"/etc/(localtime|timezone)": ("tzdata",),
+    r"/etc/pam\.d/common-.*|/var/lib/pam(/.*)?": ("libpam-runtime",),
+    r"/etc/ssl/certs(/.*)?|/etc/ca-certificates(/.*|\.conf)?": ("ca-certificates",),
+    r"/etc/ssh/ssh_host_.*": ("openssh-server",),
+    r"/var/lib/apache2(/.*)?": ("apache2",),
+    r"/var/cache/man(/.*)?": ("man-db",),
+    r"/usr/share/info/dir(\.old)?": ("install-info", "base-files"),
+    r"/(usr/lib|etc)/udev/hwdb\.bin": ("udev", "systemd-hwe-hwdb"),
+    r"/etc/mtab|/root/\.ssh|/var/lib/systemd/(catalog|coredump|pstore)(/.*)?": ("systemd",),
+    r"/run/(log|shm|user|sendsigs\.omit\.d|lock/subsys|systemd(/.*)?)": ("systemd",),
+    r"/var/(cache|lib|log)/private": ("systemd",),
+    r"/etc/systemd/(system|user)/[^/]+\.wants": ("init-system-helpers",),
+    r"/var/lib/systemd/deb-systemd-(user-)?helper-[a-z]+(/[^/]+\.wants)?": ("init-system-helpers",),
+    r"/run/adduser": ("adduser",),
+    r"/run/mount": ("mount",),
+    r"/run/runit(/.*)?": ("runit-helper",),
+    r"/var/lib/wtmpdb": ("libwtmpdb0",),
+}
+#: What debootstrap, mmdebstrap, debuerreotype and labkit write into every root file system.
+BUILT = re.compile(
+    r"/dev(/.*)?"
+    r"|/usr/lib(32|64|x32|o32)|/(bin|sbin|lib|lib32|lib64|libx32)"
+    r"|/etc/(fstab|hostname|hosts|resolv\.conf)|/var/log/bootstrap\.log"
+    r"|/etc/apt/sources\.list(\.d/[^/]+)?|/etc/apt/apt\.conf\.d/(99mmdebstrap|docker-.*)"
+    r"|/etc/dpkg/dpkg\.cfg\.d/(99mmdebstrap|99labkit|docker.*)"
+    r"|/usr/sbin/policy-rc\.d|/debuerreotype-epoch|/debootstrap(/.*)?"
+    r"|/run/apache2|/run/lock/apache2|/run/sshd"
+)
+#: A unit that deb-systemd-helper(1p) has noted as enabled: where its own file lies.
+NOTED = re.compile(
+    r"/var/lib/systemd/deb-systemd-(?:user-)?helper-[a-z]+/(?:.*/)?([^/]+?)(?:\.dsh-also)?"
+)
+UNITS = ("/usr/lib/systemd/system", "/etc/systemd/system", "/usr/lib/systemd/user")
+#: A module that Python compiled: the file that it was compiled from.
+COMPILED = re.compile(r"(.*)/__pycache__/([^/.]+)\.[^/]+\.pyc")
+
+
 class Owner(NamedTuple):
     """How a file came to be there, and the package that it is owed to ('' where it is to none)."""
 
@@ -39,20 +105,16 @@ class Owner(NamedTuple):
 
 
 NOBODY = Owner("nobody")
-#: dpkg's files of one package.
-INFO = re.compile(r"/var/lib/dpkg/info/([^/:]+)(?::[^/.]+)?\.[a-z0-9]+")
-#: How many links are followed before they are taken for a circle.
-HOPS = 8
 
 
 def attribute(files: Iterable[File], known: Database) -> dict[str, Owner]:
     """The owner of each file, by its path."""
     here = {file.path: file for file in files}
-    real = database.resolver({path: file.target for path, file in here.items() if file.target})
+    real = resolver({path: file.target for path, file in here.items() if file.target})
     finder = _Finder(
         here=here,
         real=real,
-        listed=database.listed(known, real),
+        listed=listed(known, real),
         alternatives=frozenset(map(real, known.alternatives)),
         kept={real(path): package for path, package in known.kept.items()},
         installed=frozenset(package.name for package in known.packages),
@@ -77,11 +139,8 @@ class _Finder(NamedTuple):
     def owner(self, path: str, hops: int = 0) -> Owner:
         lists = self.listed.get(path, ())
         if lists:
-            return (
-                Owner("shared")
-                if len(lists) > 1 and self._joins(path)
-                else Owner("package", lists[0])
-            )
+            shared = len(lists) > 1 and self._joins(path)
+            return Owner("shared") if shared else Owner("package", lists[0])
         if path in self.kept:
             return Owner("script", self.kept[path])
         if path in self.alternatives:
@@ -91,11 +150,11 @@ class _Finder(NamedTuple):
         return self._unlisted(path, hops)
 
     def _unlisted(self, path: str, hops: int) -> Owner:
-        if owner_rules.is_state(path):
+        if STATE.fullmatch(path):
             return Owner("state")
         if package := self._maker(path, hops):
             return Owner("script", package)
-        if owner_rules.is_built(path):
+        if BUILT.fullmatch(path):
             return Owner("builder")
         return Owner("script", self.wanted[path]) if path in self.wanted else NOBODY
 
@@ -103,11 +162,9 @@ class _Finder(NamedTuple):
         """The package whose scripts made a file that no package lists, '' for none."""
         if hops > HOPS:
             return ""
-        made_from = (
-            self.owner(self.real(item), hops + 1).package for item in owner_rules.sources(path)
-        )
+        made_from = (self.owner(self.real(item), hops + 1).package for item in sources(path))
         return (
-            owner_rules.maker(path, self.installed)
+            maker(path, self.installed)
             or next(filter(None, made_from), "")
             or self._target(path, hops)
             or self.named(path)
@@ -118,7 +175,7 @@ class _Finder(NamedTuple):
         file = self.here.get(path)
         if file is None or not file.target or hops > HOPS:
             return ""
-        return self.owner(self.real(database.joined(path, file.target)), hops + 1).package
+        return self.owner(self.real(joined(path, file.target)), hops + 1).package
 
     def _joins(self, path: str) -> bool:
         """Whether it is a folder, or a link where packages list one (``/bin``)."""
@@ -138,3 +195,174 @@ def _named(known: Database) -> Callable[[str], str]:
         return next(iter(packages)) if len(packages) == 1 else ""
 
     return find
+
+
+class Diversion(NamedTuple):
+    """A file of every package but ``package`` is at ``away`` instead of ``path``."""
+
+    path: str
+    away: str
+    package: str
+
+
+class Database(NamedTuple):
+    """What is known of the files, with paths as the packages write them.
+
+    ``lists``: package -> its files and folders. ``alternatives``: the links that
+    update-alternatives made. ``kept``: file -> the package for which ucf keeps it. ``scripts``:
+    package -> the text of its maintainer scripts. ``wanted``: path -> the package that has
+    systemd-tmpfiles make it.
+    """
+
+    packages: tuple[Package, ...]
+    lists: Mapping[str, tuple[str, ...]]
+    diversions: tuple[Diversion, ...]
+    alternatives: frozenset[str]
+    kept: Mapping[str, str]
+    scripts: Mapping[str, str]
+    wanted: Mapping[str, str]
+
+
+def read(root: Path) -> Database:
+    """The database of the root file system; raises StateError where dpkg has none."""
+    info = root / DPKG / "info"
+    lists: dict[str, tuple[str, ...]] = {}
+    for path in sorted(info.glob("*.list")):
+        name = package_of(path.name)
+        lists[name] = (*lists.get(name, ()), *parse_list(_text(path)))
+    scripts: dict[str, str] = {}
+    for ending in SCRIPTS:
+        for path in sorted(info.glob(f"*.{ending}")):
+            name = package_of(path.name)
+            scripts[name] = scripts.get(name, "") + _text(path)
+    return Database(
+        packages=packages.read(root),
+        lists=lists,
+        diversions=parse_diversions(_text(root / DPKG / "diversions")),
+        alternatives=frozenset(
+            link
+            for path in sorted((root / DPKG / "alternatives").glob("*"))
+            for link in parse_alternative(path.name, _text(path))
+        ),
+        kept=parse_registry(_text(root / "var/lib/ucf/registry")),
+        scripts=scripts,
+        wanted={
+            wanted: name
+            for name, paths in lists.items()
+            for path in paths
+            if PurePosixPath(path).parent == TMPFILES
+            for wanted in parse_tmpfiles(_text(root / path[1:]))
+        },
+    )
+
+
+def package_of(name: str) -> str:
+    """The package of a file in dpkg's folder ``info``: ``libc6:amd64.list`` is libc6's."""
+    return PurePosixPath(name).stem.partition(":")[0]
+
+
+def parse_list(text: str) -> tuple[str, ...]:
+    """The absolute paths of a file list; the root folder is in each as ``/.``."""
+    return tuple("/" if line == "/." else line for line in text.splitlines() if line)
+
+
+def parse_diversions(text: str) -> tuple[Diversion, ...]:
+    """Three lines a diversion; the package is ``:`` for one that the administrator made."""
+    lines = text.splitlines()
+    return tuple(map(Diversion, lines[0::3], lines[1::3], lines[2::3]))
+
+
+def parse_alternative(name: str, text: str) -> tuple[str, ...]:
+    """The links of one alternative and of those that follow it, also the ones in /etc/alternatives.
+
+    The file: a state, the link, then (name, link) for each follower up to an empty line.
+    """
+    head = text.split("\n\n", maxsplit=1)[0].splitlines()[1:]
+    return (*head[0::2], *(f"/etc/alternatives/{item}" for item in (name, *head[1::2])))
+
+
+def parse_registry(text: str) -> dict[str, str]:
+    """ucf's registry: ``package path`` a line."""
+    rows = (line.split(maxsplit=1) for line in text.splitlines())
+    return {row[1]: row[0] for row in rows if len(row) == 2}
+
+
+def parse_tmpfiles(text: str) -> tuple[str, ...]:
+    """The paths of a file for systemd-tmpfiles (tmpfiles.d(5)): the second word of each line."""
+    rows = (line.split() for line in text.splitlines() if not line.startswith("#"))
+    return tuple(row[1] for row in rows if len(row) > 1)
+
+
+def resolver(links: Mapping[str, str]) -> Callable[[str], str]:
+    """A function from a path to where that name really lies, given all symbolic links (path -> target).
+
+    Folders that are links are followed (``/bin/sh`` lies at ``/usr/bin/sh``), the last
+    part of the path is not. The caller may follow that itself: ``/usr/bin/sh`` -> ``dash``.
+    """
+    known: dict[str, str] = {"/": "/"}
+
+    def folder(path: str) -> str:
+        if path not in known:
+            known[path] = path  # a circle of links ends here
+            place = name(path)
+            target = links.get(place)
+            known[path] = place if target is None else folder(joined(place, target))
+        return known[path]
+
+    def name(path: str) -> str:
+        if path == "/":
+            return path
+        above, _, last = path.rpartition("/")
+        return f"{folder(above or '/').rstrip('/')}/{last}"
+
+    return name
+
+
+def joined(link: str, target: str) -> str:
+    """The absolute path that a link at ``link`` points to, without ``.`` and ``..``."""
+    parts: list[str] = [] if target.startswith("/") else link.split("/")[1:-1]
+    for part in target.split("/"):
+        if part == "..":
+            parts = parts[:-1]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/" + "/".join(parts)
+
+
+def listed(database: Database, real: Callable[[str], str]) -> dict[str, tuple[str, ...]]:
+    """The real path of each file and folder of a package -> the packages that list it, by name.
+
+    A diverted file counts at its other place.
+    """
+    away = {item.path: item for item in database.diversions}
+    found: dict[str, set[str]] = {}
+    for package, paths in database.lists.items():
+        for path in paths:
+            item = away.get(path)
+            place = item.away if item and item.package != package else path
+            found.setdefault(real(place), set()).add(package)
+    return {path: tuple(sorted(owners)) for path, owners in found.items()}
+
+
+def _text(path: Path) -> str:
+    """A file's text; '' where there is none."""
+    if not path.is_file():
+        return ""
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def maker(path: str, installed: Collection[str]) -> str:
+    """The installed package to whose scripts the file is owed, '' for none that is known."""
+    for pattern, names in MADE.items():
+        if re.fullmatch(pattern, path):
+            return next((name for name in names if name in installed), "")
+    return ""
+
+
+def sources(path: str) -> tuple[str, ...]:
+    """The paths one of which a file was made from, and whose owner is its own: none for most."""
+    if compiled := COMPILED.fullmatch(path):
+        return (f"{compiled[1]}/{compiled[2]}.py",)
+    if noted := NOTED.fullmatch(path):
+        return tuple(f"{folder}/{noted[1]}" for folder in UNITS)
+    return ()

@@ -7,14 +7,16 @@ import http.client
 import random
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from ipaddress import IPv4Address
 from urllib.parse import urlencode
 
 from labkit.display import curl
 from labkit.errors import FarmError
 from labkit.farm.network.netns import inside
-from labkit.farm.services import dns, resolver
-from labkit.farm.services.balancing import FINGERPRINT_HEADER, LAB_HEADER, RESERVED
+from labkit.farm.services import dns
+from labkit.farm.services.balancer_config import FINGERPRINT_HEADER, LAB_HEADER, RESERVED
+from labkit.farm.services.dns_config import with_dns
 from labkit.model.lab import Lab
 from labkit.model.sites import REPLICA_HEADER
 from labkit.records import Record
@@ -53,10 +55,9 @@ def target(lab: Lab, label: str) -> Target:
 
     Raises :class:`ConfigError` for a label of neither, :class:`FarmError` without an address.
     """
-    if label not in {item.name for item in lab.farm}:
-        return front(lab, label).model_copy(update={"address": dns.address(lab, label)})
-    address = dns.address(lab, label)
-    return Target(label=label, host=lab.host_name(label), address=address, port=80)
+    host, replicas = lab.host_name(label), {item.name for item in lab.farm}
+    port = 80 if label in replicas else front(lab, label).port
+    return Target(label=label, host=host, address=dns.address(lab, label), port=port)
 
 
 def front(lab: Lab, label: str = "balancer") -> Target:
@@ -82,25 +83,28 @@ def get(
     Raises one of :data:`ERRORS` when there is none within ``patience`` seconds of silence.
     """
     started = time.monotonic()
-    connection = (
-        connected(there, patience)
-        if reserved
-        else http.client.HTTPConnection(str(there.address), there.port, timeout=patience)
-    )
     sent = {"Connection": "close", **(headers or {})}
-    try:
-        if form is None:
-            reply = answered(connection, there, "GET", path, headers=sent)
-        else:
-            sent["Content-Type"] = "application/x-www-form-urlencoded"
-            reply = answered(connection, there, "POST", path, headers=sent, body=urlencode(form))
-    finally:
-        connection.close()
+    if form is not None:
+        sent["Content-Type"] = "application/x-www-form-urlencoded"
+    method, body = ("GET", None) if form is None else ("POST", urlencode(form))
+    with closing(
+        connected(there, patience) if reserved else connection(there, patience)
+    ) as channel:
+        reply = answered(channel, there, method, path, headers=sent, body=body)
     return reply.model_copy(update={"seconds": time.monotonic() - started})
 
 
+def connection(
+    there: Target, patience: float = 5.0, source: tuple[str, int] | None = None
+) -> http.client.HTTPConnection:
+    """A connection to a target, which the first request opens."""
+    return http.client.HTTPConnection(
+        str(there.address), there.port, timeout=patience, source_address=source
+    )
+
+
 def answered(
-    connection: http.client.HTTPConnection,
+    channel: http.client.HTTPConnection,
     there: Target,
     method: str,
     path: str = "/",
@@ -110,8 +114,8 @@ def answered(
 ) -> Reply:
     """The response to one request on a connection, which is opened when it is not open."""
     started = time.monotonic()
-    connection.request(method, path, body, {"Host": _host(there), **headers})
-    with connection.getresponse() as response:
+    channel.request(method, path, body, {"Host": _host(there), **headers})
+    with channel.getresponse() as response:
         text = _body(response, started + LONGEST)
     return Reply(
         status=response.status,
@@ -141,10 +145,7 @@ def _body(response: http.client.HTTPResponse, deadline: float) -> bytes:
 def connected(there: Target, patience: float = 5.0) -> http.client.HTTPConnection:
     """A connection from a port that only root can have (ip(7): ip_unprivileged_port_start)."""
     for port in random.sample(RESERVED, len(RESERVED)):
-        source = ("", port)
-        made = http.client.HTTPConnection(
-            str(there.address), there.port, timeout=patience, source_address=source
-        )
+        made = connection(there, patience, ("", port))
         try:
             made.connect()
         except OSError as error:
@@ -153,13 +154,6 @@ def connected(there: Target, patience: float = 5.0) -> http.client.HTTPConnectio
             raise
         return made
     raise OSError(errno.EADDRINUSE, f"no port of {RESERVED[0]} to {RESERVED[-1]} is free")
-
-
-def fetch(
-    lab: Lab, label: str, path: str = "/", *, headers: Mapping[str, str] | None = None
-) -> Reply:
-    """The response of a site or a replica by its name; :class:`FarmError` when none comes."""
-    return reach(lab, target(lab, label), path, headers=headers)
 
 
 def reach(
@@ -185,7 +179,7 @@ def down(lab: Lab, there: Target, error: Exception) -> FarmError:
         f"http://{_host(there)}/ at {there.address}",
         f"the {what} does not answer: {reason(error)}",
         "start it: `./lab run 06-balancer`",
-        f"{resolver.with_dns(lab)} {curl(f'http://{_host(there)}/', options='--head')}",
+        f"{with_dns(lab)} {curl(f'http://{_host(there)}/', options='--head')}",
         code="farm.no-answer",
     )
 

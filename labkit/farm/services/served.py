@@ -1,4 +1,4 @@
-"""What each replica serves, held against the others: one page a site, and no two sites alike."""
+"""The replicas' pages compared: every replica of a site serves the same page, and no two sites are alike."""
 
 from __future__ import annotations
 
@@ -9,16 +9,22 @@ from collections.abc import Sequence
 
 from labkit.checks import Check
 from labkit.core.result import Outcome, action
-from labkit.core.tables import Cell, Table
+from labkit.core.tables import Table
 from labkit.display import counted, curl, quoted
-from labkit.farm.network import endpoint
+from labkit.farm.network import host
 from labkit.farm.services import fetch
 from labkit.farm.services.fetch import Reply, Target
 from labkit.model.lab import Lab, Replica
 from labkit.records import Record
 
+__all__ = ["compare"]
+
 #: As much is told of a page's title.
 TITLE = 200
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class Served(Record):
@@ -36,9 +42,11 @@ class Served(Record):
 
 @action("site.compare")
 def compare(lab: Lab) -> Outcome[tuple[Served, ...]]:
-    """Each replica is asked once, at its own address, and the answers are compared.
+    """Asks each replica once, at its address, and compares the answers.
 
-    Raises :class:`FarmError` when a replica does not answer at all.
+    The table ``served`` has one row a replica. Raises :class:`FarmError` when a replica does not answer at all.
+
+    Example: ``{item.page for item in served.compare(lab).value}``
     """
     seen = tuple(served(replica, _ask(lab, replica), lab) for replica in lab.farm)
     pages = {item.page for item in seen}
@@ -102,7 +110,7 @@ def _site_check(lab: Lab, site: str, seen: Sequence[Served]) -> Check:
         seen=said,
         holds=said == expected and names == {item.replica for item in own},
         rows=("R11", "E4"),
-        again=endpoint.again(lab, curl(*addresses, options="--include")),
+        again=host.again(lab, curl(*addresses, options="--include")),
     )
 
 
@@ -115,7 +123,7 @@ def _apart_check(lab: Lab, seen: Sequence[Served]) -> Check:
         seen=_apart(count, titles, pages),
         holds=titles == pages == count,
         rows=("R11",),
-        again=endpoint.again(
+        again=host.again(
             lab, curl(*(f"http://{item.address}/" for item in seen), options="--silent")
         ),
     )
@@ -126,14 +134,6 @@ def _apart(sites: int, titles: int, pages: int) -> str:
 
 
 def _table(seen: Sequence[Served]) -> Table:
-    rows: list[dict[str, Cell]] = [
-        {
-            "address": item.address,
-            "status": item.status,
-            "title": item.title,
-            "replica in the header": item.header,
-            "page": item.page,
-        }
-        for item in seen
-    ]
-    return Table.of("served", "What each replica serves", rows)
+    rows = [{**item.model_dump(), "replica in the header": item.header} for item in seen]
+    columns = ("address", "status", "title", "replica in the header", "page")
+    return Table.of("served", "What each replica serves", rows, columns=columns)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from labkit.checks import Check
+from labkit.checks import Check, equal
 from labkit.core import run
 from labkit.core.files import write_atomically
 from labkit.core.journal import lock
@@ -10,11 +10,17 @@ from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.errors import CommandError
-from labkit.farm.containers import container
+from labkit.farm.containers import runc, written
 from labkit.farm.containers.replica_files import CAPABILITIES, Keys, keys, server
-from labkit.farm.network import endpoint
+from labkit.farm.network import host
 from labkit.model.lab import Lab, Replica
 from labkit.records import Record
+
+__all__ = ["login"]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class Login(Record):
@@ -28,14 +34,17 @@ class Login(Record):
 
 @action("network.ssh")
 def login(lab: Lab) -> Outcome[tuple[Login, ...]]:
-    """An ssh session from the host into each container answers with that container's host name.
+    """Logs in from the host to each container by ssh, which answers with its host name.
 
-    A container that does not run is not started: its check fails, and the others' sessions count.
+    The table ``ssh`` has one row a session. A container that does not run is not started: its check fails,
+    and the others' sessions count.
+
+    Example: ``ssh.login(lab).value[0].hostname``
     """
     with lock(lab.run_dir, "farm"):
         given = keys(lab)
         _known_hosts(lab, given)
-        states = container.states(lab)
+        states = runc.states(lab)
         up = [item for item in lab.farm if item.name in states and states[item.name].pid]
         started = [_serve(lab, replica) for replica in up]
     logins, checks = [], []
@@ -59,16 +68,16 @@ def login(lab: Lab) -> Outcome[tuple[Login, ...]]:
 
 
 def _serve(lab: Lab, replica: Replica) -> bool:
-    """sshd runs in the container; returns whether it had to be started."""
+    """Makes sshd run in the container; returns whether it had to be started."""
     pids = run.run(["ss", "-H", "-l", "-n", "-t", "sport", "=", ":22"], netns=replica.netns)
     if pids.stdout.strip():
         return False
     options = ["--user", "0:0", "--detach"]
     for name in CAPABILITIES:
         options += ["--cap", name]
-    log = container.sshd_log(lab, replica.name)
-    command = server(container.bundle(lab, replica.name) / "rootfs")
-    words = container.runc(lab, "exec", *options, replica.name, *command)
+    log = written.sshd_log(lab, replica.name)
+    command = server(runc.bundle(lab, replica.name) / "rootfs")
+    words = runc.command(lab, "exec", *options, replica.name, *command)
     run.run(words, output=log, remedy=f"read {log}")
     return True
 
@@ -102,12 +111,10 @@ def _known_hosts(lab: Lab, given: Keys) -> None:
 
 def _check(lab: Lab, given: Keys, replica: Replica, done: Login | CommandError) -> Check:
     words = " ".join(_ssh(given, replica))
-    seen = done.reason if isinstance(done, CommandError) else f"{done.user} at {done.hostname}"
-    return Check(
-        name=f"network.ssh.{replica.name}",
-        expected=f"root at {replica.name}",
-        seen=seen,
-        holds=seen == f"root at {replica.name}",
+    return equal(
+        f"network.ssh.{replica.name}",
+        f"root at {replica.name}",
+        done.reason if isinstance(done, CommandError) else f"{done.user} at {done.hostname}",
         rows=("R10",),
-        again=endpoint.again(lab, f"{words} hostname"),
+        again=host.again(lab, f"{words} hostname"),
     )

@@ -1,174 +1,243 @@
-"""How a root file system that serves was made so small: each declared step tried, proven, and reported."""
+"""The steps to the smallest root file system that serves: each is applied, probed and reported.
+
+After each step every question is put to containers on what is left; a step that breaks something is undone.
+Steps that go too far are applied last, to report what they break.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
-
-from pydantic import ValidationError
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
 
 from labkit.checks import Check
 from labkit.core import run
-from labkit.core.files import proven, write_proven
 from labkit.core.journal import lock
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
-from labkit.farm.rootfs import actions as rootfs
-from labkit.farm.rootfs import making, plans
-from labkit.farm.rootfs.actions import Rootfs, key_of
-from labkit.farm.rootfs.building import PATIENCE, sealed
-from labkit.farm.rootfs.depot import Depot
-from labkit.farm.rootfs.ladder import LADDER
-from labkit.farm.rootfs.plans import Plan
-from labkit.farm.rootfs.scan import scan
+from labkit.errors import LabkitError
+from labkit.farm import images, rootfs
+from labkit.farm.images.unpacking import Unpacked
+from labkit.farm.rootfs import account, bootstrap, buildplan, packages
+from labkit.farm.rootfs.account import Weight
+from labkit.farm.rootfs.buildplan import Rootfs, key_of
+from labkit.farm.rootfs.cache_entries import discard
+from labkit.farm.rootfs.files import scan
+from labkit.farm.rootfs.ladder import LADDER, Step
+from labkit.farm.rootfs.repository import PackageCache
+from labkit.farm.rootfs.shrink import apply, needed_libraries, with_added
 from labkit.farm.rootfs.tree import Tree
-from labkit.farm.study import margins
-from labkit.farm.study.scratch import scratch
-from labkit.farm.study.trying import Trials, Tried
+from labkit.farm.study import probes, usage
+from labkit.farm.study.evidence import collected, scratch
+from labkit.farm.study.probes import Probe
 from labkit.model.lab import Lab, unknown
 from labkit.records import Record
 
-#: Goes up with every change of what is tried.
+log = logging.getLogger("labkit.shrinking")
+
+#: Goes up with every change of the probes or of the steps that go too far.
 EDITION = 4
 #: How much of what was seen a table shows.
 SHOWN = 160
+#: A line of ``dpkg --verify`` about a file whose content is another (rpm's format, dpkg(1)).
+OTHER = slice(2, 3)
+#: The step whose files are known only once a container was watched: it keeps what a page opens.
+TRACED = Step(
+    name="all that serving a page does not open",
+    why="tracing alone, as tools that minify images do it",
+    rule="only",
+    kept=("/var/lib/dpkg/*",),
+    breaks="what the trace did not see: a reload, an error, a login",
+)
+TOO_FAR = (
+    Step(
+        name="libgcc_s",
+        why="no file asks for it",
+        rule="paths",
+        words=("*/libgcc_s.so.*",),
+        breaks="the C library loads it when a thread is cancelled",
+    ),
+    Step(
+        name="a shell and its commands",
+        why="apache2 is started without one",
+        rule="paths",
+        words=("/usr/bin/busybox",),
+        breaks="apachectl is a script, and ssh starts a shell",
+    ),
+    Step(
+        name="users and groups",
+        why="who starts the container gives it a number",
+        rule="paths",
+        words=("/etc/passwd", "/etc/group"),
+        breaks="apache2 looks www-data up, and ssh whom it lets in",
+    ),
+    Step(
+        name="folders with nothing in them",
+        why="what is mounted over them brings its own files",
+        rule="paths",
+        words=("/dev", "/proc", "/sys", "/run/apache2", "/run/lock/apache2"),
+        breaks="whoever starts the container has to write them into it first",
+    ),
+    Step(
+        name="the form of the host's key",
+        why="used once, when the ssh server starts",
+        rule="paths",
+        words=("/usr/bin/dropbearconvert",),
+        breaks="the ssh server has no key of its own",
+    ),
+    Step(
+        name="the list of packages",
+        why="nothing in the container reads it",
+        rule="paths",
+        words=("/var/lib/dpkg*",),
+        breaks="nobody can say which packages, with which faults, are inside",
+    ),
+)  # fmt: skip
+
+
+class ProbedStep(Record):
+    """One step and its probes.
+
+    ``files``, ``size`` and ``disk`` (bytes) are what it took away, ``size_after`` and ``disk_after`` what was left;
+    ``asked`` is the number of questions, ``broke`` those without the right answer, each with the answer seen; a step
+    is ``kept`` when it broke none. The first step takes nothing away.
+    """
+
+    name: str
+    why: str
+    too_far: bool
+    kept: bool
+    files: int
+    size: int
+    disk: int
+    size_after: int
+    disk_after: int
+    asked: int
+    broke: dict[str, str]
+    seconds: float
 
 
 class Ablation(Record):
-    """The steps to a variant, from the one that it is made from: ``tried`` in their order, the beginning
-    first; ``same`` is whether what they leave is the variant as it stands in the cache."""
+    """The steps to a variant from the one ``before`` it: all that were ``tried``, in their order, the beginning
+    first; ``same`` says whether they leave the same files as the variant in the cache has."""
 
     variant: str
     before: str
-    tried: tuple[Tried, ...]
+    tried: tuple[ProbedStep, ...]
     same: bool
 
     @property
-    def kept(self) -> tuple[Tried, ...]:
+    def kept(self) -> tuple[ProbedStep, ...]:
         """The steps that the variant consists of."""
         return tuple(item for item in self.tried[1:] if not item.too_far)
 
     @property
-    def undone(self) -> tuple[Tried, ...]:
-        """The steps that were tried to see what they break."""
+    def undone(self) -> tuple[ProbedStep, ...]:
+        """The steps that go too far."""
         return tuple(item for item in self.tried if item.too_far)
 
 
 @action("rootfs.shrink")
 def shrink(lab: Lab, variant: str = "smallest") -> Outcome[Ablation]:
-    """Every declared step to a variant is tried: after each one all questions are put to containers that stand
-    on what is left, and what breaks one is undone. Then steps that go further are tried, each by itself.
+    """Applies every declared step to a variant and probes what is left; then, each by itself, steps that go too far.
 
-    The first time it takes some minutes; the evidence is kept beside the root file system.
+    After each step all questions are put to containers on what is left. A step that breaks something is undone.
+    The first call takes some minutes; the evidence is kept beside the root file system.
 
-    :param variant: one of :data:`labkit.farm.rootfs.ladder.LADDER`; raises ConfigError for another.
+    :param variant: one of :data:`labkit.farm.rootfs.ladder.LADDER`.
+    :returns: the steps, as value and as tables ``steps`` and ``undone``; a check fails when a step of the variant
+        breaks something, or one that goes too far does not.
+    :raises ConfigError: another variant.
+
+    >>> study.shrink(lab).frames["steps"]
     """
     if variant not in LADDER:
         raise unknown(variant, LADDER, "a root file system that is made by steps")
     built = rootfs.build(lab, variant)
-    key = key_of(
-        "shrink", EDITION, built.value.key, LADDER[variant], margins.TRACED, margins.TOO_FAR
-    )
-    kept = built.value.path.parent / f"{key}.json"
-    with lock(lab.cache_dir / "locks", key, wait=PATIENCE):
-        value = _find(kept)
-        if value is None:
-            value = _try(lab, built.value, lab.cache_dir / "rootfs" / f".{key}.part")
-            write_proven(kept, value.model_dump_json(indent=1))
+    key = key_of("shrink", EDITION, built.value.key, LADDER[variant], TRACED, TOO_FAR)
+    place = lab.cache_dir / "rootfs" / f".{key}.part"
+    folder = built.value.path.parent
+    value = collected(lab, folder, key, Ablation, lambda: _ablate(lab, built.value, place))
     return Outcome(
         value=value,
         subject=variant,
         changed=built.changed,
         summary=_summary(value),
         checks=checks(value),
-        tables=(table(value), undone_table(value)),
+        tables=tables(value),
     )
 
 
 def checks(value: Ablation) -> tuple[Check, ...]:
     """Whether the steps leave what does everything, and the others do not. Pure."""
-    asked = value.tried[0].asked
+    check = partial(Check, rows=("R4",), again="./lab run 08-smallest")
+    asked, kept = value.tried[0].asked, counted(len(value.kept), "step")
     broken = {item.name: item.broke for item in (value.tried[0], *value.kept) if item.broke}
-    harmless = [item.name for item in value.undone if not item.broke]
-    again = "./lab run 08-smallest"
+    lost = "; ".join(f"{step}: {', '.join(broke)}" for step, broke in broken.items())
+    harmless = ", ".join(item.name for item in value.undone if not item.broke)
     return (
-        Check(
+        check(
             name=f"shrink.kept.{value.variant}",
-            expected=f"after each of {counted(len(value.kept), 'step')} all {counted(asked, 'question')} are answered",
-            seen=_lost(broken)
-            if broken
-            else f"after {counted(len(value.kept), 'step')} all {asked} are",
-            holds=not broken,
-            rows=("R4",),
-            again=again,
+            expected=f"after each of {kept} all {counted(asked, 'question')} are answered",
+            seen=lost or f"after {kept} all {asked} are",
+            holds=not lost,
         ),
-        Check(
+        check(
             name=f"shrink.undone.{value.variant}",
             expected=f"each of {counted(len(value.undone), 'further step')} breaks something",
-            seen=f"harmless: {', '.join(harmless)}" if harmless else "each of them does",
+            seen=f"harmless: {harmless}" if harmless else "each of them does",
             holds=not harmless,
-            rows=("R4",),
-            again=again,
         ),
-        Check(
+        check(
             name=f"shrink.same.{value.variant}",
             expected=f"what the steps leave is {value.variant}, file by file",
             seen="it is" if value.same else "the files differ",
             holds=value.same,
-            rows=("R4",),
-            again=again,
         ),
     )
 
 
-def table(value: Ablation) -> Table:
-    """One row a step of the variant, the first one being where the steps start. Pure."""
-    title = (
+def tables(value: Ablation) -> tuple[Table, Table]:
+    """One row a step of the variant, the first being where the steps start; and one row a step undone. Pure."""
+    kept = (
         f"From {value.before} to {value.variant}: what each step takes away, and how many of the questions "
         "that serving asks are answered after it"
     )
-    return _table("steps", title, (value.tried[0], *value.kept))
-
-
-def undone_table(value: Ablation) -> Table:
-    """One row a step that was undone, with what it broke. Pure."""
-    title = (
+    undone = (
         f"Steps that go further than {value.variant}: tried, and undone because of what they break"
     )
-    return _table("undone", title, value.undone)
+    columns = ("saved", "saved on disk", "left", "left on disk")
+    units = dict.fromkeys(columns, "bytes")
+    return (
+        Table.of("steps", kept, map(_row, (value.tried[0], *value.kept)), units=units),
+        Table.of("undone", undone, map(_row, value.undone), units=units),
+    )
 
 
-def _table(name: str, title: str, items: Iterable[Tried]) -> Table:
-    rows: list[dict[str, Cell]] = [
-        {
-            "step": item.name,
-            "files": item.files,
-            "saved": item.size,
-            "saved on disk": item.disk,
-            "left": item.size_after,
-            "left on disk": item.disk_after,
-            "answered": f"{item.asked - len(item.broke)} of {item.asked}",
-            "not answered": ", ".join(item.broke),
-            "seen": shortly(item),
-            "why": item.why,
-        }
-        for item in items
-    ]
-    sizes = ("saved", "saved on disk", "left", "left on disk")
-    return Table.of(name, title, rows, units=dict.fromkeys(sizes, "bytes"))
+def _row(item: ProbedStep) -> dict[str, Cell]:
+    return {
+        "step": item.name,
+        "files": item.files,
+        "saved": item.size,
+        "saved on disk": item.disk,
+        "left": item.size_after,
+        "left on disk": item.disk_after,
+        "answered": f"{item.asked - len(item.broke)} of {item.asked}",
+        "not answered": ", ".join(item.broke),
+        "seen": shortly(item),
+        "why": item.why,
+    }
 
 
-def shortly(item: Tried) -> str:
+def shortly(item: ProbedStep) -> str:
     """What was seen instead of the first answer. Pure."""
     if not item.broke:
         return ""
     said = " ".join(next(iter(item.broke.values())).split())
     return said if len(said) <= SHOWN else f"{said[: SHOWN - 1]}…"
-
-
-def _lost(broken: dict[str, dict[str, str]]) -> str:
-    return "; ".join(f"{step}: {', '.join(lost)}" for step, lost in broken.items())
 
 
 def _summary(value: Ablation) -> str:
@@ -180,47 +249,156 @@ def _summary(value: Ablation) -> str:
     )
 
 
-def _find(path: Path) -> Ablation | None:
-    try:
-        return Ablation.model_validate_json(proven(path) or "")
-    except ValidationError:
-        return None
-
-
-def _try(lab: Lab, built: Rootfs, place: Path) -> Ablation:
-    planned = plans.ready(lab, built.variant)
+def _ablate(lab: Lab, built: Rootfs, place: Path) -> Ablation:
+    planned = buildplan.ready(lab, built.variant)
     before = rootfs.build(lab, planned.variant.after).value
     with scratch(lab, place) as folder:
         tree = Tree.read(before.path)
-        full = _full(lab, planned, before, folder)
-        trials = Trials(lab, tree, full, folder)
-        tried = [trials.begin(before.variant), *trials.each(LADDER[built.variant])]
-        same = _same(trials.tree, built.path)
-        tried += trials.each((trials.traced(), *margins.TOO_FAR))
+        repository = buildplan.repository(planned)
+        added = bootstrap.fetch(planned, PackageCache.of(lab), repository, folder, before)
+        full = with_added(tree, added, folder / "added")  # all files that the steps may have
+        probes_of = StepProbes(lab, tree, full, folder)
+        tried = [probes_of.begin(before.variant), *probes_of.each(LADDER[built.variant])]
+        same = _same(probes_of.tree, built.path)
+        tried += probes_of.each((probes_of.traced(), *TOO_FAR))
     return Ablation(variant=built.variant, before=before.variant, tried=tuple(tried), same=same)
 
 
-def _full(lab: Lab, planned: Plan, before: Rootfs, folder: Path) -> Tree:
-    """All files that there are, with the packages that the variant's steps add, as its build has them."""
-    tree = Tree.read(before.path)
-    files = making.fetch(planned, Depot.of(lab), plans.shop(planned), folder, before)
-    if not files:
-        return tree
-    listed, added = folder / "fetched", folder / "added"
-    listed.write_text("".join(f"{path}\n" for path in files), encoding="utf-8")
-    argv = run.module(
-        "labkit.farm.rootfs.shrink", f"--variant={planned.variant.name}",
-        f"--packages={listed}", "--added-only", before.path, added,
-    )  # fmt: skip
-    run.run(sealed(argv), timeout=making.TIMEOUT)
-    return Tree.read(added).having(tree.items, tree)
-
-
 def _same(tree: Tree, root: Path) -> bool:
-    """Whether the tree has the files of a root file system, of the same sizes but for dpkg's own notes."""
-    own = {(path, item.file.form) for path, item in tree.items.items() if not _noted(path)}
-    return own == {(file.path, file.form) for file in scan(root) if not _noted(file.path)}
+    """Whether the tree has the files of a root file system, of the same forms, but for dpkg's own notes."""
+    ours = {(path, item.file.form) for path, item in tree.items.items()}
+    theirs = {(file.path, file.form) for file in scan(root)}
+    return all(path.startswith("/var/lib/dpkg/") for path, _ in ours ^ theirs)
 
 
-def _noted(path: str) -> bool:
-    return path.startswith("/var/lib/dpkg/")
+# -- steps, applied and probed ---------------------------------------------------------------------
+
+
+class StepProbes:
+    """Applies and probes steps one after the other; ``tree`` is what the kept ones have left, and ``weight``
+    its weight on the disk (None before the first)."""
+
+    def __init__(self, lab: Lab, tree: Tree, full: Tree, folder: Path) -> None:
+        """Starts at ``tree``; ``full`` has all files that steps may add, ``folder`` is scratch."""
+        self.lab = lab
+        self.tree = tree
+        self.full = full
+        self.folder = folder
+        self.config = images.unpacked(lab, "web").config
+        self.weight: Weight | None = None
+        self._count = 0
+
+    def begin(self, name: str) -> ProbedStep:
+        """The tree as it is, under its name."""
+        step = Step(name=f"{name}, as it is", why="what the steps start from", rule="")
+        return self._probe_step(step, self.tree)
+
+    def each(self, steps: Sequence[Step]) -> Iterator[ProbedStep]:
+        """Each step that takes something away; one that breaks something, or goes too far, is undone."""
+        for step in steps:
+            after = apply(self.tree, step, self.full)
+            if after.items.keys() == self.tree.items.keys():
+                continue
+            done = self._probe_step(step, after)
+            yield done
+            if done.kept and not step.breaks:
+                self.tree = after
+
+    def traced(self) -> Step:
+        """The step that keeps what serving one page opens, of the tree as it is now."""
+        folder, unpacked = self._written(self.tree)
+        site = images.unpacked(self.lab, self.lab.sites[0].name)
+        with_site = unpacked.model_copy(update={"lower": (*site.lower[:-1], *unpacked.lower)})
+        with lock(self.lab.run_dir, "farm"):
+            served = usage.serve(self.lab, with_site, watch=True, page_only=True)
+        discard(self.lab, folder)
+        return TRACED.model_copy(update={"words": served.opened})
+
+    def _probe_step(self, step: Step, after: Tree) -> ProbedStep:
+        log.info("without %s: %s", step.name, human_bytes(after.weight.size))
+        started = time.monotonic()
+        folder, unpacked = self._written(after)
+        asked = self._asked(folder, unpacked)
+        if not all(probe.holds for probe in asked):  # a busy machine is no reason
+            asked = self._asked(folder, unpacked)
+        broke = {probe.name: probe.seen for probe in asked if not probe.holds}
+        left = Weight.of(scan(folder))
+        discard(self.lab, folder)
+        before = self.weight or left
+        if not broke and not step.breaks:
+            self.weight = left
+        return ProbedStep(
+            name=step.name,
+            why=step.why,
+            too_far=bool(step.breaks),
+            kept=not broke,
+            files=before.files - left.files,
+            size=before.size - left.size,
+            disk=before.disk - left.disk,
+            size_after=left.size,
+            disk_after=left.disk,
+            asked=len(asked),
+            broke=broke,
+            seconds=round(time.monotonic() - started, 2),
+        )
+
+    def _asked(self, folder: Path, unpacked: Unpacked) -> tuple[Probe, ...]:
+        return (*look(folder), *probes.probe(self.lab, unpacked))
+
+    def _written(self, tree: Tree) -> tuple[Path, Unpacked]:
+        """The tree, written to a new folder, as an image for containers."""
+        self._count += 1
+        folder = self.folder / f"{self._count:02}"
+        folder.mkdir()
+        tree.write(folder, linked=True)
+        return folder, Unpacked(tag=folder.name, lower=(folder,), config=self.config)
+
+
+# -- questions that need no container ---------------------------------------------------------------
+
+
+def look(root: Path) -> tuple[Probe, ...]:
+    """Whether a root file system is still Debian's, file by file; nothing in it is started."""
+    return (
+        _probe("listed", "dpkg lists packages", _listed, root),
+        _probe("as-packaged", "no file differs from its package's", _changed, root),
+        _probe("owned", "every file belongs to a package, or to who built it", _owned, root),
+        _probe("linked", "every library that is asked for is there", _linked, root),
+    )
+
+
+def _probe(name: str, expected: str, ask: Callable[[Path], str], root: Path) -> Probe:
+    try:
+        return Probe(name=name, expected=expected, seen=ask(root) or expected)
+    except LabkitError as error:
+        return Probe(name=name, expected=expected, seen=error.reason)
+
+
+def _listed(root: Path) -> str:
+    names = packages.parse_selections(
+        run.run(["dpkg", f"--root={root}", "--get-selections"]).stdout
+    )
+    return "" if names else "dpkg lists no package"
+
+
+def _changed(root: Path) -> str:
+    lines = run.run(["dpkg", f"--root={root}", "--verify"], ok=(0, 1)).stdout.splitlines()
+    return _named([line.split()[-1] for line in lines if line[OTHER] == "5"])
+
+
+def _owned(root: Path) -> str:
+    contents = account.read(root.name, root)
+    files = (file.path for file in contents.files if file.form != "folder")
+    return _named([path for path in files if contents.owners[path].how == "nobody"])
+
+
+def _linked(root: Path) -> str:
+    files = [path for path in root.rglob("*") if path.is_file() and not path.is_symlink()]
+    needs = {path: needed_libraries(path.read_bytes()) or () for path in files}
+    here = {PurePosixPath(path).name for path in root.rglob("*.so*")}
+    lost = sorted({name for names in needs.values() for name in names if name not in here})
+    return _named(lost)
+
+
+def _named(listed: list[str]) -> str:
+    return packages.naming(sorted(listed), 3) if listed else ""

@@ -1,25 +1,33 @@
-"""Root file systems side by side: what each weighs, on disk and as a layer, beside the Docker base
-image's; of what kinds of files that is; and the way down from the largest to the smallest."""
+"""Root file systems side by side: what each weighs, on disk and as a layer, beside the Docker base image's.
+
+Of what kinds of files they are, and the way down from the largest to the smallest, step by step.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import pandas
 
 from labkit.checks import Check, equal
 from labkit.core import run
 from labkit.core.result import Outcome, Result, action
 from labkit.core.tables import Cell, Table
 from labkit.display import human_bytes
-from labkit.farm.rootfs import account, kinds, packages, variants
-from labkit.farm.rootfs import actions as rootfs
+from labkit.farm import rootfs
+from labkit.farm.images import store
+from labkit.farm.images.store import umoci
+from labkit.farm.rootfs import account, packages, variants
 from labkit.farm.rootfs.account import Contents
-from labkit.farm.rootfs.actions import Rootfs
+from labkit.farm.rootfs.buildplan import Rootfs, key_of, program_version
+from labkit.farm.rootfs.files import KINDS
 from labkit.farm.rootfs.variants import Variant
-from labkit.farm.study import layer, waterfall
-from labkit.farm.study.layer import Compressed
-from labkit.farm.study.waterfall import Step
+from labkit.farm.study.evidence import collected, scratch
+from labkit.farm.study.sizes import Change, changes
 from labkit.model.lab import Lab
 from labkit.records import Record
 
@@ -35,18 +43,40 @@ LADDER = (
 )  # fmt: skip
 
 
-class Limit(NamedTuple):
-    """What a variant is to stay within: bytes on its disk, and as a layer (gzip), 0 for any."""
+#: A kind of file is a step from this share of the first root file system on, a single package from the
+#: second; smaller ones are summed up.
+KIND, PACKAGE = 1 / 150, 1 / 40
+#: So many packages together are called by their names.
+FEW = 2
+#: What the first step takes away.
+DOWNLOADS = "downloads and indices"
+#: What packs it.
+PROGRAMS = ("umoci", "tar", "zstd")
 
-    disk: int
-    layer: int = 0
+
+#: What a variant may take: bytes on its disk, and as a layer (gzip), 0 for any.
+LIMITS: Mapping[str, tuple[int, int]] = {
+    "web": (150_000_000, 0), "web-slim": (60_000_000, 0), "smallest": (12_000_000, 5_000_000),
+}  # fmt: skip
 
 
-LIMITS: Mapping[str, Limit] = {
-    "web": Limit(150_000_000),
-    "web-slim": Limit(60_000_000),
-    "smallest": Limit(12_000_000, 5_000_000),
-}
+class Compressed(Record):
+    """The bytes of one layer with all of a root file system: gzip as umoci packs it, zstd as tar(1) and
+    zstd(1) do at its own level; ``key`` changes with those programs."""
+
+    key: str
+    gzip: int
+    zstd: int
+
+
+class WaterfallBar(Record):
+    """One step of the way down: the bytes it adds, and the size ``after`` it; a ``whole`` one is a root file
+    system, and its ``size`` is all of it."""
+
+    name: str
+    whole: bool
+    size: int
+    after: int
 
 
 class Measured(Record):
@@ -63,7 +93,7 @@ class Comparison(Record):
 
     suite: str
     variants: tuple[Measured, ...]
-    steps: tuple[Step, ...] = ()
+    steps: tuple[WaterfallBar, ...] = ()
 
     def of(self, name: str) -> Rootfs | None:
         """The one of that variant, if it was compared."""
@@ -75,28 +105,39 @@ class Comparison(Record):
 def compare(
     lab: Lab, names: Sequence[str] = (), *, registry: str = "", layers: bool = True
 ) -> Outcome[Comparison]:
-    """Every named variant (none named: all) stands in the cache and is measured beside the others,
-    with ``layers`` also packed as the layer of an image.
+    """Builds the variants that the cache does not have, and measures all of them side by side.
 
-    What is missing is built, side by side; all of them from nothing take some minutes. Errors
-    are those of :func:`labkit.farm.rootfs.actions.build`.
+    All of them from nothing take some minutes.
+
+    :param names: variants (:data:`labkit.farm.rootfs.variants.VARIANTS`); all of them when empty.
+    :param registry: where Docker's images come from, instead of Docker's own registry.
+    :param layers: whether to weigh each also as a compressed layer of an image.
+    :returns: sizes in bytes, as value and as tables ``variants``, ``kinds`` and ``waterfall``.
+    :raises LabkitError: as :func:`labkit.farm.rootfs.build` does.
+
+    >>> study.compare(lab, ("essential", "web")).frames["variants"]
     """
     chosen = tuple(variants.named(name) for name in names or variants.VARIANTS)
     ordered = in_order(chosen, own=variants.of_lab(lab).name)
-    made = run.spread(
-        lambda variant: _weighed(lab, variant.name, registry, layers), ordered, workers=workers()
-    )
+
+    def weighed(variant: Variant) -> tuple[Result[Rootfs], Compressed | None]:
+        built = rootfs.build(lab, variant.name, registry=registry)  # the next is built meanwhile
+        return built, compressed(lab, built.value) if layers else None
+
+    made = run.spread(weighed, ordered, workers=workers())
     of = dict(zip(ordered, made, strict=True))
     results, packed = zip(*(of[variant] for variant in chosen), strict=True)
     found = tuple(result.value for result in results)
     contents = {item.variant: account.read(item.variant, item.path) for item in found}
+    chain = [contents[name] for name in LADDER if name in contents]
+    left = {item.variant: item.cleaned for item in found}
     value = Comparison(
         suite=found[0].suite,
         variants=tuple(
             Measured(rootfs=item, disk=contents[item.variant].weight.disk, layer=weight)
             for item, weight in zip(found, packed, strict=True)
         ),
-        steps=steps(found, contents),
+        steps=way_down(chain, left=left[chain[0].name]) if chain else (),
     )
     return Outcome(
         value=value,
@@ -108,16 +149,8 @@ def compare(
             *(_still(item, contents[item.variant]) for item in found),
             *(check for result in results for check in result.checks),
         ),
-        tables=(variant_table(value), kind_table(contents), waterfall.table(value.steps)),
+        tables=(variant_table(value), kind_table(contents), waterfall_table(value.steps)),
     )
-
-
-def _weighed(
-    lab: Lab, name: str, registry: str, layers: bool
-) -> tuple[Result[Rootfs], Compressed | None]:
-    """A variant built, and its layer weighed: the next one is built meanwhile."""
-    built = rootfs.build(lab, name, registry=registry)
-    return built, layer.compressed(lab, built.value) if layers else None
 
 
 def workers() -> int:
@@ -126,9 +159,9 @@ def workers() -> int:
 
 
 def in_order(chosen: Sequence[Variant], *, own: str = "") -> list[Variant]:
-    """First what others are made from, last what is made from others: nobody waits for what is not begun.
+    """The variants that others are made from first, so that no build waits for one that has not begun.
 
-    The farm's ``own`` comes after all others: another stage builds it meanwhile, for the farm.
+    The farm's ``own`` comes last: another stage builds it meanwhile.
     """
     sources = {variant.after for variant in chosen}
     return sorted(chosen, key=lambda v: (v.name == own, _depth(v), v.name not in sources))
@@ -136,13 +169,6 @@ def in_order(chosen: Sequence[Variant], *, own: str = "") -> list[Variant]:
 
 def _depth(variant: Variant) -> int:
     return 1 + _depth(variants.named(variant.after)) if variant.after else 0
-
-
-def steps(found: Sequence[Rootfs], contents: Mapping[str, Contents]) -> tuple[Step, ...]:
-    """The way down, over those of the ladder that were compared."""
-    left = {item.variant: item.cleaned for item in found}
-    chain = [contents[name] for name in LADDER if name in contents]
-    return waterfall.steps(chain, left=left[chain[0].name]) if chain else ()
 
 
 def variant_table(value: Comparison) -> Table:
@@ -178,13 +204,10 @@ def variant_table(value: Comparison) -> Table:
 def kind_table(contents: Mapping[str, Contents]) -> Table:
     """One row a kind of file, one column a root file system; every column adds up to its size."""
     order = sorted(contents.values(), key=lambda item: -item.weight.size)
-    sums = {item.name: item.by_kind() for item in order}
-    rows: list[dict[str, Cell]] = [
-        {"kind": kind, **{name: by[kind].size if kind in by else 0 for name, by in sums.items()}}
-        for kind in kinds.KINDS
-        if any(kind in by for by in sums.values())
-    ]
-    rows.sort(key=lambda row: -max(int(row[item.name] or 0) for item in order))
+    sums = {item.name: {kind: w.size for kind, w in item.by_kind().items()} for item in order}
+    sizes = pandas.DataFrame(sums, index=KINDS).dropna(how="all").fillna(0).astype(int)
+    largest = sizes.max(axis=1).sort_values(ascending=False, kind="stable")
+    rows = sizes.loc[largest.index].reset_index(names="kind").to_dict("records")
     title = "What kind of files they consist of: apparent size"
     return Table.of("kinds", title, rows, units=dict.fromkeys(sums, "bytes"))
 
@@ -201,7 +224,7 @@ def checks(value: Comparison) -> tuple[Check, ...]:
     found = ((name, value.of(a), value.of(b), rows) for name, a, b, rows in pairs)
     return (
         *(_smaller(name, a, b, rows) for name, a, b, rows in found if a and b),
-        *(_within(item, LIMITS[item.rootfs.variant]) for item in value.variants
+        *(_within(item, *LIMITS[item.rootfs.variant]) for item in value.variants
           if item.rootfs.variant in LIMITS),
     )  # fmt: skip
 
@@ -218,14 +241,14 @@ def _smaller(name: str, less: Rootfs, more: Rootfs, rows: tuple[str, ...]) -> Ch
     )
 
 
-def _within(item: Measured, limit: Limit) -> Check:
+def _within(item: Measured, most: int, most_layer: int) -> Check:
     layer = item.layer.gzip if item.layer else 0
-    both = f", {human_bytes(limit.layer)} as a layer" if limit.layer else ""
+    both = f", {human_bytes(most_layer)} as a layer" if most_layer else ""
     return Check(
         name=f"rootfs.limit.{item.rootfs.variant}",
-        expected=f"at most {human_bytes(limit.disk)} on its disk{both}",
+        expected=f"at most {human_bytes(most)} on its disk{both}",
         seen=f"{human_bytes(item.disk)} on its disk, {human_bytes(layer)} as a layer",
-        holds=item.disk <= limit.disk and (not limit.layer or 0 < layer <= limit.layer),
+        holds=item.disk <= most and (not most_layer or 0 < layer <= most_layer),
         rows=("I2", "R3"),
         again=f"du --summarize --block-size=1 {item.rootfs.path}",
     )
@@ -246,3 +269,102 @@ def _summary(value: Comparison) -> str:
     ordered = sorted((item.rootfs for item in value.variants), key=lambda item: item.bytes)
     weights = [f"{item.variant} {human_bytes(item.bytes)}" for item in ordered]
     return f"Root file systems of {value.suite}: {packages.naming(weights, len(weights))}."
+
+
+# -- the way down -----------------------------------------------------------------------------------
+
+
+def way_down(chain: Sequence[Contents], *, left: int = 0) -> tuple[WaterfallBar, ...]:
+    """From the first to the last of ``chain``; the steps between two of them add up exactly.
+
+    ``left`` are the bytes of downloads that the first one's tool had left in it.
+    """
+    first = chain[0].weight.size
+    found: list[WaterfallBar] = []
+    if left:
+        name = f"{chain[0].name}, as built"
+        found += [
+            WaterfallBar(name=name, whole=True, size=first + left, after=first + left),
+            WaterfallBar(name=DOWNLOADS, whole=False, size=-left, after=first),
+        ]
+    found.append(_whole(chain[0]))
+    for before, after in pairwise(chain):
+        level = before.weight.size
+        for name, size in _parts(changes(before, after), first + left):
+            level += size
+            found.append(WaterfallBar(name=name, whole=False, size=size, after=level))
+        found.append(_whole(after))
+    return tuple(found)
+
+
+def waterfall_table(found: Sequence[WaterfallBar]) -> Table:
+    """One row a step, from the top down."""
+    rows: list[dict[str, Cell]] = [
+        {
+            "step": step.name,
+            "a root file system": step.whole,
+            "more or less": 0 if step.whole else step.size,
+            "size": step.after,
+        }
+        for step in found
+    ]
+    title = "The way down: what each step takes away, computed from the files of its two neighbours"
+    return Table.of("waterfall", title, rows, units={"more or less": "bytes", "size": "bytes"})
+
+
+def _whole(contents: Contents) -> WaterfallBar:
+    size = contents.weight.size
+    return WaterfallBar(name=contents.name, whole=True, size=size, after=size)
+
+
+def _parts(found: Sequence[Change], scale: int) -> Iterator[tuple[str, int]]:
+    """(name, bytes) of the steps between two: packages added, packages removed, kinds, the rest."""
+    for cause in ("package added", "package removed"):
+        yield from _packages([change for change in found if change.cause == cause], scale)
+    others = [c for c in found if c.cause not in ("package added", "package removed")]
+    kinds = [c for c in others if abs(c.size) >= scale * KIND]
+    for change in kinds:
+        yield f"{change.what} {change.cause}", change.size
+    if rest := sum(c.size for c in others) - sum(c.size for c in kinds):
+        yield "all else", rest
+
+
+def _packages(found: Sequence[Change], scale: int) -> Iterator[tuple[str, int]]:
+    """(name, bytes) of the packages that weigh enough, and of the others together."""
+    named = [change for change in found if abs(change.size) >= scale * PACKAGE]
+    for change in named:
+        yield f"package {change.what}", change.size
+    rest = found[len(named) :]  # the weightiest come first
+    if rest:
+        few = f"package{'s'[: len(rest) > 1]} {', '.join(change.what for change in rest)}"
+        many = f"{len(rest)} {'other ' if named else ''}packages"
+        yield few if len(rest) <= FEW else many, sum(change.size for change in rest)
+
+
+# -- a layer's weight -------------------------------------------------------------------------------
+
+
+def compressed(lab: Lab, built: Rootfs) -> Compressed:
+    """The weights of a root file system in the cache as a layer, measured once and kept beside it."""
+    versions = [f"{name} {program_version(name)}" for name in PROGRAMS]
+    key = key_of("layer", built.key, *versions)
+    measure = partial(_measure_layer, lab, built.path, key)
+    return collected(lab, built.path.parent, key, Compressed, measure)
+
+
+def _measure_layer(lab: Lab, root: Path, key: str) -> Compressed:
+    run.require(*PROGRAMS)
+    with scratch(lab, lab.cache_dir / "rootfs" / f".{key}.part") as work:
+        layout, packed = work / "layout", work / "layer.tar.zst"
+        umoci("init", "--layout", layout)
+        umoci("new", "--image", f"{layout}:whole")
+        umoci("insert", "--image", f"{layout}:whole", root, "/")
+        words = ("--create", "--zstd", "--sort=name", "--numeric-owner")
+        run.run(["tar", *words, f"--file={packed}", f"--directory={root}", "."], timeout=600)
+        return Compressed(key=key, gzip=_layer_size(layout), zstd=packed.stat().st_size)
+
+
+def _layer_size(layout: Path) -> int:
+    """The bytes of a layout's only layer."""
+    (digest,) = store.tag(layout, "whole").layers
+    return store.blobs(layout)[digest]

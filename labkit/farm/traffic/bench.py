@@ -7,12 +7,14 @@ import re
 from labkit.checks import Check
 from labkit.core import run
 from labkit.core.result import Outcome, action
-from labkit.core.tables import Cell, Table
+from labkit.core.tables import Table
 from labkit.display import counted
 from labkit.errors import FarmError, excerpt
-from labkit.farm.services import fetch, resolver
+from labkit.farm.services import dns_config, fetch
 from labkit.model.lab import Lab
 from labkit.records import Record
+
+__all__ = ["compare"]
 
 #: wrk's threads and connections: two cores, and what the planning's figures were measured with.
 THREADS, CONNECTIONS = 2, 32
@@ -23,6 +25,10 @@ ERRORS = 0.001
 UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 #: The percentiles that ``wrk --latency`` writes.
 PERCENTILES = (50, 75, 90, 99)
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class Throughput(Record):
@@ -114,7 +120,6 @@ def parse(text: str, *, target: str, direct: bool, connections: int) -> Throughp
             f"its report cannot be read: {excerpt(text)!r}",
             code="farm.wrk",
         )
-    p50, p75, p90, p99 = (_seconds(latencies[str(part)]) for part in PERCENTILES)
     return Throughput(
         target=target,
         direct=direct,
@@ -122,11 +127,8 @@ def parse(text: str, *, target: str, direct: bool, connections: int) -> Throughp
         seconds=_seconds(total[2] + total[3]),
         requests=int(total[1]),
         rate=float(rate[1]),
-        p50=p50,
-        p75=p75,
-        p90=p90,
-        p99=p99,
         errors=_errors(text),
+        **{f"p{part}": _seconds(latencies[str(part)]) for part in PERCENTILES},
     )
 
 
@@ -152,27 +154,22 @@ def _check(lab: Lab, value: Throughput) -> Check:
         holds=value.requests > 0 and value.errors <= value.requests * ERRORS,
         rows=("E5",),
         again=(
-            f"{resolver.with_dns(lab)} wrk --threads {THREADS} --connections {value.connections} "
+            f"{dns_config.with_dns(lab)} wrk --threads {THREADS} --connections {value.connections} "
             f"--duration 4s --latency {lab.url(value.target)}"
         ),
     )
 
 
 def _table(value: Comparison) -> Table:
-    rows: list[dict[str, Cell]] = [
-        {
-            "target": item.target,
-            "path": "direct" if item.direct else "balanced",
-            "rate": item.rate,
-            "p50": item.p50,
-            "p75": item.p75,
-            "p90": item.p90,
-            "p99": item.p99,
-            "requests": item.requests,
-            "errors": item.errors,
-        }
+    rows = [
+        {**item.model_dump(), "path": "direct" if item.direct else "balanced"}
         for item in (value.direct, value.balanced)
     ]
-    units = {"rate": "requests/s", **{f"p{part}": "s" for part in PERCENTILES}}
-    title = "Throughput and latency, direct and through the balancer"
-    return Table.of(f"bench-{value.balanced.target}", title, rows, units=units)
+    percentiles = [f"p{part}" for part in PERCENTILES]
+    return Table.of(
+        f"bench-{value.balanced.target}",
+        "Throughput and latency, direct and through the balancer",
+        rows,
+        columns=["target", "path", "rate", *percentiles, "requests", "errors"],
+        units={"rate": "requests/s", **dict.fromkeys(percentiles, "s")},
+    )

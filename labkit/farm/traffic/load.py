@@ -1,4 +1,4 @@
-"""Requests in numbers: threads on the host's side, each request with a trace of its own."""
+"""The load generator: threads on the host's side that send requests, each with a trace."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import count
 
 from labkit import cancellation
@@ -49,38 +50,31 @@ class Sent(Record):
         return self.status != 200
 
 
+@dataclass
 class Load:
     """A load on one target: ``concurrency`` threads that send until the numbers or the time end.
 
-    ``pace`` is the least time between two starts in seconds (0: as fast as it goes). Each thread has one connection
-    that it keeps (``kept``), or one for each request. It follows no redirection and sends nothing twice. Whatever
-    is sent is in :attr:`sent` as soon as it has ended, in the order of the ends.
+    ``pace`` is the least time between two starts in seconds (0: as fast as it goes), ``limit`` the most seconds
+    of the whole load. Each thread has one connection that it keeps (``kept``), or one for each request. It
+    follows no redirection and sends nothing twice. Whatever is sent is in ``sent`` as soon as it has ended, in
+    the order of the ends.
     """
 
-    def __init__(
-        self,
-        lab: Lab,
-        target: Target,
-        trace: str,
-        *,
-        concurrency: int,
-        requests: int | None = None,
-        pace: float = 0.0,
-        limit: float = 60.0,
-        method: str = "GET",
-        kept: bool = False,
-    ) -> None:
-        self.lab = lab
-        self.target = target
-        self.trace = trace
-        self.concurrency = concurrency
-        self.pace = pace
-        self.limit = limit
-        self.method = method
-        self.kept = kept
-        self.sent: list[Sent] = []
+    lab: Lab
+    target: Target
+    trace: str
+    _: KW_ONLY
+    concurrency: int
+    requests: int | None = None
+    pace: float = 0.0
+    limit: float = 60.0
+    method: str = "GET"
+    kept: bool = False
+    sent: list[Sent] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
         self.began = time.monotonic()
-        self._numbers = iter(range(requests)) if requests is not None else count()
+        self._numbers = count() if self.requests is None else iter(range(self.requests))
         self._turn = threading.Lock()
         self._stopped = threading.Event()
 
@@ -112,10 +106,9 @@ class Load:
 
     def _work(self) -> None:
         enter(self.lab.netns)
-        address, port = str(self.target.address), self.target.port
-        with closing(http.client.HTTPConnection(address, port, timeout=PATIENCE)) as connection:
+        with closing(fetch.connection(self.target, PATIENCE)) as channel:
             for number in iter(self._next, None):
-                self.sent.append(self._send(number, connection))
+                self.sent.append(self._send(number, channel))
 
     def _next(self) -> int | None:
         """The number of the next request, when it is its time; None at the end."""
@@ -127,20 +120,20 @@ class Load:
             self._stopped.wait(max(0.0, number * self.pace - self.now()))
         return number
 
-    def _send(self, number: int, connection: http.client.HTTPConnection) -> Sent:
+    def _send(self, number: int, channel: http.client.HTTPConnection) -> Sent:
         start, error = min(self.now(), number * self.pace) if self.pace else self.now(), ""
         headers = {TRACE_HEADER: f"{self.trace}-{number}"}
         if not self.kept:
             headers["Connection"] = "close"
         body = BODY if self.method == "POST" else None
         replica, status = "", 0
-        if not self.kept or _ended(connection):
-            connection.close()
+        if not self.kept or _ended(channel):
+            channel.close()
         try:
-            reply = fetch.answered(connection, self.target, self.method, headers=headers, body=body)
+            reply = fetch.answered(channel, self.target, self.method, headers=headers, body=body)
             replica, status = reply.replica, reply.status
         except fetch.ERRORS as problem:
-            connection.close()
+            channel.close()
             error = fetch.reason(problem)
         return Sent(
             number=number,

@@ -1,76 +1,73 @@
-"""One stage's notebook: its parameters, and its run by papermill in a process of its own."""
+"""One stage's notebook: its parameters, its run in a process of its own, that process's end, and the verdict.
+
+Whether a stage passed is said by papermill's exit status, the notebook that it saved and the stage's record
+together. None of them suffices alone: papermill ends well after ``sys.exit(0)`` in a cell, and a notebook whose
+kernel was killed claims in its metadata that every cell was completed.
+"""
 
 from __future__ import annotations
 
 import json
-import re
+import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 import labkit
-from labkit import reading
 from labkit.core import run
 from labkit.core.files import text_of, write_atomically
+from labkit.core.journal import Entry
 from labkit.core.run import labkit_variables
-from labkit.display import quoted
 from labkit.errors import CommandTimeoutError, ConfigError
+from labkit.kernel.proc import lives
 from labkit.model import parameters as cells
 from labkit.model.lab import PARAMETERS, Lab, unknown
 from labkit.records import Record
-from labkit.report.batch.ending import end_notebooks
-from labkit.report.batch.verdict import code_cells, errors, text
-from labkit.report.stages import saved
+from labkit.report.stages import record as records
+from labkit.report.stages.record import StageRecord
 
-#: How many times a kernel is started that does not come up because another one took its port.
+#: The program that runs a notebook.
+ENGINE = "labkit.report.batch.engine"
+#: How many times a kernel is started that does not come up.
 STARTS = 4
 #: A cell may print so many characters; no page shows as many.
 MOST = 5_000_000
 #: A stage that has not ended after so many seconds never will.
 PATIENCE = 7200.0
+#: How long a notebook may take to end by itself, and then how long papermill may, in seconds.
+INTERRUPTED, TERMINATED = 10.0, 3.0
+#: papermill's own exit status for a kernel that died.
+DEAD_KERNEL = 138
+#: What the notebook's last code cell is.
+CLOSING = "stage.close()"
 
 
 class Execution(Record):
-    """A run of papermill that has ended; ``notebook`` is what it saved (nbformat 4), None if nothing;
-    ``cause`` why labkit ended it, '' if it did not."""
+    """A run of papermill that has ended: its exit status (negative when a signal ended it), the notebook that it
+    saved (nbformat 4, None if nothing), how often it was started, and why labkit ended it ('' if it did not)."""
 
     status: int
     notebook: dict[str, Any] | None
-    starts: int
+    starts: int = 1
     cause: str = ""
 
 
-class Bounded:
-    """Hands a notebook's lines on until one of its cells has printed more than :data:`MOST`: then ``end`` is
-    called once, and nothing more is handed on. ``cause`` says so."""
+class Verdict(Record):
+    """Whether a stage passed and, if not, every reason; the first is the nearest to the cause."""
 
-    def __init__(self, on_line: Callable[[str], None], end: Callable[[], object]) -> None:
-        self.cause = ""
-        self._on_line, self._end = on_line, end
-        self._cell, self._size = 0, 0
-
-    def __call__(self, line: str) -> None:
-        """One line of papermill's log."""
-        if self.cause:
-            return
-        if number := cell_number(line):
-            self._cell, self._size = number, 0
-        self._size += len(line)
-        if self._size <= MOST:
-            self._on_line(line)
-            return
-        self.cause = (
-            f"cell {self._cell} printed more than {MOST / 1e6:g} MB, and was ended: print less"
-        )
-        self._on_line(self.cause)
-        self._end()
+    passed: bool
+    reasons: tuple[str, ...] = ()
 
 
 def require(path: Path) -> dict[str, Any]:
     """The notebook in a file; raises :class:`ConfigError` when there is none, or a damaged one."""
-    content = saved.read(path)
+    content = records.read_notebook(path)
     if content is None and path.exists():
         raise ConfigError(
             str(path),
@@ -115,19 +112,6 @@ def require_known(given: Iterable[str], notebooks: Iterable[Mapping[str, Any]]) 
             raise unknown(name, known, "a parameter of the lab or of a stage's notebook")
 
 
-def arguments(source: Path, target: Path, *, parameters: Path | None, cwd: Path) -> tuple[str, ...]:
-    """The command that runs a notebook; it logs each cell's beginning, end and output as text."""
-    return run.module(
-        "papermill",
-        source,
-        target,
-        *(("--parameters_file", parameters) if parameters else ()),
-        "--cwd", cwd,
-        "--no-progress-bar",
-        "--log-output",
-    )  # fmt: skip
-
-
 def environment(lab_file: Path, run_id: str, folder: Path) -> dict[str, str]:
     """What a batch's notebook gets on top of every program's environment.
 
@@ -147,10 +131,26 @@ def environment(lab_file: Path, run_id: str, folder: Path) -> dict[str, str]:
     }
 
 
-def cell_number(line: str) -> int | None:
-    """The number (from 1, all cells counted) of the cell that a line of papermill's log begins."""
-    found = re.fullmatch(r"Executing Cell (\d+)-+", line)
-    return int(found[1]) if found else None
+class _Heard:
+    """What papermill's process (:mod:`labkit.report.batch.engine`) has reported: a line of JSON each."""
+
+    def __init__(self, on_cell: Callable[[int, int], None], end: Callable[[], object]) -> None:
+        self.cause, self.ready = "", True
+        self._cell = 0
+        self._on_cell, self._end = on_cell, end
+
+    def __call__(self, line: str) -> None:
+        said = json.loads(line)
+        if "cell" in said:
+            self._cell = said["cell"]
+            self._on_cell(self._cell, said["cells"])
+        elif "unready" in said:
+            self.ready = False
+        elif not self.cause:
+            self.cause = (
+                f"cell {self._cell} printed more than {MOST / 1e6:g} MB, and was ended: print less"
+            )
+            self._end()
 
 
 def execute(
@@ -160,37 +160,176 @@ def execute(
     parameters: Mapping[str, object],
     env: Mapping[str, str],
     on_line: Callable[[str], None],
+    on_cell: Callable[[int, int], None] = lambda number, total: None,
     nice: int = 0,
     ending: Callable[[], bool] = lambda: False,
     timeout: float = PATIENCE,
 ) -> Execution:
     """Runs ``source`` with ``parameters``; papermill saves what it has in ``target`` after each cell.
 
-    A kernel whose port was taken by another one's before any cell ran is started again, unless
-    ``ending`` says that the batch is being ended. One with a cell that prints without end is ended.
+    A kernel that ends before it is ready (another program may have taken its port) is started again, unless
+    ``ending`` says that the batch is being ended. One with a cell that prints more than :data:`MOST` is ended.
+
+    :param on_line: called with each line that papermill logs.
+    :param on_cell: called when a cell begins, with its number from 1 and how many there are.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    file = target.with_suffix(".parameters.json") if parameters else None
-    if file:
-        file.write_text(json.dumps(parameters), encoding="utf-8")
+    words: list[str | Path] = [source, target, str(MOST)]
+    if parameters:
+        words.append(target.with_suffix(".parameters.json"))
+        write_atomically(Path(words[-1]), json.dumps(parameters))
+    argv = ("nice", f"--adjustment={nice}", *run.module(ENGINE, *words))
     ended = threading.Thread(target=end_notebooks, args=(str(target),), name="ending")
-    lines = Bounded(on_line, ended.start)
-    papermill = arguments(source, target, parameters=file, cwd=source.parent)
-    argv = ("nice", f"--adjustment={nice}", *papermill)
     for start in range(1, STARTS + 1):
-        status, said = _papermill(argv, env, lines, timeout)
-        notebook = saved.read(target)
-        if start == STARTS or ending() or not lost_port(status, said, notebook):
+        heard = _Heard(on_cell, ended.start)
+        try:
+            status = run.run(
+                argv, ok=range(-64, 256), env=env, timeout=timeout, on_line=on_line, on_output=heard
+            ).status
+        except CommandTimeoutError as error:
+            on_line(str(error))
+            status = error.status
+        if heard.ready or start == STARTS or ending():
             break
-        on_line(f"The kernel's port was taken by another program: start {start + 1} of {STARTS}")
-    return Execution(status=status, notebook=notebook, starts=start, cause=lines.cause)
+        on_line(f"The kernel ended before it was ready: start {start + 1} of {STARTS}")
+    if heard.cause:
+        on_line(heard.cause)
+    return Execution(
+        status=status, notebook=records.read_notebook(target), starts=start, cause=heard.cause
+    )
 
 
-def lost_port(status: int, said: str, notebook: Mapping[str, Any] | None) -> bool:
-    """Whether papermill failed because the kernel's port was taken, before any cell ran."""
-    cells = code_cells(notebook) if notebook else []
-    ran = any(cell.get("execution_count") is not None or errors(cell) for cell in cells)
-    return status != 0 and not ran and "Address already in use" in said
+def end_notebooks(mark: str, spared: Iterable[str] = ()) -> int:
+    """Ends the papermills with the path ``mark`` (of a folder of the lab's own) in an argument; returns how many
+    there were.
+
+    Their kernels get SIGINT first, as Ctrl-C would, which ends the running cell and the programs that it waits
+    for; a papermill that is still there after that gets SIGTERM, and what then remains SIGKILL, except daemons
+    (processes with an argument that ends in one of ``spared``): those are the journal's.
+    """
+    found = (
+        (process, process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])
+    )
+    papermills = [p for p, words in found if ENGINE in words and any(mark in w for w in words)]
+    kernels = {papermill: _below(papermill) for papermill in papermills}
+    family = [child for papermill in papermills for child in _below(papermill, recursive=True)]
+    for papermill, own in kernels.items():
+        _signal(own, signal.SIGINT)
+        if not own:
+            _signal([papermill], signal.SIGTERM)
+    _wait(papermills, INTERRUPTED)
+    _signal(papermills, signal.SIGTERM)
+    _wait(papermills, TERMINATED)
+    daemons = tuple(spared)
+    rest = [p for p in family if not any(word.endswith(daemons) for word in _words(p) if daemons)]
+    _signal([*papermills, *rest], signal.SIGKILL)
+    return len(papermills)
+
+
+def markers(entries: Iterable[Entry]) -> tuple[str, ...]:
+    """What marks the daemons among a journal's entries: the configuration file in their command line."""
+    return tuple(e.what["marker"] for e in entries if e.kind == "daemon" and "marker" in e.what)
+
+
+def _below(process: psutil.Process, *, recursive: bool = False) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        return list(process.children(recursive=recursive))
+    return []
+
+
+def _words(process: psutil.Process) -> list[str]:
+    with suppress(psutil.NoSuchProcess):
+        return list(process.cmdline())
+    return []
+
+
+def _signal(processes: Iterable[psutil.Process], sig: signal.Signals) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(sig)
+
+
+def _wait(processes: Iterable[psutil.Process], seconds: float) -> None:
+    """Waits until all have ended; a zombie has."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and any(p.is_running() and lives(p.pid) for p in processes):
+        time.sleep(0.05)
+
+
+def verdict(done: Execution, record: StageRecord | None, run: str) -> Verdict:
+    """The verdict on one run of a stage's notebook. Pure.
+
+    :param record: what the closing cell wrote, None when there is nothing.
+    :param run: the run's id, which the record must have.
+    """
+    reasons = [
+        *([done.cause] if done.cause else []),
+        *(_of_cells(done.notebook) if done.notebook else ["papermill left no notebook"]),
+        *_of_status(done.status),
+        *_of_record(record, run),
+    ]
+    return Verdict(passed=not reasons, reasons=tuple(dict.fromkeys(reasons)))
+
+
+def code_cells(notebook: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The cells of a notebook that have code to run, in order."""
+    return [
+        cell
+        for cell in notebook["cells"]
+        if cell["cell_type"] == "code" and text(cell["source"]).strip()
+    ]
+
+
+def text(source: str | list[str]) -> str:
+    """A cell's or an output's text, which a notebook's file holds whole or line by line."""
+    return source if isinstance(source, str) else "".join(source)
+
+
+def errors(cell: Mapping[str, Any]) -> list[str]:
+    """The errors among a cell's outputs: ``ValueError: no such thing``."""
+    found = (item for item in cell.get("outputs", ()) if item["output_type"] == "error")
+    return [f"{item['ename']}: {item['evalue']}".strip().rstrip(":") for item in found]
+
+
+def _of_cells(notebook: Mapping[str, Any]) -> Iterator[str]:
+    cells = code_cells(notebook)
+    for number, cell in enumerate(cells, 1):
+        for error in errors(cell):
+            yield f"code cell {number} of {len(cells)} raised {error}"
+    waiting = [n for n, cell in enumerate(cells, 1) if not _ran(cell)]
+    if waiting:
+        yield f"code cell {waiting[0]} of {len(cells)} did not run to its end"
+    if not cells or not text(cells[-1]["source"]).rstrip().endswith(CLOSING):
+        yield f"the notebook does not end in {CLOSING}"
+
+
+def _ran(cell: Mapping[str, Any]) -> bool:
+    """Whether the kernel answered that the cell was done: only then it has a number and a reply."""
+    times = cell.get("metadata", {}).get("execution")
+    replied = times is None or "shell.execute_reply" in times
+    return cell.get("execution_count") is not None and replied
+
+
+def _of_status(status: int) -> Iterator[str]:
+    if status == DEAD_KERNEL:
+        yield "the notebook's kernel died"
+    elif status < 0 or status > 128:
+        yield f"papermill was ended by signal {-status if status < 0 else status - 128}"
+    elif status:
+        yield f"papermill ended with exit status {status}"
+
+
+def _of_record(record: StageRecord | None, run: str) -> Iterator[str]:
+    if record is None:
+        yield "the closing cell left no record"
+        return
+    if record.run != run:
+        yield f"the record is of another run ({record.run})"
+    if not record.closed:
+        yield "the record says that the stage was not closed"
+    yield from record.problems
+    if record.state != "passed" and not record.problems:
+        yield "the record says that the stage failed"
 
 
 def tidy(notebook: Mapping[str, Any], name: str) -> str:
@@ -237,39 +376,6 @@ def write_lab_file(lab: Lab) -> Path:
     if text_of(path) != text:
         write_atomically(path, text)
     return path
-
-
-def value_of(text: str) -> Any:
-    """An option's value: JSON where it is JSON (numbers, true, null, lists), else the text itself."""
-    try:
-        return reading.parsed(text)
-    except ValueError:
-        return text
-
-
-def pair(option: str) -> tuple[str, Any]:
-    """``replicas=3`` or ``proxy.port=81`` as name and value; :class:`ConfigError` when it is no such pair."""
-    name, equals, value = option.partition("=")
-    if not equals or not name.replace(".", "").isidentifier():
-        raise ConfigError(
-            quoted(option), "is no NAME=VALUE", "write it like replicas=3", code="config.option"
-        )
-    return name, value_of(value)
-
-
-def _papermill(
-    argv: tuple[str | Path, ...],
-    env: Mapping[str, str],
-    on_line: Callable[[str], None],
-    timeout: float,
-) -> tuple[int, str]:
-    """The exit status, and what was said on standard error."""
-    try:
-        done = run.run(argv, ok=range(-64, 256), env=env, timeout=timeout, on_line=on_line)
-    except CommandTimeoutError as error:
-        on_line(str(error))
-        return error.status, str(error)
-    return done.status, done.stderr
 
 
 def _is_table(value: object) -> bool:

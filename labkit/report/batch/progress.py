@@ -1,11 +1,12 @@
-"""The batch's progress: a live table on a terminal, plain lines anywhere else; both in the log."""
+"""What a batch tells a person: its progress (a live table on a terminal, plain lines anywhere else, both in the log),
+and when it is over how to go on with the lab."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from labkit.core.progress import told
-from labkit.display import about, shown
+from labkit.display import about, curl, shown
+from labkit.errors import StateError
+from labkit.farm.network import host
+from labkit.farm.services import dns_config
+from labkit.model.lab import Lab
 from labkit.report.batch.schedule import left
-from labkit.report.stages.plan import Plan
+from labkit.report.stages import record as records
+from labkit.report.stages.assignment import StagePlan
+from labkit.wiki import server
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,7 +71,7 @@ class Progress:
         self._lines: dict[str, Line] = {}
         self._lock = threading.Lock()
         self._stack = ExitStack()
-        self._plans: Sequence[Plan] = ()
+        self._plans: Sequence[StagePlan] = ()
         self._seconds: Mapping[str, float] = {}
         self._began = self._told = time.monotonic()
 
@@ -88,7 +95,7 @@ class Progress:
         """These stages will be shown, in this order."""
         self._lines = {name: Line() for name in names}
 
-    def estimate(self, plans: Sequence[Plan], seconds: Mapping[str, float]) -> None:
+    def estimate(self, plans: Sequence[StagePlan], seconds: Mapping[str, float]) -> None:
         """These stages take so many seconds each; the others of ``plans`` need not run."""
         self._plans, self._seconds = plans, seconds
 
@@ -184,3 +191,54 @@ class Progress:
                 )
             table.caption = self.clock
         return table
+
+
+def next_steps(lab: Lab, site: Path, *, whole: bool = True) -> tuple[tuple[str, str], ...]:
+    """Headings with their texts, without any password: the review site (``site`` is its index) and, for the
+    ``whole`` lab once its report was published, how to use it."""
+    review = ("Review site", str(site))
+    if not whole or not report_address(lab):
+        return (review,)
+    return (*_report(lab), *_sites(lab), review, *_next())
+
+
+def report_address(lab: Lab) -> str:
+    """Where the report was published last, '' when it never was, or when that cannot be read any more."""
+    try:
+        found = [result for record in records.latest(lab) for result in record.results]
+    except StateError:
+        return ""
+    return next((item.subject for item in found if item.action == "report.publish"), "")
+
+
+def _report(lab: Lab) -> Iterator[tuple[str, str]]:
+    yield "Report", report_address(lab)
+    if not lab.wiki.url:
+        login = server.login_page(lab)
+        yield (
+            "Log in",
+            f"{login.url} as {', '.join(login.accounts[:-1])} or {login.accounts[-1]}; the passwords:",
+        )
+        yield "", f"sudo cat {login.passwords}"
+
+
+def _sites(lab: Lab) -> Iterator[tuple[str, str]]:
+    """The commands bring the address along: only the lab's own name server has the sites' names."""
+    name, url, ip = lab.host_name(lab.sites[0].name), lab.url(lab.sites[0].name), lab.gateway.ip
+    rules = f"--no-proxy-server --host-resolver-rules='MAP *.{lab.domain} {ip}'"
+    within = "sudo " if lab.netns else ""
+    chromium = "chromium --no-sandbox" if lab.netns else "chromium"
+    asked = curl(url, options=f"--resolve {name}:{lab.proxy.port}:{ip}")
+    yield "Sites", ", ".join(lab.url(site.name) for site in lab.sites)
+    yield "", "only the lab's DNS has these names; this looks one up, asks it, and opens it:"
+    yield "", f"sudo {dns_config.with_dns(lab)} getent hosts {name}"
+    yield "", within + host.again(lab, asked)
+    yield "", within + host.again(lab, f"{chromium} {rules} {url}")
+
+
+def _next() -> Iterator[tuple[str, str]]:
+    yield (
+        "Next",
+        "write a line that begins with REX> on the report's page; ./lab remarks lists them",
+    )
+    yield "", "./lab notebook opens the stages in JupyterLab; sudo ./lab down takes the lab down"

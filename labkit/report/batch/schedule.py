@@ -1,15 +1,22 @@
-"""Which stages are to run, which may begin, and how each came out. Pure."""
+"""The order of a rebuild: which stages run, which may begin, how each came out, and what all of it will take."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
+from labkit.core import run
+from labkit.core.files import existing
+from labkit.display import about, counted, human_bytes
+from labkit.farm.rootfs import variants
+from labkit.model.lab import Lab
 from labkit.records import Record
-from labkit.report.stages import plan as plans
-from labkit.report.stages.plan import Plan
+from labkit.report.stages.assignment import BYTES, STAGES, StagePlan, plan
+from labkit.report.stages.build_cache import BuildCache
 
 State = Literal["passed", "unchanged", "failed", "not run", "ended"]
 #: The states with which the stages that wait for one may begin.
@@ -41,32 +48,43 @@ class Wish(Record):
     keep_going: bool = False
     parameters: dict[str, Any] = Field(default_factory=dict)
 
-    def plans(self) -> tuple[Plan, ...]:
+    def plans(self) -> tuple[StagePlan, ...]:
         """The stages, in order; raises :class:`ConfigError` for a name that is none."""
-        wanted = {plans.plan(name).name for name in self.stages}
+        wanted = {plan(name).name for name in self.stages}
         if self.start:
-            plans.plan(self.start)
-        return tuple(stage for stage in plans.STAGES if not wanted or stage.name in wanted)
+            plan(self.start)
+        return tuple(stage for stage in STAGES if not wanted or stage.name in wanted)
 
     def forced(self) -> frozenset[str]:
         """The stages that run even when nothing has changed."""
         if self.force:
-            return frozenset(stage.name for stage in plans.STAGES)
+            return frozenset(stage.name for stage in STAGES)
         return following(self.start) if self.start else frozenset()
 
 
 def following(start: str) -> frozenset[str]:
     """A stage and all that depend on it, directly or not."""
     found = {start}
-    for stage in plans.STAGES:  # each stage comes after those that it waits for
+    for stage in STAGES:  # each stage comes after those that it waits for
         if found & {*stage.after, *stage.later}:
             found.add(stage.name)
     return frozenset(found)
 
 
+def to_run(stages: Sequence[StagePlan], why: Callable[[StagePlan], str]) -> dict[str, str]:
+    """The stages that have to run, each with the reason: its own (``why`` returns it, '' for none), or that one
+    which it waits for or shows is run again."""
+    found: dict[str, str] = {}
+    for stage in sorted(stages, key=lambda stage: len(stage.later)):
+        earlier = [name for name in (*stage.after, *stage.later) if name in found]
+        if reason := why(stage) or (f"{earlier[0]} is run again" if earlier else ""):
+            found[stage.name] = reason
+    return found
+
+
 def ready(
-    wanted: Sequence[Plan], states: Mapping[str, State], running: Collection[str]
-) -> list[Plan]:
+    wanted: Sequence[StagePlan], states: Mapping[str, State], running: Collection[str]
+) -> list[StagePlan]:
     """The stages that may begin: ``states`` has those that are over. A stage waits only for those of
     the stages before it that are wanted, too; one that another shows later, for all that can run."""
     here, later = {stage.name for stage in wanted}, {n for stage in wanted for n in stage.later}
@@ -81,7 +99,7 @@ def ready(
     return free if not (first or running) else first
 
 
-def left(wanted: Sequence[Plan], seconds: Mapping[str, float], over: Collection[str]) -> float:
+def left(wanted: Sequence[StagePlan], seconds: Mapping[str, float], over: Collection[str]) -> float:
     """How many seconds it takes until all are ``over``, when each takes so many (more) ``seconds``."""
     later = {name for stage in wanted for name in stage.later}
     ends: dict[str, float] = {}
@@ -97,7 +115,7 @@ def left(wanted: Sequence[Plan], seconds: Mapping[str, float], over: Collection[
     return max(ends.values(), default=0.0) + rest
 
 
-def not_run(stage: Plan, endings: Mapping[str, Ending], interrupted: str) -> Ending:
+def not_run(stage: StagePlan, endings: Mapping[str, Ending], interrupted: str) -> Ending:
     """How a stage came out that was never begun, with the reason."""
     bad = [name for name, ending in endings.items() if ending.state not in GOOD]
     needed = [name for name in stage.after if name in endings and name in bad]
@@ -108,3 +126,86 @@ def not_run(stage: Plan, endings: Mapping[str, Ending], interrupted: str) -> End
     else:
         reason = f"{bad[0]} failed" if bad else "a stage that it waits for did not run"
     return Ending(stage=stage.name, state="not run", reasons=(reason,))
+
+
+class Expected(Record):
+    """What stages that are to run will take: seconds each, those to the first report and to the end, bytes
+    to download and of disk; ``building`` are those that have a root file system to build, ``measured``
+    whether all of it was measured on this machine."""
+
+    seconds: dict[str, float]
+    report: float
+    whole: float
+    download: int
+    space: int
+    building: tuple[str, ...]
+    measured: bool
+
+    def sentence(self, free: int) -> str:
+        """The same in a sentence; ``free`` are the bytes that the disk has left."""
+        first = (
+            f"about {about(self.report)} to the report, " if self.report < self.whole else "about "
+        )
+        needs = f", {human_bytes(self.download)} to download, {human_bytes(self.space)} of disk ({human_bytes(free)} free)"
+        source = "the last time on this machine" if self.measured else "typical of two processors"
+        return (
+            f"{counted(len(self.seconds), 'stage')} to run: {first}{about(self.whole)} in all"
+            f"{needs if self.building else ', nothing to download'} ({source})"
+        )
+
+
+def expect(lab: Lab, stages: Collection[StagePlan], memory: BuildCache) -> Expected:
+    """What these stages will take now."""
+    building = tuple(stage.name for stage in stages if not _built(lab, stage))
+    last = {stage.name: memory.seconds.get(_key(stage.name, building)) for stage in stages}
+    usual = {stage.name: stage.seconds[stage.name not in building] for stage in stages}
+    seconds = {name: usual[name] if known is None else known for name, known in last.items()}
+    later = {name for stage in stages for name in stage.later}
+    fetched, kept = (memory.fetched, memory.kept) if memory.kept else BYTES
+    return Expected(
+        seconds=seconds,
+        report=left(tuple(stages), seconds, later),
+        whole=left(tuple(stages), seconds, ()),
+        download=max(0, fetched - disk_use(lab.cache_dir / "debian")),
+        space=max(0, kept - disk_use(lab.cache_dir, lab.state_dir)),
+        building=building,
+        measured=None not in last.values() and (bool(memory.kept) or not building),
+    )
+
+
+def measured(
+    lab: Lab, memory: BuildCache, expected: Expected, seconds: dict[str, float]
+) -> BuildCache:
+    """The memory with what was measured of the stages that passed."""
+    names = {_key(name, expected.building): taken for name, taken in seconds.items()}
+    update: dict[str, object] = {"seconds": {**memory.seconds, **names}}
+    if set(expected.building) & set(seconds):
+        places = lab.cache_dir, lab.state_dir
+        update |= {"fetched": disk_use(lab.cache_dir / "debian"), "kept": disk_use(*places)}
+    return memory.model_copy(update=update)
+
+
+def disk_use(*folders: Path) -> int:
+    """The bytes that folders take on their disks, hard links once; 0 for those that are not there."""
+    there = [folder for folder in folders if folder.is_dir()]
+    words = ("du", "--summarize", "--total", "--one-file-system", "--block-size=1")
+    if not there:
+        return 0
+    return int(run.run([*words, *there], ok=(0, 1)).stdout.splitlines()[-1].split()[0])
+
+
+def free(lab: Lab) -> int:
+    """The bytes that the disk of the lab's cache has left."""
+    return shutil.disk_usage(existing(lab.cache_dir)).free
+
+
+def _key(name: str, building: Collection[str]) -> str:
+    return f"{name}, building" if name in building else name
+
+
+def _built(lab: Lab, stage: StagePlan) -> bool:
+    """Whether the cache has a root file system of each kind that a stage needs, perhaps of older packages."""
+    names = [name or variants.of_lab(lab).name for name in stage.builds]
+    suite = lab.rootfs.suite or "*"
+    folder = lab.cache_dir / "rootfs"
+    return all(any(folder.glob(f"{name}-{suite}-*/rootfs.json")) for name in names)

@@ -1,4 +1,4 @@
-"""Figures of the root file systems side by side, and of the way down from one to the next."""
+"""Figures of the sizes of root file systems: side by side, the way down to the smallest, and what each step saves."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from labkit.core.result import Figure, Result
-from labkit.core.tables import Cell
 from labkit.display import human_bytes
-from labkit.errors import ConfigError
 from labkit.model.lab import Lab
 from labkit.report.figures import style
+from labkit.report.figures.style import HATCHES, TINTS, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,170 +25,139 @@ NOTES = {
     "smallest-openssh": "with busybox, and what is loaded",
     "smallest": "with dropbear for OpenSSH",
 }
-#: The colours of kinds of files, the style's own in tints on which dark letters are legible; the
-#: last is for all kinds that have none.
-TINTS = ("#8fc1e3", "#f0b183", "#8fd0b5", "#ecc3d8", "#f3d489", "#c9e5f7", "#f6f0a0", "#d9dee5")
-#: Marks on those tints that are alike to some eyes, in the same order.
-HATCHES = ("", "", "", "////", "....", "\\\\\\\\", "xxxx", "")
 #: A layer's bars: gzip, zstd.
 LAYERS = {"gzip": "#3d4852", "zstd": "#8a949e"}
 #: How wide a letter of a label within a bar is, as a share of the longest bar.
 LETTER = 0.0115
+#: Where the axis of the steps has its lines (MB): the distance is a ratio, so that small steps are seen, too.
+TICKS = (5, 10, 20, 50, 100, 200)
+#: How many broken questions a label names.
+NAMED = 3
 
 
-def waterfall(lab: Lab, result: Result[Any], *, name: str = "waterfall") -> Figure:
-    """The way down from the largest root file system, step by step, with Docker's as lines.
-
-    ``result`` is :func:`labkit.farm.study.comparison.compare`'s; the steps are of its table ``waterfall``.
-    """
-    rows = table_rows(result, "waterfall")
-    highest = max(float(row["size"] or 0) for row in rows) / MB
-    with style.axes(1.1 + 0.3 * len(rows)) as (figure, axes):
-        level = 0.0
-        for place, row in enumerate(rows):
-            _step(axes, place, row, level)
-            level = float(row["size"] or 0) / MB
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_xlim(0, 1.16 * highest)
-        axes.set_yticks(range(len(rows)), [_step_label(row) for row in rows], color=style.INK)
-        for label, row in zip(axes.get_yticklabels(), rows, strict=True):
-            label.set_fontweight("bold" if row["a root file system"] else "normal")
-        axes.set_xlabel("apparent size (MB)")
-        axes.set_title(
-            f"From {human_bytes(float(rows[0]['size'] or 0))} to "
-            f"{human_bytes(float(rows[-1]['size'] or 0))}: what makes the difference",
-            pad=24,
-        )
-        axes.grid(axis="x")
-        axes.tick_params(axis="y", length=0)
-        _docker_lines(axes, table_rows(result, "variants"))
-        return style.save(
-            lab,
-            figure,
-            name=name,
-            alt=f"A waterfall of sizes: {_told(rows)}.",
-            caption="The way down, step by step. Blue: a root file system as it stands; orange: what "
-            "the next one does not have (green: has besides), computed from the files of both"
-            f"{_told_lines(table_rows(result, 'variants'))}.",
-        )
+def _bar_axes(axes: Axes, names: Sequence[str], *, ends: tuple[float, float]) -> None:
+    """Names the horizontal bars, from the top down."""
+    axes.set_yticks(range(len(names)), names, color=style.INK)
+    axes.set_ylim(len(names) - ends[0], -ends[1])
+    axes.grid(axis="x")
+    axes.tick_params(axis="y", length=0)
 
 
-def variant_sizes(lab: Lab, result: Result[Any], *, name: str = "variants") -> Figure:
-    """The variants side by side: the kinds of their files, and each as a compressed layer if it was packed.
-
-    ``result`` is :func:`labkit.farm.study.comparison.compare`'s, with tables ``variants`` and ``kinds``.
-    """
-    rows = table_rows(result, "variants")
-    kinds = table_rows(result, "kinds")
-    widest = max(float(row["on disk"] or 0) for row in rows) / MB
-    packed = "gzip" in rows[0]
-    with style.axes(1.6 + (0.78 if packed else 0.6) * len(rows)) as (figure, axes):
-        axes.set_xlim(0, 1.3 * widest)
-        for place, row in enumerate(rows):
-            _variant(axes, place, row, _shares(kinds, str(row["variant"])))
-        axes.set_yticks(range(len(rows)), [_variant_label(row) for row in rows], color=style.INK)
-        axes.set_ylim(len(rows) - 0.45, -0.55)
-        axes.set_xlabel("MB")
-        shown = "files, and compressed layer" if packed else "what kinds of files they are"
-        axes.set_title(f"Root file systems of {result.subject}: {shown}")
-        axes.grid(axis="x")
-        axes.tick_params(axis="y", length=0)
-        _variant_key(axes, list(_shares(kinds, str(rows[0]["variant"]))), LAYERS if packed else {})
-        listed = "; ".join(
-            f"{row['variant']} {human_bytes(float(row['size'] or 0))} in {row['packages']} packages, "
-            f"{human_bytes(float(row['on disk'] or 0))} on disk{_told_layer(row) if packed else ''}"
-            for row in rows
-        )
-        return style.save(
-            lab,
-            figure,
-            name=name,
-            alt=f"Horizontal bars, the size of each root file system by kind of file: {listed}.",
-            caption="Root file systems side by side: the apparent size of their files by kind (the mark: "
-            f"what they take on the disk){', and below it the same as one compressed layer of an image' if packed else ''}.",
-        )
-
-
-def table_rows(result: Result[Any], name: str) -> list[dict[str, Cell]]:
-    """A table's rows by column; raises :class:`ConfigError` when the result has no such table."""
-    try:
-        table = result.table(name)
-    except KeyError as error:
-        raise ConfigError(
-            f"the result of {result.action}", f"has no table {error}", code="config.table"
-        ) from None
-    heads = [column.name for column in table.columns]
-    return [dict(zip(heads, row, strict=True)) for row in table.rows]
+def _beside(axes: Axes, place: int, end: float, text: str, *, away: float, **look: Any) -> None:
+    """A text some points right of a bar's end, on white."""
+    axes.annotate(
+        text, (end, place), (away, 0), textcoords="offset points", va="center", zorder=4,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8}, **look,
+    )  # fmt: skip
 
 
 # -- the waterfall -----------------------------------------------------------------------------------
 
 
-def _step(axes: Axes, place: int, row: Mapping[str, Cell], level: float) -> None:
+def waterfall(lab: Lab, result: Result[Any], *, name: str = "waterfall") -> Figure:
+    """Draws the way down from the largest root file system, step by step, with Docker's sizes as lines.
+
+    :param result: of :func:`labkit.farm.study.compare`, with tables ``waterfall`` and ``variants``.
+    :param name: the figure's name, and its files'.
+    """
+    rows, variants = style.rows(result, "waterfall"), style.rows(result, "variants")
+    docker = [row for row in variants if row["variant"] in DOCKER]
+    with style.axes(1.1 + 0.3 * len(rows)) as (figure, axes):
+        level = 0.0
+        for place, row in enumerate(rows):
+            _waterfall_bar(axes, place, row, level)
+            level = row["size"] / MB
+        widest = max(row["size"] for row in rows) / MB
+        axes.set(xlim=(0, 1.16 * widest), xlabel="apparent size (MB)")
+        names = [row["step"] + ("" if row["a root file system"] else "  ") for row in rows]
+        _bar_axes(axes, names, ends=(0.4, 0.6))
+        for label, row in zip(axes.get_yticklabels(), rows, strict=True):
+            label.set_fontweight("bold" if row["a root file system"] else "normal")
+        ends = f"From {human_bytes(rows[0]['size'])} to {human_bytes(rows[-1]['size'])}"
+        axes.set_title(f"{ends}: what makes the difference", pad=24)
+        _docker_lines(axes, docker)
+        dashed = " and ".join(DOCKER[row["variant"]] for row in docker)
+        return style.save(
+            lab,
+            figure,
+            name=name,
+            alt=f"A waterfall of sizes: {'; '.join(map(_bar_in_words, rows))}.",
+            caption="The way down, step by step. Blue: a root file system as it stands; orange: what "
+            "the next one does not have (green: has besides), computed from the files of both"
+            f"{f'; dashed: {dashed}' if dashed else ''}.",
+        )
+
+
+def _waterfall_bar(axes: Axes, place: int, row: Row, level: float) -> None:
     """A root file system's bar from nothing on, or a step's from the level before it."""
-    after, more = float(row["size"] or 0) / MB, float(row["more or less"] or 0) / MB
-    if row["a root file system"]:
+    after, more, whole = row["size"] / MB, row["more or less"] / MB, row["a root file system"]
+    if whole:
         axes.barh(place, after, height=0.66, color=style.BLUE)
-        note = NOTES.get(str(row["step"]))
+        note = NOTES.get(row["step"])
         text = f"{after:.1f}   {note}" if note else f"{after:.1f}"
     else:
         colour = style.GREEN if more > 0 else style.ORANGE
         axes.barh(place, abs(more), left=min(level, after), height=0.5, color=colour)
         text = f"{more:+.1f}".replace("-", "−")
         axes.plot([level, level], [place - 0.75, place - 0.25], color=style.GREY, linewidth=0.8)
-    end = after if row["a root file system"] else max(level, after)
-    axes.annotate(
-        text, (end, place), (5, 0), textcoords="offset points", va="center", fontsize=9,
-        fontweight="bold" if row["a root file system"] else "normal",
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8}, zorder=4,
-    )  # fmt: skip
+    end, weight = (after, "bold") if whole else (max(level, after), "normal")
+    _beside(axes, place, end, text, away=5, fontsize=9, fontweight=weight)
 
 
-def _step_label(row: Mapping[str, Cell]) -> str:
-    name = str(row["step"])
-    return name if row["a root file system"] else f"{name}  "
+def _bar_in_words(row: Row) -> str:
+    if row["a root file system"]:
+        return f"{row['step']} {human_bytes(row['size'])}"
+    more = row["more or less"]
+    return f"{row['step']} {human_bytes(abs(more))} {'less' if more < 0 else 'more'}"
 
 
-def _docker_lines(axes: Axes, rows: Sequence[Mapping[str, Cell]]) -> None:
+def _docker_lines(axes: Axes, rows: Sequence[Row]) -> None:
     """A line down from each of Docker's, so that the others can be held against it."""
-    sizes = {str(row["variant"]): float(row["size"] or 0) / MB for row in rows}
-    lines = sorted((size, name) for name, size in sizes.items() if name in DOCKER)
+    lines = sorted((row["size"] / MB, row["variant"]) for row in rows)
     for place, (size, name) in enumerate(lines):
         axes.axvline(size, color=style.INK, linestyle="--", linewidth=1, zorder=3)
-        side = ("right", -4) if place == 0 and len(lines) > 1 else ("left", 4)
+        left = place == 0 and len(lines) > 1
         axes.annotate(
-            f"{name} {size:.1f}", (size, -0.72), (side[1], 0), textcoords="offset points",
-            ha=side[0], va="bottom", fontsize=9, annotation_clip=False,
+            f"{name} {size:.1f}", (size, -0.72), (-4 if left else 4, 0), textcoords="offset points",
+            ha="right" if left else "left", va="bottom", fontsize=9, annotation_clip=False,
         )  # fmt: skip
-
-
-def _told_lines(rows: Sequence[Mapping[str, Cell]]) -> str:
-    shown = [words for name, words in DOCKER.items() if any(row["variant"] == name for row in rows)]
-    return f"; dashed: {' and '.join(shown)}" if shown else ""
-
-
-def _told(rows: Sequence[Mapping[str, Cell]]) -> str:
-    parts = []
-    for row in rows:
-        more, after = float(row["more or less"] or 0), float(row["size"] or 0)
-        sign = "less" if more < 0 else "more"
-        size = human_bytes(after if row["a root file system"] else abs(more))
-        parts.append(f"{row['step']} {size}{'' if row['a root file system'] else ' ' + sign}")
-    return "; ".join(parts)
 
 
 # -- side by side ------------------------------------------------------------------------------------
 
 
-def _shares(kinds: Sequence[Mapping[str, Cell]], variant: str) -> dict[str, float]:
-    """The sizes of a variant's kinds (MB): the largest ones of all variants, and the rest."""
-    sizes = {str(row["kind"]): float(row[variant] or 0) / MB for row in kinds}
-    named = list(sizes)[: len(TINTS) - 1]
-    rest = sum(size for name, size in sizes.items() if name not in named)
-    return {**{name: sizes[name] for name in named}, "all else": rest}
+def variant_sizes(lab: Lab, result: Result[Any], *, name: str = "variants") -> Figure:
+    """Draws the variants side by side: the kinds of their files, and each as a compressed layer if it was packed.
+
+    :param result: of :func:`labkit.farm.study.compare`, with tables ``variants`` and ``kinds``.
+    :param name: the figure's name, and its files'.
+    """
+    rows = style.rows(result, "variants")
+    kinds = style.frame(result, "kinds").set_index("kind") / MB
+    few = len(TINTS) - 1  # the largest kinds of all variants; the others are one
+    shares = {key: {**kinds[key][:few], "all else": kinds[key][few:].sum()} for key in kinds}
+    packed = "gzip" in rows[0]
+    with style.axes(1.6 + (0.78 if packed else 0.6) * len(rows)) as (figure, axes):
+        axes.set_xlim(0, 1.3 * max(row["on disk"] for row in rows) / MB)
+        for place, row in enumerate(rows):
+            _variant(axes, place, row, shares[row["variant"]])
+        _bar_axes(axes, [_variant_label(row) for row in rows], ends=(0.45, 0.55))
+        shown = "files, and compressed layer" if packed else "what kinds of files they are"
+        axes.set(xlabel="MB", title=f"Root file systems of {result.subject}: {shown}")
+        _variant_key(axes, list(shares[rows[0]["variant"]]), LAYERS if packed else {})
+        below = ", and below it the same as one compressed layer of an image" if packed else ""
+        return style.save(
+            lab,
+            figure,
+            name=name,
+            alt="Horizontal bars, the size of each root file system by kind of file: "
+            f"{'; '.join(map(_variant_in_words, rows))}.",
+            caption="Root file systems side by side: the apparent size of their files by kind (the mark: "
+            f"what they take on the disk){below}.",
+        )
 
 
-def _variant(axes: Axes, place: int, row: Mapping[str, Cell], shares: Mapping[str, float]) -> None:
+def _variant(axes: Axes, place: int, row: Row, shares: Mapping[str, float]) -> None:
     """The files by kind with the space that they take on the disk, and the two layers below."""
     left, widest = 0.0, axes.get_xlim()[1]
     middle = place - 0.12 if "gzip" in row else place
@@ -207,31 +175,30 @@ def _variant(axes: Axes, place: int, row: Mapping[str, Cell], shares: Mapping[st
                 bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.0},
             )  # fmt: skip
         left += size
-    disk = float(row["on disk"] or 0) / MB
+    disk = row["on disk"] / MB
     axes.plot([disk, disk], [middle - 0.2, middle + 0.2], color=style.INK, linewidth=1.6)
-    axes.annotate(
-        f"{left:.1f}", (disk, middle), (5, 0), textcoords="offset points", va="center",
-        fontsize=9, fontweight="bold",
-    )  # fmt: skip
-    axes.annotate(
-        f"on disk {disk:.1f}", (disk, middle), (38, 0), textcoords="offset points",
-        va="center", fontsize=8,
-    )  # fmt: skip
+    words: dict[str, Any] = {"textcoords": "offset points", "va": "center"}
+    axes.annotate(f"{left:.1f}", (disk, middle), (5, 0), fontsize=9, fontweight="bold", **words)
+    axes.annotate(f"on disk {disk:.1f}", (disk, middle), (38, 0), fontsize=8, **words)
     for step, (name, colour) in enumerate(LAYERS.items() if "gzip" in row else ()):
-        size = float(row[name] or 0) / MB
-        height = place + 0.16 + 0.14 * step
+        size, height = row[name] / MB, place + 0.16 + 0.14 * step
         axes.barh(height, size, height=0.12, color=colour)
         axes.text(size + 1.5, height, f"{name} {size:.1f}", va="center", fontsize=7.5)
 
 
-def _variant_label(row: Mapping[str, Cell]) -> str:
-    name = str(row["variant"])
-    return f"{name}\n({DOCKER[name]})" if name in DOCKER else f"{name}\n(by {row['tool']})"
+def _variant_label(row: Row) -> str:
+    name = row["variant"]
+    return f"{name}\n({DOCKER.get(name) or 'by ' + row['tool']})"
 
 
-def _told_layer(row: Mapping[str, Cell]) -> str:
-    gzip, zstd = (human_bytes(float(row[name] or 0)) for name in LAYERS)
-    return f", as a layer {gzip} (gzip) or {zstd} (zstd)"
+def _variant_in_words(row: Row) -> str:
+    size, disk = human_bytes(row["size"]), human_bytes(row["on disk"])
+    said = f"{row['variant']} {size} in {row['packages']} packages, {disk} on disk"
+    if "gzip" not in row:
+        return said
+    return (
+        f"{said}, as a layer {human_bytes(row['gzip'])} (gzip) or {human_bytes(row['zstd'])} (zstd)"
+    )
 
 
 def _variant_key(axes: Axes, names: Sequence[str], layers: Mapping[str, str]) -> None:
@@ -245,3 +212,70 @@ def _variant_key(axes: Axes, names: Sequence[str], layers: Mapping[str, str]) ->
     handles.append(Line2D([], [], color=style.INK, linewidth=1.6, label="space on the disk"))
     handles += [Patch(color=colour, label=f"layer, {name}") for name, colour in layers.items()]
     axes.legend(handles=handles, loc="lower right", fontsize=8)
+
+
+# -- the steps to the smallest -----------------------------------------------------------------------
+
+
+def shrinking(lab: Lab, result: Result[Any]) -> Figure:
+    """Draws how much is left on the disk after each step, and the steps that were undone.
+
+    :param result: of :func:`labkit.farm.study.shrink`, with tables ``steps`` and ``undone``.
+    """
+    steps, undone = style.rows(result, "steps"), style.rows(result, "undone")
+    rows = [*steps, *undone]
+    sizes = [row["left on disk"] / MB for row in rows]
+    with style.axes(1.5 + 0.3 * len(rows)) as (figure, axes):
+        axes.set(xscale="log", xlim=(0.75 * min(sizes), 9.0 * max(sizes)))
+        for place, row in enumerate(rows):
+            if place < len(steps):
+                _step(axes, place, row, sizes[max(place - 1, 0)])
+            else:
+                _undone(axes, place, row)
+        axes.axhline(len(steps) - 0.5, color=style.GREY, linewidth=1)
+        _bar_axes(axes, [row["step"] for row in rows], ends=(0.4, 0.7))
+        axes.tick_params(axis="y", labelsize=9)
+        ticks = [tick for tick in TICKS if axes.get_xlim()[0] < tick < axes.get_xlim()[1]]
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel("on the disk after the step (MB; equal distances are equal ratios)")
+        first, last = human_bytes(steps[0]["left on disk"]), human_bytes(steps[-1]["left on disk"])
+        axes.set_title(f"To {result.subject} step by step: {first} to {last}")
+        kept = "; ".join(
+            f"{row['step']} {human_bytes(row['left on disk'])}, {row['answered']} answered"
+            for row in steps
+        )
+        failed = "; ".join(f"{row['step']}, fails {row['not answered']}" for row in undone)
+        return style.save(
+            lab,
+            figure,
+            name=f"shrinking-{result.subject}",
+            alt=f"What is left on the disk after each step: {kept}. Undone: {failed}.",
+            caption="Above the line: the steps that were kept; after each of them containers were started on "
+            "what was left, and every question was answered. Below it: steps that go further, each tried "
+            "by itself on the smallest one and undone, with the questions that were not answered.",
+        )
+
+
+def _step(axes: Axes, place: int, row: Row, before: float) -> None:
+    """A bar from what was left before to what is left now; a mark alone for the beginning."""
+    left = row["left on disk"] / MB
+    if place:
+        colour = style.GREEN if left > before else style.ORANGE
+        axes.barh(place, abs(before - left), left=min(before, left), height=0.55, color=colour)
+        axes.plot([before, before], [place - 0.75, place - 0.25], color=style.GREY, linewidth=0.8)
+        saved = f"{-row['saved on disk'] / MB:+.1f}".replace("-", "−")
+        text = f"{saved} → {left:.1f}   {row['answered']}"
+    else:
+        text = f"{left:.1f}   {row['answered']} answered"
+    axes.plot([left], [place], marker="o", color=style.BLUE, markersize=6)
+    _beside(axes, place, max(left, before), text, away=8, fontsize=8.5)
+
+
+def _undone(axes: Axes, place: int, row: Row) -> None:
+    left = row["left on disk"] / MB
+    axes.plot([left], [place], marker="X", color=style.PINK, markersize=8)
+    broken = row["not answered"].split(", ")
+    more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+    text = f"{left:.1f}   fails: {', '.join(broken[:NAMED])}{more}"
+    _beside(axes, place, left, text, away=8, fontsize=8.5)

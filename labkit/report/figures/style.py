@@ -12,29 +12,39 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from labkit.core import fonts
 from labkit.core.files import write_atomically
-from labkit.core.result import Figure, drafts
+from labkit.core.result import Figure, Result, drafts
 from labkit.errors import ConfigError, MachineError
 from labkit.model.lab import COLOURS, Lab
 
 if TYPE_CHECKING:
+    import pandas
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
+#: A row of a result's table: column -> value.
+Row = Mapping[str, Any]
 # matplotlib warns that its first search for fonts takes a moment, which would be in a cell's output.
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 #: The text's and the lines' colours; ``FAINT`` is for what only frames the data.
 INK, GREY, FAINT = "#1f2933", "#52606d", "#d5dae1"
 #: Series colours by their meaning; the sites' own are ``lab.colour(site)``.
 BLUE, ORANGE, GREEN, PINK, AMBER, SKY, YELLOW = COLOURS
+#: How the segments of a bar are told apart, in the order of a site's replicas.
+SEGMENTS = (BLUE, SKY, GREEN, AMBER, PINK, YELLOW, ORANGE)
 #: A figure's width in inches: a page column of 8 inches, at 150 dots an inch.
 WIDTH = 8.0
 DPI = 150
+#: The colours of kinds of files, the style's own in tints on which dark letters are legible; the
+#: last is for all kinds that have none.
+TINTS = ("#8fc1e3", "#f0b183", "#8fd0b5", "#ecc3d8", "#f3d489", "#c9e5f7", "#f6f0a0", "#d9dee5")
+#: Marks on those tints that are alike to some eyes, in the same order.
+HATCHES = ("", "", "", "////", "....", "\\\\\\\\", "xxxx", "")
 #: Marks that tell series apart without colour, in the order of the colours.
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -60,6 +70,22 @@ _SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "labkit",
     "svg.fonttype": "path",
 }
+
+
+def frame(result: Result[Any], name: str) -> pandas.DataFrame:
+    """A result's table as a DataFrame; raises :class:`ConfigError` when the result has no such table."""
+    try:
+        return result.table(name).frame()
+    except KeyError as error:
+        raise ConfigError(
+            f"the result of {result.action}", f"has no table {error}", code="config.table"
+        ) from None
+
+
+def rows(result: Result[Any], name: str) -> list[Row]:
+    """The same, row by row: column -> value."""
+    found: list[Row] = frame(result, name).to_dict("records")
+    return found
 
 
 @contextmanager
@@ -91,16 +117,11 @@ def save(lab: Lab, figure: Canvas, *, name: str, alt: str, caption: str) -> Figu
     ``caption`` is the line below it. Raises :class:`ConfigError` when one of them is missing.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
-        raise ConfigError(
-            repr(name),
-            "is no figure's name",
-            "lower-case letters, digits, hyphens",
-            code="config.figure",
-        )
+        words = ("is no figure's name", "lower-case letters, digits, hyphens")
+        raise ConfigError(repr(name), *words, code="config.figure")
     if not alt.strip() or not caption.strip():
-        raise ConfigError(
-            name, "a figure without alt text or caption", "say what it shows", code="config.figure"
-        )
+        words = ("a figure without alt text or caption", "say what it shows")
+        raise ConfigError(name, *words, code="config.figure")
     try:
         images = {"png": _bytes(figure, "png"), "svg": _bytes(figure, "svg")}
     except UserWarning as glyph:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import squarify
 
 from labkit.core.result import Figure, Result
 from labkit.display import human_bytes, ink_on
 from labkit.model.lab import Lab
 from labkit.report.figures import style
-from labkit.report.figures.rootfs import TINTS, table_rows
-from labkit.report.figures.squares import Box, divided
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,12 +24,21 @@ HEADING, HEADED, GAP = 13.0, 9.0, 1.5
 LARGEST, COMFORTABLE, SMALLEST = 10.0, 7.5, 6.5
 #: How wide a letter is as a share of its size (DejaVu Sans, on average; bold), and how high a line.
 LETTER, BOLD, SPACING = 0.6, 0.67, 1.2
-#: The uses' colours, by :data:`labkit.farm.study.unneeded.MEANING`'s order.
+#: The uses' colours, by :data:`labkit.farm.study.usage.MEANING`'s order.
 USES = ("#f0b183", "#f6f0a0", "#3a87c2")
 
 
+class Box(NamedTuple):
+    """A rectangle in points: its lower left corner, its width and its height."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
 class Group(NamedTuple):
-    """Tiles (name -> bytes) under one heading."""
+    """Tiles (name -> bytes, the largest first) under one heading."""
 
     name: str
     colour: str
@@ -52,26 +62,22 @@ NONE = Label("", 0.0)
 
 
 def package_map(lab: Lab, result: Result[Any]) -> Figure:
-    """What a root file system consists of: kinds of files, and whose they are.
+    """Draws the kinds of files that a root file system consists of, and in each the packages they belong to.
 
-    ``result`` is :func:`labkit.farm.study.sizes.explain`'s; the areas are apparent sizes.
+    :param result: of :func:`labkit.farm.study.explain`, with table ``parts``; the areas are apparent sizes.
     """
-    tiles: dict[str, dict[str, float]] = {}
-    for row in table_rows(result, "parts"):
-        kind = tiles.setdefault(str(row["kind"]), {})
-        kind[str(row["package"])] = float(row["size"] or 0)
+    tiles = _tiles(result, "parts", "kind")
     names = sorted(tiles, key=lambda name: -sum(tiles[name].values()))
+    last = len(style.TINTS) - 1
     groups = [
-        Group(name, TINTS[min(place, len(TINTS) - 1)], tiles[name])
-        for place, name in enumerate(names)
+        Group(name, style.TINTS[min(place, last)], tiles[name]) for place, name in enumerate(names)
     ]
-    whole = sum(group.size for group in groups)
-    title = f"What the {human_bytes(whole)} of {result.subject} are, and whose"
+    whole = human_bytes(sum(group.size for group in groups))
     return _drawn(
         lab,
-        [group for group in groups if group.size],
-        title,
-        name=f"map-{_plain(result.subject)}",
+        groups,
+        f"What the {whole} of {result.subject} are, and whose",
+        name=f"map-{result.subject}",
         what=f"the kinds of files of {result.subject} and, in each, the packages",
         caption=f"What {result.subject} consists of: a field for each kind of file, in it an area "
         "for each package as large as its files of that kind.",
@@ -79,26 +85,30 @@ def package_map(lab: Lab, result: Result[Any]) -> Figure:
 
 
 def use_map(lab: Lab, result: Result[Any]) -> Figure:
-    """The packages of a root file system by what a running replica does with them.
+    """Draws the packages of a root file system by what a running replica does with them.
 
-    ``result`` is :func:`labkit.farm.rootfs.actions.unneeded`'s; the areas are apparent sizes.
+    :param result: of :func:`labkit.farm.study.unneeded`, with its table of that name; the areas are apparent sizes.
     """
-    tiles: dict[str, dict[str, float]] = {}
-    for row in table_rows(result, "unneeded"):
-        tiles.setdefault(str(row["use"]), {})[str(row["package"])] = float(row["size"] or 0)
-    groups = [
-        Group(name, colour, own) for (name, own), colour in zip(tiles.items(), USES, strict=False)
-    ]
+    tiles = _tiles(result, "unneeded", "use")
     return _drawn(
         lab,
-        groups,
+        [Group(name, colour, tiles[name]) for name, colour in zip(tiles, USES, strict=False)],
         f"{result.subject}: the packages that a running web server uses, and the others",
-        name=f"use-{_plain(result.subject)}",
+        name=f"use-{result.subject}",
         what=f"the packages of {result.subject} by what a running replica does with them",
         caption=f"The packages of {result.subject}, each as large as its files: which ones a "
         "running replica opens a file of, which only the dependencies of those ask for, and the "
         "rest.",
     )
+
+
+def _tiles(result: Result[Any], table: str, column: str) -> dict[str, dict[str, float]]:
+    """The sizes of packages by what they have in a column, in the table's order; the largest package first."""
+    groups = style.frame(result, table).groupby(column, sort=False)
+    return {
+        name: dict(part.set_index("package")["size"].sort_values(ascending=False, kind="stable"))
+        for name, part in groups
+    }
 
 
 def _drawn(
@@ -110,21 +120,33 @@ def _drawn(
         axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
         axes.set_axis_off()
         width, height = 72 * style.WIDTH, 72 * HEIGHT
-        axes.set_xlim(0, width)
-        axes.set_ylim(0, height)
+        axes.set(xlim=(0, width), ylim=(0, height))
         axes.text(2, height - 16, title, fontsize=12, fontweight="bold", va="center")
-        box = Box(0, 0, width, height - 72 * TITLE)
-        ordered = sorted(groups, key=lambda group: -group.size)
-        for group, part in zip(ordered, divided([g.size for g in ordered], box), strict=True):
-            _group(axes, group, part.within(side=GAP))
-        listed = "; ".join(_told(group) for group in ordered)
+        ordered = sorted((g for g in groups if g.size), key=lambda group: -group.size)
+        boxes = divided([g.size for g in ordered], Box(0, 0, width, height - 72 * TITLE))
+        for group, (x, y, across, up) in zip(ordered, boxes, strict=True):
+            inner = Box(x + GAP, y + GAP, max(across - 2 * GAP, 0.0), max(up - 2 * GAP, 0.0))
+            _group(axes, group, inner)
         return style.save(
-            lab, figure, name=name, alt=f"Areas as large as {what}: {listed}.", caption=caption
+            lab,
+            figure,
+            name=re.sub(r"[:_.]", "-", name.lower()),
+            alt=f"Areas as large as {what}: {'; '.join(map(_told, ordered))}.",
+            caption=caption,
         )
 
 
+def divided(sizes: Sequence[float], box: Box) -> list[Box]:
+    """One part of the box for each size (positive, the largest first), as square as can be, from its upper left
+    corner on (Bruls, Huizing, van Wijk, "Squarified Treemaps")."""
+    areas = squarify.normalize_sizes(sizes, box.width, box.height)
+    parts = squarify.squarify(areas, box.x, 0.0, box.width, box.height)
+    top = box.y + box.height  # squarify begins at the lower left corner
+    return [Box(part["x"], top - part["y"] - part["dy"], part["dx"], part["dy"]) for part in parts]
+
+
 def _group(axes: Axes, group: Group, box: Box) -> None:
-    """A group with its heading and its tiles; where there is no room for both, as one tile."""
+    """A group with its heading and its tiles; where there is no space for both, as one tile."""
     heading = heading_of(group.name, human_bytes(group.size), box)
     if not heading.text:
         _tile(axes, box, group.colour, group.name, group.size)
@@ -133,9 +155,9 @@ def _group(axes: Axes, group: Group, box: Box) -> None:
         box.x + 2, box.y + box.height - HEADING / 2, heading.text, fontsize=heading.letters,
         fontweight="bold", va="center",
     )  # fmt: skip
-    tiles = sorted(((n, size) for n, size in group.tiles.items() if size > 0), key=_weight)
-    parts = divided([size for _, size in tiles], box.within(top=HEADING))
-    for (name, size), part in zip(tiles, parts, strict=True):
+    tiles = {name: size for name, size in group.tiles.items() if size > 0}
+    parts = divided([*tiles.values()], box._replace(height=box.height - HEADING))
+    for (name, size), part in zip(tiles.items(), parts, strict=True):
         _tile(axes, part, group.colour, name, size)
 
 
@@ -149,20 +171,12 @@ def heading_of(name: str, size: str, box: Box) -> Label:
 def _tile(axes: Axes, box: Box, colour: str, name: str, size: float) -> None:
     from matplotlib.patches import Rectangle
 
-    axes.add_patch(
-        Rectangle(
-            (box.x, box.y),
-            box.width,
-            box.height,
-            facecolor=colour,
-            edgecolor="white",
-            linewidth=0.8,
-        )
-    )
-    label = label_of(name, human_bytes(size), box.width, box.height)
+    x, y, width, height = box
+    axes.add_patch(Rectangle((x, y), width, height, fc=colour, ec="white", linewidth=0.8))
+    label = label_of(name, human_bytes(size), width, height)
     if label.text:
         axes.text(
-            box.x + box.width / 2, box.y + box.height / 2, label.text, fontsize=label.letters,
+            x + width / 2, y + height / 2, label.text, fontsize=label.letters,
             color=ink_on(colour), ha="center", va="center", linespacing=SPACING,
             rotation=90 if label.upright else 0,
         )  # fmt: skip
@@ -171,7 +185,9 @@ def _tile(axes: Axes, box: Box, colour: str, name: str, size: float) -> None:
 def label_of(name: str, size: str, width: float, height: float) -> Label:
     """The label of a tile of that many points: the first that is comfortable to read of the name with
     its size, in one line, broken, or upright, and of the name alone; else the largest. Pure."""
-    lines = _broken(name)
+    # a name may be broken after a hyphen or at a blank, not too near to its ends
+    places = (n for n in range(3, len(name) - 3) if name[n] in "- ")
+    lines = [name, *(f"{name[: n + 1].rstrip()}\n{name[n + 1 :]}" for n in places)]
     found: list[Label] = []
     for texts in ([f"{text}\n{size}" for text in lines], lines):
         found += [Label(text, _letters(text, width, height)) for text in texts]
@@ -181,12 +197,6 @@ def label_of(name: str, size: str, width: float, height: float) -> Label:
     return fine if fine.letters >= SMALLEST else NONE
 
 
-def _broken(name: str) -> list[str]:
-    """A name in one line, and broken after a hyphen or at a blank, not too near to its ends."""
-    places = (n for n in range(3, len(name) - 3) if name[n] in "- ")
-    return [name, *(f"{name[: n + 1].rstrip()}\n{name[n + 1 :]}" for n in places)]
-
-
 def _letters(text: str, width: float, height: float) -> float:
     """The size of letters with which a text fits, at most :data:`LARGEST`."""
     lines = text.split("\n")
@@ -194,16 +204,6 @@ def _letters(text: str, width: float, height: float) -> float:
     return min(LARGEST, across, (height - 2) / (SPACING * len(lines)))
 
 
-def _weight(item: tuple[str, float]) -> float:
-    return -item[1]
-
-
 def _told(group: Group) -> str:
-    tiles = sorted(group.tiles.items(), key=lambda item: -item[1])[:3]
-    listed = ", ".join(f"{name} {human_bytes(size)}" for name, size in tiles)
-    return f"{group.name} {human_bytes(group.size)} ({listed})"
-
-
-def _plain(name: str) -> str:
-    """A name as part of a file's: ``image:web`` -> ``image-web``."""
-    return name.lower().replace(":", "-").replace("_", "-").replace(".", "-")
+    largest = ", ".join(f"{n} {human_bytes(size)}" for n, size in list(group.tiles.items())[:3])
+    return f"{group.name} {human_bytes(group.size)} ({largest})"

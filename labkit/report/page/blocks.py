@@ -11,23 +11,24 @@ from labkit.display import counted
 from labkit.model.lab import Lab
 from labkit.records import Record
 from labkit.report.site.pages import ICONS
-from labkit.report.stages import closing as closings
-from labkit.report.stages import dialogue, memory, saved, signing
+from labkit.report.stages import build_cache, discussion, signing
 from labkit.report.stages import record as records
-from labkit.report.stages.assignment import ROWS
-from labkit.report.stages.plan import STAGES, Plan, plan
+from labkit.report.stages.assignment import REPORT, ROWS, STAGES, StagePlan, plan
 from labkit.report.stages.record import StageRecord
-from labkit.wiki.client.features import Features
+from labkit.report.stages.stage import (
+    closing_of,
+    coverage_table,
+    judged_rows,
+    row_answers,
+    task_table,
+)
+from labkit.wiki.client.protocol import Features, Upload
 from labkit.wiki.merge import fences
 from labkit.wiki.merge.fences import Block
 from labkit.wiki.remarks import listing, threads
 from labkit.wiki.remarks.listing import Remarks
 from labkit.wiki.render import notebook, wikitext
-from labkit.wiki.render.notebook import Rendered, Upload
-from labkit.wiki.render.places import Place, page_name
-
-#: The stage that publishes: its block is made while it runs.
-OWN = "07-report"
+from labkit.wiki.render.writing import Place, Written, page_name
 
 
 class Pages(Record):
@@ -38,26 +39,23 @@ class Pages(Record):
     uploads: tuple[Upload, ...]
 
 
-def pages(lab: Lab, found: Remarks, features: Features | None = None) -> Pages:
-    """The report's blocks and pictures, from what the stages left in the lab's outputs, for a wiki
-    that has these features (all of them where none are given)."""
-    return with_remarks(stages(lab, features), found)
-
-
 def stages(lab: Lab, features: Features | None = None) -> Pages:
-    """The same without the block that lists the remarks."""
+    """The report's blocks and pictures, from what the stages left in the lab's outputs, for a wiki that
+    has these features (all of them where none are given), without the block that lists the remarks."""
     latest = {record.stage: record for record in records.latest(lab)}
-    stale = memory.stale(lab, tuple(latest.values()))
+    stale = build_cache.stale(lab, tuple(latest.values()))
     uploads: dict[str, Upload] = {}
     blocks = [fences.block("summary", "", summary(latest, stale))]
     for stage in STAGES:
         record = latest.get(stage.name)
         why = stale.get(stage.name, "")
         shown = (
-            own(latest, stale) if stage.name == OWN else rendered(lab, stage, record, features, why)
+            own(latest, stale)
+            if stage.name == REPORT
+            else rendered(lab, stage, record, features, why)
         )
         uploads |= {item.name: item for item in shown.uploads}
-        blocks.append(fences.block(stage.name, wikitext.heading(stage.title, 2), shown.body))
+        blocks.append(fences.block(stage.name, wikitext.heading(stage.title, 2), shown.text))
     return Pages(
         latest=tuple(latest.values()), blocks=tuple(blocks), uploads=tuple(uploads.values())
     )
@@ -65,19 +63,19 @@ def stages(lab: Lab, features: Features | None = None) -> Pages:
 
 def with_remarks(made: Pages, found: Remarks) -> Pages:
     """These pages with the block that lists the remarks. Pure."""
-    asked = dialogue.with_results(found, made.latest)
+    asked = discussion.with_results(found, made.latest)
     block = fences.block(threads.LIST, wikitext.heading("Remarks", 2), listed(asked))
     return made.model_copy(update={"blocks": (*made.blocks, block)})
 
 
 def summary(latest: Mapping[str, StageRecord], stale: Mapping[str, str]) -> str:
     """The page's beginning: what it is, the stages at a glance, how to write a remark."""
-    rows = [_line(s, latest.get(s.name), s.name in stale) for s in STAGES if s.name != OWN]
+    rows = [_line(s, latest.get(s.name), s.name in stale) for s in STAGES if s.name != REPORT]
     head = ["Stage", "State", "Checks that hold", "Answers", "Took", "Begun (UTC)"]
     return "\n\n".join(
         (
             "The lab writes this report itself, from what its stages measured. "
-            f"The tasks and their states are in {_link(plan(OWN), plan(OWN).title)}.",
+            f"The tasks and their states are in {_link(plan(REPORT), plan(REPORT).title)}.",
             wikitext.grid(head, rows),
             "'''To remark on something''', begin a line with <code>REX&gt;</code>, anywhere on this"
             " page, and end it with your signature. A line that begins with <code>:</code> directly"
@@ -90,42 +88,42 @@ def summary(latest: Mapping[str, StageRecord], stale: Mapping[str, str]) -> str:
 
 def rendered(
     lab: Lab,
-    stage: Plan,
+    stage: StagePlan,
     latest: StageRecord | None,
     features: Features | None = None,
     stale: str = "",
-) -> Rendered:
+) -> Written:
     """A stage's block: its state, then its last passed run as its notebook shows it. ``latest`` is the
     record of its last run, if it has one; ``stale`` why that is, if it is."""
     bad = latest if latest and latest.state == "failed" else None
     good = records.read(lab, stage.name) if bad else latest
     if good is None and bad is None:
-        return Rendered(title="", body=_to_come(stage))
+        return Written(_to_come(stage))
     parts = [f"'''{ICONS['stale']} Stale''', because {wikitext.literal(stale)}."] if stale else []
     parts += [_failure(bad, good)] if bad else []
     shown = _shown(lab, stage, good, features or Features()) if good else None
-    parts += [_status(stage, good), shown.body] if good and shown else []
+    parts += [_status(stage, good), shown.text] if good and shown else []
     body = "\n\n".join(part for part in parts if part)
-    return Rendered(title="", body=body, uploads=shown.uploads if shown else ())
+    return Written(body, shown.uploads if shown else ())
 
 
-def own(latest: Mapping[str, StageRecord], stale: Mapping[str, str]) -> Rendered:
+def own(latest: Mapping[str, StageRecord], stale: Mapping[str, str]) -> Written:
     """The closing block: the tasks, and what answers each row of the assignment.
 
     It says nothing of the stage that publishes, so that publishing again finds it unchanged.
     """
-    result = closings.closing_of(tuple(latest.values()), stale)
-    others = [record for record in latest.values() if record.stage != OWN]
-    found, old = closings.answers(others, (result,)), stale.keys() - {OWN}
-    answered = closings.coverage_table(found, closings.rows(others, old, (result,)), old)
+    result = closing_of(tuple(latest.values()), stale)
+    others = [record for record in latest.values() if record.stage != REPORT]
+    found, old = row_answers(others, (result,)), stale.keys() - {REPORT}
+    answered = coverage_table(found, judged_rows(others, old, (result,)), old)
     parts = (
         wikitext.heading("The tasks", 3),
         f"'''{wikitext.literal(result.summary)}'''",
-        wikitext.table(closings.table(result.value.tasks)),
+        wikitext.table(task_table(result.value.tasks)),
         wikitext.heading("The assignment's rows", 3),
         wikitext.table(answered, longest=100),
     )
-    return Rendered(title="", body="\n\n".join(parts))
+    return Written("\n\n".join(parts))
 
 
 def listed(found: Remarks) -> str:
@@ -147,7 +145,7 @@ def listed(found: Remarks) -> str:
     return "\n\n".join([wikitext.table(told, longest=100), *gone])
 
 
-def _line(stage: Plan, record: StageRecord | None, stale: bool) -> list[str]:
+def _line(stage: StagePlan, record: StageRecord | None, stale: bool) -> list[str]:
     """A stage's row in the summary."""
     name = _link(stage, stage.title)
     rows = ", ".join(stage.rows)
@@ -160,12 +158,12 @@ def _line(stage: Plan, record: StageRecord | None, stale: bool) -> list[str]:
     return [name, f"{ICONS[state]} {state}", held, rows, took, begun]
 
 
-def _link(stage: Plan, text: str) -> str:
+def _link(stage: StagePlan, text: str) -> str:
     label = wikitext.literal(text, begins=False, ends=False)
     return f"[[{page_name(f'#{stage.title}')}|{label}]]"
 
 
-def _status(stage: Plan, record: StageRecord) -> str:
+def _status(stage: StagePlan, record: StageRecord) -> str:
     """A run's state, in a line."""
     return (
         f"'''{ICONS[record.state]} {record.state.capitalize()}''': {record.held} of "
@@ -175,7 +173,7 @@ def _status(stage: Plan, record: StageRecord) -> str:
 
 
 def _run(record: StageRecord) -> str:
-    """The run, as :func:`labkit.wiki.remarks.visible.run_of` reads it at the end of small print."""
+    """The run, as :func:`labkit.wiki.remarks.threads.run_of` reads it at the end of small print."""
     return f"run {wikitext.literal(record.run, begins=False)}"
 
 
@@ -188,15 +186,15 @@ def _failure(bad: StageRecord, good: StageRecord | None) -> str:
     return "\n".join([first, *said, *rest])
 
 
-def _to_come(stage: Plan) -> str:
+def _to_come(stage: StagePlan) -> str:
     """What a stage that never ran will answer."""
     said = [f"* '''{row}''' {wikitext.literal(ROWS[row], begins=False)}" for row in stage.rows]
     return "\n".join(["''Not run yet.'' It answers:", *said])
 
 
-def _shown(lab: Lab, stage: Plan, record: StageRecord, features: Features) -> Rendered:
+def _shown(lab: Lab, stage: StagePlan, record: StageRecord, features: Features) -> Written:
     """The run as its executed notebook shows it; without that, its results and figures alone."""
-    found = saved.of(lab, record)
+    found = records.notebook_of(lab, record)
     if found is None:
         found = {"cells": [_cell(entry.result, entry.figure) for entry in record.entries]}
     cells = [cell for cell in found["cells"] if "".join(cell["source"]).strip() != "stage.close()"]

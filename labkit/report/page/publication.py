@@ -1,4 +1,4 @@
-"""The report on the wiki: published, and planned, from what the stages left."""
+"""Publishes the report on the wiki, plans that, and shows the wiki's main page in a browser."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from labkit.checks import Check
 from labkit.core import journal
 from labkit.core.result import Outcome, action, run_id
 from labkit.core.tables import Cell, Table
-from labkit.display import counted
+from labkit.display import counted, quoted
+from labkit.farm.services import browser
+from labkit.farm.services.browser import Page, Visits
 from labkit.model.lab import Lab
 from labkit.report.page.blocks import Pages, stages, with_remarks
-from labkit.report.stages import dialogue
-from labkit.wiki.client import api, ask, features, session
-from labkit.wiki.client.api import Snapshot
-from labkit.wiki.merge import altered
-from labkit.wiki.merge.altered import Altered
+from labkit.report.stages import discussion
+from labkit.wiki import server
+from labkit.wiki.client import session
+from labkit.wiki.client.protocol import Snapshot, Wiki
+from labkit.wiki.merge import page_merge
+from labkit.wiki.merge.page_merge import Altered
 from labkit.wiki.publish import publishing
-from labkit.wiki.publish.desk import Changed, Mended, Plan, Published
-from labkit.wiki.remarks import reading
+from labkit.wiki.publish.editor import Changed, Plan
+from labkit.wiki.publish.publishing import Mended, Published
+from labkit.wiki.remarks import listing
 from labkit.wiki.remarks.listing import Remarks
-from labkit.wiki.server import actions as server
-
-if TYPE_CHECKING:
-    import mwclient
 
 
 @action("report.publish")
@@ -41,17 +41,15 @@ def publish(lab: Lab, *, restore: Sequence[str] = (), repair: bool = False) -> O
     damaged, :class:`ConfigError` for a block that the report does not have.
     """
     info = server.ready(lab)
-    with journal.lock(lab.run_dir, "wiki"):
-        site = session.open(lab, info=info)
-        with closing(site.connection):
-            mended = _mended(lab, site, dry=False) if repair else None
-            ground = _ground(lab, site)
-            made = ground.pages
-            done = publishing.apply(
-                site, lab.wiki.page, made.blocks, made.uploads, folder=folder(lab), restore=restore,
-                note=f"run {run_id()}", snapshot=ground.snapshot, changed=ground.changed,
-            )  # fmt: skip
-            dialogue.keep(lab, ground.read[-1], made.latest)
+    with journal.lock(lab.run_dir, "wiki"), closing(session.open(lab, info=info)) as wiki:
+        mended = _mended(lab, wiki, dry=False) if repair else None
+        ground = _ground(lab, wiki)
+        made = ground.pages
+        done = publishing.apply(
+            wiki, lab.wiki.page, made.blocks, made.uploads, folder=folder(lab), restore=restore,
+            note=f"run {run_id()}", snapshot=ground.snapshot, changed=ground.changed,
+        )  # fmt: skip
+        discussion.keep(lab, ground.read[-1], made.latest)
     done = done.model_copy(update={"mended": mended.diff}) if mended else done
     return Outcome(
         value=done,
@@ -59,31 +57,29 @@ def publish(lab: Lab, *, restore: Sequence[str] = (), repair: bool = False) -> O
         summary=sentence(done),
         changed=done.changed,
         checks=checks(done, made),
-        tables=(table(done), *([altered.table(done.altered)] if done.altered else [])),
+        tables=(table(done), *([page_merge.altered_table(done.altered)] if done.altered else [])),
     )
 
 
 @action("report.plan")
 def plan(lab: Lab, *, restore: Sequence[str] = ()) -> Outcome[Plan]:
     """What :func:`publish` would write on the page as it is now, block by block; nothing is written."""
-    site = session.open(lab, info=ask.site_info(lab))
-    with closing(site.connection):
-        ground = _ground(lab, site)
+    with closing(session.open(lab, info=session.site_info(lab))) as wiki:
+        ground = _ground(lab, wiki)
         made = ground.pages
         found = publishing.plan(
-            site, lab.wiki.page, made.blocks, made.uploads,
+            wiki, lab.wiki.page, made.blocks, made.uploads,
             folder=folder(lab), restore=restore, snapshot=ground.snapshot, changed=ground.changed,
         )  # fmt: skip
-    address = publishing.url(site, found.page)
+    address = wiki.url(found.page)
     return Outcome(value=found, subject=address, summary=planned(found, address))
 
 
 @action("report.mend")
 def mend(lab: Lab) -> Outcome[Mended]:
     """What ``publish(repair=True)`` would mend of the page's comments; nothing is written."""
-    site = session.open(lab, info=ask.site_info(lab))
-    with closing(site.connection):
-        found = _mended(lab, site, dry=True)
+    with closing(session.open(lab, info=session.site_info(lab))) as wiki:
+        found = _mended(lab, wiki, dry=True)
     said = "are whole" if not found.diff else "are damaged, and would be mended"
     return Outcome(
         value=found, subject=found.url, summary=f"labkit's comments on {found.url} {said}."
@@ -101,23 +97,23 @@ class Ground(NamedTuple):
     changed: Changed
 
 
-def _ground(lab: Lab, site: mwclient.Site) -> Ground:
-    drawn = stages(lab, features.of_lab(lab, site))
+def _ground(lab: Lab, wiki: Wiki) -> Ground:
+    drawn = stages(lab, wiki.features)
     page, files = lab.wiki.page, [item.name for item in drawn.uploads]
-    snapshot = api.read(site, page, files=files)
-    found = [reading.of(site, snapshot, page=page, folder=reading.folder(lab))]
+    snapshot = wiki.read(page, files=files)
+    found = [listing.of(wiki, snapshot, page=page, folder=listing.folder(lab))]
 
     def changed(snapshot: Snapshot) -> tuple[Altered, ...]:
-        found.append(reading.of(site, snapshot, page=page, folder=reading.folder(lab)))
+        found.append(listing.of(wiki, snapshot, page=page, folder=listing.folder(lab)))
         return found[-1].altered
 
     return Ground(with_remarks(drawn, found[0]), snapshot, found, changed)
 
 
-def _mended(lab: Lab, site: mwclient.Site, *, dry: bool) -> Mended:
+def _mended(lab: Lab, wiki: Wiki, *, dry: bool) -> Mended:
     nothing = Remarks(page=lab.wiki.page, url="", remarks=())
-    made = with_remarks(stages(lab, features.of_lab(lab, site)), nothing)
-    return publishing.mend(site, lab.wiki.page, made.blocks, folder=folder(lab), dry=dry)
+    made = with_remarks(stages(lab, wiki.features), nothing)
+    return publishing.mend(wiki, lab.wiki.page, made.blocks, folder=folder(lab), dry=dry)
 
 
 def folder(lab: Lab) -> Path:
@@ -169,7 +165,7 @@ def planned(found: Plan, address: str) -> str:
 
 def sentence(done: Published) -> str:
     """What the publication did, in a sentence."""
-    said = f" {altered.sentence(done.altered)}" if done.altered else ""
+    said = f" {page_merge.altered_sentence(done.altered)}" if done.altered else ""
     if not done.changed:
         return f"The report at {done.url} was as it should be: nothing was written.{said}"
     counts = Counter(change.state for change in done.changes)
@@ -187,3 +183,42 @@ def table(done: Published) -> Table:
         for change in done.changes
     ]
     return Table.of("blocks", "Blocks of the report's page", rows)
+
+
+# -- the main page in a browser -----------------------------------------------------------------
+
+#: The link that MediaWiki's skins show to who is not logged in.
+MARKS = {"login": "[id^=pt-login] a"}
+
+
+@action("wiki.shown")
+def main_page(lab: Lab) -> Outcome[Visits]:
+    """What Chromium shows of the wiki's main page, with a screenshot (``figures/page-wiki.png``).
+
+    Raises :class:`WikiError` when the wiki does not answer, :class:`FarmError` when the browser does
+    not work, and :class:`MachineError` when none is installed.
+    """
+    browser.require()
+    address = session.site_info(lab).address
+    visits = browser.at_home(lab, {"page-wiki": address}, MARKS)
+    (page,) = visits.pages
+    return Outcome(
+        value=visits,
+        subject=address,
+        summary=f"{visits.browser} shows {quoted(page.heading or 'nothing')} at {address}.",
+        checks=(shown_check(page),),
+    )
+
+
+def shown_check(page: Page) -> Check:
+    """Whether the page was shown, and to a stranger. Pure."""
+    login = page.marks.get("login", "")
+    link = f"the link {quoted(login)}" if login else "no link to log in"
+    return Check(
+        name="wiki.shown",
+        expected="status 200, with a heading, and a link to log in",
+        seen=page.error or f"status {page.status}, {quoted(page.heading)}, {link}{page.unreadable}",
+        holds=page.status == 200 and bool(page.heading) and bool(login) and not page.boxes,
+        rows=("E1",),
+        again=f"{browser.PROGRAM} {page.url}",
+    )

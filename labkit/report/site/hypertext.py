@@ -1,4 +1,4 @@
-"""What a notebook shows (:mod:`labkit.wiki.render.tree`) as HTML that cannot do anything.
+"""The document tree as HTML that cannot do anything.
 
 All characters are escaped; there are no elements, attributes or addresses but the ones written here.
 Pictures are files beside the page, formulas are drawn in it: nothing comes from outside.
@@ -7,20 +7,21 @@ Pictures are files beside the page, formulas are drawn in it: nothing comes from
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from html import escape
-from typing import TYPE_CHECKING
 
-from labkit.report.site import markup
-from labkit.wiki.render import formulas, terminal, tree
-from labkit.wiki.render.images import Picture
-from labkit.wiki.render.places import is_outside
-from labkit.wiki.render.tree import Formula, Image, Line, Paragraph, Part, Parts, Piece
-from labkit.wiki.render.walking import plain, slug, unheaded, words
+from markupsafe import Markup
+from pygments import highlight  # type: ignore[import-untyped]  # it has no annotations
+from pygments.formatters.html import HtmlFormatter  # type: ignore[import-untyped]
+from pygments.lexers import get_lexer_by_name  # type: ignore[import-untyped]
 
-if TYPE_CHECKING:
-    from markupsafe import Markup
+from labkit.display import shown
+from labkit.wiki.render import pictures, terminal, tree
+from labkit.wiki.render.tree import Formula, Image, Line, Paragraph, Part, Parts, Piece, is_alone
+from labkit.wiki.render.wikitext import LANGUAGES
+from labkit.wiki.render.writing import is_outside
 
 #: Tables with more rows than this are folded.
 LONG = 20
@@ -46,20 +47,19 @@ class Hypertext:
 
     def show(self, parts: Iterable[Part]) -> Markup:
         """The parts as HTML."""
-        from markupsafe import Markup
-
         return Markup(self.parts(parts))  # noqa: S704 - all of it is written here
 
     def footnotes(self) -> Markup | None:
         """The footnotes whose marks were met, as a list; None without any."""
-        from markupsafe import Markup
-
         if not self._met:
             return None
         self._in_note = True
         items = [
-            f'<li id="note-{n + 1}">{self.boxed(self.notes[number])} '
-            f'<a href="#note-{n + 1}-mark" aria-label="back to the text">↑</a></li>'
+            self.item(
+                self.notes[number],
+                f' id="note-{n + 1}"',
+                f' <a href="#note-{n + 1}-mark" aria-label="back to the text">↑</a>',
+            )
             for n, number in enumerate(self._met)
         ]
         return Markup(f'<ol class="notes">{"".join(items)}</ol>')  # noqa: S704 - as above
@@ -70,25 +70,24 @@ class Hypertext:
         """Parts one after the other."""
         return "\n".join(filter(None, map(self.part, parts)))
 
-    def part(self, part: Part) -> str:  # noqa: PLR0911, PLR0912 - one line a kind
+    def part(self, part: Part) -> str:  # noqa: PLR0911 - one line a kind
         """One part."""
         match part:
             case tree.Heading(level, line):
                 return self.heading(level, line)
-            case Paragraph((Image() as image,)) if image.picture:
-                return self.figure(image)
+            case Paragraph((Image(caption=said) as image,)) if image.picture:
+                caption = f"<figcaption>{_text(said)}</figcaption>" if said else ""
+                return f"<figure>{self.image(image)}{caption}</figure>"
             case Paragraph((Formula(tex, True),)):
                 return f'<div class="formula">{self.formula(tex, True)}</div>'
             case Paragraph(line):
                 return f"<p>{self.line(line)}</p>" if line else ""
             case tree.Source(text, language):
-                return f"<pre><code>{markup.code(text, language)}</code></pre>" if text else ""
+                return f"<pre><code>{code(text, language)}</code></pre>" if text else ""
             case tree.Quote(inner):
                 return f"<blockquote>{self.within(inner)}</blockquote>"
             case tree.Listing():
                 return self.listing(part)
-            case tree.Terms(entries):
-                return f"<dl>{''.join(self.entry(*entry) for entry in entries)}</dl>"
             case tree.Grid():
                 return self.grid(part)
             case tree.Rule():
@@ -97,26 +96,17 @@ class Hypertext:
                 return f"<details><summary>{_text(label)}</summary>{self.within(inner)}</details>"
             case tree.Screen():
                 return screen(part)
-            case tree.Aside(text):
-                return f'<p class="meta">{_text(text)}</p>'
             case tree.Shown():
                 return ""  # the page has forms of its own for these
 
     def within(self, parts: Parts) -> str:
         """Parts within another one, whose headings are none of the page's."""
-        return self.parts(unheaded(parts))
-
-    def boxed(self, parts: Parts) -> str:
-        """Parts in an element of their own: one paragraph needs no element more."""
-        match parts:
-            case (Paragraph(line),) if not _is_alone(line):
-                return self.line(line)
-        return self.within(parts)
+        return self.parts(tree.unheaded(parts))
 
     def heading(self, level: int, line: Line) -> str:
         """A heading, one level lower than in the notebook: the page has one of its own."""
         text = self.line(line)
-        name = slug(plain(line))
+        name = tree.slug(tree.plain(line))
         anchor = f' id="h-{_text(name)}"' if name and name not in self._marked else ""
         self._marked.add(name)
         tag = f"h{min(level + 1, 6)}"
@@ -128,22 +118,19 @@ class Hypertext:
         first = f' start="{part.start}"' if part.start not in (None, 1) else ""
         return f"<{tag}{first}>{''.join(self.item(item) for item in part.items)}</{tag}>"
 
-    def item(self, item: tree.Item) -> str:
-        """An item of a list."""
-        box = "" if item.done is None else ("☑ " if item.done else "☐ ")
-        match item.parts:
-            case (Paragraph(line), *rest) if not _is_alone(line) and all(isinstance(part, tree.Listing) for part in rest):  # fmt: skip
-                return f"<li>{box}{self.line(line)}{self.parts(rest)}</li>"
-        return f"<li>{box}{self.within(item.parts)}</li>"
-
-    def entry(self, term: Line, meaning: Parts) -> str:
-        """A term, or what it means."""
-        return f"<dt>{self.line(term)}</dt>" if term else f"<dd>{self.boxed(meaning)}</dd>"
+    def item(self, item: Parts, attributes: str = "", end: str = "") -> str:
+        """An item of a list: a paragraph at its beginning needs no element before lists alone."""
+        match item:
+            case (Paragraph(line), *rest) if not is_alone(line) and all(isinstance(part, tree.Listing) for part in rest):  # fmt: skip
+                inside = f"{self.line(line)}{self.parts(rest)}"
+            case _:
+                inside = self.within(item)
+        return f"<li{attributes}>{inside}{end}</li>"
 
     def grid(self, part: tree.Grid) -> str:
         """A table; a long one is folded."""
-        heads = "".join(self.row(row) for row in part.rows[: part.head])
-        body = "".join(self.row(row) for row in part.rows[part.head :])
+        rows = [f"<tr>{''.join(map(self.cell, row))}</tr>" for row in part.rows]
+        heads, body = "".join(rows[: part.head]), "".join(rows[part.head :])
         said = part.caption or ("" if body else part.size)
         caption = f"<caption>{_text(said)}</caption>" if said else ""
         head = f"<thead>{heads}</thead>" if heads else ""
@@ -153,10 +140,6 @@ class Hypertext:
         label = f"{part.caption} ({part.size})" if part.caption else part.size
         return f"<details><summary>{_text(label)}</summary>{table}</details>"
 
-    def row(self, row: Iterable[tree.Cell]) -> str:
-        """A row of a table."""
-        return f"<tr>{''.join(self.cell(cell) for cell in row)}</tr>"
-
     def cell(self, cell: tree.Cell) -> str:
         """A cell of a table."""
         tag = "th" if cell.head else "td"
@@ -164,11 +147,6 @@ class Hypertext:
         across = f' colspan="{cell.across}"' if cell.across > 1 else ""
         down = f' rowspan="{cell.down}"' if cell.down > 1 else ""
         return f"<{tag}{across}{down}{sides.get(cell.side, '')}>{self.line(cell.line)}</{tag}>"
-
-    def figure(self, image: Image) -> str:
-        """A picture by itself, with its caption."""
-        caption = f"<figcaption>{_text(image.caption)}</figcaption>" if image.caption else ""
-        return f"<figure>{self.image(image)}{caption}</figure>"
 
     # -- within a line
 
@@ -207,39 +185,35 @@ class Hypertext:
         name, _, fragment = address.partition("#")
         if is_outside(address):
             return address
-        if not name and slug(fragment) in self.headings:
-            return f"#h-{slug(fragment)}"
+        if not name and tree.slug(fragment) in self.headings:
+            return f"#h-{tree.slug(fragment)}"
         return self.pages.get(name, "")
 
     def image(self, image: Image) -> str:
-        """A picture, a file of the site's own; elsewhere its words."""
+        """A picture, a file of the site's own named by a hash of its content; elsewhere its words."""
         if image.picture is None:
             return _text(f"[{image.alt or 'a picture'}]")
-        width = f' width="{image.picture.width}"' if image.picture.width else ""
-        shown = f'<img src="{self.file(image.picture)}" alt="{_text(image.alt)}"{width}>'
-        return self.link(image.target, shown) if image.target else shown
-
-    def file(self, picture: Picture) -> str:
-        """A picture's address, by the hash of its content."""
-        name = f"{FOLDER}/{hashlib.sha256(picture.data).hexdigest()[:16]}.{picture.ending}"
-        self.files[name] = picture.data
-        return name
+        data, width = image.picture.data, image.picture.width
+        name = f"{FOLDER}/{hashlib.sha256(data).hexdigest()[:16]}.{image.picture.ending}"
+        self.files[name] = data
+        size = f' width="{width}"' if width else ""
+        return f'<img src="{name}" alt="{_text(image.alt)}"{size}>'
 
     def formula(self, tex: str, display: bool) -> str:
         """A formula, drawn; its source where it cannot be."""
-        drawing = formulas.draw(tex, display=display)
+        drawing = pictures.formula(tex, display=display)
         if drawing is None:
             return f"<code>{_text(tex)}</code>"
-        below = drawing.depth * formulas.SCALE
+        below = drawing.depth * pictures.SCALE
         said = f' role="img" aria-label="{_text(tex)}" style="vertical-align:-{below:.3f}em"'
-        return formulas.svg(drawing, attributes=said)
+        return pictures.svg(drawing, attributes=said)
 
     def note(self, number: int) -> str:
         """A footnote's mark."""
         if number >= len(self.notes):
             return ""
         if self._in_note:  # as on the wiki
-            return _text(f" ({words(self.notes[number])})")
+            return _text(f" ({tree.words(self.notes[number])})")
         first = number not in self._met
         self._met += [number] if first else []
         shown = self._met.index(number) + 1
@@ -251,22 +225,40 @@ def screen(part: tree.Screen) -> str:
     """A program's lines in their colours."""
     names = [name for name, there in (("ansi", part.coloured), (part.stream, part.stream)) if there]
     attributes = f' class="{" ".join(names)}"' if names else ""
-    lines = ("".join(_run(run.text, run.css) for run in line) for line in part.lines)
-    return f"<pre{attributes}>{chr(10).join(lines)}</pre>"
-
-
-def _run(text: str, css: str) -> str:
-    return f'<span style="{css}">{_text(text)}</span>' if css else _text(text)
+    runs = (
+        f'<span style="{run.css}">{_text(run.text)}</span>' if run.css else _text(run.text)
+        for line in part.lines
+        for run in (*line, tree.Run("\n"))
+    )
+    return f"<pre{attributes}>{''.join(runs).removesuffix(chr(10))}</pre>"
 
 
 def _text(text: str) -> str:
-    """Characters, without those that steer a terminal or turn the text around them."""
-    return escape(markup.plain(terminal.plain(text)))
+    return escape(plain(text))
 
 
-def _is_alone(line: Line) -> bool:
-    """Whether a paragraph is a picture or a formula by itself."""
-    match line:
-        case (Image(),) | (Formula(_, True),):
-            return True
-    return False
+def plain(text: str) -> str:
+    """What a program wrote, without what steers a terminal; control characters are made visible."""
+    return shown(terminal.plain(text))
+
+
+def code(source: str, language: str = "python") -> Markup:
+    """Source as HTML, its words marked with Pygments' classes where the language is known."""
+    name = LANGUAGES.get(language.strip().lower())
+    if name is None:
+        return Markup(escape(plain(source)))  # noqa: S704 - it is escaped
+    lexer = get_lexer_by_name(name, stripnl=False)
+    return Markup(highlight(plain(source), lexer, HtmlFormatter(nowrap=True)))  # noqa: S704 - it escapes
+
+
+def breakable(text: str) -> Markup:
+    """A table cell's text as HTML in which only long words may be broken, and those where one would
+    break them by hand: after a dot, a slash, a comma and their like."""
+    parts = re.split(r"(\S{25,})", text)
+    pieces = (_broken(part) if place % 2 else [part] for place, part in enumerate(parts))
+    return Markup("").join(Markup("<wbr>").join(piece) for piece in pieces)
+
+
+def _broken(word: str) -> list[str]:
+    """A long word in pieces: after its punctuation, and at least every 24 characters."""
+    return re.findall(r"[^./,:=_@\[\]-]{1,24}[./,:=_@\[\]-]*|[./,:=_@\[\]-]{1,24}", word)

@@ -1,20 +1,26 @@
-"""What the review site shows, as plain values: the state of each stage, and the blocks of its page."""
+"""The review site's pages as plain values: each stage's state, its runs, and what a run's notebook shows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
+from markupsafe import Markup
+
+from labkit.core.result import Figure, Result
 from labkit.errors import StateError
 from labkit.model.lab import Lab
-from labkit.report.site import showing
-from labkit.report.site.showing import Block, Picture
-from labkit.report.stages import inputs, memory, saved, signing
+from labkit.report.site.hypertext import Hypertext, code
+from labkit.report.stages import build_cache, signing
 from labkit.report.stages import record as records
-from labkit.report.stages.plan import STAGES, Plan, plan
+from labkit.report.stages.assignment import STAGES, StagePlan, plan
 from labkit.report.stages.record import StageRecord
+from labkit.wiki.render import tree
+from labkit.wiki.render.notebook import narrative, outputs, text
 
 State = Literal["passed", "stale", "failed", "not run", "damaged"]
 ICONS: Mapping[str, str] = {
@@ -23,40 +29,81 @@ ICONS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
+class FigureFile:
+    """A figure on a page; ``data`` is its PNG, empty when it is lost."""
+
+    figure: Figure
+    data: bytes
+
+    @property
+    def file(self) -> str:
+        """Its file's name, which holds a hash of the content: two runs' pictures never stand for each other."""
+        name = re.sub(r"[^A-Za-z0-9]+", "-", self.figure.name)[:60]
+        return f"{name}-{hashlib.sha256(self.data).hexdigest()[:12]}.png"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels (PNG, section 11.2.2: the header chunk)."""
+        if self.data[:8] != b"\x89PNG\r\n\x1a\n":
+            return 0, 0
+        return int.from_bytes(self.data[16:20]), int.from_bytes(self.data[20:24])
+
+
+@dataclass(frozen=True)
+class CodeCell:
+    """A code cell: its ``In`` number, 0 when it did not run, and its code as HTML."""
+
+    cell: int
+    html: Markup
+
+
+@dataclass(frozen=True)
+class Section:
+    """One thing on a stage's page; exactly one of the contents is there, and says the kind.
+
+    ``code`` are cells that follow each other without an output between them; ``shown`` is what another
+    program wrote or drew.
+    """
+
+    cell: int = 0
+    prose: Markup | None = None
+    code: tuple[CodeCell, ...] = ()
+    result: Result[Any] | None = None
+    picture: FigureFile | None = None
+    shown: Markup | None = None
+
+
+@dataclass(frozen=True)
 class Page:
-    """One run of a stage: its record, and its notebook as blocks.
+    """One run of a stage: its record, and its notebook as sections.
 
     ``files`` are the pictures that its narrative and other programs' outputs show, by their addresses.
     """
 
-    plan: Plan
+    plan: StagePlan
     record: StageRecord
-    blocks: tuple[Block, ...]
     file: str
+    sections: tuple[Section, ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
-    def pictures(self) -> tuple[Picture, ...]:
-        """Its pictures."""
-        return tuple(block.picture for block in self.blocks if block.picture)
+    def pictures(self) -> tuple[FigureFile, ...]:
+        """Its figures."""
+        return tuple(section.picture for section in self.sections if section.picture)
 
     @property
     def cells(self) -> dict[str, int]:
         """The cell that made each check, by the check's name."""
-        return {
-            check.name: entry.cell
-            for entry in self.record.entries
-            if entry.result
-            for check in entry.result.checks
-        }
+        made = ((entry.cell, entry.result) for entry in self.record.entries if entry.result)
+        return {check.name: cell for cell, result in made for check in result.checks}
 
 
 @dataclass(frozen=True)
-class Shown:
+class StageView:
     """A stage as the site shows it: its last run, and below a failed one the last that passed. ``stale`` says
     why its last run is stale, '' when it is not."""
 
-    plan: Plan
+    plan: StagePlan
     state: State
     page: Page | None = None
     earlier: Page | None = None
@@ -74,32 +121,136 @@ class Shown:
         return tuple(page for page in (self.page, self.earlier) if page)
 
 
-def stages(lab: Lab) -> tuple[Shown, ...]:
+def stages(lab: Lab) -> tuple[StageView, ...]:
     """All stages, from what is in the lab's outputs; a damaged record is a state, not an error."""
-    found = [_stage(lab, stage) for stage in STAGES]
-    stale = memory.stale(lab, [stage.page.record for stage in found if stage.page])
+    views = [_stage(lab, stage) for stage in STAGES]
+    stale = build_cache.stale(lab, [view.page.record for view in views if view.page])
     return tuple(
         replace(
-            stage,
-            state="stale" if stage.state == "passed" else stage.state,
-            stale=stale[stage.plan.name],
+            view,
+            state="stale" if view.state == "passed" and view.plan.name in stale else view.state,
+            stale=stale.get(view.plan.name, ""),
         )
-        if stage.plan.name in stale
-        else stage
-        for stage in found
+        for view in views
     )
 
 
-def ran(lab: Lab, shown: Sequence[Shown]) -> tuple[Lab, list[tuple[str, str]]]:
+def _stage(lab: Lab, plan: StagePlan) -> StageView:
+    try:
+        good, bad = (records.read(lab, plan.name, ending) for ending in ("json", "failed.json"))
+    except StateError as error:
+        return StageView(plan, "damaged", reason=f"{error.value}: {error.reason}")
+    passed = _page(lab, plan, good, "") if good else None
+    failed = _page(lab, plan, bad, "failed.") if bad else None
+    wrong = signing.differing(lab, plan.name, f"{plan.name}.failed")
+    reason = f"not as signed, and not shown: {', '.join(d.file for d in wrong)}" if wrong else ""
+    if failed:
+        return StageView(plan, "failed", failed, passed, reason)
+    return (
+        StageView(plan, "passed", passed, reason=reason) if passed else StageView(plan, "not run")
+    )
+
+
+def _page(lab: Lab, plan: StagePlan, record: StageRecord, ending: str) -> Page:
+    page = Page(plan, record, f"{plan.name}.{ending}html")
+    notebook = records.notebook_of(lab, record)
+    if notebook is None:
+        return replace(page, sections=tuple(_recorded(lab, record)))
+    there = (stage.name for stage in STAGES if records.file(lab, stage.name).exists())
+    sections, files = of_notebook(
+        notebook, {f"{name}.ipynb": f"{name}.html" for name in there}, unsaid=record.sentence
+    )
+    return replace(page, sections=sections, files=files)
+
+
+def _recorded(lab: Lab, record: StageRecord) -> Iterator[Section]:
+    """A record's results and figures, where its notebook was not kept: it was run by hand."""
+    for entry in record.entries:
+        if entry.figure:
+            data = signing.read(lab, entry.figure.png) or b""
+            yield Section(entry.cell, picture=FigureFile(entry.figure, data))
+        else:
+            yield Section(entry.cell, result=entry.result)
+
+
+def of_notebook(
+    notebook: Mapping[str, Any], pages: Mapping[str, str], *, unsaid: str = ""
+) -> tuple[tuple[Section, ...], Mapping[str, bytes]]:
+    """An executed notebook (nbformat 4) as sections, in its order, and the pictures in them by their addresses.
+
+    The footnotes of all cells are the last section. ``pages`` are the site's, by the file names of the
+    notebooks they show; outputs that begin with ``unsaid`` are left out.
+    """
+    cells = list(_cells(notebook))
+    told = [document for _, document in cells if document]
+    heads = (p for document in told for p in document.parts if isinstance(p, tree.Heading))
+    writer = Hypertext(
+        headings=frozenset(tree.slug(tree.plain(head.line)) for head in heads),
+        pages=pages,
+        notes=[note for document in told for note in document.notes],
+    )
+    sections = list(_sections(cells, writer, unsaid))
+    notes = writer.footnotes()
+    return (*sections, *([Section(prose=notes)] if notes else [])), writer.files
+
+
+def _cells(notebook: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], tree.Document | None]]:
+    """The cells, the narrative's with what they tell; footnotes are counted through all of them.
+
+    The cell that papermill adds to mark where an error was is left out: the page says that itself.
+    """
+    first = 0
+    for cell in notebook["cells"]:
+        tags = cell.get("metadata", {}).get("tags", ())
+        if cell["cell_type"] == "markdown" and "papermill-error-cell-tag" not in tags:
+            told = narrative(cell, first_note=first)
+            first += len(told.notes)
+            yield cell, told
+        elif cell["cell_type"] == "code" and text(cell["source"]).strip():
+            yield cell, None
+
+
+def _sections(
+    cells: Sequence[tuple[Mapping[str, Any], tree.Document | None]], writer: Hypertext, unsaid: str
+) -> Iterator[Section]:
+    waiting: list[CodeCell] = []
+    for cell, told in [*cells, ({}, None)]:
+        number = cell.get("execution_count") or 0
+        if cell and not told:
+            waiting.append(CodeCell(number, code(text(cell["source"]))))
+        shown = outputs(cell.get("outputs", ()))
+        if waiting and (told or shown or not cell):
+            yield Section(waiting[-1].cell, code=tuple(waiting))
+            waiting = []
+        if told:
+            yield Section(prose=writer.show(told.parts))
+        yield from (
+            _output(number, part, writer)
+            for part in shown
+            if not (unsaid and isinstance(part, tree.Screen) and part.text.startswith(unsaid))
+        )
+
+
+def _output(number: int, part: tree.Part, writer: Hypertext) -> Section:
+    """A part of a cell's outputs: labkit's own by its record, other programs' as it comes."""
+    match part:
+        case tree.Shown(Figure() as figure, image):
+            return Section(number, picture=FigureFile(figure, image.data if image else b""))
+        case tree.Shown(Result() as result):
+            return Section(number, result=result)
+    return Section(number, shown=writer.show([part]))
+
+
+def ran(lab: Lab, shown: Sequence[StageView]) -> tuple[Lab, list[tuple[str, str]]]:
     """The lab that most of the stages ran with (the given one, where none ran), and its parameters that are not
     the default, or were others in some stages, in words."""
     found = [stage.page.record for stage in shown if stage.page]
-    given = memory.described(lab)
+    given = build_cache.described(lab)
     whole = [{**given, **record.parameters} for record in found] or [given]
     most = max(reversed(whole), key=whole.count)
-    rows = dict(changes(most, Lab().model_dump(mode="json")))
+    rows = changes(most, Lab().model_dump(mode="json"))
     for record, own in zip(found, whole, strict=False):
-        for key, value in inputs.differing(plan(record.stage), most, own):
+        for key, value in build_cache.differing(plan(record.stage), most, own):
             rows[key] = f"{rows.get(key) or _said(value[0])}; {_said(value[1])} in {record.stage}"
     return Lab.of({**most, "outputs": lab.outputs}).allotted(lab.allotment), list(rows.items())
 
@@ -109,52 +260,14 @@ def when(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
-def changes(
-    now: Mapping[str, Any], default: Mapping[str, Any], path: str = ""
-) -> list[tuple[str, str]]:
+def changes(now: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, str]:
     """The parameters that differ from the defaults, by their dotted key, as text."""
-    found: list[tuple[str, str]] = []
-    for key, value in now.items():
-        usual = default.get(key)
-        if isinstance(value, dict) and isinstance(usual, dict):
-            found += changes(value, usual, f"{path}{key}.")
-        elif value != usual:
-            found.append((f"{path}{key}", _said(value)))
-    return found
+    usual = build_cache.flat(default)
+    return {k: _said(v) for k, v in build_cache.flat(now).items() if v != usual.get(k)}
 
 
 def _said(value: Any) -> str:
     """A parameter's value in words: sites by their names."""
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(
-            str(v["name"] if isinstance(v, dict) and "name" in v else v) for v in value
-        )
+        return ", ".join(str(v.get("name", v) if isinstance(v, dict) else v) for v in value)
     return "–" if value in (None, "") else str(value)
-
-
-def _stage(lab: Lab, plan: Plan) -> Shown:
-    try:
-        good, bad = (records.read(lab, plan.name, ending) for ending in ("json", "failed.json"))
-    except StateError as error:
-        return Shown(plan, "damaged", reason=f"{error.value}: {error.reason}")
-    passed = _page(lab, plan, good, "") if good else None
-    failed = _page(lab, plan, bad, "failed.") if bad else None
-    wrong = signing.differing(lab, plan.name, f"{plan.name}.failed")
-    reason = f"not as signed, and not shown: {', '.join(d.file for d in wrong)}" if wrong else ""
-    if failed:
-        return Shown(plan, "failed", failed, passed, reason)
-    return Shown(plan, "passed", passed, reason=reason) if passed else Shown(plan, "not run")
-
-
-def _page(lab: Lab, plan: Plan, record: StageRecord, ending: str) -> Page:
-    notebook = saved.of(lab, record)
-    shown = (
-        showing.of_notebook(notebook, _linked(lab)) if notebook else showing.of_record(lab, record)
-    )
-    return Page(plan, record, shown.blocks, f"{plan.name}.{ending}html", shown.files)
-
-
-def _linked(lab: Lab) -> dict[str, str]:
-    """The pages that a narrative may lead to, by their notebooks' file names."""
-    there = (plan.name for plan in STAGES if records.file(lab, plan.name).exists())
-    return {f"{name}.ipynb": f"{name}.html" for name in there}

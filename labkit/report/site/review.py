@@ -6,9 +6,9 @@ escaped; what the pages say is only what the stages' records and executed notebo
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from labkit import __version__, display
 from labkit.checks import Check, failed
@@ -18,18 +18,16 @@ from labkit.display import counted
 from labkit.errors import StateError
 from labkit.model.lab import Lab
 from labkit.records import Record
-from labkit.report.site import markup, pages
-from labkit.report.site.pages import Page, Shown
-from labkit.report.stages import closing, dialogue, signing
+from labkit.report.site import hypertext, pages
+from labkit.report.site.pages import Page, StageView
+from labkit.report.stages import discussion, signing
 from labkit.report.stages import record as records
 from labkit.report.stages.assignment import ICONS, ROWS
 from labkit.report.stages.signing import New
-from labkit.wiki.merge import altered
+from labkit.report.stages.stage import judged_rows, row_answers, task_states
+from labkit.wiki.merge import page_merge
 from labkit.wiki.remarks import listing as listings
 from labkit.wiki.render import wikitext
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 #: The table rows that a page shows before the rest is folded.
 ROWS_SHOWN = 12
@@ -77,7 +75,7 @@ def build(lab: Lab) -> Outcome[Site]:
     )
 
 
-def _check(stage: Shown) -> Check:
+def _check(stage: StageView) -> Check:
     record = stage.page.record if stage.page else None
     why = f", because {stage.stale}" if stage.state == "stale" else ""
     return Check(
@@ -105,90 +103,50 @@ def _unsigned(names: Sequence[str]) -> Check:
     )
 
 
-def _index(lab: Lab, shown: tuple[Shown, ...]) -> str:
+def _index(lab: Lab, shown: tuple[StageView, ...]) -> str:
     try:
         found = records.latest(lab)
     except StateError:  # the damaged stage says so itself; the tables are of the others
         found = tuple(stage.page.record for stage in shown if stage.page)
     stale = {stage.plan.name: stage.stale for stage in shown if stage.stale}
     of, parameters = pages.ran(lab, shown)
-    return (
-        _templates()
-        .get_template("index.html.j2")
-        .render(
-            lab=of,
-            shown=shown,
-            stale=stale,
-            tasks=closing.states(found, stale),
-            answers=closing.answers(found),
-            judged=closing.rows(found, stale),
-            icons=ICONS,
-            rows=ROWS,
-            files=_files(shown),
-            listing=dialogue.last(lab),
-            parameters=parameters,
-            pictures=[(page, item) for s in shown if (page := s.page) for item in page.pictures],
-        )
+    return _TEMPLATES.get_template("index.html.j2").render(
+        lab=of,
+        shown=shown,
+        stale=stale,
+        tasks=task_states(found, stale),
+        answers=row_answers(found),
+        judged=judged_rows(found, stale),
+        icons=ICONS,
+        rows=ROWS,
+        files=_files(shown),
+        listing=discussion.last(lab),
+        parameters=parameters,
+        pictures=[(page, item) for s in shown if (page := s.page) for item in page.pictures],
     )
 
 
-def _stage(lab: Lab, shown: tuple[Shown, ...], stage: Shown, page: Page) -> str:
+def _stage(lab: Lab, shown: tuple[StageView, ...], stage: StageView, page: Page) -> str:
     place = shown.index(stage)
     checks = page.record.checks
-    listing = dialogue.last(lab)
-    return (
-        _templates()
-        .get_template("stage.html.j2")
-        .render(
-            lab=lab,
-            stage=stage,
-            page=page,
-            record=page.record,
-            files=_files(shown),
-            listing=listing,
-            asked=listing.about(stage.plan.name) if listing else None,
-            checks=[*failed(checks), *(check for check in checks if check.holds)],
-            before=next((s.page for s in reversed(shown[:place]) if s.page), None),
-            after=next((s.page for s in shown[place + 1 :] if s.page), None),
-        )
+    listing = discussion.last(lab)
+    return _TEMPLATES.get_template("stage.html.j2").render(
+        lab=lab,
+        stage=stage,
+        page=page,
+        record=page.record,
+        files=_files(shown),
+        listing=listing,
+        asked=listing.about(stage.plan.name) if listing else None,
+        checks=[*failed(checks), *(check for check in checks if check.holds)],
+        before=next((s.page for s in reversed(shown[:place]) if s.page), None),
+        after=next((s.page for s in shown[place + 1 :] if s.page), None),
     )
 
 
-def _files(shown: tuple[Shown, ...]) -> dict[str, str]:
+def _files(shown: tuple[StageView, ...]) -> dict[str, str]:
     """The page of each stage that has one."""
     return {stage.plan.name: stage.page.file for stage in shown if stage.page}
-
-
-@functools.cache
-def _templates() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    templates = Environment(
-        loader=PackageLoader("labkit.report.site"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters |= {
-        "counted": counted,
-        "when": pages.when,
-        "duration": display.duration,
-        "human": display.human,
-        "numeric": _is_number,
-        "plain": wikitext.plain,
-        "breakable": markup.breakable,
-    }
-    templates.globals |= {
-        "altered_of": altered.table,
-        "vanished_of": listings.vanished,
-        "version": __version__,
-        "head_of": _head_of,
-        "shown_of": _shown_of,
-        "wide": _is_wide,
-        "of_lines": _is_of_lines,
-    }
-    return templates
 
 
 def _shown_of(table: Table) -> int:
@@ -200,15 +158,20 @@ def _head_of(items: Sequence[object], most: int = ROWS_SHOWN) -> int:
     return len(items) if len(items) - most <= REST else most
 
 
-def _is_of_lines(table: Table) -> bool:
-    """Whether a table is a text, line by line, in which blanks count."""
-    return [column.name for column in table.columns] == ["line"]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _is_wide(table: Table) -> bool:
     """Whether a table has cells that hold a paragraph."""
     return any(isinstance(cell, str) and len(cell) > 60 for row in table.rows for cell in row)
+
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("labkit.report.site"), autoescape=True, undefined=StrictUndefined,
+    trim_blocks=True, lstrip_blocks=True,
+)  # fmt: skip
+_TEMPLATES.filters |= {
+    "counted": counted, "when": pages.when, "duration": display.duration, "human": display.human,
+    "plain": wikitext.plain, "breakable": hypertext.breakable,
+}  # fmt: skip
+_TEMPLATES.globals |= {
+    "altered_of": page_merge.altered_table, "vanished_of": listings.vanished, "version": __version__,
+    "head_of": _head_of, "shown_of": _shown_of, "wide": _is_wide,
+}  # fmt: skip

@@ -1,12 +1,18 @@
-"""What the assignment asks for, and whether it is met: its rows, and the tasks of its closing table. Pure."""
+"""The assignment: its rows, the tasks of its closing table, and its stages, as ``notebooks/assignment.toml`` has them.
+
+A row or a task is judged by the checks of the stages' results. Nothing is run here.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
+import labkit
 from labkit.checks import Check
+from labkit.model.config import read_toml, unknown
 from labkit.records import Record
 
 #: ``met``: all that is asked for was checked and holds. ``in part``: some of it. ``not met``: none, or there are
@@ -18,59 +24,9 @@ ICONS: Mapping[str, str] = {
 
 #: As many failing checks are named.
 NAMED = 3
-#: The assignment's rows in a few words: what it asks for (E), hints at (I) and asks again (R).
-ROWS: Mapping[str, str] = {
-    "E1": "A local wiki with the assignment in it and the report's structure prepared",
-    "E2": "An OCI image and a bundle by umoci, with a working root file system",
-    "E3": "The containers on the network: interfaces in them, their peers in a virtual switch",
-    "E4": "apache2 in the root file systems",
-    "E5": "A local DNS; three sites on two servers each behind a load balancer",
-    "I1": "The rights of the wiki's database account",
-    "I2": "The root file system's size against a base Docker image's, and how to reduce it",
-    "I3": "cgroups without systemd",
-    "I4": "PATH in the container's configuration",
-    "I5": "The runtime configuration comes from the image",
-    "I6": "veth pairs, named and addressed in the container's namespace",
-    "R1": "How image layout and bundle relate",
-    "R2": "The root file system compared with a base Docker image's",
-    "R3": "How much smaller, in numbers",
-    "R4": "Packages that the container may not need",
-    "R5": "terminal: false when detached",
-    "R6": "Foreground and detached",
-    "R7": "Several instances started from one terminal, each waiting",
-    "R8": "Every change to config.json; several containers, not several processes",
-    "R9": "What a container in the background can show",
-    "R10": "Addresses in one network, ping both ways, ssh into a container",
-    "R11": "Six containers with web servers, three pages, all seen in a browser",
-    "R12": "The closing table: task, state, comment",
-}
-
-#: The checks without which a row is not met: full names, and beginnings that end in a dot (:func:`matches`).
-NEEDS: Mapping[str, tuple[str, ...]] = {
-    "E1": ("wiki.answers", "wiki.page.", "wiki.shown"),
-    "E2": ("image.steps.", "image.whole", "image.shared", "image.inspect."),
-    "E3": ("network.ports", "network.namespace.", "network.ping."),
-    "E4": ("image.web", "site.page."),
-    "E5": ("dns.name.", "dns.reverse.", "proxy.site.", "proxy.worker.", "traffic.", "failover."),
-    "I1": ("wiki.database.",),
-    "I2": ("rootfs.reduced",),
-    "I3": ("container.cgroups",),
-    "I4": ("container.path",),
-    "I5": ("container.source.",),
-    "I6": ("network.peers", "network.namespace."),
-    "R1": ("image.steps.",),
-    "R2": ("rootfs.docker-smaller",),
-    "R3": ("rootfs.docker-smaller",),
-    "R4": ("rootfs.unneeded.",),
-    "R5": ("container.terminal",),
-    "R6": ("container.foreground", "container.detached"),
-    "R7": ("container.instances",),
-    "R8": ("container.changes", "container.confined."),
-    "R9": ("container.listing.",),
-    "R10": ("network.addresses", "network.ping.", "network.ssh."),
-    "R11": ("farm.replica.", "site.page.", "site.told-apart", "browser."),
-    "R12": ("report.closing",),
-}
+#: What a lab takes after its first rebuild (bytes): what it downloaded, and all that it keeps. Like the
+#: stages' seconds measured on two processors, with Debian 12 and empty caches.
+BYTES = (108_000_000, 1_800_000_000)
 
 
 class Number(Record):
@@ -92,22 +48,13 @@ class Number(Record):
         return sum(number >= self.each for number in sites.values())
 
 
-CONTAINERS = Number(check="farm.replica.", least=6, what="containers")
-OF_TWO = Number(check="farm.replica.", least=3, what="sites on two containers", each=2)
-PAGES = Number(check="site.page.", least=3, what="different pages")
-SEEN = Number(check="browser.", least=6, what="pages seen in a browser")
-BALANCED = Number(check="proxy.site.", least=3, what="balanced sites")
-SHARED = Number(
-    check="proxy.worker.", least=3, what="sites on two servers behind the balancer", each=2
-)
-DIVIDED = Number(
-    check="traffic.", end=".distribution", least=3, what="sites whose requests are divided"
-)
-#: The rows that ask for a number of things.
-NUMBERS: Mapping[str, tuple[Number, ...]] = {
-    "E5": (BALANCED, SHARED, DIVIDED),
-    "R11": (CONTAINERS, OF_TWO, PAGES, SEEN),
-}
+class Row(Record):
+    """Something that the assignment asks for: what it is ``about`` in a few words, the checks without which it is
+    not met (full names, and beginnings that end in a dot: :func:`matches`), and the ``numbers`` of things in it."""
+
+    about: str
+    needs: tuple[str, ...]
+    numbers: tuple[Number, ...] = ()
 
 
 class Task(Record):
@@ -120,30 +67,62 @@ class Task(Record):
     numbers: tuple[Number, ...] = ()
 
 
-#: The closing table's tasks, in the order in which the assignment meets them.
-TASKS: tuple[Task, ...] = (
-    Task(
-        name="Install the wiki",
-        checks=(
-            "wiki.answers", "wiki.loopback", "wiki.database.", "wiki.accounts", "wiki.bot",
-            "wiki.closed.",
-        ),
-    ),
-    Task(name="Fill the wiki", checks=("wiki.page.", "wiki.shown")),
-    Task(name="Make the image", checks=("image.",)),
-    Task(name="Make its root file system", checks=("rootfs.",)),
-    Task(name="Start containers detached", checks=("container.",)),
-    Task(name="Connect the network", checks=("network.",)),
-    Task(name="Run the farm's containers", checks=("farm.",), numbers=(CONTAINERS, OF_TWO)),
-    Task(name="Serve the web sites", checks=("site.", "browser."), numbers=(PAGES, SEEN)),
-    Task(name="Name the sites by DNS", checks=("dns.",)),
-    Task(
-        name="Balance the load",
-        checks=("proxy.", "balance.", "traffic.", "compare.", "failover.", "bench."),
-        needs=("proxy.site.", "proxy.worker.", "traffic.", "failover."),
-        numbers=(BALANCED, SHARED, DIVIDED),
-    ),
-)  # fmt: skip
+class StagePlan(Record):
+    """One stage before it runs.
+
+    ``after`` are the stages that it waits for; ``rows`` those of the assignment that it answers;
+    ``required`` the checks without which it has not passed: a full name, or a beginning that ends
+    in a dot and that at least one check must have. ``leaves``: something of it stays up on the
+    machine, so that it has to run again once that was taken down. ``later`` are stages that it shows,
+    too, without waiting for them: they begin when all others are over, and after them it runs again.
+    One that ``yields`` leaves the processors to the others: fewer stages wait for what it computes.
+    ``uses`` are the keys of lab.toml on which what it shows depends, '()' is all of them.
+    ``builds`` are the root file systems that it needs ('' is the lab's own); ``seconds`` is what it takes
+    when one of them has to be built, and when all are there (see :data:`BYTES`).
+    """
+
+    name: str
+    title: str
+    after: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+    leaves: bool = True
+    later: tuple[str, ...] = ()
+    yields: bool = False
+    uses: tuple[str, ...] = ()
+    builds: tuple[str, ...] = ("",)
+    seconds: tuple[float, float] = (0.0, 0.0)
+
+
+class Assignment(Record):
+    """All of it: rows by name, tasks in the order of the closing table, stages in the order of their numbers, and the
+    name of the stage that reports."""
+
+    report: str
+    rows: dict[str, Row]
+    tasks: tuple[Task, ...]
+    stages: tuple[StagePlan, ...]
+
+
+def read(file: Path) -> Assignment:
+    """The assignment in a TOML file, in which rows and tasks name their ``numbers``; raises :class:`ConfigError`."""
+    said = read_toml(file)
+    numbers = said.pop("numbers")
+    for item in (*said["rows"].values(), *said["tasks"]):
+        item["numbers"] = [numbers[name] for name in item.get("numbers", ())]
+    return Assignment.model_validate(said)
+
+
+#: The file: in an installed package the notebooks are in it, in a clone beside it.
+FILE = next(
+    file
+    for folder in (Path(labkit.__file__).parent, Path(labkit.__file__).parents[1])
+    if (file := folder / "notebooks" / "assignment.toml").is_file()
+)
+ASSIGNMENT = read(FILE)
+REPORT, TASKS, STAGES = ASSIGNMENT.report, ASSIGNMENT.tasks, ASSIGNMENT.stages
+#: The assignment's rows in a few words.
+ROWS: Mapping[str, str] = {name: row.about for name, row in ASSIGNMENT.rows.items()}
 
 
 class Judged(Record):
@@ -212,3 +191,28 @@ def judge(
 def _some(names: Sequence[str]) -> str:
     more = len(names) - NAMED
     return ", ".join([*names[:NAMED], *([f"{more} more"] if more > 0 else [])])
+
+
+def plan(name: str) -> StagePlan:
+    """The stage of that name; raises :class:`ConfigError` that names the nearest."""
+    known = {item.name: item for item in STAGES}
+    if name not in known:
+        raise unknown(name, known, "a stage")
+    return known[name]
+
+
+def problems(stage: StagePlan, checks: tuple[Check, ...]) -> tuple[str, ...]:
+    """What keeps the stage from having passed: required checks and rows that are missing or fail."""
+    found = []
+    for wanted in stage.required:
+        held = [check for check in checks if matches(check.name, wanted)]
+        if not held:
+            found.append(f"no check {wanted}{'*' if wanted.endswith('.') else ''} was made")
+        found += [
+            f"{check.name}: expected {check.expected}; seen {check.seen}"
+            for check in held
+            if not check.holds
+        ]
+    answered = {row for check in checks if check.holds for row in check.rows}
+    found += [f"no check that holds answers row {row}" for row in stage.rows if row not in answered]
+    return tuple(dict.fromkeys(found))

@@ -1,11 +1,14 @@
-"""What a stage leaves: its results, figures and checks as one JSON file that tells when it was changed."""
+"""A stage's record: its results, figures and checks in one signed JSON file; and its pictures and executed notebook."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Mapping
+import re
+import shutil
+import time
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -14,14 +17,14 @@ from pydantic import Field, ValidationError
 
 from labkit import reading
 from labkit.checks import Check, failed
-from labkit.core.result import FIGURE_MIME, RESULT_MIME, Figure, Result, summary_html
+from labkit.core.result import FIGURE_MIME, RESULT_MIME, Figure, Result, drafts, summary_html
 from labkit.core.tables import Table
 from labkit.display import counted
 from labkit.errors import StateError
 from labkit.model.lab import Lab
 from labkit.records import Record
-from labkit.report.stages import pictures, signing
-from labkit.report.stages.plan import STAGES, plan
+from labkit.report.stages import signing
+from labkit.report.stages.assignment import STAGES, plan
 from labkit.report.stages.signing import New, Seal
 
 
@@ -38,7 +41,7 @@ class Entry(Record):
 class Inputs(Record):
     """What a run was made of, besides the lab's description: hashes of its notebook, of the assignment's file,
     of labkit's sources, and of the records of the stages before; and the notebook's own parameters. None is
-    what its run did not know. :mod:`labkit.report.stages.inputs` makes and compares them.
+    what its run did not know. :mod:`labkit.report.stages.build_cache` makes and compares them.
     """
 
     notebook: str | None = None
@@ -241,30 +244,30 @@ def keep(lab: Lab, record: StageRecord, notebook: str = "") -> None:
     stage = record.stage
     good, bad = file(lab, stage), file(lab, stage, "failed.json")
     text = record.model_dump_json()
-    drawn = pictures.drawn(lab, record.run, pictures.named(text))
+    drawn = drawn_pictures(lab, record.run, pictures_named(text))
     ending = "failed." if record.state == "failed" else ""
     shown: dict[str, bytes | None] = (
         {f"notebooks/{stage}.{ending}ipynb": notebook.encode()} if notebook else {}
     )
     if ending:
-        aside = {name: pictures.failed(name) for name, data in drawn.items() if data}
-        kept = StageRecord.model_validate_json(pictures.renamed(text, aside))
+        aside = {name: failed_name(name) for name, data in drawn.items() if data}
+        kept = StageRecord.model_validate_json(with_pictures(text, aside))
         shown |= {aside[name]: drawn[name] for name in aside}
         shown[f"results/{bad.name}"] = dump(lab, kept).encode()
-        strays = {name for name in _named_in(bad) if pictures.is_failed(name)} - shown.keys()
+        strays = {name for name in _named_in(bad) if is_failed_picture(name)} - shown.keys()
         signing.commit(lab, {f"{stage}.failed": New(record.run, shown)}, strays)
     else:
         shown |= {**drawn, **_tables(record)}
         shown[f"results/{good.name}"] = dump(lab, record).encode()
         strays = {
             *_named_in(good),
-            *(name for name in _named_in(bad) if pictures.is_failed(name)),
+            *(name for name in _named_in(bad) if is_failed_picture(name)),
             *(f"tables/{stage}/{path.name}" for path in tables(lab, stage)),
             f"results/{bad.name}",
             *(f"notebooks/{stage}.{end}ipynb" for end in ("", "failed.")),
         } - shown.keys()
         signing.commit(lab, {stage: New(record.run, shown), f"{stage}.failed": None}, strays)
-    pictures.sweep(lab)
+    sweep_drafts(lab)
 
 
 def tables(lab: Lab, stage: str) -> list[Path]:
@@ -275,7 +278,7 @@ def tables(lab: Lab, stage: str) -> list[Path]:
 def _named_in(path: Path) -> frozenset[str]:
     """The pictures that a record's file names, whatever else is the matter with it."""
     return (
-        pictures.named(path.read_text(encoding="utf-8", errors="replace"))
+        pictures_named(path.read_text(encoding="utf-8", errors="replace"))
         if path.is_file()
         else frozenset()
     )
@@ -306,3 +309,78 @@ def _damaged(path: Path, reason: str) -> StateError:
     return StateError(
         str(path), reason, "run the stage again: labkit rebuild", code="state.damaged-record"
     )
+
+
+def read_notebook(path: Path) -> dict[str, Any] | None:
+    """The notebook (nbformat 4) in a file as JSON; None when there is none, or what is there is none."""
+    from nbformat.validator import ValidationError as Invalid
+    from nbformat.validator import (
+        iter_validate,  # a quarter of a second, and few commands read notebooks
+    )
+
+    try:
+        content = reading.json_of(path)
+        wrong = not isinstance(content, dict) or content.get("nbformat") != 4
+        if wrong or any(iter_validate(content, relax_add_props=True)):  # type: ignore[no-untyped-call]
+            return None
+    except (OSError, ValueError, Invalid):
+        return None
+    return dict(content)
+
+
+def notebook_file(lab: Lab, stage: str, ending: str = "ipynb") -> Path:
+    """Where the executed notebook of a stage's last passed run is (``failed.ipynb``: of a later failure)."""
+    return lab.output_dir / "notebooks" / f"{stage}.{ending}"
+
+
+def notebook_of(lab: Lab, record: StageRecord) -> dict[str, Any] | None:
+    """The executed notebook of the record's run; None when it was not kept, or is not as labkit signed it."""
+    path = notebook_file(lab, record.stage, "ipynb" if record.state == "passed" else "failed.ipynb")
+    data = signing.read(lab, f"notebooks/{path.name}")
+    found: dict[str, Any] | None = reading.parsed(data) if data else None
+    return found
+
+
+#: A picture's path in the JSON of a record, relative to the lab's outputs.
+PICTURE = re.compile(r'"(figures/[a-z0-9][a-z0-9.-]*\.(?:png|svg))"')
+#: Drafts of a run that was killed are removed after so many seconds.
+OLD = 86_400.0
+
+
+def pictures_named(text: str) -> frozenset[str]:
+    """The pictures that a record names, in its figures and its results; ``text`` is its JSON."""
+    return frozenset(PICTURE.findall(text))
+
+
+def drawn_pictures(lab: Lab, run: str, names: Collection[str]) -> dict[str, bytes | None]:
+    """What the run drew of these pictures; None for one that it did not draw, of which an earlier run's stays."""
+    drafts_of = {name: drafts(lab, run) / name.removeprefix("figures/") for name in names}
+    return {name: path.read_bytes() if path.is_file() else None for name, path in drafts_of.items()}
+
+
+def failed_name(name: str) -> str:
+    """What a picture of a failed run is called."""
+    stem, _, ending = name.rpartition(".")
+    return f"{stem}.failed.{ending}"
+
+
+def is_failed_picture(name: str) -> bool:
+    """Whether a picture is one of a failed run."""
+    return ".failed." in name
+
+
+def with_pictures(text: str, paths: Mapping[str, str]) -> str:
+    """The JSON of a record with other paths of its pictures."""
+    return PICTURE.sub(lambda found: f'"{paths.get(found[1], found[1])}"', text)
+
+
+def discard_drafts(lab: Lab, run: str) -> None:
+    """The run's drafts are gone."""
+    shutil.rmtree(drafts(lab, run), ignore_errors=True)
+
+
+def sweep_drafts(lab: Lab) -> None:
+    """The drafts of runs that ended long ago are gone: their stages will not close any more."""
+    for path in (lab.output_dir / "figures").glob(".*/"):
+        if time.time() - path.stat().st_mtime > OLD:
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,1 +1,13 @@
-"""TODO."""
+"""Talks to a wiki: sessions, and the protocol that publishing knows.
+
+:mod:`~labkit.wiki.client.session` opens a session with the lab's wiki; :mod:`~labkit.wiki.client.protocol` has what a
+session can do and the values that it returns; :mod:`~labkit.wiki.client.refusals` are the errors that a caller acts upon.
+"""
+
+from labkit.wiki.client import protocol, refusals, session
+
+__all__ = ["protocol", "refusals", "session"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,147 +1,169 @@
-"""A session with the wiki: logged in as the bot or the student, with bounded retries and clear errors."""
+"""Sessions with the lab's wiki: its address, the accounts' passwords, logging in, and what the wiki says about itself.
+
+A password is a :class:`pydantic.SecretStr` from the moment it is read, so that neither a printed value nor an exception
+shows it.
+"""
 
 from __future__ import annotations
 
 import functools
 import os
+from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
+from labkit import reading
 from labkit.display import curl
-from labkit.errors import WikiError
+from labkit.errors import StateError, WikiError
 from labkit.model.lab import Lab
-from labkit.wiki.client import accounts, ask
-from labkit.wiki.client.folders import Folders, api_url
+from labkit.records import Record
+from labkit.wiki.client.protocol import SiteInfo
 
 if TYPE_CHECKING:
-    import mwclient
+    from labkit.wiki.client.mediawiki import MediaWiki
 
-    from labkit.wiki.client.ask import SiteInfo
-    from labkit.wiki.client.transport import Session
-
+#: The lab's own wiki always answers on loopback, in the machine's own network namespace.
+ADDRESS = "127.0.0.1"
+#: Accounts of the lab's own wiki; MediaWiki begins each name with a capital letter.
+STUDENT, TEACHER, ADMINISTRATOR, BOT = "Student", "Teacher", "Administrator", "Labkit"
+#: The wiki's group whose accounts settle any remark.
+TEACHERS = "teacher"
+#: The name of the bot password, which logs in as ``Labkit@publish``, and its length in characters.
+APP, PUBLISH = "publish", 32
 #: Where an existing wiki's bot password comes from: its full name (``Labkit@publish``) and itself.
 USER_VARIABLE, PASSWORD_VARIABLE = "LABKIT_WIKI_USER", "LABKIT_WIKI_PASSWORD"
 #: The same of the student's account, for the answers that are given in the student's name.
 STUDENT_VARIABLES = ("LABKIT_WIKI_STUDENT", "LABKIT_WIKI_STUDENT_PASSWORD")
+#: The reply header in which the lab's own web server names its configuration.
+MARK = "X-Labkit-Configuration"
 
 
-def open(lab: Lab, *, student: bool = False, info: SiteInfo | None = None) -> Session:  # noqa: A001 - session.open is what it is called as
-    """A site of mwclient's, logged in as the bot, or as the student; :func:`account` names which. When
-    the wiki ends the session, the next request that notices logs in once more.
+class Passwords(Record):
+    """All secrets of the lab's own wiki; printing it shows stars."""
 
-    With ``info``, what the wiki said of itself just now, nothing is asked: the session reads as a stranger
+    student: SecretStr
+    teacher: SecretStr
+    administrator: SecretStr
+    labkit: SecretStr
+    publish: SecretStr
+    database: SecretStr
+    secret_key: SecretStr
+    upgrade_key: SecretStr
+
+    def plain(self) -> dict[str, str]:
+        """The passwords themselves, for the file and for MediaWiki's standard input alone."""
+        return {name: getattr(self, name).get_secret_value() for name in type(self).model_fields}
+
+
+def passwords_file(lab: Lab) -> Path:
+    """The file with the passwords of the lab's own wiki, which root alone reads."""
+    return lab.state_dir / "wiki" / "passwords.json"
+
+
+def passwords(lab: Lab) -> Passwords:
+    """The passwords of the lab's own wiki."""
+    return read(passwords_file(lab))
+
+
+def read(path: Path) -> Passwords:
+    """The passwords of a file; raises an error that does not quote the file."""
+    try:
+        found = Passwords.model_validate(reading.json_of(path))
+        if all(found.plain().values()) and len(found.publish) == PUBLISH:
+            return found
+    except FileNotFoundError:
+        raise WikiError(
+            str(path), "there is none yet", "bring the wiki up first", code="wiki.no-passwords"
+        ) from None
+    except PermissionError:
+        raise WikiError(
+            str(path), "is readable by root alone", "call it with sudo", code="machine.not-root"
+        ) from None
+    except (OSError, ValueError):
+        pass
+    raise StateError(
+        str(path), "is damaged: not the passwords that labkit wrote",
+        "move it away: the next start makes new passwords and gives them to the accounts",
+        f"ls -l {path}", code="state.damaged-passwords",
+    )  # fmt: skip
+
+
+def origin(lab: Lab) -> str:
+    """Scheme, host and port of the lab's own wiki."""
+    return f"http://{ADDRESS}:{lab.wiki.port}"
+
+
+def api_url(lab: Lab) -> str:
+    """The address of ``api.php``: the existing wiki's, else the lab's own."""
+    return lab.wiki.url or f"{origin(lab)}/w/api.php"
+
+
+def site_info(lab: Lab) -> SiteInfo:
+    """What the lab's wiki says about itself; :class:`WikiError` when it does not answer. One request."""
+    from labkit.wiki.client import transport  # it imports requests
+
+    url, own = api_url(lab), not lab.wiki.url
+    wanted = {"meta": "siteinfo", "siprop": "general|namespaces|extensions"}
+    words = {"action": "query", "format": "json", "formatversion": 2, **wanted}
+    with closing(transport.pool(own=own)) as pool:
+        reply = transport.call(pool, url, words, method="GET", most=1)
+    try:
+        answer = reading.parsed(reply.text)
+        if answer.get("error", {}).get("code") == "readapidenied":
+            return SiteInfo(address=url, private=True)
+        said = answer["query"]
+        return SiteInfo(
+            address=said["general"]["base"],
+            general=said["general"],
+            namespaces={item["id"]: item["name"] for item in said["namespaces"].values()},
+            extensions=tuple(item["name"] for item in said["extensions"]),
+            mark=reply.headers.get(MARK, ""),
+        )
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise transport.not_a_wiki(url, "its answer has no site information", own=own) from None
+
+
+def open(lab: Lab, *, student: bool = False, info: SiteInfo | None = None) -> MediaWiki:  # noqa: A001 - session.open is what it is called as
+    """A session that is logged in as the bot, or as the student. When the wiki ends it, the next request that notices
+    logs in once more.
+
+    With ``info``, what the wiki has just said about itself, nothing is asked: the session reads anonymously
     and logs in when it is to write. A private wiki's is logged in at once.
 
     Raises :class:`WikiError` when the wiki is down, is no MediaWiki, refuses the password or is
     read-only; no password is in the exception or in what led to it.
     """
-    if info and not info.private:
-        return _late(lab, info, student=student)
-    login, password = credentials(lab, student=student)
-    site, wrong = _attempt(lab, login, password)
-    if wrong is not None or site is None:
-        # raised here, where no exception that knows the password is its context
-        raise wrong or ask.not_a_wiki(lab, "nothing")
-    site.renew = functools.partial(_renew, lab, site, student=student)
-    site.bot = bot(lab)
+    late = info is not None and not info.private
+    if not late:
+        credentials(lab, student=student)  # which may be missing, whatever the wiki answers
+    site = connect(lab, info=info if late else None)
+    site.renew = functools.partial(_log_in, lab, site, student=student)
+    if not late:
+        _require_writable(api_url(lab), site)
+        site.renew()
     return site
 
 
-def _late(lab: Lab, info: SiteInfo, *, student: bool) -> Session:
-    """A session that has not asked the wiki anything yet."""
+def connect(lab: Lab, *, info: SiteInfo | None = None) -> MediaWiki:
+    """An anonymous session with the lab's wiki; with ``info``, the wiki is not asked what it is."""
     from mwclient.errors import MwClientError
 
-    from labkit.wiki.client.transport import Session  # it imports mwclient
+    from labkit.wiki.client import transport
+    from labkit.wiki.client.mediawiki import MediaWiki  # it imports mwclient
 
+    url, own = api_url(lab), not lab.wiki.url
     try:
-        site = Session(api_url(lab), own=not lab.wiki.url, info=info)
-    except MwClientError as error:  # what it calls itself has no version
-        raise ask.not_a_wiki(lab, type(error).__name__) from None
-    site.late = True
-    site.bot = bot(lab)
-    site.renew = functools.partial(_renew, lab, site, student=student)
-    return site
-
-
-def _renew(lab: Lab, site: Session, *, student: bool) -> None:
-    """The session is logged in anew."""
-    login, password = credentials(lab, student=student)
-    site.connection.cookies.clear()
-    site.tokens.clear()
-    _, wrong = _attempt(lab, login, password, site)
-    if wrong is not None:
-        raise wrong
-
-
-def _attempt(
-    lab: Lab, login: str, password: SecretStr, site: Session | None = None
-) -> tuple[Session | None, WikiError | None]:
-    """A site that has logged in, or the error that says why it has not."""
-    from mwclient.errors import LoginError, MaximumRetriesExceeded, MwClientError
-
-    url = api_url(lab)
-    wrong: WikiError | None = None
-    try:
-        site = site or connect(url, own=not lab.wiki.url)
-        known = getattr(site, "site", {})  # a private wiki says nothing before the login
-        if "readonly" in known:
-            wrong = _read_only(url, known.get("readonlyreason") or "no reason given")
-        else:
-            _log_in(site, login, password)
-    except WikiError as error:
-        wrong = error.with_traceback(None)  # whose frames hold the password
-    except LoginError as error:
-        kind = "bot password" if "@" in login else "password"
-        reason = f"the wiki refuses the {kind}: {error.info or error.code}"
-        wrong = WikiError(f"{login} at {url}", reason, _remedy(lab), curl(url), code="wiki.login")
-    except MaximumRetriesExceeded:
-        reason = "the wiki wants no more logins for a while"
-        wrong = WikiError(
-            f"{login} at {url}", reason, "publish again in a few minutes", code="wiki.login"
-        )
+        return MediaWiki(url, own=own, bot=bot(lab), info=info)
     except (MwClientError, ValueError, KeyError) as error:
-        wrong = ask.not_a_wiki(lab, type(error).__name__)
-    finally:
-        if site is not None:
-            site.credentials = None  # what prints the site's attributes prints no password
-    if wrong is not None and site is not None:
-        site.connection.close()
-    return site, wrong
-
-
-def _log_in(site: mwclient.Site, login: str, password: SecretStr) -> None:
-    """The session is that account's: by a bot password (``NAME@APP``), or as its person logs in."""
-    from mwclient.errors import LoginError
-
-    if "@" in login:
-        site.login(login, password.get_secret_value())
-        return
-    answer = site.clientlogin(username=login, password=password.get_secret_value())
-    if answer is not True:
-        raise LoginError(site, "", "it asks for more than a password: use a bot password")
-    site.site_init()  # what may be done now, and as whom
-
-
-def connect(url: str, *, own: bool) -> Session:
-    """An anonymous session with the wiki whose ``api.php`` is at ``url``.
-
-    The lab's ``own`` wiki is on loopback, so that no proxy of the environment is asked for it.
-    """
-    from labkit.wiki.client.transport import Session  # it imports mwclient
-
-    return Session(url, own=own)
-
-
-def account(site: mwclient.Site) -> str:
-    """The account that a session is logged in as, for ``assertuser``."""
-    return str(site.username)
+        raise transport.not_a_wiki(url, type(error).__name__, own=own) from None
 
 
 def bot(lab: Lab) -> str:
     """The account by which labkit publishes, as the wiki writes it; '' when the environment names none."""
     if not lab.wiki.url:
-        return accounts.BOT
+        return BOT
     name = os.environ.get(USER_VARIABLE, "").partition("@")[0].replace("_", " ").strip()
     return name[:1].upper() + name[1:]
 
@@ -150,10 +172,8 @@ def credentials(lab: Lab, *, student: bool = False) -> tuple[str, SecretStr]:
     """The login's name and password, the bot's or the student's: those of the lab's own wiki, or the
     environment's for an existing one."""
     if not lab.wiki.url:
-        passwords = accounts.read(Folders.of(lab).passwords)
-        if student:
-            return accounts.STUDENT, passwords.student
-        return f"{accounts.BOT}@{accounts.APP}", passwords.publish
+        known = passwords(lab)
+        return (STUDENT, known.student) if student else (f"{BOT}@{APP}", known.publish)
     names = STUDENT_VARIABLES if student else (USER_VARIABLE, PASSWORD_VARIABLE)
     missing = [name for name in names if not os.environ.get(name)]
     if missing:
@@ -169,14 +189,49 @@ def credentials(lab: Lab, *, student: bool = False) -> tuple[str, SecretStr]:
     return os.environ[names[0]], SecretStr(os.environ[names[1]])
 
 
-def _read_only(url: str, reason: str) -> WikiError:
-    return WikiError(
-        url, f"the wiki is read-only: {reason}", "wait until its owner has opened it again",
-        curl(f"{url}?action=query&meta=siteinfo"), code="wiki.read-only",
-    )  # fmt: skip
+def _require_writable(url: str, site: MediaWiki) -> None:
+    """Raises :class:`WikiError` with the owner's reason for a wiki that takes no edits now."""
+    known = getattr(site, "site", {})  # a private wiki says nothing before the login
+    if "readonly" in known:
+        reason = f"the wiki is read-only: {known.get('readonlyreason') or 'no reason given'}"
+        again = curl(f"{url}?action=query&meta=siteinfo")
+        raise WikiError(url, reason, "wait until its owner has opened it again", again, code="wiki.read-only")  # fmt: skip
 
 
-def _remedy(lab: Lab) -> str:
-    if lab.wiki.url:
-        return "correct the account and its password in the environment (LABKIT_WIKI_…)"
-    return f"see {Folders.of(lab).passwords}; moved away, it is made anew at the next start"
+def _log_in(lab: Lab, site: MediaWiki, *, student: bool) -> None:
+    """Logs a session in (anew): by a bot password (``NAME@APP``), or as the account's person does."""
+    from mwclient.errors import LoginError, MaximumRetriesExceeded, MwClientError
+
+    from labkit.wiki.client import transport
+
+    url, (login, password) = api_url(lab), credentials(lab, student=student)
+    site.connection.cookies.clear()
+    site.tokens.clear()
+    site.account = ""
+    reason, remedy = "the wiki wants no more logins for a while", "publish again in a few minutes"
+    try:
+        if "@" in login:
+            site.login(login, password.get_secret_value())
+            return
+        answer = site.clientlogin(username=login, password=password.get_secret_value())
+        if answer is not True:
+            raise LoginError(site, "", "it asks for more than a password: use a bot password")
+        site.site_init()  # what may be done now, and as whom
+        return
+    except WikiError as error:
+        wrong = error.with_traceback(None)  # whose frames hold the password
+    except MaximumRetriesExceeded:
+        wrong = WikiError(f"{login} at {url}", reason, remedy, code="wiki.login")
+    except LoginError as error:
+        kind = "bot password" if "@" in login else "password"
+        reason = f"the wiki refuses the {kind}: {error.info or error.code}"
+        remedy = f"see {passwords_file(lab)}; moved away, it is made anew at the next start"
+        if lab.wiki.url:
+            remedy = "correct the account and its password in the environment (LABKIT_WIKI_…)"
+        wrong = WikiError(f"{login} at {url}", reason, remedy, curl(url), code="wiki.login")
+    except (MwClientError, ValueError, KeyError) as error:
+        wrong = transport.not_a_wiki(url, type(error).__name__, own=not lab.wiki.url)
+    finally:
+        site.credentials = None  # what prints the site's attributes prints no password
+    site.close()
+    raise wrong  # here, where no exception that knows the password is its context

@@ -1,4 +1,4 @@
-"""One request at a time, bounded: in time, in tries, and in what an error may tell.
+"""HTTP requests to a wiki, bounded: in time, in tries, in size, and in what an error may tell.
 
 mwclient, left to itself, sends a request again for hours and sleeps as long as a reply's ``Retry-After``
 says; what it raises holds the request, and with it the password or token. Here
@@ -14,26 +14,23 @@ says; what it raises holds the request, and with it the password or token. Here
 from __future__ import annotations
 
 import itertools
+import re
 import ssl
-import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import mwclient
 import requests
 
 import labkit
 from labkit import reading
 from labkit.display import curl
 from labkit.errors import WikiError
-from labkit.wiki.client import ask
-from labkit.wiki.client.ask import SiteInfo
 from labkit.wiki.client.refusals import LATER, BusyError, UnansweredError
 
 #: How often a request is sent that only asks, or that the wiki did not act upon.
@@ -49,129 +46,44 @@ LAG = 5
 #: What the API is asked for without anything being changed.
 ASKING = ("query", "parse", "compare", "login", "clientlogin")
 _SILENT = "the wiki does not answer"
-_REMEDY = (
-    "see that it is up (the lab's own: run the stage 01-wiki), then publish again: what was saved is "
-    "whole, the rest follows"
+_FINISH = "; what was saved is whole: publish again, and the rest follows"
+#: What to do about a certificate that cannot be verified.
+_TRUST = (
+    "have the machine trust who issued it (Debian: put that authority's certificate into "
+    "/usr/local/share/ca-certificates and call update-ca-certificates), or export SSL_CERT_FILE with it"
 )
-_ADDRESS = "correct wiki.url: the full address, which ends in /api.php"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a request has no good reply: in words, with a remedy. ``wait`` is how long the wiki wants to be
-    left alone (seconds), ``undone`` that it did not act; ``tries`` how often it is worth trying, ``busy``
-    that it may well be another time."""
+    """Why a request has no good reply. ``wait`` is how long the wiki wants to be left alone (seconds), ``undone`` that
+    it did not act; ``tries`` how often it is worth trying, ``busy`` that it may well be another time."""
 
     reason: str
-    remedy: str = _REMEDY
+    code: str = "wiki.down"
+    remedy: str = ""
     wait: float = 0.0
     undone: bool = False
     tries: int = TRIES
     busy: bool = False
 
 
-class Session(mwclient.Site):  # type: ignore[misc]
-    """A session with the wiki whose ``api.php`` is at ``url``, the lab's ``own`` or another one.
+@dataclass(frozen=True)
+class Reply:
+    """The text of a reply and its headers; without text, ``fault`` says why."""
 
-    ``renew`` logs in again when it has ended; who does so holds ``renewing``. Several threads may write.
-    A ``late`` one looks around as a stranger until it is to write. ``bot`` is the account by which labkit
-    publishes, whoever's session it is. With ``info``, what the wiki said of
-    itself just now, it is not asked for that again.
-    """
+    text: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    fault: Fault | None = None
 
-    def __init__(self, url: str, *, own: bool, info: SiteInfo | None = None) -> None:
-        parts = urlsplit(url)
-        self.own = own
-        self.late = False
-        self.bot = ""
-        self.renew: Callable[[], None] | None = None
-        self.renewing = threading.Lock()
-        self.extensions = info.extensions if info else None
-        super().__init__(
-            parts.netloc,
-            path=parts.path.removesuffix("api.php"),
-            scheme=parts.scheme,
-            pool=_pool(own=own),
-            max_retries=0,
-            do_init=info is None,
-        )
-        if info:
-            self._learn(info)
 
-    def log_in(self) -> None:
-        """A late session is logged in from now on; raises :class:`WikiError` when the wiki refuses."""
-        with self.renewing:
-            if self.late and self.renew:
-                self.renew()
-                self.late = False
-
-    def site_init(self) -> None:
-        """What the wiki is, once; after each login as whom, what that one may do, and a token to write
-        with, in one request."""
-        if not self.initialized:
-            super().site_init()
-            return
-        answer = self.get("query", meta="userinfo|tokens", uiprop="groups|rights")["query"]
-        self.username, self.groups = answer["userinfo"]["name"], answer["userinfo"]["groups"]
-        self.rights = answer["userinfo"]["rights"]
-        self.tokens = {"csrf": answer["tokens"]["csrftoken"]}
-
-    def _learn(self, info: SiteInfo) -> None:
-        """Takes over what mwclient would ask for first (its ``site_init``), in mwclient's words."""
-        said = {
-            "server": info.server,
-            "articlepath": info.articlepath,
-            "maxarticlesize": info.largest_page,
-            "maxuploadsize": info.largest_file,
-            "readonly": info.readonly or None,
-            "readonlyreason": info.readonly,
-        }
-        self.site = {name: value for name, value in said.items() if value is not None}
-        self.namespaces = dict(info.namespaces)
-        self.version = self.version_tuple_from_generator(info.version)
-        self.initialized = True
-
-    def raw_call(
-        self,
-        script: str,
-        data: Mapping[str, Any],
-        files: Any = None,
-        retry_on_error: bool = True,
-        http_method: str = "POST",
-    ) -> str:
-        """The reply's text, JSON; raises :class:`WikiError` when there is none, or none that can be read."""
-        url = f"{self.scheme}://{self.host}{self.path}{script}{self.ext}"
-        asks = data.get("action") in ASKING
-        given = dict(data) if asks else {**data, "maxlag": LAG}
-        for attempt in itertools.count(1):
-            said, fault = self._send(http_method, url, given, files)
-            if fault is None:
-                return said
-            wait = max(fault.wait, PAUSE * (attempt - 1))
-            hopeless = wait > LONGEST_WAIT or not (asks or fault.undone)
-            if attempt < fault.tries and not hopeless:
-                time.sleep(wait)
-            elif said:  # the wiki's own refusal, which says more
-                return said
-            else:
-                silence = BusyError if fault.busy else UnansweredError
-                kind = WikiError if asks or fault.undone else silence
-                raise kind(url, fault.reason, fault.remedy, curl(url, options="--include"))
-        raise AssertionError  # the tries have an end
-
-    def _send(
-        self, method: str, url: str, data: Mapping[str, Any], files: Any
-    ) -> tuple[str, Fault | None]:
-        """One request: its reply's text, and what is wrong with it."""
-        given = {"params" if method == "GET" else "data": data, "files": files, "timeout": TIMEOUT}
-        pool = self.connection
-        try:
-            with pool.request(
-                method, url, allow_redirects=False, stream=True, verify=pool.verify, **given
-            ) as reply:
-                return _judged(reply, _text(reply))
-        except requests.RequestException as error:
-            return "", _fault(error)
+def pool(*, own: bool) -> requests.Session:
+    """Connections to a wiki; to the lab's ``own``, on loopback, no proxy of the environment is asked."""
+    made = requests.Session()
+    made.trust_env = not own
+    made.verify = authorities()
+    made.headers["User-Agent"] = f"labkit/{labkit.__version__}"
+    return made
 
 
 def authorities() -> str | bool:
@@ -181,12 +93,89 @@ def authorities() -> str | bool:
     return paths.cafile or (str(folder) if folder and any(folder.iterdir()) else True)
 
 
-def _pool(*, own: bool) -> requests.Session:
-    pool = requests.Session()
-    pool.trust_env = not own
-    pool.verify = authorities()
-    pool.headers["User-Agent"] = f"labkit/{labkit.__version__} mwclient/{mwclient.__version__}"
-    return pool
+def call(
+    connections: requests.Session,
+    url: str,
+    data: Mapping[str, Any],
+    *,
+    files: Any = None,
+    method: str = "POST",
+    most: int = BUSY_TRIES,
+) -> Reply:
+    """The reply of ``api.php`` at ``url``, whose text is JSON; raises :class:`WikiError` when there is none.
+
+    :param data: the words of the request; :param most: how often it is sent, at most.
+    """
+    asks = data.get("action") in ASKING
+    given = dict(data) if asks else {**data, "maxlag": LAG}
+    for attempt in itertools.count(1):
+        reply = _sent(connections, method, url, given, files)
+        fault = reply.fault
+        if fault is None:
+            return reply
+        wait = max(fault.wait, PAUSE * (attempt - 1))
+        hopeless = wait > LONGEST_WAIT or not (asks or fault.undone)
+        if attempt < min(fault.tries, most) and not hopeless:
+            time.sleep(wait)
+        elif reply.text:  # the wiki's own refusal, which says more
+            return reply
+        else:
+            raise _error(url, fault, own=not connections.trust_env, surely=asks or fault.undone)
+    raise AssertionError  # the tries have an end
+
+
+def status(connections: requests.Session, url: str) -> int:
+    """The HTTP status with which an address answers, its path sent as it is (``/a/../b``)."""
+    prepared = connections.prepare_request(requests.Request("GET", url))
+    prepared.url = url  # requests would have removed the dots
+    try:
+        with connections.send(
+            prepared, timeout=TIMEOUT, stream=True, verify=connections.verify
+        ) as reply:
+            return reply.status_code
+    except requests.RequestException as error:
+        fault = _fault(error)
+    raise _error(url, fault, own=not connections.trust_env)
+
+
+def not_a_wiki(url: str, seen: str, *, own: bool) -> WikiError:
+    """The error for an address at which something else than MediaWiki answers."""
+    remedy = (
+        "the wiki's logs say why; then run the stage 01-wiki"
+        if own
+        else "correct wiki.url: the full address, which ends in /api.php"
+    )
+    reason, again = f"no MediaWiki answers there: {seen}", curl(url, options="--include")
+    return WikiError(url, reason, remedy, again, code="wiki.not-a-wiki")
+
+
+def _error(url: str, fault: Fault, *, own: bool, surely: bool = True) -> WikiError:
+    """The error for a request without a good reply; ``surely``: the wiki has changed nothing for it."""
+    down = (
+        "bring it up: run the stage 01-wiki"
+        if own
+        else "see that this wiki is up and that wiki.url names it"
+    )
+    remedy, again = fault.remedy or down, curl(url, options="--include")
+    if surely:
+        return WikiError(url, fault.reason, remedy, again, code=fault.code)
+    kind = BusyError if fault.busy else UnansweredError
+    return kind(url, fault.reason, remedy + _FINISH, again)
+
+
+def _sent(
+    connections: requests.Session, method: str, url: str, data: Mapping[str, Any], files: Any
+) -> Reply:
+    """The reply to one request, with what is wrong with it."""
+    given = {"params" if method == "GET" else "data": data, "files": files, "timeout": TIMEOUT}
+    verify = connections.verify
+    try:
+        with connections.request(
+            method, url, allow_redirects=False, stream=True, verify=verify, **given
+        ) as reply:
+            return _judged(reply, _text(reply), own=not connections.trust_env)
+    except requests.RequestException as error:
+        return Reply(fault=_fault(error))
 
 
 def _text(reply: requests.Response) -> str:
@@ -203,26 +192,28 @@ def _text(reply: requests.Response) -> str:
     return b"".join(parts).decode("utf-8", errors="replace")
 
 
-def _judged(reply: requests.Response, text: str) -> tuple[str, Fault | None]:
+def _judged(reply: requests.Response, text: str, *, own: bool) -> Reply:
     """A reply's text, if the wiki itself wrote it, and what is wrong with it."""
     status, wait = reply.status_code, _seconds(reply.headers.get("Retry-After", ""))
     code = _code(text)
     if code in LATER:
-        return text, Fault(f"{code}", wait=wait, undone=True, tries=TRIES if wait else 1)
+        return Reply(
+            text, fault=Fault(f"{code}", wait=wait, undone=True, tries=TRIES if wait else 1)
+        )
     if code is not None and code.startswith("internal_api_error_DB"):
         said = f"{_SILENT}: its database fails, or is busy ({code})"
-        return "", Fault(said, tries=BUSY_TRIES, busy=True)
+        return Reply(fault=Fault(said, tries=BUSY_TRIES, busy=True))
     if code is not None and (code or status == 200):
-        return text, None
+        return Reply(text, reply.headers)
     if 300 <= status < 400:
         place = urlsplit(reply.headers.get("Location", ""))
-        elsewhere = f"{place.scheme}://{place.hostname}{place.path}"
-        said = f"the wiki sends on to {elsewhere}"
-        return "", Fault(said, "let wiki.url be that address", tries=1)
+        said = f"the wiki sends on to {place.scheme}://{place.hostname}{place.path}"
+        return Reply(fault=Fault(said, remedy="let wiki.url be that address", tries=1))
     if status in (200, 429) or status >= 500:
         said = f"HTTP status {status}" if status != 200 else "its answer is no JSON"
-        return "", Fault(f"{_SILENT}: {said}", wait=wait, undone=status == 429)
-    return "", Fault(f"no MediaWiki answers there: HTTP status {status}", _ADDRESS, tries=1)
+        return Reply(fault=Fault(f"{_SILENT}: {said}", wait=wait, undone=status == 429))
+    wrong = not_a_wiki("", f"HTTP status {status}", own=own)
+    return Reply(fault=Fault(wrong.reason, wrong.code, wrong.remedy, tries=1))
 
 
 def _code(text: str) -> str | None:
@@ -248,14 +239,14 @@ def _seconds(header: str) -> float:
 def _fault(error: requests.RequestException) -> Fault:
     """What a failed request tells; nothing of the request itself."""
     if isinstance(error, requests.exceptions.SSLError):
-        return Fault(ask.distrust(_plainly(error)), ask.TRUST, tries=1, undone=True)
+        pattern = r"\[SSL[^\]]*\] |certificate verify failed: |\s*\(_ssl\.c:\d+\)"
+        said = f"its certificate cannot be verified: {re.sub(pattern, '', _plainly(error))}"
+        return Fault(said, "wiki.certificate", _TRUST, tries=1, undone=True)
     if isinstance(error, requests.ReadTimeout):
         return Fault(f"{_SILENT}: no word within {TIMEOUT[1]:g} s", tries=2)
     refused = "NewConnectionError" in repr(getattr(error, "args", ""))
-    return Fault(
-        f"{_SILENT}: {_plainly(error)}",
-        undone=refused or isinstance(error, requests.ConnectTimeout),
-    )
+    undone = refused or isinstance(error, requests.ConnectTimeout)
+    return Fault(f"{_SILENT}: {_plainly(error)}", undone=undone)
 
 
 def _plainly(error: BaseException) -> str:

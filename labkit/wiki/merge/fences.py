@@ -8,7 +8,7 @@ A block stands between two comments, which no reader of the page sees::
 
 The first comment stands on the line of the block's heading, so that the heading's [edit] link opens
 the whole block and a line added at the section's end stands outside of it. The number is the hash
-of what labkit wrote there (the *pristine* block): what differs from it, a person changed. One more
+of what labkit wrote there : what differs from it, a person changed. One more
 comment lists the blocks that were published; one of them that the page no longer has was deleted by
 a person::
 
@@ -17,7 +17,7 @@ a person::
 Text outside of blocks is never touched.
 
 Below its first comment a block may have a *notice* of labkit's, one line of HTML that carries the hash of its own
-words. It is no part of the block: it is taken off when the page is read, and written anew. One whose words a
+words. It does not belong to the block: it is taken off when the page is read, and written anew. A notice whose words a
 person changed is a line of that person's.
 """
 
@@ -70,7 +70,7 @@ class Block(Record):
 
     @property
     def text(self) -> str:
-        """The block as it stands on a page when nobody has changed it."""
+        """The block as labkit writes it on a page."""
         return fenced(self, self.digest)
 
 
@@ -78,7 +78,7 @@ class Fenced(Record):
     """A block as found on a page: what stands there now, and the hash of what labkit wrote there.
 
     ``start`` and ``end`` are its first character's place in the page and the one after its last;
-    ``notice`` is labkit's notice at its head, which is no part of the block.
+    ``notice`` is labkit's notice at its head, which does not belong to the block.
     """
 
     block: Block
@@ -128,7 +128,7 @@ def block(name: str, heading: str, body: str) -> Block:
 
 
 def fenced(block: Block, digest: str, notice: str = "") -> str:
-    """A block between its fences, with the hash of its pristine state and a notice at its head."""
+    """A block between its fences, with the hash of what labkit last wrote there and a notice at its head."""
     start = f"{block.heading} " if block.heading else ""
     body = f"{notice}\n{block.body}" if notice else block.body
     return (
@@ -194,6 +194,20 @@ def parse(text: str, page: str) -> Document:
         list_start=names.start() if names else 0,
         list_end=names.end() if names else 0,
     )
+
+
+def whole(text: str) -> Document | None:
+    """The page's parts, None where its fences are damaged."""
+    try:
+        return parse(text, "")
+    except WikiError:
+        return None
+
+
+def blocks(text: str) -> tuple[Fenced, ...]:
+    """The blocks of a page; none where its fences are damaged."""
+    found = whole(text)
+    return found.blocks if found else ()
 
 
 def line_of(text: str, place: int) -> int:

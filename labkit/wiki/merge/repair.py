@@ -8,18 +8,19 @@ other line of the page stays as it is.
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from labkit.display import quoted
 from labkit.errors import WikiError
 from labkit.records import Record
-from labkit.wiki.merge import comments, fences, three_way, weave
-from labkit.wiki.merge.comments import Comment
+from labkit.wiki.merge import fences, page_merge, three_way
 from labkit.wiki.merge.fences import Block
-from labkit.wiki.merge.regions import Region, regions
-from labkit.wiki.merge.weave import Pristine
+from labkit.wiki.merge.page_merge import LastWrote
 
 #: A hash that no block has: what labkit wrote there is unknown.
 UNKNOWN = "0" * 16
@@ -57,12 +58,12 @@ class Bench:
     text: str
     found: tuple[Comment, ...]
     versions: tuple[Block, ...]
-    pristine: Pristine
+    last_wrote: LastWrote
     surely: Counter[str] = field(default_factory=Counter)
 
     def bare(self, start: int, end: int) -> str:
         """A stretch of the text without labkit's comments."""
-        return comments.without(self.text, self.found, start, end)
+        return without(self.text, self.found, start, end)
 
     def best(self, name: str, lines: Sequence[str]) -> Block | None:
         """What labkit wrote under that name ('': under any) and the lines have most of, if any."""
@@ -71,17 +72,17 @@ class Bench:
 
     def base(self, name: str, digest: str, lines: Sequence[str]) -> Block | None:
         """What labkit wrote there: by its hash, else by its likeness to the lines."""
-        return (self.pristine(name, digest) if digest else None) or self.best(name, lines)
+        return (self.last_wrote(name, digest) if digest else None) or self.best(name, lines)
 
 
-def repair(text: str, page: str, *, versions: Sequence[Block], pristine: Pristine) -> Repaired:
+def repair(text: str, page: str, *, versions: Sequence[Block], last_wrote: LastWrote) -> Repaired:
     """The page's text with whole comments; nothing is changed of one that has them.
 
     :param versions: what labkit wrote on the page, and what it would write now, as far as it knows.
     :raises WikiError: it would lose a line that is not surely labkit's (a fault of labkit's).
     """
-    found = comments.read(text, {block.name for block in versions})
-    bench = Bench(text, found, tuple(versions), pristine)
+    found = read_comments(text, {block.name for block in versions})
+    bench = Bench(text, found, tuple(versions), last_wrote)
     if _good(bench, page):
         return Repaired(text=text)
     fencing = [item for item in found if item.kind in ("begin", "end")]
@@ -90,7 +91,12 @@ def repair(text: str, page: str, *, versions: Sequence[Block], pristine: Pristin
     names = tuple(dict.fromkeys(name for item in lists for name in item.names))
     new = "".join([f"{fences.listed(names)}\n" if names else "", *map(_written, pieces)])
     _guard(bench, new, page)
-    return Repaired(text=new, diff=weave.difference(text, new))
+    return Repaired(text=new, diff=page_merge.difference(text, new))
+
+
+def bare(text: str) -> Counter[str]:
+    """The lines of a page without labkit's comments, whatever those are like."""
+    return three_way.count(without(text, read_comments(text, ())).split("\n"))
 
 
 def anchors(lines: Sequence[str], block: Block) -> list[tuple[int, int]]:
@@ -227,7 +233,7 @@ def _name(bench: Bench, region: Region, lines: Sequence[str]) -> tuple[str, bool
 
 def _digest(bench: Bench, name: str, digest: str, lines: Sequence[str]) -> str:
     """The hash that tells what labkit wrote there."""
-    if digest and bench.pristine(name, digest):
+    if digest and bench.last_wrote(name, digest):
         return digest
     best = bench.best(name, lines)
     return best.digest if best and anchors(lines, best) else digest or UNKNOWN
@@ -254,7 +260,7 @@ def _single(bench: Bench, pieces: Sequence[Piece]) -> list[Piece]:
         bench.surely.update(three_way.count(piece.lines) - theirs)
         home = kept[piece.name]
         home.text = (
-            weave.put_back(home.text, "\n".join(piece.lines), theirs) if theirs else home.text
+            page_merge.put_back(home.text, "\n".join(piece.lines), theirs) if theirs else home.text
         )
     return single
 
@@ -279,7 +285,7 @@ def _good(bench: Bench, page: str) -> bool:
     except WikiError:
         return False
     return all(
-        not item.touched or bench.pristine(item.block.name, item.digest) for item in found.blocks
+        not item.touched or bench.last_wrote(item.block.name, item.digest) for item in found.blocks
     )
 
 
@@ -287,7 +293,7 @@ def _guard(bench: Bench, new: str, page: str) -> None:
     """Raises when the mended text is not whole, or lacks a line that is not surely labkit's."""
     before = three_way.count(bench.bare(0, len(bench.text)).split("\n"))
     try:
-        lost = before - weave.present(fences.parse(new, page)) - bench.surely
+        lost = before - page_merge.present(fences.parse(new, page)) - bench.surely
         fault = f"a line would be lost: {quoted(next(iter(lost)))}" if lost else ""
     except WikiError as error:
         fault = f"{error.value}: {error.reason}"
@@ -296,3 +302,190 @@ def _guard(bench: Bench, new: str, page: str) -> None:
             page, f"its comments cannot be mended: {fault}",
             "nothing was published; put the comments back by hand (the page's history has them)", code="wiki.page-damaged",
         )  # fmt: skip
+
+
+Kind = Literal["begin", "end", "page", ""]
+
+
+#: A damaged comment as far as its line goes, and not into the next comment.
+_DAMAGED = re.compile(
+    r"(?P<open><!--\s*)?labkit\s*(?P<colon>:?)\s*(?P<word>\w*)(?P<rest>(?:(?!<!--)[^\n])*?)"
+    r"(?:\s*--+>|(?=<!--)|$)",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+_DIGEST = re.compile(r"[0-9a-fA-F]{1,40}")
+
+
+_KINDS: tuple[Literal["begin"], Literal["end"], Literal["page"]] = ("begin", "end", "page")
+
+
+class Comment(Record):
+    """A comment of labkit's, or what is left of one.
+
+    ``start`` and ``end`` are its first character's place and the one after its last; ``rest`` are the
+    words in it that labkit did not write. A damaged one may have lost ``kind``, ``name`` and ``digest``
+    ('' then).
+    """
+
+    kind: Kind
+    start: int
+    end: int
+    name: str = ""
+    digest: str = ""
+    names: tuple[str, ...] = ()
+    rest: str = ""
+
+
+def read_comments(text: str, known: Iterable[str]) -> tuple[Comment, ...]:
+    """The comments of a page in their order; ``known`` are names of blocks that a damaged one may mean."""
+    whole = list(fences.FENCE.finditer(text))
+    names = {*known, *(name for match in whole for name in _names(match))}
+    found: list[Comment] = []
+    place = 0
+    for match in whole:
+        found += _damaged(text, place, match.start(), names)
+        found.append(_whole(match))
+        place = match.end()
+    return (*found, *_damaged(text, place, len(text), names))
+
+
+def without(text: str, comments: Iterable[Comment], start: int = 0, end: int | None = None) -> str:
+    """A stretch of the text in which of each comment only people's words are left; a line that has
+    nothing else goes with its comment, and so do labkit's notices."""
+    pieces, place, last = [], start, len(text) if end is None else end
+    for comment in comments:
+        if comment.start < place or comment.end > last:
+            continue
+        pieces += [text[place : comment.start], comment.rest]
+        place = comment.end
+        alone = comment.start == 0 or text[comment.start - 1] == "\n"
+        if alone and not comment.rest and place < last and text[place] == "\n":
+            place += 1
+    return fences.without_notices("".join([*pieces, text[place:last]]))
+
+
+def _names(match: re.Match[str]) -> tuple[str, ...]:
+    if match["names"] is not None:
+        return tuple(match["names"].split())
+    return (match["name"] or match["end"],)
+
+
+def _whole(match: re.Match[str]) -> Comment:
+    kind: Kind = "begin" if match["begin"] else "end" if match["end"] else "page"
+    return Comment(
+        kind=kind, start=match.start(), end=match.end(), digest=match["digest"] or "",
+        name="" if kind == "page" else _names(match)[0],
+        names=_names(match) if kind == "page" else (),
+    )  # fmt: skip
+
+
+def _damaged(text: str, start: int, end: int, names: set[str]) -> Iterator[Comment]:
+    while trace := fences.TRACE.search(text, start, end):
+        match = _DAMAGED.match(text, trace.start(), end)
+        assert match is not None  # noqa: S101 - a trace is the beginning of one
+        yield _read(match, names)
+        start = max(match.end(), trace.end())
+
+
+def _read(match: re.Match[str], names: set[str]) -> Comment:
+    """What a damaged comment says."""
+    near = difflib.get_close_matches(match["word"].lower(), _KINDS, 1, 0.6)
+    words = match["rest"].split()
+    at = {"start": match.start(), "end": match.end()}
+    if not near:  # a comment of a person's that begins as labkit's do
+        return Comment(kind="", rest=match[0].replace(match["colon"], " ", 1), **at)
+    if near[0] == "page":
+        words = match["rest"].replace(fences.ADVICE, "").replace("|", " ").split()
+        rest = " ".join(word for word in words if word not in names)
+        return Comment(kind="page", names=tuple(n for n in words if n in names), rest=rest, **at)
+    meant = difflib.get_close_matches(words[0], names, 1, 0.6) if words else []
+    words = words[1:] if meant else words
+    digest = (
+        words.pop(0).lower() if near[0] == "begin" and words and _DIGEST.fullmatch(words[0]) else ""
+    )
+    kind: Kind = "begin" if near[0] == "begin" else "end"
+    return Comment(
+        kind=kind, name=meant[0] if meant else "", digest=digest if len(digest) == 16 else "",
+        rest=" ".join(words), **at,
+    )  # fmt: skip
+
+
+class Region(Record):
+    """What stands between two comments; None for the one that is missing.
+
+    ``inner`` are the regions within it. The names of its two comments may differ.
+    """
+
+    begin: Comment | None
+    end: Comment | None
+    inner: tuple[Region, ...] = ()
+
+
+def regions(comments: Sequence[Comment]) -> tuple[Region, ...]:
+    """The regions of a page in their order, from its comments that begin and end blocks.
+
+    A begin belongs to the end of its name, when nothing but whole regions and stray ends stands
+    between; else to an end that follows it directly, whatever its name; else it has none. An end
+    that is left over has no begin, or the begin of its name that follows it directly (they were swapped).
+    """
+    found: list[Region] = []
+    place = 0
+    while place < len(comments):
+        here = comments[place]
+        after = comments[place + 1] if place + 1 < len(comments) else None
+        closing = _closing(comments, place) if here.kind == "begin" else None
+        if closing is not None:
+            inner = regions(_balanced(comments[place + 1 : closing]) or ())
+            found.append(Region(begin=here, end=comments[closing], inner=inner))
+            place = closing
+        elif here.kind == "begin" and after is not None and after.kind == "end":
+            found.append(Region(begin=here, end=after))
+            place += 1
+        elif here.kind == "begin":
+            found.append(Region(begin=here, end=None))
+        elif _swapped(comments, place):
+            found.append(Region(begin=after, end=here))
+            place += 1
+        else:
+            found.append(Region(begin=None, end=here))
+        place += 1
+    return tuple(found)
+
+
+def _closing(comments: Sequence[Comment], place: int) -> int | None:
+    """The place of the end that belongs to the begin at ``place``."""
+    for later in range(place + 1, len(comments)):
+        item = comments[later]
+        if item.name == comments[place].name:
+            whole = _balanced(comments[place + 1 : later]) is not None
+            return later if item.kind == "end" and whole else None
+    return None
+
+
+def _balanced(comments: Sequence[Comment]) -> list[Comment] | None:
+    """The comments without stray ends, when every begin among them has its end; else None."""
+    kept: list[Comment] = []
+    opened: list[Comment] = []
+    for item in comments:
+        if item.kind == "begin":
+            opened.append(item)
+            kept.append(item)
+        elif opened and opened[-1].name == item.name:
+            opened.pop()
+            kept.append(item)
+    return None if opened else kept
+
+
+def _swapped(comments: Sequence[Comment], place: int) -> bool:
+    """Whether the end at ``place`` stands where the begin that follows it should."""
+    if place + 1 == len(comments):
+        return False
+    here, after = comments[place], comments[place + 1]
+    return (
+        after.kind == "begin"
+        and after.name == here.name
+        and _closing(comments, place + 1) is None
+        and not (place + 2 < len(comments) and comments[place + 2].kind == "end")
+    )

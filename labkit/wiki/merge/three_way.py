@@ -92,7 +92,7 @@ def equal(old: Sequence[str], new: Sequence[str]) -> list[tuple[int, int]]:
     """The longest common subsequence of two texts' lines, as pairs of places, in order.
 
     E. W. Myers, "An O(ND) difference algorithm and its variations" (1986), the greedy form. It is
-    exact, which difflib is not: between repeated lines difflib can take one that nobody touched for
+    exact, which difflib is not: between repeated lines difflib can take an unchanged one for
     deleted and added. It takes the square of the number of differences in time and room, so texts
     that have next to nothing in common are left to difflib.
     """

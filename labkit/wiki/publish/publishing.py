@@ -5,12 +5,12 @@ lines, then the page. Every edit is made from the revision that was read, by the
 people wrote is in the page before and after; that is checked before the edit and on what the wiki
 saved, and a line that the wiki's own merge dropped is put back.
 
-An unchanged page costs one request. One that changes costs five (and one for each missing picture, and
-before the first of these one that asks whether the page may be edited at all), none of which can be left
+An unchanged page costs one request. One that changes costs five (and two for each missing picture, for mwclient
+asks for a file's page first, and before the first of these one that asks whether the page may be edited at all), none of which can be left
 out: the page, which alone tells what people wrote; the bot's own page beside it, for another machine
-may have kept blocks there since; that page's edit, before a fence can carry a hash that nobody else
-knows; the page's edit; and the page again, for the wiki merges edits that do not overlap without a word.
-A session that has looked as a stranger (:func:`labkit.wiki.client.session.open`) logs in and reads the page once
+may have kept blocks there since; that page's edit, before a fence can carry a hash that no other
+machine knows; the page's edit; and the page again, for the wiki merges edits that do not overlap without a word.
+A session that has read anonymously (:func:`labkit.wiki.client.session.open`) logs in and reads the page once
 more before anything is written.
 """
 
@@ -18,31 +18,70 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import quote
+from typing import TypeVar
 
 from labkit.errors import WikiError
-from labkit.wiki.client import api
-from labkit.wiki.client.api import ConflictError, Snapshot
-from labkit.wiki.client.refusals import BusyError, UnansweredError
+from labkit.records import Record
+from labkit.wiki.client.protocol import Snapshot, Upload, Wiki
+from labkit.wiki.client.refusals import BusyError, ConflictError, UnansweredError
 from labkit.wiki.merge import repair
 from labkit.wiki.merge.fences import Block
-from labkit.wiki.publish import desk, pictures, saving
-from labkit.wiki.publish.desk import Changed, Desk, Mended, Plan, Published
-from labkit.wiki.publish.pristine import Memory
-from labkit.wiki.publish.saving import Kept
-from labkit.wiki.render.notebook import Upload
-
-if TYPE_CHECKING:
-    import mwclient
+from labkit.wiki.merge.page_merge import Altered, Change
+from labkit.wiki.publish import editor
+from labkit.wiki.publish.editor import Changed, Kept, PageEditor, Plan
+from labkit.wiki.publish.last_written import LastWritten
 
 T = TypeVar("T")
 #: How often a publication goes on after a request that writes and has no reply.
 SILENT = 2
 
 
+class Published(Kept):
+    """What publishing did. ``revision`` is the page's last one afterwards and ``base`` the one that
+    it was saved onto (0: there was no page); ``people`` the number of people's lines in that one,
+    ``there`` how many of them stand in what the wiki saved, ``put_back`` those that its own merge
+    had dropped; ``attempts`` how often the page was read for it; ``mended`` is the difference that
+    the mending of damaged comments made.
+
+    Afterwards ``standing`` blocks are on the page, the wiki lacks the pictures ``missing``, ``left``
+    is what the next publication would write, and ``altered`` are labkit's lines that people have changed.
+    """
+
+    page: str
+    url: str
+    revision: int
+    edited: bool
+    uploaded: tuple[str, ...]
+    changes: tuple[Change, ...]
+    attempts: int = 1
+    mended: str = ""
+    standing: int = 0
+    missing: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    altered: tuple[Altered, ...] = ()
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was written."""
+        return self.edited or bool(self.uploaded) or bool(self.mended)
+
+    @property
+    def deleted(self) -> tuple[str, ...]:
+        """The blocks that a person deleted."""
+        return tuple(change.name for change in self.changes if change.state == "deleted")
+
+
+class Mended(Record):
+    """What mending a page's comments did, or would do (``diff``, '' for nothing)."""
+
+    page: str
+    url: str
+    diff: str
+    edited: bool = False
+
+
 def plan(
-    site: mwclient.Site,
+    wiki: Wiki,
     page: str,
     blocks: Sequence[Block],
     uploads: Sequence[Upload] = (),
@@ -52,17 +91,17 @@ def plan(
     snapshot: Snapshot | None = None,
     changed: Changed | None = None,
 ) -> Plan:
-    """What :func:`apply` would do now, with the page as it is or as it was read (``snapshot``, which knows
+    """Tells what :func:`apply` would do now, with the page as it is or as it was read (``snapshot``, which knows
     of these pictures); nothing is written. Raises :class:`WikiError` naming the line
     when a fence of the page is damaged or doubled, :class:`ConfigError` for an unknown block."""
-    desk.require_known(restore, blocks, page)
-    memory = Memory(site, page, folder)
-    made = Desk(memory, tuple(blocks), tuple(uploads), tuple(restore), changed)
-    return desk.look(made, snapshot or desk.read(made))[0]
+    written = LastWritten(wiki, page, folder)
+    made = PageEditor(written, tuple(blocks), tuple(uploads), tuple(restore), changed)
+    made.require_known()
+    return made.plan(snapshot or made.read())[0]
 
 
 def apply(
-    site: mwclient.Site,
+    wiki: Wiki,
     page: str,
     blocks: Sequence[Block],
     uploads: Sequence[Upload] = (),
@@ -73,7 +112,7 @@ def apply(
     snapshot: Snapshot | None = None,
     changed: Changed | None = None,
 ) -> Published:
-    """The page holds these blocks and the wiki their pictures; every line of a person's is still there.
+    """Publishes these blocks and their pictures on a page; every line of a person's is still there afterwards.
 
     :param folder: where this machine keeps what labkit wrote.
     :param restore: blocks that a person deleted and that are wanted back.
@@ -85,38 +124,30 @@ def apply(
     :raises WikiError: a fence is damaged or doubled, or the wiki refuses; the page is whole then.
     :raises ConfigError: a block to restore is none of these; nothing was written then.
     """
-    desk.require_known(restore, blocks, page)
-    memory = Memory(site, page, folder, note)
-    made = Desk(memory, tuple(blocks), tuple(uploads), tuple(restore), changed)
-    return _until_saved(memory, lambda attempt: _once(made, attempt, snapshot))
+    written = LastWritten(wiki, page, folder, note)
+    made = PageEditor(written, tuple(blocks), tuple(uploads), tuple(restore), changed)
+    made.require_known()
+    return _until_saved(written, lambda attempt: _once(made, attempt, snapshot))
 
 
 def mend(
-    site: mwclient.Site, page: str, blocks: Sequence[Block], *, folder: Path, dry: bool = False
+    wiki: Wiki, page: str, blocks: Sequence[Block], *, folder: Path, dry: bool = False
 ) -> Mended:
-    """The page's comments are whole, or (``dry``) what would make them so; nothing else is changed.
+    """Mends labkit's comments on a page, or (``dry``) tells how; nothing else is changed.
 
     :param blocks: what labkit would write now: it tells labkit's lines when every store is gone.
     :raises WikiError: they cannot be mended, or the wiki refuses.
     """
-    memory = Memory(site, page, folder)
-    return _until_saved(memory, lambda _: _mend(Desk(memory, tuple(blocks)), dry=dry))
+    written = LastWritten(wiki, page, folder)
+    return _until_saved(written, lambda _: _mend(PageEditor(written, tuple(blocks)), dry=dry))
 
 
-def url(site: mwclient.Site, title: str) -> str:
-    """Where a browser finds a page."""
-    server = str(site.site["server"])
-    server = f"{site.scheme}:{server}" if server.startswith("//") else server
-    name = quote(title.replace(" ", "_"), safe="/:")
-    return server + str(site.site["articlepath"]).replace("$1", name)
-
-
-def _until_saved(memory: Memory, once: Callable[[int], T]) -> T:
-    """What ``once`` returns when nobody saves the page between its reading and its edit, and every
-    request has its reply; what had none is looked up by reading again. A busy database is waited for
-    as others' edits are: after a pause that no other publisher takes as long."""
+def _until_saved(written: LastWritten, once: Callable[[int], T]) -> T:
+    """Calls ``once`` until no edit of others comes between its reading and its edit, and every request has its
+    reply; returns what it returns. What had no reply is looked up by reading again. A busy database is waited for
+    as others' edits are: after a random pause, which differs between publishers."""
     silent, busy = 0, None
-    for attempt in range(1, saving.ATTEMPTS + 1):
+    for attempt in range(1, editor.ATTEMPTS + 1):
         try:
             return once(attempt)
         except ConflictError:
@@ -127,39 +158,38 @@ def _until_saved(memory: Memory, once: Callable[[int], T]) -> T:
             silent += 1
             if silent > SILENT:
                 raise
-        memory.again()
-        saving.pause(attempt)
+        written.again()
+        editor.pause(attempt)
     raise busy or WikiError(
-        memory.title,
-        f"was saved by others {saving.ATTEMPTS} times while it was being published",
+        written.title,
+        f"was saved by others {editor.ATTEMPTS} times while it was being published",
         "publish again when they have finished; nothing of theirs was touched",
         code="wiki.busy",
     )
 
 
-def _once(made: Desk, attempt: int, given: Snapshot | None) -> Published:
+def _once(made: PageEditor, attempt: int, given: Snapshot | None) -> Published:
     """One reading of the page (the first is ``given``, if any), the edit that follows from it, and a
     reading of what came of that."""
-    before = given if given and attempt == 1 else desk.read(made)
-    planned, page = desk.look(made, before)
-    if planned.changed and getattr(made.site, "late", False):
-        made.site.log_in()  # what is written follows from what the account itself has read
-        before = desk.read(made)
-        planned, page = desk.look(made, before)
-    pictures.require_room(made, planned)
-    pictures.send(made, planned)
-    saved = saving.save(made, page, planned) if planned.edits else None
+    before = given if given and attempt == 1 else made.read()
+    planned, page = made.plan(before)
+    if planned.changed and made.wiki.sign_in():
+        before = made.read()  # what is written follows from what the account itself has read
+        planned, page = made.plan(before)
+    made.require_sizes(planned)
+    made.send_pictures(planned)
+    saved = made.save(page, planned) if planned.edits else None
     base = planned.revision or 0
     kept = Kept(base=base, people=planned.people, there=planned.people)
     left, after = planned, before
     if planned.changed:
-        after = desk.read(made)
-        kept = saving.verify(made, page, planned, saved, after) if saved else kept
-        after = desk.read(made) if kept.put_back else after
-        left = desk.look(made, after)[0]
+        after = made.read()
+        kept = made.verify(page, planned, saved, after) if saved else kept
+        after = made.read() if kept.put_back else after
+        left = made.plan(after)[0]
     return Published(
         page=made.title,
-        url=url(made.site, made.title),
+        url=made.wiki.url(made.title),
         revision=saved.revision if saved else base,
         edited=saved is not None,
         uploaded=tuple(made.sent),
@@ -173,26 +203,23 @@ def _once(made: Desk, attempt: int, given: Snapshot | None) -> Published:
     )
 
 
-def _mend(made: Desk, *, dry: bool) -> Mended:
-    if not dry and getattr(made.site, "late", False):
-        made.site.log_in()  # as in _once
-    snapshot = api.read(made.site, made.title)
-    made.memory.title = snapshot.title
-    place = url(made.site, snapshot.title)
+def _mend(made: PageEditor, *, dry: bool) -> Mended:
+    if not dry:
+        made.wiki.sign_in()  # as in _once
+    snapshot = made.wiki.read(made.title)
+    made.written.title = snapshot.title
+    place = made.wiki.url(snapshot.title)
     if snapshot.revision is None:
         return Mended(page=snapshot.title, url=place, diff="")
-    versions = (*made.blocks, *made.memory.versions)
     ours = {(block.name, block.digest): block for block in made.blocks}
     text = snapshot.revision.text
     repaired = repair.repair(
         text,
         snapshot.title,
-        versions=versions,
-        pristine=lambda name, digest: (
-            ours.get((name, digest)) or made.memory.pristine(name, digest)
-        ),
+        versions=(*made.blocks, *made.written.versions),
+        last_wrote=lambda name, digest: ours.get((name, digest)) or made.written.find(name, digest),
     )
     edits = bool(repaired.diff) and not dry
     if edits:
-        saving.mend(made, snapshot.revision.number, text, repaired)
+        made.mend(snapshot.revision.number, text, repaired)
     return Mended(page=snapshot.title, url=place, diff=repaired.diff, edited=edits)

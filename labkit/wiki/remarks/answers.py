@@ -1,4 +1,4 @@
-"""Answers that a student gives to remarks: a ``:`` line below each, in the student's own name.
+"""Writes a student's answers to remarks: a ``:`` line below each, in the student's own name.
 
 What is typed is read as one line of a person's wikitext: links (``[[#Network|there]]``), addresses,
 ``''italics''``, ``'''bold'''`` and ``<code>`` work. All else is shown as it was typed, line breaks
@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from labkit.core import journal
 from labkit.core.result import Outcome, action
@@ -19,17 +18,15 @@ from labkit.display import broken, counted, quoted
 from labkit.errors import ConfigError, WikiError
 from labkit.model.lab import Lab
 from labkit.records import Record
-from labkit.wiki.client import api, session
-from labkit.wiki.client.api import ConflictError, Saved, Snapshot
-from labkit.wiki.merge import three_way, weave
-from labkit.wiki.publish import saving
-from labkit.wiki.remarks import reading, threads
+from labkit.wiki.client import session
+from labkit.wiki.client.protocol import Saved, Snapshot, Wiki
+from labkit.wiki.client.refusals import ConflictError
+from labkit.wiki.merge import fences, page_merge, three_way
+from labkit.wiki.publish import editor
+from labkit.wiki.publish.editor import text_of
+from labkit.wiki.remarks import listing, threads
 from labkit.wiki.remarks.listing import Remark, Remarks
-from labkit.wiki.remarks.staleness import blocks
 from labkit.wiki.render import wikitext
-
-if TYPE_CHECKING:
-    import mwclient
 
 #: Characters of one answer, at most.
 LONGEST = 4000
@@ -68,10 +65,8 @@ def answer(lab: Lab, identity: str, text: str) -> Outcome[Answer]:
     :raises WikiError: the wiki does not answer or refuses; the page is whole then.
     """
     line = composed(text)
-    with journal.lock(lab.run_dir, "wiki"):
-        site = session.open(lab, student=True)
-        with closing(site.connection):
-            done = give(site, lab.wiki.page, identity, line, folder=reading.folder(lab))
+    with journal.lock(lab.run_dir, "wiki"), closing(session.open(lab, student=True)) as wiki:
+        done = give(wiki, lab.wiki.page, identity, line, folder=listing.folder(lab))
     said = "now answers" if done.added else "had already answered"
     return Outcome(
         value=done,
@@ -103,34 +98,34 @@ def composed(text: str) -> str:
     return "".join([*pieces, _literal(words, place, len(words))])
 
 
-def give(site: mwclient.Site, page: str, identity: str, line: str, *, folder: Path) -> Answer:
+def give(wiki: Wiki, page: str, identity: str, line: str, *, folder: Path) -> Answer:
     """The page has the line below the remark, by the session's account, and every line of before.
 
     What others save meanwhile stays: the edit is made from the revision that was read, and what the
     wiki saved is read again, for it merges edits that do not overlap.
     """
     before, lost, added = "", Counter[str](), False
-    for attempt in range(1, saving.ATTEMPTS + 1):
-        snapshot = api.read(site, page)
-        found = reading.of(site, snapshot, page=page, folder=folder)
+    for attempt in range(1, editor.ATTEMPTS + 1):
+        snapshot = wiki.read(page)
+        found = listing.of(wiki, snapshot, page=page, folder=folder)
         remark = chosen(found, identity)
         now = snapshot.revision.text if snapshot.revision else ""
         new = now if _answered(now, remark, line) else below(now, remark, line)
         missing = lost - three_way.count(new.split("\n"))
-        new = weave.put_back(new, before, missing) if missing else new
+        new = page_merge.put_back(new, before, missing) if missing else new
         if new == now:
-            return _done(site, found, remark, line, added=added, attempts=attempt)
+            return _done(wiki, found, remark, line, added=added, attempts=attempt)
         try:
             note = f"Answer to remark {remark.id}"
-            saved = api.edit(site, found.page, new, base=found.revision, summary=note)
+            saved = wiki.save(found.page, new, base=found.revision, summary=note)
         except ConflictError:
-            saving.pause(attempt)
+            editor.pause(attempt)
             continue
         added = True
-        before, lost = _lost(site, snapshot, saved)
+        before, lost = _lost(wiki, snapshot, saved)
     raise WikiError(
         page,
-        f"was saved by others {saving.ATTEMPTS} times while it was being answered on",
+        f"was saved by others {editor.ATTEMPTS} times while it was being answered on",
         "answer again when they have finished; nothing of theirs was touched",
         code="wiki.busy",
     )
@@ -176,7 +171,7 @@ def _else(text: str, remark: Remark) -> tuple[object, ...]:
     threads_ = [
         (t.text, "" if t.first == remark.thread.first else t.answer) for t in threads.parse(text)
     ]
-    return threads_, [(item.block.name, item.digest) for item in blocks(text)]
+    return threads_, [(item.block.name, item.digest) for item in fences.blocks(text)]
 
 
 def _literal(words: str, start: int, end: int) -> str:
@@ -185,7 +180,7 @@ def _literal(words: str, start: int, end: int) -> str:
 
 
 def _live(match: re.Match[str]) -> str:
-    """A stretch that stays wikitext, unless labkit would take it for a comment of its own."""
+    """A stretch that stays wikitext, unless labkit would take it for one of its comments."""
     if "labkit:" in match[0].lower():
         return wikitext.literal(match[0], begins=False, ends=False)
     return f"<code>{wikitext.literal(match['code'])}</code>" if match["code"] else match[0]
@@ -199,21 +194,21 @@ def _answered(text: str, remark: Remark, line: str) -> bool:
     )
 
 
-def _lost(site: mwclient.Site, read: Snapshot, saved: Saved | None) -> tuple[str, Counter[str]]:
+def _lost(wiki: Wiki, read: Snapshot, saved: Saved | None) -> tuple[str, Counter[str]]:
     """The text that the edit was saved onto, and the lines of it that the wiki's merge has dropped."""
     if saved is None or read.revision is None:
         return "", Counter()
     base = read.revision
-    before = base.text if saved.before == base.number else api.text_of(site, saved.before)
-    after = api.text_of(site, saved.revision)
+    before = base.text if saved.before == base.number else text_of(wiki, saved.before)
+    after = text_of(wiki, saved.revision)
     return before, three_way.count(before.split("\n")) - three_way.count(after.split("\n"))
 
 
 def _done(
-    site: mwclient.Site, found: Remarks, remark: Remark, line: str, *, added: bool, attempts: int
+    wiki: Wiki, found: Remarks, remark: Remark, line: str, *, added: bool, attempts: int
 ) -> Answer:
     return Answer(
         id=remark.id, remark=wikitext.plain(remark.thread.text).split("\n")[0], text=line,
-        author=session.account(site), page=found.page, url=found.url, revision=found.revision,
+        author=wiki.account, page=found.page, url=found.url, revision=found.revision,
         added=added, attempts=attempts,
     )  # fmt: skip

@@ -1,21 +1,38 @@
-"""The remarks of the report's page as values: what each says, and what became of it. Pure.
+"""The remarks of the report's page: what each says, who wrote it, what became of it; and what people changed in
+labkit's own lines there.
 
 A remark (:mod:`labkit.wiki.remarks.threads`) has an identifier that stays the same however often the report is
-published: the hash of its first line and of the revision that brought it.
+published: the hash of its first line and of the revision that brought it. It belongs to who wrote it: it is settled by
+who asked, or by an account in the wiki's group ``teacher``, and one that somebody else deleted or rewrote is told.
+
+A remark is *stale* when labkit has written its block anew since it was made, and what a reader sees of
+the block differs. People's own lines do not count, nor does what differs from run to run by itself
+(:func:`labkit.wiki.remarks.threads.seen_lines`).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 
+from labkit import reading
+from labkit.core.files import write_atomically
 from labkit.core.tables import Cell, Table
 from labkit.display import counted
+from labkit.errors import WikiError
+from labkit.model.lab import Lab
 from labkit.records import Record
-from labkit.wiki.merge import altered
-from labkit.wiki.merge.altered import Altered, Step
+from labkit.wiki.client.protocol import Revision, Snapshot, Wiki
+from labkit.wiki.client.session import TEACHERS
+from labkit.wiki.merge import fences, page_merge, three_way
+from labkit.wiki.merge.page_merge import Altered, LastWrote, Step
+from labkit.wiki.publish.last_written import EVERY, EverWritten, stem
+from labkit.wiki.remarks import threads
+from labkit.wiki.remarks.provenance import Origin, Provenance, advance
 from labkit.wiki.remarks.threads import State, Thread
 from labkit.wiki.render import wikitext
 
@@ -150,7 +167,7 @@ def sentence(found: Remarks) -> str:
     counts = Counter(remark.state for remark in found.remarks)
     said = ", ".join(f"{counts[state]} {state}" for state in ("open", "answered", "settled"))
     total = f"{counted(len(found.remarks), 'remark')} on the page {found.page}{f': {said}' if found.remarks else ''}."
-    changed = altered.sentence(found.altered)
+    changed = page_merge.altered_sentence(found.altered)
     return f"{total}{gone(found.vanished)}{f' {changed}' if changed else ''}"
 
 
@@ -162,7 +179,7 @@ def gone(found: Sequence[Vanished]) -> str:
 
 def tables(found: Remarks) -> tuple[Table, ...]:
     """The tables that have rows: the remarks, what became of others' remarks, labkit's changed lines."""
-    every = (table(found), vanished(found.vanished), altered.table(found.altered))
+    every = (table(found), vanished(found.vanished), page_merge.altered_table(found.altered))
     return tuple(one for one in every if one.rows)
 
 
@@ -204,3 +221,209 @@ def _row(remark: Remark) -> dict[str, Cell]:
         "written (UTC)": f"{remark.written:%Y-%m-%d %H:%M}" if remark.written else None,
         "since then": remark.since,
     }
+
+
+class Kept(Record):
+    """What was found at a page's revision, for the next time: ``teachers`` are those of the ``doubtful``, who
+    settled others' remarks, that are in the wiki's group."""
+
+    provenance: Provenance
+    found: Remarks
+    doubtful: frozenset[str]
+    teachers: frozenset[str]
+
+
+def folder(lab: Lab) -> Path:
+    """Where this machine keeps what it knows of the wiki's pages."""
+    return lab.state_dir / "wiki"
+
+
+def collect(wiki: Wiki, page: str, folder: Path) -> Remarks:
+    """The remarks of a page as it is now; the wiki is asked and not changed.
+
+    :param folder: as of :func:`folder`: what is known of the page's history is kept below it, so
+        that a page that nobody saved since costs one request (and one more where somebody settled another's
+        remark: the wiki's groups may have changed).
+    """
+    return of(wiki, wiki.read(page), page=page, folder=folder, groups=True)
+
+
+def of(wiki: Wiki, snapshot: Snapshot, *, page: str, folder: Path, groups: bool = False) -> Remarks:
+    """The remarks of a page that was read; ``page`` is what it was called when it was first published.
+
+    With ``groups`` the wiki is asked again who is a teacher; else only when the page was saved since.
+    """
+    now, title = snapshot.revision, snapshot.title
+    url = wiki.url(title)
+    if now is None:
+        return Remarks(page=title, url=url, remarks=())
+    file = folder / "remarks" / f"{stem(page)}.json"
+    kept = _read(file, wiki.bot)
+    same = kept and (kept.found.page, kept.found.url) == (title, url)
+    if kept and same and kept.provenance.at(now):
+        asked = groups and kept.doubtful
+        teachers = wiki.members(kept.doubtful, TEACHERS) if asked else kept.teachers
+        if teachers == kept.teachers:
+            return kept.found
+    written = EverWritten(wiki, page, folder / "pristine")
+    provenance = kept.provenance if kept else Provenance(bot=wiki.bot)
+    if provenance.revision == now.parent and (same or not kept):
+        provenance = _to(now, iter([now]), provenance, written)
+    else:
+        provenance = _followed(wiki, title, now, provenance, written)
+    origins = _origins(now.text, provenance)
+    doubtful = _doubtful(now.text, origins)
+    teachers = wiki.members(doubtful, TEACHERS)
+    found = threads.parse(now.text, lambda line, asking: _may(origins, teachers, line, asking))
+    old = stale(wiki, now, found, origins, written.find)
+    result = Remarks(
+        page=title, url=url, remarks=tuple(_remarks(now, found, origins, old)), revision=now.number,
+        vanished=vanished_of(provenance),
+        altered=provenance.altered,
+    )  # fmt: skip
+    new = Kept(provenance=provenance, found=result, doubtful=doubtful, teachers=teachers)
+    with suppress(OSError):  # who may not write there reads the history again
+        write_atomically(file, new.model_dump_json(), mode=0o600)
+    return result
+
+
+def _read(file: Path, bot: str) -> Kept | None:
+    """What this machine knows of a page on which that account publishes."""
+    try:
+        kept = Kept.model_validate_json(reading.content(file))
+    except (OSError, ValueError):
+        return None
+    return kept if kept.provenance.bot == bot else None
+
+
+def _followed(
+    wiki: Wiki, title: str, now: Revision, provenance: Provenance, written: EverWritten
+) -> Provenance:
+    """The provenance up to ``now``, from where it had come to if that is a revision of this page's."""
+    if provenance.revision:
+        with suppress(WikiError):  # no such revision: another page, or another wiki
+            history = wiki.history(title, limit=EVERY, oldest=True, start=provenance.revision)
+            first = next(history, None)
+            if first and provenance.at(first):
+                return _to(now, history, provenance, written)
+    whole = wiki.history(title, limit=EVERY, oldest=True)
+    return _to(now, whole, Provenance(bot=provenance.bot), written)
+
+
+def _to(
+    now: Revision, history: Iterator[Revision], provenance: Provenance, written: EverWritten
+) -> Provenance:
+    for revision in history:
+        written.read(revision.text)
+        provenance = advance(provenance, revision, written.find)
+        if revision.number == now.number:
+            break
+    return provenance
+
+
+def _origins(text: str, provenance: Provenance) -> dict[int, Origin]:
+    """The origin of each ``REX>`` line, by the line's number."""
+    left = {line: list(origins) for line, origins in provenance.here.items()}
+    found = {}
+    for line in threads.marked(text):
+        if left.get(line.text):
+            found[line.number] = left[line.text].pop(0)
+    return found
+
+
+def _may(
+    origins: Mapping[int, Origin], teachers: Collection[str], line: int, asking: Sequence[int]
+) -> bool:
+    """Whether a line that settles a remark comes from all who asked, or from a teacher."""
+    user = origins[line].by.user if line in origins else ""
+    owners = {origins[one].owner if one in origins else "" for one in asking}
+    return not asking or (user != "" and (owners == {user} or user in teachers))
+
+
+def _doubtful(text: str, origins: Mapping[int, Origin]) -> frozenset[str]:
+    """Who settled remarks of others'."""
+    found = threads.parse(text, lambda line, asking: _may(origins, (), line, asking))
+    users = {origins[line].by.user for one in found for line in one.ignored if line in origins}
+    return frozenset(users - {""})
+
+
+def vanished_of(provenance: Provenance) -> tuple[Vanished, ...]:
+    """The remarks that others than their writers deleted or rewrote."""
+    return tuple(
+        Vanished(
+            line=line, author=origin.by.user, written=origin.by.time, block=origin.block,
+            section=origin.section, by=origin.away,
+        )
+        for line, origin in provenance.vanished
+        if origin.away
+    )  # fmt: skip
+
+
+def _remarks(
+    now: Revision, found: Sequence[Thread], origins: Mapping[int, Origin], old: set[int]
+) -> Iterator[Remark]:
+    copies = Counter[tuple[str, int]]()
+    runs = {item.block.name: threads.run_of(item.block.lines) for item in fences.blocks(now.text)}
+    asking = [line.number for line in threads.marked(now.text) if not threads.settles(line.text)]
+    dates = {line: origins[line].by.time for line in asking if line in origins}
+    for thread in found:
+        origin = origins.get(thread.first)
+        by = origin.by if origin else Step()
+        key = thread.line, by.revision
+        copies[key] += 1
+        own = [time for line, time in dates.items() if time and thread.first <= line <= thread.last]
+        yield Remark(
+            thread=thread,
+            author=by.user,
+            owner=origin.owner if origin else "",
+            written=by.time,
+            stale=thread.first in old,
+            id=identifier(*key, copies[key]),
+            asked=max(own, default=None),
+            run=origin.run if origin else "",
+            now=runs.get(thread.block, ""),
+            state=thread.state,
+            claims=tuple(
+                origins[line].by if line in origins else Step() for line in thread.ignored
+            ),
+        )
+
+
+def stale(
+    wiki: Wiki,
+    now: Revision,
+    found: Sequence[Thread],
+    origins: Mapping[int, Origin],
+    last_wrote: LastWrote,
+) -> set[int]:
+    """The remarks (the numbers of their first lines) that are stale on a page; ``origins`` has the
+    revision of each. Asks for the texts of those whose block's fence has changed since."""
+    fences_now = {item.block.name: item.digest for item in fences.blocks(now.text)}
+    doubtful = {
+        thread.first: (thread.block, origin.by.revision)
+        for thread in found
+        if (origin := origins.get(thread.first)) and origin.digest
+        and origin.digest != fences_now.get(thread.block, origin.digest)
+    }  # fmt: skip
+    if not doubtful:
+        return set()
+    people = set(page_merge.persons(fences.parse(now.text, ""), last_wrote, ()))
+    texts = wiki.texts({revision for _, revision in doubtful.values()})
+    return {
+        first
+        for first, (name, revision) in doubtful.items()
+        if face(texts.get(revision, ""), name, people) != face(now.text, name, people)
+    }
+
+
+def face(text: str, name: str, people: Collection[str]) -> tuple[str, ...]:
+    """What a reader sees of a block of a page, but for these lines of people's and the remarks. Pure."""
+    spans = [(thread.first, thread.last) for thread in threads.parse(text)]
+    said = {
+        line.text for line in threads.lines(text) if any(a <= line.number <= b for a, b in spans)
+    }
+    block = next((item.block for item in fences.blocks(text) if item.block.name == name), None)
+    lines = [line.rstrip() for line in block.lines] if block else []
+    return threads.seen_lines(
+        line for line in lines if three_way.key(line) not in people and line not in said
+    )

@@ -14,10 +14,9 @@ line, and *open* otherwise. A signature (``~~~~``) may end each line.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from labkit.errors import WikiError
 from labkit.records import Record
 from labkit.wiki.merge import fences
 from labkit.wiki.render import wikitext
@@ -74,7 +73,7 @@ class Thread(Record):
 def parse(text: str, counts: Counts = lambda line, asking: True) -> tuple[Thread, ...]:
     """The remarks of a page's text; where its fences are damaged, no remark has a block.
 
-    :param counts: whether a line settles the remark; all do where nobody says who wrote them.
+    :param counts: whether a line settles the remark; all do where the writers are unknown.
     """
     return tuple(_thread(found, n, counts) for n, found in enumerate(_runs(text), 1))
 
@@ -129,11 +128,7 @@ def lines(text: str) -> Iterator[Line]:
 
 
 def _spans(text: str) -> tuple[tuple[int, int, str], ...]:
-    try:
-        found = fences.parse(text, "").blocks
-    except WikiError:
-        return ()
-    return tuple((item.start, item.end, item.block.name) for item in found)
+    return tuple((item.start, item.end, item.block.name) for item in fences.blocks(text))
 
 
 def _thread(lines: Sequence[Line], number: int, counts: Counts) -> Thread:
@@ -165,3 +160,62 @@ def _thread(lines: Sequence[Line], number: int, counts: Counts) -> Thread:
 
 def _unsigned(text: str) -> str:
     return _SIGNATURE.sub("", text).strip()
+
+
+_OF_RUN = re.compile(r"· run ([A-Za-z0-9._-]{1,80})\)?</small>")
+
+
+_RUN = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
+
+
+_SMALL = re.compile(r"<small>.*?</small>")
+
+
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?)?(?:Z| ?UTC)?")
+
+
+#: A measured time or rate, and the unit of a column that holds such.
+_TIME = r"(?:s|ms|µs|min|[A-Za-z]{0,12}/s)"
+
+
+_MEASURED = re.compile(rf"(?<![\w.,])\d[\d,.]*(?: ?k)? ?{_TIME}(?![\w/])")
+
+
+_COLUMN = re.compile(rf".*(?:\({_TIME}\)|\w/s)\s*")
+
+
+#: A command of a result's, with its exit status and duration.
+_COMMAND = re.compile(r".*  # -?\d+, [\d.,]+ s")
+
+
+def run_of(lines: Iterable[str]) -> str:
+    """The first run that a block's small print names at its end, '' when it names none."""
+    return next((match[1] for line in lines if (match := _OF_RUN.search(line))), "")
+
+
+def seen_lines(lines: Iterable[str]) -> tuple[str, ...]:
+    """The lines without what differs from run to run by itself; lines that had nothing else are gone."""
+    kept = (_without(line) for line in _untimed(lines) if not _COMMAND.fullmatch(line))
+    return tuple(line for line in kept if line)
+
+
+def _without(line: str) -> str:
+    for pattern in (_SMALL, _MOMENT, _RUN, _MEASURED):
+        line = pattern.sub("", line)
+    return line.strip()
+
+
+def _untimed(lines: Iterable[str]) -> Iterator[str]:
+    """The lines; those of tables (one a row) without the cells of columns that hold times or rates."""
+    timed: set[int] = set()
+    for line in lines:
+        if line.startswith(("{|", "|}")):
+            timed = set()
+        elif line.startswith("!"):
+            heads = line.removeprefix("!").split("!!")
+            timed = {place for place, head in enumerate(heads) if _COLUMN.fullmatch(head)}
+        elif timed and line.startswith("| "):
+            cells = enumerate(line.split(" || "))
+            yield " || ".join(cell for place, cell in cells if place not in timed)
+            continue
+        yield line

@@ -1,105 +1,85 @@
-"""An executed notebook: its cells in order, code folded, outputs shown. Pure.
+"""An executed notebook read into the document tree: cells in order, code folded, outputs shown. Pure.
 
-A notebook is what nbformat 4 reads and writes: a mapping of plain JSON values.
+A notebook and its outputs are what nbformat 4 reads and writes: mappings of plain JSON values. Of each
+output the richest form is taken that can be shown and cannot act.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 from urllib.parse import unquote
 
-from labkit.records import Record
-from labkit.wiki.client.api import Upload as Upload  # noqa: PLC0414 - offered here, too
-from labkit.wiki.render import images, markdown, outputs, writing
-from labkit.wiki.render.images import Picture
-from labkit.wiki.render.outputs import text
-from labkit.wiki.render.places import Place
-from labkit.wiki.render.tree import (
-    Code,
-    Document,
-    Fold,
-    Heading,
-    Line,
-    Paragraph,
-    Part,
-    Parts,
-    Source,
-    Styled,
-)
-from labkit.wiki.render.uploads import upload as upload  # noqa: PLC0414 - offered here, too
+from pydantic import ValidationError
+
+from labkit.core.result import FIGURE_MIME, RESULT_MIME, Figure, Result
+from labkit.wiki.render import html_reader, markdown, pictures, terminal, tree, writing
+from labkit.wiki.render.pictures import Picture
+from labkit.wiki.render.tree import Document, Paragraph, Part, Parts, Styled, Text
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+#: What a picture's text says when nobody described it: a program's name for the object.
+_NAMELESS = re.compile(r"\s*(?:<.*>|\S*\(.*\)|\S+ at 0x[0-9a-f]+)?\s*", re.DOTALL)
+_TEX = re.compile(r"\s*(\$\$?|\\\[|\\\()(.*?)(\$\$?|\\\]|\\\))\s*", re.DOTALL)
+
+#: An output's forms by their MIME types, or a cell's attachment's.
+Bundle = Mapping[str, Any]
 
 
-class Rendered(Record):
-    """A notebook's title as wikitext ('' when it has none), the rest of it, and its pictures."""
+def render(notebook: Mapping[str, Any], *, place: writing.Place | None = None) -> writing.Written:
+    """The notebook's wikitext, and its pictures.
 
-    title: str
-    body: str
-    uploads: tuple[Upload, ...] = ()
-
-
-def render(notebook: Mapping[str, Any], *, place: Place | None = None) -> Rendered:
-    """The notebook's wikitext; a heading of level 1 at its beginning is its title."""
-    title, document = read(notebook)
-    written = writing.write(document, place)
-    return Rendered(
-        title=writing.title(document, title, place), body=written.text, uploads=written.uploads
-    )
+    A heading of level 1 at its beginning is its title, which its place on the wiki says already.
+    """
+    return writing.write(read(notebook), place)
 
 
-def read(notebook: Mapping[str, Any]) -> tuple[Line, Document]:
-    """The notebook's title and the rest of it."""
-    title: Line = ()
+def read(notebook: Mapping[str, Any]) -> tree.Document:
+    """The notebook without its title."""
     parts: list[Part] = []
     notes: list[Parts] = []
     waiting: list[str] = []
+    first = True
     for cell in notebook["cells"]:
-        source = text(cell["source"])
-        if cell["cell_type"] == "code":
-            waiting += [source] if source.strip() else []
-            shown = outputs.read(cell["outputs"])
-            if shown:
-                parts += [*_source(waiting), *shown]
-                waiting = []
-        elif cell["cell_type"] == "markdown":
-            parts += _source(waiting)
+        found = narrative(cell, first_note=len(notes)) if cell["cell_type"] == "markdown" else None
+        shown = outputs(cell["outputs"]) if cell["cell_type"] == "code" else ()
+        if cell["cell_type"] == "code" and text(cell["source"]).strip():
+            waiting.append(text(cell["source"]))
+        if found or shown:
+            parts += [*_source(waiting), *shown]
             waiting = []
-            found = narrative(cell, first_note=len(notes))
-            rest = found.parts
-            if not (title or parts):
-                title, rest = _title(rest)
-            parts += rest
+        if found:
+            titled = first and not parts and any(map(_is_title, found.parts[:1]))
+            parts += found.parts[titled:]
             notes += found.notes
-    return title, Document((*parts, *_source(waiting)), tuple(notes))
+            first = first and not found.parts
+    return tree.Document((*parts, *_source(waiting)), tuple(notes))
 
 
-def narrative(cell: Mapping[str, Any], *, find: markdown.Find | None = None, first_note: int = 0) -> Document:  # fmt: skip
-    """A Markdown cell with the pictures that are attached to it, and those that ``find`` gives."""
-    attached = attachments(cell)
-    seek: Callable[[str], Picture | None] = find or (lambda address: None)
+def narrative(cell: Mapping[str, Any], *, first_note: int = 0) -> Document:
+    """A Markdown cell with the pictures that are attached to it."""
+    attached = {
+        f"attachment:{name}": picture
+        for name, data in cell.get("attachments", {}).items()
+        if (picture := next(_pictures(data), None))
+    }
     return markdown.read(
         text(cell["source"]),
-        find=lambda address: attached.get(unquote(address)) or seek(address),
+        find=lambda address: attached.get(unquote(address)),
         first_note=first_note,
     )
 
 
-def attachments(cell: Mapping[str, Any]) -> dict[str, Picture]:
-    """The pictures that are attached to a cell, by the addresses that its text has for them."""
-    return {
-        f"attachment:{name}": picture
-        for name, data in cell.get("attachments", {}).items()
-        for mime in images.MIMES
-        if mime in data and (picture := images.of(mime, text(data[mime])))
-    }
+def text(value: str | Iterable[str]) -> str:
+    """A notebook's multi-line string: one string or a list of lines."""
+    return value if isinstance(value, str) else "".join(map(str, value))
 
 
-def _title(parts: Parts) -> tuple[Line, Parts]:
-    """The first heading's line where it is of level 1, and the rest."""
-    first = parts[0] if parts else None
-    if isinstance(first, Heading) and first.level == 1:
-        return first.line, parts[1:]
-    return (), parts
+def _is_title(part: Part) -> bool:
+    return isinstance(part, tree.Heading) and part.level == 1
 
 
 def _source(cells: Sequence[str]) -> Parts:
@@ -108,5 +88,120 @@ def _source(cells: Sequence[str]) -> Parts:
     if not cells:
         return ()
     if len(cells) == 1 and "\n" not in cells[0].strip():
-        return (Paragraph((Styled("small", (Code(cells[0].strip()),)),)),)
-    return (Fold("Code", (Source("\n\n".join(cells), "python"),)),)
+        return (Paragraph((Styled("small", (tree.Code(cells[0].strip()),)),)),)
+    return (tree.Fold("Code", (tree.Source("\n\n".join(cells), "python"),)),)
+
+
+# -- outputs ----------------------------------------------------------------------------------
+
+
+def outputs(given: Sequence[Mapping[str, Any]]) -> Parts:
+    """The parts that a cell's outputs show, in their order."""
+    streams = groupby(given, key=lambda output: (output["output_type"], output.get("name")))
+    return tuple(part for key, group in streams for part in _output(*key, list(group)))
+
+
+def _output(kind: str, name: str | None, group: Sequence[Mapping[str, Any]]) -> Iterator[Part]:
+    """The parts of outputs of one kind; what was written to one stream without anything between is one."""
+    if kind == "stream":
+        written = "".join(text(output["text"]) for output in group)
+        yield from terminal.read(written, "stderr" if name == "stderr" else "")
+        return
+    for output in group:
+        if kind == "error":
+            yield from _error(output)
+        elif kind in ("display_data", "execute_result"):
+            yield from _shown(output["data"], output.get("metadata") or {})
+
+
+def _error(output: Mapping[str, Any]) -> Parts:
+    """An exception: in a long traceback its own sentence first."""
+    said = terminal.read(f"{output['ename']}: {output['evalue']}", "error")
+    trace = terminal.read("\n".join(output["traceback"]), "error")
+    if not trace:
+        return said
+    return trace if isinstance(trace[0], tree.Screen) else (*said, *trace)
+
+
+def _shown(data: Bundle, metadata: Bundle) -> Parts:
+    """The first form of an output that there is, from labkit's own to plain text."""
+    kinds = ", ".join(sorted(set(data) - {"text/plain"}))
+    lost = _aside(f"an output that a page cannot show: {kinds}") if kinds else ()
+    return next(filter(None, _forms(data, metadata)), lost)
+
+
+def _forms(data: Bundle, metadata: Bundle) -> Iterator[Parts]:
+    """The forms of an output, the richest first; empty where one shows nothing.
+
+    A widget lives in the notebook alone. The headings of HTML are none of the page's. A bare name of
+    an object says less than the forms that there are none of.
+    """
+    said = text(data.get("text/plain", ""))
+    yield _own(data)
+    if WIDGET in data:
+        name = " ".join(said.split())[:200] or "?"
+        yield _aside(f"an interactive widget, alive in the notebook alone: {name}")
+    yield _formula(text(data.get("text/latex", "")))
+    yield _picture(data, metadata, said)
+    if "text/markdown" in data:
+        found = markdown.read(text(data["text/markdown"]))
+        yield (*found.parts, *([tree.Listing(found.notes, 1)] if found.notes else []))
+    if "text/html" in data:
+        yield tree.unheaded(html_reader.read(text(data["text/html"])))
+    if "application/json" in data:
+        yield _lines(json.dumps(data["application/json"], indent=2, ensure_ascii=False), "JSON")
+    if len(data) == 1 or not _NAMELESS.fullmatch(said):
+        yield terminal.read(said)
+    if "text/latex" in data:
+        yield _lines(text(data["text/latex"]), "LaTeX")
+
+
+def _aside(sentence: str) -> Parts:
+    """A sentence in place of an output that a page cannot show."""
+    return (Paragraph((Styled("small", (Styled("em", (Text(f"({sentence})"),)),)),)),)
+
+
+def _own(data: Bundle) -> Parts:
+    """A result or a figure of labkit's own; one of another version is left to its other forms."""
+    try:
+        if RESULT_MIME in data:
+            return (tree.Shown(Result[Any].model_validate(data[RESULT_MIME])),)
+        if FIGURE_MIME in data:
+            return (
+                tree.Shown(Figure.model_validate(data[FIGURE_MIME]), next(_pictures(data), None)),
+            )
+    except ValidationError:
+        pass
+    return ()
+
+
+def _formula(tex: str) -> Parts:
+    """TeX, where it is a formula that can be drawn."""
+    found = _TEX.fullmatch(tex)
+    bare = (found[2] if found else tex).strip().removeprefix("\\displaystyle").strip()
+    drawn = pictures.formula(bare, display=True) if tex else None
+    return (Paragraph((tree.Formula(bare, display=True),)),) if drawn else ()
+
+
+def _picture(data: Bundle, metadata: Bundle, said: str) -> Parts:
+    """A picture, described by its alt text or by what its object says."""
+    picture = next(_pictures(data), None)
+    given = (item.get("alt") for item in metadata.values() if isinstance(item, Mapping))
+    alt = str(next(filter(None, given), "") or terminal.plain(said))
+    known = "a picture" if _NAMELESS.fullmatch(alt) else alt.strip()
+    return (Paragraph((tree.Image(known, picture),)),) if picture else ()
+
+
+def _pictures(data: Bundle) -> Iterator[Picture]:
+    """The pictures in an output, or attached to a cell, that are whole; the best first."""
+    found = (pictures.of(mime, text(data[mime])) for mime in pictures.MIMES if mime in data)
+    return filter(None, found)
+
+
+def _lines(lines: str, language: str) -> Parts:
+    """Lines of a program or of data, the longest cut; long ones folded under a label."""
+    count = lines.count("\n") + 1
+    if count > terminal.LIMIT or len(lines) > terminal.CHARACTERS:
+        return terminal.read(lines)
+    part = tree.Source(lines, language.lower())
+    return (tree.Fold(f"{language}, {count} lines", (part,)),) if count > terminal.LONG else (part,)

@@ -1,15 +1,23 @@
-"""What a program wrote to a terminal, read into :mod:`labkit.wiki.render.tree`. Pure."""
+"""What a program wrote to a terminal, read into the document tree. Pure.
+
+rich reads the colours (ECMA-48); they are shown on a white page, always legible.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import Literal
 
-from labkit.display import counted
-from labkit.wiki.render.colours import Colour, css, of_16, of_256
+from rich.ansi import AnsiDecoder
+from rich.color import Color
+from rich.style import Style
+from rich.terminal_theme import TerminalTheme
+
+from labkit.display import counted, shown
 from labkit.wiki.render.tree import Fold, Parts, Run, Screen
+
+Colour = tuple[int, int, int]
 
 #: Escape sequences (ECMA-48): control sequences, operating system commands, two-character ones.
 _ESCAPE = re.compile(
@@ -20,44 +28,28 @@ LONG, LIMIT, CHARACTERS = 40, 2000, 200_000
 #: A line is shown up to this length.
 LINE = 5000
 
+#: The background of a preformatted block, and its characters.
+PAGE: Colour = (0xF8, 0xF9, 0xFA)
+INK: Colour = (0x20, 0x21, 0x22)
+_FAINT: Colour = (0x5F, 0x63, 0x68)
+#: The eight colours of characters, dark enough for a white page.
+_INKS = TerminalTheme(
+    PAGE, INK,
+    [(0x24, 0x29, 0x2F), (0xB3, 0x26, 0x1E), (0x1A, 0x6B, 0x2F), (0x7A, 0x53, 0x00),
+     (0x0B, 0x57, 0xD0), (0x8B, 0x2F, 0x97), (0x00, 0x68, 0x7A), _FAINT],
+)  # fmt: skip
+#: The eight colours behind characters, and their bright forms: xterm's.
+_GROUNDS = TerminalTheme(
+    PAGE, INK,
+    [(0, 0, 0), (205, 0, 0), (0, 205, 0), (205, 205, 0), (0, 0, 238), (205, 0, 205), (0, 205, 205),
+     (229, 229, 229)],
+    [(127, 127, 127), (255, 0, 0), (0, 255, 0), (255, 255, 0), (92, 92, 255), (255, 0, 255),
+     (0, 255, 255), (255, 255, 255)],
+)  # fmt: skip
+#: The contrast that text needs (WCAG 2.1, success criterion 1.4.3).
+_ENOUGH = 4.5
+
 Stream = Literal["", "stderr", "error"]
-
-
-@dataclass(frozen=True)
-class _Pen:
-    """How a terminal writes now (ECMA-48, section 8.3.117)."""
-
-    ink: Colour | None = None
-    ground: Colour | None = None
-    bold: bool = False
-    faint: bool = False
-    italic: bool = False
-    underlined: bool = False
-    struck: bool = False
-    inverse: bool = False
-
-    @property
-    def css(self) -> str:
-        """The same as a style."""
-        words = [("bold", "font-weight:bold"), ("italic", "font-style:italic")]
-        lines = [("underlined", "underline"), ("struck", "line-through")]
-        drawn = " ".join(value for name, value in lines if getattr(self, name))
-        return ";".join(
-            [
-                *css(self.ink, self.ground, inverse=self.inverse, faint=self.faint),
-                *(value for name, value in words if getattr(self, name)),
-                *([f"text-decoration:{drawn}"] if drawn else []),
-            ]
-        )
-
-
-#: What a code sets; codes that need more than their number are not here.
-_CODES: dict[int, dict[str, object]] = {
-    1: {"bold": True}, 2: {"faint": True}, 3: {"italic": True}, 4: {"underlined": True},
-    7: {"inverse": True}, 9: {"struck": True}, 21: {"underlined": True},
-    22: {"bold": False, "faint": False}, 23: {"italic": False}, 24: {"underlined": False},
-    27: {"inverse": False}, 29: {"struck": False}, 39: {"ink": None}, 49: {"ground": None},
-}  # fmt: skip
 
 
 def plain(text: str) -> str:
@@ -102,12 +94,12 @@ def _erased(line: str) -> str:
 
 def _cut(lines: list[str]) -> list[str]:
     """The lines' beginning and end, where there are too many of them, or too long ones."""
-    short = [_shortened(line) for line in lines]
-    if len(short) <= LIMIT and sum(map(len, short)) <= CHARACTERS:
+    short, half = [_shortened(line) for line in lines], LIMIT // 2
+    while sum(map(len, [*short[:half], *short[half:][-half:]])) > CHARACTERS:
+        half //= 2
+    if len(short) <= 2 * half:
         return short
-    first = _within(short)
-    last = _within(short[len(first) :][::-1])[::-1]
-    return [*first, f"… {counted(len(short) - len(first) - len(last), 'line')} left out …", *last]
+    return [*short[:half], f"… {counted(len(short) - 2 * half, 'line')} left out …", *short[-half:]]
 
 
 def _shortened(line: str) -> str:
@@ -118,65 +110,63 @@ def _shortened(line: str) -> str:
     return f"{kept}\x1b[0m … {counted(len(line) - LINE, 'character')} left out …"
 
 
-def _within(lines: list[str]) -> list[str]:
-    """As many of the lines as half of what is shown holds."""
-    size = 0
-    for count, line in enumerate(lines[: LIMIT // 2]):
-        size += len(line)
-        if size > CHARACTERS // 2:
-            return lines[:count]
-    return lines[: LIMIT // 2]
-
-
 def _runs(lines: list[str]) -> Iterator[tuple[Run, ...]]:
     """Each line in pieces of one style; a style lasts until another one is set."""
-    pen = _Pen()
+    decoder = AnsiDecoder()
     for line in lines:
-        found, place = [], 0
-        for match in _ESCAPE.finditer(line):
-            found.append(Run(line[place : match.start()], pen.css))
-            pen, place = _set(pen, match[1] or ""), match.end()
-        found.append(Run(line[place:], pen.css))
-        yield tuple(run for run in found if run.text)
+        text = decoder.decode_line("\x1b".join(map(shown, line.split("\x1b"))))
+        runs, place = [], 0
+        for start, end, style in text.spans:
+            runs += [Run(text.plain[place:start]), Run(text.plain[start:end], css(style))]  # type: ignore[arg-type]
+            place = end
+        yield tuple(run for run in (*runs, Run(text.plain[place:])) if run.text)
 
 
-def _set(pen: _Pen, codes: str) -> _Pen:
-    """The pen after a sequence that sets it (SGR); unknown codes change nothing."""
-    numbers = iter([int(word) if word.isdecimal() else 0 for word in _words(codes)])
-    for number in numbers:
-        if number == 0:
-            pen = _Pen()
-        elif number in (38, 48):
-            colour = _extended(numbers)
-            if colour:
-                pen = replace(pen, ink=colour) if number == 38 else replace(pen, ground=colour)
-        elif number in _CODES:
-            pen = replace(pen, **_CODES[number])  # type: ignore[arg-type]
-        elif number // 10 in (3, 9) and number % 10 < 8:
-            pen = replace(pen, ink=of_16(number % 10, bright=number >= 90))
-        elif number // 10 in (4, 10) and number % 10 < 8:
-            pen = replace(pen, ground=of_16(number % 10, bright=number >= 100, ground=True))
-    return pen
+def css(style: Style) -> str:
+    """A style in CSS; characters are darkened or lightened until they can be read."""
+    ink, ground = _colour(style.color, _INKS), _colour(style.bgcolor, _GROUNDS)
+    if style.reverse:
+        ink, ground = ground or PAGE, ink or INK
+    elif style.dim and ink is None and ground is None:
+        ink = _FAINT
+    lines = {"underline": style.underline or style.underline2, "line-through": style.strike}
+    drawn = " ".join(name for name, there in lines.items() if there)
+    return ";".join(
+        [
+            *([f"color:{_hex(_legible(ink or INK, ground or PAGE))}"] if ink or ground else []),
+            *([f"background-color:{_hex(ground)}"] if ground else []),
+            *(["font-weight:bold"] if style.bold else []),
+            *(["font-style:italic"] if style.italic else []),
+            *([f"text-decoration:{drawn}"] if drawn else []),
+        ]
+    )
 
 
-def _words(codes: str) -> list[str]:
-    """The numbers of a sequence; colons stand between the parts of one (ITU-T T.416)."""
-    words: list[str] = []
-    for code in codes.split(";"):
-        parts = code.split(":")
-        if parts[0] in ("38", "48"):
-            words += [*parts[:2], *parts[3:]] if len(parts) > 5 else parts  # without a colour space
-        else:
-            words.append("24" if parts[:2] == ["4", "0"] else parts[0])
-    return words
+def _colour(colour: Color | None, theme: TerminalTheme) -> Colour | None:
+    return colour.get_truecolor(theme) if colour and not colour.is_default else None
 
 
-def _extended(numbers: Iterator[int]) -> Colour | None:
-    """A colour of 256, or a true one (ITU-T T.416, section 13.1.8)."""
-    kind = next(numbers, 0)
-    if kind == 5:
-        return of_256(next(numbers, 0))
-    if kind == 2:
-        red, green, blue = (min(next(numbers, 0), 255) for _ in range(3))
-        return red, green, blue
-    return None
+def _legible(ink: Colour, ground: Colour) -> Colour:
+    """The nearest colour towards black or white that stands out enough."""
+    end = 0 if contrast((0, 0, 0), ground) >= contrast((255, 255, 255), ground) else 255
+    for step in range(21):
+        red, green, blue = (round(value + (end - value) * step / 20) for value in ink)
+        if contrast((red, green, blue), ground) >= _ENOUGH:
+            return red, green, blue
+    return end, end, end
+
+
+def contrast(one: Colour, other: Colour) -> float:
+    """The contrast ratio (WCAG 2.1)."""
+    high, low = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(colour: Colour) -> float:
+    parts = [value / 255 for value in colour]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _hex(colour: Colour) -> str:
+    return "#" + bytes(colour).hex()

@@ -1,17 +1,20 @@
-"""What a notebook shows, as values: pieces within a line, and the parts of a page. Pure.
+"""The document tree: what a notebook shows, as plain values (pieces of a line, parts of a page).
 
-Markdown, HTML, terminal output and a cell's outputs are read into these; :mod:`labkit.wiki.render.writing`
-writes them as wikitext, :mod:`labkit.report.site.markup` as HTML. All texts in them are plain characters:
-whoever writes them out escapes them.
+Markdown, HTML, terminal output and a cell's outputs are read into this tree;
+:mod:`labkit.wiki.render.writing` writes it as wikitext, :mod:`labkit.report.site.hypertext` as HTML. All
+texts in it are plain characters: the writers escape them. Pure.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import unquote
 
 from labkit.core.result import Figure, Result
-from labkit.wiki.render.images import Picture
+from labkit.wiki.render.pictures import Picture
 
 Emphasis = Literal["em", "strong", "s", "u", "sub", "sup", "small", "kbd", "mark"]
 Side = Literal["", "left", "center", "right"]
@@ -54,13 +57,12 @@ class Link:
 
 @dataclass(frozen=True)
 class Image:
-    """A picture; None where it is elsewhere (at ``address``). ``target`` is what a click opens."""
+    """A picture; None where it is elsewhere (at ``address``)."""
 
     alt: str
     picture: Picture | None
     address: str = ""
     caption: str = ""
-    target: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,26 +115,11 @@ class Quote:
 
 
 @dataclass(frozen=True)
-class Item:
-    """An item of a list; ``done`` where it is a task."""
-
-    parts: Parts
-    done: bool | None = None
-
-
-@dataclass(frozen=True)
 class Listing:
-    """A list, numbered from ``start``; None for bullets."""
+    """A list, numbered from ``start``; None for bullets. An item is its parts."""
 
-    items: tuple[Item, ...]
+    items: tuple[Parts, ...]
     start: int | None = None
-
-
-@dataclass(frozen=True)
-class Terms:
-    """Terms and what they mean: a term has no parts, a meaning no line."""
-
-    entries: tuple[tuple[Line, Parts], ...]
 
 
 @dataclass(frozen=True)
@@ -201,13 +188,6 @@ class Screen:
 
 
 @dataclass(frozen=True)
-class Aside:
-    """A sentence in place of what a page cannot show."""
-
-    text: str
-
-
-@dataclass(frozen=True)
 class Shown:
     """A result or a figure of labkit's own; ``image`` is the figure's picture where the output held it."""
 
@@ -215,10 +195,7 @@ class Shown:
     image: Picture | None = None
 
 
-Part = (
-    Heading | Paragraph | Source | Quote | Listing | Terms | Grid | Rule | Fold | Screen | Aside
-    | Shown
-)  # fmt: skip
+Part = Heading | Paragraph | Source | Quote | Listing | Grid | Rule | Fold | Screen | Shown
 Parts = tuple[Part, ...]
 
 
@@ -228,3 +205,70 @@ class Document:
 
     parts: Parts
     notes: tuple[Parts, ...] = ()
+
+
+def pieces(line: Iterable[Piece]) -> Iterator[Piece]:
+    """A line's pieces, and the pieces in them."""
+    for piece in line:
+        yield piece
+        if isinstance(piece, (Styled, Link)):
+            yield from pieces(piece.line)
+
+
+def lines(parts: Iterable[Part]) -> Iterator[Line]:
+    """All lines of these parts and of the parts in them."""
+    for part in parts:
+        match part:
+            case Heading(_, line) | Paragraph(line):
+                yield line
+            case Quote(inner) | Fold(_, inner):
+                yield from lines(inner)
+            case Listing(items):
+                yield from (line for item in items for line in lines(item))
+            case Grid(rows):
+                yield from (cell.line for row in rows for cell in row)
+
+
+def plain(line: Iterable[Piece]) -> str:
+    """The characters of a line's pieces."""
+    return "".join(_characters(piece) for piece in pieces(line))
+
+
+def _characters(piece: Piece) -> str:
+    match piece:
+        case Text(text) | Code(text) | Image(alt=text) | Formula(tex=text):
+            return text
+    return " " if isinstance(piece, Break) else ""
+
+
+def words(parts: Iterable[Part]) -> str:
+    """The words of these parts, in one line."""
+    return " ".join(plain(line).strip() for line in lines(parts))
+
+
+def links(parts: Iterable[Part]) -> Iterator[str]:
+    """The addresses of all links."""
+    inside = (piece for line in lines(parts) for piece in pieces(line))
+    return (piece.address for piece in inside if isinstance(piece, Link))
+
+
+def unheaded(parts: Iterable[Part]) -> Parts:
+    """The same parts, headings among them as paragraphs that stand out."""
+    return tuple(
+        Paragraph((Styled("strong", part.line),)) if isinstance(part, Heading) else part
+        for part in parts
+    )
+
+
+def slug(text: str) -> str:
+    """A heading's text, or a link's fragment, as both JupyterLab's and other renderers' links meet it:
+    lower case, anything but letters and digits a hyphen."""
+    return re.sub(r"\W+", "-", unquote(text).lower()).strip("-")
+
+
+def is_alone(line: Line) -> bool:
+    """Whether a paragraph is a picture or a formula by itself."""
+    match line:
+        case (Image(),) | (Formula(_, True),):
+            return True
+    return False

@@ -1,4 +1,4 @@
-"""What a notebook shows (:mod:`labkit.wiki.render.tree`) as wikitext, and the pictures that it takes. Pure.
+"""The document tree as wikitext, and the pictures that it takes. Pure.
 
 Where the wiki's own marks are read in one way alone they are used, so that people can edit what
 they read; elsewhere stand the HTML elements that MediaWiki accepts.
@@ -6,47 +6,53 @@ they read; elsewhere stand the HTML elements that MediaWiki accepts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from urllib.parse import quote
 
 from labkit.core.result import Figure
-from labkit.wiki.client.api import Upload
-from labkit.wiki.render import formulas, gridtext, images, wikitext
-from labkit.wiki.render.inline import Lines
-from labkit.wiki.render.places import Place
-from labkit.wiki.render.tree import (
-    Aside,
-    Break,
-    Document,
-    Fold,
-    Formula,
-    Grid,
-    Heading,
-    Image,
-    Line,
-    Listing,
-    Paragraph,
-    Part,
-    Parts,
-    Quote,
-    Rule,
-    Screen,
-    Shown,
-    Source,
-    Terms,
-    Text,
-)
-from labkit.wiki.render.walking import links, plain, slug, unheaded
+from labkit.wiki.client.protocol import Features, Upload
+from labkit.wiki.render import pictures, tree, wikitext
+from labkit.wiki.render.pictures import Picture
+from labkit.wiki.render.tree import Formula, Image, Line, Paragraph, Part, Parts, Piece, Text, plain
 
+#: Link targets that are kept as links; every other one leaves its text alone.
+SCHEMES = ("http", "https", "mailto")
+#: Styles that have wiki marks.
+_MARKS = {"em": "''", "strong": "'''"}
+#: Styles whose element has another name here, or none that MediaWiki accepts.
+_ELEMENTS = {"em": "i", "strong": "b"}
+#: Pixels an em of a wiki's text has, and how many more a formula's picture is painted with.
+_EM, _SHARP = 14.0 * pictures.SCALE, 3
+#: A box whose line is its own lower edge (CSS 2.2, section 10.8.1), from which a depth is measured.
+_ON_THE_LINE = "display:inline-block;overflow:hidden;line-height:0"
+_DISPLAY = "margin:0.8em 0 0.8em 2em"
 #: The attributes of what a program wrote, by where to.
 _BARS = {
     "": "",
     "stderr": ' title="standard error" style="border-left:3px solid #7a5300"',
     "error": ' title="error" style="border-left:3px solid #b3261e"',
 }
-
 #: The list of footnotes stands apart from what is above it.
 _NOTES = "border-top:1px solid #a2a9b1;margin-top:1.5em;font-size:90%"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where on a wiki a text stands.
+
+    ``least`` is the lowest level of a heading, each of which is one deeper than its author wrote;
+    ``link`` gives the wiki's own target (a page, ``#a heading``) for a link's address, None where it
+    knows none; ``name`` tells apart the anchors of several texts on one page; ``read`` gives a
+    file's content by its path relative to the lab's outputs.
+    """
+
+    least: int = 2
+    name: str = "text"
+    link: Callable[[str], str | None] = lambda address: None
+    read: Callable[[str], bytes | None] = lambda path: None
+    features: Features = field(default_factory=Features)
 
 
 @dataclass(frozen=True)
@@ -57,33 +63,57 @@ class Written:
     uploads: tuple[Upload, ...] = ()
 
 
-def write(document: Document, place: Place | None = None) -> Written:
+def write(document: tree.Document, place: Place | None = None) -> Written:
     """The document's wikitext, its parts divided by empty lines; its footnotes at its end."""
-    writer = Writer(document, place or Place())
+    writer = _Writer(document, place or Place())
     body = writer.parts(document.parts)
-    notes = writer.notes()
-    text = "\n\n".join(part for part in (body, notes) if part)
-    return Written(text, tuple(writer.lines.uploads.values()))
+    text = "\n\n".join(filter(None, (body, writer.footnotes())))
+    return Written(text, tuple(writer.uploads.values()))
 
 
-def title(document: Document, line: Line, place: Place | None = None) -> str:
-    """A line of the document as the text of a heading that stands elsewhere."""
-    return Writer(document, place or Place()).lines.line(line)
+def url(address: str) -> str:
+    """An address with everything percent-encoded that could end it or be read as markup."""
+    whole = quote(address, safe=":/?#@!$&()*+,;=%")  # leaves letters, digits and _.-~ as well
+    return (
+        whole.replace("~", "%7E")
+        .replace("__", "_%5F")
+        .replace("&", "&amp;")
+        .replace("labkit:", "labkit%3A")
+    )
 
 
-@dataclass
-class Writer:
-    """Writes the parts of one document."""
+def page_name(target: str) -> str:
+    """A page's name, or ``#`` and a heading's text, without what no title may hold."""
+    kept = "".join(" " if c in "[]{}|<>#\n" else c for c in target.lstrip("#"))
+    return ("#" if target.startswith("#") else ":") + " ".join(kept.split())
 
-    document: Document
-    place: Place
 
-    def __post_init__(self) -> None:
-        inside = [self.document.parts, *self.document.notes]
-        sought = {slug(a[1:]) for parts in inside for a in links(parts) if a[:1] == "#"}
-        heads = {slug(plain(p.line)) for p in self.document.parts if isinstance(p, Heading)}
-        self._unmarked = sought & heads
-        self.lines = Lines(self.place, self.document.notes, self.noted, frozenset(sought & heads))
+def is_outside(address: str) -> bool:
+    """Whether a link leads to another site."""
+    scheme, _, rest = address.partition(":")
+    return scheme.lower() in SCHEMES and bool(rest.strip("/"))
+
+
+class _Writer:
+    """Writes the parts and lines of one document.
+
+    ``uploads`` are the pictures so far, by the names that the text has for them; ``_met`` the footnotes
+    whose marks were written. ``_anchors`` are the headings that links lead to, ``_unmarked`` those that
+    have no anchor yet.
+    """
+
+    def __init__(self, document: tree.Document, place: Place) -> None:
+        self.notes, self.place = document.notes, place
+        self.uploads: dict[str, Upload] = {}
+        inside = [document.parts, *document.notes]
+        sought = {tree.slug(a[1:]) for parts in inside for a in tree.links(parts) if a[:1] == "#"}
+        heads = {tree.slug(plain(p.line)) for p in document.parts if isinstance(p, tree.Heading)}
+        self._anchors = frozenset(sought & heads)
+        self._unmarked = set(self._anchors)
+        self._met: list[int] = []
+        self._in_note = False
+
+    # -- parts
 
     def parts(self, parts: Iterable[Part]) -> str:
         """Parts, divided by empty lines."""
@@ -92,52 +122,46 @@ class Writer:
     def part(self, part: Part) -> str:  # noqa: PLR0911 - one line a kind
         """One part; '' when nothing of it shows."""
         match part:
-            case Heading(level, line):
+            case tree.Heading(level, line):
                 return self.heading(level, line)
+            case Paragraph((Image() as image,)):
+                return self.image(image, alone=True)
+            case Paragraph((Formula(tex, True),)):
+                drawn = self.formula(tex, True)
+                return f'<div style="{_DISPLAY}">{drawn}</div>' if drawn else wikitext.pre(tex)
             case Paragraph(line):
-                return self.paragraph(line)
-            case Source(text, language):
+                return self.line(line)
+            case tree.Source(text, language):
                 highlight = self.place.features.highlight
-                return (
-                    wikitext.source(text, language, highlight=highlight) if text.strip("\n") else ""
-                )
-            case Quote(inner):
+                return wikitext.source(text, language, highlight=highlight) if text.strip("\n") else ""  # fmt: skip
+            case tree.Quote(inner):
                 return f"<blockquote>\n{self.within(inner)}\n</blockquote>"
-            case Listing():
+            case tree.Listing():
                 return self.listing(part)
-            case Terms(entries):
-                return self.terms(entries)
-            case Grid():
-                return gridtext.grid(part, self.lines.line)
-            case Rule():
+            case tree.Grid():
+                return self.grid(part)
+            case tree.Rule():
                 return "----"
-            case Fold(label, inner):
+            case tree.Fold(label, inner):
                 return wikitext.folded(label, self.within(inner))
-            case Screen():
-                return screen(part)
-            case Aside(text):
-                return f"<small><i>{wikitext.literal(text, begins=False, ends=False)}</i></small>"
-            case Shown():
+            case tree.Screen():
+                return _screen(part)
+            case tree.Shown():
                 return self.shown(part)
 
     def heading(self, level: int, line: Line) -> str:
         """A heading, with an anchor where a link of the document leads to it."""
-        text = self.lines.line(tuple(piece for piece in line if not isinstance(piece, Break)))
+        text = self.line(tuple(piece for piece in line if not isinstance(piece, tree.Break)))
         if not text:
             return ""
-        name = slug(plain(line))
+        name = tree.slug(plain(line))
         anchor = f'<span id="{self.place.name}-{name}"></span>' if name in self._unmarked else ""
         self._unmarked -= {name}
-        return wikitext.titled(anchor + text, max(level + self.place.shift, self.place.least))
+        return wikitext.titled(anchor + text, max(level + 1, self.place.least))
 
-    def paragraph(self, line: Line) -> str:
-        """A paragraph; a picture or a formula by itself stands by itself."""
-        match line:
-            case (Image() as image,):
-                return self.lines.image(image, alone=True)
-            case (Formula(tex, True),):
-                return self.displayed(tex)
-        return self.lines.line(line)
+    def within(self, parts: Parts) -> str:
+        """Parts within another one: a section of the page cannot begin there."""
+        return self.parts(tree.unheaded(parts))
 
     def boxed(self, parts: Parts) -> str:
         """Parts within an element of HTML's, where the wiki itself makes no paragraphs."""
@@ -146,92 +170,234 @@ class Writer:
     def spaced(self, parts: Iterable[Part]) -> str:
         """Parts with their paragraphs as elements."""
         return "\n\n".join(
-            f"<p>{self.lines.line(part.line)}</p>"
-            if isinstance(part, Paragraph) and not _is_alone(part.line)
+            f"<p>{self.line(part.line)}</p>"
+            if isinstance(part, Paragraph) and not tree.is_alone(part.line)
             else self.part(part)
-            for part in unheaded(parts)
+            for part in tree.unheaded(parts)
         )
 
-    def within(self, parts: Parts) -> str:
-        """Parts within another one: a section of the page cannot begin there."""
-        return self.parts(unheaded(parts))
-
-    def listing(self, part: Listing) -> str:
+    def listing(self, part: tree.Listing) -> str:
         """A list in the wiki's own form, in HTML's where that cannot hold it."""
         if _is_plain(part):
             return "\n".join(self.items(part, ""))
         numbered = part.start is not None
         tag = "ol" if numbered else "ul"
         opening = f'ol start="{part.start}"' if numbered and part.start != 1 else tag
-        items = "\n".join(f"<li>\n{self.boxed(_marked(item.parts, item.done))}\n</li>" for item in part.items)  # fmt: skip
+        items = "\n".join(f"<li>\n{self.boxed(item)}\n</li>" for item in part.items)
         return f"<{opening}>\n{items}\n</{tag}>"
 
-    def items(self, part: Listing, outer: str) -> list[str]:
+    def items(self, part: tree.Listing, outer: str) -> list[str]:
         """The lines of a plain list, and of those in it."""
         mark = outer + ("*" if part.start is None else "#")
         found = []
-        for item in part.items:
-            first, *rest = _marked(item.parts, item.done)
-            assert isinstance(first, Paragraph)  # noqa: S101 - a plain list's
-            found.append(f"{mark} {self.lines.line(first.line)}")
-            for inner in rest:
-                assert isinstance(inner, Listing)  # noqa: S101 - a plain list's
+        for inner in (inner for item in part.items for inner in item):
+            if isinstance(inner, Paragraph):
+                found.append(f"{mark} {self.line(inner.line)}")
+            elif isinstance(inner, tree.Listing):
                 found += self.items(inner, mark)
         return found
 
-    def terms(self, entries: Iterable[tuple[Line, Parts]]) -> str:
-        """A list of definitions."""
-        found = [
-            f"<dt>{self.lines.line(term)}</dt>" if term else f"<dd>\n{self.boxed(meaning)}\n</dd>"
-            for term, meaning in entries
-        ]
-        return "\n".join(["<dl>", *found, "</dl>"])
+    def grid(self, part: tree.Grid) -> str:
+        """A table: one line a row, so that histories read well. Long ones are collapsed, and say their size."""
+        body = len(part.rows) - part.head
+        long = body > wikitext.LONG
+        said = " ".join(wikitext.clean(part.caption).split())
+        size = part.size if long or not body else ""
+        both = wikitext.literal(f"{said} ({size})" if said and size else said or size)
+        classes = ["wikitable", *["sortable"] * part.sortable, *["mw-collapsible", "mw-collapsed"] * long]  # fmt: skip
+        lines = [f'{{| class="{" ".join(classes)}"', *wikitext.title(both)]
+        for n, row in enumerate(part.rows):
+            lines += ["|-"] if n else []
+            lines += [self.head(row, part)] if n < part.head else self.row(row)
+        return "\n".join([*lines, "|}"])
 
-    def shown(self, part: Shown) -> str:
+    def head(self, row: Sequence[tree.Cell], part: tree.Grid) -> str:
+        """A header row; a column of numbers is sorted as one, whatever else it holds."""
+        cells, column = [], 0
+        for cell in row:
+            number = part.sortable and column in part.numeric and cell.across == 1
+            cells.append(self.cell(cell, 'data-sort-type="number"' if number else ""))
+            column += cell.across
+        return "! " + " !! ".join(cells)
+
+    def row(self, row: Sequence[tree.Cell]) -> list[str]:
+        """A row: the header cells that it begins with, and the others, each on a line."""
+        count = next((n for n, cell in enumerate(row) if not cell.head), len(row))
+        heads = " !! ".join(self.cell(cell, 'scope="row"') for cell in row[:count])
+        cells = " || ".join(self.cell(cell) for cell in row[count:])
+        return [*([f"! {heads}"] if count else []), *([f"| {cells}"] if row[count:] else [])]
+
+    def cell(self, cell: tree.Cell, more: str = "") -> str:
+        """A cell's attributes and text."""
+        side = f"text-align:{cell.side}" if cell.side else ""
+        css = ";".join(filter(None, [side, wikitext.style(plain(cell.line))]))
+        given = [
+            more,
+            f'colspan="{cell.across}"' if cell.across > 1 else "",
+            f'rowspan="{cell.down}"' if cell.down > 1 else "",
+            f'style="{css}"' if css else "",
+        ]
+        attributes, text = " ".join(filter(None, given)), self.line(cell.line)
+        return f"{attributes} | {text}" if attributes else text
+
+    def shown(self, part: tree.Shown) -> str:
         """A result, or a figure with the picture that the lab's outputs have of it."""
         value = part.value
         if not isinstance(value, Figure):
             return wikitext.result(value)
         data = self.place.read(value.png)
-        picture = (images.checked(data) if data else None) or part.image
+        picture = (pictures.checked(data) if data else None) or part.image
         if picture is None:
             lost = wikitext.literal(f"(the picture is missing) {value.caption}", begins=False)
             return f"<i>{lost}</i>"
-        return wikitext.figure(value, self.lines.file(picture, value.name, value.alt))
+        return wikitext.figure(value, self.file(picture, value.name, value.alt))
 
-    def displayed(self, tex: str) -> str:
-        """A formula by itself."""
-        if formulas.draw(tex, display=True) is None:
-            return wikitext.pre(tex)
-        return f'<div style="margin:0.8em 0 0.8em 2em">{self.lines.formula(tex, True)}</div>'
+    # -- footnotes
+
+    def note(self, number: int) -> str:
+        """A footnote's mark."""
+        if number >= len(self.notes):
+            return ""
+        if self._in_note:  # Cite takes no footnote in a footnote
+            said = f" ({tree.words(self.notes[number])})"
+            return wikitext.literal(said, begins=False, ends=False)
+        known = number in self._met
+        text = "" if known else self.noted(number)
+        if not known and not text.strip():
+            return ""
+        self._met += [] if known else [number]
+        name = f"{self.place.name}-{number + 1}"
+        if self.place.features.notes:
+            return f'<ref name="{name}" />' if known else f'<ref name="{name}">{text}</ref>'
+        shown = f"&#91;{self._met.index(number) + 1}&#93;"
+        anchor = "" if known else f' id="{name}-mark"'
+        return f"<sup{anchor}>[[#{name}|{shown}]]</sup>"
 
     def noted(self, number: int) -> str:
         """A footnote's text; a mark in it leads nowhere."""
-        self.lines.in_note = True
-        match self.document.notes[number]:
-            case (Paragraph(line), *rest) if not _is_alone(line):
-                more = f"\n\n{self.spaced(rest)}\n" if rest else ""
-                text = self.lines.line(line) + more
+        self._in_note = True
+        match self.notes[number]:
+            case (Paragraph(line), *rest) if not tree.is_alone(line):
+                text = self.line(line) + (f"\n\n{self.spaced(rest)}\n" if rest else "")
             case parts:
                 text = f"\n{self.spaced(parts)}\n"
-        self.lines.in_note = False
+        self._in_note = False
         return text
 
-    def notes(self) -> str:
+    def footnotes(self) -> str:
         """The footnotes whose marks were met, as a list; '' without any."""
-        if not self.lines.met:
+        if not self._met:
             return ""
-        shown = "<references />" if self.place.features.notes else self.listed()
-        return f'<div style="{_NOTES}">\n{shown}\n</div>'
+        shown = ["<references />"]
+        if not self.place.features.notes:
+            names = {n: f"{self.place.name}-{n + 1}" for n in self._met}
+            items = (f'<li id="{name}">{self.noted(n)} [[#{name}-mark|↑]]</li>' for n, name in names.items())  # fmt: skip
+            shown = ["<ol>", *items, "</ol>"]
+        return "\n".join([f'<div style="{_NOTES}">', *shown, "</div>"])
 
-    def listed(self) -> str:
-        """The same list where the wiki itself makes none."""
-        names = [f"{self.place.name}-{number + 1}" for number in self.lines.met]
-        items = [f'<li id="{name}">{self.noted(number)} [[#{name}-mark|↑]]</li>' for name, number in zip(names, self.lines.met, strict=True)]  # fmt: skip
-        return "\n".join(["<ol>", *items, "</ol>"])
+    # -- within a line
+
+    def line(self, line: Line) -> str:
+        """The pieces of a whole line."""
+        return self.pieces(line, _unambiguous(line), outer=True).strip(" ")
+
+    def pieces(self, line: Line, marks: bool, *, outer: bool = False) -> str:
+        """Pieces one after the other; ``outer`` when they are the whole of a line, ``marks`` where quote
+        marks can be read in one way alone."""
+        others = [None if isinstance(piece, Text) else self.piece(piece, marks) for piece in line]
+        there = [n for n, piece in enumerate(line) if others[n] or plain((piece,))]
+        edges = (there[0], there[-1]) if outer and there else (-1, -1)
+        shown = [
+            wikitext.literal(piece.text, begins=n == edges[0], ends=n == edges[1])
+            if isinstance(piece, Text)
+            else others[n] or ""
+            for n, piece in enumerate(line)
+        ]
+        for n, (piece, text) in enumerate(pairwise(shown)):
+            if piece.endswith("]]") and text[:1].isalnum():
+                shown[n] += "<nowiki />"  # else its letters would belong to the link
+        return "".join(shown)
+
+    def piece(self, piece: Piece, marks: bool) -> str:  # noqa: PLR0911 - one line a kind
+        """One piece."""
+        match piece:
+            case Text(text):
+                return wikitext.literal(text, begins=False, ends=False)
+            case tree.Break():
+                return "<br />"
+            case tree.Code(text):
+                return wikitext.code(text)
+            case tree.Styled(name, line):
+                mark = _MARKS.get(name, "") if marks else ""
+                tag = _ELEMENTS.get(name, name)
+                inside = self.pieces(line, marks)
+                shown = f"{mark}{inside}{mark}" if mark else f"<{tag}>{inside}</{tag}>"
+                return shown if inside else ""
+            case tree.Link(address, (Image() as image,)):
+                return self.image(image, alone=False, opens=address)
+            case tree.Link():
+                return self.link(piece, marks)
+            case Image():
+                return self.image(piece, alone=False)
+            case Formula(tex, display):
+                return self.formula(tex, display) or wikitext.code(tex)
+            case tree.Note(number):
+                return self.note(number)
+
+    def link(self, piece: tree.Link, marks: bool) -> str:
+        """A link where it leads somewhere; its words alone elsewhere."""
+        label = self.pieces(piece.line, marks)
+        label = label if label.strip() else self.piece(Text(piece.address), marks)
+        target = self.target(piece.address)
+        if target:
+            return f"[[{target}|{label}]]"
+        if not is_outside(piece.address) or any(isinstance(inner, (Image, tree.Link)) for inner in piece.line):  # fmt: skip
+            return label
+        return f"[{url(piece.address)} {label}]"
+
+    def target(self, address: str) -> str:
+        """The wiki's own target of a link's address; '' for none."""
+        if address.startswith("#"):
+            name = tree.slug(address[1:])
+            return f"#{self.place.name}-{name}" if name in self._anchors else ""
+        known = self.place.link(address)
+        known = known if known is not None else self.place.link(address.partition("#")[0])
+        return page_name(known) if known is not None else ""
+
+    def image(self, piece: Image, *, alone: bool, opens: str = "") -> str:
+        """A picture: by itself with its caption below it, or within a line; a click ``opens`` an address."""
+        if piece.picture is None:
+            words: Line = (Text(f"[{piece.alt or 'a picture'}]"),)
+            address = opens or piece.address
+            return self.piece(tree.Link(address, words) if is_outside(address) else words[0], False)
+        return wikitext.image(
+            self.file(piece.picture, "picture", piece.alt), alt=piece.alt, caption=piece.caption,
+            framed=alone, target=(self.target(opens) or url(opens)) if opens else None,
+            width=piece.picture.width,
+        )  # fmt: skip
+
+    def formula(self, tex: str, display: bool) -> str:
+        """A formula as a picture on the line of the words around it; '' where it cannot be drawn."""
+        drawing = pictures.formula(tex, display=display)
+        if drawing is None:
+            return ""
+        width = max(round(drawing.width * _EM), 1)
+        picture = pictures.painted(pictures.svg(drawing, em=_EM), pixels=width * _SHARP, fonts=False)  # fmt: skip
+        if picture is None:
+            return ""
+        name = self.file(picture, "formula", tex)
+        style = f"{_ON_THE_LINE};vertical-align:-{drawing.depth * _EM:.1f}px"
+        alt = wikitext.literal(" ".join(tex.split()))
+        return f'<span style="{style}">[[File:{name}|bottom|{width}px|link=|alt={alt}]]</span>'
+
+    def file(self, picture: Picture, name: str, text: str) -> str:
+        """The name under which the wiki has a picture."""
+        item = pictures.upload(name, picture.data, ending=picture.ending, text=text)
+        self.uploads[item.name] = item
+        return item.name
 
 
-def screen(part: Screen) -> str:
+def _screen(part: tree.Screen) -> str:
     """A program's lines, in colours where it wrote in colours; what went wrong has a bar beside it."""
     bar = _BARS[part.stream]
     if not part.coloured:
@@ -241,32 +407,31 @@ def screen(part: Screen) -> str:
     return f"<div{bar}>\n{shown}\n</div>" if bar else shown
 
 
-def _is_plain(part: Listing) -> bool:
+def _is_plain(part: tree.Listing) -> bool:
     """Whether the wiki's own lists can hold it: each item one paragraph, then only such lists."""
-    if part.start not in (None, 1) or not part.items:
+    return part.start in (None, 1) and all(
+        isinstance(item[0], Paragraph)
+        and not tree.is_alone(item[0].line)
+        and all(isinstance(inner, tree.Listing) and _is_plain(inner) for inner in item[1:])
+        if item
+        else False
+        for item in part.items
+    )
+
+
+def _unambiguous(line: Sequence[Piece]) -> bool:
+    """Whether quote marks can be read in one way alone: nothing nested, nothing side by side."""
+    emphasis = [isinstance(piece, tree.Styled) and piece.name in _MARKS for piece in line]
+    if any(one and other for one, other in pairwise(emphasis)):
         return False
-    for item in part.items:
-        first, rest = item.parts[:1], item.parts[1:]
-        if not first or not isinstance(first[0], Paragraph) or _is_alone(first[0].line):
-            return False
-        if not all(isinstance(inner, Listing) and _is_plain(inner) for inner in rest):
-            return False
-    return True
+    return not any(
+        _has_mark(piece.line) for piece in line if isinstance(piece, (tree.Styled, tree.Link))
+    )
 
 
-def _is_alone(line: Line) -> bool:
-    """Whether a paragraph is a picture or a formula by itself."""
-    match line:
-        case (Image(),) | (Formula(_, True),):
-            return True
-    return False
-
-
-def _marked(parts: Parts, done: bool | None) -> Parts:
-    """A task's parts, with a box before its words that says whether it is done."""
-    if done is None:
-        return parts
-    box = Text("☑ " if done else "☐ ")
-    if parts and isinstance(parts[0], Paragraph):
-        return (Paragraph((box, *parts[0].line)), *parts[1:])
-    return (Paragraph((box,)), *parts)
+def _has_mark(line: Line) -> bool:
+    return any(
+        isinstance(piece, (tree.Styled, tree.Link))
+        and ((isinstance(piece, tree.Styled) and piece.name in _MARKS) or _has_mark(piece.line))
+        for piece in line
+    )

@@ -1,9 +1,11 @@
-"""Who may do what with the wiki: its accounts, the bot's session, the database."""
+"""Who may do what with the wiki: its accounts, the bot's session, the database, and a reader without an account."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from labkit.checks import Check, equal
 from labkit.core import daemon, run
@@ -12,14 +14,29 @@ from labkit.core.tables import Table
 from labkit.display import counted, curl
 from labkit.model.lab import Lab
 from labkit.records import Record
-from labkit.wiki.client import accounts as people
-from labkit.wiki.client import ask, session
-from labkit.wiki.client.folders import ADDRESS, USER, Folders, api_url, origin
-from labkit.wiki.server import mariadb
+from labkit.wiki.client import session
+from labkit.wiki.client.session import ADDRESS, api_url, origin
+from labkit.wiki.server import databases
+from labkit.wiki.server.configuration import ACCOUNT, DATABASE, USER, Folders
+from labkit.wiki.server.credentials import GROUPS
+
+if TYPE_CHECKING:
+    from labkit.wiki.client.mediawiki import MediaWiki
 
 #: Rights of the bot's without which nothing is published, and rights that it must not have.
 NEEDED = ("createpage", "edit", "upload")
 TOO_MUCH = ("block", "createaccount", "delete", "editinterface", "protect", "userrights")
+
+#: Addresses at which a careless web server would give MediaWiki's secrets or its programs away.
+HIDDEN = (
+    "/w/LocalSettings.php",
+    "/w/maintenance/install.php",
+    "/w/mw-config/index.php",
+    "/w/vendor/autoload.php",
+    "/w/cache/",
+    "/images/../passwords.json",
+    "/sqlite/wiki.sqlite",
+)
 
 
 class Account(Record):
@@ -48,6 +65,12 @@ class DatabaseRights(Record):
     rights: tuple[str, ...]
 
 
+class Refusals(Record):
+    """What the wiki answered to who has no account, by what was tried."""
+
+    answers: tuple[tuple[str, str], ...]
+
+
 def answers(lab: Lab, seen: str, *, up: bool = True) -> Check:
     """The check that a local MediaWiki answers (E1); ``seen`` is its version, or why it is not up."""
     url = api_url(lab)
@@ -62,7 +85,7 @@ def answers(lab: Lab, seen: str, *, up: bool = True) -> Check:
 
 
 def loopback(lab: Lab) -> tuple[Check, ...]:
-    """The check that nobody outside the machine reaches the lab's own wiki (E1)."""
+    """The check that the lab's own wiki listens on loopback alone (E1)."""
     if lab.wiki.url:
         return ()
     words = ["ss", "-H", "-l", "-n", "-t", "-u", "-p", "sport", "=", f":{lab.wiki.port}"]
@@ -73,16 +96,24 @@ def loopback(lab: Lab) -> tuple[Check, ...]:
 
 @action("wiki.accounts")
 def accounts(lab: Lab) -> Outcome[Accounts]:
-    """The accounts with their groups, and the rights of a session of the bot's; no password."""
-    site = session.open(lab)
+    """Lists the wiki's accounts with their groups, and the rights of the bot's session; no password is in it.
+
+    :returns: ``value.people``, ``value.bot`` and ``value.rights``; the table ``accounts``.
+    :raises WikiError: the wiki does not answer, or refuses the bot's password.
+
+    Example::
+
+        server.accounts(lab).table("accounts")
+    """
+    with closing(session.open(lab)) as site:
+        bot, rights = site.account, tuple(sorted(site.rights))
     own = not lab.wiki.url
-    rights = tuple(sorted(site.rights))
     found = _people(lab) if own else ()
-    file = Folders.of(lab).passwords
+    file = Folders(lab).passwords
     value = Accounts(
         login=f"{origin(lab)}/wiki/Special:UserLogin" if own else "",
         people=found,
-        bot=session.account(site),
+        bot=bot,
         rights=rights,
         passwords=str(file) if own else "",
     )
@@ -102,9 +133,12 @@ def accounts(lab: Lab) -> Outcome[Accounts]:
 
 @action("wiki.database")
 def database(lab: Lab) -> Outcome[DatabaseRights]:
-    """The rights on the wiki's database (I1): of an account of MariaDB's, or of SQLite's files.
+    """Shows the rights on the wiki's database (I1): MariaDB's grants, or owner and mode of SQLite's files.
 
-    Of an existing wiki no more is seen than what the bot may do with its pages.
+    Of an existing wiki only the bot's rights on its pages can be seen.
+
+    :returns: ``value.database``, ``value.account`` and ``value.rights``; the table ``rights``.
+    :raises WikiError: the wiki does not answer (existing wikis alone).
     """
     if lab.wiki.url:
         return _existing_rights(lab)
@@ -112,15 +146,10 @@ def database(lab: Lab) -> Outcome[DatabaseRights]:
 
 
 def _people(lab: Lab) -> tuple[Account, ...]:
-    answer = ask.query(
-        lab,
-        {
-            "action": "query",
-            "list": "users",
-            "usprop": "groups",
-            "ususers": "|".join(people.GROUPS),
-        },
-    )
+    with closing(session.connect(lab)) as site:
+        answer = site.post(
+            "query", list="users", usprop="groups", ususers="|".join(GROUPS), formatversion=2
+        )
     return tuple(
         Account(name=user["name"], groups=own_groups(user["groups"]))
         for user in answer["query"]["users"]
@@ -152,7 +181,7 @@ def _people_check(lab: Lab, found: tuple[Account, ...]) -> Check:
 
     return equal(
         "wiki.accounts",
-        line(people.GROUPS.items()),
+        line(GROUPS.items()),
         line((item.name, item.groups) for item in found),
         again=f"{origin(lab)}/wiki/Special:ListUsers",
     )
@@ -174,7 +203,7 @@ def owner_and_mode(path: Path) -> str:
 
 
 def _sqlite_rights(lab: Lab) -> Outcome[DatabaseRights]:
-    folder = Folders.of(lab).data
+    folder = Folders(lab).data
     files = [folder, *sorted(folder.glob("*.sqlite"))]
     seen = tuple(f"{owner_and_mode(path)} {path.name}" for path in files)
     checks = (
@@ -192,17 +221,17 @@ def _sqlite_rights(lab: Lab) -> Outcome[DatabaseRights]:
 
 
 def _mariadb_rights(lab: Lab) -> Outcome[DatabaseRights]:
-    folders = Folders.of(lab)
-    server = mariadb.Server.of(folders)
-    grants = mariadb.grants(server)
-    password = people.read(folders.passwords).database
-    other = mariadb.refused(server, password, "CREATE DATABASE labkitother")
+    folders = Folders(lab)
+    server = databases.MariaDB.of(folders)
+    grants = databases.grants(server)
+    password = session.passwords(lab).database
+    other = databases.refused(server, password, "CREATE DATABASE labkitother")
     shell = f"mariadb --defaults-file={server.config} --execute"
-    offline = mariadb.sql(server, "SELECT @@skip_networking")[0][0]
+    offline = databases.sql(server, "SELECT @@skip_networking")[0][0]
     checks = (
         equal(
-            "wiki.database.grants", "; ".join(mariadb.wanted_grants()), "; ".join(grants),
-            rows=("I1",), again=f"{shell} \"SHOW GRANTS FOR '{mariadb.ACCOUNT}'@'localhost'\"",
+            "wiki.database.grants", "; ".join(databases.wanted_grants()), "; ".join(grants),
+            rows=("I1",), again=f"{shell} \"SHOW GRANTS FOR '{ACCOUNT}'@'localhost'\"",
         ),
         Check(
             name="wiki.database.other", expected="another database: ERROR 1044 (access denied)",
@@ -211,18 +240,18 @@ def _mariadb_rights(lab: Lab) -> Outcome[DatabaseRights]:
         equal("wiki.database.network", "1", offline, again=f"{shell} 'SELECT @@skip_networking'"),
     )  # fmt: skip
     return Outcome(
-        value=DatabaseRights(database="mariadb", account=mariadb.ACCOUNT, rights=grants),
+        value=DatabaseRights(database="mariadb", account=ACCOUNT, rights=grants),
         subject=str(server.socket),
-        summary=f"The account {mariadb.ACCOUNT} may create, fill and change the one database "
-        f"{mariadb.DATABASE}, and has no right on any other.",
+        summary=f"The account {ACCOUNT} may create, fill and change the one database "
+        f"{DATABASE}, and has no right on any other.",
         checks=checks,
         tables=(_table("What SHOW GRANTS says of the wiki's account", grants),),
     )
 
 
 def _existing_rights(lab: Lab) -> Outcome[DatabaseRights]:
-    site = session.open(lab)
-    held = tuple(sorted(site.rights))
+    with closing(session.open(lab)) as site:
+        bot, held = site.account, tuple(sorted(site.rights))
     check = Check(
         name="wiki.database.pages",
         expected=f"by way of the wiki alone: {', '.join(NEEDED)}",
@@ -231,9 +260,9 @@ def _existing_rights(lab: Lab) -> Outcome[DatabaseRights]:
         rows=("I1",),
     )
     return Outcome(
-        value=DatabaseRights(database="existing", account=session.account(site), rights=held),
+        value=DatabaseRights(database="existing", account=bot, rights=held),
         subject=api_url(lab),
-        summary=f"The database of an existing wiki is its owner's; {session.account(site)} changes it "
+        summary=f"The database of an existing wiki is its owner's; {bot} changes it "
         "through the wiki alone.",
         checks=(check,),
     )
@@ -241,3 +270,81 @@ def _existing_rights(lab: Lab) -> Outcome[DatabaseRights]:
 
 def _table(title: str, lines: Iterable[str]) -> Table:
     return Table.of("rights", title, [{"right": line} for line in lines])
+
+
+@action("wiki.closed")
+def anonymous(lab: Lab) -> Outcome[Refusals]:
+    """Tries without an account what the wiki has to refuse: an edit, a sign-up, the server's own files.
+
+    Each is really tried on the lab's own wiki; an existing one is only asked for the rights of anonymous readers.
+
+    :returns: the answer to each attempt (``value.answers``), and a check for each.
+    :raises WikiError: the wiki does not answer.
+    """
+    with closing(session.connect(lab)) as site:
+        tried = _anonymous_rights(lab, site) if lab.wiki.url else _attempts(lab, site)
+    return Outcome(
+        value=Refusals(answers=tuple((check.name, check.seen) for check in tried)),
+        subject=api_url(lab),
+        summary=f"{sum(check.holds for check in tried)} of {len(tried)} attempts without an account "
+        "were refused.",
+        checks=tuple(tried),
+    )
+
+
+def _attempts(lab: Lab, site: MediaWiki) -> list[Check]:
+    from labkit.wiki.client import transport
+
+    statuses = [
+        f"{path}: {transport.status(site.connection, origin(lab) + path)}" for path in HIDDEN
+    ]
+    served = [line for line in statuses if line.endswith(": 200")]
+    edit = {"title": "Anonymous edit", "text": "x", "token": "+\\"}
+    return [
+        equal(
+            "wiki.closed.edit", "permissiondenied", _answer_code(site, "edit", **edit),
+            again=curl(api_url(lab), options="--data 'action=edit&title=x&text=x&token=%2B%5C'"),
+        ),
+        equal(
+            "wiki.closed.sign-up", "permissiondenied", _sign_up(lab, site),
+            again=f"{origin(lab)}/wiki/Special:CreateAccount",
+        ),
+        Check(
+            name="wiki.closed.files", expected=f"none of {len(HIDDEN)} addresses is served",
+            seen="; ".join(served or statuses), holds=not served,
+            again=curl(f"{origin(lab)}{HIDDEN[0]}", options="--include"),
+        ),
+    ]  # fmt: skip
+
+
+def _sign_up(lab: Lab, site: MediaWiki) -> str:
+    """What the wiki answers to somebody who wants an account."""
+    tokens = site.post("query", meta="tokens", type="createaccount")["query"]["tokens"]
+    word = "a-stranger-without-rights"
+    return _answer_code(
+        site, "createaccount", createtoken=tokens["createaccounttoken"], createreturnurl=origin(lab),
+        username="Stranger", password=word, retype=word,
+    )  # fmt: skip
+
+
+def _answer_code(site: MediaWiki, action: str, **words: str) -> str:
+    """The code of the API's answer to a request that changes something: of its error, or of its result."""
+    from mwclient.errors import APIError
+
+    try:
+        answer = site.post(action, formatversion=2, **words)[action]
+    except APIError as error:
+        return str(error.code)
+    return str(answer.get("messagecode") or answer.get("status") or answer.get("result"))
+
+
+def _anonymous_rights(lab: Lab, site: MediaWiki) -> list[Check]:
+    return [
+        Check(
+            name=f"wiki.closed.{name}", expected=f"no right {right!r} without an account",
+            seen=f"{right!r} is {'there' if right in site.rights else 'missing'}",
+            holds=right not in site.rights,
+            again=curl(f"{api_url(lab)}?action=query&meta=userinfo&uiprop=rights&format=json"),
+        )
+        for name, right in (("edit", "edit"), ("sign-up", "createaccount"))
+    ]  # fmt: skip

@@ -1,0 +1,194 @@
+"""Runs the programs of a build apart from the machine: in namespaces of their own, with a repository as their network.
+
+The programs run in mount and process namespaces (unshare(1)) and die when labkit does (setpriv(1), ``--pdeathsig``).
+Their network namespace has a loopback and, on it, an HTTP proxy that serves the repository; it has no name and ends
+with the process that made it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import unquote
+
+from pydantic import Field
+
+from labkit.errors import MachineError, with_sudo
+from labkit.farm.rootfs.apt import AbsentError
+from labkit.farm.rootfs.repository import ADDRESS, PackageCache, Repository
+from labkit.kernel import calls
+from labkit.kernel.links import Netlink
+from labkit.kernel.netns import alone
+from labkit.records import Record
+
+T = TypeVar("T")
+
+log = logging.getLogger("labkit.gateway")
+
+#: How many times the bytes of a build have to be free in memory for it to happen there: two builds run
+#: side by side, and others want memory too.
+ROOMY = 4
+
+
+class Access(Record):
+    """How a program is started to use a network: the words before its own, and its environment."""
+
+    words: tuple[str, ...] = ()
+    env: dict[str, str] = Field(default_factory=dict)
+
+
+#: The machine's own network.
+HOST_NETWORK = Access()
+
+
+def sealed(
+    argv: Sequence[str | Path], *, root: Path | None = None, access: Access = HOST_NETWORK
+) -> list[str]:
+    """The argument list that runs ``argv`` in namespaces of its own.
+
+    :param root: its root folder.
+    :param access: its network, from :func:`gateway`.
+    """
+    return [
+        *access.words,
+        "setpriv",
+        "--pdeathsig=KILL",
+        "unshare",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        *([f"--root={root}"] if root else []),
+        "--mount-proc",
+        "--",
+        *(str(word) for word in argv),
+    ]
+
+
+def in_memory(work: Path, space: int, function: Callable[[Path], T]) -> T:
+    """Returns ``function(folder)``, with a folder in memory where the machine has plenty of it, else ``work``.
+
+    Installing packages writes each file several times and waits for the disk each time. The folder is mounted in a
+    namespace of the calling thread: no other process sees it, and it ends with the thread.
+    """
+    text = Path("/proc/meminfo").read_text(encoding="ascii")
+    available = re.search(r"^MemAvailable:\s*(\d+) kB$", text, re.M)
+    if not available or int(available[1]) * 1024 < ROOMY * space:
+        return function(work)
+    folder = work / "memory"
+
+    def inside() -> T:
+        calls.unshare(calls.CLONE_NEWNS)
+        calls.mount("none", Path("/"), flags=calls.MS_REC | calls.MS_PRIVATE)
+        calls.mount("labkit", folder, "tmpfs", options="mode=755")
+        try:
+            return function(folder)
+        finally:
+            calls.unmount(folder, calls.MNT_DETACH)
+
+    folder.mkdir()
+    done = alone(inside)
+    folder.rmdir()
+    return done
+
+
+@contextmanager
+def gateway(cached: PackageCache, repository: Repository) -> Iterator[Access]:
+    """Yields access to a network with nothing but the repository, while the block runs.
+
+    Packages that a program asks for come from the cache, which fetches the missing ones.
+    """
+    listening, namespace = alone(_network)
+    try:
+        with _Server(("", 0), _handler(cached, repository), False) as server:
+            server.socket.close()
+            server.socket = listening
+            thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="gateway")
+            thread.start()
+            try:
+                address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+                yield Access(
+                    words=("nsenter", f"--net=/proc/{os.getpid()}/fd/{namespace}", "--"),
+                    env={
+                        **dict.fromkeys(("http_proxy", "HTTP_PROXY"), address),
+                        **dict.fromkeys(("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"), ""),
+                    },
+                )
+            finally:
+                server.shutdown()
+                thread.join()
+    finally:
+        listening.close()
+        os.close(namespace)
+
+
+def _network() -> tuple[socket.socket, int]:
+    """Makes a network namespace with a loopback; returns a socket that listens there and its descriptor."""
+    try:
+        calls.unshare(calls.CLONE_NEWNET)
+    except PermissionError:
+        raise MachineError(
+            "a network namespace",
+            "needs root",
+            with_sudo(),
+            "id",
+            code="machine.not-root",
+        ) from None
+    with Netlink() as netlink:
+        netlink.do(netlink.ipr.link("set", index=1, state="up"))
+    listening = socket.create_server(("127.0.0.1", 0), backlog=64)
+    return listening, os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+class _Server(ThreadingHTTPServer):
+    """One thread for each connection; a client may end in the middle of one."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        log.debug("a connection of %s ended", client_address, exc_info=True)
+
+
+def _handler(cached: PackageCache, repository: Repository) -> type[BaseHTTPRequestHandler]:
+    """Makes the class that answers requests with an index, a package, or the reason why there is none."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            path = unquote(self.path.removeprefix(ADDRESS))
+            try:
+                if path in repository.debs:
+                    self._answer(HTTPStatus.OK, cached.get(repository.debs[path]).read_bytes())
+                elif path in repository.files:
+                    self._answer(HTTPStatus.OK, repository.files[path])
+                else:
+                    self._answer(HTTPStatus.NOT_FOUND, b"")
+            except AbsentError as error:
+                self._answer(error.status or HTTPStatus.GATEWAY_TIMEOUT, error.reason.encode())
+            except OSError:  # the package cache keeps it
+                self._answer(HTTPStatus.INSUFFICIENT_STORAGE, b"")
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def _answer(self, status: int, data: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            """The package cache logs what it fetches."""
+
+    return Handler

@@ -1,0 +1,159 @@
+"""The files of the lab's own wiki: where they lie, and the configuration texts of MediaWiki, PHP and the web server.
+
+The texts are made from the templates ``LocalSettings.php.j2`` and ``apache2.conf.j2`` beside this module.
+"""
+
+from __future__ import annotations
+
+import functools
+import pwd
+import shutil
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from labkit.core import accesslog
+from labkit.errors import MachineError
+from labkit.model.lab import Lab
+from labkit.wiki.client.session import ADDRESS, MARK, TEACHERS, Passwords, origin, passwords_file
+
+#: Debian's web server account (base-passwd): the wiki's PHP runs as it.
+USER = "www-data"
+#: MariaDB's database and account for the wiki: without an underscore, which in a GRANT stands for any one character.
+DATABASE = ACCOUNT = "labkitwiki"
+#: What MediaWiki's package bundles and the report needs.
+EXTENSIONS = ("Cite", "ParserFunctions", "SyntaxHighlight_GeSHi", "WikiEditor", "Math")
+#: MediaWiki's own entry points that are served; nothing else of its folder runs.
+ENTRIES = ("index", "api", "load", "rest", "thumb", "opensearch_desc")
+#: Its folders of scripts and styles for the browser.
+ASSETS = ("resources", "skins", "extensions")
+#: apache2's modules, in Debian's file names.
+MODULES = (
+    "mpm_prefork", "authz_core", "alias", "dir", "mime", "env", "headers", "setenvif", "filter",
+    "deflate", "reqtimeout",
+)  # fmt: skip
+#: What the wiki is called by who may read it (a regular expression): loopback, by whichever port it is reached.
+NAMES = r"127\.0\.0\.1|localhost|\[::1\]"
+#: Processes of the web server, one for each request that it has in hand; the others wait in the order in which they
+#: came (ListenBacklog: 511).
+WORKERS = 32
+#: How long a client may take to send a request's header, and its body (mod_reqtimeout; seconds, and bytes a second
+#: for which it gets more): N slow clients keep another one waiting for N / WORKERS seconds.
+PATIENCE = "header=1-4,MinRate=4000 body=5,MinRate=20000"
+
+
+class Folders:
+    """The files of one lab's own wiki; nothing is made by naming them.
+
+    ``data`` is the database, there only when its installation was completed; ``installed`` has what it was last made
+    fit for. ``passwords`` root alone reads; ``pages`` has what labkit wrote on the prepared pages; ``settings`` is
+    LocalSettings.php, ``apache`` the web server's configuration, ``php`` the folder of PHP's own php.ini; ``images``
+    are the uploads of this database, ``cache`` what MediaWiki can make again; ``logs`` are those of web server, PHP and
+    database. ``pidfile`` is the web server's, ``socket`` MariaDB's.
+    """
+
+    def __init__(self, lab: Lab) -> None:
+        self.root = root = lab.state_dir / "wiki"
+        self.run = run = lab.run_dir / "wiki"
+        self.database = lab.wiki.database
+        self.data = root / self.database
+        self.installed = root / f"{self.database}.json"
+        self.passwords = passwords_file(lab)
+        self.pages = root / "pages.json"
+        self.settings = root / "LocalSettings.php"
+        self.apache = root / "apache2.conf"
+        self.php = root / "php"
+        self.images = root / "images" / self.database
+        self.cache = root / "cache"
+        self.logs = root / "logs"
+        self.pidfile = run / "apache2.pid"
+        self.socket = run / "mariadb" / "server.sock"
+
+
+def owned(path: Path, mode: int) -> None:
+    """A folder of the web server's account, with that mode, is there."""
+    path.mkdir(parents=True, exist_ok=True)
+    shutil.chown(path, USER, USER)
+    path.chmod(mode)
+
+
+def require_reachable(path: Path) -> None:
+    """Raises :class:`MachineError` when the web server's account cannot enter a folder above ``path``."""
+    account = pwd.getpwnam(USER)
+    for folder in reversed(path.parents):
+        if not folder.exists():
+            return
+        status = folder.stat()
+        open_to = status.st_mode & 0o001
+        own = status.st_uid == account.pw_uid and status.st_mode & 0o100
+        group = status.st_gid == account.pw_gid and status.st_mode & 0o010
+        if not (open_to or own or group):
+            raise MachineError(
+                str(folder),
+                f"the web server's account {USER} cannot enter this folder, and the wiki lies below it",
+                "put `state`, `cache` and `run` below folders that everybody may enter, or `chmod o+x` it",
+                f"ls -ld {folder}",
+                code="machine.folder-closed",
+            )
+
+
+def local_settings(lab: Lab, passwords: Passwords, data: Path, socket: Path) -> str:
+    """LocalSettings.php for a database in ``data`` or at ``socket``: closed to anonymous edits and sign-ups, uploads
+    on, asking nobody outside."""
+    folders = Folders(lab)
+    return text(
+        "LocalSettings.php.j2", site=site_name(lab), origin=origin(lab), passwords=passwords,
+        folders=folders, log=folders.logs / "mediawiki.log", database=folders.database, data=data,
+        socket=socket, account=ACCOUNT, extensions=EXTENSIONS, teachers=TEACHERS,
+    )  # fmt: skip
+
+
+def site_name(lab: Lab) -> str:
+    """What the lab's own wiki calls itself."""
+    return f"labkit {lab.name}"
+
+
+def php(value: object) -> str:
+    """A text as a PHP literal."""
+    plain = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    return "'" + plain.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def php_ini() -> str:
+    """PHP's own settings; the extensions are the ones that Debian's packages enable."""
+    return _template("php.ini")
+
+
+def apache(folders: Folders, *, port: int, mediawiki: Path, module: Path, mark: str) -> str:
+    """The web server's configuration: loopback alone, MediaWiki's entry points, its styles and
+    scripts, the uploads; nothing else of any folder is served. ``module`` is Debian's PHP module,
+    ``mark`` is what each reply says in :data:`~labkit.wiki.client.session.MARK`."""
+    return text(
+        "apache2.conf.j2", folders=folders, address=ADDRESS, port=port, modules=MODULES, module=module,
+        user=USER, workers=WORKERS, patience=PATIENCE, header=MARK, mark=mark, mediawiki=mediawiki,
+        errors=accesslog.cut(f"{folders.logs}/apache2.log"), entries=ENTRIES, assets=ASSETS, names=NAMES,
+        accesses=accesslog.rotated(f"{folders.logs}/access.log"),
+        served=[*(mediawiki / name for name in ASSETS), folders.images],
+    )  # fmt: skip
+
+
+def text(template: str, /, **values: Any) -> str:
+    """The text of a template of this folder with these values."""
+    return str(_environment().from_string(_template(template)).render(values))
+
+
+def _template(name: str) -> str:
+    return resources.files("labkit.wiki.server").joinpath(name).read_text("utf-8")
+
+
+@functools.cache
+def _environment() -> Any:
+    import jinja2  # which takes a while
+
+    made = jinja2.Environment(  # noqa: S701 - no HTML
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=False
+    )
+    made.filters["php"] = php
+    return made

@@ -1,0 +1,349 @@
+"""Installs the lab's own wiki: Debian's MediaWiki, unpacked beside the system, and a database for it.
+
+No service is installed, and /etc stays as it was. Installing the package would bring apache2's service and a job runner
+with it. Here apt downloads and verifies the same two packages, and dpkg-deb unpacks them into the cache that all labs
+share. A database that is there is whole, and is never made anew.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from labkit import reading
+from labkit.core import cache, journal, run
+from labkit.core.files import write_atomically
+from labkit.errors import CommandError, MachineError, StateError, WikiError, excerpt
+from labkit.model.lab import Lab
+from labkit.records import Record
+from labkit.wiki.client.session import ADMINISTRATOR, Passwords, origin
+from labkit.wiki.server import configuration, credentials, databases
+from labkit.wiki.server.configuration import (
+    ACCOUNT,
+    DATABASE,
+    USER,
+    Folders,
+    owned,
+    require_reachable,
+    site_name,
+)
+
+PACKAGES = ("mediawiki", "mediawiki-classes")
+#: Where the packages keep MediaWiki, below the folder they are unpacked to.
+INSIDE = "usr/share/mediawiki"
+
+
+class Installed(Record):
+    """What a database was last made fit for; the hash is of all passwords, '' is not yet."""
+
+    mediawiki: str = ""
+    accounts: str = ""
+
+
+def folders_made(folders: Folders) -> None:
+    """The wiki's folders are there, those that the web server writes into owned by it."""
+    for path in (folders.root, folders.logs, folders.php, folders.run):
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o755)  # whatever root's umask is
+    owned(folders.images, 0o755)
+    owned(folders.cache, 0o700)
+    log = folders.logs / "mediawiki.log"
+    log.touch(mode=0o640)
+    shutil.chown(log, USER, USER)
+
+
+def program(lab: Lab) -> Path:
+    """MediaWiki's folder: of the version that the database was made fit for, else the newest."""
+    known = _recorded(Folders(lab)).mediawiki
+    folder = installation(lab.cache_dir, known)
+    found = folder if known and whole(folder) else fetch(lab.cache_dir, offline=lab.offline)
+    require_reachable(found)
+    cache.hold(lab, "mediawiki", lab.cache_dir / "mediawiki" / version(found))
+    return found
+
+
+def database(lab: Lab, passwords: Passwords, mediawiki: Path) -> bool:
+    """The database is there: installed whole, or not at all; returns whether it had to be."""
+    folders = Folders(lab)
+    if folders.data.exists():
+        return False
+    _clear_killed(lab, folders)
+    part = folders.root / f"{folders.database}.{secrets.token_hex(4)}.part"
+    owned(part, 0o700)
+    install = _sqlite if folders.database == "sqlite" else _mariadb
+    install(lab, passwords, mediawiki, part)
+    part.rename(folders.data)
+    _record(folders, passwords, mediawiki)
+    return True
+
+
+def _clear_killed(lab: Lab, folders: Folders) -> None:
+    """Removes what an installation that was killed has left."""
+    databases.stop(lab, databases.MariaDB.part(folders, folders.root))
+    for killed in folders.root.glob("*.part*"):
+        shutil.rmtree(killed) if killed.is_dir() else killed.unlink()
+
+
+def renew(lab: Lab, passwords: Passwords, mediawiki: Path) -> bool:
+    """The database, whose server runs, is fit for this MediaWiki and its accounts have these
+    passwords; returns whether anything had to be done."""
+    folders = Folders(lab)
+    recorded, wanted = _recorded(folders), _wanted(passwords, mediawiki)
+    if recorded == wanted:
+        return False
+    if folders.database == "mariadb":
+        databases.account(databases.MariaDB.of(folders), passwords.database)
+    _accounts(
+        lab, passwords, mediawiki, folders.data, folders.socket,
+        update=recorded.mediawiki != wanted.mediawiki,
+    )  # fmt: skip
+    _record(folders, passwords, mediawiki)
+    return True
+
+
+def private(path: Path, text: str) -> None:
+    """A file that root writes and the web server's account alone reads besides."""
+    write_atomically(path, text, mode=0o600)
+    shutil.chown(path, "root", USER)
+    path.chmod(0o640)
+
+
+@contextmanager
+def _secret(path: Path, text: str) -> Iterator[Path]:
+    """A :func:`private` file for as long as the block."""
+    private(path, text)
+    try:
+        yield path
+    finally:
+        path.unlink()
+
+
+def _accounts(
+    lab: Lab,
+    passwords: Passwords,
+    mediawiki: Path,
+    data: Path,
+    socket: Path,
+    *,
+    update: bool = False,
+) -> None:
+    """The database in ``data`` or at ``socket`` has the accounts; with ``update`` its tables are brought up to this
+    MediaWiki's before."""
+    folders = Folders(lab)
+    text = configuration.local_settings(lab, passwords, data, socket)
+    with _secret(folders.root / "LocalSettings.part.php", text) as settings:
+        if update:
+            credentials.as_server(
+                [credentials.php_program(), mediawiki / "maintenance/update.php", "--quick"],
+                env={"MW_CONFIG_FILE": str(settings)},
+                timeout=600,
+            )
+        credentials.apply(folders, passwords, mediawiki=mediawiki, settings=settings)
+
+
+def _sqlite(lab: Lab, passwords: Passwords, mediawiki: Path, part: Path) -> None:
+    given = ["--dbtype=sqlite", f"--dbpath={part}", "--dbname=wiki"]
+    _installer(lab, passwords, mediawiki, part, given)
+    _accounts(lab, passwords, mediawiki, part, Folders(lab).socket)
+
+
+def _mariadb(lab: Lab, passwords: Passwords, mediawiki: Path, part: Path) -> None:
+    """Installs with a temporary MariaDB, whose data folder is moved into place when it has ended."""
+    folders = Folders(lab)
+    server = databases.MariaDB.part(folders, part)
+    databases.make(server)
+    databases.start(lab, server)
+    try:
+        databases.account(server, passwords.database)
+        plain = passwords.database.get_secret_value()
+        with _secret(folders.root / "password.part", plain) as secret:
+            given = [
+                "--dbtype=mysql",
+                f"--dbserver=localhost:{server.socket}",
+                f"--dbname={DATABASE}",
+                f"--dbuser={ACCOUNT}",
+                f"--dbpassfile={secret}",
+            ]
+            _installer(lab, passwords, mediawiki, part, given)
+        _accounts(lab, passwords, mediawiki, part, server.socket)
+    finally:
+        databases.stop(lab, server)
+        server.config.unlink()
+
+
+def _wanted(passwords: Passwords, mediawiki: Path) -> Installed:
+    return Installed(mediawiki=version(mediawiki), accounts=credentials.fingerprint(passwords))
+
+
+def _record(folders: Folders, passwords: Passwords, mediawiki: Path) -> None:
+    text = _wanted(passwords, mediawiki).model_dump_json()
+    write_atomically(folders.installed, text + "\n")
+
+
+def _recorded(folders: Folders) -> Installed:
+    """What was recorded; a missing or damaged record counts as empty, and is written again."""
+    try:
+        return Installed.model_validate_json(reading.content(folders.installed))
+    except (OSError, ValueError):
+        return Installed()
+
+
+def _installer(
+    lab: Lab, passwords: Passwords, mediawiki: Path, part: Path, given: list[str]
+) -> None:
+    """Runs MediaWiki's own installer; the LocalSettings.php that it writes is not used."""
+    written = part.with_name(f"{part.name}.installer")
+    owned(written, 0o700)
+    command: list[str | Path] = [
+        credentials.php_program(),
+        mediawiki / "maintenance/install.php",
+        *given,
+        f"--server={origin(lab)}",
+        "--scriptpath=/w",
+        "--lang=en",
+        "--passfile=php://stdin",
+        f"--confpath={written}",
+        site_name(lab),
+        ADMINISTRATOR,
+    ]
+    try:
+        credentials.as_server(
+            command, env={}, stdin=passwords.administrator.get_secret_value(), timeout=300
+        )
+    except CommandError as error:
+        raise WikiError(
+            str(Folders(lab).data), f"MediaWiki's installer failed: {excerpt(error.stderr)}",
+            "see that PHP's extensions are installed (`./lab doctor`)", error.again, code="wiki.installer",
+        ) from None  # fmt: skip
+    finally:
+        shutil.rmtree(written)
+
+
+def fetch(shared: Path, *, offline: bool = False) -> Path:
+    """The folder of MediaWiki's newest version that apt offers, unpacked in the cache if need be.
+
+    A version that is there already serves when apt has nothing to offer (no package lists, no network).
+    """
+    with journal.lock(shared / "locks", "mediawiki"):
+        known = candidate()
+        if known and whole(installation(shared, known)):
+            return installation(shared, known)
+        present = versions(shared)
+        if offline and present:
+            return installation(shared, present[-1])
+        if offline:
+            raise MachineError(
+                "mediawiki",
+                f"no version of it is in {shared}, and labkit is to stay offline",
+                "call it once without --offline, where the machine's Debian mirror can be reached",
+                "apt-get download --print-uris mediawiki",
+                code="machine.offline",
+            )
+        try:
+            return installation(shared, _download(shared))
+        except CommandError as error:
+            if present:
+                return installation(shared, present[-1])
+            raise MachineError(
+                "mediawiki",
+                f"apt cannot download Debian's package: {excerpt(error.stderr)}",
+                "call `apt-get update` and see that the machine's Debian mirror answers",
+                "apt-get download --print-uris mediawiki",
+                code="machine.mirror",
+            ) from None
+
+
+def installation(shared: Path, version: str) -> Path:
+    """The folder that MediaWiki calls its installation path."""
+    return shared / "mediawiki" / version / INSIDE
+
+
+def whole(program: Path) -> bool:
+    """Whether MediaWiki is in an :func:`installation` as it was unpacked."""
+    return cache.whole(_unpacked(program))
+
+
+def version(program: Path) -> str:
+    """The package's version of an :func:`installation`, without its epoch."""
+    return _unpacked(program).name
+
+
+def _unpacked(program: Path) -> Path:
+    return program.parents[INSIDE.count("/")]
+
+
+def versions(shared: Path) -> list[str]:
+    """The versions that are unpacked in the cache, the oldest unpacked first."""
+    folder = shared / "mediawiki"
+    found = [item for item in folder.glob("[!.]*") if whole(item / INSIDE)]
+    return [item.name for item in sorted(found, key=cache.sealed)]
+
+
+def candidate() -> str:
+    """The version that apt would install, without its epoch; '' when apt knows none."""
+    return parse_policy(run.run(["apt-cache", "policy", PACKAGES[0]]).stdout)
+
+
+def parse_policy(text: str) -> str:
+    """The candidate's version, without its epoch, in what ``apt-cache policy`` wrote."""
+    found = re.search(r"^\s*Candidate: (?:\d+:)?(\S+)$", text, re.MULTILINE)
+    return found[1] if found and found[1] != "(none)" else ""
+
+
+def package_version(filename: str) -> str:
+    """The version in a package file's name, without its epoch (``a_1%3a2.3-1_all.deb``: 2.3-1)."""
+    return filename.split("_")[1].rpartition("%3a")[2]
+
+
+def _download(shared: Path) -> str:
+    """Downloads and unpacks the packages; returns their version, whose folder is whole or not there."""
+    folder = shared / "mediawiki"
+    for killed in folder.glob(".*.part"):
+        shutil.rmtree(killed)
+    aside = folder / f".{os.getpid()}.part"
+    tree = aside / "tree"
+    tree.mkdir(parents=True)
+    for path in (folder, tree):
+        path.chmod(0o755)  # whatever root's umask is: the web server reads it
+    try:
+        sandbox = "APT::Sandbox::User=root"  # the account _apt cannot write into the cache
+        run.run(["apt-get", "-o", sandbox, "download", *PACKAGES], cwd=aside, timeout=600)
+        packages = sorted(aside.glob("*.deb"))
+        for package in packages:
+            run.run(["dpkg-deb", "--extract", package, tree], timeout=300)
+        relink(tree)
+        cache.seal(tree)
+        got = package_version(packages[0].name)
+        if not whole(installation(shared, got)):
+            shutil.rmtree(folder / got, ignore_errors=True)  # damaged
+            tree.rename(folder / got)
+        return got
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def relink(tree: Path) -> None:
+    """Makes the packages' absolute links relative, so that they lead within ``tree``; those that
+    then lead nowhere (to configuration and data, which each lab has of its own) are removed."""
+    links = [path for path in tree.rglob("*") if path.is_symlink()]
+    for link in links:
+        target = link.readlink()
+        if target.is_absolute():
+            inside = tree / target.relative_to("/")
+            link.unlink()
+            link.symlink_to(os.path.relpath(inside, link.parent))
+    for link in links:
+        if not link.exists():
+            link.unlink()
+    if not (tree / INSIDE / "api.php").is_file():
+        raise StateError(
+            str(tree),
+            "the package does not hold MediaWiki where Debian 12 and 13 do",
+            "report this",
+            code="state.mediawiki-package",
+        )

@@ -1,0 +1,206 @@
+"""What nobody uses is removed from the cache, and nothing else: tried with folders of the test's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from labkit import Lab
+from labkit.core import cache, run
+from labkit.core.journal import lock
+from labkit.farm import rootfs
+from labkit.farm.images import actions as image
+from labkit.farm.reconcile import up
+from labkit.farm.rootfs import cache_entries
+
+STATUS = """\
+Package: bash
+Status: install ok installed
+Version: 1:5.2-1+b1
+Architecture: amd64
+"""
+
+
+@pytest.fixture
+def own(lab: Lab, tmp_path: Path) -> Lab:
+    """A lab with a cache of its own, in which two root file systems lie; one of them is held."""
+    own = lab.model_copy(update={"cache": str(tmp_path / "cache")})
+    for name in ("minbase-1", "minbase-2"):
+        _thing(own, "rootfs", name)
+    cache.hold(own, "rootfs-minbase", own.cache_dir / "rootfs/minbase-2")
+    return own
+
+
+def _thing(lab: Lab, kind: str, name: str) -> Path:
+    root = lab.cache_dir / kind / name / "rootfs"
+    (root / "var/lib/dpkg").mkdir(parents=True)
+    (root / "var/lib/dpkg/status").write_text(STATUS)
+    (root / "file").write_bytes(b"x" * 9000)
+    return root.parent
+
+
+def _left(lab: Lab, kind: str = "rootfs") -> list[str]:
+    return sorted(path.name for path in (lab.cache_dir / kind).iterdir())
+
+
+@pytest.mark.root
+def test_what_no_lab_holds_is_removed_and_counted(own: Lab) -> None:
+    """The bytes are those that du counts; a second call finds nothing."""
+    counted = int(
+        run.run(["du", "-s", "-B1", own.cache_dir / "rootfs/minbase-1"]).stdout.split()[0]
+    )
+    first = cache_entries.collect(own)
+    assert first.changed
+    assert [thing.path.name for thing in first.value.removed] == ["minbase-1"]
+    assert first.value.bytes == counted
+    assert _left(own) == ["minbase-2"]
+    assert not cache_entries.collect(own).changed
+
+
+@pytest.mark.root
+def test_a_dry_run_says_the_same_and_removes_nothing(own: Lab) -> None:
+    """The same things, the same bytes."""
+    before = _left(own)
+    told = cache_entries.collect(own, dry=True)
+    assert not told.changed
+    assert "would be removed" in told.summary
+    assert _left(own) == before
+    assert cache_entries.collect(own).value.removed == told.value.removed
+
+
+@pytest.mark.root
+def test_a_newer_one_takes_over_and_a_lab_that_is_gone_holds_nothing(own: Lab) -> None:
+    """A lab holds one root file system of each variant; without its state it holds none."""
+    cache.hold(own, "rootfs-minbase", own.cache_dir / "rootfs/minbase-1")
+    cache_entries.collect(own)
+    assert _left(own) == ["minbase-1"]
+    (own.state_dir / "uses").rename(own.state_dir / "elsewhere")
+    cache_entries.collect(own)
+    assert _left(own) == []
+
+
+@pytest.mark.root
+def test_a_lab_whose_state_lies_elsewhere_keeps_what_it_holds(own: Lab, tmp_path: Path) -> None:
+    """The cache itself knows the labs that use it."""
+    other = own.model_copy(update={"name": "other", "state": str(tmp_path / "far")})
+    cache.hold(other, "rootfs-minbase", own.cache_dir / "rootfs/minbase-1")
+    assert cache_entries.collect(own).value.removed == ()
+
+
+@pytest.mark.root
+def test_many_threads_say_at_the_same_time_what_they_use(own: Lab) -> None:
+    """As independent builds do that end together: each thing is held, and nothing half-made is left."""
+    places = [_thing(own, "rootfs", f"variant-{number}") for number in range(200)]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda place: cache.hold(own, place.name, place), places))
+    assert set(places) <= set(cache.held(own.cache_dir, own.state_dir))
+    assert [
+        path.name for path in (own.cache_dir / "labs").iterdir() if path.name.startswith(".")
+    ] == []
+
+
+@pytest.fixture
+def mounted(own: Lab, tmp_path: Path) -> Iterator[Path]:
+    """A folder of the cache that nobody holds, below an overlay."""
+    below = _thing(own, "unpacked", "abc")
+    top = tmp_path / "top"
+    for name in ("top", "upper", "scratch"):
+        (tmp_path / name).mkdir()
+    options = f"lowerdir={below}/rootfs,upperdir={tmp_path}/upper,workdir={tmp_path}/scratch"
+    run.run(["mount", "-t", "overlay", "-o", options, "labkit-test", top])
+    yield below
+    run.run(["umount", top])
+
+
+@pytest.mark.root
+def test_what_a_standing_container_stands_on_is_never_removed(own: Lab, mounted: Path) -> None:
+    """Not even when no lab says that it uses it."""
+    cache_entries.collect(own)
+    assert (mounted / "rootfs/file").exists()
+
+
+def test_what_is_mounted_is_found_in_a_cache_whose_folder_has_a_space(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kernel writes the space in octal, in the place and in an overlay's options."""
+    line = "36 35 0:41 / {} rw - overlay o rw,lowerdir=/srv/my\\040cache/unpacked/abc/rootfs:/x\n"
+    text = line.format("/srv/my\\040cache/rootfs/web-1/rootfs")
+    monkeypatch.setattr("labkit.kernel.proc.mountinfo", lambda pid: text)
+    folder = Path("/srv/my cache")
+    assert cache_entries.open_places(folder) == {folder / "unpacked/abc", folder / "rootfs/web-1"}
+
+
+@pytest.mark.root
+def test_what_a_process_works_in_is_never_removed(own: Lab) -> None:
+    """Its working folder is in it."""
+    place = _thing(own, "unpacked", "abc")
+    here = Path.cwd()
+    try:
+        os.chdir(place)
+        cache_entries.collect(own)
+    finally:
+        os.chdir(here)
+    assert (place / "rootfs/file").exists()
+
+
+@pytest.mark.root
+def test_what_is_being_built_is_left_alone(own: Lab) -> None:
+    """The build holds its lock; what it left is collected when it was killed."""
+    (own.cache_dir / "rootfs/.minbase-3.part/memory").mkdir(parents=True)
+    with lock(own.cache_dir / "locks", "minbase-3"):
+        cache_entries.collect(own)
+        assert ".minbase-3.part" in _left(own)
+    removed = cache_entries.collect(own).value.removed
+    assert [(thing.path.name, thing.why) for thing in removed] == [
+        (".minbase-3.part", "a build that was killed left it")
+    ]
+
+
+@pytest.mark.root
+def test_a_file_with_another_name_elsewhere_frees_nothing(own: Lab, tmp_path: Path) -> None:
+    """Its bytes stay on the disk, and are not counted."""
+    place = own.cache_dir / "rootfs/minbase-1"
+    before = cache_entries.freed(place)
+    os.link(place / "rootfs/file", tmp_path / "name")
+    assert before - cache_entries.freed(place) == 12288
+
+
+@pytest.mark.root
+def test_packages_go_that_no_root_file_system_has(own: Lab) -> None:
+    """Those that a root file system in use was made from stay, so that it can be made again offline."""
+    pool = own.cache_dir / "debian/pool"
+    pool.mkdir(parents=True)
+    for name in ("bash_5.2-1+b1_amd64.deb@1", "bash_5.1-1_amd64.deb@2", "zsh_5.9_amd64.deb@3"):
+        (pool / name).write_bytes(b"deb")
+    cache_entries.collect(own)
+    assert [path.name for path in pool.iterdir()] == ["bash_5.2-1+b1_amd64.deb@1"]
+
+
+@pytest.mark.parametrize(
+    ("package", "name"),
+    [
+        (("bash", "5.2-1", "amd64"), "bash_5.2-1_amd64.deb"),
+        (("bash", "1:5.2", "all"), "bash_5.2_all.deb"),
+        (("g++", "4:12+1~deb12", "amd64"), "g++_12+1~deb12_amd64.deb"),
+    ],
+)
+def test_how_a_packages_file_is_called(package: tuple[str, str, str], name: str) -> None:
+    """Without the epoch."""
+    assert cache_entries.file_name(*package) == name
+
+
+@pytest.mark.root
+def test_nothing_of_a_standing_farm_is_collected(make_lab: Callable[..., Lab]) -> None:
+    """Of the machine's own cache (nothing is removed there): neither what a container's root file system
+    consists of, nor what it was made from."""
+    lab = make_lab(sites=["one"], replicas=1)
+    up.replicas(lab)
+    found = cache_entries.collect(lab, dry=True).value
+    gone = {thing.path for thing in found.removed}
+    stands = {*image.unpacked(lab, "one").lower, rootfs.build(lab).value.path}
+    assert not [path for path in stands if gone & {path, *path.parents}]
+    assert {path for path in stands if path.is_relative_to(lab.cache_dir)}
