@@ -100,16 +100,6 @@ def test_a_long_table_is_collapsed() -> None:
     ]
 
 
-def test_a_changed_number_changes_one_line() -> None:
-    """The page's history shows what changed: rows are lines."""
-    one, other = (
-        wikitext.table(Table.of("t", "T", [{"a": "x", "n": n}, {"a": "y", "n": 2.0}]))
-        for n in (1.0, 1.5)
-    )
-    pairs = zip(one.split("\n"), other.split("\n"), strict=True)
-    assert [place for place, (a, b) in enumerate(pairs) if a != b] == [4]
-
-
 def result(**changes: object) -> Result[Any]:
     """A result with one check, one table and one command."""
     values: dict[str, Any] = {
