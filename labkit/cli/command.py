@@ -1,4 +1,4 @@
-"""What every command of the ``labkit`` front end shares: its options, its errors, its logs, how it tells."""
+"""The frame of every ``labkit`` command: common options, errors, logs, and how a result is shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What labkit has made on this machine for one lab.
+"""The journal: a record of what labkit has made on this machine for one lab; and locks between processes.
 
 The journal is a file of JSON lines. Before a thing is made, :meth:`Journal.intend` writes what it
 is and how it is unmade (a kind of :mod:`labkit.core.undo` and its details); after it was unmade,

@@ -328,7 +328,7 @@ class Batch:
         return build_cache.inputs_of(self.lab, stage, self._sources[stage.name], own)
 
     def _why(self, stage: StagePlan) -> str:
-        """Why a stage has to run now, '' when its last run still stands and nobody asks for it."""
+        """Why a stage has to run now, '' when its last run still stands and it was not asked for."""
         now = self._inputs(stage)
         why = build_cache.why_run(self.lab, stage, self._memory, now, self._standing)
         return why or ("it was asked for" if stage.name in self.wish.forced() else "")

@@ -1,4 +1,4 @@
-"""What a stage's result depends on, what the last rebuild saw of it, and why a stage has to run again."""
+"""The build cache: what each stage's result depends on, what the last rebuild saw, and why a stage has to run again."""
 
 from __future__ import annotations
 
