@@ -1,8 +1,8 @@
-"""Threads that end when who waits for them is interrupted.
+"""Cancellation: worker threads end when Ctrl-C interrupts the caller that waits for them.
 
-Ctrl-C raises KeyboardInterrupt in the main thread alone, and that one may be waiting for others. Here they
-are told: the programs that they wait for are ended, and each of them raises KeyboardInterrupt, once, at its
-next program or pause. What it then does to clean up is left alone.
+Python raises KeyboardInterrupt in the main thread only, which may be waiting for other threads. This module ends
+the programs that those threads wait for; each thread then raises KeyboardInterrupt once, at its next program or
+pause. What it does afterwards to clean up is not interrupted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LOOK = 0.2
 
 
 class _Work:
-    """What threads do for one caller: whether that was interrupted, and how their programs are ended."""
+    """The work of threads for one caller: whether it was interrupted, and how to end their programs."""
 
     def __init__(self) -> None:
         self.over = threading.Event()
@@ -135,8 +135,8 @@ def ended_by(end: Callable[[], None]) -> Iterator[None]:
 
 
 class _Crew:
-    """Threads at work. Who waits for them has nothing to do with Python's own ways to wait, which hold locks
-    that a second Ctrl-C leaves held: it takes ``ended``, which is free when ``count`` functions have ended."""
+    """Threads at work. The caller waits by taking the lock ``ended``, which is free when ``count`` functions have
+    ended: Python's own ways to wait hold locks that a second Ctrl-C would leave held."""
 
     def __init__(self, count: int) -> None:
         self.working = 0

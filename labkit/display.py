@@ -1,4 +1,8 @@
-"""How values look to a person: numbers with units, durations, counted nouns, commands, colours. Pure."""
+"""Formats values for people: numbers with units, durations, counted nouns, quoted and unprintable text, colours.
+
+One rule holds for all text: control characters, line ends, halves of characters and characters that reverse the
+direction of text are refused in configured values, and made visible wherever text is shown. Pure.
+"""
 
 from __future__ import annotations
 

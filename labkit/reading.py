@@ -1,4 +1,4 @@
-"""What may hold anything, read within bounds: files, lines of logs, answers of servers.
+"""Reads files, logs and servers' answers that may be hostile: bounded in size, and parsed safely.
 
 Whoever wrote them may have meant harm. What is no file or too large is refused with a reason; JSON is parsed by
 pydantic's own parser, which ends at 200 nested values and refuses halves of surrogate pairs and numbers of thousands

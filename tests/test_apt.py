@@ -202,12 +202,3 @@ def test_no_error_tells_a_login() -> None:
     """The mirror is named without it."""
     line = SILENT.replace("http://", "http://me:secret@")
     assert "secret" not in str(apt.refusal(line, "the lab's own mirror", ""))
-
-
-def test_reads_os_release() -> None:
-    """Quotes are undone, comments left out."""
-    text = '# a comment\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\n'
-    assert apt.parse_os_release(text) == {
-        "PRETTY_NAME": "Debian GNU/Linux 12 (bookworm)",
-        "ID": "debian",
-    }

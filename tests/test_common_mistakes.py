@@ -233,7 +233,7 @@ def test_a_network_that_is_wrong_from_the_start_is_told(
             ipr.link("set", index=ipr.link_lookup(ifname=lab.farm[1].link)[0], state="down")
         return made
 
-    monkeypatch.setattr(network, "wire", half)
+    monkeypatch.setattr(links, "wire", half)
     found = {check.name: check for check in network.mistakes(farm).checks}
     assert not found["network.mistake.none"].holds
     assert "network.peers: model-2's link is down" in found["network.mistake.none"].seen

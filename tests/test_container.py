@@ -36,7 +36,8 @@ UNREAPED = """
 import sys
 from pathlib import Path
 from labkit import Lab; from labkit.core import run
-from labkit.farm.containers import container
+from labkit.farm.containers import container, runc
+from labkit.farm.images import actions as images
 from tests.test_container import small_spec
 
 lab = Lab.model_validate_json(sys.argv[1])
@@ -44,13 +45,13 @@ container.prepare(lab, small_spec(lab, "extra", "sleep", "60"), images.unpacked(
 for _ in range(2):
     container.create(lab, "extra")
     container.begin(lab, "extra")
-    words = container.runc(lab, "exec", "--detach", "extra", "sleep", "60")
+    words = runc.command(lab, "exec", "--detach", "extra", "sleep", "60")
     run.run(words, output=lab.run_dir / "extra.log")
-    run.run(container.runc(lab, "kill", "extra", "KILL"))
+    run.run(runc.command(lab, "kill", "extra", "KILL"))
     container.wait(lab, "extra")
-    print(container.states(lab)["extra"].status, Path("/proc/1/comm").read_text().strip())
+    print(runc.states(lab)["extra"].status, Path("/proc/1/comm").read_text().strip())
 container.remove(lab, "extra")
-print(container.states(lab))
+print(runc.states(lab))
 """
 
 

@@ -128,7 +128,7 @@ TRIES = [
 @contextmanager
 def opened(lab: Lab) -> Iterator[None]:
     """The lab's tables are gone while the block runs: what then succeeds is refused by them alone."""
-    undo.tables.remove_tables(lab, name=firewall_tables.name_of(lab), netns=lab.host.netns)
+    firewall_tables.remove_tables(lab, name=firewall_tables.name_of(lab), netns=lab.host.netns)
     try:
         yield
     finally:
@@ -342,7 +342,7 @@ def test_replicas_are_kept_apart_whatever_was_there_first(
         one, other = lab.farm[:2]
         with listening(other.netns, port=80) as server:
             assert inside(one.netns, connecting, str(other.address), 80) in REFUSED
-            assert isolation.out(lab).holds
+            assert isolation.probed(lab).holds
             with pytest.raises(TimeoutError):
                 server.accept()
 
@@ -356,7 +356,7 @@ def test_what_arrives_all_the_same_is_told() -> None:
     )
     steps = [table, "bridge", "bridge-nf-call-iptables=1"]
     with model(lab, steps), listening(lab.farm[1].netns, port=80):
-        trial = isolation.out(lab)
+        trial = isolation.probed(lab)
     # one is answered by who listens, the other by the kernel of who does not
     assert trial.reached == (
         "red-1 reaches red-2, 10.60.0.21:80",

@@ -182,7 +182,8 @@ def test_a_medium_is_read_as_it_is_known_to_apt(small: Lab, tmp_path: Path) -> N
 TAKE = """
 import json, sys
 from labkit import Lab
-lists.take(Lab.of(json.loads(sys.argv[1])))
+from labkit.farm.rootfs import apt
+apt.update_lists(Lab.of(json.loads(sys.argv[1])))
 """
 
 

@@ -165,6 +165,15 @@ def test_a_session_that_has_ended_is_renewed_once(api: Api, wiki: MediaWiki) -> 
     assert [words["action"] for words in api.words].count("login") == 3
 
 
+def test_a_session_with_a_stale_token_is_renewed(api: Api, wiki: MediaWiki) -> None:
+    """mwclient asks for another token alone, with which the wiki takes it for an anonymous reader."""
+    bad = [{"error": {"code": code, "info": "x"}} for code in ("badtoken", "assertuserfailed")]
+    api.answers = [*bad, {"edit": {"result": "Success", "oldrevid": 7, "newrevid": 9}}]
+    wiki.tokens["csrf"] = "stale"
+    assert edit(wiki)
+    assert [words["action"] for words in api.words].count("login") == 2
+
+
 def test_a_session_without_its_cookies_does_not_edit(api: Api, wiki: MediaWiki) -> None:
     """What the wiki takes for an anonymous reader logs in before it sends an edit."""
     api.user = {"id": 0, "name": "127.0.0.1", "anon": ""}

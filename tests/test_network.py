@@ -168,7 +168,7 @@ def test_what_a_hand_broke_is_told_and_put_right(standing: Lab, damage: Damage) 
     assert result.changed
     assert failed(result.checks) == ()
     assert (
-        isolation.out(standing).uncounted == ()
+        isolation.probed(standing).uncounted == ()
     )  # nor does the other one ask an address that the bridge had before
     assert network.ping(standing).holds
     after = indexes(standing)

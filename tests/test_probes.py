@@ -1,4 +1,4 @@
-"""What a root file system must survive: every question holds on the farm's image, and each can fail."""
+"""The probes of a root file system that serves: the farm's image answers each question, and each can fail."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_what_is_laid_over_an_image_has_its_folders_as_they_are(tmp_path: Path) 
 
 
 @pytest.mark.root
-def test_the_farms_image_survives_everything(tried: tuple[Lab, Unpacked]) -> None:
+def test_the_farms_image_answers_everything(tried: tuple[Lab, Unpacked]) -> None:
     """Every question is answered as it should be, and nothing is left of the containers."""
     lab, _ = tried
     answers = probes.probe(lab, "web")

@@ -72,7 +72,9 @@ def notebook_of(lab: Lab, shown: Result[None], stage: str = "02-rootfs") -> None
 
 def page_of(lab: Lab, found: Remarks | None = None) -> dict[str, str]:
     """The bodies of the report's blocks."""
-    made = blocks.pages(lab, found or Remarks(page="Report", url="", remarks=()))
+    made = blocks.with_remarks(
+        blocks.stages(lab), found or Remarks(page="Report", url="", remarks=())
+    )
     return {block.name: block.body for block in made.blocks}
 
 
@@ -123,7 +125,7 @@ def test_a_figure_is_read_from_the_outputs_alone(lab: Lab) -> None:
     executed.draw(lab, "run-1", "a.png", PNG)
     (lab.output_dir.parent.parent / "secret").write_bytes(PNG)
     ran(lab, *shown)
-    made = blocks.pages(lab, Remarks(page="Report", url="", remarks=()))
+    made = blocks.stages(lab)
     assert [item.data for item in made.uploads] == [PNG]
     body = next(block.body for block in made.blocks if block.name == "02-rootfs")
     assert f"[[File:{made.uploads[0].name}|" in body

@@ -122,7 +122,7 @@ READERS: dict[str, tuple[Callable[[Lab], Path], Callable[[Lab, Path], object]]] 
     "lab's key": (lambda x: x.state_dir / signing.KEY, lambda x, p: signing.key(x)),
     "memory": (build_cache.cache_file, lambda x, p: build_cache.recall(x)),
     "remarks of the review": (discussion.file, lambda x, p: discussion.last(x)),
-    "remarks as read": (lambda x: x.state_dir / "r.json", lambda x, p: remarks._read(p)),
+    "remarks as read": (lambda x: x.state_dir / "r.json", lambda x, p: remarks._read(p, "bot")),
     "executed notebook": (lambda x: x.state_dir / "n.ipynb", lambda x, p: record.read_notebook(p)),
     "notebook": (lambda x: x.state_dir / "n.ipynb", lambda x, p: notebook.require(p)),
     "pristine blocks": (lambda x: x.state_dir / "p.txt", lambda x, p: last_written.read_local(p)),

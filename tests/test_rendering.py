@@ -127,7 +127,7 @@ def test_footnotes_are_counted_through_a_notebook() -> None:
             ]
         }
     )
-    assert page.body.split("\n\n") == [
+    assert page.text.split("\n\n") == [
         'a<ref name="text-1">one</ref>', 'b<ref name="text-2">two</ref>',
         '<div style="border-top:1px solid #a2a9b1;margin-top:1.5em;font-size:90%">\n<references />\n</div>',
     ]  # fmt: skip
@@ -151,7 +151,7 @@ def page(results: list[Any]) -> list[str]:
     """The lines of the page that shows these results of a stage."""
     shown = [{"output_type": "display_data", "data": {RESULT_MIME: item}} for item in results]
     cells = [{"cell_type": "code", "source": "act()", "outputs": [item]} for item in shown]
-    return notebook.render({"cells": cells}).body.split("\n")
+    return notebook.render({"cells": cells}).text.split("\n")
 
 
 def numbers() -> list[tuple[int, int, int, int]]:

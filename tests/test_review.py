@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from bs4 import BeautifulSoup
 
 from labkit import Check, Figure, Lab, Result, Table
 from labkit.core.result import FIGURE_MIME, RESULT_MIME
@@ -101,31 +101,19 @@ def picture(shown: Figure) -> dict[str, Any]:
     return showing({FIGURE_MIME: shown.model_dump(mode="json"), "image/png": image})
 
 
-class Reading(HTMLParser):
-    """What a page holds: its elements, their identifiers and addresses, its text."""
+class Reading:
+    """What a page holds: its elements with their attributes, their identifiers and addresses, its text."""
 
     def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    @property
-    def addresses(self) -> list[str]:
-        """Where its links and pictures lead."""
-        found = (a.get(name) for _, a in self.elements for name in ("href", "src"))
-        return [address for address in found if address is not None]
-
-    @property
-    def identifiers(self) -> list[str]:
-        """Its anchors."""
-        return [str(attrs["id"]) for _, attrs in self.elements if "id" in attrs]
+        soup = BeautifulSoup(html, "html.parser")
+        found = soup.find_all(True)
+        self.elements = [(tag.name, {name: str(tag[name]) for name in tag.attrs}) for tag in found]
+        self.text = soup.get_text()
+        given = [attrs for _, attrs in self.elements]
+        self.addresses = [
+            attrs[name] for attrs in given for name in ("href", "src") if name in attrs
+        ]
+        self.identifiers = [attrs["id"] for attrs in given if "id" in attrs]
 
 
 def site(lab: Lab) -> dict[str, Reading]:
@@ -370,7 +358,7 @@ def test_parameters_that_differ_are_named() -> None:
     """Only what differs from the defaults is listed, by its dotted key."""
     now = {"a": 1, "b": {"c": 2, "d": 3}, "sites": [{"name": "x"}, {"name": "y"}]}
     usual = {"a": 1, "b": {"c": 2, "d": 4}, "sites": []}
-    assert pages.changes(now, usual) == [("b.d", "3"), ("sites", "x, y")]
+    assert pages.changes(now, usual) == {"b.d": "3", "sites": "x, y"}
 
 
 # -- the closing table and the coverage ---------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Packages that a container does without: what a run opens, what was left out, and what that came to."""
+"""The packages that a replica uses: the files it opens, what was left out, and how its job went without."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_packages_are_told_apart_by_what_a_run_opens() -> None:
     assert FOUND.opened_size == 4
 
 
-def test_what_is_left_out_trial_by_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_left_out_set_by_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """The spare ones, all that no run opens, and the heaviest of them each by itself; nothing twice."""
     both = ("libxml", "mawk", "perl")
     assert list(usage.sets(WEB, FOUND)) == [("mawk",), both, ("perl",), ("libxml",)]
@@ -173,8 +173,8 @@ def test_dpkg_says_what_cannot_go(tmp_path: Path) -> None:
     assert usage.separable(value.model_copy(update={"packages": ("spare",)}), tmp_path).holds
 
 
-def test_each_package_has_its_reason_its_weight_and_its_trial() -> None:
-    """One that was not in the farm's image needs no trial."""
+def test_each_package_has_its_reason_its_weight_and_what_came_of_leaving_it_out() -> None:
+    """One that is not in the farm's image is not left out of it."""
     frame = usage.package_table(LARGER, judged(TOGETHER, ALONE)).frame().set_index("package")
     assert frame["size"][["mawk", "perl", "libxml"]].tolist() == [52, 901, 400]
     assert frame["why it is there"]["mawk"] == "essential"
@@ -203,7 +203,7 @@ def test_reads_what_the_linker_loads() -> None:
     assert usage.parse_ldd(text) == {"libc.so.6", "ld-linux-x86-64.so.2"}
 
 
-def test_the_trials_have_a_row_each() -> None:
+def test_each_set_that_was_left_out_has_a_row() -> None:
     """The first is the image as it is."""
     frame = usage.trial_table(_evidence(TOGETHER, ALONE)).frame()
     assert frame["left out"].tolist() == ["nothing", "all that are never opened", "perl"]
@@ -273,7 +273,7 @@ def test_a_replica_opens_a_small_part_of_its_image(lab: Lab) -> None:
 
 @pytest.mark.root
 def test_what_is_missing_is_named(lab: Lab) -> None:
-    """A library of the server, and the ssh server: each breaks its own part of the job."""
+    """A library of the server, and the ssh server: each breaks its own part of the job; an error leaves nothing."""
     unpacked = images.unpacked(lab, lab.sites[0].name)
     (library,) = (unpacked.lower[-1] / "usr/lib").glob("*/libpcre2-8.so.0.*")
     path = f"/{library.relative_to(unpacked.lower[-1])}"
@@ -287,11 +287,15 @@ def test_what_is_missing_is_named(lab: Lab) -> None:
     absent = served(lab, ("/usr/sbin/apache2",))
     assert "apache2" in absent.web
     assert "answers" not in absent.told
+    with pytest.raises(FileNotFoundError):
+        served(lab, ("/no/such/file",))
+    assert not runc.folder(lab, "trial-serving").exists()
+    assert not Path("/run/netns", f"{lab.name}-trial-serving").exists()
 
 
 @pytest.mark.root
 def test_the_farms_base_has_packages_that_it_could_do_without(lab: Lab) -> None:
-    """Neither dependencies nor loaded libraries nor a trial contradict the list; a second look tries nothing."""
+    """Neither dependencies nor loaded libraries nor a run contradict the list; a second call starts no container."""
     result = usage.unneeded(lab, "essential")
     assert result.holds, [check for check in result.checks if not check.holds]
     value = result.value
@@ -335,14 +339,3 @@ def test_an_image_that_does_not_serve_is_no_evidence(
         usage.evidence(lab)
     assert "ssh: " in caught.value.reason
     assert sorted(unpacked.lower[-1].parent.iterdir()) == before
-
-
-@pytest.mark.root
-def test_a_replica_that_cannot_be_prepared_leaves_nothing(
-    lab: Lab,
-) -> None:
-    """A file to leave out that is not there: the error, and the container's folder is gone."""
-    with pytest.raises(FileNotFoundError):
-        served(lab, ("/no/such/file",))
-    assert not runc.folder(lab, "trial-serving").exists()
-    assert not Path("/run/netns", f"{lab.name}-trial-serving").exists()

@@ -20,7 +20,7 @@ from labkit.farm.containers import container, replica_files, runc, trial, writte
 from labkit.farm.reconcile import up, upkeep
 from labkit.farm.traffic import distribution
 from labkit.kernel import proc
-from tests.test_privilege import Visitor, told
+from tests.test_confinement import Visitor, told
 from tests.waiting import until
 from tests.whole_farm import send, standing
 

@@ -1,4 +1,4 @@
-"""What every command of the ``labkit`` front end shares: its options, its errors, its logs, how it tells."""
+"""The frame of every ``labkit`` command: common options, errors, logs, and how a result is shown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperArgument, TyperCommand
 
-from labkit import __version__, display
+from labkit import __version__, display, reading
 from labkit.core.files import hand_back
 from labkit.errors import ConfigError, LabkitError, of_system
 
@@ -49,7 +49,7 @@ class Choice:
         from labkit.model.lab import PARAMETERS, unknown
 
         flat = {key: name for name, key in PARAMETERS.items()}
-        given = self._pairs() if self.settings else {}
+        given = dict(map(pair, self.settings))
         for name in given:
             if "." in name and name not in flat:
                 raise unknown(name, flat, "a key of lab.toml")
@@ -59,13 +59,6 @@ class Choice:
             **{name: value for name, value in named.items() if value is not None},
             **({"offline": True} if self.offline else {}),
         }
-
-    def _pairs(self) -> dict[str, Any]:
-        from labkit.report.batch.notebook import (
-            pair,  # which reads notebooks: more to import than most commands need
-        )
-
-        return dict(pair(setting) for setting in self.settings)
 
     def lab(self, *, others: bool = False) -> Lab:
         """The lab; ``others``: parameters that it does not have may be a notebook's own."""
@@ -77,6 +70,23 @@ class Choice:
         given = self.parameters()
         mine = {name: value for name, value in given.items() if name in PARAMETERS or not others}
         return Lab.load(file, **mine)
+
+
+def pair(option: str) -> tuple[str, Any]:
+    """``replicas=3`` or ``proxy.port=81`` as name and value, which is JSON where it is JSON (numbers, true,
+    null, lists), else the text itself; :class:`ConfigError` when it is no such pair."""
+    name, equals, value = option.partition("=")
+    if not equals or not name.replace(".", "").isidentifier():
+        raise ConfigError(
+            display.quoted(option),
+            "is no NAME=VALUE",
+            "write it like replicas=3",
+            code="config.option",
+        )
+    try:
+        return name, reading.parsed(value)
+    except ValueError:
+        return name, value
 
 
 def common(  # noqa: PLR0917 - typer reads the signature, nobody calls it by position

@@ -1,4 +1,4 @@
-"""Results on a terminal, or in plain text where there is none."""
+"""Shows results on a terminal, or as plain text in a file."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 rotatelogs(8) with ``-n`` writes ``access.log`` until it is full, then ``access.log.1`` and so on,
 and then over ``access.log`` again. What is kept is more than the longest measurement writes, so
-that its requests are all found; in which part is nobody's business.
+that all its requests are found.
 """
 
 from __future__ import annotations

@@ -1,4 +1,12 @@
-"""The cache that all labs share: what each lab uses of it, and whether its folders are whole."""
+"""The cache that all labs of the machine share: which lab uses which folder, and whether a folder is undamaged.
+
+A folder is sealed when it is complete: a list in it has the mode, owner, size and hash of each file. It is checked
+against that list when it is first used in a boot, and again when a file's times, as stat(2) tells them, have changed
+since; reading the times takes a hundredth of reading the files.
+
+A lab's state folder has a link for each folder that it uses (``uses/rootfs-minbase``); the cache has a link to each
+such state folder. A lab that was taken down, or whose state is gone, uses nothing.
+"""
 
 from __future__ import annotations
 
@@ -135,7 +143,7 @@ def _hold(folder: Path, tops: Sequence[str]) -> None:
 
 
 def _stamp(folder: Path, tops: Iterable[str]) -> str:
-    """Another text in each boot, and whenever a file was written: nobody can set the time of its last change (ctime)
+    """Another text in each boot, and whenever a file was written: no program can set the time of its last change (ctime)
     back, as that of its content (mtime)."""
     listed = (folder / SEAL).stat()
     lines = [
@@ -219,12 +227,6 @@ def held(cache: Path, *labs: Path) -> dict[Path, tuple[str, ...]]:
                 place = link.readlink()
                 found[place] = (*found.get(place, ()), state.name)
     return found
-
-
-def states(cache: Path) -> tuple[Path, ...]:
-    """The state folders of the labs that use a cache and are still there."""
-    known = [path.readlink() for path in (cache / "labs").glob("*") if path.is_symlink()]
-    return tuple(sorted(state for state in known if state.is_dir()))
 
 
 def _known(lab: Lab) -> Path:

@@ -49,8 +49,8 @@ class Daemon:
 def pid(daemon: Daemon) -> int | None:
     """The process id of the running daemon (of the first process, if there are several), or None.
 
-    When the process that the pid file names was killed, its children may still serve with nobody
-    to lead them: that counts as not running.
+    When the process that the pid file names was killed, its children may still serve: that counts as
+    not running.
     """
     try:
         leader = int(daemon.pidfile.read_text(encoding="utf-8"))
@@ -163,7 +163,7 @@ class Listener:
 
 
 def listener(port: int, *, netns: str | None = None, address: str = "") -> Listener | None:
-    """Who listens on a TCP or UDP port; None when nobody does.
+    """The process that listens on a TCP or UDP port, None without one.
 
     A listener on another single address than ``address`` does not count ('' counts every one).
     """

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and given to the person who called sudo."""
+"""Writes files whole or not at all, with usual modes, gives them to the person who called sudo, and explains full disks."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def folder_in_place(path: Path) -> StateError:
 
 
 def remove_whole(folder: Path) -> None:
-    """No folder is there, and it was there whole until it was not: it is put aside first, so that nobody takes
-    what a killed call has left of it for all of it. The next call removes that, too.
+    """Removes a folder. It is renamed first, so that what a killed call leaves is not taken for the whole folder; the
+    next call removes that, too.
 
     Where a disk is too full for another name it is removed in its place.
     """
@@ -128,7 +128,7 @@ def hand_back(folder: Path) -> None:
                 os.chown(path, owner, group, follow_symlinks=False)
 
 
-#: What new files are not by themselves (umask(2)): writable for anybody but their owner.
+#: The umask that labkit sets while it writes files (umask(2)): new files are writable for their owner alone.
 ORDINARY = 0o022
 
 

@@ -1,4 +1,4 @@
-"""Characters that no font of this machine has: what is said of them, and which of Debian's packages has one. Pure."""
+"""Names the Debian package with a font for a character that no font of this machine has. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What labkit has made on this machine for one lab.
+"""The journal: a record of what labkit has made on this machine for one lab; and locks between processes.
 
 The journal is a file of JSON lines. Before a thing is made, :meth:`Journal.intend` writes what it
 is and how it is unmade (a kind of :mod:`labkit.core.undo` and its details); after it was unmade,
@@ -40,8 +40,6 @@ from labkit.errors import (
 )
 from labkit.model.lab import Lab
 from labkit.records import Record
-
-__all__ = ["Entry", "Journal", "Thing", "boot_id", "lock", "not_root", "parse", "standing"]
 
 
 class Entry(Record):

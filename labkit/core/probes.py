@@ -1,4 +1,4 @@
-"""What the lab's work needs of a file system and of /dev, tried where it is going to be done; nothing is left."""
+"""Tries whether a file system and /dev allow builds and containers, in the place where they will work; leaves nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What labkit is doing just now, and how far it is: told while it works, gone when it is done.
+"""Progress messages: what an action is doing now, and how much of it is done.
 
 A batch reads it from the file that it names in ``LABKIT_DOING``; JupyterLab shows one line below the
 running cell; a terminal one line that is written over. In the log each new phase is a line.
@@ -21,7 +21,7 @@ from labkit.records import Record
 
 log = logging.getLogger("labkit.core.progress")
 
-#: At most so often somebody is told (seconds).
+#: Minimum seconds between two progress messages.
 EVERY = 0.2
 
 

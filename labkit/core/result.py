@@ -232,8 +232,8 @@ def _beside_loop(function: Callable[[], T]) -> T:
 
 
 def _in_loop() -> bool:
-    """Whether the calling thread runs an event loop; without asyncio, which takes as long to import as half
-    a farm to start, nobody does."""
+    """Whether the calling thread runs an event loop; importing asyncio, which is slow, is not
+    needed to know that there is none."""
     if "asyncio" not in sys.modules:
         return False
     import asyncio

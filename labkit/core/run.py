@@ -1,4 +1,4 @@
-"""The one door to other programs.
+"""Runs other programs: the one place that starts them.
 
 Nothing else in labkit imports :mod:`subprocess`. A program is started from a list of arguments,
 never from a shell string; with an environment on an allow-list; with its standard input closed
@@ -115,7 +115,7 @@ def run(
     :param on_output: the same with the lines of standard output; taken where ``on_line`` is given, too.
     :param output: a file to which both outputs are appended instead of being read: for a program
         that leaves a child behind which keeps them open (``runc create``, ``apache2 -k start``).
-    :param quiet: leave the command out of the trace and the log (its arguments are nobody's business).
+    :param quiet: leave the command out of the trace and the log (its arguments are secret).
     """
     full = inside([str(word) for word in argv], netns)
     started = time.monotonic()

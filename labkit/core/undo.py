@@ -1,4 +1,4 @@
-"""How each kind of thing in the journal is unmade.
+"""Removes the things in the journal, each kind in its own way.
 
 Each function removes exactly the thing that the entry's details identify, is content when it is
 already gone, and raises a :class:`~labkit.errors.LabkitError` when it cannot. Kinds whose things

@@ -1,5 +1,4 @@
-"""What the lab needs of the kernel, tried out where nothing of it stays: in namespaces that end
-with the program that tries."""
+"""Tries what the lab needs of the kernel, in namespaces that end with the program that tries."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ FILTERS = Path("/proc/sys/kernel/seccomp/actions_avail")
 
 
 def root(lab: Lab) -> str:
-    """Who is asking; :class:`MachineError` for anybody but root."""
+    """Says that root asks; raises :class:`MachineError` for any other user."""
     require_root("the machine")
     return "user 0"
 

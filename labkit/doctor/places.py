@@ -1,4 +1,4 @@
-"""Room on the disk, free ports, a free network."""
+"""Checks for free disk space, free ports and a free network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which programs, packages and services outside labkit there are."""
+"""Checks for the programs and packages that labkit needs, a browser, the mirror, and runC's security advisories."""
 
 from __future__ import annotations
 

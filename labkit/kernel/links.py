@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import socket
 from collections.abc import Callable, Coroutine, Sequence
@@ -88,7 +87,9 @@ class Netlink:
     """
 
     def __init__(self) -> None:
-        from pyroute2 import AsyncIPRoute  # late: that takes 0.1 s, and few commands need it
+        import asyncio  # late, as pyroute2: together they take 0.2 s, and not every command needs them
+
+        from pyroute2 import AsyncIPRoute
 
         self._runner = asyncio.Runner()
         self.ipr = AsyncIPRoute(

@@ -1,5 +1,6 @@
-"""What a configuration may say: the sections of ``lab.toml``, and the notebooks' parameters. Reads
-``lab.toml``; touches nothing else.
+"""The configuration: the sections of ``lab.toml``, the notebooks' parameters, their checks, and the errors' words.
+
+:func:`read_toml` reads ``lab.toml``; nothing else here touches a file but the search for it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Resources: the things a farm is made of, each with facts that can be wanted and seen. Pure.
 
-The same kind has the same facts on both sides. A fact that nobody can know yet (the content of a root
+The same kind has the same facts on both sides. A fact that is not known yet (the content of a root
 file system whose image has not been built) is left out of the wanted side, one that could not be
 looked at (the namespace of a container that does not run) out of the seen one.
 """

@@ -1,4 +1,4 @@
-"""The web sites: what each one's image holds. Pure.
+"""The web sites: what each one's image holds, from the templates beside this module. Pure.
 
 A site's page names the site at a glance (title, colour, a large numeral) and the replica that
 served it, which also stands in the response header :data:`REPLICA_HEADER`.
@@ -11,6 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
+from functools import cache
+from pathlib import Path
 from string import Template
 from typing import Annotated
 
@@ -82,36 +84,7 @@ def files(lab: Lab, site: Site) -> dict[str, str]:
 
 def server() -> str:
     """The main configuration of a container's apache2, in the place of Debian's: as much as the page needs."""
-    return Template("""\
-# As much of Debian's configuration as this container needs: memory that each replica has not.
-DefaultRuntimeDir $${APACHE_RUN_DIR}
-PidFile $${APACHE_PID_FILE}
-User $${APACHE_RUN_USER}
-Group $${APACHE_RUN_GROUP}
-ErrorLog $errors
-LogLevel warn
-Listen 80
-Timeout 60
-TraceEnable Off
-ServerSignature Off
-$modules
-TypesConfig /dev/null
-$types
-<Directory />
-    Options FollowSymLinks
-    AllowOverride None
-    Require all denied
-</Directory>
-<Directory /var/www/>
-    Options FollowSymLinks
-    AllowOverride None
-    Require all granted
-</Directory>
-<FilesMatch "^\\.ht">
-    Require all denied
-</FilesMatch>
-IncludeOptional sites-enabled/*.conf
-""").substitute(
+    return _template("apache2.conf").substitute(
         errors=f"{LOGS}/error.log",
         modules="\n".join(
             f"LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so" for name in MODULES
@@ -122,32 +95,7 @@ IncludeOptional sites-enabled/*.conf
 
 def virtual_host(lab: Lab, site: Site) -> str:
     """The configuration of the site in its container's apache2 (Debian's layout around it)."""
-    return Template("""\
-# The one site of this container.
-ServerName $name
-ServerTokens Prod
-PassEnv $variable
-# One process from first to last: Debian's settings end idle ones, and with them kept connections.
-StartServers 1
-ServerLimit 1
-ThreadLimit $threads
-ThreadsPerChild $threads
-MaxRequestWorkers $threads
-MinSpareThreads 1
-MaxSpareThreads $threads
-LogFormat "$format" labkit
-<VirtualHost *:80>
-    DocumentRoot /var/www/html
-    Header always set $header "%{$variable}e"
-    Header always set Cache-Control no-store
-    # All but the balancer's health checks: a line a second that nobody reads.
-    CustomLog $log labkit "expr=!(%{REQUEST_METHOD} == 'HEAD' && %{QUERY_STRING} == '$health')"
-    <Directory /var/www/html>
-        Options +Includes
-        AddOutputFilter INCLUDES .html
-    </Directory>
-</VirtualHost>
-""").substitute(
+    return _template("site.conf").substitute(
         name=lab.host_name(site.name),
         threads=THREADS,
         variable=REPLICA_VARIABLE,
@@ -160,7 +108,7 @@ LogFormat "$format" labkit
 
 def page(lab: Lab, site: Site) -> str:
     """The site's page; Apache's mod_include puts the replica's name and address in."""
-    return _PAGE.substitute(
+    return _template("index.html").substitute(
         title=html.escape(lab.title(site)),
         name=html.escape(lab.host_name(site.name)),
         numeral=lab.numbers[site.name],
@@ -184,38 +132,7 @@ def as_json(line: str) -> str:
     )
 
 
-_PAGE = Template("""\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>$title</title>
-<style>
-  body { margin: 0; font-family: "DejaVu Sans", sans-serif; color: #1a1a1a; background: #fff; }
-  header { background: $colour; color: $ink; padding: 2.5rem 3rem; display: flex; gap: 2.5rem;
-           align-items: center; }
-  .numeral { font-size: 9rem; line-height: 1; font-weight: bold; }
-  h1 { font-size: 2.6rem; margin: 0 0 .5rem; }
-  header p { margin: 0; font-size: 1.3rem; }
-  main { padding: 2rem 3rem; font-size: 1.4rem; }
-  .replica { display: inline-block; border: .25rem solid $colour; border-radius: .5rem;
-             padding: .4rem 1rem; font-family: "DejaVu Sans Mono", monospace; font-weight: bold; }
-  footer { padding: 0 3rem; color: #555; }
-</style>
-</head>
-<body>
-<header>
-  <div class="numeral">$numeral</div>
-  <div><h1>$title</h1><p>$name</p></div>
-</header>
-<main>
-  <p>Served by replica <span class="replica" id="replica"><!--#echo var="$variable" --></span></p>
-  <p>at address <span id="address"><!--#echo var="SERVER_ADDR" --></span>,
-     asked for as <span id="host"><!--#echo var="HTTP_HOST" --></span></p>
-</main>
-<footer><p>apache2 in a runC container.</p></footer>
-</body>
-</html>
-""")
+@cache
+def _template(name: str) -> Template:
+    """One of the package's own files."""
+    return Template((Path(__file__).parent / "templates" / name).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What of a lab is up on this machine: looked at, checked, taken down."""
+"""Status of a lab on this machine: observe what is up, run the checks on it, take it down."""
 
 from __future__ import annotations
 

@@ -177,25 +177,16 @@ def _hide(places: Collection[Path]) -> int:
 def _call_in(namespace: int, places: Sequence[Path], function: Callable[[], R]) -> R:
     with ExitStack() as opened:
         try:
-            copies = [(_copied(opened, place), place) for place in filter(os.path.ismount, places)]
+            mounted = filter(os.path.ismount, places)
+            copies = [(overlay.copy_mount(opened, place), place) for place in mounted]
         except OSError:  # an older kernel: the container starts with all mounts
             return function()
         calls.unshare(calls.CLONE_FS)
         calls.setns(namespace, calls.CLONE_NEWNS)
-        for mounted, place in copies:
-            calls.mount_placed(mounted, place)
+        for descriptor, place in copies:
+            calls.mount_placed(descriptor, place)
             opened.callback(calls.detach, place)
         return function()
-
-
-def _copied(opened: ExitStack, place: Path) -> int:
-    descriptor = os.open(place, os.O_PATH | os.O_CLOEXEC)
-    try:
-        mounted = calls.mount_copied(descriptor)
-    finally:
-        os.close(descriptor)
-    opened.callback(os.close, mounted)
-    return mounted
 
 
 def _runc(lab: Lab, name: str, *words: str) -> None:

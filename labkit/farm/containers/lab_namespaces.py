@@ -12,6 +12,7 @@ A replica's network namespace belongs to its container's user namespace; the hos
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -45,8 +46,6 @@ ACCOUNTS = ("/etc/subuid", "/etc/subgid", "/etc/passwd", "/etc/group")
 EMPTY = "binfmt_misc"
 #: What to do where user namespaces are required and cannot be had.
 REMEDY = 'mend what the reason names, or set containers.user_namespace to "auto" in lab.toml'
-
-_refusals: dict[tuple[Path, Path], str] = {}
 
 
 def allot(lab: Lab, names: Sequence[str]) -> dict[str, int]:
@@ -196,17 +195,15 @@ def why_disabled(lab: Lab) -> str:
 
 def refusal(lab: Lab) -> str:
     """Why this machine cannot give containers user namespaces, '' when it can; tried once a process."""
-    key = lab.state_dir, lab.cache_dir
-    if key not in _refusals:
-        _refusals[key] = _refusal(lab)
-    return _refusals[key]
+    return _refusal(lab.state_dir, lab.cache_dir)
 
 
-def _refusal(lab: Lab) -> str:
+@functools.cache
+def _refusal(state: Path, cache: Path) -> str:
     for _ in range(10):
         with suppress(FileNotFoundError):  # a folder for another thread's trial is gone again
-            return _refused([existing(path) for path in (lab.state_dir, lab.cache_dir)])
-    return f"folders come and go in {existing(lab.state_dir)}"
+            return _refused([existing(path) for path in (state, cache)])
+    return f"folders come and go in {existing(state)}"
 
 
 def _refused(places: list[Path]) -> str:

@@ -56,7 +56,7 @@ _writing = threading.Lock()
 @dataclass(frozen=True)
 class Wanted:
     """A bundle to make: the unpacked image, the lab's ``files`` above its layers (path below the root -> text), and
-    whether somebody writes into the root file system."""
+    whether the host or the container writes into the root file system."""
 
     spec: Spec
     unpacked: Unpacked
@@ -339,24 +339,25 @@ def _mount_shifted(lab: Lab, wanted: Sequence[Wanted]) -> None:
             with _explained(target, _options(own, _upper(lab, item)), target):
                 with _users(item.spec) as namespace:
                     for place in own:
-                        _shift_mount(below[place], namespace, place)
+                        mounted = calls.mount_copied(below[place])
+                        try:
+                            calls.mount_shifted(mounted, namespace)
+                            calls.mount_placed(mounted, place)
+                        finally:
+                            os.close(mounted)
                 _mount(lab, item)
-                with ExitStack() as passing:
-                    mounted = calls.mount_copied(_descriptor(passing, target, os.O_PATH))
-            opened.callback(os.close, mounted)
-            made.append((mounted, target))
+                made.append((copy_mount(opened, target), target))
         calls.setns(home, calls.CLONE_NEWNS)
         for mounted, target in made:
             calls.mount_placed(mounted, target)
 
 
-def _shift_mount(folder: int, namespace: int, place: Path) -> None:
-    mounted = calls.mount_copied(folder)
-    try:
-        calls.mount_shifted(mounted, namespace)
-        calls.mount_placed(mounted, place)
-    finally:
-        os.close(mounted)
+def copy_mount(opened: ExitStack, place: Path) -> int:
+    """A descriptor of a copy of the mount at ``place``, which ``opened`` closes."""
+    with ExitStack() as passing:
+        mounted = calls.mount_copied(_descriptor(passing, place, os.O_PATH))
+    opened.callback(os.close, mounted)
+    return mounted
 
 
 @contextmanager

@@ -214,7 +214,10 @@ def short(digest: str) -> str:
 
 
 def _descriptor(item: dict[str, Any]) -> Descriptor:
-    return Descriptor(item["digest"], item["size"])
+    digest, size = item["digest"], item["size"]
+    if not (isinstance(digest, str) and isinstance(size, int)):
+        raise TypeError(f"{item} is no descriptor")
+    return Descriptor(digest, size)
 
 
 @contextmanager

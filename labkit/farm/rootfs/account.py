@@ -1,4 +1,9 @@
-"""The account of a root file system: each byte by owner and by kind, and the sums that add up."""
+"""Weighs a root file system: bytes by package, kind, section and priority, and why each package is there.
+
+Each table adds up to the whole. A package is there because it was asked for, because the building program takes its
+kind without being asked (essential ones always, some priorities), or because one of those needs it: then the shortest
+chain of dependencies says which. Packages that only a recommendation brings in are named so.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +21,14 @@ from labkit.farm.rootfs.variants import Variant
 from labkit.records import Record
 
 T = TypeVar("T")
+
+
+UNITS = {"size": "bytes", "on disk": "bytes"}
+#: The share of a root file system from which on a package's files of one kind have a row.
+PART = 1 / 2000
+Ground = Literal["asked for", "essential", "required", "important", "recommended", "nobody"]
+#: What mmdebstrap's hook for a merged /usr installs, also where nothing depends on it (trixie).
+MERGED = "usr-is-merged"
 
 
 class Weight(Record):
@@ -90,8 +103,6 @@ def read(name: str, *roots: Path) -> Contents:
 
 # -- tables, each of which adds up to the whole ----------------------------------------------------
 
-UNITS = {"size": "bytes", "on disk": "bytes"}
-
 
 def owner_table(contents: Contents) -> Table:
     """One row for each way in which files belong to somebody."""
@@ -154,10 +165,6 @@ def part_table(contents: Contents) -> Table:
     return _table("parts", f"{contents.name}: whose files of each kind are", rows)
 
 
-#: The share of a root file system from which on a package's files of one kind have a row.
-PART = 1 / 2000
-
-
 def _named(file: File, contents: Contents, names: Mapping[tuple[str, str], str]) -> tuple[str, str]:
     kind = contents.kinds[file.path]
     return kind, names[kind, contents.owners[file.path].package]
@@ -202,19 +209,12 @@ def _table(name: str, title: str, rows: list[dict[str, Cell]]) -> Table:
     return Table.of(name, title, rows, units=UNITS)
 
 
-Ground = Literal["asked for", "essential", "required", "important", "recommended", "nobody"]
-
-
 class Asked(Record):
     """What a root file system was made from: the packages by name, the ones that count most first,
     and the priorities that were taken whole."""
 
     packages: tuple[str, ...] = ()
     priorities: tuple[Literal["required", "important"], ...] = ("required",)
-
-
-#: What mmdebstrap's hook for a merged /usr installs, also where nothing depends on it (trixie).
-MERGED = "usr-is-merged"
 
 
 #: What a program's variant takes without being asked (debootstrap's scripts/debian-common; VARIANTS

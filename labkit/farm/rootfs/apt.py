@@ -1,7 +1,9 @@
-"""Where Debian packages come from, and how: apt knows, and is asked (:mod:`labkit.farm.rootfs.apt`).
+"""Asks apt for Debian's package lists: the suite, its mirrors, and why apt could not get them.
 
-The repository names no mirror, and labkit reads neither proxies nor logins nor keys: apt fetches and verifies
-with the machine's own configuration. Here is what labkit asks apt for, and what it makes of the answers.
+The repository names no mirror, and labkit reads neither proxies nor logins nor keys: ``apt-get update`` fetches and
+verifies with the machine's configuration, in a folder that begins as a copy of the machine's lists. So what works for
+the machine works here, and the machine's own lists stay as they are. Lists are kept in the cache until they are taken
+anew.
 """
 
 from __future__ import annotations
@@ -9,8 +11,8 @@ from __future__ import annotations
 import difflib
 import functools
 import hashlib
+import platform
 import re
-import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -99,6 +101,19 @@ REFUSALS = (
 )  # fmt: skip
 
 
+#: How long an update may take (seconds).
+TIMEOUT = 900.0
+#: The files of apt's lists that are there for a moment, or for apt alone.
+UNUSED = shutil.ignore_patterns("lock", "partial", "auxfiles")
+AGAIN = "apt-get update"
+#: What to do about a suite that a mirror lacks: one that debootstrap knows, and any other.
+ENDED = (
+    "leave rootfs.suite empty for the machine's own; Debian moves suites that have ended to another archive, "
+    "whose address rootfs.mirror takes"
+)
+UNKNOWN = "leave rootfs.suite empty for the machine's own, or correct rootfs.mirror"
+
+
 class AbsentError(MachineError):
     """A file that is not in the cache and could not be fetched: ``status`` is the mirror's answer, 0
     when it gave none, and None when it was not asked (offline)."""
@@ -119,8 +134,8 @@ class AbsentError(MachineError):
 
 
 class Source(Record):
-    """One suite on one mirror: its list of packages (``packages``, a file of apt's in the archive's folder), the
-    hash of what that says, and when the mirror made it (seconds since 1970)."""
+    """One suite on one mirror: ``packages`` is its list (a file in the archive's folder), ``digest`` the list's hash,
+    ``date`` when the mirror made it (seconds since 1970)."""
 
     mirror: str
     suite: str
@@ -135,7 +150,7 @@ class Source(Record):
 
 
 class Archive(Record):
-    """What root file systems are made from.
+    """The mirrors and package lists that root file systems are made from.
 
     ``main`` is the suite itself, ``further`` its updates and security fixes as the machine has them, ``folder``
     what apt has of them. ``kind`` says whose choice the mirror is, without naming it.
@@ -178,20 +193,11 @@ def architecture() -> str:
 
 
 def os_release() -> dict[str, str]:
-    """What the machine says of its own system."""
+    """The machine's os-release file; empty where it has none."""
     try:
-        return parse_os_release(Path("/etc/os-release").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return platform.freedesktop_os_release()
+    except OSError:
         return {}
-
-
-# -- pure ------------------------------------------------------------------------------------
-
-
-def parse_os_release(text: str) -> dict[str, str]:
-    """The assignments of an os-release file, their quotes undone."""
-    pairs = (line.split("=", 1) for line in text.splitlines() if re.match(r"[A-Z_]+=", line))
-    return {name: "".join(shlex.split(value)) for name, value in pairs}
 
 
 def public(address: str) -> str:
@@ -206,7 +212,7 @@ def configuration(values: Mapping[str, object], *, hooks: bool = True) -> str:
 
 
 def updating(dump: str) -> dict[str, str]:
-    """How apt updates lists for labkit: packages and nothing else, whole files, in reasonable time.
+    """Returns apt's settings for an update: packages only, whole files, in reasonable time.
 
     :param dump: what ``apt-config dump`` says: what the machine has set itself stays.
     """
@@ -303,29 +309,8 @@ def refusal(line: str, kind: str, again: str) -> LabkitError:
     return MachineError(value, reason.format(**words), remedy, again, code=code)
 
 
-#: How long an update may take (seconds).
-TIMEOUT = 900.0
-
-
-#: The files of apt's lists that are there for a moment, or for apt alone.
-UNUSED = shutil.ignore_patterns("lock", "partial", "auxfiles")
-
-
-AGAIN = "apt-get update"
-
-
-#: What to do about a suite that a mirror lacks: one that debootstrap knows, and any other.
-ENDED = (
-    "leave rootfs.suite empty for the machine's own; Debian moves suites that have ended to another archive, "
-    "whose address rootfs.mirror takes"
-)
-
-
-UNKNOWN = "leave rootfs.suite empty for the machine's own, or correct rootfs.mirror"
-
-
 def find_lists(lab: Lab) -> Archive | None:
-    """The lab's archive as it is in the cache; None when its lists were not taken yet, or are damaged."""
+    """Returns the lab's archive from the cache; None when its lists were not taken yet, or are damaged."""
     place = _place(lab)
     if not cache.whole(place):
         return None
@@ -532,12 +517,6 @@ def _unknown(suite: str, kind: str, mirror: str, folder: Path) -> ConfigError:
 
 
 def _has(mirror: str, suite: str, folder: Path) -> bool:
-    address = f"{mirror}/dists/{suite}/Release"
-    words = [
-        HELPER,
-        f"--config-file={folder}/apt.conf",
-        "download-file",
-        address,
-        f"{folder}/{suite}",
-    ]
-    return run.run(words, ok=(0, 100), timeout=TIMEOUT, quiet=True).status == 0
+    words = (f"{mirror}/dists/{suite}/Release", f"{folder}/{suite}")
+    get = [HELPER, f"--config-file={folder}/apt.conf", "download-file", *words]
+    return run.run(get, ok=(0, 100), timeout=TIMEOUT, quiet=True).status == 0

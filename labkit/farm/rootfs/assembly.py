@@ -27,14 +27,13 @@ from debian.debfile import DebFile
 from labkit.core import run
 from labkit.core.probes import DEVICES
 from labkit.farm.rootfs import apt, variants
+from labkit.farm.rootfs.commands import LEFT_OUT
 from labkit.farm.rootfs.sandbox import sealed
 
 #: The folders that programs know by two names, in a system with a merged /usr.
 MERGED = ("bin", "sbin", "lib", "lib64")
 #: dpkg's folder.
 DPKG = "var/lib/dpkg"
-#: Where dpkg is told which paths were left out (dpkg.cfg(5)).
-LEFT_OUT = "etc/dpkg/dpkg.cfg.d/99labkit"
 #: The package whose script runs first: it makes the users to whom other packages' files belong.
 FIRST = "base-passwd"
 #: openssh-server's script makes these keys where there is no such file: each container has its own.

@@ -1,7 +1,9 @@
-"""What a root file system is made from, the name that this gives it, and its place in the cache.
+"""Plans a root file system: the packages that can get into it, and its key and place in the cache.
 
-The name is made of everything that determines the content: the tool and its version, the commands, and
-the packages that may get into it, with their versions. What has the name is what would be built.
+The key is a hash of everything that determines the content: the tool and its version, the commands, and the packages
+that can matter, with their versions. Those are the packages that every system has (essential, required and important
+ones), those asked for, and whatever any of these may need, by any alternative: a change of another package changes
+nothing in the root file system.
 """
 
 from __future__ import annotations
@@ -37,6 +39,18 @@ log = logging.getLogger("labkit.rootfs")
 EDITION = 4
 #: A host of a registry, with or without its port.
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?(:[0-9]{1,5})?")
+
+
+#: What the tools install without being asked.
+TOOLS = ("apt", "usr-is-merged", "usrmerge")
+FIELDS = re.compile(r"^(Version|SHA256|Depends|Pre-Depends): (.*)$", re.M)
+#: Stands between lists that are kept in one file; no field of a package has it.
+APART = "\f"
+#: Marks in a package's stanza that make it part of every system.
+EVERYWHERE = ("\nEssential: yes\n", "\nPriority: required\n", "\nPriority: important\n")
+PROVIDES = re.compile(r"\nProvides: (.*)\n")
+#: Builds side by side read the same lists: one reads, the others wait.
+_reading = threading.Lock()
 
 
 class Rootfs(Record):
@@ -205,24 +219,6 @@ def _installed(package: str, _state: int) -> tuple[str, str]:
     return version, status
 
 
-#: What the tools install without being asked.
-TOOLS = ("apt", "usr-is-merged", "usrmerge")
-
-
-FIELDS = re.compile(r"^(Version|SHA256|Depends|Pre-Depends): (.*)$", re.M)
-
-
-#: Stands between lists that are kept in one file; no field of a package has it.
-APART = "\f"
-
-
-#: Marks in a package's stanza that make it part of every system.
-EVERYWHERE = ("\nEssential: yes\n", "\nPriority: required\n", "\nPriority: important\n")
-
-
-PROVIDES = re.compile(r"\nProvides: (.*)\n")
-
-
 class Needed(NamedTuple):
     """The packages that can matter: of each source its list with nothing but these, and the hash of their names,
     versions and contents."""
@@ -313,10 +309,6 @@ def summed(offers: Iterable[Offer]) -> str:
         (o.name, o.fields.get("Version"), o.fields.get("SHA256"), o.everywhere) for o in offers
     ]
     return hashlib.sha256(json.dumps(lines).encode()).hexdigest()[:24]
-
-
-#: Builds side by side read the same lists: one reads, the others wait.
-_reading = threading.Lock()
 
 
 @lru_cache(maxsize=4)

@@ -1,4 +1,10 @@
-"""The cache's entries: built whole or not at all, and removed when no lab uses them."""
+"""Entries of the cache: built whole or not at all, and removed when no lab uses them.
+
+A build happens in a folder beside its place and is renamed when it is whole. A killed build leaves files in that folder
+and nothing else; the next build of the same thing removes them. An entry is used while a lab holds it
+(:mod:`labkit.core.cache`), while it is mounted or open, and while it is being built: its lock is held. ``collect``
+removes each unused entry under its lock, and renames it first, so that no reader finds half of it.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +38,10 @@ PATIENCE = 3600.0
 
 #: With less than this left (bytes) a failure is taken for that of a full disk.
 NEARLY_FULL = 4_000_000
+
+
+#: The name of a folder that is being made, or that is being removed.
+PART = re.compile(r"\.(?P<name>.+?)(\.[0-9a-f]+)*\.part")
 
 
 @contextmanager
@@ -146,10 +156,6 @@ KINDS: dict[str, Callable[[str], str]] = {
     "unpacked": lambda name: f"unpacked-{name}",
     "mediawiki": lambda _: "mediawiki",
 }
-
-
-#: The name of a folder that is being made, or that is being removed.
-PART = re.compile(r"\.(?P<name>.+?)(\.[0-9a-f]+)*\.part")
 
 
 class Thing(Record):

@@ -8,7 +8,6 @@ from pathlib import Path
 from labkit.errors import ConfigError
 from labkit.farm.rootfs import ladder, variants
 from labkit.farm.rootfs.apt import SCRIPTS, Archive, Source
-from labkit.farm.rootfs.assembly import LEFT_OUT
 from labkit.farm.rootfs.repository import ADDRESS, Repository
 from labkit.farm.rootfs.variants import Variant
 from labkit.records import Record
@@ -16,6 +15,8 @@ from labkit.records import Record
 #: mmdebstrap's own hook for suites where one of two packages merges /usr: it takes the one that needs
 #: no perl (as debootstrap does), which is 48 MB less in bookworm.
 MERGE_HOOK = "/usr/share/mmdebstrap/hooks/maybe-merged-usr"
+#: Where dpkg is told which paths were left out (dpkg.cfg(5)).
+LEFT_OUT = "etc/dpkg/dpkg.cfg.d/99labkit"
 #: What is left out of the farm's base: for people to read, and never read in a container.
 UNREAD = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*")
 #: What else is left out of the root file systems that serve: character sets that nobody converts, and
@@ -68,21 +69,88 @@ def steps(
 ) -> tuple[BuildStep, ...]:
     """The commands that make ``target``.
 
+    :param packages: further packages.
     :param script: a file beside the target (:func:`script_text`); :func:`fetched` is beside it.
     :param before: the root file system that it is made from, for a variant that is made from another.
     """
-    if variant.mode == "shrunk":
-        return _shrunk(variant, target, script, before)
-    if variant.name == "docker-slim":
-        copy = BuildStep(doing="copy", argv=("cp", "--archive", str(before), str(target)))
-        return (copy, *slim_steps(target))
-    makers = {
-        "debootstrap": _debootstrap,
-        "mmdebstrap": _mmdebstrap,
-        "debuerreotype": _debuerreotype,
-        "dpkg": _dpkg,
-    }
-    return makers[variant.tool](variant, suite, target, packages, script)
+    include = (f"--include={','.join(packages)}",) if packages else ()
+    match variant.tool, variant.mode:
+        case "debootstrap", mode:
+            _require_known(suite)
+            argv = (
+                "debootstrap",
+                *((f"--variant={mode}",) if mode else ()),
+                *include,
+                "--no-check-gpg",  # apt has verified the lists, by the machine's keys
+                suite,
+                str(target),
+                f"{ADDRESS}/0",
+            )
+        case "mmdebstrap", mode:
+            farm = mode == "essential"
+            argv = (
+                "mmdebstrap",
+                "--verbose",  # it passes on what apt and dpkg say: how far they are
+                "--mode=root",
+                f"--hook-dir={MERGE_HOOK}",
+                f"--variant={mode}",
+                *((f"--include={','.join(('apt', *packages))}",) if farm or packages else ()),
+                *(_without_unread() if farm else ()),
+                suite,
+                str(target),
+                str(script),
+            )
+        case "debuerreotype", "slim":
+            copy = BuildStep(doing="copy", argv=("cp", "--archive", str(before), str(target)))
+            slim = BuildStep(doing="slim", argv=("debuerreotype-slimify", str(target)))
+            return copy, slim
+        case "debuerreotype", _:
+            init = (
+                "debuerreotype-init",
+                "--non-debian",  # from the mirror as it is today, not from a dated snapshot of it
+                *include,
+                f"--debootstrap={script}",
+                str(target),
+                suite,
+                f"{ADDRESS}/0",
+            )
+            small = ("debuerreotype-minimizing-config", str(target))
+            return BuildStep(doing="debootstrap", argv=init), BuildStep(
+                doing="minimise", argv=small
+            )
+        case _, "shrunk":
+            argv = (
+                "labkit.farm.rootfs.shrink",
+                f"--variant={variant.name}",
+                f"--packages={fetched(script)}",
+                str(before),
+                str(target),
+            )
+        case _:
+            argv = (
+                "labkit.farm.rootfs.assembly",
+                f"--sources={script}",
+                f"--packages={fetched(script)}",
+                f"--include={','.join((*variants.PACKAGES, 'apt', *packages))}",
+                *(f"--leave-out={path}" for path in (*UNREAD, *UNUSED)),
+                *(f"--keep={path}" for path in STAYING),
+                str(target),
+            )
+    program = argv[0].rpartition(".")[2]
+    return (BuildStep(doing={"assembly": "assemble"}.get(program, program), argv=argv),)
+
+
+def _require_known(suite: str) -> None:
+    """Raises ConfigError for a suite that debootstrap has no script for."""
+    known = Path(SCRIPTS, suite)
+    if not known.exists():
+        raise ConfigError(
+            f"rootfs.suite = {suite!r}",
+            "this machine's debootstrap does not know the suite",
+            "use mmdebstrap (rootfs.tool), or install a newer debootstrap",
+            f"ls {SCRIPTS}",
+            code="config.unknown-suite",
+        )
 
 
 def recipe(variant: Variant, suite: str, packages: Sequence[str]) -> str:
@@ -155,54 +223,6 @@ def pull_steps(variant: Variant, suite: str, work: Path, registry: str) -> tuple
     )
 
 
-def slim_steps(target: Path) -> tuple[BuildStep, ...]:
-    """The command that makes ``target``, a copy of ``docker``, into ``docker-slim``."""
-    return (BuildStep(doing="slim", argv=("debuerreotype-slimify", str(target))),)
-
-
-def _debootstrap(
-    variant: Variant, suite: str, target: Path, packages: Sequence[str], script: Path
-) -> tuple[BuildStep, ...]:
-    known = Path(SCRIPTS, suite)
-    if not known.exists():
-        raise ConfigError(
-            f"rootfs.suite = {suite!r}",
-            "this machine's debootstrap does not know the suite",
-            "use mmdebstrap (rootfs.tool), or install a newer debootstrap",
-            f"ls {SCRIPTS}",
-            code="config.unknown-suite",
-        )
-    argv = (
-        "debootstrap",
-        *((f"--variant={variant.mode}",) if variant.mode else ()),
-        *((f"--include={','.join(packages)}",) if packages else ()),
-        "--no-check-gpg",  # apt has verified the lists, by the machine's keys
-        suite,
-        str(target),
-        f"{ADDRESS}/0",
-    )
-    return (BuildStep(doing="debootstrap", argv=argv),)
-
-
-def _mmdebstrap(
-    variant: Variant, suite: str, target: Path, packages: Sequence[str], script: Path
-) -> tuple[BuildStep, ...]:
-    slim = variant.mode == "essential"
-    argv = (
-        "mmdebstrap",
-        "--verbose",  # it passes on what apt and dpkg say: how far they are
-        "--mode=root",
-        f"--hook-dir={MERGE_HOOK}",
-        f"--variant={variant.mode}",
-        *((f"--include={','.join(('apt', *packages))}",) if slim or packages else ()),
-        *(_without_unread() if slim else ()),
-        suite,
-        str(target),
-        str(script),
-    )
-    return (BuildStep(doing="mmdebstrap", argv=argv),)
-
-
 def _without_unread() -> tuple[str, ...]:
     """The hooks by which dpkg leaves out what is not read. mmdebstrap's own way (``--dpkgopt``) starts a Python
     program for each package that it extracts, before dpkg installs them all once more."""
@@ -214,47 +234,3 @@ def _without_unread() -> tuple[str, ...]:
         f'--setup-hook=mkdir -p "$1"/{folder} && printf "%s\\n" {wanted} >"$1"/{LEFT_OUT}',
         f"--extract-hook=rm -rf {unread}",
     )
-
-
-def _debuerreotype(
-    variant: Variant, suite: str, target: Path, packages: Sequence[str], script: Path
-) -> tuple[BuildStep, ...]:
-    init = (
-        "debuerreotype-init",
-        "--non-debian",  # from the mirror as it is today, not from a dated snapshot of it
-        *((f"--include={','.join(packages)}",) if packages else ()),
-        *((f"--debootstrap={script}",) if variant.after else ()),
-        str(target),
-        suite,
-        f"{ADDRESS}/0",
-    )
-    return (
-        BuildStep(doing="debootstrap", argv=init),
-        BuildStep(doing="minimise", argv=("debuerreotype-minimizing-config", str(target))),
-    )
-
-
-def _dpkg(
-    variant: Variant, suite: str, target: Path, packages: Sequence[str], script: Path
-) -> tuple[BuildStep, ...]:
-    argv = (
-        "labkit.farm.rootfs.assembly",
-        f"--sources={script}",
-        f"--packages={fetched(script)}",
-        f"--include={','.join((*variants.PACKAGES, 'apt', *packages))}",
-        *(f"--leave-out={path}" for path in (*UNREAD, *UNUSED)),
-        *(f"--keep={path}" for path in STAYING),
-        str(target),
-    )
-    return (BuildStep(doing="assemble", argv=argv),)
-
-
-def _shrunk(variant: Variant, target: Path, script: Path, before: Path) -> tuple[BuildStep, ...]:
-    argv = (
-        "labkit.farm.rootfs.shrink",
-        f"--variant={variant.name}",
-        f"--packages={fetched(script)}",
-        str(before),
-        str(target),
-    )
-    return (BuildStep(doing="shrink", argv=argv),)

@@ -1,7 +1,4 @@
-"""The ladder of root file systems that serve: what each rung leaves out of the one above, and why. Pure.
-
-A rung is nothing but this list of steps; a person reads it in the results as it stands here.
-"""
+"""The steps from ``web`` to the smaller root file systems: what each leaves out, and why. Pure data."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
-"""Whose each file of a root file system is. Pure.
+"""Says which package each file of a root file system belongs to, by dpkg's database and known scripts.
 
-The first of these that is so: a package lists it; ucf or update-alternatives keeps it for a
-package; it is the package tools' own state; a package's scripts are known to make it
-(:mod:`labkit.farm.rootfs.owners`), or it is a link to a package's file, as scripts set them, or
-the scripts of exactly one package name it; the program that built the root file system is known
-to write it; a package has systemd-tmpfiles make it. What is left belongs to nobody.
+The first of these that applies: a package lists the file; ucf or update-alternatives keeps it for a package; it is the
+package tools' own state; a package's scripts are known to make it (:data:`MADE`), or it is a link to a package's file,
+or the scripts of exactly one package name it; the program that built the root file system writes it (:data:`BUILT`); a
+package has systemd-tmpfiles make it. Other files belong to no package. Read are dpkg's file lists, diversions and
+alternatives (dpkg(1), dpkg-divert(1), update-alternatives(1)), and the files that ucf(1) keeps.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
@@ -32,6 +32,71 @@ MEANING: Mapping[How, str] = {
 }
 
 
+#: dpkg's files of one package.
+INFO = re.compile(r"/var/lib/dpkg/info/([^/:]+)(?::[^/.]+)?\.[a-z0-9]+")
+#: How many links are followed before they are taken for a circle.
+HOPS = 8
+#: dpkg's own folder below a root folder.
+DPKG = "var/lib/dpkg"
+#: A package's scripts beside its file list; ``.triggers`` names the files that wake one.
+SCRIPTS = ("preinst", "postinst", "config", "triggers")
+#: Where packages write down what systemd-tmpfiles(8), which their scripts start, is to make.
+TMPFILES = PurePosixPath("/usr/lib/tmpfiles.d")
+#: What the package tools write about themselves: databases, indices, downloads, logs, backups.
+STATE = re.compile(
+    r"/var/lib/(dpkg|apt|aptitude|ucf)(/.*)?"
+    r"|/var/cache/(apt|debconf)(/.*)?"
+    r"|/var/log/(apt(/.*)?|(dpkg|alternatives)\.log.*)"
+    r"|/var/backups(/.*)?"
+)
+#: What maintainer scripts, and the programs that they call, make -> the package that it is owed to;
+#: of several the first that is installed.
+MADE: Mapping[str, tuple[str, ...]] = {
+    r"/(media|mnt|opt|srv|etc/opt|var/opt|usr/local(/.*)?)": ("base-files",),
+    r"/etc/(passwd|group)": ("base-passwd",),
+    r"/etc/((passwd|group)-|g?shadow-?|sub[ug]id-?|\.pwd\.lock)": ("passwd",),
+    r"/etc/shells|/var/lib/shells\.state": ("debianutils",),
+    r"/etc/nsswitch\.conf": ("base-files",),
+    r"/etc/(ld\.so\.cache|ld\.so\.cache~)|/var/cache/ldconfig(/.*)?": ("libc-bin",),
+    r"/usr/lib/[^/]+/gconv/gconv-modules\.cache": ("libc-bin", "libc6"),
+    r"/usr/lib/locale/locale-archive|/etc/default/locale": ("locales",),
+    r"/etc/(localtime|timezone)": ("tzdata",),
+    r"/etc/pam\.d/common-.*|/var/lib/pam(/.*)?": ("libpam-runtime",),
+    r"/etc/ssl/certs(/.*)?|/etc/ca-certificates(/.*|\.conf)?": ("ca-certificates",),
+    r"/etc/ssh/ssh_host_.*": ("openssh-server",),
+    r"/var/lib/apache2(/.*)?": ("apache2",),
+    r"/var/cache/man(/.*)?": ("man-db",),
+    r"/usr/share/info/dir(\.old)?": ("install-info", "base-files"),
+    r"/(usr/lib|etc)/udev/hwdb\.bin": ("udev", "systemd-hwe-hwdb"),
+    r"/etc/mtab|/root/\.ssh|/var/lib/systemd/(catalog|coredump|pstore)(/.*)?": ("systemd",),
+    r"/run/(log|shm|user|sendsigs\.omit\.d|lock/subsys|systemd(/.*)?)": ("systemd",),
+    r"/var/(cache|lib|log)/private": ("systemd",),
+    r"/etc/systemd/(system|user)/[^/]+\.wants": ("init-system-helpers",),
+    r"/var/lib/systemd/deb-systemd-(user-)?helper-[a-z]+(/[^/]+\.wants)?": ("init-system-helpers",),
+    r"/run/adduser": ("adduser",),
+    r"/run/mount": ("mount",),
+    r"/run/runit(/.*)?": ("runit-helper",),
+    r"/var/lib/wtmpdb": ("libwtmpdb0",),
+}
+#: What debootstrap, mmdebstrap, debuerreotype and labkit write into every root file system.
+BUILT = re.compile(
+    r"/dev(/.*)?"
+    r"|/usr/lib(32|64|x32|o32)|/(bin|sbin|lib|lib32|lib64|libx32)"
+    r"|/etc/(fstab|hostname|hosts|resolv\.conf)|/var/log/bootstrap\.log"
+    r"|/etc/apt/sources\.list(\.d/[^/]+)?|/etc/apt/apt\.conf\.d/(99mmdebstrap|docker-.*)"
+    r"|/etc/dpkg/dpkg\.cfg\.d/(99mmdebstrap|99labkit|docker.*)"
+    r"|/usr/sbin/policy-rc\.d|/debuerreotype-epoch|/debootstrap(/.*)?"
+    r"|/run/apache2|/run/lock/apache2|/run/sshd"
+)
+#: A unit that deb-systemd-helper(1p) has noted as enabled: where its own file lies.
+NOTED = re.compile(
+    r"/var/lib/systemd/deb-systemd-(?:user-)?helper-[a-z]+/(?:.*/)?([^/]+?)(?:\.dsh-also)?"
+)
+UNITS = ("/usr/lib/systemd/system", "/etc/systemd/system", "/usr/lib/systemd/user")
+#: A module that Python compiled: the file that it was compiled from.
+COMPILED = re.compile(r"(.*)/__pycache__/([^/.]+)\.[^/]+\.pyc")
+
+
 class Owner(NamedTuple):
     """How a file came to be there, and the package that it is owed to ('' where it is to none)."""
 
@@ -40,10 +105,6 @@ class Owner(NamedTuple):
 
 
 NOBODY = Owner("nobody")
-#: dpkg's files of one package.
-INFO = re.compile(r"/var/lib/dpkg/info/([^/:]+)(?::[^/.]+)?\.[a-z0-9]+")
-#: How many links are followed before they are taken for a circle.
-HOPS = 8
 
 
 def attribute(files: Iterable[File], known: Database) -> dict[str, Owner]:
@@ -78,11 +139,8 @@ class _Finder(NamedTuple):
     def owner(self, path: str, hops: int = 0) -> Owner:
         lists = self.listed.get(path, ())
         if lists:
-            return (
-                Owner("shared")
-                if len(lists) > 1 and self._joins(path)
-                else Owner("package", lists[0])
-            )
+            shared = len(lists) > 1 and self._joins(path)
+            return Owner("shared") if shared else Owner("package", lists[0])
         if path in self.kept:
             return Owner("script", self.kept[path])
         if path in self.alternatives:
@@ -92,11 +150,11 @@ class _Finder(NamedTuple):
         return self._unlisted(path, hops)
 
     def _unlisted(self, path: str, hops: int) -> Owner:
-        if is_state(path):
+        if STATE.fullmatch(path):
             return Owner("state")
         if package := self._maker(path, hops):
             return Owner("script", package)
-        if is_built(path):
+        if BUILT.fullmatch(path):
             return Owner("builder")
         return Owner("script", self.wanted[path]) if path in self.wanted else NOBODY
 
@@ -137,18 +195,6 @@ def _named(known: Database) -> Callable[[str], str]:
         return next(iter(packages)) if len(packages) == 1 else ""
 
     return find
-
-
-#: dpkg's own folder below a root folder.
-DPKG = "var/lib/dpkg"
-
-
-#: A package's scripts beside its file list; ``.triggers`` names the files that wake one.
-SCRIPTS = ("preinst", "postinst", "config", "triggers")
-
-
-#: Where packages write down what systemd-tmpfiles(8), which their scripts start, is to make.
-TMPFILES = PurePosixPath("/usr/lib/tmpfiles.d")
 
 
 class Diversion(NamedTuple):
@@ -284,26 +330,18 @@ def joined(link: str, target: str) -> str:
 
 
 def listed(database: Database, real: Callable[[str], str]) -> dict[str, tuple[str, ...]]:
-    """Where each file and folder of a package really lies -> the packages that list it, by name."""
-    found: dict[str, list[str]] = {}
-    for package, path in _claims(database):
-        owners = found.setdefault(real(path), [])
-        if package not in owners:
-            owners.append(package)
-    return {path: tuple(sorted(owners)) for path, owners in found.items()}
+    """The real path of each file and folder of a package -> the packages that list it, by name.
 
-
-def _claims(database: Database) -> Iterator[tuple[str, str]]:
-    """(package, path) for each line of the file lists, a diverted file at its other place."""
+    A diverted file counts at its other place.
+    """
     away = {item.path: item for item in database.diversions}
+    found: dict[str, set[str]] = {}
     for package, paths in database.lists.items():
-        for path in _unique(paths):
+        for path in paths:
             item = away.get(path)
-            yield package, item.away if item and item.package != package else path
-
-
-def _unique(paths: Iterable[str]) -> Iterable[str]:
-    return dict.fromkeys(paths)
+            place = item.away if item and item.package != package else path
+            found.setdefault(real(place), set()).add(package)
+    return {path: tuple(sorted(owners)) for path, owners in found.items()}
 
 
 def _text(path: Path) -> str:
@@ -311,81 +349,6 @@ def _text(path: Path) -> str:
     if not path.is_file():
         return ""
     return path.read_text(encoding="utf-8", errors="replace")
-
-
-#: What the package tools write about themselves: databases, indices, downloads, logs, backups.
-STATE = re.compile(
-    r"/var/lib/(dpkg|apt|aptitude|ucf)(/.*)?"
-    r"|/var/cache/(apt|debconf)(/.*)?"
-    r"|/var/log/(apt(/.*)?|(dpkg|alternatives)\.log.*)"
-    r"|/var/backups(/.*)?"
-)
-
-
-#: What maintainer scripts, and the programs that they call, make -> the package that it is owed to;
-#: of several the first that is installed.
-MADE: Mapping[str, tuple[str, ...]] = {
-    r"/(media|mnt|opt|srv|etc/opt|var/opt|usr/local(/.*)?)": ("base-files",),
-    r"/etc/(passwd|group)": ("base-passwd",),
-    r"/etc/((passwd|group)-|g?shadow-?|sub[ug]id-?|\.pwd\.lock)": ("passwd",),
-    r"/etc/shells|/var/lib/shells\.state": ("debianutils",),
-    r"/etc/nsswitch\.conf": ("base-files",),
-    r"/etc/(ld\.so\.cache|ld\.so\.cache~)|/var/cache/ldconfig(/.*)?": ("libc-bin",),
-    r"/usr/lib/[^/]+/gconv/gconv-modules\.cache": ("libc-bin", "libc6"),
-    r"/usr/lib/locale/locale-archive|/etc/default/locale": ("locales",),
-    r"/etc/(localtime|timezone)": ("tzdata",),
-    r"/etc/pam\.d/common-.*|/var/lib/pam(/.*)?": ("libpam-runtime",),
-    r"/etc/ssl/certs(/.*)?|/etc/ca-certificates(/.*|\.conf)?": ("ca-certificates",),
-    r"/etc/ssh/ssh_host_.*": ("openssh-server",),
-    r"/var/lib/apache2(/.*)?": ("apache2",),
-    r"/var/cache/man(/.*)?": ("man-db",),
-    r"/usr/share/info/dir(\.old)?": ("install-info", "base-files"),
-    r"/(usr/lib|etc)/udev/hwdb\.bin": ("udev", "systemd-hwe-hwdb"),
-    r"/etc/mtab|/root/\.ssh|/var/lib/systemd/(catalog|coredump|pstore)(/.*)?": ("systemd",),
-    r"/run/(log|shm|user|sendsigs\.omit\.d|lock/subsys|systemd(/.*)?)": ("systemd",),
-    r"/var/(cache|lib|log)/private": ("systemd",),
-    r"/etc/systemd/(system|user)/[^/]+\.wants": ("init-system-helpers",),
-    r"/var/lib/systemd/deb-systemd-(user-)?helper-[a-z]+(/[^/]+\.wants)?": ("init-system-helpers",),
-    r"/run/adduser": ("adduser",),
-    r"/run/mount": ("mount",),
-    r"/run/runit(/.*)?": ("runit-helper",),
-    r"/var/lib/wtmpdb": ("libwtmpdb0",),
-}
-
-
-#: What debootstrap, mmdebstrap, debuerreotype and labkit write into every root file system.
-BUILT = re.compile(
-    r"/dev(/.*)?"
-    r"|/usr/lib(32|64|x32|o32)|/(bin|sbin|lib|lib32|lib64|libx32)"
-    r"|/etc/(fstab|hostname|hosts|resolv\.conf)|/var/log/bootstrap\.log"
-    r"|/etc/apt/sources\.list(\.d/[^/]+)?|/etc/apt/apt\.conf\.d/(99mmdebstrap|docker-.*)"
-    r"|/etc/dpkg/dpkg\.cfg\.d/(99mmdebstrap|99labkit|docker.*)"
-    r"|/usr/sbin/policy-rc\.d|/debuerreotype-epoch|/debootstrap(/.*)?"
-    r"|/run/apache2|/run/lock/apache2|/run/sshd"
-)
-
-
-#: A unit that deb-systemd-helper(1p) has noted as enabled: where its own file lies.
-NOTED = re.compile(
-    r"/var/lib/systemd/deb-systemd-(?:user-)?helper-[a-z]+/(?:.*/)?([^/]+?)(?:\.dsh-also)?"
-)
-
-
-UNITS = ("/usr/lib/systemd/system", "/etc/systemd/system", "/usr/lib/systemd/user")
-
-
-#: A module that Python compiled: the file that it was compiled from.
-COMPILED = re.compile(r"(.*)/__pycache__/([^/.]+)\.[^/]+\.pyc")
-
-
-def is_state(path: str) -> bool:
-    """Whether the package tools wrote it about themselves."""
-    return STATE.fullmatch(path) is not None
-
-
-def is_built(path: str) -> bool:
-    """Whether the program that built the root file system wrote it."""
-    return BUILT.fullmatch(path) is not None
 
 
 def maker(path: str, installed: Collection[str]) -> str:

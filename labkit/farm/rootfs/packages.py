@@ -1,6 +1,6 @@
-"""The packages of a root file system: what is installed, what it weighs, who needs what. Pure.
+"""Reads the installed packages of a root file system, and which package needs which.
 
-Read from dpkg's own database, ``var/lib/dpkg/status`` (deb-control(5), dpkg-query(1)).
+They are read from dpkg's database, ``var/lib/dpkg/status`` (deb-control(5), dpkg-query(1)).
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ STATUS = Path("var/lib/dpkg/status")
 AVAILABLE = Path("var/lib/dpkg/available")
 #: How many dependants a table names before it only counts the rest.
 NAMED = 6
+
+
+#: The columns of :func:`table`.
+COLUMNS = (
+    "name", "version", "installed", "priority", "section", "essential", "dependants", "needed by",
+)  # fmt: skip
 
 
 class Package(Record):
@@ -142,12 +148,6 @@ def table(packages: Sequence[Package], *, name: str = "packages", title: str = "
     ]
     heading = title or f"{counted(len(packages), 'package')}, the largest first"
     return Table.of(name, heading, rows, units={"installed": "bytes"}, columns=COLUMNS)
-
-
-#: The columns of :func:`table`.
-COLUMNS = (
-    "name", "version", "installed", "priority", "section", "essential", "dependants", "needed by",
-)  # fmt: skip
 
 
 def naming(names: Sequence[str], limit: int = NAMED) -> str:

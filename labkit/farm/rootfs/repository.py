@@ -1,4 +1,10 @@
-"""Packages for builds: each fetched once by apt and kept in the cache, and offered as a repository that builds use."""
+"""Gives builds their packages: a cache that apt fills, and a local repository for the programs that build.
+
+Each package is fetched once, for all builds and labs, with the machine's apt configuration. Its file name ends in the
+hash of its content (``bash_5.2_amd64.deb@HASH``), which the mirror's list tells: a damaged one is fetched again. apt
+has verified the lists (:mod:`labkit.farm.rootfs.apt`), so programs are told to trust the repository. It has the same
+address on every machine; at the end the root file system gets the addresses of the machine's mirrors.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +49,15 @@ FULL = "No space left on device"
 _fetching = threading.Lock()
 
 
+#: The repository's address: no host has it (RFC 2606, section 2).
+ADDRESS = "http://labkit.invalid"
+#: A package's place on its mirror, and the hash of its content.
+FILENAME, DIGEST = (
+    re.compile(r"^Filename: (.+)$", re.M),
+    re.compile(r"^SHA256: ([0-9a-f]{64})$", re.M),
+)
+
+
 class Deb(NamedTuple):
     """A package's file: its address on the mirror, which is apt's, and the hash of its content (SHA-256)."""
 
@@ -70,7 +85,7 @@ class PackageCache:
 
     @classmethod
     def of(cls, lab: Lab) -> PackageCache:
-        """The cached in a lab's cache."""
+        """The packages in a lab's cache."""
         return cls(lab.cache_dir / "debian", offline=lab.offline)
 
     @property
@@ -117,7 +132,7 @@ class PackageCache:
         return [self.place(deb) for deb in debs]
 
     def _fetch(self, debs: Sequence[Deb], on_line: Callable[[str], None] | None) -> None:
-        """Each of these is in the cached afterwards, or ``absent``."""
+        """Fetches packages; each is in the cache afterwards, or in ``absent``."""
         if self.offline:
             self.absent |= {d.name: AbsentError(d.name, None, OFFLINE) for d in debs}
             return
@@ -191,17 +206,6 @@ def _sha256(path: Path) -> str:
 @lru_cache(maxsize=4096)
 def _hashed(path: Path, *_state: int) -> str:
     return cache.digest(path)
-
-
-#: The repository's address: no host has it (RFC 2606, section 2).
-ADDRESS = "http://labkit.invalid"
-
-
-#: A package's place on its mirror, and the hash of its content.
-FILENAME, DIGEST = (
-    re.compile(r"^Filename: (.+)$", re.M),
-    re.compile(r"^SHA256: ([0-9a-f]{64})$", re.M),
-)
 
 
 class Repository:

@@ -1,4 +1,9 @@
-"""Makes builds reproducible: removes traces of the installation and dates files by the packages."""
+"""Makes builds reproducible: the same packages and steps give the same bytes.
+
+Traces of the installation are removed. What packages bring keeps the times of Debian's builds; what the installation
+made is dated like the youngest of these, the root file system's *source date* (reproducible-builds.org,
+SOURCE_DATE_EPOCH), which says how new the packages are.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +21,22 @@ CACHES = ("var/cache/apt/archives/*.deb", "var/cache/apt/*.bin", "var/lib/apt/li
 HOST_FILES = ("etc/resolv.conf", "etc/hostname", "etc/machine-id", "var/log/bootstrap.log")
 
 
+#: What tells of the installation alone, or is made again when it is needed (relative to the root).
+TRACES = (
+    "var/cache/debconf/*-old",
+    "var/cache/ldconfig/aux-cache",
+    "var/lib/dpkg/*-old",
+    "var/log/*.log",
+    "var/log/apt/*",
+)
+#: Where the day of each password's last change is written (shadow(5), field 3).
+SHADOWS = ("etc/shadow", "etc/shadow-")
+#: Folders that apt gives to a user of its own where that one can get at them, which depends on the folders
+#: above the root file system, and to root elsewhere; on its next start it does so again.
+PARTIAL = ("var/cache/apt/archives/partial", "var/lib/apt/lists/partial")
+DAY = 86400
+
+
 def tidy(root: Path) -> int:
     """Downloads and indices are gone, and the files that describe the building machine are empty;
     returns how many bytes that was."""
@@ -31,28 +52,6 @@ def tidy(root: Path) -> int:
             path.unlink()
             path.touch(mode=0o644)
     return removed
-
-
-#: What tells of the installation alone, or is made again when it is needed (relative to the root).
-TRACES = (
-    "var/cache/debconf/*-old",
-    "var/cache/ldconfig/aux-cache",
-    "var/lib/dpkg/*-old",
-    "var/log/*.log",
-    "var/log/apt/*",
-)
-
-
-#: Where the day of each password's last change is written (shadow(5), field 3).
-SHADOWS = ("etc/shadow", "etc/shadow-")
-
-
-#: Folders that apt gives to a user of its own where that one can get at them, which depends on the folders
-#: above the root file system, and to root elsewhere; on its next start it does so again.
-PARTIAL = ("var/cache/apt/archives/partial", "var/lib/apt/lists/partial")
-
-
-DAY = 86400
 
 
 def source_date(root: Path, before: float = math.inf) -> int:

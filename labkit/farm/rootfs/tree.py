@@ -1,4 +1,4 @@
-"""A root file system as a tree of files with the packages that they belong to, changed in memory and then written."""
+"""A root file system as a tree of files and their packages, changed in memory and then written."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""The named ways to make a root file system. Pure; :mod:`labkit.farm.rootfs.commands` has the commands of
-each.
+"""The named variants of root file systems, and the servers that some have. Pure but for :func:`prepare`.
 
-``docker`` and ``docker-slim`` are made as the official Debian images are: their makers publish
-debuerreotype(1) and build the images with it.
+:mod:`labkit.farm.rootfs.commands` has the commands of each variant. ``docker`` and ``docker-slim`` are made as the
+official Debian images are: their makers publish debuerreotype(1) and build the images with it.
 """
 
 from __future__ import annotations
@@ -16,6 +15,21 @@ from labkit.model.lab import Lab, unknown
 from labkit.records import Record
 
 MB = 1_000_000
+
+
+#: Names of variants that a lab's ``rootfs.tool`` reads in its own way.
+BY_TOOL = {
+    ("debootstrap", "essential"): "debootstrap",
+    ("debootstrap", "mmdebstrap"): "minbase",
+    ("mmdebstrap", "minbase"): "mmdebstrap",
+}
+#: What is installed, and the modules of apache2 that are turned on.
+PACKAGES = ("apache2", "openssh-server")
+MODULES = ("headers", "include")
+#: The packages that have an ssh server.
+SSH = ("openssh-server", "dropbear-bin")
+#: Folders that the services' start scripts make, with their modes.
+FOLDERS: Mapping[str, int] = {"run/apache2": 0o755, "run/lock/apache2": 0o755, "run/sshd": 0o755}
 
 
 class Variant(Record):
@@ -115,13 +129,6 @@ VARIANTS: Mapping[str, Variant] = {
     )
 }  # fmt: skip
 
-#: Names of variants that a lab's ``rootfs.tool`` reads in its own way.
-BY_TOOL = {
-    ("debootstrap", "essential"): "debootstrap",
-    ("debootstrap", "mmdebstrap"): "minbase",
-    ("mmdebstrap", "minbase"): "mmdebstrap",
-}
-
 
 def named(name: str) -> Variant:
     """The variant of that name; raises :class:`ConfigError` with the nearest one."""
@@ -153,21 +160,6 @@ def programs(variant: Variant, *, registry: str = "") -> tuple[str, ...]:
 def package_of(variant: Variant, *, registry: str = "") -> str:
     """The Debian package whose version decides what is built."""
     return "skopeo" if registry and variant.image is not None else variant.tool
-
-
-#: What is installed, and the modules of apache2 that are turned on.
-PACKAGES = ("apache2", "openssh-server")
-
-
-MODULES = ("headers", "include")
-
-
-#: The packages that have an ssh server.
-SSH = ("openssh-server", "dropbear-bin")
-
-
-#: Folders that the services' start scripts make, with their modes.
-FOLDERS: Mapping[str, int] = {"run/apache2": 0o755, "run/lock/apache2": 0o755, "run/sshd": 0o755}
 
 
 def prepare(root: Path) -> None:

@@ -19,12 +19,11 @@ from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
 from labkit.errors import LabkitError
-from labkit.farm import rootfs
-from labkit.farm.images import actions as image
+from labkit.farm import images, rootfs
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.rootfs import account, bootstrap, buildplan, packages
 from labkit.farm.rootfs.account import Weight
-from labkit.farm.rootfs.buildplan import BuildPlan, Rootfs, key_of
+from labkit.farm.rootfs.buildplan import Rootfs, key_of
 from labkit.farm.rootfs.cache_entries import discard
 from labkit.farm.rootfs.files import scan
 from labkit.farm.rootfs.ladder import LADDER, Step
@@ -255,7 +254,9 @@ def _ablate(lab: Lab, built: Rootfs, place: Path) -> Ablation:
     before = rootfs.build(lab, planned.variant.after).value
     with scratch(lab, place) as folder:
         tree = Tree.read(before.path)
-        full = _full(lab, planned, before, folder)
+        repository = buildplan.repository(planned)
+        added = bootstrap.fetch(planned, PackageCache.of(lab), repository, folder, before)
+        full = with_added(tree, added, folder / "added")  # all files that the steps may have
         probes_of = StepProbes(lab, tree, full, folder)
         tried = [probes_of.begin(before.variant), *probes_of.each(LADDER[built.variant])]
         same = _same(probes_of.tree, built.path)
@@ -263,23 +264,11 @@ def _ablate(lab: Lab, built: Rootfs, place: Path) -> Ablation:
     return Ablation(variant=built.variant, before=before.variant, tried=tuple(tried), same=same)
 
 
-def _full(lab: Lab, planned: BuildPlan, before: Rootfs, folder: Path) -> Tree:
-    """All files that there are, with the packages that the variant's steps add, as its build has them."""
-    tree = Tree.read(before.path)
-    files = bootstrap.fetch(
-        planned, PackageCache.of(lab), buildplan.repository(planned), folder, before
-    )
-    return with_added(tree, files, folder / "added")
-
-
 def _same(tree: Tree, root: Path) -> bool:
-    """Whether the tree has the files of a root file system, of the same sizes but for dpkg's own notes."""
-    own = {(path, item.file.form) for path, item in tree.items.items() if not _noted(path)}
-    return own == {(file.path, file.form) for file in scan(root) if not _noted(file.path)}
-
-
-def _noted(path: str) -> bool:
-    return path.startswith("/var/lib/dpkg/")
+    """Whether the tree has the files of a root file system, of the same forms, but for dpkg's own notes."""
+    ours = {(path, item.file.form) for path, item in tree.items.items()}
+    theirs = {(file.path, file.form) for file in scan(root)}
+    return all(path.startswith("/var/lib/dpkg/") for path, _ in ours ^ theirs)
 
 
 # -- steps, applied and probed ---------------------------------------------------------------------
@@ -295,7 +284,7 @@ class StepProbes:
         self.tree = tree
         self.full = full
         self.folder = folder
-        self.config = image.unpacked(lab, "web").config
+        self.config = images.unpacked(lab, "web").config
         self.weight: Weight | None = None
         self._count = 0
 
@@ -318,7 +307,7 @@ class StepProbes:
     def traced(self) -> Step:
         """The step that keeps what serving one page opens, of the tree as it is now."""
         folder, unpacked = self._written(self.tree)
-        site = image.unpacked(self.lab, self.lab.sites[0].name)
+        site = images.unpacked(self.lab, self.lab.sites[0].name)
         with_site = unpacked.model_copy(update={"lower": (*site.lower[:-1], *unpacked.lower)})
         with lock(self.lab.run_dir, "farm"):
             served = usage.serve(self.lab, with_site, watch=True, page_only=True)

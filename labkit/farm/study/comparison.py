@@ -11,6 +11,8 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+import pandas
+
 from labkit.checks import Check, equal
 from labkit.core import run
 from labkit.core.result import Outcome, Result, action
@@ -202,13 +204,10 @@ def variant_table(value: Comparison) -> Table:
 def kind_table(contents: Mapping[str, Contents]) -> Table:
     """One row a kind of file, one column a root file system; every column adds up to its size."""
     order = sorted(contents.values(), key=lambda item: -item.weight.size)
-    sums = {item.name: item.by_kind() for item in order}
-    rows: list[dict[str, Cell]] = [
-        {"kind": kind, **{name: by[kind].size if kind in by else 0 for name, by in sums.items()}}
-        for kind in KINDS
-        if any(kind in by for by in sums.values())
-    ]
-    rows.sort(key=lambda row: -max(int(row[item.name] or 0) for item in order))
+    sums = {item.name: {kind: w.size for kind, w in item.by_kind().items()} for item in order}
+    sizes = pandas.DataFrame(sums, index=KINDS).dropna(how="all").fillna(0).astype(int)
+    largest = sizes.max(axis=1).sort_values(ascending=False, kind="stable")
+    rows = sizes.loc[largest.index].reset_index(names="kind").to_dict("records")
     title = "What kind of files they consist of: apparent size"
     return Table.of("kinds", title, rows, units=dict.fromkeys(sums, "bytes"))
 

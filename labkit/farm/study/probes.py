@@ -31,9 +31,9 @@ from labkit.core.files import write_atomically
 from labkit.core.journal import lock
 from labkit.display import counted, quoted
 from labkit.errors import FarmError, LabkitError
+from labkit.farm import images
 from labkit.farm.containers import container, replica_files, runc, trial, written
 from labkit.farm.containers.overlay import WWW_DATA
-from labkit.farm.images import actions as images
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.network.netns import inside
 from labkit.farm.study.probe_containers import (
@@ -120,7 +120,7 @@ def probe(lab: Lab, image: Unpacked | str) -> tuple[Probe, ...]:
     Waits for the lab's ``farm`` lock.
 
     :param image: an unpacked image, or its tag; raises for a tag what
-        :func:`labkit.farm.images.actions.unpacked` raises.
+        :func:`labkit.farm.images.unpacked` raises.
     """
     unpacked = images.unpacked(lab, image) if isinstance(image, str) else image
     parts = roles(lab)
@@ -503,7 +503,7 @@ def _start_sshd(one: Container) -> None:
     one.programs.append(process.wait)
     until(lambda: process.poll() is not None or inside(one.replica.netns, _listens))
     if process.poll() is not None:
-        raise FarmError(one.name, f"sshd does not start: {tail(log)}", code="farm.ssh")
+        raise FarmError("sshd", f"does not start: {tail(log)}", code="farm.ssh")
 
 
 def _listens() -> bool:

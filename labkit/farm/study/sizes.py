@@ -11,8 +11,7 @@ from labkit.core import run
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
-from labkit.farm import rootfs
-from labkit.farm.images import actions as image
+from labkit.farm import images, rootfs
 from labkit.farm.images import builder
 from labkit.farm.rootfs import account, variants
 from labkit.farm.rootfs.account import Asked, Contents, Weight, asked
@@ -169,7 +168,7 @@ def find(lab: Lab, name: str) -> Place:
     base = asked(variants.of_lab(lab), lab.rootfs.packages)
     more = variants.PACKAGES if tag != "base" else ()
     given = base.model_copy(update={"packages": (*more, *base.packages)})
-    return Place(name=name, roots=image.unpacked(lab, tag).lower, asked=given)
+    return Place(name=name, roots=images.unpacked(lab, tag).lower, asked=given)
 
 
 def _summary(value: Explained) -> str:

@@ -25,9 +25,8 @@ from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
 from labkit.errors import FarmError, LabkitError
-from labkit.farm import rootfs
+from labkit.farm import images, rootfs
 from labkit.farm.containers import container, replica_files
-from labkit.farm.images import actions as images
 from labkit.farm.images import builder
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.rootfs import account, packages, variants
@@ -545,5 +544,5 @@ def _session(one: Container) -> str:
     try:
         said = probes.session(one)
     except FarmError as error:
-        said = error.reason
+        said = f"{error.value} {error.reason}"
     return FINE if said == f"{one.name} root" else said

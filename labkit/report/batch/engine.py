@@ -1,4 +1,4 @@
-"""Runs one notebook by papermill, with an engine of ours that reports each cell: a program, in a process of its own.
+"""A program that runs one notebook by papermill, with an engine that reports each cell.
 
 ``python -m labkit.report.batch.engine SOURCE TARGET MOST [PARAMETERS]`` saves in TARGET what it has after each cell,
 logs what cells print on standard error, and writes a line of JSON on standard output when

@@ -20,12 +20,10 @@ from typing import Any
 import psutil
 
 import labkit
-from labkit import reading
 from labkit.core import run
 from labkit.core.files import text_of, write_atomically
 from labkit.core.journal import Entry
 from labkit.core.run import labkit_variables
-from labkit.display import quoted
 from labkit.errors import CommandTimeoutError, ConfigError
 from labkit.kernel.proc import lives
 from labkit.model import parameters as cells
@@ -378,24 +376,6 @@ def write_lab_file(lab: Lab) -> Path:
     if text_of(path) != text:
         write_atomically(path, text)
     return path
-
-
-def value_of(text: str) -> Any:
-    """An option's value: JSON where it is JSON (numbers, true, null, lists), else the text itself."""
-    try:
-        return reading.parsed(text)
-    except ValueError:
-        return text
-
-
-def pair(option: str) -> tuple[str, Any]:
-    """``replicas=3`` or ``proxy.port=81`` as name and value; :class:`ConfigError` when it is no such pair."""
-    name, equals, value = option.partition("=")
-    if not equals or not name.replace(".", "").isidentifier():
-        raise ConfigError(
-            quoted(option), "is no NAME=VALUE", "write it like replicas=3", code="config.option"
-        )
-    return name, value_of(value)
 
 
 def _is_table(value: object) -> bool:

@@ -317,22 +317,18 @@ class Batch:
         started, clock = datetime.now(UTC), time.monotonic()
         execution = self._execute(stage, given)
         seconds = round(time.monotonic() - clock, 2)
-        record, reasons = self._judge(stage, execution, started, seconds)
-        record = record.model_copy(update={"inputs": now})
-        if record.state == "passed":
-            self._keep(stage, execution, record)
-        elif self.interrupted:
+        record = self._judge(stage, execution, started, seconds)
+        if self.interrupted and record.state == "failed":
             return _ending("ended", record, (f"ended by {self.interrupted}",), seconds)
-        else:
-            self._keep_failure(stage, execution, record)
-        return _ending(record.state, record, reasons, seconds)
+        self._keep(stage, execution, record.model_copy(update={"inputs": now}))
+        return _ending(record.state, record, record.problems, seconds)
 
     def _inputs(self, stage: StagePlan) -> Inputs:
         own = {k: v for k, v in self._parameters(stage).items() if k not in PARAMETERS}
         return build_cache.inputs_of(self.lab, stage, self._sources[stage.name], own)
 
     def _why(self, stage: StagePlan) -> str:
-        """Why a stage has to run now, '' when its last run still stands and nobody asks for it."""
+        """Why a stage has to run now, '' when its last run still stands and it was not asked for."""
         now = self._inputs(stage)
         why = build_cache.why_run(self.lab, stage, self._memory, now, self._standing)
         return why or ("it was asked for" if stage.name in self.wish.forced() else "")
@@ -368,8 +364,8 @@ class Batch:
 
     def _judge(
         self, stage: StagePlan, execution: notebooks.Execution, started: datetime, seconds: float
-    ) -> tuple[StageRecord, tuple[str, ...]]:
-        """The record to keep, failed unless everything says that the stage passed; and the reasons."""
+    ) -> StageRecord:
+        """The record to keep, which failed unless everything says that the stage passed."""
         pending = records.pending(self.lab, stage.name, self.run_id)
         try:
             record = records.read_pending(self.lab, stage.name, self.run_id)
@@ -378,7 +374,7 @@ class Batch:
         pending.unlink(missing_ok=True)
         judged = verdict(execution, record, self.run_id)
         if judged.passed and record:
-            return record, ()
+            return record
         unclosed = StageRecord(
             stage=stage.name,
             title=stage.title,
@@ -392,19 +388,15 @@ class Batch:
             entries=records.entries_of(execution.notebook) if execution.notebook else (),
         )
         update = {"state": "failed", "problems": judged.reasons}
-        return (record or unclosed).model_copy(update=update), judged.reasons
+        return (record or unclosed).model_copy(update=update)
 
     def _keep(self, stage: StagePlan, execution: notebooks.Execution, record: StageRecord) -> None:
-        records.keep(self.lab, record, notebooks.tidy(execution.notebook or {}, stage.name))
-        source = str(self._sources[stage.name].resolve())
-        remembered = Remembered(source=source, record=records.fingerprint(record))
-        self._remember(lambda memory: build_cache.with_stage(memory, stage.name, remembered))
-
-    def _keep_failure(
-        self, stage: StagePlan, execution: notebooks.Execution, record: StageRecord
-    ) -> None:
         text = notebooks.tidy(execution.notebook, stage.name) if execution.notebook else ""
         records.keep(self.lab, record, text)
+        if record.state == "passed":
+            source = str(self._sources[stage.name].resolve())
+            remembered = Remembered(source=source, record=records.fingerprint(record))
+            self._remember(lambda memory: build_cache.with_stage(memory, stage.name, remembered))
 
     def _remember(self, change: Callable[[BuildCache], BuildCache]) -> None:
         with self._lock:

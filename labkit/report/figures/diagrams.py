@@ -52,7 +52,7 @@ def _box(axes: Axes, across: Place, down: Place, *, rounding: float = 0.06, **lo
 def image_relations(lab: Lab, result: Result[Any]) -> Figure:
     """Draws an image layout and the bundle unpacked from it as boxes and arrows: who points to whom.
 
-    :param result: of :func:`labkit.farm.images.actions.steps`, with table ``pointers``.
+    :param result: of :func:`labkit.farm.images.steps`, with table ``pointers``.
     """
     rows = style.rows(result, "pointers")
     places = arrange_files(rows)

@@ -56,9 +56,8 @@ def grouped(table: pandas.DataFrame, value: Failover) -> pandas.DataFrame:
         return table
     others = [name for name in names if name != value.replica]
     told = f"the other {counted(len(others), 'replica')}"
-    return table.assign(**{told: table[others].sum(axis=1)})[
-        ["time", told, value.replica, *OTHERS[1:]]
-    ]
+    summed = table.assign(**{told: table[others].sum(axis=1)})
+    return summed[["time", told, value.replica, *OTHERS[1:]]]
 
 
 def _alt(value: Failover) -> str:
@@ -85,7 +84,7 @@ def _marks(value: Failover) -> list[tuple[str, float]]:
 def _served(axes: Axes, table: pandas.DataFrame, *, alone: bool) -> None:
     """The bars of each replica above each other, and the marks of requests that failed or were sent again."""
     names = [name for name in table if name not in OTHERS]
-    bars = {"x": table["time"] + BIN / 2, "width": BIN * 0.9}
+    bars: dict[str, Any] = {"x": table["time"] + BIN / 2, "width": BIN * 0.9}
     tops = table["time"] * 0
     for place, name in enumerate(names):
         colour = style.SEGMENTS[place % len(style.SEGMENTS)]
@@ -97,9 +96,13 @@ def _served(axes: Axes, table: pandas.DataFrame, *, alone: bool) -> None:
             hatch="////", linewidth=0.8, label=f"failed: {table['failed'].sum():,}", **bars,
         )  # fmt: skip
         tops = tops + table["failed"]
-    _marked(axes, table, tops, "again", marker="^", color=style.AMBER, label="sent again")
-    if not alone:
-        _marked(axes, table, tops, "failed", marker="X", color=style.ORANGE, label="failed")
+    marks = (("again", "sent again", "^", style.AMBER), ("failed", "failed", "X", style.ORANGE))
+    for column, said, mark, colour in marks[: 1 if alone else 2]:
+        some = table[column] > 0
+        axes.scatter(
+            bars["x"][some], tops[some] * 1.08, s=70, zorder=5, edgecolors="black", marker=mark,
+            color=colour, label=f"{said}: {table[column].sum():,}",
+        )  # fmt: skip
     axes.set(ylabel=f"requests per {BIN * 1000:.0f} ms", ylim=(0, tops.max() * 1.25 or 1.0))
     axes.grid(axis="y")
     handles, labels = axes.get_legend_handles_labels()
@@ -109,23 +112,6 @@ def _served(axes: Axes, table: pandas.DataFrame, *, alone: bool) -> None:
         [known[label] for label in order], order,
         loc="lower left", bbox_to_anchor=(-0.01, 1.18), ncols=len(order), borderaxespad=0.1,
         **({"columnspacing": 1.0, "handlelength": 1.2, "fontsize": 9} if len(order) > 5 else {}),
-    )  # fmt: skip
-
-
-def _marked(
-    axes: Axes,
-    table: pandas.DataFrame,
-    tops: pandas.Series,
-    column: str,
-    *,
-    label: str,
-    **look: Any,
-) -> None:
-    """A mark above each bar whose row has some in ``column``."""
-    some = table[column] > 0
-    axes.scatter(
-        table["time"][some] + BIN / 2, tops[some] * 1.08, s=70, zorder=5, edgecolors="black",
-        label=f"{label}: {table[column].sum():,}", **look,
     )  # fmt: skip
 
 

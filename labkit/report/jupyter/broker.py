@@ -53,7 +53,7 @@ class _Told(BaseException):
 
 
 def caller(environment: Mapping[str, str], euid: int) -> Person | None:
-    """The person who called sudo; None for who is not root, or has not become it by sudo."""
+    """The person who called sudo; None where the caller is not root, or did not call sudo."""
     uid, gid = environment.get("SUDO_UID", ""), environment.get("SUDO_GID", "")
     if euid or not (uid.isdigit() and gid.isdigit()) or not int(uid):
         return None
@@ -213,7 +213,7 @@ class Broker:
             os.close(ended)
 
     def close(self) -> None:
-        """Every kernel has ended, and nobody is listened to."""
+        """Ends every kernel, and closes the socket."""
         for kernel in tuple(self._kernels.values()):
             self._end(kernel)
         self._selector.close()
@@ -289,7 +289,7 @@ def require_own(asked: Asked, uid: int) -> None:
 
 
 def _user(client: socket.socket) -> int:
-    """Who is at the other end (struct ucred: process, user, group)."""
+    """The user at the other end (struct ucred: process, user, group)."""
     size = struct.calcsize("3i")
     found: tuple[int, int, int] = struct.unpack(
         "3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)

@@ -28,8 +28,7 @@ from labkit.wiki.merge.fences import Block
 from labkit.wiki.remarks import listing, threads
 from labkit.wiki.remarks.listing import Remarks
 from labkit.wiki.render import notebook, wikitext
-from labkit.wiki.render.notebook import Rendered
-from labkit.wiki.render.writing import Place, page_name
+from labkit.wiki.render.writing import Place, Written, page_name
 
 
 class Pages(Record):
@@ -40,14 +39,9 @@ class Pages(Record):
     uploads: tuple[Upload, ...]
 
 
-def pages(lab: Lab, found: Remarks, features: Features | None = None) -> Pages:
-    """The report's blocks and pictures, from what the stages left in the lab's outputs, for a wiki
-    that has these features (all of them where none are given)."""
-    return with_remarks(stages(lab, features), found)
-
-
 def stages(lab: Lab, features: Features | None = None) -> Pages:
-    """The same without the block that lists the remarks."""
+    """The report's blocks and pictures, from what the stages left in the lab's outputs, for a wiki that
+    has these features (all of them where none are given), without the block that lists the remarks."""
     latest = {record.stage: record for record in records.latest(lab)}
     stale = build_cache.stale(lab, tuple(latest.values()))
     uploads: dict[str, Upload] = {}
@@ -61,7 +55,7 @@ def stages(lab: Lab, features: Features | None = None) -> Pages:
             else rendered(lab, stage, record, features, why)
         )
         uploads |= {item.name: item for item in shown.uploads}
-        blocks.append(fences.block(stage.name, wikitext.heading(stage.title, 2), shown.body))
+        blocks.append(fences.block(stage.name, wikitext.heading(stage.title, 2), shown.text))
     return Pages(
         latest=tuple(latest.values()), blocks=tuple(blocks), uploads=tuple(uploads.values())
     )
@@ -98,22 +92,22 @@ def rendered(
     latest: StageRecord | None,
     features: Features | None = None,
     stale: str = "",
-) -> Rendered:
+) -> Written:
     """A stage's block: its state, then its last passed run as its notebook shows it. ``latest`` is the
     record of its last run, if it has one; ``stale`` why that is, if it is."""
     bad = latest if latest and latest.state == "failed" else None
     good = records.read(lab, stage.name) if bad else latest
     if good is None and bad is None:
-        return Rendered(title="", body=_to_come(stage))
+        return Written(_to_come(stage))
     parts = [f"'''{ICONS['stale']} Stale''', because {wikitext.literal(stale)}."] if stale else []
     parts += [_failure(bad, good)] if bad else []
     shown = _shown(lab, stage, good, features or Features()) if good else None
-    parts += [_status(stage, good), shown.body] if good and shown else []
+    parts += [_status(stage, good), shown.text] if good and shown else []
     body = "\n\n".join(part for part in parts if part)
-    return Rendered(title="", body=body, uploads=shown.uploads if shown else ())
+    return Written(body, shown.uploads if shown else ())
 
 
-def own(latest: Mapping[str, StageRecord], stale: Mapping[str, str]) -> Rendered:
+def own(latest: Mapping[str, StageRecord], stale: Mapping[str, str]) -> Written:
     """The closing block: the tasks, and what answers each row of the assignment.
 
     It says nothing of the stage that publishes, so that publishing again finds it unchanged.
@@ -129,7 +123,7 @@ def own(latest: Mapping[str, StageRecord], stale: Mapping[str, str]) -> Rendered
         wikitext.heading("The assignment's rows", 3),
         wikitext.table(answered, longest=100),
     )
-    return Rendered(title="", body="\n\n".join(parts))
+    return Written("\n\n".join(parts))
 
 
 def listed(found: Remarks) -> str:
@@ -198,7 +192,7 @@ def _to_come(stage: StagePlan) -> str:
     return "\n".join(["''Not run yet.'' It answers:", *said])
 
 
-def _shown(lab: Lab, stage: StagePlan, record: StageRecord, features: Features) -> Rendered:
+def _shown(lab: Lab, stage: StagePlan, record: StageRecord, features: Features) -> Written:
     """The run as its executed notebook shows it; without that, its results and figures alone."""
     found = records.notebook_of(lab, record)
     if found is None:

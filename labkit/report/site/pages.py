@@ -122,7 +122,7 @@ class StageView:
 
 
 def stages(lab: Lab) -> tuple[StageView, ...]:
-    """All stages, from what is in the lab's outputs; a damaged record is a state, not an error."""
+    """Returns all stages from the lab's outputs; a damaged record is a state, not an error."""
     views = [_stage(lab, stage) for stage in STAGES]
     stale = build_cache.stale(lab, [view.page.record for view in views if view.page])
     return tuple(
@@ -174,7 +174,7 @@ def _recorded(lab: Lab, record: StageRecord) -> Iterator[Section]:
 
 
 def of_notebook(
-    notebook: Mapping[str, Any], pages: Mapping[str, str], *, unsaid: str = "\0"
+    notebook: Mapping[str, Any], pages: Mapping[str, str], *, unsaid: str = ""
 ) -> tuple[tuple[Section, ...], Mapping[str, bytes]]:
     """An executed notebook (nbformat 4) as sections, in its order, and the pictures in them by their addresses.
 
@@ -195,7 +195,7 @@ def of_notebook(
 
 
 def _cells(notebook: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], tree.Document | None]]:
-    """The cells, the narrative's with what they tell; footnotes are counted through all of them.
+    """The cells, Markdown cells with their documents; footnotes are counted through all of them.
 
     The cell that papermill adds to mark where an error was is left out: the page says that itself.
     """
@@ -227,7 +227,7 @@ def _sections(
         yield from (
             _output(number, part, writer)
             for part in shown
-            if not (isinstance(part, tree.Screen) and part.text.startswith(unsaid))
+            if not (unsaid and isinstance(part, tree.Screen) and part.text.startswith(unsaid))
         )
 
 
@@ -248,7 +248,7 @@ def ran(lab: Lab, shown: Sequence[StageView]) -> tuple[Lab, list[tuple[str, str]
     given = build_cache.described(lab)
     whole = [{**given, **record.parameters} for record in found] or [given]
     most = max(reversed(whole), key=whole.count)
-    rows = dict(changes(most, Lab().model_dump(mode="json")))
+    rows = changes(most, Lab().model_dump(mode="json"))
     for record, own in zip(found, whole, strict=False):
         for key, value in build_cache.differing(plan(record.stage), most, own):
             rows[key] = f"{rows.get(key) or _said(value[0])}; {_said(value[1])} in {record.stage}"
@@ -260,24 +260,14 @@ def when(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
-def changes(
-    now: Mapping[str, Any], default: Mapping[str, Any], path: str = ""
-) -> list[tuple[str, str]]:
+def changes(now: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, str]:
     """The parameters that differ from the defaults, by their dotted key, as text."""
-    found: list[tuple[str, str]] = []
-    for key, value in now.items():
-        usual = default.get(key)
-        if isinstance(value, dict) and isinstance(usual, dict):
-            found += changes(value, usual, f"{path}{key}.")
-        elif value != usual:
-            found.append((f"{path}{key}", _said(value)))
-    return found
+    usual = build_cache.flat(default)
+    return {k: _said(v) for k, v in build_cache.flat(now).items() if v != usual.get(k)}
 
 
 def _said(value: Any) -> str:
     """A parameter's value in words: sites by their names."""
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(
-            str(v["name"] if isinstance(v, dict) and "name" in v else v) for v in value
-        )
+        return ", ".join(str(v.get("name", v) if isinstance(v, dict) else v) for v in value)
     return "–" if value in (None, "") else str(value)

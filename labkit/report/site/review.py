@@ -6,7 +6,6 @@ escaped; what the pages say is only what the stages' records and executed notebo
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -32,7 +31,7 @@ from labkit.wiki.render import wikitext
 
 #: The table rows that a page shows before the rest is folded.
 ROWS_SHOWN = 12
-#: Of a table with more rows than this, which nobody reads through, so many are shown.
+#: A table with more rows than the first number shows the second number of them.
 LONG, FEW_SHOWN = 100, 4
 #: A rest of no more than this is shown, too: to unfold it takes longer than to read it.
 REST = 3
@@ -111,23 +110,19 @@ def _index(lab: Lab, shown: tuple[StageView, ...]) -> str:
         found = tuple(stage.page.record for stage in shown if stage.page)
     stale = {stage.plan.name: stage.stale for stage in shown if stage.stale}
     of, parameters = pages.ran(lab, shown)
-    return (
-        _templates()
-        .get_template("index.html.j2")
-        .render(
-            lab=of,
-            shown=shown,
-            stale=stale,
-            tasks=task_states(found, stale),
-            answers=row_answers(found),
-            judged=judged_rows(found, stale),
-            icons=ICONS,
-            rows=ROWS,
-            files=_files(shown),
-            listing=discussion.last(lab),
-            parameters=parameters,
-            pictures=[(page, item) for s in shown if (page := s.page) for item in page.pictures],
-        )
+    return _TEMPLATES.get_template("index.html.j2").render(
+        lab=of,
+        shown=shown,
+        stale=stale,
+        tasks=task_states(found, stale),
+        answers=row_answers(found),
+        judged=judged_rows(found, stale),
+        icons=ICONS,
+        rows=ROWS,
+        files=_files(shown),
+        listing=discussion.last(lab),
+        parameters=parameters,
+        pictures=[(page, item) for s in shown if (page := s.page) for item in page.pictures],
     )
 
 
@@ -135,57 +130,23 @@ def _stage(lab: Lab, shown: tuple[StageView, ...], stage: StageView, page: Page)
     place = shown.index(stage)
     checks = page.record.checks
     listing = discussion.last(lab)
-    return (
-        _templates()
-        .get_template("stage.html.j2")
-        .render(
-            lab=lab,
-            stage=stage,
-            page=page,
-            record=page.record,
-            files=_files(shown),
-            listing=listing,
-            asked=listing.about(stage.plan.name) if listing else None,
-            checks=[*failed(checks), *(check for check in checks if check.holds)],
-            before=next((s.page for s in reversed(shown[:place]) if s.page), None),
-            after=next((s.page for s in shown[place + 1 :] if s.page), None),
-        )
+    return _TEMPLATES.get_template("stage.html.j2").render(
+        lab=lab,
+        stage=stage,
+        page=page,
+        record=page.record,
+        files=_files(shown),
+        listing=listing,
+        asked=listing.about(stage.plan.name) if listing else None,
+        checks=[*failed(checks), *(check for check in checks if check.holds)],
+        before=next((s.page for s in reversed(shown[:place]) if s.page), None),
+        after=next((s.page for s in shown[place + 1 :] if s.page), None),
     )
 
 
 def _files(shown: tuple[StageView, ...]) -> dict[str, str]:
     """The page of each stage that has one."""
     return {stage.plan.name: stage.page.file for stage in shown if stage.page}
-
-
-@functools.cache
-def _templates() -> Environment:
-    templates = Environment(
-        loader=PackageLoader("labkit.report.site"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters |= {
-        "counted": counted,
-        "when": pages.when,
-        "duration": display.duration,
-        "human": display.human,
-        "numeric": _is_number,
-        "plain": wikitext.plain,
-        "breakable": hypertext.breakable,
-    }
-    templates.globals |= {
-        "altered_of": page_merge.altered_table,
-        "vanished_of": listings.vanished,
-        "version": __version__,
-        "head_of": _head_of,
-        "shown_of": _shown_of,
-        "wide": _is_wide,
-        "of_lines": _is_of_lines,
-    }
-    return templates
 
 
 def _shown_of(table: Table) -> int:
@@ -197,15 +158,20 @@ def _head_of(items: Sequence[object], most: int = ROWS_SHOWN) -> int:
     return len(items) if len(items) - most <= REST else most
 
 
-def _is_of_lines(table: Table) -> bool:
-    """Whether a table is a text, line by line, in which blanks count."""
-    return [column.name for column in table.columns] == ["line"]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _is_wide(table: Table) -> bool:
     """Whether a table has cells that hold a paragraph."""
     return any(isinstance(cell, str) and len(cell) > 60 for row in table.rows for cell in row)
+
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("labkit.report.site"), autoescape=True, undefined=StrictUndefined,
+    trim_blocks=True, lstrip_blocks=True,
+)  # fmt: skip
+_TEMPLATES.filters |= {
+    "counted": counted, "when": pages.when, "duration": display.duration, "human": display.human,
+    "plain": wikitext.plain, "breakable": hypertext.breakable,
+}  # fmt: skip
+_TEMPLATES.globals |= {
+    "altered_of": page_merge.altered_table, "vanished_of": listings.vanished, "version": __version__,
+    "head_of": _head_of, "shown_of": _shown_of, "wide": _is_wide,
+}  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a stage's result depends on, what the last rebuild saw of it, and why a stage has to run again."""
+"""The build cache: what each stage's result depends on, what the last rebuild saw, and why a stage has to run again."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def differing(
     stage: StagePlan, before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> Iterator[tuple[str, tuple[Any, Any]]]:
     """The keys of lab.toml that a stage uses and that differ in two descriptions, each with both values."""
-    then, today = _flat(_used(before, stage)), _flat(now)
+    then, today = flat(_used(before, stage)), flat(now)
     for key, value in then.items():
         if key in today and key not in APART and today[key] != value:
             yield key, (value, today[key])
@@ -158,12 +158,12 @@ def _said(value: object) -> str:
     return "not set" if value in (None, "") else json.dumps(value)
 
 
-def _flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     """Nested values by their dotted keys."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         nested = isinstance(value, Mapping)
-        found |= _flat(value, f"{path}{key}.") if nested else {f"{path}{key}": value}
+        found |= flat(value, f"{path}{key}.") if nested else {f"{path}{key}": value}
     return found
 
 

@@ -1,4 +1,4 @@
-"""The teacher's remarks and what answers them, seen from the report: the page's and the results'."""
+"""Lists the teacher's remarks on the report's page, with the answers on the page and the results that address them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage leaves: its results, figures and checks as one JSON file that tells when it was changed."""
+"""A stage's record: its results, figures and checks in one signed JSON file; and its pictures and executed notebook."""
 
 from __future__ import annotations
 
@@ -380,7 +380,7 @@ def discard_drafts(lab: Lab, run: str) -> None:
 
 
 def sweep_drafts(lab: Lab) -> None:
-    """The drafts of runs that ended long ago are gone: nobody will close those any more."""
+    """The drafts of runs that ended long ago are gone: their stages will not close any more."""
     for path in (lab.output_dir / "figures").glob(".*/"):
         if time.time() - path.stat().st_mtime > OLD:
             shutil.rmtree(path, ignore_errors=True)

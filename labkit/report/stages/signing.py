@@ -231,7 +231,7 @@ def _message(kind: str, hashed: str) -> bytes:
 
 @contextmanager
 def reading(lab: Lab) -> Iterator[Seal]:
-    """What can be relied on in the lab's outputs; nobody writes a part of them while the block runs."""
+    """What can be relied on in the lab's outputs; no process writes a part of them while the block runs."""
     if not lab.output_dir.is_dir():
         yield seal(lab.output_dir, public(lab), lab.name)
         return
@@ -362,7 +362,7 @@ def _settle(lab: Lab) -> None:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """The folder's lock (flock(2)), which ends with the process: nobody else reads or writes a part meanwhile."""
+    """The folder's lock (flock(2)), which ends with the process: no other process reads or writes a part meanwhile."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -29,7 +29,6 @@ from labkit.report.stages.assignment import (
     ASSIGNMENT,
     REPORT,
     ROWS,
-    STAGES,
     TASKS,
     Judged,
     StagePlan,
@@ -41,8 +40,6 @@ from labkit.report.stages.assignment import (
     problems,
 )
 from labkit.report.stages.record import Entry, StageRecord
-
-__all__ = ["ROWS", "STAGES", "Stage", "StagePlan", "StageRecord", "closing_table", "coverage"]
 
 Shown = TypeVar("Shown", Result[Any], Figure)
 

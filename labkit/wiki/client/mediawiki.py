@@ -63,7 +63,7 @@ class MediaWiki(mwclient.Site):  # type: ignore[misc]
         self.own, self.bot, self.account = own, bot, ""
         self.late = info is not None
         self.renew: Callable[[], None] | None = None
-        self.renewing = threading.Lock()
+        self.renewing, self.renewals = threading.Lock(), 0
         self.extensions = info.extensions if info else None
         super().__init__(
             parts.netloc,
@@ -223,6 +223,7 @@ class MediaWiki(mwclient.Site):  # type: ignore[misc]
         """
         ground = {"createonly": 1} if base is None else {"baserevid": base, "nocreate": 1}
         page = Page(self, title, info={"title": title})  # nothing is asked: the base is known
+        self.blocked = False  # a block may be of other pages: the wiki decides, not mwclient
         answer = self._write(
             title, lambda: page.edit(text, summary[:480], bot=True, formatversion=2, **ground)
         )
@@ -261,15 +262,16 @@ class MediaWiki(mwclient.Site):  # type: ignore[misc]
     def _write(self, what: str, once: Callable[[], T]) -> T:
         """What ``once`` returns, as the session's account: one that has ended is renewed, once."""
         self.sign_in()
-        token = self.tokens.get("csrf")
+        renewals = self.renewals
         try:
             return asked(what, once)
         except SessionEndedError:
             if self.renew is None:
                 raise
         with self.renewing:
-            if self.tokens.get("csrf") in (token, None):  # and no other thread has renewed it
+            if self.renewals == renewals:  # and no other thread has renewed it
                 self.renew()
+                self.renewals += 1
         return asked(what, once)
 
     def _query(self, what: str, **words: Any) -> Any:
@@ -366,8 +368,6 @@ def asked(what: str, once: Callable[[], T]) -> T:
         return once()
     except (errors.APIError, errors.ProtectedPageError) as error:
         wrong = refusal(what, str(error.code or "permissiondenied"), str(error.info or error))
-    except errors.UserBlocked:
-        wrong = refusal(what, "blocked", "mwclient has read so of the account")
     except errors.InsufficientPermission:
         wrong = refusal(what, "permissiondenied", "the account lacks the right to upload")
     except errors.AssertUserFailedError:

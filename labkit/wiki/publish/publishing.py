@@ -70,11 +70,6 @@ class Published(Kept):
         """The blocks that a person deleted."""
         return tuple(change.name for change in self.changes if change.state == "deleted")
 
-    @property
-    def kept(self) -> int:
-        """How many lines inside blocks are a person's."""
-        return sum(len(change.kept) for change in self.changes)
-
 
 class Mended(Record):
     """What mending a page's comments did, or would do (``diff``, '' for nothing)."""

@@ -16,14 +16,12 @@ from urllib.parse import unquote
 from pydantic import ValidationError
 
 from labkit.core.result import FIGURE_MIME, RESULT_MIME, Figure, Result
-from labkit.records import Record
-from labkit.wiki.client.protocol import Upload
 from labkit.wiki.render import html_reader, markdown, pictures, terminal, tree, writing
 from labkit.wiki.render.pictures import Picture
-from labkit.wiki.render.tree import Document, Line, Paragraph, Part, Parts, Styled, Text
+from labkit.wiki.render.tree import Document, Paragraph, Part, Parts, Styled, Text
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-#: What a picture's text says when nobody described it: a program's name for the object.
+#: The text/plain of a picture without a description: the repr of its object.
 _NAMELESS = re.compile(r"\s*(?:<.*>|\S*\(.*\)|\S+ at 0x[0-9a-f]+)?\s*", re.DOTALL)
 _TEX = re.compile(r"\s*(\$\$?|\\\[|\\\()(.*?)(\$\$?|\\\]|\\\))\s*", re.DOTALL)
 
@@ -31,46 +29,34 @@ _TEX = re.compile(r"\s*(\$\$?|\\\[|\\\()(.*?)(\$\$?|\\\]|\\\))\s*", re.DOTALL)
 Bundle = Mapping[str, Any]
 
 
-class Rendered(Record):
-    """A notebook's title as wikitext ('' when it has none), the rest of it, and its pictures."""
+def render(notebook: Mapping[str, Any], *, place: writing.Place | None = None) -> writing.Written:
+    """The notebook's wikitext, and its pictures.
 
-    title: str
-    body: str
-    uploads: tuple[Upload, ...] = ()
-
-
-def render(notebook: Mapping[str, Any], *, place: writing.Place | None = None) -> Rendered:
-    """The notebook's wikitext; a heading of level 1 at its beginning is its title."""
-    title, document = read(notebook)
-    written = writing.write(document, place)
-    return Rendered(
-        title=writing.title(document, title, place), body=written.text, uploads=written.uploads
-    )
+    A heading of level 1 at its beginning is its title, which its place on the wiki says already.
+    """
+    return writing.write(read(notebook), place)
 
 
-def read(notebook: Mapping[str, Any]) -> tuple[Line, Document]:
-    """The notebook's title and the rest of it."""
-    title: Line = ()
+def read(notebook: Mapping[str, Any]) -> tree.Document:
+    """The notebook without its title."""
     parts: list[Part] = []
     notes: list[Parts] = []
     waiting: list[str] = []
+    first = True
     for cell in notebook["cells"]:
-        source = text(cell["source"])
-        if cell["cell_type"] == "code":
-            waiting += [source] if source.strip() else []
-            if shown := outputs(cell["outputs"]):
-                parts += [*_source(waiting), *shown]
-                waiting = []
-        elif cell["cell_type"] == "markdown":
-            parts += _source(waiting)
+        found = narrative(cell, first_note=len(notes)) if cell["cell_type"] == "markdown" else None
+        shown = outputs(cell["outputs"]) if cell["cell_type"] == "code" else ()
+        if cell["cell_type"] == "code" and text(cell["source"]).strip():
+            waiting.append(text(cell["source"]))
+        if found or shown:
+            parts += [*_source(waiting), *shown]
             waiting = []
-            found = narrative(cell, first_note=len(notes))
-            rest = found.parts
-            if not (title or parts):
-                title, rest = _title(rest)
-            parts += rest
+        if found:
+            titled = first and not parts and any(map(_is_title, found.parts[:1]))
+            parts += found.parts[titled:]
             notes += found.notes
-    return title, Document((*parts, *_source(waiting)), tuple(notes))
+            first = first and not found.parts
+    return tree.Document((*parts, *_source(waiting)), tuple(notes))
 
 
 def narrative(cell: Mapping[str, Any], *, first_note: int = 0) -> Document:
@@ -92,12 +78,8 @@ def text(value: str | Iterable[str]) -> str:
     return value if isinstance(value, str) else "".join(map(str, value))
 
 
-def _title(parts: Parts) -> tuple[Line, Parts]:
-    """The first heading's line where it is of level 1, and the rest."""
-    match parts:
-        case (tree.Heading(1, line), *rest):
-            return line, tuple(rest)
-    return (), parts
+def _is_title(part: Part) -> bool:
+    return isinstance(part, tree.Heading) and part.level == 1
 
 
 def _source(cells: Sequence[str]) -> Parts:

@@ -42,13 +42,12 @@ _NOTES = "border-top:1px solid #a2a9b1;margin-top:1.5em;font-size:90%"
 class Place:
     """Where on a wiki a text stands.
 
-    ``shift`` is added to a heading's level, and ``least`` is the lowest level that comes out of it;
+    ``least`` is the lowest level of a heading, each of which is one deeper than its author wrote;
     ``link`` gives the wiki's own target (a page, ``#a heading``) for a link's address, None where it
     knows none; ``name`` tells apart the anchors of several texts on one page; ``read`` gives a
     file's content by its path relative to the lab's outputs.
     """
 
-    shift: int = 1
     least: int = 2
     name: str = "text"
     link: Callable[[str], str | None] = lambda address: None
@@ -70,11 +69,6 @@ def write(document: tree.Document, place: Place | None = None) -> Written:
     body = writer.parts(document.parts)
     text = "\n\n".join(filter(None, (body, writer.footnotes())))
     return Written(text, tuple(writer.uploads.values()))
-
-
-def title(document: tree.Document, line: Line, place: Place | None = None) -> str:
-    """A line of the document as the text of a heading that stands elsewhere."""
-    return _Writer(document, place or Place()).line(line)
 
 
 def url(address: str) -> str:
@@ -163,7 +157,7 @@ class _Writer:
         name = tree.slug(plain(line))
         anchor = f'<span id="{self.place.name}-{name}"></span>' if name in self._unmarked else ""
         self._unmarked -= {name}
-        return wikitext.titled(anchor + text, max(level + self.place.shift, self.place.least))
+        return wikitext.titled(anchor + text, max(level + 1, self.place.least))
 
     def within(self, parts: Parts) -> str:
         """Parts within another one: a section of the page cannot begin there."""
@@ -218,7 +212,7 @@ class _Writer:
         return "\n".join([*lines, "|}"])
 
     def head(self, row: Sequence[tree.Cell], part: tree.Grid) -> str:
-        """A header row; a column of numbers is sorted as one, whatever else it holds."""
+        """A header row; a column of numbers is sorted by number, with missing ones in it, too."""
         cells, column = [], 0
         for cell in row:
             number = part.sortable and column in part.numeric and cell.across == 1

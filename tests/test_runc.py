@@ -43,31 +43,12 @@ def typed() -> Iterator[int]:
     os.close(master)
 
 
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        (b"", ()),
-        (b"sleep\x00300\x00", ("sleep", "300")),
-        (b"a b\x00\x00c\x00", ("a b", "", "c")),
-        (b"runc\x00init\x00", runc.INIT),
-    ],
-)
-def test_command_line_is_read_word_by_word(text: bytes, wanted: tuple[str, ...]) -> None:
-    """An empty word is one, and the last NUL is no word."""
-    assert runc.words(text) == wanted
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        (b"", {}),
-        (b"A=1\x00B=\x00", {"A": "1", "B": ""}),
-        (b"A=b=c\x00ODD\x00", {"A": "b=c", "ODD": ""}),
-    ],
-)
-def test_variables_are_read_by_name(text: bytes, wanted: dict[str, str]) -> None:
-    """What is behind the first equals sign is the value."""
-    assert runc.variables(text) == wanted
+def test_words_and_variables_are_read_from_the_kernel_s_files() -> None:
+    """An empty word is one, and the last NUL is none; the value follows the first equals sign."""
+    assert runc.words(b"") == ()
+    assert runc.words(b"a b\x00\x00c\x00") == ("a b", "", "c")
+    assert runc.words(b"runc\x00init\x00") == runc.INIT
+    assert runc.variables(b"A=b=c\x00ODD\x00B=\x00") == {"A": "b=c", "ODD": "", "B": ""}
 
 
 @pytest.mark.parametrize(
@@ -89,6 +70,7 @@ def test_a_process_without_a_terminal_holds_none(quiet: int) -> None:
     assert (seen.command, seen.environment["WHO"]) == (("sleep", "60"), "a=b")
     assert seen.streams == ("/dev/null", "/dev/null", "/dev/null")
     assert (seen.terminals, seen.control, seen.held) == ((), False, "no terminal")
+    assert seen.model_copy(update={"control": True}).held == "terminal (controlling)"
 
 
 def test_a_process_on_a_terminal_holds_it(typed: int) -> None:
@@ -98,29 +80,6 @@ def test_a_process_on_a_terminal_holds_it(typed: int) -> None:
     assert seen.control
     assert seen.held == f"terminal {seen.streams[0]}"
     assert seen.streams[0].startswith("/dev/pts/")
-
-
-@pytest.mark.parametrize(
-    ("terminals", "control", "words"),
-    [
-        ((), False, "no terminal"),
-        ((), True, "terminal (controlling)"),
-        (("/dev/pts/3",), False, "terminal /dev/pts/3"),
-    ],
-)
-def test_one_stream_or_the_controlling_terminal_is_enough(
-    terminals: tuple[str, ...], control: bool, words: str
-) -> None:
-    """Whichever it has, it holds a terminal."""
-    seen = runc.Process(
-        pid=1,
-        command=(),
-        environment={},
-        streams=("", "", ""),
-        terminals=terminals,
-        control=control,
-    )
-    assert seen.held == words
 
 
 def test_a_process_that_has_ended_is_an_error(quiet: int) -> None:
