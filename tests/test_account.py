@@ -303,18 +303,15 @@ def test_what_kind_a_file_is(path: str, kind: str) -> None:
     assert files.kind(File(path, "file", 1, 1)) == kind
 
 
-@pytest.mark.parametrize(
-    ("file", "kind"),
-    [
+def test_form_and_mode_count_too() -> None:
+    """Folders and devices are kinds of their own; a program may lie anywhere."""
+    for file, kind in (
         (File("/usr/share/doc", "folder", 4096, 4096), "folders"),
         (File("/dev/null", "device", 0, 0), "devices"),
         (File("/usr/lib/apt/methods/http", "file", 1, 1, executable=True), "executables"),
         (File("/usr/bin/awk", "link", 1, 0, target="mawk"), "executables"),
-    ],
-)
-def test_form_and_mode_count_too(file: File, kind: str) -> None:
-    """Folders and devices are kinds of their own; a program may lie anywhere."""
-    assert files.kind(file) == kind
+    ):
+        assert files.kind(file) == kind
 
 
 # -- reasons ---------------------------------------------------------------------------------------

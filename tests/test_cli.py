@@ -97,7 +97,7 @@ def test_a_wheel_brings_its_notebooks(tmp_path: Path) -> None:
     told = json.loads(said.stdout)["error"]
     assert told["code"] == "config.no-notebook"
     run.run(shlex.split(told["remedy"].partition(": ")[2]), cwd=empty)
-    assert {path.name for path in (empty / "notebooks").iterdir()} == names
+    assert {path.name for path in (empty / "notebooks").iterdir()} == {*names, "assignment.toml"}
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "test"])

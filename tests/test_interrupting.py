@@ -163,7 +163,7 @@ BUILD = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from labkit import Lab; from labkit.core import run
-from labkit.farm.rootfs.cache_entries import building; from labkit.farm.rootfs.building import in_memory; from labkit.farm.rootfs.building import sealed
+from labkit.farm.rootfs.cache_entries import building; from labkit.farm.rootfs.sandbox import in_memory, sealed
 lab = Lab.model_validate_json(sys.argv[1])
 mark = sys.argv[2]
 with building(lab, lab.cache_dir / "rootfs" / "x", what="x") as work:

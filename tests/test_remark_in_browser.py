@@ -13,10 +13,10 @@ from labkit.report.batch.notebook import write_lab_file
 from labkit.report.page import publication
 from labkit.wiki.client.session import origin
 from tests import executed
+from tests.desks import password
 from tests.test_cli import labkit
 from tests.test_dialogue import of_its_own
 from tests.test_publication import PNG, ran, result
-from tests.writers import password
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -57,7 +57,7 @@ def inventory(lab: Lab) -> dict[str, list[str]]:
     folders = (f"{lab.run_dir}/", f"{lab.state_dir}/")
     states = runc.root(lab)
     return {
-        "mounts": [point for point in mount_points() if point.startswith(folders)],
+        "mounts": sorted(point for point in mount_points() if point.startswith(folders)),
         "namespaces": [p.name for p in Path("/run/netns").glob(f"{lab.name}*")],
         "cgroups": [str(folder) for folder in cgroups.folders(f"/labkit-{lab.name}")],
         "processes": processes(lab),

@@ -203,7 +203,7 @@ def test_the_command_ends_cleanly_on_a_signal(
     words = [
         sys.executable,
         "-m",
-        "labkit.cli",
+        "labkit",
         "watch",
         "--every",
         "0.1",
@@ -243,7 +243,7 @@ def test_watch_ends_by_itself_after_its_time(farm: Lab, tmp_path: Path) -> None:
     words = [
         sys.executable,
         "-m",
-        "labkit.cli",
+        "labkit",
         "watch",
         "--for",
         "0.3",

@@ -1,4 +1,4 @@
-"""System calls that Python 3.11 has no function for; each raises :class:`OSError` as the others do.
+"""System calls that Python 3.11 lacks: namespaces, mounts, clone; each raises :class:`OSError`.
 
 ``os.unshare`` and ``os.setns`` came with Python 3.12, and mount(2) has none. A program that is started for one of
 them (unshare(1), mount(8)) costs some milliseconds, a call some microseconds.
@@ -40,23 +40,23 @@ STACK, LIFE = 65536, 5
 
 
 def unshare(flags: int) -> None:
-    """The calling thread, and only it, is in new namespaces (unshare(2))."""
+    """Moves the calling thread, and only it, into new namespaces (unshare(2))."""
     _checked(libc().unshare(flags), "unshare")
 
 
 def setns(descriptor: int, flags: int = 0) -> None:
-    """The calling thread, and only it, is in the namespace that the descriptor is open on (setns(2))."""
+    """Moves the calling thread, and only it, into the namespace that the descriptor is open on (setns(2))."""
     _checked(libc().setns(descriptor, flags), "setns")
 
 
 def leave_mounts() -> None:
-    """The calling thread, and only it, is in a mount namespace of its own: what it mounts nobody else sees."""
+    """Moves the calling thread, and only it, into a new mount namespace: its mounts are visible in it alone."""
     unshare(CLONE_NEWNS)
     mount("", Path("/"), flags=MS_REC | MS_SLAVE)
 
 
 def mount(source: str, target: Path, kind: str = "", *, flags: int = 0, options: str = "") -> None:
-    """A file system is mounted at ``target`` (mount(2))."""
+    """Mounts a file system at ``target`` (mount(2))."""
     data = options.encode()
     if len(data) > OPTIONS:
         raise OSError(0, f"its {len(data)} bytes of options do not fit into a page", str(target))
@@ -65,12 +65,12 @@ def mount(source: str, target: Path, kind: str = "", *, flags: int = 0, options:
 
 
 def unmount(target: Path, flags: int = 0) -> None:
-    """The topmost mount at ``target`` is unmounted (umount2(2))."""
+    """Unmounts the topmost mount at ``target`` (umount2(2))."""
     _checked(libc().umount2(os.fsencode(target), flags), str(target))
 
 
 def detach(target: Path) -> None:
-    """Nothing is mounted at ``target``, however often something was; a busy mount ends with its last user."""
+    """Unmounts everything at ``target``; a busy mount ends with its last user."""
     try:
         while True:
             unmount(target, MNT_DETACH)
@@ -80,15 +80,15 @@ def detach(target: Path) -> None:
 
 
 def mount_copied(place: int) -> int:
-    """A descriptor of a mount that shows what the folder ``place`` is open on (O_PATH), and that is mounted
-    nowhere (open_tree(2), since Linux 5.2)."""
+    """Copies the mount of a folder (``place``: a descriptor, O_PATH); returns a descriptor of the copy, which is not
+    mounted anywhere yet (open_tree(2), since Linux 5.2)."""
     flags = 1 | os.O_CLOEXEC | AT_EMPTY_PATH  # OPEN_TREE_CLONE
     return _opened(_call(OPEN_TREE, place, b"", flags), "open_tree")
 
 
 def mount_shifted(mounted: int, users: int) -> None:
-    """In a mount that is mounted nowhere yet, every owner is who the user namespace says it is outside
-    (mount_setattr(2), since Linux 5.12)."""
+    """Shifts the owners in a copied mount by the user namespace ``users``, a descriptor (mount_setattr(2), since
+    Linux 5.12)."""
     asked = (ctypes.c_uint64 * 4)(0x100000, 0, 0, users)  # struct mount_attr: MOUNT_ATTR_IDMAP
     size = ctypes.c_size_t(ctypes.sizeof(asked))
     done = _call(MOUNT_SETATTR, mounted, b"", AT_EMPTY_PATH, ctypes.byref(asked), size)
@@ -96,7 +96,7 @@ def mount_shifted(mounted: int, users: int) -> None:
 
 
 def mount_placed(mounted: int, target: Path) -> None:
-    """A mount that is mounted nowhere yet is mounted at ``target`` (move_mount(2), since Linux 5.2)."""
+    """Mounts a copied mount at ``target`` (move_mount(2), since Linux 5.2)."""
     flags = 4  # MOVE_MOUNT_F_EMPTY_PATH
     done = _call(MOVE_MOUNT, mounted, b"", AT_FDCWD, os.fsencode(target), flags)
     _checked(done, str(target))
@@ -104,11 +104,11 @@ def mount_placed(mounted: int, target: Path) -> None:
 
 @contextmanager
 def sleeping(flags: int) -> Iterator[int]:
-    """The number of a child in new namespaces that sleeps while the block runs, for :data:`LIFE` seconds at
-    most (clone(2)); what keeps open on its files in /proc keeps them, when it has ended.
+    """The process id of a child in new namespaces, which sleeps while the block runs, for :data:`LIFE` seconds at
+    most (clone(2)). Descriptors that are opened on its files in /proc keep the namespaces after its end.
 
-    It shares the caller's memory and does nothing else: that costs a tenth of a fork of Python, and a caller
-    that is killed leaves nothing that stays.
+    It shares the caller's memory and does nothing else: that costs a tenth of a fork of Python, and a caller that is
+    killed leaves no child for long.
     """
     stack = ctypes.create_string_buffer(STACK)
     top = ctypes.c_void_p(ctypes.addressof(stack) + STACK // 2)

@@ -1,4 +1,4 @@
-"""Control groups of the lab's own, as they lie below /sys/fs/cgroup: version 1, 2, or both (cgroups(7))."""
+"""Control groups below /sys/fs/cgroup, version 1, 2, or both: their processes, ended and removed (cgroups(7))."""
 
 from __future__ import annotations
 
@@ -80,13 +80,13 @@ def _listed(folders: Iterable[str]) -> frozenset[int]:
 
 
 def kill(path: str) -> frozenset[int]:
-    """SIGKILL to every process in a group and in those below it; returns whom."""
+    """Sends SIGKILL to every process in a group and in those below it; returns them."""
     return _kill(processes(path))
 
 
 def kill_most(path: str) -> frozenset[int]:
-    """SIGKILL to the processes that a group has in one of the hierarchies; returns whom. The rest of
-    them, which somebody has moved, is :func:`end`'s to find."""
+    """Sends SIGKILL to the processes that a group has in the first hierarchy; returns them. :func:`end` finds the
+    others, which somebody has moved."""
     return _kill(_listed(map(str, folders(path)[:1])))
 
 
@@ -98,7 +98,7 @@ def _kill(found: frozenset[int]) -> frozenset[int]:
 
 
 def end(path: str) -> None:
-    """No process is left in a group (SIGKILL), and the group is gone."""
+    """Ends all processes in a group (SIGKILL), and removes the group."""
     deadline, pause = time.monotonic() + PATIENCE, 0.001
     while pids := kill(path):
         if time.monotonic() > deadline:
@@ -114,7 +114,7 @@ def end(path: str) -> None:
 
 
 def _thaw(path: str) -> None:
-    """Paused processes go on: until then they do not end."""
+    """Lets paused processes go on: until then they do not end."""
     for folder in _below(path):
         for name, word in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
             with suppress(OSError), open(f"{folder}/{name}", "r+", encoding="utf-8") as file:  # noqa: PTH123 - many
@@ -122,7 +122,7 @@ def _thaw(path: str) -> None:
 
 
 def remove(path: str) -> None:
-    """The (empty) group is gone from every hierarchy, those below it first."""
+    """Removes an empty group from every hierarchy, those below it first."""
     for folder in _below(path):
         _rmdir(Path(folder))
 

@@ -66,14 +66,14 @@ def ended(pid: int, timeout: float) -> bool:
 
 
 def marked(marker: str) -> tuple[int, ...]:
-    """The processes that were given the path ``marker`` with an option, and have no terminal; parents
-    first. An editor in which somebody looks at that file is none of them."""
+    """The processes that were given the path ``marker`` with an option, and have no terminal; parents first. A
+    person's editor of that file is left out."""
     pids = (int(name) for name in os.listdir("/proc") if name.isdigit())  # noqa: PTH208 - names alone
     return tuple(sorted(pid for pid in pids if is_marked(pid, marker)))
 
 
 def is_marked(pid: int, marker: str) -> bool:
-    """Whether that process is one of them."""
+    """Whether :func:`marked` finds that process."""
     try:
         line = _command_line(pid)
         if marker.encode() not in line:  # most, and there are hundreds
@@ -114,16 +114,15 @@ class Mount(NamedTuple):
 
 
 def mountinfo(pid: int | str = "self") -> str:
-    """What a process has mounted; a name that is no UTF-8 is kept."""
+    """The text of a process's mountinfo; names that are not UTF-8 are kept."""
     path = Path(f"/proc/{pid}/mountinfo")
     return path.read_text(encoding="utf-8", errors="surrogateescape")
 
 
 def mounts(mountinfo: str) -> tuple[Mount, ...]:
-    """The mounts of such a text. Pure.
+    """The mounts in a text of :func:`mountinfo`. Pure.
 
-    Nothing but a space divides its fields, and nothing but a newline its lines: a folder's name may have
-    Unicode's other blanks in it.
+    Only spaces divide the fields, and only newlines the lines: a folder's name may have Unicode's other blanks in it.
     """
     return tuple(_mount(line) for line in mountinfo.split("\n") if line)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from labkit.checks import Check, equal
@@ -25,12 +25,6 @@ from labkit.records import Record
 
 #: The most containers to be started from one terminal, and the most minutes for them to wait.
 MOST = 60
-#: The check of each limit in the kernel.
-LIMIT_CHECKS = {
-    "memory": "container.memory",
-    "pids": "container.pids",
-    "processors": "container.time",
-}
 
 
 class Start(Record):
@@ -339,10 +333,12 @@ def control_groups(lab: Lab) -> Outcome[Groups]:
         container.begin(lab, item.name)
         pid = runc.states(lab)[item.name].pid
         own = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8", errors="surrogateescape")
-        files = [_limit_file(own, mounted, limit) for limit in LIMITS]
-        memory, processes, time = values = [
-            file.read_text(encoding="utf-8").split()[0] if file.exists() else "" for file in files
-        ]
+        files = {limit.name: _limit_file(own, mounted, limit) for limit in LIMITS}
+        values = {
+            name: file.read_text(encoding="utf-8").split()[0] if file.exists() else ""
+            for name, file in files.items()
+        }
+    memory, processes, time = values["memory"], values["pids"], values["processors"]
     hierarchies = mounted_groups(mounted)
     value = Groups(
         layout=layout(hierarchies), hierarchies=hierarchies, own=tuple(own.split()),
@@ -373,15 +369,16 @@ def control_groups(lab: Lab) -> Outcome[Groups]:
     )  # fmt: skip
 
 
-def _limit_checks(item: Spec, values: list[str], files: list[Path]) -> Iterator[Check]:
+def _limit_checks(
+    item: Spec, values: Mapping[str, str], files: Mapping[str, Path]
+) -> Iterator[Check]:
     """Whether the kernel has each limit that it counts."""
     wanted = limits.resources({}, kernel=item.kernel, **item.limits)
-    for limit, value, file in zip(LIMITS, values, files, strict=True):
+    for limit in LIMITS:
         number = limits.in_kernel(limit, wanted)
         if number is not None:
-            yield equal(
-                LIMIT_CHECKS[limit.name], str(number), value, rows=("I3",), again=f"cat {file}"
-            )
+            again = f"cat {files[limit.name]}"
+            yield equal(limit.check, str(number), values[limit.name], rows=("I3",), again=again)
 
 
 def group(own: str, controller: str) -> tuple[str, str]:

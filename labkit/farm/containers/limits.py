@@ -31,13 +31,14 @@ OPTIONAL: Mapping[Counted, str] = {
 class Limit:
     """A limit that a control group sets.
 
-    ``name`` is the field of a container's Spec; ``subject`` the row in the comparison of defaults; ``files`` the
-    controller's files in version 1 and 2 (Linux, admin-guide/cgroup-v1 and cgroup-v2.rst); ``resource`` makes the
+    ``name`` is the field of a container's Spec; ``subject`` the row in the comparison of defaults; ``check`` the name
+    of the check that the kernel has it; ``files`` the controller's files in version 1 and 2 (Linux, admin-guide/cgroup-v1 and cgroup-v2.rst); ``resource`` makes the
     controller's part of ``linux.resources`` from a value; ``words`` says such a part in words.
     """
 
     name: str
     subject: str
+    check: str
     controller: str
     files: tuple[str, str]
     default: float
@@ -67,15 +68,15 @@ def _processors_words(part: Mapping[str, Any]) -> str:
 #: Memory in bytes (with swap space, where the kernel counts it), processes and threads, processors.
 LIMITS = (
     Limit(
-        "memory", "memory", "memory", ("memory.limit_in_bytes", "memory.max"), 256 * 2**20,
+        "memory", "memory", "container.memory", "memory", ("memory.limit_in_bytes", "memory.max"), 256 * 2**20,
         _memory, _memory_words,
     ),
     Limit(
-        "pids", "processes", "pids", ("pids.max", "pids.max"), 256,
+        "pids", "processes", "container.pids", "pids", ("pids.max", "pids.max"), 256,
         lambda value, _: {"limit": value}, lambda part: str(part["limit"]),
     ),
     Limit(
-        "processors", "processors", "cpu", ("cpu.cfs_quota_us", "cpu.max"), 1.0,
+        "processors", "processors", "container.time", "cpu", ("cpu.cfs_quota_us", "cpu.max"), 1.0,
         _processors, _processors_words,
     ),
 )  # fmt: skip

@@ -56,7 +56,7 @@ _writing = threading.Lock()
 @dataclass(frozen=True)
 class Wanted:
     """A bundle to make: the unpacked image, the lab's ``files`` above its layers (path below the root -> text), and
-    whether somebody writes into the root file system."""
+    whether the host or the container writes into the root file system."""
 
     spec: Spec
     unpacked: Unpacked

@@ -1,4 +1,4 @@
-"""Containers for a trial: made for one question, and gone when it is answered."""
+"""Trial containers: made for one experiment, and removed after it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TAG = "base"
 
 
 def spec(lab: Lab, name: str, *args: str, terminal: bool = False) -> Spec:
-    """A container of its own network namespace that runs ``args`` as root without a capability."""
+    """A trial container in a new network namespace, which runs ``args`` as root without a capability."""
     return Spec(
         name=name,
         args=args,
@@ -34,10 +34,10 @@ def spec(lab: Lab, name: str, *args: str, terminal: bool = False) -> Spec:
 
 @contextmanager
 def prepared(lab: Lab, *specs: Spec, **changed: Json) -> Iterator[None]:
-    """The bundles stand while the block runs; afterwards container, mount and folder are gone.
+    """Makes the bundles of trial containers, and removes containers, mounts and folders after the block.
 
-    ``changed``: a container's name -> the whole config.json that it gets instead of its own.
-    The caller holds the lab's ``farm`` lock.
+    ``changed`` maps a container's name to the whole config.json that it gets instead. The caller holds the lab's
+    ``farm`` lock.
     """
     cgroups.require()
     unpacked = images.unpacked(lab, TAG)
@@ -54,19 +54,19 @@ def prepared(lab: Lab, *specs: Spec, **changed: Json) -> Iterator[None]:
 
 
 def own_configuration(lab: Lab, item: Spec) -> Json:
-    """The config.json that a trial container gets by itself."""
+    """The config.json that :func:`prepared` makes for a trial container."""
     ids = lab_namespaces.preview(lab, [item.name])[item.name]
     unpacked = images.unpacked(lab, TAG)
     return configure(overlay.image_configuration(unpacked), lab_namespaces.with_ids(lab, item, ids))
 
 
 def foreground(lab: Lab, name: str, timeout: float = 30.0) -> run.Done:
-    """``runc run`` on the container's bundle, to its end, whatever its exit status."""
+    """Runs the container by ``runc run`` until it ends, with any exit status."""
     return run.run(_words(lab, name), ok=range(-64, 256), timeout=timeout)
 
 
 def detached(lab: Lab, name: str, *options: str | Path) -> run.Done:
-    """``runc run --detach`` on the container's bundle, whatever its exit status.
+    """Runs the container by ``runc run --detach``, with any exit status.
 
     What runC and the container's process say goes to :func:`labkit.farm.containers.written.console`.
     """

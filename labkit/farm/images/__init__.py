@@ -14,7 +14,7 @@ __all__ = ["build", "inspect", "steps", "unpack_all", "unpacked"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports an action when it is first used: whoever asks for a module of this room does not pay for all."""
+    """Imports an action when it is first used: importing one module of this room stays cheap."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from labkit.farm.images import actions, umoci_steps

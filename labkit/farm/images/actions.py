@@ -72,7 +72,7 @@ def build(lab: Lab) -> Outcome[Image]:
     changes nothing.
 
     :return: the tags, and the layers with their sizes in bytes.
-    :raises BuildError: see :func:`labkit.farm.rootfs.actions.build`.
+    :raises BuildError: see :func:`labkit.farm.rootfs.build`.
 
     >>> images.build(lab).frames["layers"]  # doctest: +SKIP
     """

@@ -20,9 +20,8 @@ log = logging.getLogger("labkit.cache")
 
 
 class Unpacked(Record):
-    """An image as runC's bundles use it: ``lower`` are overlayfs' lower folders, the topmost first,
-    that nobody writes into; ``config`` is the runtime configuration that umoci made from the
-    image's own."""
+    """An unpacked image: ``lower`` are overlayfs' lower folders, the topmost first, which are never written;
+    ``config`` is the file of the runtime configuration that umoci made from the image's."""
 
     tag: str
     lower: tuple[Path, ...]
@@ -30,9 +29,9 @@ class Unpacked(Record):
 
 
 def whole(lab: Lab, layout: Path, name: str) -> Path:
-    """The folder in the cache with the whole root file system of a tag, for all labs.
+    """Unpacks the whole root file system of a tag into the cache, if it is not there; returns the folder.
 
-    It is named by the hash of the layers' content (ChainID): whoever has the same layers shares it.
+    It is named by the hash of the layers' content (ChainID), so that labs with the same layers share it.
     """
     return _shared(
         lab,
@@ -43,22 +42,22 @@ def whole(lab: Lab, layout: Path, name: str) -> Path:
 
 
 def whole_place(lab: Lab, layout: Path, name: str) -> Path:
-    """Where :func:`whole` has, or would have, a tag's root file system."""
+    """The folder of :func:`whole`, whether it exists or not."""
     return _folder(lab, layout, name) / "rootfs"
 
 
 def layer_place(lab: Lab, digest: str) -> Path:
-    """Where :func:`layer` has, or would have, a layer's files."""
+    """The folder of :func:`layer`, whether it exists or not."""
     return lab.state_dir / "unpacked" / store.short(digest) / "rootfs"
 
 
 def adopt(lab: Lab, layout: Path, name: str, root: Path) -> Path:
-    """The same folder, where ``root``, from which the tag has just been packed, spares unpacking it."""
+    """Makes the folder of :func:`whole` from ``root``, from which the tag has just been packed."""
     return _shared(lab, name, _folder(lab, layout, name), lambda work: root.rename(work / "rootfs"))
 
 
 def layer(lab: Lab, layout: Path, digest: str) -> Path:
-    """The folder in the lab's state with the files of one layer, which removes none."""
+    """Unpacks one layer, which only adds files, into the lab's state, if it is not there; returns the folder."""
     folder = layer_place(lab, digest).parent
     with lock(lab.run_dir, "unpacked"):
         Journal.of(lab).intend("folder", path=str(folder.parent))
@@ -70,10 +69,10 @@ def layer(lab: Lab, layout: Path, digest: str) -> Path:
 
 
 def configuration(lab: Lab, layout: Path, name: str, root: Path) -> Path:
-    """The file with a tag's runtime configuration, as umoci made it from the image's own.
+    """Makes the file with a tag's runtime configuration by umoci, if it is not there; returns it.
 
-    ``root`` is the unpacked root file system, where umoci looks users up. The file's name has the
-    hash of its content: one that was changed is not taken, and made again.
+    ``root`` is the unpacked root file system, in which umoci looks users up. The file's name has the hash of its
+    content: a changed file is made again.
     """
     folder = lab.state_dir / "unpacked"
     stem = store.short(store.tag(layout, name).manifest)
@@ -126,14 +125,14 @@ def _folder(lab: Lab, layout: Path, name: str) -> Path:
 
 
 def _shared(lab: Lab, name: str, folder: Path, make: Callable[[Path], object]) -> Path:
-    """A folder of all labs' own."""
+    """Makes a folder in the cache, and notes that the lab uses it."""
     with lock(lab.cache_dir / "locks", f"unpacked-{folder.name}"):
         cache.hold(lab, f"unpacked-{name}", folder)
         return _once(lab, folder, make)
 
 
 def _once(lab: Lab, folder: Path, make: Callable[[Path], object]) -> Path:
-    """``folder/rootfs``, made if it is not there as it was made. The caller holds its lock."""
+    """Makes ``folder/rootfs`` unless it is there complete, and returns it. The caller holds the lock."""
     root = folder / "rootfs"
     if not cache.whole(folder):
         with building(lab, folder, what=f"unpacked image {folder.name}") as work:

@@ -18,6 +18,7 @@ from labkit.core.result import Outcome, action
 from labkit.errors import FarmError, MachineError
 from labkit.farm.containers.lab_namespaces import create_namespace, namespace_inode
 from labkit.farm.network.netns import inside, within
+from labkit.farm.network.topology import in_namespace
 from labkit.kernel import netns as namespaces
 from labkit.kernel import proc
 from labkit.kernel.links import Netlink
@@ -36,10 +37,14 @@ class HostSide(Record):
 
 @action("host.up")
 def up(lab: Lab) -> Outcome[HostSide]:
-    """The namespace exists, its loopback is up, and requests to the subnet cannot leave it.
+    """Makes the host's network namespace with its loopback, and the fence around the subnet.
 
-    Raises :class:`MachineError` when the machine already routes (a part of) the subnet elsewhere,
-    :class:`StateError` when the namespace's name is taken by something else.
+    Returns a :class:`~labkit.core.result.Result` whose value is a :class:`HostSide`. Raises :class:`MachineError`
+    when the machine already routes (a part of) the subnet elsewhere, :class:`StateError` when the namespace's name is
+    taken by something else.
+
+    >>> network.host.up(lab).value.netns
+    'lab'
     """
     with lock(lab.run_dir, "farm"):
         made = make(lab)
@@ -55,7 +60,7 @@ def up(lab: Lab) -> Outcome[HostSide]:
 
 
 def make(lab: Lab) -> bool:
-    """The same for who holds the lab's ``farm`` lock already; whether anything had to be done."""
+    """Does what :func:`up` does, for a caller that holds the lab's ``farm`` lock; returns whether anything changed."""
     made = bool(lab.netns) and create_namespace(lab, lab.host.netns)
     return within(lab.netns, _fence, lab) or made
 
@@ -80,7 +85,7 @@ def remember_addresses(lab: Lab, *, others: bool) -> None:
 
 
 def checks(lab: Lab) -> tuple[Check, ...]:
-    """Whether the namespace stands and nothing to the subnet can leave the machine."""
+    """Whether the namespace exists, and the fence keeps requests to the subnet on the machine."""
     if lab.netns and not namespaces.stands(lab.netns):
         return (equal("host.namespace", lab.netns, "missing", again="ip netns list"),)
     stands = within(lab.netns, fenced, lab.subnet)
@@ -90,7 +95,7 @@ def checks(lab: Lab) -> tuple[Check, ...]:
             expected=f"an unreachable route to {lab.subnet} behind the bridge's own",
             seen="present" if stands else "missing",
             holds=stands,
-            again=_again(lab, "ip route show type unreachable"),
+            again=in_namespace(lab, "ip route show type unreachable"),
         ),
     )
 
@@ -122,7 +127,7 @@ def refuse_taken_subnet(lab: Lab, netlink: Netlink) -> None:
             f"the machine already routes {network} through interface {name}"
             + (f", which is lab {other}'s" if other else ""),
             "set network.subnet to a free private network, for example 10.61.0.0/24",
-            _again(lab, f"ip route show dev {name}"),
+            in_namespace(lab, f"ip route show dev {name}"),
             code="machine.subnet-taken",
         )
 
@@ -134,10 +139,6 @@ def routed(netlink: Netlink) -> list[tuple[int, IPv4Network]]:
         for route in netlink.routes()
         if route.link and route.network.prefixlen
     ]
-
-
-def _again(lab: Lab, command: str) -> str:
-    return f"ip netns exec {lab.netns} {command}" if lab.netns else command
 
 
 def _fence(netlink: Netlink, lab: Lab) -> bool:
@@ -164,7 +165,7 @@ def require_address(lab: Lab) -> None:
 
 
 def is_here(lab: Lab, pid: int | None) -> bool:
-    """Whether a process runs, and in the network namespace that the Lab names (``host.netns``)."""
+    """Whether a process runs in the host's network namespace (``host.netns``)."""
     try:
         return pid is not None and proc.namespace(pid, "net") == namespace_inode(lab.netns)
     except FileNotFoundError:  # the named namespace is gone
@@ -172,7 +173,7 @@ def is_here(lab: Lab, pid: int | None) -> bool:
 
 
 def whereabouts(lab: Lab, pid: int | None) -> str:
-    """A server's process in words: 'running' where it is to be, 'running in another namespace', or
+    """A server's process in words: 'running' in the host's namespace, 'running in another namespace', or
     'not running'."""
     if pid is None:
         return "not running"

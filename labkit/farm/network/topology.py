@@ -1,7 +1,7 @@
-"""The farm's network as it is seen, and what is wrong with it. Pure.
+"""The farm's network as observed, the rules that it has to keep, and a check for each rule. Pure.
 
-:class:`Topology` is read from the kernel by :mod:`labkit.farm.network.links`. The rules are those that the
-assignment's readers get wrong, each by its name.
+:mod:`labkit.farm.network.links` reads a :class:`Topology` from the kernel. Each rule stands for a mistake that is easily
+made, and has a name.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def checks(lab: Lab, seen: Topology) -> tuple[Check, ...]:
             seen=said,
             holds=holds,
             rows=rows,
-            again=_inside(lab, look),
+            again=in_namespace(lab, look),
         )
         for name, (expected, rule, rows) in RULES.items()
         for holds, said in (
@@ -175,7 +175,7 @@ def checks(lab: Lab, seen: Topology) -> tuple[Check, ...]:
 
 
 def strange(lab: Lab, seen: Topology) -> tuple[Check, ...]:
-    """The failing check of what somebody else put into the bridge, which labkit leaves where it is; or none."""
+    """The failing check of interfaces in the bridge that labkit did not make, and leaves there; or none."""
     return tuple(
         check for check in checks(lab, seen) if seen.foreign and check.name == "network.ports"
     )
@@ -204,5 +204,6 @@ def _ip(lab: Lab) -> str:
     return f"ip -n {lab.netns}" if lab.netns else "ip"
 
 
-def _inside(lab: Lab, command: str) -> str:
+def in_namespace(lab: Lab, command: str) -> str:
+    """A command as a person types it, on the host's side of the lab. Pure."""
     return f"ip netns exec {lab.netns} {command}" if lab.netns else command

@@ -503,7 +503,7 @@ def _start_sshd(one: Container) -> None:
     one.programs.append(process.wait)
     until(lambda: process.poll() is not None or inside(one.replica.netns, _listens))
     if process.poll() is not None:
-        raise FarmError(one.name, f"sshd does not start: {tail(log)}", code="farm.ssh")
+        raise FarmError("sshd", f"does not start: {tail(log)}", code="farm.ssh")
 
 
 def _listens() -> bool:

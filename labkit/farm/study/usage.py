@@ -544,5 +544,5 @@ def _session(one: Container) -> str:
     try:
         said = probes.session(one)
     except FarmError as error:
-        said = error.reason
+        said = f"{error.value} {error.reason}"
     return FINE if said == f"{one.name} root" else said

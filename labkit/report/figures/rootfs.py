@@ -141,7 +141,9 @@ def variant_sizes(lab: Lab, result: Result[Any], *, name: str = "variants") -> F
         axes.set_xlim(0, 1.3 * max(row["on disk"] for row in rows) / MB)
         for place, row in enumerate(rows):
             _variant(axes, place, row, shares[row["variant"]])
-        _bar_axes(axes, [_variant_label(row) for row in rows], ends=(0.45, 0.55))
+        made = {row["variant"]: f"by {row['tool']}" for row in rows} | DOCKER
+        names = [f"{row['variant']}\n({made[row['variant']]})" for row in rows]
+        _bar_axes(axes, names, ends=(0.45, 0.55))
         shown = "files, and compressed layer" if packed else "what kinds of files they are"
         axes.set(xlabel="MB", title=f"Root file systems of {result.subject}: {shown}")
         _variant_key(axes, list(shares[rows[0]["variant"]]), LAYERS if packed else {})
@@ -186,11 +188,6 @@ def _variant(axes: Axes, place: int, row: Row, shares: Mapping[str, float]) -> N
         axes.text(size + 1.5, height, f"{name} {size:.1f}", va="center", fontsize=7.5)
 
 
-def _variant_label(row: Row) -> str:
-    name = row["variant"]
-    return f"{name}\n({DOCKER.get(name) or 'by ' + row['tool']})"
-
-
 def _variant_in_words(row: Row) -> str:
     size, disk = human_bytes(row["size"]), human_bytes(row["on disk"])
     said = f"{row['variant']} {size} in {row['packages']} packages, {disk} on disk"
@@ -227,11 +224,10 @@ def shrinking(lab: Lab, result: Result[Any]) -> Figure:
     sizes = [row["left on disk"] / MB for row in rows]
     with style.axes(1.5 + 0.3 * len(rows)) as (figure, axes):
         axes.set(xscale="log", xlim=(0.75 * min(sizes), 9.0 * max(sizes)))
-        for place, row in enumerate(rows):
-            if place < len(steps):
-                _step(axes, place, row, sizes[max(place - 1, 0)])
-            else:
-                _undone(axes, place, row)
+        for place, row in enumerate(steps):
+            _step(axes, place, row, sizes[max(place - 1, 0)])
+        for place, row in enumerate(undone, len(steps)):
+            _undone(axes, place, row)
         axes.axhline(len(steps) - 0.5, color=style.GREY, linewidth=1)
         _bar_axes(axes, [row["step"] for row in rows], ends=(0.4, 0.7))
         axes.tick_params(axis="y", labelsize=9)

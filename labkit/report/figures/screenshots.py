@@ -70,9 +70,7 @@ def arrange(lab: Lab, shown: Sequence[Page]) -> list[tuple[int, int]]:
     places = [(group, step) for group, count in enumerate(groups) for step in range(count)]
     if 1 < len(groups) <= MOST:
         return [(step, group) for group, step in places]
-    first = [
-        sum(math.ceil(count / MOST) for count in groups[:group]) for group in range(len(groups))
-    ]
+    first = [0, *itertools.accumulate(math.ceil(count / MOST) for count in groups)]
     return [(first[group] + step // MOST, step % MOST) for group, step in places]
 
 

@@ -77,9 +77,8 @@ def frame(result: Result[Any], name: str) -> pandas.DataFrame:
     try:
         return result.table(name).frame()
     except KeyError as error:
-        raise ConfigError(
-            f"the result of {result.action}", f"has no table {error}", code="config.table"
-        ) from None
+        words = (f"the result of {result.action}", f"has no table {error}")
+        raise ConfigError(*words, code="config.table") from None
 
 
 def rows(result: Result[Any], name: str) -> list[Row]:

@@ -271,14 +271,12 @@ def throughput(lab: Lab, result: Result[Speeds]) -> Figure:
         rates.margins(x=0.15, y=0.12)
         rates.grid(axis="y")
         _latency_axes(latencies, pair)
-        listed = "; ".join(
-            f"{_path(one)} {one.rate:,.0f} requests/s, {_times(one)}" for one in pair
-        )
         return style.save(
             lab,
             figure,
             name=f"throughput-{result.value.balanced.target}",
-            alt=f"Bars of throughput and lines of latency percentiles: {listed}.",
+            alt="Bars of throughput and lines of latency percentiles: "
+            f"{'; '.join(map(_in_words, pair))}.",
             caption=f"wrk with {pair[0].connections} connections, client, balancer and replicas on "
             "one machine: a replica asked directly, and its site through the balancer.",
         )
@@ -292,9 +290,9 @@ def _path(one: Throughput) -> str:
     return f"direct ({one.target})" if one.direct else f"balanced ({one.target})"
 
 
-def _times(one: Throughput) -> str:
-    values = (f"{name[1:]} % within {1000 * getattr(one, name):.2f} ms" for name in PERCENTILES)
-    return ", ".join(values)
+def _in_words(one: Throughput) -> str:
+    times = (f"{name[1:]} % within {1000 * getattr(one, name):.2f} ms" for name in PERCENTILES)
+    return f"{_path(one)} {one.rate:,.0f} requests/s, {', '.join(times)}"
 
 
 def _latency_line(axes: Axes, one: Throughput, other: Throughput) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import squarify
@@ -68,9 +69,9 @@ def package_map(lab: Lab, result: Result[Any]) -> Figure:
     """
     tiles = _tiles(result, "parts", "kind")
     names = sorted(tiles, key=lambda name: -sum(tiles[name].values()))
-    last = len(style.TINTS) - 1
+    colours = chain(style.TINTS, repeat(style.TINTS[-1]))
     groups = [
-        Group(name, style.TINTS[min(place, last)], tiles[name]) for place, name in enumerate(names)
+        Group(name, colour, tiles[name]) for name, colour in zip(names, colours, strict=False)
     ]
     whole = human_bytes(sum(group.size for group in groups))
     return _drawn(

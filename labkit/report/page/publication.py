@@ -211,7 +211,7 @@ def main_page(lab: Lab) -> Outcome[Visits]:
 
 
 def shown_check(page: Page) -> Check:
-    """Whether the page was shown, and to a stranger. Pure."""
+    """Checks that the page was shown to a reader without a login. Pure."""
     login = page.marks.get("login", "")
     link = f"the link {quoted(login)}" if login else "no link to log in"
     return Check(

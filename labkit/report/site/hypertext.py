@@ -97,14 +97,14 @@ class Hypertext:
             case tree.Screen():
                 return screen(part)
             case tree.Shown():
-                return ""  # the page has forms of its own for these
+                return ""  # the templates show these
 
     def within(self, parts: Parts) -> str:
         """Parts within another one, whose headings are none of the page's."""
         return self.parts(tree.unheaded(parts))
 
     def heading(self, level: int, line: Line) -> str:
-        """A heading, one level lower than in the notebook: the page has one of its own."""
+        """A heading, one level lower than in the notebook, below the page's title."""
         text = self.line(line)
         name = tree.slug(tree.plain(line))
         anchor = f' id="h-{_text(name)}"' if name and name not in self._marked else ""

@@ -122,7 +122,7 @@ class StageView:
 
 
 def stages(lab: Lab) -> tuple[StageView, ...]:
-    """All stages, from what is in the lab's outputs; a damaged record is a state, not an error."""
+    """Returns all stages from the lab's outputs; a damaged record is a state, not an error."""
     views = [_stage(lab, stage) for stage in STAGES]
     stale = build_cache.stale(lab, [view.page.record for view in views if view.page])
     return tuple(
@@ -195,7 +195,7 @@ def of_notebook(
 
 
 def _cells(notebook: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], tree.Document | None]]:
-    """The cells, the narrative's with what they tell; footnotes are counted through all of them.
+    """The cells, Markdown cells with their documents; footnotes are counted through all of them.
 
     The cell that papermill adds to mark where an error was is left out: the page says that itself.
     """

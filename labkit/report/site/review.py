@@ -31,7 +31,7 @@ from labkit.wiki.render import wikitext
 
 #: The table rows that a page shows before the rest is folded.
 ROWS_SHOWN = 12
-#: Of a table with more rows than this, which nobody reads through, so many are shown.
+#: A table with more rows than the first number shows the second number of them.
 LONG, FEW_SHOWN = 100, 4
 #: A rest of no more than this is shown, too: to unfold it takes longer than to read it.
 REST = 3

@@ -161,7 +161,7 @@ class _Reader:
         return tuple(line)
 
     def piece(self, item: Tag) -> Line:  # noqa: PLR0911 - one line a kind
-        """An element within a line; a block there begins a line of its own."""
+        """An element within a line; a block there stands on a separate line."""
         inside = self.line(item.children)
         match item.name:
             case "br":
@@ -211,7 +211,7 @@ def _extracted(item: Tag, name: str) -> str:
 
 
 def _number(item: Tag, name: str) -> int:
-    """A number in an attribute; 1 where there is none."""
+    """The number in an attribute; 1 without one."""
     digits = re.match(r"\s*(\d{1,4})", str(item.get(name, "")))
     return int(digits[1]) if digits else 1
 

@@ -93,7 +93,7 @@ def _pair(line: Sequence[Token]) -> None:
 
 
 def _block(_: Any, tokens: Sequence[Token], n: int, *more: Any) -> str:
-    """HTML in lines of its own: itself where a page shows all of its elements, else its characters."""
+    """A block of HTML: unchanged if a page shows all of its elements, else its characters as text."""
     content = _COMMENT.sub("", tokens[n].content)
     known = all(
         tag[2].lower() in html_reader.INLINE | html_reader.BLOCKS for tag in _TAG.finditer(content)

@@ -21,7 +21,7 @@ from labkit.wiki.render.pictures import Picture
 from labkit.wiki.render.tree import Document, Paragraph, Part, Parts, Styled, Text
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-#: What a picture's text says when nobody described it: a program's name for the object.
+#: The text/plain of a picture without a description: the repr of its object.
 _NAMELESS = re.compile(r"\s*(?:<.*>|\S*\(.*\)|\S+ at 0x[0-9a-f]+)?\s*", re.DOTALL)
 _TEX = re.compile(r"\s*(\$\$?|\\\[|\\\()(.*?)(\$\$?|\\\]|\\\))\s*", re.DOTALL)
 

@@ -212,7 +212,7 @@ def formula(tex: str, *, display: bool = False) -> Drawing | None:
     try:
         rows = [[_piece(cell) for cell in row] for row in _rows(tex, display)]
     except (ValueError, RuntimeError, KeyError, IndexError, AttributeError, TypeError):
-        return None  # whatever matplotlib's reader meets in a text that is not its TeX
+        return None  # matplotlib raises any of these for a text that is not its TeX
     if not any(piece for row in rows for piece in row):
         return None
     return _laid_out(rows)

@@ -53,12 +53,12 @@ Stream = Literal["", "stderr", "error"]
 
 
 def plain(text: str) -> str:
-    """The text as it stands on the screen in the end: no escape sequences, overwritten lines gone."""
+    """The final text on the screen, without escape sequences and overwritten lines."""
     return _settled(_ESCAPE.sub("", text))
 
 
 def read(text: str, stream: Stream = "") -> Parts:
-    """The text as a terminal shows it, in its colours; long ones folded, the longest cut."""
+    """Reads a terminal's text with its colours; a long text is folded, the longest are cut."""
     lines = _settled(_ESCAPE.sub(_only_styles, text)).rstrip("\n").split("\n")
     if not any(lines):
         return ()
@@ -73,7 +73,7 @@ def _only_styles(match: re.Match[str]) -> str:
 
 
 def _settled(text: str) -> str:
-    """Carriage returns and backspaces carried out: what a line was overwritten with is what it says."""
+    """Applies carriage returns and backspaces: an overwritten line has its last text."""
     lines = text.replace("\r\n", "\n").split("\n")
     last = (line.rstrip("\r").rpartition("\r")[2] for line in lines)
     return "\n".join(_erased(line) if "\b" in line else line for line in last)

@@ -34,14 +34,14 @@ class Break:
 
 @dataclass(frozen=True)
 class Code:
-    """A program's words within a line."""
+    """Code within a line."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Styled:
-    """Pieces that stand out, by the name of HTML's element."""
+    """Pieces with emphasis; ``name`` is the HTML element's."""
 
     name: Emphasis
     line: Line
@@ -101,7 +101,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Source:
-    """Lines of a program; ``language`` is '' when nobody said it."""
+    """A block of source code; ``language`` is '' when it is not known."""
 
     text: str
     language: str = ""
@@ -109,7 +109,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Quote:
-    """What somebody else said."""
+    """A quotation."""
 
     parts: Parts
 
@@ -155,7 +155,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Fold:
-    """Parts under a label that open on demand."""
+    """Parts that are folded under a label."""
 
     label: str
     parts: Parts
@@ -171,7 +171,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Screen:
-    """What a program wrote, line by line; ``stream`` says where to."""
+    """A program's output, line by line; ``stream`` is its destination."""
 
     lines: tuple[tuple[Run, ...], ...]
     stream: Literal["", "stderr", "error"] = ""

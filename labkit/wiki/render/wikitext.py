@@ -105,7 +105,7 @@ def pre(text: str, *, attributes: str = "") -> str:
 
 
 def span(text: str, css: str) -> str:
-    """A piece of a line in a style, as it stands ('' for no style)."""
+    """A piece of a line in a CSS style ('' for none)."""
     safe = literal(text, begins=False, ends=False)
     return f'<span style="{css}">{safe}</span>' if css else safe
 

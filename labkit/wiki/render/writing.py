@@ -212,7 +212,7 @@ class _Writer:
         return "\n".join([*lines, "|}"])
 
     def head(self, row: Sequence[tree.Cell], part: tree.Grid) -> str:
-        """A header row; a column of numbers is sorted as one, whatever else it holds."""
+        """A header row; a column of numbers is sorted by number, with missing ones in it, too."""
         cells, column = [], 0
         for cell in row:
             number = part.sortable and column in part.numeric and cell.across == 1
