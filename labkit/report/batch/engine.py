@@ -49,6 +49,12 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]
         self._report({"cell": cell_index + 1, "cells": len(self.nb.cells)})
         return super().execute_cell(cell, cell_index, **given)
 
+    def output(self, outs: Any, msg: Any, *given: Any) -> Any:
+        """Keeps an output of the cell that runs; of one that prints without end nothing more but its error."""
+        if self._left < 0 and msg["msg_type"] != "error":
+            return None
+        return super().output(outs, msg, *given)
+
     def log_output_message(self, output: Any) -> None:
         """Logs an output of the cell that runs."""
         if self._left < 0:
