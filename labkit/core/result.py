@@ -28,14 +28,13 @@ from labkit.core import files, run
 from labkit.core.tables import LEFT, Table, table_html
 from labkit.display import counted
 from labkit.errors import LabkitError, StateError
+from labkit.model.lab import Lab
 from labkit.records import Record
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas
-
-    from labkit.model.lab import Lab
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -208,8 +207,6 @@ def action(name: str) -> Callable[[Callable[P, Outcome[T]]], Callable[P, Result[
 
 def _explained(error: Exception, given: Sequence[object]) -> Exception:
     """The error of an action on a lab; a full disk is named, and what somebody took away of the lab meanwhile."""
-    from labkit.model.lab import Lab
-
     lab = next((item for item in given if isinstance(item, Lab)), None)
     if lab and isinstance(error, FileNotFoundError):
         own = (f"{lab.state_dir}/", f"{lab.run_dir}/")
