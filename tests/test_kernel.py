@@ -22,10 +22,9 @@ R = TypeVar("R")
 OWN, INNER = IPv4Interface("10.7.0.1/24"), IPv4Interface("10.7.0.2/24")
 
 
-def settle() -> None:
+def settle(own: Netlink) -> None:
     """Loopback up."""
-    with Netlink() as own:
-        own.do(own.ipr.link("set", index=1, state="up"))
+    own.do(own.ipr.link("set", index=1, state="up"))
 
 
 @pytest.fixture
@@ -141,11 +140,14 @@ def test_links_are_made_as_asked_and_read_as_others_read_them(pair: tuple[str, s
 
 @pytest.mark.root
 def test_addresses_and_routes_are_read_as_they_were_asked_for(pair: tuple[str, str]) -> None:
-    """With their prefix lengths, broadcast addresses and gateways."""
+    """With their prefix lengths, broadcast addresses and gateways; a new namespace has no table of routes."""
+    assert within(pair[1], lambda own: (own.routes(), own.link("eth0"))) == ((), None)
     connect(*pair)
 
     def entered(own: Netlink) -> tuple[Any, Any]:
         own.do(own.ipr.route("add", dst="10.8.0.0/16", type="unreachable", priority=99))
+        index = own.links()["eth0"].index
+        assert (own.link("eth0"), own.addresses(index)) == (own.links()["eth0"], {index: (INNER,)})
         return own.addresses(), own.routes()
 
     addresses, routes = within(pair[1], entered)

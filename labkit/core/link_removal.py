@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -18,14 +19,24 @@ FENCE_METRIC = 4294967295
 def remove_link(lab: Lab, *, name: str, netns: str) -> None:
     """Removes a network interface of ``netns`` ('' is the machine's own); a veth's peer goes with it."""
     if _is_there(netns):
-        _inside(netns, partial(_remove_link, lab=lab, name=name))
+        namespaces.alone(_remove_in, lab, name, netns)
 
 
-def _remove_link(netlink: Netlink, *, lab: Lab, name: str) -> None:
-    links = netlink.links()
-    found = links.get(name)
+def _remove_in(lab: Lab, name: str, netns: str) -> None:
+    _enter(netns)
+    try:
+        socket.if_nametoindex(name)
+    except OSError:  # many links go together, and each is then looked for
+        if name != lab.bridge:
+            return
+    with Netlink() as netlink:
+        _remove_link(netlink, lab, name)
+
+
+def _remove_link(netlink: Netlink, lab: Lab, name: str) -> None:
+    found = netlink.link(name)
     if not found and name == lab.bridge:
-        found = renamed_bridge(netlink, lab, links)
+        found = renamed_bridge(netlink, lab, netlink.links())
     error = netlink.try_all([netlink.ipr.link("del", index=found.index)])[0] if found else None
     if error is not None and not is_gone(error):  # a veth's end goes when its peer's namespace does
         raise error
@@ -81,9 +92,13 @@ def _inside(name: str, function: Callable[[Netlink], None]) -> None:
     """``function`` with a socket of a named network namespace ('' is the machine's own)."""
 
     def entered() -> None:
-        if name:
-            namespaces.enter(name)
+        _enter(name)
         with Netlink() as netlink:
             function(netlink)
 
     namespaces.alone(entered)
+
+
+def _enter(name: str) -> None:
+    if name:
+        namespaces.enter(name)

@@ -17,6 +17,7 @@ from typing import ParamSpec, TypeVar
 
 from labkit import cancellation
 from labkit.kernel import calls, users
+from labkit.kernel.links import Netlink
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,36 +33,41 @@ def path(name: str) -> Path:
 
 def stands(name: str) -> bool:
     """Whether there is a namespace of that name: a file alone, whose maker was killed, is none."""
+    folder = str(FOLDER)
     try:
-        return path(name).stat().st_dev != FOLDER.stat().st_dev
+        return os.stat(f"{folder}/{name}").st_dev != os.stat(folder).st_dev  # noqa: PTH116 - asked for many, again and again
     except FileNotFoundError:
         return False
 
 
 def create(
     names: Sequence[str],
-    settle: Callable[[], None] = lambda: None,
+    settle: Callable[[Netlink], None] = lambda netlink: None,
     ids: Mapping[str, int] | None = None,
 ) -> None:
     """Creates network namespaces with these names; raises :class:`FileExistsError` for a name that is taken.
 
-    :param settle: is called in each namespace before it has its name.
+    :param settle: is called in each namespace, with a socket there, before it has its name.
     :param ids: a namespace with an entry (not 0) belongs to a user namespace with the ids from there on, the others
         to the machine's.
     """
     alone(_create, names, settle, ids or {})
 
 
-def _create(names: Sequence[str], settle: Callable[[], None], ids: Mapping[str, int]) -> None:
+def _create(
+    names: Sequence[str], settle: Callable[[Netlink], None], ids: Mapping[str, int]
+) -> None:
     """One thread goes from one new namespace to the next (unshare(2))."""
-    for name in names:
-        if ids.get(name):
-            with users.opened(ids[name], "net") as made:
-                calls.setns(made, calls.CLONE_NEWNET)
-        else:
-            calls.unshare(calls.CLONE_NEWNET)
-        settle()
-        attach(name, threading.get_native_id())
+    with Netlink() as netlink:
+        for name in names:
+            if ids.get(name):
+                with users.opened(ids[name], "net") as made:
+                    calls.setns(made, calls.CLONE_NEWNET)
+            else:
+                calls.unshare(calls.CLONE_NEWNET)
+            netlink.reopen()
+            settle(netlink)
+            attach(name, threading.get_native_id())
 
 
 def attach(name: str, pid: int) -> None:

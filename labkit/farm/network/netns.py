@@ -76,8 +76,9 @@ def _entered(netns: str | None, function: Callable[[], R]) -> R:
 
 def _each(names: list[str], function: Callable[[Netlink, str], R]) -> dict[str, R]:
     found = {}
-    for name in names:
-        enter(name)
-        with Netlink() as netlink:
+    with Netlink() as netlink:
+        for name in names:
+            enter(name)
+            netlink.reopen()
             found[name] = function(netlink, name)
     return found
