@@ -17,7 +17,7 @@ from labkit.farm.containers import container, written
 from labkit.farm.reconcile import answers
 from labkit.farm.services import balancer, balancer_server, fetch
 from labkit.farm.services.balancer_config import FROM_RESERVED, STATUS_PATH
-from labkit.farm.services.dns_config import with_dns
+from labkit.farm.services.dns_server import with_dns
 from labkit.farm.traffic import measurements
 from labkit.farm.traffic.load import Load, Sent
 from labkit.model import sites
@@ -190,7 +190,9 @@ def logged(lab: Lab, load: Load) -> tuple[list[Sent], int]:
     cancellation.until(lambda: answered <= second().keys(), measurements.PATIENCE)
     again, methods, unread = second(), dict[int, tuple[str, ...]](), 0
     for replica in lab.replicas_of(load.target.label):
-        own, bad = sites.parse_log(written.lines(container.access_log(lab, replica), load.trace))
+        own, bad = sites.parse_log(
+            written.lines(written.log(lab, replica.name, "access"), load.trace)
+        )
         unread += bad.total()
         for line in own:
             method = line.request.partition(" ")[0]
