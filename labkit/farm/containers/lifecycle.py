@@ -22,8 +22,8 @@ from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
 from labkit.errors import ConfigError
-from labkit.farm.containers import bundle, container, lab_namespaces, overlay, runc, written
-from labkit.farm.containers.bundle import LIMITS, Json, Limit, Spec
+from labkit.farm.containers import bundle, container, overlay, runc, written
+from labkit.farm.containers.bundle import LIMITS, Limit, Spec
 from labkit.farm.containers.overlay import Wanted
 from labkit.farm.images import actions as images
 from labkit.kernel import cgroups, proc
@@ -99,29 +99,28 @@ def trial(lab: Lab, name: str, *args: str, terminal: bool = False) -> Spec:
 
 
 @contextmanager
-def prepared(lab: Lab, *specs: Spec, **changed: Json) -> Iterator[None]:
+def prepared(lab: Lab, *specs: Spec) -> Iterator[None]:
     """Makes the bundles of trial containers, and removes containers, mounts and folders after the block.
 
-    ``changed`` maps a container's name to the whole config.json that it gets instead. The caller holds the lab's
-    ``farm`` lock.
+    The caller holds the lab's ``farm`` lock.
     """
     cgroups.require()
     unpacked = images.unpacked(lab, TAG)
     try:
         overlay.prepare(lab, [Wanted(item, unpacked) for item in specs])
-        for name, config in changed.items():
-            write_atomically(runc.bundle(lab, name) / "config.json", bundle.text(config))
         yield
     finally:
         for item in specs:
             container.remove(lab, item.name)
 
 
-def own_configuration(lab: Lab, item: Spec) -> Json:
-    """The config.json that :func:`prepared` makes for a trial container."""
-    ids = lab_namespaces.preview(lab, [item.name])[item.name]
-    image = overlay.image_configuration(images.unpacked(lab, TAG))
-    return bundle.configure(image, lab_namespaces.with_ids(lab, item, ids))
+def edit(lab: Lab, name: str, part: str, **values: object) -> None:
+    """Gives the prepared container's config.json other values in its ``part`` (``process``)."""
+    folder = runc.bundle(lab, name)
+    config = dict(runc.config(folder))
+    write_atomically(
+        folder / "config.json", bundle.text({**config, part: {**config[part], **values}})
+    )
 
 
 def foreground(lab: Lab, name: str, timeout: float = 30.0) -> run.Done:
@@ -358,9 +357,8 @@ def listing(lab: Lab) -> Outcome[Listing]:
 def without_path(lab: Lab) -> Outcome[str]:
     """Starts a container whose configuration has no PATH; the value is runC's answer."""
     item = trial(lab, "trial-path", "sleep", "1")
-    config = dict(own_configuration(lab, item))
-    config["process"] = {**config["process"], "env": ["TERM=xterm"]}
-    with lock(lab.run_dir, "farm"), prepared(lab, item, **{item.name: config}):
+    with lock(lab.run_dir, "farm"), prepared(lab, item):
+        edit(lab, item.name, "process", env=["TERM=xterm"])
         done = foreground(lab, item.name)
     answer = last_line(done.stderr)
     return Outcome(

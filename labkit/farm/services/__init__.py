@@ -8,21 +8,9 @@ pages of the replicas, :mod:`~labkit.farm.services.ssh` logs in to them, and
 Example: ``from labkit.farm.services import balancer, dns``
 """
 
-from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from labkit.farm.services import balancer, browser, dns, fetch, served, ssh
+from labkit.farm.services import balancer, browser, dns, fetch, served, ssh
 
 __all__ = ["balancer", "browser", "dns", "fetch", "served", "ssh"]
-
-
-def __getattr__(name: str) -> ModuleType:
-    """Imports a module when it is asked for: most commands need few of them."""
-    if name in __all__:
-        return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
