@@ -46,7 +46,7 @@ class Choice:
     def parameters(self) -> dict[str, Any]:
         """All parameters given, by their flat names; the last of a name counts. Raises
         :class:`ConfigError`, with the nearest one, for a key that lab.toml does not have."""
-        from labkit.model.lab import PARAMETERS, unknown
+        from labkit.model.config import PARAMETERS, unknown
 
         flat = {key: name for name, key in PARAMETERS.items()}
         given = dict(map(pair, self.settings))
@@ -62,7 +62,8 @@ class Choice:
 
     def lab(self, *, others: bool = False) -> Lab:
         """The lab; ``others``: parameters that it does not have may be a notebook's own."""
-        from labkit.model.lab import PARAMETERS, Lab
+        from labkit.model.config import PARAMETERS
+        from labkit.model.lab import Lab
 
         file = self.config or (
             Path(os.environ["LABKIT_FILE"]) if "LABKIT_FILE" in os.environ else None

@@ -36,11 +36,6 @@ from labkit.model.config import (
     unknown,
 )
 
-__all__ = [
-    "COLOURS", "PARAMETERS", "RESERVED", "Lab", "Replica", "Site",
-    "find_file", "project_folder", "unknown",
-]  # fmt: skip
-
 #: The most characters of a name in the DNS, and the port of the lab's name server.
 NAME, DNS_PORT = 253, 53
 #: Names in the lab's zone that are not a site's.
