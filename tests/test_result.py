@@ -6,7 +6,9 @@ import inspect
 import pydoc
 from collections.abc import Callable
 from pathlib import Path
+from types import NoneType
 
+import pandas
 import pytest
 from pydantic import ValidationError
 
@@ -119,6 +121,43 @@ def test_a_table_knows_its_columns_and_units() -> None:
     assert table.rows == (("a", 1), ("b", None))
     assert Table.of("t", "T", [], columns=["x"]).frame().columns.tolist() == ["x"]
     assert Table.of("t", "T", []).rows == ()
+    assert Table.of("t", "T", [{"a": float("nan"), "b": float("inf")}]).rows == ((None, None),)
+
+
+FRAME = pandas.DataFrame(
+    {
+        "whole": [1, 2, 2], "part": [1.5, float("nan"), float("inf")], "holds": [True, False, True],
+        "kind": pandas.Categorical(["x", "y", None]), "text": [None, "t", "u"],
+        "day": pandas.to_datetime(["2026-01-02", None, "2026-01-03"]),
+        "some": pandas.array([1, None, 3], dtype="Int64"),
+    }
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("frame", "names", "rows"),
+    [
+        (FRAME, [*FRAME], ((1, 1.5, True, "x", None, "2026-01-02 00:00:00", 1),
+                           (2, None, False, "y", "t", None, None),
+                           (2, None, True, None, "u", "2026-01-03 00:00:00", 3))),
+        (FRAME[:0], [*FRAME], ()),
+        (FRAME.groupby("whole")[["part"]].agg(["min", "size"]), ["whole", "part min", "part size"],
+         ((1, 1.5, 1), (2, None, 2))),
+        (FRAME.pivot_table(index="whole", columns="kind", values="part", aggfunc="count", observed=True),
+         ["whole", "x", "y"], ((1, 1.0, None), (2, None, 0.0))),
+        (FRAME.set_index("text").loc[["t"], ["whole"]], ["text", "whole"], (("t", 2),)),
+    ],
+    ids=["native types", "empty", "group", "pivot", "index"],
+)  # fmt: skip
+def test_a_table_is_made_of_a_data_frame(
+    frame: pandas.DataFrame, names: list[str], rows: tuple[object, ...]
+) -> None:
+    """Plain cells that JSON brings back; what is no value is None, and an index that has a name is a column."""
+    table = Table.of("t", "T", frame)
+    assert ([column.name for column in table.columns], table.rows) == (names, rows)
+    assert {type(cell) for row in table.rows for cell in row} <= {int, float, bool, str, NoneType}
+    result = act().model_copy(update={"tables": (table,)})
+    assert Result.model_validate_json(result.model_dump_json()) == result
 
 
 def test_an_unknown_table_names_those_that_there_are() -> None:
