@@ -27,7 +27,8 @@ from labkit.farm.reconcile.observe import Observation, is_unnamed, observe
 from labkit.farm.reconcile.plan import Plan
 from labkit.farm.services import balancer_server, dns_server
 from labkit.kernel import cgroups
-from labkit.model.lab import Lab, Replica, Site
+from labkit.model.config import Site
+from labkit.model.lab import Lab, Replica
 from labkit.model.resources import KINDS
 
 #: The most plans that are carried out: images that were made, or a namespace that has its name again, show
