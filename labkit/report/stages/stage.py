@@ -68,8 +68,10 @@ class Stage:
         if shell := _shell():
             from IPython.core.guarded_eval import EVALUATION_POLICIES
 
-            known = EVALUATION_POLICIES["limited"].allowed_getattr  # not of pydantic's classes
-            shell.Completer.policy_overrides = {"allowed_getattr": {*known, Result}}
+            limited: Any = EVALUATION_POLICIES["limited"]  # asks no class of pydantic's
+            shell.Completer.policy_overrides = {
+                "allowed_getattr": {*limited.allowed_getattr, Result}
+            }
         return cls(plan(name), lab)
 
     @staticmethod
