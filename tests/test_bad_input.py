@@ -51,7 +51,7 @@ def refused(done: Done, *said: str) -> bool:
     assert done.stderr.startswith("labkit: ")
     assert "\n  remedy: " in done.stderr
     assert "Traceback" not in done.stderr
-    assert "a fault of labkit" not in done.stderr
+    assert "a fault in labkit" not in done.stderr
     assert not done.stdout
     for words in said:
         assert words in done.stderr
@@ -200,7 +200,7 @@ def test_a_misspelt_parameter_of_a_notebook_by_papermill(refusals: dict[str, Ref
 
 REASONS = {
     "subnet": ("MachineError: network.subnet = 10.60.0.0/24", "already routes 10.60.0.0/24 through interface other7", "set network.subnet"),
-    "disk": ("BuildError: root file system essential", "needs 900.0 MB while it is made", "MB free", "make room, or set `cache`"),
+    "disk": ("BuildError: root file system essential", "needs 900.0 MB while it is made", "MB free", "free space, or set `cache`"),
 }  # fmt: skip
 
 
