@@ -6,7 +6,7 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.farm.containers import bundle, container, lifecycle, runc
+from labkit.farm.containers import bundle, confinement, container, lifecycle, runc
 from labkit.farm.containers.bundle import Spec
 from labkit.farm.containers.lifecycle import Modes, Start
 
@@ -129,22 +129,7 @@ def test_trials_answer_and_leave_no_container(ask, lab: Lab) -> None:  # type: i
     found = ask(lab)
     assert found.holds, [check for check in found.checks if not check.holds]
     assert runc.states(lab) == {}
-
-
-@pytest.mark.root
-def test_instances_are_containers_of_their_own(lab: Lab) -> None:
-    """As many process namespaces as containers: not several processes in one."""
-    found = lifecycle.instances(lab, 3, 1).value
-    assert len(set(found.namespaces.values())) == len(set(found.pids.values())) == 3
-
-
-@pytest.mark.root
-def test_a_terminal_is_held_by_who_took_it_alone(lab: Lab) -> None:
-    """runC refuses to detach with a terminal that nobody takes; taken, the process holds it."""
-    found = lifecycle.start_modes(lab).value
-    assert (found.detached.status, found.detached.terminal) == ("running", "no terminal")
-    assert (found.refused.status, found.refused.terminal) == ("gone", "")
-    assert found.taken.terminal == "terminal /dev/pts/0"
+    assert confinement.checks(lab) == ()
     assert list(lab.run_dir.glob("*.socket")) == []
 
 
