@@ -62,6 +62,7 @@ def state(**changes: object) -> State:
         (CONFIG, seen(environment={}), state(), PATH, ["path"]),
         (CONFIG, seen(environment={"PATH": "/bin"}), state(), PATH, ["path"]),
         (CONFIG, seen(environment={"PATH": ""}), state(), "", ["path"]),
+        (CONFIG, seen(environment={}), state(), "", ["path"]),
         (CONFIG, seen(command=("apache2",)), state(), PATH, ["process"]),
         (CONFIG, seen(), state(bundle="/root/newbundle"), PATH, ["bundle"]),
     ],

@@ -100,6 +100,20 @@ def test_a_balancer_that_moves_listens_at_both_places_meanwhile(
     assert balancer_config.between("", new) == new
 
 
+def test_log_line_keeps_what_a_client_sent_as_it_is() -> None:
+    """A quote or a byte that is no text in a request is escaped by Apache, and breaks no line."""
+    (line,), _ = balancer.parse(
+        [
+            '{"time":"2026-03-01T10:00:00.123456+0000","site":"site1.lab.test","replica":"site1-2",'
+            '"client":"10.60.0.1","request":"GET /\\"\\xc3 HTTP/1.1","status":200,'
+            '"microseconds":1234,"trace":"ab-1"}\n'
+        ]
+    )
+    assert (line.replica, line.status, line.trace) == ("site1-2", 200, "ab-1")
+    assert line.request == 'GET /"\\xc3 HTTP/1.1'
+    assert line.time.microsecond == 123456
+
+
 MANAGER = """<?xml version='1.0' encoding='UTF-8' ?>
 <httpd:manager xmlns:httpd='http://httpd.apache.org'><httpd:balancers><httpd:balancer>
 <httpd:name>balancer://a</httpd:name><httpd:nonce>n-1</httpd:nonce>

@@ -107,6 +107,7 @@ def line(agent: str = "curl", request: str = "GET / HTTP/1.1") -> str:
 @pytest.mark.parametrize(
     ("written", "read"),
     [
+        ("curl/7.88", "curl/7.88"),
         ("-", "-"),
         (r"a \"quoted\" word", 'a "quoted" word'),
         (r"back\\slash", r"back\slash"),
@@ -121,8 +122,9 @@ def line(agent: str = "curl", request: str = "GET / HTTP/1.1") -> str:
 )
 def test_log_lines_are_read_whatever_the_client_sent(written: str, read: str) -> None:
     """Apache's escapes (mod_log_config) in a client's own words never end or spoil the line."""
-    (found,), bad = sites.parse_log(["", line(agent=written), "\n"])
-    assert not bad
+    lines = ["", line(agent=written), "\n", line(request=r"\x16\x03\x01")]
+    (found, other), bad = sites.parse_log(lines)
+    assert (other.request, bad) == (r"\x16\x03\x01", {})
     assert found.agent == read
     assert (found.replica, found.status, found.microseconds) == ("red-1", 200, 321)
     assert found.time.isoformat() == "2026-01-02T03:04:05.678901+00:00"
