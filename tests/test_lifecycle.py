@@ -6,6 +6,7 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
+from labkit.core import run
 from labkit.farm.containers import bundle, confinement, container, lifecycle, runc
 from labkit.farm.containers.bundle import Spec
 from labkit.farm.containers.lifecycle import Modes, Start
@@ -144,10 +145,11 @@ def test_fewer_instances_than_asked_for_is_told(lab: Lab, monkeypatch: pytest.Mo
     monkeypatch.setattr(lifecycle, "trial", short)
     begin = container.begin
 
-    def begun(lab: Lab, name: str) -> None:
-        begin(lab, name)
+    def begun(lab: Lab, name: str) -> run.Done:
+        done = begin(lab, name)
         if name == "wait-2":
             container.wait(lab, name)
+        return done
 
     monkeypatch.setattr(container, "begin", begun)
     found = lifecycle.instances(lab, 3, 1)
