@@ -425,7 +425,7 @@ def test_a_disk_that_fills_up_is_named_and_is_in_nobody_s_way_when_it_has_room(
     with pytest.raises(BuildError) as caught:
         rootfs.build(small_disk, "tiny")
     assert "is full" in caught.value.reason
-    assert "make room" in caught.value.remedy
+    assert "free space" in caught.value.remedy
     assert not _leftovers(small_disk)
     assert list(place.parent.iterdir()) == []
     run.run(["mount", "-o", "remount,size=600m", small_disk.cache_dir])

@@ -5,14 +5,18 @@ assembly, sealed off from the machine, and kept in the cache.
 removes from the cache what no lab uses. :mod:`~labkit.farm.rootfs.variants` names the variants,
 :mod:`~labkit.farm.rootfs.apt` the suite and its mirrors. Images and the study also use the parts: ``files`` and
 ``owners`` (each file's kind and package), ``account`` (weights and reasons), ``tree`` and ``shrink`` (smaller ones),
-``repository`` and ``sandbox`` (builds without a network).
+``repository`` and ``sandbox`` (builds without a network), ``buildplan`` and ``cache_entries`` (what the cache has),
+``packages``, ``ladder``, ``reproducible``.
 """
 
 from labkit.farm.rootfs.bootstrap import build, refresh
 from labkit.farm.rootfs.buildplan import Rootfs, find, plan
 from labkit.farm.rootfs.cache_entries import collect
 
-__all__ = ["Rootfs", "build", "collect", "find", "plan", "refresh"]
+__all__ = [
+    "Rootfs", "account", "apt", "bootstrap", "build", "buildplan", "cache_entries", "collect", "files", "find", "ladder",  # noqa: F822 - its modules
+    "packages", "plan", "refresh", "repository", "reproducible", "sandbox", "shrink", "tree", "variants",  # noqa: F822 - its modules
+]  # fmt: skip
 
 
 def __dir__() -> list[str]:
