@@ -21,10 +21,10 @@ from labkit.display import counted
 from labkit.errors import StateError
 from labkit.farm.containers import lab_namespaces, runc
 from labkit.farm.network import firewall, host, isolation, topology
-from labkit.farm.network.netns import NamespaceError, each, within
 from labkit.farm.network.topology import Port, Topology
 from labkit.kernel import netns, proc
 from labkit.kernel.links import Link, Netlink, address, is_gone
+from labkit.kernel.netns import NamespaceError, each, within
 from labkit.model.lab import Lab, Replica, mac_of
 
 

@@ -22,7 +22,7 @@ from labkit import cancellation
 from labkit.errors import FarmError
 from labkit.farm.containers import container, runc, written
 from labkit.farm.network.host import again
-from labkit.farm.network.netns import inside
+from labkit.kernel.netns import inside
 from labkit.model.lab import Lab, Replica
 from labkit.model.sites import REPLICA_HEADER
 

@@ -17,7 +17,6 @@ from labkit.farm.images.on_disk import Images
 from labkit.farm.network import firewall as guard
 from labkit.farm.network import links
 from labkit.farm.network import topology as topologies
-from labkit.farm.network.netns import NamespaceError, within
 from labkit.farm.network.topology import Topology
 from labkit.farm.reconcile import answers, plan
 from labkit.farm.reconcile.plan import Plan
@@ -26,6 +25,7 @@ from labkit.farm.services import balancer_server, dns_server
 from labkit.kernel import netns as namespaces
 from labkit.kernel import proc
 from labkit.kernel.links import UNREACHABLE, Netlink
+from labkit.kernel.netns import NamespaceError, within
 from labkit.model.lab import Lab, Replica
 from labkit.model.resources import KINDS, Known, Resource, fingerprint, of_kinds
 from labkit.records import Record
