@@ -11,12 +11,12 @@ from labkit import Lab
 from labkit.core import run
 from labkit.errors import ConfigError
 from labkit.farm import rootfs
-from labkit.farm.images import actions as image
-from labkit.farm.rootfs import ladder, packages, shrink, variants
-from labkit.farm.rootfs.files import File
-from labkit.farm.rootfs.ladder import Step
+from labkit.farm.images import layout as image
+from labkit.farm.rootfs import packages, shrink, variants
+from labkit.farm.rootfs.contents import File
 from labkit.farm.rootfs.packages import Package
 from labkit.farm.rootfs.tree import Item, Tree
+from labkit.farm.rootfs.variants import Step
 from labkit.farm.study import ablation, probes
 from labkit.farm.study.ablation import Ablation, ProbedStep, StepProbes
 from labkit.farm.study.evidence import scratch
@@ -157,7 +157,7 @@ def test_the_libraries_that_a_program_asks_for() -> None:
 
 def test_each_step_of_the_ladder_is_of_a_rule() -> None:
     """A rung is a variant, its steps have names of their own, and those that break something are no part."""
-    for name, steps in ladder.LADDER.items():
+    for name, steps in variants.LADDER.items():
         assert variants.named(name).after == "web"
         assert len({step.name for step in steps}) == len(steps)
         assert all(step.rule in shrink.RULES and not step.breaks for step in steps)

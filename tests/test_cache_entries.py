@@ -13,7 +13,7 @@ from labkit import Lab
 from labkit.core import cache, run
 from labkit.core.journal import lock
 from labkit.farm import rootfs
-from labkit.farm.images import actions as image
+from labkit.farm.images import layout as image
 from labkit.farm.reconcile import up
 from labkit.farm.rootfs import cache_entries
 

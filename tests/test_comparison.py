@@ -8,9 +8,7 @@ import pytest
 
 from labkit import Lab
 from labkit.farm import rootfs, study
-from labkit.farm.rootfs.account import Contents
-from labkit.farm.rootfs.files import File
-from labkit.farm.rootfs.owners import NOBODY, Owner
+from labkit.farm.rootfs.contents import NOBODY, Contents, File, Owner
 from labkit.farm.rootfs.packages import Package
 from labkit.farm.study import comparison, evidence, sizes
 from labkit.farm.study.comparison import Compressed, WaterfallBar

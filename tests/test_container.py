@@ -16,7 +16,7 @@ from labkit.core.undo import mount_points
 from labkit.errors import CommandError, FarmError
 from labkit.farm.containers import bundle, container, overlay, replica_files, runc
 from labkit.farm.containers.bundle import Spec
-from labkit.farm.images import actions as images
+from labkit.farm.images import layout as images
 from labkit.farm.network.netns import inside
 from labkit.farm.reconcile import answers, up
 from labkit.farm.services import fetch
@@ -37,7 +37,7 @@ import sys
 from pathlib import Path
 from labkit import Lab; from labkit.core import run
 from labkit.farm.containers import container, runc
-from labkit.farm.images import actions as images
+from labkit.farm.images import layout as images
 from tests.test_container import small_spec
 
 lab = Lab.model_validate_json(sys.argv[1])

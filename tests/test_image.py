@@ -16,8 +16,8 @@ from labkit.core import run, undo
 from labkit.core.journal import Journal
 from labkit.errors import BuildError, ConfigError, StateError
 from labkit.farm import rootfs
-from labkit.farm.images import actions as image
 from labkit.farm.images import builder, store, umoci_steps
+from labkit.farm.images import layout as image
 from labkit.farm.rootfs import packages
 from labkit.farm.rootfs.sandbox import sealed
 from tests.conftest import CACHE

@@ -10,8 +10,8 @@ import pytest
 
 from labkit import Lab
 from labkit.core import run
-from labkit.farm.images import actions as images
-from labkit.farm.images import on_disk
+from labkit.farm.images import layout
+from labkit.farm.images import layout as images
 from tests.conftest import lab_maker, open_place
 
 Change = Callable[[Lab], None]
@@ -63,7 +63,7 @@ def test_nothing_is_asked_while_nothing_changes(found: Lab) -> None:
     with run.tracing() as done:
         known = images.unpack_all(found)
     assert done == []
-    assert known == on_disk.remembered(found)
+    assert known == layout.remembered(found)
     assert known["red"] == images.unpacked(found, "red")
     assert all(any(folder.iterdir()) for folder in known["red"].lower)
 
@@ -77,8 +77,8 @@ def test_another_description_is_not_what_was_found(found: Lab) -> None:
         {"rootfs": {**found.rootfs.model_dump(), "packages": ["tzdata"]}},
     ]
     for changed in other:
-        assert on_disk.remembered(Lab.of({**found.model_dump(), **changed})) is None
-    assert on_disk.remembered(Lab.of({**found.model_dump(), "replicas": 5})) is not None
+        assert layout.remembered(Lab.of({**found.model_dump(), **changed})) is None
+    assert layout.remembered(Lab.of({**found.model_dump(), "replicas": 5})) is not None
 
 
 @pytest.mark.root
@@ -89,14 +89,14 @@ def test_another_state_of_the_machine_s_packages_is_seen(
     status, sources = tmp_path / "status", tmp_path / "sources"
     status.write_text("one")
     sources.mkdir()
-    monkeypatch.setattr(on_disk, "MACHINE", (status, sources))
+    monkeypatch.setattr(layout, "MACHINE", (status, sources))
     known = images.unpack_all(found)
-    assert on_disk.remembered(found) == known
+    assert layout.remembered(found) == known
     status.write_text("another")
-    assert on_disk.remembered(found) is None
-    on_disk.remember(found, known)
+    assert layout.remembered(found) is None
+    layout.remember(found, known)
     (sources / "more.list").write_text("deb http://archive.example/debian stable main\n")
-    assert on_disk.remembered(found) is None
+    assert layout.remembered(found) is None
 
 
 @pytest.mark.root
@@ -107,7 +107,7 @@ def test_whatever_was_changed_by_hand_is_looked_at_whole(found: Lab, change: Cha
     """And made again; afterwards it is found at once."""
     images.unpack_all(found)
     change(found)
-    assert on_disk.remembered(found) is None
+    assert layout.remembered(found) is None
     known = images.unpack_all(found)
     assert all(any(folder.iterdir()) for folder in known["red"].lower)
-    assert on_disk.remembered(found) == known
+    assert layout.remembered(found) == known

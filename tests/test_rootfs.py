@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -22,7 +23,7 @@ from labkit.farm.rootfs import buildplan, commands, variants
 from labkit.farm.rootfs.apt import Source
 from labkit.farm.rootfs.buildplan import Rootfs
 from labkit.farm.rootfs.cache_entries import building
-from labkit.farm.rootfs.files import scan
+from labkit.farm.rootfs.contents import scan
 from labkit.farm.rootfs.repository import ADDRESS, Repository
 from labkit.farm.rootfs.variants import Variant
 from labkit.farm.study import comparison
@@ -300,7 +301,7 @@ import sys
 from labkit import Lab
 from labkit.farm import rootfs
 from labkit.farm.rootfs import variants
-variants.VARIANTS["tiny"] = variants.Variant.model_validate_json(sys.argv[2])
+variants.VARIANTS["tiny"] = variants.Variant(*__import__("json").loads(sys.argv[2]))
 rootfs.build(Lab.of(__import__("json").loads(sys.argv[1])), "tiny")
 """
 
@@ -322,7 +323,7 @@ def test_a_killed_build_leaves_nothing_that_a_later_one_takes_for_whole(
         "copied": (part / "rootfs").exists,
     }
     builder = run.start(
-        [sys.executable, "-c", KILLED, tiny.model_dump_json(), TINY.model_dump_json()],
+        [sys.executable, "-c", KILLED, tiny.model_dump_json(), json.dumps(TINY)],
         env={"PYTHONPATH": str(Path(rootfs.__file__).parents[3])},
     )
     try:

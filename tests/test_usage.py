@@ -15,13 +15,11 @@ from labkit.core.journal import Journal, lock
 from labkit.errors import FarmError
 from labkit.farm import rootfs
 from labkit.farm.containers import runc
-from labkit.farm.images import actions as images
-from labkit.farm.rootfs import account
-from labkit.farm.rootfs.account import Asked, Contents
-from labkit.farm.rootfs.files import File
-from labkit.farm.rootfs.owners import NOBODY, Owner
+from labkit.farm.images import layout as images
+from labkit.farm.rootfs.contents import NOBODY, Contents, File, Owner
 from labkit.farm.rootfs.packages import Package
 from labkit.farm.study import opened_files, probes, usage
+from labkit.farm.study.sizes import Asked
 from labkit.farm.study.usage import FINE, UNTRIED, Evidence, Omission, Served
 
 
@@ -313,7 +311,7 @@ def test_the_farms_base_has_packages_that_it_could_do_without(lab: Lab) -> None:
 def test_the_smallest_image_s_linker_is_asked(lab: Lab) -> None:
     """It has no ldd; of its libraries one that no needed package has is named."""
     root = rootfs.build(lab, "smallest").value.path
-    contents = account.read("smallest", root)
+    contents = Contents.read("smallest", root)
     names = [package.name for package in contents.packages]
     assert usage.linked(contents, root, names).holds
     less = usage.linked(contents, root, [name for name in names if name != "libcrypt1"])

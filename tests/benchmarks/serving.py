@@ -22,7 +22,8 @@ from labkit import Lab
 from labkit.core import run, undo
 from labkit.display import human_bytes
 from labkit.farm import rootfs
-from labkit.farm.rootfs import account, apt
+from labkit.farm.rootfs import apt
+from labkit.farm.rootfs.contents import Contents
 
 APACHE = "apache2"
 #: What a person would type, without the suite, the folder and the mirror.
@@ -93,7 +94,7 @@ def tell(name: str, root: Path, seconds: float) -> None:
     """Prints a row."""
     fetched = sum(size(root / place) for place in FETCHED)
     whole = size(root)
-    contents = account.read(name, root)
+    contents = Contents.read(name, root)
     most = list(contents.by_kind().items())[:4]
     parts = ", ".join(f"{kind} {human_bytes(weight.size)}" for kind, weight in most)
     listed = len(run.run(["dpkg", f"--root={root}", "--get-selections"]).stdout.splitlines())

@@ -29,7 +29,7 @@ from labkit.farm.containers import (
 )
 from labkit.farm.containers.bundle import Change, Json
 from labkit.farm.containers.runc import Process, State
-from labkit.farm.images import actions as images
+from labkit.farm.images import layout as images
 from labkit.farm.images import store
 from labkit.farm.images.unpacking import Unpacked
 from labkit.kernel import proc

@@ -12,7 +12,7 @@ from labkit.core.files import write_atomically
 from labkit.core.journal import Journal
 from labkit.farm.containers import container, lab_namespaces, overlay, runc, written
 from labkit.farm.containers.bundle import Json, Spec, configure, text
-from labkit.farm.images import actions as images
+from labkit.farm.images import layout as images
 from labkit.kernel import cgroups
 from labkit.model.lab import Lab
 

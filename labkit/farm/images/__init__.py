@@ -7,7 +7,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from labkit.farm.images.actions import build, inspect, unpack_all, unpacked
+    from labkit.farm.images.layout import build, inspect, unpack_all, unpacked
     from labkit.farm.images.umoci_steps import steps
 
 __all__ = ["build", "inspect", "steps", "unpack_all", "unpacked"]
@@ -17,9 +17,9 @@ def __getattr__(name: str) -> Any:
     """Imports an action when it is first used: importing one module of this room stays cheap."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from labkit.farm.images import actions, umoci_steps
+    from labkit.farm.images import layout, umoci_steps
 
-    return getattr(umoci_steps if name == "steps" else actions, name)
+    return getattr(umoci_steps if name == "steps" else layout, name)
 
 
 def __dir__() -> list[str]:

@@ -15,6 +15,7 @@ import shutil
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -23,7 +24,6 @@ from labkit.core import cache, run
 from labkit.core.files import write_atomically
 from labkit.errors import StateError
 from labkit.farm.rootfs.buildplan import program_version
-from labkit.farm.rootfs.reproducible import stamp
 from labkit.records import Record
 
 #: The annotation of a manifest in ``index.json`` that holds its tag (annotations.md).
@@ -312,3 +312,8 @@ def parent_folders(files: Mapping[str, str]) -> list[str]:
     """The folders above the files, each before those in it. Pure."""
     found = {str(parent) for name in files for parent in PurePosixPath(name).parents}
     return sorted(found - {"."})
+
+
+def stamp(epoch: int) -> str:
+    """The time as OCI images write it (RFC 3339): ``2024-02-10T08:15:00Z``. Pure."""
+    return f"{datetime.fromtimestamp(epoch, UTC):%Y-%m-%dT%H:%M:%SZ}"

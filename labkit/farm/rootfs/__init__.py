@@ -3,9 +3,9 @@ assembly, sealed off from the machine, and kept in the cache.
 
 ``build`` makes one or finds it in the cache, ``refresh`` takes the mirror's newest lists of packages, and ``collect``
 removes from the cache what no lab uses. :mod:`~labkit.farm.rootfs.variants` names the variants,
-:mod:`~labkit.farm.rootfs.apt` the suite and its mirrors. Images and the study also use the parts: ``files`` and
-``owners`` (each file's kind and package), ``account`` (weights and reasons), ``tree`` and ``shrink`` (smaller ones),
-``repository`` and ``sandbox`` (builds without a network).
+:mod:`~labkit.farm.rootfs.apt` the suite and its mirrors. Images and the study also use the parts: ``contents`` (each
+file's kind, size and package), ``tree`` and ``shrink`` (smaller ones), ``repository`` and ``sandbox`` (builds without a
+network).
 """
 
 from labkit.farm.rootfs.bootstrap import build, refresh

@@ -21,9 +21,10 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from labkit.core import cache, run
-from labkit.core.files import text_of, write_atomically
+from labkit.core.files import text_of
 from labkit.core.journal import lock
 from labkit.errors import ConfigError, LabkitError, MachineError
+from labkit.farm.rootfs.cache_entries import recorded, write_record
 from labkit.model.lab import Lab
 from labkit.records import Record
 
@@ -312,13 +313,7 @@ def refusal(line: str, kind: str, again: str) -> LabkitError:
 def find_lists(lab: Lab) -> Archive | None:
     """Returns the lab's archive from the cache; None when its lists were not taken yet, or are damaged."""
     place = _place(lab)
-    if not cache.whole(place):
-        return None
-    try:
-        found = Archive.model_validate_json(text_of(place / "archive.json") or "")
-    except ValueError:  # removed since
-        return None
-    return found.model_copy(update={"folder": place})
+    return recorded(place, Archive, folder=place)
 
 
 def ensure_lists(lab: Lab) -> Archive:
@@ -342,7 +337,7 @@ def update_lists(lab: Lab) -> Archive:
         try:
             part.mkdir(parents=True)
             archive = fetch_lists(lab, part, seed=_kept(place))
-            write_atomically(part / "archive.json", archive.model_dump_json(indent=1))
+            write_record(part, archive)
             cache.seal(part)
             with suppress(FileNotFoundError):
                 place.rename(old)

@@ -12,16 +12,14 @@ from pathlib import Path
 
 from labkit.checks import Check, equal
 from labkit.core import cache, run
-from labkit.core.files import write_atomically
-from labkit.core.journal import lock
 from labkit.core.progress import Doing, doing
 from labkit.core.result import Outcome, action
 from labkit.display import counted, human_bytes
 from labkit.errors import BuildError, CommandError, ConfigError
-from labkit.farm.rootfs import apt, buildplan, commands, packages, reproducible, variants
+from labkit.farm.rootfs import apt, buildplan, commands, packages, sandbox, variants
 from labkit.farm.rootfs.apt import AbsentError
 from labkit.farm.rootfs.buildplan import BuildPlan, Rootfs
-from labkit.farm.rootfs.cache_entries import PATIENCE, building, discard, size
+from labkit.farm.rootfs.cache_entries import building, discard, made_once, size, write_record
 from labkit.farm.rootfs.commands import BuildStep
 from labkit.farm.rootfs.repository import PackageCache, Repository
 from labkit.farm.rootfs.sandbox import HOST_NETWORK, Access, gateway, in_memory, sealed
@@ -173,12 +171,15 @@ def ensure(lab: Lab, variant: str, *, registry: str = "") -> tuple[Rootfs, bool]
 
 
 def _ensure(lab: Lab, planned: BuildPlan) -> tuple[Rootfs, bool]:
-    with lock(lab.cache_dir / "locks", planned.key, wait=PATIENCE):
-        cache.hold(lab, f"rootfs-{planned.variant.name}", planned.place)
-        if planned.archive:
-            cache.hold(lab, "lists", planned.archive.folder)
-        kept = buildplan.find(planned)
-        return kept or _build(lab, planned), kept is None
+    if planned.archive:
+        cache.hold(lab, "lists", planned.archive.folder)
+    return made_once(
+        lab,
+        planned.place,
+        f"rootfs-{planned.variant.name}",
+        lambda: buildplan.find(planned),
+        lambda: _build(lab, planned),
+    )
 
 
 def _build(lab: Lab, planned: BuildPlan) -> Rootfs:
@@ -213,7 +214,7 @@ def _build(lab: Lab, planned: BuildPlan) -> Rootfs:
             origin=planned.origin,
             key=planned.key,
         )
-        write_atomically(work / "rootfs.json", value.model_dump_json(indent=1))
+        write_record(work, value)
     return value
 
 
@@ -231,9 +232,9 @@ def _fill(lab: Lab, planned: BuildPlan, work: Path, before: Rootfs | None) -> in
     except Exception as error:
         raise cause_of(cached, planned.what, error) from error
     repository.name_mirrors(root)
-    removed = reproducible.tidy(root)
+    removed = sandbox.tidy(root)
     if planned.archive:
-        reproducible.settle(root, began)
+        sandbox.settle(root, began)
     if work.name == "memory":
         run.run(["cp", "--archive", root, work.parent / "rootfs"], timeout=TIMEOUT)
     return removed

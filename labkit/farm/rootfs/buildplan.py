@@ -20,13 +20,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from labkit import reading
-from labkit.core import cache, run
+from labkit.core import run
 from labkit.core.files import proven, write_proven
 from labkit.errors import ConfigError, MachineError, StateError
 from labkit.farm.rootfs import apt, commands, packages, variants
 from labkit.farm.rootfs.apt import Archive, Source
-from labkit.farm.rootfs.cache_entries import require_space
+from labkit.farm.rootfs.cache_entries import recorded, require_space
 from labkit.farm.rootfs.packages import parse_relations
 from labkit.farm.rootfs.repository import Repository
 from labkit.farm.rootfs.variants import Variant
@@ -202,13 +201,7 @@ def program_version(package: str) -> str:
 
 def find(planned: BuildPlan) -> Rootfs | None:
     """The whole root file system in the cache, or None: also when its record or its files are damaged."""
-    if not cache.whole(planned.place):
-        return None
-    try:
-        found = Rootfs.model_validate_json(reading.content(planned.place / "rootfs.json"))
-        return found.model_copy(update={"path": planned.place / "rootfs"})
-    except (OSError, ValueError):  # removed since
-        return None
+    return recorded(planned.place, Rootfs, path=planned.place / "rootfs")
 
 
 @functools.cache

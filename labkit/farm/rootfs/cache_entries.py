@@ -16,7 +16,9 @@ import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
+from labkit import reading
 from labkit.core import cache, files, probes, undo
 from labkit.core.files import existing
 from labkit.core.journal import Journal, lock, not_root
@@ -25,11 +27,12 @@ from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
 from labkit.errors import BuildError, CommandError, LockError
 from labkit.farm.rootfs import packages
-from labkit.farm.rootfs.files import scan
+from labkit.farm.rootfs.contents import scan
 from labkit.kernel import proc
 from labkit.model.lab import Lab
 from labkit.records import Record
 
+R = TypeVar("R", bound=Record)
 log = logging.getLogger("labkit.gc")
 
 #: How long one build waits for another of the same thing (seconds).
@@ -80,6 +83,37 @@ def building(lab: Lab, place: Path, *, what: str, space: int = 0) -> Iterator[Pa
     finally:
         discard(lab, part)
         Journal.of(lab).forget("folder", path=str(part))
+
+
+def made_once(
+    lab: Lab, place: Path, use: str, find: Callable[[], R | None], make: Callable[[], R]
+) -> tuple[R, bool]:
+    """Returns the record of the entry at ``place``, and whether it had to be made; the lab holds it as its ``use``.
+
+    Two labkits that ask for the same entry at a time make it once.
+    """
+    with lock(lab.cache_dir / "locks", place.name, wait=PATIENCE):
+        cache.hold(lab, use, place)
+        kept = find()
+        return kept or make(), kept is None
+
+
+def recorded(place: Path, kind: type[R], **found: Path) -> R | None:
+    """The record of an undamaged entry, which is in a file of the record's name (``rootfs.json``); otherwise None.
+
+    :param found: values of the record that say where it was found.
+    """
+    if cache.whole(place):
+        with suppress(OSError, ValueError):  # removed since
+            text = reading.content(place / f"{kind.__name__.lower()}.json")
+            return kind.model_validate_json(text).model_copy(update=found)
+    return None
+
+
+def write_record(work: Path, value: Record) -> None:
+    """Writes the record of an entry that is being made; :func:`recorded` reads it."""
+    name = f"{type(value).__name__.lower()}.json"
+    files.write_atomically(work / name, value.model_dump_json(indent=1))
 
 
 def discard(lab: Lab, folder: Path) -> None:

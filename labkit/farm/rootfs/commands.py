@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from labkit.errors import ConfigError
-from labkit.farm.rootfs import ladder, variants
+from labkit.farm.rootfs import variants
 from labkit.farm.rootfs.apt import SCRIPTS, Archive, Source
 from labkit.farm.rootfs.repository import ADDRESS, Repository
 from labkit.farm.rootfs.variants import Variant
@@ -157,13 +157,13 @@ def recipe(variant: Variant, suite: str, packages: Sequence[str]) -> str:
     """All that a variant's commands say, with stand-ins for what does not determine the outcome."""
     made = steps(variant, suite, Path("target"), packages=packages, script=Path("script"))
     words = [word for command in made for word in command.argv]
-    return repr((variant.edition, words, ladder.LADDER.get(variant.name, ())))
+    return repr((variant.edition, words, variants.LADDER.get(variant.name, ())))
 
 
 def asked(variant: Variant, packages: Sequence[str]) -> frozenset[str]:
     """The packages that a variant's commands name, besides those of every system."""
     if variant.mode == "shrunk":
-        return frozenset(ladder.ADDED[variant.name])
+        return frozenset(variants.ADDED[variant.name])
     return frozenset((*(variants.PACKAGES if variant.tool == "dpkg" else ()), *packages))
 
 
@@ -175,7 +175,7 @@ def sources(variant: Variant, archive: Archive) -> tuple[Source, ...]:
 def wanted(variant: Variant, packages: Sequence[str]) -> tuple[str, ...]:
     """What its build fetches first, in apt's words; its tool may ask for more."""
     if variant.mode == "shrunk":
-        return ladder.ADDED[variant.name]
+        return variants.ADDED[variant.name]
     if variant.tool == "debuerreotype":
         return ()
     begins = BEGINNINGS.get(variant.mode or variant.tool, IMPORTANT)

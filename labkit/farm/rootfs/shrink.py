@@ -20,10 +20,9 @@ from elftools.elf.elffile import ELFFile
 
 from labkit.farm.rootfs import assembly, packages
 from labkit.farm.rootfs.assembly import Selection, pattern
-from labkit.farm.rootfs.files import File
-from labkit.farm.rootfs.ladder import LADDER, Step
-from labkit.farm.rootfs.owners import joined
+from labkit.farm.rootfs.contents import File, joined
 from labkit.farm.rootfs.tree import Item, Tree
+from labkit.farm.rootfs.variants import LADDER, Step
 
 Rule = Callable[[Tree, Step, Tree], Tree]
 

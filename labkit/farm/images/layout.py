@@ -1,31 +1,42 @@
-"""Builds, checks, inspects and unpacks the lab's images: an OCI layout with the tags base, web and one for each site."""
+"""The lab's image layout: builds, checks, inspects and unpacks the images, and reads them without building anything.
+
+The layout has the tags ``base``, ``web`` and one for each site. A build reads every part of an image and asks programs
+for their versions, which takes as long as starting the farm. So the unpacked images are remembered, together with a hash
+of everything that they depend on: the Lab, the machine's packages and their sources, labkit's recipe. While that hash
+and the seals of layout and unpacked files (:mod:`labkit.core.cache`) are the same, nothing is read again.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+from pydantic import Field
+
 from labkit.checks import Check, equal
-from labkit.core import run
+from labkit.core import cache, run
+from labkit.core.files import proven, text_of, write_proven
 from labkit.core.journal import lock
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
+from labkit.errors import StateError
 from labkit.farm import rootfs
-from labkit.farm.images import (
-    builder,
-    on_disk,
-    store,
-    unpacking,
-)
+from labkit.farm.images import builder, store, unpacking
 from labkit.farm.images.builder import Layers
+from labkit.farm.images.store import Tag
 from labkit.farm.images.unpacking import Unpacked
-from labkit.farm.rootfs import packages, reproducible, variants
+from labkit.farm.rootfs import packages, variants
 from labkit.farm.rootfs.buildplan import Rootfs
 from labkit.model import sites
 from labkit.model.lab import Lab, unknown
+from labkit.model.sites import CONFIGURATION, PAGE
 from labkit.records import Record
+
+#: The files of the machine's packages and their sources (dpkg(1), sources.list(5)).
+MACHINE = (Path("/var/lib/dpkg/status"), Path("/etc/apt"), Path("/etc/apt/sources.list.d"))
 
 
 class Layer(Record):
@@ -41,10 +52,10 @@ class Image(Record):
     """The lab's layout."""
 
     layout: Path
-    tags: tuple[store.Tag, ...]
+    tags: tuple[Tag, ...]
     layers: tuple[Layer, ...]
 
-    def tag(self, name: str) -> store.Tag:
+    def tag(self, name: str) -> Tag:
         """The tag of that name; raises :class:`~labkit.errors.ConfigError` with the nearest one."""
         known = {tag.name: tag for tag in self.tags}
         if name not in known:
@@ -62,6 +73,34 @@ class Inspected(Record):
     layers: tuple[str, ...]
     environment: tuple[str, ...]
     labels: dict[str, str]
+
+
+class Remembered(Record):
+    """The unpacked images of the sites by name, and the hash of everything that they depend on."""
+
+    stamp: str
+    sites: dict[str, Unpacked]
+
+
+class SiteImage(Record):
+    """A site's image: the text of its page and of its virtual host ('' for none), and the unpacked
+    image, None when a part of that is missing or damaged (``damage``: in words)."""
+
+    page: str
+    host: str
+    unpacked: Unpacked | None
+    damage: str = ""
+
+
+class Images(Record):
+    """The lab's layout in words ('whole'), its root file system in words, and the sites' images; the versions of the
+    programs that made them, and those of now ('' where nothing has changed)."""
+
+    layout: str
+    rootfs: str
+    made_by: str = ""
+    tools: str = ""
+    sites: dict[str, SiteImage] = Field(default_factory=dict)
 
 
 @action("image.build")
@@ -140,17 +179,17 @@ def unpacked(lab: Lab, tag: str) -> Unpacked:
 
     Each layer is unpacked once: those of ``web`` in the cache, for all labs, a site's own in the lab's state folder.
     """
-    known = on_disk.remembered(lab) or {}
+    known = remembered(lab) or {}
     return known.get(tag) or _unpacked(lab, build(lab).value, tag)
 
 
 def unpack_all(lab: Lab) -> dict[str, Unpacked]:
     """The unpacked image of every site, by the site's name; built and unpacked if need be."""
-    known = on_disk.remembered(lab)
+    known = remembered(lab)
     if known is None:
         value = build(lab).value
         known = {site.name: _unpacked(lab, value, site.name) for site in lab.sites}
-        on_disk.remember(lab, known)
+        remember(lab, known)
     return known
 
 
@@ -278,17 +317,119 @@ def _layer_table(value: Image) -> Table:
 
 
 def _input_table(lab: Lab, base: Rootfs, common: Layers) -> Table:
-    files = {site.name: [lab.title(site), sites.files(lab, site)] for site in lab.sites}
-    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    text = json.dumps(builder.contents(lab), sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
     values = {
         "suite and architecture": f"{base.suite}, {base.architecture}",
         "root file system": f"{base.variant}, {base.origin}",
         "packages and their versions": f"{common.packages}, {common.listed}",
         "umoci": store.umoci_version(),
         "the sites' files": digest[:12],
-        "source date (the youngest file of a package)": reproducible.stamp(common.epoch),
+        "source date (the youngest file of a package)": store.stamp(common.epoch),
     }
     rows: list[dict[str, Cell]] = [
         {"input": name, "value": value} for name, value in values.items()
     ]
     return Table.of("inputs", "What determines the hashes: the same gives the same again", rows)
+
+
+# -- reading without building ---
+
+
+def remembered(lab: Lab) -> dict[str, Unpacked] | None:
+    """The unpacked image of every site, None when anything may have changed since :func:`remember`."""
+    try:
+        known = Remembered.model_validate_json(proven(_file(lab)) or "")
+        same = known.stamp == _stamp(lab)
+    except (OSError, ValueError):
+        return None
+    paths = {path for item in known.sites.values() for path in (*item.lower, item.config)}
+    whole = same and not cache.fault({builder.place(lab), *(path.parent for path in paths)})
+    return known.sites if whole else None
+
+
+def remember(lab: Lab, unpacked: dict[str, Unpacked]) -> None:
+    """Remembers images that have just been built or checked completely."""
+    value = Remembered(stamp=_stamp(lab), sites=unpacked)
+    write_proven(_file(lab), value.model_dump_json(indent=1))
+
+
+def _file(lab: Lab) -> Path:
+    return lab.state_dir / "unpacked" / "found.json"
+
+
+def _stamp(lab: Lab) -> str:
+    recipe = (builder.EDITION, builder.RECIPE)
+    parts = [recipe, builder.contents(lab), lab.rootfs.model_dump(mode="json"), *_stats(lab)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _stats(lab: Lab) -> Iterator[list[object]]:
+    paths = [builder.place(lab) / cache.SEAL]
+    for place in MACHINE:
+        lists = (*place.glob("*.list"), *place.glob("*.sources")) if place.is_dir() else ()
+        paths += [place, *sorted(lists)]
+    for path in paths:
+        stat = path.stat()
+        yield [str(path), stat.st_ino, stat.st_size if path.is_file() else 0, stat.st_mtime_ns]
+
+
+def observe(lab: Lab, suite: str) -> Images | None:
+    """The lab's images as they are; None without a layout, or with one that cannot be read.
+
+    ``suite`` is the suite that '' in lab.toml stands for.
+    """
+    known = remembered(lab)
+    if known is None:
+        return _observe(lab)
+    found = {}
+    for site in lab.sites:
+        text, item = sites.files(lab, site), known[site.name]
+        found[site.name] = SiteImage(page=text[PAGE], host=text[CONFIGURATION], unpacked=item)
+    return Images(layout="whole", rootfs=builder.made_from(lab, suite), sites=found)
+
+
+def _observe(lab: Lab) -> Images | None:
+    place = builder.place(lab)
+    layout = place / "layout"
+    try:
+        damage = cache.damage(place)
+        names = store.tags(layout)
+        web = store.tag(layout, "web")
+        below = unpacking.whole_place(lab, layout, "web")
+        found = {
+            site.name: _site(lab, store.tag(layout, site.name), web, below)
+            for site in lab.sites
+            if site.name in names
+        }
+    except (StateError, OSError, ValueError):
+        return None
+    record = builder.record(lab)
+    return Images(
+        layout=f"damaged: {cache.some_names(damage)}" if damage else "whole",
+        rootfs=(record.rootfs or "unknown") if record else "none",
+        made_by=record.tools if record else "",
+        tools=builder.tools(lab),
+        sites=found,
+    )
+
+
+def _site(lab: Lab, tag: Tag, web: Tag, below: Path) -> SiteImage:
+    layers = [unpacking.layer_place(lab, digest) for digest in tag.layers[len(web.layers) :]]
+    item = Unpacked(
+        tag=tag.name,
+        lower=(*reversed(layers), below),
+        config=unpacking.configuration_place(lab, tag.manifest),
+    )
+    damage = cache.fault(path.parent for path in (*item.lower, item.config))
+    usable = tag.layers[: len(web.layers)] == web.layers and not damage
+    return SiteImage(
+        page=_text(layers, PAGE),
+        host=_text(layers, CONFIGURATION),
+        unpacked=item if usable else None,
+        damage=damage,
+    )
+
+
+def _text(layers: list[Path], path: str) -> str:
+    return next((text for layer in layers if (text := text_of(layer / path)) is not None), "")
