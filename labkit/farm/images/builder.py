@@ -27,12 +27,12 @@ from labkit.farm.images import store, unpacking
 from labkit.farm.images.store import configure, dated, made_by, umoci, umoci_version
 from labkit.farm.rootfs import apt, buildplan, packages, sandbox, variants
 from labkit.farm.rootfs.apt import AbsentError, Archive
-from labkit.farm.rootfs.bootstrap import cause_of, reporting
+from labkit.farm.rootfs.bootstrap import cause_of, reporting, run_reported
 from labkit.farm.rootfs.buildplan import Rootfs, key_of, program_version
 from labkit.farm.rootfs.cache_entries import building, discard, made_once, recorded, write_record
 from labkit.farm.rootfs.packages import Package
 from labkit.farm.rootfs.repository import PackageCache, Repository
-from labkit.farm.rootfs.sandbox import HOST_NETWORK, Access, gateway, sealed, tidy
+from labkit.farm.rootfs.sandbox import HOST_NETWORK, Access, gateway, tidy
 from labkit.farm.rootfs.variants import FOLDERS, MODULES, PACKAGES
 from labkit.model import sites
 from labkit.model.lab import Lab, Site
@@ -231,11 +231,7 @@ def install(root: Path, repository: Repository, cached: PackageCache, began: flo
 
 
 def _chroot(root: Path, access: Access, *argv: str) -> None:
-    """Runs a program in ``root`` and reports its progress."""
-    env = {"DEBIAN_FRONTEND": "noninteractive", **access.env}
-    with reporting("image", argv[0]) as listen:
-        words = sealed(argv, root=root, access=access)
-        run.run(words, env=env, timeout=900, on_line=listen, on_output=listen)
+    run_reported(argv, name="image", phase=argv[0], access=access, root=root)
 
 
 def _pairs(option: str, values: Mapping[str, str]) -> tuple[str, ...]:

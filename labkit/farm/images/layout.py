@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import Field
@@ -132,7 +132,7 @@ def build(lab: Lab) -> Outcome[Image]:
         f"{human_bytes(weight)} compressed; the {counted(len(lab.sites), 'site', 'share')} all but "
         f"{human_bytes(sum(layer.bytes for layer in value.layers if len(layer.tags) == 1))}.",
         checks=checks(lab, value),
-        tables=(_input_table(lab, base, common), _tag_table(value), _layer_table(value)),
+        tables=_tables(lab, value, base, common),
     )
 
 
@@ -195,11 +195,19 @@ def unpack_all(lab: Lab) -> dict[str, Unpacked]:
 
 def _unpacked(lab: Lab, value: Image, tag: str) -> Unpacked:
     chosen, web = value.tag(tag), value.tag("web")
-    whole = chosen if len(chosen.layers) <= len(web.layers) else web
-    below = unpacking.whole(lab, value.layout, whole.name)
-    own = [unpacking.layer(lab, value.layout, d) for d in chosen.layers[len(whole.layers) :]]
-    config = unpacking.configuration(lab, value.layout, tag, below)
-    return Unpacked(tag=tag, lower=(*reversed(own), below), config=config)
+    below = chosen if len(chosen.layers) <= len(web.layers) else web
+    root = unpacking.whole(lab, value.layout, below.name)
+    for digest in chosen.layers[len(below.layers) :]:
+        unpacking.layer(lab, value.layout, digest)
+    unpacking.configuration(lab, value.layout, tag, root)
+    return _places(lab, chosen, below, root)
+
+
+def _places(lab: Lab, tag: Tag, below: Tag, root: Path) -> Unpacked:
+    """Where a tag's unpacked image lies, which stands on that of the tag ``below`` in ``root``."""
+    own = [unpacking.layer_place(lab, digest) for digest in tag.layers[len(below.layers) :]]
+    config = unpacking.configuration_place(lab, tag.manifest)
+    return Unpacked(tag=tag.name, lower=(*reversed(own), root), config=config)
 
 
 def read(lab: Lab) -> Image:
@@ -207,23 +215,17 @@ def read(lab: Lab) -> Image:
     layout = builder.place(lab) / "layout"
     tags = tuple(store.tag(layout, name) for name in sorted(store.tags(layout)))
     users: dict[str, list[str]] = {}
+    by: dict[str, str] = {}
     for tag in tags:
+        by |= zip(tag.layers, store.config(layout, tag.config).made_by, strict=False)
         for digest in tag.layers:
             users.setdefault(digest, []).append(tag.name)
-    by = {
-        digest: who
-        for tag in tags
-        for digest, who in zip(tag.layers, store.config(layout, tag.config).made_by, strict=False)
-    }
     sizes = store.blobs(layout)
-    return Image(
-        layout=layout,
-        tags=tags,
-        layers=tuple(
-            Layer(digest=d, bytes=sizes.get(d, 0), made_by=by.get(d, ""), tags=tuple(names))
-            for d, names in users.items()
-        ),
+    layers = (
+        Layer(digest=d, bytes=sizes.get(d, 0), made_by=by.get(d, ""), tags=tuple(names))
+        for d, names in users.items()
     )
+    return Image(layout=layout, tags=tags, layers=tuple(layers))
 
 
 def checks(lab: Lab, value: Image) -> tuple[Check, ...]:
@@ -236,61 +238,53 @@ def checks(lab: Lab, value: Image) -> tuple[Check, ...]:
         for tag in value.tags
         if not any(v.startswith("PATH=") for v in store.config(value.layout, tag.config).env)
     ]
-    show = f"skopeo inspect oci:{value.layout}:{lab.sites[0].name}"
-    return (
-        _all("image.whole", "every blob that is pointed to is there", lost, ("E2",), show),
-        _all("image.path", "each image's own configuration has a PATH", pathless, ("I4",), show),
-        _all("image.shared", "each site adds one layer to web's", apart, ("E2", "E4"), show),
-        *_web_checks(unpacking.whole(lab, value.layout, "web")),
-    )
-
-
-def _web_checks(root: Path) -> tuple[Check, ...]:
+    root = unpacking.whole(lab, value.layout, "web")
     versions = {package.name: package.version for package in packages.read(root)}
     known = ("apache2", *variants.SSH)
-    seen = [f"{name} {versions[name]}" for name in known if name in versions]
-    off = [
-        name
-        for name in variants.MODULES
-        if not (root / f"etc/apache2/mods-enabled/{name}.load").exists()
-    ]
+    servers = [f"{name} {versions[name]}" for name in known if name in versions]
+    enabled = root / "etc/apache2/mods-enabled"
+    off = [name for name in variants.MODULES if not (enabled / f"{name}.load").exists()]
     keys = [path.name for path in root.glob("etc/ssh/ssh_host_*")]
-    return (
-        Check(
-            name="image.web",
-            expected="apache2 and an ssh server installed",
-            seen=", ".join(seen) or "neither",
-            holds="apache2" in versions and len(seen) == 2,
-            rows=("E4",),
-            again=f"dpkg --root={root} --list apache2 openssh-server",
-        ),
-        _all(
-            "image.modules",
-            f"apache2's modules {' and '.join(variants.MODULES)} are on",
-            off,
-            ("E4",),
-            f"ls {root}/etc/apache2/mods-enabled",
-        ),
-        _all(
-            "image.no-keys",
-            "no ssh host key is in the image: the lab has one, laid above it",
-            keys,
-            ("E4",),
-            f"ls {root}/etc/ssh",
-        ),
+    modules = f"apache2's modules {' and '.join(variants.MODULES)} are on"
+    show = f"skopeo inspect oci:{value.layout}:{lab.sites[0].name}"
+    found = [
+        equal(
+            f"image.{name}",
+            statement,
+            f"not so: {', '.join(exceptions)}" if exceptions else statement,
+            rows=rows.split(),
+            again=again,
+        )
+        for name, statement, exceptions, rows, again in (
+            ("whole", "every blob that is pointed to is there", lost, "E2", show),
+            ("path", "each image's own configuration has a PATH", pathless, "I4", show),
+            ("shared", "each site adds one layer to web's", apart, "E2 E4", show),
+            ("modules", modules, off, "E4", f"ls {enabled}"),
+            ("no-keys", "no ssh host key is in the image: the lab has one, laid above it", keys, "E4", f"ls {root}/etc/ssh"),
+        )
+    ]  # fmt: skip
+    web_check = Check(
+        name="image.web",
+        expected="apache2 and an ssh server installed",
+        seen=", ".join(servers) or "neither",
+        holds="apache2" in versions and len(servers) == 2,
+        rows=("E4",),
+        again=f"dpkg --root={root} --list apache2 openssh-server",
     )
+    return (*found[:3], web_check, *found[3:])
 
 
-def _all(
-    name: str, statement: str, exceptions: list[str], rows: tuple[str, ...], again: str
-) -> Check:
-    """A check of a statement without exceptions."""
-    seen = f"not so: {', '.join(exceptions)}" if exceptions else statement
-    return equal(name, statement, seen, rows=rows, again=again)
-
-
-def _tag_table(value: Image) -> Table:
-    rows: list[dict[str, Cell]] = [
+def _tables(lab: Lab, value: Image, base: Rootfs, common: Layers) -> tuple[Table, ...]:
+    text = json.dumps(builder.contents(lab), sort_keys=True)
+    inputs = {
+        "suite and architecture": f"{base.suite}, {base.architecture}",
+        "root file system": f"{base.variant}, {base.origin}",
+        "packages and their versions": f"{common.packages}, {common.listed}",
+        "umoci": store.umoci_version(),
+        "the sites' files": hashlib.sha256(text.encode()).hexdigest()[:12],
+        "source date (the youngest file of a package)": store.stamp(common.epoch),
+    }
+    tags = [
         {
             "tag": tag.name,
             "manifest": store.short(tag.manifest),
@@ -299,11 +293,7 @@ def _tag_table(value: Image) -> Table:
         }
         for tag in value.tags
     ]
-    return Table.of("tags", "The tags: each a manifest, a configuration and layers", rows)
-
-
-def _layer_table(value: Image) -> Table:
-    rows: list[dict[str, Cell]] = [
+    layers: list[dict[str, Cell]] = [
         {
             "layer": store.short(layer.digest),
             "compressed": layer.bytes,
@@ -312,25 +302,20 @@ def _layer_table(value: Image) -> Table:
         }
         for layer in value.layers
     ]
-    title = "The layers: stored once, however many images use them"
-    return Table.of("layers", title, rows, units={"compressed": "bytes"})
-
-
-def _input_table(lab: Lab, base: Rootfs, common: Layers) -> Table:
-    text = json.dumps(builder.contents(lab), sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    values = {
-        "suite and architecture": f"{base.suite}, {base.architecture}",
-        "root file system": f"{base.variant}, {base.origin}",
-        "packages and their versions": f"{common.packages}, {common.listed}",
-        "umoci": store.umoci_version(),
-        "the sites' files": digest[:12],
-        "source date (the youngest file of a package)": store.stamp(common.epoch),
-    }
-    rows: list[dict[str, Cell]] = [
-        {"input": name, "value": value} for name, value in values.items()
-    ]
-    return Table.of("inputs", "What determines the hashes: the same gives the same again", rows)
+    return (
+        Table.of(
+            "inputs",
+            "What determines the hashes: the same gives the same again",
+            [{"input": name, "value": text} for name, text in inputs.items()],
+        ),
+        Table.of("tags", "The tags: each a manifest, a configuration and layers", tags),
+        Table.of(
+            "layers",
+            "The layers: stored once, however many images use them",
+            layers,
+            units={"compressed": "bytes"},
+        ),
+    )
 
 
 # -- reading without building ---
@@ -415,21 +400,16 @@ def _observe(lab: Lab) -> Images | None:
 
 
 def _site(lab: Lab, tag: Tag, web: Tag, below: Path) -> SiteImage:
-    layers = [unpacking.layer_place(lab, digest) for digest in tag.layers[len(web.layers) :]]
-    item = Unpacked(
-        tag=tag.name,
-        lower=(*reversed(layers), below),
-        config=unpacking.configuration_place(lab, tag.manifest),
-    )
+    item = _places(lab, tag, web, below)
     damage = cache.fault(path.parent for path in (*item.lower, item.config))
     usable = tag.layers[: len(web.layers)] == web.layers and not damage
     return SiteImage(
-        page=_text(layers, PAGE),
-        host=_text(layers, CONFIGURATION),
+        page=_text(item.lower[:-1], PAGE),
+        host=_text(item.lower[:-1], CONFIGURATION),
         unpacked=item if usable else None,
         damage=damage,
     )
 
 
-def _text(layers: list[Path], path: str) -> str:
+def _text(layers: Sequence[Path], path: str) -> str:
     return next((text for layer in layers if (text := text_of(layer / path)) is not None), "")

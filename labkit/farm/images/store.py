@@ -132,14 +132,9 @@ def pointers(layout: Path) -> dict[str, int]:
     return found
 
 
-def unused(layout: Path) -> tuple[str, ...]:
-    """The hashes of blobs without a pointer, as a changed configuration leaves them."""
-    return tuple(sorted(set(blobs(layout)) - set(pointers(layout))))
-
-
 def drop_unused(layout: Path) -> None:
-    """Removes the blobs without a pointer; the caller alone uses the layout."""
-    for digest in unused(layout):
+    """Removes the blobs without a pointer, as a changed configuration leaves them; the caller alone uses the layout."""
+    for digest in blobs(layout).keys() - pointers(layout).keys():
         blob(layout, digest).unlink()
 
 
@@ -181,18 +176,12 @@ def adopt(source: Path, target: Path, names: Sequence[str]) -> None:
 
 def copy_layout(source: Path, target: Path) -> None:
     """Copies a layout; its blobs are linked, not copied, on one file system."""
-    shutil.copytree(
-        source,
-        target,
-        copy_function=lambda path, copy: (
-            link(Path(path), Path(copy))
-            if "blobs" in Path(path).parts[-3:]
-            else shutil.copyfile(path, copy)
-        ),
-    )
+    shutil.copytree(source / "blobs", target / "blobs", copy_function=link)
+    for name in ("index.json", "oci-layout"):
+        shutil.copyfile(source / name, target / name)
 
 
-def link(path: Path, copy: Path) -> None:
+def link(path: str | Path, copy: str | Path) -> None:
     """Makes a hard link or, on another file system, a copy."""
     try:
         os.link(path, copy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -228,7 +228,15 @@ def _fill(lab: Lab, planned: BuildPlan, work: Path, before: Rootfs | None) -> in
         network = gateway(cached, repository) if planned.archive else nullcontext(HOST_NETWORK)
         with network as access:
             for step in _steps(planned, repository, work, before, fetched):
-                _run(step, planned.variant.name, access)
+                first, *words = step.argv
+                own = first.startswith("labkit.")
+                run_reported(
+                    run.module(first, *words) if own else step.argv,
+                    name=planned.variant.name,
+                    phase=step.doing,
+                    access=access,
+                    quiet=step.quiet,
+                )
     except Exception as error:
         raise cause_of(cached, planned.what, error) from error
     repository.name_mirrors(root)
@@ -285,16 +293,20 @@ def _steps(
     )
 
 
-def _run(step: BuildStep, name: str, access: Access) -> None:
-    """Runs one command of a build, sealed off, and reports its progress."""
-    first, *words = step.argv
-    own = first.startswith("labkit.")
-    argv = sealed(run.module(first, *words) if own else step.argv, access=access)
-    quiet = step.quiet
-    with reporting(name, step.doing) as listen:
-        run.run(
-            argv, env=access.env, timeout=TIMEOUT, on_line=listen, on_output=listen, quiet=quiet
-        )
+def run_reported(
+    argv: Sequence[str],
+    *,
+    name: str,
+    phase: str,
+    access: Access,
+    root: Path | None = None,
+    quiet: bool = False,
+) -> None:
+    """Runs one program of a build of ``name``, sealed off (:func:`sealed`), and reports its progress."""
+    env = {"DEBIAN_FRONTEND": "noninteractive", **access.env}
+    words = sealed(argv, root=root, access=access)
+    with reporting(name, phase) as listen:
+        run.run(words, env=env, timeout=TIMEOUT, on_line=listen, on_output=listen, quiet=quiet)
 
 
 def cause_of(cached: PackageCache, what: str, error: Exception) -> Exception:

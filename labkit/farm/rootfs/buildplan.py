@@ -279,21 +279,16 @@ def parse(text: str) -> Iterator[Offer]:
 def closure(offers: Iterable[Offer], asked: Collection[str]) -> list[Offer]:
     """Those that are everywhere or asked for, and all that these may draw in."""
     known: dict[str, list[Offer]] = {}
-    waiting = [*TOOLS, *asked]
+    start = [*TOOLS, *asked]
     for offer in offers:
         for name in (offer.name, *offer.provides):
             known.setdefault(name, []).append(offer)
         if offer.everywhere:
-            waiting.append(offer.name)
-    done: set[str] = set()
-    found: set[Offer] = set()
-    while waiting:
-        name = waiting.pop()
-        if name not in done:
-            done.add(name)
-            found.update(known.get(name, ()))
-            waiting += [other for offer in known.get(name, ()) for other in offer.depends]
-    return sorted(found)
+            start.append(offer.name)
+    names = packages.reachable(
+        start, lambda name: [other for offer in known.get(name, ()) for other in offer.depends]
+    )
+    return sorted({offer for name in names for offer in known.get(name, ())})
 
 
 def summed(offers: Iterable[Offer]) -> str:

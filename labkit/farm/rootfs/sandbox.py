@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import re
 import socket
 import stat
 import threading
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
 
+import psutil
 from pydantic import Field
 
 from labkit.errors import MachineError, with_sudo
@@ -82,9 +82,7 @@ def in_memory(work: Path, space: int, function: Callable[[Path], T]) -> T:
     Installing packages writes each file several times and waits for the disk each time. The folder is mounted in a
     namespace of the calling thread: no other process sees it, and it ends with the thread.
     """
-    text = Path("/proc/meminfo").read_text(encoding="ascii")
-    available = re.search(r"^MemAvailable:\s*(\d+) kB$", text, re.M)
-    if not available or int(available[1]) * 1024 < ROOMY * space:
+    if psutil.virtual_memory().available < ROOMY * space:
         return function(work)
     folder = work / "memory"
 
@@ -180,15 +178,11 @@ def _handler(cached: PackageCache, repository: Repository) -> type[BaseHTTPReque
             except OSError:  # the package cache keeps it
                 self._answer(HTTPStatus.INSUFFICIENT_STORAGE, b"")
 
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
         def _answer(self, status: int, data: bytes) -> None:
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(data)
+            self.wfile.write(data)
 
         def log_message(self, *_: object) -> None:
             """The package cache logs what it fetches."""

@@ -23,14 +23,14 @@ from labkit.farm import images, rootfs
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.rootfs import bootstrap, buildplan, packages
 from labkit.farm.rootfs.buildplan import Rootfs, key_of
-from labkit.farm.rootfs.cache_entries import discard
+from labkit.farm.rootfs.cache_entries import discard, scratch
 from labkit.farm.rootfs.contents import Contents, Weight, scan
 from labkit.farm.rootfs.repository import PackageCache
 from labkit.farm.rootfs.shrink import apply, needed_libraries, with_added
 from labkit.farm.rootfs.tree import Tree
 from labkit.farm.rootfs.variants import LADDER, Step
 from labkit.farm.study import probes, usage
-from labkit.farm.study.evidence import collected, scratch
+from labkit.farm.study.evidence import collected
 from labkit.farm.study.probes import Probe
 from labkit.model.lab import Lab, unknown
 from labkit.records import Record

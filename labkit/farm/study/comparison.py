@@ -23,9 +23,10 @@ from labkit.farm.images import store
 from labkit.farm.images.store import umoci
 from labkit.farm.rootfs import packages, variants
 from labkit.farm.rootfs.buildplan import Rootfs, key_of, program_version
+from labkit.farm.rootfs.cache_entries import scratch
 from labkit.farm.rootfs.contents import KINDS, Contents
 from labkit.farm.rootfs.variants import Variant
-from labkit.farm.study.evidence import collected, scratch
+from labkit.farm.study.evidence import collected
 from labkit.farm.study.sizes import Change, changes
 from labkit.model.lab import Lab
 from labkit.records import Record
