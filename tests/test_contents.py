@@ -23,18 +23,9 @@ from labkit.farm.rootfs.contents import (
     Owner,
     scan,
 )
-from labkit.farm.rootfs.packages import Package
 from labkit.farm.study import sizes
 from labkit.farm.study.sizes import Asked
-
-
-def _package(name: str, **given: object) -> Package:
-    values = {
-        "version": "1", "architecture": "all", "installed": 1, "priority": "optional",
-        "section": "admin", "essential": False,
-    }  # fmt: skip
-    return Package.model_validate({"name": name, **values, **given})
-
+from tests.sample_packages import package as _package
 
 # -- scan ------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from labkit.core import run
 from labkit.farm.images import layout
 from labkit.farm.images import layout as images
 from tests.conftest import lab_maker, open_place
+from tests.damage import flip, torn
 
 Change = Callable[[Lab], None]
 
@@ -26,35 +27,21 @@ def found() -> Iterator[Lab]:
         yield lab
 
 
-def blob(lab: Lab) -> Path:
-    """The largest blob of the layout."""
-    blobs = (lab.state_dir / "image" / "layout" / "blobs").glob("*/*")
-    return max(blobs, key=lambda path: path.stat().st_size)
-
-
 def edit_blob(lab: Lab) -> None:
-    """The first byte of a blob, written into a copy: the cache has the same file."""
-    path = blob(lab)
+    """The first byte of the largest blob, written into a copy: the cache has the same file."""
+    blobs = (lab.state_dir / "image" / "layout" / "blobs").glob("*/*")
+    path = max(blobs, key=lambda path: path.stat().st_size)
     data = path.read_bytes()
     path.unlink()
     path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
 
 
-def edit_configuration(lab: Lab) -> None:
-    """The runtime configuration gets another line."""
-    path = images.unpacked(lab, "red").config
-    path.write_text(path.read_text() + " ")
-
-
-def empty_layer(lab: Lab) -> None:
-    """The site's own layer has no files any more."""
-    shutil.rmtree(images.unpacked(lab, "red").lower[0])
-
-
-def lose_record(lab: Lab) -> None:
-    """What was remembered is torn."""
-    path = lab.state_dir / "unpacked" / "found.json"
-    path.write_text(path.read_text()[:40])
+CHANGES: dict[str, Change] = {
+    "a byte of a blob": edit_blob,
+    "a bit of the runtime configuration": lambda lab: flip(images.unpacked(lab, "red").config),
+    "no layer": lambda lab: shutil.rmtree(images.unpacked(lab, "red").lower[0]),
+    "a torn record": lambda lab: torn(lab.state_dir / "unpacked" / "found.json"),
+}
 
 
 @pytest.mark.root
@@ -100,13 +87,11 @@ def test_another_state_of_the_machine_s_packages_is_seen(
 
 
 @pytest.mark.root
-@pytest.mark.parametrize(
-    "change", [edit_blob, edit_configuration, empty_layer, lose_record], ids=lambda f: f.__name__
-)
-def test_whatever_was_changed_by_hand_is_looked_at_whole(found: Lab, change: Change) -> None:
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_was_changed_by_hand_is_looked_at_whole(found: Lab, change: str) -> None:
     """And made again; afterwards it is found at once."""
     images.unpack_all(found)
-    change(found)
+    CHANGES[change](found)
     assert layout.remembered(found) is None
     known = images.unpack_all(found)
     assert all(any(folder.iterdir()) for folder in known["red"].lower)

@@ -32,22 +32,18 @@ log = logging.getLogger("labkit.rootfs")
 TIMEOUT = 1500.0
 #: A line that tells of one package, by the phase that it belongs to.
 STEPS = {
-    "download": re.compile(
-        r"I: Retrieving \S+ \S|Get:\d+ (\S+ \S+ \S+ \S+ \S+ \S+|\S+\.deb) \[|download \S+\.deb"
-    ),
+    "download": re.compile(r"I: Retrieving \S+ \S|Get:\d+ (\S+ \S+ \S+ \S+ \S+ \S+|\S+\.deb) \[|download \S+\.deb"),
     "unpack": re.compile(r"I: (Extracting|Unpacking) \S+\.\.\.$|Unpacking \S+ \("),
     "configure": re.compile(r"I: Configuring \S+\.\.\.$|Setting up \S+ \("),
-}
+}  # fmt: skip
 #: A line that begins a phase, of which the number of packages is not known yet.
 BEGINNINGS = {
-    "resolve": re.compile(
-        r"I: Resolving|Building dependency tree|I: Retrieving (InRelease|Packages)"
-    ),
+    "resolve": re.compile(r"I: Resolving|Building dependency tree|I: Retrieving (InRelease|Packages)"),
     "download": re.compile(r"(I: )?downloading|I: Checking component"),
     "unpack": re.compile(r"(I: )?extracting|I: Installing core|I: Unpacking (required|the base)"),
     "configure": re.compile(r"I: installing|configuring|I: Configuring (required|the base)"),
     "leave out": re.compile(r"leaving out"),
-}
+}  # fmt: skip
 #: How many packages a transaction has.
 NEWLY = re.compile(r"(?:\d+ upgraded, |extracting |downloading )(\d+) (?:newly installed|packages)")
 
@@ -123,30 +119,32 @@ def checks(value: Rootfs, listed: tuple[packages.Package, ...]) -> tuple[Check, 
     start = ["chroot", str(value.path), "/bin/sh", "-c", "exit 0"]
     audit = ["dpkg", f"--root={value.path}", "--audit"]
     select = ["dpkg", f"--root={value.path}", "--get-selections"]
+    status = run.run(start, ok=range(256)).status
+    half = run.run(audit, ok=(0, 1)).stdout.strip() or "no package half installed"
     selected = packages.parse_selections(run.run(select).stdout)
     names = tuple(package.name for package in listed)
+    differing = packages.naming(sorted(set(selected) ^ set(names)))
     agree = selected == names
+    shell = "a shell in it ends with status"
     return (
         equal(
             f"rootfs.starts.{value.variant}",
-            "a shell in it ends with status 0",
-            f"a shell in it ends with status {run.run(start, ok=range(256)).status}",
+            f"{shell} 0",
+            f"{shell} {status}",
             rows=("E2",),
             again=" ".join(start[:3]),
         ),
         equal(
             f"rootfs.configured.{value.variant}",
             "no package half installed",
-            run.run(audit, ok=(0, 1)).stdout.strip() or "no package half installed",
+            half,
             rows=("E2",),
             again=" ".join(audit),
         ),
         Check(
             name=f"rootfs.selections.{value.variant}",
             expected=f"dpkg lists the {counted(len(names), 'package')} of the table",
-            seen="it does"
-            if agree
-            else f"{len(selected)}: {packages.naming(sorted(set(selected) ^ set(names)))}",
+            seen="it does" if agree else f"{len(selected)}: {differing}",
             holds=agree,
             rows=("R4",),
             again=" ".join(select),
