@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pandas
 import pytest
 
 from labkit import Lab
 from labkit.errors import FarmError
 from labkit.farm.services.fetch import Target
 from labkit.farm.traffic import bench, measurements
-from labkit.farm.traffic.load import Sent
+from labkit.farm.traffic.load import Sent, frame
 from labkit.farm.traffic.measurements import Log, Share
 
 
-def sent(*replicas: str) -> list[Sent]:
+def requests(*replicas: str) -> pandas.DataFrame:
     """Requests that these replicas answered, in this order; '' is one that nobody answered."""
-    return [
-        Sent(number=n, replica=name, status=200 if name else 503, start=n / 10, seconds=0.01)
+    return frame(
+        Sent(number=n, replica=name, status=200 if name else 503, start=n / 10, took=0.01)
         for n, name in enumerate(replicas)
-    ]
+    )
 
 
 def share(observed: int, expected: float) -> Share:
@@ -29,7 +30,7 @@ def share(observed: int, expected: float) -> Share:
 def test_shares_expect_the_answered_requests_by_weight() -> None:
     """A request that failed is nobody's; the rest divides as the weights do."""
     lab = Lab.of({"sites": [{"name": "a", "weights": [3, 1]}]})
-    found = measurements.shares(lab.farm, sent("a-1", "a-2", "", "a-2", "a-1"))
+    found = measurements.shares(lab.farm, requests("a-1", "a-2", "", "a-2", "a-1"))
     assert [(part.replica, part.observed, part.expected) for part in found] == [
         ("a-1", 2, 3.0),
         ("a-2", 2, 1.0),

@@ -38,11 +38,11 @@ def test_a_value_is_shown_as_a_person_reads_it(value: Cell, unit: str, shown: st
 
 
 def test_nothing_in_a_table_is_markup() -> None:
-    """Title, headings and cells are text, whatever they hold."""
+    """Title, name, headings and cells are text, whatever they hold."""
     evil = "<img src=x onerror=alert(1)>"
     shown = table_html(Table.of(evil, evil, [{evil: evil}]))
     assert "<img" not in shown
-    assert shown.count("&lt;img") == 3
+    assert shown.count("&lt;img") == 4
 
 
 def test_nothing_in_a_check_is_markup() -> None:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
+import pandas
 import pytest
 
 from labkit import Lab, Table
@@ -15,7 +16,7 @@ from labkit.farm.traffic import failover, measurements
 from labkit.farm.traffic.bench import Comparison as Speeds
 from labkit.farm.traffic.bench import Throughput
 from labkit.farm.traffic.distribution import Case, Comparison, Survey
-from labkit.farm.traffic.load import Sent
+from labkit.farm.traffic.load import Sent, frame
 from labkit.farm.traffic.measurements import Measurement
 from labkit.report import figures
 from labkit.report.figures import screenshots, stopped_replica, traffic
@@ -40,11 +41,11 @@ def result(value: T, *tables: Table) -> Result[T]:
 def measurement(lab: Lab, site: str, *observed: int, lbmethod: str = "byrequests") -> Measurement:
     """A measurement in which the site's replicas served these numbers of requests."""
     sent = [
-        Sent(number=0, replica=item.name, status=200, start=0.0, seconds=0.01)
+        Sent(number=0, replica=item.name, status=200, start=0.0, took=0.01)
         for item, count in zip(lab.replicas_of(site), observed, strict=True)
         for _ in range(count)
     ]
-    parts = measurements.shares(lab.replicas_of(site), sent)
+    parts = measurements.shares(lab.replicas_of(site), frame(sent))
     return Measurement(
         target=site, address="10.60.0.1", lbmethod=lbmethod, trace="t", requests=sum(observed),
         concurrency=8, failed=0, seconds=1.0, rate=100.0, median=0.01, p95=0.02,
@@ -82,21 +83,21 @@ def test_methods_tells_each_case(lab: Lab) -> None:
     drawn(lab, figure)
 
 
-def load(lost: int) -> list[Sent]:
+def load(lost: int) -> pandas.DataFrame:
     """Two seconds of a load; ``lost`` requests fail when red-2 is killed after half a second."""
-    return [
+    sent = [
         Sent(
             number=number,
             replica="" if failed else f"red-{1 + alive}",
             status=502 if failed else 200,
             start=number / 100,
-            seconds=0.005,
-            again=int(number == 60),
+            took=0.005,
         )
         for number in range(200)
         for alive in (number % 2 and not 50 <= number < 150,)
         for failed in (50 <= number < 50 + lost,)
     ]
+    return failover.with_logs(frame(sent), again=[60])
 
 
 @pytest.mark.parametrize(
@@ -125,13 +126,14 @@ def test_outage_of_an_only_replica_is_drawn_as_one(lab: Lab) -> None:
     """Without another replica the alternative text says so, and the failed requests are bars."""
     single = Lab.of({"sites": ["red"], "replicas": 1, "outputs": lab.outputs})
     sent = [
-        Sent(number=n, replica="red-1", status=503 if 50 <= n < 150 else 200, start=n / 100, seconds=0.01)
+        Sent(number=n, replica="red-1", status=503 if 50 <= n < 150 else 200, start=n / 100, took=0.01)
         for n in range(200)
     ]  # fmt: skip
+    requests = failover.with_logs(frame(sent))
     value = failover.evaluated(
-        single, single.replica("red-1"), sent, (0.5, 0.6, 1.2, 1.5), drained=False
+        single, single.replica("red-1"), requests, (0.5, 0.6, 1.2, 1.5), drained=False
     )
-    figure = figures.failover(single, result(value, failover.timeline(single, value, sent)))
+    figure = figures.failover(single, result(value, failover.timeline(single, value, requests)))
     assert figure.alt.startswith("red-1 is the only replica of red. ")
     assert "100 of 200 requests failed" in figure.alt
     assert "its only replica" in figure.caption
@@ -142,10 +144,11 @@ def test_many_replicas_are_one_bar_beside_the_stopped_one() -> None:
     """More replicas than colours tell apart are added up; the stopped one keeps its own column."""
     many = Lab.of({"sites": ["red"], "replicas": 9})
     replicas = many.replicas_of("red")
-    sent = [Sent(number=n, replica=item.name, status=200, start=0.0, seconds=0.01)
+    sent = [Sent(number=n, replica=item.name, status=200, start=0.0, took=0.01)
             for n, item in enumerate(replicas)]  # fmt: skip
-    value = failover.evaluated(many, replicas[-1], sent, (0.0, 0.0, 0.0, 0.0), drained=False)
-    table = failover.timeline(many, value, sent)
+    requests = failover.with_logs(frame(sent))
+    value = failover.evaluated(many, replicas[-1], requests, (0.0, 0.0, 0.0, 0.0), drained=False)
+    table = failover.timeline(many, value, requests)
     (row,) = stopped_replica.grouped(table.frame(), value).to_dict("records")
     assert row == {"time": 0.0, "the other 8 replicas": 8, "red-9": 1, "again": 0, "failed": 0,
                    "slowest": 0.01}  # fmt: skip

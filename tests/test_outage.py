@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from labkit import Lab
 from labkit.checks import failed
 from labkit.farm.traffic import failover
 from labkit.farm.traffic.failover import Failover, Moments
-from labkit.farm.traffic.load import Sent
+from labkit.farm.traffic.load import Sent, frame
 
 #: Stopped, left out, started again, back: in seconds of the load.
 MOMENTS: Moments = (1.0, 1.1, 2.0, 3.0)
 
 
-def sent(start: float, status: int = 200, again: int = 0) -> Sent:
-    """A request that took 10 ms."""
-    return Sent(number=0, replica="", status=status, start=start, seconds=0.01, again=again)
+def sent(start: float, status: int = 200, method: str = "GET") -> Sent:
+    """A request that took 10 ms; its number is its start in milliseconds."""
+    return Sent(round(1000 * start), "", status, start, took=0.01, method=method)
 
 
 def seen(
-    *requests: Sent, replicas: int = 1, drained: bool = False, moments: Moments = MOMENTS
+    *requests: Sent,
+    replicas: int = 1,
+    drained: bool = False,
+    moments: Moments = MOMENTS,
+    again: Sequence[int] = (),
 ) -> Failover:
     """A stop of the last replica of a site with so many, under these requests and 100 good ones."""
     lab = Lab.of({"replicas": replicas})
     good = [sent(place / 25) for place in range(100)]
     replica = lab.replicas_of("site1")[-1]
-    return failover.evaluated(lab, replica, [*good, *requests], moments, drained=drained)
+    known = failover.with_logs(frame([*good, *requests]), again)
+    return failover.evaluated(lab, replica, known, moments, drained=drained)
 
 
 def failing(value: Failover) -> set[str]:
@@ -71,25 +78,27 @@ def test_others_take_over(status: int, drained: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "fails"),
+    ("status", "again", "logged", "fails"),
     [
-        ({"logged": ("POST",)}, set()),
-        ({"status": 502}, set()),
-        ({"status": 0}, {"refused"}),
-        ({"status": 302}, {"refused"}),
-        ({"again": 1}, {"once"}),
-        ({"logged": ("POST", "POST")}, {"once"}),
-        ({"logged": ("GET",)}, {"once"}),
+        (200, (), ("POST",), set()),
+        (502, (), (), set()),
+        (0, (), (), {"refused"}),
+        (302, (), (), {"refused"}),
+        (200, (1000,), (), {"once"}),
+        (200, (), ("POST", "POST"), {"once"}),
+        (200, (), ("GET",), {"once"}),
     ],
 )
 def test_a_post_is_executed_once_or_answered_with_an_error(
-    changes: dict[str, object], fails: set[str]
+    status: int, again: tuple[int, ...], logged: tuple[str, ...], fails: set[str]
 ) -> None:
     """It may be lost with its replica, and is not sent to another one, nor by another method."""
-    posts = [sent(place / 25).model_copy(update={"method": "POST"}) for place in range(100)]
-    posts[25] = posts[25].model_copy(update=changes)
+    posts = [sent(place / 25, method="POST") for place in range(100)]
+    posts[25] = posts[25]._replace(status=status)
+    executed = [(posts[25].number, method) for method in logged]
+    requests = failover.with_logs(frame(posts), again, executed)
     lab = Lab.of({"replicas": 2})
-    value = failover.evaluated(lab, lab.replicas_of("site1")[-1], posts, MOMENTS, drained=False)
+    value = failover.evaluated(lab, lab.replicas_of("site1")[-1], requests, MOMENTS, drained=False)
     assert failing(value) == fails
 
 
@@ -105,7 +114,7 @@ def test_summary_says_whether_anybody_could_take_over() -> None:
     alone = failover.summary(seen(sent(1.0, 503), sent(2.5, 503)))
     assert "nobody could take over" in alone
     assert "2 failed in an outage of 1.50 s" in alone
-    both = failover.summary(seen(sent(1.0, 200, again=1), replicas=2))
+    both = failover.summary(seen(sent(1.001), replicas=2, again=[1001]))
     assert both.startswith(
         "site1-2 was killed under 101 requests: 0 failed (0 redirected, 0 cut off), 1 sent again"
     )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import inspect
 import pydoc
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import NoneType
 
+import pandas
 import pytest
 from pydantic import ValidationError
 
@@ -72,6 +75,24 @@ def test_what_a_student_sees_is_a_result() -> None:
     assert "frames" in dir(result)
 
 
+def test_tab_completes_the_names_of_the_tables() -> None:
+    """In a notebook that has opened its stage; so a student finds the DataFrames without their names."""
+    code = """if True:
+        from IPython.core.interactiveshell import InteractiveShell
+        from labkit import Lab
+        from labkit.report import Stage
+        from tests.test_result import act
+        shell = InteractiveShell.instance(history_manager=None)
+        shell.Completer.use_jedi = False
+        stage = Stage.open("04-network", Lab())
+        shell.user_ns["names"] = act()
+        print(shell.complete('names.frames["')[1])
+    """
+    project = str(Path(__file__).parents[1])
+    said = run.run([sys.executable, "-c", code], env={"PYTHONPATH": project}, cwd=project)
+    assert said.stdout.strip() == repr(['names.frames["names'])
+
+
 def test_a_result_is_frozen_and_knows_its_keys() -> None:
     """Nothing is changed afterwards, and a key too many is a damaged file."""
     result = act()
@@ -119,6 +140,43 @@ def test_a_table_knows_its_columns_and_units() -> None:
     assert table.rows == (("a", 1), ("b", None))
     assert Table.of("t", "T", [], columns=["x"]).frame().columns.tolist() == ["x"]
     assert Table.of("t", "T", []).rows == ()
+    assert Table.of("t", "T", [{"a": float("nan"), "b": float("inf")}]).rows == ((None, None),)
+
+
+FRAME = pandas.DataFrame(
+    {
+        "whole": [1, 2, 2], "part": [1.5, float("nan"), float("inf")], "holds": [True, False, True],
+        "kind": pandas.Categorical(["x", "y", None]), "text": [None, "t", "u"],
+        "day": pandas.to_datetime(["2026-01-02", None, "2026-01-03"]),
+        "some": pandas.array([1, None, 3], dtype="Int64"),
+    }
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("frame", "names", "rows"),
+    [
+        (FRAME, [*FRAME], ((1, 1.5, True, "x", None, "2026-01-02 00:00:00", 1),
+                           (2, None, False, "y", "t", None, None),
+                           (2, None, True, None, "u", "2026-01-03 00:00:00", 3))),
+        (FRAME[:0], [*FRAME], ()),
+        (FRAME.groupby("whole")[["part"]].agg(["min", "size"]), ["whole", "part min", "part size"],
+         ((1, 1.5, 1), (2, None, 2))),
+        (FRAME.pivot_table(index="whole", columns="kind", values="part", aggfunc="count", observed=True),
+         ["whole", "x", "y"], ((1, 1.0, None), (2, None, 0.0))),
+        (FRAME.set_index("text").loc[["t"], ["whole"]], ["text", "whole"], (("t", 2),)),
+    ],
+    ids=["native types", "empty", "group", "pivot", "index"],
+)  # fmt: skip
+def test_a_table_is_made_of_a_data_frame(
+    frame: pandas.DataFrame, names: list[str], rows: tuple[object, ...]
+) -> None:
+    """Plain cells that JSON brings back; what is no value is None, and an index that has a name is a column."""
+    table = Table.of("t", "T", frame)
+    assert ([column.name for column in table.columns], table.rows) == (names, rows)
+    assert {type(cell) for row in table.rows for cell in row} <= {int, float, bool, str, NoneType}
+    result = act().model_copy(update={"tables": (table,)})
+    assert Result.model_validate_json(result.model_dump_json()) == result
 
 
 def test_an_unknown_table_names_those_that_there_are() -> None:

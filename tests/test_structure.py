@@ -6,6 +6,9 @@ import ast
 import json
 import re
 import tomllib
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -64,6 +67,63 @@ def test_imports_lead_downwards_and_in_no_circle() -> None:
         [*python(), *linter], cwd=PROJECT, env={"PYTHONPATH": str(PROJECT)}, ok=range(256)
     )
     assert not done.status, done.stdout
+
+
+def names_imported(source: str) -> set[str]:
+    """The full names that a Python text imports."""
+    nodes = [*ast.walk(ast.parse(source))]
+    return {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names} | {
+        f"{node.module}.{a.name}" for node in nodes if isinstance(node, ast.ImportFrom) for a in node.names
+    }  # fmt: skip
+
+
+@cache
+def doors() -> dict[str, set[str]]:
+    """Each package of labkit, and the names that others may import from it: its ``__all__``, and its own packages."""
+    found = {}
+    for file in (PROJECT / "labkit").rglob("__init__.py"):
+        lists = (
+            ast.literal_eval(node.value)
+            for node in ast.parse(file.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        )
+        inner = {path.parent.name for path in file.parent.glob("*/__init__.py")}
+        room = ".".join(file.parent.relative_to(PROJECT).parts)
+        modules = {path.stem for path in file.parent.glob("*.py")} if room == "labkit" else set()
+        found[room] = {*next(lists, ()), *inner, *modules}
+    return found
+
+
+def private_imports(place: Path, source: str) -> list[str]:
+    """What a text takes from a room behind the room's door."""
+    room = f"{'.'.join(place.relative_to(PROJECT).parent.parts)}."
+    return [
+        f"{place.name}: {name}"
+        for name in sorted(names_imported(source))
+        for door, names in doors().items()
+        if name.startswith(f"{door}.") and not room.startswith(f"{door}.")
+        if name.removeprefix(f"{door}.").partition(".")[0] not in names
+    ]
+
+
+def test_rooms_and_notebooks_import_what_a_room_lists() -> None:
+    """A room's ``__all__`` names all that other rooms and the notebooks take from it; each of these names is there."""
+    texts = {path: path.read_text(encoding="utf-8") for path in MODULES}
+    for path in (PROJECT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        texts[path] = "\n".join(re.sub(r"(?m)^\s*[%!].*$", "", text) for text in code)
+    assert [fault for place, text in texts.items() for fault in private_imports(place, text)] == []
+    for door, names in doors().items():
+        assert [
+            name
+            for name in names
+            if find_spec(f"{door}.{name}") is None and not hasattr(import_module(door), name)
+        ] == []
+    lines = ("from labkit.kernel.netns import enter", "from labkit.farm.network.bridge import x")
+    assert [private_imports(PROJECT / "labkit/cli/x.py", line) for line in lines] == [
+        [], ["x.py: labkit.farm.network.bridge.x"],
+    ]  # fmt: skip
 
 
 def machine_words() -> set[str]:

@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas
+
 from labkit import Lab
 from labkit.checks import Check
 from labkit.core import undo
 from labkit.farm.reconcile import up
 from labkit.farm.services import balancer, dns
-from labkit.farm.traffic.load import Sent
 from labkit.farm.traffic.measurements import Measurement, measure
 from tests.conftest import CACHE
 
@@ -56,7 +57,7 @@ class Load:
     """A measured load on one site: what came of it, request by request, and its checks."""
 
     value: Measurement
-    sent: tuple[Sent, ...]
+    requests: pandas.DataFrame
     checks: tuple[Check, ...]
 
     @property

@@ -6,10 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from labkit.report import figures, stages
+    from labkit.report import figures, stages, status
     from labkit.report.stages.stage import Stage
 
-__all__ = ["Stage", "figures", "stages"]
+__all__ = ["Stage", "figures", "stages", "status"]
 
 
 def __getattr__(name: str) -> object:

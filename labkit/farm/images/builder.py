@@ -35,7 +35,8 @@ from labkit.farm.rootfs.repository import PackageCache, Repository
 from labkit.farm.rootfs.sandbox import HOST_NETWORK, Access, gateway, tidy
 from labkit.farm.rootfs.variants import FOLDERS, MODULES, PACKAGES
 from labkit.model import sites
-from labkit.model.lab import Lab, Site
+from labkit.model.config import Site
+from labkit.model.lab import Lab
 from labkit.records import Record
 
 log = logging.getLogger("labkit.image")
@@ -72,7 +73,7 @@ SPACE = 1_000_000_000
 
 class Layers(Record):
     """The layout in the cache with the tags ``base`` and ``web``: how many seconds it took, the source date of the
-    files in ``web`` (``epoch``, :mod:`labkit.farm.rootfs.reproducible`), the number of packages in it, and their
+    files in ``web`` (``epoch``, :mod:`labkit.farm.rootfs.sandbox`), the number of packages in it, and their
     :func:`fingerprint` (``listed``)."""
 
     key: str

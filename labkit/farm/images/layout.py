@@ -31,7 +31,8 @@ from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.rootfs import packages, variants
 from labkit.farm.rootfs.buildplan import Rootfs
 from labkit.model import sites
-from labkit.model.lab import Lab, unknown
+from labkit.model.config import unknown
+from labkit.model.lab import Lab
 from labkit.model.sites import CONFIGURATION, PAGE
 from labkit.records import Record
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from labkit.model.lab import Lab, unknown
+from labkit.model.config import unknown
+from labkit.model.lab import Lab
 
 #: Names of variants that a lab's ``rootfs.tool`` reads in its own way.
 BY_TOOL = {

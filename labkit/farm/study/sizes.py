@@ -23,7 +23,8 @@ from labkit.farm.rootfs import packages, variants
 from labkit.farm.rootfs.contents import MEANING, Contents, File, Weight
 from labkit.farm.rootfs.packages import Package
 from labkit.farm.rootfs.variants import Variant
-from labkit.model.lab import Lab, unknown
+from labkit.model.config import unknown
+from labkit.model.lab import Lab
 from labkit.records import Record
 
 UNITS = {"size": "bytes", "on disk": "bytes"}

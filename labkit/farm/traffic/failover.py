@@ -7,19 +7,21 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
+import pandas
+
 from labkit import cancellation
 from labkit.checks import Check
 from labkit.core.result import Outcome, action
-from labkit.core.tables import Cell, Table
+from labkit.core.tables import Table
 from labkit.display import counted, curl
 from labkit.errors import LabkitError
 from labkit.farm.containers import container, written
 from labkit.farm.reconcile import answers
 from labkit.farm.services import balancer, balancer_server, fetch
 from labkit.farm.services.balancer_config import FROM_RESERVED, STATUS_PATH
-from labkit.farm.services.dns_config import with_dns
+from labkit.farm.services.dns_server import with_dns
 from labkit.farm.traffic import measurements
-from labkit.farm.traffic.load import Load, Sent
+from labkit.farm.traffic.load import Load, frame
 from labkit.model import sites
 from labkit.model.lab import Lab, Replica
 from labkit.records import Record
@@ -163,49 +165,60 @@ def _exercise(
     )
     with running(load), _restored(lab, replica, drained):
         moments = _stop_and_start(lab, replica, load, drained)
-    sent, unread = logged(lab, load)
-    value = evaluated(lab, replica, sent, moments, drained=drained, unread=unread)
+    requests, unread = logged(lab, load)
+    value = evaluated(lab, replica, requests, moments, drained=drained, unread=unread)
     return Outcome(
         value=value,
         subject=replica.name,
         summary=summary(value),
         checks=checks(lab, value),
-        tables=(timeline(lab, value, sent), failures(value, sent)),
+        tables=(timeline(lab, value, requests), failures(value, requests)),
     )
 
 
-def logged(lab: Lab, load: Load) -> tuple[list[Sent], int]:
-    """The requests of a load that has ended, with what the balancer's and the replicas' logs say of them; and
-    how many of the replicas' lines about them are no requests.
+def logged(lab: Lab, load: Load) -> tuple[pandas.DataFrame, int]:
+    """The requests of a load that has ended, :func:`with_logs`; and how many of the replicas' lines about them are
+    no requests.
 
     A server writes its line after it has sent the answer: the lines of all answered requests are waited for.
     """
     answered = {item.number for item in load.sent if item.status}
 
-    def second() -> dict[int, str]:
+    def passed() -> dict[int, str]:
         lines, _ = balancer.log(lab, load.trace)
         pairs = ((line.trace, line.replica if line.lost != "-" else "-") for line in lines)
         return measurements.by_number(pairs, load.trace)
 
-    cancellation.until(lambda: answered <= second().keys(), measurements.PATIENCE)
-    again, methods, unread = second(), dict[int, tuple[str, ...]](), 0
+    cancellation.until(lambda: answered <= passed().keys(), measurements.PATIENCE)
+    executed: list[tuple[int, str]] = []
+    unread = 0
     for replica in lab.replicas_of(load.target.label):
-        own, bad = sites.parse_log(written.lines(container.access_log(lab, replica), load.trace))
-        unread += bad.total()
-        for line in own:
-            method = line.request.partition(" ")[0]
-            for number in measurements.by_number([(line.trace, method)], load.trace):
-                methods[number] = (*methods.get(number, ()), method)
-    sent = [
-        item.model_copy(
-            update={
-                "again": int(again.get(item.number, "-") != "-"),
-                "logged": methods.get(item.number, ()),
-            }
+        own, bad = sites.parse_log(
+            written.lines(written.log(lab, replica.name, "access"), load.trace)
         )
-        for item in load.sent
-    ]
-    return sent, unread
+        unread += bad.total()
+        methods = ((line.trace, line.request.partition(" ")[0]) for line in own)
+        executed += measurements.numbered(methods, load.trace)
+    again = [number for number, replica in passed().items() if replica != "-"]
+    return with_logs(frame(load.sent), again, executed), unread
+
+
+def with_logs(
+    requests: pandas.DataFrame, again: Sequence[int] = (), executed: Sequence[tuple[int, str]] = ()
+) -> pandas.DataFrame:
+    """The requests with what logs tell of each: whether it was sent ``again`` to another replica, ``doubled`` (executed
+    more than once) or ``turned`` (executed by another method). Pure.
+
+    :param again: the numbers of those that the balancer sent to a second replica.
+    :param executed: number and method of each line of the replicas' logs.
+    """
+    lines = requests.merge(pandas.DataFrame(executed, columns=["number", "logged"]), on="number")
+    sets = {
+        "again": again,
+        "doubled": lines.loc[lines["number"].duplicated(), "number"],
+        "turned": lines.loc[lines["method"] != lines["logged"], "number"],
+    }
+    return requests.assign(**{name: requests["number"].isin(found) for name, found in sets.items()})
 
 
 def _stop_and_start(lab: Lab, replica: Replica, load: Load, drained: bool) -> Moments:
@@ -270,69 +283,68 @@ def _restored(lab: Lab, replica: Replica, drained: bool) -> Iterator[None]:
 def evaluated(
     lab: Lab,
     replica: Replica,
-    sent: Sequence[Sent],
+    requests: pandas.DataFrame,
     moments: Moments,
     *,
     drained: bool,
     unread: int = 0,
 ) -> Failover:
-    """The record of a stop: what was sent meanwhile, and the moments ``stopped``, ``out``,
+    """The record of a stop: what was sent meanwhile (:func:`with_logs`), and the moments ``stopped``, ``out``,
     ``started`` and ``back``."""
     stopped, out, started, back = (m if m is None else round(m, 4) for m in moments)
-    failed = [item for item in sent if item.failed]
-    ends = [round(item.start + item.seconds, 6) for item in failed]
+    failed = requests[requests["failed"]]
+    ends = (failed["start"] + failed["took"]).round(6)
     return Failover(
         replica=replica.name,
         site=replica.site,
         others=len(lab.replicas_of(replica.site)) - 1,
         drained=drained,
-        method=sent[0].method if sent else "GET",
-        requests=len(sent),
+        method=requests["method"].iloc[0],
+        requests=len(requests),
         failed=len(failed),
-        refused=sum(item.status in REFUSALS for item in failed),
-        redirected=sum(300 <= item.status < 400 for item in failed),
-        cut=sum(item.status == 0 for item in failed),
-        again=sum(item.again > 0 for item in sent),
-        doubled=sum(len(item.logged) > 1 for item in sent),
-        turned=sum(any(method != item.method for method in item.logged) for item in sent),
+        refused=failed["status"].isin(REFUSALS).sum(),
+        redirected=failed["status"].between(300, 399).sum(),
+        cut=(failed["status"] == 0).sum(),
+        **requests[["again", "doubled", "turned"]].sum(),
         unread=unread,
-        slowest=max((item.seconds for item in sent), default=0.0),
+        slowest=requests["took"].max(),
         stopped=stopped or 0.0,
         out=out,
         started=started or 0.0,
         back=back,
-        first_failed=min(ends, default=None),
-        last_failed=max(ends, default=None),
+        first_failed=None if failed.empty else ends.min(),
+        last_failed=None if failed.empty else ends.max(),
     )
 
 
-def timeline(lab: Lab, value: Failover, sent: Sequence[Sent]) -> Table:
+def timeline(lab: Lab, value: Failover, requests: pandas.DataFrame) -> Table:
     """One row a tenth of a second: how many requests that began in it each replica answered."""
+    within = (requests["start"] / BIN).astype(int)
+    good = ~requests["failed"]
+    served = pandas.crosstab(within[good], requests.loc[good, "replica"])
+    others = requests.groupby(within).agg(
+        again=("again", "sum"), failed=("failed", "sum"), slowest=("took", "max")
+    )
     names = [item.name for item in lab.replicas_of(value.site)]
-    end = max((item.start for item in sent), default=0.0)
-    rows: list[dict[str, Cell]] = []
-    for place in range(int(end / BIN) + 1):
-        within = [item for item in sent if int(item.start / BIN) == place]
-        rows.append(
-            {
-                "time": round(place * BIN, 3),
-                **{name: sum(i.replica == name and not i.failed for i in within) for name in names},
-                "again": sum(item.again > 0 for item in within),
-                "failed": sum(item.failed for item in within),
-                "slowest": max((item.seconds for item in within), default=0.0),
-            }
-        )
+    bins = pandas.RangeIndex(within.max() + 1)
+    rows = served.reindex(index=bins, columns=names, fill_value=0)
+    rows = rows.join(others.reindex(bins, fill_value=0))
+    rows.index = (bins * BIN).round(3).rename("time")
     units = {"time": "s", "slowest": "s"}
     title = f"{value.site} while {value.replica} was stopped and started"
     return Table.of(f"timeline-{value.kind}-{value.replica}", title, rows, units=units)
 
 
-def failures(value: Failover, sent: Sequence[Sent]) -> Table:
+def failures(value: Failover, requests: pandas.DataFrame) -> Table:
     """One row a request that failed, in the order of their ends."""
-    rows = ({**item.model_dump(), "took": item.seconds} for item in sent if item.failed)
-    columns, units = ("start", "took", "status", "error"), {"start": "s", "took": "s"}
-    name = f"failed-{value.kind}-{value.replica}"
-    return Table.of(name, "Requests that failed", rows, columns=columns, units=units)
+    failed = requests[requests["failed"]].assign(end=requests["start"] + requests["took"])
+    return Table.of(
+        f"failed-{value.kind}-{value.replica}",
+        "Requests that failed",
+        failed.sort_values("end"),
+        columns=("start", "took", "status", "error"),
+        units={"start": "s", "took": "s"},
+    )
 
 
 def summary(value: Failover) -> str:

@@ -6,10 +6,14 @@ import http.client
 import select
 import threading
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import KW_ONLY, dataclass, field
 from itertools import count
+from typing import NamedTuple
+
+import pandas
 
 from labkit import cancellation
 from labkit.farm.network.netns import enter
@@ -17,7 +21,6 @@ from labkit.farm.services import fetch
 from labkit.farm.services.fetch import Target
 from labkit.model.lab import Lab
 from labkit.model.sites import TRACE_HEADER
-from labkit.records import Record
 
 #: How long an answer may take, in seconds: longer than the balancer waits for two replicas.
 PATIENCE = 25.0
@@ -25,29 +28,31 @@ PATIENCE = 25.0
 BODY = "words=labkit"
 
 
-class Sent(Record):
+class Sent(NamedTuple):
     """One request: which replica answered ('' for none), with which status (0: no answer).
 
     ``start`` counts seconds from the beginning of the load, to the moment at which the request was to be sent;
-    ``seconds`` from then until the answer's end; ``error`` says why there is no answer. What logs tell of it:
-    ``again``, how often the balancer asked another replica; ``logged``, the method of each such request in
-    the replicas' logs.
+    ``took`` from then until the answer's end; ``error`` says why there is no answer.
     """
 
     number: int
     replica: str
     status: int
     start: float
-    seconds: float
+    took: float
     method: str = "GET"
     error: str = ""
-    again: int = 0
-    logged: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:
         """Whether a person would have seen something else than the page."""
         return self.status != 200
+
+
+def frame(sent: Iterable[Sent]) -> pandas.DataFrame:
+    """One row a request, in the order of their numbers: the fields of :class:`Sent`, and whether it ``failed``."""
+    requests = pandas.DataFrame(sent, columns=Sent._fields).sort_values("number", ignore_index=True)
+    return requests.assign(failed=requests["status"] != 200)
 
 
 @dataclass
@@ -140,7 +145,7 @@ class Load:
             replica=replica,
             status=status,
             start=round(start, 6),
-            seconds=round(self.now() - start, 6),
+            took=round(self.now() - start, 6),
             method=self.method,
             error=error,
         )

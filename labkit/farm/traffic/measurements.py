@@ -6,13 +6,15 @@ and in the replicas' logs.
 
 from __future__ import annotations
 
-import math
 import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
+
+import numpy
+import pandas
 
 from labkit import cancellation, reading
 from labkit.checks import Check, equal
@@ -20,10 +22,10 @@ from labkit.core import accesslog
 from labkit.core.tables import Table
 from labkit.display import counted, curl
 from labkit.errors import ConfigError
-from labkit.farm.containers import container, written
+from labkit.farm.containers import written
 from labkit.farm.services import balancer, balancer_config, balancer_server, fetch
-from labkit.farm.services.dns_config import with_dns
-from labkit.farm.traffic.load import Load, Sent
+from labkit.farm.services.dns_server import with_dns
+from labkit.farm.traffic import load
 from labkit.model import sites
 from labkit.model.lab import Lab, Replica
 from labkit.records import Record
@@ -103,8 +105,9 @@ class Log(NamedTuple):
 
 def measure(
     lab: Lab, site: str, requests: int | None = None, concurrency: int | None = None
-) -> tuple[Measurement, tuple[Sent, ...], tuple[Check, ...]]:
-    """The measurement of a load, its requests one by one, and the checks of answers and logs.
+) -> tuple[Measurement, pandas.DataFrame, tuple[Check, ...]]:
+    """The measurement of a load, its requests (:func:`labkit.farm.traffic.load.frame`), and the checks of answers
+    and logs.
 
     :param requests: how many; default: the Lab's ``traffic.requests``.
     :param concurrency: how many at a time; default: the Lab's ``traffic.concurrency``.
@@ -117,10 +120,10 @@ def measure(
     even(lab)
     for replica in lab.replicas_of(site):
         written.empty_large_logs(lab, replica.name)
-    load = Load(lab, there, secrets.token_hex(6), concurrency=threads, requests=total)
-    sent = load.run()
-    value = _measurement(lab, load, sent)
-    return value, sent, checks(lab, value, sent)
+    one = load.Load(lab, there, secrets.token_hex(6), concurrency=threads, requests=total)
+    requests = load.frame(one.run())
+    value = _measurement(lab, one, requests)
+    return value, requests, checks(lab, value, requests)
 
 
 def even(lab: Lab) -> None:
@@ -150,22 +153,22 @@ def _numbers(lab: Lab, requests: int | None, concurrency: int | None) -> tuple[i
     return total, min(threads, total)
 
 
-def _measurement(lab: Lab, load: Load, sent: tuple[Sent, ...]) -> Measurement:
-    good = [item.seconds for item in sent if not item.failed]
-    seconds = max((item.start + item.seconds for item in sent), default=0.0)
-    parts = shares(lab.replicas_of(load.target.label), sent)
+def _measurement(lab: Lab, one: load.Load, requests: pandas.DataFrame) -> Measurement:
+    took = requests.loc[~requests["failed"], "took"]
+    seconds = float((requests["start"] + requests["took"]).max())
+    parts = shares(lab.replicas_of(one.target.label), requests)
     return Measurement(
-        target=load.target.label,
-        address=str(load.target.address),
+        target=one.target.label,
+        address=str(one.target.address),
         lbmethod=lab.proxy.lbmethod,
-        trace=load.trace,
-        requests=len(sent),
-        concurrency=load.concurrency,
-        failed=sum(item.failed for item in sent),
+        trace=one.trace,
+        requests=len(requests),
+        concurrency=one.concurrency,
+        failed=len(requests) - len(took),
         seconds=round(seconds, 6),
-        rate=round(len(good) / seconds, 1) if seconds else 0.0,
-        median=quantile(good, 0.5),
-        p95=quantile(good, 0.95),
+        rate=round(len(took) / seconds, 1),
+        median=quantile(took, 0.5),
+        p95=quantile(took, 0.95),
         shares=parts,
         fit=fit(parts),
     )
@@ -178,20 +181,13 @@ def shared(lab: Lab) -> str:
     return next((name for name in names if len(lab.replicas_of(name)) > 1), names[0])
 
 
-def shares(replicas: Sequence[Replica], sent: Iterable[Sent]) -> tuple[Share, ...]:
+def shares(replicas: Sequence[Replica], requests: pandas.DataFrame) -> tuple[Share, ...]:
     """The shares of the answered requests."""
-    served = Counter(item.replica for item in sent if not item.failed)
-    answered = sum(served[item.name] for item in replicas)
-    weights = sum(item.weight for item in replicas)
-    return tuple(
-        Share(
-            replica=item.name,
-            weight=item.weight,
-            observed=served[item.name],
-            expected=answered * item.weight / weights,
-        )
-        for item in replicas
-    )
+    parts = pandas.DataFrame({"weight": {item.name: item.weight for item in replicas}})
+    served = requests.loc[~requests["failed"], "replica"].value_counts()
+    parts["observed"] = served.reindex(parts.index, fill_value=0)
+    parts["expected"] = parts["observed"].sum() * parts["weight"] / parts["weight"].sum()
+    return tuple(Share(**row) for row in parts.reset_index(names="replica").to_dict("records"))
 
 
 def fit(parts: Sequence[Share]) -> Fit:
@@ -204,22 +200,21 @@ def fit(parts: Sequence[Share]) -> Fit:
     return Fit(statistic=float(found.statistic), freedom=len(parts) - 1, p=float(found.pvalue))
 
 
-def quantile(seconds: Iterable[float], part: float) -> float:
+def quantile(seconds: Sequence[float] | pandas.Series, part: float) -> float:
     """The smallest of the values that at least ``part`` (0 to 1) of them do not exceed; 0 of none."""
-    ordered = sorted(seconds)
-    return ordered[max(0, math.ceil(part * len(ordered)) - 1)] if ordered else 0.0
+    return float(numpy.quantile(seconds, part, method="inverted_cdf")) if len(seconds) else 0.0
 
 
-def checks(lab: Lab, value: Measurement, sent: Sequence[Sent]) -> tuple[Check, ...]:
+def checks(lab: Lab, value: Measurement, requests: pandas.DataFrame) -> tuple[Check, ...]:
     """Whether all requests were answered, their shares fit, and each log has the same requests."""
     name = f"traffic.{value.target}"
-    client = {item.number: item.replica or "-" for item in sent}
+    client = requests.set_index("number")["replica"].replace("", "-").to_dict()
     again = f"{with_dns(lab)} {curl(lab.url(value.target), options='-si')}"
     answered = equal(
         f"{name}.answered", value.requests, value.requests - value.failed, rows=("E5",), again=again
     )
     replicas = lab.replicas_of(value.target)
-    files = [container.access_log(lab, item) for item in replicas]
+    files = [written.log(lab, item.name, "access") for item in replicas]
     served = _settled(lambda: _replica_log(lab, replicas, value.trace), client)
     grep = accesslog.count(value.trace, *files)
     direct = agreement(f"{name}.replica-logs", client, served, grep)
@@ -295,14 +290,17 @@ def counts(replicas: Iterable[str]) -> str:
     return ", ".join(f"{name} {found[name]}" for name in sorted(found)) or "no request"
 
 
-def by_number(lines: Iterable[tuple[str, str]], trace: str) -> dict[int, str]:
-    """Request number -> replica, of the (trace, replica) pairs of a log's lines."""
-    found = {}
-    for marked, replica in lines:
+def numbered(lines: Iterable[tuple[str, str]], trace: str) -> Iterator[tuple[int, str]]:
+    """The request's number and the second part of each of a log's lines (trace, anything) that is of this load."""
+    for marked, what in lines:
         head, _, number = marked.rpartition("-")
         if head == trace and NUMBER.fullmatch(number):
-            found[int(number)] = replica
-    return found
+            yield int(number), what
+
+
+def by_number(lines: Iterable[tuple[str, str]], trace: str) -> dict[int, str]:
+    """Request number -> replica, of the (trace, replica) pairs of a log's lines."""
+    return dict(numbered(lines, trace))
 
 
 def _balancer_log(lab: Lab, trace: str) -> Log:
@@ -314,7 +312,7 @@ def _replica_log(lab: Lab, replicas: Sequence[Replica], trace: str) -> Log:
     """What the replicas' logs have of a measurement, together."""
     served, bad = dict[int, str](), Counter[str]()
     for item in replicas:
-        lines, wrong = sites.parse_log(written.lines(container.access_log(lab, item), trace))
+        lines, wrong = sites.parse_log(written.lines(written.log(lab, item.name, "access"), trace))
         served |= by_number(((line.trace, item.name) for line in lines), trace)
         bad += wrong
     return Log(
@@ -349,13 +347,12 @@ def shares_table(*values: Measurement) -> Table:
     return Table.of("shares", "Requests observed and expected", rows, columns=columns)
 
 
-def requests_table(site: str, sent: Sequence[Sent]) -> Table:
+def requests_table(site: str, requests: pandas.DataFrame) -> Table:
     """One row a request, in the order of their numbers."""
-    rows = ({**item.model_dump(), "site": site, "took": item.seconds} for item in sent)
     return Table.of(
         f"requests-{site}",
         f"Requests to {site}",
-        rows,
+        requests.assign(site=site),
         columns=("site", "replica", "status", "start", "took", "error"),
         units={"start": "s", "took": "s"},
     )

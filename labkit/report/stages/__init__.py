@@ -9,7 +9,8 @@ again), ``discussion`` (the teacher's remarks).
 from labkit.report.stages.stage import Stage, closing_table, coverage
 
 __all__ = [
-    "Stage", "assignment", "build_cache", "closing_table", "coverage", "discussion", "record", "signing", "verification",  # noqa: F822 - its modules
+    "Stage", "assignment", "build_cache", "closing_table", "coverage", "discussion", "record", "signing", "stage",  # noqa: F822 - its modules
+    "verification",  # noqa: F822 - its modules
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ session can do and the values that it returns; :mod:`~labkit.wiki.client.refusal
 
 from labkit.wiki.client import protocol, refusals, session
 
-__all__ = ["protocol", "refusals", "session"]
+__all__ = ["mediawiki", "protocol", "refusals", "session", "transport"]  # noqa: F822 - two are its modules
 
 
 def __dir__() -> list[str]:

@@ -5,6 +5,7 @@ and :func:`anonymous` report who may do what, and :func:`checks` makes all check
 person logs in. An existing wiki (``wiki.url``) is only asked.
 """
 
+from labkit.wiki.server import configuration
 from labkit.wiki.server.lifecycle import (
     checks,
     daemons,
@@ -20,6 +21,7 @@ __all__ = [
     "accounts",
     "anonymous",
     "checks",
+    "configuration",
     "daemons",
     "database",
     "down",
