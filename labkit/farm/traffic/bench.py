@@ -82,7 +82,7 @@ def compare(lab: Lab, site: str, connections: int = CONNECTIONS) -> Outcome[Comp
             f"{value.direct.p50 * 1000:.2f} and {value.balanced.p50 * 1000:.2f} ms."
         ),
         checks=tuple(_check(lab, item) for item in (value.direct, value.balanced)),
-        tables=(_table(value),),
+        tables=(table(value),),
     )
 
 
@@ -160,7 +160,7 @@ def _check(lab: Lab, value: Throughput) -> Check:
     )
 
 
-def _table(value: Comparison) -> Table:
+def table(value: Comparison) -> Table:
     rows = [
         {**item.model_dump(), "path": "direct" if item.direct else "balanced"}
         for item in (value.direct, value.balanced)

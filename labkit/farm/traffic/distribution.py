@@ -131,7 +131,7 @@ def compare(
         subject=site,
         summary=_compared(site, cases),
         checks=tuple(checks),
-        tables=(_cases_table(site, cases),),
+        tables=(cases_table(site, cases),),
     )
 
 
@@ -260,7 +260,7 @@ def _compared(site: str, cases: Sequence[Case]) -> str:
     return f"{site}{only}: {'; '.join(parts)}."
 
 
-def _cases_table(site: str, cases: Sequence[Case]) -> Table:
+def cases_table(site: str, cases: Sequence[Case]) -> Table:
     """One row a case and replica."""
     rows = [
         {
