@@ -19,7 +19,7 @@ from labkit.core.run import Done
 from labkit.errors import ConfigError, LabkitError, MachineError
 from labkit.farm import traffic
 from labkit.farm.containers import lifecycle
-from labkit.farm.images import actions as image
+from labkit.farm.images import layout as image
 from labkit.farm.network import host
 from labkit.kernel.netns import inside
 from labkit.report.stages import signing
