@@ -17,8 +17,8 @@ from labkit.core import cache
 from labkit.core.files import proven, write_proven
 from labkit.farm import rootfs
 from labkit.farm.containers import overlay, runc
-from labkit.farm.images import actions as images
 from labkit.farm.images import builder, store
+from labkit.farm.images import layout as images
 from labkit.farm.reconcile import kept, up, upkeep
 from labkit.farm.rootfs.apt import AbsentError
 from labkit.farm.rootfs.repository import Deb, PackageCache

@@ -17,6 +17,7 @@ from labkit.farm import rootfs
 from labkit.farm.containers import container, runc
 from labkit.farm.images import builder, store, unpacking
 from labkit.farm.reconcile import up
+from labkit.farm.rootfs.cache_entries import recorded
 from labkit.farm.services import balancer, balancer_server, dns, dns_server, ssh
 from labkit.report import status as standing
 from tests.damage import MENDED, damaged, folder, gone, junk, nowhere, null, torn
@@ -35,7 +36,7 @@ def farm() -> Iterator[Lab]:
 
 def runtime_configuration(lab: Lab) -> Path:
     """What umoci made of the site's image."""
-    (path,) = (lab.state_dir / "unpacked").glob("*-*.json")
+    (path,) = (lab.state_dir / "configurations").glob("[!.]*/config.json")
     return path
 
 
@@ -111,7 +112,13 @@ def test_folders_in_the_places_of_files_are_named(farm: Lab) -> None:
             assert error.remedy == "move it away"
             named.append(error.value)
             Path(error.value).rmdir()
-    mended = {"record of the image", "index of the image", "manifest of the image", "runC's state"}
+    mended = {
+        "record of the image",
+        "index of the image",
+        "manifest of the image",
+        "runtime configuration",
+        "runC's state",
+    }
     assert set(named) == {str(path) for name, path in paths.items() if name not in mended}
     assert all_up(farm)
 
@@ -259,7 +266,7 @@ def test_a_damaged_record_in_the_cache_is_no_build(tmp_path: Path, harm: Harm) -
         path.write_text('{"key": "k"}')
         harm(path)
     assert rootfs.find(planned) is None
-    assert builder._cached_layers(tmp_path) is None
+    assert recorded(tmp_path, builder.Layers) is None
 
 
 @pytest.mark.root
