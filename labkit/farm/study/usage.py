@@ -31,13 +31,13 @@ from labkit.farm.images import builder
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.rootfs import packages, variants
 from labkit.farm.rootfs.buildplan import key_of
-from labkit.farm.rootfs.contents import Contents, Weight
+from labkit.farm.rootfs.contents import Contents
 from labkit.farm.rootfs.packages import Package
 from labkit.farm.study import probes
 from labkit.farm.study.evidence import collected
 from labkit.farm.study.opened_files import watching
 from labkit.farm.study.probe_containers import Container, Setup, prepared
-from labkit.farm.study.sizes import Asked, asked, reasons
+from labkit.farm.study.sizes import Asked, asked, listed, reasons, sums
 from labkit.model import sites
 from labkit.model.lab import Lab
 from labkit.records import Record
@@ -190,7 +190,7 @@ def judged(contents: Contents, found: Evidence, given: Asked) -> pandas.DataFram
     """One row a package, those that are not needed first, the heaviest of each use before the others. Pure."""
     needed = packages.closure(contents.packages, found.needed)  # also what a smaller image lacks
     why = reasons(contents.packages, given)
-    weights = contents.by_package()
+    sizes = sums(listed(contents), "package")["size"]
 
     def row(package: Package) -> dict[str, Cell]:
         name = package.name
@@ -198,7 +198,7 @@ def judged(contents: Contents, found: Evidence, given: Asked) -> pandas.DataFram
         absent = "" if name in (*found.needed, *found.spare) else ABSENT
         return {
             "package": name,
-            "size": weights.get(name, Weight.of(())).size,
+            "size": sizes.get(name, 0),
             "use": MEANING[use],
             "why it is there": why[name].text,
             "left out of the farm's image": found.told(name) or absent,
@@ -207,9 +207,9 @@ def judged(contents: Contents, found: Evidence, given: Asked) -> pandas.DataFram
             "it, or what needs it, is": why[name].ground,
         }
 
-    listed = pandas.DataFrame(map(row, contents.packages))
-    listed["use"] = pandas.Categorical(listed["use"], MEANING.values(), ordered=True)
-    return listed.sort_values(["use", "size"], ascending=[True, False])
+    rows = pandas.DataFrame(map(row, contents.packages))
+    rows["use"] = pandas.Categorical(rows["use"], MEANING.values(), ordered=True)
+    return rows.sort_values(["use", "size"], ascending=[True, False])
 
 
 def package_table(contents: Contents, listed: pandas.DataFrame) -> Table:
@@ -401,8 +401,8 @@ def sets(contents: Contents, found: Evidence) -> Iterator[tuple[str, ...]]:
     """The packages to leave out, set by set: the spare ones, these and the idle ones, and each of
     the heaviest by itself. Pure."""
     both = (*found.idle, *found.spare)
-    weights = contents.by_package()
-    order = sorted(both, key=lambda name: -weights[name].size if name in weights else 0)
+    sizes = sums(listed(contents), "package")["size"]
+    order = sizes.reindex(both, fill_value=0).sort_values(ascending=False, kind="stable").index
     yield from dict.fromkeys(
         names
         for names in (found.spare, tuple(sorted(both)), *((n,) for n in order[:SINGLE]))
