@@ -8,7 +8,6 @@ on the farm's image. The evidence is kept beside the unpacked image; the same im
 
 from __future__ import annotations
 
-import http.client
 import logging
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -33,6 +32,7 @@ from labkit.farm.rootfs import packages, variants
 from labkit.farm.rootfs.buildplan import key_of
 from labkit.farm.rootfs.contents import Contents
 from labkit.farm.rootfs.packages import Package
+from labkit.farm.services import fetch
 from labkit.farm.study import probes
 from labkit.farm.study.evidence import collected
 from labkit.farm.study.opened_files import watching
@@ -528,7 +528,7 @@ def _page(one: Container) -> str:
 
     def answers() -> bool:
         nonlocal seen
-        with suppress(OSError, http.client.HTTPException):
+        with suppress(*fetch.ERRORS):
             seen = " ".join(str(probes.ask(one, path).status) for path in ("/", "/none"))
         return seen == "200 404" or not one.runs()
 
