@@ -239,7 +239,7 @@ def named(lab: Lab, name: str) -> Contents:
 # -- tables, each of which adds up to the whole ------------------------------------------------------
 
 
-def listed(contents: Contents) -> pandas.DataFrame:
+def file_frame(contents: Contents) -> pandas.DataFrame:
     """One row a file: its path, its kind, how it came to be there (``how``), the package that it is owed to, and its
     weight, of which ``files`` is 1."""
     return pandas.DataFrame(
@@ -257,7 +257,7 @@ def sums(files: pandas.DataFrame, by: Any) -> pandas.DataFrame:
 
 def tables(contents: Contents, given: Asked) -> tuple[Table, ...]:
     """What owners, kinds of files, sections and priorities of Debian's archive, packages, and the packages' parts weigh."""
-    files, why = listed(contents), reasons(contents.packages, given)
+    files, why = file_frame(contents), reasons(contents.packages, given)
     rows = pandas.DataFrame(
         [(one.name, one.section, one.priority, why[one.name].text, one.description)
          for one in contents.packages],
@@ -408,7 +408,9 @@ def _recommended(
 
 def changes(before: Contents, after: Contents) -> tuple[Change, ...]:
     """The causes of the difference, the weightiest first; their sizes add up to it exactly."""
-    files = listed(before).merge(listed(after), how="outer", on="path", suffixes=("", " after"))
+    files = file_frame(before).merge(
+        file_frame(after), how="outer", on="path", suffixes=("", " after")
+    )
     old, new = files["files"].notna(), files["files after"].notna()
     for column in ("size", "on disk"):
         more = files[f"{column} after"].fillna(0) - files[column].fillna(0)
@@ -440,7 +442,7 @@ def versions(before: Contents, after: Contents) -> tuple[Version, ...]:
     found = pandas.DataFrame(known, dtype=object).fillna("")
     found = found[found["before"] != found["after"]].sort_index()
     for column, contents in (("size_before", before), ("size_after", after)):
-        sizes = sums(listed(contents), "package")["size"]
+        sizes = sums(file_frame(contents), "package")["size"]
         found[column] = sizes.reindex(found.index, fill_value=0)
     return tuple(Version(**row) for row in found.reset_index(names="name").to_dict("records"))
 

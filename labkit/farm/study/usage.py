@@ -37,7 +37,7 @@ from labkit.farm.study import probes
 from labkit.farm.study.evidence import collected
 from labkit.farm.study.opened_files import watching
 from labkit.farm.study.probe_containers import Container, Setup, prepared
-from labkit.farm.study.sizes import Asked, asked, listed, reasons, sums
+from labkit.farm.study.sizes import Asked, asked, file_frame, reasons, sums
 from labkit.model import sites
 from labkit.model.lab import Lab
 from labkit.records import Record
@@ -190,7 +190,7 @@ def judged(contents: Contents, found: Evidence, given: Asked) -> pandas.DataFram
     """One row a package, those that are not needed first, the heaviest of each use before the others. Pure."""
     needed = packages.closure(contents.packages, found.needed)  # also what a smaller image lacks
     why = reasons(contents.packages, given)
-    sizes = sums(listed(contents), "package")["size"]
+    sizes = sums(file_frame(contents), "package")["size"]
 
     def row(package: Package) -> dict[str, Cell]:
         name = package.name
@@ -214,7 +214,7 @@ def judged(contents: Contents, found: Evidence, given: Asked) -> pandas.DataFram
 
 def package_table(contents: Contents, listed: pandas.DataFrame) -> Table:
     """One row a package. Pure."""
-    rows = listed.drop(columns="it, or what needs it, is").to_dict("records")
+    rows = listed.drop(columns="it, or what needs it, is")
     title = f"The packages of {contents.name}: what a container that serves does without"
     return Table.of("unneeded", title, rows, units={"size": "bytes"})
 
@@ -401,7 +401,7 @@ def sets(contents: Contents, found: Evidence) -> Iterator[tuple[str, ...]]:
     """The packages to leave out, set by set: the spare ones, these and the idle ones, and each of
     the heaviest by itself. Pure."""
     both = (*found.idle, *found.spare)
-    sizes = sums(listed(contents), "package")["size"]
+    sizes = sums(file_frame(contents), "package")["size"]
     order = sizes.reindex(both, fill_value=0).sort_values(ascending=False, kind="stable").index
     yield from dict.fromkeys(
         names
