@@ -194,7 +194,7 @@ def test_a_setting_is_a_parameter_or_a_key(
     [
         (["status", "--set", "replcas=3"], "did you mean 'replicas'"),
         (["status", "-p", "replicas", "0"], "replicas = 0"),
-        (["status", "--set", "replicas"], "is no NAME=VALUE"),
+        (["status", "--set", "replicas"], "is not NAME=VALUE"),
         (["status", "-c", "none.toml"], "there is no such file"),
         (["run", "04-netwrk"], "did you mean '04-network'"),
         (["rebuild", "--from", "04-netwrk"], "did you mean '04-network'"),

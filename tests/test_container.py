@@ -113,6 +113,7 @@ def test_states_are_those_that_runc_tells(unmade: Lab) -> None:
     process, mount or folder, and a second removal is content."""
     assert runc.states(unmade) == {}
     assert not runc.root(unmade).exists()  # asking makes no folder
+    assert runc.root(unmade).is_relative_to(unmade.run_dir)  # whatever else runs on the machine
     made(unmade, "extra", "sleep", "60")
     container.create(unmade, "extra")
     seen = [runc.states(unmade)["extra"].status]

@@ -145,20 +145,16 @@ def test_a_damaged_key_is_not_thrown_away(farm: Lab, name: str, harm: Harm) -> N
 
 @pytest.mark.root
 def test_keys_that_were_moved_away_are_made_anew(farm: Lab) -> None:
-    """And come into the containers, so that the student gets in again."""
+    """And come into the containers, so that the student gets in again. A key that everybody may read is shut again: ssh
+    takes none that others can read."""
     for path in (farm.state_dir / "ssh").iterdir():
         path.unlink()
     assert up.replicas(farm).changed
     assert failed(ssh.login(farm).checks) == ()
-    assert not up.replicas(farm).changed
-
-
-@pytest.mark.root
-def test_a_key_that_everybody_may_read_is_shut_again(farm: Lab) -> None:
-    """ssh takes none that others can read."""
     path = farm.state_dir / "ssh" / "student"
     path.chmod(0o644)
     assert container.keys(farm).user.startswith("ssh-ed25519 ")
+    assert not up.replicas(farm).changed
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -233,21 +229,17 @@ def test_an_edited_entry_belongs_to_no_replica(kind: str, what: dict[str, str]) 
 # -- locks -------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_in_a_lock_s_place_is_named(tmp_path: Path) -> None:
-    """The error says what to do."""
-    (tmp_path / "farm.lock").mkdir()
-    with pytest.raises(StateError, match="keeps a lock") as caught, lock(tmp_path, "farm"):
-        raise AssertionError("the lock was got")
-    assert caught.value.remedy == "move it away"
-
-
-def test_what_is_written_in_a_lock_does_not_matter(tmp_path: Path) -> None:
-    """The kernel holds it, not the file's content."""
+def test_what_is_in_a_lock_s_place(tmp_path: Path) -> None:
+    """A file's content does not matter, the kernel holds the lock; a folder is an error that says what to do."""
     (tmp_path / "farm.lock").write_bytes(b"\xff\xfe")
     with lock(tmp_path, "farm"):
         (tmp_path / "farm.lock").write_bytes(b"\xff\xfe")
         with pytest.raises(LockError), lock(tmp_path, "farm", wait=0):
             raise AssertionError("the lock was got twice")
+    (tmp_path / "other.lock").mkdir()
+    with pytest.raises(StateError, match="keeps a lock") as caught, lock(tmp_path, "other"):
+        raise AssertionError("the lock was got")
+    assert caught.value.remedy == "move it away"
 
 
 # -- the cache ---------------------------------------------------------------------------------------------

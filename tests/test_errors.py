@@ -139,7 +139,7 @@ def test_what_a_program_said_keeps_its_beginning_and_its_end() -> None:
     ("argv", "remedy"),
     [
         (["/v e/bin/labkit", "plan", "-p", "x", "1"], "sudo '/v e/bin/labkit' plan -p x 1"),
-        (["/usr/lib/python3/labkit/__main__.py"], "or from a root shell"),
+        (["/usr/lib/python3/labkit/__main__.py"], "or in a root shell"),
     ],
 )
 def test_root_is_asked_for_by_a_command_that_sudo_finds(

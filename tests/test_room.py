@@ -68,7 +68,7 @@ def test_what_is_too_large_for_a_disk_names_the_folders_key(tmp_path: Path, key:
     """Before it is begun."""
     with pytest.raises(BuildError) as caught:
         require_space(lab_in(tmp_path), tmp_path / key / "own", what="x", space=1 << 60)
-    assert caught.value.remedy == f"make room, or set `{key}` to a folder on a larger disk"
+    assert caught.value.remedy == f"free space, or set `{key}` to a folder on a larger disk"
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_a_build_that_fills_a_disk_names_the_folders_key(
         assert callable(act)
         act(work)
     assert caught.value.code == "build.disk-full"
-    assert caught.value.remedy == f"make room, or set `{key}` to a folder on a larger disk"
+    assert caught.value.remedy == f"free space, or set `{key}` to a folder on a larger disk"
     assert files.explain_disk_full(caught.value, lab) is caught.value
     assert not (small / "own/.x.part").exists()
 

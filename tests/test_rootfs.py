@@ -392,7 +392,7 @@ def test_a_disk_that_is_too_small_or_fills_up_is_named_and_the_next_build_is_who
     place = rootfs.plan(small_disk, "tiny").place
     with pytest.raises(BuildError, match="is full") as caught:
         rootfs.build(small_disk, "tiny")
-    assert "make room" in caught.value.remedy
+    assert "free space" in caught.value.remedy
     assert not _leftovers(small_disk)
     assert list(place.parent.iterdir()) == []
     run.run(["mount", "-o", "remount,size=600m", small_disk.cache_dir])
