@@ -61,7 +61,7 @@ UNMADE = [
     ("down", "labkit.kernel.cgroups:end", 2, "after"),
     ("down", "labkit.kernel.calls:unmount", 2, "after"),
     ("down", "labkit.core.undo:shutil.rmtree", 4, "before"),
-    ("down", "labkit.core.link_removal:_cut", 1, "after"),
+    ("down", "labkit.core.network_removal:_cut", 1, "after"),
     ("down", "labkit.kernel.netns:remove", 2, "before"),
     ("down", "labkit.core.journal:Journal.forget_all", 4, "before"),
     ("down", "labkit.core.journal:Journal._append", 5, "after"),

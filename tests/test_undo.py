@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.core import link_removal, run, undo
+from labkit.core import network_removal, run, undo
 from labkit.core.journal import Entry, Journal, boot_id
 from labkit.errors import LabkitError, StateError
 from labkit.farm.network.host import routed
@@ -258,7 +258,7 @@ def test_only_the_labs_own_route_is_removed(lab: Lab, namespace: str) -> None:
         ipr.route("add", dst=str(lab.subnet), oif=ipr.link_lookup(ifname="v0")[0], scope=253)
     for _ in range(2):
         undo.unmake(entry("route", subnet=str(lab.subnet), netns=namespace), lab)
-        assert not within(namespace, link_removal.fenced, lab.subnet)
+        assert not within(namespace, network_removal.fenced, lab.subnet)
         assert [network for _, network in within(namespace, routed)] == [lab.subnet]
 
 
@@ -266,7 +266,7 @@ def test_only_the_labs_own_route_is_removed(lab: Lab, namespace: str) -> None:
 def test_links_go_together_and_another_s_stay(lab: Lab, namespace: str) -> None:
     """Those of the lab's group at once, but not when somebody else's link is in it: then one by one."""
     journal = Journal.of(lab)
-    number = link_removal.group(lab)
+    number = network_removal.group(lab)
 
     def add(*names: str) -> None:
         with netlink(namespace) as ipr:
@@ -288,7 +288,7 @@ def test_links_go_together_and_another_s_stay(lab: Lab, namespace: str) -> None:
 def test_a_bridge_that_was_renamed_is_removed(lab: Lab, namespace: str) -> None:
     """It is known by the lab's group and the gateway's address; another bridge with the one alone is not it."""
     with netlink(namespace) as ipr:
-        for name, number in (("switch0", link_removal.group(lab)), ("other0", 7)):
+        for name, number in (("switch0", network_removal.group(lab)), ("other0", 7)):
             ipr.link("add", ifname=name, kind="bridge")
             index = ipr.link_lookup(ifname=name)[0]
             ipr.link("set", index=index, group=number)
