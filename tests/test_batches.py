@@ -48,7 +48,7 @@ MADE = [
     ("up", "labkit.kernel.calls:unshare", 4, "after"),
     ("up", "labkit.kernel.netns:_create", 2, "before"),
     ("up", "labkit.kernel.links:Netlink.try_all", 6, "after"),
-    ("up", "labkit.farm.network.links:_replica_end", 2, "before"),
+    ("up", "labkit.farm.network.links:socket.if_nametoindex", 2, "before"),
     ("up", "labkit.farm.containers.overlay:put", 1, "before"),
     ("up", "labkit.farm.containers.overlay:_lay", 2, "before"),
     ("up", "labkit.farm.containers.overlay:mount_all", 1, "after"),
