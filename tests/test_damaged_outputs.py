@@ -11,6 +11,7 @@ import pytest
 
 from labkit import Lab
 from labkit.core.result import FIGURE_MIME, RESULT_MIME
+from labkit.report import Stage
 from labkit.report.page import blocks
 from labkit.report.site import review
 from labkit.report.stages import assignment, build_cache
@@ -130,11 +131,7 @@ def test_a_damaged_picture_is_not_sent_to_the_wiki(lab: Lab, harm: Harm) -> None
 
 def remembered(lab: Lab) -> BuildCache:
     """What a rebuild would remember of the stage."""
-    stage = Remembered(
-        source="",
-        record=build_cache.record_digest(lab, STAGE),
-        standing=(),
-    )
+    stage = Remembered(source="", record=Stage.load(lab, STAGE).digest, standing=())
     return BuildCache(stages={STAGE: stage})
 
 

@@ -12,7 +12,7 @@ import pytest
 from labkit import Check, Lab, Result
 from labkit.errors import WikiError
 from labkit.report import Stage
-from labkit.report.stages import discussion
+from labkit.report.site import discussion
 from labkit.report.stages import record as records
 from labkit.report.stages.record import Entry, StageRecord
 from labkit.wiki.remarks import listing

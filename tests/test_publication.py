@@ -15,7 +15,7 @@ from labkit import Lab
 from labkit.checks import Check
 from labkit.core.result import Figure, Result
 from labkit.report.page import blocks, publication
-from labkit.report.stages import discussion
+from labkit.report.site import discussion
 from labkit.report.stages import record as records
 from labkit.report.stages.assignment import STAGES
 from labkit.report.stages.record import Entry, StageRecord

@@ -18,8 +18,8 @@ from labkit.display import counted
 from labkit.report.site import hypertext, pages, review
 from labkit.report.stages import record as records
 from labkit.report.stages.assignment import ROWS, STAGES, TASKS, plan
+from labkit.report.stages.closing import closing_table, coverage
 from labkit.report.stages.record import Entry, StageRecord
-from labkit.report.stages.stage import closing_table, coverage
 from tests import executed
 
 if TYPE_CHECKING:
@@ -355,10 +355,9 @@ def test_control_sequences_are_dropped_and_control_characters_visible(
 
 
 def test_parameters_that_differ_are_named() -> None:
-    """Only what differs from the defaults is listed, by its dotted key."""
-    now = {"a": 1, "b": {"c": 2, "d": 3}, "sites": [{"name": "x"}, {"name": "y"}]}
-    usual = {"a": 1, "b": {"c": 2, "d": 4}, "sites": []}
-    assert pages.changes(now, usual) == {"b.d": "3", "sites": "x, y"}
+    """Only what differs from the defaults is listed, by its dotted key; sites by their names."""
+    own = Lab.of({"sites": ["x", "y"], "proxy": {"port": 81}})
+    assert pages.ran(own, ())[1] == [("sites", "x, y"), ("proxy.port", "81")]
 
 
 # -- the closing table and the coverage ---------------------------------------------------------------

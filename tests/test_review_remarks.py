@@ -9,8 +9,8 @@ import pytest
 
 from labkit import Lab
 from labkit.core.files import write_atomically
-from labkit.report.stages import discussion
-from labkit.report.stages.discussion import Listing
+from labkit.report.site import discussion
+from labkit.report.site.discussion import Listing
 from labkit.report.stages.record import Entry
 from labkit.wiki.merge.page_merge import Altered, Step
 from labkit.wiki.remarks.listing import Addressed, Remark, Remarks, Vanished

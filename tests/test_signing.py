@@ -32,7 +32,7 @@ RECORD = f"results/{STAGE}.json"
 
 #: What the small stage does: it reads all stages' records, and leaves a result with a table, and a figure.
 SHOWN = """
-from labkit.report.stages.stage import closing_table
+from labkit.report.stages.closing import closing_table
 closing_table(lab)
 rows = [{"replica": "site1-1", "ms": 3}]
 table = Table.of("times", "Times", rows, units={"ms": "ms"})
@@ -429,7 +429,7 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 from labkit import Lab
-from labkit.report.stages import record as records; from labkit.report.site import review; from labkit.report.stages import signing; from labkit.report.stages import verification
+from labkit.report.stages import record as records; from labkit.report.site import review; from labkit.report.stages import signing
 from labkit.report.stages.record import Entry
 from tests import executed
 from tests.test_review import PNG, figure, keep, result
@@ -458,7 +458,7 @@ while True:
         kept(f"run{number}", "text")
         os._exit(0)
     _, status = os.waitpid(child, 0)
-    done = verification.verify(lab)
+    done = records.verify(lab)
     wrong = [d.file for d in done.value.differences]
     record = records.read(lab, "04-network")
     print(json.dumps([number, wrong, record.run if record else "", os.WIFSIGNALED(status)]), flush=True)

@@ -24,9 +24,7 @@ from labkit.report.site import review
 from labkit.report.stages import build_cache
 from labkit.report.stages import record as records
 from labkit.report.stages.assignment import STAGES, plan
-from labkit.report.stages.record import Entry, Inputs, StageRecord
-from labkit.report.stages.stage import (
-    Stage,
+from labkit.report.stages.closing import (
     TaskState,
     closing_table,
     coverage_table,
@@ -34,6 +32,8 @@ from labkit.report.stages.stage import (
     row_answers,
     task_states,
 )
+from labkit.report.stages.record import Entry, Inputs, StageRecord
+from labkit.report.stages.stage import Stage
 from tests import stage_notebooks
 from tests.conftest import open_place
 from tests.projects import project
@@ -331,7 +331,7 @@ def test_what_one_more_run_left_is_not_what_others_saw(ran: Ran) -> None:
 # -- the commands, and a farm ------------------------------------------------------------------------
 
 FARM = "from labkit.farm.reconcile import up\nstage.record(up.replicas(lab))"
-TABLE = "from labkit.report.stages import stage as stages\nstage.record(stages.closing_table(lab))"
+TABLE = "from labkit.report.stages import closing_table\nstage.record(closing_table(lab))"
 #: What each stage of the farm's does besides what makes it pass.
 CELLS = {"04-network": [FARM], "05-web": [FARM], "06-balancer": [FARM], "07-report": [TABLE]}
 
