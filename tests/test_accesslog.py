@@ -138,7 +138,7 @@ def test_health_checks_are_not_logged(farm: Lab) -> None:
     container.start(farm, replica)
     until(lambda: balancer_server.worker(farm, replica).usable)
     fetch.reach(farm, fetch.target(farm, "lone-1"), headers={"X-Labkit-Trace": "last"})
-    log = container.access_log(farm, replica)
+    log = written.log(farm, replica.name, "access")
     until(lambda: list(accesslog.lines(log, '"last"')))
     assert not list(accesslog.lines(log, HEALTH_QUERY))
     address = f"http://{replica.address}/"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from labkit import Lab
-from labkit.cli import app
+from labkit.cli import app, command
 from labkit.cli import report as page_commands
 from labkit.errors import ConfigError, WikiError
 from labkit.wiki.client import refusals, session
@@ -107,7 +107,7 @@ def test_an_answer_may_begin_with_a_hyphen(case: str, monkeypatch: pytest.Monkey
     """Only what is an option to the letter is one."""
     words, wanted, as_json = TYPED[case]
     seen: list[tuple[str, str, bool]] = []
-    monkeypatch.setattr(page_commands, "log_to_file", lambda lab: None)
+    monkeypatch.setattr(command, "log_to_file", lambda lab: None)
     monkeypatch.setattr(answers, "answer", lambda lab, identity, text: (identity, text))
     monkeypatch.setattr(
         page_commands, "finish", lambda done, choice: seen.append((*done, choice.as_json))

@@ -12,7 +12,7 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.farm.containers import config_changes, overlay, replica_files, runc
+from labkit.farm.containers import config_changes, container, overlay, runc
 from labkit.farm.containers.bundle import Json, Spec, text
 from labkit.farm.containers.config_changes import HashedBlob, Origin
 from labkit.farm.containers.runc import Process, State
@@ -172,7 +172,7 @@ def failing(lab: Lab) -> set[str]:
 def source_faults(lab: Lab, unpacked: Unpacked) -> dict[str, str]:
     """What fails of what the first replica's container stands on, with nothing mended before."""
     layout, pid = image.read(lab).layout, runc.states(lab)["red-1"].pid
-    lower = overlay.lower(lab, unpacked, replica_files.replica_files(lab, replica_files.keys(lab)))
+    lower = overlay.lower(lab, unpacked, container.replica_files(lab, container.keys(lab)))
     seen = config_changes.origin(layout, unpacked, lower, pid, lab.state_dir / "scratch.json")
     return {check.name: check.seen for check in failed(config_changes.origin_checks(layout, seen))}
 
@@ -246,7 +246,7 @@ def test_a_container_on_an_older_image_is_told(ran: Lab) -> None:
     before = image.unpacked(ran, "red")
     now = image.unpacked(changed, "red")
     layout = image.read(changed).layout
-    keys = replica_files.replica_files(ran, replica_files.keys(ran))
+    keys = container.replica_files(ran, container.keys(ran))
     stale = config_changes.origin(layout, now, overlay.lower(ran, now, keys), pid, scratch)
     (check,) = failed(config_changes.origin_checks(layout, stale))
     assert check.name == "container.source.layers"

@@ -18,18 +18,8 @@ from labkit.checks import failed
 from labkit.core import run
 from labkit.core.journal import Journal
 from labkit.errors import CommandError
-from labkit.farm.containers import (
-    bundle,
-    confinement,
-    container,
-    limits,
-    overlay,
-    probe,
-    replica_files,
-    runc,
-    trial,
-)
-from labkit.farm.containers.bundle import Spec, Work
+from labkit.farm.containers import bundle, confinement, container, lifecycle, overlay, probe, runc
+from labkit.farm.containers.bundle import Spec
 from labkit.farm.containers.probe import Attempt
 from labkit.farm.network.netns import inside
 from labkit.farm.reconcile import up
@@ -42,14 +32,13 @@ from tests.whole_farm import standing
 # -- pure --------------------------------------------------------------------------------------
 
 
-def test_each_kind_of_work_has_a_reason_and_no_call_is_in_two() -> None:
-    """A call is allowed for one reason."""
-    calls = [name for work in bundle.WORKS for name in bundle.GROUPS[work].calls]
-    calls += [name for cases in bundle.LIMITED.values() for name in cases]
+def test_a_call_is_allowed_for_one_reason() -> None:
+    """None is listed twice, and each list is in order."""
+    groups = [*bundle.ALONE.values(), *bundle.SERVING.values()]
+    calls = [name for names in groups for name in names]
     assert len(calls) == len(set(calls))
-    assert all(bundle.GROUPS[work].reason for work in bundle.WORKS)
-    for work in bundle.WORKS:
-        assert list(bundle.GROUPS[work].calls) == sorted(bundle.GROUPS[work].calls)
+    assert all(list(names) == sorted(names) for names in groups)
+    assert not {"clone", "socket"} & set(calls)  # which are allowed with some arguments alone
 
 
 @pytest.mark.parametrize(
@@ -60,46 +49,37 @@ def test_each_kind_of_work_has_a_reason_and_no_call_is_in_two() -> None:
         ("riscv64", None),  # runC takes the machine's own
     ],
 )
-def test_a_profile_is_for_the_machine_s_own_calls(machine: str, native: list[str] | None) -> None:
-    """A call by another interface of the processor is in none; what is not listed is not there."""
-    made = bundle.seccomp(bundle.SERVING, machine)
-    assert made.get("architectures") == native
-    assert (made["defaultAction"], made["defaultErrnoRet"]) == ("SCMP_ACT_ERRNO", 38)
-
-
 @pytest.mark.parametrize(
-    ("works", "there", "absent"),
+    ("serving", "there", "absent"),
     [
-        (bundle.ALONE, {"execve", "openat", "clone"}, {"socket", "setuid", "chroot"}),
-        (bundle.SERVING, {"execve", "socket", "accept4", "setuid"}, {"ptrace", "mount", "clone3"}),
-        (("run",), {"execve"}, {"openat", "clone"}),
+        (False, {"execve", "openat", "clone"}, {"socket", "setuid", "chroot"}),
+        (True, {"execve", "socket", "accept4", "setuid"}, {"ptrace", "mount", "clone3"}),
     ],
 )
 def test_a_profile_has_the_calls_of_its_work(
-    works: tuple[Work, ...], there: set[str], absent: set[str]
+    machine: str, native: list[str] | None, serving: bool, there: set[str], absent: set[str]
 ) -> None:
-    """And of no other."""
-    allowed = bundle.allowed_calls(bundle.seccomp(works, "x86_64"))
+    """And of no other, nor by another interface of the processor; what is not listed does not exist."""
+    made = bundle.seccomp(serving=serving, machine=machine)
+    assert made.get("architectures") == native
+    assert (made["defaultAction"], made["defaultErrnoRet"]) == ("SCMP_ACT_ERRNO", errno.ENOSYS)
+    allowed = bundle.allowed_calls(made)
     assert there <= allowed
     assert not absent & allowed
 
 
-def test_what_is_refused_by_another_error_is_not_allowed() -> None:
-    """sshd asks for the kernel's audit, and knows the answer that there is none."""
-    rules = bundle.seccomp(bundle.SERVING, "x86_64")["syscalls"]
-    (refused,) = (rule for rule in rules if rule["action"] != "SCMP_ACT_ALLOW")
-    assert (refused["names"], refused["errnoRet"]) == (["socket"], errno.EPROTONOSUPPORT)
-    given = [json.dumps(rule["args"]) for rule in rules if rule["names"] == ["socket"]]
-    assert len(given) == len(set(given))
-
-
 def test_arguments_are_compared_as_runc_reads_them() -> None:
-    """Where there is a mask it is the value, and what is left by it the second one."""
-    rules = bundle.seccomp(("processes",), "x86_64")["syscalls"]
+    """Where there is a mask it is the value, and what is left by it the second one; sshd asks for the kernel's
+    audit, and knows the answer that there is none."""
+    rules = bundle.seccomp(serving=True)["syscalls"]
     (clone,) = (rule for rule in rules if rule["names"] == ["clone"])
     assert clone["args"] == [
         {"index": 0, "value": 0x7E020000, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
     ]
+    (refused,) = (rule for rule in rules if rule["action"] != "SCMP_ACT_ALLOW")
+    assert (refused["names"], refused["errnoRet"]) == (["socket"], errno.EPROTONOSUPPORT)
+    given = [json.dumps(rule["args"]) for rule in rules if rule["names"] == ["socket"]]
+    assert len(given) == len(set(given))
 
 
 def test_what_a_container_does_not_see_is_not_mounted() -> None:
@@ -132,12 +112,12 @@ def test_a_path_is_masked_or_read_only_not_both() -> None:
     ],
 )  # fmt: skip
 def test_what_the_kernel_does_not_count_is_not_limited(
-    kernel: tuple[limits.Counted, ...], wanted: dict[str, object]
+    kernel: tuple[bundle.Counted, ...], wanted: dict[str, object]
 ) -> None:
     """runC refuses a limit whose file is missing."""
-    made = limits.resources(
-        {"devices": []}, memory=8, pids=3, processors=0.5, kernel=frozenset(kernel)
-    )
+    asked = {"memory": 8, "pids": 3, "processors": 0.5, "kernel": frozenset(kernel)}
+    spec = lifecycle.trial(Lab(), "a").model_copy(update=asked)
+    made = bundle.resources({"devices": []}, spec)
     assert made == {"devices": [], "pids": {"limit": 3}, **wanted}
 
 
@@ -157,7 +137,7 @@ def test_what_the_kernel_counts_is_seen_in_its_control_groups(
     for name in files:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert limits.counted(tmp_path) == wanted
+    assert bundle.counted(tmp_path) == wanted
 
 
 @pytest.mark.parametrize(
@@ -281,7 +261,7 @@ def test_a_call_that_the_filter_lets_through_fails_its_check(
 ) -> None:
     """Whatever the kernel itself then says to it."""
     everything = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}
-    monkeypatch.setattr(bundle, "seccomp", lambda _: everything)
+    monkeypatch.setattr(bundle, "seccomp", lambda **_: everything)
     changed(files=4095)  # a configuration that is not known yet
     names = {check.name for check in failed(confinement.confined(farm).checks)}
     assert {"container.confined.server.call", "container.confined.root.call"} <= names
@@ -306,9 +286,8 @@ def test_a_container_that_runs_without_the_filter_is_named(farm: Lab) -> None:
     (before,) = confinement.checks(farm)
     assert before.holds
     item = small(farm, "trial-open")
-    config = dict(trial.own_configuration(farm, item))
-    config["linux"] = {key: value for key, value in config["linux"].items() if key != "seccomp"}
-    with trial.prepared(farm, item, **{item.name: config}):
+    with lifecycle.prepared(farm, item):
+        lifecycle.edit(farm, item.name, "linux", seccomp=None)
         container.create(farm, item.name)
         container.begin(farm, item.name)
         assert [check.seen for check in confinement.checks(farm)] == ["not so: trial-open"]
@@ -339,15 +318,15 @@ def test_a_call_by_another_interface_of_the_processor_ends_its_caller(farm: Lab)
     *python, _, _ = item.args
     for code, status in ((NATIVE, 0), (FOREIGN, 128 + 31)):
         words = (*python, CALLING, code)
-        with trial.prepared(farm, item.model_copy(update={"args": words})):
-            assert trial.foreground(farm, item.name).status == status
+        with lifecycle.prepared(farm, item.model_copy(update={"args": words})):
+            assert lifecycle.foreground(farm, item.name).status == status
 
 
 @pytest.mark.root
 def test_a_session_with_a_terminal_works_as_without_the_filter(farm: Lab) -> None:
     """The ssh server's and a shell's own questions to the kernel get answers that they know."""
     ssh.login(farm)
-    given = replica_files.keys(farm)
+    given = container.keys(farm)
     words = ["-F", "none", "-tt", "-i", str(given.folder / "student"), "-o", "BatchMode=yes"]
     words += ["-o", f"UserKnownHostsFile={given.folder / 'known_hosts'}"]
     asked = (
@@ -364,14 +343,14 @@ def test_a_session_with_a_terminal_works_as_without_the_filter(farm: Lab) -> Non
 
 def small(lab: Lab, name: str, **changes: object) -> Spec:
     """A trial container that only waits."""
-    return trial.spec(lab, name, "sleep", "60").model_copy(update=changes)
+    return lifecycle.trial(lab, name, "sleep", "60").model_copy(update=changes)
 
 
 @pytest.mark.root
 def test_a_hog_uses_no_more_processors_than_it_may(farm: Lab) -> None:
     """Two programs that could use two processors have a tenth of one between them, as the kernel counts it."""
     item = small(farm, "trial-hog", processors=0.1)
-    with trial.prepared(farm, item):
+    with lifecycle.prepared(farm, item):
         container.create(farm, item.name)
         container.begin(farm, item.name)
         before, started = cpu_seconds(item.cgroup), time.monotonic()

@@ -13,9 +13,10 @@ import pytest
 from labkit import Lab
 from labkit.core import accesslog, run
 from labkit.core.undo import mount_points
-from labkit.errors import CommandError, FarmError
-from labkit.farm.containers import bundle, container, overlay, replica_files, runc
+from labkit.errors import FarmError
+from labkit.farm.containers import container, lifecycle, overlay, runc, written
 from labkit.farm.containers.bundle import Spec
+from labkit.farm.containers.overlay import Wanted
 from labkit.farm.images import actions as images
 from labkit.farm.network.netns import inside
 from labkit.farm.reconcile import answers, up
@@ -36,12 +37,13 @@ UNREAPED = """
 import sys
 from pathlib import Path
 from labkit import Lab; from labkit.core import run
-from labkit.farm.containers import container, runc
+from labkit.farm.containers import container, lifecycle, overlay, runc
+from labkit.farm.containers.overlay import Wanted
 from labkit.farm.images import actions as images
-from tests.test_container import small_spec
 
 lab = Lab.model_validate_json(sys.argv[1])
-container.prepare(lab, small_spec(lab, "extra", "sleep", "60"), images.unpacked(lab, "red"))
+extra = lifecycle.trial(lab, "extra", "sleep", "60")
+overlay.prepare(lab, [Wanted(extra, images.unpacked(lab, "red"))])
 for _ in range(2):
     container.create(lab, "extra")
     container.begin(lab, "extra")
@@ -85,41 +87,18 @@ def processes(lab: Lab, name: str) -> list[int]:
     return [int(item) for item in json.loads(run.run(words).stdout)]
 
 
-def small_spec(lab: Lab, name: str, *args: str) -> Spec:
-    """A container with a network namespace of its own and nothing to serve."""
-    return Spec(
-        name=name, args=args, environment={}, cgroup=f"{runc.cgroup(lab)}/{name}", sysctl={}
-    )
+def made(lab: Lab, name: str, *args: str, writable: bool = False) -> Path:
+    """Makes the bundle of a container with nothing to serve; its root file system."""
+    spec = lifecycle.trial(lab, name, *args)
+    overlay.prepare(lab, [Wanted(spec, images.unpacked(lab, "red"), writable=writable)])
+    return runc.bundle(lab, name) / "rootfs"
 
 
-@pytest.fixture
-def short_lived(unmade: Lab) -> Callable[..., str]:
-    """Makes and starts a container of the image that is none of the farm's replicas; its name."""
-
-    def make(*args: str) -> str:
-        unpacked = images.unpacked(unmade, "red")
-        container.prepare(unmade, small_spec(unmade, "extra", *args), unpacked)
-        container.create(unmade, "extra")
-        container.begin(unmade, "extra")
-        return "extra"
-
-    return make
-
-
-@pytest.mark.parametrize(
-    ("output", "wanted"),
-    [
-        ("null", []),
-        ("[]", []),
-        (
-            '[{"ociVersion":"1.0.2","id":"a","pid":0,"status":"stopped","bundle":"/b"}]',
-            [runc.State(id="a", pid=0, status="stopped", bundle="/b")],
-        ),
-    ],
-)
-def test_list_of_containers_is_read(output: str, wanted: list[runc.State]) -> None:
-    """As runC writes it: null where there is none, pid 0 where the first process has ended."""
-    assert runc.parse_list(output) == wanted
+def run_extra(lab: Lab, *args: str) -> None:
+    """Makes such a container and starts it."""
+    made(lab, "extra", *args)
+    container.create(lab, "extra")
+    container.begin(lab, "extra")
 
 
 def listed(lab: Lab) -> dict[str, runc.State]:
@@ -130,9 +109,11 @@ def listed(lab: Lab) -> dict[str, runc.State]:
 
 @pytest.mark.root
 def test_states_are_those_that_runc_tells(unmade: Lab) -> None:
-    """Read from runC's files: created, running, paused, running again, ended."""
-    unpacked = images.unpacked(unmade, "red")
-    container.prepare(unmade, small_spec(unmade, "extra", "sleep", "60"), unpacked)
+    """Read from runC's files: none, created, running, paused, running again, ended; a removed container leaves no
+    process, mount or folder, and a second removal is content."""
+    assert runc.states(unmade) == {}
+    assert not runc.root(unmade).exists()  # asking makes no folder
+    made(unmade, "extra", "sleep", "60")
     container.create(unmade, "extra")
     seen = [runc.states(unmade)["extra"].status]
     assert runc.states(unmade) == listed(unmade)
@@ -145,23 +126,14 @@ def test_states_are_those_that_runc_tells(unmade: Lab) -> None:
         assert runc.states(unmade) == listed(unmade)
         seen.append(runc.states(unmade)["extra"].status)
     assert seen == ["created", "running", "paused", "running", "stopped"]
+    run_extra(unmade, "sleep", "300")
+    process = pid(unmade, "extra")
     container.remove(unmade, "extra")
-    assert runc.states(unmade) == {}
-
-
-def test_commands_are_on_the_lab_s_own_containers() -> None:
-    """runC's state is below the lab's run folder, whatever else runs on the machine."""
-    lab = Lab.load(None, lab_name="shop", run="/run/x")
-    assert [str(word) for word in runc.command(lab, "list")] == [
-        "runc", "--root", "/run/x/shop/runc", "list",
-    ]  # fmt: skip
-
-
-@pytest.mark.root
-def test_no_containers_of_a_lab_that_is_down(unmade: Lab) -> None:
-    """Asking makes no folder."""
-    assert runc.states(unmade) == {}
-    assert not runc.root(unmade).exists()
+    container.remove(unmade, "extra")
+    assert gone(process)
+    assert not runc.folder(unmade, "extra").exists()
+    assert runc.states(unmade) == listed(unmade) == {}
+    assert not [point for point in mount_points() if str(unmade.state_dir) in point]
 
 
 @pytest.mark.root
@@ -200,22 +172,6 @@ def test_its_configuration_is_the_image_s_with_what_labkit_needs(farm: Lab) -> N
     assert "LABKIT_REPLICA=red-1" in environment
     assert any(line.startswith("PATH=/usr/") for line in environment)
     assert container.execute(farm, "red-1", "hostname").stdout.strip() == "red-1"
-
-
-@pytest.mark.root
-def test_every_change_to_the_image_s_own_configuration_has_a_reason(farm: Lab) -> None:
-    """As umoci made it, against what runC was given: no difference that nobody can explain."""
-    image = overlay.image_configuration(images.unpacked(farm, "red"))
-    config = json.loads((runc.bundle(farm, "red-1") / "config.json").read_text())
-    found = {item.key: item for item in bundle.changes(image, config)}
-    assert [key for key in found if not found[key].reason] == []
-    assert (found["process.terminal"].before, found["process.terminal"].after) == ("true", "false")
-    assert '-    "terminal": true,' in bundle.diff(image, config).splitlines()
-
-
-@pytest.mark.root
-def test_the_container_is_in_a_control_group_of_the_lab_s(farm: Lab) -> None:
-    """With its limit of processes, as the kernel has it."""
     groups = Path(f"/proc/{pid(farm, 'red-1')}/cgroup").read_text()
     assert f"/labkit-{farm.name}/red-1" in groups
     folders = tree.folders(f"/labkit-{farm.name}/red-1")
@@ -235,28 +191,16 @@ def test_replicas_share_the_image_and_nobody_writes_into_it(farm: Lab) -> None:
 @pytest.mark.root
 def test_containers_that_may_be_written_into_write_apart(unmade: Lab) -> None:
     """What is written into one's root is seen in no other one, and not in the image."""
-    unpacked = images.unpacked(unmade, "red")
-    names = ("one", "other")
-    for name in names:
-        spec = small_spec(unmade, name, "sleep", "60")
-        container.prepare(unmade, spec, unpacked, writable=True)
-    roots = [runc.bundle(unmade, name) / "rootfs" for name in names]
-    (roots[0] / "var/written").write_text("by one")
-    assert not (roots[1] / "var/written").exists()
-    assert not any((lower / "var/written").exists() for lower in unpacked.lower)
-    spec = small_spec(unmade, "one", "sleep", "60")
-    assert container.prepare(unmade, spec, unpacked) is True
-    assert not (roots[0] / "var/written").exists()
-    assert container.prepare(unmade, spec, unpacked) is False
-    for name in names:
+    wait = ("sleep", "60")
+    one, other = (made(unmade, name, *wait, writable=True) for name in ("one", "other"))
+    (one / "var/written").write_text("by one")
+    assert not (other / "var/written").exists()
+    lower = images.unpacked(unmade, "red").lower
+    assert not any((folder / "var/written").exists() for folder in lower)
+    made(unmade, "one", *wait)
+    assert not (one / "var/written").exists()
+    for name in ("one", "other"):
         container.remove(unmade, name)
-
-
-@pytest.mark.root
-def test_the_server_cannot_write_its_own_pages(farm: Lab) -> None:
-    """Nobody in the container writes anything but the logs and what is kept in memory."""
-    with pytest.raises(CommandError, match="Read-only file system"):
-        container.execute(farm, "red-1", "sh", "-c", "echo x > /var/www/html/index.html")
 
 
 @pytest.mark.root
@@ -269,7 +213,7 @@ def test_access_log_names_the_replica(farm: Lab) -> None:
     hostile = 'a "b" \\x41 \\\\ \\u0041 é {}'
     headers = {"X-Labkit-Trace": "own-trace", "User-Agent": hostile.encode().decode("latin-1")}
     assert inside(farm.netns, fetch.get, there, headers=headers).replica == "red-1"
-    log = container.access_log(farm, replica)
+    log = written.log(farm, replica.name, "access")
     until(lambda: list(accesslog.lines(log, "own-trace")))  # written after the answer was sent
     found, _ = sites.parse_log(accesslog.lines(log))
     (mine,) = [item for item in found if item.trace == "own-trace"]
@@ -288,23 +232,13 @@ def test_a_killed_container_is_told_and_started_again(farm: Lab) -> None:
     assert runc.states(farm)["red-1"].status == "stopped"
     assert gone(first)
     assert "no answer" in (answers.problem(farm, replica) or "")
+    container.kill(farm, replica)  # which does nothing to a dead one
     container.start(farm, replica)
-    assert runc.states(farm)["red-1"].status == "running"
+    again = pid(farm, "red-1")
+    container.start(farm, replica)  # and this nothing to a running one
+    assert pid(farm, "red-1") == again
     assert up.replicas(farm).holds
-    assert pid(farm, "red-2") == other
-
-
-@pytest.mark.root
-def test_killing_the_dead_and_starting_the_running_do_nothing(farm: Lab) -> None:
-    """The second call of each leaves things as they are."""
-    replica = farm.replica("red-2")
-    before = pid(farm, "red-2")
-    container.start(farm, replica)
-    assert pid(farm, "red-2") == before
-    container.kill(farm, replica)
-    container.kill(farm, replica)
-    assert runc.states(farm)["red-2"].status == "stopped"
-    container.start(farm, replica)
+    assert (pid(farm, "red-1"), pid(farm, "red-2")) == (again, other)
 
 
 @pytest.mark.root
@@ -312,27 +246,28 @@ def test_a_bundle_that_stands_is_left_alone(farm: Lab) -> None:
     """The same description is no change; another one is, and is written."""
     spec = container.replica_spec(farm, farm.replica("red-1"))
     unpacked = images.unpacked(farm, "red")
-    files = replica_files.replica_files(farm, replica_files.keys(farm))
+    files = container.replica_files(farm, container.keys(farm))
     file = runc.bundle(farm, "red-1") / "config.json"
     before = file.stat().st_mtime_ns
-    assert container.prepare(farm, spec, unpacked, files) is False
+    assert overlay.prepare(farm, [Wanted(spec, unpacked, files)]) == ()
     assert file.stat().st_mtime_ns == before
-    assert container.prepare(farm, spec.model_copy(update={"pids": 99}), unpacked, files) is True
+    other = spec.model_copy(update={"pids": 99})
+    assert overlay.prepare(farm, [Wanted(other, unpacked, files)]) == ("red-1",)
     assert json.loads(file.read_text())["linux"]["resources"]["pids"] == {"limit": 99}
-    assert container.prepare(farm, spec, unpacked, files) is True
+    assert overlay.prepare(farm, [Wanted(spec, unpacked, files)]) == ("red-1",)
 
 
 @pytest.mark.root
-def test_a_first_process_that_dies_is_an_error_with_its_words_and_status(
-    unmade: Lab, short_lived: Callable[..., str]
-) -> None:
-    """Not a riddle about a process 0."""
-    name = short_lived("sh", "-c", "echo no such thing; exit 3")
-    error = container.death(unmade, name)
-    assert isinstance(error, FarmError)
+def test_a_container_that_does_not_live_says_why(unmade: Lab) -> None:
+    """In runC's own words, the program's name in them; or by its first process's words and status."""
+    with pytest.raises(FarmError, match="no-such-program"):
+        run_extra(unmade, "no-such-program")
+    run_extra(unmade, "sh", "-c", "echo no such thing; exit 3")
+    error = container.death(unmade, "extra")
     assert "no such thing" in error.reason
     assert "exit status 3" in error.reason
     assert runc.states(unmade) == {}
+    container.remove(unmade, "extra")
 
 
 @pytest.mark.root
@@ -350,28 +285,6 @@ def test_a_server_that_dies_without_output_is_told_by_its_error_log(
         with pytest.raises(FarmError, match=r"(?s)exit status 4.*cannot fork"):
             up.replicas(farm)
     assert up.replicas(farm).holds
-
-
-@pytest.mark.root
-def test_a_container_that_cannot_be_created_says_why(
-    unmade: Lab, short_lived: Callable[..., str]
-) -> None:
-    """runC's own words, the program's name in them."""
-    with pytest.raises(FarmError, match="no-such-program"):
-        short_lived("no-such-program")
-
-
-@pytest.mark.root
-def test_a_removed_container_leaves_nothing(unmade: Lab, short_lived: Callable[..., str]) -> None:
-    """No process, no mount, no folder; a second removal is content."""
-    name = short_lived("sleep", "300")
-    process = pid(unmade, name)
-    container.remove(unmade, name)
-    container.remove(unmade, name)
-    assert gone(process)
-    assert not runc.folder(unmade, name).exists()
-    assert runc.states(unmade) == {}
-    assert not [point for point in mount_points() if str(unmade.state_dir) in point]
 
 
 @pytest.mark.root

@@ -14,11 +14,7 @@ from labkit.core.journal import Entry, Journal, lock
 from labkit.core.undo import mount_points
 from labkit.errors import LockError, StateError
 from labkit.farm import rootfs
-from labkit.farm.containers import (
-    container,
-    replica_files,
-    runc,
-)
+from labkit.farm.containers import container, runc
 from labkit.farm.images import builder, store, unpacking
 from labkit.farm.reconcile import up
 from labkit.farm.services import balancer, balancer_server, dns, dns_server, ssh
@@ -155,7 +151,7 @@ def test_a_key_that_everybody_may_read_is_shut_again(farm: Lab) -> None:
     """ssh takes none that others can read."""
     path = farm.state_dir / "ssh" / "student"
     path.chmod(0o644)
-    assert replica_files.keys(farm).user.startswith("ssh-ed25519 ")
+    assert container.keys(farm).user.startswith("ssh-ed25519 ")
     assert path.stat().st_mode & 0o777 == 0o600
 
 

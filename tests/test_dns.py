@@ -22,7 +22,7 @@ from labkit.errors import ConfigError, FarmError, MachineError
 from labkit.farm.containers import lab_namespaces
 from labkit.farm.network.host import require_address
 from labkit.farm.network.netns import inside
-from labkit.farm.services import dns, dns_config, dns_server
+from labkit.farm.services import dns, dns_server
 from tests import killing
 from tests.host_side import give_address
 
@@ -36,7 +36,7 @@ def addressed(lab: Lab) -> Lab:
 def test_zone_names_balancer_sites_and_replicas() -> None:
     """The sites' names lead to the balancer, each replica's to its own address."""
     lab = Lab.load(None, lab_name="shop", sites=["red", "blue"], replicas=1)
-    assert {item.name: str(item.address) for item in dns_config.names(lab)} == {
+    assert {item.name: str(item.address) for item in dns_server.names(lab)} == {
         "balancer.shop.test": "10.60.0.1",
         "ns.shop.test": "10.60.0.1",
         "red.shop.test": "10.60.0.1",
@@ -49,7 +49,7 @@ def test_zone_names_balancer_sites_and_replicas() -> None:
 def test_configuration_is_of_the_lab_alone() -> None:
     """dnsmasq listens on one address, reads nothing of the machine's and drops root."""
     lab = Lab.load(None, domain="my.test", subnet="10.61.0.0/24", run="/run/x")
-    assert set(dns_config.config(lab).splitlines()) >= {
+    assert set(dns_server.config(lab).splitlines()) >= {
         "listen-address=10.61.0.1", "bind-interfaces", "no-resolv", "no-hosts", "user=nobody",
         "auth-zone=my.test,10.61.0.0/24", "auth-server=ns.my.test,10.61.0.1",
         "addn-hosts=/run/x/lab/dns/hosts", "pid-file=/run/x/lab/dns/dnsmasq.pid",
@@ -59,18 +59,18 @@ def test_configuration_is_of_the_lab_alone() -> None:
 def test_names_are_lines_of_hosts_and_their_mark_changes_with_them() -> None:
     """dnsmasq reads them again while it runs; by the mark it is known that it has."""
     lab = Lab.load(None, domain="my.test", subnet="10.61.0.0/24", replicas=1)
-    lines = dns_config.hosts(lab).splitlines()
+    lines = dns_server.hosts(lab).splitlines()
     assert lines[0] == "10.61.0.1 balancer.my.test"
     assert "10.61.0.11 site1-1.my.test" in lines
-    assert lines[-1] == f"10.61.0.1 {dns_config.mark(lab)}"
-    assert dns_config.mark(lab) != dns_config.mark(Lab.of({**lab.model_dump(), "replicas": 2}))
+    assert lines[-1] == f"10.61.0.1 {dns_server.mark(lab)}"
+    assert dns_server.mark(lab) != dns_server.mark(Lab.of({**lab.model_dump(), "replicas": 2}))
 
 
 @pytest.mark.parametrize("netns", ["", "box"])
 def test_program_is_started_with_the_lab_as_its_resolver(netns: str) -> None:
     """The arguments of a program stay arguments: no shell reads them."""
     lab = Lab.load(None, netns=netns, run="/run/x")
-    argv = dns_config.resolving(lab, ["echo", "$(id); a b"])
+    argv = dns_server.resolving(lab, ["echo", "$(id); a b"])
     entered = ["nsenter", "--net=/run/netns/box", "--"] if netns else []
     assert argv[: len(entered) + 3] == [*entered, "unshare", "--mount", "--"]
     assert argv[-3:] == ["/run/x/lab/dns/resolv.conf", "echo", "$(id); a b"]
@@ -79,9 +79,9 @@ def test_program_is_started_with_the_lab_as_its_resolver(netns: str) -> None:
 def test_script_has_the_same_words_as_the_command() -> None:
     """The wrapper script quotes each word, and passes its arguments on."""
     lab = Lab.load(None, netns="box")
-    [text] = [text for path, text, _ in dns_config.files(lab) if path.name == "with-dns"]
+    [text] = [text for path, text, _ in dns_server.files(lab) if path.name == "with-dns"]
     words = shlex.split(text.splitlines()[-1])
-    assert words == ["exec", *dns_config.resolving(lab, []), "$@"]
+    assert words == ["exec", *dns_server.resolving(lab, []), "$@"]
 
 
 @pytest.mark.root
@@ -183,7 +183,7 @@ def test_a_further_replica_is_named_by_the_running_server(addressed: Lab) -> Non
 def test_an_edited_file_is_mended(addressed: Lab, name: str) -> None:
     """Whichever of the server's files it is; the facts say that something is wrong, and then not."""
     dns.up(addressed)
-    file = dns_config.folder(addressed) / name
+    file = dns_server.folder(addressed) / name
     before = file.read_text()
     file.write_text(f"{before}# edited\n")
     assert dns_server.observed(addressed) != dns_server.wanted(addressed)
@@ -197,7 +197,7 @@ def test_names_that_were_written_and_not_read_are_read(addressed: Lab) -> None:
     """As when labkit was killed between the two: the server itself says what it serves."""
     dns.up(addressed)
     more = Lab.of({**addressed.model_dump(), "replicas": 3})
-    (dns_config.folder(more) / "hosts").write_text(dns_config.hosts(more))
+    (dns_server.folder(more) / "hosts").write_text(dns_server.hosts(more))
     assert (dns_server.observed(more) or {})["served"] == "not this zone"
     assert dns.up(more).changed
     assert dns.query(more, "site1-3").status == "NOERROR"
@@ -211,7 +211,7 @@ def test_refused_configuration_leaves_the_server_running(
     dns.up(addressed)
     file = dns_server.server(addressed).config
     before = file.read_text()
-    monkeypatch.setattr(dns_config, "config", lambda lab: "no-such-option\n")
+    monkeypatch.setattr(dns_server, "config", lambda _: "no-such-option\n")
     with pytest.raises(FarmError, match="refuses this configuration"):
         dns.up(addressed)
     assert file.read_text() == before
@@ -239,7 +239,7 @@ def test_down_ends_the_server_and_removes_its_files(addressed: Lab) -> None:
     dns.up(addressed)
     assert dns.down(addressed).changed
     assert dns.down(addressed).changed is False
-    assert list(dns_config.folder(addressed).glob("*")) == []
+    assert list(dns_server.folder(addressed).glob("*")) == []
     with pytest.raises(FarmError, match="does not answer"):
         dns.query(addressed, "site1")
     assert [check.name for check in dns.checks(addressed)] == ["dns.server"]
@@ -264,7 +264,7 @@ def test_without_the_bridge_nothing_is_started(lab: Lab) -> None:
     lab_namespaces.create_namespace(lab, lab.host.netns)
     with pytest.raises(FarmError, match="on no interface"):
         dns.up(lab)
-    assert not dns_config.folder(lab).exists()
+    assert not dns_server.folder(lab).exists()
     with pytest.raises(FarmError):
         require_address(lab)
 
@@ -281,7 +281,7 @@ def test_program_resolves_by_the_lab_and_etc_stays(addressed: Lab) -> None:
     """A program of the machine finds a replica by its short name; nobody else's resolver changes."""
     before = Path("/etc/resolv.conf").read_bytes()
     dns.up(addressed)
-    done = run.run([str(dns_config.with_dns(addressed)), "getent", "hosts", "site1-2"])
+    done = run.run([str(dns_server.with_dns(addressed)), "getent", "hosts", "site1-2"])
     assert done.stdout.split() == [
         str(addressed.replica("site1-2").address),
         addressed.host_name("site1-2"),

@@ -17,7 +17,7 @@ import pytest
 
 from labkit import Lab, doctor
 from labkit.core import probes, run, undo
-from labkit.doctor import kernel, places, programs
+from labkit.doctor import machine, programs
 from labkit.errors import CommandError, LabkitError, MachineError
 from labkit.farm.containers import container
 from labkit.kernel import cgroups
@@ -98,7 +98,7 @@ def as_nobody() -> Iterator[None]:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("look", [kernel.root, kernel.overlay, kernel.network, programs.browser])
+@pytest.mark.parametrize("look", [machine.root, machine.overlay, machine.network, programs.browser])
 def test_who_is_not_root_is_told_so(look: Callable[[Lab], str]) -> None:
     """What only root can try is a blocker for everybody else, with sudo as the remedy."""
     with as_nobody(), pytest.raises(MachineError, match="needs root") as caught:
@@ -106,15 +106,12 @@ def test_who_is_not_root_is_told_so(look: Callable[[Lab], str]) -> None:
     assert "sudo" in caught.value.remedy
 
 
-@pytest.mark.parametrize(("look", "key"), [(places.state, "state"), (places.outputs, "outputs")])
-def test_too_little_room_names_the_place(
-    monkeypatch: pytest.MonkeyPatch, look: Callable[[Lab], str], key: str
-) -> None:
+@pytest.mark.parametrize("key", ["state", "outputs"])
+def test_too_little_room_names_the_place(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     """What is free, what is needed, and the key that moves it elsewhere."""
-    monkeypatch.setattr(places, "STATE_BYTES", 10**18)
-    monkeypatch.setattr(places, "OUTPUT_BYTES", 10**18)
+    monkeypatch.setitem(machine.NEEDED, key, 10**18)
     with pytest.raises(MachineError, match="free, 1,000,000,000") as caught:
-        look(Lab.load())
+        machine.free_space(Lab.load(), key)
     assert f"set {key} in lab.toml" in caught.value.remedy
 
 
@@ -123,11 +120,11 @@ def test_a_taken_port_names_its_process() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         lab = Lab.load(None, wiki_port=server.getsockname()[1])
         elsewhere = Lab.load(None, wiki_port=lab.wiki.port, wiki_url="http://wiki.test/api.php")
-        assert "not needed" in places.wiki_port(elsewhere)
+        assert "not needed" in machine.free_port(elsewhere, "wiki.port")
         with pytest.raises(MachineError, match=rf"process {os.getpid()}\)") as caught:
-            places.wiki_port(lab)
+            machine.free_port(lab, "wiki.port")
     assert "set wiki.port in lab.toml" in caught.value.remedy
-    assert "is free" in places.wiki_port(lab)
+    assert "is free" in machine.free_port(lab, "wiki.port")
 
 
 def test_the_labs_own_server_takes_no_port_from_it(tmp_path: Path) -> None:
@@ -145,7 +142,7 @@ def test_the_labs_own_server_takes_no_port_from_it(tmp_path: Path) -> None:
         mine = Lab.load(
             None, run=str(tmp_path), state=str(tmp_path), wiki_port=int(log.read_text())
         )
-        assert "the lab's own python3" in places.wiki_port(mine)
+        assert "this lab's python3" in machine.free_port(mine, "wiki.port")
     finally:
         process.kill()
         process.wait()
@@ -164,7 +161,7 @@ def test_a_subnet_that_the_machine_routes_names_the_interface(lab: Lab) -> None:
         ipr.addr("add", index=index, address="10.60.0.77", prefixlen=25)
         ipr.link("set", index=index, state="up")
     with pytest.raises(MachineError, match="through interface other0") as caught:
-        places.subnet(lab)
+        machine.subnet(lab)
     assert "network.subnet" in caught.value.remedy
 
 
@@ -258,11 +255,11 @@ def test_a_kernel_that_filters_no_calls_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: str | None
 ) -> None:
     """It has no such file, or cannot refuse a call in it."""
-    monkeypatch.setattr(kernel, "FILTERS", tmp_path / "actions_avail")
+    monkeypatch.setattr(machine, "FILTERS", tmp_path / "actions_avail")
     if known is not None:
-        kernel.FILTERS.write_text(known)
+        machine.FILTERS.write_text(known)
     with pytest.raises(MachineError, match="cannot refuse") as caught:
-        kernel.system_calls(Lab())
+        machine.system_calls(Lab())
     assert caught.value.code == "machine.no-seccomp"
 
 
@@ -276,11 +273,11 @@ def test_a_cache_where_builds_cannot_work_is_told_with_the_mount_option(
     try:
         lab = make_lab(cache=str(tmp_path / "cache"))
         with pytest.raises(MachineError, match=f"mount option {option}\n") as caught:
-            places.builds(lab)
+            machine.builds(lab)
         assert caught.value.value.startswith(f"{tmp_path}, where ")
         assert not any(tmp_path.iterdir())
         run.run(["mount", "-o", "remount,dev,exec", tmp_path])
-        assert "tried" in places.builds(lab)
+        assert "tried" in machine.builds(lab)
     finally:
         run.run(["umount", tmp_path])
 

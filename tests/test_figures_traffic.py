@@ -12,14 +12,14 @@ import pytest
 from labkit import Lab, Table
 from labkit.core.result import Figure, Result, picture
 from labkit.farm.services.browser import Page, Visits
-from labkit.farm.traffic import failover, measurements
+from labkit.farm.traffic import bench, distribution, failover, measurements
 from labkit.farm.traffic.bench import Comparison as Speeds
 from labkit.farm.traffic.bench import Throughput
 from labkit.farm.traffic.distribution import Case, Comparison, Survey
 from labkit.farm.traffic.load import Sent, frame
 from labkit.farm.traffic.measurements import Measurement
 from labkit.report import figures
-from labkit.report.figures import screenshots, stopped_replica, traffic
+from labkit.report.figures import screenshots, traffic
 
 T = TypeVar("T")
 
@@ -53,6 +53,16 @@ def measurement(lab: Lab, site: str, *observed: int, lbmethod: str = "byrequests
     )  # fmt: skip
 
 
+def surveyed(*found: Measurement) -> Result[Survey]:
+    """A survey's result with its table of shares."""
+    return result(Survey(measurements=found), measurements.shares_table(*found))
+
+
+def compared(site: str, *cases: Case) -> Result[Comparison]:
+    """A comparison's result with its table."""
+    return result(Comparison(site=site, cases=cases), distribution.cases_table(site, cases))
+
+
 def drawn(lab: Lab, figure: Figure) -> None:
     """Both files are there, the PNG 8 inches wide at 150 dots an inch."""
     png = picture(lab, figure.png).read_bytes()
@@ -63,8 +73,8 @@ def drawn(lab: Lab, figure: Figure) -> None:
 
 def test_distribution_tells_observed_and_expected(lab: Lab) -> None:
     """The alternative text has each replica's count and what the weights let expect."""
-    value = Survey(measurements=(measurement(lab, "red", 52, 48), measurement(lab, "blue", 75, 25)))
-    figure = figures.distribution(lab, result(value))
+    found = measurement(lab, "red", 52, 48), measurement(lab, "blue", 75, 25)
+    figure = figures.distribution(lab, surveyed(*found))
     assert "red-1 52 (50), red-2 48 (50)" in figure.alt
     assert "blue-1 75 (75), blue-2 25 (25), p = 1.000" in figure.alt
     drawn(lab, figure)
@@ -76,7 +86,7 @@ def test_methods_tells_each_case(lab: Lab) -> None:
         Case(lbmethod=method, weights=(3, 1), measurement=measurement(lab, "blue", *observed))
         for method, observed in (("byrequests", (75, 25)), ("bybusyness", (60, 40)))
     )
-    figure = figures.methods(lab, result(Comparison(site="blue", cases=cases)))
+    figure = figures.methods(lab, compared("blue", *cases))
     assert figure.name == "methods-blue"
     assert "byrequests 3:1 gave blue-1 75 (75), blue-2 25 (25)" in figure.alt
     assert "bybusyness 3:1 gave blue-1 60 (75), blue-2 40 (25)" in figure.alt
@@ -149,7 +159,7 @@ def test_many_replicas_are_one_bar_beside_the_stopped_one() -> None:
     requests = failover.with_logs(frame(sent))
     value = failover.evaluated(many, replicas[-1], requests, (0.0, 0.0, 0.0, 0.0), drained=False)
     table = failover.timeline(many, value, requests)
-    (row,) = stopped_replica.grouped(table.frame(), value).to_dict("records")
+    (row,) = traffic.grouped(table.frame(), value).to_dict("records")
     assert row == {"time": 0.0, "the other 8 replicas": 8, "red-9": 1, "again": 0, "failed": 0,
                    "slowest": 0.01}  # fmt: skip
 
@@ -171,10 +181,10 @@ def test_distribution_goes_on_in_a_new_line(
     names = [f"site{number}" for number in range(1, sites + 1)]
     many = Lab.of({"sites": names, "replicas": replicas, "network": {"subnet": "10.60.0.0/16"}})
     found = [measurement(many, name, *[5] * replicas) for name in names]
-    arranged = traffic.arrange(found, width)
-    assert [[group.place for group in line] for line in arranged] == lines
-    listed = [part.replica for line in arranged for group in line for part in group.shares]
-    assert listed == [replica.name for replica in many.farm]
+    arranged = traffic.arrange(measurements.shares_table(*found).frame(), width)
+    firsts = arranged.drop_duplicates(["line", "target"])
+    assert [[*line["place"]] for _, line in firsts.groupby("line")] == lines
+    assert [*arranged["replica"]] == [replica.name for replica in many.farm]
 
 
 @pytest.mark.parametrize(("sites", "replicas"), [(1, 1), (10, 3), (45, 1), (1, 16)])
@@ -183,12 +193,12 @@ def test_every_size_of_farm_has_its_figures(lab: Lab, sites: int, replicas: int)
     names = [f"site{number}" for number in range(1, sites + 1)]
     farm = Lab.of({"sites": names, "replicas": replicas, "outputs": lab.outputs, "network": {"subnet": "10.60.0.0/16"}})  # fmt: skip
     found = tuple(measurement(farm, name, *[5] * replicas) for name in names)
-    figure = figures.distribution(farm, result(Survey(measurements=found)))
+    figure = figures.distribution(farm, surveyed(*found))
     assert all(f"{replica.name} 5 (5)" in figure.alt for replica in farm.farm)
     assert ("nothing to divide" in figure.caption) is (replicas == 1)
     drawn(farm, figure)
     case = Case(lbmethod="byrequests", weights=(1,) * replicas, measurement=found[0])
-    drawn(farm, figures.methods(farm, result(Comparison(site="site1", cases=(case,)))))
+    drawn(farm, figures.methods(farm, compared("site1", case)))
 
 
 def speed(target: str, direct: bool, rate: float) -> Throughput:
@@ -202,7 +212,7 @@ def speed(target: str, direct: bool, rate: float) -> Throughput:
 def test_throughput_tells_both_ways(lab: Lab) -> None:
     """Rate and percentiles, directly and balanced."""
     value = Speeds(direct=speed("red-1", True, 2000), balanced=speed("red", False, 1000.4))
-    figure = figures.throughput(lab, result(value))
+    figure = figures.throughput(lab, result(value, bench.table(value)))
     assert "direct (red-1) 2,000 requests/s, 50 % within 1.00 ms" in figure.alt
     assert "balanced (red) 1,000 requests/s" in figure.alt
     drawn(lab, figure)

@@ -19,7 +19,7 @@ from labkit import Lab
 from labkit.checks import failed
 from labkit.core import firewall_tables, run, undo
 from labkit.core.journal import Journal
-from labkit.doctor import kernel
+from labkit.doctor import machine
 from labkit.errors import StateError
 from labkit.farm import network
 from labkit.farm.containers import runc
@@ -221,7 +221,7 @@ def test_a_machine_that_lets_no_questions_in_is_told_and_what_it_says_helps(farm
         assert [check.name for check in closed] == [f"dns.inside.{item.name}" for item in farm.farm]
         said, _, remedy = closed[0].seen.partition("; to let it in: ")
         assert "chain INPUT of table ip filter, policy drop" in said
-        assert said.partition("; ")[2] in kernel.firewall(farm)
+        assert said.partition("; ")[2] in machine.firewall(farm)
         run.run(["sh", "-c", remedy])
         assert failed(dns.checks(farm)) == ()
     finally:

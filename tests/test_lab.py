@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from labkit import Lab
 from labkit.errors import ConfigError, StateError
 from labkit.model.addresses import LENGTH, block_width, ifname
-from labkit.model.lab import PARAMETERS, find_file
+from labkit.model.config import PARAMETERS, find_file
 from labkit.model.parameters import parameters
 
 BAD_VALUES = [

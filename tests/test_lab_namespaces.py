@@ -22,9 +22,10 @@ from labkit.farm.containers import (
     lab_namespaces,
     overlay,
     runc,
+    written,
 )
 from labkit.farm.containers.bundle import Spec
-from labkit.farm.containers.overlay import WWW_DATA
+from labkit.farm.containers.overlay import WWW_DATA, Wanted
 from labkit.farm.containers.runc import users_file
 from labkit.farm.images import actions as images
 from labkit.farm.reconcile import up
@@ -284,7 +285,7 @@ def test_the_layers_are_shared_and_not_copied(farm: Lab) -> None:
 def test_what_is_written_inside_is_the_shifted_id_s_outside(farm: Lab) -> None:
     """Its logs, which the host reads as before."""
     replica = farm.farm[1]
-    log = container.access_log(farm, replica)
+    log = written.log(farm, replica.name, "access")
     seen, first = log.stat(), first_id(pids(farm)[replica.name])
     assert (seen.st_uid, seen.st_gid) == (first + WWW_DATA, first + WWW_DATA)
     assert "GET /" in log.read_text()
@@ -367,7 +368,7 @@ def test_switched_off_and_on_again(make_lab: Callable[..., Lab]) -> None:
         first = first_id(pids(now)["red-1"])
         assert (first > 0) is bool(expected)
         assert inside(now, "red-1", "stat", "--format=%u", "/etc/ssh/ssh_host_ed25519_key") == "0\n"
-        log = container.access_log(now, now.farm[0])
+        log = written.log(now, now.farm[0].name, "access")
         assert log.stat().st_uid == log.parent.stat().st_uid == first + WWW_DATA
         seen = told(result)
         assert seen.startswith(f"{expected} of 1 replica has ids of their own")
@@ -401,7 +402,8 @@ def test_a_network_of_another_user_namespace_is_refused(make_lab: Callable[..., 
         make_lab(lab_name=lab.name, user_namespace="off"), replica.netns
     )
     with pytest.raises(StateError) as refused:
-        container.prepare(lab, container.replica_spec(lab, replica), images.unpacked(lab, "red"))
+        spec = container.replica_spec(lab, replica)
+        overlay.prepare(lab, [Wanted(spec, images.unpacked(lab, "red"))])
     assert refused.value.code == "state.namespace-owner"
     assert up.replicas(lab).holds
 
@@ -447,7 +449,7 @@ FEW = """
 import sys
 from pathlib import Path
 from labkit import Lab; from labkit import LabkitError
-from labkit.farm.containers import lab_namespaces
+from labkit.farm.containers import (lab_namespaces)
 
 def end():
     Path("/proc/sys/user/max_user_namespaces").write_text("0")

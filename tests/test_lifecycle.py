@@ -6,7 +6,7 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.farm.containers import container, lifecycle, runc, trial
+from labkit.farm.containers import bundle, container, lifecycle, runc
 from labkit.farm.containers.bundle import Spec
 from labkit.farm.containers.lifecycle import Modes, Start
 
@@ -18,63 +18,49 @@ MIXED = """\
 """
 
 
-def test_mounted_groups_names_controllers() -> None:
-    """The v1 controllers and cgroup2 are named, mounts of other kinds are not."""
-    assert lifecycle.mounted_groups(MIXED) == ("memory", "cpu", "cpuacct", "cgroup2")
-
-
 @pytest.mark.parametrize(
-    ("hierarchies", "name"),
-    [((), "none"), (("memory",), "v1"), (("cgroup2",), "v2"), (("memory", "cgroup2"), "hybrid")],
-)
-def test_layout_has_a_name(hierarchies: tuple[str, ...], name: str) -> None:
-    """Each combination of hierarchies has its usual name."""
-    assert lifecycle.layout(hierarchies) == name
-
-
-OWN = """\
-3:pids:/lab/a
-2:cpu,memory:/lab/b
-0::/lab/c
-"""
-
-
-@pytest.mark.parametrize(
-    ("controller", "wanted"),
-    [("memory", ("memory", "/lab/b")), ("pids", ("pids", "/lab/a")), ("io", ("cgroup2", "/lab/c"))],
-)
-def test_group_of_a_controller(controller: str, wanted: tuple[str, str]) -> None:
-    """In its own v1 hierarchy, else in cgroup2."""
-    assert lifecycle.group(OWN, controller) == wanted
-
-
-def test_no_group_without_a_hierarchy() -> None:
-    """Where the controller is in none, and there is no cgroup2."""
-    assert lifecycle.group("2:cpu:/lab\n", "memory") == ("", "")
-
-
-@pytest.mark.parametrize(
-    ("hierarchy", "wanted"),
+    ("mountinfo", "names", "layout"),
     [
-        ("memory", "/sys/fs/cgroup/memory"),
-        ("cpuacct", "/sys/fs/cgroup/cpu"),
-        ("cgroup2", "/sys/fs/cgroup/unified"),
-        ("pids", ""),
+        ("", (), "none"),
+        (MIXED.splitlines()[0], ("memory",), "v1"),
+        (MIXED.splitlines()[2], ("cgroup2",), "v2"),
+        (MIXED, ("memory", "cpu", "cpuacct", "cgroup2"), "hybrid"),
     ],
 )
-def test_hierarchies_are_where_they_are_mounted(hierarchy: str, wanted: str) -> None:
-    """By mountinfo, nowhere else."""
-    assert lifecycle.mounted_at(MIXED, hierarchy)[0] == wanted
+def test_hierarchies_are_those_that_are_mounted(
+    mountinfo: str, names: tuple[str, ...], layout: str
+) -> None:
+    """The v1 controllers and cgroup2, not mounts of other kinds; each combination has its usual name."""
+    found = lifecycle.hierarchies(mountinfo)
+    assert tuple(found) == names
+    assert lifecycle.layout(found) == layout
 
 
 @pytest.mark.parametrize(
-    ("path", "mounted"),
-    [("/lab/a", "/"), ("/../../lab/a", "/../.."), ("/docker/1/lab/a", "/docker/1")],
-)
-def test_a_group_is_named_from_where_its_hierarchy_is_mounted(path: str, mounted: str) -> None:
-    """In a control group namespace /proc may count from another group."""
-    line = f"1 2 0:32 {mounted} /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n"
-    assert lifecycle.seen_group(f"4:memory:{path}\n", line, "memory") == ("memory", "/lab/a")
+    ("own", "mountinfo", "limit", "group", "file"),
+    [
+        ("3:pids:/x\n2:cpu,memory:/lab/b\n0::/c", MIXED, "memory", "/lab/b",
+         "/sys/fs/cgroup/memory/lab/b/memory.limit_in_bytes"),
+        ("2:cpu,cpuacct:/lab/b\n0::/c", MIXED, "processors", "/lab/b",
+         "/sys/fs/cgroup/cpu/lab/b/cpu.cfs_quota_us"),
+        ("2:cpu:/lab/b\n0::/lab/c", MIXED, "pids", "/lab/c", "/sys/fs/cgroup/unified/lab/c/pids.max"),
+        # not mounted; no hierarchy at all
+        ("3:pids:/lab/a", MIXED, "pids", "/lab/a", "/sys/fs/cgroup/lab/a/pids.max"),
+        ("2:cpu:/lab", "", "memory", "", "/sys/fs/cgroup/memory.max"),
+        # in a control group namespace, /proc may count from another group than the mount begins at
+        ("4:memory:/../../lab/a", MIXED.replace("/ /sys", "/../.. /sys"), "memory", "/lab/a",
+         "/sys/fs/cgroup/memory/lab/a/memory.limit_in_bytes"),
+        ("0::/docker/1/lab/a", "1 2 0:32 /docker/1 /sys/fs/cgroup rw - cgroup2 cgroup2 rw", "memory",
+         "/lab/a", "/sys/fs/cgroup/lab/a/memory.max"),
+    ],
+)  # fmt: skip
+def test_a_limit_is_where_its_hierarchy_is_mounted(
+    own: str, mountinfo: str, limit: str, group: str, file: str
+) -> None:
+    """In the controller's own hierarchy of version 1, else in version 2's."""
+    (item,) = (item for item in bundle.LIMITS if item.name == limit)
+    found = lifecycle.place(own, lifecycle.hierarchies(mountinfo), item)
+    assert (found[0], str(found[1])) == (group, file)
 
 
 @pytest.mark.parametrize(
@@ -165,12 +151,12 @@ def test_a_terminal_is_held_by_who_took_it_alone(lab: Lab) -> None:
 @pytest.mark.root
 def test_fewer_instances_than_asked_for_is_told(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of three ends at once: two wait."""
-    made = trial.spec
+    made = lifecycle.trial
 
     def short(lab: Lab, name: str, *args: str) -> Spec:
         return made(lab, name, *(("true",) if name == "wait-2" else args))
 
-    monkeypatch.setattr(trial, "spec", short)
+    monkeypatch.setattr(lifecycle, "trial", short)
     begin = container.begin
 
     def begun(lab: Lab, name: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from labkit import Lab
-from labkit.cli.report import show_difference
+from labkit.cli.terminal import show_difference
 from labkit.core import run
 from labkit.core.result import Figure
 from labkit.core.run import Done
@@ -146,7 +146,7 @@ def test_colours_are_for_terminals() -> None:
         console = Console(
             file=out, force_terminal=terminal, color_system=colours, highlight=False, markup=False
         )
-        show_difference(console, "a block", diff)
+        show_difference("a block", diff, console)
         shown.append(out.getvalue())
     assert "\x1b[32m+new [b]" in shown[0]
     assert "\x1b[31m-old" in shown[0]

@@ -14,11 +14,7 @@ from labkit.core import cache, undo
 from labkit.core.files import proven, text_of
 from labkit.core.journal import Journal
 from labkit.errors import LabkitError
-from labkit.farm.containers import (
-    lab_namespaces,
-    overlay,
-    runc,
-)
+from labkit.farm.containers import lab_namespaces, overlay, runc
 from labkit.farm.images import (
     builder,
     on_disk,

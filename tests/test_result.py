@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pydoc
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import NoneType
@@ -72,6 +73,24 @@ def test_what_a_student_sees_is_a_result() -> None:
     assert str(result).splitlines()[-1] == '  2 rows in frames["names"]'
     assert result.frames["names"]["name"].tolist() == ["a", "b"]
     assert "frames" in dir(result)
+
+
+def test_tab_completes_the_names_of_the_tables() -> None:
+    """In a notebook that has opened its stage; so a student finds the DataFrames without their names."""
+    code = """if True:
+        from IPython.core.interactiveshell import InteractiveShell
+        from labkit import Lab
+        from labkit.report import Stage
+        from tests.test_result import act
+        shell = InteractiveShell.instance(history_manager=None)
+        shell.Completer.use_jedi = False
+        stage = Stage.open("04-network", Lab())
+        shell.user_ns["names"] = act()
+        print(shell.complete('names.frames["')[1])
+    """
+    project = str(Path(__file__).parents[1])
+    said = run.run([sys.executable, "-c", code], env={"PYTHONPATH": project}, cwd=project)
+    assert said.stdout.strip() == repr(['names.frames["names'])
 
 
 def test_a_result_is_frozen_and_knows_its_keys() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.farm.containers import replica_files
+from labkit.farm.containers import container
 from labkit.farm.images import actions as image
 from labkit.wiki import server
 from labkit.wiki.client import session
@@ -33,7 +33,7 @@ MOST = 64 << 20
 def whole() -> Iterator[Lab]:
     """A farm and its wiki on MariaDB, all up, and a session by ssh to be had."""
     with whole_farm(sites=["red"], wiki_database="mariadb", wiki_port=free_port()) as lab:
-        replica_files.keys(lab)
+        container.keys(lab)
         server.up(lab)
         yield lab
 

@@ -11,7 +11,7 @@ from labkit import Lab
 from labkit.checks import failed
 from labkit.core import run
 from labkit.errors import CommandError
-from labkit.farm.containers import container, replica_files, runc
+from labkit.farm.containers import container, runc
 from labkit.farm.images import actions as images
 from labkit.farm.reconcile import up
 from labkit.farm.services import ssh
@@ -51,8 +51,8 @@ def test_a_container_s_files_hold_no_private_key_of_the_student_s(
 ) -> None:
     """The student's public half and the container's own key go in; passwords are off."""
     lab = make_lab()
-    given = replica_files.keys(lab)
-    made = replica_files.files(given)
+    given = container.keys(lab)
+    made = container.ssh_files(given)
     private = (given.folder / "student").read_text()
     assert made["root/.ssh/authorized_keys"] == given.user + "\n"
     assert private not in made.values()
@@ -62,8 +62,8 @@ def test_a_container_s_files_hold_no_private_key_of_the_student_s(
 def test_keys_are_made_once_and_for_their_owner_alone(make_lab: Callable[..., Lab]) -> None:
     """The second call returns the same; nobody else can read the private halves."""
     lab = make_lab()
-    given = replica_files.keys(lab)
-    assert replica_files.keys(lab) == given
+    given = container.keys(lab)
+    assert container.keys(lab) == given
     assert given.folder.stat().st_mode & 0o777 == 0o700
     for name in ("student", "host"):
         assert (given.folder / name).stat().st_mode & 0o777 == 0o600
@@ -127,7 +127,7 @@ def test_sshd_has_the_capabilities_it_needs_and_no_more(farm: Lab) -> None:
     pids = listeners(farm)
     words = ["grep", "CapEff", f"/proc/{pids['red-1']}/status"]
     mask = int(run.run(words).stdout.split()[1], 16)
-    assert bin(mask).count("1") == len(replica_files.CAPABILITIES)
+    assert bin(mask).count("1") == len(container.SSH_CAPABILITIES)
     server = runc.states(farm)["red-1"].pid
     assert run.run(["grep", "CapEff", f"/proc/{server}/status"]).stdout.split()[1] == "0" * 16
 
@@ -167,7 +167,7 @@ def key_made_in(folder: Path, comment: str = "a@b") -> tuple[str, str]:
 def test_the_public_half_is_read_from_the_private_key(tmp_path: Path) -> None:
     """The same that ssh-keygen writes beside it, without its comment."""
     private, public = key_made_in(tmp_path)
-    assert public.startswith(f"{replica_files.public_half(private)} ")
+    assert public.startswith(f"{container.public_half(private)} ")
 
 
 @pytest.mark.parametrize("cut", range(1, 6))
@@ -178,41 +178,41 @@ def test_a_key_that_was_cut_has_no_public_half(tmp_path: Path, cut: int) -> None
         words = ["-q", "-t", "ed25519", "-N", "", "-C", "x" * cut, "-f", str(place)]
         run.run(["ssh-keygen", *words])
     lines, others = path.read_text().splitlines(), other.read_text().splitlines()
-    assert replica_files.public_half("\n".join(lines))
+    assert container.public_half("\n".join(lines))
     last = len(lines) - 2
     for place in range(1, last + 1):
-        assert replica_files.public_half("\n".join(lines[:place] + lines[place + 1 :])) == ""
+        assert container.public_half("\n".join(lines[:place] + lines[place + 1 :])) == ""
     mixed = [lines[0], *others[1:3], *lines[3:]]
-    assert replica_files.public_half("\n".join(mixed)) == ""
+    assert container.public_half("\n".join(mixed)) == ""
 
 
 def test_a_key_with_a_passphrase_has_no_public_half_for_labkit(tmp_path: Path) -> None:
     """It could be read, but the key itself could not be used."""
     path = tmp_path / "key"
     run.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", path])
-    assert replica_files.public_half(path.read_text()) == ""
+    assert container.public_half(path.read_text()) == ""
 
 
 @pytest.mark.parametrize("text", ["", "no key", "-----BEGIN-----\nAAAA\n-----END-----\n", "AAAAé"])
 def test_what_is_no_key_has_no_public_half(text: str) -> None:
     """Whatever stands in the file."""
-    assert replica_files.public_half(text) == ""
+    assert container.public_half(text) == ""
 
 
 def test_the_keys_are_looked_at_without_making_them(make_lab: Callable[..., Lab]) -> None:
     """Missing, sound, of another private key, readable for others, damaged."""
     lab = make_lab()
     folder = lab.state_dir / "ssh"
-    assert replica_files.standing(lab) == {"student": "missing", "host": "missing"}
+    assert container.key_states(lab) == {"student": "missing", "host": "missing"}
     assert not folder.exists()
-    replica_files.keys(lab)
-    assert replica_files.standing(lab) == {"student": "sound", "host": "sound"}
+    container.keys(lab)
+    assert container.key_states(lab) == {"student": "sound", "host": "sound"}
     (folder / "student.pub").write_text((folder / "host.pub").read_text())
     (folder / "host").chmod(0o644)
-    assert replica_files.standing(lab) == {
+    assert container.key_states(lab) == {
         "student": "not the one of its public half",
         "host": "for others to read",
     }
-    replica_files.keys(lab)
+    container.keys(lab)
     (folder / "host").write_text("damaged")
-    assert replica_files.standing(lab) == {"student": "sound", "host": "damaged"}
+    assert container.key_states(lab) == {"student": "sound", "host": "damaged"}

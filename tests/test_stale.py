@@ -15,7 +15,7 @@ import pytest
 from labkit import Check, Lab, Result
 from labkit.core.run import Done
 from labkit.errors import StageError
-from labkit.model.lab import PARAMETERS
+from labkit.model.config import PARAMETERS
 from labkit.report.batch import notebook
 from labkit.report.batch.rebuild import Rebuilt, notebooks_folder, rebuild
 from labkit.report.batch.schedule import Wish

@@ -22,7 +22,7 @@ from labkit.farm import network
 from labkit.farm.containers import runc, written
 from labkit.farm.network.netns import inside
 from labkit.farm.reconcile import answers, upkeep
-from labkit.farm.services import balancer_server, dns_config, dns_server
+from labkit.farm.services import balancer_server, dns_server
 from labkit.kernel import cgroups
 from labkit.kernel import netns as namespaces
 from labkit.report import status as standing
@@ -130,7 +130,7 @@ def kill_names(lab: Lab) -> None:
 
 
 def edit_zone(lab: Lab) -> None:
-    file = dns_config.folder(lab) / "hosts"
+    file = dns_server.folder(lab) / "hosts"
     file.write_text(file.read_text().replace("10.60.0.11 ", "10.60.0.12 "))
     daemon.send(dns_server.server(lab), signal.SIGHUP)
 

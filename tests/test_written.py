@@ -16,7 +16,7 @@ from labkit.checks import Check, failed
 from labkit.core import run
 from labkit.core.undo import mount_points
 from labkit.errors import ConfigError
-from labkit.farm.containers import container, replica_files, runc, trial, written
+from labkit.farm.containers import container, lifecycle, runc, written
 from labkit.farm.reconcile import up, upkeep
 from labkit.farm.traffic import distribution
 from labkit.kernel import proc
@@ -115,7 +115,7 @@ PLACES = {
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("rights", [(), replica_files.CAPABILITIES], ids=["server", "root"])
+@pytest.mark.parametrize("rights", [(), container.SSH_CAPABILITIES], ids=["server", "root"])
 def test_there_is_nowhere_else_to_write(farm: Lab, rights: tuple[str, ...]) -> None:
     """Found by asking the kernel for each folder there is, as the web server and as the ssh server."""
     who = ["--user", "0:0"] if rights else []
@@ -174,9 +174,9 @@ def test_output_of_a_container_ends_too(farm: Lab) -> None:
     """What its first process says goes to a file of the host's: into the same room."""
     before = disk(farm)
     loud = ("sh", "-c", "cat /dev/zero; exec sleep 60")
-    item = trial.spec(farm, "trial-loud", *loud)
-    with trial.prepared(farm, item):
-        trial.detached(farm, item.name)
+    item = lifecycle.trial(farm, "trial-loud", *loud)
+    with lifecycle.prepared(farm, item):
+        lifecycle.detached(farm, item.name)
         place = written.folder(farm, item.name)
         until(lambda: os.statvfs(place).f_bfree == 0)
         assert written.console(farm, item.name).stat().st_size <= 64 * MIB

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from labkit import Lab
 from labkit.core import run
-from labkit.farm.containers import container, runc
+from labkit.farm.containers import container, runc, written
 from labkit.farm.network.netns import enter
 from labkit.farm.services import balancer_server
 from labkit.model.lab import Replica
@@ -146,7 +146,7 @@ def executed(
     sent = {f"{trace}{place:x}": method for place, (method, _) in enumerate(ways)}
     times, turned = Counter[str](), 0
     for replica in lab.replicas_of(site):
-        text = container.access_log(lab, replica).read_text()
+        text = written.log(lab, replica.name, "access").read_text()
         for method, start, number in re.findall(
             rf'"request":"(\w+) .*"trace":"({trace}\w)-(\d+)"', text
         ):

@@ -33,23 +33,45 @@ log = logging.getLogger("labkit.command")
 
 @dataclass(frozen=True)
 class Choice:
-    """What the options of every command say: which lab, and how it is told."""
+    """The options that every command has: which lab, and how its result is shown."""
 
-    config: Path | None = None
-    lab_name: str | None = None
-    netns: str | None = None
-    settings: tuple[str, ...] = ()
-    as_json: bool = False
-    debug: bool = False
-    offline: bool = False
+    config: Annotated[
+        Path | None, typer.Option("-c", "--config", metavar="FILE", help="The lab.toml to read.")
+    ] = None
+    lab_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The lab's name (default: lab).")
+    ] = None
+    netns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Use this network namespace, made by labkit, as the host."
+        ),
+    ] = None
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            "-s",
+            metavar="NAME=VALUE",
+            help="Override a parameter or a key of lab.toml, such as wiki.page; may be repeated. "
+            "-p NAME VALUE does the same.",
+        ),
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show each command that labkit runs, and tracebacks.")
+    ] = False
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Contact no mirror; fail if something has to be downloaded.")
+    ] = False  # fmt: skip
 
     def parameters(self) -> dict[str, Any]:
         """All parameters given, by their flat names; the last of a name counts. Raises
         :class:`ConfigError`, with the nearest one, for a key that lab.toml does not have."""
-        from labkit.model.lab import PARAMETERS, unknown
+        from labkit.model.config import PARAMETERS, unknown
 
         flat = {key: name for name, key in PARAMETERS.items()}
-        given = dict(map(pair, self.settings))
+        given = dict(map(pair, self.settings or ()))
         for name in given:
             if "." in name and name not in flat:
                 raise unknown(name, flat, "a key of lab.toml")
@@ -60,16 +82,24 @@ class Choice:
             **({"offline": True} if self.offline else {}),
         }
 
-    def lab(self, *, others: bool = False) -> Lab:
-        """The lab; ``others``: parameters that it does not have may be a notebook's own."""
-        from labkit.model.lab import PARAMETERS, Lab
+    def lab(self, *, others: bool = False, log: bool = False) -> Lab:
+        """The lab.
+
+        :param others: parameters that the lab does not have may be a notebook's.
+        :param log: what is done is written into the lab's log (:func:`log_to_file`).
+        """
+        from labkit.model.config import PARAMETERS
+        from labkit.model.lab import Lab
 
         file = self.config or (
             Path(os.environ["LABKIT_FILE"]) if "LABKIT_FILE" in os.environ else None
         )
         given = self.parameters()
         mine = {name: value for name, value in given.items() if name in PARAMETERS or not others}
-        return Lab.load(file, **mine)
+        lab = Lab.load(file, **mine)
+        if log:
+            log_to_file(lab)
+        return lab
 
 
 def pair(option: str) -> tuple[str, Any]:
@@ -89,54 +119,21 @@ def pair(option: str) -> tuple[str, Any]:
         return name, value
 
 
-def common(  # noqa: PLR0917 - typer reads the signature, nobody calls it by position
-    config: Annotated[
-        Path | None,
-        typer.Option("-c", "--config", metavar="FILE", help="The lab's lab.toml."),
-    ] = None,
-    lab_name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The lab's name (default: lab).")
-    ] = None,
-    netns: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Put the host's side into this network namespace of labkit's own."
-        ),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", "-s",
-            metavar="NAME=VALUE",
-            help="Override a parameter or a key of lab.toml, such as wiki.page; may be repeated. "
-            "-p NAME VALUE does the same.",
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show each command that is run, and an error's traceback.")
-    ] = False,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Ask no mirror; use what is there, or say what is missing.")
-    ] = False,
-) -> Choice:  # fmt: skip
-    """The options that every command has."""
-    return Choice(config, lab_name, netns, tuple(settings or ()), as_json, debug, offline)
-
-
 def with_options(function: Callable[..., None]) -> Callable[..., None]:
-    """``function(choice, …)`` as a command's function, which also has the :func:`common` options.
+    """``function(choice, …)`` as a command's function, which also has the options of :class:`Choice`.
 
-    An error of labkit's own is told on standard error, without a traceback, and exits with 1.
+    An error is printed on standard error, without a traceback; the exit status is then 1.
     """
-    options = inspect.signature(common).parameters
+    options = inspect.signature(Choice).parameters
     own = list(inspect.signature(function).parameters.values())[1:]
 
     @functools.wraps(function)
     def called(**given: Any) -> None:
-        choice = common(**{name: given.pop(name) for name in options})
+        choice = Choice(**{name: given.pop(name) for name in options})
         try:
-            _log_to_terminal(choice.debug)
+            if choice.debug:
+                logging.basicConfig(format="%(name)s: %(message)s", stream=sys.stderr)
+                logging.getLogger("labkit").setLevel(logging.DEBUG)
             function(choice, **given)
         except (typer.Exit, BrokenPipeError):  # the latter: who reads (`head`) has seen enough
             raise
@@ -147,15 +144,14 @@ def with_options(function: Callable[..., None]) -> Callable[..., None]:
             said = told(error)
             typer.echo(f"labkit: {display.shown(str(said))}", err=True)
             if choice.as_json:
-                tell_json(json.dumps({"error": said.record}, indent=1))
+                typer.echo(json.dumps({"error": said.record}, indent=1))
             raise typer.Exit(1) from None
 
-    hints = {**get_type_hints(function, include_extras=True)}
-    hints |= get_type_hints(common, include_extras=True)
-    kept = [*own, *options.values()]
+    hints = get_type_hints(function, include_extras=True)
+    hints |= get_type_hints(Choice, include_extras=True)
     parameters = [
         item.replace(annotation=hints[item.name], kind=inspect.Parameter.KEYWORD_ONLY)
-        for item in kept
+        for item in (*own, *options.values())
     ]
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     called.__annotations__ = {item.name: item.annotation for item in parameters}
@@ -184,18 +180,13 @@ def finish(result: Result[Any], choice: Choice) -> None:
 
 
 def show(result: Result[Any], choice: Choice, *, checks: bool = True) -> None:
-    """Tells a result: as JSON, or as tables and sentences."""
+    """Prints a result: as JSON, in UTF-8 (RFC 8259) whatever the terminal's character set is; or as tables and sentences."""
     if choice.as_json:
-        tell_json(result.model_dump_json(indent=1))
+        typer.echo(result.model_dump_json(indent=1).encode())
         return
     from labkit.cli import terminal
 
     terminal.show(result, checks=checks)
-
-
-def tell_json(record: str) -> None:
-    """JSON on standard output: in UTF-8 (RFC 8259), whatever the terminal has."""
-    typer.echo(record.encode())
 
 
 def leave(result: Result[Any], interrupted: str = "") -> None:
@@ -204,12 +195,6 @@ def leave(result: Result[Any], interrupted: str = "") -> None:
         raise typer.Exit(128 + signal.Signals[interrupted])
     if not result.holds:
         raise typer.Exit(1)
-
-
-def _log_to_terminal(debug: bool) -> None:
-    if debug:
-        logging.basicConfig(format="%(name)s: %(message)s", stream=sys.stderr)
-        logging.getLogger("labkit").setLevel(logging.DEBUG)
 
 
 def log_to_file(lab: Lab) -> None:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from labkit import report
 from labkit.cli.command import Choice, command, finish, log_to_file, show
 from labkit.display import shown
-from labkit.farm import rootfs
+from labkit.farm import reconcile, rootfs
 
 if TYPE_CHECKING:
     from labkit.farm.reconcile.upkeep import Mend
@@ -35,10 +36,9 @@ def plan(
     containers, the name server, the balancer. What `rebuild` would do besides (a wiki that does not run,
     stages whose inputs have changed, a report that is not published) is a table of its own."""
     lab = choice.lab()
-    from labkit.farm.reconcile import upkeep
     from labkit.report.batch import rebuild
 
-    result = upkeep.plan(lab)
+    result = reconcile.upkeep.plan(lab)
     tables = (*result.tables, *rebuild.foresight(lab))
     show(result.model_copy(update={"tables": tables}), choice)
     if exit_code and not result.value.empty:
@@ -51,11 +51,8 @@ def apply(choice: Choice) -> None:
 
     Only what differs is touched, and what depends on it; requests that run through the balancer
     meanwhile are answered. With nothing to do, nothing is done."""
-    lab = choice.lab()
-    log_to_file(lab)
-    from labkit.farm.reconcile import upkeep
-
-    finish(upkeep.apply(lab), choice)
+    lab = choice.lab(log=True)
+    finish(reconcile.upkeep.apply(lab), choice)
 
 
 @command
@@ -74,13 +71,12 @@ def watch(
     It is looked at every second, and what differs is put right as apply does it; a line is printed for
     each mend. Ctrl-C or SIGTERM ends it after the mend that is under way, with exit status 0; so does
     labkit down. While a rebuild works on the lab nothing is mended."""
-    lab = choice.lab()
-    log_to_file(lab)
-    from labkit.farm.reconcile import upkeep
-
+    lab = choice.lab(log=True)
     with until_stopped() as over:
         tell = partial(_tell_mend, choice)
-        show(upkeep.watch(lab, over=over, tell=tell, seconds=seconds, every=every), choice)
+        show(
+            reconcile.upkeep.watch(lab, over=over, tell=tell, seconds=seconds, every=every), choice
+        )
 
 
 def _tell_mend(choice: Choice, mend: Mend) -> None:
@@ -119,18 +115,13 @@ def down(choice: Choice) -> None:
     lab = choice.lab()
     if lab.state_dir.exists():  # else nothing was ever up, and nothing is left of having asked
         log_to_file(lab)
-    from labkit.report import status as standing
-
-    finish(standing.down(lab), choice)
+    finish(report.status.down(lab), choice)
 
 
 @command
 def status(choice: Choice) -> None:
     """What is up now, from observation."""
-    lab = choice.lab()
-    from labkit.report import status as standing
-
-    show(standing.status(lab), choice)
+    show(report.status.status(choice.lab()), choice)
 
 
 @command
@@ -144,10 +135,7 @@ def check(
 
     With --deep, packages, lists, root file systems, images and results in the cache, and what replicas stand on, are read
     whole and held against their hashes. The exit status is 1 when a check does not hold."""
-    lab = choice.lab()
-    from labkit.report import status as standing
-
-    finish(standing.checks(lab, deep=deep), choice)
+    finish(report.status.checks(choice.lab(), deep=deep), choice)
 
 
 @command
@@ -171,10 +159,7 @@ def gc(
 
     Superseded root file systems and images, downloaded packages that none of them has, and what
     killed builds left. What a lab uses that is up, or was not taken down, stays."""
-    lab = choice.lab()
-    from labkit.farm.rootfs import cache_entries
-
-    finish(cache_entries.collect(lab, dry=dry_run), choice)
+    finish(rootfs.collect(choice.lab(), dry=dry_run), choice)
 
 
 @command
@@ -182,6 +167,4 @@ def refresh(choice: Choice) -> None:
     """Take the mirror's lists of packages anew.
 
     What has newer packages by then is built again by the next run that needs it; nothing else is."""
-    lab = choice.lab()
-
-    finish(rootfs.refresh(lab), choice)
+    finish(rootfs.refresh(choice.lab()), choice)

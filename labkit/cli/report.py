@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from labkit.cli.command import Choice, app, command, finish, log_to_file, show, worded
-from labkit.display import counted, shown
+from labkit.display import counted
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from labkit.core.result import Result
     from labkit.wiki.publish.editor import Plan
-    from labkit.wiki.publish.publishing import Mended
 
 
 @command
@@ -49,9 +47,15 @@ def publish(
     lab = choice.lab()
     wanted = tuple(restore or ())
     if dry_run and repair:
-        _tell_mending(publication.mend(lab), choice)
+        mending = publication.mend(lab)
+        _show_changes(
+            mending,
+            choice,
+            [(mending.value.page, mending.value.diff)] if mending.value.diff else [],
+        )
     elif dry_run:
-        _tell_plan(publication.plan(lab, restore=wanted), choice)
+        plan = publication.plan(lab, restore=wanted)
+        _show_changes(plan, choice, _changes(plan.value))
     else:
         log_to_file(lab)
         records.require(lab)
@@ -73,8 +77,7 @@ def answer(
     """
     from labkit.wiki.remarks import answers
 
-    lab = choice.lab()
-    log_to_file(lab)
+    lab = choice.lab(log=True)
     finish(answers.answer(lab, identity, text), choice)
 
 
@@ -94,8 +97,7 @@ def remarks(
     Each with its state, its author and the run that it was made on; also those that somebody else than
     the author deleted or rewrote. They are kept for the review site. With --audit the exit status is 1 when labkit ever took away a line that a person wrote.
     """
-    lab = choice.lab()
-    log_to_file(lab)
+    lab = choice.lab(log=True)
     if audit:
         from labkit.wiki.remarks import audit as auditing
 
@@ -106,53 +108,29 @@ def remarks(
     finish(discussion.remarks(lab, only="open" if only_open else None), choice)
 
 
-#: The colour of a line of a difference, by its first character.
-COLOURS = {"+": "green", "-": "red", "@": "cyan"}
-
-
-def _tell_plan(result: Result[Plan], choice: Choice) -> None:
-    """Tells what publishing would do: as JSON, or the difference of each block, the pictures that are
-    missing, and a sentence."""
-    if choice.as_json:
-        show(result, choice)
-        return
-    out = _console()
-    plan = result.value
+def _changes(plan: Plan) -> Iterator[tuple[str, str]]:
+    """The differences that publishing would make, each with a heading; pictures to upload have a heading alone."""
     for change in plan.changes:
         if change.state == "unchanged":
             continue
-        kept = f", {counted(len(change.kept), 'line')} of people's kept" if change.kept else ""
-        hint = f" by a person (--restore {change.name})" if change.state == "deleted" else kept
-        show_difference(out, f"{change.name}: {change.state}{hint}", change.diff)
+        hint = (
+            f", {counted(len(change.kept), 'line')} written by people kept" if change.kept else ""
+        )
+        if change.state == "deleted":
+            hint = f" by a person (--restore {change.name})"
+        yield f"{change.name}: {change.state}{hint}", change.diff
     if plan.listed:
-        show_difference(out, "the comment that lists the blocks", plan.listed)
+        yield "the comment that lists the blocks", plan.listed
     for name in plan.missing:
-        show_difference(out, f"picture to upload: {name}")
-    out.print(shown(result.summary), style="bold", soft_wrap=True)
+        yield f"picture to upload: {name}", ""
 
 
-def _tell_mending(result: Result[Mended], choice: Choice) -> None:
-    """Tells what mending the page's comments would do: as JSON, or the difference and a sentence."""
-    if choice.as_json:
-        show(result, choice)
-        return
-    out = _console()
-    if result.value.diff:
-        show_difference(out, result.value.page, result.value.diff)
-    out.print(shown(result.summary), style="bold", soft_wrap=True)
+def _show_changes(result: Result[Any], choice: Choice, changes: Iterable[tuple[str, str]]) -> None:
+    from labkit.cli import terminal
 
-
-def show_difference(out: Console, heading: str, diff: str = "") -> None:
-    """Prints a heading and a unified difference, in colour where the console has any."""
-    out.print(shown(heading), style="bold", soft_wrap=True)
-    for line in shown(diff).splitlines():
-        out.print(line, style=COLOURS.get(line[:1], ""), soft_wrap=True)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(highlight=False, markup=False, emoji=False)
+    for heading, diff in () if choice.as_json else changes:
+        terminal.show_difference(heading, diff)
+    show(result, choice, checks=False)
 
 
 @command

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
 from labkit.display import human, shown
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table as Grid
-
     from labkit.checks import Check
     from labkit.core.result import Result
     from labkit.core.tables import Table
 
 #: The width of the output when it goes to a file or another program.
 WIDTH = 160
+#: The colour of a line of a difference, by its first character.
+COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 
 
 def show(result: Result[Any], *, checks: bool = True, console: Console | None = None) -> None:
-    """Prints a result: its tables, its checks (those that fail with how to see it again), its sentence."""
-    from rich.console import Console
-    from rich.text import Text
-
+    """Prints a result: its tables, its checks (for each that fails, a command that shows it again), its summary."""
     out = console or Console(highlight=False, markup=False)
     if not console and not out.is_terminal:
         out = Console(highlight=False, markup=False, width=WIDTH)
@@ -36,17 +36,20 @@ def show(result: Result[Any], *, checks: bool = True, console: Console | None = 
     out.print(Text(shown(result.summary), style="bold"), soft_wrap=True)
 
 
-def _grid(title: str = "") -> Grid:
-    from rich.table import Table as Grid
-    from rich.text import Text
+def show_difference(heading: str, diff: str, console: Console | None = None) -> None:
+    """Prints a heading and a unified difference, in colour where the console has any."""
+    out = console or Console(highlight=False, markup=False, emoji=False)
+    out.print(shown(heading), style="bold", soft_wrap=True)
+    for line in shown(diff).splitlines():
+        out.print(line, style=COLOURS.get(line[:1], ""), soft_wrap=True)
 
+
+def _grid(title: str = "") -> Grid:
     heading = Text(shown(title), style="bold") if title else None
     return Grid(box=None, pad_edge=False, title=heading, title_justify="left", header_style="dim")
 
 
 def _table(table: Table) -> Grid:
-    from rich.text import Text
-
     grid = _grid(table.title)
     for place, column in enumerate(table.columns):
         values = [row[place] for row in table.rows if row[place] is not None]
@@ -60,16 +63,11 @@ def _table(table: Table) -> Grid:
 
 
 def _checks(checks: tuple[Check, ...]) -> Grid:
-    from rich.text import Text
-
     grid = _grid()
     for heading in ("", "check", "expected", "seen"):
         grid.add_column(heading)
     for check in checks:
-        style = "green" if check.holds else "bold red"
+        state = Text(f"{check.icon} {check.state}", style="green" if check.holds else "bold red")
         words = (check.name, check.expected, check.seen)
-        grid.add_row(
-            Text(f"{check.icon} {check.state}", style=style),
-            *(Text(shown(word)) for word in words),
-        )
+        grid.add_row(state, *(Text(shown(word)) for word in words))
     return grid

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from labkit import cancellation
 from labkit.core import run, undo
-from labkit.core.files import write_atomically
+from labkit.core.files import put, write_atomically
 from labkit.core.journal import Journal
 from labkit.errors import CommandError, FarmError, MachineError
 from labkit.kernel import netns as namespaces
@@ -77,28 +77,44 @@ def start(
     return started
 
 
-def accepted(daemon: Daemon, text: str, test: Callable[[Path], Sequence[str]], what: str) -> Path:
-    """Writes a configuration beside the daemon's own and lets the program test it; returns that file.
+def install(
+    lab: Lab,
+    daemon: Daemon,
+    text: str,
+    test: Sequence[str],
+    problem: Callable[[], str | None],
+    *,
+    reload: signal.Signals | None = None,
+) -> None:
+    """Makes the daemon run with another configuration, if the program accepts it, and be healthy.
 
-    :param test: the argument list by which the program tests a file.
-    :param what: the daemon in a person's words (``name server``), for the error.
-    :raises FarmError: the program refuses the configuration; the daemon's own file stays as it is.
+    :param test: the argument list by which the program tests a file, for which ``{}`` stands.
+    :param problem: says what is still wrong with the service, None when it answers as it should.
+    :param reload: the signal that makes a running daemon take the configuration over; without one it is replaced.
+    :raises FarmError: the program refuses the configuration; the running daemon and its file stay as they are.
     """
     candidate = daemon.config.with_suffix(".candidate")
     write_atomically(candidate, text)
     try:
-        run.run(test(candidate))
+        run.run([word.format(candidate) for word in test])
     except CommandError as error:
         if error.status < 0:  # it was killed, or hung: nothing was refused
             raise
         raise FarmError(
             str(candidate),
             f"{daemon.argv[0]} refuses this configuration: {error.stderr.strip()}",
-            f"correct what it names; the running {what} was left as it is",
+            f"correct what it names; the running {daemon.name} was left as it is",
             error.again,
             code="farm.configuration-refused",
         ) from None
-    return candidate
+    if reload is None:
+        stop(lab, daemon)
+    put(candidate, daemon.config)  # wherever this is cut off, a running process has read this file
+    if reload is None:
+        start(lab, daemon, problem)
+    else:
+        send(daemon, reload)
+        wait(daemon, problem, 15.0)
 
 
 def stop(lab: Lab, daemon: Daemon) -> bool:

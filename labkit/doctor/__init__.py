@@ -10,16 +10,19 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from labkit.checks import Check
 from labkit.core import run
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Table
-from labkit.doctor import kernel, places, programs
+from labkit.doctor import machine, programs
 from labkit.errors import LabkitError
 from labkit.farm.rootfs import apt
 from labkit.model.lab import Lab
 from labkit.records import Record
+
+__all__ = ["examine"]
 
 
 class Blocker(Record):
@@ -53,31 +56,31 @@ class Need:
 
 
 NEEDS = (
-    Need("root", "user 0: provisioning needs root", kernel.root, "id -u"),
-    Need("overlayfs", "an overlay can be mounted", kernel.overlay, "grep overlay /proc/filesystems"),
-    Need("namespaces", "network namespaces, veth pairs and bridges can be made", kernel.network,
+    Need("root", "user 0: provisioning needs root", machine.root, "id -u"),
+    Need("overlayfs", "an overlay can be mounted", machine.overlay, "grep overlay /proc/filesystems"),
+    Need("namespaces", "network namespaces, veth pairs and bridges can be made", machine.network,
          "unshare --net ip link add v0 type veth"),
-    Need("users", "a user namespace for each container, where it can be had", kernel.users,
+    Need("users", "a user namespace for each container, where it can be had", machine.users,
          "unshare --user true"),
-    Need("cgroups", "mounted, and writable for root", kernel.cgroups, "grep cgroup /proc/mounts"),
-    Need("devices", "/dev/null and the others that containers get", kernel.devices, "ls -l /dev/null"),
-    Need("filter", "the kernel filters system calls", kernel.system_calls,
+    Need("cgroups", "mounted, and writable for root", machine.cgroups, "grep cgroup /proc/mounts"),
+    Need("devices", "/dev/null and the others that containers get", machine.devices, "ls -l /dev/null"),
+    Need("filter", "the kernel filters system calls", machine.system_calls,
          "cat /proc/sys/kernel/seccomp/actions_avail"),
     Need("python", "3.11 or later", programs.python, "python3 --version"),
-    Need("firewall", "known, not needed: nftables, to keep replicas apart", kernel.firewall,
+    Need("firewall", "known, not needed: nftables, to keep replicas apart", machine.firewall,
          "unshare --net nft add table bridge x"),
     Need("packages", "all of labkit/debian-packages.txt", programs.packages, "./lab --packages"),
     Need("programs", "each program that labkit starts", programs.present, "command -v runc"),
     Need("browser", "a page is opened as the stages open theirs", programs.browser, "chromium --version"),
     Need("runc", "its security advisories, for information", programs.advisories, "dpkg-query --show runc"),
     Need("mirror", "the mirror of Debian packages answers", programs.mirror, "apt-get update"),
-    Need("space.state", "3 GB free for root file systems and the wiki", places.state, "df -h"),
-    Need("builds", "programs and devices work below state and cache", places.builds, "findmnt"),
-    Need("space.outputs", "200 MB free for what runs leave", places.outputs, "df -h"),
-    Need("ports.proxy", "free for the balancer", places.proxy_port, "ss -ltnp"),
-    Need("ports.dns", "free for the DNS server", places.dns_port, "ss -lunp"),
-    Need("ports.wiki", "free for the wiki", places.wiki_port, "ss -ltnp"),
-    Need("subnet", "the machine does not route it elsewhere", places.subnet, "ip route"),
+    Need("space.state", "3 GB free for root file systems and the wiki", partial(machine.free_space, key="state"), "df -h"),
+    Need("builds", "programs and devices work below state and cache", machine.builds, "findmnt"),
+    Need("space.outputs", "200 MB free for what runs leave", partial(machine.free_space, key="outputs"), "df -h"),
+    Need("ports.proxy", "free for the balancer", partial(machine.free_port, key="proxy.port"), "ss -ltnp"),
+    Need("ports.dns", "free for the DNS server", partial(machine.free_port, key="DNS port"), "ss -lunp"),
+    Need("ports.wiki", "free for the wiki", partial(machine.free_port, key="wiki.port"), "ss -ltnp"),
+    Need("subnet", "the machine does not route it elsewhere", machine.subnet, "ip route"),
 )  # fmt: skip
 
 
@@ -86,14 +89,24 @@ def examine(lab: Lab) -> Outcome[Machine]:
     """Nothing has changed; every need of the lab has a check, and each that fails a blocker."""
     seen = run.spread(lambda need: _seen(need, lab), NEEDS)
     blockers = tuple(blocker for _, blocker in seen if blocker)
-    system = f"{platform.node()}: {apt.os_release().get('PRETTY_NAME', platform.system())}"
-    holds = f"{len(NEEDS) - len(blockers)} of {len(NEEDS)} needs are met"
+    system = apt.os_release().get("PRETTY_NAME", platform.system())
+    rows = [{"check": item.check, "seen": item.seen, "remedy": item.remedy} for item in blockers]
+    remedies = Table.of("blockers", "What keeps the lab from running, and what to do", rows)
+    held = len(NEEDS) - len(blockers)
+    verdict = "cannot run the lab yet" if blockers else "can run the lab"
     return Outcome(
-        value=_machine(blockers),
+        value=Machine(
+            system=system,
+            kernel=platform.release(),
+            python=platform.python_version(),
+            processors=os.cpu_count() or 1,
+            memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            blockers=blockers,
+        ),
         subject=platform.node(),
-        summary=f"{system}: {holds}; {_verdict(blockers)}.",
+        summary=f"{platform.node()}: {system}: {held} of {len(NEEDS)} checks hold; this machine {verdict}.",
         checks=tuple(check for check, _ in seen),
-        tables=(*_remedies(blockers), programs.advisories_table(), programs.table()),
+        tables=(*([remedies] if rows else []), programs.advisories_table(), programs.table()),
     )
 
 
@@ -114,27 +127,3 @@ def _seen(need: Need, lab: Lab) -> tuple[Check, Blocker | None]:
     if error is None:
         return check, None
     return check, Blocker(check=name, code=error.code, seen=found, remedy=error.remedy)
-
-
-def _verdict(blockers: tuple[Blocker, ...]) -> str:
-    if not blockers:
-        return "this machine can run the lab"
-    return f"{len(blockers)} keep{'s' if len(blockers) == 1 else ''} the lab from running"
-
-
-def _machine(blockers: tuple[Blocker, ...]) -> Machine:
-    return Machine(
-        system=apt.os_release().get("PRETTY_NAME", platform.system()),
-        kernel=platform.release(),
-        python=platform.python_version(),
-        processors=os.cpu_count() or 1,
-        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        blockers=blockers,
-    )
-
-
-def _remedies(blockers: tuple[Blocker, ...]) -> tuple[Table, ...]:
-    if not blockers:
-        return ()
-    rows = [{"check": item.check, "seen": item.seen, "remedy": item.remedy} for item in blockers]
-    return (Table.of("blockers", "What keeps the lab from running, and what to do", rows),)

@@ -10,10 +10,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from debian.debian_support import Version
+
 from labkit.core import run
 from labkit.core.tables import Cell, Table
 from labkit.display import counted
-from labkit.doctor.kernel import require_root
+from labkit.doctor.machine import require_root
 from labkit.errors import MachineError
 from labkit.farm.rootfs import apt
 from labkit.farm.services import browser as browsers
@@ -171,11 +173,11 @@ def evidence(item: Advisory, version: str) -> str:
     """How it is known that a version of Debian's package has an advisory fixed; '' when it has not."""
     if CHANGELOG.exists() and item.name in gzip.decompress(CHANGELOG.read_bytes()).decode():
         return "by its changelog"
+    here = Version(version or "0")
     inside = (
-        _is(version, "ge", first) and not (end and _is(version, "ge", end))
-        for first, end in item.fixed
+        Version(first) <= here and (not end or here < Version(end)) for first, end in item.fixed
     )
-    return "by its version" if version and any(inside) else ""
+    return "by its version" if any(inside) else ""
 
 
 def advisories_table() -> Table:
@@ -191,8 +193,3 @@ def advisories_table() -> Table:
         for item in ADVISORIES
     ]
     return Table.of("advisories", "Advisories of runC that matter here", rows)
-
-
-def _is(version: str, than: str, other: str) -> bool:
-    """Whether a version compares so (``ge``: it is not older) with another one, by dpkg (deb-version(7))."""
-    return run.run(["dpkg", "--compare-versions", version, than, other], ok=(0, 1)).status == 0

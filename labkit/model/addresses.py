@@ -17,7 +17,6 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from labkit import reading
-from labkit.model.config import Fault
 
 #: The private networks (RFC 1918, section 3).
 PRIVATE = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
@@ -109,27 +108,26 @@ def _numbers(width: int, index: int, place: int, size: int) -> Iterator[int]:
     return (number for number in chain(row, range(2, size - 1)) if number < size - 1)
 
 
-def check(text: str, counts: Sequence[int]) -> IPv4Network:
-    """The subnet of that text, which has an address for the bridge and for each replica; ``counts`` has a
-    number of replicas for each site. Raises :data:`~labkit.model.config.Fault`."""
+def faults(text: str, counts: Sequence[int]) -> Iterator[tuple[str, str]]:
+    """What is wrong with a subnet that must have an address for the bridge and for each replica: an error's code and
+    its words. ``counts`` has a number of replicas for each site. Pure."""
     try:
         subnet = IPv4Network(text)
     except ValueError as error:
-        raise Fault("subnet", f"network.subnet: {error}: write it like 10.60.0.0/24") from None
+        yield "subnet", f"{error}: write it like 10.60.0.0/24"
+        return
     if not any(subnet.subnet_of(network) for network in PRIVATE):
-        raise Fault(
-            "subnet",
-            f"network.subnet: {subnet} is no private network (RFC 1918): write it like 10.60.0.0/24",
-        )
+        yield "subnet", f"{subnet} is not a private network (RFC 1918): write it like 10.60.0.0/24"
     needed = block_width(len(counts)) * max(counts) + len(counts)
-    if needed > subnet.num_addresses - 2:
-        prefix = 32 - (needed + 2).bit_length()
-        raise Fault(
+    there = max(subnet.num_addresses - 2, 0)
+    if needed > there:
+        yield (
             "subnet-small",
-            f"network.subnet: {subnet} has {max(subnet.num_addresses - 2, 0)} addresses and this farm "
-            f"numbers its hosts up to {needed}: use a /{prefix} or fewer replicas",
+            (
+                f"{subnet} has {there} addresses and this farm numbers its hosts up to {needed}: "
+                f"use a /{32 - (needed + 2).bit_length()} or fewer replicas"
+            ),
         )
-    return subnet
 
 
 #: An interface's name is at most this long (Linux, IFNAMSIZ less the closing NUL).

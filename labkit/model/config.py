@@ -11,7 +11,7 @@ import re
 import shlex
 import tomllib
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, get_args
 
@@ -271,39 +271,23 @@ class Configuration(Section):
     """Whether no mirror may be asked."""
 
 
+#: Keys that several sections may have: their flat parameter begins with the section.
+SHARED = ("database", "packages", "page", "port", "url")
+
+
+def _parameters() -> Iterator[tuple[str, str]]:
+    yield "lab_name", "name"
+    for key, field in Configuration.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            for inner in section.model_fields:
+                yield f"{key}_{inner}" if inner in SHARED else inner, f"{key}.{inner}"
+        elif key != "name":
+            yield key, key
+
+
 #: The notebooks' flat parameters, and the key of lab.toml that each one overrides: every key has one.
-PARAMETERS: Mapping[str, str] = {
-    "lab_name": "name",
-    "sites": "sites",
-    "replicas": "replicas",
-    "netns": "host.netns",
-    "subnet": "network.subnet",
-    "suite": "rootfs.suite",
-    "tool": "rootfs.tool",
-    "variant": "rootfs.variant",
-    "rootfs_packages": "rootfs.packages",
-    "mirror": "rootfs.mirror",
-    "domain": "dns.domain",
-    "proxy_port": "proxy.port",
-    "lbmethod": "proxy.lbmethod",
-    "sticky": "proxy.sticky",
-    "user_namespace": "containers.user_namespace",
-    "written_mib": "containers.written_mib",
-    "written_files": "containers.written_files",
-    "requests": "traffic.requests",
-    "concurrency": "traffic.concurrency",
-    "seconds": "traffic.seconds",
-    "wiki_port": "wiki.port",
-    "wiki_database": "wiki.database",
-    "wiki_url": "wiki.url",
-    "assignment": "wiki.assignment",
-    "wiki_page": "wiki.page",
-    "outputs": "outputs",
-    "state": "state",
-    "cache": "cache",
-    "run": "run",
-    "offline": "offline",
-}
+PARAMETERS: Mapping[str, str] = dict(_parameters())
 
 
 def find_file(name: str, start: Path | None = None) -> Path | None:
@@ -334,17 +318,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(
             str(path), "there is no such file", "name an existing lab.toml", code="config.no-file"
         ) from None
-    except RecursionError:
-        raise ConfigError(
-            str(path),
-            "has values that lie too deeply in each other",
-            "correct it",
-            code="config.no-toml",
-        ) from None
-    except ValueError as error:
-        raise ConfigError(
-            str(path), f"is no TOML: {error}", "correct that line", code="config.no-toml"
-        ) from None
+    except (RecursionError, ValueError) as error:
+        deep = isinstance(error, RecursionError)
+        reason = "its values are nested too deeply" if deep else f"it is not valid TOML: {error}"
+        raise ConfigError(str(path), reason, "correct that line", code="config.no-toml") from None
     except OSError as error:
         raise StateError(
             str(path),
@@ -375,7 +352,7 @@ def tuples(value: Any) -> Any:
     return tuple(tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
-#: The last parts of codes, by pydantic's own kinds of complaints.
+#: The last parts of codes, by pydantic's own kinds of complaints; a :data:`Fault` has its own.
 KINDS = {
     "greater_than": "range", "greater_than_equal": "range", "less_than": "range", "less_than_equal": "range",
     "too_short": "length", "too_long": "length", "string_too_short": "length", "string_too_long": "length",
@@ -423,21 +400,16 @@ def explain(
         )
     plain = isinstance(first["input"], (str, int, float, bool, tuple)) or first["input"] is None
     given = f" = {without_password(quoted(first['input']))}" if plain else ""
+    kind = first["type"]
+    code = "type" if kind.endswith(("_type", "_parsing")) else KINDS.get(kind, kind)
     return ConfigError(
-        f"{where}{given} in {source}", reason, "correct this value", code=_code(first["type"])
+        f"{where}{given} in {source}", reason, "correct this value", code=f"config.{code}"
     )
 
 
 def without_password(text: str) -> str:
     """A text in which no address shows who may get in there."""
     return re.sub(r"(?<=://)[^/@\s]+@", "...@", text)
-
-
-def _code(kind: str) -> str:
-    """The code of pydantic's own kinds of complaints; a :data:`Fault` has its own."""
-    if kind.endswith(("_type", "_parsing")):
-        return "config.type"
-    return f"config.{KINDS.get(kind, kind)}"
 
 
 def _section(model: type[BaseModel], path: Sequence[str | int]) -> type[BaseModel]:

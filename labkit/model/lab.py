@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
@@ -35,11 +35,6 @@ from labkit.model.config import (
     tuples,
     unknown,
 )
-
-__all__ = [
-    "COLOURS", "PARAMETERS", "RESERVED", "Lab", "Replica", "Site",
-    "find_file", "project_folder", "unknown",
-]  # fmt: skip
 
 #: The most characters of a name in the DNS, and the port of the lab's name server.
 NAME, DNS_PORT = 253, 53
@@ -130,50 +125,67 @@ class Lab(Configuration):
 
     @model_validator(mode="after")
     def _consistent(self) -> Lab:
+        for key, code, complaint in self._faults():
+            raise Fault(code, f"{key}: {complaint}")
+        return self
+
+    def _faults(self) -> Iterator[tuple[str, str, str]]:
+        """What is wrong across fields: the key that the complaint is about, the error's code, and the complaint."""
         names = [site.name for site in self.sites]
         for name, site in zip(names, self.sites, strict=True):
             if names.count(name) > 1:
-                raise Fault(
-                    "site-twice", f"sites: two sites have the name {name!r}: give each its own"
-                )
+                yield "sites", "site-twice", f"two sites have the name {name!r}: rename one"
             if name in RESERVED:
-                raise Fault(
-                    "site-name", f"sites: {name!r} is the name of the lab's own host: take another"
+                yield (
+                    "sites",
+                    "site-name",
+                    f"{name!r} is a host of labkit's own: choose another name",
                 )
-            count = site.replicas or self.replicas
-            if site.weights and len(site.weights) != count:
-                raise Fault(
-                    "weights",
-                    f"sites: {site.name} has {counted(count, 'replica')} and {counted(len(site.weights), 'weight')}: "
-                    "give one weight for each replica",
-                )
-        addresses.check(self.network.subnet, [*self._counts.values()])
+            count, weights = self._counts[name], len(site.weights)
+            if weights not in (0, count):
+                said = f"{counted(count, 'replica')} and {counted(weights, 'weight')}"
+                yield "sites", "weights", f"{name} has {said}: give one weight for each replica"
+        for code, complaint in addresses.faults(self.network.subnet, [*self._counts.values()]):
+            yield "network.subnet", code, complaint
         replicas = [f"{s}-{n}" for s, count in self._counts.items() for n in range(1, count + 1)]
-        if far := next((name for name in replicas if len(name) > 63), ""):
-            raise Fault(
-                "label", f"sites: {far!r} is too long for a DNS label: shorten the site's name"
-            )
-        longest = max(map(len, (*replicas, *names, *RESERVED)))
-        if (length := longest + 1 + len(self.domain)) > NAME:
-            raise Fault(
+        for name in replicas:
+            if len(name) > 63:
+                yield (
+                    "sites",
+                    "label",
+                    f"{name!r} is too long for a DNS label: shorten the site's name",
+                )
+            if name in names:
+                yield (
+                    "sites",
+                    "site-name",
+                    f"{name!r} is the name of a site and of a replica: rename the site",
+                )
+            if self.host.netns == f"{self.name}-{name}":
+                yield (
+                    "host.netns",
+                    "netns-replica",
+                    (
+                        f"{self.host.netns!r} is the name of a replica's network namespace: choose another"
+                    ),
+                )
+        longest = max(map(len, (*replicas, *names, *RESERVED))) + 1 + len(self.domain)
+        if longest > NAME:
+            yield (
+                "dns.domain",
                 "domain",
-                f"dns.domain: a host's name in it has {length} characters, and may have {NAME} (RFC 1035): shorten it",
-            )
-        if self.host.netns in {f"{self.name}-{replica}" for replica in replicas}:
-            raise Fault(
-                "netns-replica",
-                f"host.netns: {self.host.netns!r} is the name of a replica's network namespace: take another",
+                (
+                    f"a host's name in it has {longest} characters; at most {NAME} are allowed (RFC 1035): shorten it"
+                ),
             )
         if self.proxy.port == DNS_PORT:
-            raise Fault(
+            yield (
+                "proxy.port",
                 "port-of-dns",
-                f"proxy.port: {DNS_PORT} is the port of the lab's name server, which has the same address: take another",
+                (
+                    f"{DNS_PORT} is the port of the lab's name server, which has the same address: choose another"
+                ),
             )
-        for clash in set(replicas) & set(names):
-            raise Fault(
-                "site-name", f"sites: {clash!r} is a site's name and a replica's: rename the site"
-            )
-        return self
 
     # -- names and addresses -----------------------------------------------------------------
 

@@ -20,7 +20,8 @@ from pydantic import Field
 
 from labkit import reading
 from labkit.display import ink_on
-from labkit.model.lab import Lab, Site
+from labkit.model.config import Site
+from labkit.model.lab import Lab
 from labkit.records import Record
 
 #: The response header that names the replica.

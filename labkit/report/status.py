@@ -17,8 +17,7 @@ from labkit.farm.containers import runc
 from labkit.farm.network import host, links, topology
 from labkit.farm.reconcile import answers
 from labkit.farm.services import balancer, balancer_server, dns, dns_server
-from labkit.farm.services.dns_config import mark
-from labkit.farm.services.dns_server import difference
+from labkit.farm.services.dns_server import difference, mark
 from labkit.kernel import cgroups
 from labkit.model.lab import Lab
 from labkit.records import Record

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.farm.containers import replica_files
+from labkit.farm.containers import container
 from labkit.farm.services import ssh
 from tests.outside.asking import needs, said
 
@@ -55,6 +55,6 @@ def test_nobody_gets_in_without_the_key(farm: Lab, keys: Path, options: tuple[st
 
 def test_private_keys_are_as_ssh_wants_them(keys: Path) -> None:
     """ssh-keygen reads them, and nobody else can."""
-    for name in replica_files.NAMES:
+    for name in container.KEY_NAMES:
         assert said("ssh-keygen", "-y", "-f", keys / name).startswith("ssh-ed25519 ")
         assert (keys / name).stat().st_mode & 0o77 == 0

@@ -6,8 +6,8 @@ starts one whose configuration has no PATH, ``control_groups`` reads a container
 ``confined`` tries what no container may do.
 
 Other rooms use the modules: ``container`` and ``runc`` start, end and list containers, ``bundle`` writes what runC reads,
-``overlay``, ``replica_files`` and ``written`` make what a container sees and where it writes, ``lab_namespaces`` its
-namespaces; ``trial`` and ``confinement`` try containers out.
+``overlay`` and ``written`` make what a container sees and where it writes, ``lab_namespaces`` its namespaces;
+``lifecycle`` and ``confinement`` try containers out.
 """
 
 from importlib import import_module
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "bundle", "configuration", "confined", "confinement", "container", "control_groups", "instances", "lab_namespaces",  # noqa: F822 - its modules
-    "listing", "overlay", "replica_files", "runc", "start_modes", "trial", "without_path", "written",  # noqa: F822 - its modules
+    "lifecycle", "listing", "overlay", "runc", "start_modes", "without_path", "written",  # noqa: F822 - its modules
 ]  # fmt: skip
 #: The module of each action.
 ACTIONS = {

@@ -19,15 +19,9 @@ from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.errors import CommandError
-from labkit.farm.containers import (
-    bundle,
-    container,
-    lab_namespaces,
-    overlay,
-    replica_files,
-    runc,
-)
+from labkit.farm.containers import bundle, container, lab_namespaces, overlay, runc
 from labkit.farm.containers.bundle import Change, Json
+from labkit.farm.containers.overlay import Wanted
 from labkit.farm.containers.runc import Process, State
 from labkit.farm.images import actions as images
 from labkit.farm.images import store
@@ -95,10 +89,10 @@ def configuration(lab: Lab) -> Outcome[Configuration]:
     replica = lab.farm[0]
     unpacked = images.unpacked(lab, replica.site)
     with lock(lab.run_dir, "farm"):
-        files = replica_files.replica_files(lab, replica_files.keys(lab))
+        files = container.replica_files(lab, container.keys(lab))
         started = lab_namespaces.replica_namespace(lab, replica)
         spec = container.replica_spec(lab, replica)
-        started = container.prepare(lab, spec, unpacked, files) or started
+        started = bool(overlay.prepare(lab, [Wanted(spec, unpacked, files)])) or started
         known = runc.state(lab, replica.name)
         if started := started or known is None or known.status != "running":
             container.create(lab, replica.name)

@@ -15,16 +15,7 @@ from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.errors import excerpt
-from labkit.farm.containers import (  # fmt: skip
-    bundle,
-    container,
-    limits,
-    probe,
-    replica_files,
-    runc,
-    trial,
-    written,
-)
+from labkit.farm.containers import bundle, container, lifecycle, probe, runc, written
 from labkit.farm.containers.bundle import Json, Mount, Spec
 from labkit.farm.containers.probe import Attempt
 from labkit.model.lab import Lab
@@ -116,8 +107,8 @@ def confined(lab: Lab) -> Outcome[Confinement]:
     >>> containers.confined(lab).holds  # doctest: +SKIP
     True
     """
-    specs = (_spec(lab, "trial-server"), _spec(lab, "trial-root", *replica_files.CAPABILITIES))
-    with lock(lab.run_dir, "farm"), trial.prepared(lab, *specs):
+    specs = (_spec(lab, "trial-server"), _spec(lab, "trial-root", *container.SSH_CAPABILITIES))
+    with lock(lab.run_dir, "farm"), lifecycle.prepared(lab, *specs):
         server, root = (_tried(lab, item) for item in specs)
         config = runc.config(runc.bundle(lab, specs[0].name))
         processes = tuple(_processes(lab))
@@ -170,7 +161,7 @@ def comparison(config: Json, written: str) -> Table:
         "/sys": "there" if "sysfs" in kinds else "absent",
         "devices": _devices(config),
         "masked paths": f"{len(linux['maskedPaths'])}, and {len(linux['readonlyPaths'])} read-only",
-        **limits.in_words(linux["resources"]),
+        **bundle.in_words(linux["resources"]),
         "what it writes": written,
         "user namespace": f"yes, with {ids} ids of its own" if ids else "no",
         # the firewall (labkit.farm.network) sees to that, whatever config.json says
@@ -236,7 +227,7 @@ def _loader() -> Path:
 
 
 def _tried(lab: Lab, spec: Spec) -> tuple[tuple[str, str, str], ...]:
-    done = trial.foreground(lab, spec.name)
+    done = lifecycle.foreground(lab, spec.name)
     found = probe.read(done.stdout)
     if len(found) < len(probe.planned()):
         said = excerpt(done.stderr) or f"the probe ended early, with status {done.status}"

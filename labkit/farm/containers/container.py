@@ -1,4 +1,4 @@
-"""Starts and ends containers: bundles on overlayfs over one unpacked image, run by runC.
+"""Starts and ends containers: bundles on overlayfs over one unpacked image, run by runC; and what a replica's is.
 
 The functions that act expect the caller to hold the lab's ``farm`` lock, except :func:`kill` and :func:`start`, which
 work on one replica of a running farm.
@@ -13,23 +13,22 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from labkit import cancellation
 from labkit.core import run, undo
 from labkit.core.daemon import tail
+from labkit.core.files import text_of, write_atomically
 from labkit.core.journal import Entry, Journal
 from labkit.core.undo import delete_container, unmount
-from labkit.errors import ENDED, CommandTimeoutError, FarmError, excerpt
+from labkit.errors import ENDED, CommandTimeoutError, FarmError, StateError, excerpt
 from labkit.farm.containers import overlay, runc, written
-from labkit.farm.containers.bundle import SERVING, Mount, Spec
-from labkit.farm.containers.overlay import WWW_DATA, Wanted
+from labkit.farm.containers.bundle import Mount, Spec
+from labkit.farm.containers.overlay import WWW_DATA
 from labkit.kernel import calls, cgroups, netns
-from labkit.model.lab import Lab, Replica
+from labkit.model.lab import Lab, Replica, resolv_conf
 from labkit.model.sites import REPLICA_VARIABLE
-
-if TYPE_CHECKING:  # reading the state of containers needs no image
-    from labkit.farm.images.unpacking import Unpacked
+from labkit.records import Record
 
 R = TypeVar("R")
 #: runC's environment: on one processor its run time does not start threads that then wait for each other, which
@@ -48,11 +47,6 @@ PATIENCE = 5.0
 MANY = 4
 
 
-def access_log(lab: Lab, replica: Replica) -> Path:
-    """The replica's access log on the host (:data:`labkit.model.sites.LOG_FORMAT`)."""
-    return written.log(lab, replica.name, "access")
-
-
 def replica_spec(lab: Lab, replica: Replica) -> Spec:
     """A replica's container: apache2 as www-data, without a single capability."""
     return Spec(
@@ -65,14 +59,14 @@ def replica_spec(lab: Lab, replica: Replica) -> Spec:
         netns=replica.netns,
         sysctl={"net.ipv4.ip_unprivileged_port_start": "0"},
         size=lab.containers.written_mib * 2**20,
-        works=SERVING,
+        serving=True,
         mounts=(
             memory_mount("/run/apache2", WWW_DATA),
             memory_mount("/run/lock/apache2", WWW_DATA),
             Mount(
                 destination="/var/log/apache2",
                 kind="bind",
-                source=str(access_log(lab, replica).parent),
+                source=str(written.log(lab, replica.name, "access").parent),
                 options=("bind", "rw", "nosuid", "nodev", "noexec"),
             ),
         ),
@@ -87,17 +81,11 @@ def memory_mount(destination: str, owner: int) -> Mount:
     return Mount(destination=destination, kind="tmpfs", source="tmpfs", options=options)
 
 
-def prepare(
-    lab: Lab,
-    spec: Spec,
-    unpacked: Unpacked,
-    files: Mapping[str, str] | None = None,
-    *,
-    writable: bool = False,
-) -> bool:
-    """Makes one container's bundle (:func:`labkit.farm.containers.overlay.prepare`); returns whether anything had
-    to be made."""
-    return bool(overlay.prepare(lab, [Wanted(spec, unpacked, files or {}, writable)]))
+def command(lab: Lab, name: str, *words: str | Path) -> list[str | Path]:
+    """The argument list of a runC command on a container's bundle. What runC itself says goes to a log of its own: it
+    is not taken for the words of the container's program."""
+    log = runc.folder(lab, name) / "runc.log"
+    return runc.command(lab, "--log", log, *words, "--bundle", runc.bundle(lab, name), name)
 
 
 def create(lab: Lab, name: str) -> None:
@@ -194,8 +182,7 @@ def _runc(lab: Lab, name: str, *words: str) -> None:
     log, output = runc.folder(lab, name) / "runc.log", written.console(lab, name)
     log.unlink(missing_ok=True)
     written.make_room(lab, name)
-    command = runc.command(lab, "--log", log, *words, "--bundle", runc.bundle(lab, name), name)
-    done = run.run(command, ok=range(-64, 256), output=output, env=QUICK)
+    done = run.run(command(lab, name, *words), ok=range(-64, 256), output=output, env=QUICK)
     if done.status:
         said = f"{tail(log)} {tail(output)}".replace("(empty)", "").strip()
         killed = done.status < 0
@@ -267,10 +254,8 @@ def death(lab: Lab, name: str) -> FarmError:
     delete_container(lab, root=str(runc.root(lab)), container=name)
     status = "it has ended"
     with suppress(CommandTimeoutError):
-        log = ("--log", runc.folder(lab, name) / "runc.log")  # for runC's own warnings
-        again = runc.command(lab, *log, "run", "--bundle", runc.bundle(lab, name), name)
         output.write_bytes(b"")
-        done = run.run(again, ok=range(-64, 256), timeout=2, output=output)
+        done = run.run(command(lab, name, "run"), ok=range(-64, 256), timeout=2, output=output)
         said = written.end(output, 2000) or said
         status = f"exit status {done.status}"
     delete_container(lab, root=str(runc.root(lab)), container=name)
@@ -331,3 +316,148 @@ def _belongs(lab: Lab, entry: Entry, names: tuple[str, ...]) -> bool:
         case "mount":
             return not folders.isdisjoint(Path(what("target", "")).parents)
     return False
+
+
+# -- the lab's files above every replica's image: resolv.conf, and the ssh server's ---------------
+
+#: The capabilities of sshd, which only its process in the container has: to become the user who logs in, and to
+#: confine its own first part (privilege separation).
+SSH_CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_SYS_CHROOT", "CAP_DAC_OVERRIDE", "CAP_KILL")
+
+
+#: Changes to Debian's sshd_config: logins by keys alone, no PAM, and no file with the process id, which would be the
+#: only file that a replica writes into its own layer.
+SSH_CONFIGURATION = """\
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+UsePAM no
+PidFile none
+"""
+
+
+#: The private keys: of the user who logs in, and of the containers' ssh server.
+KEY_NAMES = ("student", "host")
+
+
+#: Starts dropbear, which reads a host key in another format; that one is kept in memory.
+DROPBEAR = (
+    "dropbearconvert openssh dropbear /etc/ssh/ssh_host_ed25519_key /dev/shm/ssh_host_key && "
+    "exec dropbear -F -E -s -P /dev/shm/ssh.pid -r /dev/shm/ssh_host_key"
+)
+
+
+class Keys(Record):
+    """The lab's keys: folders and public halves; the private halves stay in their files (0600)."""
+
+    folder: Path
+    user: str
+    host: str
+
+
+def keys(lab: Lab) -> Keys:
+    """The lab's keys, which are made if they do not exist: the student's and the containers' sshd's (Ed25519).
+
+    The public halves beside them are made from the private ones. Raises :class:`StateError` when a private key is
+    damaged: it may be a person's.
+    """
+    folder = lab.state_dir / "ssh"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    public = [_public(folder / name, f"{name}@{lab.name}") for name in KEY_NAMES]
+    return Keys(folder=folder, user=public[0], host=public[1])
+
+
+def key_states(lab: Lab) -> dict[str, str]:
+    """The state of each of the lab's keys in words: 'sound', or what :func:`keys` would mend or refuse. Nothing is
+    changed."""
+    return {name: _state(lab.state_dir / "ssh" / name) for name in KEY_NAMES}
+
+
+def refuse_damaged(lab: Lab) -> None:
+    """Raises :class:`StateError` when a private key's file has another content."""
+    for private in (lab.state_dir / "ssh" / name for name in KEY_NAMES):
+        if private.exists() and _state(private) in ("missing", "damaged"):
+            _asked(private)
+
+
+def _state(private: Path) -> str:
+    if not private.is_file():
+        return "missing"
+    if not (own := public_half(text_of(private) or "")):
+        return "damaged"
+    if not (text_of(_public_file(private)) or "").startswith(f"{own} "):
+        return "not the one of its public half"
+    return "sound" if private.stat().st_mode & 0o077 == 0 else "for others to read"
+
+
+def _public_file(private: Path) -> Path:
+    return private.with_name(f"{private.name}.pub")
+
+
+def public_half(private: str) -> str:
+    """The public half of an OpenSSH private key's text; '' when the text is damaged, or has a passphrase. Pure."""
+    from cryptography.exceptions import UnsupportedAlgorithm  # slow, and most commands need no key
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        PublicFormat,
+        load_ssh_private_key,
+    )
+
+    try:
+        key = load_ssh_private_key(private.encode(errors="replace"), None).public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return ""
+    return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+def _public(private: Path, comment: str) -> str:
+    """The public half of a private key, which is made if it does not exist."""
+    if not private.exists():
+        private.unlink(missing_ok=True)  # a link that leads nowhere
+        words: list[str | Path] = ["-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", private]
+        run.run(["ssh-keygen", *words], stdin="y\n")
+    if private.is_file():
+        private.chmod(0o600)
+    if _state(private) != "sound":
+        asked = _asked(private)
+        if text_of(_public_file(private)) != asked:
+            write_atomically(_public_file(private), asked)
+    return (text_of(_public_file(private)) or "").strip()
+
+
+def _asked(private: Path) -> str:
+    """The public half of a key by ssh-keygen; :class:`StateError` when that refuses the key."""
+    if private.is_file():
+        private.chmod(0o600)  # else ssh-keygen does not read it
+    done = run.run(["ssh-keygen", "-y", "-P", "", "-f", private], ok=range(256), quiet=True)
+    if done.status or not done.stdout.startswith("ssh-"):
+        raise StateError(
+            str(private),
+            f"is no ssh key without a passphrase: {' '.join(done.stderr.split())}",
+            "move it away: `./lab run 04-network` makes a new one and puts it into the containers",
+            f"ssh-keygen -y -f {private}",
+            code="state.damaged-key",
+        )
+    return done.stdout
+
+
+def replica_files(lab: Lab, given: Keys) -> Mapping[str, str]:
+    """The lab's files above a replica's image: the ssh server's, and resolv.conf with the lab's name server.
+    Path below the root -> text. Pure."""
+    return {**ssh_files(given), "etc/resolv.conf": resolv_conf(lab)}
+
+
+def ssh_files(given: Keys) -> Mapping[str, str]:
+    """The ssh server's files above an image: path below the root -> text."""
+    return {
+        "root/.ssh/authorized_keys": given.user + "\n",
+        "etc/ssh/ssh_host_ed25519_key": (given.folder / "host").read_text(encoding="utf-8"),
+        "etc/ssh/sshd_config.d/labkit.conf": SSH_CONFIGURATION,
+    }
+
+
+def ssh_server(root: Path) -> tuple[str, ...]:
+    """The command that starts a root file system's ssh server in the foreground: sshd, or dropbear with passwords
+    off (dropbear(8))."""
+    if (root / "usr/sbin/dropbear").exists():
+        return ("/bin/sh", "-c", DROPBEAR)
+    return ("/usr/sbin/sshd", "-D", "-e")

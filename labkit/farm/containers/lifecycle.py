@@ -1,28 +1,37 @@
-"""How runC starts, shows and limits containers: each function asks one question of the assignment, by experiment."""
+"""How runC starts, shows and limits containers: each function asks one question of the assignment, by experiment.
+
+The experiments, these and the confinement's, are made on trial containers, which are removed afterwards.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+import socket
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from labkit.checks import Check, equal
 from labkit.core import run
 from labkit.core.daemon import tail
+from labkit.core.files import write_atomically
 from labkit.core.journal import lock
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
 from labkit.errors import ConfigError
-from labkit.farm.containers import container, limits, runc, trial, written
-from labkit.farm.containers.bundle import Spec
-from labkit.farm.containers.limits import LIMITS, Limit
-from labkit.kernel import proc
+from labkit.farm.containers import bundle, container, overlay, runc, written
+from labkit.farm.containers.bundle import LIMITS, Limit, Spec
+from labkit.farm.containers.overlay import Wanted
+from labkit.farm.images import actions as images
+from labkit.kernel import cgroups, proc
 from labkit.model.lab import Lab
 from labkit.records import Record
 
+#: The image that trial containers stand on: the root file system without the web servers.
+TAG = "base"
 #: The most containers to be started from one terminal, and the most minutes for them to wait.
 MOST = 60
 
@@ -70,7 +79,7 @@ class Listing(Record):
 class Groups(Record):
     """Control groups: the hierarchies mounted ('cgroup2' or a v1 controller), a container's
     groups, and its limits as the kernel has them ('' when it shows none): bytes, processes, and
-    microseconds of processor time in each :data:`labkit.farm.containers.limits.PERIOD`."""
+    microseconds of processor time in each :data:`labkit.farm.containers.bundle.PERIOD`."""
 
     layout: str
     hierarchies: tuple[str, ...]
@@ -80,6 +89,79 @@ class Groups(Record):
     time: str = ""
 
 
+# -- trial containers ----------------------------------------------------------------------------
+
+
+def trial(lab: Lab, name: str, *args: str, terminal: bool = False) -> Spec:
+    """A trial container in a new network namespace, which runs ``args`` as root without a capability."""
+    group = f"{runc.cgroup(lab)}/{name}"
+    return Spec(name=name, args=args, environment={}, cgroup=group, terminal=terminal, sysctl={})
+
+
+@contextmanager
+def prepared(lab: Lab, *specs: Spec) -> Iterator[None]:
+    """Makes the bundles of trial containers, and removes containers, mounts and folders after the block.
+
+    The caller holds the lab's ``farm`` lock.
+    """
+    cgroups.require()
+    unpacked = images.unpacked(lab, TAG)
+    try:
+        overlay.prepare(lab, [Wanted(item, unpacked) for item in specs])
+        yield
+    finally:
+        for item in specs:
+            container.remove(lab, item.name)
+
+
+def edit(lab: Lab, name: str, part: str, **values: object) -> None:
+    """Gives the prepared container's config.json other values in its ``part`` (``process``)."""
+    folder = runc.bundle(lab, name)
+    config = dict(runc.config(folder))
+    write_atomically(
+        folder / "config.json", bundle.text({**config, part: {**config[part], **values}})
+    )
+
+
+def foreground(lab: Lab, name: str, timeout: float = 30.0) -> run.Done:
+    """Runs the container by ``runc run`` until it ends, with any exit status."""
+    container.intend(lab, [name])
+    return run.run(container.command(lab, name, "run"), ok=range(-64, 256), timeout=timeout)
+
+
+def detached(lab: Lab, name: str, *options: str | Path) -> run.Done:
+    """Runs the container by ``runc run --detach``, with any exit status.
+
+    What runC and the container's process say goes to :func:`labkit.farm.containers.written.console`.
+    """
+    container.intend(lab, [name])
+    words, output = (
+        container.command(lab, name, "run", "--detach", *options),
+        written.console(lab, name),
+    )
+    return run.run(words, ok=range(-64, 256), timeout=30.0, output=output)
+
+
+@contextmanager
+def taken_terminal(lab: Lab, name: str) -> Iterator[Path]:
+    """A socket for ``runc run --console-socket``, to which runC hands the container's terminal.
+
+    It is held while the block runs and hung up with the block's end (runC, docs/terminals.md).
+    """
+    path = lab.run_dir / f"{name}.socket"
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as holder:
+        holder.bind(str(path))
+        holder.listen(1)
+        try:
+            yield path
+        finally:
+            path.unlink()
+
+
+# -- the questions -------------------------------------------------------------------------------
+
+
 @action("container.modes")
 def start_modes(lab: Lab) -> Outcome[Modes]:
     """Starts a container in the foreground and detached, and detached with ``terminal: true``.
@@ -87,16 +169,16 @@ def start_modes(lab: Lab) -> Outcome[Modes]:
     >>> containers.start_modes(lab).value.refused.said  # doctest: +SKIP
     'cannot allocate tty if runc will detach without setting console socket'
     """
-    short = trial.spec(lab, "trial-foreground", "sleep", "1")
-    long = trial.spec(lab, "trial-detached", "sleep", "300")
-    wrong = trial.spec(lab, "trial-terminal", "sleep", "300", terminal=True)
-    held = trial.spec(lab, "trial-taken", "sleep", "300", terminal=True)
-    with lock(lab.run_dir, "farm"), trial.prepared(lab, short, long, wrong, held):
-        front = _start(lab, short, trial.foreground(lab, short.name))
-        back = _start(lab, long, trial.detached(lab, long.name))
-        refused = _start(lab, wrong, trial.detached(lab, wrong.name))
-        with trial.taken_terminal(lab, held.name) as socket:
-            taken = _start(lab, held, trial.detached(lab, held.name, "--console-socket", socket))
+    short = trial(lab, "trial-foreground", "sleep", "1")
+    long = trial(lab, "trial-detached", "sleep", "300")
+    wrong = trial(lab, "trial-terminal", "sleep", "300", terminal=True)
+    held = trial(lab, "trial-taken", "sleep", "300", terminal=True)
+    with lock(lab.run_dir, "farm"), prepared(lab, short, long, wrong, held):
+        front = _start(lab, short, foreground(lab, short.name))
+        back = _start(lab, long, detached(lab, long.name))
+        refused = _start(lab, wrong, detached(lab, wrong.name))
+        with taken_terminal(lab, held.name) as taker:
+            taken = _start(lab, held, detached(lab, held.name, "--console-socket", taker))
     value = Modes(foreground=front, detached=back, refused=refused, taken=taken)
     return Outcome(
         value=value,
@@ -191,10 +273,10 @@ def instances(lab: Lab, count: int = 6, minutes: int = 5) -> Outcome[Instances]:
     _require_number("instances", count)
     _require_number("minutes", minutes)
     wait = ("sleep", str(60 * minutes))
-    specs = [trial.spec(lab, f"wait-{n}", *wait) for n in range(1, count + 1)]
+    specs = [trial(lab, f"wait-{n}", *wait) for n in range(1, count + 1)]
     names = [item.name for item in specs]
     seconds = 0.0
-    with lock(lab.run_dir, "farm"), trial.prepared(lab, *specs):
+    with lock(lab.run_dir, "farm"), prepared(lab, *specs):
         for name in names:
             container.create(lab, name)
             container.begin(lab, name)
@@ -237,11 +319,11 @@ def instances(lab: Lab, count: int = 6, minutes: int = 5) -> Outcome[Instances]:
 @action("container.listing")
 def listing(lab: Lab) -> Outcome[Listing]:
     """Starts a container that only lists a folder, in the foreground and in the background."""
-    front, back = (trial.spec(lab, f"trial-ls-{n}", "ls", "/") for n in ("front", "back"))
-    with lock(lab.run_dir, "farm"), trial.prepared(lab, front, back):
-        done = trial.foreground(lab, front.name)
+    front, back = (trial(lab, f"trial-ls-{n}", "ls", "/") for n in ("front", "back"))
+    with lock(lab.run_dir, "farm"), prepared(lab, front, back):
+        done = foreground(lab, front.name)
         shown = " ".join(done.stdout.split())
-        trial.detached(lab, back.name)
+        detached(lab, back.name)
         container.wait(lab, back.name)
         state = runc.states(lab)[back.name]
         kept = " ".join(tail(written.console(lab, back.name)).split())
@@ -274,11 +356,10 @@ def listing(lab: Lab) -> Outcome[Listing]:
 @action("container.pathless")
 def without_path(lab: Lab) -> Outcome[str]:
     """Starts a container whose configuration has no PATH; the value is runC's answer."""
-    item = trial.spec(lab, "trial-path", "sleep", "1")
-    config = dict(trial.own_configuration(lab, item))
-    config["process"] = {**config["process"], "env": ["TERM=xterm"]}
-    with lock(lab.run_dir, "farm"), trial.prepared(lab, item, **{item.name: config}):
-        done = trial.foreground(lab, item.name)
+    item = trial(lab, "trial-path", "sleep", "1")
+    with lock(lab.run_dir, "farm"), prepared(lab, item):
+        edit(lab, item.name, "process", env=["TERM=xterm"])
+        done = foreground(lab, item.name)
     answer = last_line(done.stderr)
     return Outcome(
         value=answer,
@@ -326,27 +407,27 @@ def last_line(text: str) -> str:
 @action("container.cgroups")
 def control_groups(lab: Lab) -> Outcome[Groups]:
     """Starts a container and reads its control groups, and its limits from the kernel."""
-    item = trial.spec(lab, "trial-cgroup", "sleep", "300")
-    mounted = proc.mountinfo()
-    with lock(lab.run_dir, "farm"), trial.prepared(lab, item):
+    item = trial(lab, "trial-cgroup", "sleep", "300")
+    mounted = hierarchies(proc.mountinfo())
+    with lock(lab.run_dir, "farm"), prepared(lab, item):
         container.create(lab, item.name)
         container.begin(lab, item.name)
         pid = runc.states(lab)[item.name].pid
         own = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8", errors="surrogateescape")
-        files = {limit.name: _limit_file(own, mounted, limit) for limit in LIMITS}
+        places = {limit.name: place(own, mounted, limit) for limit in LIMITS}
+        files = {name: file for name, (_, file) in places.items()}
         values = {
             name: file.read_text(encoding="utf-8").split()[0] if file.exists() else ""
             for name, file in files.items()
         }
     memory, processes, time = values["memory"], values["pids"], values["processors"]
-    hierarchies = mounted_groups(mounted)
     value = Groups(
-        layout=layout(hierarchies), hierarchies=hierarchies, own=tuple(own.split()),
+        layout=layout(mounted), hierarchies=tuple(mounted), own=tuple(own.split()),
         memory=memory, processes=processes, time=time,
     )  # fmt: skip
-    joined = {seen_group(own, mounted, limit.controller)[1] for limit in LIMITS}
+    joined = {group for group, _ in places.values()}
     share = (
-        f"{int(time) / limits.PERIOD:g} s of processor time a second"
+        f"{int(time) / bundle.PERIOD:g} s of processor time a second"
         if time.isdigit()
         else "all processor time"
     )
@@ -358,8 +439,8 @@ def control_groups(lab: Lab) -> Outcome[Groups]:
         f"{processes or 'any number of'} processes, {share}.",
         checks=(
             Check(name="container.cgroups", expected="control groups are mounted",
-                  seen=", ".join(hierarchies) or "none: install cgroupfs-mount and run it",
-                  holds=bool(hierarchies), rows=("I3",), again="grep cgroup /proc/mounts"),
+                  seen=", ".join(mounted) or "none: install cgroupfs-mount and run it",
+                  holds=bool(mounted), rows=("I3",), again="grep cgroup /proc/mounts"),
             equal("container.cgroup", item.cgroup, ", ".join(sorted(joined)), rows=("I3",),
                   again="cat /proc/PID/cgroup"),
             *_limit_checks(item, values, files),
@@ -373,46 +454,26 @@ def _limit_checks(
     item: Spec, values: Mapping[str, str], files: Mapping[str, Path]
 ) -> Iterator[Check]:
     """Whether the kernel has each limit that it counts."""
-    wanted = limits.resources({}, kernel=item.kernel, **item.limits)
+    wanted = bundle.resources({}, item)
     for limit in LIMITS:
-        number = limits.in_kernel(limit, wanted)
+        number = bundle.in_kernel(limit, wanted)
         if number is not None:
             again = f"cat {files[limit.name]}"
             yield equal(limit.check, str(number), values[limit.name], rows=("I3",), again=again)
 
 
-def group(own: str, controller: str) -> tuple[str, str]:
-    """The hierarchy ('cgroup2' or the v1 controller) that has a process's group of a controller, and
-    that group, from the lines of /proc/pid/cgroup (cgroups(7)); both '' without one. Pure."""
-    lines = [line.split(":", 2) for line in own.splitlines()]
-    for _, controllers, path in lines:
-        if controller in controllers.split(","):
-            return controller, path
-    return next((("cgroup2", path) for _, names, path in lines if not names), ("", ""))
-
-
-def mounted_at(mountinfo: str, hierarchy: str) -> tuple[str, str]:
-    """The folder on which a hierarchy is mounted, and the group that it shows; ('', '/') for none (proc(5),
-    /proc/pid/mountinfo). Pure."""
+def hierarchies(mountinfo: str) -> dict[str, proc.Mount]:
+    """The mounts of the control group hierarchies, 'cgroup2' or the v1 controllers, in mountinfo (proc(5)). Pure."""
+    found: dict[str, proc.Mount] = {}
     for mount in proc.mounts(mountinfo):
-        names = ("cgroup2",) if mount.kind == "cgroup2" else mount.special
-        if mount.kind in ("cgroup", "cgroup2") and hierarchy in names:
-            return mount.place, mount.root
-    return "", "/"
+        names = {"cgroup": mount.special, "cgroup2": ("cgroup2",)}.get(mount.kind, ())
+        for name in names:
+            if name not in ("rw", "ro", "xattr"):
+                found.setdefault(name, mount)
+    return found
 
 
-def mounted_groups(mountinfo: str) -> tuple[str, ...]:
-    """The control group hierarchies in mountinfo (proc(5)): 'cgroup2', or the v1 controllers. Pure."""
-    found = []
-    for mount in proc.mounts(mountinfo):
-        if mount.kind == "cgroup2":
-            found.append("cgroup2")
-        elif mount.kind == "cgroup":
-            found += [o for o in mount.special if o not in ("rw", "ro", "xattr")]
-    return tuple(dict.fromkeys(found))
-
-
-def layout(hierarchies: tuple[str, ...]) -> str:
+def layout(hierarchies: Collection[str]) -> str:
     """v1, v2 or hybrid (both), as cgroups(7) names them; 'none' when nothing is mounted. Pure."""
     if not hierarchies:
         return "none"
@@ -421,15 +482,17 @@ def layout(hierarchies: tuple[str, ...]) -> str:
     return "v2" if len(hierarchies) == 1 else "hybrid"
 
 
-def seen_group(own: str, mountinfo: str, controller: str) -> tuple[str, str]:
-    """The same as :func:`group`, with the path below the folder on which the hierarchy is mounted: in a control group
-    namespace that may begin above the groups that /proc counts from. Pure."""
-    hierarchy, path = group(own, controller)
-    return hierarchy, path.removeprefix(mounted_at(mountinfo, hierarchy)[1].rstrip("/"))
+def place(own: str, mounted: Mapping[str, proc.Mount], limit: Limit) -> tuple[str, Path]:
+    """A process's control group of a limit's controller, and the file in which the kernel shows the limit. Pure.
 
-
-def _limit_file(own: str, mountinfo: str, limit: Limit) -> Path:
-    """The file in which the kernel shows a container's limit."""
-    hierarchy, path = seen_group(own, mountinfo, limit.controller)
-    name = limit.files[hierarchy == "cgroup2"]
-    return Path(mounted_at(mountinfo, hierarchy)[0] or "/sys/fs/cgroup", path.lstrip("/"), name)
+    :param own: the lines of /proc/pid/cgroup (cgroups(7)). In a control group namespace they may count from another
+        group than a hierarchy's mount begins at: the group is named from where its hierarchy is mounted.
+    """
+    lines = [line.split(":", 2)[1:] for line in own.splitlines()]
+    groups = {name: path for names, path in lines for name in names.split(",")}
+    alone = limit.controller in groups
+    path = groups.get(limit.controller, groups.get("", ""))
+    if mount := mounted.get(limit.controller if alone else "cgroup2"):
+        path = path.removeprefix(mount.root.rstrip("/"))
+    base = mount.place if mount else cgroups.BASE
+    return path, Path(base, path.lstrip("/"), limit.files[not alone])

@@ -20,7 +20,7 @@ import stat
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +60,7 @@ class Wanted:
 
     spec: Spec
     unpacked: Unpacked
-    files: Mapping[str, str]
+    files: Mapping[str, str] = field(default_factory=dict)
     writable: bool = False
 
 

@@ -24,7 +24,8 @@ from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.rootfs import packages, reproducible, variants
 from labkit.farm.rootfs.buildplan import Rootfs
 from labkit.model import sites
-from labkit.model.lab import Lab, unknown
+from labkit.model.config import unknown
+from labkit.model.lab import Lab
 from labkit.records import Record
 
 

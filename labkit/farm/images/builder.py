@@ -36,7 +36,8 @@ from labkit.farm.rootfs.reproducible import tidy
 from labkit.farm.rootfs.sandbox import HOST_NETWORK, Access, gateway, sealed
 from labkit.farm.rootfs.variants import FOLDERS, MODULES, PACKAGES
 from labkit.model import sites
-from labkit.model.lab import Lab, Site
+from labkit.model.config import Site
+from labkit.model.lab import Lab
 from labkit.records import Record
 
 log = logging.getLogger("labkit.image")

@@ -17,7 +17,7 @@ from labkit import cancellation
 from labkit.core import daemon, probes, run, undo
 from labkit.core.journal import Entry, Journal, lock
 from labkit.errors import ConfigError, FarmError
-from labkit.farm.containers import container, lab_namespaces, overlay, replica_files, runc
+from labkit.farm.containers import container, lab_namespaces, overlay, runc
 from labkit.farm.containers.overlay import Wanted
 from labkit.farm.containers.runc import State
 from labkit.farm.images import actions as images
@@ -27,7 +27,8 @@ from labkit.farm.reconcile.observe import Observation, is_unnamed, observe
 from labkit.farm.reconcile.plan import Plan
 from labkit.farm.services import balancer_server, dns_server
 from labkit.kernel import cgroups
-from labkit.model.lab import Lab, Replica, Site
+from labkit.model.config import Site
+from labkit.model.lab import Lab, Replica
 from labkit.model.resources import KINDS
 
 #: The most plans that are carried out: images that were made, or a namespace that has its name again, show
@@ -85,7 +86,7 @@ def prepare(lab: Lab, plan: Plan) -> Plan:
         overlay.require(lab)
     preflight.refuse_taken(lab, plan)
     if plan.named("keys"):
-        replica_files.refuse_damaged(lab)
+        container.refuse_damaged(lab)
     side = {lab.host.netns, str(lab.subnet)}
     steps = [step for step in plan.steps if step.kind == "image" or step.name in side]
     steps = [step for step in steps if step.action != "remove"]
@@ -145,7 +146,7 @@ def _ready(lab: Lab, plan: Plan, states: dict[str, State], lay: Callable[[], Non
 
     def connected() -> bool:
         steps: list[Callable[[], object]] = (
-            [partial(replica_files.keys, lab)] if plan.named("keys") else []
+            [partial(container.keys, lab)] if plan.named("keys") else []
         )
         wired = _together([*steps, partial(_connect, lab, plan, states)])[-1]
         lay()
@@ -223,7 +224,7 @@ def _lay(
     if not replicas:
         return
     unpacked = images.unpack_all(lab)
-    files = replica_files.replica_files(lab, replica_files.keys(lab))
+    files = container.replica_files(lab, container.keys(lab))
     anew = [item for item in replicas if item.name in renewed]
     run.spread(partial(_delete, lab), anew)
     if lab_namespaces.renew_namespaces(lab, anew, hung):

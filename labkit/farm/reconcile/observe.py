@@ -10,15 +10,7 @@ from labkit.core import firewall_tables
 from labkit.core.files import text_of
 from labkit.core.journal import Entry, Journal, boot_id
 from labkit.core.undo import mount_points
-from labkit.farm.containers import (
-    bundle,
-    container,
-    lab_namespaces,
-    overlay,
-    replica_files,
-    runc,
-    written,
-)
+from labkit.farm.containers import bundle, container, lab_namespaces, overlay, runc, written
 from labkit.farm.containers.runc import State
 from labkit.farm.images import on_disk
 from labkit.farm.images.on_disk import Images
@@ -146,18 +138,16 @@ def is_unnamed(replica: Replica, states: dict[str, State]) -> bool:
 
 def _key_files(lab: Lab) -> dict[str, str]:
     """The files of the containers' layers; none when a key is not sound."""
-    if set(replica_files.standing(lab).values()) != {"sound"}:
+    if set(container.key_states(lab).values()) != {"sound"}:
         return {}
     folder = lab.state_dir / "ssh"
     user, own = ((text_of(folder / f"{name}.pub") or "").strip() for name in ("student", "host"))
-    return dict(
-        replica_files.replica_files(lab, replica_files.Keys(folder=folder, user=user, host=own))
-    )
+    return dict(container.replica_files(lab, container.Keys(folder=folder, user=user, host=own)))
 
 
 def _keys(lab: Lab) -> Iterator[Resource]:
     """The lab's keys, when there is one of them."""
-    state = replica_files.standing(lab)
+    state = container.key_states(lab)
     if set(state.values()) != {"missing"}:
         yield Resource(kind="keys", name=lab.name, facts=dict(state))
 

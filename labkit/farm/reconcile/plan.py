@@ -23,7 +23,8 @@ from labkit.farm.network import firewall
 from labkit.farm.network.topology import Topology
 from labkit.farm.services import balancer_server, dns_server
 from labkit.model import sites
-from labkit.model.lab import Lab, Replica, Site
+from labkit.model.config import Site
+from labkit.model.lab import Lab, Replica
 from labkit.model.resources import KINDS, Known, Resource, fingerprint, listed
 from labkit.records import Record
 

@@ -23,7 +23,7 @@ from labkit.display import counted, curl
 from labkit.errors import FarmError
 from labkit.farm.services import balancer_config, fetch
 from labkit.farm.services.balancer_server import Worker, answer, converge, members, server
-from labkit.farm.services.dns_config import with_dns
+from labkit.farm.services.dns_server import with_dns
 from labkit.model.lab import Lab
 from labkit.model.sites import Microseconds, Status, as_json
 from labkit.records import Record

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from labkit.core import accesslog
-from labkit.model.config import METHODS
-from labkit.model.lab import Lab, Replica, Site
+from labkit.model.config import METHODS, Site
+from labkit.model.lab import Lab, Replica
 from labkit.model.sites import AT_ONCE, HEALTH_QUERY, TRACE_HEADER
 
 #: Where Debian's apache2-bin keeps its modules.

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 from labkit import cancellation
 from labkit.core import accesslog, daemon, run, undo
 from labkit.core.daemon import Daemon
-from labkit.core.files import put, text_of, write_atomically
+from labkit.core.files import text_of, write_atomically
 from labkit.core.journal import Journal
 from labkit.errors import FarmError
 from labkit.farm.network.host import again, is_here, require_address, whereabouts
@@ -194,8 +194,6 @@ def install(lab: Lab, text: str) -> bool:
     whole = current == text and text_of(script(lab)) == balancer_config.SCRIPT
     if running and whole and _problem(lab, text) is None:
         return False
-    if not running:
-        daemon.stop(lab, instance)  # one in another namespace, or children of a killed parent
     require_address(lab)
     if not running or balancer_config.listens(current) != balancer_config.listens(text):
         daemon.require_free(
@@ -209,15 +207,14 @@ def install(lab: Lab, text: str) -> bool:
         Journal.of(lab).intend("folder", path=str(path))
         path.mkdir(parents=True, exist_ok=True)
     write_atomically(script(lab), balancer_config.SCRIPT)
-    test = daemon.accepted(
-        instance, text, lambda file: ("apache2", "-t", "-f", str(file)), "balancer"
+    daemon.install(
+        lab,
+        instance,
+        text,
+        ("apache2", "-t", "-f", "{}"),
+        lambda: _problem(lab, text),
+        reload=signal.SIGUSR1 if running else None,
     )
-    put(test, instance.config)
-    if running:
-        daemon.send(instance, signal.SIGUSR1)
-        daemon.wait(instance, lambda: _problem(lab, text), 15.0)
-    else:
-        daemon.start(lab, instance, lambda: _problem(lab, text))
     return True
 
 

@@ -26,7 +26,7 @@ from labkit.core.tables import Table
 from labkit.display import counted, quoted
 from labkit.errors import CommandError, ConfigError, FarmError, excerpt
 from labkit.farm.services import dns
-from labkit.farm.services.dns_config import resolving, with_dns
+from labkit.farm.services.dns_server import resolving, with_dns
 from labkit.model.config import LABEL
 from labkit.model.lab import Lab
 from labkit.records import Record

@@ -22,8 +22,19 @@ from labkit.errors import ConfigError, FarmError, LabkitError, typed
 from labkit.farm.containers import runc
 from labkit.farm.network import firewall
 from labkit.farm.network.firewall import NAMES
-from labkit.farm.services.dns_config import Zone, folder, names, resolving, with_dns
-from labkit.farm.services.dns_server import PORT, Answer, ask, converge, server, unresolved
+from labkit.farm.services.dns_server import (
+    PORT,
+    Answer,
+    Zone,
+    ask,
+    converge,
+    folder,
+    names,
+    resolving,
+    server,
+    unresolved,
+    with_dns,
+)
 from labkit.model.config import LABEL
 from labkit.model.lab import Lab, Replica
 

@@ -1,27 +1,33 @@
-"""The lab's dnsmasq: its state, the least that brings it to the Lab's configuration, and questions to it.
+"""The lab's name server: its zone, dnsmasq's configuration, its state, and questions to it.
 
 Names and addresses are in a file that dnsmasq reads again on SIGHUP, so that a further replica or
 site interrupts no question; only another address, domain or subnet needs a restart.
+
+A program that is to resolve by the lab's server is started in a mount namespace in which the lab's ``resolv.conf``
+lies over ``/etc/resolv.conf``; the mount ends with the program (mount_namespaces(7)), and /etc stays unchanged.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
+import shlex
 import signal
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import AddressValueError, IPv4Address
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labkit.core import daemon, run, undo
 from labkit.core.daemon import Daemon
-from labkit.core.files import put, text_of, write_atomically
+from labkit.core.files import text_of, write_atomically
 from labkit.core.journal import Journal
 from labkit.display import counted
 from labkit.errors import ConfigError, FarmError
 from labkit.farm.network.host import again, require_address, whereabouts
 from labkit.farm.network.netns import inside
-from labkit.farm.services import dns_config
-from labkit.model.lab import Lab
+from labkit.model.lab import Lab, resolv_conf
 from labkit.model.resources import fingerprint
 from labkit.records import Record
 
@@ -32,6 +38,8 @@ if TYPE_CHECKING:
 PORT = 53
 #: The facts that need a new process when they differ; the others are files that are read again.
 RESTART = ("process", "address", "configuration")
+#: The one fixed shell text: its words are positional arguments, never part of it.
+_OVERLAID = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
 
 
 class Answer(Record):
@@ -44,30 +52,122 @@ class Answer(Record):
     authoritative: bool
 
 
+class Name(Record):
+    """A name of the zone and its address."""
+
+    name: str
+    address: IPv4Address
+
+
+class Zone(Record):
+    """A zone, the server that answers for it, and its names; each address has a reverse record."""
+
+    domain: str
+    server: IPv4Address
+    port: int
+    names: tuple[Name, ...]
+
+
+def folder(lab: Lab) -> Path:
+    """The folder of the name server's files."""
+    return lab.run_dir / "dns"
+
+
+def hosts_file(lab: Lab) -> Path:
+    """The file with the zone's names, which dnsmasq reads."""
+    return folder(lab) / "hosts"
+
+
+def names(lab: Lab) -> tuple[Name, ...]:
+    """The zone's names; the first name of an address is the one of its reverse record."""
+    here = ["balancer", "ns", *(site.name for site in lab.sites)]
+    return (
+        *(Name(name=lab.host_name(label), address=lab.gateway.ip) for label in here),
+        *(Name(name=lab.host_name(item.name), address=item.address) for item in lab.farm),
+    )
+
+
+def config(lab: Lab) -> str:
+    """dnsmasq's configuration without the names, which it reads again without a restart."""
+    server = lab.gateway.ip
+    return f"""\
+# The name server of lab {lab.name}: it answers for {lab.domain} and asks nobody.
+listen-address={server}
+bind-interfaces
+no-resolv
+no-hosts
+user=nobody
+group=nogroup
+pid-file={folder(lab) / "dnsmasq.pid"}
+log-facility={folder(lab) / "dnsmasq.log"}
+auth-server={lab.host_name("ns")},{server}
+auth-zone={lab.domain},{lab.subnet}
+auth-ttl=60
+addn-hosts={hosts_file(lab)}
+"""
+
+
+def hosts(lab: Lab) -> str:
+    """The zone's names as hosts(5), which dnsmasq reads again on SIGHUP; the last line is the :func:`mark`."""
+    return f"{_lines(lab)}{lab.gateway.ip} {mark(lab)}\n"
+
+
+def mark(lab: Lab) -> str:
+    """A name with the hash of all names in it: the server that knows it serves exactly this zone."""
+    return lab.host_name(f"labkit-zone-{hashlib.sha256(_lines(lab).encode()).hexdigest()[:12]}")
+
+
+def _lines(lab: Lab) -> str:
+    return "".join(f"{item.address} {item.name}\n" for item in names(lab))
+
+
+def resolving(lab: Lab, argv: Sequence[str], *, unshare: Sequence[str] = ()) -> list[str]:
+    """The argument list that runs ``argv`` on the host's side with the lab's names.
+
+    ``unshare`` are further options of unshare(1): more namespaces for the program.
+    """
+    overlaid = ["sh", "-c", _OVERLAID, str(folder(lab) / "resolv.conf"), *argv]
+    return run.inside(["unshare", "--mount", *unshare, "--", *overlaid], lab.netns)
+
+
+def with_dns(lab: Lab) -> Path:
+    """The script that runs any program with the lab's names: ``with-dns getent hosts site1.lab.test``."""
+    return folder(lab) / "with-dns"
+
+
+def files(lab: Lab) -> tuple[tuple[Path, str, int], ...]:
+    """Path, text and mode of the files for programs that resolve by the lab's server."""
+    script = f'#!/bin/sh\nexec {shlex.join(resolving(lab, ()))} "$@"\n'
+    return (
+        (folder(lab) / "resolv.conf", resolv_conf(lab), 0o644),
+        (with_dns(lab), script, 0o755),
+    )
+
+
 def server(lab: Lab) -> Daemon:
     """How the lab's dnsmasq is started."""
-    folder = dns_config.folder(lab)
-    file = folder / "dnsmasq.conf"
+    place = folder(lab)
+    file = place / "dnsmasq.conf"
     return Daemon(
         name="dnsmasq",
         argv=("dnsmasq", f"--conf-file={file}"),
         config=file,
-        pidfile=folder / "dnsmasq.pid",
-        log=folder / "dnsmasq.log",
+        pidfile=place / "dnsmasq.pid",
+        log=place / "dnsmasq.log",
         netns=lab.netns,
     )
 
 
 def wanted(lab: Lab) -> dict[str, str]:
     """The facts of a server that is as the Lab says, by name. Pure."""
-    text = dns_config.config(lab)
+    text = config(lab)
     return {
         "process": "running",
         "address": _address(text),
         "configuration": fingerprint(text),
-        "zone": _zone(dns_config.hosts(lab)),
+        "zone": _zone(hosts(lab)),
         "served": "this zone",
-        "resolver": fingerprint(*(text for _, text, _ in dns_config.files(lab))),
+        "resolver": fingerprint(*(text for _, text, _ in files(lab))),
     }
 
 
@@ -78,14 +178,14 @@ def observed(lab: Lab) -> dict[str, str] | None:
     if running is None and text is None:
         return None
     process = whereabouts(lab, running)
-    served = process == "running" and knows(lab, dns_config.mark(lab))
+    served = process == "running" and knows(lab, mark(lab))
     return {
         "process": process,
         "address": _address(text or ""),
         "configuration": fingerprint(text or ""),
-        "zone": _zone(text_of(dns_config.hosts_file(lab)) or ""),
+        "zone": _zone(text_of(hosts_file(lab)) or ""),
         "served": "this zone" if served else "not this zone",
-        "resolver": fingerprint(*(text_of(path) or "" for path, _, _ in dns_config.files(lab))),
+        "resolver": fingerprint(*(text_of(path) or "" for path, _, _ in files(lab))),
     }
 
 
@@ -98,27 +198,23 @@ def converge(lab: Lab) -> bool:
     asked, state = wanted(lab), observed(lab) or {}
     if state == asked:
         return False
-    instance = server(lab)
     if any(state.get(fact) != asked[fact] for fact in RESTART):
-        _restart(lab, instance)
+        _restart(lab)
     elif any(state[fact] != asked[fact] for fact in ("zone", "served")):
-        _reload(lab, instance)
-    for path, text, mode in dns_config.files(lab):
+        _write_names(lab)
+        daemon.send(server(lab), signal.SIGHUP)
+        try:
+            daemon.wait(server(lab), lambda: _problem(lab), 5.0)
+        except FarmError:  # it hears nothing, or was started with another configuration
+            _restart(lab)
+    for path, text, mode in files(lab):
         if text_of(path) != text:
             write_atomically(path, text, mode=mode)
     return True
 
 
-def _reload(lab: Lab, instance: Daemon) -> None:
-    _write_names(lab)
-    daemon.send(instance, signal.SIGHUP)
-    try:
-        daemon.wait(instance, lambda: _problem(lab), 5.0)
-    except FarmError:  # it hears nothing, or was started with another configuration
-        _restart(lab, instance)
-
-
-def _restart(lab: Lab, instance: Daemon) -> None:
+def _restart(lab: Lab) -> None:
+    instance = server(lab)
     require_address(lab)
     daemon.require_free(
         PORT,
@@ -127,25 +223,16 @@ def _restart(lab: Lab, instance: Daemon) -> None:
         key="the name server's port",
         own=undo.daemon_pids(str(instance.config)),
     )
-    Journal.of(lab).intend("folder", path=str(instance.config.parent))
-    candidate = daemon.accepted(
-        instance,
-        dns_config.config(lab),
-        lambda file: ("dnsmasq", "--test", f"--conf-file={file}"),
-        "name server",
-    )
+    Journal.of(lab).intend("folder", path=str(folder(lab)))
     _write_names(lab)
-    daemon.stop(lab, instance)
-    put(
-        candidate, instance.config
-    )  # a running process has read this file, wherever this is cut off
-    daemon.start(lab, instance, lambda: _problem(lab))
+    test = ("dnsmasq", "--test", "--conf-file={}")
+    daemon.install(lab, instance, config(lab), test, lambda: _problem(lab))
 
 
 def _write_names(lab: Lab) -> None:
     """Writes the zone's names into their file, which dnsmasq reads as nobody."""
-    file = dns_config.hosts_file(lab)
-    write_atomically(file, dns_config.hosts(lab))
+    file = hosts_file(lab)
+    write_atomically(file, hosts(lab))
     file.chmod(0o644)
     file.parent.chmod(0o755)
 
@@ -157,8 +244,8 @@ def _zone(text: str) -> str:
 
 def _address(text: str) -> str:
     """The address on which a configuration listens, 'none' when it names none. Pure."""
-    pairs = (line.partition("=") for line in text.splitlines())
-    return next((value for key, _, value in pairs if key == "listen-address"), "none")
+    found = re.search(r"^listen-address=(.*)$", text, re.MULTILINE)
+    return found[1] if found else "none"
 
 
 def _problem(lab: Lab) -> str | None:
@@ -177,7 +264,7 @@ def difference(lab: Lab) -> str | None:
     answer = ask(lab, [(lab.domain, "SOA")], patience=0.5)[0]
     if not (answer.authoritative and answer.values):
         return f"it answers {answer.status}"
-    return None if knows(lab, dns_config.mark(lab)) else "it serves other names than the lab's"
+    return None if knows(lab, mark(lab)) else "it serves other names than the lab's"
 
 
 def ask(

@@ -16,7 +16,7 @@ from labkit.errors import FarmError
 from labkit.farm.network.netns import inside
 from labkit.farm.services import dns
 from labkit.farm.services.balancer_config import FINGERPRINT_HEADER, LAB_HEADER, RESERVED
-from labkit.farm.services.dns_config import with_dns
+from labkit.farm.services.dns_server import with_dns
 from labkit.model.lab import Lab
 from labkit.model.sites import REPLICA_HEADER
 from labkit.records import Record

@@ -11,7 +11,7 @@ from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.errors import CommandError
 from labkit.farm.containers import runc, written
-from labkit.farm.containers.replica_files import CAPABILITIES, Keys, keys, server
+from labkit.farm.containers.container import SSH_CAPABILITIES, Keys, keys, ssh_server
 from labkit.farm.network import host
 from labkit.model.lab import Lab, Replica
 from labkit.records import Record
@@ -73,10 +73,10 @@ def _serve(lab: Lab, replica: Replica) -> bool:
     if pids.stdout.strip():
         return False
     options = ["--user", "0:0", "--detach"]
-    for name in CAPABILITIES:
+    for name in SSH_CAPABILITIES:
         options += ["--cap", name]
     log = written.sshd_log(lab, replica.name)
-    command = server(runc.bundle(lab, replica.name) / "rootfs")
+    command = ssh_server(runc.bundle(lab, replica.name) / "rootfs")
     words = runc.command(lab, "exec", *options, replica.name, *command)
     run.run(words, output=log, remedy=f"read {log}")
     return True

@@ -33,7 +33,8 @@ from labkit.farm.rootfs.tree import Tree
 from labkit.farm.study import probes, usage
 from labkit.farm.study.evidence import collected, scratch
 from labkit.farm.study.probes import Probe
-from labkit.model.lab import Lab, unknown
+from labkit.model.config import unknown
+from labkit.model.lab import Lab
 from labkit.records import Record
 
 log = logging.getLogger("labkit.shrinking")

@@ -17,8 +17,9 @@ from labkit.core import run
 from labkit.core.journal import Journal
 from labkit.core.undo import remove_netns
 from labkit.errors import FarmError, LabkitError, excerpt
-from labkit.farm.containers import container, lab_namespaces, replica_files, runc, written
+from labkit.farm.containers import container, lab_namespaces, overlay, runc, written
 from labkit.farm.containers.bundle import Mount, Spec
+from labkit.farm.containers.overlay import Wanted
 from labkit.farm.images import store
 from labkit.farm.images.unpacking import Unpacked
 from labkit.model import sites
@@ -183,8 +184,8 @@ def _make(one: Container, unpacked: Unpacked) -> None:
             one.conf.mkdir()
             lower = (one.folder / "layer", *unpacked.lower)
             unpacked = unpacked.model_copy(update={"lower": lower})
-        keys = replica_files.files(replica_files.keys(lab))
-        container.prepare(lab, _spec(one), unpacked, keys, writable=True)
+        keys = container.ssh_files(container.keys(lab))
+        overlay.prepare(lab, [Wanted(_spec(one), unpacked, keys, writable=True)])
         if not (setup.foreground or setup.plain):
             container.create(lab, one.name)
         one.before = _layer(one)

@@ -32,7 +32,7 @@ from labkit.core.journal import lock
 from labkit.display import counted, quoted
 from labkit.errors import FarmError, LabkitError
 from labkit.farm import images
-from labkit.farm.containers import container, replica_files, runc, trial, written
+from labkit.farm.containers import container, lifecycle, runc, written
 from labkit.farm.containers.overlay import WWW_DATA
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.network.netns import inside
@@ -124,7 +124,7 @@ def probe(lab: Lab, image: Unpacked | str) -> tuple[Probe, ...]:
     """
     unpacked = images.unpacked(lab, image) if isinstance(image, str) else image
     parts = roles(lab)
-    replica_files.keys(lab)
+    container.keys(lab)
     setups = [role.setup for role in parts]
     with lock(lab.run_dir, "farm"), prepared(lab, unpacked, setups) as made:
         pairs = list(zip(parts, made, strict=True))  # they wait more than they work
@@ -453,7 +453,7 @@ def _text(one: Container, kind: written.Kind) -> str:
 
 def session(one: Container) -> str:
     """What a command said that ssh ran in the container, with the lab's key."""
-    done = _ssh(one, replica_files.keys(one.lab).folder / "student")
+    done = _ssh(one, container.keys(one.lab).folder / "student")
     return _ssh_failure(one, done) if done.status else " ".join(done.stdout.split())
 
 
@@ -478,7 +478,7 @@ def _ssh(one: Container, key: Path) -> run.Done:
     one.require()
     if not one.programs:
         _start_sshd(one)
-    kind, host = replica_files.keys(one.lab).host.split()[:2]
+    kind, host = container.keys(one.lab).host.split()[:2]
     known = one.folder / "known_hosts"
     write_atomically(known, f"{one.replica.address} {kind} {host}\n")
     words: list[str | Path] = [
@@ -494,8 +494,8 @@ def _start_sshd(one: Container) -> None:
 
     It stays a child of labkit's, so that it is gone at once when the container is.
     """
-    caps = [word for name in replica_files.CAPABILITIES for word in ("--cap", name)]
-    server = (one.name, *replica_files.server(one.root))
+    caps = [word for name in container.SSH_CAPABILITIES for word in ("--cap", name)]
+    server = (one.name, *container.ssh_server(one.root))
     words = runc.command(one.lab, "exec", "--user", "0:0", *caps, *server)
     log = written.sshd_log(one.lab, one.name)
     with log.open("ab") as sink:
@@ -537,7 +537,7 @@ def terminated(one: Container) -> str:
 def _foreground(one: Container) -> Iterator[Future[run.Done]]:
     """Runs the container; within the block its server answers, and after it the container has ended."""
     with ThreadPoolExecutor(1) as pool:
-        work = partial(trial.foreground, one.lab, one.name, LIFE)
+        work = partial(lifecycle.foreground, one.lab, one.name, LIFE)
         one.foreground = end = pool.submit(contextvars.copy_context().run, work)
         try:
             first(one)

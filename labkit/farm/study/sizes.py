@@ -16,7 +16,8 @@ from labkit.farm.images import builder
 from labkit.farm.rootfs import account, variants
 from labkit.farm.rootfs.account import Asked, Contents, Weight, asked
 from labkit.farm.rootfs.files import File
-from labkit.model.lab import Lab, unknown
+from labkit.model.config import unknown
+from labkit.model.lab import Lab
 from labkit.records import Record
 
 #: How a tag of the lab's image is named where a variant may have the same name: ``image:web``.

@@ -26,7 +26,7 @@ from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
 from labkit.errors import FarmError, LabkitError
 from labkit.farm import images, rootfs
-from labkit.farm.containers import container, replica_files
+from labkit.farm.containers import container
 from labkit.farm.images import builder
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.rootfs import account, packages, variants
@@ -466,7 +466,7 @@ def _key(lab: Lab, unpacked: Unpacked) -> str:
     """Changes with the image and with what a site adds to it, but for the lab's own names."""
     plain = lab.model_copy(update={"name": "lab", "dns": lab.dns.model_copy(update={"domain": ""})})
     added = sites.files(plain, plain.sites[0])
-    job = (probes.QUESTION, replica_files.CONFIGURATION, SINGLE)
+    job = (probes.QUESTION, container.SSH_CONFIGURATION, SINGLE)
     return key_of("removal", EDITION, job, unpacked.lower[-1].parent.name, added)
 
 

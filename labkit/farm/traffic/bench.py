@@ -10,7 +10,7 @@ from labkit.core.result import Outcome, action
 from labkit.core.tables import Table
 from labkit.display import counted
 from labkit.errors import FarmError, excerpt
-from labkit.farm.services import dns_config, fetch
+from labkit.farm.services import dns_server, fetch
 from labkit.model.lab import Lab
 from labkit.records import Record
 
@@ -82,7 +82,7 @@ def compare(lab: Lab, site: str, connections: int = CONNECTIONS) -> Outcome[Comp
             f"{value.direct.p50 * 1000:.2f} and {value.balanced.p50 * 1000:.2f} ms."
         ),
         checks=tuple(_check(lab, item) for item in (value.direct, value.balanced)),
-        tables=(_table(value),),
+        tables=(table(value),),
     )
 
 
@@ -154,13 +154,13 @@ def _check(lab: Lab, value: Throughput) -> Check:
         holds=value.requests > 0 and value.errors <= value.requests * ERRORS,
         rows=("E5",),
         again=(
-            f"{dns_config.with_dns(lab)} wrk --threads {THREADS} --connections {value.connections} "
+            f"{dns_server.with_dns(lab)} wrk --threads {THREADS} --connections {value.connections} "
             f"--duration 4s --latency {lab.url(value.target)}"
         ),
     )
 
 
-def _table(value: Comparison) -> Table:
+def table(value: Comparison) -> Table:
     rows = [
         {**item.model_dump(), "path": "direct" if item.direct else "balanced"}
         for item in (value.direct, value.balanced)

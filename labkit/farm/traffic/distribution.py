@@ -13,7 +13,7 @@ from labkit.errors import ConfigError
 from labkit.farm.network.netns import inside
 from labkit.farm.services import balancer_server, fetch
 from labkit.farm.services.balancer_config import FROM_RESERVED, STATUS_PATH
-from labkit.farm.services.dns_config import with_dns
+from labkit.farm.services.dns_server import with_dns
 from labkit.farm.traffic import measurements
 from labkit.farm.traffic.measurements import Measurement, even, measure, shared
 from labkit.model.config import METHODS
@@ -131,7 +131,7 @@ def compare(
         subject=site,
         summary=_compared(site, cases),
         checks=tuple(checks),
-        tables=(_cases_table(site, cases),),
+        tables=(cases_table(site, cases),),
     )
 
 
@@ -260,7 +260,7 @@ def _compared(site: str, cases: Sequence[Case]) -> str:
     return f"{site}{only}: {'; '.join(parts)}."
 
 
-def _cases_table(site: str, cases: Sequence[Case]) -> Table:
+def cases_table(site: str, cases: Sequence[Case]) -> Table:
     """One row a case and replica."""
     rows = [
         {

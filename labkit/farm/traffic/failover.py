@@ -19,7 +19,7 @@ from labkit.farm.containers import container, written
 from labkit.farm.reconcile import answers
 from labkit.farm.services import balancer, balancer_server, fetch
 from labkit.farm.services.balancer_config import FROM_RESERVED, STATUS_PATH
-from labkit.farm.services.dns_config import with_dns
+from labkit.farm.services.dns_server import with_dns
 from labkit.farm.traffic import measurements
 from labkit.farm.traffic.load import Load, frame
 from labkit.model import sites
@@ -193,7 +193,9 @@ def logged(lab: Lab, load: Load) -> tuple[pandas.DataFrame, int]:
     executed: list[tuple[int, str]] = []
     unread = 0
     for replica in lab.replicas_of(load.target.label):
-        own, bad = sites.parse_log(written.lines(container.access_log(lab, replica), load.trace))
+        own, bad = sites.parse_log(
+            written.lines(written.log(lab, replica.name, "access"), load.trace)
+        )
         unread += bad.total()
         methods = ((line.trace, line.request.partition(" ")[0]) for line in own)
         executed += measurements.numbered(methods, load.trace)

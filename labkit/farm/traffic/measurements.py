@@ -22,9 +22,9 @@ from labkit.core import accesslog
 from labkit.core.tables import Table
 from labkit.display import counted, curl
 from labkit.errors import ConfigError
-from labkit.farm.containers import container, written
+from labkit.farm.containers import written
 from labkit.farm.services import balancer, balancer_config, balancer_server, fetch
-from labkit.farm.services.dns_config import with_dns
+from labkit.farm.services.dns_server import with_dns
 from labkit.farm.traffic import load
 from labkit.model import sites
 from labkit.model.lab import Lab, Replica
@@ -214,7 +214,7 @@ def checks(lab: Lab, value: Measurement, requests: pandas.DataFrame) -> tuple[Ch
         f"{name}.answered", value.requests, value.requests - value.failed, rows=("E5",), again=again
     )
     replicas = lab.replicas_of(value.target)
-    files = [container.access_log(lab, item) for item in replicas]
+    files = [written.log(lab, item.name, "access") for item in replicas]
     served = _settled(lambda: _replica_log(lab, replicas, value.trace), client)
     grep = accesslog.count(value.trace, *files)
     direct = agreement(f"{name}.replica-logs", client, served, grep)
@@ -312,7 +312,7 @@ def _replica_log(lab: Lab, replicas: Sequence[Replica], trace: str) -> Log:
     """What the replicas' logs have of a measurement, together."""
     served, bad = dict[int, str](), Counter[str]()
     for item in replicas:
-        lines, wrong = sites.parse_log(written.lines(container.access_log(lab, item), trace))
+        lines, wrong = sites.parse_log(written.lines(written.log(lab, item.name, "access"), trace))
         served |= by_number(((line.trace, item.name) for line in lines), trace)
         bad += wrong
     return Log(

@@ -27,7 +27,8 @@ from labkit.core.run import labkit_variables
 from labkit.errors import CommandTimeoutError, ConfigError
 from labkit.kernel.proc import lives
 from labkit.model import parameters as cells
-from labkit.model.lab import PARAMETERS, Lab, unknown
+from labkit.model.config import PARAMETERS, unknown
+from labkit.model.lab import Lab
 from labkit.records import Record
 from labkit.report.stages import record as records
 from labkit.report.stages.record import StageRecord

@@ -17,7 +17,7 @@ from labkit.core.progress import told
 from labkit.display import about, curl, shown
 from labkit.errors import StateError
 from labkit.farm.network import host
-from labkit.farm.services import dns_config
+from labkit.farm.services import dns_server
 from labkit.model.lab import Lab
 from labkit.report.batch.schedule import left
 from labkit.report.stages import record as records
@@ -231,7 +231,7 @@ def _sites(lab: Lab) -> Iterator[tuple[str, str]]:
     asked = curl(url, options=f"--resolve {name}:{lab.proxy.port}:{ip}")
     yield "Sites", ", ".join(lab.url(site.name) for site in lab.sites)
     yield "", "only the lab's DNS has these names; this looks one up, asks it, and opens it:"
-    yield "", f"sudo {dns_config.with_dns(lab)} getent hosts {name}"
+    yield "", f"sudo {dns_server.with_dns(lab)} getent hosts {name}"
     yield "", within + host.again(lab, asked)
     yield "", within + host.again(lab, f"{chromium} {rules} {url}")
 

@@ -24,7 +24,8 @@ from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.errors import LabkitError, StateError
 from labkit.farm.rootfs import variants
-from labkit.model.lab import PARAMETERS, Lab, project_folder
+from labkit.model.config import PARAMETERS, project_folder
+from labkit.model.lab import Lab
 from labkit.records import Record
 from labkit.report.batch import notebook as notebooks
 from labkit.report.batch import schedule

@@ -7,8 +7,7 @@ says how all of them look.
 from labkit.report.figures.diagrams import image_relations, topology
 from labkit.report.figures.rootfs import shrinking, variant_sizes, waterfall
 from labkit.report.figures.screenshots import pages
-from labkit.report.figures.stopped_replica import failover
-from labkit.report.figures.traffic import distribution, methods, throughput
+from labkit.report.figures.traffic import distribution, failover, methods, throughput
 from labkit.report.figures.treemap import package_map, use_map
 
 __all__ = [

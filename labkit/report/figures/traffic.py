@@ -1,23 +1,26 @@
-"""Figures of the traffic: who served how much, by which balancing method, and how fast."""
+"""Figures of the traffic: who served how much, by which method, how fast, and what a stopped replica did to it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pandas
 
 from labkit import display
 from labkit.core.result import Figure, Result
+from labkit.display import counted
 from labkit.farm.traffic.bench import Comparison as Speeds
-from labkit.farm.traffic.bench import Throughput
-from labkit.farm.traffic.distribution import Case, Comparison, Survey
-from labkit.farm.traffic.measurements import Measurement, Share
+from labkit.farm.traffic.distribution import Comparison, Survey
+from labkit.farm.traffic.failover import BIN, Failover
+from labkit.farm.traffic.measurements import Measurement
 from labkit.model.config import METHODS
 from labkit.model.lab import Lab
-from labkit.records import Record
 from labkit.report.figures import style
 from labkit.report.figures.style import SEGMENTS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
     from matplotlib.lines import Line2D
@@ -38,18 +41,14 @@ SHORT = 9
 FIRST, FURTHER = 3.9, 2.7
 #: As many replicas have their key above the bars; more have it below; of still more it says the order.
 ABOVE, LISTED = 4, 14
-PERCENTILES = ("p50", "p75", "p90", "p99")
+PERCENTILES = ["p50", "p75", "p90", "p99"]
+#: The most replicas that a colour each tells apart.
+APART = 6
+#: Columns of the table ``timeline`` that are no replica's.
+OTHERS = ("time", "again", "failed", "slowest")
 
 
 # -- the distribution -------------------------------------------------------------------------------
-
-
-class Group(Record):
-    """A site's bars in one line: ``place`` is that of the first one."""
-
-    one: Measurement
-    place: float
-    shares: tuple[Share, ...]
 
 
 def distribution(lab: Lab, result: Result[Survey]) -> Figure:
@@ -57,107 +56,106 @@ def distribution(lab: Lab, result: Result[Survey]) -> Figure:
 
     The bars stand in lines of a width that keeps them legible, however many sites there are.
 
-    :param result: of :func:`labkit.farm.traffic.survey`.
+    :param result: of :func:`labkit.farm.traffic.survey`, with table ``shares``.
     """
-    found = result.value.measurements
-    dense = sum(len(one.shares) for one in found) > FEW
-    lines = arrange(found, LINE[dense])
-    top = max(max(p.observed, p.expected) for one in found for p in one.shares) or 1
-    end = max(groups[-1].place + len(groups[-1].shares) for groups in lines)
+    parts = style.frame(result, "shares")
+    dense = len(parts) > FEW
+    parts = arrange(parts, LINE[dense])
+    top = max(parts["observed"].max(), parts["expected"].max()) or 1
+    end = parts["place"].max() + 1
     margin = max(0.0, LEAST - end) / 2  # a few bars stand in the middle instead of growing wide
+    lines = parts.groupby("line")
     with style.canvas(FIRST + FURTHER * (len(lines) - 1)) as figure:
         panels = figure.subplots(len(lines), 1, squeeze=False)[:, 0]
-        for axes, groups in zip(panels, lines, strict=True):
-            _line(axes, lab, groups, dense=dense, top=top)
+        said = {one.target: test(one) for one in result.value.measurements}
+        for axes, (_, line) in zip(panels, lines, strict=True):
+            _line(axes, lab, line, said, dense=dense, top=top)
             axes.set_xlim(-0.7 - margin, end - 0.3 + margin)
         panels[0].set_title("Requests served by each replica, and expected from the weights")
         figure.legend(handles=[_black("expected from the weights")], loc="outside lower center")
-        counts = {len(one.shares) for one in found}
-        listed = "; ".join(f"{shares(one)}, {said(one)}" for one in found)
+        sites = parts.groupby("target", sort=False)
+        listed = "; ".join(f"{shares(site)}, {said[name]}" for name, site in sites)
+        counts = {*sites.size()}
+        tested = " p: of a chi-square test of the site's counts against them."
+        alone = " Where a site has one replica there is nothing to divide."
         return style.save(
             lab,
             figure,
             name="distribution",
             alt=f"Bars, requests answered by each replica (expected in brackets): {listed}.",
             caption="Requests served by each replica; black lines: expected from the weights."
-            + (
-                " p: of a chi-square test of the site's counts against them."
-                if max(counts) > 1
-                else ""
-            )
-            + (" Where a site has one replica there is nothing to divide." if 1 in counts else ""),
+            f"{tested if max(counts) > 1 else ''}{alone if 1 in counts else ''}",
         )
 
 
-def arrange(found: Sequence[Measurement], width: int) -> list[list[Group]]:
-    """The sites' bars in lines of at most ``width`` bars with the gaps between them; a site is only
-    divided when no line could hold it."""
-    lines: list[list[Group]] = [[]]
-    place = 0.0
-    for one in found:
-        for start in range(0, len(one.shares), width):
-            parts = one.shares[start : start + width]
-            if place + len(parts) > width + GAP and lines[-1]:
-                lines.append([])
-                place = 0.0
-            lines[-1].append(Group(one=one, place=place, shares=parts))
-            place += len(parts) + GAP
-    return lines
+def arrange(parts: pandas.DataFrame, width: int) -> pandas.DataFrame:
+    """The shares with the ``line`` and the ``place`` in it of each bar: lines of at most ``width`` bars with the gaps
+    between them; a site is only divided when no line could hold it."""
+    lines: list[int] = []
+    places: list[float] = []
+    line, place = 0, 0.0
+    for count in parts.groupby("target", sort=False).size():
+        for start in range(0, count, width):
+            bars = min(width, count - start)
+            if place and place + bars > width + GAP:
+                line, place = line + 1, 0.0
+            lines += [line] * bars
+            places += [place + step for step in range(bars)]
+            place += bars + GAP
+    return parts.assign(line=lines, place=places)
 
 
-def shares(one: Measurement) -> str:
+def shares(parts: pandas.DataFrame) -> str:
     """``site1-1 300 (300), site1-2 300 (300)``: observed, and expected."""
-    return ", ".join(f"{part.replica} {part.observed} ({part.expected:.0f})" for part in one.shares)
+    columns = parts[["replica", "observed", "expected"]].itertuples(index=False)
+    return ", ".join(f"{name} {observed} ({expected:.0f})" for name, observed, expected in columns)
 
 
-def said(one: Measurement) -> str:
+def test(one: Measurement) -> str:
     """The test of a site's shares, or that it has one replica."""
     return "one replica" if len(one.shares) == 1 else one.fit.text
 
 
-def weighed(weights: Sequence[int]) -> str:
+def weighed(weights: Iterable[object]) -> str:
     """The weights in the replicas' order, ``weights 3:1``; of many, whether they are equal."""
-    told = ":".join(map(str, weights))
-    if len(told) <= SHORT:
-        return f"weights {told}" if len(weights) > 1 else "one replica"
-    return "equal weights" if len(set(weights)) == 1 else "uneven weights"
+    listed = [*map(str, weights)]
+    if len(told := ":".join(listed)) <= SHORT:
+        return f"weights {told}" if len(listed) > 1 else "one replica"
+    return "equal weights" if len(set(listed)) == 1 else "uneven weights"
 
 
-def _line(axes: Axes, lab: Lab, groups: Sequence[Group], *, dense: bool, top: float) -> None:
+def _line(
+    axes: Axes,
+    lab: Lab,
+    line: pandas.DataFrame,
+    said: Mapping[str, str],
+    *,
+    dense: bool,
+    top: float,
+) -> None:
     """One line of bars, with the names below and the sites' notes above."""
-    ticks = [group.place + step for group in groups for step in range(len(group.shares))]
-    parts = [part for group in groups for part in group.shares]
-    colours = [lab.colour(lab.site(group.one.target)) for group in groups for _ in group.shares]
-    counts = [part.observed for part in parts]
-    axes.bar(ticks, counts, width=0.7, color=colours, edgecolor=style.GREY, linewidth=0.5)
-    for tick, part in zip(ticks, parts, strict=True):
-        axes.hlines(part.expected, tick - 0.43, tick + 0.43, color="black", linewidth=2.2)
-        if not dense:
-            axes.annotate(
-                f"{part.observed}", (tick, max(part.observed, part.expected)), (0, 5),
-                textcoords="offset points", ha="center", fontsize=10,
-            )  # fmt: skip
-    names = [part.replica for part in parts]
-    axes.set_xticks(ticks, names, color=style.INK, rotation=90 if dense else 0)
-    longest = max(len(name) for name in names)
-    axes.tick_params(axis="x", labelsize=7 if dense else 10 if longest < 9 else 8)
+    places, counts, names = line["place"], line["observed"], line["replica"]
+    colours = [lab.colour(lab.site(name)) for name in line["target"]]
+    axes.bar(places, counts, width=0.7, color=colours, edgecolor=style.GREY, linewidth=0.5)
+    axes.hlines(line["expected"], places - 0.43, places + 0.43, color="black", linewidth=2.2)
+    heights = line[["observed", "expected"]].max(axis=1)
+    for place, count, height in zip(places, counts, heights, strict=True) if not dense else ():
+        axes.annotate(
+            f"{count}", (place, height), (0, 5), textcoords="offset points", ha="center", fontsize=10
+        )  # fmt: skip
+    axes.set_xticks(places, names, color=style.INK, rotation=90 if dense else 0)
+    axes.tick_params(axis="x", labelsize=7 if dense else 10 if names.str.len().max() < 9 else 8)
     axes.set(ylabel="requests answered", ylim=(0, top * 1.42))
     axes.grid(axis="y")
-    for group in groups:
-        if not dense or len(group.shares) >= NOTED:
-            _note(axes, group, top)
-
-
-def _note(axes: Axes, group: Group, top: float) -> None:
-    """Above a site's bars: its name, its weights and the test's p."""
-    lines = [group.one.target, said(group.one)]
-    if len(group.one.shares) > 1:
-        lines.insert(1, weighed([part.weight for part in group.one.shares]))
-    axes.text(
-        group.place + (len(group.shares) - 1) / 2, top * 1.14, "\n".join(lines),
-        ha="center", va="bottom", fontsize=9, linespacing=1.25,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 2},
-    )  # fmt: skip
+    for name, site in line.groupby("target", sort=False):
+        if dense and len(site) < NOTED:
+            continue
+        notes = [name, *([weighed(site["weight"])] if len(site) > 1 else []), said[name]]
+        axes.text(
+            site["place"].mean(), top * 1.14, "\n".join(notes),
+            ha="center", va="bottom", fontsize=9, linespacing=1.25,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 2},
+        )  # fmt: skip
 
 
 def _black(label: str) -> Line2D:
@@ -173,30 +171,37 @@ def _black(label: str) -> Line2D:
 def methods(lab: Lab, result: Result[Comparison]) -> Figure:
     """Draws each replica's part of the requests, for each balancing method with equal and uneven weights.
 
-    :param result: of :func:`labkit.farm.traffic.compare`.
+    :param result: of :func:`labkit.farm.traffic.compare`, with the table ``compare-SITE``.
     """
-    cases = result.value.cases
-    groups = list(dict.fromkeys(case.weights for case in cases))
-    places = [place + 0.7 * groups.index(case.weights) for place, case in enumerate(cases)]
-    with style.axes(1.5 + 0.5 * len(cases)) as (figure, axes):
-        for place, case in zip(places, cases, strict=True):
-            _case_bar(axes, place, case)
-        names = [f"{c.lbmethod}, {weighed(c.weights)}\n({METHODS[c.lbmethod]})" for c in cases]
+    site = result.value.site
+    rows = style.frame(result, f"compare-{site}")
+    cases = rows.groupby(["weights", "method"], sort=False)
+    served = rows.set_index(["weights", "method", "replica"])["observed"].unstack(sort=False)
+    groups = [*rows["weights"].unique()]
+    places = [n + 0.7 * groups.index(weights) for n, (weights, _) in enumerate(served.index)]
+    with style.axes(1.5 + 0.5 * len(served)) as (figure, axes):
+        _segments(axes, places, served)
+        names = []
+        for place, (weights, method) in zip(places, served.index, strict=True):
+            names.append(f"{method}, {weighed(weights.split(':'))}\n({METHODS[method]})")
+            parts = pandas.Series(weights.split(":"), dtype=int)
+            if len(parts) <= LISTED:
+                bounds = 100 * parts.cumsum()[:-1] / parts.sum()
+                axes.vlines(bounds, place - 0.45, place + 0.45, color="black", linewidth=2.2)
         axes.set_yticks(places, names, color=style.INK)
         axes.invert_yaxis()
         axes.set(xlim=(0, 100), xlabel="part of the requests (%)")
-        parts = cases[0].measurement.shares
-        above = len(parts) <= ABOVE
-        title = f"Who serves {result.value.site}, by method and weights"
+        above = served.shape[1] <= ABOVE
+        title = f"Who serves {site}, by method and weights"
         axes.set_title(title, pad=12 + 18 * above)
-        _methods_key(figure, axes, parts, above=above)
-        listed = "; ".join(f"{case.name} gave {shares(case.measurement)}" for case in cases)
+        _methods_key(figure, axes, [*served], above=above)
+        listed = "; ".join(f"{c[1]} {c[0]} gave {shares(part)}" for c, part in cases)
         return style.save(
             lab,
             figure,
-            name=f"methods-{result.value.site}",
+            name=f"methods-{site}",
             alt=f"Stacked bars, each replica's part of the requests: {listed}.",
-            caption=_methods_caption(len(parts)),
+            caption=_methods_caption(served.shape[1]),
         )
 
 
@@ -210,36 +215,32 @@ def _methods_caption(replicas: int) -> str:
     return f"Apache's methods with equal and with uneven weights: the numbers are requests{lines}."
 
 
-def _case_bar(axes: Axes, place: float, case: Case) -> None:
-    left, bound = 0.0, 0.0
-    total = sum(part.observed for part in case.measurement.shares) or 1
-    for segment, part in enumerate(case.measurement.shares):
-        width = 100 * part.observed / total
+def _segments(axes: Axes, places: list[float], served: pandas.DataFrame) -> None:
+    """A bar for each case (a row), in it a segment for each replica (a column), as wide as its part."""
+    widths = served.div(served.sum(axis=1).clip(lower=1) / 100, axis=0)
+    ends = widths.cumsum(axis=1)
+    for segment, replica in enumerate(served):
         colour = SEGMENTS[segment % len(SEGMENTS)]
-        axes.barh(place, width, left=left, height=0.72, color=colour, edgecolor="white")
-        if width > 4:
-            axes.text(
-                left + width / 2, place, f"{part.observed}", ha="center", va="center", zorder=4,
-                color=display.ink_on(colour, style.INK),
-                bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.0},
-            )  # fmt: skip
-        left += width
-        bound += 100 * part.weight / sum(case.weights)
-        if segment < len(case.weights) - 1 < LISTED:
-            axes.vlines(bound, place - 0.45, place + 0.45, color="black", linewidth=2.2)
+        width, left = widths[replica], ends[replica] - widths[replica]
+        bars = axes.barh(places, width, left=left, height=0.72, color=colour, edgecolor="white")
+        axes.bar_label(
+            bars, served[replica].astype(str).where(width > 4, ""), label_type="center", zorder=4,
+            color=display.ink_on(colour, style.INK),
+            bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.0},
+        )  # fmt: skip
 
 
-def _methods_key(figure: Canvas, axes: Axes, parts: Sequence[Share], *, above: bool) -> None:
+def _methods_key(figure: Canvas, axes: Axes, replicas: list[str], *, above: bool) -> None:
     from matplotlib.patches import Patch
 
     handles: list[Patch | Line2D] = [
-        Patch(color=SEGMENTS[place % len(SEGMENTS)], label=part.replica)
-        for place, part in enumerate(parts)
+        Patch(color=SEGMENTS[place % len(SEGMENTS)], label=name)
+        for place, name in enumerate(replicas)
     ]
-    if len(parts) > LISTED:
-        order = f"from the left: {parts[0].replica} to {parts[-1].replica}"
+    if len(replicas) > LISTED:
+        order = f"from the left: {replicas[0]} to {replicas[-1]}"
         handles = [Patch(color=SEGMENTS[0], label=order)]
-    if 1 < len(parts) <= LISTED:
+    if 1 < len(replicas) <= LISTED:
         handles.append(_black("where the weights divide"))
     if above:
         axes.legend(
@@ -256,63 +257,52 @@ def _methods_key(figure: Canvas, axes: Axes, parts: Sequence[Share], *, above: b
 def throughput(lab: Lab, result: Result[Speeds]) -> Figure:
     """Draws requests per second and latencies, of a replica asked directly and through the balancer.
 
-    :param result: of :func:`labkit.farm.traffic.bench.compare`.
+    :param result: of :func:`labkit.farm.traffic.bench.compare`, with the table ``bench-SITE``.
     """
-    pair = (result.value.direct, result.value.balanced)
+    site = result.value.balanced.target
+    rows = style.frame(result, f"bench-{site}")
+    names = [*(rows["path"] + " (" + rows["target"] + ")")]
+    rows, colours = rows.set_axis(names), (style.BLUE, style.ORANGE)
+    times = 1000 * rows[PERCENTILES]
     with style.canvas(3.7) as figure:
         rates, latencies = figure.subplots(1, 2, width_ratios=(2, 3))
-        for place, one in enumerate(pair):
-            bar = rates.bar(place, one.rate, width=0.6, color=_colour(one))
-            rates.bar_label(bar, [f"{one.rate:,.0f}"], padding=3)
-            _latency_line(latencies, one, pair[1 - place])
-        rates.set_xticks((0, 1), [_path(one).replace(" (", "\n(") for one in pair], color=style.INK)
+        for place, (rate, colour) in enumerate(zip(rows["rate"], colours, strict=True)):
+            bar = rates.bar(place, rate, width=0.6, color=colour)
+            rates.bar_label(bar, [f"{rate:,.0f}"], padding=3)
+        rates.set_xticks((0, 1), [name.replace(" (", "\n(") for name in names], color=style.INK)
         rates.set(ylabel="requests/s", title="Throughput")
         rates.yaxis.set_major_formatter("{x:,.0f}")
         rates.margins(x=0.15, y=0.12)
         rates.grid(axis="y")
-        _latency_axes(latencies, pair)
+        _latencies(latencies, times, colours)
+        told = "; ".join(
+            f"{name} {rows.loc[name, 'rate']:,.0f} requests/s, "
+            + ", ".join(f"{part[1:]} % within {time:.2f} ms" for part, time in row.items())
+            for name, row in times.iterrows()
+        )
         return style.save(
             lab,
             figure,
-            name=f"throughput-{result.value.balanced.target}",
-            alt="Bars of throughput and lines of latency percentiles: "
-            f"{'; '.join(map(_in_words, pair))}.",
-            caption=f"wrk with {pair[0].connections} connections, client, balancer and replicas on "
+            name=f"throughput-{site}",
+            alt=f"Bars of throughput and lines of latency percentiles: {told}.",
+            caption=f"wrk with {result.value.balanced.connections} connections, client, balancer and replicas on "
             "one machine: a replica asked directly, and its site through the balancer.",
         )
 
 
-def _colour(one: Throughput) -> str:
-    return style.BLUE if one.direct else style.ORANGE
-
-
-def _path(one: Throughput) -> str:
-    return f"direct ({one.target})" if one.direct else f"balanced ({one.target})"
-
-
-def _in_words(one: Throughput) -> str:
-    times = (f"{name[1:]} % within {1000 * getattr(one, name):.2f} ms" for name in PERCENTILES)
-    return f"{_path(one)} {one.rate:,.0f} requests/s, {', '.join(times)}"
-
-
-def _latency_line(axes: Axes, one: Throughput, other: Throughput) -> None:
-    """A line with its values, each on the side of the other line that it is on."""
-    others = [1000 * getattr(other, name) for name in PERCENTILES]
-    times = [1000 * getattr(one, name) for name in PERCENTILES]
-    mark = style.MARKS[0 if one.direct else 1]
-    axes.plot(range(len(times)), times, marker=mark, color=_colour(one), label=_path(one))
-    for place, (time, beside) in enumerate(zip(times, others, strict=True)):
-        below = time < beside or (time == beside and one.direct)
-        axes.annotate(
-            f"{time:.1f}", (place, time), (0, -16 if below else 9),
-            textcoords="offset points", ha="center", fontsize=9, color=style.INK,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
-        )  # fmt: skip
-
-
-def _latency_axes(axes: Axes, pair: Sequence[Throughput]) -> None:
+def _latencies(axes: Axes, times: pandas.DataFrame, colours: tuple[str, str]) -> None:
+    """A line for each row with its values, each on the side of the other line that it is on."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
+    for n, (name, row) in enumerate(times.iterrows()):
+        axes.plot(range(len(row)), row, marker=style.MARKS[n], color=colours[n], label=name)
+        for place, (time, beside) in enumerate(zip(row, times.iloc[1 - n], strict=True)):
+            below = time < beside or (time == beside and n == 0)
+            axes.annotate(
+                f"{time:.1f}", (place, time), (0, -16 if below else 9),
+                textcoords="offset points", ha="center", fontsize=9, color=style.INK,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8},
+            )  # fmt: skip
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter("{x:g}")
@@ -323,3 +313,124 @@ def _latency_axes(axes: Axes, pair: Sequence[Throughput]) -> None:
     axes.grid(axis="y")
     axes.set_title("Latency")
     axes.legend(loc="upper left")
+
+
+# -- a replica that is stopped under load -----------------------------------------------------------
+
+
+def failover(lab: Lab, result: Result[Failover]) -> Figure:
+    """Draws the requests in each tenth of a second by replica, those that failed, and the moments of the stop.
+
+    :param result: of :func:`labkit.farm.traffic.failover.kill` or ``drain``.
+    """
+    value = result.value
+    table = style.frame(result, f"timeline-{value.kind}-{value.replica}")
+    if len(table) > 1:
+        table = table[:-1]  # the load ended within the last tenth of a second
+    only = ", its only replica," if not value.others else ""
+    how = "drained, stopped" if value.drained else "killed"
+    with style.canvas(4.8) as figure:
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.2))
+        _served(above, grouped(table, value), alone=not value.others)
+        _slowest(below, table)
+        _moments(above, below, value)
+        load = counted(value.requests, "request")
+        above.set_title(f"{value.replica} {how} and started again under {load}", pad=60)
+        return style.save(
+            lab,
+            figure,
+            name=f"failover-{value.kind}-{value.replica}",
+            alt=_alt(value),
+            caption=f"{value.site} while {value.replica}{only} was {how} and started again: answered requests "
+            f"{'and failed ones' if only else 'by replica'}, and the slowest request of each tenth of a "
+            "second.",
+        )
+
+
+def grouped(table: pandas.DataFrame, value: Failover) -> pandas.DataFrame:
+    """The table with one column for all other replicas, where there are too many to tell apart."""
+    names = [name for name in table if name not in OTHERS]
+    if len(names) <= APART:
+        return table
+    others = [name for name in names if name != value.replica]
+    told = f"the other {counted(len(others), 'replica')}"
+    summed = table.assign(**{told: table[others].sum(axis=1)})
+    return summed[["time", told, value.replica, *OTHERS[1:]]]
+
+
+def _alt(value: Failover) -> str:
+    moments = ", ".join(f"{name} at {moment:.2f} s" for name, moment in _marks(value))
+    only = f"{value.replica} is the only replica of {value.site}. " if not value.others else ""
+    return (
+        f"{only}"
+        f"Stacked bars over time, requests in each tenth of a second by replica: {moments}. "
+        f"{value.failed:,} of {counted(value.requests, 'request')} failed, {value.again:,} sent again, "
+        f"the slowest took {value.slowest * 1000:.0f} ms."
+    )
+
+
+def _marks(value: Failover) -> list[tuple[str, float]]:
+    named = (
+        ("drained" if value.drained else "killed", value.stopped),
+        ("left out", value.out),
+        ("started", value.started),
+        ("serving again", value.back),
+    )
+    return [(name, moment) for name, moment in named if moment is not None]
+
+
+def _served(axes: Axes, table: pandas.DataFrame, *, alone: bool) -> None:
+    """The bars of each replica above each other, and the marks of requests that failed or were sent again."""
+    names = [name for name in table if name not in OTHERS]
+    bars: dict[str, Any] = {"x": table["time"] + BIN / 2, "width": BIN * 0.9}
+    tops = table["time"] * 0
+    for place, name in enumerate(names):
+        colour = style.SEGMENTS[place % len(style.SEGMENTS)]
+        axes.bar(height=table[name], bottom=tops, color=colour, label=name, **bars)
+        tops = tops + table[name]
+    if alone:
+        axes.bar(
+            height=table["failed"], bottom=tops, facecolor="white", edgecolor=style.ORANGE,
+            hatch="////", linewidth=0.8, label=f"failed: {table['failed'].sum():,}", **bars,
+        )  # fmt: skip
+        tops = tops + table["failed"]
+    marks = (("again", "sent again", "^", style.AMBER), ("failed", "failed", "X", style.ORANGE))
+    for column, said, mark, colour in marks[: 1 if alone else 2]:
+        some = table[column] > 0
+        axes.scatter(
+            bars["x"][some], tops[some] * 1.08, s=70, zorder=5, edgecolors="black", marker=mark,
+            color=colour, label=f"{said}: {table[column].sum():,}",
+        )  # fmt: skip
+    axes.set(ylabel=f"requests per {BIN * 1000:.0f} ms", ylim=(0, tops.max() * 1.25 or 1.0))
+    axes.grid(axis="y")
+    handles, labels = axes.get_legend_handles_labels()
+    known = dict(zip(labels, handles, strict=True))
+    order = [*names, *(label for label in labels if label not in names)]  # the marks at the end
+    axes.legend(
+        [known[label] for label in order], order,
+        loc="lower left", bbox_to_anchor=(-0.01, 1.18), ncols=len(order), borderaxespad=0.1,
+        **({"columnspacing": 1.0, "handlelength": 1.2, "fontsize": 9} if len(order) > 5 else {}),
+    )  # fmt: skip
+
+
+def _slowest(axes: Axes, table: pandas.DataFrame) -> None:
+    slowest = 1000 * table["slowest"].fillna(0)
+    axes.plot(table["time"] + BIN / 2, slowest, color=style.GREY, marker=".", linewidth=1)
+    axes.set(xlabel="time since the load began (s)", ylabel="slowest (ms)")
+    axes.set_ylim(0, slowest.max() * 1.15 or 1.0)
+    axes.grid(axis="y")
+    axes.margins(x=0.01)
+
+
+def _moments(above: Axes, below: Axes, value: Failover) -> None:
+    """A line through both panels for each moment; the names of the stop stand in one row, those of
+    the start above it, each to its own side of the line."""
+    for place, (name, moment) in enumerate(_marks(value)):
+        for axes in (above, below):
+            axes.axvline(moment, color="black", linestyle=("-", ":")[place % 2], linewidth=1.2)
+        before = place % 2 == 0
+        above.annotate(
+            f"{name} {moment:.2f} s", (moment, 1.0), (-3 if before else 3, 4 + 13 * (place // 2)),
+            xycoords=("data", "axes fraction"), textcoords="offset points",
+            ha="right" if before else "left", fontsize=9,
+        )  # fmt: skip

@@ -22,7 +22,8 @@ from labkit.core.files import write_atomically
 from labkit.core.journal import Entry, Journal, boot_id
 from labkit.display import counted
 from labkit.errors import StateError
-from labkit.model.lab import Lab, project_folder
+from labkit.model.config import project_folder
+from labkit.model.lab import Lab
 from labkit.records import Record
 from labkit.report.stages import record as records
 from labkit.report.stages import signing

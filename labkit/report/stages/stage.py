@@ -37,7 +37,17 @@ class Stage:
 
     @classmethod
     def open(cls, name: str, lab: Lab) -> Stage:
-        """The stage of that name, begun now; raises :class:`ConfigError` that names the nearest."""
+        """The stage of that name, begun now; raises :class:`ConfigError` that names the nearest.
+
+        In a notebook, Tab then completes the names of a result's tables: ``pings.frames["``.
+        """
+        if shell := _shell():
+            from IPython.core.guarded_eval import EVALUATION_POLICIES
+
+            limited: Any = EVALUATION_POLICIES["limited"]  # asks no class of pydantic's
+            shell.Completer.policy_overrides = {
+                "allowed_getattr": {*limited.allowed_getattr, Result}
+            }
         return cls(plan(name), lab)
 
     @staticmethod
@@ -109,10 +119,15 @@ def shown_name(shown: Result[Any] | Figure) -> str:
     return shown.name if isinstance(shown, Figure) else f"{shown.action} {shown.subject}"
 
 
+def _shell() -> Any:
+    """IPython's shell, None outside of a notebook."""
+    interactive = sys.modules.get("IPython")
+    return interactive.get_ipython() if interactive else None
+
+
 def _cell() -> tuple[str, int]:
     """The running notebook cell: the front end's id for it ('' when it has none), and its number."""
-    interactive = sys.modules.get("IPython")
-    shell = interactive.get_ipython() if interactive else None
+    shell = _shell()
     if shell is None:
         return "", 0
     parent = shell.get_parent() if hasattr(shell, "get_parent") else {}
