@@ -112,11 +112,29 @@ def hidden_groups(own: Project) -> Iterator[Broken]:
     yield Broken(("unshare", "--mount", "--propagation=private", "sh", "-c", hide, "sh"))
 
 
+def file_for(name: str) -> Callable[[Project], AbstractContextManager[Broken]]:
+    """A file stands where one of the lab's folders has to be."""
+
+    @contextmanager
+    def harm(own: Project) -> Iterator[Broken]:
+        (own.folder / name).write_text("mine\n")
+        yield Broken(said=(str(own.folder / name),))
+
+    return harm
+
+
 @contextmanager
-def file_for_state(own: Project) -> Iterator[Broken]:
-    """A file stands where the lab's state has to be."""
-    (own.folder / "state").write_text("mine\n")
-    yield Broken(said=(str(own.folder / "state"),))
+def on_overlay(own: Project) -> Iterator[Broken]:
+    """The lab's state lies on an overlay itself, which no overlay can stand on."""
+    parts = {name: own.folder / name for name in ("lower", "upper", "scratch", "state")}
+    for part in parts.values():
+        part.mkdir()
+    options = f"lowerdir={parts['lower']},upperdir={parts['upper']},workdir={parts['scratch']}"
+    run.run(["mount", "-t", "overlay", "overlay", "-o", options, parts["state"]])
+    try:
+        yield Broken(said=(f"cannot be had at {parts['state']}",))
+    finally:
+        run.run(["umount", parts["state"]])
 
 
 @contextmanager
@@ -146,13 +164,6 @@ def full(own: Project) -> Iterator[Broken]:
         yield Broken(said=(str(place),))
     finally:
         run.run(["umount", place])
-
-
-@contextmanager
-def file_for_run(own: Project) -> Iterator[Broken]:
-    """A file stands where locks and sockets have to be."""
-    (own.folder / "run").write_text("mine\n")
-    yield Broken(said=(str(own.folder / "run"),))
 
 
 @contextmanager
@@ -353,14 +364,18 @@ MACHINES: dict[str, Row] = {
     "no dnsmasq": Row(missing("dnsmasq"), "machine.no-program", ("not on the machine",)),
     "no apache2": Row(missing("apache2"), "machine.no-program", ("not on the machine",)),
     "no mmdebstrap": Row(missing("mmdebstrap", "-p", "cache", "HERE/cache"), "machine.no-program", ("not on the machine",)),
+    "no apache2 for the wiki": Row(missing("apache2"), "machine.no-program", ("not on the machine", "./lab doctor"), ("publish",)),
+    "no mariadb-install-db": Row(missing("mariadb-install-db", "-p", "wiki_database", "mariadb"), "machine.no-program", ("not on the machine",), ("publish",)),
+    "the wiki is down": Row(setting(wiki_url="http://127.0.0.1:PORT/w/api.php"), "wiki.down", ("Connection refused", "see that this wiki is up"), ("publish",)),
     "the cache is mounted nodev": Row(mounted("nodev"), "machine.no-builds", ("mount option nodev", "state and cache")),
     "the cache is mounted noexec": Row(mounted("noexec"), "machine.no-builds", ("mount option noexec",)),
     "/dev/null is root's alone": Row(damaged_null("chmod 644 /dev/null"), "machine.device", ("/dev/null", "has the mode 644", "mknod -m 666")),
     "/dev/null is a file": Row(damaged_null("rm /dev/null; : >/dev/null"), "machine.device", ("is no device",)),
-    "state is a file": Row(file_for_state, "machine.in-the-way", ("Not a directory", "move away")),
-    "run is a file": Row(file_for_run, "machine.in-the-way", ("move away",)),
+    "state is a file": Row(file_for("state"), "machine.in-the-way", ("Not a directory", "move away")),
+    "run is a file": Row(file_for("run"), "machine.in-the-way", ("move away",)),
+    "the state lies on an overlay": Row(on_overlay, "machine.overlayfs", ("load the kernel's module", "lab.toml: state")),
     "the lab's folders are read-only": Row(read_only, "machine.read-only", ("Read-only file system",)),
-    "the state's disk is full": Row(full, "machine.disk-full", ("No space left", "make room", "set `state` to")),
+    "the state's disk is full": Row(full, "machine.disk-full", ("No space left", "free space", "set `state` to")),
     "the journal has somebody's words": Row(damaged_journal, "state.journal-damaged", ("no entry of labkit's journal", "restore the line")),
     "the journal is a folder": Row(folder_for_journal, "state.journal-unusable", ("Is a directory",)),
     "somebody works on the lab": Row(held, "lock.held", ("works on this lab", "wait until it has ended"), ("run", "01-wiki")),
@@ -377,7 +392,7 @@ MACHINES: dict[str, Row] = {
     "the mirror is not signed": Row(refusing("unsigned"), "machine.mirror-signature", ("is not signed", "Signed-By")),
     "no names are resolved": Row(without_names, "machine.mirror", ("does not answer", "check the network")),
     "offline, and nothing is there": Row(setting(offline="true", cache="HERE/cache"), "machine.offline", ("to stay offline", "without --offline")),
-    "no room for a root file system": Row(small_cache, "build.no-space", ("900.0 MB", "make room")),
+    "no room for a root file system": Row(small_cache, "build.no-space", ("900.0 MB", "free space")),
 }  # fmt: skip
 
 
@@ -464,8 +479,8 @@ FARM: dict[str, Row] = {
     "the control groups are read-only": Row(together(killed, groups_read_only), "machine.cgroups-read-only", ("read-only", "mount them writable")),
     "the balancer's configuration is refused": Row(answering("apache2", "Syntax error in it"), "farm.configuration-refused", ("Syntax error in it", "left as it is"), ("apply", "-p", "lbmethod", "bybusyness")),
     "the name server's configuration is refused": Row(answering("dnsmasq", "bad option in it"), "farm.configuration-refused", ("bad option in it", "left as it is"), ("apply", "-p", "domain", "other.test")),
-    "runc is killed": Row(together(killed, answering("runc", "to work", "KILL")), "farm.container-refused", ("container red-1", "signal 9", "want of memory")),
-    "a configuration's test is killed": Row(answering("apache2", "to work", "KILL"), "command.failed", ("apache2", "signal 9", "want of memory"), ("apply", "-p", "lbmethod", "bybusyness")),
+    "runc is killed": Row(together(killed, answering("runc", "to work", "KILL")), "farm.container-refused", ("container red-1", "signal 9", "memory ran out")),
+    "a configuration's test is killed": Row(answering("apache2", "to work", "KILL"), "command.failed", ("apache2", "signal 9", "memory ran out"), ("apply", "-p", "lbmethod", "bybusyness")),
     "umoci fails": Row(together(asked('sites = [{name = "red", colour = "#123456"}, "blue"]'), answering("umoci", "umoci: not today")), "build.failed", ("umoci", "exit status 1", "not today")),
     "a key is damaged": Row(replaced(lambda lab: lab.state_dir / "ssh" / "student", "mine\n"), "state.damaged-key", ("no ssh key", "move it away")),
 }  # fmt: skip

@@ -8,9 +8,6 @@ import re
 import secrets
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,18 +19,19 @@ from labkit.core.run import Done
 from labkit.errors import ConfigError, LabkitError, MachineError
 from labkit.farm import traffic
 from labkit.farm.containers import lifecycle
-from labkit.farm.images import actions as image
+from labkit.farm.images import layout as image
 from labkit.farm.network import host
 from labkit.farm.network.netns import inside
 from labkit.report.stages import signing
 from labkit.wiki.client.session import origin
 from tests.archives import Mirror
-from tests.conftest import CACHE, free_port, open_place
+from tests.breakages import on_overlay
+from tests.conftest import CACHE, free_port
 from tests.host_side import give_address
 from tests.projects import ROOT, Listing, Project, files, listing, project
 from tests.test_host import add_link
 from tests.test_lists import SUITE, mirror
-from tests.test_standing import inventory, nothing
+from tests.test_standing import inventory
 
 __all__ = ["mirror"]  # a fixture of that module
 
@@ -51,7 +49,7 @@ def refused(done: Done, *said: str) -> bool:
     assert done.stderr.startswith("labkit: ")
     assert "\n  remedy: " in done.stderr
     assert "Traceback" not in done.stderr
-    assert "a fault of labkit" not in done.stderr
+    assert "a fault in labkit" not in done.stderr
     assert not done.stdout
     for words in said:
         assert words in done.stderr
@@ -91,6 +89,12 @@ NUMBERS = {
 }  # fmt: skip
 
 
+@pytest.fixture
+def own(open_folder: Path) -> Project:
+    """A project that every account may enter."""
+    return project(open_folder)
+
+
 @pytest.mark.parametrize("case", NUMBERS)
 def test_a_wrong_parameter_of_a_notebook_s_own_is_refused_first(tmp_path: Path, case: str) -> None:
     """Before anything of the farm is looked at: there is none."""
@@ -107,66 +111,6 @@ def test_a_wrong_parameter_of_a_notebook_s_own_is_refused_first(tmp_path: Path, 
 # -- what the machine says, by the real notebooks ------------------------------------------------------
 
 
-def by_papermill(own: Project) -> Done:
-    """A misspelt parameter, of which papermill itself only warns."""
-    argv = [sys.executable, "-m", "papermill", ROOT / "notebooks/04-network.ipynb", own.folder / "done.ipynb",
-            "-p", "replcas", "3", "--no-progress-bar"]  # fmt: skip
-    env = {"LABKIT_FILE": str(own.file), "PYTHONPATH": str(ROOT)}
-    return run.run(argv, env=env, cwd=own.folder, ok=range(256), timeout=120)
-
-
-def of_stage(stage: str, *words: str) -> Callable[[Project], Done]:
-    """A stage by the command, which tells the record of its run."""
-    return lambda own: own.labkit("run", stage, "--json", *words)
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A stage that had to fail: what its command said; before it and after it, what lay in the lab's
-    folders and what the machine had of the lab."""
-
-    done: Done
-    before: tuple[Listing, dict[str, list[str]]]
-    after: tuple[Listing, dict[str, list[str]]]
-
-    @property
-    def reasons(self) -> str:
-        """Why the stage failed, by the command's record."""
-        (stage,) = json.loads(self.done.stdout)["value"]["stages"]
-        assert stage["state"] == "failed"
-        return "; ".join(stage["reasons"])
-
-
-@pytest.fixture(scope="module")
-def refusals() -> Iterator[dict[str, Refusal]]:
-    """Real notebooks, each in a project of its own in which it must fail; two at a time."""
-    with open_place() as place, tmpfs(place / "small"):
-        cases: dict[str, tuple[Callable[[Project], Done], dict[str, object]]] = {
-            "parameter": (by_papermill, {}),
-            "subnet": (of_stage("04-network"), {}),
-            "disk": (of_stage("03-containers"), {"cache": str(place / "small")}),
-        }
-        projects = {}
-        for name, (_, keys) in cases.items():
-            (place / name).mkdir()
-            projects[name] = project(place / name, **keys)
-        try:
-            host.up(projects["subnet"].lab)
-            add_link(projects["subnet"].lab.netns, "other7", "10.60.0.9/24")
-            acts = [(act, projects[name]) for name, (act, _) in cases.items()]
-            done = run.spread(lambda item: refusal(*item), acts, workers=2)
-            yield dict(zip(cases, done, strict=True))
-        finally:
-            for own in projects.values():
-                assert not undo.unmake_all(own.lab)[1]
-
-
-def refusal(act: Callable[[Project], Done], own: Project) -> Refusal:
-    """How one came out."""
-    before = seen(own.lab)
-    return Refusal(act(own), before, seen(own.lab))
-
-
 def seen(lab: Lab) -> tuple[Listing, dict[str, list[str]]]:
     """The files in the lab's own folders, but for the memory of the rebuild and the key, and what the machine has of it."""
     own = (lab.cache_dir,) if lab.cache != CACHE else ()
@@ -177,42 +121,33 @@ def seen(lab: Lab) -> tuple[Listing, dict[str, list[str]]]:
     return found, inventory(lab)
 
 
-@contextmanager
-def tmpfs(folder: Path, size: str = "20m") -> Iterator[None]:
-    """A small file system of the test's own."""
-    folder.mkdir()
-    run.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "labkit-test", folder])
+@pytest.mark.root
+def test_a_notebook_that_the_machine_refuses(own: Project) -> None:
+    """A misspelt parameter, of which papermill itself only warns, is refused by the notebook's first cell. The record of
+    a stage's run says value, reason and remedy. The exit status is 1, and nothing was made."""
+    before = seen(own.lab)
+    argv = [sys.executable, "-m", "papermill", ROOT / "notebooks/04-network.ipynb", own.folder / "done.ipynb",
+            "-p", "replcas", "3", "--no-progress-bar"]  # fmt: skip
+    env = {"LABKIT_FILE": str(own.file), "PYTHONPATH": str(ROOT)}
+    done = run.run(argv, env=env, cwd=own.folder, ok=(1,), timeout=120)
+    assert "'replcas': is not a parameter of this notebook" in done.stderr
+    assert "did you mean 'replicas'" in done.stderr
+    assert seen(own.lab) == before
     try:
-        yield
+        host.up(own.lab)
+        add_link(own.lab.netns, "other7", "10.60.0.9/24")
+        before = seen(own.lab)
+        done = own.labkit("run", "04-network", "--json")
+        (stage,) = json.loads(done.stdout)["value"]["stages"]
+        assert (done.status, stage["state"]) == (1, "failed")
+        for words in (
+            "MachineError: network.subnet = 10.60.0.0/24", "already routes 10.60.0.0/24 through interface other7",
+            "set network.subnet",
+        ):  # fmt: skip
+            assert words in "; ".join(stage["reasons"])
+        assert seen(own.lab) == before
     finally:
-        run.run(["umount", folder])
-
-
-@pytest.mark.root
-def test_a_misspelt_parameter_of_a_notebook_by_papermill(refusals: dict[str, Refusal]) -> None:
-    """papermill only warns of it; the notebook's first cell refuses it, and nothing was made."""
-    refused = refusals["parameter"]
-    assert refused.done.status == 1
-    assert "'replcas': is not a parameter of this notebook" in refused.done.stderr
-    assert "did you mean 'replicas'" in refused.done.stderr
-    assert refused.after == refused.before
-
-
-REASONS = {
-    "subnet": ("MachineError: network.subnet = 10.60.0.0/24", "already routes 10.60.0.0/24 through interface other7", "set network.subnet"),
-    "disk": ("BuildError: root file system essential", "needs 900.0 MB while it is made", "MB free", "make room, or set `cache`"),
-}  # fmt: skip
-
-
-@pytest.mark.root
-@pytest.mark.parametrize("case", REASONS)
-def test_a_stage_that_the_machine_refuses(refusals: dict[str, Refusal], case: str) -> None:
-    """The run's record says value, reason and remedy, the exit status is 1, and nothing was made."""
-    refused = refusals[case]
-    assert refused.done.status == 1
-    for words in REASONS[case]:
-        assert words in refused.reasons
-    assert refused.after == refused.before
+        assert not undo.unmake_all(own.lab)[1]
 
 
 @pytest.mark.root
@@ -238,77 +173,6 @@ def test_a_mirror_that_cannot_serve_leaves_nothing(
 
 
 # -- a machine that lacks something --------------------------------------------------------------------
-
-#: In a mount namespace of its own: lays /dev/null over a program, so that it is none, and goes on.
-HIDE = 'mount --bind /dev/null "$(readlink -f "$(command -v "$0")")" && exec "$@"'
-
-
-def without(program: str) -> tuple[str, ...]:
-    """The words that call a command on a machine that lacks a program."""
-    return ("unshare", "--mount", "--", "sh", "-c", HIDE, program)
-
-
-ACT = """
-import sys
-from pathlib import Path
-from labkit import Lab
-from labkit.errors import LabkitError
-from labkit.farm.services import dns; from labkit.farm.services import balancer; from labkit.farm.reconcile import up
-lab = Lab.load(Path(sys.argv[1]))
-try:
-    {"replicas": up.replicas, "dns": dns.up, "proxy": balancer.up}[sys.argv[2]](lab)
-except LabkitError as error:
-    print(type(error).__name__, error)
-"""
-
-
-def act(own: Project, name: str, before: tuple[str, ...] = ()) -> str:
-    """What an action of the farm says, called by these words."""
-    argv = [*before, sys.executable, "-c", ACT, own.file, name]
-    return run.run(argv, env={"PYTHONPATH": str(ROOT)}, timeout=120).stdout
-
-
-@pytest.fixture
-def own(open_folder: Path) -> Project:
-    """A project that every account may enter."""
-    return project(open_folder)
-
-
-@pytest.mark.root
-@pytest.mark.parametrize("program", ["apache2", "mariadb-install-db"])
-def test_a_missing_program_of_the_wiki(own: Project, program: str) -> None:
-    """The command names it, and begins no wiki."""
-    done = own.labkit("publish", "-p", "wiki_database", "mariadb", before=without(program))
-    assert refused(done, f"{program}: this program is not on the machine", "./lab doctor")
-    assert listing(own.lab.state_dir, own.lab.run_dir) == {}
-
-
-@pytest.fixture
-def overlaid(own: Project) -> Iterator[Project]:
-    """The lab's state lies on an overlay itself, which no overlay can stand on."""
-    parts = {name: own.folder / name for name in ("lower", "upper", "scratch", "state")}
-    for part in parts.values():
-        part.mkdir()
-    options = f"lowerdir={parts['lower']},upperdir={parts['upper']},workdir={parts['scratch']}"
-    run.run(["mount", "-t", "overlay", "overlay", "-o", options, parts["state"]])
-    try:
-        yield own
-    finally:
-        run.run(["umount", parts["state"]])
-
-
-@pytest.mark.root
-def test_a_file_system_that_no_overlay_can_stand_on(overlaid: Project) -> None:
-    """The kernel's refusal is the reason, the place and the key that moves it are told; nothing is made,
-    neither by the farm nor by who asks whether it can be."""
-    said = act(overlaid, "replicas")
-    place = overlaid.folder / "state"
-    assert f"MachineError overlayfs: cannot be had at {place}: mount: " in said
-    assert "  remedy: load the kernel's module" in said
-    assert "lab.toml: state" in said
-    assert f"cannot be had at {place}" in blockers(overlaid)["doctor.overlayfs"]["seen"]
-    assert nothing(overlaid.lab)
-    assert listing(place, overlaid.lab.run_dir) == {}
 
 
 @pytest.mark.root
@@ -337,8 +201,12 @@ def test_who_is_not_root_changes_nothing(own: Project, command: str, whose: int)
 def test_all_that_keeps_a_machine_from_running_the_lab_is_told_at_once(
     own: Project, mirror: Mirror
 ) -> None:
-    """Ports with the process that has them, the mirror, the suite: by the command, which changes nothing."""
+    """Ports with the process that has them, the mirror, the suite, a file system that no overlay can stand on: by the
+    command, which changes nothing."""
     lab = own.lab
+    with on_overlay(own):
+        said = blockers(own)["doctor.overlayfs"]["seen"]
+        assert f"cannot be had at {own.folder / 'state'}" in said
     host.up(lab)
     give_address(lab)
     before = seen(lab)
@@ -371,42 +239,21 @@ def listener(lab: Lab, port: int) -> socket.socket:
     return socket.create_server((str(lab.gateway.ip), port))
 
 
-def test_an_existing_wiki_that_is_down(tmp_path: Path) -> None:
-    """Its address and the connection's reason; nothing is installed in its place."""
-    address = f"http://127.0.0.1:{free_port()}/w/api.php"
-    own = project(tmp_path, **{"wiki.url": address})
-    done = own.labkit("publish")
-    assert refused(done, address, "Connection refused", "see that this wiki is up")
-    assert listing(own.lab.state_dir, own.lab.run_dir) == {}
-
-
-@pytest.fixture
-def unwritten(own: Project) -> Project:
-    """Its report's page is none that another test has written: for one that is as it should be nobody logs in."""
+@pytest.mark.root
+def test_an_existing_wiki_that_lets_nobody_in(own: Project, wiki_lab: Lab) -> None:
+    """Without a password: the variables that are missing, and where their content is made. With a wrong one: the
+    account and the variables to correct, the password nowhere."""
+    # a page that no other test has written: for one that is as it should be nobody logs in
     own.file.write_text(own.file.read_text() + 'wiki.page = "Unwritten"\n')
-    return own
-
-
-@pytest.mark.root
-def test_an_existing_wiki_whose_password_nobody_gave(unwritten: Project, wiki_lab: Lab) -> None:
-    """The variables that are missing, and where their content is made."""
-    done = unwritten.labkit("publish", "-p", "wiki_url", f"{origin(wiki_lab)}/w/api.php")
+    address, password = f"{origin(wiki_lab)}/w/api.php", secrets.token_hex(16)
+    done = own.labkit("publish", "-p", "wiki_url", address)
     assert refused(done, "no LABKIT_WIKI_USER and no LABKIT_WIKI_PASSWORD", "Special:BotPasswords")
-    assert listing(unwritten.lab.state_dir, unwritten.lab.run_dir) == {}
-
-
-@pytest.mark.root
-def test_an_existing_wiki_that_refuses_the_password(unwritten: Project, wiki_lab: Lab) -> None:
-    """The account is named, the variables to correct too, the password nowhere."""
-    password = secrets.token_hex(16)
+    assert listing(own.lab.state_dir, own.lab.run_dir) == {}
     env = {"LABKIT_WIKI_USER": "Labkit@publish", "LABKIT_WIKI_PASSWORD": password}
-    address = f"{origin(wiki_lab)}/w/api.php"
-    done = unwritten.labkit("publish", "-p", "wiki_url", address, **env)
+    done = own.labkit("publish", "-p", "wiki_url", address, **env)
     assert refused(done, f"Labkit@publish at {address}", "refuses the bot password", "LABKIT_WIKI_")
     assert password not in done.stderr
-    assert all(
-        password.encode() not in Path(p).read_bytes() for p in files(listing(unwritten.folder))
-    )
+    assert all(password.encode() not in Path(p).read_bytes() for p in files(listing(own.folder)))
 
 
 # -- nothing to take down --------------------------------------------------------------------------------

@@ -18,10 +18,12 @@ import pytest
 from labkit import Lab
 from labkit.checks import failed
 from labkit.core import run
-from labkit.core.result import picture
+from labkit.core.result import Result, picture
 from labkit.errors import ConfigError, FarmError, MachineError
 from labkit.farm.network.netns import inside
 from labkit.farm.services import browser, dns
+from labkit.report.page import publication
+from tests import proc
 from tests.host_side import give_address
 from tests.servers import saying, served
 from tests.waiting import until
@@ -88,9 +90,15 @@ def test_wrapper_ends_with_its_parent_and_takes_its_processes_along() -> None:
 
 @pytest.mark.root
 def test_browser_shows_sites_and_replicas(farm: Lab) -> None:
-    """Each page has its title, its replica and a screenshot; afterwards no process is left."""
+    """Each page has its title, its replica and a screenshot; afterwards no process is left. A notebook's cell runs in
+    an event loop, where Playwright's own calls would refuse to. Nothing that is recorded and published says where
+    labkit is installed."""
     urls = [*(farm.url(site.name) for site in farm.sites), *browser.replicas(farm)]
-    result = browser.visit(farm, urls)
+
+    async def cell() -> Result[browser.Visits]:
+        return browser.visit(farm, urls)
+
+    result = asyncio.run(cell())
     assert failed(result.checks) == ()
     pages = result.value.pages
     assert [page.url for page in pages] == urls
@@ -100,28 +108,12 @@ def test_browser_shows_sites_and_replicas(farm: Lab) -> None:
     for page in pages:
         assert picture(farm, page.screenshot).read_bytes().startswith(b"\x89PNG")
     assert {row for check in result.checks for row in check.rows} == {"R11"}
-    assert browsers(farm) == []
-    assert list((farm.run_dir / "browser").iterdir()) == []
-
-
-@pytest.mark.root
-def test_result_says_nothing_of_where_labkit_is_installed(farm: Lab) -> None:
-    """Neither the interpreter's path nor the checkout's is in what is recorded and published."""
-    result = browser.visit(farm, [farm.url(farm.sites[0].name)])
     text = result.model_dump_json() + str(result._repr_mimebundle_())
     assert "python -P -m labkit.farm.services.browser" in text
     for place in (sys.executable, str(Path(__file__).parents[1])):
         assert place not in text
-
-
-@pytest.mark.root
-def test_browser_works_within_an_event_loop(farm: Lab) -> None:
-    """A notebook's cell runs in one, where Playwright's own calls would refuse to."""
-
-    async def cell() -> bool:
-        return browser.visit(farm, [farm.url(farm.sites[0].name)]).holds
-
-    assert asyncio.run(cell())
+    assert browsers(farm) == []
+    assert list((farm.run_dir / "browser").iterdir()) == []
 
 
 @pytest.mark.root
@@ -195,17 +187,12 @@ def test_killed_driver_takes_the_browser_along(named: Lab) -> None:
 
 def drivers(lab: Lab) -> list[int]:
     """labkit's helper processes for this lab's browser, known by their temporary folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-            if b"labkit.farm.services.browser" in words:
-                environment = (entry / "environ").read_bytes().decode().split("\0")
-                if any(str(lab.run_dir) in word for word in environment):
-                    found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
+    module, environments = "labkit.farm.services.browser", dict(proc.texts("environ"))
+    return [
+        pid
+        for pid, words in proc.command_lines(module).items()
+        if module in words and str(lab.run_dir) in environments.get(pid, "")
+    ]
 
 
 @pytest.mark.root
@@ -216,14 +203,12 @@ def test_without_names_there_is_no_browser(lab: Lab) -> None:
         browser.visit(lab, [lab.url("site1")])
 
 
-def test_nothing_to_visit_is_refused() -> None:
-    """No address is a mistake of the caller's."""
+def test_what_cannot_be_visited_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No address is a mistake of the caller's; a machine without Chromium is told so, and what to do."""
     with pytest.raises(ConfigError, match="nothing to visit"):
         browser.visit(Lab.of({}), [])
-
-
-def test_missing_browser_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without Chromium is told so, and what to do."""
     monkeypatch.setattr(browser, "PROGRAM", "no-such-browser")
     with pytest.raises(MachineError, match="no-such-browser"):
         browser.visit(Lab.of({}), ["http://site1.lab.test/"])
+    with pytest.raises(MachineError, match="no-such-browser"):
+        publication.main_page(Lab.of({}))

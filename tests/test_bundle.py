@@ -61,6 +61,7 @@ def spec(**changes: Any) -> Spec:
             ],
         ),
         ("linux.cgroupsPath", "/labkit-x/red-1"),
+        ("linux.namespaces", [{"type": "pid"}, {"type": "network"}, {"type": "cgroup"}]),
         ("linux.sysctl", {"net.ipv4.ip_unprivileged_port_start": "0"}),
         ("linux.resources.memory", {"limit": 256 * 2**20, "swap": 256 * 2**20}),
         ("linux.resources.pids", {"limit": 256}),
@@ -75,28 +76,6 @@ def test_configuration_says_what_the_spec_says(path: str, value: object) -> None
     for name in path.split("."):
         found = found[name]
     assert found == value
-
-
-def test_the_image_s_own_configuration_is_left_as_it_was() -> None:
-    """All replicas of a site are configured from one value."""
-    image = copy.deepcopy(IMAGE)
-    bundle.configure(image, spec(mounts=(container.memory_mount("/run/a", 33),)))
-    assert image == IMAGE
-
-
-@pytest.mark.parametrize(
-    ("netns", "wanted"),
-    [
-        ("x-red-1", {"type": "network", "path": "/run/netns/x-red-1"}),
-        ("", {"type": "network"}),
-    ],
-)
-def test_network_namespace_is_the_named_one_or_a_new_one(
-    netns: str, wanted: dict[str, str]
-) -> None:
-    """The other namespaces are the container's own in both cases."""
-    made = bundle.configure(IMAGE, spec(netns=netns))["linux"]["namespaces"]
-    assert made == [{"type": "pid"}, wanted, {"type": "cgroup"}]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +96,9 @@ def test_environment_is_the_image_s_with_the_given_laid_over(
 
 
 def test_mounts_are_added_to_the_image_s() -> None:
-    """A folder of the host's and one in memory, behind /proc and its like."""
+    """A folder of the host's and one in memory, behind /proc and its like; the image's own value stays as it was, as
+    all replicas of a site are configured from it."""
+    image = copy.deepcopy(IMAGE)
     log = Mount(destination="/var/log/a", kind="bind", source="/srv/log", options=("bind", "rw"))
     made = bundle.configure(IMAGE, spec(mounts=(log, container.memory_mount("/run/a", 33))))
     assert [item["destination"] for item in made["mounts"]] == ["/proc", "/var/log/a", "/run/a"]
@@ -128,6 +109,10 @@ def test_mounts_are_added_to_the_image_s() -> None:
         "options": ["bind", "rw"],
     }
     assert {"uid=33", "gid=33", "nodev", "nosuid", "noexec"} <= set(made["mounts"][2]["options"])
+    assert image == IMAGE
+    made = bundle.configure(IMAGE, spec(netns="x-red-1"))
+    named = {"type": "network", "path": "/run/netns/x-red-1"}
+    assert made["linux"]["namespaces"] == [{"type": "pid"}, named, {"type": "cgroup"}]
 
 
 def test_every_change_has_its_own_reason() -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import http.client
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,11 +19,11 @@ from labkit.errors import CommandError
 from labkit.farm.containers import bundle, confinement, container, lifecycle, overlay, probe, runc
 from labkit.farm.containers.bundle import Spec
 from labkit.farm.containers.probe import Attempt
-from labkit.farm.network.netns import inside
 from labkit.farm.reconcile import up
 from labkit.farm.services import ssh
 from labkit.kernel import cgroups
 from labkit.model.lab import Replica
+from tests.visitors import loaded
 from tests.waiting import until
 from tests.whole_farm import standing
 
@@ -239,6 +237,8 @@ def test_nothing_that_is_tried_from_inside_comes_about(farm: Lab) -> None:
     assert {item.container for item in result.value.processes} == {item.name for item in farm.farm}
     assert runc.states(farm) == before
     assert not list(farm.state_dir.glob("containers/trial-*"))
+    entries = Journal.of(farm).standing()
+    assert not [entry for entry in entries if "trial-" in json.dumps(entry.what)]
 
 
 @pytest.fixture
@@ -291,12 +291,6 @@ def test_a_container_that_runs_without_the_filter_is_named(farm: Lab) -> None:
         container.create(farm, item.name)
         container.begin(farm, item.name)
         assert [check.seen for check in confinement.checks(farm)] == ["not so: trial-open"]
-
-
-@pytest.mark.root
-def test_a_lab_without_containers_has_nothing_to_look_at(lab: Lab) -> None:
-    """And nothing is made by looking."""
-    assert confinement.checks(lab) == ()
 
 
 #: Python that runs a function in the processor's own code: getpid by amd64's interface (mov eax, 39; syscall;
@@ -375,52 +369,13 @@ BOMB = "bomb() { bomb & bomb & sleep 60; }; bomb"
 HOG = "tail /dev/zero"
 
 
-class Visitor:
-    """Asks the sites through the balancer while a block runs; what failed is in ``failed``."""
-
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
-        self.asked = 0
-        self.failed: list[str] = []
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=lambda: inside(lab.netns or "", self._ask))
-
-    def __enter__(self) -> Visitor:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _ask(self) -> None:
-        while not self._done.is_set():
-            for site in self.lab.sites:
-                self.asked += 1
-                answer = self._answer(site.name)
-                if answer != "200":
-                    self.failed.append(f"{site.name}: {answer}")
-            time.sleep(0.02)
-
-    def _answer(self, site: str) -> str:
-        lab = self.lab
-        there = http.client.HTTPConnection(str(lab.gateway.ip), lab.proxy.port, timeout=20)
-        try:
-            there.request("GET", "/", headers={"Host": lab.host_name(site)})
-            return str(there.getresponse().status)
-        except (OSError, http.client.HTTPException) as error:
-            return str(error)
-        finally:
-            there.close()
-
-
 @pytest.mark.root
 def test_a_fork_bomb_and_a_memory_hog_leave_the_sites_up(farm: Lab) -> None:
     """Each in another replica: both limits are reached, every page is there meanwhile, and when the two
     were mended no process is left of either."""
     first, second = farm.replicas_of("red")[0], farm.replicas_of("blue")[0]
     before = set(runc.states(farm))
-    with Visitor(farm) as visitor:
+    with loaded(farm):
         run_in(farm, first.name, BOMB)
         run_in(farm, second.name, HOG)
         own = [f"{runc.cgroup(farm)}/{replica.name}" for replica in (first, second)]
@@ -436,8 +391,6 @@ def test_a_fork_bomb_and_a_memory_hog_leave_the_sites_up(farm: Lab) -> None:
             container.kill(farm, replica)
         up.replicas(farm)
     assert most <= 256
-    assert visitor.asked > 20
-    assert visitor.failed == []
     assert set(runc.states(farm)) == before
     for replica in (first, second):
         left = cgroups.processes(f"{runc.cgroup(farm)}/{replica.name}")
@@ -466,10 +419,3 @@ def test_no_user_of_the_machine_can_use_a_containers_set_uid_programs(farm: Lab)
     assert run.run(search).stdout
     seen = run.run([*nobody, *search], ok=(0, 1)).stdout.splitlines()
     assert [path for path in seen if not os.statvfs(path).f_flag & os.ST_NOSUID] == []
-
-
-@pytest.mark.root
-def test_nothing_stays_of_the_trials(farm: Lab) -> None:
-    """The journal has the farm's own things alone."""
-    entries = Journal.of(farm).standing()
-    assert not [entry for entry in entries if "trial-" in json.dumps(entry.what)]

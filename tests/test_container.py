@@ -17,7 +17,7 @@ from labkit.errors import FarmError
 from labkit.farm.containers import container, lifecycle, overlay, runc, written
 from labkit.farm.containers.bundle import Spec
 from labkit.farm.containers.overlay import Wanted
-from labkit.farm.images import actions as images
+from labkit.farm.images import layout as images
 from labkit.farm.network.netns import inside
 from labkit.farm.reconcile import answers, up
 from labkit.farm.services import fetch
@@ -39,7 +39,7 @@ from pathlib import Path
 from labkit import Lab; from labkit.core import run
 from labkit.farm.containers import container, lifecycle, overlay, runc
 from labkit.farm.containers.overlay import Wanted
-from labkit.farm.images import actions as images
+from labkit.farm.images import layout as images
 
 lab = Lab.model_validate_json(sys.argv[1])
 extra = lifecycle.trial(lab, "extra", "sleep", "60")
@@ -113,6 +113,7 @@ def test_states_are_those_that_runc_tells(unmade: Lab) -> None:
     process, mount or folder, and a second removal is content."""
     assert runc.states(unmade) == {}
     assert not runc.root(unmade).exists()  # asking makes no folder
+    assert runc.root(unmade).is_relative_to(unmade.run_dir)  # whatever else runs on the machine
     made(unmade, "extra", "sleep", "60")
     container.create(unmade, "extra")
     seen = [runc.states(unmade)["extra"].status]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import signal
 import socket
@@ -18,10 +17,9 @@ from dns import message, rcode, rrset
 from labkit import Lab
 from labkit.checks import failed
 from labkit.core import daemon, run, undo
-from labkit.errors import ConfigError, FarmError, MachineError
+from labkit.errors import ConfigError, FarmError
 from labkit.farm.containers import lab_namespaces
 from labkit.farm.network.host import require_address
-from labkit.farm.network.netns import inside
 from labkit.farm.services import dns, dns_server
 from tests import killing
 from tests.host_side import give_address
@@ -34,9 +32,11 @@ def addressed(lab: Lab) -> Lab:
 
 
 def test_zone_names_balancer_sites_and_replicas() -> None:
-    """The sites' names lead to the balancer, each replica's to its own address."""
+    """The sites' names lead to the balancer, each replica's to its own address. dnsmasq reads them as lines of hosts,
+    again while it runs: by the mark, which changes with them, it is known that it has."""
     lab = Lab.load(None, lab_name="shop", sites=["red", "blue"], replicas=1)
-    assert {item.name: str(item.address) for item in dns_server.names(lab)} == {
+    names = {item.name: str(item.address) for item in dns_server.names(lab)}
+    assert names == {
         "balancer.shop.test": "10.60.0.1",
         "ns.shop.test": "10.60.0.1",
         "red.shop.test": "10.60.0.1",
@@ -44,6 +44,10 @@ def test_zone_names_balancer_sites_and_replicas() -> None:
         "red-1.shop.test": "10.60.0.11",
         "blue-1.shop.test": "10.60.0.12",
     }
+    lines = dns_server.hosts(lab).splitlines()
+    assert lines[:-1] == [f"{address} {name}" for name, address in names.items()]
+    assert lines[-1] == f"10.60.0.1 {dns_server.mark(lab)}"
+    assert dns_server.mark(lab) != dns_server.mark(Lab.of({**lab.model_dump(), "replicas": 2}))
 
 
 def test_configuration_is_of_the_lab_alone() -> None:
@@ -56,29 +60,14 @@ def test_configuration_is_of_the_lab_alone() -> None:
     }  # fmt: skip
 
 
-def test_names_are_lines_of_hosts_and_their_mark_changes_with_them() -> None:
-    """dnsmasq reads them again while it runs; by the mark it is known that it has."""
-    lab = Lab.load(None, domain="my.test", subnet="10.61.0.0/24", replicas=1)
-    lines = dns_server.hosts(lab).splitlines()
-    assert lines[0] == "10.61.0.1 balancer.my.test"
-    assert "10.61.0.11 site1-1.my.test" in lines
-    assert lines[-1] == f"10.61.0.1 {dns_server.mark(lab)}"
-    assert dns_server.mark(lab) != dns_server.mark(Lab.of({**lab.model_dump(), "replicas": 2}))
-
-
 @pytest.mark.parametrize("netns", ["", "box"])
 def test_program_is_started_with_the_lab_as_its_resolver(netns: str) -> None:
-    """The arguments of a program stay arguments: no shell reads them."""
+    """The arguments of a program stay arguments: no shell reads them. The script has the same words, each quoted."""
     lab = Lab.load(None, netns=netns, run="/run/x")
     argv = dns_server.resolving(lab, ["echo", "$(id); a b"])
     entered = ["nsenter", "--net=/run/netns/box", "--"] if netns else []
     assert argv[: len(entered) + 3] == [*entered, "unshare", "--mount", "--"]
     assert argv[-3:] == ["/run/x/lab/dns/resolv.conf", "echo", "$(id); a b"]
-
-
-def test_script_has_the_same_words_as_the_command() -> None:
-    """The wrapper script quotes each word, and passes its arguments on."""
-    lab = Lab.load(None, netns="box")
     [text] = [text for path, text, _ in dns_server.files(lab) if path.name == "with-dns"]
     words = shlex.split(text.splitlines()[-1])
     assert words == ["exec", *dns_server.resolving(lab, []), "$@"]
@@ -102,18 +91,6 @@ def test_server_says_what_the_lab_says(addressed: Lab) -> None:
     assert Path(f"/proc/{pid}").stat().st_uid != 0
     assert dns.up(addressed).changed is False
     assert daemon.pid(dns_server.server(addressed)) == pid
-
-
-@pytest.mark.root
-def test_another_zone_replaces_the_first(addressed: Lab) -> None:
-    """A changed Lab is served after the next up, and the old names are gone."""
-    dns.up(addressed)
-    values = {**addressed.model_dump(), "dns": {"domain": "other.test"}}
-    other = Lab.of(values)
-    result = dns.up(other)
-    assert result.changed
-    assert result.holds
-    assert dns.query(other, addressed.host_name("site1")).status == "REFUSED"
 
 
 @pytest.mark.root
@@ -164,8 +141,9 @@ def test_a_server_that_hears_nothing_is_replaced(
 
 
 @pytest.mark.root
-def test_a_further_replica_is_named_by_the_running_server(addressed: Lab) -> None:
-    """Its process stays, and so does every other name."""
+def test_another_zone_is_served_after_the_next_up(addressed: Lab) -> None:
+    """A further replica is named by the running server, whose process stays, and so does every other name; also when
+    labkit was killed after it wrote the names: the server itself says what it serves. Another domain replaces it."""
     dns.up(addressed)
     before = daemon.pid(dns_server.server(addressed))
     more = Lab.of({**addressed.model_dump(), "replicas": 3})
@@ -173,44 +151,33 @@ def test_a_further_replica_is_named_by_the_running_server(addressed: Lab) -> Non
     assert result.changed
     assert result.holds
     assert dns.query(more, "site1-3").values == ("10.60.0.31",)
+    (dns_server.folder(addressed) / "hosts").write_text(dns_server.hosts(addressed))
+    assert (dns_server.observed(addressed) or {})["served"] == "not this zone"
     assert dns.up(addressed).changed
     assert dns.query(addressed, "site1-3").status == "NXDOMAIN"
     assert daemon.pid(dns_server.server(addressed)) == before
+    other = Lab.of({**addressed.model_dump(), "dns": {"domain": "other.test"}})
+    result = dns.up(other)
+    assert result.changed
+    assert result.holds
+    assert dns.query(other, addressed.host_name("site1")).status == "REFUSED"
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("name", ["hosts", "resolv.conf", "with-dns", "dnsmasq.conf"])
-def test_an_edited_file_is_mended(addressed: Lab, name: str) -> None:
-    """Whichever of the server's files it is; the facts say that something is wrong, and then not."""
-    dns.up(addressed)
-    file = dns_server.folder(addressed) / name
-    before = file.read_text()
-    file.write_text(f"{before}# edited\n")
-    assert dns_server.observed(addressed) != dns_server.wanted(addressed)
-    assert dns.up(addressed).changed
-    assert file.read_text() == before
-    assert dns_server.observed(addressed) == dns_server.wanted(addressed)
-
-
-@pytest.mark.root
-def test_names_that_were_written_and_not_read_are_read(addressed: Lab) -> None:
-    """As when labkit was killed between the two: the server itself says what it serves."""
-    dns.up(addressed)
-    more = Lab.of({**addressed.model_dump(), "replicas": 3})
-    (dns_server.folder(more) / "hosts").write_text(dns_server.hosts(more))
-    assert (dns_server.observed(more) or {})["served"] == "not this zone"
-    assert dns.up(more).changed
-    assert dns.query(more, "site1-3").status == "NOERROR"
-
-
-@pytest.mark.root
-def test_refused_configuration_leaves_the_server_running(
+def test_an_edited_file_is_mended_and_a_refused_one_is_not_taken(
     addressed: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A configuration that dnsmasq refuses never takes the running one's place."""
+    """Whichever of the server's files it is; the facts say that something is wrong, and then not. A configuration that
+    dnsmasq refuses never takes the running one's place."""
     dns.up(addressed)
-    file = dns_server.server(addressed).config
-    before = file.read_text()
+    for name in ("hosts", "resolv.conf", "with-dns", "dnsmasq.conf"):
+        file = dns_server.folder(addressed) / name
+        before = file.read_text()
+        file.write_text(f"{before}# edited\n")
+        assert dns_server.observed(addressed) != dns_server.wanted(addressed), name
+        assert dns.up(addressed).changed
+        assert file.read_text() == before
+        assert dns_server.observed(addressed) == dns_server.wanted(addressed), name
     monkeypatch.setattr(dns_server, "config", lambda _: "no-such-option\n")
     with pytest.raises(FarmError, match="refuses this configuration"):
         dns.up(addressed)
@@ -243,19 +210,6 @@ def test_down_ends_the_server_and_removes_its_files(addressed: Lab) -> None:
     with pytest.raises(FarmError, match="does not answer"):
         dns.query(addressed, "site1")
     assert [check.name for check in dns.checks(addressed)] == ["dns.server"]
-
-
-@pytest.mark.root
-def test_taken_port_names_the_process(addressed: Lab) -> None:
-    """Somebody else's socket on port 53 is an error that says whose it is."""
-
-    def take() -> socket.socket:
-        taken = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        taken.bind((str(addressed.gateway.ip), 53))
-        return taken
-
-    with inside(addressed.netns, take), pytest.raises(MachineError, match=f"process {os.getpid()}"):
-        dns.up(addressed)
 
 
 @pytest.mark.root

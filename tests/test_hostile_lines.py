@@ -169,13 +169,9 @@ def test_a_line_without_end_is_read_in_parts() -> None:
 
 
 def test_a_check_names_what_is_forged() -> None:
-    """And fails, though every request is there."""
+    """And fails, though every request is there; of many kinds of faults the most frequent ones are told."""
     check = measurements.agreement("x", {1: "a"}, Log({1: "a"}, Counter({"no JSON": 3})), "")
     assert (check.holds, check.seen) == (False, "a 1; 3 lines are no requests: 3 × no JSON")
-
-
-def test_many_kinds_of_faults_are_told_in_few_words() -> None:
-    """The most frequent ones."""
     bad = Counter({f"fault {number}": number for number in range(1, 9)})
     assert reading.told(bad).startswith("8 × fault 8, 7 × fault 7")
     assert reading.told(bad).endswith("4 × fault 4, others")

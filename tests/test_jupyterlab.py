@@ -128,19 +128,26 @@ def seen() -> Iterator[Seen]:
 
 @pytest.mark.root
 def test_all_cells_run_in_order(seen: Seen) -> None:
-    """The saved notebook has every cell's number, one after the other, and no error."""
+    """The saved notebook has every cell's number, one after the other, and no error. A notebook run by hand leaves the
+    record that the report is made from."""
     cells = [cell for cell in seen.notebook["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     kinds = {output["output_type"] for cell in cells for output in cell["outputs"]}
     assert kinds == {"execute_result"}
+    record = Stage.load(seen.lab, STAGE)
+    assert (record.state, record.closed) == ("passed", True)
+    assert record.held == len(record.checks)
+    assert [entry.cell for entry in record.entries] == list(range(3, 3 + len(record.entries)))
 
 
 @pytest.mark.root
-def test_page_shows_results_and_no_error(seen: Seen) -> None:
-    """Each recorded result is a table or a picture on the page; nothing is red."""
+def test_page_shows_results_and_asks_nothing(seen: Seen) -> None:
+    """Each recorded result is a table or a picture on the page; nothing is red. JupyterLab asks neither for a kernel
+    nor whether it may fetch news from outside."""
     recorded = Stage.load(seen.lab, STAGE).entries
     assert len(seen.mimes) == len(recorded) + 1  # and the closing sentence
     assert set(seen.mimes) == {"text/html", "image/png"}
+    assert seen.asked == []
 
 
 @pytest.mark.root
@@ -152,18 +159,3 @@ def test_figure_is_drawn(seen: Seen) -> None:
     height, width, _ = pixels.shape
     assert width > 600
     assert len({tuple(colour) for colour in pixels.reshape(height * width, 3).tolist()}) > 100
-
-
-@pytest.mark.root
-def test_nobody_is_asked_anything(seen: Seen) -> None:
-    """JupyterLab asks neither for a kernel nor whether it may fetch news from outside."""
-    assert seen.asked == []
-
-
-@pytest.mark.root
-def test_stage_has_passed(seen: Seen) -> None:
-    """A notebook run by hand leaves the record that the report is made from."""
-    record = Stage.load(seen.lab, STAGE)
-    assert (record.state, record.closed) == ("passed", True)
-    assert record.held == len(record.checks)
-    assert [entry.cell for entry in record.entries] == list(range(3, 3 + len(record.entries)))

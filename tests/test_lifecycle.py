@@ -6,7 +6,8 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.farm.containers import bundle, container, lifecycle, runc
+from labkit.core import run
+from labkit.farm.containers import bundle, confinement, container, lifecycle, runc
 from labkit.farm.containers.bundle import Spec
 from labkit.farm.containers.lifecycle import Modes, Start
 
@@ -129,22 +130,7 @@ def test_trials_answer_and_leave_no_container(ask, lab: Lab) -> None:  # type: i
     found = ask(lab)
     assert found.holds, [check for check in found.checks if not check.holds]
     assert runc.states(lab) == {}
-
-
-@pytest.mark.root
-def test_instances_are_containers_of_their_own(lab: Lab) -> None:
-    """As many process namespaces as containers: not several processes in one."""
-    found = lifecycle.instances(lab, 3, 1).value
-    assert len(set(found.namespaces.values())) == len(set(found.pids.values())) == 3
-
-
-@pytest.mark.root
-def test_a_terminal_is_held_by_who_took_it_alone(lab: Lab) -> None:
-    """runC refuses to detach with a terminal that nobody takes; taken, the process holds it."""
-    found = lifecycle.start_modes(lab).value
-    assert (found.detached.status, found.detached.terminal) == ("running", "no terminal")
-    assert (found.refused.status, found.refused.terminal) == ("gone", "")
-    assert found.taken.terminal == "terminal /dev/pts/0"
+    assert confinement.checks(lab) == ()
     assert list(lab.run_dir.glob("*.socket")) == []
 
 
@@ -159,10 +145,11 @@ def test_fewer_instances_than_asked_for_is_told(lab: Lab, monkeypatch: pytest.Mo
     monkeypatch.setattr(lifecycle, "trial", short)
     begin = container.begin
 
-    def begun(lab: Lab, name: str) -> None:
-        begin(lab, name)
+    def begun(lab: Lab, name: str) -> run.Done:
+        done = begin(lab, name)
         if name == "wait-2":
             container.wait(lab, name)
+        return done
 
     monkeypatch.setattr(container, "begin", begun)
     found = lifecycle.instances(lab, 3, 1)

@@ -192,50 +192,43 @@ def test_what_a_replica_loses_another_one_answers(
 
 
 @pytest.mark.root
-@pytest.mark.parametrize(
-    "path",
-    ["/a%20b%25?x=1&y=%2F", "/x/../y?", "//two///three", "/%7e~?a=%00&&b", "/?q='\"<>|", "/again", "/" + "a" * 4000],
-)  # fmt: skip
 def test_path_and_query_are_sent_as_the_client_wrote_them(
-    standing: Callable[..., Replicas], path: str
+    standing: Callable[..., Replicas],
 ) -> None:
-    """To the replica that loses the request, and to the one that answers it."""
-    farm = standing("red-1")
-    for _ in range(4):
-        assert statuses(spoken(farm.lab, request(farm.lab, f"GET {path}"))) == ["200"]
-    assert {item.path for item in farm.seen} == {path}
-    assert {item.replica for item in farm.seen} == {"red-1", "red-2"}
-
-
-@pytest.mark.root
-def test_an_address_in_the_place_of_a_path_is_its_path(standing: Callable[..., Replicas]) -> None:
-    """As proxies are asked (RFC 9112, section 3.2.2): nobody else's address is asked by it."""
+    """To the replica that loses the request, and to the one that answers it. An address in the place of a path is its
+    path, as proxies are asked (RFC 9112, section 3.2.2): nobody else's address is asked by it."""
     farm = standing("red-1")
     name = farm.lab.host_name("red")
-    for given, path in (
-        (f"http://{name}/p?q", "/p?q"), (f"http://{name}", "/"), (f"http://{name}?q", "/?q"),
-        (f"http://{name}//10.9.9.9/", "//10.9.9.9/"),
-    ):  # fmt: skip
+    paths = [
+        "/a%20b%25?x=1&y=%2F",
+        "/x/../y?",
+        "//two///three",
+        "/%7e~?a=%00&&b",
+        "/?q='\"<>|",
+        "/again",
+        "/" + "a" * 4000,
+    ]
+    addresses = {f"http://{name}/p?q": "/p?q", f"http://{name}": "/", f"http://{name}?q": "/?q",
+                 f"http://{name}//10.9.9.9/": "//10.9.9.9/"}  # fmt: skip
+    for given, path in {**{path: path for path in paths}, **addresses}.items():
         farm.seen.clear()
-        assert statuses(spoken(farm.lab, *[request(farm.lab, f"GET {given}")] * 2)) == ["200"] * 2
+        for _ in range(4):
+            assert statuses(spoken(farm.lab, request(farm.lab, f"GET {given}"))) == ["200"], given
         assert {item.path for item in farm.seen} == {path}
+        assert {item.replica for item in farm.seen} == {"red-1", "red-2"}
+
+
+#: Method, body and headers of what may change something, or has a body, which can be read only once.
+ONCE: list[tuple[str, str, dict[str, str]]] = [
+    ("POST", "a=1", {}), ("POST", "", {"Content_Length": "0"}), ("PUT", "text", {}), ("DELETE", "", {}),
+    ("PATCH", "text", {}), ("OPTIONS", "", {}), ("GET", "text", {}),
+    ("POST", "3\r\na=1\r\n0\r\n\r\n", {"Transfer_Encoding": "chunked"}),
+    ("GET", "3\r\na=1\r\n0\r\n\r\n", {"Transfer_Encoding": "chunked"}),
+]  # fmt: skip
 
 
 @pytest.mark.root
-@pytest.mark.parametrize(
-    ("method", "body", "headers"),
-    [
-        ("POST", "a=1", {}),
-        ("POST", "", {"Content_Length": "0"}),
-        ("PUT", "text", {}),
-        ("DELETE", "", {}),
-        ("PATCH", "text", {}),
-        ("OPTIONS", "", {}),
-        ("GET", "text", {}),
-        ("POST", "3\r\na=1\r\n0\r\n\r\n", {"Transfer_Encoding": "chunked"}),
-        ("GET", "3\r\na=1\r\n0\r\n\r\n", {"Transfer_Encoding": "chunked"}),
-    ],
-)
+@pytest.mark.parametrize(("method", "body", "headers"), ONCE)
 def test_what_may_change_something_is_executed_once(
     standing: Callable[..., Replicas], method: str, body: str, headers: dict[str, str]
 ) -> None:

@@ -77,14 +77,6 @@ def test_fingerprint_tells_configurations_apart(values: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "found"), [("Listen 10.60.0.1:80\n", "10.60.0.1:80"), ("# Listen\n", ""), ("", "")]
-)
-def test_address_is_read_back_from_a_configuration(text: str, found: str) -> None:
-    """What a running balancer listens on is known from its file."""
-    assert balancer_config.listens(text) == found
-
-
-@pytest.mark.parametrize(
     ("values", "lines"),
     [
         ({"proxy": {"port": 81}}, ["Listen 10.60.0.1:81", "Listen 10.60.0.1:80", "<VirtualHost *:81 *:80>"]),
@@ -149,13 +141,9 @@ def test_worker_status_is_read_from_the_manager(status: str, usable: bool) -> No
     (worker,) = found.workers
     assert (worker.replica, worker.weight, worker.elected, worker.busy) == ("a-1", 3.0, 7, 2)
     assert worker.usable is usable
-
-
-@pytest.mark.parametrize("text", ["", "<p>hello", "<a/>"])
-def test_what_is_no_answer_of_the_manager_is_told(text: str) -> None:
-    """Somebody else's page is no fault of labkit's own."""
-    with pytest.raises(FarmError, match="names no balancer"):
-        balancer_server.parse(text)
+    for text in ("", "<p>hello", "<a/>"):  # somebody else's page is no fault of labkit's own
+        with pytest.raises(FarmError, match="names no balancer"):
+            balancer_server.parse(text)
 
 
 @pytest.fixture
@@ -166,7 +154,8 @@ def addressed(lab: Lab) -> Lab:
 
 @pytest.mark.root
 def test_balancer_comes_up_as_configured(addressed: Lab) -> None:
-    """It serves by the Lab's configuration, as www-data; the second run changes nothing."""
+    """It serves by the Lab's configuration, as www-data, and answers itself for a name that is no site's; the second
+    run changes nothing. After down nobody answers, the check says so, and a second down has nothing to do."""
     result = balancer.up(addressed)
     assert result.changed
     broken = {check.name.rpartition(".")[0] for check in failed(result.checks)}
@@ -176,32 +165,44 @@ def test_balancer_comes_up_as_configured(addressed: Lab) -> None:
     assert {Path(f"/proc/{pid}").stat().st_uid for pid in kept} != {0}
     assert balancer.up(addressed).changed is False
     assert daemon.pid(balancer_server.server(addressed)) == leader
+    there = fetch.front(addressed).model_copy(update={"host": "other.test"})
+    assert fetch.reach(addressed, there).status == 404
+    assert balancer.down(addressed).changed
+    assert balancer.down(addressed).changed is False
+    (check,) = balancer.checks(addressed)
+    assert (check.name, check.holds) == ("proxy.up", False)
 
 
 @pytest.mark.root
 def test_changed_lab_is_taken_over_without_a_restart(addressed: Lab) -> None:
-    """A graceful reload: the leading process stays, the new method and weights hold."""
+    """A graceful reload: the leading process stays, the new method and weights hold; what apache2 refuses is not
+    installed. Another port is taken so, too, and the first one is free again. Sites whose replicas have the 63
+    characters of a DNS label are balanced, even if they differ at the end alone."""
     balancer.up(addressed)
-    leader = daemon.pid(balancer_server.server(addressed))
+    leader, config = (
+        daemon.pid(balancer_server.server(addressed)),
+        balancer_server.server(addressed).config,
+    )
     values = addressed.model_dump()
     values["proxy"]["lbmethod"] = "bybusyness"
     values["sites"][0]["weights"] = (3, 1)
     result = balancer.up(Lab.of(values))
     assert result.changed
-    assert daemon.pid(balancer_server.server(addressed)) == leader
     assert result.value.lbmethod == "bybusyness"
     assert [worker.weight for worker in result.value.workers][:2] == [3.0, 1.0]
-
-
-@pytest.mark.root
-def test_broken_configuration_never_replaces_the_running_one(addressed: Lab) -> None:
-    """What apache2 refuses is not installed, and the balancer goes on."""
-    balancer.up(addressed)
-    before = balancer_server.server(addressed).config.read_text()
+    before = config.read_text()
     with pytest.raises(FarmError, match=r"(?s)refuses this.*NoSuchDirective"):
         balancer_server.install(addressed, before + "\nNoSuchDirective on\n")
-    assert balancer_server.server(addressed).config.read_text() == before
-    assert balancer.up(addressed).changed is False
+    assert config.read_text() == before
+    assert balancer.up(Lab.of(values)).changed is False
+    moved = Lab.of({**addressed.model_dump(), "proxy": {"port": 8081}})
+    assert balancer.up(moved).value.port == 8081
+    with pytest.raises(FarmError, match="does not answer"):
+        fetch.reach(addressed, fetch.front(addressed))
+    sites = ["a" * 60 + "1", "a" * 60 + "2"]
+    lab = Lab.of({**addressed.model_dump(), "sites": sites, "dns": {"domain": ""}})
+    assert len(balancer.up(lab).value.workers) == 4
+    assert daemon.pid(balancer_server.server(addressed)) == leader
 
 
 @pytest.mark.root
@@ -221,16 +222,6 @@ def test_taken_port_names_the_process(addressed: Lab, running: bool) -> None:
     ):
         balancer.up(Lab.of(values))
     assert (daemon.pid(balancer_server.server(addressed)) is not None) is running
-
-
-@pytest.mark.root
-def test_balancer_moves_to_a_free_port(addressed: Lab) -> None:
-    """Another port is taken by a reload, and the first one is free again."""
-    balancer.up(addressed)
-    moved = Lab.of({**addressed.model_dump(), "proxy": {"port": 8081}})
-    assert balancer.up(moved).value.port == 8081
-    with pytest.raises(FarmError, match="does not answer"):
-        fetch.reach(addressed, fetch.front(addressed))
 
 
 @pytest.mark.root
@@ -260,32 +251,6 @@ def test_balancer_moves_with_the_hosts_namespace(
     assert fetch.reach(moved, fetch.front(moved), "/configuration").status == 204
     with pytest.raises(FarmError, match="does not answer"):
         fetch.reach(addressed, fetch.front(addressed))
-
-
-@pytest.mark.root
-def test_down_ends_the_balancer(addressed: Lab) -> None:
-    """Afterwards nobody answers, the check says so, and a second down has nothing to do."""
-    balancer.up(addressed)
-    assert balancer.down(addressed).changed
-    assert balancer.down(addressed).changed is False
-    (check,) = balancer.checks(addressed)
-    assert (check.name, check.holds) == ("proxy.up", False)
-
-
-@pytest.mark.root
-def test_unknown_name_gets_no_site(addressed: Lab) -> None:
-    """A request for a name that is no site's is answered by the balancer itself."""
-    balancer.up(addressed)
-    there = fetch.front(addressed).model_copy(update={"host": "other.test"})
-    assert fetch.reach(addressed, there).status == 404
-
-
-@pytest.mark.root
-def test_names_of_full_length_are_balanced(addressed: Lab) -> None:
-    """Site names whose replicas have the 63 characters of a DNS label work, even if they differ at the end alone."""
-    sites = ["a" * 60 + "1", "a" * 60 + "2"]
-    lab = Lab.of({**addressed.model_dump(), "sites": sites, "dns": {"domain": ""}})
-    assert len(balancer.up(lab).value.workers) == 4
 
 
 def test_what_is_no_site_has_no_balancer() -> None:

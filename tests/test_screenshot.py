@@ -10,7 +10,7 @@ import pytest
 from labkit import Lab
 from labkit.checks import failed
 from labkit.core.result import picture
-from labkit.errors import MachineError, WikiError
+from labkit.errors import WikiError
 from labkit.farm.services import browser
 from labkit.farm.services.browser import Page
 from labkit.report import figures
@@ -92,10 +92,3 @@ def test_wiki_that_is_down_has_no_picture(lab: Lab) -> None:
     """The wiki's silence is the error, before a browser is started."""
     with pytest.raises(WikiError):
         publication.main_page(lab)
-
-
-def test_missing_browser_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without Chromium is told so before anything else."""
-    monkeypatch.setattr(browser, "PROGRAM", "no-such-browser")
-    with pytest.raises(MachineError, match="no-such-browser"):
-        publication.main_page(Lab.of({}))

@@ -234,7 +234,7 @@ HARMS: dict[str, tuple[Harm, str, str]] = {
     "table added": (put(f"tables/{STAGE}/more.csv"), f"tables/{STAGE}/more.csv", "sha256"),
     "page added": (put("review/more.html"), "review/more.html", "sha256"),
     "a pipe in its place": (pipe(f"tables/{STAGE}/times.csv"), f"tables/{STAGE}/times.csv", "no file"),
-    "a pipe in a record's place": (pipe(RECORD), RECORD, "is no file"),
+    "a pipe in a record's place": (pipe(RECORD), RECORD, "is not a file"),
     "record added": (put("results/05-web.json", "{}"), "results/05-web.json", "has no hash"),
     "of another lab": (of_another_lab, RECORD, "signed by another key"),
     "of a lab of another name": (signed_again(lab="another"), RECORD, "is of the lab 'another'"),

@@ -71,22 +71,22 @@ def test_the_rights_are_those_that_the_kernel_knows_by_these_numbers() -> None:
     assert set(NUMBERS) == set(daemon.RIGHTS)
 
 
-def test_the_balancer_answers_as_www_data(farm: Lab) -> None:
-    """Root's are only the process that bound the port and those that write the logs; they may do next to nothing."""
-    found = users(balancer_server.server(farm))
-    assert found["apache2"] == {"root", "www-data"}
-    assert {name for name, who in found.items() if "root" in who} <= {"apache2", "rotatelogs", "sh"}
-    workers = [
-        pid for pid in family(balancer_server.server(farm))[1:] if status(pid)["Name"] == "apache2"
-    ]
+def require_www_data(server: Daemon) -> None:
+    """Requests are answered by processes that are www-data for good, and nothing gets more rights."""
+    workers = [pid for pid in family(server)[1:] if status(pid)["Name"] == "apache2"]
     assert workers
     assert {status(pid)["Uid"] for pid in workers} == {"33\t33\t33\t33"}
     assert {int(status(pid)["CapPrm"], 16) for pid in workers} == {0}
-    require_bounded(balancer_server.server(farm))
+    require_bounded(server)
 
 
-def test_names_are_answered_as_nobody(farm: Lab) -> None:
-    """By one process, which has given up all but the port."""
+def test_the_balancer_answers_as_www_data(farm: Lab) -> None:
+    """Root's are only the process that bound the port and those that write the logs; they may do next to nothing.
+    Names are answered as nobody, by one process, which has given up all but the port."""
+    found = users(balancer_server.server(farm))
+    assert found["apache2"] == {"root", "www-data"}
+    assert {name for name, who in found.items() if "root" in who} <= {"apache2", "rotatelogs", "sh"}
+    require_www_data(balancer_server.server(farm))
     assert users(dns_server.server(farm)) == {"dnsmasq": {"nobody"}}
     require_bounded(dns_server.server(farm))
 
@@ -94,11 +94,7 @@ def test_names_are_answered_as_nobody(farm: Lab) -> None:
 def test_the_wiki_is_served_as_www_data(mariadb_wiki_lab: Lab) -> None:
     """Pages and PHP, and the database."""
     web, database = server.daemons(mariadb_wiki_lab)
-    workers = [pid for pid in family(web)[1:] if status(pid)["Name"] == "apache2"]
-    assert workers
-    assert {status(pid)["Uid"] for pid in workers} == {"33\t33\t33\t33"}
-    assert {int(status(pid)["CapPrm"], 16) for pid in workers} == {0}
-    require_bounded(web)
+    require_www_data(web)
     assert users(database) == {"mariadbd": {"www-data"}}
     assert {status(pid)["CapEff"] for pid in family(database)} == {"0" * 16}
     require_bounded(database)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from threading import Event
 from typing import Any
 
@@ -18,14 +18,10 @@ from labkit.farm.network.netns import enter
 from labkit.farm.reconcile import upkeep
 from labkit.farm.services import fetch
 from labkit.farm.services.fetch import Target
-from labkit.farm.traffic.failover import running
-from labkit.farm.traffic.load import Load
 from labkit.report import status
+from tests.visitors import ENOUGH, loaded
 from tests.waiting import until
 from tests.whole_farm import standing as whole_farm
-
-#: So many requests of each site are answered before a change, and after it.
-ENOUGH = 100
 
 
 @pytest.fixture(scope="module")
@@ -38,23 +34,6 @@ def farm() -> Iterator[Lab]:
 
 def with_values(lab: Lab, **values: Any) -> Lab:
     return Lab.of({**lab.model_dump(), **values}).recalled()
-
-
-@contextmanager
-def loaded(lab: Lab, sites: Sequence[str] = ("red", "blue")) -> Iterator[list[Load]]:
-    """Clients send to the sites while the block runs; when it ends, none of their requests has failed."""
-    loads = [
-        Load(lab, fetch.front(lab, site), f"load-{site}", concurrency=3, pace=0.005)
-        for site in sites
-    ]
-    with ExitStack() as stack:
-        for load in loads:
-            stack.enter_context(running(load))
-        until(lambda: min(len(load.sent) for load in loads) > ENOUGH)
-        yield loads
-        sent = [len(load.sent) for load in loads]
-        until(lambda: all(len(x.sent) > n + ENOUGH for x, n in zip(loads, sent, strict=True)))
-    assert [[item for item in load.sent if item.failed] for load in loads] == [[] for _ in sites]
 
 
 def kept(lab: Lab, before: dict[str, runc.State]) -> set[str]:

@@ -1,4 +1,4 @@
-"""Somebody else's clients of a site, none of which follows a redirection or repeats a request: curl, wrk, and raw
+"""Clients of a site, none of which follows a redirection or repeats a request: labkit's own load, curl, wrk, and raw
 sockets; and what can happen to a replica while they ask."""
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from labkit import Lab
 from labkit.core import run
 from labkit.farm.containers import container, runc, written
 from labkit.farm.network.netns import enter
-from labkit.farm.services import balancer_server
+from labkit.farm.services import balancer_server, fetch
+from labkit.farm.traffic.failover import running
+from labkit.farm.traffic.load import Load
 from labkit.model.lab import Replica
 from labkit.model.sites import TRACE_HEADER
 from tests.waiting import until
@@ -38,6 +40,27 @@ function done(summary)
     io.write(string.format("\\nfound %d %d %d\\n", summary.requests, others, e.connect + e.read + e.write + e.timeout))
 end
 """
+
+
+#: So many requests of each site are answered before a change, and after it.
+ENOUGH = 100
+
+
+@contextmanager
+def loaded(lab: Lab, sites: Sequence[str] = ("red", "blue")) -> Iterator[list[Load]]:
+    """Clients send to the sites while the block runs; when it ends, none of their requests has failed."""
+    loads = [
+        Load(lab, fetch.front(lab, site), f"load-{site}", concurrency=3, pace=0.005)
+        for site in sites
+    ]
+    with ExitStack() as stack:
+        for load in loads:
+            stack.enter_context(running(load))
+        until(lambda: min(len(load.sent) for load in loads) > ENOUGH)
+        yield loads
+        sent = [len(load.sent) for load in loads]
+        until(lambda: all(len(x.sent) > n + ENOUGH for x, n in zip(loads, sent, strict=True)))
+    assert [[item for item in load.sent if item.failed] for load in loads] == [[] for _ in sites]
 
 
 class Found(Counter[str]):

@@ -67,11 +67,6 @@ def tracing() -> Iterator[list[Done]]:
             outer.extend(done)
 
 
-def traced() -> tuple[Done, ...]:
-    """The programs that have ended so far in the innermost :func:`tracing` block around the caller."""
-    return tuple(_trace.get() or ())
-
-
 def inside(argv: Sequence[str], netns: str | None) -> list[str]:
     """The argument list that runs ``argv`` in the network namespace ``netns`` (None: as it is).
 

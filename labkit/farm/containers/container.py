@@ -88,15 +88,15 @@ def command(lab: Lab, name: str, *words: str | Path) -> list[str | Path]:
     return runc.command(lab, "--log", log, *words, "--bundle", runc.bundle(lab, name), name)
 
 
-def create(lab: Lab, name: str) -> None:
+def create(lab: Lab, name: str) -> run.Done:
     """Creates a container on its bundle, which :func:`begin` starts; an earlier one is removed."""
     intend(lab, [name])
-    _runc(lab, name, "create")
+    return _runc(lab, name, "create")
 
 
-def begin(lab: Lab, name: str) -> None:
+def begin(lab: Lab, name: str) -> run.Done:
     """Starts the created container's first process."""
-    run.run(runc.command(lab, "start", name), env=QUICK)
+    return run.run(runc.command(lab, "start", name), env=QUICK)
 
 
 def intend(lab: Lab, names: Iterable[str]) -> None:
@@ -177,7 +177,7 @@ def _call_in(namespace: int, places: Sequence[Path], function: Callable[[], R]) 
         return function()
 
 
-def _runc(lab: Lab, name: str, *words: str) -> None:
+def _runc(lab: Lab, name: str, *words: str) -> run.Done:
     delete_container(lab, root=str(runc.root(lab)), container=name)
     log, output = runc.folder(lab, name) / "runc.log", written.console(lab, name)
     log.unlink(missing_ok=True)
@@ -196,6 +196,7 @@ def _runc(lab: Lab, name: str, *words: str) -> None:
             done.command,
             code="farm.container-refused",
         )
+    return done
 
 
 def remove(lab: Lab, name: str) -> None:

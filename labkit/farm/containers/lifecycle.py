@@ -25,7 +25,7 @@ from labkit.errors import ConfigError
 from labkit.farm.containers import bundle, container, overlay, runc, written
 from labkit.farm.containers.bundle import LIMITS, Limit, Spec
 from labkit.farm.containers.overlay import Wanted
-from labkit.farm.images import actions as images
+from labkit.farm.images import layout as images
 from labkit.kernel import cgroups, proc
 from labkit.model.lab import Lab
 from labkit.records import Record
@@ -278,9 +278,7 @@ def instances(lab: Lab, count: int = 6, minutes: int = 5) -> Outcome[Instances]:
     seconds = 0.0
     with lock(lab.run_dir, "farm"), prepared(lab, *specs):
         for name in names:
-            container.create(lab, name)
-            container.begin(lab, name)
-            seconds += _seconds_detached(lab, name)
+            seconds += container.create(lab, name).seconds + container.begin(lab, name).seconds
         states = runc.states(lab)
         running = [name for name in names if states[name].status == "running"]
         first = {name: runc.first_process(states[name].pid) for name in running}
@@ -382,12 +380,6 @@ def _namespace(pid: int) -> int:
 def _processes(lab: Lab, name: str) -> int:
     """The number of the container's processes (``runc ps``, a JSON list of process ids)."""
     return len(json.loads(run.run(runc.command(lab, "ps", "--format", "json", name)).stdout))
-
-
-def _seconds_detached(lab: Lab, name: str) -> float:
-    """How many seconds ``runc create`` and ``runc start`` of this container held the caller."""
-    ended = [done for done in run.traced() if done.argv[-1] == name]
-    return sum(done.seconds for done in ended if {"create", "start"} & set(done.argv))
 
 
 def _each(rows: list[dict[str, Cell]]) -> str:

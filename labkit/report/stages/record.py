@@ -7,8 +7,6 @@ pictures, its tables as CSV and its executed notebook. :func:`verify` holds all 
 from __future__ import annotations
 
 import base64
-import csv
-import io
 import json
 import re
 import shutil
@@ -204,8 +202,6 @@ def read_pending(lab: Lab, stage: str, run: str) -> StageRecord | None:
 
 
 def _text(path: Path) -> str | None:
-    if path.exists() and not path.is_file():
-        raise _damaged(path, "is no file")
     try:
         return reading.text(path)
     except FileNotFoundError:
@@ -492,17 +488,17 @@ def put_aside(lab: Lab, stage: str) -> None:
 def _tables(record: StageRecord) -> dict[str, bytes]:
     """The record's tables as CSV files of the outputs (RFC 4180 but for the line ends): headings with units, then
     plain values; a repeated name gets a number."""
+    import pandas  # a third of a second, and a record is also read without its tables
+
     texts: dict[str, bytes] = {}
     for table in (table for result in record.results for table in result.tables):
         name, number = table.name, 1
         while f"tables/{record.stage}/{name}.csv" in texts:
             number += 1
             name = f"{table.name}-{number}"
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([column.heading for column in table.columns])
-        writer.writerows(table.rows)
-        texts[f"tables/{record.stage}/{name}.csv"] = text.getvalue().encode()
+        heads = [column.heading for column in table.columns]
+        text = pandas.DataFrame(table.rows, columns=heads, dtype=object).to_csv(index=False)
+        texts[f"tables/{record.stage}/{name}.csv"] = str(text).encode()
     return texts
 
 
