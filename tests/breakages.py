@@ -132,7 +132,7 @@ def on_overlay(own: Project) -> Iterator[Broken]:
     options = f"lowerdir={parts['lower']},upperdir={parts['upper']},workdir={parts['scratch']}"
     run.run(["mount", "-t", "overlay", "overlay", "-o", options, parts["state"]])
     try:
-        yield Broken(said=(f"cannot be had at {parts['state']}",))
+        yield Broken(said=(f"cannot be mounted at {parts['state']}",))
     finally:
         run.run(["umount", parts["state"]])
 
@@ -370,7 +370,7 @@ MACHINES: dict[str, Row] = {
     "the cache is mounted nodev": Row(mounted("nodev"), "machine.no-builds", ("mount option nodev", "state and cache")),
     "the cache is mounted noexec": Row(mounted("noexec"), "machine.no-builds", ("mount option noexec",)),
     "/dev/null is root's alone": Row(damaged_null("chmod 644 /dev/null"), "machine.device", ("/dev/null", "has the mode 644", "mknod -m 666")),
-    "/dev/null is a file": Row(damaged_null("rm /dev/null; : >/dev/null"), "machine.device", ("is no device",)),
+    "/dev/null is a file": Row(damaged_null("rm /dev/null; : >/dev/null"), "machine.device", ("is not a device",)),
     "state is a file": Row(file_for("state"), "machine.in-the-way", ("Not a directory", "move away")),
     "run is a file": Row(file_for("run"), "machine.in-the-way", ("move away",)),
     "the state lies on an overlay": Row(on_overlay, "machine.overlayfs", ("load the kernel's module", "lab.toml: state")),
@@ -391,7 +391,7 @@ MACHINES: dict[str, Row] = {
     "the mirror's list is old": Row(refusing("old"), "machine.mirror-expired", ("is expired", "Check-Valid-Until: no")),
     "the mirror is not signed": Row(refusing("unsigned"), "machine.mirror-signature", ("is not signed", "Signed-By")),
     "no names are resolved": Row(without_names, "machine.mirror", ("does not answer", "check the network")),
-    "offline, and nothing is there": Row(setting(offline="true", cache="HERE/cache"), "machine.offline", ("to stay offline", "without --offline")),
+    "offline, and nothing is there": Row(setting(offline="true", cache="HERE/cache"), "machine.offline", ("labkit is offline", "without --offline")),
     "no room for a root file system": Row(small_cache, "build.no-space", ("900.0 MB", "free space")),
 }  # fmt: skip
 
@@ -482,5 +482,5 @@ FARM: dict[str, Row] = {
     "runc is killed": Row(together(killed, answering("runc", "to work", "KILL")), "farm.container-refused", ("container red-1", "signal 9", "memory ran out")),
     "a configuration's test is killed": Row(answering("apache2", "to work", "KILL"), "command.failed", ("apache2", "signal 9", "memory ran out"), ("apply", "-p", "lbmethod", "bybusyness")),
     "umoci fails": Row(together(asked('sites = [{name = "red", colour = "#123456"}, "blue"]'), answering("umoci", "umoci: not today")), "build.failed", ("umoci", "exit status 1", "not today")),
-    "a key is damaged": Row(replaced(lambda lab: lab.state_dir / "ssh" / "student", "mine\n"), "state.damaged-key", ("no ssh key", "move it away")),
+    "a key is damaged": Row(replaced(lambda lab: lab.state_dir / "ssh" / "student", "mine\n"), "state.damaged-key", ("not an ssh key", "move it away")),
 }  # fmt: skip

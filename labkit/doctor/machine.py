@@ -82,8 +82,8 @@ def system_calls(lab: Lab) -> str:
     if "errno" not in known:
         raise MachineError(
             "seccomp",
-            "this kernel cannot refuse single system calls: runc starts no container with such a list",
-            "a kernel with CONFIG_SECCOMP_FILTER, as Debian's is",
+            "this kernel cannot refuse individual system calls, which runc needs to start the containers",
+            "use a kernel with CONFIG_SECCOMP_FILTER, such as Debian's",
             f"cat {FILTERS}",
             code="machine.no-seccomp",
         )

@@ -61,8 +61,8 @@ def converge(lab: Lab, kinds: Sequence[str] = KINDS) -> tuple[Plan, ...]:
                 step = plan.steps[0]
                 raise FarmError(
                     step.id,
-                    f"is not as it has to be, although labkit did what it can: {step.why}",
-                    "something else changes it at the same time, or it cannot be had on this machine",
+                    f"still differs after labkit's last attempt: {step.why}",
+                    "another program changes it at the same time, or this machine cannot provide it",
                     "labkit plan",
                     code="farm.not-converged",
                 )

@@ -114,7 +114,7 @@ def _failed(lab: Lab, folder: Path, *, what: str, error: CommandError | OSError)
     if _is_full(error, folder):
         return BuildError(
             what,
-            f"the disk of {folder} is full; what was half made has been removed",
+            f"the disk of {folder} is full; incomplete files were removed",
             files.disk_full_remedy(lab, folder),
             f"df -h {folder}",
             code="build.disk-full",
@@ -124,14 +124,14 @@ def _failed(lab: Lab, folder: Path, *, what: str, error: CommandError | OSError)
             what,
             f"{error.value}: {error.reason}",
             error.remedy
-            or "the lines above come from that program; a network fault passes: try again",
+            or "the lines above come from that program; after a network fault, try again",
             error.again,
             code="build.failed",
         )
     return BuildError(
         what,
         str(error),
-        "see what is there, then call it again",
+        "look at it with the command below, then run this again",
         f"ls -la {folder}",
         code="build.failed",
     )

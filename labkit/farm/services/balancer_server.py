@@ -277,7 +277,7 @@ def worker(lab: Lab, replica: Replica) -> Worker:
             return item
     raise FarmError(
         replica.name,
-        "is no worker of the balancer",
+        "is not a worker of the balancer",
         "reload it: `./lab run 06-balancer`",
         code="farm.no-worker",
     )

@@ -122,7 +122,7 @@ def parse(text: str, path: Path, key: str) -> StageRecord:
         content, _ = signing.opened(text, "record", key)
         return StageRecord.model_validate(content)
     except (reading.NoJsonError, ValidationError) as error:
-        raise _damaged(path, f"is no stage's record ({str(error).splitlines()[0]})") from None
+        raise _damaged(path, f"is not a stage's record ({str(error).splitlines()[0]})") from None
     except ValueError as error:
         raise _damaged(path, str(error)) from None
 
@@ -204,7 +204,7 @@ def read_pending(lab: Lab, stage: str, run: str) -> StageRecord | None:
 
 def _text(path: Path) -> str | None:
     if path.exists() and not path.is_file():
-        raise _damaged(path, "is no file")
+        raise _damaged(path, "is not a file")
     try:
         return reading.text(path)
     except FileNotFoundError:
