@@ -351,7 +351,7 @@ MACHINES: dict[str, Row] = {
     "run is a file": Row(file_for("run"), "machine.in-the-way", ("move away",)),
     "the state lies on an overlay": Row(on_overlay, "machine.overlayfs", ("load the kernel's module", "lab.toml: state")),
     "the lab's folders are read-only": Row(read_only, "machine.read-only", ("Read-only file system",)),
-    "the state's disk is full": Row(full, "machine.disk-full", ("No space left", "make room", "set `state` to")),
+    "the state's disk is full": Row(full, "machine.disk-full", ("No space left", "free space", "set `state` to")),
     "the journal has somebody's words": Row(damaged_journal, "state.journal-damaged", ("no entry of labkit's journal", "restore the line")),
     "the journal is a folder": Row(folder_for_journal, "state.journal-unusable", ("Is a directory",)),
     "somebody works on the lab": Row(held, "lock.held", ("works on this lab", "wait until it has ended"), ("run", "01-wiki")),
@@ -368,7 +368,7 @@ MACHINES: dict[str, Row] = {
     "the mirror is not signed": Row(refusing("unsigned"), "machine.mirror-signature", ("is not signed", "Signed-By")),
     "no names are resolved": Row(without_names, "machine.mirror", ("does not answer", "check the network")),
     "offline, and nothing is there": Row(setting(offline="true", cache="HERE/cache"), "machine.offline", ("to stay offline", "without --offline")),
-    "no room for a root file system": Row(small_cache, "build.no-space", ("900.0 MB", "make room")),
+    "no room for a root file system": Row(small_cache, "build.no-space", ("900.0 MB", "free space")),
 }  # fmt: skip
 
 
@@ -437,8 +437,8 @@ FARM: dict[str, Row] = {
     "the control groups are read-only": Row(together(killed, groups_read_only), "machine.cgroups-read-only", ("read-only", "mount them writable")),
     "the balancer's configuration is refused": Row(answering("apache2", "Syntax error in it"), "farm.configuration-refused", ("Syntax error in it", "left as it is"), ("apply", "-p", "lbmethod", "bybusyness")),
     "the name server's configuration is refused": Row(answering("dnsmasq", "bad option in it"), "farm.configuration-refused", ("bad option in it", "left as it is"), ("apply", "-p", "domain", "other.test")),
-    "runc is killed": Row(together(killed, answering("runc", "to work", "KILL")), "farm.container-refused", ("container red-1", "signal 9", "want of memory")),
-    "a configuration's test is killed": Row(answering("apache2", "to work", "KILL"), "command.failed", ("apache2", "signal 9", "want of memory"), ("apply", "-p", "lbmethod", "bybusyness")),
+    "runc is killed": Row(together(killed, answering("runc", "to work", "KILL")), "farm.container-refused", ("container red-1", "signal 9", "memory ran out")),
+    "a configuration's test is killed": Row(answering("apache2", "to work", "KILL"), "command.failed", ("apache2", "signal 9", "memory ran out"), ("apply", "-p", "lbmethod", "bybusyness")),
     "umoci fails": Row(together(asked('sites = [{name = "red", colour = "#123456"}, "blue"]'), answering("umoci", "umoci: not today")), "build.failed", ("umoci", "exit status 1", "not today")),
     "a key is damaged": Row(replaced(lambda lab: lab.state_dir / "ssh" / "student", "mine\n"), "state.damaged-key", ("no ssh key", "move it away")),
 }  # fmt: skip

@@ -19,7 +19,7 @@ from labkit.core.run import Done
 from labkit.errors import ConfigError, LabkitError, MachineError
 from labkit.farm import traffic
 from labkit.farm.containers import lifecycle
-from labkit.farm.images import actions as image
+from labkit.farm.images import layout as image
 from labkit.farm.network import host
 from labkit.farm.network.netns import inside
 from labkit.report.stages import signing
@@ -49,7 +49,7 @@ def refused(done: Done, *said: str) -> bool:
     assert done.stderr.startswith("labkit: ")
     assert "\n  remedy: " in done.stderr
     assert "Traceback" not in done.stderr
-    assert "a fault of labkit" not in done.stderr
+    assert "a fault in labkit" not in done.stderr
     assert not done.stdout
     for words in said:
         assert words in done.stderr

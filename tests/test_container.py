@@ -17,7 +17,7 @@ from labkit.errors import FarmError
 from labkit.farm.containers import container, lifecycle, overlay, runc, written
 from labkit.farm.containers.bundle import Spec
 from labkit.farm.containers.overlay import Wanted
-from labkit.farm.images import actions as images
+from labkit.farm.images import layout as images
 from labkit.farm.network.netns import inside
 from labkit.farm.reconcile import answers, up
 from labkit.farm.services import fetch
@@ -39,7 +39,7 @@ from pathlib import Path
 from labkit import Lab; from labkit.core import run
 from labkit.farm.containers import container, lifecycle, overlay, runc
 from labkit.farm.containers.overlay import Wanted
-from labkit.farm.images import actions as images
+from labkit.farm.images import layout as images
 
 lab = Lab.model_validate_json(sys.argv[1])
 extra = lifecycle.trial(lab, "extra", "sleep", "60")

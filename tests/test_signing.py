@@ -252,7 +252,7 @@ HARMS: dict[str, tuple[Callable[[Recorded], None], str, str]] = {
     "table added": (put(f"tables/{STAGE}/more.csv"), f"tables/{STAGE}/more.csv", "sha256"),
     "page added": (put("review/more.html"), "review/more.html", "sha256"),
     "a pipe in its place": (pipe, f"tables/{STAGE}/times.csv", "no file"),
-    "a pipe in a record's place": (record_pipe, RECORD, "is no file"),
+    "a pipe in a record's place": (record_pipe, RECORD, "is not a file"),
     "record added": (put("results/05-web.json", "{}"), "results/05-web.json", "has no hash"),
     "of another lab": (of_another_lab, RECORD, "signed by another key"),
     "of a lab of another name": (of_another_name, RECORD, "is of the lab 'another'"),

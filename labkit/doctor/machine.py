@@ -122,7 +122,7 @@ def free_space(lab: Lab, key: str) -> str:
         raise MachineError(
             str(place),
             f"has {human_bytes(free)} free, {human_bytes(needed)} are needed",
-            f"make room, or set {key} in lab.toml to a folder on a larger file system",
+            f"free space, or set {key} in lab.toml to a folder on a larger file system",
             f"df -h {place}",
             code="machine.no-space",
         )

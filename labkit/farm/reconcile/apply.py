@@ -20,7 +20,7 @@ from labkit.errors import ConfigError, FarmError
 from labkit.farm.containers import container, lab_namespaces, overlay, runc
 from labkit.farm.containers.overlay import Wanted
 from labkit.farm.containers.runc import State
-from labkit.farm.images import actions as images
+from labkit.farm.images import layout as images
 from labkit.farm.network import firewall, host, links
 from labkit.farm.reconcile import answers, preflight
 from labkit.farm.reconcile.observe import Observation, is_unnamed, observe

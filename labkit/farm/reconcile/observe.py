@@ -12,8 +12,8 @@ from labkit.core.journal import Entry, Journal, boot_id
 from labkit.core.undo import mount_points
 from labkit.farm.containers import bundle, container, lab_namespaces, overlay, runc, written
 from labkit.farm.containers.runc import State
-from labkit.farm.images import on_disk
-from labkit.farm.images.on_disk import Images
+from labkit.farm.images import layout
+from labkit.farm.images.layout import Images
 from labkit.farm.network import firewall as guard
 from labkit.farm.network import links
 from labkit.farm.network import topology as topologies
@@ -65,7 +65,7 @@ def _observe(lab: Lab, kinds: Sequence[str]) -> Observation:
     entries = tuple(e for e in Journal.of(lab).standing() if e.boot == boot_id())
     variants.of_lab(lab)  # raises for a word that names none, before anything is made of it
     suite = apt.suite(lab)
-    images = on_disk.read(lab, suite)
+    images = layout.observe(lab, suite)
     unnamed = frozenset(item.name for item in lab.farm if is_unnamed(item, states))
     topology = links.observe(lab)
     mounted = mount_points()

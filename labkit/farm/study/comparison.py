@@ -21,12 +21,12 @@ from labkit.display import human_bytes
 from labkit.farm import rootfs
 from labkit.farm.images import store
 from labkit.farm.images.store import umoci
-from labkit.farm.rootfs import account, packages, variants
-from labkit.farm.rootfs.account import Contents
+from labkit.farm.rootfs import packages, variants
 from labkit.farm.rootfs.buildplan import Rootfs, key_of, program_version
-from labkit.farm.rootfs.files import KINDS
+from labkit.farm.rootfs.cache_entries import scratch
+from labkit.farm.rootfs.contents import KINDS, Contents
 from labkit.farm.rootfs.variants import Variant
-from labkit.farm.study.evidence import collected, scratch
+from labkit.farm.study.evidence import collected
 from labkit.farm.study.sizes import Change, changes
 from labkit.model.lab import Lab
 from labkit.records import Record
@@ -128,7 +128,7 @@ def compare(
     of = dict(zip(ordered, made, strict=True))
     results, packed = zip(*(of[variant] for variant in chosen), strict=True)
     found = tuple(result.value for result in results)
-    contents = {item.variant: account.read(item.variant, item.path) for item in found}
+    contents = {item.variant: Contents.read(item.variant, item.path) for item in found}
     chain = [contents[name] for name in LADDER if name in contents]
     left = {item.variant: item.cleaned for item in found}
     value = Comparison(

@@ -1,8 +1,14 @@
-"""Explains the size of a root file system, and the difference between two: every byte has an owner or a cause."""
+"""Explains the size of a root file system, and the difference between two: every byte has an owner or a cause.
+
+A package is there because it was asked for, because the building program takes its kind without being asked (essential
+ones always, some priorities), or because one of those needs it: then the shortest chain of dependencies says which.
+Packages that only a recommendation brings in are named so.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,13 +19,20 @@ from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
 from labkit.farm import images, rootfs
 from labkit.farm.images import builder
-from labkit.farm.rootfs import account, variants
-from labkit.farm.rootfs.account import Asked, Contents, Weight, asked
-from labkit.farm.rootfs.files import File
+from labkit.farm.rootfs import packages, variants
+from labkit.farm.rootfs.contents import MEANING, Contents, File, Weight
+from labkit.farm.rootfs.packages import Package
+from labkit.farm.rootfs.variants import Variant
 from labkit.model.config import unknown
 from labkit.model.lab import Lab
 from labkit.records import Record
 
+UNITS = {"size": "bytes", "on disk": "bytes"}
+#: The share of a root file system from which on a package's files of one kind have a row.
+PART = 1 / 2000
+Ground = Literal["asked for", "essential", "required", "important", "recommended", "nobody"]
+#: What mmdebstrap's hook for a merged /usr installs, also where nothing depends on it (trixie).
+MERGED = "usr-is-merged"
 #: How a tag of the lab's image is named where a variant may have the same name: ``image:web``.
 IMAGE = "image:"
 #: Stands for a file that one of two root file systems does not have.
@@ -73,6 +86,14 @@ class Difference(Record):
     packages: tuple[Version, ...]
 
 
+class Asked(Record):
+    """What a root file system was made from: the packages by name, the ones that count most first,
+    and the priorities that were taken whole."""
+
+    packages: tuple[str, ...] = ()
+    priorities: tuple[Literal["required", "important"], ...] = ("required",)
+
+
 class Place(Record):
     """Where a root file system lies (layers: the topmost first), and what it was made from."""
 
@@ -94,28 +115,21 @@ def explain(lab: Lab, name: str = "debootstrap") -> Outcome[Explained]:
     >>> study.explain(lab, "web").frames["packages"]
     """
     place = find(lab, name)
-    contents = account.read(place.name, *place.roots)
+    contents = Contents.read(place.name, *place.roots)
     owned = contents.by(lambda file: contents.owners[file.path].how)
     value = Explained(
         name=place.name,
         packages=len(contents.packages),
         whole=contents.weight,
         folders=Weight.of(file for file in contents.files if file.form == "folder"),
-        nobody=owned.get("nobody", account.NOTHING),
+        nobody=owned.get("nobody", Weight.of(())),
     )
     return Outcome(
         value=value,
         subject=place.name,
         summary=_summary(value),
         checks=() if len(place.roots) > 1 else (_counted(value, place.roots[0]),),
-        tables=(
-            account.owner_table(contents),
-            account.kind_table(contents),
-            account.section_table(contents),
-            account.priority_table(contents),
-            account.package_table(contents, place.asked),
-            account.part_table(contents),
-        ),
+        tables=tables(contents, place.asked),
     )
 
 
@@ -216,7 +230,201 @@ def _counted(value: Explained, root: Path) -> Check:
 def named(lab: Lab, name: str) -> Contents:
     """The contents of the root file system of that name; see :func:`find`."""
     place = find(lab, name)
-    return account.read(place.name, *place.roots)
+    return Contents.read(place.name, *place.roots)
+
+
+# -- tables, each of which adds up to the whole ------------------------------------------------------
+
+
+def tables(contents: Contents, given: Asked) -> tuple[Table, ...]:
+    """What owners, kinds of files, sections and priorities of Debian's archive, packages, and the packages' parts weigh."""
+    owners, kinds = contents.owners, contents.kinds
+    return (
+        _table(
+            contents,
+            "owners",
+            "whose the files are",
+            lambda file: {"whose": MEANING[owners[file.path].how]},
+        ),
+        _table(
+            contents,
+            "kinds",
+            "what kind of files they are",
+            lambda file: {"kind": kinds[file.path]},
+        ),
+        _group_table(contents, "sections", "section"),
+        _group_table(contents, "priorities", "priority"),
+        package_table(contents, given),
+        _part_table(contents),
+    )
+
+
+def package_table(contents: Contents, given: Asked) -> Table:
+    """One row a package, the heaviest first, with why it is there; the last row is nobody's."""
+    why = reasons(contents.packages, given)
+    sums = contents.by_package()
+    mostly: dict[str, str] = {}
+    for package, kind in contents.by(
+        lambda f: (contents.owners[f.path].package, contents.kinds[f.path])
+    ):  # the heaviest first
+        mostly.setdefault(package, kind)
+    rows: list[dict[str, Cell]] = [
+        {
+            "package": package.name,
+            "section": package.section,
+            "priority": package.priority,
+            **_cells(sums.get(package.name, Weight.of(()))),
+            "mostly": mostly.get(package.name, ""),
+            "why it is there": why[package.name].text,
+            "what it is": package.description,
+        }
+        for package in contents.packages
+    ]
+    known = {package.name for package in contents.packages}
+    rest = Weight.of(f for f in contents.files if contents.owners[f.path].package not in known)
+    rows.sort(key=lambda row: -int(row["size"] or 0))
+    rows.append({"package": "(no package)", **_cells(rest)})
+    title = f"{contents.name}: what each package weighs, and why it is there"
+    return Table.of("packages", title, rows, units=UNITS)
+
+
+def _part_table(contents: Contents) -> Table:
+    """One row a kind of file and a package; of each kind the packages with too little are one row."""
+    limit = contents.weight.size * PART
+    sums = contents.by(lambda f: (contents.kinds[f.path], contents.owners[f.path].package))
+
+    def cells(file: File) -> dict[str, Cell]:
+        kind, package = contents.kinds[file.path], contents.owners[file.path].package
+        heavy = sums[kind, package].size >= limit
+        return {"kind": kind, "package": (package or "(no package)") if heavy else "(others)"}
+
+    return _table(contents, "parts", "whose files of each kind are", cells)
+
+
+def _group_table(contents: Contents, name: str, heading: Literal["section", "priority"]) -> Table:
+    groups = {package.name: str(getattr(package, heading)) for package in contents.packages}
+    counts = Counter(groups.values())
+
+    def cells(file: File) -> dict[str, Cell]:
+        group = groups.get(contents.owners[file.path].package, "(no package)")
+        return {heading: group, "packages": counts[group]}
+
+    return _table(contents, name, f"by {heading} of the packages", cells)
+
+
+def _table(
+    contents: Contents, name: str, title: str, cells: Callable[[File], dict[str, Cell]]
+) -> Table:
+    """One row for each group of files of which ``cells`` says the same, the heaviest first."""
+    sums = contents.by(lambda file: tuple(cells(file).items()))
+    rows = [{**dict(group), **_cells(weight)} for group, weight in sums.items()]
+    return Table.of(name, f"{contents.name}: {title}", rows, units=UNITS)
+
+
+def _cells(weight: Weight | Change) -> dict[str, Cell]:
+    return {"files": weight.files, "size": weight.size, "on disk": weight.disk}
+
+
+# -- why a package is there --------------------------------------------------------------------------
+
+
+#: What a program's variant takes without being asked (debootstrap's scripts/debian-common; VARIANTS
+#: in mmdebstrap(1); labkit's own tool); essential packages are always taken.
+TAKEN: Mapping[tuple[str, str], Asked] = {
+    ("debootstrap", ""): Asked(priorities=("required", "important")),
+    ("mmdebstrap", "essential"): Asked(packages=("apt", MERGED), priorities=()),
+    ("mmdebstrap", "minbase"): Asked(packages=("apt", MERGED)),
+    ("dpkg", ""): Asked(packages=(*variants.PACKAGES, "apt"), priorities=()),
+    ("dpkg", "shrunk"): Asked(
+        packages=("apache2", "apache2-bin", *variants.SSH, "busybox"), priorities=()
+    ),
+}
+
+
+class Why(Record):
+    """Why a package is there: the ground on which the first of ``path`` is there, and the packages
+    by which that one needs it, itself last."""
+
+    ground: Ground
+    path: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """In words: ``essential: bash → libtinfo6``."""
+        if self.ground == "nobody":
+            return "nobody needs it any more"
+        priority = self.ground in ("required", "important")
+        ground = f"priority {self.ground}" if priority else self.ground
+        return f"{ground}: {' → '.join(self.path)}" if len(self.path) > 1 else ground
+
+
+def asked(variant: Variant, extra: Sequence[str] = ()) -> Asked:
+    """What the program of a variant takes, and ``extra``, for which it was asked."""
+    taken = TAKEN.get((variant.tool, variant.mode), Asked(packages=("apt",)))
+    return Asked(packages=(*extra, *taken.packages), priorities=taken.priorities)
+
+
+def reasons(listed: Sequence[Package], given: Asked) -> dict[str, Why]:
+    """The reason of each package, by its name."""
+    by_name = {package.name: package for package in listed}
+    names = packages.providers(listed)
+
+    def needs(name: str) -> list[str]:
+        return [n for group in by_name[name].depends for n in packages.satisfying(group, names)]
+
+    def wishes(name: str) -> list[str]:
+        return [n for group in by_name[name].recommends for n in packages.satisfying(group, names)]
+
+    found: dict[str, Why] = {}
+    for package in listed:
+        if ground := _own_ground(package, given):
+            found[package.name] = Why(ground=ground, path=(package.name,))
+    _follow(found, [name for name in given.packages if name in by_name], needs)
+    for ground in ("essential", "required", "important"):
+        _follow(found, [name for name, why in found.items() if why.ground == ground], needs)
+    _recommended(found, needs, wishes)
+    nobody = {name: Why(ground="nobody", path=(name,)) for name in by_name if name not in found}
+    return found | nobody
+
+
+def _own_ground(package: Package, given: Asked) -> Ground | None:
+    if package.name in given.packages:
+        return "asked for"
+    if package.essential:
+        return "essential"
+    return next((word for word in given.priorities if word == package.priority), None)
+
+
+def _follow(
+    found: dict[str, Why], sources: Sequence[str], needs: Callable[[str], list[str]]
+) -> None:
+    """Adds what ``sources`` need and has no reason yet, nearest first, each by a shortest path."""
+    waiting = list(sources)
+    seen = {name: found[name] for name in waiting}
+    for name in waiting:  # which grows as it is walked
+        for other in needs(name):
+            if other not in seen:
+                why = seen[name]
+                seen[other] = Why(ground=why.ground, path=(*why.path, other))
+                waiting.append(other)
+    for name, why in seen.items():
+        found.setdefault(name, why)
+
+
+def _recommended(
+    found: dict[str, Why],
+    needs: Callable[[str], list[str]],
+    wishes: Callable[[str], list[str]],
+) -> None:
+    """Adds what packages with a reason recommend, and what that needs in turn."""
+    while True:
+        wished = {other: name for name in sorted(found) for other in wishes(name)}
+        new = {other: name for other, name in wished.items() if other not in found}
+        if not new:
+            return
+        for other, name in new.items():
+            found[other] = Why(ground="recommended", path=(name, other))
+        _follow(found, list(new), needs)
 
 
 # -- what makes the difference -----------------------------------------------------------------------
@@ -277,11 +485,14 @@ def versions(before: Contents, after: Contents) -> tuple[Version, ...]:
 
 def cause_table(before: Contents, after: Contents, found: Sequence[Change]) -> Table:
     """One row a cause; the first and the last row are the two sizes, and the rows between add up."""
-    rows = [_row(f"{before.name}, whole", "", before.weight)]
-    rows += [_row(change.cause, change.what, change) for change in found]
-    rows.append(_row(f"{after.name}, whole", "", after.weight))
+    sums: list[tuple[str, str, Weight | Change]] = [
+        (f"{before.name}, whole", "", before.weight),
+        *((change.cause, change.what, change) for change in found),
+        (f"{after.name}, whole", "", after.weight),
+    ]
+    rows = [{"cause": cause, "what": what, **_cells(weight)} for cause, what, weight in sums]
     title = f"From {before.name} to {after.name}: what makes the difference"
-    return Table.of("causes", title, rows, units={"size": "bytes", "on disk": "bytes"})
+    return Table.of("causes", title, rows, units=UNITS)
 
 
 def version_table(before: Contents, after: Contents, found: Sequence[Version]) -> Table:
@@ -303,8 +514,3 @@ def version_table(before: Contents, after: Contents, found: Sequence[Version]) -
 
 def _versions(contents: Contents) -> dict[str, str]:
     return {package.name: package.version for package in contents.packages}
-
-
-def _row(cause: str, what: str, sums: Weight | Change) -> dict[str, Cell]:
-    weight: dict[str, Cell] = {"files": sums.files, "size": sums.size, "on disk": sums.disk}
-    return {"cause": cause, "what": what, **weight}

@@ -29,14 +29,15 @@ from labkit.farm import images, rootfs
 from labkit.farm.containers import container
 from labkit.farm.images import builder
 from labkit.farm.images.unpacking import Unpacked
-from labkit.farm.rootfs import account, packages, variants
-from labkit.farm.rootfs.account import Asked, Contents, asked, reasons
+from labkit.farm.rootfs import packages, variants
 from labkit.farm.rootfs.buildplan import key_of
+from labkit.farm.rootfs.contents import Contents, Weight
 from labkit.farm.rootfs.packages import Package
 from labkit.farm.study import probes
 from labkit.farm.study.evidence import collected
 from labkit.farm.study.opened_files import watching
 from labkit.farm.study.probe_containers import Container, Setup, prepared
+from labkit.farm.study.sizes import Asked, asked, reasons
 from labkit.model import sites
 from labkit.model.lab import Lab
 from labkit.records import Record
@@ -163,10 +164,10 @@ def unneeded(lab: Lab, variant: str = "debootstrap") -> Outcome[Unneeded]:
     built = rootfs.build(lab, variant)
     unpacked = images.unpacked(lab, lab.sites[0].name)
     found = evidence(lab)
-    contents = account.read(built.value.variant, built.value.path)
+    contents = Contents.read(built.value.variant, built.value.path)
     listed = judged(contents, found, asked(variants.named(variant), lab.rootfs.packages))
     value = _value(contents, listed, found)
-    web = account.read("image", *unpacked.lower)
+    web = Contents.read("image", *unpacked.lower)
     return Outcome(
         value=value,
         subject=value.variant,
@@ -197,7 +198,7 @@ def judged(contents: Contents, found: Evidence, given: Asked) -> pandas.DataFram
         absent = "" if name in (*found.needed, *found.spare) else ABSENT
         return {
             "package": name,
-            "size": weights.get(name, account.NOTHING).size,
+            "size": weights.get(name, Weight.of(())).size,
             "use": MEANING[use],
             "why it is there": why[name].text,
             "left out of the farm's image": found.told(name) or absent,
@@ -421,7 +422,7 @@ def files(contents: Contents, names: Collection[str]) -> tuple[str, ...]:
 
 
 def _collect(lab: Lab, unpacked: Unpacked) -> Evidence:
-    contents = account.read("image", *unpacked.lower)
+    contents = Contents.read("image", *unpacked.lower)
     weights = {file.path: file.size for file in contents.files}
 
     def leave_out(numbered: tuple[int, tuple[str, ...]]) -> Omission:
