@@ -16,9 +16,9 @@ from labkit import Lab
 from labkit.core import probes, run
 from labkit.farm.containers import container, runc
 from labkit.farm.network import host
-from labkit.farm.network.netns import inside
 from labkit.farm.rootfs import apt
 from labkit.kernel import cgroups
+from labkit.kernel.netns import inside
 from tests import archives
 from tests.conftest import free_port
 from tests.host_side import give_address

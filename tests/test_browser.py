@@ -21,8 +21,8 @@ from labkit.checks import failed
 from labkit.core import run
 from labkit.core.result import Result, picture
 from labkit.errors import ConfigError, FarmError, MachineError
-from labkit.farm.network.netns import inside
 from labkit.farm.services import browser, dns
+from labkit.kernel.netns import inside
 from labkit.report.page import publication
 from tests import proc
 from tests.host_side import give_address

@@ -18,11 +18,11 @@ from labkit.farm.containers import container, lifecycle, overlay, runc, written
 from labkit.farm.containers.bundle import Spec
 from labkit.farm.containers.overlay import Wanted
 from labkit.farm.images import layout as images
-from labkit.farm.network.netns import inside
 from labkit.farm.reconcile import answers, up
 from labkit.farm.services import fetch
 from labkit.kernel import cgroups as tree
 from labkit.kernel import users
+from labkit.kernel.netns import inside
 from labkit.model import sites
 from labkit.model.lab import Replica
 from tests.test_run import gone

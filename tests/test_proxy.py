@@ -16,8 +16,8 @@ from labkit import Lab
 from labkit.checks import failed
 from labkit.core import daemon
 from labkit.errors import ConfigError, FarmError, MachineError
-from labkit.farm.network.netns import inside
 from labkit.farm.services import balancer, balancer_config, balancer_server, fetch
+from labkit.kernel.netns import inside
 from tests.host_side import give_address
 
 

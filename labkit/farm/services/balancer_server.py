@@ -20,10 +20,10 @@ from labkit.core.files import text_of, write_atomically
 from labkit.core.journal import Journal
 from labkit.errors import FarmError
 from labkit.farm.network.host import again, is_here, require_address, whereabouts
-from labkit.farm.network.netns import NamespaceError, inside
 from labkit.farm.services import balancer_config, fetch
 from labkit.farm.services.balancer_config import FINGERPRINT_PATH, STATUS_PATH
 from labkit.farm.services.fetch import Reply, Target
+from labkit.kernel.netns import NamespaceError, inside
 from labkit.model.lab import Lab, Replica
 from labkit.records import Record
 

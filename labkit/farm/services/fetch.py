@@ -13,10 +13,10 @@ from urllib.parse import urlencode
 
 from labkit.display import curl
 from labkit.errors import FarmError
-from labkit.farm.network.netns import inside
 from labkit.farm.services import dns
 from labkit.farm.services.balancer_config import FINGERPRINT_HEADER, LAB_HEADER, RESERVED
 from labkit.farm.services.dns_server import with_dns
+from labkit.kernel.netns import inside
 from labkit.model.lab import Lab
 from labkit.model.sites import REPLICA_HEADER
 from labkit.records import Record
