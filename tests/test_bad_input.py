@@ -19,9 +19,9 @@ from labkit.core.run import Done
 from labkit.errors import ConfigError, LabkitError, MachineError
 from labkit.farm import traffic
 from labkit.farm.containers import lifecycle
-from labkit.farm.images import actions as image
+from labkit.farm.images import layout as image
 from labkit.farm.network import host
-from labkit.farm.network.netns import inside
+from labkit.kernel.netns import inside
 from labkit.report.stages import signing
 from labkit.wiki.client.session import origin
 from tests.archives import Mirror

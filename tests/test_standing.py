@@ -21,10 +21,10 @@ from labkit.core.journal import Journal
 from labkit.core.undo import mount_points
 from labkit.errors import MachineError
 from labkit.farm.containers import container, runc
-from labkit.farm.network.netns import inside
 from labkit.farm.reconcile import up, upkeep
 from labkit.farm.services import balancer, ssh
 from labkit.kernel import cgroups
+from labkit.kernel.netns import inside
 from labkit.report import status
 from tests import proc
 from tests.servers import saying, served

@@ -15,9 +15,9 @@ from labkit.core import link_removal, run, undo
 from labkit.core.journal import Entry, Journal, boot_id
 from labkit.errors import LabkitError, StateError
 from labkit.farm.network.host import routed
-from labkit.farm.network.netns import within
 from labkit.kernel import calls
 from labkit.kernel.links import Netlink
+from labkit.kernel.netns import within
 from tests.netlink import netlink
 
 

@@ -16,9 +16,9 @@ from labkit.farm.containers import overlay as overlays
 from labkit.farm.network import firewall as guard
 from labkit.farm.network import host
 from labkit.farm.network.firewall import NAMES
-from labkit.farm.network.netns import within
 from labkit.kernel import cgroups as groups
 from labkit.kernel import netns
+from labkit.kernel.netns import within
 from labkit.kernel.users import IDS
 from labkit.model.lab import Lab
 

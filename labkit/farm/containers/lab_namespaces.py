@@ -373,11 +373,10 @@ def name_again(lab: Lab, name: str, pid: int) -> None:
     netns.attach(name, pid)
 
 
-def _set_up() -> None:
+def _set_up(netlink: Netlink) -> None:
     """Turns loopback on and IPv6 off in the calling thread's network namespace."""
     for scope in ("all", "default"):
         switch = Path("/proc/sys/net/ipv6/conf", scope, "disable_ipv6")
         if switch.exists():
             switch.write_text("1", encoding="utf-8")
-    with Netlink() as netlink:
-        netlink.do(netlink.ipr.link("set", index=1, state="up"))
+    netlink.do(netlink.ipr.link("set", index=1, state="up"))

@@ -25,7 +25,7 @@ from labkit.errors import ConfigError
 from labkit.farm.containers import bundle, container, overlay, runc, written
 from labkit.farm.containers.bundle import LIMITS, Limit, Spec
 from labkit.farm.containers.overlay import Wanted
-from labkit.farm.images import actions as images
+from labkit.farm.images import layout as images
 from labkit.kernel import cgroups, proc
 from labkit.model.lab import Lab
 from labkit.records import Record

@@ -20,13 +20,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from labkit import reading
-from labkit.core import cache, run
+from labkit.core import run
 from labkit.core.files import proven, write_proven
 from labkit.errors import ConfigError, MachineError, StateError
 from labkit.farm.rootfs import apt, commands, packages, variants
 from labkit.farm.rootfs.apt import Archive, Source
-from labkit.farm.rootfs.cache_entries import require_space
+from labkit.farm.rootfs.cache_entries import recorded, require_space
 from labkit.farm.rootfs.packages import parse_relations
 from labkit.farm.rootfs.repository import Repository
 from labkit.farm.rootfs.variants import Variant
@@ -202,13 +201,7 @@ def program_version(package: str) -> str:
 
 def find(planned: BuildPlan) -> Rootfs | None:
     """The whole root file system in the cache, or None: also when its record or its files are damaged."""
-    if not cache.whole(planned.place):
-        return None
-    try:
-        found = Rootfs.model_validate_json(reading.content(planned.place / "rootfs.json"))
-        return found.model_copy(update={"path": planned.place / "rootfs"})
-    except (OSError, ValueError):  # removed since
-        return None
+    return recorded(planned.place, Rootfs, path=planned.place / "rootfs")
 
 
 @functools.cache
@@ -286,21 +279,16 @@ def parse(text: str) -> Iterator[Offer]:
 def closure(offers: Iterable[Offer], asked: Collection[str]) -> list[Offer]:
     """Those that are everywhere or asked for, and all that these may draw in."""
     known: dict[str, list[Offer]] = {}
-    waiting = [*TOOLS, *asked]
+    start = [*TOOLS, *asked]
     for offer in offers:
         for name in (offer.name, *offer.provides):
             known.setdefault(name, []).append(offer)
         if offer.everywhere:
-            waiting.append(offer.name)
-    done: set[str] = set()
-    found: set[Offer] = set()
-    while waiting:
-        name = waiting.pop()
-        if name not in done:
-            done.add(name)
-            found.update(known.get(name, ()))
-            waiting += [other for offer in known.get(name, ()) for other in offer.depends]
-    return sorted(found)
+            start.append(offer.name)
+    names = packages.reachable(
+        start, lambda name: [other for offer in known.get(name, ()) for other in offer.depends]
+    )
+    return sorted({offer for name in names for offer in known.get(name, ())})
 
 
 def summed(offers: Iterable[Offer]) -> str:

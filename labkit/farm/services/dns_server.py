@@ -26,7 +26,7 @@ from labkit.core.journal import Journal
 from labkit.display import counted
 from labkit.errors import ConfigError, FarmError
 from labkit.farm.network.host import again, require_address, whereabouts
-from labkit.farm.network.netns import inside
+from labkit.kernel.netns import inside
 from labkit.model.lab import Lab, resolv_conf
 from labkit.model.resources import fingerprint
 from labkit.records import Record
