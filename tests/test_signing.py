@@ -214,8 +214,8 @@ HARMS: dict[str, tuple[Harm, str, str]] = {
     "table in the record, hash made anew": (
         edited(lambda r: r["tables"][0].update(rows=[["site1-1", 1]])), RECORD, "signature is not of its content"),
     "record edited": (edited(lambda r: r.update(value=1), rehash=False), RECORD, "does not have its hash"),
-    "record cut short": (cut_short(RECORD), RECORD, "is no stage's record"),
-    "another file in a record's place": (put(RECORD, "[]"), RECORD, "is no JSON object"),
+    "record cut short": (cut_short(RECORD), RECORD, "is not a stage's record"),
+    "another file in a record's place": (put(RECORD, "[]"), RECORD, "is not a JSON object"),
     "table": (replaced(f"tables/{STAGE}/times.csv", "3", "1"), f"tables/{STAGE}/times.csv", "sha256"),
     "PNG": (another_picture, "figures/line.png", "sha256"),
     "SVG": (replaced("figures/line.svg", "<svg", "<svg "), "figures/line.svg", "sha256"),
@@ -230,7 +230,7 @@ HARMS: dict[str, tuple[Harm, str, str]] = {
     "notebook gone": (gone(f"notebooks/{STAGE}.ipynb"), f"notebooks/{STAGE}.ipynb", "missing"),
     "page gone": (gone("review/index.html"), "review/index.html", "missing"),
     "manifest gone": (gone(MANIFEST), MANIFEST, "is missing"),
-    "manifest cut short": (cut_short(MANIFEST), MANIFEST, "is no manifest"),
+    "manifest cut short": (cut_short(MANIFEST), MANIFEST, "is not a manifest"),
     "table added": (put(f"tables/{STAGE}/more.csv"), f"tables/{STAGE}/more.csv", "sha256"),
     "page added": (put("review/more.html"), "review/more.html", "sha256"),
     "a pipe in its place": (pipe(f"tables/{STAGE}/times.csv"), f"tables/{STAGE}/times.csv", "no file"),
@@ -369,7 +369,7 @@ def test_no_manifest_leads_out_of_its_folder(recorded: Recorded, tmp_path: Path)
     for name in ("../secret", "/etc/hostname", "results/../../secret", "lab.toml", ""):
         content = {"lab": lab.name, "parts": {"x": {"run": "r", "files": {name: "0" * 64}}}}
         (tmp_path / MANIFEST).write_text(signing.signed(lab, "manifest", content))
-        assert signing.seal(tmp_path).reason.startswith("is no manifest"), name
+        assert signing.seal(tmp_path).reason.startswith("is not a manifest"), name
 
 
 def test_the_key_is_its_owners_alone_and_survives_down(recorded: Recorded) -> None:

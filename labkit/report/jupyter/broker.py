@@ -221,7 +221,7 @@ class Broker:
                 opened.callback(os.close, output)
             asked = Asked.model_validate(reading.parsed(text))
             if not is_own(asked, self._uid):
-                raise ValueError("is no connection file of that person's")
+                raise ValueError("is not a connection file of that person's")
             with open(os.dup(outputs[0]), "ab") as file:  # noqa: PTH123 - a descriptor
                 process = self._start(asked, file)
         kernel = Kernel(process, os.pidfd_open(process.pid), client)

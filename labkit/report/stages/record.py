@@ -134,7 +134,7 @@ def parse(text: str, path: Path, key: str) -> StageRecord:
         content, _ = signing.opened(text, "record", key)
         return StageRecord.model_validate(content)
     except (reading.NoJsonError, ValidationError) as error:
-        raise _damaged(path, f"is no stage's record ({str(error).splitlines()[0]})") from None
+        raise _damaged(path, f"is not a stage's record ({str(error).splitlines()[0]})") from None
     except ValueError as error:
         raise _damaged(path, str(error)) from None
 
@@ -315,7 +315,7 @@ def verify(lab: Lab, folder: Path | None = None, *, key: str = "") -> Outcome[Ve
         raise ConfigError(
             str(folder),
             "there is no such folder",
-            "name the outputs of a lab: outputs/LAB",
+            "give the folder of a lab's outputs: outputs/LAB",
             f"ls -la {folder}",
             code="config.no-folder",
         )
