@@ -1,4 +1,4 @@
-"""Can this machine run the lab? Looks at everything that the lab needs, and changes nothing.
+"""Checks that this machine can run the lab: everything that the lab needs is looked at, and nothing is changed.
 
 What keeps the lab from running is a blocker: a check that does not hold, with its remedy in the
 result's value and in its table ``blockers``.
@@ -86,7 +86,7 @@ NEEDS = (
 
 @action("doctor.examine")
 def examine(lab: Lab) -> Outcome[Machine]:
-    """Nothing has changed; every need of the lab has a check, and each that fails a blocker."""
+    """Checks everything that the lab needs of this machine; for each check that fails there is a blocker with its remedy."""
     seen = run.spread(lambda need: _seen(need, lab), NEEDS)
     blockers = tuple(blocker for _, blocker in seen if blocker)
     system = apt.os_release().get("PRETTY_NAME", platform.system())
