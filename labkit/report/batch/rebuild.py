@@ -101,7 +101,7 @@ def foresight(lab: Lab) -> tuple[Table, ...]:
     run, and one for each stage that would run; no table when there is nothing. Nothing is changed. Parameters
     that only a rebuild's command line gives a notebook are not known."""
     rows: list[dict[str, Cell]] = [{"step": step, "why": why} for step, why in _steps(lab)]
-    return (Table.of("rebuild", "What a rebuild would do besides", rows),) if rows else ()
+    return (Table.of("rebuild", "What a rebuild would also do", rows),) if rows else ()
 
 
 def _steps(lab: Lab) -> Iterator[tuple[str, str]]:
