@@ -324,13 +324,13 @@ def lab_file(lab: Lab) -> str:
     """The lab as the text of a ``lab.toml`` that lies in its own outputs (``outputs/<lab>/lab.toml``)
     and describes all of it, whatever the defaults, the options and the parameters were."""
     values = {**lab.model_dump(mode="json", exclude_none=True), "outputs": ".."}
-    plain = [f"{key} = {_toml(value)}" for key, value in values.items() if not _is_table(value)]
-    tables = [
-        "\n".join([f"\n[{key}]", *(f"{name} = {_toml(item)}" for name, item in value.items())])
-        for key, value in values.items()
-        if _is_table(value)
-    ]
-    return "# What this lab's stages were run with.\n" + "\n".join([*plain, *tables]) + "\n"
+    tables = {"": {}, **{key: value for key, value in values.items() if isinstance(value, dict)}}
+    tables[""] = {key: value for key, value in values.items() if key not in tables}
+    lines = ["# What this lab's stages were run with."]
+    for name, table in tables.items():
+        lines += [f"\n[{name}]"] if name else []
+        lines += [f"{key} = {_toml(value)}" for key, value in table.items()]
+    return "\n".join(lines) + "\n"
 
 
 def write_lab_file(lab: Lab) -> Path:
@@ -339,10 +339,6 @@ def write_lab_file(lab: Lab) -> Path:
     if text_of(path) != text:
         write_atomically(path, text)
     return path
-
-
-def _is_table(value: object) -> bool:
-    return isinstance(value, dict)
 
 
 def _toml(value: Any) -> str:
