@@ -115,8 +115,8 @@ def line(value: str) -> str:
         if ord(character) in _REFUSED:
             raise Fault(
                 "text",
-                f"has U+{ord(character):04X} in it, a control character, a line end or one that reverses the "
-                "direction of text: leave it out",
+                f"contains U+{ord(character):04X}, a control character, a line end or a character that reverses the "
+                "direction of text: remove it",
             )
     return value
 

@@ -40,20 +40,22 @@ def with_sudo() -> str:
     the programs of an activated environment."""
     program = Path(sys.argv[0])
     if program.name != "labkit":
-        return "call it with sudo, or from a root shell"
-    return f"call it with sudo: {shlex.join(['sudo', str(program.absolute()), *sys.argv[1:]])}"
+        return "run it with sudo, or in a root shell"
+    return f"run it with sudo: {shlex.join(['sudo', str(program.absolute()), *sys.argv[1:]])}"
 
 
 def excerpt(text: str, most: int = 800) -> str:
-    """What another program said, in at most ``most`` characters: its beginning and its end."""
+    """Another program's output in at most ``most`` characters: its beginning and its end."""
     text = text.strip()
     half = (most - 3) // 2
     return text if len(text) <= most else f"{text[:half]} … {text[-half:]}"
 
 
 class LabkitError(Exception):
-    """What was asked, why it cannot be done, and the remedy; ``again`` is a command that shows it, ``code``
-    the name by which a program or a reader knows this error from others."""
+    """The base class: what was asked, why it cannot be done, and the remedy.
+
+    ``again`` is a command that shows it; ``code`` is this error's fixed name, for programs.
+    """
 
     code = "labkit.error"
 
@@ -91,12 +93,14 @@ class MachineError(LabkitError):
     """The machine lacks something that the lab needs."""
 
 
-#: Programs that only set up what another one, after ``--``, runs in.
+#: Programs that only prepare the environment of the program after ``--``.
 AROUND = ("nsenter", "setpriv", "unshare", "setsid")
-#: What to do about a program that ended by a signal, where nothing better is known.
-ENDED = "somebody ended it, or the kernel did for want of memory (dmesg says so): call this again"
-#: What to do about one that refused to work.
-REFUSED = "correct what its own words name; called by itself it says them again"
+#: The remedy for a program that a signal ended, unless its caller has a better one.
+ENDED = (
+    "another program ended it, or the kernel did because memory ran out (see dmesg): run this again"
+)
+#: The remedy for a program that ended with an error.
+REFUSED = "correct what its message says; the command below shows the message again"
 
 
 class CommandError(LabkitError):
@@ -118,14 +122,14 @@ class CommandError(LabkitError):
         said = excerpt(stderr, 2000)
         super().__init__(
             typed([_meant(self.argv)]),
-            f"{ended}{': ' + said if said else ', without a word on its standard error'}",
+            f"{ended}{': ' + said if said else ', with nothing on its standard error'}",
             remedy or (ENDED if status < 0 else REFUSED),
             typed(self.argv),
         )
 
 
 def _meant(argv: Sequence[str]) -> str:
-    """The program that is meant: the one behind those that only set up what it runs in. Pure."""
+    """The program that the caller meant, behind those of :data:`AROUND`. Pure."""
     while argv[0] in AROUND and "--" in argv[:-1]:
         argv = argv[argv.index("--") + 1 :]
     return argv[0]
@@ -138,8 +142,8 @@ class CommandTimeoutError(CommandError):
 
     def __init__(self, argv: Sequence[str], seconds: float, stderr: str = "") -> None:
         self.seconds = seconds
-        said = f"killed after {seconds:g} s without an end. {stderr}".strip()
-        super().__init__(argv, -9, said, "call that command by itself and see where it hangs; then this again")  # fmt: skip
+        said = f"killed because it did not end within {seconds:g} s. {stderr}".strip()
+        super().__init__(argv, -9, said, "run that command alone to see where it hangs, then run this again")  # fmt: skip
 
 
 class StateError(LabkitError):
@@ -166,34 +170,34 @@ class StageError(LabkitError):
     """A stage's notebook did not run to its end, or a required check does not hold."""
 
 
-#: The system's own errors that somebody can do something about: the end of the code, and what.
+#: The operating system's errors that a person can act on: the end of labkit's code, and the remedy.
 SYSTEM: Mapping[int, tuple[str, str]] = {
-    errno.ENOSPC: ("disk-full", "make room on that disk (df -h)"),
-    errno.EDQUOT: ("disk-full", "make room: the account's quota is used up"),
+    errno.ENOSPC: ("disk-full", "free space on that disk (df -h)"),
+    errno.EDQUOT: ("disk-full", "free space: the account's quota is used up"),
     errno.EROFS: ("read-only", "choose a folder on a disk that is not read-only"),
-    errno.EACCES: ("not-allowed", "call it with sudo, or choose a folder of your own"),
-    errno.EPERM: ("not-allowed", "call it with sudo"),
-    errno.ENOTDIR: ("in-the-way", "move away the file that stands where a folder has to be"),
-    errno.EEXIST: ("in-the-way", "move away the file that stands where a folder has to be"),
-    errno.EISDIR: ("in-the-way", "move away the folder that stands where a file has to be"),
+    errno.EACCES: ("not-allowed", "run it with sudo, or choose a folder that you own"),
+    errno.EPERM: ("not-allowed", "run it with sudo"),
+    errno.ENOTDIR: ("in-the-way", "move away the file that is in the place of a folder"),
+    errno.EEXIST: ("in-the-way", "move away the file that is in the place of a folder"),
+    errno.EISDIR: ("in-the-way", "move away the folder that is in the place of a file"),
 }
 
 
 def of_system(error: OSError, path: str = "") -> MachineError:
-    """What the system refuses, at ``path`` where it names no other place."""
+    """The error for what the operating system refuses; ``path`` is the place when ``error`` names none."""
     place = _in_the_way(str(error.filename or path))
-    code, remedy = SYSTEM.get(error.errno or 0, ("system", "see what is there"))
+    code, remedy = SYSTEM.get(error.errno or 0, ("system", "look at it with the command below"))
     return MachineError(
         place or "the system",
         error.strerror or str(error),
-        f"{remedy}; lab.toml has the folders: state, cache, run, outputs",
+        f"{remedy}; lab.toml sets the folders: state, cache, run, outputs",
         f"ls -lad {shlex.quote(place)}" if place else "df -h",
         code=f"machine.{code}",
     )
 
 
 def _in_the_way(path: str) -> str:
-    """What stands where a folder of the path has to be; the path itself when nothing does."""
+    """The file that is in the place of one of the path's folders; the path itself when there is none."""
     parts = (Path(path), *Path(path).parents) if path else ()
     there = next((part for part in parts if os.path.lexists(part)), None)
     return str(there) if there and not there.is_dir() else path

@@ -1,6 +1,6 @@
 """Reads files, logs and servers' answers that may be hostile: bounded in size, and parsed safely.
 
-Whoever wrote them may have meant harm. What is no file or too large is refused with a reason; JSON is parsed by
+What is not a file or is too large is refused with a reason; JSON is parsed by
 pydantic's own parser, which ends at 200 nested values and refuses halves of surrogate pairs and numbers of thousands
 of digits.
 """
@@ -25,12 +25,12 @@ R = TypeVar("R", bound=BaseModel)
 
 #: The most bytes that labkit reads of one file, or of a server's answer.
 MOST = 64 * 2**20
-#: The bytes that are read at a time: the kernel refuses to give 4 MiB or more of a file of /proc/sys.
+#: The bytes of one read: of a file in /proc/sys the kernel refuses to give 4 MiB or more at once.
 PART = 1 << 20
 #: The longest line that a log can have, in bytes: Apache's, with a request and two headers of 8,190 bytes each
 #: (LimitRequestLine, LimitRequestFieldSize), of which every byte is written as ``\\xhh``.
 LONGEST = 1 << 17
-#: As many different faults are told.
+#: The most kinds of faults that a message lists.
 KINDS = 5
 
 
@@ -39,7 +39,7 @@ class NoJsonError(ValueError):
 
 
 def content(path: Path, most: int = MOST) -> bytes:
-    """What is in a file.
+    """The bytes of a file.
 
     :raises OSError: it cannot be opened. :raises ValueError: it is no file, or has more than ``most`` bytes.
     """
@@ -50,18 +50,18 @@ def content(path: Path, most: int = MOST) -> bytes:
         os.close(descriptor)
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        raise ValueError("is no file")
+        raise ValueError("is not a file")
     data = bytearray()
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         while len(data) <= most and (part := file.read(PART)):
             data += part
     if len(data) > most:
-        raise ValueError(f"has more than {most // 1024} KiB, which labkit writes into no such file")
+        raise ValueError(f"has more than {most // 1024} KiB; labkit writes smaller files")
     return bytes(data)
 
 
 def text(path: Path, most: int = MOST) -> str:
-    """The same as text (UTF-8)."""
+    """The text of a file (UTF-8). Raises what :func:`content` raises."""
     return content(path, most).decode()
 
 
@@ -90,7 +90,7 @@ def json_object(path: Path, remedy: str) -> dict[str, Any]:
     try:
         found = json_of(path)
         if not isinstance(found, dict):
-            raise ValueError(f"holds {type(found).__name__} where an object has to be")
+            raise ValueError(f"contains {type(found).__name__} instead of a JSON object")
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
@@ -99,7 +99,7 @@ def json_object(path: Path, remedy: str) -> dict[str, Any]:
 
 
 def damaged(path: Path, error: Exception, remedy: str, code: str = "state.damaged") -> StateError:
-    """The error for a file of labkit's that cannot be read as what it is."""
+    """The error for a damaged file that labkit keeps."""
     said = str(error).partition("\n")[0] or type(error).__name__
     return StateError(
         str(path), f"is damaged: {said}", remedy, f"head -c 400 {shlex.quote(str(path))}", code=code
@@ -139,7 +139,7 @@ def told(bad: Mapping[str, int]) -> str:
 
 
 def _fault(error: ValidationError, model: type[BaseModel]) -> str:
-    """What is wrong, without a word of what the text says."""
+    """What is wrong with a record, without any of its text."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     if first["type"] == "json_invalid":
         return "no JSON"

@@ -19,7 +19,6 @@ import mwclient
 from hypothesis import strategies as st
 
 from labkit.wiki.render import (
-    html_reader,
     markdown,
     notebook,
     pictures,
@@ -31,7 +30,6 @@ from labkit.wiki.render.pictures import Picture
 from labkit.wiki.render.tree import (  # fmt: skip
     Cell,
     Code,
-    Document,
     Fold,
     Grid,
     Heading,
@@ -39,7 +37,6 @@ from labkit.wiki.render.tree import (  # fmt: skip
     Line,
     Link,
     Listing,
-    Note,
     Paragraph,
     Part,
     Parts,
@@ -87,7 +84,6 @@ class Place:
     part: Callable[[str], Part | str]
     elements: frozenset[str]
     expected: Callable[[str], str] = wikitext.clean
-    notes: bool = False
     rare: bool = False
 
 
@@ -133,7 +129,7 @@ def coloured(text: str) -> Part | str:
 
 def frame(text: str) -> Part | str:
     """A text in a table of another program's HTML."""
-    return html_reader.read(f"<table class='dataframe'><tr><th>h</th></tr><tr><td>{escaped(text)}</td></tr></table>")[0]  # fmt: skip
+    return markdown.read_html(f"<table class='dataframe'><tr><th>h</th></tr><tr><td>{escaped(text)}</td></tr></table>")[0]  # fmt: skip
 
 
 def table(cell: Line) -> Grid:
@@ -164,10 +160,9 @@ PLACES = (
     Place("source", lambda t: Source(t, "python"), frozenset({"pre", "div", "span"}), rare=True),
     Place("screen", coloured, frozenset({"pre", "span", "div"}), lambda t: screen(f"A{unescaped(t)}B")),
     Place("foreign cell", frame, TABLE, lambda t: f"h|{collapsed(t)}"),
-    Place("foreign text", lambda t: (html_reader.read(f"<p>q{escaped(t)}q</p>"))[0], INLINE, lambda t: collapsed(f"q{t}q")),
+    Place("foreign text", lambda t: (markdown.read_html(f"<p>q{escaped(t)}q</p>"))[0], INLINE, lambda t: collapsed(f"q{t}q")),
     Place("picture's caption", lambda t: paragraph(Image("q", IMAGE, caption=t)), frozenset({"div", "figure", "figcaption", "a", "img", "i"}), one_line),
     Place("picture's description", lambda t: paragraph(Text("q"), Image(t, IMAGE)), frozenset({"p", "span", "a", "img"}), lambda t: f"q{{{one_line(t)}}}"),
-    Place("footnote", lambda t: paragraph(Text("q"), Note(0)), frozenset({"p", "sup", "a", "div", "ol", "li", "span", "br"}), lambda t: f"q[1]\n↑ {wikitext.clean((t.strip() and t) or 'q')}", notes=True),
 )  # fmt: skip
 
 
@@ -236,11 +231,8 @@ def written(place: Place, text: str) -> str:
     """The wikitext of a text in its place."""
     part = place.part(text)
     parts: Parts = () if isinstance(part, str) else (part,)
-    notes: tuple[Parts, ...] = (
-        ((paragraph(Text((text.strip() and text) or "q")),),) if place.notes else ()
-    )
     where = writing.Place(link={"known.ipynb": "#Known"}.get)
-    return writing.write(Document(parts, notes), where).text
+    return writing.write(parts, where).text
 
 
 def examine(
@@ -314,12 +306,11 @@ SHOWN = frozenset((
 ))  # fmt: skip
 
 
-def documents(text: str) -> list[Document]:
+def documents(text: str) -> list[Parts]:
     """What a text is read as: Markdown, HTML, and outputs of both."""
-    told = markdown.read(text)
-    shown = [{"text/markdown": text}, {"text/html": text}, {"text/latex": text}]
+    shown = [{"text/markdown": text}, {"text/html": text}]
     made = [{"output_type": "display_data", "data": data, "metadata": {}} for data in shown]
-    return [told, Document(html_reader.read(text)), Document(notebook.outputs(made))]
+    return [markdown.read(text), markdown.read_html(text), notebook.outputs(made)]
 
 
 def expect_inert(site: mwclient.Site, texts: Sequence[str]) -> None:
@@ -328,7 +319,7 @@ def expect_inert(site: mwclient.Site, texts: Sequence[str]) -> None:
     answer = parsed(site, f"__NOTOC__\n{page}")
     found = set(re.findall(r"<([a-z0-9]+)", answer["text"]))
     assert found <= SHOWN, texts
-    # a footnote may have no text, which Cite says in a category; pictures are not uploaded
+    # pictures are not uploaded, which the wiki says in a category
     assert not [name for name in LINKS if name != "categories" and answer[name]], texts
     assert {item["category"] for item in answer["categories"]} <= {
         "Pages_with_broken_file_links"

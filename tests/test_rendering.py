@@ -20,7 +20,7 @@ from labkit.core.result import RESULT_MIME
 from labkit.wiki.client import session
 from labkit.wiki.client.protocol import Features
 from labkit.wiki.render import markdown, notebook, writing
-from labkit.wiki.render.tree import Document
+from labkit.wiki.render.tree import Parts
 from labkit.wiki.render.writing import Place
 from tests.desks import parsed
 from tests.rendered import FOLDER, PIXEL, PLACE, Row, inner, rows, unnamed
@@ -28,10 +28,10 @@ from tests.rendered import FOLDER, PIXEL, PLACE, Row, inner, rows, unnamed
 MARKDOWN, OUTPUTS = rows("markdown"), rows("outputs")
 
 
-def document(row: Row) -> Document:
+def document(row: Row) -> Parts:
     """What a row's text is read as: outputs are JSON."""
     if row in OUTPUTS:
-        return Document(notebook.outputs(json.loads(row.written)))
+        return notebook.outputs(json.loads(row.written))
     return markdown.read(row.written)
 
 
@@ -78,30 +78,13 @@ def test_a_real_wiki_reads_what_was_meant(site: mwclient.Site, table: list[Row])
 
 
 @pytest.mark.root
-def test_the_labs_own_wiki_has_what_the_report_uses(site: mwclient.Site, wiki_lab: Lab) -> None:
-    """The lab's own wiki highlights code and knows footnotes; only another one is asked whether it
-    does."""
-    assert site.features == Features(highlight=True, notes=True)
+def test_code_is_coloured_where_the_wiki_can(site: mwclient.Site) -> None:
+    """The lab's own wiki highlights code; another one is asked once, and code is preformatted where it cannot."""
+    assert site.features == Features(highlight=True)
     site.own = False
-    assert site.features == Features(highlight=True, notes=True)
-
-
-def test_a_wiki_without_extensions_is_written_for() -> None:
-    """Code is preformatted; footnotes are superscript links to a list at the end, and back."""
-    place = Place(name="t", features=Features.of(["ParserFunctions"]))
-    text = "a[^1] b[^1] c[^2]\n\n```python\nx\n```\n\n[^1]: One *x*.\n[^2]: Two.\n\n    More."
-    assert writing.write(markdown.read(text), place).text == "\n".join(
-        (
-            'a<sup id="t-1-mark">[[#t-1|&#91;1&#93;]]</sup> b<sup>[[#t-1|&#91;1&#93;]]</sup>'
-            ' c<sup id="t-2-mark">[[#t-2|&#91;2&#93;]]</sup>',
-            "",
-            "<pre>\nx\n</pre>",
-            "",
-            '<div style="border-top:1px solid #a2a9b1;margin-top:1.5em;font-size:90%">',
-            "<ol>\n<li id=\"t-1\">One ''x''. [[#t-1-mark|↑]]</li>",
-            '<li id="t-2">Two.\n\n<p>More.</p>\n [[#t-2-mark|↑]]</li>\n</ol>\n</div>',
-        )
-    )
+    assert site.features == Features(highlight=True)
+    place = Place(features=Features.of(["ParserFunctions"]))
+    assert writing.write(markdown.read("```python\nx\n```"), place).text == "<pre>\nx\n</pre>"
 
 
 def test_headings_stay_below_the_stages() -> None:
@@ -114,23 +97,6 @@ def test_headings_stay_below_the_stages() -> None:
         "=== b ===",
     ]
     assert all(f"'''{name}'''" in shown for name in "cde")
-
-
-def test_footnotes_are_counted_through_a_notebook() -> None:
-    """Two cells may use the same label: their notes stay two."""
-    cell = {"cell_type": "markdown", "metadata": {}}
-    page = notebook.render(
-        {
-            "cells": [
-                {**cell, "source": "a[^1]\n\n[^1]: one"},
-                {**cell, "source": "b[^1]\n\n[^1]: two"},
-            ]
-        }
-    )
-    assert page.text.split("\n\n") == [
-        'a<ref name="text-1">one</ref>', 'b<ref name="text-2">two</ref>',
-        '<div style="border-top:1px solid #a2a9b1;margin-top:1.5em;font-size:90%">\n<references />\n</div>',
-    ]  # fmt: skip
 
 
 def test_pictures_are_described_and_named_by_content() -> None:
@@ -187,11 +153,10 @@ def test_a_changed_number_changes_its_line_alone() -> None:
 SCRIPT = """
 import hashlib, json
 from labkit.wiki.render import markdown, notebook, writing
-from labkit.wiki.render.tree import Document
 from tests.rendered import rows
 seen = hashlib.sha256()
 told = [markdown.read(row.written) for row in rows("markdown")]
-told += [Document(notebook.outputs(json.loads(row.written))) for row in rows("outputs")]
+told += [notebook.outputs(json.loads(row.written)) for row in rows("outputs")]
 for document in told:
     written = writing.write(document)
     seen.update(written.text.encode())

@@ -109,7 +109,7 @@ def pair(option: str) -> tuple[str, Any]:
     if not equals or not name.replace(".", "").isidentifier():
         raise ConfigError(
             display.quoted(option),
-            "is no NAME=VALUE",
+            "is not NAME=VALUE",
             "write it like replicas=3",
             code="config.option",
         )
@@ -159,22 +159,22 @@ def with_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def told(error: Exception) -> LabkitError:
-    """An error as it is told: labkit's own, the system's (a folder that is read-only, a full disk), or a
-    fault."""
+    """An error as a :class:`LabkitError`: labkit's, the operating system's (a read-only folder, a full disk), or a fault
+    in labkit."""
     if isinstance(error, LabkitError):
         return error
     if isinstance(error, OSError):
         return of_system(error)
     return LabkitError(
         type(error).__name__,
-        f"{error} (a fault of labkit's own)",
-        "call it again with --debug, and report what that shows",
+        f"{error} (a fault in labkit itself)",
+        "run it again with --debug, and report what that shows",
         code="labkit.fault",
     )
 
 
 def finish(result: Result[Any], choice: Choice) -> None:
-    """Tells a result, and exits with 1 when a check of it does not hold."""
+    """Prints a result; exits with 1 when one of its checks does not hold."""
     show(result, choice)
     leave(result)
 
@@ -190,7 +190,7 @@ def show(result: Result[Any], choice: Choice, *, checks: bool = True) -> None:
 
 
 def leave(result: Result[Any], interrupted: str = "") -> None:
-    """Exits with the status that tells how it came out; returns when all is well."""
+    """Exits with 128 + the signal's number or with 1 after a failure; returns after a success."""
     if interrupted:
         raise typer.Exit(128 + signal.Signals[interrupted])
     if not result.holds:

@@ -190,7 +190,7 @@ def folder_key(lab: Lab, place: Path) -> str:
     return max(held, key=lambda key: len(held[key].parts), default="")
 
 
-def disk_full_remedy(lab: Lab, place: Path, first: str = "make room") -> str:
+def disk_full_remedy(lab: Lab, place: Path, first: str = "free space") -> str:
     """What to do about a place's full disk: ``first``, or to have the folder that it is in elsewhere. Pure."""
     key = folder_key(lab, place)
     return f"{first}, or set `{key}` to a folder on a larger disk" if key else first
@@ -213,7 +213,7 @@ def explain_disk_full(error: Exception, lab: Lab) -> Exception:
     return MachineError(
         str(place),
         reason,
-        f"{disk_full_remedy(lab, place, known.remedy.partition(';')[0])}; then call it again",
+        f"{disk_full_remedy(lab, place, known.remedy.partition(';')[0])}; then run it again",
         f"df -h {existing(place)}",
         code=known.code,
     )

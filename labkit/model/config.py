@@ -22,7 +22,7 @@ from labkit import reading
 from labkit.display import line, quoted
 from labkit.errors import ConfigError, StateError
 
-#: What a check of the configuration complains with: the last part of the error's code, and the words.
+#: The exception that a check of the configuration raises: the last part of the error's code, and the message.
 Fault = PydanticCustomError
 #: A DNS label (RFC 1123, section 2.1), in lower case.
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -36,16 +36,18 @@ def _label(value: object) -> object:
     if not isinstance(value, str) or not LABEL.fullmatch(value):
         raise Fault(
             "label",
-            "is no DNS label: lower-case letters, digits and inner hyphens, at most 63 characters",
+            "is not a DNS label: use lower-case letters, digits and inner hyphens, at most 63 characters",
         )
     return value
 
 
 def _domain(value: object) -> object:
     if not isinstance(value, str) or not all(LABEL.fullmatch(part) for part in value.split(".")):
-        raise Fault("domain", "is no domain name: DNS labels with dots between them")
+        raise Fault("domain", "is not a domain name: write DNS labels with dots between them")
     if value and value.rpartition(".")[2] != "test":
-        raise Fault("domain", "is not below .test, the domain reserved for tests (RFC 6761)")
+        raise Fault(
+            "domain", "is not below .test, the domain that is reserved for tests (RFC 6761)"
+        )
     return value
 
 
@@ -55,28 +57,28 @@ def _title(value: str) -> str:
     if length > most:
         raise Fault(
             "page-length",
-            f"has {length} bytes in UTF-8; it may have at most {most}: a wiki's titles end at {TITLE}, and "
+            f"has {length} bytes in UTF-8; at most {most} are allowed: a wiki's titles have at most {TITLE}, and "
             f"labkit also needs the page NAME{BESIDE}",
         )
     return title
 
 
-#: Where nothing of a lab's is made, whatever leads there.
+#: Folders of the operating system, in which labkit makes nothing.
 SYSTEM = (
     "/etc", "/proc", "/sys", "/dev", "/boot",
     "/bin", "/sbin", "/lib", "/lib32", "/lib64",
     "/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/share",
 )  # fmt: skip
-#: What of it is for everybody.
+#: Folders below them that every user may write.
 EVERYBODYS = ("/dev/shm",)  # noqa: S108 - not used, but allowed
-#: What means something else than itself in apache2's configuration, rotatelogs' names or overlayfs' options.
+#: Characters with a special meaning in apache2's configuration, rotatelogs' names or overlayfs' options.
 MEANING = frozenset("\"'\\$%,:")
-#: Linux: a name in a folder has at most so many bytes; a path, so many that the lab's own names still fit.
+#: The most bytes of a file's name (Linux), and of a configured path: the lab's names below it must still fit.
 NAME, PATH = 255, 1024
 
 
 def path(value: str) -> str:
-    """The text of a path: of one line, and as long as Linux takes it. Pure."""
+    """Returns the text of a path: one line, not longer than Linux allows. Pure."""
     line(value)
     if len(value.encode()) > PATH or any(len(p.encode()) > NAME for p in value.split("/")):
         raise Fault("path", f"is too long: at most {NAME} bytes for a name, {PATH} for all of it")
@@ -84,7 +86,7 @@ def path(value: str) -> str:
 
 
 def folder(value: object) -> object:
-    """An absolute folder, whose name means in every file and option just itself. Pure."""
+    """Returns an absolute folder whose name needs no quoting in any file or option. Pure."""
     parsed = PurePosixPath(value) if isinstance(value, str) else PurePosixPath()
     if (
         not parsed.is_absolute()
@@ -92,10 +94,10 @@ def folder(value: object) -> object:
         or len(parsed.parts) < 2
         or "\0" in str(parsed)
     ):
-        raise Fault("folder", "is no absolute path of a folder below /, without '..'")
+        raise Fault("folder", "is not the absolute path of a folder below /, without '..'")
     if found := MEANING.intersection(path(str(value))):
         raise Fault(
-            "folder", f"has a {min(found)} in it, which means something else to other programs"
+            "folder", f"contains {min(found)}, which has a special meaning for other programs"
         )
     return value
 
@@ -120,7 +122,7 @@ class Host(Section):
     """The host's side of the lab: bridge, name server, balancer, browser and load."""
 
     netns: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_-]{0,30})?$")] = ""
-    """A network namespace that labkit makes for the host's side; "" is the machine's own."""
+    """A network namespace that labkit makes for the host's side; "" is the machine's."""
 
 
 class Network(Section):
@@ -134,7 +136,7 @@ class Rootfs(Section):
     """How the farm's root file system is made."""
 
     suite: Annotated[str, Field(pattern=r"^([a-z][a-z0-9-]{0,40})?$")] = ""
-    """The Debian release, such as "trixie"; "" is the machine's own."""
+    """The Debian release, such as "trixie"; "" is the machine's."""
     tool: Literal["mmdebstrap", "debootstrap"] = "mmdebstrap"
     """The program that makes it."""
     variant: Word = "essential"
@@ -232,7 +234,7 @@ class Site(Section):
 
 
 def _named(value: object) -> object:
-    """Plain names stand for sites with nothing else said."""
+    """Replaces plain names by sites with default values."""
     if isinstance(value, (list, tuple)):
         return tuple({"name": item} if isinstance(item, str) else tuples(item) for item in value)
     return value
@@ -312,11 +314,14 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         said = reading.content(path, MOST).decode("utf-8-sig")  # Windows' editors write a mark
         if LONG.search(said):
-            raise ValueError("a key has more parts than any that labkit knows")
+            raise ValueError("a key has more parts than labkit knows")
         return dict(tuples(tomllib.loads(said)))
     except FileNotFoundError:
         raise ConfigError(
-            str(path), "there is no such file", "name an existing lab.toml", code="config.no-file"
+            str(path),
+            "there is no such file",
+            "give the name of an existing lab.toml",
+            code="config.no-file",
         ) from None
     except (RecursionError, ValueError) as error:
         deep = isinstance(error, RecursionError)
@@ -326,7 +331,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise StateError(
             str(path),
             f"cannot be read: {error.strerror}",
-            "call it with sudo, or name another file: --config FILE",
+            "run it with sudo, or choose another file: --config FILE",
             f"ls -la {shlex.quote(str(path))}",
             code="state.unreadable",
         ) from None
@@ -362,13 +367,13 @@ KINDS = {
 
 
 def unknown(name: str, known: Mapping[str, object] | set[str], what: str) -> ConfigError:
-    """The error for a name that is none of the known ones; names the nearest."""
+    """The error for an unknown name, with the most similar known one."""
     near = difflib.get_close_matches(name, list(known), 1, 0.5)
     guess = f"did you mean {quoted(near[0])}? " if near else ""
     return ConfigError(
         quoted(name),
         f"is not {what}",
-        f"{guess}known: {', '.join(sorted(known))}",
+        f"{guess}known names: {', '.join(sorted(known))}",
         code="config.unknown-name",
     )
 
@@ -408,7 +413,7 @@ def explain(
 
 
 def without_password(text: str) -> str:
-    """A text in which no address shows who may get in there."""
+    """The text without user names and passwords in addresses."""
     return re.sub(r"(?<=://)[^/@\s]+@", "...@", text)
 
 
@@ -422,7 +427,7 @@ def _section(model: type[BaseModel], path: Sequence[str | int]) -> type[BaseMode
 
 
 def resolved(base: Path, value: object) -> object:
-    """A path as seen from ``base``; what can be none is left for the configuration's own check to refuse."""
+    """A path relative to ``base`` as an absolute one; a value that is not a path is returned unchanged, and refused later."""
     if not isinstance(value, str):
         return value
     try:
@@ -432,8 +437,8 @@ def resolved(base: Path, value: object) -> object:
 
 
 def require_apart(folders: Mapping[str, Path]) -> None:
-    """Raises :class:`ConfigError` for a folder (by its key) that is, by whatever links lead there, one of the
-    system's own, or below it."""
+    """Raises :class:`ConfigError` for a folder (by its key) that is one of the system's folders or below one, also through
+    links."""
     for key, place in folders.items():
         real = f"{os.path.realpath(place)}/"
         if real.startswith(tuple(f"{name}/" for name in EVERYBODYS)):
@@ -441,8 +446,8 @@ def require_apart(folders: Mapping[str, Path]) -> None:
         if real.startswith(tuple(f"{name}/" for name in SYSTEM)):
             raise ConfigError(
                 f"{key} = {quoted(str(place))}",
-                f"leads to {real[:-1]}, and that is the system's own",
-                f"set {key} to a folder of the lab's own, or remove the link",
+                f"leads to {real[:-1]}, a folder of the operating system",
+                f"set {key} to another folder, or remove the link",
                 f"readlink -f {place}",
                 code="config.folder-system",
             )

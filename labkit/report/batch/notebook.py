@@ -65,9 +65,9 @@ def require(path: Path) -> dict[str, Any]:
     if content is not None:
         return content
     if path.exists():
-        reason, remedy = "is damaged: no notebook that Jupyter can read", "restore it (git restore)"
+        reason, remedy = "is damaged: Jupyter cannot read it", "restore it (git restore)"
         raise ConfigError(str(path), reason, remedy, code="config.damaged-notebook")
-    reason, remedy = "there is no notebook here", "call labkit from the project's folder"
+    reason, remedy = "there is no notebook here", "run labkit in the project's folder"
     raise ConfigError(str(path), reason, remedy, code="config.no-notebook")
 
 
@@ -83,7 +83,7 @@ def declared(notebook: Mapping[str, Any]) -> frozenset[str]:
     except SyntaxError as error:
         raise ConfigError(
             "the cell tagged 'parameters'",
-            f"is no Python: {error.msg} in line {error.lineno}: {(error.text or '').strip()}",
+            f"is not valid Python: {error.msg} in line {error.lineno}: {(error.text or '').strip()}",
             "correct that line of the notebook",
             code="config.notebook-parameters",
         ) from None

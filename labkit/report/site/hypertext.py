@@ -1,7 +1,7 @@
 """The document tree as HTML that cannot do anything.
 
 All characters are escaped; there are no elements, attributes or addresses but the ones written here.
-Pictures are files beside the page, formulas are drawn in it: nothing comes from outside.
+Pictures are files beside the page, drawn formulas among them: nothing comes from outside.
 """
 
 from __future__ import annotations
@@ -34,35 +34,17 @@ class Hypertext:
     """Writes the parts of one page.
 
     ``headings`` are the slugs that links may lead to; ``pages`` gives a notebook's page by its file's
-    name. ``files`` are the pictures so far, by their addresses; ``notes`` the footnotes.
+    name. ``files`` are the pictures so far, by their addresses.
     """
 
     headings: frozenset[str] = frozenset()
     pages: Mapping[str, str] = field(default_factory=dict)
-    notes: list[Parts] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     _marked: set[str] = field(default_factory=set)
-    _met: list[int] = field(default_factory=list)
-    _in_note: bool = False
 
     def show(self, parts: Iterable[Part]) -> Markup:
         """The parts as HTML."""
         return Markup(self.parts(parts))  # noqa: S704 - all of it is written here
-
-    def footnotes(self) -> Markup | None:
-        """The footnotes whose marks were met, as a list; None without any."""
-        if not self._met:
-            return None
-        self._in_note = True
-        items = [
-            self.item(
-                self.notes[number],
-                f' id="note-{n + 1}"',
-                f' <a href="#note-{n + 1}-mark" aria-label="back to the text">↑</a>',
-            )
-            for n, number in enumerate(self._met)
-        ]
-        return Markup(f'<ol class="notes">{"".join(items)}</ol>')  # noqa: S704 - as above
 
     # -- parts
 
@@ -118,14 +100,12 @@ class Hypertext:
         first = f' start="{part.start}"' if part.start not in (None, 1) else ""
         return f"<{tag}{first}>{''.join(self.item(item) for item in part.items)}</{tag}>"
 
-    def item(self, item: Parts, attributes: str = "", end: str = "") -> str:
+    def item(self, item: Parts) -> str:
         """An item of a list: a paragraph at its beginning needs no element before lists alone."""
         match item:
             case (Paragraph(line), *rest) if not is_alone(line) and all(isinstance(part, tree.Listing) for part in rest):  # fmt: skip
-                inside = f"{self.line(line)}{self.parts(rest)}"
-            case _:
-                inside = self.within(item)
-        return f"<li{attributes}>{inside}{end}</li>"
+                return f"<li>{self.line(line)}{self.parts(rest)}</li>"
+        return f"<li>{self.within(item)}</li>"
 
     def grid(self, part: tree.Grid) -> str:
         """A table; a long one is folded."""
@@ -171,8 +151,6 @@ class Hypertext:
                 return self.image(piece)
             case Formula(tex, display):
                 return self.formula(tex, display)
-            case tree.Note(number):
-                return self.note(number)
 
     def link(self, address: str, text: str) -> str:
         """A link where it leads somewhere; its words alone elsewhere."""
@@ -189,7 +167,7 @@ class Hypertext:
             return f"#h-{tree.slug(fragment)}"
         return self.pages.get(name, "")
 
-    def image(self, image: Image) -> str:
+    def image(self, image: Image, attributes: str = "") -> str:
         """A picture, a file of the site's own named by a hash of its content; elsewhere its words."""
         if image.picture is None:
             return _text(f"[{image.alt or 'a picture'}]")
@@ -197,28 +175,15 @@ class Hypertext:
         name = f"{FOLDER}/{hashlib.sha256(data).hexdigest()[:16]}.{image.picture.ending}"
         self.files[name] = data
         size = f' width="{width}"' if width else ""
-        return f'<img src="{name}" alt="{_text(image.alt)}"{size}>'
+        return f'<img src="{name}" alt="{_text(image.alt)}"{size}{attributes}>'
 
     def formula(self, tex: str, display: bool) -> str:
         """A formula, drawn; its source where it cannot be."""
-        drawing = pictures.formula(tex, display=display)
-        if drawing is None:
+        picture = pictures.formula(tex, display=display)
+        if picture is None:
             return f"<code>{_text(tex)}</code>"
-        below = drawing.depth * pictures.SCALE
-        said = f' role="img" aria-label="{_text(tex)}" style="vertical-align:-{below:.3f}em"'
-        return pictures.svg(drawing, attributes=said)
-
-    def note(self, number: int) -> str:
-        """A footnote's mark."""
-        if number >= len(self.notes):
-            return ""
-        if self._in_note:  # as on the wiki
-            return _text(f" ({tree.words(self.notes[number])})")
-        first = number not in self._met
-        self._met += [number] if first else []
-        shown = self._met.index(number) + 1
-        anchor = f' id="note-{shown}-mark"' if first else ""
-        return f'<sup{anchor}><a href="#note-{shown}">[{shown}]</a></sup>'
+        style = f' class="tex" style="vertical-align:-{picture.depth:.1f}px"'
+        return self.image(Image(tex, picture), style)
 
 
 def screen(part: tree.Screen) -> str:

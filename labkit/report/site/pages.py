@@ -178,52 +178,44 @@ def of_notebook(
 ) -> tuple[tuple[Section, ...], Mapping[str, bytes]]:
     """An executed notebook (nbformat 4) as sections, in its order, and the pictures in them by their addresses.
 
-    The footnotes of all cells are the last section. ``pages`` are the site's, by the file names of the
-    notebooks they show; outputs that begin with ``unsaid`` are left out.
+    ``pages`` are the site's, by the file names of the notebooks they show; outputs that begin with
+    ``unsaid`` are left out.
     """
     cells = list(_cells(notebook))
-    told = [document for _, document in cells if document]
-    heads = (p for document in told for p in document.parts if isinstance(p, tree.Heading))
+    heads = (part for _, told in cells for part in told or () if isinstance(part, tree.Heading))
     writer = Hypertext(
-        headings=frozenset(tree.slug(tree.plain(head.line)) for head in heads),
-        pages=pages,
-        notes=[note for document in told for note in document.notes],
+        headings=frozenset(tree.slug(tree.plain(head.line)) for head in heads), pages=pages
     )
-    sections = list(_sections(cells, writer, unsaid))
-    notes = writer.footnotes()
-    return (*sections, *([Section(prose=notes)] if notes else [])), writer.files
+    return tuple(_sections(cells, writer, unsaid)), writer.files
 
 
-def _cells(notebook: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], tree.Document | None]]:
-    """The cells, Markdown cells with their documents; footnotes are counted through all of them.
+def _cells(notebook: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], tree.Parts | None]]:
+    """The cells, Markdown cells with their parts.
 
     The cell that papermill adds to mark where an error was is left out: the page says that itself.
     """
-    first = 0
     for cell in notebook["cells"]:
         tags = cell.get("metadata", {}).get("tags", ())
         if cell["cell_type"] == "markdown" and "papermill-error-cell-tag" not in tags:
-            told = narrative(cell, first_note=first)
-            first += len(told.notes)
-            yield cell, told
+            yield cell, narrative(cell)
         elif cell["cell_type"] == "code" and text(cell["source"]).strip():
             yield cell, None
 
 
 def _sections(
-    cells: Sequence[tuple[Mapping[str, Any], tree.Document | None]], writer: Hypertext, unsaid: str
+    cells: Sequence[tuple[Mapping[str, Any], tree.Parts | None]], writer: Hypertext, unsaid: str
 ) -> Iterator[Section]:
     waiting: list[CodeCell] = []
     for cell, told in [*cells, ({}, None)]:
         number = cell.get("execution_count") or 0
-        if cell and not told:
+        if cell and told is None:
             waiting.append(CodeCell(number, code(text(cell["source"]))))
         shown = outputs(cell.get("outputs", ()))
         if waiting and (told or shown or not cell):
             yield Section(waiting[-1].cell, code=tuple(waiting))
             waiting = []
         if told:
-            yield Section(prose=writer.show(told.parts))
+            yield Section(prose=writer.show(told))
         yield from (
             _output(number, part, writer)
             for part in shown

@@ -17,16 +17,14 @@ from labkit.records import Record
 
 
 class Features(Record):
-    """The extensions that the report uses where the wiki has them: SyntaxHighlight, and Cite."""
+    """What the report uses where the wiki has it: code in colours (the extension SyntaxHighlight)."""
 
     highlight: bool = True
-    notes: bool = True
 
     @classmethod
     def of(cls, extensions: Iterable[str]) -> Features:
         """The features of a wiki with these extensions, by their names on Special:Version."""
-        names = set(extensions)
-        return cls(highlight="SyntaxHighlight" in names, notes="Cite" in names)
+        return cls(highlight="SyntaxHighlight" in extensions)
 
 
 class SiteInfo(Record):

@@ -6,7 +6,6 @@ output the richest form is taken that can be shown and cannot act.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -16,14 +15,13 @@ from urllib.parse import unquote
 from pydantic import ValidationError
 
 from labkit.core.result import FIGURE_MIME, RESULT_MIME, Figure, Result
-from labkit.wiki.render import html_reader, markdown, pictures, terminal, tree, writing
+from labkit.wiki.render import markdown, pictures, terminal, tree, writing
 from labkit.wiki.render.pictures import Picture
-from labkit.wiki.render.tree import Document, Paragraph, Part, Parts, Styled, Text
+from labkit.wiki.render.tree import Paragraph, Part, Parts, Styled, Text
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 #: The text/plain of a picture without a description: the repr of its object.
 _NAMELESS = re.compile(r"\s*(?:<.*>|\S*\(.*\)|\S+ at 0x[0-9a-f]+)?\s*", re.DOTALL)
-_TEX = re.compile(r"\s*(\$\$?|\\\[|\\\()(.*?)(\$\$?|\\\]|\\\))\s*", re.DOTALL)
 
 #: An output's forms by their MIME types, or a cell's attachment's.
 Bundle = Mapping[str, Any]
@@ -37,40 +35,32 @@ def render(notebook: Mapping[str, Any], *, place: writing.Place | None = None) -
     return writing.write(read(notebook), place)
 
 
-def read(notebook: Mapping[str, Any]) -> tree.Document:
+def read(notebook: Mapping[str, Any]) -> Parts:
     """The notebook without its title."""
     parts: list[Part] = []
-    notes: list[Parts] = []
     waiting: list[str] = []
     first = True
     for cell in notebook["cells"]:
-        found = narrative(cell, first_note=len(notes)) if cell["cell_type"] == "markdown" else None
+        found = narrative(cell) if cell["cell_type"] == "markdown" else ()
         shown = outputs(cell["outputs"]) if cell["cell_type"] == "code" else ()
         if cell["cell_type"] == "code" and text(cell["source"]).strip():
             waiting.append(text(cell["source"]))
-        if found or shown:
-            parts += [*_source(waiting), *shown]
+        if shown or found:
+            titled = first and not parts and any(map(_is_title, found[:1]))
+            parts += [*_source(waiting), *shown, *found[titled:]]
             waiting = []
-        if found:
-            titled = first and not parts and any(map(_is_title, found.parts[:1]))
-            parts += found.parts[titled:]
-            notes += found.notes
-            first = first and not found.parts
-    return tree.Document((*parts, *_source(waiting)), tuple(notes))
+            first = first and not found
+    return (*parts, *_source(waiting))
 
 
-def narrative(cell: Mapping[str, Any], *, first_note: int = 0) -> Document:
+def narrative(cell: Mapping[str, Any]) -> Parts:
     """A Markdown cell with the pictures that are attached to it."""
     attached = {
         f"attachment:{name}": picture
         for name, data in cell.get("attachments", {}).items()
         if (picture := next(_pictures(data), None))
     }
-    return markdown.read(
-        text(cell["source"]),
-        find=lambda address: attached.get(unquote(address)),
-        first_note=first_note,
-    )
+    return markdown.read(text(cell["source"]), find=lambda address: attached.get(unquote(address)))
 
 
 def text(value: str | Iterable[str]) -> str:
@@ -133,27 +123,21 @@ def _shown(data: Bundle, metadata: Bundle) -> Parts:
 def _forms(data: Bundle, metadata: Bundle) -> Iterator[Parts]:
     """The forms of an output, the richest first; empty where one shows nothing.
 
-    A widget lives in the notebook alone. The headings of HTML are none of the page's. A bare name of
-    an object says less than the forms that there are none of.
+    A widget lives in the notebook alone. HTML's headings begin no section of the page. The bare name of
+    an object says less than the sentence about its other forms.
     """
     said = text(data.get("text/plain", ""))
     yield _own(data)
     if WIDGET in data:
         name = " ".join(said.split())[:200] or "?"
         yield _aside(f"an interactive widget, alive in the notebook alone: {name}")
-    yield _formula(text(data.get("text/latex", "")))
     yield _picture(data, metadata, said)
     if "text/markdown" in data:
-        found = markdown.read(text(data["text/markdown"]))
-        yield (*found.parts, *([tree.Listing(found.notes, 1)] if found.notes else []))
+        yield markdown.read(text(data["text/markdown"]))
     if "text/html" in data:
-        yield tree.unheaded(html_reader.read(text(data["text/html"])))
-    if "application/json" in data:
-        yield _lines(json.dumps(data["application/json"], indent=2, ensure_ascii=False), "JSON")
+        yield tree.unheaded(markdown.read_html(text(data["text/html"])))
     if len(data) == 1 or not _NAMELESS.fullmatch(said):
         yield terminal.read(said)
-    if "text/latex" in data:
-        yield _lines(text(data["text/latex"]), "LaTeX")
 
 
 def _aside(sentence: str) -> Parts:
@@ -175,14 +159,6 @@ def _own(data: Bundle) -> Parts:
     return ()
 
 
-def _formula(tex: str) -> Parts:
-    """TeX, where it is a formula that can be drawn."""
-    found = _TEX.fullmatch(tex)
-    bare = (found[2] if found else tex).strip().removeprefix("\\displaystyle").strip()
-    drawn = pictures.formula(bare, display=True) if tex else None
-    return (Paragraph((tree.Formula(bare, display=True),)),) if drawn else ()
-
-
 def _picture(data: Bundle, metadata: Bundle, said: str) -> Parts:
     """A picture, described by its alt text or by what its object says."""
     picture = next(_pictures(data), None)
@@ -194,14 +170,5 @@ def _picture(data: Bundle, metadata: Bundle, said: str) -> Parts:
 
 def _pictures(data: Bundle) -> Iterator[Picture]:
     """The pictures in an output, or attached to a cell, that are whole; the best first."""
-    found = (pictures.of(mime, text(data[mime])) for mime in pictures.MIMES if mime in data)
+    found = (pictures.of(text(data[mime])) for mime in pictures.MIMES if mime in data)
     return filter(None, found)
-
-
-def _lines(lines: str, language: str) -> Parts:
-    """Lines of a program or of data, the longest cut; long ones folded under a label."""
-    count = lines.count("\n") + 1
-    if count > terminal.LIMIT or len(lines) > terminal.CHARACTERS:
-        return terminal.read(lines)
-    part = tree.Source(lines, language.lower())
-    return (tree.Fold(f"{language}, {count} lines", (part,)),) if count > terminal.LONG else (part,)

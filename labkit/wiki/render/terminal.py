@@ -10,14 +10,12 @@ from collections.abc import Iterator
 from typing import Literal
 
 from rich.ansi import AnsiDecoder
-from rich.color import Color
+from rich.color import ColorSystem
 from rich.style import Style
 from rich.terminal_theme import TerminalTheme
 
 from labkit.display import counted, shown
 from labkit.wiki.render.tree import Fold, Parts, Run, Screen
-
-Colour = tuple[int, int, int]
 
 #: Escape sequences (ECMA-48): control sequences, operating system commands, two-character ones.
 _ESCAPE = re.compile(
@@ -28,26 +26,15 @@ LONG, LIMIT, CHARACTERS = 40, 2000, 200_000
 #: A line is shown up to this length.
 LINE = 5000
 
-#: The background of a preformatted block, and its characters.
-PAGE: Colour = (0xF8, 0xF9, 0xFA)
-INK: Colour = (0x20, 0x21, 0x22)
-_FAINT: Colour = (0x5F, 0x63, 0x68)
-#: The eight colours of characters, dark enough for a white page.
+#: The eight colours of characters, dark enough for a white page; every other one is shown as the nearest of them.
+_INK, _FAINT, _PAGE = (0x20, 0x21, 0x22), (0x5F, 0x63, 0x68), (0xF8, 0xF9, 0xFA)
 _INKS = TerminalTheme(
-    PAGE, INK,
+    _PAGE, _INK,
     [(0x24, 0x29, 0x2F), (0xB3, 0x26, 0x1E), (0x1A, 0x6B, 0x2F), (0x7A, 0x53, 0x00),
      (0x0B, 0x57, 0xD0), (0x8B, 0x2F, 0x97), (0x00, 0x68, 0x7A), _FAINT],
 )  # fmt: skip
-#: The eight colours behind characters, and their bright forms: xterm's.
-_GROUNDS = TerminalTheme(
-    PAGE, INK,
-    [(0, 0, 0), (205, 0, 0), (0, 205, 0), (205, 205, 0), (0, 0, 238), (205, 0, 205), (0, 205, 205),
-     (229, 229, 229)],
-    [(127, 127, 127), (255, 0, 0), (0, 255, 0), (255, 255, 0), (92, 92, 255), (255, 0, 255),
-     (0, 255, 255), (255, 255, 255)],
-)  # fmt: skip
-#: The contrast that text needs (WCAG 2.1, success criterion 1.4.3).
-_ENOUGH = 4.5
+#: What stands on any colour is marked with this one, on which all of them can be read.
+_MARKED = "#fff3c4"
 
 Stream = Literal["", "stderr", "error"]
 
@@ -123,50 +110,18 @@ def _runs(lines: list[str]) -> Iterator[tuple[Run, ...]]:
 
 
 def css(style: Style) -> str:
-    """A style in CSS; characters are darkened or lightened until they can be read."""
-    ink, ground = _colour(style.color, _INKS), _colour(style.bgcolor, _GROUNDS)
-    if style.reverse:
-        ink, ground = ground or PAGE, ink or INK
-    elif style.dim and ink is None and ground is None:
-        ink = _FAINT
+    """A style in CSS, in colours that can be read on a white page."""
+    ink: tuple[int, int, int] | None = _FAINT if style.dim else None
+    if style.color and not style.color.is_default:
+        ink = style.color.downgrade(ColorSystem.STANDARD).get_truecolor(_INKS)
     lines = {"underline": style.underline or style.underline2, "line-through": style.strike}
     drawn = " ".join(name for name, there in lines.items() if there)
     return ";".join(
         [
-            *([f"color:{_hex(_legible(ink or INK, ground or PAGE))}"] if ink or ground else []),
-            *([f"background-color:{_hex(ground)}"] if ground else []),
+            *([f"color:#{bytes(ink).hex()}"] if ink else []),
+            *([f"background-color:{_MARKED}"] if style.bgcolor or style.reverse else []),
             *(["font-weight:bold"] if style.bold else []),
             *(["font-style:italic"] if style.italic else []),
             *([f"text-decoration:{drawn}"] if drawn else []),
         ]
     )
-
-
-def _colour(colour: Color | None, theme: TerminalTheme) -> Colour | None:
-    return colour.get_truecolor(theme) if colour and not colour.is_default else None
-
-
-def _legible(ink: Colour, ground: Colour) -> Colour:
-    """The nearest colour towards black or white that stands out enough."""
-    end = 0 if contrast((0, 0, 0), ground) >= contrast((255, 255, 255), ground) else 255
-    for step in range(21):
-        red, green, blue = (round(value + (end - value) * step / 20) for value in ink)
-        if contrast((red, green, blue), ground) >= _ENOUGH:
-            return red, green, blue
-    return end, end, end
-
-
-def contrast(one: Colour, other: Colour) -> float:
-    """The contrast ratio (WCAG 2.1)."""
-    high, low = sorted((_luminance(one), _luminance(other)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
-
-
-def _luminance(colour: Colour) -> float:
-    parts = [value / 255 for value in colour]
-    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def _hex(colour: Colour) -> str:
-    return "#" + bytes(colour).hex()

@@ -73,14 +73,7 @@ class Formula:
     display: bool = False
 
 
-@dataclass(frozen=True)
-class Note:
-    """The mark of a footnote, from 0: its place in :attr:`Document.notes`."""
-
-    number: int
-
-
-Piece = Text | Break | Code | Styled | Link | Image | Formula | Note
+Piece = Text | Break | Code | Styled | Link | Image | Formula
 Line = tuple[Piece, ...]
 
 
@@ -199,14 +192,6 @@ Part = Heading | Paragraph | Source | Quote | Listing | Grid | Rule | Fold | Scr
 Parts = tuple[Part, ...]
 
 
-@dataclass(frozen=True)
-class Document:
-    """A whole text: its parts, and the footnotes that its marks count."""
-
-    parts: Parts
-    notes: tuple[Parts, ...] = ()
-
-
 def pieces(line: Iterable[Piece]) -> Iterator[Piece]:
     """A line's pieces, and the pieces in them."""
     for piece in line:
@@ -239,11 +224,6 @@ def _characters(piece: Piece) -> str:
         case Text(text) | Code(text) | Image(alt=text) | Formula(tex=text):
             return text
     return " " if isinstance(piece, Break) else ""
-
-
-def words(parts: Iterable[Part]) -> str:
-    """The words of these parts, in one line."""
-    return " ".join(plain(line).strip() for line in lines(parts))
 
 
 def links(parts: Iterable[Part]) -> Iterator[str]:

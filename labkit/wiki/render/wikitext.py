@@ -1,4 +1,4 @@
-"""Wikitext from texts, tables, results and figures. Pure: the same input gives the same characters.
+"""Wikitext from texts, tables, results and pictures. Pure: the same input gives the same characters.
 
 What a program or a person wrote never becomes markup. Inside a line (:func:`literal`) each
 character that MediaWiki could read as markup stands as a character reference, which its parser
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from labkit.checks import Check
-from labkit.core.result import Command, Figure, Result
+from labkit.core.result import Command, Result
 from labkit.core.tables import Cell, Column, Table
 from labkit.display import counted, human, shown
 
@@ -239,11 +239,6 @@ def result(value: Result[Any]) -> str:
     changed = "changed" if value.changed else "unchanged"
     origin = f"{value.action} · {changed} · {value.seconds:.2f} s · run {value.run}"
     return "\n\n".join([*parts, f"<small>{literal(origin)}</small>"])
-
-
-def figure(value: Figure, file: str) -> str:
-    """A figure under its uploaded name, with alt text and caption."""
-    return image(file, alt=value.alt, caption=value.caption)
 
 
 def image(

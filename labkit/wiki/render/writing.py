@@ -23,8 +23,6 @@ SCHEMES = ("http", "https", "mailto")
 _MARKS = {"em": "''", "strong": "'''"}
 #: Styles whose element has another name here, or none that MediaWiki accepts.
 _ELEMENTS = {"em": "i", "strong": "b"}
-#: Pixels an em of a wiki's text has, and how many more a formula's picture is painted with.
-_EM, _SHARP = 14.0 * pictures.SCALE, 3
 #: A box whose line is its own lower edge (CSS 2.2, section 10.8.1), from which a depth is measured.
 _ON_THE_LINE = "display:inline-block;overflow:hidden;line-height:0"
 _DISPLAY = "margin:0.8em 0 0.8em 2em"
@@ -34,8 +32,6 @@ _BARS = {
     "stderr": ' title="standard error" style="border-left:3px solid #7a5300"',
     "error": ' title="error" style="border-left:3px solid #b3261e"',
 }
-#: The list of footnotes stands apart from what is above it.
-_NOTES = "border-top:1px solid #a2a9b1;margin-top:1.5em;font-size:90%"
 
 
 @dataclass(frozen=True)
@@ -63,11 +59,10 @@ class Written:
     uploads: tuple[Upload, ...] = ()
 
 
-def write(document: tree.Document, place: Place | None = None) -> Written:
-    """The document's wikitext, its parts divided by empty lines; its footnotes at its end."""
-    writer = _Writer(document, place or Place())
-    body = writer.parts(document.parts)
-    text = "\n\n".join(filter(None, (body, writer.footnotes())))
+def write(parts: Parts, place: Place | None = None) -> Written:
+    """The wikitext of a document, its parts divided by empty lines."""
+    writer = _Writer(parts, place or Place())
+    text = writer.parts(parts)
     return Written(text, tuple(writer.uploads.values()))
 
 
@@ -97,21 +92,17 @@ def is_outside(address: str) -> bool:
 class _Writer:
     """Writes the parts and lines of one document.
 
-    ``uploads`` are the pictures so far, by the names that the text has for them; ``_met`` the footnotes
-    whose marks were written. ``_anchors`` are the headings that links lead to, ``_unmarked`` those that
-    have no anchor yet.
+    ``uploads`` are the pictures so far, by the names that the text has for them. ``_anchors`` are the
+    headings that links lead to, ``_unmarked`` those that have no anchor yet.
     """
 
-    def __init__(self, document: tree.Document, place: Place) -> None:
-        self.notes, self.place = document.notes, place
+    def __init__(self, parts: Parts, place: Place) -> None:
+        self.place = place
         self.uploads: dict[str, Upload] = {}
-        inside = [document.parts, *document.notes]
-        sought = {tree.slug(a[1:]) for parts in inside for a in tree.links(parts) if a[:1] == "#"}
-        heads = {tree.slug(plain(p.line)) for p in document.parts if isinstance(p, tree.Heading)}
+        sought = {tree.slug(a[1:]) for a in tree.links(parts) if a[:1] == "#"}
+        heads = {tree.slug(plain(p.line)) for p in parts if isinstance(p, tree.Heading)}
         self._anchors = frozenset(sought & heads)
         self._unmarked = set(self._anchors)
-        self._met: list[int] = []
-        self._in_note = False
 
     # -- parts
 
@@ -250,61 +241,22 @@ class _Writer:
         if picture is None:
             lost = wikitext.literal(f"(the picture is missing) {value.caption}", begins=False)
             return f"<i>{lost}</i>"
-        return wikitext.figure(value, self.file(picture, value.name, value.alt))
-
-    # -- footnotes
-
-    def note(self, number: int) -> str:
-        """A footnote's mark."""
-        if number >= len(self.notes):
-            return ""
-        if self._in_note:  # Cite takes no footnote in a footnote
-            said = f" ({tree.words(self.notes[number])})"
-            return wikitext.literal(said, begins=False, ends=False)
-        known = number in self._met
-        text = "" if known else self.noted(number)
-        if not known and not text.strip():
-            return ""
-        self._met += [] if known else [number]
-        name = f"{self.place.name}-{number + 1}"
-        if self.place.features.notes:
-            return f'<ref name="{name}" />' if known else f'<ref name="{name}">{text}</ref>'
-        shown = f"&#91;{self._met.index(number) + 1}&#93;"
-        anchor = "" if known else f' id="{name}-mark"'
-        return f"<sup{anchor}>[[#{name}|{shown}]]</sup>"
-
-    def noted(self, number: int) -> str:
-        """A footnote's text; a mark in it leads nowhere."""
-        self._in_note = True
-        match self.notes[number]:
-            case (Paragraph(line), *rest) if not tree.is_alone(line):
-                text = self.line(line) + (f"\n\n{self.spaced(rest)}\n" if rest else "")
-            case parts:
-                text = f"\n{self.spaced(parts)}\n"
-        self._in_note = False
-        return text
-
-    def footnotes(self) -> str:
-        """The footnotes whose marks were met, as a list; '' without any."""
-        if not self._met:
-            return ""
-        shown = ["<references />"]
-        if not self.place.features.notes:
-            names = {n: f"{self.place.name}-{n + 1}" for n in self._met}
-            items = (f'<li id="{name}">{self.noted(n)} [[#{name}-mark|↑]]</li>' for n, name in names.items())  # fmt: skip
-            shown = ["<ol>", *items, "</ol>"]
-        return "\n".join([f'<div style="{_NOTES}">', *shown, "</div>"])
+        return wikitext.image(
+            self.file(picture, value.name, value.alt), alt=value.alt, caption=value.caption
+        )
 
     # -- within a line
 
     def line(self, line: Line) -> str:
         """The pieces of a whole line."""
-        return self.pieces(line, _unambiguous(line), outer=True).strip(" ")
+        return self.pieces(line, outer=True).strip(" ")
 
-    def pieces(self, line: Line, marks: bool, *, outer: bool = False) -> str:
-        """Pieces one after the other; ``outer`` when they are the whole of a line, ``marks`` where quote
-        marks can be read in one way alone."""
-        others = [None if isinstance(piece, Text) else self.piece(piece, marks) for piece in line]
+    def pieces(self, line: Line, *, outer: bool = False) -> str:
+        """Pieces one after the other; ``outer`` when they are the whole of a line."""
+        marked = _unambiguous(line)
+        others = [
+            None if isinstance(p, Text) else self.piece(p, n in marked) for n, p in enumerate(line)
+        ]
         there = [n for n, piece in enumerate(line) if others[n] or plain((piece,))]
         edges = (there[0], there[-1]) if outer and there else (-1, -1)
         shown = [
@@ -318,8 +270,8 @@ class _Writer:
                 shown[n] += "<nowiki />"  # else its letters would belong to the link
         return "".join(shown)
 
-    def piece(self, piece: Piece, marks: bool) -> str:  # noqa: PLR0911 - one line a kind
-        """One piece."""
+    def piece(self, piece: Piece, marks: bool = False) -> str:  # noqa: PLR0911 - one line a kind
+        """One piece; emphasis has the wiki's quote ``marks`` or an element."""
         match piece:
             case Text(text):
                 return wikitext.literal(text, begins=False, ends=False)
@@ -330,24 +282,22 @@ class _Writer:
             case tree.Styled(name, line):
                 mark = _MARKS.get(name, "") if marks else ""
                 tag = _ELEMENTS.get(name, name)
-                inside = self.pieces(line, marks)
+                inside = self.pieces(line)
                 shown = f"{mark}{inside}{mark}" if mark else f"<{tag}>{inside}</{tag}>"
                 return shown if inside else ""
             case tree.Link(address, (Image() as image,)):
                 return self.image(image, alone=False, opens=address)
             case tree.Link():
-                return self.link(piece, marks)
+                return self.link(piece)
             case Image():
                 return self.image(piece, alone=False)
             case Formula(tex, display):
                 return self.formula(tex, display) or wikitext.code(tex)
-            case tree.Note(number):
-                return self.note(number)
 
-    def link(self, piece: tree.Link, marks: bool) -> str:
+    def link(self, piece: tree.Link) -> str:
         """A link where it leads somewhere; its words alone elsewhere."""
-        label = self.pieces(piece.line, marks)
-        label = label if label.strip() else self.piece(Text(piece.address), marks)
+        label = self.pieces(piece.line)
+        label = label if label.strip() else self.piece(Text(piece.address))
         target = self.target(piece.address)
         if target:
             return f"[[{target}|{label}]]"
@@ -369,7 +319,7 @@ class _Writer:
         if piece.picture is None:
             words: Line = (Text(f"[{piece.alt or 'a picture'}]"),)
             address = opens or piece.address
-            return self.piece(tree.Link(address, words) if is_outside(address) else words[0], False)
+            return self.piece(tree.Link(address, words) if is_outside(address) else words[0])
         return wikitext.image(
             self.file(piece.picture, "picture", piece.alt), alt=piece.alt, caption=piece.caption,
             framed=alone, target=(self.target(opens) or url(opens)) if opens else None,
@@ -378,17 +328,15 @@ class _Writer:
 
     def formula(self, tex: str, display: bool) -> str:
         """A formula as a picture on the line of the words around it; '' where it cannot be drawn."""
-        drawing = pictures.formula(tex, display=display)
-        if drawing is None:
-            return ""
-        width = max(round(drawing.width * _EM), 1)
-        picture = pictures.painted(pictures.svg(drawing, em=_EM), pixels=width * _SHARP, fonts=False)  # fmt: skip
+        picture = pictures.formula(tex, display=display)
         if picture is None:
             return ""
         name = self.file(picture, "formula", tex)
-        style = f"{_ON_THE_LINE};vertical-align:-{drawing.depth * _EM:.1f}px"
+        style = f"{_ON_THE_LINE};vertical-align:-{picture.depth:.1f}px"
         alt = wikitext.literal(" ".join(tex.split()))
-        return f'<span style="{style}">[[File:{name}|bottom|{width}px|link=|alt={alt}]]</span>'
+        return (
+            f'<span style="{style}">[[File:{name}|bottom|{picture.width}px|link=|alt={alt}]]</span>'
+        )
 
     def file(self, picture: Picture, name: str, text: str) -> str:
         """The name under which the wiki has a picture."""
@@ -419,19 +367,9 @@ def _is_plain(part: tree.Listing) -> bool:
     )
 
 
-def _unambiguous(line: Sequence[Piece]) -> bool:
-    """Whether quote marks can be read in one way alone: nothing nested, nothing side by side."""
-    emphasis = [isinstance(piece, tree.Styled) and piece.name in _MARKS for piece in line]
-    if any(one and other for one, other in pairwise(emphasis)):
-        return False
-    return not any(
-        _has_mark(piece.line) for piece in line if isinstance(piece, (tree.Styled, tree.Link))
-    )
-
-
-def _has_mark(line: Line) -> bool:
-    return any(
-        isinstance(piece, (tree.Styled, tree.Link))
-        and ((isinstance(piece, tree.Styled) and piece.name in _MARKS) or _has_mark(piece.line))
-        for piece in line
-    )
+def _unambiguous(line: Sequence[Piece]) -> set[int]:
+    """The places of the emphasis whose quote marks can be read in one way alone: nothing nested in it, no
+    other one beside it."""
+    places = {n for n, p in enumerate(line) if isinstance(p, tree.Styled) and p.name in _MARKS}
+    alone = {n for n in places if not {n - 1, n + 1} & places}
+    return {n for n in alone if not any(isinstance(p, (tree.Styled, tree.Link)) for p in line[n].line)}  # type: ignore[union-attr]  # fmt: skip
