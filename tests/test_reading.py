@@ -25,7 +25,8 @@ from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.network import firewall
 from labkit.model import addresses
 from labkit.report.batch import notebook
-from labkit.report.stages import build_cache, discussion, record, signing
+from labkit.report.site import discussion
+from labkit.report.stages import build_cache, record, signing
 from labkit.wiki.client import session
 from labkit.wiki.publish import last_written, prepared
 from labkit.wiki.remarks import listing as remarks

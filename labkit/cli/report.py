@@ -42,7 +42,7 @@ def publish(
     as a difference against the page as it is now; with --repair it shows what would be mended.
     """
     from labkit.report.page import publication
-    from labkit.report.stages import verification
+    from labkit.report.stages import record as records
 
     lab = choice.lab()
     wanted = tuple(restore or ())
@@ -58,7 +58,7 @@ def publish(
         _show_changes(plan, choice, _changes(plan.value))
     else:
         log_to_file(lab)
-        verification.require(lab)
+        records.require(lab)
         finish(publication.publish(lab, restore=wanted, repair=repair), choice)
 
 
@@ -103,7 +103,7 @@ def remarks(
 
         finish(auditing.audit(lab), choice)
         return
-    from labkit.report.stages import discussion
+    from labkit.report.site import discussion
 
     finish(discussion.remarks(lab, only="open" if only_open else None), choice)
 
@@ -158,9 +158,9 @@ def verify(
     of the outputs is held against the key that it names itself, and whose that is is said. The exit status is 1 when a file
     was changed, added or removed, or is not signed.
     """
-    from labkit.report.stages import verification
+    from labkit.report.stages import record as records
 
-    finish(verification.verify(choice.lab(), folder, key=key), choice)
+    finish(records.verify(choice.lab(), folder, key=key), choice)
 
 
 @app.command(

@@ -373,7 +373,7 @@ class Batch:
         records.keep(self.lab, record, text)
         if record.state == "passed":
             source = str(self._sources[stage.name].resolve())
-            remembered = Remembered(source=source, record=records.fingerprint(record))
+            remembered = Remembered(source=source, record=record.digest)
             self._remember(lambda memory: build_cache.with_stage(memory, stage.name, remembered))
 
     def _remember(self, change: Callable[[BuildCache], BuildCache]) -> None:
