@@ -44,7 +44,7 @@ def publish(
     present page; with --repair it shows the repair instead.
     """
     from labkit.report.page import publication
-    from labkit.report.stages import verification
+    from labkit.report.stages import record as records
 
     lab = choice.lab()
     wanted = tuple(restore or ())
@@ -60,7 +60,7 @@ def publish(
         _show_changes(plan, choice, _changes(plan.value))
     else:
         log_to_file(lab)
-        verification.require(lab)
+        records.require(lab)
         finish(publication.publish(lab, restore=wanted, repair=repair), choice)
 
 
@@ -109,7 +109,7 @@ def remarks(
 
         finish(auditing.audit(lab), choice)
         return
-    from labkit.report.stages import discussion
+    from labkit.report.site import discussion
 
     finish(discussion.remarks(lab, only="open" if only_open else None), choice)
 
@@ -166,9 +166,9 @@ def verify(
     removed or not signed are listed; the exit status is then 1. A copy of the outputs is compared with the key that it
     contains, and the output says whose key that is; --key demands a certain one.
     """
-    from labkit.report.stages import verification
+    from labkit.report.stages import record as records
 
-    finish(verification.verify(choice.lab(), folder, key=key), choice)
+    finish(records.verify(choice.lab(), folder, key=key), choice)
 
 
 @app.command(
