@@ -52,7 +52,7 @@ def test_a_log_tells_where_a_page_went(
     events: list[dict[str, object]], target: str, deleted: str
 ) -> None:
     """The last event that concerns the page itself counts."""
-    assert mediawiki.fate(events) == mediawiki.Fate(target=target, deleted=deleted)
+    assert mediawiki.fate(events) == (target, deleted)
 
 
 def move(desk: Desk, new: str, *, redirect: bool = True, subpages: bool = False) -> None:

@@ -123,7 +123,7 @@ READERS: dict[str, tuple[Callable[[Lab], Path], Callable[[Lab, Path], object]]] 
     "executed notebook": (lambda x: x.state_dir / "n.ipynb", lambda x, p: record.read_notebook(p)),
     "notebook": (lambda x: x.state_dir / "n.ipynb", lambda x, p: notebook.require(p)),
     "pristine blocks": (lambda x: x.state_dir / "p.txt", lambda x, p: last_written.read_local(p)),
-    "wiki's passwords": (lambda x: Folders(x).passwords, lambda x, p: session.read(p)),
+    "wiki's passwords": (lambda x: Folders(x).passwords, lambda x, p: session.passwords(x)),
     "wiki's installation": (lambda x: Folders(x).installed, lambda x, p: installation._recorded(Folders(x))),
     "wiki's pages": (lambda x: Folders(x).pages, lambda x, p: prepared._read(p)),
 }  # fmt: skip
