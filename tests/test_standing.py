@@ -272,9 +272,7 @@ def test_status_knows_the_labs_own_balancer_from_anybodys() -> None:
                 checks = {check.name: check for check in failed(status.checks(lab).checks)}
                 assert f"(process {os.getpid()})" in said
                 assert checks["proxy.up"].seen in said
-                with pytest.raises(
-                    MachineError, match=rf"port is taken by .*process {os.getpid()}"
-                ):
+                with pytest.raises(MachineError, match=rf"port is used by .*process {os.getpid()}"):
                     upkeep.apply(lab)
 
 

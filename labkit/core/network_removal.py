@@ -1,5 +1,4 @@
-"""The lab's links, unreachable route and nftables tables: their names, and how each is removed from the network namespace
-that it is in."""
+"""Removes the lab's links, its unreachable route and its nftables tables, each from its network namespace."""
 
 from __future__ import annotations
 
@@ -115,7 +114,7 @@ def remove_tables(lab: Lab, *, name: str, netns: str) -> None:
     if name != table_name(lab):
         raise StateError(
             name,
-            f"is no table of lab {lab.name}",
+            f"is not a table of lab {lab.name}",
             f"correct {lab.journal_file}",
             code="state.not-own",
         )

@@ -115,7 +115,7 @@ def _free(seed: str, busy: Collection[int]) -> int:
     raise MachineError(
         "user namespace",
         f"all {COUNT} ranges of ids are in use by the labs of this machine",
-        'take a lab down that is not needed, or set containers.user_namespace to "off" in lab.toml',
+        'take down a lab that you do not need, or set containers.user_namespace to "off" in lab.toml',
         "ls /var/lib/labkit/*/ids",
         code="machine.no-ids-left",
     )
@@ -177,7 +177,7 @@ def enabled(lab: Lab) -> bool:
     if reason and asked == "required":
         raise MachineError(
             'containers.user_namespace = "required"',
-            f"cannot be had: {reason}",
+            f"is not available: {reason}",
             REMEDY,
             "unshare --user true; uname -r",
             code="machine.user-namespace",

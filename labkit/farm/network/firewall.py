@@ -315,7 +315,7 @@ def _load(lab: Lab, asked: Rules) -> str:
         raise FarmError(
             f"table {table_name(lab)}",
             f"nft refuses it: {excerpt(error.stderr)}",
-            "end what changes the same tables, and call again",
+            "stop the program that changes the same tables, then run this again",
             again(lab),
             code="farm.firewall",
         ) from None

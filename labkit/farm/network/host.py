@@ -106,7 +106,7 @@ def refuse_taken_subnet(lab: Lab, netlink: Netlink) -> None:
     if other := other_owner(lab, "route", subnet=str(lab.subnet), netns=lab.host.netns):
         raise MachineError(
             f"network.subnet = {lab.subnet}",
-            f"is lab {other}'s on this host side",
+            f"is used by lab {other} on this host side",
             f"take down lab {other}, or set network.subnet to a free private network",
             f"labkit status --lab-name {other}",
             code="machine.subnet-taken",

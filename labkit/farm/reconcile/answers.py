@@ -127,7 +127,7 @@ def _error(lab: Lab, replica: Replica, reason: str) -> FarmError:
     return FarmError(
         f"replica {replica.name}",
         f"{reason} after {PATIENCE:g} s",
-        "its own logs say why",
+        "its logs say why",
         f"tail {written.console(lab, replica.name)} {written.folder(lab, replica.name)}/log/*",
         code="farm.replica-silent",
     )

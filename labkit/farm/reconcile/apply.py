@@ -1,4 +1,4 @@
-"""A plan carried out, in an order in which no request is lost.
+"""Carries out a plan, in an order in which no request is lost.
 
 First what is missing is made, then name server and balancer are told, then the containers that serve are
 replaced, one part of each site after the other, and only then is removed what the Lab does not have any
@@ -63,8 +63,8 @@ def converge(lab: Lab, kinds: Sequence[str] = KINDS) -> tuple[tuple[Plan, ...], 
                 step = plan.steps[0]
                 raise FarmError(
                     step.id,
-                    f"is not as it has to be, although labkit did what it can: {step.why}",
-                    "something else changes it at the same time, or it cannot be had on this machine",
+                    f"still differs after labkit's last attempt: {step.why}",
+                    "another program changes it at the same time, or this machine cannot provide it",
                     "labkit plan",
                     code="farm.not-converged",
                 )

@@ -277,7 +277,7 @@ def worker(lab: Lab, replica: Replica) -> Worker:
             return item
     raise FarmError(
         replica.name,
-        "is no worker of the balancer",
+        "is not a worker of the balancer",
         "reload it: `./lab run 06-balancer`",
         code="farm.no-worker",
     )
@@ -386,7 +386,7 @@ def _ask(lab: Lab, site: str, form: Mapping[str, str] | None = None) -> str:
 
 
 def _ask_all(targets: Sequence[Target]) -> list[str]:
-    with closing(fetch.connected(targets[0])) as channel:
+    with closing(fetch.connection(targets[0], reserved=True)) as channel:
         path = f"{STATUS_PATH}?xml=1"
         return [
             fetch.answered(channel, there, "GET", path, headers=_referer(there)).body

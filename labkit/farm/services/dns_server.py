@@ -317,7 +317,10 @@ def _message(name: str, kind: str) -> Message:
         return dns.message.make_query(asked, kind)
     except (dns.exception.DNSException, UnicodeError) as error:
         raise ConfigError(
-            f"{name} {kind}", f"is no question: {error}", "name and type", code="config.question"
+            f"{name} {kind}",
+            f"is not a question to a name server: {error}",
+            "name and type",
+            code="config.question",
         ) from None
 
 

@@ -187,7 +187,7 @@ def _weightings(count: int, weights: Sequence[int] | None) -> tuple[tuple[int, .
     if not isinstance(weights, (Sequence, type(None))):
         raise ConfigError(
             f"weights = {weights!r}",
-            "is no list of numbers",
+            "is not a list of numbers",
             "write it like [3, 1]",
             code="config.weights",
         )
