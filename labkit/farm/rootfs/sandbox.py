@@ -102,6 +102,20 @@ def in_memory(work: Path, space: int, function: Callable[[Path], T]) -> T:
 
 
 @contextmanager
+def no_services(root: Path) -> Iterator[None]:
+    """Keeps the services of packages from starting while the block installs them in ``root`` (invoke-rc.d(8)); a policy
+    of the root file system's own stays."""
+    policy = root / "usr/sbin/policy-rc.d"
+    if policy.exists():
+        yield
+        return
+    policy.write_text("#!/bin/sh\nexit 101\n", encoding="utf-8")
+    policy.chmod(0o755)
+    yield
+    policy.unlink()
+
+
+@contextmanager
 def gateway(cached: PackageCache, repository: Repository) -> Iterator[Access]:
     """Yields access to a network with nothing but the repository, while the block runs.
 
