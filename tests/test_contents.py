@@ -21,6 +21,7 @@ from labkit.farm.rootfs.contents import (
     File,
     Form,
     Owner,
+    Weight,
     scan,
 )
 from labkit.farm.study import sizes
@@ -376,12 +377,11 @@ def test_every_byte_of_every_variant_in_the_cache_is_owned(lab: Lab) -> None:
     for root in roots:
         contents = Contents.read(root.parent.name, root)
         whole = contents.weight
-        folders = contents.by(lambda file: file.form)["folder"].size
+        folders = Weight.of(file for file in contents.files if file.form == "folder").size
         assert whole.disk == _du("--block-size=1", root)
         assert _du("--bytes", root) in _with_or_without(whole.size, folders)
-        owned = contents.by(lambda file, of=contents.owners: of[file.path].how)
-        lost = owned["nobody"].size if "nobody" in owned else 0
-        assert lost < whole.size / 1000, root
+        lost = [f for f in contents.files if contents.owners[f.path].how == "nobody"]
+        assert Weight.of(lost).size < whole.size / 1000, root
 
 
 @pytest.mark.root

@@ -102,7 +102,7 @@ def require_host(registry: str) -> None:
     if registry and not HOST.fullmatch(registry):
         raise ConfigError(
             f"registry = {registry[:200]!r}",
-            "is no host of a registry",
+            "is not the host of a registry",
             "write it like registry.example:5000",
             code="config.registry",
         )
@@ -160,7 +160,7 @@ def ready(lab: Lab, variant: str = "", *, registry: str = "") -> BuildPlan:
         raise StateError(
             planned.what,
             "the suite's list of packages in the cache was replaced while it was read",
-            "call it again when no other labkit refreshes the list",
+            "run it again when no other labkit refreshes the list",
             "labkit refresh --help",
             code="state.list-gone",
         )
@@ -178,7 +178,7 @@ def program_version(package: str) -> str:
     if status != "installed":  # the program may be there all the same, of another origin
         raise MachineError(
             package,
-            "this Debian package is not installed, as dpkg-query says",
+            "this Debian package is not installed (dpkg-query)",
             "let `./lab doctor` install what is missing (it reads labkit/debian-packages.txt)",
             f"dpkg-query --show {package}",
             code="machine.no-program",

@@ -15,13 +15,11 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 from labkit.farm.rootfs import packages
 from labkit.farm.rootfs.packages import STATUS, Package
 from labkit.records import Record
-
-T = TypeVar("T")
 
 Form = Literal["file", "folder", "link", "device"]
 
@@ -510,23 +508,6 @@ class Contents:
     def weight(self) -> Weight:
         """The sum of all files, as du(1) counts a folder."""
         return Weight.of(self.files)
-
-    def by(self, key: Callable[[File], T]) -> dict[T, Weight]:
-        """The sums of the files that have the same key, the heaviest first."""
-        groups: dict[T, list[File]] = {}
-        for file in self.files:
-            groups.setdefault(key(file), []).append(file)
-        sums = {group: Weight.of(files) for group, files in groups.items()}
-        return dict(sorted(sums.items(), key=lambda item: -item[1].size))
-
-    def by_kind(self) -> dict[str, Weight]:
-        """What the files of each kind weigh (:data:`labkit.farm.rootfs.contents.KINDS`)."""
-        return self.by(lambda file: self.kinds[file.path])
-
-    def by_package(self) -> dict[str, Weight]:
-        """What each package weighs: its files, its links, what its scripts made, and dpkg's notes on
-        it; '' for what is owed to no package."""
-        return self.by(lambda file: self.owners[file.path].package)
 
     @classmethod
     def read(cls, name: str, *roots: Path) -> Contents:

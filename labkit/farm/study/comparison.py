@@ -27,7 +27,7 @@ from labkit.farm.rootfs.cache_entries import scratch
 from labkit.farm.rootfs.contents import KINDS, Contents
 from labkit.farm.rootfs.variants import Variant
 from labkit.farm.study.evidence import collected
-from labkit.farm.study.sizes import Change, changes
+from labkit.farm.study.sizes import Change, changes, file_frame, sums
 from labkit.model.lab import Lab
 from labkit.records import Record
 
@@ -204,12 +204,12 @@ def variant_table(value: Comparison) -> Table:
 def kind_table(contents: Mapping[str, Contents]) -> Table:
     """One row a kind of file, one column a root file system; every column adds up to its size."""
     order = sorted(contents.values(), key=lambda item: -item.weight.size)
-    sums = {item.name: {kind: w.size for kind, w in item.by_kind().items()} for item in order}
-    sizes = pandas.DataFrame(sums, index=KINDS).dropna(how="all").fillna(0).astype(int)
+    found = {item.name: sums(file_frame(item), "kind")["size"] for item in order}
+    sizes = pandas.DataFrame(found, index=KINDS).dropna(how="all").fillna(0).astype(int)
     largest = sizes.max(axis=1).sort_values(ascending=False, kind="stable")
     rows = sizes.loc[largest.index].reset_index(names="kind").to_dict("records")
     title = "What kind of files they consist of: apparent size"
-    return Table.of("kinds", title, rows, units=dict.fromkeys(sums, "bytes"))
+    return Table.of("kinds", title, rows, units=dict.fromkeys(found, "bytes"))
 
 
 def checks(value: Comparison) -> tuple[Check, ...]:

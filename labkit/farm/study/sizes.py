@@ -7,20 +7,22 @@ Packages that only a recommendation brings in are named so.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy
+import pandas
 
 from labkit.checks import Check, equal
 from labkit.core import run
 from labkit.core.result import Outcome, action
-from labkit.core.tables import Cell, Table
+from labkit.core.tables import Table
 from labkit.display import counted, human_bytes
 from labkit.farm import images, rootfs
 from labkit.farm.images import builder
 from labkit.farm.rootfs import packages, variants
-from labkit.farm.rootfs.contents import MEANING, Contents, File, Weight
+from labkit.farm.rootfs.contents import MEANING, Contents, Weight
 from labkit.farm.rootfs.packages import Package
 from labkit.farm.rootfs.variants import Variant
 from labkit.model.config import unknown
@@ -35,8 +37,10 @@ Ground = Literal["asked for", "essential", "required", "important", "recommended
 MERGED = "usr-is-merged"
 #: How a tag of the lab's image is named where a variant may have the same name: ``image:web``.
 IMAGE = "image:"
-#: Stands for a file that one of two root file systems does not have.
-NO_FILE = File("", "file", 0, 0)
+#: A file's or a group's weight: number of files, apparent size, space on the disk (bytes).
+WEIGHT = ["files", "size", "on disk"]
+#: Whose the files are that no installed package owns.
+NO_PACKAGE = "(no package)"
 
 
 Cause = Literal[
@@ -116,13 +120,12 @@ def explain(lab: Lab, name: str = "debootstrap") -> Outcome[Explained]:
     """
     place = find(lab, name)
     contents = Contents.read(place.name, *place.roots)
-    owned = contents.by(lambda file: contents.owners[file.path].how)
     value = Explained(
         name=place.name,
         packages=len(contents.packages),
         whole=contents.weight,
         folders=Weight.of(file for file in contents.files if file.form == "folder"),
-        nobody=owned.get("nobody", Weight.of(())),
+        nobody=Weight.of(f for f in contents.files if contents.owners[f.path].how == "nobody"),
     )
     return Outcome(
         value=value,
@@ -236,93 +239,66 @@ def named(lab: Lab, name: str) -> Contents:
 # -- tables, each of which adds up to the whole ------------------------------------------------------
 
 
+def file_frame(contents: Contents) -> pandas.DataFrame:
+    """One row a file: its path, its kind, how it came to be there (``how``), the package that it is owed to, and its
+    weight, of which ``files`` is 1."""
+    return pandas.DataFrame(
+        ((f.path, contents.kinds[f.path], *contents.owners[f.path], 1, f.size, f.disk)
+         for f in contents.files),
+        columns=["path", "kind", "how", "package", *WEIGHT],
+    )  # fmt: skip
+
+
+def sums(files: pandas.DataFrame, by: Any) -> pandas.DataFrame:
+    """What the files weigh that have the same value in a column (or in several), the heaviest first."""
+    groups = files.groupby(by, sort=False)[WEIGHT].sum()
+    return groups.sort_values("size", ascending=False, kind="stable")
+
+
 def tables(contents: Contents, given: Asked) -> tuple[Table, ...]:
     """What owners, kinds of files, sections and priorities of Debian's archive, packages, and the packages' parts weigh."""
-    owners, kinds = contents.owners, contents.kinds
-    return (
-        _table(
-            contents,
-            "owners",
-            "whose the files are",
-            lambda file: {"whose": MEANING[owners[file.path].how]},
-        ),
-        _table(
-            contents,
-            "kinds",
-            "what kind of files they are",
-            lambda file: {"kind": kinds[file.path]},
-        ),
-        _group_table(contents, "sections", "section"),
-        _group_table(contents, "priorities", "priority"),
-        package_table(contents, given),
-        _part_table(contents),
+    files, why = file_frame(contents), reasons(contents.packages, given)
+    rows = pandas.DataFrame(
+        [(one.name, one.section, one.priority, why[one.name].text, one.description)
+         for one in contents.packages],
+        columns=["package", "section", "priority", "why it is there", "what it is"],
+    ).set_index("package")  # fmt: skip
+    named = files["package"].replace("", NO_PACKAGE)
+    parts = files.groupby(["kind", "package"])["size"].transform("sum")
+    named = named.where(parts >= files["size"].sum() * PART, "(others)")
+    heading = "what each package weighs, and why it is there"
+    found = {
+        "owners": ("whose the files are", sums(files, files["how"].map(MEANING).rename("whose"))),
+        "kinds": ("what kind of files they are", sums(files, "kind")),
+        "sections": ("by section of the packages", _grouped(files, rows["section"])),
+        "priorities": ("by priority of the packages", _grouped(files, rows["priority"])),
+        "packages": (heading, _packages(files, rows)),
+        "parts": ("whose files of each kind are", sums(files, [files["kind"], named])),
+    }
+    return tuple(
+        Table.of(name, f"{contents.name}: {title}", frame, units=UNITS)
+        for name, (title, frame) in found.items()
     )
 
 
-def package_table(contents: Contents, given: Asked) -> Table:
-    """One row a package, the heaviest first, with why it is there; the last row is nobody's."""
-    why = reasons(contents.packages, given)
-    sums = contents.by_package()
-    mostly: dict[str, str] = {}
-    for package, kind in contents.by(
-        lambda f: (contents.owners[f.path].package, contents.kinds[f.path])
-    ):  # the heaviest first
-        mostly.setdefault(package, kind)
-    rows: list[dict[str, Cell]] = [
-        {
-            "package": package.name,
-            "section": package.section,
-            "priority": package.priority,
-            **_cells(sums.get(package.name, Weight.of(()))),
-            "mostly": mostly.get(package.name, ""),
-            "why it is there": why[package.name].text,
-            "what it is": package.description,
-        }
-        for package in contents.packages
-    ]
-    known = {package.name for package in contents.packages}
-    rest = Weight.of(f for f in contents.files if contents.owners[f.path].package not in known)
-    rows.sort(key=lambda row: -int(row["size"] or 0))
-    rows.append({"package": "(no package)", **_cells(rest)})
-    title = f"{contents.name}: what each package weighs, and why it is there"
-    return Table.of("packages", title, rows, units=UNITS)
+def _grouped(files: pandas.DataFrame, of: pandas.Series) -> pandas.DataFrame:
+    """The sums by what packages have in a column, and the number of these packages."""
+    found = sums(files, files["package"].map(of.get).fillna(NO_PACKAGE).rename(of.name))
+    found.insert(0, "packages", of.value_counts().reindex(found.index, fill_value=0))
+    return found
 
 
-def _part_table(contents: Contents) -> Table:
-    """One row a kind of file and a package; of each kind the packages with too little are one row."""
-    limit = contents.weight.size * PART
-    sums = contents.by(lambda f: (contents.kinds[f.path], contents.owners[f.path].package))
-
-    def cells(file: File) -> dict[str, Cell]:
-        kind, package = contents.kinds[file.path], contents.owners[file.path].package
-        heavy = sums[kind, package].size >= limit
-        return {"kind": kind, "package": (package or "(no package)") if heavy else "(others)"}
-
-    return _table(contents, "parts", "whose files of each kind are", cells)
-
-
-def _group_table(contents: Contents, name: str, heading: Literal["section", "priority"]) -> Table:
-    groups = {package.name: str(getattr(package, heading)) for package in contents.packages}
-    counts = Counter(groups.values())
-
-    def cells(file: File) -> dict[str, Cell]:
-        group = groups.get(contents.owners[file.path].package, "(no package)")
-        return {heading: group, "packages": counts[group]}
-
-    return _table(contents, name, f"by {heading} of the packages", cells)
-
-
-def _table(
-    contents: Contents, name: str, title: str, cells: Callable[[File], dict[str, Cell]]
-) -> Table:
-    """One row for each group of files of which ``cells`` says the same, the heaviest first."""
-    sums = contents.by(lambda file: tuple(cells(file).items()))
-    rows = [{**dict(group), **_cells(weight)} for group, weight in sums.items()]
-    return Table.of(name, f"{contents.name}: {title}", rows, units=UNITS)
-
-
-def _cells(weight: Weight | Change) -> dict[str, Cell]:
-    return {"files": weight.files, "size": weight.size, "on disk": weight.disk}
+def _packages(files: pandas.DataFrame, rows: pandas.DataFrame) -> pandas.DataFrame:
+    """The packages' rows, the heaviest first, with their weights and the kind that most bytes of each are of; the last
+    row is nobody's."""
+    kinds = sums(files, ["package", "kind"]).reset_index().drop_duplicates("package")
+    mostly = kinds.set_index("package")["kind"].reindex(rows.index, fill_value="")
+    owner = files["package"].where(files["package"].isin(rows.index), NO_PACKAGE)
+    weights = sums(files, owner).reindex([*rows.index, NO_PACKAGE], fill_value=0)
+    order = weights[:-1].sort_values("size", ascending=False, kind="stable").index
+    found = rows.assign(mostly=mostly).join(weights, how="right").loc[[*order, NO_PACKAGE]]
+    columns = ["section", "priority", *WEIGHT, "mostly", "why it is there", "what it is"]
+    return found[columns].rename_axis("package")
 
 
 # -- why a package is there --------------------------------------------------------------------------
@@ -432,84 +408,70 @@ def _recommended(
 
 def changes(before: Contents, after: Contents) -> tuple[Change, ...]:
     """The causes of the difference, the weightiest first; their sizes add up to it exactly."""
-    versions = _versions(before), _versions(after)
-    old, new = ({file.path: file for file in contents.files} for contents in (before, after))
-    groups: dict[tuple[Cause, str], list[tuple[int, int]]] = {}
-    for path in old.keys() | new.keys():
-        one, other = old.get(path, NO_FILE), new.get(path, NO_FILE)
-        more = other.size - one.size, other.disk - one.disk
-        if path in old and path in new and not any(more):
-            continue
-        have = before if path in old else after
-        package, kind = have.owners[path].package, have.kinds[path]
-        cause = _cause(path in old, path in new, *(known.get(package) for known in versions))
-        what = package if cause.startswith("package") else kind
-        groups.setdefault((cause, what), []).append(more)
-    found = []
-    for (cause, what), parts in groups.items():
-        size, disk = map(sum, zip(*parts, strict=True))
-        found.append(Change(cause=cause, what=what, files=len(parts), size=size, disk=disk))
-    return tuple(sorted(found, key=lambda item: (-abs(item.size), item.cause, item.what)))
-
-
-def _cause(old: bool, new: bool, before: str | None, after: str | None) -> Cause:
-    """The cause of the difference in a file that is in the old, the new, or both root file systems; ``before`` and
-    ``after`` are its package's versions there, None for a package that is not installed."""
-    if before and not after and not new:
-        return "package removed"
-    if after and not before and not old:
-        return "package added"
-    if before and after and before != after:
-        return "package changed"
-    if old and new:
-        return "changed"
-    return "left out" if old else "added"
+    files = file_frame(before).merge(
+        file_frame(after), how="outer", on="path", suffixes=("", " after")
+    )
+    old, new = files["files"].notna(), files["files after"].notna()
+    for column in ("size", "on disk"):
+        more = files[f"{column} after"].fillna(0) - files[column].fillna(0)
+        files[column] = more.astype(int)
+    package, kind = (files[name].where(old, files[f"{name} after"]) for name in ("package", "kind"))
+    was, now = (package.map(_versions(contents).get).fillna("") for contents in (before, after))
+    causes = (
+        ("package removed", (was != "") & (now == "") & ~new),
+        ("package added", (was == "") & (now != "") & ~old),
+        ("package changed", (was != "") & (now != "") & (was != now)),
+        ("changed", old & new),
+        ("left out", old),
+    )
+    names, conditions = zip(*causes, strict=True)
+    files["cause"] = numpy.select(conditions, names, "added")
+    files["what"] = package.where(files["cause"].str.startswith("package"), kind)
+    files = files[~(old & new) | (files["size"] != 0) | (files["on disk"] != 0)].assign(files=1)
+    found = files.groupby(["cause", "what"])[WEIGHT].sum().reset_index()
+    found = found.iloc[found["size"].abs().sort_values(ascending=False, kind="stable").index]
+    return tuple(
+        Change(cause=cause, what=what, files=count, size=size, disk=disk)
+        for cause, what, count, size, disk in found.itertuples(index=False)
+    )
 
 
 def versions(before: Contents, after: Contents) -> tuple[Version, ...]:
     """The packages that only one of them has, or that each has in another version; by name."""
-    old, new = _versions(before), _versions(after)
-    weights = before.by_package(), after.by_package()
-    return tuple(
-        Version(
-            name=name,
-            before=old.get(name, ""),
-            after=new.get(name, ""),
-            size_before=weights[0][name].size if name in weights[0] else 0,
-            size_after=weights[1][name].size if name in weights[1] else 0,
-        )
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    )
+    known = {"before": _versions(before), "after": _versions(after)}
+    found = pandas.DataFrame(known, dtype=object).fillna("")
+    found = found[found["before"] != found["after"]].sort_index()
+    for column, contents in (("size_before", before), ("size_after", after)):
+        sizes = sums(file_frame(contents), "package")["size"]
+        found[column] = sizes.reindex(found.index, fill_value=0)
+    return tuple(Version(**row) for row in found.reset_index(names="name").to_dict("records"))
 
 
 def cause_table(before: Contents, after: Contents, found: Sequence[Change]) -> Table:
     """One row a cause; the first and the last row are the two sizes, and the rows between add up."""
-    sums: list[tuple[str, str, Weight | Change]] = [
+    rows: list[tuple[str, str, Weight | Change]] = [
         (f"{before.name}, whole", "", before.weight),
         *((change.cause, change.what, change) for change in found),
         (f"{after.name}, whole", "", after.weight),
     ]
-    rows = [{"cause": cause, "what": what, **_cells(weight)} for cause, what, weight in sums]
+    frame = pandas.DataFrame(
+        [(cause, what, item.files, item.size, item.disk) for cause, what, item in rows],
+        columns=["cause", "what", *WEIGHT],
+    )
     title = f"From {before.name} to {after.name}: what makes the difference"
-    return Table.of("causes", title, rows, units=UNITS)
+    return Table.of("causes", title, frame, units=UNITS)
 
 
 def version_table(before: Contents, after: Contents, found: Sequence[Version]) -> Table:
     """One row a package that is not the same in both, the heaviest first."""
-    rows: list[dict[str, Cell]] = [
-        {
-            "package": item.name,
-            before.name: item.before or "–",
-            after.name: item.after or "–",
-            "size before": item.size_before,
-            "size after": item.size_after,
-        }
-        for item in sorted(found, key=lambda item: -max(item.size_before, item.size_after))
-    ]
+    columns = ["package", before.name, after.name, "size before", "size after"]
+    rows = [tuple(item.model_dump().values()) for item in found]
+    frame = pandas.DataFrame(rows, columns=columns).replace({before.name: "", after.name: ""}, "–")
+    heaviest = frame[["size before", "size after"]].max(axis=1)
+    frame = frame.loc[heaviest.sort_values(ascending=False, kind="stable").index]
     title = f"Packages of {before.name} and {after.name} that are not the same"
     units = {"size before": "bytes", "size after": "bytes"}
-    return Table.of("versions", title, rows, units=units)
+    return Table.of("versions", title, frame, units=units)
 
 
 def _versions(contents: Contents) -> dict[str, str]:
