@@ -1,4 +1,4 @@
-"""Commands that run the stages, one by one or all."""
+"""Commands that run stages: rebuild (all of them), run (some), notebook (by hand, in JupyterLab)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands about what stands on this machine."""
+"""Commands about the lab on this machine: plan, apply, watch, down, status, check, doctor, gc, refresh."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What a batch tells a person: its progress (a live table on a terminal, plain lines anywhere else, both in the log),
-and when it is over how to go on with the lab."""
+"""Shows a batch's progress: a live table on a terminal, plain lines elsewhere; and how to go on when it is over."""
 
 from __future__ import annotations
 

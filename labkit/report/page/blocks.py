@@ -1,4 +1,4 @@
-"""The blocks of the report's page, from what the stages left in the lab's outputs."""
+"""Makes the blocks of the report's page as wikitext, from the stages' records and executed notebooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Publishes the report on the wiki, plans that, and shows the wiki's main page in a browser."""
+"""Publishes the report on the wiki, or shows what that would change; and visits the wiki's main page in a browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The review site: static pages from what the stages left, for a teacher who has only the outputs.
+"""Builds the review site: fills the templates of its index and stage pages, and signs what it wrote.
 
 It needs no server, no script and nothing from outside its folder. All that programs wrote is
 escaped; what the pages say is only what the stages' records and executed notebooks say.

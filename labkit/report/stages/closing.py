@@ -1,4 +1,4 @@
-"""What all stages come to: the tasks of the closing table and the rows of the assignment, judged by recorded checks.
+"""The closing table and the coverage: the tasks and the rows of the assignment, judged by the checks of all stages.
 
 The actions :func:`closing_table` and :func:`coverage` take each stage's last run; everything else here is pure.
 """
@@ -86,7 +86,7 @@ def _recorded(
 
 @action("report.closing")
 def closing_table(lab: Lab) -> Outcome[Closing]:
-    """The assignment's closing table (task, state, comment), computed from the last run of each stage.
+    """Computes the assignment's closing table (task, state, comment) from the last run of each stage.
 
     Raises :class:`StateError` when a stage's record is damaged or was edited by hand.
     """
@@ -122,7 +122,7 @@ def closing_of(
 
 @action("report.coverage")
 def coverage(lab: Lab, *shown: Result[Any]) -> Outcome[Coverage]:
-    """Which stage, cell and checks answer each row of the assignment, from the last run of each stage.
+    """Shows which stage, cell and checks answer each row of the assignment, from the last run of each stage.
 
     :param shown: results of the stage that is running now, whose record is not written yet.
     """

@@ -1,4 +1,4 @@
-"""Signatures: the lab's key, and the manifest of its outputs, which tells whether a file is as labkit wrote it.
+"""Signs the outputs: the lab's key, the manifest with every file's hash, and writing whole parts that stay signed.
 
 Every file that belongs to a run (``FOLDERS``) is listed in ``manifest.json`` with its SHA-256, by parts: what one
 stage left, what its failure left, the review site. Stages' records and the manifest are signed with Ed25519 by a

@@ -23,7 +23,7 @@ Shown = TypeVar("Shown", Result[Any], Figure)
 
 
 class Stage:
-    """A stage that is running. Opening it writes nothing; :meth:`close` writes its record."""
+    """A stage while its notebook runs: :meth:`record` collects results and figures, :meth:`close` writes the record."""
 
     def __init__(self, stage: StagePlan, lab: Lab) -> None:
         self.plan = stage
