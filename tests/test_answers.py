@@ -82,7 +82,7 @@ def test_an_empty_or_endless_answer_is_refused(typed: str) -> None:
 @pytest.mark.parametrize(("typed", "named"), [("a\0b", "U+0000"), ("\x1b[31m", "U+001B"), ("a\ud800", "U+D800"), ("\uffff", "U+FFFF")])  # fmt: skip
 def test_what_no_page_can_have_is_refused(typed: str, named: str) -> None:
     """By its number, before anything is asked."""
-    with pytest.raises(ConfigError, match=f"has {re.escape(named)} in it") as caught:
+    with pytest.raises(ConfigError, match=f"contains {re.escape(named)}") as caught:
         answers.composed(typed)
     assert caught.value.remedy
 
@@ -140,7 +140,7 @@ def test_an_answer_that_would_change_the_page_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("identity", "said"),
-    [("ffff", "is no remark's identifier"), ("", "is no remark"), ("0bad", "2 remarks' identifiers")],
+    [("ffff", "is not a remark's identifier"), ("", "is not a remark"), ("0bad", "2 remarks' identifiers")],
 )  # fmt: skip
 def test_a_remark_is_named_by_its_identifier(identity: str, said: str) -> None:
     """Or by a beginning that is its own; else the error says where identifiers are told."""
@@ -242,7 +242,7 @@ def test_an_action_answers(wiki_lab: Lab, tmp_path: Path) -> None:
     first, second = (answers.answer(lab, asked.id, "171 MB.") for _ in range(2))
     assert (first.changed, second.changed) == (True, False)
     assert first.summary == f"Student now answers the remark {asked.id} on the page {lab.wiki.page}: Quantify."  # fmt: skip
-    with pytest.raises(ConfigError, match="is no remark's identifier"):
+    with pytest.raises(ConfigError, match="is not a remark's identifier"):
         answers.answer(lab, "zzz", "171 MB.")
 
 

@@ -135,7 +135,7 @@ def test_a_damaged_key_is_not_thrown_away(farm: Lab, name: str, harm: Harm) -> N
     path = farm.state_dir / "ssh" / name
     with damaged(path, harm):
         for act in (up.replicas, ssh.login):
-            with pytest.raises(StateError, match="is no ssh key") as caught:
+            with pytest.raises(StateError, match="is not an ssh key") as caught:
                 act(farm)
             assert caught.value.value == str(path)
             assert "move it away" in caught.value.remedy
@@ -287,6 +287,6 @@ EDITS = {
 def test_an_edited_index_is_named(tmp_path: Path, edit: str) -> None:
     """Whatever is wrong in it."""
     (tmp_path / "index.json").write_text(EDITS[edit])
-    with pytest.raises(StateError, match="is no part of an image layout") as caught:
+    with pytest.raises(StateError, match="is not part of an image layout") as caught:
         store.tags(tmp_path)
     assert caught.value.value == str(tmp_path / "index.json")

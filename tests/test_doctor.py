@@ -257,7 +257,7 @@ def test_a_cache_where_builds_cannot_work_is_told_with_the_mount_option(
     [
         (stat.S_IFCHR, 0o666, ""),
         (stat.S_IFCHR, 0o644, "has the mode 644"),
-        (stat.S_IFREG, 0o666, "is no device"),
+        (stat.S_IFREG, 0o666, "is not a device"),
         (0, 0, "No such file"),
     ],
 )

@@ -53,7 +53,7 @@ def test_the_systems_own_error_is_told_with_the_folders_key(tmp_path: Path, key:
         assert isinstance(found, MachineError)
         assert found.code == "machine.disk-full"
         assert found.value.startswith(str(place))
-        assert f"or set `{key}` to a folder on a larger disk; then call it again" in found.remedy
+        assert f"or set `{key}` to a folder on a larger disk; then run it again" in found.remedy
         assert found.again == f"df -h {place}"
 
 

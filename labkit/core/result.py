@@ -150,7 +150,7 @@ class Result(Record, Generic[T]):
 
 
 class Outcome(Record, Generic[T]):
-    """What an action's own code knows; :func:`action` makes the :class:`Result` of it."""
+    """What an action found and did, as its code returns it; :func:`action` makes the :class:`Result` of it."""
 
     value: T
     summary: str
@@ -214,8 +214,8 @@ def _explained(error: Exception, given: Sequence[object]) -> Exception:
         if gone := next((name for name in names if name.startswith(own)), ""):
             return StateError(
                 gone,
-                "was taken away while labkit worked with it",
-                "call it again when nobody else works on this lab",
+                "was removed while labkit used it",
+                "run it again when no other program works on this lab",
                 f"ls -la {shlex.quote(str(lab.state_dir))}",
                 code="state.taken-away",
             )

@@ -257,7 +257,7 @@ def _mode_table(value: Modes) -> Table:
 
 def _require_number(name: str, value: object) -> None:
     if type(value) is not int or not 1 <= value <= MOST:
-        reason = f"is no whole number from 1 to {MOST}"
+        reason = f"is not a whole number from 1 to {MOST}"
         raise ConfigError(f"{name} = {value!r}", reason, "correct this value", code="config.number")
 
 

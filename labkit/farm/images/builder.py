@@ -261,7 +261,7 @@ def refuse_common_names(lab: Lab) -> None:
         if site.name in COMMON:
             raise ConfigError(
                 f"sites: {site.name!r}",
-                f"is the name of the image that all sites stand on ({', '.join(COMMON)})",
+                f"is the name of an image that all sites are based on ({', '.join(COMMON)})",
                 "give the site another name",
                 code="config.site-name",
             )

@@ -205,7 +205,7 @@ def short(digest: str) -> str:
 def _descriptor(item: dict[str, Any]) -> Descriptor:
     digest, size = item["digest"], item["size"]
     if not (isinstance(digest, str) and isinstance(size, int)):
-        raise TypeError(f"{item} is no descriptor")
+        raise TypeError(f"{item} is not a descriptor")
     return Descriptor(digest, size)
 
 
@@ -218,7 +218,7 @@ def _reading(path: Path) -> Iterator[None]:
         said = str(error).partition("\n")[0] or type(error).__name__
         raise StateError(
             str(path),
-            f"is no part of an image layout: {said}",
+            f"is not part of an image layout: {said}",
             "remove the image and build again",
             code="state.damaged-image",
         ) from None

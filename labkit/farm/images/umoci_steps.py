@@ -239,7 +239,7 @@ def read_bundle(folder: Path) -> Bundle:
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise reading.damaged(
-            folder, error, "call it again: the bundle is made anew each time"
+            folder, error, "run it again: the bundle is made anew each time"
         ) from None
 
 

@@ -43,7 +43,7 @@ HOOKS = ("Pre-Invoke", "Post-Invoke", "Post-Invoke-Success")
 #: apt's program that fetches files by its methods.
 HELPER = "/usr/lib/apt/apt-helper"
 #: Why something was not fetched.
-OFFLINE = "is not in the cache, and labkit is to stay offline"
+OFFLINE = "is not in the cache, and labkit is offline"
 #: Has a file for each suite that debootstrap knows.
 SCRIPTS = Path("/usr/share/debootstrap/scripts")
 #: The names in a machine's sources that stand for its own suite, besides its codename.
@@ -105,7 +105,7 @@ class AbsentError(MachineError):
         super().__init__(
             what,
             reason,
-            "call it once without --offline, where the mirror can be reached"
+            "run it once without --offline, where the mirror can be reached"
             if status is None
             else "check the network; after an update of the archive: labkit refresh",
             "apt-get update",

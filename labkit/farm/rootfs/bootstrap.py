@@ -99,8 +99,8 @@ def refresh(lab: Lab) -> Outcome[Lists]:
     if lab.offline:
         raise ConfigError(
             "offline",
-            "no list can be taken anew",
-            "call it without --offline",
+            "the lists of packages cannot be refreshed",
+            "run it without --offline",
             code="config.offline",
         )
     before, archive = apt.find_lists(lab), apt.update_lists(lab)
@@ -187,8 +187,8 @@ def _build(lab: Lab, planned: BuildPlan) -> Rootfs:
     if planned.registry and lab.offline:
         raise BuildError(
             planned.what,
-            "is not in the cache, and labkit is to stay offline: no registry is asked",
-            "call it once without --offline, or without a registry",
+            "is not in the cache, and labkit is offline: no registry is asked",
+            "run it once without --offline, or without a registry",
             code="build.offline",
         )
     started = time.monotonic()
@@ -317,7 +317,7 @@ def cause_of(cached: PackageCache, what: str, error: Exception) -> Exception:
     names = packages.naming(sorted(lost))
     first = next(iter(lost.values()))
     if first.status is None:
-        reason = f"{counted(len(lost), 'package', 'are')} not in the cache, and labkit is to stay offline: {names}"
+        reason = f"{counted(len(lost), 'package', 'are')} not in the cache, and labkit is offline: {names}"
         return BuildError(what, reason, first.remedy, first.again, code="build.failed")
     if first.status in (404, 410):
         return OutdatedError(what, f"the mirror no longer has {names}", first.remedy, first.again)

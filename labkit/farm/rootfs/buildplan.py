@@ -53,7 +53,7 @@ _reading = threading.Lock()
 
 
 class Rootfs(Record):
-    """One root file system.
+    """A root file system that was built: its variant, where it is, its packages, size and build time.
 
     ``bytes`` is what its files weigh (apparent size, hard links once: ``du -sb``), ``cleaned`` what
     the tool had left of downloads and indices and labkit removed, ``seconds`` how long its
@@ -102,14 +102,14 @@ def require_host(registry: str) -> None:
     if registry and not HOST.fullmatch(registry):
         raise ConfigError(
             f"registry = {registry[:200]!r}",
-            "is no host of a registry",
+            "is not the host of a registry",
             "write it like registry.example:5000",
             code="config.registry",
         )
 
 
 def plan(lab: Lab, variant: str = "", *, registry: str = "") -> BuildPlan:
-    """What a build would make; asks the machine's package database, not the network."""
+    """Plans a build: what it would make, from what, and where; asks the machine's package database, not the network."""
     chosen = variants.named(variant) if variant else variants.of_lab(lab)
     require_host(registry)
     suite, architecture = apt.suite(lab), apt.architecture()
@@ -174,7 +174,7 @@ def _list_gone(planned: BuildPlan) -> StateError:
     return StateError(
         planned.what,
         "the suite's list of packages in the cache was replaced while it was read",
-        "call it again when no other labkit refreshes the list",
+        "run it again when no other labkit refreshes the list",
         "labkit refresh --help",
         code="state.list-gone",
     )
@@ -191,7 +191,7 @@ def program_version(package: str) -> str:
     if status != "installed":  # the program may be there all the same, of another origin
         raise MachineError(
             package,
-            "this Debian package is not installed, as dpkg-query says",
+            "this Debian package is not installed (dpkg-query)",
             "let `./lab doctor` install what is missing (it reads labkit/debian-packages.txt)",
             f"dpkg-query --show {package}",
             code="machine.no-program",
@@ -200,7 +200,7 @@ def program_version(package: str) -> str:
 
 
 def find(planned: BuildPlan) -> Rootfs | None:
-    """The whole root file system in the cache, or None: also when its record or its files are damaged."""
+    """Finds a planned root file system in the cache; None when it is not there, or its record or files are damaged."""
     return recorded(planned.place, Rootfs, path=planned.place / "rootfs")
 
 

@@ -159,12 +159,16 @@ def size(root: Path) -> int:
 
 
 def _failed(lab: Lab, folder: Path, *, what: str, error: CommandError | OSError) -> BuildError:
-    reason, remedy, again = str(error), "see what is there, then call it again", f"ls -la {folder}"
+    reason, remedy, again = (
+        str(error),
+        "look at it with the command below, then run this again",
+        f"ls -la {folder}",
+    )
     if full := _is_full(error, folder):
-        reason = f"the disk of {folder} is full; what was half made has been removed"
+        reason = f"the disk of {folder} is full; incomplete files were removed"
         remedy, again = files.disk_full_remedy(lab, folder), f"df -h {folder}"
     elif isinstance(error, CommandError):
-        passes = "the lines above come from that program; a network fault passes: try again"
+        passes = "the lines above come from that program; after a network fault, try again"
         reason, again = f"{error.value}: {error.reason}", error.again
         remedy = error.remedy or passes
     return BuildError(
@@ -214,7 +218,7 @@ class Collected(Record):
 
 @action("cache.collect")
 def collect(lab: Lab, *, dry: bool = False) -> Outcome[Collected]:
-    """Nothing is left in the cache that no lab of the machine uses; ``dry``: nothing is removed."""
+    """Removes from the cache what no lab of the machine uses; with ``dry`` only lists it."""
     if not os.access(lab.cache_dir if lab.cache_dir.exists() else "/", os.W_OK):
         raise not_root(str(lab.cache_dir))
     used = users(lab)

@@ -36,7 +36,6 @@ from labkit.farm import images
 from labkit.farm.containers import container, lifecycle, runc, written
 from labkit.farm.containers.overlay import WWW_DATA
 from labkit.farm.images.unpacking import Unpacked
-from labkit.farm.network.netns import inside
 from labkit.farm.services import fetch
 from labkit.farm.study.probe_containers import (
     BROKEN,
@@ -48,6 +47,7 @@ from labkit.farm.study.probe_containers import (
     prepared,
 )
 from labkit.kernel import cgroups
+from labkit.kernel.netns import inside
 from labkit.kernel.users import inner as inner_user
 from labkit.model.lab import Lab
 from labkit.model.sites import TRACE_HEADER

@@ -439,8 +439,8 @@ def _collect(lab: Lab, unpacked: Unpacked) -> Evidence:
         if not whole.fine:
             raise FarmError(
                 "a replica on the image as it is",
-                f"does not do its job: {whole.told}",
-                "make the farm work first: nothing can be left out of what does not",
+                f"does not serve its site: {whole.told}",
+                "make the farm work first",
                 "./lab run 05-web",
                 code="farm.trial",
             )

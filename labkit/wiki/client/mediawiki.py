@@ -30,7 +30,6 @@ from mwclient import errors
 from mwclient.page import Page
 
 from labkit.errors import WikiError
-from labkit.records import Record
 from labkit.wiki.client import transport
 from labkit.wiki.client.protocol import Features, Revision, Saved, SiteInfo, Snapshot, Upload
 from labkit.wiki.client.refusals import SessionEndedError, refusal, unsaved
@@ -148,17 +147,17 @@ class MediaWiki(mwclient.Site):  # type: ignore[misc]
 
     def read(self, title: str, *, files: Sequence[str] = ()) -> Snapshot:
         """The page as it is now, in one request (and one more for each 50 files); one that is no longer
-        under its title is looked for. Raises :class:`WikiError` where it is no page of text."""
+        under its title is looked for. Raises :class:`WikiError` where it is not a page of text."""
         if not title.strip(" _:") or _ILLEGAL.search(title):  # Manual: $wgLegalTitleChars
             raise _no_name(title)
         found = self._read(title, files)
         seen, deleted = [found.title], ""
         while found.revision is None and len(seen) <= MOVES:
-            became = fate(self._log(found.title))
-            deleted = deleted or became.deleted
-            if not became.target or became.target in seen:
+            target, gone = fate(self._log(found.title))
+            deleted = deleted or gone
+            if not target or target in seen:
                 return found.model_copy(update={"deleted": deleted})
-            found = self._read(became.target, files)
+            found = self._read(target, files)
             seen.append(found.title)
         return found
 
@@ -240,7 +239,7 @@ class MediaWiki(mwclient.Site):  # type: ignore[misc]
         """
         what = f"File:{item.name}"
         if not PICTURE.fullmatch(item.name):
-            reason = "is no name of a picture of labkit's"
+            reason = "is not the name of a picture of labkit"
             raise WikiError(item.name, reason, "report this", code="wiki.picture-name")
         try:
             answer = self._write(
@@ -329,37 +328,31 @@ class MediaWiki(mwclient.Site):  # type: ignore[misc]
         real, model = str(found["title"]), found.get("contentmodel", "wikitext")
         code, remedy = "wiki.page-kind", "name another page in wiki.page"
         if model != "wikitext" or found["ns"] == INTERFACE:
-            raise WikiError(real, f"is no page of text ({model})", remedy, code=code)
+            raise WikiError(real, f"is not a page of text ({model})", remedy, code=code)
         prefix = title.partition(":")[0].replace("_", " ").casefold()
         named = (n for n, name in self.namespaces.items() if name and name.casefold() == prefix)
         if found["ns"] not in (*PLAIN, next(named, 0)):
             remedy = f"let its redirect lead to a page of text, or {remedy}"
-            raise WikiError(title, f"leads to {real}, which is no page for a report", remedy, code=code)  # fmt: skip
+            raise WikiError(title, f"leads to {real}, which cannot be the report's page", remedy, code=code)  # fmt: skip
 
 
-class Fate(Record):
-    """What became of a page: the title that it was moved to, or who deleted it when ('' for neither)."""
-
-    target: str = ""
-    deleted: str = ""
-
-
-def fate(events: Iterable[Mapping[str, Any]]) -> Fate:
-    """What became of a page, from the events of its title, the last first. Pure.
+def fate(events: Iterable[Mapping[str, Any]]) -> tuple[str, str]:
+    """The title that a page was moved to, and who deleted it when and why ('' for neither), from the events of its
+    title, the last first. Pure.
 
     A page that was moved leaves a redirect or nothing; either way the log of its old title says where it went.
     """
     deleted = ""
     for event in events:
         kind, action = event.get("type"), event.get("action")
-        target = event.get("params", {}).get("target_title", "")
+        target = str(event.get("params", {}).get("target_title", ""))
         if kind == "move" and target:
-            return Fate(target=target)
+            return target, ""
         if kind == "delete" and action in ("delete", "delete_redir", "delete_redir2"):
             deleted = deleted or _deletion(event)
         elif kind == "create" or action == "restore":
-            break  # what was before is another page's
-    return Fate(deleted=deleted)
+            break  # earlier events are of another page
+    return "", deleted
 
 
 def asked(what: str, once: Callable[[], T]) -> T:
@@ -387,7 +380,7 @@ def asked(what: str, once: Callable[[], T]) -> T:
 
 def _no_name(title: str) -> WikiError:
     """The error for a title that names no page, several ones, or a part of one."""
-    return WikiError(title, "is no page's name", "correct wiki.page", code="wiki.page-name")
+    return WikiError(title, "is not a page's name", "correct wiki.page", code="wiki.page-name")
 
 
 def _batches(items: Sequence[object]) -> Iterator[str]:

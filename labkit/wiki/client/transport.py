@@ -124,20 +124,6 @@ def call(
     raise AssertionError  # the tries have an end
 
 
-def status(connections: requests.Session, url: str) -> int:
-    """The HTTP status with which an address answers, its path sent as it is (``/a/../b``)."""
-    prepared = connections.prepare_request(requests.Request("GET", url))
-    prepared.url = url  # requests would have removed the dots
-    try:
-        with connections.send(
-            prepared, timeout=TIMEOUT, stream=True, verify=connections.verify
-        ) as reply:
-            return reply.status_code
-    except requests.RequestException as error:
-        fault = _fault(error)
-    raise _error(url, fault, own=not connections.trust_env)
-
-
 def not_a_wiki(url: str, seen: str, *, own: bool) -> WikiError:
     """The error for an address at which something else than MediaWiki answers."""
     remedy = (
@@ -210,7 +196,7 @@ def _judged(reply: requests.Response, text: str, *, own: bool) -> Reply:
         said = f"the wiki sends on to {place.scheme}://{place.hostname}{place.path}"
         return Reply(fault=Fault(said, remedy="let wiki.url be that address", tries=1))
     if status in (200, 429) or status >= 500:
-        said = f"HTTP status {status}" if status != 200 else "its answer is no JSON"
+        said = f"HTTP status {status}" if status != 200 else "its answer is not JSON"
         return Reply(fault=Fault(f"{_SILENT}: {said}", wait=wait, undone=status == 429))
     wrong = not_a_wiki("", f"HTTP status {status}", own=own)
     return Reply(fault=Fault(wrong.reason, wrong.code, wrong.remedy, tries=1))

@@ -1,4 +1,4 @@
-"""A wiki page as what people wrote and the blocks that labkit wrote. Pure.
+"""Parses and writes a wiki page: people's text, and labkit's blocks between two comments each. Pure.
 
 A block stands between two comments, which no reader of the page sees::
 
@@ -75,7 +75,7 @@ class Block(Record):
 
 
 class Fenced(Record):
-    """A block as found on a page: what stands there now, and the hash of what labkit wrote there.
+    """A block as found on a page: what is in its place now, and the hash of what labkit wrote there.
 
     ``start`` and ``end`` are its first character's place in the page and the one after its last;
     ``notice`` is labkit's notice at its head, which does not belong to the block.
@@ -268,7 +268,7 @@ def _damage(page: str, line: int, fault: str) -> WikiError:
     return WikiError(
         f"{page}, line {line}",
         fault,
-        "nothing was published; `labkit publish --repair` mends it and loses no line (see before what it "
+        "nothing was published; `labkit publish --repair` repairs it and loses no line (to see first what it "
         "would do: --repair --dry-run)",
         code="wiki.page-damaged",
     )

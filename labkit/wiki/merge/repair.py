@@ -1,4 +1,4 @@
-"""Mending the comments between which labkit writes, when a person has damaged them. Pure.
+"""Mends the comments around labkit's blocks when a person has damaged them. Pure.
 
 A comment that is missing is written anew at the place that labkit's own lines tell; one whose name or
 hash was changed gets the right one; a block that stands inside another one is moved behind it; of a
