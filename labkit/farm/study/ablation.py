@@ -221,8 +221,7 @@ def _ablate(lab: Lab, built: Rootfs, place: Path) -> Ablation:
     before = rootfs.build(lab, planned.variant.after).value
     with scratch(lab, place) as folder:
         tree = Tree.read(before.path)
-        repository = buildplan.repository(planned)
-        added = bootstrap.fetch(planned, PackageCache.of(lab), repository, folder, before)
+        added = bootstrap.fetch(planned, PackageCache.of(lab), folder, before)
         full = with_added(tree, added, folder / "added")  # all files that the steps may have
         probes_of = StepProbes(lab, tree, full, folder)
         tried = [probes_of.begin(before.variant), *probes_of.each(LADDER[built.variant])]
