@@ -90,8 +90,20 @@ class MariaDB:
 
     @property
     def pidfile(self) -> Path:
-        """The file with its process id."""
+        """The file with the process id."""
         return self.socket.with_suffix(".pid")
+
+    @property
+    def daemon(self) -> daemon.Daemon:
+        """The server's process. mariadbd does not go to the background by itself: setsid starts it there."""
+        return daemon.Daemon(
+            name="the wiki's MariaDB",
+            argv=("setsid", "--fork", "mariadbd", f"--defaults-file={self.config}"),
+            config=self.config,
+            user=USER,
+            pidfile=self.pidfile,
+            log=self.log,
+        )
 
     @classmethod
     def of(cls, folders: Folders) -> MariaDB:
@@ -118,23 +130,13 @@ def make(server: MariaDB) -> None:
 
 
 def start(lab: Lab, server: MariaDB) -> bool:
-    """The server answers on its socket; returns whether it had to be started."""
+    """Starts the server unless it runs, and waits until it answers; returns whether it had to start it."""
     _prepare(server)
-    return daemon.start(lab, daemon_of(server), lambda: problem(server), patience=30)
-
-
-def stop(lab: Lab, server: MariaDB) -> bool:
-    """The server has ended; returns whether it ran."""
-    return daemon.stop(lab, daemon_of(server))
-
-
-def pid(server: MariaDB) -> int | None:
-    """The process id of the running server, or None."""
-    return daemon.pid(daemon_of(server))
+    return daemon.start(lab, server.daemon, lambda: problem(server), patience=30)
 
 
 def problem(server: MariaDB) -> str | None:
-    """What is wrong with the server, None when it greets (protocol version 10) on its socket."""
+    """Why the server is not ready; None if it greets (protocol version 10) on its socket."""
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(5)
         try:
@@ -161,7 +163,7 @@ def refused(server: MariaDB, password: SecretStr, statement: str) -> str:
 
 
 def account(server: MariaDB, password: SecretStr) -> None:
-    """The wiki's account exists, with that password and with :data:`RIGHTS` on the one database."""
+    """Creates the wiki's account, or updates it: its password, and :data:`RIGHTS` on the one database."""
     try:
         sql(server, account_sql(password))
     except CommandError as error:  # the client quotes the statement, and so the password
@@ -202,7 +204,7 @@ def wanted_grants() -> tuple[str, ...]:
 
 
 def _prepare(server: MariaDB) -> None:
-    """Configuration, log and folders are there, as the server's account needs them."""
+    """Creates the configuration, the log and the folders that the server's account needs."""
     if len(str(server.socket).encode()) > SOCKET_PATH:
         raise ConfigError(
             f"run: {server.socket}",
@@ -216,15 +218,3 @@ def _prepare(server: MariaDB) -> None:
         write_atomically(server.log, "", mode=0o640)
         shutil.chown(server.log, USER, USER)
     write_atomically(server.config, configuration.text("mariadb.cnf.j2", server=server))
-
-
-def daemon_of(server: MariaDB) -> daemon.Daemon:
-    """mariadbd cannot go to the background by itself: setsid lets it."""
-    return daemon.Daemon(
-        name="the wiki's MariaDB",
-        argv=("setsid", "--fork", "mariadbd", f"--defaults-file={server.config}"),
-        config=server.config,
-        user=USER,
-        pidfile=server.pidfile,
-        log=server.log,
-    )
