@@ -44,19 +44,19 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]
         self._report, self._most, self._left = report, most, most
 
     def execute_cell(self, cell: Any, cell_index: int, **given: Any) -> Any:
-        """Executes a cell; each may print as much."""
+        """Reports a cell and executes it. The limit of printed characters starts anew."""
         self.begun, self._left = True, self._most
         self._report({"cell": cell_index + 1, "cells": len(self.nb.cells)})
         return super().execute_cell(cell, cell_index, **given)
 
     def output(self, outs: Any, msg: Any, *given: Any) -> Any:
-        """Keeps an output of the cell that runs; of one that prints without end nothing more but its error."""
+        """Keeps an output of the running cell; after too much output, only its error."""
         if self._left < 0 and msg["msg_type"] != "error":
             return None
         return super().output(outs, msg, *given)
 
     def log_output_message(self, output: Any) -> None:
-        """Logs an output of the cell that runs."""
+        """Logs an output of the running cell."""
         if self._left < 0:
             return
         self._left -= len(output.get("text") or output.get("data", {}).get("text/plain", ""))
@@ -80,7 +80,7 @@ class Engine(NBClientEngine):  # type: ignore[misc]
         start_timeout: int = 60,
         **given: Any,
     ) -> Any:
-        """Executes the notebook of a manager."""
+        """Executes the manager's notebook."""
         client = Client(
             nb_man, report, most, kernel_name=kernel_name, startup_timeout=start_timeout
         )

@@ -60,7 +60,7 @@ class Execution(Record):
 
 
 def require(path: Path) -> dict[str, Any]:
-    """The notebook in a file; raises :class:`ConfigError` when there is none, or a damaged one."""
+    """Reads a notebook; raises :class:`ConfigError` if the file is missing or damaged."""
     content = records.read_notebook(path)
     if content is not None:
         return content
@@ -90,8 +90,8 @@ def declared(notebook: Mapping[str, Any]) -> frozenset[str]:
 
 
 def require_known(given: Iterable[str], notebooks: Iterable[Mapping[str, Any]]) -> None:
-    """Raises :class:`ConfigError`, with the nearest name, for a parameter that nothing knows: neither
-    the lab nor one of the notebooks. papermill itself would only warn of it."""
+    """Raises :class:`ConfigError`, with the nearest name, for a parameter that neither the lab nor a notebook
+    declares. papermill itself only warns."""
     known = {*PARAMETERS, *(name for notebook in notebooks for name in declared(notebook))}
     for name in given:
         if name not in known:
@@ -99,7 +99,7 @@ def require_known(given: Iterable[str], notebooks: Iterable[Mapping[str, Any]]) 
 
 
 def environment(lab_file: Path, run_id: str, folder: Path) -> dict[str, str]:
-    """What a batch's notebook gets on top of every program's environment.
+    """The environment variables of a batch's notebook, in addition to those of every program.
 
     Its home is in ``folder``: no file of a user's own (an IPython profile, a kernel for Jupyter, a
     matplotlibrc) acts on the report, and nothing is left in the user's home.
@@ -118,7 +118,7 @@ def environment(lab_file: Path, run_id: str, folder: Path) -> dict[str, str]:
 
 
 class _Heard:
-    """What papermill's process (:mod:`labkit.report.batch.engine`) has reported: a line of JSON each."""
+    """Reads the reports of papermill's process (:mod:`labkit.report.batch.engine`), one JSON line each."""
 
     def __init__(self, on_cell: Callable[[int, int], None], end: Callable[[], object]) -> None:
         self.cause, self.ready = "", True
@@ -183,8 +183,7 @@ def execute(
 
 
 def end_notebooks(mark: str, spared: Iterable[str] = ()) -> int:
-    """Ends the papermills with the path ``mark`` (of a folder of the lab's own) in an argument; returns how many
-    there were.
+    """Ends the papermill processes with the path ``mark`` in an argument; returns their number.
 
     Their kernels get SIGINT first, as Ctrl-C would, which ends the running cell and the programs that it waits
     for; a papermill that is still there after that gets SIGTERM, and what then remains SIGKILL, except daemons
@@ -211,7 +210,7 @@ def end_notebooks(mark: str, spared: Iterable[str] = ()) -> int:
 
 
 def markers(entries: Iterable[Entry]) -> tuple[str, ...]:
-    """What marks the daemons among a journal's entries: the configuration file in their command line."""
+    """The configuration files by whose path in its command line each daemon in a journal is recognised."""
     return tuple(e.what["marker"] for e in entries if e.kind == "daemon" and "marker" in e.what)
 
 
@@ -228,7 +227,7 @@ def _signal(processes: Iterable[psutil.Process], sig: signal.Signals) -> None:
 
 
 def _wait(processes: Iterable[psutil.Process], seconds: float) -> None:
-    """Waits until all have ended; a zombie has."""
+    """Waits until all processes have ended; zombies count as ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and any(p.is_running() and lives(p.pid) for p in processes):
         time.sleep(0.05)
@@ -271,7 +270,7 @@ def _of_cells(notebook: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _ran(cell: Mapping[str, Any]) -> bool:
-    """Whether the kernel answered that the cell was done: only then it has a number and a reply."""
+    """Whether the kernel reported the end of the cell: only then the cell has a number and a reply."""
     times = cell.get("metadata", {}).get("execution")
     replied = times is None or "shell.execute_reply" in times
     return cell.get("execution_count") is not None and replied
@@ -315,14 +314,14 @@ def tidy(notebook: Mapping[str, Any], name: str) -> str:
 
 
 def _here(line: str) -> str:
-    """A line of a traceback with paths from the project's folder (or the libraries') on."""
+    """A line of a traceback with paths relative to the project's folder or the Python environment."""
     line = line.replace(f"{Path(labkit.__file__).parents[1]}/", "")
     return line.replace(f"{sys.prefix}/", "") if sys.prefix != sys.base_prefix else line
 
 
 def lab_file(lab: Lab) -> str:
-    """The lab as the text of a ``lab.toml`` that lies in its own outputs (``outputs/<lab>/lab.toml``)
-    and describes all of it, whatever the defaults, the options and the parameters were."""
+    """The text of ``outputs/<lab>/lab.toml``, which contains every value of the lab, also defaults, options and
+    parameters."""
     values = {**lab.model_dump(mode="json", exclude_none=True), "outputs": ".."}
     tables = {"": {}, **{key: value for key, value in values.items() if isinstance(value, dict)}}
     tables[""] = {key: value for key, value in values.items() if key not in tables}
@@ -334,7 +333,7 @@ def lab_file(lab: Lab) -> str:
 
 
 def write_lab_file(lab: Lab) -> Path:
-    """Makes ``outputs/LAB/lab.toml`` hold the whole lab; an equal file is left as it is."""
+    """Writes ``outputs/LAB/lab.toml`` unless it has the same text; returns its path."""
     path, text = lab.output_dir / "lab.toml", lab_file(lab)
     if text_of(path) != text:
         write_atomically(path, text)

@@ -108,7 +108,7 @@ def local_settings(lab: Lab, passwords: Passwords) -> str:
 
 
 def site_name(lab: Lab) -> str:
-    """What the lab's own wiki calls itself."""
+    """The name of the lab's own wiki."""
     return f"labkit {lab.name}"
 
 
@@ -132,7 +132,7 @@ def apache(folders: Folders, *, port: int, mediawiki: Path, module: Path, mark: 
 
 
 def text(template: str, /, **values: Any) -> str:
-    """The text of a template of this folder with these values."""
+    """Renders a template of this folder with these values."""
     return str(_environment().get_template(template).render(values))
 
 

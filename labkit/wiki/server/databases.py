@@ -63,7 +63,7 @@ def mend_sqlite(folder: Path) -> tuple[str, ...]:
 
 
 def sqlite_problem(path: Path, *, table: str = "") -> str:
-    """What is wrong with a SQLite file, '' when it is whole, or in use just now.
+    """Describes the damage of a SQLite file; '' if it is intact or in use.
 
     :param table: one that it has to have.
     """
@@ -81,7 +81,7 @@ def sqlite_problem(path: Path, *, table: str = "") -> str:
 
 @dataclass(frozen=True)
 class MariaDB:
-    """One MariaDB: its data folder, and the files by which it is configured and reached."""
+    """A MariaDB server: its data folder, configuration file, socket and log."""
 
     data: Path
     config: Path
@@ -155,7 +155,7 @@ def sql(server: MariaDB, statements: str) -> list[list[str]]:
 
 
 def refused(server: MariaDB, password: SecretStr, statement: str) -> str:
-    """What MariaDB answers when the wiki's account tries a statement: the error, '' for none."""
+    """Runs a statement as the wiki's account; returns MariaDB's error, '' for none."""
     login = f"[client]\nuser={ACCOUNT}\npassword={password.get_secret_value()}\n"
     command = ["mariadb", "--defaults-file=/dev/stdin", f"--socket={server.socket}"]
     done = run.run([*command, "--execute", statement], stdin=login, ok=(0, 1))
@@ -177,7 +177,7 @@ def account(server: MariaDB, password: SecretStr) -> None:
 
 
 def account_sql(password: SecretStr) -> str:
-    """The statements that make the wiki's account and give it its rights. Pure."""
+    """The statements that create the wiki's account and grant its rights. Pure."""
     quoted = password.get_secret_value().replace("\\", "\\\\").replace("'", "''")
     who = f"'{ACCOUNT}'@'localhost'"
     return (
@@ -195,7 +195,7 @@ def grants(server: MariaDB) -> tuple[str, ...]:
 
 
 def wanted_grants() -> tuple[str, ...]:
-    """What ``SHOW GRANTS`` says of an account with rights on the one database and nothing else."""
+    """The expected output of ``SHOW GRANTS``: rights on the one database only."""
     who = f"`{ACCOUNT}`@`localhost`"
     return (
         f"GRANT USAGE ON *.* TO {who}",

@@ -39,8 +39,8 @@ class WikiServer(Record):
 
 
 class WikiStatus(Record):
-    """What was observed of a wiki: ``reason`` says why it is not ``up``, although a wiki ``answers`` at its
-    address; process ids, None when that server does not run (or is not the lab's own)."""
+    """The observed status of a wiki: ``reason`` says why it is not ``up``; ``answers`` is whether any wiki answers at
+    its address. A process id is None if that server does not run or belongs to an existing wiki."""
 
     up: bool
     answers: bool
@@ -203,8 +203,8 @@ def checks(lab: Lab) -> tuple[Check, ...]:
 
 
 def _observe(lab: Lab) -> tuple[SiteInfo | None, str | None]:
-    """Asks the wiki at the lab's address: what it says about itself (None: no answer), and what is wrong (None:
-    nothing)."""
+    """Returns the site information of the wiki at the lab's address (None: no answer) and the problem (None: it is
+    the lab's wiki)."""
     try:
         info = session.site_info(lab)
     except WikiError as error:
