@@ -147,7 +147,6 @@ def test_traceback_does_not_say_where_labkit_is_installed() -> None:
         ("replicas=3", ("replicas", 3)),
         ("suite=bookworm", ("suite", "bookworm")),
         ("sites=[\"a\", \"b\"]", ("sites", ["a", "b"])),
-        ("sticky=true", ("sticky", True)),
         ("assignment=a=b.txt", ("assignment", "a=b.txt")),
     ],
 )  # fmt: skip
