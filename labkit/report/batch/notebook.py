@@ -35,8 +35,6 @@ from labkit.report.stages.record import StageRecord
 
 #: The program that runs a notebook.
 ENGINE = "labkit.report.batch.engine"
-#: How many times a kernel is started that does not come up.
-STARTS = 4
 #: A cell may print so many characters; no page shows as many.
 MOST = 5_000_000
 #: A stage that has not ended after so many seconds never will.
@@ -51,11 +49,10 @@ CLOSING = "stage.close()"
 
 class Execution(Record):
     """A run of papermill that has ended: its exit status (negative when a signal ended it), the notebook that it
-    saved (nbformat 4, None if nothing), how often it was started, and why labkit ended it ('' if it did not)."""
+    saved (nbformat 4, None if nothing), and why labkit ended it ('' if it did not)."""
 
     status: int
     notebook: dict[str, Any] | None
-    starts: int = 1
     cause: str = ""
 
 
@@ -117,28 +114,6 @@ def environment(lab_file: Path, run_id: str, folder: Path) -> dict[str, str]:
     }
 
 
-class _Heard:
-    """Reads the reports of papermill's process (:mod:`labkit.report.batch.engine`), one JSON line each."""
-
-    def __init__(self, on_cell: Callable[[int, int], None], end: Callable[[], object]) -> None:
-        self.cause, self.ready = "", True
-        self._cell = 0
-        self._on_cell, self._end = on_cell, end
-
-    def __call__(self, line: str) -> None:
-        said = json.loads(line)
-        if "cell" in said:
-            self._cell = said["cell"]
-            self._on_cell(self._cell, said["cells"])
-        elif "unready" in said:
-            self.ready = False
-        elif not self.cause:
-            self.cause = (
-                f"cell {self._cell} printed more than {MOST / 1e6:g} MB, and was ended: print less"
-            )
-            self._end()
-
-
 def execute(
     source: Path,
     target: Path,
@@ -148,13 +123,11 @@ def execute(
     on_line: Callable[[str], None],
     on_cell: Callable[[int, int], None] = lambda number, total: None,
     nice: int = 0,
-    ending: Callable[[], bool] = lambda: False,
     timeout: float = PATIENCE,
 ) -> Execution:
     """Runs ``source`` with ``parameters``; papermill saves what it has in ``target`` after each cell.
 
-    A kernel that ends before it is ready (another program may have taken its port) is started again, unless
-    ``ending`` says that the batch is being ended. One with a cell that prints more than :data:`MOST` is ended.
+    A notebook with a cell that prints more than :data:`MOST` is ended.
 
     :param on_line: called with each line that papermill logs.
     :param on_cell: called when a cell begins, with its number from 1 and how many there are.
@@ -162,24 +135,26 @@ def execute(
     target.parent.mkdir(parents=True, exist_ok=True)
     words = run.module(ENGINE, source, target, str(MOST), json.dumps(dict(parameters)))
     argv = ("nice", f"--adjustment={nice}", *words)
-    ended = threading.Thread(target=end_notebooks, args=(str(target),), name="ending")
-    for start in range(1, STARTS + 1):
-        heard = _Heard(on_cell, ended.start)
-        try:
-            status = run.run(
-                argv, ok=range(-64, 256), env=env, timeout=timeout, on_line=on_line, on_output=heard
-            ).status
-        except CommandTimeoutError as error:
-            on_line(str(error))
-            status = error.status
-        if heard.ready or start == STARTS or ending():
-            break
-        on_line(f"The kernel ended before it was ready: start {start + 1} of {STARTS}")
-    if heard.cause:
-        on_line(heard.cause)
-    return Execution(
-        status=status, notebook=records.read_notebook(target), starts=start, cause=heard.cause
-    )
+    causes = [""]
+
+    def report(line: str) -> None:
+        said = json.loads(line)
+        if "cause" in said:
+            causes[0] = causes[0] or said["cause"]
+            threading.Thread(target=end_notebooks, args=(str(target),), name="ending").start()
+        else:
+            on_cell(said["cell"], said["cells"])
+
+    try:
+        status = run.run(
+            argv, ok=range(-64, 256), env=env, timeout=timeout, on_line=on_line, on_output=report
+        ).status
+    except CommandTimeoutError as error:
+        on_line(str(error))
+        status = error.status
+    if causes[0]:
+        on_line(causes[0])
+    return Execution(status=status, notebook=records.read_notebook(target), cause=causes[0])
 
 
 def end_notebooks(mark: str, spared: Iterable[str] = ()) -> int:
@@ -195,6 +170,7 @@ def end_notebooks(mark: str, spared: Iterable[str] = ()) -> int:
     family = list(papermills)
     for parent in family:  # which grows meanwhile: children, and theirs
         family += [process for process in processes if process.info["ppid"] == parent.pid]
+    _signal(papermills, signal.SIGUSR1)  # they start no further kernel
     for papermill in papermills:
         own = [process for process in family if process.info["ppid"] == papermill.pid]
         _signal(own, signal.SIGINT)

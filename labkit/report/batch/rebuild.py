@@ -341,7 +341,6 @@ class Batch:
                 env={**env, "LABKIT_DOING": str(doing)},
                 on_line=lambda line: print(line, file=lines),
                 on_cell=partial(self._progress.cell, stage.name),
-                ending=lambda: bool(self.interrupted),
             )
 
     def _judge(
