@@ -63,7 +63,7 @@ def test_without_its_file_a_lab_is_known_by_its_name(farm: Lab, tmp_path: Path) 
     )]  # fmt: skip
     words = [LABKIT, "down", "--lab-name", farm.name, "--netns", farm.host.netns, *given]
     done = run.run(words, cwd=tmp_path)
-    assert "things were unmade" in done.stdout
+    assert "things were removed" in done.stdout
     assert nothing(farm)
 
 
@@ -111,7 +111,7 @@ def test_a_line_that_cannot_be_read_keeps_nothing_else(farm: Lab, line: str) -> 
     for _ in range(2):
         result = status.down(farm)
         assert not result.holds
-        assert f"{farm.journal_file}, line {place + 1} is no entry" in result.value.failed[0]
+        assert f"{farm.journal_file}, line {place + 1} is not an entry" in result.value.failed[0]
     with pytest.raises(StateError, match=f"line {place + 1}"):
         up.replicas(farm)
     rest = [text for text in lines(farm) if text not in line]

@@ -131,8 +131,11 @@ class Journal:
 
     def _state(self) -> _State:
         data = self._read()
-        if not self.lenient:
+        try:
             return _state_of(data, self.path)
+        except StateError:
+            if not self.lenient:
+                raise
         entries, damage = _split(data, self.path)
         if damage and not entries:
             raise damage[0]
