@@ -13,7 +13,7 @@ from labkit.errors import ConfigError, StateError
 from labkit.wiki.client import session
 from labkit.wiki.client.protocol import Revision
 from labkit.wiki.publish import prepared
-from labkit.wiki.publish.prepared import Kept, State, decide, digest
+from labkit.wiki.publish.prepared import SentPage, State, decide, digest
 from labkit.wiki.server.configuration import Folders
 
 ROWS = [
@@ -28,9 +28,9 @@ def revision(text: str, user: str = "Labkit") -> Revision:
     return Revision(number=7, text=text, user=user)
 
 
-def kept(sent: str, saved: str = "") -> Kept:
+def kept(sent: str, saved: str = "") -> SentPage:
     """What labkit remembers of a page that it wrote."""
-    return Kept(sent=digest(sent), saved=digest(saved or sent))
+    return SentPage(sent=digest(sent), saved=digest(saved or sent))
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def kept(sent: str, saved: str = "") -> Kept:
         (revision("old, and more"), kept("old"), "left as people wrote it"),
     ],
 )
-def test_decision(page: Revision | None, memory: Kept | None, state: State) -> None:
+def test_decision(page: Revision | None, memory: SentPage | None, state: State) -> None:
     """Only what labkit itself saved, or the installer, is written over."""
     assert decide(page, "new", memory) == state
 
