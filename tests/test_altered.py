@@ -16,8 +16,7 @@ from labkit.wiki.merge.fences import Block
 from labkit.wiki.merge.page_merge import Altered, Authorship
 from labkit.wiki.remarks.provenance import Provenance, advance
 from labkit.wiki.render import wikitext
-from tests.desks import parsed
-from tests.writers import WEB, Writers, writers
+from tests.desks import WEB, Writers, parsed, writers
 
 BOT = "Labkit"
 

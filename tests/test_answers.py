@@ -26,13 +26,12 @@ from labkit.wiki.merge import fences
 from labkit.wiki.remarks import answers, threads
 from labkit.wiki.remarks.answers import Answer
 from labkit.wiki.remarks.listing import Remarks
-from tests.desks import parsed
+from tests.desks import WEB, Writers, parsed, run_stage, writers
 from tests.test_dialogue import of_its_own
 from tests.test_remarks import remark
-from tests.writers import WEB, Writers, stage, writers
 
 REMARK = "REX> Quantify."
-PAGE = stage(250).text.replace("250 MB.", f"250 MB.\n{REMARK}")
+PAGE = run_stage(250).text.replace("250 MB.", f"250 MB.\n{REMARK}")
 #: What breaks out of its place when it is not escaped, and harmless words between.
 MARKUP = st.lists(
     st.sampled_from(
@@ -116,7 +115,7 @@ def test_no_answer_breaks_thread_or_fence(typed: str) -> None:
     [found] = threads.parse(new)
     assert (found.text, found.answer, found.state) == ("Quantify.", f"{line} ~~~~", "answered")
     assert new.replace(f": {line} ~~~~\n", "") == PAGE
-    assert fences.parse(new, "").blocks[0].digest == stage(250).digest
+    assert fences.parse(new, "").blocks[0].digest == run_stage(250).digest
 
 
 def test_an_answer_that_would_change_the_page_is_refused() -> None:
@@ -145,7 +144,7 @@ def page(wiki_on: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Iterat
     """A page of the test's own with a published block and the teacher's remark in it."""
     title = request.node.originalname.removeprefix("test_").replace("_", " ").capitalize()
     with writers(wiki_on, title, tmp_path / "wiki") as made:
-        made.publish(stage(250), WEB)
+        made.publish(run_stage(250), WEB)
         made.after("All: 250 MB.", "REX> Quantify. ~~~~")
         yield made
 
@@ -171,7 +170,7 @@ def test_an_answer_stands_below_its_remark_in_the_students_name(page: Writers) -
     before = page.revision.number
     assert not give(page, "It is [[#Web sites|171 MB]] {{now}}.").added
     assert page.revision.number == before
-    page.publish(stage(171, 2), WEB)
+    page.publish(run_stage(171, 2), WEB)
     assert lines[place : place + 2] == [
         line for line in page.lines if line in lines[place : place + 2]
     ]
@@ -214,7 +213,7 @@ def test_an_action_answers(wiki_lab: Lab, tmp_path: Path) -> None:
     """For notebook and command line: changed the first time, not the second; a wrong name is an error."""
     lab = of_its_own(wiki_lab, tmp_path, "Answered by an action")
     with writers(lab, lab.wiki.page, tmp_path / "wiki") as page:
-        page.publish(stage(250))
+        page.publish(run_stage(250))
         page.after("All: 250 MB.", REMARK)
         [asked] = page.remarks().remarks
     first, second = (answers.answer(lab, asked.id, "171 MB.") for _ in range(2))
@@ -232,7 +231,7 @@ def test_everybody_at_once(wiki_lab: Lab, tmp_path: Path) -> None:
         writers(wiki_lab, "Everybody at once", tmp_path / "two") as two,
         ThreadPoolExecutor(5) as pool,
     ):
-        one.publish(stage(0), WEB)
+        one.publish(run_stage(0), WEB)
         asked = [f"REX> {who} asks {n}" for who in "ab" for n in range(4)]
 
         def teach(page: Writers, who: str) -> None:
@@ -243,7 +242,7 @@ def test_everybody_at_once(wiki_lab: Lab, tmp_path: Path) -> None:
 
         def publish(page: Writers, start: int) -> None:
             for number in range(start, start + 4):
-                page.publish(stage(number, number % 10), WEB)
+                page.publish(run_stage(number, number % 10), WEB)
 
         def reply() -> None:
             done = 0
@@ -262,7 +261,7 @@ def test_everybody_at_once(wiki_lab: Lab, tmp_path: Path) -> None:
         ]
         for future in [pool.submit(*job) for job in work]:  # type: ignore[arg-type]
             future.result()
-        one.publish(stage(999), WEB)
+        one.publish(run_stage(999), WEB)
         found = one.remarks()
         assert sorted(item.thread.line for item in found.remarks) == sorted(asked)
         for item in found.remarks:
@@ -272,7 +271,7 @@ def test_everybody_at_once(wiki_lab: Lab, tmp_path: Path) -> None:
         left = [line for line in one.lines if line not in said and not line.startswith(": to ")]
         machine = [line for line in left if line]
         names = fences.listed(("02-rootfs", "05-web"))
-        wanted = f"{names}\n{stage(999).text}\n\n{WEB.text}"
+        wanted = f"{names}\n{run_stage(999).text}\n\n{WEB.text}"
         assert machine == [line for line in wanted.split("\n") if line]
 
 

@@ -108,7 +108,8 @@ def repair(text: str, page: str, *, versions: Sequence[Block], last_wrote: LastW
     :raises WikiError: it would lose a line that is not surely labkit's (a fault of labkit's).
     """
     found = read_comments(text, {block.name for block in versions})
-    bench = Bench(text, found, tuple(versions), last_wrote)
+    named = [last_wrote(item.name, item.digest) for item in found if item.name and item.digest]
+    bench = Bench(text, found, (*versions, *filter(None, named)), last_wrote)
     if _good(bench, page):
         return Repaired(text=text)
     pieces = _single(bench, _laid(bench, *paired(found), 0, len(text)))
