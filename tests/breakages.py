@@ -7,17 +7,18 @@ import os
 import shlex
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Concatenate, ParamSpec
 
 from labkit import Lab
 from labkit.core import probes, run
 from labkit.farm.containers import container, runc
 from labkit.farm.network import host
-from labkit.farm.network.netns import inside
 from labkit.farm.rootfs import apt
 from labkit.kernel import cgroups
+from labkit.kernel.netns import inside
 from tests import archives
 from tests.conftest import free_port
 from tests.host_side import give_address
@@ -36,14 +37,26 @@ class Broken:
     said: tuple[str, ...] = ()
 
 
+Harm = Callable[[Project], AbstractContextManager[Broken]]
+P = ParamSpec("P")
+
+
 @dataclass(frozen=True)
 class Row:
     """A breakage, the command that meets it, its error's code, and words of the error."""
 
-    harm: Callable[[Project], AbstractContextManager[Broken]]
+    harm: Harm
     code: str
     words: tuple[str, ...] = ()
     command: tuple[str, ...] = ("apply",)
+
+
+def with_arguments(
+    function: Callable[Concatenate[Project, P], Iterator[Broken]],
+) -> Callable[P, Harm]:
+    """Makes a breakage of a function with arguments: they are given first, and the project then."""
+    managed = contextmanager(function)
+    return lambda *given, **named: lambda own: managed(own, *given, **named)
 
 
 def privately(script: str) -> tuple[str, ...]:
@@ -51,34 +64,24 @@ def privately(script: str) -> tuple[str, ...]:
     return ("unshare", "--mount", "--", "sh", "-ec", f'{script}\nexec "$@"', "sh")
 
 
-def missing(program: str, *keys: str) -> Callable[[Project], AbstractContextManager[Broken]]:
+@with_arguments
+def missing(own: Project, program: str, *keys: str) -> Iterator[Broken]:
     """A program is not on the machine: /dev/null lies over it, which is none. HERE in a key's value is the
     project's folder."""
-
-    @contextmanager
-    def harm(own: Project) -> Iterator[Broken]:
-        path = shlex.quote(os.path.realpath(str(run.which(program))))
-        words = tuple(word.replace("HERE", str(own.folder)) for word in keys)
-        yield Broken(privately(f"mount --bind /dev/null {path}"), words, said=(program,))
-
-    return harm
+    path = shlex.quote(os.path.realpath(str(run.which(program))))
+    words = tuple(word.replace("HERE", str(own.folder)) for word in keys)
+    yield Broken(privately(f"mount --bind /dev/null {path}"), words, said=(program,))
 
 
-def answering(
-    program: str, words: str, status: int | str = 1
-) -> Callable[[Project], AbstractContextManager[Broken]]:
+@with_arguments
+def answering(own: Project, program: str, words: str, status: int | str = 1) -> Iterator[Broken]:
     """A program that says something else than its own words, and ends with a status, or by a signal."""
     end = f"exit {status}" if isinstance(status, int) else f"kill -s {status} $$"
-
-    @contextmanager
-    def harm(own: Project) -> Iterator[Broken]:
-        script = own.folder / program
-        script.write_text(f"#!/bin/sh\necho {shlex.quote(words)} >&2\n{end}\n")
-        script.chmod(0o755)
-        path = shlex.quote(os.path.realpath(str(run.which(program))))
-        yield Broken(privately(f"mount --bind {shlex.quote(str(script))} {path}"), said=(words,))
-
-    return harm
+    script = own.folder / program
+    script.write_text(f"#!/bin/sh\necho {shlex.quote(words)} >&2\n{end}\n")
+    script.chmod(0o755)
+    path = shlex.quote(os.path.realpath(str(run.which(program))))
+    yield Broken(privately(f"mount --bind {shlex.quote(str(script))} {path}"), said=(words,))
 
 
 @contextmanager
@@ -112,15 +115,11 @@ def hidden_groups(own: Project) -> Iterator[Broken]:
     yield Broken(("unshare", "--mount", "--propagation=private", "sh", "-c", hide, "sh"))
 
 
-def file_for(name: str) -> Callable[[Project], AbstractContextManager[Broken]]:
+@with_arguments
+def file_for(own: Project, name: str) -> Iterator[Broken]:
     """A file stands where one of the lab's folders has to be."""
-
-    @contextmanager
-    def harm(own: Project) -> Iterator[Broken]:
-        (own.folder / name).write_text("mine\n")
-        yield Broken(said=(str(own.folder / name),))
-
-    return harm
+    (own.folder / name).write_text("mine\n")
+    yield Broken(said=(str(own.folder / name),))
 
 
 @contextmanager
@@ -132,7 +131,7 @@ def on_overlay(own: Project) -> Iterator[Broken]:
     options = f"lowerdir={parts['lower']},upperdir={parts['upper']},workdir={parts['scratch']}"
     run.run(["mount", "-t", "overlay", "overlay", "-o", options, parts["state"]])
     try:
-        yield Broken(said=(f"cannot be had at {parts['state']}",))
+        yield Broken(said=(f"cannot be mounted at {parts['state']}",))
     finally:
         run.run(["umount", parts["state"]])
 
@@ -145,25 +144,26 @@ def read_only(own: Project) -> Iterator[Broken]:
 
 
 @contextmanager
+def small(place: Path, size: str) -> Iterator[None]:
+    """A small file system, there."""
+    place.mkdir()
+    run.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "labkit-test", place])
+    try:
+        yield
+    finally:
+        run.run(["umount", place])
+
+
+@contextmanager
 def full(own: Project) -> Iterator[Broken]:
     """Nothing can be written any more where the lab's state is."""
     place = own.folder / "state"
-    place.mkdir()
-    run.run(["mount", "-t", "tmpfs", "-o", "size=64k", "labkit-test", place])
-    try:
-        with (place / "all").open("wb") as file:
-            try:
-                while True:
-                    file.write(b"0" * 4096)
-                    file.flush()
-            except OSError:
-                pass
-    except OSError:
-        pass
-    try:
+    with small(place, "64k"):
+        with suppress(OSError), (place / "all").open("wb") as file:
+            while True:
+                file.write(b"0" * 4096)
+                file.flush()
         yield Broken(said=(str(place),))
-    finally:
-        run.run(["umount", place])
 
 
 @contextmanager
@@ -209,7 +209,7 @@ def taken_subnet(own: Project) -> Iterator[Broken]:
 
 
 @contextmanager
-def taken_interface(own: Project, name: str = "") -> Iterator[Broken]:
+def taken_interface(own: Project) -> Iterator[Broken]:
     """Somebody has a bridge of the name of the lab's."""
     host.up(own.lab)
     run.run(["ip", "link", "add", own.lab.bridge, "type", "bridge"], netns=own.lab.netns)
@@ -243,19 +243,15 @@ def taken_group(own: Project) -> Iterator[Broken]:
         cgroups.remove(f"/labkit-{own.lab.name}")
 
 
-def taken_port(number: Callable[[Lab], int]) -> Callable[[Project], AbstractContextManager[Broken]]:
+@with_arguments
+def taken_port(own: Project, number: Callable[[Lab], int]) -> Iterator[Broken]:
     """Another process listens on a port of the bridge's address."""
-
-    @contextmanager
-    def harm(own: Project) -> Iterator[Broken]:
-        lab = own.lab
-        host.up(lab)
-        give_address(lab)
-        port = number(lab)
-        with inside(lab.netns, socket.create_server, ("0.0.0.0", port)):  # noqa: S104 - the lab's own
-            yield Broken(said=(f"(process {os.getpid()})",))
-
-    return harm
+    lab = own.lab
+    host.up(lab)
+    give_address(lab)
+    port = number(lab)
+    with inside(lab.netns, socket.create_server, ("0.0.0.0", port)):  # noqa: S104 - the lab's own
+        yield Broken(said=(f"(process {os.getpid()})",))
 
 
 @contextmanager
@@ -265,40 +261,32 @@ def taken_wiki_port(own: Project) -> Iterator[Broken]:
         yield Broken(said=(f"wiki.port = {own.lab.wiki.port}", f"(process {os.getpid()})"))
 
 
-def setting(**keys: str) -> Callable[[Project], AbstractContextManager[Broken]]:
+@with_arguments
+def setting(own: Project, /, **keys: str) -> Iterator[Broken]:
     """The lab has these keys besides, in which PORT is one that nobody listens on and HERE its folder."""
-
-    @contextmanager
-    def harm(own: Project) -> Iterator[Broken]:
-        names = {"PORT": str(free_port()), "HERE": str(own.folder)}
-        for word, value in names.items():
-            keys.update({key: text.replace(word, value) for key, text in keys.items()})
-        yield Broken(words=tuple(w for key, text in keys.items() for w in ("-p", key, text)))
-
-    return harm
+    names = {"PORT": str(free_port()), "HERE": str(own.folder)}
+    for word, value in names.items():
+        keys.update({key: text.replace(word, value) for key, text in keys.items()})
+    yield Broken(words=tuple(w for key, text in keys.items() for w in ("-p", key, text)))
 
 
-def refusing(how: str) -> Callable[[Project], AbstractContextManager[Broken]]:
+@with_arguments
+def refusing(own: Project, how: str) -> Iterator[Broken]:
     """The machine's mirror wants a login, has an old list, or is not signed."""
-
-    @contextmanager
-    def harm(own: Project) -> Iterator[Broken]:
-        with archives.serving(own.folder / "archive") as mirror:
-            mirror.login = how == "login"
-            if how == "old":
-                archives.fill(own.folder / "archive/debian", expired=True)
-            (own.folder / "apt").mkdir()
-            trusted = "" if how == "unsigned" else "[trusted=yes] "
-            line = f"deb {trusted}{mirror.address} {apt.codename()} main\n"
-            (own.folder / "apt/sources.list").write_text(line)
-            hide = "mount -t tmpfs labkit-test /var/lib/apt/lists"
-            yield Broken(
-                privately(f"{hide}; mount --bind {shlex.quote(str(own.folder))}/apt /etc/apt"),
-                words=("-p", "cache", f"{own.folder}/cache"),
-                said=(mirror.address,),
-            )
-
-    return harm
+    with archives.serving(own.folder / "archive") as mirror:
+        mirror.login = how == "login"
+        if how == "old":
+            archives.fill(own.folder / "archive/debian", expired=True)
+        (own.folder / "apt").mkdir()
+        trusted = "" if how == "unsigned" else "[trusted=yes] "
+        line = f"deb {trusted}{mirror.address} {apt.codename()} main\n"
+        (own.folder / "apt/sources.list").write_text(line)
+        hide = "mount -t tmpfs labkit-test /var/lib/apt/lists"
+        yield Broken(
+            privately(f"{hide}; mount --bind {shlex.quote(str(own.folder))}/apt /etc/apt"),
+            words=("-p", "cache", f"{own.folder}/cache"),
+            said=(mirror.address,),
+        )
 
 
 @contextmanager
@@ -316,41 +304,29 @@ def without_names(own: Project) -> Iterator[Broken]:
 def small_cache(own: Project) -> Iterator[Broken]:
     """The disk of the cache has no room for a root file system."""
     place = own.folder / "cache"
-    place.mkdir()
-    run.run(["mount", "-t", "tmpfs", "-o", "size=20m", "labkit-test", place])
-    try:
+    with small(place, "20m"):
         yield Broken(words=("-p", "cache", str(place)))
-    finally:
-        run.run(["umount", place])
 
 
-def mounted(option: str) -> Callable[[Project], AbstractContextManager[Broken]]:
+@with_arguments
+def mounted(own: Project, option: str) -> Iterator[Broken]:
     """The cache lies on a file system that is mounted with an option."""
-
-    @contextmanager
-    def harm(own: Project) -> Iterator[Broken]:
-        place = own.folder / "cache"
-        place.mkdir()
-        before = privately(f"mount -t tmpfs -o {option} labkit-test {place}")
-        yield Broken(before, ("-p", "cache", str(place)))
-
-    return harm
+    place = own.folder / "cache"
+    place.mkdir()
+    before = privately(f"mount -t tmpfs -o {option} labkit-test {place}")
+    yield Broken(before, ("-p", "cache", str(place)))
 
 
-def damaged_null(script: str) -> Callable[[Project], AbstractContextManager[Broken]]:
+@with_arguments
+def damaged_null(own: Project, script: str) -> Iterator[Broken]:
     """/dev/null is damaged, in a /dev that only the command sees."""
-
-    @contextmanager
-    def harm(own: Project) -> Iterator[Broken]:
-        devices = own.folder / "dev"
-        devices.mkdir()
-        names = " ".join(f"/dev/{name}" for name in probes.DEVICES)
-        yield Broken(privately(
-            f"mount -t tmpfs -o mode=755 labkit-test {devices}; cp -a {names} {devices}; "
-            f"mount --rbind {devices} /dev; {script}"
-        ))  # fmt: skip
-
-    return harm
+    devices = own.folder / "dev"
+    devices.mkdir()
+    names = " ".join(f"/dev/{name}" for name in probes.DEVICES)
+    yield Broken(privately(
+        f"mount -t tmpfs -o mode=755 labkit-test {devices}; cp -a {names} {devices}; "
+        f"mount --rbind {devices} /dev; {script}"
+    ))  # fmt: skip
 
 
 MACHINES: dict[str, Row] = {
@@ -370,7 +346,7 @@ MACHINES: dict[str, Row] = {
     "the cache is mounted nodev": Row(mounted("nodev"), "machine.no-builds", ("mount option nodev", "state and cache")),
     "the cache is mounted noexec": Row(mounted("noexec"), "machine.no-builds", ("mount option noexec",)),
     "/dev/null is root's alone": Row(damaged_null("chmod 644 /dev/null"), "machine.device", ("/dev/null", "has the mode 644", "mknod -m 666")),
-    "/dev/null is a file": Row(damaged_null("rm /dev/null; : >/dev/null"), "machine.device", ("is no device",)),
+    "/dev/null is a file": Row(damaged_null("rm /dev/null; : >/dev/null"), "machine.device", ("is not a device",)),
     "state is a file": Row(file_for("state"), "machine.in-the-way", ("Not a directory", "move away")),
     "run is a file": Row(file_for("run"), "machine.in-the-way", ("move away",)),
     "the state lies on an overlay": Row(on_overlay, "machine.overlayfs", ("load the kernel's module", "lab.toml: state")),
@@ -391,7 +367,7 @@ MACHINES: dict[str, Row] = {
     "the mirror's list is old": Row(refusing("old"), "machine.mirror-expired", ("is expired", "Check-Valid-Until: no")),
     "the mirror is not signed": Row(refusing("unsigned"), "machine.mirror-signature", ("is not signed", "Signed-By")),
     "no names are resolved": Row(without_names, "machine.mirror", ("does not answer", "check the network")),
-    "offline, and nothing is there": Row(setting(offline="true", cache="HERE/cache"), "machine.offline", ("to stay offline", "without --offline")),
+    "offline, and nothing is there": Row(setting(offline="true", cache="HERE/cache"), "machine.offline", ("labkit is offline", "without --offline")),
     "no room for a root file system": Row(small_cache, "build.no-space", ("900.0 MB", "free space")),
 }  # fmt: skip
 
@@ -404,39 +380,27 @@ def killed(own: Project, name: str = "red-1") -> None:
     container.kill(own.lab, own.lab.replica(name))
 
 
-def together(
-    *harms: Callable[[Project], object],
-) -> Callable[[Project], AbstractContextManager[Broken]]:
+@with_arguments
+def together(own: Project, *harms: Callable[[Project], object]) -> Iterator[Broken]:
     """Several of them, of which the last one says how the command is called."""
-
-    @contextmanager
-    def harm(own: Project) -> Iterator[Broken]:
-        for first in harms[:-1]:
-            first(own)
-        last = harms[-1](own)
-        assert isinstance(last, AbstractContextManager)
-        with last as broken:
-            yield broken
-
-    return harm
+    for first in harms[:-1]:
+        first(own)
+    last = harms[-1](own)
+    assert isinstance(last, AbstractContextManager)
+    with last as broken:
+        yield broken
 
 
-def replaced(
-    path: Callable[[Lab], Path], text: str
-) -> Callable[[Project], AbstractContextManager[Broken]]:
+@with_arguments
+def replaced(own: Project, path: Callable[[Lab], Path], text: str) -> Iterator[Broken]:
     """A file has another text."""
-
-    @contextmanager
-    def harm(own: Project) -> Iterator[Broken]:
-        file = path(own.lab)
-        before = file.read_bytes()
-        file.write_text(text)
-        try:
-            yield Broken()
-        finally:
-            file.write_bytes(before)
-
-    return harm
+    file = path(own.lab)
+    before = file.read_bytes()
+    file.write_text(text)
+    try:
+        yield Broken()
+    finally:
+        file.write_bytes(before)
 
 
 def asked(text: str) -> Callable[[Project], None]:
@@ -455,21 +419,15 @@ def groups_read_only(own: Project) -> Iterator[Broken]:
     yield Broken(privately(script))
 
 
-def covered(
-    path: str, text: str, *, more: bool = False
-) -> Callable[[Project], AbstractContextManager[Broken]]:
+@with_arguments
+def covered(own: Project, path: str, text: str, *, more: bool = False) -> Iterator[Broken]:
     """A file of the first replica's root file system has another text, or ``more`` of it, for the command."""
-
-    @contextmanager
-    def harm(own: Project) -> Iterator[Broken]:
-        file = runc.bundle(own.lab, "red-1") / "rootfs" / path
-        other = own.folder / "other"
-        other.write_bytes((file.read_bytes() if more else b"") + text.encode())
-        other.chmod(0o755)
-        yield Broken(privately(shlex.join(["mount", "--bind", str(other), str(file)])))
-        other.unlink()
-
-    return harm
+    file = runc.bundle(own.lab, "red-1") / "rootfs" / path
+    other = own.folder / "other"
+    other.write_bytes((file.read_bytes() if more else b"") + text.encode())
+    other.chmod(0o755)
+    yield Broken(privately(shlex.join(["mount", "--bind", str(other), str(file)])))
+    other.unlink()
 
 
 FARM: dict[str, Row] = {
@@ -482,5 +440,5 @@ FARM: dict[str, Row] = {
     "runc is killed": Row(together(killed, answering("runc", "to work", "KILL")), "farm.container-refused", ("container red-1", "signal 9", "memory ran out")),
     "a configuration's test is killed": Row(answering("apache2", "to work", "KILL"), "command.failed", ("apache2", "signal 9", "memory ran out"), ("apply", "-p", "lbmethod", "bybusyness")),
     "umoci fails": Row(together(asked('sites = [{name = "red", colour = "#123456"}, "blue"]'), answering("umoci", "umoci: not today")), "build.failed", ("umoci", "exit status 1", "not today")),
-    "a key is damaged": Row(replaced(lambda lab: lab.state_dir / "ssh" / "student", "mine\n"), "state.damaged-key", ("no ssh key", "move it away")),
+    "a key is damaged": Row(replaced(lambda lab: lab.state_dir / "ssh" / "student", "mine\n"), "state.damaged-key", ("not an ssh key", "move it away")),
 }  # fmt: skip

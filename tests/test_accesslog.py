@@ -14,8 +14,8 @@ from labkit import Lab
 from labkit.checks import failed
 from labkit.core import accesslog, run
 from labkit.farm.containers import container, written
-from labkit.farm.network.netns import inside
 from labkit.farm.services import balancer_config, balancer_server, fetch
+from labkit.kernel.netns import inside
 from labkit.model.sites import HEALTH_QUERY
 from tests.waiting import until
 from tests.whole_farm import send, standing

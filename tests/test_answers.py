@@ -70,7 +70,7 @@ def test_what_is_typed_is_one_line_of_a_persons_wikitext(typed: str, line: str) 
 @pytest.mark.parametrize(
     ("typed", "said"),
     [("", "is empty"), (" \n ", "is empty"), ("x" * (answers.LONGEST + 1), "has 4,001 characters"),
-     ("a\0b", "has U+0000 in it"), ("\x1b[31m", "has U+001B in it"), ("a\ud800", "has U+D800 in it")],
+     ("a\0b", "contains U+0000"), ("\x1b[31m", "contains U+001B"), ("a\ud800", "contains U+D800")],
 )  # fmt: skip
 def test_what_is_no_answer_is_refused(typed: str, said: str) -> None:
     """Nothing, too much, and what no page can have: before anything is asked."""
@@ -127,7 +127,7 @@ def test_an_answer_that_would_change_the_page_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("identity", "said"),
-    [("ffff", "is no remark's identifier"), ("", "is no remark"), ("0bad", "2 remarks' identifiers")],
+    [("ffff", "is not a remark's identifier"), ("", "is not a remark"), ("0bad", "2 remarks' identifiers")],
 )  # fmt: skip
 def test_a_remark_is_named_by_its_identifier(identity: str, said: str) -> None:
     """Or by a beginning that is its own; else the error says where identifiers are told."""
@@ -219,7 +219,7 @@ def test_an_action_answers(wiki_lab: Lab, tmp_path: Path) -> None:
     first, second = (answers.answer(lab, asked.id, "171 MB.") for _ in range(2))
     assert (first.changed, second.changed) == (True, False)
     assert first.summary == f"Student now answers the remark {asked.id} on the page {lab.wiki.page}: Quantify."  # fmt: skip
-    with pytest.raises(ConfigError, match="is no remark's identifier"):
+    with pytest.raises(ConfigError, match="is not a remark's identifier"):
         answers.answer(lab, "zzz", "171 MB.")
 
 

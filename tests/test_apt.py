@@ -82,12 +82,6 @@ def test_another_suite_is_asked_of_the_machines_sources(text: str, made: str) ->
     assert apt.for_suite(text, "bookworm", "trixie") == made
 
 
-def test_the_line_of_a_source_has_no_login() -> None:
-    """It lies in root file systems."""
-    source = Source(mirror="https://me:secret@mirror.test/debian", suite="bookworm")
-    assert source.line == "deb https://mirror.test/debian bookworm main"
-
-
 def test_an_update_takes_packages_and_nothing_else_and_starts_nothing() -> None:
     """Further lists of the machine are off, hooks are cleared; its own patience stays, where it has one."""
     dump = (
@@ -145,6 +139,12 @@ def test_what_apt_complains_of(said: tuple[str, ...], there: bool, line: str) ->
     assert apt.complaint("\n".join(said), "bookworm", main) == line
 
 
+def test_what_apt_complains_of_behind_a_list_of_mirrors() -> None:
+    """It names the mirror that it took from the list."""
+    main = Source(mirror="mirror+file:/etc/apt/mirrors/debian.list", suite="bookworm")
+    assert apt.complaint(LOGIN, "bookworm", main) == LOGIN
+
+
 @pytest.mark.parametrize(
     ("address", "reason"),
     [
@@ -171,12 +171,6 @@ def test_apt_3_says_why_a_mirror_is_not_reached_in_its_progress(address: str, re
     assert apt.errors(done) == f"{failed}{reason}\n"
 
 
-def test_what_apt_complains_of_behind_a_list_of_mirrors() -> None:
-    """It names the mirror that it took from the list."""
-    main = Source(mirror="mirror+file:/etc/apt/mirrors/debian.list", suite="bookworm")
-    assert apt.complaint(LOGIN, "bookworm", main) == LOGIN
-
-
 @pytest.mark.parametrize(
     ("line", "code", "reason", "remedy"),
     [
@@ -198,7 +192,9 @@ def test_each_refusal_has_its_remedy(line: str, code: str, reason: str, remedy: 
     assert remedy in error.remedy
 
 
-def test_no_error_tells_a_login() -> None:
-    """The mirror is named without it."""
+def test_no_login_is_told() -> None:
+    """Neither in an error that names the mirror, nor in a source's line, which lies in root file systems."""
     line = SILENT.replace("http://", "http://me:secret@")
     assert "secret" not in str(apt.refusal(line, "the lab's own mirror", ""))
+    source = Source(mirror="https://me:secret@mirror.test/debian", suite="bookworm")
+    assert source.line == "deb https://mirror.test/debian bookworm main"

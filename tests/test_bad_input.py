@@ -19,9 +19,9 @@ from labkit.core.run import Done
 from labkit.errors import ConfigError, LabkitError, MachineError
 from labkit.farm import traffic
 from labkit.farm.containers import lifecycle
-from labkit.farm.images import actions as image
+from labkit.farm.images import layout as image
 from labkit.farm.network import host
-from labkit.farm.network.netns import inside
+from labkit.kernel.netns import inside
 from labkit.report.stages import signing
 from labkit.wiki.client.session import origin
 from tests.archives import Mirror
@@ -73,7 +73,7 @@ def test_a_notebook_that_is_none_is_not_run(tmp_path: Path) -> None:
     (tagged,) = (c for c in source["cells"] if "parameters" in c["metadata"].get("tags", ()))
     tagged["source"] = "replicas: Optional[int] = = 3"
     file.write_text(json.dumps(source))
-    assert refused(own.labkit("run", "04-network"), "is no Python", "in line 1: replicas:")
+    assert refused(own.labkit("run", "04-network"), "is not valid Python", "in line 1: replicas:")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lab", "lab.toml", "notebooks"]
 
 
@@ -83,7 +83,7 @@ NUMBERS = {
     "no number": (lambda lab: lifecycle.instances(lab, "six"), "instances = 'six'", "from 1 to 60"),
     "half a minute": (lambda lab: lifecycle.instances(lab, 6, 0.5), "minutes = 0.5", "from 1 to 60"),
     "one weight": (lambda lab: traffic.compare(lab, "site1", weights=[3]), "sites", "one weight for each replica"),
-    "no list": (lambda lab: traffic.compare(lab, "site1", weights=3), "weights = 3", "is no list of numbers"),
+    "no list": (lambda lab: traffic.compare(lab, "site1", weights=3), "weights = 3", "is not a list of numbers"),
     "no weight": (lambda lab: traffic.compare(lab, "site1", weights=[3, 0]), "sites.0.weights.1 = 0", "greater than"),
     "no site": (lambda lab: traffic.compare(lab, "site", weights=[3, 1]), "'site'", "did you mean 'site"),
 }  # fmt: skip
@@ -206,7 +206,7 @@ def test_all_that_keeps_a_machine_from_running_the_lab_is_told_at_once(
     lab = own.lab
     with on_overlay(own):
         said = blockers(own)["doctor.overlayfs"]["seen"]
-        assert f"cannot be had at {own.folder / 'state'}" in said
+        assert f"cannot be mounted at {own.folder / 'state'}" in said
     host.up(lab)
     give_address(lab)
     before = seen(lab)

@@ -13,7 +13,7 @@ from labkit import Lab
 from labkit.core import run, undo
 from labkit.core.journal import Journal
 from labkit.farm.containers import runc
-from labkit.farm.images import actions as images
+from labkit.farm.images import layout as images
 from labkit.farm.reconcile import up
 from labkit.kernel import cgroups, netns
 from tests.conftest import lab_maker, open_place

@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,8 +21,8 @@ from labkit.checks import failed
 from labkit.core import run
 from labkit.core.result import Result, picture
 from labkit.errors import ConfigError, FarmError, MachineError
-from labkit.farm.network.netns import inside
 from labkit.farm.services import browser, dns
+from labkit.kernel.netns import inside
 from labkit.report.page import publication
 from tests import proc
 from tests.host_side import give_address
@@ -40,27 +41,13 @@ def farm() -> Iterator[Lab]:
         yield lab
 
 
-@pytest.fixture
-def named(lab: Lab) -> Lab:
-    """A lab with names, whose host side has nothing behind them."""
-    dns.up(give_address(lab))
-    return lab
-
-
 def browsers(lab: Lab) -> list[int]:
     """The processes of Chromium's in the lab's network namespace."""
-    wanted = Path("/run/netns", lab.host.netns).stat().st_ino
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            if (entry / "ns/net").stat().st_ino == wanted and "chrom" in (
-                entry / "comm"
-            ).read_text():
-                found.append(int(entry.name))
-        except OSError:
-            continue  # it has just ended
+    wanted, found = Path("/run/netns", lab.host.netns).stat().st_ino, []
+    for pid, name in proc.texts("comm"):
+        with suppress(OSError):  # it has just ended
+            if "chrom" in name and Path(f"/proc/{pid}/ns/net").stat().st_ino == wanted:
+                found.append(pid)
     return found
 
 
@@ -168,8 +155,13 @@ def test_a_network_that_is_changed_meanwhile_is_no_failed_page(farm: Lab) -> Non
 
 
 @pytest.mark.root
-def test_killed_driver_takes_the_browser_along(named: Lab) -> None:
-    """Whoever kills labkit's helper leaves no browser behind, and gets an error that says so."""
+def test_killed_driver_takes_the_browser_along(lab: Lab) -> None:
+    """Whoever kills labkit's helper leaves no browser behind, and gets an error that says so. Without a name server no
+    browser is started: its absence is told before."""
+    named = give_address(lab)
+    with pytest.raises(FarmError, match="name server"):
+        browser.visit(named, [named.url("site1")])
+    dns.up(named)
 
     def listen() -> socket.socket:
         return socket.create_server((str(named.gateway.ip), 80))
@@ -193,14 +185,6 @@ def drivers(lab: Lab) -> list[int]:
         for pid, words in proc.command_lines(module).items()
         if module in words and str(lab.run_dir) in environments.get(pid, "")
     ]
-
-
-@pytest.mark.root
-def test_without_names_there_is_no_browser(lab: Lab) -> None:
-    """The name server's absence is told before a browser is started."""
-    give_address(lab)
-    with pytest.raises(FarmError, match="name server"):
-        browser.visit(lab, [lab.url("site1")])
 
 
 def test_what_cannot_be_visited_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

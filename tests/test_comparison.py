@@ -8,19 +8,10 @@ import pytest
 
 from labkit import Lab
 from labkit.farm import rootfs, study
-from labkit.farm.rootfs.account import Contents
-from labkit.farm.rootfs.files import File
-from labkit.farm.rootfs.owners import NOBODY, Owner
-from labkit.farm.rootfs.packages import Package
+from labkit.farm.rootfs.contents import NOBODY, Contents, File, Owner
 from labkit.farm.study import comparison, evidence, sizes
 from labkit.farm.study.comparison import Compressed, WaterfallBar
-
-
-def _package(name: str, version: str = "1") -> Package:
-    return Package(
-        name=name, version=version, architecture="all", installed=1, priority="optional",
-        section="admin", essential=False,
-    )  # fmt: skip
+from tests.sample_packages import package as _package
 
 
 def _contents(name: str, *files: tuple[str, int, str, str], **packages: str) -> Contents:
@@ -30,7 +21,7 @@ def _contents(name: str, *files: tuple[str, int, str, str], **packages: str) -> 
         files=tuple(File(path, "file", size, 4096) for path, size, _, _ in files),
         owners={path: Owner("package", who) if who else NOBODY for path, _, who, _ in files},
         kinds={path: kind for path, _, _, kind in files},
-        packages=tuple(_package(*item) for item in packages.items()),
+        packages=tuple(_package(name, version=said) for name, said in packages.items()),
     )
 
 

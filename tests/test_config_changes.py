@@ -16,7 +16,7 @@ from labkit.farm.containers import config_changes, container, overlay, runc
 from labkit.farm.containers.bundle import Json, Spec, text
 from labkit.farm.containers.config_changes import HashedBlob, Origin
 from labkit.farm.containers.runc import Process, State
-from labkit.farm.images import actions as image
+from labkit.farm.images import layout as image
 from labkit.farm.images import store
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.reconcile import up

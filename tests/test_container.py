@@ -17,12 +17,12 @@ from labkit.errors import FarmError
 from labkit.farm.containers import container, lifecycle, overlay, runc, written
 from labkit.farm.containers.bundle import Spec
 from labkit.farm.containers.overlay import Wanted
-from labkit.farm.images import actions as images
-from labkit.farm.network.netns import inside
+from labkit.farm.images import layout as images
 from labkit.farm.reconcile import answers, up
 from labkit.farm.services import fetch
 from labkit.kernel import cgroups as tree
 from labkit.kernel import users
+from labkit.kernel.netns import inside
 from labkit.model import sites
 from labkit.model.lab import Replica
 from tests.test_run import gone
@@ -39,7 +39,7 @@ from pathlib import Path
 from labkit import Lab; from labkit.core import run
 from labkit.farm.containers import container, lifecycle, overlay, runc
 from labkit.farm.containers.overlay import Wanted
-from labkit.farm.images import actions as images
+from labkit.farm.images import layout as images
 
 lab = Lab.model_validate_json(sys.argv[1])
 extra = lifecycle.trial(lab, "extra", "sleep", "60")
@@ -139,9 +139,11 @@ def test_states_are_those_that_runc_tells(unmade: Lab) -> None:
 
 @pytest.mark.root
 def test_apache_runs_without_a_single_capability_and_not_as_root(farm: Lab) -> None:
-    """Every process of it: www-data, all five sets empty, and no way to gain one."""
+    """Every process of it: www-data, all five sets empty, and no way to gain one. Processes, mounts, host name and
+    network are the container's own; the latter is the one with the lab's name."""
+    first, second = (pid(farm, name) for name in ("red-1", "red-2"))
     found = processes(farm, "red-1")
-    assert pid(farm, "red-1") in found
+    assert first in found
     for process in found:
         status = status_of(process)
         assert status["Name"] in ("apache2", "rotatelogs")
@@ -150,12 +152,6 @@ def test_apache_runs_without_a_single_capability_and_not_as_root(farm: Lab) -> N
         assert status["NoNewPrivs"] == "1"
         for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
             assert int(status[kind], 16) == 0, kind
-
-
-@pytest.mark.root
-def test_the_container_has_its_own_namespaces(farm: Lab) -> None:
-    """Processes, mounts, host name and network; the latter is the one with the lab's name."""
-    first, second = (pid(farm, name) for name in ("red-1", "red-2"))
     for kind in ("pid", "mnt", "uts", "ipc", "net"):
         seen = {Path(f"/proc/{item}/ns/{kind}").readlink() for item in (first, second, os.getpid())}
         assert len(seen) == 3, kind

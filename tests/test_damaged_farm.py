@@ -17,6 +17,7 @@ from labkit.farm import rootfs
 from labkit.farm.containers import container, runc
 from labkit.farm.images import builder, store, unpacking
 from labkit.farm.reconcile import up
+from labkit.farm.rootfs.cache_entries import recorded
 from labkit.farm.services import balancer, balancer_server, dns, dns_server, ssh
 from labkit.report import status as standing
 from tests.damage import MENDED, damaged, folder, gone, junk, nowhere, null, torn
@@ -35,7 +36,7 @@ def farm() -> Iterator[Lab]:
 
 def runtime_configuration(lab: Lab) -> Path:
     """What umoci made of the site's image."""
-    (path,) = (lab.state_dir / "unpacked").glob("*-*.json")
+    (path,) = (lab.state_dir / "configurations").glob("[!.]*/config.json")
     return path
 
 
@@ -111,7 +112,13 @@ def test_folders_in_the_places_of_files_are_named(farm: Lab) -> None:
             assert error.remedy == "move it away"
             named.append(error.value)
             Path(error.value).rmdir()
-    mended = {"record of the image", "index of the image", "manifest of the image", "runC's state"}
+    mended = {
+        "record of the image",
+        "index of the image",
+        "manifest of the image",
+        "runtime configuration",
+        "runC's state",
+    }
     assert set(named) == {str(path) for name, path in paths.items() if name not in mended}
     assert all_up(farm)
 
@@ -128,7 +135,7 @@ def test_a_damaged_key_is_not_thrown_away(farm: Lab, name: str, harm: Harm) -> N
     path = farm.state_dir / "ssh" / name
     with damaged(path, harm):
         for act in (up.replicas, ssh.login):
-            with pytest.raises(StateError, match="is no ssh key") as caught:
+            with pytest.raises(StateError, match="is not an ssh key") as caught:
                 act(farm)
             assert caught.value.value == str(path)
             assert "move it away" in caught.value.remedy
@@ -138,20 +145,16 @@ def test_a_damaged_key_is_not_thrown_away(farm: Lab, name: str, harm: Harm) -> N
 
 @pytest.mark.root
 def test_keys_that_were_moved_away_are_made_anew(farm: Lab) -> None:
-    """And come into the containers, so that the student gets in again."""
+    """And come into the containers, so that the student gets in again. A key that everybody may read is shut again: ssh
+    takes none that others can read."""
     for path in (farm.state_dir / "ssh").iterdir():
         path.unlink()
     assert up.replicas(farm).changed
     assert failed(ssh.login(farm).checks) == ()
-    assert not up.replicas(farm).changed
-
-
-@pytest.mark.root
-def test_a_key_that_everybody_may_read_is_shut_again(farm: Lab) -> None:
-    """ssh takes none that others can read."""
     path = farm.state_dir / "ssh" / "student"
     path.chmod(0o644)
     assert container.keys(farm).user.startswith("ssh-ed25519 ")
+    assert not up.replicas(farm).changed
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -226,21 +229,17 @@ def test_an_edited_entry_belongs_to_no_replica(kind: str, what: dict[str, str]) 
 # -- locks -------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_in_a_lock_s_place_is_named(tmp_path: Path) -> None:
-    """The error says what to do."""
-    (tmp_path / "farm.lock").mkdir()
-    with pytest.raises(StateError, match="keeps a lock") as caught, lock(tmp_path, "farm"):
-        raise AssertionError("the lock was got")
-    assert caught.value.remedy == "move it away"
-
-
-def test_what_is_written_in_a_lock_does_not_matter(tmp_path: Path) -> None:
-    """The kernel holds it, not the file's content."""
+def test_what_is_in_a_lock_s_place(tmp_path: Path) -> None:
+    """A file's content does not matter, the kernel holds the lock; a folder is an error that says what to do."""
     (tmp_path / "farm.lock").write_bytes(b"\xff\xfe")
     with lock(tmp_path, "farm"):
         (tmp_path / "farm.lock").write_bytes(b"\xff\xfe")
         with pytest.raises(LockError), lock(tmp_path, "farm", wait=0):
             raise AssertionError("the lock was got twice")
+    (tmp_path / "other.lock").mkdir()
+    with pytest.raises(StateError, match="keeps a lock") as caught, lock(tmp_path, "other"):
+        raise AssertionError("the lock was got")
+    assert caught.value.remedy == "move it away"
 
 
 # -- the cache ---------------------------------------------------------------------------------------------
@@ -259,7 +258,7 @@ def test_a_damaged_record_in_the_cache_is_no_build(tmp_path: Path, harm: Harm) -
         path.write_text('{"key": "k"}')
         harm(path)
     assert rootfs.find(planned) is None
-    assert builder._cached_layers(tmp_path) is None
+    assert recorded(tmp_path, builder.Layers) is None
 
 
 @pytest.mark.root
@@ -288,6 +287,6 @@ EDITS = {
 def test_an_edited_index_is_named(tmp_path: Path, edit: str) -> None:
     """Whatever is wrong in it."""
     (tmp_path / "index.json").write_text(EDITS[edit])
-    with pytest.raises(StateError, match="is no part of an image layout") as caught:
+    with pytest.raises(StateError, match="is not part of an image layout") as caught:
         store.tags(tmp_path)
     assert caught.value.value == str(tmp_path / "index.json")

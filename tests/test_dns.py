@@ -226,7 +226,7 @@ def test_without_the_bridge_nothing_is_started(lab: Lab) -> None:
 @pytest.mark.parametrize(("name", "kind"), [("site1", "NO-SUCH-TYPE"), ("a..b", "A")])
 def test_what_is_no_question_is_refused(name: str, kind: str) -> None:
     """A record type or a name that cannot be asked for is the caller's mistake."""
-    with pytest.raises(ConfigError, match="is no question"):
+    with pytest.raises(ConfigError, match="is not a question"):
         dns.query(Lab.of({}), name, kind)
 
 

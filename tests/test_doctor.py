@@ -8,10 +8,10 @@ import os
 import socket
 import stat
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from socketserver import BaseRequestHandler, TCPServer
 
 import pytest
 
@@ -21,11 +21,13 @@ from labkit.doctor import machine, programs
 from labkit.errors import CommandError, LabkitError, MachineError
 from labkit.farm.containers import container
 from labkit.kernel import cgroups
+from tests.servers import served
+from tests.waiting import until
 
 SERVER = """
-import socket, time
-with socket.create_server(("127.0.0.1", 0)) as server:
-    print(server.getsockname()[1], flush=True)
+import socket, sys, time
+with socket.create_server(("127.0.0.1", int(sys.argv[1]))):
+    print("up", flush=True)
     time.sleep(60)
 """
 V1 = "34 25 0:29 / /sys/fs/cgroup/cpu rw,relatime shared:9 - cgroup cgroup rw,cpu\n"
@@ -51,23 +53,10 @@ def test_the_layout_of_the_cgroups_is_read_from_the_mounts(
     assert cgroups.mounted(mountinfo) == (layout, writable)
 
 
-@pytest.mark.parametrize(
-    ("text", "entries"),
-    [
-        ("", []),
-        ("# nothing\n\n   # nothing\n", []),
-        ("runc # starts\n", [("runc",)]),
-        ("a | b # either\nc\n", [("a", "b"), ("c",)]),
-        ("a|b|c", [("a", "b", "c")]),
-    ],
-)
-def test_the_list_of_packages_is_read(text: str, entries: list[tuple[str, ...]]) -> None:
-    """One entry a line, with those that may stand for it; comments are none."""
-    assert programs.parse_list(text) == entries
-
-
-def test_every_program_comes_with_a_package_of_the_list() -> None:
-    """What labkit starts is what ./lab installs."""
+def test_the_list_of_packages_names_alternatives_and_has_every_program() -> None:
+    """One entry a line, with those that may stand for it; what labkit starts is what ./lab installs."""
+    text = "# nothing\n\n   # nothing\na | b # either\nc\na|b|c"
+    assert programs.parse_list(text) == [("a", "b"), ("c",), ("a", "b", "c")]
     listed = {name for entry in programs.parse_list(programs.LIST.read_text()) for name in entry}
     assert set(programs.PROGRAMS.values()) <= listed
 
@@ -115,34 +104,27 @@ def test_too_little_room_names_the_place(monkeypatch: pytest.MonkeyPatch, key: s
     assert f"set {key} in lab.toml" in caught.value.remedy
 
 
-def test_a_taken_port_names_its_process() -> None:
-    """This very process has it: the doctor says so, with a remedy. A wiki elsewhere needs none here."""
+def test_a_taken_port_names_its_process(tmp_path: Path) -> None:
+    """This very process has it: the doctor says so, with a remedy. A wiki elsewhere needs none here, and a listener that
+    was started with one of the lab's files is the lab's."""
+    folders = {"run": str(tmp_path), "state": str(tmp_path)}
     with socket.create_server(("127.0.0.1", 0)) as server:
-        lab = Lab.load(None, wiki_port=server.getsockname()[1])
+        lab = Lab.load(None, wiki_port=server.getsockname()[1], **folders)
         elsewhere = Lab.load(None, wiki_port=lab.wiki.port, wiki_url="http://wiki.test/api.php")
         assert "not needed" in machine.free_port(elsewhere, "wiki.port")
         with pytest.raises(MachineError, match=rf"process {os.getpid()}\)") as caught:
             machine.free_port(lab, "wiki.port")
     assert "set wiki.port in lab.toml" in caught.value.remedy
     assert "is free" in machine.free_port(lab, "wiki.port")
-
-
-def test_the_labs_own_server_takes_no_port_from_it(tmp_path: Path) -> None:
-    """A listener that was started with a file of the lab's own is the lab's."""
-    lab = Lab.load(None, run=str(tmp_path), state=str(tmp_path))
     lab.run_dir.mkdir()
     script = lab.run_dir / "server.py"
     script.write_text(SERVER)
     log = tmp_path / "log"
     with log.open("wb") as sink:
-        process = run.start(["python3", script], output=sink)
+        process = run.start(["python3", script, str(lab.wiki.port)], output=sink)
     try:
-        while not log.read_text().endswith("\n"):
-            assert process.poll() is None
-        mine = Lab.load(
-            None, run=str(tmp_path), state=str(tmp_path), wiki_port=int(log.read_text())
-        )
-        assert "this lab's python3" in machine.free_port(mine, "wiki.port")
+        until(lambda: log.read_text() or process.poll() is not None)
+        assert "this lab's python3" in machine.free_port(lab, "wiki.port")
     finally:
         process.kill()
         process.wait()
@@ -165,29 +147,16 @@ def test_a_subnet_that_the_machine_routes_names_the_interface(lab: Lab) -> None:
     assert "network.subnet" in caught.value.remedy
 
 
-@pytest.fixture
-def silent() -> Iterator[str]:
-    """The address of a mirror that takes connections and hangs up."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def hang_up() -> None:
-            try:
-                while True:
-                    server.accept()[0].close()
-            except OSError:
-                return
-
-        thread = threading.Thread(target=hang_up)
-        thread.start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}/debian"
-        server.shutdown(socket.SHUT_RDWR)
-        thread.join()
-
-
-def test_a_mirror_that_does_not_answer_is_named(silent: str) -> None:
+def test_a_mirror_that_does_not_answer_is_named() -> None:
     """The mirror's address, what happened, and the key that names another."""
-    with pytest.raises(LabkitError, match="does not answer") as caught:
-        programs.mirror(Lab.load(None, mirror=silent))
+
+    class Mute(BaseRequestHandler):
+        """Hangs up."""
+
+    with served(TCPServer(("127.0.0.1", 0), Mute)) as server:
+        address = f"http://127.0.0.1:{server.server_address[1]}/debian"
+        with pytest.raises(LabkitError, match="does not answer") as caught:
+            programs.mirror(Lab.load(None, mirror=address))
     assert "rootfs.mirror" in caught.value.remedy
 
 
@@ -288,7 +257,7 @@ def test_a_cache_where_builds_cannot_work_is_told_with_the_mount_option(
     [
         (stat.S_IFCHR, 0o666, ""),
         (stat.S_IFCHR, 0o644, "has the mode 644"),
-        (stat.S_IFREG, 0o666, "is no device"),
+        (stat.S_IFREG, 0o666, "is not a device"),
         (0, 0, "No such file"),
     ],
 )
@@ -315,14 +284,10 @@ def test_a_device_that_is_not_what_it_is_to_be_is_told(
     [
         ("1.1.5+ds1-1+deb12u1", "CVE-2024-21626: several", 3),
         ("1.1.5+ds1-1", "nothing", 4),
-        ("1.1.15+ds1-2", "nothing", 3),
         ("1.1.15+ds1-2+deb13u1", "CVE-2025-31133, CVE-2025-52565, CVE-2025-52881", 0),
         ("1.2.7+ds1-1", "", 3),
         ("1.2.8+ds1-1", "", 0),
-        ("1.3.2+ds1-1", "", 3),
-        ("1.3.3+ds1-2", "", 0),
         ("1.4.0~rc.2-1", "", 3),
-        ("1.4.0+ds1-1", "", 0),
         ("2.0-1", "", 0),
     ],
 )

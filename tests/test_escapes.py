@@ -153,7 +153,7 @@ def test_what_is_allowed_is_read_back_as_it_was(what: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("what", [name for name in HOSTILE if name != "very long"])
 def test_no_registry_is_more_than_a_host(what: str) -> None:
     """The notebook's own parameter, which becomes a part of an address."""
-    with pytest.raises(ConfigError, match="is no host of a registry"):
+    with pytest.raises(ConfigError, match="is not the host of a registry"):
         buildplan.require_host(HOSTILE[what])
     buildplan.require_host("registry.example:5000")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from labkit.core import run
-from labkit.core.files import existing, hand_back, remove_whole, write_atomically
+from labkit.core.files import hand_back, remove_whole, write_atomically
 from labkit.errors import StateError
 
 KILLED = """
@@ -104,9 +104,3 @@ def test_a_folder_is_removed_in_its_place_where_it_cannot_be_put_aside(
     monkeypatch.setattr(Path, "replace", full)
     remove_whole(folder)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_that_is_yet_to_be_made_is_looked_for_above(tmp_path: Path) -> None:
-    """Its file system is that of the nearest folder above."""
-    assert existing(tmp_path / "a" / "b") == tmp_path
-    assert existing(tmp_path) == tmp_path

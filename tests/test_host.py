@@ -19,7 +19,7 @@ from labkit.core.journal import Journal
 from labkit.errors import FarmError, MachineError, StateError
 from labkit.farm.containers import lab_namespaces
 from labkit.farm.network import host
-from labkit.farm.network.netns import inside, within
+from labkit.kernel.netns import inside, within
 from tests.netlink import netlink
 
 

@@ -24,11 +24,11 @@ from labkit.errors import StateError
 from labkit.farm import network
 from labkit.farm.containers import runc
 from labkit.farm.network import firewall, isolation, pings
-from labkit.farm.network.netns import inside
 from labkit.farm.reconcile import up, upkeep
 from labkit.farm.services import dns
 from labkit.kernel import calls
 from labkit.kernel import netns as namespaces
+from labkit.kernel.netns import inside
 from tests.netlink import netlink
 from tests.whole_farm import standing as whole_farm
 

@@ -6,10 +6,10 @@ import errno
 import json
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from pyroute2 import netns as other
@@ -18,14 +18,12 @@ from labkit.core import run
 from labkit.kernel import calls, netns
 from labkit.kernel.links import Link, Neighbour, Netlink, Request, Route, address, is_gone
 
-R = TypeVar("R")
 OWN, INNER = IPv4Interface("10.7.0.1/24"), IPv4Interface("10.7.0.2/24")
 
 
-def settle() -> None:
+def settle(own: Netlink) -> None:
     """Loopback up."""
-    with Netlink() as own:
-        own.do(own.ipr.link("set", index=1, state="up"))
+    own.do(own.ipr.link("set", index=1, state="up"))
 
 
 @pytest.fixture
@@ -36,17 +34,6 @@ def pair() -> Iterator[tuple[str, str]]:
     yield names
     for name in names:
         netns.remove(name)
-
-
-def within(name: str, function: Callable[[Netlink], R]) -> R:
-    """What the function returns of a namespace."""
-
-    def entered() -> R:
-        netns.enter(name)
-        with Netlink() as own:
-            return function(own)
-
-    return netns.alone(entered)
 
 
 def connect(first: str, second: str) -> None:
@@ -69,8 +56,8 @@ def connect(first: str, second: str) -> None:
             own.ipr.route("add", dst="default", gateway=str(OWN.ip)),
         )
 
-    within(first, outer)
-    within(second, inner)
+    netns.within(first, outer)
+    netns.within(second, inner)
 
 
 def ip(netns: str, *words: str) -> Any:
@@ -126,7 +113,7 @@ def test_a_name_without_a_namespace_is_told_and_removed() -> None:
 def test_links_are_made_as_asked_and_read_as_others_read_them(pair: tuple[str, str]) -> None:
     """Bridge, port, group, the peer's name and address; a link and its peer name each other's index."""
     connect(*pair)
-    outer, inner = within(pair[0], Netlink.links), within(pair[1], Netlink.links)
+    outer, inner = netns.within(pair[0], Netlink.links), netns.within(pair[1], Netlink.links)
     for name, ours in ((pair[0], outer), (pair[1], inner)):
         theirs = {link["ifname"]: link for link in ip(name, "link")}
         assert set(ours) == set(theirs)
@@ -141,14 +128,17 @@ def test_links_are_made_as_asked_and_read_as_others_read_them(pair: tuple[str, s
 
 @pytest.mark.root
 def test_addresses_and_routes_are_read_as_they_were_asked_for(pair: tuple[str, str]) -> None:
-    """With their prefix lengths, broadcast addresses and gateways."""
+    """With their prefix lengths, broadcast addresses and gateways; a new namespace has no table of routes."""
+    assert netns.within(pair[1], lambda own: (own.routes(), own.link("eth0"))) == ((), None)
     connect(*pair)
 
     def entered(own: Netlink) -> tuple[Any, Any]:
         own.do(own.ipr.route("add", dst="10.8.0.0/16", type="unreachable", priority=99))
+        index = own.links()["eth0"].index
+        assert (own.link("eth0"), own.addresses(index)) == (own.links()["eth0"], {index: (INNER,)})
         return own.addresses(), own.routes()
 
-    addresses, routes = within(pair[1], entered)
+    addresses, routes = netns.within(pair[1], entered)
     (link,) = ip(pair[1], "address", "show", "eth0")
     assert addresses[link["ifindex"]] == (INNER,)
     assert link["addr_info"][0]["broadcast"] == "10.7.0.255"
@@ -163,11 +153,11 @@ def test_addresses_and_routes_are_read_as_they_were_asked_for(pair: tuple[str, s
 def test_a_group_of_links_goes_at_once_with_its_peers(pair: tuple[str, str]) -> None:
     """Others stay; a group without links is an error of its own kind."""
     connect(*pair)
-    cut = [within(pair[0], lambda own: own.try_all([own.ipr.link("del", group=77)])[0]) for _ in range(2)]  # fmt: skip
+    cut = [netns.within(pair[0], lambda own: own.try_all([own.ipr.link("del", group=77)])[0]) for _ in range(2)]  # fmt: skip
     assert cut[0] is None
     assert is_gone(cut[1])
-    assert set(within(pair[0], Netlink.links)) == {"lo", "br0"}
-    assert set(within(pair[1], Netlink.links)) == {"lo"}
+    assert set(netns.within(pair[0], Netlink.links)) == {"lo", "br0"}
+    assert set(netns.within(pair[1], Netlink.links)) == {"lo"}
 
 
 @pytest.mark.root
@@ -181,14 +171,16 @@ def test_each_request_has_its_own_answer(pair: tuple[str, str]) -> None:
         wrong = [own.ipr.link("set", index=9999, state="up") for _ in range(440)]
         return own.try_all([bridge(own, "b0"), bridge(own, "b1"), *wrong, bridge(own, "b0"), bridge(own, "b2")])  # fmt: skip
 
-    found = within(pair[0], entered)
+    found = netns.within(pair[0], entered)
     assert [error.errno if error else 0 for error in found] == [
         0, 0, *([errno.ENODEV] * 440), errno.EEXIST, 0,
     ]  # fmt: skip
-    assert {"b0", "b1", "b2"} <= set(within(pair[0], Netlink.links))
+    assert {"b0", "b1", "b2"} <= set(netns.within(pair[0], Netlink.links))
     with pytest.raises(FileExistsError):
-        within(pair[0], lambda own: own.do(bridge(own, "b3"), bridge(own, "b0"), bridge(own, "b4")))
-    assert {"b3", "b4"} <= set(within(pair[0], Netlink.links))
+        netns.within(
+            pair[0], lambda own: own.do(bridge(own, "b3"), bridge(own, "b0"), bridge(own, "b4"))
+        )
+    assert {"b3", "b4"} <= set(netns.within(pair[0], Netlink.links))
 
 
 @pytest.mark.root
@@ -202,8 +194,8 @@ def test_a_neighbour_that_was_asked_for_is_seen_and_forgotten(pair: tuple[str, s
         own.do(*(own.ipr.neigh("del", ifindex=n.link, dst=str(n.address)) for n in found))
         return (*found, *(item for item in own.neighbours() if not item.lasting))
 
-    index = within(pair[0], Netlink.links)["br0"].index
-    assert within(pair[0], entered) == (Neighbour(index, IPv4Address("10.7.0.2"), False),)
+    index = netns.within(pair[0], Netlink.links)["br0"].index
+    assert netns.within(pair[0], entered) == (Neighbour(index, IPv4Address("10.7.0.2"), False),)
 
 
 #: In a fresh Python: threads that ask the kernel their first questions at once.

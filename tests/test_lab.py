@@ -18,47 +18,18 @@ from labkit.model.addresses import LENGTH, block_width, ifname
 from labkit.model.config import PARAMETERS, find_file
 from labkit.model.parameters import parameters
 
+#: Of each kind that the catalogue (test_catalogue.py) does not try by the command.
 BAD_VALUES = [
-    pytest.param({"replica": 2}, "did you mean 'replicas'", id="misspelt key"),
     pytest.param({"sites": [{"name": "a", "titel": ""}]}, "did you mean 'title'", id="site's key"),
-    pytest.param({"replicas": 0}, "greater than or equal to 1", id="no replicas"),
-    pytest.param({"replicas": "2"}, "valid integer", id="text for a number"),
+    pytest.param({"sites": [{"name": "a", "replicas": 0}]}, "equal to 1", id="no replicas of one"),
+    pytest.param({"replicas": True}, "valid integer", id="truth for a number"),
     pytest.param({"network": 5}, "network = 5", id="number for a section"),
-    pytest.param({"sites": []}, "at least 1 item", id="no sites"),
-    pytest.param({"sites": ["Site1"]}, "not a DNS label", id="capital letter"),
-    pytest.param({"sites": ["a" * 64]}, "not a DNS label", id="64 characters"),
     pytest.param({"sites": ["a\n"]}, "not a DNS label", id="line break"),
-    pytest.param({"sites": ["a", "b", "a"]}, "two sites have the name 'a'", id="name twice"),
-    pytest.param({"sites": ["ns"]}, "a host of labkit's own", id="name of the server"),
-    pytest.param(
-        {"sites": ["a", "a-1"]}, "the name of a site and of a replica", id="replica's name"
-    ),
-    pytest.param(
-        {"sites": [{"name": "a", "weights": [1]}]}, "2 replicas and 1 weight:", id="weights"
-    ),
-    pytest.param({"sites": [{"name": "a", "colour": "red"}]}, "pattern", id="colour"),
-    pytest.param({"name": "--help"}, "not a DNS label", id="option as a name"),
-    pytest.param({"name": "a" * 25}, "at most 24", id="long name"),
-    pytest.param({"host": {"netns": "../x"}}, "pattern", id="dots in the namespace"),
-    pytest.param({"network": {"subnet": "10.60.0.0/29"}}, "use a /27", id="subnet too small"),
-    pytest.param(
-        {"network": {"subnet": "8.8.8.0/24"}}, "not a private network", id="public subnet"
-    ),
-    pytest.param({"network": {"subnet": "240.0.0.0/8"}}, "not a private network", id="reserved"),
-    pytest.param({"network": {"subnet": "10.60.0.5/24"}}, "host bits", id="host bits"),
-    pytest.param({"dns": {"domain": "example.com"}}, "not below .test", id="a real domain"),
-    pytest.param({"dns": {"domain": "a..test"}}, "not a domain name", id="empty label"),
-    pytest.param({"proxy": {"port": 65536}}, "less than or equal to 65535", id="port too high"),
-    pytest.param({"proxy": {"lbmethod": "heartbeat"}}, "byrequests", id="unknown method"),
-    pytest.param({"rootfs": {"suite": "--help"}}, "pattern", id="suite like an option"),
+    pytest.param({"network": {"subnet": "10.60.0.1/32"}}, "use a /27", id="one address"),
+    pytest.param({"network": {"subnet": "fd00::/64"}}, "network.subnet", id="IPv6"),
     pytest.param({"rootfs": {"packages": ["-y"]}}, "pattern", id="package like an option"),
-    pytest.param({"rootfs": {"mirror": "ftp://mirror.test"}}, "pattern", id="mirror's scheme"),
-    pytest.param({"wiki": {"url": "http://wiki.test/"}}, "pattern", id="no api.php"),
-    pytest.param({"wiki": {"page": "a|b"}}, "pattern", id="no page title"),
     pytest.param({"traffic": {"seconds": float("inf")}}, "less than or equal to 60", id="for ever"),
     pytest.param({"state": "/"}, "below /", id="the root as state"),
-    pytest.param({"state": "here"}, "not the absolute path", id="relative state"),
-    pytest.param({"run": "/run/../etc"}, "without '..'", id="dots in a path"),
     pytest.param({"cache": 5}, "not the absolute path", id="number for a path"),
     pytest.param({"outputs": ""}, "at least 1 character", id="no outputs"),
 ]
@@ -76,43 +47,25 @@ def test_a_wrong_value_is_refused_with_its_key_and_its_reason(
     assert caught.value.remedy
 
 
-BAD_FILES = [
-    pytest.param(b"replicas = ", "not valid TOML", id="damaged"),
-    pytest.param(b"replicas = 2\nreplicas = 3\n", "not valid TOML", id="key twice"),
-    pytest.param(b"name = '\xff'", "not valid TOML", id="not UTF-8"),
-    pytest.param(b"replcas = 2", "did you mean 'replicas'", id="misspelt"),
-    pytest.param(b"outputs = 5", "outputs = 5", id="wrong type"),
-    pytest.param(b"[wiki]\nprot = 1", "did you mean 'port'", id="misspelt in a section"),
-]
-
-
-@pytest.mark.parametrize(("text", "said"), BAD_FILES)
-def test_a_damaged_file_is_named(tmp_path: Path, text: bytes, said: str) -> None:
-    """The error names the file and what is wrong in it."""
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [(b"name = '\xff'", "not valid TOML"), (b"outputs = 5", "outputs = 5"), (None, "no such file")],
+)
+def test_a_damaged_or_missing_file_is_named(tmp_path: Path, text: bytes | None, said: str) -> None:
+    """The error names the file and what is wrong in it; the defaults do not stand in for it."""
     file = tmp_path / "lab.toml"
-    file.write_bytes(text)
+    if text is not None:
+        file.write_bytes(text)
     with pytest.raises(ConfigError) as caught:
         Lab.load(file)
     assert said in str(caught.value)
     assert str(file) in str(caught.value)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """A file that was asked for and is not there is no reason to take the defaults."""
-    with pytest.raises(ConfigError, match="no such file"):
-        Lab.load(tmp_path / "lab.toml")
-
-
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     """What exists and cannot be read is an error of the state, with the system's reason."""
     with pytest.raises(StateError, match="Is a directory"):
         Lab.load(tmp_path)
-
-
-def test_a_misspelt_parameter_names_the_nearest() -> None:
-    """A parameter that no lab knows is refused."""
-    with pytest.raises(ConfigError, match="did you mean 'subnet'"):
-        Lab.load(None, subnets="10.61.0.0/24")
 
 
 def test_a_parameter_goes_before_the_file_and_none_does_not(tmp_path: Path) -> None:
@@ -284,10 +237,6 @@ def test_an_interface_name_fits(parts: tuple[str, ...], name: str) -> None:
     assert ifname(*parts)[:8] == name[:8]
     assert len(ifname(*parts)) <= LENGTH
     assert (ifname(*parts) == "-".join(parts)) is (len("-".join(parts)) <= LENGTH)
-
-
-def test_long_interface_names_stay_apart() -> None:
-    """Two long names with the same beginning are two names."""
     assert ifname("laboratory", "site1-1") != ifname("laboratory", "site1-2")
 
 

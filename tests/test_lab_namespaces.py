@@ -27,7 +27,7 @@ from labkit.farm.containers import (
 from labkit.farm.containers.bundle import Spec
 from labkit.farm.containers.overlay import WWW_DATA, Wanted
 from labkit.farm.containers.runc import users_file
-from labkit.farm.images import actions as images
+from labkit.farm.images import layout as images
 from labkit.farm.reconcile import up
 from labkit.kernel import netns, users
 from labkit.kernel.users import IDS

@@ -313,29 +313,22 @@ def test_what_apt_is_refused_is_said(case: str, mirror: Mirror, small: Lab, tmp_
 
 @pytest.mark.root
 @pytest.mark.parametrize("own", [True, False])
-def test_a_suite_that_the_mirror_lacks_names_the_near_one_that_it_has(
+def test_a_suite_that_the_mirror_lacks_is_said(
     own: bool, mirror: Mirror, small: Lab, tmp_path: Path
 ) -> None:
-    """On the machine's mirror and on the lab's own."""
-    keys: dict[str, object] = {
-        "rootfs": {"suite": f"{SUITE}x", "mirror": mirror.address if own else ""}
-    }
-    lab = Lab.of({"cache": small.cache, "state": small.state, **keys})
-    error = _refused(mirror, lab, tmp_path / "machine", TRUSTED)
-    assert isinstance(error, ConfigError)
-    assert error.value == f"rootfs.suite = '{SUITE}x'"
-    assert error.remedy == f"it has {SUITE}"
-
-
-@pytest.mark.root
-def test_a_suite_that_the_mirror_no_longer_carries_is_said_to_be_one(
-    mirror: Mirror, small: Lab, tmp_path: Path
-) -> None:
-    """debootstrap knows it; the error says where such suites are kept."""
-    lab = Lab.of({"cache": small.cache, "state": small.state, "rootfs": {"suite": "stretch"}})
-    error = _refused(mirror, lab, tmp_path / "machine", TRUSTED)
-    assert error.reason == "the machine's mirror does not carry this suite, or no longer"
-    assert "suites that have ended" in error.remedy
+    """On the machine's mirror and on the lab's own: the near one that it has; or, of one that debootstrap knows, where
+    such suites are kept."""
+    whose = "the lab's own mirror" if own else "the machine's mirror"
+    for suite, reason, remedy in (
+        (f"{SUITE}x", f"{whose} has no such suite", f"it has {SUITE}"),
+        ("stretch", f"{whose} does not carry this suite, or no longer", apt.ENDED),
+    ):
+        wanted = {"suite": suite, "mirror": mirror.address if own else ""}
+        lab = Lab.of({"cache": small.cache, "state": small.state, "rootfs": wanted})
+        error = _refused(mirror, lab, tmp_path / f"machine-{suite}", TRUSTED)
+        assert isinstance(error, ConfigError)
+        assert error.value == f"rootfs.suite = '{suite}'"
+        assert (error.reason, error.remedy) == (reason, remedy)
 
 
 @pytest.mark.root
@@ -354,37 +347,30 @@ def test_another_suite_comes_with_its_fixes_from_where_the_machines_own_does(
 
 
 @pytest.mark.root
-def test_lists_that_cannot_be_taken_anew_stay(mirror: Mirror, small: Lab, tmp_path: Path) -> None:
-    """The mirror wants a login from now on: that is said, and what there was can be used."""
+def test_a_list_stays_until_it_can_be_taken_anew_and_is_when_a_bit_flips(
+    mirror: Mirror, small: Lab, tmp_path: Path
+) -> None:
+    """Neither apt nor a build goes on from a damaged one; nor from a damaged answer that was kept beside it. The mirror
+    wants a login from now on: that is said, and what there was can be used."""
 
-    def work() -> tuple[str, bool]:
-        before = apt.ensure_lists(small)
-        mirror.login = True
-        with pytest.raises(MachineError) as caught:
-            rootfs.refresh(small)
-        return caught.value.code, apt.find_lists(small) == before
-
-    machine = etc(mirror, MACHINES["a line"])
-    assert as_machine(tmp_path / "machine", machine, work) == ("machine.mirror-login", True)
-
-
-@pytest.mark.root
-def test_a_list_with_another_bit_is_taken_anew(mirror: Mirror, small: Lab, tmp_path: Path) -> None:
-    """Neither apt nor a build goes on from the damaged one; nor from a damaged answer that was kept beside it."""
-
-    def work() -> tuple[bool, ...]:
+    def work() -> None:
         before = apt.ensure_lists(small)
         packages = before.folder / before.main.packages
         whole = packages.read_bytes()
         flip(packages)
         again = apt.ensure_lists(small)
+        assert (again.sources, packages.read_bytes()) == (before.sources, whole)
         found = buildplan.needed(again, again.sources, ["labkit-one"])
         (kept,) = (again.folder / "needed").iterdir()
         flip(kept)
-        same = buildplan.needed(again, again.sources, ["labkit-one"]) == found
-        return again.sources == before.sources, packages.read_bytes() == whole, same
+        assert buildplan.needed(again, again.sources, ["labkit-one"]) == found
+        mirror.login = True
+        with pytest.raises(MachineError) as caught:
+            rootfs.refresh(small)
+        assert caught.value.code == "machine.mirror-login"
+        assert apt.find_lists(small) == again
 
-    assert as_machine(tmp_path / "machine", etc(mirror, MACHINES["a line"]), work) == (True,) * 3
+    as_machine(tmp_path / "machine", etc(mirror, MACHINES["a line"]), work)
 
 
 @pytest.mark.root

@@ -15,8 +15,8 @@ import pytest
 
 from labkit import Lab
 from labkit.core import run
-from labkit.farm.network.netns import inside
 from labkit.farm.services import balancer, balancer_server
+from labkit.kernel.netns import inside
 from labkit.model.sites import HEALTH_QUERY
 from tests.host_side import give_address
 from tests.waiting import until

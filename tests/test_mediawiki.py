@@ -131,17 +131,21 @@ def test_an_edit_that_changes_nothing_saves_nothing(api: Api, wiki: MediaWiki) -
 @pytest.mark.parametrize(
     ("answer", "kind", "said"),
     [
-        ({"error": {"code": "editconflict", "info": "x"}}, ConflictError, "saved by somebody else"),
+        (
+            {"error": {"code": "editconflict", "info": "x"}},
+            ConflictError,
+            "saved by another person",
+        ),
         (
             {"error": {"code": "articleexists", "info": "x"}},
             ConflictError,
-            "saved by somebody else",
+            "saved by another person",
         ),
         ({"error": {"code": "protectedpage", "info": "x"}}, WikiError, "the page is protected"),
         ({"edit": {"result": "Failure", "captcha": {}}}, WikiError, "the wiki asks for a captcha"),
         ({"error": {"code": "internal_api_error_DBQueryError", "info": "x"}}, WikiError, "is busy"),
         ({"edit": []}, WikiError, "cannot be read"),
-        ({}, WikiError, "its answer is no JSON"),
+        ({}, WikiError, "its answer is not JSON"),
     ],
 )
 def test_each_refusal_is_an_error_of_its_own(
@@ -196,7 +200,7 @@ def test_a_picture_is_sent_under_the_account_and_once(api: Api, wiki: MediaWiki)
         >= {"assertuser": "Labkit", "filename": item.name, "text": "a pixel"}.items()
     )
     assert not wiki.send(item)
-    with pytest.raises(WikiError, match="no name of a picture"):
+    with pytest.raises(WikiError, match="not the name of a picture"):
         wiki.send(item.model_copy(update={"name": "Logo.png"}))
 
 

@@ -16,7 +16,7 @@ from labkit.core.journal import Journal, lock
 from labkit.errors import StateError
 from labkit.farm import network
 from labkit.farm.network import host, isolation, links, topology
-from labkit.farm.network.netns import inside, within
+from labkit.kernel.netns import inside, within
 from tests.conftest import lab_maker, open_place
 from tests.netlink import netlink
 from tests.test_host import add_link

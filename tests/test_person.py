@@ -301,11 +301,11 @@ def test_what_is_no_connection_file_of_the_persons_is_refused(
     (tmp_path / "link").symlink_to(file)
     values = {"connection_file": str(file), "folder": str(tmp_path)}
     broker.require_own(Asked(**values), os.geteuid())
-    with pytest.raises(ConfigError, match="is no connection file"):
+    with pytest.raises(ConfigError, match="is not a connection file"):
         broker.require_own(Asked(**values), os.geteuid() + 1)
     places = {"LINK": str(tmp_path / "link"), "FOLDER": str(tmp_path)}
     given = {key: places.get(value, value) for key, value in change.items()}
-    with pytest.raises(ConfigError, match="is no connection file"):
+    with pytest.raises(ConfigError, match="is not a connection file"):
         broker.require_own(Asked(**{**values, **given}), os.geteuid())
 
 

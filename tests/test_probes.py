@@ -12,7 +12,7 @@ import pytest
 from labkit import Lab
 from labkit.core.journal import Journal
 from labkit.farm.containers import runc
-from labkit.farm.images import actions as image
+from labkit.farm.images import layout as image
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.reconcile import preflight
 from labkit.farm.study import probe_containers, probes

@@ -64,7 +64,7 @@ def test_a_log_tells_where_a_page_went(
     events: list[dict[str, object]], target: str, deleted: str
 ) -> None:
     """The last event that concerns the page itself counts."""
-    assert mediawiki.fate(events) == mediawiki.Fate(target=target, deleted=deleted)
+    assert mediawiki.fate(events) == (target, deleted)
 
 
 def move(desk: Desk, new: str, *, redirect: bool = True, subpages: bool = False) -> None:
@@ -494,7 +494,7 @@ def test_an_emptied_or_replaced_page_is_published_anew_below_what_is_there(
 
 @pytest.mark.root
 def test_a_page_replaced_by_a_redirect_leads_to_where_it_says(desk: Desk) -> None:
-    """A person's redirect is followed as a move is, below what stands there."""
+    """A person's redirect is followed as a move is, below what is in its place."""
     target = f"{desk.page} target"
     desk.publish(stage(250))
     desk.teacher.save(target, "REX> here, please", base=None, summary="")
@@ -509,10 +509,10 @@ def test_a_page_replaced_by_a_redirect_leads_to_where_it_says(desk: Desk) -> Non
 @pytest.mark.parametrize(
     ("target", "reason"),
     [
-        ("MediaWiki:Sidebar", "is no page of text"),
-        ("Template:Labkit", "which is no page for a report"),
-        ("User:Student/common.js", "is no page of text"),
-        ("Special:Version", "no page's name|is deleted|leads to"),
+        ("MediaWiki:Sidebar", "is not a page of text"),
+        ("Template:Labkit", "which cannot be the report's page"),
+        ("User:Student/common.js", "is not a page of text"),
+        ("Special:Version", "not a page's name|is deleted|leads to"),
         ("A page that leads to itself", "leads to itself"),
     ],
 )
@@ -542,7 +542,7 @@ def test_what_is_no_name_is_refused_before_anything_is_written(desk: Desk) -> No
     names = ["Main.png", "../x.png", "Labkit-a.png", "Labkit-a|b-0123456789abcdef.png",
              "Labkit-a-0123456789abcdef.svg", "Labkit-a-0123456789abcdef.png\n"]  # fmt: skip
     for name in names:
-        with pytest.raises(WikiError, match="is no name of a picture"):
+        with pytest.raises(WikiError, match="is not the name of a picture"):
             desk.bot.send(Upload(name=name, text="", data=b"x"))
     with pytest.raises(ConfigError, match="did you mean '05-web'"):
         desk.publish(WEB, restore=("05-wed",))

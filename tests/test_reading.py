@@ -17,7 +17,7 @@ from labkit.errors import LabkitError
 from labkit.farm.containers import lab_namespaces, overlay, runc
 from labkit.farm.images import (
     builder,
-    on_disk,
+    layout,
     store,
     umoci_steps,
 )
@@ -100,8 +100,8 @@ READERS: dict[str, tuple[Callable[[Lab], Path], Callable[[Lab, Path], object]]] 
     "index of a layout": (lambda x: x.state_dir / "index.json", lambda x, p: store.tags(p.parent)),
     "manifest": (lambda x: store.blob(x.state_dir, "sha256:0"), lambda x, p: store.manifest(x.state_dir, "sha256:0")),
     "image configuration": (lambda x: store.blob(x.state_dir, "sha256:0"), lambda x, p: store.config(x.state_dir, "sha256:0")),
-    "record of the image": (lambda x: builder.place(x) / "image.json", lambda x, p: builder.recorded(x)),
-    "images found": (lambda x: x.state_dir / "unpacked/found.json", lambda x, p: on_disk.remembered(x)),
+    "record of the image": (lambda x: builder.place(x) / "image.json", lambda x, p: builder.record(x)),
+    "images found": (lambda x: x.state_dir / "unpacked/found.json", lambda x, p: layout.remembered(x)),
     "umoci.json": (lambda x: x.state_dir / "umoci.json", lambda x, p: umoci_steps.read_bundle(p.parent)),
     "runtime configuration": (lambda x: x.state_dir / "config.json", lambda x, p: _configuration(p)),
     "config.json": (lambda x: x.state_dir / "config.json", lambda x, p: runc.config(p.parent)),

@@ -89,7 +89,7 @@ def test_a_page_that_was_never_published_is_said_so(lab: Lab, command: Command) 
     assert command("remarks", "--audit").status == 0
     refused = command("answer", "0badcafe", "x")
     assert refused.status == 1
-    assert "is no remark's identifier" in refused.stderr
+    assert "is not a remark's identifier" in refused.stderr
 
 
 def test_what_others_changed_is_listed(page: Writers, command: Command) -> None:

@@ -10,9 +10,10 @@ import pytest
 
 from labkit import Lab
 from labkit.core import run
-from labkit.farm.images import actions as images
-from labkit.farm.images import on_disk
+from labkit.farm.images import layout
+from labkit.farm.images import layout as images
 from tests.conftest import lab_maker, open_place
+from tests.damage import flip, torn
 
 Change = Callable[[Lab], None]
 
@@ -26,35 +27,21 @@ def found() -> Iterator[Lab]:
         yield lab
 
 
-def blob(lab: Lab) -> Path:
-    """The largest blob of the layout."""
-    blobs = (lab.state_dir / "image" / "layout" / "blobs").glob("*/*")
-    return max(blobs, key=lambda path: path.stat().st_size)
-
-
 def edit_blob(lab: Lab) -> None:
-    """The first byte of a blob, written into a copy: the cache has the same file."""
-    path = blob(lab)
+    """The first byte of the largest blob, written into a copy: the cache has the same file."""
+    blobs = (lab.state_dir / "image" / "layout" / "blobs").glob("*/*")
+    path = max(blobs, key=lambda path: path.stat().st_size)
     data = path.read_bytes()
     path.unlink()
     path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
 
 
-def edit_configuration(lab: Lab) -> None:
-    """The runtime configuration gets another line."""
-    path = images.unpacked(lab, "red").config
-    path.write_text(path.read_text() + " ")
-
-
-def empty_layer(lab: Lab) -> None:
-    """The site's own layer has no files any more."""
-    shutil.rmtree(images.unpacked(lab, "red").lower[0])
-
-
-def lose_record(lab: Lab) -> None:
-    """What was remembered is torn."""
-    path = lab.state_dir / "unpacked" / "found.json"
-    path.write_text(path.read_text()[:40])
+CHANGES: dict[str, Change] = {
+    "a byte of a blob": edit_blob,
+    "a bit of the runtime configuration": lambda lab: flip(images.unpacked(lab, "red").config),
+    "no layer": lambda lab: shutil.rmtree(images.unpacked(lab, "red").lower[0]),
+    "a torn record": lambda lab: torn(lab.state_dir / "unpacked" / "found.json"),
+}
 
 
 @pytest.mark.root
@@ -63,7 +50,7 @@ def test_nothing_is_asked_while_nothing_changes(found: Lab) -> None:
     with run.tracing() as done:
         known = images.unpack_all(found)
     assert done == []
-    assert known == on_disk.remembered(found)
+    assert known == layout.remembered(found)
     assert known["red"] == images.unpacked(found, "red")
     assert all(any(folder.iterdir()) for folder in known["red"].lower)
 
@@ -77,8 +64,8 @@ def test_another_description_is_not_what_was_found(found: Lab) -> None:
         {"rootfs": {**found.rootfs.model_dump(), "packages": ["tzdata"]}},
     ]
     for changed in other:
-        assert on_disk.remembered(Lab.of({**found.model_dump(), **changed})) is None
-    assert on_disk.remembered(Lab.of({**found.model_dump(), "replicas": 5})) is not None
+        assert layout.remembered(Lab.of({**found.model_dump(), **changed})) is None
+    assert layout.remembered(Lab.of({**found.model_dump(), "replicas": 5})) is not None
 
 
 @pytest.mark.root
@@ -89,25 +76,23 @@ def test_another_state_of_the_machine_s_packages_is_seen(
     status, sources = tmp_path / "status", tmp_path / "sources"
     status.write_text("one")
     sources.mkdir()
-    monkeypatch.setattr(on_disk, "MACHINE", (status, sources))
+    monkeypatch.setattr(layout, "MACHINE", (status, sources))
     known = images.unpack_all(found)
-    assert on_disk.remembered(found) == known
+    assert layout.remembered(found) == known
     status.write_text("another")
-    assert on_disk.remembered(found) is None
-    on_disk.remember(found, known)
+    assert layout.remembered(found) is None
+    layout.remember(found, known)
     (sources / "more.list").write_text("deb http://archive.example/debian stable main\n")
-    assert on_disk.remembered(found) is None
+    assert layout.remembered(found) is None
 
 
 @pytest.mark.root
-@pytest.mark.parametrize(
-    "change", [edit_blob, edit_configuration, empty_layer, lose_record], ids=lambda f: f.__name__
-)
-def test_whatever_was_changed_by_hand_is_looked_at_whole(found: Lab, change: Change) -> None:
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_was_changed_by_hand_is_looked_at_whole(found: Lab, change: str) -> None:
     """And made again; afterwards it is found at once."""
     images.unpack_all(found)
-    change(found)
-    assert on_disk.remembered(found) is None
+    CHANGES[change](found)
+    assert layout.remembered(found) is None
     known = images.unpack_all(found)
     assert all(any(folder.iterdir()) for folder in known["red"].lower)
-    assert on_disk.remembered(found) == known
+    assert layout.remembered(found) == known

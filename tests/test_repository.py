@@ -76,22 +76,18 @@ def test_what_apt_could_not_fetch_is_read() -> None:
     }
 
 
-def test_offline_what_nobody_has_is_named(tmp_path: Path) -> None:
-    """Without asking a mirror; nothing is left of the attempt."""
+def test_offline_what_nobody_has_is_named_and_a_damaged_file_is_none(tmp_path: Path) -> None:
+    """Without asking a mirror; nothing is left of the attempt. A file that was cut off no longer has the content that its
+    name tells."""
     cached = PackageCache(tmp_path / "cached", offline=True)
     with pytest.raises(AbsentError) as caught:
         cached.get(Deb("http://m.test/debian/none.deb", "0" * 64))
     assert caught.value.status is None
     assert cached.absent == {"none.deb": caught.value}
     assert not cached.folder.exists()
-
-
-def test_a_damaged_file_is_none(tmp_path: Path) -> None:
-    """One that was cut off no longer has the content that its name tells."""
-    cached = PackageCache(tmp_path, offline=True)
     deb = Deb("http://m.test/debian/a_1_all.deb", hashlib.sha256(b"a package").hexdigest())
     path = cached.place(deb)
-    path.parent.mkdir()
+    path.parent.mkdir(parents=True)
     path.write_bytes(b"a package")
     assert cached.get(deb) == path
     path.write_bytes(b"a pack")
@@ -136,16 +132,13 @@ LISTED = f"Package: a\nFilename: pool/a_1_all.deb\nSHA256: {'0' * 64}\n\n"
 
 
 def test_the_repository_has_the_packages_of_each_source() -> None:
-    """Below a number; where they are on the mirror is the cached's business."""
+    """Below a number; where they are on the mirror is the cached's business. A release names its list, with the list's
+    hash and the mirror's date."""
     found = Repository((MAIN, MAIN), (LISTED, ""))
     assert found.debs == {"/0/pool/a_1_all.deb": Deb(f"{MAIN.mirror}/pool/a_1_all.deb", "0" * 64)}
     assert found.lines.splitlines() == [
         f"deb [trusted=yes] {ADDRESS}/{number} bookworm main" for number in (0, 1)
     ]
-
-
-def test_the_repositorys_release_names_its_list() -> None:
-    """With its hash, and the mirror's date."""
     text = repository.release(MAIN, "main/binary-amd64/Packages", LISTED)
     digest = hashlib.sha256(LISTED.encode()).hexdigest()
     assert f"\nSHA256:\n {digest} {len(LISTED)} main/binary-amd64/Packages\n" in text

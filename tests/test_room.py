@@ -28,26 +28,15 @@ def lab_in(folder: Path, **other: str) -> Lab:
     return Lab.of({"name": "own", **{key: str(folder / key) for key in KEYS}, **other})
 
 
-@pytest.mark.parametrize(
-    ("place", "key"),
-    [
-        ("state", "state"),
-        ("state/own/containers/red-1", "state"),
-        ("state/.cache/rootfs", "state"),
-        ("cache/rootfs/.x.part", "cache"),
-        ("run/own/dns", "run"),
-        ("outputs/own/figures", "outputs"),
-        ("elsewhere", ""),
-        ("statement", ""),
-    ],
-)
-def test_the_key_is_that_of_the_folder_that_the_place_is_in(place: str, key: str) -> None:
-    """Not one whose name only begins so, and none for a place that is in none."""
-    assert files.folder_key(lab_in(Path("/own")), Path("/own", place)) == key
-
-
-def test_a_cache_in_the_states_folder_has_its_own_key() -> None:
-    """It is there unless lab.toml says otherwise."""
+def test_the_key_is_that_of_the_folder_that_the_place_is_in() -> None:
+    """Not one whose name only begins so, and none for a place that is in none; a cache in the state's folder, where it is
+    unless lab.toml says otherwise, has its own."""
+    for place, key in {
+        "state": "state", "state/own/containers/red-1": "state", "state/.cache/rootfs": "state",
+        "cache/rootfs/.x.part": "cache", "run/own/dns": "run", "outputs/own/figures": "outputs",
+        "elsewhere": "", "statement": "",
+    }.items():  # fmt: skip
+        assert files.folder_key(lab_in(Path("/own")), Path("/own", place)) == key
     lab = lab_in(Path("/own"), cache="")
     assert files.folder_key(lab, Path("/own/state/.cache/rootfs")) == "cache"
     assert files.folder_key(lab, Path("/own/state/own")) == "state"
@@ -64,7 +53,7 @@ def test_the_systems_own_error_is_told_with_the_folders_key(tmp_path: Path, key:
         assert isinstance(found, MachineError)
         assert found.code == "machine.disk-full"
         assert found.value.startswith(str(place))
-        assert f"or set `{key}` to a folder on a larger disk; then call it again" in found.remedy
+        assert f"or set `{key}` to a folder on a larger disk; then run it again" in found.remedy
         assert found.again == f"df -h {place}"
 
 

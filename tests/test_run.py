@@ -14,6 +14,8 @@ import pytest
 from labkit.core import run
 from labkit.errors import CommandError, CommandTimeoutError, MachineError
 from labkit.kernel import proc
+from tests import proc as every
+from tests.waiting import until
 
 
 def gone(pid: int) -> bool:
@@ -48,34 +50,22 @@ def test_a_command_does_not_say_where_the_interpreter_is() -> None:
     assert sys.executable not in str(failed.value)
 
 
-def test_no_shell_reads_the_arguments() -> None:
-    """A word is handed on as it is, whatever is in it."""
+def test_words_and_outputs_are_bytes_for_bytes() -> None:
+    """No shell reads an argument; output that is not UTF-8 is no error."""
     word = "$(id); `id` * ~ \n '\""
     assert run.run(["printf", "%s", word]).stdout == word
-
-
-def test_output_that_is_no_text_is_no_error() -> None:
-    """Bytes that are not UTF-8 are replaced."""
     assert run.run(["printf", r"a\377b"]).stdout == "a\ufffdb"
 
 
 def test_a_status_that_is_not_expected_is_an_error() -> None:
-    """The error has the arguments, the status, and the end of standard error."""
-    with pytest.raises(CommandError) as caught:
+    """It has the arguments, the status (negative for a signal), and the end of standard error; good statuses are named
+    at the call, and 0 is one of them only when it is named."""
+    with pytest.raises(CommandError, match="exit status 3: why") as caught:
         run.run(["sh", "-c", "echo why >&2; exit 3"], remedy="do this")
     assert (caught.value.status, caught.value.argv[0], caught.value.remedy) == (3, "sh", "do this")
-    assert "exit status 3: why" in str(caught.value)
-
-
-def test_an_expected_status_is_none() -> None:
-    """Good statuses are named at the call; 0 is none of them unless it is named."""
     assert run.run(["false"], ok=(1,)).status == 1
     with pytest.raises(CommandError, match="exit status 0"):
         run.run(["true"], ok=(1,))
-
-
-def test_a_signal_is_told_from_a_status() -> None:
-    """A program that a signal ended has the signal's number, negative."""
     with pytest.raises(CommandError, match="signal 9") as caught:
         run.run(["sh", "-c", "kill -9 $$"])
     assert caught.value.status == -signal.SIGKILL
@@ -136,7 +126,7 @@ def test_out_of_time_ends_the_whole_group(tmp_path: Path, follow: bool) -> None:
     file = tmp_path / "pid"
     argv = ["sh", "-c", f"sleep 60 & echo $! $$ > {file}; wait"]
     lines: list[str] = []
-    with pytest.raises(CommandTimeoutError, match=r"killed after 0\.5 s"):
+    with pytest.raises(CommandTimeoutError, match=r"did not end within 0\.5 s"):
         run.run(argv, timeout=0.5, on_line=lines.append if follow else None)
     child, parent = map(int, file.read_text().split())
     assert wait_until_gone(child)
@@ -148,10 +138,8 @@ def test_an_interrupt_ends_the_program() -> None:
     seen: list[int] = []
 
     def interrupt() -> None:
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline and not (found := children_of(os.getpid(), "sleep")):
-            time.sleep(0.01)
-        seen.extend(found)
+        until(lambda: children_of(os.getpid(), "sleep"))
+        seen.extend(children_of(os.getpid(), "sleep"))
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
@@ -183,16 +171,12 @@ def test_an_interrupt_of_its_start_ends_a_program(monkeypatch: pytest.MonkeyPatc
 
 def children_of(parent: int, name: str) -> list[int]:
     """The processes of that name whose parent is ``parent``."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                head, _, tail = (entry / "stat").read_text().rpartition(")")
-            except OSError:
-                continue
-            if head.endswith(f"({name}") and int(tail.split()[1]) == parent:
-                found.append(int(entry.name))
-    return found
+    stats = {pid: text.rpartition(")") for pid, text in every.texts("stat")}
+    return [
+        pid
+        for pid, (head, _, tail) in stats.items()
+        if head.endswith(f"({name}") and int(tail.split()[1]) == parent
+    ]
 
 
 def test_a_program_sees_the_allowed_variables_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from labkit import Lab
 from labkit.farm.containers import container
-from labkit.farm.images import actions as image
+from labkit.farm.images import layout as image
 from labkit.wiki import server
 from labkit.wiki.client import session
 from tests import proc

@@ -248,7 +248,7 @@ HARMS: dict[str, tuple[Callable[[Recorded], None], str, str]] = {
     "notebook gone": (gone(f"notebooks/{STAGE}.ipynb"), f"notebooks/{STAGE}.ipynb", "missing"),
     "page gone": (gone("review/index.html"), "review/index.html", "missing"),
     "manifest gone": (gone(MANIFEST), MANIFEST, "is missing"),
-    "manifest cut short": (lambda made: torn(made.outputs / MANIFEST), MANIFEST, "is no manifest"),
+    "manifest cut short": (lambda made: torn(made.outputs / MANIFEST), MANIFEST, "is not a manifest"),
     "table added": (put(f"tables/{STAGE}/more.csv"), f"tables/{STAGE}/more.csv", "sha256"),
     "page added": (put("review/more.html"), "review/more.html", "sha256"),
     "a pipe in its place": (pipe, f"tables/{STAGE}/times.csv", "no file"),
@@ -396,7 +396,7 @@ def test_no_manifest_leads_out_of_its_folder(recorded: Recorded, tmp_path: Path)
     for name in ("../secret", "/etc/hostname", "results/../../secret", "lab.toml", ""):
         content = {"lab": lab.name, "parts": {"x": {"run": "r", "files": {name: "0" * 64}}}}
         (tmp_path / MANIFEST).write_text(signing.signed(lab, "manifest", content))
-        assert signing.seal(tmp_path).reason.startswith("is no manifest"), name
+        assert signing.seal(tmp_path).reason.startswith("is not a manifest"), name
 
 
 def test_the_key_is_its_owners_alone_and_survives_down(recorded: Recorded) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from labkit import Lab
 from labkit.farm.containers import runc
-from labkit.farm.network.netns import enter, inside
 from labkit.farm.services import balancer_config
+from labkit.kernel.netns import enter, inside
 from labkit.wiki.server import configuration
 from tests.whole_farm import standing
 

@@ -12,7 +12,7 @@ from labkit.checks import failed
 from labkit.core import run
 from labkit.errors import CommandError
 from labkit.farm.containers import container, runc
-from labkit.farm.images import actions as images
+from labkit.farm.images import layout as images
 from labkit.farm.reconcile import up
 from labkit.farm.services import ssh
 from tests.test_run import gone

@@ -238,9 +238,9 @@ def test_tables_are_written_as_csv(quiet: Lab) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda text: text[:-20], "is no stage's record"),
+        (lambda text: text[:-20], "is not a stage's record"),
         (lambda text: text.replace('"seen": "3"', '"seen": "4"'), "was changed after"),
-        (lambda text: "[]", "is no JSON object"),
+        (lambda text: "[]", "is not a JSON object"),
         (lambda text: text.replace('"state"', '"stat"'), "was changed after"),
     ],
     ids=["cut", "edited", "another file", "another key"],

@@ -21,10 +21,10 @@ from labkit.core.journal import Journal
 from labkit.core.undo import mount_points
 from labkit.errors import MachineError
 from labkit.farm.containers import container, runc
-from labkit.farm.network.netns import inside
 from labkit.farm.reconcile import up, upkeep
 from labkit.farm.services import balancer, ssh
 from labkit.kernel import cgroups
+from labkit.kernel.netns import inside
 from labkit.report import status
 from tests import proc
 from tests.servers import saying, served
@@ -272,9 +272,7 @@ def test_status_knows_the_labs_own_balancer_from_anybodys() -> None:
                 checks = {check.name: check for check in failed(status.checks(lab).checks)}
                 assert f"(process {os.getpid()})" in said
                 assert checks["proxy.up"].seen in said
-                with pytest.raises(
-                    MachineError, match=rf"port is taken by .*process {os.getpid()}"
-                ):
+                with pytest.raises(MachineError, match=rf"port is used by .*process {os.getpid()}"):
                     upkeep.apply(lab)
 
 

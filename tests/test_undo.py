@@ -15,9 +15,9 @@ from labkit.core import link_removal, run, undo
 from labkit.core.journal import Entry, Journal, boot_id
 from labkit.errors import LabkitError, StateError
 from labkit.farm.network.host import routed
-from labkit.farm.network.netns import within
 from labkit.kernel import calls
 from labkit.kernel.links import Netlink
+from labkit.kernel.netns import within
 from tests.netlink import netlink
 
 
@@ -76,8 +76,8 @@ def test_what_is_not_the_labs_is_refused(own: Lab, kind: str, what: dict[str, st
 
 WRONG = [
     pytest.param("volcano", {}, "unknown kind 'volcano'", id="unknown kind"),
-    pytest.param("mount", {"tgt": "/x"}, "cannot be unmade", id="misspelt detail"),
-    pytest.param("folder", {}, "cannot be unmade", id="detail missing"),
+    pytest.param("mount", {"tgt": "/x"}, "cannot be removed", id="misspelt detail"),
+    pytest.param("folder", {}, "cannot be removed", id="detail missing"),
 ]
 
 
@@ -95,7 +95,7 @@ def test_an_entry_that_makes_no_sense_is_an_error(
 
 
 def test_one_failure_does_not_keep_the_rest(own: Lab) -> None:
-    """The last made goes first; what cannot be unmade stays in the journal, all else is gone."""
+    """The last made goes first; what cannot be removed stays in the journal, all else is gone."""
     journal = Journal.of(own)
     for name in ("a", "b"):
         journal.intend("folder", path=str(own.state_dir / name))

@@ -20,11 +20,11 @@ from labkit.core.journal import Journal
 from labkit.errors import FarmError
 from labkit.farm import network
 from labkit.farm.containers import runc, written
-from labkit.farm.network.netns import inside
 from labkit.farm.reconcile import answers, upkeep
 from labkit.farm.services import balancer_server, dns_server
 from labkit.kernel import cgroups
 from labkit.kernel import netns as namespaces
+from labkit.kernel.netns import inside
 from labkit.report import status as standing
 from tests.test_run import wait_until_gone
 from tests.waiting import until

@@ -14,10 +14,10 @@ import pytest
 
 from labkit import Lab
 from labkit.farm.containers import runc
-from labkit.farm.network.netns import enter
 from labkit.farm.reconcile import upkeep
 from labkit.farm.services import fetch
 from labkit.farm.services.fetch import Target
+from labkit.kernel.netns import enter
 from labkit.report import status
 from tests.visitors import ENOUGH, loaded
 from tests.waiting import until

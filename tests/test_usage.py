@@ -15,23 +15,12 @@ from labkit.core.journal import Journal, lock
 from labkit.errors import FarmError
 from labkit.farm import rootfs
 from labkit.farm.containers import runc
-from labkit.farm.images import actions as images
-from labkit.farm.rootfs import account
-from labkit.farm.rootfs.account import Asked, Contents
-from labkit.farm.rootfs.files import File
-from labkit.farm.rootfs.owners import NOBODY, Owner
-from labkit.farm.rootfs.packages import Package
+from labkit.farm.images import layout as images
+from labkit.farm.rootfs.contents import NOBODY, Contents, File, Owner
 from labkit.farm.study import opened_files, probes, usage
+from labkit.farm.study.sizes import Asked
 from labkit.farm.study.usage import FINE, UNTRIED, Evidence, Omission, Served
-
-
-def _package(name: str, **given: object) -> Package:
-    values = {
-        "version": "1", "architecture": "all", "installed": 1, "priority": "optional",
-        "section": "admin", "essential": False,
-    }  # fmt: skip
-    return Package.model_validate({"name": name, **values, **given})
-
+from tests.sample_packages import package as _package
 
 FILES = {
     "/": Owner("shared"),
@@ -108,20 +97,17 @@ ALONE = Omission(packages=("perl",), files=1, size=900, served=WENT)
 TOGETHER = Omission(packages=("libxml", "mawk", "perl"), files=4, size=1351, served=FAILED)
 
 
-@pytest.mark.parametrize(
-    ("name", "told"),
-    [
-        ("perl", "alone: apache2 and ssh answer"),
-        (
-            "libxml",
-            "with 2 others: after a reload: apache2 has ended: (no output); ssh: not tried",
-        ),
-        ("libssl", ""),
-    ],
-)
-def test_what_came_of_leaving_a_package_out(name: str, told: str) -> None:
-    """Alone where that was tried, else with the others; '' for a package that stayed."""
-    assert _evidence(TOGETHER, ALONE).told(name) == told
+def test_what_came_of_leaving_a_package_out() -> None:
+    """Alone where that was tried, else with the others; '' for a package that stayed. Each set that was left out has a
+    row, the first is the image as it is."""
+    found = _evidence(TOGETHER, ALONE)
+    assert found.told("perl") == "alone: apache2 and ssh answer"
+    ended = "after a reload: apache2 has ended: (no output); ssh: not tried"
+    assert found.told("libxml") == f"with 2 others: {ended}"
+    assert found.told("libssl") == ""
+    frame = usage.trial_table(found).frame()
+    assert frame["left out"].tolist() == ["nothing", "all that are never opened", "perl"]
+    assert frame["ssh session"].tolist() == [FINE, UNTRIED, FINE]
 
 
 SYSTEMD = _package("systemd", priority="important")
@@ -203,23 +189,18 @@ def test_reads_what_the_linker_loads() -> None:
     assert usage.parse_ldd(text) == {"libc.so.6", "ld-linux-x86-64.so.2"}
 
 
-def test_each_set_that_was_left_out_has_a_row() -> None:
-    """The first is the image as it is."""
-    frame = usage.trial_table(_evidence(TOGETHER, ALONE)).frame()
-    assert frame["left out"].tolist() == ["nothing", "all that are never opened", "perl"]
-    assert frame["ssh session"].tolist() == [FINE, UNTRIED, FINE]
-
-
 # -- opened files ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("path", "seen"),
-    [("/run/lab/rootfs/etc/passwd", "/etc/passwd"), ("/etc/passwd", "/etc/passwd"), ("/run/lab/rootfs", "/")],
-)  # fmt: skip
-def test_paths_are_told_from_the_root_of_the_file_system(path: str, seen: str) -> None:
+def test_paths_are_told_from_the_root_of_the_file_system() -> None:
     """Whether it was opened where it is mounted, or in a mount namespace of its own."""
-    assert opened_files.inside(path, Path("/run/lab/rootfs")) == seen
+    root = Path("/run/lab/rootfs")
+    for path, seen in (
+        (root / "etc/passwd", "/etc/passwd"),
+        ("/etc/passwd", "/etc/passwd"),
+        (root, "/"),
+    ):
+        assert opened_files.inside(str(path), root) == seen
 
 
 @pytest.fixture
@@ -313,7 +294,7 @@ def test_the_farms_base_has_packages_that_it_could_do_without(lab: Lab) -> None:
 def test_the_smallest_image_s_linker_is_asked(lab: Lab) -> None:
     """It has no ldd; of its libraries one that no needed package has is named."""
     root = rootfs.build(lab, "smallest").value.path
-    contents = account.read("smallest", root)
+    contents = Contents.read("smallest", root)
     names = [package.name for package in contents.packages]
     assert usage.linked(contents, root, names).holds
     less = usage.linked(contents, root, [name for name in names if name != "libcrypt1"])

@@ -177,7 +177,7 @@ def test_what_cannot_be_mended_is_told_once_and_tried_again(
         assert not keeper.is_down()
     assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
     assert (keeper.failures, len(told)) == (7, 1)
-    assert "is no entry of labkit's journal" in str(told[0])
+    assert "is not an entry of labkit's journal" in str(told[0])
     lab.journal_file.unlink()
 
 

@@ -7,7 +7,6 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -141,14 +140,12 @@ def test_each_place_has_an_end(mended: Lab, place: str) -> None:
 
 @pytest.mark.root
 def test_every_file_system_in_memory_has_a_size(farm: Lab) -> None:
-    """There are no message queues; the machine's own /dev has single devices in it."""
+    """There are no message queues; the machine's own /dev has single devices in it. A container has few terminals: the
+    machine's are four thousand for all."""
     shown = container.execute(farm, "red-2", "cat", "/proc/self/mountinfo").stdout
     for mount in proc.mounts(shown):
-        if mount.root not in (
-            "/",
-            "/log",
-        ):  # a device, also in the place of a file that is not to be read
-            continue
+        if mount.root not in ("/", "/log"):
+            continue  # a device, also in the place of a file that is not to be read
         assert mount.kind in ("overlay", "proc", "tmpfs", "devpts")
         said = ",".join(mount.special)
         if mount.kind == "tmpfs" and "rw" in mount.options:
@@ -156,16 +153,10 @@ def test_every_file_system_in_memory_has_a_size(farm: Lab) -> None:
             assert "nr_inodes=" in said, mount
         if mount.kind == "devpts":
             assert "max=16" in said
-
-
-@pytest.mark.root
-def test_a_container_has_few_terminals(farm: Lab) -> None:
-    """The machine's are four thousand for all."""
-    script = (
-        "for i in $(seq 40); do (exec 3<>/dev/ptmx && exec sleep 3) & done; sleep 1; ls /dev/pts"
-    )
-    shown = container.execute(farm, "red-2", "sh", "-c", f"({script}) 2>/dev/null").stdout.split()
-    assert sorted(shown) == sorted([*map(str, range(16)), "ptmx"])
+    taking = "for i in $(seq 40); do (exec 3<>/dev/ptmx && exec sleep 3) & done"
+    script = f"({taking}; sleep 1; ls /dev/pts) 2>/dev/null"
+    names = container.execute(farm, "red-2", "sh", "-c", script).stdout.split()
+    assert sorted(names) == sorted([*map(str, range(16)), "ptmx"])
 
 
 @pytest.mark.root
@@ -230,25 +221,18 @@ LEFT = {
 
 @pytest.mark.root
 def test_whatever_a_container_leaves_it_begins_again(make_lab: Callable[..., Lab]) -> None:
-    """Nobody walks through its folders, however deep: they go with the mount."""
+    """Nobody walks through its folders, however deep: they go with the mount. What labkit was killed in the middle of
+    laying is not there, and made again; what is not mounted has no quota, and is not full."""
     lab = make_lab(sites=["red"], replicas=1)
+    assert written.mounted_limit(lab, "red-1", mount_points()) == "none"
+    assert not written.is_full(lab, "red-1")
     upkeep.apply(lab)
+    assert written.mounted_limit(lab, "red-1", mount_points()) == "64 MiB in 4096 files"
     for left, script in LEFT.items():
         written_by(lab, "red-1", LOGS, f"cd $0; {script}; false")
         container.kill(lab, lab.farm[0])
         assert up.replicas(lab).holds, left
         assert send(lab, "red", 50, 2).holds, left
-    written_by(lab, "red-1", LOGS, f"cd $0; {LEFT['folders in folders']}; false")
-    assert os.statvfs(written.folder(lab, "red-1")).f_ffree < 3000
-    container.remove(lab, "red-1")
-    assert not runc.folder(lab, "red-1").exists()
-
-
-@pytest.mark.root
-def test_one_that_is_half_made_is_made_again(make_lab: Callable[..., Lab]) -> None:
-    """labkit was killed while it laid it: nobody could write into it, and then it is not there at all."""
-    lab = make_lab(sites=["red"], replicas=1)
-    upkeep.apply(lab)
     place = written.folder(lab, "red-1")
     for harm in (lambda: os.chown(place / "log", 0, 0), lambda: shutil.rmtree(place / "log")):
         container.kill(lab, lab.farm[0])
@@ -256,6 +240,10 @@ def test_one_that_is_half_made_is_made_again(make_lab: Callable[..., Lab]) -> No
         assert written.mounted_limit(lab, "red-1", mount_points()) == "none"
         assert up.replicas(lab).holds
         assert send(lab, "red", 50, 2).holds
+    written_by(lab, "red-1", LOGS, f"cd $0; {LEFT['folders in folders']}; false")
+    assert os.statvfs(place).f_ffree < 3000
+    container.remove(lab, "red-1")
+    assert not runc.folder(lab, "red-1").exists()
 
 
 @pytest.mark.root
@@ -275,11 +263,3 @@ def test_lines_that_a_replica_forges_are_named(
     assert not found_by.holds
     assert re.search(r"; 5 lines are no requests: 5 × no JSON", found_by.seen)
     assert [item.name for item in failed(result.checks)] == [found_by.name]
-
-
-def test_what_is_not_mounted_has_no_quota(tmp_path: Path) -> None:
-    """And is none that is full."""
-    lab = Lab.of({"state": str(tmp_path)})
-    assert written.mounted_limit(lab, "red-1", frozenset()) == "none"
-    assert not written.is_full(lab, "red-1")
-    assert written.limit(lab) == "64 MiB in 4096 files"

@@ -18,10 +18,10 @@ from pathlib import Path
 from labkit import Lab
 from labkit.core import run
 from labkit.farm.containers import container, runc, written
-from labkit.farm.network.netns import enter
 from labkit.farm.services import balancer_server, fetch
 from labkit.farm.traffic.failover import running
 from labkit.farm.traffic.load import Load
+from labkit.kernel.netns import enter
 from labkit.model.lab import Replica
 from labkit.model.sites import TRACE_HEADER
 from tests.waiting import until

@@ -87,7 +87,7 @@ def notebook(
     if notebooks_folder() == BROUGHT:
         raise ConfigError(
             "notebooks",
-            "this folder has none to open, and those in the installed package are not for writing",
+            "this folder has no notebooks, and those of the installed package are read-only",
             f"copy them here: cp -r {shlex.quote(str(BROUGHT))} .",
             f"ls {shlex.quote(str(BROUGHT))}",
             code="config.no-notebook",

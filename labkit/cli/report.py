@@ -174,9 +174,7 @@ def test(context: typer.Context) -> None:
 
     project = Path(__file__).parents[2]
     if not (project / "tests").is_dir():
-        typer.echo(
-            f"labkit: {project}: has no tests: call it from a clone of the project", err=True
-        )
+        typer.echo(f"labkit: {project}: has no tests: run it in a clone of the project", err=True)
         raise typer.Exit(1)
     os.chdir(project)
     side_by_side = ("-n", "auto", "--dist", "loadfile")

@@ -202,7 +202,7 @@ def require_free(
     if who is not None and not {*own}.intersection(who.pids):
         raise MachineError(
             f"{key} = {port}",
-            f"the port is taken by {who}",
+            f"the port is used by {who}",
             f"set {key} to another port, or end that process",
             f"ss -ltnup 'sport = :{port}'",
             code="machine.port-taken",

@@ -213,7 +213,7 @@ def explain_disk_full(error: Exception, lab: Lab) -> Exception:
     return MachineError(
         str(place),
         reason,
-        f"{disk_full_remedy(lab, place, known.remedy.partition(';')[0])}; then call it again",
+        f"{disk_full_remedy(lab, place, known.remedy.partition(';')[0])}; then run it again",
         f"df -h {existing(place)}",
         code=known.code,
     )

@@ -40,7 +40,7 @@ def remove_tables(lab: Lab, *, name: str, netns: str) -> None:
     if name != name_of(lab):
         raise StateError(
             name,
-            f"is no table of lab {lab.name}",
+            f"is not a table of lab {lab.name}",
             f"correct {lab.journal_file}",
             code="state.not-own",
         )

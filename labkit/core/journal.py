@@ -199,8 +199,8 @@ class Journal:
         return StateError(
             str(self.path),
             f"{what}: {error.strerror}",
-            "put the journal back, a file; if nothing of the lab is left on the machine, move away "
-            "what stands there",
+            "restore the journal; if nothing of the lab is left on the machine, move away "
+            "what is in its place",
             f"ls -la {self.path}",
             code="state.journal-unusable",
         )
@@ -306,7 +306,7 @@ def boot_id() -> str:
 def _damaged(path: Path, number: int, line: str) -> StateError:
     return StateError(
         f"{path}, line {number}",
-        f"is no entry of labkit's journal: {line[:60]!r}",
+        f"is not an entry of labkit's journal: {line[:60]!r}",
         "restore the line or, if nothing of the lab is left on the machine, move the file away",
         f"sed -n {number}p {path}",
         code="state.journal-damaged",

@@ -63,7 +63,7 @@ def programs(place: Path) -> None:
             "programs or device files of a root file system do not work there: "
             f"{' and '.join(options) or said}",
             "set state and cache in lab.toml to folders on a file system that is mounted without nodev and "
-            "noexec; in a container, give that one the right to mount, to chroot and to make devices",
+            "noexec; in a container, give the container the rights to mount, to chroot and to make devices",
             f"findmnt {top}",
             code="machine.no-builds",
         ) from None
@@ -92,7 +92,7 @@ def _wrong(path: Path, number: tuple[int, int]) -> str:
     try:
         seen = path.stat()
         if not stat.S_ISCHR(seen.st_mode):
-            return "is no device"
+            return "is not a device"
         if (os.major(seen.st_rdev), os.minor(seen.st_rdev)) != number:
             return "is another device"
         if seen.st_mode & 0o666 != 0o666:

@@ -214,8 +214,8 @@ def _explained(error: Exception, given: Sequence[object]) -> Exception:
         if gone := next((name for name in names if name.startswith(own)), ""):
             return StateError(
                 gone,
-                "was taken away while labkit worked with it",
-                "call it again when nobody else works on this lab",
+                "was removed while labkit used it",
+                "run it again when no other program works on this lab",
                 f"ls -la {shlex.quote(str(lab.state_dir))}",
                 code="state.taken-away",
             )

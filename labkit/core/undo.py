@@ -96,7 +96,7 @@ def unmake(entry: Entry, lab: Lab) -> None:
         raise StateError(
             str(lab.journal_file),
             f"entry {entry.seq} is of the unknown kind {entry.kind!r}",
-            "use the labkit that wrote it, or remove the thing and the line by hand",
+            "use the version of labkit that wrote it, or remove the thing and the line by hand",
             code="state.unknown-kind",
         )
     if entry.boot != boot_id() and entry.kind != "folder":
@@ -108,7 +108,7 @@ def unmake(entry: Entry, lab: Lab) -> None:
     except Exception as error:  # the entries before this one are unmade all the same
         raise LabkitError(
             f"{entry.kind} {entry.what}",
-            f"cannot be unmade: {type(error).__name__}: {error}",
+            f"cannot be removed: {type(error).__name__}: {error}",
             f"remove it by hand, then its line (entry {entry.seq}) from {lab.journal_file}",
             code="machine.stays",
         ) from error
@@ -239,7 +239,7 @@ def remove_cgroup(lab: Lab, *, path: str) -> None:
     """Removes the lab's own (empty) cgroups in every hierarchy, the deepest first."""
     parts = Path(path).parts
     if ".." in parts or not any(lab.name in part for part in parts):
-        said = f"is no cgroup of lab {lab.name}"
+        said = f"is not a cgroup of lab {lab.name}"
         raise StateError(path, said, f"correct {lab.journal_file}", code="state.not-own")
     cgroups.remove(path)
 
@@ -283,7 +283,7 @@ def _own(path: str, lab: Lab) -> Path:
     if not any(f"{real}/".startswith(f"{folder}/") for folder in owned):
         raise StateError(
             path,
-            "is not below the lab's own folders",
+            "is not below the lab's folders",
             f"correct {lab.journal_file}",
             code="state.not-own",
         )
@@ -294,7 +294,7 @@ def _plain(name: str, lab: Lab) -> None:
     """Refuses a name that leads out of its folder."""
     if "/" in name or name in ("", ".", ".."):
         raise StateError(
-            repr(name), "is no plain name", f"correct {lab.journal_file}", code="state.not-own"
+            repr(name), "is not a plain name", f"correct {lab.journal_file}", code="state.not-own"
         )
 
 
@@ -313,7 +313,7 @@ def _terminate(pid: int, marker: str) -> None:
             time.sleep(0.01)
     raise LabkitError(
         f"process {pid}",
-        "does not end, not even by SIGKILL",
+        "does not end, not even after SIGKILL",
         "",
         f"ps -fp {pid}",
         code="machine.process-stays",

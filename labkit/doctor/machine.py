@@ -16,9 +16,9 @@ from labkit.farm.containers import overlay as overlays
 from labkit.farm.network import firewall as guard
 from labkit.farm.network import host
 from labkit.farm.network.firewall import NAMES
-from labkit.farm.network.netns import within
 from labkit.kernel import cgroups as groups
 from labkit.kernel import netns
+from labkit.kernel.netns import within
 from labkit.kernel.users import IDS
 from labkit.model.lab import Lab
 
@@ -82,8 +82,8 @@ def system_calls(lab: Lab) -> str:
     if "errno" not in known:
         raise MachineError(
             "seccomp",
-            "this kernel cannot refuse single system calls: runc starts no container with such a list",
-            "a kernel with CONFIG_SECCOMP_FILTER, as Debian's is",
+            "this kernel cannot refuse individual system calls, which runc needs to start the containers",
+            "use a kernel with CONFIG_SECCOMP_FILTER, such as Debian's",
             f"cat {FILTERS}",
             code="machine.no-seccomp",
         )

@@ -115,7 +115,7 @@ def browser(lab: Lab) -> str:
 def mirror(lab: Lab) -> str:
     """The mirror answers and has the suite; raises what :func:`labkit.farm.rootfs.apt.fetch_lists` raises."""
     if lab.offline:
-        return f"{apt.kind(lab)} is not asked: the lab is to stay offline"
+        return f"{apt.kind(lab)} is not asked: the lab is offline"
     archive = apt.try_update(lab)
     return f"{archive.kind} answers and has {archive.main.suite}"
 

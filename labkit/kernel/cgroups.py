@@ -34,8 +34,8 @@ def require() -> str:
     if not writable:
         raise MachineError(
             "cgroups",
-            "are mounted read-only: runc cannot make a container's own",
-            "mount them writable; in a container, start that one with its own writable cgroups",
+            "are mounted read-only: runc cannot make one for a container",
+            "mount them writable; in a container, start that container with writable cgroups",
             "grep cgroup /proc/mounts",
             code="machine.cgroups-read-only",
         )
@@ -103,7 +103,7 @@ def end(path: str) -> None:
     while pids := kill(path):
         if time.monotonic() > deadline:
             raise LabkitError(
-                path, f"its processes do not end, not even by SIGKILL: {sorted(pids)}", "",
+                path, f"its processes do not end, not even after SIGKILL: {sorted(pids)}", "",
                 f"systemd-cgls {path}", code="machine.process-stays",
             )  # fmt: skip
         time.sleep(pause)
@@ -163,7 +163,7 @@ def _refused(folder: Path, error: OSError) -> LabkitError:
     return LabkitError(
         str(folder),
         f"the cgroup cannot be removed: {error.strerror}",
-        "end what runs in it, then call it again",
+        "end the processes in it, then run this again",
         f"cat {folder}/cgroup.procs",
         code="machine.cgroup-stays",
     )

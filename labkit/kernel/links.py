@@ -78,7 +78,8 @@ class Netlink:
 
     ``ipr`` is pyroute2's AsyncIPRoute. Its methods make requests, which :meth:`do` and :meth:`try_all` send: that
     takes half as long as the calls of pyroute2's IPRoute, which enter and leave the event loop each time. A refused
-    request is an :class:`OSError`.
+    request is an :class:`OSError`. The kernel filters what a dump asks for: ``dump_filter=None`` says that pyroute2
+    need not do it again.
 
     >>> with Netlink() as netlink:
     ...     netlink.do(netlink.ipr.link("set", index=1, state="up"))
@@ -89,14 +90,8 @@ class Netlink:
     def __init__(self) -> None:
         import asyncio  # late, as pyroute2: together they take 0.2 s, and not every command needs them
 
-        from pyroute2 import AsyncIPRoute
-
         self._runner = asyncio.Runner()
-        self.ipr = AsyncIPRoute(
-            ext_ack=True,
-            strict_check=True,
-            exception_factory=lambda error, _: OSError(*error.args),
-        )
+        self.ipr = _opened()
 
     def __enter__(self) -> Netlink:
         return self
@@ -104,6 +99,11 @@ class Netlink:
     def __exit__(self, *_: object) -> None:
         with self._runner:
             self.ipr.close()
+
+    def reopen(self) -> None:
+        """Goes on in the network namespace that the calling thread is in now, with the same event loop."""
+        self.ipr.close()
+        self.ipr = _opened()
 
     def do(self, *requests: Request) -> None:
         """Sends the requests; raises the first :class:`OSError`, after all were tried."""
@@ -115,28 +115,43 @@ class Netlink:
         """Sends the requests in their order, whatever becomes of those before; returns the error of each."""
         return self._runner.run(_errors(requests))
 
+    def link(self, name: str) -> Link | None:
+        """The link of that name, or None."""
+        try:
+            (found,) = self._runner.run(
+                self.ipr.link("get", ifname=name, ext_mask=WITHOUT_COUNTERS)
+            )
+        except OSError as error:
+            if is_gone(error):
+                return None
+            raise
+        return _link(found)
+
     def links(self) -> dict[str, Link]:
         """The links of the namespace by their names."""
-        found = self._dump(_link, partial(self.ipr.link, "dump", ext_mask=WITHOUT_COUNTERS))
-        return {link.name: link for link in found}
+        ask = partial(self.ipr.link, "dump", dump_filter=None, ext_mask=WITHOUT_COUNTERS)
+        return {link.name: link for link in self._dump(_link, ask)}
 
-    def addresses(self) -> dict[int, tuple[IPv4Interface, ...]]:
-        """The IPv4 addresses of each link, by its index."""
+    def addresses(self, index: int = 0) -> dict[int, tuple[IPv4Interface, ...]]:
+        """The IPv4 addresses of each link, by its index; those of one link with its ``index``."""
         found: dict[int, tuple[IPv4Interface, ...]] = {}
-        ask = partial(self.ipr.addr, "dump", family=socket.AF_INET)
-        for index, given in self._dump(_address, ask):
-            found[index] = (*found.get(index, ()), given)
+        ask = partial(self.ipr.addr, "dump", dump_filter=None, family=socket.AF_INET, index=index)
+        for link, given in self._dump(_address, ask):
+            found[link] = (*found.get(link, ()), given)
         return found
 
     def routes(self) -> tuple[Route, ...]:
         """The IPv4 routes of the main table."""
-        ask = partial(self.ipr.route, "dump", family=socket.AF_INET, table=MAIN)
-        return tuple(self._dump(_route, ask))
+        ask = partial(self.ipr.route, "dump", dump_filter=None, family=socket.AF_INET, table=MAIN)
+        try:
+            return tuple(self._dump(_route, ask))
+        except FileNotFoundError:  # the kernel makes the table with its first route
+            return ()
 
     def neighbours(self) -> tuple[Neighbour, ...]:
         """The IPv4 neighbours that the namespace remembers."""
-        found = self._dump(_neighbour, partial(self.ipr.neigh, "dump", family=socket.AF_INET))
-        return tuple(item for item in found if item is not None)
+        ask = partial(self.ipr.neigh, "dump", dump_filter=None, family=socket.AF_INET)
+        return tuple(item for item in self._dump(_neighbour, ask) if item is not None)
 
     def _dump(self, read: Callable[[Message], R], ask: Callable[[], Request]) -> list[R]:
         """The answers to a dump, each as ``read`` reads it; asked again when something changed meanwhile."""
@@ -178,36 +193,56 @@ async def _answers(read: Callable[[Message], R], request: Request) -> list[R] | 
     return found if whole else None
 
 
+def _opened() -> Any:
+    from pyroute2 import AsyncIPRoute
+
+    return AsyncIPRoute(
+        ext_ack=True,
+        strict_check=True,
+        exception_factory=lambda error, _: OSError(*error.args),
+    )
+
+
+def _attributes(message: Message, *names: str) -> dict[str, Any]:
+    """The message's attributes of these names. pyroute2 decodes an attribute when its value is asked for."""
+    return {item.name: item.value for item in message["attrs"] if item.name in names}
+
+
 def _link(message: Message) -> Link:
+    known = _attributes(
+        message, "IFLA_IFNAME", "IFLA_MASTER", "IFLA_LINK", "IFLA_GROUP", "IFLA_ADDRESS"
+    )
     return Link(
         index=message["index"],
-        name=message.get("ifname"),
+        name=known["IFLA_IFNAME"],
         flags=message["flags"],
-        master=message.get("master") or 0,
-        peer=message.get("link") or 0,
-        group=message.get("group") or 0,
-        mac=message.get("address") or "",
+        master=known.get("IFLA_MASTER", 0),
+        peer=known.get("IFLA_LINK", 0),
+        group=known.get("IFLA_GROUP", 0),
+        mac=known.get("IFLA_ADDRESS", ""),
     )
 
 
 def _address(message: Message) -> tuple[int, IPv4Interface]:
-    own = message.get("local") or message.get("address")
+    known = _attributes(message, "IFA_LOCAL", "IFA_ADDRESS")
+    own = known.get("IFA_LOCAL") or known["IFA_ADDRESS"]
     return message["index"], IPv4Interface((own, message["prefixlen"]))
 
 
 def _route(message: Message) -> Route:
-    gateway = message.get("gateway")
+    known = _attributes(message, "RTA_DST", "RTA_OIF", "RTA_GATEWAY", "RTA_PRIORITY")
     return Route(
         kind=message["type"],
-        network=IPv4Network((message.get("dst") or 0, message["dst_len"])),
-        link=message.get("oif") or 0,
-        gateway=IPv4Address(gateway) if gateway else None,
-        metric=message.get("priority") or 0,
+        network=IPv4Network((known.get("RTA_DST", 0), message["dst_len"])),
+        link=known.get("RTA_OIF", 0),
+        gateway=IPv4Address(known["RTA_GATEWAY"]) if "RTA_GATEWAY" in known else None,
+        metric=known.get("RTA_PRIORITY", 0),
     )
 
 
 def _neighbour(message: Message) -> Neighbour | None:
-    if not (address := message.get("dst")):
+    known = _attributes(message, "NDA_DST")
+    if not known:
         return None
     lasting = bool(message["state"] & LASTING)
-    return Neighbour(message["ifindex"], IPv4Address(address), lasting)
+    return Neighbour(message["ifindex"], IPv4Address(known["NDA_DST"]), lasting)

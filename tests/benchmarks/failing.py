@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from labkit import Lab
 from labkit.core import run
 from labkit.errors import LabkitError
-from labkit.farm.images import actions as images
+from labkit.farm.images import layout as images
 from labkit.farm.reconcile import upkeep
 from labkit.kernel import calls
 from tests import inventory, killing

@@ -33,11 +33,11 @@ from pathlib import Path
 from labkit import Lab
 from labkit.core import link_removal, run, undo
 from labkit.farm.containers import container, lab_namespaces, runc, written
-from labkit.farm.images import actions as image
-from labkit.farm.network.netns import inside, within
+from labkit.farm.images import layout as image
 from labkit.farm.reconcile import answers, up
 from labkit.kernel import cgroups, netns
 from labkit.kernel.links import Netlink, address
+from labkit.kernel.netns import inside, within
 from labkit.model.lab import Replica
 from labkit.report import status
 from tests.benchmarks import peers

@@ -25,7 +25,7 @@ from pathlib import Path
 from labkit import Lab
 from labkit.core import undo
 from labkit.core.journal import Journal
-from labkit.farm.images import actions as images
+from labkit.farm.images import layout as images
 from labkit.farm.reconcile import answers, upkeep
 from labkit.report import status
 from tests import inventory, killing

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from labkit import Lab
 from labkit.errors import LabkitError
 from labkit.farm import study
-from labkit.farm.images import actions as image
+from labkit.farm.images import layout as image
 from tests.conftest import lab_maker, open_place
 
 #: The last is one that Debian's mirrors have given up: it is to be refused in words.

@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 
 from labkit import Lab
 from labkit.farm.containers import runc
-from labkit.farm.images import actions as images
+from labkit.farm.images import layout as images
 from labkit.farm.reconcile import upkeep
 from labkit.farm.reconcile.observe import look
 from labkit.farm.services import fetch

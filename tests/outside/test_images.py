@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.farm.images import actions as image
+from labkit.farm.images import layout as image
 from labkit.farm.images import store
 from labkit.farm.rootfs.sandbox import sealed
 from tests.conftest import open_place

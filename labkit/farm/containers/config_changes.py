@@ -23,7 +23,7 @@ from labkit.farm.containers import bundle, container, lab_namespaces, overlay, r
 from labkit.farm.containers.bundle import Change, Json
 from labkit.farm.containers.overlay import Wanted
 from labkit.farm.containers.runc import Process, State
-from labkit.farm.images import actions as images
+from labkit.farm.images import layout as images
 from labkit.farm.images import store
 from labkit.farm.images.unpacking import Unpacked
 from labkit.kernel import proc

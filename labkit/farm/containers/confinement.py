@@ -76,7 +76,7 @@ class Rights(NamedTuple):
 NUMBERS = {DOCKER: Rights(14, 301), PODMAN: Rights(11, 312), KUBERNETES: Rights(1, None)}
 
 
-class Process(Record):
+class ProcessRights(Record):
     """A running container's first process, and the words of :data:`RIGHTS` as the kernel has them."""
 
     container: str
@@ -90,7 +90,7 @@ class Confinement(Record):
 
     server: tuple[tuple[str, str, str], ...]
     root: tuple[tuple[str, str, str], ...]
-    processes: tuple[Process, ...]
+    processes: tuple[ProcessRights, ...]
     calls: int
 
 
@@ -235,7 +235,7 @@ def _tried(lab: Lab, spec: Spec) -> tuple[tuple[str, str, str], ...]:
     return found
 
 
-def _processes(lab: Lab) -> Iterator[Process]:
+def _processes(lab: Lab) -> Iterator[ProcessRights]:
     for name, state in runc.states(lab).items():
         if state.status == "running":
             text = ""
@@ -243,7 +243,7 @@ def _processes(lab: Lab) -> Iterator[Process]:
                 text = Path(f"/proc/{state.pid}/status").read_text(encoding="utf-8")
             seen = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
             rights = {word: seen.get(word, "").strip() for word in RIGHTS}
-            yield Process(container=name, pid=state.pid, rights=rights)
+            yield ProcessRights(container=name, pid=state.pid, rights=rights)
 
 
 def _checks(value: Confinement) -> Iterator[Check]:

@@ -189,7 +189,7 @@ def _runc(lab: Lab, name: str, *words: str) -> run.Done:
         raise FarmError(
             f"container {name}",
             f"runC could not create it ({'signal' if killed else 'status'} {abs(done.status)}): "
-            f"{said or 'without a word'}",
+            f"{said or 'no message'}",
             ENDED
             if killed
             else "its config.json or the kernel lacks something: `labkit doctor` knows the common causes",
@@ -262,8 +262,8 @@ def death(lab: Lab, name: str) -> FarmError:
     delete_container(lab, root=str(runc.root(lab)), container=name)
     return FarmError(
         f"container {name}",
-        f"its first process does not live ({status}): {excerpt(said)}",
-        "correct what its own output says",
+        f"its first process does not run ({status}): {excerpt(said)}",
+        "correct the error in its output",
         f"cat {output} {errors}",
         code="farm.container-died",
     )
@@ -433,7 +433,7 @@ def _asked(private: Path) -> str:
     if done.status or not done.stdout.startswith("ssh-"):
         raise StateError(
             str(private),
-            f"is no ssh key without a passphrase: {' '.join(done.stderr.split())}",
+            f"is not an ssh key without a passphrase: {' '.join(done.stderr.split())}",
             "move it away: `./lab run 04-network` makes a new one and puts it into the containers",
             f"ssh-keygen -y -f {private}",
             code="state.damaged-key",

@@ -115,7 +115,7 @@ def _free(seed: str, busy: Collection[int]) -> int:
     raise MachineError(
         "user namespace",
         f"all {COUNT} ranges of ids are in use by the labs of this machine",
-        'take a lab down that is not needed, or set containers.user_namespace to "off" in lab.toml',
+        'take down a lab that you do not need, or set containers.user_namespace to "off" in lab.toml',
         "ls /var/lib/labkit/*/ids",
         code="machine.no-ids-left",
     )
@@ -177,7 +177,7 @@ def enabled(lab: Lab) -> bool:
     if reason and asked == "required":
         raise MachineError(
             'containers.user_namespace = "required"',
-            f"cannot be had: {reason}",
+            f"is not available: {reason}",
             REMEDY,
             "unshare --user true; uname -r",
             code="machine.user-namespace",
@@ -373,11 +373,10 @@ def name_again(lab: Lab, name: str, pid: int) -> None:
     netns.attach(name, pid)
 
 
-def _set_up() -> None:
+def _set_up(netlink: Netlink) -> None:
     """Turns loopback on and IPv6 off in the calling thread's network namespace."""
     for scope in ("all", "default"):
         switch = Path("/proc/sys/net/ipv6/conf", scope, "disable_ipv6")
         if switch.exists():
             switch.write_text("1", encoding="utf-8")
-    with Netlink() as netlink:
-        netlink.do(netlink.ipr.link("set", index=1, state="up"))
+    netlink.do(netlink.ipr.link("set", index=1, state="up"))

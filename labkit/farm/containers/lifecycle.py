@@ -25,7 +25,7 @@ from labkit.errors import ConfigError
 from labkit.farm.containers import bundle, container, overlay, runc, written
 from labkit.farm.containers.bundle import LIMITS, Limit, Spec
 from labkit.farm.containers.overlay import Wanted
-from labkit.farm.images import actions as images
+from labkit.farm.images import layout as images
 from labkit.kernel import cgroups, proc
 from labkit.model.lab import Lab
 from labkit.records import Record
@@ -257,7 +257,7 @@ def _mode_table(value: Modes) -> Table:
 
 def _require_number(name: str, value: object) -> None:
     if type(value) is not int or not 1 <= value <= MOST:
-        reason = f"is no whole number from 1 to {MOST}"
+        reason = f"is not a whole number from 1 to {MOST}"
         raise ConfigError(f"{name} = {value!r}", reason, "correct this value", code="config.number")
 
 

@@ -48,7 +48,7 @@ WORKERS = 4
 #: What to do where the kernel refuses.
 REMEDY = (
     "load the kernel's module (modprobe overlay); in a container, give that one the right to mount, and "
-    "put the lab's state (lab.toml: state) on a file system that is no overlay itself"
+    "put the lab's state (lab.toml: state) on a file system that is not an overlay"
 )
 _writing = threading.Lock()
 
@@ -391,7 +391,7 @@ def _explained(place: Path, options: str, target: Path) -> Iterator[None]:
         words = ["mount", "--types", "overlay", "overlay", "--options", options, str(target)]
         raise MachineError(
             "overlayfs",
-            f"cannot be had at {place}: mount: {error.strerror}",
+            f"cannot be mounted at {place}: {error.strerror}",
             REMEDY,
             shlex.join(words),
             code="machine.overlayfs",

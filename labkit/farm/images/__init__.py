@@ -3,23 +3,23 @@
 ``build`` makes the images, ``inspect`` reads one by skopeo, ``steps`` shows what each of umoci's commands does, and
 ``unpacked`` and ``unpack_all`` give the folders that containers' root file systems are mounted from.
 
-Other rooms use the modules: ``actions``, ``builder`` (which image a site needs), ``on_disk`` (which images are there),
-``store`` (the OCI layout), ``unpacking``.
+Other rooms use the modules: ``layout`` (the images, made or as they are on disk), ``builder`` (which image a site
+needs), ``store`` (the OCI layout), ``unpacking``.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from labkit.farm.images.actions import build, inspect, unpack_all, unpacked
+    from labkit.farm.images.layout import build, inspect, unpack_all, unpacked
     from labkit.farm.images.umoci_steps import steps
 
 __all__ = [
-    "actions", "build", "builder", "inspect", "on_disk", "steps", "store", "unpack_all", "unpacked", "unpacking",  # noqa: F822 - its modules
+    "build", "builder", "inspect", "layout", "steps", "store", "unpack_all", "unpacked", "unpacking",  # noqa: F822 - its modules
 ]  # fmt: skip
 #: The module of each action.
 ACTIONS = {
-    "build": "actions", "inspect": "actions", "steps": "umoci_steps", "unpack_all": "actions", "unpacked": "actions",
+    "build": "layout", "inspect": "layout", "steps": "umoci_steps", "unpack_all": "layout", "unpacked": "layout",
 }  # fmt: skip
 
 

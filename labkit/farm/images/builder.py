@@ -21,19 +21,18 @@ from pydantic import Field
 from labkit import reading
 from labkit.core import cache, run
 from labkit.core.files import write_atomically
-from labkit.core.journal import Journal, lock
+from labkit.core.journal import Journal
 from labkit.errors import CommandError, ConfigError, MachineError, StateError
 from labkit.farm.images import store, unpacking
 from labkit.farm.images.store import configure, dated, made_by, umoci, umoci_version
-from labkit.farm.rootfs import apt, buildplan, packages, reproducible, variants
+from labkit.farm.rootfs import apt, buildplan, packages, sandbox, variants
 from labkit.farm.rootfs.apt import AbsentError, Archive
-from labkit.farm.rootfs.bootstrap import cause_of, reporting
+from labkit.farm.rootfs.bootstrap import cause_of, reporting, run_reported
 from labkit.farm.rootfs.buildplan import Rootfs, key_of, program_version
-from labkit.farm.rootfs.cache_entries import PATIENCE, building, discard
+from labkit.farm.rootfs.cache_entries import building, discard, made_once, recorded, write_record
 from labkit.farm.rootfs.packages import Package
 from labkit.farm.rootfs.repository import PackageCache, Repository
-from labkit.farm.rootfs.reproducible import tidy
-from labkit.farm.rootfs.sandbox import HOST_NETWORK, Access, gateway, sealed
+from labkit.farm.rootfs.sandbox import HOST_NETWORK, Access, gateway, tidy
 from labkit.farm.rootfs.variants import FOLDERS, MODULES, PACKAGES
 from labkit.model import sites
 from labkit.model.config import Site
@@ -66,13 +65,15 @@ KEYS = "etc/ssh/ssh_host_*"
 INSTALL = (
     "apt-get", "install", "--quiet", "--yes", "--no-install-recommends", "--option=Dpkg::Use-Pty=false",
 )  # fmt: skip
+#: What determines the common layers, besides the root file system and the packages.
+RECIPE = (LAYERS_EDITION, PACKAGES, MODULES, dict(ENVIRONMENT), COMMAND, sorted(FOLDERS), KEYS)
 #: Bytes that must be free while the layers are made.
 SPACE = 1_000_000_000
 
 
 class Layers(Record):
     """The layout in the cache with the tags ``base`` and ``web``: how many seconds it took, the source date of the
-    files in ``web`` (``epoch``, :mod:`labkit.farm.rootfs.reproducible`), the number of packages in it, and their
+    files in ``web`` (``epoch``, :mod:`labkit.farm.rootfs.sandbox`), the number of packages in it, and their
     :func:`fingerprint` (``listed``)."""
 
     key: str
@@ -88,32 +89,23 @@ def common_layers(lab: Lab, base: Rootfs) -> tuple[Layers, bool]:
     """Makes the two common layers on the root file system ``base`` in the cache, if they are not there; returns
     them, and whether they had to be made."""
     version = umoci_version()
-    recipe = (LAYERS_EDITION, PACKAGES, MODULES, dict(ENVIRONMENT), COMMAND, sorted(FOLDERS), KEYS)
     serves = variants.named(base.variant).serves
     digest, repository = ("", None) if serves else _needed(apt.ensure_lists(lab))
-    key = key_of(f"web-{base.suite}", base.key, version, recipe, digest)
+    key = key_of(f"web-{base.suite}", base.key, version, RECIPE, digest)
     place = lab.cache_dir / "images" / key
-    with lock(lab.cache_dir / "locks", key, wait=PATIENCE):
-        cache.hold(lab, "images", place)
-        kept = _cached_layers(place)
-        return kept or _make_layers(lab, base, repository, place, version), kept is None
+    return made_once(
+        lab,
+        place,
+        "images",
+        lambda: recorded(place, Layers, layout=place / "layout"),
+        lambda: _make_layers(lab, base, repository, place, version),
+    )
 
 
 def _needed(archive: Archive) -> tuple[str, Repository]:
     """The hash of the packages that may be added to the base, with their versions, and where they are."""
     found = buildplan.needed(archive, archive.sources, PACKAGES)
     return found.digest, Repository(archive.sources, found.listed)
-
-
-def _cached_layers(place: Path) -> Layers | None:
-    """The layers in the cache; None without them, or if they are damaged."""
-    if not cache.whole(place):
-        return None
-    try:
-        found = Layers.model_validate_json(reading.content(place / "layers.json"))
-        return found.model_copy(update={"layout": place / "layout"})
-    except (OSError, ValueError):  # removed since
-        return None
 
 
 def _make_layers(
@@ -129,7 +121,7 @@ def _make_layers(
         umoci("new", "--image", f"{image}:base")
         umoci("unpack", "--image", f"{image}:base", bundle)
         run.run(["cp", "--archive", "--link", f"{base.path}/.", bundle / "rootfs"], timeout=300)
-        by = made_by(base.origin, reproducible.source_date(base.path))
+        by = made_by(base.origin, sandbox.source_date(base.path))
         umoci("repack", "--image", f"{image}:base", *by, bundle)
         configure(f"{image}:base", base_options(base, version))
         if repository:
@@ -141,11 +133,11 @@ def _make_layers(
             except (CommandError, AbsentError) as error:
                 raise cause_of(cached, what, error) from error
         else:  # the servers are in it: the same files, with another configuration
-            epoch = reproducible.source_date(base.path)
+            epoch = sandbox.source_date(base.path)
             configure(f"{image}:base", ("--tag", "web", *web_options(epoch)))
         store.drop_unused(image)
         listed = packages.read(bundle / "rootfs")
-        unpacking.adopt(lab, image, "web", bundle / "rootfs")
+        unpacking.whole(lab, image, "web", packed=bundle / "rootfs")
         discard(lab, bundle)
         seconds = round(time.monotonic() - started, 2)
         value = Layers(
@@ -157,7 +149,7 @@ def _make_layers(
             packages=len(listed),
             listed=fingerprint(listed),
         )
-        write_atomically(work / "layers.json", value.model_dump_json(indent=1))
+        write_record(work, value)
     return value
 
 
@@ -192,7 +184,7 @@ def base_options(base: Rootfs, version: str) -> tuple[str, ...]:
         *_pairs("--config.env", {"PATH": ENVIRONMENT["PATH"]}),
         "--config.cmd=/bin/sh",
         *_pairs("--config.label", labels),
-        *dated(reproducible.source_date(base.path)),
+        *dated(sandbox.source_date(base.path)),
     )
 
 
@@ -236,15 +228,11 @@ def install(root: Path, repository: Repository, cached: PackageCache, began: flo
     for path in root.glob(KEYS):
         path.unlink()
     variants.prepare(root)
-    return reproducible.settle(root, began, layer=True)
+    return sandbox.settle(root, began, layer=True)
 
 
 def _chroot(root: Path, access: Access, *argv: str) -> None:
-    """Runs a program in ``root`` and reports its progress."""
-    env = {"DEBIAN_FRONTEND": "noninteractive", **access.env}
-    with reporting("image", argv[0]) as listen:
-        words = sealed(argv, root=root, access=access)
-        run.run(words, env=env, timeout=900, on_line=listen, on_output=listen)
+    run_reported(argv, name="image", phase=argv[0], access=access, root=root)
 
 
 def _pairs(option: str, values: Mapping[str, str]) -> tuple[str, ...]:
@@ -273,7 +261,7 @@ def refuse_common_names(lab: Lab) -> None:
         if site.name in COMMON:
             raise ConfigError(
                 f"sites: {site.name!r}",
-                f"is the name of the image that all sites stand on ({', '.join(COMMON)})",
+                f"is the name of an image that all sites are based on ({', '.join(COMMON)})",
                 "give the site another name",
                 code="config.site-name",
             )
@@ -300,7 +288,7 @@ def tools(lab: Lab) -> str:
     return ", ".join(f"{name} {version(name)}" for name in ("umoci", lab.rootfs.tool))
 
 
-def recorded(lab: Lab) -> LayoutRecord | None:
+def record(lab: Lab) -> LayoutRecord | None:
     """The record of the lab's layout; None without one, or with a damaged one."""
     try:
         return LayoutRecord.model_validate_json(reading.content(place(lab) / "image.json"))
@@ -316,7 +304,7 @@ def is_current(lab: Lab, common: Layers) -> bool:
         found = _digests(place(lab) / "layout")
     except StateError:  # removed since
         return False
-    return recorded(lab) == _record(lab, common, found)
+    return record(lab) == _record(lab, common, found)
 
 
 def make(lab: Lab, common: Layers) -> None:
@@ -333,13 +321,13 @@ def make(lab: Lab, common: Layers) -> None:
             if site.name not in current:
                 _add(lab, site, work, below, common.epoch)
         store.drop_unused(layout)
-        record = _record(lab, common, _digests(layout))
-        write_atomically(work / "image.json", record.model_dump_json(indent=1))
+        made = _record(lab, common, _digests(layout))
+        write_atomically(work / "image.json", made.model_dump_json(indent=1))
 
 
 def _current_sites(lab: Lab, common: Layers) -> tuple[str, ...]:
     """The sites whose image in the layout is complete, and the one that would be made again."""
-    kept, layout = recorded(lab), place(lab) / "layout"
+    kept, layout = record(lab), place(lab) / "layout"
     try:
         lost, found = set(store.missing(layout)), _digests(layout)
         return tuple(
@@ -379,14 +367,18 @@ def _digests(layout: Path) -> dict[str, str]:
 
 
 def _record(lab: Lab, common: Layers, digests: dict[str, str]) -> LayoutRecord:
-    files = {site.name: [lab.title(site), sites.files(lab, site)] for site in lab.sites}
     return LayoutRecord(
-        key=_hash(common, files),
+        key=_hash(common, contents(lab)),
         rootfs=made_from(lab, common.suite),
         tools=tools(lab),
         parts={site.name: _part(lab, common, site) for site in lab.sites},
         digests=digests,
     )
+
+
+def contents(lab: Lab) -> dict[str, list[object]]:
+    """The title and the files of each site."""
+    return {site.name: [lab.title(site), sites.files(lab, site)] for site in lab.sites}
 
 
 def _part(lab: Lab, common: Layers, site: Site) -> str:

@@ -15,6 +15,7 @@ import shutil
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -23,7 +24,6 @@ from labkit.core import cache, run
 from labkit.core.files import write_atomically
 from labkit.errors import StateError
 from labkit.farm.rootfs.buildplan import program_version
-from labkit.farm.rootfs.reproducible import stamp
 from labkit.records import Record
 
 #: The annotation of a manifest in ``index.json`` that holds its tag (annotations.md).
@@ -132,14 +132,9 @@ def pointers(layout: Path) -> dict[str, int]:
     return found
 
 
-def unused(layout: Path) -> tuple[str, ...]:
-    """The hashes of blobs without a pointer, as a changed configuration leaves them."""
-    return tuple(sorted(set(blobs(layout)) - set(pointers(layout))))
-
-
 def drop_unused(layout: Path) -> None:
-    """Removes the blobs without a pointer; the caller alone uses the layout."""
-    for digest in unused(layout):
+    """Removes the blobs without a pointer, as a changed configuration leaves them; the caller alone uses the layout."""
+    for digest in blobs(layout).keys() - pointers(layout).keys():
         blob(layout, digest).unlink()
 
 
@@ -181,18 +176,12 @@ def adopt(source: Path, target: Path, names: Sequence[str]) -> None:
 
 def copy_layout(source: Path, target: Path) -> None:
     """Copies a layout; its blobs are linked, not copied, on one file system."""
-    shutil.copytree(
-        source,
-        target,
-        copy_function=lambda path, copy: (
-            link(Path(path), Path(copy))
-            if "blobs" in Path(path).parts[-3:]
-            else shutil.copyfile(path, copy)
-        ),
-    )
+    shutil.copytree(source / "blobs", target / "blobs", copy_function=link)
+    for name in ("index.json", "oci-layout"):
+        shutil.copyfile(source / name, target / name)
 
 
-def link(path: Path, copy: Path) -> None:
+def link(path: str | Path, copy: str | Path) -> None:
     """Makes a hard link or, on another file system, a copy."""
     try:
         os.link(path, copy)
@@ -216,7 +205,7 @@ def short(digest: str) -> str:
 def _descriptor(item: dict[str, Any]) -> Descriptor:
     digest, size = item["digest"], item["size"]
     if not (isinstance(digest, str) and isinstance(size, int)):
-        raise TypeError(f"{item} is no descriptor")
+        raise TypeError(f"{item} is not a descriptor")
     return Descriptor(digest, size)
 
 
@@ -229,7 +218,7 @@ def _reading(path: Path) -> Iterator[None]:
         said = str(error).partition("\n")[0] or type(error).__name__
         raise StateError(
             str(path),
-            f"is no part of an image layout: {said}",
+            f"is not part of an image layout: {said}",
             "remove the image and build again",
             code="state.damaged-image",
         ) from None
@@ -312,3 +301,8 @@ def parent_folders(files: Mapping[str, str]) -> list[str]:
     """The folders above the files, each before those in it. Pure."""
     found = {str(parent) for name in files for parent in PurePosixPath(name).parents}
     return sorted(found - {"."})
+
+
+def stamp(epoch: int) -> str:
+    """The time as OCI images write it (RFC 3339): ``2024-02-10T08:15:00Z``. Pure."""
+    return f"{datetime.fromtimestamp(epoch, UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -5,19 +5,18 @@ from __future__ import annotations
 import shlex
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from labkit import reading
 from labkit.checks import Check, equal
 from labkit.core import run
-from labkit.core.journal import Journal, lock
+from labkit.core.journal import lock
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.farm.images import store
 from labkit.farm.images.builder import ENVIRONMENT
-from labkit.farm.rootfs.cache_entries import discard
+from labkit.farm.rootfs.cache_entries import scratch
 from labkit.model.lab import Lab
 from labkit.records import Record
 
@@ -101,7 +100,7 @@ def steps(lab: Lab) -> Outcome[Steps]:
     ['init', 'new']
     """
     run.require("umoci")
-    with lock(lab.run_dir, "image"), _scratch(lab) as work:
+    with lock(lab.run_dir, "image"), scratch(lab, lab.state_dir / "image-steps") as work:
         done = [_step(work, name) for name in ("init", "new", "unpack")]
         empty = read_bundle(work / BUNDLE)
         _put(work / BUNDLE / "rootfs", CONTENT)
@@ -120,13 +119,13 @@ def steps(lab: Lab) -> Outcome[Steps]:
         subject=LAYOUT,
         summary=f"umoci's steps on a scratch image: {kept}; nothing of it is left.",
         checks=checks,
-        tables=(step_table(value), pointer_table(value)),
+        tables=_tables(value),
     )
 
 
-def step_table(value: Steps) -> Table:
-    """A row for each command."""
-    rows: list[dict[str, Cell]] = [
+def _tables(value: Steps) -> tuple[Table, Table]:
+    """A row for each command, and one for each pointer."""
+    steps: list[dict[str, Cell]] = [
         {
             "step": step.name,
             "command": step.command,
@@ -138,29 +137,14 @@ def step_table(value: Steps) -> Table:
         }
         for step in value.steps
     ]
-    return Table.of("steps", "What each command adds to the layout", rows, units={"bytes": "bytes"})
-
-
-def pointer_table(value: Steps) -> Table:
-    """A row for each pointer."""
-    rows: list[dict[str, Cell]] = [
+    found: list[dict[str, Cell]] = [
         {"from": p.source, "to": p.target, "as": p.role, "bytes": p.bytes} for p in value.pointers
     ]
-    title = "Who points to whom in the end: layout above, bundle below"
-    return Table.of("pointers", title, rows, units={"bytes": "bytes"})
-
-
-@contextmanager
-def _scratch(lab: Lab) -> Iterator[Path]:
-    folder = lab.state_dir / "image-steps"
-    Journal.of(lab).intend("folder", path=str(folder))
-    try:
-        discard(lab, folder)
-        folder.mkdir(parents=True)
-        yield folder
-    finally:
-        discard(lab, folder)
-        Journal.of(lab).forget("folder", path=str(folder))
+    title, units = "What each command adds to the layout", {"bytes": "bytes"}
+    whom = "Who points to whom in the end: layout above, bundle below"
+    return Table.of("steps", title, steps, units=units), Table.of(
+        "pointers", whom, found, units=units
+    )
 
 
 def _step(work: Path, name: str) -> UmociStep:
@@ -197,8 +181,9 @@ def _contents(work: Path) -> str:
     layout, found = work / LAYOUT, []
     for digest in store.tag(layout, "first").layers:
         with tarfile.open(store.blob(layout, digest)) as archive:
-            names = sorted(m.name.removeprefix("./") for m in archive if m.isfile())
-        found.append(", ".join(names))
+            found.append(
+                ", ".join(sorted(m.name.removeprefix("./") for m in archive if m.isfile()))
+            )
     return "; ".join(found)
 
 
@@ -254,7 +239,7 @@ def read_bundle(folder: Path) -> Bundle:
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise reading.damaged(
-            folder, error, "call it again: the bundle is made anew each time"
+            folder, error, "run it again: the bundle is made anew each time"
         ) from None
 
 

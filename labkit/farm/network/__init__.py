@@ -2,11 +2,10 @@
 
 In a notebook, :func:`connect` makes and mends it, :func:`ping` tries it both ways, and :func:`mistakes` makes the
 common mistakes in a model of it. Other rooms use the modules: ``host`` (namespace, subnet, fence), ``links``,
-``topology`` (what is observed, and its rules), ``pings``, ``firewall``, ``isolation``, ``netns`` (code inside a network
-namespace).
+``topology`` (what is observed, and its rules), ``pings``, ``firewall``, ``isolation``.
 """
 
-from labkit.farm.network import firewall, host, isolation, links, netns, pings, topology
+from labkit.farm.network import firewall, host, isolation, links, pings, topology
 from labkit.farm.network.common_mistakes import mistakes
 from labkit.farm.network.links import connect
 from labkit.farm.network.pings import ping
@@ -18,7 +17,6 @@ __all__ = [
     "isolation",
     "links",
     "mistakes",
-    "netns",
     "ping",
     "pings",
     "topology",

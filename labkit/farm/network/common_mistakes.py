@@ -23,10 +23,10 @@ from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.farm.containers import lab_namespaces
 from labkit.farm.network import links, pings, topology
-from labkit.farm.network.netns import within
 from labkit.farm.network.pings import Echo
 from labkit.farm.network.topology import Topology
 from labkit.kernel.links import Netlink, address
+from labkit.kernel.netns import within
 from labkit.model.lab import Lab
 from labkit.records import Record
 

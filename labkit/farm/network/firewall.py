@@ -289,7 +289,8 @@ def _install(lab: Lab, asked: Rules, found: Tables | None) -> bool:
     if found and (found.lacking or (found.rules == asked and not found.difference)):
         return False
     run.require("nft")
-    there, folder = firewall_tables.standing(lab.netns), _file(lab).parent
+    there = frozenset() if _owned(lab) else firewall_tables.standing(lab.netns)
+    folder = _file(lab).parent
     Journal.of(lab).intend("folder", path=str(folder))
     folder.mkdir(parents=True, exist_ok=True)
     lacking = LACKING if there is None else ""
@@ -314,7 +315,7 @@ def _load(lab: Lab, asked: Rules) -> str:
         raise FarmError(
             f"table {name_of(lab)}",
             f"nft refuses it: {excerpt(error.stderr)}",
-            "end what changes the same tables, and call again",
+            "stop the program that changes the same tables, then run this again",
             again(lab),
             code="farm.firewall",
         ) from None
@@ -324,7 +325,7 @@ def _load(lab: Lab, asked: Rules) -> str:
 def _refuse_foreign(lab: Lab, there: Iterable[tuple[str, str]]) -> None:
     """Raises :class:`StateError` for tables of the lab's name that labkit did not make."""
     found = [family for family in FAMILIES if (family, name_of(lab)) in there]
-    if found and not _owned(lab):
+    if found:
         raise StateError(
             f"nftables' {' and '.join(found)} table {name_of(lab)}",
             "exists already and labkit did not make it for this lab",

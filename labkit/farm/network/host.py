@@ -17,11 +17,11 @@ from labkit.core.link_removal import FENCE_METRIC, fenced, renamed_bridge
 from labkit.core.result import Outcome, action
 from labkit.errors import FarmError, MachineError
 from labkit.farm.containers.lab_namespaces import create_namespace, namespace_inode
-from labkit.farm.network.netns import inside, within
 from labkit.farm.network.topology import in_namespace
 from labkit.kernel import netns as namespaces
 from labkit.kernel import proc
 from labkit.kernel.links import Netlink
+from labkit.kernel.netns import inside, within
 from labkit.model import addresses
 from labkit.model.addresses import Allotment
 from labkit.model.lab import Lab
@@ -106,7 +106,7 @@ def refuse_taken_subnet(lab: Lab, netlink: Netlink) -> None:
     if other := other_owner(lab, "route", subnet=str(lab.subnet), netns=lab.host.netns):
         raise MachineError(
             f"network.subnet = {lab.subnet}",
-            f"is lab {other}'s on this host side",
+            f"is used by lab {other} on this host side",
             f"take down lab {other}, or set network.subnet to a free private network",
             f"labkit status --lab-name {other}",
             code="machine.subnet-taken",

@@ -22,9 +22,9 @@ from labkit.checks import Check
 from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.farm.network import firewall
-from labkit.farm.network.netns import within
 from labkit.kernel import netns as namespaces
 from labkit.kernel.links import Netlink
+from labkit.kernel.netns import within
 from labkit.model.lab import Lab, Replica
 from labkit.records import Record
 

@@ -7,6 +7,7 @@ it is stopped, connections to it are refused at once instead of timing out. What
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,10 +21,10 @@ from labkit.display import counted
 from labkit.errors import StateError
 from labkit.farm.containers import lab_namespaces, runc
 from labkit.farm.network import firewall, host, isolation, topology
-from labkit.farm.network.netns import NamespaceError, each, within
 from labkit.farm.network.topology import Port, Topology
 from labkit.kernel import netns, proc
 from labkit.kernel.links import Link, Netlink, address, is_gone
+from labkit.kernel.netns import NamespaceError, each, within
 from labkit.model.lab import Lab, Replica, mac_of
 
 
@@ -164,8 +165,8 @@ def _wire(netlink: Netlink, lab: Lab) -> bool:
     new = [replica for replica in lab.farm if replica.link not in links]
     _make(netlink, lab, new, bridge)
     mended = _mend(netlink, lab, links, bridge)
-    inside = _mend_ends(lab, ends)
-    touched = [r for r in lab.farm if r in new or r.name in inside or r.name in mended]
+    mended |= _mend_ends(lab, ends, new)
+    touched = [replica for replica in lab.farm if replica.name in mended]
     if touched:
         forget_neighbours(netlink, {replica.address for replica in touched}, index=bridge)
     return changed or bool(touched)
@@ -235,20 +236,31 @@ def _mend(netlink: Netlink, lab: Lab, links: Mapping[str, Link], bridge: int) ->
     return mended
 
 
-def _mend_ends(lab: Lab, known: Mapping[str, ReplicaEnd]) -> set[str]:
-    """Brings each eth0 up with its address and the default route; returns the names of the replicas where that
-    was not so."""
+def _mend_ends(lab: Lab, known: Mapping[str, ReplicaEnd], new: Sequence[Replica]) -> set[str]:
+    """Brings each eth0, those of the ``new`` links first of all, up with its address and the default route; returns
+    the names of the replicas where that was not so."""
+    made = {replica.netns for replica in new}
     todo = {
         replica.netns: replica
         for replica in lab.farm
-        if not _is_sound(lab, replica, known.get(replica.netns))
+        if replica.netns in made or not _is_sound(lab, replica, known.get(replica.netns))
     }
+    own = lab.gateway.ip
 
     def mend(netlink: Netlink, name: str) -> None:
+        ipr, replica = netlink.ipr, todo[name]
+        if name in made:  # as a rule nothing else is there yet, and then that need not be asked
+            index = socket.if_nametoindex("eth0")
+            first = [
+                ipr.addr("add", **address(index, _address(lab, replica))),
+                ipr.link("set", index=index, state="up"),
+                ipr.route("add", dst="default", gateway=str(own)),
+            ]
+            if not any(netlink.try_all(first)):
+                return
         end = _replica_end(netlink)
         if end.eth0 is None:
             return
-        own, replica, ipr = lab.gateway.ip, todo[name], netlink.ipr
         wrong = [gateway for gateway in end.gateways if gateway != own]
         wanted = []
         if _address(lab, replica) not in end.addresses:
@@ -366,10 +378,10 @@ def _replica_ends(farm: Iterable[Replica]) -> dict[str, ReplicaEnd]:
 
 
 def _replica_end(netlink: Netlink) -> ReplicaEnd:
-    eth0 = netlink.links().get("eth0")
+    eth0 = netlink.link("eth0")
     return ReplicaEnd(
         eth0=eth0,
-        addresses=netlink.addresses().get(eth0.index, ()) if eth0 else (),
+        addresses=netlink.addresses(eth0.index).get(eth0.index, ()) if eth0 else (),
         gateways=tuple(
             r.gateway for r in netlink.routes() if not r.network.prefixlen and r.gateway
         ),

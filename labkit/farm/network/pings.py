@@ -13,7 +13,7 @@ from labkit.core import run
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted
-from labkit.farm.network.netns import NamespaceError, inside
+from labkit.kernel.netns import NamespaceError, inside
 from labkit.model.lab import Lab
 from labkit.records import Record
 

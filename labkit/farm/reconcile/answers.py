@@ -22,7 +22,7 @@ from labkit import cancellation
 from labkit.errors import FarmError
 from labkit.farm.containers import container, runc, written
 from labkit.farm.network.host import again
-from labkit.farm.network.netns import inside
+from labkit.kernel.netns import inside
 from labkit.model.lab import Lab, Replica
 from labkit.model.sites import REPLICA_HEADER
 
@@ -55,25 +55,24 @@ class Head:
     fault: str = ""
 
 
-def silent(lab: Lab, farm: Sequence[Replica], *, grace: float) -> dict[str, str]:
-    """The replicas that have answered nothing within ``grace`` seconds, by name, and why. A replica that
-    refused its connection is asked again; whatever comes back is an answer."""
+def persistent(lab: Lab, farm: Sequence[Replica], *, grace: float) -> dict[str, Head]:
+    """The replicas' answers, by name. A replica that has not answered, or has refused its connection, is asked again
+    for ``grace`` seconds; whatever comes back is an answer."""
     deadline, pause = time.monotonic() + grace, 0.01
-    waiting, faults = list(farm), dict[str, str]()
+    waiting, found = list(farm), dict[str, Head]()
     while waiting and (left := deadline - time.monotonic()) > 0:
-        answers = _ask(lab, waiting, patience=left)
-        faults = {name: head.fault for name, head in answers.items() if head.fault}
-        waiting = [replica for replica in waiting if replica.name in faults]
+        found |= _ask(lab, waiting, patience=left)
+        waiting = [replica for replica in waiting if found[replica.name].fault]
         if waiting:
             cancellation.pause(min(pause, left))
             pause = min(2 * pause, 0.2)
-    return {name: f"nothing within {grace:g} s: {fault}" for name, fault in faults.items()}
+    return found
 
 
 def problems(lab: Lab, farm: Sequence[Replica]) -> dict[str, str | None]:
     """What is wrong with the replicas' answers at their own addresses, by name: None for a replica that
     answers HTTP 200 under its name."""
-    return {name: _problem(name, head) for name, head in _ask(lab, farm).items()}
+    return {name: problem_of(name, head) for name, head in _ask(lab, farm).items()}
 
 
 def problem(lab: Lab, replica: Replica) -> str | None:
@@ -106,7 +105,8 @@ def _ask(lab: Lab, farm: Sequence[Replica], *, patience: float = 2.0) -> dict[st
     return {replica.name: head for replica, head in zip(farm, found, strict=True)}
 
 
-def _problem(name: str, head: Head) -> str | None:
+def problem_of(name: str, head: Head) -> str | None:
+    """What is wrong with an answer of the replica of that name; None for HTTP 200 under its name. Pure."""
     if head.fault:
         return f"no answer: {head.fault}"
     who = head.headers.get(REPLICA_HEADER.lower(), "")[:NAME]
@@ -127,7 +127,7 @@ def _error(lab: Lab, replica: Replica, reason: str) -> FarmError:
     return FarmError(
         f"replica {replica.name}",
         f"{reason} after {PATIENCE:g} s",
-        "its own logs say why",
+        "its logs say why",
         f"tail {written.console(lab, replica.name)} {written.folder(lab, replica.name)}/log/*",
         code="farm.replica-silent",
     )

@@ -20,7 +20,7 @@ from labkit.errors import ConfigError, FarmError
 from labkit.farm.containers import container, lab_namespaces, overlay, runc
 from labkit.farm.containers.overlay import Wanted
 from labkit.farm.containers.runc import State
-from labkit.farm.images import actions as images
+from labkit.farm.images import layout as images
 from labkit.farm.network import firewall, host, links
 from labkit.farm.reconcile import answers, preflight
 from labkit.farm.reconcile.observe import Observation, is_unnamed, observe
@@ -44,16 +44,18 @@ PROGRAMS = (
 SERVERS = ("dnsmasq", "apache2", "ss")
 
 
-def converge(lab: Lab, kinds: Sequence[str] = KINDS) -> tuple[Plan, ...]:
-    """Makes the lab's resources of these kinds as the Lab says; returns the plans that were carried out.
+def converge(lab: Lab, kinds: Sequence[str] = KINDS) -> tuple[tuple[Plan, ...], Observation]:
+    """Makes the lab's resources of these kinds as the Lab says; returns the plans that were carried out, and the
+    last observation, in which nothing differs any more.
 
     Images are built before the lab's ``farm`` lock is taken, everything else is done under it.
     :raises FarmError: the observed resources do not become the wanted ones, whatever is done; and whatever
         the steps themselves raise.
     """
-    first = observe(lab, kinds).plan(lab, kinds)
+    state = observe(lab, kinds)
+    first = state.plan(lab, kinds)
     if first.empty:
-        return ()
+        return (), state
     done = [prepare(lab, first)]
     with lock(lab.run_dir, "farm"):
         while not (plan := (state := observe(lab, kinds)).plan(lab, kinds)).empty:
@@ -61,15 +63,15 @@ def converge(lab: Lab, kinds: Sequence[str] = KINDS) -> tuple[Plan, ...]:
                 step = plan.steps[0]
                 raise FarmError(
                     step.id,
-                    f"is not as it has to be, although labkit did what it can: {step.why}",
-                    "something else changes it at the same time, or it cannot be had on this machine",
+                    f"still differs after labkit's last attempt: {step.why}",
+                    "another program changes it at the same time, or this machine cannot provide it",
                     "labkit plan",
                     code="farm.not-converged",
                 )
             wider = surging(lab, plan, state.states) if KINDS[-1] in kinds else lab
             done.append(plan if wider == lab else state.plan(wider, kinds))
             act(wider, done[-1], state)
-    return tuple(plan for plan in done if plan.steps)
+    return tuple(plan for plan in done if plan.steps), state
 
 
 def prepare(lab: Lab, plan: Plan) -> Plan:
@@ -133,7 +135,7 @@ def act(lab: Lab, plan: Plan, state: Observation) -> None:
     host.remember_addresses(lab, others=False)
     if wired and _has_stale(plan):
         links.remove_stale(lab)
-    if plan.named("firewall", "create", "change"):
+    if plan.named("firewall", "change"):
         firewall.settle(lab)
 
 

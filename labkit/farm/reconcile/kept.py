@@ -7,9 +7,9 @@ from pathlib import Path
 
 from labkit.checks import Check
 from labkit.core import cache
-from labkit.core.files import proven, text_of
+from labkit.core.files import proven
 from labkit.display import counted
-from labkit.farm.images import builder, unpacking
+from labkit.farm.images import builder
 from labkit.farm.rootfs.repository import PackageCache
 from labkit.model.lab import Lab
 
@@ -24,16 +24,14 @@ def checks(lab: Lab) -> tuple[Check, ...]:
     makes it again.
     """
     held = sorted({link.resolve() for link in (lab.state_dir / "uses").glob("*") if link.exists()})
-    places = (lab.state_dir / name for name in ("unpacked", "layers"))
-    own = sorted(path for place in places for path in place.glob("[!.]*") if path.is_dir())
     image = [builder.place(lab)] if builder.place(lab).exists() else []
     pool = sorted(PackageCache.of(lab).pool.glob("[!.]*"))
     results = [path for folder in held for item in cache.added(folder) for path in _files(item)]
     return (
         *(_check(f"kept.{path.parent.name}.{path.name}", [path], _folder) for path in held),
         *(_check("kept.images", [path], _folder) for path in image),
-        _check("kept.layers", own, _folder),
-        _check("kept.configurations", unpacking.configurations(lab), _configuration),
+        _check("kept.layers", _sealed(lab, "unpacked", "layers"), _folder),
+        _check("kept.configurations", _sealed(lab, "configurations"), _folder),
         _check("kept.packages", pool, _package),
         _check("kept.results", results, _result),
     )
@@ -55,9 +53,10 @@ def _folder(path: Path) -> list[str]:
     return [f"{path}/{name}" for name in cache.damage(path, anew=True)]
 
 
-def _configuration(path: Path) -> list[str]:
-    text = text_of(path)
-    return [] if text is not None and unpacking.is_named(path, text) else [str(path)]
+def _sealed(lab: Lab, *names: str) -> list[Path]:
+    """The sealed folders in folders of the lab's state."""
+    places = (lab.state_dir / name for name in names)
+    return sorted(path for place in places for path in place.glob("[!.]*") if path.is_dir())
 
 
 def _package(path: Path) -> list[str]:

@@ -12,12 +12,11 @@ from labkit.core.journal import Entry, Journal, boot_id
 from labkit.core.undo import mount_points
 from labkit.farm.containers import bundle, container, lab_namespaces, overlay, runc, written
 from labkit.farm.containers.runc import State
-from labkit.farm.images import on_disk
-from labkit.farm.images.on_disk import Images
+from labkit.farm.images import layout
+from labkit.farm.images.layout import Images
 from labkit.farm.network import firewall as guard
 from labkit.farm.network import links
 from labkit.farm.network import topology as topologies
-from labkit.farm.network.netns import NamespaceError, within
 from labkit.farm.network.topology import Topology
 from labkit.farm.reconcile import answers, plan
 from labkit.farm.reconcile.plan import Plan
@@ -26,6 +25,7 @@ from labkit.farm.services import balancer_server, dns_server
 from labkit.kernel import netns as namespaces
 from labkit.kernel import proc
 from labkit.kernel.links import UNREACHABLE, Netlink
+from labkit.kernel.netns import NamespaceError, within
 from labkit.model.lab import Lab, Replica
 from labkit.model.resources import KINDS, Known, Resource, fingerprint, of_kinds
 from labkit.records import Record
@@ -36,11 +36,13 @@ AGAIN = 2
 
 class Observation(Record):
     """The observed resources; what of the wanted ones the machine tells (``known``); each container as runC
-    knows it; and the failing checks of what somebody else did, which no step puts right (``strange``)."""
+    knows it; what is wrong with the answers of the replicas that could be asked (``problems``, None: nothing); and
+    the failing checks of what somebody else did, which no step puts right (``strange``)."""
 
     resources: tuple[Resource, ...]
     known: Known
     states: dict[str, State]
+    problems: dict[str, str | None]
     strange: tuple[Check, ...] = ()
 
     def plan(self, lab: Lab, kinds: Sequence[str] = KINDS) -> Plan:
@@ -65,14 +67,17 @@ def _observe(lab: Lab, kinds: Sequence[str]) -> Observation:
     entries = tuple(e for e in Journal.of(lab).standing() if e.boot == boot_id())
     variants.of_lab(lab)  # raises for a word that names none, before anything is made of it
     suite = apt.suite(lab)
-    images = on_disk.read(lab, suite)
+    images = layout.observe(lab, suite)
     unnamed = frozenset(item.name for item in lab.farm if is_unnamed(item, states))
     topology = links.observe(lab)
     mounted = mount_points()
     firewall = guard.facts(guard.look(lab))
     asked = [] if guard.differs(lab, firewall) else _reachable(lab, kinds, topology, states)
-    silent = answers.silent(lab, asked, grace=answers.GRACE)
-    told = {item.name: silent.get(item.name, "yes") for item in asked}
+    heads = answers.persistent(lab, asked, grace=answers.GRACE)
+    told = {
+        name: f"nothing within {answers.GRACE:g} s: {head.fault}" if head.fault else "yes"
+        for name, head in heads.items()
+    }
     made = frozenset(
         entry.what.get("name", "")
         for entry in entries
@@ -98,6 +103,7 @@ def _observe(lab: Lab, kinds: Sequence[str]) -> Observation:
         resources=resources,
         known=_known(lab, images, suite),
         states=states,
+        problems={name: answers.problem_of(name, head) for name, head in heads.items()},
         strange=topologies.strange(lab, topology),
     )
 
@@ -108,16 +114,16 @@ def _known(lab: Lab, images: Images | None, suite: str) -> Known:
     ids = lab_namespaces.preview(lab, [replica.name for replica in lab.farm])
     made_of: dict[str, str] = {}
     texts: dict[str, str] = {}
+    whole = [] if overlay.has_files(lab, files) else ["damaged"]
     for site in lab.sites:
         image = images.sites.get(site.name) if images and files else None
         unpacked = image.unpacked if image else None
         if unpacked is None:
             continue
         own = overlay.image_configuration(unpacked)
+        below = overlay.lower(lab, unpacked, files)
         for replica in lab.replicas_of(site.name):
             first = ids[replica.name]
-            below = overlay.lower(lab, unpacked, files)
-            whole = [] if overlay.has_files(lab, files) else ["damaged"]
             made_of[replica.name] = fingerprint(overlay.made_of(below, first), *whole)
             spec = lab_namespaces.with_ids(lab, container.replica_spec(lab, replica), first)
             texts[replica.name] = overlay.configuration(own, spec)

@@ -18,7 +18,7 @@ from labkit.display import counted
 from labkit.farm.containers import written
 from labkit.farm.containers.runc import State
 from labkit.farm.images import builder
-from labkit.farm.images.on_disk import Images
+from labkit.farm.images.layout import Images
 from labkit.farm.network import firewall
 from labkit.farm.network.topology import Topology
 from labkit.farm.services import balancer_server, dns_server

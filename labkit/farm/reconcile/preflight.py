@@ -10,12 +10,12 @@ from labkit.display import counted
 from labkit.errors import StateError
 from labkit.farm.containers import container, lab_namespaces, runc
 from labkit.farm.network import host, links
-from labkit.farm.network.netns import within
 from labkit.farm.reconcile.plan import Plan
 from labkit.farm.services import balancer_server, dns_server
 from labkit.kernel import cgroups
 from labkit.kernel import netns as namespaces
 from labkit.kernel.links import Netlink
+from labkit.kernel.netns import within
 from labkit.model.lab import Lab
 
 

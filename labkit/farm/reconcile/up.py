@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from labkit.checks import Check, equal
@@ -12,7 +13,7 @@ from labkit.farm.containers import lab_namespaces, overlay, runc
 from labkit.farm.network import host
 from labkit.farm.reconcile import answers, apply, preflight
 from labkit.kernel import users
-from labkit.model.lab import Lab, Replica
+from labkit.model.lab import Lab
 from labkit.model.resources import FARM
 from labkit.records import Record
 
@@ -40,18 +41,21 @@ def replicas(lab: Lab) -> Outcome[Farm]:
     Example: ``up.replicas(lab).value.pids``
     """
     preflight.refuse_surplus(lab)
-    changed = bool(apply.converge(lab, FARM))
-    pids = {name: state.pid for name, state in runc.states(lab).items()}
-    value = Farm(pids={replica.name: pids.get(replica.name, 0) for replica in lab.farm})
+    done, last = apply.converge(lab, FARM)
+    value = Farm(pids={item.name: last.states[item.name].pid for item in lab.farm})
     return Outcome(
         value=value,
         subject=lab.name,
-        changed=changed,
+        changed=bool(done),
         summary=(
             f"Up at their own addresses: {counted(len(lab.farm), 'replica')} of "
             f"{counted(len(lab.sites), 'site')}, each answering for itself."
         ),
-        checks=(*replica_checks(lab), *privilege_checks(value), users_check(lab, value)),
+        checks=(
+            *_replica_checks(lab, last.problems),
+            *privilege_checks(value),
+            users_check(lab, value),
+        ),
         tables=(replica_table(lab, value),),
     )
 
@@ -60,10 +64,7 @@ def replica_checks(lab: Lab) -> tuple[Check, ...]:
     """Whether each replica's container runs and answers for itself at its own address."""
     states = runc.states(lab)
     alive = [r for r in lab.farm if r.name in states and states[r.name].status == "running"]
-    faults = {r.name: "its container is not running" for r in lab.farm} | answers.problems(
-        lab, alive
-    )
-    return tuple(_replica_check(lab, replica, faults[replica.name]) for replica in lab.farm)
+    return _replica_checks(lab, answers.problems(lab, alive))
 
 
 def privilege_checks(value: Farm) -> tuple[Check, ...]:
@@ -126,12 +127,15 @@ def replica_table(lab: Lab, value: Farm) -> Table:
     return Table.of("replicas", "The farm's replicas", rows)
 
 
-def _replica_check(lab: Lab, replica: Replica, fault: str | None) -> Check:
-    expected = f"{replica.name} answers HTTP 200 at {replica.address}"
-    return equal(
-        f"farm.replica.{replica.name}",
-        expected,
-        fault or expected,
-        rows=("R11", "E4"),
-        again=host.again(lab, curl(f"http://{replica.address}/", options="--include")),
+def _replica_checks(lab: Lab, faults: Mapping[str, str | None]) -> tuple[Check, ...]:
+    """The checks, with what is wrong with the answers of those that could be asked (None: nothing)."""
+    return tuple(
+        equal(
+            f"farm.replica.{replica.name}",
+            expected := f"{replica.name} answers HTTP 200 at {replica.address}",
+            faults.get(replica.name, "its container is not running") or expected,
+            rows=("R11", "E4"),
+            again=host.again(lab, curl(f"http://{replica.address}/", options="--include")),
+        )
+        for replica in lab.farm
     )

@@ -13,7 +13,6 @@ from labkit.core.journal import Journal, lock
 from labkit.core.result import Outcome, action
 from labkit.display import counted
 from labkit.errors import LabkitError, LockError
-from labkit.farm.network import links, topology
 from labkit.farm.reconcile import plan as plans
 from labkit.farm.reconcile.apply import converge
 from labkit.farm.reconcile.observe import observe
@@ -89,7 +88,8 @@ def apply(lab: Lab) -> Outcome[Applied]:
 
     Example: ``upkeep.apply(lab).changed`` is False the second time.
     """
-    value = Applied(plans=converge(lab))
+    done, state = converge(lab)
+    value = Applied(plans=done)
     return Outcome(
         value=value,
         subject=lab.name,
@@ -97,7 +97,7 @@ def apply(lab: Lab) -> Outcome[Applied]:
         summary=plans.done(value.plans, lab),
         checks=(
             *plans.checks(lab, Plan(steps=(), resources=0)),  # what the last look saw
-            *topology.strange(lab, links.observe(lab)),
+            *state.strange,
         ),
         tables=plans.tables(lab, value.plans[0]) if value.plans else (),
     )
@@ -195,7 +195,7 @@ class Keeper:
         with lock(self.lab.run_dir, "session", wait=0):
             if not self._is_up() and self._was_up:
                 return False
-            return bool(converge(self.lab))
+            return bool(converge(self.lab)[0])
 
     def _notice(self, said: str) -> None:
         """Tells what a person has to put right, when it is another thing than the last time."""

@@ -21,19 +21,15 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from labkit.core import cache, run
-from labkit.core.files import text_of, write_atomically
+from labkit.core.files import text_of
 from labkit.core.journal import lock
 from labkit.errors import ConfigError, LabkitError, MachineError
+from labkit.farm.rootfs.cache_entries import recorded, write_record
 from labkit.model.lab import Lab
 from labkit.records import Record
 
 #: What apt is asked to print of each list of packages that it has, with tabs between: a medium's name has blanks.
-TARGET_FORMAT = "\t".join(
-    f"$({name})"
-    for name in (
-        "CREATED_BY", "REPO_URI", "RELEASE", "CODENAME", "COMPONENT", "ARCHITECTURE", "FILENAME", "ORIGIN",
-    )
-)  # fmt: skip
+TARGET_FORMAT = "$(CREATED_BY)\t$(REPO_URI)\t$(RELEASE)\t$(CODENAME)\t$(COMPONENT)\t$(ARCHITECTURE)\t$(FILENAME)\t$(ORIGIN)"
 #: How long a mirror may be silent and how often it is asked again, unless the machine's configuration says so itself.
 PATIENCE = {
     "Acquire::http::Timeout": "10",
@@ -47,7 +43,7 @@ HOOKS = ("Pre-Invoke", "Post-Invoke", "Post-Invoke-Success")
 #: apt's program that fetches files by its methods.
 HELPER = "/usr/lib/apt/apt-helper"
 #: Why something was not fetched.
-OFFLINE = "is not in the cache, and labkit is to stay offline"
+OFFLINE = "is not in the cache, and labkit is offline"
 #: Has a file for each suite that debootstrap knows.
 SCRIPTS = Path("/usr/share/debootstrap/scripts")
 #: The names in a machine's sources that stand for its own suite, besides its codename.
@@ -67,37 +63,21 @@ NO_RELEASE = re.compile(
 UNREACHED = re.compile(r"Unable to connect to \S+:")
 #: How apt says why it did without a list; the error's code, its reason and its remedy.
 REFUSALS = (
-    (
-        re.compile(r"  (?P<what>40[13] .*)"),
-        "machine.mirror-login",
-        "asks for a login that apt does not have: it answers {what}",
-        "apt keeps logins in /etc/apt/auth.conf.d: apt_auth.conf(5)",
-    ),
-    (
-        re.compile(r"(?P<what>is expired .*?\))"),
-        "machine.mirror-expired",
-        "has an old list of packages: it {what}",
-        "where that is meant, say `Check-Valid-Until: no` at apt's source (sources.list(5)); otherwise take "
-        "another mirror",
-    ),
-    (
-        re.compile(r"GPG error: \S+ \S+ \S+ (?P<what>.*)|(?P<unsigned>is not signed)"),
-        "machine.mirror-signature",
-        "is not trusted by apt: {what}{unsigned}",
-        "give apt's source the mirror's key: Signed-By in sources.list(5)",
-    ),
-    (
-        re.compile(r"Failed to fetch \S+ +(?P<what>.*)"),
-        "machine.mirror",
-        "does not answer: {what}",
-        "check the network, or set rootfs.mirror to a mirror that this machine reaches",
-    ),
-    (
-        re.compile(r"[EW]: (?P<what>.*)"),
-        "machine.mirror",
-        "is of no use to apt: {what}",
-        "correct what apt's own words name",
-    ),
+    (re.compile(r"  (?P<what>40[13] .*)"), "machine.mirror-login",
+     "asks for a login that apt does not have: it answers {what}",
+     "apt keeps logins in /etc/apt/auth.conf.d: apt_auth.conf(5)"),
+    (re.compile(r"(?P<what>is expired .*?\))"), "machine.mirror-expired",
+     "has an old list of packages: it {what}",
+     "where that is meant, say `Check-Valid-Until: no` at apt's source (sources.list(5)); otherwise take another mirror"),
+    (re.compile(r"GPG error: \S+ \S+ \S+ (?P<what>.*)|(?P<unsigned>is not signed)"), "machine.mirror-signature",
+     "is not trusted by apt: {what}{unsigned}",
+     "give apt's source the mirror's key: Signed-By in sources.list(5)"),
+    (re.compile(r"Failed to fetch \S+ +(?P<what>.*)"), "machine.mirror",
+     "does not answer: {what}",
+     "check the network, or set rootfs.mirror to a mirror that this machine reaches"),
+    (re.compile(r"[EW]: (?P<what>.*)"), "machine.mirror",
+     "is of no use to apt: {what}",
+     "correct what apt's own words name"),
 )  # fmt: skip
 
 
@@ -125,7 +105,7 @@ class AbsentError(MachineError):
         super().__init__(
             what,
             reason,
-            "call it once without --offline, where the mirror can be reached"
+            "run it once without --offline, where the mirror can be reached"
             if status is None
             else "check the network; after an update of the archive: labkit refresh",
             "apt-get update",
@@ -312,13 +292,7 @@ def refusal(line: str, kind: str, again: str) -> LabkitError:
 def find_lists(lab: Lab) -> Archive | None:
     """Returns the lab's archive from the cache; None when its lists were not taken yet, or are damaged."""
     place = _place(lab)
-    if not cache.whole(place):
-        return None
-    try:
-        found = Archive.model_validate_json(text_of(place / "archive.json") or "")
-    except ValueError:  # removed since
-        return None
-    return found.model_copy(update={"folder": place})
+    return recorded(place, Archive, folder=place)
 
 
 def ensure_lists(lab: Lab) -> Archive:
@@ -342,7 +316,7 @@ def update_lists(lab: Lab) -> Archive:
         try:
             part.mkdir(parents=True)
             archive = fetch_lists(lab, part, seed=_kept(place))
-            write_atomically(part / "archive.json", archive.model_dump_json(indent=1))
+            write_record(part, archive)
             cache.seal(part)
             with suppress(FileNotFoundError):
                 place.rename(old)

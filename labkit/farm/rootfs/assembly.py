@@ -15,7 +15,7 @@ import os
 import re
 import stat
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -208,45 +208,20 @@ def _hashes(conffiles: Path, root: Path) -> dict[str, str]:
 
 def _unpack_files(archive: tarfile.TarFile, root: Path, chosen: Selection) -> tuple[list[str], int]:
     """Unpacks an archive; returns the paths of all its members as dpkg lists them, and the latest time."""
-    names, folders, newest = [], [], 0
-    for member in archive:
-        path = str(member.name).removeprefix(".").rstrip("/")
-        names.append(path or "/.")
-        if not chosen.has(path):
-            continue
-        newest = max(newest, int(member.mtime))
-        target = f"{root}{path}"
-        if member.isdir():
-            Path(target).mkdir(parents=True, exist_ok=True)
-            folders.append((target, member))
-        else:
-            _unpack_file(archive, member, target, root)
-    for target, member in reversed(folders):
-        _dress(target, member)
-    return names, newest
+    names, times = [], [0]
 
+    def members() -> Iterator[tarfile.TarInfo]:
+        for member in archive:
+            path = member.name.removeprefix(".").rstrip("/")
+            names.append(path or "/.")
+            there = member.issym() and Path(f"{root}{path}").is_symlink()
+            if chosen.has(path) and not there:  # another process may need the link meanwhile
+                times.append(int(member.mtime))
+                yield member
 
-def _unpack_file(
-    archive: tarfile.TarFile, member: tarfile.TarInfo, target: str, root: Path
-) -> None:
-    """One file, link or name of another file."""
-    Path(target).parent.mkdir(parents=True, exist_ok=True)
-    if member.issym():
-        with suppress(FileExistsError):
-            Path(target).symlink_to(member.linkname)
-    elif member.islnk():
-        Path(target).hardlink_to(f"{root}{member.linkname.removeprefix('.')}")
-    else:
-        source = archive.extractfile(member)
-        Path(target).write_bytes(source.read() if source else b"")
-        _dress(target, member)
-
-
-def _dress(target: str, member: tarfile.TarInfo) -> None:
-    """Gives a file or folder the owner, mode and time of the archive's."""
-    os.chown(target, member.uid, member.gid)
-    Path(target).chmod(member.mode)
-    os.utime(target, (int(member.mtime), int(member.mtime)))
+    archive.extraction_filter = lambda member, _: member  # set-uid programs and devices stay so
+    archive.extractall(root, members(), numeric_owner=True)  # noqa: S202 - apt has verified it
+    return names, max(times)
 
 
 # -- configuring -------------------------------------------------------------------------------------

@@ -5,23 +5,21 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
 from labkit.checks import Check, equal
 from labkit.core import cache, run
-from labkit.core.files import write_atomically
-from labkit.core.journal import lock
 from labkit.core.progress import Doing, doing
 from labkit.core.result import Outcome, action
 from labkit.display import counted, human_bytes
 from labkit.errors import BuildError, CommandError, ConfigError
-from labkit.farm.rootfs import apt, buildplan, commands, packages, reproducible, variants
+from labkit.farm.rootfs import apt, buildplan, commands, packages, sandbox, variants
 from labkit.farm.rootfs.apt import AbsentError
 from labkit.farm.rootfs.buildplan import BuildPlan, Rootfs
-from labkit.farm.rootfs.cache_entries import PATIENCE, building, discard, size
+from labkit.farm.rootfs.cache_entries import building, discard, made_once, size, write_record
 from labkit.farm.rootfs.commands import BuildStep
 from labkit.farm.rootfs.repository import PackageCache, Repository
 from labkit.farm.rootfs.sandbox import HOST_NETWORK, Access, gateway, in_memory, sealed
@@ -34,22 +32,18 @@ log = logging.getLogger("labkit.rootfs")
 TIMEOUT = 1500.0
 #: A line that tells of one package, by the phase that it belongs to.
 STEPS = {
-    "download": re.compile(
-        r"I: Retrieving \S+ \S|Get:\d+ (\S+ \S+ \S+ \S+ \S+ \S+|\S+\.deb) \[|download \S+\.deb"
-    ),
+    "download": re.compile(r"I: Retrieving \S+ \S|Get:\d+ (\S+ \S+ \S+ \S+ \S+ \S+|\S+\.deb) \[|download \S+\.deb"),
     "unpack": re.compile(r"I: (Extracting|Unpacking) \S+\.\.\.$|Unpacking \S+ \("),
     "configure": re.compile(r"I: Configuring \S+\.\.\.$|Setting up \S+ \("),
-}
+}  # fmt: skip
 #: A line that begins a phase, of which the number of packages is not known yet.
 BEGINNINGS = {
-    "resolve": re.compile(
-        r"I: Resolving|Building dependency tree|I: Retrieving (InRelease|Packages)"
-    ),
+    "resolve": re.compile(r"I: Resolving|Building dependency tree|I: Retrieving (InRelease|Packages)"),
     "download": re.compile(r"(I: )?downloading|I: Checking component"),
     "unpack": re.compile(r"(I: )?extracting|I: Installing core|I: Unpacking (required|the base)"),
     "configure": re.compile(r"I: installing|configuring|I: Configuring (required|the base)"),
     "leave out": re.compile(r"leaving out"),
-}
+}  # fmt: skip
 #: How many packages a transaction has.
 NEWLY = re.compile(r"(?:\d+ upgraded, |extracting |downloading )(\d+) (?:newly installed|packages)")
 
@@ -105,8 +99,8 @@ def refresh(lab: Lab) -> Outcome[Lists]:
     if lab.offline:
         raise ConfigError(
             "offline",
-            "no list can be taken anew",
-            "call it without --offline",
+            "the lists of packages cannot be refreshed",
+            "run it without --offline",
             code="config.offline",
         )
     before, archive = apt.find_lists(lab), apt.update_lists(lab)
@@ -125,30 +119,32 @@ def checks(value: Rootfs, listed: tuple[packages.Package, ...]) -> tuple[Check, 
     start = ["chroot", str(value.path), "/bin/sh", "-c", "exit 0"]
     audit = ["dpkg", f"--root={value.path}", "--audit"]
     select = ["dpkg", f"--root={value.path}", "--get-selections"]
+    status = run.run(start, ok=range(256)).status
+    half = run.run(audit, ok=(0, 1)).stdout.strip() or "no package half installed"
     selected = packages.parse_selections(run.run(select).stdout)
     names = tuple(package.name for package in listed)
+    differing = packages.naming(sorted(set(selected) ^ set(names)))
     agree = selected == names
+    shell = "a shell in it ends with status"
     return (
         equal(
             f"rootfs.starts.{value.variant}",
-            "a shell in it ends with status 0",
-            f"a shell in it ends with status {run.run(start, ok=range(256)).status}",
+            f"{shell} 0",
+            f"{shell} {status}",
             rows=("E2",),
             again=" ".join(start[:3]),
         ),
         equal(
             f"rootfs.configured.{value.variant}",
             "no package half installed",
-            run.run(audit, ok=(0, 1)).stdout.strip() or "no package half installed",
+            half,
             rows=("E2",),
             again=" ".join(audit),
         ),
         Check(
             name=f"rootfs.selections.{value.variant}",
             expected=f"dpkg lists the {counted(len(names), 'package')} of the table",
-            seen="it does"
-            if agree
-            else f"{len(selected)}: {packages.naming(sorted(set(selected) ^ set(names)))}",
+            seen="it does" if agree else f"{len(selected)}: {differing}",
             holds=agree,
             rows=("R4",),
             again=" ".join(select),
@@ -173,12 +169,15 @@ def ensure(lab: Lab, variant: str, *, registry: str = "") -> tuple[Rootfs, bool]
 
 
 def _ensure(lab: Lab, planned: BuildPlan) -> tuple[Rootfs, bool]:
-    with lock(lab.cache_dir / "locks", planned.key, wait=PATIENCE):
-        cache.hold(lab, f"rootfs-{planned.variant.name}", planned.place)
-        if planned.archive:
-            cache.hold(lab, "lists", planned.archive.folder)
-        kept = buildplan.find(planned)
-        return kept or _build(lab, planned), kept is None
+    if planned.archive:
+        cache.hold(lab, "lists", planned.archive.folder)
+    return made_once(
+        lab,
+        planned.place,
+        f"rootfs-{planned.variant.name}",
+        lambda: buildplan.find(planned),
+        lambda: _build(lab, planned),
+    )
 
 
 def _build(lab: Lab, planned: BuildPlan) -> Rootfs:
@@ -188,8 +187,8 @@ def _build(lab: Lab, planned: BuildPlan) -> Rootfs:
     if planned.registry and lab.offline:
         raise BuildError(
             planned.what,
-            "is not in the cache, and labkit is to stay offline: no registry is asked",
-            "call it once without --offline, or without a registry",
+            "is not in the cache, and labkit is offline: no registry is asked",
+            "run it once without --offline, or without a registry",
             code="build.offline",
         )
     started = time.monotonic()
@@ -213,7 +212,7 @@ def _build(lab: Lab, planned: BuildPlan) -> Rootfs:
             origin=planned.origin,
             key=planned.key,
         )
-        write_atomically(work / "rootfs.json", value.model_dump_json(indent=1))
+        write_record(work, value)
     return value
 
 
@@ -227,13 +226,21 @@ def _fill(lab: Lab, planned: BuildPlan, work: Path, before: Rootfs | None) -> in
         network = gateway(cached, repository) if planned.archive else nullcontext(HOST_NETWORK)
         with network as access:
             for step in _steps(planned, repository, work, before, fetched):
-                _run(step, planned.variant.name, access)
+                first, *words = step.argv
+                own = first.startswith("labkit.")
+                run_reported(
+                    run.module(first, *words) if own else step.argv,
+                    name=planned.variant.name,
+                    phase=step.doing,
+                    access=access,
+                    quiet=step.quiet,
+                )
     except Exception as error:
         raise cause_of(cached, planned.what, error) from error
     repository.name_mirrors(root)
-    removed = reproducible.tidy(root)
+    removed = sandbox.tidy(root)
     if planned.archive:
-        reproducible.settle(root, began)
+        sandbox.settle(root, began)
     if work.name == "memory":
         run.run(["cp", "--archive", root, work.parent / "rootfs"], timeout=TIMEOUT)
     return removed
@@ -284,16 +291,20 @@ def _steps(
     )
 
 
-def _run(step: BuildStep, name: str, access: Access) -> None:
-    """Runs one command of a build, sealed off, and reports its progress."""
-    first, *words = step.argv
-    own = first.startswith("labkit.")
-    argv = sealed(run.module(first, *words) if own else step.argv, access=access)
-    quiet = step.quiet
-    with reporting(name, step.doing) as listen:
-        run.run(
-            argv, env=access.env, timeout=TIMEOUT, on_line=listen, on_output=listen, quiet=quiet
-        )
+def run_reported(
+    argv: Sequence[str],
+    *,
+    name: str,
+    phase: str,
+    access: Access,
+    root: Path | None = None,
+    quiet: bool = False,
+) -> None:
+    """Runs one program of a build of ``name``, sealed off (:func:`sealed`), and reports its progress."""
+    env = {"DEBIAN_FRONTEND": "noninteractive", **access.env}
+    words = sealed(argv, root=root, access=access)
+    with reporting(name, phase) as listen:
+        run.run(words, env=env, timeout=TIMEOUT, on_line=listen, on_output=listen, quiet=quiet)
 
 
 def cause_of(cached: PackageCache, what: str, error: Exception) -> Exception:
@@ -306,7 +317,7 @@ def cause_of(cached: PackageCache, what: str, error: Exception) -> Exception:
     names = packages.naming(sorted(lost))
     first = next(iter(lost.values()))
     if first.status is None:
-        reason = f"{counted(len(lost), 'package', 'are')} not in the cache, and labkit is to stay offline: {names}"
+        reason = f"{counted(len(lost), 'package', 'are')} not in the cache, and labkit is offline: {names}"
         return BuildError(what, reason, first.remedy, first.again, code="build.failed")
     if first.status in (404, 410):
         return OutdatedError(what, f"the mirror no longer has {names}", first.remedy, first.again)

@@ -20,13 +20,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from labkit import reading
-from labkit.core import cache, run
+from labkit.core import run
 from labkit.core.files import proven, write_proven
 from labkit.errors import ConfigError, MachineError, StateError
 from labkit.farm.rootfs import apt, commands, packages, variants
 from labkit.farm.rootfs.apt import Archive, Source
-from labkit.farm.rootfs.cache_entries import require_space
+from labkit.farm.rootfs.cache_entries import recorded, require_space
 from labkit.farm.rootfs.packages import parse_relations
 from labkit.farm.rootfs.repository import Repository
 from labkit.farm.rootfs.variants import Variant
@@ -103,7 +102,7 @@ def require_host(registry: str) -> None:
     if registry and not HOST.fullmatch(registry):
         raise ConfigError(
             f"registry = {registry[:200]!r}",
-            "is no host of a registry",
+            "is not the host of a registry",
             "write it like registry.example:5000",
             code="config.registry",
         )
@@ -175,7 +174,7 @@ def _list_gone(planned: BuildPlan) -> StateError:
     return StateError(
         planned.what,
         "the suite's list of packages in the cache was replaced while it was read",
-        "call it again when no other labkit refreshes the list",
+        "run it again when no other labkit refreshes the list",
         "labkit refresh --help",
         code="state.list-gone",
     )
@@ -192,7 +191,7 @@ def program_version(package: str) -> str:
     if status != "installed":  # the program may be there all the same, of another origin
         raise MachineError(
             package,
-            "this Debian package is not installed, as dpkg-query says",
+            "this Debian package is not installed (dpkg-query)",
             "let `./lab doctor` install what is missing (it reads labkit/debian-packages.txt)",
             f"dpkg-query --show {package}",
             code="machine.no-program",
@@ -202,13 +201,7 @@ def program_version(package: str) -> str:
 
 def find(planned: BuildPlan) -> Rootfs | None:
     """The whole root file system in the cache, or None: also when its record or its files are damaged."""
-    if not cache.whole(planned.place):
-        return None
-    try:
-        found = Rootfs.model_validate_json(reading.content(planned.place / "rootfs.json"))
-        return found.model_copy(update={"path": planned.place / "rootfs"})
-    except (OSError, ValueError):  # removed since
-        return None
+    return recorded(planned.place, Rootfs, path=planned.place / "rootfs")
 
 
 @functools.cache
@@ -286,21 +279,16 @@ def parse(text: str) -> Iterator[Offer]:
 def closure(offers: Iterable[Offer], asked: Collection[str]) -> list[Offer]:
     """Those that are everywhere or asked for, and all that these may draw in."""
     known: dict[str, list[Offer]] = {}
-    waiting = [*TOOLS, *asked]
+    start = [*TOOLS, *asked]
     for offer in offers:
         for name in (offer.name, *offer.provides):
             known.setdefault(name, []).append(offer)
         if offer.everywhere:
-            waiting.append(offer.name)
-    done: set[str] = set()
-    found: set[Offer] = set()
-    while waiting:
-        name = waiting.pop()
-        if name not in done:
-            done.add(name)
-            found.update(known.get(name, ()))
-            waiting += [other for offer in known.get(name, ()) for other in offer.depends]
-    return sorted(found)
+            start.append(offer.name)
+    names = packages.reachable(
+        start, lambda name: [other for offer in known.get(name, ()) for other in offer.depends]
+    )
+    return sorted({offer for name in names for offer in known.get(name, ())})
 
 
 def summed(offers: Iterable[Offer]) -> str:

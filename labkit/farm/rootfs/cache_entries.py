@@ -16,7 +16,9 @@ import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
+from labkit import reading
 from labkit.core import cache, files, probes, undo
 from labkit.core.files import existing
 from labkit.core.journal import Journal, lock, not_root
@@ -25,11 +27,12 @@ from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
 from labkit.errors import BuildError, CommandError, LockError
 from labkit.farm.rootfs import packages
-from labkit.farm.rootfs.files import scan
+from labkit.farm.rootfs.contents import scan
 from labkit.kernel import proc
 from labkit.model.lab import Lab
 from labkit.records import Record
 
+R = TypeVar("R", bound=Record)
 log = logging.getLogger("labkit.gc")
 
 #: How long one build waits for another of the same thing (seconds).
@@ -82,9 +85,54 @@ def building(lab: Lab, place: Path, *, what: str, space: int = 0) -> Iterator[Pa
         Journal.of(lab).forget("folder", path=str(part))
 
 
+def made_once(
+    lab: Lab, place: Path, use: str, find: Callable[[], R | None], make: Callable[[], R]
+) -> tuple[R, bool]:
+    """Returns the record of the entry at ``place``, and whether it had to be made; the lab holds it as its ``use``.
+
+    Two labkits that ask for the same entry at a time make it once.
+    """
+    with lock(lab.cache_dir / "locks", place.name, wait=PATIENCE):
+        cache.hold(lab, use, place)
+        kept = find()
+        return kept or make(), kept is None
+
+
+def recorded(place: Path, kind: type[R], **found: Path) -> R | None:
+    """The record of an undamaged entry, which is in a file of the record's name (``rootfs.json``); otherwise None.
+
+    :param found: values of the record that say where it was found.
+    """
+    if cache.whole(place):
+        with suppress(OSError, ValueError):  # removed since
+            text = reading.content(place / f"{kind.__name__.lower()}.json")
+            return kind.model_validate_json(text).model_copy(update=found)
+    return None
+
+
+def write_record(work: Path, value: Record) -> None:
+    """Writes the record of an entry that is being made; :func:`recorded` reads it."""
+    name = f"{type(value).__name__.lower()}.json"
+    files.write_atomically(work / name, value.model_dump_json(indent=1))
+
+
 def discard(lab: Lab, folder: Path) -> None:
     """Removes a folder of the lab's own, if it is there."""
     undo.remove_folder(lab, path=str(folder))
+
+
+@contextmanager
+def scratch(lab: Lab, folder: Path) -> Iterator[Path]:
+    """An empty folder that is removed after the block; the journal has it, should labkit be killed."""
+    discard(lab, folder)
+    journal = Journal.of(lab)
+    journal.intend("folder", path=str(folder))
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+    finally:
+        discard(lab, folder)
+        journal.forget("folder", path=str(folder))
 
 
 def require_space(lab: Lab, folder: Path, *, what: str, space: int) -> None:
@@ -111,29 +159,20 @@ def size(root: Path) -> int:
 
 
 def _failed(lab: Lab, folder: Path, *, what: str, error: CommandError | OSError) -> BuildError:
-    if _is_full(error, folder):
-        return BuildError(
-            what,
-            f"the disk of {folder} is full; what was half made has been removed",
-            files.disk_full_remedy(lab, folder),
-            f"df -h {folder}",
-            code="build.disk-full",
-        )
-    if isinstance(error, CommandError):
-        return BuildError(
-            what,
-            f"{error.value}: {error.reason}",
-            error.remedy
-            or "the lines above come from that program; a network fault passes: try again",
-            error.again,
-            code="build.failed",
-        )
-    return BuildError(
-        what,
+    reason, remedy, again = (
         str(error),
-        "see what is there, then call it again",
+        "look at it with the command below, then run this again",
         f"ls -la {folder}",
-        code="build.failed",
+    )
+    if full := _is_full(error, folder):
+        reason = f"the disk of {folder} is full; incomplete files were removed"
+        remedy, again = files.disk_full_remedy(lab, folder), f"df -h {folder}"
+    elif isinstance(error, CommandError):
+        passes = "the lines above come from that program; after a network fault, try again"
+        reason, again = f"{error.value}: {error.reason}", error.again
+        remedy = error.remedy or passes
+    return BuildError(
+        what, reason, remedy, again, code="build.disk-full" if full else "build.failed"
     )
 
 
@@ -241,10 +280,13 @@ def _named(version: str, states: Iterable[Path]) -> bool:
 
 def _removed(lab: Lab, used: Collection[Path], *, dry: bool) -> Iterator[Thing]:
     for kind, named in KINDS.items():
-        for path in sorted((lab.cache_dir / kind).glob("*")):
-            unused = _unused(lab, kind, path, used)
-            if unused and _gone(lab, path, named(_plain(path.name)), dry=dry):
-                yield unused
+        for path in sorted(set((lab.cache_dir / kind).glob("*")).difference(used)):
+            part = PART.fullmatch(path.name)
+            why = "a build that was killed left it" if part else "no lab uses it"
+            thing = Thing(kind=kind, path=path, why=why, bytes=freed(path))
+            name = named(part["name"] if part else path.name)
+            if _gone(lab, path, name, dry=dry):
+                yield thing
     for path in sorted((lab.cache_dir / "labs").glob("*")):
         if not path.is_dir():
             yield Thing(kind="labs", path=path, why="that lab's state is gone", bytes=0)
@@ -253,40 +295,22 @@ def _removed(lab: Lab, used: Collection[Path], *, dry: bool) -> Iterator[Thing]:
     yield from _downloads(lab, used, dry=dry)
 
 
-def _unused(lab: Lab, kind: str, path: Path, used: Collection[Path]) -> Thing | None:
-    """The thing at a place, if nobody uses it."""
-    if path in used:
-        return None
-    killed = PART.fullmatch(path.name)
-    why = "a build that was killed left it" if killed else "no lab uses it"
-    return Thing(kind=kind, path=path, why=why, bytes=freed(path))
-
-
-def _plain(name: str) -> str:
-    """The name of a thing, from that of its folder or of the one in which it is made."""
-    part = PART.fullmatch(name)
-    return part["name"] if part else name
-
-
 def _gone(lab: Lab, path: Path, name: str, *, dry: bool) -> bool:
     """Removes a folder unless somebody builds it, or has begun to use it; says whether it did."""
+    aside = path if path.name.endswith(".part") else path.with_name(f".{path.name}.part")
     try:
         with lock(lab.cache_dir / "locks", name, wait=0):
             if path in cache.held(lab.cache_dir):  # what is mounted is held before it is
                 return False
             if not dry:
-                _remove(path)
+                if aside != path:
+                    shutil.rmtree(aside, ignore_errors=True)
+                    path.rename(aside)
+                shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
             return True
     except LockError:
         log.info("%s is being built", path)
         return False
-
-
-def _remove(path: Path) -> None:
-    aside = path if path.name.endswith(".part") else path.with_name(f".{path.name}.part")
-    shutil.rmtree(aside, ignore_errors=True) if aside != path else None
-    path.rename(aside)
-    shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
 
 
 def freed(path: Path) -> int:
@@ -303,18 +327,21 @@ def freed(path: Path) -> int:
 
 def _downloads(lab: Lab, used: Collection[Path], *, dry: bool) -> Iterator[Thing]:
     """Downloaded packages that no used root file system has, and what downloads that were killed left."""
-    depot = lab.cache_dir / "debian"
     kept = _kept_packages(path for path in used if path.parent.name in ("rootfs", "unpacked"))
-    for path in sorted(file for file in depot.rglob("*") if file.is_file()):
+    for path in sorted(file for file in (lab.cache_dir / "debian").rglob("*") if file.is_file()):
+        why = ""
         if PART.fullmatch(path.name):
-            why = "" if _runs(path) else "a download that was killed left it"
+            writer = path.name.rsplit(".", 3)[1]  # .NAME.PID.RANDOM.part
+            if not Path("/proc", writer).exists():
+                why = "a download that was killed left it"
         elif not kept:
             why = "no root file system is used"
-        else:
-            unknown = path.name.partition("@")[0] not in kept
-            why = "no root file system that is used has this package" if unknown else ""
+        elif path.name.partition("@")[0] not in kept:
+            why = "no root file system that is used has this package"
         if why:
-            yield _file(path, "downloads", why, dry)
+            yield Thing(kind="downloads", path=path, why=why, bytes=freed(path))
+            if not dry:
+                path.unlink(missing_ok=True)
 
 
 def _kept_packages(places: Iterable[Path]) -> frozenset[str]:
@@ -330,18 +357,6 @@ def _kept_packages(places: Iterable[Path]) -> frozenset[str]:
 def file_name(name: str, version: str, architecture: str) -> str:
     """How a package's file is called on a mirror: without its epoch (deb-version(7)). Pure."""
     return f"{name}_{version.partition(':')[2] or version}_{architecture}.deb"
-
-
-def _runs(path: Path) -> bool:
-    """Whether the process that writes a ``.NAME.PID.RANDOM.part`` still runs."""
-    return Path("/proc", path.name.rsplit(".", 3)[1]).exists()
-
-
-def _file(path: Path, kind: str, why: str, dry: bool) -> Thing:
-    thing = Thing(kind=kind, path=path, why=why, bytes=freed(path))
-    if not dry:
-        path.unlink(missing_ok=True)
-    return thing
 
 
 def _summary(value: Collected) -> str:

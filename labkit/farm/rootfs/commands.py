@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from labkit.errors import ConfigError
-from labkit.farm.rootfs import ladder, variants
+from labkit.farm.rootfs import variants
 from labkit.farm.rootfs.apt import SCRIPTS, Archive, Source
 from labkit.farm.rootfs.repository import ADDRESS, Repository
 from labkit.farm.rootfs.variants import Variant
@@ -73,77 +73,46 @@ def steps(
     :param script: a file beside the target (:func:`script_text`); :func:`fetched` is beside it.
     :param before: the root file system that it is made from, for a variant that is made from another.
     """
-    include = (f"--include={','.join(packages)}",) if packages else ()
+    include = [f"--include={','.join(packages)}"] if packages else []
+    commands: dict[str, Sequence[str | Path]]
     match variant.tool, variant.mode:
         case "debootstrap", mode:
-            _require_known(suite)
-            argv = (
-                "debootstrap",
-                *((f"--variant={mode}",) if mode else ()),
-                *include,
-                "--no-check-gpg",  # apt has verified the lists, by the machine's keys
-                suite,
-                str(target),
-                f"{ADDRESS}/0",
-            )
+            commands = {"debootstrap": _debootstrap(mode, suite, target, include)}
         case "mmdebstrap", mode:
-            farm = mode == "essential"
-            argv = (
-                "mmdebstrap",
-                "--verbose",  # it passes on what apt and dpkg say: how far they are
-                "--mode=root",
-                f"--hook-dir={MERGE_HOOK}",
-                f"--variant={mode}",
-                *((f"--include={','.join(('apt', *packages))}",) if farm or packages else ()),
-                *(_without_unread() if farm else ()),
-                suite,
-                str(target),
-                str(script),
-            )
+            commands = {"mmdebstrap": _mmdebstrap(mode, suite, target, packages, script)}
         case "debuerreotype", "slim":
-            copy = BuildStep(doing="copy", argv=("cp", "--archive", str(before), str(target)))
-            slim = BuildStep(doing="slim", argv=("debuerreotype-slimify", str(target)))
-            return copy, slim
+            commands = {
+                "copy": ("cp", "--archive", before, target),
+                "slim": ("debuerreotype-slimify", target),
+            }
         case "debuerreotype", _:
-            init = (
-                "debuerreotype-init",
-                "--non-debian",  # from the mirror as it is today, not from a dated snapshot of it
-                *include,
-                f"--debootstrap={script}",
-                str(target),
-                suite,
-                f"{ADDRESS}/0",
-            )
-            small = ("debuerreotype-minimizing-config", str(target))
-            return BuildStep(doing="debootstrap", argv=init), BuildStep(
-                doing="minimise", argv=small
-            )
+            commands = {
+                "debootstrap": (
+                    "debuerreotype-init",
+                    "--non-debian",  # from the mirror as it is today, not from a dated snapshot of it
+                    *include,
+                    f"--debootstrap={script}",
+                    target,
+                    suite,
+                    f"{ADDRESS}/0",
+                ),
+                "minimise": ("debuerreotype-minimizing-config", target),
+            }
         case _, "shrunk":
-            argv = (
-                "labkit.farm.rootfs.shrink",
-                f"--variant={variant.name}",
-                f"--packages={fetched(script)}",
-                str(before),
-                str(target),
-            )
+            given = (f"--variant={variant.name}", f"--packages={fetched(script)}")
+            commands = {"shrink": ("labkit.farm.rootfs.shrink", *given, before, target)}
         case _:
-            argv = (
-                "labkit.farm.rootfs.assembly",
-                f"--sources={script}",
-                f"--packages={fetched(script)}",
-                f"--include={','.join((*variants.PACKAGES, 'apt', *packages))}",
-                *(f"--leave-out={path}" for path in (*UNREAD, *UNUSED)),
-                *(f"--keep={path}" for path in STAYING),
-                str(target),
-            )
-    program = argv[0].rpartition(".")[2]
-    return (BuildStep(doing={"assembly": "assemble"}.get(program, program), argv=argv),)
+            commands = {"assemble": _assembly(target, packages, script)}
+    return tuple(
+        BuildStep(doing=doing, argv=tuple(map(str, words))) for doing, words in commands.items()
+    )
 
 
-def _require_known(suite: str) -> None:
+def _debootstrap(
+    mode: str, suite: str, target: Path, include: Sequence[str]
+) -> Sequence[str | Path]:
     """Raises ConfigError for a suite that debootstrap has no script for."""
-    known = Path(SCRIPTS, suite)
-    if not known.exists():
+    if not Path(SCRIPTS, suite).exists():
         raise ConfigError(
             f"rootfs.suite = {suite!r}",
             "this machine's debootstrap does not know the suite",
@@ -151,19 +120,67 @@ def _require_known(suite: str) -> None:
             f"ls {SCRIPTS}",
             code="config.unknown-suite",
         )
+    return (
+        "debootstrap",
+        *((f"--variant={mode}",) if mode else ()),
+        *include,
+        "--no-check-gpg",  # apt has verified the lists, by the machine's keys
+        suite,
+        target,
+        f"{ADDRESS}/0",
+    )
+
+
+def _mmdebstrap(
+    mode: str, suite: str, target: Path, packages: Sequence[str], script: Path
+) -> Sequence[str | Path]:
+    """The hooks let dpkg leave out what is not read. mmdebstrap's own way (``--dpkgopt``) starts a Python program for
+    each package that it extracts, before dpkg installs them all once more."""
+    farm = mode == "essential"
+    lines = [*(f"'path-exclude={path}'" for path in UNREAD), f"'path-include={COPYRIGHT}'"]
+    folder = LEFT_OUT.rpartition("/")[0]
+    unread = " ".join(f'"$1"{path.removesuffix("/*")}' for path in UNREAD)
+    hooks = (
+        f'--setup-hook=mkdir -p "$1"/{folder} && printf "%s\\n" {" ".join(lines)} >"$1"/{LEFT_OUT}',
+        f"--extract-hook=rm -rf {unread}",
+    )
+    return (
+        "mmdebstrap",
+        "--verbose",  # it passes on what apt and dpkg say: how far they are
+        "--mode=root",
+        f"--hook-dir={MERGE_HOOK}",
+        f"--variant={mode}",
+        *((f"--include={','.join(('apt', *packages))}",) if farm or packages else ()),
+        *(hooks if farm else ()),
+        suite,
+        target,
+        script,
+    )
+
+
+def _assembly(target: Path, packages: Sequence[str], script: Path) -> Sequence[str | Path]:
+    return (
+        "labkit.farm.rootfs.assembly",
+        f"--sources={script}",
+        f"--packages={fetched(script)}",
+        f"--include={','.join((*variants.PACKAGES, 'apt', *packages))}",
+        *(f"--leave-out={path}" for path in (*UNREAD, *UNUSED)),
+        *(f"--keep={path}" for path in STAYING),
+        target,
+    )
 
 
 def recipe(variant: Variant, suite: str, packages: Sequence[str]) -> str:
     """All that a variant's commands say, with stand-ins for what does not determine the outcome."""
     made = steps(variant, suite, Path("target"), packages=packages, script=Path("script"))
     words = [word for command in made for word in command.argv]
-    return repr((variant.edition, words, ladder.LADDER.get(variant.name, ())))
+    return repr((variant.edition, words, variants.LADDER.get(variant.name, ())))
 
 
 def asked(variant: Variant, packages: Sequence[str]) -> frozenset[str]:
     """The packages that a variant's commands name, besides those of every system."""
     if variant.mode == "shrunk":
-        return frozenset(ladder.ADDED[variant.name])
+        return frozenset(variants.ADDED[variant.name])
     return frozenset((*(variants.PACKAGES if variant.tool == "dpkg" else ()), *packages))
 
 
@@ -175,7 +192,7 @@ def sources(variant: Variant, archive: Archive) -> tuple[Source, ...]:
 def wanted(variant: Variant, packages: Sequence[str]) -> tuple[str, ...]:
     """What its build fetches first, in apt's words; its tool may ask for more."""
     if variant.mode == "shrunk":
-        return ladder.ADDED[variant.name]
+        return variants.ADDED[variant.name]
     if variant.tool == "debuerreotype":
         return ()
     begins = BEGINNINGS.get(variant.mode or variant.tool, IMPORTANT)
@@ -204,33 +221,13 @@ def pull_steps(variant: Variant, suite: str, work: Path, registry: str) -> tuple
     """The commands that pull the official image into ``work/image`` and unpack it to ``work/rootfs``."""
     tag = f"{suite}{variant.image}"
     loopback = registry.partition(":")[0] in ("127.0.0.1", "localhost")
+    unchecked = ("--src-tls-verify=false",) if loopback else ()
+    source, image = f"docker://{registry}/library/debian:{tag}", f"{work}/image:{tag}"
     return (
         BuildStep(
-            doing="pull",
-            quiet=True,
-            argv=(
-                "skopeo",
-                "copy",
-                *(("--src-tls-verify=false",) if loopback else ()),
-                f"docker://{registry}/library/debian:{tag}",
-                f"oci:{work}/image:{tag}",
-            ),
+            doing="pull", quiet=True, argv=("skopeo", "copy", *unchecked, source, f"oci:{image}")
         ),
         BuildStep(
-            doing="unpack",
-            argv=("umoci", "raw", "unpack", "--image", f"{work}/image:{tag}", f"{work}/rootfs"),
+            doing="unpack", argv=("umoci", "raw", "unpack", "--image", image, f"{work}/rootfs")
         ),
-    )
-
-
-def _without_unread() -> tuple[str, ...]:
-    """The hooks by which dpkg leaves out what is not read. mmdebstrap's own way (``--dpkgopt``) starts a Python
-    program for each package that it extracts, before dpkg installs them all once more."""
-    lines = [*(f"path-exclude={path}" for path in UNREAD), f"path-include={COPYRIGHT}"]
-    folder = LEFT_OUT.rpartition("/")[0]
-    unread = " ".join(f'"$1"{path.removesuffix("/*")}' for path in UNREAD)
-    wanted = " ".join(f"'{line}'" for line in lines)
-    return (
-        f'--setup-hook=mkdir -p "$1"/{folder} && printf "%s\\n" {wanted} >"$1"/{LEFT_OUT}',
-        f"--extract-hook=rm -rf {unread}",
     )

@@ -6,7 +6,7 @@ They are read from dpkg's database, ``var/lib/dpkg/status`` (deb-control(5), dpk
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,12 +25,6 @@ STATUS = Path("var/lib/dpkg/status")
 AVAILABLE = Path("var/lib/dpkg/available")
 #: How many dependants a table names before it only counts the rest.
 NAMED = 6
-
-
-#: The columns of :func:`table`.
-COLUMNS = (
-    "name", "version", "installed", "priority", "section", "essential", "dependants", "needed by",
-)  # fmt: skip
 
 
 class Package(Record):
@@ -120,13 +114,21 @@ def closure(packages: Sequence[Package], roots: Iterable[str]) -> frozenset[str]
     """
     names = providers(packages)
     known = {package.name: package for package in packages}
+    return reachable(
+        (name for name in roots if name in known),
+        lambda name: [n for group in known[name].depends for n in satisfying(group, names)],
+    )
+
+
+def reachable(start: Iterable[str], leads_to: Callable[[str], Iterable[str]]) -> frozenset[str]:
+    """All that one gets to from ``start``, itself included, by what each leads to."""
     found: set[str] = set()
-    waiting = [name for name in roots if name in known]
+    waiting = list(start)
     while waiting:
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            waiting += [n for group in known[name].depends for n in satisfying(group, names)]
+            waiting += leads_to(name)
     return frozenset(found)
 
 
@@ -147,7 +149,7 @@ def table(packages: Sequence[Package], *, name: str = "packages", title: str = "
         for package in sorted(packages, key=lambda package: -package.installed)
     ]
     heading = title or f"{counted(len(packages), 'package')}, the largest first"
-    return Table.of(name, heading, rows, units={"installed": "bytes"}, columns=COLUMNS)
+    return Table.of(name, heading, rows, units={"installed": "bytes"})
 
 
 def naming(names: Sequence[str], limit: int = NAMED) -> str:

@@ -8,9 +8,10 @@ with the process that made it.
 from __future__ import annotations
 
 import logging
+import math
 import os
-import re
 import socket
+import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
 
+import psutil
 from pydantic import Field
 
 from labkit.errors import MachineError, with_sudo
@@ -80,9 +82,7 @@ def in_memory(work: Path, space: int, function: Callable[[Path], T]) -> T:
     Installing packages writes each file several times and waits for the disk each time. The folder is mounted in a
     namespace of the calling thread: no other process sees it, and it ends with the thread.
     """
-    text = Path("/proc/meminfo").read_text(encoding="ascii")
-    available = re.search(r"^MemAvailable:\s*(\d+) kB$", text, re.M)
-    if not available or int(available[1]) * 1024 < ROOMY * space:
+    if psutil.virtual_memory().available < ROOMY * space:
         return function(work)
     folder = work / "memory"
 
@@ -178,17 +178,108 @@ def _handler(cached: PackageCache, repository: Repository) -> type[BaseHTTPReque
             except OSError:  # the package cache keeps it
                 self._answer(HTTPStatus.INSUFFICIENT_STORAGE, b"")
 
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
         def _answer(self, status: int, data: bytes) -> None:
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(data)
+            self.wfile.write(data)
 
         def log_message(self, *_: object) -> None:
             """The package cache logs what it fetches."""
 
     return Handler
+
+
+#: What the tools leave of the machine and of the installation itself, emptied or removed.
+CACHES = ("var/cache/apt/archives/*.deb", "var/cache/apt/*.bin", "var/lib/apt/lists/*_*")
+
+
+HOST_FILES = ("etc/resolv.conf", "etc/hostname", "etc/machine-id", "var/log/bootstrap.log")
+
+
+#: What tells of the installation alone, or is made again when it is needed (relative to the root).
+TRACES = (
+    "var/cache/debconf/*-old",
+    "var/cache/ldconfig/aux-cache",
+    "var/lib/dpkg/*-old",
+    "var/log/*.log",
+    "var/log/apt/*",
+)
+
+
+#: Where the day of each password's last change is written (shadow(5), field 3).
+SHADOWS = ("etc/shadow", "etc/shadow-")
+
+
+#: Folders that apt gives to a user of its own where that one can get at them, which depends on the folders
+#: above the root file system, and to root elsewhere; on its next start it does so again.
+PARTIAL = ("var/cache/apt/archives/partial", "var/lib/apt/lists/partial")
+
+
+DAY = 86400
+
+
+def tidy(root: Path) -> int:
+    """Downloads and indices are gone, and the files that describe the building machine are empty;
+    returns how many bytes that was."""
+    removed = 0
+    for pattern in CACHES:
+        for path in root.glob(pattern):
+            removed += path.lstat().st_size
+            path.unlink()
+    for name in HOST_FILES:
+        path = root / name
+        if path.is_symlink() or path.exists():
+            removed += path.lstat().st_size
+            path.unlink()
+            path.touch(mode=0o644)
+    return removed
+
+
+def source_date(root: Path, before: float = math.inf) -> int:
+    """The time of a root file system's youngest file, of those older than ``before`` (both in seconds
+    since 1970); 0 when there is none."""
+    times = (path.lstat().st_mtime for path in _paths(root))
+    return int(max((time for time in times if time < before), default=0))
+
+
+def settle(root: Path, began: float, *, layer: bool = False) -> int:
+    """What was installed since ``began`` is dated like the youngest file that is older; no password was
+    changed later, and neither a log nor an owner tells of the installation. Returns that source date.
+
+    Folders get that date, too: of several packages that have one, the last to be unpacked has dated it. In a
+    ``layer`` on others those that are older keep their time, else all of them would be in it.
+    """
+    for pattern in TRACES:
+        for path in root.glob(pattern):
+            path.unlink()
+    for path in (root / name for name in PARTIAL):
+        if path.is_dir():
+            os.chown(path, 0, 0)
+    epoch = source_date(root, began - 1)  # file systems' clocks are coarse
+    for path in (root / name for name in SHADOWS):
+        if path.exists():
+            text = path.read_text(encoding="utf-8")
+            path.write_text(changed_by(text, epoch // DAY), encoding="utf-8")
+    for path in _paths(root):
+        seen = path.lstat()
+        if seen.st_mtime > epoch or (stat.S_ISDIR(seen.st_mode) and not layer):
+            os.utime(path, (epoch, epoch), follow_symlinks=False)
+    return epoch
+
+
+def changed_by(text: str, day: int) -> str:
+    """The lines of a shadow file in which no password was changed later than ``day``, counted from
+    1970. Pure."""
+    rows = [line.split(":") for line in text.splitlines()]
+    for row in rows:
+        if len(row) > 2 and row[2].isdigit():
+            row[2] = str(min(int(row[2]), day))
+    return "".join(":".join(row) + "\n" for row in rows)
+
+
+def _paths(root: Path) -> Iterator[Path]:
+    """The root and everything below it."""
+    yield root
+    for folder, names, files in os.walk(root):
+        yield from (Path(folder, name) for name in (*names, *files))

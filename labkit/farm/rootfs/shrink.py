@@ -20,10 +20,9 @@ from elftools.elf.elffile import ELFFile
 
 from labkit.farm.rootfs import assembly, packages
 from labkit.farm.rootfs.assembly import Selection, pattern
-from labkit.farm.rootfs.files import File
-from labkit.farm.rootfs.ladder import LADDER, Step
-from labkit.farm.rootfs.owners import joined
+from labkit.farm.rootfs.contents import File, joined
 from labkit.farm.rootfs.tree import Item, Tree
+from labkit.farm.rootfs.variants import LADDER, Step
 
 Rule = Callable[[Tree, Step, Tree], Tree]
 
@@ -161,20 +160,17 @@ def libraries(tree: Tree, step: Step, _: Tree) -> Tree:
         if LIBRARY.fullmatch(path) and (place := tree.place(path)):
             by_name[_name(path)] = place
     candidates = set(by_name.values())
-    waiting = [
+    start = [
         path
         for path, item in tree.items.items()
         if item.file.form == "file" and (path not in candidates or kept.fullmatch(path))
     ]
-    reached: set[str] = set()
-    while waiting:
-        path = waiting.pop()
-        if path not in reached:
-            reached.add(path)
-            waiting += [
-                by_name[name] for name in needed_libraries(tree.data(path)) or () if name in by_name
-            ]
-    return tree.without(candidates - reached)
+
+    def needs(path: str) -> list[str]:
+        names = needed_libraries(tree.data(path)) or ()
+        return [by_name[name] for name in names if name in by_name]
+
+    return tree.without(candidates - packages.reachable(start, needs))
 
 
 def busybox(tree: Tree, step: Step, full: Tree) -> Tree:

@@ -10,10 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from labkit.farm.rootfs import account
-from labkit.farm.rootfs.account import Weight
-from labkit.farm.rootfs.files import File
-from labkit.farm.rootfs.owners import joined, resolver
+from labkit.farm.rootfs.contents import Contents, File, Weight, joined, resolver
 from labkit.farm.rootfs.packages import STATUS, Package
 
 #: Where packages' documentation is, and dpkg's notes on their files (name, architecture, kind).
@@ -51,7 +48,7 @@ class Tree:
     @classmethod
     def read(cls, root: Path) -> Tree:
         """The root file system in a folder."""
-        contents = account.read(root.name, root)
+        contents = Contents.read(root.name, root)
         items = {
             file.path: Item(file, root / file.path[1:], contents.owners[file.path].package)
             for file in contents.files

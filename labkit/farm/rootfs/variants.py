@@ -1,4 +1,4 @@
-"""The named variants of root file systems, and the servers that some have. Pure but for :func:`prepare`.
+"""The named variants of root file systems, and the steps from ``web`` to the smaller ones. Pure but for :func:`prepare`.
 
 :mod:`labkit.farm.rootfs.commands` has the commands of each variant. ``docker`` and ``docker-slim`` are made as the
 official Debian images are: their makers publish debuerreotype(1) and build the images with it.
@@ -9,14 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from labkit.model.config import unknown
 from labkit.model.lab import Lab
-from labkit.records import Record
-
-MB = 1_000_000
-
 
 #: Names of variants that a lab's ``rootfs.tool`` reads in its own way.
 BY_TOOL = {
@@ -33,7 +29,7 @@ SSH = ("openssh-server", "dropbear-bin")
 FOLDERS: Mapping[str, int] = {"run/apache2": 0o755, "run/lock/apache2": 0o755, "run/sshd": 0o755}
 
 
-class Variant(Record):
+class Variant(NamedTuple):
     """One way to make a root file system.
 
     ``tool`` is the program, ``mode`` its own name for the variant; ``space`` the bytes that must be
@@ -44,89 +40,33 @@ class Variant(Record):
 
     name: str
     tool: Literal["debootstrap", "mmdebstrap", "debuerreotype", "dpkg"]
-    mode: str = ""
+    mode: str
     about: str
-    space: int = 900 * MB
     after: str = ""
     image: str | None = None
     serves: bool = False
     edition: int = 1
+    space: int = 900_000_000
 
 
 VARIANTS: Mapping[str, Variant] = {
     variant.name: variant
     for variant in (
-        Variant(
-            name="debootstrap",
-            tool="debootstrap",
-            about="debootstrap's default: required and important packages",
-        ),
-        Variant(
-            name="minbase",
-            tool="debootstrap",
-            mode="minbase",
-            about="debootstrap's minbase: required packages and apt",
-        ),
-        Variant(
-            name="mmdebstrap",
-            tool="mmdebstrap",
-            mode="minbase",
-            about="the same set of packages by mmdebstrap",
-        ),
-        Variant(
-            name="essential",
-            tool="mmdebstrap",
-            mode="essential",
-            about="essential packages and apt, without documentation: the farm's base",
-        ),
-        Variant(
-            name="docker",
-            tool="debuerreotype",
-            about="the base image debian of Docker",
-            after="minbase",
-            image="",
-        ),
-        Variant(
-            name="docker-slim",
-            tool="debuerreotype",
-            mode="slim",
-            about="the base image debian, slim, of Docker",
-            after="docker",
-            image="-slim",
-        ),
-        Variant(
-            name="web",
-            tool="dpkg",
-            about="apache2 and sshd with all of dpkg and apt, without documentation",
-            serves=True,
-        ),
-        Variant(
-            name="web-slim",
-            tool="dpkg",
-            mode="shrunk",
-            about="the same servers and a shell, without what administers packages",
-            after="web",
-            edition=6,
-            serves=True,
-        ),
-        Variant(
-            name="smallest-openssh",
-            tool="dpkg",
-            mode="shrunk",
-            about="apache2, sshd and busybox, and what these load",
-            after="web",
-            edition=6,
-            serves=True,
-        ),
-        Variant(
-            name="smallest",
-            tool="dpkg",
-            mode="shrunk",
-            about="apache2, dropbear instead of sshd, and busybox, and what these load",
-            after="web",
-            edition=6,
-            serves=True,
-        ),
+        Variant("debootstrap", "debootstrap", "", "debootstrap's default: required and important packages"),
+        Variant("minbase", "debootstrap", "minbase", "debootstrap's minbase: required packages and apt"),
+        Variant("mmdebstrap", "mmdebstrap", "minbase", "the same set of packages by mmdebstrap"),
+        Variant("essential", "mmdebstrap", "essential",
+                "essential packages and apt, without documentation: the farm's base"),
+        Variant("docker", "debuerreotype", "", "the base image debian of Docker", after="minbase", image=""),
+        Variant("docker-slim", "debuerreotype", "slim", "the base image debian, slim, of Docker",
+                after="docker", image="-slim"),
+        Variant("web", "dpkg", "", "apache2 and sshd with all of dpkg and apt, without documentation", serves=True),
+        Variant("web-slim", "dpkg", "shrunk", "the same servers and a shell, without what administers packages",
+                after="web", edition=6, serves=True),
+        Variant("smallest-openssh", "dpkg", "shrunk", "apache2, sshd and busybox, and what these load",
+                after="web", edition=6, serves=True),
+        Variant("smallest", "dpkg", "shrunk", "apache2, dropbear instead of sshd, and busybox, and what these load",
+                after="web", edition=6, serves=True),
     )
 }  # fmt: skip
 
@@ -176,3 +116,156 @@ def _owner(passwd: Path, name: str) -> tuple[int, int]:
     """The user and group number of a user in a root file system."""
     rows = (line.split(":") for line in passwd.read_text(encoding="utf-8").splitlines())
     return next((int(row[2]), int(row[3])) for row in rows if row[0] == name)
+
+
+# -- the steps to the smaller ones -------------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    """One declared step: its name, the reason for it, the rule (:data:`labkit.farm.rootfs.shrink.RULES`)
+    that says what leaves, and what the rule is given: ``words``, and ``kept`` for exceptions.
+
+    ``breaks`` is what it would break, for a step that is tried and never part of a variant.
+    """
+
+    name: str
+    why: str
+    rule: str
+    words: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    breaks: str = ""
+
+
+#: What a system is administered with: packages that install, configure and describe packages.
+TOOLS = (
+    "adduser", "apt", "debconf", "debian-archive-keyring", "debianutils", "dpkg", "gpgv",
+    "init-system-helpers", "lsb-base", "perl", "perl-base", "procps", "runit-helper",
+    "sensible-utils", "systemd", "sysvinit-utils", "ucf", "usr-is-merged",
+)  # fmt: skip
+#: What a person who logs in works with.
+COMFORT = (
+    "bash", "dash", "coreutils", "findutils", "grep", "gzip", "hostname", "mawk", "ncurses-base", "sed", "tar",
+)  # fmt: skip
+#: What every program relies on: users, names, the system's own name.
+GROUND = ("base-files", "base-passwd", "libc-bin", "media-types")
+#: The commands of packages that busybox has, too.
+REPLACED = (
+    "bash", "bsdutils", "coreutils", "dash", "diffutils", "findutils", "grep", "gzip", "hostname",
+    "login", "mawk", "ncurses-bin", "passwd", "procps", "sed", "tar", "util-linux",
+)  # fmt: skip
+#: The programs that a replica is for, and those that they or an administrator call.
+PROGRAMS = (
+    "apache2", "apache2ctl", "apachectl", "sshd", "dropbear", "dropbearconvert", "getent",
+    "busybox",
+)  # fmt: skip
+#: Packages that consist of users, types, names or others' licences, and of no program that is needed.
+PLAIN = (
+    "base-files", "base-passwd", "debianutils", "gcc-*-base", "libc-bin", "media-types", "passwd",
+)  # fmt: skip
+#: Loaded while a program runs: by the C library when a thread ends, and, up to version 2.33, for names.
+LATER = ("*/libgcc_s.so.*", "*/libnss_files*", "*/libnss_dns*")
+
+
+SLIM = (
+    Step("package tools",
+         "packages are installed when the image is made, never in a container", "needed",
+         words=(*PACKAGES, *GROUND, *COMFORT),
+         kept=TOOLS),
+    Step("scripts and indices of packages",
+         "dpkg's scripts for an installation that nobody does again; the list of packages stays", "paths",
+         words=("/var/lib/dpkg/*", "/var/cache/debconf*", "/var/lib/ucf*", "/var/lib/pam*", "/var/lib/apt*",
+                "/var/lib/systemd*", "/var/cache/apt*", "/etc/dpkg*", "/etc/apt*", "/usr/share/debconf*",
+                "/usr/share/perl5*", "/usr/lib/apt*", "/usr/share/perl*"),
+         kept=("/var/lib/dpkg/status", "/var/lib/dpkg/info", "/var/lib/dpkg/info/format", "/var/lib/dpkg/info/*.list",
+               "/var/lib/dpkg/info/*.md5sums")),
+    Step("service definitions",
+         "a container has no init system, no cron and no log rotation of its own", "paths",
+         words=("/etc/init.d*", "/etc/rc?.d*", "/etc/cron*", "/etc/logrotate.d*", "/usr/lib/systemd*",
+                "/etc/systemd*", "/usr/lib/tmpfiles.d*", "/usr/lib/sysusers.d*", "/usr/lib/init*", "/usr/lib/lsb*",
+                "/etc/runit*", "/etc/sv*", "/usr/share/runit*", "/etc/ufw*", "/usr/lib/udev*", "/etc/update-motd.d*")),
+    Step("modules that are off",
+         "apache2 loads what its configuration turns on, and nothing else", "modules"),
+    Step("device files",
+         "a container's runtime makes its own", "paths",
+         words=("/dev/*",)),
+    Step("databases for apr-util",
+         "plug-ins by which apache2's modules ask LDAP or SQL: those modules are off", "paths",
+         words=("/usr/lib/*/apr-util-1*",)),
+    Step("libraries that nobody loads",
+         "no program or plug-in that is left asks for them (ldd's own answer, for all files)", "libraries",
+         words=LATER),
+    Step("remnants of packages",
+         "configuration and licences of packages that have nothing else here any more", "remnants",
+         kept=PLAIN),
+)  # fmt: skip
+
+
+SMALL = (
+    Step("one program for all commands",
+         "busybox has them in 0.8 MB: a shell, and what apachectl and a person call", "busybox",
+         words=REPLACED,
+         kept=("/usr/bin/sh",)),
+    Step("programs that nobody calls",
+         "neither the servers nor apachectl; who logs in has busybox", "programs",
+         words=PROGRAMS),
+    Step("clients and helpers of ssh",
+         "the container is logged in to, nobody logs in from it; its host key is the lab's", "paths",
+         words=("/usr/lib/openssh/*", "/usr/lib/sftp-server", "/etc/ssh/ssh_config*", "/etc/ssh/moduli"),
+         kept=("/usr/lib/openssh/sftp-server", "/usr/lib/sftp-server", "/usr/lib/openssh/sshd-*")),
+    Step("plug-ins",
+         "PAM's (keys alone log in), OpenSSL's engines and old ciphers, Kerberos'", "paths",
+         words=("/usr/lib/*/security*", "/etc/security*", "/etc/pam.d*", "/etc/pam.conf", "/usr/lib/*/engines-*",
+                "/usr/lib/*/ossl-modules*", "/usr/lib/*/krb5*", "/etc/gss*", "/usr/lib/*/gconv*", "/usr/lib/*/audit*",
+                "/usr/lib/*/sasl2*", "/usr/lib/sasl2*", "/usr/lib/*/perl*")),
+    Step("apache2's pictures and error pages",
+         "for listings of folders without an index, and for a configuration that is off", "paths",
+         words=("/usr/share/apache2*", "/usr/lib/cgi-bin*", "/usr/lib/apache2/modules/httpd.exp")),
+    Step("locales, terminals, examples",
+         "C.UTF-8's tables: programs fall back to C; terminals that nobody has", "paths",
+         words=("/usr/lib/locale*", "/usr/share/locale*", "/usr/share/i18n*", "/usr/share/bash-completion*",
+                "/usr/share/terminfo*", "/usr/lib/terminfo*", "/etc/terminfo*", "/usr/share/tabset*",
+                "/usr/share/gdb*", "/usr/share/gcc*", "/usr/share/lintian*", "/usr/share/bug*",
+                "/usr/share/polkit-1*", "/usr/share/pixmaps*", "/usr/share/misc*", "/usr/share/menu*",
+                "/usr/share/apport*", "/usr/share/initramfs-tools*", "/usr/share/doc-base*", "/usr/share/util-linux*",
+                "/usr/share/pam*", "/usr/share/openssh*", "/usr/share/dict*", "/usr/share/libc-bin*",
+                "/usr/share/base-passwd*", "/usr/share/base-files*", "/usr/share/info*", "/usr/share/man*",
+                "/usr/src*", "/usr/include*", "/usr/games*", "/usr/lib/mime*", "/etc/skel*", "/etc/profile.d*",
+                "/etc/bash*", "/etc/kernel*", "/etc/opt*", "/etc/perl*", "/etc/alternatives*", "/etc/vconsole.conf",
+                "/etc/mailcap*", "/run/utmp", "/var/backups*", "/var/lib/misc*"),
+         kept=("*/terminfo/l/linux", "*/terminfo/x/xterm", "*/terminfo/x/xterm-256color", "*/terminfo/v/vt100",
+               "*/terminfo/s/screen")),
+    Step("libraries that nobody loads any more",
+         "what the programs and plug-ins asked for that are gone by now", "libraries",
+         words=LATER),
+    Step("more remnants of packages",
+         "configuration and licences of packages that have nothing else here by now", "remnants",
+         kept=PLAIN),
+)  # fmt: skip
+
+
+DROPBEAR = (
+    Step("a small ssh server",
+         "Debian's OpenSSH loads Kerberos, systemd's library and all of OpenSSL; dropbear answers ssh "
+         "with a fifteenth of that", "swap",
+         words=("openssh-server", "openssh-sftp-server", "openssh-client"),
+         kept=("dropbear-bin",)),
+    Step("its client", "nobody logs in from the container", "paths", words=("/usr/bin/dbclient", "/usr/bin/dropbearkey")),
+    Step("libraries of OpenSSH alone", "nobody else asks for them", "libraries", words=LATER),
+    Step("remnants of OpenSSH", "its configuration, and that of libraries it loaded", "remnants", kept=PLAIN),
+)  # fmt: skip
+
+
+#: Variant -> its steps, all from ``web`` on.
+LADDER: Mapping[str, tuple[Step, ...]] = {
+    "web-slim": SLIM,
+    "smallest-openssh": (*SLIM, *SMALL),
+    "smallest": (*SLIM, *SMALL, *DROPBEAR),
+}
+
+
+#: The packages that a variant's steps add.
+ADDED: Mapping[str, tuple[str, ...]] = {
+    "web-slim": (),
+    "smallest-openssh": ("busybox",),
+    "smallest": ("busybox", "dropbear-bin"),
+}

@@ -20,10 +20,10 @@ from labkit.core.files import text_of, write_atomically
 from labkit.core.journal import Journal
 from labkit.errors import FarmError
 from labkit.farm.network.host import again, is_here, require_address, whereabouts
-from labkit.farm.network.netns import NamespaceError, inside
 from labkit.farm.services import balancer_config, fetch
 from labkit.farm.services.balancer_config import FINGERPRINT_PATH, STATUS_PATH
 from labkit.farm.services.fetch import Reply, Target
+from labkit.kernel.netns import NamespaceError, inside
 from labkit.model.lab import Lab, Replica
 from labkit.records import Record
 
@@ -277,7 +277,7 @@ def worker(lab: Lab, replica: Replica) -> Worker:
             return item
     raise FarmError(
         replica.name,
-        "is no worker of the balancer",
+        "is not a worker of the balancer",
         "reload it: `./lab run 06-balancer`",
         code="farm.no-worker",
     )
@@ -386,7 +386,7 @@ def _ask(lab: Lab, site: str, form: Mapping[str, str] | None = None) -> str:
 
 
 def _ask_all(targets: Sequence[Target]) -> list[str]:
-    with closing(fetch.connected(targets[0])) as channel:
+    with closing(fetch.connection(targets[0], reserved=True)) as channel:
         path = f"{STATUS_PATH}?xml=1"
         return [
             fetch.answered(channel, there, "GET", path, headers=_referer(there)).body

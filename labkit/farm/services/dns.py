@@ -106,7 +106,7 @@ def address(lab: Lab, label: str) -> IPv4Address:
     """The address that the lab's server gives for a site or a replica; :class:`FarmError` if none."""
     if not LABEL.fullmatch(label):
         raise ConfigError(
-            repr(label), "is no DNS label", "name a site or a replica", code="config.label"
+            repr(label), "is not a DNS label", "name a site or a replica", code="config.label"
         )
     answer = query(lab, label)
     if not answer.values:

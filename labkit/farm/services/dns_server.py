@@ -26,7 +26,7 @@ from labkit.core.journal import Journal
 from labkit.display import counted
 from labkit.errors import ConfigError, FarmError
 from labkit.farm.network.host import again, require_address, whereabouts
-from labkit.farm.network.netns import inside
+from labkit.kernel.netns import inside
 from labkit.model.lab import Lab, resolv_conf
 from labkit.model.resources import fingerprint
 from labkit.records import Record
@@ -317,7 +317,10 @@ def _message(name: str, kind: str) -> Message:
         return dns.message.make_query(asked, kind)
     except (dns.exception.DNSException, UnicodeError) as error:
         raise ConfigError(
-            f"{name} {kind}", f"is no question: {error}", "name and type", code="config.question"
+            f"{name} {kind}",
+            f"is not a question to a name server: {error}",
+            "name and type",
+            code="config.question",
         ) from None
 
 

@@ -13,10 +13,10 @@ from urllib.parse import urlencode
 
 from labkit.display import curl
 from labkit.errors import FarmError
-from labkit.farm.network.netns import inside
 from labkit.farm.services import dns
 from labkit.farm.services.balancer_config import FINGERPRINT_HEADER, LAB_HEADER, RESERVED
 from labkit.farm.services.dns_server import with_dns
+from labkit.kernel.netns import inside
 from labkit.model.lab import Lab
 from labkit.model.sites import REPLICA_HEADER
 from labkit.records import Record
@@ -87,20 +87,31 @@ def get(
     if form is not None:
         sent["Content-Type"] = "application/x-www-form-urlencoded"
     method, body = ("GET", None) if form is None else ("POST", urlencode(form))
-    with closing(
-        connected(there, patience) if reserved else connection(there, patience)
-    ) as channel:
+    with closing(connection(there, patience, reserved=reserved)) as channel:
         reply = answered(channel, there, method, path, headers=sent, body=body)
     return reply.model_copy(update={"seconds": time.monotonic() - started})
 
 
 def connection(
-    there: Target, patience: float = 5.0, source: tuple[str, int] | None = None
+    there: Target, patience: float = 5.0, *, reserved: bool = False
 ) -> http.client.HTTPConnection:
-    """A connection to a target, which the first request opens."""
-    return http.client.HTTPConnection(
-        str(there.address), there.port, timeout=patience, source_address=source
-    )
+    """A connection to a target, which the first request opens; a ``reserved`` one is open, from a port that only root
+    can have (ip(7): ip_unprivileged_port_start)."""
+    address = str(there.address)
+    if not reserved:
+        return http.client.HTTPConnection(address, there.port, timeout=patience)
+    for port in random.sample(RESERVED, len(RESERVED)):
+        made = http.client.HTTPConnection(
+            address, there.port, timeout=patience, source_address=("", port)
+        )
+        try:
+            made.connect()
+        except OSError as error:
+            if error.errno not in {errno.EADDRINUSE, errno.EADDRNOTAVAIL}:
+                raise
+        else:
+            return made
+    raise OSError(errno.EADDRINUSE, f"no port of {RESERVED[0]} to {RESERVED[-1]} is free")
 
 
 def answered(
@@ -140,20 +151,6 @@ def _body(response: http.client.HTTPResponse, deadline: float) -> bytes:
     if len(body) < asked:
         raise http.client.IncompleteRead(bytes(body))
     return bytes(body)
-
-
-def connected(there: Target, patience: float = 5.0) -> http.client.HTTPConnection:
-    """A connection from a port that only root can have (ip(7): ip_unprivileged_port_start)."""
-    for port in random.sample(RESERVED, len(RESERVED)):
-        made = connection(there, patience, ("", port))
-        try:
-            made.connect()
-        except OSError as error:
-            if error.errno in {errno.EADDRINUSE, errno.EADDRNOTAVAIL}:
-                continue
-            raise
-        return made
-    raise OSError(errno.EADDRINUSE, f"no port of {RESERVED[0]} to {RESERVED[-1]} is free")
 
 
 def reach(

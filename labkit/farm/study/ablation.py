@@ -21,17 +21,16 @@ from labkit.display import counted, human_bytes
 from labkit.errors import LabkitError
 from labkit.farm import images, rootfs
 from labkit.farm.images.unpacking import Unpacked
-from labkit.farm.rootfs import account, bootstrap, buildplan, packages
-from labkit.farm.rootfs.account import Weight
+from labkit.farm.rootfs import bootstrap, buildplan, packages
 from labkit.farm.rootfs.buildplan import Rootfs, key_of
-from labkit.farm.rootfs.cache_entries import discard
-from labkit.farm.rootfs.files import scan
-from labkit.farm.rootfs.ladder import LADDER, Step
+from labkit.farm.rootfs.cache_entries import discard, scratch
+from labkit.farm.rootfs.contents import Contents, Weight, scan
 from labkit.farm.rootfs.repository import PackageCache
 from labkit.farm.rootfs.shrink import apply, needed_libraries, with_added
 from labkit.farm.rootfs.tree import Tree
+from labkit.farm.rootfs.variants import LADDER, Step
 from labkit.farm.study import probes, usage
-from labkit.farm.study.evidence import collected, scratch
+from labkit.farm.study.evidence import collected
 from labkit.farm.study.probes import Probe
 from labkit.model.config import unknown
 from labkit.model.lab import Lab
@@ -47,55 +46,23 @@ SHOWN = 160
 OTHER = slice(2, 3)
 #: The step whose files are known only once a container was watched: it keeps what a page opens.
 TRACED = Step(
-    name="all that serving a page does not open",
-    why="tracing alone, as tools that minify images do it",
-    rule="only",
-    kept=("/var/lib/dpkg/*",),
-    breaks="what the trace did not see: a reload, an error, a login",
-)
+    "all that serving a page does not open", "tracing alone, as tools that minify images do it", "only",
+    kept=("/var/lib/dpkg/*",), breaks="what the trace did not see: a reload, an error, a login",
+)  # fmt: skip
 TOO_FAR = (
-    Step(
-        name="libgcc_s",
-        why="no file asks for it",
-        rule="paths",
-        words=("*/libgcc_s.so.*",),
-        breaks="the C library loads it when a thread is cancelled",
-    ),
-    Step(
-        name="a shell and its commands",
-        why="apache2 is started without one",
-        rule="paths",
-        words=("/usr/bin/busybox",),
-        breaks="apachectl is a script, and ssh starts a shell",
-    ),
-    Step(
-        name="users and groups",
-        why="who starts the container gives it a number",
-        rule="paths",
-        words=("/etc/passwd", "/etc/group"),
-        breaks="apache2 looks www-data up, and ssh whom it lets in",
-    ),
-    Step(
-        name="folders with nothing in them",
-        why="what is mounted over them brings its own files",
-        rule="paths",
-        words=("/dev", "/proc", "/sys", "/run/apache2", "/run/lock/apache2"),
-        breaks="whoever starts the container has to write them into it first",
-    ),
-    Step(
-        name="the form of the host's key",
-        why="used once, when the ssh server starts",
-        rule="paths",
-        words=("/usr/bin/dropbearconvert",),
-        breaks="the ssh server has no key of its own",
-    ),
-    Step(
-        name="the list of packages",
-        why="nothing in the container reads it",
-        rule="paths",
-        words=("/var/lib/dpkg*",),
-        breaks="nobody can say which packages, with which faults, are inside",
-    ),
+    Step("libgcc_s", "no file asks for it", "paths",
+         words=("*/libgcc_s.so.*",), breaks="the C library loads it when a thread is cancelled"),
+    Step("a shell and its commands", "apache2 is started without one", "paths",
+         words=("/usr/bin/busybox",), breaks="apachectl is a script, and ssh starts a shell"),
+    Step("users and groups", "who starts the container gives it a number", "paths",
+         words=("/etc/passwd", "/etc/group"), breaks="apache2 looks www-data up, and ssh whom it lets in"),
+    Step("folders with nothing in them", "what is mounted over them brings its own files", "paths",
+         words=("/dev", "/proc", "/sys", "/run/apache2", "/run/lock/apache2"),
+         breaks="whoever starts the container has to write them into it first"),
+    Step("the form of the host's key", "used once, when the ssh server starts", "paths",
+         words=("/usr/bin/dropbearconvert",), breaks="the ssh server has no key of its own"),
+    Step("the list of packages", "nothing in the container reads it", "paths",
+         words=("/var/lib/dpkg*",), breaks="nobody can say which packages, with which faults, are inside"),
 )  # fmt: skip
 
 
@@ -148,7 +115,7 @@ def shrink(lab: Lab, variant: str = "smallest") -> Outcome[Ablation]:
     After each step all questions are put to containers on what is left. A step that breaks something is undone.
     The first call takes some minutes; the evidence is kept beside the root file system.
 
-    :param variant: one of :data:`labkit.farm.rootfs.ladder.LADDER`.
+    :param variant: one of :data:`labkit.farm.rootfs.variants.LADDER`.
     :returns: the steps, as value and as tables ``steps`` and ``undone``; a check fails when a step of the variant
         breaks something, or one that goes too far does not.
     :raises ConfigError: another variant.
@@ -313,7 +280,7 @@ class StepProbes:
         with lock(self.lab.run_dir, "farm"):
             served = usage.serve(self.lab, with_site, watch=True, page_only=True)
         discard(self.lab, folder)
-        return TRACED.model_copy(update={"words": served.opened})
+        return TRACED._replace(words=served.opened)
 
     def _probe_step(self, step: Step, after: Tree) -> ProbedStep:
         log.info("without %s: %s", step.name, human_bytes(after.weight.size))
@@ -388,7 +355,7 @@ def _changed(root: Path) -> str:
 
 
 def _owned(root: Path) -> str:
-    contents = account.read(root.name, root)
+    contents = Contents.read(root.name, root)
     files = (file.path for file in contents.files if file.form != "folder")
     return _named([path for path in files if contents.owners[path].how == "nobody"])
 

@@ -21,13 +21,13 @@ from labkit.display import human_bytes
 from labkit.farm import rootfs
 from labkit.farm.images import store
 from labkit.farm.images.store import umoci
-from labkit.farm.rootfs import account, packages, variants
-from labkit.farm.rootfs.account import Contents
+from labkit.farm.rootfs import packages, variants
 from labkit.farm.rootfs.buildplan import Rootfs, key_of, program_version
-from labkit.farm.rootfs.files import KINDS
+from labkit.farm.rootfs.cache_entries import scratch
+from labkit.farm.rootfs.contents import KINDS, Contents
 from labkit.farm.rootfs.variants import Variant
-from labkit.farm.study.evidence import collected, scratch
-from labkit.farm.study.sizes import Change, changes
+from labkit.farm.study.evidence import collected
+from labkit.farm.study.sizes import Change, changes, file_frame, sums
 from labkit.model.lab import Lab
 from labkit.records import Record
 
@@ -128,7 +128,7 @@ def compare(
     of = dict(zip(ordered, made, strict=True))
     results, packed = zip(*(of[variant] for variant in chosen), strict=True)
     found = tuple(result.value for result in results)
-    contents = {item.variant: account.read(item.variant, item.path) for item in found}
+    contents = {item.variant: Contents.read(item.variant, item.path) for item in found}
     chain = [contents[name] for name in LADDER if name in contents]
     left = {item.variant: item.cleaned for item in found}
     value = Comparison(
@@ -204,12 +204,12 @@ def variant_table(value: Comparison) -> Table:
 def kind_table(contents: Mapping[str, Contents]) -> Table:
     """One row a kind of file, one column a root file system; every column adds up to its size."""
     order = sorted(contents.values(), key=lambda item: -item.weight.size)
-    sums = {item.name: {kind: w.size for kind, w in item.by_kind().items()} for item in order}
-    sizes = pandas.DataFrame(sums, index=KINDS).dropna(how="all").fillna(0).astype(int)
+    found = {item.name: sums(file_frame(item), "kind")["size"] for item in order}
+    sizes = pandas.DataFrame(found, index=KINDS).dropna(how="all").fillna(0).astype(int)
     largest = sizes.max(axis=1).sort_values(ascending=False, kind="stable")
     rows = sizes.loc[largest.index].reset_index(names="kind").to_dict("records")
     title = "What kind of files they consist of: apparent size"
-    return Table.of("kinds", title, rows, units=dict.fromkeys(sums, "bytes"))
+    return Table.of("kinds", title, rows, units=dict.fromkeys(found, "bytes"))
 
 
 def checks(value: Comparison) -> tuple[Check, ...]:

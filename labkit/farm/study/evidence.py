@@ -1,17 +1,17 @@
-"""Evidence that takes minutes to collect: kept beside the root file system it is about; and scratch folders."""
+"""Evidence that takes minutes to collect: kept beside the root file system it is about."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
 
 from labkit.core.files import proven, write_proven
-from labkit.core.journal import Journal, lock
-from labkit.farm.rootfs.cache_entries import PATIENCE, discard
+from labkit.core.journal import lock
+from labkit.farm.rootfs.cache_entries import PATIENCE
 from labkit.model.lab import Lab
 from labkit.records import Record
 
@@ -30,17 +30,3 @@ def collected(lab: Lab, folder: Path, key: str, kind: type[R], collect: Callable
         value = collect()
         write_proven(kept, value.model_dump_json(indent=1))
         return value
-
-
-@contextmanager
-def scratch(lab: Lab, folder: Path) -> Iterator[Path]:
-    """An empty folder that is removed after the block; the journal has it, should labkit be killed."""
-    discard(lab, folder)
-    journal = Journal.of(lab)
-    journal.intend("folder", path=str(folder))
-    try:
-        folder.mkdir(parents=True)
-        yield folder
-    finally:
-        discard(lab, folder)
-        journal.forget("folder", path=str(folder))

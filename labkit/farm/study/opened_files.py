@@ -104,7 +104,7 @@ def _refused(call: str, number: int) -> MachineError:
     return MachineError(
         call,
         f"the kernel does not tell which files are opened: {os.strerror(number)}",
-        "root rights and a kernel from 4.20 on with CONFIG_FANOTIFY are needed",
+        "run it as root, on a kernel of version 4.20 or later with CONFIG_FANOTIFY",
         "grep FANOTIFY /boot/config-$(uname -r)",
         code="machine.fanotify",
     )

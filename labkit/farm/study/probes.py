@@ -10,12 +10,12 @@ import secrets
 import socket
 import socketserver
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import dns.flags
@@ -35,7 +35,7 @@ from labkit.farm import images
 from labkit.farm.containers import container, lifecycle, runc, written
 from labkit.farm.containers.overlay import WWW_DATA
 from labkit.farm.images.unpacking import Unpacked
-from labkit.farm.network.netns import inside
+from labkit.farm.services import fetch
 from labkit.farm.study.probe_containers import (
     BROKEN,
     LARGE,
@@ -46,9 +46,10 @@ from labkit.farm.study.probe_containers import (
     prepared,
 )
 from labkit.kernel import cgroups
+from labkit.kernel.netns import inside
 from labkit.kernel.users import inner as inner_user
 from labkit.model.lab import Lab
-from labkit.model.sites import REPLICA_HEADER, TRACE_HEADER
+from labkit.model.sites import TRACE_HEADER
 from labkit.records import Record
 
 #: How long a server may take to begin to answer, or to do what it was told (seconds).
@@ -194,7 +195,7 @@ def _probe(question: Question, one: Container) -> Probe:
         seen = question.ask(one)
     except LabkitError as error:
         seen = " ".join(error.reason.split())
-    except (OSError, http.client.HTTPException) as error:
+    except fetch.ERRORS as error:
         seen = f"{type(error).__name__}: {error}"
     return Probe(name=question.name, expected=question.expected, seen=seen)
 
@@ -202,53 +203,36 @@ def _probe(question: Question, one: Container) -> Probe:
 # -- pages -----------------------------------------------------------------------------------------
 
 
-class Reply(Record):
-    """What a server answered."""
-
-    status: int
-    replica: str
-    body: str
-
-    @property
-    def title(self) -> str:
-        """The page's title."""
-        found = re.search(r"<title>(.*?)</title>", self.body, re.DOTALL)
-        return html.unescape(found[1]).strip() if found else ""
-
-
-def ask(one: Container, path: str = "/", *, address: str = "127.0.0.1", trace: str = "") -> Reply:
+def ask(
+    one: Container, path: str = "/", *, address: str = "127.0.0.1", trace: str = "-"
+) -> fetch.Reply:
     """The answer to one request over a new connection, from within the container's network."""
-    return inside(one.replica.netns, fetch, path, address, trace)
+    return inside(one.replica.netns, get, path, address, trace)
 
 
-def fetch(path: str, address: str = "127.0.0.1", trace: str = "") -> Reply:
-    """The same from the caller's network; raises OSError or HTTPException without an answer."""
-    connection = http.client.HTTPConnection(address, 80, timeout=PATIENCE)
-    try:
-        connection.request("GET", path, headers={"Connection": "close", TRACE_HEADER: trace or "-"})
-        answer = connection.getresponse()
-        body = answer.read().decode(errors="replace")
-        return Reply(status=answer.status, replica=answer.getheader(REPLICA_HEADER, ""), body=body)
-    finally:
-        connection.close()
+def get(path: str, address: str = "127.0.0.1", trace: str = "-") -> fetch.Reply:
+    """The same from the caller's network; raises one of :data:`labkit.farm.services.fetch.ERRORS` without an answer."""
+    there = fetch.Target(label="", host=address, address=IPv4Address(address), port=80)
+    return fetch.get(there, path, headers={TRACE_HEADER: trace}, patience=PATIENCE)
+
+
+def title(reply: fetch.Reply) -> str:
+    """The page's title."""
+    found = re.search(r"<title>(.*?)</title>", reply.body, re.DOTALL)
+    return html.unescape(found[1]).strip() if found else ""
 
 
 def until(holds: Callable[[], bool]) -> bool:
     """Whether it holds within the patience."""
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        cancellation.pause(PAUSE)
-    return True
+    return cancellation.until(holds, PATIENCE)
 
 
-def first(one: Container) -> Reply:
+def first(one: Container) -> fetch.Reply:
     """The answer of a server that may just have begun; :class:`FarmError` when it ends or is silent."""
-    replies: list[Reply] = []
+    replies: list[fetch.Reply] = []
 
     def answers() -> bool:
-        with suppress(OSError, http.client.HTTPException):
+        with suppress(*fetch.ERRORS):
             replies.append(ask(one))
             return True
         one.require()
@@ -264,17 +248,17 @@ def page(one: Container) -> str:
     """The site's page, in which mod_include has put the replica's name, and the header with that name."""
     reply = first(one)
     shown = f'id="replica">{one.name}<' in reply.body
-    return f"{reply.status} {quoted(reply.title)}, header {reply.replica}, {'its' if shown else 'no'} name in it"
+    return f"{reply.status} {quoted(title(reply))}, header {reply.replica}, {'its' if shown else 'no'} name in it"
 
 
 def _expected_page(lab: Lab, setup: Setup) -> str:
-    title = quoted(lab.title(lab.site(setup.site)))
-    return f"200 {title}, header trial-{setup.name}, its name in it"
+    expected = quoted(lab.title(lab.site(setup.site)))
+    return f"200 {expected}, header trial-{setup.name}, its name in it"
 
 
 def _error(one: Container, path: str) -> str:
     first(one)
-    said = ask(one, path).title
+    said = title(ask(one, path))
     return f"{said}, and then {ask(one).status}"
 
 
@@ -419,8 +403,8 @@ def _load(done: threading.Event) -> tuple[int, int]:
     while not done.is_set():
         asked += 1
         try:
-            failed += fetch("/").status != 200
-        except (OSError, http.client.HTTPException):
+            failed += get("/").status != 200
+        except fetch.ERRORS:
             failed += 1
     return failed, asked
 

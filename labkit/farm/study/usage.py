@@ -8,7 +8,6 @@ on the farm's image. The evidence is kept beside the unpacked image; the same im
 
 from __future__ import annotations
 
-import http.client
 import logging
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -29,14 +28,16 @@ from labkit.farm import images, rootfs
 from labkit.farm.containers import container
 from labkit.farm.images import builder
 from labkit.farm.images.unpacking import Unpacked
-from labkit.farm.rootfs import account, packages, variants
-from labkit.farm.rootfs.account import Asked, Contents, asked, reasons
+from labkit.farm.rootfs import packages, variants
 from labkit.farm.rootfs.buildplan import key_of
+from labkit.farm.rootfs.contents import Contents
 from labkit.farm.rootfs.packages import Package
+from labkit.farm.services import fetch
 from labkit.farm.study import probes
 from labkit.farm.study.evidence import collected
 from labkit.farm.study.opened_files import watching
 from labkit.farm.study.probe_containers import Container, Setup, prepared
+from labkit.farm.study.sizes import Asked, asked, file_frame, reasons, sums
 from labkit.model import sites
 from labkit.model.lab import Lab
 from labkit.records import Record
@@ -163,10 +164,10 @@ def unneeded(lab: Lab, variant: str = "debootstrap") -> Outcome[Unneeded]:
     built = rootfs.build(lab, variant)
     unpacked = images.unpacked(lab, lab.sites[0].name)
     found = evidence(lab)
-    contents = account.read(built.value.variant, built.value.path)
+    contents = Contents.read(built.value.variant, built.value.path)
     listed = judged(contents, found, asked(variants.named(variant), lab.rootfs.packages))
     value = _value(contents, listed, found)
-    web = account.read("image", *unpacked.lower)
+    web = Contents.read("image", *unpacked.lower)
     return Outcome(
         value=value,
         subject=value.variant,
@@ -189,7 +190,7 @@ def judged(contents: Contents, found: Evidence, given: Asked) -> pandas.DataFram
     """One row a package, those that are not needed first, the heaviest of each use before the others. Pure."""
     needed = packages.closure(contents.packages, found.needed)  # also what a smaller image lacks
     why = reasons(contents.packages, given)
-    weights = contents.by_package()
+    sizes = sums(file_frame(contents), "package")["size"]
 
     def row(package: Package) -> dict[str, Cell]:
         name = package.name
@@ -197,7 +198,7 @@ def judged(contents: Contents, found: Evidence, given: Asked) -> pandas.DataFram
         absent = "" if name in (*found.needed, *found.spare) else ABSENT
         return {
             "package": name,
-            "size": weights.get(name, account.NOTHING).size,
+            "size": sizes.get(name, 0),
             "use": MEANING[use],
             "why it is there": why[name].text,
             "left out of the farm's image": found.told(name) or absent,
@@ -206,14 +207,14 @@ def judged(contents: Contents, found: Evidence, given: Asked) -> pandas.DataFram
             "it, or what needs it, is": why[name].ground,
         }
 
-    listed = pandas.DataFrame(map(row, contents.packages))
-    listed["use"] = pandas.Categorical(listed["use"], MEANING.values(), ordered=True)
-    return listed.sort_values(["use", "size"], ascending=[True, False])
+    rows = pandas.DataFrame(map(row, contents.packages))
+    rows["use"] = pandas.Categorical(rows["use"], MEANING.values(), ordered=True)
+    return rows.sort_values(["use", "size"], ascending=[True, False])
 
 
 def package_table(contents: Contents, listed: pandas.DataFrame) -> Table:
     """One row a package. Pure."""
-    rows = listed.drop(columns="it, or what needs it, is").to_dict("records")
+    rows = listed.drop(columns="it, or what needs it, is")
     title = f"The packages of {contents.name}: what a container that serves does without"
     return Table.of("unneeded", title, rows, units={"size": "bytes"})
 
@@ -400,8 +401,8 @@ def sets(contents: Contents, found: Evidence) -> Iterator[tuple[str, ...]]:
     """The packages to leave out, set by set: the spare ones, these and the idle ones, and each of
     the heaviest by itself. Pure."""
     both = (*found.idle, *found.spare)
-    weights = contents.by_package()
-    order = sorted(both, key=lambda name: -weights[name].size if name in weights else 0)
+    sizes = sums(file_frame(contents), "package")["size"]
+    order = sizes.reindex(both, fill_value=0).sort_values(ascending=False, kind="stable").index
     yield from dict.fromkeys(
         names
         for names in (found.spare, tuple(sorted(both)), *((n,) for n in order[:SINGLE]))
@@ -421,7 +422,7 @@ def files(contents: Contents, names: Collection[str]) -> tuple[str, ...]:
 
 
 def _collect(lab: Lab, unpacked: Unpacked) -> Evidence:
-    contents = account.read("image", *unpacked.lower)
+    contents = Contents.read("image", *unpacked.lower)
     weights = {file.path: file.size for file in contents.files}
 
     def leave_out(numbered: tuple[int, tuple[str, ...]]) -> Omission:
@@ -438,8 +439,8 @@ def _collect(lab: Lab, unpacked: Unpacked) -> Evidence:
         if not whole.fine:
             raise FarmError(
                 "a replica on the image as it is",
-                f"does not do its job: {whole.told}",
-                "make the farm work first: nothing can be left out of what does not",
+                f"does not serve its site: {whole.told}",
+                "make the farm work first",
                 "./lab run 05-web",
                 code="farm.trial",
             )
@@ -527,7 +528,7 @@ def _page(one: Container) -> str:
 
     def answers() -> bool:
         nonlocal seen
-        with suppress(OSError, http.client.HTTPException):
+        with suppress(*fetch.ERRORS):
             seen = " ".join(str(probes.ask(one, path).status) for path in ("/", "/none"))
         return seen == "200 404" or not one.runs()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pandas
+
 from labkit.checks import Check
 from labkit.core import run
 from labkit.core.result import Outcome, action
@@ -21,8 +23,8 @@ THREADS, CONNECTIONS = 2, 32
 #: The part of the requests that may end in an error: apache2 ends idle processes, and with them
 #: connections that were kept, in whose last moment a request may be on its way.
 ERRORS = 0.001
-#: wrk writes durations in these units; here they are seconds.
-UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+#: A number of errors in wrk's report: of sockets, by their kind, and of replies.
+ERROR = r"\b(?:connect|read|write|timeout|3xx responses:) (\d+)"
 #: The percentiles that ``wrk --latency`` writes.
 PERCENTILES = (50, 75, 90, 99)
 
@@ -127,23 +129,14 @@ def parse(text: str, *, target: str, direct: bool, connections: int) -> Throughp
         seconds=_seconds(total[2] + total[3]),
         requests=int(total[1]),
         rate=float(rate[1]),
-        errors=_errors(text),
+        errors=sum(map(int, re.findall(ERROR, text))),
         **{f"p{part}": _seconds(latencies[str(part)]) for part in PERCENTILES},
     )
 
 
 def _seconds(text: str) -> float:
     """``1.23ms`` as 0.00123."""
-    number, unit = re.fullmatch(r"([\d.]+)([a-z]+)", text).groups()  # type: ignore[union-attr]
-    return round(float(number) * UNITS[unit], 9)
-
-
-def _errors(text: str) -> int:
-    sockets = re.search(
-        r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text
-    )
-    replies = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
-    return sum(int(number) for found in (sockets, replies) if found for number in found.groups())
+    return float(pandas.Timedelta(text).total_seconds())
 
 
 def _check(lab: Lab, value: Throughput) -> Check:

@@ -10,12 +10,12 @@ from labkit.core.result import Outcome, action
 from labkit.core.tables import Table
 from labkit.display import counted, curl
 from labkit.errors import ConfigError
-from labkit.farm.network.netns import inside
 from labkit.farm.services import balancer_server, fetch
 from labkit.farm.services.balancer_config import FROM_RESERVED, STATUS_PATH
 from labkit.farm.services.dns_server import with_dns
 from labkit.farm.traffic import measurements
 from labkit.farm.traffic.measurements import Measurement, even, measure, shared
+from labkit.kernel.netns import inside
 from labkit.model.config import METHODS
 from labkit.model.lab import Lab
 from labkit.records import Record
@@ -187,7 +187,7 @@ def _weightings(count: int, weights: Sequence[int] | None) -> tuple[tuple[int, .
     if not isinstance(weights, (Sequence, type(None))):
         raise ConfigError(
             f"weights = {weights!r}",
-            "is no list of numbers",
+            "is not a list of numbers",
             "write it like [3, 1]",
             code="config.weights",
         )

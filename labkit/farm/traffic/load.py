@@ -16,9 +16,9 @@ from typing import NamedTuple
 import pandas
 
 from labkit import cancellation
-from labkit.farm.network.netns import enter
 from labkit.farm.services import fetch
 from labkit.farm.services.fetch import Target
+from labkit.kernel.netns import enter
 from labkit.model.lab import Lab
 from labkit.model.sites import TRACE_HEADER
 

@@ -72,7 +72,7 @@ def require(path: Path) -> dict[str, Any]:
     if content is None and path.exists():
         raise ConfigError(
             str(path),
-            "is damaged: no notebook that Jupyter can read",
+            "is damaged: Jupyter cannot read it",
             "restore it (git restore)",
             code="config.damaged-notebook",
         )
@@ -80,7 +80,7 @@ def require(path: Path) -> dict[str, Any]:
         raise ConfigError(
             str(path),
             "there is no notebook here",
-            "call labkit from the project's folder",
+            "run labkit in the project's folder",
             code="config.no-notebook",
         )
     return content
@@ -98,7 +98,7 @@ def declared(notebook: Mapping[str, Any]) -> frozenset[str]:
     except SyntaxError as error:
         raise ConfigError(
             "the cell tagged 'parameters'",
-            f"is no Python: {error.msg} in line {error.lineno}: {(error.text or '').strip()}",
+            f"is not valid Python: {error.msg} in line {error.lineno}: {(error.text or '').strip()}",
             "correct that line of the notebook",
             code="config.notebook-parameters",
         ) from None

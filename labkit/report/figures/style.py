@@ -116,7 +116,7 @@ def save(lab: Lab, figure: Canvas, *, name: str, alt: str, caption: str) -> Figu
     ``caption`` is the line below it. Raises :class:`ConfigError` when one of them is missing.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
-        words = ("is no figure's name", "lower-case letters, digits, hyphens")
+        words = ("is not a figure's name", "use lower-case letters, digits and hyphens")
         raise ConfigError(repr(name), *words, code="config.figure")
     if not alt.strip() or not caption.strip():
         words = ("a figure without alt text or caption", "say what it shows")
@@ -128,7 +128,7 @@ def save(lab: Lab, figure: Canvas, *, name: str, alt: str, caption: str) -> Figu
         raise MachineError(
             f"the figure {name}",
             fonts.missing(chr(int(number[0]))) if number else str(glyph),
-            "install a font that has it, or write it otherwise",
+            "install a font that has it, or use other characters",
             code="machine.no-font",
         ) from None
     for ending, image in images.items():

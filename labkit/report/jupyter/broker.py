@@ -282,7 +282,7 @@ def require_own(asked: Asked, uid: int) -> None:
     if not sound or not Path(asked.folder).is_absolute():
         raise ConfigError(
             asked.connection_file,
-            f"is no connection file of user {uid}",
+            f"is not a connection file of user {uid}",
             "start kernels from JupyterLab",
             code="config.connection-file",
         )

@@ -58,7 +58,7 @@ class Part(Record):
         for name in files:
             path = PurePosixPath(name)
             if ".." in path.parts or path.parts[:1] not in TOPS or str(path) != name:
-                raise ValueError(f"{name!r} is no file of a run")
+                raise ValueError(f"{name!r} is not a file of a run")
         return files
 
 
@@ -150,8 +150,8 @@ def _private(path: Path) -> Ed25519PrivateKey:
     except (OSError, ValueError):
         raise StateError(
             str(path),
-            "is no key of labkit's",
-            "move it away; the next rebuild makes another and runs every stage again",
+            "is not a key of labkit",
+            "move it away; the next rebuild makes a new one and runs every stage again",
             f"ls -la {path}",
             code="state.damaged-key",
         ) from None
@@ -201,7 +201,7 @@ def opened(text: str, kind: str, trusted: str) -> tuple[dict[str, Any], str]:
 
     content = bounded.parsed(text)
     if not isinstance(content, dict):
-        raise ValueError("is no JSON object")
+        raise ValueError("is not a JSON object")
     noted, signer, signature = (content.pop(name, "") for name in ("sha256", "key", "signature"))
     if not noted:
         raise ValueError("has no hash")
@@ -258,7 +258,7 @@ def seal(folder: Path, trusted: str = "", name: str = "") -> Seal:
     except OSError as error:
         return Seal(folder, trusted, nothing, f"cannot be read ({error})")
     except (bounded.NoJsonError, UnicodeDecodeError, ValidationError) as error:
-        return Seal(folder, trusted, nothing, f"is no manifest ({str(error).splitlines()[0]})")
+        return Seal(folder, trusted, nothing, f"is not a manifest ({str(error).splitlines()[0]})")
     except ValueError as error:
         return Seal(folder, trusted, nothing, str(error))
     if name and found.lab != name:

@@ -48,7 +48,7 @@ def verify(lab: Lab, folder: Path | None = None, *, key: str = "") -> Outcome[Ve
             raise ConfigError(
                 str(folder),
                 "there is no such folder",
-                "name the outputs of a lab: outputs/LAB",
+                "give the folder of a lab's outputs: outputs/LAB",
                 f"ls -la {folder}",
                 code="config.no-folder",
             )

@@ -148,7 +148,7 @@ class MediaWiki(mwclient.Site):  # type: ignore[misc]
 
     def read(self, title: str, *, files: Sequence[str] = ()) -> Snapshot:
         """The page as it is now, in one request (and one more for each 50 files); one that is no longer
-        under its title is looked for. Raises :class:`WikiError` where it is no page of text."""
+        under its title is looked for. Raises :class:`WikiError` where it is not a page of text."""
         if not title.strip(" _:") or _ILLEGAL.search(title):  # Manual: $wgLegalTitleChars
             raise _no_name(title)
         found = self._read(title, files)
@@ -240,7 +240,7 @@ class MediaWiki(mwclient.Site):  # type: ignore[misc]
         """
         what = f"File:{item.name}"
         if not PICTURE.fullmatch(item.name):
-            reason = "is no name of a picture of labkit's"
+            reason = "is not the name of a picture of labkit"
             raise WikiError(item.name, reason, "report this", code="wiki.picture-name")
         try:
             answer = self._write(
@@ -329,12 +329,12 @@ class MediaWiki(mwclient.Site):  # type: ignore[misc]
         real, model = str(found["title"]), found.get("contentmodel", "wikitext")
         code, remedy = "wiki.page-kind", "name another page in wiki.page"
         if model != "wikitext" or found["ns"] == INTERFACE:
-            raise WikiError(real, f"is no page of text ({model})", remedy, code=code)
+            raise WikiError(real, f"is not a page of text ({model})", remedy, code=code)
         prefix = title.partition(":")[0].replace("_", " ").casefold()
         named = (n for n, name in self.namespaces.items() if name and name.casefold() == prefix)
         if found["ns"] not in (*PLAIN, next(named, 0)):
             remedy = f"let its redirect lead to a page of text, or {remedy}"
-            raise WikiError(title, f"leads to {real}, which is no page for a report", remedy, code=code)  # fmt: skip
+            raise WikiError(title, f"leads to {real}, which cannot be the report's page", remedy, code=code)  # fmt: skip
 
 
 class Fate(Record):
@@ -387,7 +387,7 @@ def asked(what: str, once: Callable[[], T]) -> T:
 
 def _no_name(title: str) -> WikiError:
     """The error for a title that names no page, several ones, or a part of one."""
-    return WikiError(title, "is no page's name", "correct wiki.page", code="wiki.page-name")
+    return WikiError(title, "is not a page's name", "correct wiki.page", code="wiki.page-name")
 
 
 def _batches(items: Sequence[object]) -> Iterator[str]:

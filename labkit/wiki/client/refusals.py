@@ -48,7 +48,7 @@ _MEANING = {
     "titleblacklist-forbidden": ("the wiki refuses the page's title", "name another page in wiki.page"),
     "captcha": ("the wiki asks for a captcha", "give the bot's account the right skipcaptcha"),
     "hookaborted": ("an extension of the wiki refuses the text", _EXEMPT),
-    "invalidtitle": ("that is no page's name on this wiki", "correct wiki.page"),
+    "invalidtitle": ("that is not a page's name on this wiki", "correct wiki.page"),
     "uploaddisabled": ("the wiki takes no uploads", "set its $wgEnableUploads"),
     "verification-error": ("the wiki refuses the picture's content", "see that it allows PNG files"),
     "filetype-banned": ("the wiki refuses the picture's kind", "add it to its $wgFileExtensions"),
@@ -87,7 +87,7 @@ def refusal(what: str, code: str, info: str) -> WikiError:
     """The error for a refusal of the API's, by its code."""
     if code in CONFLICTS:
         return ConflictError(
-            what, f"was saved by somebody else in between ({code})", "publish again"
+            what, f"was saved by another person meanwhile ({code})", "publish again"
         )
     if code in ENDED:
         return SessionEndedError(what, f"the session has ended ({code})", "publish again")

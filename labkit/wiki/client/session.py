@@ -75,11 +75,11 @@ def read(path: Path) -> Passwords:
             return found
     except FileNotFoundError:
         raise WikiError(
-            str(path), "there is none yet", "bring the wiki up first", code="wiki.no-passwords"
+            str(path), "does not exist yet", "bring the wiki up first", code="wiki.no-passwords"
         ) from None
     except PermissionError:
         raise WikiError(
-            str(path), "is readable by root alone", "call it with sudo", code="machine.not-root"
+            str(path), "only root can read it", "run it with sudo", code="machine.not-root"
         ) from None
     except (OSError, ValueError):
         pass

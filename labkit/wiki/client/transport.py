@@ -210,7 +210,7 @@ def _judged(reply: requests.Response, text: str, *, own: bool) -> Reply:
         said = f"the wiki sends on to {place.scheme}://{place.hostname}{place.path}"
         return Reply(fault=Fault(said, remedy="let wiki.url be that address", tries=1))
     if status in (200, 429) or status >= 500:
-        said = f"HTTP status {status}" if status != 200 else "its answer is no JSON"
+        said = f"HTTP status {status}" if status != 200 else "its answer is not JSON"
         return Reply(fault=Fault(f"{_SILENT}: {said}", wait=wait, undone=status == 429))
     wrong = not_a_wiki("", f"HTTP status {status}", own=own)
     return Reply(fault=Fault(wrong.reason, wrong.code, wrong.remedy, tries=1))

@@ -74,7 +74,7 @@ class Block(Record):
 
 
 class Fenced(Record):
-    """A block as found on a page: what stands there now, and the hash of what labkit wrote there.
+    """A block as found on a page: what is in its place now, and the hash of what labkit wrote there.
 
     ``start`` and ``end`` are its first character's place in the page and the one after its last;
     ``notice`` is labkit's notice at its head, which does not belong to the block.
@@ -170,7 +170,7 @@ def parse(text: str, page: str) -> Document:
         return WikiError(
             f"{page}, line {line_of(text, place)}",
             fault,
-            "nothing was published; `labkit publish --repair` mends it and loses no line (see before what it "
+            "nothing was published; `labkit publish --repair` repairs it and loses no line (to see first what it "
             "would do: --repair --dry-run)",
             code="wiki.page-damaged",
         )

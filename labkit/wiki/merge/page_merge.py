@@ -44,7 +44,7 @@ class Authorship(Record):
 
 class Altered(Record):
     """A line of labkit's that a person changed: what labkit writes there (``ours``, '' for a line that it
-    does not write), what stands there (``theirs``, '' for a line that is deleted), who made it so (``by``),
+    does not write), what is in its place (``theirs``, '' for a line that is deleted), who made it so (``by``),
     and who had changed it ``before``. Both are '' for a whole block that is deleted."""
 
     block: str

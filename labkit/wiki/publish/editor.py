@@ -134,7 +134,7 @@ class PageEditor:
             raise WikiError(
                 snapshot.title,
                 f"was deleted {snapshot.deleted}",
-                f"`labkit publish --restore {shlex.quote(written.page)}` publishes it anew; what people wrote there "
+                f"`labkit publish --restore {shlex.quote(written.page)}` publishes it again; what people wrote there "
                 "an administrator of the wiki can undelete",
                 code="wiki.page-deleted",
             )
@@ -287,8 +287,8 @@ class PageEditor:
         if lost:
             raise WikiError(
                 self.title,
-                f"the new text would lose {counted(lost.total(), 'line')} of people's, first {quoted(next(iter(lost)))}",
-                "nothing was published; this is a fault of labkit's: report it with the page's text",
+                f"the new text would lose {counted(lost.total(), 'line')} that people wrote, first {quoted(next(iter(lost)))}",
+                "nothing was published; this is a fault in labkit: report it with the page's text",
                 code="wiki.lines-lost",
             )
 

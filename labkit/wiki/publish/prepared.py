@@ -85,7 +85,7 @@ def prepare(lab: Lab) -> Outcome[Pages]:
         raise ConfigError(
             f"wiki.page = {quoted(lab.wiki.page)}",
             "is a page that labkit prepares",
-            "name it otherwise",
+            "choose another title",
             code="config.page",
         )
     server.up(lab)
@@ -117,7 +117,7 @@ def assignment(lab: Lab) -> str:
         text = reading.content(path).decode("utf-8-sig")
         wrong = "" if text.strip() else "is empty"
     except UnicodeDecodeError:
-        wrong, remedy = "is no text in UTF-8", "convert it (iconv)"
+        wrong, remedy = "is not UTF-8 text", "convert it (iconv)"
     except ValueError as error:
         wrong = str(error)
     except OSError as error:

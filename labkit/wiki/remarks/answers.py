@@ -85,8 +85,8 @@ def composed(text: str) -> str:
     if found := broken(words):
         raise ConfigError(
             "the answer",
-            f"has {found} in it, a character that no page can have",
-            "leave it out",
+            f"contains {found}, a character that a page cannot have",
+            "remove it",
             code="config.answer",
         )
     pieces, place = [], 0
@@ -143,7 +143,9 @@ def chosen(found: Remarks, identity: str) -> Remark:
     if len(fitting) == 1:
         return fitting[0]
     many = (
-        f"{len(fitting)} remarks' identifiers begin so" if fitting else "is no remark's identifier"
+        f"{len(fitting)} remarks' identifiers begin so"
+        if fitting
+        else "is not a remark's identifier"
     )
     raise ConfigError(
         f"remark {quoted(identity)}",

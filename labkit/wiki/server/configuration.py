@@ -93,7 +93,7 @@ def require_reachable(path: Path) -> None:
             raise MachineError(
                 str(folder),
                 f"the web server's account {USER} cannot enter this folder, and the wiki lies below it",
-                "put `state`, `cache` and `run` below folders that everybody may enter, or `chmod o+x` it",
+                "put `state`, `cache` and `run` below folders that every user may enter, or `chmod o+x` it",
                 f"ls -ld {folder}",
                 code="machine.folder-closed",
             )

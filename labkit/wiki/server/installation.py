@@ -218,7 +218,7 @@ def _installer(
     except CommandError as error:
         raise WikiError(
             str(Folders(lab).data), f"MediaWiki's installer failed: {excerpt(error.stderr)}",
-            "see that PHP's extensions are installed (`./lab doctor`)", error.again, code="wiki.installer",
+            "check that PHP's extensions are installed (`./lab doctor`)", error.again, code="wiki.installer",
         ) from None  # fmt: skip
     finally:
         shutil.rmtree(written)
@@ -239,8 +239,8 @@ def fetch(shared: Path, *, offline: bool = False) -> Path:
         if offline:
             raise MachineError(
                 "mediawiki",
-                f"no version of it is in {shared}, and labkit is to stay offline",
-                "call it once without --offline, where the machine's Debian mirror can be reached",
+                f"there is no version of it in {shared}, and labkit is offline",
+                "run it once without --offline, where the machine's Debian mirror can be reached",
                 "apt-get download --print-uris mediawiki",
                 code="machine.offline",
             )
@@ -252,7 +252,7 @@ def fetch(shared: Path, *, offline: bool = False) -> Path:
             raise MachineError(
                 "mediawiki",
                 f"apt cannot download Debian's package: {excerpt(error.stderr)}",
-                "call `apt-get update` and see that the machine's Debian mirror answers",
+                "run `apt-get update` and check that the machine's Debian mirror answers",
                 "apt-get download --print-uris mediawiki",
                 code="machine.mirror",
             ) from None

@@ -1,22 +1,151 @@
-"""Says which package each file of a root file system belongs to, by dpkg's database and known scripts.
+"""What is in a root file system: each file's size and kind, and the package that it belongs to.
 
-The first of these that applies: a package lists the file; ucf or update-alternatives keeps it for a package; it is the
-package tools' own state; a package's scripts are known to make it (:data:`MADE`), or it is a link to a package's file,
-or the scripts of exactly one package name it; the program that built the root file system writes it (:data:`BUILT`); a
-package has systemd-tmpfiles make it. Other files belong to no package. Read are dpkg's file lists, diversions and
-alternatives (dpkg(1), dpkg-divert(1), update-alternatives(1)), and the files that ucf(1) keeps.
+A file's owner is the first of these that applies: a package lists the file; ucf or update-alternatives keeps it for a
+package; it is the package tools' own state; a package's scripts are known to make it (:data:`MADE`), or it is a link to
+a package's file, or the scripts of exactly one package name it; the program that built the root file system writes it
+(:data:`BUILT`); a package has systemd-tmpfiles make it. Other files belong to no package. Read are dpkg's file lists,
+diversions and alternatives (dpkg(1), dpkg-divert(1), update-alternatives(1)), and the files that ucf(1) keeps.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 from labkit.farm.rootfs import packages
-from labkit.farm.rootfs.files import File
-from labkit.farm.rootfs.packages import Package
+from labkit.farm.rootfs.packages import STATUS, Package
+from labkit.records import Record
+
+Form = Literal["file", "folder", "link", "device"]
+
+
+#: Kind -> the paths of its files, whole; ``{lib}`` is a folder of libraries. The order counts: a copyright file
+#: is a licence before it is documentation. ``locales``: translations, and what a language
+#: writes and sorts by.
+PATHS: Mapping[str, str] = {
+    "package-manager state": r"/var/lib/(dpkg|apt|aptitude|ucf)/.*|/var/cache/(apt|debconf)/.*"
+    r"|/var/backups/.*",
+    "licences": r"/usr/share/doc/.*/(copyright|LICEN[CS]E|NOTICE|COPYING)[^/]*"
+    r"|/usr/share/common-licenses/.*",
+    "documentation": r"/usr/share/(doc|info|doc-base|gtk-doc|lintian|bug|menu|linda)/.*",
+    "man pages": r"/usr/share/man/.*|/var/cache/man/.*|/usr/local/man",
+    "locales": r"/usr/share/(locale|i18n)/.*|/usr/lib/locale/.*|.*/[^/]+\.mo",
+    "character sets": r"{lib}/([^/]+/)?gconv/.*",
+    "time zones": r"/usr/share/zoneinfo/.*|/etc/(localtime|timezone)",
+    "fonts and terminals": r"/usr/share/(fonts|consolefonts|consoletrans|keymaps|tabset)/.*"
+    r"|(/usr/share|/usr/lib|/etc)/terminfo/.*|/usr/share/X11/.*",
+    "headers": r"/usr/include/.*|.*/pkgconfig/.*|{lib}/.*\.(a|la|o)|/usr/share/aclocal/.*",
+    "hardware lists": r"/usr/lib/udev/hwdb.*|/etc/udev/hwdb.*|/usr/share/(misc|hwdata)/[^/]*\.ids.*"
+    r"|/usr/lib/(firmware|modules)/.*",
+    "Perl": r"/usr/(share|lib|local/lib)(/[^/]+)?/perl.*|/usr/bin/(perl|cpan|c?prove|pod)[^/]*"
+    r"|.*\.(pm|pl|ph|pod|al|ix)",
+    "Python": r"/usr/(lib|share|local/lib)/python3?[^/]*/.*|/usr/bin/(py|python)[^/]*|.*\.pyc?",
+    "certificates and keys": r"/usr/share/(ca-certificates|keyrings)/.*|/etc/ssl/.*"
+    r"|/etc/apt/trusted\.gpg.*|.*\.(gpg|pem|crt)",
+    "shell completions": r"/usr/share/(bash-completion|zsh|fish)/.*|/etc/bash_completion\.d/.*",
+    "service definitions": r"(/usr/lib|/etc)/systemd/.*|/etc/(init|rc[0-6S]|cron)\.?[a-z]*/.*"
+    r"|/usr/lib/(udev|tmpfiles|sysusers|modprobe|sysctl|modules-load|init)(\.d)?/.*"
+    r"|/var/lib/systemd/.*|/etc/(sv|runit)/.*|/usr/share/runit/.*",
+    "shared objects": r"{lib}/.*\.so([.-][^/]*)?|/usr/lib(x?32|64)?/ld-.*",
+    "logs and caches": r"/var/(log|cache|tmp|spool)/.*|/run/.*",
+    "configuration": r"/etc/.*",
+}
+
+
+LIBRARIES = r"/usr/(local/)?lib(32|64|x32|exec)?"
+
+
+#: Where programs lie that people and other programs call.
+PROGRAMS = re.compile(r"/(usr/(local/)?)?s?bin/.*|/usr/libexec/.*")
+
+
+RULES = tuple((kind, re.compile(text.replace("{lib}", LIBRARIES))) for kind, text in PATHS.items())
+
+
+KINDS = (*PATHS, "executables", "other data", "folders", "devices")
+
+
+class File(NamedTuple):
+    """One name in a root file system (a plain tuple: there are thousands of them).
+
+    ``path`` begins with ``/``, the root itself; ``size`` is the apparent size and ``disk`` what the
+    file takes on its disk, in bytes, as du(1) counts both: a file with holes takes less than
+    its size, and of several names of one file (hard links) all but the first weigh nothing.
+    ``target`` is where a symbolic link points to, as it is written in it.
+    """
+
+    path: str
+    form: Form
+    size: int
+    disk: int
+    executable: bool = False
+    target: str = ""
+
+
+def scan(*roots: Path) -> tuple[File, ...]:
+    """The files below ``roots``, by path; of a name in several of them the first root's counts.
+
+    Several roots are an image's layers, the topmost first, none of which removes a file.
+    """
+    found: dict[str, tuple[os.stat_result, str]] = {}
+    for root in reversed(roots):
+        found["/"] = (root.lstat(), "")
+        found.update(_below(str(root), ""))
+    seen: set[tuple[int, int]] = set()
+    return tuple(_file(path, *found[path], seen) for path in sorted(found))
+
+
+def _below(folder: str, prefix: str) -> Iterator[tuple[str, tuple[os.stat_result, str]]]:
+    """Path below the root -> what stat(2) says, and a link's target."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = f"{prefix}/{entry.name}"
+            target = str(Path(entry.path).readlink()) if entry.is_symlink() else ""
+            yield path, (entry.stat(follow_symlinks=False), target)
+            if entry.is_dir(follow_symlinks=False):
+                yield from _below(entry.path, path)
+
+
+def _file(path: str, status: os.stat_result, target: str, seen: set[tuple[int, int]]) -> File:
+    form = _form(status.st_mode)
+    size, disk = status.st_size, status.st_blocks * 512  # st_blocks: inode(7)
+    if status.st_nlink > 1 and form != "folder":
+        inode = (status.st_dev, status.st_ino)
+        if inode in seen:
+            size = disk = 0
+        seen.add(inode)
+    executable = form == "file" and bool(status.st_mode & 0o111)
+    return File(path, form, size, disk, executable, target)
+
+
+def _form(mode: int) -> Form:
+    if stat.S_ISREG(mode):
+        return "file"
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "link" if stat.S_ISLNK(mode) else "device"
+
+
+def kind(file: File) -> str:
+    """The kind of a file, one of :data:`KINDS`; a link is what its own place says."""
+    if file.form == "folder":
+        return "folders"
+    if file.form == "device":
+        return "devices"
+    for name, pattern in RULES:
+        if pattern.fullmatch(file.path):
+            return name
+    if file.executable or PROGRAMS.fullmatch(file.path):
+        return "executables"
+    return "other data"
+
+
+# -- owners ---
 
 How = Literal["package", "alternative", "script", "state", "shared", "builder", "nobody"]
 
@@ -109,32 +238,25 @@ NOBODY = Owner("nobody")
 
 def attribute(files: Iterable[File], known: Database) -> dict[str, Owner]:
     """The owner of each file, by its path."""
-    here = {file.path: file for file in files}
-    real = resolver({path: file.target for path, file in here.items() if file.target})
-    finder = _Finder(
-        here=here,
-        real=real,
-        listed=listed(known, real),
-        alternatives=frozenset(map(real, known.alternatives)),
-        kept={real(path): package for path, package in known.kept.items()},
-        installed=frozenset(package.name for package in known.packages),
-        named=_named(known),
-        wanted={real(path): package for path, package in known.wanted.items()},
-    )
-    return {path: finder.owner(path) for path in here}
+    finder = _Finder(files, known)
+    return {path: finder.owner(path) for path in finder.here}
 
 
-class _Finder(NamedTuple):
-    """What the owners are found with, by real paths."""
+class _Finder:
+    """Finds owners by real paths (:func:`resolver`)."""
 
-    here: Mapping[str, File]
-    real: Callable[[str], str]
-    listed: Mapping[str, tuple[str, ...]]
-    alternatives: frozenset[str]
-    kept: Mapping[str, str]
-    installed: frozenset[str]
-    named: Callable[[str], str]
-    wanted: Mapping[str, str]
+    def __init__(self, files: Iterable[File], known: Database) -> None:
+        self.here = {file.path: file for file in files}
+        self.real = resolver({path: f.target for path, f in self.here.items() if f.target})
+        self.listed = listed(known, self.real)
+        self.alternatives = frozenset(map(self.real, known.alternatives))
+        self.kept = {self.real(path): package for path, package in known.kept.items()}
+        self.wanted = {self.real(path): package for path, package in known.wanted.items()}
+        self.installed = frozenset(package.name for package in known.packages)
+        self.named: dict[str, set[str]] = {}  # path -> the packages whose scripts name it
+        for package, text in known.scripts.items():
+            for path in re.findall(r"/[\w.+/-]+\w", text):
+                self.named.setdefault(path, set()).add(package)
 
     def owner(self, path: str, hops: int = 0) -> Owner:
         lists = self.listed.get(path, ())
@@ -163,12 +285,17 @@ class _Finder(NamedTuple):
         if hops > HOPS:
             return ""
         made_from = (self.owner(self.real(item), hops + 1).package for item in sources(path))
+        named = self.named.get(path, set())
         return (
-            maker(path, self.installed)
+            self._known_maker(path)
             or next(filter(None, made_from), "")
             or self._target(path, hops)
-            or self.named(path)
+            or (next(iter(named)) if len(named) == 1 else "")
         )
+
+    def _known_maker(self, path: str) -> str:
+        names = next((n for pattern, n in MADE.items() if re.fullmatch(pattern, path)), ())
+        return next((name for name in names if name in self.installed), "")
 
     def _target(self, path: str, hops: int) -> str:
         """The package of what a link points to; also when that is gone, as dpkg still lists it."""
@@ -181,20 +308,6 @@ class _Finder(NamedTuple):
         """Whether it is a folder, or a link where packages list one (``/bin``)."""
         file = self.here.get(path)
         return file is None or file.form in ("folder", "link")
-
-
-def _named(known: Database) -> Callable[[str], str]:
-    """A function from a path to the one package whose scripts name it; '' where none or several do."""
-    names: dict[str, set[str]] = {}
-    for package, text in known.scripts.items():
-        for path in re.findall(r"/[\w.+/-]+\w", text):
-            names.setdefault(path, set()).add(package)
-
-    def find(path: str) -> str:
-        packages = names.get(path, set())
-        return next(iter(packages)) if len(packages) == 1 else ""
-
-    return find
 
 
 class Diversion(NamedTuple):
@@ -223,7 +336,7 @@ class Database(NamedTuple):
     wanted: Mapping[str, str]
 
 
-def read(root: Path) -> Database:
+def database(root: Path) -> Database:
     """The database of the root file system; raises StateError where dpkg has none."""
     info = root / DPKG / "info"
     lists: dict[str, tuple[str, ...]] = {}
@@ -351,14 +464,6 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace")
 
 
-def maker(path: str, installed: Collection[str]) -> str:
-    """The installed package to whose scripts the file is owed, '' for none that is known."""
-    for pattern, names in MADE.items():
-        if re.fullmatch(pattern, path):
-            return next((name for name in names if name in installed), "")
-    return ""
-
-
 def sources(path: str) -> tuple[str, ...]:
     """The paths one of which a file was made from, and whose owner is its own: none for most."""
     if compiled := COMPILED.fullmatch(path):
@@ -366,3 +471,59 @@ def sources(path: str) -> tuple[str, ...]:
     if noted := NOTED.fullmatch(path):
         return tuple(f"{folder}/{noted[1]}" for folder in UNITS)
     return ()
+
+
+# -- the whole ---
+
+
+class Weight(Record):
+    """How many files, their apparent size and what they take on their disk (bytes)."""
+
+    files: int
+    size: int
+    disk: int
+
+    @classmethod
+    def of(cls, files: Iterable[File]) -> Weight:
+        """The sum of some files."""
+        listed = list(files)
+        return cls(
+            files=len(listed),
+            size=sum(file.size for file in listed),
+            disk=sum(file.disk for file in listed),
+        )
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The files of a root file system, each with its owner and its kind (by path), and its packages."""
+
+    name: str
+    files: tuple[File, ...]
+    owners: Mapping[str, Owner]
+    kinds: Mapping[str, str]
+    packages: tuple[Package, ...]
+
+    @property
+    def weight(self) -> Weight:
+        """The sum of all files, as du(1) counts a folder."""
+        return Weight.of(self.files)
+
+    @classmethod
+    def read(cls, name: str, *roots: Path) -> Contents:
+        """The contents of a root file system; of an image's layers ``roots``, the topmost first.
+
+        dpkg's database is that of the first root that has one; raises StateError when none has. What
+        lies in the layers above that one was written by who built the image.
+        """
+        files = scan(*roots)
+        place = next((n for n, root in enumerate(roots) if (root / STATUS).is_file()), 0)
+        known = database(roots[place])
+        above = {f.path for root in roots[:place] for f in scan(root) if f.form != "folder"}
+        return cls(
+            name=name,
+            files=files,
+            owners=attribute(files, known) | dict.fromkeys(above, Owner("builder")),
+            kinds={file.path: kind(file) for file in files},
+            packages=known.packages,
+        )

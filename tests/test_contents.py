@@ -12,21 +12,21 @@ from labkit import Lab
 from labkit.core import run
 from labkit.errors import ConfigError
 from labkit.farm import rootfs
-from labkit.farm.rootfs import account, files, owners, packages, variants
-from labkit.farm.rootfs.account import Asked
-from labkit.farm.rootfs.files import File, Form, scan
-from labkit.farm.rootfs.owners import NOBODY, Database, Diversion, Owner
-from labkit.farm.rootfs.packages import Package
+from labkit.farm.rootfs import contents, packages, variants
+from labkit.farm.rootfs.contents import (
+    NOBODY,
+    Contents,
+    Database,
+    Diversion,
+    File,
+    Form,
+    Owner,
+    Weight,
+    scan,
+)
 from labkit.farm.study import sizes
-
-
-def _package(name: str, **given: object) -> Package:
-    values = {
-        "version": "1", "architecture": "all", "installed": 1, "priority": "optional",
-        "section": "admin", "essential": False,
-    }  # fmt: skip
-    return Package.model_validate({"name": name, **values, **given})
-
+from labkit.farm.study.sizes import Asked
+from tests.sample_packages import package as _package
 
 # -- scan ------------------------------------------------------------------------------------------
 
@@ -102,29 +102,21 @@ awk.1.gz
 """
 
 
-def test_reads_an_alternative() -> None:
-    """Its link, its followers' links, and those between them and the chosen program."""
-    assert set(owners.parse_alternative("awk", ALTERNATIVE)) == {
+def test_what_the_package_tools_keep_is_read() -> None:
+    """An alternative's links and its followers', also those in /etc/alternatives; three lines a diversion; package and
+    path a line of ucf's registry; the second word of a line for systemd-tmpfiles; a file list's package."""
+    assert set(contents.parse_alternative("awk", ALTERNATIVE)) == {
         "/usr/bin/awk", "/usr/share/man/man1/awk.1.gz",
         "/etc/alternatives/awk", "/etc/alternatives/awk.1.gz",
     }  # fmt: skip
-
-
-def test_reads_diversions_and_ucfs_registry() -> None:
-    """Three lines a diversion; package and path a line of the registry."""
     text = "/bin/sh\n/bin/sh.distrib\ndash\n"
-    assert owners.parse_diversions(text) == (Diversion("/bin/sh", "/bin/sh.distrib", "dash"),)
-    assert owners.parse_registry("openssh-server /etc/ssh/sshd_config\n") == {
-        "/etc/ssh/sshd_config": "openssh-server"
-    }
-
-
-@pytest.mark.parametrize(
-    ("name", "package"), [("libc6:amd64.list", "libc6"), ("libpam0g.postinst", "libpam0g"), ("g++-12.list", "g++-12")]
-)  # fmt: skip
-def test_the_package_of_a_file_list(name: str, package: str) -> None:
-    """Without ending and architecture."""
-    assert owners.package_of(name) == package
+    assert contents.parse_diversions(text) == (Diversion("/bin/sh", "/bin/sh.distrib", "dash"),)
+    registry = contents.parse_registry("openssh-server /etc/ssh/sshd_config\n")
+    assert registry == {"/etc/ssh/sshd_config": "openssh-server"}
+    text = "# d /no 0755\n\nd /run/setrans 0755 root root - -\nL? /etc/vconsole.conf - - - - x\nd\n"
+    assert contents.parse_tmpfiles(text) == ("/run/setrans", "/etc/vconsole.conf")
+    names = {"libc6:amd64.list": "libc6", "libpam0g.postinst": "libpam0g", "g++-12.list": "g++-12"}
+    assert {name: contents.package_of(name) for name in names} == names
 
 
 @pytest.mark.parametrize(
@@ -144,13 +136,7 @@ def test_where_a_name_really_lies(path: str, real: str) -> None:
     links = {
         "/bin": "usr/bin", "/var/run": "/run", "/deep/one": "../bin", "/loop": "loop",
     }  # fmt: skip
-    assert owners.resolver(links)(path) == real
-
-
-def test_what_systemd_tmpfiles_is_to_make() -> None:
-    """The second word of each line, except of comments."""
-    text = "# d /no 0755\n\nd /run/setrans 0755 root root - -\nL? /etc/vconsole.conf - - - - x\nd\n"
-    assert owners.parse_tmpfiles(text) == ("/run/setrans", "/etc/vconsole.conf")
+    assert contents.resolver(links)(path) == real
 
 
 # -- owners ----------------------------------------------------------------------------------------
@@ -236,7 +222,7 @@ def test_whose_a_file_is(path: str, owner: Owner) -> None:
         name: File(name, _form(name), 1, 1, target=LINKS.get(name, ""))
         for name in (*FOLDERS, *LINKS, path)
     }
-    assert owners.attribute(files.values(), DATABASE)[path] == owner
+    assert contents.attribute(files.values(), DATABASE)[path] == owner
 
 
 def _form(path: str) -> Form:
@@ -249,69 +235,48 @@ def test_a_rule_for_a_package_that_is_not_installed_does_not_apply() -> None:
     """Nobody is better than a package that is not there."""
     known = DATABASE._replace(packages=())
     files = [File("/etc/ssh/ssh_host_rsa_key", "file", 1, 1)]
-    assert owners.attribute(files, known) == {"/etc/ssh/ssh_host_rsa_key": NOBODY}
+    assert contents.attribute(files, known) == {"/etc/ssh/ssh_host_rsa_key": NOBODY}
 
 
 # -- kinds -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        ("/usr/share/doc/bash/copyright", "licences"),
-        ("/usr/share/common-licenses/GPL-3", "licences"),
-        ("/usr/share/doc/bash/README.gz", "documentation"),
-        ("/usr/share/info/dir", "documentation"),
-        ("/usr/share/man/de/man1/ls.1.gz", "man pages"),
-        ("/usr/share/locale/de/LC_MESSAGES/bash.mo", "locales"),
-        ("/usr/lib/locale/C.utf8/LC_CTYPE", "locales"),
-        ("/usr/lib/x86_64-linux-gnu/gconv/UTF-7.so", "character sets"),
-        ("/usr/share/zoneinfo/Europe/Paris", "time zones"),
-        ("/etc/localtime", "time zones"),
-        ("/usr/share/terminfo/x/xterm", "fonts and terminals"),
-        ("/usr/include/stdio.h", "headers"),
-        ("/usr/lib/x86_64-linux-gnu/libc.a", "headers"),
-        ("/usr/lib/udev/hwdb.bin", "hardware lists"),
-        ("/usr/bin/perl5.36-x86_64-linux-gnu", "Perl"),
-        ("/usr/share/perl5/Debconf/Db.pm", "Perl"),
-        ("/usr/lib/x86_64-linux-gnu/perl-base/auto/POSIX/POSIX.so", "Perl"),
-        ("/usr/lib/x86_64-linux-gnu/libperl.so.5.36.0", "shared objects"),
-        ("/usr/lib/python3.11/os.py", "Python"),
-        ("/usr/bin/python3.11", "Python"),
-        ("/usr/share/keyrings/debian-archive-keyring.gpg", "certificates and keys"),
-        ("/usr/share/bash-completion/completions/umount", "shell completions"),
-        ("/usr/lib/systemd/system/cron.service", "service definitions"),
-        ("/etc/init.d/cron", "service definitions"),
-        ("/etc/rc2.d/S01cron", "service definitions"),
-        ("/etc/cron.daily/apt-compat", "service definitions"),
-        ("/usr/lib/systemd/systemd-logind", "service definitions"),
-        ("/usr/lib/x86_64-linux-gnu/libc.so.6", "shared objects"),
-        ("/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", "shared objects"),
-        ("/usr/lib64/ld-linux-x86-64.so.2", "shared objects"),
-        ("/usr/lib/apache2/modules/mod_mime.so", "shared objects"),
-        ("/var/lib/dpkg/status", "package-manager state"),
-        ("/var/cache/debconf/config.dat", "package-manager state"),
-        ("/var/log/wtmp", "logs and caches"),
-        ("/etc/apache2/apache2.conf", "configuration"),
-        ("/usr/sbin/apache2", "executables"),
-        ("/usr/libexec/coreutils/libstdbuf.so", "shared objects"),
-        ("/usr/share/apache2/icons/a.png", "other data"),
-    ],
-)
-def test_what_kind_a_file_is(path: str, kind: str) -> None:
-    """By where it lies and how it is called."""
-    assert files.kind(File(path, "file", 1, 1)) == kind
+KINDS = {
+    "/usr/share/doc/bash/copyright": "licences",
+    "/usr/share/doc/bash/README.gz": "documentation",
+    "/usr/share/man/de/man1/ls.1.gz": "man pages",
+    "/usr/share/locale/de/LC_MESSAGES/bash.mo": "locales",
+    "/usr/lib/x86_64-linux-gnu/gconv/UTF-7.so": "character sets",
+    "/usr/share/zoneinfo/Europe/Paris": "time zones",
+    "/usr/share/terminfo/x/xterm": "fonts and terminals",
+    "/usr/lib/x86_64-linux-gnu/libc.a": "headers",
+    "/usr/lib/udev/hwdb.bin": "hardware lists",
+    "/usr/bin/perl5.36-x86_64-linux-gnu": "Perl",
+    "/usr/lib/x86_64-linux-gnu/libperl.so.5.36.0": "shared objects",
+    "/usr/bin/python3.11": "Python",
+    "/usr/share/keyrings/debian-archive-keyring.gpg": "certificates and keys",
+    "/usr/share/bash-completion/completions/umount": "shell completions",
+    "/etc/cron.daily/apt-compat": "service definitions",
+    "/usr/lib64/ld-linux-x86-64.so.2": "shared objects",
+    "/var/lib/dpkg/status": "package-manager state",
+    "/var/log/wtmp": "logs and caches",
+    "/etc/apache2/apache2.conf": "configuration",
+    "/usr/sbin/apache2": "executables",
+    "/usr/share/apache2/icons/a.png": "other data",
+}
 
 
-def test_form_and_mode_count_too() -> None:
-    """Folders and devices are kinds of their own; a program may lie anywhere."""
+def test_what_kind_a_file_is() -> None:
+    """By where it lies and how it is called; folders and devices are kinds of their own; a program may lie anywhere."""
+    files = [File(path, "file", 1, 1) for path in KINDS]
+    assert {file.path: contents.kind(file) for file in files} == KINDS
     for file, kind in (
         (File("/usr/share/doc", "folder", 4096, 4096), "folders"),
         (File("/dev/null", "device", 0, 0), "devices"),
         (File("/usr/lib/apt/methods/http", "file", 1, 1, executable=True), "executables"),
         (File("/usr/bin/awk", "link", 1, 0, target="mawk"), "executables"),
     ):
-        assert files.kind(file) == kind
+        assert contents.kind(file) == kind
 
 
 # -- reasons ---------------------------------------------------------------------------------------
@@ -352,20 +317,20 @@ LISTED = (
 def test_why_a_package_is_there(name: str, text: str) -> None:
     """The shortest chain from what was asked for goes before one from what is taken anyway."""
     given = Asked(packages=("web",), priorities=("required", "important"))
-    assert account.reasons(LISTED, given)[name].text == text
+    assert sizes.reasons(LISTED, given)[name].text == text
 
 
 def test_a_priority_that_the_program_does_not_take_is_no_reason() -> None:
     """mmdebstrap's variant essential takes no priority: then such a package is left over."""
-    given = account.asked(variants.named("essential"), ("web",))
+    given = sizes.asked(variants.named("essential"), ("web",))
     assert given == Asked(packages=("web", "apt", "usr-is-merged"), priorities=())
-    assert account.reasons(LISTED, given)["zone"].text == "nobody needs it any more"
+    assert sizes.reasons(LISTED, given)["zone"].text == "nobody needs it any more"
 
 
 def test_circles_of_dependencies_end() -> None:
     """Each of them is there because of the one that was asked for."""
     listed = (_package("a", depends=(("b",),)), _package("b", depends=(("a",),)))
-    found = account.reasons(listed, Asked(packages=("a",)))
+    found = sizes.reasons(listed, Asked(packages=("a",)))
     assert found["b"].path == ("a", "b")
 
 
@@ -393,17 +358,13 @@ def test_every_table_adds_up_to_the_whole(tmp_path: Path) -> None:
     root = _system(
         tmp_path, {"usr/bin/bash": "x" * 999, "var/lib/dpkg/info/bash.list": "/usr/bin/bash\n", "lost": "?"}
     )  # fmt: skip
-    contents = account.read("small", root)
-    tables = [
-        account.owner_table(contents), account.kind_table(contents),
-        account.section_table(contents), account.priority_table(contents),
-        account.package_table(contents, Asked()),
-    ]  # fmt: skip
+    contents = Contents.read("small", root)
+    tables = {table.name: table for table in sizes.tables(contents, Asked())}
     whole = contents.weight
-    for table in tables:
+    for table in tables.values():
         sums = table.frame()[["files", "size", "on disk"]].sum().tolist()
         assert sums == [whole.files, whole.size, whole.disk]
-    packages = tables[-1].frame().set_index("package")
+    packages = tables["packages"].frame().set_index("package")
     assert packages.loc["bash", "size"] == 999 + len("/usr/bin/bash\n")
     assert packages.loc["bash", "mostly"] == "executables"
 
@@ -415,7 +376,7 @@ def test_of_layers_the_database_below_counts(tmp_path: Path) -> None:
     (tmp_path / "above/var/www").mkdir(parents=True)
     (tmp_path / "above/etc").mkdir()
     (tmp_path / "above/etc/bash").write_text("site")
-    contents = account.read("site", tmp_path / "above", below)
+    contents = Contents.read("site", tmp_path / "above", below)
     assert [package.name for package in contents.packages] == ["bash"]
     assert contents.owners["/var/www"] == NOBODY
     assert contents.owners["/etc/bash"] == Owner("builder")
@@ -439,14 +400,13 @@ def test_every_byte_of_every_variant_in_the_cache_is_owned(lab: Lab) -> None:
     roots = sorted((lab.cache_dir / "rootfs").glob("[!.]*/rootfs"))
     assert made.path in roots
     for root in roots:
-        contents = account.read(root.parent.name, root)
+        contents = Contents.read(root.parent.name, root)
         whole = contents.weight
-        folders = contents.by(lambda file: file.form)["folder"].size
+        folders = Weight.of(file for file in contents.files if file.form == "folder").size
         assert whole.disk == _du("--block-size=1", root)
         assert _du("--bytes", root) in _with_or_without(whole.size, folders)
-        owned = contents.by(lambda file, of=contents.owners: of[file.path].how)
-        lost = owned["nobody"].size if "nobody" in owned else 0
-        assert lost < whole.size / 1000, root
+        lost = [f for f in contents.files if contents.owners[f.path].how == "nobody"]
+        assert Weight.of(lost).size < whole.size / 1000, root
 
 
 @pytest.mark.root
