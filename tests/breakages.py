@@ -352,7 +352,7 @@ MACHINES: dict[str, Row] = {
     "the state lies on an overlay": Row(on_overlay, "machine.overlayfs", ("load the kernel's module", "lab.toml: state")),
     "the lab's folders are read-only": Row(read_only, "machine.read-only", ("Read-only file system",)),
     "the state's disk is full": Row(full, "machine.disk-full", ("No space left", "free space", "set `state` to")),
-    "the journal has somebody's words": Row(damaged_journal, "state.journal-damaged", ("no entry of labkit's journal", "restore the line")),
+    "the journal has somebody's words": Row(damaged_journal, "state.journal-damaged", ("not an entry of labkit's journal", "restore the line")),
     "the journal is a folder": Row(folder_for_journal, "state.journal-unusable", ("Is a directory",)),
     "somebody works on the lab": Row(held, "lock.held", ("works on this lab", "wait until it has ended"), ("run", "01-wiki")),
     "the subnet is an interface's": Row(taken_subnet, "machine.subnet-taken", ("already routes", "set network.subnet")),

@@ -158,12 +158,12 @@ def test_a_mediawiki_with_another_bit_is_unpacked_anew(
 ) -> None:
     """It is downloaded again, and the damaged one does not serve in its place."""
 
-    def unpack(place: Path) -> str:
-        program = installation.installation(place, "1.39")
+    def unpack(place: Path, version: str) -> Path:
+        program = installation.installation(place, version)
         program.mkdir(parents=True, exist_ok=True)
         (program / "api.php").write_text("<?php echo 1;")
-        cache.seal(place / "mediawiki/1.39")
-        return "1.39"
+        cache.seal(place / "mediawiki" / version)
+        return program
 
     monkeypatch.setattr(installation, "_download", unpack)
     monkeypatch.setattr(installation, "candidate", lambda: "1.39")

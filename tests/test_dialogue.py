@@ -12,7 +12,7 @@ import pytest
 from labkit import Check, Lab, Result
 from labkit.errors import WikiError
 from labkit.report import Stage
-from labkit.report.stages import discussion
+from labkit.report.site import discussion
 from labkit.report.stages import record as records
 from labkit.report.stages.record import Entry, StageRecord
 from labkit.wiki.remarks import listing
@@ -119,17 +119,14 @@ def test_a_result_for_a_remark_that_is_not_there_is_told(wiki_lab: Lab, tmp_path
 
 
 @pytest.mark.root
-def test_a_wiki_that_was_never_published_to_is_said_so(wiki_lab: Lab, tmp_path: Path) -> None:
-    """No error: there is nothing yet."""
+def test_a_wiki_without_the_page_is_said_so_and_one_that_was_never_up_is_an_error(
+    wiki_lab: Lab, lab: Lab, tmp_path: Path
+) -> None:
+    """Nothing published yet is no error; without a wiki nothing is made, nothing is waited for."""
     done = discussion.remarks(of_its_own(wiki_lab, tmp_path, "Not there"))
     assert done.summary == listing.sentence(done.value)
     assert "nothing was published there" in done.summary
     assert done.tables == ()
-
-
-@pytest.mark.root
-def test_a_wiki_that_was_never_up_is_an_error_with_its_remedy(lab: Lab) -> None:
-    """Nothing is made, nothing is waited for."""
     with pytest.raises(WikiError, match="bring the wiki up first"):
         discussion.remarks(lab)
 

@@ -103,8 +103,7 @@ def test_the_batch_shows_what_a_running_stage_is_doing(tmp_path: Path) -> None:
     file = tmp_path / "02-rootfs.doing"
     progress = Progress()
     progress.expect(["02-rootfs"])
-    progress.begin("02-rootfs", "never run")
-    progress.watch("02-rootfs", file)
+    progress.begin("02-rootfs", "never run", file)
     progress.cell("02-rootfs", 7, 20)
     assert progress.note("02-rootfs") == "cell 7 of 20"
     file.write_text("minbase: unpack 43 of 92")

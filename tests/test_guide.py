@@ -39,19 +39,16 @@ def test_commands_run_where_the_sites_are(
     assert str(tmp_path / "index.html") in said
 
 
-def test_another_wiki_has_its_own_passwords(tmp_path: Path) -> None:
-    """Of a wiki that is not the lab's, nothing is said about logging in."""
-    lab = Lab.of({"wiki": {"url": "https://wiki.test/w/api.php"}, "outputs": str(tmp_path)})
-    heads = [head for head, _ in next_steps(lab, tmp_path)]
-    assert "Report" in heads
-    assert "Log in" not in heads
-
-
 @pytest.mark.parametrize(("whole", "there"), [(False, "http://wiki"), (True, "")])
 def test_a_part_says_where_the_review_site_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool, there: str
 ) -> None:
-    """After some stages alone, or when no report was ever published, nothing else is promised."""
+    """After some stages alone, or when no report was ever published, nothing else is promised. Of an existing wiki
+    nothing is said about logging in."""
+    lab = Lab.of({"wiki": {"url": "https://wiki.test/w/api.php"}, "outputs": str(tmp_path)})
+    heads = [head for head, _ in next_steps(lab, tmp_path)]
+    assert "Report" in heads
+    assert "Log in" not in heads
     monkeypatch.setattr(progress, "report_address", lambda lab: there)
     lab = Lab.of({"outputs": str(tmp_path)})
     assert next_steps(lab, tmp_path, whole=whole) == (("Review site", str(tmp_path)),)

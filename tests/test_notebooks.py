@@ -73,47 +73,34 @@ def test_notebook_has_no_outputs(name: str) -> None:
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_parameters_are_json_and_known(name: str) -> None:
-    """Each parameter is annotated with a JSON type, and the lab or a later cell knows it."""
+    """Each parameter is annotated with a JSON type, and the lab or a later cell knows it; those that say which lab
+    are in every notebook, unset by default."""
+    declared = parameters(name)
     later = {node.id for source in sources(name) for node in ast.walk(ast.parse(source))
              if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}  # fmt: skip
-    for parameter, statement in parameters(name).items():
+    for parameter, statement in declared.items():
         assert JSON_TYPE.fullmatch(ast.unparse(statement.annotation)), ast.unparse(statement)
         assert parameter in {*PARAMETERS, *later}
+    for parameter in EVERYWHERE:
+        assert ast.unparse(declared[parameter].value or ast.Constant(0)) == "None"
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_papermill_tells_what_each_parameter_is_for(name: str) -> None:
-    """``papermill --help-notebook`` lists every parameter with its type, its default and a sentence, so
-    that none of them is "unknown" to it when it is given."""
-    from papermill import inspect_notebook
-
-    listed = inspect_notebook(FOLDER / name)
-    declared = parameters(name)
-    assert list(listed) == list(declared)
-    for parameter, told in listed.items():
-        statement = declared[parameter]
-        assert told["inferred_type_name"] == ast.unparse(statement.annotation)
-        assert ast.literal_eval(told["default"]) == ast.literal_eval(statement.value or "")
-        assert len(told["help"]) > 10, parameter
-
-
-def test_a_parameter_is_told_alike_in_every_notebook() -> None:
-    """One name, one type, one sentence."""
+def test_papermill_tells_what_each_parameter_is_for() -> None:
+    """``papermill --help-notebook`` lists every parameter with its type, its default and a sentence, so that none of
+    them is "unknown" to it when it is given; one name has one type and one sentence in every notebook."""
     from papermill import inspect_notebook
 
     told: dict[str, set[str]] = {}
     for name in NOTEBOOKS:
-        for parameter, found in inspect_notebook(FOLDER / name).items():
+        declared, listed = parameters(name), inspect_notebook(FOLDER / name)
+        assert list(listed) == list(declared)
+        for parameter, found in listed.items():
+            statement = declared[parameter]
+            assert found["inferred_type_name"] == ast.unparse(statement.annotation)
+            assert ast.literal_eval(found["default"]) == ast.literal_eval(statement.value or "")
+            assert len(found["help"]) > 10, parameter
             told.setdefault(parameter, set()).add(str(found))
     assert {parameter: texts for parameter, texts in told.items() if len(texts) > 1} == {}
-
-
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_notebook_is_told_which_lab(name: str) -> None:
-    """The lab, its host's namespace and its folders are parameters of every notebook, unset by default."""
-    declared = parameters(name)
-    for parameter in EVERYWHERE:
-        assert ast.unparse(declared[parameter].value or ast.Constant(0)) == "None"
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -131,36 +118,23 @@ def test_notebook_has_no_logic(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_notebook_opens_and_closes_its_stage(name: str) -> None:
-    """A notebook opens the stage of its own name, and its last cell closes it."""
+def test_notebook_opens_shows_and_closes_its_stage(name: str) -> None:
+    """A notebook opens the stage of its own name, and its last cell closes it; each cell between ends in the one
+    thing that it shows: it records it, or computes it of a result's DataFrames and changes nothing. The narrative begins with a title, and names each row of the
+    assignment that the stage answers."""
     cells = [source for source in sources(name) if source.strip()]
     stage = name.removesuffix(".ipynb")
-    assert any(f'Stage.open("{stage}", lab)' in source for source in cells)
-    assert cells[-1].strip() == "stage.close()"
-
-
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_each_cell_shows_its_result(name: str) -> None:
-    """Each cell after the opening ends in the one thing that it shows: it records it, or computes it of a result's
-    DataFrames and changes nothing."""
-    cells = sources(name)
-    opening = next(place for place, source in enumerate(cells) if "Stage.open(" in source)
+    opening = next(n for n, source in enumerate(cells) if f'Stage.open("{stage}", lab)' in source)
     for source in cells[opening + 1 :]:
-        body = ast.parse(source).body
-        assert isinstance(body[-1], (ast.Expr, ast.Assign))
+        last = ast.parse(source).body[-1]
+        assert isinstance(last, (ast.Expr, ast.Assign))
         recorded = source.count("stage.record(") + source.count("stage.close(")
-        assert recorded == (0 if ".frames[" in source and isinstance(body[-1], ast.Expr) else 1)
-
-
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_narrative_names_the_rows(name: str) -> None:
-    """The narrative begins with a title, and names each row of the assignment that the stage answers."""
+        assert recorded == (0 if ".frames[" in source and isinstance(last, ast.Expr) else 1)
+    assert cells[-1].strip() == "stage.close()"
     text = sources(name, "markdown")
     assert text[0].startswith("# ")
-    named = set(
-        re.findall(r"\b[EIR]\d+\b", " ".join(re.findall(r"\*\*(.+?)\*\*", "\n".join(text))))
-    )
-    assert set(plan(name.removesuffix(".ipynb")).rows) <= named
+    bold = " ".join(re.findall(r"\*\*(.+?)\*\*", "\n".join(text)))
+    assert set(plan(stage).rows) <= {*re.findall(r"\b[EIR]\d+\b", bold)}
 
 
 # -- alone, by Jupyter's own programs ------------------------------------------------------------

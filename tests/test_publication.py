@@ -15,7 +15,7 @@ from labkit import Lab
 from labkit.checks import Check
 from labkit.core.result import Figure, Result
 from labkit.report.page import blocks, publication
-from labkit.report.stages import discussion
+from labkit.report.site import discussion
 from labkit.report.stages import record as records
 from labkit.report.stages.assignment import STAGES
 from labkit.report.stages.record import Entry, StageRecord
@@ -89,23 +89,19 @@ def test_before_any_run_the_structure_is_there(lab: Lab) -> None:
 
 
 def test_a_stage_shows_its_notebook(lab: Lab) -> None:
-    """State first, then narrative and results; links to other notebooks lead to their stages."""
+    """State first, then narrative and results; links to other notebooks lead to their stages. The record is what
+    counts: without the notebook of its run its results are shown alone."""
+    notebook_of(lab, result(250, "run-0"))
     ran(lab, result(171))
+    body = page_of(lab)["02-rootfs"]
+    assert "'''It weighs 171 MB.'''" in body
+    assert "250 MB.'''" not in body
     notebook_of(lab, result(171))
     body = page_of(lab)["02-rootfs"]
     assert body.startswith("'''✔ Passed''': 1 of 1 check holds.")
     assert "Narrative, see [[#Network|there]]" in body
     assert "'''It weighs 171 MB.'''" in body
     assert "stage.close()" not in body
-
-
-def test_a_notebook_of_another_run_is_not_shown(lab: Lab) -> None:
-    """The record is what counts: without its notebook its results are shown alone."""
-    notebook_of(lab, result(250, "run-0"))
-    ran(lab, result(171))
-    body = page_of(lab)["02-rootfs"]
-    assert "'''It weighs 171 MB.'''" in body
-    assert "250 MB.'''" not in body
 
 
 def test_a_failure_is_said_before_the_last_good_run(lab: Lab) -> None:
@@ -152,20 +148,6 @@ def wiki(wiki_lab: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Lab:
     return wiki_lab.model_copy(update={"wiki": page, "outputs": str(tmp_path / "outputs")})
 
 
-@pytest.mark.root
-def test_the_report_is_published_once(wiki: Lab) -> None:
-    """The first publication makes the page, the second writes nothing; the checks hold both times."""
-    ran(wiki, result(171))
-    first, second = publication.publish(wiki), publication.publish(wiki)
-    assert first.changed
-    assert not second.changed
-    assert first.holds
-    assert second.holds
-    assert {row for check in first.checks for row in check.rows} == {"E1", "R12"}
-    assert second.value.revision == first.value.revision
-    assert f"{len(STAGES) + 2} added" in first.summary
-
-
 def written(lab: Lab, change: Callable[[str], str]) -> str:
     """A person changes the page; returns the text of before."""
     with closing((site := session.open(lab)).connection):
@@ -173,41 +155,6 @@ def written(lab: Lab, change: Callable[[str], str]) -> str:
         assert now is not None
         site.save(lab.wiki.page, change(now.text), base=now.number, summary="")
         return now.text
-
-
-@pytest.mark.root
-def test_a_remark_comes_back_with_the_next_publication(wiki: Lab) -> None:
-    """It stays in its block, is listed at the page's end, and then publishing is settled again."""
-    ran(wiki, result(300))
-    publication.publish(wiki)
-    written(wiki, lambda text: text.replace("'''It weighs 300 MB.'''\n", "'''It weighs 300 MB.'''\nREX> Quantify.\n"))  # fmt: skip
-    ran(wiki, result(171))
-    done = publication.publish(wiki)
-    assert done.value.people == 1
-    assert done.holds
-    assert not publication.publish(wiki).changed
-    text = written(wiki, lambda text: text)
-    assert "REX> Quantify." in fences.parse(text, "Report").blocks[2].block.body
-    assert "|| 02-rootfs || Quantify. ||" in text
-    [remark] = discussion.remarks(wiki).value.remarks
-    assert remark.thread.text == "Quantify."
-
-
-@pytest.mark.root
-def test_a_plan_shows_what_would_change(wiki: Lab) -> None:
-    """Nothing is written; a block that a person deleted is said to stay so."""
-    ran(wiki, result(300))
-    publication.publish(wiki)
-    block = "02-rootfs"
-    written(wiki, lambda text: text.replace(text[fences.parse(text, "").find(block).start : fences.parse(text, "").find(block).end], ""))  # type: ignore[union-attr]  # fmt: skip
-    ran(wiki, result(171))
-    plan = publication.plan(wiki)
-    states = {change.name: change.state for change in plan.value.changes}
-    assert (states["summary"], states[block], states["04-network"]) == ("changed", "deleted", "unchanged")  # fmt: skip
-    done = publication.publish(wiki)
-    assert done.value.deleted == (block,)
-    assert done.holds
-    assert publication.publish(wiki, restore=[block]).value.deleted == ()
 
 
 @pytest.fixture
@@ -225,25 +172,25 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.root
-def test_an_unchanged_report_costs_two_requests(wiki: Lab, asked: list[str]) -> None:
-    """What the wiki is, and the page with its pictures and remarks; nobody logs in, nothing is written."""
-    ran(wiki, result(171))
-    publication.publish(wiki)
-    asked.clear()
-    done = publication.publish(wiki)
-    assert done.holds
-    assert not done.changed
-    assert asked == ["query siteinfo", "query tokens|userinfo"]
-
-
-@pytest.mark.root
-def test_a_changed_report_is_written_from_what_the_bot_itself_has_read(
+def test_a_report_is_written_once_and_from_what_the_bot_itself_has_read(
     wiki: Lab, asked: list[str]
 ) -> None:
-    """A stranger may be shown less of a page: once something is to be written, the bot logs in and reads
-    it again; one reading of what was saved serves the check of people's lines and of what is left."""
+    """The first publication makes the page; an unchanged report costs two requests: what the wiki is, and the page
+    with its pictures and remarks; nobody logs in, nothing is written. A stranger may be shown less of a page: once
+    something is to be written, the bot logs in and reads it again; one reading of what was saved serves the check of
+    people's lines and of what is left."""
     ran(wiki, result(300))
-    publication.publish(wiki)
+    first = publication.publish(wiki)
+    assert first.changed
+    assert first.holds
+    assert {row for check in first.checks for row in check.rows} == {"E1", "R12"}
+    assert f"{len(STAGES) + 2} added" in first.summary
+    asked.clear()
+    second = publication.publish(wiki)
+    assert second.holds
+    assert not second.changed
+    assert second.value.revision == first.value.revision
+    assert asked == ["query siteinfo", "query tokens|userinfo"]
     ran(wiki, result(171))
     asked.clear()
     assert publication.publish(wiki).holds

@@ -18,9 +18,10 @@ from labkit.cli.terminal import show_difference
 from labkit.core import run
 from labkit.core.result import Figure
 from labkit.core.run import Done
-from labkit.errors import ConfigError, WikiError
+from labkit.errors import WikiError
 from labkit.report.batch.notebook import lab_file
 from labkit.report.page import publication
+from labkit.report.site import discussion
 from labkit.wiki.client import session
 from labkit.wiki.merge import fences
 from tests import executed
@@ -71,36 +72,33 @@ def figure(lab: Lab) -> Figure:
     return Figure(name="a", png="figures/a.png", svg="", alt="alt", caption="c")
 
 
-def test_a_dry_run_shows_all_and_writes_nothing(wiki: Lab, labkit: Callable[..., Done]) -> None:
-    """Every block that would be added and every missing picture is told; the wiki stays as it was."""
-    ran(wiki, result(171), figure(wiki))
-    before = footprint(wiki)
-    done = labkit("--dry-run")
-    assert done.status == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert "02-rootfs: added" in lines
-    assert "+'''It weighs 171 MB.'''" in lines
-    assert [line for line in lines if line.startswith("picture to upload: Labkit-a-")]
-    assert "1 picture is missing" in lines[-1]
-    assert footprint(wiki) == before
-    assert text_of(wiki) == ""
-
-
 def test_publishing_does_what_the_dry_run_showed(wiki: Lab, labkit: Callable[..., Done]) -> None:
-    """With --json the plan has the page's text as it then is; afterwards nothing is left to do."""
+    """Every block that would change and every missing picture is told, with the lines' numbers on the page, and the
+    wiki stays as it was; with --json the plan has the page's text as it then is. Afterwards nothing is left to do."""
     ran(wiki, result(300))
     publication.publish(wiki)
+    old = text_of(wiki).split("\n")
+    before = footprint(wiki)
     ran(wiki, result(171), figure(wiki))
+    told = labkit("--dry-run")
+    assert told.status == 0, told.stderr
+    lines = told.stdout.splitlines()
+    assert "02-rootfs: changed" in lines
+    assert [line for line in lines if line.startswith("picture to upload: Labkit-a-")]
+    assert "1 picture is missing" in lines[-1]
     shown = json.loads(labkit("--dry-run", "--json").stdout)["value"]
+    assert footprint(wiki) == before
     changes = {change["name"]: change for change in shown["changes"]}
-    assert "-'''It weighs 300 MB.'''\n+'''It weighs 171 MB.'''" in changes["02-rootfs"]["diff"]
-    assert changes["04-network"] == {
-        "name": "04-network",
-        "state": "unchanged",
-        "diff": "",
-        "kept": [],
-        "altered": [],
-    }
+    diff = changes["02-rootfs"]["diff"]
+    assert "-'''It weighs 300 MB.'''\n+'''It weighs 171 MB.'''" in diff
+    hunks = [line.split() for line in diff.splitlines() if line.startswith("@@")]
+    new = shown["text"].split("\n")
+    place = old.index("'''It weighs 300 MB.'''"), new.index("'''It weighs 171 MB.'''")
+    assert any(
+        starts(minus) <= place[0] < ends(minus) and starts(plus) <= place[1] < ends(plus)
+        for _, minus, plus, _ in hunks
+    )
+    assert changes["04-network"]["state"] == "unchanged"
     assert len(shown["missing"]) == 1
     done = labkit()
     assert done.status == 0, done.stderr
@@ -109,22 +107,6 @@ def test_publishing_does_what_the_dry_run_showed(wiki: Lab, labkit: Callable[...
     assert again.status == 0
     assert again.stdout.count("\n") == 1
     assert "publishing would write nothing" in again.stdout
-
-
-def test_a_difference_s_lines_are_numbered_as_on_the_page(wiki: Lab) -> None:
-    """What a dry run shows of a block says where on the page it is, before and after."""
-    ran(wiki, result(300))
-    publication.publish(wiki)
-    ran(wiki, result(171))
-    plan = publication.plan(wiki).value
-    change = next(change for change in plan.changes if change.name == "02-rootfs")
-    hunks = [line.split() for line in change.diff.splitlines() if line.startswith("@@")]
-    old, new = text_of(wiki).split("\n"), plan.text.split("\n")
-    place = old.index("'''It weighs 300 MB.'''"), new.index("'''It weighs 171 MB.'''")
-    assert any(
-        starts(minus) <= place[0] < ends(minus) and starts(plus) <= place[1] < ends(plus)
-        for _, minus, plus, _ in hunks
-    )
 
 
 def starts(span: str) -> int:
@@ -155,26 +137,32 @@ def test_colours_are_for_terminals() -> None:
 
 
 def test_a_block_is_restored_by_name(wiki: Lab, labkit: Callable[..., Done]) -> None:
-    """An unknown name is an error with the nearest; the right one brings the block back."""
-    ran(wiki, result(171))
+    """A block that a person deleted stays so. An unknown name is an error with the nearest; the right one brings the
+    block back."""
+    ran(wiki, result(300))
     publication.publish(wiki)
     found = fences.parse(text_of(wiki), "").find("02-rootfs")
     assert found
     written(wiki, lambda text: text[: found.start] + text[found.end :])
+    ran(wiki, result(171))
+    states = {change.name: change.state for change in publication.plan(wiki).value.changes}
+    assert (states["summary"], states["02-rootfs"], states["04-network"]) == ("changed", "deleted", "unchanged")  # fmt: skip
+    done = publication.publish(wiki)
+    assert done.value.deleted == ("02-rootfs",)
+    assert done.holds
     wrong = labkit("--restore", "02-rootf")
     assert wrong.status == 1
     assert "did you mean '02-rootfs'?" in wrong.stderr
     assert "02-rootfs: deleted by a person (--restore 02-rootfs)" in labkit("--dry-run").stdout
     assert labkit("--restore", "02-rootfs").status == 0
     assert fences.parse(text_of(wiki), "").find("02-rootfs")
-    with pytest.raises(ConfigError, match="02-rootf"):
-        publication.plan(wiki, restore=["02-rootf"])
 
 
 def test_a_damaged_page_is_mended_on_demand(wiki: Lab, labkit: Callable[..., Done]) -> None:
     """Publishing stops and says how to mend; --repair --dry-run shows it, --repair does it and publishes."""
     ran(wiki, result(300))
-    publication.publish(wiki)
+    publication.publish(wiki, repair=True)  # which changes nothing on a whole page
+    assert not publication.mend(wiki).value.diff
     line, end = "'''It weighs 300 MB.'''\n", "<!-- labkit:end 02-rootfs -->"
     written(wiki, lambda text: text.replace(line, f"{line}REX> Quantify.\n").replace(end, ""))
     ran(wiki, result(171))
@@ -188,22 +176,17 @@ def test_a_damaged_page_is_mended_on_demand(wiki: Lab, labkit: Callable[..., Don
     assert footprint(wiki) == before
     done = labkit("--repair", "--json")
     assert done.status == 0, done.stderr
-    assert f"+{end}" in json.loads(done.stdout)["value"]["mended"]
+    value = json.loads(done.stdout)["value"]
+    assert f"+{end}" in value["mended"]
+    assert value["people"] == value["there"] == 1
     text = text_of(wiki)
     body = fences.parse(text, "").find("02-rootfs").block.body  # type: ignore[union-attr]
     assert "'''It weighs 171 MB.'''\nREX> Quantify.\n" in body
     assert "300 MB" not in text.replace("Quantify", "")
+    assert "|| 02-rootfs || Quantify. ||" in text
+    [remark] = discussion.remarks(wiki).value.remarks
+    assert remark.thread.text == "Quantify."
     assert not publication.publish(wiki).changed
-
-
-def test_mending_a_whole_page_changes_nothing(wiki: Lab) -> None:
-    """It can be asked for at any time."""
-    ran(wiki, result(300))
-    publication.publish(wiki, repair=True)
-    before = footprint(wiki)
-    assert not publication.mend(wiki).value.diff
-    assert not publication.publish(wiki, repair=True).changed
-    assert footprint(wiki) == before
 
 
 def test_what_cannot_be_read_is_said_with_its_line(wiki: Lab) -> None:

@@ -25,7 +25,8 @@ from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.network import firewall
 from labkit.model import addresses
 from labkit.report.batch import notebook
-from labkit.report.stages import build_cache, discussion, record, signing
+from labkit.report.site import discussion
+from labkit.report.stages import build_cache, record, signing
 from labkit.wiki.client import session
 from labkit.wiki.publish import last_written, prepared
 from labkit.wiki.remarks import listing as remarks
@@ -122,7 +123,7 @@ READERS: dict[str, tuple[Callable[[Lab], Path], Callable[[Lab, Path], object]]] 
     "executed notebook": (lambda x: x.state_dir / "n.ipynb", lambda x, p: record.read_notebook(p)),
     "notebook": (lambda x: x.state_dir / "n.ipynb", lambda x, p: notebook.require(p)),
     "pristine blocks": (lambda x: x.state_dir / "p.txt", lambda x, p: last_written.read_local(p)),
-    "wiki's passwords": (lambda x: Folders(x).passwords, lambda x, p: session.read(p)),
+    "wiki's passwords": (lambda x: Folders(x).passwords, lambda x, p: session.passwords(x)),
     "wiki's installation": (lambda x: Folders(x).installed, lambda x, p: installation._recorded(Folders(x))),
     "wiki's pages": (lambda x: Folders(x).pages, lambda x, p: prepared._read(p)),
 }  # fmt: skip

@@ -68,12 +68,8 @@ def states(result: Result[Rebuilt]) -> dict[str, str]:
 def test_stages_begin_when_what_they_wait_for_is_good(
     over: dict[str, State], running: set[str], expected: list[str]
 ) -> None:
-    """A stage begins when those that it waits for have passed or are unchanged, and not before."""
+    """A stage begins when those that it waits for, and that are wanted, have passed or are unchanged; not before."""
     assert [stage.name for stage in ready(STAGES, over, running)] == expected
-
-
-def test_stage_alone_waits_for_nobody() -> None:
-    """A stage that is asked for alone waits only for stages that are asked for, too."""
     wanted = Wish(stages=("06-balancer", "04-network")).plans()
     assert [stage.name for stage in ready(wanted, {}, set())] == ["04-network", "06-balancer"]
 
@@ -89,14 +85,6 @@ def test_stage_alone_waits_for_nobody() -> None:
 def test_from_a_stage_means_it_and_what_depends_on_it(start: str, expected: set[str]) -> None:
     """``--from`` takes the stage and all that depend on it, directly or not."""
     assert following(start) == expected
-
-
-@pytest.mark.parametrize("wish", [Wish(stages=("04-netwrk",)), Wish(start="04-netwrk")])
-def test_misspelt_stage_is_refused(wish: Wish, tmp_path: Path) -> None:
-    """A misspelt stage is an error that names the nearest, and nothing is made."""
-    with pytest.raises(ConfigError, match="04-network"):
-        rebuild(a_lab(tmp_path / "lab"), wish, folder=tmp_path)
-    assert not (tmp_path / "lab").exists()
 
 
 @pytest.mark.parametrize(
@@ -169,30 +157,26 @@ def test_options_are_json_or_text(option: str, expected: tuple[str, object]) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"), [("replcas", "replicas"), ("shwn", "shown"), ("requets", "requests")]
+    ("wish", "variant", "reason"),
+    [
+        (Wish(stages=("04-netwrk",)), "web", "04-network"),
+        (Wish(start="04-netwrk"), "web", "04-network"),
+        (Wish(stages=("01-wiki",), parameters={"replcas": 1}), "web", "did you mean 'replicas'"),
+        (Wish(stages=("01-wiki",), parameters={"shwn": 1}), "web", "did you mean 'shown'"),
+        (Wish(stages=("01-wiki",)), "smalest", "did you mean 'smallest'"),
+        (Wish(stages=("02-rootfs",)), "web", r"02-rootfs\.ipynb"),
+    ],
 )
-def test_misspelt_parameter_is_refused(tmp_path: Path, name: str, nearest: str) -> None:
-    """A parameter that neither the lab nor a notebook knows is an error, and nothing is run."""
+def test_what_cannot_be_run_is_refused(
+    tmp_path: Path, wish: Wish, variant: str, reason: str
+) -> None:
+    """A misspelt stage, parameter or variant, or a missing notebook: an error that names the nearest, and nothing is
+    made or run."""
     stage_notebooks.write(tmp_path / "nb", "01-wiki")
-    wish = Wish(stages=("01-wiki",), parameters={name: 1})
-    with pytest.raises(ConfigError, match=f"did you mean '{nearest}'"):
-        rebuild(a_lab(tmp_path / "lab"), wish, folder=tmp_path / "nb")
+    lab = a_lab(tmp_path / "lab", rootfs={"variant": variant})
+    with pytest.raises(ConfigError, match=reason):
+        rebuild(lab, wish, folder=tmp_path / "nb")
     assert not (tmp_path / "lab").exists()
-
-
-def test_misspelt_variant_is_refused(tmp_path: Path) -> None:
-    """A root file system that there is not is an error before the first stage, and not in the second."""
-    stage_notebooks.write(tmp_path / "nb", "01-wiki")
-    lab = a_lab(tmp_path / "lab", rootfs={"variant": "smalest"})
-    with pytest.raises(ConfigError, match="did you mean 'smallest'"):
-        rebuild(lab, Wish(stages=("01-wiki",)), folder=tmp_path / "nb")
-    assert not (tmp_path / "lab").exists()
-
-
-def test_missing_notebook_is_refused(tmp_path: Path) -> None:
-    """A stage without its notebook is an error that names the file; nothing is run."""
-    with pytest.raises(ConfigError, match=r"01-wiki\.ipynb"):
-        rebuild(a_lab(tmp_path / "lab"), Wish(stages=("01-wiki",)), folder=tmp_path)
 
 
 def test_two_batches_of_one_lab_are_refused(tmp_path: Path) -> None:
@@ -286,27 +270,19 @@ def built(one: Built) -> Iterator[Built]:
 
 
 def test_first_run_runs_all(one: Built) -> None:
-    """On a fresh machine every stage runs, and leaves its record and its executed notebook."""
+    """On a fresh machine every stage runs, with the lab of the batch and the parameters that it declares. Its record
+    names the cell that shows a result in the executed notebook; the run folder is empty afterwards."""
     assert states(one.first) == {"03-containers": "passed", "04-network": "passed"}
     assert one.first.holds
     record = Stage.load(one.lab, "04-network")
     assert record.run == one.first.value.run
-    assert records.notebook_file(one.lab, "04-network").exists()
-    assert "Executing Cell" in (one.lab.output_dir / "logs" / "04-network.log").read_text()
-
-
-def test_record_says_which_cell_it_was(one: Built) -> None:
-    """The cell that a record names is the one that shows the result in the executed notebook."""
-    shown = json.loads(records.notebook_file(one.lab, "04-network").read_text())["cells"]
-    cells = [cell["execution_count"] for cell in shown
+    assert record.results[0].summary == "hello, 3 replicas"
+    notebook = json.loads(records.notebook_file(one.lab, "04-network").read_text())
+    cells = [cell["execution_count"] for cell in notebook["cells"]
              if any(RESULT_MIME in output.get("data", {}) for output in cell.get("outputs", ()))]  # fmt: skip
-    assert [entry.cell for entry in Stage.load(one.lab, "04-network").entries] == cells
-
-
-def test_parameters_reach_the_notebook(one: Built) -> None:
-    """A notebook gets the parameters that it declares, and the lab of the batch."""
-    result = Stage.load(one.lab, "04-network").results[0]
-    assert result.summary == "hello, 3 replicas"
+    assert [entry.cell for entry in record.entries] == cells
+    assert [path.name for path in one.lab.run_dir.iterdir()] == ["session.lock"]
+    assert "Executing Cell" in (one.lab.output_dir / "logs" / "04-network.log").read_text()
 
 
 def test_outputs_do_not_say_where_they_are(one: Built) -> None:
@@ -314,11 +290,6 @@ def test_outputs_do_not_say_where_they_are(one: Built) -> None:
     for path in [*one.lab.output_dir.rglob("*.ipynb"), *one.lab.output_dir.glob("results/*")]:
         text = path.read_text().replace(str(one.lab.state), "").replace(str(one.lab.run), "")
         assert str(one.root) not in text, path
-
-
-def test_nothing_is_left_in_the_run_folder(one: Built) -> None:
-    """What the kernels kept while they ran is gone afterwards."""
-    assert [path.name for path in one.lab.run_dir.iterdir()] == ["session.lock"]
 
 
 def test_second_run_runs_nothing(built: Built) -> None:
@@ -367,30 +338,6 @@ def test_what_has_changed_runs_again(built: Built, damage: str) -> None:
         built.lab = lab
 
 
-def test_failure_keeps_the_last_good_run(built: Built) -> None:
-    """A failed stage leaves its notebook, record and log beside its last good run; the next good
-    one takes them away."""
-    good = {path: path.read_bytes() for path in (
-        file(built.lab, "04-network"), records.notebook_file(built.lab, "04-network"))}  # fmt: skip
-    source = built.notebooks / "04-network.ipynb"
-    whole = source.read_bytes()
-    stage_notebooks.write(built.notebooks, "04-network", "PROBE", "raise ValueError('broken')")
-    result = built.again()
-    assert states(result) == {"03-containers": "unchanged", "04-network": "failed"}
-    assert "ValueError: broken" in result.checks[1].seen
-    assert {path: path.read_bytes() for path in good} == good
-    failed = json.loads(file(built.lab, "04-network", "failed.json").read_text())
-    assert (failed["state"], failed["closed"]) == ("failed", False)
-    assert [entry["result"]["summary"] for entry in failed["entries"]] == ["hello, 3 replicas"]
-    shown = records.notebook_file(built.lab, "04-network", "failed.ipynb")
-    assert "ValueError" in shown.read_text()
-    assert "ValueError" in (built.lab.output_dir / "logs" / "04-network.log").read_text()
-    source.write_bytes(whole)
-    assert states(built.again())["04-network"] == "passed"
-    assert not shown.exists()
-    assert not file(built.lab, "04-network", "failed.json").exists()
-
-
 #: A figure that ends at a height of one's choice, recorded.
 DRAWN = """
 with style.axes(2.0) as (canvas, axes):
@@ -400,24 +347,40 @@ stage.record(line)
 """
 
 
-def test_failure_keeps_the_last_good_figures(built: Built) -> None:
-    """A stage that fails after it drew leaves the pictures of its last good run, its own beside them,
-    and no draft."""
+def test_failure_keeps_the_last_good_run(built: Built) -> None:
+    """A failed stage leaves its notebook, record, pictures and log beside its last good run, and no draft; the next
+    good one takes them away."""
     place = built.lab.output_dir / "figures"
     stage_notebooks.write(built.notebooks, "04-network", "PROBE", DRAWN.format(end=4))
     assert states(built.again())["04-network"] == "passed"
-    good = {path: path.read_bytes() for path in (place / "line.png", place / "line.svg")}
+    own, shown = file(built.lab, "04-network"), records.notebook_file(built.lab, "04-network")
+    good = {
+        path: path.read_bytes() for path in (own, shown, place / "line.png", place / "line.svg")
+    }
+    source = built.notebooks / "04-network.ipynb"
+    whole = source.read_bytes()
     stage_notebooks.write(
         built.notebooks, "04-network", "PROBE", DRAWN.format(end=5), "raise ValueError('broken')"
     )
-    assert states(built.again())["04-network"] == "failed"
+    result = built.again()
+    assert states(result) == {"03-containers": "unchanged", "04-network": "failed"}
+    assert "ValueError: broken" in result.checks[1].seen
     assert {path: path.read_bytes() for path in good} == good
-    assert (place / "line.failed.png").read_bytes() != good[place / "line.png"]
     failed = json.loads(file(built.lab, "04-network", "failed.json").read_text())
+    assert (failed["state"], failed["closed"]) == ("failed", False)
+    assert failed["entries"][0]["result"]["summary"] == "hello, 3 replicas"
     assert failed["entries"][1]["figure"]["png"] == "figures/line.failed.png"
+    assert (place / "line.failed.png").read_bytes() != good[place / "line.png"]
     assert sorted(path.name for path in place.iterdir()) == [
         "line.failed.png", "line.failed.svg", "line.png", "line.svg",
     ]  # fmt: skip
+    failure = records.notebook_file(built.lab, "04-network", "failed.ipynb")
+    assert "ValueError" in failure.read_text()
+    assert "ValueError" in (built.lab.output_dir / "logs" / "04-network.log").read_text()
+    source.write_bytes(whole)
+    assert states(built.again())["04-network"] == "passed"
+    assert not failure.exists()
+    assert not file(built.lab, "04-network", "failed.json").exists()
 
 
 #: Waits until the other stage has failed, at most a minute.

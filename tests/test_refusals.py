@@ -129,14 +129,12 @@ def there(page: Strict, item: Upload) -> bool:
         ({"wgTestExtensions": ["ConfirmEdit"], "wgCaptchaTriggers": {"edit": True}},
          "the wiki asks for a captcha", "skipcaptcha"),
         ({"wgTestFilter": "abusefilter-disallowed"}, "an abuse filter of the wiki refuses the text", "exempt"),
-        ({"wgTestFilter": "abusefilter-warning"}, "an abuse filter of the wiki warns", "exempt"),
-        ({"wgTestFilter": "spamblacklist"}, "refuses an address in the text", "exempt"),
         ({"wgTestFilter": "of-another-kind"}, "the wiki refuses (of-another-kind: no such words)", "wiki's owner"),
         ({"wgRateLimits": {"edit": {"user": [0, 60]}}}, "limits how often the bot may write", "in a minute"),
         ({"wgRevokePermissions": {"user": {"edit": True}}}, "the bot's account may not do that", "grant"),
         ({"wgNamespaceProtection": {"0": "nobody"}}, "the page's namespace is protected", "unprotect"),
     ],
-    ids=["read-only", "captcha", "filter", "warning", "spam", "other", "rate", "right", "namespace"],
+    ids=["read-only", "captcha", "filter", "other", "rate", "right", "namespace"],
 )  # fmt: skip
 def test_a_refused_edit_is_told_and_made_good(
     page: Strict, settings: dict[str, object], reason: str, remedy: str
@@ -151,7 +149,8 @@ def test_a_refused_edit_is_told_and_made_good(
 
 @pytest.mark.root
 def test_a_protected_page_is_told_before_a_picture_is_sent(page: Strict) -> None:
-    """What the wiki would refuse anyway is asked first: no picture is left without its page."""
+    """What the wiki would refuse is asked first, also for a page that is not there yet: no picture is left without its
+    page."""
     item = picture(32)
     token = page.teacher.get_token("csrf")
     page.teacher.post("protect", title=page.page, protections="edit=sysop", token=token)
@@ -160,16 +159,9 @@ def test_a_protected_page_is_told_before_a_picture_is_sent(page: Strict) -> None
     assert not there(page, item)
     page.teacher.post("protect", title=page.page, protections="edit=all", token=token)
     made_good(page)
-
-
-@pytest.mark.root
-def test_a_title_that_may_not_be_created_is_told(page: Strict) -> None:
-    """So it is with a page that is not there yet."""
-    item, token = picture(33), page.teacher.get_token("csrf")
     page.page += " new"
     page.teacher.post("protect", title=page.page, protections="create=sysop", token=token)
-    error = refused(page, uploads=(item,))
-    assert error.reason.startswith("the page is protected")
+    assert refused(page, uploads=(item,)).reason.startswith("the page is protected")
     assert not there(page, item)
 
 

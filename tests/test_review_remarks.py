@@ -9,8 +9,8 @@ import pytest
 
 from labkit import Lab
 from labkit.core.files import write_atomically
-from labkit.report.stages import discussion
-from labkit.report.stages.discussion import Listing
+from labkit.report.site import discussion
+from labkit.report.site.discussion import Listing
 from labkit.report.stages.record import Entry
 from labkit.wiki.merge.page_merge import Altered, Authorship
 from labkit.wiki.remarks.listing import Addressed, Remark, Remarks, Vanished
@@ -60,6 +60,7 @@ def test_each_remark_is_told_where_it_belongs(lab: Lab) -> None:
     assert "Both ways?" in pages["04-network.html"].text
     assert "All six?" not in pages["04-network.html"].text
     assert "All six?" in pages["05-web.html"].text
+    assert not site_tests.review.build(lab).changed  # the same remarks give the same bytes
 
 
 def test_what_people_changed_is_told(lab: Lab) -> None:
@@ -120,11 +121,3 @@ def test_a_hostile_remark_is_only_text(lab: Lab, place: str) -> None:
         assert not [
             link for link in page.addresses if "://" in link or link.startswith("javascript")
         ]
-
-
-def test_the_same_remarks_give_the_same_bytes(lab: Lab) -> None:
-    """Built twice, nothing changes."""
-    keep(lab, "04-network", Entry(cell=3, result=result()))
-    listed(lab, on("04-network", "REX> Both ways?"))
-    site(lab)
-    assert not site_tests.review.build(lab).changed

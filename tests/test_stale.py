@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ from typing import Any
 import pytest
 
 from labkit import Check, Lab, Result
-from labkit.core.run import Done
 from labkit.errors import StageError
 from labkit.model.config import PARAMETERS
 from labkit.report.batch import notebook
@@ -24,19 +21,18 @@ from labkit.report.site import review
 from labkit.report.stages import build_cache
 from labkit.report.stages import record as records
 from labkit.report.stages.assignment import STAGES, plan
-from labkit.report.stages.record import Entry, Inputs, StageRecord
-from labkit.report.stages.stage import (
-    Stage,
-    TaskState,
+from labkit.report.stages.closing import (
     closing_table,
     coverage_table,
     judged_rows,
     row_answers,
     task_states,
 )
+from labkit.report.stages.record import Entry, Inputs, StageRecord
+from labkit.report.stages.stage import Stage
 from tests import stage_notebooks
 from tests.conftest import open_place
-from tests.projects import project
+from tests.projects import files, listing, project
 from tests.test_review import result
 
 BEGIN = datetime(2024, 1, 1, 12, 0, tzinfo=UTC)
@@ -221,11 +217,6 @@ class Ran:
         pages = (self.lab.output_dir / "review").glob("*.html")
         return {page.name: text(page) for page in pages}
 
-    def files(self) -> dict[Path, bytes]:
-        """All that a batch and a review leave."""
-        kept = (self.lab.output_dir, self.lab.state_dir)
-        return {p: p.read_bytes() for place in kept for p in place.rglob("*") if p.is_file()}
-
 
 def text(page: Path) -> str:
     """A page's text, on one line."""
@@ -239,34 +230,27 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     return Ran(tmp_path_factory.mktemp("mixed"))
 
 
-def test_a_rebuild_leaves_nothing_stale(ran: Ran) -> None:
-    """On no page."""
+def test_one_stage_with_other_parameters_makes_others_stale(ran: Ran) -> None:
+    """The command, the index and the stages' pages say what was, what is, and where; what does not depend on it
+    stays. A rebuild left nothing stale."""
     assert ran.first.holds
     assert not [name for name, text in ran.fresh.items() if "stale" in text]
-
-
-def test_one_stage_with_other_parameters_makes_others_stale(ran: Ran) -> None:
-    """The index and the stages' pages say what was, what is, and where; what does not depend on it stays."""
     index, why = ran.mixed["index.html"], "stale, because replicas was 2 and is 3 in 04-network"
     assert f"05-web ↻ stale {why}" in index
     assert "04-network ↻ stale stale, because replicas was 3 and is 2 now" in index
-    assert "2 of 8 stages passed" not in ran.fresh["index.html"]
     assert f"This run is {why}." in ran.mixed["05-web.html"]
     assert "This run is stale, because replicas was 3 and is 2 now." in ran.mixed["04-network.html"]
     for name in ("01-wiki", "03-containers"):
         assert "stale" not in ran.mixed[f"{name}.html"]
-
-
-def test_the_command_that_ran_it_says_so(ran: Ran) -> None:
-    """Its table has the stages that are stale now."""
     rows = {row[0]: row for row in ran.one.tables[0].rows}
     assert rows["05-web"][1] == "stale"
     assert rows["05-web"][-1] == "because replicas was 2 and is 3 in 04-network"
     assert ran.one.summary == "1 stage: 1 passed. Stale now: 05-web."
 
 
-def test_the_closing_table_mixes_no_results_without_a_word(ran: Ran) -> None:
-    """A task is done by what is of now alone; two numbers of replicas stand in no cell as if of one lab."""
+def test_the_closing_table_and_the_wiki_mix_no_results_without_a_word(ran: Ran) -> None:
+    """A task is done by what is of now alone; two numbers of replicas stand in no cell as if of one lab. The wiki
+    says so at the head of the block and in the table of the stages."""
     shown = {task.task: task for task in closing_table(ran.more).value.tasks}
     assert shown["Install the wiki"].state != "stale"
     assert (shown["Connect the network"].state, "3 replicas" in shown["Connect the network"].comment) == ("met", True)  # fmt: skip
@@ -276,10 +260,6 @@ def test_the_closing_table_mixes_no_results_without_a_word(ran: Ran) -> None:
     now = {task.task: task for task in closing_table(ran.lab).value.tasks}
     assert now["Connect the network"].state == "stale"
     assert now["Connect the network"].comment.startswith("04-network is stale, because replicas was 3 and is 2 now.")  # fmt: skip
-
-
-def test_the_wiki_says_so_at_the_head_of_the_block(ran: Ran) -> None:
-    """And in the table of the stages."""
     made = {block.name: block.text for block in blocks.stages(ran.lab).blocks}
     said = "'''↻ Stale''', because replicas was 2 and is 3 in 04-network."
     assert said in made["05-web"].split("✔")[0]
@@ -287,17 +267,13 @@ def test_the_wiki_says_so_at_the_head_of_the_block(ran: Ran) -> None:
     assert made["summary"].count("↻ stale") == 2
 
 
-def test_the_index_is_of_the_lab_that_was_run(ran: Ran) -> None:
-    """Not of today's lab.toml; what one stage had otherwise is said."""
-    today = ran.lab.model_copy(update={"replicas": 5})
-    index = ran.site(today)["index.html"]
+def test_the_index_is_of_the_lab_that_was_run(ran: Ran, tmp_path: Path) -> None:
+    """Not of today's lab.toml; what one stage had otherwise is said. A teacher who has the outputs alone has another
+    lab.toml, or none: then the runs are compared with each other."""
+    index = ran.site(ran.lab.model_copy(update={"replicas": 5}))["index.html"]
     assert "3 web sites on 6 servers" in index
     assert "replicas 2; 3 in 04-network" in index
     assert "stale, because replicas was 3 and is 5 now" in index
-
-
-def test_from_the_outputs_alone_runs_are_compared_with_each_other(ran: Ran, tmp_path: Path) -> None:
-    """A teacher who has nothing else has another lab.toml, or none."""
     away = Lab.of({**ran.lab.model_dump(), "state": str(tmp_path), "replicas": 7})
     index = ran.site(away)["index.html"]
     assert index.count("↻ stale stale, because") == 1
@@ -311,11 +287,11 @@ def test_a_rebuild_brings_all_to_one_state_of_affairs(ran: Ran) -> None:
     assert states == {"01-wiki": "unchanged", "03-containers": "unchanged", "04-network": "passed", "05-web": "passed"}  # fmt: skip
     assert not [name for name, text in ran.site().items() if "stale" in text]
     assert "Stale" not in "".join(block.text for block in blocks.stages(ran.lab).blocks)
-    before = ran.files()
-    again = ran.rebuild(ran.lab)
-    assert not again.changed
+    kept = (ran.lab.output_dir, ran.lab.state_dir)
+    before = files(listing(*kept))
+    assert not ran.rebuild(ran.lab).changed
     assert not review.build(ran.lab).changed
-    assert ran.files() == before
+    assert files(listing(*kept)) == before
 
 
 def test_what_one_more_run_left_is_not_what_others_saw(ran: Ran) -> None:
@@ -331,92 +307,44 @@ def test_what_one_more_run_left_is_not_what_others_saw(ran: Ran) -> None:
 # -- the commands, and a farm ------------------------------------------------------------------------
 
 FARM = "from labkit.farm.reconcile import up\nstage.record(up.replicas(lab))"
-TABLE = "from labkit.report.stages import stage as stages\nstage.record(stages.closing_table(lab))"
+TABLE = "from labkit.report.stages import closing_table\nstage.record(closing_table(lab))"
 #: What each stage of the farm's does besides what makes it pass.
 CELLS = {"04-network": [FARM], "05-web": [FARM], "06-balancer": [FARM], "07-report": [TABLE]}
 
 
-@dataclass(frozen=True)
-class Told:
-    """What the commands said and left, one after the other: rebuild, run with more replicas, review, rebuild
-    twice."""
-
-    lab: Lab
-    fresh: str
-    run: Done
-    review: Done
-    index: str
-    web: str
-    table: list[TaskState]
-    rebuild: Done
-    after: str
-    tasks: set[str]
-    idle: Done
-
-
-@pytest.fixture(scope="module")
-def told() -> Iterator[Told]:
-    """A project with small notebooks, some of which bring a real farm up."""
+@pytest.mark.root
+def test_a_farm_with_other_replicas_is_told_and_made_one_lab_again() -> None:
+    """One stage runs with more replicas: the index says of the others, and of it, what differs, and no cell has both
+    numbers. The next rebuild takes the surplus down, runs what is stale, and then nothing is left to do."""
     with open_place() as folder:
         own = project(folder, **{"network.subnet": "10.86.0.0/24"})
         (folder / "notebooks").unlink()
         for stage in STAGES:
-            stage_notebooks.write(
-                folder / "notebooks", stage.name, *CELLS.get(stage.name, ()), "PROBE"
-            )
-        lab = own.lab
-        site = lab.output_dir / "review"
+            cells = (*CELLS.get(stage.name, ()), "PROBE")
+            stage_notebooks.write(folder / "notebooks", stage.name, *cells)
+        index = own.lab.output_dir / "review" / "index.html"
         try:
-            first = own.labkit("rebuild")
-            assert first.status == 0, first.stdout + first.stderr
-            yield Told(
-                lab=lab,
-                fresh=text(site / "index.html"),
-                run=own.labkit("run", "04-network", "--set", "replicas=3"),
-                review=own.labkit("review"),
-                index=text(site / "index.html"),
-                web=text(site / "05-web.html"),
-                table=list(closing_table(lab).value.tasks),
-                rebuild=own.labkit("rebuild"),
-                after=text(site / "index.html"),
-                tasks={row[1] for row in records.load(lab, "07-report").results[0].tables[0].rows},
-                idle=own.labkit("rebuild"),
-            )
+            assert own.labkit("rebuild").status == 0
+            assert "stale" not in text(index)
+            more = own.labkit("run", "04-network", "--set", "replicas=3")
+            assert more.status == 0, more.stdout + more.stderr
+            assert "Stale now: 05-web, 06-balancer, 07-report." in more.stdout
+            assert own.labkit("review").status == 1
+            for name in ("05-web", "06-balancer"):
+                assert f"{name} ↻ stale stale, because replicas was 2 and is 3 in 04-network" in text(index)  # fmt: skip
+            assert "07-report ↻ stale stale, because 04-network ran again since" in text(index)
+            tasks = closing_table(own.lab).value.tasks
+            assert not [t for t in tasks if "9 replicas" in t.comment and "6 replicas" in t.comment]
+            assert {t.task: t.state for t in tasks}["Run the farm's containers"] == "stale"
+            again = own.labkit("rebuild")
+            assert again.status == 0, again.stdout + again.stderr
+            removed = "removed first, as this lab does not have them: site1-3, site2-3, site3-3"
+            assert removed in again.stderr
+            assert "8 stages: 4 unchanged, 4 passed." in again.stdout
+            assert "Stale" not in again.stdout
+            assert "stale" not in text(index)
+            table = Stage.load(own.lab, "07-report").results[0].tables[0]
+            assert "stale" not in {row[1] for row in table.rows}
+            assert "8 stages: 8 unchanged." in own.labkit("rebuild").stdout
         finally:
             assert own.labkit("down").status == 0
-
-
-@pytest.mark.root
-def test_nine_and_six_replicas_stand_in_no_cell_without_a_word(told: Told) -> None:
-    """One stage ran with more replicas: the index says of the others, and of it, what differs."""
-    assert "stale" not in told.fresh
-    assert told.run.status == 0, told.run.stdout + told.run.stderr
-    assert "Stale now: 05-web, 06-balancer, 07-report." in told.run.stdout
-    assert told.review.status == 1
-    why = "stale, because replicas was 2 and is 3 in 04-network"
-    for name in ("05-web", "06-balancer"):
-        assert f"{name} ↻ stale {why}" in told.index
-    assert "04-network ↻ stale stale, because replicas was 3 and is 2 now" in told.index
-    assert "07-report ↻ stale stale, because 04-network ran again since" in told.index
-    assert f"This run is {why}." in told.web
-    assert "3 web sites on 6 servers" in told.index
-    assert "replicas 2; 3 in 04-network" in told.index
-    for task in told.table:
-        assert not ("9 replicas" in task.comment and "6 replicas" in task.comment)
-    assert {task.task: task.state for task in told.table}["Run the farm's containers"] == "stale"
-    assert "stale" in {task.state for task in told.table}
-
-
-@pytest.mark.root
-def test_the_next_rebuild_makes_one_lab_of_it(told: Told) -> None:
-    """It takes the surplus down, runs what is stale, and says done of the tasks again; then nothing is left to do."""
-    assert told.rebuild.status == 0, told.rebuild.stdout + told.rebuild.stderr
-    assert (
-        "removed first, as this lab does not have them: site1-3, site2-3, site3-3"
-        in told.rebuild.stderr
-    )
-    assert "8 stages: 4 unchanged, 4 passed." in told.rebuild.stdout
-    assert "Stale" not in told.rebuild.stdout
-    assert "stale" not in told.after
-    assert "stale" not in told.tasks
-    assert "8 stages: 8 unchanged." in told.idle.stdout

@@ -16,11 +16,7 @@ from labkit.wiki.publish import prepared
 from labkit.wiki.publish.prepared import SentPage, State, decide, digest
 from labkit.wiki.server.configuration import Folders
 
-ROWS = [
-    *(f"E{n}" for n in range(1, 6)),
-    *(f"I{n}" for n in range(1, 7)),
-    *(f"R{n}" for n in range(1, 13)),
-]
+ROWS = [f"{kind}{n}" for kind, last in (("E", 5), ("I", 6), ("R", 12)) for n in range(1, last + 1)]
 
 
 def revision(text: str, user: str = "Labkit") -> Revision:
@@ -53,14 +49,10 @@ def test_decision(page: Revision | None, memory: SentPage | None, state: State) 
     assert decide(page, "new", memory) == state
 
 
-def test_own_wording_has_all_rows(lab: Lab) -> None:
-    """labkit's wording of the assignment names each of its rows."""
-    text = prepared.assignment(lab)
-    assert [row for row in ROWS if f"\n| {row} || " not in text] == []
-
-
-def test_markdown_assignment_becomes_wikitext(make_lab: Callable[..., Lab], tmp_path: Path) -> None:
-    """A file in Markdown is rendered."""
+def test_assignment_is_wikitext(make_lab: Callable[..., Lab], tmp_path: Path) -> None:
+    """A file in Markdown is rendered; labkit's own wording names each row of the assignment."""
+    own = prepared.assignment(make_lab())
+    assert [row for row in ROWS if f"\n| {row} || " not in own] == []
     (tmp_path / "task.md").write_text("# Task\n\n- build *it*\n")
     text = prepared.assignment(make_lab(assignment=str(tmp_path / "task.md")))
     assert "* build ''it''" in text
@@ -70,7 +62,7 @@ def test_markdown_assignment_becomes_wikitext(make_lab: Callable[..., Lab], tmp_
     ("name", "content", "reason"),
     [
         ("task.pdf", b"%PDF", "does not tell what is in it"),
-        ("task.wiki", b"\xff\xfe", "no text in UTF-8"),
+        ("task.wiki", b"\xff\xfe", "not UTF-8 text"),
         ("task.md", b" \n", "is empty"),
         ("missing.md", None, "No such file"),
     ],
@@ -125,36 +117,26 @@ def states(lab: Lab) -> list[str]:
 
 
 @pytest.mark.root
-def test_pages_are_made_once(given: tuple[Lab, Path]) -> None:
-    """Both pages are made; the second run saves nothing; the checks answer E1."""
-    lab, _ = given
+def test_pages_are_made_once_and_follow_the_file_until_people_write(
+    given: tuple[Lab, Path],
+) -> None:
+    """The second run saves nothing; a changed file replaces the text that labkit saved; a page in which a person wrote
+    stays, whatever the file says then."""
+    lab, path = given
     first = prepared.prepare(lab)
     assert [page.state for page in first.value.pages] == ["created", "created"]
     assert {check.rows for check in first.checks if check.holds} == {("E1",)}
     second = prepared.prepare(lab)
     assert not second.changed
     assert [p.revision for p in second.value.pages] == [p.revision for p in first.value.pages]
-
-
-@pytest.mark.root
-def test_changed_file_is_published(given: tuple[Lab, Path]) -> None:
-    """An assignment whose file has changed replaces what labkit itself saved."""
-    lab, path = given
-    prepared.prepare(lab)
     path.write_text("the second wording")
     assert states(lab) == ["updated", "unchanged"]
-    assert session.open(lab).pages[prepared.ASSIGNMENT].text() == "the second wording"
-
-
-@pytest.mark.root
-def test_persons_lines_stay(given: tuple[Lab, Path]) -> None:
-    """A page in which a person wrote is left alone, whatever the file says now."""
-    lab, path = given
-    prepared.prepare(lab)
-    as_administrator(lab).pages[prepared.ASSIGNMENT].save("the first wording, explained")
-    path.write_text("the second wording")
+    page = as_administrator(lab).pages[prepared.ASSIGNMENT]
+    assert page.text() == "the second wording"
+    page.save("the second wording, explained")
+    path.write_text("the third wording")
     assert states(lab) == ["left as people wrote it", "unchanged"]
-    assert session.open(lab).pages[prepared.ASSIGNMENT].text() == "the first wording, explained"
+    assert page.text(cache=False) == "the second wording, explained"
 
 
 @pytest.mark.root

@@ -32,20 +32,6 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
     return give
 
 
-def bot_password(lab: Lab) -> str:
-    """The lab's own bot password."""
-    return session.passwords(lab).publish.get_secret_value()
-
-
-@pytest.mark.root
-def test_session_with_an_existing_wiki(
-    wiki_lab: Lab, environment: Callable[[str, str], None]
-) -> None:
-    """With wiki.url the bot password comes from the environment."""
-    environment("Labkit@publish", bot_password(wiki_lab))
-    assert session.open(existing(wiki_lab)).account == session.BOT
-
-
 @pytest.mark.root
 def test_no_proxy_is_asked_for_the_labs_own_wiki(
     wiki_lab: Lab, monkeypatch: pytest.MonkeyPatch, port: int
@@ -79,15 +65,12 @@ def test_wrong_address_is_named_as_such(
     assert "wiki.url" in error.value.remedy
 
 
-def test_existing_wiki_that_is_down(lab: Lab, environment: Callable[[str, str], None]) -> None:
-    """An existing wiki that does not answer is an error with the reason of the connection."""
+def test_wiki_that_is_down(lab: Lab, environment: Callable[[str, str], None]) -> None:
+    """Of an existing wiki the error has the reason of the connection; the lab's own that was never up has no
+    passwords."""
     environment("Labkit@publish", WRONG)
     with pytest.raises(WikiError, match="does not answer: Connection refused"):
         session.open(existing(lab))
-
-
-def test_wiki_that_was_never_brought_up(lab: Lab) -> None:
-    """Without a wiki there are no passwords: the error says to bring it up."""
     with pytest.raises(WikiError, match="bring the wiki up"):
         session.open(lab)
 

@@ -29,7 +29,7 @@ NO_PLUGINS = ("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 
 def main() -> None:
-    """The console script."""
+    """Runs the ``labkit`` command: the entry point of the console script."""
     _speak_utf8()
     os.environ.setdefault(*NO_PLUGINS)
     try:

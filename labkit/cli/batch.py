@@ -1,4 +1,4 @@
-"""Commands that run the stages, one by one or all."""
+"""Commands that run stages: rebuild (all of them), run (some), notebook (by hand, in JupyterLab)."""
 
 from __future__ import annotations
 
@@ -17,22 +17,26 @@ from labkit.errors import ConfigError
 def rebuild(
     choice: Choice,
     force: Annotated[
-        bool, typer.Option("--force", help="Run every stage, changed or not.")
+        bool, typer.Option("--force", help="Run every stage, also when nothing has changed.")
     ] = False,
     start: Annotated[
         str,
-        typer.Option("--from", metavar="STAGE", help="Run this stage and all that depend on it."),
+        typer.Option(
+            "--from", metavar="STAGE", help="Run this stage and all stages that depend on it."
+        ),
     ] = "",
     keep_going: Annotated[
         bool,
-        typer.Option("--keep-going", "-k", help="After a failure, run what does not depend on it."),
+        typer.Option(
+            "--keep-going", "-k", help="After a failed stage, run those that do not depend on it."
+        ),
     ] = False,
 ) -> None:
-    """Run what has changed, and build the review site.
+    """Run the stages that have to run, and build the review site.
 
-    The main job: from nothing to the report. Every stage runs whose inputs have changed or whose
-    containers and servers were taken down, side by side where they do not depend on each other; a
-    second rebuild runs nothing. What it leaves is in outputs/LAB, whose review/index.html shows it.
+    The first rebuild runs all stages, up to the published report. Later ones run the stages whose inputs
+    have changed or whose containers and servers were taken down. Stages that do not depend on each other
+    run side by side. The results are in outputs/LAB; open review/index.html there.
     """
     _batch(choice, force=force, start=start, keep_going=keep_going)
 
@@ -40,9 +44,11 @@ def rebuild(
 @command
 def run(
     choice: Choice,
-    stages: Annotated[list[str], typer.Argument(metavar="STAGE…", help="Such as 04-network.")],
+    stages: Annotated[
+        list[str], typer.Argument(metavar="STAGE…", help="Stages by name, such as 04-network.")
+    ],
 ) -> None:
-    """Run these stages, changed or not, and nothing else."""
+    """Run the named stages, also when nothing has changed."""
     _batch(choice, stages=tuple(stages), force=True)
 
 
@@ -74,10 +80,11 @@ def notebook(
     choice: Choice,
     port: Annotated[int, typer.Option(help="JupyterLab's port on 127.0.0.1.")] = 8888,
 ) -> None:
-    """Open the notebooks in JupyterLab, on this machine alone.
+    """Open the notebooks in JupyterLab, for this machine only.
 
-    It listens on 127.0.0.1 and asks for a token; the address that it prints has the token in it. The notebooks see the same lab as this command.
-    Called with sudo, JupyterLab is the person's own, and so is what it saves; its kernels alone are root's, and end with it.
+    JupyterLab listens on 127.0.0.1 and asks for a token, which is in the address that it prints. The notebooks use the
+    lab of this command line. With sudo, JupyterLab runs as the user who called sudo, who also owns the files that it
+    saves; only its kernels run as root, and they end with it.
     """
     from labkit.core import run as door
     from labkit.report.batch.notebook import write_lab_file

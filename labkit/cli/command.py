@@ -241,11 +241,11 @@ def joined(arguments: Sequence[str]) -> list[str]:
 
 app = typer.Typer(
     help=(
-        "Does a virtualisation lab for real, and writes its report from what happened: a farm of web "
-        "servers in runC containers behind an apache2 load balancer, named by a local DNS, reported "
-        "on in a local MediaWiki.\n\n"
-        "Everything has a default; lab.toml (here or in a folder above) overrides it, and options "
-        "override that. First time here: labkit doctor, then labkit rebuild."
+        "Runs a virtualisation lab on this machine and writes its report from the results: a farm of web "
+        "servers in runC containers behind an apache2 load balancer, with a name server, reported on "
+        "in a local MediaWiki.\n\n"
+        "Every setting has a default. A lab.toml in this folder or a folder above overrides defaults, and "
+        "options override lab.toml. To begin: labkit doctor, then labkit rebuild."
     ),
     no_args_is_help=True,
     add_completion=False,

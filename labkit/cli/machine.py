@@ -1,4 +1,4 @@
-"""Commands about what stands on this machine."""
+"""Commands about the lab on this machine: plan, apply, watch, down, status, check, doctor, gc, refresh."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def plan(
 ) -> None:
     """Show what apply would change, and why; change nothing.
 
-    What lab.toml says is compared with what is seen on the machine: the bridge and its links, images,
-    containers, the name server, the balancer. What `rebuild` would do besides (a wiki that does not run,
-    stages whose inputs have changed, a report that is not published) is a table of its own."""
+    The lab.toml is compared with the machine: the bridge and its links, images, containers, the name server,
+    the balancer. A second table has what only `rebuild` would do: start the wiki, run stages whose inputs have
+    changed, publish the report."""
     lab = choice.lab()
     from labkit.report.batch import rebuild
 
@@ -47,10 +47,10 @@ def plan(
 
 @command
 def apply(choice: Choice) -> None:
-    """Make the farm what lab.toml says, with the least that is needed.
+    """Change the farm to what lab.toml says.
 
-    Only what differs is touched, and what depends on it; requests that run through the balancer
-    meanwhile are answered. With nothing to do, nothing is done."""
+    Only the parts that differ are changed, and the parts that depend on them. Requests through the
+    balancer are answered meanwhile. A second apply changes nothing."""
     lab = choice.lab(log=True)
     finish(reconcile.upkeep.apply(lab), choice)
 
@@ -60,17 +60,17 @@ def watch(
     choice: Choice,
     seconds: Annotated[
         float | None,
-        typer.Option("--for", metavar="SECONDS", min=0, help="End after so long."),
+        typer.Option("--for", metavar="SECONDS", min=0, help="End after so many seconds."),
     ] = None,
     every: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.1, help="Pause between two looks.")
+        float, typer.Option(metavar="SECONDS", min=0.1, help="Seconds between two comparisons.")
     ] = 1.0,
 ) -> None:
-    """Keep the farm what lab.toml says, until stopped.
+    """Watch the farm and repair it, until stopped.
 
-    It is looked at every second, and what differs is put right as apply does it; a line is printed for
-    each mend. Ctrl-C or SIGTERM ends it after the mend that is under way, with exit status 0; so does
-    labkit down. While a rebuild works on the lab nothing is mended."""
+    Every second the farm is compared with lab.toml, and differences are repaired as apply does it; a line is
+    printed for each repair. Ctrl-C, SIGTERM or labkit down ends the watch after the current repair, with exit
+    status 0. While a rebuild works on the lab, nothing is repaired."""
     lab = choice.lab(log=True)
     with until_stopped() as over:
         tell = partial(_tell_mend, choice)
@@ -108,10 +108,10 @@ def until_stopped() -> Iterator[Event]:
 
 @command
 def down(choice: Choice) -> None:
-    """Take down what labkit made on this machine.
+    """Take down the lab.
 
-    Containers, links, mounts, servers and namespaces of this lab; its outputs, and what its
-    wiki holds, stay."""
+    Removes everything that labkit made on this machine for this lab: containers, links, mounts, servers and
+    namespaces. The lab's outputs and the contents of its wiki stay."""
     lab = choice.lab()
     if lab.state_dir.exists():  # else nothing was ever up, and nothing is left of having asked
         log_to_file(lab)
@@ -120,7 +120,7 @@ def down(choice: Choice) -> None:
 
 @command
 def status(choice: Choice) -> None:
-    """What is up now, from observation."""
+    """Show which parts of the lab are up."""
     show(report.status.status(choice.lab()), choice)
 
 
@@ -128,21 +128,22 @@ def status(choice: Choice) -> None:
 def check(
     choice: Choice,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Also read every file that the lab is built from.")
+        bool,
+        typer.Option("--deep", help="Also read and compare every file that the lab is built from."),
     ] = False,
 ) -> None:
-    """Run the checks on what is up now.
+    """Check the parts of the lab that are up.
 
-    With --deep, packages, lists, root file systems, images and results in the cache, and what replicas stand on, are read
-    whole and held against their hashes. The exit status is 1 when a check does not hold."""
+    With --deep, all files that the lab is built from (packages, lists, root file systems, images, results in the cache,
+    files of replicas) are also read and compared with their hashes. The exit status is 1 when a check does not hold."""
     finish(report.status.checks(choice.lab(), deep=deep), choice)
 
 
 @command
 def doctor(choice: Choice) -> None:
-    """Say what keeps this machine from running the lab.
+    """Check whether this machine can run the lab.
 
-    Each blocker comes with its remedy; the exit status is 1 when there is one."""
+    Everything that is missing is listed with a remedy; the exit status is then 1. Nothing is changed."""
     from labkit import doctor as doctors
 
     finish(doctors.examine(choice.lab()), choice)
@@ -152,19 +153,19 @@ def doctor(choice: Choice) -> None:
 def gc(
     choice: Choice,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", help="Say what would be removed; remove nothing.")
+        bool, typer.Option("--dry-run", "-n", help="Show what would be removed; remove nothing.")
     ] = False,
 ) -> None:
-    """Remove from the cache what no lab uses any more.
+    """Remove unused files from the cache.
 
-    Superseded root file systems and images, downloaded packages that none of them has, and what
-    killed builds left. What a lab uses that is up, or was not taken down, stays."""
+    These are superseded root file systems and images, downloaded packages that none of them contains, and
+    remains of killed builds. Files of labs that were not taken down stay."""
     finish(rootfs.collect(choice.lab(), dry=dry_run), choice)
 
 
 @command
 def refresh(choice: Choice) -> None:
-    """Take the mirror's lists of packages anew.
+    """Fetch the mirror's current lists of packages.
 
-    What has newer packages by then is built again by the next run that needs it; nothing else is."""
+    The next run that needs a root file system or an image with newer packages builds it again; others stay."""
     finish(rootfs.refresh(choice.lab()), choice)

@@ -33,16 +33,18 @@ def publish(
     ] = None,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="First mend damaged comments of labkit's; no line is lost."),
+        typer.Option(
+            "--repair", help="First repair damaged comments that labkit wrote; no line is lost."
+        ),
     ] = False,
 ) -> None:
-    """Publish the report to the wiki; people's lines stay.
+    """Publish the report to the wiki; lines that people wrote stay.
 
-    Only blocks that have changed are written, and only pictures that are missing. --dry-run shows both
-    as a difference against the page as it is now; with --repair it shows what would be mended.
+    Only changed blocks and missing pictures are written. --dry-run shows them as a difference from the
+    present page; with --repair it shows the repair instead.
     """
     from labkit.report.page import publication
-    from labkit.report.stages import verification
+    from labkit.report.stages import record as records
 
     lab = choice.lab()
     wanted = tuple(restore or ())
@@ -58,22 +60,25 @@ def publish(
         _show_changes(plan, choice, _changes(plan.value))
     else:
         log_to_file(lab)
-        verification.require(lab)
+        records.require(lab)
         finish(publication.publish(lab, restore=wanted, repair=repair), choice)
 
 
 @worded
 def answer(
     choice: Choice,
-    identity: Annotated[str, typer.Argument(metavar="ID", help="As labkit remarks tells it.")],
+    identity: Annotated[
+        str,
+        typer.Argument(metavar="ID", help="The remark's identifier, as labkit remarks shows it."),
+    ],
     text: Annotated[
         str, typer.Argument(metavar="TEXT", help="One line; [[links]] and ''emphasis'' work.")
     ],
 ) -> None:
-    """Answer a remark on the wiki, in the student's name.
+    """Answer a remark on the wiki, as the student.
 
-    The answer stands below the remark, signed; the same answer is not given twice. A remark is settled
-    by its writer or a teacher, on the page: with a line REX> settled below it.
+    The signed answer is written below the remark; the same answer is not written twice. Its writer or a
+    teacher settles a remark on the page, with a line REX> settled below it.
     """
     from labkit.wiki.remarks import answers
 
@@ -85,17 +90,18 @@ def answer(
 def remarks(
     choice: Choice,
     only_open: Annotated[
-        bool, typer.Option("--open", help="Show those alone that wait for an answer.")
+        bool, typer.Option("--open", help="Show only remarks that wait for an answer.")
     ] = False,
     audit: Annotated[
         bool,
-        typer.Option("--audit", help="Look through the page's history for lines that labkit lost."),
+        typer.Option("--audit", help="Search the page's history for lines that labkit lost."),
     ] = False,
 ) -> None:
-    """List people's remarks, and their changes of labkit's lines.
+    """List remarks, and people's changes of labkit's lines.
 
-    Each with its state, its author and the run that it was made on; also those that somebody else than
-    the author deleted or rewrote. They are kept for the review site. With --audit the exit status is 1 when labkit ever took away a line that a person wrote.
+    Each remark has its state, its author and the run that it is about. Remarks that another person deleted or rewrote
+    are listed, too. The list is kept for the review site. With --audit the exit status is 1 if labkit ever removed a
+    line that a person wrote.
     """
     lab = choice.lab(log=True)
     if audit:
@@ -103,7 +109,7 @@ def remarks(
 
         finish(auditing.audit(lab), choice)
         return
-    from labkit.report.stages import discussion
+    from labkit.report.site import discussion
 
     finish(discussion.remarks(lab, only="open" if only_open else None), choice)
 
@@ -135,7 +141,7 @@ def _show_changes(result: Result[Any], choice: Choice, changes: Iterable[tuple[s
 
 @command
 def review(choice: Choice) -> None:
-    """Build the review site, and say where it is."""
+    """Build the review site, and print its path."""
     from labkit.report.site import review as reviewing
 
     finish(reviewing.build(choice.lab()), choice)
@@ -146,30 +152,32 @@ def verify(
     choice: Choice,
     folder: Annotated[
         Path | None,
-        typer.Argument(metavar="[FOLDER]", help="Outputs, or a copy of them (default: the lab's)."),
+        typer.Argument(
+            metavar="[FOLDER]", help="A folder of outputs, or a copy (default: the lab's)."
+        ),
     ] = None,
     key: Annotated[
         str, typer.Option(metavar="KEY", help="The public key that must have signed a copy.")
     ] = "",
 ) -> None:
-    """Name each file of the outputs that is not as it was signed.
+    """Check that the outputs are as labkit signed them.
 
-    Results, tables, figures, notebooks and pages must be as labkit wrote and signed them with the lab's key. A copy
-    of the outputs is held against the key that it names itself, and whose that is is said. The exit status is 1 when a file
-    was changed, added or removed, or is not signed.
+    Labkit signs results, tables, figures, notebooks and pages with the lab's key. Files that were changed, added,
+    removed or not signed are listed; the exit status is then 1. A copy of the outputs is compared with the key that it
+    contains, and the output says whose key that is; --key demands a certain one.
     """
-    from labkit.report.stages import verification
+    from labkit.report.stages import record as records
 
-    finish(verification.verify(choice.lab(), folder, key=key), choice)
+    finish(records.verify(choice.lab(), folder, key=key), choice)
 
 
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 def test(context: typer.Context) -> None:
-    """Run labkit's own tests; the arguments are pytest's.
+    """Run labkit's tests; the arguments are passed to pytest.
 
-    They run side by side, one on each processor; with -n 0 one after the other."""
+    They run side by side on all processors; with -n 0 one after the other."""
     from labkit.core import run as door
 
     project = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""What every room needs to act on the machine and to say what it did.
+"""What every room uses to act on the machine and to report: programs, files, journal and undo, cache, results, tables.
 
 - ``result``, ``tables``: what an action returns. ``progress``: what it does just now.
 - ``run``: the one door to other programs. ``daemon``: servers of the lab's own. ``accesslog``: their logs.

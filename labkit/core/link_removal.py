@@ -1,4 +1,4 @@
-"""The lab's links and its unreachable route removed, each from the network namespace that it is in."""
+"""Removes the lab's links and its unreachable route, each from the network namespace that it is in."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ class Result(Record, Generic[T]):
 
 
 class Outcome(Record, Generic[T]):
-    """What an action's own code knows; :func:`action` makes the :class:`Result` of it."""
+    """What an action found and did, as its code returns it; :func:`action` makes the :class:`Result` of it."""
 
     value: T
     summary: str

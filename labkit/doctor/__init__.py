@@ -1,7 +1,6 @@
-"""Can this machine run the lab? Looks at everything that the lab needs, and changes nothing.
+"""Checks whether this machine can run the lab, and changes nothing.
 
-What keeps the lab from running is a blocker: a check that does not hold, with its remedy in the
-result's value and in its table ``blockers``.
+Each check that does not hold is a blocker; its remedy is in the result's value and in its table ``blockers``.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ __all__ = ["examine"]
 
 
 class Blocker(Record):
-    """What keeps the lab from running: the check that says so, the error's code, what was seen, what to do."""
+    """Something that keeps the lab from running: the check, the error's code, what was seen, what to do."""
 
     check: str
     code: str
@@ -35,7 +34,7 @@ class Blocker(Record):
 
 
 class Machine(Record):
-    """The machine as it was found; ``memory`` in bytes."""
+    """The machine; ``memory`` in bytes."""
 
     system: str
     kernel: str
@@ -47,7 +46,7 @@ class Machine(Record):
 
 @dataclass(frozen=True)
 class Need:
-    """One thing that the lab needs: ``look`` says what there is, or raises what is wrong with it."""
+    """One thing that the lab needs. ``look`` returns what was seen, or raises the error."""
 
     name: str
     expected: str
@@ -56,37 +55,37 @@ class Need:
 
 
 NEEDS = (
-    Need("root", "user 0: provisioning needs root", machine.root, "id -u"),
+    Need("root", "root (user 0)", machine.root, "id -u"),
     Need("overlayfs", "an overlay can be mounted", machine.overlay, "grep overlay /proc/filesystems"),
     Need("namespaces", "network namespaces, veth pairs and bridges can be made", machine.network,
          "unshare --net ip link add v0 type veth"),
-    Need("users", "a user namespace for each container, where it can be had", machine.users,
+    Need("users", "a user namespace for each container, if the kernel allows it", machine.users,
          "unshare --user true"),
     Need("cgroups", "mounted, and writable for root", machine.cgroups, "grep cgroup /proc/mounts"),
-    Need("devices", "/dev/null and the others that containers get", machine.devices, "ls -l /dev/null"),
+    Need("devices", "the devices of containers, such as /dev/null, work", machine.devices, "ls -l /dev/null"),
     Need("filter", "the kernel filters system calls", machine.system_calls,
          "cat /proc/sys/kernel/seccomp/actions_avail"),
     Need("python", "3.11 or later", programs.python, "python3 --version"),
-    Need("firewall", "known, not needed: nftables, to keep replicas apart", machine.firewall,
+    Need("firewall", "optional: nftables, which isolates replicas", machine.firewall,
          "unshare --net nft add table bridge x"),
-    Need("packages", "all of labkit/debian-packages.txt", programs.packages, "./lab --packages"),
+    Need("packages", "all packages of labkit/debian-packages.txt", programs.packages, "./lab --packages"),
     Need("programs", "each program that labkit starts", programs.present, "command -v runc"),
-    Need("browser", "a page is opened as the stages open theirs", programs.browser, "chromium --version"),
-    Need("runc", "its security advisories, for information", programs.advisories, "dpkg-query --show runc"),
+    Need("browser", "the browser renders a page", programs.browser, "chromium --version"),
+    Need("runc", "security advisories, for information", programs.advisories, "dpkg-query --show runc"),
     Need("mirror", "the mirror of Debian packages answers", programs.mirror, "apt-get update"),
     Need("space.state", "3 GB free for root file systems and the wiki", partial(machine.free_space, key="state"), "df -h"),
     Need("builds", "programs and devices work below state and cache", machine.builds, "findmnt"),
-    Need("space.outputs", "200 MB free for what runs leave", partial(machine.free_space, key="outputs"), "df -h"),
+    Need("space.outputs", "200 MB free for results", partial(machine.free_space, key="outputs"), "df -h"),
     Need("ports.proxy", "free for the balancer", partial(machine.free_port, key="proxy.port"), "ss -ltnp"),
     Need("ports.dns", "free for the DNS server", partial(machine.free_port, key="DNS port"), "ss -lunp"),
     Need("ports.wiki", "free for the wiki", partial(machine.free_port, key="wiki.port"), "ss -ltnp"),
-    Need("subnet", "the machine does not route it elsewhere", machine.subnet, "ip route"),
+    Need("subnet", "this machine has no other route to the farm's network", machine.subnet, "ip route"),
 )  # fmt: skip
 
 
 @action("doctor.examine")
 def examine(lab: Lab) -> Outcome[Machine]:
-    """Nothing has changed; every need of the lab has a check, and each that fails a blocker."""
+    """Checks everything in :data:`NEEDS`; a check that fails is a blocker. Nothing is changed."""
     seen = run.spread(lambda need: _seen(need, lab), NEEDS)
     blockers = tuple(blocker for _, blocker in seen if blocker)
     system = apt.os_release().get("PRETTY_NAME", platform.system())

@@ -32,7 +32,7 @@ FILTERS = Path("/proc/sys/kernel/seccomp/actions_avail")
 
 
 def root(lab: Lab) -> str:
-    """Says that root asks; raises :class:`MachineError` for any other user."""
+    """Returns for root; raises :class:`MachineError` for any other user."""
     require_root("the machine")
     return "user 0"
 
@@ -44,12 +44,12 @@ def require_root(what: str) -> None:
 
 
 def overlay(lab: Lab) -> str:
-    """An overlay was mounted where the lab's would be, in a mount namespace of its own."""
-    return f"mounted and gone again, on the file system of {overlays.require(lab)}"
+    """Mounts an overlay where the lab's would be, in a new mount namespace."""
+    return f"an overlay was mounted on the file system of {overlays.require(lab)}, and unmounted"
 
 
 def network(lab: Lab) -> str:
-    """A veth pair and a bridge were made in a network namespace, which is gone again."""
+    """Makes a veth pair and a bridge in a network namespace that ends with the program that makes them."""
     require_root("a network namespace")
     for words in LINKS:
         try:
@@ -67,7 +67,7 @@ def network(lab: Lab) -> str:
 
 
 def users(lab: Lab) -> str:
-    """Whether each container has a user namespace with ids of its own: no need, unless the lab demands it."""
+    """Whether each container gets a user namespace; an error only if the lab requires one."""
     require_root("a user namespace")
     if reason := lab_namespaces.why_disabled(lab):
         return f"user namespace: no, because {reason}"
@@ -77,7 +77,7 @@ def users(lab: Lab) -> str:
 
 
 def system_calls(lab: Lab) -> str:
-    """What the kernel can answer to a call that a container must not make (proc(5), seccomp(2))."""
+    """The actions of the kernel's filter of system calls (proc(5), seccomp(2)); refusing a call must be one."""
     known = FILTERS.read_text(encoding="utf-8").split() if FILTERS.exists() else []
     if "errno" not in known:
         raise MachineError(
@@ -87,11 +87,11 @@ def system_calls(lab: Lab) -> str:
             f"cat {FILTERS}",
             code="machine.no-seccomp",
         )
-    return f"it can: {', '.join(known)}"
+    return f"its actions: {', '.join(known)}"
 
 
 def devices(lab: Lab) -> str:
-    """Each device file that containers get is the kernel's device, for everybody."""
+    """Whether the device files that containers get are the kernel's devices, and open to all users."""
     probes.devices()
     return f"/dev/{', /dev/'.join(probes.DEVICES)}"
 
@@ -110,7 +110,7 @@ def firewall(lab: Lab) -> str:
     there = not lab.netns or netns.stands(lab.netns)
     own = guard.blame(lab, NAMES) if there else ""
     return (
-        f"tables of both families, made and gone again{f'; {own}' if 'policy drop' in own else ''}"
+        f"tables of both families were made and removed{f'; {own}' if 'policy drop' in own else ''}"
     )
 
 
@@ -130,14 +130,14 @@ def free_space(lab: Lab, key: str) -> str:
 
 
 def builds(lab: Lab) -> str:
-    """Programs run below the state and the cache folder as they do in a build, and open devices there."""
+    """Runs a program and opens a device below the state and the cache folder, as a build does."""
     require_root("a chroot")
     probes.builds(lab)
-    return f"tried and gone again in {existing(lab.state_dir)} and {existing(lab.cache_dir)}"
+    return f"tried in {existing(lab.state_dir)} and {existing(lab.cache_dir)}, and removed"
 
 
 def subnet(lab: Lab) -> str:
-    """Nobody else's interface has the farm's network; raises what :mod:`labkit.farm.network.host` raises."""
+    """Whether no other interface has the farm's network; raises what :mod:`labkit.farm.network.host` raises."""
     if not _reachable(lab.netns):
         return f"{lab.subnet} will be in the namespace {lab.netns}, which does not exist yet"
     within(lab.netns, lambda netlink: host.refuse_taken_subnet(lab, netlink))

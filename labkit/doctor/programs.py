@@ -127,7 +127,7 @@ NOVEMBER_2025 = (("1.2.8", "1.3~"), ("1.3.3", "1.4~"), ("1.4.0~rc.3", ""))
 
 @dataclass(frozen=True)
 class Advisory:
-    """An advisory: what an attacker needs, and why this lab does not give it."""
+    """A security advisory: what an attacker needs, and why this lab is not exposed."""
 
     name: str
     fixed: tuple[tuple[str, str], ...]
@@ -139,22 +139,22 @@ ADVISORIES = (
     Advisory(
         "CVE-2024-21626", (("1.1.12", ""),),
         "an image or an exec whose working directory is a descriptor that runC leaks (/proc/self/fd/7)",
-        "labkit makes the images; every process begins in /",
+        "labkit builds the images; every process starts in /",
     ),
     Advisory(
         "CVE-2025-31133", NOVEMBER_2025,
         "a container that replaces another one's /dev/null while runC masks paths with it",
-        "no two containers share a folder that they can write, and /dev is read-only",
+        "no two containers share a writable folder, and /dev is read-only",
     ),
     Advisory(
         "CVE-2025-52565", NOVEMBER_2025,
         "a container with a terminal, and one that replaces its /dev/pts/N meanwhile",
-        "replicas have no terminal; the trials that have one share no folder that can be written",
+        "replicas have no terminal; the test containers with one share no writable folder",
     ),
     Advisory(
         "CVE-2025-52881", NOVEMBER_2025,
         "a container that redirects what runC writes into another one's /proc, by a mount that both share",
-        "no two containers share a mount that they can write",
+        "no two containers share a writable mount",
     ),
 )  # fmt: skip
 

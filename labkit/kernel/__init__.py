@@ -1,4 +1,4 @@
-"""What labkit asks of the kernel itself, without a program between.
+"""Asks the kernel directly, without another program: namespaces, links, control groups, processes, user ids.
 
 ``calls`` has the system calls that Python lacks, ``netns`` named network namespaces, ``links`` their links, addresses,
 routes and neighbours through pyroute2, ``users`` user namespaces, ``cgroups`` control groups, and ``proc`` what /proc tells.

@@ -1,4 +1,4 @@
-"""Control groups below /sys/fs/cgroup, version 1, 2, or both: their processes, ended and removed (cgroups(7))."""
+"""Control groups (cgroups(7)), version 1, 2 or both: lists and kills their processes, and removes the groups."""
 
 from __future__ import annotations
 

@@ -127,8 +127,8 @@ def enter(name: str | None) -> None:
         ):  # EINVAL: a file alone, being made or unmade
             raise
         raise NamespaceError(
-            f"network namespace {name}",
-            "does not exist, and so nothing is up in it",
+            name,
+            f"there is no network namespace {name}, so nothing is up in it",
             "make the network first: `./lab run 04-network`",
             "ip netns list",
         ) from None

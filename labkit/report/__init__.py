@@ -1,4 +1,4 @@
-"""The report: stages and their records, figures, the batch, the review site."""
+"""The report: stages and their records, figures, the batch, the review site, the wiki's page; and the lab's status."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def _taken_down(
         value=Down(unmade=len(unmade), failed=problems),
         subject=lab.name,
         changed=changed,
-        summary=f"{counted(len(unmade), 'thing', 'were')} unmade ({', '.join(kinds) or nothing}).",
+        summary=f"{counted(len(unmade), 'thing', 'were')} removed ({', '.join(kinds) or nothing}).",
         checks=(
             Check(
                 name="farm.down",

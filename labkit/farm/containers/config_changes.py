@@ -1,4 +1,4 @@
-"""A replica's config.json: the image's, labkit's changes to it, and the process that runs by it.
+"""Compares a running replica's config.json with its image's, and with the process: every change that labkit made.
 
 Nothing here comes from what labkit meant to write. Both configurations are read from disk, umoci's file and the one in
 the bundle that runC says it runs; terminal, variables and command line are those of the running process. And hashes say

@@ -1,4 +1,4 @@
-"""Starts and ends containers: bundles on overlayfs over one unpacked image, run by runC; and what a replica's is.
+"""Starts, kills and removes containers by runC; a replica's bundle, its ssh keys and files; and surplus containers.
 
 The functions that act expect the caller to hold the lab's ``farm`` lock, except :func:`kill` and :func:`start`, which
 work on one replica of a running farm.

@@ -1,4 +1,4 @@
-"""What no container may do: a list of attempts, and the program that makes them inside a container.
+"""The program that attempts, inside a container, what no container may do; and the list of these attempts.
 
 The machine's Python runs this file in the container (:func:`labkit.farm.containers.confinement.confined`). It uses
 Python's standard library alone, neither the image nor labkit.

@@ -1,4 +1,4 @@
-"""The files that a container's processes write: logs and output, in a file system of a fixed size.
+"""The tmpfs of a fixed size that holds a container's logs and output: mounted, read, emptied.
 
 It is in memory (tmpfs), mounted on the host before the container starts. That works on every machine on which a
 container can be started: a project quota has to be turned on in the machine's own file system (ext4: while it is

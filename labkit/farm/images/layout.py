@@ -176,7 +176,7 @@ def inspect(lab: Lab, tag: str) -> Outcome[Inspected]:
 
 
 def unpacked(lab: Lab, tag: str) -> Unpacked:
-    """The unpacked image of a tag: a site, ``base`` or ``web``; it is built and unpacked if need be.
+    """Returns the unpacked image of a tag (a site, ``base`` or ``web``); builds and unpacks it if need be.
 
     Each layer is unpacked once: those of ``web`` in the cache, for all labs, a site's own in the lab's state folder.
     """
@@ -185,7 +185,7 @@ def unpacked(lab: Lab, tag: str) -> Unpacked:
 
 
 def unpack_all(lab: Lab) -> dict[str, Unpacked]:
-    """The unpacked image of every site, by the site's name; built and unpacked if need be."""
+    """Returns the unpacked image of every site, by the site's name; builds and unpacks them if need be."""
     known = remembered(lab)
     if known is None:
         value = build(lab).value

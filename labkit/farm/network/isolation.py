@@ -1,4 +1,4 @@
-"""Isolation tried: packets that each replica's namespace sends and the rules refuse, whether they arrive, and counts.
+"""Tests the isolation of replicas: sends packets that the rules refuse from each namespace, and counts what arrives.
 
 Nothing is sent beyond the host unless the rules are in force.
 """

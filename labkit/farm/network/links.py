@@ -1,4 +1,4 @@
-"""The bridge and the links made, observed and mended: one veth pair a replica.
+"""Makes, observes and mends the bridge and the links: one veth pair for each replica.
 
 One end of each pair is a port of the bridge; the other is ``eth0`` in the replica's network namespace. labkit gives
 that namespace a name, so it outlives the container: a container that is started again finds its address, and while

@@ -1,4 +1,4 @@
-"""The farm brought to its Lab, and kept so: observe, plan, apply.
+"""Brings the farm to what its Lab describes, and keeps it so: observe, plan, apply.
 
 :mod:`~labkit.farm.reconcile.up` brings all replicas up, :mod:`~labkit.farm.reconcile.upkeep` plans, applies and
 watches the whole farm, :mod:`~labkit.farm.reconcile.answers` asks replicas whether they answer,

@@ -1,4 +1,4 @@
-"""A plan carried out, in an order in which no request is lost.
+"""Carries out a plan, in an order in which no request is lost.
 
 First what is missing is made, then name server and balancer are told, then the containers that serve are
 replaced, one part of each site after the other, and only then is removed what the Lab does not have any

@@ -1,4 +1,4 @@
-"""Everything that a lab keeps on the disk to build and serve from, read whole and held against its hashes."""
+"""Verifies by their hashes what a lab keeps on the disk to build and serve from: packages, root file systems, images."""
 
 from __future__ import annotations
 

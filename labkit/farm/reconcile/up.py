@@ -1,4 +1,4 @@
-"""The whole farm: every replica of every site up, linked and answering."""
+"""Brings up the whole farm, and checks it: every replica of every site up, linked and answering."""
 
 from __future__ import annotations
 

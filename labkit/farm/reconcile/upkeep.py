@@ -1,4 +1,4 @@
-"""The whole farm kept as its Lab says: planned, applied once, or watched."""
+"""Plans, applies and watches: the actions that bring the whole farm to its Lab, once or again and again."""
 
 from __future__ import annotations
 
@@ -216,5 +216,5 @@ class Keeper:
 
 
 def checks(lab: Lab) -> tuple[Check, ...]:
-    """Whether everything of each kind is as the Lab says; each thing that is not, and what was seen."""
+    """Checks, for each kind of thing, that all of it is as the Lab says; names what differs, and how."""
     return plans.checks(lab, observe(lab).plan(lab))

@@ -1,5 +1,6 @@
-"""Root file systems for images: made by a named variant of debootstrap, mmdebstrap, debuerreotype or labkit's own
-assembly, sealed off from the machine, and kept in the cache.
+"""Builds root file systems for images, each by a named variant, apart from the machine, and keeps them in the cache.
+
+A variant is made by debootstrap, mmdebstrap, debuerreotype or labkit's own assembly.
 
 ``build`` makes one or finds it in the cache, ``refresh`` takes the mirror's newest lists of packages, and ``collect``
 removes from the cache what no lab uses. :mod:`~labkit.farm.rootfs.variants` names the variants,

@@ -53,7 +53,7 @@ _reading = threading.Lock()
 
 
 class Rootfs(Record):
-    """One root file system.
+    """A root file system that was built: its variant, where it is, its packages, size and build time.
 
     ``bytes`` is what its files weigh (apparent size, hard links once: ``du -sb``), ``cleaned`` what
     the tool had left of downloads and indices and labkit removed, ``seconds`` how long its
@@ -109,7 +109,7 @@ def require_host(registry: str) -> None:
 
 
 def plan(lab: Lab, variant: str = "", *, registry: str = "") -> BuildPlan:
-    """What a build would make; asks the machine's package database, not the network."""
+    """Plans a build: what it would make, from what, and where; asks the machine's package database, not the network."""
     chosen = variants.named(variant) if variant else variants.of_lab(lab)
     require_host(registry)
     suite, architecture = apt.suite(lab), apt.architecture()
@@ -200,7 +200,7 @@ def program_version(package: str) -> str:
 
 
 def find(planned: BuildPlan) -> Rootfs | None:
-    """The whole root file system in the cache, or None: also when its record or its files are damaged."""
+    """Finds a planned root file system in the cache; None when it is not there, or its record or files are damaged."""
     return recorded(planned.place, Rootfs, path=planned.place / "rootfs")
 
 

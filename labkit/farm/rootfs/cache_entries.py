@@ -218,7 +218,7 @@ class Collected(Record):
 
 @action("cache.collect")
 def collect(lab: Lab, *, dry: bool = False) -> Outcome[Collected]:
-    """Nothing is left in the cache that no lab of the machine uses; ``dry``: nothing is removed."""
+    """Removes from the cache what no lab of the machine uses; with ``dry`` only lists it."""
     if not os.access(lab.cache_dir if lab.cache_dir.exists() else "/", os.W_OK):
         raise not_root(str(lab.cache_dir))
     used = users(lab)

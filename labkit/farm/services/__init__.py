@@ -1,4 +1,4 @@
-"""The servers in front of a farm and the clients that look at it, one module each.
+"""The servers in front of a farm (name server, balancer) and its clients (HTTP, ssh, browser), one module each.
 
 :mod:`~labkit.farm.services.dns` is the name server and :mod:`~labkit.farm.services.balancer` the balancer.
 :mod:`~labkit.farm.services.browser` opens pages in Chromium, :mod:`~labkit.farm.services.served` compares the

@@ -103,7 +103,7 @@ def down(lab: Lab) -> Outcome[str]:
 
 
 def observe(lab: Lab) -> Balancer:
-    """The balancer as it answers now; :class:`FarmError` when it does not, or another server does."""
+    """Asks the balancer for its state and workers; :class:`FarmError` when it does not answer, or another server does."""
     configuration = answer(lab).configuration
     found = [members(lab, site.name) for site in lab.sites]
     return Balancer(
@@ -117,7 +117,7 @@ def observe(lab: Lab) -> Balancer:
 
 
 def checks(lab: Lab) -> tuple[Check, ...]:
-    """Whether the balancer runs as the Lab says, and every site and every worker answers."""
+    """Checks that the balancer runs as the Lab says, and that every site and every worker answers."""
     try:
         found = _settled(lab)
     except FarmError as error:
@@ -149,8 +149,10 @@ def _settled(lab: Lab) -> Balancer:
 
 
 def log(lab: Lab, trace: str = "") -> tuple[list[Line], Counter[str]]:
-    """The requests in the balancer's access log whose lines contain ``trace`` (none without a log); and the number
-    of these lines that cannot be read, by the fault in them."""
+    """Reads the balancer's access log: the requests whose lines contain ``trace``, and how many lines are damaged.
+
+    There are none without a log. The damaged lines are counted by the fault in them.
+    """
     return parse(accesslog.lines(balancer_config.logs(lab) / "access.log", trace))
 
 

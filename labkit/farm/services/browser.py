@@ -176,7 +176,7 @@ def require() -> None:
 
 
 def replicas(lab: Lab) -> tuple[str, ...]:
-    """The addresses of all replicas (directly)."""
+    """Returns the URL of each replica at its own name, not through the balancer."""
     return tuple(lab.url(replica.name) for replica in lab.farm)
 
 

@@ -89,7 +89,7 @@ def down(lab: Lab) -> Outcome[str]:
 
 
 def query(lab: Lab, name: str, kind: str = "A") -> Answer:
-    """The server's answer, asked from the host's side.
+    """Asks the lab's name server one question, from the host's side, and returns its answer.
 
     :param name: a name; without a dot, one of the lab's zone. For PTR also an address.
     :param kind: a record type (A, AAAA, PTR, SOA, NS …).
@@ -103,7 +103,7 @@ def query(lab: Lab, name: str, kind: str = "A") -> Answer:
 
 
 def address(lab: Lab, label: str) -> IPv4Address:
-    """The address that the lab's server gives for a site or a replica; :class:`FarmError` if none."""
+    """Asks the lab's name server for the address of a site or a replica; :class:`FarmError` if it gives none."""
     if not LABEL.fullmatch(label):
         raise ConfigError(
             repr(label), "is not a DNS label", "name a site or a replica", code="config.label"
@@ -121,7 +121,7 @@ def address(lab: Lab, label: str) -> IPv4Address:
 
 
 def checks(lab: Lab) -> tuple[Check, ...]:
-    """Whether the server answers with the Lab's names and addresses. Every check of the name server is here."""
+    """Checks that the name server answers with the Lab's names and addresses, and with nothing else."""
     zone = names(lab)
     labels = {lab.gateway.ip: "balancer", **{item.address: item.name for item in lab.farm}}
     try:

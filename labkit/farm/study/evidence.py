@@ -1,4 +1,4 @@
-"""Evidence that takes minutes to collect: kept beside the root file system it is about."""
+"""Keeps measurements that take minutes beside the root file system that they are about."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A program that runs one notebook by papermill, with an engine that reports each cell.
 
-``python -m labkit.report.batch.engine SOURCE TARGET MOST [PARAMETERS]`` saves in TARGET what it has after each cell,
+``python -m labkit.report.batch.engine SOURCE TARGET MOST PARAMETERS`` saves in TARGET what it has after each cell,
 logs what cells print on standard error, and writes a line of JSON on standard output when
 
 - a cell begins: ``{"cell": 3, "cells": 9}``, counted from 1;
@@ -92,8 +92,8 @@ class Engine(NBClientEngine):  # type: ignore[misc]
             raise
 
 
-def main(source: str, target: str, most: str, parameters: str = "") -> int:
-    """Executes a notebook in its own folder, with the parameters in a JSON file; returns the exit status."""
+def main(source: str, target: str, most: str, parameters: str) -> int:
+    """Executes a notebook in its own folder, with parameters in JSON; returns the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     reports = os.dup(1)  # which no kernel has, nor what it starts
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -104,16 +104,9 @@ def main(source: str, target: str, most: str, parameters: str = "") -> int:
     papermill_engines.register("labkit", Engine)
     try:
         execute_notebook(
-            source,
-            target,
-            json.loads(Path(parameters).read_text(encoding="utf-8")) if parameters else None,
-            engine_name="labkit",
-            cwd=Path(source).parent,
-            progress_bar=False,
-            log_output=True,
-            report=report,
-            most=int(most),
-        )
+            source, target, json.loads(parameters), engine_name="labkit", cwd=Path(source).parent,
+            progress_bar=False, log_output=True, report=report, most=int(most),
+        )  # fmt: skip
     except DeadKernelError:
         traceback.print_exc()
         return DEAD_KERNEL

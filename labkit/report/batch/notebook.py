@@ -59,31 +59,16 @@ class Execution(Record):
     cause: str = ""
 
 
-class Verdict(Record):
-    """Whether a stage passed and, if not, every reason; the first is the nearest to the cause."""
-
-    passed: bool
-    reasons: tuple[str, ...] = ()
-
-
 def require(path: Path) -> dict[str, Any]:
     """The notebook in a file; raises :class:`ConfigError` when there is none, or a damaged one."""
     content = records.read_notebook(path)
-    if content is None and path.exists():
-        raise ConfigError(
-            str(path),
-            "is damaged: Jupyter cannot read it",
-            "restore it (git restore)",
-            code="config.damaged-notebook",
-        )
-    if content is None:
-        raise ConfigError(
-            str(path),
-            "there is no notebook here",
-            "run labkit in the project's folder",
-            code="config.no-notebook",
-        )
-    return content
+    if content is not None:
+        return content
+    if path.exists():
+        reason, remedy = "is damaged: Jupyter cannot read it", "restore it (git restore)"
+        raise ConfigError(str(path), reason, remedy, code="config.damaged-notebook")
+    reason, remedy = "there is no notebook here", "run labkit in the project's folder"
+    raise ConfigError(str(path), reason, remedy, code="config.no-notebook")
 
 
 def declared(notebook: Mapping[str, Any]) -> frozenset[str]:
@@ -175,11 +160,8 @@ def execute(
     :param on_cell: called when a cell begins, with its number from 1 and how many there are.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    words: list[str | Path] = [source, target, str(MOST)]
-    if parameters:
-        words.append(target.with_suffix(".parameters.json"))
-        write_atomically(Path(words[-1]), json.dumps(parameters))
-    argv = ("nice", f"--adjustment={nice}", *run.module(ENGINE, *words))
+    words = run.module(ENGINE, source, target, str(MOST), json.dumps(dict(parameters)))
+    argv = ("nice", f"--adjustment={nice}", *words)
     ended = threading.Thread(target=end_notebooks, args=(str(target),), name="ending")
     for start in range(1, STARTS + 1):
         heard = _Heard(on_cell, ended.start)
@@ -208,13 +190,14 @@ def end_notebooks(mark: str, spared: Iterable[str] = ()) -> int:
     for; a papermill that is still there after that gets SIGTERM, and what then remains SIGKILL, except daemons
     (processes with an argument that ends in one of ``spared``): those are the journal's.
     """
-    found = (
-        (process, process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])
-    )
+    processes = list(psutil.process_iter(["ppid", "cmdline"]))
+    found = ((process, process.info["cmdline"] or ()) for process in processes)
     papermills = [p for p, words in found if ENGINE in words and any(mark in w for w in words)]
-    kernels = {papermill: _below(papermill) for papermill in papermills}
-    family = [child for papermill in papermills for child in _below(papermill, recursive=True)]
-    for papermill, own in kernels.items():
+    family = list(papermills)
+    for parent in family:  # which grows meanwhile: children, and theirs
+        family += [process for process in processes if process.info["ppid"] == parent.pid]
+    for papermill in papermills:
+        own = [process for process in family if process.info["ppid"] == papermill.pid]
         _signal(own, signal.SIGINT)
         if not own:
             _signal([papermill], signal.SIGTERM)
@@ -223,19 +206,13 @@ def end_notebooks(mark: str, spared: Iterable[str] = ()) -> int:
     _wait(papermills, TERMINATED)
     daemons = tuple(spared)
     rest = [p for p in family if not any(word.endswith(daemons) for word in _words(p) if daemons)]
-    _signal([*papermills, *rest], signal.SIGKILL)
+    _signal(rest, signal.SIGKILL)
     return len(papermills)
 
 
 def markers(entries: Iterable[Entry]) -> tuple[str, ...]:
     """What marks the daemons among a journal's entries: the configuration file in their command line."""
     return tuple(e.what["marker"] for e in entries if e.kind == "daemon" and "marker" in e.what)
-
-
-def _below(process: psutil.Process, *, recursive: bool = False) -> list[psutil.Process]:
-    with suppress(psutil.NoSuchProcess):
-        return list(process.children(recursive=recursive))
-    return []
 
 
 def _words(process: psutil.Process) -> list[str]:
@@ -257,8 +234,9 @@ def _wait(processes: Iterable[psutil.Process], seconds: float) -> None:
         time.sleep(0.05)
 
 
-def verdict(done: Execution, record: StageRecord | None, run: str) -> Verdict:
-    """The verdict on one run of a stage's notebook. Pure.
+def verdict(done: Execution, record: StageRecord | None, run: str) -> tuple[str, ...]:
+    """Every reason why one run of a stage's notebook did not pass, the nearest to the cause first; () when it passed.
+    Pure.
 
     :param record: what the closing cell wrote, None when there is nothing.
     :param run: the run's id, which the record must have.
@@ -269,16 +247,7 @@ def verdict(done: Execution, record: StageRecord | None, run: str) -> Verdict:
         *_of_status(done.status),
         *_of_record(record, run),
     ]
-    return Verdict(passed=not reasons, reasons=tuple(dict.fromkeys(reasons)))
-
-
-def code_cells(notebook: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The cells of a notebook that have code to run, in order."""
-    return [
-        cell
-        for cell in notebook["cells"]
-        if cell["cell_type"] == "code" and text(cell["source"]).strip()
-    ]
+    return tuple(dict.fromkeys(reasons))
 
 
 def text(source: str | list[str]) -> str:
@@ -286,17 +255,14 @@ def text(source: str | list[str]) -> str:
     return source if isinstance(source, str) else "".join(source)
 
 
-def errors(cell: Mapping[str, Any]) -> list[str]:
-    """The errors among a cell's outputs: ``ValueError: no such thing``."""
-    found = (item for item in cell.get("outputs", ()) if item["output_type"] == "error")
-    return [f"{item['ename']}: {item['evalue']}".strip().rstrip(":") for item in found]
-
-
 def _of_cells(notebook: Mapping[str, Any]) -> Iterator[str]:
-    cells = code_cells(notebook)
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    cells = [cell for cell in cells if text(cell["source"]).strip()]
     for number, cell in enumerate(cells, 1):
-        for error in errors(cell):
-            yield f"code cell {number} of {len(cells)} raised {error}"
+        for item in cell.get("outputs", ()):
+            if item["output_type"] == "error":
+                error = f"{item['ename']}: {item['evalue']}".strip().rstrip(":")
+                yield f"code cell {number} of {len(cells)} raised {error}"
     waiting = [n for n, cell in enumerate(cells, 1) if not _ran(cell)]
     if waiting:
         yield f"code cell {waiting[0]} of {len(cells)} did not run to its end"
@@ -350,25 +316,21 @@ def tidy(notebook: Mapping[str, Any], name: str) -> str:
 
 def _here(line: str) -> str:
     """A line of a traceback with paths from the project's folder (or the libraries') on."""
-    places = [Path(labkit.__file__).parents[1]]
-    if sys.prefix != sys.base_prefix:
-        places.append(Path(sys.prefix))
-    for place in places:
-        line = line.replace(f"{place}/", "")
-    return line
+    line = line.replace(f"{Path(labkit.__file__).parents[1]}/", "")
+    return line.replace(f"{sys.prefix}/", "") if sys.prefix != sys.base_prefix else line
 
 
 def lab_file(lab: Lab) -> str:
     """The lab as the text of a ``lab.toml`` that lies in its own outputs (``outputs/<lab>/lab.toml``)
     and describes all of it, whatever the defaults, the options and the parameters were."""
     values = {**lab.model_dump(mode="json", exclude_none=True), "outputs": ".."}
-    plain = [f"{key} = {_toml(value)}" for key, value in values.items() if not _is_table(value)]
-    tables = [
-        "\n".join([f"\n[{key}]", *(f"{name} = {_toml(item)}" for name, item in value.items())])
-        for key, value in values.items()
-        if _is_table(value)
-    ]
-    return "# What this lab's stages were run with.\n" + "\n".join([*plain, *tables]) + "\n"
+    tables = {"": {}, **{key: value for key, value in values.items() if isinstance(value, dict)}}
+    tables[""] = {key: value for key, value in values.items() if key not in tables}
+    lines = ["# What this lab's stages were run with."]
+    for name, table in tables.items():
+        lines += [f"\n[{name}]"] if name else []
+        lines += [f"{key} = {_toml(value)}" for key, value in table.items()]
+    return "\n".join(lines) + "\n"
 
 
 def write_lab_file(lab: Lab) -> Path:
@@ -377,10 +339,6 @@ def write_lab_file(lab: Lab) -> Path:
     if text_of(path) != text:
         write_atomically(path, text)
     return path
-
-
-def _is_table(value: object) -> bool:
-    return isinstance(value, dict)
 
 
 def _toml(value: Any) -> str:

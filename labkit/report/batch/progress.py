@@ -1,17 +1,14 @@
-"""What a batch tells a person: its progress (a live table on a terminal, plain lines anywhere else, both in the log),
-and when it is over how to go on with the lab."""
+"""Shows a batch's progress: a live table on a terminal, plain lines elsewhere; and how to go on when it is over."""
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from labkit.core.progress import told
 from labkit.display import about, curl, shown
@@ -48,7 +45,7 @@ STATES = {
 
 @dataclass
 class Line:
-    """How far one stage is."""
+    """A stage's state; ``begun`` is 0.0 unless it runs, ``doing`` the file in which it writes what it is doing."""
 
     state: str = "waiting"
     note: str = ""
@@ -58,45 +55,36 @@ class Line:
 
     @property
     def told(self) -> str:
-        """Its note, and what the running cell is doing just now."""
+        """Its note and, while it runs, what its cell is doing."""
         now = told(self.doing) if self.doing and self.state == "running" else ""
         return f"{self.note}: {now}" if now else self.note
 
 
-class Progress:
+class Progress(ExitStack):
     """Shows what the stages do. Used as a context; without a console it only writes the log."""
 
     def __init__(self, console: Console | None = None) -> None:
+        super().__init__()
         self.console = console
         self._lines: dict[str, Line] = {}
-        self._lock = threading.Lock()
-        self._stack = ExitStack()
         self._plans: Sequence[StagePlan] = ()
         self._seconds: Mapping[str, float] = {}
         self._began = self._told = time.monotonic()
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         if self.console and self.console.is_terminal:
             from rich.live import Live
 
             live = Live(get_renderable=self._table, console=self.console, refresh_per_second=8)
-            self._stack.enter_context(live)
+            self.enter_context(live)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self._stack.close()
-
     def expect(self, names: Iterable[str]) -> None:
-        """These stages will be shown, in this order."""
+        """Shows these stages from now on, in this order."""
         self._lines = {name: Line() for name in names}
 
     def estimate(self, plans: Sequence[StagePlan], seconds: Mapping[str, float]) -> None:
-        """These stages take so many seconds each; the others of ``plans`` need not run."""
+        """Sets how many seconds the stages take; those of ``plans`` without a number need not run."""
         self._plans, self._seconds = plans, seconds
 
     @property
@@ -115,27 +103,20 @@ class Progress:
         return f"{passed}, longer than expected" if len(over) < len(lines) else passed
 
     def tick(self) -> None:
-        """Writes now and then what goes on: for a log, in which there is no table."""
+        """Writes what goes on, at most every :data:`EVERY` seconds: for a log, in which there is no table."""
         if time.monotonic() - self._told > EVERY:
             running = [(name, line) for name, line in self._lines.items() if line.begun]
             said = " · ".join(f"{name}: {line.told[:SHOWN]}" for name, line in running)
             self._say(f"{self.clock} · {said}")
 
-    def begin(self, name: str, why: str) -> None:
-        """A stage begins to run."""
-        with self._lock:
-            self._lines[name] = Line("running", why, time.monotonic())
+    def begin(self, name: str, why: str, doing: Path | None = None) -> None:
+        """A stage begins to run, and writes into the file ``doing`` what it is doing (:mod:`labkit.core.progress`)."""
+        self._lines[name] = Line("running", why, time.monotonic(), doing=doing)
         self._say(f"{name}: runs, {why}")
-
-    def watch(self, name: str, path: Path) -> None:
-        """The stage writes into this file what it is doing (:mod:`labkit.core.progress`)."""
-        with self._lock:
-            self._lines[name].doing = path
 
     def cell(self, name: str, number: int, total: int) -> None:
         """A stage's notebook has come to this cell."""
-        with self._lock:
-            self._lines[name].note = f"cell {number} of {total}"
+        self._lines[name].note = f"cell {number} of {total}"
         log.debug("%s: cell %d of %d", name, number, total)
 
     def note(self, name: str) -> str:
@@ -144,52 +125,47 @@ class Progress:
 
     def end(self, name: str, state: str, seconds: float, note: str) -> None:
         """A stage has this state now."""
-        with self._lock:
-            self._lines[name] = Line(state, note, 0.0, seconds)
+        self._lines[name] = Line(state, note, 0.0, seconds)
         took = f" after {seconds:.1f} s" if seconds else ""
         clock = f" ({self.clock})" if took and self.clock else ""
         self._say(f"{name}: {state}{took}{', ' + note if note else ''}{clock}")
 
     def say(self, text: str) -> None:
         """A line about the whole batch."""
-        self._say(text)
-        if self.console and self.console.is_terminal:
-            self._print(text)
+        self._say(text, table=False)
 
-    def _say(self, text: str) -> None:
+    def _say(self, text: str, *, table: bool = True) -> None:
+        """Writes a line in the log and on the console, unless its ``table`` shows the same."""
         self._told = time.monotonic()
         log.info("%s", text)
-        if self.console and not self.console.is_terminal:
-            self._print(f"{time.strftime('%H:%M:%S')} {text}")
-
-    def _print(self, line: str) -> None:
-        """A line on the console; a reader that went away (``| head``) is no reason to stop working."""
+        if self.console is None or (table and self.console.is_terminal):
+            return
+        clock = "" if self.console.is_terminal else time.strftime("%H:%M:%S ")
         try:
-            if self.console:
-                self.console.print(shown(line), markup=False, highlight=False, soft_wrap=True)
-        except (OSError, SystemExit):  # rich makes the latter of a broken pipe
+            self.console.print(shown(clock + text), markup=False, highlight=False, soft_wrap=True)
+        except (
+            OSError,
+            SystemExit,
+        ):  # a broken pipe (``| head``), for which rich exits, ends no batch
             self.console = None
 
     def _table(self) -> Table:
-        from rich.table import Table
+        from rich.table import Column, Table
         from rich.text import Text
 
-        table = Table(box=None, pad_edge=False, show_header=False)
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True)
-        table.add_column(justify="right", no_wrap=True)
-        table.add_column(overflow="ellipsis", no_wrap=True)
-        with self._lock:
-            for name, line in self._lines.items():
-                mark, style = STATES[line.state]
-                seconds = time.monotonic() - line.begun if line.begun else line.seconds
-                table.add_row(
-                    name,
-                    Text(f"{mark} {line.state}", style=style),
-                    f"{seconds:.1f} s" if seconds else "",
-                    Text(shown(line.told), style="dim"),
-                )
-            table.caption = self.clock
+        table = Table(
+            Column(no_wrap=True), Column(no_wrap=True), Column(justify="right", no_wrap=True),
+            Column(overflow="ellipsis", no_wrap=True),
+            box=None, pad_edge=False, show_header=False, caption=self.clock,
+        )  # fmt: skip
+        for name, line in self._lines.items():
+            mark, style = STATES[line.state]
+            seconds = time.monotonic() - line.begun if line.begun else line.seconds
+            state, note = (
+                Text(f"{mark} {line.state}", style=style),
+                Text(shown(line.told), style="dim"),
+            )
+            table.add_row(name, state, f"{seconds:.1f} s" if seconds else "", note)
         return table
 
 
@@ -199,7 +175,17 @@ def next_steps(lab: Lab, site: Path, *, whole: bool = True) -> tuple[tuple[str, 
     review = ("Review site", str(site))
     if not whole or not report_address(lab):
         return (review,)
-    return (*_report(lab), *_sites(lab), review, *_next())
+    return (
+        ("Report", report_address(lab)),
+        *_login(lab),
+        *_sites(lab),
+        review,
+        (
+            "Next",
+            "write a line that begins with REX> on the report's page; ./lab remarks lists them",
+        ),
+        ("", "./lab notebook opens the stages in JupyterLab; sudo ./lab down takes the lab down"),
+    )
 
 
 def report_address(lab: Lab) -> str:
@@ -211,34 +197,26 @@ def report_address(lab: Lab) -> str:
     return next((item.subject for item in found if item.action == "report.publish"), "")
 
 
-def _report(lab: Lab) -> Iterator[tuple[str, str]]:
-    yield "Report", report_address(lab)
-    if not lab.wiki.url:
-        login = server.login_page(lab)
-        yield (
-            "Log in",
-            f"{login.url} as {', '.join(login.accounts[:-1])} or {login.accounts[-1]}; the passwords:",
-        )
-        yield "", f"sudo cat {login.passwords}"
+def _login(lab: Lab) -> tuple[tuple[str, str], ...]:
+    """How a person logs in to the lab's own wiki."""
+    if lab.wiki.url:
+        return ()
+    page = server.login_page(lab)
+    who = f"{', '.join(page.accounts[:-1])} or {page.accounts[-1]}"
+    return ("Log in", f"{page.url} as {who}; the passwords:"), ("", f"sudo cat {page.passwords}")
 
 
-def _sites(lab: Lab) -> Iterator[tuple[str, str]]:
+def _sites(lab: Lab) -> tuple[tuple[str, str], ...]:
     """The commands bring the address along: only the lab's own name server has the sites' names."""
     name, url, ip = lab.host_name(lab.sites[0].name), lab.url(lab.sites[0].name), lab.gateway.ip
     rules = f"--no-proxy-server --host-resolver-rules='MAP *.{lab.domain} {ip}'"
     within = "sudo " if lab.netns else ""
     chromium = "chromium --no-sandbox" if lab.netns else "chromium"
     asked = curl(url, options=f"--resolve {name}:{lab.proxy.port}:{ip}")
-    yield "Sites", ", ".join(lab.url(site.name) for site in lab.sites)
-    yield "", "only the lab's DNS has these names; this looks one up, asks it, and opens it:"
-    yield "", f"sudo {dns_server.with_dns(lab)} getent hosts {name}"
-    yield "", within + host.again(lab, asked)
-    yield "", within + host.again(lab, f"{chromium} {rules} {url}")
-
-
-def _next() -> Iterator[tuple[str, str]]:
-    yield (
-        "Next",
-        "write a line that begins with REX> on the report's page; ./lab remarks lists them",
+    return (
+        ("Sites", ", ".join(lab.url(site.name) for site in lab.sites)),
+        ("", "only the lab's DNS has these names; this looks one up, asks it, and opens it:"),
+        ("", f"sudo {dns_server.with_dns(lab)} getent hosts {name}"),
+        ("", within + host.again(lab, asked)),
+        ("", within + host.again(lab, f"{chromium} {rules} {url}")),
     )
-    yield "", "./lab notebook opens the stages in JupyterLab; sudo ./lab down takes the lab down"

@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -100,26 +101,16 @@ def foresight(lab: Lab) -> tuple[Table, ...]:
     """What a rebuild would do besides what the farm needs, with the reasons: a row for the wiki, if it does not
     run, and one for each stage that would run; no table when there is nothing. Nothing is changed. Parameters
     that only a rebuild's command line gives a notebook are not known."""
-    rows: list[dict[str, Cell]] = [{"step": step, "why": why} for step, why in _steps(lab)]
-    return (Table.of("rebuild", "What a rebuild would do besides", rows),) if rows else ()
-
-
-def _steps(lab: Lab) -> Iterator[tuple[str, str]]:
-    wiki = server.status(lab)
+    steps, wiki = {}, server.status(lab)
     if not wiki.up:
-        yield ("start" if wiki.installed else "create") + " wiki", wiki.reason
-    memory = build_cache.recall(lab)
-    if not memory.stages:
-        yield "publish report", "no rebuild of this lab has passed yet"
-        return
-    sources, standing = find(STAGES, notebooks_folder(), {}), build_cache.standing(lab)
-
-    def why(stage: StagePlan) -> str:
-        now = build_cache.inputs_of(lab, stage, sources[stage.name], {})
-        return build_cache.why_run(lab, stage, memory, now, standing)
-
-    for name, reason in to_run(STAGES, why).items():
-        yield f"run {name}", reason
+        steps["start wiki" if wiki.installed else "create wiki"] = wiki.reason
+    if not build_cache.recall(lab).stages:
+        steps["publish report"] = "no rebuild of this lab has passed yet"
+    else:
+        batch = Batch(lab, Wish(), find(STAGES, notebooks_folder(), {}), Progress())
+        steps |= {f"run {name}": why for name, why in to_run(STAGES, batch.why).items()}
+    rows: list[dict[str, Cell]] = [{"step": step, "why": why} for step, why in steps.items()]
+    return (Table.of("rebuild", "What a rebuild would also do", rows),) if rows else ()
 
 
 def notebooks_folder() -> Path:
@@ -140,9 +131,7 @@ def find(
 
 
 def _summary(value: Rebuilt, stale: Collection[str]) -> str:
-    counts: dict[str, int] = {}
-    for ending in value.stages:
-        counts[ending.state] = counts.get(ending.state, 0) + 1
+    counts = Counter(ending.state for ending in value.stages)
     said = ", ".join(f"{count} {state}" for state, count in counts.items())
     ended = f"Ended by {value.interrupted}. " if value.interrupted else ""
     left = f" Stale now: {', '.join(stale)}." if stale else ""
@@ -182,8 +171,7 @@ def _table(endings: Sequence[Ending], stale: Mapping[str, str]) -> Table:
 class Batch:
     """One batch of a lab, by a process that holds the lab's session lock.
 
-    ``sources`` has the notebook of each stage; ``interrupted`` is the name of the signal that ended
-    the batch, else ''.
+    ``sources`` has the notebook of each stage; ``interrupted`` is the name of the signal that ended the batch, else ''.
     """
 
     def __init__(
@@ -229,7 +217,7 @@ class Batch:
 
     def _expect(self, plans: Sequence[StagePlan]) -> Expected | None:
         """Tells what it will take, if there is anything to do."""
-        names = to_run(plans, self._why)
+        names = to_run(plans, self.why)
         self._idle = not names
         if not names:
             return None
@@ -309,26 +297,27 @@ class Batch:
         return ending
 
     def _run_or_leave(self, stage: StagePlan) -> Ending:
-        why = "" if self._idle else self._why(stage)
+        why = "" if self._idle else self.why(stage)
         if not why:
-            return _ending("unchanged", records.load(self.lab, stage.name))
-        given, now = self._parameters(stage), self._inputs(stage)
-        self._progress.begin(stage.name, why)
+            return Ending.of(records.load(self.lab, stage.name), state="unchanged", reasons=())
+        now, doing = self._inputs(stage), self._work / f"{stage.name}.doing"
+        self._progress.begin(stage.name, why, doing)
         self._remember(lambda memory: build_cache.with_stage(memory, stage.name, None))
         started, clock = datetime.now(UTC), time.monotonic()
-        execution = self._execute(stage, given)
+        execution = self._execute(stage, doing)
         seconds = round(time.monotonic() - clock, 2)
         record = self._judge(stage, execution, started, seconds)
         if self.interrupted and record.state == "failed":
-            return _ending("ended", record, (f"ended by {self.interrupted}",), seconds)
+            reasons = (f"ended by {self.interrupted}",)
+            return Ending.of(record, state="ended", reasons=reasons, seconds=seconds)
         self._keep(stage, execution, record.model_copy(update={"inputs": now}))
-        return _ending(record.state, record, record.problems, seconds)
+        return Ending.of(record, seconds=seconds)
 
     def _inputs(self, stage: StagePlan) -> Inputs:
         own = {k: v for k, v in self._parameters(stage).items() if k not in PARAMETERS}
         return build_cache.inputs_of(self.lab, stage, self._sources[stage.name], own)
 
-    def _why(self, stage: StagePlan) -> str:
+    def why(self, stage: StagePlan) -> str:
         """Why a stage has to run now, '' when its last run still stands and it was not asked for."""
         now = self._inputs(stage)
         why = build_cache.why_run(self.lab, stage, self._memory, now, self._standing)
@@ -341,23 +330,18 @@ class Batch:
         names -= {"outputs", "assignment"}
         return {name: value for name, value in self.wish.parameters.items() if name in names}
 
-    def _execute(self, stage: StagePlan, given: Mapping[str, Any]) -> notebooks.Execution:
+    def _execute(self, stage: StagePlan, doing: Path) -> notebooks.Execution:
         log = self.lab.output_dir / "logs" / f"{stage.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        doing = self._work / f"{stage.name}.doing"
-        self._progress.watch(stage.name, doing)
+        lab_file = self.lab.output_dir / "lab.toml"
+        env = notebooks.environment(lab_file, self.run_id, self._work)
         with log.open("w", encoding="utf-8", buffering=1) as lines:
             return notebooks.execute(
                 self._sources[stage.name],
                 self._work / f"{stage.name}.ipynb",
-                parameters=given,
+                parameters=self._parameters(stage),
                 nice=NICE if stage.yields else 0,
-                env={
-                    **notebooks.environment(
-                        self.lab.output_dir / "lab.toml", self.run_id, self._work
-                    ),
-                    "LABKIT_DOING": str(doing),
-                },
+                env={**env, "LABKIT_DOING": str(doing)},
                 on_line=lambda line: print(line, file=lines),
                 on_cell=partial(self._progress.cell, stage.name),
                 ending=lambda: bool(self.interrupted),
@@ -373,30 +357,23 @@ class Batch:
         except StateError:
             record = None
         pending.unlink(missing_ok=True)
-        judged = verdict(execution, record, self.run_id)
-        if judged.passed and record:
+        reasons = verdict(execution, record, self.run_id)
+        if record and not reasons:
             return record
         unclosed = StageRecord(
-            stage=stage.name,
-            title=stage.title,
-            state="failed",
-            closed=False,
-            run=self.run_id,
-            started=started,
-            seconds=seconds,
-            lab=self.lab.name,
+            stage=stage.name, title=stage.title, state="failed", closed=False, run=self.run_id,
+            started=started, seconds=seconds, lab=self.lab.name,
             parameters=build_cache.described(self.lab),
             entries=records.entries_of(execution.notebook) if execution.notebook else (),
-        )
-        update = {"state": "failed", "problems": judged.reasons}
-        return (record or unclosed).model_copy(update=update)
+        )  # fmt: skip
+        return (record or unclosed).model_copy(update={"state": "failed", "problems": reasons})
 
     def _keep(self, stage: StagePlan, execution: notebooks.Execution, record: StageRecord) -> None:
         text = notebooks.tidy(execution.notebook, stage.name) if execution.notebook else ""
         records.keep(self.lab, record, text)
         if record.state == "passed":
             source = str(self._sources[stage.name].resolve())
-            remembered = Remembered(source=source, record=records.fingerprint(record))
+            remembered = Remembered(source=source, record=record.digest)
             self._remember(lambda memory: build_cache.with_stage(memory, stage.name, remembered))
 
     def _remember(self, change: Callable[[BuildCache], BuildCache]) -> None:
@@ -423,19 +400,6 @@ class Batch:
 
     def _end_notebooks(self) -> None:
         end_notebooks(str(self._work), markers(Journal.of(self.lab).standing()))
-
-
-def _ending(
-    state: Any, record: StageRecord, reasons: tuple[str, ...] = (), seconds: float | None = None
-) -> Ending:
-    return Ending(
-        stage=record.stage,
-        state=state,
-        reasons=reasons,
-        seconds=record.seconds if seconds is None else seconds,
-        held=record.held,
-        checks=len(record.checks),
-    )
 
 
 @contextmanager

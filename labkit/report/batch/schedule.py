@@ -17,6 +17,7 @@ from labkit.model.lab import Lab
 from labkit.records import Record
 from labkit.report.stages.assignment import BYTES, STAGES, StagePlan, plan
 from labkit.report.stages.build_cache import BuildCache
+from labkit.report.stages.record import StageRecord
 
 State = Literal["passed", "unchanged", "failed", "not run", "ended"]
 #: The states with which the stages that wait for one may begin.
@@ -32,6 +33,17 @@ class Ending(Record):
     seconds: float = 0.0
     held: int = 0
     checks: int = 0
+
+    @classmethod
+    def of(cls, record: StageRecord, **other: Any) -> Ending:
+        """The ending of a stage with this record; ``other`` are fields with other values."""
+        values = {
+            "state": record.state,
+            "reasons": record.problems,
+            "seconds": record.seconds,
+            **other,
+        }
+        return cls(stage=record.stage, held=record.held, checks=len(record.checks), **values)
 
 
 class Wish(Record):

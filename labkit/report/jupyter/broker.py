@@ -28,7 +28,6 @@ from labkit import reading
 from labkit.core import run
 from labkit.core.journal import Journal
 from labkit.core.run import labkit_variables
-from labkit.errors import ConfigError
 from labkit.model.lab import Lab
 from labkit.records import Record
 
@@ -48,7 +47,7 @@ class Person(Record):
     home: str = ""
 
 
-class _Told(BaseException):
+class _Ended(BaseException):
     """SIGTERM, SIGHUP or Ctrl-C: the session is to end."""
 
 
@@ -65,42 +64,35 @@ def caller(environment: Mapping[str, str], euid: int) -> Person | None:
 
 
 def serve(lab: Lab, person: Person, server: Sequence[str], settings: Mapping[str, str]) -> int:
-    """JupyterLab (``server``) has run as the person, and ended; its exit status. Its kernels, which had the
-    variables ``settings``, have ended with it."""
-    before = {number: signal.signal(number, _stop) for number in _STOPS}
+    """Runs JupyterLab (``server``) as the person until it ends, and returns its exit status. Its kernels, which have
+    the variables ``settings``, end with it."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Ended
+
+    stops = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in stops}
     broker = Broker(person.uid, partial(_kernel, settings))
     try:
         with _home(lab, person) as home:
             env = {**variables(person, home), "LABKIT_BROKER": broker.name}
-            return _served(
-                broker, run.start(as_person(person, server), env=env, output=_terminal())
-            )
-    except _Told:
+            sys.stderr.flush()
+            process = run.start(as_person(person, server), env=env, output=sys.stderr.buffer)
+            try:
+                return broker.serve(process)
+            finally:
+                process.terminate()  # nothing happens to one that has ended
+                try:
+                    process.wait(PATIENCE)
+                except Exception:  # it does not end by itself
+                    process.kill()
+                    process.wait()
+    except _Ended:
         return 0
     finally:
         broker.close()
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise _Told
-
-
-def _served(broker: Broker, process: Popen[str]) -> int:
-    try:
-        return broker.serve(process)
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(PATIENCE)
-            except Exception:  # it does not end by itself
-                process.kill()
-                process.wait()
 
 
 def as_person(person: Person, argv: Sequence[str]) -> list[str]:
@@ -129,13 +121,9 @@ def _home(lab: Lab, person: Person) -> Iterator[str]:
 
 
 def variables(person: Person, home: str) -> dict[str, str]:
-    """What JupyterLab has of an environment beside what every program has: none of root's. Pure."""
-    return {
-        "HOME": home,
-        "USER": person.name,
-        "LOGNAME": person.name,
-        "JUPYTER_PATH": str(Path(__file__).with_name("share")),
-    }
+    """The environment that JupyterLab has beside what every program has: nothing of root's. Pure."""
+    share = Path(__file__).with_name("share")
+    return {"HOME": home, "USER": person.name, "LOGNAME": person.name, "JUPYTER_PATH": str(share)}
 
 
 def _kernel(settings: Mapping[str, str], asked: Asked, output: IO[bytes]) -> Popen[str]:
@@ -151,11 +139,6 @@ def _kernel(settings: Mapping[str, str], asked: Asked, output: IO[bytes]) -> Pop
     }
     start = ["env", f"--chdir={asked.folder}", "setpriv", "--pdeathsig=KILL", "--", *argv]
     return run.start(start, env=env, output=output)
-
-
-def _terminal() -> IO[bytes]:
-    sys.stderr.flush()
-    return sys.stderr.buffer
 
 
 #: What may be passed on to a kernel.
@@ -227,7 +210,7 @@ class Broker:
             if _user(client) != self._uid:
                 return
             client.settimeout(5)
-            with suppress(OSError, ValueError, ConfigError):
+            with suppress(OSError, ValueError):
                 self._begin(client)
                 undone.pop_all()
 
@@ -237,7 +220,8 @@ class Broker:
             for output in outputs:
                 opened.callback(os.close, output)
             asked = Asked.model_validate(reading.parsed(text))
-            require_own(asked, self._uid)
+            if not is_own(asked, self._uid):
+                raise ValueError("is not a connection file of that person's")
             with open(os.dup(outputs[0]), "ab") as file:  # noqa: PTH123 - a descriptor
                 process = self._start(asked, file)
         kernel = Kernel(process, os.pidfd_open(process.pid), client)
@@ -271,27 +255,19 @@ class Broker:
         os.close(kernel.ended)
 
 
-def require_own(asked: Asked, uid: int) -> None:
-    """Raises :class:`ConfigError` for a connection file that is not a file of that person's."""
+def is_own(asked: Asked, uid: int) -> bool:
+    """Whether a connection file is a file of that user's, and it and the folder are named by whole paths."""
     path = Path(asked.connection_file)
     try:
         seen = path.lstat()
-        sound = path.is_absolute() and stat.S_ISREG(seen.st_mode) and seen.st_uid == uid
     except (OSError, ValueError):
-        sound = False
-    if not sound or not Path(asked.folder).is_absolute():
-        raise ConfigError(
-            asked.connection_file,
-            f"is not a connection file of user {uid}",
-            "start kernels from JupyterLab",
-            code="config.connection-file",
-        )
+        return False
+    whole = path.is_absolute() and Path(asked.folder).is_absolute()
+    return whole and stat.S_ISREG(seen.st_mode) and seen.st_uid == uid
 
 
 def _user(client: socket.socket) -> int:
     """The user at the other end (struct ucred: process, user, group)."""
-    size = struct.calcsize("3i")
-    found: tuple[int, int, int] = struct.unpack(
-        "3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-    )
-    return found[1]
+    told = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    user: int = struct.unpack("3i", told)[1]
+    return user

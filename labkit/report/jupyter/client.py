@@ -1,4 +1,4 @@
-"""What JupyterLab starts as its kernel: it asks the broker for one, passes signals on, and ends with it.
+"""The program that JupyterLab starts in the place of a kernel: asks the broker for one, passes signals on, ends with it.
 
 It is a program by itself, of the person's own, and so has nothing but Python's library to start with.
 """

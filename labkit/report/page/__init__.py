@@ -1,4 +1,4 @@
-"""The report's page on the wiki: its blocks from what the stages left, and their publication.
+"""The report's page on the wiki: makes its blocks from the stages' records, and publishes them.
 
 ``publication.publish(lab)`` writes the page and keeps what people wrote, ``plan`` and ``mend`` tell what that
 would change, ``main_page`` shows the wiki in a browser. :mod:`blocks` makes the page's wikitext.

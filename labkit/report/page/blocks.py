@@ -1,27 +1,26 @@
-"""The blocks of the report's page, from what the stages left in the lab's outputs."""
+"""Makes the blocks of the report's page as wikitext, from the stages' records and executed notebooks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from labkit.core.result import FIGURE_MIME, RESULT_MIME
 from labkit.core.tables import Table
 from labkit.display import counted
 from labkit.model.lab import Lab
 from labkit.records import Record
+from labkit.report.site import discussion
 from labkit.report.site.pages import ICONS
-from labkit.report.stages import build_cache, discussion, signing
+from labkit.report.stages import build_cache, signing
 from labkit.report.stages import record as records
 from labkit.report.stages.assignment import REPORT, ROWS, STAGES, StagePlan, plan
-from labkit.report.stages.record import StageRecord
-from labkit.report.stages.stage import (
+from labkit.report.stages.closing import (
     closing_of,
     coverage_table,
     judged_rows,
     row_answers,
     task_table,
 )
+from labkit.report.stages.record import StageRecord
 from labkit.wiki.client.protocol import Features, Upload
 from labkit.wiki.merge import fences
 from labkit.wiki.merge.fences import Block
@@ -135,13 +134,10 @@ def listed(found: Remarks) -> str:
     if not found.remarks:
         return "\n\n".join(["There is no remark on this page.", *gone])
     every = listing.table(found)
-    keep = [n for n, column in enumerate(every.columns) if column.name != "since then"]
-    told = Table(
-        name=every.name,
-        title=every.title,
-        columns=tuple(every.columns[n] for n in keep),
-        rows=tuple(tuple(row[n] for n in keep) for row in every.rows),
-    )
+    names = [column.name for column in every.columns]
+    rows = [dict(zip(names, row, strict=True)) for row in every.rows]
+    lasting = [name for name in names if name != "since then"]
+    told = Table.of(every.name, every.title, rows, columns=lasting)
     return "\n\n".join([wikitext.table(told, longest=100), *gone])
 
 
@@ -193,21 +189,12 @@ def _to_come(stage: StagePlan) -> str:
 
 
 def _shown(lab: Lab, stage: StagePlan, record: StageRecord, features: Features) -> Written:
-    """The run as its executed notebook shows it; without that, its results and figures alone."""
-    found = records.notebook_of(lab, record)
-    if found is None:
-        found = {"cells": [_cell(entry.result, entry.figure) for entry in record.entries]}
-    cells = [cell for cell in found["cells"] if "".join(cell["source"]).strip() != "stage.close()"]
+    """The run as its executed notebook shows it."""
+    cells = records.notebook_of(lab, record)["cells"]
+    cells = [cell for cell in cells if "".join(cell["source"]).strip() != "stage.close()"]
     titles = {f"{item.name}.ipynb": f"#{item.title}" for item in STAGES}
     place = Place(
         least=3, name=stage.name, link=titles.get, features=features,
         read=lambda path: signing.read(lab, path),
     )  # fmt: skip
     return notebook.render({"cells": cells}, place=place)
-
-
-def _cell(result: Record | None, figure: Record | None) -> dict[str, Any]:
-    """A cell that shows a recorded result or figure."""
-    shown = {RESULT_MIME: result, FIGURE_MIME: figure}
-    data = {mime: item.model_dump(mode="json") for mime, item in shown.items() if item}
-    return {"cell_type": "code", "source": "", "outputs": [{"output_type": "display_data", "data": data}]}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Publishes the report on the wiki, plans that, and shows the wiki's main page in a browser."""
+"""Publishes the report on the wiki, or shows what that would change; and visits the wiki's main page in a browser."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from labkit.farm.services import browser
 from labkit.farm.services.browser import Page, Visits
 from labkit.model.lab import Lab
 from labkit.report.page.blocks import Pages, stages, with_remarks
-from labkit.report.stages import discussion
+from labkit.report.site import discussion
 from labkit.wiki import server
 from labkit.wiki.client import session
 from labkit.wiki.client.protocol import Snapshot, Wiki

@@ -1,4 +1,4 @@
-"""The document tree as HTML that cannot do anything.
+"""Writes the document tree as HTML in which nothing can act: all text escaped, a fixed set of elements and attributes.
 
 All characters are escaped; there are no elements, attributes or addresses but the ones written here.
 Pictures are files beside the page, drawn formulas among them: nothing comes from outside.

@@ -125,14 +125,11 @@ def stages(lab: Lab) -> tuple[StageView, ...]:
     """Returns all stages from the lab's outputs; a damaged record is a state, not an error."""
     views = [_stage(lab, stage) for stage in STAGES]
     stale = build_cache.stale(lab, [view.page.record for view in views if view.page])
-    return tuple(
-        replace(
-            view,
-            state="stale" if view.state == "passed" and view.plan.name in stale else view.state,
-            stale=stale.get(view.plan.name, ""),
-        )
-        for view in views
-    )
+    for number, view in enumerate(views):
+        if why := stale.get(view.plan.name):
+            state = "stale" if view.state == "passed" else view.state
+            views[number] = replace(view, state=state, stale=why)
+    return tuple(views)
 
 
 def _stage(lab: Lab, plan: StagePlan) -> StageView:
@@ -142,35 +139,24 @@ def _stage(lab: Lab, plan: StagePlan) -> StageView:
         return StageView(plan, "damaged", reason=f"{error.value}: {error.reason}")
     passed = _page(lab, plan, good, "") if good else None
     failed = _page(lab, plan, bad, "failed.") if bad else None
-    wrong = signing.differing(lab, plan.name, f"{plan.name}.failed")
+    with signing.reading(lab) as seal:
+        wrong = signing.differences(seal, plan.name, f"{plan.name}.failed")
     reason = f"not as signed, and not shown: {', '.join(d.file for d in wrong)}" if wrong else ""
     if failed:
         return StageView(plan, "failed", failed, passed, reason)
-    return (
-        StageView(plan, "passed", passed, reason=reason) if passed else StageView(plan, "not run")
+    return StageView(
+        plan, "passed" if passed else "not run", passed, reason=reason if passed else ""
     )
 
 
 def _page(lab: Lab, plan: StagePlan, record: StageRecord, ending: str) -> Page:
-    page = Page(plan, record, f"{plan.name}.{ending}html")
-    notebook = records.notebook_of(lab, record)
-    if notebook is None:
-        return replace(page, sections=tuple(_recorded(lab, record)))
     there = (stage.name for stage in STAGES if records.file(lab, stage.name).exists())
     sections, files = of_notebook(
-        notebook, {f"{name}.ipynb": f"{name}.html" for name in there}, unsaid=record.sentence
+        records.notebook_of(lab, record),
+        {f"{name}.ipynb": f"{name}.html" for name in there},
+        unsaid=record.sentence,
     )
-    return replace(page, sections=sections, files=files)
-
-
-def _recorded(lab: Lab, record: StageRecord) -> Iterator[Section]:
-    """A record's results and figures, where its notebook was not kept: it was run by hand."""
-    for entry in record.entries:
-        if entry.figure:
-            data = signing.read(lab, entry.figure.png) or b""
-            yield Section(entry.cell, picture=FigureFile(entry.figure, data))
-        else:
-            yield Section(entry.cell, result=entry.result)
+    return Page(plan, record, f"{plan.name}.{ending}html", sections, files)
 
 
 def of_notebook(
@@ -198,7 +184,7 @@ def _cells(notebook: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], tre
         tags = cell.get("metadata", {}).get("tags", ())
         if cell["cell_type"] == "markdown" and "papermill-error-cell-tag" not in tags:
             yield cell, narrative(cell)
-        elif cell["cell_type"] == "code" and text(cell["source"]).strip():
+        elif cell["cell_type"] == "code":
             yield cell, None
 
 
@@ -208,8 +194,8 @@ def _sections(
     waiting: list[CodeCell] = []
     for cell, told in [*cells, ({}, None)]:
         number = cell.get("execution_count") or 0
-        if cell and told is None:
-            waiting.append(CodeCell(number, code(text(cell["source"]))))
+        if cell and told is None and (source := text(cell["source"])).strip():
+            waiting.append(CodeCell(number, code(source)))
         shown = outputs(cell.get("outputs", ()))
         if waiting and (told or shown or not cell):
             yield Section(waiting[-1].cell, code=tuple(waiting))
@@ -240,22 +226,12 @@ def ran(lab: Lab, shown: Sequence[StageView]) -> tuple[Lab, list[tuple[str, str]
     given = build_cache.described(lab)
     whole = [{**given, **record.parameters} for record in found] or [given]
     most = max(reversed(whole), key=whole.count)
-    rows = changes(most, Lab().model_dump(mode="json"))
+    usual = build_cache.flat(Lab().model_dump(mode="json"))
+    rows = {k: _said(v) for k, v in build_cache.flat(most).items() if v != usual.get(k)}
     for record, own in zip(found, whole, strict=False):
         for key, value in build_cache.differing(plan(record.stage), most, own):
             rows[key] = f"{rows.get(key) or _said(value[0])}; {_said(value[1])} in {record.stage}"
     return Lab.of({**most, "outputs": lab.outputs}).allotted(lab.allotment), list(rows.items())
-
-
-def when(moment: datetime) -> str:
-    """A moment as people read it."""
-    return f"{moment:%Y-%m-%d %H:%M} UTC"
-
-
-def changes(now: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, str]:
-    """The parameters that differ from the defaults, by their dotted key, as text."""
-    usual = build_cache.flat(default)
-    return {k: _said(v) for k, v in build_cache.flat(now).items() if v != usual.get(k)}
 
 
 def _said(value: Any) -> str:
@@ -263,3 +239,8 @@ def _said(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(str(v.get("name", v) if isinstance(v, dict) else v) for v in value)
     return "–" if value in (None, "") else str(value)
+
+
+def when(moment: datetime) -> str:
+    """A moment as people read it."""
+    return f"{moment:%Y-%m-%d %H:%M} UTC"

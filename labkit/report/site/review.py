@@ -1,4 +1,4 @@
-"""The review site: static pages from what the stages left, for a teacher who has only the outputs.
+"""Builds the review site: fills the templates of its index and stage pages, and signs what it wrote.
 
 It needs no server, no script and nothing from outside its folder. All that programs wrote is
 escaped; what the pages say is only what the stages' records and executed notebooks say.
@@ -18,13 +18,13 @@ from labkit.display import counted
 from labkit.errors import StateError
 from labkit.model.lab import Lab
 from labkit.records import Record
-from labkit.report.site import hypertext, pages
+from labkit.report.site import discussion, hypertext, pages
 from labkit.report.site.pages import Page, StageView
-from labkit.report.stages import discussion, signing
 from labkit.report.stages import record as records
+from labkit.report.stages import signing
 from labkit.report.stages.assignment import ICONS, ROWS
+from labkit.report.stages.closing import judged_rows, row_answers, task_states
 from labkit.report.stages.signing import New
-from labkit.report.stages.stage import judged_rows, row_answers, task_states
 from labkit.wiki.merge import page_merge
 from labkit.wiki.remarks import listing as listings
 from labkit.wiki.render import wikitext

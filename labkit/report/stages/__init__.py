@@ -1,16 +1,17 @@
-"""The stages of the assignment: what a notebook records, and what becomes of it.
+"""The stages of the assignment: what is asked for, what each notebook records, and what becomes of it.
 
 In a notebook, :class:`Stage` opens, records and closes a stage; :func:`closing_table` and :func:`coverage` sum up
-all of them. Other rooms use the modules: ``assignment`` (what is asked for), ``record`` (what a stage left),
-``signing`` and ``verification`` (whether files are as labkit wrote them), ``build_cache`` (why a stage has to run
-again), ``discussion`` (the teacher's remarks).
+all of them. Other rooms use the modules. The data: ``assignment`` (rows, tasks and stages, and how checks judge
+them), ``record`` (one run of a stage, read, verified and written). The rules: ``build_cache`` (which runs are stale,
+which stages run again), ``closing`` (what becomes of tasks and rows). The files: ``signing`` (the lab's key, and the
+signed manifest, with which whole parts of the outputs are written).
 """
 
-from labkit.report.stages.stage import Stage, closing_table, coverage
+from labkit.report.stages.closing import closing_table, coverage
+from labkit.report.stages.stage import Stage
 
 __all__ = [
-    "Stage", "assignment", "build_cache", "closing_table", "coverage", "discussion", "record", "signing", "stage",  # noqa: F822 - its modules
-    "verification",  # noqa: F822 - its modules
+    "Stage", "assignment", "build_cache", "closing", "closing_table", "coverage", "record", "signing", "stage",  # noqa: F822 - its modules
 ]  # fmt: skip
 
 

@@ -134,11 +134,6 @@ class Judged(Record):
     checks: int
 
     @property
-    def icon(self) -> str:
-        """A sign for the state."""
-        return ICONS[self.state]
-
-    @property
     def told(self) -> str:
         """The state and why it is so: ``not met: 1 of 6 containers``."""
         return ": ".join([self.state, *([", ".join(self.why)] if self.why else [])])
@@ -163,29 +158,26 @@ def judge(
     :param stale: some of them are of a lab of before.
     """
     made = {check.name for check in checks}
-    held = sum(check.holds for check in checks)
     failing = {check.name for check in checks if not check.holds}
+    held = sum(check.holds for check in checks)
     missing = [wanted for wanted in needs if not any(matches(name, wanted) for name in made)]
     counts = [(number, number.count(made - failing), number.count(made)) for number in numbers]
     counts = [item for item in counts if item[2] or not missing]
-    small = any(there < number.least for number, _, there in counts)
-    why = (
-        *(
-            f"{count} of {number.least} {number.what}"
-            for number, count, _ in counts
-            if count < number.least
-        ),
-        *(f"no check {wanted}{'*' if wanted.endswith('.') else ''} was made" for wanted in missing),
-        *([f"failing: {_some(sorted(failing))}"] if failing else []),
-    )
-    if not checks:
-        return Judged(state="not run", why=(), held=0, checks=0)
+    why = [f"{count} of {n.least} {n.what}" for n, count, _ in counts if count < n.least]
+    why += [_not_made(wanted) for wanted in missing]
+    why += [f"failing: {_some(sorted(failing))}"] if failing else []
     state: State = "stale" if stale else "met"
-    if failing or missing:
-        state = "in part"
-    if small or not held:
+    if not checks:
+        state, why = "not run", []
+    elif not held or any(there < number.least for number, _, there in counts):
         state = "not met"
-    return Judged(state=state, why=why, held=held, checks=len(checks))
+    elif failing or missing:
+        state = "in part"
+    return Judged(state=state, why=tuple(why), held=held, checks=len(checks))
+
+
+def _not_made(wanted: str) -> str:
+    return f"no check {wanted}{'*' if wanted.endswith('.') else ''} was made"
 
 
 def _some(names: Sequence[str]) -> str:
@@ -207,7 +199,7 @@ def problems(stage: StagePlan, checks: tuple[Check, ...]) -> tuple[str, ...]:
     for wanted in stage.required:
         held = [check for check in checks if matches(check.name, wanted)]
         if not held:
-            found.append(f"no check {wanted}{'*' if wanted.endswith('.') else ''} was made")
+            found.append(_not_made(wanted))
         found += [
             f"{check.name}: expected {check.expected}; seen {check.seen}"
             for check in held

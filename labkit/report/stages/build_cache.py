@@ -1,4 +1,8 @@
-"""The build cache: what each stage's result depends on, what the last rebuild saw, and why a stage has to run again."""
+"""The build cache: what each stage's result depends on, what the last rebuild saw, and why a stage has to run again.
+
+:func:`changed` compares a run's inputs with those of now, :func:`stale` does it for every stage, and :func:`why_run`
+adds what only this machine knows: the files of the outputs, and what stood when the last rebuild had ended.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +50,10 @@ def inputs_of(
         given=dict(given) if given is not None else None,
         assignment=file_digest(Path(lab.wiki.assignment)) if lab.wiki.assignment else "",
         labkit=package_digest(),
-        after={name: record_digest(lab, name) for name in (*stage.after, *stage.later)},
+        after={
+            name: record.digest if (record := _last(lab, name)) else ""
+            for name in (*stage.after, *stage.later)
+        },
     )
 
 
@@ -62,15 +69,6 @@ def package_digest() -> str:
     return total.hexdigest()
 
 
-def record_digest(lab: Lab, stage: str) -> str:
-    """The hash of the record of a stage's last passed run, '' when it has none that can be read."""
-    try:
-        record = records.read(lab, stage)
-    except StateError:
-        return ""
-    return records.fingerprint(record) if record else ""
-
-
 def changed(
     record: StageRecord,
     now: Inputs,
@@ -83,41 +81,37 @@ def changed(
     :param parameters: the lab's description now, as a record has it; None where it is not known.
     :param last: the last run of a stage, passed or failed.
     """
-    return next(_changes(record, now, parameters, last), "")
-
-
-def _changes(
-    record: StageRecord,
-    now: Inputs,
-    parameters: Mapping[str, Any] | None,
-    last: Callable[[str], StageRecord | None],
-) -> Iterator[str]:
     stage, before = plan(record.stage), record.inputs
     for name in _before(stage):
         other = last(name)
         if other and other.started > record.started:
             both = _used(other.parameters, plan(name))
             for key, values in differing(stage, record.parameters, both):
-                yield _words(key, *values, f"in {name}", f"{key} changed in {name}")
+                return _words(key, *values, f"in {name}", f"{key} changed in {name}")
     for name, digest_now in now.after.items():
         if before.after.get(name, digest_now) != digest_now:
             ran = "ran again since" if before.after[name] else "ran since"
-            yield f"{name} {ran if digest_now else 'has no result that can be read'}"
+            return f"{name} {ran if digest_now else 'has no result that can be read'}"
     if parameters is not None:
         for key, values in differing(stage, record.parameters, parameters):
-            yield _words(key, *values, "now", f"lab.toml's {key} changed")
+            return _words(key, *values, "now", f"lab.toml's {key} changed")
     for what, then, today in (
         ("its notebook", before.notebook, now.notebook),
-        ("the assignment", before.assignment, now.assignment if _uses(stage, "wiki") else None),
+        (
+            "the assignment",
+            before.assignment,
+            now.assignment if _used({"wiki": ""}, stage) else None,
+        ),
         ("labkit itself", before.labkit, now.labkit),
     ):
         if None not in {then, today} and then != today:
-            yield f"{what} changed"
+            return f"{what} changed"
     if before.given is not None and now.given is not None:
         for key in before.given | now.given:
             one, other = before.given.get(key), now.given.get(key)
             if one != other:
-                yield _words(key, one, other, "now", f"its parameter {key} changed")
+                return _words(key, one, other, "now", f"its parameter {key} changed")
+    return ""
 
 
 def _before(stage: StagePlan) -> tuple[str, ...]:
@@ -128,12 +122,9 @@ def _before(stage: StagePlan) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _uses(stage: StagePlan, key: str) -> bool:
-    return not stage.uses or key in stage.uses
-
-
 def _used(parameters: Mapping[str, Any], stage: StagePlan) -> dict[str, Any]:
-    return {key: value for key, value in parameters.items() if _uses(stage, key)}
+    """Those of a lab's parameters on which a stage depends."""
+    return {key: parameters[key] for key in parameters if not stage.uses or key in stage.uses}
 
 
 def differing(
@@ -215,19 +206,17 @@ def write(lab: Lab, memory: BuildCache) -> None:
 
 def with_stage(memory: BuildCache, name: str, remembered: Remembered | None) -> BuildCache:
     """The memory with this of a stage, or without it (None)."""
-    others = {stage: kept for stage, kept in memory.stages.items() if stage != name}
-    stages = {**others, name: remembered} if remembered else others
+    stages = {stage: kept for stage, kept in memory.stages.items() if stage != name}
+    stages |= {name: remembered} if remembered else {}
     return memory.model_copy(update={"stages": stages})
 
 
 def with_standing(memory: BuildCache, names: Iterable[str], marks: tuple[str, ...]) -> BuildCache:
     """The memory with what stands at the end of the rebuild in which the named stages passed."""
-    changed = {
-        name: memory.stages[name].model_copy(update={"standing": marks})
-        for name in names
-        if name in memory.stages
-    }
-    return memory.model_copy(update={"stages": {**memory.stages, **changed}})
+    for name in memory.stages.keys() & set(names):
+        stood = memory.stages[name].model_copy(update={"standing": marks})
+        memory = with_stage(memory, name, stood)
+    return memory
 
 
 def why_run(
@@ -244,24 +233,23 @@ def why_run(
     if records.file(lab, stage.name, "failed.json").exists():
         return "it failed since"
     record = _last(lab, stage.name)
-    if record is None or last.record != records.fingerprint(record):
+    if record is None or last.record != record.digest:
         return "its record is gone or was changed"
-    why = changed(record, now, described(lab), functools.partial(_last, lab))
-    return why or _lost(lab, stage) or (_fallen(last, standing) if stage.leaves else "")
-
-
-def _lost(lab: Lab, stage: StagePlan) -> str:
-    """What of a stage's outputs is not as it left it; '' when all is."""
-    wrong = signing.differing(lab, stage.name)
-    return f"{wrong[0].file} is gone or was changed" if wrong else ""
+    if why := changed(record, now, described(lab), functools.partial(_last, lab)):
+        return why
+    with signing.reading(lab) as seal:
+        wrong = signing.differences(seal, stage.name)
+    if wrong:
+        return f"{wrong[0].file} is gone or was changed"
+    return _fallen(last, standing) if stage.leaves else ""
 
 
 def stale(lab: Lab, found: Sequence[StageRecord] | None = None) -> dict[str, str]:
-    """Of these runs (default: the last of each stage, as far as it can be read) those that a rebuild would not leave as they are because of what
-    they were made of, each with the reason.
+    """Of these runs (default: the last of each stage that can be read) those whose inputs have changed since, each
+    with the reason.
 
-    The lab, the notebooks and labkit are compared only on the machine that ran them: from the outputs alone
-    nothing is known but what the runs say of each other.
+    The lab, the notebooks and labkit are compared only on the machine that ran them: the outputs alone only have
+    what the runs say of each other.
     """
     if found is None:
         runs = (_last(lab, stage.name, "failed.json") or _last(lab, stage.name) for stage in STAGES)
@@ -305,26 +293,21 @@ def _fallen(last: Remembered, standing: Iterable[str]) -> str:
     """What is wrong with what a stage left standing, '' when all of it still stands."""
     if last.standing is None:
         return "the last rebuild did not come to its end"
-    gone = set(last.standing) - set(standing)
+    gone, stood = len({*last.standing} - {*standing}), counted(len(last.standing), "thing")
     return (
-        f"{len(gone)} of {counted(len(last.standing), 'thing')} that stood after it {'is' if len(gone) == 1 else 'are'} gone"
-        if gone
-        else ""
+        f"{gone} of {stood} that stood after it {'is' if gone == 1 else 'are'} gone" if gone else ""
     )
 
 
 def marks(entries: Iterable[Entry], boot: str) -> tuple[str, ...]:
     """What the journal says that stands since this boot, each as one text; folders outlive a boot and
     say nothing."""
-    return tuple(
-        sorted(
-            {
-                json.dumps([entry.kind, boot, entry.what], sort_keys=True)
-                for entry in entries
-                if entry.boot == boot and entry.kind != "folder"
-            }
-        )
-    )
+    listed = {
+        json.dumps([entry.kind, boot, entry.what], sort_keys=True)
+        for entry in entries
+        if entry.boot == boot and entry.kind != "folder"
+    }
+    return tuple(sorted(listed))
 
 
 def standing(lab: Lab) -> tuple[str, ...]:

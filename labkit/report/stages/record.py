@@ -1,12 +1,17 @@
-"""A stage's record: its results, figures and checks in one signed JSON file; and its pictures and executed notebook."""
+"""Records of stages: the data model of one run, and how runs are read from the outputs, verified and written there.
+
+A record has the results, figures and checks of one run of a stage, in a signed JSON file. Beside it are the run's
+pictures, its tables as CSV and its executed notebook. :func:`verify` holds all of them against their signatures.
+"""
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -15,15 +20,24 @@ from pydantic import Field, ValidationError
 
 from labkit import reading
 from labkit.checks import Check, failed
-from labkit.core.result import FIGURE_MIME, RESULT_MIME, Figure, Result, drafts, summary_html
+from labkit.core.result import (
+    FIGURE_MIME,
+    RESULT_MIME,
+    Figure,
+    Outcome,
+    Result,
+    action,
+    drafts,
+    summary_html,
+)
 from labkit.core.tables import Table
 from labkit.display import counted
-from labkit.errors import StateError
+from labkit.errors import ConfigError, StateError
 from labkit.model.lab import Lab
 from labkit.records import Record
 from labkit.report.stages import signing
 from labkit.report.stages.assignment import STAGES, plan
-from labkit.report.stages.signing import New, Seal
+from labkit.report.stages.signing import MANIFEST, NEXT, Difference, New, Seal
 
 
 class Entry(Record):
@@ -103,10 +117,10 @@ class StageRecord(Record):
             "text/html": summary_html(self.sentence, self.problems),
         }
 
-
-def fingerprint(record: StageRecord) -> str:
-    """The hash of a record's content, which its file notes."""
-    return signing.content_digest(json.loads(record.model_dump_json()))
+    @property
+    def digest(self) -> str:
+        """The hash of its content, which its file notes."""
+        return signing.content_digest(json.loads(self.model_dump_json()))
 
 
 def dump(lab: Lab, record: StageRecord) -> str:
@@ -127,16 +141,16 @@ def parse(text: str, path: Path, key: str) -> StageRecord:
 
 def entries_of(notebook: Mapping[str, Any]) -> tuple[Entry, ...]:
     """The results and figures that an executed notebook (nbformat 4) shows, for one that never closed."""
-    found = []
-    for cell in notebook["cells"]:
-        number = cell.get("execution_count") or 0
-        for output in cell.get("outputs", ()):
-            data = output.get("data", {})
-            if RESULT_MIME in data:
-                found.append(Entry(cell=number, result=Result.model_validate(data[RESULT_MIME])))
-            if FIGURE_MIME in data:
-                found.append(Entry(cell=number, figure=Figure.model_validate(data[FIGURE_MIME])))
-    return tuple(found)
+    return tuple(
+        Entry.model_validate({"cell": cell.get("execution_count") or 0, kind: output["data"][mime]})
+        for cell in notebook["cells"]
+        for output in cell.get("outputs", ())
+        for kind, mime in (("result", RESULT_MIME), ("figure", FIGURE_MIME))
+        if mime in output.get("data", {})
+    )
+
+
+# -- reading ---------------------------------------------------------------------------------------
 
 
 def file(lab: Lab, stage: str, ending: str = "json") -> Path:
@@ -153,10 +167,10 @@ def read(lab: Lab, stage: str, ending: str = "json") -> StageRecord | None:
     """The record of a stage, None when it has none; :class:`StateError` when it is not the one that the lab signed
     last."""
     with signing.reading(lab) as seal:
-        return judged(seal, f"results/{stage}.{ending}")
+        return signed_record(seal, f"results/{stage}.{ending}")
 
 
-def judged(seal: Seal, name: str) -> StageRecord | None:
+def signed_record(seal: Seal, name: str) -> StageRecord | None:
     """The record in a file of the outputs, as :func:`read`: signed by their key, of their lab and of the stage that
     the file is named for, and listed in their manifest."""
     path, listed = seal.folder / name, seal.manifest.files.get(name)
@@ -180,19 +194,6 @@ def judged(seal: Seal, name: str) -> StageRecord | None:
     return record
 
 
-def put_aside(lab: Lab, stage: str) -> None:
-    """A record that :func:`read` refuses is out of the way of the stage's next run, as a hidden file, and what the
-    manifest had of that run is gone: an earlier labkit's, for one, which is not signed."""
-    for ending, part in (("json", stage), ("failed.json", f"{stage}.failed")):
-        try:
-            read(lab, stage, ending)
-        except StateError:
-            path = file(lab, stage, ending)
-            if path.is_file():
-                path.replace(path.with_name(f".{path.name}.refused"))
-            signing.commit(lab, {part: None})
-
-
 def read_pending(lab: Lab, stage: str, run: str) -> StageRecord | None:
     """The record that a stage in a batch left, None when it left none; :class:`StateError` as :func:`parse`."""
     path = pending(lab, stage, run)
@@ -201,14 +202,18 @@ def read_pending(lab: Lab, stage: str, run: str) -> StageRecord | None:
 
 
 def _text(path: Path) -> str | None:
-    if path.exists() and not path.is_file():
-        raise _damaged(path, "is not a file")
     try:
         return reading.text(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise _damaged(path, f"cannot be read ({error})") from None
+
+
+def _damaged(path: Path, reason: str) -> StateError:
+    return StateError(
+        str(path), reason, "run the stage again: labkit rebuild", code="state.damaged-record"
+    )
 
 
 def load(lab: Lab, stage: str) -> StageRecord:
@@ -230,82 +235,6 @@ def latest(lab: Lab) -> tuple[StageRecord, ...]:
     :class:`StateError` when one is damaged."""
     found = (read(lab, stage.name, "failed.json") or read(lab, stage.name) for stage in STAGES)
     return tuple(record for record in found if record)
-
-
-def keep(lab: Lab, record: StageRecord, notebook: str = "") -> None:
-    """Writes and signs a record where it is read from: a passed one with its pictures, its tables as CSV and the
-    text of its executed notebook (if that was kept), in the place of any failure; a failed one beside the last
-    that passed, which stays with its own.
-
-    Pictures that neither run has any more are removed.
-    """
-    stage = record.stage
-    good, bad = file(lab, stage), file(lab, stage, "failed.json")
-    text = record.model_dump_json()
-    drawn = drawn_pictures(lab, record.run, pictures_named(text))
-    ending = "failed." if record.state == "failed" else ""
-    shown: dict[str, bytes | None] = (
-        {f"notebooks/{stage}.{ending}ipynb": notebook.encode()} if notebook else {}
-    )
-    if ending:
-        aside = {name: failed_name(name) for name, data in drawn.items() if data}
-        kept = StageRecord.model_validate_json(with_pictures(text, aside))
-        shown |= {aside[name]: drawn[name] for name in aside}
-        shown[f"results/{bad.name}"] = dump(lab, kept).encode()
-        strays = {name for name in _named_in(bad) if is_failed_picture(name)} - shown.keys()
-        signing.commit(lab, {f"{stage}.failed": New(record.run, shown)}, strays)
-    else:
-        shown |= {**drawn, **_tables(record)}
-        shown[f"results/{good.name}"] = dump(lab, record).encode()
-        strays = {
-            *_named_in(good),
-            *(name for name in _named_in(bad) if is_failed_picture(name)),
-            *(f"tables/{stage}/{path.name}" for path in tables(lab, stage)),
-            f"results/{bad.name}",
-            *(f"notebooks/{stage}.{end}ipynb" for end in ("", "failed.")),
-        } - shown.keys()
-        signing.commit(lab, {stage: New(record.run, shown), f"{stage}.failed": None}, strays)
-    sweep_drafts(lab)
-
-
-def tables(lab: Lab, stage: str) -> list[Path]:
-    """The tables of a stage's last passed run, as CSV."""
-    return sorted((lab.output_dir / "tables" / stage).glob("*.csv"))
-
-
-def _named_in(path: Path) -> frozenset[str]:
-    """The pictures that a record's file names, whatever else is the matter with it."""
-    return (
-        pictures_named(path.read_text(encoding="utf-8", errors="replace"))
-        if path.is_file()
-        else frozenset()
-    )
-
-
-def table_csv(table: Table) -> str:
-    """A table as CSV (RFC 4180 but for its line ends): headings with units, then plain values."""
-    import pandas  # a third of a second, and a record is also read without its tables
-
-    heads = [column.heading for column in table.columns]
-    return str(pandas.DataFrame(table.rows, columns=heads, dtype=object).to_csv(index=False))
-
-
-def _tables(record: StageRecord) -> dict[str, bytes]:
-    """The record's tables as files of the outputs; a repeated name gets a number."""
-    texts: dict[str, bytes] = {}
-    for table in (table for result in record.results for table in result.tables):
-        name, number = table.name, 1
-        while f"tables/{record.stage}/{name}.csv" in texts:
-            number += 1
-            name = f"{table.name}-{number}"
-        texts[f"tables/{record.stage}/{name}.csv"] = table_csv(table).encode()
-    return texts
-
-
-def _damaged(path: Path, reason: str) -> StateError:
-    return StateError(
-        str(path), reason, "run the stage again: labkit rebuild", code="state.damaged-record"
-    )
 
 
 def read_notebook(path: Path) -> dict[str, Any] | None:
@@ -330,13 +259,162 @@ def notebook_file(lab: Lab, stage: str, ending: str = "ipynb") -> Path:
     return lab.output_dir / "notebooks" / f"{stage}.{ending}"
 
 
-def notebook_of(lab: Lab, record: StageRecord) -> dict[str, Any] | None:
-    """The executed notebook of the record's run; None when it was not kept, or is not as labkit signed it."""
+def notebook_of(lab: Lab, record: StageRecord) -> dict[str, Any]:
+    """The executed notebook of the record's run, as labkit signed it; without one, a notebook that shows the
+    record's results and figures."""
     path = notebook_file(lab, record.stage, "ipynb" if record.state == "passed" else "failed.ipynb")
-    data = signing.read(lab, f"notebooks/{path.name}")
-    found: dict[str, Any] | None = reading.parsed(data) if data else None
-    return found
+    if data := signing.read(lab, f"notebooks/{path.name}"):
+        found: dict[str, Any] = reading.parsed(data)
+        return found
+    return {"cells": [_cell(lab, entry) for entry in record.entries]}
 
+
+def _cell(lab: Lab, entry: Entry) -> dict[str, Any]:
+    """A cell that shows a recorded result or figure."""
+    shown = {RESULT_MIME: entry.result, FIGURE_MIME: entry.figure}
+    data: dict[str, Any] = {m: item.model_dump(mode="json") for m, item in shown.items() if item}
+    if entry.figure and (drawn := signing.read(lab, entry.figure.png)):
+        data["image/png"] = base64.b64encode(drawn).decode()
+    outputs = [{"output_type": "display_data", "data": data}]
+    return {"cell_type": "code", "source": "", "execution_count": entry.cell, "outputs": outputs}
+
+
+# -- verification ----------------------------------------------------------------------------------
+
+
+class Verified(Record):
+    """A folder of outputs, held against its signatures: of which lab it is, whose key signed it (``own``: this
+    machine's key of this lab), the runs, the number of files that were looked at, and what differs."""
+
+    folder: str
+    lab: str
+    key: str
+    own: bool
+    runs: tuple[str, ...]
+    files: int
+    differences: tuple[Difference, ...]
+
+
+@action("report.verify")
+def verify(lab: Lab, folder: Path | None = None, *, key: str = "") -> Outcome[Verified]:
+    """Holds every file of a run in a folder against the signed manifest, and each record against its signature.
+
+    The lab's own outputs (the default) must be signed by the lab's key on this machine. Another folder, such as a
+    copy, is held against the key that it names itself: the result says which one that is. Nothing is changed.
+
+    :param key: the public key that must have signed another folder, as its lab's ``signing.pub`` has it.
+    :raises ConfigError: there is no such folder.
+    """
+    if folder is None or folder.resolve() == lab.output_dir.resolve():
+        with signing.reading(lab) as found:
+            differences = tuple(differing(found))
+    elif folder.is_dir():
+        found = signing.seal(folder, key)
+        differences = tuple(differing(found))
+    else:
+        raise ConfigError(
+            str(folder),
+            "there is no such folder",
+            "give the folder of a lab's outputs: outputs/LAB",
+            f"ls -la {folder}",
+            code="config.no-folder",
+        )
+    own = bool(found.key) and found.key == signing.public(lab)
+    name = found.manifest.lab or found.folder.name
+    files = counted(len(found.manifest.files), "file")
+    named = "the key that was asked for" if key else "the key that the folder itself names"
+    whose = "this machine's key of this lab" if own else named
+    signed_by = f"signed by lab {name} with {whose}: {found.key}"
+    wrong = sorted({item.file for item in differences})
+    differ = f"{counted(len(wrong), 'file', 'differ')}: {', '.join(wrong)}"
+    again = f"labkit verify {found.folder}"
+    checks = (
+        Check(
+            name="verify.signature", expected=f"{MANIFEST} is signed by the lab's key",
+            seen=found.reason or signed_by, holds=not found.reason, again=again,
+        ),
+        Check(
+            name="verify.files", expected=f"{files} of the runs as signed, and no other",
+            seen=differ if wrong else "all as signed", holds=not wrong, again=again,
+        ),
+    )  # fmt: skip
+    as_signed = f"All {files} of the runs in {found.folder} are as they were {signed_by}."
+    changed = f"{counted(len(wrong), 'file')} in {found.folder} not as signed: run the stages again (labkit rebuild)."
+    table = Table.of("differences", "Not as signed", (d.model_dump() for d in differences))
+    runs = sorted({part.run for part in found.manifest.parts.values() if part.run})
+    return Outcome(
+        value=Verified(
+            folder=str(found.folder), lab=name, key=found.key, own=own,
+            runs=tuple(runs), files=len(found.manifest.files), differences=differences,
+        ),
+        subject=name,
+        summary=changed if wrong else as_signed,
+        checks=checks,
+        tables=(table,) if wrong else (),
+    )  # fmt: skip
+
+
+def require(lab: Lab) -> None:
+    """Raises :class:`StateError`, which names the files, when something of a stage's is not as it was signed."""
+    with signing.reading(lab) as found:
+        own = [d for d in differing(found) if not d.file.startswith("review/")]
+        nothing = not (_records(found) or (found.folder / MANIFEST).exists())
+    if own and not nothing:
+        raise StateError(
+            str(lab.output_dir),
+            f"is not as signed: {'; '.join(f'{d.file}: {d.found}' for d in own)}",
+            "run the stages again: labkit rebuild",
+            "labkit verify",
+            code="state.not-as-signed",
+        )
+
+
+def differing(found: Seal) -> Iterator[Difference]:
+    """Each file that is not as it was signed, and each that was added."""
+    signer = f"signed by the key {found.key}" if found.key else "signed by the lab's key"
+    if found.reason:
+        yield Difference(file=MANIFEST, expected=signer, found=found.reason)
+    if (found.folder / NEXT).is_dir():
+        yield Difference(file=NEXT, expected="no such folder", found="a write that was cut off")
+    run_of = {name: part.run for part in found.manifest.parts.values() for name in part.files}
+    names = {name for name in run_of if name.startswith("results/")} | _records(found)
+    wrong = {name: said for name in sorted(names) if (said := _wrong(found, name))}
+    for name, said in wrong.items():
+        run = run_of.get(name, "")
+        expected = f"the record of run {run}, {signer}" if run else f"{signer}, in {MANIFEST}"
+        yield Difference(file=name, expected=expected, found=said)
+    for item in signing.differences(found, *found.manifest.parts):
+        if item.file not in wrong:
+            yield item
+    for name in () if found.reason else sorted(_added(found) - wrong.keys()):
+        seen = signing.described(found.folder / name)
+        yield Difference(file=name, expected=f"not there: {MANIFEST} has no such file", found=seen)
+
+
+def _records(found: Seal) -> set[str]:
+    """The records that are there."""
+    there = (f"results/{path.name}" for path in (found.folder / "results").glob("*.json"))
+    return set(there) - signing.OUTSIDE
+
+
+def _wrong(found: Seal, name: str) -> str:
+    """What is wrong with a record, '' if nothing is."""
+    try:
+        signed_record(found, name)
+    except StateError as error:
+        return error.reason if error.value != str(found.folder / MANIFEST) else ""
+    return ""
+
+
+def _added(found: Seal) -> set[str]:
+    """The files in the folders of the outputs that the manifest does not have; hidden ones do not count."""
+    paths = (path for name in signing.FOLDERS for path in (found.folder / name).rglob("*"))
+    names = (p.relative_to(found.folder) for p in paths if p.is_symlink() or not p.is_dir())
+    visible = {str(name) for name in names if not any(part[0] == "." for part in name.parts)}
+    return visible - signing.OUTSIDE - found.manifest.files.keys()
+
+
+# -- writing ---------------------------------------------------------------------------------------
 
 #: A picture's path in the JSON of a record, relative to the lab's outputs.
 PICTURE = re.compile(r'"(figures/[a-z0-9][a-z0-9.-]*\.(?:png|svg))"')
@@ -344,31 +422,84 @@ PICTURE = re.compile(r'"(figures/[a-z0-9][a-z0-9.-]*\.(?:png|svg))"')
 OLD = 86_400.0
 
 
-def pictures_named(text: str) -> frozenset[str]:
-    """The pictures that a record names, in its figures and its results; ``text`` is its JSON."""
-    return frozenset(PICTURE.findall(text))
+def keep(lab: Lab, record: StageRecord, notebook: str = "") -> None:
+    """Writes and signs a record where it is read from: a passed one with its pictures, its tables as CSV and the
+    text of its executed notebook (if that was kept), in the place of any failure; a failed one beside the last
+    that passed, which stays with its own.
+
+    Pictures that neither run has any more are removed.
+    """
+    stage, passed = record.stage, record.state == "passed"
+    good, bad = file(lab, stage), file(lab, stage, "failed.json")
+    text = record.model_dump_json()
+    drawn = {name: _drawn(lab, record.run, name) for name in PICTURE.findall(text)}
+    shown: dict[str, bytes | None] = {}
+    if notebook:
+        shown[f"notebooks/{stage}.{'' if passed else 'failed.'}ipynb"] = notebook.encode()
+    strays = {name for name in _pictures(bad) if ".failed." in name}
+    if passed:
+        shown |= {**drawn, **_tables(record), f"results/{good.name}": dump(lab, record).encode()}
+        strays |= {
+            *_pictures(good),
+            *(
+                f"tables/{stage}/{path.name}"
+                for path in (lab.output_dir / "tables" / stage).glob("*.csv")
+            ),
+            f"results/{bad.name}",
+            *(f"notebooks/{stage}.{end}ipynb" for end in ("", "failed.")),
+        }
+    else:
+        aside = {name: f"{name[:-4]}.failed{name[-4:]}" for name, data in drawn.items() if data}
+        shown |= {aside[name]: drawn[name] for name in aside}
+        renamed = PICTURE.sub(lambda found: f'"{aside.get(found[1], found[1])}"', text)
+        kept = StageRecord.model_validate_json(renamed)
+        shown[f"results/{bad.name}"] = dump(lab, kept).encode()
+    new = New(record.run, shown)
+    parts = {stage: new, f"{stage}.failed": None} if passed else {f"{stage}.failed": new}
+    signing.commit(lab, parts, strays - shown.keys())
+    sweep_drafts(lab)
 
 
-def drawn_pictures(lab: Lab, run: str, names: Collection[str]) -> dict[str, bytes | None]:
-    """What the run drew of these pictures; None for one that it did not draw, of which an earlier run's stays."""
-    drafts_of = {name: drafts(lab, run) / name.removeprefix("figures/") for name in names}
-    return {name: path.read_bytes() if path.is_file() else None for name, path in drafts_of.items()}
+def _drawn(lab: Lab, run: str, name: str) -> bytes | None:
+    """What the run drew of a picture; None when it did not draw it, and an earlier run's stays."""
+    draft = drafts(lab, run) / name.removeprefix("figures/")
+    return draft.read_bytes() if draft.is_file() else None
 
 
-def failed_name(name: str) -> str:
-    """What a picture of a failed run is called."""
-    stem, _, ending = name.rpartition(".")
-    return f"{stem}.failed.{ending}"
+def _pictures(path: Path) -> set[str]:
+    """The pictures that a record's file names, even a damaged one."""
+    there = path.is_file()
+    return set(PICTURE.findall(path.read_text("utf-8", errors="replace"))) if there else set()
 
 
-def is_failed_picture(name: str) -> bool:
-    """Whether a picture is one of a failed run."""
-    return ".failed." in name
+def put_aside(lab: Lab, stage: str) -> None:
+    """A record that :func:`read` refuses is out of the way of the stage's next run, as a hidden file, and what the
+    manifest had of that run is gone: an earlier labkit's, for one, which is not signed."""
+    for ending, part in (("json", stage), ("failed.json", f"{stage}.failed")):
+        try:
+            read(lab, stage, ending)
+        except StateError:
+            path = file(lab, stage, ending)
+            if path.is_file():
+                path.replace(path.with_name(f".{path.name}.refused"))
+            signing.commit(lab, {part: None})
 
 
-def with_pictures(text: str, paths: Mapping[str, str]) -> str:
-    """The JSON of a record with other paths of its pictures."""
-    return PICTURE.sub(lambda found: f'"{paths.get(found[1], found[1])}"', text)
+def _tables(record: StageRecord) -> dict[str, bytes]:
+    """The record's tables as CSV files of the outputs (RFC 4180 but for the line ends): headings with units, then
+    plain values; a repeated name gets a number."""
+    import pandas  # a third of a second, and a record is also read without its tables
+
+    texts: dict[str, bytes] = {}
+    for table in (table for result in record.results for table in result.tables):
+        name, number = table.name, 1
+        while f"tables/{record.stage}/{name}.csv" in texts:
+            number += 1
+            name = f"{table.name}-{number}"
+        heads = [column.heading for column in table.columns]
+        text = pandas.DataFrame(table.rows, columns=heads, dtype=object).to_csv(index=False)
+        texts[f"tables/{record.stage}/{name}.csv"] = str(text).encode()
+    return texts
 
 
 def discard_drafts(lab: Lab, run: str) -> None:

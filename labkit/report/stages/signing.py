@@ -1,4 +1,4 @@
-"""Signatures: the lab's key, and the manifest of its outputs, which tells whether a file is as labkit wrote it.
+"""Signs the outputs: the lab's key, the manifest with every file's hash, and writing whole parts that stay signed.
 
 Every file that belongs to a run (``FOLDERS``) is listed in ``manifest.json`` with its SHA-256, by parts: what one
 stage left, what its failure left, the review site. Stages' records and the manifest are signed with Ed25519 by a
@@ -20,8 +20,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import Field, ValidationError, field_validator
 
 from labkit import reading as bounded
@@ -32,15 +34,11 @@ from labkit.errors import MachineError, StateError
 from labkit.model.lab import Lab
 from labkit.records import Record
 
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 #: The lab's private key (its 32 bytes in hexadecimal) and its public one, in the lab's state folder.
 KEY, PUBLIC = "signing.key", "signing.pub"
 MANIFEST, NEXT = "manifest.json", ".next"
 #: The folders of the outputs whose files belong to a run.
 FOLDERS = ("results", "tables", "figures", "notebooks", "review")
-TOPS = {(name,) for name in FOLDERS}
 #: What is in them and belongs to none: the remarks as they were last read.
 OUTSIDE = frozenset({"results/remarks.json"})
 
@@ -57,7 +55,11 @@ class Part(Record):
         """No manifest, whoever signed it, leads out of the outputs."""
         for name in files:
             path = PurePosixPath(name)
-            if ".." in path.parts or path.parts[:1] not in TOPS or str(path) != name:
+            if (
+                ".." in path.parts
+                or path.parts[:1] not in {(f,) for f in FOLDERS}
+                or str(path) != name
+            ):
                 raise ValueError(f"{name!r} is not a file of a run")
         return files
 
@@ -87,11 +89,8 @@ class Seal:
     def read(self, name: str) -> bytes | None:
         """A file, if it is as it was signed."""
         hashed = self.manifest.files.get(name)
-        try:
-            data = bounded.content(self.folder / name) if hashed else b""
-        except (OSError, ValueError):
-            return None
-        return data if hashed == digest(data) else None
+        data = content(self.folder / name) if hashed else None
+        return data if data is not None and digest(data) == hashed else None
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,14 @@ class New:
 
     run: str
     files: Mapping[str, bytes | None]
+
+
+def content(path: Path) -> bytes | None:
+    """A file's bytes; None when they cannot be read."""
+    try:
+        return bounded.content(path)
+    except (OSError, ValueError):
+        return None
 
 
 def digest(data: bytes) -> str:
@@ -121,28 +128,19 @@ def key(lab: Lab) -> Ed25519PrivateKey:
     """The lab's private key, made when there is none yet; raises :class:`MachineError` for who may not read it,
     :class:`StateError` when it is damaged."""
     path = lab.state_dir / KEY
-    with files.usual_umask():
-        return _key(lab, path)
-
-
-def _key(lab: Lab, path: Path) -> Ed25519PrivateKey:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
     try:
-        if not os.path.lexists(path):
-            _make(path, Ed25519PrivateKey.generate().private_bytes_raw().hex())
-        found = _private(path)
-        said = found.public_key().public_bytes_raw().hex()
-        if public(lab) != said:
-            write_atomically(lab.state_dir / PUBLIC, f"{said}\n")
+        with files.usual_umask():
+            if not os.path.lexists(path):
+                _make(path, Ed25519PrivateKey.generate().private_bytes_raw().hex())
+            found = _private(path)
+            if public(lab) != (said := _public_hex(found)):
+                write_atomically(lab.state_dir / PUBLIC, f"{said}\n")
     except PermissionError:
         raise not_root(str(path)) from None
     return found
 
 
 def _private(path: Path) -> Ed25519PrivateKey:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
     try:
         return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(bounded.text(path)))
     except PermissionError:
@@ -157,16 +155,17 @@ def _private(path: Path) -> Ed25519PrivateKey:
         ) from None
 
 
+def _public_hex(private: Ed25519PrivateKey) -> str:
+    return private.public_key().public_bytes_raw().hex()
+
+
 def public(lab: Lab) -> str:
     """The lab's public key in hexadecimal, '' when this machine has none."""
-    try:
-        return bounded.text(lab.state_dir / PUBLIC).strip()
-    except (OSError, ValueError):
-        return ""
+    return (files.text_of(lab.state_dir / PUBLIC) or "").strip()
 
 
 def _make(path: Path, text: str) -> None:
-    """The file is there, with this text unless somebody was faster; never in part, and its owner's alone."""
+    """Writes the file, for its owner alone, unless another process was faster; never in part."""
     part = beside(path)
     try:
         write_atomically(part, f"{text}\n", mode=0o600)
@@ -183,11 +182,8 @@ def signed(lab: Lab, kind: str, content: dict[str, Any]) -> str:
     """A JSON object with its hash, the public key and the signature, as the text of a file."""
     own = key(lab)
     hashed = content_digest(content)
-    head = {
-        "sha256": hashed,
-        "key": own.public_key().public_bytes_raw().hex(),
-        "signature": own.sign(_message(kind, hashed)).hex(),
-    }
+    signature = own.sign(_message(kind, hashed)).hex()
+    head = {"sha256": hashed, "key": _public_hex(own), "signature": signature}
     return json.dumps({**head, **content}, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -196,9 +192,6 @@ def opened(text: str, kind: str, trusted: str) -> tuple[dict[str, Any], str]:
 
     :param trusted: the public key that must have signed it; '' for any.
     """
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
     content = bounded.parsed(text)
     if not isinstance(content, dict):
         raise ValueError("is not a JSON object")
@@ -232,10 +225,7 @@ def _message(kind: str, hashed: str) -> bytes:
 @contextmanager
 def reading(lab: Lab) -> Iterator[Seal]:
     """What can be relied on in the lab's outputs; no process writes a part of them while the block runs."""
-    if not lab.output_dir.is_dir():
-        yield seal(lab.output_dir, public(lab), lab.name)
-        return
-    with _held(lab.output_dir):
+    with _held(lab.output_dir) if lab.output_dir.is_dir() else nullcontext():
         _settle(lab)
         yield seal(lab.output_dir, public(lab), lab.name)
 
@@ -249,21 +239,21 @@ def read(lab: Lab, name: str) -> bytes | None:
 def seal(folder: Path, trusted: str = "", name: str = "") -> Seal:
     """What can be relied on in a folder of outputs: the manifest, if the key ``trusted`` has signed it (any key if
     ''), and if it is of the lab ``name`` (of any if '')."""
-    nothing = Manifest(lab=name)
     try:
         content, signer = opened(bounded.text(folder / MANIFEST), "manifest", trusted)
         found = Manifest.model_validate(content)
+        if not name or found.lab == name:
+            return Seal(folder, signer, found)
+        reason = f"is of the lab {found.lab!r}, not of {name!r}"
     except FileNotFoundError:
-        return Seal(folder, trusted, nothing, "is missing: these outputs are not signed")
+        reason = "is missing: these outputs are not signed"
     except OSError as error:
-        return Seal(folder, trusted, nothing, f"cannot be read ({error})")
+        reason = f"cannot be read ({error})"
     except (bounded.NoJsonError, UnicodeDecodeError, ValidationError) as error:
-        return Seal(folder, trusted, nothing, f"is not a manifest ({str(error).splitlines()[0]})")
+        reason = f"is not a manifest ({str(error).splitlines()[0]})"
     except ValueError as error:
-        return Seal(folder, trusted, nothing, str(error))
-    if name and found.lab != name:
-        return Seal(folder, trusted, nothing, f"is of the lab {found.lab!r}, not of {name!r}")
-    return Seal(folder, signer, found)
+        reason = str(error)
+    return Seal(folder, trusted, Manifest(lab=name), reason)
 
 
 def commit(
@@ -285,23 +275,21 @@ def commit(
         found = seal(lab.output_dir, public(lab), lab.name)
         own = not found.reason and found.key == public(lab)
         before = found.manifest if own else Manifest(lab=lab.name)
-        known, kept = before.files, dict(before.parts)
+        known = before.files
+        kept = {name: part for name, part in before.parts.items() if name not in parts}
+        new = {path: data for part in parts.values() if part for path, data in part.files.items()}
+        hashes = {p: known.get(p) if data is None else digest(data) for p, data in new.items()}
         for name, part in parts.items():
-            kept.pop(name, None)
             if part:
-                hashes = {
-                    path: digest(data) if data is not None else known.get(path, "")
-                    for path, data in sorted(part.files.items())
+                own_files = {
+                    path: hashed for path in sorted(part.files) if (hashed := hashes[path])
                 }
-                files = {path: hashed for path, hashed in hashes.items() if hashed}
-                kept[name] = Part(run=part.run, files=files)
+                kept[name] = Part(run=part.run, files=own_files)
         after = Manifest(lab=lab.name, parts=dict(sorted(kept.items())))
         given = {
             path: data
-            for part in parts.values()
-            if part
-            for path, data in part.files.items()
-            if data is not None and not _holds(lab.output_dir / path, data)
+            for path, data in new.items()
+            if data is not None and content(lab.output_dir / path) != data
         }
         gone = [
             path
@@ -371,13 +359,6 @@ def _held(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _holds(path: Path, data: bytes) -> bool:
-    try:
-        return bounded.content(path) == data
-    except (OSError, ValueError):
-        return False
-
-
 # -- verification ------------------------------------------------------------------------------
 
 
@@ -389,20 +370,15 @@ class Difference(Record):
     found: str
 
 
-def differences(found: Seal, part: str) -> tuple[Difference, ...]:
-    """The files of a part that are not as they were signed."""
-    listed = found.manifest.parts.get(part)
+def differences(found: Seal, *parts: str) -> tuple[Difference, ...]:
+    """The files of some parts that are not as they were signed."""
+    listed = [part for name in parts if (part := found.manifest.parts.get(name))]
     return tuple(
         Difference(file=name, expected=f"sha256 {hashed}", found=seen)
-        for name, hashed in (listed.files.items() if listed else ())
+        for part in listed
+        for name, hashed in part.files.items()
         if (seen := described(found.folder / name)) != f"sha256 {hashed}"
     )
-
-
-def differing(lab: Lab, *parts: str) -> tuple[Difference, ...]:
-    """:func:`differences` of parts of the lab's own outputs."""
-    with reading(lab) as found:
-        return tuple(item for part in parts for item in differences(found, part))
 
 
 def described(path: Path) -> str:
@@ -413,13 +389,3 @@ def described(path: Path) -> str:
         return f"sha256 {cache.digest(path)}"
     except OSError as error:
         return error.strerror or str(error)
-
-
-def added(found: Seal) -> tuple[str, ...]:
-    """The files in the folders of the outputs that the manifest does not have."""
-    paths = (path for name in FOLDERS for path in (found.folder / name).rglob("*"))
-    names = (
-        path.relative_to(found.folder) for path in paths if path.is_symlink() or not path.is_dir()
-    )
-    visible = {str(name) for name in names if not any(part[0] == "." for part in name.parts)}
-    return tuple(sorted(visible - OUTSIDE - found.manifest.files.keys()))

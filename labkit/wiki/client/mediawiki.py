@@ -30,7 +30,6 @@ from mwclient import errors
 from mwclient.page import Page
 
 from labkit.errors import WikiError
-from labkit.records import Record
 from labkit.wiki.client import transport
 from labkit.wiki.client.protocol import Features, Revision, Saved, SiteInfo, Snapshot, Upload
 from labkit.wiki.client.refusals import SessionEndedError, refusal, unsaved
@@ -154,11 +153,11 @@ class MediaWiki(mwclient.Site):  # type: ignore[misc]
         found = self._read(title, files)
         seen, deleted = [found.title], ""
         while found.revision is None and len(seen) <= MOVES:
-            became = fate(self._log(found.title))
-            deleted = deleted or became.deleted
-            if not became.target or became.target in seen:
+            target, gone = fate(self._log(found.title))
+            deleted = deleted or gone
+            if not target or target in seen:
                 return found.model_copy(update={"deleted": deleted})
-            found = self._read(became.target, files)
+            found = self._read(target, files)
             seen.append(found.title)
         return found
 
@@ -337,29 +336,23 @@ class MediaWiki(mwclient.Site):  # type: ignore[misc]
             raise WikiError(title, f"leads to {real}, which cannot be the report's page", remedy, code=code)  # fmt: skip
 
 
-class Fate(Record):
-    """What became of a page: the title that it was moved to, or who deleted it when ('' for neither)."""
-
-    target: str = ""
-    deleted: str = ""
-
-
-def fate(events: Iterable[Mapping[str, Any]]) -> Fate:
-    """What became of a page, from the events of its title, the last first. Pure.
+def fate(events: Iterable[Mapping[str, Any]]) -> tuple[str, str]:
+    """The title that a page was moved to, and who deleted it when and why ('' for neither), from the events of its
+    title, the last first. Pure.
 
     A page that was moved leaves a redirect or nothing; either way the log of its old title says where it went.
     """
     deleted = ""
     for event in events:
         kind, action = event.get("type"), event.get("action")
-        target = event.get("params", {}).get("target_title", "")
+        target = str(event.get("params", {}).get("target_title", ""))
         if kind == "move" and target:
-            return Fate(target=target)
+            return target, ""
         if kind == "delete" and action in ("delete", "delete_redir", "delete_redir2"):
             deleted = deleted or _deletion(event)
         elif kind == "create" or action == "restore":
-            break  # what was before is another page's
-    return Fate(deleted=deleted)
+            break  # earlier events are of another page
+    return "", deleted
 
 
 def asked(what: str, once: Callable[[], T]) -> T:

@@ -1,4 +1,4 @@
-"""What a wiki refuses, why, and what to do about it.
+"""A wiki's refusals as errors: the reason and the remedy for each of MediaWiki's error codes.
 
 The codes are MediaWiki's own (API: Errors and warnings; ``action=help``'s lists for edit and upload).
 """

@@ -63,12 +63,8 @@ def passwords_file(lab: Lab) -> Path:
 
 
 def passwords(lab: Lab) -> Passwords:
-    """The passwords of the lab's own wiki."""
-    return read(passwords_file(lab))
-
-
-def read(path: Path) -> Passwords:
-    """The passwords of a file; raises an error that does not quote the file."""
+    """The passwords of the lab's own wiki; raises an error that does not quote their file."""
+    path = passwords_file(lab)
     try:
         found = Passwords.model_validate(reading.json_of(path))
         if all(found.plain().values()) and len(found.publish) == PUBLISH:
@@ -208,19 +204,18 @@ def _log_in(lab: Lab, site: MediaWiki, *, student: bool) -> None:
     site.connection.cookies.clear()
     site.tokens.clear()
     site.account = ""
-    reason, remedy = "the wiki wants no more logins for a while", "publish again in a few minutes"
     try:
         if "@" in login:
             site.login(login, password.get_secret_value())
-            return
-        answer = site.clientlogin(username=login, password=password.get_secret_value())
-        if answer is not True:
+        elif site.clientlogin(username=login, password=password.get_secret_value()) is True:
+            site.site_init()  # asks for the account's name and rights
+        else:
             raise LoginError(site, "", "it asks for more than a password: use a bot password")
-        site.site_init()  # what may be done now, and as whom
         return
     except WikiError as error:
         wrong = error.with_traceback(None)  # whose frames hold the password
     except MaximumRetriesExceeded:
+        reason, remedy = "the wiki accepts no more logins for now", "publish again in a few minutes"
         wrong = WikiError(f"{login} at {url}", reason, remedy, code="wiki.login")
     except LoginError as error:
         kind = "bot password" if "@" in login else "password"

@@ -124,20 +124,6 @@ def call(
     raise AssertionError  # the tries have an end
 
 
-def status(connections: requests.Session, url: str) -> int:
-    """The HTTP status with which an address answers, its path sent as it is (``/a/../b``)."""
-    prepared = connections.prepare_request(requests.Request("GET", url))
-    prepared.url = url  # requests would have removed the dots
-    try:
-        with connections.send(
-            prepared, timeout=TIMEOUT, stream=True, verify=connections.verify
-        ) as reply:
-            return reply.status_code
-    except requests.RequestException as error:
-        fault = _fault(error)
-    raise _error(url, fault, own=not connections.trust_env)
-
-
 def not_a_wiki(url: str, seen: str, *, own: bool) -> WikiError:
     """The error for an address at which something else than MediaWiki answers."""
     remedy = (

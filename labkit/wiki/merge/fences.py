@@ -1,4 +1,4 @@
-"""A wiki page as what people wrote and the blocks that labkit wrote. Pure.
+"""Parses and writes a wiki page: people's text, and labkit's blocks between two comments each. Pure.
 
 A block stands between two comments, which no reader of the page sees::
 

@@ -1,4 +1,4 @@
-"""The three-way merge of a page: its blocks are brought up to date, everything else stays as it was. Pure.
+"""The three-way merge of a whole page: its blocks are brought up to date, everything else stays as it was. Pure.
 
 A line of labkit's that a person changed inside a block stays the person's. So that a reader does not take it for
 labkit's, each such change is told with the block, who made it, when, labkit's line and theirs. A line that a person

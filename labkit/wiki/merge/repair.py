@@ -1,4 +1,4 @@
-"""Mending the comments between which labkit writes, when a person has damaged them. Pure.
+"""Mends the comments around labkit's blocks when a person has damaged them. Pure.
 
 A begin and an end of one name are a block, whatever hash the begin has; one that stands inside another one is
 moved behind it. A comment that has lost its other one, or that stands in a wrong place, is taken off, and the block

@@ -1,4 +1,4 @@
-"""Merging a block line by line: what a person made of it, and what labkit writes now. Pure.
+"""The three-way merge of one block, line by line: what a person made of it, and what labkit writes now. Pure.
 
 Three texts: ``base``, what labkit wrote last; ``theirs``, what stands on the page; ``ours``, what
 labkit writes now. In the merged text

@@ -1,4 +1,4 @@
-"""Publishing blocks onto a wiki page in which people write as well.
+"""Publishes blocks on a wiki page in which people write, or plans that: tries again when somebody saved meanwhile.
 
 The page converges: only what changed is written, pictures first, then what labkit keeps of its own
 lines, then the page. Every edit is made from the revision that was read, by the bot's account. What

@@ -1,5 +1,4 @@
-"""The remarks of the report's page: what each says, who wrote it, what became of it; and what people changed in
-labkit's own lines there.
+"""Lists the remarks on the report's page: what each says, who wrote it, its state; and people's changes to labkit's lines.
 
 A remark (:mod:`labkit.wiki.remarks.threads`) has an identifier that stays the same however often the report is
 published: the hash of its first line and of the revision that brought it. It belongs to who wrote it: it is settled by

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import pwd
 import shutil
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +46,11 @@ PATIENCE = "header=1-4,MinRate=4000 body=5,MinRate=20000"
 class Folders:
     """The files of one lab's own wiki; nothing is made by naming them.
 
-    ``data`` is the database, there only when its installation was completed; ``installed`` has what it was last made
-    fit for. ``passwords`` root alone reads; ``pages`` has what labkit wrote on the prepared pages; ``settings`` is
+    ``data`` is the database, there only when MediaWiki's installer has completed it; ``installed`` says for which MediaWiki and
+    passwords it was last brought up to date. ``passwords`` root alone reads; ``pages`` has what labkit wrote on the prepared pages; ``settings`` is
     LocalSettings.php, ``apache`` the web server's configuration, ``php`` the folder of PHP's own php.ini; ``images``
-    are the uploads of this database, ``cache`` what MediaWiki can make again; ``logs`` are those of web server, PHP and
-    database. ``pidfile`` is the web server's, ``socket`` MariaDB's.
+    are the uploads of this database, ``cache`` what MediaWiki can make again; ``logs`` are those of web server, PHP,
+    MediaWiki (``log``) and database. ``pidfile`` is the web server's, ``socket`` MariaDB's.
     """
 
     def __init__(self, lab: Lab) -> None:
@@ -68,6 +67,7 @@ class Folders:
         self.images = root / "images" / self.database
         self.cache = root / "cache"
         self.logs = root / "logs"
+        self.log = self.logs / "mediawiki.log"
         self.pidfile = run / "apache2.pid"
         self.socket = run / "mariadb" / "server.sock"
 
@@ -99,14 +99,11 @@ def require_reachable(path: Path) -> None:
             )
 
 
-def local_settings(lab: Lab, passwords: Passwords, data: Path, socket: Path) -> str:
-    """LocalSettings.php for a database in ``data`` or at ``socket``: closed to anonymous edits and sign-ups, uploads
-    on, asking nobody outside."""
-    folders = Folders(lab)
+def local_settings(lab: Lab, passwords: Passwords) -> str:
+    """LocalSettings.php: closed to anonymous edits and sign-ups, uploads on, no request to other machines."""
     return text(
         "LocalSettings.php.j2", site=site_name(lab), origin=origin(lab), passwords=passwords,
-        folders=folders, log=folders.logs / "mediawiki.log", database=folders.database, data=data,
-        socket=socket, account=ACCOUNT, extensions=EXTENSIONS, teachers=TEACHERS,
+        folders=Folders(lab), account=ACCOUNT, extensions=EXTENSIONS, teachers=TEACHERS,
     )  # fmt: skip
 
 
@@ -119,11 +116,6 @@ def php(value: object) -> str:
     """A text as a PHP literal."""
     plain = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
     return "'" + plain.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def php_ini() -> str:
-    """PHP's own settings; the extensions are the ones that Debian's packages enable."""
-    return _template("php.ini")
 
 
 def apache(folders: Folders, *, port: int, mediawiki: Path, module: Path, mark: str) -> str:
@@ -141,11 +133,7 @@ def apache(folders: Folders, *, port: int, mediawiki: Path, module: Path, mark: 
 
 def text(template: str, /, **values: Any) -> str:
     """The text of a template of this folder with these values."""
-    return str(_environment().from_string(_template(template)).render(values))
-
-
-def _template(name: str) -> str:
-    return resources.files("labkit.wiki.server").joinpath(name).read_text("utf-8")
+    return str(_environment().get_template(template).render(values))
 
 
 @functools.cache
@@ -153,7 +141,8 @@ def _environment() -> Any:
     import jinja2  # which takes a while
 
     made = jinja2.Environment(  # noqa: S701 - no HTML
-        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=False
-    )
+        loader=jinja2.PackageLoader("labkit.wiki.server", ""),
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
+    )  # fmt: skip
     made.filters["php"] = php
     return made

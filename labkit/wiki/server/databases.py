@@ -95,24 +95,15 @@ class MariaDB:
 
     @classmethod
     def of(cls, folders: Folders) -> MariaDB:
-        """The wiki's own."""
-        root = folders.root
-        return cls(
-            root / "mariadb", root / "mariadb.cnf", folders.socket, folders.logs / "mariadb.log"
-        )
+        """The wiki's own server."""
+        root, log = folders.root, folders.logs / "mariadb.log"
+        return cls(root / "mariadb", root / "mariadb.cnf", folders.socket, log)
 
     @classmethod
     def part(cls, folders: Folders, data: Path) -> MariaDB:
-        """The one that runs while the wiki is installed into the folder ``data``."""
-        config = folders.root / "mariadb.part.cnf"
-        return cls(
-            data, config, folders.socket.with_name("part.sock"), folders.logs / "mariadb.log"
-        )
-
-
-def config(server: MariaDB) -> str:
-    """The configuration: a small server for one wiki, without network and without a binary log."""
-    return configuration.text("mariadb.cnf.j2", server=server)
+        """The server that runs while the wiki is installed into the folder ``data``."""
+        socket, log = folders.socket.with_name("part.sock"), folders.logs / "mariadb.log"
+        return cls(data, folders.root / "mariadb.part.cnf", socket, log)
 
 
 def make(server: MariaDB) -> None:
@@ -198,12 +189,7 @@ def account_sql(password: SecretStr) -> str:
 def grants(server: MariaDB) -> tuple[str, ...]:
     """The account's rights as MariaDB states them, without the hash of the password."""
     rows = sql(server, f"SHOW GRANTS FOR '{ACCOUNT}'@'localhost';")
-    return tuple(without_hash(row[0]) for row in rows)
-
-
-def without_hash(grant: str) -> str:
-    """A line of ``SHOW GRANTS`` without what identifies the account."""
-    return re.sub(r" IDENTIFIED .*$", "", grant)
+    return tuple(re.sub(r" IDENTIFIED .*$", "", row[0]) for row in rows)
 
 
 def wanted_grants() -> tuple[str, ...]:
@@ -229,7 +215,7 @@ def _prepare(server: MariaDB) -> None:
     if not server.log.exists():
         write_atomically(server.log, "", mode=0o640)
         shutil.chown(server.log, USER, USER)
-    write_atomically(server.config, config(server))
+    write_atomically(server.config, configuration.text("mariadb.cnf.j2", server=server))
 
 
 def daemon_of(server: MariaDB) -> daemon.Daemon:

@@ -30,7 +30,6 @@ from labkit.wiki.server.configuration import (
     Folders,
     owned,
     require_reachable,
-    site_name,
 )
 
 PACKAGES = ("mediawiki", "mediawiki-classes")
@@ -39,7 +38,7 @@ INSIDE = "usr/share/mediawiki"
 
 
 class Installed(Record):
-    """What a database was last made fit for; the hash is of all passwords, '' is not yet."""
+    """The MediaWiki and the passwords (their hash) for which a database was last brought up to date; '' is never."""
 
     mediawiki: str = ""
     accounts: str = ""
@@ -52,13 +51,12 @@ def folders_made(folders: Folders) -> None:
         path.chmod(0o755)  # whatever root's umask is
     owned(folders.images, 0o755)
     owned(folders.cache, 0o700)
-    log = folders.logs / "mediawiki.log"
-    log.touch(mode=0o640)
-    shutil.chown(log, USER, USER)
+    folders.log.touch(mode=0o640)
+    shutil.chown(folders.log, USER, USER)
 
 
 def program(lab: Lab) -> Path:
-    """MediaWiki's folder: of the version that the database was made fit for, else the newest."""
+    """MediaWiki's folder: the version that the database was last brought up to date for, else the newest."""
     known = _recorded(Folders(lab)).mediawiki
     folder = installation(lab.cache_dir, known)
     found = folder if known and whole(folder) else fetch(lab.cache_dir, offline=lab.offline)
@@ -68,41 +66,48 @@ def program(lab: Lab) -> Path:
 
 
 def database(lab: Lab, passwords: Passwords, mediawiki: Path) -> bool:
-    """The database is there: installed whole, or not at all; returns whether it had to be."""
+    """Installs the database, whole or not at all, unless it is there; returns whether it had to. The accounts are
+    made by :func:`renew`."""
     folders = Folders(lab)
     if folders.data.exists():
         return False
-    _clear_killed(lab, folders)
+    databases.stop(
+        lab, databases.MariaDB.part(folders, folders.root)
+    )  # of an installation that was killed
+    for killed in folders.root.glob("*.part*"):
+        shutil.rmtree(killed) if killed.is_dir() else killed.unlink()
     part = folders.root / f"{folders.database}.{secrets.token_hex(4)}.part"
     owned(part, 0o700)
-    install = _sqlite if folders.database == "sqlite" else _mariadb
-    install(lab, passwords, mediawiki, part)
+    if folders.database == "sqlite":
+        options = ["--dbtype=sqlite", f"--dbpath={part}", "--dbname=wiki"]
+        _installer(lab, passwords, mediawiki, part, options)
+    else:
+        _mariadb(lab, passwords, mediawiki, part)
     part.rename(folders.data)
-    _record(folders, passwords, mediawiki)
+    _record(folders, Installed(mediawiki=version(mediawiki)))
     return True
 
 
-def _clear_killed(lab: Lab, folders: Folders) -> None:
-    """Removes what an installation that was killed has left."""
-    databases.stop(lab, databases.MariaDB.part(folders, folders.root))
-    for killed in folders.root.glob("*.part*"):
-        shutil.rmtree(killed) if killed.is_dir() else killed.unlink()
-
-
 def renew(lab: Lab, passwords: Passwords, mediawiki: Path) -> bool:
-    """The database, whose server runs, is fit for this MediaWiki and its accounts have these
-    passwords; returns whether anything had to be done."""
+    """Brings the database, whose server runs, up to date for this MediaWiki, and gives the accounts these passwords;
+    returns whether there was anything to do."""
     folders = Folders(lab)
-    recorded, wanted = _recorded(folders), _wanted(passwords, mediawiki)
+    wanted = Installed(mediawiki=version(mediawiki), accounts=credentials.fingerprint(passwords))
+    recorded = _recorded(folders)
     if recorded == wanted:
         return False
     if folders.database == "mariadb":
         databases.account(databases.MariaDB.of(folders), passwords.database)
-    _accounts(
-        lab, passwords, mediawiki, folders.data, folders.socket,
-        update=recorded.mediawiki != wanted.mediawiki,
-    )  # fmt: skip
-    _record(folders, passwords, mediawiki)
+    text = configuration.local_settings(lab, passwords)
+    with _secret(folders.root / "LocalSettings.part.php", text) as settings:
+        if recorded.mediawiki != wanted.mediawiki:
+            credentials.as_server(
+                [credentials.php_program(), mediawiki / "maintenance/update.php", "--quick"],
+                env={"MW_CONFIG_FILE": str(settings)},
+                timeout=600,
+            )
+        credentials.apply(folders, passwords, mediawiki=mediawiki, settings=settings)
+    _record(folders, wanted)
     return True
 
 
@@ -123,35 +128,6 @@ def _secret(path: Path, text: str) -> Iterator[Path]:
         path.unlink()
 
 
-def _accounts(
-    lab: Lab,
-    passwords: Passwords,
-    mediawiki: Path,
-    data: Path,
-    socket: Path,
-    *,
-    update: bool = False,
-) -> None:
-    """The database in ``data`` or at ``socket`` has the accounts; with ``update`` its tables are brought up to this
-    MediaWiki's before."""
-    folders = Folders(lab)
-    text = configuration.local_settings(lab, passwords, data, socket)
-    with _secret(folders.root / "LocalSettings.part.php", text) as settings:
-        if update:
-            credentials.as_server(
-                [credentials.php_program(), mediawiki / "maintenance/update.php", "--quick"],
-                env={"MW_CONFIG_FILE": str(settings)},
-                timeout=600,
-            )
-        credentials.apply(folders, passwords, mediawiki=mediawiki, settings=settings)
-
-
-def _sqlite(lab: Lab, passwords: Passwords, mediawiki: Path, part: Path) -> None:
-    given = ["--dbtype=sqlite", f"--dbpath={part}", "--dbname=wiki"]
-    _installer(lab, passwords, mediawiki, part, given)
-    _accounts(lab, passwords, mediawiki, part, Folders(lab).socket)
-
-
 def _mariadb(lab: Lab, passwords: Passwords, mediawiki: Path, part: Path) -> None:
     """Installs with a temporary MariaDB, whose data folder is moved into place when it has ended."""
     folders = Folders(lab)
@@ -162,31 +138,22 @@ def _mariadb(lab: Lab, passwords: Passwords, mediawiki: Path, part: Path) -> Non
         databases.account(server, passwords.database)
         plain = passwords.database.get_secret_value()
         with _secret(folders.root / "password.part", plain) as secret:
-            given = [
-                "--dbtype=mysql",
-                f"--dbserver=localhost:{server.socket}",
-                f"--dbname={DATABASE}",
-                f"--dbuser={ACCOUNT}",
-                f"--dbpassfile={secret}",
-            ]
-            _installer(lab, passwords, mediawiki, part, given)
-        _accounts(lab, passwords, mediawiki, part, server.socket)
+            options = [
+                "--dbtype=mysql", f"--dbserver=localhost:{server.socket}", f"--dbname={DATABASE}",
+                f"--dbuser={ACCOUNT}", f"--dbpassfile={secret}",
+            ]  # fmt: skip
+            _installer(lab, passwords, mediawiki, part, options)
     finally:
         databases.stop(lab, server)
         server.config.unlink()
 
 
-def _wanted(passwords: Passwords, mediawiki: Path) -> Installed:
-    return Installed(mediawiki=version(mediawiki), accounts=credentials.fingerprint(passwords))
-
-
-def _record(folders: Folders, passwords: Passwords, mediawiki: Path) -> None:
-    text = _wanted(passwords, mediawiki).model_dump_json()
-    write_atomically(folders.installed, text + "\n")
+def _record(folders: Folders, installed: Installed) -> None:
+    write_atomically(folders.installed, installed.model_dump_json() + "\n")
 
 
 def _recorded(folders: Folders) -> Installed:
-    """What was recorded; a missing or damaged record counts as empty, and is written again."""
+    """The record of the database; a missing or damaged one counts as empty, and is written again."""
     try:
         return Installed.model_validate_json(reading.content(folders.installed))
     except (OSError, ValueError):
@@ -194,27 +161,19 @@ def _recorded(folders: Folders) -> Installed:
 
 
 def _installer(
-    lab: Lab, passwords: Passwords, mediawiki: Path, part: Path, given: list[str]
+    lab: Lab, passwords: Passwords, mediawiki: Path, part: Path, options: list[str]
 ) -> None:
     """Runs MediaWiki's own installer; the LocalSettings.php that it writes is not used."""
     written = part.with_name(f"{part.name}.installer")
     owned(written, 0o700)
     command: list[str | Path] = [
-        credentials.php_program(),
-        mediawiki / "maintenance/install.php",
-        *given,
-        f"--server={origin(lab)}",
-        "--scriptpath=/w",
-        "--lang=en",
-        "--passfile=php://stdin",
-        f"--confpath={written}",
-        site_name(lab),
-        ADMINISTRATOR,
-    ]
+        credentials.php_program(), mediawiki / "maintenance/install.php", *options, f"--server={origin(lab)}",
+        "--scriptpath=/w", "--lang=en", "--passfile=php://stdin", f"--confpath={written}",
+        configuration.site_name(lab), ADMINISTRATOR,
+    ]  # fmt: skip
+    administrator = passwords.administrator.get_secret_value()
     try:
-        credentials.as_server(
-            command, env={}, stdin=passwords.administrator.get_secret_value(), timeout=300
-        )
+        credentials.as_server(command, env={}, stdin=administrator, timeout=300)
     except CommandError as error:
         raise WikiError(
             str(Folders(lab).data), f"MediaWiki's installer failed: {excerpt(error.stderr)}",
@@ -230,32 +189,27 @@ def fetch(shared: Path, *, offline: bool = False) -> Path:
     A version that is there already serves when apt has nothing to offer (no package lists, no network).
     """
     with journal.lock(shared / "locks", "mediawiki"):
-        known = candidate()
-        if known and whole(installation(shared, known)):
-            return installation(shared, known)
-        present = versions(shared)
-        if offline and present:
+        offered, present = candidate(), versions(shared)
+        if offered in present:
+            return installation(shared, offered)
+        reason, remedy, code = (
+            f"there is no version of it in {shared}, and labkit is offline",
+            "run it once without --offline, where the machine's Debian mirror can be reached",
+            "machine.offline",
+        )
+        if not offline:
+            try:
+                return _download(shared, offered)
+            except CommandError as error:
+                reason, remedy, code = (
+                    f"apt cannot download Debian's package: {excerpt(error.stderr)}",
+                    "run `apt-get update` and check that the machine's Debian mirror answers",
+                    "machine.mirror",
+                )
+        if present:
             return installation(shared, present[-1])
-        if offline:
-            raise MachineError(
-                "mediawiki",
-                f"there is no version of it in {shared}, and labkit is offline",
-                "run it once without --offline, where the machine's Debian mirror can be reached",
-                "apt-get download --print-uris mediawiki",
-                code="machine.offline",
-            )
-        try:
-            return installation(shared, _download(shared))
-        except CommandError as error:
-            if present:
-                return installation(shared, present[-1])
-            raise MachineError(
-                "mediawiki",
-                f"apt cannot download Debian's package: {excerpt(error.stderr)}",
-                "run `apt-get update` and check that the machine's Debian mirror answers",
-                "apt-get download --print-uris mediawiki",
-                code="machine.mirror",
-            ) from None
+        again = "apt-get download --print-uris mediawiki"
+        raise MachineError("mediawiki", reason, remedy, again, code=code)
 
 
 def installation(shared: Path, version: str) -> Path:
@@ -286,22 +240,14 @@ def versions(shared: Path) -> list[str]:
 
 def candidate() -> str:
     """The version that apt would install, without its epoch; '' when apt knows none."""
-    return parse_policy(run.run(["apt-cache", "policy", PACKAGES[0]]).stdout)
+    policy = run.run(["apt-cache", "policy", PACKAGES[0]]).stdout
+    found = re.search(r"^\s*Candidate: (?:\d+:)?(?!\(none\))(\S+)$", policy, re.MULTILINE)
+    return found[1] if found else ""
 
 
-def parse_policy(text: str) -> str:
-    """The candidate's version, without its epoch, in what ``apt-cache policy`` wrote."""
-    found = re.search(r"^\s*Candidate: (?:\d+:)?(\S+)$", text, re.MULTILINE)
-    return found[1] if found and found[1] != "(none)" else ""
-
-
-def package_version(filename: str) -> str:
-    """The version in a package file's name, without its epoch (``a_1%3a2.3-1_all.deb``: 2.3-1)."""
-    return filename.split("_")[1].rpartition("%3a")[2]
-
-
-def _download(shared: Path) -> str:
-    """Downloads and unpacks the packages; returns their version, whose folder is whole or not there."""
+def _download(shared: Path, version: str) -> Path:
+    """Downloads and unpacks the packages' newest ``version``; returns its :func:`installation`, made whole or not at
+    all."""
     folder = shared / "mediawiki"
     for killed in folder.glob(".*.part"):
         shutil.rmtree(killed)
@@ -313,16 +259,13 @@ def _download(shared: Path) -> str:
     try:
         sandbox = "APT::Sandbox::User=root"  # the account _apt cannot write into the cache
         run.run(["apt-get", "-o", sandbox, "download", *PACKAGES], cwd=aside, timeout=600)
-        packages = sorted(aside.glob("*.deb"))
-        for package in packages:
+        for package in aside.glob("*.deb"):
             run.run(["dpkg-deb", "--extract", package, tree], timeout=300)
         relink(tree)
         cache.seal(tree)
-        got = package_version(packages[0].name)
-        if not whole(installation(shared, got)):
-            shutil.rmtree(folder / got, ignore_errors=True)  # damaged
-            tree.rename(folder / got)
-        return got
+        shutil.rmtree(folder / version, ignore_errors=True)  # damaged
+        tree.rename(folder / version)
+        return installation(shared, version)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

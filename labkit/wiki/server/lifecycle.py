@@ -137,7 +137,7 @@ def _serve(lab: Lab, folders: Folders, *, renewed: bool) -> tuple[SiteInfo, bool
         )
         return session.site_info(lab), started
     except FarmError as error:
-        said = last_complaint(folders.logs / "mediawiki.log")
+        said = last_complaint(folders.log)
         reason = f"{_observe(lab)[1]}; MediaWiki's own log: {said}" if said else error.reason
         raise WikiError(
             origin(lab), reason, "the logs say why", f"tail {folders.logs}/*.log", code="wiki.down"
@@ -255,8 +255,8 @@ def _prepare(lab: Lab, folders: Folders) -> tuple[bool, bool, bool]:
 
 def _configure(lab: Lab, folders: Folders, passwords: Passwords, program: Path) -> bool:
     """Writes the configuration files that differ; returns whether there was one."""
-    local = configuration.local_settings(lab, passwords, folders.data, folders.socket)
-    php = configuration.php_ini()
+    local = configuration.local_settings(lab, passwords)
+    php = configuration.text("php.ini")
     module, port = credentials.php_module(), lab.wiki.port
     apache = functools.partial(
         configuration.apache, folders, port=port, mediawiki=program, module=module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
@@ -107,27 +108,27 @@ def accounts(lab: Lab) -> Outcome[Accounts]:
     """
     with closing(session.open(lab)) as site:
         bot, rights = site.account, tuple(sorted(site.rights))
-    own = not lab.wiki.url
-    found = _people(lab) if own else ()
-    file = Folders(lab).passwords
-    value = Accounts(
-        login=f"{origin(lab)}/wiki/Special:UserLogin" if own else "",
-        people=found,
-        bot=bot,
-        rights=rights,
-        passwords=str(file) if own else "",
+    checks = (_bot_check(lab, rights),)
+    said = f"The bot {bot} has {counted(len(rights), 'right')}"
+    if lab.wiki.url:
+        value = Accounts(login="", people=(), bot=bot, rights=rights, passwords="")
+        return Outcome(value=value, subject=api_url(lab), summary=f"{said}.", checks=checks)
+    file, login, people = (
+        Folders(lab).passwords,
+        f"{origin(lab)}/wiki/Special:UserLogin",
+        _people(lab),
     )
-    checks = [_bot_check(lab, value)]
-    if own:
-        checks += [_people_check(lab, found), _private("wiki.passwords", file, "root", 0o600)]
-    rows = [{"account": item.name, "groups": ", ".join(item.groups) or "–"} for item in found]
-    where = f"; people log in at {value.login}, their passwords are in {file}" if own else ""
+    rows = [{"account": item.name, "groups": ", ".join(item.groups) or "–"} for item in people]
     return Outcome(
-        value=value,
-        subject=value.login or api_url(lab),
-        summary=f"The bot {value.bot} has {counted(len(rights), 'right')}{where}.",
-        checks=tuple(checks),
-        tables=(Table.of("accounts", "The wiki's accounts", rows),) if rows else (),
+        value=Accounts(login=login, people=people, bot=bot, rights=rights, passwords=str(file)),
+        subject=login,
+        summary=f"{said}; people log in at {login}, their passwords are in {file}.",
+        checks=(
+            *checks,
+            _people_check(lab, people),
+            _private("wiki.passwords", file, "root", 0o600),
+        ),
+        tables=(Table.of("accounts", "The wiki's accounts", rows),),
     )
 
 
@@ -150,25 +151,20 @@ def _people(lab: Lab) -> tuple[Account, ...]:
         answer = site.post(
             "query", list="users", usprop="groups", ususers="|".join(GROUPS), formatversion=2
         )
+    everybody = {"*", "user", "autoconfirmed"}
     return tuple(
-        Account(name=user["name"], groups=own_groups(user["groups"]))
+        Account(name=user["name"], groups=tuple(sorted(set(user["groups"]) - everybody)))
         for user in answer["query"]["users"]
         if "groups" in user
     )
 
 
-def own_groups(groups: Iterable[str]) -> tuple[str, ...]:
-    """The groups that an account was put into, without those that every account is in."""
-    return tuple(sorted(set(groups) - {"*", "user", "autoconfirmed"}))
-
-
-def _bot_check(lab: Lab, value: Accounts) -> Check:
-    held = set(value.rights)
+def _bot_check(lab: Lab, rights: tuple[str, ...]) -> Check:
     return Check(
         name="wiki.bot",
         expected=f"{', '.join(NEEDED)}; none of {', '.join(TOO_MUCH)}",
-        seen=", ".join(value.rights),
-        holds=held.issuperset(NEEDED) and held.isdisjoint(TOO_MUCH),
+        seen=", ".join(rights),
+        holds=set(rights).issuperset(NEEDED) and set(rights).isdisjoint(TOO_MUCH),
         again=f"{api_url(lab).removesuffix('/api.php')}/index.php?title=Special:BotPasswords",
     )
 
@@ -252,13 +248,12 @@ def _mariadb_rights(lab: Lab) -> Outcome[DatabaseRights]:
 def _existing_rights(lab: Lab) -> Outcome[DatabaseRights]:
     with closing(session.open(lab)) as site:
         bot, held = site.account, tuple(sorted(site.rights))
+    seen = [right for right in held if right in NEEDED]
+    needed = f"by way of the wiki alone: {', '.join(NEEDED)}"
     check = Check(
-        name="wiki.database.pages",
-        expected=f"by way of the wiki alone: {', '.join(NEEDED)}",
-        seen=", ".join(right for right in held if right in NEEDED),
-        holds=set(held).issuperset(NEEDED),
-        rows=("I1",),
-    )
+        name="wiki.database.pages", expected=needed, seen=", ".join(seen), rows=("I1",),
+        holds=len(seen) == len(NEEDED),
+    )  # fmt: skip
     return Outcome(
         value=DatabaseRights(database="existing", account=bot, rights=held),
         subject=api_url(lab),
@@ -293,11 +288,7 @@ def anonymous(lab: Lab) -> Outcome[Refusals]:
 
 
 def _attempts(lab: Lab, site: MediaWiki) -> list[Check]:
-    from labkit.wiki.client import transport
-
-    statuses = [
-        f"{path}: {transport.status(site.connection, origin(lab) + path)}" for path in HIDDEN
-    ]
+    statuses = [f"{path}: {_status(lab, path)}" for path in HIDDEN]
     served = [line for line in statuses if line.endswith(": 200")]
     edit = {"title": "Anonymous edit", "text": "x", "token": "+\\"}
     return [
@@ -315,6 +306,13 @@ def _attempts(lab: Lab, site: MediaWiki) -> list[Check]:
             again=curl(f"{origin(lab)}{HIDDEN[0]}", options="--include"),
         ),
     ]  # fmt: skip
+
+
+def _status(lab: Lab, path: str) -> int:
+    """The HTTP status with which the lab's own wiki answers a path, which is sent unchanged (``/a/../b``)."""
+    with closing(http.client.HTTPConnection(ADDRESS, lab.wiki.port, timeout=60)) as connection:
+        connection.request("GET", path)
+        return connection.getresponse().status
 
 
 def _sign_up(lab: Lab, site: MediaWiki) -> str:

@@ -1,4 +1,4 @@
-"""Lists the teacher's remarks on the report's page, with the answers on the page and the results that address them."""
+"""Reads the remarks on the report's page from the wiki, with the results that address them, and keeps them for the site."""
 
 from __future__ import annotations
 
