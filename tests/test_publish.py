@@ -196,11 +196,11 @@ def test_a_page_made_between_reading_and_writing_survives(desk: Desk) -> None:
 @pytest.mark.parametrize("lost", ["elsewhere", "folder", "both", "emptied"])
 def test_what_labkit_wrote_is_known_from_another_place(desk: Desk, lost: str) -> None:
     """On another machine, or with the state folder gone, from beside the page; with that page deleted or emptied,
-    from the page's own history. Nothing is stale, nothing doubled."""
+    from the page's own history, where it stood untouched once. Nothing is stale, nothing doubled."""
     desk.page += f" {lost}"
     desk.publish(SUMMARY, stage(250))
     desk.after("| all || 250", "REX> kept")
-    for megabytes in (171, 68):
+    for megabytes in (171, 68) if lost in ("elsewhere", "folder") else (171,):
         state = last_written.state_title(desk.page)
         if lost == "both":
             delete(desk, state)

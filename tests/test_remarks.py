@@ -160,12 +160,6 @@ def test_a_page_that_is_not_there_has_no_remarks(page: Writers) -> None:
     assert (found.remarks, found.revision) == ((), 0)
     said = f"The wiki has no page {page.page} yet: nothing was published there."
     assert listing.sentence(found) == said
-    page.after("The end.", "A word of mine.")
-    page.publish(run_stage(250, 3), WEB)
-    assert [item.stale for item in page.remarks().remarks] == [False, False]
-    page.write(lambda text: text.replace("<!-- labkit:end 02-rootfs -->", ""))
-    damaged = page.remarks().remarks[0]
-    assert (damaged.author, damaged.thread.block, damaged.run) == ("Teacher", "", run_id(1))
 
 
 @pytest.mark.root
