@@ -119,24 +119,14 @@ def test_what_the_package_tools_keep_is_read() -> None:
     assert {name: contents.package_of(name) for name in names} == names
 
 
-@pytest.mark.parametrize(
-    ("path", "real"),
-    [
-        ("/bin/sh", "/usr/bin/sh"),
-        ("/bin", "/bin"),
-        ("/var/run/x/y", "/run/x/y"),
-        ("/deep/one/file", "/usr/bin/file"),
-        ("/usr/bin/sh", "/usr/bin/sh"),
-        ("/loop/x", "/loop/x"),
-        ("/", "/"),
-    ],
-)
-def test_where_a_name_really_lies(path: str, real: str) -> None:
+def test_where_a_name_really_lies() -> None:
     """Folders that are links are followed, also through several; the last part is not."""
-    links = {
-        "/bin": "usr/bin", "/var/run": "/run", "/deep/one": "../bin", "/loop": "loop",
+    links = {"/bin": "usr/bin", "/var/run": "/run", "/deep/one": "../bin", "/loop": "loop"}
+    places = {
+        "/bin/sh": "/usr/bin/sh", "/bin": "/bin", "/var/run/x/y": "/run/x/y", "/deep/one/file": "/usr/bin/file",
+        "/loop/x": "/loop/x", "/": "/",
     }  # fmt: skip
-    assert contents.resolver(links)(path) == real
+    assert {path: contents.resolver(links)(path) for path in places} == places
 
 
 # -- owners ----------------------------------------------------------------------------------------
@@ -176,66 +166,59 @@ LINKS = {
 FOLDERS = ("/", "/etc", "/etc/apache2")
 
 
-@pytest.mark.parametrize(
-    ("path", "owner"),
-    [
-        ("/usr/bin/dash", Owner("package", "dash")),
-        ("/usr/bin/sh", Owner("package", "dash")),
-        ("/usr/bin/sh.distrib", Owner("package", "bash")),
-        ("/bin", Owner("shared")),
-        ("/etc", Owner("shared")),
-        ("/etc/apache2", Owner("package", "apache2")),
-        ("/etc/gone.conf", Owner("package", "gone")),
-        ("/usr/bin/awk", Owner("alternative", "mawk")),
-        ("/etc/alternatives/awk", Owner("alternative", "mawk")),
-        ("/etc/kept.conf", Owner("script", "apache2")),
-        ("/etc/passwd", Owner("script", "base-passwd")),
-        ("/etc/ld.so.cache", Owner("script", "libc-bin")),
-        ("/etc/apache2/mods-enabled/mime.load", Owner("script", "apache2")),
-        ("/usr/lib/python3/__pycache__/os.cpython-311.pyc", Owner("script", "python3")),
-        (
-            "/var/lib/systemd/deb-systemd-helper-enabled/multi-user.target.wants/cron.service",
-            Owner("script", "cron"),
-        ),
-        (
-            "/var/lib/systemd/deb-systemd-user-helper-enabled/cron.socket.dsh-also",
-            Owner("script", "cron"),
-        ),
-        ("/etc/made", Owner("script", "bash")),
-        ("/run/wanted", Owner("script", "mawk")),
-        ("/run/sshd", Owner("builder")),
-        ("/etc/both", NOBODY),
-        ("/var/lib/dpkg/info/bash.list", Owner("state", "bash")),
-        ("/var/lib/dpkg/info/mawk:amd64.md5sums", Owner("state", "mawk")),
-        ("/var/lib/dpkg/info/gone.list", Owner("state")),
-        ("/var/lib/dpkg/status", Owner("state")),
-        ("/var/cache/debconf/config.dat", Owner("state")),
-        ("/etc/resolv.conf", Owner("builder")),
-        ("/dev/null", Owner("builder")),
-        ("/etc/round", NOBODY),
-        ("/root/notes", NOBODY),
-    ],
-)
-def test_whose_a_file_is(path: str, owner: Owner) -> None:
-    """One case for each way; /etc/both is named by two packages' scripts, and so nobody's."""
-    files = {
-        name: File(name, _form(name), 1, 1, target=LINKS.get(name, ""))
-        for name in (*FOLDERS, *LINKS, path)
-    }
-    assert contents.attribute(files.values(), DATABASE)[path] == owner
+#: One for each way; /etc/both is named by two packages' scripts, and so nobody's.
+OWNERS = {
+    "/usr/bin/dash": Owner("package", "dash"),
+    "/usr/bin/sh": Owner("package", "dash"),
+    "/usr/bin/sh.distrib": Owner("package", "bash"),
+    "/bin": Owner("shared"),
+    "/etc": Owner("shared"),
+    "/etc/apache2": Owner("package", "apache2"),
+    "/etc/gone.conf": Owner("package", "gone"),
+    "/usr/bin/awk": Owner("alternative", "mawk"),
+    "/etc/alternatives/awk": Owner("alternative", "mawk"),
+    "/etc/kept.conf": Owner("script", "apache2"),
+    "/etc/passwd": Owner("script", "base-passwd"),
+    "/etc/ld.so.cache": Owner("script", "libc-bin"),
+    "/etc/apache2/mods-enabled/mime.load": Owner("script", "apache2"),
+    "/usr/lib/python3/__pycache__/os.cpython-311.pyc": Owner("script", "python3"),
+    "/var/lib/systemd/deb-systemd-helper-enabled/multi-user.target.wants/cron.service": Owner(
+        "script", "cron"
+    ),
+    "/var/lib/systemd/deb-systemd-user-helper-enabled/cron.socket.dsh-also": Owner(
+        "script", "cron"
+    ),
+    "/etc/made": Owner("script", "bash"),
+    "/run/wanted": Owner("script", "mawk"),
+    "/run/sshd": Owner("builder"),
+    "/etc/both": NOBODY,
+    "/var/lib/dpkg/info/bash.list": Owner("state", "bash"),
+    "/var/lib/dpkg/info/mawk:amd64.md5sums": Owner("state", "mawk"),
+    "/var/lib/dpkg/info/gone.list": Owner("state"),
+    "/var/lib/dpkg/status": Owner("state"),
+    "/var/cache/debconf/config.dat": Owner("state"),
+    "/etc/resolv.conf": Owner("builder"),
+    "/dev/null": Owner("builder"),
+    "/etc/round": NOBODY,
+    "/root/notes": NOBODY,
+}
+
+
+def test_whose_a_file_is() -> None:
+    """Each by itself, beside links and folders; a rule for a package that is not installed does not apply."""
+    for path, owner in OWNERS.items():
+        names = (*FOLDERS, *LINKS, path)
+        files = [File(name, _form(name), 1, 1, target=LINKS.get(name, "")) for name in names]
+        assert contents.attribute(files, DATABASE)[path] == owner, path
+    key = "/etc/ssh/ssh_host_rsa_key"
+    known = DATABASE._replace(packages=())
+    assert contents.attribute([File(key, "file", 1, 1)], known) == {key: NOBODY}
 
 
 def _form(path: str) -> Form:
     if path in LINKS:
         return "link"
     return "folder" if path in FOLDERS else "file"
-
-
-def test_a_rule_for_a_package_that_is_not_installed_does_not_apply() -> None:
-    """Nobody is better than a package that is not there."""
-    known = DATABASE._replace(packages=())
-    files = [File("/etc/ssh/ssh_host_rsa_key", "file", 1, 1)]
-    assert contents.attribute(files, known) == {"/etc/ssh/ssh_host_rsa_key": NOBODY}
 
 
 # -- kinds -----------------------------------------------------------------------------------------
@@ -297,41 +280,33 @@ LISTED = (
 )
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("web", "asked for"),
-        ("lib", "asked for: web → lib"),
-        ("libdeep", "asked for: web → lib → libdeep"),
-        ("postfix", "asked for: web → postfix"),
-        ("helper", "recommended: postfix → helper"),
-        ("libhelper", "recommended: postfix → helper → libhelper"),
-        ("shell", "essential"),
-        ("libshell", "essential: shell → libshell"),
-        ("zone", "priority required"),
-        ("init", "priority important"),
-        ("libinit", "priority important: init → libinit"),
-        ("left", "nobody needs it any more"),
-    ],
-)
-def test_why_a_package_is_there(name: str, text: str) -> None:
+def test_why_a_package_is_there() -> None:
     """The shortest chain from what was asked for goes before one from what is taken anyway."""
     given = Asked(packages=("web",), priorities=("required", "important"))
-    assert sizes.reasons(LISTED, given)[name].text == text
+    assert {name: why.text for name, why in sizes.reasons(LISTED, given).items()} == {
+        "web": "asked for",
+        "lib": "asked for: web → lib",
+        "libdeep": "asked for: web → lib → libdeep",
+        "postfix": "asked for: web → postfix",
+        "helper": "recommended: postfix → helper",
+        "libhelper": "recommended: postfix → helper → libhelper",
+        "shell": "essential",
+        "libshell": "essential: shell → libshell",
+        "zone": "priority required",
+        "init": "priority important",
+        "libinit": "priority important: init → libinit",
+        "left": "nobody needs it any more",
+    }
 
 
-def test_a_priority_that_the_program_does_not_take_is_no_reason() -> None:
-    """mmdebstrap's variant essential takes no priority: then such a package is left over."""
+def test_what_is_no_reason_and_what_ends() -> None:
+    """mmdebstrap's variant essential takes no priority: then such a package is left over. In a circle of dependencies
+    each package is there because of the one that was asked for."""
     given = sizes.asked(variants.named("essential"), ("web",))
     assert given == Asked(packages=("web", "apt", "usr-is-merged"), priorities=())
     assert sizes.reasons(LISTED, given)["zone"].text == "nobody needs it any more"
-
-
-def test_circles_of_dependencies_end() -> None:
-    """Each of them is there because of the one that was asked for."""
-    listed = (_package("a", depends=(("b",),)), _package("b", depends=(("a",),)))
-    found = sizes.reasons(listed, Asked(packages=("a",)))
-    assert found["b"].path == ("a", "b")
+    listed = (_package("a", "b"), _package("b", "a"))
+    assert sizes.reasons(listed, Asked(packages=("a",)))["b"].path == ("a", "b")
 
 
 # -- the account -----------------------------------------------------------------------------------

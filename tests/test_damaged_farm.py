@@ -214,7 +214,7 @@ def test_a_journal_that_leads_nowhere_is_named(tmp_path: Path) -> None:
     journal.path.symlink_to(tmp_path / "elsewhere" / "journal.jsonl")
     with pytest.raises(StateError, match="cannot be written") as caught:
         journal.intend("mount", target="/x")
-    assert "put the journal back" in caught.value.remedy
+    assert "restore the journal" in caught.value.remedy
 
 
 @pytest.mark.parametrize("kind", ["netns", "link", "container", "folder", "mount"])

@@ -14,7 +14,7 @@ from pyroute2 import netns as namespaces
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.core import link_removal
+from labkit.core import network_removal
 from labkit.core.journal import Journal
 from labkit.errors import FarmError, MachineError, StateError
 from labkit.farm.containers import lab_namespaces
@@ -67,7 +67,7 @@ def test_the_host_s_side_is_made_once_and_anew_where_a_hand_removed_it(lab: Lab)
     second = host.up(lab)
     assert (second.changed, second.value) == (False, result.value)
     assert lab.journal_file.read_bytes() == journal
-    link_removal.remove_route(lab, subnet=str(lab.subnet), netns=lab.host.netns)
+    network_removal.remove_route(lab, subnet=str(lab.subnet), netns=lab.host.netns)
     assert [check.name for check in failed(host.checks(lab))] == ["host.fence"]
     third = host.up(lab)
     assert (third.changed, third.holds, third.value) == (True, True, result.value)
@@ -145,7 +145,7 @@ def test_a_foreign_namespace_of_the_name_is_refused(make_lab: Callable[..., Lab]
             host.up(lab)
         assert lab_namespaces.namespace_inode(lab.netns) == inode
         assert Journal.of(lab).standing() == ()
-        assert not within(lab.netns, link_removal.fenced, lab.subnet)
+        assert not within(lab.netns, network_removal.fenced, lab.subnet)
     other = make_lab(netns=lab.host.netns)  # another lab's is foreign, too
     host.up(other)
     with pytest.raises(StateError, match="did not make it for this lab"):

@@ -17,7 +17,7 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.core import firewall_tables, run, undo
+from labkit.core import network_removal, run, undo
 from labkit.core.journal import Journal
 from labkit.doctor import machine
 from labkit.errors import StateError
@@ -128,7 +128,7 @@ TRIES = [
 @contextmanager
 def opened(lab: Lab) -> Iterator[None]:
     """The lab's tables are gone while the block runs: what then succeeds is refused by them alone."""
-    firewall_tables.remove_tables(lab, name=firewall_tables.name_of(lab), netns=lab.host.netns)
+    network_removal.remove_tables(lab, name=network_removal.table_name(lab), netns=lab.host.netns)
     try:
         yield
     finally:
@@ -336,7 +336,7 @@ def test_replicas_are_kept_apart_whatever_was_there_first(
     """The kernel hands a bridge's packets to the host's packet filter by a hook of its own, which begins with the
     first bridge: it takes them from the chains that are registered at its own priority before it."""
     lab = of_two()
-    table = firewall.script(firewall_tables.name_of(lab), firewall.rules_of(lab))
+    table = firewall.script(network_removal.table_name(lab), firewall.rules_of(lab))
     given = {"table": table, "bridge": "bridge", "others": others}
     with model(lab, [*(given[step] for step in order), f"bridge-nf-call-iptables={called}"]):
         one, other = lab.farm[:2]
@@ -351,7 +351,7 @@ def test_replicas_are_kept_apart_whatever_was_there_first(
 def test_what_arrives_all_the_same_is_told() -> None:
     """The rules' text is right, and the order of registration makes them void: only trying it shows that."""
     lab = of_two()
-    table = firewall.script(firewall_tables.name_of(lab), firewall.rules_of(lab)).replace(
+    table = firewall.script(network_removal.table_name(lab), firewall.rules_of(lab)).replace(
         "priority -200", "priority 0"
     )
     steps = [table, "bridge", "bridge-nf-call-iptables=1"]
@@ -457,8 +457,8 @@ def test_in_the_machine_s_own_namespace_others_tables_stay(make_lab: Callable[..
         result = network.connect(lab)
         assert failed(result.checks) == ()
         assert stand() == {
-            "inet": {"filter", firewall_tables.name_of(lab)},
-            "bridge": {firewall_tables.name_of(lab)},
+            "inet": {"filter", network_removal.table_name(lab)},
+            "bridge": {network_removal.table_name(lab)},
         }
         assert network.connect(lab).changed is False
         with listening(None) as server:
@@ -489,8 +489,8 @@ def test_two_labs_on_one_machine_are_kept_apart(make_lab: Callable[..., Lab]) ->
             assert inside(first(one), connecting, str(two.gateway.ip), host) in REFUSED
         assert undo.unmake_all(one)[1] == ()
         assert stand() == {
-            "inet": {firewall_tables.name_of(two)},
-            "bridge": {firewall_tables.name_of(two)},
+            "inet": {network_removal.table_name(two)},
+            "bridge": {network_removal.table_name(two)},
         }
         assert failed([isolation.check(two)]) == ()
         assert undo.unmake_all(two)[1] == ()
@@ -500,7 +500,7 @@ def test_two_labs_on_one_machine_are_kept_apart(make_lab: Callable[..., Lab]) ->
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("family", firewall_tables.FAMILIES)
+@pytest.mark.parametrize("family", network_removal.FAMILIES)
 def test_a_table_of_the_name_that_is_not_the_lab_s_is_refused(
     make_lab: Callable[..., Lab], family: str
 ) -> None:
@@ -511,7 +511,7 @@ def test_a_table_of_the_name_that_is_not_the_lab_s_is_refused(
         run.run(
             [
                 "nft",
-                f"add table {family} {firewall_tables.name_of(lab)}; add chain {family} {firewall_tables.name_of(lab)} own",
+                f"add table {family} {network_removal.table_name(lab)}; add chain {family} {network_removal.table_name(lab)} own",
             ]
         )
         with pytest.raises(StateError, match="labkit did not make it"):
@@ -522,7 +522,7 @@ def test_a_table_of_the_name_that_is_not_the_lab_s_is_refused(
         assert undo.unmake_all(lab)[1] == ()
         assert (
             "chain own"
-            in run.run(["nft", "list", "table", family, firewall_tables.name_of(lab)]).stdout
+            in run.run(["nft", "list", "table", family, network_removal.table_name(lab)]).stdout
         )
 
     on_a_machine(tried)
@@ -533,7 +533,7 @@ def test_a_kernel_without_nftables_is_told_and_no_failure(
     make_lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The network stands without; the check says that nobody is kept from anything, and nothing is tried again."""
-    monkeypatch.setattr(firewall_tables, "standing", lambda netns: None)
+    monkeypatch.setattr(network_removal, "tables_there", lambda netns: None)
     lab = make_lab(sites=["red"])
     result = network.connect(lab)
     assert result.holds

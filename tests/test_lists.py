@@ -93,8 +93,7 @@ def etc(mirror: Mirror, files: dict[str, str]) -> dict[str, str]:
 def repository_of(lab: Lab) -> Repository:
     """What a build with the package labkit-one would take its packages from."""
     archive = apt.ensure_lists(lab)
-    found = buildplan.needed(archive, archive.sources, ("labkit-one",))
-    return Repository(archive.sources, found.listed)
+    return buildplan.needed(archive, archive.sources, ("labkit-one",))
 
 
 def names(lab: Lab, work: Path) -> list[str]:

@@ -44,36 +44,15 @@ def _commands(name: str, packages: tuple[str, ...] = ()) -> list[str]:
     return [" ".join(step.argv) for step in found]
 
 
-@pytest.mark.parametrize(
-    ("name", "packages", "commands"),
-    [
-        ("debootstrap", (), [f"debootstrap --no-check-gpg bookworm /t {ADDRESS}/0"]),
-        (
-            "minbase",
-            ("nano", "less"),
-            ["debootstrap --variant=minbase --include=nano,less --no-check-gpg"
-             f" bookworm /t {ADDRESS}/0"],
-        ),
-        (
-            "mmdebstrap",
-            (),
-            [f"mmdebstrap --verbose --mode=root --hook-dir={commands.MERGE_HOOK} --variant=minbase"
-             " bookworm /t /source"],
-        ),
-        (
-            "docker",
-            ("nano",),
-            ["debuerreotype-init --non-debian --include=nano --debootstrap=/source"
-             f" /t bookworm {ADDRESS}/0",
-             "debuerreotype-minimizing-config /t"],
-        ),
-    ],
-)  # fmt: skip
-def test_the_commands_of_a_variant(
-    name: str, packages: tuple[str, ...], commands: list[str]
-) -> None:
-    """What the tool is asked for, word by word."""
-    assert _commands(name, packages) == commands
+def test_the_commands_of_a_variant() -> None:
+    """Further packages are included; what a tool fetches comes from the repository."""
+    assert _commands("minbase", ("nano", "less")) == [
+        f"debootstrap --variant=minbase --include=nano,less --no-check-gpg bookworm /t {ADDRESS}/0"
+    ]
+    assert _commands("docker", ("nano",)) == [
+        f"debuerreotype-init --non-debian --include=nano --debootstrap=/source /t bookworm {ADDRESS}/0",
+        "debuerreotype-minimizing-config /t",
+    ]
 
 
 def test_the_farms_base_has_apt_and_no_documentation() -> None:

@@ -90,22 +90,18 @@ def allot(
         if 1 < number < size - 1 and number not in used:
             found[name] = number
             used.add(number)
-    avoided = used.union(taken)
     for name, (index, place) in names.items():
         if name not in found:
-            of = partial(_numbers, width, index, place, size)
-            free = (number for number in of() if number not in avoided)
-            last = (number for number in of() if number not in used)
-            found[name] = next(chain(free, last))
+            numbers = partial(_numbers, width, index, place, size, used)
+            found[name] = next(chain((n for n in numbers() if n not in taken), numbers()))
             used.add(found[name])
-            avoided.add(found[name])
     return {name: found[name] for name in names}
 
 
-def _numbers(width: int, index: int, place: int, size: int) -> Iterator[int]:
-    """A replica's numbers in the order in which it would have them."""
+def _numbers(width: int, index: int, place: int, size: int, used: set[int]) -> Iterator[int]:
+    """The free numbers for a replica, the preferred ones first."""
     row = (width * index + other for other in (place, *range(1, width)))
-    return (number for number in chain(row, range(2, size - 1)) if number < size - 1)
+    return (n for n in chain(row, range(2, size - 1)) if n < size - 1 and n not in used)
 
 
 def faults(text: str, counts: Sequence[int]) -> Iterator[tuple[str, str]]:

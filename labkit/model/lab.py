@@ -117,9 +117,9 @@ class Lab(Configuration):
         misspelt one is an error: papermill itself only warns of it, and Python not at all.
         """
         executed = cast("list[str]", namespace.get("In", []))
-        path = namespace.get("lab_file") or os.environ.get("LABKIT_FILE")
+        path = os.environ.get("LABKIT_FILE")
         given = cells.parameters(executed, namespace, PARAMETERS)
-        return cls.load(Path(str(path)) if path else None, **given)
+        return cls.load(Path(path) if path else None, **given)
 
     # -- checks across fields ----------------------------------------------------------------
 

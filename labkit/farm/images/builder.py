@@ -26,13 +26,13 @@ from labkit.errors import CommandError, ConfigError, MachineError, StateError
 from labkit.farm.images import store, unpacking
 from labkit.farm.images.store import configure, dated, made_by, umoci, umoci_version
 from labkit.farm.rootfs import apt, buildplan, packages, sandbox, variants
-from labkit.farm.rootfs.apt import AbsentError, Archive
+from labkit.farm.rootfs.apt import AbsentError
 from labkit.farm.rootfs.bootstrap import cause_of, reporting, run_reported
 from labkit.farm.rootfs.buildplan import Rootfs, key_of, program_version
 from labkit.farm.rootfs.cache_entries import building, discard, made_once, recorded, write_record
 from labkit.farm.rootfs.packages import Package
 from labkit.farm.rootfs.repository import PackageCache, Repository
-from labkit.farm.rootfs.sandbox import HOST_NETWORK, Access, gateway, tidy
+from labkit.farm.rootfs.sandbox import Access, gateway, no_services, tidy
 from labkit.farm.rootfs.variants import FOLDERS, MODULES, PACKAGES
 from labkit.model import sites
 from labkit.model.config import Site
@@ -90,8 +90,11 @@ def common_layers(lab: Lab, base: Rootfs) -> tuple[Layers, bool]:
     them, and whether they had to be made."""
     version = umoci_version()
     serves = variants.named(base.variant).serves
-    digest, repository = ("", None) if serves else _needed(apt.ensure_lists(lab))
-    key = key_of(f"web-{base.suite}", base.key, version, RECIPE, digest)
+    repository = Repository()
+    if not serves:
+        archive = apt.ensure_lists(lab)
+        repository = buildplan.needed(archive, archive.sources, PACKAGES)
+    key = key_of(f"web-{base.suite}", base.key, version, RECIPE, repository.digest)
     place = lab.cache_dir / "images" / key
     return made_once(
         lab,
@@ -102,14 +105,8 @@ def common_layers(lab: Lab, base: Rootfs) -> tuple[Layers, bool]:
     )
 
 
-def _needed(archive: Archive) -> tuple[str, Repository]:
-    """The hash of the packages that may be added to the base, with their versions, and where they are."""
-    found = buildplan.needed(archive, archive.sources, PACKAGES)
-    return found.digest, Repository(archive.sources, found.listed)
-
-
 def _make_layers(
-    lab: Lab, base: Rootfs, repository: Repository | None, place: Path, version: str
+    lab: Lab, base: Rootfs, repository: Repository, place: Path, version: str
 ) -> Layers:
     run.require("umoci", "setpriv", "unshare", "nsenter", "chroot", "cp")
     started, began = time.monotonic(), time.time()
@@ -121,10 +118,11 @@ def _make_layers(
         umoci("new", "--image", f"{image}:base")
         umoci("unpack", "--image", f"{image}:base", bundle)
         run.run(["cp", "--archive", "--link", f"{base.path}/.", bundle / "rootfs"], timeout=300)
-        by = made_by(base.origin, sandbox.source_date(base.path))
+        epoch = sandbox.source_date(base.path)
+        by = made_by(base.origin, epoch)
         umoci("repack", "--image", f"{image}:base", *by, bundle)
-        configure(f"{image}:base", base_options(base, version))
-        if repository:
+        configure(f"{image}:base", base_options(base, version, epoch))
+        if repository.sources:
             discard(lab, bundle)
             umoci("unpack", "--image", f"{image}:base", bundle)
             cached = PackageCache.of(lab)
@@ -133,7 +131,6 @@ def _make_layers(
             except (CommandError, AbsentError) as error:
                 raise cause_of(cached, what, error) from error
         else:  # the servers are in it: the same files, with another configuration
-            epoch = sandbox.source_date(base.path)
             configure(f"{image}:base", ("--tag", "web", *web_options(epoch)))
         store.drop_unused(image)
         listed = packages.read(bundle / "rootfs")
@@ -171,7 +168,7 @@ def fingerprint(listed: Sequence[Package]) -> str:
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
 
 
-def base_options(base: Rootfs, version: str) -> tuple[str, ...]:
+def base_options(base: Rootfs, version: str, epoch: int) -> tuple[str, ...]:
     """umoci's options for the configuration of the base image: its origin, and a PATH, without which no program in
     it is found."""
     labels = {
@@ -184,7 +181,7 @@ def base_options(base: Rootfs, version: str) -> tuple[str, ...]:
         *_pairs("--config.env", {"PATH": ENVIRONMENT["PATH"]}),
         "--config.cmd=/bin/sh",
         *_pairs("--config.label", labels),
-        *dated(sandbox.source_date(base.path)),
+        *dated(epoch),
     )
 
 
@@ -209,20 +206,12 @@ def install(root: Path, repository: Repository, cached: PackageCache, began: flo
     status = (root / packages.STATUS).read_text(encoding="utf-8")
     with reporting("image", "download") as listen:
         repository.fetch(cached, PACKAGES, root.with_name("apt"), status=status, on_line=listen)
-    policy = root / "usr/sbin/policy-rc.d"
-    own = policy.exists()
-    if not own:
-        # invoke-rc.d(8): the action is not allowed
-        policy.write_text("#!/bin/sh\nexit 101\n", encoding="utf-8")
-        policy.chmod(0o755)
-    with gateway(cached, repository) as access:
+    with no_services(root), gateway(cached, repository) as access:
         log.info("image: apt-get update")
         _chroot(root, access, "apt-get", "--quiet", "--option=Acquire::Languages=none", "update")
         log.info("image: apt-get install %s", " ".join(PACKAGES))
         _chroot(root, access, *INSTALL, *PACKAGES)
-    _chroot(root, HOST_NETWORK, "a2enmod", "--quiet", *MODULES)
-    if not own:
-        policy.unlink()
+        _chroot(root, access, "a2enmod", "--quiet", *MODULES)
     repository.name_mirrors(root)
     tidy(root)
     for path in root.glob(KEYS):

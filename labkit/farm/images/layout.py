@@ -319,7 +319,7 @@ def _tables(lab: Lab, value: Image, base: Rootfs, common: Layers) -> tuple[Table
     )
 
 
-# -- reading without building ---
+# -- reading without building ------------------------------------------------------------------------
 
 
 def remembered(lab: Lab) -> dict[str, Unpacked] | None:

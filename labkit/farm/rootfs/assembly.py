@@ -28,7 +28,7 @@ from labkit.core import run
 from labkit.core.probes import DEVICES
 from labkit.farm.rootfs import apt, variants
 from labkit.farm.rootfs.commands import LEFT_OUT
-from labkit.farm.rootfs.sandbox import sealed
+from labkit.farm.rootfs.sandbox import no_services, sealed
 
 #: The folders that programs know by two names, in a system with a merged /usr.
 MERGED = ("bin", "sbin", "lib", "lib64")
@@ -38,8 +38,6 @@ DPKG = "var/lib/dpkg"
 FIRST = "base-passwd"
 #: openssh-server's script makes these keys where there is no such file: each container has its own.
 KEYS = tuple(f"etc/ssh/ssh_host_{kind}_key" for kind in ("rsa", "ecdsa", "ed25519"))
-#: invoke-rc.d(8): no service may be started.
-POLICY = "#!/bin/sh\nexit 101\n"
 WORKERS = 2
 TIMEOUT = 900.0
 
@@ -92,7 +90,8 @@ def main() -> None:
     ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text, encoding="utf-8")
-    _configure(root, found, architecture)
+    with no_services(root):
+        _configure(root, found, architecture)
     run.run(sealed(("a2enmod", "--quiet", *variants.MODULES), root=root), timeout=60)
     variants.prepare(root)
 
@@ -232,9 +231,6 @@ def _configure(root: Path, packages: Sequence[Unpacked], architecture: str) -> N
     for name, (major, minor) in DEVICES.items():
         os.mknod(root / "dev" / name, stat.S_IFCHR | 0o666, os.makedev(major, minor))
         (root / "dev" / name).chmod(0o666)
-    policy = root / "usr/sbin/policy-rc.d"
-    policy.write_text(POLICY, encoding="utf-8")
-    policy.chmod(0o755)
     for name in KEYS:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
@@ -253,8 +249,8 @@ def _configure(root: Path, packages: Sequence[Unpacked], architecture: str) -> N
     print("configuring", flush=True)
     words = ("dpkg", "--configure", "--pending", "--force-unsafe-io", "--force-confold")
     run.run(sealed(words, root=root), env=env, timeout=TIMEOUT)
-    for path in (policy, *(root / name for name in KEYS)):
-        path.unlink()
+    for name in KEYS:
+        (root / name).unlink()
 
 
 def ordered(packages: Iterable[Unpacked]) -> list[Unpacked]:

@@ -21,7 +21,7 @@ from labkit.farm.rootfs.apt import AbsentError
 from labkit.farm.rootfs.buildplan import BuildPlan, Rootfs
 from labkit.farm.rootfs.cache_entries import building, discard, made_once, size, write_record
 from labkit.farm.rootfs.commands import BuildStep
-from labkit.farm.rootfs.repository import PackageCache, Repository
+from labkit.farm.rootfs.repository import PackageCache
 from labkit.farm.rootfs.sandbox import HOST_NETWORK, Access, gateway, in_memory, sealed
 from labkit.model.lab import Lab
 from labkit.records import Record
@@ -219,13 +219,13 @@ def _build(lab: Lab, planned: BuildPlan) -> Rootfs:
 def _fill(lab: Lab, planned: BuildPlan, work: Path, before: Rootfs | None) -> int:
     """Makes the root file system in ``work`` and brings it to where it stays; returns how many bytes of downloads
     and indices were removed from it."""
-    cached, repository, began = PackageCache.of(lab), buildplan.repository(planned), time.time()
+    cached, repository, began = PackageCache.of(lab), planned.repository, time.time()
     root = work / "rootfs"
     try:
-        fetched = fetch(planned, cached, repository, work, before)
+        fetched = fetch(planned, cached, work, before)
         network = gateway(cached, repository) if planned.archive else nullcontext(HOST_NETWORK)
         with network as access:
-            for step in _steps(planned, repository, work, before, fetched):
+            for step in _steps(planned, work, before, fetched):
                 first, *words = step.argv
                 own = first.startswith("labkit.")
                 run_reported(
@@ -247,11 +247,7 @@ def _fill(lab: Lab, planned: BuildPlan, work: Path, before: Rootfs | None) -> in
 
 
 def fetch(
-    planned: BuildPlan,
-    cached: PackageCache,
-    repository: Repository,
-    work: Path,
-    before: Rootfs | None,
+    planned: BuildPlan, cached: PackageCache, work: Path, before: Rootfs | None
 ) -> list[Path]:
     """Fetches the packages that the build will want, all at once; a tool that decides for itself may ask for others.
 
@@ -264,7 +260,9 @@ def fetch(
     status = (before.path / packages.STATUS).read_text(encoding="utf-8") if before else ""
     with reporting(planned.variant.name, "download") as listen:
         try:
-            return repository.fetch(cached, names, work / "apt", status=status, on_line=listen)
+            return planned.repository.fetch(
+                cached, names, work / "apt", status=status, on_line=listen
+            )
         except (CommandError, AbsentError):
             if planned.variant.tool == "dpkg":  # which takes these and no others
                 raise
@@ -273,17 +271,15 @@ def fetch(
 
 
 def _steps(
-    planned: BuildPlan,
-    repository: Repository,
-    work: Path,
-    before: Rootfs | None,
-    fetched: list[Path],
+    planned: BuildPlan, work: Path, before: Rootfs | None, fetched: list[Path]
 ) -> tuple[BuildStep, ...]:
     target, variant, script = work / "rootfs", planned.variant, work / "source"
     if planned.archive is None:
         return commands.pull_steps(variant, planned.suite, work, planned.registry)
     base = before.path if before else Path("before")
-    script.write_text(commands.script_text(variant, repository, base=base), encoding="utf-8")
+    script.write_text(
+        commands.script_text(variant, planned.repository, base=base), encoding="utf-8"
+    )
     script.chmod(0o755)
     commands.fetched(script).write_text("".join(f"{path}\n" for path in fetched), encoding="utf-8")
     return commands.steps(

@@ -73,11 +73,11 @@ class Rootfs(Record):
     key: str
 
 
-class BuildPlan(Record):
+class BuildPlan(NamedTuple):
     """What will be built, and its place in the cache.
 
-    ``archive`` is where its packages come from. It is None, and ``digest`` '', for what is pulled from a registry and
-    while the suite's list of packages is not in the cache yet.
+    ``archive`` is where the packages of its ``repository`` come from. It is None, and the repository empty, for what is
+    pulled from a registry and while the suite's list of packages is not in the cache yet.
     """
 
     variant: Variant
@@ -86,7 +86,7 @@ class BuildPlan(Record):
     packages: tuple[str, ...]
     registry: str
     archive: Archive | None
-    digest: str
+    repository: Repository
     origin: str
     key: str
     place: Path
@@ -119,13 +119,15 @@ def plan(lab: Lab, variant: str = "", *, registry: str = "") -> BuildPlan:
     archive = None if pulled else apt.find_lists(lab)
     extra = tuple(sorted(set(lab.rootfs.packages)))
     recipe = commands.recipe(chosen, suite, extra)
-    sources = commands.sources(chosen, archive) if archive else ()
-    digest = needed(archive, sources, commands.asked(chosen, extra)).digest if archive else ""
+    repository = Repository()
+    if archive:
+        sources = commands.sources(chosen, archive)
+        repository = needed(archive, sources, commands.asked(chosen, extra))
     before = plan(lab, chosen.after).key if not pulled and chosen.after else ""
     key = key_of(
         f"{chosen.name}-{suite}",
         (EDITION, recipe, architecture, before),
-        (program, version, lab.rootfs.mirror or apt.kind(lab), pulled, digest, before),
+        (program, version, lab.rootfs.mirror or apt.kind(lab), pulled, repository.digest, before),
     )
     return BuildPlan(
         variant=chosen,
@@ -134,7 +136,7 @@ def plan(lab: Lab, variant: str = "", *, registry: str = "") -> BuildPlan:
         packages=extra,
         registry=pulled,
         archive=archive,
-        digest=digest,
+        repository=repository,
         origin=f"{'pulled' if pulled else 'built'} with {program} {version}",
         key=key,
         place=lab.cache_dir / "rootfs" / key,
@@ -155,29 +157,14 @@ def ready(lab: Lab, variant: str = "", *, registry: str = "") -> BuildPlan:
     known = plan(lab, variant, registry=registry)
     # Without the list's digest it would have the name of something else, and be made of nobody knows what.
     if not known.archive:
-        raise _list_gone(known)
+        raise StateError(
+            planned.what,
+            "the suite's list of packages in the cache was replaced while it was read",
+            "run it again when no other labkit refreshes the list",
+            "labkit refresh --help",
+            code="state.list-gone",
+        )
     return known
-
-
-def repository(planned: BuildPlan) -> Repository:
-    """Where a build takes its packages from; empty for what is pulled from a registry."""
-    if not planned.archive:
-        return Repository((), ())
-    sources = commands.sources(planned.variant, planned.archive)
-    found = needed(planned.archive, sources, commands.asked(planned.variant, planned.packages))
-    if found.digest != planned.digest:
-        raise _list_gone(planned)
-    return Repository(sources, found.listed)
-
-
-def _list_gone(planned: BuildPlan) -> StateError:
-    return StateError(
-        planned.what,
-        "the suite's list of packages in the cache was replaced while it was read",
-        "run it again when no other labkit refreshes the list",
-        "labkit refresh --help",
-        code="state.list-gone",
-    )
 
 
 def key_of(name: str, *parts: object) -> str:
@@ -212,14 +199,6 @@ def _installed(package: str, _state: int) -> tuple[str, str]:
     return version, status
 
 
-class Needed(NamedTuple):
-    """The packages that can matter: of each source its list with nothing but these, and the hash of their names,
-    versions and contents."""
-
-    digest: str
-    listed: tuple[str, ...]
-
-
 class Offer(NamedTuple):
     """One package as a mirror offers it; ``stanza`` is all that its list says of it."""
 
@@ -241,8 +220,8 @@ class Offer(NamedTuple):
         return tuple(name for group in parse_relations(relations) for name in group)
 
 
-def needed(archive: Archive, sources: Sequence[Source], asked: Collection[str]) -> Needed:
-    """What can matter to a system with the packages ``asked``.
+def needed(archive: Archive, sources: Sequence[Source], asked: Collection[str]) -> Repository:
+    """The packages that can matter to a system with the packages ``asked``.
 
     The first time on a list it takes some seconds; the answer is kept beside the list.
     """
@@ -250,13 +229,13 @@ def needed(archive: Archive, sources: Sequence[Source], asked: Collection[str]) 
     kept = archive.folder / "needed" / hashlib.sha256(names.encode()).hexdigest()[:24]
     if text := proven(kept):
         digest, *listed = text.split(APART)
-        return Needed(digest, tuple(listed))
+        return Repository(tuple(sources), tuple(listed), digest)
     with _reading:
         offers = [_offers(archive, source) for source in sources]
     found = closure([offer for some in offers for offer in some], asked)
     few = set(found)
     listed = ["".join(f"{o.stanza.strip()}\n\n" for o in some if o in few) for some in offers]
-    value = Needed(summed(found), tuple(listed))
+    value = Repository(tuple(sources), tuple(listed), summed(found))
     with suppress(PermissionError):
         write_proven(kept, APART.join([value.digest, *value.listed]))
     return value

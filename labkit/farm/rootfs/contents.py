@@ -1,4 +1,4 @@
-"""What is in a root file system: each file's size and kind, and the package that it belongs to.
+"""Scans a root file system: each file's size and kind, and the package that it belongs to.
 
 A file's owner is the first of these that applies: a package lists the file; ucf or update-alternatives keeps it for a
 package; it is the package tools' own state; a package's scripts are known to make it (:data:`MADE`), or it is a link to
@@ -145,7 +145,7 @@ def kind(file: File) -> str:
     return "other data"
 
 
-# -- owners ---
+# -- owners ------------------------------------------------------------------------------------------
 
 How = Literal["package", "alternative", "script", "state", "shared", "builder", "nobody"]
 
@@ -473,7 +473,7 @@ def sources(path: str) -> tuple[str, ...]:
     return ()
 
 
-# -- the whole ---
+# -- all files together ------------------------------------------------------------------------------
 
 
 class Weight(Record):

@@ -15,6 +15,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from email.utils import formatdate
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -208,12 +209,14 @@ def _hashed(path: Path, *_state: int) -> str:
     return cache.digest(path)
 
 
+@dataclass(frozen=True)
 class Repository:
-    """The packages that can matter, by source; ``listed`` has the list of each source."""
+    """The packages that can matter, by source: ``listed`` has the list of each source, ``digest`` is the hash of the
+    packages' names, versions and contents. Empty for what is pulled from a registry."""
 
-    def __init__(self, sources: Sequence[Source], listed: Sequence[str]) -> None:
-        self.sources = tuple(sources)
-        self.listed = tuple(listed)
+    sources: tuple[Source, ...] = ()
+    listed: tuple[str, ...] = ()
+    digest: str = ""
 
     @property
     def lines(self) -> str:

@@ -1,8 +1,12 @@
-"""Runs the programs of a build apart from the machine: in namespaces of their own, with a repository as their network.
+"""Keeps builds apart from the machine and the moment: sealed programs, and results without traces of either.
 
-The programs run in mount and process namespaces (unshare(1)) and die when labkit does (setpriv(1), ``--pdeathsig``).
-Their network namespace has a loopback and, on it, an HTTP proxy that serves the repository; it has no name and ends
-with the process that made it.
+The programs of a build run in mount and process namespaces (unshare(1)) and die when labkit does (setpriv(1),
+``--pdeathsig``). Their network namespace has a loopback and, on it, an HTTP proxy that serves the repository; it has no
+name and ends with the process that made it.
+
+The same packages and steps give the same bytes: traces of the installation are removed. Files of packages keep the times
+of Debian's builds; files that the installation made are dated like the youngest of these, the root file system's *source
+date* (reproducible-builds.org, SOURCE_DATE_EPOCH), which says how new the packages are.
 """
 
 from __future__ import annotations
@@ -99,6 +103,20 @@ def in_memory(work: Path, space: int, function: Callable[[Path], T]) -> T:
     done = alone(inside)
     folder.rmdir()
     return done
+
+
+@contextmanager
+def no_services(root: Path) -> Iterator[None]:
+    """Keeps the services of packages from starting while the block installs them in ``root`` (invoke-rc.d(8)); a policy
+    of the root file system's own stays."""
+    policy = root / "usr/sbin/policy-rc.d"
+    if policy.exists():
+        yield
+        return
+    policy.write_text("#!/bin/sh\nexit 101\n", encoding="utf-8")
+    policy.chmod(0o755)
+    yield
+    policy.unlink()
 
 
 @contextmanager

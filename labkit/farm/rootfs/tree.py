@@ -230,13 +230,15 @@ def _with_text(item: Item, text: str) -> Item:
 
 
 def _put(item: Item, target: str, newest: float, names: dict[tuple[int, int], str] | None) -> None:
+    """Writes one file; a new link and a file with another text are as old as the newest file."""
     form, source = item.file.form, item.source
-    if item.text is not None or source is None:
-        _new(item, target, newest)
-        return
-    status = source.lstat()
-    inode = (status.st_dev, status.st_ino)
-    if form == "folder":
+    status = source.lstat() if source else None
+    inode = (status.st_dev, status.st_ino) if status else (0, 0)
+    if item.text is not None:
+        Path(target).write_text(item.text, encoding="utf-8")
+    elif source is None or status is None:
+        Path(target).symlink_to(item.file.target)
+    elif form == "folder":
         Path(target).mkdir(exist_ok=True)
     elif form == "device":
         os.mknod(target, status.st_mode, status.st_rdev)
@@ -246,22 +248,12 @@ def _put(item: Item, target: str, newest: float, names: dict[tuple[int, int], st
     else:
         names[inode] = target
         shutil.copy2(source, target, follow_symlinks=False)
-    os.chown(target, status.st_uid, status.st_gid, follow_symlinks=False)
-    if form != "link":
-        Path(target).chmod(status.st_mode & 0o7777)
-
-
-def _new(item: Item, target: str, newest: float) -> None:
-    """A link, or a file with another text, as old as the newest file."""
-    if item.text is None:
-        Path(target).symlink_to(item.file.target)
-    else:
-        Path(target).write_text(item.text, encoding="utf-8")
-        if item.source:
-            status = item.source.stat()
-            os.chown(target, status.st_uid, status.st_gid)
+    if status:
+        os.chown(target, status.st_uid, status.st_gid, follow_symlinks=False)
+        if form != "link":
             Path(target).chmod(status.st_mode & 0o7777)
-    os.utime(target, (newest, newest), follow_symlinks=False)
+    if item.text is not None or source is None:
+        os.utime(target, (newest, newest), follow_symlinks=False)
 
 
 def _time(item: Item) -> float:

@@ -1,7 +1,7 @@
-"""The named variants of root file systems, and the steps from ``web`` to the smaller ones. Pure but for :func:`prepare`.
+"""Defines the named variants of root file systems, and the steps from ``web`` to the smaller ones.
 
 :mod:`labkit.farm.rootfs.commands` has the commands of each variant. ``docker`` and ``docker-slim`` are made as the
-official Debian images are: their makers publish debuerreotype(1) and build the images with it.
+official Debian images are: their makers publish debuerreotype(1) and build the images with it. Pure, except for :func:`prepare`.
 """
 
 from __future__ import annotations
