@@ -87,8 +87,8 @@ def _tell_mend(choice: Choice, mend: Mend) -> None:
 @contextmanager
 def until_stopped() -> Iterator[Event]:
     """An event that SIGINT and SIGTERM set while the block runs; a second one acts as without it."""
-    over, signals = Event(), (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in signals}
+    over = Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def restore() -> None:
         for number, handler in before.items():
@@ -98,7 +98,7 @@ def until_stopped() -> Iterator[Event]:
         over.set()
         restore()
 
-    for number in signals:
+    for number in before:
         signal.signal(number, stop)
     try:
         yield over
