@@ -15,6 +15,7 @@ import re
 import time
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -60,10 +61,8 @@ class Store(Record):
 
     def find(self, name: str, digest: str) -> Block | None:
         """The block of that name and hash."""
-        for item in self.kept:
-            if item.block.name == name and item.block.digest == digest:
-                return item.block
-        return None
+        found = (item.block for item in self.kept if item.block.name == name)
+        return next((block for block in found if block.digest == digest), None)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -224,11 +223,8 @@ def parse(text: str) -> Store:
     for match in _LINE.finditer(text):
         block = _unpacked(match[1], match[4])
         if block is not None and block.digest == match[2]:
-            try:
-                time = datetime.fromisoformat(match[3])
-            except ValueError:
-                continue
-            found.append(DatedBlock(block=block, time=time))
+            with suppress(ValueError):
+                found.append(DatedBlock(block=block, time=datetime.fromisoformat(match[3])))
     return Store(kept=tuple(found))
 
 

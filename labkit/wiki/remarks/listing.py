@@ -135,9 +135,25 @@ def addressed(found: Remarks, given: Sequence[tuple[str, Addressed]]) -> Remarks
 
 def table(found: Remarks) -> Table:
     """The remarks as a table."""
-    rows = [_row(remark) for remark in found.remarks]
+    rows: list[dict[str, Cell]] = [
+        {
+            "id": remark.id,
+            "state": remark.told,
+            "where": _where(remark.thread),
+            "remark": wikitext.plain(remark.thread.text),
+            "answer": answers(remark) or None,
+            "author": remark.signed,
+            "written (UTC)": page_merge.moment(remark.written) or None,
+            "since then": remark.since,
+        }
+        for remark in found.remarks
+    ]
     columns = ("id", "state", "where", "remark", "answer", "author", "written (UTC)", "since then")
     return Table.of("remarks", "Remarks on the page", rows, columns=columns)
+
+
+def _where(item: Thread | Vanished) -> str:
+    return item.block or item.section or "the page's beginning"
 
 
 def sentence(found: Remarks) -> str:
@@ -167,7 +183,7 @@ def vanished(gone: Sequence[Vanished]) -> Table:
     """The remarks that others than their writers took away or rewrote, as a table."""
     rows: list[dict[str, Cell]] = [
         {
-            "where": item.block or item.section or "the page's beginning",
+            "where": _where(item),
             "remark": wikitext.plain(item.line),
             "author": item.author or "unknown",
             "written (UTC)": page_merge.moment(item.written) or None,
@@ -187,20 +203,6 @@ def answers(remark: Remark) -> str:
     """All answers to a remark, on the page and by results, a line each."""
     lines = [wikitext.plain(line) for line in remark.thread.answer.split("\n") if line]
     return "\n".join([*lines, *(f"{item.stage}: {item.summary}" for item in remark.addressed)])
-
-
-def _row(remark: Remark) -> dict[str, Cell]:
-    thread = remark.thread
-    return {
-        "id": remark.id,
-        "state": remark.told,
-        "where": thread.block or thread.section or "the page's beginning",
-        "remark": wikitext.plain(thread.text),
-        "answer": answers(remark) or None,
-        "author": remark.signed,
-        "written (UTC)": page_merge.moment(remark.written) or None,
-        "since then": remark.since,
-    }
 
 
 class ReadPage(Record):
