@@ -79,7 +79,7 @@ def test_the_host_s_side_is_made_once_and_anew_where_a_hand_removed_it(lab: Lab)
 @pytest.mark.root
 def test_code_is_inside_a_namespace_and_the_caller_stays(lab: Lab) -> None:
     """The function sees the namespace, the calling thread does not move, and a missing namespace is not made."""
-    with pytest.raises(FarmError, match="does not exist"):
+    with pytest.raises(FarmError, match="there is no network namespace"):
         inside(lab.netns, int)
     assert not Path("/run/netns", lab.host.netns).exists()
     lab_namespaces.create_namespace(lab, lab.host.netns)
