@@ -17,13 +17,13 @@ from typing import TypeVar
 
 R = TypeVar("R")
 
-#: How often a waiting thread looks whether it was interrupted, in seconds: the system may have given the
-#: signal to another thread, and then nothing wakes this one.
+#: Seconds between two looks of a waiting thread whether it was interrupted: the signal may have reached another
+#: thread, and then nothing wakes this one.
 LOOK = 0.2
 
 
 class _Work:
-    """The work of threads for one caller: whether it was interrupted, and how to end their programs."""
+    """The threads that work for one caller: whether they were interrupted, and how to end their programs."""
 
     def __init__(self) -> None:
         self.over = threading.Event()
@@ -31,7 +31,7 @@ class _Work:
         self._changing = threading.Lock()
 
     def interrupt(self) -> None:
-        """Ends the programs that the threads wait for; whoever comes later finds that it is over."""
+        """Ends the programs that the threads wait for; a thread that starts one later is interrupted at once."""
         with self._changing:
             self.over.set()
             endings = tuple(self._endings)
@@ -56,10 +56,10 @@ _told: contextvars.ContextVar[bool] = contextvars.ContextVar("told", default=Fal
 
 
 def together(functions: Sequence[Callable[[], R]], workers: int) -> list[R]:
-    """What the functions return, each called in one of ``workers`` threads with the caller's context.
+    """Calls the functions in ``workers`` threads, each with the caller's context, and returns their results in order.
 
-    All are called before the first error, in their order, is raised. Interrupted, those that run end
-    soon, the others are not called, and KeyboardInterrupt is raised when no thread is left.
+    All are called before the first error (in their order) is raised. After an interrupt those that run end
+    soon, the others are not called, and KeyboardInterrupt is raised when all threads have ended.
     """
     outer = _work.get()
     work = outer or _Work()
@@ -83,13 +83,13 @@ def together(functions: Sequence[Callable[[], R]], workers: int) -> list[R]:
 
 
 def alone(function: Callable[[], R]) -> R:
-    """The same of one function in one thread."""
+    """Calls one function in a thread, and returns its result."""
     (found,) = together([function], 1)
     return found
 
 
 def check() -> None:
-    """Raises KeyboardInterrupt in a thread that has not been told yet that it is over."""
+    """Raises KeyboardInterrupt, once in each thread of interrupted work."""
     work = _work.get()
     if work is not None and work.over.is_set() and not _told.get():
         _told.set(True)
@@ -97,7 +97,7 @@ def check() -> None:
 
 
 def pause(seconds: float) -> None:
-    """Waits so long; an interrupt ends the wait in whatever thread."""
+    """Waits; an interrupt ends the wait in any thread."""
     work = _work.get()
     if work is None or _told.get():
         time.sleep(seconds)
@@ -122,8 +122,7 @@ def until(holds: Callable[[], bool], patience: float) -> bool:
 
 @contextmanager
 def ended_by(end: Callable[[], None]) -> Iterator[None]:
-    """While the block runs, ``end`` is called when the caller's work is interrupted; in what cleans up
-    after that it is not."""
+    """While the block runs, an interrupt of the caller's work calls ``end``, but not while it cleans up afterwards."""
     check()
     work = _work.get()
     if work is None or _told.get():
@@ -135,8 +134,8 @@ def ended_by(end: Callable[[], None]) -> Iterator[None]:
 
 
 class _Crew:
-    """Threads at work. The caller waits by taking the lock ``ended``, which is free when ``count`` functions have
-    ended: Python's own ways to wait hold locks that a second Ctrl-C would leave held."""
+    """The functions that run. The caller waits by taking the lock ``ended``, which is free when all ``count`` have
+    ended: Python's ways to wait hold locks that a second Ctrl-C would leave held."""
 
     def __init__(self, count: int) -> None:
         self.working = 0
@@ -147,7 +146,7 @@ class _Crew:
             self.ended.acquire()
 
     def do(self, function: Callable[[], R]) -> R:
-        """What the function returns."""
+        """Calls a function, and returns its result."""
         with self._changing:
             self.working += 1
         try:
@@ -163,8 +162,8 @@ class _Crew:
 
 @contextmanager
 def _ending(work: _Work, crew: _Crew) -> Iterator[None]:
-    """When the block raises something, whoever works is told that it is over, and has ended. A second Ctrl-C
-    can reach the caller anywhere and changes nothing: a thread tells, which no signal interrupts."""
+    """When the block raises an error, interrupts the threads and waits until they have ended. A second Ctrl-C changes
+    nothing: another thread interrupts them, and signals do not reach it."""
     try:
         yield
     except BaseException:

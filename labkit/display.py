@@ -17,7 +17,7 @@ SINGULAR = {"are": "is", "were": "was", "have": "has", "do": "does"}
 
 
 def human(value: str | int | float | bool | None, unit: str = "") -> str:
-    """A value as a person reads it: bytes in MB or KB (powers of ten), seconds and numbers rounded."""
+    """Formats a value: bytes in MB or kB (powers of ten), numbers rounded."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -56,7 +56,7 @@ def about(seconds: float) -> str:
 
 
 def counted(count: int, noun: str, verb: str = "") -> str:
-    """A number and its noun (``1 replica``, ``6 addresses``), with a ``verb`` also that: ``1 check holds``."""
+    """A number with its noun (``1 replica``, ``6 addresses``), and with a ``verb``: ``1 check holds``."""
     if count == 1:
         return f"1 {noun}{verb and ' ' + SINGULAR.get(verb, f'{verb}s')}"
     ending = "es" if noun.endswith(("s", "x", "ch")) else "s"
@@ -64,8 +64,8 @@ def counted(count: int, noun: str, verb: str = "") -> str:
 
 
 def curl(*addresses: str, options: str = "") -> str:
-    """A curl command that asks addresses as labkit does: without the person's curlrc, and without a proxy if
-    they are the lab's own (private ones, and names below .test)."""
+    """A curl command that requests addresses as labkit does: without the person's curlrc, and without a proxy for
+    the lab's addresses (private ones, and names below .test)."""
     hosts = [urlsplit(address).hostname or "" for address in addresses]
     near = ("--noproxy", "'*'") if all(map(_is_near, hosts)) else ()
     words = ("curl", "--disable", *near, options, *map(shlex.quote, addresses))
@@ -80,7 +80,7 @@ def _is_near(host: str) -> bool:
 
 
 def ink_on(colour: str, dark: str = "#1f2933") -> str:
-    """Whichever of white and ``dark`` has more contrast with a background ``#rrggbb`` (WCAG 2.2)."""
+    """White or ``dark``, whichever has more contrast with a background ``#rrggbb`` (WCAG 2.2)."""
     ground = _luminance(colour)
     light = 1.05 / (ground + 0.05)
     return "#ffffff" if light >= (ground + 0.05) / (_luminance(dark) + 0.05) else dark
@@ -95,22 +95,22 @@ def _luminance(colour: str) -> float:
 
 #: Control characters by the signs that Unicode has for them.
 _CONTROLS = {c: chr(0x2400 + c) for c in range(0x20)} | {0x7F: "\N{SYMBOL FOR DELETE}"}
-#: Those without a sign, halves of characters, and what XML 1.0 does not allow.
+#: Control characters without a sign, halves of characters, and characters that XML 1.0 does not allow.
 _BROKEN = dict.fromkeys([*range(0x80, 0xA0), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF], "\ufffd")
-#: Line and paragraph separators, and what turns the direction around it (Unicode, annex 9), by their numbers.
+#: Line and paragraph separators, and characters that change the direction of text (Unicode, annex 9).
 _NUMBERED = {
     c: f"[U+{c:04X}]" for c in (0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 }
 _REFUSED = _CONTROLS | _BROKEN | _NUMBERED
 _SHOWN = {c: sign for c, sign in _REFUSED.items() if chr(c) not in "\t\n"}
-#: What stands for labkit's own signs where a terminal's character set does not have them.
+#: Replacements for labkit's signs where a terminal's character set does not have them.
 _PLAIN = str.maketrans(
     {"✔": "+", "✘": "x", "–": "-", "—": "-", "−": "-", "×": "x", "·": "-", "…": "...", "→": "->"}
 )
 
 
 def line(value: str) -> str:
-    """Returns the text if it is one line of text; else raises the configuration's complaint."""
+    """Returns the text if it is one line without control characters; else raises an error of the configuration."""
     for character in value:
         if ord(character) in _REFUSED:
             raise Fault(
@@ -122,16 +122,16 @@ def line(value: str) -> str:
 
 
 def broken(text: str) -> str:
-    """The first character of a text that no page can have (``U+0000``): a control character but line ends and tabs,
-    or half of one; '' without any."""
+    """The first character of a text that a page cannot contain (``U+0000``): a control character except line ends and tabs,
+    or half of a character; '' without any."""
     known = _CONTROLS | _BROKEN
     found = (ord(c) for c in text if ord(c) in known and c not in "\t\n\r")
     return next((f"U+{number:04X}" for number in found), "")
 
 
 def shown(text: str) -> str:
-    """The text as it may be shown anywhere: line ends and tabs stay; what would steer a terminal or reverse
-    the text's direction becomes visible."""
+    """The text with visible signs for characters that control a terminal or reverse the direction of text; line ends
+    and tabs stay."""
     return text.translate(_SHOWN)
 
 

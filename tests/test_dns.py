@@ -178,10 +178,16 @@ def test_an_edited_file_is_mended_and_a_refused_one_is_not_taken(
         assert dns.up(addressed).changed
         assert file.read_text() == before
         assert dns_server.observed(addressed) == dns_server.wanted(addressed), name
+    kept = {
+        path: path.read_text()
+        for path in dns_server.folder(addressed).iterdir()
+        if path.suffix != ".log"
+    }
+    other = Lab.of({**addressed.model_dump(), "replicas": 3})
     monkeypatch.setattr(dns_server, "config", lambda _: "no-such-option\n")
     with pytest.raises(FarmError, match="refuses this configuration"):
-        dns.up(addressed)
-    assert file.read_text() == before
+        dns.up(other)
+    assert {path: path.read_text() for path in kept} == kept
     assert dns.query(addressed, "site1").status == "NOERROR"
 
 

@@ -44,8 +44,12 @@ def lines(lab: Lab) -> list[str]:
 
 
 @pytest.mark.root
-def test_an_edited_description_changes_nothing(farm: Lab) -> None:
-    """Everything that was made is unmade; what the file says now has no part in it."""
+def test_an_edited_description_and_a_torn_last_line_change_nothing(farm: Lab) -> None:
+    """Everything that was made is unmade; what the file says now has no part in it, and what the torn line was about
+    was not made."""
+    text = farm.journal_file.read_text()
+    last = text.splitlines()[-1]
+    farm.journal_file.write_text(f"{text}{last[: len(last) // 2]}")
     result = status.down(described_otherwise(farm))
     assert result.holds, result.value.failed
     assert nothing(farm)
@@ -64,20 +68,13 @@ def test_without_its_file_a_lab_is_known_by_its_name(farm: Lab, tmp_path: Path) 
 
 
 @pytest.mark.root
-def test_daemons_that_are_dead_already_are_no_error(farm: Lab) -> None:
-    """Nor is a container whose process somebody ended."""
+def test_what_is_dead_or_busy_is_no_error(farm: Lab) -> None:
+    """Daemons and a container that somebody has ended; a mount in which somebody's shell has its folder is detached."""
     pids = [daemon.pid(dns_server.server(farm)), daemon.pid(balancer_server.server(farm))]
     pids += [state.pid for state in runc.states(farm).values()]
     for pid in pids:
         assert pid
         os.kill(pid, signal.SIGKILL)
-    assert status.down(farm).holds
-    assert nothing(farm)
-
-
-@pytest.mark.root
-def test_a_busy_mount_goes(farm: Lab) -> None:
-    """Somebody's shell has its folder in a container's root: the mount is detached."""
     with sleeper_in(runc.bundle(farm, "red-1") / "rootfs" / "etc") as pid:
         result = status.down(farm)
         assert Path("/proc", str(pid)).exists()
@@ -101,16 +98,6 @@ def test_after_a_reboot_folders_are_all_that_is_left(farm: Lab) -> None:
     assert not any(folder.exists() for folder in folders)
     assert not farm.journal_file.exists()
     assert up.replicas(farm).holds
-
-
-@pytest.mark.root
-def test_a_torn_last_line_hides_nothing(farm: Lab) -> None:
-    """Of what was about to be made: it was not made."""
-    text = farm.journal_file.read_text()
-    last = text.splitlines()[-1]
-    farm.journal_file.write_text(f"{text}{last[: len(last) // 2]}")
-    assert status.down(farm).holds
-    assert nothing(farm)
 
 
 @pytest.mark.root

@@ -157,35 +157,21 @@ def test_a_figure_is_the_same_whatever_matplotlib_was_told(
         assert drawn() == plain
 
 
-@pytest.mark.parametrize(
-    ("address", "near"),
-    [
-        ("http://10.60.0.11/", True),
-        ("http://127.0.0.1:8060/w/api.php?a=b&c=d", True),
-        ("http://site1.lab.test:81/", True),
-        ("https://wiki.example.org/w/api.php", False),
-    ],
-)
-def test_a_printed_command_asks_the_lab_itself(address: str, near: bool) -> None:
-    """A proxy is asked for somebody else's wiki alone, as labkit does it; an address is one word."""
-    words = shlex.split(curl(address, options="-si"))
-    assert words[:2] == ["curl", "--disable"]
-    assert ("--noproxy" in words) is near
-    assert words[-2:] == ["-si", address]
-
-
 def test_a_printed_command_works_when_it_is_pasted(tmp_path: Path) -> None:
-    """Whatever proxy the person has set, and whatever their curlrc says."""
+    """Whatever proxy the person has set, and whatever their curlrc says: a proxy is asked for somebody else's wiki alone,
+    as labkit does it. An address is one word, and all commands with curl have one place in the code."""
+    addresses = ("http://10.60.0.11/", "http://127.0.0.1:8060/w/api.php?a=b&c=d", "http://site1.lab.test:81/", "https://wiki.example.org/")  # fmt: skip
+    for address in addresses:
+        words = shlex.split(curl(address, options="-si"))
+        assert words[:2] == ["curl", "--disable"]
+        assert ("--noproxy" in words) is (address != addresses[-1])
+        assert words[-2:] == ["-si", address]
     _write(tmp_path / ".curlrc", "proxy = http://127.0.0.1:9\nfail\n")
     proxy = dict.fromkeys(("http_proxy", "all_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
     with served(HTTPServer(("127.0.0.1", 0), saying(lambda _: "hello"))) as server:
         typed = curl(f"http://127.0.0.1:{server.server_port}/", options="--silent")
         done = run.run(["sh", "-c", typed], env={"HOME": str(tmp_path), **proxy}, ok=range(256))
     assert done.stdout == "hello", done
-
-
-def test_no_command_with_curl_is_written_by_hand() -> None:
-    """Each one works when it is pasted: they have one place."""
     modules = Path(display.__file__).parent.rglob("*.py")
     by_hand = [m.name for m in modules if re.search(r"\bcurl (-|http|\{)", m.read_text("utf-8"))]
     assert by_hand == []

@@ -14,7 +14,7 @@ from pyroute2 import netns as namespaces
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.core import link_removal
+from labkit.core import network_removal
 from labkit.core.journal import Journal
 from labkit.errors import FarmError, MachineError, StateError
 from labkit.farm.containers import lab_namespaces
@@ -54,7 +54,9 @@ def connecting(address: str) -> int:
 
 @pytest.mark.root
 def test_the_host_s_side_is_made_once_and_anew_where_a_hand_removed_it(lab: Lab) -> None:
-    """Namespace, loopback and fence; a second run changes nothing, and a third just what is missing."""
+    """Namespace, loopback and fence; looking makes none, a second run changes nothing, and a third just what is missing."""
+    assert [check.seen for check in host.checks(lab)] == ["missing"]
+    assert not Path("/run/netns", lab.host.netns).exists()
     result = host.up(lab)
     assert result.changed
     assert [check.name for check in result.checks if check.holds] == ["host.fence"]
@@ -67,7 +69,7 @@ def test_the_host_s_side_is_made_once_and_anew_where_a_hand_removed_it(lab: Lab)
     second = host.up(lab)
     assert (second.changed, second.value) == (False, result.value)
     assert lab.journal_file.read_bytes() == journal
-    link_removal.remove_route(lab, subnet=str(lab.subnet), netns=lab.host.netns)
+    network_removal.remove_route(lab, subnet=str(lab.subnet), netns=lab.host.netns)
     assert [check.name for check in failed(host.checks(lab))] == ["host.fence"]
     third = host.up(lab)
     assert (third.changed, third.holds, third.value) == (True, True, result.value)
@@ -79,7 +81,7 @@ def test_the_host_s_side_is_made_once_and_anew_where_a_hand_removed_it(lab: Lab)
 @pytest.mark.root
 def test_code_is_inside_a_namespace_and_the_caller_stays(lab: Lab) -> None:
     """The function sees the namespace, the calling thread does not move, and a missing namespace is not made."""
-    with pytest.raises(FarmError, match="does not exist"):
+    with pytest.raises(FarmError, match="there is no network namespace"):
         inside(lab.netns, int)
     assert not Path("/run/netns", lab.host.netns).exists()
     lab_namespaces.create_namespace(lab, lab.host.netns)
@@ -103,13 +105,6 @@ def test_requests_to_the_subnet_fail_at_once_without_a_bridge(lab: Lab) -> None:
         errno.EHOSTUNREACH,
         errno.ENETUNREACH,
     )
-
-
-@pytest.mark.root
-def test_a_missing_namespace_fails_its_check(lab: Lab) -> None:
-    """And looking makes none."""
-    assert [check.seen for check in host.checks(lab)] == ["missing"]
-    assert not Path("/run/netns", lab.host.netns).exists()
 
 
 @pytest.mark.root
@@ -145,7 +140,7 @@ def test_a_foreign_namespace_of_the_name_is_refused(make_lab: Callable[..., Lab]
             host.up(lab)
         assert lab_namespaces.namespace_inode(lab.netns) == inode
         assert Journal.of(lab).standing() == ()
-        assert not within(lab.netns, link_removal.fenced, lab.subnet)
+        assert not within(lab.netns, network_removal.fenced, lab.subnet)
     other = make_lab(netns=lab.host.netns)  # another lab's is foreign, too
     host.up(other)
     with pytest.raises(StateError, match="did not make it for this lab"):

@@ -17,7 +17,7 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.core import firewall_tables, run, undo
+from labkit.core import network_removal, run, undo
 from labkit.core.journal import Journal
 from labkit.doctor import machine
 from labkit.errors import StateError
@@ -128,7 +128,7 @@ TRIES = [
 @contextmanager
 def opened(lab: Lab) -> Iterator[None]:
     """The lab's tables are gone while the block runs: what then succeeds is refused by them alone."""
-    firewall_tables.remove_tables(lab, name=firewall_tables.name_of(lab), netns=lab.host.netns)
+    network_removal.remove_tables(lab, name=network_removal.table_name(lab), netns=lab.host.netns)
     try:
         yield
     finally:
@@ -137,41 +137,32 @@ def opened(lab: Lab) -> Iterator[None]:
 
 @pytest.mark.root
 @pytest.mark.parametrize("attempt", TRIES, ids=lambda item: item.name)
-def test_a_listener_is_reached_without_the_tables_and_not_with_them(
+def test_who_listens_is_reached_without_the_tables_and_not_with_them(
     farm: Lab, attempt: Try
 ) -> None:
-    """By TCP, on any port; each packet that is refused is counted for what it was."""
-    place, address = attempt.target(farm)
-    with listening(place) as server:
-        port = server.getsockname()[1]
-        with opened(farm):
-            assert inside(attempt.source(farm), connecting, address, port) == 0
-            server.accept()[0].close()
-        before = firewall.counts(farm)[attempt.counter]
-        assert inside(attempt.source(farm), connecting, address, port) in REFUSED
-        assert firewall.counts(farm)[attempt.counter] > before
-        with pytest.raises(TimeoutError):
-            server.accept()
-
-
-@pytest.mark.root
-@pytest.mark.parametrize("attempt", TRIES, ids=lambda item: item.name)
-def test_a_datagram_arrives_without_the_tables_and_not_with_them(farm: Lab, attempt: Try) -> None:
-    """The same by UDP."""
-    place, address = attempt.target(farm)
+    """By TCP and UDP, on any port; each packet that is refused is counted for what it was."""
+    (place, address), source = attempt.target(farm), attempt.source(farm)
 
     def send(port: int) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
             client.sendto(b"x", (address, port))
 
-    with listening(place, socket.SOCK_DGRAM) as server:
-        port = server.getsockname()[1]
+    with listening(place) as server, listening(place, socket.SOCK_DGRAM) as datagrams:
+        port, other = server.getsockname()[1], datagrams.getsockname()[1]
         with opened(farm):
-            inside(attempt.source(farm), send, port)
-            assert server.recv(1) == b"x"
-        inside(attempt.source(farm), send, port)
+            assert inside(source, connecting, address, port) == 0
+            server.accept()[0].close()
+            inside(source, send, other)
+            assert datagrams.recv(1) == b"x"
+        before = firewall.counts(farm)[attempt.counter]
+        assert inside(source, connecting, address, port) in REFUSED
+        after = firewall.counts(farm)[attempt.counter]
+        inside(source, send, other)
         with pytest.raises(TimeoutError):
-            server.recv(1)
+            server.accept()
+        with pytest.raises(TimeoutError):
+            datagrams.recv(1)
+        assert firewall.counts(farm)[attempt.counter] > after > before
 
 
 @pytest.mark.root
@@ -184,16 +175,19 @@ def test_the_labs_own_servers_are_out_of_a_container_s_reach(farm: Lab) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("tcp", [False, True], ids=["UDP", "TCP"])
-def test_names_are_answered_in_a_container(farm: Lab, tcp: bool) -> None:
-    """By the lab's own name server, both ways to ask."""
+def test_names_are_answered_in_a_container(farm: Lab) -> None:
+    """By the lab's own name server, by UDP and TCP, and by what /etc/resolv.conf says there, which the server's user can
+    read."""
     import dns.message
     import dns.query
 
     question = dns.message.make_query(farm.host_name("red"), "A")
-    ask = dns.query.tcp if tcp else dns.query.udp
-    answer = inside(first(farm), ask, question, str(farm.gateway.ip), 2.0)
-    assert str(farm.gateway.ip) in str(answer.answer)
+    for ask in (dns.query.udp, dns.query.tcp):
+        answer = inside(first(farm), ask, question, str(farm.gateway.ip), 2.0)
+        assert str(farm.gateway.ip) in str(answer.answer)
+    words = ("exec", "--user", "33:33", "red-1", "getent", "hosts", "blue")
+    said = run.run(runc.command(farm, *words)).stdout.split()
+    assert said == [str(farm.gateway.ip), farm.host_name("blue")]
 
 
 #: A packet filter of the machine's own that lets in what the host asked for, and no more.
@@ -226,14 +220,6 @@ def test_a_machine_that_lets_no_questions_in_is_told_and_what_it_says_helps(farm
         assert failed(dns.checks(farm)) == ()
     finally:
         run.run(["nft", "delete", "table", "ip", "filter"], netns=farm.netns)
-
-
-@pytest.mark.root
-def test_a_program_in_a_replica_finds_names(farm: Lab) -> None:
-    """By what /etc/resolv.conf says there, which the server's user can read."""
-    words = ("exec", "--user", "33:33", "red-1", "getent", "hosts", "blue")
-    said = run.run(runc.command(farm, *words)).stdout.split()
-    assert said == [str(farm.gateway.ip), farm.host_name("blue")]
 
 
 @pytest.mark.root
@@ -336,7 +322,7 @@ def test_replicas_are_kept_apart_whatever_was_there_first(
     """The kernel hands a bridge's packets to the host's packet filter by a hook of its own, which begins with the
     first bridge: it takes them from the chains that are registered at its own priority before it."""
     lab = of_two()
-    table = firewall.script(firewall_tables.name_of(lab), firewall.rules_of(lab))
+    table = firewall.script(network_removal.table_name(lab), firewall.rules_of(lab))
     given = {"table": table, "bridge": "bridge", "others": others}
     with model(lab, [*(given[step] for step in order), f"bridge-nf-call-iptables={called}"]):
         one, other = lab.farm[:2]
@@ -351,7 +337,7 @@ def test_replicas_are_kept_apart_whatever_was_there_first(
 def test_what_arrives_all_the_same_is_told() -> None:
     """The rules' text is right, and the order of registration makes them void: only trying it shows that."""
     lab = of_two()
-    table = firewall.script(firewall_tables.name_of(lab), firewall.rules_of(lab)).replace(
+    table = firewall.script(network_removal.table_name(lab), firewall.rules_of(lab)).replace(
         "priority -200", "priority 0"
     )
     steps = [table, "bridge", "bridge-nf-call-iptables=1"]
@@ -457,8 +443,8 @@ def test_in_the_machine_s_own_namespace_others_tables_stay(make_lab: Callable[..
         result = network.connect(lab)
         assert failed(result.checks) == ()
         assert stand() == {
-            "inet": {"filter", firewall_tables.name_of(lab)},
-            "bridge": {firewall_tables.name_of(lab)},
+            "inet": {"filter", network_removal.table_name(lab)},
+            "bridge": {network_removal.table_name(lab)},
         }
         assert network.connect(lab).changed is False
         with listening(None) as server:
@@ -489,8 +475,8 @@ def test_two_labs_on_one_machine_are_kept_apart(make_lab: Callable[..., Lab]) ->
             assert inside(first(one), connecting, str(two.gateway.ip), host) in REFUSED
         assert undo.unmake_all(one)[1] == ()
         assert stand() == {
-            "inet": {firewall_tables.name_of(two)},
-            "bridge": {firewall_tables.name_of(two)},
+            "inet": {network_removal.table_name(two)},
+            "bridge": {network_removal.table_name(two)},
         }
         assert failed([isolation.check(two)]) == ()
         assert undo.unmake_all(two)[1] == ()
@@ -500,7 +486,7 @@ def test_two_labs_on_one_machine_are_kept_apart(make_lab: Callable[..., Lab]) ->
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("family", firewall_tables.FAMILIES)
+@pytest.mark.parametrize("family", network_removal.FAMILIES)
 def test_a_table_of_the_name_that_is_not_the_lab_s_is_refused(
     make_lab: Callable[..., Lab], family: str
 ) -> None:
@@ -511,7 +497,7 @@ def test_a_table_of_the_name_that_is_not_the_lab_s_is_refused(
         run.run(
             [
                 "nft",
-                f"add table {family} {firewall_tables.name_of(lab)}; add chain {family} {firewall_tables.name_of(lab)} own",
+                f"add table {family} {network_removal.table_name(lab)}; add chain {family} {network_removal.table_name(lab)} own",
             ]
         )
         with pytest.raises(StateError, match="labkit did not make it"):
@@ -522,7 +508,7 @@ def test_a_table_of_the_name_that_is_not_the_lab_s_is_refused(
         assert undo.unmake_all(lab)[1] == ()
         assert (
             "chain own"
-            in run.run(["nft", "list", "table", family, firewall_tables.name_of(lab)]).stdout
+            in run.run(["nft", "list", "table", family, network_removal.table_name(lab)]).stdout
         )
 
     on_a_machine(tried)
@@ -533,7 +519,7 @@ def test_a_kernel_without_nftables_is_told_and_no_failure(
     make_lab: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The network stands without; the check says that nobody is kept from anything, and nothing is tried again."""
-    monkeypatch.setattr(firewall_tables, "standing", lambda netns: None)
+    monkeypatch.setattr(network_removal, "tables_there", lambda netns: None)
     lab = make_lab(sites=["red"])
     result = network.connect(lab)
     assert result.holds

@@ -171,7 +171,7 @@ def spec(**values: object) -> Spec:
 
 
 def test_a_container_with_ids_of_its_own_is_told_to_runc() -> None:
-    """The same range for users and groups, a user namespace, no /sys."""
+    """The same range for users and groups, a user namespace, no /sys; without ids there is neither."""
     made = bundle.configure(image(), spec(ids=BASE, users="/run/users"))
     mapped = [{"containerID": 0, "hostID": BASE, "size": IDS}]
     assert made["linux"]["uidMappings"] == made["linux"]["gidMappings"] == mapped
@@ -179,13 +179,9 @@ def test_a_container_with_ids_of_its_own_is_told_to_runc() -> None:
     assert "/sys" not in {mount["destination"] for mount in made["mounts"]}
     fresh = bundle.configure(image(), spec(ids=BASE))
     assert {"type": "user"} in fresh["linux"]["namespaces"]
-
-
-def test_a_container_without_is_as_it_was() -> None:
-    """No mapping, and no namespace for one."""
-    made = bundle.configure(image(), spec())
-    assert "uidMappings" not in made["linux"]
-    assert "user" not in {item["type"] for item in made["linux"]["namespaces"]}
+    without = bundle.configure(image(), spec())["linux"]
+    assert "uidMappings" not in without
+    assert "user" not in {item["type"] for item in without["namespaces"]}
 
 
 def test_every_change_for_it_has_a_reason() -> None:
@@ -254,22 +250,21 @@ def test_each_replica_has_ids_of_its_own(farm: Lab) -> None:
 
 
 @pytest.mark.root
-def test_its_network_belongs_to_its_user_namespace(farm: Lab) -> None:
-    """Else who enters the container (runc exec) could not enter its network."""
+def test_network_and_files_belong_to_the_container_s_ids(farm: Lab) -> None:
+    """Its network, else who enters the container (runc exec) could not enter it; files of root's in the image and the
+    lab's are its root's inside, and nobody's outside; its logs, which the host reads as before."""
     replica = farm.farm[0]
-    assert netns.owner(replica.netns, farm.state_dir) == first_id(pids(farm)[replica.name])
-    own = Path(f"/proc/{pids(farm)[replica.name]}/ns/net").readlink()
-    assert inside(farm, replica.name, "readlink", "/proc/self/ns/net").strip() == str(own)
-
-
-@pytest.mark.root
-def test_files_of_root_s_in_the_image_are_root_s_inside(farm: Lab) -> None:
-    """And nobody's outside; what the container is given of its own is its root's, too."""
-    name = farm.farm[0].name
-    first, root = first_id(pids(farm)[name]), runc.bundle(farm, name) / "rootfs"
+    name, pid = replica.name, pids(farm)[replica.name]
+    first, root = first_id(pid), runc.bundle(farm, name) / "rootfs"
+    assert netns.owner(replica.netns, farm.state_dir) == first
+    own = Path(f"/proc/{pid}/ns/net").readlink()
+    assert inside(farm, name, "readlink", "/proc/self/ns/net").strip() == str(own)
     for path in ("etc/passwd", "root/.ssh/authorized_keys"):
         assert inside(farm, name, "stat", "--format=%u:%g", f"/{path}") == "0:0\n"
         assert (root / path).stat().st_uid == first
+    log = written.log(farm, name, "access")
+    assert (log.stat().st_uid, log.stat().st_gid) == (first + WWW_DATA, first + WWW_DATA)
+    assert "GET /" in log.read_text()
 
 
 @pytest.mark.root
@@ -281,16 +276,6 @@ def test_the_layers_are_shared_and_not_copied(farm: Lab) -> None:
     assert sum(p.lstat().st_blocks * 512 for f in folders for p in f.rglob("*")) < 400_000
 
 
-@pytest.mark.root
-def test_what_is_written_inside_is_the_shifted_id_s_outside(farm: Lab) -> None:
-    """Its logs, which the host reads as before."""
-    replica = farm.farm[1]
-    log = written.log(farm, replica.name, "access")
-    seen, first = log.stat(), first_id(pids(farm)[replica.name])
-    assert (seen.st_uid, seen.st_gid) == (first + WWW_DATA, first + WWW_DATA)
-    assert "GET /" in log.read_text()
-
-
 def refused(words: list[str | Path], user: int) -> str:
     """What a program says that a process with this id outside may not do."""
     who = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--"]
@@ -300,59 +285,43 @@ def refused(words: list[str | Path], user: int) -> str:
 
 
 @pytest.mark.root
-def test_who_gets_out_of_one_may_do_nothing_to_another(farm: Lab, open_folder: Path) -> None:
-    """Neither signal its processes, nor look at them, nor read its logs' folder's files, nor the machine's
-    www-data's files: the kernel asks for the ids outside."""
+def test_who_gets_out_may_do_nothing_to_another_or_to_the_machine(
+    farm: Lab, open_folder: Path
+) -> None:
+    """Neither signal processes, nor look at them, nor read files of the machine's www-data or the lab's key: the kernel
+    asks for the ids outside; nor may a container's root where it is shown the machine's own files."""
     pid, victim = pids(farm)["blue-1"], pids(farm)["red-1"]
     attacker = first_id(pid) + WWW_DATA
     assert "not permitted" in refused(["kill", "-TERM", str(victim)], attacker)
     assert "denied" in refused(["ls", f"/proc/{victim}/root/"], attacker)
-    secret = open_folder / "secret"
-    secret.write_text("of www-data on the machine")
-    secret.chmod(0o600)
+    secret, held = open_folder / "secret", open_folder / "of-root"
+    for file in (secret, held):
+        file.write_text("of the machine")
+        file.chmod(0o600)
     os.chown(secret, WWW_DATA, WWW_DATA)
     assert "denied" in refused(["cat", str(secret)], attacker)
     [key] = farm.state_dir.glob("layers/**/ssh_host_ed25519_key")
     assert "denied" in refused(["cat", str(key)], first_id(pid))
-
-
-@pytest.mark.root
-def test_root_of_a_container_may_do_nothing_to_the_machine(farm: Lab, open_folder: Path) -> None:
-    """Not even where it is shown the machine's own files."""
-    held = open_folder / "of-root"
-    held.write_text("of root on the machine")
-    held.chmod(0o600)
-    pid = pids(farm)["red-1"]
-    enter = ["nsenter", "--user", f"--target={pid}", "--setuid=0", "--setgid=0", "--"]
-    done = run.run([*enter, "cat", str(held)], ok=range(256))
-    assert done.status != 0
-    assert "denied" in done.stderr
-    done = run.run([*enter, "kill", "-0", str(os.getpid())], ok=range(256))
-    assert "not permitted" in done.stderr
+    enter = ["nsenter", "--user", f"--target={victim}", "--setuid=0", "--setgid=0", "--"]
+    for words, said in ((["cat", held], "denied"), (["kill", "-0", os.getpid()], "not permitted")):
+        done = run.run([*enter, *map(str, words)], ok=range(256))
+        assert done.status != 0
+        assert said in done.stderr
 
 
 @pytest.mark.root
 def test_a_second_run_changes_nothing_and_a_restart_keeps_the_ids(farm: Lab) -> None:
-    """A replica that is killed comes back as who it was."""
+    """A replica that is killed comes back as who it was, also when its user namespace's mount was removed."""
     before = {name: first_id(pid) for name, pid in pids(farm).items()}
     assert not up.replicas(farm).changed
+    run.run(["umount", users_file(farm, farm.farm[0].name)])
     container.kill(farm, farm.farm[0])
     result = up.replicas(farm)
     assert result.changed
     assert result.holds
     assert {name: first_id(pid) for name, pid in pids(farm).items()} == before
-    said = told(result)
-    assert said == "4 of 4 replicas have ids of their own"
-
-
-@pytest.mark.root
-def test_a_namespace_that_is_lost_is_mended(farm: Lab) -> None:
-    """The user namespace's mount removed and the container killed: both are there again."""
-    replica = farm.farm[0]
-    run.run(["umount", users_file(farm, replica.name)])
-    container.kill(farm, replica)
-    assert up.replicas(farm).holds
-    assert str(users_file(farm, replica.name)) in mount_points()
+    assert told(result) == "4 of 4 replicas have ids of their own"
+    assert str(users_file(farm, farm.farm[0].name)) in mount_points()
     assert not up.replicas(farm).changed
 
 

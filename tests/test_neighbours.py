@@ -89,7 +89,7 @@ def machine() -> Iterator[Machine]:
 @pytest.mark.parametrize(
     ("keys", "code", "words"),
     [
-        ({}, "machine.subnet-taken", ("is lab {name}'s", "take down lab {name}")),
+        ({}, "machine.subnet-taken", ("is used by lab {name}", "take down lab {name}")),
         ({"network.subnet": "10.60.0.128/26"}, "machine.subnet-taken", ("interface br-{name}, which is lab {name}'s",)),
         ({"name": "{name}", "state": "{place}/state", "run": "{place}/run"}, "state.namespace-taken", ("network namespace {name}-red-1", "another name")),
     ],

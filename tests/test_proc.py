@@ -45,23 +45,13 @@ def test_a_process_that_has_ended_has_no_namespace() -> None:
     assert proc.namespace(started.pid, "net") is None
 
 
-@pytest.mark.parametrize(
-    ("stat", "wanted"),
-    [
-        ("S 1 7 7 0 -1 4194560", True),
-        ("D 1 7 7 0 -1 4194560", True),
-        ("Z 1 7 7 0 -1 4228364", False),
-        ("X 1 7 7 0 -1 4228364", False),
-        ("S 1 7 7 0 -1 4195596", False),  # PF_EXITING: it waits for others of its pid namespace
-    ],
-)
-def test_a_process_that_never_runs_again_has_ended(stat: str, wanted: bool) -> None:
-    """A zombie still has its number, and so has a process that waits for others while it ends."""
-    assert proc.runs(stat.split()) is wanted
-
-
-def test_a_number_that_is_used_again_is_another_process() -> None:
-    """A process is known by its number and the time of its start."""
+def test_a_process_that_never_runs_again_has_ended() -> None:
+    """A zombie still has its number, and so has a process that waits for others of its pid namespace while it ends
+    (PF_EXITING). A process is known by its number and the time of its start."""
+    for stat in ("S 1 7 7 0 -1 4194560", "D 1 7 7 0 -1 4194560"):
+        assert proc.runs(stat.split())
+    for stat in ("Z 1 7 7 0 -1 4228364", "X 1 7 7 0 -1 4228364", "S 1 7 7 0 -1 4195596"):
+        assert not proc.runs(stat.split())
     assert proc.lives(os.getpid())
     assert not proc.lives(os.getpid(), started=1)
 

@@ -251,6 +251,6 @@ def test_what_was_taken_away_meanwhile_is_said(tmp_path: Path) -> None:
         (lab.state_dir / "uses").symlink_to(tmp_path)
         return Outcome(value=None, summary="")
 
-    with pytest.raises(StateError, match="was taken away") as caught:
+    with pytest.raises(StateError, match="was removed while") as caught:
         linking(lab)
     assert caught.value.code == "state.taken-away"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -29,6 +28,7 @@ from labkit.report import status
 from tests import proc
 from tests.servers import saying, served
 from tests.test_run import gone, wait_until_gone
+from tests.waiting import until
 from tests.whole_farm import standing as whole_farm
 
 
@@ -78,13 +78,9 @@ def nothing(lab: Lab) -> bool:
 @contextmanager
 def sleeper_in(folder: Path) -> Iterator[int]:
     """A process whose working folder it is, which keeps a mount busy."""
-    script = 'cd "$1" && exec sleep 300'
-    with run.start(["sh", "-c", script, "sh", str(folder)]) as process:
+    with run.start(["sh", "-c", 'cd "$1" && exec sleep 300', "sh", str(folder)]) as process:
         try:
-            deadline = time.monotonic() + 5
-            while Path(f"/proc/{process.pid}/cwd").readlink() != folder.resolve():
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            until(lambda: Path(f"/proc/{process.pid}/cwd").readlink() == folder.resolve())
             yield process.pid
         finally:
             process.kill()
@@ -174,29 +170,26 @@ def test_down_leaves_nothing_after(lab: Lab, harm: Callable[[Lab], None]) -> Non
 
 
 @pytest.mark.root
-def test_down_detaches_a_busy_mount(lab: Lab) -> None:
-    """A process of somebody's that stands in a container's files is not killed for it."""
-    with sleeper_in(runc.bundle(lab, lab.farm[0].name) / "rootfs" / "etc") as pid:
-        result = status.down(lab)
-        assert result.value.failed == ()
-        assert not gone(pid)
-        assert nothing(lab)
-
-
-@pytest.mark.root
-def test_what_cannot_be_unmade_is_told_and_the_rest_is_unmade(lab: Lab) -> None:
-    """The check fails, and the entry stays in the journal."""
-    what = {"name": "x"}
-    Journal.of(lab).intend("marvel", **what)
+def test_down_leaves_what_is_not_the_labs(lab: Lab, make_lab: Callable[..., Lab]) -> None:
+    """A process of somebody's that keeps a container's files busy is not killed for it, and another lab's containers are
+    the same processes. What cannot be removed stays in the journal, the check fails, and the rest is removed."""
+    other = make_lab(sites=["red"], replicas=1)
+    pids = up.replicas(other).value.pids
+    Journal.of(lab).intend("marvel", name="x")
     try:
-        result = status.down(lab)
+        with sleeper_in(runc.bundle(lab, lab.farm[0].name) / "rootfs" / "etc") as pid:
+            result = status.down(lab)
+            assert not gone(pid)
         assert [check.name for check in failed(result.checks)] == ["farm.down"]
-        assert len(result.value.failed) == 1
-        assert "marvel" in result.value.failed[0]
-        assert inventory(lab)["journal"] == ["marvel"]
-        assert inventory(lab)["processes"] == []
+        (kept,) = result.value.failed
+        assert "marvel" in kept
+        assert {kind: found for kind, found in inventory(lab).items() if found} == {
+            "journal": ["marvel"]
+        }
     finally:
-        Journal.of(lab).forget("marvel", **what)
+        Journal.of(lab).forget("marvel", name="x")
+    assert up.replicas(other).changed is False
+    assert up.replicas(other).value.pids == pids
 
 
 @pytest.mark.root
@@ -212,27 +205,28 @@ def test_the_farm_comes_up_again_after_down(lab: Lab) -> None:
 
 
 @pytest.mark.root
-def test_down_leaves_another_lab_alone(lab: Lab, make_lab: Callable[..., Lab]) -> None:
-    """Its containers are the same processes."""
-    other = make_lab(sites=["red"], replicas=1)
-    pids = up.replicas(other).value.pids
-    status.down(lab)
-    assert up.replicas(other).changed is False
-    assert up.replicas(other).value.pids == pids
-
-
-@pytest.mark.root
-def test_status_is_what_is_seen(lab: Lab) -> None:
-    """Up and down by part; looking changes nothing."""
+def test_status_and_checks_are_what_is_seen(lab: Lab) -> None:
+    """Up and down by part, and looking changes nothing. Links and containers that are not in this lab.toml are named, and
+    not counted. The checks' names are unique; a dead replica's fails, and its neighbour's does not."""
     journal = lab.journal_file.read_bytes()
     result = status.status(lab)
     assert result.changed is False
     assert result.value.running == ("bridge", "links", "containers")
     assert lab.journal_file.read_bytes() == journal
+    fewer = Lab.of({**lab.model_dump(), "replicas": 1})
+    rows = {row[0]: row[1:] for row in status.status(fewer).table("status").rows}
+    assert rows["links"] == ("1 of 1 up", f"also in the bridge: {lab.link_name('red-2')}")
+    assert rows["containers"] == ("1 of 1 up", "red-1; not of this lab.toml: red-2")
     container.kill(lab, lab.farm[0])
-    rows = {row[0]: row[1] for row in status.status(lab).table("status").rows}
-    assert rows["containers"] == "1 of 2 up"
-    assert rows["links"] == "2 of 2 up"
+    rows = {row[0]: row[1:] for row in status.status(lab).table("status").rows}
+    assert rows["containers"][0] == "1 of 2 up"
+    assert rows["links"][0] == "2 of 2 up"
+    found = status.checks(lab).checks
+    assert len({check.name for check in found}) == len(found)
+    names = {check.name for check in failed(found)}
+    assert "farm.replica.red-1" in names
+    assert not {name for name in names if name.startswith(("network.", "host."))}
+    assert "farm.replica.red-2" not in names
     status.down(lab)
     assert status.status(lab).value == status.Standing(running=(), journal=0)
 
@@ -277,15 +271,6 @@ def test_status_knows_the_labs_own_balancer_from_anybodys() -> None:
 
 
 @pytest.mark.root
-def test_status_counts_the_labs_own_links_and_names_others(lab: Lab) -> None:
-    """A link of a replica that the lab does not have, or of somebody else, is not counted."""
-    fewer = Lab.of({**lab.model_dump(), "replicas": 1})
-    rows = {row[0]: row[1:] for row in status.status(fewer).table("status").rows}
-    assert rows["links"] == ("1 of 1 up", f"also in the bridge: {lab.link_name('red-2')}")
-    assert rows["containers"] == ("1 of 1 up", "red-1; not of this lab.toml: red-2")
-
-
-@pytest.mark.root
 def test_looking_at_a_lab_that_was_never_up_makes_nothing(make_lab: Callable[..., Lab]) -> None:
     """Status, checks and down: no namespace, no journal; every check that is made fails."""
     lab = make_lab(sites=["red"])
@@ -298,18 +283,6 @@ def test_looking_at_a_lab_that_was_never_up_makes_nothing(make_lab: Callable[...
     assert status.down(lab).changed is False
     assert nothing(lab)
     assert not lab.journal_file.exists()
-
-
-@pytest.mark.root
-def test_checks_name_what_broke(lab: Lab) -> None:
-    """Names are unique; the dead replica's fails beside those of the parts that are not up."""
-    container.kill(lab, lab.farm[0])
-    found = status.checks(lab).checks
-    assert len({check.name for check in found}) == len(found)
-    names = {check.name for check in failed(found)}
-    assert "farm.replica.red-1" in names
-    assert not {name for name in names if name.startswith(("network.", "host."))}
-    assert "farm.replica.red-2" not in names
 
 
 def test_this_process_is_of_no_lab(make_lab: Callable[..., Lab]) -> None:

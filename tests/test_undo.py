@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from labkit import Lab
-from labkit.core import link_removal, run, undo
+from labkit.core import network_removal, run, undo
 from labkit.core.journal import Entry, Journal, boot_id
 from labkit.errors import LabkitError, StateError
 from labkit.farm.network.host import routed
@@ -122,13 +122,9 @@ def test_folders_in_each_other_are_removed_from_within(own: Lab) -> None:
     assert not any(path.exists() for path in paths)
 
 
-def test_nothing_to_unmake_is_no_error(own: Lab) -> None:
-    """A lab that never was: nothing happens, and no folder appears."""
-    assert undo.unmake_all(own) == ((), ())
-
-
 def test_what_was_intended_and_never_made_is_no_error(own: Lab) -> None:
-    """A labkit that was killed right after its intents leaves nothing to do, and a clean journal."""
+    """A labkit that was killed right after its intents leaves nothing to do, and a clean journal; so does no labkit."""
+    assert undo.unmake_all(own) == ((), ())
     journal = Journal.of(own)
     journal.intend("netns", name="mine-none")
     journal.intend("mount", target=str(own.run_dir / "x"))
@@ -154,8 +150,10 @@ def test_things_of_an_earlier_boot_are_gone_but_folders_are_not(own: Lab) -> Non
 # -- each kind, twice ------------------------------------------------------------------------------
 
 
-def test_a_folder_is_removed_with_all_in_it(own: Lab) -> None:
-    """A link in it is removed, and not what it leads to."""
+def test_a_folder_is_removed_with_all_in_it(own: Lab, tmp_path: Path) -> None:
+    """A link in it is removed, and not what it leads to; the lab's own folders may be reached through a link."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "state").symlink_to(tmp_path / "disk")
     folder = own.state_dir / "x"
     (folder / "y").mkdir(parents=True)
     kept = own.state_dir / "kept"
@@ -165,17 +163,6 @@ def test_a_folder_is_removed_with_all_in_it(own: Lab) -> None:
         undo.unmake(entry("folder", path=str(folder)), own)
         assert not folder.exists()
     assert kept.exists()
-
-
-def test_state_may_be_a_link_to_a_larger_disk(tmp_path: Path) -> None:
-    """The lab's own folders may be reached through a link; things below are still the lab's."""
-    (tmp_path / "disk").mkdir()
-    (tmp_path / "state").symlink_to(tmp_path / "disk")
-    lab = Lab.load(None, lab_name="mine", state=str(tmp_path / "state"), run=str(tmp_path / "run"))
-    folder = lab.state_dir / "x"
-    folder.mkdir(parents=True)
-    undo.unmake(entry("folder", path=str(folder)), lab)
-    assert not folder.exists()
 
 
 @pytest.mark.root
@@ -258,7 +245,7 @@ def test_only_the_labs_own_route_is_removed(lab: Lab, namespace: str) -> None:
         ipr.route("add", dst=str(lab.subnet), oif=ipr.link_lookup(ifname="v0")[0], scope=253)
     for _ in range(2):
         undo.unmake(entry("route", subnet=str(lab.subnet), netns=namespace), lab)
-        assert not within(namespace, link_removal.fenced, lab.subnet)
+        assert not within(namespace, network_removal.fenced, lab.subnet)
         assert [network for _, network in within(namespace, routed)] == [lab.subnet]
 
 
@@ -266,7 +253,7 @@ def test_only_the_labs_own_route_is_removed(lab: Lab, namespace: str) -> None:
 def test_links_go_together_and_another_s_stay(lab: Lab, namespace: str) -> None:
     """Those of the lab's group at once, but not when somebody else's link is in it: then one by one."""
     journal = Journal.of(lab)
-    number = link_removal.group(lab)
+    number = network_removal.group(lab)
 
     def add(*names: str) -> None:
         with netlink(namespace) as ipr:
@@ -288,7 +275,7 @@ def test_links_go_together_and_another_s_stay(lab: Lab, namespace: str) -> None:
 def test_a_bridge_that_was_renamed_is_removed(lab: Lab, namespace: str) -> None:
     """It is known by the lab's group and the gateway's address; another bridge with the one alone is not it."""
     with netlink(namespace) as ipr:
-        for name, number in (("switch0", link_removal.group(lab)), ("other0", 7)):
+        for name, number in (("switch0", network_removal.group(lab)), ("other0", 7)):
             ipr.link("add", ifname=name, kind="bridge")
             index = ipr.link_lookup(ifname=name)[0]
             ipr.link("set", index=index, group=number)
@@ -318,19 +305,11 @@ def test_mounts_go_together_however_often_they_are_mounted(own: Lab) -> None:
 
 @pytest.mark.root
 def test_a_namespace_is_removed_by_its_name(lab: Lab, namespace: str) -> None:
-    """The name is gone; a second time is no error."""
-    for _ in range(2):
-        undo.unmake(entry("netns", name=namespace), lab)
-        assert not Path("/run/netns", namespace).exists()
-
-
-@pytest.mark.root
-def test_a_half_made_namespace_is_removed(lab: Lab, namespace: str) -> None:
-    """A name whose maker was killed before it was bound to a namespace is only a file."""
-    name = f"{namespace}-half"
-    Path("/run/netns", name).touch()
-    undo.unmake(entry("netns", name=name), lab)
-    assert not Path("/run/netns", name).exists()
+    """The name is gone, also one that is only a file, as a killed maker leaves it; a second time is no error."""
+    Path("/run/netns", f"{namespace}-half").touch()
+    for name in (namespace, f"{namespace}-half") * 2:
+        undo.unmake(entry("netns", name=name), lab)
+        assert not Path("/run/netns", name).exists()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 
 from labkit import Lab
 from labkit.checks import failed
-from labkit.core import daemon, firewall_tables, run
+from labkit.core import daemon, network_removal, run
 from labkit.core.journal import Journal
 from labkit.errors import FarmError
 from labkit.farm import network
@@ -96,17 +96,19 @@ def move_bridge_address_to_a_port(lab: Lab) -> None:
 
 
 def remove_tables(lab: Lab) -> None:
-    for family in firewall_tables.FAMILIES:
-        run.run(["nft", "delete", "table", family, firewall_tables.name_of(lab)], netns=lab.netns)
+    for family in network_removal.FAMILIES:
+        run.run(
+            ["nft", "delete", "table", family, network_removal.table_name(lab)], netns=lab.netns
+        )
 
 
 def remove_table(lab: Lab) -> None:
-    run.run(["nft", "delete", "table", "bridge", firewall_tables.name_of(lab)], netns=lab.netns)
+    run.run(["nft", "delete", "table", "bridge", network_removal.table_name(lab)], netns=lab.netns)
 
 
 def add_rule(lab: Lab) -> None:
     words = [
-        *("inet", firewall_tables.name_of(lab), "to_the_host"),
+        *("inet", network_removal.table_name(lab), "to_the_host"),
         "tcp",
         "dport",
         "8060",
@@ -116,7 +118,7 @@ def add_rule(lab: Lab) -> None:
 
 
 def switch_tables_off(lab: Lab) -> None:
-    table = f"{firewall_tables.name_of(lab)} {{ flags dormant; }}"
+    table = f"{network_removal.table_name(lab)} {{ flags dormant; }}"
     run.run(["nft", "add", "table", "inet", table], netns=lab.netns)
 
 
@@ -265,7 +267,7 @@ def named(lab: Lab, step: str) -> str:
         "BRIDGE": lab.bridge,
         "ZONE": lab.domain,
         "BALANCER": lab.host_name("balancer"),
-        "TABLE": firewall_tables.name_of(lab),
+        "TABLE": network_removal.table_name(lab),
         "LAB": lab.name,
         "LINK": lab.link_name("red-1"),
         "GATEWAY": str(lab.gateway.ip),

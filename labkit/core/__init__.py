@@ -8,7 +8,7 @@
 """
 
 __all__ = [
-    "accesslog", "cache", "daemon", "files", "firewall_tables", "fonts", "journal", "link_removal", "probes",  # noqa: F822 - its modules
+    "accesslog", "cache", "daemon", "files", "fonts", "journal", "network_removal", "probes",  # noqa: F822 - its modules
     "progress", "result", "run", "tables", "undo",  # noqa: F822 - its modules
 ]  # fmt: skip
 

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -39,15 +39,16 @@ Mark = list[object]
 
 
 def seal(folder: Path) -> None:
-    """Everything that is in a folder now is what has to be in it from now on.
+    """Lists everything in a folder, so that later changes are noticed.
 
-    What is put beside it later, directly into the folder, is not covered.
+    Files that are put directly into the folder later are not covered.
     """
     (folder / SEAL).unlink(missing_ok=True)
     tops = sorted(item.name for item in folder.iterdir() if item.name != HELD)
     marks = _marks(folder, dict(_walk(folder, tops)))
     write_atomically(folder / SEAL, f"{json.dumps(tops)}\n{json.dumps(marks)}\n")
-    _hold(folder, tops)
+    with suppress(OSError):
+        write_atomically(folder / HELD, _stamp(folder, tops))
 
 
 def added(folder: Path) -> tuple[Path, ...]:
@@ -97,7 +98,7 @@ def damage(folder: Path, *, anew: bool = False) -> tuple[str, ...]:
 
 
 def whole(folder: Path) -> bool:
-    """Whether a folder is there as it was sealed; a damaged one is told, by its files' names."""
+    """Whether a folder is as it was sealed; the names of damaged files are logged."""
     try:
         wrong = damage(folder)
     except FileNotFoundError:
@@ -108,7 +109,7 @@ def whole(folder: Path) -> bool:
 
 
 def fault(folders: Iterable[Path]) -> str:
-    """What is wrong with sealed folders, in words, '' when nothing is."""
+    """What is wrong with sealed folders, in words; '' for nothing."""
     for folder in folders:
         try:
             wrong = damage(folder)
@@ -137,14 +138,9 @@ def _sealed(folder: Path) -> tuple[tuple[str, ...], str]:
         return (), ""
 
 
-def _hold(folder: Path, tops: Sequence[str]) -> None:
-    with suppress(OSError):
-        write_atomically(folder / HELD, _stamp(folder, tops))
-
-
 def _stamp(folder: Path, tops: Iterable[str]) -> str:
-    """Another text in each boot, and whenever a file was written: no program can set the time of its last change (ctime)
-    back, as that of its content (mtime)."""
+    """A text that differs in each boot, and whenever a file was written: programs can set back a file's mtime, and not its
+    ctime."""
     listed = (folder / SEAL).stat()
     lines = [
         f"{name} {seen.st_ino} {seen.st_size} {seen.st_ctime_ns}"
@@ -203,7 +199,7 @@ def digest(path: Path) -> str:
 
 
 def hold(lab: Lab, what: str, place: Path) -> None:
-    """The lab uses ``place``, a folder in the cache, as its ``what``; nothing else any more."""
+    """Notes that the lab uses ``place``, a folder in the cache, as its ``what``, and no longer the folder before."""
     folder = lab.state_dir / "uses"
     if _leads(folder / what, place) and _leads(_known(lab), lab.state_dir):
         return
@@ -215,7 +211,7 @@ def hold(lab: Lab, what: str, place: Path) -> None:
 
 
 def held(cache: Path, *labs: Path) -> dict[Path, tuple[str, ...]]:
-    """What is used of a cache, each with the names of the labs that use it.
+    """The folders of a cache that are in use, each with the names of the labs that use it.
 
     :param labs: state folders to look into, beside those that the cache knows of.
     """
@@ -242,8 +238,7 @@ def _leads(link: Path, place: Path) -> bool:
 
 
 def _link(link: Path, place: Path) -> None:
-    """A link made whole or not at all, over one that leads elsewhere: only then is one beside it first,
-    which who is killed leaves there."""
+    """Makes a link whole or not at all, also over one that leads elsewhere."""
     with suppress(FileExistsError):
         link.symlink_to(place)
     if not _leads(link, place):

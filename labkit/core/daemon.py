@@ -84,12 +84,14 @@ def install(
     test: Sequence[str],
     problem: Callable[[], str | None],
     *,
+    accepted: Callable[[], None] = lambda: None,
     reload: signal.Signals | None = None,
 ) -> None:
     """Makes the daemon run with another configuration, if the program accepts it, and be healthy.
 
     :param test: the argument list by which the program tests a file, for which ``{}`` stands.
     :param problem: says what is still wrong with the service, None when it answers as it should.
+    :param accepted: writes further files of the daemon, once the program has accepted the configuration.
     :param reload: the signal that makes a running daemon take the configuration over; without one it is replaced.
     :raises FarmError: the program refuses the configuration; the running daemon and its file stay as they are.
     """
@@ -107,6 +109,7 @@ def install(
             error.again,
             code="farm.configuration-refused",
         ) from None
+    accepted()
     if reload is None:
         stop(lab, daemon)
     put(candidate, daemon.config)  # wherever this is cut off, a running process has read this file

@@ -10,7 +10,7 @@ import secrets
 import shutil
 import stat
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -40,13 +40,12 @@ def write_atomically(path: Path, data: str | bytes, *, mode: int = 0o644) -> Non
 
 
 def write_proven(path: Path, text: str) -> None:
-    """The same of a text that :func:`proven` reads: its hash stands above it."""
+    """Writes a text below its hash, for :func:`proven`."""
     write_atomically(path, f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
 
 
 def proven(path: Path) -> str | None:
-    """The text that was written there by :func:`write_proven`; None when there is none, or, which is told,
-    another one."""
+    """The text that :func:`write_proven` wrote; None without one, and (with a line in the log) for a damaged one."""
     found = text_of(path)
     if found is None:
         return None
@@ -58,7 +57,7 @@ def proven(path: Path) -> str | None:
 
 
 def beside(path: Path) -> Path:
-    """A name in the same folder for what is not whole yet: its own for each process and each thread."""
+    """A name in the same folder for an unfinished file, different in each process and thread."""
     return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(3)}.part")
 
 
@@ -114,7 +113,7 @@ def text_of(path: Path) -> str | None:
 
 
 def hand_back(folder: Path) -> None:
-    """What root owns in ``folder`` belongs to the person who called sudo, if the folder's place is theirs.
+    """Gives the files of root in ``folder`` to the person who called sudo, if the folder above is theirs.
 
     Links are not followed; a file with several names stays as it is. Nothing happens without sudo.
     """
@@ -133,7 +132,7 @@ ORDINARY = 0o022
 
 
 class _Mask:
-    """The process' mask while blocks run that change it, side by side or within each other."""
+    """The umask of the process while blocks run that set it, side by side or nested."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -167,7 +166,7 @@ def usual_umask() -> Iterator[None]:
         _mask.leave()
 
 
-#: The system's numbers for a full disk, and for one's share of it.
+#: Error numbers of a full disk, and of a used-up quota.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -191,13 +190,13 @@ def folder_key(lab: Lab, place: Path) -> str:
 
 
 def disk_full_remedy(lab: Lab, place: Path, first: str = "free space") -> str:
-    """What to do about a place's full disk: ``first``, or to have the folder that it is in elsewhere. Pure."""
+    """The remedy for a full disk: ``first``, or another place for the lab's folder on it. Pure."""
     key = folder_key(lab, place)
     return f"{first}, or set `{key}` to a folder on a larger disk" if key else first
 
 
 def explain_disk_full(error: Exception, lab: Lab) -> Exception:
-    """The error; that of a full disk names the lab's folder that is on it, its key, and what to do."""
+    """Returns the error; for a full disk, one that names the lab's folder on it, the folder's key, and a remedy."""
     if not is_full(error) or getattr(error, "code", "") == "build.disk-full":
         return error
     if isinstance(error, LabkitError) and error.code.endswith("disk-full"):
@@ -220,12 +219,9 @@ def explain_disk_full(error: Exception, lab: Lab) -> Exception:
 
 
 def _place(error: Exception, lab: Lab) -> Path:
-    """The lab's folder that is full: the one that the error is about, else the one with the least room left."""
+    """The lab's full folder: the one that the error names, else the one with the least free space."""
     named = getattr(error, "filename", None)
     if isinstance(named, str) and folder_key(lab, Path(named)):
         return existing(Path(named))
-    return _fullest((lab.state_dir, lab.run_dir, lab.cache_dir, lab.output_dir))
-
-
-def _fullest(folders: Iterable[Path]) -> Path:
+    folders = (lab.state_dir, lab.run_dir, lab.cache_dir, lab.output_dir)
     return min(folders, key=lambda folder: shutil.disk_usage(existing(folder)).free)

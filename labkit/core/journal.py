@@ -289,14 +289,6 @@ def _lines(text: str, path: Path, first: int) -> Iterator[Entry | StateError]:
             yield _damaged(path, number, line)
 
 
-def standing(entries: Iterable[Entry]) -> tuple[Entry, ...]:
-    """The entries of things that were not unmade."""
-    state = _State()
-    for entry in entries:
-        state.add(entry)
-    return tuple(state.standing.values())
-
-
 @functools.cache
 def boot_id() -> str:
     """The kernel's random id of this boot (random(4))."""

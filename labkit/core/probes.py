@@ -33,7 +33,7 @@ _ONE = threading.Lock()
 
 
 def builds(lab: Lab) -> None:
-    """Returns when a build can work below the lab's state and cache folders (:func:`programs`)."""
+    """Raises :class:`MachineError` unless builds work below the lab's state and cache folders (:func:`programs`)."""
     for place in (lab.state_dir, lab.cache_dir):
         with folder(lab, place) as own:
             programs(own)
@@ -88,7 +88,7 @@ def devices(folder: Path = Path("/dev")) -> None:
 
 
 def _wrong(path: Path, number: tuple[int, int]) -> str:
-    """What is wrong with a device file; '' for nothing."""
+    """The fault of a device file; '' for none."""
     try:
         seen = path.stat()
         if not stat.S_ISCHR(seen.st_mode):
@@ -111,24 +111,20 @@ def folder(lab: Lab, place: Path | None = None) -> Iterator[Path]:
 
     A folder above it that was not there before is not there afterwards.
     """
-    with _ONE:  # another thread's trial would take this one's folders away
-        yield from _folder(lab, place)
-
-
-def _folder(lab: Lab, place: Path | None) -> Iterator[Path]:
-    journal = Journal.of(lab)
-    above = (place or lab.state_dir, lab.state_dir)
-    new = [path for top in above for path in (top, *top.parents) if not path.exists()]
-    made = above[0] / f".try-{secrets.token_hex(3)}"
-    try:
-        journal.intend("folder", path=str(made))
-        made.mkdir(parents=True)
-        yield made
-    finally:
-        if journal.path.exists():
-            remove_folder(lab, path=str(made))
-            journal.forget("folder", path=str(made))
-            journal.clear()
-        for path in new:
-            with suppress(OSError):  # others have made something in it meanwhile
-                path.rmdir()
+    with _ONE:  # another thread would remove this one's folders
+        journal = Journal.of(lab)
+        above = (place or lab.state_dir, lab.state_dir)
+        new = [path for top in above for path in (top, *top.parents) if not path.exists()]
+        made = above[0] / f".try-{secrets.token_hex(3)}"
+        try:
+            journal.intend("folder", path=str(made))
+            made.mkdir(parents=True)
+            yield made
+        finally:
+            if journal.path.exists():
+                remove_folder(lab, path=str(made))
+                journal.forget("folder", path=str(made))
+                journal.clear()
+            for path in new:
+                with suppress(OSError):  # another process has made something in it meanwhile
+                    path.rmdir()

@@ -26,8 +26,8 @@ EVERY = 0.2
 
 
 class Doing(Record):
-    """One work: what is made, its phase (download, unpack, configure, …), and how much of how many is done;
-    a ``total`` of 0 is not known."""
+    """One task: what is made, its phase (download, unpack, configure, …), and how much of it is done; ``total`` is 0 when it
+    is unknown."""
 
     what: str
     phase: str = ""
@@ -53,7 +53,7 @@ class Teller:
         self._told = 0.0
 
     def tell(self, doing: Doing) -> None:
-        """This is what is done now; the last that was told counts."""
+        """Shows a task's present state."""
         with self._lock:
             before = self._works.get(doing.what)
             self._works[doing.what] = doing
@@ -63,7 +63,7 @@ class Teller:
             self._say(at_once=turned)
 
     def end(self, what: str) -> None:
-        """That work is over."""
+        """Removes a task from the line."""
         with self._lock:
             self._works.pop(what, None)
             self._say(at_once=True)
@@ -82,7 +82,7 @@ _teller = Teller()
 
 @contextmanager
 def doing(what: str) -> Iterator[Callable[[Doing], None]]:
-    """Yields the function that is told what is being done for ``what``."""
+    """Yields a function that shows the progress of ``what``."""
     _teller.tell(Doing(what=what))
     try:
         yield _teller.tell
@@ -91,12 +91,12 @@ def doing(what: str) -> Iterator[Callable[[Doing], None]]:
 
 
 def told(path: Path) -> str:
-    """What the process that has ``path`` as its ``LABKIT_DOING`` is doing; '' for nothing."""
+    """The progress of the process whose ``LABKIT_DOING`` is ``path``; '' for none."""
     return text_of(path) or ""
 
 
 def _shower() -> Callable[[str], None]:
-    """Where this process shows it."""
+    """The function that shows progress in this process: in a file, a notebook's cell or a terminal."""
     if path := os.environ.get("LABKIT_DOING"):
         return lambda text: write_atomically(Path(path), text)
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
@@ -112,7 +112,7 @@ def _on_terminal(text: str) -> None:
 
 
 class _Cell:
-    """One output of the running cell, written over, and gone when there is nothing to say."""
+    """One output of the running cell, which each message overwrites, and which disappears at the end."""
 
     def __init__(self) -> None:
         self._handle: Any = None

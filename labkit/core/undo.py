@@ -18,7 +18,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from labkit import reading
-from labkit.core import firewall_tables, link_removal, run
+from labkit.core import network_removal, run
 from labkit.core.files import remove_whole
 from labkit.core.journal import Entry, Journal, boot_id, not_root
 from labkit.errors import LabkitError, StateError
@@ -257,9 +257,9 @@ def remove_folder(lab: Lab, *, path: str) -> None:
 KINDS: dict[str, Callable[..., None]] = {
     "mount": unmount,
     "netns": remove_netns,
-    "link": link_removal.remove_link,
-    "route": link_removal.remove_route,
-    "table": firewall_tables.remove_tables,
+    "link": network_removal.remove_link,
+    "route": network_removal.remove_route,
+    "table": network_removal.remove_tables,
     "container": delete_container,
     "daemon": end_daemon,
     "cgroup": remove_cgroup,
@@ -268,9 +268,9 @@ KINDS: dict[str, Callable[..., None]] = {
 #: Kinds of which many are unmade at once.
 TOGETHER: dict[str, Callable[[Lab, Sequence[Mapping[str, str]]], None]] = {
     "mount": _unmount_together,
-    "link": link_removal.cut_together,
+    "link": network_removal.cut_together,
     "container": _kill_together,
-    "table": firewall_tables.remove_together,
+    "table": network_removal.remove_tables_together,
 }
 #: Kinds that go together with those of another one: both wait for the kernel.
 BESIDE = {"table": "link"}

@@ -1,4 +1,4 @@
-"""What a lab is, apart from any machine: its configuration, and the names, addresses and paths derived from it.
+"""The description of a lab: its configuration, and the names, addresses and paths that are derived from it.
 
 - ``lab``: :class:`~labkit.model.lab.Lab`, which loads the configuration. ``config``: its sections and their checks.
 - ``addresses``: numbers of sites and hosts. ``parameters``: what a notebook's cells assign.

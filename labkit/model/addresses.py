@@ -23,7 +23,7 @@ PRIVATE = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16
 
 
 def block_width(sites: int) -> int:
-    """How far apart the addresses of a site's replicas lie: 10, 20, 40, … above the number of sites."""
+    """The distance between the addresses of a site's replicas: 10, 20, 40, …, more than the number of sites."""
     width = 10
     while width <= sites:
         width *= 2
@@ -31,8 +31,7 @@ def block_width(sites: int) -> int:
 
 
 class Allotment(BaseModel):
-    """The numbers that sites have, and the host numbers that replicas have in the subnet, by name, on one
-    host side (a namespace's name)."""
+    """The numbers of sites, and of replicas as hosts in the subnet, by name; ``netns`` is the host side's namespace."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -42,7 +41,7 @@ class Allotment(BaseModel):
 
 
 def remembered(file: Path) -> Allotment:
-    """What the file says; nothing is allotted where it cannot be read."""
+    """Reads an allotment; an empty one if the file cannot be read."""
     try:
         return Allotment.model_validate(reading.json_of(file))
     except (OSError, ValueError, ValidationError):
@@ -50,7 +49,7 @@ def remembered(file: Path) -> Allotment:
 
 
 def numbered(names: Sequence[str], kept: Mapping[str, int]) -> dict[str, int]:
-    """Each site's number, from 1: one that was ``kept`` stays, a new one's is its place, or the first that
+    """Each site's number, from 1: numbers in ``kept`` stay; a new site gets its place in the list, or the first number that
     no site had. Pure."""
     found = {name: kept[name] for name in names if kept.get(name, 0) > 0}
     if len(set(found.values())) < len(found):  # somebody has edited them
@@ -71,11 +70,11 @@ def allot(
 ) -> dict[str, int]:
     """The host number of each replica of a farm, site by site, in a subnet of ``size`` numbers. Pure.
 
-    A new one's is ``width * index + the site's number`` (``site2-1`` of up to nine sites: 12), or near it,
-    or the first that is free; one that was ``kept`` stays as it is.
+    A new replica gets ``width * index + the site's number`` (``site2-1`` of up to nine sites: 12), or a number near it,
+    or the first free one; numbers in ``kept`` stay.
 
     :param sites: each site's own number and that of its replicas, by its name.
-    :param taken: numbers of hosts that are not of this farm any more, and may be there yet.
+    :param taken: numbers of hosts that left this farm, and may still be up.
     """
     width = block_width(len(sites))
     names = {
@@ -90,22 +89,18 @@ def allot(
         if 1 < number < size - 1 and number not in used:
             found[name] = number
             used.add(number)
-    avoided = used.union(taken)
     for name, (index, place) in names.items():
         if name not in found:
-            of = partial(_numbers, width, index, place, size)
-            free = (number for number in of() if number not in avoided)
-            last = (number for number in of() if number not in used)
-            found[name] = next(chain(free, last))
+            numbers = partial(_numbers, width, index, place, size, used)
+            found[name] = next(chain((n for n in numbers() if n not in taken), numbers()))
             used.add(found[name])
-            avoided.add(found[name])
     return {name: found[name] for name in names}
 
 
-def _numbers(width: int, index: int, place: int, size: int) -> Iterator[int]:
-    """A replica's numbers in the order in which it would have them."""
+def _numbers(width: int, index: int, place: int, size: int, used: set[int]) -> Iterator[int]:
+    """The free numbers for a replica, the preferred ones first."""
     row = (width * index + other for other in (place, *range(1, width)))
-    return (number for number in chain(row, range(2, size - 1)) if number < size - 1)
+    return (n for n in chain(row, range(2, size - 1)) if n < size - 1 and n not in used)
 
 
 def faults(text: str, counts: Sequence[int]) -> Iterator[tuple[str, str]]:

@@ -292,9 +292,9 @@ def _parameters() -> Iterator[tuple[str, str]]:
 PARAMETERS: Mapping[str, str] = dict(_parameters())
 
 
-def find_file(name: str, start: Path | None = None) -> Path | None:
-    """The nearest file of that name in ``start`` (default: the working folder) or a folder above."""
-    here = (start or Path.cwd()).resolve()
+def find_file(name: str) -> Path | None:
+    """The nearest file of that name in the working folder or a folder above."""
+    here = Path.cwd().resolve()
     for folder in (here, *here.parents):
         if (folder / name).is_file():
             return folder / name

@@ -117,9 +117,9 @@ class Lab(Configuration):
         misspelt one is an error: papermill itself only warns of it, and Python not at all.
         """
         executed = cast("list[str]", namespace.get("In", []))
-        path = namespace.get("lab_file") or os.environ.get("LABKIT_FILE")
+        path = os.environ.get("LABKIT_FILE")
         given = cells.parameters(executed, namespace, PARAMETERS)
-        return cls.load(Path(str(path)) if path else None, **given)
+        return cls.load(Path(path) if path else None, **given)
 
     # -- checks across fields ----------------------------------------------------------------
 
@@ -223,13 +223,13 @@ class Lab(Configuration):
         return f"{label}.{self.domain}"
 
     def url(self, label: str, path: str = "/") -> str:
-        """Where a browser finds a site (through the balancer) or, by ``label``, a replica."""
+        """The address of a site (through the balancer) or of a replica, by its ``label``, for a browser."""
         port = f":{self.proxy.port}" if label in self.places and self.proxy.port != 80 else ""
         return f"http://{self.host_name(label)}{port}{path}"
 
     @cached_property
     def farm(self) -> tuple[Replica, ...]:
-        """All replicas, site by site, each with the address that it has, or is to get
+        """All replicas, site by site, each with its present or future address
         (:func:`labkit.model.addresses.allot`)."""
         known, sites = self._allotment, self._counts
         own = {f"{site}-{index}" for site, count in sites.items() for index in range(1, count + 1)}
@@ -245,7 +245,7 @@ class Lab(Configuration):
 
     @cached_property
     def numbers(self) -> dict[str, int]:
-        """Each site's number, from 1, by its name: what its page, its colour and its addresses have."""
+        """Each site's number, from 1, by its name; it is on the site's page, and decides its colour and addresses."""
         return addresses.numbered([site.name for site in self.sites], self._allotment.sites)
 
     @property
@@ -295,7 +295,7 @@ class Lab(Configuration):
         return {site.name: place for place, site in enumerate(self.sites)}
 
     def title(self, site: Site) -> str:
-        """What the site's page is headed with."""
+        """The heading of the site's page."""
         return site.title or f"Site {self.numbers[site.name]}: {site.name}"
 
     def colour(self, site: Site) -> str:
@@ -306,37 +306,37 @@ class Lab(Configuration):
 
     @property
     def state_dir(self) -> Path:
-        """What outlives a boot: images, wiki data, the journal."""
+        """The folder that outlives a boot: images, the wiki's data, the journal."""
         return Path(self.state) / self.name
 
     @property
     def cache_dir(self) -> Path:
-        """What all labs of the machine share: root file systems, Debian packages."""
+        """The folder that all labs of the machine share: root file systems, Debian packages."""
         return Path(self.cache or f"{self.state}/.cache")
 
     @property
     def run_dir(self) -> Path:
-        """What a boot ends: runC's state, mounts, sockets, pid files."""
+        """The folder that a boot empties: runC's state, mounts, sockets, pid files."""
         return Path(self.run) / self.name
 
     @property
     def output_dir(self) -> Path:
-        """What a person reads."""
+        """The folder of results for people: records, figures, notebooks, the review site."""
         return Path(self.outputs) / self.name
 
     @property
     def journal_file(self) -> Path:
-        """The journal: what labkit has made on this machine for this lab."""
+        """The journal: what labkit made on this machine for this lab."""
         return self.state_dir / "journal.jsonl"
 
     @property
     def addresses_file(self) -> Path:
-        """What says which addresses the replicas have, while the farm is up."""
+        """The file with the replicas' addresses while the farm is up."""
         return self.state_dir / "addresses" / "hosts.json"
 
 
 def mac_of(name: str) -> str:
-    """The address of a link's end that is called so: a local one (IEEE 802), the same whenever it is made."""
+    """The MAC address for a link's end of that name: a local one (IEEE 802), always the same."""
     return "02:" + hashlib.sha256(name.encode()).digest()[:5].hex(":")
 
 

@@ -19,14 +19,14 @@ INJECTED = "# Parameters\n"
 
 
 class Assignment(NamedTuple):
-    """What a cell gives a name: the expression, if any, and whether the name is declared with an annotation."""
+    """An assignment in a cell: the expression, if any, and whether the name has an annotation."""
 
     value: ast.expr | None
     annotated: bool
 
 
 def assigned(source: str) -> dict[str, Assignment]:
-    """The names that a cell assigns by themselves; raises SyntaxError for what is no Python."""
+    """The names that a cell assigns at its top level; raises SyntaxError for a cell that is not Python."""
     found: dict[str, Assignment] = {}
     for node in ast.parse(source).body:
         if isinstance(node, (ast.Assign, ast.AnnAssign)):
@@ -57,7 +57,7 @@ def parameters(
 
 
 def _parameters(cells: Sequence[str], known: Collection[str]) -> dict[str, Assignment]:
-    """What the parameters cell assigns; nothing without one."""
+    """The assignments of the parameters cell; none without one."""
     for cell in reversed(cells):
         found = {} if "from_parameters(" in cell else _read(cell)
         if any(item.annotated and name in known for name, item in found.items()):
@@ -70,7 +70,7 @@ def _injected(cells: Sequence[str]) -> dict[str, Assignment]:
 
 
 def _read(cell: str) -> dict[str, Assignment]:
-    """What a cell assigns; nothing of one that only IPython understands (``%run``)."""
+    """The assignments of a cell; none for a cell that only IPython understands (``%run``)."""
     try:
         return assigned(cell)
     except SyntaxError:
@@ -84,12 +84,12 @@ def _refuse_unknown(names: Collection[str], known: Collection[str], what: str) -
 
 
 def _misspelt(name: str, known: Collection[str]) -> bool:
-    """Whether a name of a notebook's own is so like a parameter of the lab that this one must be meant."""
+    """Whether a notebook's variable is so similar to a parameter of the lab that it must be a misspelling."""
     return name not in known and bool(difflib.get_close_matches(name, known, 1, 0.85))
 
 
 def _value(name: str, said: Assignment, namespace: Mapping[str, object]) -> object:
-    """The parameter's value now; what its cell says, where an import has taken the name meanwhile."""
+    """The parameter's value; the one in its cell if an import has replaced it meanwhile."""
     value = namespace.get(name)
     if said.value is None or _is_value(value):
         return value
@@ -100,5 +100,5 @@ def _value(name: str, said: Assignment, namespace: Mapping[str, object]) -> obje
 
 
 def _is_value(value: object) -> bool:
-    """Whether it may be meant as a parameter: modules and functions (``import requests``) never are."""
+    """Whether a value can be a parameter: modules and functions (``import requests``) cannot."""
     return not isinstance(value, ModuleType) and not callable(value)

@@ -1,8 +1,8 @@
-"""Resources: the things a farm is made of, each with facts that can be wanted and seen. Pure.
+"""Resources: the parts of a farm, each with facts that are wanted and observed. Pure.
 
-The same kind has the same facts on both sides. A fact that is not known yet (the content of a root
-file system whose image has not been built) is left out of the wanted side, one that could not be
-looked at (the namespace of a container that does not run) out of the seen one.
+A kind has the same facts on both sides. A fact that is not known yet (the content of a root file system whose image has
+not been built) is left out of the wanted side; one that could not be observed (the namespace of a container that does
+not run) out of the observed side.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FARM = KINDS[:-2]
 
 
 class Resource(Record):
-    """One thing of the farm: ``facts`` by name, and the ids of those that it stands on (``needs``)."""
+    """One part of the farm: ``facts`` by name, and the ids of the resources that it ``needs``."""
 
     kind: str
     name: str
@@ -49,15 +49,15 @@ class Known(Record):
 
 
 def fingerprint(*texts: str) -> str:
-    """12 hexadecimal digits of a few texts."""
+    """12 hexadecimal digits of the hash of texts."""
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
 
 
 def listed(items: Iterable[object]) -> str:
-    """A fact with several values, in an order of its own; 'none' without any."""
+    """A fact with several values, sorted; 'none' without any."""
     return ", ".join(sorted(map(str, items))) or "none"
 
 
 def of_kinds(resources: Iterable[Resource], kinds: Sequence[str]) -> tuple[Resource, ...]:
-    """Those of some kinds."""
+    """The resources of some kinds."""
     return tuple(item for item in resources if item.kind in kinds)

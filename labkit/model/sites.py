@@ -1,7 +1,7 @@
-"""The web sites: what each one's image holds, from the templates beside this module. Pure.
+"""The web sites: the files in each one's image, from the templates in this package; and access logs. Pure.
 
-A site's page names the site at a glance (title, colour, a large numeral) and the replica that
-served it, which also stands in the response header :data:`REPLICA_HEADER`.
+A site's page shows the site (title, colour, a large numeral) and the replica that served it, which is also in the
+response header :data:`REPLICA_HEADER`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ AT_ONCE = 16
 #: health checks, and a measurement's clients. With more requests at a time than threads the server closes kept
 #: connections (event_mpm: "All workers busy"), some with a request on its way; each thread is 8 KiB of memory.
 THREADS = 40
-#: What an access log says of a request: whoever could write into it may have forged it.
+#: Ranges of numbers in an access log, whose lines may be forged.
 Status = Annotated[int, Field(ge=0, le=999)]
 Microseconds = Annotated[int, Field(ge=0, le=10**12)]
 
@@ -75,7 +75,7 @@ class Request(Record):
 
 
 def files(lab: Lab, site: Site) -> dict[str, str]:
-    """What the site's layer holds: path below the root (no leading slash) -> text."""
+    """The files of the site's layer: path below the root (without a leading slash) -> text."""
     return {
         PAGE: page(lab, site),
         CONFIGURATION: virtual_host(lab, site),
@@ -84,7 +84,7 @@ def files(lab: Lab, site: Site) -> dict[str, str]:
 
 
 def server() -> str:
-    """The main configuration of a container's apache2, in the place of Debian's: as much as the page needs."""
+    """The main configuration of a container's apache2, in the place of Debian's, with only what the page needs."""
     return _template("apache2.conf").substitute(
         errors=f"{LOGS}/error.log",
         modules="\n".join(
@@ -120,8 +120,8 @@ def page(lab: Lab, site: Site) -> str:
 
 
 def parse_log(lines: Iterable[str]) -> tuple[list[Request], Counter[str]]:
-    """The requests of a replica's access log, and how many lines are none, by what is wrong with them; Apache's
-    ``\\xhh`` escapes are kept as they are."""
+    """The requests of a replica's access log, and the number of other lines by their fault; Apache's ``\\xhh`` escapes are
+    kept."""
     return reading.records((as_json(line) for line in lines if line.strip()), Request)
 
 
@@ -135,5 +135,5 @@ def as_json(line: str) -> str:
 
 @cache
 def _template(name: str) -> Template:
-    """One of the package's own files."""
+    """One of the package's templates."""
     return Template((Path(__file__).parent / "templates" / name).read_text(encoding="utf-8"))

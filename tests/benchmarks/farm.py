@@ -31,7 +31,7 @@ from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 from labkit import Lab
-from labkit.core import link_removal, run, undo
+from labkit.core import network_removal, run, undo
 from labkit.farm.containers import container, lab_namespaces, runc, written
 from labkit.farm.images import layout as image
 from labkit.farm.reconcile import answers, up
@@ -211,9 +211,9 @@ def cut(count: int, clock: Clock) -> None:
     netns.create([name], lab_namespaces._set_up)
     try:
         with clock.measuring(f"{count} links"):
-            within(name, _wire, count, link_removal.group(lab))
+            within(name, _wire, count, network_removal.group(lab))
         with clock.measuring(f"{count} links gone"):
-            within(name, _cut, link_removal.group(lab))
+            within(name, _cut, network_removal.group(lab))
     finally:
         netns.remove(name)
 

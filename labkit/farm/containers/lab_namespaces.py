@@ -23,7 +23,7 @@ from pathlib import Path
 from labkit import reading
 from labkit.core.files import existing, text_of, write_atomically
 from labkit.core.journal import Journal, lock, other_owner
-from labkit.core.link_removal import remove_link
+from labkit.core.network_removal import remove_link
 from labkit.errors import MachineError, StateError
 from labkit.farm.containers import runc
 from labkit.farm.containers.bundle import Spec

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from labkit.core import firewall_tables, run
+from labkit.core import network_removal, run
 from labkit.core.files import text_of, write_atomically
-from labkit.core.firewall_tables import FAMILIES, name_of
 from labkit.core.journal import Journal
+from labkit.core.network_removal import FAMILIES, table_name
 from labkit.errors import CommandError, FarmError, LabkitError, StateError, excerpt
 from labkit.farm.network import host
 from labkit.kernel import netns as namespaces
@@ -108,7 +108,7 @@ def script(name: str, rules: Rules) -> str:
     ports = ", ".join(f'"{link}"' for link in dict.fromkeys(end.link for end in rules.ends))
     here, served = (f"{{ {', '.join(map(str, items))} }}" for items in (rules.gateways, SERVED))
     known = "echo-request, echo-reply, destination-unreachable"
-    return f"""{firewall_tables.removal(name)}
+    return f"""{network_removal.tables_removal(name)}
 table bridge {name} {{
 {_counters("spoofed", "between")}
     set ports {{
@@ -229,7 +229,7 @@ def counts(lab: Lab) -> Mapping[str, int]:
     """How many packets were refused, by the counters of :data:`COUNTERS`."""
     found: dict[str, int] = {}
     for family in FAMILIES if run.which("nft") else ():
-        words = ["nft", "-j", "list", "table", family, name_of(lab)]
+        words = ["nft", "-j", "list", "table", family, table_name(lab)]
         output = run.run(words, netns=lab.netns, ok=(0, 1)).stdout
         every = (item.get("counter") for item in json.loads(output or "{}").get("nftables", []))
         found |= {what["name"]: what["packets"] for what in every if what}
@@ -243,7 +243,7 @@ def blame(lab: Lab, port: int) -> str:
     output = run.run(words, netns=lab.netns, ok=range(256)).stdout if run.which("nft") else ""
     rule = f'iifname "{lab.bridge}" meta l4proto {{ tcp, udp }} th dport {port} accept'
     said = []
-    for family, table, name, policy in input_chains(output, name_of(lab)):
+    for family, table, name, policy in input_chains(output, table_name(lab)):
         allow = host.again(lab, f"nft 'insert rule {family} {table} {name} {rule}'")
         said.append(
             f"the machine's packet filter stands between (chain {name} of table {family} {table}, "
@@ -269,7 +269,7 @@ def input_chains(output: str, own: str) -> list[tuple[str, str, str, str]]:
 def again(lab: Lab) -> str:
     """The command that shows the lab's tables."""
     return "; ".join(
-        host.again(lab, f"nft list table {family} {name_of(lab)}") for family in FAMILIES
+        host.again(lab, f"nft list table {family} {table_name(lab)}") for family in FAMILIES
     )
 
 
@@ -289,14 +289,14 @@ def _install(lab: Lab, asked: Rules, found: Tables | None) -> bool:
     if found and (found.lacking or (found.rules == asked and not found.difference)):
         return False
     run.require("nft")
-    there = frozenset() if _owned(lab) else firewall_tables.standing(lab.netns)
+    there = frozenset() if _owned(lab) else network_removal.tables_there(lab.netns)
     folder = _file(lab).parent
     Journal.of(lab).intend("folder", path=str(folder))
     folder.mkdir(parents=True, exist_ok=True)
     lacking = LACKING if there is None else ""
     if there is not None:
         _refuse_foreign(lab, there)
-        Journal.of(lab).intend("table", name=name_of(lab), netns=lab.host.netns)
+        Journal.of(lab).intend("table", name=table_name(lab), netns=lab.host.netns)
         lacking = _load(lab, asked)
     known = {} if lacking else _listed(lab)
     _keep(lab, Tables(rules=asked, listed=known, lacking=lacking))
@@ -306,14 +306,14 @@ def _install(lab: Lab, asked: Rules, found: Tables | None) -> bool:
 def _load(lab: Lab, asked: Rules) -> str:
     """Loads the rules; returns why this kernel cannot have them ('' when it can)."""
     try:
-        run.run(["nft", "-f", "-"], stdin=script(name_of(lab), asked), netns=lab.netns)
+        run.run(["nft", "-f", "-"], stdin=script(table_name(lab), asked), netns=lab.netns)
     except CommandError as error:
         if error.status < 0:  # nft was killed, or hung: the kernel refused nothing
             raise
         if lacking := impossible():
             return lacking
         raise FarmError(
-            f"table {name_of(lab)}",
+            f"table {table_name(lab)}",
             f"nft refuses it: {excerpt(error.stderr)}",
             "stop the program that changes the same tables, then run this again",
             again(lab),
@@ -324,10 +324,10 @@ def _load(lab: Lab, asked: Rules) -> str:
 
 def _refuse_foreign(lab: Lab, there: Iterable[tuple[str, str]]) -> None:
     """Raises :class:`StateError` for tables of the lab's name that labkit did not make."""
-    found = [family for family in FAMILIES if (family, name_of(lab)) in there]
+    found = [family for family in FAMILIES if (family, table_name(lab)) in there]
     if found:
         raise StateError(
-            f"nftables' {' and '.join(found)} table {name_of(lab)}",
+            f"nftables' {' and '.join(found)} table {table_name(lab)}",
             "exists already and labkit did not make it for this lab",
             "choose another lab name (lab.toml: name), or remove the table yourself",
             again(lab),
@@ -339,7 +339,7 @@ def _listed(lab: Lab) -> dict[str, str]:
     """What nft lists of the lab's tables, by family, without the counters' values."""
     found = {}
     for family in FAMILIES if run.which("nft") else ():
-        words = ["nft", "-s", "list", "table", family, name_of(lab)]
+        words = ["nft", "-s", "list", "table", family, table_name(lab)]
         done = run.run(words, netns=lab.netns, ok=(0, 1))
         if done.status == 0:
             found[family] = done.stdout
@@ -369,7 +369,7 @@ def compared(known: str, seen: str) -> str:
 
 
 def _owned(lab: Lab) -> bool:
-    return Journal.of(lab).owns("table", name=name_of(lab), netns=lab.host.netns)
+    return Journal.of(lab).owns("table", name=table_name(lab), netns=lab.host.netns)
 
 
 def _told(rules: Rules) -> dict[str, str]:

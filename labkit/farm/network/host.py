@@ -13,7 +13,7 @@ from ipaddress import IPv4Network
 from labkit.checks import Check, equal
 from labkit.core.files import write_atomically
 from labkit.core.journal import Journal, lock, other_owner
-from labkit.core.link_removal import FENCE_METRIC, fenced, renamed_bridge
+from labkit.core.network_removal import FENCE_METRIC, fenced, renamed_bridge
 from labkit.core.result import Outcome, action
 from labkit.errors import FarmError, MachineError
 from labkit.farm.containers.lab_namespaces import create_namespace, namespace_inode

@@ -15,7 +15,7 @@ from ipaddress import IPv4Address, IPv4Interface
 
 from labkit.checks import Check, equal
 from labkit.core.journal import Journal, lock, other_owner
-from labkit.core.link_removal import group, renamed_bridge
+from labkit.core.network_removal import group, renamed_bridge
 from labkit.core.result import Outcome, action
 from labkit.display import counted
 from labkit.errors import StateError

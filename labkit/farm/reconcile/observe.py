@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from labkit.checks import Check
-from labkit.core import firewall_tables
+from labkit.core import network_removal
 from labkit.core.files import text_of
 from labkit.core.journal import Entry, Journal, boot_id
 from labkit.core.undo import mount_points
@@ -190,7 +190,7 @@ def _firewalls(
     lab: Lab, entries: Sequence[Entry], facts: dict[str, str] | None
 ) -> Iterator[Resource]:
     """The lab's tables, and those that it still has on another host side."""
-    name = firewall_tables.name_of(lab)
+    name = network_removal.table_name(lab)
     if facts is not None:
         yield Resource(kind="firewall", name=name, facts=facts)
     for netns in dict.fromkeys(e.what["netns"] for e in entries if e.kind == "table"):

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Literal
 
 from labkit.checks import Check, equal
-from labkit.core import firewall_tables
+from labkit.core import network_removal
 from labkit.core.tables import Cell, Table
 from labkit.display import counted
 from labkit.farm.containers import written
@@ -186,7 +186,10 @@ def _host_side(lab: Lab) -> Iterator[Resource]:
         yield side
     yield Resource(kind="route", name=str(lab.subnet), facts={"type": "unreachable"}, needs=below)
     yield Resource(
-        kind="firewall", name=firewall_tables.name_of(lab), facts=firewall.wanted(lab), needs=below
+        kind="firewall",
+        name=network_removal.table_name(lab),
+        facts=firewall.wanted(lab),
+        needs=below,
     )
     yield Resource(
         kind="bridge",

@@ -224,9 +224,15 @@ def _restart(lab: Lab) -> None:
         own=undo.daemon_pids(str(instance.config)),
     )
     Journal.of(lab).intend("folder", path=str(folder(lab)))
-    _write_names(lab)
     test = ("dnsmasq", "--test", "--conf-file={}")
-    daemon.install(lab, instance, config(lab), test, lambda: _problem(lab))
+    daemon.install(
+        lab,
+        instance,
+        config(lab),
+        test,
+        lambda: _problem(lab),
+        accepted=lambda: _write_names(lab),
+    )
 
 
 def _write_names(lab: Lab) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -18,7 +18,6 @@ from labkit.core.journal import lock
 from labkit.core.result import Outcome, action
 from labkit.core.tables import Cell, Table
 from labkit.display import counted, human_bytes
-from labkit.errors import LabkitError
 from labkit.farm import images, rootfs
 from labkit.farm.images.unpacking import Unpacked
 from labkit.farm.rootfs import bootstrap, buildplan, packages
@@ -31,7 +30,7 @@ from labkit.farm.rootfs.tree import Tree
 from labkit.farm.rootfs.variants import LADDER, Step
 from labkit.farm.study import probes, usage
 from labkit.farm.study.evidence import collected
-from labkit.farm.study.probes import Probe
+from labkit.farm.study.probes import Probe, Question
 from labkit.model.config import unknown
 from labkit.model.lab import Lab
 from labkit.records import Record
@@ -326,19 +325,13 @@ class StepProbes:
 
 def look(root: Path) -> tuple[Probe, ...]:
     """Whether a root file system is still Debian's, file by file; nothing in it is started."""
-    return (
-        _probe("listed", "dpkg lists packages", _listed, root),
-        _probe("as-packaged", "no file differs from its package's", _changed, root),
-        _probe("owned", "every file belongs to a package, or to who built it", _owned, root),
-        _probe("linked", "every library that is asked for is there", _linked, root),
+    questions = (
+        Question("listed", "dpkg lists packages", _listed),
+        Question("as-packaged", "no file differs from its package's", _changed),
+        Question("owned", "every file belongs to a package, or to who built it", _owned),
+        Question("linked", "every library that is asked for is there", _linked),
     )
-
-
-def _probe(name: str, expected: str, ask: Callable[[Path], str], root: Path) -> Probe:
-    try:
-        return Probe(name=name, expected=expected, seen=ask(root) or expected)
-    except LabkitError as error:
-        return Probe(name=name, expected=expected, seen=error.reason)
+    return tuple(probes.put(question, root) for question in questions)
 
 
 def _listed(root: Path) -> str:

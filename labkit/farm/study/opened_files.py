@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-import select
 import struct
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,17 +33,13 @@ def watching(root: Path) -> Iterator[set[str]]:
     the block has ended. Raises :class:`MachineError` where the kernel cannot tell.
     """
     events = _listener(root)
-    ended, end = os.pipe()
     seen: set[str] = set()
-    reader = threading.Thread(target=_collect, args=(events, ended, root, seen))
-    reader.start()
     try:
         yield seen
+        while data := _read(events):  # the kernel keeps all of them until they are read
+            seen.update(inside(path, root) for path in _paths(data))
     finally:
-        os.close(end)
-        reader.join()
         os.close(events)
-        os.close(ended)
 
 
 def _listener(root: Path) -> int:
@@ -61,16 +55,6 @@ def _listener(root: Path) -> int:
         os.close(events)
         raise _refused("fanotify_mark", ctypes.get_errno())
     return int(events)
-
-
-def _collect(events: int, ended: int, root: Path, seen: set[str]) -> None:
-    """Reads events until the other end of ``ended`` is closed, and then those that still wait."""
-    while True:
-        ready, _, _ = select.select([events, ended], [], [])
-        while data := _read(events):
-            seen.update(inside(path, root) for path in _paths(data))
-        if ended in ready:
-            return
 
 
 def _read(events: int) -> bytes:

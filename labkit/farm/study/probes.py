@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import dns.flags
 import dns.message
@@ -98,11 +99,11 @@ class Probe(Record):
 
 @dataclass(frozen=True)
 class Question:
-    """What a container is asked, and the answer of one that does its job."""
+    """What a container (or a root folder) is asked, and the answer of one that does its job, for which '' stands, too."""
 
     name: str
     expected: str
-    ask: Callable[[Container], str]
+    ask: Callable[[Any], str]
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def probe(lab: Lab, image: Unpacked | str) -> tuple[Probe, ...]:
     with lock(lab.run_dir, "farm"), prepared(lab, unpacked, setups) as made:
         pairs = list(zip(parts, made, strict=True))  # they wait more than they work
         answers = run.spread(lambda pair: _play(*pair), pairs, workers=len(pairs))
-        last = _probe(Question("writes", UNWRITTEN, lambda _: files_written(made)), made[0])
+        last = put(Question("writes", UNWRITTEN, lambda _: files_written(made)), made[0])
     return (*(item for part in answers for item in part), last)
 
 
@@ -187,12 +188,13 @@ def _play(role: Role, one: Container) -> list[Probe]:
         except LabkitError as error:
             seen = error.reason
             return [Probe(name=q.name, expected=q.expected, seen=seen) for q in role.questions]
-        return [_probe(question, one) for question in role.questions]
+        return [put(question, one) for question in role.questions]
 
 
-def _probe(question: Question, one: Container) -> Probe:
+def put(question: Question, to: Container | Path) -> Probe:
+    """The question with the answer, or with why there is none."""
     try:
-        seen = question.ask(one)
+        seen = question.ask(to) or question.expected
     except LabkitError as error:
         seen = " ".join(error.reason.split())
     except fetch.ERRORS as error:

@@ -129,32 +129,30 @@ def kill(
 
     Example: ``failover.kill(lab).value.seconds_out``
     """
-    return _exercise(lab, _chosen(lab, replica), concurrency, method, kept, drained=False)
+    return _exercise(lab, replica, concurrency, method, kept)
 
 
 @action("failover.drain")
 def drain(
-    lab: Lab,
-    replica: str | None = None,
-    concurrency: int | None = None,
-    *,
-    method: str = "GET",
-    kept: bool = True,
+    lab: Lab, replica: str | None = None, concurrency: int | None = None
 ) -> Outcome[Failover]:
     """Does the same as :func:`kill`, but drains the replica first: it gets no new requests and becomes idle.
 
     Example: ``failover.drain(lab, "site1-2").value.failed``
     """
-    return _exercise(lab, _chosen(lab, replica), concurrency, method, kept, drained=True)
-
-
-def _chosen(lab: Lab, replica: str | None) -> Replica:
-    return lab.replica(replica) if replica else lab.replicas_of(measurements.shared(lab))[-1]
+    return _exercise(lab, replica, concurrency, drained=True)
 
 
 def _exercise(
-    lab: Lab, replica: Replica, concurrency: int | None, method: str, kept: bool, *, drained: bool
+    lab: Lab,
+    name: str | None,
+    concurrency: int | None,
+    method: str = "GET",
+    kept: bool = True,
+    *,
+    drained: bool = False,
 ) -> Outcome[Failover]:
+    replica = lab.replica(name) if name else lab.replicas_of(measurements.shared(lab))[-1]
     there = fetch.target(lab, replica.site)
     fetch.reach(lab, there)
     threads = lab.traffic.concurrency if concurrency is None else concurrency
@@ -227,12 +225,12 @@ def _stop_and_start(lab: Lab, replica: Replica, load: Load, drained: bool) -> Mo
     stopped = load.now()
     if drained:
         balancer_server.drain(lab, replica, True)
-        out = _when(load, lambda: not balancer_server.worker(lab, replica).usable, OUT)
-        _when(load, lambda: balancer_server.worker(lab, replica).busy == 0, OUT)
-        container.kill(lab, replica)
     else:
         container.kill(lab, replica)
-        out = _when(load, lambda: not balancer_server.worker(lab, replica).usable, OUT)
+    out = _when(load, lambda: not balancer_server.worker(lab, replica).usable, OUT)
+    if drained:
+        _when(load, lambda: balancer_server.worker(lab, replica).busy == 0, OUT)
+        container.kill(lab, replica)
     load.wait(lab.traffic.seconds / 4)
     started = load.now()
     container.start(lab, replica)

@@ -430,33 +430,33 @@ def keep(lab: Lab, record: StageRecord, notebook: str = "") -> None:
     Pictures that neither run has any more are removed.
     """
     stage, passed = record.stage, record.state == "passed"
-    good, bad = file(lab, stage), file(lab, stage, "failed.json")
     text = record.model_dump_json()
     drawn = {name: _drawn(lab, record.run, name) for name in PICTURE.findall(text)}
+    ending = "" if passed else "failed."
     shown: dict[str, bytes | None] = {}
     if notebook:
-        shown[f"notebooks/{stage}.{'' if passed else 'failed.'}ipynb"] = notebook.encode()
-    strays = {name for name in _pictures(bad) if ".failed." in name}
+        shown[f"notebooks/{stage}.{ending}ipynb"] = notebook.encode()
     if passed:
-        shown |= {**drawn, **_tables(record), f"results/{good.name}": dump(lab, record).encode()}
-        strays |= {
-            *_pictures(good),
-            *(
-                f"tables/{stage}/{path.name}"
-                for path in (lab.output_dir / "tables" / stage).glob("*.csv")
-            ),
-            f"results/{bad.name}",
-            *(f"notebooks/{stage}.{end}ipynb" for end in ("", "failed.")),
-        }
+        shown |= {**drawn, **_tables(record)}
     else:
         aside = {name: f"{name[:-4]}.failed{name[-4:]}" for name, data in drawn.items() if data}
         shown |= {aside[name]: drawn[name] for name in aside}
-        renamed = PICTURE.sub(lambda found: f'"{aside.get(found[1], found[1])}"', text)
-        kept = StageRecord.model_validate_json(renamed)
-        shown[f"results/{bad.name}"] = dump(lab, kept).encode()
+        text = PICTURE.sub(lambda found: f'"{aside.get(found[1], found[1])}"', text)
+    kept = StageRecord.model_validate_json(text)
+    shown[f"results/{stage}.{ending}json"] = dump(lab, kept).encode()
     new = New(record.run, shown)
-    parts = {stage: new, f"{stage}.failed": None} if passed else {f"{stage}.failed": new}
-    signing.commit(lab, parts, strays - shown.keys())
+    if passed:  # also what no manifest has: an earlier labkit's
+        old = (
+            "tables/{}/*.csv",
+            "notebooks/{}.ipynb",
+            "notebooks/{}.failed.ipynb",
+            "results/{}.failed.json",
+        )
+        found = (path for name in old for path in lab.output_dir.glob(name.format(stage)))
+        strays = {str(path.relative_to(lab.output_dir)) for path in found} - shown.keys()
+        signing.commit(lab, {stage: new, f"{stage}.failed": None}, strays)
+    else:
+        signing.commit(lab, {f"{stage}.failed": new})
     sweep_drafts(lab)
 
 
@@ -464,12 +464,6 @@ def _drawn(lab: Lab, run: str, name: str) -> bytes | None:
     """What the run drew of a picture; None when it did not draw it, and an earlier run's stays."""
     draft = drafts(lab, run) / name.removeprefix("figures/")
     return draft.read_bytes() if draft.is_file() else None
-
-
-def _pictures(path: Path) -> set[str]:
-    """The pictures that a record's file names, even a damaged one."""
-    there = path.is_file()
-    return set(PICTURE.findall(path.read_text("utf-8", errors="replace"))) if there else set()
 
 
 def put_aside(lab: Lab, stage: str) -> None:

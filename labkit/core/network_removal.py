@@ -1,4 +1,4 @@
-"""Removes the lab's links and its unreachable route, each from the network namespace that it is in."""
+"""Removes the lab's links, its unreachable route and its nftables tables, each from its network namespace."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Network
 
+from labkit.core import run
+from labkit.errors import CommandError, StateError
 from labkit.kernel.links import UNREACHABLE, Link, Netlink, is_gone
-from labkit.kernel.netns import NamespaceError, inside, within
+from labkit.kernel.netns import NamespaceError, inside, stands, within
 from labkit.model.lab import Lab
 
 #: The metric of the lab's unreachable route: the largest, so that any other route goes before it.
 FENCE_METRIC = 4294967295
+#: The families of which the lab has a table (nft(8)): packets across the bridge, and packets to and through the host.
+FAMILIES = ("bridge", "inet")
 
 
 def remove_link(lab: Lab, *, name: str, netns: str) -> None:
@@ -81,3 +85,49 @@ def fenced(netlink: Netlink, subnet: IPv4Network) -> bool:
 def group(lab: Lab) -> int:
     """The number that the lab's links have in common (IFLA_GROUP), by which they go at once. Pure."""
     return zlib.crc32(f"labkit {lab.name}".encode()) or 1
+
+
+def table_name(lab: Lab) -> str:
+    """The name of both of the lab's tables."""
+    return f"labkit-{lab.name}"
+
+
+def tables_there(netns: str | None) -> frozenset[tuple[str, str]] | None:
+    """The family and name of each table in ``netns`` (None: the machine's own); None when the kernel has no
+    nftables."""
+    done = run.run(["nft", "list", "tables"], netns=netns, ok=range(256))
+    if done.status:
+        return None
+    words = (line.split() for line in done.stdout.splitlines())
+    return frozenset((family, name) for _, family, name in words)
+
+
+def tables_removal(table: str) -> str:
+    """The nft(8) commands that remove the tables of that name, whether there are any or not. Pure."""
+    return "".join(
+        f"table {family} {table}\ndelete table {family} {table}\n" for family in FAMILIES
+    )
+
+
+def remove_tables(lab: Lab, *, name: str, netns: str) -> None:
+    """Removes the lab's tables in ``netns`` ('' is the machine's own), in one step."""
+    if name != table_name(lab):
+        raise StateError(
+            name,
+            f"is not a table of lab {lab.name}",
+            f"correct {lab.journal_file}",
+            code="state.not-own",
+        )
+    if netns and not stands(netns):
+        return
+    try:
+        run.run(["nft", "-f", "-"], stdin=tables_removal(name), netns=netns or None)
+    except CommandError:
+        if tables_there(netns or None) is not None:  # a kernel without nftables has none
+            raise
+
+
+def remove_tables_together(lab: Lab, things: Sequence[Mapping[str, str]]) -> None:
+    """Removes all of them, each in one step."""
+    for thing in things:
+        remove_tables(lab, **thing)
