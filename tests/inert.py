@@ -11,7 +11,7 @@ import html
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from typing import Any
 
@@ -207,16 +207,6 @@ class Boxes(HTMLParser):
             self.texts[self._open[0]] += data
 
 
-@dataclass
-class Report:
-    """What was asked of the wiki, and what came back otherwise than it went in."""
-
-    examples: int = 0
-    boxes: int = 0
-    requests: int = 0
-    wrong: list[str] = field(default_factory=list)
-
-
 def boxes(texts: Sequence[str], places: Sequence[Place], share: int) -> list[tuple[Place, str]]:
     """Every text in every place, or in one of ``share``; the rare places take one text of many."""
     return [
@@ -236,10 +226,10 @@ def written(place: Place, text: str) -> str:
 
 
 def examine(
-    site: mwclient.Site, texts: Sequence[str], report: Report, *,
-    places: Sequence[Place] = PLACES, share: int = 1,
-) -> None:  # fmt: skip
-    """Adds to the report what the wiki makes of each text in each place, or one of ``share``."""
+    site: mwclient.Site, texts: Sequence[str], *, places: Sequence[Place] = PLACES, share: int = 1
+) -> list[str]:
+    """The differences between each text in each place, or one of ``share``, and what the wiki shows."""
+    wrong: list[str] = []
     asked = boxes(texts, places, share)
     shown = [written(place, text) for place, text in asked]
     page = "__NOTOC__\n" + "\n\n".join(f'<div id="box{n}">\n{text}\n</div>' for n, text in enumerate(shown))  # fmt: skip
@@ -252,16 +242,14 @@ def examine(
         used = reader.elements.get(f"box{n}", set()) - place.elements
         same = bare(found, place.rare) == bare(place.expected(text), place.rare)
         if not same or used:
-            report.wrong.append(f"{place.name}: {text!r}\n  wikitext {shown[n]!r}\n  found {found!r} in {used or 'its elements'}")  # fmt: skip
-    report.wrong += [f"the page has {name}: {answer[name]}" for name in LINKS if answer[name]]
+            wrong.append(f"{place.name}: {text!r}\n  wikitext {shown[n]!r}\n  found {found!r} in {used or 'its elements'}")  # fmt: skip
+    wrong += [f"the page has {name}: {answer[name]}" for name in LINKS if answer[name]]
     outside = set(answer["externallinks"]) - {"http://x.test/"}
-    report.wrong += [f"a live address: {address}" for address in outside]
+    wrong += [f"a live address: {address}" for address in outside]
     stored = site.post("parse", text=page, onlypst=1, contentmodel="wikitext", formatversion=2)
     if stored["parse"]["text"] != page:
-        report.wrong.append("the page is not stored as it was sent")
-    report.examples += len(texts)
-    report.boxes += len(asked)
-    report.requests += 2
+        wrong.append("the page is not stored as it was sent")
+    return wrong
 
 
 #: What a wiki finds in a page, none of which a text may make.

@@ -54,7 +54,9 @@ def connecting(address: str) -> int:
 
 @pytest.mark.root
 def test_the_host_s_side_is_made_once_and_anew_where_a_hand_removed_it(lab: Lab) -> None:
-    """Namespace, loopback and fence; a second run changes nothing, and a third just what is missing."""
+    """Namespace, loopback and fence; looking makes none, a second run changes nothing, and a third just what is missing."""
+    assert [check.seen for check in host.checks(lab)] == ["missing"]
+    assert not Path("/run/netns", lab.host.netns).exists()
     result = host.up(lab)
     assert result.changed
     assert [check.name for check in result.checks if check.holds] == ["host.fence"]
@@ -103,13 +105,6 @@ def test_requests_to_the_subnet_fail_at_once_without_a_bridge(lab: Lab) -> None:
         errno.EHOSTUNREACH,
         errno.ENETUNREACH,
     )
-
-
-@pytest.mark.root
-def test_a_missing_namespace_fails_its_check(lab: Lab) -> None:
-    """And looking makes none."""
-    assert [check.seen for check in host.checks(lab)] == ["missing"]
-    assert not Path("/run/netns", lab.host.netns).exists()
 
 
 @pytest.mark.root

@@ -25,6 +25,16 @@ def test_a_labkit_that_was_killed_is_gone_on_with_and_leaves_nothing(sig: str, c
     assert "; 0 differ" in done.stdout
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("kind", ["interrupted", "restarted"])
+def test_a_notebook_s_kernel_that_was_cut_off_leaves_what_apply_converges(kind: str) -> None:
+    """The interrupted cell ends with KeyboardInterrupt and nothing of it goes on; the next cell's apply (of the new
+    kernel, after a restart) converges, who served before serves on, and down leaves nothing."""
+    done = run.run(python_on_it("tests.kernels", kind), ok=range(-64, 256), timeout=LONG)
+    assert done.status == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("nothing is left\n")
+
+
 def test_a_difference_names_what_is_new_gone_and_changed() -> None:
     """Each thing in a line of its own."""
     before = {"mount": {"/a": "tmpfs", "/b": "tmpfs"}, "setting": {"x": "0"}}

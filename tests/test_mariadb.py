@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from labkit import Lab
-from labkit.core import run, undo
+from labkit.core import daemon, run, undo
 from labkit.errors import CommandError, ConfigError, WikiError
 from labkit.wiki import server
 from labkit.wiki.client import session
@@ -64,7 +64,7 @@ def test_wiki_on_mariadb(
     assert not [word for word in words if word in found.model_dump_json()]
     assert "IDENTIFIED" not in found.model_dump_json()  # the password's hash
     instance = MariaDB.of(Folders(lab))
-    pid = databases.pid(instance) or 0
+    pid = daemon.pid(instance.daemon) or 0
     assert f"pid={pid}," not in run.run(["ss", "-H", "-l", "-n", "-t", "-p"]).stdout
     assert rights.owner_and_mode(instance.data) == "www-data 0700"
 
@@ -88,7 +88,7 @@ def instance(lab: Lab) -> Iterator[MariaDB]:
     databases.make(made)
     databases.start(lab, made)
     yield made
-    databases.stop(lab, made)
+    daemon.stop(lab, made.daemon)
 
 
 @pytest.mark.root

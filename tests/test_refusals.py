@@ -362,23 +362,6 @@ def test_each_refusal_says_what_to_do(code: str) -> None:
     assert len(error.reason) <= 600
 
 
-@pytest.mark.parametrize(
-    ("code", "kind"),
-    [
-        ("editconflict", refusals.ConflictError),
-        ("articleexists", refusals.ConflictError),
-        ("edit-already-exists", refusals.ConflictError),
-        ("edit-gone-missing", refusals.ConflictError),
-        ("assertuserfailed", refusals.SessionEndedError),
-        ("badtoken", refusals.SessionEndedError),
-        ("anything", WikiError),
-    ],
-)
-def test_refusals_are_told_apart(code: str, kind: type[WikiError]) -> None:
-    """A conflict is read again, an ended session renewed, anything else told."""
-    assert type(refusals.refusal("Report", code, "")) is kind
-
-
 def test_no_token_is_in_a_refusal_s_words() -> None:
     """What the wiki echoes of a request is no secret."""
     error = refusals.unsaved("Report", {"result": "Failure", "code": "x", "token": "secret+\\"})

@@ -14,7 +14,7 @@ import typer
 from labkit import report
 from labkit.cli.command import Choice, command, finish, log_to_file, show
 from labkit.display import shown
-from labkit.farm import reconcile, rootfs
+from labkit.farm import reconcile
 
 if TYPE_CHECKING:
     from labkit.farm.reconcile.upkeep import Mend
@@ -160,6 +160,8 @@ def gc(
 
     These are superseded root file systems and images, downloaded packages that none of them contains, and
     remains of killed builds. Files of labs that were not taken down stay."""
+    from labkit.farm import rootfs  # more to import than other commands need
+
     finish(rootfs.collect(choice.lab(), dry=dry_run), choice)
 
 
@@ -168,4 +170,6 @@ def refresh(choice: Choice) -> None:
     """Fetch the mirror's current lists of packages.
 
     The next run that needs a root file system or an image with newer packages builds it again; others stay."""
+    from labkit.farm import rootfs
+
     finish(rootfs.refresh(choice.lab()), choice)

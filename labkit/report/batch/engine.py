@@ -4,17 +4,21 @@
 logs what cells print on standard error, and writes a line of JSON on standard output when
 
 - a cell begins: ``{"cell": 3, "cells": 9}``, counted from 1;
-- that cell has printed more than MOST characters: ``{"flooded": true}``. No more of it is logged;
-- the kernel ended before it was ready: ``{"unready": true}``.
+- that cell has printed more than MOST characters, no more of which are logged: ``{"cause": "cell 3 printed …"}``.
+
+A kernel that ends before it is ready (another program may have taken its port) is started again, STARTS times in all,
+but not after the signal SIGUSR1.
 
 The exit status is papermill's own: 0, 1 when a cell failed, 138 when the kernel died.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -29,6 +33,8 @@ from papermill.log import logger
 
 #: The exit status for a kernel that died, as papermill's command has it.
 DEAD_KERNEL = 138
+#: How many times a kernel is started that does not come up.
+STARTS = 4
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -40,34 +46,37 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]
         self, manager: NotebookExecutionManager, report: Report, most: int, **given: Any
     ) -> None:
         super().__init__(manager, log=logger, log_output=True, **given)
-        self.begun = False
+        self.cell = 0
         self._report, self._most, self._left = report, most, most
 
     def execute_cell(self, cell: Any, cell_index: int, **given: Any) -> Any:
-        """Executes a cell; each may print as much."""
-        self.begun, self._left = True, self._most
-        self._report({"cell": cell_index + 1, "cells": len(self.nb.cells)})
+        """Reports a cell and executes it. The limit of printed characters starts anew."""
+        self.cell, self._left = cell_index + 1, self._most
+        self._report({"cell": self.cell, "cells": len(self.nb.cells)})
         return super().execute_cell(cell, cell_index, **given)
 
     def output(self, outs: Any, msg: Any, *given: Any) -> Any:
-        """Keeps an output of the cell that runs; of one that prints without end nothing more but its error."""
+        """Keeps an output of the running cell; after too much output, only its error."""
         if self._left < 0 and msg["msg_type"] != "error":
             return None
         return super().output(outs, msg, *given)
 
     def log_output_message(self, output: Any) -> None:
-        """Logs an output of the cell that runs."""
+        """Logs an output of the running cell."""
         if self._left < 0:
             return
         self._left -= len(output.get("text") or output.get("data", {}).get("text/plain", ""))
         if self._left < 0:
-            self._report({"flooded": True})
+            printed = f"cell {self.cell} printed more than {self._most / 1e6:g} MB"
+            self._report({"cause": f"{printed}, and was ended: print less"})
         else:
             super().log_output_message(output)
 
 
 class Engine(NBClientEngine):  # type: ignore[misc]
-    """papermill's own engine with :class:`Client`."""
+    """papermill's own engine with :class:`Client`; while it is ``ending``, no further kernel is started."""
+
+    ending = False
 
     @classmethod
     def execute_managed_notebook(
@@ -80,16 +89,17 @@ class Engine(NBClientEngine):  # type: ignore[misc]
         start_timeout: int = 60,
         **given: Any,
     ) -> Any:
-        """Executes the notebook of a manager."""
-        client = Client(
-            nb_man, report, most, kernel_name=kernel_name, startup_timeout=start_timeout
-        )
-        try:
-            return client.execute()
-        except RuntimeError:  # a kernel that does not answer
-            if not client.begun:
-                report({"unready": True})
-            raise
+        """Executes the manager's notebook."""
+        settings = {"kernel_name": kernel_name, "startup_timeout": start_timeout}
+        for start in itertools.count(2):
+            client = Client(nb_man, report, most, **settings)
+            try:
+                return client.execute()
+            except RuntimeError:  # a kernel that does not answer
+                if client.cell or start > STARTS or cls.ending:
+                    raise
+            logger.warning("The kernel ended before it was ready: start %d of %d", start, STARTS)
+        raise AssertionError  # the starts have an end
 
 
 def main(source: str, target: str, most: str, parameters: str) -> int:
@@ -101,6 +111,7 @@ def main(source: str, target: str, most: str, parameters: str) -> int:
     def report(said: dict[str, Any]) -> None:
         os.write(reports, json.dumps(said).encode() + b"\n")
 
+    signal.signal(signal.SIGUSR1, lambda *_: setattr(Engine, "ending", True))
     papermill_engines.register("labkit", Engine)
     try:
         execute_notebook(

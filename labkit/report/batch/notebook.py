@@ -35,8 +35,6 @@ from labkit.report.stages.record import StageRecord
 
 #: The program that runs a notebook.
 ENGINE = "labkit.report.batch.engine"
-#: How many times a kernel is started that does not come up.
-STARTS = 4
 #: A cell may print so many characters; no page shows as many.
 MOST = 5_000_000
 #: A stage that has not ended after so many seconds never will.
@@ -51,16 +49,15 @@ CLOSING = "stage.close()"
 
 class Execution(Record):
     """A run of papermill that has ended: its exit status (negative when a signal ended it), the notebook that it
-    saved (nbformat 4, None if nothing), how often it was started, and why labkit ended it ('' if it did not)."""
+    saved (nbformat 4, None if nothing), and why labkit ended it ('' if it did not)."""
 
     status: int
     notebook: dict[str, Any] | None
-    starts: int = 1
     cause: str = ""
 
 
 def require(path: Path) -> dict[str, Any]:
-    """The notebook in a file; raises :class:`ConfigError` when there is none, or a damaged one."""
+    """Reads a notebook; raises :class:`ConfigError` if the file is missing or damaged."""
     content = records.read_notebook(path)
     if content is not None:
         return content
@@ -90,8 +87,8 @@ def declared(notebook: Mapping[str, Any]) -> frozenset[str]:
 
 
 def require_known(given: Iterable[str], notebooks: Iterable[Mapping[str, Any]]) -> None:
-    """Raises :class:`ConfigError`, with the nearest name, for a parameter that nothing knows: neither
-    the lab nor one of the notebooks. papermill itself would only warn of it."""
+    """Raises :class:`ConfigError`, with the nearest name, for a parameter that neither the lab nor a notebook
+    declares. papermill itself only warns."""
     known = {*PARAMETERS, *(name for notebook in notebooks for name in declared(notebook))}
     for name in given:
         if name not in known:
@@ -99,7 +96,7 @@ def require_known(given: Iterable[str], notebooks: Iterable[Mapping[str, Any]]) 
 
 
 def environment(lab_file: Path, run_id: str, folder: Path) -> dict[str, str]:
-    """What a batch's notebook gets on top of every program's environment.
+    """The environment variables of a batch's notebook, in addition to those of every program.
 
     Its home is in ``folder``: no file of a user's own (an IPython profile, a kernel for Jupyter, a
     matplotlibrc) acts on the report, and nothing is left in the user's home.
@@ -117,28 +114,6 @@ def environment(lab_file: Path, run_id: str, folder: Path) -> dict[str, str]:
     }
 
 
-class _Heard:
-    """What papermill's process (:mod:`labkit.report.batch.engine`) has reported: a line of JSON each."""
-
-    def __init__(self, on_cell: Callable[[int, int], None], end: Callable[[], object]) -> None:
-        self.cause, self.ready = "", True
-        self._cell = 0
-        self._on_cell, self._end = on_cell, end
-
-    def __call__(self, line: str) -> None:
-        said = json.loads(line)
-        if "cell" in said:
-            self._cell = said["cell"]
-            self._on_cell(self._cell, said["cells"])
-        elif "unready" in said:
-            self.ready = False
-        elif not self.cause:
-            self.cause = (
-                f"cell {self._cell} printed more than {MOST / 1e6:g} MB, and was ended: print less"
-            )
-            self._end()
-
-
 def execute(
     source: Path,
     target: Path,
@@ -148,13 +123,11 @@ def execute(
     on_line: Callable[[str], None],
     on_cell: Callable[[int, int], None] = lambda number, total: None,
     nice: int = 0,
-    ending: Callable[[], bool] = lambda: False,
     timeout: float = PATIENCE,
 ) -> Execution:
     """Runs ``source`` with ``parameters``; papermill saves what it has in ``target`` after each cell.
 
-    A kernel that ends before it is ready (another program may have taken its port) is started again, unless
-    ``ending`` says that the batch is being ended. One with a cell that prints more than :data:`MOST` is ended.
+    A notebook with a cell that prints more than :data:`MOST` is ended.
 
     :param on_line: called with each line that papermill logs.
     :param on_cell: called when a cell begins, with its number from 1 and how many there are.
@@ -162,29 +135,30 @@ def execute(
     target.parent.mkdir(parents=True, exist_ok=True)
     words = run.module(ENGINE, source, target, str(MOST), json.dumps(dict(parameters)))
     argv = ("nice", f"--adjustment={nice}", *words)
-    ended = threading.Thread(target=end_notebooks, args=(str(target),), name="ending")
-    for start in range(1, STARTS + 1):
-        heard = _Heard(on_cell, ended.start)
-        try:
-            status = run.run(
-                argv, ok=range(-64, 256), env=env, timeout=timeout, on_line=on_line, on_output=heard
-            ).status
-        except CommandTimeoutError as error:
-            on_line(str(error))
-            status = error.status
-        if heard.ready or start == STARTS or ending():
-            break
-        on_line(f"The kernel ended before it was ready: start {start + 1} of {STARTS}")
-    if heard.cause:
-        on_line(heard.cause)
-    return Execution(
-        status=status, notebook=records.read_notebook(target), starts=start, cause=heard.cause
-    )
+    causes = [""]
+
+    def report(line: str) -> None:
+        said = json.loads(line)
+        if "cause" in said:
+            causes[0] = causes[0] or said["cause"]
+            threading.Thread(target=end_notebooks, args=(str(target),), name="ending").start()
+        else:
+            on_cell(said["cell"], said["cells"])
+
+    try:
+        status = run.run(
+            argv, ok=range(-64, 256), env=env, timeout=timeout, on_line=on_line, on_output=report
+        ).status
+    except CommandTimeoutError as error:
+        on_line(str(error))
+        status = error.status
+    if causes[0]:
+        on_line(causes[0])
+    return Execution(status=status, notebook=records.read_notebook(target), cause=causes[0])
 
 
 def end_notebooks(mark: str, spared: Iterable[str] = ()) -> int:
-    """Ends the papermills with the path ``mark`` (of a folder of the lab's own) in an argument; returns how many
-    there were.
+    """Ends the papermill processes with the path ``mark`` in an argument; returns their number.
 
     Their kernels get SIGINT first, as Ctrl-C would, which ends the running cell and the programs that it waits
     for; a papermill that is still there after that gets SIGTERM, and what then remains SIGKILL, except daemons
@@ -196,6 +170,7 @@ def end_notebooks(mark: str, spared: Iterable[str] = ()) -> int:
     family = list(papermills)
     for parent in family:  # which grows meanwhile: children, and theirs
         family += [process for process in processes if process.info["ppid"] == parent.pid]
+    _signal(papermills, signal.SIGUSR1)  # they start no further kernel
     for papermill in papermills:
         own = [process for process in family if process.info["ppid"] == papermill.pid]
         _signal(own, signal.SIGINT)
@@ -211,7 +186,7 @@ def end_notebooks(mark: str, spared: Iterable[str] = ()) -> int:
 
 
 def markers(entries: Iterable[Entry]) -> tuple[str, ...]:
-    """What marks the daemons among a journal's entries: the configuration file in their command line."""
+    """The configuration files by whose path in its command line each daemon in a journal is recognised."""
     return tuple(e.what["marker"] for e in entries if e.kind == "daemon" and "marker" in e.what)
 
 
@@ -228,7 +203,7 @@ def _signal(processes: Iterable[psutil.Process], sig: signal.Signals) -> None:
 
 
 def _wait(processes: Iterable[psutil.Process], seconds: float) -> None:
-    """Waits until all have ended; a zombie has."""
+    """Waits until all processes have ended; zombies count as ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and any(p.is_running() and lives(p.pid) for p in processes):
         time.sleep(0.05)
@@ -271,7 +246,7 @@ def _of_cells(notebook: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _ran(cell: Mapping[str, Any]) -> bool:
-    """Whether the kernel answered that the cell was done: only then it has a number and a reply."""
+    """Whether the kernel reported the end of the cell: only then the cell has a number and a reply."""
     times = cell.get("metadata", {}).get("execution")
     replied = times is None or "shell.execute_reply" in times
     return cell.get("execution_count") is not None and replied
@@ -315,14 +290,14 @@ def tidy(notebook: Mapping[str, Any], name: str) -> str:
 
 
 def _here(line: str) -> str:
-    """A line of a traceback with paths from the project's folder (or the libraries') on."""
+    """A line of a traceback with paths relative to the project's folder or the Python environment."""
     line = line.replace(f"{Path(labkit.__file__).parents[1]}/", "")
     return line.replace(f"{sys.prefix}/", "") if sys.prefix != sys.base_prefix else line
 
 
 def lab_file(lab: Lab) -> str:
-    """The lab as the text of a ``lab.toml`` that lies in its own outputs (``outputs/<lab>/lab.toml``)
-    and describes all of it, whatever the defaults, the options and the parameters were."""
+    """The text of ``outputs/<lab>/lab.toml``, which contains every value of the lab, also defaults, options and
+    parameters."""
     values = {**lab.model_dump(mode="json", exclude_none=True), "outputs": ".."}
     tables = {"": {}, **{key: value for key, value in values.items() if isinstance(value, dict)}}
     tables[""] = {key: value for key, value in values.items() if key not in tables}
@@ -334,7 +309,7 @@ def lab_file(lab: Lab) -> str:
 
 
 def write_lab_file(lab: Lab) -> Path:
-    """Makes ``outputs/LAB/lab.toml`` hold the whole lab; an equal file is left as it is."""
+    """Writes ``outputs/LAB/lab.toml`` unless it has the same text; returns its path."""
     path, text = lab.output_dir / "lab.toml", lab_file(lab)
     if text_of(path) != text:
         write_atomically(path, text)

@@ -61,7 +61,7 @@ class Line:
 
 
 class Progress(ExitStack):
-    """Shows what the stages do. Used as a context; without a console it only writes the log."""
+    """Shows the progress of the stages. A context manager; without a console it only writes the log."""
 
     def __init__(self, console: Console | None = None) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class Progress(ExitStack):
 
     @property
     def clock(self) -> str:
-        """How much time has passed, and about how much is left; '' when nothing is to run."""
+        """The elapsed and the estimated remaining time; '' if nothing has to run."""
         if not self._seconds:
             return ""
         now = time.monotonic()
@@ -103,35 +103,36 @@ class Progress(ExitStack):
         return f"{passed}, longer than expected" if len(over) < len(lines) else passed
 
     def tick(self) -> None:
-        """Writes what goes on, at most every :data:`EVERY` seconds: for a log, in which there is no table."""
+        """Writes the running stages' progress, at most every :data:`EVERY` seconds, where there is no live table."""
         if time.monotonic() - self._told > EVERY:
             running = [(name, line) for name, line in self._lines.items() if line.begun]
             said = " · ".join(f"{name}: {line.told[:SHOWN]}" for name, line in running)
             self._say(f"{self.clock} · {said}")
 
     def begin(self, name: str, why: str, doing: Path | None = None) -> None:
-        """A stage begins to run, and writes into the file ``doing`` what it is doing (:mod:`labkit.core.progress`)."""
+        """Notes that a stage runs now. It writes its progress into the file ``doing``
+        (:mod:`labkit.core.progress`)."""
         self._lines[name] = Line("running", why, time.monotonic(), doing=doing)
         self._say(f"{name}: runs, {why}")
 
     def cell(self, name: str, number: int, total: int) -> None:
-        """A stage's notebook has come to this cell."""
+        """Notes the number of the cell that a stage executes."""
         self._lines[name].note = f"cell {number} of {total}"
         log.debug("%s: cell %d of %d", name, number, total)
 
     def note(self, name: str) -> str:
-        """What is shown beside a stage now."""
+        """The text beside a stage."""
         return self._lines[name].told
 
     def end(self, name: str, state: str, seconds: float, note: str) -> None:
-        """A stage has this state now."""
+        """Notes the state in which a stage ended."""
         self._lines[name] = Line(state, note, 0.0, seconds)
         took = f" after {seconds:.1f} s" if seconds else ""
         clock = f" ({self.clock})" if took and self.clock else ""
         self._say(f"{name}: {state}{took}{', ' + note if note else ''}{clock}")
 
     def say(self, text: str) -> None:
-        """A line about the whole batch."""
+        """Writes a line about the whole batch."""
         self._say(text, table=False)
 
     def _say(self, text: str, *, table: bool = True) -> None:
@@ -189,7 +190,7 @@ def next_steps(lab: Lab, site: Path, *, whole: bool = True) -> tuple[tuple[str, 
 
 
 def report_address(lab: Lab) -> str:
-    """Where the report was published last, '' when it never was, or when that cannot be read any more."""
+    """The address of the last published report; '' if there is none or its record cannot be read."""
     try:
         found = [result for record in records.latest(lab) for result in record.results]
     except StateError:
@@ -207,7 +208,8 @@ def _login(lab: Lab) -> tuple[tuple[str, str], ...]:
 
 
 def _sites(lab: Lab) -> tuple[tuple[str, str], ...]:
-    """The commands bring the address along: only the lab's own name server has the sites' names."""
+    """Commands that open the sites. They contain the address, because only the lab's name server knows the sites'
+    names."""
     name, url, ip = lab.host_name(lab.sites[0].name), lab.url(lab.sites[0].name), lab.gateway.ip
     rules = f"--no-proxy-server --host-resolver-rules='MAP *.{lab.domain} {ip}'"
     within = "sudo " if lab.netns else ""

@@ -49,7 +49,7 @@ NICE = 10
 
 
 class Rebuilt(Record):
-    """A batch that is over; ``interrupted`` is the name of the signal that ended it, else ''."""
+    """The outcome of a batch; ``interrupted`` is the name of the signal that ended it, else ''."""
 
     run: str
     stages: tuple[Ending, ...]
@@ -64,7 +64,7 @@ def rebuild(
     progress: Progress | None = None,
     folder: Path | None = None,
 ) -> Outcome[Rebuilt]:
-    """Runs the stages that have to be run; a check for each says how it came out.
+    """Runs the stages that have to be run, and returns a check for each.
 
     Afterwards each stage that passed has its executed notebook, record, tables and figures in the
     lab's outputs; one that failed left its notebook (``notebooks/NN.failed.ipynb``), its record
@@ -98,9 +98,9 @@ def rebuild(
 
 
 def foresight(lab: Lab) -> tuple[Table, ...]:
-    """What a rebuild would do besides what the farm needs, with the reasons: a row for the wiki, if it does not
-    run, and one for each stage that would run; no table when there is nothing. Nothing is changed. Parameters
-    that only a rebuild's command line gives a notebook are not known."""
+    """A table of the steps of a rebuild, besides changes of the farm, with their reasons: a row for the wiki if it is
+    down, and one for each stage that would run; no table if there are no steps. Changes nothing. It does not know the
+    notebook parameters of the rebuild's command line."""
     steps, wiki = {}, server.status(lab)
     if not wiki.up:
         steps["start wiki" if wiki.installed else "create wiki"] = wiki.reason
@@ -114,7 +114,7 @@ def foresight(lab: Lab) -> tuple[Table, ...]:
 
 
 def notebooks_folder() -> Path:
-    """The project's ``notebooks``: the working folder's project's or, elsewhere, those that labkit brings."""
+    """The folder ``notebooks`` of the current project; outside a project, the notebooks of the installed package."""
     here = project_folder() / "notebooks"
     return here if here.is_dir() else BROUGHT
 
@@ -122,8 +122,8 @@ def notebooks_folder() -> Path:
 def find(
     plans: Sequence[StagePlan], folder: Path, parameters: Mapping[str, Any]
 ) -> dict[str, Path]:
-    """The notebook of each stage, after a look at each: :class:`ConfigError` when one is missing or
-    is none, or when a parameter is known neither to the lab nor to one of them."""
+    """The notebook of each stage. Raises :class:`ConfigError` if one is missing or damaged, or if neither the lab nor
+    a notebook declares a parameter."""
     sources = {stage.name: folder / f"{stage.name}.ipynb" for stage in plans}
     found = [notebooks.require(source) for source in sources.values()]
     notebooks.require_known(parameters, found)
@@ -187,12 +187,11 @@ class Batch:
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._again: set[str] = set()
-        self._idle = False
         self._memory = build_cache.recall(lab)
         self._standing = build_cache.standing(lab)
 
     def run(self, plans: Sequence[StagePlan]) -> list[Ending]:
-        """Runs the stages that have to run; how each came out, in the order of ``plans``."""
+        """Runs the stages that have to run; returns their endings in the order of ``plans``."""
         self._end_notebooks()  # of a batch that was killed itself
         shutil.rmtree(self._work, ignore_errors=True)
         self._work.mkdir(parents=True)
@@ -216,9 +215,8 @@ class Batch:
         ]
 
     def _expect(self, plans: Sequence[StagePlan]) -> Expected | None:
-        """Tells what it will take, if there is anything to do."""
+        """Announces the expected duration; returns the estimate, None if no stage has to run."""
         names = to_run(plans, self.why)
-        self._idle = not names
         if not names:
             return None
         for name in names:
@@ -229,8 +227,8 @@ class Batch:
         return ahead
 
     def _settle(self) -> None:
-        """Removes what a run with more replicas left: the stages of a whole rebuild are to be of one lab, and
-        none of them removes what serves."""
+        """Removes surplus replicas of an earlier run: all stages of a rebuild must describe one lab, and no stage
+        removes running replicas."""
         # which make a farm: more to import than a rebuild needs that has nothing to do
         from labkit.farm.reconcile import preflight, upkeep
 
@@ -267,7 +265,7 @@ class Batch:
     def _ended(
         self, plans: Sequence[StagePlan], endings: dict[str, Ending], name: str, ending: Ending
     ) -> None:
-        """Notes how a stage came out; a stage that shows it and is over has to run again."""
+        """Notes how a stage ended; if a finished stage shows it, that stage has to run again."""
         endings[name] = ending
         self._again.discard(name)
         if ending.state == "passed":
@@ -297,7 +295,7 @@ class Batch:
         return ending
 
     def _run_or_leave(self, stage: StagePlan) -> Ending:
-        why = "" if self._idle else self.why(stage)
+        why = self.why(stage)
         if not why:
             return Ending.of(records.load(self.lab, stage.name), state="unchanged", reasons=())
         now, doing = self._inputs(stage), self._work / f"{stage.name}.doing"
@@ -318,14 +316,13 @@ class Batch:
         return build_cache.inputs_of(self.lab, stage, self._sources[stage.name], own)
 
     def why(self, stage: StagePlan) -> str:
-        """Why a stage has to run now, '' when its last run still stands and it was not asked for."""
+        """Why a stage has to run now; '' if its last run is still valid and it was not requested."""
         now = self._inputs(stage)
         why = build_cache.why_run(self.lab, stage, self._memory, now, self._standing)
         return why or ("it was asked for" if stage.name in self.wish.forced() else "")
 
     def _parameters(self, stage: StagePlan) -> dict[str, Any]:
-        """Those of the given parameters that the stage's notebook declares, except paths: those it
-        has from its lab file, relative to which they would be others."""
+        """The given parameters that the stage's notebook declares, except paths, which its lab file contains."""
         names = notebooks.declared(notebooks.require(self._sources[stage.name]))
         names -= {"outputs", "assignment"}
         return {name: value for name, value in self.wish.parameters.items() if name in names}
@@ -344,13 +341,12 @@ class Batch:
                 env={**env, "LABKIT_DOING": str(doing)},
                 on_line=lambda line: print(line, file=lines),
                 on_cell=partial(self._progress.cell, stage.name),
-                ending=lambda: bool(self.interrupted),
             )
 
     def _judge(
         self, stage: StagePlan, execution: notebooks.Execution, started: datetime, seconds: float
     ) -> StageRecord:
-        """The record to keep, which failed unless everything says that the stage passed."""
+        """The stage's record, marked as failed if there is a reason in its :func:`verdict`."""
         pending = records.pending(self.lab, stage.name, self.run_id)
         try:
             record = records.read_pending(self.lab, stage.name, self.run_id)
@@ -386,7 +382,7 @@ class Batch:
     # -- a signal --------------------------------------------------------------------------------
 
     def _end(self, name: str) -> None:
-        """What a signal does: nothing more is begun, and what runs is ended."""
+        """Handles a signal: no further stage begins, and the running ones are ended."""
         if not self.interrupted:
             self.interrupted = name
             threading.Thread(target=self._end_running, name="ending").start()
@@ -404,10 +400,7 @@ class Batch:
 
 @contextmanager
 def _signals(end: Callable[[str], None]) -> Iterator[None]:
-    """SIGTERM and SIGINT call ``end`` with their name while the block runs (in the main thread)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    """SIGTERM and SIGINT call ``end`` with their name while the block runs, in the main thread."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         end(signal.Signals(number).name)

@@ -25,7 +25,7 @@ GOOD: tuple[State, ...] = ("passed", "unchanged")
 
 
 class Ending(Record):
-    """How one stage came out of a batch; ``ended`` is one that was running when a signal came."""
+    """How one stage of a batch ended; the state ``ended`` means that a signal interrupted it."""
 
     stage: str
     state: State
@@ -47,7 +47,7 @@ class Ending(Record):
 
 
 class Wish(Record):
-    """What is to be run.
+    """Which stages to run.
 
     ``stages``: only these, '()' is all; ``force``: even if unchanged; ``start``: this stage and those
     that depend on it even if unchanged; ``keep_going``: after a failure, whatever does not depend on it;
@@ -75,7 +75,7 @@ class Wish(Record):
 
 
 def following(start: str) -> frozenset[str]:
-    """A stage and all that depend on it, directly or not."""
+    """A stage and all stages that depend on it, directly or indirectly."""
     found = {start}
     for stage in STAGES:  # each stage comes after those that it waits for
         if found & {*stage.after, *stage.later}:
@@ -84,8 +84,8 @@ def following(start: str) -> frozenset[str]:
 
 
 def to_run(stages: Sequence[StagePlan], why: Callable[[StagePlan], str]) -> dict[str, str]:
-    """The stages that have to run, each with the reason: its own (``why`` returns it, '' for none), or that one
-    which it waits for or shows is run again."""
+    """The stages that have to run, each with the reason: its own (from ``why``, '' for none), or that a stage which
+    it waits for or shows runs again."""
     found: dict[str, str] = {}
     for stage in sorted(stages, key=lambda stage: len(stage.later)):
         earlier = [name for name in (*stage.after, *stage.later) if name in found]
@@ -112,7 +112,7 @@ def ready(
 
 
 def left(wanted: Sequence[StagePlan], seconds: Mapping[str, float], over: Collection[str]) -> float:
-    """How many seconds it takes until all are ``over``, when each takes so many (more) ``seconds``."""
+    """The remaining seconds until all stages are ``over``, if each takes this many further ``seconds``."""
     later = {name for stage in wanted for name in stage.later}
     ends: dict[str, float] = {}
     rest = 0.0
@@ -128,7 +128,7 @@ def left(wanted: Sequence[StagePlan], seconds: Mapping[str, float], over: Collec
 
 
 def not_run(stage: StagePlan, endings: Mapping[str, Ending], interrupted: str) -> Ending:
-    """How a stage came out that was never begun, with the reason."""
+    """The ending of a stage that did not begin, with the reason."""
     bad = [name for name, ending in endings.items() if ending.state not in GOOD]
     needed = [name for name in stage.after if name in endings and name in bad]
     if needed:
@@ -141,9 +141,9 @@ def not_run(stage: StagePlan, endings: Mapping[str, Ending], interrupted: str) -
 
 
 class Expected(Record):
-    """What stages that are to run will take: seconds each, those to the first report and to the end, bytes
-    to download and of disk; ``building`` are those that have a root file system to build, ``measured``
-    whether all of it was measured on this machine."""
+    """An estimate for the stages to run: seconds for each, to the first report and in all, bytes to download and on
+    disk; ``building`` are the stages that build a root file system, ``measured`` is whether all values were measured
+    on this machine."""
 
     seconds: dict[str, float]
     report: float
@@ -154,7 +154,7 @@ class Expected(Record):
     measured: bool
 
     def sentence(self, free: int) -> str:
-        """The same in a sentence; ``free`` are the bytes that the disk has left."""
+        """The estimate as a sentence; ``free`` is the disk's free space in bytes."""
         first = (
             f"about {about(self.report)} to the report, " if self.report < self.whole else "about "
         )
@@ -167,7 +167,7 @@ class Expected(Record):
 
 
 def expect(lab: Lab, stages: Collection[StagePlan], memory: BuildCache) -> Expected:
-    """What these stages will take now."""
+    """Estimates the duration, download size and disk usage of these stages."""
     building = tuple(stage.name for stage in stages if not _built(lab, stage))
     last = {stage.name: memory.seconds.get(_key(stage.name, building)) for stage in stages}
     usual = {stage.name: stage.seconds[stage.name not in building] for stage in stages}
@@ -188,7 +188,7 @@ def expect(lab: Lab, stages: Collection[StagePlan], memory: BuildCache) -> Expec
 def measured(
     lab: Lab, memory: BuildCache, expected: Expected, seconds: dict[str, float]
 ) -> BuildCache:
-    """The memory with what was measured of the stages that passed."""
+    """The build cache with the measured values of the stages that passed."""
     names = {_key(name, expected.building): taken for name, taken in seconds.items()}
     update: dict[str, object] = {"seconds": {**memory.seconds, **names}}
     if set(expected.building) & set(seconds):
@@ -198,7 +198,7 @@ def measured(
 
 
 def disk_use(*folders: Path) -> int:
-    """The bytes that folders take on their disks, hard links once; 0 for those that are not there."""
+    """The allocated bytes of folders, hard links counted once; missing folders count as 0."""
     there = [folder for folder in folders if folder.is_dir()]
     words = ("du", "--summarize", "--total", "--one-file-system", "--block-size=1")
     if not there:
@@ -207,7 +207,7 @@ def disk_use(*folders: Path) -> int:
 
 
 def free(lab: Lab) -> int:
-    """The bytes that the disk of the lab's cache has left."""
+    """The free bytes on the disk of the lab's cache."""
     return shutil.disk_usage(existing(lab.cache_dir)).free
 
 

@@ -80,7 +80,8 @@ class MediaWiki(mwclient.Site):  # type: ignore[misc]
             self.initialized = True
 
     def site_init(self) -> None:
-        """What the wiki is, once; after each login the account, its rights, and a token to write with."""
+        """Asks for the wiki's site information once, and after each login for the account, its rights and an edit
+        token."""
         if self.initialized:
             answer = self.get("query", meta="userinfo|tokens", uiprop="groups|rights")["query"]
             user = answer["userinfo"]
@@ -98,7 +99,7 @@ class MediaWiki(mwclient.Site):  # type: ignore[misc]
         retry_on_error: bool = True,
         http_method: str = "POST",
     ) -> str:
-        """The reply's text, JSON; raises :class:`WikiError` when there is none, or none that can be read."""
+        """Sends a request; returns the reply's JSON text. Raises :class:`WikiError` if there is no readable reply."""
         url = f"{self.scheme}://{self.host}{self.path}{script}{self.ext}"
         if self.account and data.get("action") not in transport.ASKING:
             data = {**data, "assertuser": self.account}
@@ -108,7 +109,7 @@ class MediaWiki(mwclient.Site):  # type: ignore[misc]
 
     @property
     def features(self) -> Features:
-        """What the wiki can show beyond plain pages; the lab's own one has it all, another one is asked once."""
+        """Optional features of the wiki. The lab's own wiki has all; an existing wiki is asked once."""
         if self.own:
             return Features()
         if self.extensions is None:
@@ -118,7 +119,7 @@ class MediaWiki(mwclient.Site):  # type: ignore[misc]
 
     @property
     def limits(self) -> tuple[int, int]:
-        """The most bytes of a page and of a file, as far as the wiki tells them."""
+        """The maximum sizes of a page and of a file in bytes, as far as the wiki states them."""
         names = ("maxarticlesize", "maxuploadsize")
         page, file = (int(self.site.get(name, sys.maxsize)) for name in names)
         return page, file
@@ -233,7 +234,7 @@ class MediaWiki(mwclient.Site):  # type: ignore[misc]
         return Saved(revision=answer["newrevid"], before=answer["oldrevid"])
 
     def send(self, item: Upload) -> bool:
-        """The wiki has the picture; returns whether it had to be sent.
+        """Uploads the picture unless the wiki has it; returns whether it was uploaded.
 
         :raises UnansweredError: no reply came; the wiki may have it.
         """
@@ -259,7 +260,7 @@ class MediaWiki(mwclient.Site):  # type: ignore[misc]
     # -- requests --------------------------------------------------------------------------------
 
     def _write(self, what: str, once: Callable[[], T]) -> T:
-        """What ``once`` returns, as the session's account: one that has ended is renewed, once."""
+        """Calls ``once`` as the session's account and returns its value. Renews an ended session once."""
         self.sign_in()
         renewals = self.renewals
         try:
@@ -274,11 +275,11 @@ class MediaWiki(mwclient.Site):  # type: ignore[misc]
         return asked(what, once)
 
     def _query(self, what: str, **words: Any) -> Any:
-        """What a query answers."""
+        """The answer to a query."""
         return asked(what, lambda: self.post("query", formatversion=2, **words)["query"])
 
     def _parts(self, what: str, most: int, **words: Any) -> Iterator[Any]:
-        """What a query for revisions answers, part by part."""
+        """The answers to a query for revisions, part by part."""
         more: Mapping[str, str] = {"continue": ""}
         while more and most > 0:
             given = {"prop": "revisions", "formatversion": 2, **words, **more}
@@ -321,8 +322,8 @@ class MediaWiki(mwclient.Site):  # type: ignore[misc]
         )
 
     def _require_plain(self, title: str, found: Mapping[str, Any]) -> None:
-        """Raises :class:`WikiError` for a page that labkit does not write on; ``found`` is what the API says
-        of the page that ``title`` leads to."""
+        """Raises :class:`WikiError` for a page of a kind that labkit does not edit; ``found`` is the API's
+        description of the page that ``title`` leads to."""
         if found.get("invalid") or found.get("special"):
             raise _no_name(title)
         real, model = str(found["title"]), found.get("contentmodel", "wikitext")
@@ -356,7 +357,8 @@ def fate(events: Iterable[Mapping[str, Any]]) -> tuple[str, str]:
 
 
 def asked(what: str, once: Callable[[], T]) -> T:
-    """What ``once`` returns; what mwclient raises becomes labkit's error, without a token in its text or context."""
+    """Calls ``once`` and returns its value. Turns mwclient's exceptions into labkit's errors, without a token in text
+    or context."""
     try:
         return once()
     except (errors.APIError, errors.ProtectedPageError) as error:
@@ -379,18 +381,18 @@ def asked(what: str, once: Callable[[], T]) -> T:
 
 
 def _no_name(title: str) -> WikiError:
-    """The error for a title that names no page, several ones, or a part of one."""
+    """The error for a title that is not the name of one page."""
     return WikiError(title, "is not a page's name", "correct wiki.page", code="wiki.page-name")
 
 
 def _batches(items: Sequence[object]) -> Iterator[str]:
-    """The items as one request may name them."""
+    """The items in batches for one request each, joined by ``|``."""
     for start in range(0, len(items), BATCH):
         yield "|".join(str(item) for item in items[start : start + BATCH])
 
 
 def _landed(answer: Mapping[str, Any], title: str) -> str:
-    """The title that a title comes to in an answer, normalised and along redirects."""
+    """The title after normalisation and redirects, from an answer."""
     for item in answer.get("normalized", ()):
         title = item["to"] if item["from"] == title else title
     moved = {item["from"]: item["to"] for item in answer.get("redirects", ())}
@@ -400,7 +402,7 @@ def _landed(answer: Mapping[str, Any], title: str) -> str:
 
 
 def _files(answer: Mapping[str, Any], names: Iterable[str]) -> set[str]:
-    """Those of the names under which the wiki has a file."""
+    """The names under which the wiki has a file."""
     there = {page["title"] for page in answer.get("pages", ()) if page.get("imageinfo")}
     return {name for name in names if _landed(answer, name) in there}
 

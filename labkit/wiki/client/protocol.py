@@ -104,11 +104,11 @@ class Wiki(Protocol):
 
     @property
     def features(self) -> Features:
-        """What the wiki can show beyond plain pages."""
+        """Optional features of the wiki."""
 
     @property
     def limits(self) -> tuple[int, int]:
-        """The most bytes of a page and of a file, as far as the wiki tells them."""
+        """The maximum sizes of a page and of a file in bytes, as far as the wiki states them."""
 
     def sign_in(self) -> bool:
         """Logs in a session that has read anonymously so far; returns whether it had to."""
@@ -144,4 +144,4 @@ class Wiki(Protocol):
         the page had that text. Raises ConflictError when somebody saved, made or deleted the page since."""
 
     def send(self, item: Upload) -> bool:
-        """The wiki has the picture; returns whether it had to be sent."""
+        """Uploads the picture unless the wiki has it; returns whether it was uploaded."""

@@ -60,31 +60,31 @@ _MEANING = {
 
 
 class ConflictError(WikiError):
-    """Somebody saved the page in between: it has to be read again."""
+    """Another edit was saved in the meantime: read the page again."""
 
     code = "wiki.conflict"
 
 
 class SessionEndedError(WikiError):
-    """The session is no longer the account's; nothing was done."""
+    """The session has ended; the wiki did nothing."""
 
     code = "wiki.session-ended"
 
 
 class UnansweredError(WikiError):
-    """No answer came to a request that writes: whether it was acted upon has to be looked up."""
+    """A write request got no answer: check on the wiki whether it took effect."""
 
     code = "wiki.unanswered"
 
 
 class BusyError(UnansweredError):
-    """The wiki's database was busy, which passes: the same has to be looked up, and is worth it again."""
+    """The wiki's database was busy for a moment: check whether the request took effect, and try again."""
 
     code = "wiki.busy"
 
 
 def refusal(what: str, code: str, info: str) -> WikiError:
-    """The error for a refusal of the API's, by its code."""
+    """The error for an error code of the API."""
     if code in CONFLICTS:
         return ConflictError(
             what, f"was saved by another person meanwhile ({code})", "publish again"
@@ -98,7 +98,7 @@ def refusal(what: str, code: str, info: str) -> WikiError:
 
 
 def unsaved(what: str, answer: Mapping[str, Any]) -> WikiError:
-    """The error for an edit or upload that the wiki answered without an error and did not do."""
+    """The error for an edit or upload that failed although the API's answer is not an error."""
     for code in ("captcha", "spamblacklist"):
         if code in answer:
             return refusal(what, code, words({code: answer[code]}))
@@ -106,6 +106,6 @@ def unsaved(what: str, answer: Mapping[str, Any]) -> WikiError:
 
 
 def words(answer: Mapping[str, Any]) -> str:
-    """A refusal's own words, in short; no token is among them."""
+    """The text of a refusal, shortened and without tokens."""
     said: Iterable[str] = (f"{name} {value}" for name, value in answer.items() if name != "token")
     return excerpt(", ".join(said))

@@ -97,7 +97,8 @@ def api_url(lab: Lab) -> str:
 
 
 def site_info(lab: Lab) -> SiteInfo:
-    """What the lab's wiki says about itself; :class:`WikiError` when it does not answer. One request."""
+    """Asks the lab's wiki for its site information in one request; raises :class:`WikiError` if it does not
+    answer."""
     from labkit.wiki.client import transport  # it imports requests
 
     url, own = api_url(lab), not lab.wiki.url
@@ -186,7 +187,7 @@ def credentials(lab: Lab, *, student: bool = False) -> tuple[str, SecretStr]:
 
 
 def _require_writable(url: str, site: MediaWiki) -> None:
-    """Raises :class:`WikiError` with the owner's reason for a wiki that takes no edits now."""
+    """Raises :class:`WikiError` with the owner's reason if the wiki is read-only."""
     known = getattr(site, "site", {})  # a private wiki says nothing before the login
     if "readonly" in known:
         reason = f"the wiki is read-only: {known.get('readonlyreason') or 'no reason given'}"
@@ -195,7 +196,7 @@ def _require_writable(url: str, site: MediaWiki) -> None:
 
 
 def _log_in(lab: Lab, site: MediaWiki, *, student: bool) -> None:
-    """Logs a session in (anew): by a bot password (``NAME@APP``), or as the account's person does."""
+    """Logs a session in again: with a bot password (``NAME@APP``), or with the account's own password."""
     from mwclient.errors import LoginError, MaximumRetriesExceeded, MwClientError
 
     from labkit.wiki.client import transport

@@ -56,8 +56,8 @@ _TRUST = (
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a request has no good reply. ``wait`` is how long the wiki wants to be left alone (seconds), ``undone`` that
-    it did not act; ``tries`` how often it is worth trying, ``busy`` that it may well be another time."""
+    """Why a request failed. ``wait``: seconds until the wiki accepts a retry; ``undone``: the request had no effect;
+    ``tries``: the maximum number of attempts; ``busy``: the cause is temporary."""
 
     reason: str
     code: str = "wiki.down"
@@ -70,7 +70,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Reply:
-    """The text of a reply and its headers; without text, ``fault`` says why."""
+    """The text of a reply and its headers; without text, ``fault`` gives the reason."""
 
     text: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Reply:
 
 
 def pool(*, own: bool) -> requests.Session:
-    """Connections to a wiki; to the lab's ``own``, on loopback, no proxy of the environment is asked."""
+    """A connection pool for a wiki; the environment's proxy is not used for the lab's ``own`` wiki on loopback."""
     made = requests.Session()
     made.trust_env = not own
     made.verify = authorities()
@@ -87,7 +87,7 @@ def pool(*, own: bool) -> requests.Session:
 
 
 def authorities() -> str | bool:
-    """Who vouches for an https wiki: the machine's own store (or ``SSL_CERT_FILE``), else certifi's."""
+    """The certificate authorities: the machine's store (or ``SSL_CERT_FILE``), else certifi's."""
     paths = ssl.get_default_verify_paths()
     folder = Path(paths.capath) if paths.capath else None
     return paths.cafile or (str(folder) if folder and any(folder.iterdir()) else True)
@@ -125,7 +125,7 @@ def call(
 
 
 def not_a_wiki(url: str, seen: str, *, own: bool) -> WikiError:
-    """The error for an address at which something else than MediaWiki answers."""
+    """The error for an address at which another server than MediaWiki answers."""
     remedy = (
         "the wiki's logs say why; then run the stage 01-wiki"
         if own
@@ -152,7 +152,7 @@ def _error(url: str, fault: Fault, *, own: bool, surely: bool = True) -> WikiErr
 def _sent(
     connections: requests.Session, method: str, url: str, data: Mapping[str, Any], files: Any
 ) -> Reply:
-    """The reply to one request, with what is wrong with it."""
+    """Sends one request; returns the reply, or its fault."""
     given = {"params" if method == "GET" else "data": data, "files": files, "timeout": TIMEOUT}
     verify = connections.verify
     try:
@@ -179,7 +179,7 @@ def _text(reply: requests.Response) -> str:
 
 
 def _judged(reply: requests.Response, text: str, *, own: bool) -> Reply:
-    """A reply's text, if the wiki itself wrote it, and what is wrong with it."""
+    """Examines a reply: its text if the wiki itself wrote it, and its fault."""
     status, wait = reply.status_code, _seconds(reply.headers.get("Retry-After", ""))
     code = _code(text)
     if code in LATER:
@@ -223,7 +223,7 @@ def _seconds(header: str) -> float:
 
 
 def _fault(error: requests.RequestException) -> Fault:
-    """What a failed request tells; nothing of the request itself."""
+    """The fault of a failed request, without any part of the request."""
     if isinstance(error, requests.exceptions.SSLError):
         pattern = r"\[SSL[^\]]*\] |certificate verify failed: |\s*\(_ssl\.c:\d+\)"
         said = f"its certificate cannot be verified: {re.sub(pattern, '', _plainly(error))}"
@@ -236,7 +236,7 @@ def _fault(error: requests.RequestException) -> Fault:
 
 
 def _plainly(error: BaseException) -> str:
-    """The innermost reason of a connection that failed (``Connection refused``)."""
+    """The innermost reason of a failed connection (``Connection refused``)."""
     inner: BaseException | None = error
     while inner is not None:
         error = inner

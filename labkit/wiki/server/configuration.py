@@ -44,7 +44,7 @@ PATIENCE = "header=1-4,MinRate=4000 body=5,MinRate=20000"
 
 
 class Folders:
-    """The files of one lab's own wiki; nothing is made by naming them.
+    """The paths of the lab's own wiki.
 
     ``data`` is the database, there only when MediaWiki's installer has completed it; ``installed`` says for which MediaWiki and
     passwords it was last brought up to date. ``passwords`` root alone reads; ``pages`` has what labkit wrote on the prepared pages; ``settings`` is
@@ -73,7 +73,7 @@ class Folders:
 
 
 def owned(path: Path, mode: int) -> None:
-    """A folder of the web server's account, with that mode, is there."""
+    """Creates a folder with this mode that the web server's account owns."""
     path.mkdir(parents=True, exist_ok=True)
     shutil.chown(path, USER, USER)
     path.chmod(mode)
@@ -108,7 +108,7 @@ def local_settings(lab: Lab, passwords: Passwords) -> str:
 
 
 def site_name(lab: Lab) -> str:
-    """What the lab's own wiki calls itself."""
+    """The name of the lab's own wiki."""
     return f"labkit {lab.name}"
 
 
@@ -132,7 +132,7 @@ def apache(folders: Folders, *, port: int, mediawiki: Path, module: Path, mark: 
 
 
 def text(template: str, /, **values: Any) -> str:
-    """The text of a template of this folder with these values."""
+    """Renders a template of this folder with these values."""
     return str(_environment().get_template(template).render(values))
 
 

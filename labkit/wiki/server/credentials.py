@@ -56,7 +56,7 @@ def new() -> dict[str, str]:
 
 
 def keep(lab: Lab) -> Passwords:
-    """The wiki's passwords; those that the file lacks are written, readable by root alone."""
+    """Returns the wiki's passwords; generates missing ones and writes them into a file that only root can read."""
     path, known = session.passwords_file(lab), {}
     with suppress(OSError, ValueError):
         known = reading.json_of(path)
@@ -67,12 +67,12 @@ def keep(lab: Lab) -> Passwords:
 
 
 def fingerprint(passwords: Passwords) -> str:
-    """A hash that changes with any of them and tells none."""
+    """A hash that changes with each password and reveals none."""
     return hashlib.sha256(json.dumps(passwords.plain()).encode()).hexdigest()
 
 
 def apply(folders: Folders, passwords: Passwords, *, mediawiki: Path, settings: Path) -> None:
-    """Each account exists with its password and groups, the bot with its bot password and grants."""
+    """Creates or updates the accounts with their passwords and groups, and the bot's bot password with its grants."""
     script = folders.root / "accounts.php"
     write_atomically(
         script, resources.files("labkit.wiki.server").joinpath(script.name).read_bytes()

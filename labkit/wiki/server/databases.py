@@ -63,7 +63,7 @@ def mend_sqlite(folder: Path) -> tuple[str, ...]:
 
 
 def sqlite_problem(path: Path, *, table: str = "") -> str:
-    """What is wrong with a SQLite file, '' when it is whole, or in use just now.
+    """Describes the damage of a SQLite file; '' if it is intact or in use.
 
     :param table: one that it has to have.
     """
@@ -81,7 +81,7 @@ def sqlite_problem(path: Path, *, table: str = "") -> str:
 
 @dataclass(frozen=True)
 class MariaDB:
-    """One MariaDB: its data folder, and the files by which it is configured and reached."""
+    """A MariaDB server: its data folder, configuration file, socket and log."""
 
     data: Path
     config: Path
@@ -90,8 +90,20 @@ class MariaDB:
 
     @property
     def pidfile(self) -> Path:
-        """The file with its process id."""
+        """The file with the process id."""
         return self.socket.with_suffix(".pid")
+
+    @property
+    def daemon(self) -> daemon.Daemon:
+        """The server's process. mariadbd does not go to the background by itself: setsid starts it there."""
+        return daemon.Daemon(
+            name="the wiki's MariaDB",
+            argv=("setsid", "--fork", "mariadbd", f"--defaults-file={self.config}"),
+            config=self.config,
+            user=USER,
+            pidfile=self.pidfile,
+            log=self.log,
+        )
 
     @classmethod
     def of(cls, folders: Folders) -> MariaDB:
@@ -118,23 +130,13 @@ def make(server: MariaDB) -> None:
 
 
 def start(lab: Lab, server: MariaDB) -> bool:
-    """The server answers on its socket; returns whether it had to be started."""
+    """Starts the server unless it runs, and waits until it answers; returns whether it had to start it."""
     _prepare(server)
-    return daemon.start(lab, daemon_of(server), lambda: problem(server), patience=30)
-
-
-def stop(lab: Lab, server: MariaDB) -> bool:
-    """The server has ended; returns whether it ran."""
-    return daemon.stop(lab, daemon_of(server))
-
-
-def pid(server: MariaDB) -> int | None:
-    """The process id of the running server, or None."""
-    return daemon.pid(daemon_of(server))
+    return daemon.start(lab, server.daemon, lambda: problem(server), patience=30)
 
 
 def problem(server: MariaDB) -> str | None:
-    """What is wrong with the server, None when it greets (protocol version 10) on its socket."""
+    """Why the server is not ready; None if it greets (protocol version 10) on its socket."""
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(5)
         try:
@@ -153,7 +155,7 @@ def sql(server: MariaDB, statements: str) -> list[list[str]]:
 
 
 def refused(server: MariaDB, password: SecretStr, statement: str) -> str:
-    """What MariaDB answers when the wiki's account tries a statement: the error, '' for none."""
+    """Runs a statement as the wiki's account; returns MariaDB's error, '' for none."""
     login = f"[client]\nuser={ACCOUNT}\npassword={password.get_secret_value()}\n"
     command = ["mariadb", "--defaults-file=/dev/stdin", f"--socket={server.socket}"]
     done = run.run([*command, "--execute", statement], stdin=login, ok=(0, 1))
@@ -161,7 +163,7 @@ def refused(server: MariaDB, password: SecretStr, statement: str) -> str:
 
 
 def account(server: MariaDB, password: SecretStr) -> None:
-    """The wiki's account exists, with that password and with :data:`RIGHTS` on the one database."""
+    """Creates the wiki's account, or updates it: its password, and :data:`RIGHTS` on the one database."""
     try:
         sql(server, account_sql(password))
     except CommandError as error:  # the client quotes the statement, and so the password
@@ -175,7 +177,7 @@ def account(server: MariaDB, password: SecretStr) -> None:
 
 
 def account_sql(password: SecretStr) -> str:
-    """The statements that make the wiki's account and give it its rights. Pure."""
+    """The statements that create the wiki's account and grant its rights. Pure."""
     quoted = password.get_secret_value().replace("\\", "\\\\").replace("'", "''")
     who = f"'{ACCOUNT}'@'localhost'"
     return (
@@ -193,7 +195,7 @@ def grants(server: MariaDB) -> tuple[str, ...]:
 
 
 def wanted_grants() -> tuple[str, ...]:
-    """What ``SHOW GRANTS`` says of an account with rights on the one database and nothing else."""
+    """The expected output of ``SHOW GRANTS``: rights on the one database only."""
     who = f"`{ACCOUNT}`@`localhost`"
     return (
         f"GRANT USAGE ON *.* TO {who}",
@@ -202,7 +204,7 @@ def wanted_grants() -> tuple[str, ...]:
 
 
 def _prepare(server: MariaDB) -> None:
-    """Configuration, log and folders are there, as the server's account needs them."""
+    """Creates the configuration, the log and the folders that the server's account needs."""
     if len(str(server.socket).encode()) > SOCKET_PATH:
         raise ConfigError(
             f"run: {server.socket}",
@@ -216,15 +218,3 @@ def _prepare(server: MariaDB) -> None:
         write_atomically(server.log, "", mode=0o640)
         shutil.chown(server.log, USER, USER)
     write_atomically(server.config, configuration.text("mariadb.cnf.j2", server=server))
-
-
-def daemon_of(server: MariaDB) -> daemon.Daemon:
-    """mariadbd cannot go to the background by itself: setsid lets it."""
-    return daemon.Daemon(
-        name="the wiki's MariaDB",
-        argv=("setsid", "--fork", "mariadbd", f"--defaults-file={server.config}"),
-        config=server.config,
-        user=USER,
-        pidfile=server.pidfile,
-        log=server.log,
-    )

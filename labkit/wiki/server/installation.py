@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from labkit import reading
-from labkit.core import cache, journal, run
+from labkit.core import cache, daemon, journal, run
 from labkit.core.files import write_atomically
 from labkit.errors import CommandError, MachineError, StateError, WikiError, excerpt
 from labkit.model.lab import Lab
@@ -45,7 +45,7 @@ class Installed(Record):
 
 
 def folders_made(folders: Folders) -> None:
-    """The wiki's folders are there, those that the web server writes into owned by it."""
+    """Creates the wiki's folders; the web server owns those that it writes into."""
     for path in (folders.root, folders.logs, folders.php, folders.run):
         path.mkdir(parents=True, exist_ok=True)
         path.chmod(0o755)  # whatever root's umask is
@@ -71,9 +71,9 @@ def database(lab: Lab, passwords: Passwords, mediawiki: Path) -> bool:
     folders = Folders(lab)
     if folders.data.exists():
         return False
-    databases.stop(
-        lab, databases.MariaDB.part(folders, folders.root)
-    )  # of an installation that was killed
+    daemon.stop(
+        lab, databases.MariaDB.part(folders, folders.root).daemon
+    )  # of a killed installation
     for killed in folders.root.glob("*.part*"):
         shutil.rmtree(killed) if killed.is_dir() else killed.unlink()
     part = folders.root / f"{folders.database}.{secrets.token_hex(4)}.part"
@@ -112,7 +112,7 @@ def renew(lab: Lab, passwords: Passwords, mediawiki: Path) -> bool:
 
 
 def private(path: Path, text: str) -> None:
-    """A file that root writes and the web server's account alone reads besides."""
+    """Writes a file that, besides root, only the web server's account can read."""
     write_atomically(path, text, mode=0o600)
     shutil.chown(path, "root", USER)
     path.chmod(0o640)
@@ -120,7 +120,7 @@ def private(path: Path, text: str) -> None:
 
 @contextmanager
 def _secret(path: Path, text: str) -> Iterator[Path]:
-    """A :func:`private` file for as long as the block."""
+    """Writes a :func:`private` file and removes it after the block."""
     private(path, text)
     try:
         yield path
@@ -144,7 +144,7 @@ def _mariadb(lab: Lab, passwords: Passwords, mediawiki: Path, part: Path) -> Non
             ]  # fmt: skip
             _installer(lab, passwords, mediawiki, part, options)
     finally:
-        databases.stop(lab, server)
+        daemon.stop(lab, server.daemon)
         server.config.unlink()
 
 

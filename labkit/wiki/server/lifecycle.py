@@ -39,8 +39,8 @@ class WikiServer(Record):
 
 
 class WikiStatus(Record):
-    """What was observed of a wiki: ``reason`` says why it is not ``up``, although a wiki ``answers`` at its
-    address; process ids, None when that server does not run (or is not the lab's own)."""
+    """The observed status of a wiki: ``reason`` says why it is not ``up``; ``answers`` is whether any wiki answers at
+    its address. A process id is None if that server does not run or belongs to an existing wiki."""
 
     up: bool
     answers: bool
@@ -157,7 +157,7 @@ def down(lab: Lab) -> Outcome[bool]:
     with journal.lock(lab.run_dir, "wiki"):
         folders = Folders(lab)
         served = daemon.stop(lab, web_server(folders))
-        ran = databases.stop(lab, databases.MariaDB.of(folders)) or served
+        ran = daemon.stop(lab, databases.MariaDB.of(folders).daemon) or served
     said = "has ended; its pages and files are kept" if ran else "was not up"
     return Outcome(value=ran, subject=origin(lab), summary=f"The wiki {said}.", changed=ran)
 
@@ -174,7 +174,7 @@ def status(lab: Lab) -> WikiStatus:
         database="existing" if lab.wiki.url else lab.wiki.database,
         installed=not lab.wiki.url and folders.data.exists(),
         apache=daemon.pid(web_server(folders)),
-        mariadb=databases.pid(databases.MariaDB.of(folders)),
+        mariadb=daemon.pid(databases.MariaDB.of(folders).daemon),
     )
 
 
@@ -203,8 +203,8 @@ def checks(lab: Lab) -> tuple[Check, ...]:
 
 
 def _observe(lab: Lab) -> tuple[SiteInfo | None, str | None]:
-    """Asks the wiki at the lab's address: what it says about itself (None: no answer), and what is wrong (None:
-    nothing)."""
+    """Returns the site information of the wiki at the lab's address (None: no answer) and the problem (None: it is
+    the lab's wiki)."""
     try:
         info = session.site_info(lab)
     except WikiError as error:
@@ -229,11 +229,11 @@ def web_server(folders: Folders) -> daemon.Daemon:
 def daemons(lab: Lab) -> tuple[daemon.Daemon, ...]:
     """The servers that a lab's own wiki may have."""
     folders = Folders(lab)
-    return web_server(folders), databases.daemon_of(databases.MariaDB.of(folders))
+    return web_server(folders), databases.MariaDB.of(folders).daemon
 
 
 def _prepare(lab: Lab, folders: Folders) -> tuple[bool, bool, bool]:
-    """Makes database, accounts and configuration, and starts the database's server.
+    """Creates or updates database, accounts and configuration, and starts the database's server.
 
     Returns whether the database had to be installed, whether anything else had to be done, and whether
     passwords or tables were renewed below a running wiki.

@@ -41,7 +41,7 @@ HIDDEN = (
 
 
 class Account(Record):
-    """One account of the wiki and its groups, without those that everybody is in."""
+    """An account of the wiki and its groups, except the implicit ones."""
 
     name: str
     groups: tuple[str, ...]
@@ -59,7 +59,7 @@ class Accounts(Record):
 
 
 class DatabaseRights(Record):
-    """Who may use the wiki's database: MariaDB's grants, or owner and mode of SQLite's files."""
+    """The rights on the wiki's database: MariaDB's grants, or owner and mode of SQLite's files."""
 
     database: str
     account: str
@@ -67,7 +67,7 @@ class DatabaseRights(Record):
 
 
 class Refusals(Record):
-    """What the wiki answered to who has no account, by what was tried."""
+    """The wiki's answers to attempts without an account, by check name."""
 
     answers: tuple[tuple[str, str], ...]
 
@@ -269,7 +269,7 @@ def _table(title: str, lines: Iterable[str]) -> Table:
 
 @action("wiki.closed")
 def anonymous(lab: Lab) -> Outcome[Refusals]:
-    """Tries without an account what the wiki has to refuse: an edit, a sign-up, the server's own files.
+    """Tries, without an account, what the wiki must refuse: an edit, a sign-up, the server's own files.
 
     Each is really tried on the lab's own wiki; an existing one is only asked for the rights of anonymous readers.
 
@@ -316,7 +316,7 @@ def _status(lab: Lab, path: str) -> int:
 
 
 def _sign_up(lab: Lab, site: MediaWiki) -> str:
-    """What the wiki answers to somebody who wants an account."""
+    """The code of the wiki's answer to an attempt to create an account."""
     tokens = site.post("query", meta="tokens", type="createaccount")["query"]["tokens"]
     word = "a-stranger-without-rights"
     return _answer_code(
