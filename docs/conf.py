@@ -137,7 +137,7 @@ def _allowed(field: FieldInfo) -> str:
 
 def command_pages() -> Iterator[str]:
     """The page of every command, from the command line's own help."""
-    yield "# Commands\n\n`labkit COMMAND`, or `./lab COMMAND` in a clone. What follows is each command's own `--help`.\n"
+    yield "# Commands\n\n`labkit COMMAND`, or `./lab COMMAND` in a clone. Each section shows the command's `--help`.\n"
     group = typer.main.get_command(commands)
     every = [{p.name for p in c.params} for c in group.commands.values()]  # type: ignore[attr-defined]
     common = {name for name in set.intersection(*every) if name}
@@ -165,7 +165,7 @@ def _options(command: click.Command, left_out: set[str]) -> Iterator[str]:
 
 
 def api() -> Iterator[str]:
-    """The page of the public functions: what the ``__all__`` of each package with a door names."""
+    """The page of the public functions: the ``__all__`` of each package."""
     yield "# API\n\nThe `__all__` of each package names what is public. Everything else is private to the package.\n"
     for name in _rooms():
         room = importlib.import_module(name)

@@ -14,14 +14,14 @@ from labkit.wiki.client.protocol import Revision
 from labkit.wiki.publish import last_written
 from labkit.wiki.remarks import audit
 from labkit.wiki.remarks.audit import Audit, LineHistory
+from tests.desks import WEB, Writers, run_stage, writers
 from tests.test_dialogue import of_its_own
-from tests.writers import WEB, Writers, stage, writers
 
 BOT = "Labkit"
-BLOCK = stage(250).text
+BLOCK = run_stage(250).text
 TOUCHED = BLOCK.replace("All: 250 MB.", "All: 250 MB.\nREX> why?")
 #: What labkit writes next, and the same with the remark kept.
-NEXT = stage(171).text
+NEXT = run_stage(171).text
 KEPT = NEXT.replace("All: 171 MB.", "All: 171 MB.\nREX> why?")
 
 BOTH = pytest.mark.parametrize("wiki_on", ["sqlite", "mariadb"], indirect=True)
@@ -131,7 +131,7 @@ def edits(page: Writers, rng: random.Random, number: int) -> list[Callable[[], o
 def test_many_publications_with_a_teacher_in_between_take_nothing_away(page: Writers) -> None:
     """Remarks, words, sections, deletions, rewritten lines, reverts; a state folder that is lost; a move."""
     rng = random.Random(7)  # noqa: S311 - no secret
-    page.publish(stage(0), WEB)
+    page.publish(run_stage(0), WEB)
     for number in range(12):
         with suppress(AssertionError):  # what it would change is not there any more
             rng.choice(edits(page, rng, number))()
@@ -139,7 +139,7 @@ def test_many_publications_with_a_teacher_in_between_take_nothing_away(page: Wri
             page.folder = page.folder / "elsewhere"
         if number == 9:
             move(page, f"{page.page} elsewhere")
-        page.publish(stage(rng.randrange(900), number % 10), WEB)
+        page.publish(run_stage(rng.randrange(900), number % 10), WEB)
     found = audited(page)
     assert found.lost == ()
     assert found.pages == (f"{page.page} elsewhere", page.page)
@@ -157,7 +157,7 @@ def move(page: Writers, title: str, **options: object) -> None:
 @pytest.mark.root
 def test_a_line_that_the_bot_really_removed_is_found(page: Writers) -> None:
     """Also when the wiki merged that edit with another's, and after the page was published again."""
-    page.publish(stage(250), WEB)
+    page.publish(run_stage(250), WEB)
     page.after("All: 250 MB.", "REX> inside")
     page.write(lambda text: f"{text}\nREX> at the end")
     base = page.revision
@@ -166,7 +166,7 @@ def test_a_line_that_the_bot_really_removed_is_found(page: Writers) -> None:
     saved = page.bot.save(page.page, without, base=base.number, summary="")
     assert saved is not None
     assert saved.before != base.number  # the wiki has merged
-    page.publish(stage(171, 2), WEB)
+    page.publish(run_stage(171, 2), WEB)
     [loss] = audited(page).lost
     assert (loss.line, loss.author, loss.revision) == ("REX> inside", "Teacher", saved.revision)
     page.after("All: 171 MB.", "REX> inside")
@@ -174,40 +174,34 @@ def test_a_line_that_the_bot_really_removed_is_found(page: Writers) -> None:
 
 
 @pytest.mark.root
-def test_a_page_that_was_moved_without_a_trace_is_audited(page: Writers) -> None:
-    """No redirect leads to where it went; its history is read all the same."""
-    page.publish(stage(250), WEB)
-    page.after("All: 250 MB.", "REX> inside")
-    page.write(lambda text: text.replace("REX> inside\n", ""), page.bot)
-    move(page, f"{page.page} elsewhere", noredirect=1)
-    page.publish(stage(250), WEB)
-    found = audited(page)
-    assert [(loss.line, loss.page) for loss in found.lost] == [("REX> inside", f"{page.page} elsewhere")]  # fmt: skip
-
-
-@pytest.mark.root
 def test_what_labkit_wrote_is_known_from_its_state_pages_history(page: Writers) -> None:
     """On another machine too: an old block that never stood untouched is no person's."""
-    page.publish(stage(0), WEB)
+    page.publish(run_stage(0), WEB)
     page.after("The end.", "REX> always here")
     for number in range(1, 6):
-        page.publish(stage(number, number), WEB)
+        page.publish(run_stage(number, number), WEB)
     page.folder = page.folder / "elsewhere"
     known = last_written.EverWritten(page.bot, page.page, page.folder / "pristine")
-    assert known.find("02-rootfs", stage(1, 1).digest) == stage(1, 1)
+    assert known.find("02-rootfs", run_stage(1, 1).digest) == run_stage(1, 1)
     assert known.find("02-rootfs", "0" * 16) is None
     assert audited(page).lost == ()
 
 
 @pytest.mark.root
 def test_an_audit_says_what_it_read(wiki_lab: Lab, tmp_path: Path) -> None:
-    """A check that holds, or one that fails with a table of what was taken away."""
+    """A check that holds, or one that fails with a table of what was taken away; what others than labkit made of a
+    remark is told and is no loss of labkit's. The history of a page that was moved without a redirect is read, too."""
     lab = of_its_own(wiki_lab, tmp_path, "Audited by an action")
+    never = audit.audit(lab).value
+    assert (never.revisions, never.lost) == (0, ())
     with writers(lab, lab.wiki.page, tmp_path / "wiki") as page:
-        page.publish(stage(250))
-        page.after("All: 250 MB.", "REX> inside")
+        page.publish(run_stage(250))
+        page.after("All: 250 MB.", "REX> inside\n\nREX> another")
         clean = audit.audit(lab)
         page.write(lambda text: text.replace("REX> inside\n", ""), page.bot)
+        page.write(lambda text: text.replace("REX> another", "REX> beside"), page.student)
+        move(page, f"{page.page} elsewhere", noredirect=1)
+        page.publish(run_stage(250))
     assert clean.holds
     assert clean.summary == (
         "labkit has taken away none of the lines that people wrote on Audited by an action, "
@@ -215,37 +209,10 @@ def test_an_audit_says_what_it_read(wiki_lab: Lab, tmp_path: Path) -> None:
     )
     found = audit.audit(lab)
     assert not found.holds
-    assert found.table("lost").rows[0][:2] == ("REX> inside", "Teacher")
-    row = dict(
-        zip(
-            (c.name for c in found.table("vanished").columns),
-            found.table("vanished").rows[0],
-            strict=True,
-        )
-    )
-    assert (row["remark"], row["what"], row["by"]) == ("REX> inside", "deleted", "Labkit")
-
-
-@pytest.mark.root
-def test_an_audit_tells_what_others_made_of_a_remark(page: Writers) -> None:
-    """That is no loss of labkit's; the former text, who and when are told, through the page's moves."""
-    page.publish(stage(250))
-    page.after("All: 250 MB.", "REX> inside")
-    page.write(lambda text: text.replace("REX> inside", "REX> beside"), page.student)
-    move(page, f"{page.page} elsewhere", noredirect=1)
-    found = audited(page)
-    assert found.lost == ()
-    [gone] = found.vanished
-    assert (gone.line, gone.author, gone.by.user, gone.by.line) == (
-        "REX> inside",
-        "Teacher",
-        "Student",
-        "REX> beside",
-    )
-
-
-@pytest.mark.root
-def test_a_page_that_is_not_there_has_nothing_to_audit(wiki_lab: Lab, tmp_path: Path) -> None:
-    """Nothing was published: nothing was taken away."""
-    found = audit.audit(of_its_own(wiki_lab, tmp_path, "Never there")).value
-    assert (found.revisions, found.lost) == (0, ())
+    assert [row[:2] for row in found.table("lost").rows] == [("REX> inside", "Teacher")]
+    told = [(gone.line, gone.author, gone.became, gone.by.user) for gone in found.value.vanished]
+    assert told == [
+        ("REX> inside", "Teacher", "deleted", "Labkit"),
+        ("REX> another", "Teacher", "rewritten", "Student"),
+    ]
+    assert found.value.pages == ("Audited by an action elsewhere", "Audited by an action")

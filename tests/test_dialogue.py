@@ -17,8 +17,8 @@ from labkit.report.stages import record as records
 from labkit.report.stages.record import Entry, StageRecord
 from labkit.wiki.remarks import listing
 from labkit.wiki.remarks.listing import Remarks
+from tests.desks import WEB, run_stage, writers
 from tests.test_remarks import remark
-from tests.writers import WEB, stage, writers
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_remarks_are_read_and_kept(wiki_lab: Lab, tmp_path: Path) -> None:
     """As JSON under results, all of them, also when one state alone is asked for."""
     lab = of_its_own(wiki_lab, tmp_path, "Kept remarks")
     with writers(lab, lab.wiki.page, tmp_path / "wiki") as page:
-        page.publish(stage(250), WEB)
+        page.publish(run_stage(250), WEB)
         page.after("All: 250 MB.", "REX> Quantify.")
         page.after("Six pages.", "REX> Good.\nREX> settled")
     done = discussion.remarks(lab, only="open")
@@ -107,7 +107,7 @@ def test_a_result_for_a_remark_that_is_not_there_is_told(wiki_lab: Lab, tmp_path
     """A remark that was rewritten has another identifier: the check names the one that is gone."""
     lab = of_its_own(wiki_lab, tmp_path, "Addressed remarks")
     with writers(lab, lab.wiki.page, tmp_path / "wiki") as page:
-        page.publish(stage(250))
+        page.publish(run_stage(250))
         page.after("All: 250 MB.", "REX> Quantify.")
         [found] = page.remarks().remarks
     entry = Entry(cell=4, result=result(), addresses=(found.id, "0badcafe"))

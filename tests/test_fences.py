@@ -37,30 +37,22 @@ def test_a_page_is_read_into_its_parts() -> None:
     assert [found.touched for found in document.blocks] == [False, False]
     assert document.names == ("01-wiki", "02-rootfs")
     assert [part.strip() for part in document.outside] == ["", "Hello", "REX> x", "end"]
-
-
-def test_a_page_without_comments_is_people_s() -> None:
-    """A page that labkit never wrote has no block and no list."""
     document = fences.parse("== Title ==\nWords", "Report")
     assert (document.blocks, document.names) == ((), None)
     assert document.outside == ("== Title ==\nWords",)
 
 
-def test_a_person_s_words_beside_a_comment_are_kept() -> None:
-    """Words typed on a comment's own line belong to the block, or to what follows it."""
+def test_a_block_is_known_by_its_comments() -> None:
+    """Whatever stands before the first on its line; words typed on a comment's line belong to the block, or to what
+    follows it."""
+    for heading in ("== Notre wiki ==", ""):
+        [found] = fences.parse(ONE.text.replace("== Wiki ==", heading), "Report").blocks
+        assert found.block.heading == heading
     text = ONE.text.replace("\na\n", " typed\na\n") + " REX> after"
     document = fences.parse(text, "Report")
     assert document.blocks[0].block.body == " typed\na\nb"
     assert document.blocks[0].touched
     assert document.outside[-1] == " REX> after"
-
-
-def test_the_heading_may_be_changed_or_gone() -> None:
-    """A block is known by its comments, whatever stands before the first one on its line."""
-    changed = fences.parse(ONE.text.replace("== Wiki ==", "== Notre wiki =="), "Report")
-    assert changed.blocks[0].block.heading == "== Notre wiki =="
-    gone = fences.parse(ONE.text.replace("== Wiki == ", ""), "Report")
-    assert gone.blocks[0].block.heading == ""
 
 
 @pytest.mark.parametrize(
@@ -118,34 +110,27 @@ def test_unchanged_blocks_leave_the_page_as_it_is(words: list[str]) -> None:
 # -- the new text of a page ------------------------------------------------------------------
 
 
-def memory(*blocks: Block) -> page_merge.Pristine:
+def memory(*blocks: Block) -> page_merge.LastWrote:
     """A memory of these blocks."""
     known = {(block.name, block.digest): block for block in blocks}
     return lambda name, digest: known.get((name, digest))
 
 
-def merged(text: str, *blocks: Block, known: Block = ONE) -> page_merge.Woven:
+def merged(text: str, *blocks: Block, known: Block = ONE) -> page_merge.Merged:
     """The page with these blocks, by a labkit that remembers one more."""
     return page_merge.merged(
         fences.parse(text, "Report"), blocks, last_wrote=memory(known, *blocks)
     )
 
 
-def test_an_empty_page_gets_list_and_blocks() -> None:
-    """A new page is the list of blocks and the blocks in their order."""
+def test_a_new_block_takes_its_place_among_the_others() -> None:
+    """After the block before it, wherever people moved that, else before the one after it; on a page that people
+    began, after what is there."""
     new = merged("", ONE, TWO)
     assert new.text == f"{fences.listed(('01-wiki', '02-rootfs'))}\n{page(ONE.text, TWO.text)}"
     assert [change.state for change in new.changes] == ["added", "added"]
-
-
-def test_a_page_that_people_began_keeps_its_words_first() -> None:
-    """Blocks are added after what is there."""
-    new = merged("== Ours ==\nWords", ONE)
-    assert new.text == f"{fences.listed(('01-wiki',))}\n== Ours ==\nWords\n\n{ONE.text}"
-
-
-def test_a_new_block_takes_its_place_among_the_others() -> None:
-    """After the block before it, wherever people moved that, else before the one after it."""
+    began = merged("== Ours ==\nWords", ONE).text
+    assert began == f"{fences.listed(('01-wiki',))}\n== Ours ==\nWords\n\n{ONE.text}"
     three = fences.block("03-containers", "", "d")
     start = page(fences.listed(("01-wiki", "03-containers")), ONE.text, "own", three.text, "end")
     assert merged(start, ONE, TWO, three).text == page(
@@ -153,15 +138,6 @@ def test_a_new_block_takes_its_place_among_the_others() -> None:
     )  # fmt: skip
     only = page(fences.listed(("03-containers",)), "own", three.text)
     assert page("own", ONE.text, three.text) in merged(only, ONE, three).text
-
-
-def test_a_changed_block_is_replaced_and_the_rest_copied() -> None:
-    """Only the block's own text differs, and the difference is told."""
-    start = page(fences.listed(("01-wiki",)), "  own ", ONE.text, "\tend")
-    new = fences.block("01-wiki", "== Wiki ==", "a\nb2")
-    changed = merged(start, new)
-    assert changed.text == start.replace(ONE.text, new.text)
-    assert "-b\n+b2" in changed.changes[0].diff
 
 
 def test_a_block_that_a_person_deleted_stays_deleted() -> None:
@@ -174,10 +150,7 @@ def test_a_block_that_a_person_deleted_stays_deleted() -> None:
         fences.parse(start, "Report"), (ONE, TWO), last_wrote=memory(), restore=["02-rootfs"]
     )
     assert back.text == page(start, TWO.text)
-
-
-def test_a_lost_list_is_made_up_for_by_what_labkit_knows() -> None:
-    """Without its list, a page with blocks has deleted what labkit knows that it published."""
+    # without its list, a page with blocks has deleted what labkit knows that it published
     new = page_merge.merged(
         fences.parse(ONE.text, "Report"),
         (ONE, TWO),
@@ -187,8 +160,13 @@ def test_a_lost_list_is_made_up_for_by_what_labkit_knows() -> None:
     assert new.text == f"{fences.listed(('01-wiki', '02-rootfs'))}\n{ONE.text}"
 
 
-def test_a_renamed_heading_stays_the_person_s() -> None:
-    """The heading is merged by itself: it never leaves the comment's line."""
+def test_a_changed_block_is_replaced_and_its_renamed_heading_stays() -> None:
+    """Only the block's text differs, and the difference is told; the heading never leaves the comment's line."""
+    start = page(fences.listed(("01-wiki",)), "  own ", ONE.text, "\tend")
+    new = fences.block("01-wiki", "== Wiki ==", "a\nb2")
+    changed = merged(start, new)
+    assert changed.text == start.replace(ONE.text, new.text)
+    assert "-b\n+b2" in changed.changes[0].diff
     start = ONE.text.replace("== Wiki ==", "== Our wiki ==")
     new = fences.block("01-wiki", "== The wiki ==", "a\nb2")
     assert merged(start, new).text.endswith(

@@ -1,4 +1,4 @@
-"""Publishing onto a real wiki's page, while people write in it."""
+"""Publishing onto a real wiki's page, while people write, move, delete and replace what is there."""
 
 from __future__ import annotations
 
@@ -11,27 +11,89 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from labkit import Lab, Outcome
 from labkit.cli import terminal
 from labkit.core.result import action
-from labkit.errors import WikiError
-from labkit.wiki.client import session
+from labkit.errors import ConfigError, WikiError
+from labkit.wiki.client import mediawiki, session
+from labkit.wiki.client.protocol import Upload
 from labkit.wiki.merge import fences
 from labkit.wiki.publish import last_written, publishing
 from labkit.wiki.remarks import listing
 from labkit.wiki.render import wikitext
+from labkit.wiki.render.pictures import upload
 from tests.crowd import crowd
 from tests.desks import SUMMARY, WEB, Desk, fresh, opened, parsed, picture, stage
 
-pytestmark = pytest.mark.root
 BOTH = pytest.mark.parametrize("wiki_on", ["sqlite", "mariadb"], indirect=True)
 
 
+def event(kind: str, action: str = "", target: str = "") -> dict[str, object]:
+    """An event of a title's log."""
+    moved = {"target_title": target} if target else {}
+    return {
+        "type": kind, "action": action or kind, "user": "Teacher", "comment": "done\n with it",
+        "timestamp": "2026-01-02T03:04:05Z", "params": moved,
+    }  # fmt: skip
+
+
+DELETED = "by Teacher on 2026-01-02 (done with it)"
+MOVE = event("move", target="B")
+
+
+@pytest.mark.parametrize(
+    ("events", "target", "deleted"),
+    [
+        pytest.param([], "", "", id="never there"),
+        pytest.param([event("create")], "", "", id="there"),
+        pytest.param([MOVE, event("create")], "B", "", id="moved"),
+        pytest.param([event("delete"), MOVE], "B", "", id="moved, the redirect deleted"),
+        pytest.param([event("delete"), event("create")], "", DELETED, id="deleted"),
+        pytest.param([event("delete"), event("create"), MOVE], "", DELETED, id="another page deleted"),
+        pytest.param([event("protect"), MOVE], "B", "", id="other events"),
+        pytest.param([event("delete", "restore"), event("delete")], "", "", id="undeleted"),
+        pytest.param([{"type": "move"}, {"type": "delete", "action": "delete"}], "",
+                     "by somebody", id="hidden from the bot"),
+    ],
+)  # fmt: skip
+def test_a_log_tells_where_a_page_went(
+    events: list[dict[str, object]], target: str, deleted: str
+) -> None:
+    """The last event that concerns the page itself counts."""
+    assert mediawiki.fate(events) == (target, deleted)
+
+
+def move(desk: Desk, new: str, *, redirect: bool = True, subpages: bool = False) -> None:
+    """The teacher moves the page."""
+    given = {"movesubpages": 1} if subpages else {}
+    given |= {} if redirect else {"noredirect": 1}
+    token = desk.teacher.get_token("csrf")
+    desk.teacher.post("move", **{"from": desk.page}, to=new, token=token, **given)
+
+
+def delete(desk: Desk, title: str, reason: str = "") -> None:
+    """The teacher deletes a page."""
+    desk.teacher.post("delete", title=title, reason=reason, token=desk.teacher.get_token("csrf"))
+
+
+def text_of(desk: Desk, title: str) -> str:
+    """A page's text, '' when there is none of that very title."""
+    answer = desk.teacher.post(
+        "query", titles=title, prop="revisions", rvprop="content", rvslots="main", formatversion=2
+    )
+    found = answer["query"]["pages"][0].get("revisions")
+    return found[0]["slots"]["main"]["content"] if found else ""
+
+
+@pytest.mark.root
 @BOTH
-def test_first_publication_makes_page_and_pictures(desk: Desk) -> None:
-    """The page holds the blocks in their order, the wiki their pictures; the bot is the author."""
+def test_a_page_is_published_again_and_again(desk: Desk) -> None:
+    """First with its pictures, by the bot; unchanged for one request; a changed number is one revision of its line
+    and the block's fence, as the plan has told."""
     item = picture(1)
     shown = fences.block("05-web", "== Web sites ==", wikitext.image(item.name, alt="a pixel"))
     done = desk.publish(SUMMARY, stage(250), shown, uploads=(item,))
@@ -44,48 +106,26 @@ def test_first_publication_makes_page_and_pictures(desk: Desk) -> None:
     html = parsed(desk.teacher, f"{{{{:{desk.page}}}}}")
     assert 'alt="a pixel"' in html
     assert item.name in html
-
-
-@BOTH
-def test_unchanged_report_costs_one_request(desk: Desk) -> None:
-    """No revision, no upload, nothing asked but what is there."""
-    desk.publish(SUMMARY, stage(250), uploads=(picture(2),))
-    before = [revision.number for revision in desk.revisions]
-    done = desk.publish(SUMMARY, stage(250), uploads=(picture(2),))
-    assert not done.changed
-    assert len(desk.wire.bodies) == 1
-    assert [revision.number for revision in desk.revisions] == before
-
-
-@BOTH
-def test_a_changed_number_is_one_revision_of_one_line(desk: Desk) -> None:
-    """The block's fence and the number's line differ, nothing else."""
-    desk.publish(SUMMARY, stage(250), WEB)
-    before = desk.text.split("\n")
-    done = desk.publish(SUMMARY, stage(171), WEB)
-    after = desk.text.split("\n")
+    assert not desk.publish(SUMMARY, stage(250), shown, uploads=(item,)).changed
+    assert (len(desk.wire.bodies), len(desk.revisions)) == (1, 1)
+    assert not desk.bot.send(item)  # sent twice all the same, it is found to be there
+    given = (SUMMARY, stage(171), shown), (item, picture(3))
+    plan = publishing.plan(desk.bot, desk.page, *given, folder=desk.folder)
+    assert "-| all || 250\n+| all || 171" in plan.changes[1].diff
+    assert plan.missing == (picture(3).name,)
+    assert len(desk.revisions) == 1
+    before = desk.lines
+    done = desk.publish(*given[0], uploads=given[1])
     assert [change.state for change in done.changes] == ["unchanged", "changed", "unchanged"]
-    assert [b for a, b in zip(before, after, strict=True) if a != b] == [
+    assert desk.text == plan.text
+    assert [b for a, b in zip(before, desk.lines, strict=True) if a != b] == [
         f"== Root file systems == <!-- labkit:begin 02-rootfs {stage(171).digest} -->",
         "| all || 171",
     ]
     assert len(desk.revisions) == 2
 
 
-def test_plan_tells_and_writes_nothing(desk: Desk) -> None:
-    """A plan is what publishing then does, block by block with a diff."""
-    desk.publish(stage(250))
-    plan = publishing.plan(
-        desk.bot, desk.page, (stage(171), WEB), (picture(3),), folder=desk.folder
-    )
-    assert "-| all || 250\n+| all || 171" in plan.changes[0].diff
-    assert [change.state for change in plan.changes] == ["changed", "added"]
-    assert plan.missing == (picture(3).name,)
-    assert len(desk.revisions) == 1
-    desk.publish(stage(171), WEB, uploads=(picture(3),))
-    assert desk.text == plan.text
-
-
+@pytest.mark.root
 @BOTH
 def test_remarks_inside_and_outside_survive_changed_results(desk: Desk) -> None:
     """A remark in a table stays at its row, one between blocks stays there, no line is stale."""
@@ -104,6 +144,7 @@ def test_remarks_inside_and_outside_survive_changed_results(desk: Desk) -> None:
     assert len(done.changes[1].kept) == 2
 
 
+@pytest.mark.root
 def test_a_person_s_wording_stays_theirs(desk: Desk) -> None:
     """A rewritten sentence and a renamed heading stay, and are not doubled, run after run."""
     desk.publish(stage(250))
@@ -116,6 +157,7 @@ def test_a_person_s_wording_stays_theirs(desk: Desk) -> None:
         assert "== My root file systems == <!--" in desk.text
 
 
+@pytest.mark.root
 @BOTH
 def test_an_edit_between_reading_and_writing_survives(desk: Desk) -> None:
     """Far from what changes, the wiki merges it; at the same line it refuses and is asked again."""
@@ -135,6 +177,7 @@ def test_an_edit_between_reading_and_writing_survives(desk: Desk) -> None:
     assert not desk.publish(SUMMARY, stage(68), WEB).changed
 
 
+@pytest.mark.root
 @BOTH
 def test_a_page_made_between_reading_and_writing_survives(desk: Desk) -> None:
     """Two that create the page at once do not overwrite each other."""
@@ -148,41 +191,33 @@ def test_a_page_made_between_reading_and_writing_survives(desk: Desk) -> None:
     assert WEB.text in desk.text
 
 
+@pytest.mark.root
 @BOTH
-def test_another_machine_publishes_without_stale_or_doubled_lines(desk: Desk) -> None:
-    """With the state folder gone, what labkit wrote is known from beside the page."""
+@pytest.mark.parametrize("lost", ["elsewhere", "folder", "both", "emptied"])
+def test_what_labkit_wrote_is_known_from_another_place(desk: Desk, lost: str) -> None:
+    """On another machine, or with the state folder gone, from beside the page; with that page deleted or emptied,
+    from the page's own history, where it stood untouched once. Nothing is stale, nothing doubled."""
+    desk.page += f" {lost}"
     desk.publish(SUMMARY, stage(250))
     desk.after("| all || 250", "REX> kept")
-    desk.publish(SUMMARY, stage(171))
-    desk.folder = desk.folder / "elsewhere"
-    desk.publish(SUMMARY, stage(68))
-    assert desk.text.replace("REX> kept\n", "") == fresh(SUMMARY, stage(68))
-    assert "| all || 68\nREX> kept\n" in desk.text
-
-
-def test_a_machine_whose_state_is_gone_publishes_on(desk: Desk) -> None:
-    """Between any two publications the folder may go: nothing is stale, nothing doubled."""
-    desk.publish(SUMMARY, stage(250))
-    desk.after("| all || 250", "REX> kept")
-    for megabytes in (171, 68):
-        shutil.rmtree(desk.folder)
+    for megabytes in (171, 68) if lost in ("elsewhere", "folder") else (171,):
+        state = last_written.state_title(desk.page)
+        if lost == "both":
+            delete(desk, state)
+        if lost == "emptied":
+            now = desk.teacher.read(state).revision
+            desk.teacher.save(state, "gone", base=now.number if now else None, summary="")
+        if lost == "folder":
+            shutil.rmtree(desk.folder)
+        else:
+            desk.folder /= "elsewhere"
         desk.publish(SUMMARY, stage(megabytes))
         assert desk.text.replace("REX> kept\n", "") == fresh(SUMMARY, stage(megabytes))
         assert f"| all || {megabytes}\nREX> kept\n" in desk.text
+        assert stage(megabytes).digest in text_of(desk, state)
 
 
-@BOTH
-def test_with_both_stores_gone_history_tells_what_labkit_wrote(desk: Desk) -> None:
-    """The page's own history has the block as nobody had touched it."""
-    desk.publish(stage(250))
-    desk.after("| all || 250", "REX> kept")
-    token = desk.teacher.get_token("csrf")
-    desk.teacher.post("delete", title=last_written.state_title(desk.page), token=token)
-    desk.folder = desk.folder / "elsewhere"
-    desk.publish(stage(171))
-    assert desk.text.replace("REX> kept\n", "") == fresh(stage(171))
-
-
+@pytest.mark.root
 def test_a_deleted_block_stays_deleted_until_it_is_wanted(desk: Desk) -> None:
     """The result says so; asked for by name, the block comes back at its place."""
     desk.publish(SUMMARY, stage(250), WEB)
@@ -195,6 +230,7 @@ def test_a_deleted_block_stays_deleted_until_it_is_wanted(desk: Desk) -> None:
     assert names == ["summary", "02-rootfs", "05-web"]
 
 
+@pytest.mark.root
 def test_a_block_that_was_moved_stays_where_it_is(desk: Desk) -> None:
     """People may order the page as they like."""
     desk.publish(SUMMARY, stage(250), WEB)
@@ -203,19 +239,7 @@ def test_a_block_that_was_moved_stays_where_it_is(desk: Desk) -> None:
     assert desk.text.endswith(f"{WEB.text}\n\n{stage(171).text}")
 
 
-def test_a_moved_page_is_followed(desk: Desk) -> None:
-    """The redirect that a move leaves behind is followed, what labkit wrote still known."""
-    desk.publish(stage(250))
-    desk.after("| all || 250", "REX> kept")
-    new, token = f"{desk.page} elsewhere", desk.teacher.get_token("csrf")
-    desk.teacher.post("move", **{"from": desk.page}, to=new, token=token)
-    done = desk.publish(stage(171))
-    assert done.page == new
-    assert done.url.endswith("_elsewhere")
-    assert "| all || 171\nREX> kept\n" in desk.text
-    assert "250" not in desk.text
-
-
+@pytest.mark.root
 def test_a_reverted_page_is_brought_up_to_date(desk: Desk) -> None:
     """An older revision that a person restored is merged from what labkit wrote then."""
     desk.publish(stage(250))
@@ -229,15 +253,7 @@ def test_a_reverted_page_is_brought_up_to_date(desk: Desk) -> None:
     assert "250" not in desk.text
 
 
-def test_an_emptied_page_is_written_anew(desk: Desk) -> None:
-    """A page without any of labkit's comments is one that labkit never wrote."""
-    desk.publish(stage(250))
-    desk.write(lambda text: "REX> Start again.")
-    desk.publish(stage(171))
-    assert "REX> Start again." in desk.text
-    assert desk.text.endswith(stage(171).text)
-
-
+@pytest.mark.root
 def test_a_damaged_fence_stops_the_page(desk: Desk) -> None:
     """The error names the line; no picture, no revision, nothing was written."""
     desk.publish(stage(250), WEB)
@@ -250,6 +266,7 @@ def test_a_damaged_fence_stops_the_page(desk: Desk) -> None:
     assert desk.teacher.read(desk.page, files=[picture(4).name]).files == frozenset()
 
 
+@pytest.mark.root
 def test_a_lost_session_never_edits_without_the_account(desk: Desk) -> None:
     """Without its cookies the bot is refused, logs in once more, and goes on as itself."""
     desk.publish(stage(250))
@@ -260,13 +277,7 @@ def test_a_lost_session_never_edits_without_the_account(desk: Desk) -> None:
     assert len([body for body in desk.wire.bodies if "action=login" in body]) == 1
 
 
-def test_a_picture_that_is_there_is_not_sent_again(desk: Desk) -> None:
-    """Sent twice all the same (a reply was lost), it is found to be there."""
-    assert desk.publish(WEB, uploads=(picture(5),)).uploaded == (picture(5).name,)
-    assert desk.publish(WEB, uploads=(picture(5),)).uploaded == ()
-    assert not desk.bot.send(picture(5))
-
-
+@pytest.mark.root
 @pytest.mark.parametrize("database", ["wiki_lab", "mariadb_wiki_lab"])
 def test_publishers_and_teachers_at_once(
     tmp_path: Path, request: pytest.FixtureRequest, database: str
@@ -281,6 +292,7 @@ def test_publishers_and_teachers_at_once(
     assert seen.conflicts > 0
 
 
+@pytest.mark.root
 @pytest.mark.parametrize("database", ["wiki_lab", "mariadb_wiki_lab"])
 def test_several_first_publishers_at_once(
     tmp_path: Path, request: pytest.FixtureRequest, database: str
@@ -299,6 +311,7 @@ def test_several_first_publishers_at_once(
         assert max(made.attempts for made in done) > 1
 
 
+@pytest.mark.root
 @pytest.mark.parametrize(
     "title",
     [
@@ -323,3 +336,221 @@ def test_a_page_may_be_called_as_people_write(wiki_lab: Lab, tmp_path: Path, tit
     told = action("x")(lambda: Outcome(value=0, summary="", tables=(listing.table(found),)))()
     terminal.show(told, console=Console(file=seen, width=200))
     assert asked in seen.getvalue()
+
+
+@pytest.mark.root
+@BOTH
+def test_a_deleted_line_stays_deleted(desk: Desk) -> None:
+    """Also in the form that labkit writes now; the lines around it are brought up to date."""
+    desk.publish(stage(250), WEB)
+    desk.write(lambda text: text.replace("|-\n| all || 250\n", ""))
+    desk.publish(stage(171, rows=4), WEB)
+    assert "all ||" not in desk.text
+    assert "| package 3 || 30" in desk.text
+    assert not desk.publish(stage(171, rows=4), WEB).changed
+
+
+@pytest.mark.root
+def test_a_remark_that_was_moved_stays_where_it_is_now(desk: Desk) -> None:
+    """Into another block, out of blocks: it is there once, wherever its author put it."""
+    desk.publish(SUMMARY, stage(250), WEB)
+    desk.after("| all || 250", "REX> why?")
+    desk.publish(SUMMARY, stage(171), WEB)
+    desk.write(
+        lambda t: t.replace("REX> why?\n", "").replace("Six pages.", "Six pages.\nREX> why?")
+    )
+    desk.publish(SUMMARY, stage(68), WEB)
+    assert desk.text.replace("\nREX> why?", "") == fresh(SUMMARY, stage(68), WEB)
+    desk.write(lambda text: text.replace("\nREX> why?", "") + "\n\nREX> why?")
+    desk.publish(SUMMARY, stage(5), WEB)
+    assert desk.text == f"{fresh(SUMMARY, stage(5), WEB)}\n\nREX> why?"
+
+
+@pytest.mark.root
+def test_a_rewritten_caption_stays_under_the_new_picture(desk: Desk) -> None:
+    """The words are the person's, the picture is the one that labkit drew last."""
+
+    def shown(shade: int, caption: str) -> tuple[fences.Block, Upload]:
+        item = picture(shade)
+        line = wikitext.image(item.name, alt="a pixel of grey in a figure", caption=caption)
+        return fences.block("05-web", "== Web sites ==", f"{line}\n\nSix pages."), item
+
+    old, new = shown(21, "Grey 21"), shown(22, "Grey 22")
+    desk.publish(old[0], uploads=(old[1],))
+    desk.write(lambda text: text.replace("Grey 21", "Grey. Why so dark?"))
+    done = desk.publish(new[0], uploads=(new[1],))
+    assert (done.people, done.there) == (1, 1)
+    line = next(line for line in desk.text.split("\n") if "File:" in line)
+    assert new[1].name in line
+    assert "<i>Grey. Why so dark?</i>" in line
+    assert not desk.publish(new[0], uploads=(new[1],)).changed
+
+
+@pytest.mark.root
+@BOTH
+def test_a_section_between_blocks_is_copied_as_it_is(desk: Desk) -> None:
+    """Whatever it holds: headings, tables, comments, blanks at lines' ends within it."""
+    own = '== Ours ==\n{| class="x"\n| a  \n|}\n<!-- note -->\n<nowiki>~~~</nowiki>\n\n\nwords'
+    desk.publish(SUMMARY, stage(250), WEB)
+    end = "<!-- labkit:end 02-rootfs -->"
+    desk.write(lambda text: text.replace(end, f"{end}\n{own}"))
+    desk.publish(SUMMARY, stage(171), WEB)
+    assert f"{end}\n{own}\n\n== Web sites ==" in desk.text
+    assert desk.text.replace(f"\n{own}", "") == fresh(SUMMARY, stage(171), WEB)
+
+
+@pytest.mark.root
+def test_a_line_that_its_author_takes_back_meanwhile_is_not_missed(desk: Desk) -> None:
+    """What counts is what stood in the revision that was saved onto: there it was gone already."""
+    desk.publish(SUMMARY, stage(250), WEB)
+    desk.after("Six pages.", "REX> a\nREX> b")
+    desk.wire.before_edit = [lambda: desk.write(lambda text: text.replace("REX> a\n", ""))]
+    done = desk.publish(SUMMARY, stage(171), WEB)
+    assert (done.people, done.there, done.put_back) == (1, 1, ())
+    assert "REX> a" not in desk.text
+    assert "REX> b" in desk.text
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("subpages", [False, True], ids=["alone", "with what is beside it"])
+@pytest.mark.parametrize("redirect", [True, False], ids=["with a redirect", "without one"])
+def test_a_moved_page_is_followed(
+    desk: Desk, tmp_path: Path, redirect: bool, subpages: bool
+) -> None:
+    """From this machine and from another one, what labkit wrote still known, the old title left alone."""
+    desk.page += f" {redirect} {subpages}"
+    new = f"{desk.page} elsewhere"
+    desk.publish(stage(250))
+    desk.after("| all || 250", "REX> kept")
+    move(desk, new, redirect=redirect, subpages=subpages)
+    before = text_of(desk, desk.page)
+    for megabytes, folder in ((171, desk.folder), (68, tmp_path / "another machine")):
+        desk.folder = folder
+        done = desk.publish(stage(megabytes))
+        assert (done.page, done.people, done.there) == (new, 1, 1)
+        assert done.url.endswith("_elsewhere")
+        assert text_of(desk, new).replace("REX> kept\n", "") == fresh(stage(megabytes))
+        assert not desk.publish(stage(megabytes)).changed
+    assert text_of(desk, desk.page) == before
+
+
+@pytest.mark.root
+@BOTH
+def test_a_page_that_was_moved_twice_is_followed(desk: Desk) -> None:
+    """Along a chain of moves of which some left a redirect and some did not."""
+    desk.publish(stage(250))
+    first, home = desk.page, desk.page
+    for n, redirect in enumerate((False, True, False)):
+        move(desk, f"{home} {n}", redirect=redirect)
+        desk.page = f"{home} {n}"
+    desk.page = first
+    assert desk.publish(stage(171)).page == f"{home} 2"
+    assert text_of(desk, f"{home} 2") == fresh(stage(171))
+
+
+@pytest.mark.root
+@BOTH
+def test_a_deleted_page_stays_deleted_until_it_is_wanted(desk: Desk) -> None:
+    """The error says who deleted it and why; asked for by name, the page is made anew."""
+    desk.publish(stage(250), WEB)
+    delete(desk, desk.page, "not needed")
+    item = picture(23)
+    with pytest.raises(WikiError, match=r"was deleted by Teacher on .*\(not needed\)") as caught:
+        desk.publish(stage(171), WEB, uploads=(item,))
+    assert f"--restore '{desk.page}'" in caught.value.remedy
+    assert desk.teacher.read(desk.page, files=[item.name]).files == frozenset()
+    with pytest.raises(WikiError, match="was deleted"):
+        publishing.plan(desk.bot, desk.page, (WEB,), folder=desk.folder)
+    desk.publish(stage(171), WEB, restore=(desk.page,))
+    assert desk.text == fresh(stage(171), WEB)
+    assert not desk.publish(stage(171), WEB).changed
+
+
+@pytest.mark.root
+def test_what_was_moved_and_then_deleted_is_deleted(desk: Desk) -> None:
+    """A redirect that leads to a deleted page makes no new page there."""
+    desk.publish(stage(250))
+    move(desk, f"{desk.page} 2")
+    delete(desk, f"{desk.page} 2")
+    with pytest.raises(WikiError, match=f"{desk.page} 2: was deleted"):
+        desk.publish(stage(171))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("words", ["", "Something else.", "== Ours ==\nREX> start again"])
+def test_an_emptied_or_replaced_page_is_published_anew_below_what_is_there(
+    desk: Desk, words: str
+) -> None:
+    """Without one of labkit's comments it is a page that labkit never wrote: people's words come first."""
+    desk.page += f" {len(words)}"
+    desk.publish(SUMMARY, stage(250))
+    desk.write(lambda text: words)
+    done = desk.publish(SUMMARY, stage(171))
+    assert [change.state for change in done.changes] == ["added", "added"]
+    blocks = f"{SUMMARY.text}\n\n{stage(171).text}"
+    listed = fences.listed(("summary", "02-rootfs"))
+    assert desk.text == (f"{listed}\n{words}\n\n{blocks}" if words else fresh(SUMMARY, stage(171)))
+
+
+@pytest.mark.root
+def test_a_page_replaced_by_a_redirect_leads_to_where_it_says(desk: Desk) -> None:
+    """A person's redirect is followed as a move is, below what is in its place."""
+    target = f"{desk.page} target"
+    desk.publish(stage(250))
+    desk.teacher.save(target, "REX> here, please", base=None, summary="")
+    desk.write(lambda text: f"#REDIRECT [[{target}]]")
+    done = desk.publish(stage(171))
+    assert done.page == target
+    assert text_of(desk, target).startswith(f"{fences.listed(('02-rootfs',))}\nREX> here, please\n")
+    assert text_of(desk, desk.page) == f"#REDIRECT [[{target}]]"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("MediaWiki:Sidebar", "is not a page of text"),
+        ("Template:Labkit", "which cannot be the report's page"),
+        ("User:Student/common.js", "is not a page of text"),
+        ("Special:Version", "not a page's name|is deleted|leads to"),
+        ("A page that leads to itself", "leads to itself"),
+    ],
+)
+def test_a_redirect_does_not_lead_labkit_astray(desk: Desk, target: str, reason: str) -> None:
+    """Not into the wiki's interface, templates or scripts, whatever rights the bot has."""
+    desk.page += f" {target.partition(':')[0]}"
+    title = desk.page if "itself" in target else target
+    text = f"#REDIRECT [[{title}]]"
+    desk.teacher.save(desk.page, text, base=None, summary="")
+    with pytest.raises(WikiError, match=reason):
+        desk.publish(stage(171))
+    assert text_of(desk, desk.page) == text
+    assert stage(171).text not in text_of(desk, title)
+
+
+@given(name=st.text(max_size=80), data=st.binary(max_size=20))
+def test_a_picture_is_always_called_as_labkit_s_are(name: str, data: bytes) -> None:
+    """Whatever a figure or an attachment is called, its page keeps the report's prefix."""
+    item = upload(name, data, ending="png", text="")
+    assert mediawiki.PICTURE.fullmatch(item.name)
+
+
+@pytest.mark.root
+def test_what_is_no_name_is_refused_before_anything_is_written(desk: Desk) -> None:
+    """A picture that is not called as labkit's are, a block that the report does not have, a title that no report's
+    page can have."""
+    names = ["Main.png", "../x.png", "Labkit-a.png", "Labkit-a|b-0123456789abcdef.png",
+             "Labkit-a-0123456789abcdef.svg", "Labkit-a-0123456789abcdef.png\n"]  # fmt: skip
+    for name in names:
+        with pytest.raises(WikiError, match="is not the name of a picture"):
+            desk.bot.send(Upload(name=name, text="", data=b"x"))
+    with pytest.raises(ConfigError, match="did you mean '05-web'"):
+        desk.publish(WEB, restore=("05-wed",))
+    assert desk.wire.bodies == []
+    before = text_of(desk, "Main Page")
+    for page in ("Special:Version", "MediaWiki:Sidebar", "Report|Main Page", "User:Student/common.js", ":", "A#b"):  # fmt: skip
+        desk.page = page
+        with pytest.raises(WikiError):
+            desk.publish(WEB)
+        assert not [body for body in desk.wire.bodies if "action=edit" in body]
+    assert text_of(desk, "Main Page") == before

@@ -14,7 +14,7 @@ from labkit.wiki.publish import last_written, publishing
 from labkit.wiki.remarks import listing, threads
 from labkit.wiki.remarks.listing import Addressed, Remark, Remarks
 from labkit.wiki.remarks.threads import State
-from tests.writers import WEB, Writers, run_id, stage, writers
+from tests.desks import WEB, Writers, run_id, run_stage, writers
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -72,11 +72,13 @@ def page(wiki_on: Lab, tmp_path: Path, request: pytest.FixtureRequest) -> Iterat
 @BOTH
 @pytest.mark.root
 def test_author_date_and_run_are_the_historys(page: Writers) -> None:
-    """They stay what they were when others saved the page since, and the remark is stale then."""
-    page.publish(stage(250, 1), WEB)
+    """They stay what they were when others saved the page since. The remark is stale while a reader sees a change:
+    another run with the same numbers, and other people's lines, change nothing of the kind. A damaged comment hides
+    no remark: only where the blocks are cannot be told."""
+    page.publish(run_stage(250, 1), WEB)
     page.after("All: 250 MB.", "REX> Quantify. ~~~~")
     page.after("Six pages.", "REX> Good.\nREX> settled")
-    page.publish(stage(68, 2), WEB)
+    page.publish(run_stage(68, 2), WEB)
     found = page.remarks()
     one, other = found.remarks
     assert (one.author, one.thread.text, one.thread.block) == ("Teacher", "Quantify.", "02-rootfs")
@@ -88,45 +90,39 @@ def test_author_date_and_run_are_the_historys(page: Writers) -> None:
     assert abs((datetime.now(UTC) - one.written).total_seconds()) < 600
     said = f"2 remarks on the page {page.page}: 1 open, 0 answered, 1 settled."
     assert listing.sentence(found) == said
-
-
-@pytest.mark.root
-def test_a_remark_is_stale_only_when_a_reader_sees_a_change(page: Writers) -> None:
-    """Another run with the same numbers, and other people's lines, change nothing of the kind."""
-    page.publish(stage(250, 1))
-    page.after("All: 250 MB.", "REX> Quantify.")
-    page.publish(stage(250, 2))
     page.after("The end.", "A word of mine.")
-    page.publish(stage(250, 3))
-    [remark] = page.remarks().remarks
-    assert (remark.stale, remark.run, remark.now) == (False, run_id(1), run_id(3))
-    page.publish(stage(171, 4))
-    assert page.remarks().remarks[0].stale
-    page.publish(stage(250, 5))
-    assert not page.remarks().remarks[0].stale
+    page.publish(run_stage(250, 3), WEB)
+    assert [item.stale for item in page.remarks().remarks] == [False, False]
+    page.write(lambda text: text.replace("<!-- labkit:end 02-rootfs -->", ""))
+    damaged = page.remarks().remarks[0]
+    assert (damaged.author, damaged.thread.block, damaged.run) == ("Teacher", "", run_id(1))
 
 
 @pytest.mark.root
 def test_an_identifier_stays(page: Writers) -> None:
-    """Over publications, answers, other remarks above, a move of the line, and on another machine."""
-    page.publish(stage(250, 1), WEB)
+    """Over publications, answers, other remarks above, a move of the line or the page, and on another machine."""
+    page.publish(run_stage(250, 1), WEB)
     page.after("All: 250 MB.", "REX> Why?")
     [first] = page.remarks().remarks
-    page.publish(stage(171, 2), WEB)
+    page.publish(run_stage(171, 2), WEB)
     page.after("REX> Why?", ": Because.")
-    page.after("'''Passed.''' " + stage(171, 2).body.split("\n")[0].partition("''' ")[2], "\nREX> Why?\n")  # fmt: skip
+    page.after("'''Passed.''' " + run_stage(171, 2).body.split("\n")[0].partition("''' ")[2], "\nREX> Why?\n")  # fmt: skip
     page.folder = page.folder / "elsewhere"
     same = [remark.id for remark in page.remarks().remarks]
     assert len(set(same)) == 2
     assert first.id in same
     page.write(lambda text: text.replace("REX> Why?\n: Because.\n", "") + "\nREX> Why?\n: Because.")
-    assert {remark.id for remark in page.remarks().remarks} == set(same)
+    new, token = f"{page.page} elsewhere", page.teacher.get_token("csrf")
+    page.teacher.post("move", **{"from": page.page}, to=new, token=token)
+    found = page.remarks()
+    assert found.page == new
+    assert {remark.id for remark in found.remarks} == set(same)
 
 
 @pytest.mark.root
 def test_an_unchanged_page_costs_one_request(page: Writers) -> None:
     """And a page that was saved since costs its new revisions alone."""
-    page.publish(stage(250, 1))
+    page.publish(run_stage(250, 1))
     page.after("All: 250 MB.", "REX> Why?")
     before = page.remarks()
     assert page.remarks() == before
@@ -143,30 +139,18 @@ def test_an_unchanged_page_costs_one_request(page: Writers) -> None:
 @pytest.mark.root
 def test_what_was_kept_of_another_page_is_not_used(page: Writers) -> None:
     """A page made anew under the same name has a history of its own."""
-    page.publish(stage(250, 1))
+    page.publish(run_stage(250, 1))
     page.after("All: 250 MB.", "REX> Why?")
     [old] = page.remarks().remarks
     for title in (page.page, last_written.state_title(page.page)):
         page.teacher.post("delete", title=title, token=page.teacher.get_token("csrf"))
-    publishing.apply(page.bot, page.page, [stage(250, 1)], folder=page.folder, restore=[page.page])
+    publishing.apply(
+        page.bot, page.page, [run_stage(250, 1)], folder=page.folder, restore=[page.page]
+    )
     page.after("All: 250 MB.", "REX> Why?", page.student)
     [new] = page.remarks().remarks
     assert (old.author, new.author) == ("Teacher", "Student")
     assert old.id != new.id
-
-
-@BOTH
-@pytest.mark.root
-def test_a_moved_page_keeps_its_remarks(page: Writers) -> None:
-    """Its history moves with it, and so do the identifiers."""
-    page.publish(stage(250, 1))
-    page.after("All: 250 MB.", "REX> Why?")
-    [old] = page.remarks().remarks
-    new, token = f"{page.page} elsewhere", page.teacher.get_token("csrf")
-    page.teacher.post("move", **{"from": page.page}, to=new, token=token)
-    found = page.remarks()
-    assert found.page == new
-    assert [(item.id, item.author) for item in found.remarks] == [(old.id, "Teacher")]
 
 
 @pytest.mark.root
@@ -179,36 +163,14 @@ def test_a_page_that_is_not_there_has_no_remarks(page: Writers) -> None:
 
 
 @pytest.mark.root
-def test_a_damaged_fence_hides_no_remark(page: Writers) -> None:
-    """The page's remarks are read all the same; where the blocks are cannot be told."""
-    page.publish(stage(250, 1))
-    page.after("All: 250 MB.", "REX> Why?")
-    page.write(lambda text: text.replace("<!-- labkit:end 02-rootfs -->", ""))
-    [found] = page.remarks().remarks
-    assert (found.author, found.thread.block, found.run) == ("Teacher", "", run_id(1))
-
-
-@pytest.mark.root
-def test_texts_of_many_revisions_are_read_at_once(page: Writers) -> None:
-    """Fifty a request; a revision that the wiki does not have is left out."""
-    page.publish(stage(250, 1))
-    for number in range(3):
-        page.write(lambda text, number=number: f"{text}\nline {number}")  # type: ignore[misc]
-    wanted = [revision.number for revision in page.teacher.history(page.page)]
-    found = page.teacher.texts([*wanted, 10**8])
-    assert sorted(found) == sorted(wanted)
-    assert found[wanted[0]].endswith("line 2")
-
-
-@pytest.mark.root
 def test_a_remark_is_settled_by_who_asked_alone(page: Writers) -> None:
     """Or by a teacher, who is in the wiki's group; anybody else's line is told and settles nothing."""
-    page.publish(stage(250, 1))
+    page.publish(run_stage(250, 1))
     page.after("All: 250 MB.", "REX> Quantify.\n: 250.")
     page.after(": 250.", "REX> settled", page.student)
     [found] = page.remarks().remarks
     assert (found.state, found.told) == ("answered", "answered; settled by Student (not the asker)")
-    page.publish(stage(171, 2))
+    page.publish(run_stage(171, 2))
     [found] = page.remarks().remarks
     assert found.state == "answered"
     page.write(lambda text: text.replace(": 250.\nREX> settled", "REX> settled"))
@@ -226,7 +188,7 @@ def test_a_remark_is_settled_by_who_asked_alone(page: Writers) -> None:
 @pytest.mark.root
 def test_a_settling_line_cannot_be_borrowed(page: Writers) -> None:
     """Moved, or one more like it above: it settles what its writer put it under, and nothing else."""
-    page.publish(stage(250, 1))
+    page.publish(run_stage(250, 1))
     page.after("All: 250 MB.", "REX> One?\nREX> settled\n\nREX> Two?")
     page.after("The end.", "REX> Three?\n")
     assert [item.state for item in page.remarks().remarks] == ["settled", "open", "open"]
@@ -262,7 +224,7 @@ def test_a_settling_line_cannot_be_borrowed(page: Writers) -> None:
 def test_what_another_made_of_a_remark_is_told(page: Writers) -> None:
     """Deleted or rewritten, with who, when and the former text; rewritten, it stays its writer's to settle. What
     its own writer takes away is not told, nor is what is back."""
-    page.publish(stage(250, 1), WEB)
+    page.publish(run_stage(250, 1), WEB)
     page.after("All: 250 MB.", "REX> Why 250 MB?\n\nREX> Mine to delete.")
     page.after("Six pages.", "REX> Show all six.")
     page.write(lambda text: text.replace("REX> Mine to delete.\n", ""))
@@ -271,7 +233,7 @@ def test_what_another_made_of_a_remark_is_told(page: Writers) -> None:
     page.write(
         lambda text: text.replace("Why 250 MB?", "Why not 250 MB?\nREX> settled"), page.student
     )
-    page.publish(stage(171, 2), WEB)
+    page.publish(run_stage(171, 2), WEB)
     found = page.remarks()
     assert [
         (item.line, item.author, item.block, item.became, item.by.user) for item in found.vanished
@@ -301,7 +263,7 @@ def test_what_another_made_of_a_remark_is_told(page: Writers) -> None:
 def test_who_is_a_teacher_is_asked_again(page: Writers) -> None:
     """By the listing, where somebody settled another's remark: a group changes without the page being saved. A page
     on which nobody did still costs one request."""
-    page.publish(stage(250, 1))
+    page.publish(run_stage(250, 1))
     page.after("All: 250 MB.", "REX> Quantify.", page.student)
     page.after("REX> Quantify.", "REX> settled")
     assert page.remarks().remarks[0].state == "settled"

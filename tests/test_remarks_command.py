@@ -11,9 +11,9 @@ import pytest
 from labkit import Lab
 from labkit.core.run import Done
 from labkit.report.batch.notebook import write_lab_file
+from tests.desks import Writers, run_stage, writers
 from tests.test_cli import labkit
 from tests.test_dialogue import of_its_own
-from tests.writers import Writers, stage, writers
 
 Command = Callable[..., Done]
 pytestmark = pytest.mark.root
@@ -36,7 +36,7 @@ def command(lab: Lab) -> Command:
 def page(lab: Lab, tmp_path: Path) -> Iterator[Writers]:
     """The published page with two remarks."""
     with writers(lab, lab.wiki.page, tmp_path / "wiki") as made:
-        made.publish(stage(250))
+        made.publish(run_stage(250))
         made.after("All: 250 MB.", "REX> Quantify.")
         made.write(lambda text: f"{text}\n\nREX> Good.\nREX> settled")
         yield made

@@ -87,6 +87,7 @@ DAMAGES = {
     "a block was copied without its end": WHOLE.replace("\n\nBye.", f"\n\n{ONE.text.removesuffix(END_1)}\n\nBye."),
     "an older revision's block was copied": WHOLE.replace("\n\nBye.", f"\n\n{OLD.text}\n\nBye."),
     "a stray end was put in": WHOLE.replace("It answers.\n", f"It answers.\n{END_2}\n"),
+    "both names are gone": WHOLE.replace("begin 02-rootfs", "begin").replace("end 02-rootfs", "end"),
     "the list was copied": f"{WHOLE}\n{LIST}",
     "the list was cut": WHOLE.replace("labkit:page 01", "labkit:pag 01"),
 }  # fmt: skip
@@ -188,7 +189,7 @@ def test_the_difference_is_shown_as_on_the_page() -> None:
 
 PARTS = (
     LIST, BEGIN_1, BEGIN_2, END_1, END_2, *ONE.lines, *TWO.lines, *OLD.lines, *REMARKS,
-    "<!-- labkit:end -->", "<!-- labkit:begin 02-rootfs", "labkit:page -->", "",
+    "<!-- labkit:end -->", "<!-- labkit:begin -->", "<!-- labkit:begin 02-rootfs", "labkit:page -->", "",
 )  # fmt: skip
 
 

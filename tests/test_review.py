@@ -18,7 +18,7 @@ from labkit.report.site import hypertext, pages, review
 from labkit.report.stages import record as records
 from labkit.report.stages.assignment import ROWS, STAGES, TASKS, plan
 from labkit.report.stages.closing import closing_table, coverage
-from labkit.report.stages.record import Entry, StageRecord
+from labkit.report.stages.record import Entry, Inputs, StageRecord
 from tests import executed
 
 if TYPE_CHECKING:
@@ -405,9 +405,13 @@ def test_a_row_is_met_by_all_that_it_asks_for(
 def test_coverage_names_stage_and_cell(lab: Lab) -> None:
     """Each row has the stage, the cell and the checks that answer it; one without is named."""
     keep(lab, "04-network", Entry(cell=7, result=checked("network.a", holds=True, rows=("R10",))))
+    old = Inputs(after={"04-network": "another"})
+    keep(lab, "07-report", Entry(cell=1, result=checked("report.x", holds=False)), inputs=old)
     found = coverage(lab, checked("report.x", holds=True, rows=("R12",)))
     answers = {(answer.row, answer.stage, answer.cell) for answer in found.value.answers}
     assert answers == {("R10", "04-network", 7), ("R12", "07-report", 0)}
     assert "E1" in found.checks[0].seen
     assert not found.checks[0].holds
     assert len(found.table("coverage").rows) == len(ROWS)
+    said = {line[0]: line[5] for line in found.table("coverage").rows}
+    assert said["R12"] == "1 of 1 hold"  # of now, although that stage's last run is stale

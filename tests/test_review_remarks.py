@@ -12,7 +12,7 @@ from labkit.core.files import write_atomically
 from labkit.report.site import discussion
 from labkit.report.site.discussion import Listing
 from labkit.report.stages.record import Entry
-from labkit.wiki.merge.page_merge import Altered, Step
+from labkit.wiki.merge.page_merge import Altered, Authorship
 from labkit.wiki.remarks.listing import Addressed, Remark, Remarks, Vanished
 from tests import test_review as site_tests
 from tests.test_remarks import remark
@@ -68,7 +68,7 @@ def test_what_people_changed_is_told(lab: Lab) -> None:
     page of the stage."""
     keep(lab, "04-network", Entry(cell=3, result=result()))
     keep(lab, "05-web", Entry(cell=3, result=result()))
-    by = Step(user="Student", time=READ)
+    by = Authorship(user="Student", time=READ)
     remarks = Remarks(
         page="Report", url="", revision=3,
         remarks=(on("04-network", "REX> Both ways?", claims=(by,), owner="Teacher", author="Student"),),

@@ -13,7 +13,7 @@ from labkit.errors import ConfigError, StateError
 from labkit.wiki.client import session
 from labkit.wiki.client.protocol import Revision
 from labkit.wiki.publish import prepared
-from labkit.wiki.publish.prepared import Kept, State, decide, digest
+from labkit.wiki.publish.prepared import SentPage, State, decide, digest
 from labkit.wiki.server.configuration import Folders
 
 ROWS = [f"{kind}{n}" for kind, last in (("E", 5), ("I", 6), ("R", 12)) for n in range(1, last + 1)]
@@ -24,9 +24,9 @@ def revision(text: str, user: str = "Labkit") -> Revision:
     return Revision(number=7, text=text, user=user)
 
 
-def kept(sent: str, saved: str = "") -> Kept:
+def kept(sent: str, saved: str = "") -> SentPage:
     """What labkit remembers of a page that it wrote."""
-    return Kept(sent=digest(sent), saved=digest(saved or sent))
+    return SentPage(sent=digest(sent), saved=digest(saved or sent))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def kept(sent: str, saved: str = "") -> Kept:
         (revision("old, and more"), kept("old"), "left as people wrote it"),
     ],
 )
-def test_decision(page: Revision | None, memory: Kept | None, state: State) -> None:
+def test_decision(page: Revision | None, memory: SentPage | None, state: State) -> None:
     """Only what labkit itself saved, or the installer, is written over."""
     assert decide(page, "new", memory) == state
 
@@ -62,7 +62,7 @@ def test_assignment_is_wikitext(make_lab: Callable[..., Lab], tmp_path: Path) ->
     ("name", "content", "reason"),
     [
         ("task.pdf", b"%PDF", "does not tell what is in it"),
-        ("task.wiki", b"\xff\xfe", "no text in UTF-8"),
+        ("task.wiki", b"\xff\xfe", "not UTF-8 text"),
         ("task.md", b" \n", "is empty"),
         ("missing.md", None, "No such file"),
     ],

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 
 import pytest
 
 from labkit import Lab
+from labkit.core import daemon
 from labkit.errors import WikiError
+from labkit.report.page import publication
+from labkit.wiki import server
 from labkit.wiki.client import session
 from labkit.wiki.client.session import origin
+from labkit.wiki.server import lifecycle
 from labkit.wiki.server.configuration import Folders
+from tests.conftest import lab_maker, open_place
+from tests.test_publication import ran, result
+from tests.waiting import until
 
 WRONG = "0123456789abcdef0123456789abcdef"
 
@@ -90,3 +98,26 @@ def test_missing_environment_is_named(
     environment(user, password)
     with pytest.raises(WikiError, match=f"the environment has {missing}"):
         session.credentials(existing(lab))
+
+
+@pytest.mark.root
+def test_a_private_wiki_is_published_to(environment: Callable[[str, str], None]) -> None:
+    """An existing wiki that anonymous users cannot read counts as up, takes the report, and has nothing left to do the
+    second time."""
+    with open_place() as folder, lab_maker(folder, folder / "outputs") as make:
+        lab = make()
+        server.up(lab)
+        with Folders(lab).settings.open("a") as settings:
+            settings.write("$wgGroupPermissions['*']['read'] = false;\n")
+        daemon.send(lifecycle.web_server(Folders(lab)), signal.SIGUSR1)
+        private = existing(lab).model_copy(update={"outputs": str(folder / "o")})
+        until(lambda: session.site_info(private).private)
+        environment(
+            f"{session.BOT}@{session.APP}", session.passwords(lab).publish.get_secret_value()
+        )
+        assert server.up(private).holds
+        ran(private, result(171))
+        first, second = publication.publish(private), publication.publish(private)
+    assert first.holds
+    assert first.value.edited
+    assert not second.changed

@@ -48,11 +48,7 @@ from tests.rendered import PNG
 def test_text_becomes_characters_that_are_no_markup(text: str, expected: str) -> None:
     """Each character that could be markup where it stands is a character reference."""
     assert wikitext.literal(text) == expected
-
-
-def test_text_between_other_pieces_keeps_its_blanks() -> None:
-    """A blank beside another piece of the line is no blank at the line's edge."""
-    assert wikitext.literal(" a ", begins=False, ends=False) == " a "
+    assert wikitext.literal(" a ", begins=False, ends=False) == " a "  # between other pieces
 
 
 def test_source_is_highlighted_unless_it_would_break_out() -> None:
@@ -89,12 +85,8 @@ def test_a_table_has_units_in_its_header_and_numbers_to_the_right() -> None:
         )
     )
 
-
-def test_a_long_table_is_collapsed() -> None:
-    """More rows than a screen holds are folded, and their number is said."""
-    table = Table.of("n", "Numbers", [{"n": n} for n in range(wikitext.LONG + 1)])
-    head = wikitext.table(table).split("\n")[:2]
-    assert head == [
+    long = Table.of("n", "Numbers", [{"n": n} for n in range(wikitext.LONG + 1)])
+    assert wikitext.table(long).split("\n")[:2] == [
         '{| class="wikitable sortable mw-collapsible mw-collapsed"',
         '|+ style="text-align:left;white-space:nowrap" | Numbers (21 rows)',
     ]

@@ -14,7 +14,7 @@ from labkit.display import counted
 
 if TYPE_CHECKING:
     from labkit.core.result import Result
-    from labkit.wiki.publish.editor import Plan
+    from labkit.wiki.publish.editor import PagePlan
 
 
 @command
@@ -114,7 +114,7 @@ def remarks(
     finish(discussion.remarks(lab, only="open" if only_open else None), choice)
 
 
-def _changes(plan: Plan) -> Iterator[tuple[str, str]]:
+def _changes(plan: PagePlan) -> Iterator[tuple[str, str]]:
     """The differences that publishing would make, each with a heading; pictures to upload have a heading alone."""
     for change in plan.changes:
         if change.state == "unchanged":

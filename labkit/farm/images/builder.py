@@ -177,22 +177,23 @@ def base_options(base: Rootfs, version: str, epoch: int) -> tuple[str, ...]:
         "labkit.origin": base.origin,
         "labkit.umoci": version,
     }
-    return (
-        *_pairs("--config.env", {"PATH": ENVIRONMENT["PATH"]}),
-        "--config.cmd=/bin/sh",
-        *_pairs("--config.label", labels),
-        *dated(epoch),
-    )
+    return _options({"PATH": ENVIRONMENT["PATH"]}, ("/bin/sh",), labels, epoch)
 
 
 def web_options(epoch: int) -> tuple[str, ...]:
     """umoci's options for the configuration of the web image: apache2 is the first process, on port 80."""
+    process = ("--config.exposedports=80/tcp", f"--config.stopsignal={STOP_SIGNAL}")
+    labels = {"org.opencontainers.image.title": " and ".join(PACKAGES)}
+    return (*process, *_options(ENVIRONMENT, COMMAND, labels, epoch))
+
+
+def _options(
+    env: Mapping[str, str], command: Sequence[str], labels: Mapping[str, str], epoch: int
+) -> tuple[str, ...]:
     return (
-        *_pairs("--config.env", ENVIRONMENT),
-        *(f"--config.cmd={word}" for word in COMMAND),
-        "--config.exposedports=80/tcp",
-        f"--config.stopsignal={STOP_SIGNAL}",
-        *_pairs("--config.label", {"org.opencontainers.image.title": " and ".join(PACKAGES)}),
+        *(f"--config.env={name}={value}" for name, value in env.items()),
+        *(f"--config.cmd={word}" for word in command),
+        *(f"--config.label={name}={value}" for name, value in labels.items()),
         *dated(epoch),
     )
 
@@ -222,10 +223,6 @@ def install(root: Path, repository: Repository, cached: PackageCache, began: flo
 
 def _chroot(root: Path, access: Access, *argv: str) -> None:
     run_reported(argv, name="image", phase=argv[0], access=access, root=root)
-
-
-def _pairs(option: str, values: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(f"{option}={name}={value}" for name, value in values.items())
 
 
 class LayoutRecord(Record):
@@ -342,13 +339,12 @@ def _add(lab: Lab, site: Site, work: Path, below: Path, epoch: int) -> None:
     image = ("--image", f"{work}/layout:web", "--tag", site.name)
     umoci("raw", "add-layer", *image, *history, archive)
     archive.unlink()
-    options = (
-        f"--config.label=org.opencontainers.image.title={lab.title(site)}",
-        f"--config.label=labkit.lab={lab.name}",
-        f"--config.label=labkit.site={site.name}",
-        *dated(epoch),
-    )
-    configure(f"{work}/layout:{site.name}", options)
+    labels = {
+        "org.opencontainers.image.title": lab.title(site),
+        "labkit.lab": lab.name,
+        "labkit.site": site.name,
+    }
+    configure(f"{work}/layout:{site.name}", _options({}, (), labels, epoch))
 
 
 def _digests(layout: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Which files of a mounted root file system are opened: the kernel's own word, by fanotify(7).
+"""Finds which files of a mounted root file system programs open, as the kernel reports them by fanotify(7).
 
 Nothing is put into the root file system, and the processes in it are neither traced nor slowed: the
 kernel reports each file of the file system that anybody opens, in whatever namespace.

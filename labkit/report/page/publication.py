@@ -24,7 +24,7 @@ from labkit.wiki.client.protocol import Snapshot, Wiki
 from labkit.wiki.merge import page_merge
 from labkit.wiki.merge.page_merge import Altered
 from labkit.wiki.publish import publishing
-from labkit.wiki.publish.editor import Changed, Plan
+from labkit.wiki.publish.editor import Changed, PagePlan
 from labkit.wiki.publish.publishing import Mended, Published
 from labkit.wiki.remarks import listing
 from labkit.wiki.remarks.listing import Remarks
@@ -62,7 +62,7 @@ def publish(lab: Lab, *, restore: Sequence[str] = (), repair: bool = False) -> O
 
 
 @action("report.plan")
-def plan(lab: Lab, *, restore: Sequence[str] = ()) -> Outcome[Plan]:
+def plan(lab: Lab, *, restore: Sequence[str] = ()) -> Outcome[PagePlan]:
     """What :func:`publish` would write on the page as it is now, block by block; nothing is written."""
     with closing(session.open(lab, info=session.site_info(lab))) as wiki:
         ground = _ground(lab, wiki)
@@ -151,7 +151,7 @@ def checks(done: Published, made: Pages) -> tuple[Check, ...]:
     )  # fmt: skip
 
 
-def planned(found: Plan, address: str) -> str:
+def planned(found: PagePlan, address: str) -> str:
     """What a publication would do, in a sentence."""
     if not found.changed:
         return f"The report at {address} is as it should be: publishing would write nothing."

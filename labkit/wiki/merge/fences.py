@@ -26,7 +26,6 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterator
 
 from labkit.errors import WikiError
 from labkit.records import Record
@@ -166,30 +165,50 @@ def listed(names: tuple[str, ...]) -> str:
 def parse(text: str, page: str) -> Document:
     """The page's parts. Raises :class:`WikiError` naming page, line and fault when a fence is
     damaged, doubled, or stands inside another block."""
-    found: list[Fenced] = []
+
+    def damage(place: int, fault: str) -> WikiError:
+        return WikiError(
+            f"{page}, line {line_of(text, place)}",
+            fault,
+            "nothing was published; `labkit publish --repair` repairs it and loses no line (to see first what it "
+            "would do: --repair --dry-run)",
+            code="wiki.page-damaged",
+        )
+
+    found: dict[str, Fenced] = {}
     names: re.Match[str] | None = None
     opened: re.Match[str] | None = None
     before = place = 0
-    for match in _fences(text, page):
+    for match in [*FENCE.finditer(text), None]:
+        if trace := TRACE.search(text, place, match.start() if match else len(text)):
+            raise damage(trace.start(), f"a comment of labkit's is damaged: {trace[0][:60]}")
+        if match is None:
+            break
+        fault = ""
         if match["begin"]:
-            _expect(opened is None, text, match, page, "a block begins inside another one")
+            fault = "a block begins inside another one" if opened else ""
             opened, before = match, place
         elif match["end"]:
-            _expect(opened is not None and opened["name"] == match["end"], text, match, page,
-                    "this block ends without having begun")  # fmt: skip
-            assert opened is not None  # noqa: S101 - the line above
-            found.append(_fenced(text, opened, match, before))
-            opened = None
+            if opened is None or opened["name"] != match["end"]:
+                raise damage(
+                    match.start(), f"this block ends without having begun: {match[0][:60]}"
+                )
+            item = _fenced(text, opened, match, before)
+            if first := found.get(item.block.name):
+                line = line_of(text, first.start)
+                raise damage(item.start, f"block {item.block.name} stands a second time (first: line {line})")  # fmt: skip
+            found[item.block.name], opened = item, None
         else:
-            _expect(opened is None and names is None, text, match, page, "a second list of blocks")
+            fault = "a second list of blocks" if opened or names else ""
             names = match
+        if fault:
+            raise damage(match.start(), f"{fault}: {match[0][:60]}")
         place = match.end()
     if opened:
-        _expect(False, text, opened, page, "this block has no end")
-    _refuse_doubles(found, text, page)
+        raise damage(opened.start(), f"this block has no end: {opened[0][:60]}")
     return Document(
         text=text,
-        blocks=tuple(found),
+        blocks=tuple(found.values()),
         names=tuple(names["names"].split()) if names else None,
         list_start=names.start() if names else 0,
         list_end=names.end() if names else 0,
@@ -215,22 +234,6 @@ def line_of(text: str, place: int) -> int:
     return text.count("\n", 0, place) + 1
 
 
-def _fences(text: str, page: str) -> Iterator[re.Match[str]]:
-    """The fences in their order; anything else that was one is an error."""
-    place = 0
-    for match in FENCE.finditer(text):
-        _refuse_traces(text, place, match.start(), page)
-        place = match.end()
-        yield match
-    _refuse_traces(text, place, len(text), page)
-
-
-def _refuse_traces(text: str, start: int, end: int, page: str) -> None:
-    trace = TRACE.search(text, start, end)
-    if trace:
-        _expect(False, text, trace, page, "a comment of labkit's is damaged")
-
-
 def _fenced(text: str, begin: re.Match[str], end: re.Match[str], before: int) -> Fenced:
     """A block between two fences; a line break next to each of them belongs to the fence."""
     start = max(text.rfind("\n", 0, begin.start()) + 1, before)
@@ -247,28 +250,3 @@ def _fenced(text: str, begin: re.Match[str], end: re.Match[str], before: int) ->
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _refuse_doubles(found: list[Fenced], text: str, page: str) -> None:
-    seen: dict[str, Fenced] = {}
-    for item in found:
-        name = item.block.name
-        if name in seen:
-            first = line_of(text, seen[name].start)
-            raise _damage(page, line_of(text, item.start), f"block {name} stands a second time (first: line {first})")  # fmt: skip
-        seen[name] = item
-
-
-def _expect(good: bool, text: str, match: re.Match[str], page: str, fault: str) -> None:
-    if not good:
-        raise _damage(page, line_of(text, match.start()), f"{fault}: {match[0][:60]}")
-
-
-def _damage(page: str, line: int, fault: str) -> WikiError:
-    return WikiError(
-        f"{page}, line {line}",
-        fault,
-        "nothing was published; `labkit publish --repair` repairs it and loses no line (to see first what it "
-        "would do: --repair --dry-run)",
-        code="wiki.page-damaged",
-    )

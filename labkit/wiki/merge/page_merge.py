@@ -25,21 +25,15 @@ State = Literal["unchanged", "added", "changed", "deleted"]
 #: Gives what labkit wrote, by a block's name and the hash in its fence; None when that is lost.
 LastWrote = Callable[[str, str], Block | None]
 Kind = Literal["changed", "deleted", "added", "block deleted"]
-
-
 #: Changes that a notice tells, and characters of a line that it and a table show, at most.
 TOLD, WIDTH = 8, 160
-
-
 #: What a person says: a remark, an answer to one.
 _WORDS = re.compile(r"[\s:*#|]*REX>|:")
-
-
 #: The attributes of a table's cell.
 _ATTRIBUTES = re.compile(r'(?:[a-z-]+="[^"]*" ?)+\| ?')
 
 
-class Step(Record):
+class Authorship(Record):
     """Who wrote a line in this form, when, and in which revision; '' and None where that is unknown."""
 
     user: str = ""
@@ -56,8 +50,8 @@ class Altered(Record):
     block: str
     ours: str
     theirs: str
-    by: Step
-    before: tuple[Step, ...] = ()
+    by: Authorship
+    before: tuple[Authorship, ...] = ()
 
     @property
     def kind(self) -> Kind:
@@ -76,7 +70,7 @@ class Difference(NamedTuple):
     sure: bool = True
 
 
-class Change(Record):
+class BlockChange(Record):
     """What happens to one block.
 
     ``deleted``: a person deleted it, and it stays so. ``diff`` is the difference of the page's
@@ -95,7 +89,7 @@ class Merged(Record):
     """A page's new text, what happens to each block, and the difference of the list of blocks."""
 
     text: str
-    changes: tuple[Change, ...]
+    changes: tuple[BlockChange, ...]
     listed: str = ""
 
 
@@ -125,13 +119,15 @@ def merged(
     published = page.names if page.names is not None else tuple(known if page.blocks else ())
     gone = {name for name in published if page.find(name) is None} - set(restore)
     listed = _list(page, (*published, *(block.name for block in blocks)))
-    made: list[tuple[Change, Edit | None]] = []
+    made: list[tuple[BlockChange, Edit | None]] = []
     for place, block in enumerate(blocks):
         found = page.find(block.name)
         if found is None and block.name in gone:
-            made.append((Change(name=block.name, state="deleted"), None))
+            made.append((BlockChange(name=block.name, state="deleted"), None))
         elif found is None:
-            made.append((Change(name=block.name, state="added"), _insertion(page, blocks, place)))
+            made.append(
+                (BlockChange(name=block.name, state="added"), _insertion(page, blocks, place))
+            )
         else:
             made.append(_renewed(found, block, last_wrote, credit))
     edits = sorted([*listed, *(edit for _, edit in made if edit)], key=lambda edit: edit[:2])
@@ -204,7 +200,7 @@ def difference(old: str, new: str, *, lines: tuple[int, int] = (1, 1)) -> str:
 
 def _renewed(
     found: Fenced, block: Block, last_wrote: LastWrote, credit: Credit | None
-) -> tuple[Change, Edit | None]:
+) -> tuple[BlockChange, Edit | None]:
     if not found.touched:
         base, new = found.block.lines, block
     elif found.digest == block.digest:
@@ -215,7 +211,7 @@ def _renewed(
         body = three_way.merge(base[1:], theirs.lines[1:], block.lines[1:])
         new = Block(name=block.name, heading=heading, body="\n".join(body))
     kept = three_way.persons(base, found.block.lines) if found.touched else Counter[str]()
-    change = Change(name=block.name, state="unchanged", kept=tuple(kept.elements()))
+    change = BlockChange(name=block.name, state="unchanged", kept=tuple(kept.elements()))
     notice = found.notice
     if credit:
         differing = differences(block.lines, new.lines) if new != block else ()
@@ -317,7 +313,7 @@ def differences(ours: Sequence[str], theirs: Sequence[str]) -> tuple[Difference,
 
 
 def credited(
-    block: str, known: Sequence[Altered], found: Sequence[Difference], by: Step | None = None
+    block: str, known: Sequence[Altered], found: Sequence[Difference], by: Authorship | None = None
 ) -> tuple[Altered, ...]:
     """The differences of a block with who made each.
 
@@ -341,7 +337,7 @@ def credited(
     for i, j in lines.items():
         made[places[j]] = _again(block, left[i], found[places[j]], by)
     fresh = [
-        one or Altered(block=block, ours=new.ours, theirs=new.theirs, by=by or Step())
+        one or Altered(block=block, ours=new.ours, theirs=new.theirs, by=by or Authorship())
         for one, new in zip(made, found, strict=True)
         if one or new.sure
     ]
@@ -371,7 +367,7 @@ def altered_table(changes: Sequence[Altered]) -> Table:
                 "block": item.block,
                 "what": item.kind,
                 "by": item.by.user or "unknown",
-                "on (UTC)": _moment(item.by) or None,
+                "on (UTC)": moment(item.by.time) or None,
                 "labkit's line": ours or None,
                 "on the page": theirs or None,
                 "before": "; ".join(_step(step) for step in item.before) or None,
@@ -411,7 +407,7 @@ def _cut(line: str, start: int) -> str:
     return f"{'…' if start and line else ''}{line[start:end]}{'…' if len(line) > end else ''}"
 
 
-def _again(block: str, old: Altered, new: Difference, by: Step | None) -> Altered:
+def _again(block: str, old: Altered, new: Difference, by: Authorship | None) -> Altered:
     """A change of before as it is now; whoever made something else of the line comes after who had."""
     given = Altered(block=block, ours=new.ours, theirs=new.theirs, by=old.by, before=old.before)
     if by is None or three_way.key(old.theirs) == three_way.key(new.theirs):
@@ -425,7 +421,7 @@ def _again(block: str, old: Altered, new: Difference, by: Step | None) -> Altere
 def _sentence(item: Altered) -> str:
     ours, theirs = (f"<code>{wikitext.literal(line)}</code>" for line in altered_shown(item))
     who = wikitext.literal(item.by.user or "unknown", begins=False, ends=False)
-    when = f", {_moment(item.by)} UTC" if item.by.time else ""
+    when = f", {moment(item.by.time)} UTC" if item.by.time else ""
     had = "".join(
         f"; before: {wikitext.literal(_step(step), begins=False, ends=False)}"
         for step in item.before
@@ -439,13 +435,14 @@ def _sentence(item: Altered) -> str:
     return f"{who}{when}: {said[item.kind]}{had}"
 
 
-def _step(step: Step) -> str:
+def _step(step: Authorship) -> str:
     line = _cut(_plain(step.line), 0) if step.line else "deleted"
-    return f"{step.user or 'unknown'}{f', {_moment(step)}' if step.time else ''}: {line}"
+    return f"{step.user or 'unknown'}{f', {moment(step.time)}' if step.time else ''}: {line}"
 
 
-def _moment(step: Step) -> str:
-    return f"{step.time:%Y-%m-%d %H:%M}" if step.time else ""
+def moment(time: datetime | None) -> str:
+    """A time in UTC, to the minute; '' where it is unknown."""
+    return f"{time:%Y-%m-%d %H:%M}" if time else ""
 
 
 def _differ(one: str, other: str) -> bool:

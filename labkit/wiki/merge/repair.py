@@ -1,9 +1,9 @@
 """Mends the comments around labkit's blocks when a person has damaged them. Pure.
 
-A comment that is missing is written anew at the place that labkit's own lines tell; one whose name or
-hash was changed gets the right one; a block that stands inside another one is moved behind it; of a
-block that stands twice the second goes, but for the lines in it that are not surely labkit's. Every
-other line of the page stays as it is.
+A begin and an end of one name are a block, whatever hash the begin has; one that stands inside another one is
+moved behind it. A comment that has lost its other one, or that stands in a wrong place, is taken off, and the block
+of its name gets new ones around the lines that are surely labkit's. Of a block that stands twice the second goes, but
+for the lines in it that are not surely labkit's. Every other line of the page stays as it is.
 """
 
 from __future__ import annotations
@@ -24,6 +24,32 @@ from labkit.wiki.merge.page_merge import LastWrote
 
 #: A hash that no block has: what labkit wrote there is unknown.
 UNKNOWN = "0" * 16
+Kind = Literal["begin", "end", "page", ""]
+#: A damaged comment as far as its line goes, and not into the next comment.
+_DAMAGED = re.compile(
+    r"(?P<open><!--\s*)?labkit\s*(?P<colon>:?)\s*(?P<word>\w*)(?P<rest>(?:(?!<!--)[^\n])*?)"
+    r"(?:\s*--+>|(?=<!--)|$)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_DIGEST = re.compile(r"[0-9a-fA-F]{1,40}")
+_FENCING: tuple[Literal["begin"], Literal["end"]] = ("begin", "end")
+
+
+class Comment(Record):
+    """A comment of labkit's, or what is left of one.
+
+    ``start`` and ``end`` are its first character's place and the one after its last; ``rest`` are the
+    words in it that labkit did not write. A damaged one may have lost ``kind``, ``name`` and ``digest``
+    ('' then).
+    """
+
+    kind: Kind
+    start: int
+    end: int
+    name: str = ""
+    digest: str = ""
+    names: tuple[str, ...] = ()
+    rest: str = ""
 
 
 class Repaired(Record):
@@ -82,11 +108,11 @@ def repair(text: str, page: str, *, versions: Sequence[Block], last_wrote: LastW
     :raises WikiError: it would lose a line that is not surely labkit's (a fault of labkit's).
     """
     found = read_comments(text, {block.name for block in versions})
-    bench = Bench(text, found, tuple(versions), last_wrote)
+    named = [last_wrote(item.name, item.digest) for item in found if item.name and item.digest]
+    bench = Bench(text, found, (*versions, *filter(None, named)), last_wrote)
     if _good(bench, page):
         return Repaired(text=text)
-    fencing = [item for item in found if item.kind in ("begin", "end")]
-    pieces = _single(bench, _laid(bench, regions(fencing), 0, len(text)))
+    pieces = _single(bench, _laid(bench, *paired(found), 0, len(text)))
     lists = [item for item in found if item.kind == "page"]
     names = tuple(dict.fromkeys(name for item in lists for name in item.names))
     new = "".join([f"{fences.listed(names)}\n" if names else "", *map(_written, pieces)])
@@ -111,124 +137,89 @@ def anchors(lines: Sequence[str], block: Block) -> list[tuple[int, int]]:
     return sorted(sure)
 
 
-def _laid(bench: Bench, found: Sequence[Region], start: int, end: int) -> list[Piece]:
-    """The pieces of a stretch of the text in which these regions stand."""
+def paired(comments: Iterable[Comment]) -> tuple[list[tuple[Comment, Comment]], list[Comment]]:
+    """The begins with their ends, in the order of the begins, and the comments that have lost the other one.
+
+    An end belongs to the last begin before it that has no end yet, where both have one name.
+    """
+    opened: list[Comment] = []
+    pairs: list[tuple[Comment, Comment]] = []
+    stray: list[Comment] = []
+    for item in comments:
+        if item.kind == "begin":
+            opened.append(item)
+        elif item.kind == "end" and item.name and opened and opened[-1].name == item.name:
+            pairs.append((opened.pop(), item))
+        elif item.kind == "end":
+            stray.append(item)
+    return sorted(pairs, key=lambda pair: pair[0].start), [*stray, *opened]
+
+
+def _laid(
+    bench: Bench, pairs: Sequence[tuple[Comment, Comment]], stray: Sequence[Comment], start: int, end: int
+) -> list[Piece]:  # fmt: skip
+    """The pieces of a stretch of the text in which these pairs stand."""
     pieces: list[Piece] = []
-    for place, region in enumerate(found):
-        later = found[place + 1] if place + 1 < len(found) else None
-        made, start = _region(bench, region, start, _head(bench, later, start) if later else end)
-        pieces += made
-    return [*pieces, Piece(bench.bare(start, end))]
+    for begin, closing in pairs:
+        if begin.start < start:
+            continue  # it stands inside the one before
+        head = max(start, bench.text.rfind("\n", 0, begin.start) + 1)
+        inner = [pair for pair in pairs if begin.start < pair[0].start < closing.start]
+        place = begin.end + (bench.text[begin.end : begin.end + 1] == "\n")
+        inside = _laid(bench, inner, (), place, closing.start)
+        body = f"{begin.rest}\n" if begin.rest else ""
+        for text in (piece.text for piece in inside if not piece.name):
+            body += text.removeprefix("\n") if body.endswith("\n") else text
+        heading, body = bench.bare(head, begin.start).strip(), body.removesuffix("\n")
+        lines = (heading, *body.split("\n"))
+        digest = _digest(bench, begin.name, begin.digest, lines)
+        pieces += _searched(bench, stray, start, head)
+        pieces.append(Piece(body, begin.name, digest, heading))
+        pieces += [part for piece in inside if piece.name for part in (Piece("\n\n"), piece)]
+        pieces += [Piece(f"\n{closing.rest}")] if closing.rest else []
+        start = closing.end
+    return [*pieces, *_searched(bench, stray, start, end)]
 
 
-def _head(bench: Bench, region: Region, start: int) -> int:
-    """Where a region begins: with the line of its first comment."""
-    first, _ = _ends(region)
-    if region.begin is None:
-        return first.start
-    return max(start, bench.text.rfind("\n", 0, first.start) + 1)
+def _searched(bench: Bench, stray: Iterable[Comment], start: int, end: int) -> list[Piece]:
+    """The pieces of a stretch between blocks; the blocks whose comments are stray in it are searched for."""
+    here = [item for item in stray if start <= item.start < end]
+    kinds = Counter((item.name, item.kind) for item in here)
+    names = sorted({item.name for item in here}, reverse=True)  # the nameless last
+    wanted = [name for name in names for _ in range(max(kinds[name, kind] for kind in _FENCING))]
+    blocks = max(sum(item.kind == kind for item in here) for kind in _FENCING)
+    pieces = [Piece(bench.bare(start, end))]
+    for name in wanted:
+        texts = [(n, piece.text) for n, piece in enumerate(pieces) if not piece.name]
+        asked = texts if name or blocks > 0 else ()
+        made = [(n, new) for n, text in asked if (new := _block(bench, name, text))]
+        for n, new in made[:1]:
+            pieces[n : n + 1] = new
+            blocks -= 1
+    return pieces
 
 
-def _ends(region: Region) -> tuple[Comment, Comment]:
-    """A region's first and last comment; they are one when the other is missing."""
-    both = [item for item in (region.begin, region.end) if item]
-    return min(both, key=_start), max(both, key=_start)
-
-
-def _start(comment: Comment) -> int:
-    return comment.start
-
-
-def _region(bench: Bench, region: Region, start: int, limit: int) -> tuple[list[Piece], int]:
-    """The pieces from ``start`` to the region's end, and where that is."""
-    if region.begin is None:
-        return _unbegun(bench, region, start)
-    head, (first, last) = _head(bench, region, start), _ends(region)
-    before, heading = Piece(bench.bare(start, head)), bench.bare(head, first.start).strip()
-    if region.end is None:
-        end = after = _tail(bench, first, heading, limit)
-    else:
-        end, after = last.start, last.end
-    inside = _laid(bench, region.inner, first.end, end)
-    body = _joined(first.rest, *(piece.text for piece in inside if not piece.name))
-    lines = (heading, *body.split("\n"))
-    name, other = _name(bench, region, lines)
-    if other:
-        made, cut = _region(bench, Region(begin=region.begin, end=None), start, end)
-        rest, after = _unbegun(bench, Region(begin=None, end=region.end), cut)
-        return [*made, *rest], after
-    if not name:
-        return [before, Piece(bench.bare(head, after))], after
-    piece = Piece(body, name, _digest(bench, name, first.digest or last.digest, lines), heading)
-    moved = [part for inner in inside if inner.name for part in (Piece("\n\n"), inner)]
-    words = last.rest if region.end else ""
-    return [before, piece, *moved, *_words(words)], after
-
-
-def _joined(words: str, *texts: str) -> str:
-    """A block's body: what its first comment had of a person's words, and the texts between which
-    other blocks were cut out."""
-    body = texts[0].removeprefix("\n")
-    for text in texts[1:]:
-        body += text.removeprefix("\n") if body.endswith("\n") else text
-    return (f"{words}\n" if words else "") + body.removesuffix("\n")
-
-
-def _words(words: str) -> list[Piece]:
-    """What a block's last comment had of a person's words: they stand under the block."""
-    return [Piece(f"\n{words}")] if words else []
-
-
-def _tail(bench: Bench, first: Comment, heading: str, limit: int) -> int:
-    """Where a block without an end ends: after the last line that is surely its own."""
-    lines = bench.text[first.end : limit].split("\n")
-    base = bench.base(first.name, first.digest, (heading, *lines[1:]))
-    sure = anchors(("", *lines[1:]), base) if base else []
-    kept = lines[: sure[-1][0] + 1] if sure else "\n".join(lines).rstrip().split("\n")
-    return first.end + len("\n".join(kept))
-
-
-def _unbegun(bench: Bench, region: Region, start: int) -> tuple[list[Piece], int]:
-    """The pieces up to a stray end: the block begins with the first line that is surely its own."""
-    assert region.end is not None  # noqa: S101 - a region has one of the two
-    lines = bench.text[start : region.end.start].removesuffix("\n").split("\n")
-    base = bench.best(region.end.name, lines)
-    sure = anchors(lines, base) if base else []
+def _block(bench: Bench, name: str, text: str) -> list[Piece] | None:
+    """The text with the block of that name in it ('': of any) as a piece, from its first to its last line that is
+    surely labkit's; None where it has no such line."""
+    lines = text.split("\n")
+    bare = [line.rstrip() for line in lines]
+    base = bench.best(name, bare)
+    sure = anchors(bare, base) if base else []
     if base is None or not sure:
-        return [Piece(bench.bare(start, region.end.end))], region.end.end
-    top = _with_heading(lines, sure[0][0])
-    head = start + len("".join(f"{line}\n" for line in lines[:top]))
-    text = bench.bare(head, region.end.start).removesuffix("\n")
-    heading, _, body = text.partition("\n") if _is_heading(lines[top]) else ("", "", text)
-    piece = Piece(body, base.name, base.digest, heading.strip())
-    return [Piece(bench.bare(start, head)), piece, *_words(region.end.rest)], region.end.end
-
-
-def _with_heading(lines: Sequence[str], top: int) -> int:
-    """The place of the heading that stands directly above a line, else of the line."""
-    above = next((n for n in range(top - 1, -1, -1) if lines[n].strip()), top)
-    return above if not _is_heading(lines[top]) and _is_heading(lines[above]) else top
+        return None
+    first, last = sure[0][0], sure[-1][0] + 1
+    above = next((n for n in range(first - 1, -1, -1) if bare[n]), first)
+    first = above if not _is_heading(bare[first]) and _is_heading(bare[above]) else first
+    top = first + _is_heading(bare[first])
+    heading = bare[first] if top > first else ""
+    block = Piece("\n".join(lines[top:last]), base.name, base.digest, heading)
+    before = Piece("".join(f"{line}\n" for line in lines[:first]))
+    return [before, block, Piece("".join(f"\n{line}" for line in lines[last:]))]
 
 
 def _is_heading(line: str) -> bool:
-    return line.startswith("==") and line.rstrip().endswith("==")
-
-
-def _name(bench: Bench, region: Region, lines: Sequence[str]) -> tuple[str, bool]:
-    """The block's name, and whether the region is two blocks: the first has lost its end, the second
-    its beginning. Where the two comments disagree, the lines between them tell."""
-    begun, ended = (item.name if item else "" for item in (region.begin, region.end))
-    if begun == ended or not ended or region.end is None:
-        found = bench.best("", lines) if not begun else None
-        return begun or (found.name if found and anchors(lines, found) else ""), False
-    sure = []
-    for name in (begun, ended):
-        base = bench.best(name, lines) if name else None
-        sure.append(anchors(lines, base) if base else [])
-    if sure[0] and sure[1] and sure[1][-1][0] > sure[0][-1][0]:
-        return begun, True
-    known = {block.name for block in bench.versions}
-    return (ended if not sure[0] and (sure[1] or begun not in known) else begun), False
+    return line.startswith("==") and line.endswith("==")
 
 
 def _digest(bench: Bench, name: str, digest: str, lines: Sequence[str]) -> str:
@@ -304,40 +295,6 @@ def _guard(bench: Bench, new: str, page: str) -> None:
         )  # fmt: skip
 
 
-Kind = Literal["begin", "end", "page", ""]
-
-
-#: A damaged comment as far as its line goes, and not into the next comment.
-_DAMAGED = re.compile(
-    r"(?P<open><!--\s*)?labkit\s*(?P<colon>:?)\s*(?P<word>\w*)(?P<rest>(?:(?!<!--)[^\n])*?)"
-    r"(?:\s*--+>|(?=<!--)|$)",
-    re.IGNORECASE | re.MULTILINE,
-)
-
-
-_DIGEST = re.compile(r"[0-9a-fA-F]{1,40}")
-
-
-_KINDS: tuple[Literal["begin"], Literal["end"], Literal["page"]] = ("begin", "end", "page")
-
-
-class Comment(Record):
-    """A comment of labkit's, or what is left of one.
-
-    ``start`` and ``end`` are its first character's place and the one after its last; ``rest`` are the
-    words in it that labkit did not write. A damaged one may have lost ``kind``, ``name`` and ``digest``
-    ('' then).
-    """
-
-    kind: Kind
-    start: int
-    end: int
-    name: str = ""
-    digest: str = ""
-    names: tuple[str, ...] = ()
-    rest: str = ""
-
-
 def read_comments(text: str, known: Iterable[str]) -> tuple[Comment, ...]:
     """The comments of a page in their order; ``known`` are names of blocks that a damaged one may mean."""
     whole = list(fences.FENCE.finditer(text))
@@ -391,7 +348,7 @@ def _damaged(text: str, start: int, end: int, names: set[str]) -> Iterator[Comme
 
 def _read(match: re.Match[str], names: set[str]) -> Comment:
     """What a damaged comment says."""
-    near = difflib.get_close_matches(match["word"].lower(), _KINDS, 1, 0.6)
+    near = difflib.get_close_matches(match["word"].lower(), (*_FENCING, "page"), 1, 0.6)
     words = match["rest"].split()
     at = {"start": match.start(), "end": match.end()}
     if not near:  # a comment of a person's that begins as labkit's do
@@ -410,82 +367,3 @@ def _read(match: re.Match[str], names: set[str]) -> Comment:
         kind=kind, name=meant[0] if meant else "", digest=digest if len(digest) == 16 else "",
         rest=" ".join(words), **at,
     )  # fmt: skip
-
-
-class Region(Record):
-    """What stands between two comments; None for the one that is missing.
-
-    ``inner`` are the regions within it. The names of its two comments may differ.
-    """
-
-    begin: Comment | None
-    end: Comment | None
-    inner: tuple[Region, ...] = ()
-
-
-def regions(comments: Sequence[Comment]) -> tuple[Region, ...]:
-    """The regions of a page in their order, from its comments that begin and end blocks.
-
-    A begin belongs to the end of its name, when nothing but whole regions and stray ends stands
-    between; else to an end that follows it directly, whatever its name; else it has none. An end
-    that is left over has no begin, or the begin of its name that follows it directly (they were swapped).
-    """
-    found: list[Region] = []
-    place = 0
-    while place < len(comments):
-        here = comments[place]
-        after = comments[place + 1] if place + 1 < len(comments) else None
-        closing = _closing(comments, place) if here.kind == "begin" else None
-        if closing is not None:
-            inner = regions(_balanced(comments[place + 1 : closing]) or ())
-            found.append(Region(begin=here, end=comments[closing], inner=inner))
-            place = closing
-        elif here.kind == "begin" and after is not None and after.kind == "end":
-            found.append(Region(begin=here, end=after))
-            place += 1
-        elif here.kind == "begin":
-            found.append(Region(begin=here, end=None))
-        elif _swapped(comments, place):
-            found.append(Region(begin=after, end=here))
-            place += 1
-        else:
-            found.append(Region(begin=None, end=here))
-        place += 1
-    return tuple(found)
-
-
-def _closing(comments: Sequence[Comment], place: int) -> int | None:
-    """The place of the end that belongs to the begin at ``place``."""
-    for later in range(place + 1, len(comments)):
-        item = comments[later]
-        if item.name == comments[place].name:
-            whole = _balanced(comments[place + 1 : later]) is not None
-            return later if item.kind == "end" and whole else None
-    return None
-
-
-def _balanced(comments: Sequence[Comment]) -> list[Comment] | None:
-    """The comments without stray ends, when every begin among them has its end; else None."""
-    kept: list[Comment] = []
-    opened: list[Comment] = []
-    for item in comments:
-        if item.kind == "begin":
-            opened.append(item)
-            kept.append(item)
-        elif opened and opened[-1].name == item.name:
-            opened.pop()
-            kept.append(item)
-    return None if opened else kept
-
-
-def _swapped(comments: Sequence[Comment], place: int) -> bool:
-    """Whether the end at ``place`` stands where the begin that follows it should."""
-    if place + 1 == len(comments):
-        return False
-    here, after = comments[place], comments[place + 1]
-    return (
-        after.kind == "begin"
-        and after.name == here.name
-        and _closing(comments, place + 1) is None
-        and not (place + 2 < len(comments) and comments[place + 2].kind == "end")
-    )

@@ -21,7 +21,7 @@ from labkit.wiki.client.protocol import Saved, Snapshot, Upload, Wiki
 from labkit.wiki.client.refusals import ConflictError, UnansweredError
 from labkit.wiki.merge import fences, page_merge, repair
 from labkit.wiki.merge.fences import Block, Document
-from labkit.wiki.merge.page_merge import Altered, Change, Difference
+from labkit.wiki.merge.page_merge import Altered, BlockChange, Difference
 from labkit.wiki.merge.repair import Repaired
 from labkit.wiki.publish.last_written import LastWritten
 
@@ -39,7 +39,7 @@ CONNECTIONS = 2
 _TRIMMED = " \t\n\r\0\x0b"
 
 
-class Plan(Record):
+class PagePlan(Record):
     """What publishing would do: the page's text as it would be, and what happens to each block.
 
     ``revision`` is the one that was read (None: there is no page yet); ``listed`` is the difference
@@ -50,7 +50,7 @@ class Plan(Record):
     page: str
     revision: int | None
     text: str
-    changes: tuple[Change, ...]
+    changes: tuple[BlockChange, ...]
     missing: tuple[str, ...]
     people: int
     edits: bool
@@ -77,7 +77,7 @@ class Plan(Record):
         return (*self.written, *self.missing) or (("the list of blocks",) if self.edits else ())
 
 
-class Kept(Record):
+class KeptLines(Record):
     """What became of people's lines when the page was saved: ``people`` of them stood in the revision
     ``base``, that many are ``there``, and ``put_back`` are those that the wiki's merge had dropped."""
 
@@ -125,7 +125,7 @@ class PageEditor:
         """The page as it is now, and which of the pictures the wiki has. One request."""
         return self.wiki.read(self.title, files=[item.name for item in self.uploads])
 
-    def plan(self, snapshot: Snapshot) -> tuple[Plan, Document]:
+    def plan(self, snapshot: Snapshot) -> tuple[PagePlan, Document]:
         """What publishing would do with the page that was read, and the page. The wiki is only asked where
         labkit's own lines in it are not known on this machine."""
         written = self.written
@@ -149,7 +149,7 @@ class PageEditor:
             credit=self._credit(snapshot) if self.changed else None,
         )
         new = merged.text.rstrip(_TRIMMED)
-        planned = Plan(
+        planned = PagePlan(
             page=snapshot.title,
             revision=snapshot.revision.number if snapshot.revision else None,
             text=new,
@@ -172,7 +172,7 @@ class PageEditor:
 
     # -- pictures --------------------------------------------------------------------------------
 
-    def require_sizes(self, planned: Plan) -> None:
+    def require_sizes(self, planned: PagePlan) -> None:
         """Raises :class:`WikiError` when the page or a picture is larger than the wiki says that it takes."""
         page, file = self.wiki.limits
         if planned.edits and (size := len(planned.text.encode())) > page:
@@ -185,7 +185,7 @@ class PageEditor:
                 )
                 raise _too_large(f"File:{item.name}", len(item.data), file, remedy)
 
-    def send_pictures(self, planned: Plan) -> None:
+    def send_pictures(self, planned: PagePlan) -> None:
         """The wiki has the pictures, sent over several connections if it is the lab's own. Where the page
         itself could not be saved, none of them is sent; after one that is refused, no other.
 
@@ -216,7 +216,7 @@ class PageEditor:
 
     # -- the text --------------------------------------------------------------------------------
 
-    def save(self, page: Document, planned: Plan) -> Saved | None:
+    def save(self, page: Document, planned: PagePlan) -> Saved | None:
         """The page has the planned text; None when it had it. What labkit writes is kept before.
 
         Raises :class:`ConflictError` when somebody saved it since it was read.
@@ -233,7 +233,7 @@ class PageEditor:
                 raise
             return saved
 
-    def verify(self, page: Document, planned: Plan, saved: Saved, after: Snapshot) -> Kept:
+    def verify(self, page: Document, planned: PagePlan, saved: Saved, after: Snapshot) -> KeptLines:
         """What became of people's lines, from what the wiki saved; those that it lacked were put back.
 
         ``after`` is the page as it was read since. When somebody saved between our reading and our edit and the two
@@ -248,9 +248,9 @@ class PageEditor:
             before = fences.parse(text_of(self.wiki, saved.before), self.title)
         wanted = page_merge.persons(before, self.written.find, self.blocks)
         lost = wanted - page_merge.present(fences.parse(text, self.title))
-        put_back = self.put_lines_back(before.text, lost) if lost else ()
+        put_back = self._put_back(before.text, lost)
         there = wanted.total() - lost.total() + len(put_back)
-        return Kept(base=saved.before, people=wanted.total(), there=there, put_back=put_back)
+        return KeptLines(base=saved.before, people=wanted.total(), there=there, put_back=put_back)
 
     def mend(self, base: int, old: str, repaired: Repaired) -> None:
         """The page has the mended text. Raises :class:`ConflictError` when somebody saved it since."""
@@ -261,34 +261,14 @@ class PageEditor:
         before = text_of(self.wiki, saved.before)
         surely = repair.bare(old) - repair.bare(repaired.text)
         lost = repair.bare(before) - repair.bare(text_of(self.wiki, saved.revision)) - surely
-        if lost:
-            self.put_lines_back(before, lost)
+        self._put_back(before, lost)
 
-    def put_lines_back(self, before: str, lost: Counter[str]) -> tuple[str, ...]:
-        """The page has these lines of ``before`` again; returns those that it had lacked."""
-        done = Counter[str]()
-        for attempt in range(1, ATTEMPTS + 1):
-            now = self.wiki.read(self.title).revision
-            page = fences.parse(now.text if now else "", self.title)
-            missing = lost - page_merge.present(page)
-            if not now or not missing:
-                return tuple(done.elements())
-            text = page_merge.put_back(now.text, before, missing)
-            note = self.written.summary("lines put back")
-            try:
-                self.wiki.save(self.title, text, base=now.number, summary=note)
-                done |= missing
-            except (ConflictError, UnansweredError):
-                pause(attempt)
-        raise WikiError(
-            self.title,
-            f"{counted(lost.total(), 'line')} that the wiki's merge dropped could not be put back: others kept "
-            f"saving the page; the first is {quoted(next(iter(lost)))}",
-            "the page's history has them",
-            code="wiki.lines-lost",
-        )
+    def _put_back(self, before: str, lost: Counter[str]) -> tuple[str, ...]:
+        """The page has these lines of ``before`` again."""
+        note = self.written.summary("lines put back")
+        return put_lines_back(self.wiki, self.title, before, lost, note) if lost else ()
 
-    def _saved(self, planned: Plan) -> Saved | None:
+    def _saved(self, planned: PagePlan) -> Saved | None:
         """What the wiki saved of an edit whose reply was lost; None when (so far) it has not."""
         wanted = {(one.name, one.digest) for one in self.blocks if one.name in planned.written}
         before = start = planned.revision or 0
@@ -300,7 +280,7 @@ class PageEditor:
             before = revision.number
         return None
 
-    def _guard(self, page: Document, planned: Plan) -> None:
+    def _guard(self, page: Document, planned: PagePlan) -> None:
         """Raises when the planned text lacks a person's line; that would be a fault of labkit's."""
         after = page_merge.present(fences.parse(planned.text, self.title))
         lost = page_merge.persons(page, self.written.find, self.blocks) - after
@@ -311,6 +291,34 @@ class PageEditor:
                 "nothing was published; this is a fault in labkit: report it with the page's text",
                 code="wiki.lines-lost",
             )
+
+
+def put_lines_back(
+    wiki: Wiki, title: str, before: str, lost: Counter[str], note: str
+) -> tuple[str, ...]:
+    """The page has these lines of ``before`` again, which an edit dropped; returns those that it had lacked.
+
+    Raises :class:`WikiError` when others kept saving the page.
+    """
+    done = Counter[str]()
+    for attempt in range(1, ATTEMPTS + 1):
+        now = wiki.read(title).revision
+        missing = lost - repair.bare(now.text) if now else Counter()
+        if not now or not missing:
+            return tuple(done.elements())
+        text = page_merge.put_back(now.text, before, missing)
+        try:
+            wiki.save(title, text, base=now.number, summary=note)
+            done |= missing
+        except (ConflictError, UnansweredError):
+            pause(attempt)
+    raise WikiError(
+        title,
+        f"{counted(lost.total(), 'line')} that the wiki's merge dropped could not be put back: others kept "
+        f"saving the page; the first is {quoted(next(iter(lost)))}",
+        "the page's history has them",
+        code="wiki.lines-lost",
+    )
 
 
 def pause(attempt: int) -> None:

@@ -15,6 +15,7 @@ import re
 import time
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -46,7 +47,7 @@ _HEAD = (
 )
 
 
-class Kept(Record):
+class DatedBlock(Record):
     """A block as labkit wrote it, and when it was first about to."""
 
     block: Block
@@ -56,14 +57,12 @@ class Kept(Record):
 class Store(Record):
     """The kept blocks of one page, in the order of their times."""
 
-    kept: tuple[Kept, ...] = ()
+    kept: tuple[DatedBlock, ...] = ()
 
     def find(self, name: str, digest: str) -> Block | None:
         """The block of that name and hash."""
-        for item in self.kept:
-            if item.block.name == name and item.block.digest == digest:
-                return item.block
-        return None
+        found = (item.block for item in self.kept if item.block.name == name)
+        return next((block for block in found if block.digest == digest), None)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -79,7 +78,7 @@ class Store(Record):
     def adding(self, blocks: Iterable[Block], page: Document, now: datetime) -> Store:
         """The store with these blocks, and without old ones that the page does not have."""
         new = tuple(
-            Kept(block=block, time=now)
+            DatedBlock(block=block, time=now)
             for block in blocks
             if self.find(block.name, block.digest) is None
         )
@@ -224,11 +223,8 @@ def parse(text: str) -> Store:
     for match in _LINE.finditer(text):
         block = _unpacked(match[1], match[4])
         if block is not None and block.digest == match[2]:
-            try:
-                time = datetime.fromisoformat(match[3])
-            except ValueError:
-                continue
-            found.append(Kept(block=block, time=time))
+            with suppress(ValueError):
+                found.append(DatedBlock(block=block, time=datetime.fromisoformat(match[3])))
     return Store(kept=tuple(found))
 
 
@@ -278,7 +274,9 @@ def now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-def _pruned(kept: tuple[Kept, ...], wanted: set[tuple[str, str]], now: datetime) -> list[Kept]:
+def _pruned(
+    kept: tuple[DatedBlock, ...], wanted: set[tuple[str, str]], now: datetime
+) -> list[DatedBlock]:
     counts: dict[str, int] = {}
     left = []
     for item in sorted(kept, key=_order, reverse=True):
@@ -290,7 +288,7 @@ def _pruned(kept: tuple[Kept, ...], wanted: set[tuple[str, str]], now: datetime)
     return sorted(left, key=_order)
 
 
-def _order(item: Kept) -> tuple[datetime, str, str]:
+def _order(item: DatedBlock) -> tuple[datetime, str, str]:
     return item.time, item.block.name, item.block.digest
 
 

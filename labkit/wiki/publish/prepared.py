@@ -54,17 +54,17 @@ class Pages(Record):
     pages: tuple[Page, ...]
 
 
-class Kept(Record):
+class SentPage(Record):
     """The hashes of what labkit sent for a page and of what the wiki then had."""
 
     sent: str
     saved: str
 
 
-class Store(Record):
+class SentPages(Record):
     """What labkit wrote, by wiki and title."""
 
-    pages: dict[str, Kept] = Field(default_factory=dict)
+    pages: dict[str, SentPage] = Field(default_factory=dict)
 
 
 @action("wiki.prepare")
@@ -147,7 +147,7 @@ def main_page(lab: Lab) -> str:
     )
 
 
-def decide(revision: Revision | None, wanted: str, kept: Kept | None) -> State:
+def decide(revision: Revision | None, wanted: str, kept: SentPage | None) -> State:
     """What becomes of a page that has ``revision`` and should have the text ``wanted``. Pure.
 
     Only what labkit itself saved, or MediaWiki's installer, is ever written over.
@@ -170,7 +170,7 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.rstrip().encode()).hexdigest()
 
 
-def _converge(lab: Lab, wiki: Wiki, title: str, text: str, store: Store) -> Page:
+def _converge(lab: Lab, wiki: Wiki, title: str, text: str, store: SentPages) -> Page:
     """One page as it should be, or as people wrote it; what was saved goes to the store."""
     key = f"{api_url(lab)} {lab.wiki.database} {title}"
     snapshot = wiki.read(title)
@@ -185,7 +185,7 @@ def _converge(lab: Lab, wiki: Wiki, title: str, text: str, store: Store) -> Page
             state, saved = "left as people wrote it", None
         if saved and saved.before == (base or 0):
             now = text_of(wiki, saved.revision)
-            store.pages[key] = Kept(sent=digest(text), saved=digest(now))
+            store.pages[key] = SentPage(sent=digest(text), saved=digest(now))
             write_atomically(Folders(lab).pages, store.model_dump_json(indent=1) + "\n")
         snapshot = wiki.read(title)
     return Page(
@@ -197,11 +197,11 @@ def _converge(lab: Lab, wiki: Wiki, title: str, text: str, store: Store) -> Page
     )
 
 
-def _read(path: Path) -> Store:
+def _read(path: Path) -> SentPages:
     try:
-        return Store.model_validate(reading.json_of(path))
+        return SentPages.model_validate(reading.json_of(path))
     except FileNotFoundError:
-        return Store()
+        return SentPages()
     except (OSError, ValueError):
         raise StateError(
             str(path),

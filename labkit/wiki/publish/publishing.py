@@ -26,9 +26,9 @@ from labkit.wiki.client.protocol import Snapshot, Upload, Wiki
 from labkit.wiki.client.refusals import BusyError, ConflictError, UnansweredError
 from labkit.wiki.merge import repair
 from labkit.wiki.merge.fences import Block
-from labkit.wiki.merge.page_merge import Altered, Change
+from labkit.wiki.merge.page_merge import Altered, BlockChange
 from labkit.wiki.publish import editor
-from labkit.wiki.publish.editor import Changed, Kept, PageEditor, Plan
+from labkit.wiki.publish.editor import Changed, KeptLines, PageEditor, PagePlan
 from labkit.wiki.publish.last_written import LastWritten
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ T = TypeVar("T")
 SILENT = 2
 
 
-class Published(Kept):
+class Published(KeptLines):
     """What publishing did. ``revision`` is the page's last one afterwards and ``base`` the one that
     it was saved onto (0: there was no page); ``people`` the number of people's lines in that one,
     ``there`` how many of them stand in what the wiki saved, ``put_back`` those that its own merge
@@ -52,7 +52,7 @@ class Published(Kept):
     revision: int
     edited: bool
     uploaded: tuple[str, ...]
-    changes: tuple[Change, ...]
+    changes: tuple[BlockChange, ...]
     attempts: int = 1
     mended: str = ""
     standing: int = 0
@@ -90,7 +90,7 @@ def plan(
     restore: Sequence[str] = (),
     snapshot: Snapshot | None = None,
     changed: Changed | None = None,
-) -> Plan:
+) -> PagePlan:
     """Tells what :func:`apply` would do now, with the page as it is or as it was read (``snapshot``, which knows
     of these pictures); nothing is written. Raises :class:`WikiError` naming the line
     when a fence of the page is damaged or doubled, :class:`ConfigError` for an unknown block."""
@@ -180,7 +180,7 @@ def _once(made: PageEditor, attempt: int, given: Snapshot | None) -> Published:
     made.send_pictures(planned)
     saved = made.save(page, planned) if planned.edits else None
     base = planned.revision or 0
-    kept = Kept(base=base, people=planned.people, there=planned.people)
+    kept = KeptLines(base=base, people=planned.people, there=planned.people)
     left, after = planned, before
     if planned.changed:
         after = made.read()

@@ -8,7 +8,6 @@ included, so that nothing in it can begin another remark, leave its line, or tou
 from __future__ import annotations
 
 import re
-from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
@@ -19,11 +18,10 @@ from labkit.errors import ConfigError, WikiError
 from labkit.model.lab import Lab
 from labkit.records import Record
 from labkit.wiki.client import session
-from labkit.wiki.client.protocol import Saved, Snapshot, Wiki
+from labkit.wiki.client.protocol import Wiki
 from labkit.wiki.client.refusals import ConflictError
-from labkit.wiki.merge import fences, page_merge, three_way
+from labkit.wiki.merge import fences, three_way
 from labkit.wiki.publish import editor
-from labkit.wiki.publish.editor import text_of
 from labkit.wiki.remarks import listing, threads
 from labkit.wiki.remarks.listing import Remark, Remarks
 from labkit.wiki.render import wikitext
@@ -104,25 +102,32 @@ def give(wiki: Wiki, page: str, identity: str, line: str, *, folder: Path) -> An
     What others save meanwhile stays: the edit is made from the revision that was read, and what the
     wiki saved is read again, for it merges edits that do not overlap.
     """
-    before, lost, added = "", Counter[str](), False
+    added = False
     for attempt in range(1, editor.ATTEMPTS + 1):
         snapshot = wiki.read(page)
         found = listing.of(wiki, snapshot, page=page, folder=folder)
         remark = chosen(found, identity)
-        now = snapshot.revision.text if snapshot.revision else ""
-        new = now if _answered(now, remark, line) else below(now, remark, line)
-        missing = lost - three_way.count(new.split("\n"))
-        new = page_merge.put_back(new, before, missing) if missing else new
-        if new == now:
-            return _done(wiki, found, remark, line, added=added, attempts=attempt)
+        text = snapshot.revision.text if snapshot.revision else ""
+        if _answered(text, remark, line):
+            return Answer(
+                id=remark.id, remark=wikitext.plain(remark.thread.text).split("\n")[0], text=line,
+                author=wiki.account, page=found.page, url=found.url, revision=found.revision,
+                added=added, attempts=attempt,
+            )  # fmt: skip
+        note = f"Answer to remark {remark.id}"
         try:
-            note = f"Answer to remark {remark.id}"
-            saved = wiki.save(found.page, new, base=found.revision, summary=note)
+            saved = wiki.save(
+                found.page, below(text, remark, line), base=found.revision, summary=note
+            )
         except ConflictError:
             editor.pause(attempt)
             continue
         added = True
-        before, lost = _lost(wiki, snapshot, saved)
+        if saved:
+            texts = wiki.texts([saved.before, saved.revision])
+            before, after = texts.get(saved.before, ""), texts.get(saved.revision, "")
+            if lost := three_way.count(before.split("\n")) - three_way.count(after.split("\n")):
+                editor.put_lines_back(wiki, found.page, before, lost, note)
     raise WikiError(
         page,
         f"was saved by others {editor.ATTEMPTS} times while it was being answered on",
@@ -194,23 +199,3 @@ def _answered(text: str, remark: Remark, line: str) -> bool:
         thread.first == remark.thread.first and line in thread.answer.split("\n")
         for thread in threads.parse(text)
     )
-
-
-def _lost(wiki: Wiki, read: Snapshot, saved: Saved | None) -> tuple[str, Counter[str]]:
-    """The text that the edit was saved onto, and the lines of it that the wiki's merge has dropped."""
-    if saved is None or read.revision is None:
-        return "", Counter()
-    base = read.revision
-    before = base.text if saved.before == base.number else text_of(wiki, saved.before)
-    after = text_of(wiki, saved.revision)
-    return before, three_way.count(before.split("\n")) - three_way.count(after.split("\n"))
-
-
-def _done(
-    wiki: Wiki, found: Remarks, remark: Remark, line: str, *, added: bool, attempts: int
-) -> Answer:
-    return Answer(
-        id=remark.id, remark=wikitext.plain(remark.thread.text).split("\n")[0], text=line,
-        author=wiki.account, page=found.page, url=found.url, revision=found.revision,
-        added=added, attempts=attempts,
-    )  # fmt: skip

@@ -26,8 +26,7 @@ from labkit.wiki.merge.fences import Block, Document
 from labkit.wiki.merge.page_merge import LastWrote
 from labkit.wiki.publish import last_written
 from labkit.wiki.remarks import listing, provenance, threads
-from labkit.wiki.remarks.listing import Vanished
-from labkit.wiki.remarks.provenance import Provenance
+from labkit.wiki.remarks.provenance import Provenance, Vanished
 
 #: Pages that are followed from move to move, at most.
 MOVES = 20
@@ -46,7 +45,8 @@ class Loss(Record):
 
 
 class LineHistory:
-    """The lines of one page as its revisions came, the oldest first.
+    """The lines of one page as its revisions came, the oldest first; ``lost`` is what the bot took away and what
+    has not come back since.
 
     :param last_wrote: what labkit wrote, where the history itself does not show it.
     """
@@ -57,14 +57,9 @@ class LineHistory:
         self._last_wrote = last_wrote
         self._written: dict[tuple[str, str], Block] = {}
         self._brought: dict[str, str] = {}
-        self._losses: list[Loss] = []
+        self.lost: list[Loss] = []
         self._before: tuple[str, Document | None] | None = None
         self._lines = Counter[str]()
-
-    @property
-    def lost(self) -> tuple[Loss, ...]:
-        """What the bot took away and what has not come back since."""
-        return tuple(self._losses)
 
     def add(self, revision: Revision) -> None:
         """The next revision. One whose text is hidden is counted; what it changed cannot be told."""
@@ -79,33 +74,27 @@ class LineHistory:
         self._come_back(lines - self._lines)
         if revision.user == self.bot and self._before is not None:
             gone = self._people(*self._before) - lines
-            self._losses += [self._loss(revision, line, times) for line, times in gone.items()]
+            self.lost += [
+                Loss(page=self.page, line=line, author=self._brought.get(line, ""), times=times,
+                     revision=revision.number, time=revision.time)
+                for line, times in gone.items()
+            ]  # fmt: skip
         for line in lines:
             self._brought.setdefault(line, revision.user)
-        self._learn(document)
+        for found in document.blocks if document else ():
+            if not found.touched:
+                self._written[found.block.name, found.digest] = found.block
         self._before, self._lines = (revision.text, document), lines
 
     def _come_back(self, more: Counter[str]) -> None:
         """Takes lines that the page has again out of the losses."""
         left = []
-        for loss in self._losses:
+        for loss in self.lost:
             back = min(more[loss.line], loss.times)
             more[loss.line] -= back
             if loss.times > back:
                 left.append(loss.model_copy(update={"times": loss.times - back}))
-        self._losses = left
-
-    def _loss(self, revision: Revision, line: str, times: int) -> Loss:
-        return Loss(
-            page=self.page, line=line, author=self._brought.get(line, ""), times=times,
-            revision=revision.number, time=revision.time,
-        )  # fmt: skip
-
-    def _learn(self, document: Document | None) -> None:
-        """Keeps the blocks that stand on the page as labkit wrote them."""
-        for found in document.blocks if document else ():
-            if not found.touched:
-                self._written[found.block.name, found.digest] = found.block
+        self.lost = left
 
     def _people(self, text: str, document: Document | None) -> Counter[str]:
         """The lines of people's of a revision's text."""
@@ -131,13 +120,8 @@ class LineHistory:
 
     def _theirs(self, lines: Iterable[str]) -> Counter[str]:
         """Those of the lines that a person's revision brought."""
-        return Counter(
-            {
-                line: times
-                for line, times in three_way.count(list(lines)).items()
-                if self._brought.get(line) != self.bot
-            }
-        )
+        every = three_way.count(list(lines)).items()
+        return Counter({line: n for line, n in every if self._brought.get(line) != self.bot})
 
 
 class Audit(Record):
@@ -191,7 +175,7 @@ def walk(wiki: Wiki, page: str, *, folder: Path) -> Audit:
         for revision in wiki.history(title, limit=last_written.EVERY, oldest=True):
             histories[title].add(revision)
             origins = provenance.advance(origins, revision, written.find)
-        gone += listing.vanished_of(origins)
+        gone += origins.vanished
     every = histories.values()
     return Audit(
         pages=tuple(histories), bot=bot, vanished=tuple(gone),
@@ -218,7 +202,7 @@ def table(found: Audit) -> Table:
             "line": loss.line,
             "written by": loss.author,
             "taken away in revision": str(loss.revision),
-            "on (UTC)": f"{loss.time:%Y-%m-%d %H:%M}" if loss.time else None,
+            "on (UTC)": page_merge.moment(loss.time) or None,
             "times": loss.times,
             "page": loss.page,
         }

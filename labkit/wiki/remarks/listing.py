@@ -28,10 +28,10 @@ from labkit.records import Record
 from labkit.wiki.client.protocol import Revision, Snapshot, Wiki
 from labkit.wiki.client.session import TEACHERS
 from labkit.wiki.merge import fences, page_merge, three_way
-from labkit.wiki.merge.page_merge import Altered, LastWrote, Step
+from labkit.wiki.merge.page_merge import Altered, Authorship, LastWrote
 from labkit.wiki.publish.last_written import EVERY, EverWritten, stem
 from labkit.wiki.remarks import threads
-from labkit.wiki.remarks.provenance import Origin, Provenance, advance
+from labkit.wiki.remarks.provenance import Origin, Provenance, Vanished, advance
 from labkit.wiki.remarks.threads import State, Thread
 from labkit.wiki.render import wikitext
 
@@ -68,7 +68,7 @@ class Remark(Record):
     now: str = ""
     state: State = "open"
     addressed: tuple[Addressed, ...] = ()
-    claims: tuple[Step, ...] = ()
+    claims: tuple[Authorship, ...] = ()
     owner: str = ""
 
     @property
@@ -90,25 +90,6 @@ class Remark(Record):
             return "unchanged"
         was, now = self.run or "an unnamed run", self.now or "an unnamed run"
         return f"was made on run {was}, block now of run {now}".replace("run an", "an")
-
-
-class Vanished(Record):
-    """A line of a remark that somebody else than its ``author`` took away or rewrote (``by``, with the line that
-    they made of it)."""
-
-    line: str
-    author: str
-    written: datetime | None
-    block: str
-    section: str
-    by: Step
-
-    @property
-    def became(self) -> str:
-        """What was done to it."""
-        if self.by.line == self.line:
-            return "moved to another remark"
-        return "rewritten" if self.by.line else "deleted"
 
 
 class Remarks(Record):
@@ -154,9 +135,25 @@ def addressed(found: Remarks, given: Sequence[tuple[str, Addressed]]) -> Remarks
 
 def table(found: Remarks) -> Table:
     """The remarks as a table."""
-    rows = [_row(remark) for remark in found.remarks]
+    rows: list[dict[str, Cell]] = [
+        {
+            "id": remark.id,
+            "state": remark.told,
+            "where": _where(remark.thread),
+            "remark": wikitext.plain(remark.thread.text),
+            "answer": answers(remark) or None,
+            "author": remark.signed,
+            "written (UTC)": page_merge.moment(remark.written) or None,
+            "since then": remark.since,
+        }
+        for remark in found.remarks
+    ]
     columns = ("id", "state", "where", "remark", "answer", "author", "written (UTC)", "since then")
     return Table.of("remarks", "Remarks on the page", rows, columns=columns)
+
+
+def _where(item: Thread | Vanished) -> str:
+    return item.block or item.section or "the page's beginning"
 
 
 def sentence(found: Remarks) -> str:
@@ -186,13 +183,13 @@ def vanished(gone: Sequence[Vanished]) -> Table:
     """The remarks that others than their writers took away or rewrote, as a table."""
     rows: list[dict[str, Cell]] = [
         {
-            "where": item.block or item.section or "the page's beginning",
+            "where": _where(item),
             "remark": wikitext.plain(item.line),
             "author": item.author or "unknown",
-            "written (UTC)": f"{item.written:%Y-%m-%d %H:%M}" if item.written else None,
+            "written (UTC)": page_merge.moment(item.written) or None,
             "what": item.became,
             "by": item.by.user or "unknown",
-            "on (UTC)": f"{item.by.time:%Y-%m-%d %H:%M}" if item.by.time else None,
+            "on (UTC)": page_merge.moment(item.by.time) or None,
             "now": wikitext.plain(item.by.line) or None,
         }
         for item in gone
@@ -208,21 +205,7 @@ def answers(remark: Remark) -> str:
     return "\n".join([*lines, *(f"{item.stage}: {item.summary}" for item in remark.addressed)])
 
 
-def _row(remark: Remark) -> dict[str, Cell]:
-    thread = remark.thread
-    return {
-        "id": remark.id,
-        "state": remark.told,
-        "where": thread.block or thread.section or "the page's beginning",
-        "remark": wikitext.plain(thread.text),
-        "answer": answers(remark) or None,
-        "author": remark.signed,
-        "written (UTC)": f"{remark.written:%Y-%m-%d %H:%M}" if remark.written else None,
-        "since then": remark.since,
-    }
-
-
-class Kept(Record):
+class ReadPage(Record):
     """What was found at a page's revision, for the next time: ``teachers`` are those of the ``doubtful``, who
     settled others' remarks, that are in the wiki's group."""
 
@@ -277,19 +260,19 @@ def of(wiki: Wiki, snapshot: Snapshot, *, page: str, folder: Path, groups: bool 
     old = stale(wiki, now, found, origins, written.find)
     result = Remarks(
         page=title, url=url, remarks=tuple(_remarks(now, found, origins, old)), revision=now.number,
-        vanished=vanished_of(provenance),
+        vanished=provenance.vanished,
         altered=provenance.altered,
     )  # fmt: skip
-    new = Kept(provenance=provenance, found=result, doubtful=doubtful, teachers=teachers)
+    new = ReadPage(provenance=provenance, found=result, doubtful=doubtful, teachers=teachers)
     with suppress(OSError):  # who may not write there reads the history again
         write_atomically(file, new.model_dump_json(), mode=0o600)
     return result
 
 
-def _read(file: Path, bot: str) -> Kept | None:
+def _read(file: Path, bot: str) -> ReadPage | None:
     """What this machine knows of a page on which that account publishes."""
     try:
-        kept = Kept.model_validate_json(reading.content(file))
+        kept = ReadPage.model_validate_json(reading.content(file))
     except (OSError, ValueError):
         return None
     return kept if kept.provenance.bot == bot else None
@@ -346,18 +329,6 @@ def _doubtful(text: str, origins: Mapping[int, Origin]) -> frozenset[str]:
     return frozenset(users - {""})
 
 
-def vanished_of(provenance: Provenance) -> tuple[Vanished, ...]:
-    """The remarks that others than their writers deleted or rewrote."""
-    return tuple(
-        Vanished(
-            line=line, author=origin.by.user, written=origin.by.time, block=origin.block,
-            section=origin.section, by=origin.away,
-        )
-        for line, origin in provenance.vanished
-        if origin.away
-    )  # fmt: skip
-
-
 def _remarks(
     now: Revision, found: Sequence[Thread], origins: Mapping[int, Origin], old: set[int]
 ) -> Iterator[Remark]:
@@ -367,7 +338,7 @@ def _remarks(
     dates = {line: origins[line].by.time for line in asking if line in origins}
     for thread in found:
         origin = origins.get(thread.first)
-        by = origin.by if origin else Step()
+        by = origin.by if origin else Authorship()
         key = thread.line, by.revision
         copies[key] += 1
         own = [time for line, time in dates.items() if time and thread.first <= line <= thread.last]
@@ -383,7 +354,7 @@ def _remarks(
             now=runs.get(thread.block, ""),
             state=thread.state,
             claims=tuple(
-                origins[line].by if line in origins else Step() for line in thread.ignored
+                origins[line].by if line in origins else Authorship() for line in thread.ignored
             ),
         )
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
 
 from pydantic import Field
 
@@ -21,7 +22,7 @@ from labkit.records import Record
 from labkit.wiki.client.protocol import Revision
 from labkit.wiki.merge import fences, page_merge, three_way
 from labkit.wiki.merge.fences import Document, Fenced
-from labkit.wiki.merge.page_merge import Altered, LastWrote, Step
+from labkit.wiki.merge.page_merge import Altered, Authorship, LastWrote
 from labkit.wiki.remarks import threads
 from labkit.wiki.remarks.threads import Line
 
@@ -35,14 +36,33 @@ class Origin(Record):
     of it.
     """
 
-    by: Step
+    by: Authorship
     owner: str
     block: str
     section: str
     under: str
     digest: str
     run: str
-    away: Step | None = None
+    away: Authorship | None = None
+
+
+class Vanished(Record):
+    """A line of a remark that somebody else than its ``author`` took away or rewrote (``by``, with the line that
+    they made of it)."""
+
+    line: str
+    author: str
+    written: datetime | None
+    block: str
+    section: str
+    by: Authorship
+
+    @property
+    def became(self) -> str:
+        """What was done to it."""
+        if self.by.line == self.line:
+            return "moved to another remark"
+        return "rewritten" if self.by.line else "deleted"
 
 
 class Standing(Record):
@@ -52,13 +72,13 @@ class Standing(Record):
     digest: str
     lines: str
     altered: tuple[Altered, ...] = ()
-    gone: Step | None = None
+    gone: Authorship | None = None
 
 
 class Unread(Record):
     """A revision of which it is not known what it changed; of one that is ``hidden`` not even its remarks."""
 
-    by: Step
+    by: Authorship
     hidden: bool
 
 
@@ -86,19 +106,25 @@ class Provenance(Record):
         """What people changed of labkit's lines, block by block."""
         found: list[Altered] = []
         for name, block in self.blocks.items():
-            whole = (
+            found += (
                 [Altered(block=name, ours="", theirs="", by=block.gone)]
                 if block.gone
                 else block.altered
             )
-            found += whole
         return tuple(found)
 
     @property
-    def vanished(self) -> tuple[tuple[str, Origin], ...]:
+    def vanished(self) -> tuple[Vanished, ...]:
         """The remarks' lines that others than their writers took away or rewrote, and that are not back."""
         every = ((line, origin) for line, origins in self.gone.items() for origin in origins)
-        return tuple((line, origin) for line, origin in every if origin.away)
+        return tuple(
+            Vanished(
+                line=line, author=origin.by.user, written=origin.by.time, block=origin.block,
+                section=origin.section, by=origin.away,
+            )
+            for line, origin in every
+            if origin.away
+        )  # fmt: skip
 
 
 def advance(
@@ -108,7 +134,7 @@ def advance(
 
     :param last_wrote: what labkit wrote in a block that somebody has changed.
     """
-    saved = Step(user=revision.user, time=revision.time, revision=revision.number)
+    saved = Authorship(user=revision.user, time=revision.time, revision=revision.number)
     if revision.hidden:
         unread = (*provenance.unread, Unread(by=saved, hidden=True))
         return provenance.model_copy(update={"unread": unread})
@@ -135,7 +161,7 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _by(provenance: Provenance, saved: Step, unread: Sequence[Step]) -> Step:
+def _by(provenance: Provenance, saved: Authorship, unread: Sequence[Authorship]) -> Authorship:
     """Who made what a revision shows: whoever saved it, or may have done so in one that was not read."""
     every = [*unread, *([] if unread and saved.user == provenance.bot else [saved])]
     users = dict.fromkeys(step.user or "unknown" for step in every)
@@ -145,7 +171,7 @@ def _by(provenance: Provenance, saved: Step, unread: Sequence[Step]) -> Step:
 
 
 def _marked(
-    provenance: Provenance, revision: Revision, saved: Step, document: Document | None
+    provenance: Provenance, revision: Revision, saved: Authorship, document: Document | None
 ) -> tuple[dict[str, tuple[Origin, ...]], dict[str, tuple[Origin, ...]]]:
     """The origins of a revision's remarks, and of those that are gone."""
     hidden = itertools.takewhile(lambda item: item.hidden, reversed(provenance.unread))
@@ -199,7 +225,7 @@ def _marked(
 def _blocks(
     provenance: Provenance,
     document: Document,
-    by: Step,
+    by: Authorship,
     last_wrote: LastWrote,
     written: Mapping[str, Collection[str]],
 ) -> dict[str, Standing]:
@@ -259,7 +285,7 @@ def _match(
                     origins[place] = match.model_copy(update=update)
 
 
-def _origin(line: Line, by: Step, blocks: Mapping[str, Fenced]) -> Origin:
+def _origin(line: Line, by: Authorship, blocks: Mapping[str, Fenced]) -> Origin:
     found = blocks.get(line.block)
     return Origin(
         by=by,

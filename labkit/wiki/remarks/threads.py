@@ -36,6 +36,16 @@ _SIGNATURE = re.compile(
     r"\s*(?:--|—)?\s*\[\[[^\[\]|]+[:/][^\[\]]*\]\](?: \(\[\[[^\[\]]*\]\]\))?"
     r"[^\[\]]*\b\d{4}\b[^\[\]]*\([A-Z]{2,5}\)\s*$"
 )
+_OF_RUN = re.compile(r"· run ([A-Za-z0-9._-]{1,80})\)?</small>")
+_RUN = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
+_SMALL = re.compile(r"<small>.*?</small>")
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?)?(?:Z| ?UTC)?")
+#: A measured time or rate, and the unit of a column that holds such.
+_TIME = r"(?:s|ms|µs|min|[A-Za-z]{0,12}/s)"
+_MEASURED = re.compile(rf"(?<![\w.,])\d[\d,.]*(?: ?k)? ?{_TIME}(?![\w/])")
+_COLUMN = re.compile(rf".*(?:\({_TIME}\)|\w/s)\s*")
+#: A command of a result's, with its exit status and duration.
+_COMMAND = re.compile(r".*  # -?\d+, [\d.,]+ s")
 
 
 class Line(NamedTuple):
@@ -109,7 +119,7 @@ def _runs(text: str) -> Iterator[list[Line]]:
 
 def lines(text: str) -> Iterator[Line]:
     """The page's lines with their places."""
-    spans = list(reversed(_spans(text)))
+    spans = [(item.start, item.end, item.block.name) for item in reversed(fences.blocks(text))]
     block = section = ""
     start = 0
     for number, raw in enumerate(text.split("\n"), 1):
@@ -125,10 +135,6 @@ def lines(text: str) -> Iterator[Line]:
         block = inside or block
         yield Line(number, line.rstrip(), "" if block == LIST else block, section)
         start += len(raw) + 1
-
-
-def _spans(text: str) -> tuple[tuple[int, int, str], ...]:
-    return tuple((item.start, item.end, item.block.name) for item in fences.blocks(text))
 
 
 def _thread(lines: Sequence[Line], number: int, counts: Counts) -> Thread:
@@ -160,32 +166,6 @@ def _thread(lines: Sequence[Line], number: int, counts: Counts) -> Thread:
 
 def _unsigned(text: str) -> str:
     return _SIGNATURE.sub("", text).strip()
-
-
-_OF_RUN = re.compile(r"· run ([A-Za-z0-9._-]{1,80})\)?</small>")
-
-
-_RUN = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
-
-
-_SMALL = re.compile(r"<small>.*?</small>")
-
-
-_MOMENT = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?)?(?:Z| ?UTC)?")
-
-
-#: A measured time or rate, and the unit of a column that holds such.
-_TIME = r"(?:s|ms|µs|min|[A-Za-z]{0,12}/s)"
-
-
-_MEASURED = re.compile(rf"(?<![\w.,])\d[\d,.]*(?: ?k)? ?{_TIME}(?![\w/])")
-
-
-_COLUMN = re.compile(rf".*(?:\({_TIME}\)|\w/s)\s*")
-
-
-#: A command of a result's, with its exit status and duration.
-_COMMAND = re.compile(r".*  # -?\d+, [\d.,]+ s")
 
 
 def run_of(lines: Iterable[str]) -> str:
