@@ -137,7 +137,7 @@ def vanished(*history: tuple[str, ...]) -> list[tuple[str, str, str]]:
         for n, (user, *lines) in enumerate(history, 1)
     ]
     found = reduce(advance, revisions, Provenance(bot="Labkit")).vanished
-    return [(line, o.away.user, o.away.line) for line, o in found if o.away]
+    return [(item.line, item.by.user, item.by.line) for item in found]
 
 
 @pytest.mark.parametrize(

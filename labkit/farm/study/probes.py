@@ -12,7 +12,7 @@ import socketserver
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address
@@ -542,19 +542,22 @@ def _interrupted(interrupt: Callable[[], None]) -> tuple[bool, bool]:
         channel.settimeout(PATIENCE)
         channel.connect(("127.0.0.1", 80))
         channel.sendall(f"GET {LARGE} HTTP/1.0\r\n\r\n".encode())
-        answer = http.client.HTTPResponse(channel)
-        answer.begin()
-        received = len(answer.read(1000))
-        interrupt()
-        refused = until(_refuses)
-        while part := answer.read1(2**20):
-            received += len(part)
+        with closing(http.client.HTTPResponse(channel)) as answer:
+            answer.begin()
+            received = len(answer.read(1000))
+            interrupt()
+            refused = until(_refuses)
+            while part := answer.read1(2**20):
+                received += len(part)
     return received == LARGE_SIZE, refused
 
 
 def _refuses() -> bool:
     try:
         socket.create_connection(("127.0.0.1", 80), timeout=1).close()
-    except ConnectionRefusedError:
+    except (
+        ConnectionRefusedError,
+        ConnectionResetError,
+    ):  # reset: the server's socket closed just then
         return True
     return False
