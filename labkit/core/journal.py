@@ -179,7 +179,7 @@ class Journal:
         """The folder is held; others may go through it, but not open it: who can open it can hold it."""
         folder = self.path.parent
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(0o777 & ~OPENED, parents=True, exist_ok=True)
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
             if mode & OPENED and not os.geteuid():
