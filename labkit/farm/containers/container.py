@@ -82,8 +82,8 @@ def memory_mount(destination: str, owner: int) -> Mount:
 
 
 def command(lab: Lab, name: str, *words: str | Path) -> list[str | Path]:
-    """The argument list of a runC command on a container's bundle. What runC itself says goes to a log of its own: it
-    is not taken for the words of the container's program."""
+    """The argument list of a runC command on a container's bundle. runC's own messages go to a separate log, so that they
+    are not mistaken for output of the container's program."""
     log = runc.folder(lab, name) / "runc.log"
     return runc.command(lab, "--log", log, *words, "--bundle", runc.bundle(lab, name), name)
 

@@ -229,8 +229,8 @@ TRACES = (
 SHADOWS = ("etc/shadow", "etc/shadow-")
 
 
-#: Folders that apt gives to a user of its own where that one can get at them, which depends on the folders
-#: above the root file system, and to root elsewhere; on its next start it does so again.
+#: Folders that apt gives to the user _apt where that user can reach them, and else to root. Which of them depends on the
+#: modes of the folders above the root file system; apt decides again at its next start.
 PARTIAL = ("var/cache/apt/archives/partial", "var/lib/apt/lists/partial")
 
 
