@@ -23,6 +23,7 @@ from labkit.core import cache, run
 from labkit.core.files import write_atomically
 from labkit.core.journal import Journal
 from labkit.errors import CommandError, ConfigError, MachineError, StateError
+from labkit.farm import rootfs
 from labkit.farm.images import store, unpacking
 from labkit.farm.images.store import configure, dated, made_by, umoci, umoci_version
 from labkit.farm.rootfs import apt, buildplan, packages, sandbox, variants
@@ -41,7 +42,7 @@ from labkit.records import Record
 
 log = logging.getLogger("labkit.image")
 #: Numbers that go up with every change of a build's result: of the common layers, and of the lab's layout.
-LAYERS_EDITION, EDITION = 4, 3
+LAYERS_EDITION, EDITION, DNS_EDITION = 4, 3, 1
 #: The tags that all sites share.
 COMMON = ("base", "web")
 #: The image's environment: the variables that apache2's start script sets (Debian: /etc/apache2/envvars), so that the
@@ -66,7 +67,17 @@ INSTALL = (
     "apt-get", "install", "--quiet", "--yes", "--no-install-recommends", "--option=Dpkg::Use-Pty=false",
 )  # fmt: skip
 #: What determines the common layers, besides the root file system and the packages.
-RECIPE = (LAYERS_EDITION, PACKAGES, MODULES, dict(ENVIRONMENT), COMMAND, sorted(FOLDERS), KEYS)
+RECIPE = (
+    LAYERS_EDITION,
+    PACKAGES,
+    MODULES,
+    dict(ENVIRONMENT),
+    COMMAND,
+    sorted(FOLDERS.items()),
+    KEYS,
+)
+#: What the image of a cluster's name server adds.
+DNS_PACKAGES = ("dnsmasq-base",)
 #: Bytes that must be free while the layers are made.
 SPACE = 1_000_000_000
 
@@ -103,6 +114,64 @@ def common_layers(lab: Lab, base: Rootfs) -> tuple[Layers, bool]:
         lambda: recorded(place, Layers, layout=place / "layout"),
         lambda: _make_layers(lab, base, repository, place, version),
     )
+
+
+def servers(lab: Lab) -> Layers:
+    """The layout in the cache with the images of a cluster's servers, made if it is not there: ``web`` with a whole
+    apache2, whatever the lab's own root file system lacks, and ``dns`` with dnsmasq on top of it."""
+    plain = lab.model_copy(
+        update={"rootfs": lab.rootfs.model_copy(update={"variant": "essential", "packages": ()})}
+    )
+    common, _ = common_layers(plain, rootfs.build(plain).value)
+    archive = apt.ensure_lists(lab)
+    repository = buildplan.needed(archive, archive.sources, DNS_PACKAGES)
+    key = key_of(
+        f"dns-{common.suite}",
+        common.key,
+        umoci_version(),
+        (DNS_EDITION, DNS_PACKAGES),
+        repository.digest,
+    )
+    place = lab.cache_dir / "images" / key
+    return made_once(
+        lab,
+        place,
+        "images",
+        lambda: recorded(place, Layers, layout=place / "layout"),
+        lambda: _make_dns(lab, common, repository, place),
+    )[0]
+
+
+def _make_dns(lab: Lab, common: Layers, repository: Repository, place: Path) -> Layers:
+    started, began = time.monotonic(), time.time()
+    what = f"dns image of {common.suite}"
+    with building(lab, place, what=what, space=SPACE) as work:
+        image, bundle = work / "layout", work / "bundle"
+        store.copy_layout(common.layout, image)
+        umoci("unpack", "--image", f"{image}:web", bundle)
+        cached = PackageCache.of(lab)
+        try:
+            epoch = install(bundle / "rootfs", repository, cached, began, DNS_PACKAGES)
+        except (CommandError, AbsentError) as error:
+            raise cause_of(cached, what, error) from error
+        by = made_by(f"apt-get install {' '.join(DNS_PACKAGES)}", epoch)
+        umoci("repack", "--image", f"{image}:dns", *by, bundle)
+        command = ("--config.cmd=dnsmasq", "--config.cmd=--keep-in-foreground")
+        configure(f"{image}:dns", (*command, "--config.stopsignal=SIGTERM", *dated(epoch)))
+        store.drop_unused(image)
+        listed = packages.read(bundle / "rootfs")
+        discard(lab, bundle)
+        value = common.model_copy(
+            update={
+                "key": place.name,
+                "layout": place / "layout",
+                "seconds": round(time.monotonic() - started, 2),
+                "packages": len(listed),
+                "listed": fingerprint(listed),
+            }
+        )
+        write_record(work, value)
+    return value
 
 
 def _make_layers(
@@ -198,21 +267,28 @@ def _options(
     )
 
 
-def install(root: Path, repository: Repository, cached: PackageCache, began: float) -> int:
-    """Installs the web layer's packages in ``root``, without starting them, and removes the installation's traces;
+def install(
+    root: Path,
+    repository: Repository,
+    cached: PackageCache,
+    began: float,
+    names: Sequence[str] = PACKAGES,
+) -> int:
+    """Installs a layer's packages in ``root``, without starting them, and removes the installation's traces;
     ``began`` is the time at which it began. Returns the source date."""
     for path in (root / "etc/apt/sources.list.d").glob("*"):
         path.unlink()
     (root / "etc/apt/sources.list").write_text(repository.lines, encoding="utf-8")
     status = (root / packages.STATUS).read_text(encoding="utf-8")
     with reporting("image", "download") as listen:
-        repository.fetch(cached, PACKAGES, root.with_name("apt"), status=status, on_line=listen)
+        repository.fetch(cached, names, root.with_name("apt"), status=status, on_line=listen)
     with no_services(root), gateway(cached, repository) as access:
         log.info("image: apt-get update")
         _chroot(root, access, "apt-get", "--quiet", "--option=Acquire::Languages=none", "update")
-        log.info("image: apt-get install %s", " ".join(PACKAGES))
-        _chroot(root, access, *INSTALL, *PACKAGES)
-        _chroot(root, access, "a2enmod", "--quiet", *MODULES)
+        log.info("image: apt-get install %s", " ".join(names))
+        _chroot(root, access, *INSTALL, *names)
+        if names == PACKAGES:
+            _chroot(root, access, "a2enmod", "--quiet", *MODULES)
     repository.name_mirrors(root)
     tidy(root)
     for path in root.glob(KEYS):

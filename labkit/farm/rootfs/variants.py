@@ -25,8 +25,11 @@ PACKAGES = ("apache2", "openssh-server")
 MODULES = ("headers", "include")
 #: The packages that have an ssh server.
 SSH = ("openssh-server", "dropbear-bin")
-#: Folders that the services' start scripts make, with their modes.
-FOLDERS: Mapping[str, int] = {"run/apache2": 0o755, "run/lock/apache2": 0o755, "run/sshd": 0o755}
+#: Folders that the services' start scripts make, with their modes. Where an engine mounts memory on one, runC gives it
+#: the folder's mode, and root as its owner: apache2, which is not root, can write into it nonetheless.
+FOLDERS: Mapping[str, int] = {
+    "run/apache2": 0o1777, "run/lock/apache2": 0o1777, "var/log/apache2": 0o1777, "run/sshd": 0o755,
+}  # fmt: skip
 
 
 class Variant(NamedTuple):

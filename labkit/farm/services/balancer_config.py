@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from labkit.core import accesslog
@@ -107,10 +108,41 @@ def logs(lab: Lab) -> Path:
     return lab.state_dir / "proxy"
 
 
-def config(lab: Lab) -> str:
-    """The whole configuration; it names its fingerprint, which a change of anything changes."""
-    sites = "\n".join(_site(lab, site) for site in lab.sites)
-    text = f"{_server(lab)}\n{_front(lab)}\n{sites}"
+@dataclass(frozen=True)
+class Place:
+    """Where a balancer runs: its own folder and the file of :data:`SCRIPT`, what it listens on (``ADDRESS:PORT``), where
+    its logs go (Apache's words), by what address it finds a replica and with which further parameters of a worker; by which
+    status Apache says that a replica was ``lost``; ``user`` '' leaves it who it is."""
+
+    folder: str
+    script: str
+    listen: str
+    error_log: str
+    access_log: str
+    address: Callable[[Replica], str]
+    more: str = ""
+    lost: tuple[int, ...] = (502, 504)
+    user: str = "www-data"
+
+
+def here(lab: Lab) -> Place:
+    """The place of the lab's own balancer on this machine."""
+    return Place(
+        folder=str(folder(lab)),
+        script=str(folder(lab) / SCRIPT_FILE),
+        listen=f"{lab.gateway.ip}:{lab.proxy.port}",
+        error_log=accesslog.cut(f"{logs(lab)}/error.log"),
+        access_log=accesslog.rotated(f"{logs(lab)}/access.log"),
+        address=lambda replica: str(replica.address),
+    )
+
+
+def config(lab: Lab, place: Place | None = None) -> str:
+    """The whole configuration, for this machine or another place; it names its fingerprint, which a change of anything
+    changes."""
+    place = place or here(lab)
+    sites = "\n".join(_site(lab, site, place) for site in lab.sites)
+    text = f"{_server(lab, place)}\n{_front(lab)}\n{sites}"
     return text.replace("FINGERPRINT", fingerprint(text))
 
 
@@ -166,20 +198,19 @@ def between(old: str, new: str) -> str:
     return text.replace(running_fingerprint(new), fingerprint(text))
 
 
-def _server(lab: Lab) -> str:
+def _server(lab: Lab, place: Place) -> str:
     modules = "\n".join(f'LoadModule {name}_module "{MODULES}/mod_{name}.so"' for name in LOADED)
     log_format = LOG_FORMAT.replace('"', '\\"')
+    user = f"User {place.user}\nGroup {place.user}\n" if place.user else ""
     return f"""\
 # The balancer of lab {lab.name}.
-ServerRoot "{folder(lab)}"
-DefaultRuntimeDir "{folder(lab)}"
-PidFile "{folder(lab)}/apache2.pid"
-Listen {lab.gateway.ip}:{lab.proxy.port}
+ServerRoot "{place.folder}"
+DefaultRuntimeDir "{place.folder}"
+PidFile "{place.folder}/apache2.pid"
+Listen {place.listen}
 ServerName {lab.host_name("balancer")}
 ServerTokens Prod
-User www-data
-Group www-data
-{modules}
+{user}{modules}
 # One process at a time: its threads share one view of the workers. The other slots are for
 # processes that finish their requests after a graceful reload.
 StartServers 1
@@ -193,15 +224,15 @@ Timeout 30
 RequestReadTimeout {PATIENCE}
 KeepAliveTimeout 5
 MaxKeepAliveRequests 0
-ErrorLog {accesslog.cut(f"{logs(lab)}/error.log")}
+ErrorLog {place.error_log}
 LogLevel warn
 LogFormat "{log_format}" labkit
-CustomLog {accesslog.rotated(f"{logs(lab)}/access.log")} labkit
+CustomLog {place.access_log} labkit
 ProxyRequests Off
 BalancerInherit Off
 # {fingerprint(SCRIPT)}
 LuaScope thread
-LuaHookFixups "{folder(lab)}/{SCRIPT_FILE}" forward
+LuaHookFixups "{place.script}" forward
 """
 
 
@@ -218,17 +249,18 @@ def _front(lab: Lab) -> str:
 """
 
 
-def _site(lab: Lab, site: Site) -> str:
+def _site(lab: Lab, site: Site, place: Place) -> str:
     balancer, own = f"balancer://{_balancer_name(site)}", lab.replicas_of(site.name)
+    lost = "\n".join(f"    ErrorDocument {status} /again" for status in place.lost)
     odd = [item for item in own if item.index % 2]
     even = [item for item in own if not item.index % 2] or odd
     return f"""\
 <VirtualHost *:{lab.proxy.port}>
     ServerName {lab.host_name(site.name)}
-{_balancer(lab, balancer, own, WATCHED)}
+{_balancer(lab, place, balancer, own, WATCHED)}
     # The two halves, for requests that a replica of the other half has lost.
-{_balancer(lab, f"{balancer}-odd", odd, "retry=0")}
-{_balancer(lab, f"{balancer}-even", even, "retry=0")}
+{_balancer(lab, place, f"{balancer}-odd", odd, "retry=0")}
+{_balancer(lab, place, f"{balancer}-even", even, "retry=0")}
     <Location "{STATUS_PATH}">
         SetHandler balancer-manager
         <RequireAll>
@@ -236,8 +268,7 @@ def _site(lab: Lab, site: Site) -> str:
             Require expr "%{{REMOTE_PORT}} -lt 1024"
         </RequireAll>
     </Location>
-    ErrorDocument 502 /again
-    ErrorDocument 504 /again
+{lost}
     ProxyPreserveHost On
     ProxyPass "{STATUS_PATH}" "!"
     ProxyPass "/" "{balancer}/"
@@ -245,10 +276,11 @@ def _site(lab: Lab, site: Site) -> str:
 """
 
 
-def _balancer(lab: Lab, name: str, replicas: Sequence[Replica], how: str) -> str:
+def _balancer(lab: Lab, place: Place, name: str, replicas: Sequence[Replica], how: str) -> str:
+    more = f" {place.more}" if place.more else ""
     members = "\n".join(
-        f'        BalancerMember "http://{item.address}:80" route={item.name} '
-        f"loadfactor={item.weight} {ASKED} {how}"
+        f'        BalancerMember "http://{place.address(item)}:80" route={item.name} '
+        f"loadfactor={item.weight} {ASKED}{more} {how}"
         for item in replicas
     )
     sticky = f" stickysession={STICKY_COOKIE}" if lab.proxy.sticky else ""

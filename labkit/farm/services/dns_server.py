@@ -274,19 +274,26 @@ def difference(lab: Lab) -> str | None:
 
 
 def ask(
-    lab: Lab, questions: Iterable[tuple[str, str]], *, tcp: bool = False, patience: float = 2.0
+    lab: Lab,
+    questions: Iterable[tuple[str, str]],
+    *,
+    tcp: bool = False,
+    patience: float = 2.0,
+    server: str = "",
 ) -> list[Answer]:
-    """The server's answers to (name, record type) questions, in their order, asked from the host's side.
+    """The answers to (name, record type) questions, in their order, asked from the host's side; ``server`` is the
+    address of another server than the lab's own.
 
     Raises :class:`FarmError` when one is not answered within ``patience`` seconds, and
     :class:`ConfigError` for a name or a type that DNS does not have.
     """
+    address = server or str(lab.gateway.ip)
     messages = [_message(name, kind) for name, kind in questions]
     try:
-        return inside(lab.netns, _exchange, str(lab.gateway.ip), messages, patience, tcp=tcp)
+        return inside(lab.netns, _exchange, address, messages, patience, tcp=tcp)
     except OSError as error:
         raise FarmError(
-            f"the name server of {lab.domain} at {lab.gateway.ip}",
+            f"the name server of {lab.domain} at {address}",
             f"does not answer: {error.strerror or error}",
             "start it: `./lab run 06-balancer`",
             again(lab, "ss -lntup"),
