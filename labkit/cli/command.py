@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("labkit.command")
+#: The exit status of `plan --exit-code` when something would change.
+CHANGES = 3
 
 
 @dataclass(frozen=True)
@@ -278,6 +280,19 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     """Adds a command that also has the options of every command."""
     app.command()(with_options(function))
     return function
+
+
+def group(name: str, about: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Adds a command that is a group of commands; what it returns adds one of these, by the last part of its name
+    (``export_swarm`` is ``swarm`` in ``export``)."""
+    inner = typer.Typer(help=about, no_args_is_help=True, rich_markup_mode=None)
+    app.add_typer(inner, name=name)
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        inner.command(function.__name__.removeprefix(f"{name}_"))(with_options(function))
+        return function
+
+    return add
 
 
 class Worded(TyperCommand):

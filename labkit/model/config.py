@@ -102,11 +102,20 @@ def folder(value: object) -> object:
     return value
 
 
+def _command(value: str) -> str:
+    try:
+        shlex.split(value)
+    except ValueError as error:
+        raise Fault("command", f"is no command line: {str(error).lower()}") from None
+    return line(value)
+
+
 Label = Annotated[str, BeforeValidator(_label)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Folder = Annotated[str, BeforeValidator(folder)]
 Place = Annotated[str, AfterValidator(path)]
 Line = Annotated[str, Field(max_length=200), AfterValidator(line)]
+Command = Annotated[str, Field(max_length=500), AfterValidator(_command)]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]*$", max_length=100)]
 #: Characters of an address (RFC 3986, section 2) that need no quoting anywhere.
 ADDRESS = r"[A-Za-z0-9._~:/?@%+=&,\[\]-]"
@@ -198,6 +207,28 @@ class Traffic(Section):
     """How long a measurement of throughput lasts, in seconds."""
 
 
+class Engine(Section):
+    """A container engine on several machines, to which the lab is deployed besides."""
+
+    host: Annotated[str, Field(pattern=rf"^((unix|tcp|ssh)://{ADDRESS}{{1,500}})?$")] = ""
+    """Where a swarm's manager answers: unix:///run/docker.sock, ssh://USER@HOST or tcp://HOST:PORT."""
+    context: Line = ""
+    """Which of the kubeconfig's contexts names the Kubernetes cluster; "" is its current one."""
+    registry: Annotated[
+        str,
+        Field(
+            pattern=r"^((http://)?[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*)?$",
+            max_length=200,
+        ),
+    ] = ""
+    """The registry that the nodes pull from, HOST:PORT[/PREFIX], http:// before it when it has no TLS; "" starts one of the
+    lab's own."""
+    lose: Command = ""
+    """A command that makes a node fail, such as "ssh node3 sudo systemctl stop docker", for the experiment; "" drains one."""
+    restore: Command = ""
+    """The command that undoes `lose`."""
+
+
 class Wiki(Section):
     """The wiki: one that labkit makes, or an existing one. The bot password of an existing wiki comes from the
     environment: ``LABKIT_WIKI_USER``, ``LABKIT_WIKI_PASSWORD``."""
@@ -261,6 +292,7 @@ class Configuration(Section):
     containers: Containers = Containers()
     traffic: Traffic = Traffic()
     wiki: Wiki = Wiki()
+    engine: Engine = Engine()
     outputs: Annotated[str, Field(min_length=1), AfterValidator(path)] = "outputs"
     """The folder for what a person reads, from lab.toml's folder."""
     state: Folder = "/var/lib/labkit"
@@ -273,8 +305,8 @@ class Configuration(Section):
     """Whether no mirror may be asked."""
 
 
-#: Keys that several sections may have: their flat parameter begins with the section.
-SHARED = ("database", "packages", "page", "port", "url")
+#: Keys that several sections may have, or that say nothing without it: their flat parameter begins with the section.
+SHARED = ("database", "host", "lose", "packages", "page", "port", "registry", "restore", "url")
 
 
 def _parameters() -> Iterator[tuple[str, str]]:

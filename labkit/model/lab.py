@@ -178,6 +178,12 @@ class Lab(Configuration):
                     f"a host's name in it has {longest} characters; at most {NAME} are allowed (RFC 1035): shorten it"
                 ),
             )
+        if bool(self.engine.lose) is not bool(self.engine.restore):
+            yield (
+                "engine.restore",
+                "lose",
+                "engine.lose and engine.restore belong together: set both or neither",
+            )
         if self.proxy.port == DNS_PORT:
             yield (
                 "proxy.port",
