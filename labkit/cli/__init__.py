@@ -16,14 +16,14 @@ import sys
 import typer
 
 from labkit import display
-from labkit.cli import batch, machine, report
+from labkit.cli import batch, cluster, machine, report
 from labkit.cli.command import app, joined
 from labkit.errors import ConfigError
 
 __all__ = ["app", "main"]
 
 #: The modules whose import adds the commands, in the order in which --help lists them.
-COMMANDS = (batch, machine, report)
+COMMANDS = (batch, machine, report, cluster)
 #: labkit's records need no plugins of pydantic's, for which it would read what each installed package says of itself.
 NO_PLUGINS = ("PYDANTIC_DISABLE_PLUGINS", "__all__")
 

@@ -63,7 +63,7 @@ def _batch(choice: Choice, **wish: Any) -> None:
 
     lab = choice.lab(others=True)
     asked = Wish.model_validate({**wish, "parameters": choice.parameters()})
-    find(asked.plans(), notebooks_folder(), asked.parameters)  # refused before the log is begun
+    find(asked.plans(lab), notebooks_folder(), asked.parameters)  # refused before the log is begun
     log_to_file(lab)
     progress = Progress(Console(stderr=True))
     result = run_stages(lab, asked, progress=progress)

@@ -7,20 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from threading import Event
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from labkit import report
-from labkit.cli.command import Choice, command, finish, log_to_file, show
+from labkit.cli.command import CHANGES, Choice, command, finish, log_to_file, show
 from labkit.display import shown
+from labkit.errors import ConfigError
 from labkit.farm import reconcile
 
 if TYPE_CHECKING:
     from labkit.farm.reconcile.upkeep import Mend
-
-#: The exit status of `plan --exit-code` when something would change.
-CHANGES = 3
 
 
 @command
@@ -131,12 +129,25 @@ def check(
         bool,
         typer.Option("--deep", help="Also read and compare every file that the lab is built from."),
     ] = False,
+    engine: Annotated[
+        Literal["swarm"] | None,
+        typer.Option(help="Check the lab on this engine (engine.host) instead of on this machine."),
+    ] = None,
 ) -> None:
     """Check the parts of the lab that are up.
 
     With --deep, all files that the lab is built from (packages, lists, root file systems, images, results in the cache,
-    files of replicas) are also read and compared with their hashes. The exit status is 1 when a check does not hold."""
-    finish(report.status.checks(choice.lab(), deep=deep), choice)
+    files of replicas) are also read and compared with their hashes. With --engine, the lab on the swarm is checked instead, as
+    swarm check does it. The exit status is 1 when a check does not hold."""
+    lab = choice.lab()
+    if engine and deep:
+        raise ConfigError("--deep", "reads files of this machine, and --engine looks at another", "leave one of them out", code="config.option")  # fmt: skip
+    if engine:
+        from labkit.cluster import swarm  # more to import than other commands need
+
+        finish(swarm.check(lab), choice)
+    else:
+        finish(report.status.checks(lab, deep=deep), choice)
 
 
 @command

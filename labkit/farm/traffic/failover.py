@@ -39,6 +39,7 @@ GRACE = 0.5
 REFUSALS = (502, 503, 504)
 #: The width of a row of the table ``timeline``, in seconds.
 BIN = 0.1
+UNITS = {"time": "s", "slowest": "s"}
 Moments = tuple[float, float | None, float, float | None]
 
 
@@ -317,20 +318,26 @@ def evaluated(
 
 def timeline(lab: Lab, value: Failover, requests: pandas.DataFrame) -> Table:
     """One row a tenth of a second: how many requests that began in it each replica answered."""
-    within = (requests["start"] / BIN).astype(int)
+    rows = counted_by(requests, [item.name for item in lab.replicas_of(value.site)], BIN)
+    title = f"{value.site} while {value.replica} was stopped and started"
+    return Table.of(f"timeline-{value.kind}-{value.replica}", title, rows, units=UNITS)
+
+
+def counted_by(
+    requests: pandas.DataFrame, replicas: Sequence[str], width: float
+) -> pandas.DataFrame:
+    """One row for each ``width`` seconds, the index ``time``: how many of the requests that began in it each replica
+    answered, how many were sent ``again`` (where that is known) and how many ``failed``, and the ``slowest``. Pure."""
+    within = (requests["start"] / width).astype(int)
     good = ~requests["failed"]
     served = pandas.crosstab(within[good], requests.loc[good, "replica"])
-    others = requests.groupby(within).agg(
-        again=("again", "sum"), failed=("failed", "sum"), slowest=("took", "max")
-    )
-    names = [item.name for item in lab.replicas_of(value.site)]
+    sums = {name: (name, "sum") for name in ("again", "failed") if name in requests}
+    others = requests.groupby(within).agg(**sums, slowest=("took", "max"))
     bins = pandas.RangeIndex(within.max() + 1)
-    rows = served.reindex(index=bins, columns=names, fill_value=0)
+    rows = served.reindex(index=bins, columns=replicas, fill_value=0)
     rows = rows.join(others.reindex(bins, fill_value=0))
-    rows.index = (bins * BIN).round(3).rename("time")
-    units = {"time": "s", "slowest": "s"}
-    title = f"{value.site} while {value.replica} was stopped and started"
-    return Table.of(f"timeline-{value.kind}-{value.replica}", title, rows, units=units)
+    rows.index = (bins * width).round(3).rename("time")
+    return rows
 
 
 def failures(value: Failover, requests: pandas.DataFrame) -> Table:

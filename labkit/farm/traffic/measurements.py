@@ -122,7 +122,7 @@ def measure(
         written.empty_large_logs(lab, replica.name)
     one = load.Load(lab, there, secrets.token_hex(6), concurrency=threads, requests=total)
     requests = load.frame(one.run())
-    value = _measurement(lab, one, requests)
+    value = measured(lab, one, requests)
     return value, requests, checks(lab, value, requests)
 
 
@@ -153,7 +153,8 @@ def _numbers(lab: Lab, requests: int | None, concurrency: int | None) -> tuple[i
     return total, min(threads, total)
 
 
-def _measurement(lab: Lab, one: load.Load, requests: pandas.DataFrame) -> Measurement:
+def measured(lab: Lab, one: load.Load, requests: pandas.DataFrame) -> Measurement:
+    """The measurement of a load that has ended, from its requests."""
     took = requests.loc[~requests["failed"], "took"]
     seconds = float((requests["start"] + requests["took"]).max())
     parts = shares(lab.replicas_of(one.target.label), requests)

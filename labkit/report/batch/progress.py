@@ -37,6 +37,7 @@ STATES = {
     "running": ("▶", "bold cyan"),
     "passed": ("✔", "bold green"),
     "unchanged": ("=", "green"),
+    "skipped": ("–", "dim"),
     "failed": ("✘", "bold red"),
     "not run": ("–", "yellow"),
     "ended": ("■", "yellow"),

@@ -35,7 +35,7 @@ from labkit.report.batch.progress import Progress, report_address
 from labkit.report.batch.schedule import GOOD, Ending, Expected, Wish, not_run, ready, to_run
 from labkit.report.stages import build_cache
 from labkit.report.stages import record as records
-from labkit.report.stages.assignment import STAGES, StagePlan
+from labkit.report.stages.assignment import STAGES, StagePlan, skipped
 from labkit.report.stages.build_cache import BuildCache, Remembered
 from labkit.report.stages.record import Inputs, StageRecord
 from labkit.wiki import server
@@ -74,11 +74,12 @@ def rebuild(
 
     :param wish: what is to be run; default: all that has changed.
     :param folder: where the notebooks are; default: ``notebooks`` of the project.
-    :raises ConfigError: an unknown stage, parameter or variant, a missing notebook; nothing was run.
+    :raises ConfigError: an unknown stage, parameter or variant, a missing notebook, a named stage that this lab skips;
+        nothing was run.
     :raises LockError: another batch works on this lab.
     """
     wish = wish or Wish()
-    plans = wish.plans()
+    plans = wish.plans(lab)
     variants.of_lab(lab)
     sources = find(plans, folder or notebooks_folder(), wish.parameters)
     with journal.lock(lab.run_dir, "session", wait=0), progress or Progress() as shown:
@@ -91,8 +92,8 @@ def rebuild(
         value=value,
         subject=lab.name,
         summary=_summary(value, stale),
-        changed=any(ending.state != "unchanged" for ending in endings),
-        checks=tuple(_check(ending) for ending in endings),
+        changed=any(ending.state not in ("unchanged", "skipped") for ending in endings),
+        checks=tuple(_check(ending) for ending in endings if ending.state != "skipped"),
         tables=(_table(endings, stale),),
     )
 
@@ -108,7 +109,8 @@ def foresight(lab: Lab) -> tuple[Table, ...]:
         steps["publish report"] = "no rebuild of this lab has passed yet"
     else:
         batch = Batch(lab, Wish(), find(STAGES, notebooks_folder(), {}), Progress())
-        steps |= {f"run {name}": why for name, why in to_run(STAGES, batch.why).items()}
+        wanted = [stage for stage in STAGES if not skipped(stage, lab)]
+        steps |= {f"run {name}": why for name, why in to_run(wanted, batch.why).items()}
     rows: list[dict[str, Cell]] = [{"step": step, "why": why} for step, why in steps.items()]
     return (Table.of("rebuild", "What a rebuild would also do", rows),) if rows else ()
 
@@ -196,8 +198,14 @@ class Batch:
         shutil.rmtree(self._work, ignore_errors=True)
         self._work.mkdir(parents=True)
         notebooks.write_lab_file(self.lab)
-        endings: dict[str, Ending] = {}
-        ahead = self._expect(plans)
+        endings = {
+            stage.name: Ending(stage=stage.name, state="skipped", reasons=(why,))
+            for stage in plans
+            if (why := skipped(stage, self.lab))
+        }
+        for ending in endings.values():
+            self._progress.end(ending.stage, ending.state, 0.0, ending.reasons[0])
+        ahead = self._expect([stage for stage in plans if stage.name not in endings])
         try:
             if ahead and not self.wish.stages:
                 self._settle()

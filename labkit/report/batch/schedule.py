@@ -12,16 +12,17 @@ from pydantic import Field
 from labkit.core import run
 from labkit.core.files import existing
 from labkit.display import about, counted, human_bytes
+from labkit.errors import ConfigError
 from labkit.farm.rootfs import variants
 from labkit.model.lab import Lab
 from labkit.records import Record
-from labkit.report.stages.assignment import BYTES, STAGES, StagePlan, plan
+from labkit.report.stages.assignment import BYTES, STAGES, StagePlan, plan, skipped
 from labkit.report.stages.build_cache import BuildCache
 from labkit.report.stages.record import StageRecord
 
-State = Literal["passed", "unchanged", "failed", "not run", "ended"]
+State = Literal["passed", "unchanged", "skipped", "failed", "not run", "ended"]
 #: The states with which the stages that wait for one may begin.
-GOOD: tuple[State, ...] = ("passed", "unchanged")
+GOOD: tuple[State, ...] = ("passed", "unchanged", "skipped")
 
 
 class Ending(Record):
@@ -60,11 +61,14 @@ class Wish(Record):
     keep_going: bool = False
     parameters: dict[str, Any] = Field(default_factory=dict)
 
-    def plans(self) -> tuple[StagePlan, ...]:
-        """The stages, in order; raises :class:`ConfigError` for a name that is none."""
+    def plans(self, lab: Lab) -> tuple[StagePlan, ...]:
+        """The stages, in order; raises :class:`ConfigError` for a name that is none, or that the lab skips."""
         wanted = {plan(name).name for name in self.stages}
         if self.start:
             plan(self.start)
+        for name in wanted:
+            if why := skipped(plan(name), lab):
+                raise ConfigError(name, f"cannot run: {why}", f"set it: --set {plan(name).only_with}=VALUE", code="config.stage-skipped")  # fmt: skip
         return tuple(stage for stage in STAGES if not wanted or stage.name in wanted)
 
     def forced(self) -> frozenset[str]:

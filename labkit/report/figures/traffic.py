@@ -12,7 +12,7 @@ from labkit.display import counted
 from labkit.farm.traffic.bench import Comparison as Speeds
 from labkit.farm.traffic.distribution import Comparison, Survey
 from labkit.farm.traffic.failover import BIN, Failover
-from labkit.farm.traffic.measurements import Measurement
+from labkit.farm.traffic.measurements import Measurement, shared
 from labkit.model.config import METHODS
 from labkit.model.lab import Lab
 from labkit.report.figures import style
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
     from matplotlib.lines import Line2D
+
+    from labkit.cluster.swarm.changes import Experiment
 
 #: How many bars have a number each; more than these stand closer, without.
 FEW = 36
@@ -46,6 +48,8 @@ PERCENTILES = ["p50", "p75", "p90", "p99"]
 APART = 6
 #: Columns of the table ``timeline`` that are no replica's.
 OTHERS = ("time", "again", "failed", "slowest")
+#: How a swarm's change ends, by its phase.
+DONE = {"update": "done", "away": "replicas back", "return": "spread again"}
 
 
 # -- the distribution -------------------------------------------------------------------------------
@@ -331,8 +335,8 @@ def failover(lab: Lab, result: Result[Failover]) -> Figure:
     how = "drained, stopped" if value.drained else "killed"
     with style.canvas(4.8) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.2))
-        _served(above, grouped(table, value), alone=not value.others)
-        _slowest(below, table)
+        _served(above, grouped(table, value.replica), alone=not value.others)
+        _slowest(below, table, BIN)
         _moments(above, below, value)
         load = counted(value.requests, "request")
         above.set_title(f"{value.replica} {how} and started again under {load}", pad=60)
@@ -347,15 +351,16 @@ def failover(lab: Lab, result: Result[Failover]) -> Figure:
         )
 
 
-def grouped(table: pandas.DataFrame, value: Failover) -> pandas.DataFrame:
+def grouped(table: pandas.DataFrame, replica: str = "") -> pandas.DataFrame:
     """The table with one column for all other replicas, where there are too many to tell apart."""
     names = [name for name in table if name not in OTHERS]
     if len(names) <= APART:
         return table
-    others = [name for name in names if name != value.replica]
-    told = f"the other {counted(len(others), 'replica')}"
+    others = [name for name in names if name != replica]
+    told = f"the other {counted(len(others), 'replica')}" if replica else f"{len(others)} replicas"
     summed = table.assign(**{told: table[others].sum(axis=1)})
-    return summed[["time", told, value.replica, *OTHERS[1:]]]
+    kept = (told, replica, *OTHERS[1:])
+    return summed[["time", *(name for name in kept if name in summed)]]
 
 
 def _alt(value: Failover) -> str:
@@ -379,10 +384,13 @@ def _marks(value: Failover) -> list[tuple[str, float]]:
     return [(name, moment) for name, moment in named if moment is not None]
 
 
-def _served(axes: Axes, table: pandas.DataFrame, *, alone: bool) -> None:
-    """The bars of each replica above each other, and the marks of requests that failed or were sent again."""
+def _served(
+    axes: Axes, table: pandas.DataFrame, *, alone: bool, width: float = BIN, above: float = 1.18
+) -> None:
+    """The bars of each replica above each other, and the marks of requests that failed or were sent again; of failed
+    ones ``alone``, bars. The key stands ``above``, in heights of the axes."""
     names = [name for name in table if name not in OTHERS]
-    bars: dict[str, Any] = {"x": table["time"] + BIN / 2, "width": BIN * 0.9}
+    bars: dict[str, Any] = {"x": table["time"] + width / 2, "width": width * 0.9}
     tops = table["time"] * 0
     for place, name in enumerate(names):
         colour = style.SEGMENTS[place % len(style.SEGMENTS)]
@@ -390,33 +398,35 @@ def _served(axes: Axes, table: pandas.DataFrame, *, alone: bool) -> None:
         tops = tops + table[name]
     if alone:
         axes.bar(
-            height=table["failed"], bottom=tops, facecolor="white", edgecolor=style.ORANGE,
+            height=table["failed"].where(table["failed"] > 0), bottom=tops, facecolor="white", edgecolor=style.ORANGE,
             hatch="////", linewidth=0.8, label=f"failed: {table['failed'].sum():,}", **bars,
         )  # fmt: skip
         tops = tops + table["failed"]
     marks = (("again", "sent again", "^", style.AMBER), ("failed", "failed", "X", style.ORANGE))
-    for column, said, mark, colour in marks[: 1 if alone else 2]:
+    for column, said, mark, colour in (m for m in marks[: 1 if alone else 2] if m[0] in table):
         some = table[column] > 0
         axes.scatter(
             bars["x"][some], tops[some] * 1.08, s=70, zorder=5, edgecolors="black", marker=mark,
             color=colour, label=f"{said}: {table[column].sum():,}",
         )  # fmt: skip
-    axes.set(ylabel=f"requests per {BIN * 1000:.0f} ms", ylim=(0, tops.max() * 1.25 or 1.0))
+    per = f"{width * 1000:.0f} ms" if width < 1 else "second"
+    axes.set(ylabel=f"requests per {per}", ylim=(0, tops.max() * (1.05 if alone else 1.25) or 1.0))
     axes.grid(axis="y")
     handles, labels = axes.get_legend_handles_labels()
     known = dict(zip(labels, handles, strict=True))
     order = [*names, *(label for label in labels if label not in names)]  # the marks at the end
     axes.legend(
         [known[label] for label in order], order,
-        loc="lower left", bbox_to_anchor=(-0.01, 1.18), ncols=len(order), borderaxespad=0.1,
+        loc="lower left", bbox_to_anchor=(-0.01, above), ncols=len(order), borderaxespad=0.1,
         **({"columnspacing": 1.0, "handlelength": 1.2, "fontsize": 9} if len(order) > 5 else {}),
     )  # fmt: skip
 
 
-def _slowest(axes: Axes, table: pandas.DataFrame) -> None:
-    slowest = 1000 * table["slowest"].fillna(0)
-    axes.plot(table["time"] + BIN / 2, slowest, color=style.GREY, marker=".", linewidth=1)
-    axes.set(xlabel="time since the load began (s)", ylabel="slowest (ms)")
+def _slowest(axes: Axes, table: pandas.DataFrame, width: float) -> None:
+    unit, scale = ("ms", 1000) if width < 1 else ("s", 1)
+    slowest = scale * table["slowest"].fillna(0)
+    axes.plot(table["time"] + width / 2, slowest, color=style.GREY, marker=".", linewidth=1)
+    axes.set(xlabel="time since the load began (s)", ylabel=f"slowest ({unit})")
     axes.set_ylim(0, slowest.max() * 1.15 or 1.0)
     axes.grid(axis="y")
     axes.margins(x=0.01)
@@ -434,3 +444,42 @@ def _moments(above: Axes, below: Axes, value: Failover) -> None:
             xycoords=("data", "axes fraction"), textcoords="offset points",
             ha="right" if before else "left", fontsize=9,
         )  # fmt: skip
+
+
+# -- a swarm that changes -----------------------------------------------------------------------------
+
+
+def swarm(lab: Lab, result: Result[Experiment], site: str | None = None) -> Figure:
+    """Draws the requests to a site in each second by replica, those that failed, and the swarm's changes.
+
+    :param result: of :func:`labkit.cluster.swarm.experiment`.
+    :param site: default: the first with several replicas.
+    """
+    value, site = result.value, site or shared(lab)
+    table = style.frame(result, f"timeline-{site}")[:-1]  # the load ended within the last second
+    requests = int(table.drop(columns=["time", "slowest"]).sum().sum())
+    changes = {item: value.words[item.name] for item in value.phases[1:]}
+    with style.canvas(4.8) as figure:
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.2))
+        _served(above, grouped(table), alone=True, width=1.0, above=1.2)
+        _slowest(below, table, 1.0)
+        for item, name in changes.items():
+            for axes in (above, below):
+                axes.axvspan(item.began, item.done, color=style.FAINT, zorder=0, linewidth=0)
+            above.annotate(
+                f"{name}\n{DONE[item.name]} after {item.seconds:g} s", ((item.began + item.done) / 2, 1.0), (0, 4),
+                xycoords=("data", "axes fraction"), textcoords="offset points", ha="center", fontsize=9,
+            )  # fmt: skip
+        above.set_title(
+            f"{site} while the swarm changes, under {counted(requests, 'request')}", pad=60
+        )
+        told = "; ".join(f"{name} at {item.began:.0f} s, {DONE[item.name]} after {item.seconds:g} s, {item.failed:,} of {counted(item.requests, 'request')} to all sites failed" for item, name in changes.items())  # fmt: skip
+        return style.save(
+            lab,
+            figure,
+            name=f"swarm-{site}",
+            alt=f"Stacked bars over time, requests to {site} in each second by replica: {told}. Of {counted(requests, 'request')} "
+            f"to {site}, {table['failed'].sum():,} failed; the slowest took {table['slowest'].max():.1f} s.",
+            caption=f"{site}, asked at the balancer of {value.asked}: answered requests by replica, failed ones, and the slowest "
+            "request of each second. Grey: from a change until all replicas ran and answered again.",
+        )

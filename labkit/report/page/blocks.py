@@ -12,7 +12,7 @@ from labkit.report.site import discussion
 from labkit.report.site.pages import ICONS
 from labkit.report.stages import build_cache, signing
 from labkit.report.stages import record as records
-from labkit.report.stages.assignment import REPORT, ROWS, STAGES, StagePlan, plan
+from labkit.report.stages.assignment import REPORT, ROWS, STAGES, StagePlan, plan, skipped
 from labkit.report.stages.closing import (
     closing_of,
     coverage_table,
@@ -44,7 +44,7 @@ def stages(lab: Lab, features: Features | None = None) -> Pages:
     latest = {record.stage: record for record in records.latest(lab)}
     stale = build_cache.stale(lab, tuple(latest.values()))
     uploads: dict[str, Upload] = {}
-    blocks = [fences.block("summary", "", summary(latest, stale))]
+    blocks = [fences.block("summary", "", summary(lab, latest, stale))]
     for stage in STAGES:
         record = latest.get(stage.name)
         why = stale.get(stage.name, "")
@@ -67,9 +67,9 @@ def with_remarks(made: Pages, found: Remarks) -> Pages:
     return made.model_copy(update={"blocks": (*made.blocks, block)})
 
 
-def summary(latest: Mapping[str, StageRecord], stale: Mapping[str, str]) -> str:
+def summary(lab: Lab, latest: Mapping[str, StageRecord], stale: Mapping[str, str]) -> str:
     """The page's beginning: what it is, the stages at a glance, how to write a remark."""
-    rows = [_line(s, latest.get(s.name), s.name in stale) for s in STAGES if s.name != REPORT]
+    rows = [_line(lab, s, latest.get(s.name), s.name in stale) for s in STAGES if s.name != REPORT]
     head = ["Stage", "State", "Checks that hold", "Answers", "Took", "Begun (UTC)"]
     return "\n\n".join(
         (
@@ -97,7 +97,7 @@ def rendered(
     bad = latest if latest and latest.state == "failed" else None
     good = records.read(lab, stage.name) if bad else latest
     if good is None and bad is None:
-        return Written(_to_come(stage))
+        return Written(_to_come(lab, stage))
     parts = [f"'''{ICONS['stale']} Stale''', because {wikitext.literal(stale)}."] if stale else []
     parts += [_failure(bad, good)] if bad else []
     shown = _shown(lab, stage, good, features or Features()) if good else None
@@ -141,12 +141,12 @@ def listed(found: Remarks) -> str:
     return "\n\n".join([wikitext.table(told, longest=100), *gone])
 
 
-def _line(stage: StagePlan, record: StageRecord | None, stale: bool) -> list[str]:
+def _line(lab: Lab, stage: StagePlan, record: StageRecord | None, stale: bool) -> list[str]:
     """A stage's row in the summary."""
     name = _link(stage, stage.title)
     rows = ", ".join(stage.rows)
     if record is None:
-        return [name, "– not run", "", rows, "", ""]
+        return [name, "– skipped" if skipped(stage, lab) else "– not run", "", rows, "", ""]
     held = f"{record.held} of {len(record.checks)}"
     begun = f"{record.started:%Y-%m-%d %H:%M}"
     took = f"<small>{record.seconds:.1f} s</small>"
@@ -161,9 +161,10 @@ def _link(stage: StagePlan, text: str) -> str:
 
 def _status(stage: StagePlan, record: StageRecord) -> str:
     """A run's state, in a line."""
+    answers = f"Answers {', '.join(stage.rows)} · " if stage.rows else ""
     return (
         f"'''{ICONS[record.state]} {record.state.capitalize()}''': {record.held} of "
-        f"{counted(len(record.checks), 'check', 'hold')}. <small>Answers {', '.join(stage.rows)} · {record.started:%Y-%m-%d %H:%M} UTC"
+        f"{counted(len(record.checks), 'check', 'hold')}. <small>{answers}{record.started:%Y-%m-%d %H:%M} UTC"
         f" · {record.seconds:.1f} s · {_run(record)}</small>"
     )
 
@@ -182,8 +183,10 @@ def _failure(bad: StageRecord, good: StageRecord | None) -> str:
     return "\n".join([first, *said, *rest])
 
 
-def _to_come(stage: StagePlan) -> str:
-    """What a stage that never ran will answer."""
+def _to_come(lab: Lab, stage: StagePlan) -> str:
+    """What a stage that never ran will answer, or why the lab skips it."""
+    if why := skipped(stage, lab):
+        return f"''Skipped: {wikitext.literal(why, begins=False)}.''"
     said = [f"* '''{row}''' {wikitext.literal(ROWS[row], begins=False)}" for row in stage.rows]
     return "\n".join(["''Not run yet.'' It answers:", *said])
 

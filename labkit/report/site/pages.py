@@ -17,14 +17,14 @@ from labkit.model.lab import Lab
 from labkit.report.site.hypertext import Hypertext, code
 from labkit.report.stages import build_cache, signing
 from labkit.report.stages import record as records
-from labkit.report.stages.assignment import STAGES, StagePlan, plan
+from labkit.report.stages.assignment import STAGES, StagePlan, plan, skipped
 from labkit.report.stages.record import StageRecord
 from labkit.wiki.render import tree
 from labkit.wiki.render.notebook import narrative, outputs, text
 
-State = Literal["passed", "stale", "failed", "not run", "damaged"]
+State = Literal["passed", "stale", "failed", "not run", "skipped", "damaged"]
 ICONS: Mapping[str, str] = {
-    "passed": "✔", "stale": "↻", "failed": "✘", "not run": "–", "damaged": "!",
+    "passed": "✔", "stale": "↻", "failed": "✘", "not run": "–", "skipped": "–", "damaged": "!",
 }  # fmt: skip
 
 
@@ -129,6 +129,8 @@ def stages(lab: Lab) -> tuple[StageView, ...]:
         if why := stale.get(view.plan.name):
             state = "stale" if view.state == "passed" else view.state
             views[number] = replace(view, state=state, stale=why)
+        if views[number].state in ("stale", "not run") and (why := skipped(view.plan, lab)):
+            views[number] = replace(views[number], state="skipped", reason=why)
     return tuple(views)
 
 

@@ -64,14 +64,15 @@ def build(lab: Lab) -> Outcome[Site]:
     changed = signing.commit(lab, {"review": New("", new)}, strays, anew=False)
     with signing.reading(lab) as found:
         unsigned = [name for name in new if found.read(name) is None]
+    wanted = [stage for stage in shown if stage.state != "skipped"]
     passed = sum(stage.state == "passed" for stage in shown)
     stale = sum(stage.state == "stale" for stage in shown)
     return Outcome(
         value=Site(index="review/index.html", pages=tuple(sorted(files))),
         subject=lab.name,
-        summary=f"{passed} of {counted(len(shown), 'stage')} passed{f', {stale} stale' if stale else ''}; the review site is {folder}/index.html.",
+        summary=f"{passed} of {counted(len(wanted), 'stage')} passed{f', {stale} stale' if stale else ''}; the review site is {folder}/index.html.",
         changed=changed,
-        checks=(*(_check(stage) for stage in shown), *([_unsigned(unsigned)] if unsigned else [])),
+        checks=(*(_check(stage) for stage in wanted), *([_unsigned(unsigned)] if unsigned else [])),
     )
 
 

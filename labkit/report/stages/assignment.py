@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Literal
 
 import labkit
 from labkit.checks import Check
-from labkit.model.config import read_toml, unknown
+from labkit.model.config import PARAMETERS, read_toml, unknown
+from labkit.model.lab import Lab
 from labkit.records import Record
 
 #: ``met``: all that is asked for was checked and holds. ``in part``: some of it. ``not met``: none, or there are
@@ -78,7 +80,8 @@ class StagePlan(Record):
     One that ``yields`` leaves the processors to the others: fewer stages wait for what it computes.
     ``uses`` are the keys of lab.toml on which what it shows depends, '()' is all of them.
     ``builds`` are the root file systems that it needs ('' is the lab's own); ``seconds`` is what it takes
-    when one of them has to be built, and when all are there (see :data:`BYTES`).
+    when one of them has to be built, and when all are there (see :data:`BYTES`). A rebuild skips a stage whose
+    ``only_with``, a key of lab.toml, is not set (:func:`skipped`).
     """
 
     name: str
@@ -92,6 +95,7 @@ class StagePlan(Record):
     uses: tuple[str, ...] = ()
     builds: tuple[str, ...] = ("",)
     seconds: tuple[float, float] = (0.0, 0.0)
+    only_with: str = ""
 
 
 class Assignment(Record):
@@ -110,7 +114,12 @@ def read(file: Path) -> Assignment:
     numbers = said.pop("numbers")
     for item in (*said["rows"].values(), *said["tasks"]):
         item["numbers"] = [numbers[name] for name in item.get("numbers", ())]
-    return Assignment.model_validate(said)
+    found = Assignment.model_validate(said)
+    keys = {*PARAMETERS.values()}
+    for stage in found.stages:
+        if stage.only_with not in {"", *keys}:
+            raise unknown(stage.only_with, keys, "a key of lab.toml")
+    return found
 
 
 #: The file: in an installed package the notebooks are in it, in a clone beside it.
@@ -191,6 +200,12 @@ def plan(name: str) -> StagePlan:
     if name not in known:
         raise unknown(name, known, "a stage")
     return known[name]
+
+
+def skipped(stage: StagePlan, lab: Lab) -> str:
+    """Why a rebuild of this lab skips the stage; '' when it does not."""
+    value = reduce(getattr, filter(None, stage.only_with.split(".")), lab)
+    return "" if value else f"{stage.only_with} is not set"
 
 
 def problems(stage: StagePlan, checks: tuple[Check, ...]) -> tuple[str, ...]:

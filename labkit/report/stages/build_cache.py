@@ -27,7 +27,7 @@ from labkit.model.lab import Lab
 from labkit.records import Record
 from labkit.report.stages import record as records
 from labkit.report.stages import signing
-from labkit.report.stages.assignment import FILE, STAGES, StagePlan, plan
+from labkit.report.stages.assignment import FILE, STAGES, StagePlan, plan, skipped
 from labkit.report.stages.record import Inputs, StageRecord
 
 #: Keys of lab.toml that say where something is, or how it is got, and nothing about what comes out. The
@@ -263,7 +263,8 @@ def stale(lab: Lab, found: Sequence[StageRecord] | None = None) -> dict[str, str
             if not known:
                 now = Inputs(after=now.after)
             said = changed(record, now, described(lab) if memory.stages else None, last.get)
-            earlier = [name for name in (*stage.after, *stage.later) if name in why]
+            others = (plan(name) for name in (*stage.after, *stage.later))
+            earlier = [one.name for one in others if one.name in why and not skipped(one, lab)]
             if said or earlier:
                 why[stage.name] = said or f"{earlier[0]} is stale"
     return why
