@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from labkit.checks import Check
-from labkit.report.stages.assignment import ASSIGNMENT, ROWS, STAGES, TASKS, Number, judge, matches
+from labkit import Check, Lab
+from labkit.errors import ConfigError
+from labkit.report.stages.assignment import (
+    ASSIGNMENT,
+    FILE,
+    ROWS,
+    STAGES,
+    TASKS,
+    Number,
+    judge,
+    matches,
+    plan,
+    read,
+    skipped,
+)
 
 TWO = Number(check="a.", least=2, what="things")
 PAIRS = Number(check="a.", least=1, what="pairs", each=2)
@@ -67,3 +82,15 @@ def test_what_a_task_needs_belongs_to_it() -> None:
     for task in TASKS:
         for wanted in task.needs:
             assert any(matches(wanted, own) for own in task.checks), task.name
+
+
+def test_a_stage_is_skipped_where_its_key_is_not_set(tmp_path: Path) -> None:
+    """A key that lab.toml does not have is refused, and the nearest is named."""
+    stage = plan("09-engine")
+    assert skipped(stage, Lab()) == "engine.host is not set"
+    assert not skipped(stage, Lab.of({"engine": {"host": "unix:///run/docker.sock"}}))
+    assert [item.name for item in STAGES if skipped(item, Lab())] == ["09-engine"]
+    file = tmp_path / "assignment.toml"
+    file.write_text(FILE.read_text().replace("engine.host", "engine.hots"))
+    with pytest.raises(ConfigError, match=r"did you mean 'engine\.host'"):
+        read(file)

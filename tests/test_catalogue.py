@@ -47,6 +47,8 @@ INPUTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "a namespace that leads elsewhere": ('host.netns = "../x"', "config.pattern", ("host.netns = '../x'", "match pattern")),
     "a domain of somebody's": ('dns.domain = "example.com"', "config.domain", ("dns.domain = 'example.com'", "not below .test")),
     "the name server's port": ("proxy.port = 53", "config.port-of-dns", ("proxy.port", "53 is the port of the lab's name server")),
+    "a node that is lost for ever": ('engine.lose = "ssh node3 halt"', "config.lose", ("engine.restore", "set both or neither")),
+    "a command that has no end": ("engine.lose = \"ssh 'node3\"", "config.command", ("engine.lose", "no command line: no closing quotation")),
     "a domain too long for its hosts": (f'dns.domain = "{".".join(["d" * 60] * 4)}.test"', "config.domain", ("dns.domain", "at most 253")),
     "a namespace of a replica's": ('name = "box"\nhost.netns = "box-site1-2"', "config.netns-replica", ("host.netns", "a replica's network namespace")),
     "values that lie too deeply": ("sites = " + "[" * 5000 + "]" * 5000, "config.no-toml", ("lab.toml", "too deeply")),
@@ -71,6 +73,9 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
     "a misspelt key": (("plan", "--set", "wiki.pgae=Lab"), "config.unknown-name", ("'wiki.pgae'", "is not a key of lab.toml", "did you mean 'wiki.page'")),
     "a setting of a wrong type": (("plan", "-p", "replicas", "many"), "config.type", ("the parameter replicas", "integer")),
     "a lab.toml that is not there": (("plan", "--config", "none.toml"), "config.no-file", ("none.toml", "there is no such file")),
+    "a stage that the lab skips": (("run", "09-engine"), "config.stage-skipped", ("09-engine", "engine.host is not set", "--set engine.host=")),
+    "an engine that nobody named": (("check", "--engine", "swarm"), "config.engine-host", ("engine.host = ''", "ssh://USER@HOST")),
+    "files of this machine on an engine": (("check", "--engine", "swarm", "--deep"), "config.option", ("--deep", "leave one of them out")),
     "a stage that there is not": (("run", "08-nothing"), "config.unknown-name", ("'08-nothing'", "is not a stage")),
 }  # fmt: skip
 

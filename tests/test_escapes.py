@@ -42,7 +42,7 @@ HOSTILE: Mapping[str, str] = {
     "a variable of apache2's": "${HOME}",
 }
 #: Settings that are a text of a person's: any one line of it is shown, and is no name of anything.
-TEXTS = {"sites.title", "wiki.page"}
+TEXTS = {"sites.title", "wiki.page", "engine.context"}
 #: Settings that are a path below which, or a file of which, a person may choose anything that is printable.
 PLACES = {"outputs", "wiki.assignment"}
 #: What a line of text cannot have.

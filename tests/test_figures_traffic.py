@@ -10,6 +10,8 @@ import pandas
 import pytest
 
 from labkit import Lab, Table
+from labkit.cluster.swarm import changes
+from labkit.cluster.swarm.changes import Experiment
 from labkit.core.result import Figure, Result, picture
 from labkit.farm.services.browser import Page, Visits
 from labkit.farm.traffic import bench, distribution, failover, measurements
@@ -159,9 +161,52 @@ def test_many_replicas_are_one_bar_beside_the_stopped_one() -> None:
     requests = failover.with_logs(frame(sent))
     value = failover.evaluated(many, replicas[-1], requests, (0.0, 0.0, 0.0, 0.0), drained=False)
     table = failover.timeline(many, value, requests)
-    (row,) = traffic.grouped(table.frame(), value).to_dict("records")
+    (row,) = traffic.grouped(table.frame(), value.replica).to_dict("records")
     assert row == {"time": 0.0, "the other 8 replicas": 8, "red-9": 1, "again": 0, "failed": 0,
                    "slowest": 0.01}  # fmt: skip
+
+
+def changed(lab: Lab, *, lost: bool, failed: int) -> Result[Experiment]:
+    """An experiment on a swarm: a hundred requests a second, of which so many failed when the node went away."""
+    sent = pandas.concat(
+        frame(
+            Sent(number=n, replica=f"{site.name}-{1 + n % 2}", status=0 if 1500 <= n < 1500 + failed else 200, start=n / 100, took=0.005)
+            for n in range(4050)
+        ).assign(site=site.name)
+        for site in lab.sites
+    )  # fmt: skip
+    moments = {
+        "update": (2.0, 10.0),
+        "away": (15.0, 22.5),
+        "return": (30.0, 38.0),
+        "noticed": (18.0, 18.0),
+    }
+    value = changes.evaluated(sent, moments, asked="m1", gone="m2", lost=lost)
+    found = result(value, *changes.tables(lab, value, sent))
+    return found.model_copy(update={"summary": changes.summary(value), "checks": tuple(changes.verdict(value, ""))})  # fmt: skip
+
+
+@pytest.mark.parametrize(("lost", "failed"), [(True, 0), (False, 7)])
+def test_a_swarm_that_changes_tells_its_phases_and_failures(
+    lab: Lab, lost: bool, failed: int
+) -> None:
+    """Each request belongs to the phase in which it began; what was drained is never called lost."""
+    found = changed(lab, lost=lost, failed=failed)
+    value = found.value
+    assert [(p.name, p.requests, p.failed, p.seconds) for p in value.phases] == [
+        ("before", 400, 0, 2.0), ("update", 2600, 0, 8.0), ("away", 3000, 2 * failed, 7.5), ("return", 2100, 0, 8.0),
+    ]  # fmt: skip
+    assert value.noticed == 3.0
+    assert {c.name for c in found.checks if not c.holds} == (
+        {"engine.away.served"} if failed else set()
+    )
+    assert len(found.frames["failed"]) == 2 * failed
+    figure = figures.swarm(lab, found)
+    said = "m2 lost" if lost else "m2 drained"
+    assert f"{said} at 15 s, replicas back after 7.5 s" in figure.alt
+    assert f"Of 4,000 requests to red, {failed} failed" in figure.alt
+    assert ("lost" in f"{figure.alt} {found.summary} {found.checks}") is lost
+    drawn(lab, figure)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,8 @@ def test_of_a_lab_whose_stages_have_changed(tmp_path: Path) -> None:
     found = rows(lab)
     assert found["run 01-wiki"] == "its record is gone or was changed"
     assert found["run 07-report"] == "no run of it that passed is known"
-    assert {f"run {stage.name}" for stage in STAGES} < set(found)
+    wanted = {f"run {stage.name}" for stage in STAGES if not stage.only_with}
+    assert {step for step in found if step.startswith("run ")} == wanted
 
 
 @pytest.mark.root

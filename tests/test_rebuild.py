@@ -70,7 +70,7 @@ def test_stages_begin_when_what_they_wait_for_is_good(
 ) -> None:
     """A stage begins when those that it waits for, and that are wanted, have passed or are unchanged; not before."""
     assert [stage.name for stage in ready(STAGES, over, running)] == expected
-    wanted = Wish(stages=("06-balancer", "04-network")).plans()
+    wanted = Wish(stages=("06-balancer", "04-network")).plans(Lab())
     assert [stage.name for stage in ready(wanted, {}, set())] == ["04-network", "06-balancer"]
 
 
@@ -409,6 +409,24 @@ def test_failure_stops_what_has_not_begun(tmp_path: Path, keep_going: bool, expe
         "04-network": expected,
         "07-report": "not run",
     }
+
+
+def test_a_stage_that_the_lab_skips_is_told_and_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No notebook of it is run, no check is made of it, and what waits for it begins."""
+    first = plan("09-engine").model_copy(update={"after": ()})
+    last = plan("03-containers").model_copy(update={"after": (first.name,)})
+    monkeypatch.setattr("labkit.report.batch.schedule.STAGES", (first, last))
+    stage_notebooks.write(tmp_path, first.name, "1 / 0")
+    stage_notebooks.write(tmp_path, last.name)
+    lab = a_lab(tmp_path / "lab")
+    done = rebuild(lab, folder=tmp_path)
+    assert states(done) == {"09-engine": "skipped", "03-containers": "passed"}
+    assert [check.name for check in done.checks] == ["rebuild.03-containers"]
+    (row, _) = done.frames["stages"].to_dict("records")
+    assert (row["state"], row["note"]) == ("skipped", "engine.host is not set")
+    assert not rebuild(lab, folder=tmp_path).changed
 
 
 #: A kernel that cannot have its port the first time: it ends before it is ready.

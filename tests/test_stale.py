@@ -143,6 +143,40 @@ def test_a_project_that_was_renamed_is_not_stale(
     assert build_cache.stale(own.lab, [changed]) == {}
 
 
+def test_a_stage_of_an_engine_that_is_no_more_makes_no_other_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rebuild skips it, and could never mend the report, which shows what it found."""
+    known = build_cache.BuildCache(
+        stages={
+            name: build_cache.Remembered(source="", record="r")
+            for name in ("07-report", "09-engine")
+        }
+    )
+    monkeypatch.setattr(build_cache, "recall", lambda lab: known)
+    lab = Lab.of({"outputs": str(tmp_path), "state": str(tmp_path)})
+    engine = {"host": "unix:///run/docker.sock"}
+    runs = [record("09-engine", 1, parameters={"engine": engine}), record("07-report", 2)]
+    assert build_cache.stale(lab, runs) == {
+        "09-engine": "engine.host was unix:///run/docker.sock and is not set now"
+    }
+
+
+def test_a_stage_that_the_lab_skips_is_shown_so(tmp_path: Path) -> None:
+    """On the review site and on the wiki, with the reason; it is no check of the review."""
+    lab = Lab.of({"outputs": str(tmp_path / "outputs"), "state": str(tmp_path / "state")})
+    text = {block.name: block.text for block in blocks.stages(lab).blocks}
+    assert "''Skipped: engine.host is not set.''" in text["09-engine"]
+    assert "– skipped" in text["summary"]
+    done = review.build(lab)
+    assert done.summary.startswith("0 of 8 stages passed")
+    assert "review.09-engine" not in {check.name for check in done.checks}
+    page = (lab.output_dir / "review" / "index.html").read_text()
+    assert re.search(
+        r'class="state skipped">.*skipped</span><br><small>engine.host is not set', page
+    )
+
+
 def test_a_task_with_checks_of_a_stale_stage_is_stale() -> None:
     """It says why, and quotes no result of it beside those of another lab."""
     found = [record("04-network", 1, "farm.replica.a", "network.ping.a"), record("05-web", 0, "farm.replica.b")]  # fmt: skip
@@ -340,11 +374,11 @@ def test_a_farm_with_other_replicas_is_told_and_made_one_lab_again() -> None:
             assert again.status == 0, again.stdout + again.stderr
             removed = "removed first, as this lab does not have them: site1-3, site2-3, site3-3"
             assert removed in again.stderr
-            assert "8 stages: 4 unchanged, 4 passed." in again.stdout
+            assert "9 stages: 4 unchanged, 4 passed, 1 skipped." in again.stdout
             assert "Stale" not in again.stdout
             assert "stale" not in text(index)
             table = Stage.load(own.lab, "07-report").results[0].tables[0]
             assert "stale" not in {row[1] for row in table.rows}
-            assert "8 stages: 8 unchanged." in own.labkit("rebuild").stdout
+            assert "9 stages: 8 unchanged, 1 skipped." in own.labkit("rebuild").stdout
         finally:
             assert own.labkit("down").status == 0

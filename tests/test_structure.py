@@ -41,9 +41,7 @@ def test_the_exported_names() -> None:
 
 def test_importing_labkit_is_cheap() -> None:
     """Slow libraries are imported where they are needed, so that every command starts at once."""
-    slow = (
-        "pandas matplotlib scipy pyroute2 mwclient papermill nbconvert playwright dns IPython rich"
-    )
+    slow = "pandas matplotlib scipy pyroute2 mwclient papermill nbconvert playwright dns IPython rich docker kubernetes"
     code = (
         "import sys, labkit, labkit.cli; "
         f"print([name for name in {slow.split()!r} if name in sys.modules])"
