@@ -204,14 +204,27 @@ def test_a_manager_is_reached_by_ssh_and_by_tcp_with_certificates(
 
 
 def test_what_somebody_changed_is_named_and_put_back(swarm: Swarm) -> None:
-    """A service that was scaled by hand, and one that was removed."""
-    with swarm.client() as client:
-        client.services.get(f"{swarm.lab.name}_red").scale(1)
-        client.services.get(f"{swarm.lab.name}_dns").remove()
+    """A service was removed; a machine was away, so that a site is on the other one alone, and the site was scaled: of its three
+    tasks the engine ends the second, which the balancer knows by its number. No client notices."""
+    other = swarm.network.machines[1].name
+    cli(swarm, "node", "update", "--availability=drain", other)
+    until(lambda: len(swarm.nodes_of("red")) == 1 and sum(swarm.nodes_of("red").values()) == 2, 60)
+    cli(swarm, "node", "update", "--availability=active", other)
+    until(lambda: all(item.ready for item in deploy.plan(swarm.lab, swarm.host).value.nodes))
+    failing = {one.name for one in deploy.check(swarm.lab, swarm.host).checks if not one.holds}
+    assert "engine.spread.red" in failing
+    cli(swarm, "service", "scale", f"{swarm.lab.name}_red=3")
+    cli(swarm, "service", "rm", f"{swarm.lab.name}_dns")
     named = {(item.what, item.key) for item in deploy.plan(swarm.lab, swarm.host).value.differences}
     assert named == {("service red", "Mode.Replicated.Replicas"), ("service dns", "")}
-    assert deploy.up(swarm.lab, swarm.host).holds
+    with loaded(swarm, [swarm.network.machines[0].address]) as sent:
+        assert deploy.up(swarm.lab, swarm.host).holds
+    assert [item for item in sent if item.failed] == []
     assert deploy.plan(swarm.lab, swarm.host).value.differences == ()
+    assert len(swarm.nodes_of("red")) == len(swarm.nodes_of("blue")) == 2
+    with swarm.client() as client:
+        tasks = client.services.get(f"{swarm.lab.name}_red").tasks({"desired-state": "running"})
+    assert {task["Slot"] for task in tasks} == {1, 2}
 
 
 def take_away_a_layer(lab: Lab, address: str) -> None:

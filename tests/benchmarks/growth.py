@@ -33,6 +33,8 @@ from tests.conftest import CACHE
 MIB = 2**20
 #: The ports of a Linux bridge (net/bridge/br_private.h: BR_PORT_BITS is 10), and the bytes of a config: Docker refuses larger ones.
 PORTS, CONFIG = 1024, 1_024_000
+#: The kernel's keys of one user, of which each container of a user namespace takes one: kernel.keys.maxkeys (proc(5)).
+KEYS = 200
 #: The sizes that are gone through on paper.
 PAPER = (300, 600, 1000, 2000, 3000, 6000, 10_000)
 
@@ -154,11 +156,12 @@ def model(measured: pd.DataFrame) -> dict[str, float]:
 
 
 def on_paper(found: Mapping[str, float], replicas: int, nodes: int) -> dict[str, object]:
-    """A lab of three sites on so many machines of two processors, as the model has it, and which limits it is beyond. Pure."""
-    site = replicas / 3
+    """A lab of three sites, or as many as it needs at most 200 replicas in each, on so many machines of two processors, as the
+    model has it, and which limits it is beyond. Pure."""
+    site = replicas / max(3, -(-replicas // 200))
     limits = {
+        "a node's keys": (replicas / nodes + 2, KEYS),
         "a /24 network's addresses": (site, spec.most_replicas(24, nodes)),
-        "a /20 network's addresses": (site, spec.most_replicas(20, nodes)),
         "a config's size": (replicas * line(), CONFIG),
         "a bridge's ports": (site / nodes + 2, PORTS),
         "4 GiB of memory": (found["MiB a node"] + found["MiB a replica"] * replicas / nodes, 4096),

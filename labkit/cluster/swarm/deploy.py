@@ -31,6 +31,8 @@ __all__ = ["check", "down", "plan", "up"]
 PATIENCE, TASK_PATIENCE = 300.0, 5.0
 #: How long no node may take a task, in seconds (one may be on its way back), and how this file says so.
 NO_NODE_PATIENCE, NO_NODE = 20.0, "no node takes a task"
+#: How long tasks that stand in for others may take to run, in seconds.
+SWAP = 60.0
 #: With so many tasks of a service that failed, and none that runs, its start is an error.
 FAILED = 6
 #: How an update ends that did not work.
@@ -71,7 +73,7 @@ def up(lab: Lab, host: str | None = None) -> Outcome[Deployed]:
         found = tuple(_differences(manager, wanted))
         if found:
             _apply(manager, wanted)
-            _wait(lab, manager, wanted)
+        _wait(lab, manager, wanted)
         moved = _spread(manager, wanted)
         if moved:
             _wait(lab, manager, wanted)
@@ -249,6 +251,7 @@ def _wait(lab: Lab, manager: Manager, wanted: Deployment) -> None:
     most = PATIENCE + TASK_PATIENCE * sum(item.replicas or 0 for item in wanted.services)
     last = ""
     while problem := _problem(lab, manager, wanted):
+        _renumber(manager, wanted)
         now = time.monotonic()
         since = since if problem == last else now
         patience = PATIENCE if NO_NODE not in problem else NO_NODE_PATIENCE
@@ -259,6 +262,33 @@ def _wait(lab: Lab, manager: Manager, wanted: Deployment) -> None:
             )  # fmt: skip
         last = problem
         cancellation.pause(0.3)
+
+
+def _renumber(manager: Manager, wanted: Deployment) -> None:
+    """Gives a site's tasks the numbers from 1 on again: of too many, the engine may end any, and the balancer knows them by
+    their numbers. Other tasks stand in meanwhile."""
+    networks, configs = manager.networks(), manager.configs()
+    for item in wanted.services:
+        name, count = spec.full_name(wanted, item.name), item.replicas or 0
+        if not (slots := _slots(manager, name)) or len(slots) != count or max(slots) == count:
+            continue
+        body = _spec(manager, wanted, item, networks, configs)
+        instead = {**body, "Name": f"{name}-again"}
+        _create(manager, instead, count)
+        manager.remove_service(name)
+        _create(manager, body, count)
+        cancellation.pause(spec.MONITOR)
+        manager.remove_service(instead["Name"])
+
+
+def _create(manager: Manager, body: Mapping[str, Any], count: int) -> None:
+    manager.create_service(body)
+    cancellation.until(lambda: len(_slots(manager, body["Name"])) == count, SWAP)
+
+
+def _slots(manager: Manager, service: str) -> set[int]:
+    """The numbers of a service's tasks that run."""
+    return {task.slot for task in manager.tasks() if task.service == service and task.runs}
 
 
 def _problem(lab: Lab, manager: Manager, wanted: Deployment) -> str:
