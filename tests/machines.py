@@ -23,8 +23,13 @@ from pathlib import Path
 
 import psutil
 
+from labkit import Lab
+from labkit.cluster import checks
 from labkit.core import run
+from labkit.farm.traffic import failover
+from labkit.farm.traffic.load import Load, Sent
 from tests.conftest import CACHE
+from tests.waiting import until
 
 #: Debian's packages whose programs the machines run.
 PACKAGES = (
@@ -318,6 +323,24 @@ def clear(machine: Machine) -> None:
             with suppress(OSError):
                 group.rmdir()
         time.sleep(0.05)
+
+
+@contextmanager
+def loaded(lab: Lab, nodes: Sequence[str], pace: float) -> Iterator[list[Sent]]:
+    """Clients ask for each site at these nodes while the block runs, the first site's on kept connections; whatever they sent is
+    in the list afterwards. ``pace``: seconds between two requests to a site at a node."""
+    loads = [
+        Load(lab, checks.target(lab, node, site.name), "cluster", concurrency=4, pace=pace, limit=300, kept=number == 0)
+        for node in nodes
+        for number, site in enumerate(lab.sites)
+    ]  # fmt: skip
+    sent: list[Sent] = []
+    with contextlib.ExitStack() as running:
+        for load in loads:
+            running.enter_context(failover.running(load))
+        until(lambda: all(load.sent for load in loads))
+        yield sent
+    sent += [item for load in loads for item in load.sent]
 
 
 def traces(network: Network, folder: Path) -> list[str]:

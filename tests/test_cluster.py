@@ -11,12 +11,13 @@ import pytest
 import yaml
 
 from labkit import Lab
-from labkit.cluster import deployment, engine, guarantees, seccomp
+from labkit.cluster import deployment, engine, guarantees, seccomp, swarm
 from labkit.cluster.deployment import Deployment
 from labkit.cluster.engine import Difference
 from labkit.cluster.kubernetes import api as kubernetes_api
 from labkit.cluster.kubernetes import deploy, manifests
 from labkit.cluster.swarm import spec, stack
+from labkit.errors import ConfigError
 from labkit.model.lab import Replica
 
 NODES = ("10.99.0.1", "10.99.0.2")
@@ -366,3 +367,13 @@ def test_a_stack_is_what_the_engine_api_gets_as_far_as_compose_can_say_it() -> N
         assert own["user"] == body["ContainerSpec"]["User"]
         assert own["deploy"]["resources"]["limits"]["pids"] == body["Resources"]["Limits"]["Pids"]
         assert all(f"configs/{source['source']}" in files for source in own["configs"])
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "ftp://x", "ssh://", "tcp://:2376", "ssh://x:port", "unix://", "node1", "ssh://x:99999"],
+)
+def test_what_names_no_engine_is_refused_before_anything_is_asked(host: str) -> None:
+    """With the value and a remedy."""
+    with pytest.raises(ConfigError, match="names no Docker engine"):
+        swarm.plan(Lab.of({}), host)

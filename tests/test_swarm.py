@@ -6,10 +6,9 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ from labkit.cluster.engine import EngineError
 from labkit.cluster.swarm import deploy, stack
 from labkit.core import run
 from labkit.errors import ConfigError
-from labkit.farm.traffic.load import Load, Sent
 from labkit.report import Stage
 from labkit.report.batch.rebuild import rebuild
 from labkit.report.batch.schedule import Wish
@@ -128,29 +126,6 @@ def left(swarm: Swarm) -> list[str]:
     return [line for words in lists for line in cli(swarm, *words).splitlines() if line not in own]
 
 
-@contextlib.contextmanager
-def loaded(swarm: Swarm, nodes: Sequence[str]) -> Iterator[list[Sent]]:
-    """Clients ask for each site at these nodes while the block runs; whatever they sent is in the list afterwards."""
-    loads = [
-        Load(swarm.lab, checks.target(swarm.lab, node, site.name), "swarm", concurrency=4, pace=0.005, limit=120, kept=kept)
-        for node in nodes
-        for site, kept in zip(swarm.lab.sites, (True, False), strict=True)
-    ]  # fmt: skip
-    threads = [threading.Thread(target=load.run) for load in loads]
-    sent: list[Sent] = []
-    for thread in threads:
-        thread.start()
-    try:
-        until(lambda: all(load.sent for load in loads))
-        yield sent
-    finally:
-        for load in loads:
-            load.stop()
-        for thread in threads:
-            thread.join()
-        sent += [item for load in loads for item in load.sent]
-
-
 def test_every_replica_answers_on_every_machine_and_a_second_up_changes_nothing(
     swarm: Swarm,
 ) -> None:
@@ -217,7 +192,7 @@ def test_what_somebody_changed_is_named_and_put_back(swarm: Swarm) -> None:
     cli(swarm, "service", "rm", f"{swarm.lab.name}_dns")
     named = {(item.what, item.key) for item in deploy.plan(swarm.lab, swarm.host).value.differences}
     assert named == {("service red", "Mode.Replicated.Replicas"), ("service dns", "")}
-    with loaded(swarm, [swarm.network.machines[0].address]) as sent:
+    with machines.loaded(swarm.lab, [swarm.network.machines[0].address], pace=0.005) as sent:
         assert deploy.up(swarm.lab, swarm.host).holds
     assert [item for item in sent if item.failed] == []
     assert deploy.plan(swarm.lab, swarm.host).value.differences == ()
@@ -244,7 +219,9 @@ def test_a_changed_page_is_rolled_out_and_no_request_fails(swarm: Swarm) -> None
     with pytest.raises(EngineError, match=r"the update failed.*No such image"):
         deploy.up(broken, swarm.host)
     assert checks.unanswered(swarm.lab, [swarm.network.machines[0].address]) == ""
-    with loaded(swarm, [machine.address for machine in swarm.network.machines]) as sent:
+    with machines.loaded(
+        swarm.lab, [machine.address for machine in swarm.network.machines], pace=0.005
+    ) as sent:
         done = deploy.up(swarm.changed(), swarm.host)
     assert done.changed
     assert done.holds
@@ -278,7 +255,7 @@ def test_the_stage_measures_a_machine_that_is_lost_and_comes_back(swarm: Swarm) 
 def test_a_machine_is_lost_and_no_request_fails(swarm: Swarm) -> None:
     """All its processes end at once and its plug is pulled; clients ask on the other one. No site was on it alone."""
     network, last = swarm.network, swarm.network.machines[-1]
-    with loaded(swarm, [network.machines[0].address]) as sent:
+    with machines.loaded(swarm.lab, [network.machines[0].address], pace=0.005) as sent:
         time.sleep(1)
         machines.crash(network, last)
         first = network.machines[0].name

@@ -62,7 +62,7 @@ def pages(lab: Lab, nodes: Sequence[str]) -> Iterator[Check]:
                 if isinstance(item, str) or item.status != 200
             ]
             expected = f"the page from {', '.join(sorted(own))}"
-            said = f"the page from {', '.join(names) or 'nobody'}"
+            said = f"the page from {', '.join(names) or 'no replica'}"
             yield equal(
                 f"engine.page.{node}.{site.name}", expected, f"{said}; {counted(len(failed), 'failure')}: {failed[0]}" if failed else said,
                 again=curl(f"http://{node}:{lab.proxy.port}/", options=f"-si -H 'Host: {lab.host_name(site.name)}'"),

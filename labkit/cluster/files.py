@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -33,7 +32,7 @@ def swarm(
 ) -> Outcome[tuple[Path, ...]]:
     """Writes the lab as a Docker stack: ``docker stack deploy -c FOLDER/stack.yml LAB`` deploys it.
 
-    :param folder: is made; an earlier export there is replaced, anything else refused.
+    :param folder: is made; the files of an earlier export there are written anew, others stay; a folder with other files alone is refused.
     :param nodes: the nodes' addresses, to which the lab's names lead; default: those of the swarm, else nowhere.
     :param host: a manager of the swarm on which the lab runs: LOST.md then says what was seen there from inside.
     :return: the files' paths: the stack, its configs, the nodes' settings (daemon.json, seccomp profiles), LOST.md.
@@ -56,7 +55,7 @@ def swarm(
 def kubernetes(lab: Lab, folder: Path, nodes: Sequence[str] = ()) -> Outcome[tuple[Path, ...]]:
     """Writes the lab as Kubernetes' objects: ``kubectl apply -k FOLDER`` makes them.
 
-    :param folder: is made; an earlier export there is replaced, anything else refused.
+    :param folder: is made; the files of an earlier export there are written anew, others stay; a folder with other files alone is refused.
     :param nodes: the nodes' addresses, at which the balancer and the name server answer.
 
     Example: ``export.kubernetes(lab, Path("lab"), ["10.0.0.1"])``
@@ -98,8 +97,6 @@ def _written(
             str(folder), "has files that no export wrote", "name an empty or a new folder", f"ls {folder}", code="state.not-own",
         )  # fmt: skip
     texts = {**files, LOST: lost(lab, rows)}
-    if folder.exists():
-        shutil.rmtree(folder)
     for name, text in texts.items():
         write_atomically(folder / name, text)
     return Outcome(

@@ -17,7 +17,7 @@ from labkit.records import Record
 
 State = Literal["kept", "kept by the daemon's configuration", "weaker", "lost"]
 #: Tries what a replica must not be able to do, with nothing but a shell, and writes ``word=value`` lines. The arguments:
-#: the files that nobody may read, then ``--``, then addresses of other sites' replicas.
+#: the files that must not be readable, then ``--``, then addresses of other sites' replicas.
 SCRIPT = r"""
 say() { printf 'labkit:%s=%s\n' "$1" "$2"; }
 able() { word=$1; shift; if "$@" >/run/apache2/said 2>&1; then say "$word" yes; else say "$word" no; fi; }
@@ -102,7 +102,7 @@ def of(lab: Lab) -> tuple[Guarantee, ...]:
     return (
         Guarantee("user", "www-data", "kept", "User", _word("uid", str(spec.uid), "user {}")),
         Guarantee(
-            "user namespace", "ids of its own", daemon, "userns-remap in daemon.json", lambda inside: (f"the machine's user {inside.found.get('outside-uid')} is root inside", not inside.says("outside-uid", "0")),
+            "user namespace", "separate user ids", daemon, "userns-remap in daemon.json", lambda inside: (f"the machine's user {inside.found.get('outside-uid')} is root inside", not inside.says("outside-uid", "0")),
         ),
         Guarantee("capabilities", "none", "kept", "CapabilityDrop", _word("CapBnd", "0" * 16, "at most {}")),
         Guarantee("no new privileges", "yes", "kept", "Privileges.NoNewPrivileges, or no-new-privileges in daemon.json", _word("NoNewPrivs", "1", "NoNewPrivs {}"), daemon),

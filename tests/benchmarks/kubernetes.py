@@ -12,9 +12,8 @@ import contextlib
 import json
 import shutil
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from labkit.cluster import checks, registry, seccomp
 from labkit.cluster.engine import EngineError
 from labkit.cluster.kubernetes import deploy, manifests
 from labkit.core import run
-from labkit.farm.traffic.load import Load, Sent
+from labkit.farm.traffic.load import Sent
 from tests import kubernetes_machines, machines
 from tests.conftest import CACHE
 from tests.kubernetes_machines import Plane
@@ -32,29 +31,6 @@ from tests.waiting import until
 
 #: How long replicas may take to be back after a node is lost, in seconds.
 BACK = 60
-
-
-@contextlib.contextmanager
-def loaded(lab: Lab, nodes: Sequence[str]) -> Iterator[list[Sent]]:
-    """Clients ask for each site at these nodes while the block runs; whatever they sent is in the list afterwards."""
-    loads = [
-        Load(lab, checks.target(lab, node, site.name), "kubernetes", concurrency=4, pace=0.02, limit=300, kept=kept)
-        for node in nodes
-        for site, kept in zip(lab.sites, (True, False), strict=True)
-    ]  # fmt: skip
-    threads = [threading.Thread(target=load.run) for load in loads]
-    sent: list[Sent] = []
-    for thread in threads:
-        thread.start()
-    try:
-        until(lambda: all(load.sent for load in loads))
-        yield sent
-    finally:
-        for load in loads:
-            load.stop()
-        for thread in threads:
-            thread.join()
-        sent += [item for load in loads for item in load.sent]
 
 
 def told(what: str, began: float, *more: object) -> None:
@@ -117,7 +93,7 @@ class Bench:
     def changed(self) -> None:
         """All pages change, while clients ask on both nodes."""
         began = time.monotonic()
-        with loaded(self.lab, self.nodes) as sent:
+        with machines.loaded(self.lab, self.nodes, pace=0.02) as sent:
             self.lab = self.titled("Another")
             planned = deploy.plan(self.lab, self.plane.kubeconfig).value.differences
             done = deploy.up(self.lab, self.plane.kubeconfig)
@@ -219,7 +195,7 @@ class Bench:
         """A node's processes end at once and its plug is pulled, while clients ask on the other one."""
         kept, gone = self.network.machines[0], self.network.machines[-1]
         replicas = len(self.lab.farm)
-        with loaded(self.lab, [kept.address]) as sent:
+        with machines.loaded(self.lab, [kept.address], pace=0.02) as sent:
             time.sleep(1)
             began = time.monotonic()
             machines.crash(self.network, gone)

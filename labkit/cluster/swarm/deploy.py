@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
+from urllib.parse import urlsplit
 
 from labkit import cancellation
 from labkit.checks import Check, equal
@@ -157,7 +158,7 @@ def down(lab: Lab, host: str | None = None) -> Outcome[str]:
 
 def _manager(lab: Lab, host: str | None) -> Manager:
     chosen = host or lab.engine.host
-    if not chosen.startswith(("unix://", "tcp://", "ssh://")):
+    if not _is_host(chosen):
         raise ConfigError(
             f"engine.host = {chosen!r}",
             "names no Docker engine",
@@ -165,6 +166,16 @@ def _manager(lab: Lab, host: str | None) -> Manager:
             code="config.engine-host",
         )
     return Manager(lab, chosen, balancer_config.identity(lab))
+
+
+def _is_host(text: str) -> bool:
+    """Whether that names a socket, or a host with or without a port. Pure."""
+    try:
+        parts = urlsplit(text)
+        there = parts.path if parts.scheme == "unix" else parts.hostname
+        return parts.scheme in ("unix", "tcp", "ssh") and bool(there) and parts.port != 0
+    except ValueError:  # a port that is none
+        return False
 
 
 def _wanted(lab: Lab, manager: Manager, *, push: bool) -> tuple[Deployment, tuple[str, ...]]:
@@ -267,12 +278,12 @@ def _wait(lab: Lab, manager: Manager, wanted: Deployment) -> None:
 def _renumber(manager: Manager, wanted: Deployment) -> None:
     """Gives a site's tasks the numbers from 1 on again: of too many, the engine may end any, and the balancer knows them by
     their numbers. Other tasks stand in meanwhile."""
-    networks, configs = manager.networks(), manager.configs()
+    tasks = manager.tasks()
     for item in wanted.services:
         name, count = spec.full_name(wanted, item.name), item.replicas or 0
-        if not (slots := _slots(manager, name)) or len(slots) != count or max(slots) == count:
+        if not (slots := _slots(tasks, name)) or len(slots) != count or max(slots) == count:
             continue
-        body = _spec(manager, wanted, item, networks, configs)
+        body = _spec(manager, wanted, item, manager.networks(), manager.configs())
         instead = {**body, "Name": f"{name}-again"}
         _create(manager, instead, count)
         manager.remove_service(name)
@@ -283,12 +294,12 @@ def _renumber(manager: Manager, wanted: Deployment) -> None:
 
 def _create(manager: Manager, body: Mapping[str, Any], count: int) -> None:
     manager.create_service(body)
-    cancellation.until(lambda: len(_slots(manager, body["Name"])) == count, SWAP)
+    cancellation.until(lambda: len(_slots(manager.tasks(), body["Name"])) == count, SWAP)
 
 
-def _slots(manager: Manager, service: str) -> set[int]:
+def _slots(tasks: Iterable[Task], service: str) -> set[int]:
     """The numbers of a service's tasks that run."""
-    return {task.slot for task in manager.tasks() if task.service == service and task.runs}
+    return {task.slot for task in tasks if task.service == service and task.runs}
 
 
 def _problem(lab: Lab, manager: Manager, wanted: Deployment) -> str:

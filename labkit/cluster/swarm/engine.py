@@ -78,7 +78,6 @@ class Task(Record):
     wanted: str
     version: int
     error: str
-    container: str
     addresses: tuple[str, ...]
 
     @property
@@ -103,12 +102,11 @@ class Tunnel:
         place = f"{parts.username}@{parts.hostname}" if parts.username else str(parts.hostname)
         self._folder = Path(tempfile.mkdtemp(prefix="labkit-"))
         self._socket, self._log = self._folder / "docker", self._folder / "log"
-        self._words = ("ssh", "-S", str(self._folder / "control"), *port, place)
+        self._words = ("ssh", "-S", str(self._folder / "control"), *port, "--", place)
         options = (f"-L{self._socket}:{parts.path or SOCKET}", *(f"-o{item}" for item in OPTIONS))
         words = (self._words[0], "-fMtt", *options, *self._words[1:], f"sleep {TUNNEL}")
-        if run.run(
-            words, netns=lab.netns, output=self._log, timeout=PATIENCE, ok=range(256)
-        ).status:
+        done = run.run(words, netns=lab.netns, output=self._log, timeout=PATIENCE, ok=range(256))
+        if done.status:
             said = self.said()
             self.close()
             raise EngineError(
@@ -408,7 +406,6 @@ def _task(item: Mapping[str, Any], service: str) -> Task:
         wanted=item["DesiredState"],
         version=item.get("Version", {}).get("Index", 0),
         error=status.get("Err", ""),
-        container=status.get("ContainerStatus", {}).get("ContainerID", ""),
         addresses=tuple(
             address.partition("/")[0]
             for item in item.get("NetworksAttachments") or ()
